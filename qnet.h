@@ -17,7 +17,7 @@
        >>status >>context >>random >>file >>tensor >>text              the ground floor
        >>kernels                                                         per instruction set
        >>gemm >>fuse >>winograd >>conv >>norm                            layers
-       >>pool >>stem >>dense >>lstm >>gradcheck
+       >>pool >>stem >>dense >>lstm
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
        >>deflate >>png >>nifti >>weights                                file formats
        >>image >>cohort >>train                                         data, augmentation, training
@@ -83,7 +83,7 @@
    OPTIONS, defined before the implementation
 
        QNET_REAL double       networks in double precision: the reference build, slow and exact
-       QNET_REFERENCE         plain-loop twins instead of the fast kernels
+       QNET_REFERENCE         plain loops instead of the fast products, convolutions and passes
        QNET_STATIC            everything private to this file
        QNET_API               what stands before every public function, such as
                               __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
@@ -123,8 +123,7 @@
 
    All of it comes from the allocator hook of the context, and goes back with the size it was asked
    with. Models and training runs ask when they are created, and for all they need; forward passes,
-   backward passes and training steps ask for nothing (but with a trace hook, for the maps that are
-   worked out for it alone). qnet_resnet_bytes and its like say beforehand
+   backward passes and training steps ask for nothing. qnet_resnet_bytes and its like say beforehand
    how much that will be. A layer called alone takes a scratch block of qnet_..._scratch bytes, or
    NULL, and then asks for one during the call. Whatever fails gives back what it had asked for.
 
@@ -221,8 +220,8 @@
        intervals        DeLong and bootstrap by slice, as in the paper, and by subject, because
                         slices of one scan are not independent: of two equally good models, half of
                         all cohorts have a star by slice. AUCs by subject: on the logit scale
-       stars, p-values  not shown where a class has fewer than 10 subjects, however many slices:
-                        DeLong's test takes AUCs to be normally distributed (fixed); nor where a
+       stars, p-values  crossval shows none where a class has fewer than 10 subjects, however many
+                        slices: DeLong's test takes AUCs to be normally distributed; nor where a
                         difference has no variance
        shuffled labels  no AUC may stay far above .5. Over all folds it is expected below: a fold
                         with more HH than others leaves fewer to the training that judges it, and
@@ -394,17 +393,6 @@ typedef struct qnet_progress {
     int (*report)(void *user, const qnet_progress_info *info);
 } qnet_progress;
 
-/* Hands every named tensor of a forward or backward pass to the caller, in the order of
-   computation: data[shape[0]]...[shape[ndim-1]], valid during the call only. A forward tensor has
-   the name of the torchvision module whose output it is ("layer1.0.relu"); the gradient of a norm's
-   output is "grad layer1.0.bn1". examples/trace.c lists all. Gradients of weights are not traced:
-   they are in net->gradients. */
-typedef struct qnet_trace {
-    void *user;
-    void (*tensor)(void *user, const char *name, const qnet_real *data, int ndim,
-                   const size_t *shape);
-} qnet_trace;
-
 /* Seconds since any fixed moment; only progress reports use it, never a result. */
 typedef struct qnet_clock {
     void *user;
@@ -438,7 +426,6 @@ typedef struct qnet_hooks {
     qnet_blas blas;
     qnet_log log;
     qnet_progress progress;
-    qnet_trace trace;
     qnet_clock clock;
     qnet_weights_reader weights;
     int threads;  /* for the default parallel hook; 0: as many as OpenMP offers; 1 without it */
@@ -458,9 +445,8 @@ QNET_API const char *qnet_last_error(const qnet_context *ctx);
 /* The hooks in force, defaults filled in. */
 QNET_API const qnet_hooks *qnet_context_hooks(const qnet_context *ctx);
 
-/* Changes the progress or trace hook of a context in place (all zero: none). */
+/* Changes the progress hook of a context in place (all zero: none). */
 QNET_API void qnet_set_progress(qnet_context *ctx, qnet_progress progress);
-QNET_API void qnet_set_trace(qnet_context *ctx, qnet_trace trace);
 
 /* "scalar", "avx2", "avx512", "neon": the kernels this context uses. */
 QNET_API const char *qnet_cpu_name(qnet_cpu cpu);
@@ -469,12 +455,11 @@ QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out);
 /* The kernels in force in ctx, never AUTO. */
 QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx);
 
-/* "qnet 0.1.0, float, gcc 12.2.0, OpenMP, avx512, 2 workers": into text[size], always ended. */
+/* "qnet 0.1.0, float, gcc 12.2, OpenMP, avx512, 2 workers": into text[size], always ended. */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size);
-/* QNET_VERSION and QNET_VERSION_NUMBER of the implementation: a shared library's may be others than
-   those of the header that its user was compiled with. */
+/* QNET_VERSION of the implementation: a shared library's may differ from that of the header that
+   its user was compiled with. */
 QNET_API const char *qnet_version(void);
-QNET_API int qnet_version_number(void);
 
 /* ============================================================================================
    API 3. Random numbers: Philox4x32-10 (Salmon et al. 2011). A stream is named by
@@ -624,9 +609,9 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name);
    x[rows][columns]. Gradients are overwritten, not added to. scratch: a block of
    qnet_..._scratch bytes, aligned to 64, or NULL to have one allocated for the call.
    NULL for an optional gradient skips it. Inputs and outputs must not overlap unless a comment
-   says that they may. Shapes and pointers are checked, values are not: NaN in, NaN out. What returns
-   nothing (qnet_relu_forward, qnet_relu_backward, qnet_softmax, qnet_lstm_cell) does nothing where
-   a size is below 1 or a pointer is NULL.
+   says that they may. Shapes and pointers are checked, values are not: NaN in, NaN out. What
+   returns nothing (qnet_relu_forward, qnet_relu_backward, qnet_softmax, qnet_lstm_cell) does
+   nothing where a size is below 1 or a pointer is NULL.
    ============================================================================================ */
 
 /* C[m,n] = op(A)[m,k] * op(B)[k,n] + beta * C, row major, beta 0 or 1. Leading dimensions count
@@ -649,8 +634,8 @@ QNET_API int qnet_conv2d_out_width(const qnet_conv2d *shape);
    a hook) or "reference" (with QNET_REFERENCE); "none" for a shape that is not valid. The batch is
    a part of the shape, so it may decide about an image's last bits (a ResNet's does not from 16
    on). With "Winograd" a NaN or an infinity reaches all outputs of the tiles that read it, as NaN.
-   The gradient of the inputs may go another way, and a ResNet with training = 0 has one more: see
-   qnet_resnet_plan_text. */
+   The gradient of the inputs may go another way, and a ResNet with training = 0 has one more, tiles
+   of 2x2 outputs for small maps of few images. */
 QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_conv2d *shape);
 QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *shape);
 QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *shape,
@@ -762,19 +747,6 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
                                         const qnet_real *saved, const qnet_real *dy, qnet_real *dx,
                                         const qnet_lstm_gradients *gradients, void *scratch);
 
-/* Compares an analytic gradient with central differences (f(x + h) - f(x - h)) / 2h of a scalar
-   function of x[count], at `samples` positions spread over x (0: all). x is restored. The error is
-   |numeric - analytic| / max(1e-3 * largest gradient, |numeric| + |analytic|). */
-typedef double (*qnet_scalar_function)(void *user);
-typedef struct qnet_gradcheck_result {
-    double max_error;
-    size_t worst; /* index into x */
-    double analytic, numeric;
-} qnet_gradcheck_result;
-QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, void *user,
-                                    qnet_real *x, const qnet_real *gradient, size_t count,
-                                    size_t samples, double step, qnet_gradcheck_result *out);
-
 /* ============================================================================================
    API 7. ResNet18, the image-level model (paper, "Internal Architecture", Fig. 4; He et al. 2016):
    7x7/2 convolution 64, batch norm, ReLU, max pool; 8 ResBlocks of two 3x3 convolutions with 64,
@@ -820,13 +792,6 @@ QNET_API void qnet_resnet_destroy(qnet_resnet *net);
    beside qnet_resnet_bytes: 9 to 81 numbers for 9 where Winograd's form is used, up to 208 MB in
    float. It goes with the network. Results keep their bits. */
 QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net);
-/* The plan of the network as a table, a row per convolution: its algorithm ("Winograd 2": with
-   tiles of 2x2 outputs, for small maps of few images), that of the gradient of its inputs ("-": is
-   not computed), and where in the block (in MB from its start) its output is kept, and the output
-   of the norm and ReLU after it ("-": that is not kept, but worked out where it is read). Of conv1
-   it is the pooled map. Like snprintf: text[size] gets whole lines, and the length that all of them
-   have comes back; text may be NULL if size is 0. */
-QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t size);
 /* Random weights: convolutions Kaiming normal (fan out), fc U(+-1/sqrt(512)), batch norms 1 and 0,
    as torchvision does. Where ImageNet weights are at hand, load them after this. */
 QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed);
@@ -1007,23 +972,6 @@ typedef struct qnet_volume {
     float *voxels;
 } qnet_volume;
 
-typedef enum qnet_nifti_type { /* NIfTI-1 datatype codes */
-    QNET_NIFTI_UINT8 = 2, QNET_NIFTI_INT8 = 256,
-    QNET_NIFTI_INT16 = 4, QNET_NIFTI_UINT16 = 512,
-    QNET_NIFTI_INT32 = 8, QNET_NIFTI_UINT32 = 768,
-    QNET_NIFTI_INT64 = 1024, QNET_NIFTI_UINT64 = 1280,
-    QNET_NIFTI_FLOAT32 = 16, QNET_NIFTI_FLOAT64 = 64
-} qnet_nifti_type;
-typedef struct qnet_nifti_options {
-    qnet_nifti_type type;    /* of the voxels in the file */
-    /* voxel = stored * slope + intercept; slope 0 means none. Integer types round: susceptibility
-       in ppm needs a slope, such as 1e-4, or all of it becomes 0. */
-    double slope, intercept;
-    int gzip;                /* 1: compressed; qnet_nifti_save goes by the name instead */
-    int big_endian;
-    const char *description; /* at most 79 characters; NULL: none */
-} qnet_nifti_options;
-
 QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int nz,
                                         qnet_volume **out);
 QNET_API void qnet_volume_destroy(qnet_volume *volume);
@@ -1033,28 +981,24 @@ QNET_API void qnet_volume_destroy(qnet_volume *volume);
    some tools write wrongly but can mean one thing only (bitpix, a negative spacing, a quaternion
    slightly too long, a zero sform beside a qform ...) is read so, with a warning in the log. */
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out);
-/* Stored values are rounded to nearest and must fit the type, or QNET_ERROR_DATA. With
-   affine_source 0 the file has neither sform nor qform, and its voxels in the order LAS, which is
-   how such a file is read. */
+/* Little-endian, with the affine as sform. slope 0: float32, which keeps every voxel; above 0:
+   int16, voxel = stored * slope, rounded to the nearest step; a voxel beyond 32767 steps is
+   QNET_ERROR_DATA. With affine_source 0 the file has neither sform nor qform, and is refused unless
+   its axes are LAS, which is how such a file is read. */
 QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const qnet_volume *volume,
-                                      const qnet_nifti_options *options);
-QNET_API void qnet_nifti_options_init(qnet_nifti_options *options); /* float32, gzip */
+                                      double slope, int gzip);
 #ifndef QNET_NO_STDIO
 QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_volume **out);
-/* Compressed if and only if the name ends in .gz; options NULL: float32. */
+/* Compressed if and only if the name ends in .gz. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
-                                     const qnet_nifti_options *options);
+                                     double slope);
 #endif
 /* Permutes and flips the axes, and the affine with them, so that the orientation becomes `to`,
    such as "RAS". World coordinates of every voxel stay the same. */
 QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to);
 
-/* Inflate (RFC 1951) of a gzip member or members (RFC 1952), CRC checked; deflate likewise. */
-QNET_API qnet_status qnet_gzip_decompress(qnet_context *ctx, const void *bytes, size_t size,
-                                          size_t limit, qnet_buffer *out);
-QNET_API qnet_status qnet_gzip_compress(qnet_context *ctx, const void *bytes, size_t size,
-                                        qnet_buffer *out);
-QNET_API uint32_t qnet_crc32(uint32_t crc, const void *bytes, size_t size); /* start with 0 */
+/* CRC-32 of RFC 1952 of bytes[size], going on from that of the bytes before; start with 0. */
+QNET_API uint32_t qnet_crc32(uint32_t crc, const void *bytes, size_t size);
 
 /* PNG of rgb[height][width][channels], 8 bits, channels 1 (grey) or 3. */
 QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int width, int height,
@@ -1380,9 +1324,10 @@ QNET_API qnet_interval qnet_wilson(size_t successes, size_t trials, double level
 /* Majority vote over slices; a tie is HC: the paper asks for "more than". */
 QNET_API int qnet_vote(const int *decision, size_t count);
 
-/* ROC curve: points[0] = (0,0) ... (1,1), one point per distinct score, thresholds falling;
-   decision is HH when score >= threshold, and never at points[0], whose threshold is infinity (as
-   that of points[1] is where a score is infinite). points has room for count + 1. */
+/* ROC curve (paper, Fig. 5, Fig. 6 and Fig. 8): points[0] = (0,0) ... (1,1), one point per distinct
+   score, thresholds falling; decision is HH when score >= threshold, and never at points[0], whose
+   threshold is infinity (as that of points[1] is where a score is infinite). points has room for
+   count + 1. */
 typedef struct qnet_roc_point {
     double false_positive_rate, true_positive_rate, threshold;
 } qnet_roc_point;
@@ -1417,18 +1362,15 @@ QNET_API qnet_interval qnet_logit_interval(double auc, double variance);
 /* "ns" for p above .05, "*" to .05, "**" to .01, "***" to .001, "****" to .0001 (paper, Table 2).
    "ns" for NaN, too. */
 QNET_API const char *qnet_stars(double p);
-/* The same for a test on so many subjects of either class: NULL where one has fewer than
-   QNET_STARS_SUBJECTS, too few for DeLong's normal approximation. Slices are not subjects. */
-#define QNET_STARS_SUBJECTS 10
-QNET_API const char *qnet_stars_of(double p, int subjects_hh, int subjects_hc);
 QNET_API double qnet_normal_cdf(double z);
 QNET_API double qnet_normal_quantile(double p);
 
 typedef struct qnet_boxplot {
     double low, q1, median, q3, high, mean, std;
 } qnet_boxplot; /* 2.5, 97.5 % ends */
-/* AUCs of `resamples` bootstrap samples: items, or whole clusters where cluster is given, drawn
-   with replacement; samples with one class are drawn again. auc[resamples] falls as drawn. */
+/* AUCs of `resamples` bootstrap samples (paper, Fig. 7): items, or whole clusters where cluster is
+   given, drawn with replacement; samples with one class are drawn again. auc[resamples] falls as
+   drawn. */
 QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, const double *score,
                                         const int *cluster, size_t count, int resamples,
                                         uint64_t seed, double *auc);
@@ -1641,7 +1583,8 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 
 /* ============================================================================================
    >>status: the names and texts of the status codes, and the small helpers that every room uses:
-   checked sizes, byte order, minimum and maximum.
+   sizes that are checked before they wrap, byte order, minimum and maximum. What compiler and
+   system offer is settled here by macros: OpenMP, POSIX or Windows, vector units, attributes.
    ============================================================================================ */
 
 #include <errno.h>
@@ -1769,12 +1712,10 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 #define QNET__UNUSED(x) ((void)(x))
 
 /* Returns from the function with the status of expr unless it is QNET_OK. */
-#define QNET__TRY(expr)                                  \
-    do {                                                 \
-        qnet_status qnet__try_status = (expr);           \
-        if (qnet__try_status != QNET_OK) {               \
-            return qnet__try_status;                     \
-        }                                                \
+#define QNET__TRY(expr)                                         \
+    do {                                                        \
+        const qnet_status qnet__try_status = (expr);            \
+        if (qnet__try_status != QNET_OK) return qnet__try_status; \
     } while (0)
 
 QNET_API const char *qnet_status_text(qnet_status status)
@@ -1802,8 +1743,7 @@ QNET_API const char *qnet_status_name(qnet_status status)
 /* *out = a * b; 0 and *out untouched when the product does not fit. */
 QNET__HELPER int qnet__mul(size_t a, size_t b, size_t *out)
 {
-    if (b != 0 && a > (size_t)-1 / b)
-        return 0;
+    if (b != 0 && a > (size_t)-1 / b) return 0;
     *out = a * b;
     return 1;
 }
@@ -1811,31 +1751,15 @@ QNET__HELPER int qnet__mul(size_t a, size_t b, size_t *out)
 /* *out = a + b; 0 and *out untouched when the sum does not fit. */
 QNET__HELPER int qnet__add(size_t a, size_t b, size_t *out)
 {
-    if (a > (size_t)-1 - b)
-        return 0;
+    if (a > (size_t)-1 - b) return 0;
     *out = a + b;
     return 1;
 }
 
-QNET__HELPER size_t qnet__min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-QNET__HELPER size_t qnet__max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
-QNET__HELPER int qnet__min_int(int a, int b)
-{
-    return a < b ? a : b;
-}
-
-QNET__HELPER int qnet__max_int(int a, int b)
-{
-    return a > b ? a : b;
-}
+QNET__HELPER size_t qnet__min_size(size_t a, size_t b) { return a < b ? a : b; }
+QNET__HELPER size_t qnet__max_size(size_t a, size_t b) { return a > b ? a : b; }
+QNET__HELPER int qnet__min_int(int a, int b) { return a < b ? a : b; }
+QNET__HELPER int qnet__max_int(int a, int b) { return a > b ? a : b; }
 
 /* 1 for a number, 0 for NaN and the infinities. isfinite is a macro in C, with warnings on mingw,
    and a function in C++. */
@@ -1852,12 +1776,7 @@ QNET__HELPER int qnet__is_little_endian(void)
     return first == 1;
 }
 
-/* Loads and stores of unaligned numbers in a stated byte order, whatever the machine's own is. */
-QNET__HELPER uint16_t qnet__load_le16(const unsigned char *p)
-{
-    return (uint16_t)(p[0] | (unsigned)p[1] << 8);
-}
-
+/* The unaligned little-endian number at p, on any machine. */
 QNET__HELPER uint32_t qnet__load_le32(const unsigned char *p)
 {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
@@ -1868,54 +1787,28 @@ QNET__HELPER uint64_t qnet__load_le64(const unsigned char *p)
     return (uint64_t)qnet__load_le32(p) | (uint64_t)qnet__load_le32(p + 4) << 32;
 }
 
-QNET__HELPER uint16_t qnet__load_be16(const unsigned char *p)
+/* Stores the lowest `bytes` bytes of v at p, the lowest first or, with big, last. */
+QNET__HELPER void qnet__store(unsigned char *p, int bytes, int big, uint64_t v)
 {
-    return (uint16_t)((unsigned)p[0] << 8 | p[1]);
+    for (int i = 0; i < bytes; i++, v >>= 8)
+        p[big ? bytes - 1 - i : i] = (unsigned char)(v & 255);
 }
 
-QNET__HELPER uint32_t qnet__load_be32(const unsigned char *p)
+/* Reverses the bytes of each of count numbers of `size` bytes at p. */
+QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
 {
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | (uint32_t)p[3];
-}
-
-QNET__HELPER uint64_t qnet__load_be64(const unsigned char *p)
-{
-    return (uint64_t)qnet__load_be32(p) << 32 | (uint64_t)qnet__load_be32(p + 4);
-}
-
-QNET__HELPER void qnet__store_le16(unsigned char *p, uint16_t v)
-{
-    p[0] = (unsigned char)(v & 255);
-    p[1] = (unsigned char)(v >> 8);
-}
-
-QNET__HELPER void qnet__store_le32(unsigned char *p, uint32_t v)
-{
-    qnet__store_le16(p, (uint16_t)(v & 0xffff));
-    qnet__store_le16(p + 2, (uint16_t)(v >> 16));
-}
-
-QNET__HELPER void qnet__store_le64(unsigned char *p, uint64_t v)
-{
-    qnet__store_le32(p, (uint32_t)(v & 0xffffffffu));
-    qnet__store_le32(p + 4, (uint32_t)(v >> 32));
-}
-
-QNET__HELPER void qnet__store_be16(unsigned char *p, uint16_t v)
-{
-    p[0] = (unsigned char)(v >> 8);
-    p[1] = (unsigned char)(v & 255);
-}
-
-QNET__HELPER void qnet__store_be32(unsigned char *p, uint32_t v)
-{
-    qnet__store_be16(p, (uint16_t)(v >> 16));
-    qnet__store_be16(p + 2, (uint16_t)(v & 0xffff));
+    for (; count > 0; count--, p += size) {
+        for (size_t i = 0; i < size / 2; i++) {
+            const unsigned char byte = p[i];
+            p[i] = p[size - 1 - i];
+            p[size - 1 - i] = byte;
+        }
+    }
 }
 
 /* ============================================================================================
    >>context: the hooks with their defaults filled in, the kernels that the machine can run, and
-   the private calls by which all other rooms reach memory, threads, log, progress and trace.
+   the private calls by which all other rooms reach memory, threads, log and progress.
    ============================================================================================ */
 
 #define QNET__ALIGN 64 /* a cache line, and the widest vector register */
@@ -1927,21 +1820,27 @@ struct qnet_context {
     char error[QNET__SENTENCE]; /* of the last failure */
 };
 
-/* Bytes of the UTF-8 character at p, a zero-ended text; 0: none that may go to a terminal, which
-   are control characters (C0, DEL, C1) and what is no UTF-8 (RFC 3629: nothing overlong, no
-   surrogates). */
+/* Bytes of the UTF-8 character at p[left], 0 if it is none: no overlong forms, no surrogates,
+   nothing above U+10FFFF (RFC 3629). */
+QNET__HELPER size_t qnet__utf8_size(const unsigned char *p, size_t left)
+{
+    const size_t n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
+    if (n == 0 || n > left || p[0] > 0xf4) return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80) return 0;
+    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
+        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
+        return 0;
+    return n;
+}
+
+/* The same of a zero-ended text; 0 also for what may not go to a terminal: control characters (C0,
+   DEL, C1). */
 static size_t qnet__printable(const unsigned char *p)
 {
-    const size_t n = p[0] < 0xc2 ? 1 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
-    size_t i;
-    for (i = 1; i < n; i++) {
-        if ((p[i] & 0xc0) != 0x80) return 0; /* the final zero too */
-    }
+    const size_t n = qnet__utf8_size(p, 4);
     if (n == 1) return p[0] >= 0x20 && p[0] < 0x7f;
-    if (n == 2) return p[0] == 0xc2 && p[1] < 0xa0 ? 0 : n;
-    if (n == 3)
-        return (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ? 0 : n;
-    return p[0] > 0xf4 || (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f) ? 0 : n;
+    return n == 2 && p[0] == 0xc2 && p[1] < 0xa0 ? 0 : n;
 }
 
 /* A sentence as printf makes it. File names and file contents come into it, and it goes to
@@ -1967,8 +1866,7 @@ static void qnet__sentence(char text[QNET__SENTENCE], const char *fmt, va_list a
 QNET__HELPER QNET__PRINTF(2, 3) void qnet__set_error(qnet_context *ctx, const char *fmt, ...)
 {
     va_list args;
-    if (ctx == NULL)
-        return;
+    if (ctx == NULL) return;
     va_start(args, fmt);
     qnet__sentence(ctx->error, fmt, args);
     va_end(args);
@@ -2024,6 +1922,17 @@ QNET__HELPER void *qnet__take(qnet__arena *a, size_t count, size_t size)
     return a->base != NULL ? a->base + start : NULL;
 }
 
+/* The block that a plan has measured, *bytes of it, to be carved by a second run. what: names it in
+   the sentence of a failure. */
+QNET__HELPER qnet_status qnet__arena_alloc(qnet_context *ctx, qnet__arena *a, size_t *bytes,
+                                           const char *what)
+{
+    *bytes = a->at;
+    a->base = (unsigned char *)qnet__alloc(ctx, a->at);
+    a->at = 0;
+    return a->base != NULL ? QNET_OK : qnet__no_memory(ctx, *bytes, what);
+}
+
 /* Large blocks of the default allocator start at a huge page, and Linux is asked to use these: the
    first touch of memory then costs a fraction, and so does finding it. The name is bound by hand,
    as strict C99 hides the prototype. */
@@ -2043,11 +1952,9 @@ static void *qnet__default_alloc(void *user, size_t size, size_t align)
     if (size >= 4 * QNET__HUGE_PAGE)
         align = qnet__max_size(align, QNET__HUGE_PAGE);
 #endif
-    if (!qnet__add(size, align + sizeof raw, &bytes))
-        return NULL;
+    if (!qnet__add(size, align + sizeof raw, &bytes)) return NULL;
     raw = (unsigned char *)malloc(bytes);
-    if (raw == NULL)
-        return NULL;
+    if (raw == NULL) return NULL;
     block = raw + sizeof raw;
     block += (align - (size_t)((uintptr_t)block & (align - 1))) & (align - 1);
     memcpy(block - sizeof raw, &raw, sizeof raw);
@@ -2093,8 +2000,7 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
             for (;;) {
                 #pragma omp atomic capture
                 i = taken[share][0]++;
-                if (i >= size)
-                    break;
+                if (i >= size) break;
                 task(arg, first + i, self);
             }
         }
@@ -2142,13 +2048,6 @@ static double qnet__default_seconds(void *user)
         (void)clock_gettime(CLOCK_MONOTONIC, &now);
         return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
     }
-#elif defined(TIME_UTC)
-    {
-        struct timespec now;
-        if (timespec_get(&now, TIME_UTC) == TIME_UTC)
-            return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-        return (double)time(NULL);
-    }
 #elif defined(_WIN32)
     {
         struct __timeb64 now;
@@ -2187,12 +2086,12 @@ static qnet_cpu qnet__detect_cpu(void)
         return QNET_CPU_SCALAR;
     __asm__ volatile("xgetbv" : "=a"(xcr0), "=d"(xcr0_high) : "c"(0));
     QNET__UNUSED(xcr0_high);
-    if ((xcr0 & 0x06u) != 0x06u || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & avx2) == 0) {
-        return QNET_CPU_SCALAR; /* 0x06: the SSE and AVX registers */
-    }
-    if ((xcr0 & 0xe6u) != 0xe6u || (b & avx512_f_dq_bw_vl) != avx512_f_dq_bw_vl) {
-        return QNET_CPU_AVX2;   /* 0xe0: the mask registers and both halves of the ZMM */
-    }
+    if ((xcr0 & 0x06u) != 0x06u /* the SSE and AVX registers */ ||
+        !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & avx2) == 0)
+        return QNET_CPU_SCALAR;
+    if ((xcr0 & 0xe6u) != 0xe6u /* the mask registers and both halves of the ZMM, too */ ||
+        (b & avx512_f_dq_bw_vl) != avx512_f_dq_bw_vl)
+        return QNET_CPU_AVX2;
     return QNET_CPU_AVX512;
 #else
     return QNET__CPU_COMPILED;
@@ -2218,39 +2117,30 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     qnet_context *ctx;
     qnet_hooks h;
     qnet_cpu cpu;
-    if (out == NULL)
-        return QNET_ERROR_ARGUMENT;
+    int own_threads;
+    if (out == NULL) return QNET_ERROR_ARGUMENT;
     memset(&h, 0, sizeof h);
-    if (hooks != NULL)
-        h = *hooks;
+    if (hooks != NULL) h = *hooks;
     cpu = qnet__choose_cpu(h.cpu);
-    if ((h.allocator.alloc == NULL) != (h.allocator.free == NULL) || h.threads < 0 ||
-        h.threads > 4096 || cpu == QNET_CPU_AUTO) {
+    /* The default run: hooks were copied from another context, whose pointer they hold. */
+    own_threads = h.parallel.run != NULL && h.parallel.run != qnet__default_run;
+    if (cpu == QNET_CPU_AUTO || (h.allocator.alloc == NULL) != (h.allocator.free == NULL) ||
+        h.threads < 0 || h.threads > 4096 ||
+        (own_threads && (h.parallel.workers < 1 || h.parallel.workers > 4096)) ||
+        (h.parallel.run == NULL && h.parallel.workers != 0 /* `threads` was meant */))
         return QNET_ERROR_ARGUMENT;
-    }
-    if (h.parallel.run != NULL && h.parallel.run != qnet__default_run &&
-        (h.parallel.workers < 1 || h.parallel.workers > 4096)) {
-        return QNET_ERROR_ARGUMENT;
-    }
-    if (h.parallel.run == NULL && h.parallel.workers != 0) { /* `threads` was meant */
-        return QNET_ERROR_ARGUMENT;
-    }
     if (h.allocator.alloc == NULL) {
         h.allocator.alloc = qnet__default_alloc;
         h.allocator.free = qnet__default_free;
     }
-    if (h.clock.seconds == NULL)
-        h.clock.seconds = qnet__default_seconds;
+    if (h.clock.seconds == NULL) h.clock.seconds = qnet__default_seconds;
 #ifdef QNET_USE_CBLAS
-    if (h.blas.sgemm == NULL)
-        h.blas.sgemm = qnet__cblas_sgemm;
+    if (h.blas.sgemm == NULL) h.blas.sgemm = qnet__cblas_sgemm;
 #endif
     ctx = (qnet_context *)h.allocator.alloc(h.allocator.user, sizeof *ctx, QNET__ALIGN);
-    if (ctx == NULL)
-        return QNET_ERROR_MEMORY;
+    if (ctx == NULL) return QNET_ERROR_MEMORY;
     memset(ctx, 0, sizeof *ctx);
-    /* The default run again: hooks were copied from another context, whose pointer they hold. */
-    if (h.parallel.run == NULL || h.parallel.run == qnet__default_run) {
+    if (!own_threads) {
         h.parallel.user = ctx;
         h.parallel.run = qnet__default_run;
 #ifdef QNET__OPENMP
@@ -2288,11 +2178,6 @@ QNET_API void qnet_set_progress(qnet_context *ctx, qnet_progress progress)
     ctx->hooks.progress = progress;
 }
 
-QNET_API void qnet_set_trace(qnet_context *ctx, qnet_trace trace)
-{
-    ctx->hooks.trace = trace;
-}
-
 QNET_API const char *qnet_cpu_name(qnet_cpu cpu)
 {
     switch (cpu) {
@@ -2307,16 +2192,12 @@ QNET_API const char *qnet_cpu_name(qnet_cpu cpu)
 
 QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out)
 {
-    int i;
-    if (name == NULL || out == NULL)
-        return QNET_ERROR_ARGUMENT;
-    for (i = QNET_CPU_AUTO; i <= QNET_CPU_NEON; i++) {
-        if (strcmp(name, qnet_cpu_name((qnet_cpu)i)) == 0) {
-            *out = (qnet_cpu)i;
-            return QNET_OK;
-        }
-    }
-    return QNET_ERROR_ARGUMENT;
+    int i = QNET_CPU_AUTO;
+    if (name == NULL || out == NULL) return QNET_ERROR_ARGUMENT;
+    while (i <= QNET_CPU_NEON && strcmp(name, qnet_cpu_name((qnet_cpu)i)) != 0) i++;
+    if (i > QNET_CPU_NEON) return QNET_ERROR_ARGUMENT;
+    *out = (qnet_cpu)i;
+    return QNET_OK;
 }
 
 QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx)
@@ -2382,83 +2263,62 @@ QNET__HELPER QNET__PRINTF(3, 4) void qnet__log(qnet_context *ctx, qnet_log_level
 {
     char text[QNET__SENTENCE];
     va_list args;
-    if (ctx == NULL || ctx->hooks.log.message == NULL)
-        return;
+    if (ctx == NULL || ctx->hooks.log.message == NULL) return;
     va_start(args, fmt);
     qnet__sentence(text, fmt, args);
     va_end(args);
     ctx->hooks.log.message(ctx->hooks.log.user, level, text);
 }
 
-/* Hands data[s0]..[s(ndim-1)] to the trace hook; sizes beyond ndim are not read. */
-QNET__HELPER void qnet__trace(qnet_context *ctx, const char *name, const qnet_real *data, int ndim,
-                              size_t s0, size_t s1, size_t s2, size_t s3)
-{
-    const qnet_trace *trace = &ctx->hooks.trace;
-    if (trace->tensor != NULL) {
-        size_t shape[4];
-        shape[0] = s0;
-        shape[1] = s1;
-        shape[2] = s2;
-        shape[3] = s3;
-        trace->tensor(trace->user, name, data, ndim, shape);
-    }
-}
+#define QNET__QUOTE(x) #x
+#define QNET__VALUE_TEXT(x) QNET__QUOTE(x) /* the text of a macro's value */
 
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size)
 {
-    char compiler[64], workers[96];
-    const char *threads;
-#if defined(__TINYC__)
-    snprintf(compiler, sizeof compiler, "tcc %d", __TINYC__);
-#elif defined(__clang__)
-    snprintf(compiler, sizeof compiler, "clang %d.%d.%d"
-#ifdef __wasm_simd128__ /* the portable kernels are then vectors of 16 bytes */
-             " -msimd128"
-#endif
-             , __clang_major__, __clang_minor__, __clang_patchlevel__);
-#elif defined(__GNUC__)
-    snprintf(compiler, sizeof compiler, "gcc %d.%d.%d", __GNUC__, __GNUC_MINOR__,
-             __GNUC_PATCHLEVEL__);
-#elif defined(_MSC_VER)
-    snprintf(compiler, sizeof compiler, "msvc %d", _MSC_VER);
+    static const char build[] = "qnet " QNET_VERSION
+#if QNET__REAL_IS_DOUBLE
+        ", double"
 #else
-    snprintf(compiler, sizeof compiler, "unknown compiler");
+        ", float"
+#endif
+#ifdef QNET_REFERENCE
+        ", reference kernels"
+#endif
+#if defined(__TINYC__)
+        ", tcc " QNET__VALUE_TEXT(__TINYC__);
+#elif defined(__clang__)
+        ", clang " QNET__VALUE_TEXT(__clang_major__) "." QNET__VALUE_TEXT(__clang_minor__)
+#ifdef __wasm_simd128__ /* the portable kernels are then vectors of 16 bytes */
+        " -msimd128"
+#endif
+        ;
+#elif defined(__GNUC__)
+        ", gcc " QNET__VALUE_TEXT(__GNUC__) "." QNET__VALUE_TEXT(__GNUC_MINOR__);
+#elif defined(_MSC_VER)
+        ", msvc " QNET__VALUE_TEXT(_MSC_VER);
+#else
+        ", unknown compiler";
 #endif
 #ifdef QNET__OPENMP
-    threads = "OpenMP";
+    const char *threads = "OpenMP";
 #else
-    threads = "no OpenMP";
+    const char *threads = "no OpenMP";
 #endif
-    workers[0] = '\0';
-    if (ctx != NULL) {
-        if (ctx->hooks.parallel.run != qnet__default_run)
-            threads = "caller's threads";
-        snprintf(workers, sizeof workers, ", %s%s, %lu worker%s", qnet_cpu_name(ctx->cpu),
-                 ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "",
-                 (unsigned long)ctx->hooks.parallel.workers,
-                 ctx->hooks.parallel.workers == 1 ? "" : "s");
+    if (text == NULL || size == 0) return;
+    if (ctx == NULL) {
+        snprintf(text, size, "%s, %s", build, threads);
+        return;
     }
-    if (text != NULL && size > 0) {
-        snprintf(text, size, "qnet %s, %s%s, %s, %s%s", QNET_VERSION,
-                 QNET__REAL_IS_DOUBLE ? "double" : "float",
-#ifdef QNET_REFERENCE
-                 ", reference kernels",
-#else
-                 "",
-#endif
-                 compiler, threads, workers);
-    }
+    if (ctx->hooks.parallel.run != qnet__default_run) threads = "caller's threads";
+    snprintf(text, size, "%s, %s, %s%s, %lu worker%s", build, threads, qnet_cpu_name(ctx->cpu),
+             ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "",
+             (unsigned long)ctx->hooks.parallel.workers,
+             ctx->hooks.parallel.workers == 1 ? "" : "s");
 }
 
 QNET_API const char *qnet_version(void)
 {
     return QNET_VERSION;
-}
-
-QNET_API int qnet_version_number(void)
-{
-    return QNET_VERSION_NUMBER;
 }
 
 /* ============================================================================================
@@ -2473,21 +2333,16 @@ static void qnet__philox(const uint32_t counter[4], const uint32_t key[2], uint3
 {
     uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
     uint32_t k0 = key[0], k1 = key[1];
-    int round;
-    for (round = 0; round < 10; round++) {
-        uint64_t p0 = (uint64_t)0xd2511f53u * c0;
-        uint64_t p1 = (uint64_t)0xcd9e8d57u * c2;
+    for (int round = 0; round < 10; round++) {
+        const uint64_t p0 = (uint64_t)0xd2511f53u * c0, p1 = (uint64_t)0xcd9e8d57u * c2;
         c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
         c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c1 = (uint32_t)(p1 & 0xffffffffu);
-        c3 = (uint32_t)(p0 & 0xffffffffu);
-        k0 = (uint32_t)((k0 + (uint64_t)0x9e3779b9u) & 0xffffffffu);
-        k1 = (uint32_t)((k1 + (uint64_t)0xbb67ae85u) & 0xffffffffu);
+        c1 = (uint32_t)p1;
+        c3 = (uint32_t)p0;
+        k0 += 0x9e3779b9u;
+        k1 += 0xbb67ae85u;
     }
-    out[0] = c0;
-    out[1] = c1;
-    out[2] = c2;
-    out[3] = c3;
+    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
 }
 
 /* The stream's name fills key and counter: key = seed; counter = (block number, epoch, low word of
@@ -2496,10 +2351,10 @@ QNET_API qnet_rng qnet_rng_at(uint64_t seed, int purpose, uint32_t epoch, uint64
 {
     qnet_rng rng;
     memset(&rng, 0, sizeof rng);
-    rng.key[0] = (uint32_t)(seed & 0xffffffffu);
+    rng.key[0] = (uint32_t)seed;
     rng.key[1] = (uint32_t)(seed >> 32);
     rng.counter[1] = epoch;
-    rng.counter[2] = (uint32_t)(sample & 0xffffffffu);
+    rng.counter[2] = (uint32_t)sample;
     rng.counter[3] = (uint32_t)(sample >> 32 & 0xffffffu) | (uint32_t)(purpose & 255) << 24;
     rng.used = 4;
     return rng;
@@ -2533,14 +2388,11 @@ QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b)
    and are drawn again (Lemire: Fast random integer generation in an interval. ACM TOMACS 2019). */
 QNET_API uint32_t qnet_rng_below(qnet_rng *rng, uint32_t n)
 {
-    uint32_t threshold;
     uint64_t product;
-    if (n == 0)
-        return 0;
-    threshold = (0xffffffffu - n + 1) % n;
+    if (n == 0) return 0;
     do {
         product = (uint64_t)qnet_rng_u32(rng) * n;
-    } while ((uint32_t)(product & 0xffffffffu) < threshold);
+    } while ((uint32_t)product < (0xffffffffu - n + 1) % n);
     return (uint32_t)(product >> 32);
 }
 
@@ -2551,12 +2403,24 @@ QNET_API double qnet_rng_normal(qnet_rng *rng)
     return radius * cos(6.283185307179586477 * qnet_rng_uniform(rng));
 }
 
+/* 0..n-1 for n > 0: of one word where n fits it, else of two, of which those below 2^64 mod n are
+   drawn again. */
+static uint64_t qnet__rng_below64(qnet_rng *rng, uint64_t n)
+{
+    uint64_t draw;
+    if (n <= 0xffffffffu) return qnet_rng_below(rng, (uint32_t)n);
+    do {
+        draw = (uint64_t)qnet_rng_u32(rng) << 32;
+        draw |= qnet_rng_u32(rng);
+    } while (draw < (0 - n) % n);
+    return draw % n;
+}
+
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
 {
-    size_t i;
-    for (i = count; i > 1; i--) {
-        size_t j = qnet_rng_below(rng, (uint32_t)i);
-        int swap = items[i - 1];
+    for (size_t i = count; i > 1; i--) {
+        const size_t j = (size_t)qnet__rng_below64(rng, i);
+        const int swap = items[i - 1];
         items[i - 1] = items[j];
         items[j] = swap;
     }
@@ -2572,8 +2436,10 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
 }
 
 /* ============================================================================================
-   >>file: bounded readers and writers over memory, stdio or callbacks; files are replaced whole;
-   folders are made and listed.
+   >>file: readers and writers over memory, files and callbacks. A reader pulls bytes from a
+   qnet_source, a writer pushes them into a qnet_sink; a qnet_buffer grows. A file is replaced
+   whole: written beside its path under another name, forced to the disk, renamed. Folders are
+   made, listed in a fixed order, and locked.
    ============================================================================================ */
 
 QNET__HELPER const char *qnet__source_name(const qnet_source *source)
@@ -2594,7 +2460,7 @@ static qnet_status qnet__io_error(qnet_context *ctx, const char *name, const cha
                       code ? strerror(code) : "");
 }
 
-/* Up to n bytes into dst; fewer, or none, only at the end. */
+/* One call of the source: up to n bytes into dst; *got = 0 only at the end. */
 QNET__HELPER qnet_status qnet__read_some(qnet_context *ctx, qnet_source *src, void *dst, size_t n,
                                          size_t *got)
 {
@@ -2607,48 +2473,11 @@ QNET__HELPER qnet_status qnet__read_some(qnet_context *ctx, qnet_source *src, vo
     return QNET_OK;
 }
 
-/* Exactly n bytes into dst[n], or an error that says of what, and how many there were. */
-QNET__HELPER qnet_status qnet__read_exact(qnet_context *ctx, qnet_source *src, void *dst, size_t n,
-                                          const char *what)
-{
-    size_t done = 0, got;
-    for (; done < n; done += got) {
-        QNET__TRY(qnet__read_some(ctx, src, (unsigned char *)dst + done, n - done, &got));
-        if (got == 0) {
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: truncated: expected %.0f bytes of %s, found %.0f",
-                              qnet__source_name(src), (double)n, what, (double)done);
-        }
-    }
-    return QNET_OK;
-}
-
-static int qnet__buffer_write(void *user, const void *src, size_t size);
-
-QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const void *src, size_t n)
-{
-    if (n > 0 && sink->write == qnet__buffer_write) { /* not the disk's fault */
-        qnet_buffer *buffer = (qnet_buffer *)sink->user;
-        const qnet_status status = qnet_buffer_append(buffer->ctx, buffer, src, n);
-        if (status != QNET_OK)
-            return qnet__fail(ctx, status, "%s: %s", qnet__sink_name(sink),
-                              qnet_last_error(buffer->ctx));
-    } else if (n > 0) {
-        char what[40];
-        snprintf(what, sizeof what, "writing %.0f bytes", (double)n);
-        errno = 0;
-        if (sink->write(sink->user, src, n) != 0)
-            return qnet__io_error(ctx, qnet__sink_name(sink), what);
-    }
-    return QNET_OK;
-}
-
 static int qnet__memory_read(void *user, void *dst, size_t size, size_t *got)
 {
     qnet_memory_source *state = (qnet_memory_source *)user;
     *got = qnet__min_size(size, state->size - state->at);
-    if (*got > 0)
-        memcpy(dst, state->bytes + state->at, *got);
+    if (*got > 0) memcpy(dst, state->bytes + state->at, *got);
     state->at += *got;
     return 0;
 }
@@ -2674,20 +2503,15 @@ static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, 
     size_t need, capacity;
     if (ctx == NULL || buffer == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "the context or the buffer is NULL");
-    if (!qnet__add(buffer->size, more, &need) || !qnet__add(need, 1, &need)) {
+    if (!qnet__add(buffer->size, more, &need) || !qnet__add(need, 1, &need))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "a buffer of %.0f bytes cannot grow by %.0f",
                           (double)buffer->size, (double)more);
-    }
-    if (need <= buffer->capacity)
-        return QNET_OK;
-    if (!qnet__mul(buffer->capacity, 2, &capacity))
-        capacity = need;
+    if (need <= buffer->capacity) return QNET_OK;
+    if (!qnet__mul(buffer->capacity, 2, &capacity)) capacity = need;
     capacity = qnet__max_size(qnet__max_size(capacity, need), 256);
     bytes = (unsigned char *)qnet__alloc(ctx, capacity);
-    if (bytes == NULL)
-        return qnet__no_memory(ctx, capacity, "a buffer");
-    if (buffer->size > 0)
-        memcpy(bytes, buffer->bytes, buffer->size);
+    if (bytes == NULL) return qnet__no_memory(ctx, capacity, "a buffer");
+    if (buffer->size > 0) memcpy(bytes, buffer->bytes, buffer->size);
     qnet__free(ctx, buffer->bytes, buffer->capacity);
     buffer->bytes = bytes;
     buffer->capacity = capacity;
@@ -2701,8 +2525,7 @@ QNET_API qnet_status qnet_buffer_append(qnet_context *ctx, qnet_buffer *buffer, 
     if (bytes == NULL && size > 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_buffer_append: bytes is NULL");
     QNET__TRY(qnet__buffer_reserve(ctx, buffer, size));
-    if (size > 0)
-        memcpy(buffer->bytes + buffer->size, bytes, size);
+    if (size > 0) memcpy(buffer->bytes + buffer->size, bytes, size);
     buffer->size += size;
     buffer->bytes[buffer->size] = 0;
     return QNET_OK;
@@ -2716,10 +2539,9 @@ QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, 
     va_start(args, format);
     length = vsnprintf(NULL, 0, format, args);
     va_end(args);
-    if (length < 0) {
+    if (length < 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a text cannot be formatted: \"%.100s\"",
                           format);
-    }
     QNET__TRY(qnet__buffer_reserve(ctx, buffer, (size_t)length));
     va_start(args, format);
     vsnprintf((char *)buffer->bytes + buffer->size, (size_t)length + 1, format, args);
@@ -2730,10 +2552,9 @@ QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, 
 
 QNET_API void qnet_buffer_free(qnet_context *ctx, qnet_buffer *buffer)
 {
-    if (buffer != NULL) {
-        qnet__free(ctx, buffer->bytes, buffer->capacity);
-        memset(buffer, 0, sizeof *buffer);
-    }
+    if (buffer == NULL) return;
+    qnet__free(ctx, buffer->bytes, buffer->capacity);
+    memset(buffer, 0, sizeof *buffer);
 }
 
 static int qnet__buffer_write(void *user, const void *src, size_t size)
@@ -2752,52 +2573,54 @@ QNET_API qnet_sink qnet_sink_buffer(qnet_context *ctx, qnet_buffer *buffer, cons
     return sink;
 }
 
-/* The rest of a source, at most limit bytes, appended to an empty buffer. No size is believed: the
-   buffer grows with what is read. On failure the buffer is empty. */
-QNET__HELPER qnet_status qnet__read_all(qnet_context *ctx, qnet_source *source, size_t limit,
-                                        qnet_buffer *out)
+/* All n bytes of src into the sink. A buffer that cannot grow is no fault of a disk: its sentence
+   says so. */
+QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const void *src, size_t n)
 {
-    unsigned char chunk[4096];
-    qnet_status status = QNET_OK;
-    for (;;) {
-        size_t got;
-        status = qnet__read_some(ctx, source, chunk, sizeof chunk, &got);
-        if (status == QNET_OK && got > limit - out->size) {
-            status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes",
-                                qnet__source_name(source), (double)limit);
-        } else if (status == QNET_OK) {
-            status = qnet_buffer_append(ctx, out, chunk, got);
-        }
-        if (status != QNET_OK) {
-            qnet_buffer_free(ctx, out);
-            return status;
-        }
-        if (got == 0)
-            return QNET_OK;
+    char what[40];
+    if (n == 0) return QNET_OK;
+    errno = 0;
+    if (sink->write == qnet__buffer_write) {
+        qnet_buffer *buffer = (qnet_buffer *)sink->user;
+        const qnet_status status = qnet_buffer_append(buffer->ctx, buffer, src, n);
+        return status == QNET_OK ? status : qnet__fail(ctx, status, "%s: %s", qnet__sink_name(sink),
+                                                       qnet_last_error(buffer->ctx));
     }
+    if (sink->write(sink->user, src, n) == 0) return QNET_OK;
+    snprintf(what, sizeof what, "writing %.0f bytes", (double)n);
+    return qnet__io_error(ctx, qnet__sink_name(sink), what);
 }
 
 #ifndef QNET_NO_STDIO
 
-/* ---- What systems do differently. Each function fails as its name in C does, with errno. ----- */
+/* ---- What systems do differently. Each function fails as its name in C does, with errno. -----
+   qnet__fopen_new: a file that does not exist yet, so neither through a link nor over a file.
+   qnet__look: what a path leads to: 1 a file, 2 a folder; 0: errno says why not.
+   qnet__sync: forces a closed file, or the names in a folder, to the disk. */
 
 #if defined(QNET__POSIX)
+#define QNET__FOLDERS 1
 #define qnet__remove remove
 #define qnet__rename rename
-#define qnet__fopen fopen
+#define qnet__fopen_read(path) fopen((path), "rb")
+#define qnet__fopen_new(path) fopen((path), "wbx")
+#define qnet__mkdir(path) mkdir((path), 0777)
+#define qnet__is_separator(c) ((c) == '/')
+#define qnet__fd_read read
+#define qnet__fd_write write
+#define qnet__fd_close close
 #ifdef __wasi__ /* has none */
 #define qnet__process() 0
 #else
 #define qnet__process() getpid()
 #endif
-#define qnet__is_separator(c) ((c) == '/')
-/* For what comes into being here and nowhere else: not through a link, nor over a file. */
-#define qnet__fopen_new(path) fopen((path), "wbx")
 /* Strict C99 hides these, too. */
 #if defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
 extern int qnet__fsync(int file) __asm__("fsync");
+extern ptrdiff_t qnet__readlink(const char *path, char *target, size_t size) __asm__("readlink");
 #else
 #define qnet__fsync fsync
+#define qnet__readlink readlink
 #endif
 #if defined(O_NOFOLLOW) && defined(O_CLOEXEC)
 #define QNET__OPEN_FLAGS (O_NOFOLLOW | O_CLOEXEC)
@@ -2807,10 +2630,45 @@ extern int qnet__fsync(int file) __asm__("fsync");
 #define QNET__OPEN_FLAGS 0
 #endif
 
+static int qnet__look(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) != 0 ? 0 : S_ISDIR(info.st_mode) ? 2 : 1;
+}
+
+/* 1: a link, here one that leads nowhere. */
+static int qnet__is_link(const char *path)
+{
+    char target[8];
+    return qnet__readlink(path, target, sizeof target) >= 0;
+}
+
+#ifndef QNET_NO_FSYNC
+static int qnet__sync(const char *path)
+{
+    const int file = open(path, O_RDONLY);
+    int bad, code;
+    if (file < 0) return -1;
+    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
+    code = errno;
+    close(file);
+    errno = code;
+    return -bad;
+}
+#else
+#define qnet__sync(path) 0
+#endif
+
 #elif defined(QNET__WINDOWS)
+#define QNET__FOLDERS 1
+#define QNET__UTF16_SIZE 1024 /* of a path, its end included */
 #define qnet__process() _getpid()
 #define qnet__is_separator(c) ((c) == '/' || (c) == '\\')
-#define QNET__UTF16_SIZE 1024 /* of a path, its end included */
+#define qnet__is_link(path) 0
+#define qnet__sync(path) 0 /* the open file is forced instead */
+#define qnet__fd_read _read
+#define qnet__fd_write _write
+#define qnet__fd_close _close
 /* windows.h is not wanted for four functions; these are its own declarations. */
 #ifdef __cplusplus
 extern "C" {
@@ -2861,10 +2719,9 @@ static int qnet__rename(const char *from, const char *to)
     return -1;
 }
 
-static FILE *qnet__fopen(const char *path, const char *mode)
+static FILE *qnet__fopen_read(const char *path)
 {
     wchar_t wide[QNET__UTF16_SIZE];
-    QNET__UNUSED(mode); /* "rb", the only one */
     return qnet__utf16(path, wide) ? _wfopen(wide, L"rb") : NULL;
 }
 
@@ -2878,77 +2735,58 @@ static FILE *qnet__fopen_new(const char *path)
     return file >= 0 ? _fdopen(file, "wb") : NULL;
 }
 
+static int qnet__look(const char *path)
+{
+    struct _stat64 info;
+    wchar_t wide[QNET__UTF16_SIZE];
+    if (!qnet__utf16(path, wide) || _wstat64(wide, &info) != 0) return 0;
+    return (info.st_mode & _S_IFDIR) != 0 ? 2 : 1;
+}
+
+static int qnet__mkdir(const char *path)
+{
+    wchar_t wide[QNET__UTF16_SIZE];
+    return qnet__utf16(path, wide) ? _wmkdir(wide) : -1;
+}
+
 #else
+#define QNET__FOLDERS 0
 #define qnet__remove remove
 #define qnet__rename rename
-#define qnet__fopen fopen
+#define qnet__fopen_read(path) fopen((path), "rb")
 #define qnet__fopen_new(path) fopen((path), "wb")
-#define qnet__process() 0
+#define qnet__mkdir(path) 0
 #define qnet__is_separator(c) ((c) == '/')
+#define qnet__is_link(path) 0
+#define qnet__sync(path) 0
+#define qnet__process() 0
+#define qnet__fd_write(file, text, size) 0
+#define qnet__fd_close(file) ((void)(file))
+
+static int qnet__look(const char *path)
+{
+    FILE *stream = fopen(path, "rb");
+    if (stream != NULL) fclose(stream);
+    return stream != NULL;
+}
 #endif
 
 /* What a path leads to: 0 nothing, 1 a file, 2 a folder. What cannot be looked at is a file, so
    that opening it says why: a disk error must not pass for a file that is not there. */
 QNET__HELPER int qnet__path_kind(const char *path)
 {
-#if defined(QNET__POSIX)
-    struct stat info;
-    if (stat(path, &info) == 0) return S_ISDIR(info.st_mode) ? 2 : 1;
-#elif defined(QNET__WINDOWS)
-    struct _stat64 info;
-    wchar_t wide[QNET__UTF16_SIZE];
-    if (qnet__utf16(path, wide) && _wstat64(wide, &info) == 0)
-        return (info.st_mode & _S_IFDIR) != 0 ? 2 : 1;
-#else
-    FILE *stream = fopen(path, "rb");
-    if (stream != NULL) {
-        fclose(stream);
-        return 1;
-    }
-#endif
-    return errno != ENOENT && errno != ENOTDIR;
+    const int kind = qnet__look(path);
+    return kind > 0 ? kind : errno != ENOENT && errno != ENOTDIR;
 }
 
-#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
-/* Forces a closed file, or the names in a folder, to the disk. */
-static int qnet__sync(const char *path)
-{
-    const int file = open(path, O_RDONLY);
-    int bad, code;
-    if (file < 0) return -1;
-    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
-    code = errno;
-    close(file);
-    errno = code;
-    return -bad;
-}
-#endif
+/* ---- files ---- */
 
-/* The name of path, new in its folder, to the disk. Without it a power cut may leave the old file,
-   which is whole too: no failure. */
-static void qnet__sync_folder(char *path)
-{
-#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
-    char *slash = strrchr(path, '/');
-    if (slash == NULL) {
-        (void)qnet__sync(".");
-    } else if (slash == path) {
-        (void)qnet__sync("/");
-    } else {
-        *slash = '\0';
-        (void)qnet__sync(path);
-        *slash = '/';
-    }
-#else
-    QNET__UNUSED(path);
-#endif
-}
-
-/* An open file, with copies of its names: `path`, and `temporary` while it is written. */
+/* An open file. The path is the caller's and outlives it. */
 typedef struct qnet__file {
     qnet_context *ctx;
     FILE *stream;
-    char *path, *temporary; /* one block of `bytes` bytes at path */
+    const char *path;
+    char *temporary; /* [bytes], the name under which it is written */
     size_t bytes;
 } qnet__file;
 
@@ -2965,39 +2803,8 @@ static int qnet__file_write(void *user, const void *src, size_t size)
     return fwrite(src, 1, size, f->stream) != size;
 }
 
-#define QNET__TEMPORARY 32 /* bytes of ".<process>-<n>.tmp" and its end */
-
-/* Fills f with the path, room for the temporary name, and no stream. */
-static qnet_status qnet__file_names(qnet_context *ctx, const char *path, qnet__file *f)
-{
-    size_t length;
-    if (ctx == NULL || path == NULL || path[0] == '\0')
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
-    length = strlen(path);
-    f->ctx = ctx;
-    f->stream = NULL;
-    f->bytes = 2 * (length + 1) + QNET__TEMPORARY;
-    f->path = (char *)qnet__alloc(ctx, f->bytes);
-    if (f->path == NULL)
-        return qnet__no_memory(ctx, f->bytes, "a file name");
-    f->temporary = f->path + length + 1;
-    memcpy(f->path, path, length + 1);
-    return QNET_OK;
-}
-
-/* Closes a file that was read. */
-QNET__HELPER void qnet__file_close(qnet__file *f)
-{
-    if (f->stream != NULL) {
-        fclose(f->stream);
-        f->stream = NULL;
-    }
-    qnet__free(f->ctx, f->path, f->bytes);
-    f->path = NULL;
-}
-
 /* 1 for the text that git-annex, DataLad or Git LFS leaves in place of a file's content; a checkout
-   without links has that of the link. What is read is put back; pipes are let alone. */
+   without links has that of the link. The stream is back at its start; pipes are not touched. */
 static int qnet__is_pointer_file(FILE *stream)
 {
     char text[1024];
@@ -3014,66 +2821,124 @@ static int qnet__is_pointer_file(FILE *stream)
            (text[0] == '.' && strstr(text, ".git/annex/objects/") != NULL);
 }
 
-/* 1 when the folder of a path that cannot be opened has the name all the same: a link that leads
-   nowhere. path is cut up and put together again. */
-static int qnet__is_broken_link(char *path)
-{
-    int listed = 0;
-#ifdef QNET__POSIX /* lstat is not declared everywhere */
-    char *slash = strrchr(path, '/');
-    const char *name = slash != NULL ? slash + 1 : path;
-    struct dirent *entry;
-    DIR *folder;
-    if (slash != NULL) *slash = '\0';
-    folder = opendir(slash == NULL ? "." : slash == path ? "/" : path);
-    while (folder != NULL && !listed && (entry = readdir(folder)) != NULL)
-        listed = strcmp(entry->d_name, name) == 0;
-    if (folder != NULL) closedir(folder);
-    if (slash != NULL) *slash = '/';
-#else
-    QNET__UNUSED(path);
-#endif
-    return listed;
-}
-
 /* Opens a file for reading; *out reads from it until qnet__file_close. On failure there is nothing
    to close. */
 QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *path, qnet__file *f,
                                               qnet_source *out)
 {
-    QNET__TRY(qnet__file_names(ctx, path, f));
-    if (qnet__path_kind(path) == 2) {
-        errno = 0; /* fopen opens folders on some systems */
-    } else {
-        f->stream = qnet__fopen(path, "rb");
-    }
-    if (f->stream == NULL) {
-        int code = errno; /* 0: not even tried, a folder */
-        int none = code == ENOENT || code == ENOTDIR;
-        int link = none && qnet__is_broken_link(f->path);
-        qnet__file_close(f);
-        if (none) {
-            return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: %s", path, !link ? "no such file" :
-                              "a link that leads nowhere, as git-annex leaves them: not "
-                              "downloaded: git annex get / datalad get");
-        }
+    int code;
+    if (ctx == NULL || path == NULL || path[0] == '\0')
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
+    if (qnet__path_kind(path) == 2) /* fopen opens folders on some systems */
+        return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: it is a folder",
+                          path);
+    f->stream = qnet__fopen_read(path);
+    code = errno;
+    if (f->stream == NULL && (code == ENOENT || code == ENOTDIR))
+        return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: %s", path, !qnet__is_link(path) ?
+                          "no such file" : "a link that leads nowhere, as git-annex leaves them: "
+                          "not downloaded: git annex get / datalad get");
+    if (f->stream == NULL)
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: %s", path,
-                          code != 0 ? strerror(code) : "it is a folder");
-    }
+                          strerror(code));
     if (qnet__is_pointer_file(f->stream)) {
-        qnet__file_close(f);
+        fclose(f->stream);
         return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: not downloaded: git annex get / datalad "
                           "get / git lfs pull", path);
     }
     out->user = f;
     out->read = qnet__file_read;
-    out->name = f->path;
+    out->name = path;
     return QNET_OK;
 }
 
-/* Linux reads a file in several places at a time. */
+/* Closes a file that was read. */
+QNET__HELPER void qnet__file_close(qnet__file *f)
+{
+    fclose(f->stream);
+}
+
+#define QNET__TEMPORARY 32 /* bytes of ".<process>-<n>.tmp" and its end */
+
+/* Opens a new file beside path for writing; *out writes to it until qnet__file_finish. Its name is
+   not yet taken, by another run or by somebody's link. On failure there is nothing to finish. */
+QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *path,
+                                                 qnet__file *f, qnet_sink *out)
+{
+    if (ctx == NULL || path == NULL || path[0] == '\0')
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
+    f->ctx = ctx;
+    f->path = path;
+    f->stream = NULL;
+    f->bytes = strlen(path) + QNET__TEMPORARY;
+    f->temporary = (char *)qnet__alloc(ctx, f->bytes);
+    if (f->temporary == NULL) return qnet__no_memory(ctx, f->bytes, "a file name");
+    for (int n = 0; n < 100 && f->stream == NULL; n++) {
+        snprintf(f->temporary, f->bytes, "%s.%lx-%d.tmp", path, (unsigned long)qnet__process(), n);
+        errno = 0;
+        f->stream = qnet__fopen_new(f->temporary);
+        if (f->stream == NULL && errno != EEXIST) break;
+    }
+    if (f->stream == NULL) {
+        const qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for "
+                                              "writing: %s", f->temporary, strerror(errno));
+        qnet__free(ctx, f->temporary, f->bytes);
+        return status;
+    }
+    out->user = f;
+    out->write = qnet__file_write;
+    out->name = path;
+    return QNET_OK;
+}
+
+/* Ends a file that was written, with its writer's status. When that is QNET_OK, the file is forced
+   to the disk and renamed to its path. On any failure it is removed and what was at path stays. */
+QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
+{
+    int bad = ferror(f->stream);
+    errno = 0;
+#if defined(QNET__WINDOWS) && !defined(QNET_NO_FSYNC)
+    bad = bad || fflush(f->stream) != 0 || _commit(_fileno(f->stream)) != 0;
+#endif
+    bad |= fclose(f->stream);
+    if (status == QNET_OK && (bad || qnet__sync(f->temporary) != 0 ||
+                              qnet__rename(f->temporary, f->path) != 0)) {
+        const int code = errno;
+        status = qnet__fail(f->ctx, QNET_ERROR_IO, "%s: cannot be written: %s", f->path,
+                            qnet__path_kind(f->path) == 2 ? "it is a folder"
+                            : code != 0                   ? strerror(code)
+                                                          : "a write failed");
+    }
+    if (status != QNET_OK) {
+        (void)qnet__remove(f->temporary);
+    } else { /* The new name, too: after a power cut the old file, which is whole, is no failure. */
+        char *slash = strrchr(f->temporary, '/');
+        if (slash != NULL) slash[slash == f->temporary] = '\0';
+        (void)qnet__sync(slash != NULL ? f->temporary : ".");
+    }
+    qnet__free(f->ctx, f->temporary, f->bytes);
+    return status;
+}
+
+/* *left: bytes between here and the end of a file; 0 for other sources and where it cannot be told.
+   Returns 0 when the place in the file is lost. */
+static int qnet__file_left(const qnet_source *source, size_t *left)
+{
+    FILE *stream;
+    long at, end;
+    *left = 0;
+    if (source->read != qnet__file_read) return 1;
+    stream = ((qnet__file *)source->user)->stream;
+    at = ftell(stream);
+    if (at < 0 || fseek(stream, 0, SEEK_END) != 0) return 1;
+    end = ftell(stream);
+    *left = end > at ? (size_t)(end - at) : 0;
+    return fseek(stream, at, SEEK_SET) == 0;
+}
+
 #ifdef QNET__LINUX64
 #define QNET__FILE_PIECES 32
+#define QNET__FILE_LARGE ((size_t)1 << 20) /* bytes from which on all threads read */
 extern ptrdiff_t qnet__pread(int file, void *dst, size_t size, long at) __asm__("pread");
 extern int qnet__fileno(FILE *stream) __asm__("fileno");
 
@@ -3100,120 +2965,83 @@ static void qnet__pieces_task(void *arg, size_t i, size_t worker)
     job->whole[i] = done == end;
 }
 
-/* Appends the next size > 0 bytes of a file to out, read by all threads; its length is looked at
-   before memory is asked for. *done = 0: the source is no file, or does not have them; nothing is
-   read. */
-QNET__HELPER qnet_status qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t size,
-                                           qnet_buffer *out, int *done)
+/* Appends the next size bytes of a file, for which there is room, by all threads: Linux reads in
+   several places at a time. Where that fails nothing is appended. */
+static void qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t size, qnet_buffer *out)
 {
+    FILE *stream = ((qnet__file *)source->user)->stream;
     qnet__pieces_job job;
-    FILE *stream;
-    unsigned char last;
-    int i, whole = 1;
-    *done = 0;
-    if (source->read != qnet__file_read)
-        return QNET_OK;
-    stream = ((qnet__file *)source->user)->stream;
+    int whole = 1;
     job.file = qnet__fileno(stream);
     job.at = ftell(stream);
-    if (job.at < 0 || qnet__pread(job.file, &last, 1, job.at + (long)(size - 1)) != 1)
-        return QNET_OK;
-    QNET__TRY(qnet__buffer_reserve(ctx, out, size));
     job.dst = out->bytes + out->size;
     job.size = size;
     qnet__parallel(ctx, QNET__FILE_PIECES, qnet__pieces_task, &job);
-    for (i = 0; i < QNET__FILE_PIECES; i++)
-        whole = whole && job.whole[i];
-    if (whole && fseek(stream, job.at + (long)size, SEEK_SET) == 0) {
-        out->size += size;
-        out->bytes[out->size] = 0;
-        *done = 1;
-    }
-    return QNET_OK;
+    for (int i = 0; i < QNET__FILE_PIECES; i++) whole = whole && job.whole[i];
+    if (whole && fseek(stream, job.at + (long)size, SEEK_SET) == 0) out->size += size;
 }
 #endif
 
-/* Opens a new file beside path for writing; *out writes to it until qnet__file_commit or
-   qnet__file_abandon. Its name is not yet taken, by another run or by somebody's link. On failure
-   there is nothing to close. */
-QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *path,
-                                                 qnet__file *f, qnet_sink *out)
-{
-    QNET__TRY(qnet__file_names(ctx, path, f));
-    for (int n = 0; n < 100 && f->stream == NULL; n++) {
-        snprintf(f->temporary, f->bytes / 2, "%s.%lx-%d.tmp", path,
-                 (unsigned long)qnet__process(), n);
-        errno = 0;
-        f->stream = qnet__fopen_new(f->temporary);
-        if (f->stream == NULL && errno != EEXIST) break;
-    }
-    if (f->stream == NULL) {
-        qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for writing: %s",
-                                        f->temporary, strerror(errno));
-        qnet__file_close(f);
-        return status;
-    }
-    out->user = f;
-    out->write = qnet__file_write;
-    out->name = f->path;
-    return QNET_OK;
-}
+#endif /* QNET_NO_STDIO */
 
-/* Closes and removes the temporary file; what was at path stays. */
-QNET__HELPER void qnet__file_abandon(qnet__file *f)
-{
-    if (f->stream != NULL) {
-        fclose(f->stream);
-        f->stream = NULL;
-    }
-    (void)qnet__remove(f->temporary);
-    qnet__file_close(f);
-}
+#define QNET__READ_TRUST ((size_t)1 << 18) /* bytes allocated before any have come */
 
-/* Closes the temporary file, forces it to the disk and renames it to path. On failure it is
-   removed and path stays. */
-QNET__HELPER qnet_status qnet__file_commit(qnet_context *ctx, qnet__file *f)
+/* Appends the next size bytes of source to out, and a zero behind them; fewer where the source
+   ends. A file that ends within them is believed its length. A stream is not: out has room for at
+   most 16 times of what has come and QNET__READ_TRUST. */
+QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size_t size,
+                                    qnet_buffer *out)
 {
-    int bad = ferror(f->stream), code;
+    const size_t start = out->size;
+    size_t got = 1;
+#ifndef QNET_NO_STDIO
+    size_t left;
     errno = 0;
-#if defined(QNET__WINDOWS) && !defined(QNET_NO_FSYNC)
-    bad = bad || fflush(f->stream) != 0 || _commit(_fileno(f->stream)) != 0;
+    if (!qnet__file_left(source, &left))
+        return qnet__io_error(ctx, qnet__source_name(source), "reading");
+    if (left > 0 && left <= size) {
+        QNET__TRY(qnet__buffer_reserve(ctx, out, left));
+#ifdef QNET__LINUX64
+        if (left >= QNET__FILE_LARGE) qnet__read_pieces(ctx, source, left, out);
 #endif
-    bad |= fclose(f->stream);
-    f->stream = NULL;
-#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
-    bad = bad || qnet__sync(f->temporary) != 0;
-#endif
-    bad = bad || qnet__rename(f->temporary, f->path) != 0;
-    code = errno;
-    if (bad) {
-        qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be written: %s", f->path,
-                                        qnet__path_kind(f->path) == 2 ? "it is a folder"
-                                        : code != 0                   ? strerror(code)
-                                                                      : "a write failed");
-        qnet__file_abandon(f);
-        return status;
     }
-    qnet__sync_folder(f->path);
-    qnet__file_close(f);
+#endif
+    while (out->size - start < size && got > 0) {
+        const size_t done = out->size - start, more = size - done;
+        if (out->capacity - out->size < 2)
+            QNET__TRY(qnet__buffer_reserve(ctx, out,
+                                           qnet__min_size(more, 15 * done + QNET__READ_TRUST)));
+        QNET__TRY(qnet__read_some(ctx, source, out->bytes + out->size,
+                                  qnet__min_size(more, out->capacity - out->size - 1), &got));
+        out->size += got;
+    }
+    if (out->bytes != NULL) out->bytes[out->size] = 0;
     return QNET_OK;
 }
+
+/* Exactly size bytes, or an error that says of what, and how many there were. */
+QNET__HELPER qnet_status qnet__read_exact(qnet_context *ctx, qnet_source *source, size_t size,
+                                          const char *what, qnet_buffer *out)
+{
+    const size_t start = out->size;
+    QNET__TRY(qnet__read(ctx, source, size, out));
+    if (out->size - start == size) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: truncated: expected %.0f bytes of %s, found "
+                      "%.0f", qnet__source_name(source), (double)size, what,
+                      (double)(out->size - start));
+}
+
+#ifndef QNET_NO_STDIO
 
 QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, const void *bytes,
                                        size_t size)
 {
     qnet__file file;
     qnet_sink sink;
-    qnet_status status;
     if (bytes == NULL && size > 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_replace: bytes is NULL");
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet__write(ctx, &sink, bytes, size);
-    if (status != QNET_OK) {
-        qnet__file_abandon(&file);
-        return status;
-    }
-    return qnet__file_commit(ctx, &file);
+    return qnet__file_finish(&file, qnet__write(ctx, &sink, bytes, size));
 }
 
 QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t limit,
@@ -3221,24 +3049,17 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
 {
     qnet__file file;
     qnet_source source;
-    qnet_buffer bytes;
-    qnet_status status = QNET_OK;
-    long length;
-    memset(&bytes, 0, sizeof bytes);
+    qnet_status status;
     if (out == NULL || out->bytes != NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_read: expected an empty buffer");
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
-    limit = limit > 0 ? limit : QNET_MAX_FILE_BYTES;
-    /* Room for the length that the file says it has, so that few copies are made on the way. */
-    length = fseek(file.stream, 0, SEEK_END) == 0 ? ftell(file.stream) : 0;
-    rewind(file.stream);
-    if (length > 0 && (size_t)length <= limit)
-        status = qnet__buffer_reserve(ctx, &bytes, (size_t)length);
-    if (status == QNET_OK)
-        status = qnet__read_all(ctx, &source, limit, &bytes);
+    limit = qnet__min_size(limit > 0 ? limit : QNET_MAX_FILE_BYTES, SIZE_MAX - 1);
+    status = qnet__read(ctx, &source, limit + 1, out); /* one more tells that there is more */
+    if (status == QNET_OK && out->size > limit)
+        status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes", path,
+                            (double)limit);
     qnet__file_close(&file);
-    if (status == QNET_OK)
-        *out = bytes;
+    if (status != QNET_OK) qnet_buffer_free(ctx, out);
     return status;
 }
 
@@ -3247,52 +3068,38 @@ QNET_API int qnet_file_exists(const char *path)
     return path != NULL && qnet__path_kind(path) == 1;
 }
 
-/* One level; errno, or 0. */
+/* Makes one level; errno, or 0. */
 static int qnet__make_one_folder(const char *path)
 {
     errno = 0;
-#if defined(QNET__POSIX)
-    return mkdir(path, 0777) == 0 ? 0 : errno;
-#elif defined(QNET__WINDOWS)
-    {
-        wchar_t wide[QNET__UTF16_SIZE];
-        return qnet__utf16(path, wide) && _wmkdir(wide) == 0 ? 0 : errno;
-    }
-#else
-    QNET__UNUSED(path);
-    return 0;
-#endif
+    return qnet__mkdir(path) == 0 ? 0 : errno;
 }
 
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
 {
-    qnet__file names;
-    size_t i;
-    int made, code, above = ENOENT; /* why the folder could not be made, and why one above it */
-    QNET__TRY(qnet__file_names(ctx, path, &names));
+    qnet_buffer copy = {NULL, 0, 0, NULL};
+    int code, above = ENOENT; /* why the folder could not be made, and why one above it */
+    if (ctx == NULL || path == NULL || path[0] == '\0')
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
+    QNET__TRY(qnet_buffer_append(ctx, &copy, path, strlen(path)));
     /* Parents that cannot be made may be there already: only the folder itself counts. */
-    for (i = 1; names.path[i] != '\0'; i++) {
-        char c = names.path[i];
-        if (qnet__is_separator(c)) {
-            names.path[i] = '\0';
-            code = qnet__make_one_folder(names.path);
-            if (code != 0 && code != EEXIST && above == ENOENT) above = code;
-            names.path[i] = c;
-        }
+    for (size_t i = 1; path[i] != '\0'; i++) {
+        if (!qnet__is_separator(path[i])) continue;
+        copy.bytes[i] = '\0';
+        code = qnet__make_one_folder((const char *)copy.bytes);
+        if (code != 0 && code != EEXIST && above == ENOENT) above = code;
+        copy.bytes[i] = (unsigned char)path[i];
     }
-    code = qnet__make_one_folder(names.path);
+    qnet_buffer_free(ctx, &copy);
+    code = qnet__make_one_folder(path);
     if (code == ENOENT) code = above;
     errno = 0;
-    made = qnet__path_kind(path) == 2;
+    if (qnet__path_kind(path) == 2) return QNET_OK;
     if (errno != 0 && (code == EEXIST || code == 0)) code = errno;
-    qnet__file_close(&names);
-    if (!made) {
-        return qnet__fail(ctx, QNET_ERROR_IO, "%s: the folder cannot be made: %s", path,
-                          code == EEXIST ? "a file of this name is in the way"
-                          : code != 0    ? strerror(code)
-                                         : "not supported on this system");
-    }
-    return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_IO, "%s: the folder cannot be made: %s", path,
+                      code == EEXIST ? "a file of this name is in the way"
+                      : code != 0    ? strerror(code)
+                                     : "not supported on this system");
 }
 
 #define QNET__NAME_SIZE 256 /* of an entry of a folder, its end included: POSIX's NAME_MAX + 1 */
@@ -3302,54 +3109,55 @@ static int qnet__compare_names(const void *a, const void *b)
     return strcmp((const char *)a, (const char *)b);
 }
 
-#if defined(QNET__POSIX) || defined(QNET__WINDOWS)
+#if QNET__FOLDERS
 /* Appends one zero-padded name to a buffer of names; "." and ".." are left out. */
 static qnet_status qnet__list_add(qnet_context *ctx, qnet_buffer *names, const char *folder,
                                   const char *name)
 {
-    char padded[QNET__NAME_SIZE];
-    size_t length = strlen(name);
-    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-        return QNET_OK;
-    if (length >= sizeof padded) {
+    char padded[QNET__NAME_SIZE] = {0};
+    const size_t length = strlen(name);
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) return QNET_OK;
+    if (length >= sizeof padded)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the name \"%.40s...\" has %lu bytes, "
                           "the limit is %d", folder, name, (unsigned long)length,
                           QNET__NAME_SIZE - 1);
-    }
-    memset(padded, 0, sizeof padded);
     memcpy(padded, name, length);
     return qnet_buffer_append(ctx, names, padded, sizeof padded);
 }
+#endif
 
 /* All names of a folder, in the system's order. */
 static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
+#if !QNET__FOLDERS
+    QNET__UNUSED(names);
+    return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: folders cannot be listed here", path);
+#else
     qnet_status status = QNET_OK;
 #if defined(QNET__POSIX)
     DIR *folder = opendir(path);
-    struct dirent *entry = NULL;
-    if (folder == NULL) {
-        return qnet__fail(ctx, errno == ENOENT || errno == ENOTDIR ? QNET_ERROR_NOT_FOUND
-                                                                   : QNET_ERROR_IO,
-                          "%s: the folder cannot be opened: %s", path, strerror(errno));
-    }
-    do {
-        if (entry != NULL) status = qnet__list_add(ctx, names, path, entry->d_name);
-        errno = 0; /* what is left of it tells a failure from the end */
-    } while (status == QNET_OK && (entry = readdir(folder)) != NULL);
-    if (status == QNET_OK && errno != 0)
-        status = qnet__io_error(ctx, path, "reading the folder");
-    closedir(folder);
+    const struct dirent *entry = NULL;
+    const int opened = folder != NULL;
 #else
     wchar_t wide[QNET__UTF16_SIZE + 2];
     char name[3 * QNET__NAME_SIZE + 1]; /* UTF-16 in UTF-8 takes up to three bytes for two */
     struct _wfinddata64_t entry;
-    intptr_t handle = -1;
-    if (qnet__utf16(path, wide)) handle = _wfindfirst64(wcscat(wide, L"/*"), &entry);
-    if (handle == -1) {
-        return qnet__fail(ctx, errno == ENOENT ? QNET_ERROR_NOT_FOUND : QNET_ERROR_IO,
+    const intptr_t handle =
+        qnet__utf16(path, wide) ? _wfindfirst64(wcscat(wide, L"/*"), &entry) : -1;
+    const int opened = handle != -1;
+#endif
+    if (!opened)
+        return qnet__fail(ctx, errno == ENOENT || errno == ENOTDIR ? QNET_ERROR_NOT_FOUND
+                                                                   : QNET_ERROR_IO,
                           "%s: the folder cannot be opened: %s", path, strerror(errno));
-    }
+#if defined(QNET__POSIX)
+    do {
+        if (entry != NULL) status = qnet__list_add(ctx, names, path, entry->d_name);
+        errno = 0; /* what is left of it tells a failure from the end */
+    } while (status == QNET_OK && (entry = readdir(folder)) != NULL);
+    if (status == QNET_OK && errno != 0) status = qnet__io_error(ctx, path, "reading the folder");
+    closedir(folder);
+#else
     do {
         if (WideCharToMultiByte(QNET__UTF8, 0, entry.name, -1, name, sizeof name, NULL, NULL) == 0)
             status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a name that is too long", path);
@@ -3362,8 +3170,8 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
     _findclose(handle);
 #endif
     return status;
-}
 #endif
+}
 
 /* The names of a folder's files and folders, sorted by strcmp: results must not depend on the file
    system's order. Give *names[*count] back with qnet__free(ctx, *names, *bytes); an empty
@@ -3372,11 +3180,8 @@ QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
                                            char (**names)[QNET__NAME_SIZE], size_t *count,
                                            size_t *bytes)
 {
-#if defined(QNET__POSIX) || defined(QNET__WINDOWS)
-    qnet_buffer list;
-    qnet_status status;
-    memset(&list, 0, sizeof list);
-    status = qnet__list_names(ctx, path, &list);
+    qnet_buffer list = {NULL, 0, 0, NULL};
+    const qnet_status status = qnet__list_names(ctx, path, &list);
     if (status != QNET_OK) {
         qnet_buffer_free(ctx, &list);
         return status;
@@ -3387,12 +3192,6 @@ QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
     *count = list.size / QNET__NAME_SIZE;
     *bytes = list.capacity;
     return QNET_OK;
-#else
-    QNET__UNUSED(names);
-    QNET__UNUSED(count);
-    QNET__UNUSED(bytes);
-    return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: folders cannot be listed here", path);
-#endif
 }
 
 QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names)
@@ -3417,8 +3216,8 @@ QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_
 
 typedef struct qnet__lock {
     char path[640]; /* of the file */
-    int file;
-    size_t there; /* bytes of the folder's path that were there before */
+    int file;       /* -1: none, on a system without locks */
+    size_t there;   /* bytes of the folder's path that were there before */
 } qnet__lock;
 
 /* "process 1234 on host since 2026-05-31 17:04:05 UTC", by the calendar (Howard Hinnant's
@@ -3442,16 +3241,12 @@ static void qnet__holder_text(char text[320])
              month, days - (153 * m + 2) / 5 + 1, s / 3600, s / 60 % 60, s % 60);
 }
 
-#if defined(QNET__POSIX) || defined(QNET__WINDOWS)
-/* The refusal, from a file that the holder wrote. */
+#if QNET__FOLDERS
+/* The refusal, from a file that the holder wrote; below 0: it cannot be read. */
 static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, int file)
 {
     char text[320];
-#ifdef QNET__POSIX
-    const ptrdiff_t n = file < 0 ? 0 : (ptrdiff_t)read(file, text, sizeof text - 1);
-#else
-    const ptrdiff_t n = file < 0 ? 0 : _read(file, text, sizeof text - 1);
-#endif
+    const ptrdiff_t n = file < 0 ? 0 : (ptrdiff_t)qnet__fd_read(file, text, sizeof text - 1);
     text[n > 0 ? n : 0] = '\0';
     text[strcspn(text, "\n")] = '\0';
     return qnet__fail(ctx, QNET_ERROR_BUSY, "%s: another run works in this folder: %s", lock->path,
@@ -3522,7 +3317,7 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
 }
 #endif
 
-/* Removes folders that this lock made, as far as they are empty. path: the folder's, or longer. */
+/* Removes folders that this lock made, as far as they are empty. */
 static void qnet__lock_tidy(const qnet__lock *lock)
 {
     char path[sizeof lock->path];
@@ -3559,25 +3354,21 @@ static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__
     }
     qnet__holder_text(text);
     /* The lock holds without its text, should that not be written. */
-#if defined(QNET__POSIX)
-    if (lock->file >= 0 && write(lock->file, text, strlen(text)) < 0) errno = 0;
-#elif defined(QNET__WINDOWS)
-    if (_write(lock->file, text, (unsigned)strlen(text)) < 0) errno = 0;
-#endif
+    if (lock->file >= 0 && qnet__fd_write(lock->file, text, (unsigned)strlen(text)) < 0) errno = 0;
     return QNET_OK;
 }
 
 /* The file goes while the lock still holds; Windows removes no open files. */
 static void qnet__lock_release(qnet__lock *lock)
 {
-#if defined(QNET__POSIX)
+#ifndef QNET__WINDOWS
     (void)qnet__remove(lock->path);
-    if (lock->file >= 0) {
-        (void)flock(lock->file, LOCK_UN); /* children may still have it open */
-        close(lock->file);
-    }
-#elif defined(QNET__WINDOWS)
-    _close(lock->file);
+#endif
+#if defined(QNET__POSIX)
+    if (lock->file >= 0) (void)flock(lock->file, LOCK_UN); /* children may still have it open */
+#endif
+    if (lock->file >= 0) qnet__fd_close(lock->file);
+#ifdef QNET__WINDOWS
     (void)qnet__remove(lock->path);
 #endif
     qnet__lock_tidy(lock);
@@ -3608,10 +3399,36 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name)
 {
     int i;
     for (i = 0; i < table->count; i++) {
-        if (strcmp(table->entries[i].name, name) == 0)
-            return i;
+        if (strcmp(table->entries[i].name, name) == 0) return i;
     }
     return -1;
+}
+
+/* Appends parameter "name.suffix" of shape s0, s1, ... (ndim of them) to a table that is being made,
+   those that are trained first. entries NULL: the table's numbers are counted, no entry is written. */
+QNET__HELPER void qnet__param_add(qnet_param_table *table, qnet_param *entries, const char *name,
+                                  const char *suffix, int trainable, int ndim, size_t s0,
+                                  size_t s1, size_t s2, size_t s3)
+{
+    const size_t shape[4] = {s0, s1, s2, s3};
+    size_t count = 1;
+    for (int d = 0; d < ndim; d++)
+        count *= shape[d];
+    if (entries != NULL) {
+        qnet_param *p = &entries[table->count];
+        memset(p, 0, sizeof *p);
+        snprintf(p->name, sizeof p->name, "%s.%s", name, suffix);
+        p->ndim = ndim;
+        for (int d = 0; d < 4; d++)
+            p->shape[d] = shape[d];
+        p->count = count;
+        p->offset = table->total;
+        p->layout = ndim == 4 ? QNET_LAYOUT_HWIO : QNET_LAYOUT_PLAIN;
+        p->trainable = trainable;
+    }
+    table->count++;
+    table->total += count;
+    table->trainable += trainable ? count : 0;
 }
 
 /* The first of x[count] that is NaN or infinite, or count. */
@@ -4178,7 +3995,8 @@ QNET__HELPER qnet_real qnet__tanh(qnet_real x)
     return (qnet_real)tanhf((float)x);
 }
 
-/* One scan of an LSTM at one step. Arrays are [hidden], or [4 hidden] for the gates and what is added to them. */
+/* One scan of an LSTM at one step. Arrays are [hidden], or [4 hidden] for the gates and what is
+   added to them. */
 typedef struct qnet__lstm_row {
     size_t hidden;
     const qnet_real *b, *uh;  /* forward: bias, U h' */
@@ -5392,7 +5210,7 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
 }
 #endif /* QNET__HAS_WINOGRAD */
 
-/* ---- Max pooling ------------------------------------------------------------------------------ */
+/* ---- Max pooling ----------------------------------------------------------------------------- */
 
 /* The number that competes in a window, of channel c; ReLU can wait for the winner. */
 QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
@@ -5430,8 +5248,8 @@ QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
         won[i] = winner;
     }
     for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
-    for (int i = 0; pool->argmax != NULL && i < n; i++)
-        pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+    if (pool->argmax != NULL)
+        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
 }
 
 /* One output row: index = image * out_height + row. The window is clipped to the image, which is
@@ -5545,7 +5363,7 @@ static void qnet__stem_winners_of(const qnet__stem_list *p)
     }
 }
 
-/* ---- The LSTM's element-wise half: one scan at one step --------------------------------------- */
+/* ---- The LSTM's element-wise half: one scan at one step -------------------------------------- */
 
 #if QNET__REAL_IS_DOUBLE
 
@@ -5594,10 +5412,10 @@ QNET__INLINE qnet__lanes qnet__lanes_gate(qnet__lanes x, const int of_tanh)
     a = qnet__lanes_select(a > most, most, a); /* NaN stays */
     rounded = a * 1.44269504f + 12582912.0f;   /* 1.5 * 2^23: the sum has no digits below 1 */
     bits = qnet__lanes_to_bits(rounded) & 255; /* m: 1.5 * 2^23 has zeros there */
-#if QNET__LANES > 1
-    m = rounded - 12582912.0f;
+#if QNET__LANES > 1 /* m of the bits, as x87's `rounded` may have more digits than a float */
+    m = __builtin_convertvector(bits, qnet__lanes);
 #else
-    m = (float)bits; /* as the difference, had x87 no more digits than a float */
+    m = (float)bits;
 #endif
     power = qnet__lanes_of_bits((127 - (bits >> 1)) << 23);
     rest = qnet__lanes_of_bits((127 - (bits - (bits >> 1))) << 23);
@@ -5654,7 +5472,8 @@ QNET__INLINE void qnet__lstm_units_back(const qnet__lstm_row *row, size_t j, con
     const qnet__lanes t = qnet__lanes_load_part(row->tanh_c + j, count);
     const qnet__lanes dh = qnet__lanes_load_part(row->dy + j, count) +
                            qnet__lanes_load_part(row->dh + j, count);
-    const qnet__lanes one = qnet__lanes_all(1), c_prev = qnet__lanes_load_part(row->c_prev + j, count);
+    const qnet__lanes c_prev = qnet__lanes_load_part(row->c_prev + j, count);
+    const qnet__lanes one = qnet__lanes_all(1);
     /* h = o tanh(c) (5) */
     const qnet__lanes dc = qnet__lanes_load_part(row->dc + j, count) + dh * o * (one - t * t);
     qnet__lanes da[4];
@@ -7736,14 +7555,14 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
    >>norm  Batch normalisation over rows of x[rows][channels], with the residual addition and the
    ReLU that follow it in a ResBlock.
 
-   A layer for callers, in passes of >>fuse, whose sources and sinks hold the arithmetic: forward
-   one over x for the moments and one that reads x and writes y; backward one for the two sums,
-   which leaves the gradient behind the ReLU's mask where it is wanted, and one for dx. ResNet18
-   does the same where its maps are read and written (>>resnet).
+   A layer for callers, in passes of >>fuse, whose prologues and epilogues hold the arithmetic:
+   forward one over x for the moments and one from x to y; backward one for the two sums, which
+   stores the masked gradient where it is wanted, and one for dx. ResNet18 does the same where its
+   maps are read and written (>>resnet).
    ============================================================================================ */
 
-/* rows and channels (by the caller's word for them) of 1 or more, a size that fits, and pointers
-   that are there. */
+/* Fails unless rows and channels (by the caller's word for them) are 1 or more, their product fits
+   a size_t, and no required pointer is NULL. */
 static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t rows,
                                      const char *word, int channels, int pointers_are_there)
 {
@@ -7764,10 +7583,9 @@ static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t
 typedef struct qnet__norm {
     double *total1, *total2;          /* [channels]: sums over all chunks */
     qnet_real *scale, *shift, *slope; /* [channels]; of qnet__prologue_kind */
-    qnet__epilogue sums;                  /* center, sum1, sum2 and rows of each chunk */
+    qnet__epilogue sums;              /* center, sum1, sum2 and rows of each chunk */
 } qnet__norm;
 
-/* Where the arena has a base, the arrays are its. */
 static void qnet__norm_plan(qnet__norm *norm, size_t rows, int channels, qnet__arena *arena)
 {
     const size_t n = (size_t)channels, chunks = qnet__pass_chunks(rows, n);
@@ -7835,7 +7653,7 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
     const qnet__prologue source = qnet__prologue_plain(x);
     qnet__norm norm;
     qnet__arena arena = { NULL, 0 };
-    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels), c;
+    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
     void *block, *owned;
     double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
 
@@ -7852,7 +7670,7 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
     norm.sums.kind = QNET__EPILOGUE_MOMENTS;
     qnet__pass(ctx, &source, &norm.sums, rows, (size_t)channels);
     qnet__epilogue_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
-    for (c = 0; c < (size_t)channels; c++) {
+    for (size_t c = 0; c < (size_t)channels; c++) {
         double m = norm.total1[c], v = norm.total2[c], r = 1 / sqrt(v + QNET_BATCHNORM_EPS);
         mean[c] = (qnet_real)m;
         rstd[c] = (qnet_real)r;
@@ -7877,14 +7695,13 @@ QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, in
 {
     const size_t bytes = (size_t)qnet__max_int(channels, 1) * sizeof(qnet_real);
     qnet_real *scale;
-    int c;
     QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_inference", rows, "channels", channels,
                                 x && gamma && beta && running_mean && running_var && y));
     scale = (qnet_real *)qnet__alloc(ctx, bytes);
     if (scale == NULL) return qnet__no_memory(ctx, bytes, "batch norm");
-    for (c = 0; c < channels; c++)
-        scale[c] =
-            (qnet_real)((double)gamma[c] / sqrt((double)running_var[c] + QNET_BATCHNORM_EPS));
+    for (int c = 0; c < channels; c++)
+        scale[c] = (qnet_real)((double)gamma[c] /
+                               sqrt((double)running_var[c] + QNET_BATCHNORM_EPS));
     qnet__norm_apply(ctx, rows, channels, x, running_mean, scale, beta, residual, relu, y);
     qnet__free(ctx, scale, bytes);
     return QNET_OK;
@@ -7905,7 +7722,7 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
     qnet__norm norm;
     qnet__arena arena = { NULL, 0 };
     qnet__prologue source = qnet__prologue_plain(dy);
-    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels), c;
+    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
     void *block, *owned;
 
     QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_backward", rows, "channels", channels,
@@ -7921,7 +7738,7 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
     norm.sums.mean = mean;
     qnet__pass(ctx, &source, &norm.sums, rows, (size_t)channels);
     qnet__epilogue_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
-    for (c = 0; c < (size_t)channels; c++) {
+    for (size_t c = 0; c < (size_t)channels; c++) {
         double r = (double)rstd[c], sum_g = norm.total1[c], sum_gd = norm.total2[c];
         if (dbeta != NULL) dbeta[c] = (qnet_real)sum_g;
         if (dgamma != NULL) dgamma[c] = (qnet_real)(r * sum_gd);
@@ -7969,7 +7786,7 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
     for (size_t i = 0; i < count; i++) dx[i] = y[i] <= 0 ? 0 : dy[i];
 }
 
-/* ---- Max pooling ------------------------------------------------------------------------------ */
+/* ---- Max pooling ----------------------------------------------------------------------------- */
 
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
@@ -8163,7 +7980,6 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
 #define QNET__STEM_U 12         /* numbers of u[r][q] */
 #define QNET__STEM_LAGS 315     /* see qnet__stem_backward_job */
 #define QNET__STEM_OUTPUTS 8192 /* whose products are added up in single precision, about */
-#define QNET__STEM_ROWS 64      /* of u in a product, at most */
 
 /* Sizes. Band b has the rows band * b ... of the pooled map, and twice as many of pre; the last
    band may have fewer. */
@@ -8314,7 +8130,7 @@ typedef struct qnet__stem_backward_job {
     qnet__pass_job mask;    /* masks dpool, and its sums */
     const qnet_real *x;     /* [batch][height][width][3] */
     const uint8_t *argmax;  /* of dpool */
-    qnet_real level[3];     /* taken off x */
+    qnet_real pad[12];      /* u in the padding: minus the channels' level, which is taken off x */
     ptrdiff_t parts, pitch; /* pitch: columns of a row, q = -3 .. out_w + 2; three more follow */
     ptrdiff_t rows, width;  /* of columns that a worker holds; QNET__STEM_LAGS in whole panels */
     double *sums;           /* [parts][257][192]: cross[64], gram[192] (half of it), sum */
@@ -8350,14 +8166,17 @@ static ptrdiff_t qnet__stem_class(ptrdiff_t outputs, int k)
 static void qnet__stem_u(const qnet__stem_backward_job *p, const qnet_real *image, ptrdiff_t r,
                          qnet_real *u)
 {
-    const ptrdiff_t height = p->s.conv.height, width = p->s.conv.width;
-    for (ptrdiff_t q = -3; q < p->s.out_w + 3; q++)
-        for (ptrdiff_t pixel = 0; pixel < 4; pixel++) {
-            const ptrdiff_t y = 2 * r - 3 + pixel / 2, x = 2 * q - 3 + pixel % 2;
-            const int inside = y >= 0 && y < height && x >= 0 && x < width;
-            for (ptrdiff_t c = 0; c < 3; c++)
-                *u++ = (inside ? image[(y * width + x) * 3 + c] : 0) - p->level[c];
+    const size_t width = (size_t)p->s.conv.width;
+    for (ptrdiff_t q = 0; q < p->pitch; q++) memcpy(u + q * QNET__STEM_U, p->pad, sizeof p->pad);
+    for (ptrdiff_t a = 0; a < 2; a++) {
+        const ptrdiff_t y = 2 * r + a - 3;
+        const qnet_real *pixel = image + y * p->s.conv.width * 3;
+        if (y < 0 || y >= p->s.conv.height) continue;
+        for (size_t x = 3; x < width + 3; x++, pixel += 3) { /* from the border on */
+            qnet_real *to = u + (x / 2 + 3) * QNET__STEM_U + (size_t)a * 6 + x % 2 * 3;
+            for (size_t c = 0; c < 3; c++) to[c] = pixel[c] + p->pad[c];
         }
+    }
 }
 
 /* Rows first .. last - 1 of columns. */
@@ -8401,49 +8220,42 @@ static void qnet__stem_lags(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, in
 {
     const qnet__stem_backward_job *p = t->p;
     const ptrdiff_t rows = r_end - r;
-    const qnet_real *a[QNET__STEM_ROWS * QNET__TILE_ROWS], *b[QNET__STEM_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    qnet__tile tile;
-    memset(&tile, 0, sizeof tile);
-    tile.a = a, tile.b = b, tile.c = c;
-    tile.rows = QNET__TILE_ROWS;
-    tile.a_rows = QNET__TILE_ROWS;
-    tile.a_step = tile.b_step = QNET__STEM_COLUMN;
-    tile.segments = (size_t)rows;
-    tile.chain = QNET__CHAIN_DIRECT;
-    tile.beside = 1;
-    tile.accumulate = t->begun[row_class];
-    tile.ahead = (uintptr_t)c;
+    const qnet_real *a[QNET__SEGMENTS], *b[QNET__SEGMENTS];
+    qnet_real *c[QNET__STEM_U];
+    qnet__product product;
+    memset(&product, 0, sizeof product);
+    product.a = a, product.beside = 1, product.a_rows = 1;
+    product.b = b, product.b_panel = p->isa->columns;
+    product.c = c, product.accumulate = t->begun[row_class];
+    product.a_step = product.b_step = QNET__STEM_COLUMN;
+    product.rows = QNET__STEM_U, product.columns = (size_t)p->width;
+    product.segments = (size_t)rows;
+    product.chain = QNET__CHAIN_DIRECT;
     for (int k = 0; k < 7; k++) {
         const ptrdiff_t q = qnet__stem_class(p->s.out_w, k);
         const ptrdiff_t length = qnet__stem_class(p->s.out_w, k + 1) - q;
         const ptrdiff_t at = (row_class * 7 + k) * QNET__STEM_U;
         double sum[QNET__STEM_U];
-        for (ptrdiff_t m = 0; m < QNET__STEM_U; m++)
+        for (ptrdiff_t m = 0; m < QNET__STEM_U; m++) {
+            c[m] = t->lags + (at + m) * p->width;
             sum[m] = t->begun[row_class] ? t->lag_sums[at + m] : 0;
+        }
         for (ptrdiff_t i = 0; i < rows; i++) {
-            const qnet_real *u = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
-            b[i] = u - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
-            for (ptrdiff_t m = 0; m < QNET__TILE_ROWS; m++) a[i * QNET__TILE_ROWS + m] = u + m;
+            a[i] = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
+            b[i] = a[i] - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
             for (ptrdiff_t n = 0; n < length; n++)
                 for (ptrdiff_t m = 0; m < QNET__STEM_U; m++)
-                    sum[m] += (double)u[n * QNET__STEM_COLUMN + m];
+                    sum[m] += (double)a[i][n * QNET__STEM_COLUMN + m];
         }
-        tile.length = (size_t)length;
-        for (ptrdiff_t n = 0; n < p->width; n += (ptrdiff_t)p->isa->columns)
-            for (ptrdiff_t m = 0; m < QNET__STEM_U; m += QNET__TILE_ROWS) {
-                tile.b_at = tile.c_at = (size_t)n, tile.a_at = (size_t)m;
-                for (ptrdiff_t i = 0; i < QNET__TILE_ROWS; i++)
-                    c[i] = t->lags + (at + m + i) * p->width;
-                qnet__run_tile(p->isa, &tile, p->isa->columns);
-            }
+        product.length = product.piece = (size_t)length;
+        qnet__multiply(p->isa, &product);
         memcpy(t->lag_sums + at, sum, sizeof sum);
     }
     t->begun[row_class] = 1;
 }
 
-/* lags and lag_sums go to the taps of gram and sum. Number of a tap: (t 4 + s) 12 + (a 2 + b) 3 + c.
-   The taps that do not exist get anything. */
+/* lags and lag_sums go to the taps of gram and sum. Number of a tap: (t 4 + s) 12 + (a 2 + b) 3
+   + c. The taps that do not exist get anything. */
 static void qnet__stem_flush(qnet__stem_work *t)
 {
     const ptrdiff_t n = QNET__STEM_U;
@@ -8500,8 +8312,8 @@ static void qnet__stem_part_task(void *arg, size_t part, size_t worker)
             const ptrdiff_t first = qnet__stem_class(s->out_h, k);
             const ptrdiff_t class_end = qnet__stem_class(s->out_h, k + 1);
             const ptrdiff_t last = class_end < t.last ? class_end : t.last;
-            for (ptrdiff_t r = first > 2 * y ? first : 2 * y; r < last; r += QNET__STEM_ROWS)
-                qnet__stem_lags(&t, r, last - r < QNET__STEM_ROWS ? last : r + QNET__STEM_ROWS, k);
+            for (ptrdiff_t r = first > 2 * y ? first : 2 * y; r < last; r += QNET__SEGMENTS)
+                qnet__stem_lags(&t, r, last - r < QNET__SEGMENTS ? last : r + QNET__SEGMENTS, k);
         }
         t.outputs += (t.last - 2 * y) * s->out_w;
         if (t.outputs >= QNET__STEM_OUTPUTS || chunk + 1 == end) qnet__stem_flush(&t);
@@ -8581,7 +8393,7 @@ static size_t qnet__stem_backward_scratch(const qnet_context *ctx, const qnet_co
     return arena.at;
 }
 
-/* The mean of each channel over the images' middle rows. */
+/* pad from the mean of each channel over the images' middle rows. */
 static void qnet__stem_level(qnet__stem_backward_job *p)
 {
     const size_t width = (size_t)p->s.conv.width, height = (size_t)p->s.conv.height;
@@ -8590,7 +8402,8 @@ static void qnet__stem_level(qnet__stem_backward_job *p)
         for (size_t b = 0; b < (size_t)p->s.conv.batch; b++)
             for (size_t x = 0; x < width; x++)
                 sum += (double)p->x[((b * height + height / 2) * width + x) * 3 + c];
-        p->level[c] = (qnet_real)(sum / (double)p->s.conv.batch / (double)width);
+        for (size_t k = c; k < QNET__STEM_U; k += 3)
+            p->pad[k] = (qnet_real)(-sum / (double)p->s.conv.batch / (double)width);
     }
 }
 
@@ -8958,8 +8771,8 @@ static void qnet__lstm_pack(qnet_context *ctx, const qnet__lstm *l, int backward
     qnet__parallel(ctx, panels, qnet__lstm_pack_task, p);
 }
 
-/* C[r][j] (+)= sum over k of A[r][k] B[k][j], with A[r][k] = a[r * a_row + k * a_step]; C's row r at
-   c + c_at[r] * columns (c_at NULL: r * columns); B in panels. */
+/* C[r][j] (+)= sum over k of A[r][k] B[k][j], with A[r][k] = a[r * a_row + k * a_step]; C's row r
+   at c + c_at[r] * columns (c_at NULL: r * columns); B in panels. */
 typedef struct qnet__lstm_product {
     const qnet__isa *isa;
     size_t rows, columns, k, a_row, a_step;
@@ -9267,73 +9080,15 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
 }
 
 /* ============================================================================================
-   >>gradcheck  Any gradient against central differences. Meant for QNET_REAL double, where a right
-   gradient agrees to about 1e-8; in float the difference quotient itself has few digits.
-   ============================================================================================ */
-
-/* numeric = (f(x + h) - f(x - h)) / ((x + h) - (x - h)), the steps as they were rounded. Its error
-   is about h^2 f''' / 6 + eps |f| / h, so h near the cube root of eps is best: 1e-5 in double. The
-   floor under the denominator, 1e-3 of the largest gradient, keeps numbers that are all rounding
-   from being reported as wrong. A non-finite quotient is an error, not a large number. */
-QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, void *user,
-                                    qnet_real *x, const qnet_real *gradient, size_t count,
-                                    size_t samples, double step, qnet_gradcheck_result *out)
-{
-    qnet_gradcheck_result worst = { -1, 0, 0, 0 };
-    double largest = 0;
-    size_t s, i;
-    if (ctx == NULL || f == NULL || x == NULL || gradient == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_gradcheck: a required pointer is NULL");
-    if (count < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_gradcheck: expected count >= 1, found 0");
-    if (!(step > 0))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_gradcheck: expected step > 0, found %g",
-                          step);
-    if (samples == 0 || samples > count) samples = count;
-    for (i = 0; i < count; i++)
-        if (fabs((double)gradient[i]) > largest) largest = fabs((double)gradient[i]);
-    for (s = 0; s < samples; s++) {
-        qnet_real kept, above, below;
-        double up, down, numeric, analytic, scale, error;
-        i = s * (count / samples) + s * (count % samples) / samples;
-        kept = x[i];
-        above = (qnet_real)((double)kept + step);
-        below = (qnet_real)((double)kept - step);
-        x[i] = above;
-        up = f(user);
-        x[i] = below;
-        down = f(user);
-        x[i] = kept;
-        numeric = (up - down) / ((double)above - (double)below);
-        analytic = (double)gradient[i];
-        if (!(fabs(numeric) < HUGE_VAL) || !(fabs(analytic) < HUGE_VAL))
-            return qnet__fail(ctx, QNET_ERROR_NUMERIC,
-                              "qnet_gradcheck: at index %lu: numeric %g, analytic %g",
-                              (unsigned long)i, numeric, analytic);
-        scale = fabs(numeric) + fabs(analytic);
-        if (scale < 1e-3 * largest) scale = 1e-3 * largest;
-        error = scale > 0 ? fabs(numeric - analytic) / scale : 0;
-        if (error > worst.max_error) {
-            worst.max_error = error;
-            worst.worst = i;
-            worst.analytic = analytic;
-            worst.numeric = numeric;
-        }
-    }
-    *out = worst;
-    return QNET_OK;
-}
-
-/* ============================================================================================
    >>resnet
-   ResNet18, the image-level model (paper, "Internal Architecture", Fig. 4; He et al. 2016). The
-   network is one list of 20 units (a convolution and its batch norm) and 8 blocks over them, made
-   by qnet__resnet_describe; the parameter table, the memory plan, the forward and the backward
-   pass all walk that list. Names are torchvision's, in the table and in the trace: a traced tensor
-   has the name of the torchvision module whose output it is.
+   ResNet18, the image-level model (paper, "Internal Architecture", Fig. 4; He et al. 2016): 20
+   convolutions, each with its batch norm ("conv_bn"), in a stem and 8 blocks. One function,
+   qnet__resnet_describe, says so; the parameter table, the memory plan, the forward and the
+   backward pass walk its lists. Names in the table are torchvision's. tests/plain_resnet.h is the
+   same network layer by layer, with every tensor in memory: read that first.
 
        x[B][H][W][3]
-       unit 0             7x7/2 conv, BN, ReLU    [B][H/2][W/2][64]     halves are rounded up
+       stem               7x7/2 conv, BN, ReLU    [B][H/2][W/2][64]     halves are rounded up
        max pool           3x3/2                   [B][H/4][W/4][64]
        layer1  2 blocks                           [B][H/4][W/4][64]
        layer2  2 blocks   the first of stride 2   [B][H/8][W/8][128]
@@ -9342,103 +9097,98 @@ QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, v
        average pool       features                [B][512]              the embedding of stage 2
        fc                 logits                  [B][classes]
 
-       a block:  first = ReLU(BN(conv3x3(x))),  out = ReLU(BN(conv3x3(first)) + shortcut),
+       a block:  mid = ReLU(BN(conv3x3(x))),  out = ReLU(BN(conv3x3(mid)) + shortcut),
                  shortcut = x, or BN(conv1x1/2(x)) where the block has stride 2
 
-   Memory is the limit beside the products, so a training pass keeps what a convolution gives
-   ("pre") and the blocks' outputs, and nothing else. Statistics of a batch norm are summed up while
-   pre is written; norm and ReLU are applied where the next convolution reads pre; the sum at the
-   end of a block is the one pass of its own. Backward it is the same: masks and the sums of a
-   norm's gradient where a gradient is written, the norm's own gradient where it is read (>>fuse).
-   Of unit 0, the stem, only the maxima of pooling are kept (>>stem).
+   Memory traffic is the limit beside the products. So a training pass keeps the output of each
+   convolution, before its norm, and the output of each block, and nothing else. A prologue applies
+   norm and ReLU where the next convolution reads (forward) or makes the gradient of a convolution's
+   output from that of its norm (backward); an epilogue sums up the moments of a norm, or masks a
+   gradient and sums up what its norm needs, where a convolution writes (>>fuse). The sum at the end
+   of a block is the one pass of its own. At inference norm, residual and ReLU are all in epilogues,
+   and what a convolution stores is its output after them.
 
    The paper's text gives a block one ReLU, after its first convolution. The ResNet18 that it names
    and starts from (He et al., torchvision) has a second one, after the sum: so has this.
    ============================================================================================ */
 
-#define QNET__UNITS 20
+#define QNET__CONV_BNS 20
 #define QNET__RESBLOCKS 8
-#define QNET__RESNET_TRAINED (3 * QNET__UNITS + 2) /* table entries that are trained */
-#define QNET__RESNET_PARAMS (QNET__RESNET_TRAINED + 3 * QNET__UNITS)
+#define QNET__RESNET_TRAINED (3 * QNET__CONV_BNS + 2) /* table entries that are trained */
+#define QNET__RESNET_PARAMS (QNET__RESNET_TRAINED + 3 * QNET__CONV_BNS)
 
-/* A convolution, the batch norm after it and, if relu, a ReLU. Shapes are the largest batch's. */
-typedef struct qnet__unit {
+/* A convolution, the batch norm after it and, if relu, a ReLU; shapes are those of the largest
+   batch. With g the gradient of the norm's output over N = batch out_h out_w pixels, x the
+   convolution's output and d = x - mean (Ioffe & Szegedy 2015, section 3):
+
+       dbeta = sum g,  dgamma = rstd sum g d,
+       dx = scale (g - mean_g - d slope_g),  mean_g = sum g / N,  slope_g = rstd^2 sum g d / N. */
+typedef struct qnet__conv_bn {
     char conv_name[32], norm_name[32]; /* "layer1.0.conv1", "layer1.0.bn1" */
-    char out_name[32];                 /* of the unit's output in the trace: "layer1.0.relu" */
     qnet_conv2d conv;
-    qnet__conv_algorithm way; /* chosen for the largest batch: any batch then has the same bits */
+    qnet__conv_algorithm algorithm; /* of the largest batch: any batch then has the same bits */
     int relu;
     qnet_real *w, *gamma, *beta;                     /* in net->weights */
     qnet_real *packed;                               /* w for the kernels, see qnet_resnet_pack */
     qnet_real *running_mean, *running_var, *tracked; /* in net->weights */
     qnet_real *dw, *dgamma, *dbeta;                  /* in net->gradients */
-    qnet_real *pre;         /* [batch][out_h][out_w][out]: what the convolution gives; pooled if
-                               it is the stem's */
-    qnet_real *out;         /* like pre: after norm, residual and ReLU; NULL where it is not kept */
-    qnet_real *mean, *rstd; /* [out]: statistics of the last training batch */
-    qnet_real *scale;       /* [out]: gamma * rstd */
-    qnet_real *shift, *slope; /* [out]: see qnet__unit_gradient */
-} qnet__unit;
+    qnet_real *conv_out;          /* [batch][out_h][out_w][out]; of the stem: pooled, see >>stem */
+    qnet_real *mean, *rstd;       /* [out]: statistics of the last training batch */
+    qnet_real *scale;             /* [out]: gamma * rstd */
+    qnet_real *mean_g, *slope_g;  /* [out] */
+} qnet__conv_bn;
 
-/* out = ReLU(second(first(x)) + shortcut(x)); shortcut is a unit, or -1 for x itself. */
+/* out = ReLU(second(first(x)) + shortcut(x)): indices of conv_bns, which follow each other;
+   shortcut is -1 for x itself. Maps are [batch][h][w][channels] of the block's output. */
 typedef struct qnet__resblock {
-    char name[16]; /* "layer1.0" */
     int first, second, shortcut;
+    qnet_real *out;        /* after its ReLU; until then room for a normalised input */
+    qnet_real *dout;       /* gradient of the sum inside the ReLU of `out` */
+    qnet_real *dmid;       /* gradient of first's norm */
+    void *scratch[2];      /* of its convolutions, forward and backward */
 } qnet__resblock;
 
 typedef struct qnet__resnet_state {
     qnet_resnet net; /* first, so that a pointer to it is the start of the block */
-    qnet__unit unit[QNET__UNITS];
+    qnet__conv_bn conv_bn[QNET__CONV_BNS];
     qnet__resblock block[QNET__RESBLOCKS];
     qnet_param_table table;
     qnet_param *params;
-    qnet_real *pool;      /* [batch][pool_h][pool_w][64]: after max pooling; training: see >>stem */
-    uint8_t *argmax;      /* like pool; training only */
-    qnet_real *stem_pre;  /* where the stem's output is whole, see qnet__resnet_stem_whole */
-    qnet_real *features;  /* [batch][512] */
-    qnet_real *logits;    /* [batch][classes] */
-    qnet_real *dfeatures; /* [batch][512] */
-    qnet_real *dout[QNET__RESBLOCKS]; /* gradient of a block's output */
-    qnet_real *dfirst[QNET__RESBLOCKS]; /* of the output of a block's first unit */
-    qnet_real *dpool;     /* of the pooled map */
-    qnet_real *stem_grad; /* of the stem's norm */
-    qnet_real *temp[2];   /* for units whose convolution needs a normalised input in memory */
-    qnet__epilogue sums;      /* the memory of the sums */
-    double *total[2];     /* [512]: of all chunks */
-    void *scratch;        /* for the layer that needs most */
-    void *packed;         /* all units' */
+    int pool_h, pool_w;       /* of the pooled map */
+    int stem_fused;           /* by >>stem, which takes three channels */
+    uint8_t *argmax;          /* [batch][pool_h][pool_w][64] */
+    qnet_real *dpooled;       /* like argmax */
+    qnet_real *stem_out, *dstem; /* [batch][out_h][out_w][64], unless fused: conv, its gradient */
+    void *stem_scratch[2], *head_scratch;
+    qnet_real *features, *dfeatures; /* [batch][512] */
+    qnet_real *logits;        /* [batch][classes] */
+    qnet__epilogue sums;      /* the memory of the sums of a norm, per chunk ... */
+    double *total[2];         /* ... and of all chunks, [512] */
+    void *packed;             /* of all conv_bns */
     size_t packed_bytes;
-    int pool_h, pool_w;
     double momentum;
     int batch;   /* of the last forward pass; 0: none yet */
     int trained; /* images that a backward pass may follow for; 0: none */
 } qnet__resnet_state;
 
-/* Numbers in the output of a unit for this batch. */
-static size_t qnet__unit_count(const qnet__unit *unit, int batch)
+/* Pixels of a convolution's output for this batch. */
+static size_t qnet__conv_bn_rows(const qnet__conv_bn *c, int batch)
 {
-    return (size_t)batch * (size_t)qnet_conv2d_out_height(&unit->conv) *
-           (size_t)qnet_conv2d_out_width(&unit->conv) * (size_t)unit->conv.out_channels;
+    return (size_t)batch * (size_t)qnet_conv2d_out_height(&c->conv) *
+           (size_t)qnet_conv2d_out_width(&c->conv);
 }
 
-/* One unit: a kernel x kernel convolution of `in` to `out` channels over height x width,
+/* The next conv_bn: kernel x kernel convolution of `in` to `out` channels over height x width,
    padded so that stride 1 keeps the size. prefix is "" or "layer1.0.". */
-static void qnet__unit_describe(qnet__unit *unit, const char *prefix, const char *conv,
-                                const char *norm, const char *out_name, int batch, int height,
-                                int width, int in, int out, int kernel, int stride)
+static void qnet__conv_bn_describe(qnet__conv_bn *c, const char *prefix, const char *conv,
+                                   const char *norm, int batch, int height, int width, int in,
+                                   int out, int kernel, int stride)
 {
-    snprintf(unit->conv_name, sizeof unit->conv_name, "%s%s", prefix, conv);
-    snprintf(unit->norm_name, sizeof unit->norm_name, "%s%s", prefix, norm);
-    snprintf(unit->out_name, sizeof unit->out_name, "%s%s", prefix, out_name);
-    unit->conv.batch = batch;
-    unit->conv.height = height;
-    unit->conv.width = width;
-    unit->conv.in_channels = in;
-    unit->conv.out_channels = out;
-    unit->conv.kernel = kernel;
-    unit->conv.stride = stride;
-    unit->conv.padding = kernel / 2;
-    unit->relu = 1;
+    const qnet_conv2d shape = {batch, height, width, in, out, kernel, stride, kernel / 2};
+    snprintf(c->conv_name, sizeof c->conv_name, "%s%s", prefix, conv);
+    snprintf(c->norm_name, sizeof c->norm_name, "%s%s", prefix, norm);
+    c->conv = shape;
+    c->relu = 1;
 }
 
 /* The definition of ResNet18: the stem, then layers 1..4 of two blocks each, with 64, 128, 256 and
@@ -9446,168 +9196,200 @@ static void qnet__unit_describe(qnet__unit *unit, const char *prefix, const char
    1x1 convolution of stride 2; every other shortcut is the identity. */
 static void qnet__resnet_describe(const qnet_resnet_config *config, qnet__resnet_state *r)
 {
-    int batch = config->batch, in = 64, n = 1, layer, i, h, w;
-
-    qnet__unit_describe(&r->unit[0], "", "conv1", "bn1", "relu", batch, config->height,
-                        config->width, config->channels, 64, 7, 2);
-    r->pool_h = h = (qnet_conv2d_out_height(&r->unit[0].conv) - 1) / 2 + 1;
-    r->pool_w = w = (qnet_conv2d_out_width(&r->unit[0].conv) - 1) / 2 + 1;
-
-    for (layer = 1; layer <= 4; layer++) {
-        for (i = 0; i < 2; i++) {
-            qnet__resblock *block = &r->block[2 * (layer - 1) + i];
-            int out = 64 << (layer - 1), stride = layer > 1 && i == 0 ? 2 : 1;
-            int out_h = (h - 1) / stride + 1, out_w = (w - 1) / stride + 1;
-            char prefix[] = "layer1.0.";
-
-            prefix[5] = (char)('0' + layer), prefix[7] = (char)('0' + i);
-            snprintf(block->name, sizeof block->name, "%.8s", prefix);
-            block->first = n++;
-            qnet__unit_describe(&r->unit[block->first], prefix, "conv1", "bn1", "relu", batch, h, w,
-                                in, out, 3, stride);
-            block->second = n++;
-            qnet__unit_describe(&r->unit[block->second], prefix, "conv2", "bn2", "", batch, out_h,
-                                out_w, out, out, 3, 1);
-            snprintf(r->unit[block->second].out_name, sizeof r->unit[block->second].out_name,
-                     "%.8s", prefix);
-            block->shortcut = -1;
-            if (stride == 2) {
-                block->shortcut = n++;
-                qnet__unit_describe(&r->unit[block->shortcut], prefix, "downsample.0",
-                                    "downsample.1", "downsample", batch, h, w, in, out, 1, stride);
-                r->unit[block->shortcut].relu = 0;
-            }
-            in = out;
-            h = out_h;
-            w = out_w;
+    qnet__conv_bn *c = r->conv_bn;
+    int batch = config->batch, in = 64, n = 1, h, w;
+    qnet__conv_bn_describe(c, "", "conv1", "bn1", batch, config->height, config->width,
+                           config->channels, 64, 7, 2);
+    r->pool_h = h = (qnet_conv2d_out_height(&c->conv) - 1) / 2 + 1;
+    r->pool_w = w = (qnet_conv2d_out_width(&c->conv) - 1) / 2 + 1;
+    for (int b = 0; b < QNET__RESBLOCKS; b++) {
+        qnet__resblock *block = &r->block[b];
+        const int layer = b / 2 + 1, out = 64 << (layer - 1);
+        const int stride = layer > 1 && b % 2 == 0 ? 2 : 1;
+        const int out_h = (h - 1) / stride + 1, out_w = (w - 1) / stride + 1;
+        char prefix[] = "layer1.0.";
+        prefix[5] = (char)('0' + layer), prefix[7] = (char)('0' + b % 2);
+        block->first = n++;
+        block->second = n++;
+        block->shortcut = stride == 2 ? n++ : -1;
+        qnet__conv_bn_describe(c + block->first, prefix, "conv1", "bn1", batch, h, w, in, out, 3,
+                               stride);
+        qnet__conv_bn_describe(c + block->second, prefix, "conv2", "bn2", batch, out_h, out_w, out,
+                               out, 3, 1);
+        if (block->shortcut >= 0) {
+            qnet__conv_bn_describe(c + block->shortcut, prefix, "downsample.0", "downsample.1",
+                                   batch, h, w, in, out, 1, stride);
+            c[block->shortcut].relu = 0;
         }
+        in = out;
+        h = out_h;
+        w = out_w;
     }
 }
 
-/* Writes table entry p = "name.suffix" at `offset` of the block; returns the offset after it. */
-static size_t qnet__param_set(qnet_param *p, const char *name, const char *suffix, int ndim,
-                              size_t s0, size_t s1, size_t s2, size_t s3, int trainable,
-                              size_t offset)
+/* The table, whose entries r->params are not written while they are NULL: entries 3u, 3u + 1 and
+   3u + 2 are the weights of conv_bn u and its norm's gamma and beta; then fc; then the running
+   statistics, three for each conv_bn. num_batches_tracked is a scalar. */
+static void qnet__resnet_table(const qnet_resnet_config *config, qnet__resnet_state *r)
 {
-    int i;
-    snprintf(p->name, sizeof p->name, "%s.%s", name, suffix);
-    p->ndim = ndim;
-    p->shape[0] = s0;
-    p->shape[1] = s1;
-    p->shape[2] = s2;
-    p->shape[3] = s3;
-    p->count = 1;
-    for (i = 0; i < ndim; i++)
-        p->count *= p->shape[i];
-    p->offset = offset;
-    p->layout = ndim == 4 ? QNET_LAYOUT_HWIO : QNET_LAYOUT_PLAIN;
-    p->trainable = trainable;
-    return offset + p->count;
-}
-
-/* Fills the table: entry 3u, 3u+1, 3u+2 are the weights of unit u and its norm's gamma and beta;
-   then fc; then the running statistics, three for each unit. num_batches_tracked is a scalar. */
-static void qnet__resnet_table(const qnet_resnet_config *config, qnet__resnet_state *r,
-                               qnet_param *p)
-{
-    size_t at = 0, classes = (size_t)config->classes;
-    int u;
-
-    for (u = 0; u < QNET__UNITS; u++) {
-        const qnet__unit *unit = &r->unit[u];
-        size_t k = (size_t)unit->conv.kernel, in = (size_t)unit->conv.in_channels;
-        size_t out = (size_t)unit->conv.out_channels;
-        at = qnet__param_set(p++, unit->conv_name, "weight", 4, k, k, in, out, 1, at);
-        at = qnet__param_set(p++, unit->norm_name, "weight", 1, out, 1, 1, 1, 1, at);
-        at = qnet__param_set(p++, unit->norm_name, "bias", 1, out, 1, 1, 1, 1, at);
+    qnet_param_table *t = &r->table;
+    const size_t classes = (size_t)config->classes;
+    t->network = "resnet18";
+    t->entries = r->params;
+    for (int u = 0; u < QNET__CONV_BNS; u++) {
+        const qnet__conv_bn *c = &r->conv_bn[u];
+        const size_t k = (size_t)c->conv.kernel, in = (size_t)c->conv.in_channels;
+        const size_t out = (size_t)c->conv.out_channels;
+        qnet__param_add(t, r->params, c->conv_name, "weight", 1, 4, k, k, in, out);
+        qnet__param_add(t, r->params, c->norm_name, "weight", 1, 1, out, 1, 1, 1);
+        qnet__param_add(t, r->params, c->norm_name, "bias", 1, 1, out, 1, 1, 1);
     }
-    at = qnet__param_set(p++, "fc", "weight", 2, classes, QNET_FEATURES, 1, 1, 1, at);
-    at = qnet__param_set(p++, "fc", "bias", 1, classes, 1, 1, 1, 1, at);
-    for (u = 0; u < QNET__UNITS; u++) {
-        const qnet__unit *unit = &r->unit[u];
-        size_t out = (size_t)unit->conv.out_channels;
-        at = qnet__param_set(p++, unit->norm_name, "running_mean", 1, out, 1, 1, 1, 0, at);
-        at = qnet__param_set(p++, unit->norm_name, "running_var", 1, out, 1, 1, 1, 0, at);
-        at = qnet__param_set(p++, unit->norm_name, "num_batches_tracked", 0, 1, 1, 1, 1, 0, at);
+    qnet__param_add(t, r->params, "fc", "weight", 1, 2, classes, QNET_FEATURES, 1, 1);
+    qnet__param_add(t, r->params, "fc", "bias", 1, 1, classes, 1, 1, 1);
+    for (int u = 0; u < QNET__CONV_BNS; u++) {
+        const qnet__conv_bn *c = &r->conv_bn[u];
+        const size_t out = (size_t)c->conv.out_channels;
+        qnet__param_add(t, r->params, c->norm_name, "running_mean", 0, 1, out, 1, 1, 1);
+        qnet__param_add(t, r->params, c->norm_name, "running_var", 0, 1, out, 1, 1, 1);
+        qnet__param_add(t, r->params, c->norm_name, "num_batches_tracked", 0, 0, 1, 1, 1, 1);
     }
 }
 
-/* Numbers in the block: those that are trained and all. */
-static void qnet__resnet_count(const qnet_resnet_config *config, qnet__resnet_state *r)
-{
-    size_t trainable = (size_t)config->classes * (QNET_FEATURES + 1), running = 0;
-    int u;
+/* ---- Memory by lifetimes --------------------------------------------------------------------- */
 
-    for (u = 0; u < QNET__UNITS; u++) {
-        const qnet_conv2d *conv = &r->unit[u].conv;
-        size_t out = (size_t)conv->out_channels;
-        trainable += (size_t)(conv->kernel * conv->kernel * conv->in_channels) * out + 2 * out;
-        running += 2 * out + 1;
+/* Tensors that share one region: two may overlap if no step needs both. The list of them is run
+   twice: first to place them, then, from next = 0, to hand them out. */
+#define QNET__PLAN_TENSORS 67 /* of a ResNet18 for training */
+typedef struct qnet__plan {
+    unsigned char *base; /* of the region; NULL while measuring */
+    int count, next;
+    struct { size_t bytes, at; int first, last; } tensor[QNET__PLAN_TENSORS];
+} qnet__plan;
+
+/* count * size bytes that steps first..last need; NULL before the region is there. */
+static void *qnet__plan_take(qnet__plan *p, size_t count, size_t size, int first, int last)
+{
+    qnet__arena one = {NULL, 0};
+    if (p->next < p->count) {
+        const size_t at = p->tensor[p->next++].at;
+        return p->base != NULL ? p->base + at : NULL;
     }
-    r->table.network = "resnet18";
-    r->table.count = QNET__RESNET_PARAMS;
-    r->table.trainable = trainable;
-    r->table.total = trainable + running;
+    qnet__take(&one, count, size);
+    p->tensor[p->count].bytes = one.at;
+    p->tensor[p->count].first = first;
+    p->tensor[p->count].last = last;
+    p->next = ++p->count;
+    return NULL;
 }
 
-/* The last unit of a block; they follow each other. */
-static int qnet__resblock_last(const qnet__resblock *block)
+/* First fit, in the order of the list: each at the lowest place that no earlier one has at one of
+   its steps. Returns the bytes of the region, SIZE_MAX if they overflow. */
+static size_t qnet__plan_place(qnet__plan *p)
 {
-    return block->shortcut >= 0 ? block->shortcut : block->second;
-}
-
-/* Scratch bytes: of the stem and the dense layer, scratch[0], and of layers 1 to 4. They may split
-   small batches in another way than large ones, so every batch size is asked for. */
-static void qnet__resnet_scratch(qnet_context *ctx, const qnet_resnet_config *config,
-                                 const qnet__resnet_state *r, size_t scratch[5])
-{
-    qnet_conv2d conv = r->unit[0].conv;
-    int u, b, batch;
-
-    memset(scratch, 0, 5 * sizeof *scratch);
-    for (batch = 1; batch <= config->batch; batch++) {
-        conv = r->unit[0].conv;
-        conv.batch = batch;
-        scratch[0] = qnet__max_size(scratch[0], qnet__conv_scratch(ctx, r->unit[0].way, &conv));
-        scratch[0] = qnet__max_size(scratch[0], qnet_dense_scratch(ctx, (size_t)batch,
-                                                                   QNET_FEATURES, config->classes));
-        if (r->unit[0].way == QNET__CONV_DIRECT) {
-            scratch[0] = qnet__max_size(scratch[0], qnet__stem_forward_scratch(ctx, &conv));
-            if (config->training && conv.in_channels == 3)
-                scratch[0] = qnet__max_size(scratch[0], qnet__stem_backward_scratch(ctx, &conv));
-        }
-        for (b = 0; b < QNET__RESBLOCKS; b++) {
-            size_t *most = &scratch[b / 2 + 1];
-            for (u = r->block[b].first; u <= qnet__resblock_last(&r->block[b]); u++) {
-                conv = r->unit[u].conv;
-                conv.batch = batch;
-                *most = qnet__max_size(*most, qnet__conv_scratch(ctx, r->unit[u].way, &conv));
+    size_t sum = 0, end = 0;
+    for (int i = 0; i < p->count; i++) {
+        const size_t bytes = p->tensor[i].bytes;
+        size_t at = 0;
+        if (!qnet__add(sum, bytes, &sum)) return SIZE_MAX;
+        for (int j = 0; j < i; j++) {
+            const size_t taken = p->tensor[j].at, free = taken + p->tensor[j].bytes;
+            const int together = p->tensor[i].first <= p->tensor[j].last &&
+                                 p->tensor[j].first <= p->tensor[i].last;
+            if (together && at < free && taken < at + bytes) {
+                at = free;
+                j = -1; /* from the first again */
             }
         }
+        p->tensor[i].at = at;
+        end = qnet__max_size(end, at + bytes);
+    }
+    return end;
+}
+
+/* Scratch of the convolution with the algorithm of the largest batch. Winograd's may cut a smaller
+   batch in another way, which needs a little more. */
+static size_t qnet__conv_bn_scratch(qnet_context *ctx, const qnet__conv_bn *c)
+{
+    qnet_conv2d conv = c->conv;
+    size_t bytes = 0;
+    for (conv.batch = 1; conv.batch <= c->conv.batch; conv.batch++)
+        bytes = qnet__max_size(bytes, qnet__conv_scratch(ctx, c->algorithm, &conv));
+    return bytes;
+}
+
+/* Scratch of the stem's forward or backward pass. */
+static size_t qnet__resnet_stem_scratch(const qnet__resnet_state *r, int backward)
+{
+    const qnet__conv_bn *stem = r->conv_bn;
+    if (!r->stem_fused) return qnet__conv_bn_scratch(r->net.ctx, stem);
+    return backward ? qnet__stem_backward_scratch(r->net.ctx, &stem->conv)
+                    : qnet__stem_forward_scratch(r->net.ctx, &stem->conv);
+}
+
+/* The maps, by steps: 0 the stem, 1 + b block b, 9 the head, and the same backward: 17 - b block b,
+   18 the stem. What a training pass keeps lives from the step that makes it to the same block's
+   backward step, and so all of it at step 9; the gradients of a block then lie over what the blocks
+   after it have kept. At inference a map lives until the next block has read it. */
+static void qnet__resnet_maps(qnet__plan *p, qnet__resnet_state *r)
+{
+    const int batch = r->net.config.batch, train = r->net.config.training;
+    const size_t real = sizeof(qnet_real), rows = (size_t)batch;
+    const size_t pooled = rows * (size_t)r->pool_h * (size_t)r->pool_w * 64;
+    qnet__conv_bn *stem = r->conv_bn;
+    const size_t whole = r->stem_fused ? 0 : 64 * qnet__conv_bn_rows(stem, batch);
+
+    stem->conv_out = (qnet_real *)qnet__plan_take(p, pooled, real, 0, train ? 18 : 1);
+    r->stem_out = (qnet_real *)qnet__plan_take(p, whole, real, 0, train ? 18 : 0);
+    r->stem_scratch[0] = qnet__plan_take(p, qnet__resnet_stem_scratch(r, 0), 1, 0, 0);
+    r->head_scratch = qnet__plan_take(
+        p, qnet_dense_scratch(r->net.ctx, rows, QNET_FEATURES, r->net.config.classes), 1, 9, 9);
+    for (int b = 0; b < QNET__RESBLOCKS; b++) {
+        qnet__resblock *block = &r->block[b];
+        const int last = block->shortcut >= 0 ? block->shortcut : block->second, back = 17 - b;
+        const size_t count = qnet__conv_bn_rows(&r->conv_bn[block->second], batch) *
+                             (size_t)r->conv_bn[block->second].conv.out_channels;
+        size_t scratch = 0;
+        for (int u = block->first; u <= last; u++) {
+            scratch = qnet__max_size(scratch, qnet__conv_bn_scratch(r->net.ctx, &r->conv_bn[u]));
+            if (train || u != block->second)
+                r->conv_bn[u].conv_out = (qnet_real *)qnet__plan_take(p, count, real, 1 + b,
+                                                                      train ? back : 1 + b);
+        }
+        block->out = (qnet_real *)qnet__plan_take(p, count, real, 1 + b, train ? back : 2 + b);
+        block->scratch[0] = qnet__plan_take(p, scratch, 1, 1 + b, 1 + b);
+        if (train) {
+            block->dout = (qnet_real *)qnet__plan_take(p, count, real, back - 1, back);
+            block->dmid = (qnet_real *)qnet__plan_take(p, count, real, back, back);
+            block->scratch[1] = qnet__plan_take(p, scratch, 1, back, back);
+        }
+    }
+    if (train) {
+        r->argmax = (uint8_t *)qnet__plan_take(p, pooled, 1, 0, 18);
+        r->dpooled = (qnet_real *)qnet__plan_take(p, pooled, real, 17, 18);
+        r->dstem = (qnet_real *)qnet__plan_take(p, whole, real, 18, 18);
+        r->stem_scratch[1] = qnet__plan_take(p, qnet__resnet_stem_scratch(r, 1), 1, 18, 18);
     }
 }
 
-/* Memory for the sums of the unit that has most chunks; a map may be an input or an output. */
-static void qnet__resnet_plan_sums(qnet__arena *arena, const qnet_resnet_config *config,
-                                   qnet__resnet_state *r)
+/* Memory for the sums of the map that has most chunks or numbers in them; it may be the input or
+   the output of a convolution. */
+static void qnet__resnet_sums(qnet__arena *arena, qnet__resnet_state *r)
 {
     const qnet__isa *isa = qnet__isa_of(r->net.ctx);
-    const qnet__stem stem = qnet__stem_geometry(&r->unit[0].conv);
-    size_t numbers = 64 * qnet__stem_chunks(&stem), chunks = qnet__stem_chunks(&stem);
-    int u;
-
-    for (u = 0; u < QNET__UNITS; u++) {
-        const qnet_conv2d *conv = &r->unit[u].conv;
-        size_t out = (size_t)conv->out_channels, most;
-        const int side = qnet__conv_side(r->unit[u].way);
-        qnet__winograd p;
-        most = qnet__pass_chunks(qnet__unit_count(&r->unit[u], config->batch) / out, out);
+    const qnet__stem stem = qnet__stem_geometry(&r->conv_bn[0].conv);
+    size_t chunks = qnet__stem_chunks(&stem), numbers = 64 * chunks;
+    for (int u = 0; u < QNET__CONV_BNS; u++) {
+        const qnet__conv_bn *c = &r->conv_bn[u];
+        const size_t in = (size_t)c->conv.in_channels, out = (size_t)c->conv.out_channels;
+        const int side = qnet__conv_side(c->algorithm);
+        size_t most = qnet__pass_chunks(qnet__conv_bn_rows(c, c->conv.batch), out);
         if (side > 0) {
-            qnet__winograd_geometry(&p, isa, conv, side, 0);
+            qnet__winograd p;
+            qnet__winograd_geometry(&p, isa, &c->conv, side, 0);
             most = qnet__max_size(most, (size_t)p.blocks);
         }
         chunks = qnet__max_size(chunks, most);
-        numbers = qnet__max_size(numbers, most * qnet__max_size(out, (size_t)conv->in_channels));
+        numbers = qnet__max_size(numbers, most * qnet__max_size(in, out));
     }
     r->sums.center = (qnet_real *)qnet__take(arena, numbers, sizeof(qnet_real));
     r->sums.sum1 = (double *)qnet__take(arena, numbers, sizeof(double));
@@ -9617,230 +9399,75 @@ static void qnet__resnet_plan_sums(qnet__arena *arena, const qnet_resnet_config 
     r->total[1] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
 }
 
-/* `count` numbers from *at on, which moves; NULL while there is no memory yet. */
-static qnet_real *qnet__resnet_carve(qnet_real **at, size_t *used, size_t count)
-{
-    qnet_real *p = *at;
-    *used += count;
-    *at = p != NULL ? p + count : NULL;
-    return p;
-}
-
-/* The scratch, and behind it what a layer's backward pass needs for a while: the gradients that
-   qnet__resnet_plan_training does not put elsewhere. Layers with more scratch have smaller maps.
-   size[l]: numbers in a map of layer l. */
-static void qnet__resnet_plan_work(qnet__arena *arena, const size_t scratch[5],
-                                   const size_t size[5], qnet__resnet_state *r)
-{
-    size_t bytes = scratch[0];
-    void *base = NULL;
-    int l, pass;
-
-    /* Twice: to measure, and to place. */
-    for (pass = 0; pass < 2; pass++) {
-        if (pass == 1)
-            base = qnet__take(arena, bytes, 1);
-        for (l = 1; l <= 4; l++) {
-            qnet__arena work = {(unsigned char *)base, 0};
-            const int first = 2 * (l - 1), second = first + 1; /* blocks */
-            r->scratch = qnet__take(&work, scratch[l], 1);
-            if (l > 1)
-                r->dout[first] = (qnet_real *)qnet__take(&work, size[l], sizeof(qnet_real));
-            if (l > 2) {
-                r->dfirst[first] = r->dfirst[second] =
-                    (qnet_real *)qnet__take(&work, size[l], sizeof(qnet_real));
-            }
-            if (l > 3)
-                r->dout[second] = (qnet_real *)qnet__take(&work, size[l], sizeof(qnet_real));
-            bytes = qnet__max_size(bytes, work.at);
-        }
-    }
-}
-
-/* Training keeps every convolution's output and every block's output, layer after layer in one
-   region. What is needed only for a while lies over parts of it that are dead then:
-
-       stem's output, and its norm's           until pooling: over layers 1 and 2, not yet computed;
-         gradient, if they are whole           after layer1's backward pass: over the same, used up
-       gradients of block outputs, dout[b]     0, 1: over layer2's and layer3's maps
-                                               3, 5: over layer4's, those of its first and second
-                                               block; 2, 4, 6, 7: behind the scratch
-       gradient inside a block, dfirst[b]      layer1: over layer2's maps, layer2: over layer3's,
-                                               layers 3 and 4: behind the scratch
-       gradient of the pooled map              over layer3's maps
-
-   Of the stem only the pooled map is kept (>>stem). */
-static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_config *config,
-                                       qnet__resnet_state *r)
-{
-    size_t real = sizeof(qnet_real), used = 0, total, size[5], scratch[5], temp = 0;
-    size_t stem = qnet__unit_count(&r->unit[0], config->batch);
-    size_t pool = (size_t)config->batch * (size_t)r->pool_h * (size_t)r->pool_w * 64;
-    qnet_real *region, *at, *layer[5];
-    int u, b, l, pass;
-
-    for (l = 1; l <= 4; l++)
-        size[l] = qnet__unit_count(&r->unit[r->block[2 * l - 1].second], config->batch);
-    /* Twice: to measure, and to place. */
-    for (pass = 0, total = 0, region = NULL; pass < 2; pass++) {
-        if (pass == 1) {
-            total = qnet__max_size(used, 2 * stem);
-            region = (qnet_real *)qnet__take(arena, total, real);
-        }
-        at = region;
-        used = 0;
-        for (b = 0; b < QNET__RESBLOCKS; b++) {
-            const qnet__resblock *block = &r->block[b];
-            if (b % 2 == 0)
-                layer[b / 2 + 1] = at;
-            for (u = block->first; u <= qnet__resblock_last(block); u++)
-                r->unit[u].pre = qnet__resnet_carve(&at, &used, size[b / 2 + 1]);
-            r->unit[block->second].out = qnet__resnet_carve(&at, &used, size[b / 2 + 1]);
-        }
-    }
-    r->stem_pre = region;
-    r->stem_grad = region != NULL ? region + stem : NULL;
-
-    /* Layers 2 and 3 have seven maps each: room for size[1], of dout or dpool, and dfirst behind
-       it, as size[1] is at most 2 size[2] and 4 size[3], and size[2] at most 2 size[3]. Of layer
-       4 the first block has four maps, room for size[2], the second three, room for size[3]. */
-    qnet__resnet_scratch(r->net.ctx, config, r, scratch);
-    qnet__resnet_plan_work(arena, scratch, size, r);
-    if (region != NULL) {
-        r->dfirst[0] = r->dfirst[1] = layer[2] + size[1];
-        r->dfirst[2] = r->dfirst[3] = layer[3] + size[1];
-        r->dout[5] = r->unit[r->block[7].first].pre;
-        r->dout[3] = layer[4];
-        r->dout[1] = layer[3];
-        r->dout[0] = layer[2];
-        r->dpool = layer[3];
-    }
-
-    for (u = 0; u < QNET__UNITS; u++) {
-        qnet__unit *unit = &r->unit[u];
-        size_t out = (size_t)unit->conv.out_channels;
-        unit->mean = (qnet_real *)qnet__take(arena, out, real);
-        unit->rstd = (qnet_real *)qnet__take(arena, out, real);
-        unit->shift = (qnet_real *)qnet__take(arena, out, real);
-        unit->slope = (qnet_real *)qnet__take(arena, out, real);
-    }
-    for (b = 0; b < QNET__RESBLOCKS; b++) {
-        if (qnet__conv_side(r->unit[r->block[b].second].way) == 0)
-            temp = qnet__max_size(temp, size[b / 2 + 1]);
-    }
-    r->temp[0] = (qnet_real *)qnet__take(arena, temp, real);
-    r->temp[1] = (qnet_real *)qnet__take(arena, temp, real);
-    r->pool = r->unit[0].pre = (qnet_real *)qnet__take(arena, pool, real);
-    r->argmax = (uint8_t *)qnet__take(arena, pool, 1);
-    r->dfeatures = (qnet_real *)qnet__take(arena, (size_t)config->batch * QNET_FEATURES, real);
-    qnet__resnet_plan_sums(arena, config, r);
-}
-
-/* Inference: three maps that the blocks pass round, two of them over the stem's output (where that
-   is whole), which is dead after pooling; norms work in place. */
-static void qnet__resnet_plan_inference(qnet__arena *arena, const qnet_resnet_config *config,
-                                        qnet__resnet_state *r, size_t map)
-{
-    const int whole = r->unit[0].way != QNET__CONV_DIRECT;
-    const size_t whole_stem = whole ? qnet__unit_count(&r->unit[0], config->batch) : 0;
-    const size_t stem = qnet__max_size(whole_stem, 2 * map);
-    qnet_real *buffer[3];
-    size_t scratch[5];
-    int b, l, in = 0;
-
-    buffer[0] = r->pool = (qnet_real *)qnet__take(arena, map, sizeof(qnet_real));
-    buffer[1] = (qnet_real *)qnet__take(arena, stem, sizeof(qnet_real));
-    buffer[2] = arena->base ? buffer[1] + map : NULL;
-    r->stem_pre = buffer[1];
-    r->unit[0].pre = r->unit[0].out = buffer[0];
-    for (b = 0; b < QNET__RESBLOCKS; b++) {
-        const qnet__resblock *block = &r->block[b];
-        qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
-        first->pre = first->out = buffer[(in + 1) % 3];
-        if (block->shortcut >= 0) { /* x is read by the shortcut and first, then written over */
-            qnet__unit *shortcut = &r->unit[block->shortcut];
-            shortcut->pre = shortcut->out = buffer[(in + 2) % 3];
-        } else { /* x is needed to the end */
-            in = (in + 2) % 3;
-        }
-        second->pre = second->out = buffer[in];
-    }
-    qnet__resnet_scratch(r->net.ctx, config, r, scratch);
-    for (l = 1; l <= 4; l++)
-        scratch[0] = qnet__max_size(scratch[0], scratch[l]);
-    r->scratch = qnet__take(arena, scratch[0], 1);
-}
-
 /* Carves the whole network from an arena; with base NULL it only measures. */
 static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *config,
                               qnet__arena *arena, qnet__resnet_state *r)
 {
-    size_t real = sizeof(qnet_real), batch = (size_t)config->batch, map;
-    int u, b;
-
+    const size_t real = sizeof(qnet_real), batch = (size_t)config->batch;
+    qnet__plan plan;
     memset(r, 0, sizeof *r);
     r->net.ctx = ctx;
+    r->net.config = *config;
     qnet__take(arena, 1, sizeof *r); /* the state itself, copied to the block's start at the end */
     qnet__resnet_describe(config, r);
-    qnet__resnet_count(config, r);
+    r->stem_fused = !QNET__REFERENCE_ONLY && config->channels == 3;
     r->params = (qnet_param *)qnet__take(arena, QNET__RESNET_PARAMS, sizeof(qnet_param));
+    qnet__resnet_table(config, r);
     r->net.weights = (qnet_real *)qnet__take(arena, r->table.total, real);
     if (config->training)
         r->net.gradients = (qnet_real *)qnet__take(arena, r->table.trainable, real);
-
-    /* Largest input or output of a block. Layers 2..4 quarter the pixels and double the channels,
-       but a map of 3 x 3 becomes 2 x 2: small sizes can grow, so all are looked at. */
-    map = batch * (size_t)r->pool_h * (size_t)r->pool_w * 64;
-    for (b = 0; b < QNET__RESBLOCKS; b++) {
-        u = r->block[b].second;
-        map = qnet__max_size(map, qnet__unit_count(&r->unit[u], config->batch));
+    for (int u = 0; u < QNET__CONV_BNS; u++) {
+        qnet__conv_bn *c = &r->conv_bn[u];
+        const size_t out = (size_t)c->conv.out_channels;
+        c->algorithm = u == 0 && r->stem_fused ? QNET__CONV_DIRECT
+                                               : qnet__conv_pick(ctx, &c->conv, !config->training);
+        c->scale = (qnet_real *)qnet__take(arena, out, real);
+        if (config->training) {
+            c->mean = (qnet_real *)qnet__take(arena, out, real);
+            c->rstd = (qnet_real *)qnet__take(arena, out, real);
+            c->mean_g = (qnet_real *)qnet__take(arena, out, real);
+            c->slope_g = (qnet_real *)qnet__take(arena, out, real);
+        }
     }
-    for (u = 0; u < QNET__UNITS; u++) {
-        r->unit[u].way = qnet__conv_pick(ctx, &r->unit[u].conv, !config->training);
-        r->unit[u].scale = (qnet_real *)qnet__take(arena, (size_t)r->unit[u].conv.out_channels,
-                                                   real);
-    }
-    if (config->training) {
-        qnet__resnet_plan_training(arena, config, r);
-    } else {
-        qnet__resnet_plan_inference(arena, config, r, map);
-    }
-
+    plan.base = NULL;
+    plan.count = plan.next = 0;
+    qnet__resnet_maps(&plan, r);
+    plan.base = (unsigned char *)qnet__take(arena, qnet__plan_place(&plan), 1);
+    plan.next = 0;
+    qnet__resnet_maps(&plan, r);
     r->features = (qnet_real *)qnet__take(arena, batch * QNET_FEATURES, real);
     r->logits = (qnet_real *)qnet__take(arena, batch * (size_t)config->classes, real);
+    if (config->training) {
+        r->dfeatures = (qnet_real *)qnet__take(arena, batch * QNET_FEATURES, real);
+        qnet__resnet_sums(arena, r);
+    }
+}
+
+/* `field` of a configuration or call must be least..most. */
+static qnet_status qnet__check_range(qnet_context *ctx, const char *what, const char *field,
+                                     int value, int least, int most)
+{
+    if (value >= least && value <= most) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s must be %d..%d, found %d", what, field,
+                      least, most, value);
 }
 
 /* The limits lie far above any use, so that no product of int sizes inside a layer overflows. */
 static qnet_status qnet__resnet_check_config(qnet_context *ctx, const qnet_resnet_config *config)
 {
     size_t count;
-
-    if (config->height < 32 || config->width < 32 || config->height > 8192 ||
-        config->width > 8192) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "resnet: height and width must be 32..8192, found %d x %d",
-                          config->height, config->width);
-    }
-    if (config->channels < 1 || config->channels > 1024) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: channels must be 1..1024, found %d",
-                          config->channels);
-    }
-    if (config->classes < 1 || config->classes > 65536) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: classes must be 1..65536, found %d",
-                          config->classes);
-    }
-    if (config->batch < 1 || config->batch > 4096) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: batch must be 1..4096, found %d",
-                          config->batch);
-    }
+    QNET__TRY(qnet__check_range(ctx, "resnet", "height", config->height, 32, 8192));
+    QNET__TRY(qnet__check_range(ctx, "resnet", "width", config->width, 32, 8192));
+    QNET__TRY(qnet__check_range(ctx, "resnet", "channels", config->channels, 1, 1024));
+    QNET__TRY(qnet__check_range(ctx, "resnet", "classes", config->classes, 1, 65536));
+    QNET__TRY(qnet__check_range(ctx, "resnet", "batch", config->batch, 1, 4096));
     /* The largest tensors are the input and the stem's output, a quarter of it with 64 channels. */
     count = (size_t)qnet__max_int(config->channels, 64) * sizeof(double);
     if (!qnet__mul(count, (size_t)config->height, &count) ||
         !qnet__mul(count, (size_t)config->width, &count) ||
-        !qnet__mul(count, (size_t)config->batch, &count)) {
+        !qnet__mul(count, (size_t)config->batch, &count))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "resnet: %d images of %d x %d x %d do not fit",
                           config->batch, config->height, config->width, config->channels);
-    }
     return QNET_OK;
 }
 
@@ -9853,71 +9480,57 @@ QNET_API void qnet_resnet_config_init(qnet_resnet_config *config)
     config->training = 1;
 }
 
-/* The plan is run without memory; nothing is kept. */
 QNET_API size_t qnet_resnet_bytes(qnet_context *ctx, const qnet_resnet_config *config)
 {
     qnet__arena arena = {NULL, 0};
     qnet__resnet_state r;
-
     if (ctx == NULL || config == NULL || qnet__resnet_check_config(ctx, config) != QNET_OK)
         return 0;
     qnet__resnet_plan(ctx, config, &arena, &r);
-    return arena.at == (size_t)-1 ? 0 : arena.at;
+    return arena.at == SIZE_MAX ? 0 : arena.at;
 }
 
-/* Points every unit at its entries of the weights and gradients, in the order of
-   qnet__resnet_table. Pointers, not copies: whoever writes the block changes the network. */
+/* Points every conv_bn at its entries of the weights and gradients, in the order of the table.
+   Pointers, not copies: whoever writes the block changes the network. */
 static void qnet__resnet_bind(qnet__resnet_state *r)
 {
-    int u;
-
-    for (u = 0; u < QNET__UNITS; u++) {
+    for (int u = 0; u < QNET__CONV_BNS; u++) {
         const qnet_param *p = &r->params[3 * u], *running = p + QNET__RESNET_TRAINED;
-        qnet__unit *unit = &r->unit[u];
-        unit->w = r->net.weights + p[0].offset;
-        unit->gamma = r->net.weights + p[1].offset;
-        unit->beta = r->net.weights + p[2].offset;
-        unit->running_mean = r->net.weights + running[0].offset;
-        unit->running_var = r->net.weights + running[1].offset;
-        unit->tracked = r->net.weights + running[2].offset;
+        qnet__conv_bn *c = &r->conv_bn[u];
+        c->w = r->net.weights + p[0].offset;
+        c->gamma = r->net.weights + p[1].offset;
+        c->beta = r->net.weights + p[2].offset;
+        c->running_mean = r->net.weights + running[0].offset;
+        c->running_var = r->net.weights + running[1].offset;
+        c->tracked = r->net.weights + running[2].offset;
         if (r->net.gradients != NULL) {
-            unit->dw = r->net.gradients + p[0].offset;
-            unit->dgamma = r->net.gradients + p[1].offset;
-            unit->dbeta = r->net.gradients + p[2].offset;
+            c->dw = r->net.gradients + p[0].offset;
+            c->dgamma = r->net.gradients + p[1].offset;
+            c->dbeta = r->net.gradients + p[2].offset;
         }
     }
 }
 
-/* One allocation: the plan is run twice, to measure and to carve. The state is filled on the stack
-   and copied to the start of the block. Weights and gradients are zero until qnet_resnet_init or a
-   weights file fills them. */
+/* One allocation: the plan measures it, and carves it. The state is filled on the stack and copied
+   to the start of the block. Weights and gradients are zero until qnet_resnet_init or a weights
+   file fills them. */
 QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_config *config,
                                         qnet_resnet **out)
 {
     qnet__arena arena = {NULL, 0};
-    qnet__resnet_state r, *self;
+    qnet__resnet_state r;
     size_t bytes;
-
     if (ctx == NULL || config == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: ctx, config or out is NULL");
     QNET__TRY(qnet__resnet_check_config(ctx, config));
-    bytes = qnet_resnet_bytes(ctx, config);
-    if (bytes == 0)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "resnet: the network does not fit into memory");
-    arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (arena.base == NULL)
-        return qnet__no_memory(ctx, bytes, "ResNet18");
-
     qnet__resnet_plan(ctx, config, &arena, &r);
-    self = (qnet__resnet_state *)(void *)arena.base;
+    QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "ResNet18"));
+    qnet__resnet_plan(ctx, config, &arena, &r);
+    qnet__resnet_state *self = (qnet__resnet_state *)(void *)arena.base;
     r.momentum = QNET_BATCHNORM_MOMENTUM;
-    r.table.entries = r.params;
-    r.net.config = *config;
     r.net.table = &self->table;
     r.net.bytes = bytes;
     r.net.state = self;
-    memset(r.params, 0, QNET__RESNET_PARAMS * sizeof(qnet_param));
-    qnet__resnet_table(config, &r, r.params);
     qnet__resnet_bind(&r);
     qnet__zero(ctx, r.net.weights, r.table.total * sizeof(qnet_real));
     if (r.net.gradients != NULL)
@@ -9935,98 +9548,34 @@ QNET_API void qnet_resnet_destroy(qnet_resnet *net)
     }
 }
 
+/* Measures the packed kernels in a first pass, takes memory unless an earlier call has, and packs
+   in a second. An algorithm without a packed form takes none. */
 QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net)
 {
-    qnet__resnet_state *r;
     qnet__arena arena = {NULL, 0};
-    int u, pass;
-
-    if (net == NULL || net->config.training) {
+    qnet__resnet_state *r;
+    if (net == NULL || net->config.training)
         return qnet__fail(net != NULL ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "resnet pack: expected a network created with training = 0");
-    }
     r = net->state;
-    for (pass = 0; pass < 2; pass++) {
-        if (pass == 1 && arena.at == 0) { /* no way that packs */
-            return QNET_OK;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int u = 0; u < QNET__CONV_BNS; u++) {
+            qnet__conv_bn *c = &r->conv_bn[u];
+            const size_t count = qnet__conv_packed(net->ctx, c->algorithm, &c->conv);
+            c->packed = count == 0 ? NULL
+                                   : (qnet_real *)qnet__take(&arena, count, sizeof(qnet_real));
+            if (c->packed != NULL)
+                qnet__conv_pack(net->ctx, c->algorithm, &c->conv, c->w, c->packed);
         }
-        if (pass == 1 && r->packed == NULL) {
-            r->packed = qnet__alloc(net->ctx, arena.at);
-            if (r->packed == NULL)
-                return qnet__no_memory(net->ctx, arena.at, "packed weights");
-            r->packed_bytes = arena.at;
+        if (pass == 0 && arena.at == 0) return QNET_OK;
+        if (pass == 0 && r->packed == NULL) {
+            QNET__TRY(qnet__arena_alloc(net->ctx, &arena, &r->packed_bytes, "packed weights"));
+            r->packed = arena.base;
         }
-        arena.base = (unsigned char *)(pass == 1 ? r->packed : NULL);
+        arena.base = (unsigned char *)r->packed;
         arena.at = 0;
-        for (u = 0; u < QNET__UNITS; u++) {
-            qnet__unit *unit = &r->unit[u];
-            const size_t count = qnet__conv_packed(net->ctx, unit->way, &unit->conv);
-            unit->packed = count > 0 ? (qnet_real *)qnet__take(&arena, count, sizeof(qnet_real))
-                                     : NULL;
-            if (unit->packed != NULL)
-                qnet__conv_pack(net->ctx, unit->way, &unit->conv, unit->w, unit->packed);
-        }
     }
     return QNET_OK;
-}
-
-/* Where `data` lies in the network's block, in MB from its start; "-": nowhere. */
-static void qnet__resnet_place(const qnet__resnet_state *r, const void *data, char text[16])
-{
-    snprintf(text, 16, "-");
-    if (data != NULL) {
-        snprintf(text, 16, "%.1f", (double)((const unsigned char *)data -
-                                            (const unsigned char *)(const void *)r) / 1e6);
-    }
-}
-
-QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t size)
-{
-    const qnet__resnet_state *r;
-    size_t used = 0;
-    int u, n;
-
-    if (text != NULL && size > 0)
-        text[0] = '\0';
-    if (net == NULL)
-        return 0;
-    r = net->state;
-    for (u = -1; u <= QNET__UNITS; u++) {
-        char line[192], shape[48], pre[16], out[16];
-        if (u < 0) {
-            n = snprintf(line, sizeof line, "%-22s %-17s %-10s %-10s %9s %8s %8s\n", "convolution",
-                         "output", "algorithm", "gradient", "MB", "conv at", "ReLU at");
-        } else if (u == QNET__UNITS) {
-            qnet__resnet_place(r, r->scratch, out);
-            n = snprintf(line, sizeof line,
-                         "block of %.1f MB: weights %.1f, scratch at %s; beside it, packed: %.1f\n",
-                         (double)net->bytes / 1e6,
-                         (double)r->table.total * sizeof(qnet_real) / 1e6, out,
-                         (double)r->packed_bytes / 1e6);
-        } else {
-            const qnet__unit *unit = &r->unit[u];
-            const int h = u > 0 ? qnet_conv2d_out_height(&unit->conv) : r->pool_h;
-            const int w = u > 0 ? qnet_conv2d_out_width(&unit->conv) : r->pool_w;
-            snprintf(shape, sizeof shape, "%dx%dx%dx%d", net->config.batch, h, w,
-                     unit->conv.out_channels);
-            qnet__resnet_place(r, unit->pre, pre);
-            qnet__resnet_place(r, unit->out, out);
-            n = snprintf(
-                line, sizeof line, "%-22s %-17s %-10s %-10s %9.2f %8s %8s\n",
-                u > 0 ? unit->conv_name : "conv1, pooled", shape,
-                qnet__conv_algorithm_name(unit->way),
-                u > 0 && net->config.training
-                    ? qnet__conv_algorithm_name(qnet__conv_algorithm_back(unit->way, &unit->conv))
-                    : "-",
-                (double)net->config.batch * h * w * unit->conv.out_channels * sizeof(qnet_real) /
-                    1e6,
-                pre, out);
-        }
-        if (n > 0 && text != NULL && used + (size_t)n < size)
-            memcpy(text + used, line, (size_t)n + 1);
-        used += n > 0 ? (size_t)n : 0;
-    }
-    return used;
 }
 
 typedef struct qnet__resnet_init_job { qnet_resnet *net; uint64_t seed; } qnet__resnet_init_job;
@@ -10038,45 +9587,38 @@ static void qnet__resnet_init_task(void *arg, size_t i, size_t worker)
     const qnet_param *p = &job->net->table->entries[i];
     qnet_rng rng = qnet_rng_at(job->seed, QNET_RANDOM_INIT_RESNET, 0, i);
     qnet_real *v = job->net->weights + p->offset;
-    size_t j;
-
     QNET__UNUSED(worker);
     if (p->ndim == 4) {
         /* Kaiming normal, fan out (He et al. 2015): keeps the gradient's variance through ReLUs. */
-        double std = sqrt(2.0 / (double)(p->shape[0] * p->shape[1] * p->shape[3]));
-        for (j = 0; j < p->count; j++)
+        const double std = sqrt(2.0 / (double)(p->shape[0] * p->shape[1] * p->shape[3]));
+        for (size_t j = 0; j < p->count; j++)
             v[j] = (qnet_real)(std * qnet_rng_normal(&rng));
     } else if (strncmp(p->name, "fc.", 3) == 0) {
-        double bound = 1.0 / sqrt((double)QNET_FEATURES);
-        for (j = 0; j < p->count; j++)
+        const double bound = 1.0 / sqrt((double)QNET_FEATURES);
+        for (size_t j = 0; j < p->count; j++)
             v[j] = (qnet_real)qnet_rng_range(&rng, -bound, bound);
     } else {
         /* Norms: gamma 1, beta 0, running mean 0 and variance 1, no batch tracked. */
-        int one = strstr(p->name, ".running_var") != NULL || strstr(p->name, ".weight") != NULL;
-        for (j = 0; j < p->count; j++)
+        const int one = strstr(p->name, ".running_var") || strstr(p->name, ".weight");
+        for (size_t j = 0; j < p->count; j++)
             v[j] = (qnet_real)one;
     }
 }
 
-/* weights[total] as torchvision's ResNet starts: see the task above. */
+/* weights[total] as torchvision's ResNet starts: see the task above. The packed form, which was of
+   other weights, is dropped. */
 QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed)
 {
-    qnet__resnet_init_job job;
-    int u;
-    job.net = net;
-    job.seed = seed;
+    qnet__resnet_init_job job = {net, seed};
     qnet__parallel(net->ctx, (size_t)net->table->count, qnet__resnet_init_task, &job);
-    for (u = 0; u < QNET__UNITS; u++) {
-        net->state->unit[u].packed = NULL; /* was of other weights */
-    }
+    for (int u = 0; u < QNET__CONV_BNS; u++)
+        net->state->conv_bn[u].packed = NULL;
 }
 
 /* The head alone, for weights that came without one of the right number of classes. */
 QNET__HELPER void qnet__resnet_init_head(qnet_resnet *net, uint64_t seed)
 {
-    qnet__resnet_init_job job;
-    job.net = net;
-    job.seed = seed;
+    qnet__resnet_init_job job = {net, seed};
     qnet__resnet_init_task(&job, (size_t)qnet_param_find(net->table, "fc.weight"), 0);
     qnet__resnet_init_task(&job, (size_t)qnet_param_find(net->table, "fc.bias"), 0);
 }
@@ -10093,289 +9635,189 @@ QNET_API void qnet_resnet_set_momentum(qnet_resnet *net, double momentum)
 QNET_API qnet_tensor qnet_resnet_feature_map(const qnet_resnet *net)
 {
     const qnet__resnet_state *r = net->state;
-    const qnet__unit *last = &r->unit[r->block[QNET__RESBLOCKS - 1].second];
+    const qnet__resblock *last = &r->block[QNET__RESBLOCKS - 1];
+    const qnet_conv2d *conv = &r->conv_bn[last->second].conv;
     qnet_tensor t;
-
     t.data = r->batch > 0 ? last->out : NULL;
     t.ndim = 4;
     t.shape[0] = (size_t)r->batch;
-    t.shape[1] = (size_t)qnet_conv2d_out_height(&last->conv);
-    t.shape[2] = (size_t)qnet_conv2d_out_width(&last->conv);
+    t.shape[1] = (size_t)qnet_conv2d_out_height(conv);
+    t.shape[2] = (size_t)qnet_conv2d_out_width(conv);
     t.shape[3] = QNET_FEATURES;
     return t;
 }
 
-/* Hands a tensor in the shape of a unit's output to the trace hook. */
-static void qnet__unit_trace(const qnet__resnet_state *r, const qnet__unit *unit, int batch,
-                             const char *prefix, const char *name, const qnet_real *data)
+/* ---- Forward --------------------------------------------------------------------------------- */
+
+/* Prologue ReLU(norm(conv_out)). With `train` by the batch's statistics. */
+static qnet__prologue qnet__conv_bn_normalised(const qnet__conv_bn *c, int train)
 {
-    char full[48];
-    snprintf(full, sizeof full, "%s%s", prefix, name);
-    qnet__trace(r->net.ctx, full, data, 4, (size_t)batch,
-                (size_t)qnet_conv2d_out_height(&unit->conv),
-                (size_t)qnet_conv2d_out_width(&unit->conv), (size_t)unit->conv.out_channels);
+    qnet__prologue p = qnet__prologue_plain(c->conv_out);
+    p.kind = QNET__PROLOGUE_NORMALISED;
+    p.mean = train ? c->mean : c->running_mean, p.scale = c->scale, p.beta = c->beta;
+    return p;
 }
 
-static int qnet__resnet_traces(const qnet__resnet_state *r)
+/* Epilogue y = act(norm + residual). With `train` by the batch's statistics. */
+static qnet__epilogue qnet__conv_bn_norm(const qnet__conv_bn *c, int train,
+                                         const qnet_real *residual, qnet_real *y)
 {
-    return r->net.ctx->hooks.trace.tensor != NULL;
+    qnet__epilogue e = qnet__epilogue_plain(y);
+    e.kind = QNET__EPILOGUE_NORMALISE;
+    e.mean = train ? c->mean : c->running_mean, e.scale = c->scale, e.beta = c->beta;
+    e.residual = residual;
+    e.relu = c->relu;
+    return e;
 }
 
-/* The trace of a map that is never in memory: worked out for it alone. x <- the source or, where
-   the source is plain, what the sink makes of it. */
-static qnet_status qnet__unit_trace_made(const qnet__resnet_state *r, const qnet__unit *unit,
-                                         int batch, const char *prefix, const char *name,
-                                         const qnet__prologue *source, const qnet__epilogue *sink)
+/* mean, rstd and scale of a norm from the moments of this batch; the running statistics move.
+   momentum and the unbiased variance as in qnet_batchnorm_forward. */
+static void qnet__conv_bn_statistics(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+                                     const qnet__epilogue *moments)
 {
-    const size_t n = (size_t)unit->conv.out_channels, count = qnet__unit_count(unit, batch);
-    qnet__epilogue to = *sink;
-    if (!qnet__resnet_traces(r))
-        return QNET_OK;
-    to.y = (qnet_real *)qnet__alloc(r->net.ctx, count * sizeof(qnet_real));
-    if (to.y == NULL)
-        return qnet__no_memory(r->net.ctx, count * sizeof(qnet_real), "a traced tensor");
-    qnet__pass(r->net.ctx, source, &to, count / n, n);
-    qnet__unit_trace(r, unit, batch, prefix, name, to.y);
-    qnet__free(r->net.ctx, to.y, count * sizeof(qnet_real));
-    return QNET_OK;
-}
-
-/* ReLU(norm(pre)) of a unit, for whoever reads it. With `train` by the batch's statistics. */
-static qnet__prologue qnet__unit_normalised(const qnet__unit *unit, int train)
-{
-    qnet__prologue s = qnet__prologue_plain(unit->pre);
-    s.kind = QNET__PROLOGUE_NORMALISED;
-    s.mean = train ? unit->mean : unit->running_mean, s.scale = unit->scale, s.beta = unit->beta;
-    return s;
-}
-
-/* act(norm + residual) of a unit, into y. With `train` by the batch's statistics. */
-static qnet__epilogue qnet__unit_sink(const qnet__unit *unit, int train, qnet_real *y)
-{
-    qnet__epilogue s = qnet__epilogue_plain(y);
-    s.kind = QNET__EPILOGUE_NORMALISE;
-    s.mean = train ? unit->mean : unit->running_mean, s.scale = unit->scale, s.beta = unit->beta;
-    s.relu = unit->relu;
-    return s;
-}
-
-/* mean, rstd and scale of a unit's norm from the moments of this batch; the running statistics
-   move. momentum and the unbiased variance as in qnet_batchnorm_forward. */
-static void qnet__unit_statistics(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                  const qnet__epilogue *moments)
-{
-    size_t n = (size_t)unit->conv.out_channels, rows = qnet__unit_count(unit, batch) / n, c;
-    double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
-
+    const size_t n = (size_t)c->conv.out_channels, rows = qnet__conv_bn_rows(c, batch);
+    const double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
     qnet__epilogue_totals(r->net.ctx, moments, n, r->total[0], r->total[1]);
-    for (c = 0; c < n; c++) {
-        double mean = r->total[0][c], var = r->total[1][c];
-        double rstd = 1 / sqrt(var + QNET_BATCHNORM_EPS);
-        unit->mean[c] = (qnet_real)mean;
-        unit->rstd[c] = (qnet_real)rstd;
-        unit->scale[c] = (qnet_real)((double)unit->gamma[c] * rstd);
-        unit->running_mean[c] = qnet__running(unit->running_mean[c], r->momentum, mean);
-        unit->running_var[c] = qnet__running(unit->running_var[c], r->momentum, var * unbias);
+    for (size_t i = 0; i < n; i++) {
+        const double mean = r->total[0][i], var = r->total[1][i];
+        const double rstd = 1 / sqrt(var + QNET_BATCHNORM_EPS);
+        c->mean[i] = (qnet_real)mean;
+        c->rstd[i] = (qnet_real)rstd;
+        c->scale[i] = (qnet_real)((double)c->gamma[i] * rstd);
+        c->running_mean[i] = qnet__running(c->running_mean[i], r->momentum, mean);
+        c->running_var[i] = qnet__running(c->running_var[i], r->momentum, var * unbias);
     }
-    *unit->tracked += 1;
+    *c->tracked += 1;
 }
 
-/* pre = conv(x), and the statistics of the norm. */
-static qnet_status qnet__unit_train(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                    const qnet__prologue *x)
+/* scale of a norm from the running statistics. */
+static void qnet__conv_bn_running_scale(qnet__conv_bn *c)
 {
-    qnet_conv2d conv = unit->conv;
-    qnet__epilogue sink = r->sums, norm;
-
-    conv.batch = batch;
-    sink.kind = QNET__EPILOGUE_MOMENTS;
-    sink.y = unit->pre;
-    QNET__TRY(qnet__conv_forward(r->net.ctx, unit->way, &conv, x, unit->w, NULL, &sink, r->temp[0],
-                                 r->scratch));
-    qnet__unit_statistics(r, unit, batch, &sink);
-    qnet__unit_trace(r, unit, batch, "", unit->conv_name, unit->pre);
-    if (unit->out == NULL) {
-        const qnet__prologue pre = qnet__prologue_plain(unit->pre);
-        norm = qnet__unit_sink(unit, 1, NULL);
-        return qnet__unit_trace_made(r, unit, batch, "", unit->out_name, &pre, &norm);
+    for (int i = 0; i < c->conv.out_channels; i++) {
+        c->scale[i] = (qnet_real)((double)c->gamma[i] /
+                                  sqrt((double)c->running_var[i] + QNET_BATCHNORM_EPS));
     }
+}
+
+/* e <- conv(x). temp: as large as x, see qnet__conv_forward. */
+static qnet_status qnet__conv_bn_convolve(qnet__resnet_state *r, const qnet__conv_bn *c, int batch,
+                                          const qnet__prologue *x, qnet__epilogue *e,
+                                          qnet_real *temp, void *scratch)
+{
+    qnet_conv2d conv = c->conv;
+    conv.batch = batch;
+    return qnet__conv_forward(r->net.ctx, c->algorithm, &conv, x, c->w, c->packed, e, temp,
+                              scratch);
+}
+
+/* Training: conv_out = conv(x), and the statistics of its norm. */
+static qnet_status qnet__conv_bn_train(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+                                       const qnet__prologue *x, qnet_real *temp, void *scratch)
+{
+    qnet__epilogue moments = r->sums;
+    moments.kind = QNET__EPILOGUE_MOMENTS;
+    moments.y = c->conv_out;
+    QNET__TRY(qnet__conv_bn_convolve(r, c, batch, x, &moments, temp, scratch));
+    qnet__conv_bn_statistics(r, c, batch, &moments);
     return QNET_OK;
 }
 
-/* scale of a unit's norm from the running statistics. */
-static void qnet__unit_running_scale(qnet__unit *unit)
+/* Inference: y = act(norm(conv(x)) + residual) with the running statistics. */
+static qnet_status qnet__conv_bn_infer(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+                                       const qnet__prologue *x, const qnet_real *residual,
+                                       qnet_real *y, void *scratch)
 {
-    int c;
-    for (c = 0; c < unit->conv.out_channels; c++) {
-        unit->scale[c] = (qnet_real)((double)unit->gamma[c] /
-                                     sqrt((double)unit->running_var[c] + QNET_BATCHNORM_EPS));
-    }
-}
-
-/* y = act(norm(conv(x)) + residual) with the running statistics, in one go. */
-static qnet_status qnet__unit_infer(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                    const qnet_real *x, const qnet_real *residual, qnet_real *y)
-{
-    const qnet__prologue source = qnet__prologue_plain(x);
-    qnet_conv2d conv = unit->conv;
-    qnet__epilogue sink;
-    qnet_status status;
-
-    conv.batch = batch;
-    if (qnet__resnet_traces(r)) { /* the convolution's output is not kept: computed for the trace */
-        const size_t bytes = qnet__unit_count(unit, batch) * sizeof(qnet_real);
-        sink = qnet__epilogue_plain((qnet_real *)qnet__alloc(r->net.ctx, bytes));
-        if (sink.y == NULL)
-            return qnet__no_memory(r->net.ctx, bytes, "a traced tensor");
-        status = qnet__conv_forward(r->net.ctx, unit->way, &conv, &source, unit->w, unit->packed,
-                                    &sink, NULL, r->scratch);
-        if (status == QNET_OK)
-            qnet__unit_trace(r, unit, batch, "", unit->conv_name, sink.y);
-        qnet__free(r->net.ctx, sink.y, bytes);
-        QNET__TRY(status);
-    }
-    qnet__unit_running_scale(unit);
-    sink = qnet__unit_sink(unit, 0, y);
-    sink.residual = residual;
-    QNET__TRY(qnet__conv_forward(r->net.ctx, unit->way, &conv, &source, unit->w, unit->packed,
-                                 &sink, NULL, r->scratch));
-    qnet__unit_trace(r, unit, batch, "", unit->out_name, y);
-    return QNET_OK;
+    qnet__epilogue norm = qnet__conv_bn_norm(c, 0, residual, y);
+    qnet__conv_bn_running_scale(c);
+    return qnet__conv_bn_convolve(r, c, batch, x, &norm, NULL, scratch);
 }
 
 /* *map, a block's input, becomes its output: ReLU(second(first(map)) + shortcut(map)). */
 static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__resblock *block,
                                           int batch, int train, qnet__prologue *map)
 {
-    qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
-    qnet__unit *shortcut = block->shortcut < 0 ? NULL : &r->unit[block->shortcut];
-    qnet__prologue x, middle;
+    qnet__conv_bn *first = &r->conv_bn[block->first], *second = &r->conv_bn[block->second];
+    qnet__conv_bn *shortcut = block->shortcut < 0 ? NULL : &r->conv_bn[block->shortcut];
+    void *scratch = block->scratch[0];
+    qnet__prologue mid, conv_out;
     qnet__epilogue sum;
-
     if (!train) {
-        /* The shortcut goes first: the second unit may write over the block's input. A network for
-           training writes where it would keep `pre`. */
         const qnet_real *residual = map->x;
         if (shortcut != NULL) {
-            QNET__TRY(qnet__unit_infer(r, shortcut, batch, map->x, NULL, shortcut->pre));
-            residual = shortcut->pre;
+            residual = shortcut->conv_out;
+            QNET__TRY(qnet__conv_bn_infer(r, shortcut, batch, map, NULL, shortcut->conv_out,
+                                          scratch));
         }
-        QNET__TRY(qnet__unit_infer(r, first, batch, map->x, NULL, first->pre));
-        QNET__TRY(qnet__unit_infer(r, second, batch, first->pre, residual, second->out));
-        *map = qnet__prologue_plain(second->out);
+        QNET__TRY(qnet__conv_bn_infer(r, first, batch, map, NULL, first->conv_out, scratch));
+        mid = qnet__prologue_plain(first->conv_out);
+        QNET__TRY(qnet__conv_bn_infer(r, second, batch, &mid, residual, block->out, scratch));
+        *map = qnet__prologue_plain(block->out);
         return QNET_OK;
     }
-    QNET__TRY(qnet__unit_train(r, first, batch, map));
-    middle = qnet__unit_normalised(first, 1);
-    QNET__TRY(qnet__unit_train(r, second, batch, &middle));
-    x = qnet__prologue_plain(second->pre);
-    sum = qnet__unit_sink(second, 1, second->out);
-    sum.residual = map->x;
-    if (map->kind == QNET__PROLOGUE_NORMALISED) {
+    QNET__TRY(qnet__conv_bn_train(r, first, batch, map, block->out, scratch));
+    mid = qnet__conv_bn_normalised(first, 1);
+    QNET__TRY(qnet__conv_bn_train(r, second, batch, &mid, block->out, scratch));
+    sum = qnet__conv_bn_norm(second, 1, map->x, block->out);
+    if (shortcut != NULL) {
+        QNET__TRY(qnet__conv_bn_train(r, shortcut, batch, map, NULL, scratch));
+        sum.residual = shortcut->conv_out;
+        sum.residual_mean = shortcut->mean, sum.residual_scale = shortcut->scale;
+        sum.residual_beta = shortcut->beta;
+    } else if (map->kind == QNET__PROLOGUE_NORMALISED) {
         sum.residual_mean = map->mean, sum.residual_scale = map->scale;
         sum.residual_beta = map->beta;
         sum.residual_relu = 1;
     }
-    if (shortcut != NULL) {
-        QNET__TRY(qnet__unit_train(r, shortcut, batch, map));
-        sum.residual = shortcut->pre;
-        sum.residual_relu = 0;
-        sum.residual_mean = shortcut->mean, sum.residual_scale = shortcut->scale;
-        sum.residual_beta = shortcut->beta;
-    }
-    qnet__pass(r->net.ctx, &x, &sum, qnet__unit_count(second, batch) /
-                                         (size_t)second->conv.out_channels,
+    conv_out = qnet__prologue_plain(second->conv_out);
+    qnet__pass(r->net.ctx, &conv_out, &sum, qnet__conv_bn_rows(second, batch),
                (size_t)second->conv.out_channels);
-    qnet__unit_trace(r, second, batch, "", second->out_name, second->out);
-    *map = qnet__prologue_plain(second->out);
+    *map = qnet__prologue_plain(block->out);
     return QNET_OK;
 }
 
-/* The traces of the stem's maps, most of which are never in memory; *map: what it has made. */
-static qnet_status qnet__resnet_stem_trace(qnet__resnet_state *r, int batch, int train,
-                                           const qnet_real *x, const qnet__prologue *map)
-{
-    const qnet__unit *stem = &r->unit[0];
-    const size_t bytes = qnet__unit_count(stem, batch) * sizeof(qnet_real);
-    const qnet__prologue source = qnet__prologue_plain(x);
-    qnet_real *made;
-    qnet__prologue pre;
-    qnet__epilogue plain, norm;
-    qnet_conv2d conv = stem->conv;
-    qnet_status status;
-
-    if (!qnet__resnet_traces(r))
-        return QNET_OK;
-    made = (qnet_real *)qnet__alloc(r->net.ctx, bytes);
-    if (made == NULL)
-        return qnet__no_memory(r->net.ctx, bytes, "a traced tensor");
-    conv.batch = batch;
-    plain = qnet__epilogue_plain(made), pre = qnet__prologue_plain(made);
-    norm = qnet__unit_sink(stem, train, made);
-    status = qnet__conv_forward(r->net.ctx, stem->way, &conv, &source, stem->w, NULL, &plain, NULL,
-                                r->scratch);
-    if (status == QNET_OK) {
-        const size_t rows = qnet__unit_count(stem, batch) / 64;
-        qnet__unit_trace(r, stem, batch, "", stem->conv_name, made);
-        qnet__pass(r->net.ctx, &pre, &norm, rows, 64);
-        qnet__unit_trace(r, stem, batch, "", stem->out_name, made);
-        qnet__trace(r->net.ctx, "maxpool",
-                    qnet__prologue_map(r->net.ctx, map,
-                                     (size_t)batch * (size_t)r->pool_h * (size_t)r->pool_w, 64,
-                                     made),
-                    4, (size_t)batch, (size_t)r->pool_h, (size_t)r->pool_w, 64);
-    }
-    qnet__free(r->net.ctx, made, bytes);
-    return status;
-}
-
-/* The stem, its norm and ReLU, and pooling, from x to *map, which is in r->pool: with `train`, not
-   normalised yet. Where the convolution is not ours, or a plain loop, its output is whole; backward
-   also where images have not three channels. */
+/* The stem, its norm and ReLU, and pooling, from x to *map, which is in stem->conv_out; with
+   `train`, not normalised yet (>>stem). Unless fused, the convolution's output is whole. */
 static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train,
                                      const qnet_real *x, qnet__prologue *map)
 {
-    qnet__unit *stem = &r->unit[0];
+    qnet__conv_bn *stem = r->conv_bn;
     qnet_context *ctx = r->net.ctx;
-    const qnet__prologue source = qnet__prologue_plain(x);
-    qnet__epilogue sink = r->sums;
+    const qnet__prologue image = qnet__prologue_plain(x);
+    qnet__epilogue moments = r->sums;
     qnet_conv2d conv = stem->conv;
     qnet__maxpool pool;
     qnet_real sign[64];
-    int c;
-
     conv.batch = batch;
     QNET__TRY(qnet__maxpool_plan(ctx, "resnet forward", batch, qnet_conv2d_out_height(&conv),
                                  qnet_conv2d_out_width(&conv), 64, 1, &pool));
-    pool.y = r->pool;
+    pool.y = stem->conv_out;
+    moments.kind = train ? QNET__EPILOGUE_MOMENTS : QNET__EPILOGUE_PLAIN;
     if (train) {
-        for (c = 0; c < 64; c++)
+        for (int c = 0; c < 64; c++)
             sign[c] = (qnet_real)((stem->gamma[c] > 0) - (stem->gamma[c] < 0));
         pool.x.kind = QNET__PROLOGUE_SCALED;
         pool.x.scale = sign;
         pool.argmax = r->argmax;
-        sink.kind = QNET__EPILOGUE_MOMENTS;
     } else {
-        qnet__unit_running_scale(stem);
-        pool.x = qnet__unit_normalised(stem, 0);
-        sink.kind = QNET__EPILOGUE_PLAIN;
+        qnet__conv_bn_running_scale(stem);
+        pool.x = qnet__conv_bn_normalised(stem, 0);
     }
-    if (stem->way == QNET__CONV_DIRECT) {
-        qnet__stem_forward(ctx, &conv, x, stem->w, train ? NULL : stem->packed,
-                           train ? &sink : NULL, &pool, r->scratch);
+    if (r->stem_fused) {
+        qnet__stem_forward(ctx, &conv, x, stem->w, stem->packed, train ? &moments : NULL, &pool,
+                           r->stem_scratch[0]);
     } else {
-        pool.x.x = sink.y = r->stem_pre;
-        QNET__TRY(qnet__conv_forward(ctx, stem->way, &conv, &source, stem->w, NULL, &sink, NULL,
-                                     r->scratch));
+        moments.y = r->stem_out;
+        pool.x.x = r->stem_out;
+        QNET__TRY(qnet__conv_bn_convolve(r, stem, batch, &image, &moments, NULL,
+                                         r->stem_scratch[0]));
         qnet__maxpool_run(ctx, &pool, (size_t)batch);
     }
+    *map = qnet__prologue_plain(stem->conv_out);
     if (train) {
-        qnet__unit_statistics(r, stem, batch, &sink);
-        *map = qnet__unit_normalised(stem, 1);
-    } else {
-        *map = qnet__prologue_plain(r->pool);
+        qnet__conv_bn_statistics(r, stem, batch, &moments);
+        *map = qnet__conv_bn_normalised(stem, 1);
     }
-    return qnet__resnet_stem_trace(r, batch, train, x, map);
+    return QNET_OK;
 }
 
 /* x[batch][height][width][channels] through the list at the head of this room. Every image by
@@ -10385,50 +9827,34 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train
 QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, int batch, int train,
                                          qnet_real *logits, qnet_real *features)
 {
-    qnet__resnet_state *r;
-    qnet_context *ctx;
-    qnet__prologue map;
-    const qnet_conv2d *last;
-    const qnet_real *fc_weight, *fc_bias;
-    int b, classes;
-    size_t pixels;
-
-    if (net == NULL || x == NULL) {
+    if (net == NULL || x == NULL)
         return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "resnet forward: net or x is NULL");
-    }
-    ctx = net->ctx;
-    r = net->state;
-    classes = net->config.classes;
-    last = &r->unit[r->block[QNET__RESBLOCKS - 1].second].conv;
-    pixels = (size_t)qnet_conv2d_out_height(last) * (size_t)qnet_conv2d_out_width(last);
-    if (batch < 1 || batch > net->config.batch) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet forward: batch must be 1..%d, found %d",
-                          net->config.batch, batch);
-    }
-    if (train && !net->config.training) {
+    qnet_context *ctx = net->ctx;
+    qnet__resnet_state *r = net->state;
+    const int classes = net->config.classes;
+    const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
+    const size_t pixels = qnet__conv_bn_rows(&r->conv_bn[r->block[QNET__RESBLOCKS - 1].second], 1);
+    qnet__prologue map;
+    QNET__TRY(qnet__check_range(ctx, "resnet forward", "batch", batch, 1, net->config.batch));
+    if (train && !net->config.training)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet forward: train = 1 needs a network created with training = 1");
-    }
-    if (train && (size_t)batch * pixels < 2) {
+    if (train && (size_t)batch * pixels < 2)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet forward: batch 1 of %d x %d leaves layer4 one value per channel, "
                           "which has no variance; expected a larger batch or image",
                           net->config.height, net->config.width);
-    }
     r->trained = r->batch = 0; /* until this pass has succeeded there is nothing to go back from */
 
     QNET__TRY(qnet__resnet_stem(r, batch, train, x, &map));
-    for (b = 0; b < QNET__RESBLOCKS; b++)
+    for (int b = 0; b < QNET__RESBLOCKS; b++)
         QNET__TRY(qnet__resblock_forward(r, &r->block[b], batch, train, &map));
     /* logits = fc.weight features + fc.bias, features = mean over the pixels of map. */
     QNET__TRY(qnet_avgpool_forward(ctx, batch, pixels, QNET_FEATURES, map.x, r->features));
-    qnet__trace(ctx, "avgpool", r->features, 2, (size_t)batch, QNET_FEATURES, 1, 1);
-    fc_weight = net->weights + r->params[QNET__RESNET_TRAINED - 2].offset;
-    fc_bias = net->weights + r->params[QNET__RESNET_TRAINED - 1].offset;
-    QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, QNET_FEATURES, classes, r->features, fc_weight,
-                                 fc_bias, r->logits, r->scratch));
-    qnet__trace(ctx, "fc", r->logits, 2, (size_t)batch, (size_t)classes, 1, 1);
+    QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, QNET_FEATURES, classes, r->features,
+                                 net->weights + fc[0].offset, net->weights + fc[1].offset,
+                                 r->logits, r->head_scratch));
 
     r->batch = batch;
     r->trained = train ? batch : 0;
@@ -10439,317 +9865,220 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
     return QNET_OK;
 }
 
-/* With g the gradient of norm(pre) and d = pre - mean, from sum g and sum g d (r->total):
-       dbeta = sum g,  dgamma = rstd sum g d,
-       dpre = scale (g - shift - d slope),  shift = sum g / rows,  slope = rstd^2 sum g d / rows.
-   Ioffe & Szegedy 2015, section 3, as in qnet_batchnorm_backward. */
-static void qnet__unit_gradient(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                const qnet__epilogue *sums)
-{
-    size_t n = (size_t)unit->conv.out_channels, c;
-    double rows = (double)(qnet__unit_count(unit, batch) / n);
+/* ---- Backward -------------------------------------------------------------------------------- */
 
+/* dbeta, dgamma, mean_g and slope_g of a norm from the sums of g and g d: see qnet__conv_bn. */
+static void qnet__conv_bn_gradient(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+                                   const qnet__epilogue *sums)
+{
+    const size_t n = (size_t)c->conv.out_channels;
+    const double rows = (double)qnet__conv_bn_rows(c, batch);
     qnet__epilogue_totals(r->net.ctx, sums, n, r->total[0], r->total[1]);
-    for (c = 0; c < n; c++) {
-        double rstd = (double)unit->rstd[c], sum_g = r->total[0][c], sum_gd = r->total[1][c];
-        unit->dbeta[c] = (qnet_real)sum_g;
-        unit->dgamma[c] = (qnet_real)(rstd * sum_gd);
-        unit->shift[c] = (qnet_real)(sum_g / rows);
-        unit->slope[c] = (qnet_real)(rstd * rstd * sum_gd / rows);
+    for (size_t i = 0; i < n; i++) {
+        const double rstd = (double)c->rstd[i], sum_g = r->total[0][i], sum_gd = r->total[1][i];
+        c->dbeta[i] = (qnet_real)sum_g;
+        c->dgamma[i] = (qnet_real)(rstd * sum_gd);
+        c->mean_g[i] = (qnet_real)(sum_g / rows);
+        c->slope_g[i] = (qnet_real)(rstd * rstd * sum_gd / rows);
     }
 }
 
-/* dpre of a unit, for whoever reads it, from the gradient g of its norm. */
-static qnet__prologue qnet__unit_dpre(const qnet__unit *unit, const qnet_real *g)
+/* Epilogue that stores the gradient g of a norm, with the sums for qnet__conv_bn_gradient. */
+static qnet__epilogue qnet__conv_bn_sums(const qnet__resnet_state *r, const qnet__conv_bn *c,
+                                         qnet_real *g)
 {
-    qnet__prologue s = qnet__prologue_plain(g);
-    s.kind = QNET__PROLOGUE_GRADIENT;
-    s.pre = unit->pre, s.mean = unit->mean, s.scale = unit->scale;
-    s.shift = unit->shift, s.slope = unit->slope;
-    return s;
+    qnet__epilogue e = r->sums;
+    e.kind = QNET__EPILOGUE_GRADIENT;
+    e.y = g;
+    e.pre = c->conv_out, e.mean = c->mean;
+    return e;
 }
 
-/* Where the gradient of a unit's norm goes, with the sums that qnet__unit_gradient wants. */
-static qnet__epilogue qnet__unit_dnorm(const qnet__resnet_state *r, const qnet__unit *unit,
-                                   qnet_real *g)
+/* From the gradient g of the norm: dw and, unless e is NULL, e <- the gradient of the input x. The
+   prologue makes the gradient of conv_out, which may be stored over it. temp: as large as x. */
+static qnet_status qnet__conv_bn_backward(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+                                          const qnet__prologue *x, const qnet_real *g,
+                                          qnet__epilogue *e, int add, qnet_real *temp,
+                                          void *scratch)
 {
-    qnet__epilogue s = r->sums;
-    s.kind = QNET__EPILOGUE_GRADIENT;
-    s.y = g;
-    s.pre = unit->pre, s.mean = unit->mean;
-    return s;
-}
-
-/* The traces of the gradients of a unit's norm, g, and of its convolution. */
-static qnet_status qnet__unit_trace_gradients(const qnet__resnet_state *r, const qnet__unit *unit,
-                                              int batch, const qnet_real *g)
-{
-    const qnet__prologue dpre = qnet__unit_dpre(unit, g);
-    const qnet__epilogue plain = qnet__epilogue_plain(NULL);
-    qnet__unit_trace(r, unit, batch, "grad ", unit->relu ? unit->norm_name : unit->out_name, g);
-    return qnet__unit_trace_made(r, unit, batch, "grad ", unit->conv_name, &dpre, &plain);
-}
-
-/* dw of a unit and, unless sink is NULL, sink <- the gradient of its input x, from the gradient g
-   of its norm. temp: where dpre may be worked out; g itself, if nobody needs it any more.
-   Winograd's way puts it over pre. */
-static qnet_status qnet__unit_backward(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                       const qnet__prologue *x, const qnet_real *g, qnet_real *temp,
-                                       qnet__epilogue *sink, int add)
-{
-    const qnet__prologue dpre = qnet__unit_dpre(unit, g);
-    qnet_conv2d conv = unit->conv;
-
+    qnet__prologue dconv_out = qnet__prologue_plain(g);
+    qnet_conv2d conv = c->conv;
     conv.batch = batch;
-    QNET__TRY(qnet__unit_trace_gradients(r, unit, batch, g));
-    if (qnet__conv_side(unit->way) > 0) {
-        temp = unit->pre; /* is not needed any more */
-    }
-    return qnet__conv_backward(r->net.ctx, unit->way, &conv, x, unit->w, &dpre, sink, add, unit->dw,
-                               r->temp[0], temp, r->scratch);
+    dconv_out.kind = QNET__PROLOGUE_GRADIENT;
+    dconv_out.pre = c->conv_out, dconv_out.mean = c->mean, dconv_out.scale = c->scale;
+    dconv_out.shift = c->mean_g, dconv_out.slope = c->slope_g;
+    return qnet__conv_backward(r->net.ctx, c->algorithm, &conv, x, c->w, &dconv_out, e, add, c->dw,
+                               temp, c->conv_out, scratch);
 }
 
-/* Backward of block b, out = ReLU(second(first(x)) + shortcut(x)). r->dout[b] holds the gradient of
-   the sum inside the ReLU, and second's norm knows its sums; both are left so for the block before
-   it, `previous` (NULL: what comes before is not a block): dx goes to r->dout[b - 1], or r->dpool.
-   x: the block's input. r->dout[b] is lost. */
-static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b, int batch,
-                                           const qnet__prologue *x, qnet__unit *previous)
+/* Block b, out = ReLU(second(first(x)) + shortcut(x)). dout and the sums of second's norm are
+   given; the same is left for the block before it, whose second is `previous` (NULL: what comes
+   before is the pooled map): the gradient of its sum goes to dx. */
+static qnet_status qnet__resblock_backward(qnet__resnet_state *r, const qnet__resblock *block,
+                                           int batch, const qnet__prologue *x,
+                                           qnet__conv_bn *previous, qnet_real *dx)
 {
-    const qnet__resblock *block = &r->block[b];
-    qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
+    qnet__conv_bn *first = &r->conv_bn[block->first], *second = &r->conv_bn[block->second];
     qnet_context *ctx = r->net.ctx;
-    qnet_real *dout = r->dout[b], *dx = b > 0 ? r->dout[b - 1] : r->dpool;
-    const qnet__prologue middle = qnet__unit_normalised(first, 1);
-    const qnet__prologue gradient = qnet__prologue_plain(dout);
-    qnet__epilogue dfirst = qnet__unit_dnorm(r, first, r->dfirst[b]), dmap = r->sums;
+    void *scratch = block->scratch[1];
+    const qnet__prologue mid = qnet__conv_bn_normalised(first, 1);
+    qnet__epilogue dmid = qnet__conv_bn_sums(r, first, block->dmid), dmap = r->sums;
 
-    /* Forward: sum = norm2(conv2(ReLU(norm1(pre1)))) + ...; the mask is that of the inner ReLU. */
-    dfirst.scale = first->scale, dfirst.beta = first->beta;
-    QNET__TRY(qnet__unit_backward(r, second, batch, &middle, dout, r->temp[1], &dfirst, 0));
-    qnet__unit_gradient(r, first, batch, &dfirst);
+    /* Forward: sum = norm2(conv2(ReLU(norm1(conv1)))) + ...; the mask is that of the inner ReLU. */
+    dmid.scale = first->scale, dmid.beta = first->beta;
+    QNET__TRY(qnet__conv_bn_backward(r, second, batch, &mid, block->dout, &dmid, 0, block->out,
+                                     scratch));
+    qnet__conv_bn_gradient(r, first, batch, &dmid);
 
-    /* The gradient of the map: two paths add up; then the mask of the ReLU that made the map, which
-       pooling has not, and the sums of the norm inside it. */
+    /* The gradient of x: two paths add up; then the mask of the ReLU that made x, which pooling has
+       not, and the sums of the norm inside it. */
     if (previous != NULL) {
-        dmap = qnet__unit_dnorm(r, previous, dx);
+        dmap = qnet__conv_bn_sums(r, previous, dx);
         dmap.mask = x->x;
     }
     dmap.kind = QNET__EPILOGUE_GRADIENT;
     dmap.y = dx;
     if (block->shortcut < 0) {
         /* Forward: residual = x. */
-        dmap.residual = dout;
-        QNET__TRY(qnet__unit_backward(r, first, batch, x, r->dfirst[b], r->dfirst[b], &dmap, 0));
+        dmap.residual = block->dout;
+        QNET__TRY(qnet__conv_bn_backward(r, first, batch, x, block->dmid, &dmap, 0, block->out,
+                                         scratch));
     } else {
         /* Forward: residual = norm(conv(x)). */
-        qnet__unit *shortcut = &r->unit[block->shortcut];
-        const size_t n = (size_t)shortcut->conv.out_channels;
-        const size_t in = (size_t)first->conv.in_channels;
-        qnet__epilogue sums = qnet__unit_dnorm(r, shortcut, NULL), plain = qnet__epilogue_plain(dx);
-        qnet__prologue both;
-        QNET__TRY(qnet__unit_backward(r, first, batch, x, r->dfirst[b], r->dfirst[b], &plain, 0));
-        qnet__pass(ctx, &gradient, &sums, qnet__unit_count(shortcut, batch) / n, n);
-        qnet__unit_gradient(r, shortcut, batch, &sums);
-        QNET__TRY(qnet__unit_backward(r, shortcut, batch, x, dout, dout, &plain, 1));
-        both = qnet__prologue_plain(dx);
-        qnet__pass(ctx, &both, &dmap, (size_t)batch * (size_t)first->conv.height *
-                                          (size_t)first->conv.width, in);
+        qnet__conv_bn *shortcut = &r->conv_bn[block->shortcut];
+        const qnet__prologue dsum = qnet__prologue_plain(block->dout);
+        const qnet__prologue both = qnet__prologue_plain(dx);
+        qnet__epilogue sums = qnet__conv_bn_sums(r, shortcut, NULL);
+        qnet__epilogue plain = qnet__epilogue_plain(dx);
+        const size_t in_rows = (size_t)batch * (size_t)first->conv.height *
+                               (size_t)first->conv.width;
+        QNET__TRY(qnet__conv_bn_backward(r, first, batch, x, block->dmid, &plain, 0, NULL,
+                                         scratch));
+        qnet__pass(ctx, &dsum, &sums, qnet__conv_bn_rows(shortcut, batch),
+                   (size_t)shortcut->conv.out_channels);
+        qnet__conv_bn_gradient(r, shortcut, batch, &sums);
+        QNET__TRY(qnet__conv_bn_backward(r, shortcut, batch, x, block->dout, &plain, 1, NULL,
+                                         scratch));
+        qnet__pass(ctx, &both, &dmap, in_rows, (size_t)first->conv.in_channels);
     }
     if (previous != NULL)
-        qnet__unit_gradient(r, previous, batch, &dmap);
+        qnet__conv_bn_gradient(r, previous, batch, &dmap);
     return QNET_OK;
 }
 
-/* The stem's output, to pre, and the gradient of its norm, to g, from that of the pooled map, which
-   is masked. Forward: pool = maxpool(ReLU(norm)), norm = norm(pre), pre = conv(x). */
-static qnet_status qnet__resnet_stem_whole(qnet__resnet_state *r, int batch, const qnet_real *x,
-                                           qnet_real *pre, qnet_real *g)
-{
-    const qnet__unit *stem = &r->unit[0];
-    const qnet__prologue source = qnet__prologue_plain(x);
-    qnet__epilogue sink = qnet__epilogue_plain(pre);
-    qnet_conv2d conv = stem->conv;
-
-    conv.batch = batch;
-    QNET__TRY(qnet__conv_forward(r->net.ctx, stem->way, &conv, &source, stem->w, NULL, &sink, NULL,
-                                 r->scratch));
-    return qnet_maxpool_backward(r->net.ctx, batch, qnet_conv2d_out_height(&conv),
-                                 qnet_conv2d_out_width(&conv), 64, r->argmax, r->dpool, g);
-}
-
-/* dw of the stem by >>stem, with the sums of its norm. */
-static qnet_status qnet__resnet_stem_direct(qnet__resnet_state *r, int batch, const qnet_real *x,
-                                            qnet__epilogue *sums)
-{
-    qnet__unit *stem = &r->unit[0], whole = *stem;
-    const size_t count = qnet__unit_count(stem, batch), bytes = 2 * count * sizeof(qnet_real);
-    qnet__arena arena = {(unsigned char *)r->scratch, 0};
-    qnet_conv2d conv = stem->conv;
-    qnet__stem_backward_job job;
-
-    conv.batch = batch;
-    qnet__stem_backward_plan(r->net.ctx, &conv, &arena, &job);
-    job.x = x, job.argmax = r->argmax;
-    job.w = stem->w, job.dw = stem->dw;
-    job.scale = stem->scale, job.shift = stem->shift, job.slope = stem->slope;
-    qnet__stem_backward(r->net.ctx, &job, sums);
-    qnet__unit_gradient(r, stem, batch, sums);
-    qnet__parallel(r->net.ctx, 147, qnet__stem_weight_task, &job);
-
-    if (qnet__resnet_traces(r)) { /* what has been left out */
-        qnet_real *pre = (qnet_real *)qnet__alloc(r->net.ctx, bytes), *g;
-        qnet_status status;
-        if (pre == NULL)
-            return qnet__no_memory(r->net.ctx, bytes, "two traced tensors");
-        g = pre + count;
-        whole.pre = pre;
-        status = qnet__resnet_stem_whole(r, batch, x, pre, g);
-        if (status == QNET_OK)
-            status = qnet__unit_trace_gradients(r, &whole, batch, g);
-        qnet__free(r->net.ctx, pre, bytes);
-        return status;
-    }
-    return QNET_OK;
-}
-
-/* From the gradient r->dpool of the pooled map to the stem's. */
+/* From the gradient r->dpooled of the pooled map to the stem's weights. Forward:
+   pooled = maxpool(ReLU(norm)), norm = norm(conv_out), conv_out = conv(x). */
 static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, int batch, const qnet_real *x)
 {
-    qnet__unit *stem = &r->unit[0], whole = *stem;
+    qnet__conv_bn *stem = r->conv_bn, whole = *stem;
+    qnet_context *ctx = r->net.ctx;
+    const qnet__prologue image = qnet__prologue_plain(x);
+    const qnet__prologue dpooled = qnet__prologue_plain(r->dpooled);
     const size_t rows = (size_t)batch * (size_t)r->pool_h * (size_t)r->pool_w;
-    const qnet__prologue source = qnet__prologue_plain(x), dpool = qnet__prologue_plain(r->dpool);
-    qnet__epilogue sums = qnet__unit_dnorm(r, stem, r->dpool);
+    qnet__epilogue sums = qnet__conv_bn_sums(r, stem, r->dpooled);
+    qnet_conv2d conv = stem->conv;
 
-    qnet__trace(r->net.ctx, "grad maxpool", r->dpool, 4, (size_t)batch, (size_t)r->pool_h,
-                (size_t)r->pool_w, 64);
+    conv.batch = batch;
     sums.scale = stem->scale, sums.beta = stem->beta; /* masks where the ReLU has cut the maximum */
-    if (stem->way == QNET__CONV_DIRECT && stem->conv.in_channels == 3)
-        return qnet__resnet_stem_direct(r, batch, x, &sums);
-    qnet__pass(r->net.ctx, &dpool, &sums, rows, 64);
-    qnet__unit_gradient(r, stem, batch, &sums);
-    whole.pre = r->stem_pre;
-    QNET__TRY(qnet__resnet_stem_whole(r, batch, x, r->stem_pre, r->stem_grad));
-    return qnet__unit_backward(r, &whole, batch, &source, r->stem_grad, r->stem_grad, NULL, 0);
+    if (r->stem_fused) {
+        qnet__arena arena = {(unsigned char *)r->stem_scratch[1], 0};
+        qnet__stem_backward_job job;
+        qnet__stem_backward_plan(ctx, &conv, &arena, &job);
+        job.x = x, job.argmax = r->argmax;
+        job.w = stem->w, job.dw = stem->dw;
+        job.scale = stem->scale, job.shift = stem->mean_g, job.slope = stem->slope_g;
+        qnet__stem_backward(ctx, &job, &sums);
+        qnet__conv_bn_gradient(r, stem, batch, &sums);
+        qnet__parallel(ctx, 147, qnet__stem_weight_task, &job);
+        return QNET_OK;
+    }
+    qnet__pass(ctx, &dpooled, &sums, rows, 64);
+    qnet__conv_bn_gradient(r, stem, batch, &sums);
+    QNET__TRY(qnet_maxpool_backward(ctx, batch, qnet_conv2d_out_height(&conv),
+                                    qnet_conv2d_out_width(&conv), 64, r->argmax, r->dpooled,
+                                    r->dstem));
+    whole.conv_out = r->stem_out;
+    return qnet__conv_bn_backward(r, &whole, batch, &image, r->dstem, NULL, 0, NULL,
+                                  r->stem_scratch[1]);
 }
 
 /* Walks the list backwards from dlogits[batch][classes]. What the forward pass kept is used up. */
 QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
                                           const qnet_real *dlogits)
 {
-    qnet__resnet_state *r;
-    qnet_context *ctx;
-    const qnet_param *fc;
-    qnet__unit *last;
-    qnet__prologue gradient;
-    qnet__epilogue sink;
-    size_t pixels;
-    int b, classes;
-
-    if (net == NULL || x == NULL || dlogits == NULL) {
+    if (net == NULL || x == NULL || dlogits == NULL)
         return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "resnet backward: net, x or dlogits is NULL");
-    }
-    ctx = net->ctx;
-    r = net->state;
-    if (r->trained == 0) {
+    qnet_context *ctx = net->ctx;
+    qnet__resnet_state *r = net->state;
+    const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
+    const qnet__resblock *last = &r->block[QNET__RESBLOCKS - 1];
+    const size_t pixels = qnet__conv_bn_rows(&r->conv_bn[last->second], 1);
+    if (r->trained == 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet backward: expected a forward pass with train = 1 just before");
-    }
-    if (r->trained != batch) {
+    if (r->trained != batch)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet backward: expected the forward pass's batch of %d, found %d",
                           r->trained, batch);
-    }
     r->trained = r->batch = 0; /* what the forward pass kept is used up below */
-    classes = net->config.classes;
-    last = &r->unit[r->block[QNET__RESBLOCKS - 1].second];
-    pixels = qnet__unit_count(last, 1) / QNET_FEATURES;
-    fc = &r->params[QNET__RESNET_TRAINED - 2];
 
     /* Forward: logits = features fc.weight^T + fc.bias. */
-    qnet__trace(ctx, "grad fc", dlogits, 2, (size_t)batch, (size_t)classes, 1, 1);
-    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, QNET_FEATURES, classes, r->features,
-                                  net->weights + fc[0].offset, dlogits, r->dfeatures,
+    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, QNET_FEATURES, net->config.classes,
+                                  r->features, net->weights + fc[0].offset, dlogits, r->dfeatures,
                                   net->gradients + fc[0].offset, net->gradients + fc[1].offset,
-                                  r->scratch));
-    /* Forward: features = mean over pixels of the last block's output. */
-    qnet__trace(ctx, "grad avgpool", r->dfeatures, 2, (size_t)batch, QNET_FEATURES, 1, 1);
-    QNET__TRY(qnet_avgpool_backward(ctx, batch, pixels, QNET_FEATURES, r->dfeatures,
-                                    r->dout[QNET__RESBLOCKS - 1]));
-    /* Forward: that output = ReLU(norm + shortcut). */
-    gradient = qnet__prologue_plain(r->dout[QNET__RESBLOCKS - 1]);
-    sink = qnet__unit_dnorm(r, last, r->dout[QNET__RESBLOCKS - 1]);
-    sink.mask = last->out;
-    qnet__pass(ctx, &gradient, &sink, (size_t)batch * pixels, QNET_FEATURES);
-    qnet__unit_gradient(r, last, batch, &sink);
-    for (b = QNET__RESBLOCKS - 1; b >= 0; b--) {
-        qnet__unit *previous = b > 0 ? &r->unit[r->block[b - 1].second] : NULL;
-        const qnet__prologue input = previous != NULL ? qnet__prologue_plain(previous->out)
-                                                    : qnet__unit_normalised(&r->unit[0], 1);
-        QNET__TRY(qnet__resblock_backward(r, b, batch, &input, previous));
+                                  r->head_scratch));
+    /* Forward: features = mean over pixels of the last block's output, ReLU(norm + shortcut). */
+    QNET__TRY(qnet_avgpool_backward(ctx, batch, pixels, QNET_FEATURES, r->dfeatures, last->dout));
+    qnet__prologue gradient = qnet__prologue_plain(last->dout);
+    qnet__epilogue sums = qnet__conv_bn_sums(r, &r->conv_bn[last->second], last->dout);
+    sums.mask = last->out;
+    qnet__pass(ctx, &gradient, &sums, (size_t)batch * pixels, QNET_FEATURES);
+    qnet__conv_bn_gradient(r, &r->conv_bn[last->second], batch, &sums);
+    for (int b = QNET__RESBLOCKS - 1; b > 0; b--) {
+        const qnet__resblock *before = &r->block[b - 1];
+        const qnet__prologue input = qnet__prologue_plain(before->out);
+        QNET__TRY(qnet__resblock_backward(r, &r->block[b], batch, &input,
+                                          &r->conv_bn[before->second], before->dout));
     }
+    gradient = qnet__conv_bn_normalised(r->conv_bn, 1);
+    QNET__TRY(qnet__resblock_backward(r, r->block, batch, &gradient, NULL, r->dpooled));
     return qnet__resnet_stem_backward(r, batch, x);
 }
 
 /* ============================================================================================
    >>scan
    The scan-level model (paper, "Stage 2", Fig. 4): a bidirectional LSTM over the features of a
-   scan's slices, and two fully connected heads on its outputs y[batch][steps][2 hidden]: the image
-   head on each step, the scan head on all steps of a scan side by side. Padded steps are zero in y
-   and have no image loss. PyTorch's LSTM has two biases per gate; both are kept and trained, so
-   that files and training agree with it, and their sum is what the layer sees.
+   scan's slices, which are its steps, and two fully connected heads on its outputs
+   y[batch][steps][2 hidden]: the image head on each step, the scan head on all steps of a scan side
+   by side. Padded steps are zero in y and have no image loss. PyTorch's LSTM has two biases per
+   gate; both are kept and trained, so that files and training agree with it, and their sum is what
+   the layer sees.
    ============================================================================================ */
 
-#define QNET__SUM_CHUNK ((size_t)1 << 15)
-typedef struct qnet__sum_job { size_t count; const qnet_real *x; qnet_real *y; } qnet__sum_job;
-
-/* y += x over one chunk. Each element is one addition, so chunks change no bits. */
-static void qnet__sum_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__sum_job *job = (const qnet__sum_job *)arg;
-    const qnet_real *QNET__RESTRICT x = job->x;
-    qnet_real *QNET__RESTRICT y = job->y;
-    size_t i, start = index * QNET__SUM_CHUNK;
-    size_t end = qnet__min_size(start + QNET__SUM_CHUNK, job->count);
-
-    QNET__UNUSED(worker);
-    for (i = start; i < end; i++)
-        y[i] += x[i];
-}
-
-/* y[count] += x[count]: where two paths of the network part, their gradients add up. */
-static void qnet__sum(qnet_context *ctx, size_t count, const qnet_real *x, qnet_real *y)
-{
-    qnet__sum_job job;
-    job.count = count;
-    job.x = x;
-    job.y = y;
-    qnet__parallel(ctx, (count + QNET__SUM_CHUNK - 1) / QNET__SUM_CHUNK, qnet__sum_task, &job);
-}
-
-/* Entries of the table; direction 1, the backward one, has its four after those of direction 0. */
-#define QNET__SCAN_WEIGHT_IH 0
-#define QNET__SCAN_WEIGHT_HH 1
-#define QNET__SCAN_BIAS_IH 2
-#define QNET__SCAN_BIAS_HH 3
-#define QNET__SCAN_DIRECTION 4 /* entries per direction */
-#define QNET__SCAN_IMAGE_HEAD 8 /* weight, bias */
-#define QNET__SCAN_SCAN_HEAD 10
 #define QNET__SCAN_PARAMS 12
+
+/* Where the tensors of a block lie, weights or gradients: [2] are the directions. */
+typedef struct qnet__scan_block {
+    qnet_real *w[2];              /* [4 hidden][features] */
+    qnet_real *u[2];              /* [4 hidden][hidden] */
+    qnet_real *b_ih[2], *b_hh[2]; /* [4 hidden] */
+    qnet_real *image_w, *image_b; /* [classes][2 hidden], [classes] */
+    qnet_real *scan_w, *scan_b;   /* [classes][steps 2 hidden], [classes] */
+} qnet__scan_block;
 
 typedef struct qnet__scan_state {
     qnet_scan_model model; /* first, so that a pointer to it is the start of the block */
     qnet_param_table table;
     qnet_param *params;
-    qnet_real *bias[2];      /* [4 hidden] per direction: bias_ih + bias_hh */
-    qnet_real *y, *dy;       /* [batch][steps][2 hidden]: the LSTM's output */
-    qnet_real *dy_scan;      /* like y: the scan head's share of dy */
-    qnet_real *saved;        /* of the LSTM, for its backward pass */
-    qnet_real *image_logits; /* [batch][steps][classes] */
-    qnet_real *scan_logits;  /* [batch][classes] */
+    qnet__scan_block p, d;     /* of model.weights and model.gradients */
+    qnet_real *bias[2];        /* [4 hidden] per direction: b_ih + b_hh */
+    qnet_real *y, *dy;         /* [batch][steps][2 hidden]: the LSTM's output */
+    qnet_real *saved;          /* of the LSTM, for its backward pass */
+    qnet_real *image_logits;   /* [batch][steps][classes] */
+    qnet_real *scan_logits;    /* [batch][classes] */
     qnet_real *dimage, *dscan; /* gradients of the two */
-    int *image_label;        /* [batch][steps] */
+    int *image_label;          /* [batch][steps] */
     void *scratch;
     int batch; /* of the last forward pass; 0: none */
 } qnet__scan_state;
@@ -10757,109 +10086,104 @@ typedef struct qnet__scan_state {
 /* The shape of the LSTM layer for this batch. */
 static qnet_lstm qnet__scan_lstm(const qnet_scan_config *config, int batch)
 {
-    qnet_lstm shape;
-    shape.batch = batch;
-    shape.steps = config->steps;
-    shape.in = config->features;
-    shape.hidden = config->hidden;
+    const qnet_lstm shape = {batch, config->steps, config->features, config->hidden};
     return shape;
 }
 
-/* Fills the table p[QNET__SCAN_PARAMS]; returns the numbers in the block, all of them trained. */
-static size_t qnet__scan_table(const qnet_scan_config *config, qnet_param *p)
+/* The table, whose entries s->params are not written while they are NULL; all is trained. Names of
+   the LSTM are PyTorch's (bidirectional, one layer). columns 0: a vector. */
+static void qnet__scan_table(const qnet_scan_config *config, qnet__scan_state *s)
 {
-    static const char *const suffix[2][4] = {
-        {"weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"},
-        {"weight_ih_l0_reverse", "weight_hh_l0_reverse", "bias_ih_l0_reverse",
-         "bias_hh_l0_reverse"}};
-    size_t in = (size_t)config->features, hidden = (size_t)config->hidden, gates = 4 * hidden;
-    size_t classes = (size_t)config->classes, at = 0;
-    int d;
-
-    for (d = 0; d < 2; d++) {
-        at = qnet__param_set(p++, "lstm", suffix[d][0], 2, gates, in, 1, 1, 1, at);
-        at = qnet__param_set(p++, "lstm", suffix[d][1], 2, gates, hidden, 1, 1, 1, at);
-        at = qnet__param_set(p++, "lstm", suffix[d][2], 1, gates, 1, 1, 1, 1, at);
-        at = qnet__param_set(p++, "lstm", suffix[d][3], 1, gates, 1, 1, 1, 1, at);
+    const size_t in = (size_t)config->features, hidden = (size_t)config->hidden, g = 4 * hidden;
+    const size_t classes = (size_t)config->classes, all = (size_t)config->steps * 2 * hidden;
+    const struct { const char *name, *suffix; size_t rows, columns; } p[QNET__SCAN_PARAMS] = {
+        {"lstm", "weight_ih_l0", g, in},
+        {"lstm", "weight_hh_l0", g, hidden},
+        {"lstm", "bias_ih_l0", g, 0},
+        {"lstm", "bias_hh_l0", g, 0},
+        {"lstm", "weight_ih_l0_reverse", g, in},
+        {"lstm", "weight_hh_l0_reverse", g, hidden},
+        {"lstm", "bias_ih_l0_reverse", g, 0},
+        {"lstm", "bias_hh_l0_reverse", g, 0},
+        {"image_head", "weight", classes, 2 * hidden},
+        {"image_head", "bias", classes, 0},
+        {"scan_head", "weight", classes, all},
+        {"scan_head", "bias", classes, 0}};
+    s->table.network = "qnet-scan";
+    s->table.entries = s->params;
+    for (int i = 0; i < QNET__SCAN_PARAMS; i++) {
+        const int ndim = p[i].columns > 0 ? 2 : 1;
+        qnet__param_add(&s->table, s->params, p[i].name, p[i].suffix, 1, ndim, p[i].rows,
+                        ndim > 1 ? p[i].columns : 1, 1, 1);
     }
-    at = qnet__param_set(p++, "image_head", "weight", 2, classes, 2 * hidden, 1, 1, 1, at);
-    at = qnet__param_set(p++, "image_head", "bias", 1, classes, 1, 1, 1, 1, at);
-    at = qnet__param_set(p++, "scan_head", "weight", 2, classes,
-                         (size_t)config->steps * 2 * hidden, 1, 1, 1, at);
-    return qnet__param_set(p, "scan_head", "bias", 1, classes, 1, 1, 1, 1, at);
+}
+
+/* Where the tensors of the table p lie in a block. */
+static qnet__scan_block qnet__scan_bind(const qnet_param *p, qnet_real *block)
+{
+    qnet__scan_block b;
+    for (int d = 0; d < 2; d++) {
+        b.w[d] = block + p++->offset;
+        b.u[d] = block + p++->offset;
+        b.b_ih[d] = block + p++->offset;
+        b.b_hh[d] = block + p++->offset;
+    }
+    b.image_w = block + p[0].offset;
+    b.image_b = block + p[1].offset;
+    b.scan_w = block + p[2].offset;
+    b.scan_b = block + p[3].offset;
+    return b;
 }
 
 /* Carves the whole model from an arena; with base NULL it only measures. */
 static void qnet__scan_plan(qnet_context *ctx, const qnet_scan_config *config, qnet__arena *arena,
                             qnet__scan_state *s)
 {
-    qnet_param table[QNET__SCAN_PARAMS];
-    qnet_lstm shape = qnet__scan_lstm(config, config->batch);
-    size_t real = sizeof(qnet_real), classes = (size_t)config->classes;
-    size_t rows = (size_t)config->batch * (size_t)config->steps;
-    size_t width = 2 * (size_t)config->hidden, scratch = 0;
-    int batch, in = config->steps * 2 * config->hidden;
-
+    const qnet_lstm shape = qnet__scan_lstm(config, config->batch);
+    const size_t real = sizeof(qnet_real), classes = (size_t)config->classes;
+    const size_t batch = (size_t)config->batch, rows = batch * (size_t)config->steps;
+    const int width = 2 * config->hidden;
+    size_t scratch = qnet_lstm_scratch(ctx, &shape), most = rows * (size_t)width;
     memset(s, 0, sizeof *s);
-    memset(table, 0, sizeof table);
     qnet__take(arena, 1, sizeof *s); /* the state itself, copied to the block's start at the end */
-    s->table.network = "qnet-scan";
-    s->table.count = QNET__SCAN_PARAMS;
-    s->table.trainable = s->table.total = qnet__scan_table(config, table);
     s->params = (qnet_param *)qnet__take(arena, QNET__SCAN_PARAMS, sizeof(qnet_param));
-    if (s->params != NULL)
-        memcpy(s->params, table, sizeof table);
-    s->table.entries = s->params;
+    qnet__scan_table(config, s);
     s->model.weights = (qnet_real *)qnet__take(arena, s->table.total, real);
-    s->bias[0] = (qnet_real *)qnet__take(arena, 2 * width, real);
-    s->bias[1] = (qnet_real *)qnet__take(arena, 2 * width, real);
-    s->y = (qnet_real *)qnet__take(arena, rows * width, real);
+    s->bias[0] = (qnet_real *)qnet__take(arena, 2 * (size_t)width, real);
+    s->bias[1] = (qnet_real *)qnet__take(arena, 2 * (size_t)width, real);
+    s->y = (qnet_real *)qnet__take(arena, most, real);
     s->saved = (qnet_real *)qnet__take(arena, qnet_lstm_saved(&shape), real);
     s->image_logits = (qnet_real *)qnet__take(arena, rows * classes, real);
-    s->scan_logits = (qnet_real *)qnet__take(arena, (size_t)config->batch * classes, real);
+    s->scan_logits = (qnet_real *)qnet__take(arena, batch * classes, real);
     s->image_label = (int *)qnet__take(arena, rows, sizeof(int));
     if (config->training) {
         s->model.gradients = (qnet_real *)qnet__take(arena, s->table.total, real);
-        s->dy = (qnet_real *)qnet__take(arena, rows * width, real);
-        s->dy_scan = (qnet_real *)qnet__take(arena, rows * width, real);
+        s->dy = (qnet_real *)qnet__take(arena, most, real);
         s->dimage = (qnet_real *)qnet__take(arena, rows * classes, real);
-        s->dscan = (qnet_real *)qnet__take(arena, (size_t)config->batch * classes, real);
+        s->dscan = (qnet_real *)qnet__take(arena, batch * classes, real);
     }
-    /* Every batch size is asked for, as in qnet__resnet_scratch. */
-    for (batch = 1; batch <= config->batch; batch++) {
-        shape.batch = batch;
-        rows = (size_t)batch * (size_t)config->steps;
-        scratch = qnet__max_size(scratch, qnet_lstm_scratch(ctx, &shape));
-        scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, rows, 2 * config->hidden,
-                                                             config->classes));
-        scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, (size_t)batch, in,
-                                                             config->classes));
-    }
+    /* No smaller batch needs more. */
+    scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, rows, width, config->classes));
+    scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, batch, config->steps * width,
+                                                         config->classes));
     s->scratch = qnet__take(arena, scratch, 1);
 }
 
 /* The limits lie far above any use, so that no product of sizes inside a layer overflows. */
 static qnet_status qnet__scan_check_config(qnet_context *ctx, const qnet_scan_config *config)
 {
-    const int value[5] = {config->features, config->hidden, config->steps, config->classes,
-                          config->batch};
-    static const char *const name[5] = {"features", "hidden", "steps", "classes", "batch"};
     size_t count, width;
-    int i;
-
-    for (i = 0; i < 5; i++) {
-        if (value[i] < 1 || value[i] > 4096) {
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "scan model: %s must be 1..4096, found %d",
-                              name[i], value[i]);
-        }
-    }
+    QNET__TRY(qnet__check_range(ctx, "scan model", "features", config->features, 1, 4096));
+    QNET__TRY(qnet__check_range(ctx, "scan model", "hidden", config->hidden, 1, 4096));
+    QNET__TRY(qnet__check_range(ctx, "scan model", "steps", config->steps, 1, 4096));
+    QNET__TRY(qnet__check_range(ctx, "scan model", "classes", config->classes, 1, 4096));
+    QNET__TRY(qnet__check_range(ctx, "scan model", "batch", config->batch, 1, 4096));
     /* No tensor of a batch is larger than this, nor is any weight matrix. */
     width = (size_t)config->features + 64 * (size_t)config->hidden + 16 * (size_t)config->classes;
     count = (size_t)qnet__max_int(config->batch, 4 * config->hidden) * sizeof(double);
-    if (!qnet__mul(count, (size_t)config->steps, &count) || !qnet__mul(count, width, &count)) {
+    if (!qnet__mul(count, (size_t)config->steps, &count) || !qnet__mul(count, width, &count))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "scan model: %d scans of %d steps do not fit",
                           config->batch, config->steps);
-    }
     return QNET_OK;
 }
 
@@ -10877,11 +10201,10 @@ QNET_API size_t qnet_scan_model_bytes(qnet_context *ctx, const qnet_scan_config 
 {
     qnet__arena arena = {NULL, 0};
     qnet__scan_state s;
-
     if (ctx == NULL || config == NULL || qnet__scan_check_config(ctx, config) != QNET_OK)
         return 0;
     qnet__scan_plan(ctx, config, &arena, &s);
-    return arena.at == (size_t)-1 ? 0 : arena.at;
+    return arena.at == SIZE_MAX ? 0 : arena.at;
 }
 
 /* One allocation, as qnet_resnet_create. Weights and gradients are zero until qnet_scan_model_init
@@ -10890,28 +10213,26 @@ QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_c
                                             qnet_scan_model **out)
 {
     qnet__arena arena = {NULL, 0};
-    qnet__scan_state s, *self;
+    qnet__scan_state s;
     size_t bytes;
-
     if (ctx == NULL || config == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "scan model: ctx, config or out is NULL");
     QNET__TRY(qnet__scan_check_config(ctx, config));
-    bytes = qnet_scan_model_bytes(ctx, config);
-    if (bytes == 0)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "scan model: it does not fit into memory");
-    arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (arena.base == NULL)
-        return qnet__no_memory(ctx, bytes, "the scan model");
     qnet__scan_plan(ctx, config, &arena, &s);
-    self = (qnet__scan_state *)(void *)arena.base;
+    QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "the scan model"));
+    qnet__scan_plan(ctx, config, &arena, &s);
+    qnet__scan_state *self = (qnet__scan_state *)(void *)arena.base;
     s.model.ctx = ctx;
     s.model.config = *config;
     s.model.table = &self->table;
     s.model.bytes = bytes;
     s.model.state = self;
+    s.p = qnet__scan_bind(s.params, s.model.weights);
     memset(s.model.weights, 0, s.table.total * sizeof(qnet_real));
-    if (s.model.gradients != NULL)
+    if (s.model.gradients != NULL) {
+        s.d = qnet__scan_bind(s.params, s.model.gradients);
         memset(s.model.gradients, 0, s.table.total * sizeof(qnet_real));
+    }
     *self = s;
     *out = &self->model;
     return QNET_OK;
@@ -10927,41 +10248,28 @@ QNET_API void qnet_scan_model_destroy(qnet_scan_model *model)
 QNET_API void qnet_scan_model_init(qnet_scan_model *model, uint64_t seed)
 {
     const qnet_scan_config *config = &model->config;
-    int i;
-
-    for (i = 0; i < model->table->count; i++) {
+    const int width = 2 * config->hidden;
+    for (int i = 0; i < model->table->count; i++) {
         const qnet_param *p = &model->table->entries[i];
+        const int fan = strncmp(p->name, "lstm", 4) == 0    ? config->hidden
+                        : strncmp(p->name, "image", 5) == 0 ? width
+                                                            : config->steps * width;
+        const double bound = 1.0 / sqrt((double)fan);
         qnet_rng rng = qnet_rng_at(seed, QNET_RANDOM_INIT_SCAN, 0, (uint64_t)i);
-        double fan = i < QNET__SCAN_IMAGE_HEAD  ? config->hidden
-                     : i < QNET__SCAN_SCAN_HEAD ? 2 * config->hidden
-                                                : config->steps * 2 * config->hidden;
-        double bound = 1.0 / sqrt(fan);
-        size_t j;
-        for (j = 0; j < p->count; j++)
+        for (size_t j = 0; j < p->count; j++)
             model->weights[p->offset + j] = (qnet_real)qnet_rng_range(&rng, -bound, bound);
     }
 }
 
-/* Entry i of the table in `block`: the weights or the gradients. */
-static qnet_real *qnet__scan_entry(const qnet__scan_state *s, qnet_real *block, int i)
-{
-    return block + s->params[i].offset;
-}
-
-/* The LSTM's weights as the layer wants them, the two biases of a direction summed. */
+/* The LSTM's weights as the layer reads them, the two biases of a direction summed. */
 static qnet_lstm_weights qnet__scan_weights(qnet__scan_state *s)
 {
     qnet_lstm_weights w;
-    int d, i;
-
-    for (d = 0; d < 2; d++) {
-        int first = d * QNET__SCAN_DIRECTION;
-        const qnet_real *ih = qnet__scan_entry(s, s->model.weights, first + QNET__SCAN_BIAS_IH);
-        const qnet_real *hh = qnet__scan_entry(s, s->model.weights, first + QNET__SCAN_BIAS_HH);
-        for (i = 0; i < 4 * s->model.config.hidden; i++)
-            s->bias[d][i] = ih[i] + hh[i];
-        w.w[d] = qnet__scan_entry(s, s->model.weights, first + QNET__SCAN_WEIGHT_IH);
-        w.u[d] = qnet__scan_entry(s, s->model.weights, first + QNET__SCAN_WEIGHT_HH);
+    for (int d = 0; d < 2; d++) {
+        for (int i = 0; i < 4 * s->model.config.hidden; i++)
+            s->bias[d][i] = s->p.b_ih[d][i] + s->p.b_hh[d][i];
+        w.w[d] = s->p.w[d];
+        w.u[d] = s->p.u[d];
         w.b[d] = s->bias[d];
     }
     return w;
@@ -10971,18 +10279,12 @@ static qnet_lstm_weights qnet__scan_weights(qnet__scan_state *s)
 static qnet_status qnet__scan_check_batch(const qnet_scan_model *model, const int *length,
                                           int batch)
 {
-    int b;
-
-    if (batch < 1 || batch > model->config.batch) {
-        return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
-                          "scan model: batch must be 1..%d, found %d", model->config.batch, batch);
-    }
-    for (b = 0; b < batch; b++) {
-        if (length[b] < 1 || length[b] > model->config.steps) {
+    QNET__TRY(qnet__check_range(model->ctx, "scan model", "batch", batch, 1, model->config.batch));
+    for (int b = 0; b < batch; b++) {
+        if (length[b] < 1 || length[b] > model->config.steps)
             return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                               "scan model: length[%d] must be 1..%d, found %d", b,
                               model->config.steps, length[b]);
-        }
     }
     return QNET_OK;
 }
@@ -10991,11 +10293,9 @@ static qnet_status qnet__scan_check_batch(const qnet_scan_model *model, const in
 static void qnet__scan_clear_padding(const qnet_scan_config *config, const int *length, int batch,
                                      int width, qnet_real *t)
 {
-    size_t steps = (size_t)config->steps, w = (size_t)width;
-    int b;
-
-    for (b = 0; b < batch; b++) {
-        size_t used = (size_t)length[b];
+    const size_t steps = (size_t)config->steps, w = (size_t)width;
+    for (int b = 0; b < batch; b++) {
+        const size_t used = (size_t)length[b];
         memset(t + ((size_t)b * steps + used) * w, 0, (steps - used) * w * sizeof(qnet_real));
     }
 }
@@ -11008,43 +10308,26 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
                                              const int *length, int batch, qnet_real *image_logits,
                                              qnet_real *scan_logits)
 {
-    qnet__scan_state *s;
-    const qnet_scan_config *config;
-    qnet_context *ctx;
-    qnet_lstm shape;
-    qnet_lstm_weights weights;
-    const qnet_real *head;
-    size_t rows, classes;
-    int width;
-
-    if (model == NULL || x == NULL || length == NULL) {
+    if (model == NULL || x == NULL || length == NULL)
         return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "scan model forward: model, x or length is NULL");
-    }
-    ctx = model->ctx;
-    s = model->state;
-    config = &model->config;
+    qnet_context *ctx = model->ctx;
+    qnet__scan_state *s = model->state;
+    const qnet_scan_config *config = &model->config;
+    const size_t classes = (size_t)config->classes;
+    const int width = 2 * config->hidden;
     s->batch = 0;
     QNET__TRY(qnet__scan_check_batch(model, length, batch));
-    rows = (size_t)batch * (size_t)config->steps;
-    classes = (size_t)config->classes;
-    width = 2 * config->hidden;
-    shape = qnet__scan_lstm(config, batch);
-    weights = qnet__scan_weights(s);
+    const size_t rows = (size_t)batch * (size_t)config->steps;
+    const qnet_lstm shape = qnet__scan_lstm(config, batch);
+    const qnet_lstm_weights weights = qnet__scan_weights(s);
 
     QNET__TRY(qnet_lstm_forward(ctx, &shape, length, &weights, x, s->y, s->saved, s->scratch));
-    qnet__trace(ctx, "lstm", s->y, 3, (size_t)batch, (size_t)config->steps, (size_t)width, 1);
-    head = qnet__scan_entry(s, model->weights, QNET__SCAN_IMAGE_HEAD);
-    QNET__TRY(qnet_dense_forward(ctx, rows, width, config->classes, s->y, head,
-                                 head + classes * (size_t)width, s->image_logits, s->scratch));
+    QNET__TRY(qnet_dense_forward(ctx, rows, width, config->classes, s->y, s->p.image_w,
+                                 s->p.image_b, s->image_logits, s->scratch));
     qnet__scan_clear_padding(config, length, batch, config->classes, s->image_logits);
-    qnet__trace(ctx, "image_head", s->image_logits, 3, (size_t)batch, (size_t)config->steps,
-                classes, 1);
-    head = qnet__scan_entry(s, model->weights, QNET__SCAN_SCAN_HEAD);
     QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, config->steps * width, config->classes, s->y,
-                                 head, head + classes * (size_t)(config->steps * width),
-                                 s->scan_logits, s->scratch));
-    qnet__trace(ctx, "scan_head", s->scan_logits, 2, (size_t)batch, classes, 1, 1);
+                                 s->p.scan_w, s->p.scan_b, s->scan_logits, s->scratch));
 
     s->batch = batch;
     if (image_logits != NULL)
@@ -11059,49 +10342,33 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
 static qnet_status qnet__scan_backward(qnet__scan_state *s, const qnet_real *x, const int *length,
                                        int batch)
 {
-    qnet_scan_model *model = &s->model;
-    const qnet_scan_config *config = &model->config;
-    qnet_context *ctx = model->ctx;
-    size_t rows = (size_t)batch * (size_t)config->steps, classes = (size_t)config->classes;
-    int d, width = 2 * config->hidden;
-    qnet_lstm shape = qnet__scan_lstm(config, batch);
-    qnet_lstm_weights weights = qnet__scan_weights(s);
-    qnet_lstm_gradients gradients;
-    qnet_real *dhead;
+    const qnet_scan_config *config = &s->model.config;
+    qnet_context *ctx = s->model.ctx;
+    const int width = 2 * config->hidden, classes = config->classes;
+    const size_t rows = (size_t)batch * (size_t)config->steps, w = (size_t)width;
+    const qnet_lstm shape = qnet__scan_lstm(config, batch);
+    const qnet_lstm_weights weights = qnet__scan_weights(s);
+    qnet_lstm_gradients d;
 
     /* Forward: scan_logits = [y_1 ... y_steps] scan_head^T + bias. */
-    qnet__trace(ctx, "grad scan_head", s->dscan, 2, (size_t)batch, classes, 1, 1);
-    dhead = qnet__scan_entry(s, model->gradients, QNET__SCAN_SCAN_HEAD);
-    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, config->steps * width, config->classes, s->y,
-                                  qnet__scan_entry(s, model->weights, QNET__SCAN_SCAN_HEAD),
-                                  s->dscan, s->dy_scan, dhead,
-                                  dhead + classes * (size_t)(config->steps * width), s->scratch));
-    /* Forward: image_logits = y image_head^T + bias, then zero at padded steps. */
-    qnet__trace(ctx, "grad image_head", s->dimage, 3, (size_t)batch, (size_t)config->steps, classes,
-                1);
-    dhead = qnet__scan_entry(s, model->gradients, QNET__SCAN_IMAGE_HEAD);
-    QNET__TRY(qnet_dense_backward(ctx, rows, width, config->classes, s->y,
-                                  qnet__scan_entry(s, model->weights, QNET__SCAN_IMAGE_HEAD),
-                                  s->dimage, s->dy, dhead, dhead + classes * (size_t)width,
+    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, config->steps * width, classes, s->y,
+                                  s->p.scan_w, s->dscan, s->dy, s->d.scan_w, s->d.scan_b,
                                   s->scratch));
-    /* Both heads read y; at padded steps y is zero whatever the weights, so nothing flows there. */
-    qnet__sum(ctx, rows * (size_t)width, s->dy_scan, s->dy);
+    /* Forward: image_logits = y image_head^T + bias, then zero at padded steps. Both heads read y,
+       so their gradients add up: dy += dimage image_head. */
+    QNET__TRY(qnet_dense_backward(ctx, rows, width, classes, s->y, s->p.image_w, s->dimage, NULL,
+                                  s->d.image_w, s->d.image_b, s->scratch));
+    QNET__TRY(qnet_gemm(ctx, 0, 0, rows, w, (size_t)classes, s->dimage, (size_t)classes,
+                        s->p.image_w, w, 1, s->dy, w, s->scratch));
+    /* At padded steps y is zero whatever the weights, so nothing flows there. */
     qnet__scan_clear_padding(config, length, batch, width, s->dy);
-    qnet__trace(ctx, "grad lstm", s->dy, 3, (size_t)batch, (size_t)config->steps, (size_t)width, 1);
-    /* Forward: y = BiLSTM(x), its bias = bias_ih + bias_hh: both have the sum's gradient. */
-    for (d = 0; d < 2; d++) {
-        int first = d * QNET__SCAN_DIRECTION;
-        gradients.w[d] = qnet__scan_entry(s, model->gradients, first + QNET__SCAN_WEIGHT_IH);
-        gradients.u[d] = qnet__scan_entry(s, model->gradients, first + QNET__SCAN_WEIGHT_HH);
-        gradients.b[d] = qnet__scan_entry(s, model->gradients, first + QNET__SCAN_BIAS_IH);
-    }
-    QNET__TRY(qnet_lstm_backward(ctx, &shape, length, &weights, x, s->y, s->saved, s->dy, NULL,
-                                 &gradients, s->scratch));
-    for (d = 0; d < 2; d++) {
-        int first = d * QNET__SCAN_DIRECTION;
-        memcpy(qnet__scan_entry(s, model->gradients, first + QNET__SCAN_BIAS_HH), gradients.b[d],
-               2 * (size_t)width * sizeof(qnet_real));
-    }
+    /* Forward: y = BiLSTM(x), its bias = b_ih + b_hh: both have the sum's gradient. */
+    for (int i = 0; i < 2; i++)
+        d.w[i] = s->d.w[i], d.u[i] = s->d.u[i], d.b[i] = s->d.b_ih[i];
+    QNET__TRY(qnet_lstm_backward(ctx, &shape, length, &weights, x, s->y, s->saved, s->dy, NULL, &d,
+                                 s->scratch));
+    for (int i = 0; i < 2; i++)
+        memcpy(s->d.b_hh[i], s->d.b_ih[i], 2 * w * sizeof(qnet_real));
     return QNET_OK;
 }
 
@@ -11112,31 +10379,23 @@ QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet
                                               const qnet_real *dimage_logits,
                                               const qnet_real *dscan_logits)
 {
-    qnet__scan_state *s;
-    const qnet_scan_config *config;
-    size_t classes;
-
     if (model == NULL || x == NULL || length == NULL || dimage_logits == NULL ||
-        dscan_logits == NULL) {
+        dscan_logits == NULL)
         return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "scan model backward: an argument is NULL");
-    }
-    s = model->state;
-    config = &model->config;
-    if (!config->training) {
+    qnet__scan_state *s = model->state;
+    const qnet_scan_config *config = &model->config;
+    if (!config->training)
         return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                           "scan model backward: needs a model created with training = 1");
-    }
-    if (s->batch == 0 || s->batch != batch) {
+    if (s->batch == 0 || s->batch != batch)
         return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                           "scan model backward: expected the batch of the last forward pass, %d, "
                           "found %d", s->batch, batch);
-    }
     QNET__TRY(qnet__scan_check_batch(model, length, batch));
-    classes = (size_t)config->classes;
-    memcpy(s->dimage, dimage_logits,
-           (size_t)batch * (size_t)config->steps * classes * sizeof(qnet_real));
-    memcpy(s->dscan, dscan_logits, (size_t)batch * classes * sizeof(qnet_real));
+    const size_t row = (size_t)batch * (size_t)config->classes * sizeof(qnet_real);
+    memcpy(s->dimage, dimage_logits, row * (size_t)config->steps);
+    memcpy(s->dscan, dscan_logits, row);
     qnet__scan_clear_padding(config, length, batch, config->classes, s->dimage);
     return qnet__scan_backward(s, x, length, batch);
 }
@@ -11148,25 +10407,19 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
                                           const int *length, const int *scan_label, int batch,
                                           double *image_loss, double *scan_loss, int backward)
 {
-    qnet__scan_state *s;
-    const qnet_scan_config *config;
-    double image, scan;
-    int b, t;
-
     if (model == NULL || x == NULL || length == NULL || scan_label == NULL || image_loss == NULL ||
-        scan_loss == NULL) {
+        scan_loss == NULL)
         return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "scan model loss: an argument is NULL");
-    }
-    s = model->state;
-    config = &model->config;
-    if (backward && !config->training) {
+    qnet__scan_state *s = model->state;
+    const qnet_scan_config *config = &model->config;
+    double image, scan;
+    if (backward && !config->training)
         return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                           "scan model loss: backward needs a model created with training = 1");
-    }
     QNET__TRY(qnet_scan_model_forward(model, x, length, batch, NULL, NULL));
-    for (b = 0; b < batch; b++) {
-        for (t = 0; t < config->steps; t++)
+    for (int b = 0; b < batch; b++) {
+        for (int t = 0; t < config->steps; t++)
             s->image_label[b * config->steps + t] = t < length[b] ? scan_label[b] : -1;
     }
     QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch, config->classes, s->scan_logits,
@@ -11184,13 +10437,15 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
 /* ============================================================================================
    >>optim
    Adam (Kingma & Ba 2014), cosine annealing (Loshchilov & Hutter 2017) and the running average of
-   stochastic weight averaging (Izmailov et al. 2018). All are loops over flat blocks, split into
-   chunks of a fixed size.
+   stochastic weight averaging (Izmailov et al. 2018): loops over flat blocks of numbers, split into
+   chunks of a fixed size. A number depends on no other, so chunks change no bits.
    ============================================================================================ */
 
 #define QNET__OPTIM_CHUNK ((size_t)1 << 15)
 
-typedef struct qnet__adam_job {
+/* p[count] moves by g[count]: weights by their gradient and its moments m and v (Adam), or an
+   average by new weights (SWA). */
+typedef struct qnet__optim_job {
     size_t count;
     qnet_real *p, *m, *v;
     const qnet_real *g;
@@ -11198,65 +10453,51 @@ typedef struct qnet__adam_job {
     qnet_real rate;                   /* learning_rate / (1 - b1^t) */
     qnet_real root;                   /* 1 / sqrt(1 - b2^t) */
     qnet_real eps;
-} qnet__adam_job;
+    qnet_real share;                  /* of g in the new average, 1 / (n + 1) */
+} qnet__optim_job;
 
-/* Adam on numbers start..end-1 (Kingma & Ba 2014, Algorithm 1), PyTorch's form, with eps outside
-   the root: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2,
-   p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps). */
-static void qnet__adam_ref(const qnet__adam_job *a, size_t start, size_t end)
+static void qnet__optim_run(qnet_context *ctx, qnet_task task, qnet__optim_job *job)
 {
-    size_t i;
-
-    for (i = start; i < end; i++) {
-        qnet_real g = a->g[i];
-        qnet_real m = a->b1 * a->m[i] + a->one_b1 * g;
-        qnet_real v = a->b2 * a->v[i] + a->one_b2 * g * g;
-        a->m[i] = m;
-        a->v[i] = v;
-        a->p[i] -= a->rate * m / ((qnet_real)sqrt((double)v) * a->root + a->eps);
-    }
+    qnet__parallel(ctx, (job->count + QNET__OPTIM_CHUNK - 1) / QNET__OPTIM_CHUNK, task, job);
 }
 
-#if QNET__X86 && defined(__SSE2__)
-/* Compilers do not vectorise sqrt, because it may set errno: this does, four numbers at a time,
-   with the operations of the loop above. Every x86-64 has SSE2, and the step waits for memory. */
-static void qnet__adam_sse2(const qnet__adam_job *a, size_t start, size_t end)
+/* Adam on one chunk (Kingma & Ba 2014, Algorithm 1), PyTorch's form, with eps outside the root:
+   m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2,
+   p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps).
+   Compilers do not vectorise sqrt, because it may set errno. SSE2, which every x86-64 has, takes
+   four numbers at a time with the same operations and bits: on small images the square roots are
+   otherwise a fifth of a training step. */
+static void qnet__adam_task(void *arg, size_t index, size_t worker)
 {
+    const qnet__optim_job *a = (const qnet__optim_job *)arg;
+    const size_t end = qnet__min_size((index + 1) * QNET__OPTIM_CHUNK, a->count);
+    size_t i = index * QNET__OPTIM_CHUNK;
+    QNET__UNUSED(worker);
+#if QNET__X86 && defined(__SSE2__)
     const __m128 b1 = _mm_set1_ps(a->b1), one_b1 = _mm_set1_ps(a->one_b1);
     const __m128 b2 = _mm_set1_ps(a->b2), one_b2 = _mm_set1_ps(a->one_b2);
     const __m128 rate = _mm_set1_ps(a->rate), root = _mm_set1_ps(a->root);
     const __m128 eps = _mm_set1_ps(a->eps);
-    size_t i;
-
-    /* Loads and stores are unaligned: nothing says where a caller's block starts. */
-    for (i = start; i + 4 <= end; i += 4) {
-        __m128 g = _mm_loadu_ps(a->g + i), m = _mm_loadu_ps(a->m + i), v = _mm_loadu_ps(a->v + i);
-        __m128 step;
-        m = _mm_add_ps(_mm_mul_ps(b1, m), _mm_mul_ps(one_b1, g));
-        v = _mm_add_ps(_mm_mul_ps(b2, v), _mm_mul_ps(_mm_mul_ps(one_b2, g), g));
+    for (; i + 4 <= end; i += 4) {
+        const __m128 g = _mm_loadu_ps(a->g + i);
+        const __m128 m = _mm_add_ps(_mm_mul_ps(b1, _mm_loadu_ps(a->m + i)), _mm_mul_ps(one_b1, g));
+        const __m128 v = _mm_add_ps(_mm_mul_ps(b2, _mm_loadu_ps(a->v + i)),
+                                    _mm_mul_ps(_mm_mul_ps(one_b2, g), g));
+        const __m128 scale = _mm_add_ps(_mm_mul_ps(_mm_sqrt_ps(v), root), eps);
+        const __m128 step = _mm_div_ps(_mm_mul_ps(rate, m), scale);
         _mm_storeu_ps(a->m + i, m);
         _mm_storeu_ps(a->v + i, v);
-        step = _mm_add_ps(_mm_mul_ps(_mm_sqrt_ps(v), root), eps);
-        step = _mm_div_ps(_mm_mul_ps(rate, m), step);
         _mm_storeu_ps(a->p + i, _mm_sub_ps(_mm_loadu_ps(a->p + i), step));
     }
-    qnet__adam_ref(a, i, end);
-}
 #endif
-
-/* One chunk, by the fast form where there is one. */
-static void qnet__adam_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__adam_job *job = (const qnet__adam_job *)arg;
-    size_t start = index * QNET__OPTIM_CHUNK;
-    size_t end = qnet__min_size(start + QNET__OPTIM_CHUNK, job->count);
-
-    QNET__UNUSED(worker);
-#if QNET__X86 && defined(__SSE2__)
-    qnet__adam_sse2(job, start, end);
-#else
-    qnet__adam_ref(job, start, end);
-#endif
+    for (; i < end; i++) {
+        const qnet_real g = a->g[i];
+        const qnet_real m = a->b1 * a->m[i] + a->one_b1 * g;
+        const qnet_real v = a->b2 * a->v[i] + a->one_b2 * g * g;
+        a->m[i] = m;
+        a->v[i] = v;
+        a->p[i] -= a->rate * m / ((qnet_real)sqrt((double)v) * a->root + a->eps);
+    }
 }
 
 QNET_API void qnet_adam_config_init(qnet_adam_config *config)
@@ -11272,13 +10513,10 @@ QNET_API void qnet_adam_step(qnet_context *ctx, const qnet_adam_config *config, 
                              qnet_real *p, const qnet_real *g, qnet_real *m, qnet_real *v,
                              double learning_rate, uint64_t t)
 {
-    qnet__adam_job job;
-
+    qnet__optim_job job;
+    memset(&job, 0, sizeof job);
     job.count = count;
-    job.p = p;
-    job.g = g;
-    job.m = m;
-    job.v = v;
+    job.p = p, job.g = g, job.m = m, job.v = v;
     job.b1 = (qnet_real)config->beta1;
     job.one_b1 = (qnet_real)(1.0 - config->beta1);
     job.b2 = (qnet_real)config->beta2;
@@ -11286,7 +10524,7 @@ QNET_API void qnet_adam_step(qnet_context *ctx, const qnet_adam_config *config, 
     job.rate = (qnet_real)(learning_rate / (1.0 - pow(config->beta1, (double)t)));
     job.root = (qnet_real)(1.0 / sqrt(1.0 - pow(config->beta2, (double)t)));
     job.eps = (qnet_real)config->eps;
-    qnet__parallel(ctx, (count + QNET__OPTIM_CHUNK - 1) / QNET__OPTIM_CHUNK, qnet__adam_task, &job);
+    qnet__optim_run(ctx, qnet__adam_task, &job);
 }
 
 /* Half a cosine from eta_0 at epoch 0 to eta_min at `epochs`; constant before and after. Eq. (5) of
@@ -11299,40 +10537,27 @@ QNET_API double qnet_cosine_rate(double eta_0, double eta_min, int epoch, int ep
     return eta_min + (eta_0 - eta_min) * (1.0 + cos(pi * epoch / epochs)) / 2.0;
 }
 
-typedef struct qnet__swa_job {
-    size_t count;
-    qnet_real *average;
-    const qnet_real *p;
-    uint64_t n;
-} qnet__swa_job;
-
 /* average[n+1] = average[n] + (p - average[n]) / (n + 1): the mean of all p so far, Eq. in sec. 3.2
-   of Izmailov et al. n = 0 copies, so that what stood in average does not matter, NaN included. */
+   of Izmailov et al. The first is a copy, so that no NaN in average matters. */
 static void qnet__swa_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__swa_job *job = (const qnet__swa_job *)arg;
-    const qnet_real *QNET__RESTRICT p = job->p;
-    qnet_real *QNET__RESTRICT average = job->average;
-    qnet_real share = (qnet_real)(1.0 / ((double)job->n + 1.0));
-    size_t i, start = index * QNET__OPTIM_CHUNK;
-    size_t end = qnet__min_size(start + QNET__OPTIM_CHUNK, job->count);
-
+    const qnet__optim_job *job = (const qnet__optim_job *)arg;
+    const size_t start = index * QNET__OPTIM_CHUNK;
+    const size_t end = qnet__min_size(start + QNET__OPTIM_CHUNK, job->count);
     QNET__UNUSED(worker);
-    for (i = start; i < end; i++)
-        average[i] = job->n == 0 ? p[i] : average[i] + share * (p[i] - average[i]);
+    for (size_t i = start; i < end; i++)
+        job->p[i] = job->share < 1 ? job->p[i] + job->share * (job->g[i] - job->p[i]) : job->g[i];
 }
 
-/* average[count], p[count]. */
 QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *average,
                               const qnet_real *p, uint64_t n)
 {
-    qnet__swa_job job;
-
+    qnet__optim_job job;
+    memset(&job, 0, sizeof job);
     job.count = count;
-    job.average = average;
-    job.p = p;
-    job.n = n;
-    qnet__parallel(ctx, (count + QNET__OPTIM_CHUNK - 1) / QNET__OPTIM_CHUNK, qnet__swa_task, &job);
+    job.p = average, job.g = p;
+    job.share = (qnet_real)(1.0 / ((double)n + 1.0));
+    qnet__optim_run(ctx, qnet__swa_task, &job);
 }
 
 /* ============================================================================================
@@ -11380,15 +10605,6 @@ static const uint8_t qnet__dist_extra[QNET__DIST_CODES] = {
 static const uint8_t qnet__codelen_order[19] = {16, 17, 18, 0, 8,  7, 9,  6, 10, 5,
                                                 11, 4,  12, 3, 13, 2, 14, 1, 15};
 static const uint8_t qnet__repeat_base[3] = {3, 3, 11}, qnet__repeat_extra[3] = {2, 3, 7};
-
-/* Lengths of the fixed code (RFC 1951, 3.2.6): length[288] and dist_length[32]. */
-static void qnet__fixed_lengths(uint8_t *length, uint8_t *dist_length)
-{
-    int i;
-    for (i = 0; i < QNET__FIXED_CODES; i++)
-        length[i] = (uint8_t)(i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8);
-    memset(dist_length, 5, 32); /* 30 and 31 complete the code; they are refused when used */
-}
 
 /* ---- checksums ------------------------------------------------------------------------------- */
 
@@ -11765,7 +10981,9 @@ static void qnet__inflate_block(qnet__inflate *s)
         if (s->stored_left != (qnet__inflate_bits(s, 16) ^ 0xffff))
             wrong = "the length of a stored block and its complement differ";
     } else if (type == 1) {
-        qnet__fixed_lengths(length, dist_length);
+        for (int i = 0; i < QNET__FIXED_CODES; i++) /* RFC 1951, 3.2.6 */
+            length[i] = (uint8_t)(i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8);
+        memset(dist_length, 5, 32); /* 30 and 31 complete the code; they are refused when used */
         qnet__huffman_build(&s->litlen, QNET__FOR_LITLEN, length, QNET__FIXED_CODES);
         qnet__huffman_build(&s->dist, QNET__FOR_DIST, dist_length, 32);
     } else {
@@ -11907,49 +11125,6 @@ static qnet_status qnet__inflate_read(qnet__inflate *s, void *dst, size_t size, 
         memcpy((unsigned char *)dst + *got, s->out + s->taken, n);
     }
     return QNET_OK;
-}
-
-/* Takes back what was appended to out after its first `size` bytes. */
-static void qnet__buffer_cut(qnet_context *ctx, qnet_buffer *out, size_t size)
-{
-    if (size == 0) {
-        qnet_buffer_free(ctx, out);
-        return;
-    }
-    out->size = size;
-    out->bytes[size] = 0;
-}
-
-/* limit 0: QNET_MAX_FILE_BYTES. Appends to out, which is as before on failure. */
-QNET_API qnet_status qnet_gzip_decompress(qnet_context *ctx, const void *bytes, size_t size,
-                                          size_t limit, qnet_buffer *out)
-{
-    qnet_memory_source memory;
-    qnet_source source;
-    qnet__inflate *s;
-    qnet_status status;
-    size_t before, n;
-    if (ctx == NULL || bytes == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_gzip_decompress: context, bytes or out is NULL");
-    if (limit == 0) limit = (size_t)QNET_MAX_FILE_BYTES;
-    s = (qnet__inflate *)qnet__alloc(ctx, sizeof *s);
-    if (s == NULL) return qnet__no_memory(ctx, sizeof *s, "unpacking gzip data");
-    source = qnet_source_memory(&memory, bytes, size, NULL);
-    qnet__inflate_start(s, ctx, &source, "", 0);
-    before = out->size;
-    do { /* piece by piece, so that a small file which unpacks to a huge one ends at the limit */
-        status = qnet__inflate_fill(s);
-        n = s->made - s->taken;
-        if (status == QNET_OK && s->gone + s->made > limit)
-            status = qnet__fail(ctx, QNET_ERROR_LIMIT, "gzip data unpacks to more than %.0f bytes",
-                                (double)limit);
-        if (status == QNET_OK) status = qnet_buffer_append(ctx, out, s->out + s->taken, n);
-        s->taken += n;
-    } while (status == QNET_OK && s->mode != QNET__IN_END);
-    qnet__free(ctx, s, sizeof *s);
-    if (status != QNET_OK) qnet__buffer_cut(ctx, out, before);
-    return status;
 }
 
 /* ---- deflate --------------------------------------------------------------------------------- */
@@ -12168,13 +11343,6 @@ static size_t qnet__coded_bits(const uint32_t *count, const uint8_t *length, int
     return bits;
 }
 
-/* The bits of the block's tokens with code lengths litlen[] and dist[]. */
-static size_t qnet__deflate_cost(const qnet__deflate *d, const uint8_t *litlen, const uint8_t *dist)
-{
-    return qnet__coded_bits(d->litlen.count, litlen, QNET__LITLEN_CODES, qnet__length_extra, 257) +
-           qnet__coded_bits(d->dist.count, dist, QNET__DIST_CODES, qnet__dist_extra, 0);
-}
-
 /* The tokens of the block in the codes at hand, and its end. */
 static void qnet__deflate_tokens(qnet__deflate *d)
 {
@@ -12235,37 +11403,28 @@ static size_t qnet__deflate_head(qnet__deflate *d, qnet__alphabet *codelen, int 
            qnet__coded_bits(codelen->count, codelen->length, 19, qnet__repeat_extra, 16);
 }
 
-/* Codes window[start..size) as one block in the smallest of the three forms, and hands it on. */
+/* Codes window[start..size) as one block, stored where that is no larger, and hands it on. */
 static qnet_status qnet__deflate_block(qnet__deflate *d, int last)
 {
-    uint8_t fixed[QNET__FIXED_CODES], fixed_dist[32];
     qnet__alphabet codelen;
-    size_t n = d->size - d->start, dynamic_bits, fixed_bits, stored_bits = 8 * n + 40, written;
+    const size_t n = d->size - d->start;
+    size_t bits, written; /* with codes of its own: exact before a bit is written */
     qnet__deflate_parse(d);
     qnet__huffman_make(d->litlen.count, QNET__LITLEN_CODES, 15, d->litlen.length, d->litlen.code);
     qnet__huffman_make(d->dist.count, QNET__DIST_CODES, 15, d->dist.length, d->dist.code);
     memset(&codelen, 0, sizeof codelen);
-    qnet__fixed_lengths(fixed, fixed_dist);
-    /* Each form's exact cost is known before a bit is written. */
-    dynamic_bits = qnet__deflate_head(d, &codelen, 0) +
-                   qnet__deflate_cost(d, d->litlen.length, d->dist.length);
-    fixed_bits = qnet__deflate_cost(d, fixed, fixed_dist);
+    bits = qnet__deflate_head(d, &codelen, 0) +
+           qnet__coded_bits(d->litlen.count, d->litlen.length, QNET__LITLEN_CODES,
+                            qnet__length_extra, 257) +
+           qnet__coded_bits(d->dist.count, d->dist.length, QNET__DIST_CODES, qnet__dist_extra, 0);
     qnet__put_bits(d, last ? 1 : 0, 1);
-    /* Ties go to the form that is faster to unpack. */
-    if (stored_bits <= qnet__min_size(dynamic_bits, fixed_bits)) {
+    if (8 * n + 40 <= bits) { /* ties go to the form that is faster to unpack */
         qnet__put_bits(d, 0, 2);
         qnet__put_bits(d, 0, -d->bit_count & 7); /* up to a whole byte */
         qnet__put_bits(d, (uint32_t)n, 16);
         qnet__put_bits(d, (uint32_t)n ^ 0xffff, 16);
         memcpy(d->out + d->written, d->window + d->start, n);
         d->written += n;
-    } else if (fixed_bits <= dynamic_bits) {
-        qnet__put_bits(d, 1, 2);
-        memcpy(d->litlen.length, fixed, sizeof fixed);
-        memcpy(d->dist.length, fixed_dist, QNET__DIST_CODES);
-        qnet__canonical_codes(fixed, QNET__FIXED_CODES, d->litlen.code);
-        qnet__canonical_codes(fixed_dist, QNET__DIST_CODES, d->dist.code);
-        qnet__deflate_tokens(d);
     } else {
         qnet__put_bits(d, 2, 2);
         qnet__deflate_head(d, &codelen, 1);
@@ -12318,34 +11477,9 @@ static qnet_status qnet__deflate_finish(qnet__deflate *d)
     QNET__TRY(qnet__deflate_block(d, 1));
     qnet__put_bits(d, 0, -d->bit_count & 7); /* up to a whole byte */
     QNET__TRY(qnet__write(d->ctx, d->sink, d->out, d->written));
-    qnet__store_le32(trailer, d->check);
-    qnet__store_le32(trailer + 4, d->plain_size);
-    if (d->zlib) qnet__store_be32(trailer, d->check);
+    qnet__store(trailer, 4, d->zlib, d->check);
+    qnet__store(trailer + 4, 4, 0, d->plain_size);
     return qnet__write(d->ctx, d->sink, trailer, d->zlib ? 4 : 8);
-}
-
-/* Appends one gzip member to out, which is as before on failure. Same bytes in, same bytes out:
-   no time and no name are written. */
-QNET_API qnet_status qnet_gzip_compress(qnet_context *ctx, const void *bytes, size_t size,
-                                        qnet_buffer *out)
-{
-    qnet__deflate *d;
-    qnet_sink sink;
-    qnet_status status;
-    size_t before;
-    if (ctx == NULL || (bytes == NULL && size > 0) || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_gzip_compress: context, bytes or out is NULL");
-    d = (qnet__deflate *)qnet__alloc(ctx, sizeof *d);
-    if (d == NULL) return qnet__no_memory(ctx, sizeof *d, "packing gzip data");
-    before = out->size;
-    sink = qnet_sink_buffer(ctx, out, "(memory)");
-    qnet__deflate_start(d, ctx, &sink, 0);
-    status = qnet__deflate_write(d, bytes, size);
-    if (status == QNET_OK) status = qnet__deflate_finish(d);
-    qnet__free(ctx, d, sizeof *d);
-    if (status != QNET_OK) qnet__buffer_cut(ctx, out, before);
-    return status;
 }
 
 /* ============================================================================================
@@ -12357,9 +11491,9 @@ static qnet_status qnet__png_chunk(qnet_context *ctx, qnet_sink *sink, const cha
                                    const unsigned char *bytes, size_t size)
 {
     unsigned char head[8], crc[4];
-    qnet__store_be32(head, (uint32_t)size);
+    qnet__store(head, 4, 1, (uint32_t)size);
     memcpy(head + 4, type, 4);
-    qnet__store_be32(crc, qnet_crc32(qnet_crc32(0, head + 4, 4), bytes, size));
+    qnet__store(crc, 4, 1, qnet_crc32(qnet_crc32(0, head + 4, 4), bytes, size));
     QNET__TRY(qnet__write(ctx, sink, head, 8));
     QNET__TRY(qnet__write(ctx, sink, bytes, size));
     return qnet__write(ctx, sink, crc, 4);
@@ -12380,29 +11514,30 @@ static int qnet__png_predict(int kind, int left, int above, int corner)
     }
 }
 
-/* line[1 + bytes]: the kind of the filter and row[bytes] filtered by it; above: the row before,
-   NULL for the first. Of the five kinds the one with the smallest sum of absolute differences
-   wins (PNG, 12.8). */
-static void qnet__png_filter(const uint8_t *row, const uint8_t *above, size_t bytes, size_t pixel,
-                             unsigned char *line)
+/* line[2][1 + bytes]: the kind of the filter and row[bytes] filtered by it; above: the row before,
+   NULL for the first. Returns which of the two lines is the one to send: of the five kinds the one
+   with the smallest sum of absolute differences wins (PNG, 12.8). */
+static int qnet__png_filter(const uint8_t *row, const uint8_t *above, size_t bytes, size_t pixel,
+                            unsigned char *line[2])
 {
     double best = HUGE_VAL;
-    int pass, best_kind = 0;
-    size_t i;
-    for (pass = 0; pass < 6; pass++) { /* the sixth time with the best: what is in line stays */
-        int kind = pass < 5 ? pass : best_kind;
+    int next = 0; /* the line that is free; the other holds the best so far */
+    for (int kind = 0; kind < 5; kind++) {
         double sum = 0;
-        for (i = 0; i < bytes; i++) {
-            int left = i >= pixel ? row[i - pixel] : 0, up = above ? above[i] : 0;
-            int corner = above && i >= pixel ? above[i - pixel] : 0;
-            int d = (row[i] - qnet__png_predict(kind, left, up, corner)) & 255;
-            line[1 + i] = (unsigned char)d;
+        line[next][0] = (unsigned char)kind;
+        for (size_t i = 0; i < bytes; i++) {
+            const int left = i >= pixel ? row[i - pixel] : 0, up = above ? above[i] : 0;
+            const int corner = above && i >= pixel ? above[i - pixel] : 0;
+            const int d = (row[i] - qnet__png_predict(kind, left, up, corner)) & 255;
+            line[next][1 + i] = (unsigned char)d;
             sum += d < 128 ? d : 256 - d; /* mod 256: 255 is as near to 0 as 1 is */
         }
-        if (sum < best) best_kind = kind;
-        best = fmin(best, sum);
+        if (sum < best) {
+            best = sum;
+            next = !next;
+        }
     }
-    line[0] = (unsigned char)best_kind;
+    return !next;
 }
 
 /* Signature, IHDR, one IDAT with all rows as a zlib stream, IEND. The stream is made in memory
@@ -12411,7 +11546,7 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
                                     int channels, const uint8_t *pixels)
 {
     static const unsigned char signature[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
-    unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line;
+    unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line[2];
     qnet_buffer data = {NULL, 0, 0, NULL};
     qnet_sink to;
     qnet__deflate *d;
@@ -12428,21 +11563,22 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     if (width > INT_MAX / 4 || !qnet__mul(row, (size_t)height, &total) || total > INT_MAX / 2)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "qnet_png_write: picture is %d x %d x %d, "
                           "expected at most 2^30 bytes", width, height, channels);
-    block = sizeof *d + row + 1;
+    block = sizeof *d + 2 * (row + 1);
     d = (qnet__deflate *)qnet__alloc(ctx, block);
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");
-    line = (unsigned char *)(d + 1);
+    line[0] = (unsigned char *)(d + 1);
+    line[1] = line[0] + row + 1;
     to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
     qnet__deflate_start(d, ctx, &to, 1);
     for (y = 0; y < height && status == QNET_OK; y++) {
         const uint8_t *p = pixels + (size_t)y * row;
-        qnet__png_filter(p, y > 0 ? p - row : NULL, row, (size_t)channels, line);
-        status = qnet__deflate_write(d, line, row + 1);
+        const int best = qnet__png_filter(p, y > 0 ? p - row : NULL, row, (size_t)channels, line);
+        status = qnet__deflate_write(d, line[best], row + 1);
     }
     if (status == QNET_OK) status = qnet__deflate_finish(d);
     qnet__free(ctx, d, block);
-    qnet__store_be32(head, (uint32_t)width);
-    qnet__store_be32(head + 4, (uint32_t)height);
+    qnet__store(head, 4, 1, (uint32_t)width);
+    qnet__store(head + 4, 4, 1, (uint32_t)height);
     head[9] = channels == 3 ? 2 : 0; /* colour type */
     if (status == QNET_OK) status = qnet__write(ctx, sink, signature, 8);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IHDR", head, 13);
@@ -12464,17 +11600,17 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_png_save: context or path is NULL");
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
     status = qnet_png_write(ctx, &sink, width, height, channels, pixels);
-    if (status == QNET_OK) return qnet__file_commit(ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    return qnet__file_finish(&file, status);
 }
 #endif
 
 /* ============================================================================================
    >>nifti   Volumes, and NIfTI-1 files in and out (nifti1.h, R. W. Cox 2007).
 
-   Nothing is flipped when a file is read: voxels stay in file order, and where they lie is in
-   the affine. Turning a volume is an act of its own, qnet_volume_reorient.
+   A volume is voxels[nz][ny][nx] and an affine: world = affine * (i, j, k, 1), in mm, x to the
+   right, y to the front, z up ("RAS+"). Nothing is flipped when a file is read: voxels stay in file
+   order, and where they lie is in the affine. Turning a volume is an act of its own,
+   qnet_volume_reorient. Relies on >>file for bytes and on >>deflate for .nii.gz.
    ============================================================================================ */
 
 /* ---- 3 x 3 matrices and affines -------------------------------------------------------------- */
@@ -12489,39 +11625,39 @@ static double qnet__det3(double m[3][3])
 
 /* affine[3][4], row by row. norm[j]: the length of its column j, the spacing along axis j; r[3][3]:
    the orthogonal matrix nearest to the normalised columns, by Newton's iteration R <- (R + R^-T) /
-   2 for the polar decomposition (Higham 1986). Returns 0 when the affine is not finite or singular.
- */
+   2 for the polar decomposition, which converges quadratically (Higham 1986). Returns 0 when the
+   affine is not finite or singular. */
 static int qnet__affine_axes(const double *affine, double norm[3], double r[3][3])
 {
-    int i, j, step;
+    int i, j;
     for (j = 0; j < 3; j++) {
-        double a = affine[j], b = affine[4 + j], c = affine[8 + j];
+        const double a = affine[j], b = affine[4 + j], c = affine[8 + j];
         norm[j] = sqrt(a * a + b * b + c * c);
         if (!(norm[j] > 1e-9 && norm[j] < 1e9 && fabs(affine[4 * j + 3]) < 1e12)) return 0;
         for (i = 0; i < 3; i++) r[i][j] = affine[4 * i + j] / norm[j];
     }
     if (fabs(qnet__det3(r)) < 1e-6) return 0; /* unit columns that lie (nearly) in one plane */
-    for (step = 0; step < 50; step++) {
-        double det = qnet__det3(r), next[3][3], change = 0;
+    for (int step = 0; step < 30; step++) {
+        const double det = qnet__det3(r);
+        double next[3][3];
         for (i = 0; i < 3; i++) {
-            int i1 = (i + 1) % 3, i2 = (i + 2) % 3;
+            const int i1 = (i + 1) % 3, i2 = (i + 2) % 3;
             for (j = 0; j < 3; j++) { /* cofactor / det = the transposed inverse */
-                int j1 = (j + 1) % 3, j2 = (j + 2) % 3;
+                const int j1 = (j + 1) % 3, j2 = (j + 2) % 3;
                 next[i][j] = (r[i][j] + (r[i1][j1] * r[i2][j2] - r[i1][j2] * r[i2][j1]) / det) / 2;
-                change += fabs(next[i][j] - r[i][j]);
             }
         }
         memcpy(r, next, sizeof next);
-        if (change < 1e-15) break;
     }
     return 1;
 }
+
+#define QNET__AXIS_TIE 1e-6
 
 /* world[j]: 0 right-left, 1 front-back, 2 up-down, the world axis nearest to voxel axis j; sign[j]:
    1 towards right, front, up. Axes are settled from the clearest on, each world axis once, as
    nibabel's io_orientation does it. At 45 degrees two are as near: then the first, whatever the
    rounding of an affine to float makes of it. */
-#define QNET__AXIS_TIE 1e-6
 static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
 {
     double strength[3];
@@ -12530,7 +11666,7 @@ static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
         strength[j] = fmax(fabs(r[0][j]), fmax(fabs(r[1][j]), fabs(r[2][j])));
         world[j] = -1;
     }
-    for (k = 0; k < 3; k++) { /* with the axes beyond 45 degrees two may want the same one */
+    for (k = 0; k < 3; k++) { /* with the axes beyond 45 degrees two may be nearest to the same */
         for (i = 0, j = -1; i < 3; i++)
             if (world[i] < 0 && (j < 0 || strength[i] > strength[j] + QNET__AXIS_TIE)) j = i;
         for (i = 0, best = -1; i < 3; i++)
@@ -12545,41 +11681,19 @@ static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
 /* "RAS", "LPI", ...: what the axes of r point to. */
 static void qnet__orientation_text(double r[3][3], char text[4])
 {
-    int world[3], sign[3], j;
+    int world[3], sign[3];
     qnet__nearest_axes(r, world, sign);
-    for (j = 0; j < 3; j++) text[j] = sign[j] > 0 ? "RAS"[world[j]] : "LPI"[world[j]];
+    for (int j = 0; j < 3; j++) text[j] = sign[j] > 0 ? "RAS"[world[j]] : "LPI"[world[j]];
     text[3] = '\0';
-}
-
-/* The quaternion of a rotation, scalar part first and not negative. Row k of m is 4 q_k q: the one
-   with the largest diagonal is divided by the largest number there is (Shepperd 1978). */
-static void qnet__rotation_to_quaternion(double r[3][3], double q[4])
-{
-    double m[4][4], trace = r[0][0] + r[1][1] + r[2][2], s;
-    int i, j, k;
-    m[0][0] = 1 + trace;
-    for (i = 0; i < 3; i++) {
-        j = (i + 1) % 3;
-        k = (i + 2) % 3;
-        m[0][i + 1] = m[i + 1][0] = r[k][j] - r[j][k];
-        m[i + 1][i + 1] = 1 + 2 * r[i][i] - trace;
-        m[i + 1][j + 1] = m[j + 1][i + 1] = r[j][i] + r[i][j];
-    }
-    for (i = 1, k = 0; i < 4; i++)
-        if (m[i][i] > m[k][k]) k = i;
-    s = 2 * sqrt(m[k][k]);
-    if (m[k][0] < 0) s = -s; /* q and -q are one rotation; the file takes a as positive */
-    for (i = 0; i < 4; i++) q[i] = m[k][i] / s;
 }
 
 /* The rotation of a quaternion a + bi + cj + dk of any length but 0 (nifti1.h, "method 2"). */
 static void qnet__quaternion_to_rotation(const double q[4], double r[3][3])
 {
-    double a = q[0], s = 2 / (a * a + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
-    int i;
-    for (i = 0; i < 3; i++) {
-        int j = (i + 1) % 3, k = (i + 2) % 3;
-        double b = q[1 + i], c = q[1 + j], d = q[1 + k];
+    const double a = q[0], s = 2 / (a * a + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
+    for (int i = 0; i < 3; i++) {
+        const int j = (i + 1) % 3, k = (i + 2) % 3;
+        const double b = q[1 + i], c = q[1 + j], d = q[1 + k];
         r[i][i] = 1 - s * (c * c + d * d);
         r[i][j] = s * (b * c - a * d);
         r[i][k] = s * (b * d + a * c);
@@ -12604,8 +11718,7 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
                                         qnet_volume **out)
 {
     qnet_volume *v;
-    size_t count = qnet__voxel_count(nx, ny, nz);
-    int i;
+    const size_t count = qnet__voxel_count(nx, ny, nz);
     if (ctx == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_volume_create: context or out is NULL");
     if (count == 0)
@@ -12616,10 +11729,8 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
     if (v == NULL) return qnet__no_memory(ctx, sizeof *v, "a volume");
     memset(v, 0, sizeof *v);
     v->ctx = ctx;
-    v->nx = nx;
-    v->ny = ny;
-    v->nz = nz;
-    for (i = 0; i < 3; i++) v->spacing[i] = v->affine[i][i] = 1;
+    v->nx = nx, v->ny = ny, v->nz = nz;
+    for (int i = 0; i < 3; i++) v->spacing[i] = v->affine[i][i] = 1;
     memcpy(v->orientation, "RAS", 4);
     v->affine_source = 2;
     v->voxels = (float *)qnet__alloc(ctx, count * sizeof *v->voxels);
@@ -12648,10 +11759,8 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 {
     static const char letters[] = "RASLPI"; /* letter k is world axis k % 3, negative from 3 on */
     double norm[3], r[3][3], affine[3][4], spacing[3];
-    int world[3], sign[3], n[3], size[3], seen[3] = {0, 0, 0}, moves = 0, i, j, k, x, y, z;
+    int world[3], sign[3], n[3], size[3], seen[3] = {0, 0, 0}, moves = 0, i, j, k;
     ptrdiff_t stride[3], step[3], start = 0;
-    size_t bytes, at = 0;
-    float *voxels;
     if (volume == NULL || to == NULL)
         return qnet__fail(volume ? volume->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "qnet_volume_reorient: volume or orientation is NULL");
@@ -12659,12 +11768,8 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
         return qnet__fail(volume->ctx, QNET_ERROR_DATA,
                           "qnet_volume_reorient: the affine is singular or not finite");
     qnet__nearest_axes(r, world, sign);
-    n[0] = volume->nx;
-    n[1] = volume->ny;
-    n[2] = volume->nz;
-    stride[0] = 1;
-    stride[1] = n[0];
-    stride[2] = (ptrdiff_t)n[0] * n[1];
+    n[0] = volume->nx, n[1] = volume->ny, n[2] = volume->nz;
+    stride[0] = 1, stride[1] = n[0], stride[2] = (ptrdiff_t)n[0] * n[1];
     memcpy(affine, volume->affine, sizeof affine);
     for (j = 0; j < 3; j++) {
         const char *letter = to[j] ? strchr(letters, to[j]) : NULL;
@@ -12688,20 +11793,18 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     }
     /* The fields are set in any case, since the caller may have changed the affine. */
     if (moves) {
-        bytes = qnet__voxel_count(n[0], n[1], n[2]) * sizeof *voxels;
-        voxels = (float *)qnet__alloc(volume->ctx, bytes);
+        const size_t bytes = qnet__voxel_count(n[0], n[1], n[2]) * sizeof(float);
+        float *voxels = (float *)qnet__alloc(volume->ctx, bytes), *next = voxels;
         if (voxels == NULL) return qnet__no_memory(volume->ctx, bytes, "reorienting a volume");
-        for (z = 0; z < size[2]; z++)
-            for (y = 0; y < size[1]; y++) {
-                const float *row = volume->voxels + (start + z * step[2] + y * step[1]);
-                for (x = 0; x < size[0]; x++) voxels[at++] = row[x * step[0]];
+        for (k = 0; k < size[2]; k++)
+            for (j = 0; j < size[1]; j++) {
+                const float *row = volume->voxels + (start + k * step[2] + j * step[1]);
+                for (i = 0; i < size[0]; i++) *next++ = row[i * step[0]];
             }
         qnet__free(volume->ctx, volume->voxels, bytes);
         volume->voxels = voxels;
     }
-    volume->nx = size[0];
-    volume->ny = size[1];
-    volume->nz = size[2];
+    volume->nx = size[0], volume->ny = size[1], volume->nz = size[2];
     memcpy(volume->affine, affine, sizeof affine);
     memcpy(volume->spacing, spacing, sizeof spacing);
     memcpy(volume->orientation, to, 4);
@@ -12710,141 +11813,81 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 
 /* ---- the header ------------------------------------------------------------------------------ */
 
-/* The fields of nifti_1_header that are used here, by their offset in the file:
-     0  int32    sizeof_hdr      348; read the wrong way round it gives away the byte order
-    40  int16[8] dim             number of axes, then the length of each
-    70  int16    datatype        qnet_nifti_type
-    72  int16    bitpix          bits per voxel, which datatype says already
-    76  float[8] pixdim          qfac (1 or -1), then the spacing along each axis
-   108  float    vox_offset      where the voxels start, 352 without extensions
-   112  float    scl_slope       voxel = stored * scl_slope + scl_inter; 0: as stored
-   116  float    scl_inter
-   123  char     xyzt_units      low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm
-   148  char[80] descrip
-   252  int16    qform_code      above 0: the quaternion below is valid
-   254  int16    sform_code      above 0: the matrix below is valid
-   256  float[3] quatern_b, c, d
-   268  float[3] qoffset_x, y, z
-   280  float[3][4] srow_x, y, z the matrix: voxel index to world
-   344  char[4]  magic           "n+1": header and voxels in one file
-   Four bytes follow; where the first is not 0, so do extensions up to vox_offset. */
-#define QNET__NIFTI_HEADER     348
+/* The fields of nifti_1_header that are used here, by their offset in the file. */
+enum {
+    QNET__NII_SIZE = 0,       /* int32: 348, in the byte order of the file */
+    QNET__NII_DIM = 40,       /* int16[8]: number of axes, then the length of each */
+    QNET__NII_DATATYPE = 70,  /* int16: QNET__NIFTI_TYPES */
+    QNET__NII_BITPIX = 72,    /* int16: bits per voxel, which datatype says already */
+    QNET__NII_PIXDIM = 76,    /* float[8]: qfac (1 or -1), then the spacing along each axis */
+    QNET__NII_OFFSET = 108,   /* float: where the voxels start, 352 without extensions */
+    QNET__NII_SLOPE = 112,    /* float: voxel = stored * slope + inter; 0: as stored */
+    QNET__NII_INTER = 116,    /* float */
+    QNET__NII_UNITS = 123,    /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
+    QNET__NII_QFORM = 252,    /* int16: above 0: the quaternion below is valid */
+    QNET__NII_SFORM = 254,    /* int16: above 0: the matrix below is valid */
+    QNET__NII_QUATERN = 256,  /* float[3]: b, c, d */
+    QNET__NII_QOFFSET = 268,  /* float[3]: x, y, z */
+    QNET__NII_SROW = 280,     /* float[3][4]: the matrix, voxel index to world */
+    QNET__NII_MAGIC = 344,    /* char[4]: "n+1": header and voxels in one file */
+    QNET__NII_END = 348       /* four bytes; where the first is not 0, extensions up to offset */
+};
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
-#define QNET__NIFTI_MAX_TAIL   ((size_t)1 << 20) /* bytes after the last voxel that are let pass */
+#define QNET__NIFTI_MAX_TAIL   ((size_t)1 << 20) /* bytes after the last voxel that are ignored */
 #define QNET__NIFTI_PIECE      65536             /* bytes read or written at a time */
 #define QNET__NIFTI_TRUST      ((size_t)1 << 16) /* voxels allocated on the header's word alone */
 
-/* A datatype of the format: its code, bytes per voxel, name. bytes 0: not one real number per
-   voxel, not supported. */
-typedef struct qnet__nifti_kind {
-    int code, bytes;
-    const char *name;
-    double low, high; /* the stored values that an integer type holds; 0, 0 for floats */
-} qnet__nifti_kind;
-
-static const qnet__nifti_kind qnet__nifti_kinds[] = {
-    {QNET_NIFTI_UINT8, 1, "uint8", 0, 255},
-    {QNET_NIFTI_INT16, 2, "int16", -32768, 32767},
-    {QNET_NIFTI_INT32, 4, "int32", -2147483648.0, 2147483647.0},
-    {QNET_NIFTI_FLOAT32, 4, "float32", 0, 0},
-    {QNET_NIFTI_FLOAT64, 8, "float64", 0, 0},
-    {QNET_NIFTI_INT8, 1, "int8", -128, 127},
-    {QNET_NIFTI_UINT16, 2, "uint16", 0, 65535},
-    {QNET_NIFTI_UINT32, 4, "uint32", 0, 4294967295.0},
-    /* the largest doubles below 2^63 and 2^64 */
-    {QNET_NIFTI_INT64, 8, "int64", -9223372036854775808.0, 9223372036854774784.0},
-    {QNET_NIFTI_UINT64, 8, "uint64", 0, 18446744073709549568.0},
-    {1, 0, "binary", 0, 0}, {32, 0, "complex64", 0, 0}, {128, 0, "RGB24", 0, 0},
-    {1536, 0, "float128", 0, 0}, {1792, 0, "complex128", 0, 0}, {2048, 0, "complex256", 0, 0},
-    {2304, 0, "RGBA32", 0, 0}, {-1, 0, "unknown", 0, 0}};
-
-/* The entry of a code, the last one when there is none. */
-static const qnet__nifti_kind *qnet__nifti_entry(int code)
+/* Between the file's byte order and the other one: the numbers of a header. */
+static void qnet__nifti_swap_header(unsigned char *h)
 {
-    const qnet__nifti_kind *kind = qnet__nifti_kinds;
-    while (kind->code != code && kind->code >= 0) kind++;
-    return kind;
+    static const short runs[][3] = { /* first byte, count, bytes of each */
+        {QNET__NII_SIZE, 1, 4}, {QNET__NII_DIM, 8, 2}, {QNET__NII_DATATYPE, 2, 2},
+        {QNET__NII_PIXDIM, 11, 4}, {QNET__NII_QFORM, 2, 2}, {QNET__NII_QUATERN, 18, 4}};
+    for (int i = 0; i < 6; i++)
+        qnet__swap_bytes(h + runs[i][0], (size_t)runs[i][1], (size_t)runs[i][2]);
 }
 
-/* NULL for a code that is none of qnet_nifti_type. */
-static const qnet__nifti_kind *qnet__nifti_find(int code)
-{
-    const qnet__nifti_kind *kind = qnet__nifti_entry(code);
-    return kind->bytes > 0 ? kind : NULL;
-}
+/* Datatypes with one real number per voxel: X(code, type in C, name). */
+#define QNET__NIFTI_TYPES(X)                                                                      \
+    X(2, uint8_t, "uint8") X(4, int16_t, "int16") X(8, int32_t, "int32")                          \
+    X(16, float, "float32") X(64, double, "float64") X(256, int8_t, "int8")                       \
+    X(512, uint16_t, "uint16") X(768, uint32_t, "uint32") X(1024, int64_t, "int64")               \
+    X(1280, uint64_t, "uint64")
+#define QNET__NIFTI_INT16   4
+#define QNET__NIFTI_FLOAT32 16
 
-/* The 1, 2, 4 or 8 bytes at p as a number, in the byte order of the file. */
-static uint64_t qnet__nifti_bits(const unsigned char *p, int bytes, int big)
+/* Bytes of a voxel of this datatype, and its name; 0 for one that is not read. */
+static size_t qnet__nifti_type(int code, const char **name)
 {
-    switch (bytes) {
-    case 1: return p[0];
-    case 2: return big ? qnet__load_be16(p) : qnet__load_le16(p);
-    case 4: return big ? qnet__load_be32(p) : qnet__load_le32(p);
-    default: return big ? qnet__load_be64(p) : qnet__load_le64(p);
-    }
-}
-
-/* The number of type `code` at p. */
-static double qnet__nifti_get(const unsigned char *p, int code, int big)
-{
-    uint32_t bits32;
-    uint64_t bits64;
-    float f32;
-    double f64;
     switch (code) {
-    case QNET_NIFTI_UINT8: return p[0];
-    case QNET_NIFTI_INT8: return (int8_t)p[0];
-    case QNET_NIFTI_UINT16: return (double)qnet__nifti_bits(p, 2, big);
-    case QNET_NIFTI_INT16: return (int16_t)qnet__nifti_bits(p, 2, big);
-    case QNET_NIFTI_UINT32: return (double)qnet__nifti_bits(p, 4, big);
-    case QNET_NIFTI_INT32: return (int32_t)qnet__nifti_bits(p, 4, big);
-    case QNET_NIFTI_UINT64: return (double)qnet__nifti_bits(p, 8, big);
-    case QNET_NIFTI_INT64: return (double)(int64_t)qnet__nifti_bits(p, 8, big);
-    case QNET_NIFTI_FLOAT32:
-        bits32 = (uint32_t)qnet__nifti_bits(p, 4, big);
-        memcpy(&f32, &bits32, sizeof f32);
-        return (double)f32;
-    default:
-        bits64 = qnet__nifti_bits(p, 8, big);
-        memcpy(&f64, &bits64, sizeof f64);
-        return f64;
+#define QNET__NIFTI_CASE(number, type, text) case number: *name = text; return sizeof(type);
+        QNET__NIFTI_TYPES(QNET__NIFTI_CASE)
+#undef QNET__NIFTI_CASE
+    default: return 0;
     }
 }
 
-/* Writes v as type `code` at p, integers rounded with halves to even, as numpy does; 0 when it does
-   not fit. */
-static int qnet__nifti_put(unsigned char *p, int code, int big, double v)
+/* The number of datatype `code` at p, in the order of this machine. */
+static double qnet__nifti_number(const unsigned char *p, int code)
 {
-    const qnet__nifti_kind *kind = qnet__nifti_entry(code);
-    uint64_t bits;
-    int i;
-    if (kind->high > 0) {
-        v = rint(v);
-        if (!(v >= kind->low && v <= kind->high)) return 0; /* NaN, too */
-        bits = kind->low < 0 ? (uint64_t)(int64_t)v : (uint64_t)v;
-    } else if (kind->bytes == 4) {
-        float f = (float)v;
-        uint32_t low;
-        if (fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) return 0;
-        memcpy(&low, &f, sizeof low);
-        bits = low;
-    } else {
-        memcpy(&bits, &v, sizeof bits);
+    switch (code) {
+#define QNET__NIFTI_CASE(number, type, text) \
+    case number: { type x; memcpy(&x, p, sizeof x); return (double)x; }
+        QNET__NIFTI_TYPES(QNET__NIFTI_CASE)
+#undef QNET__NIFTI_CASE
+    default: return 0;
     }
-    for (i = 0; i < kind->bytes; i++, bits >>= 8)
-        p[big ? kind->bytes - 1 - i : i] = (unsigned char)(bits & 255);
-    return 1;
 }
 
 /* Short forms for the fields of the header. */
-static int qnet__nifti_short(const unsigned char *p, int big)
+static int qnet__nifti_short(const unsigned char *p)
 {
-    return (int)qnet__nifti_get(p, QNET_NIFTI_INT16, big);
+    return (int)qnet__nifti_number(p, QNET__NIFTI_INT16);
 }
 
-static double qnet__nifti_float(const unsigned char *p, int big)
+static double qnet__nifti_float(const unsigned char *p)
 {
-    return qnet__nifti_get(p, QNET_NIFTI_FLOAT32, big);
+    return qnet__nifti_number(p, QNET__NIFTI_FLOAT32);
 }
 
 /* The state of reading, in one block of the heap. After qnet__nifti_parse nothing in here can lead
@@ -12854,101 +11897,101 @@ typedef struct qnet__nifti_reader {
     qnet_source *source;
     const char *name;
     qnet_volume volume; /* what will be handed out */
-    const qnet__nifti_kind *kind;
-    int packed, big, bitpix; /* bitpix: 0 when it agrees with datatype */
-    size_t count, offset;
+    const char *type_name;
+    int packed, swapped, type, bitpix; /* bitpix: 0 when it agrees with type */
+    size_t bytes, count, offset;       /* bytes of a voxel, voxels, where they start */
     double slope, intercept;
-    unsigned char header[QNET__NIFTI_HEADER];
-    qnet__inflate inflate; /* if packed */
+    unsigned char header[QNET__NII_END]; /* in the order of this machine */
+    qnet__inflate inflate;               /* if packed */
     unsigned char piece[QNET__NIFTI_PIECE];
 } qnet__nifti_reader;
 
 /* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
    the third axis makes the frame left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or
    -1 when that is too much: scanners and FSL write 4e-7, which nifti1_io makes 1 as done here. */
-static double qnet__nifti_qform(const unsigned char *h, int big, const double pixdim[3],
+static double qnet__nifti_qform(const unsigned char *h, const double spacing[3],
                                 double affine[3][4])
 {
-    double q[4], r[3][3], rest, qfac = qnet__nifti_float(h + 76, big) < 0 ? -1 : 1;
+    const double qfac = qnet__nifti_float(h + QNET__NII_PIXDIM) < 0 ? -1 : 1;
+    double q[4], r[3][3], rest;
     int i, j;
     for (i = 0; i < 3; i++) {
-        q[1 + i] = qnet__nifti_float(h + 256 + 4 * i, big);
-        affine[i][3] = qnet__nifti_float(h + 268 + 4 * i, big);
+        q[1 + i] = qnet__nifti_float(h + QNET__NII_QUATERN + 4 * i);
+        affine[i][3] = qnet__nifti_float(h + QNET__NII_QOFFSET + 4 * i);
     }
     rest = 1 - (q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
     if (!(rest >= -1e-5)) return -1;
     q[0] = rest <= 3 * (double)FLT_EPSILON ? 0 : sqrt(rest);
     qnet__quaternion_to_rotation(q, r);
     for (i = 0; i < 3; i++)
-        for (j = 0; j < 3; j++) affine[i][j] = r[i][j] * pixdim[j] * (j == 2 ? qfac : 1);
+        for (j = 0; j < 3; j++) affine[i][j] = r[i][j] * spacing[j] * (j == 2 ? qfac : 1);
     return fmax(0, -rest);
 }
 
+#define qnet__nifti_warn(in, ...) qnet__log((in)->ctx, QNET_LOG_WARNING, __VA_ARGS__)
+
 /* Where the voxels lie: the sform if its code says that there is one, else the qform, else spacing
    alone: then axes to the left, front and top around the volume's centre, as nibabel takes them
-   from ANALYZE, with a warning in the log. */
+   from ANALYZE, with a warning. */
 static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
 {
     static const char *const source[3] = {"pixdim", "qform", "sform"};
     static const double mm[8] = {1, 1000, 1, .001, 1, 1, 1, 1}; /* of a unit: unknown, m, mm, um */
     qnet_volume *v = &in->volume;
     const unsigned char *h = in->header;
-    int big = in->big, dims = qnet__nifti_short(h + 40, big), units = h[123] & 7, i, j, n[3];
-    int qform = qnet__nifti_short(h + 252, big), sform = qnet__nifti_short(h + 254, big);
-    int negative = 0, zero = 1, qform_valid;
-    double pixdim[3], other[3][4], r[3][3], norm[3], excess;
+    const int dims = qnet__nifti_short(h + QNET__NII_DIM), units = h[QNET__NII_UNITS] & 7;
+    const int qform = qnet__nifti_short(h + QNET__NII_QFORM);
+    const int sform = qnet__nifti_short(h + QNET__NII_SFORM);
+    const int n[3] = {v->nx, v->ny, v->nz};
+    double spacing[3], other[3][4], r[3][3], norm[3], excess;
+    int negative = 0, zero = 1, qform_valid, i, j;
     char text[4] = "";
     if (units > 3)
-        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: xyzt_units has the spatial unit %d, which is "
-                  "none of NIfTI-1: taken as mm", in->name, units);
-    n[0] = v->nx;
-    n[1] = v->ny;
-    n[2] = v->nz;
+        qnet__nifti_warn(in, "%s: xyzt_units has the spatial unit %d, which is none of NIfTI-1: "
+                         "taken as mm", in->name, units);
     for (i = 2; i >= 0; i--) {
-        pixdim[i] = qnet__nifti_float(h + 80 + 4 * i, big);
-        if (pixdim[i] == 0 && (i >= dims || n[i] == 1)) pixdim[i] = 1; /* no such axis */
-        if (pixdim[i] < 0) negative = i + 1;
-        pixdim[i] = fabs(pixdim[i]); /* direction is the quaternion's matter */
+        spacing[i] = qnet__nifti_float(h + QNET__NII_PIXDIM + 4 + 4 * i);
+        if (spacing[i] == 0 && (i >= dims || n[i] == 1)) spacing[i] = 1; /* no such axis */
+        if (spacing[i] < 0) negative = i + 1;
+        spacing[i] = fabs(spacing[i]); /* direction is the quaternion's matter */
     }
-    excess = qnet__nifti_qform(h, big, pixdim, other);
+    excess = qnet__nifti_qform(h, spacing, other);
     qform_valid = qform > 0 && excess >= 0 && qnet__affine_axes(&other[0][0], norm, r);
     if (qform_valid) qnet__orientation_text(r, text);
     for (i = 0; i < 3; i++)
         for (j = 0; j < 4; j++) {
-            v->affine[i][j] = qnet__nifti_float(h + 280 + 16 * i + 4 * j, big);
+            v->affine[i][j] = qnet__nifti_float(h + QNET__NII_SROW + 16 * i + 4 * j);
             if (j < 3 && v->affine[i][j] != 0) zero = 0;
         }
     v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
     if (v->affine_source == 1 && sform > 0)
-        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: sform_code is %d, but its matrix is 0: qform is "
-                  "used", in->name, sform);
+        qnet__nifti_warn(in, "%s: sform_code is %d, but its matrix is 0: qform is used", in->name,
+                         sform);
     for (i = 0; i < 3 && v->affine_source < 2; i++)
-        if (!(pixdim[i] > 0 && qnet__is_finite(pixdim[i])))
+        if (!(spacing[i] > 0 && qnet__is_finite(spacing[i])))
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: pixdim[%d] is %g, expected a "
-                              "spacing above 0", in->name, i + 1, pixdim[i]);
+                              "spacing above 0", in->name, i + 1, spacing[i]);
     if (v->affine_source < 2 && negative)
-        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: pixdim[%d] is %g: taken as %g, a spacing has no "
-                  "sign", in->name, negative, -pixdim[negative - 1], pixdim[negative - 1]);
+        qnet__nifti_warn(in, "%s: pixdim[%d] is %g: taken as %g, a spacing has no sign", in->name,
+                         negative, -spacing[negative - 1], spacing[negative - 1]);
     if (v->affine_source == 1) {
         if (excess < 0)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: qform: quatern_b, c, d are longer "
                               "than 1", in->name);
         if (excess > 3 * (double)FLT_EPSILON) /* above the rounding of stored floats, by nibabel */
-            qnet__log(in->ctx, QNET_LOG_WARNING, "%s: qform: quatern_b, c, d are longer than 1 by "
-                      "%.2g: taken as 1", in->name, excess / 2);
+            qnet__nifti_warn(in, "%s: qform: quatern_b, c, d are longer than 1 by %.2g: taken as 1",
+                             in->name, excess / 2);
         memcpy(v->affine, other, sizeof other);
     }
     if (v->affine_source == 0) {
         memset(v->affine, 0, sizeof v->affine);
         for (i = 0; i < 3; i++) {
-            v->affine[i][i] = i == 0 ? -pixdim[i] : pixdim[i];
+            v->affine[i][i] = i == 0 ? -spacing[i] : spacing[i];
             v->affine[i][3] = -v->affine[i][i] * (n[i] - 1) / 2;
         }
-        qnet__log(in->ctx, QNET_LOG_WARNING,
-                  "%s: neither sform nor qform: taken as LAS, side unknown", in->name);
+        qnet__nifti_warn(in, "%s: neither sform nor qform: taken as LAS, side unknown", in->name);
     }
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 4; j++) v->affine[i][j] *= mm[units];
+    for (i = 0; i < 12; i++) v->affine[i / 4][i % 4] *= mm[units];
     if (!qnet__affine_axes(&v->affine[0][0], v->spacing, r))
         return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: the affine of the %s is singular or not "
                           "finite", in->name, source[v->affine_source]);
@@ -12956,9 +11999,8 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     /* Both forms may be there and mean different spaces; that is no fault. That they flip an axis
        against each other mostly is one, of some tool that turned the picture and one form only. */
     if (v->affine_source == 2 && qform_valid && strcmp(text, v->orientation) != 0)
-        qnet__log(in->ctx, QNET_LOG_WARNING,
-                  "%s: sform says %s and qform says %s; sform is used", in->name,
-                  v->orientation, text);
+        qnet__nifti_warn(in, "%s: sform says %s and qform says %s; sform is used", in->name,
+                         v->orientation, text);
     return QNET_OK;
 }
 
@@ -12969,33 +12011,34 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
 {
     qnet_context *ctx = in->ctx;
     const char *name = in->name;
-    const unsigned char *h = in->header;
-    int dim[8], i, code;
-    uint64_t size[2]; /* sizeof_hdr in either byte order: it tells which one it is */
+    unsigned char *h = in->header, *magic = h + QNET__NII_MAGIC;
+    int dim[8], i;
     double offset, slope;
-    for (i = 0; i < 2; i++) size[i] = qnet__nifti_bits(h, 4, i);
-    in->big = size[1] == QNET__NIFTI_HEADER;
-    if (size[0] == 540 || size[1] == 540)
+    const long size = (int32_t)qnet__load_le32(h); /* as a little-endian file has it */
+    const int big = size == 0x5c010000; /* 348 the other way round */
+    if (size == 540 || size == 0x1c020000)
         return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED,
                           "%s: sizeof_hdr is 540 (NIfTI-2), expected 348 (NIfTI-1)", name);
-    if (!in->big && size[0] != QNET__NIFTI_HEADER)
+    if (size != QNET__NII_END && !big)
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a NIfTI-1 file: sizeof_hdr is %ld, "
-                          "expected 348 in either byte order", name, (long)(int32_t)size[0]);
-    if (memcmp(h + 344, "ni1", 4) == 0)
+                          "expected 348 in either byte order", name, size);
+    in->swapped = big == qnet__is_little_endian();
+    if (in->swapped) qnet__nifti_swap_header(h);
+    if (memcmp(magic, "ni1", 4) == 0)
         return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: magic is \"ni1\" (a .hdr/.img pair), "
                           "expected \"n+1\" (one file)", name);
-    if (memcmp(h + 344, "n+1", 4) != 0)
+    if (memcmp(magic, "n+1", 4) != 0)
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a NIfTI-1 file: magic is %02x %02x %02x "
-                          "%02x, expected 6e 2b 31 00 (\"n+1\")", name, h[344], h[345], h[346],
-                          h[347]);
-    for (i = 0; i < 8; i++) dim[i] = qnet__nifti_short(h + 40 + 2 * i, in->big);
+                          "%02x, expected 6e 2b 31 00 (\"n+1\")", name, magic[0], magic[1],
+                          magic[2], magic[3]);
+    for (i = 0; i < 8; i++) dim[i] = qnet__nifti_short(h + QNET__NII_DIM + 2 * i);
     if (dim[0] < 1 || dim[0] > 7)
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[0] is %d, expected 1 to 7", name,
                           dim[0]);
     for (i = 1; i <= 7; i++) {
         if (i > dim[0]) dim[i] = 1; /* axes beyond the last hold anything, often 0 */
         if (i > 3 && dim[i] == 0) { /* a series of none is what no tool means */
-            qnet__log(ctx, QNET_LOG_WARNING, "%s: dim[%d] is 0, taken as 1", name, i);
+            qnet__nifti_warn(in, "%s: dim[%d] is 0, taken as 1", name, i);
             dim[i] = 1;
         }
         if (dim[i] < 1)
@@ -13005,30 +12048,28 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
             return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: dim[%d] is %d, expected 1: one 3-D "
                               "volume, not a series", name, i, dim[i]);
     }
-    in->volume.nx = dim[1];
-    in->volume.ny = dim[2];
-    in->volume.nz = dim[3];
+    in->volume.nx = dim[1], in->volume.ny = dim[2], in->volume.nz = dim[3];
     in->count = qnet__voxel_count(dim[1], dim[2], dim[3]);
     if (in->count == 0)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: dim is %d x %d x %d, expected at most %.0f "
                           "voxels (QNET_MAX_VOXELS)", name, dim[1], dim[2], dim[3],
                           (double)QNET_MAX_VOXELS);
-    code = qnet__nifti_short(h + 70, in->big);
-    in->kind = qnet__nifti_find(code);
-    if (in->kind == NULL)
-        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: datatype is %d (%s), expected one of "
-                          "2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280 (one real number per voxel)",
-                          name, code, qnet__nifti_entry(code)->name);
+    in->type = qnet__nifti_short(h + QNET__NII_DATATYPE);
+    in->bytes = qnet__nifti_type(in->type, &in->type_name);
+    if (in->bytes == 0)
+        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: datatype is %d, expected one of 2, 4, "
+                          "8, 16, 64, 256, 512, 768, 1024, 1280 (one real number per voxel)", name,
+                          in->type);
     /* bitpix says nothing new, and tools write it wrongly: uint8 masks from Julia say 32. Should
        datatype be the wrong one of the two, the file has not the length that goes with it. */
-    in->bitpix = qnet__nifti_short(h + 72, in->big);
-    if (in->bitpix == 8 * in->kind->bytes) in->bitpix = 0;
+    in->bitpix = qnet__nifti_short(h + QNET__NII_BITPIX);
+    if (in->bitpix == 8 * (int)in->bytes) in->bitpix = 0;
     else
-        qnet__log(ctx, QNET_LOG_WARNING, "%s: bitpix is %d, expected %d for datatype %d (%s), "
-                  "which is taken", name, in->bitpix, 8 * in->kind->bytes, code, in->kind->name);
+        qnet__nifti_warn(in, "%s: bitpix is %d, expected %d for datatype %d (%s), which is taken",
+                         name, in->bitpix, 8 * (int)in->bytes, in->type, in->type_name);
     /* 0 is refused, too: whether voxels then start at 348 or 352 would be a guess, and a wrong one
        shifts the picture by some voxels without a sign. */
-    offset = qnet__nifti_float(h + 108, in->big);
+    offset = qnet__nifti_float(h + QNET__NII_OFFSET);
     if (!(offset >= 352 && offset == floor(offset) && qnet__is_finite(offset)))
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: vox_offset is %g, expected a whole number "
                           "of 352 or more", name, offset);
@@ -13036,8 +12077,8 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: vox_offset is %g, expected at most %.0f",
                           name, offset, (double)QNET__NIFTI_MAX_OFFSET);
     in->offset = (size_t)offset;
-    slope = qnet__nifti_float(h + 112, in->big);
-    in->intercept = qnet__nifti_float(h + 116, in->big);
+    slope = qnet__nifti_float(h + QNET__NII_SLOPE);
+    in->intercept = qnet__nifti_float(h + QNET__NII_INTER);
     /* NaN is what some tools write for "none"; nibabel takes infinity so, too. */
     in->slope = qnet__is_finite(slope) && slope != 0 ? slope : 1; /* 0: no scaling (nifti1.h) */
     if (in->slope != slope) in->intercept = 0;
@@ -13065,7 +12106,7 @@ static qnet_status qnet__nifti_next(qnet__nifti_reader *in, void *dst, size_t si
 /* "voxel (x, y, z)" of the volume for sentences. */
 static void qnet__voxel_text(const qnet_volume *v, size_t at, char text[64])
 {
-    size_t row = (size_t)v->nx, slice = row * (size_t)v->ny;
+    const size_t row = (size_t)v->nx, slice = row * (size_t)v->ny;
     snprintf(text, 64, "voxel (%d, %d, %d)", (int)(at % row), (int)(at % slice / row),
              (int)(at / slice));
 }
@@ -13074,21 +12115,18 @@ static void qnet__voxel_text(const qnet_volume *v, size_t at, char text[64])
    double, then rounded to float. */
 static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, size_t count)
 {
-    int code = in->kind->code, scaled = in->slope != 1 || in->intercept != 0;
+    const int scaled = in->slope != 1 || in->intercept != 0;
     float *voxels = in->volume.voxels + first;
-    const unsigned char *p = in->piece;
-    char where[64];
-    size_t i;
-    for (i = 0; i < count; i++, p += in->kind->bytes) {
-        double v;
-        if (code == QNET_NIFTI_FLOAT32 && !scaled) { /* keeps every bit, those of a NaN included */
-            uint32_t bits = (uint32_t)qnet__nifti_bits(p, 4, in->big);
-            memcpy(&voxels[i], &bits, sizeof bits);
-            continue;
-        }
-        v = qnet__nifti_get(p, code, in->big);
+    if (in->swapped) qnet__swap_bytes(in->piece, count, in->bytes);
+    if (in->type == QNET__NIFTI_FLOAT32 && !scaled) { /* keeps every bit of a NaN, too */
+        memcpy(voxels, in->piece, count * sizeof *voxels);
+        return QNET_OK;
+    }
+    for (size_t i = 0; i < count; i++) {
+        double v = qnet__nifti_number(in->piece + i * in->bytes, in->type);
         if (scaled) v = v * in->slope + in->intercept;
         if (fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) {
+            char where[64];
             qnet__voxel_text(&in->volume, first + i, where);
             return qnet__fail(in->ctx, QNET_ERROR_DATA, "%s: %s is %g, expected a number that a "
                               "float can hold", in->name, where, v);
@@ -13102,13 +12140,12 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
    most 16 times of what has come, and QNET__NIFTI_TRUST: a short file cannot ask for much. */
 static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
 {
-    size_t bytes = (size_t)in->kind->bytes, done, got, n;
+    size_t done, got, n;
     for (done = 0; done < in->count; done += n) {
         if (done == *room) { /* all that was allocated has arrived */
-            size_t grown = done < in->count / 16 ? done * 16 : in->count;
-            float *more;
-            if (done == 0) grown = qnet__min_size(in->count, QNET__NIFTI_TRUST);
-            more = (float *)qnet__alloc(in->ctx, grown * sizeof *more);
+            const size_t most = qnet__max_size(16 * done, QNET__NIFTI_TRUST);
+            const size_t grown = qnet__min_size(in->count, most);
+            float *more = (float *)qnet__alloc(in->ctx, grown * sizeof *more);
             if (more == NULL)
                 return qnet__no_memory(in->ctx, grown * sizeof *more, "the voxels of a volume");
             if (done > 0) memcpy(more, in->volume.voxels, done * sizeof *more);
@@ -13116,14 +12153,14 @@ static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
             in->volume.voxels = more;
             *room = grown;
         }
-        n = qnet__min_size(QNET__NIFTI_PIECE / bytes, *room - done);
-        QNET__TRY(qnet__nifti_next(in, in->piece, n * bytes, &got));
-        if (got < n * bytes)
+        n = qnet__min_size(QNET__NIFTI_PIECE / in->bytes, *room - done);
+        QNET__TRY(qnet__nifti_next(in, in->piece, n * in->bytes, &got));
+        if (got < n * in->bytes)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: dim %d x %d x %d of %s "
                               "needs %.0f bytes of voxels, found %.0f", in->name, in->volume.nx,
-                              in->volume.ny, in->volume.nz, in->kind->name,
-                              (double)in->count * (double)bytes,
-                              (double)done * (double)bytes + (double)got);
+                              in->volume.ny, in->volume.nz, in->type_name,
+                              (double)in->count * (double)in->bytes,
+                              (double)done * (double)in->bytes + (double)got);
         QNET__TRY(qnet__nifti_convert(in, done, n));
     }
     return QNET_OK;
@@ -13141,12 +12178,12 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
         qnet__inflate_start(&in->inflate, in->ctx, in->source, in->header, 2);
         got = 0; /* inflate gives the header from its start */
     }
-    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NIFTI_HEADER - got, &more));
-    if (got + more < QNET__NIFTI_HEADER)
+    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NII_END - got, &more));
+    if (got + more < QNET__NII_END)
         return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: expected 348 bytes of "
                           "NIfTI-1 header, found %d", in->name, (int)(got + more));
     QNET__TRY(qnet__nifti_parse(in));
-    for (skip = in->offset - QNET__NIFTI_HEADER; skip > 0; skip -= got) { /* extensions */
+    for (skip = in->offset - QNET__NII_END; skip > 0; skip -= got) { /* extensions */
         got = qnet__min_size(skip, QNET__NIFTI_PIECE);
         QNET__TRY(qnet__nifti_next(in, in->piece, got, &got));
         if (got == 0)
@@ -13163,15 +12200,15 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
         if (tail > 0 && in->bitpix != 0)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: bitpix is %d and datatype %d (%s), "
                               "and more bytes follow than this type takes: one of them is wrong",
-                              in->name, in->bitpix, in->kind->code, in->kind->name);
+                              in->name, in->bitpix, in->type, in->type_name);
         if (tail > QNET__NIFTI_MAX_TAIL)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: more than %.0f bytes follow the "
                               "last voxel, expected the end of the file: dim does not fit the file",
                               in->name, (double)QNET__NIFTI_MAX_TAIL);
     } while (got == QNET__NIFTI_PIECE);
     if (tail > 0)
-        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: %.0f bytes follow the last voxel and are ignored",
-                  in->name, (double)tail);
+        qnet__nifti_warn(in, "%s: %.0f bytes follow the last voxel and are ignored", in->name,
+                         (double)tail);
     return QNET_OK;
 }
 
@@ -13202,75 +12239,46 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
     return status;
 }
 
-/* ---- writing --------------------------------------------------------------------------------- */
+/* ---- writing: little-endian, float32 or int16 with a slope, the affine as sform -------------- */
 
-/* float32 loses nothing of a volume; gzip as the usual .nii.gz. */
-QNET_API void qnet_nifti_options_init(qnet_nifti_options *options)
+static void qnet__nifti_put_short(unsigned char *p, int value)
 {
-    memset(options, 0, sizeof *options);
-    options->type = QNET_NIFTI_FLOAT32;
-    options->gzip = 1;
+    const int16_t x = (int16_t)value;
+    memcpy(p, &x, sizeof x);
 }
 
-/* The header, h[352], with the four zeros after it that say "no extensions". The sform holds the
-   affine; the qform, too, where the affine is a rotation with spacings (no shear). Their codes: 1,
-   scanner's coordinates; 0, not there, where the file that the volume came from had neither. */
-static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o, double norm[3],
-                               double r[3][3], unsigned char *h)
+static void qnet__nifti_put_float(unsigned char *p, double value)
 {
-    int big = o->big_endian, i, j, code = v->affine_source > 0;
-    double q[4], shear = 0, handed = qnet__det3(r) < 0 ? -1 : 1;
-    const double dim[8] = {3, (double)v->nx, (double)v->ny, (double)v->nz, 1, 1, 1, 1};
-    const double pixdim[8] = {code ? handed : 1, norm[0], norm[1], norm[2], 1, 1, 1, 1};
+    const float x = (float)value;
+    memcpy(p, &x, sizeof x);
+}
+
+/* The header, h[352], with the four zeros after it that say "no extensions". A volume whose side is
+   unknown (affine_source 0) gets neither form, so that no reader takes it as known. */
+static void qnet__nifti_header(const qnet_volume *v, double slope, const double spacing[3],
+                               unsigned char *h)
+{
+    const int dim[8] = {3, v->nx, v->ny, v->nz, 1, 1, 1, 1}, known = v->affine_source > 0;
+    const int32_t size = QNET__NII_END;
+    int i;
     memset(h, 0, 352);
-    qnet__nifti_put(h, QNET_NIFTI_INT32, big, QNET__NIFTI_HEADER);
+    memcpy(h, &size, sizeof size);
     h[38] = 'r'; /* "regular", as ANALYZE wants it */
     for (i = 0; i < 8; i++) {
-        qnet__nifti_put(h + 40 + 2 * i, QNET_NIFTI_INT16, big, dim[i]);
-        qnet__nifti_put(h + 76 + 4 * i, QNET_NIFTI_FLOAT32, big, pixdim[i]);
+        qnet__nifti_put_short(h + QNET__NII_DIM + 2 * i, dim[i]);
+        qnet__nifti_put_float(h + QNET__NII_PIXDIM + 4 * i, i > 0 && i < 4 ? spacing[i - 1] : 1);
     }
-    qnet__nifti_put(h + 70, QNET_NIFTI_INT16, big, (int)o->type);
-    qnet__nifti_put(h + 72, QNET_NIFTI_INT16, big, 8 * qnet__nifti_entry((int)o->type)->bytes);
-    qnet__nifti_put(h + 108, QNET_NIFTI_FLOAT32, big, 352);
-    qnet__nifti_put(h + 112, QNET_NIFTI_FLOAT32, big, o->slope);
-    qnet__nifti_put(h + 116, QNET_NIFTI_FLOAT32, big, o->intercept);
-    h[123] = 2; /* mm */
-    if (o->description) memcpy(h + 148, o->description, strlen(o->description));
-    memcpy(h + 344, "n+1", 4);
-    if (code == 0) return;
-    qnet__nifti_put(h + 254, QNET_NIFTI_INT16, big, code);
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 4; j++) {
-            qnet__nifti_put(h + 280 + 16 * i + 4 * j, QNET_NIFTI_FLOAT32, big, v->affine[i][j]);
-            if (j < 3) shear = fmax(shear, fabs(r[i][j] - v->affine[i][j] / norm[j]));
-        }
-    if (shear < 1e-6) {
-        for (i = 0; i < 3; i++) r[i][2] *= handed; /* qfac takes the mirror image out of axis 3 */
-        qnet__rotation_to_quaternion(r, q);
-        qnet__nifti_put(h + 252, QNET_NIFTI_INT16, big, code);
-        for (i = 0; i < 3; i++) {
-            qnet__nifti_put(h + 256 + 4 * i, QNET_NIFTI_FLOAT32, big, q[1 + i]);
-            qnet__nifti_put(h + 268 + 4 * i, QNET_NIFTI_FLOAT32, big, v->affine[i][3]);
-        }
-    }
-}
-
-/* A volume of affine_source 0 that lies otherwise than a file without sform and qform is read. */
-static qnet_status qnet__nifti_write_turned(qnet_context *ctx, qnet_sink *sink,
-                                            const qnet_volume *volume,
-                                            const qnet_nifti_options *options)
-{
-    qnet_volume *v = NULL;
-    qnet_status status;
-    QNET__TRY(qnet_volume_create(ctx, volume->nx, volume->ny, volume->nz, &v));
-    memcpy(v->voxels, volume->voxels,
-           qnet__voxel_count(v->nx, v->ny, v->nz) * sizeof *v->voxels);
-    memcpy(v->affine, volume->affine, sizeof v->affine);
-    v->affine_source = 0;
-    status = qnet_volume_reorient(v, "LAS");
-    if (status == QNET_OK) status = qnet_nifti_write(ctx, sink, v, options);
-    qnet_volume_destroy(v);
-    return status;
+    qnet__nifti_put_short(h + QNET__NII_DATATYPE, slope > 0 ? QNET__NIFTI_INT16
+                                                            : QNET__NIFTI_FLOAT32);
+    qnet__nifti_put_short(h + QNET__NII_BITPIX, slope > 0 ? 16 : 32);
+    qnet__nifti_put_float(h + QNET__NII_OFFSET, 352);
+    qnet__nifti_put_float(h + QNET__NII_SLOPE, slope > 0 ? slope : 1);
+    h[QNET__NII_UNITS] = 2; /* mm */
+    qnet__nifti_put_short(h + QNET__NII_SFORM, known); /* 1: scanner's coordinates */
+    for (i = 0; i < 12 && known; i++)
+        qnet__nifti_put_float(h + QNET__NII_SROW + 4 * i, v->affine[i / 4][i % 4]);
+    memcpy(h + QNET__NII_MAGIC, "n+1", 4);
+    if (!qnet__is_little_endian()) qnet__nifti_swap_header(h);
 }
 
 /* To the sink, through deflate where there is one. */
@@ -13280,88 +12288,76 @@ static qnet_status qnet__nifti_send(qnet_context *ctx, qnet__deflate *d, qnet_si
     return d ? qnet__deflate_write(d, bytes, size) : qnet__write(ctx, sink, bytes, size);
 }
 
-/* The voxels, by way of piece[QNET__NIFTI_PIECE]. */
+/* The voxels, by way of piece[QNET__NIFTI_PIECE]. Halves are rounded to even, as numpy does. */
 static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d, qnet_sink *sink,
-                                            const qnet_volume *v, const qnet_nifti_options *o,
+                                            const qnet_volume *v, double slope,
                                             unsigned char *piece)
 {
-    const qnet__nifti_kind *kind = qnet__nifti_entry((int)o->type);
-    size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = (size_t)kind->bytes, done, i, n;
-    /* As the header has them: what is stored is undone by what a reader finds there. */
-    double slope = (double)(float)o->slope, intercept = (double)(float)o->intercept;
-    char where[64];
+    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = slope > 0 ? 2 : 4;
+    const double step = (double)(float)slope; /* as a reader finds it in the header */
+    size_t done, i, n;
     for (done = 0; done < count; done += n) {
         n = qnet__min_size(QNET__NIFTI_PIECE / bytes, count - done);
-        for (i = 0; i < n; i++) {
-            double voxel = (double)v->voxels[done + i], stored = (voxel - intercept) / slope;
-            if (qnet__nifti_put(piece + i * bytes, kind->code, o->big_endian, stored)) continue;
-            qnet__voxel_text(v, done + i, where);
-            return qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored as %g: it "
-                              "does not fit %s", qnet__sink_name(sink), where, voxel, stored,
-                              kind->name);
+        if (slope == 0) memcpy(piece, v->voxels + done, n * bytes);
+        for (i = 0; i < n && slope > 0; i++) {
+            const double stored = rint((double)v->voxels[done + i] / step);
+            if (!(stored >= -32768 && stored <= 32767)) { /* NaN, too */
+                char where[64];
+                qnet__voxel_text(v, done + i, where);
+                return qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored as "
+                                  "%g: it does not fit int16", qnet__sink_name(sink), where,
+                                  (double)v->voxels[done + i], stored);
+            }
+            qnet__nifti_put_short(piece + 2 * i, (int)stored);
         }
+        if (!qnet__is_little_endian()) qnet__swap_bytes(piece, n, bytes);
         QNET__TRY(qnet__nifti_send(ctx, d, sink, piece, n * bytes));
     }
     return QNET_OK;
 }
 
-/* options NULL: those of qnet_nifti_options_init. */
+/* All that can be refused is refused before the first byte goes out; voxels that do not fit are
+   found on the way, and a path is then left as it was. */
 QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const qnet_volume *volume,
-                                      const qnet_nifti_options *options)
+                                      double slope, int gzip)
 {
-    qnet_nifti_options o;
     qnet__deflate *d;
     unsigned char *block, header[352];
     const char *name;
     char orientation[4];
-    double norm[3], r[3][3];
-    size_t deflate_bytes, block_bytes;
+    double spacing[3], r[3][3];
+    const size_t deflate_bytes = gzip ? sizeof *d : 0, bytes = deflate_bytes + QNET__NIFTI_PIECE;
     qnet_status status;
     if (ctx == NULL || sink == NULL || sink->write == NULL || volume == NULL ||
         volume->voxels == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_nifti_write: context, sink or volume is NULL");
     name = qnet__sink_name(sink);
-    qnet_nifti_options_init(&o);
-    if (options) o = *options;
-    if (o.slope == 0) {
-        o.slope = 1;
-        o.intercept = 0;
-    }
-    /* All that can be refused is refused before the first byte goes out; voxels that do not fit
-       their type are found on the way, and a path is then left as it was. */
-    if (qnet__nifti_find((int)o.type) == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: type is %d, expected one of "
-                          "qnet_nifti_type", name, (int)o.type);
-    if (!(fabs(o.slope) >= (double)FLT_MIN && fabs(o.slope) <= (double)FLT_MAX &&
-          fabs(o.intercept) <= (double)FLT_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: slope is %g and intercept %g, expected "
-                          "finite numbers that a float can hold", name, o.slope, o.intercept);
-    if (o.description && strlen(o.description) > 79)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: description has %.0f characters, expected "
-                          "at most 79", name, (double)strlen(o.description));
+    if (!(slope == 0 || (slope >= (double)FLT_MIN && slope <= (double)FLT_MAX)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: slope is %g, expected 0 or a number above "
+                          "0 that a float can hold", name, slope);
     if (qnet__voxel_count(volume->nx, volume->ny, volume->nz) == 0 || volume->nx > 32767 ||
         volume->ny > 32767 || volume->nz > 32767)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: volume is %d x %d x %d, expected sides of 1 "
                           "to 32767 and at most %.0f voxels", name, volume->nx, volume->ny,
                           volume->nz, (double)QNET_MAX_VOXELS);
-    if (!qnet__affine_axes(&volume->affine[0][0], norm, r))
+    if (!qnet__affine_axes(&volume->affine[0][0], spacing, r))
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the affine is singular or not finite", name);
     qnet__orientation_text(r, orientation);
     if (volume->affine_source == 0 && strcmp(orientation, "LAS") != 0)
-        return qnet__nifti_write_turned(ctx, sink, volume, &o);
-    deflate_bytes = o.gzip ? sizeof *d : 0;
-    block_bytes = deflate_bytes + QNET__NIFTI_PIECE;
-    block = (unsigned char *)qnet__alloc(ctx, block_bytes);
-    if (block == NULL) return qnet__no_memory(ctx, block_bytes, "writing a NIfTI file");
-    d = o.gzip ? (qnet__deflate *)(void *)block : NULL;
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the side of the volume is unknown "
+                          "(affine_source 0): a file says so in the order LAS only, not %s; "
+                          "qnet_volume_reorient", name, orientation);
+    block = (unsigned char *)qnet__alloc(ctx, bytes);
+    if (block == NULL) return qnet__no_memory(ctx, bytes, "writing a NIfTI file");
+    d = gzip ? (qnet__deflate *)(void *)block : NULL;
     if (d) qnet__deflate_start(d, ctx, sink, 0);
-    qnet__nifti_header(volume, &o, norm, r, header);
+    qnet__nifti_header(volume, slope, spacing, header);
     status = qnet__nifti_send(ctx, d, sink, header, sizeof header);
     if (status == QNET_OK)
-        status = qnet__nifti_write_voxels(ctx, d, sink, volume, &o, block + deflate_bytes);
+        status = qnet__nifti_write_voxels(ctx, d, sink, volume, slope, block + deflate_bytes);
     if (status == QNET_OK && d) status = qnet__deflate_finish(d);
-    qnet__free(ctx, block, block_bytes);
+    qnet__free(ctx, block, bytes);
     return status;
 }
 
@@ -13381,27 +12377,15 @@ QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_v
     return status;
 }
 
-/* Compressed if and only if the name ends in .gz; options NULL: float32. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
-                                     const qnet_nifti_options *options)
+                                     double slope)
 {
     qnet__file file;
     qnet_sink sink;
-    qnet_nifti_options o;
-    qnet_status status;
-    size_t n;
-    if (ctx == NULL || path == NULL || volume == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_nifti_save: context, path or volume is NULL");
-    n = strlen(path);
-    qnet_nifti_options_init(&o);
-    if (options) o = *options;
-    o.gzip = n >= 3 && strcmp(path + n - 3, ".gz") == 0;
+    const size_t n = path != NULL ? strlen(path) : 0;
+    const int gzip = n >= 3 && strcmp(path + n - 3, ".gz") == 0;
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet_nifti_write(ctx, &sink, volume, &o);
-    if (status == QNET_OK) return qnet__file_commit(ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    return qnet__file_finish(&file, qnet_nifti_write(ctx, &sink, volume, slope, gzip));
 }
 #endif
 
@@ -13415,14 +12399,16 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
         "fc.bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, ...}
    with offsets from the end of the header (https://github.com/huggingface/safetensors, format).
    The reader takes this grammar only, in one pass, and skips fields of a tensor that it does not
-   know; a string is decoded in place, as no escape is shorter than the UTF-8 that it stands for.
+   know. Strings are decoded in place, as no escape is shorter than what it stands for; surrogate
+   pairs stay as they are written. In memory a convolution is [kh][kw][in][out], in a
+   file [out][in][kh][kw], as PyTorch has it.
    ============================================================================================ */
 
 #ifndef QNET_MAX_SAFETENSORS_HEADER
 #define QNET_MAX_SAFETENSORS_HEADER ((size_t)1 << 24) /* bytes of JSON */
 #endif
 #ifndef QNET_MAX_SAFETENSORS_TENSORS
-#define QNET_MAX_SAFETENSORS_TENSORS 65536
+#define QNET_MAX_SAFETENSORS_TENSORS 4096 /* each is compared with each */
 #endif
 #ifndef QNET_MAX_SAFETENSORS_METADATA
 #define QNET_MAX_SAFETENSORS_METADATA 1024
@@ -13435,12 +12421,11 @@ typedef struct qnet__safetensors_file {
     qnet_safetensors file;
     char name[256];
     qnet_buffer header, data, tensors, metadata;
-    qnet_buffer offsets; /* size_t per tensor: first byte in data */
     int left_out, long_keys; /* tensors and keys that are not read, */
     char first_out[160];     /* and which tensor was the first */
 } qnet__safetensors_file;
 
-/* The header's text as it is read: at moves from begin to end. */
+/* The header's text as it is read: at moves from begin to end, where a zero stands. */
 typedef struct qnet__header {
     qnet_context *ctx;
     const char *file;
@@ -13467,9 +12452,9 @@ QNET_API const char *qnet_dtype_name(qnet_dtype dtype)
 /* "[64,3,7,7]", which is also the shape's JSON. */
 static void qnet__shape_text(char text[QNET__SHAPE_TEXT], int ndim, const size_t *shape)
 {
-    int i, at = 1;
+    int at = 1;
     text[0] = '[';
-    for (i = 0; i < ndim; i++)
+    for (int i = 0; i < ndim; i++)
         at += snprintf(text + at, QNET__SHAPE_TEXT - (size_t)at, i ? ",%.0f" : "%.0f",
                        (double)shape[i]);
     snprintf(text + at, QNET__SHAPE_TEXT - (size_t)at, "]");
@@ -13479,9 +12464,8 @@ static void qnet__shape_text(char text[QNET__SHAPE_TEXT], int ndim, const size_t
 static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t *count,
                              size_t *bytes)
 {
-    int i;
     *count = 1;
-    for (i = 0; i < ndim; i++)
+    for (int i = 0; i < ndim; i++)
         if (!qnet__mul(*count, shape[i], count)) return 0;
     return qnet__mul(*count, size, bytes);
 }
@@ -13520,68 +12504,13 @@ static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
     }
 }
 
-/* ---- order: heapsort of an index array, which needs no memory and has no slow case ----------- */
-
-typedef int (*qnet__index_less)(const void *items, size_t a, size_t b);
-
-/* Lets index[at] sink in the heap index[count], where the parent of i is (i - 1) / 2 and no child
-   is above its parent (Williams 1964). */
-static void qnet__sift_down(size_t *index, size_t at, size_t count, qnet__index_less less,
-                            const void *items)
+/* The first of tensors[count] whose name one before it has, or NULL. */
+static const char *qnet__duplicate_name(const qnet_safetensor *tensors, int count)
 {
-    for (;;) {
-        size_t child = 2 * at + 1, swap;
-        if (child >= count) return;
-        if (child + 1 < count && less(items, index[child], index[child + 1])) child++;
-        if (!less(items, index[at], index[child])) return;
-        swap = index[at];
-        index[at] = index[child];
-        index[child] = swap;
-        at = child;
-    }
-}
-
-/* index[count] = 0..count-1 in rising order of items. */
-static void qnet__sort_index(size_t *index, size_t count, qnet__index_less less, const void *items)
-{
-    size_t i;
-    for (i = 0; i < count; i++) index[i] = i;
-    for (i = count / 2; i-- > 0;) qnet__sift_down(index, i, count, less, items);
-    for (i = count; i-- > 1;) {
-        size_t swap = index[0];
-        index[0] = index[i];
-        index[i] = swap;
-        qnet__sift_down(index, 0, i, less, items);
-    }
-}
-
-/* items: qnet_safetensor[]. Equal names end side by side, where a duplicate shows. */
-static int qnet__tensor_name_less(const void *items, size_t a, size_t b)
-{
-    const qnet_safetensor *tensors = (const qnet_safetensor *)items;
-    return strcmp(tensors[a].name, tensors[b].name) < 0;
-}
-
-/* By first byte, then by size, so that an empty tensor comes before the one at the same place. */
-static int qnet__tensor_offset_less(const void *items, size_t a, size_t b)
-{
-    const qnet__safetensors_file *f = (const qnet__safetensors_file *)items;
-    const size_t *offset = (const size_t *)(const void *)f->offsets.bytes;
-    if (offset[a] != offset[b]) return offset[a] < offset[b];
-    return f->file.tensors[a].bytes < f->file.tensors[b].bytes;
-}
-
-/* QNET_OK when no two of tensors[count] have the same name; order[count] is scratch. */
-static qnet_status qnet__check_names(qnet_context *ctx, const char *file, qnet_status status,
-                                     const qnet_safetensor *tensors, size_t count, size_t *order)
-{
-    size_t i;
-    qnet__sort_index(order, count, qnet__tensor_name_less, tensors);
-    for (i = 1; i < count; i++)
-        if (strcmp(tensors[order[i - 1]].name, tensors[order[i]].name) == 0)
-            return qnet__fail(ctx, status, "%s: tensor '%s' is there twice", file,
-                              tensors[order[i]].name);
-    return QNET_OK;
+    for (int i = 1; i < count; i++)
+        for (int k = 0; k < i; k++)
+            if (strcmp(tensors[i].name, tensors[k].name) == 0) return tensors[i].name;
+    return NULL;
 }
 
 /* ---- the header's grammar -------------------------------------------------------------------- */
@@ -13596,9 +12525,8 @@ static qnet_status qnet__header_fail(const qnet__header *h, const char *expected
 /* The next character that is not a space, or 0 at the end; it stays unread. */
 static int qnet__header_peek(qnet__header *h)
 {
-    while (h->at < h->end && (*h->at == ' ' || *h->at == '\t' || *h->at == '\n' || *h->at == '\r'))
-        h->at++;
-    return h->at < h->end ? *h->at : 0;
+    while (*h->at == ' ' || *h->at == '\t' || *h->at == '\n' || *h->at == '\r') h->at++;
+    return *h->at;
 }
 
 /* Takes c, after any spaces, or fails with what `expected` says. */
@@ -13609,45 +12537,13 @@ static qnet_status qnet__header_expect(qnet__header *h, char c, const char *expe
     return QNET_OK;
 }
 
-/* After a member of a list: *more = 1 behind a comma, 0 behind the closing character. */
-static qnet_status qnet__header_more(qnet__header *h, char close, int *more)
+/* Before member `index` of a list: *more = 0 when its closing character was taken instead. */
+static qnet_status qnet__header_more(qnet__header *h, int index, char close, int *more)
 {
-    int c = qnet__header_peek(h);
-    if (c != ',' && c != close) return qnet__header_fail(h, "',' or the end of the list");
-    h->at++;
-    *more = c == ',';
-    return QNET_OK;
-}
-
-/* Bytes of the UTF-8 character at p[left], 0 if it is none: no overlong forms, no surrogates,
-   nothing above U+10FFFF (RFC 3629). */
-static size_t qnet__utf8_size(const unsigned char *p, size_t left)
-{
-    size_t n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4, i;
-    if (n == 0 || n > left || p[0] > 0xf4) return 0;
-    for (i = 1; i < n; i++)
-        if ((p[i] & 0xc0) != 0x80) return 0;
-    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
-        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
-        return 0;
-    return n;
-}
-
-/* The four hexadecimal digits behind "\u". */
-static qnet_status qnet__header_hex4(qnet__header *h, uint32_t *code)
-{
-    int i;
-    *code = 0;
-    for (i = 0; i < 4; i++) {
-        int c = h->at < h->end ? *h->at : 0;
-        int digit = c >= '0' && c <= '9'   ? c - '0'
-                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                           : -1;
-        if (digit < 0) return qnet__header_fail(h, "four hexadecimal digits");
-        *code = *code * 16 + (uint32_t)digit;
-        h->at++;
-    }
+    const int c = qnet__header_peek(h);
+    *more = c != close;
+    if (index > 0 && c != ',' && *more) return qnet__header_fail(h, "',' or the end of the list");
+    if (index > 0 || !*more) h->at++;
     return QNET_OK;
 }
 
@@ -13655,48 +12551,32 @@ static qnet_status qnet__header_hex4(qnet__header *h, uint32_t *code)
 static qnet_status qnet__header_escape(qnet__header *h, unsigned char **write)
 {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
-    unsigned char *w = *write;
-    const char *simple;
-    uint32_t code, low;
-    h->at++;
-    if (h->at == h->end) return qnet__header_fail(h, "the rest of an escape");
-    simple = *h->at ? strchr(from, *h->at) : NULL;
+    const char *simple = h->at[1] ? strchr(from, h->at[1]) : NULL;
+    unsigned code = 0;
     if (simple != NULL) {
-        *w++ = (unsigned char)to[simple - from];
-        h->at++;
-        *write = w;
+        *(*write)++ = (unsigned char)to[simple - from];
+        h->at += 2;
         return QNET_OK;
     }
-    if (*h->at != 'u') return qnet__header_fail(h, "one of \"\\/bfnrtu behind a backslash");
-    h->at++;
-    QNET__TRY(qnet__header_hex4(h, &code));
-    if (code >= 0xd800 && code <= 0xdbff) { /* a pair of UTF-16 surrogates */
-        if (h->end - h->at < 2 || h->at[0] != '\\' || h->at[1] != 'u')
-            return qnet__header_fail(h, "the second half of a surrogate pair");
-        h->at += 2;
-        QNET__TRY(qnet__header_hex4(h, &low));
-        if (low < 0xdc00 || low > 0xdfff)
-            return qnet__header_fail(h, "the second half of a surrogate pair");
-        code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
-    } else if (code == 0 || (code >= 0xdc00 && code <= 0xdfff)) {
-        return qnet__header_fail(h, "a character other than NUL or half a surrogate pair");
+    if (h->at[1] != 'u') return qnet__header_fail(h, "one of \"\\/bfnrtu behind a backslash");
+    for (int i = 2; i < 6; i++) {
+        const char *digits = "0123456789abcdefABCDEF";
+        const char *digit = h->at[i] ? strchr(digits, h->at[i]) : NULL;
+        if (digit == NULL) return qnet__header_fail(h, "four hexadecimal digits");
+        code = code * 16 + (unsigned)(digit - digits) - (digit - digits > 15 ? 6u : 0u);
     }
-    if (code < 0x80) {
-        *w++ = (unsigned char)code;
-    } else if (code < 0x800) {
-        *w++ = (unsigned char)(0xc0 | code >> 6);
-        *w++ = (unsigned char)(0x80 | (code & 0x3f));
-    } else if (code < 0x10000) {
-        *w++ = (unsigned char)(0xe0 | code >> 12);
-        *w++ = (unsigned char)(0x80 | (code >> 6 & 0x3f));
-        *w++ = (unsigned char)(0x80 | (code & 0x3f));
+    if (code == 0) return qnet__header_fail(h, "a character other than NUL");
+    if (code >= 0xd800 && code <= 0xdfff) {
+        memmove(*write, h->at, 6);
+        *write += 6;
     } else {
-        *w++ = (unsigned char)(0xf0 | code >> 18);
-        *w++ = (unsigned char)(0x80 | (code >> 12 & 0x3f));
-        *w++ = (unsigned char)(0x80 | (code >> 6 & 0x3f));
-        *w++ = (unsigned char)(0x80 | (code & 0x3f));
+        const int n = code < 0x80 ? 1 : code < 0x800 ? 2 : 3;
+        for (int i = n - 1; i > 0; i--, code >>= 6)
+            (*write)[i] = (unsigned char)(0x80 | (code & 63));
+        (*write)[0] = (unsigned char)(code | (n == 1 ? 0u : n == 2 ? 0xc0u : 0xe0u));
+        *write += n;
     }
-    *write = w;
+    h->at += 6;
     return QNET_OK;
 }
 
@@ -13707,19 +12587,18 @@ static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *siz
     unsigned char *start, *write; /* write <= h->at: what is decoded never overtakes */
     QNET__TRY(qnet__header_expect(h, '"', "a string"));
     start = write = h->at;
-    for (;;) {
+    while (*h->at != '"') {
+        const size_t n = qnet__utf8_size(h->at, (size_t)(h->end - h->at));
         if (h->at == h->end) return qnet__header_fail(h, "the end of a string");
-        if (*h->at == '"') break;
         if (*h->at < 0x20) return qnet__header_fail(h, "no control character in a string");
+        if (n == 0) return qnet__header_fail(h, "valid UTF-8");
         if (*h->at == '\\') {
             QNET__TRY(qnet__header_escape(h, &write));
-        } else {
-            size_t n = qnet__utf8_size(h->at, (size_t)(h->end - h->at));
-            if (n == 0) return qnet__header_fail(h, "valid UTF-8");
-            memmove(write, h->at, n);
-            write += n;
-            h->at += n;
+            continue;
         }
+        memmove(write, h->at, n);
+        write += n;
+        h->at += n;
     }
     h->at++;
     *write = 0;
@@ -13731,17 +12610,15 @@ static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *siz
 /* A list of at most `most` numbers, whole, not negative, each of which fits size_t. */
 static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int most, int *count)
 {
-    int more = 1;
-    *count = 0;
+    int more;
     QNET__TRY(qnet__header_expect(h, '[', "'['"));
-    if (qnet__header_peek(h) == ']') {
-        h->at++;
-        return QNET_OK;
-    }
-    while (more) {
+    for (*count = 0;; (*count)++) {
         size_t value = 0, digits = 0; /* no strtoul: it takes signs and spaces, and saturates */
-        int zero = qnet__header_peek(h) == '0';
-        for (; h->at < h->end && *h->at >= '0' && *h->at <= '9'; digits++, h->at++)
+        int zero;
+        QNET__TRY(qnet__header_more(h, *count, ']', &more));
+        if (!more) return QNET_OK;
+        zero = qnet__header_peek(h) == '0';
+        for (; *h->at >= '0' && *h->at <= '9'; digits++, h->at++)
             if (!qnet__mul(value, 10, &value) || !qnet__add(value, (size_t)(*h->at - '0'), &value))
                 return qnet__header_fail(h, "a smaller number");
         if (digits == 0 || (zero && digits > 1))
@@ -13750,10 +12627,8 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
             return qnet__fail(h->ctx, QNET_ERROR_LIMIT,
                               "%s: header byte %.0f: a list of more than %d numbers", h->file,
                               (double)(h->at - h->begin), most);
-        numbers[(*count)++] = value;
-        QNET__TRY(qnet__header_more(h, ']', &more));
+        numbers[*count] = value;
     }
-    return QNET_OK;
 }
 
 #define QNET__HEADER_DEPTH 16 /* lists within lists that are skipped */
@@ -13762,83 +12637,73 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
 static qnet_status qnet__header_skip(qnet__header *h, int depth)
 {
     const int c = qnet__header_peek(h), close = c == '{' ? '}' : ']';
-    const unsigned char *start = h->at;
     char *text;
     size_t size;
-    int more = 1;
+    int more;
     if (c == '"') return qnet__header_string(h, &text, &size);
     if (c != '{' && c != '[') {
-        while (h->at < h->end && ((*h->at >= 'a' && *h->at <= 'z') || *h->at == 'E' ||
-                                  (*h->at >= '0' && *h->at <= '9') || *h->at == '-' ||
-                                  *h->at == '+' || *h->at == '.'))
-            h->at++;
-        return h->at > start ? QNET_OK : qnet__header_fail(h, "a value");
+        size = strspn((const char *)h->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
+        h->at += size;
+        return size > 0 ? QNET_OK : qnet__header_fail(h, "a value");
     }
     if (depth == 0) return qnet__header_fail(h, "fewer lists within lists");
     h->at++;
-    if (qnet__header_peek(h) == close) {
-        h->at++;
-        return QNET_OK;
-    }
-    while (more) {
+    for (int i = 0;; i = 1) {
+        QNET__TRY(qnet__header_more(h, i, (char)close, &more));
+        if (!more) return QNET_OK;
         if (c == '{') {
             QNET__TRY(qnet__header_string(h, &text, &size));
             QNET__TRY(qnet__header_expect(h, ':', "':'"));
         }
         QNET__TRY(qnet__header_skip(h, depth - 1));
-        QNET__TRY(qnet__header_more(h, (char)close, &more));
     }
-    return QNET_OK;
 }
 
 /* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t, in any order, each once;
-   *begin: its first byte, *dtype: what the file says. The shape must take exactly the bytes between
-   the offsets, unless the size of that dtype is not known. */
-static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size_t *begin,
-                                       char **dtype)
+   *dtype: what the file says. The shape must take exactly the bytes between the offsets, unless the
+   size of that dtype is not known. t->data: the first offset, a number until the bytes are read. */
+static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, char **dtype)
 {
+    static const char *const fields[3] = {"dtype", "shape", "data_offsets"};
     size_t offsets[2] = {0, 0}, size, bytes;
-    int more = 1, seen_dtype = 0, seen_shape = 0, seen_offsets = 0, n, i;
+    int seen[3] = {0, 0, 0}, more, n, i, field;
     char *text, shape[QNET__SHAPE_TEXT];
     QNET__TRY(qnet__header_expect(h, '{', "'{' of a tensor"));
-    while (more) {
+    for (i = 0;; i = 1) {
+        QNET__TRY(qnet__header_more(h, i, '}', &more));
+        if (!more) break;
         QNET__TRY(qnet__header_string(h, &text, &size));
         QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        if (strcmp(text, "dtype") == 0 && !seen_dtype) {
-            seen_dtype = 1;
-            QNET__TRY(qnet__header_string(h, dtype, &size));
-            for (i = 0; qnet_dtype_size((qnet_dtype)i); i++)
-                if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)i)) == 0) break;
-            t->dtype = (qnet_dtype)i;
-        } else if (strcmp(text, "shape") == 0 && !seen_shape) {
-            seen_shape = 1;
-            QNET__TRY(qnet__header_numbers(h, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
-        } else if (strcmp(text, "data_offsets") == 0 && !seen_offsets) {
-            seen_offsets = 1;
-            QNET__TRY(qnet__header_numbers(h, offsets, 2, &n));
-            if (n != 2) return qnet__header_fail(h, "two data_offsets");
-        } else if (strcmp(text, "dtype") == 0 || strcmp(text, "shape") == 0 ||
-                   strcmp(text, "data_offsets") == 0) {
+        for (field = 0; field < 3 && strcmp(text, fields[field]) != 0; field++) {}
+        if (field < 3 && seen[field]++)
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
                               "%s: tensor '%s': field '%s' is there twice", h->file, t->name, text);
+        if (field == 0) {
+            QNET__TRY(qnet__header_string(h, dtype, &size));
+            for (n = 0; qnet_dtype_size((qnet_dtype)n); n++)
+                if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)n)) == 0) break;
+            t->dtype = (qnet_dtype)n;
+        } else if (field == 1) {
+            QNET__TRY(qnet__header_numbers(h, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
+        } else if (field == 2) {
+            QNET__TRY(qnet__header_numbers(h, offsets, 2, &n));
+            if (n != 2) return qnet__header_fail(h, "two data_offsets");
         } else {
             QNET__TRY(qnet__header_skip(h, QNET__HEADER_DEPTH));
         }
-        QNET__TRY(qnet__header_more(h, '}', &more));
     }
-    if (!seen_dtype || !seen_shape || !seen_offsets)
-        return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s is missing", h->file,
-                          t->name,
-                          !seen_dtype ? "dtype" : !seen_shape ? "shape" : "data_offsets");
-    /* From here on the numbers of the file are proven: count and bytes cannot have wrapped. */
-    qnet__shape_text(shape, t->ndim, t->shape);
+    for (field = 0; field < 3; field++)
+        if (!seen[field])
+            return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s is missing", h->file,
+                              t->name, fields[field]);
     if (offsets[0] > offsets[1])
         return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
                           "%s: tensor '%s': data_offsets [%.0f,%.0f] run backwards", h->file,
                           t->name, (double)offsets[0], (double)offsets[1]);
     t->bytes = offsets[1] - offsets[0];
-    *begin = offsets[0];
+    t->data = (const void *)(uintptr_t)offsets[0];
     if (qnet_dtype_size(t->dtype) == 0) return QNET_OK;
+    qnet__shape_text(shape, t->ndim, t->shape);
     if (!qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &t->count, &bytes) ||
         bytes != t->bytes)
         return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
@@ -13851,24 +12716,21 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size
 /* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. */
 static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file *f)
 {
-    int more = 1;
     if (qnet__header_peek(h) == 'n') return qnet__header_skip(h, 0);
     QNET__TRY(qnet__header_expect(h, '{', "'{' of __metadata__"));
-    if (qnet__header_peek(h) == '}') {
-        h->at++;
-        return QNET_OK;
-    }
-    while (more) {
+    for (int i = 0;; i = 1) {
         qnet_metadata entry;
         char *key;
-        size_t size;
-        memset(&entry, 0, sizeof(entry)); /* the value stays in the header's buffer */
+        size_t size, value_size;
+        int more;
+        QNET__TRY(qnet__header_more(h, i, '}', &more));
+        if (!more) return QNET_OK;
+        memset(&entry, 0, sizeof(entry));
         QNET__TRY(qnet__header_string(h, &key, &size));
+        QNET__TRY(qnet__header_expect(h, ':', "':'"));
+        QNET__TRY(qnet__header_string(h, &entry.value, &value_size)); /* stays in the header */
         if (size >= sizeof(entry.key)) {
             f->long_keys++;
-            QNET__TRY(qnet__header_expect(h, ':', "':'"));
-            QNET__TRY(qnet__header_string(h, &entry.value, &size));
-            QNET__TRY(qnet__header_more(h, '}', &more));
             continue;
         }
         if (f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
@@ -13878,57 +12740,49 @@ static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: metadata '%s' is there twice",
                               h->file, key);
         memcpy(entry.key, key, size + 1);
-        QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        QNET__TRY(qnet__header_string(h, &entry.value, &size));
         QNET__TRY(qnet_buffer_append(h->ctx, &f->metadata, &entry, sizeof(entry)));
         f->file.metadata = (qnet_metadata *)(void *)f->metadata.bytes;
         f->file.metadata_count++;
-        QNET__TRY(qnet__header_more(h, '}', &more));
     }
-    return QNET_OK;
 }
 
-/* The whole header into f->tensors, f->offsets and f->metadata. */
+/* The whole header into f->tensors and f->metadata. Tensors that no network here can need get ndim
+   -1: their bytes count for the layout. */
 static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 {
-    int more = 1, seen_metadata = 0;
+    int more, seen_metadata = 0;
     QNET__TRY(qnet__header_expect(h, '{', "'{'"));
-    if (qnet__header_peek(h) == '}') {
-        h->at++;
-        more = 0;
-    }
-    while (more) {
+    for (int i = 0;; i = 1) {
         qnet_safetensor t;
         char *name, *dtype = NULL;
-        size_t size, begin;
-        memset(&t, 0, sizeof(t));
+        size_t size;
+        QNET__TRY(qnet__header_more(h, i, '}', &more));
+        if (!more) break;
         QNET__TRY(qnet__header_string(h, &name, &size));
         QNET__TRY(qnet__header_expect(h, ':', "':'"));
         if (strcmp(name, "__metadata__") == 0) {
-            if (seen_metadata)
+            if (seen_metadata++)
                 return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: __metadata__ is there twice",
                                   h->file);
-            seen_metadata = 1;
             QNET__TRY(qnet__header_metadata(h, f));
-        } else {
-            if (f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
-                return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: tensor '%.64s': above %d tensors",
-                                  h->file, name, QNET_MAX_SAFETENSORS_TENSORS);
-            memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
-            QNET__TRY(qnet__header_tensor(h, &t, &begin, &dtype));
-            if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
-                if (f->left_out++ == 0)
-                    snprintf(f->first_out, sizeof(f->first_out), "tensor '%.64s', %s%.32s", t.name,
-                             size >= sizeof(t.name) ? "a name above 127 bytes" : "dtype ",
-                             size >= sizeof(t.name) ? "" : dtype);
-                t.ndim = -1; /* until the layout has been checked */
-            }
-            QNET__TRY(qnet_buffer_append(h->ctx, &f->offsets, &begin, sizeof(begin)));
-            QNET__TRY(qnet_buffer_append(h->ctx, &f->tensors, &t, sizeof(t)));
-            f->file.tensors = (qnet_safetensor *)(void *)f->tensors.bytes;
-            f->file.count++;
+            continue;
         }
-        QNET__TRY(qnet__header_more(h, '}', &more));
+        if (f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
+            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: tensor '%.64s': above %d tensors",
+                              h->file, name, QNET_MAX_SAFETENSORS_TENSORS);
+        memset(&t, 0, sizeof(t));
+        memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
+        QNET__TRY(qnet__header_tensor(h, &t, &dtype));
+        if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
+            if (f->left_out++ == 0)
+                snprintf(f->first_out, sizeof(f->first_out), "tensor '%.64s', %s%.32s", t.name,
+                         size >= sizeof(t.name) ? "a name above 127 bytes" : "dtype ",
+                         size >= sizeof(t.name) ? "" : dtype);
+            t.ndim = -1;
+        }
+        QNET__TRY(qnet_buffer_append(h->ctx, &f->tensors, &t, sizeof(t)));
+        f->file.tensors = (qnet_safetensor *)(void *)f->tensors.bytes;
+        f->file.count++;
     }
     qnet__header_peek(h); /* writers pad with spaces */
     return h->at == h->end ? QNET_OK : qnet__header_fail(h, "nothing behind the closing '}'");
@@ -13936,74 +12790,34 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* Turns each of count numbers of `size` bytes round. */
-static void qnet__turn_bytes(unsigned char *p, size_t count, size_t size)
-{
-    size_t i;
-    for (; count > 0; count--, p += size)
-        for (i = 0; i < size / 2; i++) {
-            const unsigned char swap = p[i];
-            p[i] = p[size - 1 - i];
-            p[size - 1 - i] = swap;
-        }
-}
-
-/* Appends exactly size bytes of source to out, and a 0 behind them. What a file says will come is
-   not believed: out has room for at most 16 times of what has come and 256 KB, so that few copies
-   are made on the way. */
-static qnet_status qnet__read_growing(qnet_context *ctx, qnet_source *source, size_t size,
-                                      const char *what, qnet_buffer *out)
-{
-    const size_t piece = (size_t)1 << 18;
-    size_t done, ask, got = 0;
-    for (done = 0; done < size; done += got) {
-        ask = qnet__min_size(size - done, piece);
-        if (out->capacity - out->size <= ask)
-            QNET__TRY(qnet__buffer_reserve(
-                ctx, out, qnet__min_size(size - done, 15 * out->size + piece)));
-        QNET__TRY(qnet__read_some(ctx, source, out->bytes + out->size, ask, &got));
-        out->size += got;
-        out->bytes[out->size] = 0;
-        if (got == 0)
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: truncated: expected %.0f bytes of %s, found %.0f",
-                              qnet__source_name(source), (double)size, what,
-                              (double)done);
-    }
-    return QNET_OK;
-}
-
-/* Checks that the tensors lie side by side from byte 0, each byte once; *size: the sum. */
+/* Checks that the tensors cover bytes 0..*size, each byte once: no two overlap, and together they
+   are as large as the last of them ends. */
 static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors_file *f,
-                                      size_t *order, size_t *size)
+                                      size_t *size)
 {
-    const size_t *offset = (const size_t *)(const void *)f->offsets.bytes;
-    size_t i, at = 0, count = (size_t)f->file.count;
-    qnet__sort_index(order, count, qnet__tensor_offset_less, f);
-    for (i = 0; i < count; i++) {
-        const qnet_safetensor *t = &f->file.tensors[order[i]];
-        size_t begin = offset[order[i]];
-        if (begin != at)
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: tensor '%s' begins at byte %.0f: expected %.0f, %s", f->name,
-                              t->name, (double)begin, (double)at,
-                              begin < at ? "it overlaps the one before" : "there is a hole");
-        at = begin + t->bytes; /* data_offsets[1], which was read as a number that fits */
+    size_t sum = 0;
+    *size = 0;
+    for (int i = 0; i < f->file.count; i++) {
+        const qnet_safetensor *a = &f->file.tensors[i], *b = f->file.tensors;
+        const size_t begin = (size_t)(uintptr_t)a->data, end = begin + a->bytes;
+        for (; b < a; b++)
+            if (begin < (size_t)(uintptr_t)b->data + b->bytes && (size_t)(uintptr_t)b->data < end)
+                return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: tensor '%s' overlaps '%s'", f->name,
+                                  a->name, b->name);
+        sum += a->bytes;
+        *size = qnet__max_size(*size, end);
     }
-    *size = at;
-    return QNET_OK;
+    if (sum == *size) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: there is a hole between the tensors: they end "
+                      "at byte %.0f and have %.0f", f->name, (double)*size, (double)sum);
 }
 
 /* Takes the tensors that are not read from the list; their bytes have been counted. */
 static void qnet__leave_out(qnet__safetensors_file *f)
 {
-    size_t *offset = (size_t *)(void *)f->offsets.bytes;
-    int i, kept = 0;
-    for (i = 0; i < f->file.count; i++)
-        if (f->file.tensors[i].ndim >= 0) {
-            offset[kept] = offset[i];
-            f->file.tensors[kept++] = f->file.tensors[i];
-        }
+    int kept = 0;
+    for (int i = 0; i < f->file.count; i++)
+        if (f->file.tensors[i].ndim >= 0) f->file.tensors[kept++] = f->file.tensors[i];
     f->file.count = kept;
     if (f->left_out > 0)
         qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: tensors that are left out: %d, the first is "
@@ -14013,79 +12827,67 @@ static void qnet__leave_out(qnet__safetensors_file *f)
                   "bytes: %d", f->name, f->long_keys);
 }
 
-/* Everything of qnet_safetensors_read but the cleaning up. */
+/* Fills f from the source. */
 static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *source,
                                            qnet__safetensors_file *f)
 {
-    unsigned char length[8], extra;
+    const char *duplicate;
+    unsigned char extra;
     qnet__header h;
-    uint64_t header_bytes;
-    size_t *order, order_bytes, size = 0, i, got = 0;
-    int in_pieces = 0;
-    qnet_status status;
+    uint64_t length;
+    size_t size, got;
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
-    QNET__TRY(qnet__read_exact(ctx, source, length, sizeof(length), "safetensors header length"));
-    header_bytes = qnet__load_le64(length);
-    if (header_bytes == 0)
+    QNET__TRY(qnet__read_exact(ctx, source, 8, "safetensors header length", &f->header));
+    length = qnet__load_le64(f->header.bytes);
+    f->header.size = 0;
+    if (length == 0)
         return qnet__fail(ctx, QNET_ERROR_FORMAT,
                           "%s: expected a safetensors header of 2 bytes or more, found 0", f->name);
-    if (header_bytes > QNET_MAX_SAFETENSORS_HEADER) {
-        char brace = 0;
-        QNET__TRY(qnet__read_exact(ctx, source, &brace, 1, "safetensors header"));
-        if (brace != '{')
+    if (length > QNET_MAX_SAFETENSORS_HEADER) {
+        QNET__TRY(qnet__read_exact(ctx, source, 1, "safetensors header", &f->header));
+        if (f->header.bytes[0] != '{')
             return qnet__fail(ctx, QNET_ERROR_FORMAT,
                               "%s: not a safetensors file: expected '{' behind the header's length",
                               f->name);
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "%s: expected a safetensors header of at most %.0f bytes, found %.0f",
-                          f->name, (double)QNET_MAX_SAFETENSORS_HEADER, (double)header_bytes);
+                          f->name, (double)QNET_MAX_SAFETENSORS_HEADER, (double)length);
     }
-    QNET__TRY(qnet__read_growing(ctx, source, (size_t)header_bytes, "safetensors header",
-                                 &f->header));
+    QNET__TRY(qnet__read_exact(ctx, source, (size_t)length, "safetensors header", &f->header));
     h.ctx = ctx;
     h.file = f->name;
     h.begin = h.at = f->header.bytes;
     h.end = h.begin + f->header.size;
     QNET__TRY(qnet__header_read(&h, f));
-
-    /* Names and offsets are checked in sorted order, so that 65,536 tensors take no second. */
-    order_bytes = sizeof(size_t) * (size_t)f->file.count;
-    order = (size_t *)qnet__alloc(ctx, order_bytes);
-    if (order == NULL) return qnet__no_memory(ctx, order_bytes, "the order of tensors");
-    status = qnet__check_layout(ctx, f, order, &size);
+    QNET__TRY(qnet__check_layout(ctx, f, &size));
     qnet__leave_out(f);
-    if (status == QNET_OK)
-        status = qnet__check_names(ctx, f->name, QNET_ERROR_FORMAT, f->file.tensors,
-                                   (size_t)f->file.count, order);
-    qnet__free(ctx, order, order_bytes);
-    QNET__TRY(status);
-
+    duplicate = qnet__duplicate_name(f->file.tensors, f->file.count);
+    if (duplicate != NULL)
+        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: tensor '%s' is there twice", f->name,
+                          duplicate);
     if (size > QNET_MAX_FILE_BYTES)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f bytes of tensors, the limit is %.0f",
                           f->name, (double)size, (double)QNET_MAX_FILE_BYTES);
-#ifdef QNET__FILE_PIECES
-    if (size > 0) QNET__TRY(qnet__read_pieces(ctx, source, size, &f->data, &in_pieces));
-#endif
-    if (!in_pieces) QNET__TRY(qnet__read_growing(ctx, source, size, "tensors", &f->data));
+    QNET__TRY(qnet__read_exact(ctx, source, size, "tensors", &f->data));
     /* A byte too many means that header and data do not belong together. */
     QNET__TRY(qnet__read_some(ctx, source, &extra, 1, &got));
     if (got != 0)
         return qnet__fail(ctx, QNET_ERROR_FORMAT,
                           "%s: the file goes on behind the %.0f bytes of its tensors", f->name,
                           (double)size);
-    for (i = 0; i < (size_t)f->file.count && size > 0; i++) {
+    for (int i = 0; i < f->file.count; i++) {
         qnet_safetensor *t = &f->file.tensors[i];
-        unsigned char *p = f->data.bytes + ((const size_t *)(const void *)f->offsets.bytes)[i];
+        unsigned char *p = size > 0 ? f->data.bytes + (uintptr_t)t->data : NULL;
         t->data = p;
-        if (!qnet__is_little_endian()) qnet__turn_bytes(p, t->count, qnet_dtype_size(t->dtype));
+        if (!qnet__is_little_endian()) qnet__swap_bytes(p, t->count, qnet_dtype_size(t->dtype));
     }
     f->file.block = f->data.bytes;
     f->file.block_bytes = f->data.size;
     return QNET_OK;
 }
 
-/* The file's struct and its five buffers are separate blocks, because a stream's size is known only
-   when it has been read; the struct is made first, so that one call frees whatever there is. */
+/* The file's struct and its buffers are separate blocks, because a stream's size is known only when
+   it has been read; the struct is made first, so that one call frees whatever there is. */
 QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *source,
                                            qnet_safetensors **out)
 {
@@ -14109,32 +12911,27 @@ QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *sourc
 QNET_API void qnet_safetensors_destroy(qnet_safetensors *file)
 {
     qnet__safetensors_file *f = (qnet__safetensors_file *)(void *)file; /* its first member */
-    qnet_context *ctx;
     if (file == NULL) return;
-    ctx = file->ctx;
-    qnet_buffer_free(ctx, &f->header);
-    qnet_buffer_free(ctx, &f->data);
-    qnet_buffer_free(ctx, &f->tensors);
-    qnet_buffer_free(ctx, &f->metadata);
-    qnet_buffer_free(ctx, &f->offsets);
-    qnet__free(ctx, f, sizeof(*f));
+    qnet_buffer_free(file->ctx, &f->header);
+    qnet_buffer_free(file->ctx, &f->data);
+    qnet_buffer_free(file->ctx, &f->tensors);
+    qnet_buffer_free(file->ctx, &f->metadata);
+    qnet__free(file->ctx, f, sizeof(*f));
 }
 
 /* Linear: the networks here have a hundred names. */
 QNET_API const qnet_safetensor *qnet_safetensors_find(const qnet_safetensors *file,
                                                       const char *name)
 {
-    int i;
-    for (i = 0; i < file->count; i++)
+    for (int i = 0; i < file->count; i++)
         if (strcmp(file->tensors[i].name, name) == 0) return &file->tensors[i];
     return NULL;
 }
 
-/* Linear as well; also used on the file that is being read, to find a key that is there twice. */
+/* Linear as well; also used on the file that is being read, to find a duplicate key. */
 QNET_API const char *qnet_safetensors_metadata(const qnet_safetensors *file, const char *key)
 {
-    int i;
-    for (i = 0; i < file->metadata_count; i++)
+    for (int i = 0; i < file->metadata_count; i++)
         if (strcmp(file->metadata[i].key, key) == 0) return file->metadata[i].value;
     return NULL;
 }
@@ -14152,12 +12949,9 @@ static qnet_status qnet__write_json_string(qnet_context *ctx, qnet_buffer *json,
         if (n == 0)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "'%.64s' is not UTF-8: cannot be written",
                               text);
-        if (*p < 0x20)
-            QNET__TRY(qnet_buffer_printf(ctx, json, "\\u%04x", (unsigned)*p));
-        else {
-            if (*p == '"' || *p == '\\') QNET__TRY(qnet_buffer_append(ctx, json, "\\", 1));
-            QNET__TRY(qnet_buffer_append(ctx, json, p, n));
-        }
+        if (*p == '"' || *p == '\\') QNET__TRY(qnet_buffer_append(ctx, json, "\\", 1));
+        if (*p < 0x20) QNET__TRY(qnet_buffer_printf(ctx, json, "\\u%04x", (unsigned)*p));
+        else QNET__TRY(qnet_buffer_append(ctx, json, p, n));
     }
     return qnet_buffer_append(ctx, json, "\"", 1);
 }
@@ -14170,17 +12964,15 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
 {
     size_t at = 0, end, numbers, bytes;
     char shape[QNET__SHAPE_TEXT];
-    int i;
-    QNET__TRY(qnet_buffer_append(ctx, json, "{", 1));
-    if (pair_count > 0) QNET__TRY(qnet_buffer_printf(ctx, json, "\"__metadata__\":{"));
-    for (i = 0; i < pair_count; i++) {
+    QNET__TRY(qnet_buffer_printf(ctx, json, pair_count > 0 ? "{\"__metadata__\":{" : "{"));
+    for (int i = 0; i < pair_count; i++) {
         if (i > 0) QNET__TRY(qnet_buffer_append(ctx, json, ",", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, pairs[2 * i]));
         QNET__TRY(qnet_buffer_append(ctx, json, ":", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, pairs[2 * i + 1]));
     }
-    if (pair_count > 0) QNET__TRY(qnet_buffer_append(ctx, json, count ? "}," : "}", count ? 2 : 1));
-    for (i = 0; i < count; i++) {
+    if (pair_count > 0) QNET__TRY(qnet_buffer_printf(ctx, json, count > 0 ? "}," : "}"));
+    for (int i = 0; i < count; i++, at = end) {
         const qnet_safetensor *t = &tensors[i];
         if (t->ndim < 0 || t->ndim > QNET__SAFETENSORS_DIMS || qnet_dtype_size(t->dtype) == 0 ||
             !qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &numbers, &bytes) ||
@@ -14191,16 +12983,12 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
         qnet__shape_text(shape, t->ndim, t->shape);
         if (i > 0) QNET__TRY(qnet_buffer_append(ctx, json, ",", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, t->name));
-        QNET__TRY(qnet_buffer_printf(ctx, json, ":{\"dtype\":\"%s\",\"shape\":%s,",
-                                     qnet_dtype_name(t->dtype), shape));
-        QNET__TRY(qnet_buffer_printf(ctx, json, "\"data_offsets\":[%.0f,%.0f]}", (double)at,
-                                     (double)end));
-        at = end;
+        QNET__TRY(qnet_buffer_printf(ctx, json, ":{\"dtype\":\"%s\",\"shape\":%s,"
+                                     "\"data_offsets\":[%.0f,%.0f]}", qnet_dtype_name(t->dtype),
+                                     shape, (double)at, (double)end));
     }
-    QNET__TRY(qnet_buffer_append(ctx, json, "}", 1));
     /* Spaces bring the data to a multiple of 8 bytes, for readers that map the file. */
-    while (json->size % 8 != 0) QNET__TRY(qnet_buffer_append(ctx, json, " ", 1));
-    return QNET_OK;
+    return qnet_buffer_printf(ctx, json, "}%*s", (int)(7 - json->size % 8), "");
 }
 
 /* Length and header of a file with these tensors; names are checked to differ. */
@@ -14208,35 +12996,27 @@ static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
                                            const qnet_safetensor *tensors, int count,
                                            const char *const *pairs, int pair_count)
 {
-    const char *file = qnet__sink_name(sink);
-    size_t bytes = sizeof(size_t) * (size_t)count;
-    size_t *order;
+    const char *file = qnet__sink_name(sink), *duplicate;
     unsigned char length[8];
-    qnet_buffer json;
+    qnet_buffer json = {NULL, 0, 0, NULL};
     qnet_status status;
-    int i;
     if (count > QNET_MAX_SAFETENSORS_TENSORS || pair_count > QNET_MAX_SAFETENSORS_METADATA)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: above %d tensors or %d metadata keys", file,
                           QNET_MAX_SAFETENSORS_TENSORS, QNET_MAX_SAFETENSORS_METADATA);
-    for (i = 0; i < 2 * pair_count; i++)
+    for (int i = 0; i < 2 * pair_count; i++)
         if (pairs[i] == NULL)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: metadata string %d is NULL", file, i);
-    order = (size_t *)qnet__alloc(ctx, bytes);
-    if (order == NULL) return qnet__no_memory(ctx, bytes, "the order of tensors");
-    status = qnet__check_names(ctx, file, QNET_ERROR_ARGUMENT, tensors, (size_t)count, order);
-    qnet__free(ctx, order, bytes);
-    QNET__TRY(status);
-
-    memset(&json, 0, sizeof(json));
+    duplicate = qnet__duplicate_name(tensors, count);
+    if (duplicate != NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s' is there twice", file,
+                          duplicate);
     status = qnet__safetensors_json(ctx, file, tensors, count, pairs, pair_count, &json);
     if (status == QNET_OK && json.size > QNET_MAX_SAFETENSORS_HEADER)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a header of %.0f bytes, the limit is %.0f",
                             file, (double)json.size,
                             (double)QNET_MAX_SAFETENSORS_HEADER);
-    if (status == QNET_OK) {
-        qnet__store_le64(length, json.size);
-        status = qnet__write(ctx, sink, length, sizeof(length));
-    }
+    qnet__store(length, 8, 0, json.size);
+    if (status == QNET_OK) status = qnet__write(ctx, sink, length, sizeof(length));
     if (status == QNET_OK) status = qnet__write(ctx, sink, json.bytes, json.size);
     qnet_buffer_free(ctx, &json);
     return status;
@@ -14249,11 +13029,11 @@ static qnet_status qnet__write_numbers(qnet_context *ctx, qnet_sink *sink, const
     const unsigned char *p = (const unsigned char *)data;
     unsigned char chunk[4096];
     size_t n;
-    if (qnet__is_little_endian() || size == 1) return qnet__write(ctx, sink, data, count * size);
+    if (qnet__is_little_endian()) return qnet__write(ctx, sink, data, count * size);
     for (; count > 0; count -= n, p += n * size) {
         n = qnet__min_size(count, sizeof(chunk) / size);
         memcpy(chunk, p, n * size);
-        qnet__turn_bytes(chunk, n, size);
+        qnet__swap_bytes(chunk, n, size);
         QNET__TRY(qnet__write(ctx, sink, chunk, n * size));
     }
     return QNET_OK;
@@ -14265,14 +13045,13 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
                                             const char *const *metadata_pairs, int pairs)
 {
     size_t numbers, bytes;
-    int i;
     if (ctx == NULL || sink == NULL || sink->write == NULL || count < 0 || pairs < 0 ||
         (count > 0 && tensors == NULL) || (pairs > 0 && metadata_pairs == NULL))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_safetensors_write: an argument is NULL or a count below 0");
     QNET__TRY(qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs));
-    for (i = 0; i < count; i++) {
-        size_t size = qnet_dtype_size(tensors[i].dtype);
+    for (int i = 0; i < count; i++) {
+        const size_t size = qnet_dtype_size(tensors[i].dtype);
         qnet__shape_bytes(tensors[i].ndim, tensors[i].shape, size, &numbers, &bytes);
         if (numbers > 0 && tensors[i].data == NULL)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s': no data",
@@ -14282,7 +13061,12 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
     return QNET_OK;
 }
 
-/* ---- networks -------------------------------------------------------------------------------- */
+/* ---- networks ----------------------------------------------------------------------------------
+   A network is a table of parameters: name, shape, layout, and place in one block of numbers. A file
+   fits a table when it has a tensor for each name, of the same shape and of a float type, and no
+   others. All is checked before the first number is copied: a file that does not fit leaves the
+   block as it was. Three things may differ, each with a warning or a flag: a prefix before all
+   names, num_batches_tracked, and, if asked for, the head. */
 
 static int qnet__ends_in(const char *name, const char *end)
 {
@@ -14294,7 +13078,6 @@ static int qnet__ends_in(const char *name, const char *end)
    result depends on it. */
 static int qnet__is_tracked(const char *name) { return qnet__ends_in(name, "num_batches_tracked"); }
 
-/* Must not be below 0: batch norm takes its root. */
 static int qnet__is_variance(const char *name) { return qnet__ends_in(name, "running_var"); }
 
 /* The final layers, whose first dimension is the number of classes. */
@@ -14323,18 +13106,13 @@ static qnet_safetensor qnet__param_in_file(const qnet_param *p)
     return t;
 }
 
-/* Where number f of the file's [out][in][kh][kw] lies in memory's [kh][kw][in][out]. */
+/* Where number f of the file's [out][in][kh][kw] lies in memory's [kh][kw][in][out]; the order of
+   the taps, [kh][kw], is the same in both. */
 static size_t qnet__param_index(const qnet_param *p, size_t f)
 {
-    size_t height = p->shape[0], width = p->shape[1], in = p->shape[2], out = p->shape[3];
-    size_t x, y, i;
+    const size_t taps = p->shape[0] * p->shape[1], in = p->shape[2], out = p->shape[3];
     if (p->layout != QNET_LAYOUT_HWIO) return f;
-    x = f % width;
-    f /= width;
-    y = f % height;
-    f /= height;
-    i = f % in;
-    return ((y * width + x) * in + i) * out + f / in;
+    return (f % taps * in + f / taps % in) * out + f / taps / in;
 }
 
 /* Number i of an F32 tensor. */
@@ -14345,57 +13123,40 @@ static float qnet__load_f32(const void *data, size_t i)
     return value;
 }
 
-/* Plain twin of qnet__param_copy. */
-static void qnet__param_copy_ref(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
-{
-    size_t k;
-    for (k = 0; k < p->count; k++)
-        to[qnet__param_index(p, k)] = (qnet_real)qnet__element(t->dtype, t->data, k);
-}
-
-#define QNET__COPY_PARTS 8    /* tasks for a tensor */
 #define QNET__COPY_FILTERS 64 /* turned at a time, */
 #define QNET__COPY_NUMBERS 8  /* so many numbers of each */
 
-/* The tensor's numbers to to[p->count], in memory's order: part `part` of each filter of a
-   convolution, of anything else all with part 0. [filter][number] of the file is turned in a tile
-   to [number][filter], whose rows go to memory in one go: full cache lines, side by side. */
-static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, size_t part,
-                             qnet_real *to)
+/* The tensor's numbers to to[p->count], in memory's order. A convolution's [filter][number] is
+   turned in a tile to [number][filter], whose rows go to memory in full cache lines. */
+static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
-#ifndef QNET_REFERENCE
-    const size_t taps = p->shape[0] * p->shape[1], in = p->shape[2], out = p->shape[3];
-    const size_t filter = in * taps; /* numbers of one */
-    if (t->dtype == QNET_F32 && p->layout == QNET_LAYOUT_HWIO &&
-        filter >= QNET__COPY_PARTS * QNET__COPY_NUMBERS) {
-        const size_t end = filter * (part + 1) / QNET__COPY_PARTS;
-        qnet_real tile[QNET__COPY_NUMBERS][QNET__COPY_FILTERS];
-        size_t f, at, first, n, o, k;
-        for (f = filter * part / QNET__COPY_PARTS; f < end; f += QNET__COPY_NUMBERS) {
-            at = qnet__min_size(f, end - QNET__COPY_NUMBERS); /* the last may copy some again */
-            for (first = 0; first < out; first += n) {
-                n = qnet__min_size(out - first, QNET__COPY_FILTERS);
-                for (o = 0; o < n; o++) { /* written out: as a loop it may take twice as long */
-                    const size_t from = (first + o) * filter + at;
-                    tile[0][o] = (qnet_real)qnet__load_f32(t->data, from);
-                    tile[1][o] = (qnet_real)qnet__load_f32(t->data, from + 1);
-                    tile[2][o] = (qnet_real)qnet__load_f32(t->data, from + 2);
-                    tile[3][o] = (qnet_real)qnet__load_f32(t->data, from + 3);
-                    tile[4][o] = (qnet_real)qnet__load_f32(t->data, from + 4);
-                    tile[5][o] = (qnet_real)qnet__load_f32(t->data, from + 5);
-                    tile[6][o] = (qnet_real)qnet__load_f32(t->data, from + 6);
-                    tile[7][o] = (qnet_real)qnet__load_f32(t->data, from + 7);
-                }
-                for (k = 0; k < QNET__COPY_NUMBERS; k++) {
-                    const size_t i = (at + k) / taps, tap = (at + k) % taps;
-                    memcpy(to + (tap * in + i) * out + first, tile[k], n * sizeof(qnet_real));
-                }
-            }
-        }
+    const size_t out = p->shape[3], filter = p->count / qnet__max_size(out, 1);
+    qnet_real tile[QNET__COPY_NUMBERS][QNET__COPY_FILTERS];
+    size_t n;
+    if (t->dtype != QNET_F32 || p->layout != QNET_LAYOUT_HWIO || filter < QNET__COPY_NUMBERS) {
+        for (size_t k = 0; k < p->count; k++)
+            to[qnet__param_index(p, k)] = (qnet_real)qnet__element(t->dtype, t->data, k);
         return;
     }
-#endif
-    if (part == 0) qnet__param_copy_ref(p, t, to);
+    for (size_t f = 0; f < filter; f += QNET__COPY_NUMBERS) {
+        const size_t at = qnet__min_size(f, filter - QNET__COPY_NUMBERS); /* some once more */
+        for (size_t first = 0; first < out; first += n) {
+            n = qnet__min_size(out - first, QNET__COPY_FILTERS);
+            for (size_t o = 0; o < n; o++) { /* written out: as a loop it takes twice as long */
+                const size_t from = (first + o) * filter + at;
+                tile[0][o] = (qnet_real)qnet__load_f32(t->data, from);
+                tile[1][o] = (qnet_real)qnet__load_f32(t->data, from + 1);
+                tile[2][o] = (qnet_real)qnet__load_f32(t->data, from + 2);
+                tile[3][o] = (qnet_real)qnet__load_f32(t->data, from + 3);
+                tile[4][o] = (qnet_real)qnet__load_f32(t->data, from + 4);
+                tile[5][o] = (qnet_real)qnet__load_f32(t->data, from + 5);
+                tile[6][o] = (qnet_real)qnet__load_f32(t->data, from + 6);
+                tile[7][o] = (qnet_real)qnet__load_f32(t->data, from + 7);
+            }
+            for (size_t k = 0; k < QNET__COPY_NUMBERS; k++)
+                memcpy(to + qnet__param_index(p, at + k) + first, tile[k], n * sizeof(qnet_real));
+        }
+    }
 }
 
 #define QNET__FINITE_RUN 1024
@@ -14403,9 +13164,9 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, size
 /* 1 when QNET__FINITE_RUN numbers from `first` on are finite; without a decision for each. */
 static int qnet__finite_run(const void *data, size_t first)
 {
-    int finite = 1, i;
-    for (i = 0; i < QNET__FINITE_RUN; i++)
-        finite &= fabsf(qnet__load_f32(data, first + (size_t)i)) <= FLT_MAX;
+    int finite = 1;
+    for (size_t i = 0; i < QNET__FINITE_RUN; i++)
+        finite &= fabsf(qnet__load_f32(data, first + i)) <= FLT_MAX;
     return finite;
 }
 
@@ -14413,16 +13174,27 @@ static int qnet__finite_run(const void *data, size_t first)
    are good. Comparisons are written so that NaN fails. */
 static size_t qnet__first_not_finite(const qnet_safetensor *t)
 {
+    const double most = QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX;
     size_t k = 0;
-    if (t->dtype == QNET_F32) {
+    if (t->dtype == QNET_F32)
         while (t->count - k >= QNET__FINITE_RUN && qnet__finite_run(t->data, k))
             k += QNET__FINITE_RUN;
-        while (k < t->count && fabsf(qnet__load_f32(t->data, k)) <= FLT_MAX) k++;
-        return k;
-    }
-    while (k < t->count && fabs(qnet__element(t->dtype, t->data, k)) <=
-                               (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)) k++;
+    while (k < t->count && fabs(qnet__element(t->dtype, t->data, k)) <= most) k++;
     return k;
+}
+
+/* Refuses a tensor with a number that no network can have: batch norm takes a variance's root. */
+static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
+                                       const qnet_safetensor *t, const char *name)
+{
+    size_t bad = qnet__first_not_finite(t);
+    const int finite = bad == t->count;
+    for (size_t k = 0; k < t->count && finite && bad == t->count && qnet__is_variance(name); k++)
+        if (qnet__element(t->dtype, t->data, k) < 0) bad = k;
+    if (bad == t->count) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file, name,
+                      (double)bad, qnet__element(t->dtype, t->data, bad),
+                      finite ? "a variance below 0" : "not finite");
 }
 
 typedef struct qnet__weights_job {
@@ -14437,8 +13209,7 @@ typedef struct qnet__weights_job {
 /* The tensor of the file that is meant by a name of the table; or NULL. */
 static const qnet_safetensor *qnet__weights_find(const qnet__weights_job *job, const char *name)
 {
-    int i;
-    for (i = 0; i < job->file->count; i++)
+    for (int i = 0; i < job->file->count; i++)
         if (strcmp(job->file->tensors[i].name + job->prefix, name) == 0)
             return &job->file->tensors[i];
     return NULL;
@@ -14461,15 +13232,15 @@ static size_t qnet__head_classes(const qnet__weights_job *job, const char *name)
 static int qnet__head_is_there(const qnet__weights_job *job, const char *name)
 {
     const char *dot = strrchr(name, '.');
-    int i;
-    for (i = 0; i < job->file->count && dot != NULL; i++)
+    for (int i = 0; i < job->file->count && dot != NULL; i++)
         if (strncmp(job->file->tensors[i].name + job->prefix, name, (size_t)(dot - name) + 1) == 0)
             return 1;
     return 0;
 }
 
-/* Finds entry p in the file and checks it, with numbers also its numbers; *found = NULL: what is in
-   the block stays. */
+/* Finds entry p in the file and checks presence, type, classes, shape and, with `numbers`, each
+   number. *found = NULL: what is in the block stays (a counter that is missing, a head that is to be
+   trained anew). With ctx NULL no sentence is made. */
 static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_job *job,
                                        const qnet_param *p, int numbers,
                                        const qnet_safetensor **found)
@@ -14480,7 +13251,6 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
     char want[QNET__SHAPE_TEXT], have[QNET__SHAPE_TEXT];
     size_t classes = t != NULL ? qnet__head_classes(job, p->name) : 0;
     int rest_agrees, i;
-    size_t k;
     *found = NULL;
     if (t == NULL) {
         const qnet__safetensors_file *f = (const qnet__safetensors_file *)(const void *)job->file;
@@ -14511,32 +13281,24 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
                           "%s: not weights of %s: tensor '%s': expected shape %s, found %s", name,
                           network, p->name, want, have);
     }
-    k = numbers ? qnet__first_not_finite(t) : t->count;
-    if (k < t->count)
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is not finite",
-                          name, p->name, (double)k);
-    for (k = 0; k < t->count && numbers && qnet__is_variance(p->name); k++)
-        if (qnet__element(t->dtype, t->data, k) < 0)
-            return qnet__fail(ctx, QNET_ERROR_DATA,
-                              "%s: tensor '%s': number %.0f is %g, a variance below 0", name,
-                              p->name, (double)k, qnet__element(t->dtype, t->data, k));
+    if (numbers) QNET__TRY(qnet__check_numbers(ctx, name, t, p->name));
     *found = t;
     return QNET_OK;
 }
 
-/* Copies a part of an entry, which has been checked. */
+/* Copies an entry, which has been checked. */
 static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weights_job *job = (const qnet__weights_job *)arg;
-    const qnet_param *p = &job->table->entries[index / QNET__COPY_PARTS];
+    const qnet_param *p = &job->table->entries[index];
     const qnet_safetensor *t = NULL;
     QNET__UNUSED(worker);
-    if (p->layout != QNET_LAYOUT_HWIO && index % QNET__COPY_PARTS > 0) return; /* all in part 0 */
     if (qnet__weights_match(NULL, job, p, 0, &t) == QNET_OK && t != NULL)
-        qnet__param_copy(p, t, index % QNET__COPY_PARTS, job->block + p->offset);
+        qnet__param_copy(p, t, job->block + p->offset);
 }
 
-/* What all names begin with, up to a dot; none where any name is right as it is. */
+/* The longest common prefix of all names is shortened, dot by dot, until a name behind it is one of
+   the table; none where any name is right as it is. */
 QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table)
 {
     const char *first;
@@ -14565,7 +13327,6 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     const qnet_safetensor *t;
     const char *name;
     qnet__weights_job job;
-    size_t tasks, k;
     int i, replaced = 0, headless = 0;
     if (file == NULL || table == NULL || block == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -14587,18 +13348,13 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
         replaced |= t == NULL && !qnet__is_tracked(p->name);
         headless |= t == NULL && qnet__is_head(p->name) && !qnet__head_is_there(&job, p->name);
     }
-    if (ctx != NULL && job.prefix > 0)
+    if (job.prefix > 0)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
                   (int)job.prefix, file->tensors[0].name);
-    if (ctx != NULL && headless)
+    if (headless)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: there is no head (fc) in it: it must be trained anew",
                   name);
-    tasks = (size_t)table->count * QNET__COPY_PARTS;
-    if (ctx != NULL) {
-        qnet__parallel(ctx, tasks, qnet__weights_copy_task, &job);
-    } else {
-        for (k = 0; k < tasks; k++) qnet__weights_copy_task(&job, k, 0);
-    }
+    qnet__parallel(file->ctx, (size_t)table->count, qnet__weights_copy_task, &job);
     if (head_replaced != NULL) *head_replaced = replaced;
     return QNET_OK;
 }
@@ -14610,11 +13366,9 @@ static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
 {
     const unsigned char *p = (const unsigned char *)t->data;
     const size_t size = qnet_dtype_size(t->dtype);
-    size_t i, k;
-    if (qnet__is_little_endian() || size == 1) return qnet_hash(h, p, t->bytes);
-    for (i = 0; i < t->bytes; i += size) {
-        for (k = size; k > 0; k--) h = qnet_hash(h, p + i + k - 1, 1);
-    }
+    if (qnet__is_little_endian()) return qnet_hash(h, p, t->bytes);
+    for (size_t i = 0; i < t->bytes; i += size)
+        for (size_t k = size; k > 0; k--) h = qnet_hash(h, p + i + k - 1, 1);
     return h;
 }
 
@@ -14694,29 +13448,6 @@ QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safet
     return QNET_OK;
 }
 
-/* A file with other numbers could not be read back. */
-static qnet_status qnet__weights_readable(qnet_context *ctx, const qnet_param_table *table,
-                                        const qnet_real *block)
-{
-    int i;
-    for (i = 0; i < table->count; i++) {
-        const qnet_param *p = &table->entries[i];
-        size_t k = qnet__first_bad(block + p->offset, p->count);
-        if (k < p->count)
-            return qnet__fail(ctx, QNET_ERROR_DATA,
-                              "weights of %s: tensor '%s': %g at %.0f in the block is not finite",
-                              table->network, p->name, (double)block[p->offset + k],
-                              (double)(p->offset + k));
-        for (k = 0; k < p->count && qnet__is_variance(p->name); k++)
-            if (block[p->offset + k] < 0)
-                return qnet__fail(ctx, QNET_ERROR_DATA,
-                                  "weights of %s: tensor '%s': number %.0f is %g, a variance below "
-                                  "0", table->network, p->name, (double)k,
-                                  (double)block[p->offset + k]);
-    }
-    return QNET_OK;
-}
-
 /* Streams the block: a convolution is turned to the file's order 512 numbers at a time, in the
    order of the file, so that no second copy of the network is made. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
@@ -14727,7 +13458,7 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
     qnet_safetensor *tensors;
     size_t bytes, k, n, f;
     int i, real, count = 0;
-    qnet_status status;
+    qnet_status status = QNET_OK;
     if (ctx == NULL || sink == NULL || sink->write == NULL || table == NULL || block == NULL ||
         pairs < 0 || (pairs > 0 && metadata_pairs == NULL))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -14740,7 +13471,13 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
         for (i = 0; i < table->count; i++)
             if (qnet__is_tracked(table->entries[i].name) == !real)
                 tensors[count++] = qnet__param_in_file(&table->entries[i]);
-    status = qnet__weights_readable(ctx, table, block);
+    for (i = 0; i < table->count && status == QNET_OK; i++) { /* what could not be read back */
+        const qnet_param *p = &table->entries[i];
+        qnet_safetensor t = qnet__param_in_file(p);
+        t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
+        t.data = block + p->offset;
+        status = qnet__check_numbers(ctx, qnet__sink_name(sink), &t, p->name);
+    }
     if (status == QNET_OK)
         status = qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs);
     for (i = 0; status == QNET_OK && i < count; i++) {
@@ -14828,9 +13565,7 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
     qnet_status status;
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
     status = qnet_weights_write(ctx, &sink, table, block, metadata_pairs, pairs);
-    if (status == QNET_OK) return qnet__file_commit(ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    return qnet__file_finish(&file, status);
 }
 #endif
 /* ============================================================================================
@@ -17336,9 +16071,7 @@ QNET_API qnet_status qnet_training_save(qnet_training *run, const char *path)
     QNET__TRY(qnet__training_ready(run, "qnet_training_save"));
     QNET__TRY(qnet__file_open_replace(run->ctx, path, &file, &sink));
     status = qnet_training_write(run, &sink);
-    if (status == QNET_OK) return qnet__file_commit(run->ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    return qnet__file_finish(&file, status);
 }
 
 /* qnet_training_read of a path. */
@@ -17720,8 +16453,11 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
    >>metrics
    What the paper's "Results" are made of: the confusion matrix and its rates, voting, ROC curve,
    AUC, DeLong's test (by item, and by subject after Obuchowski 1997), bootstrap of AUCs, the stars.
-   Label 1 (HH) is the positive class; m is the number of HH items, n that of HC items. Counts of
-   pairs are 64-bit integers, so an AUC is exact, ties included, until its one division.
+   Every function takes columns of `count` items (slices or scans): label[count], 1 for HH, the
+   positive class, and 0 for HC; score[count] or decision[count]; cluster[count], the subject of
+   each item. m is the number of HH items, n that of HC items. All is in double; counts of pairs are
+   64-bit integers, so an AUC is exact, ties included, until its one division. Errors: labels and
+   decisions other than 0 and 1, scores that are NaN, a class without items.
    ============================================================================================ */
 
 #define QNET__MAX_ITEMS ((size_t)0xffffffffu) /* 2 m n < 2^63, and an index fits qnet_rng_below */
@@ -17734,40 +16470,21 @@ QNET_API double qnet_normal_cdf(double z)
     return 0.5 * erfc(-z * 0.70710678118654752440);
 }
 
-/* The z with Phi(z) = p: -infinity for p <= 0, infinity for p >= 1. Acklam's rational approximation
-   (2003, relative error 1.2e-9), then one step of Halley's method: with e = (Phi(z) - p)/phi(z),
-   z -= e / (1 + z e / 2), which triples the number of right digits. */
+/* The z with Phi(z) = p: -infinity for p <= 0, infinity for p >= 1. From the approximation 26.2.23
+   of Abramowitz & Stegun 1964, whose error is below 4.5e-4, by steps of Halley's method: with
+   e = (Phi(z) - p)/phi(z), z -= e / (1 + z e / 2), which triples the number of right digits. */
 QNET_API double qnet_normal_quantile(double p)
 {
-    static const double a[6] = { -3.969683028665376e+01, 2.209460984245205e+02,
-                                 -2.759285104469687e+02, 1.383577518672690e+02,
-                                 -3.066479806614716e+01, 2.506628277459239e+00 };
-    static const double b[5] = { -5.447609879822406e+01, 1.615858368580409e+02,
-                                 -1.556989798598866e+02, 6.680131188771972e+01,
-                                 -1.328068155288572e+01 };
-    static const double c[6] = { -7.784894002430293e-03, -3.223964580411365e-01,
-                                 -2.400758277161838e+00, -2.549732539343734e+00,
-                                 4.374664141464968e+00, 2.938163982698783e+00 };
-    static const double d[4] = { 7.784695709041462e-03, 3.224671290700398e-01,
-                                 2.445134137142996e+00, 3.754408661907416e+00 };
-    double q, r, z, density;
+    double t, z;
     if (p != p) return p;
     if (p <= 0.0) return -HUGE_VAL;
     if (p >= 1.0) return HUGE_VAL;
     if (p > 0.5) return -qnet_normal_quantile(1.0 - p); /* 1 - p is exact here */
-    if (p < 0.02425) {
-        q = sqrt(-2.0 * log(p));
-        z = (((((c[0] * q + c[1]) * q + c[2]) * q + c[3]) * q + c[4]) * q + c[5]) /
-            ((((d[0] * q + d[1]) * q + d[2]) * q + d[3]) * q + 1.0);
-    } else {
-        q = p - 0.5;
-        r = q * q;
-        z = (((((a[0] * r + a[1]) * r + a[2]) * r + a[3]) * r + a[4]) * r + a[5]) * q /
-            (((((b[0] * r + b[1]) * r + b[2]) * r + b[3]) * r + b[4]) * r + 1.0);
-    }
-    density = exp(-0.5 * z * z) * 0.39894228040143267794;
-    if (density > 0.0) {
-        const double e = (qnet_normal_cdf(z) - p) / density;
+    t = sqrt(-2.0 * log(p));
+    z = (2.515517 + (0.802853 + 0.010328 * t) * t) /
+            (1.0 + (1.432788 + (0.189269 + 0.001308 * t) * t) * t) - t;
+    for (int step = 0; step < 3; step++) {
+        const double e = (qnet_normal_cdf(z) - p) / (exp(-0.5 * z * z) * 0.39894228040143267794);
         z -= e / (1.0 + 0.5 * z * e);
     }
     return z;
@@ -17775,13 +16492,19 @@ QNET_API double qnet_normal_quantile(double p)
 
 /* ---- Confusion matrix ------------------------------------------------------------------------ */
 
-/* numerator / denominator, NaN where nothing was counted. */
+/* Of the paper's measures, with HH positive: accuracy = (TP + TN) / all, sensitivity (recall) =
+   TP / (TP + FN), specificity = TN / (TN + FP), precision = TP / (TP + FP). This is
+   numerator / denominator, NaN where nothing was counted. */
 static double qnet__share(size_t numerator, size_t denominator)
 {
     return denominator ? (double)numerator / (double)denominator : (double)NAN;
 }
 
-/* With p = k/t: ((p + z^2/2t) -+ z sqrt(p(1-p)/t + z^2/4t^2)) / (1 + z^2/t)  (Wilson 1927). */
+/* The score interval of a proportion: all pi that k successes in t trials do not speak against,
+   |k/t - pi| <= z sqrt(pi (1 - pi) / t). With p = k/t its ends are
+     ((p + z^2/2t) -+ z sqrt(p(1-p)/t + z^2/4t^2)) / (1 + z^2/t)  (Wilson 1927).
+   Unlike p -+ z sqrt(p(1-p)/t) it stays within 0..1 and has a width at p = 0 and 1 (Brown, Cai &
+   DasGupta 2001). */
 QNET_API qnet_interval qnet_wilson(size_t successes, size_t trials, double level)
 {
     qnet_interval r;
@@ -17851,7 +16574,7 @@ static qnet_status qnet__check_items(qnet_context *ctx, const char *what, const 
     return QNET_OK;
 }
 
-/* The same, and both classes must occur. */
+/* The same, and both classes must occur: without either, no rate of one axis is defined. */
 static qnet_status qnet__check_curve(qnet_context *ctx, const char *what, const int *label,
                                      const double *score, size_t count, size_t *hh)
 {
@@ -17865,6 +16588,7 @@ static qnet_status qnet__check_curve(qnet_context *ctx, const char *what, const 
     return QNET_OK;
 }
 
+/* The confusion matrix of decision[count] against label[count], and what follows from it. */
 QNET_API qnet_status qnet_metrics_from(qnet_context *ctx, const int *label, const int *decision,
                                        size_t count, qnet_metrics *out)
 {
@@ -17901,60 +16625,14 @@ QNET_API int qnet_vote(const int *decision, size_t count)
     return hh > count - hh;
 }
 
-/* ---- Sorting --------------------------------------------------------------------------------- */
+/* ---- Rank order ---------------------------------------------------------------------------- */
 
-#define QNET__SORT_BITS 11 /* of a digit: 2,048 places to write to are at home in a level 2 cache */
-#define QNET__SORT_PLACES ((size_t)1 << QNET__SORT_BITS)
-#define QNET__SORT_PASSES 4
-#define QNET__SORT_SMALL 512 /* below, counting digits costs more than merging */
-
-/* What it takes to sort `count` keys. */
-typedef struct qnet__sorting {
-    uint32_t *order;           /* [count]: the result, indices of the keys in rising order */
-    uint64_t *packed, *spare;  /* [count] each; NULL where count < QNET__SORT_SMALL */
-    uint32_t *merged;          /* [count] */
-    uint32_t *places;          /* [QNET__SORT_PASSES][QNET__SORT_PLACES] */
-    unsigned char *kind;       /* [count]: see qnet__components_fast */
-} qnet__sorting;
-
-static void qnet__sorting_plan(qnet__arena *arena, size_t count, qnet__sorting *s)
-{
-    memset(s, 0, sizeof *s);
-    s->order = (uint32_t *)qnet__take(arena, count, sizeof(uint32_t));
-    s->merged = (uint32_t *)qnet__take(arena, count, sizeof(uint32_t));
-    s->kind = (unsigned char *)qnet__take(arena, count, 1);
-    if (count >= QNET__SORT_SMALL) {
-        s->packed = (uint64_t *)qnet__take(arena, count, sizeof(uint64_t));
-        s->spare = (uint64_t *)qnet__take(arena, count, sizeof(uint64_t));
-        s->places = (uint32_t *)qnet__take(arena, QNET__SORT_PASSES * QNET__SORT_PLACES,
-                                           sizeof(uint32_t));
-    }
-}
-
-/* Puts order[count], in which equal keys stand as they came, in the order of rising key, by merging
-   runs of length 1, 2, 4, ...: no recursion, O(count log count) for any input, and not much more
-   than copying for what is nearly in order. */
-static void qnet__rank_merge(const double *key, size_t count, uint32_t *order, uint32_t *merged)
-{
-    uint32_t *from = order, *to = merged, *swap;
-    for (size_t width = 1; width < count; width *= 2) {
-        for (size_t left = 0; left < count; left += 2 * width) {
-            const size_t middle = qnet__min_size(left + width, count);
-            const size_t right = qnet__min_size(left + 2 * width, count);
-            size_t i = left, j = middle, k = left;
-            if (middle < right && key[from[middle]] < key[from[middle - 1]]) {
-                while (i < middle && j < right)
-                    to[k++] = key[from[j]] < key[from[i]] ? from[j++] : from[i++];
-            }
-            while (i < middle) to[k++] = from[i++];
-            while (j < right) to[k++] = from[j++];
-        }
-        swap = from;
-        from = to;
-        to = swap;
-    }
-    if (from != order) memcpy(order, from, count * sizeof *order);
-}
+/* One item in the order of rising score. */
+typedef struct qnet__ranked {
+    uint64_t key;  /* sorts as the score does, and is equal where scores are */
+    uint32_t item; /* its index; in a bootstrap that of its cluster */
+    uint32_t hh;   /* its label */
+} qnet__ranked;
 
 /* A whole number that sorts as the double does: negative ones count downwards, and -0 is 0. */
 static uint64_t qnet__double_key(double value)
@@ -17965,141 +16643,75 @@ static uint64_t qnet__double_key(double value)
     return bits >> 63 ? ~bits : bits | (uint64_t)1 << 63;
 }
 
-/* How many bits x has: 0 for 0. */
-static int qnet__bit_length(uint64_t x)
+/* Sorts a[count] by key, equal keys in the order they had: radix sort by 8 digits of 8 bits, the
+   lowest first (Knuth, The Art of Computer Programming 3, 5.2.5), without the digits that all keys
+   share. O(count) for any input. spare[count] is scratch. */
+static void qnet__rank(qnet__ranked *a, qnet__ranked *spare, size_t count)
 {
-    int bits = 0;
-    for (; x > 0; x >>= 1) bits++;
-    return bits;
-}
-
-/* The plain twin: merging from the start. */
-static void qnet__rank_ref(const double *key, size_t count, const qnet__sorting *s)
-{
-    for (size_t i = 0; i < count; i++) s->order[i] = (uint32_t)i;
-    qnet__rank_merge(key, count, s->order, s->merged);
-}
-
-/* Radix sort, the lowest digit first. Sorted are 8 bytes: the leading bits of a key's whole number
-   less the smallest one, and below them the index. 44 bits of the former are looked at, in which
-   two different scores of a million are rarely equal; where the bits left out do matter, merging
-   finishes what is then nearly in order. */
-QNET__HELPER void qnet__rank_fast(const double *key, size_t count, const qnet__sorting *s)
-{
-    const int index_bits = qnet__bit_length((uint64_t)count - 1);
-    uint64_t smallest = qnet__double_key(key[0]), largest = smallest, *from = s->packed;
-    uint64_t *to = s->spare, *swap;
-    const uint64_t mask = ((uint64_t)1 << index_bits) - 1;
-    int used, drop, passes, in_order = 1;
-    for (size_t i = 1; i < count; i++) {
-        const uint64_t k = qnet__double_key(key[i]);
-        smallest = k < smallest ? k : smallest;
-        largest = k > largest ? k : largest;
-    }
-    used = qnet__min_int(qnet__bit_length(largest - smallest), 64 - index_bits);
-    used = qnet__min_int(used, QNET__SORT_PASSES * QNET__SORT_BITS);
-    drop = qnet__bit_length(largest - smallest) - used;
-    passes = (used + QNET__SORT_BITS - 1) / QNET__SORT_BITS;
-    memset(s->places, 0, QNET__SORT_PASSES * QNET__SORT_PLACES * sizeof(uint32_t));
-    for (size_t i = 0; i < count; i++) {
-        uint64_t k = drop < 64 ? (qnet__double_key(key[i]) - smallest) >> drop : 0;
-        from[i] = k << index_bits | i;
-        for (int pass = 0; pass < QNET__SORT_PASSES; pass++, k >>= QNET__SORT_BITS)
-            s->places[(size_t)pass * QNET__SORT_PLACES + (k & (QNET__SORT_PLACES - 1))]++;
-    }
-    for (int pass = 0; pass < passes; pass++) {
-        uint32_t *place = s->places + (size_t)pass * QNET__SORT_PLACES, begin = 0;
-        const int shift = index_bits + pass * QNET__SORT_BITS;
-        for (size_t d = 0; d < QNET__SORT_PLACES; d++) { /* from how many to where they begin */
-            const uint32_t here = place[d];
-            place[d] = begin;
+    uint32_t place[8][256]; /* of each digit's values: how many keys, then where the next goes */
+    qnet__ranked *from = a, *to = spare, *swap;
+    memset(place, 0, sizeof place);
+    for (size_t i = 0; i < count; i++)
+        for (int d = 0; d < 8; d++) place[d][a[i].key >> 8 * d & 255]++;
+    for (int d = 0; d < 8; d++) {
+        uint32_t begin = 0;
+        if (place[d][a[0].key >> 8 * d & 255] == count) continue;
+        for (int value = 0; value < 256; value++) {
+            const uint32_t here = place[d][value];
+            place[d][value] = begin;
             begin += here;
         }
-        for (size_t i = 0; i < count; i++)
-            to[place[from[i] >> shift & (QNET__SORT_PLACES - 1)]++] = from[i];
+        for (size_t i = 0; i < count; i++) to[place[d][from[i].key >> 8 * d & 255]++] = from[i];
         swap = from;
         from = to;
         to = swap;
     }
-    for (size_t i = 0; i < count; i++) s->order[i] = (uint32_t)(from[i] & mask);
-    for (size_t i = 1; drop > 0 && in_order && i < count; i++) {
-        in_order = from[i] >> index_bits != from[i - 1] >> index_bits ||
-                   key[s->order[i]] >= key[s->order[i - 1]];
-    }
-    if (!in_order) qnet__rank_merge(key, count, s->order, s->merged);
+    if (from != a) memcpy(a, from, count * sizeof *a);
 }
 
-/* s->order = the indices of key[count], none of it NaN, in the order of rising key; those of equal
-   keys in the order they had. */
-static void qnet__rank(const double *key, size_t count, const qnet__sorting *s)
+/* End of the run of equal keys that begins at `first`. */
+static size_t qnet__run_end(const qnet__ranked *ranked, size_t count, size_t first)
 {
-#ifndef QNET_REFERENCE
-    if (s->packed) {
-        qnet__rank_fast(key, count, s);
-        return;
-    }
-#endif
-    qnet__rank_ref(key, count, s);
-}
-
-/* End of the run of equal keys that starts at `first`. */
-static size_t qnet__tie_end(const double *key, const uint32_t *order, size_t count, size_t first)
-{
-    const double value = key[order[first]];
     size_t end = first + 1;
-    while (end < count && key[order[end]] == value) end++;
+    while (end < count && ranked[end].key == ranked[first].key) end++;
     return end;
 }
 
-/* Memory of one evaluation: the arrays that the functions below need; those not asked for NULL. */
+/* Memory of one evaluation: one block, asked for once. */
 typedef struct qnet__evaluation {
-    qnet__sorting sorting[2];     /* the second one: curves that are sorted at the same time */
-    int sortings;
-    double *component[2];         /* [count] per curve */
-    double *sum[2][2];            /* [class][curve], [units] */
-    double *difference[2];        /* [class], [units] */
-    double *cluster;              /* [count]: as a sorting key */
-    uint32_t *unit;               /* [count]: which cluster, from 0 without gaps, an item is of */
-    unsigned char *has[2];        /* [class], [units]: the cluster has an item of the class */
-    uint32_t *slot;               /* [count], of a bootstrap: see there */
-    unsigned char *tied;          /* [count], of a bootstrap */
+    qnet__ranked *ranked, *spare; /* [count] each */
+    double *component[2];         /* [count] per curve of DeLong's test, otherwise NULL */
+    uint32_t *unit;               /* of a bootstrap: [count], the cluster of each item */
+    uint32_t *weight;             /* [workers][count]: how often each cluster was drawn */
+    double *auc;                  /* [resamples] */
     void *block;
     size_t bytes;
 } qnet__evaluation;
 
-/* curves: 0..2 with components; clustered, resampled: with what clusters and a bootstrap need. */
+/* For a test of `curves` curves, or a bootstrap where resamples > 0. */
 static qnet_status qnet__evaluation_create(qnet_context *ctx, size_t count, int curves,
-                                           int clustered, int resampled, qnet__evaluation *e)
+                                           size_t resamples, qnet__evaluation *e)
 {
     qnet__arena arena;
     memset(&arena, 0, sizeof arena);
     memset(e, 0, sizeof *e);
     if (!ctx) return QNET_ERROR_ARGUMENT;
-    e->sortings = curves == 2 && qnet__workers(ctx) > 1 ? 2 : 1;
     for (int pass = 0; pass < 2; pass++) {
-        for (int k = 0; k < e->sortings; k++) qnet__sorting_plan(&arena, count, &e->sorting[k]);
+        e->ranked = (qnet__ranked *)qnet__take(&arena, count, sizeof(qnet__ranked));
+        e->spare = (qnet__ranked *)qnet__take(&arena, count, sizeof(qnet__ranked));
         for (int k = 0; k < curves; k++)
             e->component[k] = (double *)qnet__take(&arena, count, sizeof(double));
-        if (clustered) {
-            for (int y = 0; y < 2; y++) {
-                for (int k = 0; k < curves; k++)
-                    e->sum[y][k] = (double *)qnet__take(&arena, count, sizeof(double));
-                if (curves == 2)
-                    e->difference[y] = (double *)qnet__take(&arena, count, sizeof(double));
-                e->has[y] = (unsigned char *)qnet__take(&arena, count, 1);
-            }
-            e->cluster = (double *)qnet__take(&arena, count, sizeof(double));
+        if (resamples > 0) {
             e->unit = (uint32_t *)qnet__take(&arena, count, sizeof(uint32_t));
-        }
-        if (resampled) {
-            e->slot = (uint32_t *)qnet__take(&arena, count, sizeof(uint32_t));
-            e->tied = (unsigned char *)qnet__take(&arena, count, 1);
+            e->weight = (uint32_t *)qnet__take(&arena, count,
+                                               qnet__workers(ctx) * sizeof(uint32_t));
+            e->auc = (double *)qnet__take(&arena, resamples, sizeof(double));
         }
         if (pass == 0) {
             e->bytes = arena.at;
             arena.at = 0;
             e->block = qnet__alloc(ctx, e->bytes);
-            if (!e->block) return qnet__no_memory(ctx, e->bytes, "an evaluation's sorted scores");
+            if (!e->block) return qnet__no_memory(ctx, e->bytes, "an evaluation");
             arena.base = (unsigned char *)e->block;
         }
     }
@@ -18111,55 +16723,56 @@ static void qnet__evaluation_destroy(qnet_context *ctx, qnet__evaluation *e)
     qnet__free(ctx, e->block, e->bytes);
 }
 
-/* unit[i] = number of the cluster of item i, counted from 0 in the order of the cluster's value
-   (cluster NULL: i itself). Returns how many clusters there are; *largest, where it is asked for,
-   is the number of items in the largest. */
-static size_t qnet__units(const int *cluster, size_t count, qnet__evaluation *e, size_t *largest)
+/* e->ranked = the items in the order of rising score, none of it NaN. label NULL: none. */
+static void qnet__rank_scores(qnet__evaluation *e, const double *score, const int *label,
+                              size_t count)
 {
-    const uint32_t *order = e->sorting[0].order;
-    size_t units = 0, most = 1;
-    for (size_t i = 0; i < count; i++) e->unit[i] = (uint32_t)i;
-    if (cluster) {
-        for (size_t i = 0; i < count; i++) e->cluster[i] = (double)cluster[i];
-        qnet__rank(e->cluster, count, &e->sorting[0]);
-        for (size_t first = 0, end; first < count; first = end, units++) {
-            end = qnet__tie_end(e->cluster, order, count, first);
-            for (size_t k = first; k < end; k++) e->unit[order[k]] = (uint32_t)units;
-            most = end - first > most ? end - first : most;
-        }
+    for (size_t i = 0; i < count; i++) {
+        e->ranked[i].key = qnet__double_key(score[i]);
+        e->ranked[i].item = (uint32_t)i;
+        e->ranked[i].hh = label ? (uint32_t)label[i] : 0;
     }
-    if (largest) *largest = most;
-    return cluster ? units : count;
+    qnet__rank(e->ranked, e->spare, count);
 }
 
-/* ---- ROC curve and AUC ----------------------------------------------------------------------- */
+/* e->ranked = the items in the order of rising cluster, those of one in the order they had. */
+static void qnet__rank_clusters(qnet__evaluation *e, const int *cluster, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        e->ranked[i].key = (uint64_t)((int64_t)cluster[i] - INT_MIN);
+        e->ranked[i].item = (uint32_t)i;
+        e->ranked[i].hh = 0;
+    }
+    qnet__rank(e->ranked, e->spare, count);
+}
 
+/* ---- ROC curve and AUC --------------------------------------------------------------------- */
+
+/* For each threshold s the share of HC and of HH items that score s or more (Fawcett 2006). Items
+   of one score enter together, so a tie is a slanted line, and the area under the curve, by
+   trapezia, counts it by half, as qnet_auc does. */
 QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double *score,
                               size_t count, qnet_roc_point *points, size_t *points_count)
 {
     qnet__evaluation e;
-    const uint32_t *order;
-    size_t m, n, tp = 0, fp = 0, made = 1, end = count;
+    size_t m, tp = 0, fp = 0, made = 1, end = count;
     if (!points || !points_count)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_roc: points or points_count is NULL");
     QNET__TRY(qnet__check_curve(ctx, "qnet_roc", label, score, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, 0, &e));
-    n = count - m;
-    qnet__rank(score, count, &e.sorting[0]);
-    order = e.sorting[0].order;
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
+    qnet__rank_scores(&e, score, label, count);
     points[0].false_positive_rate = 0.0;
     points[0].true_positive_rate = 0.0;
     points[0].threshold = HUGE_VAL;
     while (end > 0) { /* from the highest score down, all items of one score at once */
-        const double threshold = score[order[end - 1]];
-        while (end > 0 && score[order[end - 1]] == threshold) {
-            end--;
-            if (label[order[end]]) tp++;
-            else fp++;
+        const uint64_t key = e.ranked[end - 1].key;
+        points[made].threshold = score[e.ranked[end - 1].item];
+        for (; end > 0 && e.ranked[end - 1].key == key; end--) {
+            tp += e.ranked[end - 1].hh;
+            fp += 1 - e.ranked[end - 1].hh;
         }
-        points[made].false_positive_rate = (double)fp / (double)n;
+        points[made].false_positive_rate = (double)fp / (double)(count - m);
         points[made].true_positive_rate = (double)tp / (double)m;
-        points[made].threshold = threshold;
         made++;
     }
     *points_count = made;
@@ -18167,79 +16780,37 @@ QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double 
     return QNET_OK;
 }
 
-/* Plain-loop twin of qnet__components: every HH item against every HC item, two points for a win
-   and one for a tie. */
-QNET__HELPER double qnet__components_ref(const int *label, const double *score, size_t count,
-                                         size_t m, size_t n, double *component)
-{
-    uint64_t points = 0;
-    for (size_t i = 0; i < count; i++) {
-        uint64_t won = 0;
-        for (size_t j = 0; j < count; j++) {
-            const double hh = label[i] ? score[i] : score[j];
-            const double hc = label[i] ? score[j] : score[i];
-            if (label[j] != label[i]) won += hh > hc ? 2u : hh == hc ? 1u : 0u;
-        }
-        if (component) component[i] = (double)won / (2.0 * (double)(label[i] ? n : m));
-        if (label[i]) points += won;
-    }
-    return (double)points / (double)(2u * (uint64_t)m * (uint64_t)n);
-}
-
-/* AUC of scores, order[count] being that of rising score, and, when component is not NULL, each
-   item's structural component (DeLong et al. 1988):
+/* AUC of scores[count], m of them of HH and n of HC, and, when component is not NULL, each item's
+   structural component (DeLong et al. 1988):
      V10(i), HH: share of HC items that score lower than i, ties by half = (TZ_i - TX_i) / n
      V01(j), HC: share of HH items that score higher than j, ties by half = 1 - (TZ_j - TY_j) / m
    with midranks TZ among all, TX among HH, TY among HC (Sun & Xu 2014). In a group of ties with p
    HH and q HC items that stands above a HH and b HC items, TZ = a + b + (p+q+1)/2,
    TX = a + (p+1)/2 and TY = b + (q+1)/2, so TZ - TX = b + q/2 and TZ - TY = a + p/2: one sort, one
-   pass. kind[count] is scratch. */
-QNET__HELPER double qnet__components_fast(const int *label, const double *score,
-                                          const uint32_t *order, size_t count, size_t m, size_t n,
-                                          unsigned char *kind, double *component)
+   pass. The AUC is the mean of either kind: Mann and Whitney's U / (m n) (Hanley & McNeil 1982). */
+static double qnet__components(qnet__evaluation *e, const int *label, const double *score,
+                               size_t count, size_t m, double *component)
 {
-    const double below[2] = {2.0 * (double)m, 2.0 * (double)n}; /* [class]: denominators */
+    const size_t n = count - m;
     uint64_t points = 0, a = 0, b = 0; /* points: twice the pairs won */
-    double before = score[order[0]];
-    /* What lies scattered is fetched in a loop without decisions, which can run far ahead: the
-       label, and whether the score is that of the item before. */
-    for (size_t k = 0; k < count; k++) {
-        const double here = score[order[k]];
-        kind[k] = (unsigned char)(label[order[k]] | (here == before) << 1);
-        before = here;
-    }
+    qnet__rank_scores(e, score, label, count);
     for (size_t first = 0, end; first < count; first = end) {
-        uint64_t p = kind[first] & 1u, q, won[2]; /* won: by an item of the class, twice */
-        for (end = first + 1; end < count && kind[end] > 1; end++) p += kind[end] & 1u;
+        uint64_t p = 0, q, won_hh, won_hc; /* twice the pairs that an item of the class wins */
+        end = qnet__run_end(e->ranked, count, first);
+        for (size_t k = first; k < end; k++) p += e->ranked[k].hh;
         q = (uint64_t)(end - first) - p;
-        won[0] = 2 * ((uint64_t)m - a) - p;
-        won[1] = 2 * b + q;
-        for (size_t k = first; component && k < end; k++) {
-            const int y = kind[k] & 1;
-            component[order[k]] = (double)won[y] / below[y];
-        }
-        points += p * won[1];
+        won_hh = 2 * b + q;
+        won_hc = 2 * ((uint64_t)m - a) - p;
+        for (size_t k = first; component && k < end; k++)
+            component[e->ranked[k].item] = e->ranked[k].hh ? (double)won_hh / (2.0 * (double)n)
+                                                           : (double)won_hc / (2.0 * (double)m);
+        points += p * won_hh;
         a += p;
         b += q;
     }
     return (double)points / (double)(2u * (uint64_t)m * (uint64_t)n);
 }
 
-static double qnet__components(const int *label, const double *score, size_t count, size_t m,
-                               size_t n, const qnet__sorting *sorting, double *component)
-{
-#ifdef QNET_REFERENCE
-    QNET__UNUSED(sorting);
-    return qnet__components_ref(label, score, count, m, n, component);
-#else
-    qnet__rank(score, count, sorting);
-    return qnet__components_fast(label, score, sorting->order, count, m, n, sorting->kind,
-                                 component);
-#endif
-}
-
-/* (pairs won + half the ties) / (m n), counted in whole numbers: no rounding before the
-   quotient. */
 QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double *score,
                               size_t count, double *auc)
 {
@@ -18247,69 +16818,13 @@ QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double 
     size_t m;
     if (!auc) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_auc: auc is NULL");
     QNET__TRY(qnet__check_curve(ctx, "qnet_auc", label, score, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, 0, &e));
-    *auc = qnet__components(label, score, count, m, count - m, &e.sorting[0], NULL);
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
+    *auc = qnet__components(&e, label, score, count, m, NULL);
     qnet__evaluation_destroy(ctx, &e);
     return QNET_OK;
 }
 
-/* ---- DeLong's test --------------------------------------------------------------------------- */
-
-/* What stands before the three sums of qnet__covariance. */
-typedef struct qnet__obuchowski { double hh, hc, cross; } qnet__obuchowski;
-
-/* Covariance of two AUCs, or of two differences of AUCs, for clustered data (Obuchowski 1997):
-     S10/m + S01/n + (S11 + S11')/(m n),
-     S10 = I10 / ((I10 - 1) m) sum_c x_c x'_c,   x_c = sum of V10 - AUC over HH items of c
-     S01 = I01 / ((I01 - 1) n) sum_c y_c y'_c,   y_c = sum of V01 - AUC over HC items of c
-     S11 = I   / (I - 1)       sum_c x_c y'_c
-   with I clusters, I10 of them with HH and I01 with HC items. With clusters of one item, I10 = m,
-   I01 = n and every x_c y_c = 0: what is left is DeLong's cov(V10)/m + cov(V01)/n with m-1 and n-1.
-   x, y, x2, y2 [units]; x2, y2 may be x, y: then it is a variance. */
-static double qnet__covariance(const qnet__obuchowski *f, const double *x, const double *y,
-                               const double *x2, const double *y2, size_t units)
-{
-    double s10 = 0.0, s01 = 0.0, s11 = 0.0;
-    for (size_t c = 0; c < units; c++) {
-        s10 += x[c] * x2[c];
-        s01 += y[c] * y2[c];
-        s11 += x[c] * y2[c] + x2[c] * y[c];
-    }
-    return f->hh * s10 + f->hc * s01 + f->cross * s11;
-}
-
-/* What the sums over clusters of a test come to. */
-typedef struct qnet__delong_sums { double variance[2], covariance, of_difference; }
-    qnet__delong_sums;
-
-/* The same sums where every item is its own cluster, straight from the components. Each one adds
-   what qnet__covariance adds, in the same order, but for zeros. */
-QNET__HELPER void qnet__item_covariances(const qnet__obuchowski *f, const int *label, size_t count,
-                                         int curves, const double *auc,
-                                         const double *const component[2], qnet__delong_sums *out)
-{
-    const double *v0 = component[0], *v1 = component[curves - 1];
-    double s[2][4]; /* [class]: x0 x0, x1 x1, x0 x1, d d */
-    memset(s, 0, sizeof s);
-    for (size_t i = 0; i < count; i++) {
-        const double x0 = v0[i] - auc[0], x1 = v1[i] - auc[curves - 1];
-        const double d = (v0[i] - v1[i]) - (auc[0] - auc[curves - 1]);
-        const int y = label[i];
-        /* Both are added to, as branches on labels cannot be foreseen. */
-        s[0][0] += y ? 0.0 : x0 * x0;
-        s[1][0] += y ? x0 * x0 : 0.0;
-        s[0][1] += y ? 0.0 : x1 * x1;
-        s[1][1] += y ? x1 * x1 : 0.0;
-        s[0][2] += y ? 0.0 : x0 * x1;
-        s[1][2] += y ? x0 * x1 : 0.0;
-        s[0][3] += y ? 0.0 : d * d;
-        s[1][3] += y ? d * d : 0.0;
-    }
-    out->variance[0] = f->hh * s[1][0] + f->hc * s[0][0];
-    out->variance[1] = f->hh * s[1][1] + f->hc * s[0][1];
-    out->covariance = f->hh * s[1][2] + f->hc * s[0][2];
-    out->of_difference = f->hh * s[1][3] + f->hc * s[0][3];
-}
+/* ---- DeLong's test ------------------------------------------------------------------------- */
 
 /* AUC -+ 1.96 sqrt(variance), clipped to 0..1. */
 static qnet_interval qnet__auc_interval(double auc, double variance)
@@ -18321,6 +16836,7 @@ static qnet_interval qnet__auc_interval(double auc, double variance)
     return r;
 }
 
+/* logit(AUC) -+ 1.96 sqrt(variance) / (AUC (1 - AUC)), the error by the delta method, and back. */
 QNET_API qnet_interval qnet_logit_interval(double auc, double variance)
 {
     const double logit = log(auc / (1 - auc)); /* +-infinity without variance: stays there */
@@ -18331,106 +16847,52 @@ QNET_API qnet_interval qnet_logit_interval(double auc, double variance)
     return r;
 }
 
-/* The sums over clusters of components less their AUC, and of the two curves' differences: these
-   are formed item by item, so that curves that differ nowhere have a difference of exactly 0. */
-static void qnet__cluster_sums(const int *label, size_t count, size_t units, int curves,
-                               const double *auc, qnet__evaluation *e)
+/* Covariances of AUCs for clustered data (Obuchowski 1997):
+     cov = S10/m + S01/n + (S11 + S11')/(m n),
+     S10 = I10 / ((I10 - 1) m) sum_c x_c x'_c,   x_c = sum of V10 - AUC over HH items of c
+     S01 = I01 / ((I01 - 1) n) sum_c y_c y'_c,   y_c = sum of V01 - AUC over HC items of c
+     S11 = I   / (I - 1)       sum_c x_c y'_c
+   with I clusters, I10 of them with HH and I01 with HC items. With clusters of one item (cluster
+   NULL), I10 = m, I01 = n and every x_c y_c = 0: what is left is DeLong's cov(V10)/m + cov(V01)/n
+   with m-1 and n-1. value: variances of AUC 1 and AUC 2, their covariance, and the variance of
+   their difference, formed item by item: curves that differ nowhere have exactly 0. With one curve
+   the second is the first. */
+static qnet_status qnet__covariances(qnet_context *ctx, qnet__evaluation *e, const int *label,
+                                     const int *cluster, size_t count, size_t m, int curves,
+                                     const double auc[2], double value[4])
 {
-    for (int k = 0; k < curves; k++) {
-        for (int y = 0; y < 2; y++) {
-            memset(e->sum[y][k], 0, units * sizeof(double));
-            if (k == 1) memset(e->difference[y], 0, units * sizeof(double));
+    static const int pair[4][2] = { { 0, 0 }, { 1, 1 }, { 0, 1 }, { 2, 2 } };
+    const double *v0 = e->component[0], *v1 = e->component[curves - 1], auc1 = auc[curves - 1];
+    const double hh = (double)m, hc = (double)(count - m);
+    double s10[4], s01[4], s11[4];
+    size_t units = 0, with[2] = { 0, 0 }; /* I, and I01 and I10 */
+    memset(s10, 0, sizeof s10);
+    memset(s01, 0, sizeof s01);
+    memset(s11, 0, sizeof s11);
+    if (cluster) qnet__rank_clusters(e, cluster, count);
+    for (size_t first = 0, end; first < count; first = end, units++) {
+        double sum[2][3]; /* [class][AUC 1, AUC 2, their difference] */
+        int has[2] = { 0, 0 };
+        memset(sum, 0, sizeof sum);
+        end = cluster ? qnet__run_end(e->ranked, count, first) : first + 1;
+        for (size_t k = first; k < end; k++) {
+            const size_t i = cluster ? e->ranked[k].item : k;
+            const int y = label[i];
+            sum[y][0] += v0[i] - auc[0];
+            sum[y][1] += v1[i] - auc1;
+            sum[y][2] += (v0[i] - v1[i]) - (auc[0] - auc1);
+            has[y] = 1;
         }
-        for (size_t i = 0; i < count; i++) {
-            const double v = e->component[k][i] - auc[k];
-            e->sum[label[i]][k][e->unit[i]] += v;
+        with[0] += (size_t)has[0];
+        with[1] += (size_t)has[1];
+        for (int j = 0; j < 4; j++) {
+            const double x = sum[1][pair[j][0]], y = sum[0][pair[j][0]];
+            const double x2 = sum[1][pair[j][1]], y2 = sum[0][pair[j][1]];
+            s10[j] += x * x2;
+            s01[j] += y * y2;
+            s11[j] += x * y2 + x2 * y;
         }
     }
-    for (size_t i = 0; curves == 2 && i < count; i++) {
-        const double d = (e->component[0][i] - e->component[1][i]) - (auc[0] - auc[1]);
-        e->difference[label[i]][e->unit[i]] += d;
-    }
-}
-
-/* Marks which clusters hold items of each class and counts them in with[class]. */
-static void qnet__cluster_classes(const int *label, size_t count, size_t units, qnet__evaluation *e,
-                                  size_t with[2])
-{
-    for (int y = 0; y < 2; y++) {
-        with[y] = 0;
-        memset(e->has[y], 0, units);
-    }
-    for (size_t i = 0; i < count; i++) {
-        unsigned char *has = &e->has[label[i]][e->unit[i]];
-        if (!*has) with[label[i]]++;
-        *has = 1;
-    }
-}
-
-/* qnet__covariance of what has been summed: of the curves and of their difference. */
-static void qnet__cluster_covariances(const qnet__obuchowski *f, size_t units, int curves,
-                                      const qnet__evaluation *e, qnet__delong_sums *out)
-{
-    memset(out, 0, sizeof *out);
-    for (int k = 0; k < curves; k++) {
-        const double *x = e->sum[1][k], *y = e->sum[0][k];
-        out->variance[k] = qnet__covariance(f, x, y, x, y, units);
-    }
-    if (curves == 2) {
-        const double *x = e->difference[1], *y = e->difference[0];
-        out->of_difference = qnet__covariance(f, x, y, x, y, units);
-        out->covariance = qnet__covariance(f, e->sum[1][0], e->sum[0][0], e->sum[1][1],
-                                           e->sum[0][1], units);
-    }
-}
-
-/* Items that are their own clusters need no sums over clusters. */
-static int qnet__is_clustered(const int *cluster)
-{
-#ifdef QNET_REFERENCE
-    QNET__UNUSED(cluster);
-    return 1;
-#else
-    return cluster != NULL;
-#endif
-}
-
-/* The curves of a test, which are sorted at the same time where there are threads. */
-typedef struct qnet__curves {
-    const int *label;
-    const double *const *score;
-    const qnet__evaluation *e;
-    size_t count, m;
-    double auc[2];
-} qnet__curves;
-
-static void qnet__curve_task(void *arg, size_t index, size_t worker)
-{
-    qnet__curves *c = (qnet__curves *)arg;
-    const qnet__sorting *sorting = &c->e->sorting[index % (size_t)c->e->sortings];
-    QNET__UNUSED(worker);
-    c->auc[index] = qnet__components(c->label, c->score[index], c->count, c->m, c->count - c->m,
-                                     sorting, c->e->component[index]);
-}
-
-/* z = (AUC 1 - AUC 2) / se, se^2 = var 1 + var 2 - 2 cov, taken as the variance of the differences;
-   p = 2 Phi(-|z|) (DeLong et al. 1988; paper, Table 2). */
-static qnet_status qnet__delong_run(qnet_context *ctx, const int *label,
-                                    const double *const score[2], const int *cluster, size_t count,
-                                    size_t m, qnet__evaluation *e, qnet_delong *out)
-{
-    const int curves = score[1] ? 2 : 1, clustered = qnet__is_clustered(cluster);
-    const size_t n = count - m;
-    const size_t units = clustered ? qnet__units(cluster, count, e, NULL) : count;
-    size_t with[2];
-    qnet__curves c;
-    qnet__obuchowski f;
-    qnet__delong_sums sums;
-    qnet_delong r;
-    memset(&r, 0, sizeof r);
-    with[0] = n;
-    with[1] = m;
-    if (clustered) qnet__cluster_classes(label, count, units, e, with);
     if (with[0] < 2 || with[1] < 2) {
         return qnet__fail(ctx, QNET_ERROR_DATA,
                           "qnet_delong_test: a variance needs two %s of each class, found %lu with "
@@ -18438,65 +16900,58 @@ static qnet_status qnet__delong_run(qnet_context *ctx, const int *label,
                           cluster ? "clusters" : "items", (unsigned long)with[1],
                           (unsigned long)with[0]);
     }
-    f.hh = (double)with[1] / ((double)(with[1] - 1) * (double)m * (double)m);
-    f.hc = (double)with[0] / ((double)(with[0] - 1) * (double)n * (double)n);
-    f.cross = (double)units / ((double)(units - 1) * (double)m * (double)n);
-    c.label = label;
-    c.score = score;
-    c.e = e;
-    c.count = count;
-    c.m = m;
-    c.auc[1] = 0.0;
-    qnet__parallel(ctx, (size_t)curves, qnet__curve_task, &c);
-    if (clustered) {
-        qnet__cluster_sums(label, count, units, curves, c.auc, e);
-        qnet__cluster_covariances(&f, units, curves, e, &sums);
-    } else {
-        const double *component[2];
-        component[0] = e->component[0];
-        component[1] = e->component[1];
-        qnet__item_covariances(&f, label, count, curves, c.auc, component, &sums);
+    for (int j = 0; j < 4; j++) {
+        value[j] = (double)with[1] / ((double)(with[1] - 1) * hh * hh) * s10[j] +
+                   (double)with[0] / ((double)(with[0] - 1) * hc * hc) * s01[j] +
+                   (double)units / ((double)(units - 1) * hh * hc) * s11[j];
     }
+    return QNET_OK;
+}
+
+/* The test of H0: AUC 1 = AUC 2 for two scores of the same items, which are correlated:
+     z = (AUC 1 - AUC 2) / se,  se^2 = var 1 + var 2 - 2 cov,  p = 2 Phi(-|z|)
+   (DeLong et al. 1988; paper, Table 2). se^2 is taken as the variance of the differences. By
+   cluster it is the test that slices of one subject ask for: taken as independent, they make se
+   too small and p too sure. */
+QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const double *score1,
+                                      const double *score2, const int *cluster, size_t count,
+                                      qnet_delong *out)
+{
+    const int curves = score2 ? 2 : 1;
+    qnet__evaluation e;
+    qnet_delong r;
+    qnet_status status;
+    double value[4];
+    size_t m;
+    memset(&r, 0, sizeof r);
+    if (!out) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_delong_test: out is NULL");
+    QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score1", label, score1, count, &m));
+    if (score2)
+        QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score2", label, score2, count, &m));
+    QNET__TRY(qnet__evaluation_create(ctx, count, curves, 0, &e));
     for (int k = 0; k < curves; k++) {
-        r.auc[k] = c.auc[k];
-        r.variance[k] = sums.variance[k];
+        r.auc[k] = qnet__components(&e, label, k ? score2 : score1, count, m, e.component[k]);
+    }
+    status = qnet__covariances(ctx, &e, label, cluster, count, m, curves, r.auc, value);
+    qnet__evaluation_destroy(ctx, &e);
+    if (status != QNET_OK) return status;
+    for (int k = 0; k < curves; k++) {
+        r.variance[k] = value[k];
         r.ci[k] = qnet__auc_interval(r.auc[k], r.variance[k]);
     }
     if (curves == 2) {
         const double d = r.auc[0] - r.auc[1];
-        r.covariance = sums.covariance;
+        r.covariance = value[2];
         /* What is left of equal variances is rounding. */
-        r.se = sums.of_difference > 1e-14 * (r.variance[0] + r.variance[1])
-                   ? sqrt(sums.of_difference) : 0.0;
-        if (d == 0.0) r.z = 0.0;
-        else r.z = r.se > 0.0 ? d / r.se : d > 0.0 ? HUGE_VAL : -HUGE_VAL;
+        if (value[3] > 1e-14 * (r.variance[0] + r.variance[1])) r.se = sqrt(value[3]);
+        if (d != 0.0) r.z = r.se > 0.0 ? d / r.se : d > 0.0 ? HUGE_VAL : -HUGE_VAL;
         r.p = erfc(fabs(r.z) * 0.70710678118654752440); /* 2 Phi(-|z|), right far into the tail */
     }
     *out = r;
     return QNET_OK;
 }
 
-QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const double *score1,
-                                      const double *score2, const int *cluster, size_t count,
-                                      qnet_delong *out)
-{
-    const double *score[2];
-    qnet__evaluation e;
-    qnet_status status;
-    size_t m;
-    score[0] = score1;
-    score[1] = score2;
-    if (!out) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_delong_test: out is NULL");
-    QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score1", label, score1, count, &m));
-    if (score2)
-        QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score2", label, score2, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, score2 ? 2 : 1, qnet__is_clustered(cluster),
-                                      0, &e));
-    status = qnet__delong_run(ctx, label, score, cluster, count, m, &e, out);
-    qnet__evaluation_destroy(ctx, &e);
-    return status;
-}
-
+/* The level of a p-value as the paper's Table 2 and Fig. 7 mark it. */
 QNET_API const char *qnet_stars(double p)
 {
     if (p <= 0.0001) return "****";
@@ -18506,50 +16961,34 @@ QNET_API const char *qnet_stars(double p)
     return "ns";
 }
 
-QNET_API const char *qnet_stars_of(double p, int subjects_hh, int subjects_hc)
-{
-    const int few = subjects_hh < QNET_STARS_SUBJECTS || subjects_hc < QNET_STARS_SUBJECTS;
-    return few ? NULL : qnet_stars(p);
-}
-
-/* ---- Bootstrap ------------------------------------------------------------------------------- */
+/* ---- Bootstrap ----------------------------------------------------------------------------- */
 
 #define QNET__BOOTSTRAP_TRIES 1000 /* one class in all of them: probability at most 2^-1000 */
 
-/* A resample's AUC needs only sums of weights. Between two changes of class in the order of rising
-   score, it does not matter which item a draw fell on; so the items are laid into groups, each a
-   run of HC and the run of HH above it, or the items of one score that both classes have; and a
-   draw counts in slot 2 * group + class. */
+/* One bootstrap (Efron 1979). A unit is what is drawn: an item, or a whole cluster, because a
+   resample of slices from known subjects would vary less than new subjects do. */
 typedef struct qnet__bootstrap {
-    const int *label;
-    const double *score;
-    const uint32_t *order;     /* [count]: of rising score */
-    const uint32_t *unit;      /* [count]: cluster of each item; NULL: each item is its own */
-    const uint32_t *slot;      /* [count]: of each item */
-    const unsigned char *tied; /* [groups]: 1 where the two classes have the same score */
-    uint32_t *weight;          /* [workers][units], where they are clusters: how often drawn */
-    uint32_t *sum;             /* [workers][2 * groups]: the slots */
-    double *auc;               /* [resamples]; NaN: no sample with both classes was found */
-    size_t count, units, groups;
+    const qnet__evaluation *e; /* ranked: in the order of rising score, with units as items */
+    size_t count, units;
     uint64_t seed;
-    int by_item; /* the twin is to be used: slots might overflow, or QNET_REFERENCE */
 } qnet__bootstrap;
 
-/* Plain twin: the AUC where item i counts weight[unit[i]] times, by the sum of qnet__components
-   with weights. In double: whole numbers below 2^53 are exact, and nothing wraps. NaN when a class
-   has no weight. */
-static double qnet__weighted_auc_ref(const qnet__bootstrap *b, const uint32_t *weight)
+/* The AUC where an item counts as often as its unit was drawn, by the sum of qnet__components. In
+   double, in which whole numbers below 2^53 are exact. NaN when a class was not drawn. */
+static double qnet__weighted_auc(const qnet__ranked *ranked, size_t count, const uint32_t *weight)
 {
     double points = 0.0, hh = 0.0, hc = 0.0;
-    for (size_t first = 0, end; first < b->count; first = end) {
-        double p = 0.0, q = 0.0;
-        end = qnet__tie_end(b->score, b->order, b->count, first);
+    for (size_t first = 0, end; first < count; first = end) {
+        double p, q;
+        uint64_t all = 0, of_hh = 0;
+        end = qnet__run_end(ranked, count, first);
         for (size_t k = first; k < end; k++) {
-            const uint32_t item = b->order[k];
-            const double w = (double)weight[b->unit ? b->unit[item] : item];
-            if (b->label[item]) p += w;
-            else q += w;
+            const uint64_t w = weight[ranked[k].item];
+            all += w;
+            of_hh += w * ranked[k].hh;
         }
+        p = (double)of_hh;
+        q = (double)(all - of_hh);
         points += p * (2.0 * hc + q);
         hh += p;
         hc += q;
@@ -18557,125 +16996,21 @@ static double qnet__weighted_auc_ref(const qnet__bootstrap *b, const uint32_t *w
     return hh > 0.0 && hc > 0.0 ? points / (2.0 * hh * hc) : (double)NAN;
 }
 
-/* The same from the sums of the slots; hh + hc < 2^32, so that 2 hh hc fits. */
-QNET__HELPER double qnet__weighted_auc_fast(const qnet__bootstrap *b, const uint32_t *sum)
-{
-    uint64_t points = 0, hh = 0, hc = 0;
-    for (size_t g = 0; g < b->groups; g++) {
-        const uint64_t q = sum[2 * g], p = sum[2 * g + 1];
-        points += p * (2 * hc + (b->tied[g] ? q : 2 * q));
-        hh += p;
-        hc += q;
-    }
-    return hh > 0 && hc > 0 ? (double)points / (2.0 * (double)hh * (double)hc) : (double)NAN;
-}
-
-/* As many units as there are, drawn with replacement. Counts unit u at counts[place[u]], or
-   counts[u] where place is NULL. */
-static void qnet__draw_units(const qnet__bootstrap *b, const uint32_t *place, qnet_rng *rng,
-                             uint32_t *counts)
-{
-    for (size_t i = 0; i < b->units; i++) {
-        const uint32_t u = qnet_rng_below(rng, (uint32_t)b->units);
-        counts[place ? place[u] : u]++;
-    }
-}
-
 /* One resample: as many units as there are, drawn with replacement; drawn again while one class is
-   missing. */
+   missing. Resample `index` has a stream of random numbers of its own, so the result depends
+   neither on the number of workers nor on the order of the tasks. */
 static void qnet__bootstrap_task(void *arg, size_t index, size_t worker)
 {
     const qnet__bootstrap *b = (const qnet__bootstrap *)arg;
-    const int by_slot = !b->by_item, by_unit = b->unit || b->by_item;
-    uint32_t *weight = by_unit ? b->weight + worker * b->units : NULL;
-    uint32_t *sum = by_slot ? b->sum + worker * 2 * b->groups : NULL;
+    uint32_t *weight = b->e->weight + worker * b->count;
     qnet_rng rng = qnet_rng_at(b->seed, QNET_RANDOM_BOOTSTRAP, 0, (uint64_t)index);
     double auc = (double)NAN;
     for (int attempt = 0; attempt < QNET__BOOTSTRAP_TRIES && auc != auc; attempt++) {
-        if (by_unit) memset(weight, 0, b->units * sizeof *weight);
-        if (by_slot) memset(sum, 0, 2 * b->groups * sizeof *sum);
-        if (by_unit) {
-            qnet__draw_units(b, NULL, &rng, weight);
-            for (size_t i = 0; by_slot && i < b->count; i++) sum[b->slot[i]] += weight[b->unit[i]];
-        } else {
-            qnet__draw_units(b, b->slot, &rng, sum);
-        }
-        auc = by_slot ? qnet__weighted_auc_fast(b, sum) : qnet__weighted_auc_ref(b, weight);
+        memset(weight, 0, b->units * sizeof *weight);
+        for (size_t k = 0; k < b->units; k++) weight[qnet_rng_below(&rng, (uint32_t)b->units)]++;
+        auc = qnet__weighted_auc(b->e->ranked, b->count, weight);
     }
-    b->auc[index] = auc;
-}
-
-/* slot[i] of each item and tied[] of each group; returns how many groups there are. */
-static size_t qnet__bootstrap_groups(const int *label, const double *score, const uint32_t *order,
-                                     size_t count, uint32_t *slot, unsigned char *tied)
-{
-    size_t groups = 0;
-    int open = -1; /* the class that the last group ends with; -1: nothing may be added to it */
-    for (size_t first = 0, end; first < count; first = end) {
-        size_t hh = 0;
-        int mixed, y;
-        end = qnet__tie_end(score, order, count, first);
-        for (size_t k = first; k < end; k++) hh += (size_t)label[order[k]];
-        mixed = hh > 0 && hh < end - first;
-        y = hh > 0;
-        if (mixed || y < open || open < 0) tied[groups++] = (unsigned char)mixed;
-        open = mixed ? -1 : y;
-        for (size_t k = first; k < end; k++)
-            slot[order[k]] = (uint32_t)(2 * (groups - 1) + (size_t)label[order[k]]);
-    }
-    return groups;
-}
-
-static qnet_status qnet__bootstrap_run(qnet_context *ctx, const int *label, const double *score,
-                                       const int *cluster, size_t count, size_t resamples,
-                                       uint64_t seed, qnet__evaluation *e, double *auc)
-{
-    const size_t workers = qnet__workers(ctx);
-    size_t bytes = 0, failed = resamples, largest = 1;
-    qnet__arena arena;
-    qnet__bootstrap b;
-    memset(&arena, 0, sizeof arena);
-    memset(&b, 0, sizeof b);
-    b.units = cluster ? qnet__units(cluster, count, e, &largest) : count;
-    b.unit = cluster ? e->unit : NULL;
-    b.by_item = count > 0x7fffffffu || b.units > 0xffffffffu / largest; /* slots are 32 bits */
-#ifdef QNET_REFERENCE
-    b.by_item = 1;
-#endif
-    qnet__rank(score, count, &e->sorting[0]);
-    b.groups = qnet__bootstrap_groups(label, score, e->sorting[0].order, count, e->slot, e->tied);
-    for (int pass = 0; pass < 2; pass++) {
-        b.auc = (double *)qnet__take(&arena, resamples, sizeof(double));
-        if (cluster || b.by_item)
-            b.weight = (uint32_t *)qnet__take(&arena, b.units, workers * sizeof(uint32_t));
-        if (!b.by_item)
-            b.sum = (uint32_t *)qnet__take(&arena, 2 * b.groups, workers * sizeof(uint32_t));
-        if (pass == 0) {
-            bytes = arena.at;
-            arena.at = 0;
-            arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-            if (!arena.base) return qnet__no_memory(ctx, bytes, "a bootstrap");
-        }
-    }
-    b.label = label;
-    b.score = score;
-    b.order = e->sorting[0].order;
-    b.slot = e->slot;
-    b.tied = e->tied;
-    b.count = count;
-    b.seed = seed;
-    qnet__parallel(ctx, resamples, qnet__bootstrap_task, &b);
-    for (size_t r = resamples; r-- > 0;) {
-        if (b.auc[r] != b.auc[r]) failed = r;
-    }
-    if (failed == resamples) memcpy(auc, b.auc, resamples * sizeof *auc);
-    qnet__free(ctx, arena.base, bytes);
-    if (failed < resamples) {
-        return qnet__fail(ctx, QNET_ERROR_DATA,
-                          "qnet_bootstrap_auc: resample %lu: one class in each of %d samples drawn",
-                          (unsigned long)failed, QNET__BOOTSTRAP_TRIES);
-    }
-    return QNET_OK;
+    b->e->auc[index] = auc;
 }
 
 QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, const double *score,
@@ -18683,8 +17018,8 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
                                         uint64_t seed, double *auc)
 {
     qnet__evaluation e;
-    qnet_status status;
-    size_t m;
+    qnet__bootstrap b;
+    size_t m, drawn = 0;
     if (!auc || resamples < 1) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_bootstrap_auc: expected room for auc and 1 resample at least, "
@@ -18692,31 +17027,51 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
                           auc ? "room" : "NULL", resamples);
     }
     QNET__TRY(qnet__check_curve(ctx, "qnet_bootstrap_auc", label, score, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, cluster != NULL, 1, &e));
-    status = qnet__bootstrap_run(ctx, label, score, cluster, count, (size_t)resamples, seed, &e,
-                                 auc);
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, (size_t)resamples, &e));
+    b.e = &e;
+    b.count = count;
+    b.units = cluster ? 0 : count;
+    b.seed = seed;
+    for (size_t i = 0; i < count; i++) e.unit[i] = (uint32_t)i;
+    if (cluster) { /* units are counted in the order of the clusters' values */
+        qnet__rank_clusters(&e, cluster, count);
+        for (size_t first = 0, end; first < count; first = end, b.units++) {
+            end = qnet__run_end(e.ranked, count, first);
+            for (size_t k = first; k < end; k++) e.unit[e.ranked[k].item] = (uint32_t)b.units;
+        }
+    }
+    qnet__rank_scores(&e, score, label, count);
+    for (size_t k = 0; k < count; k++) e.ranked[k].item = e.unit[e.ranked[k].item];
+    qnet__parallel(ctx, (size_t)resamples, qnet__bootstrap_task, &b);
+    while (drawn < (size_t)resamples && e.auc[drawn] == e.auc[drawn]) drawn++;
+    if (drawn == (size_t)resamples) memcpy(auc, e.auc, drawn * sizeof *auc);
     qnet__evaluation_destroy(ctx, &e);
-    return status;
+    if (drawn < (size_t)resamples) {
+        return qnet__fail(ctx, QNET_ERROR_DATA,
+                          "qnet_bootstrap_auc: resample %lu: one class in each of %d samples drawn",
+                          (unsigned long)drawn, QNET__BOOTSTRAP_TRIES);
+    }
+    return QNET_OK;
 }
 
-/* The share-quantile of values, whose rising order is known, by linear interpolation: position
-   share * (count - 1). */
-static double qnet__order_quantile(const double *values, const uint32_t *order, size_t count,
+/* The share-quantile of values, whose rising order is known, by linear interpolation at position
+   share * (count - 1): type 7 of Hyndman & Fan 1996, numpy's and R's default. */
+static double qnet__order_quantile(const double *values, const qnet__ranked *ranked, size_t count,
                                    double share)
 {
     const double at = share * (double)(count - 1);
     const size_t below = qnet__min_size((size_t)at, count - 1);
-    const double low = values[order[below]];
-    const double high = values[order[qnet__min_size(below + 1, count - 1)]];
+    const double low = values[ranked[below].item];
+    const double high = values[ranked[qnet__min_size(below + 1, count - 1)].item];
     return low + (at - (double)below) * (high - low);
 }
 
-/* std has count - 1 below; 0 for one value. */
+/* What a box plot shows: quartiles, and as ends of the whiskers the 2.5th and 97.5th percentile,
+   the bootstrap's percentile interval. std has count - 1 below; 0 for one value. */
 QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, size_t count,
                                      qnet_boxplot *out)
 {
     qnet__evaluation e;
-    const uint32_t *order;
     qnet_boxplot r;
     double sum = 0.0, squares = 0.0;
     if (!ctx) return QNET_ERROR_ARGUMENT;
@@ -18731,19 +17086,20 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
                               "qnet_boxplot_of: value %lu is NaN or infinite", (unsigned long)i);
         }
     }
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, 0, &e));
-    qnet__rank(values, count, &e.sorting[0]);
-    order = e.sorting[0].order;
-    for (size_t i = 0; i < count; i++) sum += values[order[i]];
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
+    qnet__rank_scores(&e, values, NULL, count);
+    for (size_t i = 0; i < count; i++) sum += values[e.ranked[i].item];
     r.mean = sum / (double)count;
-    for (size_t i = 0; i < count; i++)
-        squares += (values[order[i]] - r.mean) * (values[order[i]] - r.mean);
+    for (size_t i = 0; i < count; i++) {
+        const double d = values[e.ranked[i].item] - r.mean;
+        squares += d * d;
+    }
     r.std = count > 1 ? sqrt(squares / (double)(count - 1)) : 0.0;
-    r.low = qnet__order_quantile(values, order, count, 0.025);
-    r.q1 = qnet__order_quantile(values, order, count, 0.25);
-    r.median = qnet__order_quantile(values, order, count, 0.5);
-    r.q3 = qnet__order_quantile(values, order, count, 0.75);
-    r.high = qnet__order_quantile(values, order, count, 0.975);
+    r.low = qnet__order_quantile(values, e.ranked, count, 0.025);
+    r.q1 = qnet__order_quantile(values, e.ranked, count, 0.25);
+    r.median = qnet__order_quantile(values, e.ranked, count, 0.5);
+    r.q3 = qnet__order_quantile(values, e.ranked, count, 0.75);
+    r.high = qnet__order_quantile(values, e.ranked, count, 0.975);
     *out = r;
     qnet__evaluation_destroy(ctx, &e);
     return QNET_OK;
@@ -18757,9 +17113,9 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
    ============================================================================================ */
 
 /* raw[p] = sum_c fc.weight[class][c] f[p][c] over the pixels p of image `index`;
-   map[height][width] = (raw - its least) / (its greatest - its least), resized. The bias, the same
-   everywhere, drops out. The sums are taken in double and allocated for this call: no training
-   step comes here. */
+   map[height][width] = (raw - its least) / (its greatest - its least), resized, and 0 everywhere
+   where raw is flat. The bias, the same everywhere, drops out. The sums are taken in double and
+   allocated for this call: no training step comes here. */
 QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index, float *map,
                               float *raw)
 {
@@ -18767,88 +17123,82 @@ QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index
     qnet_tensor features;
     const qnet_real *f, *w;
     float *sums, low = FLT_MAX, high = -FLT_MAX;
-    size_t pixels, bytes, p, c;
-    int fc;
-
+    size_t pixels, bytes;
+    qnet_status status = QNET_OK;
     if (net == NULL || map == NULL)
         return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT, "cam: net or map is NULL");
     ctx = net->ctx;
     features = qnet_resnet_feature_map(net);
     if (features.data == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cam: expected a forward pass before");
-    if (index < 0 || (size_t)index >= features.shape[0]) {
+    if (index < 0 || (size_t)index >= features.shape[0])
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "cam: image must be 0..%d, as in the last forward pass, found %d",
                           (int)features.shape[0] - 1, index);
-    }
-    if (class_index < 0 || class_index >= net->config.classes) {
+    if (class_index < 0 || class_index >= net->config.classes)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cam: class must be 0..%d, found %d",
                           net->config.classes - 1, class_index);
-    }
-    fc = qnet_param_find(net->table, "fc.weight");
-    w = net->weights + net->table->entries[fc].offset + (size_t)class_index * QNET_FEATURES;
+    w = net->weights + (size_t)class_index * QNET_FEATURES +
+        net->table->entries[qnet_param_find(net->table, "fc.weight")].offset;
     pixels = features.shape[1] * features.shape[2];
     f = features.data + (size_t)index * pixels * QNET_FEATURES;
     bytes = pixels * sizeof(float);
     sums = (float *)qnet__alloc(ctx, bytes);
     if (sums == NULL)
         return qnet__no_memory(ctx, bytes, "a class activation map");
-    for (p = 0; p < pixels; p++) {
+    for (size_t p = 0; p < pixels; p++) {
         double sum = 0;
-        for (c = 0; c < QNET_FEATURES; c++)
+        for (size_t c = 0; c < QNET_FEATURES; c++)
             sum += (double)w[c] * (double)f[p * QNET_FEATURES + c];
         sums[p] = (float)sum;
-        if (!qnet__is_finite((double)sums[p])) {
-            qnet__free(ctx, sums, bytes);
-            return qnet__fail(ctx, QNET_ERROR_NUMERIC,
-                              "cam: the features or fc.weight of class %d hold NaN or infinity",
-                              class_index);
-        }
-    }
-    if (raw != NULL)
-        memcpy(raw, sums, bytes);
-    for (p = 0; p < pixels; p++) {
         low = sums[p] < low ? sums[p] : low;
         high = sums[p] > high ? sums[p] : high;
+        if (!qnet__is_finite((double)sums[p]))
+            status = qnet__fail(ctx, QNET_ERROR_NUMERIC, "cam: the features or fc.weight of class "
+                                "%d hold NaN or infinity", class_index);
     }
-    for (p = 0; p < pixels; p++) { /* no place stands out in a flat map: 0 everywhere */
-        sums[p] = high > low ? (sums[p] - low) / (high - low) : 0.0f;
+    if (status == QNET_OK) {
+        if (raw != NULL)
+            memcpy(raw, sums, bytes);
+        for (size_t p = 0; p < pixels; p++)
+            sums[p] = high > low ? (sums[p] - low) / (high - low) : 0.0f;
+        qnet_image_resize(sums, (int)features.shape[1], (int)features.shape[2], 1, map,
+                          net->config.height, net->config.width);
     }
-    qnet_image_resize(sums, (int)features.shape[1], (int)features.shape[2], 1, map,
-                      net->config.height, net->config.width);
     qnet__free(ctx, sums, bytes);
-    return QNET_OK;
+    return status;
 }
 
-/* v clipped to 0..1, as 0..255; NaN gives 0. */
+/* v clipped to 0..1; NaN gives 0. */
+static double qnet__unit_range(double v)
+{
+    return v > 0 ? v < 1 ? v : 1 : 0;
+}
+
+/* The same as 0..255. */
 static uint8_t qnet__cam_byte(double v)
 {
-    return (uint8_t)(v > 0 ? (v < 1 ? v * 255 + 0.5 : 255) : 0);
+    return (uint8_t)(qnet__unit_range(v) * 255 + 0.5);
 }
 
 /* MATLAB's and OpenCV's JET: blue 0, cyan, green .5, yellow, red 1; each colour is a trapezium of
    slope 4 around 1/4 (blue), 1/2 (green) and 3/4 (red). */
 QNET_API void qnet_jet(double value, uint8_t rgb[3])
 {
-    int i;
-
-    value = value > 0 ? (value < 1 ? value : 1) : 0;
-    for (i = 0; i < 3; i++)
-        rgb[i] = qnet__cam_byte(1.5 - fabs(4 * value - (3 - i)));
+    for (int i = 0; i < 3; i++)
+        rgb[i] = qnet__cam_byte(1.5 - fabs(4 * qnet__unit_range(value) - (3 - i)));
 }
 
 /* rgb = 0.3 JET(map) + 0.5 grey, the weights of Zhou et al.'s published program. */
 QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, int width,
                                uint8_t *rgb)
 {
-    size_t p, i, size = height > 0 && width > 0 ? (size_t)height * (size_t)width : 0;
-
-    for (p = 0; p < size; p++) {
-        double g = (double)grey[p];
+    const size_t size = height > 0 && width > 0 ? (size_t)height * (size_t)width : 0;
+    for (size_t p = 0; p < size; p++) {
+        const double g = qnet__unit_range((double)grey[p]);
         uint8_t heat[3];
-        g = g > 0 ? (g < 1 ? g : 1) : 0;
         qnet_jet((double)map[p], heat);
-        for (i = 0; i < 3; i++)
+        for (size_t i = 0; i < 3; i++)
             rgb[3 * p + i] = qnet__cam_byte(0.3 * heat[i] / 255.0 + 0.5 * g);
     }
 }
@@ -19520,9 +17870,7 @@ static qnet_status qnet__fold_save(const qnet__job *job)
     qnet__fold_file(job, path, text, slabs);
     QNET__TRY(qnet__file_open_replace(job->e->ctx, path, &file, &sink));
     status = qnet__checkpoint_write(job->e->ctx, &sink, text, slabs, QNET__SLABS);
-    if (status == QNET_OK) return qnet__file_commit(job->e->ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    return qnet__file_finish(&file, status);
 }
 
 /* Reads a finished fold back; QNET_ERROR_NOT_FOUND when there is none. */
@@ -20098,8 +18446,8 @@ static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind ki
         }
     qnet__free(e->ctx, names, bytes);
     if (status == QNET_OK && to != NULL) {
-        snprintf(target, sizeof target, "%s%s/", e->out, to);
-        qnet__sync_folder(target);
+        snprintf(target, sizeof target, "%s%s", e->out, to);
+        (void)qnet__sync(target);
     }
     return status;
 }

@@ -63,11 +63,7 @@ static std::vector<unsigned char> write(const context &ctx, const volume &v)
 {
     std::vector<unsigned char> bytes;
     qnet_sink sink = {&bytes, append, "vector"};
-    qnet_nifti_options options;
-    qnet_nifti_options_init(&options);
-    options.type = QNET_NIFTI_INT16;
-    options.slope = 0.01;
-    check(ctx, qnet_nifti_write(ctx.get(), &sink, v.get(), &options));
+    check(ctx, qnet_nifti_write(ctx.get(), &sink, v.get(), 0.01, 1));
     return bytes;
 }
 

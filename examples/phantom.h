@@ -614,19 +614,13 @@ static inline qnet_status phantom_render(qnet_context *ctx, const phantom_config
 
 #ifndef QNET_NO_STDIO
 
-/* Writes one map as int16 with a slope, or, with slope 0, as uint8. */
+/* Writes one map as int16 in steps of `step`. */
 static inline qnet_status phantom_save(qnet_context *ctx, const char *folder, const char *name,
-                                       const char *suffix, const qnet_volume *volume, double slope)
+                                       const char *suffix, const qnet_volume *volume, double step)
 {
-    qnet_nifti_options options;
     char path[1024];
-    qnet_nifti_options_init(&options);
-    options.type = slope > 0 ? QNET_NIFTI_INT16 : QNET_NIFTI_UINT8;
-    options.slope = slope;
-    options.gzip = 1;
-    options.description = "qnet.h phantom: simulated, no patient";
     snprintf(path, sizeof path, "%s/%s_%s.nii.gz", folder, name, suffix);
-    return qnet_nifti_save(ctx, path, volume, &options);
+    return qnet_nifti_save(ctx, path, volume, step);
 }
 
 /* Renders and writes one subject. */
@@ -656,7 +650,7 @@ static inline qnet_status phantom_write_subject(qnet_context *ctx, const phantom
         status = phantom_save(ctx, anat, s->name, "T1w", maps.t1w, 1);
     }
     if (status == QNET_OK) {
-        status = phantom_save(ctx, derived, s->name, "desc-basalganglia_mask", maps.mask, 0);
+        status = phantom_save(ctx, derived, s->name, "desc-basalganglia_mask", maps.mask, 1);
     }
     phantom_maps_destroy(&maps);
     return status;

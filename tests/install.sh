@@ -61,7 +61,7 @@ cat > "$dir/user.c" <<'C'
 int main(void)
 {
     qnet_context *ctx;
-    int same = strcmp(qnet_version(), QNET_VERSION) == 0 && qnet_version_number() == QNET_VERSION_NUMBER;
+    int same = strcmp(qnet_version(), QNET_VERSION) == 0;
     if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
     qnet_context_destroy(ctx);
     printf("library %s, the header's: %d\n", qnet_version(), same);

@@ -853,7 +853,7 @@ static qnet_status parse(const char *text, size_t size)
     table_of.ctx = ctx;
     table_of.log.message = keep_log;
     status = bids_participants(&table_of, "participants.tsv", text, size);
-    if (status != QNET_OK) qnet__fail(ctx, status, "%s", table_of.error);
+    if (status != QNET_OK) (void)qnet__fail(ctx, status, "%s", table_of.error);
     rows = status == QNET_OK ? table_of.list : NULL;
     rows_count = table_of.count;
     return status;
@@ -1216,12 +1216,12 @@ static void test_bad_folders(void)
     snprintf(path, sizeof path, ROOT "/%s", r2);
     v = make_volume(ras, ras_n, WORLD_Y);
     v->voxels[(1 * NY + 20) * NX + 21] = (float)NAN;
-    CHECK_OK(ctx, qnet_nifti_save(ctx, path, v, NULL));
+    CHECK_OK(ctx, qnet_nifti_save(ctx, path, v, 0));
     CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_DATA, "voxel (21, 20, 1) of the volume");
     CHECK_CONTAINS(qnet_last_error(ctx), r2);
     memset(v->voxels + 2 * NX * NY, 0, NX * NY * sizeof(float));
     v->voxels[(1 * NY + 20) * NX + 21] = 5;
-    CHECK_OK(ctx, qnet_nifti_save(ctx, path, v, NULL));
+    CHECK_OK(ctx, qnet_nifti_save(ctx, path, v, 0));
     CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_DATA, "slice 2");
     CHECK_CONTAINS(qnet_last_error(ctx), r2);
     qnet_volume_destroy(v);

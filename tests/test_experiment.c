@@ -37,7 +37,7 @@ static void write_map(qnet_context *ctx, const char *path, uint64_t people, int 
             }
         }
     }
-    CHECK_OK(ctx, qnet_nifti_save(ctx, path, v, NULL));
+    CHECK_OK(ctx, qnet_nifti_save(ctx, path, v, 0));
     qnet_volume_destroy(v);
 }
 

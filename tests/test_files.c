@@ -8,6 +8,7 @@
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
 #include "test.h"
+#include "gzip.h"
 #ifdef QNET__POSIX
 #include <signal.h>
 #include <sys/wait.h>
@@ -132,9 +133,9 @@ static void test_temporary_names(void)
         CHECK_OK(ctx, qnet__file_open_replace(ctx, FOLDER "/names/report", &b, &to_b));
         CHECK_OK(ctx, qnet__write(ctx, &to_a, "aaaa", 4));
         CHECK_OK(ctx, qnet__write(ctx, &to_b, "bb", 2));
-        CHECK_OK(ctx, qnet__file_commit(ctx, &a));
+        CHECK_OK(ctx, qnet__file_finish(&a, QNET_OK));
         CHECK(holds(ctx, FOLDER "/names/report", "aaaa"));
-        CHECK_OK(ctx, qnet__file_commit(ctx, &b));
+        CHECK_OK(ctx, qnet__file_finish(&b, QNET_OK));
         CHECK(holds(ctx, FOLDER "/names/report", "bb"));
     }
     CHECK(names_with(ctx, FOLDER "/names", ".tmp") == 0);
@@ -246,14 +247,11 @@ typedef qnet_status (*writer)(qnet_context *ctx, qnet_sink *sink);
 
 static qnet_status write_nifti(qnet_context *ctx, qnet_sink *sink)
 {
-    qnet_nifti_options o;
     qnet_volume *v = NULL;
     qnet_status status = qnet_volume_create(ctx, 20, 20, 3, &v);
     if (status != QNET_OK) return status;
-    qnet_nifti_options_init(&o);
-    o.gzip = sink->name == NULL;
     for (int i = 0; i < 1200; i++) v->voxels[i] = (float)(i * i % 977);
-    status = qnet_nifti_write(ctx, sink, v, &o);
+    status = qnet_nifti_write(ctx, sink, v, 0, sink->name == NULL);
     qnet_volume_destroy(v);
     return status;
 }
@@ -302,7 +300,7 @@ static qnet_status write_gzip(qnet_context *ctx, qnet_sink *sink) /* has a buffe
     memset(&packed, 0, sizeof packed);
     for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (unsigned char)((i * i * 7919) >> 5 & 255);
     (void)sink;
-    status = qnet_gzip_compress(ctx, bytes, sizeof bytes, &packed);
+    status = gzip_pack(ctx, bytes, sizeof bytes, &packed);
     qnet_buffer_free(ctx, &packed);
     return status;
 }
@@ -387,8 +385,7 @@ static void test_reasons(void)
         const char *reason = too_many ? "broken: reading" : strerror(EIO);
         CHECK_FAILS(ctx, qnet_nifti_read(ctx, &source, &v), QNET_ERROR_IO, reason);
         CHECK_FAILS(ctx, qnet_safetensors_read(ctx, &source, &st), QNET_ERROR_IO, reason);
-        CHECK_FAILS(ctx, qnet__read_all(ctx, &source, 100, &buffer), QNET_ERROR_IO, reason);
-        CHECK_FAILS(ctx, qnet__read_growing(ctx, &source, 100, "x", &buffer), QNET_ERROR_IO, reason);
+        CHECK_FAILS(ctx, qnet__read(ctx, &source, 100, &buffer), QNET_ERROR_IO, reason);
     }
     qnet_buffer_free(ctx, &buffer);
     CHECK(v == NULL && st == NULL);
@@ -401,7 +398,7 @@ static void test_reasons(void)
         fclose(file.stream);
         file.stream = fopen("/dev/full", "wb");
         CHECK_FAILS(ctx, qnet__write(ctx, &sink, big, sizeof big), QNET_ERROR_IO, "No space left");
-        qnet__file_abandon(&file);
+        qnet__file_finish(&file, QNET_ERROR_IO);
     }
 #endif
     qnet_context_destroy(ctx);

@@ -3,6 +3,7 @@
 #define QNET_IMPLEMENTATION
 #include "../qnet.h"
 #include "test.h"
+#include "gzip.h"
 
 #define FOLDER "build/test_nifti"
 
@@ -58,6 +59,12 @@ typedef struct file {
     size_t size;
     int big;
 } file;
+
+/* Datatypes, of which the library writes INT16 and FLOAT32. */
+enum { UINT8 = 2, INT16 = 4, INT32 = 8, FLOAT32 = 16, FLOAT64 = 64, INT8 = 256, UINT16 = 512, UINT32 = 768,
+       INT64 = 1024, UINT64 = 1280 };
+
+static int get16(const unsigned char *p) { return p[0] | p[1] << 8; }
 
 static void set16(file *f, size_t at, int value)
 {
@@ -118,14 +125,14 @@ static double sample(int type, int k)
     static const double u[] = {0, 1, 100, 255, 65535, 4294967295.0, 4611686018427387904.0};
     static const double s[] = {0, 1, -1, 127, -128, 32767, -32768, 2147483647.0, -2147483648.0};
     switch (type) {
-    case QNET_NIFTI_UINT8: return u[k % 4];
-    case QNET_NIFTI_UINT16: return u[k % 5];
-    case QNET_NIFTI_UINT32: return u[k % 6];
-    case QNET_NIFTI_UINT64: return u[k % 7] * (k % 7 == 6 ? 2 : 1); /* 2^63: above int64 */
-    case QNET_NIFTI_INT8: return s[k % 5];
-    case QNET_NIFTI_INT16: return s[k % 7];
-    case QNET_NIFTI_INT32: return s[k % 9];
-    case QNET_NIFTI_INT64: return s[k % 9] * (k % 9 == 8 ? 1048576.0 : 1);
+    case UINT8: return u[k % 4];
+    case UINT16: return u[k % 5];
+    case UINT32: return u[k % 6];
+    case UINT64: return u[k % 7] * (k % 7 == 6 ? 2 : 1); /* 2^63: above int64 */
+    case INT8: return s[k % 5];
+    case INT16: return s[k % 7];
+    case INT32: return s[k % 9];
+    case INT64: return s[k % 9] * (k % 9 == 8 ? 1048576.0 : 1);
     default: return (k % 2 ? -1.375 : 3e-3) * (k + 1);
     }
 }
@@ -136,9 +143,9 @@ static uint64_t sample_bits(int type, double v)
     uint32_t word;
     float f = (float)v;
     switch (type) {
-    case QNET_NIFTI_FLOAT32: memcpy(&word, &f, 4); return word;
-    case QNET_NIFTI_FLOAT64: memcpy(&bits, &v, 8); return bits;
-    case QNET_NIFTI_UINT64: return (uint64_t)v;
+    case FLOAT32: memcpy(&word, &f, 4); return word;
+    case FLOAT64: memcpy(&bits, &v, 8); return bits;
+    case UINT64: return (uint64_t)v;
     default: return (uint64_t)(int64_t)v;
     }
 }
@@ -166,14 +173,14 @@ static void test_types(void)
                     }
                     for (k = 0; k < 30; k++, f.size += (size_t)widths[t])
                         set_bits(&f, f.size, sample_bits(types[t], sample(types[t], k)), widths[t]);
-                    if (gz) CHECK_OK(ctx, qnet_gzip_compress(ctx, f.bytes, f.size, &packed));
+                    if (gz) CHECK_OK(ctx, gzip_pack(ctx, f.bytes, f.size, &packed));
                     CHECK_OK(ctx,
                              parse(gz ? packed.bytes : f.bytes, gz ? packed.size : f.size, &v));
                     if (v == NULL) continue;
                     CHECK(v->nx == 3 && v->ny == 5 && v->nz == 2 && v->affine_source == 2);
                     for (k = 0; k < 30; k++) {
                         double s = sample(types[t], k);
-                        if (types[t] == QNET_NIFTI_FLOAT32) s = (double)(float)s;
+                        if (types[t] == FLOAT32) s = (double)(float)s;
                         if (v->voxels[k] != (float)(scaled ? s * -.5 + 1024 : s)) ok = 0;
                     }
                     CHECK(ok);
@@ -209,7 +216,7 @@ static void test_bad_headers(void)
     size_t i;
     int big;
     for (big = 0; big < 2; big++) {
-        start(&ok, big, QNET_NIFTI_INT16, 2, 4, 3, 2);
+        start(&ok, big, INT16, 2, 4, 3, 2);
         ok.size += 48;
         good(&ok);
         f = ok;
@@ -250,7 +257,6 @@ static void test_bad_headers(void)
             set16(&f, 70, odd_types[i]);
             bad(&f, QNET_ERROR_UNSUPPORTED, "datatype is");
         }
-        CHECK_CONTAINS(qnet__nifti_entry(32)->name, "complex");
         f = ok;
         set_float(&f, 108, 0);
         bad(&f, QNET_ERROR_FORMAT, "vox_offset is 0");
@@ -325,7 +331,7 @@ static void test_repairs(void)
     int big, i;
     ctx = own;
     for (big = 0; big < 2; big++) {
-        start(&ok, big, QNET_NIFTI_INT16, 2, 4, 3, 2);
+        start(&ok, big, INT16, 2, 4, 3, 2);
         for (i = 0; i < 24; i++) set16(&ok, 352 + 2 * (size_t)i, i);
         ok.size += 48;
         repaired(&ok, NULL, 2, "RAS", 2);
@@ -400,7 +406,7 @@ static void test_scaling_rules(void)
     qnet_volume *v = NULL;
     int i;
     for (i = 0; i < 4; i++) {
-        start(&f, i & 1, QNET_NIFTI_UINT8, 1, 1, 1, 1);
+        start(&f, i & 1, UINT8, 1, 1, 1, 1);
         f.bytes[f.size++] = 7;
         set_bits(&f, 112, none[i], 4);
         set_float(&f, 116, 100);
@@ -408,14 +414,14 @@ static void test_scaling_rules(void)
         CHECK(v->voxels[0] == 7);
         qnet_volume_destroy(v);
     }
-    start(&f, 0, QNET_NIFTI_FLOAT64, 8, 2, 1, 1); /* NaN and infinity pass, 1e300 does not fit */
+    start(&f, 0, FLOAT64, 8, 2, 1, 1); /* NaN and infinity pass, 1e300 does not fit */
     set_bits(&f, 352, 0x7ff8000000000000u, 8);
     set_bits(&f, 360, 0xfff0000000000000u, 8);
     f.size = 368;
     CHECK_OK(ctx, parse(f.bytes, f.size, &v));
     CHECK(v->voxels[0] != v->voxels[0] && v->voxels[1] < -FLT_MAX);
     qnet_volume_destroy(v);
-    set_bits(&f, 360, sample_bits(QNET_NIFTI_FLOAT64, 1e300), 8);
+    set_bits(&f, 360, sample_bits(FLOAT64, 1e300), 8);
     bad(&f, QNET_ERROR_DATA, "voxel (1, 0, 0) is 1e+300");
 }
 
@@ -427,7 +433,7 @@ static void test_tail(void)
     qnet_volume *v = NULL;
     file f;
     ctx = own;
-    start(&f, 0, QNET_NIFTI_UINT8, 1, 2, 2, 2);
+    start(&f, 0, UINT8, 1, 2, 2, 2);
     f.size += 8 + 3;
     logged[0] = 0;
     good(&f);
@@ -478,7 +484,7 @@ static void test_affines(void)
     int i, j, units;
     ctx = own;
     for (i = 0; i < 9; i++) {
-        start(&f, i & 1, QNET_NIFTI_UINT8, 1, 1, 1, 1);
+        start(&f, i & 1, UINT8, 1, 1, 1, 1);
         f.size++;
         set_affine(&f, matrix[i]);
         CHECK_OK(ctx, parse(f.bytes, f.size, &v));
@@ -488,7 +494,7 @@ static void test_affines(void)
     }
     for (units = 0; units < 4; units++) {
         double scale = units == 1 ? 1000 : units == 3 ? .001 : 1;
-        start(&f, 1, QNET_NIFTI_UINT8, 1, 3, 5, 7);
+        start(&f, 1, UINT8, 1, 3, 5, 7);
         f.size += 105;
         f.bytes[123] = (unsigned char)(units | 8);
         set16(&f, 254, 0);
@@ -628,12 +634,12 @@ static void test_reorient(void)
 
 /* ---- writing ---- */
 
-static qnet_status pack(const qnet_volume *v, const qnet_nifti_options *o, qnet_buffer *out)
+static qnet_status pack(const qnet_volume *v, double slope, int gzip, qnet_buffer *out)
 {
     qnet_sink sink;
     qnet_buffer_free(ctx, out);
     sink = qnet_sink_buffer(ctx, out, "out.nii");
-    return qnet_nifti_write(ctx, &sink, v, o);
+    return qnet_nifti_write(ctx, &sink, v, slope, gzip);
 }
 
 /* A volume with an oblique, left-handed affine without shear. */
@@ -654,123 +660,96 @@ static qnet_volume *oblique_volume(int nx, int ny, int nz)
 
 static void test_write_read(void)
 {
+    static const double slopes[] = {0, 1, .01, 3};
     qnet_volume *v = oblique_volume(7, 6, 5), *back = NULL;
     qnet_buffer bytes = {NULL, 0, 0, NULL};
-    qnet_nifti_options o;
-    int t, big, gz, slope, i, j;
-    for (t = 0; t < 10; t++)
-        for (big = 0; big < 2; big++)
-            for (gz = 0; gz < 2; gz++)
-                for (slope = 0; slope < 3; slope++) {
-                    double worst = 0, step = 0;
-                    qnet_nifti_options_init(&o);
-                    CHECK(o.type == QNET_NIFTI_FLOAT32 && o.gzip == 1 && o.slope == 0);
-                    o.type = (qnet_nifti_type)types[t];
-                    o.big_endian = big;
-                    o.gzip = gz;
-                    o.slope = slope == 0 ? 0 : slope == 1 ? .01 : -.1;
-                    o.intercept = slope == 0   ? 99
-                                  : slope == 1 ? .3
-                                               : 12; /* without slope: unused */
-                    o.description = "made by test_nifti";
-                    for (i = 0; i < 210; i++)
-                        v->voxels[i] = (float)(slope == 0   ? i % 100
-                                               : slope == 1 ? .3 + .01 * (i % 100)
-                                                            : 12 - i % 12);
-                    CHECK_OK(ctx, pack(v, &o, &bytes));
-                    if (!gz) {
-                        CHECK(bytes.size == 352 + 210 * (size_t)widths[t]);
-                        CHECK(memcmp(bytes.bytes + 148, "made by test_nifti", 19) == 0);
-                    }
-                    CHECK_OK(ctx, parse(bytes.bytes, bytes.size, &back));
-                    for (i = 0; i < 210; i++)
-                        worst = fmax(worst, fabs((double)back->voxels[i] - (double)v->voxels[i]));
-                    /* half a step of integers, and a float's rounding of numbers below 100 */
-                    if (slope > 0 && types[t] != 16 && types[t] != 64) step = fabs(o.slope) / 2;
-                    CHECK(worst <= (slope == 0 ? 0 : step + 4e-6));
-                    for (i = 0; i < 3; i++)
-                        for (j = 0; j < 4; j++) /* floats in the file */
-                            CHECK_NEAR(back->affine[i][j], v->affine[i][j], 1e-6);
-                    CHECK(back->affine_source == 2);
-                    qnet_volume_destroy(back);
-                }
-    /* The qform says the same as the sform, and is left out where there is shear. */
-    o.gzip = o.big_endian = 0;
-    CHECK_OK(ctx, pack(v, &o, &bytes));
-    CHECK(qnet__load_le16(bytes.bytes + 252) == 1 && qnet__load_le16(bytes.bytes + 254) == 1);
-    qnet__store_le16(bytes.bytes + 254, 0);
+    int gz, k, i, j;
+    for (k = 0; k < 4; k++)
+        for (gz = 0; gz < 2; gz++) {
+            double worst = 0;
+            for (i = 0; i < 210; i++) v->voxels[i] = (float)(i % 100 - 30) * (k == 0 ? .37f : (float)slopes[k]);
+            CHECK_OK(ctx, pack(v, slopes[k], gz, &bytes));
+            if (!gz) {
+                CHECK(bytes.size == 352 + 210 * (k == 0 ? 4u : 2u));
+                CHECK(get16(bytes.bytes + 70) == (k == 0 ? FLOAT32 : INT16));
+                CHECK(get16(bytes.bytes + 72) == (k == 0 ? 32 : 16));
+                CHECK(get16(bytes.bytes + 252) == 0 && get16(bytes.bytes + 254) == 1);
+            }
+            CHECK_OK(ctx, parse(bytes.bytes, bytes.size, &back));
+            for (i = 0; i < 210; i++)
+                worst = fmax(worst, fabs((double)back->voxels[i] - (double)v->voxels[i]));
+            CHECK(worst <= (k == 0 ? 0 : 4e-6)); /* a float's rounding of numbers below 100 */
+            for (i = 0; i < 3; i++)
+                for (j = 0; j < 4; j++) /* floats in the file */
+                    CHECK_NEAR(back->affine[i][j], v->affine[i][j], 1e-6);
+            CHECK(back->affine_source == 2);
+            CHECK_NEAR(back->spacing[2], 2.5, 1e-6);
+            qnet_volume_destroy(back);
+        }
+    v->affine[0][1] += .01; /* shear: a matrix can tell it */
+    CHECK_OK(ctx, pack(v, 0, 0, &bytes));
     CHECK_OK(ctx, parse(bytes.bytes, bytes.size, &back));
-    CHECK(back->affine_source == 1);
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 4; j++) CHECK_NEAR(back->affine[i][j], v->affine[i][j], 2e-6);
+    CHECK_NEAR(back->affine[0][1], v->affine[0][1], 1e-6);
     qnet_volume_destroy(back);
-    v->affine[0][1] += .01;
-    CHECK_OK(ctx, pack(v, &o, &bytes));
-    CHECK(qnet__load_le16(bytes.bytes + 252) == 0 && qnet__load_le16(bytes.bytes + 254) == 1);
     qnet_buffer_free(ctx, &bytes);
     qnet_volume_destroy(v);
 }
 
-/* Left and right that a file did not tell are not told by a copy of it either, however it was turned
-   in between: the same voxel has the same neighbours, and the same warning comes. */
+/* Left and right that a file did not tell are not told by a copy of it either: the same voxel has the
+   same neighbours, and the same warning comes. In another order than that of such files it is refused. */
 static void test_unknown_side(void)
 {
-    static const char *const turned[] = {"LAS", "RAS", "PIR", "SLA"};
     counter c;
     qnet_context *own = counting_context(&c), *before = ctx;
     qnet_buffer bytes = {NULL, 0, 0, NULL};
     qnet_volume *v = NULL, *again = NULL;
-    qnet_nifti_options o;
     file f;
-    int i, k;
+    int i;
     ctx = own;
-    qnet_nifti_options_init(&o);
-    o.gzip = 0;
-    start(&f, 0, QNET_NIFTI_UINT8, 1, 2, 3, 4);
+    start(&f, 0, UINT8, 1, 2, 3, 4);
     for (i = 0; i < 24; i++) f.bytes[f.size++] = (unsigned char)i;
     set16(&f, 254, 0);
     set_float(&f, 84, 3);
-    for (k = 0; k < 4; k++) {
-        CHECK_OK(ctx, parse(f.bytes, f.size, &v));
-        CHECK_OK(ctx, qnet_volume_reorient(v, turned[k]));
-        bytes.size = 0;
-        CHECK_OK(ctx, pack(v, &o, &bytes));
-        CHECK(qnet__load_le16(bytes.bytes + 252) == 0 && qnet__load_le16(bytes.bytes + 254) == 0);
-        logged[0] = '\0';
-        CHECK_OK(ctx, parse(bytes.bytes, bytes.size, &again));
-        CHECK_CONTAINS(logged, "neither sform nor qform: taken as LAS, side unknown");
-        CHECK(again->affine_source == 0 && again->nx == 2 && again->ny == 3 && again->nz == 4);
-        CHECK(again->spacing[0] == 2 && again->spacing[1] == 3 && again->spacing[2] == 2);
-        for (i = 0; i < 24; i++) CHECK(again->voxels[i] == (float)i);
-        CHECK(strcmp(v->orientation, turned[k]) == 0); /* what was written is as it was */
-        qnet_volume_destroy(again);
-        qnet_volume_destroy(v);
-    }
+    CHECK_OK(ctx, parse(f.bytes, f.size, &v));
+    CHECK_OK(ctx, qnet_volume_reorient(v, "PIR"));
+    CHECK_FAILS(ctx, pack(v, 0, 0, &bytes), QNET_ERROR_DATA, "out.nii: the side of the volume is unknown");
+    CHECK_CONTAINS(qnet_last_error(ctx), "not PIR");
+    CHECK(bytes.size == 0);
+    CHECK_OK(ctx, qnet_volume_reorient(v, "LAS"));
+    CHECK_OK(ctx, pack(v, 0, 0, &bytes));
+    CHECK(get16(bytes.bytes + 252) == 0 && get16(bytes.bytes + 254) == 0);
+    logged[0] = '\0';
+    CHECK_OK(ctx, parse(bytes.bytes, bytes.size, &again));
+    CHECK_CONTAINS(logged, "neither sform nor qform: taken as LAS, side unknown");
+    CHECK(again->affine_source == 0 && again->nx == 2 && again->ny == 3 && again->nz == 4);
+    CHECK(again->spacing[0] == 2 && again->spacing[1] == 3 && again->spacing[2] == 2);
+    for (i = 0; i < 24; i++) CHECK(again->voxels[i] == (float)i);
+    qnet_volume_destroy(again);
+    qnet_volume_destroy(v);
     qnet_buffer_free(ctx, &bytes);
     qnet_context_destroy(own);
     CHECK(c.live == 0);
     ctx = before;
 }
 
-/* Rotations by every branch of the quaternion's formula come back. */
+/* The rotation of any quaternion, and of its half turns the axes that stay. */
 static void test_quaternions(void)
 {
     uint32_t seed = 1;
     int k, i, j;
     for (k = 0; k < 200; k++) {
-        double q[4], p[4], r[3][3], s[3][3], n = 0, worst = 0;
+        double q[4], r[3][3], n = 0, worst = 0;
         for (i = 0; i < 4; i++) q[i] = k < 16 ? (k >> i & 1) : noise(&seed);
         for (i = 0; i < 4; i++) n += q[i] * q[i];
         if (n < 1e-3) continue;
         qnet__quaternion_to_rotation(q, r);
         CHECK_NEAR(qnet__det3(r), 1, 1e-12);
-        qnet__rotation_to_quaternion(r, p);
-        CHECK_NEAR(p[0] * p[0] + p[1] * p[1] + p[2] * p[2] + p[3] * p[3], 1, 1e-12);
-        CHECK(p[0] >= 0);
-        qnet__quaternion_to_rotation(p, s);
         for (i = 0; i < 3; i++)
-            for (j = 0; j < 3; j++) worst = fmax(worst, fabs(r[i][j] - s[i][j]));
+            for (j = 0; j < 3; j++)
+                worst = fmax(worst, fabs(r[i][0] * r[j][0] + r[i][1] * r[j][1] + r[i][2] * r[j][2] - (i == j)));
         CHECK(worst < 1e-12);
+        for (i = 0; i < 3; i++) /* the axis b, c, d stays where it is */
+            CHECK_NEAR(r[i][0] * q[1] + r[i][1] * q[2] + r[i][2] * q[3], q[1 + i], 1e-12);
     }
 }
 
@@ -785,94 +764,60 @@ static int full_write(void *user, const void *src, size_t size)
 
 static void test_write_refusals(void)
 {
-    static const char long_text[] = "0123456789012345678901234567890123456789"
-                                    "0123456789012345678901234567890123456789";
+    static const float beyond[] = {32767.5f, -32768.6f, 1e30f};
     qnet_volume *v = NULL, *back = NULL;
     qnet_buffer bytes = {NULL, 0, 0, NULL};
-    qnet_nifti_options o;
     qnet_sink sink;
     size_t room;
-    int t;
+    int i, gzip;
     CHECK_OK(ctx, qnet_volume_create(ctx, 2, 3, 2, &v));
-    qnet_nifti_options_init(&o);
-    for (t = 0; t < 10; t++) {
-        const qnet__nifti_kind *kind = qnet__nifti_find(types[t]);
-        o.type = (qnet_nifti_type)types[t];
-        o.slope = 0;
-        v->voxels[9] = (float)NAN;
-        if (kind->high == 0) { /* floats keep it */
-            CHECK_OK(ctx, pack(v, &o, &bytes));
-            CHECK_OK(ctx, parse(bytes.bytes, bytes.size, &back));
-            CHECK(back->voxels[9] != back->voxels[9]);
-            qnet_volume_destroy(back);
-        } else {
-            CHECK_FAILS(ctx, pack(v, &o, &bytes), QNET_ERROR_DATA, "voxel (1, 1, 1)");
-            v->voxels[9] = (float)(kind->high * 1.001 + 1);
-            CHECK_FAILS(ctx, pack(v, &o, &bytes), QNET_ERROR_DATA, kind->name);
-            v->voxels[9] = (float)(kind->low * 1.001 - 1);
-            CHECK_FAILS(ctx, pack(v, &o, &bytes), QNET_ERROR_DATA, "out.nii: voxel (1, 1, 1)");
-            v->voxels[9] = .5f; /* to the even neighbour, as rint does */
-            v->voxels[8] = 1.5f;
-            v->voxels[7] = 2.4999f;
-            CHECK_OK(ctx, pack(v, &o, &bytes));
-            CHECK_OK(ctx, parse(bytes.bytes, bytes.size, &back));
-            CHECK(back->voxels[9] == 0 && back->voxels[8] == 2 && back->voxels[7] == 2);
-            qnet_volume_destroy(back);
-        }
-        v->voxels[9] = 0;
-    }
-    o.type = QNET_NIFTI_FLOAT32;
-    v->voxels[9] = 1e30f;
-    o.slope = 1e-20;
-    CHECK_FAILS(ctx, pack(v, &o, &bytes), QNET_ERROR_DATA, "voxel (1, 1, 1)");
-    v->voxels[9] = -0.f; /* a scale of 1 leaves all bits as they are */
-    o.slope = 0;
-    CHECK_OK(ctx, pack(v, &o, &bytes));
+    v->voxels[9] = (float)NAN; /* floats keep it */
+    v->voxels[8] = -0.f;
+    CHECK_OK(ctx, pack(v, 0, 1, &bytes));
     CHECK_OK(ctx, parse(bytes.bytes, bytes.size, &back));
     CHECK(memcmp(back->voxels, v->voxels, 12 * sizeof(float)) == 0);
     qnet_volume_destroy(back);
+    CHECK_FAILS(ctx, pack(v, 1, 1, &bytes), QNET_ERROR_DATA, "voxel (1, 1, 1)");
+    for (i = 0; i < 3; i++) {
+        v->voxels[9] = beyond[i];
+        CHECK_FAILS(ctx, pack(v, 1, 1, &bytes), QNET_ERROR_DATA, "out.nii: voxel (1, 1, 1)");
+        CHECK_CONTAINS(qnet_last_error(ctx), "does not fit int16");
+    }
+    v->voxels[9] = .5f; /* to the even neighbour, as rint does */
+    v->voxels[8] = 1.5f;
+    v->voxels[7] = 2.4999f;
+    v->voxels[6] = -32768;
+    CHECK_OK(ctx, pack(v, 1, 1, &bytes));
+    CHECK_OK(ctx, parse(bytes.bytes, bytes.size, &back));
+    CHECK(back->voxels[9] == 0 && back->voxels[8] == 2 && back->voxels[7] == 2 && back->voxels[6] == -32768);
+    qnet_volume_destroy(back);
+    for (i = 0; i < 12; i++) v->voxels[i] = 0;
 
-    /* What is stored is meant for the slope as the header has it, a float: 1e7 / .1f. */
-    o.type = QNET_NIFTI_INT32;
-    o.slope = .1;
-    o.gzip = 0;
-    v->voxels[0] = 1e7f;
-    CHECK_OK(ctx, pack(v, &o, &bytes));
-    CHECK(qnet__load_le32(bytes.bytes + 352) == 99999999u);
+    /* What is stored is meant for the slope as the header has it, a float: 3276.65 / .1f. */
+    v->voxels[0] = 3276.65f;
+    CHECK_OK(ctx, pack(v, .1, 0, &bytes));
+    CHECK(get16(bytes.bytes + 352) == 32766);
     v->voxels[0] = 0;
-    o.gzip = 1;
-    o.slope = 0;
 
-    o.type = (qnet_nifti_type)3;
-    CHECK_FAILS(ctx, pack(v, &o, &bytes), QNET_ERROR_ARGUMENT, "type is 3");
-    o.type = QNET_NIFTI_INT16;
-    o.slope = (double)NAN;
-    CHECK_FAILS(ctx, pack(v, &o, &bytes), QNET_ERROR_ARGUMENT, "slope");
-    o.slope = 1e-60; /* 0 as a float */
-    CHECK_FAILS(ctx, pack(v, &o, &bytes), QNET_ERROR_ARGUMENT, "slope");
-    o.slope = 1;
-    o.intercept = 1e60;
-    CHECK_FAILS(ctx, pack(v, &o, &bytes), QNET_ERROR_ARGUMENT, "intercept");
-    o.intercept = 0;
-    o.description = long_text;
-    CHECK_FAILS(ctx, pack(v, &o, &bytes), QNET_ERROR_ARGUMENT, "80 characters");
-    o.description = long_text + 1;
-    CHECK_OK(ctx, pack(v, &o, &bytes));
+    CHECK_FAILS(ctx, pack(v, (double)NAN, 1, &bytes), QNET_ERROR_ARGUMENT, "slope");
+    CHECK_FAILS(ctx, pack(v, 1e-60 /* 0 as a float */, 1, &bytes), QNET_ERROR_ARGUMENT, "slope");
+    CHECK_FAILS(ctx, pack(v, 1e60, 1, &bytes), QNET_ERROR_ARGUMENT, "slope");
+    CHECK_FAILS(ctx, pack(v, -1, 1, &bytes), QNET_ERROR_ARGUMENT, "slope is -1");
     v->nx = 40000;
-    CHECK_FAILS(ctx, pack(v, &o, &bytes), QNET_ERROR_LIMIT, "40000 x 3 x 2");
+    CHECK_FAILS(ctx, pack(v, 0, 1, &bytes), QNET_ERROR_LIMIT, "40000 x 3 x 2");
     v->nx = 2;
     v->affine[2][2] = 0;
-    CHECK_FAILS(ctx, pack(v, &o, &bytes), QNET_ERROR_DATA, "singular");
+    CHECK_FAILS(ctx, pack(v, 0, 1, &bytes), QNET_ERROR_DATA, "singular");
     v->affine[2][2] = 1;
     sink.user = &room;
     sink.write = full_write;
     sink.name = "full disk";
-    for (o.gzip = 0; o.gzip < 2; o.gzip++) {
+    for (gzip = 0; gzip < 2; gzip++) {
         room = 20;
-        CHECK_FAILS(ctx, qnet_nifti_write(ctx, &sink, v, &o), QNET_ERROR_IO, "full disk: writing");
+        CHECK_FAILS(ctx, qnet_nifti_write(ctx, &sink, v, 0, gzip), QNET_ERROR_IO, "full disk: writing");
     }
-    CHECK_FAILS(ctx, qnet_nifti_write(ctx, NULL, v, &o), QNET_ERROR_ARGUMENT, "NULL");
-    CHECK_FAILS(ctx, qnet_nifti_write(ctx, &sink, NULL, &o), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(ctx, qnet_nifti_write(ctx, NULL, v, 0, 0), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(ctx, qnet_nifti_write(ctx, &sink, NULL, 0, 0), QNET_ERROR_ARGUMENT, "NULL");
     qnet_buffer_free(ctx, &bytes);
     qnet_volume_destroy(v);
 }
@@ -885,18 +830,14 @@ static void test_damage(void)
     qnet_context *own = counting_context(&c), *before = ctx;
     qnet_volume *v, *back = NULL;
     qnet_buffer bytes = {NULL, 0, 0, NULL};
-    qnet_nifti_options o;
     long live;
     size_t i, n = 0;
     int gz, bit, silent = 0, ok = 1;
     ctx = own;
     v = oblique_volume(4, 3, 2);
     for (i = 0; i < 24; i++) v->voxels[i] = (float)i;
-    qnet_nifti_options_init(&o);
-    o.type = QNET_NIFTI_INT16;
     for (gz = 0; gz < 2; gz++) {
-        o.gzip = gz;
-        CHECK_OK(ctx, pack(v, &o, &bytes));
+        CHECK_OK(ctx, pack(v, 1, gz, &bytes));
         live = c.live;
         for (i = 0; i < bytes.size; i++) {
             qnet_status s = parse(bytes.bytes, i, &back);
@@ -939,18 +880,16 @@ static void test_no_memory(void)
     qnet_context *own = counting_context(&c), *before = ctx;
     qnet_volume *v, *back = NULL;
     qnet_buffer bytes = {NULL, 0, 0, NULL};
-    qnet_nifti_options o;
     long live, n;
     int failures = 0;
     ctx = own;
     v = oblique_volume(4, 3, 2);
-    qnet_nifti_options_init(&o);
     for (n = 1; n < 30; n++) {
         qnet_status s;
         live = c.live;
         c.calls = 0;
         c.fail_at = n;
-        s = pack(v, &o, &bytes);
+        s = pack(v, 0, 1, &bytes);
         if (s == QNET_OK) s = parse(bytes.bytes, bytes.size, &back);
         if (s == QNET_OK)
             s = qnet_volume_reorient(back, strcmp(back->orientation, "RAS") ? "RAS" : "LPI");
@@ -1014,7 +953,7 @@ static void test_streams(void)
     const int n = 264;
     const size_t count = (size_t)n * (size_t)n * (size_t)n;
     CHECK(count > QNET__NIFTI_TRUST);
-    start(&f, 0, QNET_NIFTI_UINT8, 1, n, n, n);
+    start(&f, 0, UINT8, 1, n, n, n);
     s.head = f.bytes;
     s.at = 0;
     s.end = 352 + count;
@@ -1027,7 +966,7 @@ static void test_streams(void)
     qnet_volume_destroy(v);
     v = NULL;
     /* A short file that promises 2^28 voxels gets no more than the trusted part. */
-    start(&f, 1, QNET_NIFTI_FLOAT64, 8, 1024, 1024, 256);
+    start(&f, 1, FLOAT64, 8, 1024, 1024, 256);
     s.at = 0;
     s.end = 5000;
     c.largest = 0;
@@ -1050,10 +989,9 @@ static void test_files(void)
 {
     qnet_volume *v = oblique_volume(5, 4, 3), *back = NULL;
     qnet_buffer bytes = {NULL, 0, 0, NULL};
-    qnet_nifti_options o;
     CHECK_OK(ctx, qnet_make_folder(ctx, FOLDER));
-    CHECK_OK(ctx, qnet_nifti_save(ctx, FOLDER "/a.nii", v, NULL));
-    CHECK_OK(ctx, qnet_nifti_save(ctx, FOLDER "/a.nii.gz", v, NULL));
+    CHECK_OK(ctx, qnet_nifti_save(ctx, FOLDER "/a.nii", v, 0));
+    CHECK_OK(ctx, qnet_nifti_save(ctx, FOLDER "/a.nii.gz", v, 0));
     CHECK_OK(ctx, qnet_file_read(ctx, FOLDER "/a.nii", 0, &bytes));
     CHECK(bytes.size == 352 + 60 * 4 && bytes.bytes[0] == 0x5c);
     qnet_buffer_free(ctx, &bytes);
@@ -1065,9 +1003,7 @@ static void test_files(void)
     qnet_volume_destroy(back);
     back = NULL;
     v->voxels[0] = 1e9f; /* a failed write leaves the file that was there, and nothing else */
-    qnet_nifti_options_init(&o);
-    o.type = QNET_NIFTI_INT16;
-    CHECK_FAILS(ctx, qnet_nifti_save(ctx, FOLDER "/a.nii", v, &o), QNET_ERROR_DATA,
+    CHECK_FAILS(ctx, qnet_nifti_save(ctx, FOLDER "/a.nii", v, 1), QNET_ERROR_DATA,
                 FOLDER "/a.nii: voxel");
     CHECK(!TEMPORARY_LEFT(FOLDER "/a.nii"));
     CHECK_OK(ctx, qnet_nifti_load(ctx, FOLDER "/a.nii", &back));
@@ -1078,10 +1014,10 @@ static void test_files(void)
     CHECK_OK(ctx, qnet_file_replace(ctx, FOLDER "/empty.nii", "", 0));
     CHECK_FAILS(ctx, qnet_nifti_load(ctx, FOLDER "/empty.nii", &back), QNET_ERROR_FORMAT,
                 FOLDER "/empty.nii: truncated: expected 348");
-    CHECK_FAILS(ctx, qnet_nifti_save(ctx, "no/such/folder/a.nii", v, NULL), QNET_ERROR_IO,
+    CHECK_FAILS(ctx, qnet_nifti_save(ctx, "no/such/folder/a.nii", v, 0), QNET_ERROR_IO,
                 "folder");
     CHECK_FAILS(ctx, qnet_nifti_load(ctx, NULL, &back), QNET_ERROR_ARGUMENT, "NULL");
-    CHECK_FAILS(ctx, qnet_nifti_save(ctx, FOLDER "/a.nii", NULL, NULL), QNET_ERROR_ARGUMENT,
+    CHECK_FAILS(ctx, qnet_nifti_save(ctx, FOLDER "/a.nii", NULL, 0), QNET_ERROR_ARGUMENT,
                 "NULL");
     CHECK(back == NULL);
     qnet_volume_destroy(v);

@@ -5,7 +5,7 @@
 #include "test.h"
 #include "pool_reference.h"
 
-/* Of the largest number of a gradient: some thousand products each, a good part of which cancels. */
+/* Of the largest number of a tap's gradients: some thousand products each, a good part of which cancels. */
 #define NEAR (QNET__REAL_IS_DOUBLE ? 1e-12 : 1e-5)
 
 typedef struct data {
@@ -201,7 +201,7 @@ static void backward(qnet_context *ctx, data *d)
     void *scratch = qnet__default_alloc(NULL, bytes, 64);
     qnet__arena arena;
     qnet_real dw[147 * 64], *kept = normals(5, d->pooled, .1);
-    double sum[64], sum_pre[64], expected[2], *exact, worst = 0, most = 0;
+    double sum[64], sum_pre[64], expected[2], *exact, worst = 0;
     qnet__stem_backward_job job;
     size_t i, c, cut = 0, wrong = 0;
     if (scratch == NULL) exit(2);
@@ -237,12 +237,16 @@ static void backward(qnet_context *ctx, data *d)
     CHECK(cut > d->pooled / 64 && cut < d->pooled);
     qnet__parallel(ctx, 147, qnet__stem_weight_task, &job);
     exact = definition(d);
-    for (i = 0; i < 147 * 64; i++) {
-        const double e = fabs((double)dw[i] - exact[i]);
-        worst = e <= worst ? worst : e;
-        most = fmax(most, fabs(exact[i]));
+    for (i = 0; i < 147; i++) { /* per tap: that of a tap which meets no padding is small where inputs are far from 0 */
+        double error = 0, size = 0;
+        for (c = 0; c < 64; c++) {
+            const double e = fabs((double)dw[i * 64 + c] - exact[i * 64 + c]);
+            error = e <= error ? error : e;
+            size = fmax(size, fabs(exact[i * 64 + c]));
+        }
+        worst = error / size <= worst ? worst : error / size;
     }
-    if (!CHECK(worst <= NEAR * most)) printf("    %.2g of %.2g\n", worst, most);
+    if (!CHECK(worst <= NEAR)) printf("    %.2g\n", worst);
     free(exact), free(kept);
     free_sums(&sums);
     qnet__default_free(NULL, scratch, 0);

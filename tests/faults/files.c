@@ -351,8 +351,8 @@ static const uint8_t pixels[64] = { 9, 7, 5, 3 };
 
 static qnet_status do_replace(fixture *f) { return qnet_file_replace(f->ctx, FOLDER "/one/file", "new", 3); }
 static qnet_status do_png(fixture *f) { return qnet_png_save(f->ctx, FOLDER "/one/file", 8, 8, 1, pixels); }
-static qnet_status do_nifti(fixture *f) { return qnet_nifti_save(f->ctx, FOLDER "/one/file", f->volume, NULL); }
-static qnet_status do_nifti_gz(fixture *f) { return qnet_nifti_save(f->ctx, FOLDER "/one/file.gz", f->volume, NULL); }
+static qnet_status do_nifti(fixture *f) { return qnet_nifti_save(f->ctx, FOLDER "/one/file", f->volume, 0); }
+static qnet_status do_nifti_gz(fixture *f) { return qnet_nifti_save(f->ctx, FOLDER "/one/file.gz", f->volume, 0); }
 static qnet_status do_stage2(fixture *f) { return qnet_training_save(f->stage2, FOLDER "/one/file"); }
 static qnet_status do_weights(fixture *f)
 {
@@ -414,7 +414,7 @@ static void write_map(qnet_context *ctx, const char *path, int subject, int kind
                                    : (float)((kind == 0 ? 0.02 : 20) * (1 + 0.2 * qnet_rng_normal(&rng)) *
                                              (nucleus < 1 ? (subject < 2 ? 4 : 2) : 1));
             }
-    CHECK_OK(ctx, qnet_nifti_save(ctx, path, v, NULL));
+    CHECK_OK(ctx, qnet_nifti_save(ctx, path, v, 0));
     qnet_volume_destroy(v);
 }
 
@@ -468,8 +468,8 @@ static void make_fixture(fixture *f)
     f->input.size = 32;
     f->input.max_slices = 2;
     write_text(FOLDER "/one/in", "a text\n");
-    CHECK_OK(f->ctx, qnet_nifti_save(f->ctx, FOLDER "/one/in.nii", f->volume, NULL));
-    CHECK_OK(f->ctx, qnet_nifti_save(f->ctx, FOLDER "/one/in.nii.gz", f->volume, NULL));
+    CHECK_OK(f->ctx, qnet_nifti_save(f->ctx, FOLDER "/one/in.nii", f->volume, 0));
+    CHECK_OK(f->ctx, qnet_nifti_save(f->ctx, FOLDER "/one/in.nii.gz", f->volume, 0));
     CHECK_OK(f->ctx, qnet_training_save(f->stage2, FOLDER "/one/in.checkpoint"));
     CHECK_OK(f->ctx, qnet_weights_save(f->ctx, FOLDER "/one/in.safetensors", f->stage2->model->table,
                                        f->stage2->model->weights, NULL, 0));

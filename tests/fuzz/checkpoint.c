@@ -120,7 +120,7 @@ static void try_run(qnet_context *ctx, int k, const uint8_t *bytes, size_t size)
         header = 8 + (size_t)qnet__load_le64(own.bytes);
         for (i = 0; json + 1 + i < size && header + i < own.size; i++)
             own.bytes[header + i] ^= bytes[json + 1 + i];
-        qnet__store_le64(length, json);
+        qnet__store(length, 8, 0, json);
         MUST(qnet_buffer_append(ctx, &whole, length, 8) == QNET_OK);
         MUST(qnet_buffer_append(ctx, &whole, bytes, json) == QNET_OK);
         MUST(qnet_buffer_append(ctx, &whole, own.bytes + header, own.size - header) == QNET_OK);

@@ -19,7 +19,7 @@ static void wrap(qnet_context *ctx, const uint8_t *header, size_t size, size_t n
 {
     static const unsigned char zeros[ZEROS] = {0};
     unsigned char length[8];
-    qnet__store_le64(length, size);
+    qnet__store(length, 8, 0, size);
     MUST(qnet_buffer_append(ctx, out, length, 8) == QNET_OK);
     MUST(qnet_buffer_append(ctx, out, header, size) == QNET_OK);
     MUST(qnet_buffer_append(ctx, out, zeros, n) == QNET_OK);

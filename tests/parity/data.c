@@ -5,6 +5,7 @@
    one. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "../gzip.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,23 +78,19 @@ static void nifti(void)
     qnet_volume_destroy(v);
 }
 
-/* save IN nx ny nz affine[12] type slope intercept big_endian PATH */
+/* save IN nx ny nz affine[12] slope PATH */
 static void save(void)
 {
     const char *in = word();
     const int nx = integer(), ny = integer(), nz = integer();
-    qnet_nifti_options o;
+    double slope;
     qnet_volume *v = NULL;
     float *voxels = (float *)slurp(in, NULL);
     if (refused(qnet_volume_create(ctx, nx, ny, nz, &v))) exit(1);
     for (int i = 0; i < 12; i++) v->affine[i / 4][i % 4] = number();
     memcpy(v->voxels, voxels, (size_t)nx * (size_t)ny * (size_t)nz * sizeof(float));
-    qnet_nifti_options_init(&o);
-    o.type = (qnet_nifti_type)integer();
-    o.slope = number();
-    o.intercept = number();
-    o.big_endian = integer();
-    if (!refused(qnet_nifti_save(ctx, word(), v, &o))) printf("ok\n");
+    slope = number();
+    if (!refused(qnet_nifti_save(ctx, word(), v, slope))) printf("ok\n");
     qnet_volume_destroy(v);
     free(voxels);
 }
@@ -106,8 +103,8 @@ static void pack(int compress)
     void *bytes = slurp(in, &size);
     qnet_buffer b;
     memset(&b, 0, sizeof b);
-    if (!refused(compress ? qnet_gzip_compress(ctx, bytes, size, &b)
-                          : qnet_gzip_decompress(ctx, bytes, size, (size_t)1 << 28, &b))) {
+    if (!refused(compress ? gzip_pack(ctx, bytes, size, &b)
+                          : gzip_unpack(ctx, bytes, size, (size_t)1 << 28, &b))) {
         spill(out, b.bytes, b.size);
         printf("ok %lu\n", (unsigned long)b.size);
     }
