@@ -5517,7 +5517,9 @@ static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t 
    multiple of `chain`, as QNET__PIECE is of every chain, a cut changes no bits at all.
 
    Prefetch. While the tiles of a piece go by, each brings its share of the next piece of b nearer
-   (behind the last one `next`); where a comes from far, also rows of a. */
+   (behind the last one `next`); where a comes from far, also rows of a. Few tiles of
+   rows, as for one image, wait for b: they take the segments one by one, where each begins a chain,
+   so that the next piece is one run of memory. */
 typedef struct qnet__product {
     const qnet_real *const *a; /* [segments][a_rows]; rows of a segment may lie anywhere ... */
     int beside;                /* ... or 1: row m is a[s][0] + m, rows <= a_step */
@@ -5570,15 +5572,20 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
         }
     }
     tile.a_step = p->a_step, tile.b_step = p->b_step;
-    tile.b = p->b, tile.segments = p->segments, tile.chain = p->chain;
+    tile.chain = p->chain;
+    tile.segments = p->rows <= 3 * QNET__TILE_ROWS && p->length % p->chain == 0 &&
+                    p->piece % p->chain == 0 ? 1 : p->segments;
     for (tile.c_at = 0; tile.c_at < p->columns; tile.c_at += width, panel += p->b_panel) {
         const size_t columns = qnet__min_size(p->columns - tile.c_at, width);
-        for (size_t at = 0; at < p->length; at += p->piece) {
+        for (size_t at = 0; at < p->length; at += p->piece)
+        for (size_t s = 0; s < p->segments; s += tile.segments) {
             const qnet_real *next = p->next, *next_a = NULL;
             tile.length = qnet__min_size(p->length - at, p->piece);
-            tile.b_at = panel + at * p->b_step;
-            tile.accumulate = p->accumulate || at > 0;
-            if (at + tile.length < p->length) {
+            tile.b = p->b + s, tile.b_at = panel + at * p->b_step;
+            tile.accumulate = p->accumulate || at > 0 || s > 0;
+            if (s + tile.segments < p->segments) {
+                next = p->b[s + tile.segments] + tile.b_at;
+            } else if (at + tile.length < p->length) {
                 next = p->b[0] + tile.b_at + tile.length * p->b_step;
                 next_a = p->beside ? p->a[0] + (at + tile.length) * p->a_step : NULL;
             } else if (tile.c_at + width < p->columns) {
@@ -5588,12 +5595,12 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
                 const int tail = first == full, beside = p->beside && !tail;
                 const size_t part = first / QNET__TILE_ROWS;
                 tile.rows = qnet__tile_size(p->rows - first);
-                tile.a = tail ? tail_a : beside ? p->a : p->a + first;
                 tile.a_rows = tail ? QNET__TILE_ROWS : p->a_rows;
+                tile.a = (tail ? tail_a : beside ? p->a : p->a + first) + s * tile.a_rows;
                 tile.a_at = at * p->a_step + (beside ? first : 0);
                 tile.beside = beside;
                 tile.c = tail ? tail_c : p->c + first;
-                if (p->accumulate && at == 0)
+                if (p->accumulate && at == 0 && s == 0)
                     qnet__tile_prefetch_sums(&tile, width);
                 if (p->far)
                     qnet__product_prefetch(p, first, at);
@@ -6617,6 +6624,8 @@ typedef struct qnet__sweep {
     qnet_conv2d shape;
     int backward, add;       /* add: to what dst holds */
     int merged;              /* one segment per kernel row, see qnet__conv_merges */
+    int by_place;            /* a small map: pixels at the same place of all images follow each
+                                other, so that taps are outside for all rows of a product */
     qnet__axis y, x;         /* of the phase */
     const qnet_real *src;    /* [batch][y.src][x.src][src_c] */
     qnet_real *dst;          /* [batch][y.dst][x.dst][dst_c] */
@@ -6659,6 +6668,7 @@ static int qnet__conv_merges(const qnet_conv2d *s)
 #define QNET__SWEEP_TAPS 16    /* of one product; larger kernels add up several */
 #define QNET__SWEEP_ROWS 48    /* pixels of one product: a piece of the weights stays in cache */
 #define QNET__SWEEP_PIXELS 448 /* of one task, about */
+#define QNET__SWEEP_PLACES 64  /* of a small map; larger ones meet their borders less often */
 #define QNET__SWEEP_TASKS 16   /* with fewer of them, as for one image, a task has one panel */
 
 /* The segments of a product: where each tap reads, relative to the pixel under tap (0, 0). */
@@ -6723,23 +6733,38 @@ static void qnet__sweep_pixel(const qnet__sweep *p, const qnet__taps *taps, ptrd
     }
 }
 
-/* The rows of a product, pixels from number `at` of all images on: a[tap][row] and c[row]. */
+/* The rows of a product, pixels from number `at` on: a[tap][row] and c[row]. Pixels are counted
+   image by image or, by place, through all images at the first place, then at the next. */
 static void qnet__sweep_rows(const qnet__sweep *p, const qnet__taps *taps, ptrdiff_t at,
                              size_t rows, size_t column, const qnet_real **a, qnet_real **c,
                              qnet_real (*border)[QNET__MERGE])
 {
-    ptrdiff_t j = at % p->x.grid, i = at / p->x.grid % p->y.grid, n = at / p->x.grid / p->y.grid;
-    for (size_t row = 0; row < rows; row++) {
+    const ptrdiff_t places = p->y.grid * p->x.grid, batch = p->shape.batch;
+    for (size_t row = 0; row < rows; row++, at++) {
+        const ptrdiff_t n = p->by_place ? at % batch : at / places;
+        const ptrdiff_t place = p->by_place ? at / batch : at % places;
+        const ptrdiff_t i = place / p->x.grid, j = place % p->x.grid;
         qnet__sweep_pixel(p, taps, n, i, j, a + row, border[row % QNET__TILE_ROWS]);
         c[row] = p->dst + ((n * p->y.dst + p->y.dst_first + i * p->y.dst_step) * p->x.dst +
                            p->x.dst_first + j * p->x.dst_step) * p->dst_c + column;
-        if (++j == p->x.grid) {
-            j = 0;
-            if (++i == p->y.grid) {
-                i = 0;
-                n++;
-            }
-        }
+    }
+}
+
+/* Leaves out the taps of a product that are outside the map for all of its rows. They add chains of
+   zeros, so the bits stay. */
+static void qnet__sweep_skip(const qnet__sweep *p, const qnet__taps *taps, const qnet_real **a,
+                             const qnet_real **b, qnet__product *product)
+{
+    product->segments = 0;
+    for (ptrdiff_t s = 0; s < taps->count; s++) {
+        const qnet_real **from = a + s * QNET__SWEEP_ROWS;
+        size_t row = 0;
+        while (p->by_place && row < product->rows && from[row] == p->zeros)
+            row++;
+        if (row == product->rows)
+            continue;
+        memmove(a + product->segments * QNET__SWEEP_ROWS, from, product->rows * sizeof *from);
+        b[product->segments++] = taps->b[s];
     }
 }
 
@@ -6752,7 +6777,7 @@ static void qnet__sweep_pixels(const qnet__sweep *p, ptrdiff_t begin, ptrdiff_t 
     const size_t column = panel * p->isa->columns, src_c = (size_t)p->src_c;
     const size_t block = p->merged ? QNET__TILE_ROWS : QNET__SWEEP_ROWS;
     const ptrdiff_t taps_all = p->y.taps * (p->merged ? 1 : p->x.taps);
-    const qnet_real *a[QNET__SWEEP_TAPS * QNET__SWEEP_ROWS];
+    const qnet_real *a[QNET__SWEEP_TAPS * QNET__SWEEP_ROWS], *b[QNET__SWEEP_TAPS];
     qnet_real border[QNET__TILE_ROWS][QNET__MERGE], *c[QNET__SWEEP_ROWS];
     ptrdiff_t first = 0, at;
     qnet__product product;
@@ -6761,7 +6786,7 @@ static void qnet__sweep_pixels(const qnet__sweep *p, ptrdiff_t begin, ptrdiff_t 
         return;
     memset(&product, 0, sizeof product);
     product.a = a, product.a_rows = QNET__SWEEP_ROWS, product.a_step = 1;
-    product.b = taps.b, product.b_step = p->isa->columns;
+    product.b = b, product.b_step = p->isa->columns;
     product.b_panel = (size_t)(p->shape.kernel * p->shape.kernel) * src_c * p->isa->columns;
     product.c = c;
     product.columns = qnet__min_size(panel_end * p->isa->columns, (size_t)p->dst_c) - column;
@@ -6770,12 +6795,12 @@ static void qnet__sweep_pixels(const qnet__sweep *p, ptrdiff_t begin, ptrdiff_t 
     product.chain = QNET__CHAIN_DIRECT / product.piece * product.piece;
     do { /* once even without taps, to write zeros */
         qnet__sweep_taps(p, p->panels + panel * product.b_panel, first, &taps);
-        product.segments = (size_t)taps.count;
         product.next = taps.b[0];
         product.accumulate = p->add || first > 0;
         for (at = begin; at < end; at += (ptrdiff_t)block) {
             product.rows = qnet__min_size((size_t)(end - at), block);
             qnet__sweep_rows(p, &taps, at, product.rows, column, a, c, border);
+            qnet__sweep_skip(p, &taps, a, b, &product);
             qnet__multiply(p->isa, &product);
         }
         first += taps.count;
@@ -6846,6 +6871,8 @@ static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, in
     p.add = add;
     p.merged = !backward && qnet__conv_merges(s);
     p.src = src, p.src_c = backward ? s->out_channels : s->in_channels;
+    p.by_place = s->height * (int64_t)s->width <= QNET__SWEEP_PLACES &&
+                 (size_t)p.src_c % QNET__PIECE == 0;
     p.dst = dst, p.dst_c = backward ? s->in_channels : s->out_channels;
     plan = qnet__plan_sweep(arena, p.isa, s, (int)p.src_c, (int)p.dst_c);
     memset(plan.zeros, 0, plan.zero_count * sizeof(qnet_real));
@@ -7656,35 +7683,39 @@ QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__pr
     return x;
 }
 
-/* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
-   x[9][channels]. A later tap wins only if it is larger, or NaN. Choices are no branches, so that
-   the loop over channels becomes vector code. */
+/* n <= QNET__WIDTH channels from c on of the output at offset `at`, from pixels x[9][channels]
+   under taps tap[9]. A later tap wins only if it is larger, or NaN. Choices are no branches, and loops
+   over channels are the inner ones, so that they become vector code. */
 QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
                                        const qnet__prologue_kind kind, const qnet_real *const *x,
                                        const int *tap, size_t c, size_t at)
 {
     const qnet__prologue *s = &pool->x;
-    qnet_real top[QNET__WIDTH];
-    int won[QNET__WIDTH];
+    qnet_real best[QNET__WIDTH];
+    int winner[QNET__WIDTH];
+    for (int i = 0; i < n; i++) {
+        best[i] = qnet__maxpool_get(s, kind, x[0][c + (size_t)i], c + (size_t)i);
+        winner[i] = tap[0];
+    }
+    for (int t = 1; t < 9; t++) {
+        const qnet_real *from = x[t];
+        const int number = tap[t];
+        for (int i = 0; i < n; i++) {
+            const qnet_real v = qnet__maxpool_get(s, kind, from[c + (size_t)i], c + (size_t)i);
+            const int better = (v > best[i]) | (v != v);
+            winner[i] = better ? number : winner[i];
+            best[i] = better ? v : best[i];
+        }
+    }
     for (int i = 0; i < n; i++) {
         const size_t k = c + (size_t)i;
-        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
-        int winner = tap[0];
-        QNET__UNROLL
-        for (int t = 1; t < 9; t++) {
-            const qnet_real v = qnet__maxpool_get(s, kind, x[t][k], k);
-            const int better = (v > best) | (v != v);
-            winner = better ? tap[t] : winner;
-            best = better ? v : best;
-        }
-        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
-        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
-        top[i] = best;
-        won[i] = winner;
+        if (kind == QNET__PROLOGUE_NORMALISED) best[i] = best[i] < 0 ? 0 : best[i];
+        if (kind == QNET__PROLOGUE_SCALED)
+            best[i] = s->scale[k] == 0 ? x[0][k] : best[i] * s->scale[k];
     }
-    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
+    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = best[i];
     if (pool->argmax != NULL)
-        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)winner[i];
 }
 
 /* One output row: index = image * out_height + row. The window is clipped to the image, which is
