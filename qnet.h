@@ -5817,20 +5817,10 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
    Winograd's convolutions apply while they read and write (>>kernels); and the channels' sums.
    ============================================================================================ */
 
-
-
-
-
-
-
-
-
 /* ---- From memory to memory ------------------------------------------------------------------- */
 
 #define QNET__PASS_NUMBERS 32768 /* of a chunk: it is read once, and stays in L2 if it is written */
 #define QNET__PASS_ROWS 512      /* and at most so many rows: bounds the rounding of its sums */
-
-
 
 static size_t qnet__pass_chunk_rows(size_t channels)
 {
@@ -5842,10 +5832,7 @@ static size_t qnet__pass_chunks(size_t rows, size_t channels)
     return (rows - 1) / qnet__pass_chunk_rows(channels) + 1;
 }
 
-
-
-
-
+/* A pass, cut into chunks: one task each. */
 typedef struct qnet__pass_call {
     qnet__pass_job job;
     const qnet__isa *isa;
@@ -5862,27 +5849,39 @@ static void qnet__pass_task(void *arg, size_t chunk, size_t worker)
     call->isa->pass(&call->job, chunk * call->job.chunk_rows, rows, chunk);
 }
 
-
-/* sink <- source over x[rows][channels]. One of the two is plain. The sink's y, residual and the
-   source's x may be the same map. */
-static void qnet__pass(qnet_context *ctx, const qnet__prologue *source, qnet__epilogue *sink,
+/* epilogue <- prologue over x[rows][channels], by chunks of qnet__pass_chunk_rows. One of the two is
+   plain. The epilogue's y and residual and the prologue's x may be the same map. */
+static void qnet__pass(qnet_context *ctx, const qnet__prologue *prologue, qnet__epilogue *epilogue,
                        size_t rows, size_t channels)
 {
     qnet__pass_call call;
-    call.job.source = source, call.job.sink = sink;
+    call.job.source = prologue, call.job.sink = epilogue;
     call.job.rows = rows, call.job.channels = channels;
     call.job.chunk_rows = qnet__pass_chunk_rows(channels);
     call.isa = qnet__isa_of(ctx);
-    sink->chunks = qnet__pass_chunks(rows, channels);
-    qnet__parallel(ctx, sink->chunks, qnet__pass_task, &call);
+    epilogue->chunks = qnet__pass_chunks(rows, channels);
+    qnet__parallel(ctx, epilogue->chunks, qnet__pass_task, &call);
 }
 
 /* ---- Sums of all chunks, in order and in double ---------------------------------------------- */
 
+/* Memory for the sums of an epilogue: center, sum1 and sum2[numbers], numbers = chunks * channels of
+   the largest map, and rows[chunks]; the rest is 0. Partial sums are in double, for a chunk has up
+   to QNET__PASS_ROWS terms and the batch many chunks. */
+static qnet__epilogue qnet__epilogue_take_sums(qnet__arena *arena, size_t chunks, size_t numbers)
+{
+    qnet__epilogue s = qnet__epilogue_plain(NULL);
+    s.center = (qnet_real *)qnet__take(arena, numbers, sizeof(qnet_real));
+    s.sum1 = (double *)qnet__take(arena, numbers, sizeof(double));
+    s.sum2 = (double *)qnet__take(arena, numbers, sizeof(double));
+    s.rows = (size_t *)qnet__take(arena, chunks, sizeof(size_t));
+    return s;
+}
+
 #define QNET__EPILOGUE_CHANNELS 16 /* of a task: a cache line of sums */
 
 typedef struct qnet__epilogue_join {
-    const qnet__epilogue *sink;
+    const qnet__epilogue *sums; /* of chunks rows of [channels] */
     size_t channels;
     double *first, *second; /* [channels] */
 } qnet__epilogue_join;
@@ -5893,7 +5892,7 @@ typedef struct qnet__epilogue_join {
 static void qnet__epilogue_join_task(void *arg, size_t index, size_t worker)
 {
     const qnet__epilogue_join *job = (const qnet__epilogue_join *)arg;
-    const qnet__epilogue *s = job->sink;
+    const qnet__epilogue *s = job->sums;
     const size_t begin = index * QNET__EPILOGUE_CHANNELS, n = job->channels;
     const size_t end = qnet__min_size(begin + QNET__EPILOGUE_CHANNELS, n);
     size_t k, c;
@@ -5931,11 +5930,13 @@ static void qnet__epilogue_join_task(void *arg, size_t index, size_t worker)
         job->second[c] /= rows;
 }
 
-static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink, size_t channels,
-                              double *first, double *second)
+/* first[channels] and second[channels] from the sums of a map's chunks, as above; the same bits for
+   any number of workers. */
+static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sums, size_t channels,
+                                  double *first, double *second)
 {
     qnet__epilogue_join job;
-    job.sink = sink;
+    job.sums = sums;
     job.channels = channels;
     job.first = first;
     job.second = second;
@@ -6822,24 +6823,16 @@ static void qnet__sweep_task(void *arg, size_t index, size_t worker)
                        qnet__min_size(panel + p.panels_per_task, p.panel_count));
 }
 
-/* Scratch of a sweep: the packed weights, k^2 src_c numbers for each column of a panel, and a row
-   of zeros, which taps outside the map read. */
-typedef struct qnet__sweep_plan {
-    qnet_real *panels, *zeros;
-    size_t zero_count;
-} qnet__sweep_plan;
-
-static qnet__sweep_plan qnet__plan_sweep(qnet__arena *arena, const qnet__isa *isa,
-                                         const qnet_conv2d *s, int src_c, int dst_c)
+/* Scratch of a sweep: panels[panel][tap][src_c][columns], the packed weights, and zeros[kernel
+   src_c], which taps outside the map read. */
+static void qnet__sweep_take(qnet__arena *arena, const qnet__isa *isa, const qnet_conv2d *s,
+                             ptrdiff_t src_c, ptrdiff_t dst_c, qnet_real **panels,
+                             qnet_real **zeros)
 {
-    const size_t panels = qnet__panels(isa, (size_t)dst_c);
-    const size_t taps = (size_t)s->kernel * (size_t)s->kernel;
-    qnet__sweep_plan plan;
-    plan.zero_count = (size_t)src_c * (size_t)s->kernel;
-    plan.panels = (qnet_real *)qnet__take(arena, panels * isa->columns,
-                                          taps * (size_t)src_c * sizeof(qnet_real));
-    plan.zeros = (qnet_real *)qnet__take(arena, plan.zero_count, sizeof(qnet_real));
-    return plan;
+    const size_t row = (size_t)(s->kernel * src_c) * sizeof(qnet_real);
+    *panels = (qnet_real *)qnet__take(arena, qnet__panels(isa, (size_t)dst_c) * isa->columns,
+                                      (size_t)s->kernel * row);
+    *zeros = (qnet_real *)qnet__take(arena, 1, row);
 }
 
 /* The weights in panels; transposed for the gradient of the inputs. */
@@ -6863,7 +6856,7 @@ static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, in
                                      const qnet_real *packed, qnet_real *dst, qnet__arena *arena)
 {
     const ptrdiff_t step = backward ? s->stride : 1, taps = (s->kernel - 1) / step + 1;
-    qnet__sweep_plan plan;
+    qnet_real *panels, *zeros;
     qnet__sweep p;
     p.isa = qnet__isa_of(ctx);
     p.shape = *s;
@@ -6874,11 +6867,11 @@ static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, in
     p.by_place = s->height * (int64_t)s->width <= QNET__SWEEP_PLACES &&
                  (size_t)p.src_c % QNET__PIECE == 0;
     p.dst = dst, p.dst_c = backward ? s->in_channels : s->out_channels;
-    plan = qnet__plan_sweep(arena, p.isa, s, (int)p.src_c, (int)p.dst_c);
-    memset(plan.zeros, 0, plan.zero_count * sizeof(qnet_real));
-    p.panels = packed != NULL ? packed : plan.panels, p.zeros = plan.zeros;
+    qnet__sweep_take(arena, p.isa, s, p.src_c, p.dst_c, &panels, &zeros);
+    memset(zeros, 0, (size_t)(s->kernel * p.src_c) * sizeof *zeros);
+    p.panels = packed != NULL ? packed : panels, p.zeros = zeros;
     if (packed == NULL)
-        qnet__conv_panels(ctx, s, backward, w, plan.panels);
+        qnet__conv_panels(ctx, s, backward, w, panels);
     p.panel_count = qnet__panels(p.isa, (size_t)p.dst_c);
     p.phases_x = (size_t)qnet__min_int(backward ? s->stride : 1, s->width);
     p.phases = (size_t)qnet__min_int(backward ? s->stride : 1, s->height) * p.phases_x;
@@ -7212,15 +7205,15 @@ static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm a
     qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
     const qnet__isa *isa = qnet__isa_of(ctx);
     const int side = qnet__conv_side(algorithm);
-    qnet_real *column;
+    qnet_real *column, *zeros;
     void *product;
     if (algorithm < QNET__CONV_WINOGRAD)
         return qnet__conv_lower_scratch(ctx, s, NULL, &column, &product);
     if (qnet__conv_algorithm_back(algorithm, s) == QNET__CONV_DIRECT)
-        qnet__plan_sweep(&data, isa, s, s->out_channels, s->in_channels);
+        qnet__sweep_take(&data, isa, s, s->out_channels, s->in_channels, &column, &zeros);
     if (side > 0)
         return qnet__max_size(data.at, qnet__winograd_scratch(ctx, s, side));
-    qnet__plan_sweep(&forward, isa, s, s->in_channels, s->out_channels);
+    qnet__sweep_take(&forward, isa, s, s->in_channels, s->out_channels, &column, &zeros);
     if (qnet__conv_lowers_weights(ctx, algorithm, s))
         weights.at = qnet__conv_lower_scratch(ctx, s, NULL, &column, &product);
     else
@@ -7442,16 +7435,12 @@ typedef struct qnet__norm {
 static void qnet__norm_plan(qnet__norm *norm, size_t rows, int channels, qnet__arena *arena)
 {
     const size_t n = (size_t)channels, chunks = qnet__pass_chunks(rows, n);
-    memset(norm, 0, sizeof *norm);
     norm->total1 = (double *)qnet__take(arena, n, sizeof(double));
     norm->total2 = (double *)qnet__take(arena, n, sizeof(double));
     norm->scale = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
     norm->shift = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
     norm->slope = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
-    norm->sums.center = (qnet_real *)qnet__take(arena, chunks * n, sizeof(qnet_real));
-    norm->sums.sum1 = (double *)qnet__take(arena, chunks * n, sizeof(double));
-    norm->sums.sum2 = (double *)qnet__take(arena, chunks * n, sizeof(double));
-    norm->sums.rows = (size_t *)qnet__take(arena, chunks, sizeof(size_t));
+    norm->sums = qnet__epilogue_take_sums(arena, chunks, chunks * n);
 }
 
 /* Five numbers per chunk and channel, in floats: under 5 % of x at the sizes of ResNet18. 0 for
@@ -8079,7 +8068,8 @@ static size_t qnet__stem_forward_scratch(const qnet_context *ctx, const qnet_con
     const qnet__isa *isa = qnet__isa_of(ctx);
     const qnet__stem s = qnet__stem_geometry(conv);
     qnet__arena arena = {NULL, 0};
-    qnet__plan_sweep(&arena, isa, conv, conv->in_channels, 64);
+    qnet_real *panels, *zeros;
+    qnet__sweep_take(&arena, isa, conv, conv->in_channels, 64, &panels, &zeros);
     qnet__stem_take_rows(ctx, &s, &arena);
     return arena.at;
 }
@@ -9387,10 +9377,7 @@ static void qnet__resnet_sums(qnet__arena *arena, qnet__resnet_state *r)
         chunks = qnet__max_size(chunks, most);
         numbers = qnet__max_size(numbers, most * qnet__max_size(in, out));
     }
-    r->sums.center = (qnet_real *)qnet__take(arena, numbers, sizeof(qnet_real));
-    r->sums.sum1 = (double *)qnet__take(arena, numbers, sizeof(double));
-    r->sums.sum2 = (double *)qnet__take(arena, numbers, sizeof(double));
-    r->sums.rows = (size_t *)qnet__take(arena, chunks, sizeof(size_t));
+    r->sums = qnet__epilogue_take_sums(arena, chunks, numbers);
     r->total[0] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
     r->total[1] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
 }
