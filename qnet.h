@@ -4463,6 +4463,8 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
                                     const size_t count)
 {
     const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n + c;
+    const qnet__prologue source = *job->source; /* copies: stores to maps cannot change them */
+    const qnet__epilogue sink = *job->sink;
     qnet__prologue_lanes in[QNET__PASS_VECTORS];
     qnet__epilogue_lanes out[QNET__PASS_VECTORS];
     qnet__sums sums[QNET__PASS_VECTORS];
@@ -4471,25 +4473,25 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
     QNET__UNROLL
     for (k = 0; k < vectors; k++) {
         const ptrdiff_t d = k * QNET__LANES;
-        qnet__prologue_channels(job->source, from, c + d, count, &in[k]);
-        qnet__epilogue_channels(job->sink, to, c + d, count, &out[k]);
+        qnet__prologue_channels(&source, from, c + d, count, &in[k]);
+        qnet__epilogue_channels(&sink, to, c + d, count, &out[k]);
         if (to == QNET__EPILOGUE_MOMENTS)
-            sums[k].center = qnet__prologue_get(job->source, from, &in[k], first + d, count);
+            sums[k].center = qnet__prologue_get(&source, from, &in[k], first + d, count);
     }
     for (r = 0; r < (ptrdiff_t)rows; r++) {
         const int fold = r % 16 == 15 || r + 1 == (ptrdiff_t)rows;
         QNET__UNROLL
         for (k = 0; k < vectors; k++) {
             const ptrdiff_t at = first + r * n + k * QNET__LANES;
-            const qnet__lanes v = qnet__prologue_get(job->source, from, &in[k], at, count);
-            qnet__epilogue_put(job->sink, to, &out[k], at, count, v, &sums[k]);
+            const qnet__lanes v = qnet__prologue_get(&source, from, &in[k], at, count);
+            qnet__epilogue_put(&sink, to, &out[k], at, count, v, &sums[k]);
         }
         QNET__UNROLL
         for (k = 0; k < vectors && fold; k++)
             qnet__sums_fold(&sums[k]);
     }
     for (k = 0; k < vectors; k++)
-        qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk * n + c + k * QNET__LANES, count,
+        qnet__epilogue_end(&sink, to, (ptrdiff_t)chunk * n + c + k * QNET__LANES, count,
                            &sums[k]);
 }
 
