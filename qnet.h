@@ -4804,7 +4804,8 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
     const int fresh = is_dy ? 4 : qnet__winograd_sizes_of[form].fresh;
     const int columns = full ? size : now->columns;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
-    const qnet__prologue *from = is_dy ? &p->dy : &p->from;
+    const qnet__prologue from = is_dy ? p->dy : p->from; /* a copy: stores cannot change it */
+    qnet_real *const dy_made = p->dy_made;
     const ptrdiff_t channels = is_dy ? p->dst_c : p->src_c, first = is_dy ? p->slab_first : 0;
     const ptrdiff_t end = is_dy && first + p->slab < channels ? first + p->slab : channels;
     const ptrdiff_t plane = is_dy ? p->d_plane : p->v_plane;
@@ -4815,18 +4816,18 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
         const ptrdiff_t *coming = ahead < channels ? now->at : next->at;
         qnet__prologue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST];
-        qnet__prologue_channels(from, kind, c, QNET__LANES, &k);
+        qnet__prologue_channels(&from, kind, c, QNET__LANES, &k);
         for (x = 0; x < columns; x++) {
             qnet__lanes d[QNET__WINOGRAD_MOST];
             for (i = 0; i < size && x >= size - fresh; i++)
-                qnet__prologue_prefetch(from, kind, coming[i * size + x] + ahead % channels);
+                qnet__prologue_prefetch(&from, kind, coming[i * size + x] + ahead % channels);
             QNET__UNROLL
             for (i = 0; i < size; i++) {
                 const ptrdiff_t at = now->at[i * size + x];
                 d[i] = at < 0 ? qnet__lanes_zero()
-                              : qnet__prologue_get(from, kind, &k, at + c, QNET__LANES);
-                if (kind == QNET__PROLOGUE_GRADIENT && p->dy_made != NULL && at >= 0)
-                    qnet__lanes_store(p->dy_made + at + c, d[i]);
+                              : qnet__prologue_get(&from, kind, &k, at + c, QNET__LANES);
+                if (kind == QNET__PROLOGUE_GRADIENT && dy_made != NULL && at >= 0)
+                    qnet__lanes_store(dy_made + at + c, d[i]);
             }
             qnet__winograd_axis_of(form, step, points_y, d, half + x, size);
         }
@@ -4870,6 +4871,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
                                           const qnet__winograd_view *next, ptrdiff_t channel,
                                           int is_first, const qnet_real *m, qnet__sums *sums)
 {
+    const qnet__epilogue sink = p->sink; /* a copy, which stores to the map cannot change */
     const int most = qnet__winograd_sizes_of[form].points;
     const int size = qnet__winograd_sizes_of[form].out, rows = full ? size : now->rows;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
@@ -4883,8 +4885,8 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
         qnet__lanes half[8 * QNET__WINOGRAD_MOST];
         for (i = 0; i < size * size && next != NULL; i++)
             if (next->at[i] >= 0)
-                qnet__epilogue_prefetch(&p->sink, kind, next->at[i] + c);
-        qnet__epilogue_channels(&p->sink, kind, c, QNET__LANES, &k);
+                qnet__epilogue_prefetch(&sink, kind, next->at[i] + c);
+        qnet__epilogue_channels(&sink, kind, c, QNET__LANES, &k);
         for (x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
             QNET__UNROLL
@@ -4901,7 +4903,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
             QNET__UNROLL
             for (i = 0; i < size; i++)
                 if (at[i] >= 0)
-                    qnet__epilogue_put(&p->sink, kind, &k, at[i] + c, QNET__LANES, e[i], &sum);
+                    qnet__epilogue_put(&sink, kind, &k, at[i] + c, QNET__LANES, e[i], &sum);
         }
         qnet__sums_fold(&sum);
         *sums = sum;
