@@ -85,6 +85,8 @@
        QNET_REAL double       networks in double precision: the reference build, slow and exact
        QNET_REFERENCE         plain loops instead of the fast products, convolutions and passes
        QNET_STATIC            everything private to this file
+       QNET_IMPLEMENTATION_DONE    QNET_IMPLEMENTATION does nothing, as another file of the program
+                              holds it: single-file programs can then share one compiled header
        QNET_API               what stands before every public function, such as
                               __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
        QNET_NO_STDIO          no file access by path; memory and callbacks stay. Of the system then
