@@ -85,6 +85,8 @@
        QNET_REAL double       networks in double precision: the reference build, slow and exact
        QNET_REFERENCE         plain loops instead of the fast products, convolutions and passes
        QNET_STATIC            everything private to this file
+       QNET_IMPLEMENTATION_DONE    QNET_IMPLEMENTATION does nothing, as another file of the program
+                              holds it: single-file programs can then share one compiled header
        QNET_API               what stands before every public function, such as
                               __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
        QNET_NO_STDIO          no file access by path; memory and callbacks stay. Of the system then
@@ -3545,9 +3547,9 @@ typedef struct qnet__tile {
     const qnet_real *const *a; /* [segments][a_rows], of which `rows` are read */
     size_t a_rows;
     const qnet_real *const *b; /* [segments] */
-    qnet_real *const *c;       /* [rows]; NULL: this row is not kept (see qnet__run_tile) */
+    qnet_real *const *c;       /* [rows] */
     size_t a_at, a_step, b_at, b_step, c_at;
-    size_t segments, length;   /* at least 1; see qnet__run_tile */
+    size_t segments, length;   /* at least 1 */
     uintptr_t ahead;           /* address of a cache line that is asked for ... */
     size_t ahead_step;         /* ... and bytes to that of the next k; see qnet__tile_prefetch */
     size_t chain;              /* products in a chain of additions */
@@ -5510,6 +5512,19 @@ static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
 /* ============================================================================================
    >>gemm: how products are cut into tiles (>>kernels), the packing of the right-hand side, and
    qnet_gemm, C[m][n] = op(A)[m][k] op(B)[k][n] + beta C.
+
+   Words of this room, >>winograd and >>conv:
+     tile         rows x columns of C in registers; in >>winograd also the outputs that are made at
+                  once, 2x2 to 4x4
+     panel        columns of b, as wide as a tile, packed so that the rows of k follow each other
+     segment      a part of the sum with pointers of its own: a tap, or a row of pixels
+     chain        products that are added one to another before the sum is added to C
+     piece        k's after which the next tile of rows follows, while b stays in cache
+     block        tiles (>>winograd) that a worker takes from the products to the output at once
+     group        64 channels (>>winograd); rows with a partial sum of their own (>>conv)
+     chunk        rows of a map whose x stays in cache
+     partial sum  of some rows or tiles; partial sums are added in a fixed order
+     prologue, epilogue   what is done to a map while it is read, and before it is written
    ============================================================================================ */
 
 /* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
@@ -5518,7 +5533,8 @@ static int qnet__tile_size(size_t rows)
     return rows > 4 ? 6 : rows > 2 ? 4 : 2;
 }
 
-/* By way of a block on the stack, or without products. */
+/* A tile of which only the rows with c[m] != NULL and the first `columns` columns are wanted: by
+   way of a block on the stack. */
 static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile *tile,
                                           size_t columns)
 {
@@ -5535,25 +5551,10 @@ static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile
     }
     part.c = c;
     part.c_at = 0;
-    if (tile->segments > 0 && tile->length > 0)
-        isa->tile(&part);
+    isa->tile(&part);
     for (m = 0; m < tile->rows; m++) {
         if (tile->c[m] != NULL)
             memcpy(tile->c[m] + tile->c_at, block[m], bytes);
-    }
-}
-
-/* Runs a tile, which may have no products, and of which only the rows with c[m] != NULL and the
-   first `columns` columns are wanted. */
-static void qnet__run_tile(const qnet__isa *isa, const qnet__tile *tile, size_t columns)
-{
-    int full = columns == isa->columns && tile->segments > 0 && tile->length > 0, m;
-    for (m = 0; m < tile->rows; m++)
-        full = full && tile->c[m] != NULL;
-    if (full) {
-        isa->tile(tile);
-    } else {
-        qnet__run_part(isa, tile, columns);
     }
 }
 
@@ -5689,7 +5690,7 @@ typedef struct qnet__product {
     const qnet_real *const *b; /* [segments]: the first panel */
     const qnet_real *next;     /* b of the product that follows, or NULL */
     qnet_real *const *c;       /* [rows] */
-    size_t rows, columns, segments, length; /* no segments or a length of 0: sums are 0 */
+    size_t rows, columns, segments, length; /* the last two may be 0, and so are the sums then */
     size_t a_rows, a_step, b_step, b_panel;
     size_t chain, piece;       /* at least 1 */
     int accumulate;            /* 1: adds to what C holds */
@@ -5718,7 +5719,13 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
     const size_t full = p->rows - p->rows % QNET__TILE_ROWS; /* rows in full tiles */
     const qnet_real *tail_a[QNET__SEGMENTS * QNET__TILE_ROWS]; /* those behind; the last again */
     qnet_real *tail_c[QNET__TILE_ROWS];
+    size_t panel = 0;
     qnet__tile tile;
+    if (p->segments == 0 || p->length == 0) {
+        for (size_t m = 0; m < p->rows && !p->accumulate; m++)
+            memset(p->c[m], 0, p->columns * sizeof *p->c[m]);
+        return;
+    }
     for (size_t m = 0; m < QNET__TILE_ROWS && full < p->rows; m++) {
         const size_t row = qnet__min_size(full + m, p->rows - 1);
         tail_c[m] = full + m < p->rows ? p->c[row] : NULL;
@@ -5727,12 +5734,11 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
                                                         : p->a[s * p->a_rows + row];
         }
     }
-    memset(&tile, 0, sizeof tile);
     tile.a_step = p->a_step, tile.b_step = p->b_step;
     tile.b = p->b, tile.segments = p->segments, tile.chain = p->chain;
-    for (tile.c_at = 0; tile.c_at < p->columns; tile.c_at += width) {
-        const size_t panel = tile.c_at / width * p->b_panel;
-        for (size_t at = 0; at == 0 || at < p->length; at += p->piece) {
+    for (tile.c_at = 0; tile.c_at < p->columns; tile.c_at += width, panel += p->b_panel) {
+        const size_t columns = qnet__min_size(p->columns - tile.c_at, width);
+        for (size_t at = 0; at < p->length; at += p->piece) {
             const qnet_real *next = p->next, *next_a = NULL;
             tile.length = qnet__min_size(p->length - at, p->piece);
             tile.b_at = panel + at * p->b_step;
@@ -5761,7 +5767,10 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
                 } else {
                     qnet__tile_prefetch(&tile, next_a, p->a_step, p->rows, part - lines);
                 }
-                qnet__run_tile(isa, &tile, qnet__min_size(p->columns - tile.c_at, width));
+                if (columns < width || (tail && p->rows % 2 != 0))
+                    qnet__run_part(isa, &tile, columns);
+                else
+                    isa->tile(&tile);
             }
         }
     }
@@ -6109,17 +6118,18 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink,
    a block 12 to 96 tiles: the v and m of one stay in a second-level cache of 1 MB for 64 channels,
    and in the third beyond. "Own" is in the worker's memory; what is shared is made by tasks before.
 
-   y, dx      when                           v                       u            a task
-     block    8 blocks for each worker       own, a block            shared       a block: its v, then
-              or more                                                             all groups' m and output
-     round    fewer                          shared, <= 9 MB         shared       a block and a group
-     group    u > 16 MB, v <= 18 MB, and     shared, all tiles (at   own, of a    a group: its u, then
-              2 groups for each worker       stride 2 a quarter)     group        all blocks
-   dw         when                           v and d                 du           a task
-     part     ci, co <= 64                   own, 32 tiles           of a part    a part of the tiles
-     round    more                           shared, <= 512 tiles    shared       a plane, a group of ci
-     square   du > 16 MB, v <= 18 MB         shared, all tiles; d    own, 64x64   two groups: du, then dw
-                                             of a slab of co
+   y, dx   when                      v                      u          a task
+    block  8 blocks a worker or more own, a block           shared     a block: its v, then all
+                                                                       groups' m and output
+    round  fewer                     shared, <= 9 MB        shared     a block and a group
+    group  u > 16 MB, v <= 18 MB,    shared, all tiles (at  own, of    a group: its u, then all
+           2 groups a worker         stride 2 a quarter)    a group    blocks
+
+   dw      when                      v and d                du         a task
+    part   ci, co <= 64              own, 32 tiles          of a part  a part of the tiles
+    round  more                      shared, <= 512 tiles   shared     a plane, a group of ci
+    square du > 16 MB, v <= 18 MB    shared, all tiles; d   own,       two groups: du, then dw
+                                     of a slab of co        64 x 64
 
    y and dx have the same bits in all three: each number of m is one product. The sums of dw begin
    a chain in each round, so that its schedule may not depend on the number of workers. */
@@ -6444,13 +6454,16 @@ static void qnet__winograd_weights_task(void *arg, size_t index, size_t worker)
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const int by_part = p->schedule == QNET__WINOGRAD_BY_PART;
     const int by_square = p->schedule == QNET__WINOGRAD_BY_SQUARE;
+    const ptrdiff_t slab = p->slab < p->dst_c - p->slab_first ? p->slab : p->dst_c - p->slab_first;
     const ptrdiff_t task = (ptrdiff_t)index, groups = p->src_c / QNET__WINOGRAD_GROUP;
+    const ptrdiff_t squares = slab / QNET__WINOGRAD_GROUP; /* in a row */
     const ptrdiff_t plane = by_part || by_square ? 0 : task / groups;
     const ptrdiff_t plane_end = by_part || by_square ? p->planes : plane + 1;
     const ptrdiff_t begin = by_part ? p->tiles * task / p->parts : p->first;
     const ptrdiff_t end = by_part ? p->tiles * (task + 1) / p->parts : p->last;
-    const ptrdiff_t ci = by_part ? 0 : task % groups * QNET__WINOGRAD_GROUP;
-    const ptrdiff_t co = by_square ? task / groups * QNET__WINOGRAD_GROUP : 0;
+    const ptrdiff_t ci = QNET__WINOGRAD_GROUP * (by_part ? 0 : by_square ? task / squares
+                                                                        : task % groups);
+    const ptrdiff_t co = by_square ? task % squares * QNET__WINOGRAD_GROUP : 0;
     const ptrdiff_t maker = by_part ? (ptrdiff_t)worker : 0;
     const ptrdiff_t owner = by_part ? task : by_square ? (ptrdiff_t)worker : 0;
     qnet_real *v = p->v + maker * p->planes * p->v_plane;
@@ -6627,10 +6640,10 @@ static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d 
    With zero outside x, and without the batch index,
        y[oy][ox][co] = sum over ky, kx, ci of
                        x[oy s + ky - p][ox s + kx - p][ci] * w[ky][kx][ci][co],
-   2 k^2 ci co FLOPs for each output pixel, as for both gradients. Four algorithms: Winograd's (see
-   >>winograd); direct, by qnet__multiply over pixels where they lie, with no copy of x; a BLAS,
-   where there is a hook, and in a build with QNET_REFERENCE plain loops, both by lowering: x is
-   copied to a matrix with k^2 ci numbers for each output pixel.
+   2 k^2 ci co FLOPs for each output pixel, as for both gradients. Algorithms: that of >>winograd;
+   direct, by qnet__multiply over pixels where they lie, with no copy of x; a BLAS, where there is
+   a hook, and in a build with QNET_REFERENCE plain loops, both by lowering: x is copied to a
+   matrix with k^2 ci numbers for each output pixel.
    ============================================================================================ */
 
 #define QNET__CONV_MOST 255 /* of kernel, stride and padding */
@@ -6819,6 +6832,8 @@ typedef struct qnet__taps {
     const qnet_real *b[QNET__SWEEP_TAPS]; /* their weights in the first panel */
 } qnet__taps;
 
+/* Those of the taps of a phase from number `first` on, row by row of the kernel; merged, a kernel
+   row counts as one. panels: where the first panel of the product begins. */
 static void qnet__sweep_taps(const qnet__sweep *p, const qnet_real *panels, ptrdiff_t first,
                              qnet__taps *taps)
 {
@@ -6947,7 +6962,8 @@ static void qnet__sweep_task(void *arg, size_t index, size_t worker)
                        qnet__min_size(panel + p.panels_per_task, p.panel_count));
 }
 
-/* Scratch of a sweep: the packed weights and a row of zeros. */
+/* Scratch of a sweep: the packed weights, k^2 src_c numbers for each column of a panel, and a row
+   of zeros, which taps outside the map read. */
 typedef struct qnet__sweep_plan {
     qnet_real *panels, *zeros;
     size_t zero_count;
@@ -7085,6 +7101,8 @@ static void qnet__weight_segments(const qnet__weight_sweep *p, ptrdiff_t tap, pt
     }
 }
 
+/* partial[group][tap][ci of a slice][co of a panel], chunk by chunk of the group's rows: x and dy
+   of a chunk serve all taps from a cache. */
 static void qnet__weight_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weight_sweep *p = (const qnet__weight_sweep *)arg;
@@ -7141,7 +7159,9 @@ static void qnet__weight_reduce_task(void *arg, size_t index, size_t worker)
     }
 }
 
-/* Everything that follows from the shape, and the partial sums, unless one group writes dw. */
+/* Everything that follows from the shape: slices of ci, so that all taps of a slice and a panel
+   stay in a second-level cache, then chunks, then groups, for about QNET__DW_TASKS tasks.
+   Takes the partial sums, groups times dw, unless one group writes dw itself. */
 static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__isa *isa,
                                              const qnet_conv2d *s)
 {
@@ -7216,7 +7236,8 @@ static void qnet__conv_column(const qnet_conv2d *s, const qnet_real *x, qnet_rea
     }
 }
 
-/* Bytes that column and its products take. */
+/* Bytes that lowering takes, and where in scratch: column[pixels][k] of one image, with
+   k = kernel^2 in_channels, and what qnet_gemm packs. A BLAS brings its own memory. */
 static size_t qnet__conv_lower_scratch(const qnet_context *ctx, const qnet_conv2d *s,
                                        void *scratch, qnet_real **column, void **product)
 {
@@ -7229,8 +7250,10 @@ static size_t qnet__conv_lower_scratch(const qnet_context *ctx, const qnet_conv2
     return arena.at;
 }
 
-/* Image by image, with qnet_gemm going to the hook:
-   y = column w;  dw += column^T dy;  dcolumn = dy w^T.
+/* Image by image, with qnet_gemm going to the hook, column[pixels][k], w[k][out], dy[pixels][out]:
+       y = column w      forward
+       dw = sum over images of column^T dy
+       dcolumn = dy w^T, and dx its sum over the taps that meet a pixel.
    That of y, dw and dx which is given, with `add` added to what dx holds. */
 static qnet_status qnet__conv_lower(qnet_context *ctx, const qnet_conv2d *s, int add,
                                     const qnet_real *x, const qnet_real *w, const qnet_real *dy,
@@ -7320,6 +7343,7 @@ static int qnet__conv_lowers_weights(const qnet_context *ctx, qnet__conv_algorit
            (size_t)s->out_channels % qnet__isa_of(ctx)->columns != 0;
 }
 
+/* Bytes of scratch that any pass takes. */
 static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm algorithm,
                                  const qnet_conv2d *s)
 {
@@ -7358,6 +7382,7 @@ static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_algorithm al
     return (size_t)(p.planes * (p.dst_c / QNET__WINOGRAD_GROUP) * p.u_plane);
 }
 
+/* w[kernel][kernel][in][out] to packed: Winograd's u, or panels. */
 static void qnet__conv_pack(qnet_context *ctx, qnet__conv_algorithm algorithm, const qnet_conv2d *s,
                             const qnet_real *w, qnet_real *packed)
 {
@@ -7425,6 +7450,7 @@ static qnet_status qnet__conv_map(qnet_context *ctx, qnet__conv_algorithm algori
     return QNET_OK;
 }
 
+/* y <- the convolution of x with w, from the prologue of x to the epilogue of y. */
 static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_algorithm algorithm,
                                       const qnet_conv2d *s, const qnet__prologue *x,
                                       const qnet_real *w, const qnet_real *packed,
