@@ -1661,11 +1661,13 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 #endif
 #endif
 
-/* QNET__HAS_TRAINING: 0 leaves out what only training runs. */
+/* QNET__HAS_TRAINING: 0 leaves out the kernels that only training runs. */
 #ifdef QNET_ONLY_INFERENCE
 #define QNET__HAS_TRAINING 0
+#define QNET__TRAINING(kernel) NULL
 #else
 #define QNET__HAS_TRAINING 1
+#define QNET__TRAINING(kernel) kernel
 #endif
 
 /* QNET__NEON: the vectors of 64-bit ARM, which every such processor has. */
@@ -3496,6 +3498,27 @@ static int qnet__parse_number(const char *text, double *out)
    the machine decides at run time: this file then includes itself, once with AVX2 and once with
    AVX-512, and each time compiles nothing but the loops. What is below AVX2 is the plain set there,
    without Winograd's transforms. Elsewhere there is one set, with everything.
+
+   A function of a set has a name of its own in each set, by a line in the list of names. One that
+   calls no other function of the set and uses no lanes is shared and stands before that list. What
+   only training runs is left out where QNET__HAS_TRAINING is 0; its place in the table is NULL.
+
+   To add a set: a value of qnet_cpu with its name and detection (>>context); below, its suffix, its
+   lanes and target before one more inclusion of this file, and its line in qnet__isa_of. Its
+   multiply-add goes to qnet__lanes_fma. Everything else follows from the number of lanes.
+
+   To change the width of a set's tile: QNET__TILE_WIDE, in vectors. The tile's columns must divide
+   QNET__WINOGRAD_GROUP and be at most QNET__TILE_COLUMNS; packed panels and Winograd's u follow, as
+   both ask the table for `columns`. 6 rows of it, a broadcast and a row of b have to fit in the
+   registers: look for spills in qnet__tile_run. Bits do not change.
+
+   To change a schedule of Winograd's convolutions: the loops here know only ranges of tiles and
+   groups of channels. Which of them make a task, in what memory, is decided by qnet__winograd_plan
+   and qnet__winograd_plan_weights (>>winograd); y and dx have the same bits by any schedule.
+
+   To try another form, say 6 outputs per tile: its sizes (qnet__winograd_sizes_of), its B^T, A^T, A,
+   G and G^T ("Winograd's transforms"), QNET__WINOGRAD_MOST, and how an axis is cut
+   (qnet__winograd_cut). test_conv compares all sides of maps with the direct sum.
    ============================================================================================ */
 
 /* 1: only the plain-loop twins are used. */
@@ -3820,18 +3843,6 @@ static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
     }
 }
 
-/* Of the tiles first .. last - 1 those that have a plane, which is point y * x.points + x. */
-static void qnet__winograd_range(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t *first,
-                                 ptrdiff_t *last)
-{
-    const int more_y = plane / p->x.points >= p->y.few;
-    const int more_x = plane % p->x.points >= p->x.few;
-    const ptrdiff_t begin = more_y ? p->kind_end[0] : 0;
-    const ptrdiff_t end = more_x ? p->kind_end[1] : more_y ? p->kind_end[2] : p->tiles;
-    *first = *first > begin ? *first : begin;
-    *last = *last < end ? *last : end;
-}
-
 /* The parts of the algorithm that have a kernel. */
 typedef enum qnet__winograd_step {
     QNET__WINOGRAD_INPUT,
@@ -3874,20 +3885,6 @@ QNET__HELPER void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, p
    code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
    -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
 #define QNET__WIDTH 32
-
-/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
-   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
-#define QNET__BLOCKS(c, n, width, call)                                   \
-    do {                                                                  \
-        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
-            const int width = QNET__WIDTH;                                \
-            call;                                                         \
-        }                                                                 \
-        if ((c) < (n)) {                                                  \
-            const int width = (int)((n) - (c));                           \
-            call;                                                         \
-        }                                                                 \
-    } while (0)
 
 /* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
 typedef struct qnet__maxpool {
@@ -4036,6 +4033,7 @@ typedef int32_t qnet__lane_int;
 #define qnet__maxpool_window QNET__ISA(qnet__maxpool_window)
 #define qnet__maxpool_forward QNET__ISA(qnet__maxpool_forward)
 #define qnet__maxpool_gather QNET__ISA(qnet__maxpool_gather)
+#define qnet__maxpool_backward QNET__ISA(qnet__maxpool_backward)
 #define qnet__maxpool_row QNET__ISA(qnet__maxpool_row)
 #define qnet__stem_add QNET__ISA(qnet__stem_add)
 #define qnet__stem_winners_of QNET__ISA(qnet__stem_winners_of)
@@ -4516,13 +4514,13 @@ static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows,
     const ptrdiff_t n = (ptrdiff_t)job->channels, step = QNET__PASS_VECTORS * QNET__LANES;
     if (from == QNET__PROLOGUE_NORMALISED)
         qnet__pass_columns(job, QNET__PROLOGUE_NORMALISED, store, first, rows, chunk);
-    else if (from == QNET__PROLOGUE_GRADIENT)
+    else if (QNET__HAS_TRAINING && from == QNET__PROLOGUE_GRADIENT)
         qnet__pass_columns(job, QNET__PROLOGUE_GRADIENT, store, first, rows, chunk);
-    else if (to == QNET__EPILOGUE_MOMENTS)
+    else if (QNET__HAS_TRAINING && to == QNET__EPILOGUE_MOMENTS)
         qnet__pass_columns(job, plain, QNET__EPILOGUE_MOMENTS, first, rows, chunk);
     else if (to == QNET__EPILOGUE_NORMALISE)
         qnet__pass_columns(job, plain, QNET__EPILOGUE_NORMALISE, first, rows, chunk);
-    else
+    else if (QNET__HAS_TRAINING)
         qnet__pass_columns(job, plain, QNET__EPILOGUE_GRADIENT, first, rows, chunk);
     for (ptrdiff_t c = n / step * step; c < n; c += QNET__LANES)
         qnet__pass_column(job, from, to, first, rows, chunk, c, 1,
@@ -5242,10 +5240,14 @@ QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__p
             x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
                                 last % 3) * (ptrdiff_t)n;
         }
-        QNET__BLOCKS(c, n, block, qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
+        for (c = 0; c + QNET__WIDTH <= n; c += QNET__WIDTH)
+            qnet__maxpool_window(QNET__WIDTH, pool, kind, x, tap, c, at + c);
+        if (c < n)
+            qnet__maxpool_window((int)(n - c), pool, kind, x, tap, c, at + c);
     }
 }
 
+#if QNET__HAS_TRAINING
 /* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
    Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
 QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
@@ -5269,25 +5271,40 @@ QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t 
     for (int i = 0; i < n; i++) dx[i] = sum[i];
 }
 
-/* A row of y or, where there is a dx, of dx. Gathering gives every number one owner. */
-static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
+/* One row of dx. Gathering gives every number one owner. */
+QNET__INLINE void qnet__maxpool_backward(const qnet__maxpool *pool, size_t index)
 {
     const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
-    size_t c;
-    if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_PLAIN)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
-    else if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_SCALED)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
-    else if (pool->dx == NULL)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
-    for (size_t ix = 0; pool->dx != NULL && ix < pool->width; ix++) {
+    for (size_t ix = 0; ix < pool->width; ix++) {
         qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
-        QNET__BLOCKS(c, n, width, qnet__maxpool_gather(width, pool, image, iy, ix, c, dx + c));
+        size_t c = 0;
+        for (; c + QNET__WIDTH <= n; c += QNET__WIDTH)
+            qnet__maxpool_gather(QNET__WIDTH, pool, image, iy, ix, c, dx + c);
+        if (c < n)
+            qnet__maxpool_gather((int)(n - c), pool, image, iy, ix, c, dx + c);
     }
+}
+#endif
+
+static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
+{
+#if QNET__HAS_TRAINING
+    if (pool->dx != NULL) {
+        qnet__maxpool_backward(pool, index);
+        return;
+    }
+#endif
+    if (pool->x.kind == QNET__PROLOGUE_PLAIN)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
+    else if (pool->x.kind == QNET__PROLOGUE_SCALED)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
+    else
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
 }
 
 /* ---- The gradient of the stem's weights ------------------------------------------------------ */
 
+#if QNET__HAS_TRAINING
 /* sum[QNET__STEM_TAPS] += value[i] times the taps at from[i]; some vectors of them at a time. */
 QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from,
                                  const qnet_real *value, ptrdiff_t count, double *sum)
@@ -5329,6 +5346,7 @@ static void qnet__stem_winners_of(const qnet__stem_list *p)
         qnet__stem_add(p->columns, from, value, n, p->sum + c * QNET__STEM_TAPS);
     }
 }
+#endif
 
 /* ---- The LSTM's element-wise half: one scan at one step -------------------------------------- */
 
@@ -5428,6 +5446,14 @@ QNET__INLINE void qnet__lstm_units(const qnet__lstm_row *row, size_t j, const si
     qnet__lanes_store_part(row->next_h + j, h, count);
 }
 
+static void qnet__lstm_forward_row(const qnet__lstm_row *row)
+{
+    size_t j = 0;
+    for (; j + QNET__LANES <= row->hidden; j += QNET__LANES) qnet__lstm_units(row, j, QNET__LANES);
+    if (j < row->hidden) qnet__lstm_units(row, j, row->hidden - j);
+}
+
+#if QNET__HAS_TRAINING
 /* The same units backward. i = sigma(a) gives di/da = i (1 - i), g = tanh(a) gives 1 - g^2. */
 QNET__INLINE void qnet__lstm_units_back(const qnet__lstm_row *row, size_t j, const size_t count)
 {
@@ -5460,13 +5486,6 @@ QNET__INLINE void qnet__lstm_units_back(const qnet__lstm_row *row, size_t j, con
     }
 }
 
-static void qnet__lstm_forward_row(const qnet__lstm_row *row)
-{
-    size_t j = 0;
-    for (; j + QNET__LANES <= row->hidden; j += QNET__LANES) qnet__lstm_units(row, j, QNET__LANES);
-    if (j < row->hidden) qnet__lstm_units(row, j, row->hidden - j);
-}
-
 static void qnet__lstm_backward_row(const qnet__lstm_row *row)
 {
     size_t j = 0;
@@ -5474,6 +5493,7 @@ static void qnet__lstm_backward_row(const qnet__lstm_row *row)
         qnet__lstm_units_back(row, j, QNET__LANES);
     if (j < row->hidden) qnet__lstm_units_back(row, j, row->hidden - j);
 }
+#endif
 
 /* ---- The table ------------------------------------------------------------------------------- */
 
@@ -5484,7 +5504,8 @@ static const qnet__isa qnet__isa_table = {
 #else
     NULL,
 #endif
-    qnet__maxpool_row, qnet__stem_winners_of, qnet__lstm_forward_row, qnet__lstm_backward_row
+    qnet__maxpool_row, QNET__TRAINING(qnet__stem_winners_of), qnet__lstm_forward_row,
+    QNET__TRAINING(qnet__lstm_backward_row)
 };
 
 #endif /* QNET__SUFFIX */
@@ -6223,6 +6244,18 @@ static int qnet__winograd_by_channels(const qnet__winograd *p)
     const ptrdiff_t channels = p->src_c > p->dst_c ? p->src_c : p->dst_c;
     return p->planes * p->src_c * p->dst_c > QNET__WINOGRAD_U_MOST &&
            p->tiles <= QNET__WINOGRAD_ALL / channels;
+}
+
+/* Of the tiles first .. last - 1 those that have a plane, which is point y * x.points + x. */
+static void qnet__winograd_range(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t *first,
+                                 ptrdiff_t *last)
+{
+    const int more_y = plane / p->x.points >= p->y.few;
+    const int more_x = plane % p->x.points >= p->x.few;
+    const ptrdiff_t begin = more_y ? p->kind_end[0] : 0;
+    const ptrdiff_t end = more_x ? p->kind_end[1] : more_y ? p->kind_end[2] : p->tiles;
+    *first = *first > begin ? *first : begin;
+    *last = *last < end ? *last : end;
 }
 
 /* The next round of tiles. */
