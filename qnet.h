@@ -12668,25 +12668,24 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 
 /* ---- the header ------------------------------------------------------------------------------ */
 
-/* The fields of nifti_1_header that are used here, by their offset in the file. */
-enum {
-    QNET__NII_SIZE = 0,       /* int32: 348, in the byte order of the file */
-    QNET__NII_DIM = 40,       /* int16[8]: number of axes, then the length of each */
-    QNET__NII_DATATYPE = 70,  /* int16: QNET__NIFTI_TYPES */
-    QNET__NII_BITPIX = 72,    /* int16: bits per voxel, which datatype says already */
-    QNET__NII_PIXDIM = 76,    /* float[8]: qfac (1 or -1), then the spacing along each axis */
-    QNET__NII_OFFSET = 108,   /* float: where the voxels start, 352 without extensions */
-    QNET__NII_SLOPE = 112,    /* float: voxel = stored * slope + inter; 0: as stored */
-    QNET__NII_INTER = 116,    /* float */
-    QNET__NII_UNITS = 123,    /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
-    QNET__NII_QFORM = 252,    /* int16: above 0: the quaternion below is valid */
-    QNET__NII_SFORM = 254,    /* int16: above 0: the matrix below is valid */
-    QNET__NII_QUATERN = 256,  /* float[3]: b, c, d */
-    QNET__NII_QOFFSET = 268,  /* float[3]: x, y, z */
-    QNET__NII_SROW = 280,     /* float[3][4]: the matrix, voxel index to world */
-    QNET__NII_MAGIC = 344,    /* char[4]: "n+1": header and voxels in one file */
-    QNET__NII_END = 348       /* four bytes; where the first is not 0, extensions up to offset */
-};
+/* The fields of nifti_1_header that are used here: offset in the file and, but for bytes, type. */
+#define QNET__NII_BYTES 348 /* int32 at 0, too, in the byte order of the file */
+#define QNET__NII_DIM 40, QNET__NIFTI_INT16         /* [8]: number of axes, then each length */
+#define QNET__NII_DATATYPE 70, QNET__NIFTI_INT16    /* QNET__NIFTI_TYPES */
+#define QNET__NII_BITPIX 72, QNET__NIFTI_INT16      /* bits per voxel, which datatype says already */
+#define QNET__NII_PIXDIM 76, QNET__NIFTI_FLOAT32    /* [8]: qfac (1 or -1), then each spacing */
+#define QNET__NII_OFFSET 108, QNET__NIFTI_FLOAT32   /* of the voxels, 352 without extensions */
+#define QNET__NII_SLOPE 112, QNET__NIFTI_FLOAT32    /* voxel = stored * slope + inter; 0: stored */
+#define QNET__NII_INTER 116, QNET__NIFTI_FLOAT32
+#define QNET__NII_UNITS 123 /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
+#define QNET__NII_QFORM 252, QNET__NIFTI_INT16      /* above 0: the quaternion below is valid */
+#define QNET__NII_SFORM 254, QNET__NIFTI_INT16      /* above 0: the matrix below is valid */
+#define QNET__NII_QUATERN 256, QNET__NIFTI_FLOAT32  /* [3]: b, c, d */
+#define QNET__NII_QOFFSET 268, QNET__NIFTI_FLOAT32  /* [3]: x, y, z */
+#define QNET__NII_SROW 280, QNET__NIFTI_FLOAT32     /* [3][4]: the matrix, voxel index to world */
+#define QNET__NII_MAGIC 344 /* char[4]: "n+1": header and voxels in one file */
+/* After it four bytes; where the first is not 0, extensions up to the offset of the voxels. */
+
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
 #define QNET__NIFTI_MAX_TAIL   ((size_t)1 << 20) /* bytes after the last voxel that are ignored */
 #define QNET__NIFTI_PIECE      65536             /* bytes read or written at a time */
@@ -12695,9 +12694,8 @@ enum {
 /* Between the file's byte order and the other one: the numbers of a header. */
 static void qnet__nifti_swap_header(unsigned char *h)
 {
-    static const short runs[][3] = { /* first byte, count, bytes of each */
-        {QNET__NII_SIZE, 1, 4}, {QNET__NII_DIM, 8, 2}, {QNET__NII_DATATYPE, 2, 2},
-        {QNET__NII_PIXDIM, 11, 4}, {QNET__NII_QFORM, 2, 2}, {QNET__NII_QUATERN, 18, 4}};
+    static const short runs[6][3] = { /* first byte, count, bytes of each */
+        {0, 1, 4}, {40, 8, 2}, {70, 2, 2}, {76, 11, 4}, {252, 2, 2}, {256, 18, 4}};
     for (int i = 0; i < 6; i++)
         qnet__swap_bytes(h + runs[i][0], (size_t)runs[i][1], (size_t)runs[i][2]);
 }
@@ -12734,15 +12732,18 @@ static double qnet__nifti_number(const unsigned char *p, int code)
     }
 }
 
-/* Short forms for the fields of the header. */
-static int qnet__nifti_short(const unsigned char *p)
+/* Number i of a header's field, which is an offset and a type, INT16 or FLOAT32. */
+static double qnet__nifti_get(const unsigned char *h, int offset, int type, int i)
 {
-    return (int)qnet__nifti_number(p, QNET__NIFTI_INT16);
+    return qnet__nifti_number(h + offset + i * (type == QNET__NIFTI_INT16 ? 2 : 4), type);
 }
 
-static double qnet__nifti_float(const unsigned char *p)
+static void qnet__nifti_put(unsigned char *h, int offset, int type, int i, double value)
 {
-    return qnet__nifti_number(p, QNET__NIFTI_FLOAT32);
+    const int16_t whole = type == QNET__NIFTI_INT16 ? (int16_t)value : 0;
+    const float real = (float)value;
+    if (type == QNET__NIFTI_INT16) memcpy(h + offset + 2 * i, &whole, sizeof whole);
+    else memcpy(h + offset + 4 * i, &real, sizeof real);
 }
 
 /* The state of reading, in one block of the heap. After qnet__nifti_parse nothing in here can lead
@@ -12756,10 +12757,16 @@ typedef struct qnet__nifti_reader {
     int packed, swapped, type, bitpix; /* bitpix: 0 when it agrees with type */
     size_t bytes, count, offset;       /* bytes of a voxel, voxels, where they start */
     double slope, intercept;
-    unsigned char header[QNET__NII_END]; /* in the order of this machine */
+    unsigned char header[QNET__NII_BYTES]; /* in the order of this machine */
     qnet__inflate inflate;               /* if packed */
     unsigned char piece[QNET__NIFTI_PIECE];
 } qnet__nifti_reader;
+
+/* Refusals and warnings begin with the file's name. */
+#define qnet__nifti_fail(in, status, text, ...) \
+    qnet__fail((in)->ctx, QNET_ERROR_##status, "%s: " text, (in)->name, __VA_ARGS__)
+#define qnet__nifti_warn(in, text, ...) \
+    qnet__log((in)->ctx, QNET_LOG_WARNING, "%s: " text, (in)->name, __VA_ARGS__)
 
 /* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
    the third axis makes the frame left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or
@@ -12767,45 +12774,47 @@ typedef struct qnet__nifti_reader {
 static double qnet__nifti_qform(const unsigned char *h, const double spacing[3],
                                 double affine[3][4])
 {
-    const double qfac = qnet__nifti_float(h + QNET__NII_PIXDIM) < 0 ? -1 : 1;
-    double q[4], r[3][3], rest;
-    int i, j;
-    for (i = 0; i < 3; i++) {
-        q[1 + i] = qnet__nifti_float(h + QNET__NII_QUATERN + 4 * i);
-        affine[i][3] = qnet__nifti_float(h + QNET__NII_QOFFSET + 4 * i);
+    const double qfac = qnet__nifti_get(h, QNET__NII_PIXDIM, 0) < 0 ? -1 : 1;
+    double q[4], r[3][3], rest = 1;
+    for (int i = 0; i < 3; i++) {
+        q[1 + i] = qnet__nifti_get(h, QNET__NII_QUATERN, i);
+        rest -= q[1 + i] * q[1 + i];
+        affine[i][3] = qnet__nifti_get(h, QNET__NII_QOFFSET, i);
     }
-    rest = 1 - (q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
     if (!(rest >= -1e-5)) return -1;
     q[0] = rest <= 3 * (double)FLT_EPSILON ? 0 : sqrt(rest);
     qnet__quaternion_to_rotation(q, r);
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 3; j++) affine[i][j] = r[i][j] * spacing[j] * (j == 2 ? qfac : 1);
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < 3; j++) affine[i][j] = r[i][j] * spacing[j] * (j == 2 ? qfac : 1);
     return fmax(0, -rest);
 }
 
-#define qnet__nifti_warn(in, ...) qnet__log((in)->ctx, QNET_LOG_WARNING, __VA_ARGS__)
-
-/* Where the voxels lie: the sform if its code says that there is one, else the qform, else spacing
-   alone: then axes to the left, front and top around the volume's centre, as nibabel takes them
-   from ANALYZE, with a warning. */
+/* Where the voxels lie, in mm. The first row that holds decides; refused when that affine is
+   singular:
+       sform_code > 0, its matrix is not 0   sform
+       sform_code > 0, qform not valid       sform, to be refused
+       qform_code > 0                        qform
+       neither                               LAS around the volume's centre, as nibabel takes ANALYZE
+   Valid: code above 0, a quaternion of length 1, spacings above 0. Warnings: a unit that is none, a
+   spacing with a sign, a quaternion that is too long, a form that is passed over. */
 static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
 {
     static const char *const source[3] = {"pixdim", "qform", "sform"};
     static const double mm[8] = {1, 1000, 1, .001, 1, 1, 1, 1}; /* of a unit: unknown, m, mm, um */
     qnet_volume *v = &in->volume;
     const unsigned char *h = in->header;
-    const int dims = qnet__nifti_short(h + QNET__NII_DIM), units = h[QNET__NII_UNITS] & 7;
-    const int qform = qnet__nifti_short(h + QNET__NII_QFORM);
-    const int sform = qnet__nifti_short(h + QNET__NII_SFORM);
+    const int dims = (int)qnet__nifti_get(h, QNET__NII_DIM, 0), units = h[QNET__NII_UNITS] & 7;
+    const int qform = (int)qnet__nifti_get(h, QNET__NII_QFORM, 0);
+    const int sform = (int)qnet__nifti_get(h, QNET__NII_SFORM, 0);
     const int n[3] = {v->nx, v->ny, v->nz};
     double spacing[3], other[3][4], r[3][3], norm[3], excess;
-    int negative = 0, zero = 1, qform_valid, i, j;
+    int negative = 0, zero = 1, qform_valid;
     char text[4] = "";
     if (units > 3)
-        qnet__nifti_warn(in, "%s: xyzt_units has the spatial unit %d, which is none of NIfTI-1: "
-                         "taken as mm", in->name, units);
-    for (i = 2; i >= 0; i--) {
-        spacing[i] = qnet__nifti_float(h + QNET__NII_PIXDIM + 4 + 4 * i);
+        qnet__nifti_warn(in, "xyzt_units has the spatial unit %d, which is none of NIfTI-1: taken "
+                         "as mm", units);
+    for (int i = 2; i >= 0; i--) {
+        spacing[i] = qnet__nifti_get(h, QNET__NII_PIXDIM, 1 + i);
         if (spacing[i] == 0 && (i >= dims || n[i] == 1)) spacing[i] = 1; /* no such axis */
         if (spacing[i] < 0) negative = i + 1;
         spacing[i] = fabs(spacing[i]); /* direction is the quaternion's matter */
@@ -12813,49 +12822,46 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     excess = qnet__nifti_qform(h, spacing, other);
     qform_valid = qform > 0 && excess >= 0 && qnet__affine_axes(&other[0][0], norm, r);
     if (qform_valid) qnet__orientation_text(r, text);
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 4; j++) {
-            v->affine[i][j] = qnet__nifti_float(h + QNET__NII_SROW + 16 * i + 4 * j);
-            if (j < 3 && v->affine[i][j] != 0) zero = 0;
-        }
+    for (int i = 0; i < 12; i++) {
+        v->affine[i / 4][i % 4] = qnet__nifti_get(h, QNET__NII_SROW, i);
+        zero = zero && (i % 4 == 3 || v->affine[i / 4][i % 4] == 0);
+    }
     v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
-    if (v->affine_source == 1 && sform > 0)
-        qnet__nifti_warn(in, "%s: sform_code is %d, but its matrix is 0: qform is used", in->name,
-                         sform);
-    for (i = 0; i < 3 && v->affine_source < 2; i++)
-        if (!(spacing[i] > 0 && qnet__is_finite(spacing[i])))
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: pixdim[%d] is %g, expected a "
-                              "spacing above 0", in->name, i + 1, spacing[i]);
-    if (v->affine_source < 2 && negative)
-        qnet__nifti_warn(in, "%s: pixdim[%d] is %g: taken as %g, a spacing has no sign", in->name,
-                         negative, -spacing[negative - 1], spacing[negative - 1]);
-    if (v->affine_source == 1) {
-        if (excess < 0)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: qform: quatern_b, c, d are longer "
-                              "than 1", in->name);
-        if (excess > 3 * (double)FLT_EPSILON) /* above the rounding of stored floats, by nibabel */
-            qnet__nifti_warn(in, "%s: qform: quatern_b, c, d are longer than 1 by %.2g: taken as 1",
-                             in->name, excess / 2);
+    if (v->affine_source < 2) {
+        if (sform > 0)
+            qnet__nifti_warn(in, "sform_code is %d, but its matrix is 0: qform is used", sform);
+        for (int i = 0; i < 3; i++)
+            if (!(spacing[i] > 0 && qnet__is_finite(spacing[i])))
+                return qnet__nifti_fail(in, FORMAT, "pixdim[%d] is %g, expected a spacing above 0",
+                                        i + 1, spacing[i]);
+        if (negative)
+            qnet__nifti_warn(in, "pixdim[%d] is %g: taken as %g, a spacing has no sign", negative,
+                             -spacing[negative - 1], spacing[negative - 1]);
+        for (int i = 0; i < 3 && qform <= 0; i++) {
+            memset(other[i], 0, sizeof other[i]);
+            other[i][i] = i == 0 ? -spacing[i] : spacing[i];
+            other[i][3] = -other[i][i] * (n[i] - 1) / 2;
+        }
+        if (qform <= 0)
+            qnet__nifti_warn(in, "%s", "neither sform nor qform: taken as LAS, side unknown");
+        else if (excess < 0)
+            return qnet__nifti_fail(in, FORMAT, "%s",
+                                    "qform: quatern_b, c, d are longer than 1");
+        else if (excess > 3 * (double)FLT_EPSILON) /* more than rounding to float (nibabel) */
+            qnet__nifti_warn(in, "qform: quatern_b, c, d are longer than 1 by %.2g: taken as 1",
+                             excess / 2);
         memcpy(v->affine, other, sizeof other);
     }
-    if (v->affine_source == 0) {
-        memset(v->affine, 0, sizeof v->affine);
-        for (i = 0; i < 3; i++) {
-            v->affine[i][i] = i == 0 ? -spacing[i] : spacing[i];
-            v->affine[i][3] = -v->affine[i][i] * (n[i] - 1) / 2;
-        }
-        qnet__nifti_warn(in, "%s: neither sform nor qform: taken as LAS, side unknown", in->name);
-    }
-    for (i = 0; i < 12; i++) v->affine[i / 4][i % 4] *= mm[units];
+    for (int i = 0; i < 12; i++) v->affine[i / 4][i % 4] *= mm[units];
     if (!qnet__affine_axes(&v->affine[0][0], v->spacing, r))
-        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: the affine of the %s is singular or not "
-                          "finite", in->name, source[v->affine_source]);
+        return qnet__nifti_fail(in, FORMAT, "the affine of the %s is singular or not finite",
+                                source[v->affine_source]);
     qnet__orientation_text(r, v->orientation);
     /* Both forms may be there and mean different spaces; that is no fault. That they flip an axis
        against each other mostly is one, of some tool that turned the picture and one form only. */
     if (v->affine_source == 2 && qform_valid && strcmp(text, v->orientation) != 0)
-        qnet__nifti_warn(in, "%s: sform says %s and qform says %s; sform is used", in->name,
-                         v->orientation, text);
+        qnet__nifti_warn(in, "sform says %s and qform says %s; sform is used", v->orientation,
+                         text);
     return QNET_OK;
 }
 
@@ -12864,82 +12870,77 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
    some field. */
 static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
 {
-    qnet_context *ctx = in->ctx;
-    const char *name = in->name;
     unsigned char *h = in->header, *magic = h + QNET__NII_MAGIC;
-    int dim[8], i;
+    int dim[8];
     double offset, slope;
     const long size = (int32_t)qnet__load_le32(h); /* as a little-endian file has it */
     const int big = size == 0x5c010000; /* 348 the other way round */
     if (size == 540 || size == 0x1c020000)
-        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED,
-                          "%s: sizeof_hdr is 540 (NIfTI-2), expected 348 (NIfTI-1)", name);
-    if (size != QNET__NII_END && !big)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a NIfTI-1 file: sizeof_hdr is %ld, "
-                          "expected 348 in either byte order", name, size);
+        return qnet__nifti_fail(in, UNSUPPORTED, "sizeof_hdr is %d (NIfTI-2), expected 348 "
+                                "(NIfTI-1)", 540);
+    if (size != QNET__NII_BYTES && !big)
+        return qnet__nifti_fail(in, FORMAT, "not a NIfTI-1 file: sizeof_hdr is %ld, expected 348 "
+                                "in either byte order", size);
     in->swapped = big == qnet__is_little_endian();
     if (in->swapped) qnet__nifti_swap_header(h);
     if (memcmp(magic, "ni1", 4) == 0)
-        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: magic is \"ni1\" (a .hdr/.img pair), "
-                          "expected \"n+1\" (one file)", name);
+        return qnet__nifti_fail(in, UNSUPPORTED, "magic is \"%s\" (a .hdr/.img pair), expected "
+                                "\"n+1\" (one file)", "ni1");
     if (memcmp(magic, "n+1", 4) != 0)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a NIfTI-1 file: magic is %02x %02x %02x "
-                          "%02x, expected 6e 2b 31 00 (\"n+1\")", name, magic[0], magic[1],
-                          magic[2], magic[3]);
-    for (i = 0; i < 8; i++) dim[i] = qnet__nifti_short(h + QNET__NII_DIM + 2 * i);
+        return qnet__nifti_fail(in, FORMAT, "not a NIfTI-1 file: magic is %02x %02x %02x %02x, "
+                                "expected 6e 2b 31 00 (\"n+1\")", magic[0], magic[1], magic[2],
+                                magic[3]);
+    for (int i = 0; i < 8; i++) dim[i] = (int)qnet__nifti_get(h, QNET__NII_DIM, i);
     if (dim[0] < 1 || dim[0] > 7)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[0] is %d, expected 1 to 7", name,
-                          dim[0]);
-    for (i = 1; i <= 7; i++) {
+        return qnet__nifti_fail(in, FORMAT, "dim[0] is %d, expected 1 to 7", dim[0]);
+    for (int i = 1; i <= 7; i++) {
         if (i > dim[0]) dim[i] = 1; /* axes beyond the last hold anything, often 0 */
         if (i > 3 && dim[i] == 0) { /* a series of none is what no tool means */
-            qnet__nifti_warn(in, "%s: dim[%d] is 0, taken as 1", name, i);
+            qnet__nifti_warn(in, "dim[%d] is 0, taken as 1", i);
             dim[i] = 1;
         }
         if (dim[i] < 1)
-            return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[%d] is %d, expected 1 or more", name,
-                              i, dim[i]);
+            return qnet__nifti_fail(in, FORMAT, "dim[%d] is %d, expected 1 or more", i, dim[i]);
         if (i > 3 && dim[i] > 1)
-            return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: dim[%d] is %d, expected 1: one 3-D "
-                              "volume, not a series", name, i, dim[i]);
+            return qnet__nifti_fail(in, UNSUPPORTED, "dim[%d] is %d, expected 1: one 3-D volume, "
+                                    "not a series", i, dim[i]);
     }
     in->volume.nx = dim[1], in->volume.ny = dim[2], in->volume.nz = dim[3];
     in->count = qnet__voxel_count(dim[1], dim[2], dim[3]);
     if (in->count == 0)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: dim is %d x %d x %d, expected at most %.0f "
-                          "voxels (QNET_MAX_VOXELS)", name, dim[1], dim[2], dim[3],
-                          (double)QNET_MAX_VOXELS);
-    in->type = qnet__nifti_short(h + QNET__NII_DATATYPE);
+        return qnet__nifti_fail(in, LIMIT, "dim is %d x %d x %d, expected at most %.0f voxels "
+                                "(QNET_MAX_VOXELS)", dim[1], dim[2], dim[3],
+                                (double)QNET_MAX_VOXELS);
+    in->type = (int)qnet__nifti_get(h, QNET__NII_DATATYPE, 0);
     in->bytes = qnet__nifti_type(in->type, &in->type_name);
     if (in->bytes == 0)
-        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: datatype is %d, expected one of 2, 4, "
-                          "8, 16, 64, 256, 512, 768, 1024, 1280 (one real number per voxel)", name,
-                          in->type);
+        return qnet__nifti_fail(in, UNSUPPORTED, "datatype is %d, expected one of 2, 4, 8, 16, 64, "
+                                "256, 512, 768, 1024, 1280 (one real number per voxel)", in->type);
     /* bitpix says nothing new, and tools write it wrongly: uint8 masks from Julia say 32. Should
        datatype be the wrong one of the two, the file has not the length that goes with it. */
-    in->bitpix = qnet__nifti_short(h + QNET__NII_BITPIX);
+    in->bitpix = (int)qnet__nifti_get(h, QNET__NII_BITPIX, 0);
     if (in->bitpix == 8 * (int)in->bytes) in->bitpix = 0;
     else
-        qnet__nifti_warn(in, "%s: bitpix is %d, expected %d for datatype %d (%s), which is taken",
-                         name, in->bitpix, 8 * (int)in->bytes, in->type, in->type_name);
+        qnet__nifti_warn(in, "bitpix is %d, expected %d for datatype %d (%s), which is taken",
+                         in->bitpix, 8 * (int)in->bytes, in->type, in->type_name);
     /* 0 is refused, too: whether voxels then start at 348 or 352 would be a guess, and a wrong one
        shifts the picture by some voxels without a sign. */
-    offset = qnet__nifti_float(h + QNET__NII_OFFSET);
+    offset = qnet__nifti_get(h, QNET__NII_OFFSET, 0);
     if (!(offset >= 352 && offset == floor(offset) && qnet__is_finite(offset)))
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: vox_offset is %g, expected a whole number "
-                          "of 352 or more", name, offset);
+        return qnet__nifti_fail(in, FORMAT, "vox_offset is %g, expected a whole number of 352 or "
+                                "more", offset);
     if (offset > (double)QNET__NIFTI_MAX_OFFSET)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: vox_offset is %g, expected at most %.0f",
-                          name, offset, (double)QNET__NIFTI_MAX_OFFSET);
+        return qnet__nifti_fail(in, LIMIT, "vox_offset is %g, expected at most %.0f", offset,
+                                (double)QNET__NIFTI_MAX_OFFSET);
     in->offset = (size_t)offset;
-    slope = qnet__nifti_float(h + QNET__NII_SLOPE);
-    in->intercept = qnet__nifti_float(h + QNET__NII_INTER);
+    slope = qnet__nifti_get(h, QNET__NII_SLOPE, 0);
+    in->intercept = qnet__nifti_get(h, QNET__NII_INTER, 0);
     /* NaN is what some tools write for "none"; nibabel takes infinity so, too. */
     in->slope = qnet__is_finite(slope) && slope != 0 ? slope : 1; /* 0: no scaling (nifti1.h) */
     if (in->slope != slope) in->intercept = 0;
     if (!qnet__is_finite(in->intercept))
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: scl_inter is %g, expected a finite number",
-                          name, in->intercept);
+        return qnet__nifti_fail(in, FORMAT, "scl_inter is %g, expected a finite number",
+                                in->intercept);
     return qnet__nifti_affine(in);
 }
 
@@ -12983,8 +12984,8 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
         if (fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) {
             char where[64];
             qnet__voxel_text(&in->volume, first + i, where);
-            return qnet__fail(in->ctx, QNET_ERROR_DATA, "%s: %s is %g, expected a number that a "
-                              "float can hold", in->name, where, v);
+            return qnet__nifti_fail(in, DATA, "%s is %g, expected a number that a float can hold",
+                                    where, v);
         }
         voxels[i] = (float)v;
     }
@@ -12995,8 +12996,8 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
    most 16 times of what has come, and QNET__NIFTI_TRUST: a short file cannot ask for much. */
 static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
 {
-    size_t done, got, n;
-    for (done = 0; done < in->count; done += n) {
+    size_t got, n;
+    for (size_t done = 0; done < in->count; done += n) {
         if (done == *room) { /* all that was allocated has arrived */
             const size_t most = qnet__max_size(16 * done, QNET__NIFTI_TRUST);
             const size_t grown = qnet__min_size(in->count, most);
@@ -13011,11 +13012,11 @@ static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
         n = qnet__min_size(QNET__NIFTI_PIECE / in->bytes, *room - done);
         QNET__TRY(qnet__nifti_next(in, in->piece, n * in->bytes, &got));
         if (got < n * in->bytes)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: dim %d x %d x %d of %s "
-                              "needs %.0f bytes of voxels, found %.0f", in->name, in->volume.nx,
-                              in->volume.ny, in->volume.nz, in->type_name,
-                              (double)in->count * (double)in->bytes,
-                              (double)done * (double)in->bytes + (double)got);
+            return qnet__nifti_fail(in, FORMAT, "truncated: dim %d x %d x %d of %s needs %.0f bytes "
+                                    "of voxels, found %.0f", in->volume.nx, in->volume.ny,
+                                    in->volume.nz, in->type_name,
+                                    (double)in->count * (double)in->bytes,
+                                    (double)done * (double)in->bytes + (double)got);
         QNET__TRY(qnet__nifti_convert(in, done, n));
     }
     return QNET_OK;
@@ -13026,25 +13027,25 @@ static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
    so: its first byte is 5c, or 0. */
 static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
 {
-    size_t got, more, skip, tail = 0;
+    size_t got, more, tail = 0;
     QNET__TRY(qnet__nifti_next(in, in->header, 2, &got));
     if (got == 2 && in->header[0] == 0x1f && in->header[1] == 0x8b) {
         in->packed = 1;
         qnet__inflate_start(&in->inflate, in->ctx, in->source, in->header, 2);
         got = 0; /* inflate gives the header from its start */
     }
-    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NII_END - got, &more));
-    if (got + more < QNET__NII_END)
-        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: expected 348 bytes of "
-                          "NIfTI-1 header, found %d", in->name, (int)(got + more));
+    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NII_BYTES - got, &more));
+    if (got + more < QNET__NII_BYTES)
+        return qnet__nifti_fail(in, FORMAT, "truncated: expected 348 bytes of NIfTI-1 header, "
+                                "found %d", (int)(got + more));
     QNET__TRY(qnet__nifti_parse(in));
-    for (skip = in->offset - QNET__NII_END; skip > 0; skip -= got) { /* extensions */
+    for (size_t skip = in->offset - QNET__NII_BYTES; skip > 0; skip -= got) { /* extensions */
         got = qnet__min_size(skip, QNET__NIFTI_PIECE);
         QNET__TRY(qnet__nifti_next(in, in->piece, got, &got));
         if (got == 0)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: expected voxels at byte "
-                              "%.0f (vox_offset), found the end %.0f bytes before", in->name,
-                              (double)in->offset, (double)skip);
+            return qnet__nifti_fail(in, FORMAT, "truncated: expected voxels at byte %.0f "
+                                    "(vox_offset), found the end %.0f bytes before",
+                                    (double)in->offset, (double)skip);
     }
     QNET__TRY(qnet__nifti_voxels(in, room));
     /* What follows is read, too: in a gzip file that is what checks its CRC. A lot of it means that
@@ -13053,17 +13054,16 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
         QNET__TRY(qnet__nifti_next(in, in->piece, QNET__NIFTI_PIECE, &got));
         tail += got;
         if (tail > 0 && in->bitpix != 0)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: bitpix is %d and datatype %d (%s), "
-                              "and more bytes follow than this type takes: one of them is wrong",
-                              in->name, in->bitpix, in->type, in->type_name);
+            return qnet__nifti_fail(in, FORMAT, "bitpix is %d and datatype %d (%s), and more bytes "
+                                    "follow than this type takes: one of them is wrong",
+                                    in->bitpix, in->type, in->type_name);
         if (tail > QNET__NIFTI_MAX_TAIL)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: more than %.0f bytes follow the "
-                              "last voxel, expected the end of the file: dim does not fit the file",
-                              in->name, (double)QNET__NIFTI_MAX_TAIL);
+            return qnet__nifti_fail(in, FORMAT, "more than %.0f bytes follow the last voxel, "
+                                    "expected the end of the file: dim does not fit the file",
+                                    (double)QNET__NIFTI_MAX_TAIL);
     } while (got == QNET__NIFTI_PIECE);
     if (tail > 0)
-        qnet__nifti_warn(in, "%s: %.0f bytes follow the last voxel and are ignored", in->name,
-                         (double)tail);
+        qnet__nifti_warn(in, "%.0f bytes follow the last voxel and are ignored", (double)tail);
     return QNET_OK;
 }
 
@@ -13096,42 +13096,28 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
 
 /* ---- writing: little-endian, float32 or int16 with a slope, the affine as sform -------------- */
 
-static void qnet__nifti_put_short(unsigned char *p, int value)
-{
-    const int16_t x = (int16_t)value;
-    memcpy(p, &x, sizeof x);
-}
-
-static void qnet__nifti_put_float(unsigned char *p, double value)
-{
-    const float x = (float)value;
-    memcpy(p, &x, sizeof x);
-}
-
 /* The header, h[352], with the four zeros after it that say "no extensions". A volume whose side is
    unknown (affine_source 0) gets neither form, so that no reader takes it as known. */
 static void qnet__nifti_header(const qnet_volume *v, double slope, const double spacing[3],
                                unsigned char *h)
 {
     const int dim[8] = {3, v->nx, v->ny, v->nz, 1, 1, 1, 1}, known = v->affine_source > 0;
-    const int32_t size = QNET__NII_END;
-    int i;
+    const int32_t size = QNET__NII_BYTES;
     memset(h, 0, 352);
     memcpy(h, &size, sizeof size);
     h[38] = 'r'; /* "regular", as ANALYZE wants it */
-    for (i = 0; i < 8; i++) {
-        qnet__nifti_put_short(h + QNET__NII_DIM + 2 * i, dim[i]);
-        qnet__nifti_put_float(h + QNET__NII_PIXDIM + 4 * i, i > 0 && i < 4 ? spacing[i - 1] : 1);
+    for (int i = 0; i < 8; i++) {
+        qnet__nifti_put(h, QNET__NII_DIM, i, dim[i]);
+        qnet__nifti_put(h, QNET__NII_PIXDIM, i, i > 0 && i < 4 ? spacing[i - 1] : 1);
     }
-    qnet__nifti_put_short(h + QNET__NII_DATATYPE, slope > 0 ? QNET__NIFTI_INT16
-                                                            : QNET__NIFTI_FLOAT32);
-    qnet__nifti_put_short(h + QNET__NII_BITPIX, slope > 0 ? 16 : 32);
-    qnet__nifti_put_float(h + QNET__NII_OFFSET, 352);
-    qnet__nifti_put_float(h + QNET__NII_SLOPE, slope > 0 ? slope : 1);
+    qnet__nifti_put(h, QNET__NII_DATATYPE, 0, slope > 0 ? QNET__NIFTI_INT16 : QNET__NIFTI_FLOAT32);
+    qnet__nifti_put(h, QNET__NII_BITPIX, 0, slope > 0 ? 16 : 32);
+    qnet__nifti_put(h, QNET__NII_OFFSET, 0, 352);
+    qnet__nifti_put(h, QNET__NII_SLOPE, 0, slope > 0 ? slope : 1);
     h[QNET__NII_UNITS] = 2; /* mm */
-    qnet__nifti_put_short(h + QNET__NII_SFORM, known); /* 1: scanner's coordinates */
-    for (i = 0; i < 12 && known; i++)
-        qnet__nifti_put_float(h + QNET__NII_SROW + 4 * i, v->affine[i / 4][i % 4]);
+    qnet__nifti_put(h, QNET__NII_SFORM, 0, known); /* 1: scanner's coordinates */
+    for (int i = 0; i < 12 && known; i++)
+        qnet__nifti_put(h, QNET__NII_SROW, i, v->affine[i / 4][i % 4]);
     memcpy(h + QNET__NII_MAGIC, "n+1", 4);
     if (!qnet__is_little_endian()) qnet__nifti_swap_header(h);
 }
@@ -13150,20 +13136,20 @@ static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d,
 {
     const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = slope > 0 ? 2 : 4;
     const double step = (double)(float)slope; /* as a reader finds it in the header */
-    size_t done, i, n;
-    for (done = 0; done < count; done += n) {
+    size_t n;
+    for (size_t done = 0; done < count; done += n) {
         n = qnet__min_size(QNET__NIFTI_PIECE / bytes, count - done);
         if (slope == 0) memcpy(piece, v->voxels + done, n * bytes);
-        for (i = 0; i < n && slope > 0; i++) {
-            const double stored = rint((double)v->voxels[done + i] / step);
+        for (size_t i = 0; i < n && slope > 0; i++) {
+            const double value = (double)v->voxels[done + i], stored = rint(value / step);
             if (!(stored >= -32768 && stored <= 32767)) { /* NaN, too */
                 char where[64];
                 qnet__voxel_text(v, done + i, where);
                 return qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored as "
-                                  "%g: it does not fit int16", qnet__sink_name(sink), where,
-                                  (double)v->voxels[done + i], stored);
+                                  "%g: it does not fit int16", qnet__sink_name(sink), where, value,
+                                  stored);
             }
-            qnet__nifti_put_short(piece + 2 * i, (int)stored);
+            qnet__nifti_put(piece + 2 * i, 0, QNET__NIFTI_INT16, 0, stored);
         }
         if (!qnet__is_little_endian()) qnet__swap_bytes(piece, n, bytes);
         QNET__TRY(qnet__nifti_send(ctx, d, sink, piece, n * bytes));
@@ -13279,6 +13265,11 @@ typedef struct qnet__safetensors_file {
     int left_out, long_keys; /* tensors and keys that are not read, */
     char first_out[160];     /* and which tensor was the first */
 } qnet__safetensors_file;
+
+static const char *qnet__safetensors_name(const qnet_safetensors *file)
+{
+    return ((const qnet__safetensors_file *)(const void *)file)->name; /* its first member */
+}
 
 /* The header's text as it is read: at moves from begin to end, where a zero stands. */
 typedef struct qnet__header {
@@ -13407,24 +13398,23 @@ static qnet_status qnet__header_escape(qnet__header *h, unsigned char **write)
 {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     const char *simple = h->at[1] ? strchr(from, h->at[1]) : NULL;
-    unsigned code = 0;
+    char digits[5] = "";
+    unsigned code;
     if (simple != NULL) {
         *(*write)++ = (unsigned char)to[simple - from];
         h->at += 2;
         return QNET_OK;
     }
     if (h->at[1] != 'u') return qnet__header_fail(h, "one of \"\\/bfnrtu behind a backslash");
-    for (int i = 2; i < 6; i++) {
-        const char *digits = "0123456789abcdefABCDEF";
-        const char *digit = h->at[i] ? strchr(digits, h->at[i]) : NULL;
-        if (digit == NULL) return qnet__header_fail(h, "four hexadecimal digits");
-        code = code * 16 + (unsigned)(digit - digits) - (digit - digits > 15 ? 6u : 0u);
-    }
+    if (strspn((const char *)h->at + 2, "0123456789abcdefABCDEF") < 4)
+        return qnet__header_fail(h, "four hexadecimal digits");
+    memcpy(digits, h->at + 2, 4);
+    code = (unsigned)strtoul(digits, NULL, 16);
     if (code == 0) return qnet__header_fail(h, "a character other than NUL");
-    if (code >= 0xd800 && code <= 0xdfff) {
+    if (code >= 0xd800 && code <= 0xdfff) { /* half of a surrogate pair */
         memmove(*write, h->at, 6);
         *write += 6;
-    } else {
+    } else { /* UTF-8 of n bytes: 6 bits in each but the first */
         const int n = code < 0x80 ? 1 : code < 0x800 ? 2 : 3;
         for (int i = n - 1; i > 0; i--, code >>= 6)
             (*write)[i] = (unsigned char)(0x80 | (code & 63));
@@ -13439,9 +13429,10 @@ static qnet_status qnet__header_escape(qnet__header *h, unsigned char **write)
    *size: its bytes without the NUL. */
 static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *size)
 {
-    unsigned char *start, *write; /* write <= h->at: what is decoded never overtakes */
+    unsigned char *write; /* <= h->at: no escape is shorter than its character */
     QNET__TRY(qnet__header_expect(h, '"', "a string"));
-    start = write = h->at;
+    write = h->at;
+    *text = (char *)write;
     while (*h->at != '"') {
         const size_t n = qnet__utf8_size(h->at, (size_t)(h->end - h->at));
         if (h->at == h->end) return qnet__header_fail(h, "the end of a string");
@@ -13457,9 +13448,20 @@ static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *siz
     }
     h->at++;
     *write = 0;
-    *text = (char *)start;
-    *size = (size_t)(write - start);
+    *size = (size_t)((char *)write - *text);
     return QNET_OK;
+}
+
+/* The key of an object's next member, with the comma before it and the colon behind it. *key =
+   NULL: the object ends here. */
+static qnet_status qnet__header_key(qnet__header *h, int index, char **key, size_t *size)
+{
+    int more;
+    *key = NULL;
+    QNET__TRY(qnet__header_more(h, index, '}', &more));
+    if (!more) return QNET_OK;
+    QNET__TRY(qnet__header_string(h, key, size));
+    return qnet__header_expect(h, ':', "':'");
 }
 
 /* A list of at most `most` numbers, whole, not negative, each of which fits size_t. */
@@ -13491,10 +13493,10 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
 /* Skips a value of any kind: a string, a list, an object, a number or a word. */
 static qnet_status qnet__header_skip(qnet__header *h, int depth)
 {
-    const int c = qnet__header_peek(h), close = c == '{' ? '}' : ']';
+    const int c = qnet__header_peek(h);
     char *text;
     size_t size;
-    int more;
+    int more = 1;
     if (c == '"') return qnet__header_string(h, &text, &size);
     if (c != '{' && c != '[') {
         size = strspn((const char *)h->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
@@ -13504,12 +13506,9 @@ static qnet_status qnet__header_skip(qnet__header *h, int depth)
     if (depth == 0) return qnet__header_fail(h, "fewer lists within lists");
     h->at++;
     for (int i = 0;; i = 1) {
-        QNET__TRY(qnet__header_more(h, i, (char)close, &more));
-        if (!more) return QNET_OK;
-        if (c == '{') {
-            QNET__TRY(qnet__header_string(h, &text, &size));
-            QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        }
+        if (c == '{') QNET__TRY(qnet__header_key(h, i, &text, &size));
+        else QNET__TRY(qnet__header_more(h, i, ']', &more));
+        if (!more || (c == '{' && text == NULL)) return QNET_OK;
         QNET__TRY(qnet__header_skip(h, depth - 1));
     }
 }
@@ -13521,18 +13520,16 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, char
 {
     static const char *const fields[3] = {"dtype", "shape", "data_offsets"};
     size_t offsets[2] = {0, 0}, size, bytes;
-    int seen[3] = {0, 0, 0}, more, n, i, field;
-    char *text, shape[QNET__SHAPE_TEXT];
+    int seen[3] = {0, 0, 0}, n, field;
+    char *key, shape[QNET__SHAPE_TEXT];
     QNET__TRY(qnet__header_expect(h, '{', "'{' of a tensor"));
-    for (i = 0;; i = 1) {
-        QNET__TRY(qnet__header_more(h, i, '}', &more));
-        if (!more) break;
-        QNET__TRY(qnet__header_string(h, &text, &size));
-        QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        for (field = 0; field < 3 && strcmp(text, fields[field]) != 0; field++) {}
+    for (int i = 0;; i = 1) {
+        QNET__TRY(qnet__header_key(h, i, &key, &size));
+        if (key == NULL) break;
+        for (field = 0; field < 3 && strcmp(key, fields[field]) != 0; field++) {}
         if (field < 3 && seen[field]++)
-            return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
-                              "%s: tensor '%s': field '%s' is there twice", h->file, t->name, text);
+            return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': field '%s' is there "
+                              "twice", h->file, t->name, key);
         if (field == 0) {
             QNET__TRY(qnet__header_string(h, dtype, &size));
             for (n = 0; qnet_dtype_size((qnet_dtype)n); n++)
@@ -13552,23 +13549,23 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, char
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s is missing", h->file,
                               t->name, fields[field]);
     if (offsets[0] > offsets[1])
-        return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
-                          "%s: tensor '%s': data_offsets [%.0f,%.0f] run backwards", h->file,
-                          t->name, (double)offsets[0], (double)offsets[1]);
+        return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': data_offsets [%.0f,%.0f] "
+                          "run backwards", h->file, t->name, (double)offsets[0],
+                          (double)offsets[1]);
     t->bytes = offsets[1] - offsets[0];
     t->data = (const void *)(uintptr_t)offsets[0];
-    if (qnet_dtype_size(t->dtype) == 0) return QNET_OK;
+    size = qnet_dtype_size(t->dtype);
+    if (size == 0 || (qnet__shape_bytes(t->ndim, t->shape, size, &t->count, &bytes) &&
+                      bytes == t->bytes))
+        return QNET_OK;
     qnet__shape_text(shape, t->ndim, t->shape);
-    if (!qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &t->count, &bytes) ||
-        bytes != t->bytes)
-        return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
-                          "%s: tensor '%s': %s %s does not take the %.0f bytes of its data_offsets",
-                          h->file, t->name, qnet_dtype_name(t->dtype), shape,
-                          (double)t->bytes);
-    return QNET_OK;
+    return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s %s does not take the %.0f "
+                      "bytes of its data_offsets", h->file, t->name, qnet_dtype_name(t->dtype),
+                      shape, (double)t->bytes);
 }
 
-/* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. */
+/* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. Values
+   stay where they are decoded, in f->header. */
 static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file *f)
 {
     if (qnet__header_peek(h) == 'n') return qnet__header_skip(h, 0);
@@ -13577,13 +13574,10 @@ static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file
         qnet_metadata entry;
         char *key;
         size_t size, value_size;
-        int more;
-        QNET__TRY(qnet__header_more(h, i, '}', &more));
-        if (!more) return QNET_OK;
+        QNET__TRY(qnet__header_key(h, i, &key, &size));
+        if (key == NULL) return QNET_OK;
         memset(&entry, 0, sizeof(entry));
-        QNET__TRY(qnet__header_string(h, &key, &size));
-        QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        QNET__TRY(qnet__header_string(h, &entry.value, &value_size)); /* stays in the header */
+        QNET__TRY(qnet__header_string(h, &entry.value, &value_size));
         if (size >= sizeof(entry.key)) {
             f->long_keys++;
             continue;
@@ -13605,16 +13599,14 @@ static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file
    -1: their bytes count for the layout. */
 static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 {
-    int more, seen_metadata = 0;
+    int seen_metadata = 0;
     QNET__TRY(qnet__header_expect(h, '{', "'{'"));
     for (int i = 0;; i = 1) {
         qnet_safetensor t;
         char *name, *dtype = NULL;
         size_t size;
-        QNET__TRY(qnet__header_more(h, i, '}', &more));
-        if (!more) break;
-        QNET__TRY(qnet__header_string(h, &name, &size));
-        QNET__TRY(qnet__header_expect(h, ':', "':'"));
+        QNET__TRY(qnet__header_key(h, i, &name, &size));
+        if (name == NULL) break;
         if (strcmp(name, "__metadata__") == 0) {
             if (seen_metadata++)
                 return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: __metadata__ is there twice",
@@ -13682,33 +13674,38 @@ static void qnet__leave_out(qnet__safetensors_file *f)
                   "bytes: %d", f->name, f->long_keys);
 }
 
-/* Fills f from the source. */
+/* The length that a file begins with, and as many bytes of JSON, into f->header. */
+static qnet_status qnet__header_load(qnet_context *ctx, qnet_source *source,
+                                     qnet__safetensors_file *f)
+{
+    uint64_t length;
+    QNET__TRY(qnet__read_exact(ctx, source, 8, "safetensors header length", &f->header));
+    length = qnet__load_le64(f->header.bytes);
+    f->header.size = 0;
+    if (length == 0)
+        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: expected a safetensors header of 2 bytes or "
+                          "more, found 0", f->name);
+    if (length <= QNET_MAX_SAFETENSORS_HEADER)
+        return qnet__read_exact(ctx, source, (size_t)length, "safetensors header", &f->header);
+    QNET__TRY(qnet__read_exact(ctx, source, 1, "safetensors header", &f->header));
+    if (f->header.bytes[0] != '{')
+        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a safetensors file: expected '{' behind "
+                          "the header's length", f->name);
+    return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: expected a safetensors header of at most %.0f "
+                      "bytes, found %.0f", f->name, (double)QNET_MAX_SAFETENSORS_HEADER,
+                      (double)length);
+}
+
+/* Fills f from the source: header, layout, then the tensors' bytes, in this machine's order. */
 static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *source,
                                            qnet__safetensors_file *f)
 {
     const char *duplicate;
     unsigned char extra;
     qnet__header h;
-    uint64_t length;
     size_t size, got;
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
-    QNET__TRY(qnet__read_exact(ctx, source, 8, "safetensors header length", &f->header));
-    length = qnet__load_le64(f->header.bytes);
-    f->header.size = 0;
-    if (length == 0)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: expected a safetensors header of 2 bytes or more, found 0", f->name);
-    if (length > QNET_MAX_SAFETENSORS_HEADER) {
-        QNET__TRY(qnet__read_exact(ctx, source, 1, "safetensors header", &f->header));
-        if (f->header.bytes[0] != '{')
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: not a safetensors file: expected '{' behind the header's length",
-                              f->name);
-        return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "%s: expected a safetensors header of at most %.0f bytes, found %.0f",
-                          f->name, (double)QNET_MAX_SAFETENSORS_HEADER, (double)length);
-    }
-    QNET__TRY(qnet__read_exact(ctx, source, (size_t)length, "safetensors header", &f->header));
+    QNET__TRY(qnet__header_load(ctx, source, f));
     h.ctx = ctx;
     h.file = f->name;
     h.begin = h.at = f->header.bytes;
@@ -13727,9 +13724,8 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     /* A byte too many means that header and data do not belong together. */
     QNET__TRY(qnet__read_some(ctx, source, &extra, 1, &got));
     if (got != 0)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: the file goes on behind the %.0f bytes of its tensors", f->name,
-                          (double)size);
+        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: the file goes on behind the %.0f bytes of "
+                          "its tensors", f->name, (double)size);
     for (int i = 0; i < f->file.count; i++) {
         qnet_safetensor *t = &f->file.tensors[i];
         unsigned char *p = size > 0 ? f->data.bytes + (uintptr_t)t->data : NULL;
@@ -13982,7 +13978,8 @@ static float qnet__load_f32(const void *data, size_t i)
 #define QNET__COPY_NUMBERS 8  /* so many numbers of each */
 
 /* The tensor's numbers to to[p->count], in memory's order. A convolution's [filter][number] is
-   turned in a tile to [number][filter], whose rows go to memory in full cache lines. */
+   turned in a tile to [number][filter], whose rows go to memory in full cache lines: rows of memory
+   lie a power of two apart, and would fall on the same lines of the cache. */
 static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
     const size_t out = p->shape[3], filter = p->count / qnet__max_size(out, 1);
@@ -13997,16 +13994,11 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet
         const size_t at = qnet__min_size(f, filter - QNET__COPY_NUMBERS); /* some once more */
         for (size_t first = 0; first < out; first += n) {
             n = qnet__min_size(out - first, QNET__COPY_FILTERS);
-            for (size_t o = 0; o < n; o++) { /* written out: as a loop it takes twice as long */
+            for (size_t o = 0; o < n; o++) {
                 const size_t from = (first + o) * filter + at;
-                tile[0][o] = (qnet_real)qnet__load_f32(t->data, from);
-                tile[1][o] = (qnet_real)qnet__load_f32(t->data, from + 1);
-                tile[2][o] = (qnet_real)qnet__load_f32(t->data, from + 2);
-                tile[3][o] = (qnet_real)qnet__load_f32(t->data, from + 3);
-                tile[4][o] = (qnet_real)qnet__load_f32(t->data, from + 4);
-                tile[5][o] = (qnet_real)qnet__load_f32(t->data, from + 5);
-                tile[6][o] = (qnet_real)qnet__load_f32(t->data, from + 6);
-                tile[7][o] = (qnet_real)qnet__load_f32(t->data, from + 7);
+                QNET__UNROLL
+                for (size_t k = 0; k < QNET__COPY_NUMBERS; k++)
+                    tile[k][o] = (qnet_real)qnet__load_f32(t->data, from + k);
             }
             for (size_t k = 0; k < QNET__COPY_NUMBERS; k++)
                 memcpy(to + qnet__param_index(p, at + k) + first, tile[k], n * sizeof(qnet_real));
@@ -14014,42 +14006,41 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet
     }
 }
 
-#define QNET__FINITE_RUN 1024
+#define QNET__REAL_MAX (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)
+#define QNET__NUMBERS_RUN 1024
 
-/* 1 when QNET__FINITE_RUN numbers from `first` on are finite; without a decision for each. */
-static int qnet__finite_run(const void *data, size_t first)
+/* The first number of the tensor outside [least, QNET__REAL_MAX], or t->count. NaN fails every
+   comparison. Runs of F32 are tested without a branch for each number, so in vectors. */
+static size_t qnet__first_outside(const qnet_safetensor *t, double least)
 {
-    int finite = 1;
-    for (size_t i = 0; i < QNET__FINITE_RUN; i++)
-        finite &= fabsf(qnet__load_f32(data, first + i)) <= FLT_MAX;
-    return finite;
-}
-
-/* The first number of the tensor that is not finite, or that qnet_real cannot hold; t->count: all
-   are good. Comparisons are written so that NaN fails. */
-static size_t qnet__first_not_finite(const qnet_safetensor *t)
-{
-    const double most = QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX;
     size_t k = 0;
-    if (t->dtype == QNET_F32)
-        while (t->count - k >= QNET__FINITE_RUN && qnet__finite_run(t->data, k))
-            k += QNET__FINITE_RUN;
-    while (k < t->count && fabs(qnet__element(t->dtype, t->data, k)) <= most) k++;
+    for (int inside = 1; t->dtype == QNET_F32 && t->count - k >= QNET__NUMBERS_RUN;) {
+        for (size_t i = 0; i < QNET__NUMBERS_RUN; i++) {
+            const float x = qnet__load_f32(t->data, k + i);
+            inside &= (x <= FLT_MAX) & (x >= (float)least);
+        }
+        if (!inside) break;
+        k += QNET__NUMBERS_RUN;
+    }
+    for (; k < t->count; k++) {
+        const double x = qnet__element(t->dtype, t->data, k);
+        if (!(x >= least && x <= QNET__REAL_MAX)) break;
+    }
     return k;
 }
 
-/* Refuses a tensor with a number that no network can have: batch norm takes a variance's root. */
+/* Refuses a tensor with a number that no network can have: NaN, infinity, one that qnet_real cannot
+   hold, or a variance below 0, whose root batch norm takes. */
 static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
                                        const qnet_safetensor *t, const char *name)
 {
-    size_t bad = qnet__first_not_finite(t);
-    const int finite = bad == t->count;
-    for (size_t k = 0; k < t->count && finite && bad == t->count && qnet__is_variance(name); k++)
-        if (qnet__element(t->dtype, t->data, k) < 0) bad = k;
+    const size_t bad = qnet__first_outside(t, qnet__is_variance(name) ? 0 : -QNET__REAL_MAX);
+    double x;
     if (bad == t->count) return QNET_OK;
+    x = qnet__element(t->dtype, t->data, bad);
     return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file, name,
-                      (double)bad, qnet__element(t->dtype, t->data, bad),
-                      finite ? "a variance below 0" : "not finite");
+                      (double)bad, x, fabs(x) <= QNET__REAL_MAX ? "a variance below 0"
+                                                                : "not finite");
 }
 
 typedef struct qnet__weights_job {
@@ -14070,27 +14061,21 @@ static const qnet_safetensor *qnet__weights_find(const qnet__weights_job *job, c
     return NULL;
 }
 
-/* For a tensor of a head, "fc.bias": the classes that "fc.weight" has in the file; 0: none. */
-static size_t qnet__head_classes(const qnet__weights_job *job, const char *name)
+/* Of the head that `name` belongs to, "fc." for "fc.bias": how many tensors of it the file has.
+   *classes: the rows of its weight there, 0 without one. */
+static int qnet__head_in_file(const qnet__weights_job *job, const char *name, size_t *classes)
 {
-    const qnet_safetensor *weight = NULL;
     const char *dot = strrchr(name, '.');
-    char text[80];
-    if (qnet__is_head(name) && dot != NULL) {
-        snprintf(text, sizeof(text), "%.*s.weight", (int)(dot - name), name);
-        weight = qnet__weights_find(job, text);
+    const size_t n = dot != NULL ? (size_t)(dot - name) + 1 : 0;
+    int count = 0;
+    *classes = 0;
+    for (int i = 0; i < job->file->count && qnet__is_head(name); i++) {
+        const qnet_safetensor *t = &job->file->tensors[i];
+        if (strncmp(t->name + job->prefix, name, n) != 0) continue;
+        count++;
+        if (strcmp(t->name + job->prefix + n, "weight") == 0 && t->ndim > 0) *classes = t->shape[0];
     }
-    return weight != NULL && weight->ndim > 0 ? weight->shape[0] : 0;
-}
-
-/* 1 when the file has any tensor of the head that `name` belongs to, "fc." with what follows. */
-static int qnet__head_is_there(const qnet__weights_job *job, const char *name)
-{
-    const char *dot = strrchr(name, '.');
-    for (int i = 0; i < job->file->count && dot != NULL; i++)
-        if (strncmp(job->file->tensors[i].name + job->prefix, name, (size_t)(dot - name) + 1) == 0)
-            return 1;
-    return 0;
+    return count;
 }
 
 /* Finds entry p in the file and checks presence, type, classes, shape and, with `numbers`, each
@@ -14100,41 +14085,43 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
                                        const qnet_param *p, int numbers,
                                        const qnet_safetensor **found)
 {
-    qnet_safetensor expected = qnet__param_in_file(p);
+    const qnet_safetensor expected = qnet__param_in_file(p);
     const qnet_safetensor *t = qnet__weights_find(job, p->name);
     const char *name = job->name, *network = job->table->network;
     char want[QNET__SHAPE_TEXT], have[QNET__SHAPE_TEXT];
-    size_t classes = t != NULL ? qnet__head_classes(job, p->name) : 0;
-    int rest_agrees, i;
+    size_t classes;
+    const int is_head = qnet__is_head(p->name);
+    const int in_head = qnet__head_in_file(job, p->name, &classes);
+    int unequal;
     *found = NULL;
     if (t == NULL) {
         const qnet__safetensors_file *f = (const qnet__safetensors_file *)(const void *)job->file;
-        if (qnet__is_tracked(p->name)) return QNET_OK;
-        if (job->replace_head && qnet__is_head(p->name) && !qnet__head_is_there(job, p->name))
+        if (qnet__is_tracked(p->name) || (job->replace_head && is_head && in_head == 0))
             return QNET_OK;
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: not weights of %s: tensor '%s' is missing%s%s", name, network,
-                          p->name, f->left_out ? "; left out was " : "", f->first_out);
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s' is "
+                          "missing%s%s", name, network, p->name,
+                          f->left_out ? "; left out was " : "", f->first_out);
     }
     if (expected.dtype == QNET_I64 ? t->dtype != QNET_I64 : t->dtype > QNET_BF16)
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: not weights of %s: tensor '%s': expected dtype %s, found %s", name,
-                          network, p->name,
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s': expected "
+                          "dtype %s, found %s", name, network, p->name,
                           expected.dtype == QNET_I64 ? "I64" : "F64, F32, F16 or BF16",
                           qnet_dtype_name(t->dtype));
     if (classes > 0 && t->ndim > 0 && t->shape[0] != classes)
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: not weights of %s: tensor '%s' has %.0f classes, its weight %.0f",
-                          name, network, p->name, (double)t->shape[0], (double)classes);
-    rest_agrees = t->ndim == expected.ndim;
-    for (i = 1; rest_agrees && i < t->ndim; i++) rest_agrees = t->shape[i] == expected.shape[i];
-    if (!rest_agrees || (t->ndim > 0 && t->shape[0] != expected.shape[0])) {
-        if (job->replace_head && rest_agrees && qnet__is_head(p->name)) return QNET_OK;
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s' has %.0f "
+                          "classes, its weight %.0f", name, network, p->name,
+                          (double)t->shape[0], (double)classes);
+    /* Dimensions are compared from the last: unequal = 0: all agree; 1: all but the number of rows. */
+    unequal = t->ndim == expected.ndim ? t->ndim : QNET__SAFETENSORS_DIMS + 1;
+    while (unequal > 0 && unequal <= QNET__SAFETENSORS_DIMS &&
+           t->shape[unequal - 1] == expected.shape[unequal - 1])
+        unequal--;
+    if (unequal == 1 && job->replace_head && is_head) return QNET_OK;
+    if (unequal > 0) {
         qnet__shape_text(want, expected.ndim, expected.shape);
         qnet__shape_text(have, t->ndim, t->shape);
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: not weights of %s: tensor '%s': expected shape %s, found %s", name,
-                          network, p->name, want, have);
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s': expected "
+                          "shape %s, found %s", name, network, p->name, want, have);
     }
     if (numbers) QNET__TRY(qnet__check_numbers(ctx, name, t, p->name));
     *found = t;
@@ -14174,7 +14161,7 @@ QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_par
     return 0;
 }
 
-/* Walks the table twice: all entries are checked before the first one is copied. */
+/* All entries are checked before the first one is copied. */
 QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet_safetensors *file,
                                                    const qnet_param_table *table, qnet_real *block,
                                                    int replace_head, int *head_replaced)
@@ -14182,26 +14169,28 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     const qnet_safetensor *t;
     const char *name;
     qnet__weights_job job;
-    int i, replaced = 0, headless = 0;
+    size_t classes;
+    int replaced = 0, headless = 0;
     if (file == NULL || table == NULL || block == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_weights_from_safetensors: an argument is NULL");
-    name = ((const qnet__safetensors_file *)(const void *)file)->name;
+    name = qnet__safetensors_name(file);
     job.file = file, job.name = name, job.table = table;
     job.prefix = qnet_weights_prefix(file, table);
     job.replace_head = replace_head, job.block = block;
     /* Extra tensors: a file of a larger network must not pass for this one. */
-    for (i = 0; i < file->count; i++)
+    for (int i = 0; i < file->count; i++)
         if (qnet_param_find(table, file->tensors[i].name + job.prefix) < 0 &&
             !qnet__is_tracked(file->tensors[i].name))
             return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                               "%s: not weights of %s: tensor '%s' is not one of its %d", name,
                               table->network, file->tensors[i].name, table->count);
-    for (i = 0; i < table->count; i++) {
+    for (int i = 0; i < table->count; i++) {
         const qnet_param *p = &table->entries[i];
         QNET__TRY(qnet__weights_match(ctx, &job, p, 1, &t));
-        replaced |= t == NULL && !qnet__is_tracked(p->name);
-        headless |= t == NULL && qnet__is_head(p->name) && !qnet__head_is_there(&job, p->name);
+        if (t != NULL || qnet__is_tracked(p->name)) continue;
+        replaced = 1;
+        headless |= qnet__head_in_file(&job, p->name, &classes) == 0;
     }
     if (job.prefix > 0)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
@@ -14231,8 +14220,7 @@ static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
 QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file)
 {
     uint64_t sum = QNET_HASH_START;
-    int i;
-    for (i = 0; i < file->count; i++) {
+    for (int i = 0; i < file->count; i++) {
         const qnet_safetensor *t = &file->tensors[i];
         const char *type = qnet_dtype_name(t->dtype);
         char shape[QNET__SHAPE_TEXT];
@@ -14251,68 +14239,64 @@ QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file)
 static void qnet__identity_text(const qnet_safetensors *file, char text[QNET__IDENTITY])
 {
     static const char *const keys[5] = {"input", "repeat", "fold", "model", "run"};
-    const char *value[5];
-    int i;
-    for (i = 0; i < 5; i++) {
-        value[i] = qnet_safetensors_metadata(file, keys[i]);
-        if (value[i] == NULL) value[i] = "?";
+    static const char *const words[5] = {"", " repeat ", " fold ", " ", " of run "};
+    int at = 0;
+    for (int i = 0; i < 5; i++) {
+        const char *value = qnet_safetensors_metadata(file, keys[i]);
+        at += snprintf(text + at, QNET__IDENTITY - (size_t)at, "%s%.16s", words[i],
+                       value != NULL ? value : "?");
     }
-    snprintf(text, QNET__IDENTITY, "%.16s repeat %.16s fold %.16s %.16s of run %.16s", value[0],
-             value[1], value[2], value[3], value[4]);
 }
 
+/* By the hash of the ResNet that the scan model's file carries; without one, by what both files say
+   of the run that made them. */
 QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safetensors *resnet,
                                              const qnet_safetensors *scan, int *known)
 {
     static const char *const same[7] = {"run",      "input", "repeat", "fold",
                                         "subjects", "seed",  "size"};
-    const char *embedding, *model, *a, *b;
+    const qnet_safetensors *const files[2] = {resnet, scan};
+    const char *embedding, *model;
     char is[2][QNET__IDENTITY], hash[24];
-    int i, differ = 0;
+    int differ = 0;
     if (resnet == NULL || scan == NULL || known == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_weights_check_pair: an argument is NULL");
-    for (i = 0; i < 2; i++) {
-        const qnet_safetensors *file = i == 0 ? resnet : scan;
-        model = qnet_safetensors_metadata(file, "model");
+    for (int i = 0; i < 2; i++) {
+        model = qnet_safetensors_metadata(files[i], "model");
         if (model != NULL && (strcmp(model, "qnet") == 0) != i)
-            return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                              "%.250s: is a %.16s where a %s belongs: are the two files swapped?",
-                              ((const qnet__safetensors_file *)(const void *)file)->name, model,
+            return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%.250s: is a %.16s where a %s belongs: are "
+                              "the two files swapped?", qnet__safetensors_name(files[i]), model,
                               i == 0 ? "ResNet" : "Q-Net");
+        qnet__identity_text(files[i], is[i]);
+    }
+    for (int i = 0; i < 7; i++) {
+        const char *a = qnet_safetensors_metadata(resnet, same[i]);
+        const char *b = qnet_safetensors_metadata(scan, same[i]);
+        differ |= a != NULL && b != NULL && strcmp(a, b) != 0;
     }
     embedding = qnet_safetensors_metadata(scan, "embedding_hash");
     model = qnet_safetensors_metadata(scan, "embedding");
     snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)qnet_safetensors_hash(resnet));
-    for (i = 0; i < 7; i++) {
-        a = qnet_safetensors_metadata(resnet, same[i]);
-        b = qnet_safetensors_metadata(scan, same[i]);
-        differ |= a != NULL && b != NULL && strcmp(a, b) != 0;
-    }
-    if (embedding != NULL ? strcmp(embedding, hash) != 0 : differ) {
-        qnet__identity_text(resnet, is[0]);
-        qnet__identity_text(scan, is[1]);
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%.250s is %s, trained on the features of %.16s weights with hash %.16s, "
-                          "but %.250s is %s with hash %s",
-                          ((const qnet__safetensors_file *)(const void *)scan)->name, is[1],
-                          model ? model : "its own", embedding ? embedding : "unknown",
-                          ((const qnet__safetensors_file *)(const void *)resnet)->name, is[0],
+    if (embedding != NULL ? strcmp(embedding, hash) != 0 : differ)
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%.250s is %s, trained on the features of "
+                          "%.16s weights with hash %.16s, but %.250s is %s with hash %s",
+                          qnet__safetensors_name(scan), is[1], model ? model : "its own",
+                          embedding ? embedding : "unknown", qnet__safetensors_name(resnet), is[0],
                           hash);
-    }
     *known = embedding != NULL;
     return QNET_OK;
 }
 
-/* Streams the block: a convolution is turned to the file's order 512 numbers at a time, in the
-   order of the file, so that no second copy of the network is made. */
+/* Streams the block: numbers are turned to the file's order 512 at a time, so that no second copy
+   of the network is made. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
                                         const qnet_param_table *table, const qnet_real *block,
                                         const char *const *metadata_pairs, int pairs)
 {
     qnet_real chunk[512];
     qnet_safetensor *tensors;
-    size_t bytes, k, n, f;
-    int i, real, count = 0;
+    size_t bytes, n;
+    int count = 0;
     qnet_status status = QNET_OK;
     if (ctx == NULL || sink == NULL || sink->write == NULL || table == NULL || block == NULL ||
         pairs < 0 || (pairs > 0 && metadata_pairs == NULL))
@@ -14321,30 +14305,31 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
     bytes = sizeof(qnet_safetensor) * (size_t)table->count;
     tensors = (qnet_safetensor *)qnet__alloc(ctx, bytes);
     if (tensors == NULL) return qnet__no_memory(ctx, bytes, "a weight file's header");
-    /* The 8-byte counters go first, so that every tensor is aligned to its type. */
-    for (real = 0; real < 2; real++)
-        for (i = 0; i < table->count; i++)
-            if (qnet__is_tracked(table->entries[i].name) == !real)
-                tensors[count++] = qnet__param_in_file(&table->entries[i]);
-    for (i = 0; i < table->count && status == QNET_OK; i++) { /* what could not be read back */
-        const qnet_param *p = &table->entries[i];
-        qnet_safetensor t = qnet__param_in_file(p);
-        t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
-        t.data = block + p->offset;
-        status = qnet__check_numbers(ctx, qnet__sink_name(sink), &t, p->name);
-    }
+    /* The 8-byte counters go first, so that every tensor is aligned to its type. Numbers that could
+       not be read back are refused. */
+    for (int real = 0; real < 2; real++)
+        for (int i = 0; i < table->count && status == QNET_OK; i++) {
+            const qnet_param *p = &table->entries[i];
+            qnet_safetensor t = qnet__param_in_file(p);
+            if (qnet__is_tracked(p->name) == real) continue;
+            tensors[count++] = t;
+            t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
+            t.data = block + p->offset;
+            status = qnet__check_numbers(ctx, qnet__sink_name(sink), &t, p->name);
+        }
     if (status == QNET_OK)
         status = qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs);
-    for (i = 0; status == QNET_OK && i < count; i++) {
+    for (int i = 0; status == QNET_OK && i < count; i++) {
         const qnet_param *p = &table->entries[qnet_param_find(table, tensors[i].name)];
         if (tensors[i].dtype == QNET_I64) {
-            int64_t value = (int64_t)block[p->offset];
+            const int64_t value = (int64_t)block[p->offset];
             status = qnet__write_numbers(ctx, sink, &value, 1, sizeof(value));
             continue;
         }
-        for (f = 0; status == QNET_OK && f < p->count; f += n) {
+        for (size_t f = 0; status == QNET_OK && f < p->count; f += n) {
             n = qnet__min_size(p->count - f, sizeof(chunk) / sizeof(chunk[0]));
-            for (k = 0; k < n; k++) chunk[k] = block[p->offset + qnet__param_index(p, f + k)];
+            for (size_t k = 0; k < n; k++)
+                chunk[k] = block[p->offset + qnet__param_index(p, f + k)];
             status = qnet__write_numbers(ctx, sink, chunk, n, sizeof(qnet_real));
         }
     }
@@ -14353,43 +14338,26 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
 }
 
 #ifndef QNET_NO_STDIO
-/* What the hook makes of path, a weights file of another kind; *used = 0: none of those. */
-static qnet_status qnet__safetensors_by_hook(qnet_context *ctx, const char *path,
-                                             qnet_safetensors **out, int *used)
-{
-    const qnet_weights_reader *reader = &ctx->hooks.weights;
-    qnet_memory_source state;
-    qnet_source source;
-    qnet_buffer bytes;
-    qnet_status status;
-    char sentence[512];
-    memset(&bytes, 0, sizeof(bytes));
-    sentence[0] = 0;
-    *used = 0;
-    if (reader->read == NULL || path == NULL) return QNET_OK;
-    status = reader->read(reader->user, ctx, path, &bytes, sentence, sizeof(sentence));
-    *used = status != QNET_OK || bytes.size > 0;
-    if (status != QNET_OK) {
-        status = qnet__fail(ctx, status, "%s", sentence);
-    } else if (bytes.size > 0) {
-        source = qnet_source_memory(&state, bytes.bytes, bytes.size, path);
-        status = qnet_safetensors_read(ctx, &source, out);
-    }
-    qnet_buffer_free(ctx, &bytes);
-    return status;
-}
-
-/* qnet_safetensors_read of a path. */
+/* qnet_safetensors_read of a path, or of what the hook for other kinds of files makes of it. */
 QNET_API qnet_status qnet_safetensors_load(qnet_context *ctx, const char *path,
                                            qnet_safetensors **out)
 {
     qnet__file file;
     qnet_source source;
     qnet_status status;
-    int used = 0;
-    if (ctx != NULL && out != NULL) {
-        QNET__TRY(qnet__safetensors_by_hook(ctx, path, out, &used));
-        if (used) return QNET_OK;
+    if (ctx != NULL && path != NULL && out != NULL && ctx->hooks.weights.read != NULL) {
+        qnet_buffer bytes = {NULL, 0, 0, NULL};
+        qnet_memory_source state;
+        char sentence[512] = "";
+        int used;
+        status = ctx->hooks.weights.read(ctx->hooks.weights.user, ctx, path, &bytes, sentence,
+                                         sizeof(sentence));
+        used = status != QNET_OK || bytes.size > 0;
+        source = qnet_source_memory(&state, bytes.bytes, bytes.size, path);
+        if (status != QNET_OK) (void)qnet__fail(ctx, status, "%s", sentence);
+        else if (used) status = qnet_safetensors_read(ctx, &source, out);
+        qnet_buffer_free(ctx, &bytes);
+        if (used) return status;
     }
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
     status = qnet_safetensors_read(ctx, &source, out);
