@@ -2233,12 +2233,11 @@ QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx)
 QNET__HELPER void qnet__parallel(qnet_context *ctx, size_t count, qnet_task task, void *arg)
 {
     const qnet_parallel *parallel = &ctx->hooks.parallel;
-    size_t i;
     if (count > 1 && parallel->workers > 1) {
         parallel->run(parallel->user, count, task, arg);
         return;
     }
-    for (i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++)
         task(arg, i, 0);
 }
 
@@ -2461,8 +2460,7 @@ QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
 QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)bytes;
-    size_t i;
-    for (i = 0; i < size; i++)
+    for (size_t i = 0; i < size; i++)
         hash = (hash ^ p[i]) * 0x100000001b3u;
     return hash;
 }
@@ -3150,9 +3148,8 @@ static qnet_status qnet__list_add(qnet_context *ctx, qnet_buffer *names, const c
     const size_t length = strlen(name);
     if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) return QNET_OK;
     if (length >= sizeof padded)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the name \"%.40s...\" has %lu bytes, "
-                          "the limit is %d", folder, name, (unsigned long)length,
-                          QNET__NAME_SIZE - 1);
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the name \"%.40s...\" has %lu bytes, the "
+                          "limit is %d", folder, name, (unsigned long)length, QNET__NAME_SIZE - 1);
     memcpy(padded, name, length);
     return qnet_buffer_append(ctx, names, padded, sizeof padded);
 }
@@ -3303,9 +3300,8 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
             if (status == QNET_ERROR_BUSY) return status;
             if (code != ENOSYS && code != ENOLCK && code != EOPNOTSUPP) return status;
             lock->file = -1;
-            qnet__log(ctx, QNET_LOG_WARNING,
-                      "%s: this file system has no locks: nothing keeps a second run from this "
-                      "folder", lock->path);
+            qnet__log(ctx, QNET_LOG_WARNING, "%s: this file system has no locks: nothing keeps a "
+                      "second run from this folder", lock->path);
             return QNET_OK;
         }
         /* Ours, unless its last holder has removed it since it was opened; what a dead process has
@@ -11467,14 +11463,13 @@ static const uint8_t qnet__repeat_base[3] = {3, 3, 11}, qnet__repeat_extra[3] = 
    table[k][b] is the remainder of byte b followed by k zero bytes. */
 static void qnet__crc32_table(uint32_t table[8][256])
 {
-    uint32_t i, k;
-    for (i = 0; i < 256; i++) {
+    for (uint32_t i = 0; i < 256; i++) {
         uint32_t r = i;
-        for (k = 0; k < 8; k++) r = (r >> 1) ^ ((r & 1) ? 0xedb88320u : 0);
+        for (uint32_t k = 0; k < 8; k++) r = (r >> 1) ^ ((r & 1) ? 0xedb88320u : 0);
         table[0][i] = r;
     }
-    for (k = 1; k < 8; k++)
-        for (i = 0; i < 256; i++)
+    for (uint32_t k = 1; k < 8; k++)
+        for (uint32_t i = 0; i < 256; i++)
             table[k][i] = (table[k - 1][i] >> 8) ^ table[0][table[k - 1][i] & 255];
 }
 
@@ -11551,9 +11546,8 @@ static uint32_t qnet__reverse_bits(uint32_t code, int n)
 static void qnet__canonical_codes(const uint8_t *length, int symbols, uint16_t *code)
 {
     uint32_t next = 0;
-    int bits, i;
-    for (bits = 1; bits < 16; bits++, next <<= 1)
-        for (i = 0; i < symbols; i++)
+    for (int bits = 1; bits < 16; bits++, next <<= 1)
+        for (int i = 0; i < symbols; i++)
             if (length[i] == bits) code[i] = (uint16_t)qnet__reverse_bits(next++, bits);
 }
 
@@ -11578,10 +11572,10 @@ static uint32_t qnet__code_entry(int what, int symbol)
    code) for lengths and distances. Returns 1, or 0 when refused. */
 static int qnet__huffman_build(qnet__huffman *code, int what, const uint8_t *length, int symbols)
 {
-    uint32_t i, first_free = 1u << code->index_bits;
+    uint32_t first_free = 1u << code->index_bits;
     uint16_t codes[QNET__FIXED_CODES];
-    int symbol, longest = 0, left = 1 << 15; /* of all codes, in units of 15 bits */
-    for (symbol = 0; symbol < symbols; symbol++) {
+    int longest = 0, left = 1 << 15; /* of all codes, in units of 15 bits */
+    for (int symbol = 0; symbol < symbols; symbol++) {
         if (length[symbol] > 0) left -= 1 << (15 - length[symbol]);
         longest = qnet__max_int(longest, length[symbol]);
     }
@@ -11592,7 +11586,7 @@ static int qnet__huffman_build(qnet__huffman *code, int what, const uint8_t *len
        others, and a second table, indexed by the bits after those, tells them apart. */
     code->sub_bits = qnet__max_int(longest - code->index_bits, 0);
     memset(code->table, 0, first_free * sizeof *code->table);
-    for (symbol = 0; symbol < symbols; symbol++) {
+    for (int symbol = 0; symbol < symbols; symbol++) {
         uint32_t entry = qnet__code_entry(what, symbol), *table = code->table, at;
         int n = length[symbol], table_bits = code->index_bits;
         if (n == 0) continue;
@@ -11609,7 +11603,8 @@ static int qnet__huffman_build(qnet__huffman *code, int what, const uint8_t *len
             at >>= code->index_bits;
             n -= code->index_bits;
         }
-        for (i = at; i < 1u << table_bits; i += 1u << n) table[i] = entry ? entry | (uint32_t)n : 0;
+        for (uint32_t i = at; i < 1u << table_bits; i += 1u << n)
+            table[i] = entry ? entry | (uint32_t)n : 0;
     }
     return 1;
 }
@@ -11745,7 +11740,7 @@ static uint32_t qnet__inflate_header_byte(qnet__inflate *s)
    some archives leave them behind, and gzip lets them pass, too. */
 static void qnet__inflate_header(qnet__inflate *s)
 {
-    uint32_t flags, i, n, crc;
+    uint32_t flags, n, crc;
     for (; s->members > 0; qnet__next_bits(&s->in, 8)) {
         qnet__inflate_refill(s);
         if (s->in.count < 8) {
@@ -11762,11 +11757,11 @@ static void qnet__inflate_header(qnet__inflate *s)
         qnet__inflate_fail(s, "compression method is not 8 (deflate)");
     flags = qnet__inflate_header_byte(s);
     if (flags & 0xe0) qnet__inflate_fail(s, "reserved flag bits are set in the header");
-    for (i = 0; i < 6; i++) qnet__inflate_header_byte(s); /* time, XFL, OS */
+    for (uint32_t i = 0; i < 6; i++) qnet__inflate_header_byte(s); /* time, XFL, OS */
     if (flags & 4) {                                      /* FEXTRA */
         n = qnet__inflate_header_byte(s);
         n |= qnet__inflate_header_byte(s) << 8;
-        for (i = 0; i < n; i++) qnet__inflate_header_byte(s);
+        for (uint32_t i = 0; i < n; i++) qnet__inflate_header_byte(s);
     }
     for (n = 8; n <= 16; n <<= 1) /* FNAME, FCOMMENT: each ends with a zero */
         while ((flags & n) && qnet__inflate_header_byte(s) != 0) {}
@@ -11925,17 +11920,16 @@ static void qnet__inflate_codes(qnet__inflate *s)
 /* After the last block of a member: CRC-32 and size of its plain bytes (RFC 1952, 2.3.1). */
 static void qnet__inflate_trailer(qnet__inflate *s)
 {
-    uint32_t word[2], i;
+    uint32_t word[2];
     qnet__inflate_bits(s, s->in.count & 7);
-    for (i = 0; i < 2; i++) {
+    for (uint32_t i = 0; i < 2; i++) {
         word[i] = qnet__inflate_bits(s, 16);
         word[i] |= qnet__inflate_bits(s, 16) << 16;
     }
     if (s->status != QNET_OK) return;
     if (word[0] != s->crc || word[1] != s->member_size)
-        s->status = qnet__fail(s->ctx, QNET_ERROR_FORMAT,
-                               "%s: corrupt gzip data: CRC is %08lx and %lu bytes unpacked, "
-                               "expected %08lx and %lu",
+        s->status = qnet__fail(s->ctx, QNET_ERROR_FORMAT, "%s: corrupt gzip data: CRC is %08lx and "
+                               "%lu bytes unpacked, expected %08lx and %lu",
                                qnet__source_name(s->source), (unsigned long)s->crc,
                                (unsigned long)s->member_size, (unsigned long)word[0],
                                (unsigned long)word[1]);
@@ -12048,7 +12042,6 @@ static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *
 {
     static const unsigned char gzip_head[10] = {0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}; /* no time */
     static const unsigned char zlib_head[2] = {0x78, 0x9c};
-    int i, k;
     memset(d, 0, offsetof(qnet__deflate, head));
     memset(d->head, -1, sizeof d->head);
     d->ctx = ctx;
@@ -12058,10 +12051,11 @@ static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *
     d->written = zlib ? 2 : 10;
     memcpy(d->out, zlib ? zlib_head : gzip_head, d->written);
     qnet__crc32_table(d->crc_table);
-    for (k = 0; k < 29; k++)
-        for (i = qnet__length_base[k]; i <= QNET__MATCH_MAX; i++) d->length_symbol[i] = (uint8_t)k;
-    for (k = 0; k < QNET__DIST_CODES; k++)
-        for (i = qnet__dist_base[k] - 1; i < QNET__WINDOW; i += i < 256 ? 1 : 128)
+    for (int k = 0; k < 29; k++)
+        for (int i = qnet__length_base[k]; i <= QNET__MATCH_MAX; i++)
+            d->length_symbol[i] = (uint8_t)k;
+    for (int k = 0; k < QNET__DIST_CODES; k++)
+        for (int i = qnet__dist_base[k] - 1; i < QNET__WINDOW; i += i < 256 ? 1 : 128)
             d->dist_symbol[i < 256 ? i : 256 + (i >> 7)] = (uint8_t)k;
 }
 
@@ -12083,13 +12077,13 @@ static uint32_t qnet__deflate_match(qnet__deflate *d, size_t at, uint32_t *dista
 {
     const unsigned char *p = d->window + at;
     size_t room = qnet__min_size(d->size - at, QNET__MATCH_MAX), best = QNET__MATCH_MIN - 1;
-    int32_t place;
     int tries = QNET__CHAIN;
     qnet__deflate_hash(d, at);
     if (room < QNET__MATCH_MIN) return 0;
     /* Places with the same hash, nearest first. Equal hashes of different bytes do happen: the
        bytes are compared, first the one that would make the match the longest so far. */
-    for (place = d->previous[at]; place >= 0 && tries > 0; place = d->previous[place], tries--) {
+    for (int32_t place = d->previous[at]; place >= 0 && tries > 0;
+         place = d->previous[place], tries--) {
         const unsigned char *q = d->window + place;
         size_t n = 0, back = at - (size_t)place;
         if (back > QNET__WINDOW) break; /* those after it are farther still */
@@ -12192,8 +12186,7 @@ static size_t qnet__coded_bits(const uint32_t *count, const uint8_t *length, int
                                const uint8_t *extra, int plain)
 {
     size_t bits = 0;
-    int i;
-    for (i = 0; i < symbols; i++)
+    for (int i = 0; i < symbols; i++)
         bits += count[i] * (size_t)(length[i] + (i < plain ? 0 : extra[i - plain]));
     return bits;
 }
@@ -12201,8 +12194,7 @@ static size_t qnet__coded_bits(const uint32_t *count, const uint8_t *length, int
 /* The tokens of the block in the codes at hand, and its end. */
 static void qnet__deflate_tokens(qnet__deflate *d)
 {
-    size_t i;
-    for (i = 0; i < d->tokens; i++) {
+    for (size_t i = 0; i < d->tokens; i++) {
         uint32_t n = d->token[i] & 511, distance = d->token[i] >> 9;
         int symbol;
         if (distance == 0) {
@@ -12225,7 +12217,7 @@ static void qnet__deflate_tokens(qnet__deflate *d)
 static size_t qnet__deflate_head(qnet__deflate *d, qnet__alphabet *codelen, int write)
 {
     uint8_t all[QNET__LITLEN_CODES + QNET__DIST_CODES];
-    int literals = QNET__LITLEN_CODES, distances = QNET__DIST_CODES, codes = 19, i, n, run;
+    int literals = QNET__LITLEN_CODES, distances = QNET__DIST_CODES, codes = 19, n, run;
     while (d->litlen.length[literals - 1] == 0) literals--; /* zeros at the end are not sent */
     while (d->dist.length[distances - 1] == 0) distances--;
     n = literals + distances;
@@ -12236,10 +12228,10 @@ static size_t qnet__deflate_head(qnet__deflate *d, qnet__alphabet *codelen, int 
         qnet__put_bits(d, (uint32_t)(literals - 257), 5);
         qnet__put_bits(d, (uint32_t)(distances - 1), 5);
         qnet__put_bits(d, (uint32_t)(codes - 4), 4);
-        for (i = 0; i < codes; i++)
+        for (int i = 0; i < codes; i++)
             qnet__put_bits(d, codelen->length[qnet__codelen_order[i]], 3);
     }
-    for (i = 0; i < n; i += run) {
+    for (int i = 0; i < n; i += run) {
         int symbol = all[i], most = symbol == 0 ? 138 : 6, repeat;
         for (run = 1; run < most && i + run < n && all[i + run] == symbol; run++) {}
         repeat = run >= 3 && (symbol == 0 || (i > 0 && all[i - 1] == symbol));
@@ -12294,12 +12286,11 @@ static qnet_status qnet__deflate_block(qnet__deflate *d, int last)
 /* Makes room for the next block: the last 32768 bytes stay, and all places move down with them. */
 static void qnet__deflate_slide(qnet__deflate *d)
 {
-    int32_t i;
     memmove(d->window, d->window + QNET__WINDOW, QNET__WINDOW);
     memmove(d->previous, d->previous + QNET__WINDOW, QNET__WINDOW * sizeof d->previous[0]);
-    for (i = 0; i < 1 << QNET__HASH_BITS; i++)
+    for (int32_t i = 0; i < 1 << QNET__HASH_BITS; i++)
         d->head[i] = qnet__max_int(d->head[i] - QNET__WINDOW, -1);
-    for (i = 0; i < QNET__WINDOW; i++)
+    for (int32_t i = 0; i < QNET__WINDOW; i++)
         d->previous[i] = qnet__max_int(d->previous[i] - QNET__WINDOW, -1);
     d->start -= QNET__WINDOW;
     d->size -= QNET__WINDOW;
@@ -12407,7 +12398,6 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     qnet__deflate *d;
     size_t row, block, total;
     qnet_status status = QNET_OK;
-    int y;
     if (ctx == NULL || sink == NULL || pixels == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_png_write: context, sink or pixels is NULL");
@@ -12425,7 +12415,7 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     line[1] = line[0] + row + 1;
     to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
     qnet__deflate_start(d, ctx, &to, 1);
-    for (y = 0; y < height && status == QNET_OK; y++) {
+    for (int y = 0; y < height && status == QNET_OK; y++) {
         const uint8_t *p = pixels + (size_t)y * row;
         const int best = qnet__png_filter(p, y > 0 ? p - row : NULL, row, (size_t)channels, line);
         status = qnet__deflate_write(d, line[best], row + 1);
@@ -12484,20 +12474,19 @@ static double qnet__det3(double m[3][3])
    affine is not finite or singular. */
 static int qnet__affine_axes(const double *affine, double norm[3], double r[3][3])
 {
-    int i, j;
-    for (j = 0; j < 3; j++) {
+    for (int j = 0; j < 3; j++) {
         const double a = affine[j], b = affine[4 + j], c = affine[8 + j];
         norm[j] = sqrt(a * a + b * b + c * c);
         if (!(norm[j] > 1e-9 && norm[j] < 1e9 && fabs(affine[4 * j + 3]) < 1e12)) return 0;
-        for (i = 0; i < 3; i++) r[i][j] = affine[4 * i + j] / norm[j];
+        for (int i = 0; i < 3; i++) r[i][j] = affine[4 * i + j] / norm[j];
     }
     if (fabs(qnet__det3(r)) < 1e-6) return 0; /* unit columns that lie (nearly) in one plane */
     for (int step = 0; step < 30; step++) {
         const double det = qnet__det3(r);
         double next[3][3];
-        for (i = 0; i < 3; i++) {
+        for (int i = 0; i < 3; i++) {
             const int i1 = (i + 1) % 3, i2 = (i + 2) % 3;
-            for (j = 0; j < 3; j++) { /* cofactor / det = the transposed inverse */
+            for (int j = 0; j < 3; j++) { /* cofactor / det = the transposed inverse */
                 const int j1 = (j + 1) % 3, j2 = (j + 2) % 3;
                 next[i][j] = (r[i][j] + (r[i1][j1] * r[i2][j2] - r[i1][j2] * r[i2][j1]) / det) / 2;
             }
@@ -12672,7 +12661,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 #define QNET__NII_BYTES 348 /* int32 at 0, too, in the byte order of the file */
 #define QNET__NII_DIM 40, QNET__NIFTI_INT16         /* [8]: number of axes, then each length */
 #define QNET__NII_DATATYPE 70, QNET__NIFTI_INT16    /* QNET__NIFTI_TYPES */
-#define QNET__NII_BITPIX 72, QNET__NIFTI_INT16      /* bits per voxel, which datatype says already */
+#define QNET__NII_BITPIX 72, QNET__NIFTI_INT16      /* bits per voxel, as datatype says already */
 #define QNET__NII_PIXDIM 76, QNET__NIFTI_FLOAT32    /* [8]: qfac (1 or -1), then each spacing */
 #define QNET__NII_OFFSET 108, QNET__NIFTI_FLOAT32   /* of the voxels, 352 without extensions */
 #define QNET__NII_SLOPE 112, QNET__NIFTI_FLOAT32    /* voxel = stored * slope + inter; 0: stored */
@@ -12794,7 +12783,7 @@ static double qnet__nifti_qform(const unsigned char *h, const double spacing[3],
        sform_code > 0, its matrix is not 0   sform
        sform_code > 0, qform not valid       sform, to be refused
        qform_code > 0                        qform
-       neither                               LAS around the volume's centre, as nibabel takes ANALYZE
+       neither                               LAS around the centre, as nibabel takes ANALYZE
    Valid: code above 0, a quaternion of length 1, spacings above 0. Warnings: a unit that is none, a
    spacing with a sign, a quaternion that is too long, a form that is passed over. */
 static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
@@ -12845,8 +12834,7 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
         if (qform <= 0)
             qnet__nifti_warn(in, "%s", "neither sform nor qform: taken as LAS, side unknown");
         else if (excess < 0)
-            return qnet__nifti_fail(in, FORMAT, "%s",
-                                    "qform: quatern_b, c, d are longer than 1");
+            return qnet__nifti_fail(in, FORMAT, "%s", "qform: quatern_b, c, d are longer than 1");
         else if (excess > 3 * (double)FLT_EPSILON) /* more than rounding to float (nibabel) */
             qnet__nifti_warn(in, "qform: quatern_b, c, d are longer than 1 by %.2g: taken as 1",
                              excess / 2);
@@ -13012,8 +13000,8 @@ static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
         n = qnet__min_size(QNET__NIFTI_PIECE / in->bytes, *room - done);
         QNET__TRY(qnet__nifti_next(in, in->piece, n * in->bytes, &got));
         if (got < n * in->bytes)
-            return qnet__nifti_fail(in, FORMAT, "truncated: dim %d x %d x %d of %s needs %.0f bytes "
-                                    "of voxels, found %.0f", in->volume.nx, in->volume.ny,
+            return qnet__nifti_fail(in, FORMAT, "truncated: dim %d x %d x %d of %s needs %.0f "
+                                    "bytes of voxels, found %.0f", in->volume.nx, in->volume.ny,
                                     in->volume.nz, in->type_name,
                                     (double)in->count * (double)in->bytes,
                                     (double)done * (double)in->bytes + (double)got);
@@ -13481,9 +13469,8 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
         if (digits == 0 || (zero && digits > 1))
             return qnet__header_fail(h, "a whole number without sign or leading zero");
         if (*count == most)
-            return qnet__fail(h->ctx, QNET_ERROR_LIMIT,
-                              "%s: header byte %.0f: a list of more than %d numbers", h->file,
-                              (double)(h->at - h->begin), most);
+            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: header byte %.0f: a list of more than "
+                              "%d numbers", h->file, (double)(h->at - h->begin), most);
         numbers[*count] = value;
     }
 }
@@ -13828,9 +13815,8 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
         if (t->ndim < 0 || t->ndim > QNET__SAFETENSORS_DIMS || qnet_dtype_size(t->dtype) == 0 ||
             !qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &numbers, &bytes) ||
             !qnet__add(at, bytes, &end) || strcmp(t->name, "__metadata__") == 0)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "%s: tensor '%s': name, dtype or shape cannot be written", file,
-                              t->name);
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s': name, dtype or shape "
+                              "cannot be written", file, t->name);
         qnet__shape_text(shape, t->ndim, t->shape);
         if (i > 0) QNET__TRY(qnet_buffer_append(ctx, json, ",", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, t->name));
@@ -13864,8 +13850,7 @@ static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
     status = qnet__safetensors_json(ctx, file, tensors, count, pairs, pair_count, &json);
     if (status == QNET_OK && json.size > QNET_MAX_SAFETENSORS_HEADER)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a header of %.0f bytes, the limit is %.0f",
-                            file, (double)json.size,
-                            (double)QNET_MAX_SAFETENSORS_HEADER);
+                            file, (double)json.size, (double)QNET_MAX_SAFETENSORS_HEADER);
     qnet__store(length, 8, 0, json.size);
     if (status == QNET_OK) status = qnet__write(ctx, sink, length, sizeof(length));
     if (status == QNET_OK) status = qnet__write(ctx, sink, json.bytes, json.size);
@@ -13942,7 +13927,6 @@ static qnet_safetensor qnet__param_in_file(const qnet_param *p)
 {
     static const int oihw[] = {3, 2, 0, 1};
     qnet_safetensor t;
-    int i;
     memset(&t, 0, sizeof(t));
     memcpy(t.name, p->name, sizeof(p->name));
     t.count = p->count;
@@ -13952,7 +13936,7 @@ static qnet_safetensor qnet__param_in_file(const qnet_param *p)
     }
     t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
     t.ndim = p->ndim;
-    for (i = 0; i < p->ndim; i++)
+    for (int i = 0; i < p->ndim; i++)
         t.shape[i] = p->shape[p->layout == QNET_LAYOUT_HWIO ? oihw[i] : i];
     return t;
 }
@@ -14145,18 +14129,17 @@ QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_par
 {
     const char *first;
     size_t n, k;
-    int i;
     if (file == NULL || table == NULL || file->count == 0) return 0;
     first = file->tensors[0].name;
     n = strlen(first);
-    for (i = 0; i < file->count; i++) {
+    for (int i = 0; i < file->count; i++) {
         const char *name = file->tensors[i].name;
         if (qnet_param_find(table, name) >= 0) return 0;
         for (k = 0; k < n && name[k] == first[k];) k++;
         n = k;
     }
     for (; n > 0; n--) /* a few tensors may share more: "module.bn1." */
-        for (i = 0; i < file->count && first[n - 1] == '.'; i++)
+        for (int i = 0; i < file->count && first[n - 1] == '.'; i++)
             if (qnet_param_find(table, file->tensors[i].name + n) >= 0) return n;
     return 0;
 }
