@@ -503,7 +503,8 @@ QNET_API double qnet_rng_uniform(qnet_rng *rng);                  /* [0, 1), 53 
 QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b); /* [a, b) */
 QNET_API uint32_t qnet_rng_below(qnet_rng *rng, uint32_t n); /* 0..n-1, unbiased; 0 for n = 0 */
 QNET_API double qnet_rng_normal(qnet_rng *rng);                   /* mean 0, variance 1 */
-QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count); /* Fisher-Yates */
+/* Fisher-Yates; count < 2^32. */
+QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count);
 
 /* 64-bit FNV-1a; pass QNET_HASH_START first, the last value to go on. For records, not security. */
 #define QNET_HASH_START 0xcbf29ce484222325u
@@ -1749,24 +1750,18 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 
 QNET_API const char *qnet_status_text(qnet_status status)
 {
-    switch (status) {
-#define QNET__STATUS_CASE(name, text) case name: return text;
-        QNET_STATUS_LIST(QNET__STATUS_CASE)
-#undef QNET__STATUS_CASE
-    case QNET_STATUS_COUNT: break;
-    }
-    return "unknown status";
+#define QNET__STATUS_TEXT(name, text) text,
+    static const char *const texts[] = {QNET_STATUS_LIST(QNET__STATUS_TEXT)};
+#undef QNET__STATUS_TEXT
+    return (unsigned)status < QNET_STATUS_COUNT ? texts[status] : "unknown status";
 }
 
 QNET_API const char *qnet_status_name(qnet_status status)
 {
-    switch (status) {
-#define QNET__STATUS_CASE(name, text) case name: return #name;
-        QNET_STATUS_LIST(QNET__STATUS_CASE)
-#undef QNET__STATUS_CASE
-    case QNET_STATUS_COUNT: break;
-    }
-    return "unknown status";
+#define QNET__STATUS_NAME(name, text) #name,
+    static const char *const names[] = {QNET_STATUS_LIST(QNET__STATUS_NAME)};
+#undef QNET__STATUS_NAME
+    return (unsigned)status < QNET_STATUS_COUNT ? names[status] : "unknown status";
 }
 
 /* *out = a * b; 0 and *out untouched when the product does not fit. */
@@ -2203,14 +2198,8 @@ QNET_API void qnet_set_trace(qnet_context *ctx, qnet_trace trace)
 
 QNET_API const char *qnet_cpu_name(qnet_cpu cpu)
 {
-    switch (cpu) {
-    case QNET_CPU_AUTO: return "auto";
-    case QNET_CPU_SCALAR: return "scalar";
-    case QNET_CPU_AVX2: return "avx2";
-    case QNET_CPU_AVX512: return "avx512";
-    case QNET_CPU_NEON: return "neon";
-    }
-    return "unknown";
+    static const char *const names[] = {"auto", "scalar", "avx2", "avx512", "neon"};
+    return (unsigned)cpu <= QNET_CPU_NEON ? names[cpu] : "unknown";
 }
 
 QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out)
@@ -2434,23 +2423,11 @@ QNET_API double qnet_rng_normal(qnet_rng *rng)
     return radius * cos(6.283185307179586477 * qnet_rng_uniform(rng));
 }
 
-/* 0..n-1 for n > 0: of one word where n fits it, else of two, of which those below 2^64 mod n are
-   drawn again. */
-static uint64_t qnet__rng_below64(qnet_rng *rng, uint64_t n)
-{
-    uint64_t draw;
-    if (n <= 0xffffffffu) return qnet_rng_below(rng, (uint32_t)n);
-    do {
-        draw = (uint64_t)qnet_rng_u32(rng) << 32;
-        draw |= qnet_rng_u32(rng);
-    } while (draw < (0 - n) % n);
-    return draw % n;
-}
-
+/* From the last item on, each is swapped with one of those before it or itself. */
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
 {
     for (size_t i = count; i > 1; i--) {
-        const size_t j = (size_t)qnet__rng_below64(rng, i);
+        const size_t j = qnet_rng_below(rng, (uint32_t)i);
         const int swap = items[i - 1];
         items[i - 1] = items[j];
         items[j] = swap;
@@ -3098,31 +3075,25 @@ QNET_API int qnet_file_exists(const char *path)
     return path != NULL && qnet__path_kind(path) == 1;
 }
 
-/* Makes one level; errno, or 0. */
-static int qnet__make_one_folder(const char *path)
-{
-    errno = 0;
-    return qnet__mkdir(path) == 0 ? 0 : errno;
-}
-
+/* The folders above it first. That one of those cannot be made is no failure: it may be there, and
+   not be ours to look at. Only the folder itself counts. */
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
 {
     qnet_buffer copy = {NULL, 0, 0, NULL};
-    int code, above = ENOENT; /* why the folder could not be made, and why one above it */
+    int code = 0, first = ENOENT; /* why the folder was not made, and why the first above it */
     if (ctx == NULL || path == NULL || path[0] == '\0')
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
     QNET__TRY(qnet_buffer_append(ctx, &copy, path, strlen(path)));
-    /* Parents that cannot be made may be there already: only the folder itself counts. */
-    for (size_t i = 1; path[i] != '\0'; i++) {
-        if (!qnet__is_separator(path[i])) continue;
+    for (size_t i = 1; i <= copy.size; i++) {
+        if (path[i] != '\0' && !qnet__is_separator(path[i])) continue;
         copy.bytes[i] = '\0';
-        code = qnet__make_one_folder((const char *)copy.bytes);
-        if (code != 0 && code != EEXIST && above == ENOENT) above = code;
+        errno = 0;
+        code = qnet__mkdir((const char *)copy.bytes) == 0 ? 0 : errno;
+        if (code != 0 && code != EEXIST && first == ENOENT) first = code;
         copy.bytes[i] = (unsigned char)path[i];
     }
     qnet_buffer_free(ctx, &copy);
-    code = qnet__make_one_folder(path);
-    if (code == ENOENT) code = above;
+    if (code == ENOENT) code = first;
     errno = 0;
     if (qnet__path_kind(path) == 2) return QNET_OK;
     if (errno != 0 && (code == EEXIST || code == 0)) code = errno;
@@ -3202,39 +3173,29 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
 #endif
 }
 
-/* The names of a folder's files and folders, sorted by strcmp: results must not depend on the file
-   system's order. Give *names[*count] back with qnet__free(ctx, *names, *bytes); an empty
-   folder gives NULL, 0, 0. */
-QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
-                                           char (**names)[QNET__NAME_SIZE], size_t *count,
-                                           size_t *bytes)
-{
-    qnet_buffer list = {NULL, 0, 0, NULL};
-    const qnet_status status = qnet__list_names(ctx, path, &list);
-    if (status != QNET_OK) {
-        qnet_buffer_free(ctx, &list);
-        return status;
-    }
-    if (list.size > 0)
-        qsort(list.bytes, list.size / QNET__NAME_SIZE, QNET__NAME_SIZE, qnet__compare_names);
-    *names = (char (*)[QNET__NAME_SIZE])(void *)list.bytes;
-    *count = list.size / QNET__NAME_SIZE;
-    *bytes = list.capacity;
-    return QNET_OK;
-}
-
+/* Sorted, as results must not depend on the file system's order. */
 QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
-    char (*list)[QNET__NAME_SIZE] = NULL;
-    size_t count = 0, bytes = 0;
+    qnet_buffer list = {NULL, 0, 0, NULL};
     qnet_status status;
     if (path == NULL || names == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "list folder: path or names are NULL");
-    status = qnet__list_folder(ctx, path, &list, &count, &bytes);
-    for (size_t i = 0; i < count && status == QNET_OK; i++)
-        status = qnet_buffer_append(ctx, names, list[i], strlen(list[i]) + 1);
-    qnet__free(ctx, list, bytes);
+    status = qnet__list_names(ctx, path, &list);
+    if (status == QNET_OK && list.size > 0)
+        qsort(list.bytes, list.size / QNET__NAME_SIZE, QNET__NAME_SIZE, qnet__compare_names);
+    for (size_t at = 0; at < list.size && status == QNET_OK; at += QNET__NAME_SIZE)
+        status = qnet_buffer_append(ctx, names, list.bytes + at,
+                                    strlen((const char *)list.bytes + at) + 1);
+    qnet_buffer_free(ctx, &list);
     return status;
+}
+
+/* The name after `name` in the list that qnet_list_folder made, NULL behind the last; of NULL the
+   first. */
+QNET__HELPER const char *qnet__list_next(const qnet_buffer *list, const char *name)
+{
+    const char *next = name == NULL ? (const char *)list->bytes : name + strlen(name) + 1;
+    return list->size > 0 && next < (const char *)list->bytes + list->size ? next : NULL;
 }
 
 /* ---- The lock of a folder ---------------------------------------------------------------------
@@ -12434,18 +12395,14 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
 }
 
 #ifndef QNET_NO_STDIO
-/* The same into a file, by way of path.tmp. */
+/* The same into a file. */
 QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int width, int height,
                                    int channels, const uint8_t *pixels)
 {
     qnet__file file;
     qnet_sink sink;
-    qnet_status status;
-    if (ctx == NULL || path == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_png_save: context or path is NULL");
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet_png_write(ctx, &sink, width, height, channels, pixels);
-    return qnet__file_finish(&file, status);
+    return qnet__file_finish(&file, qnet_png_write(ctx, &sink, width, height, channels, pixels));
 }
 #endif
 
@@ -13059,7 +13016,7 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out)
 {
     qnet__nifti_reader *in;
-    qnet_volume *volume;
+    qnet_volume *volume = NULL;
     size_t room = 0;
     qnet_status status;
     if (ctx == NULL || source == NULL || source->read == NULL || out == NULL)
@@ -14368,10 +14325,9 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
 {
     qnet__file file;
     qnet_sink sink;
-    qnet_status status;
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet_weights_write(ctx, &sink, table, block, metadata_pairs, pairs);
-    return qnet__file_finish(&file, status);
+    return qnet__file_finish(&file, qnet_weights_write(ctx, &sink, table, block, metadata_pairs,
+                                                       pairs));
 }
 #endif
 /* ============================================================================================
@@ -19610,19 +19566,20 @@ static qnet__work_kind qnet__work_kind_of(const char *name)
 static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind kind, const char *to,
                                     int count[QNET__WORK_KINDS])
 {
-    char from[960], target[960], (*names)[QNET__NAME_SIZE];
-    size_t names_count, bytes;
-    qnet_status status = QNET_OK;
+    char from[960], target[960];
+    qnet_buffer names = {NULL, 0, 0, NULL};
+    const char *name;
+    qnet_status status;
     memset(count, 0, QNET__WORK_KINDS * sizeof *count);
     snprintf(from, sizeof from, "%s/checkpoint", e->out);
-    QNET__TRY(qnet__list_folder(e->ctx, from, &names, &names_count, &bytes));
+    status = qnet_list_folder(e->ctx, from, &names);
     for (int moving = 0; moving < 2; moving++)
-        for (size_t i = 0; i < names_count && status == QNET_OK; i++) {
-            const qnet__work_kind found = qnet__work_kind_of(names[i]);
+        for (name = NULL; status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL;) {
+            const qnet__work_kind found = qnet__work_kind_of(name);
             count[found] += moving;
             if (found != kind) continue;
-            snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
-            snprintf(target, sizeof target, "%s%s/%s", e->out, to ? to : "", names[i]);
+            snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, name);
+            snprintf(target, sizeof target, "%s%s/%s", e->out, to ? to : "", name);
             if (to != NULL && !moving && qnet__path_kind(target) == 2)
                 status = qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder",
                                     target);
@@ -19633,7 +19590,7 @@ static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind ki
                 status = qnet__fail(e->ctx, QNET_ERROR_IO, "%s: can't be moved to %s: %s", from,
                                     target, strerror(errno));
         }
-    qnet__free(e->ctx, names, bytes);
+    qnet_buffer_free(e->ctx, &names);
     if (status == QNET_OK && to != NULL) {
         snprintf(target, sizeof target, "%s%s", e->out, to);
         (void)qnet__sync(target);
@@ -19700,31 +19657,33 @@ static qnet_status qnet__checkpoint_open(const qnet_experiment *e, int resume,
 static qnet_status qnet__old_weights_clear(const qnet_experiment *e)
 {
     const qnet_experiment_config *c = &e->config;
-    char folder[600], path[960], (*names)[QNET__NAME_SIZE];
-    size_t count, bytes;
+    char folder[600], path[960];
+    qnet_buffer names = {NULL, 0, 0, NULL};
+    const char *name = NULL;
+    qnet_status status;
     int removed = 0;
     snprintf(folder, sizeof folder, "%s/weights", e->out);
-    QNET__TRY(qnet__list_folder(e->ctx, folder, &names, &count, &bytes));
-    for (size_t i = 0; i < count; i++) {
+    status = qnet_list_folder(e->ctx, folder, &names);
+    while (status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL) {
         int input, repeat, fold;
         char model[16], again[64];
-        if (strlen(names[i]) < 4 ||
-            sscanf(names[i] + 4, "-repeat%2d-fold%6d-%9[a-z]", &repeat, &fold, model) != 3)
+        if (strlen(name) < 4 ||
+            sscanf(name + 4, "-repeat%2d-fold%6d-%9[a-z]", &repeat, &fold, model) != 3)
             continue;
-        input = names[i][0] == 'f' ? QNET_INPUT_FULL : QNET_INPUT_CROP;
+        input = name[0] == 'f' ? QNET_INPUT_FULL : QNET_INPUT_CROP;
         snprintf(again, sizeof again, "%s-repeat%02d-fold%02d-%s.safetensors",
                  qnet_input_name((qnet_input)input), repeat, fold, model);
-        if (strcmp(again, names[i]) != 0) continue; /* not a run's */
+        if (strcmp(again, name) != 0) continue; /* not a run's */
         if (c->use_input[input] && repeat <= c->repeats && fold <= c->folds) continue;
-        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        snprintf(path, sizeof path, "%s/%s", folder, name);
         (void)qnet__remove(path);
         removed++;
     }
-    qnet__free(e->ctx, names, bytes);
+    qnet_buffer_free(e->ctx, &names);
     if (removed > 0)
         qnet__log(e->ctx, QNET_LOG_INFO, "%s: %d files of an earlier run were removed", folder,
                   removed);
-    return QNET_OK;
+    return status;
 }
 
 /* predictions.csv beside the files of the caller's publish. */
