@@ -334,6 +334,7 @@ typedef enum qnet_status {
 } qnet_status;
 
 /* The general text of a status, such as "the data cannot be used". Never NULL. */
+/* Both tables are made from QNET_STATUS_LIST, so a new code cannot be forgotten here. */
 QNET_API const char *qnet_status_text(qnet_status status);
 
 /* The name of a status, such as "QNET_ERROR_DATA". Never NULL. */
@@ -449,6 +450,7 @@ typedef struct qnet_hooks {
    context before the context itself. Refused, without a sentence as there is no context to hold
    it: threads below 0 or above 4096, half an allocator or parallel hook, and kernels (cpu, or
    QNET_CPU_CHOICE) that this machine or build has not. */
+/* Checks the hooks and fills in defaults; the context itself comes from the caller's allocator. */
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out);
 QNET_API void qnet_context_destroy(qnet_context *ctx);
 
@@ -470,6 +472,7 @@ QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out);
 QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx);
 
 /* "qnet 0.1.0, float, gcc 12.2, OpenMP, avx512, 2 workers": into text[size], always ended. */
+/* "qnet 1.0, float, gcc 12.2, OpenMP, avx2, 2 workers": what a record of results has to name. */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size);
 /* QNET_VERSION of the implementation: a shared library's may differ from that of the header that
    its user was compiled with. */
@@ -498,8 +501,10 @@ typedef struct qnet_rng {
 } qnet_rng;
 
 QNET_API qnet_rng qnet_rng_at(uint64_t seed, int purpose, uint32_t epoch, uint64_t sample);
+/* The next 32 bits; a new block when the four words of the last are spent. */
 QNET_API uint32_t qnet_rng_u32(qnet_rng *rng);
 QNET_API double qnet_rng_uniform(qnet_rng *rng);                  /* [0, 1), 53 bits, two words */
+/* Uniform in [a, b). */
 QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b); /* [a, b) */
 QNET_API uint32_t qnet_rng_below(qnet_rng *rng, uint32_t n); /* 0..n-1, unbiased; 0 for n = 0 */
 QNET_API double qnet_rng_normal(qnet_rng *rng);                   /* mean 0, variance 1 */
@@ -508,6 +513,7 @@ QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count);
 
 /* 64-bit FNV-1a; pass QNET_HASH_START first, the last value to go on. For records, not security. */
 #define QNET_HASH_START 0xcbf29ce484222325u
+/* FNV-1a: each byte is XORed into the low bits, then multiplied by the prime 2^40 + 2^8 + 0xb3. */
 QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size);
 
 /* ============================================================================================
@@ -1622,6 +1628,9 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
    >>status: the names and texts of the status codes, and the small helpers that every room uses:
    sizes that are checked before they wrap, byte order, minimum and maximum. What compiler and
    system offer is settled here by macros: OpenMP, POSIX or Windows, vector units, attributes.
+
+   Macros of this file: QNET__X is 0 or 1, or defined or not, as its comment says. Functions that can
+   fail return a qnet_status; those that return an int return 1 for yes or success, 0 for no.
    ============================================================================================ */
 
 #include <errno.h>
@@ -1787,11 +1796,9 @@ QNET__HELPER int qnet__max_int(int a, int b) { return a > b ? a : b; }
 
 /* 1 for a number, 0 for NaN and the infinities. isfinite is a macro in C, with warnings on mingw,
    and a function in C++. */
-QNET__HELPER int qnet__is_finite(double x)
-{
-    return x - x == 0.0;
-}
+QNET__HELPER int qnet__is_finite(double x) { return x - x == 0.0; }
 
+/* 1 when a number's lowest byte lies first in memory. */
 QNET__HELPER int qnet__is_little_endian(void)
 {
     const uint16_t one = 1;
@@ -1833,6 +1840,12 @@ QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
 /* ============================================================================================
    >>context: the hooks with their defaults filled in, the kernels that the machine can run, and
    the private calls by which all other rooms reach memory, threads, log, progress and trace.
+
+   A context is read-only after its creation but for the last error and two hooks, so a library
+   without globals has no hidden state. Memory: qnet__alloc and qnet__free, with the same number of
+   bytes; plans of many pieces go through qnet__arena. Threads: qnet__parallel runs a task for each
+   of 0..count-1 and comes back when all are done; results may depend on the index, never on the
+   worker. Failures: qnet__fail records a sentence.
    ============================================================================================ */
 
 #define QNET__ALIGN 64 /* a cache line, and the widest vector register */
@@ -1918,6 +1931,7 @@ QNET__HELPER void qnet__free(qnet_context *ctx, void *p, size_t bytes)
         ctx->hooks.allocator.free(ctx->hooks.allocator.user, p, bytes > 0 ? bytes : 1);
 }
 
+/* The failure of an allocation of `bytes` for `what`; SIZE_MAX is a size that could not be summed. */
 QNET__HELPER qnet_status qnet__no_memory(qnet_context *ctx, size_t bytes, const char *what)
 {
     if (bytes == SIZE_MAX)
@@ -1962,8 +1976,7 @@ static void *qnet__default_alloc(void *user, size_t size, size_t align)
     unsigned char *raw, *block;
     QNET__UNUSED(user);
 #ifdef QNET__HUGE_PAGE
-    if (size >= 4 * QNET__HUGE_PAGE)
-        align = qnet__max_size(align, QNET__HUGE_PAGE);
+    if (size >= 4 * QNET__HUGE_PAGE) align = qnet__max_size(align, QNET__HUGE_PAGE);
 #endif
     if (!qnet__add(size, align + sizeof raw, &bytes)) return NULL;
     raw = (unsigned char *)malloc(bytes);
@@ -1972,13 +1985,13 @@ static void *qnet__default_alloc(void *user, size_t size, size_t align)
     block += (align - (size_t)((uintptr_t)block & (align - 1))) & (align - 1);
     memcpy(block - sizeof raw, &raw, sizeof raw);
 #ifdef QNET__HUGE_PAGE
-    if (size >= 4 * QNET__HUGE_PAGE) { /* advice only: whatever comes back */
+    if (size >= 4 * QNET__HUGE_PAGE) /* advice only: whatever comes back */
         (void)qnet__madvise(block, size / QNET__HUGE_PAGE * QNET__HUGE_PAGE, QNET__MADV_HUGEPAGE);
-    }
 #endif
     return block;
 }
 
+/* Its counterpart; the size is not needed. */
 static void qnet__default_free(void *user, void *ptr, size_t size)
 {
     unsigned char *raw;
@@ -1996,9 +2009,9 @@ static void qnet__default_free(void *user, void *ptr, size_t size)
    is done, it helps the others. user: the context. */
 static void qnet__default_run(void *user, size_t count, qnet_task task, void *arg)
 {
-#if defined(QNET__OPENMP) && _OPENMP >= 201107
-    const qnet_context *ctx = (const qnet_context *)user;
-    const int threads = (int)ctx->hooks.parallel.workers;
+#ifdef QNET__OPENMP
+    const int threads = (int)((const qnet_context *)user)->hooks.parallel.workers;
+#if _OPENMP >= 201107
     size_t taken[QNET__SHARES][64 / sizeof(size_t)]; /* of each share; a cache line each */
     memset(taken, 0, sizeof taken);
     #pragma omp parallel num_threads(threads)
@@ -2018,18 +2031,14 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
             }
         }
     }
-#elif defined(QNET__OPENMP)
-    const qnet_context *ctx = (const qnet_context *)user;
-    int threads = (int)ctx->hooks.parallel.workers;
-    ptrdiff_t i; /* signed: OpenMP 2 demands it */
-    #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (i = 0; i < (ptrdiff_t)count; i++)
-        task(arg, (size_t)i, (size_t)omp_get_thread_num());
 #else
-    size_t i;
+    ptrdiff_t i; /* signed and from outside: OpenMP 2 demands it */
+    #pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (i = 0; i < (ptrdiff_t)count; i++) task(arg, (size_t)i, (size_t)omp_get_thread_num());
+#endif
+#else
     QNET__UNUSED(user);
-    for (i = 0; i < count; i++)
-        task(arg, i, 0);
+    for (size_t i = 0; i < count; i++) task(arg, i, 0);
 #endif
 }
 
@@ -2042,6 +2051,7 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
 extern int qnet__clock_gettime(int clock, long now[2]) __asm__("clock_gettime");
 #endif
 
+/* Seconds since some fixed moment, by the finest clock at hand that is never set back. */
 static double qnet__default_seconds(void *user)
 {
     QNET__UNUSED(user);
@@ -2170,10 +2180,7 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
 
 QNET_API void qnet_context_destroy(qnet_context *ctx)
 {
-    if (ctx != NULL) {
-        qnet_allocator allocator = ctx->hooks.allocator;
-        allocator.free(allocator.user, ctx, sizeof *ctx);
-    }
+    if (ctx != NULL) ctx->hooks.allocator.free(ctx->hooks.allocator.user, ctx, sizeof *ctx);
 }
 
 QNET_API const char *qnet_last_error(const qnet_context *ctx)
@@ -2181,20 +2188,14 @@ QNET_API const char *qnet_last_error(const qnet_context *ctx)
     return ctx != NULL ? ctx->error : "";
 }
 
-QNET_API const qnet_hooks *qnet_context_hooks(const qnet_context *ctx)
-{
-    return &ctx->hooks;
-}
+QNET_API const qnet_hooks *qnet_context_hooks(const qnet_context *ctx) { return &ctx->hooks; }
 
 QNET_API void qnet_set_progress(qnet_context *ctx, qnet_progress progress)
 {
     ctx->hooks.progress = progress;
 }
 
-QNET_API void qnet_set_trace(qnet_context *ctx, qnet_trace trace)
-{
-    ctx->hooks.trace = trace;
-}
+QNET_API void qnet_set_trace(qnet_context *ctx, qnet_trace trace) { ctx->hooks.trace = trace; }
 
 QNET_API const char *qnet_cpu_name(qnet_cpu cpu)
 {
@@ -2212,22 +2213,15 @@ QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out)
     return QNET_OK;
 }
 
-QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx)
-{
-    return ctx->cpu;
-}
+QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx) { return ctx->cpu; }
 
 /* Runs task(arg, 0..count-1, worker) by the parallel hook, and inline where there is nothing to
    share out. Tasks do not call this again: the worker's index would be used twice at a time. */
 QNET__HELPER void qnet__parallel(qnet_context *ctx, size_t count, qnet_task task, void *arg)
 {
     const qnet_parallel *parallel = &ctx->hooks.parallel;
-    if (count > 1 && parallel->workers > 1) {
-        parallel->run(parallel->user, count, task, arg);
-        return;
-    }
-    for (size_t i = 0; i < count; i++)
-        task(arg, i, 0);
+    if (count > 1 && parallel->workers > 1) parallel->run(parallel->user, count, task, arg);
+    else for (size_t i = 0; i < count; i++) task(arg, i, 0);
 }
 
 #define QNET__ZERO_CHUNK ((size_t)2 << 20) /* bytes; a huge page */
@@ -2252,11 +2246,9 @@ QNET__HELPER void qnet__zero(qnet_context *ctx, void *block, size_t bytes)
 
 /* Upper bound of the worker index that a task gets: for scratch memory. Work may be split by it
    only where the bits are the same for any split. */
-QNET__HELPER size_t qnet__workers(const qnet_context *ctx)
-{
-    return ctx->hooks.parallel.workers;
-}
+QNET__HELPER size_t qnet__workers(const qnet_context *ctx) { return ctx->hooks.parallel.workers; }
 
+/* The clock hook: differences count, in seconds. */
 QNET__HELPER double qnet__seconds(qnet_context *ctx)
 {
     return ctx->hooks.clock.seconds(ctx->hooks.clock.user);
@@ -2324,27 +2316,23 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
 #else
     const char *threads = "no OpenMP";
 #endif
+    const size_t workers = ctx != NULL ? ctx->hooks.parallel.workers : 0;
     if (text == NULL || size == 0) return;
-    if (ctx == NULL) {
-        snprintf(text, size, "%s, %s", build, threads);
-        return;
-    }
-    if (ctx->hooks.parallel.run != qnet__default_run) threads = "caller's threads";
-    snprintf(text, size, "%s, %s, %s%s, %lu worker%s", build, threads, qnet_cpu_name(ctx->cpu),
-             ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "",
-             (unsigned long)ctx->hooks.parallel.workers,
-             ctx->hooks.parallel.workers == 1 ? "" : "s");
+    if (ctx != NULL && ctx->hooks.parallel.run != qnet__default_run) threads = "caller's threads";
+    if (ctx == NULL) snprintf(text, size, "%s, %s", build, threads);
+    else
+        snprintf(text, size, "%s, %s, %s%s, %lu worker%s", build, threads, qnet_cpu_name(ctx->cpu),
+                 ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "", (unsigned long)workers,
+                 workers == 1 ? "" : "s");
 }
 
-QNET_API const char *qnet_version(void)
-{
-    return QNET_VERSION;
-}
+QNET_API const char *qnet_version(void) { return QNET_VERSION; }
 
 /* ============================================================================================
    >>random: Philox4x32-10, a counter-based generator (Salmon, Moraes, Dror, Shaw: Parallel random
    numbers: as easy as 1, 2, 3. SC 2011). A block of four words is a function of key and counter,
-   so a stream needs no state but its name.
+   so a stream needs no state but its name. Every random decision of a run names its stream (seed,
+   purpose, epoch, sample): the numbers are the same for any number of threads and after any stop.
    ============================================================================================ */
 
 /* out[4] = Philox4x32-10(counter[4], key[2]): ten rounds of two 32x32-bit products, the key bumped
@@ -2443,12 +2431,17 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
 }
 
 /* ============================================================================================
-   >>file: readers and writers over memory, files and callbacks. A reader pulls bytes from a
-   qnet_source, a writer pushes them into a qnet_sink; a qnet_buffer grows. A file is replaced
-   whole: written beside its path under another name, forced to the disk, renamed. Folders are
-   made, listed in a fixed order, and locked.
+   >>file: readers and writers over memory, files and callbacks.
+
+   A reader pulls bytes from a qnet_source, a writer pushes them into a qnet_sink; a qnet_buffer
+   grows. Formats (>>deflate, >>png, >>nifti, >>weights, checkpoints, tables) know these three only.
+   A file is replaced whole: written beside its path under a temporary name, forced to the disk,
+   renamed; after a failure or a power cut the path has the old bytes or the new ones, never a
+   mixture. Folders are made, listed in a fixed order, and locked. Paths are UTF-8. Nothing is
+   allocated on the word of a length field alone: memory follows the bytes that have come.
    ============================================================================================ */
 
+/* What sentences call a source or a sink: the path of a file. */
 QNET__HELPER const char *qnet__source_name(const qnet_source *source)
 {
     return source->name != NULL ? source->name : "(memory)";
@@ -2480,6 +2473,7 @@ QNET__HELPER qnet_status qnet__read_some(qnet_context *ctx, qnet_source *src, vo
     return QNET_OK;
 }
 
+/* Sources and sinks: read and write return 0, or anything else for a failure; errno may say why. */
 static int qnet__memory_read(void *user, void *dst, size_t size, size_t *got)
 {
     qnet_memory_source *state = (qnet_memory_source *)user;
@@ -2526,6 +2520,7 @@ static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, 
     return QNET_OK;
 }
 
+/* bytes[size] behind what is there; bytes may not lie in the buffer. */
 QNET_API qnet_status qnet_buffer_append(qnet_context *ctx, qnet_buffer *buffer, const void *bytes,
                                         size_t size)
 {
@@ -2538,6 +2533,7 @@ QNET_API qnet_status qnet_buffer_append(qnet_context *ctx, qnet_buffer *buffer, 
     return QNET_OK;
 }
 
+/* Text of any length: it is measured first, then written to its place. */
 QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, const char *format,
                                         ...)
 {
@@ -2605,14 +2601,17 @@ QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const v
    qnet__look: what a path leads to: 1 a file, 2 a folder; 0: errno says why not.
    qnet__sync: forces a closed file, or the names in a folder, to the disk. */
 
-#if defined(QNET__POSIX)
-#define QNET__FOLDERS 1
+#if !defined(QNET__WINDOWS)
 #define qnet__remove remove
 #define qnet__rename rename
 #define qnet__fopen_read(path) fopen((path), "rb")
+#define qnet__is_separator(c) ((c) == '/')
+#endif
+
+#if defined(QNET__POSIX)
+#define QNET__FOLDERS 1
 #define qnet__fopen_new(path) fopen((path), "wbx")
 #define qnet__mkdir(path) mkdir((path), 0777)
-#define qnet__is_separator(c) ((c) == '/')
 #define qnet__fd_read read
 #define qnet__fd_write write
 #define qnet__fd_close close
@@ -2676,7 +2675,8 @@ static int qnet__sync(const char *path)
 #define qnet__fd_read _read
 #define qnet__fd_write _write
 #define qnet__fd_close _close
-/* windows.h is not wanted for four functions; these are its own declarations. */
+/* Paths are turned to UTF-16, as the functions with char take the system's code page. windows.h is
+   not wanted for four functions; these are its own declarations. */
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -2708,12 +2708,14 @@ static int qnet__utf16(const char *path, wchar_t wide[QNET__UTF16_SIZE])
     return 1;
 }
 
+/* Files and empty folders, as remove does it on POSIX. */
 static int qnet__remove(const char *path)
 {
     wchar_t wide[QNET__UTF16_SIZE];
     return qnet__utf16(path, wide) && (_wremove(wide) == 0 || _wrmdir(wide) == 0) ? 0 : -1;
 }
 
+/* Over a file that is there, too, which the C library's rename refuses on Windows. */
 static int qnet__rename(const char *from, const char *to)
 {
     wchar_t wide_from[QNET__UTF16_SIZE], wide_to[QNET__UTF16_SIZE];
@@ -2758,12 +2760,8 @@ static int qnet__mkdir(const char *path)
 
 #else
 #define QNET__FOLDERS 0
-#define qnet__remove remove
-#define qnet__rename rename
-#define qnet__fopen_read(path) fopen((path), "rb")
 #define qnet__fopen_new(path) fopen((path), "wb")
 #define qnet__mkdir(path) 0
-#define qnet__is_separator(c) ((c) == '/')
 #define qnet__is_link(path) 0
 #define qnet__sync(path) 0
 #define qnet__process() 0
@@ -2795,8 +2793,10 @@ typedef struct qnet__file {
     const char *path;
     char *temporary; /* [bytes], the name under which it is written */
     size_t bytes;
+    long size; /* when it was opened for reading; 0: not known, as of pipes */
 } qnet__file;
 
+/* The source and the sink of an open file. */
 static int qnet__file_read(void *user, void *dst, size_t size, size_t *got)
 {
     qnet__file *f = (qnet__file *)user;
@@ -2810,17 +2810,18 @@ static int qnet__file_write(void *user, const void *src, size_t size)
     return fwrite(src, 1, size, f->stream) != size;
 }
 
-/* 1 for the text that git-annex, DataLad or Git LFS leaves in place of a file's content; a checkout
-   without links has that of the link. The stream is back at its start; pipes are not touched. */
-static int qnet__is_pointer_file(FILE *stream)
+/* Sets f->size. Returns 1 for the text that git-annex, DataLad or Git LFS leaves in place of a
+   file's content; a checkout without links has that of the link. The stream is back at its start;
+   pipes are not touched. */
+static int qnet__is_pointer_file(qnet__file *f)
 {
     char text[1024];
-    const long size = fseek(stream, 0, SEEK_END) == 0 ? ftell(stream) : 0;
     size_t n = 0;
-    rewind(stream);
-    if (size > 0 && size < (long)sizeof text) {
-        n = fread(text, 1, (size_t)size, stream);
-        rewind(stream);
+    f->size = fseek(f->stream, 0, SEEK_END) == 0 ? ftell(f->stream) : 0;
+    rewind(f->stream);
+    if (f->size > 0 && f->size < (long)sizeof text) {
+        n = fread(text, 1, (size_t)f->size, f->stream);
+        rewind(f->stream);
     }
     text[n] = '\0';
     return strncmp(text, "/annex/objects/", 15) == 0 ||
@@ -2848,7 +2849,7 @@ QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *pat
     if (f->stream == NULL)
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: %s", path,
                           strerror(code));
-    if (qnet__is_pointer_file(f->stream)) {
+    if (qnet__is_pointer_file(f)) {
         fclose(f->stream);
         return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: not downloaded: git annex get / datalad "
                           "get / git lfs pull", path);
@@ -2860,10 +2861,7 @@ QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *pat
 }
 
 /* Closes a file that was read. */
-QNET__HELPER void qnet__file_close(qnet__file *f)
-{
-    fclose(f->stream);
-}
+QNET__HELPER void qnet__file_close(qnet__file *f) { fclose(f->stream); }
 
 #define QNET__TEMPORARY 32 /* bytes of ".<process>-<n>.tmp" and its end */
 
@@ -2927,20 +2925,12 @@ QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
     return status;
 }
 
-/* *left: bytes between here and the end of a file; 0 for other sources and where it cannot be told.
-   Returns 0 when the place in the file is lost. */
-static int qnet__file_left(const qnet_source *source, size_t *left)
+/* Bytes between here and the end of a file; 0 for other sources and where it cannot be told. */
+static size_t qnet__file_left(const qnet_source *source)
 {
-    FILE *stream;
-    long at, end;
-    *left = 0;
-    if (source->read != qnet__file_read) return 1;
-    stream = ((qnet__file *)source->user)->stream;
-    at = ftell(stream);
-    if (at < 0 || fseek(stream, 0, SEEK_END) != 0) return 1;
-    end = ftell(stream);
-    *left = end > at ? (size_t)(end - at) : 0;
-    return fseek(stream, at, SEEK_SET) == 0;
+    const qnet__file *f = (const qnet__file *)source->user;
+    const long at = source->read == qnet__file_read ? ftell(f->stream) : -1;
+    return at >= 0 && at < f->size ? (size_t)(f->size - at) : 0;
 }
 
 #ifdef QNET__LINUX64
@@ -2957,6 +2947,7 @@ typedef struct qnet__pieces_job {
     int whole[QNET__FILE_PIECES]; /* 1: all of this piece has come */
 } qnet__pieces_job;
 
+/* Reads piece i of QNET__FILE_PIECES; a call may give less than it was asked for. */
 static void qnet__pieces_task(void *arg, size_t i, size_t worker)
 {
     qnet__pieces_job *job = (qnet__pieces_job *)arg;
@@ -3002,10 +2993,7 @@ QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size
     const size_t start = out->size;
     size_t got = 1;
 #ifndef QNET_NO_STDIO
-    size_t left;
-    errno = 0;
-    if (!qnet__file_left(source, &left))
-        return qnet__io_error(ctx, qnet__source_name(source), "reading");
+    const size_t left = qnet__file_left(source);
     if (left > 0 && left <= size) {
         QNET__TRY(qnet__buffer_reserve(ctx, out, left));
 #ifdef QNET__LINUX64
@@ -3051,6 +3039,7 @@ QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, cons
     return qnet__file_finish(&file, qnet__write(ctx, &sink, bytes, size));
 }
 
+/* The limit holds for streams without a length (pipes), too. */
 QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t limit,
                                     qnet_buffer *out)
 {
@@ -3244,6 +3233,8 @@ static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, in
 }
 #endif
 
+/* Opens and locks lock->path. The last holder removes the file before it lets go: whoever opened it
+   in between has locked a file without a name, sees that by its inode, and tries again. */
 #if defined(QNET__POSIX)
 static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
 {
