@@ -1031,6 +1031,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
 #ifndef QNET_NO_STDIO
 QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_volume **out);
 /* Compressed if and only if the name ends in .gz. */
+/* Packed where the path ends in .gz; on failure what was at the path stays. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
                                      double slope);
 #endif
@@ -1629,8 +1630,8 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
    sizes that are checked before they wrap, byte order, minimum and maximum. What compiler and
    system offer is settled here by macros: OpenMP, POSIX or Windows, vector units, attributes.
 
-   Macros of this file: QNET__X is 0 or 1, or defined or not, as its comment says. Functions that can
-   fail return a qnet_status; those that return an int return 1 for yes or success, 0 for no.
+   Functions that can fail return a qnet_status; those that return an int return 1 for yes or
+   success, 0 for no.
    ============================================================================================ */
 
 #include <errno.h>
@@ -1931,7 +1932,7 @@ QNET__HELPER void qnet__free(qnet_context *ctx, void *p, size_t bytes)
         ctx->hooks.allocator.free(ctx->hooks.allocator.user, p, bytes > 0 ? bytes : 1);
 }
 
-/* The failure of an allocation of `bytes` for `what`; SIZE_MAX is a size that could not be summed. */
+/* The failure of an allocation of `bytes` for `what`; SIZE_MAX: a sum that overflowed. */
 QNET__HELPER qnet_status qnet__no_memory(qnet_context *ctx, size_t bytes, const char *what)
 {
     if (bytes == SIZE_MAX)
@@ -2434,7 +2435,7 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
    >>file: readers and writers over memory, files and callbacks.
 
    A reader pulls bytes from a qnet_source, a writer pushes them into a qnet_sink; a qnet_buffer
-   grows. Formats (>>deflate, >>png, >>nifti, >>weights, checkpoints, tables) know these three only.
+   grows. File formats, checkpoints and tables know these three only.
    A file is replaced whole: written beside its path under a temporary name, forced to the disk,
    renamed; after a failure or a power cut the path has the old bytes or the new ones, never a
    mixture. Folders are made, listed in a fixed order, and locked. Paths are UTF-8. Nothing is
@@ -11983,6 +11984,7 @@ static int qnet__distance_symbol(const qnet__deflate *d, uint32_t distance)
     return d->dist_symbol[distance <= 256 ? distance - 1 : 256 + ((distance - 1) >> 7)];
 }
 
+/* The code of one symbol. */
 static void qnet__put_symbol(qnet__deflate *d, const qnet__alphabet *a, int symbol)
 {
     qnet__put_bits(d, a->code[symbol], a->length[symbol]);
@@ -12281,7 +12283,9 @@ static qnet_status qnet__deflate_finish(qnet__deflate *d)
 }
 
 /* ============================================================================================
-   >>png   PNG pictures out (ISO/IEC 15948): 8 bits, grey or RGB, by the deflate above.
+   >>png   PNG pictures out (ISO/IEC 15948): pixels[height][width][channels], 8 bits, 1 channel
+   (grey) or 3 (RGB). A picture is a signature and chunks: IHDR with the sizes, IDAT with the rows,
+   each filtered and all packed by the deflate above, IEND.
    ============================================================================================ */
 
 /* A chunk: length, type, bytes[size], CRC of type and bytes; big-endian numbers (PNG, 5.3). */
@@ -12403,12 +12407,19 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    A volume is voxels[nz][ny][nx] and an affine: world = affine * (i, j, k, 1), in mm, x to the
    right, y to the front, z up ("RAS+"). Nothing is flipped when a file is read: voxels stay in file
    order, and where they lie is in the affine. Turning a volume is an act of its own,
-   qnet_volume_reorient. Relies on >>file for bytes and on >>deflate for .nii.gz.
+   qnet_volume_reorient. An orientation is three letters, what each voxel axis points to: "LPS" runs
+   left, back, up.
+
+   A file is a header of 348 bytes, extensions, and the voxels, x fastest, as one of ten number
+   types, little- or big-endian, plain or in gzip; voxel = stored * slope + intercept, as float. What
+   tools are known to write wrongly without doubt about its meaning is repaired with a warning, all
+   else is refused with the field, what was expected, and what was found. Relies on >>file for bytes
+   and on >>deflate for .nii.gz.
    ============================================================================================ */
 
 /* ---- 3 x 3 matrices and affines -------------------------------------------------------------- */
 
-/* The determinant of m. */
+/* The determinant of m, by its first row. */
 static double qnet__det3(double m[3][3])
 {
     return m[0][0] * (m[1][1] * m[2][2] - m[1][2] * m[2][1]) -
@@ -12675,6 +12686,7 @@ static double qnet__nifti_get(const unsigned char *h, int offset, int type, int 
     return qnet__nifti_number(h + offset + i * (type == QNET__NIFTI_INT16 ? 2 : 4), type);
 }
 
+/* Its counterpart: value, rounded to the field's type. */
 static void qnet__nifti_put(unsigned char *h, int offset, int type, int i, double value)
 {
     const int16_t whole = type == QNET__NIFTI_INT16 ? (int16_t)value : 0;
@@ -13177,8 +13189,17 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
    with offsets from the end of the header (https://github.com/huggingface/safetensors, format).
    The reader takes this grammar only, in one pass, and skips fields of a tensor that it does not
    know. Strings are decoded in place, as no escape is shorter than what it stands for; surrogate
-   pairs stay as they are written. In memory a convolution is [kh][kw][in][out], in a
-   file [out][in][kh][kw], as PyTorch has it.
+   pairs stay as they are written.
+
+   A network is one block of qnet_real and a table of its parameters: name, shape, layout, offset.
+   In memory a convolution is [kh][kw][in][out], in a file [out][in][kh][kw], as PyTorch has it; all
+   other tensors are alike in both. Numbers of the types F64, F32, F16 and BF16 become qnet_real.
+
+   Reading goes header -> layout of the bytes -> bytes -> match with the table -> numbers -> copy;
+   each step refuses what the next one could not bear, so after it nothing needs to be checked
+   again. Files of an experiment carry their provenance as metadata: which run, input, repeat, fold
+   and model they are, and of which ResNet a Q-Net took the features. Relies on >>file for bytes and
+   on the table of >>tensor.
    ============================================================================================ */
 
 #ifndef QNET_MAX_SAFETENSORS_HEADER
@@ -13202,6 +13223,7 @@ typedef struct qnet__safetensors_file {
     char first_out[160];     /* and which tensor was the first */
 } qnet__safetensors_file;
 
+/* The path that the file was read from. */
 static const char *qnet__safetensors_name(const qnet_safetensors *file)
 {
     return ((const qnet__safetensors_file *)(const void *)file)->name; /* its first member */
@@ -13223,7 +13245,7 @@ QNET_API size_t qnet_dtype_size(qnet_dtype dtype)
     return (unsigned)dtype < sizeof(sizes) ? sizes[dtype] : 0;
 }
 
-/* As it stands in files; "?" for what is no dtype. */
+/* As it stands in files, in the order of qnet_dtype; "?" for what is no dtype. */
 QNET_API const char *qnet_dtype_name(qnet_dtype dtype)
 {
     static const char names[][5] = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16",
@@ -13231,7 +13253,7 @@ QNET_API const char *qnet_dtype_name(qnet_dtype dtype)
     return (unsigned)dtype < sizeof(names) / sizeof(names[0]) ? names[dtype] : "?";
 }
 
-/* "[64,3,7,7]", which is also the shape's JSON. */
+/* "[64,3,7,7]", for sentences and as the shape's JSON. */
 static void qnet__shape_text(char text[QNET__SHAPE_TEXT], int ndim, const size_t *shape)
 {
     int at = 1;
@@ -13258,11 +13280,12 @@ static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
 {
     const size_t size = qnet_dtype_size(dtype);
     const unsigned char *p = (const unsigned char *)data + i * size;
-    double f64;
-    float f32;
+    double f64 = 0;
+    float f32 = 0;
     int64_t i64;
     uint32_t bits;
     uint16_t half;
+    int exponent, fraction;
     switch (dtype) {
     case QNET_F64: memcpy(&f64, p, size); return f64;
     case QNET_F32: memcpy(&f32, p, size); return (double)f32;
@@ -13272,8 +13295,7 @@ static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
         bits = (uint32_t)half << 16;
         memcpy(&f32, &bits, sizeof(f32));
         return (double)f32;
-    case QNET_F16: {
-        int exponent, fraction;
+    case QNET_F16:
         memcpy(&half, p, size);
         exponent = half >> 10 & 31;
         fraction = half & 1023;
@@ -13281,7 +13303,6 @@ static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
               : exponent == 31 ? (fraction ? NAN : INFINITY)
                                : ldexp(1024 + fraction, exponent - 25);
         return half >> 15 ? -f64 : f64;
-    }
     default: return 0;
     }
 }
@@ -13742,7 +13763,8 @@ static qnet_status qnet__write_json_string(qnet_context *ctx, qnet_buffer *json,
     return qnet_buffer_append(ctx, json, "\"", 1);
 }
 
-/* The JSON of tensors[count], whose name, dtype, ndim and shape count, and of the metadata. */
+/* Appends the JSON of tensors[count], whose name, dtype, ndim and shape count, and of the metadata
+   pairs[pair_count][2]. */
 static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
                                           const qnet_safetensor *tensors, int count,
                                           const char *const *pairs, int pair_count,
@@ -13760,8 +13782,9 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
     if (pair_count > 0) QNET__TRY(qnet_buffer_printf(ctx, json, count > 0 ? "}," : "}"));
     for (int i = 0; i < count; i++, at = end) {
         const qnet_safetensor *t = &tensors[i];
-        if (t->ndim < 0 || t->ndim > QNET__SAFETENSORS_DIMS || qnet_dtype_size(t->dtype) == 0 ||
-            !qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &numbers, &bytes) ||
+        const size_t size = qnet_dtype_size(t->dtype);
+        if (t->ndim < 0 || t->ndim > QNET__SAFETENSORS_DIMS || size == 0 ||
+            !qnet__shape_bytes(t->ndim, t->shape, size, &numbers, &bytes) ||
             !qnet__add(at, bytes, &end) || strcmp(t->name, "__metadata__") == 0)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s': name, dtype or shape "
                               "cannot be written", file, t->name);
@@ -13782,7 +13805,6 @@ static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
                                            const char *const *pairs, int pair_count)
 {
     const char *file = qnet__sink_name(sink), *duplicate;
-    unsigned char length[8];
     qnet_buffer json = {NULL, 0, 0, NULL};
     qnet_status status;
     if (count > QNET_MAX_SAFETENSORS_TENSORS || pair_count > QNET_MAX_SAFETENSORS_METADATA)
@@ -13795,12 +13817,13 @@ static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
     if (duplicate != NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s' is there twice", file,
                           duplicate);
-    status = qnet__safetensors_json(ctx, file, tensors, count, pairs, pair_count, &json);
-    if (status == QNET_OK && json.size > QNET_MAX_SAFETENSORS_HEADER)
+    status = qnet_buffer_append(ctx, &json, "length..", 8); /* known at the end */
+    if (status == QNET_OK)
+        status = qnet__safetensors_json(ctx, file, tensors, count, pairs, pair_count, &json);
+    if (status == QNET_OK && json.size - 8 > QNET_MAX_SAFETENSORS_HEADER)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a header of %.0f bytes, the limit is %.0f",
-                            file, (double)json.size, (double)QNET_MAX_SAFETENSORS_HEADER);
-    qnet__store(length, 8, 0, json.size);
-    if (status == QNET_OK) status = qnet__write(ctx, sink, length, sizeof(length));
+                            file, (double)json.size - 8, (double)QNET_MAX_SAFETENSORS_HEADER);
+    if (status == QNET_OK) qnet__store(json.bytes, 8, 0, json.size - 8);
     if (status == QNET_OK) status = qnet__write(ctx, sink, json.bytes, json.size);
     qnet_buffer_free(ctx, &json);
     return status;
@@ -13852,6 +13875,7 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
    block as it was. Three things may differ, each with a warning or a flag: a prefix before all
    names, num_batches_tracked, and, if asked for, the head. */
 
+/* 1 when name ends in `end`. */
 static int qnet__ends_in(const char *name, const char *end)
 {
     const size_t n = strlen(name), m = strlen(end);
@@ -13862,6 +13886,7 @@ static int qnet__ends_in(const char *name, const char *end)
    result depends on it. */
 static int qnet__is_tracked(const char *name) { return qnet__ends_in(name, "num_batches_tracked"); }
 
+/* The running variance of a batch norm. */
 static int qnet__is_variance(const char *name) { return qnet__ends_in(name, "running_var"); }
 
 /* The final layers, whose first dimension is the number of classes. */
@@ -14060,7 +14085,8 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
     return QNET_OK;
 }
 
-/* Copies an entry, which has been checked. */
+/* Copies entry `index` of the table, which has been checked, into the block; of what the file does
+   not have the block keeps its numbers. */
 static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weights_job *job = (const qnet__weights_job *)arg;
@@ -14136,7 +14162,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
 
 /* ---- which files belong together ------------------------------------------------------------- */
 
-/* Of the bytes as they are in a file, on every machine. */
+/* h continued by the tensor's bytes as they are in a file, little-endian on every machine. */
 static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
 {
     const unsigned char *p = (const unsigned char *)t->data;
