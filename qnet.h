@@ -1941,7 +1941,7 @@ QNET__HELPER qnet_status qnet__no_memory(qnet_context *ctx, size_t bytes, const 
 }
 
 /* Carves one block into aligned pieces. A plan runs twice: with base NULL it only adds up `at`,
-   the bytes to ask for; on the block itself it hands out the same pieces. */
+   the size of the block; then on the block itself it returns the same pieces. */
 typedef struct qnet__arena {
     unsigned char *base;
     size_t at;
@@ -1961,9 +1961,9 @@ QNET__HELPER void *qnet__take(qnet__arena *a, size_t count, size_t size)
     return a->base != NULL ? a->base + start : NULL;
 }
 
-/* Large blocks of the default allocator start at a huge page, and Linux is asked to use these: the
-   first touch of memory then costs a fraction, and so does finding it. The name is bound by hand,
-   as strict C99 hides the prototype. */
+/* Large blocks of the default allocator start at a huge page, and Linux is advised to use these:
+   page faults and TLB misses then cost a fraction. The name is bound by hand, as strict C99 hides
+   the prototype. */
 #if defined(__linux__) && !defined(QNET_NO_STDIO) && (defined(__GNUC__) || defined(__clang__))
 #define QNET__HUGE_PAGE ((size_t)2 << 20)
 extern int qnet__madvise(void *block, size_t size, int advice) __asm__("madvise");
@@ -2122,7 +2122,7 @@ static qnet_cpu qnet__detect_cpu(void)
 #endif
 }
 
-/* What was asked for, if this machine has it; else AUTO. */
+/* The kernels that were requested, if this machine has them; else AUTO. */
 static qnet_cpu qnet__choose_cpu(qnet_cpu wanted)
 {
     const qnet_cpu best = qnet__detect_cpu();
@@ -2598,9 +2598,17 @@ QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const v
 #ifndef QNET_NO_STDIO
 
 /* ---- What systems do differently. Each function fails as its name in C does, with errno. -----
-   qnet__fopen_new: a file that does not exist yet, so neither through a link nor over a file.
-   qnet__look: what a path leads to: 1 a file, 2 a folder; 0: errno says why not.
-   qnet__sync: forces a closed file, or the names in a folder, to the disk. */
+   qnet__fopen_read   a file that exists, in binary
+   qnet__fopen_new    a file that does not exist yet, so neither through a link nor over a file
+   qnet__look         what a path leads to: 1 a file, 2 a folder; 0: errno says why not
+   qnet__is_link      1 for a symbolic link, also for one whose target does not exist
+   qnet__rename       atomically, over a file of the new name
+   qnet__remove       a file or an empty folder
+   qnet__mkdir        one folder, whose parent exists
+   qnet__sync         forces a closed file, or the names in a folder, to the disk
+   qnet__is_separator 1 for a character between the names of a path
+   qnet__process      the number of this process
+   qnet__fd_...       read, write and close of a lock's file descriptor */
 
 #if !defined(QNET__WINDOWS)
 #define qnet__remove remove
@@ -2643,7 +2651,6 @@ static int qnet__look(const char *path)
     return stat(path, &info) != 0 ? 0 : S_ISDIR(info.st_mode) ? 2 : 1;
 }
 
-/* 1: a link, here one that leads nowhere. */
 static int qnet__is_link(const char *path)
 {
     char target[8];
@@ -2897,7 +2904,7 @@ QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *
     return QNET_OK;
 }
 
-/* Ends a file that was written, with its writer's status. When that is QNET_OK, the file is forced
+/* Closes a file that was written; status is its writer's. When that is QNET_OK, the file is forced
    to the disk and renamed to its path. On any failure it is removed and what was at path stays. */
 QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
 {
@@ -2926,7 +2933,7 @@ QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
     return status;
 }
 
-/* Bytes between here and the end of a file; 0 for other sources and where it cannot be told. */
+/* Bytes from the position to the end of a file; 0 for other sources and where it is unknown. */
 static size_t qnet__file_left(const qnet_source *source)
 {
     const qnet__file *f = (const qnet__file *)source->user;
@@ -2983,11 +2990,11 @@ static void qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t siz
 
 #endif /* QNET_NO_STDIO */
 
-#define QNET__READ_TRUST ((size_t)1 << 18) /* bytes allocated before any have come */
+#define QNET__READ_TRUST ((size_t)1 << 18) /* bytes allocated before any have been read */
 
 /* Appends the next size bytes of source to out, and a zero behind them; fewer where the source
-   ends. A file that ends within them is believed its length. A stream is not: out has room for at
-   most 16 times of what has come and QNET__READ_TRUST. */
+   ends. For a file that ends within them its length is allocated at once. For a stream out grows to
+   at most 16 times of what has been read, or QNET__READ_TRUST. */
 QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size_t size,
                                     qnet_buffer *out)
 {
@@ -3051,7 +3058,7 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_read: expected an empty buffer");
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
     limit = qnet__min_size(limit > 0 ? limit : QNET_MAX_FILE_BYTES, SIZE_MAX - 1);
-    status = qnet__read(ctx, &source, limit + 1, out); /* one more tells that there is more */
+    status = qnet__read(ctx, &source, limit + 1, out); /* one byte more: the file is too large */
     if (status == QNET_OK && out->size > limit)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes", path,
                             (double)limit);
@@ -3143,7 +3150,7 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
 #if defined(QNET__POSIX)
     do {
         if (entry != NULL) status = qnet__list_add(ctx, names, path, entry->d_name);
-        errno = 0; /* what is left of it tells a failure from the end */
+        errno = 0; /* readdir returns NULL for a failure and at the end */
     } while (status == QNET_OK && (entry = readdir(folder)) != NULL);
     if (status == QNET_OK && errno != 0) status = qnet__io_error(ctx, path, "reading the folder");
     closedir(folder);
@@ -3191,13 +3198,17 @@ QNET__HELPER const char *qnet__list_next(const qnet_buffer *list, const char *na
 /* ---- The lock of a folder ---------------------------------------------------------------------
    A file in it, locked by the system, whose text says who holds it. The system's lock ends with its
    process, so what a dead one leaves is no lock. flock belongs to the open file, not to the process
-   as fcntl's does: two runs in one process keep each other out too, a child that ends takes nothing
-   away, and Linux carries it to the other machines of a shared folder (NFS, SMB). */
+   as fcntl's does: two runs in one process exclude each other, a child that ends releases nothing,
+   and Linux carries it to the other machines of a shared folder (NFS, SMB).
+
+   Taking: make the folder, open or create the file, lock it without waiting, check that the path
+   still leads to it, write the holder's text. Releasing: remove the file, unlock, close, remove the
+   folders that were made and are empty. */
 
 typedef struct qnet__lock {
     char path[640]; /* of the file */
     int file;       /* -1: none, on a system without locks */
-    size_t there;   /* bytes of the folder's path that were there before */
+    size_t there;   /* bytes of the folder's path that existed before */
 } qnet__lock;
 
 /* "process 1234 on host since 2026-05-31 17:04:05 UTC", by the calendar (Howard Hinnant's
@@ -3222,7 +3233,7 @@ static void qnet__holder_text(char text[320])
 }
 
 #if QNET__FOLDERS
-/* The refusal, from a file that the holder wrote; below 0: it cannot be read. */
+/* The refusal, with the text that the holder wrote to the file; file < 0: it cannot be read. */
 static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, int file)
 {
     char text[320];
@@ -3269,7 +3280,7 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
     return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be locked", lock->path);
 }
 #elif defined(QNET__WINDOWS)
-/* There the open file itself is the lock: nobody else may open it to write. */
+/* Windows: the open file itself is the lock, as its sharing mode denies others to write. */
 static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
 {
     wchar_t wide[QNET__UTF16_SIZE];
@@ -11367,9 +11378,9 @@ QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *averag
 /* ============================================================================================
    >>deflate   RFC 1951 (deflate), RFC 1952 (gzip), RFC 1950 (zlib's wrapper, for PNG).
 
-   Both directions stream: inflate pulls compressed bytes from a qnet_source and is asked for
-   plain bytes, deflate is given plain bytes and pushes compressed ones into a qnet_sink. Each
-   holds all it needs in one heap block, so a .nii.gz never lies in memory as a whole.
+   Both directions stream: inflate pulls compressed bytes from a qnet_source as its caller reads
+   plain bytes, deflate takes plain bytes and pushes compressed ones into a qnet_sink. Each keeps its
+   state in one heap block, so a .nii.gz never lies in memory as a whole.
 
    The format in short. A stream is a row of blocks. A block is plain bytes ("stored"), or a row
    of symbols in a Huffman code: a literal byte, or "go back `distance` bytes and copy `length`
@@ -11507,7 +11518,7 @@ static void qnet__canonical_codes(const uint8_t *length, int symbols, uint16_t *
 /* Which of a block's three alphabets a code is for. */
 enum { QNET__FOR_CODELEN, QNET__FOR_LITLEN, QNET__FOR_DIST };
 
-/* The table entry of a symbol, without its code's bits; 0 for a symbol that stands for nothing. */
+/* The table entry of a symbol, without the length of its code; 0 for a reserved symbol. */
 static uint32_t qnet__code_entry(int what, int symbol)
 {
     uint32_t base, extra;
@@ -11562,8 +11573,8 @@ static int qnet__huffman_build(qnet__huffman *code, int what, const uint8_t *len
     return 1;
 }
 
-/* The bits read ahead (lowest first) and the bytes after them. Bits above `count` are 0 or equal
-   to what is to come, so that or-ing the same bytes in again does no harm. */
+/* The bits read ahead (lowest first) and the bytes after them. Bits above `count` are 0 or already
+   those of the next bytes: or-ing these in again changes nothing. */
 typedef struct qnet__bit_reader {
     uint64_t bits;
     int count;
@@ -11602,9 +11613,9 @@ enum {
 #define QNET__INFLATE_STEP  65536 /* plain bytes made at a time, at least */
 #define QNET__INFLATE_SLACK 288   /* one match and the overshoot of its copy in steps of eight */
 
-/* The state of unpacking, about 150 KB, in one block of the heap: too much for a stack. Input is
-   pulled as it is needed, so only the plain side has to stop and go on. The first failure stays in
-   status: what reads bits gets zeros from then on, and looks at the status where it ends. */
+/* The state of the decoder, about 150 KB: too much for a stack. Input is pulled as it is needed, so
+   only the plain side is resumed. The first failure stays in status: readers of bits get zeros from
+   then on, and check the status where they end. */
 typedef struct qnet__inflate {
     qnet_context *ctx;
     qnet_source *source;
@@ -11641,8 +11652,8 @@ static void qnet__inflate_start(qnet__inflate *s, qnet_context *ctx, qnet_source
     qnet__crc32_table(s->crc_table);
 }
 
-/* A failure, unless there was one before; what: NULL when the input ended too early. The count of
-   plain bytes tells where to look in a long file. */
+/* Records a failure, unless there was one before; what: NULL when the input ended too early. The
+   number of plain bytes locates it in a long file. */
 static void qnet__inflate_fail(qnet__inflate *s, const char *what)
 {
     if (s->status == QNET_OK)
@@ -12086,7 +12097,7 @@ static void qnet__deflate_parse(qnet__deflate *d)
 
 /* Code lengths length[symbols] <= limit for these counts, and the codes. Huffman's tree by two
    queues (leaves and inner nodes both come in rising order of weight), then lengths above the limit
-   are shortened and the shortest harm done elsewhere. At least two codes get a length, so that
+   are shortened at the least cost elsewhere. At least two codes get a length, so that
    every decoder takes the set as complete. */
 static void qnet__huffman_make(const uint32_t *count, int symbols, int limit, uint8_t *length,
                                uint16_t *code)
@@ -12119,9 +12130,9 @@ static void qnet__huffman_make(const uint32_t *count, int symbols, int limit, ui
         if (i < used) of_length[qnet__min_int(depth[i], limit)]++;
     }
     for (i = 1; i <= limit; i++) kraft += (uint32_t)of_length[i] << (limit - i);
-    /* Cutting depths to the limit made too many short codes: the sum of 2^-length is above 1. Each
-       round takes one leaf of the greatest length and hangs it, as the twin, below the leaf of the
-       next smaller length: the sum falls by 2^-limit. */
+    /* Truncated depths may break Kraft's inequality, sum of 2^-length <= 1. Each round takes one leaf
+       of the greatest length and makes it the sibling of a leaf of the next smaller length, which
+       goes one level down: the sum falls by 2^-limit. */
     for (; kraft > 1u << limit; kraft--) {
         of_length[limit]--;
         for (i = limit - 1; of_length[i] == 0; i--) {}
@@ -12251,8 +12262,8 @@ static void qnet__deflate_slide(qnet__deflate *d)
     d->hashed -= QNET__WINDOW;
 }
 
-/* Takes in bytes[size]. A full block is coded only when more comes, so that the last one is known
-   to be the last. */
+/* Appends bytes[size] to the plain stream. A full block is coded only when more bytes follow it, as
+   the last block carries a mark. */
 static qnet_status qnet__deflate_write(qnet__deflate *d, const void *bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)bytes;
@@ -12871,8 +12882,8 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
     else
         qnet__nifti_warn(in, "bitpix is %d, expected %d for datatype %d (%s), which is taken",
                          in->bitpix, 8 * (int)in->bytes, in->type, in->type_name);
-    /* 0 is refused, too: whether voxels then start at 348 or 352 would be a guess, and a wrong one
-       shifts the picture by some voxels without a sign. */
+    /* 0 is refused: voxels could then start at 348 or 352, and the wrong one of them shifts the
+       picture by some voxels unnoticed. */
     offset = qnet__nifti_get(h, QNET__NII_OFFSET, 0);
     if (!(offset >= 352 && offset == floor(offset) && qnet__is_finite(offset)))
         return qnet__nifti_fail(in, FORMAT, "vox_offset is %g, expected a whole number of 352 or "
@@ -12940,8 +12951,9 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
     return QNET_OK;
 }
 
-/* All voxels into volume.voxels; *room is how many it holds, also on failure. Room is made for at
-   most 16 times of what has come, and QNET__NIFTI_TRUST: a short file cannot ask for much. */
+/* All voxels into volume.voxels; *room is how many it holds, also on failure. The array grows to at
+   most 16 times of what has been read, or QNET__NIFTI_TRUST: a short file with a large dim costs
+   little memory. */
 static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
 {
     size_t got, n;
@@ -12970,9 +12982,9 @@ static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
     return QNET_OK;
 }
 
-/* Header, extensions (skipped), voxels, the rest. That it is packed is told by its first two bytes,
-   gzip's mark, not by the name: a stream has none, and names can be wrong. No NIfTI-1 file starts
-   so: its first byte is 5c, or 0. */
+/* Header, extensions (skipped), voxels, tail. Whether the file is packed is decided by its first two
+   bytes, gzip's magic number, not by its name, which a stream does not have and which may be wrong.
+   A NIfTI-1 file begins with 5c or 0. */
 static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
 {
     size_t got, more, tail = 0;
@@ -12996,7 +13008,7 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
                                     (double)in->offset, (double)skip);
     }
     QNET__TRY(qnet__nifti_voxels(in, room));
-    /* What follows is read, too: in a gzip file that is what checks its CRC. A lot of it means that
+    /* The tail is read because the CRC of a gzip file is checked at its end. A long tail means that
        dim is wrong. */
     do {
         QNET__TRY(qnet__nifti_next(in, in->piece, QNET__NIFTI_PIECE, &got));
@@ -13214,7 +13226,7 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
 #define QNET__SAFETENSORS_DIMS 8
 #define QNET__SHAPE_TEXT 192 /* "[" 8 numbers of 20 digits and commas "]" */
 
-/* The public struct, first, and what it lies in. */
+/* The public struct, as first member, and the buffers that its pointers lead into. */
 typedef struct qnet__safetensors_file {
     qnet_safetensors file;
     char name[256];
@@ -13229,7 +13241,7 @@ static const char *qnet__safetensors_name(const qnet_safetensors *file)
     return ((const qnet__safetensors_file *)(const void *)file)->name; /* its first member */
 }
 
-/* The header's text as it is read: at moves from begin to end, where a zero stands. */
+/* The parser's state: the header's text and the position in it; *end = 0. */
 typedef struct qnet__header {
     qnet_context *ctx;
     const char *file;
@@ -13593,8 +13605,8 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* Checks that the tensors cover bytes 0..*size, each byte once: no two overlap, and together they
-   are as large as the last of them ends. */
+/* Checks that the tensors cover bytes 0..*size, each byte once: no two overlap, and the sum of their
+   sizes is the largest end. */
 static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors_file *f,
                                       size_t *size)
 {
@@ -13615,7 +13627,8 @@ static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors
                       "at byte %.0f and have %.0f", f->name, (double)*size, (double)sum);
 }
 
-/* Takes the tensors that are not read from the list; their bytes have been counted. */
+/* Removes the tensors that are not read from the list, with a warning; the layout was checked with
+   them. */
 static void qnet__leave_out(qnet__safetensors_file *f)
 {
     int kept = 0;
@@ -13714,7 +13727,7 @@ QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *sourc
     return status;
 }
 
-/* Takes a file that is read to any point. */
+/* Also of a file that was read in part. */
 QNET_API void qnet_safetensors_destroy(qnet_safetensors *file)
 {
     qnet__safetensors_file *f = (qnet__safetensors_file *)(void *)file; /* its first member */
@@ -13873,7 +13886,7 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
    fits a table when it has a tensor for each name, of the same shape and of a float type, and no
    others. All is checked before the first number is copied: a file that does not fit leaves the
    block as it was. Three things may differ, each with a warning or a flag: a prefix before all
-   names, num_batches_tracked, and, if asked for, the head. */
+   names ("module."), num_batches_tracked, and, with replace_head, the final layer. */
 
 /* 1 when name ends in `end`. */
 static int qnet__ends_in(const char *name, const char *end)
@@ -13931,12 +13944,12 @@ static float qnet__load_f32(const void *data, size_t i)
     return value;
 }
 
-#define QNET__COPY_FILTERS 64 /* turned at a time, */
-#define QNET__COPY_NUMBERS 8  /* so many numbers of each */
+#define QNET__COPY_FILTERS 64 /* of a tile, */
+#define QNET__COPY_NUMBERS 8  /* and as many numbers of each */
 
 /* The tensor's numbers to to[p->count], in memory's order. A convolution's [filter][number] is
-   turned in a tile to [number][filter], whose rows go to memory in full cache lines: rows of memory
-   lie a power of two apart, and would fall on the same lines of the cache. */
+   transposed in a tile to [number][filter], whose rows are stored in full cache lines: rows of memory
+   are a power of two apart, so single numbers would compete for the same sets of the cache. */
 static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
     const size_t out = p->shape[3], filter = p->count / qnet__max_size(out, 1);
@@ -14000,6 +14013,7 @@ static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
                                                                 : "not finite");
 }
 
+/* What is matched with what, and where the numbers go. */
 typedef struct qnet__weights_job {
     const qnet_safetensors *file;
     const char *name;
@@ -14009,7 +14023,7 @@ typedef struct qnet__weights_job {
     qnet_real *block;
 } qnet__weights_job;
 
-/* The tensor of the file that is meant by a name of the table; or NULL. */
+/* The file's tensor with a name of the table, behind the prefix; or NULL. */
 static const qnet_safetensor *qnet__weights_find(const qnet__weights_job *job, const char *name)
 {
     for (int i = 0; i < job->file->count; i++)
@@ -14097,8 +14111,9 @@ static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
         qnet__param_copy(p, t, job->block + p->offset);
 }
 
-/* The longest common prefix of all names is shortened, dot by dot, until a name behind it is one of
-   the table; none where any name is right as it is. */
+/* Frameworks wrap a network and put "module." or "backbone." before all names. The longest common
+   prefix of all names is shortened, dot by dot, until a name behind it is one of the table; none
+   where any name is right as it is. */
 QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table)
 {
     const char *first;
@@ -14173,7 +14188,7 @@ static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
     return h;
 }
 
-/* A sum over the tensors, so that their order in the file does not matter. */
+/* The sum, mod 2^64, of one hash for each tensor: their order in the file does not matter. */
 QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file)
 {
     uint64_t sum = QNET_HASH_START;
