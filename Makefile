@@ -77,6 +77,8 @@ $(BUILD)/qnet.o: qnet.h
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -DQNET_IMPLEMENTATION -include qnet.h -x c -c /dev/null -o $@
 
+$(BUILD)/trace: tests/plain_resnet.h tests/plain_scan.h
+
 $(BUILD)/%: examples/%.c $(BUILD)/qnet.o $(wildcard examples/*.h examples/*/*.h)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -o $@ $< $(BUILD)/qnet.o $(EXTRA_$*) -lm
@@ -93,7 +95,7 @@ EXTRA_own_threads = -pthread
 EXTRA_openblas = -lopenblas
 
 # In double: an implementation of its own.
-$(BUILD)/gradcheck: examples/gradcheck.c qnet.h
+$(BUILD)/gradcheck: examples/gradcheck.c tests/reference.h qnet.h
 	@mkdir -p $(BUILD)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) -I. -o $@ $< -lm
@@ -134,11 +136,11 @@ $(BUILD)/tests/qnet.o: qnet.h
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) -DQNET_NO_FSYNC $(OPENMP) -I. -DQNET_IMPLEMENTATION -include stdlib.h -include qnet.h -x c -c /dev/null -o $@
 
-$(LINKED): $(BUILD)/tests/%: tests/%.c $(BUILD)/tests/qnet.o tests/test.h $(wildcard tests/folder.h tests/gzip.h examples/*.h examples/*/*.h tests/golden/*.h)
+$(LINKED): $(BUILD)/tests/%: tests/%.c $(BUILD)/tests/qnet.o $(wildcard tests/*.h examples/*.h examples/*/*.h tests/golden/*.h)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -Iexamples -o $@ $< $(BUILD)/tests/qnet.o $(EXTRA_$*) $(LIBS) -lm
 
-$(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard tests/folder.h tests/gzip.h examples/*.h examples/*/*.h tests/golden/*.h)
+$(BUILD)/tests/%: tests/%.c qnet.h $(wildcard tests/*.h examples/*.h examples/*/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) -DQNET_NO_FSYNC $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) $(LIBS) -lm
@@ -149,15 +151,14 @@ $(BUILD)/tests/test_identity: examples/own_threads.c
 $(BUILD)/tests/test_audit: examples/audit_paper.c
 $(BUILD)/tests/test_delong: examples/delong.c
 $(BUILD)/tests/test_gradcheck: examples/gradcheck.c
-$(addprefix $(BUILD)/tests/,test_layers double_layers reference_layers test_stem double_stem): tests/pool_reference.h
 $(BUILD)/tests/test_trace: examples/trace.c
 
-$(BUILD)/tests/double_%: tests/test_%.c qnet.h tests/test.h $(wildcard tests/golden/*.h)
+$(BUILD)/tests/double_%: tests/test_%.c qnet.h $(wildcard tests/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) -DQNET_REAL=double $(PRIVATE) -I. -Iexamples -o $@ $< -lm
 
-$(BUILD)/tests/reference_%: tests/test_%.c qnet.h tests/test.h
+$(BUILD)/tests/reference_%: tests/test_%.c qnet.h $(wildcard tests/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) -DQNET_REFERENCE $(PRIVATE) -I. -Iexamples -o $@ $< -lm
@@ -243,12 +244,12 @@ parity-build: $(PARITY)
 
 $(BUILD)/parity/weights_probe: weights_tools/pth.h
 
-$(BUILD)/parity/%_double: tests/parity/%.c qnet.h $(wildcard tests/golden/*.h)
+$(BUILD)/parity/%_double: tests/parity/%.c qnet.h $(wildcard tests/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/parity
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -DQNET_REAL=double -I. -o $@ $< -lm
 
-$(BUILD)/parity/%_float: tests/parity/%.c qnet.h $(wildcard tests/golden/*.h)
+$(BUILD)/parity/%_float: tests/parity/%.c qnet.h $(wildcard tests/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/parity
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< -lm

@@ -17,7 +17,7 @@
        >>status >>context >>random >>file >>tensor >>text              the ground floor
        >>kernels                                                         per instruction set
        >>gemm >>fuse >>winograd >>conv >>norm                            layers
-       >>pool >>stem >>dense >>lstm >>gradcheck
+       >>pool >>stem >>dense >>lstm
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
        >>deflate >>png >>nifti >>weights                                file formats
        >>image >>cohort >>train                                         data, augmentation, training
@@ -85,6 +85,8 @@
        QNET_REAL double       networks in double precision: the reference build, slow and exact
        QNET_REFERENCE         plain loops instead of the fast products, convolutions and passes
        QNET_STATIC            everything private to this file
+       QNET_IMPLEMENTATION_DONE    QNET_IMPLEMENTATION does nothing, as another file of the program
+                              holds it: single-file programs can then share one compiled header
        QNET_API               what stands before every public function, such as
                               __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
        QNET_NO_STDIO          no file access by path; memory and callbacks stay. Of the system then
@@ -123,8 +125,7 @@
 
    All of it comes from the allocator hook of the context, and goes back with the size it was asked
    with. Models and training runs ask when they are created, and for all they need; forward passes,
-   backward passes and training steps ask for nothing (but with a trace hook, for the maps that are
-   worked out for it alone). qnet_resnet_bytes and its like say beforehand
+   backward passes and training steps ask for nothing. qnet_resnet_bytes and its like say beforehand
    how much that will be. A layer called alone takes a scratch block of qnet_..._scratch bytes, or
    NULL, and then asks for one during the call. Whatever fails gives back what it had asked for.
 
@@ -221,8 +222,8 @@
        intervals        DeLong and bootstrap by slice, as in the paper, and by subject, because
                         slices of one scan are not independent: of two equally good models, half of
                         all cohorts have a star by slice. AUCs by subject: on the logit scale
-       stars, p-values  not shown where a class has fewer than 10 subjects, however many slices:
-                        DeLong's test takes AUCs to be normally distributed (fixed); nor where a
+       stars, p-values  crossval shows none where a class has fewer than 10 subjects, however many
+                        slices: DeLong's test takes AUCs to be normally distributed; nor where a
                         difference has no variance
        shuffled labels  no AUC may stay far above .5. Over all folds it is expected below: a fold
                         with more HH than others leaves fewer to the training that judges it, and
@@ -395,17 +396,6 @@ typedef struct qnet_progress {
     int (*report)(void *user, const qnet_progress_info *info);
 } qnet_progress;
 
-/* Hands every named tensor of a forward or backward pass to the caller, in the order of
-   computation: data[shape[0]]...[shape[ndim-1]], valid during the call only. A forward tensor has
-   the name of the torchvision module whose output it is ("layer1.0.relu"); the gradient of a norm's
-   output is "grad layer1.0.bn1". examples/trace.c lists all. Gradients of weights are not traced:
-   they are in net->gradients. */
-typedef struct qnet_trace {
-    void *user;
-    void (*tensor)(void *user, const char *name, const qnet_real *data, int ndim,
-                   const size_t *shape);
-} qnet_trace;
-
 /* Seconds since any fixed moment; only progress reports use it, never a result. */
 typedef struct qnet_clock {
     void *user;
@@ -439,7 +429,6 @@ typedef struct qnet_hooks {
     qnet_blas blas;
     qnet_log log;
     qnet_progress progress;
-    qnet_trace trace;
     qnet_clock clock;
     qnet_weights_reader weights;
     int threads;  /* for the default parallel hook; 0: as many as OpenMP offers; 1 without it */
@@ -460,9 +449,8 @@ QNET_API const char *qnet_last_error(const qnet_context *ctx);
 /* The hooks in force, defaults filled in. */
 QNET_API const qnet_hooks *qnet_context_hooks(const qnet_context *ctx);
 
-/* Changes the progress or trace hook of a context in place (all zero: none). */
+/* Changes the progress hook of a context in place (all zero: none). */
 QNET_API void qnet_set_progress(qnet_context *ctx, qnet_progress progress);
-QNET_API void qnet_set_trace(qnet_context *ctx, qnet_trace trace);
 
 /* "scalar", "avx2", "avx512", "neon": the kernels this context uses. */
 QNET_API const char *qnet_cpu_name(qnet_cpu cpu);
@@ -655,8 +643,8 @@ QNET_API int qnet_conv2d_out_width(const qnet_conv2d *shape);
    a hook) or "reference" (with QNET_REFERENCE); "none" for a shape that is not valid. The batch is
    a part of the shape, so it may decide about an image's last bits (a ResNet's does not from 16
    on). With "Winograd" a NaN or an infinity reaches all outputs of the tiles that read it, as NaN.
-   The gradient of the inputs may go another way, and a ResNet with training = 0 has one more: see
-   qnet_resnet_plan_text. */
+   The gradient of the inputs may go another way, and a ResNet with training = 0 has one more, tiles
+   of 2x2 outputs for small maps of few images. */
 QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_conv2d *shape);
 QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *shape);
 QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *shape,
@@ -768,19 +756,6 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
                                         const qnet_real *saved, const qnet_real *dy, qnet_real *dx,
                                         const qnet_lstm_gradients *gradients, void *scratch);
 
-/* Compares an analytic gradient with central differences (f(x + h) - f(x - h)) / 2h of a scalar
-   function of x[count], at `samples` positions spread over x (0: all). x is restored. The error is
-   |numeric - analytic| / max(1e-3 * largest gradient, |numeric| + |analytic|). */
-typedef double (*qnet_scalar_function)(void *user);
-typedef struct qnet_gradcheck_result {
-    double max_error;
-    size_t worst; /* index into x */
-    double analytic, numeric;
-} qnet_gradcheck_result;
-QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, void *user,
-                                    qnet_real *x, const qnet_real *gradient, size_t count,
-                                    size_t samples, double step, qnet_gradcheck_result *out);
-
 /* ============================================================================================
    API 7. ResNet18, the image-level model (paper, "Internal Architecture", Fig. 4; He et al. 2016):
    7x7/2 convolution 64, batch norm, ReLU, max pool; 8 ResBlocks of two 3x3 convolutions with 64,
@@ -826,13 +801,6 @@ QNET_API void qnet_resnet_destroy(qnet_resnet *net);
    beside qnet_resnet_bytes: 9 to 81 numbers for 9 where Winograd's form is used, up to 208 MB in
    float. It goes with the network. Results keep their bits. */
 QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net);
-/* The plan of the network as a table, a row per convolution: its algorithm ("Winograd 2": with
-   tiles of 2x2 outputs, for small maps of few images), that of the gradient of its inputs ("-": is
-   not computed), and where in the block (in MB from its start) its output is kept, and the output
-   of the norm and ReLU after it ("-": that is not kept, but worked out where it is read). Of conv1
-   it is the pooled map. Like snprintf: text[size] gets whole lines, and the length that all of them
-   have comes back; text may be NULL if size is 0. */
-QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t size);
 /* Random weights: convolutions Kaiming normal (fan out), fc U(+-1/sqrt(512)), batch norms 1 and 0,
    as torchvision does. Where ImageNet weights are at hand, load them after this. */
 QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed);
@@ -1366,9 +1334,10 @@ QNET_API qnet_interval qnet_wilson(size_t successes, size_t trials, double level
 /* Majority vote over slices; a tie is HC: the paper asks for "more than". */
 QNET_API int qnet_vote(const int *decision, size_t count);
 
-/* ROC curve: points[0] = (0,0) ... (1,1), one point per distinct score, thresholds falling;
-   decision is HH when score >= threshold, and never at points[0], whose threshold is infinity (as
-   that of points[1] is where a score is infinite). points has room for count + 1. */
+/* ROC curve (paper, Fig. 5, Fig. 6 and Fig. 8): points[0] = (0,0) ... (1,1), one point per distinct
+   score, thresholds falling; decision is HH when score >= threshold, and never at points[0], whose
+   threshold is infinity (as that of points[1] is where a score is infinite). points has room for
+   count + 1. */
 typedef struct qnet_roc_point {
     double false_positive_rate, true_positive_rate, threshold;
 } qnet_roc_point;
@@ -1403,18 +1372,15 @@ QNET_API qnet_interval qnet_logit_interval(double auc, double variance);
 /* "ns" for p above .05, "*" to .05, "**" to .01, "***" to .001, "****" to .0001 (paper, Table 2).
    "ns" for NaN, too. */
 QNET_API const char *qnet_stars(double p);
-/* The same for a test on so many subjects of either class: NULL where one has fewer than
-   QNET_STARS_SUBJECTS, too few for DeLong's normal approximation. Slices are not subjects. */
-#define QNET_STARS_SUBJECTS 10
-QNET_API const char *qnet_stars_of(double p, int subjects_hh, int subjects_hc);
 QNET_API double qnet_normal_cdf(double z);
 QNET_API double qnet_normal_quantile(double p);
 
 typedef struct qnet_boxplot {
     double low, q1, median, q3, high, mean, std;
 } qnet_boxplot; /* 2.5, 97.5 % ends */
-/* AUCs of `resamples` bootstrap samples: items, or whole clusters where cluster is given, drawn
-   with replacement; samples with one class are drawn again. auc[resamples] falls as drawn. */
+/* AUCs of `resamples` bootstrap samples (paper, Fig. 7): items, or whole clusters where cluster is
+   given, drawn with replacement; samples with one class are drawn again. auc[resamples] falls as
+   drawn. */
 QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, const double *score,
                                         const int *cluster, size_t count, int resamples,
                                         uint64_t seed, double *auc);
@@ -1706,6 +1672,13 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 #endif
 #endif
 
+/* QNET__HAS_TRAINING: 0 leaves out what only training runs. */
+#ifdef QNET_ONLY_INFERENCE
+#define QNET__HAS_TRAINING 0
+#else
+#define QNET__HAS_TRAINING 1
+#endif
+
 /* QNET__NEON: the vectors of 64-bit ARM, which every such processor has. */
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__aarch64__) && \
     !defined(QNET_REFERENCE) && !defined(QNET_NO_SIMD) && !QNET__REAL_IS_DOUBLE
@@ -1723,7 +1696,7 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 #define QNET__LANES_COMPILED 8
 #else
 #define QNET__CPU_COMPILED (QNET__NEON ? QNET_CPU_NEON : QNET_CPU_SCALAR)
-#if defined(__GNUC__) || defined(__clang__)
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(QNET_REFERENCE)
 #define QNET__LANES_COMPILED (QNET__REAL_IS_DOUBLE ? 2 : 4)
 #else
 #define QNET__LANES_COMPILED 1
@@ -1840,13 +1813,13 @@ QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
 
 /* ============================================================================================
    >>context: the hooks with their defaults filled in, the kernels that the machine can run, and
-   the private calls by which all other rooms reach memory, threads, log, progress and trace.
+   the private calls by which all other rooms reach memory, threads, log and progress.
 
-   A context is read-only after its creation but for the last error and two hooks, so a library
-   without globals has no hidden state. Memory: qnet__alloc and qnet__free, with the same number of
-   bytes; plans of many pieces go through qnet__arena. Threads: qnet__parallel runs a task for each
-   of 0..count-1 and comes back when all are done; results may depend on the index, never on the
-   worker. Failures: qnet__fail records a sentence.
+   A context is read-only after its creation but for the last error and the progress hook; there are
+   no globals. Memory: qnet__alloc and qnet__free, with the same number of bytes; plans of many
+   pieces go through qnet__arena. Threads: qnet__parallel runs a task for each of 0..count-1 and
+   returns when all are done; results may depend on the index, never on the worker. Failures:
+   qnet__fail records a sentence.
    ============================================================================================ */
 
 #define QNET__ALIGN 64 /* a cache line, and the widest vector register */
@@ -1959,6 +1932,17 @@ QNET__HELPER void *qnet__take(qnet__arena *a, size_t count, size_t size)
     }
     a->at = end;
     return a->base != NULL ? a->base + start : NULL;
+}
+
+/* The block that a plan has measured, *bytes of it, to be carved by a second run. what: names it in
+   the sentence of a failure. */
+QNET__HELPER qnet_status qnet__arena_alloc(qnet_context *ctx, qnet__arena *a, size_t *bytes,
+                                           const char *what)
+{
+    *bytes = a->at;
+    a->base = (unsigned char *)qnet__alloc(ctx, a->at);
+    a->at = 0;
+    return a->base != NULL ? QNET_OK : qnet__no_memory(ctx, *bytes, what);
 }
 
 /* Large blocks of the default allocator start at a huge page, and Linux is advised to use these:
@@ -2196,8 +2180,6 @@ QNET_API void qnet_set_progress(qnet_context *ctx, qnet_progress progress)
     ctx->hooks.progress = progress;
 }
 
-QNET_API void qnet_set_trace(qnet_context *ctx, qnet_trace trace) { ctx->hooks.trace = trace; }
-
 QNET_API const char *qnet_cpu_name(qnet_cpu cpu)
 {
     static const char *const names[] = {"auto", "scalar", "avx2", "avx512", "neon"};
@@ -2272,15 +2254,6 @@ QNET__HELPER QNET__PRINTF(3, 4) void qnet__log(qnet_context *ctx, qnet_log_level
     qnet__sentence(text, fmt, args);
     va_end(args);
     ctx->hooks.log.message(ctx->hooks.log.user, level, text);
-}
-
-/* Hands data[s0]..[s(ndim-1)] to the trace hook; sizes beyond ndim are not read. */
-QNET__HELPER void qnet__trace(qnet_context *ctx, const char *name, const qnet_real *data, int ndim,
-                              size_t s0, size_t s1, size_t s2, size_t s3)
-{
-    const qnet_trace *trace = &ctx->hooks.trace;
-    const size_t shape[4] = {s0, s1, s2, s3};
-    if (trace->tensor != NULL) trace->tensor(trace->user, name, data, ndim, shape);
 }
 
 #define QNET__QUOTE(x) #x
@@ -3396,6 +3369,33 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name)
     return -1;
 }
 
+/* Appends parameter "name.suffix" of shape s0, s1, ... (ndim of them) to a table that is being made,
+   those that are trained first. entries NULL: the table's numbers are counted, no entry is written. */
+QNET__HELPER void qnet__param_add(qnet_param_table *table, qnet_param *entries, const char *name,
+                                  const char *suffix, int trainable, int ndim, size_t s0,
+                                  size_t s1, size_t s2, size_t s3)
+{
+    const size_t shape[4] = {s0, s1, s2, s3};
+    size_t count = 1;
+    for (int d = 0; d < ndim; d++)
+        count *= shape[d];
+    if (entries != NULL) {
+        qnet_param *p = &entries[table->count];
+        memset(p, 0, sizeof *p);
+        snprintf(p->name, sizeof p->name, "%s.%s", name, suffix);
+        p->ndim = ndim;
+        for (int d = 0; d < 4; d++)
+            p->shape[d] = shape[d];
+        p->count = count;
+        p->offset = table->total;
+        p->layout = ndim == 4 ? QNET_LAYOUT_HWIO : QNET_LAYOUT_PLAIN;
+        p->trainable = trainable;
+    }
+    table->count++;
+    table->total += count;
+    table->trainable += trainable ? count : 0;
+}
+
 /* The first of x[count] that is NaN or infinite, or count. */
 static size_t qnet__first_bad(const qnet_real *x, size_t count)
 {
@@ -3510,9 +3510,9 @@ typedef struct qnet__tile {
     const qnet_real *const *a; /* [segments][a_rows], of which `rows` are read */
     size_t a_rows;
     const qnet_real *const *b; /* [segments] */
-    qnet_real *const *c;       /* [rows]; NULL: this row is not kept (see qnet__run_tile) */
+    qnet_real *const *c;       /* [rows] */
     size_t a_at, a_step, b_at, b_step, c_at;
-    size_t segments, length;   /* at least 1; see qnet__run_tile */
+    size_t segments, length;   /* at least 1 */
     uintptr_t ahead;           /* address of a cache line that is asked for ... */
     size_t ahead_step;         /* ... and bytes to that of the next k; see qnet__tile_prefetch */
     size_t chain;              /* products in a chain of additions */
@@ -3647,71 +3647,6 @@ typedef struct qnet__pass_job {
     size_t rows, channels, chunk_rows;
 } qnet__pass_job;
 
-/* The twin, by the definitions of source and sink. */
-static qnet_real qnet__prologue_ref(const qnet__prologue *s, size_t at, size_t c)
-{
-    qnet_real v = s->x[at];
-    if (s->kind == QNET__PROLOGUE_NORMALISED) {
-        v = (v - s->mean[c]) * s->scale[c] + s->beta[c];
-        v = v < 0 ? 0 : v;
-    } else if (s->kind == QNET__PROLOGUE_GRADIENT) {
-        v = s->scale[c] * (v - s->shift[c] - (s->pre[at] - s->mean[c]) * s->slope[c]);
-    }
-    return v;
-}
-
-static void qnet__epilogue_ref(const qnet__epilogue *s, size_t at, size_t sum_at, size_t c,
-                               qnet_real v)
-{
-    if (s->kind == QNET__EPILOGUE_MOMENTS) {
-        const qnet_real d = v - s->center[sum_at];
-        s->sum1[sum_at] += (double)d;
-        s->sum2[sum_at] += (double)(d * d);
-    } else if (s->kind == QNET__EPILOGUE_NORMALISE) {
-        v = (v - s->mean[c]) * s->scale[c] + s->beta[c];
-        if (s->residual != NULL) {
-            qnet_real other = s->residual[at];
-            if (s->residual_mean != NULL)
-                other = (other - s->residual_mean[c]) * s->residual_scale[c] + s->residual_beta[c];
-            v += s->residual_relu && other < 0 ? 0 : other;
-        }
-        v = s->relu && v < 0 ? 0 : v;
-    } else if (s->kind == QNET__EPILOGUE_GRADIENT) {
-        v += s->residual != NULL ? s->residual[at] : 0;
-        if (s->mask != NULL) {
-            v = s->mask[at] <= 0 ? 0 : v;
-        } else if (s->scale != NULL) {
-            v = (s->pre[at] - s->mean[c]) * s->scale[c] + s->beta[c] <= 0 ? 0 : v;
-        }
-        if (s->pre != NULL) {
-            s->sum1[sum_at] += (double)v;
-            s->sum2[sum_at] += (double)(v * (s->pre[at] - s->mean[c]));
-        }
-    }
-    if (s->y != NULL)
-        s->y[at] = v;
-}
-
-/* The channels from `begin` on. */
-static void qnet__pass_channels(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk,
-                                size_t begin)
-{
-    const size_t n = job->channels;
-    size_t r, c;
-    for (c = begin; c < n && job->sink->sum1 != NULL; c++) {
-        job->sink->sum1[chunk * n + c] = job->sink->sum2[chunk * n + c] = 0;
-        if (job->sink->kind == QNET__EPILOGUE_MOMENTS)
-            job->sink->center[chunk * n + c] = qnet__prologue_ref(job->source, first * n + c, c);
-    }
-    for (r = 0; r < rows; r++) {
-        for (c = begin; c < n; c++) {
-            const size_t at = (first + r) * n + c;
-            qnet__epilogue_ref(job->sink, at, chunk * n + c, c,
-                               qnet__prologue_ref(job->source, at, c));
-        }
-    }
-}
-
 /* ---- What Winograd's transforms take --------------------------------------------------------- */
 
 /* What a convolution's tiles go from and to. `Outputs` are pixels of y, or of dy, in all forms. */
@@ -3727,49 +3662,32 @@ typedef enum qnet__winograd_form {
 #define QNET__WINOGRAD_PAD 16   /* numbers between rows: powers of two would share cache sets */
 #define QNET__SQUARE 16 /* channels of a square of kernels: a cache line of floats */
 
-/* Outputs along an axis of a tile. */
-QNET__INLINE int qnet__winograd_outputs(int points)
-{
-    return points == QNET__WINOGRAD_CLOSED ? 2 : points - 2;
-}
+/* A tile of 4 outputs along an axis: its points, the pixels that it reads, those of them that the
+   tile before does not read, and the pixels that it writes. */
+typedef struct qnet__winograd_sizes {
+    int points, in, fresh, out;
+} qnet__winograd_sizes;
 
-/* Points for 4 outputs. */
-QNET__INLINE int qnet__winograd_most(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_SAME ? 6 : 9;
-}
+static const qnet__winograd_sizes qnet__winograd_sizes_of[3] = {
+    {6, 6, 4, 4}, {9, 9, 8, 4}, {9, 5, 4, 8}
+};
 
-/* Pixels along an axis that a tile of 4 outputs reads, that it writes, and that it reads but the
-   tile before does not. */
-QNET__INLINE int qnet__winograd_in(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_HALF ? 9 : form == QNET__WINOGRAD_DOUBLE ? 5 : 6;
-}
-
-QNET__INLINE int qnet__winograd_out(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_DOUBLE ? 8 : 4;
-}
-
-QNET__INLINE int qnet__winograd_fresh(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_HALF ? 8 : 4;
-}
-
-/* Pixels along an axis that a tile with this number of points reads, and writes. */
-QNET__INLINE int qnet__winograd_reads(const qnet__winograd_form form, int points)
-{
-    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points) + 2
-           : form == QNET__WINOGRAD_HALF ? points
-                                         : (points + 1) / 2;
-}
-
-QNET__INLINE int qnet__winograd_writes(const qnet__winograd_form form, int points)
-{
-    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points)
-           : form == QNET__WINOGRAD_HALF ? points / 2
-                                         : points - 1;
-}
+/* The points of interpolation; see "Winograd's transforms". */
+#define QNET__WINOGRAD_A 0.625
+#define QNET__WINOGRAD_B 1.5
+#define QNET__WINOGRAD_R 0.75
+#define QNET__WINOGRAD_T 2.0
+#define QNET__WINOGRAD_A2 (QNET__WINOGRAD_A * QNET__WINOGRAD_A)
+#define QNET__WINOGRAD_B2 (QNET__WINOGRAD_B * QNET__WINOGRAD_B)
+#define QNET__WINOGRAD_R2 (QNET__WINOGRAD_R * QNET__WINOGRAD_R)
+#define QNET__WINOGRAD_T2 (QNET__WINOGRAD_T * QNET__WINOGRAD_T)
+#define QNET__WINOGRAD_N0 (1 / (QNET__WINOGRAD_A2 * QNET__WINOGRAD_B2))
+#define QNET__WINOGRAD_NA (1 / (2 * QNET__WINOGRAD_A2 * (QNET__WINOGRAD_A2 - QNET__WINOGRAD_B2)))
+#define QNET__WINOGRAD_NB (1 / (2 * QNET__WINOGRAD_B2 * (QNET__WINOGRAD_B2 - QNET__WINOGRAD_A2)))
+#define QNET__WINOGRAD_M0 (1 / (QNET__WINOGRAD_R2 * QNET__WINOGRAD_T))
+#define QNET__WINOGRAD_MR (1 / (2 * QNET__WINOGRAD_R2 * (QNET__WINOGRAD_R - QNET__WINOGRAD_T)))
+#define QNET__WINOGRAD_MM (-1 / (2 * QNET__WINOGRAD_R2 * (QNET__WINOGRAD_R + QNET__WINOGRAD_T)))
+#define QNET__WINOGRAD_MT (1 / (QNET__WINOGRAD_T * (QNET__WINOGRAD_T2 - QNET__WINOGRAD_R2)))
 
 /* How one side of a map is cut: the first `large` tiles have side + 1 outputs, the others side. */
 typedef struct qnet__winograd_axis {
@@ -3830,6 +3748,7 @@ typedef struct qnet__winograd {
    them or outside the map. */
 typedef struct qnet__winograd_view {
     int points_y, points_x;
+    int rows, columns; /* of pixels */
     ptrdiff_t at[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST]; /* [size][size] */
 } qnet__winograd_view;
 
@@ -3837,7 +3756,7 @@ static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
                                 const qnet__winograd_map *map, qnet__winograd_view *view)
 {
     const int size = map->size;
-    int kind = 0, large_y, large_x, rows, columns, y, x;
+    int kind = 0, large_y, large_x, y, x;
     ptrdiff_t image, i, j, top, left, *at = view->at;
     while (tile >= p->kind_end[kind])
         kind++;
@@ -3850,15 +3769,15 @@ static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
     j = tile % j + (large_x ? 0 : p->x.large);
     top = (i * p->y.side + (i < p->y.large ? i : p->y.large)) * map->step - map->border;
     left = (j * p->x.side + (j < p->x.large ? j : p->x.large)) * map->step - map->border;
-    rows = ((int)p->y.side + large_y) * map->step + map->more;
-    columns = ((int)p->x.side + large_x) * map->step + map->more;
+    view->rows = ((int)p->y.side + large_y) * map->step + map->more;
+    view->columns = ((int)p->x.side + large_x) * map->step + map->more;
     view->points_y = (int)(large_y ? p->y.points : p->y.few);
     view->points_x = (int)(large_x ? p->x.points : p->x.few);
     for (y = 0; y < size; y++) {
         const ptrdiff_t row = (image * map->height + top + y) * map->width;
-        const int there = y < rows && top + y >= 0 && top + y < map->height;
+        const int there = y < view->rows && top + y >= 0 && top + y < map->height;
         for (x = 0; x < size; x++) {
-            const int inside = there && x < columns && left + x >= 0 && left + x < map->width;
+            const int inside = there && x < view->columns && left + x >= 0 && left + x < map->width;
             *at++ = inside ? (row + left + x) * map->channels : -1;
         }
     }
@@ -3885,41 +3804,34 @@ typedef enum qnet__winograd_step {
     QNET__WINOGRAD_KERNEL_GRADIENTS
 } qnet__winograd_step;
 
-/* ---- What pooling, the stem and the LSTM take ------------------------------------------------ */
+/* g[3][3][i][j]: the kernels for a square of input channels from i0 and output channels from j0;
+   turned round and with channels swapped when they are for the gradient of the inputs. i1 and j1:
+   those of the square to come, whose rows are asked for. */
+QNET__HELPER void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, ptrdiff_t j0,
+                                        ptrdiff_t i1, ptrdiff_t j1,
+                                        qnet_real (*g)[QNET__SQUARE][QNET__SQUARE])
+{
+    const ptrdiff_t in = p->src_c, out = p->dst_c;
+    ptrdiff_t i, j;
+    int k;
+    for (k = 0; k < 9; k++) {
+        if (!p->backward) {
+            for (i = 0; i < QNET__SQUARE; i++) {
+                memcpy(g[k][i], p->w + (k * in + i0 + i) * out + j0, sizeof g[k][i]);
+                QNET__PREFETCH(p->w + (k * in + i1 + i) * out + j1);
+            }
+            continue;
+        }
+        for (j = 0; j < QNET__SQUARE; j++) {
+            const qnet_real *w = p->w + ((8 - k) * out + j0 + j) * in + i0;
+            QNET__PREFETCH(p->w + ((8 - k) * out + j1 + j) * in + i1);
+            for (i = 0; i < QNET__SQUARE; i++)
+                g[k][i][j] = w[i];
+        }
+    }
+}
 
-/* Loops over channels go in blocks of this constant length, which compilers turn into vector
-   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
-   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
-#define QNET__WIDTH 32
-
-/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
-   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
-#define QNET__BLOCKS(c, n, width, call)                                   \
-    do {                                                                  \
-        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
-            const int width = QNET__WIDTH;                                \
-            call;                                                         \
-        }                                                                 \
-        if ((c) < (n)) {                                                  \
-            const int width = (int)((n) - (c));                           \
-            call;                                                         \
-        }                                                                 \
-    } while (0)
-
-/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
-typedef struct qnet__maxpool {
-    const struct qnet__isa *isa;
-    size_t height, width, channels, out_height, out_width;
-    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
-    qnet__prologue x;      /* plain;
-                              normalised: the pooled map is that of norm and ReLU, no argmax;
-                              scaled by signs, 1, -1 or 0: that x of a window wins which is
-                              largest, smallest or first */
-    const qnet_real *dy;
-    qnet_real *y, *dx;     /* dx: backward */
-    const uint8_t *winner; /* backward: the argmax of the forward pass */
-    uint8_t *argmax;
-} qnet__maxpool;
+/* ---- What the stem and the LSTM take --------------------------------------------------------- */
 
 #define QNET__STEM_COLUMN 48   /* u[r .. r + 3][q] */
 #define QNET__STEM_TAPS 192    /* 4 columns */
@@ -3974,7 +3886,6 @@ typedef struct qnet__isa {
     /* i, j and block: see qnet__winograd_step. NULL: convolutions are direct. */
     void (*winograd)(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i, ptrdiff_t j,
                      qnet_real *block);
-    void (*maxpool)(const qnet__maxpool *pool, size_t index); /* a row of y or, if any, of dx */
     void (*stem)(const qnet__stem_list *list);
     void (*lstm_forward)(const qnet__lstm_row *row);
     void (*lstm_backward)(const qnet__lstm_row *row);
@@ -4024,52 +3935,30 @@ typedef int32_t qnet__lane_int;
 #define qnet__epilogue_put QNET__ISA(qnet__epilogue_put)
 #define qnet__epilogue_prefetch QNET__ISA(qnet__epilogue_prefetch)
 #define qnet__epilogue_end QNET__ISA(qnet__epilogue_end)
+#define qnet__pass_column QNET__ISA(qnet__pass_column)
 #define qnet__pass_columns QNET__ISA(qnet__pass_columns)
 #define qnet__pass_run QNET__ISA(qnet__pass_run)
 #define qnet__winograd_bt QNET__ISA(qnet__winograd_bt)
 #define qnet__winograd_at QNET__ISA(qnet__winograd_at)
 #define qnet__winograd_a QNET__ISA(qnet__winograd_a)
-#define qnet__winograd_g QNET__ISA(qnet__winograd_g)
-#define qnet__winograd_gt QNET__ISA(qnet__winograd_gt)
-#define qnet__winograd_odd_points QNET__ISA(qnet__winograd_odd_points)
 #define qnet__winograd_bt2 QNET__ISA(qnet__winograd_bt2)
-#define qnet__winograd_bt2_back QNET__ISA(qnet__winograd_bt2_back)
-#define qnet__winograd_odd_outputs QNET__ISA(qnet__winograd_odd_outputs)
 #define qnet__winograd_at2 QNET__ISA(qnet__winograd_at2)
-#define qnet__winograd_at2_back QNET__ISA(qnet__winograd_at2_back)
 #define qnet__winograd_a2 QNET__ISA(qnet__winograd_a2)
-#define qnet__winograd_g2 QNET__ISA(qnet__winograd_g2)
-#define qnet__winograd_gt2 QNET__ISA(qnet__winograd_gt2)
-#define qnet__winograd_to_points QNET__ISA(qnet__winograd_to_points)
-#define qnet__winograd_to_pixels QNET__ISA(qnet__winograd_to_pixels)
-#define qnet__winograd_from_outputs QNET__ISA(qnet__winograd_from_outputs)
-#define qnet__winograd_to_taps QNET__ISA(qnet__winograd_to_taps)
-#define qnet__winograd_to_kernel_points QNET__ISA(qnet__winograd_to_kernel_points)
-#define qnet__winograd_get QNET__ISA(qnet__winograd_get)
-#define qnet__winograd_prefetch QNET__ISA(qnet__winograd_prefetch)
-#define qnet__winograd_put QNET__ISA(qnet__winograd_put)
-#define qnet__winograd_input_tile QNET__ISA(qnet__winograd_input_tile)
-#define qnet__winograd_get_dy QNET__ISA(qnet__winograd_get_dy)
-#define qnet__winograd_gradient_tile QNET__ISA(qnet__winograd_gradient_tile)
+#define qnet__winograd_axis_of QNET__ISA(qnet__winograd_axis_of)
+#define qnet__winograd_tile_in QNET__ISA(qnet__winograd_tile_in)
 #define qnet__winograd_transform QNET__ISA(qnet__winograd_transform)
-#define qnet__winograd_sink QNET__ISA(qnet__winograd_sink)
-#define qnet__winograd_output_tile QNET__ISA(qnet__winograd_output_tile)
+#define qnet__winograd_tile_out QNET__ISA(qnet__winograd_tile_out)
 #define qnet__winograd_output QNET__ISA(qnet__winograd_output)
-#define qnet__winograd_gather QNET__ISA(qnet__winograd_gather)
+#define qnet__winograd_g QNET__ISA(qnet__winograd_g)
 #define qnet__winograd_kernels QNET__ISA(qnet__winograd_kernels)
-#define qnet__winograd_get_du QNET__ISA(qnet__winograd_get_du)
+#define qnet__winograd_gt QNET__ISA(qnet__winograd_gt)
 #define qnet__winograd_kernel_gradients QNET__ISA(qnet__winograd_kernel_gradients)
+#define qnet__winograd_of_kernels QNET__ISA(qnet__winograd_of_kernels)
 #define qnet__winograd_step_of QNET__ISA(qnet__winograd_step_of)
 #define qnet__winograd_same QNET__ISA(qnet__winograd_same)
 #define qnet__winograd_half QNET__ISA(qnet__winograd_half)
 #define qnet__winograd_double QNET__ISA(qnet__winograd_double)
-#define qnet__winograd_of_kernels QNET__ISA(qnet__winograd_of_kernels)
 #define qnet__winograd_run QNET__ISA(qnet__winograd_run)
-#define qnet__maxpool_get QNET__ISA(qnet__maxpool_get)
-#define qnet__maxpool_window QNET__ISA(qnet__maxpool_window)
-#define qnet__maxpool_forward QNET__ISA(qnet__maxpool_forward)
-#define qnet__maxpool_gather QNET__ISA(qnet__maxpool_gather)
-#define qnet__maxpool_row QNET__ISA(qnet__maxpool_row)
 #define qnet__stem_add QNET__ISA(qnet__stem_add)
 #define qnet__stem_winners_of QNET__ISA(qnet__stem_winners_of)
 #define qnet__lstm_units QNET__ISA(qnet__lstm_units)
@@ -4331,38 +4220,41 @@ static void qnet__tile_run(const qnet__tile *t)
 
 /* ---- Prologue and epilogue of a map, and the pass from memory to memory ---------------------- */
 
-/* What a prologue needs of the channels of a vector; loaded once for many pixels. */
+/* What a prologue needs of the channels of a vector; loaded once for many pixels. Here and below
+   `count` is QNET__LANES, but less at the end of channels that fill no vector. */
 typedef struct qnet__prologue_lanes {
     qnet__lanes mean, scale, beta, shift, slope;
 } qnet__prologue_lanes;
 
 QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                          ptrdiff_t c, qnet__prologue_lanes *k)
+                                          ptrdiff_t c, const size_t count,
+                                          qnet__prologue_lanes *k)
 {
     memset(k, 0, sizeof *k);
     if (kind != QNET__PROLOGUE_PLAIN) {
-        k->mean = qnet__lanes_load(s->mean + c);
-        k->scale = qnet__lanes_load(s->scale + c);
+        k->mean = qnet__lanes_load_part(s->mean + c, count);
+        k->scale = qnet__lanes_load_part(s->scale + c, count);
     }
     if (kind == QNET__PROLOGUE_NORMALISED)
-        k->beta = qnet__lanes_load(s->beta + c);
+        k->beta = qnet__lanes_load_part(s->beta + c, count);
     if (kind == QNET__PROLOGUE_GRADIENT) {
-        k->shift = qnet__lanes_load(s->shift + c);
-        k->slope = qnet__lanes_load(s->slope + c);
+        k->shift = qnet__lanes_load_part(s->shift + c, count);
+        k->slope = qnet__lanes_load_part(s->slope + c, count);
     }
 }
 
 /* The numbers at offset `at` (of pixel and channel) of the map, whose channels are k's. */
 QNET__INLINE qnet__lanes qnet__prologue_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                            const qnet__prologue_lanes *k, ptrdiff_t at)
+                                            const qnet__prologue_lanes *k, ptrdiff_t at,
+                                            const size_t count)
 {
-    qnet__lanes v = qnet__lanes_load(s->x + at);
+    qnet__lanes v = qnet__lanes_load_part(s->x + at, count);
     if (kind == QNET__PROLOGUE_NORMALISED) {
         v = (v - k->mean) * k->scale + k->beta;
         v = qnet__lanes_cut(v, v, 0);
     }
     if (kind == QNET__PROLOGUE_GRADIENT)
-        v = k->scale * (v - k->shift - (qnet__lanes_load(s->pre + at) - k->mean) * k->slope);
+        v = k->scale * (v - k->shift - (qnet__lanes_load_part(s->pre + at, count) - k->mean) * k->slope);
     return v;
 }
 
@@ -4401,28 +4293,29 @@ typedef struct qnet__epilogue_lanes {
 } qnet__epilogue_lanes;
 
 QNET__INLINE void qnet__epilogue_channels(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                          ptrdiff_t c, qnet__epilogue_lanes *k)
+                                          ptrdiff_t c, const size_t count,
+                                          qnet__epilogue_lanes *k)
 {
     memset(k, 0, sizeof *k);
     if (kind != QNET__EPILOGUE_NORMALISE && kind != QNET__EPILOGUE_GRADIENT)
         return;
     if (s->mean != NULL)
-        k->mean = qnet__lanes_load(s->mean + c);
+        k->mean = qnet__lanes_load_part(s->mean + c, count);
     if (s->scale != NULL) {
-        k->scale = qnet__lanes_load(s->scale + c);
-        k->beta = qnet__lanes_load(s->beta + c);
+        k->scale = qnet__lanes_load_part(s->scale + c, count);
+        k->beta = qnet__lanes_load_part(s->beta + c, count);
     }
     if (s->residual_mean != NULL) {
-        k->residual_mean = qnet__lanes_load(s->residual_mean + c);
-        k->residual_scale = qnet__lanes_load(s->residual_scale + c);
-        k->residual_beta = qnet__lanes_load(s->residual_beta + c);
+        k->residual_mean = qnet__lanes_load_part(s->residual_mean + c, count);
+        k->residual_scale = qnet__lanes_load_part(s->residual_scale + c, count);
+        k->residual_beta = qnet__lanes_load_part(s->residual_beta + c, count);
     }
 }
 
 /* v goes to offset `at` (of pixel and channel) of the map, whose channels are k's. */
 QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                     const qnet__epilogue_lanes *k, ptrdiff_t at, qnet__lanes v,
-                                     qnet__sums *sums)
+                                     const qnet__epilogue_lanes *k, ptrdiff_t at, const size_t count,
+                                     qnet__lanes v, qnet__sums *sums)
 {
     if (kind == QNET__EPILOGUE_MOMENTS) {
         const qnet__lanes d = v - sums->center;
@@ -4432,7 +4325,7 @@ QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilog
     if (kind == QNET__EPILOGUE_NORMALISE) {
         v = (v - k->mean) * k->scale + k->beta;
         if (s->residual != NULL) {
-            qnet__lanes other = qnet__lanes_load(s->residual + at);
+            qnet__lanes other = qnet__lanes_load_part(s->residual + at, count);
             if (s->residual_mean != NULL)
                 other = (other - k->residual_mean) * k->residual_scale + k->residual_beta;
             if (s->residual_relu)
@@ -4444,20 +4337,20 @@ QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilog
     }
     if (kind == QNET__EPILOGUE_GRADIENT) {
         if (s->residual != NULL)
-            v += qnet__lanes_load(s->residual + at);
+            v += qnet__lanes_load_part(s->residual + at, count);
         if (s->mask != NULL) {
-            v = qnet__lanes_cut(v, qnet__lanes_load(s->mask + at), 1);
+            v = qnet__lanes_cut(v, qnet__lanes_load_part(s->mask + at, count), 1);
         } else if (s->scale != NULL) {
-            const qnet__lanes pre = qnet__lanes_load(s->pre + at);
+            const qnet__lanes pre = qnet__lanes_load_part(s->pre + at, count);
             v = qnet__lanes_cut(v, (pre - k->mean) * k->scale + k->beta, 1);
         }
         if (s->pre != NULL) {
             sums->sum1 += v;
-            sums->sum2 += v * (qnet__lanes_load(s->pre + at) - k->mean);
+            sums->sum2 += v * (qnet__lanes_load_part(s->pre + at, count) - k->mean);
         }
     }
     if (s->y != NULL)
-        qnet__lanes_store(s->y + at, v);
+        qnet__lanes_store_part(s->y + at, v, count);
 }
 
 /* Prefetches what will be read and written at `at`. */
@@ -4477,65 +4370,71 @@ QNET__INLINE void qnet__epilogue_prefetch(const qnet__epilogue *s, const qnet__e
 
 /* Stores the sums of a chunk, for the channels of a vector; they were folded last. */
 QNET__INLINE void qnet__epilogue_end(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                     ptrdiff_t chunk, ptrdiff_t channels, ptrdiff_t c,
-                                     const qnet__sums *sums)
+                                     ptrdiff_t at, const size_t count, const qnet__sums *sums)
 {
     if (kind == QNET__EPILOGUE_MOMENTS)
-        qnet__lanes_store(s->center + chunk * channels + c, sums->center);
+        qnet__lanes_store_part(s->center + at, sums->center, count);
     if (kind == QNET__EPILOGUE_MOMENTS || (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)) {
-        memcpy(s->sum1 + chunk * channels + c, sums->all1, sizeof sums->all1);
-        memcpy(s->sum2 + chunk * channels + c, sums->all2, sizeof sums->all2);
+        memcpy(s->sum1 + at, sums->all1, count * sizeof *s->sum1);
+        memcpy(s->sum2 + at, sums->all2, count * sizeof *s->sum2);
     }
 }
 
-/* Rows of a chunk, in columns of a few vectors, so that a row is read two cache lines at once and
-   the sums stay in registers. Channels that fill no column (none in ResNet18) come last. */
+/* Rows of a chunk for the channels c of some vectors: their sums stay in registers. */
+QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prologue_kind from,
+                                    const qnet__epilogue_kind to, size_t first_row, size_t rows,
+                                    size_t chunk, ptrdiff_t c, const ptrdiff_t vectors,
+                                    const size_t count)
+{
+    const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n + c;
+    qnet__prologue_lanes in[QNET__PASS_VECTORS];
+    qnet__epilogue_lanes out[QNET__PASS_VECTORS];
+    qnet__sums sums[QNET__PASS_VECTORS];
+    ptrdiff_t r, k;
+    memset(sums, 0, sizeof sums);
+    QNET__UNROLL
+    for (k = 0; k < vectors; k++) {
+        const ptrdiff_t d = k * QNET__LANES;
+        qnet__prologue_channels(job->source, from, c + d, count, &in[k]);
+        qnet__epilogue_channels(job->sink, to, c + d, count, &out[k]);
+        if (to == QNET__EPILOGUE_MOMENTS)
+            sums[k].center = qnet__prologue_get(job->source, from, &in[k], first + d, count);
+    }
+    for (r = 0; r < (ptrdiff_t)rows; r++) {
+        const int fold = r % 16 == 15 || r + 1 == (ptrdiff_t)rows;
+        QNET__UNROLL
+        for (k = 0; k < vectors; k++) {
+            const ptrdiff_t at = first + r * n + k * QNET__LANES;
+            const qnet__lanes v = qnet__prologue_get(job->source, from, &in[k], at, count);
+            qnet__epilogue_put(job->sink, to, &out[k], at, count, v, &sums[k]);
+        }
+        QNET__UNROLL
+        for (k = 0; k < vectors && fold; k++)
+            qnet__sums_fold(&sums[k]);
+    }
+    for (k = 0; k < vectors; k++)
+        qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk * n + c + k * QNET__LANES, count,
+                           &sums[k]);
+}
+
+/* Two cache lines of a row at once. */
 QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prologue_kind from,
-                                     const qnet__epilogue_kind to, size_t first_row, size_t rows,
+                                     const qnet__epilogue_kind to, size_t first, size_t rows,
                                      size_t chunk)
 {
-    const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n;
-    const ptrdiff_t step = QNET__PASS_VECTORS * QNET__LANES;
-    ptrdiff_t r, c, k;
-    for (c = 0; c + step <= n; c += step) {
-        qnet__prologue_lanes in[QNET__PASS_VECTORS];
-        qnet__epilogue_lanes out[QNET__PASS_VECTORS];
-        qnet__sums sums[QNET__PASS_VECTORS];
-        memset(sums, 0, sizeof sums);
-        QNET__UNROLL
-        for (k = 0; k < QNET__PASS_VECTORS; k++) {
-            const ptrdiff_t d = c + k * QNET__LANES;
-            qnet__prologue_channels(job->source, from, d, &in[k]);
-            qnet__epilogue_channels(job->sink, to, d, &out[k]);
-            if (to == QNET__EPILOGUE_MOMENTS)
-                sums[k].center = qnet__prologue_get(job->source, from, &in[k], first + d);
-        }
-        for (r = 0; r < (ptrdiff_t)rows; r++) {
-            const int fold = r % 16 == 15 || r + 1 == (ptrdiff_t)rows;
-            QNET__UNROLL
-            for (k = 0; k < QNET__PASS_VECTORS; k++) {
-                const ptrdiff_t at = first + r * n + c + k * QNET__LANES;
-                const qnet__lanes v = qnet__prologue_get(job->source, from, &in[k], at);
-                qnet__epilogue_put(job->sink, to, &out[k], at, v, &sums[k]);
-            }
-            QNET__UNROLL
-            for (k = 0; k < QNET__PASS_VECTORS && fold; k++)
-                qnet__sums_fold(&sums[k]);
-        }
-        for (k = 0; k < QNET__PASS_VECTORS; k++)
-            qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk, n, c + k * QNET__LANES, &sums[k]);
-    }
-    qnet__pass_channels(job, first_row, rows, chunk, (size_t)c);
+    const ptrdiff_t n = (ptrdiff_t)job->channels, step = QNET__PASS_VECTORS * QNET__LANES;
+    for (ptrdiff_t c = 0; c < n / step * step; c += step)
+        qnet__pass_column(job, from, to, first, rows, chunk, c, QNET__PASS_VECTORS, QNET__LANES);
 }
 
-/* One of prologue and epilogue is plain. */
+/* One of prologue and epilogue is plain. Channels that fill no column (none in ResNet18) come last,
+   a vector or less at a time. */
 static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
 {
     const qnet__prologue_kind plain = QNET__PROLOGUE_PLAIN, from = job->source->kind;
     const qnet__epilogue_kind store = QNET__EPILOGUE_PLAIN, to = job->sink->kind;
-    if (QNET__REFERENCE_ONLY)
-        qnet__pass_channels(job, first, rows, chunk, 0);
-    else if (from == QNET__PROLOGUE_NORMALISED)
+    const ptrdiff_t n = (ptrdiff_t)job->channels, step = QNET__PASS_VECTORS * QNET__LANES;
+    if (from == QNET__PROLOGUE_NORMALISED)
         qnet__pass_columns(job, QNET__PROLOGUE_NORMALISED, store, first, rows, chunk);
     else if (from == QNET__PROLOGUE_GRADIENT)
         qnet__pass_columns(job, QNET__PROLOGUE_GRADIENT, store, first, rows, chunk);
@@ -4545,6 +4444,9 @@ static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows,
         qnet__pass_columns(job, plain, QNET__EPILOGUE_NORMALISE, first, rows, chunk);
     else
         qnet__pass_columns(job, plain, QNET__EPILOGUE_GRADIENT, first, rows, chunk);
+    for (ptrdiff_t c = n / step * step; c < n; c += QNET__LANES)
+        qnet__pass_column(job, from, to, first, rows, chunk, c, 1,
+                          c + QNET__LANES <= n ? QNET__LANES : (size_t)(n - c));
 }
 
 #if QNET__HAS_WINOGRAD
@@ -4613,19 +4515,9 @@ static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows,
        dg = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G,
    again a matrix product for each element. */
 
-/* In one dimension, for 6, 5, 4 or 3 points. */
-
-#define QNET__WINOGRAD_A 0.625
-#define QNET__WINOGRAD_B 1.5
-#define QNET__WINOGRAD_A2 (QNET__WINOGRAD_A * QNET__WINOGRAD_A)
-#define QNET__WINOGRAD_B2 (QNET__WINOGRAD_B * QNET__WINOGRAD_B)
-#define QNET__WINOGRAD_N0 (1 / (QNET__WINOGRAD_A2 * QNET__WINOGRAD_B2))
-#define QNET__WINOGRAD_NA (1 / (2 * QNET__WINOGRAD_A2 * (QNET__WINOGRAD_A2 - QNET__WINOGRAD_B2)))
-#define QNET__WINOGRAD_NB (1 / (2 * QNET__WINOGRAD_B2 * (QNET__WINOGRAD_B2 - QNET__WINOGRAD_A2)))
-
-/* step: from one y to the next, in vectors. What y has beyond its length is written and not used;
-   what x has beyond that is not read.
-   y[points] = B^T x[outputs + 2]; the rows of a and -a, b and -b share their even and odd parts. */
+/* The matrices for one axis. y[k] is at y[k * step]; what y has beyond its length is written
+   too, and not used. B^T: y[points] from the pixels x. A^T: y[pixels] from x[points]. A: y[points] from
+   x[outputs]. Here for stride 1: rows of a and -a, and of b and -b, share even and odd parts. */
 QNET__INLINE void qnet__winograd_bt(int points, const qnet__lanes *x, qnet__lanes *y,
                                     const ptrdiff_t step)
 {
@@ -4648,30 +4540,26 @@ QNET__INLINE void qnet__winograd_bt(int points, const qnet__lanes *x, qnet__lane
         y[2 * step] = (b + a) * (even + odd);
         y[3 * step] = (b - a) * (even - odd);
         y[4 * step] = y[5 * step] = 2 * b * last;
-    } else if (points == QNET__WINOGRAD_CLOSED) {
-        y[0] = x[1] + x[2];
-        y[step] = x[2];
-        y[2 * step] = y[3 * step] = y[4 * step] = y[5 * step] = x[1];
-    } else {
+    } else if (points == 4) {
         y[0] = -b2 * (x[2] - a2 * x[0]);
         y[step] = x[3] - a2 * x[1];
         y[2 * step] = (a2 - b2) * (x[2] + a * x[1]);
         y[3 * step] = y[4 * step] = y[5 * step] = (a2 - b2) * (x[2] - a * x[1]);
+    } else {
+        y[0] = x[1] + x[2];
+        y[step] = x[2];
+        y[2 * step] = y[3 * step] = y[4 * step] = y[5 * step] = x[1];
     }
 }
 
-/* y[outputs] = A^T x[points]. */
 QNET__INLINE void qnet__winograd_at(int points, const qnet__lanes *x, qnet__lanes *y,
                                     const ptrdiff_t step)
 {
     const qnet_real a = (qnet_real)QNET__WINOGRAD_A, a2 = (qnet_real)QNET__WINOGRAD_A2;
     const qnet_real b = (qnet_real)QNET__WINOGRAD_B, b2 = (qnet_real)QNET__WINOGRAD_B2;
-    const qnet__lanes x3 = x[points == QNET__WINOGRAD_CLOSED ? 2 : 3]; /* there is no x[3] then */
+    const qnet__lanes x3 = x[points > 3 ? 3 : 2];
     const qnet__lanes sum1 = x[2] + x3, difference1 = a * (x[2] - x3);
-    if (points == QNET__WINOGRAD_CLOSED) {
-        y[0] = x[0] + x[1];
-        y[step] = y[2 * step] = y[3 * step] = x[0] + x[2];
-    } else if (points == 6) {
+    if (points == 6) {
         const qnet__lanes sum3 = x[4] + x[5], difference3 = b * (x[4] - x[5]);
         y[0] = x[0] + sum1 + sum3;
         y[step] = difference1 + difference3;
@@ -4681,13 +4569,15 @@ QNET__INLINE void qnet__winograd_at(int points, const qnet__lanes *x, qnet__lane
         y[0] = x[0] + sum1 + x[4];
         y[step] = difference1 + b * x[4];
         y[2 * step] = y[3 * step] = x[1] + (a2 * sum1 + b2 * x[4]);
-    } else {
+    } else if (points == 4) {
         y[0] = x[0] + sum1;
         y[step] = y[2 * step] = y[3 * step] = x[1] + difference1;
+    } else {
+        y[0] = x[0] + x[1];
+        y[step] = y[2 * step] = y[3 * step] = x[0] + x[2];
     }
 }
 
-/* y[points] = A x[outputs]. */
 QNET__INLINE void qnet__winograd_a(int points, const qnet__lanes *x, qnet__lanes *y,
                                    const ptrdiff_t step)
 {
@@ -4716,67 +4606,15 @@ QNET__INLINE void qnet__winograd_a(int points, const qnet__lanes *x, qnet__lanes
     }
 }
 
-/* y[points] = G x[3], in double: the entries of G are not exact in binary, and an error in a kernel
-   does not average out over pixels. */
-QNET__INLINE void qnet__winograd_g(int points, const qnet__wide *x, qnet__wide *y,
-                                   const ptrdiff_t step)
-{
-    const double a = QNET__WINOGRAD_A, a2 = QNET__WINOGRAD_A2;
-    const double b = QNET__WINOGRAD_B, b2 = QNET__WINOGRAD_B2;
-    const qnet__wide even1 = QNET__WINOGRAD_NA * (x[0] + a2 * x[2]);
-    const qnet__wide even3 = QNET__WINOGRAD_NB * (x[0] + b2 * x[2]);
-    const qnet__wide odd1 = QNET__WINOGRAD_NA * a * x[1], odd3 = QNET__WINOGRAD_NB * b * x[1];
-    if (points == QNET__WINOGRAD_CLOSED) {
-        y[0] = x[1];
-        y[step] = x[2] - x[1];
-        y[2 * step] = x[0] - x[1];
-        return;
-    }
-    y[0] = QNET__WINOGRAD_N0 * x[0];
-    y[step] = x[2];
-    y[2 * step] = even1 + odd1;
-    y[3 * step] = even1 - odd1;
-    y[4 * step] = even3 + odd3;
-    y[5 * step] = even3 - odd3;
-}
-
-/* y[3] = G^T x[points], in double too; x is 0 beyond, up to 6. */
-QNET__INLINE void qnet__winograd_gt(int points, const qnet__wide *x, qnet__wide *y,
-                                    const ptrdiff_t step)
-{
-    const double a = QNET__WINOGRAD_A, a2 = QNET__WINOGRAD_A2;
-    const double b = QNET__WINOGRAD_B, b2 = QNET__WINOGRAD_B2;
-    const qnet__wide sum1 = QNET__WINOGRAD_NA * (x[2] + x[3]);
-    const qnet__wide sum3 = QNET__WINOGRAD_NB * (x[4] + x[5]);
-    if (points == QNET__WINOGRAD_CLOSED) {
-        y[0] = x[2];
-        y[step] = x[0] - x[1] - x[2];
-        y[2 * step] = x[1];
-        return;
-    }
-    y[0] = QNET__WINOGRAD_N0 * x[0] + (sum1 + sum3);
-    y[step] = QNET__WINOGRAD_NA * a * (x[2] - x[3]) + QNET__WINOGRAD_NB * b * (x[4] - x[5]);
-    y[2 * step] = x[1] + (a2 * sum1 + b2 * sum3);
-}
-
-/* For stride 2, with 9, 7 or 5 points. */
-
-#define QNET__WINOGRAD_R 0.75
-#define QNET__WINOGRAD_T 2.0
-#define QNET__WINOGRAD_R2 (QNET__WINOGRAD_R * QNET__WINOGRAD_R)
-#define QNET__WINOGRAD_T2 (QNET__WINOGRAD_T * QNET__WINOGRAD_T)
-#define QNET__WINOGRAD_M0 (1 / (QNET__WINOGRAD_R2 * QNET__WINOGRAD_T))
-#define QNET__WINOGRAD_MR (1 / (2 * QNET__WINOGRAD_R2 * (QNET__WINOGRAD_R - QNET__WINOGRAD_T)))
-#define QNET__WINOGRAD_MM (-1 / (2 * QNET__WINOGRAD_R2 * (QNET__WINOGRAD_R + QNET__WINOGRAD_T)))
-#define QNET__WINOGRAD_MT (1 / (QNET__WINOGRAD_T * (QNET__WINOGRAD_T2 - QNET__WINOGRAD_R2)))
-
-/* The points of the odd pixels, which are x[0], x[odd], x[2 odd] ... */
-QNET__INLINE void qnet__winograd_odd_points(int points, const qnet__lanes *x, const int odd,
-                                            qnet__lanes *y, const ptrdiff_t step)
+/* For stride 2, with 9, 7 or 5 points. Forward, pixel k of the odd ones is x[2 k], and of the even
+   ones x[2 k + 1]; for the gradient of the inputs both are x[k]. */
+QNET__INLINE void qnet__winograd_bt2(const qnet__winograd_form form, int points,
+                                     const qnet__lanes *x, qnet__lanes *y, const ptrdiff_t step)
 {
     const qnet_real r = (qnet_real)QNET__WINOGRAD_R, r2 = (qnet_real)QNET__WINOGRAD_R2;
     const qnet_real t = (qnet_real)QNET__WINOGRAD_T;
-    const qnet__lanes x1 = x[odd], x2 = x[2 * odd];
+    const int odd = form == QNET__WINOGRAD_HALF ? 2 : 1;
+    const qnet__lanes x1 = x[odd], x2 = x[2 * odd], *even_pixel = x + odd - 1;
     if (points == 9) {
         const qnet__lanes x3 = x[3 * odd], last = x3 - r2 * x1;
         const qnet__lanes even = x3 - t * x2, rest = r * (x2 - t * x1);
@@ -4795,77 +4633,42 @@ QNET__INLINE void qnet__winograd_odd_points(int points, const qnet__lanes *x, co
         y[step] = x2 - r * x1;
         y[2 * step] = y[5 * step] = y[7 * step] = 2 * r * (r - t) * x1;
     }
+    y[3 * step] = even_pixel[0];
+    y[4 * step] = even_pixel[odd];
+    y[6 * step] = even_pixel[points > 5 ? 2 * odd : odd];
+    y[8 * step] = even_pixel[points > 7 ? 3 * odd : odd];
 }
 
-/* y[points] = B^T x[2 outputs + 1]. */
-QNET__INLINE void qnet__winograd_bt2(int points, const qnet__lanes *x, qnet__lanes *y,
-                                     const ptrdiff_t step)
-{
-    qnet__winograd_odd_points(points, x, 2, y, step);
-    y[3 * step] = x[1];
-    y[4 * step] = x[3];
-    y[6 * step] = x[points > 5 ? 5 : 3];
-    y[8 * step] = x[points > 7 ? 7 : 3];
-}
-
-/* The same for the gradient of the inputs, y[points] of x[outputs + 1]. */
-QNET__INLINE void qnet__winograd_bt2_back(int points, const qnet__lanes *x, qnet__lanes *y,
-                                          const ptrdiff_t step)
-{
-    qnet__winograd_odd_points(points, x, 1, y, step);
-    y[3 * step] = x[0];
-    y[4 * step] = x[1];
-    y[6 * step] = x[2];
-    y[8 * step] = x[points > 7 ? 3 : 2];
-}
-
-/* What the points of the odd pixels give: y[0], y[odd] ... */
-QNET__INLINE void qnet__winograd_odd_outputs(int points, const qnet__lanes *x, qnet__lanes *y,
-                                             const ptrdiff_t odd)
+QNET__INLINE void qnet__winograd_at2(const qnet__winograd_form form, int points,
+                                     const qnet__lanes *x, qnet__lanes *y, const ptrdiff_t step)
 {
     const qnet_real r = (qnet_real)QNET__WINOGRAD_R, r2 = (qnet_real)QNET__WINOGRAD_R2;
     const qnet_real t = (qnet_real)QNET__WINOGRAD_T, t2 = (qnet_real)QNET__WINOGRAD_T2;
+    const int is_double = form == QNET__WINOGRAD_DOUBLE;
+    const ptrdiff_t next = is_double ? 2 * step : step;
+    qnet__lanes *odd = is_double ? y + step : y; /* what the points of the odd pixels give */
     if (points == 9) {
         const qnet__lanes sum = x[2] + x[5], difference = r * (x[2] - x[5]);
-        y[0] = x[0] + sum + x[7];
-        y[odd] = difference + t * x[7];
-        y[2 * odd] = r2 * sum + t2 * x[7];
-        y[3 * odd] = x[1] + (r2 * difference + t * t2 * x[7]);
+        odd[0] = x[0] + sum + x[7];
+        odd[next] = difference + t * x[7];
+        odd[2 * next] = r2 * sum + t2 * x[7];
+        odd[3 * next] = x[1] + (r2 * difference + t * t2 * x[7]);
     } else if (points == 7) {
-        y[0] = x[0] + (x[2] + x[5]);
-        y[odd] = r * (x[2] - x[5]);
-        y[2 * odd] = y[3 * odd] = x[1] + r2 * (x[2] + x[5]);
+        odd[0] = x[0] + (x[2] + x[5]);
+        odd[next] = r * (x[2] - x[5]);
+        odd[2 * next] = odd[3 * next] = x[1] + r2 * (x[2] + x[5]);
     } else {
-        y[0] = x[0] + x[2];
-        y[odd] = y[2 * odd] = y[3 * odd] = x[1] + r * x[2];
+        odd[0] = x[0] + x[2];
+        odd[next] = odd[2 * next] = odd[3 * next] = x[1] + r * x[2];
     }
+    y[0] = is_double ? x[3] : odd[0] + x[3];
+    y[next] = is_double ? x[4] : odd[next] + x[4];
+    if (points > 5 || is_double)
+        y[2 * next] = is_double ? x[points > 5 ? 6 : 4] : odd[2 * next] + x[6];
+    if (points > 7 || is_double)
+        y[3 * next] = is_double ? x[points > 7 ? 8 : 4] : odd[3 * next] + x[8];
 }
 
-/* y[outputs] = A^T x[points]. */
-QNET__INLINE void qnet__winograd_at2(int points, const qnet__lanes *x, qnet__lanes *y,
-                                     const ptrdiff_t step)
-{
-    qnet__winograd_odd_outputs(points, x, y, step);
-    y[0] += x[3];
-    y[step] += x[4];
-    if (points > 5)
-        y[2 * step] += x[6];
-    if (points > 7)
-        y[3 * step] += x[8];
-}
-
-/* The same for the gradient of the inputs, y[2 outputs] of x[points]. */
-QNET__INLINE void qnet__winograd_at2_back(int points, const qnet__lanes *x, qnet__lanes *y,
-                                          const ptrdiff_t step)
-{
-    qnet__winograd_odd_outputs(points, x, y + step, 2 * step);
-    y[0] = x[3];
-    y[2 * step] = x[4];
-    y[4 * step] = x[points > 5 ? 6 : 4];
-    y[6 * step] = x[points > 7 ? 8 : 4];
-}
-
-/* y[points] = A x[outputs]. */
 QNET__INLINE void qnet__winograd_a2(int points, const qnet__lanes *x, qnet__lanes *y,
                                     const ptrdiff_t step)
 {
@@ -4883,391 +4686,220 @@ QNET__INLINE void qnet__winograd_a2(int points, const qnet__lanes *x, qnet__lane
     y[8 * step] = x[points > 7 ? 3 : 1];
 }
 
-/* y[points] = G x[3]. */
-QNET__INLINE void qnet__winograd_g2(const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
+/* The matrix of a form that a step applies to an axis. */
+QNET__INLINE void qnet__winograd_axis_of(const qnet__winograd_form form,
+                                         const qnet__winograd_step step, int points,
+                                         const qnet__lanes *x, qnet__lanes *y,
+                                         const ptrdiff_t next)
 {
-    y[0] = QNET__WINOGRAD_M0 * x[0];
-    y[step] = x[2];
-    y[2 * step] = QNET__WINOGRAD_MR * (x[0] + QNET__WINOGRAD_R * x[2]);
-    y[3 * step] = y[4 * step] = y[6 * step] = y[8 * step] = x[1];
-    y[5 * step] = QNET__WINOGRAD_MM * (x[0] - QNET__WINOGRAD_R * x[2]);
-    y[7 * step] = QNET__WINOGRAD_MT * (x[0] + QNET__WINOGRAD_T * x[2]);
+    const int is_same = form == QNET__WINOGRAD_SAME;
+    if (step == QNET__WINOGRAD_INPUT && is_same)
+        qnet__winograd_bt(points, x, y, next);
+    else if (step == QNET__WINOGRAD_INPUT)
+        qnet__winograd_bt2(form, points, x, y, next);
+    else if (step == QNET__WINOGRAD_OUTPUT && is_same)
+        qnet__winograd_at(points, x, y, next);
+    else if (step == QNET__WINOGRAD_OUTPUT)
+        qnet__winograd_at2(form, points, x, y, next);
+    else if (is_same)
+        qnet__winograd_a(points, x, y, next);
+    else
+        qnet__winograd_a2(points, x, y, next);
 }
 
-/* y[3] = G^T x[points]; x is 0 beyond, up to 9. */
-QNET__INLINE void qnet__winograd_gt2(const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
-{
-    const qnet__wide at_r = QNET__WINOGRAD_MR * x[2], at_minus = QNET__WINOGRAD_MM * x[5];
-    const qnet__wide at_t = QNET__WINOGRAD_MT * x[7];
-    y[0] = QNET__WINOGRAD_M0 * x[0] + (at_r + at_minus + at_t);
-    y[step] = x[3] + x[4] + (x[6] + x[8]);
-    y[2 * step] = x[1] + (QNET__WINOGRAD_R * (at_r - at_minus) + QNET__WINOGRAD_T * at_t);
-}
-
-/* For a tile. */
-
-QNET__INLINE void qnet__winograd_to_points(const qnet__winograd_form form, int points,
-                                           const qnet__lanes *x, qnet__lanes *y,
-                                           const ptrdiff_t step)
-{
-    if (form == QNET__WINOGRAD_SAME) {
-        qnet__winograd_bt(points, x, y, step);
-    } else if (form == QNET__WINOGRAD_HALF) {
-        qnet__winograd_bt2(points, x, y, step);
-    } else {
-        qnet__winograd_bt2_back(points, x, y, step);
-    }
-}
-
-QNET__INLINE void qnet__winograd_to_pixels(const qnet__winograd_form form, int points,
-                                           const qnet__lanes *x, qnet__lanes *y,
-                                           const ptrdiff_t step)
-{
-    if (form == QNET__WINOGRAD_SAME) {
-        qnet__winograd_at(points, x, y, step);
-    } else if (form == QNET__WINOGRAD_HALF) {
-        qnet__winograd_at2(points, x, y, step);
-    } else {
-        qnet__winograd_at2_back(points, x, y, step);
-    }
-}
-
-QNET__INLINE void qnet__winograd_from_outputs(const qnet__winograd_form form, int points,
-                                              const qnet__lanes *x, qnet__lanes *y,
-                                              const ptrdiff_t step)
-{
-    if (form == QNET__WINOGRAD_SAME) {
-        qnet__winograd_a(points, x, y, step);
-    } else {
-        qnet__winograd_a2(points, x, y, step);
-    }
-}
-
-QNET__INLINE void qnet__winograd_to_taps(const qnet__winograd_form form, int points,
-                                         const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
-{
-    if (form == QNET__WINOGRAD_SAME) {
-        qnet__winograd_gt(points, x, y, step);
-    } else {
-        qnet__winograd_gt2(x, y, step);
-    }
-}
-
-QNET__INLINE void qnet__winograd_to_kernel_points(const qnet__winograd_form form, int points,
-                                                  const qnet__wide *x, qnet__wide *y,
-                                                  const ptrdiff_t step)
-{
-    if (form == QNET__WINOGRAD_SAME) {
-        qnet__winograd_g(points, x, y, step);
-    } else {
-        qnet__winograd_g2(x, y, step);
-    }
-}
-
-QNET__INLINE qnet__lanes qnet__winograd_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                            const qnet__prologue_lanes *k, ptrdiff_t at,
-                                            ptrdiff_t c)
-{
-    return at < 0 ? qnet__lanes_zero() : qnet__prologue_get(s, kind, k, at + c);
-}
-
-/* Maps come from memory while tiles are transformed: the pixels of a tile of size * size are asked
-   for when the vector QNET__WINOGRAD_AHEAD channels before is worked on, which may be in the tile
-   before; but for its first columns, which that tile had too. Column x of them: */
+/* The pixels of the next tile come from memory while this one is transformed: column x of size
+   pixels is prefetched when the vector QNET__WINOGRAD_AHEAD channels before it is read, which may
+   be in the tile before. */
 #define QNET__WINOGRAD_AHEAD QNET__WINOGRAD_GROUP
 
-QNET__INLINE void qnet__winograd_prefetch(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                     const ptrdiff_t *at, const ptrdiff_t *next, const int size,
-                                     const int x, ptrdiff_t c, ptrdiff_t channels)
+/* v = B^T d B of a tile, to[plane] + channel; or, in step GRADIENT, d = A dY A^T for the channels
+   of a slab. dY is kept in dy_made (NULL: not) for the gradient of the inputs. full: the tile has
+   4x4 outputs, and all loops have constant ends. */
+QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__winograd_step step,
+                                         const qnet__winograd_form form,
+                                         const qnet__prologue_kind kind, const int full,
+                                         const qnet__winograd_view *now,
+                                         const qnet__winograd_view *next, qnet_real *to)
 {
-    const ptrdiff_t ahead = c + QNET__WINOGRAD_AHEAD;
-    const ptrdiff_t *from = ahead < channels ? at : next;
-    int y;
-    for (y = 0; y < size; y++)
-        qnet__prologue_prefetch(s, kind, from[y * size + x] + ahead % channels);
-}
-
-/* to[k][...] = x[k], k < points. Written out here and below: compilers unroll loops too late to
-   keep small arrays in registers. */
-QNET__INLINE void qnet__winograd_put(const qnet__winograd_form form, int points,
-                                     const qnet__lanes *x, qnet_real *to, ptrdiff_t plane)
-{
-    qnet__lanes_store(to, x[0]);
-    qnet__lanes_store(to + plane, x[1]);
-    qnet__lanes_store(to + 2 * plane, x[2]);
-    if (points > 3)
-        qnet__lanes_store(to + 3 * plane, x[3]);
-    if (points > 4)
-        qnet__lanes_store(to + 4 * plane, x[4]);
-    if (points > 5)
-        qnet__lanes_store(to + 5 * plane, x[5]);
-    if (form != QNET__WINOGRAD_SAME && points > 6)
-        qnet__lanes_store(to + 6 * plane, x[6]);
-    if (form != QNET__WINOGRAD_SAME && points > 7) {
-        qnet__lanes_store(to + 7 * plane, x[7]);
-        qnet__lanes_store(to + 8 * plane, x[8]);
-    }
-}
-
-/* B^T d B of a tile. The points are constants for 4x4 outputs. */
-QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet__prologue_kind kind,
-                                            const qnet__winograd_form form, const int points_y,
-                                            const int points_x,
-                                            const ptrdiff_t *at, const ptrdiff_t *next,
-                                            qnet_real *v)
-{
-    const int size = qnet__winograd_in(form), columns = qnet__winograd_reads(form, points_x);
-    const int pitch = qnet__winograd_most(form);
+    const int is_dy = step == QNET__WINOGRAD_GRADIENT, most = qnet__winograd_sizes_of[form].points;
+    const int size = is_dy ? 4 : qnet__winograd_sizes_of[form].in;
+    const int fresh = is_dy ? 4 : qnet__winograd_sizes_of[form].fresh;
+    const int columns = full ? size : now->columns;
+    const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
+    const qnet__prologue *from = is_dy ? &p->dy : &p->from;
+    const ptrdiff_t channels = is_dy ? p->dst_c : p->src_c, first = is_dy ? p->slab_first : 0;
+    const ptrdiff_t end = is_dy && first + p->slab < channels ? first + p->slab : channels;
+    const ptrdiff_t plane = is_dy ? p->d_plane : p->v_plane;
     ptrdiff_t c;
-    int y, x;
-    for (c = 0; c < p->src_c; c += QNET__LANES) {
+    int y, x, i;
+    for (c = first; c < end; c += QNET__LANES) {
+        const ptrdiff_t ahead = c + QNET__WINOGRAD_AHEAD;
+        const ptrdiff_t *coming = ahead < channels ? now->at : next->at;
         qnet__prologue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST];
-        qnet__prologue_channels(&p->from, kind, c, &k);
+        qnet__prologue_channels(from, kind, c, QNET__LANES, &k);
         for (x = 0; x < columns; x++) {
-            const ptrdiff_t *from = at + x;
             qnet__lanes d[QNET__WINOGRAD_MOST];
-            if (x >= size - qnet__winograd_fresh(form))
-                qnet__winograd_prefetch(&p->from, kind, at, next, size, x, c, p->src_c);
-            d[0] = qnet__winograd_get(&p->from, kind, &k, from[0], c);
-            d[1] = qnet__winograd_get(&p->from, kind, &k, from[size], c);
-            d[2] = qnet__winograd_get(&p->from, kind, &k, from[2 * size], c);
-            d[3] = qnet__winograd_get(&p->from, kind, &k, from[3 * size], c);
-            d[4] = qnet__winograd_get(&p->from, kind, &k, from[4 * size], c);
-            if (size > 5)
-                d[5] = qnet__winograd_get(&p->from, kind, &k, from[5 * size], c);
-            if (size > 6) {
-                d[6] = qnet__winograd_get(&p->from, kind, &k, from[6 * size], c);
-                d[7] = qnet__winograd_get(&p->from, kind, &k, from[7 * size], c);
-                d[8] = qnet__winograd_get(&p->from, kind, &k, from[8 * size], c);
+            for (i = 0; i < size && x >= size - fresh; i++)
+                qnet__prologue_prefetch(from, kind, coming[i * size + x] + ahead % channels);
+            QNET__UNROLL
+            for (i = 0; i < size; i++) {
+                const ptrdiff_t at = now->at[i * size + x];
+                d[i] = at < 0 ? qnet__lanes_zero()
+                              : qnet__prologue_get(from, kind, &k, at + c, QNET__LANES);
+                if (kind == QNET__PROLOGUE_GRADIENT && p->dy_made != NULL && at >= 0)
+                    qnet__lanes_store(p->dy_made + at + c, d[i]);
             }
-            qnet__winograd_to_points(form, points_y, d, half + x, pitch);
+            qnet__winograd_axis_of(form, step, points_y, d, half + x, size);
         }
         for (y = 0; y < points_y; y++) {
+            qnet_real *row = to + y * p->x.points * plane + (c - first);
             qnet__lanes d[QNET__WINOGRAD_MOST];
-            qnet__winograd_to_points(form, points_x, half + pitch * y, d, 1);
-            qnet__winograd_put(form, points_x, d, v + y * p->x.points * p->v_plane + c, p->v_plane);
+            qnet__winograd_axis_of(form, step, points_x, half + size * y, d, 1);
+            QNET__UNROLL
+            for (i = 0; i < most; i++)
+                if (i < points_x)
+                    qnet__lanes_store(row + i * plane, d[i]);
         }
     }
 }
 
-/* dY at a pixel. It is worked out once, and kept for the gradient of the inputs, if that comes. */
-QNET__INLINE qnet__lanes qnet__winograd_get_dy(const qnet__winograd *p,
-                                               const qnet__prologue_kind kind,
-                                               const qnet__prologue_lanes *k, ptrdiff_t at,
-                                               ptrdiff_t c)
+/* The tiles first .. last - 1: to[planes][tile - first][channels]. */
+QNET__INLINE void qnet__winograd_transform(const qnet__winograd *p, const qnet__winograd_step step,
+                                           const qnet__winograd_form form,
+                                           const qnet__prologue_kind kind, ptrdiff_t first,
+                                           ptrdiff_t last, qnet_real *to)
 {
-    const qnet__lanes v = qnet__winograd_get(&p->dy, kind, k, at, c);
-    if (kind == QNET__PROLOGUE_GRADIENT && p->dy_made != NULL && at >= 0)
-        qnet__lanes_store(p->dy_made + at + c, v);
-    return v;
-}
-
-/* A dY A^T of a tile. */
-QNET__INLINE void qnet__winograd_gradient_tile(const qnet__winograd *p,
-                                               const qnet__prologue_kind kind,
-                                               const qnet__winograd_form form, const int points_y,
-                                               const int points_x, const ptrdiff_t *at,
-                                               const ptrdiff_t *next, qnet_real *d)
-{
-    const int outputs_x = qnet__winograd_writes(form, points_x);
-    const ptrdiff_t end = p->slab_first + p->slab < p->dst_c ? p->slab_first + p->slab : p->dst_c;
-    ptrdiff_t c;
-    int y, x;
-    for (c = p->slab_first; c < end; c += QNET__LANES, d += QNET__LANES) {
-        qnet__prologue_lanes k;
-        qnet__lanes half[4 * QNET__WINOGRAD_MOST];
-        qnet__prologue_channels(&p->dy, kind, c, &k);
-        for (x = 0; x < outputs_x; x++) {
-            qnet__lanes e[4];
-            qnet__winograd_prefetch(&p->dy, kind, at, next, 4, x, c, p->dst_c);
-            e[0] = qnet__winograd_get_dy(p, kind, &k, at[x], c);
-            e[1] = qnet__winograd_get_dy(p, kind, &k, at[4 + x], c);
-            e[2] = qnet__winograd_get_dy(p, kind, &k, at[8 + x], c);
-            e[3] = qnet__winograd_get_dy(p, kind, &k, at[12 + x], c);
-            qnet__winograd_from_outputs(form, points_y, e, half + x, 4);
-        }
-        for (y = 0; y < points_y; y++) {
-            qnet__lanes e[QNET__WINOGRAD_MOST];
-            qnet__winograd_from_outputs(form, points_x, half + 4 * y, e, 1);
-            qnet__winograd_put(form, points_x, e, d + y * p->x.points * p->d_plane, p->d_plane);
-        }
-    }
-}
-
-/* Of the tiles first .. last - 1: to[planes][tile - first][src_c] = B^T d B or, with of_dy,
-   to[planes][tile - first][slab] = A dY A^T. */
-QNET__INLINE void qnet__winograd_transform(const qnet__winograd *p, const qnet__prologue_kind kind,
-                                           const qnet__winograd_form form, const int of_dy,
-                                           ptrdiff_t first, ptrdiff_t last, qnet_real *to)
-{
-    const qnet__winograd_map *map = of_dy ? &p->out : &p->in;
-    const int most = qnet__winograd_most(form);
+    const int is_dy = step == QNET__WINOGRAD_GRADIENT, most = qnet__winograd_sizes_of[form].points;
+    const qnet__winograd_map *map = is_dy ? &p->out : &p->in;
     qnet__winograd_view now, next;
-    ptrdiff_t t;
     qnet__winograd_look(p, first, map, &next);
-    for (t = first; t < last; t++, to += of_dy ? p->d_row : p->v_row) {
+    for (ptrdiff_t t = first; t < last; t++, to += is_dy ? p->d_row : p->v_row) {
         now = next;
         qnet__winograd_look(p, t + 1 < p->tiles ? t + 1 : t, map, &next);
-        if (of_dy && now.points_y == most && now.points_x == most) {
-            qnet__winograd_gradient_tile(p, kind, form, most, most, now.at, next.at, to);
-        } else if (of_dy) {
-            qnet__winograd_gradient_tile(p, kind, form, now.points_y, now.points_x, now.at, next.at,
-                                         to);
-        } else if (now.points_y == most && now.points_x == most) {
-            qnet__winograd_input_tile(p, kind, form, most, most, now.at, next.at, to);
-        } else {
-            qnet__winograd_input_tile(p, kind, form, now.points_y, now.points_x, now.at, next.at,
-                                      to);
-        }
+        if (now.points_y == most && now.points_x == most)
+            qnet__winograd_tile_in(p, step, form, kind, 1, &now, &next, to);
+        else
+            qnet__winograd_tile_in(p, step, form, kind, 0, &now, &next, to);
     }
 }
 
-/* To the sink, unless the pixel is outside the map. */
-QNET__INLINE void qnet__winograd_sink(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                      const qnet__epilogue_lanes *k, ptrdiff_t at,
-                                      ptrdiff_t channel, qnet__lanes y, qnet__sums *sums)
+/* Y = A^T m A of a tile, for the group of channels from `channel`, to the epilogue. next: the tile
+   whose pixels are prefetched, or NULL: what comes then is another thread's. */
+QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__winograd_form form,
+                                          const qnet__epilogue_kind kind, const int full,
+                                          const qnet__winograd_view *now,
+                                          const qnet__winograd_view *next, ptrdiff_t channel,
+                                          int is_first, const qnet_real *m, qnet__sums *sums)
 {
-    if (at >= 0)
-        qnet__epilogue_put(s, kind, k, at + channel, y, sums);
-}
-
-/* Y = A^T m A of a tile, for the group of channels from `channel`, to the sink. next: the offsets
-   of the next tile, or NULL: what lies behind is another thread's. */
-QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p,
-                                             const qnet__epilogue_kind kind,
-                                             const qnet__winograd_form form, const int points_y,
-                                             const int points_x, const ptrdiff_t *at,
-                                             const ptrdiff_t *next, ptrdiff_t channel, int is_first,
-                                             const qnet_real *m, qnet__sums *sums)
-{
-    const qnet__epilogue *s = &p->sink;
+    const int most = qnet__winograd_sizes_of[form].points;
+    const int size = qnet__winograd_sizes_of[form].out, rows = full ? size : now->rows;
+    const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
     const ptrdiff_t plane = p->m_plane, row = p->x.points * plane;
-    const int size = qnet__winograd_out(form), rows = qnet__winograd_writes(form, points_y);
-    const int pitch = qnet__winograd_most(form);
     ptrdiff_t c;
-    int y, x;
+    int y, x, i;
     for (c = channel; c < channel + QNET__WINOGRAD_GROUP; c += QNET__LANES, sums++) {
         const qnet_real *from = m + (c - channel);
         qnet__sums sum = *sums;
         qnet__epilogue_lanes k;
         qnet__lanes half[8 * QNET__WINOGRAD_MOST];
-        for (x = 0; x < size * size && next != NULL; x++) {
-            if (next[x] >= 0)
-                qnet__epilogue_prefetch(s, kind, next[x] + c);
-        }
-        qnet__epilogue_channels(s, kind, c, &k);
+        for (i = 0; i < size * size && next != NULL; i++)
+            if (next->at[i] >= 0)
+                qnet__epilogue_prefetch(&p->sink, kind, next->at[i] + c);
+        qnet__epilogue_channels(&p->sink, kind, c, QNET__LANES, &k);
         for (x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
-            e[0] = qnet__lanes_load(from);
-            e[1] = qnet__lanes_load(from + row);
-            e[2] = qnet__lanes_load(from + 2 * row);
-            e[3] = qnet__lanes_load(points_y > 3 ? from + 3 * row : from);
-            e[4] = qnet__lanes_load(points_y > 4 ? from + 4 * row : from);
-            e[5] = qnet__lanes_load(points_y > 5 ? from + 5 * row : from);
-            if (form != QNET__WINOGRAD_SAME) {
-                e[6] = qnet__lanes_load(points_y > 6 ? from + 6 * row : from);
-                e[7] = qnet__lanes_load(points_y > 7 ? from + 7 * row : from);
-                e[8] = qnet__lanes_load(points_y > 8 ? from + 8 * row : from);
-            }
-            qnet__winograd_to_pixels(form, points_y, e, half + x, pitch);
+            QNET__UNROLL
+            for (i = 0; i < most; i++)
+                e[i] = qnet__lanes_load(i < points_y ? from + i * row : from);
+            qnet__winograd_axis_of(form, QNET__WINOGRAD_OUTPUT, points_y, e, half + x, most);
         }
         for (y = 0; y < rows; y++) {
-            const ptrdiff_t *pixels = at + size * y;
+            const ptrdiff_t *at = now->at + size * y;
             qnet__lanes e[8];
-            qnet__winograd_to_pixels(form, points_x, half + pitch * y, e, 1);
+            qnet__winograd_axis_of(form, QNET__WINOGRAD_OUTPUT, points_x, half + most * y, e, 1);
             if (kind == QNET__EPILOGUE_MOMENTS && y == 0 && is_first)
                 sum.center = e[0];
-            qnet__winograd_sink(s, kind, &k, pixels[0], c, e[0], &sum);
-            qnet__winograd_sink(s, kind, &k, pixels[1], c, e[1], &sum);
-            qnet__winograd_sink(s, kind, &k, pixels[2], c, e[2], &sum);
-            qnet__winograd_sink(s, kind, &k, pixels[3], c, e[3], &sum);
-            if (size > 4) {
-                qnet__winograd_sink(s, kind, &k, pixels[4], c, e[4], &sum);
-                qnet__winograd_sink(s, kind, &k, pixels[5], c, e[5], &sum);
-                qnet__winograd_sink(s, kind, &k, pixels[6], c, e[6], &sum);
-                qnet__winograd_sink(s, kind, &k, pixels[7], c, e[7], &sum);
-            }
+            QNET__UNROLL
+            for (i = 0; i < size; i++)
+                if (at[i] >= 0)
+                    qnet__epilogue_put(&p->sink, kind, &k, at[i] + c, QNET__LANES, e[i], &sum);
         }
         qnet__sums_fold(&sum);
         *sums = sum;
     }
 }
 
-/* The same for all tiles of a block. */
-QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__epilogue_kind kind,
-                                        const qnet__winograd_form form, ptrdiff_t block,
+/* All tiles of a block, m[planes][tile][QNET__WINOGRAD_GROUP]. */
+QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__winograd_form form,
+                                        const qnet__epilogue_kind kind, ptrdiff_t block,
                                         ptrdiff_t channel, const qnet_real *m)
 {
-    const int most = qnet__winograd_most(form), size = qnet__winograd_out(form);
-    const qnet__epilogue *s = &p->sink;
+    const int most = qnet__winograd_sizes_of[form].points, size = qnet__winograd_sizes_of[form].out;
     const ptrdiff_t first = block * p->block;
     const ptrdiff_t last = first + p->block < p->tiles ? first + p->block : p->tiles;
     qnet__sums sums[QNET__WINOGRAD_GROUP / QNET__LANES];
     qnet__winograd_view now, next;
-    ptrdiff_t t, c;
     size_t rows = 0;
-    int x;
     memset(sums, 0, sizeof sums);
     qnet__winograd_look(p, first, &p->out, &next);
-    for (t = first; t < last; t++, m += QNET__WINOGRAD_GROUP) {
-        const ptrdiff_t *behind = t + 1 < last ? next.at : NULL;
+    for (ptrdiff_t t = first; t < last; t++, m += QNET__WINOGRAD_GROUP) {
+        const qnet__winograd_view *coming = t + 1 < last ? &next : NULL;
         now = next;
-        if (behind != NULL)
+        if (coming != NULL)
             qnet__winograd_look(p, t + 1, &p->out, &next);
-        if (now.points_y == most && now.points_x == most) {
-            qnet__winograd_output_tile(p, kind, form, most, most, now.at, behind, channel,
-                                       t == first, m, sums);
-        } else {
-            qnet__winograd_output_tile(p, kind, form, now.points_y, now.points_x, now.at, behind,
-                                       channel, t == first, m, sums);
-        }
-        for (x = 0; x < size * size; x++)
-            rows += now.at[x] >= 0;
+        if (now.points_y == most && now.points_x == most)
+            qnet__winograd_tile_out(p, form, kind, 1, &now, coming, channel, t == first, m, sums);
+        else
+            qnet__winograd_tile_out(p, form, kind, 0, &now, coming, channel, t == first, m, sums);
+        for (int i = 0; i < size * size; i++)
+            rows += now.at[i] >= 0;
     }
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANES)
-        qnet__epilogue_end(s, kind, block, p->dst_c, channel + c, &sums[c / QNET__LANES]);
+    for (ptrdiff_t c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANES)
+        qnet__epilogue_end(&p->sink, kind, block * p->dst_c + channel + c, QNET__LANES,
+                           &sums[c / QNET__LANES]);
     if (kind == QNET__EPILOGUE_MOMENTS && channel == 0)
-        s->rows[block] = rows;
+        p->sink.rows[block] = rows;
 }
 
-/* g[3][3][i][j]: the kernels for a square of input channels from i0 and output channels from j0;
-   turned round and with channels swapped when they are for the gradient of the inputs. i1 and j1:
-   those of the square to come, whose rows are asked for. */
-QNET__INLINE void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, ptrdiff_t j0,
-                                        ptrdiff_t i1, ptrdiff_t j1,
-                                        qnet_real (*g)[QNET__SQUARE][QNET__SQUARE])
+/* y[points] = G x[3], in double: the entries of G are not exact in binary, and an error in a kernel
+   does not average out over pixels. */
+QNET__INLINE void qnet__winograd_g(const qnet__winograd_form form, ptrdiff_t points,
+                                   const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
 {
-    const ptrdiff_t in = p->src_c, out = p->dst_c;
-    ptrdiff_t i, j;
-    int k;
-    for (k = 0; k < 9; k++) {
-        if (!p->backward) {
-            for (i = 0; i < QNET__SQUARE; i++) {
-                memcpy(g[k][i], p->w + (k * in + i0 + i) * out + j0, sizeof g[k][i]);
-                QNET__PREFETCH(p->w + (k * in + i1 + i) * out + j1);
-            }
-            continue;
-        }
-        for (j = 0; j < QNET__SQUARE; j++) {
-            const qnet_real *w = p->w + ((8 - k) * out + j0 + j) * in + i0;
-            QNET__PREFETCH(p->w + ((8 - k) * out + j1 + j) * in + i1);
-            for (i = 0; i < QNET__SQUARE; i++)
-                g[k][i][j] = w[i];
-        }
+    const double a = QNET__WINOGRAD_A, a2 = a * a, b = QNET__WINOGRAD_B, b2 = b * b;
+    if (form != QNET__WINOGRAD_SAME) {
+        y[0] = QNET__WINOGRAD_M0 * x[0];
+        y[step] = x[2];
+        y[2 * step] = QNET__WINOGRAD_MR * (x[0] + QNET__WINOGRAD_R * x[2]);
+        y[3 * step] = y[4 * step] = y[6 * step] = y[8 * step] = x[1];
+        y[5 * step] = QNET__WINOGRAD_MM * (x[0] - QNET__WINOGRAD_R * x[2]);
+        y[7 * step] = QNET__WINOGRAD_MT * (x[0] + QNET__WINOGRAD_T * x[2]);
+    } else if (points == QNET__WINOGRAD_CLOSED) {
+        y[0] = x[1];
+        y[step] = x[2] - x[1];
+        y[2 * step] = x[0] - x[1];
+    } else {
+        const qnet__wide even1 = QNET__WINOGRAD_NA * (x[0] + a2 * x[2]);
+        const qnet__wide even3 = QNET__WINOGRAD_NB * (x[0] + b2 * x[2]);
+        const qnet__wide odd1 = QNET__WINOGRAD_NA * a * x[1], odd3 = QNET__WINOGRAD_NB * b * x[1];
+        y[0] = QNET__WINOGRAD_N0 * x[0];
+        y[step] = x[2];
+        y[2 * step] = even1 + odd1;
+        y[3 * step] = even1 - odd1;
+        y[4 * step] = even3 + odd3;
+        y[5 * step] = even3 - odd3;
     }
 }
 
-/* u = G g G^T, for input channels first .. first + QNET__SQUARE - 1 and the output channels of
-   a group; u is that of the group. The lines of u that the next square fills are asked for, by
-   each half of a line: once was slower on a Zen 4. */
+/* u = G g G^T, for input channels first .. first + QNET__SQUARE - 1 and the output channels of a
+   group; u is that of the group. The lines of u that the next square fills are prefetched. */
 QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__winograd_form form,
                                          ptrdiff_t first, ptrdiff_t group, qnet_real *u)
 {
     const ptrdiff_t columns = (ptrdiff_t)p->isa->columns;
     qnet_real g[9][QNET__SQUARE][QNET__SQUARE];
-    ptrdiff_t i, c, at[QNET__WINOGRAD_GROUP]; /* of a column in row `first` of its panel */
-    int y, x;
+    ptrdiff_t i, c, x, y, at[QNET__WINOGRAD_GROUP]; /* of a column in row `first` of its panel */
     for (c = 0; c < QNET__WINOGRAD_GROUP; c++)
         at[c] = (c / columns * p->src_c + first) * columns + c % columns;
     for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__SQUARE) {
@@ -5281,14 +4913,14 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__wi
             const ptrdiff_t row = i / QNET__SQUARE, column = c + i % QNET__SQUARE;
             qnet__wide half[3 * QNET__WINOGRAD_MOST], e[QNET__WINOGRAD_MOST];
             for (x = 0; x < 3; x++) {
-                qnet__widen(&g[x][row][column - c], &e[0]);
-                qnet__widen(&g[3 + x][row][column - c], &e[1]);
-                qnet__widen(&g[6 + x][row][column - c], &e[2]);
-                qnet__winograd_to_kernel_points(form, (int)p->y.points, e, half + x, 3);
+                QNET__UNROLL
+                for (y = 0; y < 3; y++)
+                    qnet__widen(&g[3 * y + x][row][column - c], &e[y]);
+                qnet__winograd_g(form, p->y.points, e, half + x, 3);
             }
             for (y = 0; y < p->y.points; y++) {
                 qnet_real *to = u + y * p->x.points * p->u_plane + row * columns;
-                qnet__winograd_to_kernel_points(form, (int)p->x.points, half + 3 * y, e, 1);
+                qnet__winograd_g(form, p->x.points, half + 3 * y, e, 1);
                 for (x = 0; x < p->x.points; x++, to += p->u_plane) {
                     QNET__PREFETCH_WRITE((uintptr_t)(to + at[column]) +
                                          (uintptr_t)ahead * sizeof *to);
@@ -5299,93 +4931,125 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__wi
     }
 }
 
-#define QNET__WINOGRAD_DU_AHEAD 128 /* bytes: more planes than the hardware would follow */
-
-/* The sum of all parts of one element of du. */
-QNET__INLINE void qnet__winograd_get_du(const qnet__winograd *p, const qnet_real *du, qnet__wide *v)
+#if QNET__HAS_TRAINING
+/* y[3] = G^T x[points], in double too; x is 0 beyond, up to 6 or 9. */
+QNET__INLINE void qnet__winograd_gt(const qnet__winograd_form form, ptrdiff_t points,
+                                    const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
 {
-    ptrdiff_t part;
-    QNET__PREFETCH((uintptr_t)du + QNET__WINOGRAD_DU_AHEAD);
-    qnet__widen(du, v);
-    for (part = 1; part < p->parts; part++) {
-        qnet__wide more;
-        qnet__widen(du + part * p->planes * p->du_plane, &more);
-        *v += more;
+    const double a = QNET__WINOGRAD_A, a2 = a * a, b = QNET__WINOGRAD_B, b2 = b * b;
+    if (form != QNET__WINOGRAD_SAME) {
+        const qnet__wide at_r = QNET__WINOGRAD_MR * x[2], at_minus = QNET__WINOGRAD_MM * x[5];
+        const qnet__wide at_t = QNET__WINOGRAD_MT * x[7];
+        y[0] = QNET__WINOGRAD_M0 * x[0] + (at_r + at_minus + at_t);
+        y[step] = x[3] + x[4] + (x[6] + x[8]);
+        y[2 * step] = x[1] + (QNET__WINOGRAD_R * (at_r - at_minus) + QNET__WINOGRAD_T * at_t);
+    } else if (points == QNET__WINOGRAD_CLOSED) {
+        y[0] = x[2];
+        y[step] = x[0] - x[1] - x[2];
+        y[2 * step] = x[1];
+    } else {
+        const qnet__wide sum1 = QNET__WINOGRAD_NA * (x[2] + x[3]);
+        const qnet__wide sum3 = QNET__WINOGRAD_NB * (x[4] + x[5]);
+        y[0] = QNET__WINOGRAD_N0 * x[0] + (sum1 + sum3);
+        y[step] = QNET__WINOGRAD_NA * a * (x[2] - x[3]) + QNET__WINOGRAD_NB * b * (x[4] - x[5]);
+        y[2 * step] = x[1] + (a2 * sum1 + b2 * sum3);
     }
 }
 
-/* dg = G^T du G for input channel i and the output channels of a group; du[0] is that of i and the
-   group. The points are constants where they are 6 or 3. */
-QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdiff_t i,
-                                                  ptrdiff_t group, const qnet_real *du,
+#define QNET__WINOGRAD_DU_AHEAD 128 /* bytes: more planes than the hardware would follow */
+
+/* dg = G^T du G for input channel i and the output channels of a group, where du is the sum of all
+   parts; du[0] is that of i and the group. The points are constants where they are 6 or 3. */
+QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p,
                                                   const qnet__winograd_form form,
-                                                  const int points_y, const int points_x)
+                                                  const ptrdiff_t points_y,
+                                                  const ptrdiff_t points_x, ptrdiff_t i,
+                                                  ptrdiff_t group, const qnet_real *du)
 {
-    const ptrdiff_t plane = p->du_plane, row = points_x * plane;
-    const ptrdiff_t tap = p->src_c * p->dst_c;
+    const ptrdiff_t tap = p->src_c * p->dst_c, most = qnet__winograd_sizes_of[form].points;
     qnet_real *dw = p->dw + i * p->dst_c + group * QNET__WINOGRAD_GROUP;
-    ptrdiff_t c;
-    int y, x;
+    ptrdiff_t c, x, y, part;
     for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__WIDE) {
         qnet__wide half[3 * QNET__WINOGRAD_MOST], e[QNET__WINOGRAD_MOST];
         memset(half, 0, sizeof half);
         memset(e, 0, sizeof e);
         for (x = 0; x < points_x; x++) {
-            const qnet_real *from = du + x * plane + c;
-            qnet__winograd_get_du(p, from, &e[0]);
-            qnet__winograd_get_du(p, from + row, &e[1]);
-            qnet__winograd_get_du(p, from + 2 * row, &e[2]);
-            if (points_y > 3)
-                qnet__winograd_get_du(p, from + 3 * row, &e[3]);
-            if (points_y > 4)
-                qnet__winograd_get_du(p, from + 4 * row, &e[4]);
-            if (points_y > 5)
-                qnet__winograd_get_du(p, from + 5 * row, &e[5]);
-            if (points_y > 6)
-                qnet__winograd_get_du(p, from + 6 * row, &e[6]);
-            if (points_y > 7) {
-                qnet__winograd_get_du(p, from + 7 * row, &e[7]);
-                qnet__winograd_get_du(p, from + 8 * row, &e[8]);
+            QNET__UNROLL
+            for (y = 0; y < most; y++) {
+                const qnet_real *from = du + (y * points_x + x) * p->du_plane + c;
+                if (y >= points_y)
+                    continue;
+                QNET__PREFETCH((uintptr_t)from + QNET__WINOGRAD_DU_AHEAD);
+                qnet__widen(from, &e[y]);
+                for (part = 1; part < p->parts; part++) {
+                    qnet__wide more;
+                    qnet__widen(from + part * p->planes * p->du_plane, &more);
+                    e[y] += more;
+                }
             }
-            qnet__winograd_to_taps(form, points_y, e, half + x, QNET__WINOGRAD_MOST);
+            qnet__winograd_gt(form, points_y, e, half + x, QNET__WINOGRAD_MOST);
         }
         for (y = 0; y < 3; y++) {
-            qnet__winograd_to_taps(form, points_x, half + QNET__WINOGRAD_MOST * y, e, 1);
-            qnet__wide_round(&e[0], dw + 3 * y * tap + c);
-            qnet__wide_round(&e[1], dw + (3 * y + 1) * tap + c);
-            qnet__wide_round(&e[2], dw + (3 * y + 2) * tap + c);
+            qnet__winograd_gt(form, points_x, half + QNET__WINOGRAD_MOST * y, e, 1);
+            QNET__UNROLL
+            for (x = 0; x < 3; x++)
+                qnet__wide_round(&e[x], dw + (3 * y + x) * tap + c);
         }
     }
 }
+#endif
 
+/* A step on kernels. In a function of its own, as its arrays would take more than 16 KB of stack
+   together with those of the others. */
+static QNET__NOINLINE void qnet__winograd_of_kernels(const qnet__winograd *p,
+                                                     qnet__winograd_step step, ptrdiff_t i,
+                                                     ptrdiff_t j, qnet_real *block)
+{
+    const qnet__winograd_form same = QNET__WINOGRAD_SAME, half = QNET__WINOGRAD_HALF;
+    if (step == QNET__WINOGRAD_KERNELS && p->form == same)
+        qnet__winograd_kernels(p, same, i, j, block);
+    else if (step == QNET__WINOGRAD_KERNELS)
+        qnet__winograd_kernels(p, half, i, j, block);
+#if QNET__HAS_TRAINING
+    else if (p->planes == 36)
+        qnet__winograd_kernel_gradients(p, same, 6, 6, i, j, block);
+    else if (p->planes == 9)
+        qnet__winograd_kernel_gradients(p, same, 3, 3, i, j, block);
+    else if (p->form == same)
+        qnet__winograd_kernel_gradients(p, same, p->y.points, p->x.points, i, j, block);
+    else
+        qnet__winograd_kernel_gradients(p, half, p->y.points, p->x.points, i, j, block);
+#endif
+}
 
-/* At stride 2 pixels come from a plain map, and the gradient of the inputs goes to one. No network
-   has the other kinds there, and with them gcc -O2 takes 34 s for this header instead of 25. */
+/* At stride 2 pixels come from a plain map, and the gradient of the inputs goes to one: no network
+   here has the other kinds there, and each takes a fortieth of the time to compile this file. */
 QNET__INLINE void qnet__winograd_step_of(const qnet__winograd *p, qnet__winograd_step step,
                                          const qnet__winograd_form form, ptrdiff_t i, ptrdiff_t j,
                                          qnet_real *block)
 {
     const int is_forward = form != QNET__WINOGRAD_DOUBLE, is_same = form == QNET__WINOGRAD_SAME;
-    if (step == QNET__WINOGRAD_GRADIENT && is_forward && p->dy.kind == QNET__PROLOGUE_PLAIN)
-        qnet__winograd_transform(p, QNET__PROLOGUE_PLAIN, form, 1, i, j, block);
-    else if (step == QNET__WINOGRAD_GRADIENT && is_forward)
-        qnet__winograd_transform(p, QNET__PROLOGUE_GRADIENT, form, 1, i, j, block);
-    else if (step == QNET__WINOGRAD_INPUT && is_same && p->from.kind != QNET__PROLOGUE_PLAIN)
-        qnet__winograd_transform(p, QNET__PROLOGUE_NORMALISED, form, 0, i, j, block);
-    else if (step == QNET__WINOGRAD_INPUT)
-        qnet__winograd_transform(p, QNET__PROLOGUE_PLAIN, form, 0, i, j, block);
-    else if (p->sink.kind == QNET__EPILOGUE_MOMENTS && is_forward)
-        qnet__winograd_output(p, QNET__EPILOGUE_MOMENTS, form, i, j, block);
+    const qnet__winograd_step in = QNET__WINOGRAD_INPUT, of_dy = QNET__WINOGRAD_GRADIENT;
+    const qnet__prologue_kind from = step == of_dy ? p->dy.kind : p->from.kind;
+    if (QNET__HAS_TRAINING && is_forward && step == of_dy && from == QNET__PROLOGUE_PLAIN)
+        qnet__winograd_transform(p, of_dy, form, QNET__PROLOGUE_PLAIN, i, j, block);
+    else if (QNET__HAS_TRAINING && is_forward && step == of_dy)
+        qnet__winograd_transform(p, of_dy, form, QNET__PROLOGUE_GRADIENT, i, j, block);
+    else if (step == in && is_same && from != QNET__PROLOGUE_PLAIN)
+        qnet__winograd_transform(p, in, form, QNET__PROLOGUE_NORMALISED, i, j, block);
+    else if (step == in)
+        qnet__winograd_transform(p, in, form, QNET__PROLOGUE_PLAIN, i, j, block);
+    else if (QNET__HAS_TRAINING && p->sink.kind == QNET__EPILOGUE_MOMENTS && is_forward)
+        qnet__winograd_output(p, form, QNET__EPILOGUE_MOMENTS, i, j, block);
     else if (p->sink.kind == QNET__EPILOGUE_NORMALISE && is_forward)
-        qnet__winograd_output(p, QNET__EPILOGUE_NORMALISE, form, i, j, block);
-    else if (p->sink.kind == QNET__EPILOGUE_GRADIENT && is_same)
-        qnet__winograd_output(p, QNET__EPILOGUE_GRADIENT, form, i, j, block);
+        qnet__winograd_output(p, form, QNET__EPILOGUE_NORMALISE, i, j, block);
+    else if (QNET__HAS_TRAINING && p->sink.kind == QNET__EPILOGUE_GRADIENT && is_same)
+        qnet__winograd_output(p, form, QNET__EPILOGUE_GRADIENT, i, j, block);
     else
-        qnet__winograd_output(p, QNET__EPILOGUE_PLAIN, form, i, j, block);
+        qnet__winograd_output(p, form, QNET__EPILOGUE_PLAIN, i, j, block);
 }
 
-/* A function for each form, as compilers need much longer for all in one; and one for the kernels,
-   whose arrays would take more than 16 KB of stack together with the others'. */
+/* A function for each form, as compilers need much longer for all in one. */
 static QNET__NOINLINE void qnet__winograd_same(const qnet__winograd *p, qnet__winograd_step step,
                                                ptrdiff_t i, ptrdiff_t j, qnet_real *block)
 {
@@ -5398,30 +5062,13 @@ static QNET__NOINLINE void qnet__winograd_half(const qnet__winograd *p, qnet__wi
     qnet__winograd_step_of(p, step, QNET__WINOGRAD_HALF, i, j, block);
 }
 
+#if QNET__HAS_TRAINING
 static QNET__NOINLINE void qnet__winograd_double(const qnet__winograd *p, qnet__winograd_step step,
                                                  ptrdiff_t i, ptrdiff_t j, qnet_real *block)
 {
     qnet__winograd_step_of(p, step, QNET__WINOGRAD_DOUBLE, i, j, block);
 }
-
-static QNET__NOINLINE void qnet__winograd_of_kernels(const qnet__winograd *p,
-                                                     qnet__winograd_step step, ptrdiff_t i,
-                                                     ptrdiff_t j, qnet_real *block)
-{
-    const int y = (int)p->y.points, x = (int)p->x.points;
-    if (step == QNET__WINOGRAD_KERNELS && p->form == QNET__WINOGRAD_SAME)
-        qnet__winograd_kernels(p, QNET__WINOGRAD_SAME, i, j, block);
-    else if (step == QNET__WINOGRAD_KERNELS)
-        qnet__winograd_kernels(p, QNET__WINOGRAD_HALF, i, j, block);
-    else if (p->planes == 36)
-        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 6, 6);
-    else if (p->planes == 9)
-        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 3, 3);
-    else if (p->form == QNET__WINOGRAD_SAME)
-        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, y, x);
-    else
-        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_HALF, y, x);
-}
+#endif
 
 static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i,
                                ptrdiff_t j, qnet_real *block)
@@ -5432,119 +5079,12 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
         qnet__winograd_same(p, step, i, j, block);
     else if (p->form == QNET__WINOGRAD_HALF)
         qnet__winograd_half(p, step, i, j, block);
+#if QNET__HAS_TRAINING
     else
         qnet__winograd_double(p, step, i, j, block);
+#endif
 }
 #endif /* QNET__HAS_WINOGRAD */
-
-/* ---- Max pooling ----------------------------------------------------------------------------- */
-
-/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
-QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                         qnet_real x, size_t c)
-{
-    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
-    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
-    return x;
-}
-
-/* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
-   x[9][channels]. A later tap wins only if it is larger, or NaN. Choices are no branches, so that
-   the loop over channels becomes vector code. */
-QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
-                                       const qnet__prologue_kind kind, const qnet_real *const *x,
-                                       const int *tap, size_t c, size_t at)
-{
-    const qnet__prologue *s = &pool->x;
-    qnet_real top[QNET__WIDTH];
-    int won[QNET__WIDTH];
-    for (int i = 0; i < n; i++) {
-        const size_t k = c + (size_t)i;
-        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
-        int winner = tap[0];
-        QNET__UNROLL
-        for (int t = 1; t < 9; t++) {
-            const qnet_real v = qnet__maxpool_get(s, kind, x[t][k], k);
-            const int better = (v > best) | (v != v);
-            winner = better ? tap[t] : winner;
-            best = better ? v : best;
-        }
-        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
-        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
-        top[i] = best;
-        won[i] = winner;
-    }
-    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
-    if (pool->argmax != NULL)
-        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
-}
-
-/* One output row: index = image * out_height + row. The window is clipped to the image, which is
-   what padding with -infinity means: where a tap is outside, the one before takes part once more,
-   or the first inside; that changes nothing. */
-QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
-                                        size_t index)
-{
-    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
-    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
-    const ptrdiff_t y = 2 * (ptrdiff_t)(index % pool->out_height) - 1;
-    const size_t n = pool->channels;
-    size_t c;
-    for (size_t ox = 0; ox < pool->out_width; ox++) {
-        const size_t at = (index * pool->out_width + ox) * n;
-        const ptrdiff_t left = 2 * (ptrdiff_t)ox - 1;
-        const qnet_real *x[9];
-        int tap[9], last = (y < 0 ? 3 : 0) + (left < 0 ? 1 : 0);
-        for (int t = 0; t < 9; t++) {
-            const ptrdiff_t iy = y + t / 3, ix = left + t % 3;
-            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
-            tap[t] = last;
-            x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
-                                last % 3) * (ptrdiff_t)n;
-        }
-        QNET__BLOCKS(c, n, block, qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
-    }
-}
-
-/* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
-   Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
-QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
-                                       size_t ix, size_t c, qnet_real *dx)
-{
-    const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
-    const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
-    qnet_real sum[QNET__WIDTH];
-    for (int i = 0; i < n; i++) sum[i] = 0;
-    for (size_t oy = iy / 2; oy <= last_y; oy++)
-        for (size_t ox = ix / 2; ox <= last_x; ox++) {
-            const int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
-            const size_t window = (image * pool->out_height + oy) * pool->out_width + ox;
-            const uint8_t *winner = pool->winner + window * pool->channels + c;
-            const qnet_real *dy = pool->dy + window * pool->channels + c;
-            for (int i = 0; i < n; i++) {
-                const qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
-                sum[i] += winner[i] == tap ? v : 0;
-            }
-        }
-    for (int i = 0; i < n; i++) dx[i] = sum[i];
-}
-
-/* A row of y or, where there is a dx, of dx. Gathering gives every number one owner. */
-static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
-{
-    const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
-    size_t c;
-    if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_PLAIN)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
-    else if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_SCALED)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
-    else if (pool->dx == NULL)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
-    for (size_t ix = 0; pool->dx != NULL && ix < pool->width; ix++) {
-        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
-        QNET__BLOCKS(c, n, width, qnet__maxpool_gather(width, pool, image, iy, ix, c, dx + c));
-    }
-}
 
 /* ---- The gradient of the stem's weights ------------------------------------------------------ */
 
@@ -5639,10 +5179,10 @@ QNET__INLINE qnet__lanes qnet__lanes_gate(qnet__lanes x, const int of_tanh)
     a = qnet__lanes_select(a > most, most, a); /* NaN stays */
     rounded = a * 1.44269504f + 12582912.0f;   /* 1.5 * 2^23: the sum has no digits below 1 */
     bits = qnet__lanes_to_bits(rounded) & 255; /* m: 1.5 * 2^23 has zeros there */
-#if QNET__LANES > 1
-    m = rounded - 12582912.0f;
+#if QNET__LANES > 1 /* m of the bits, as x87's `rounded` may have more digits than a float */
+    m = __builtin_convertvector(bits, qnet__lanes);
 #else
-    m = (float)bits; /* as the difference, had x87 no more digits than a float */
+    m = (float)bits;
 #endif
     power = qnet__lanes_of_bits((127 - (bits >> 1)) << 23);
     rest = qnet__lanes_of_bits((127 - (bits - (bits >> 1))) << 23);
@@ -5744,7 +5284,7 @@ static const qnet__isa qnet__isa_table = {
 #else
     NULL,
 #endif
-    qnet__maxpool_row, qnet__stem_winners_of, qnet__lstm_forward_row, qnet__lstm_backward_row
+    qnet__stem_winners_of, qnet__lstm_forward_row, qnet__lstm_backward_row
 };
 
 #endif /* QNET__SUFFIX */
@@ -5772,6 +5312,19 @@ static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
 /* ============================================================================================
    >>gemm: how products are cut into tiles (>>kernels), the packing of the right-hand side, and
    qnet_gemm, C[m][n] = op(A)[m][k] op(B)[k][n] + beta C.
+
+   Words of this room, >>winograd and >>conv:
+     tile         rows x columns of C in registers; in >>winograd also the outputs that are made at
+                  once, 2x2 to 4x4
+     panel        columns of b, as wide as a tile, packed so that the rows of k follow each other
+     segment      a part of the sum with pointers of its own: a tap, or a row of pixels
+     chain        products that are added one to another before the sum is added to C
+     piece        k's after which the next tile of rows follows, while b stays in cache
+     block        tiles (>>winograd) that a worker takes from the products to the output at once
+     group        64 channels (>>winograd); rows with a partial sum of their own (>>conv)
+     chunk        rows of a map whose x stays in cache
+     partial sum  of some rows or tiles; partial sums are added in a fixed order
+     prologue, epilogue   what is done to a map while it is read, and before it is written
    ============================================================================================ */
 
 /* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
@@ -5780,7 +5333,8 @@ static int qnet__tile_size(size_t rows)
     return rows > 4 ? 6 : rows > 2 ? 4 : 2;
 }
 
-/* By way of a block on the stack, or without products. */
+/* A tile of which only the rows with c[m] != NULL and the first `columns` columns are wanted: by
+   way of a block on the stack. */
 static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile *tile,
                                           size_t columns)
 {
@@ -5797,25 +5351,10 @@ static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile
     }
     part.c = c;
     part.c_at = 0;
-    if (tile->segments > 0 && tile->length > 0)
-        isa->tile(&part);
+    isa->tile(&part);
     for (m = 0; m < tile->rows; m++) {
         if (tile->c[m] != NULL)
             memcpy(tile->c[m] + tile->c_at, block[m], bytes);
-    }
-}
-
-/* Runs a tile, which may have no products, and of which only the rows with c[m] != NULL and the
-   first `columns` columns are wanted. */
-static void qnet__run_tile(const qnet__isa *isa, const qnet__tile *tile, size_t columns)
-{
-    int full = columns == isa->columns && tile->segments > 0 && tile->length > 0, m;
-    for (m = 0; m < tile->rows; m++)
-        full = full && tile->c[m] != NULL;
-    if (full) {
-        isa->tile(tile);
-    } else {
-        qnet__run_part(isa, tile, columns);
     }
 }
 
@@ -5951,7 +5490,7 @@ typedef struct qnet__product {
     const qnet_real *const *b; /* [segments]: the first panel */
     const qnet_real *next;     /* b of the product that follows, or NULL */
     qnet_real *const *c;       /* [rows] */
-    size_t rows, columns, segments, length; /* no segments or a length of 0: sums are 0 */
+    size_t rows, columns, segments, length; /* the last two may be 0, and so are the sums then */
     size_t a_rows, a_step, b_step, b_panel;
     size_t chain, piece;       /* at least 1 */
     int accumulate;            /* 1: adds to what C holds */
@@ -5980,7 +5519,13 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
     const size_t full = p->rows - p->rows % QNET__TILE_ROWS; /* rows in full tiles */
     const qnet_real *tail_a[QNET__SEGMENTS * QNET__TILE_ROWS]; /* those behind; the last again */
     qnet_real *tail_c[QNET__TILE_ROWS];
+    size_t panel = 0;
     qnet__tile tile;
+    if (p->segments == 0 || p->length == 0) {
+        for (size_t m = 0; m < p->rows && !p->accumulate; m++)
+            memset(p->c[m], 0, p->columns * sizeof *p->c[m]);
+        return;
+    }
     for (size_t m = 0; m < QNET__TILE_ROWS && full < p->rows; m++) {
         const size_t row = qnet__min_size(full + m, p->rows - 1);
         tail_c[m] = full + m < p->rows ? p->c[row] : NULL;
@@ -5989,12 +5534,11 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
                                                         : p->a[s * p->a_rows + row];
         }
     }
-    memset(&tile, 0, sizeof tile);
     tile.a_step = p->a_step, tile.b_step = p->b_step;
     tile.b = p->b, tile.segments = p->segments, tile.chain = p->chain;
-    for (tile.c_at = 0; tile.c_at < p->columns; tile.c_at += width) {
-        const size_t panel = tile.c_at / width * p->b_panel;
-        for (size_t at = 0; at == 0 || at < p->length; at += p->piece) {
+    for (tile.c_at = 0; tile.c_at < p->columns; tile.c_at += width, panel += p->b_panel) {
+        const size_t columns = qnet__min_size(p->columns - tile.c_at, width);
+        for (size_t at = 0; at < p->length; at += p->piece) {
             const qnet_real *next = p->next, *next_a = NULL;
             tile.length = qnet__min_size(p->length - at, p->piece);
             tile.b_at = panel + at * p->b_step;
@@ -6023,7 +5567,10 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
                 } else {
                     qnet__tile_prefetch(&tile, next_a, p->a_step, p->rows, part - lines);
                 }
-                qnet__run_tile(isa, &tile, qnet__min_size(p->columns - tile.c_at, width));
+                if (columns < width || (tail && p->rows % 2 != 0))
+                    qnet__run_part(isa, &tile, columns);
+                else
+                    isa->tile(&tile);
             }
         }
     }
@@ -6371,17 +5918,18 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink,
    a block 12 to 96 tiles: the v and m of one stay in a second-level cache of 1 MB for 64 channels,
    and in the third beyond. "Own" is in the worker's memory; what is shared is made by tasks before.
 
-   y, dx      when                           v                       u            a task
-     block    8 blocks for each worker       own, a block            shared       a block: its v, then
-              or more                                                             all groups' m and output
-     round    fewer                          shared, <= 9 MB         shared       a block and a group
-     group    u > 16 MB, v <= 18 MB, and     shared, all tiles (at   own, of a    a group: its u, then
-              2 groups for each worker       stride 2 a quarter)     group        all blocks
-   dw         when                           v and d                 du           a task
-     part     ci, co <= 64                   own, 32 tiles           of a part    a part of the tiles
-     round    more                           shared, <= 512 tiles    shared       a plane, a group of ci
-     square   du > 16 MB, v <= 18 MB         shared, all tiles; d    own, 64x64   two groups: du, then dw
-                                             of a slab of co
+   y, dx   when                      v                      u          a task
+    block  8 blocks a worker or more own, a block           shared     a block: its v, then all
+                                                                       groups' m and output
+    round  fewer                     shared, <= 9 MB        shared     a block and a group
+    group  u > 16 MB, v <= 18 MB,    shared, all tiles (at  own, of    a group: its u, then all
+           2 groups a worker         stride 2 a quarter)    a group    blocks
+
+   dw      when                      v and d                du         a task
+    part   ci, co <= 64              own, 32 tiles          of a part  a part of the tiles
+    round  more                      shared, <= 512 tiles   shared     a plane, a group of ci
+    square du > 16 MB, v <= 18 MB    shared, all tiles; d   own,       two groups: du, then dw
+                                     of a slab of co        64 x 64
 
    y and dx have the same bits in all three: each number of m is one product. The sums of dw begin
    a chain in each round, so that its schedule may not depend on the number of workers. */
@@ -6440,8 +5988,8 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
     p->out = backward ? x : y;
     p->in.border = p->form != QNET__WINOGRAD_DOUBLE;
     p->in.more = p->form == QNET__WINOGRAD_SAME ? 2 : 1;
-    p->in.size = qnet__winograd_in(p->form);
-    p->out.size = qnet__winograd_out(p->form);
+    p->in.size = qnet__winograd_sizes_of[p->form].in;
+    p->out.size = qnet__winograd_sizes_of[p->form].out;
     p->src_c = p->in.channels;
     p->dst_c = p->out.channels;
     qnet__winograd_cut(&p->y, out_h, side, s->stride);
@@ -6706,13 +6254,16 @@ static void qnet__winograd_weights_task(void *arg, size_t index, size_t worker)
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const int by_part = p->schedule == QNET__WINOGRAD_BY_PART;
     const int by_square = p->schedule == QNET__WINOGRAD_BY_SQUARE;
+    const ptrdiff_t slab = p->slab < p->dst_c - p->slab_first ? p->slab : p->dst_c - p->slab_first;
     const ptrdiff_t task = (ptrdiff_t)index, groups = p->src_c / QNET__WINOGRAD_GROUP;
+    const ptrdiff_t squares = slab / QNET__WINOGRAD_GROUP; /* in a row */
     const ptrdiff_t plane = by_part || by_square ? 0 : task / groups;
     const ptrdiff_t plane_end = by_part || by_square ? p->planes : plane + 1;
     const ptrdiff_t begin = by_part ? p->tiles * task / p->parts : p->first;
     const ptrdiff_t end = by_part ? p->tiles * (task + 1) / p->parts : p->last;
-    const ptrdiff_t ci = by_part ? 0 : task % groups * QNET__WINOGRAD_GROUP;
-    const ptrdiff_t co = by_square ? task / groups * QNET__WINOGRAD_GROUP : 0;
+    const ptrdiff_t ci = QNET__WINOGRAD_GROUP * (by_part ? 0 : by_square ? task / squares
+                                                                        : task % groups);
+    const ptrdiff_t co = by_square ? task % squares * QNET__WINOGRAD_GROUP : 0;
     const ptrdiff_t maker = by_part ? (ptrdiff_t)worker : 0;
     const ptrdiff_t owner = by_part ? task : by_square ? (ptrdiff_t)worker : 0;
     qnet_real *v = p->v + maker * p->planes * p->v_plane;
@@ -6889,10 +6440,10 @@ static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d 
    With zero outside x, and without the batch index,
        y[oy][ox][co] = sum over ky, kx, ci of
                        x[oy s + ky - p][ox s + kx - p][ci] * w[ky][kx][ci][co],
-   2 k^2 ci co FLOPs for each output pixel, as for both gradients. Four algorithms: Winograd's (see
-   >>winograd); direct, by qnet__multiply over pixels where they lie, with no copy of x; a BLAS,
-   where there is a hook, and in a build with QNET_REFERENCE plain loops, both by lowering: x is
-   copied to a matrix with k^2 ci numbers for each output pixel.
+   2 k^2 ci co FLOPs for each output pixel, as for both gradients. Algorithms: that of >>winograd;
+   direct, by qnet__multiply over pixels where they lie, with no copy of x; a BLAS, where there is
+   a hook, and in a build with QNET_REFERENCE plain loops, both by lowering: x is copied to a
+   matrix with k^2 ci numbers for each output pixel.
    ============================================================================================ */
 
 #define QNET__CONV_MOST 255 /* of kernel, stride and padding */
@@ -7081,6 +6632,8 @@ typedef struct qnet__taps {
     const qnet_real *b[QNET__SWEEP_TAPS]; /* their weights in the first panel */
 } qnet__taps;
 
+/* Those of the taps of a phase from number `first` on, row by row of the kernel; merged, a kernel
+   row counts as one. panels: where the first panel of the product begins. */
 static void qnet__sweep_taps(const qnet__sweep *p, const qnet_real *panels, ptrdiff_t first,
                              qnet__taps *taps)
 {
@@ -7209,7 +6762,8 @@ static void qnet__sweep_task(void *arg, size_t index, size_t worker)
                        qnet__min_size(panel + p.panels_per_task, p.panel_count));
 }
 
-/* Scratch of a sweep: the packed weights and a row of zeros. */
+/* Scratch of a sweep: the packed weights, k^2 src_c numbers for each column of a panel, and a row
+   of zeros, which taps outside the map read. */
 typedef struct qnet__sweep_plan {
     qnet_real *panels, *zeros;
     size_t zero_count;
@@ -7347,6 +6901,8 @@ static void qnet__weight_segments(const qnet__weight_sweep *p, ptrdiff_t tap, pt
     }
 }
 
+/* partial[group][tap][ci of a slice][co of a panel], chunk by chunk of the group's rows: x and dy
+   of a chunk serve all taps from a cache. */
 static void qnet__weight_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weight_sweep *p = (const qnet__weight_sweep *)arg;
@@ -7403,7 +6959,9 @@ static void qnet__weight_reduce_task(void *arg, size_t index, size_t worker)
     }
 }
 
-/* Everything that follows from the shape, and the partial sums, unless one group writes dw. */
+/* Everything that follows from the shape: slices of ci, so that all taps of a slice and a panel
+   stay in a second-level cache, then chunks, then groups, for about QNET__DW_TASKS tasks.
+   Takes the partial sums, groups times dw, unless one group writes dw itself. */
 static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__isa *isa,
                                              const qnet_conv2d *s)
 {
@@ -7478,7 +7036,8 @@ static void qnet__conv_column(const qnet_conv2d *s, const qnet_real *x, qnet_rea
     }
 }
 
-/* Bytes that column and its products take. */
+/* Bytes that lowering takes, and where in scratch: column[pixels][k] of one image, with
+   k = kernel^2 in_channels, and what qnet_gemm packs. A BLAS brings its own memory. */
 static size_t qnet__conv_lower_scratch(const qnet_context *ctx, const qnet_conv2d *s,
                                        void *scratch, qnet_real **column, void **product)
 {
@@ -7491,8 +7050,10 @@ static size_t qnet__conv_lower_scratch(const qnet_context *ctx, const qnet_conv2
     return arena.at;
 }
 
-/* Image by image, with qnet_gemm going to the hook:
-   y = column w;  dw += column^T dy;  dcolumn = dy w^T.
+/* Image by image, with qnet_gemm going to the hook, column[pixels][k], w[k][out], dy[pixels][out]:
+       y = column w      forward
+       dw = sum over images of column^T dy
+       dcolumn = dy w^T, and dx its sum over the taps that meet a pixel.
    That of y, dw and dx which is given, with `add` added to what dx holds. */
 static qnet_status qnet__conv_lower(qnet_context *ctx, const qnet_conv2d *s, int add,
                                     const qnet_real *x, const qnet_real *w, const qnet_real *dy,
@@ -7582,6 +7143,7 @@ static int qnet__conv_lowers_weights(const qnet_context *ctx, qnet__conv_algorit
            (size_t)s->out_channels % qnet__isa_of(ctx)->columns != 0;
 }
 
+/* Bytes of scratch that any pass takes. */
 static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm algorithm,
                                  const qnet_conv2d *s)
 {
@@ -7620,6 +7182,7 @@ static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_algorithm al
     return (size_t)(p.planes * (p.dst_c / QNET__WINOGRAD_GROUP) * p.u_plane);
 }
 
+/* w[kernel][kernel][in][out] to packed: Winograd's u, or panels. */
 static void qnet__conv_pack(qnet_context *ctx, qnet__conv_algorithm algorithm, const qnet_conv2d *s,
                             const qnet_real *w, qnet_real *packed)
 {
@@ -7687,6 +7250,7 @@ static qnet_status qnet__conv_map(qnet_context *ctx, qnet__conv_algorithm algori
     return QNET_OK;
 }
 
+/* y <- the convolution of x with w, from the prologue of x to the epilogue of y. */
 static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_algorithm algorithm,
                                       const qnet_conv2d *s, const qnet__prologue *x,
                                       const qnet_real *w, const qnet_real *packed,
@@ -8015,11 +7579,151 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
 
 /* ---- Max pooling ----------------------------------------------------------------------------- */
 
+/* Loops over channels go in blocks of this constant length, which compilers turn into vector
+   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
+   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
+#define QNET__WIDTH 32
+
+/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
+   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
+#define QNET__BLOCKS(c, n, width, call)                                   \
+    do {                                                                  \
+        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
+            const int width = QNET__WIDTH;                                \
+            call;                                                         \
+        }                                                                 \
+        if ((c) < (n)) {                                                  \
+            const int width = (int)((n) - (c));                           \
+            call;                                                         \
+        }                                                                 \
+    } while (0)
+
+/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
+typedef struct qnet__maxpool {
+    size_t height, width, channels, out_height, out_width;
+    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
+    qnet__prologue x;      /* plain;
+                              normalised: the pooled map is that of norm and ReLU, no argmax;
+                              scaled by signs, 1, -1 or 0: that x of a window wins which is
+                              largest, smallest or first */
+    const qnet_real *dy;
+    qnet_real *y, *dx;     /* dx: backward */
+    const uint8_t *winner; /* backward: the argmax of the forward pass */
+    uint8_t *argmax;
+} qnet__maxpool;
+
+/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
+QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                         qnet_real x, size_t c)
+{
+    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
+    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
+    return x;
+}
+
+/* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
+   x[9][channels]. A later tap wins only if it is larger, or NaN. Choices are no branches, so that
+   the loop over channels becomes vector code. */
+QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
+                                       const qnet__prologue_kind kind, const qnet_real *const *x,
+                                       const int *tap, size_t c, size_t at)
+{
+    const qnet__prologue *s = &pool->x;
+    qnet_real top[QNET__WIDTH];
+    int won[QNET__WIDTH];
+    for (int i = 0; i < n; i++) {
+        const size_t k = c + (size_t)i;
+        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
+        int winner = tap[0];
+        QNET__UNROLL
+        for (int t = 1; t < 9; t++) {
+            const qnet_real v = qnet__maxpool_get(s, kind, x[t][k], k);
+            const int better = (v > best) | (v != v);
+            winner = better ? tap[t] : winner;
+            best = better ? v : best;
+        }
+        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
+        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
+        top[i] = best;
+        won[i] = winner;
+    }
+    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
+    if (pool->argmax != NULL)
+        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+}
+
+/* One output row: index = image * out_height + row. The window is clipped to the image, which is
+   what padding with -infinity means: where a tap is outside, the one before takes part once more,
+   or the first inside; that changes nothing. */
+QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
+                                        size_t index)
+{
+    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
+    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
+    const ptrdiff_t y = 2 * (ptrdiff_t)(index % pool->out_height) - 1;
+    const size_t n = pool->channels;
+    size_t c;
+    for (size_t ox = 0; ox < pool->out_width; ox++) {
+        const size_t at = (index * pool->out_width + ox) * n;
+        const ptrdiff_t left = 2 * (ptrdiff_t)ox - 1;
+        const qnet_real *x[9];
+        int tap[9], last = (y < 0 ? 3 : 0) + (left < 0 ? 1 : 0);
+        for (int t = 0; t < 9; t++) {
+            const ptrdiff_t iy = y + t / 3, ix = left + t % 3;
+            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
+            tap[t] = last;
+            x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
+                                last % 3) * (ptrdiff_t)n;
+        }
+        QNET__BLOCKS(c, n, block, qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
+    }
+}
+
+/* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
+   Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
+QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
+                                       size_t ix, size_t c, qnet_real *dx)
+{
+    const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
+    const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
+    qnet_real sum[QNET__WIDTH];
+    for (int i = 0; i < n; i++) sum[i] = 0;
+    for (size_t oy = iy / 2; oy <= last_y; oy++)
+        for (size_t ox = ix / 2; ox <= last_x; ox++) {
+            const int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
+            const size_t window = (image * pool->out_height + oy) * pool->out_width + ox;
+            const uint8_t *winner = pool->winner + window * pool->channels + c;
+            const qnet_real *dy = pool->dy + window * pool->channels + c;
+            for (int i = 0; i < n; i++) {
+                const qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
+                sum[i] += winner[i] == tap ? v : 0;
+            }
+        }
+    for (int i = 0; i < n; i++) dx[i] = sum[i];
+}
+
+/* A row of y or, where there is a dx, of dx. Gathering gives every number one owner. */
+static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
+{
+    const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
+    size_t c;
+    if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_PLAIN)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
+    else if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_SCALED)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
+    else if (pool->dx == NULL)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
+    for (size_t ix = 0; pool->dx != NULL && ix < pool->width; ix++) {
+        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
+        QNET__BLOCKS(c, n, width, qnet__maxpool_gather(width, pool, image, iy, ix, c, dx + c));
+    }
+}
+
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
     const qnet__maxpool *pool = (const qnet__maxpool *)arg;
     QNET__UNUSED(worker);
-    pool->isa->maxpool(pool, index);
+    qnet__maxpool_row(pool, index);
 }
 
 /* Forward, or backward where there is a dx. */
@@ -8045,7 +7749,6 @@ static qnet_status qnet__maxpool_plan(qnet_context *ctx, const char *name, int b
                           height, width);
     QNET__TRY(qnet__check_layer(ctx, name, rows, "channels", channels, pointers_are_there));
     memset(pool, 0, sizeof *pool);
-    pool->isa = qnet__isa_of(ctx);
     pool->height = (size_t)height, pool->width = (size_t)width;
     pool->channels = (size_t)channels;
     pool->out_height = (pool->height - 1) / 2 + 1;
@@ -8293,7 +7996,7 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
         pool.x.x = above;
         pool.rows_before = image * s->out_h + first - 1;
         for (y = b * s->band; y < pool_end; y++)
-            p->isa->maxpool(&pool, (size_t)(image * s->pool_h + y));
+            qnet__maxpool_row(&pool, (size_t)(image * s->pool_h + y));
         memcpy(above, rows + (last - first - 1) * row, (size_t)row * sizeof *above);
     }
 }
@@ -9307,73 +9010,15 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
 }
 
 /* ============================================================================================
-   >>gradcheck  Any gradient against central differences. Meant for QNET_REAL double, where a right
-   gradient agrees to about 1e-8; in float the difference quotient itself has few digits.
-   ============================================================================================ */
-
-/* numeric = (f(x + h) - f(x - h)) / ((x + h) - (x - h)), the steps as they were rounded. Its error
-   is about h^2 f''' / 6 + eps |f| / h, so h near the cube root of eps is best: 1e-5 in double. The
-   floor under the denominator, 1e-3 of the largest gradient, keeps numbers that are all rounding
-   from being reported as wrong. A non-finite quotient is an error, not a large number. */
-QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, void *user,
-                                    qnet_real *x, const qnet_real *gradient, size_t count,
-                                    size_t samples, double step, qnet_gradcheck_result *out)
-{
-    qnet_gradcheck_result worst = { -1, 0, 0, 0 };
-    double largest = 0;
-    size_t s, i;
-    if (ctx == NULL || f == NULL || x == NULL || gradient == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_gradcheck: a required pointer is NULL");
-    if (count < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_gradcheck: expected count >= 1, found 0");
-    if (!(step > 0))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_gradcheck: expected step > 0, found %g",
-                          step);
-    if (samples == 0 || samples > count) samples = count;
-    for (i = 0; i < count; i++)
-        if (fabs((double)gradient[i]) > largest) largest = fabs((double)gradient[i]);
-    for (s = 0; s < samples; s++) {
-        qnet_real kept, above, below;
-        double up, down, numeric, analytic, scale, error;
-        i = s * (count / samples) + s * (count % samples) / samples;
-        kept = x[i];
-        above = (qnet_real)((double)kept + step);
-        below = (qnet_real)((double)kept - step);
-        x[i] = above;
-        up = f(user);
-        x[i] = below;
-        down = f(user);
-        x[i] = kept;
-        numeric = (up - down) / ((double)above - (double)below);
-        analytic = (double)gradient[i];
-        if (!(fabs(numeric) < HUGE_VAL) || !(fabs(analytic) < HUGE_VAL))
-            return qnet__fail(ctx, QNET_ERROR_NUMERIC,
-                              "qnet_gradcheck: at index %lu: numeric %g, analytic %g",
-                              (unsigned long)i, numeric, analytic);
-        scale = fabs(numeric) + fabs(analytic);
-        if (scale < 1e-3 * largest) scale = 1e-3 * largest;
-        error = scale > 0 ? fabs(numeric - analytic) / scale : 0;
-        if (error > worst.max_error) {
-            worst.max_error = error;
-            worst.worst = i;
-            worst.analytic = analytic;
-            worst.numeric = numeric;
-        }
-    }
-    *out = worst;
-    return QNET_OK;
-}
-
-/* ============================================================================================
    >>resnet
-   ResNet18, the image-level model (paper, "Internal Architecture", Fig. 4; He et al. 2016). The
-   network is one list of 20 units (a convolution and its batch norm) and 8 blocks over them, made
-   by qnet__resnet_describe; the parameter table, the memory plan, the forward and the backward
-   pass all walk that list. Names are torchvision's, in the table and in the trace: a traced tensor
-   has the name of the torchvision module whose output it is.
+   ResNet18, the image-level model (paper, "Internal Architecture", Fig. 4; He et al. 2016): 20
+   convolutions, each with its batch norm ("conv_bn"), in a stem and 8 blocks. One function,
+   qnet__resnet_describe, says so; the parameter table, the memory plan, the forward and the
+   backward pass walk its lists. Names in the table are torchvision's. tests/plain_resnet.h is the
+   same network layer by layer, with every tensor in memory: read that first.
 
        x[B][H][W][3]
-       unit 0             7x7/2 conv, BN, ReLU    [B][H/2][W/2][64]     halves are rounded up
+       stem               7x7/2 conv, BN, ReLU    [B][H/2][W/2][64]     halves are rounded up
        max pool           3x3/2                   [B][H/4][W/4][64]
        layer1  2 blocks                           [B][H/4][W/4][64]
        layer2  2 blocks   the first of stride 2   [B][H/8][W/8][128]
@@ -9382,103 +9027,98 @@ QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, v
        average pool       features                [B][512]              the embedding of stage 2
        fc                 logits                  [B][classes]
 
-       a block:  first = ReLU(BN(conv3x3(x))),  out = ReLU(BN(conv3x3(first)) + shortcut),
+       a block:  mid = ReLU(BN(conv3x3(x))),  out = ReLU(BN(conv3x3(mid)) + shortcut),
                  shortcut = x, or BN(conv1x1/2(x)) where the block has stride 2
 
-   Memory is the limit beside the products, so a training pass keeps what a convolution gives
-   ("pre") and the blocks' outputs, and nothing else. Statistics of a batch norm are summed up while
-   pre is written; norm and ReLU are applied where the next convolution reads pre; the sum at the
-   end of a block is the one pass of its own. Backward it is the same: masks and the sums of a
-   norm's gradient where a gradient is written, the norm's own gradient where it is read (>>fuse).
-   Of unit 0, the stem, only the maxima of pooling are kept (>>stem).
+   Memory traffic is the limit beside the products. So a training pass keeps the output of each
+   convolution, before its norm, and the output of each block, and nothing else. A prologue applies
+   norm and ReLU where the next convolution reads (forward) or makes the gradient of a convolution's
+   output from that of its norm (backward); an epilogue sums up the moments of a norm, or masks a
+   gradient and sums up what its norm needs, where a convolution writes (>>fuse). The sum at the end
+   of a block is the one pass of its own. At inference norm, residual and ReLU are all in epilogues,
+   and what a convolution stores is its output after them.
 
    The paper's text gives a block one ReLU, after its first convolution. The ResNet18 that it names
    and starts from (He et al., torchvision) has a second one, after the sum: so has this.
    ============================================================================================ */
 
-#define QNET__UNITS 20
+#define QNET__CONV_BNS 20
 #define QNET__RESBLOCKS 8
-#define QNET__RESNET_TRAINED (3 * QNET__UNITS + 2) /* table entries that are trained */
-#define QNET__RESNET_PARAMS (QNET__RESNET_TRAINED + 3 * QNET__UNITS)
+#define QNET__RESNET_TRAINED (3 * QNET__CONV_BNS + 2) /* table entries that are trained */
+#define QNET__RESNET_PARAMS (QNET__RESNET_TRAINED + 3 * QNET__CONV_BNS)
 
-/* A convolution, the batch norm after it and, if relu, a ReLU. Shapes are the largest batch's. */
-typedef struct qnet__unit {
+/* A convolution, the batch norm after it and, if relu, a ReLU; shapes are those of the largest
+   batch. With g the gradient of the norm's output over N = batch out_h out_w pixels, x the
+   convolution's output and d = x - mean (Ioffe & Szegedy 2015, section 3):
+
+       dbeta = sum g,  dgamma = rstd sum g d,
+       dx = scale (g - mean_g - d slope_g),  mean_g = sum g / N,  slope_g = rstd^2 sum g d / N. */
+typedef struct qnet__conv_bn {
     char conv_name[32], norm_name[32]; /* "layer1.0.conv1", "layer1.0.bn1" */
-    char out_name[32];                 /* of the unit's output in the trace: "layer1.0.relu" */
     qnet_conv2d conv;
-    qnet__conv_algorithm way; /* chosen for the largest batch: any batch then has the same bits */
+    qnet__conv_algorithm algorithm; /* of the largest batch: any batch then has the same bits */
     int relu;
     qnet_real *w, *gamma, *beta;                     /* in net->weights */
     qnet_real *packed;                               /* w for the kernels, see qnet_resnet_pack */
     qnet_real *running_mean, *running_var, *tracked; /* in net->weights */
     qnet_real *dw, *dgamma, *dbeta;                  /* in net->gradients */
-    qnet_real *pre;         /* [batch][out_h][out_w][out]: what the convolution gives; pooled if
-                               it is the stem's */
-    qnet_real *out;         /* like pre: after norm, residual and ReLU; NULL where it is not kept */
-    qnet_real *mean, *rstd; /* [out]: statistics of the last training batch */
-    qnet_real *scale;       /* [out]: gamma * rstd */
-    qnet_real *shift, *slope; /* [out]: see qnet__unit_gradient */
-} qnet__unit;
+    qnet_real *conv_out;          /* [batch][out_h][out_w][out]; of the stem: pooled, see >>stem */
+    qnet_real *mean, *rstd;       /* [out]: statistics of the last training batch */
+    qnet_real *scale;             /* [out]: gamma * rstd */
+    qnet_real *mean_g, *slope_g;  /* [out] */
+} qnet__conv_bn;
 
-/* out = ReLU(second(first(x)) + shortcut(x)); shortcut is a unit, or -1 for x itself. */
+/* out = ReLU(second(first(x)) + shortcut(x)): indices of conv_bns, which follow each other;
+   shortcut is -1 for x itself. Maps are [batch][h][w][channels] of the block's output. */
 typedef struct qnet__resblock {
-    char name[16]; /* "layer1.0" */
     int first, second, shortcut;
+    qnet_real *out;        /* after its ReLU; until then room for a normalised input */
+    qnet_real *dout;       /* gradient of the sum inside the ReLU of `out` */
+    qnet_real *dmid;       /* gradient of first's norm */
+    void *scratch[2];      /* of its convolutions, forward and backward */
 } qnet__resblock;
 
 typedef struct qnet__resnet_state {
     qnet_resnet net; /* first, so that a pointer to it is the start of the block */
-    qnet__unit unit[QNET__UNITS];
+    qnet__conv_bn conv_bn[QNET__CONV_BNS];
     qnet__resblock block[QNET__RESBLOCKS];
     qnet_param_table table;
     qnet_param *params;
-    qnet_real *pool;      /* [batch][pool_h][pool_w][64]: after max pooling; training: see >>stem */
-    uint8_t *argmax;      /* like pool; training only */
-    qnet_real *stem_pre;  /* where the stem's output is whole, see qnet__resnet_stem_whole */
-    qnet_real *features;  /* [batch][512] */
-    qnet_real *logits;    /* [batch][classes] */
-    qnet_real *dfeatures; /* [batch][512] */
-    qnet_real *dout[QNET__RESBLOCKS]; /* gradient of a block's output */
-    qnet_real *dfirst[QNET__RESBLOCKS]; /* of the output of a block's first unit */
-    qnet_real *dpool;     /* of the pooled map */
-    qnet_real *stem_grad; /* of the stem's norm */
-    qnet_real *temp[2];   /* for units whose convolution needs a normalised input in memory */
-    qnet__epilogue sums;      /* the memory of the sums */
-    double *total[2];     /* [512]: of all chunks */
-    void *scratch;        /* for the layer that needs most */
-    void *packed;         /* all units' */
+    int pool_h, pool_w;       /* of the pooled map */
+    int stem_fused;           /* by >>stem, which takes three channels */
+    uint8_t *argmax;          /* [batch][pool_h][pool_w][64] */
+    qnet_real *dpooled;       /* like argmax */
+    qnet_real *stem_out, *dstem; /* [batch][out_h][out_w][64], unless fused: conv, its gradient */
+    void *stem_scratch[2], *head_scratch;
+    qnet_real *features, *dfeatures; /* [batch][512] */
+    qnet_real *logits;        /* [batch][classes] */
+    qnet__epilogue sums;      /* the memory of the sums of a norm, per chunk ... */
+    double *total[2];         /* ... and of all chunks, [512] */
+    void *packed;             /* of all conv_bns */
     size_t packed_bytes;
-    int pool_h, pool_w;
     double momentum;
     int batch;   /* of the last forward pass; 0: none yet */
     int trained; /* images that a backward pass may follow for; 0: none */
 } qnet__resnet_state;
 
-/* Numbers in the output of a unit for this batch. */
-static size_t qnet__unit_count(const qnet__unit *unit, int batch)
+/* Pixels of a convolution's output for this batch. */
+static size_t qnet__conv_bn_rows(const qnet__conv_bn *c, int batch)
 {
-    return (size_t)batch * (size_t)qnet_conv2d_out_height(&unit->conv) *
-           (size_t)qnet_conv2d_out_width(&unit->conv) * (size_t)unit->conv.out_channels;
+    return (size_t)batch * (size_t)qnet_conv2d_out_height(&c->conv) *
+           (size_t)qnet_conv2d_out_width(&c->conv);
 }
 
-/* One unit: a kernel x kernel convolution of `in` to `out` channels over height x width,
+/* The next conv_bn: kernel x kernel convolution of `in` to `out` channels over height x width,
    padded so that stride 1 keeps the size. prefix is "" or "layer1.0.". */
-static void qnet__unit_describe(qnet__unit *unit, const char *prefix, const char *conv,
-                                const char *norm, const char *out_name, int batch, int height,
-                                int width, int in, int out, int kernel, int stride)
+static void qnet__conv_bn_describe(qnet__conv_bn *c, const char *prefix, const char *conv,
+                                   const char *norm, int batch, int height, int width, int in,
+                                   int out, int kernel, int stride)
 {
-    snprintf(unit->conv_name, sizeof unit->conv_name, "%s%s", prefix, conv);
-    snprintf(unit->norm_name, sizeof unit->norm_name, "%s%s", prefix, norm);
-    snprintf(unit->out_name, sizeof unit->out_name, "%s%s", prefix, out_name);
-    unit->conv.batch = batch;
-    unit->conv.height = height;
-    unit->conv.width = width;
-    unit->conv.in_channels = in;
-    unit->conv.out_channels = out;
-    unit->conv.kernel = kernel;
-    unit->conv.stride = stride;
-    unit->conv.padding = kernel / 2;
-    unit->relu = 1;
+    const qnet_conv2d shape = {batch, height, width, in, out, kernel, stride, kernel / 2};
+    snprintf(c->conv_name, sizeof c->conv_name, "%s%s", prefix, conv);
+    snprintf(c->norm_name, sizeof c->norm_name, "%s%s", prefix, norm);
+    c->conv = shape;
+    c->relu = 1;
 }
 
 /* The definition of ResNet18: the stem, then layers 1..4 of two blocks each, with 64, 128, 256 and
@@ -9486,168 +9126,200 @@ static void qnet__unit_describe(qnet__unit *unit, const char *prefix, const char
    1x1 convolution of stride 2; every other shortcut is the identity. */
 static void qnet__resnet_describe(const qnet_resnet_config *config, qnet__resnet_state *r)
 {
-    int batch = config->batch, in = 64, n = 1, layer, i, h, w;
-
-    qnet__unit_describe(&r->unit[0], "", "conv1", "bn1", "relu", batch, config->height,
-                        config->width, config->channels, 64, 7, 2);
-    r->pool_h = h = (qnet_conv2d_out_height(&r->unit[0].conv) - 1) / 2 + 1;
-    r->pool_w = w = (qnet_conv2d_out_width(&r->unit[0].conv) - 1) / 2 + 1;
-
-    for (layer = 1; layer <= 4; layer++) {
-        for (i = 0; i < 2; i++) {
-            qnet__resblock *block = &r->block[2 * (layer - 1) + i];
-            int out = 64 << (layer - 1), stride = layer > 1 && i == 0 ? 2 : 1;
-            int out_h = (h - 1) / stride + 1, out_w = (w - 1) / stride + 1;
-            char prefix[] = "layer1.0.";
-
-            prefix[5] = (char)('0' + layer), prefix[7] = (char)('0' + i);
-            snprintf(block->name, sizeof block->name, "%.8s", prefix);
-            block->first = n++;
-            qnet__unit_describe(&r->unit[block->first], prefix, "conv1", "bn1", "relu", batch, h, w,
-                                in, out, 3, stride);
-            block->second = n++;
-            qnet__unit_describe(&r->unit[block->second], prefix, "conv2", "bn2", "", batch, out_h,
-                                out_w, out, out, 3, 1);
-            snprintf(r->unit[block->second].out_name, sizeof r->unit[block->second].out_name,
-                     "%.8s", prefix);
-            block->shortcut = -1;
-            if (stride == 2) {
-                block->shortcut = n++;
-                qnet__unit_describe(&r->unit[block->shortcut], prefix, "downsample.0",
-                                    "downsample.1", "downsample", batch, h, w, in, out, 1, stride);
-                r->unit[block->shortcut].relu = 0;
-            }
-            in = out;
-            h = out_h;
-            w = out_w;
+    qnet__conv_bn *c = r->conv_bn;
+    int batch = config->batch, in = 64, n = 1, h, w;
+    qnet__conv_bn_describe(c, "", "conv1", "bn1", batch, config->height, config->width,
+                           config->channels, 64, 7, 2);
+    r->pool_h = h = (qnet_conv2d_out_height(&c->conv) - 1) / 2 + 1;
+    r->pool_w = w = (qnet_conv2d_out_width(&c->conv) - 1) / 2 + 1;
+    for (int b = 0; b < QNET__RESBLOCKS; b++) {
+        qnet__resblock *block = &r->block[b];
+        const int layer = b / 2 + 1, out = 64 << (layer - 1);
+        const int stride = layer > 1 && b % 2 == 0 ? 2 : 1;
+        const int out_h = (h - 1) / stride + 1, out_w = (w - 1) / stride + 1;
+        char prefix[] = "layer1.0.";
+        prefix[5] = (char)('0' + layer), prefix[7] = (char)('0' + b % 2);
+        block->first = n++;
+        block->second = n++;
+        block->shortcut = stride == 2 ? n++ : -1;
+        qnet__conv_bn_describe(c + block->first, prefix, "conv1", "bn1", batch, h, w, in, out, 3,
+                               stride);
+        qnet__conv_bn_describe(c + block->second, prefix, "conv2", "bn2", batch, out_h, out_w, out,
+                               out, 3, 1);
+        if (block->shortcut >= 0) {
+            qnet__conv_bn_describe(c + block->shortcut, prefix, "downsample.0", "downsample.1",
+                                   batch, h, w, in, out, 1, stride);
+            c[block->shortcut].relu = 0;
         }
+        in = out;
+        h = out_h;
+        w = out_w;
     }
 }
 
-/* Writes table entry p = "name.suffix" at `offset` of the block; returns the offset after it. */
-static size_t qnet__param_set(qnet_param *p, const char *name, const char *suffix, int ndim,
-                              size_t s0, size_t s1, size_t s2, size_t s3, int trainable,
-                              size_t offset)
+/* The table, whose entries r->params are not written while they are NULL: entries 3u, 3u + 1 and
+   3u + 2 are the weights of conv_bn u and its norm's gamma and beta; then fc; then the running
+   statistics, three for each conv_bn. num_batches_tracked is a scalar. */
+static void qnet__resnet_table(const qnet_resnet_config *config, qnet__resnet_state *r)
 {
-    int i;
-    snprintf(p->name, sizeof p->name, "%s.%s", name, suffix);
-    p->ndim = ndim;
-    p->shape[0] = s0;
-    p->shape[1] = s1;
-    p->shape[2] = s2;
-    p->shape[3] = s3;
-    p->count = 1;
-    for (i = 0; i < ndim; i++)
-        p->count *= p->shape[i];
-    p->offset = offset;
-    p->layout = ndim == 4 ? QNET_LAYOUT_HWIO : QNET_LAYOUT_PLAIN;
-    p->trainable = trainable;
-    return offset + p->count;
-}
-
-/* Fills the table: entry 3u, 3u+1, 3u+2 are the weights of unit u and its norm's gamma and beta;
-   then fc; then the running statistics, three for each unit. num_batches_tracked is a scalar. */
-static void qnet__resnet_table(const qnet_resnet_config *config, qnet__resnet_state *r,
-                               qnet_param *p)
-{
-    size_t at = 0, classes = (size_t)config->classes;
-    int u;
-
-    for (u = 0; u < QNET__UNITS; u++) {
-        const qnet__unit *unit = &r->unit[u];
-        size_t k = (size_t)unit->conv.kernel, in = (size_t)unit->conv.in_channels;
-        size_t out = (size_t)unit->conv.out_channels;
-        at = qnet__param_set(p++, unit->conv_name, "weight", 4, k, k, in, out, 1, at);
-        at = qnet__param_set(p++, unit->norm_name, "weight", 1, out, 1, 1, 1, 1, at);
-        at = qnet__param_set(p++, unit->norm_name, "bias", 1, out, 1, 1, 1, 1, at);
+    qnet_param_table *t = &r->table;
+    const size_t classes = (size_t)config->classes;
+    t->network = "resnet18";
+    t->entries = r->params;
+    for (int u = 0; u < QNET__CONV_BNS; u++) {
+        const qnet__conv_bn *c = &r->conv_bn[u];
+        const size_t k = (size_t)c->conv.kernel, in = (size_t)c->conv.in_channels;
+        const size_t out = (size_t)c->conv.out_channels;
+        qnet__param_add(t, r->params, c->conv_name, "weight", 1, 4, k, k, in, out);
+        qnet__param_add(t, r->params, c->norm_name, "weight", 1, 1, out, 1, 1, 1);
+        qnet__param_add(t, r->params, c->norm_name, "bias", 1, 1, out, 1, 1, 1);
     }
-    at = qnet__param_set(p++, "fc", "weight", 2, classes, QNET_FEATURES, 1, 1, 1, at);
-    at = qnet__param_set(p++, "fc", "bias", 1, classes, 1, 1, 1, 1, at);
-    for (u = 0; u < QNET__UNITS; u++) {
-        const qnet__unit *unit = &r->unit[u];
-        size_t out = (size_t)unit->conv.out_channels;
-        at = qnet__param_set(p++, unit->norm_name, "running_mean", 1, out, 1, 1, 1, 0, at);
-        at = qnet__param_set(p++, unit->norm_name, "running_var", 1, out, 1, 1, 1, 0, at);
-        at = qnet__param_set(p++, unit->norm_name, "num_batches_tracked", 0, 1, 1, 1, 1, 0, at);
+    qnet__param_add(t, r->params, "fc", "weight", 1, 2, classes, QNET_FEATURES, 1, 1);
+    qnet__param_add(t, r->params, "fc", "bias", 1, 1, classes, 1, 1, 1);
+    for (int u = 0; u < QNET__CONV_BNS; u++) {
+        const qnet__conv_bn *c = &r->conv_bn[u];
+        const size_t out = (size_t)c->conv.out_channels;
+        qnet__param_add(t, r->params, c->norm_name, "running_mean", 0, 1, out, 1, 1, 1);
+        qnet__param_add(t, r->params, c->norm_name, "running_var", 0, 1, out, 1, 1, 1);
+        qnet__param_add(t, r->params, c->norm_name, "num_batches_tracked", 0, 0, 1, 1, 1, 1);
     }
 }
 
-/* Numbers in the block: those that are trained and all. */
-static void qnet__resnet_count(const qnet_resnet_config *config, qnet__resnet_state *r)
-{
-    size_t trainable = (size_t)config->classes * (QNET_FEATURES + 1), running = 0;
-    int u;
+/* ---- Memory by lifetimes --------------------------------------------------------------------- */
 
-    for (u = 0; u < QNET__UNITS; u++) {
-        const qnet_conv2d *conv = &r->unit[u].conv;
-        size_t out = (size_t)conv->out_channels;
-        trainable += (size_t)(conv->kernel * conv->kernel * conv->in_channels) * out + 2 * out;
-        running += 2 * out + 1;
+/* Tensors that share one region: two may overlap if no step needs both. The list of them is run
+   twice: first to place them, then, from next = 0, to hand them out. */
+#define QNET__PLAN_TENSORS 67 /* of a ResNet18 for training */
+typedef struct qnet__plan {
+    unsigned char *base; /* of the region; NULL while measuring */
+    int count, next;
+    struct { size_t bytes, at; int first, last; } tensor[QNET__PLAN_TENSORS];
+} qnet__plan;
+
+/* count * size bytes that steps first..last need; NULL before the region is there. */
+static void *qnet__plan_take(qnet__plan *p, size_t count, size_t size, int first, int last)
+{
+    qnet__arena one = {NULL, 0};
+    if (p->next < p->count) {
+        const size_t at = p->tensor[p->next++].at;
+        return p->base != NULL ? p->base + at : NULL;
     }
-    r->table.network = "resnet18";
-    r->table.count = QNET__RESNET_PARAMS;
-    r->table.trainable = trainable;
-    r->table.total = trainable + running;
+    qnet__take(&one, count, size);
+    p->tensor[p->count].bytes = one.at;
+    p->tensor[p->count].first = first;
+    p->tensor[p->count].last = last;
+    p->next = ++p->count;
+    return NULL;
 }
 
-/* The last unit of a block; they follow each other. */
-static int qnet__resblock_last(const qnet__resblock *block)
+/* First fit, in the order of the list: each at the lowest place that no earlier one has at one of
+   its steps. Returns the bytes of the region, SIZE_MAX if they overflow. */
+static size_t qnet__plan_place(qnet__plan *p)
 {
-    return block->shortcut >= 0 ? block->shortcut : block->second;
-}
-
-/* Scratch bytes: of the stem and the dense layer, scratch[0], and of layers 1 to 4. They may split
-   small batches in another way than large ones, so every batch size is asked for. */
-static void qnet__resnet_scratch(qnet_context *ctx, const qnet_resnet_config *config,
-                                 const qnet__resnet_state *r, size_t scratch[5])
-{
-    qnet_conv2d conv = r->unit[0].conv;
-    int u, b, batch;
-
-    memset(scratch, 0, 5 * sizeof *scratch);
-    for (batch = 1; batch <= config->batch; batch++) {
-        conv = r->unit[0].conv;
-        conv.batch = batch;
-        scratch[0] = qnet__max_size(scratch[0], qnet__conv_scratch(ctx, r->unit[0].way, &conv));
-        scratch[0] = qnet__max_size(scratch[0], qnet_dense_scratch(ctx, (size_t)batch,
-                                                                   QNET_FEATURES, config->classes));
-        if (r->unit[0].way == QNET__CONV_DIRECT) {
-            scratch[0] = qnet__max_size(scratch[0], qnet__stem_forward_scratch(ctx, &conv));
-            if (config->training && conv.in_channels == 3)
-                scratch[0] = qnet__max_size(scratch[0], qnet__stem_backward_scratch(ctx, &conv));
-        }
-        for (b = 0; b < QNET__RESBLOCKS; b++) {
-            size_t *most = &scratch[b / 2 + 1];
-            for (u = r->block[b].first; u <= qnet__resblock_last(&r->block[b]); u++) {
-                conv = r->unit[u].conv;
-                conv.batch = batch;
-                *most = qnet__max_size(*most, qnet__conv_scratch(ctx, r->unit[u].way, &conv));
+    size_t sum = 0, end = 0;
+    for (int i = 0; i < p->count; i++) {
+        const size_t bytes = p->tensor[i].bytes;
+        size_t at = 0;
+        if (!qnet__add(sum, bytes, &sum)) return SIZE_MAX;
+        for (int j = 0; j < i; j++) {
+            const size_t taken = p->tensor[j].at, free = taken + p->tensor[j].bytes;
+            const int together = p->tensor[i].first <= p->tensor[j].last &&
+                                 p->tensor[j].first <= p->tensor[i].last;
+            if (together && at < free && taken < at + bytes) {
+                at = free;
+                j = -1; /* from the first again */
             }
         }
+        p->tensor[i].at = at;
+        end = qnet__max_size(end, at + bytes);
+    }
+    return end;
+}
+
+/* Scratch of the convolution with the algorithm of the largest batch. Winograd's may cut a smaller
+   batch in another way, which needs a little more. */
+static size_t qnet__conv_bn_scratch(qnet_context *ctx, const qnet__conv_bn *c)
+{
+    qnet_conv2d conv = c->conv;
+    size_t bytes = 0;
+    for (conv.batch = 1; conv.batch <= c->conv.batch; conv.batch++)
+        bytes = qnet__max_size(bytes, qnet__conv_scratch(ctx, c->algorithm, &conv));
+    return bytes;
+}
+
+/* Scratch of the stem's forward or backward pass. */
+static size_t qnet__resnet_stem_scratch(const qnet__resnet_state *r, int backward)
+{
+    const qnet__conv_bn *stem = r->conv_bn;
+    if (!r->stem_fused) return qnet__conv_bn_scratch(r->net.ctx, stem);
+    return backward ? qnet__stem_backward_scratch(r->net.ctx, &stem->conv)
+                    : qnet__stem_forward_scratch(r->net.ctx, &stem->conv);
+}
+
+/* The maps, by steps: 0 the stem, 1 + b block b, 9 the head, and the same backward: 17 - b block b,
+   18 the stem. What a training pass keeps lives from the step that makes it to the same block's
+   backward step, and so all of it at step 9; the gradients of a block then lie over what the blocks
+   after it have kept. At inference a map lives until the next block has read it. */
+static void qnet__resnet_maps(qnet__plan *p, qnet__resnet_state *r)
+{
+    const int batch = r->net.config.batch, train = r->net.config.training;
+    const size_t real = sizeof(qnet_real), rows = (size_t)batch;
+    const size_t pooled = rows * (size_t)r->pool_h * (size_t)r->pool_w * 64;
+    qnet__conv_bn *stem = r->conv_bn;
+    const size_t whole = r->stem_fused ? 0 : 64 * qnet__conv_bn_rows(stem, batch);
+
+    stem->conv_out = (qnet_real *)qnet__plan_take(p, pooled, real, 0, train ? 18 : 1);
+    r->stem_out = (qnet_real *)qnet__plan_take(p, whole, real, 0, train ? 18 : 0);
+    r->stem_scratch[0] = qnet__plan_take(p, qnet__resnet_stem_scratch(r, 0), 1, 0, 0);
+    r->head_scratch = qnet__plan_take(
+        p, qnet_dense_scratch(r->net.ctx, rows, QNET_FEATURES, r->net.config.classes), 1, 9, 9);
+    for (int b = 0; b < QNET__RESBLOCKS; b++) {
+        qnet__resblock *block = &r->block[b];
+        const int last = block->shortcut >= 0 ? block->shortcut : block->second, back = 17 - b;
+        const size_t count = qnet__conv_bn_rows(&r->conv_bn[block->second], batch) *
+                             (size_t)r->conv_bn[block->second].conv.out_channels;
+        size_t scratch = 0;
+        for (int u = block->first; u <= last; u++) {
+            scratch = qnet__max_size(scratch, qnet__conv_bn_scratch(r->net.ctx, &r->conv_bn[u]));
+            if (train || u != block->second)
+                r->conv_bn[u].conv_out = (qnet_real *)qnet__plan_take(p, count, real, 1 + b,
+                                                                      train ? back : 1 + b);
+        }
+        block->out = (qnet_real *)qnet__plan_take(p, count, real, 1 + b, train ? back : 2 + b);
+        block->scratch[0] = qnet__plan_take(p, scratch, 1, 1 + b, 1 + b);
+        if (train) {
+            block->dout = (qnet_real *)qnet__plan_take(p, count, real, back - 1, back);
+            block->dmid = (qnet_real *)qnet__plan_take(p, count, real, back, back);
+            block->scratch[1] = qnet__plan_take(p, scratch, 1, back, back);
+        }
+    }
+    if (train) {
+        r->argmax = (uint8_t *)qnet__plan_take(p, pooled, 1, 0, 18);
+        r->dpooled = (qnet_real *)qnet__plan_take(p, pooled, real, 17, 18);
+        r->dstem = (qnet_real *)qnet__plan_take(p, whole, real, 18, 18);
+        r->stem_scratch[1] = qnet__plan_take(p, qnet__resnet_stem_scratch(r, 1), 1, 18, 18);
     }
 }
 
-/* Memory for the sums of the unit that has most chunks; a map may be an input or an output. */
-static void qnet__resnet_plan_sums(qnet__arena *arena, const qnet_resnet_config *config,
-                                   qnet__resnet_state *r)
+/* Memory for the sums of the map that has most chunks or numbers in them; it may be the input or
+   the output of a convolution. */
+static void qnet__resnet_sums(qnet__arena *arena, qnet__resnet_state *r)
 {
     const qnet__isa *isa = qnet__isa_of(r->net.ctx);
-    const qnet__stem stem = qnet__stem_geometry(&r->unit[0].conv);
-    size_t numbers = 64 * qnet__stem_chunks(&stem), chunks = qnet__stem_chunks(&stem);
-    int u;
-
-    for (u = 0; u < QNET__UNITS; u++) {
-        const qnet_conv2d *conv = &r->unit[u].conv;
-        size_t out = (size_t)conv->out_channels, most;
-        const int side = qnet__conv_side(r->unit[u].way);
-        qnet__winograd p;
-        most = qnet__pass_chunks(qnet__unit_count(&r->unit[u], config->batch) / out, out);
+    const qnet__stem stem = qnet__stem_geometry(&r->conv_bn[0].conv);
+    size_t chunks = qnet__stem_chunks(&stem), numbers = 64 * chunks;
+    for (int u = 0; u < QNET__CONV_BNS; u++) {
+        const qnet__conv_bn *c = &r->conv_bn[u];
+        const size_t in = (size_t)c->conv.in_channels, out = (size_t)c->conv.out_channels;
+        const int side = qnet__conv_side(c->algorithm);
+        size_t most = qnet__pass_chunks(qnet__conv_bn_rows(c, c->conv.batch), out);
         if (side > 0) {
-            qnet__winograd_geometry(&p, isa, conv, side, 0);
+            qnet__winograd p;
+            qnet__winograd_geometry(&p, isa, &c->conv, side, 0);
             most = qnet__max_size(most, (size_t)p.blocks);
         }
         chunks = qnet__max_size(chunks, most);
-        numbers = qnet__max_size(numbers, most * qnet__max_size(out, (size_t)conv->in_channels));
+        numbers = qnet__max_size(numbers, most * qnet__max_size(in, out));
     }
     r->sums.center = (qnet_real *)qnet__take(arena, numbers, sizeof(qnet_real));
     r->sums.sum1 = (double *)qnet__take(arena, numbers, sizeof(double));
@@ -9657,230 +9329,75 @@ static void qnet__resnet_plan_sums(qnet__arena *arena, const qnet_resnet_config 
     r->total[1] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
 }
 
-/* `count` numbers from *at on, which moves; NULL while there is no memory yet. */
-static qnet_real *qnet__resnet_carve(qnet_real **at, size_t *used, size_t count)
-{
-    qnet_real *p = *at;
-    *used += count;
-    *at = p != NULL ? p + count : NULL;
-    return p;
-}
-
-/* The scratch, and behind it what a layer's backward pass needs for a while: the gradients that
-   qnet__resnet_plan_training does not put elsewhere. Layers with more scratch have smaller maps.
-   size[l]: numbers in a map of layer l. */
-static void qnet__resnet_plan_work(qnet__arena *arena, const size_t scratch[5],
-                                   const size_t size[5], qnet__resnet_state *r)
-{
-    size_t bytes = scratch[0];
-    void *base = NULL;
-    int l, pass;
-
-    /* Twice: to measure, and to place. */
-    for (pass = 0; pass < 2; pass++) {
-        if (pass == 1)
-            base = qnet__take(arena, bytes, 1);
-        for (l = 1; l <= 4; l++) {
-            qnet__arena work = {(unsigned char *)base, 0};
-            const int first = 2 * (l - 1), second = first + 1; /* blocks */
-            r->scratch = qnet__take(&work, scratch[l], 1);
-            if (l > 1)
-                r->dout[first] = (qnet_real *)qnet__take(&work, size[l], sizeof(qnet_real));
-            if (l > 2) {
-                r->dfirst[first] = r->dfirst[second] =
-                    (qnet_real *)qnet__take(&work, size[l], sizeof(qnet_real));
-            }
-            if (l > 3)
-                r->dout[second] = (qnet_real *)qnet__take(&work, size[l], sizeof(qnet_real));
-            bytes = qnet__max_size(bytes, work.at);
-        }
-    }
-}
-
-/* Training keeps every convolution's output and every block's output, layer after layer in one
-   region. What is needed only for a while lies over parts of it that are dead then:
-
-       stem's output, and its norm's           until pooling: over layers 1 and 2, not yet computed;
-         gradient, if they are whole           after layer1's backward pass: over the same, used up
-       gradients of block outputs, dout[b]     0, 1: over layer2's and layer3's maps
-                                               3, 5: over layer4's, those of its first and second
-                                               block; 2, 4, 6, 7: behind the scratch
-       gradient inside a block, dfirst[b]      layer1: over layer2's maps, layer2: over layer3's,
-                                               layers 3 and 4: behind the scratch
-       gradient of the pooled map              over layer3's maps
-
-   Of the stem only the pooled map is kept (>>stem). */
-static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_config *config,
-                                       qnet__resnet_state *r)
-{
-    size_t real = sizeof(qnet_real), used = 0, total, size[5], scratch[5], temp = 0;
-    size_t stem = qnet__unit_count(&r->unit[0], config->batch);
-    size_t pool = (size_t)config->batch * (size_t)r->pool_h * (size_t)r->pool_w * 64;
-    qnet_real *region, *at, *layer[5];
-    int u, b, l, pass;
-
-    for (l = 1; l <= 4; l++)
-        size[l] = qnet__unit_count(&r->unit[r->block[2 * l - 1].second], config->batch);
-    /* Twice: to measure, and to place. */
-    for (pass = 0, total = 0, region = NULL; pass < 2; pass++) {
-        if (pass == 1) {
-            total = qnet__max_size(used, 2 * stem);
-            region = (qnet_real *)qnet__take(arena, total, real);
-        }
-        at = region;
-        used = 0;
-        for (b = 0; b < QNET__RESBLOCKS; b++) {
-            const qnet__resblock *block = &r->block[b];
-            if (b % 2 == 0)
-                layer[b / 2 + 1] = at;
-            for (u = block->first; u <= qnet__resblock_last(block); u++)
-                r->unit[u].pre = qnet__resnet_carve(&at, &used, size[b / 2 + 1]);
-            r->unit[block->second].out = qnet__resnet_carve(&at, &used, size[b / 2 + 1]);
-        }
-    }
-    r->stem_pre = region;
-    r->stem_grad = region != NULL ? region + stem : NULL;
-
-    /* Layers 2 and 3 have seven maps each: room for size[1], of dout or dpool, and dfirst behind
-       it, as size[1] is at most 2 size[2] and 4 size[3], and size[2] at most 2 size[3]. Of layer
-       4 the first block has four maps, room for size[2], the second three, room for size[3]. */
-    qnet__resnet_scratch(r->net.ctx, config, r, scratch);
-    qnet__resnet_plan_work(arena, scratch, size, r);
-    if (region != NULL) {
-        r->dfirst[0] = r->dfirst[1] = layer[2] + size[1];
-        r->dfirst[2] = r->dfirst[3] = layer[3] + size[1];
-        r->dout[5] = r->unit[r->block[7].first].pre;
-        r->dout[3] = layer[4];
-        r->dout[1] = layer[3];
-        r->dout[0] = layer[2];
-        r->dpool = layer[3];
-    }
-
-    for (u = 0; u < QNET__UNITS; u++) {
-        qnet__unit *unit = &r->unit[u];
-        size_t out = (size_t)unit->conv.out_channels;
-        unit->mean = (qnet_real *)qnet__take(arena, out, real);
-        unit->rstd = (qnet_real *)qnet__take(arena, out, real);
-        unit->shift = (qnet_real *)qnet__take(arena, out, real);
-        unit->slope = (qnet_real *)qnet__take(arena, out, real);
-    }
-    for (b = 0; b < QNET__RESBLOCKS; b++) {
-        if (qnet__conv_side(r->unit[r->block[b].second].way) == 0)
-            temp = qnet__max_size(temp, size[b / 2 + 1]);
-    }
-    r->temp[0] = (qnet_real *)qnet__take(arena, temp, real);
-    r->temp[1] = (qnet_real *)qnet__take(arena, temp, real);
-    r->pool = r->unit[0].pre = (qnet_real *)qnet__take(arena, pool, real);
-    r->argmax = (uint8_t *)qnet__take(arena, pool, 1);
-    r->dfeatures = (qnet_real *)qnet__take(arena, (size_t)config->batch * QNET_FEATURES, real);
-    qnet__resnet_plan_sums(arena, config, r);
-}
-
-/* Inference: three maps that the blocks pass round, two of them over the stem's output (where that
-   is whole), which is dead after pooling; norms work in place. */
-static void qnet__resnet_plan_inference(qnet__arena *arena, const qnet_resnet_config *config,
-                                        qnet__resnet_state *r, size_t map)
-{
-    const int whole = r->unit[0].way != QNET__CONV_DIRECT;
-    const size_t whole_stem = whole ? qnet__unit_count(&r->unit[0], config->batch) : 0;
-    const size_t stem = qnet__max_size(whole_stem, 2 * map);
-    qnet_real *buffer[3];
-    size_t scratch[5];
-    int b, l, in = 0;
-
-    buffer[0] = r->pool = (qnet_real *)qnet__take(arena, map, sizeof(qnet_real));
-    buffer[1] = (qnet_real *)qnet__take(arena, stem, sizeof(qnet_real));
-    buffer[2] = arena->base ? buffer[1] + map : NULL;
-    r->stem_pre = buffer[1];
-    r->unit[0].pre = r->unit[0].out = buffer[0];
-    for (b = 0; b < QNET__RESBLOCKS; b++) {
-        const qnet__resblock *block = &r->block[b];
-        qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
-        first->pre = first->out = buffer[(in + 1) % 3];
-        if (block->shortcut >= 0) { /* x is read by the shortcut and first, then written over */
-            qnet__unit *shortcut = &r->unit[block->shortcut];
-            shortcut->pre = shortcut->out = buffer[(in + 2) % 3];
-        } else { /* x is needed to the end */
-            in = (in + 2) % 3;
-        }
-        second->pre = second->out = buffer[in];
-    }
-    qnet__resnet_scratch(r->net.ctx, config, r, scratch);
-    for (l = 1; l <= 4; l++)
-        scratch[0] = qnet__max_size(scratch[0], scratch[l]);
-    r->scratch = qnet__take(arena, scratch[0], 1);
-}
-
 /* Carves the whole network from an arena; with base NULL it only measures. */
 static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *config,
                               qnet__arena *arena, qnet__resnet_state *r)
 {
-    size_t real = sizeof(qnet_real), batch = (size_t)config->batch, map;
-    int u, b;
-
+    const size_t real = sizeof(qnet_real), batch = (size_t)config->batch;
+    qnet__plan plan;
     memset(r, 0, sizeof *r);
     r->net.ctx = ctx;
+    r->net.config = *config;
     qnet__take(arena, 1, sizeof *r); /* the state itself, copied to the block's start at the end */
     qnet__resnet_describe(config, r);
-    qnet__resnet_count(config, r);
+    r->stem_fused = !QNET__REFERENCE_ONLY && config->channels == 3;
     r->params = (qnet_param *)qnet__take(arena, QNET__RESNET_PARAMS, sizeof(qnet_param));
+    qnet__resnet_table(config, r);
     r->net.weights = (qnet_real *)qnet__take(arena, r->table.total, real);
     if (config->training)
         r->net.gradients = (qnet_real *)qnet__take(arena, r->table.trainable, real);
-
-    /* Largest input or output of a block. Layers 2..4 quarter the pixels and double the channels,
-       but a map of 3 x 3 becomes 2 x 2: small sizes can grow, so all are looked at. */
-    map = batch * (size_t)r->pool_h * (size_t)r->pool_w * 64;
-    for (b = 0; b < QNET__RESBLOCKS; b++) {
-        u = r->block[b].second;
-        map = qnet__max_size(map, qnet__unit_count(&r->unit[u], config->batch));
+    for (int u = 0; u < QNET__CONV_BNS; u++) {
+        qnet__conv_bn *c = &r->conv_bn[u];
+        const size_t out = (size_t)c->conv.out_channels;
+        c->algorithm = u == 0 && r->stem_fused ? QNET__CONV_DIRECT
+                                               : qnet__conv_pick(ctx, &c->conv, !config->training);
+        c->scale = (qnet_real *)qnet__take(arena, out, real);
+        if (config->training) {
+            c->mean = (qnet_real *)qnet__take(arena, out, real);
+            c->rstd = (qnet_real *)qnet__take(arena, out, real);
+            c->mean_g = (qnet_real *)qnet__take(arena, out, real);
+            c->slope_g = (qnet_real *)qnet__take(arena, out, real);
+        }
     }
-    for (u = 0; u < QNET__UNITS; u++) {
-        r->unit[u].way = qnet__conv_pick(ctx, &r->unit[u].conv, !config->training);
-        r->unit[u].scale = (qnet_real *)qnet__take(arena, (size_t)r->unit[u].conv.out_channels,
-                                                   real);
-    }
-    if (config->training) {
-        qnet__resnet_plan_training(arena, config, r);
-    } else {
-        qnet__resnet_plan_inference(arena, config, r, map);
-    }
-
+    plan.base = NULL;
+    plan.count = plan.next = 0;
+    qnet__resnet_maps(&plan, r);
+    plan.base = (unsigned char *)qnet__take(arena, qnet__plan_place(&plan), 1);
+    plan.next = 0;
+    qnet__resnet_maps(&plan, r);
     r->features = (qnet_real *)qnet__take(arena, batch * QNET_FEATURES, real);
     r->logits = (qnet_real *)qnet__take(arena, batch * (size_t)config->classes, real);
+    if (config->training) {
+        r->dfeatures = (qnet_real *)qnet__take(arena, batch * QNET_FEATURES, real);
+        qnet__resnet_sums(arena, r);
+    }
+}
+
+/* `field` of a configuration or call must be least..most. */
+static qnet_status qnet__check_range(qnet_context *ctx, const char *what, const char *field,
+                                     int value, int least, int most)
+{
+    if (value >= least && value <= most) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s must be %d..%d, found %d", what, field,
+                      least, most, value);
 }
 
 /* The limits lie far above any use, so that no product of int sizes inside a layer overflows. */
 static qnet_status qnet__resnet_check_config(qnet_context *ctx, const qnet_resnet_config *config)
 {
     size_t count;
-
-    if (config->height < 32 || config->width < 32 || config->height > 8192 ||
-        config->width > 8192) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "resnet: height and width must be 32..8192, found %d x %d",
-                          config->height, config->width);
-    }
-    if (config->channels < 1 || config->channels > 1024) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: channels must be 1..1024, found %d",
-                          config->channels);
-    }
-    if (config->classes < 1 || config->classes > 65536) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: classes must be 1..65536, found %d",
-                          config->classes);
-    }
-    if (config->batch < 1 || config->batch > 4096) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: batch must be 1..4096, found %d",
-                          config->batch);
-    }
+    QNET__TRY(qnet__check_range(ctx, "resnet", "height", config->height, 32, 8192));
+    QNET__TRY(qnet__check_range(ctx, "resnet", "width", config->width, 32, 8192));
+    QNET__TRY(qnet__check_range(ctx, "resnet", "channels", config->channels, 1, 1024));
+    QNET__TRY(qnet__check_range(ctx, "resnet", "classes", config->classes, 1, 65536));
+    QNET__TRY(qnet__check_range(ctx, "resnet", "batch", config->batch, 1, 4096));
     /* The largest tensors are the input and the stem's output, a quarter of it with 64 channels. */
     count = (size_t)qnet__max_int(config->channels, 64) * sizeof(double);
     if (!qnet__mul(count, (size_t)config->height, &count) ||
         !qnet__mul(count, (size_t)config->width, &count) ||
-        !qnet__mul(count, (size_t)config->batch, &count)) {
+        !qnet__mul(count, (size_t)config->batch, &count))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "resnet: %d images of %d x %d x %d do not fit",
                           config->batch, config->height, config->width, config->channels);
-    }
     return QNET_OK;
 }
 
@@ -9893,71 +9410,57 @@ QNET_API void qnet_resnet_config_init(qnet_resnet_config *config)
     config->training = 1;
 }
 
-/* The plan is run without memory; nothing is kept. */
 QNET_API size_t qnet_resnet_bytes(qnet_context *ctx, const qnet_resnet_config *config)
 {
     qnet__arena arena = {NULL, 0};
     qnet__resnet_state r;
-
     if (ctx == NULL || config == NULL || qnet__resnet_check_config(ctx, config) != QNET_OK)
         return 0;
     qnet__resnet_plan(ctx, config, &arena, &r);
-    return arena.at == (size_t)-1 ? 0 : arena.at;
+    return arena.at == SIZE_MAX ? 0 : arena.at;
 }
 
-/* Points every unit at its entries of the weights and gradients, in the order of
-   qnet__resnet_table. Pointers, not copies: whoever writes the block changes the network. */
+/* Points every conv_bn at its entries of the weights and gradients, in the order of the table.
+   Pointers, not copies: whoever writes the block changes the network. */
 static void qnet__resnet_bind(qnet__resnet_state *r)
 {
-    int u;
-
-    for (u = 0; u < QNET__UNITS; u++) {
+    for (int u = 0; u < QNET__CONV_BNS; u++) {
         const qnet_param *p = &r->params[3 * u], *running = p + QNET__RESNET_TRAINED;
-        qnet__unit *unit = &r->unit[u];
-        unit->w = r->net.weights + p[0].offset;
-        unit->gamma = r->net.weights + p[1].offset;
-        unit->beta = r->net.weights + p[2].offset;
-        unit->running_mean = r->net.weights + running[0].offset;
-        unit->running_var = r->net.weights + running[1].offset;
-        unit->tracked = r->net.weights + running[2].offset;
+        qnet__conv_bn *c = &r->conv_bn[u];
+        c->w = r->net.weights + p[0].offset;
+        c->gamma = r->net.weights + p[1].offset;
+        c->beta = r->net.weights + p[2].offset;
+        c->running_mean = r->net.weights + running[0].offset;
+        c->running_var = r->net.weights + running[1].offset;
+        c->tracked = r->net.weights + running[2].offset;
         if (r->net.gradients != NULL) {
-            unit->dw = r->net.gradients + p[0].offset;
-            unit->dgamma = r->net.gradients + p[1].offset;
-            unit->dbeta = r->net.gradients + p[2].offset;
+            c->dw = r->net.gradients + p[0].offset;
+            c->dgamma = r->net.gradients + p[1].offset;
+            c->dbeta = r->net.gradients + p[2].offset;
         }
     }
 }
 
-/* One allocation: the plan is run twice, to measure and to carve. The state is filled on the stack
-   and copied to the start of the block. Weights and gradients are zero until qnet_resnet_init or a
-   weights file fills them. */
+/* One allocation: the plan measures it, and carves it. The state is filled on the stack and copied
+   to the start of the block. Weights and gradients are zero until qnet_resnet_init or a weights
+   file fills them. */
 QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_config *config,
                                         qnet_resnet **out)
 {
     qnet__arena arena = {NULL, 0};
-    qnet__resnet_state r, *self;
+    qnet__resnet_state r;
     size_t bytes;
-
     if (ctx == NULL || config == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: ctx, config or out is NULL");
     QNET__TRY(qnet__resnet_check_config(ctx, config));
-    bytes = qnet_resnet_bytes(ctx, config);
-    if (bytes == 0)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "resnet: the network does not fit into memory");
-    arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (arena.base == NULL)
-        return qnet__no_memory(ctx, bytes, "ResNet18");
-
     qnet__resnet_plan(ctx, config, &arena, &r);
-    self = (qnet__resnet_state *)(void *)arena.base;
+    QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "ResNet18"));
+    qnet__resnet_plan(ctx, config, &arena, &r);
+    qnet__resnet_state *self = (qnet__resnet_state *)(void *)arena.base;
     r.momentum = QNET_BATCHNORM_MOMENTUM;
-    r.table.entries = r.params;
-    r.net.config = *config;
     r.net.table = &self->table;
     r.net.bytes = bytes;
     r.net.state = self;
-    memset(r.params, 0, QNET__RESNET_PARAMS * sizeof(qnet_param));
-    qnet__resnet_table(config, &r, r.params);
     qnet__resnet_bind(&r);
     qnet__zero(ctx, r.net.weights, r.table.total * sizeof(qnet_real));
     if (r.net.gradients != NULL)
@@ -9975,98 +9478,34 @@ QNET_API void qnet_resnet_destroy(qnet_resnet *net)
     }
 }
 
+/* Measures the packed kernels in a first pass, takes memory unless an earlier call has, and packs
+   in a second. An algorithm without a packed form takes none. */
 QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net)
 {
-    qnet__resnet_state *r;
     qnet__arena arena = {NULL, 0};
-    int u, pass;
-
-    if (net == NULL || net->config.training) {
+    qnet__resnet_state *r;
+    if (net == NULL || net->config.training)
         return qnet__fail(net != NULL ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "resnet pack: expected a network created with training = 0");
-    }
     r = net->state;
-    for (pass = 0; pass < 2; pass++) {
-        if (pass == 1 && arena.at == 0) { /* no way that packs */
-            return QNET_OK;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int u = 0; u < QNET__CONV_BNS; u++) {
+            qnet__conv_bn *c = &r->conv_bn[u];
+            const size_t count = qnet__conv_packed(net->ctx, c->algorithm, &c->conv);
+            c->packed = count == 0 ? NULL
+                                   : (qnet_real *)qnet__take(&arena, count, sizeof(qnet_real));
+            if (c->packed != NULL)
+                qnet__conv_pack(net->ctx, c->algorithm, &c->conv, c->w, c->packed);
         }
-        if (pass == 1 && r->packed == NULL) {
-            r->packed = qnet__alloc(net->ctx, arena.at);
-            if (r->packed == NULL)
-                return qnet__no_memory(net->ctx, arena.at, "packed weights");
-            r->packed_bytes = arena.at;
+        if (pass == 0 && arena.at == 0) return QNET_OK;
+        if (pass == 0 && r->packed == NULL) {
+            QNET__TRY(qnet__arena_alloc(net->ctx, &arena, &r->packed_bytes, "packed weights"));
+            r->packed = arena.base;
         }
-        arena.base = (unsigned char *)(pass == 1 ? r->packed : NULL);
+        arena.base = (unsigned char *)r->packed;
         arena.at = 0;
-        for (u = 0; u < QNET__UNITS; u++) {
-            qnet__unit *unit = &r->unit[u];
-            const size_t count = qnet__conv_packed(net->ctx, unit->way, &unit->conv);
-            unit->packed = count > 0 ? (qnet_real *)qnet__take(&arena, count, sizeof(qnet_real))
-                                     : NULL;
-            if (unit->packed != NULL)
-                qnet__conv_pack(net->ctx, unit->way, &unit->conv, unit->w, unit->packed);
-        }
     }
     return QNET_OK;
-}
-
-/* Where `data` lies in the network's block, in MB from its start; "-": nowhere. */
-static void qnet__resnet_place(const qnet__resnet_state *r, const void *data, char text[16])
-{
-    snprintf(text, 16, "-");
-    if (data != NULL) {
-        snprintf(text, 16, "%.1f", (double)((const unsigned char *)data -
-                                            (const unsigned char *)(const void *)r) / 1e6);
-    }
-}
-
-QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t size)
-{
-    const qnet__resnet_state *r;
-    size_t used = 0;
-    int u, n;
-
-    if (text != NULL && size > 0)
-        text[0] = '\0';
-    if (net == NULL)
-        return 0;
-    r = net->state;
-    for (u = -1; u <= QNET__UNITS; u++) {
-        char line[192], shape[48], pre[16], out[16];
-        if (u < 0) {
-            n = snprintf(line, sizeof line, "%-22s %-17s %-10s %-10s %9s %8s %8s\n", "convolution",
-                         "output", "algorithm", "gradient", "MB", "conv at", "ReLU at");
-        } else if (u == QNET__UNITS) {
-            qnet__resnet_place(r, r->scratch, out);
-            n = snprintf(line, sizeof line,
-                         "block of %.1f MB: weights %.1f, scratch at %s; beside it, packed: %.1f\n",
-                         (double)net->bytes / 1e6,
-                         (double)r->table.total * sizeof(qnet_real) / 1e6, out,
-                         (double)r->packed_bytes / 1e6);
-        } else {
-            const qnet__unit *unit = &r->unit[u];
-            const int h = u > 0 ? qnet_conv2d_out_height(&unit->conv) : r->pool_h;
-            const int w = u > 0 ? qnet_conv2d_out_width(&unit->conv) : r->pool_w;
-            snprintf(shape, sizeof shape, "%dx%dx%dx%d", net->config.batch, h, w,
-                     unit->conv.out_channels);
-            qnet__resnet_place(r, unit->pre, pre);
-            qnet__resnet_place(r, unit->out, out);
-            n = snprintf(
-                line, sizeof line, "%-22s %-17s %-10s %-10s %9.2f %8s %8s\n",
-                u > 0 ? unit->conv_name : "conv1, pooled", shape,
-                qnet__conv_algorithm_name(unit->way),
-                u > 0 && net->config.training
-                    ? qnet__conv_algorithm_name(qnet__conv_algorithm_back(unit->way, &unit->conv))
-                    : "-",
-                (double)net->config.batch * h * w * unit->conv.out_channels * sizeof(qnet_real) /
-                    1e6,
-                pre, out);
-        }
-        if (n > 0 && text != NULL && used + (size_t)n < size)
-            memcpy(text + used, line, (size_t)n + 1);
-        used += n > 0 ? (size_t)n : 0;
-    }
-    return used;
 }
 
 typedef struct qnet__resnet_init_job { qnet_resnet *net; uint64_t seed; } qnet__resnet_init_job;
@@ -10078,45 +9517,38 @@ static void qnet__resnet_init_task(void *arg, size_t i, size_t worker)
     const qnet_param *p = &job->net->table->entries[i];
     qnet_rng rng = qnet_rng_at(job->seed, QNET_RANDOM_INIT_RESNET, 0, i);
     qnet_real *v = job->net->weights + p->offset;
-    size_t j;
-
     QNET__UNUSED(worker);
     if (p->ndim == 4) {
         /* Kaiming normal, fan out (He et al. 2015): keeps the gradient's variance through ReLUs. */
-        double std = sqrt(2.0 / (double)(p->shape[0] * p->shape[1] * p->shape[3]));
-        for (j = 0; j < p->count; j++)
+        const double std = sqrt(2.0 / (double)(p->shape[0] * p->shape[1] * p->shape[3]));
+        for (size_t j = 0; j < p->count; j++)
             v[j] = (qnet_real)(std * qnet_rng_normal(&rng));
     } else if (strncmp(p->name, "fc.", 3) == 0) {
-        double bound = 1.0 / sqrt((double)QNET_FEATURES);
-        for (j = 0; j < p->count; j++)
+        const double bound = 1.0 / sqrt((double)QNET_FEATURES);
+        for (size_t j = 0; j < p->count; j++)
             v[j] = (qnet_real)qnet_rng_range(&rng, -bound, bound);
     } else {
         /* Norms: gamma 1, beta 0, running mean 0 and variance 1, no batch tracked. */
-        int one = strstr(p->name, ".running_var") != NULL || strstr(p->name, ".weight") != NULL;
-        for (j = 0; j < p->count; j++)
+        const int one = strstr(p->name, ".running_var") || strstr(p->name, ".weight");
+        for (size_t j = 0; j < p->count; j++)
             v[j] = (qnet_real)one;
     }
 }
 
-/* weights[total] as torchvision's ResNet starts: see the task above. */
+/* weights[total] as torchvision's ResNet starts: see the task above. The packed form, which was of
+   other weights, is dropped. */
 QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed)
 {
-    qnet__resnet_init_job job;
-    int u;
-    job.net = net;
-    job.seed = seed;
+    qnet__resnet_init_job job = {net, seed};
     qnet__parallel(net->ctx, (size_t)net->table->count, qnet__resnet_init_task, &job);
-    for (u = 0; u < QNET__UNITS; u++) {
-        net->state->unit[u].packed = NULL; /* was of other weights */
-    }
+    for (int u = 0; u < QNET__CONV_BNS; u++)
+        net->state->conv_bn[u].packed = NULL;
 }
 
 /* The head alone, for weights that came without one of the right number of classes. */
 QNET__HELPER void qnet__resnet_init_head(qnet_resnet *net, uint64_t seed)
 {
-    qnet__resnet_init_job job;
-    job.net = net;
-    job.seed = seed;
+    qnet__resnet_init_job job = {net, seed};
     qnet__resnet_init_task(&job, (size_t)qnet_param_find(net->table, "fc.weight"), 0);
     qnet__resnet_init_task(&job, (size_t)qnet_param_find(net->table, "fc.bias"), 0);
 }
@@ -10133,289 +9565,189 @@ QNET_API void qnet_resnet_set_momentum(qnet_resnet *net, double momentum)
 QNET_API qnet_tensor qnet_resnet_feature_map(const qnet_resnet *net)
 {
     const qnet__resnet_state *r = net->state;
-    const qnet__unit *last = &r->unit[r->block[QNET__RESBLOCKS - 1].second];
+    const qnet__resblock *last = &r->block[QNET__RESBLOCKS - 1];
+    const qnet_conv2d *conv = &r->conv_bn[last->second].conv;
     qnet_tensor t;
-
     t.data = r->batch > 0 ? last->out : NULL;
     t.ndim = 4;
     t.shape[0] = (size_t)r->batch;
-    t.shape[1] = (size_t)qnet_conv2d_out_height(&last->conv);
-    t.shape[2] = (size_t)qnet_conv2d_out_width(&last->conv);
+    t.shape[1] = (size_t)qnet_conv2d_out_height(conv);
+    t.shape[2] = (size_t)qnet_conv2d_out_width(conv);
     t.shape[3] = QNET_FEATURES;
     return t;
 }
 
-/* Hands a tensor in the shape of a unit's output to the trace hook. */
-static void qnet__unit_trace(const qnet__resnet_state *r, const qnet__unit *unit, int batch,
-                             const char *prefix, const char *name, const qnet_real *data)
+/* ---- Forward --------------------------------------------------------------------------------- */
+
+/* Prologue ReLU(norm(conv_out)). With `train` by the batch's statistics. */
+static qnet__prologue qnet__conv_bn_normalised(const qnet__conv_bn *c, int train)
 {
-    char full[48];
-    snprintf(full, sizeof full, "%s%s", prefix, name);
-    qnet__trace(r->net.ctx, full, data, 4, (size_t)batch,
-                (size_t)qnet_conv2d_out_height(&unit->conv),
-                (size_t)qnet_conv2d_out_width(&unit->conv), (size_t)unit->conv.out_channels);
+    qnet__prologue p = qnet__prologue_plain(c->conv_out);
+    p.kind = QNET__PROLOGUE_NORMALISED;
+    p.mean = train ? c->mean : c->running_mean, p.scale = c->scale, p.beta = c->beta;
+    return p;
 }
 
-static int qnet__resnet_traces(const qnet__resnet_state *r)
+/* Epilogue y = act(norm + residual). With `train` by the batch's statistics. */
+static qnet__epilogue qnet__conv_bn_norm(const qnet__conv_bn *c, int train,
+                                         const qnet_real *residual, qnet_real *y)
 {
-    return r->net.ctx->hooks.trace.tensor != NULL;
+    qnet__epilogue e = qnet__epilogue_plain(y);
+    e.kind = QNET__EPILOGUE_NORMALISE;
+    e.mean = train ? c->mean : c->running_mean, e.scale = c->scale, e.beta = c->beta;
+    e.residual = residual;
+    e.relu = c->relu;
+    return e;
 }
 
-/* The trace of a map that is never in memory: worked out for it alone. x <- the source or, where
-   the source is plain, what the sink makes of it. */
-static qnet_status qnet__unit_trace_made(const qnet__resnet_state *r, const qnet__unit *unit,
-                                         int batch, const char *prefix, const char *name,
-                                         const qnet__prologue *source, const qnet__epilogue *sink)
+/* mean, rstd and scale of a norm from the moments of this batch; the running statistics move.
+   momentum and the unbiased variance as in qnet_batchnorm_forward. */
+static void qnet__conv_bn_statistics(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+                                     const qnet__epilogue *moments)
 {
-    const size_t n = (size_t)unit->conv.out_channels, count = qnet__unit_count(unit, batch);
-    qnet__epilogue to = *sink;
-    if (!qnet__resnet_traces(r))
-        return QNET_OK;
-    to.y = (qnet_real *)qnet__alloc(r->net.ctx, count * sizeof(qnet_real));
-    if (to.y == NULL)
-        return qnet__no_memory(r->net.ctx, count * sizeof(qnet_real), "a traced tensor");
-    qnet__pass(r->net.ctx, source, &to, count / n, n);
-    qnet__unit_trace(r, unit, batch, prefix, name, to.y);
-    qnet__free(r->net.ctx, to.y, count * sizeof(qnet_real));
-    return QNET_OK;
-}
-
-/* ReLU(norm(pre)) of a unit, for whoever reads it. With `train` by the batch's statistics. */
-static qnet__prologue qnet__unit_normalised(const qnet__unit *unit, int train)
-{
-    qnet__prologue s = qnet__prologue_plain(unit->pre);
-    s.kind = QNET__PROLOGUE_NORMALISED;
-    s.mean = train ? unit->mean : unit->running_mean, s.scale = unit->scale, s.beta = unit->beta;
-    return s;
-}
-
-/* act(norm + residual) of a unit, into y. With `train` by the batch's statistics. */
-static qnet__epilogue qnet__unit_sink(const qnet__unit *unit, int train, qnet_real *y)
-{
-    qnet__epilogue s = qnet__epilogue_plain(y);
-    s.kind = QNET__EPILOGUE_NORMALISE;
-    s.mean = train ? unit->mean : unit->running_mean, s.scale = unit->scale, s.beta = unit->beta;
-    s.relu = unit->relu;
-    return s;
-}
-
-/* mean, rstd and scale of a unit's norm from the moments of this batch; the running statistics
-   move. momentum and the unbiased variance as in qnet_batchnorm_forward. */
-static void qnet__unit_statistics(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                  const qnet__epilogue *moments)
-{
-    size_t n = (size_t)unit->conv.out_channels, rows = qnet__unit_count(unit, batch) / n, c;
-    double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
-
+    const size_t n = (size_t)c->conv.out_channels, rows = qnet__conv_bn_rows(c, batch);
+    const double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
     qnet__epilogue_totals(r->net.ctx, moments, n, r->total[0], r->total[1]);
-    for (c = 0; c < n; c++) {
-        double mean = r->total[0][c], var = r->total[1][c];
-        double rstd = 1 / sqrt(var + QNET_BATCHNORM_EPS);
-        unit->mean[c] = (qnet_real)mean;
-        unit->rstd[c] = (qnet_real)rstd;
-        unit->scale[c] = (qnet_real)((double)unit->gamma[c] * rstd);
-        unit->running_mean[c] = qnet__running(unit->running_mean[c], r->momentum, mean);
-        unit->running_var[c] = qnet__running(unit->running_var[c], r->momentum, var * unbias);
+    for (size_t i = 0; i < n; i++) {
+        const double mean = r->total[0][i], var = r->total[1][i];
+        const double rstd = 1 / sqrt(var + QNET_BATCHNORM_EPS);
+        c->mean[i] = (qnet_real)mean;
+        c->rstd[i] = (qnet_real)rstd;
+        c->scale[i] = (qnet_real)((double)c->gamma[i] * rstd);
+        c->running_mean[i] = qnet__running(c->running_mean[i], r->momentum, mean);
+        c->running_var[i] = qnet__running(c->running_var[i], r->momentum, var * unbias);
     }
-    *unit->tracked += 1;
+    *c->tracked += 1;
 }
 
-/* pre = conv(x), and the statistics of the norm. */
-static qnet_status qnet__unit_train(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                    const qnet__prologue *x)
+/* scale of a norm from the running statistics. */
+static void qnet__conv_bn_running_scale(qnet__conv_bn *c)
 {
-    qnet_conv2d conv = unit->conv;
-    qnet__epilogue sink = r->sums, norm;
-
-    conv.batch = batch;
-    sink.kind = QNET__EPILOGUE_MOMENTS;
-    sink.y = unit->pre;
-    QNET__TRY(qnet__conv_forward(r->net.ctx, unit->way, &conv, x, unit->w, NULL, &sink, r->temp[0],
-                                 r->scratch));
-    qnet__unit_statistics(r, unit, batch, &sink);
-    qnet__unit_trace(r, unit, batch, "", unit->conv_name, unit->pre);
-    if (unit->out == NULL) {
-        const qnet__prologue pre = qnet__prologue_plain(unit->pre);
-        norm = qnet__unit_sink(unit, 1, NULL);
-        return qnet__unit_trace_made(r, unit, batch, "", unit->out_name, &pre, &norm);
+    for (int i = 0; i < c->conv.out_channels; i++) {
+        c->scale[i] = (qnet_real)((double)c->gamma[i] /
+                                  sqrt((double)c->running_var[i] + QNET_BATCHNORM_EPS));
     }
+}
+
+/* e <- conv(x). temp: as large as x, see qnet__conv_forward. */
+static qnet_status qnet__conv_bn_convolve(qnet__resnet_state *r, const qnet__conv_bn *c, int batch,
+                                          const qnet__prologue *x, qnet__epilogue *e,
+                                          qnet_real *temp, void *scratch)
+{
+    qnet_conv2d conv = c->conv;
+    conv.batch = batch;
+    return qnet__conv_forward(r->net.ctx, c->algorithm, &conv, x, c->w, c->packed, e, temp,
+                              scratch);
+}
+
+/* Training: conv_out = conv(x), and the statistics of its norm. */
+static qnet_status qnet__conv_bn_train(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+                                       const qnet__prologue *x, qnet_real *temp, void *scratch)
+{
+    qnet__epilogue moments = r->sums;
+    moments.kind = QNET__EPILOGUE_MOMENTS;
+    moments.y = c->conv_out;
+    QNET__TRY(qnet__conv_bn_convolve(r, c, batch, x, &moments, temp, scratch));
+    qnet__conv_bn_statistics(r, c, batch, &moments);
     return QNET_OK;
 }
 
-/* scale of a unit's norm from the running statistics. */
-static void qnet__unit_running_scale(qnet__unit *unit)
+/* Inference: y = act(norm(conv(x)) + residual) with the running statistics. */
+static qnet_status qnet__conv_bn_infer(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+                                       const qnet__prologue *x, const qnet_real *residual,
+                                       qnet_real *y, void *scratch)
 {
-    int c;
-    for (c = 0; c < unit->conv.out_channels; c++) {
-        unit->scale[c] = (qnet_real)((double)unit->gamma[c] /
-                                     sqrt((double)unit->running_var[c] + QNET_BATCHNORM_EPS));
-    }
-}
-
-/* y = act(norm(conv(x)) + residual) with the running statistics, in one go. */
-static qnet_status qnet__unit_infer(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                    const qnet_real *x, const qnet_real *residual, qnet_real *y)
-{
-    const qnet__prologue source = qnet__prologue_plain(x);
-    qnet_conv2d conv = unit->conv;
-    qnet__epilogue sink;
-    qnet_status status;
-
-    conv.batch = batch;
-    if (qnet__resnet_traces(r)) { /* the convolution's output is not kept: computed for the trace */
-        const size_t bytes = qnet__unit_count(unit, batch) * sizeof(qnet_real);
-        sink = qnet__epilogue_plain((qnet_real *)qnet__alloc(r->net.ctx, bytes));
-        if (sink.y == NULL)
-            return qnet__no_memory(r->net.ctx, bytes, "a traced tensor");
-        status = qnet__conv_forward(r->net.ctx, unit->way, &conv, &source, unit->w, unit->packed,
-                                    &sink, NULL, r->scratch);
-        if (status == QNET_OK)
-            qnet__unit_trace(r, unit, batch, "", unit->conv_name, sink.y);
-        qnet__free(r->net.ctx, sink.y, bytes);
-        QNET__TRY(status);
-    }
-    qnet__unit_running_scale(unit);
-    sink = qnet__unit_sink(unit, 0, y);
-    sink.residual = residual;
-    QNET__TRY(qnet__conv_forward(r->net.ctx, unit->way, &conv, &source, unit->w, unit->packed,
-                                 &sink, NULL, r->scratch));
-    qnet__unit_trace(r, unit, batch, "", unit->out_name, y);
-    return QNET_OK;
+    qnet__epilogue norm = qnet__conv_bn_norm(c, 0, residual, y);
+    qnet__conv_bn_running_scale(c);
+    return qnet__conv_bn_convolve(r, c, batch, x, &norm, NULL, scratch);
 }
 
 /* *map, a block's input, becomes its output: ReLU(second(first(map)) + shortcut(map)). */
 static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__resblock *block,
                                           int batch, int train, qnet__prologue *map)
 {
-    qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
-    qnet__unit *shortcut = block->shortcut < 0 ? NULL : &r->unit[block->shortcut];
-    qnet__prologue x, middle;
+    qnet__conv_bn *first = &r->conv_bn[block->first], *second = &r->conv_bn[block->second];
+    qnet__conv_bn *shortcut = block->shortcut < 0 ? NULL : &r->conv_bn[block->shortcut];
+    void *scratch = block->scratch[0];
+    qnet__prologue mid, conv_out;
     qnet__epilogue sum;
-
     if (!train) {
-        /* The shortcut goes first: the second unit may write over the block's input. A network for
-           training writes where it would keep `pre`. */
         const qnet_real *residual = map->x;
         if (shortcut != NULL) {
-            QNET__TRY(qnet__unit_infer(r, shortcut, batch, map->x, NULL, shortcut->pre));
-            residual = shortcut->pre;
+            residual = shortcut->conv_out;
+            QNET__TRY(qnet__conv_bn_infer(r, shortcut, batch, map, NULL, shortcut->conv_out,
+                                          scratch));
         }
-        QNET__TRY(qnet__unit_infer(r, first, batch, map->x, NULL, first->pre));
-        QNET__TRY(qnet__unit_infer(r, second, batch, first->pre, residual, second->out));
-        *map = qnet__prologue_plain(second->out);
+        QNET__TRY(qnet__conv_bn_infer(r, first, batch, map, NULL, first->conv_out, scratch));
+        mid = qnet__prologue_plain(first->conv_out);
+        QNET__TRY(qnet__conv_bn_infer(r, second, batch, &mid, residual, block->out, scratch));
+        *map = qnet__prologue_plain(block->out);
         return QNET_OK;
     }
-    QNET__TRY(qnet__unit_train(r, first, batch, map));
-    middle = qnet__unit_normalised(first, 1);
-    QNET__TRY(qnet__unit_train(r, second, batch, &middle));
-    x = qnet__prologue_plain(second->pre);
-    sum = qnet__unit_sink(second, 1, second->out);
-    sum.residual = map->x;
-    if (map->kind == QNET__PROLOGUE_NORMALISED) {
+    QNET__TRY(qnet__conv_bn_train(r, first, batch, map, block->out, scratch));
+    mid = qnet__conv_bn_normalised(first, 1);
+    QNET__TRY(qnet__conv_bn_train(r, second, batch, &mid, block->out, scratch));
+    sum = qnet__conv_bn_norm(second, 1, map->x, block->out);
+    if (shortcut != NULL) {
+        QNET__TRY(qnet__conv_bn_train(r, shortcut, batch, map, NULL, scratch));
+        sum.residual = shortcut->conv_out;
+        sum.residual_mean = shortcut->mean, sum.residual_scale = shortcut->scale;
+        sum.residual_beta = shortcut->beta;
+    } else if (map->kind == QNET__PROLOGUE_NORMALISED) {
         sum.residual_mean = map->mean, sum.residual_scale = map->scale;
         sum.residual_beta = map->beta;
         sum.residual_relu = 1;
     }
-    if (shortcut != NULL) {
-        QNET__TRY(qnet__unit_train(r, shortcut, batch, map));
-        sum.residual = shortcut->pre;
-        sum.residual_relu = 0;
-        sum.residual_mean = shortcut->mean, sum.residual_scale = shortcut->scale;
-        sum.residual_beta = shortcut->beta;
-    }
-    qnet__pass(r->net.ctx, &x, &sum, qnet__unit_count(second, batch) /
-                                         (size_t)second->conv.out_channels,
+    conv_out = qnet__prologue_plain(second->conv_out);
+    qnet__pass(r->net.ctx, &conv_out, &sum, qnet__conv_bn_rows(second, batch),
                (size_t)second->conv.out_channels);
-    qnet__unit_trace(r, second, batch, "", second->out_name, second->out);
-    *map = qnet__prologue_plain(second->out);
+    *map = qnet__prologue_plain(block->out);
     return QNET_OK;
 }
 
-/* The traces of the stem's maps, most of which are never in memory; *map: what it has made. */
-static qnet_status qnet__resnet_stem_trace(qnet__resnet_state *r, int batch, int train,
-                                           const qnet_real *x, const qnet__prologue *map)
-{
-    const qnet__unit *stem = &r->unit[0];
-    const size_t bytes = qnet__unit_count(stem, batch) * sizeof(qnet_real);
-    const qnet__prologue source = qnet__prologue_plain(x);
-    qnet_real *made;
-    qnet__prologue pre;
-    qnet__epilogue plain, norm;
-    qnet_conv2d conv = stem->conv;
-    qnet_status status;
-
-    if (!qnet__resnet_traces(r))
-        return QNET_OK;
-    made = (qnet_real *)qnet__alloc(r->net.ctx, bytes);
-    if (made == NULL)
-        return qnet__no_memory(r->net.ctx, bytes, "a traced tensor");
-    conv.batch = batch;
-    plain = qnet__epilogue_plain(made), pre = qnet__prologue_plain(made);
-    norm = qnet__unit_sink(stem, train, made);
-    status = qnet__conv_forward(r->net.ctx, stem->way, &conv, &source, stem->w, NULL, &plain, NULL,
-                                r->scratch);
-    if (status == QNET_OK) {
-        const size_t rows = qnet__unit_count(stem, batch) / 64;
-        qnet__unit_trace(r, stem, batch, "", stem->conv_name, made);
-        qnet__pass(r->net.ctx, &pre, &norm, rows, 64);
-        qnet__unit_trace(r, stem, batch, "", stem->out_name, made);
-        qnet__trace(r->net.ctx, "maxpool",
-                    qnet__prologue_map(r->net.ctx, map,
-                                     (size_t)batch * (size_t)r->pool_h * (size_t)r->pool_w, 64,
-                                     made),
-                    4, (size_t)batch, (size_t)r->pool_h, (size_t)r->pool_w, 64);
-    }
-    qnet__free(r->net.ctx, made, bytes);
-    return status;
-}
-
-/* The stem, its norm and ReLU, and pooling, from x to *map, which is in r->pool: with `train`, not
-   normalised yet. Where the convolution is not ours, or a plain loop, its output is whole; backward
-   also where images have not three channels. */
+/* The stem, its norm and ReLU, and pooling, from x to *map, which is in stem->conv_out; with
+   `train`, not normalised yet (>>stem). Unless fused, the convolution's output is whole. */
 static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train,
                                      const qnet_real *x, qnet__prologue *map)
 {
-    qnet__unit *stem = &r->unit[0];
+    qnet__conv_bn *stem = r->conv_bn;
     qnet_context *ctx = r->net.ctx;
-    const qnet__prologue source = qnet__prologue_plain(x);
-    qnet__epilogue sink = r->sums;
+    const qnet__prologue image = qnet__prologue_plain(x);
+    qnet__epilogue moments = r->sums;
     qnet_conv2d conv = stem->conv;
     qnet__maxpool pool;
     qnet_real sign[64];
-    int c;
-
     conv.batch = batch;
     QNET__TRY(qnet__maxpool_plan(ctx, "resnet forward", batch, qnet_conv2d_out_height(&conv),
                                  qnet_conv2d_out_width(&conv), 64, 1, &pool));
-    pool.y = r->pool;
+    pool.y = stem->conv_out;
+    moments.kind = train ? QNET__EPILOGUE_MOMENTS : QNET__EPILOGUE_PLAIN;
     if (train) {
-        for (c = 0; c < 64; c++)
+        for (int c = 0; c < 64; c++)
             sign[c] = (qnet_real)((stem->gamma[c] > 0) - (stem->gamma[c] < 0));
         pool.x.kind = QNET__PROLOGUE_SCALED;
         pool.x.scale = sign;
         pool.argmax = r->argmax;
-        sink.kind = QNET__EPILOGUE_MOMENTS;
     } else {
-        qnet__unit_running_scale(stem);
-        pool.x = qnet__unit_normalised(stem, 0);
-        sink.kind = QNET__EPILOGUE_PLAIN;
+        qnet__conv_bn_running_scale(stem);
+        pool.x = qnet__conv_bn_normalised(stem, 0);
     }
-    if (stem->way == QNET__CONV_DIRECT) {
-        qnet__stem_forward(ctx, &conv, x, stem->w, train ? NULL : stem->packed,
-                           train ? &sink : NULL, &pool, r->scratch);
+    if (r->stem_fused) {
+        qnet__stem_forward(ctx, &conv, x, stem->w, stem->packed, train ? &moments : NULL, &pool,
+                           r->stem_scratch[0]);
     } else {
-        pool.x.x = sink.y = r->stem_pre;
-        QNET__TRY(qnet__conv_forward(ctx, stem->way, &conv, &source, stem->w, NULL, &sink, NULL,
-                                     r->scratch));
+        moments.y = r->stem_out;
+        pool.x.x = r->stem_out;
+        QNET__TRY(qnet__conv_bn_convolve(r, stem, batch, &image, &moments, NULL,
+                                         r->stem_scratch[0]));
         qnet__maxpool_run(ctx, &pool, (size_t)batch);
     }
+    *map = qnet__prologue_plain(stem->conv_out);
     if (train) {
-        qnet__unit_statistics(r, stem, batch, &sink);
-        *map = qnet__unit_normalised(stem, 1);
-    } else {
-        *map = qnet__prologue_plain(r->pool);
+        qnet__conv_bn_statistics(r, stem, batch, &moments);
+        *map = qnet__conv_bn_normalised(stem, 1);
     }
-    return qnet__resnet_stem_trace(r, batch, train, x, map);
+    return QNET_OK;
 }
 
 /* x[batch][height][width][channels] through the list at the head of this room. Every image by
@@ -10425,50 +9757,34 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train
 QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, int batch, int train,
                                          qnet_real *logits, qnet_real *features)
 {
-    qnet__resnet_state *r;
-    qnet_context *ctx;
-    qnet__prologue map;
-    const qnet_conv2d *last;
-    const qnet_real *fc_weight, *fc_bias;
-    int b, classes;
-    size_t pixels;
-
-    if (net == NULL || x == NULL) {
+    if (net == NULL || x == NULL)
         return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "resnet forward: net or x is NULL");
-    }
-    ctx = net->ctx;
-    r = net->state;
-    classes = net->config.classes;
-    last = &r->unit[r->block[QNET__RESBLOCKS - 1].second].conv;
-    pixels = (size_t)qnet_conv2d_out_height(last) * (size_t)qnet_conv2d_out_width(last);
-    if (batch < 1 || batch > net->config.batch) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet forward: batch must be 1..%d, found %d",
-                          net->config.batch, batch);
-    }
-    if (train && !net->config.training) {
+    qnet_context *ctx = net->ctx;
+    qnet__resnet_state *r = net->state;
+    const int classes = net->config.classes;
+    const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
+    const size_t pixels = qnet__conv_bn_rows(&r->conv_bn[r->block[QNET__RESBLOCKS - 1].second], 1);
+    qnet__prologue map;
+    QNET__TRY(qnet__check_range(ctx, "resnet forward", "batch", batch, 1, net->config.batch));
+    if (train && !net->config.training)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet forward: train = 1 needs a network created with training = 1");
-    }
-    if (train && (size_t)batch * pixels < 2) {
+    if (train && (size_t)batch * pixels < 2)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet forward: batch 1 of %d x %d leaves layer4 one value per channel, "
                           "which has no variance; expected a larger batch or image",
                           net->config.height, net->config.width);
-    }
     r->trained = r->batch = 0; /* until this pass has succeeded there is nothing to go back from */
 
     QNET__TRY(qnet__resnet_stem(r, batch, train, x, &map));
-    for (b = 0; b < QNET__RESBLOCKS; b++)
+    for (int b = 0; b < QNET__RESBLOCKS; b++)
         QNET__TRY(qnet__resblock_forward(r, &r->block[b], batch, train, &map));
     /* logits = fc.weight features + fc.bias, features = mean over the pixels of map. */
     QNET__TRY(qnet_avgpool_forward(ctx, batch, pixels, QNET_FEATURES, map.x, r->features));
-    qnet__trace(ctx, "avgpool", r->features, 2, (size_t)batch, QNET_FEATURES, 1, 1);
-    fc_weight = net->weights + r->params[QNET__RESNET_TRAINED - 2].offset;
-    fc_bias = net->weights + r->params[QNET__RESNET_TRAINED - 1].offset;
-    QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, QNET_FEATURES, classes, r->features, fc_weight,
-                                 fc_bias, r->logits, r->scratch));
-    qnet__trace(ctx, "fc", r->logits, 2, (size_t)batch, (size_t)classes, 1, 1);
+    QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, QNET_FEATURES, classes, r->features,
+                                 net->weights + fc[0].offset, net->weights + fc[1].offset,
+                                 r->logits, r->head_scratch));
 
     r->batch = batch;
     r->trained = train ? batch : 0;
@@ -10479,317 +9795,220 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
     return QNET_OK;
 }
 
-/* With g the gradient of norm(pre) and d = pre - mean, from sum g and sum g d (r->total):
-       dbeta = sum g,  dgamma = rstd sum g d,
-       dpre = scale (g - shift - d slope),  shift = sum g / rows,  slope = rstd^2 sum g d / rows.
-   Ioffe & Szegedy 2015, section 3, as in qnet_batchnorm_backward. */
-static void qnet__unit_gradient(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                const qnet__epilogue *sums)
-{
-    size_t n = (size_t)unit->conv.out_channels, c;
-    double rows = (double)(qnet__unit_count(unit, batch) / n);
+/* ---- Backward -------------------------------------------------------------------------------- */
 
+/* dbeta, dgamma, mean_g and slope_g of a norm from the sums of g and g d: see qnet__conv_bn. */
+static void qnet__conv_bn_gradient(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+                                   const qnet__epilogue *sums)
+{
+    const size_t n = (size_t)c->conv.out_channels;
+    const double rows = (double)qnet__conv_bn_rows(c, batch);
     qnet__epilogue_totals(r->net.ctx, sums, n, r->total[0], r->total[1]);
-    for (c = 0; c < n; c++) {
-        double rstd = (double)unit->rstd[c], sum_g = r->total[0][c], sum_gd = r->total[1][c];
-        unit->dbeta[c] = (qnet_real)sum_g;
-        unit->dgamma[c] = (qnet_real)(rstd * sum_gd);
-        unit->shift[c] = (qnet_real)(sum_g / rows);
-        unit->slope[c] = (qnet_real)(rstd * rstd * sum_gd / rows);
+    for (size_t i = 0; i < n; i++) {
+        const double rstd = (double)c->rstd[i], sum_g = r->total[0][i], sum_gd = r->total[1][i];
+        c->dbeta[i] = (qnet_real)sum_g;
+        c->dgamma[i] = (qnet_real)(rstd * sum_gd);
+        c->mean_g[i] = (qnet_real)(sum_g / rows);
+        c->slope_g[i] = (qnet_real)(rstd * rstd * sum_gd / rows);
     }
 }
 
-/* dpre of a unit, for whoever reads it, from the gradient g of its norm. */
-static qnet__prologue qnet__unit_dpre(const qnet__unit *unit, const qnet_real *g)
+/* Epilogue that stores the gradient g of a norm, with the sums for qnet__conv_bn_gradient. */
+static qnet__epilogue qnet__conv_bn_sums(const qnet__resnet_state *r, const qnet__conv_bn *c,
+                                         qnet_real *g)
 {
-    qnet__prologue s = qnet__prologue_plain(g);
-    s.kind = QNET__PROLOGUE_GRADIENT;
-    s.pre = unit->pre, s.mean = unit->mean, s.scale = unit->scale;
-    s.shift = unit->shift, s.slope = unit->slope;
-    return s;
+    qnet__epilogue e = r->sums;
+    e.kind = QNET__EPILOGUE_GRADIENT;
+    e.y = g;
+    e.pre = c->conv_out, e.mean = c->mean;
+    return e;
 }
 
-/* Where the gradient of a unit's norm goes, with the sums that qnet__unit_gradient wants. */
-static qnet__epilogue qnet__unit_dnorm(const qnet__resnet_state *r, const qnet__unit *unit,
-                                   qnet_real *g)
+/* From the gradient g of the norm: dw and, unless e is NULL, e <- the gradient of the input x. The
+   prologue makes the gradient of conv_out, which may be stored over it. temp: as large as x. */
+static qnet_status qnet__conv_bn_backward(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+                                          const qnet__prologue *x, const qnet_real *g,
+                                          qnet__epilogue *e, int add, qnet_real *temp,
+                                          void *scratch)
 {
-    qnet__epilogue s = r->sums;
-    s.kind = QNET__EPILOGUE_GRADIENT;
-    s.y = g;
-    s.pre = unit->pre, s.mean = unit->mean;
-    return s;
-}
-
-/* The traces of the gradients of a unit's norm, g, and of its convolution. */
-static qnet_status qnet__unit_trace_gradients(const qnet__resnet_state *r, const qnet__unit *unit,
-                                              int batch, const qnet_real *g)
-{
-    const qnet__prologue dpre = qnet__unit_dpre(unit, g);
-    const qnet__epilogue plain = qnet__epilogue_plain(NULL);
-    qnet__unit_trace(r, unit, batch, "grad ", unit->relu ? unit->norm_name : unit->out_name, g);
-    return qnet__unit_trace_made(r, unit, batch, "grad ", unit->conv_name, &dpre, &plain);
-}
-
-/* dw of a unit and, unless sink is NULL, sink <- the gradient of its input x, from the gradient g
-   of its norm. temp: where dpre may be worked out; g itself, if nobody needs it any more.
-   Winograd's way puts it over pre. */
-static qnet_status qnet__unit_backward(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                       const qnet__prologue *x, const qnet_real *g, qnet_real *temp,
-                                       qnet__epilogue *sink, int add)
-{
-    const qnet__prologue dpre = qnet__unit_dpre(unit, g);
-    qnet_conv2d conv = unit->conv;
-
+    qnet__prologue dconv_out = qnet__prologue_plain(g);
+    qnet_conv2d conv = c->conv;
     conv.batch = batch;
-    QNET__TRY(qnet__unit_trace_gradients(r, unit, batch, g));
-    if (qnet__conv_side(unit->way) > 0) {
-        temp = unit->pre; /* is not needed any more */
-    }
-    return qnet__conv_backward(r->net.ctx, unit->way, &conv, x, unit->w, &dpre, sink, add, unit->dw,
-                               r->temp[0], temp, r->scratch);
+    dconv_out.kind = QNET__PROLOGUE_GRADIENT;
+    dconv_out.pre = c->conv_out, dconv_out.mean = c->mean, dconv_out.scale = c->scale;
+    dconv_out.shift = c->mean_g, dconv_out.slope = c->slope_g;
+    return qnet__conv_backward(r->net.ctx, c->algorithm, &conv, x, c->w, &dconv_out, e, add, c->dw,
+                               temp, c->conv_out, scratch);
 }
 
-/* Backward of block b, out = ReLU(second(first(x)) + shortcut(x)). r->dout[b] holds the gradient of
-   the sum inside the ReLU, and second's norm knows its sums; both are left so for the block before
-   it, `previous` (NULL: what comes before is not a block): dx goes to r->dout[b - 1], or r->dpool.
-   x: the block's input. r->dout[b] is lost. */
-static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b, int batch,
-                                           const qnet__prologue *x, qnet__unit *previous)
+/* Block b, out = ReLU(second(first(x)) + shortcut(x)). dout and the sums of second's norm are
+   given; the same is left for the block before it, whose second is `previous` (NULL: what comes
+   before is the pooled map): the gradient of its sum goes to dx. */
+static qnet_status qnet__resblock_backward(qnet__resnet_state *r, const qnet__resblock *block,
+                                           int batch, const qnet__prologue *x,
+                                           qnet__conv_bn *previous, qnet_real *dx)
 {
-    const qnet__resblock *block = &r->block[b];
-    qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
+    qnet__conv_bn *first = &r->conv_bn[block->first], *second = &r->conv_bn[block->second];
     qnet_context *ctx = r->net.ctx;
-    qnet_real *dout = r->dout[b], *dx = b > 0 ? r->dout[b - 1] : r->dpool;
-    const qnet__prologue middle = qnet__unit_normalised(first, 1);
-    const qnet__prologue gradient = qnet__prologue_plain(dout);
-    qnet__epilogue dfirst = qnet__unit_dnorm(r, first, r->dfirst[b]), dmap = r->sums;
+    void *scratch = block->scratch[1];
+    const qnet__prologue mid = qnet__conv_bn_normalised(first, 1);
+    qnet__epilogue dmid = qnet__conv_bn_sums(r, first, block->dmid), dmap = r->sums;
 
-    /* Forward: sum = norm2(conv2(ReLU(norm1(pre1)))) + ...; the mask is that of the inner ReLU. */
-    dfirst.scale = first->scale, dfirst.beta = first->beta;
-    QNET__TRY(qnet__unit_backward(r, second, batch, &middle, dout, r->temp[1], &dfirst, 0));
-    qnet__unit_gradient(r, first, batch, &dfirst);
+    /* Forward: sum = norm2(conv2(ReLU(norm1(conv1)))) + ...; the mask is that of the inner ReLU. */
+    dmid.scale = first->scale, dmid.beta = first->beta;
+    QNET__TRY(qnet__conv_bn_backward(r, second, batch, &mid, block->dout, &dmid, 0, block->out,
+                                     scratch));
+    qnet__conv_bn_gradient(r, first, batch, &dmid);
 
-    /* The gradient of the map: two paths add up; then the mask of the ReLU that made the map, which
-       pooling has not, and the sums of the norm inside it. */
+    /* The gradient of x: two paths add up; then the mask of the ReLU that made x, which pooling has
+       not, and the sums of the norm inside it. */
     if (previous != NULL) {
-        dmap = qnet__unit_dnorm(r, previous, dx);
+        dmap = qnet__conv_bn_sums(r, previous, dx);
         dmap.mask = x->x;
     }
     dmap.kind = QNET__EPILOGUE_GRADIENT;
     dmap.y = dx;
     if (block->shortcut < 0) {
         /* Forward: residual = x. */
-        dmap.residual = dout;
-        QNET__TRY(qnet__unit_backward(r, first, batch, x, r->dfirst[b], r->dfirst[b], &dmap, 0));
+        dmap.residual = block->dout;
+        QNET__TRY(qnet__conv_bn_backward(r, first, batch, x, block->dmid, &dmap, 0, block->out,
+                                         scratch));
     } else {
         /* Forward: residual = norm(conv(x)). */
-        qnet__unit *shortcut = &r->unit[block->shortcut];
-        const size_t n = (size_t)shortcut->conv.out_channels;
-        const size_t in = (size_t)first->conv.in_channels;
-        qnet__epilogue sums = qnet__unit_dnorm(r, shortcut, NULL), plain = qnet__epilogue_plain(dx);
-        qnet__prologue both;
-        QNET__TRY(qnet__unit_backward(r, first, batch, x, r->dfirst[b], r->dfirst[b], &plain, 0));
-        qnet__pass(ctx, &gradient, &sums, qnet__unit_count(shortcut, batch) / n, n);
-        qnet__unit_gradient(r, shortcut, batch, &sums);
-        QNET__TRY(qnet__unit_backward(r, shortcut, batch, x, dout, dout, &plain, 1));
-        both = qnet__prologue_plain(dx);
-        qnet__pass(ctx, &both, &dmap, (size_t)batch * (size_t)first->conv.height *
-                                          (size_t)first->conv.width, in);
+        qnet__conv_bn *shortcut = &r->conv_bn[block->shortcut];
+        const qnet__prologue dsum = qnet__prologue_plain(block->dout);
+        const qnet__prologue both = qnet__prologue_plain(dx);
+        qnet__epilogue sums = qnet__conv_bn_sums(r, shortcut, NULL);
+        qnet__epilogue plain = qnet__epilogue_plain(dx);
+        const size_t in_rows = (size_t)batch * (size_t)first->conv.height *
+                               (size_t)first->conv.width;
+        QNET__TRY(qnet__conv_bn_backward(r, first, batch, x, block->dmid, &plain, 0, NULL,
+                                         scratch));
+        qnet__pass(ctx, &dsum, &sums, qnet__conv_bn_rows(shortcut, batch),
+                   (size_t)shortcut->conv.out_channels);
+        qnet__conv_bn_gradient(r, shortcut, batch, &sums);
+        QNET__TRY(qnet__conv_bn_backward(r, shortcut, batch, x, block->dout, &plain, 1, NULL,
+                                         scratch));
+        qnet__pass(ctx, &both, &dmap, in_rows, (size_t)first->conv.in_channels);
     }
     if (previous != NULL)
-        qnet__unit_gradient(r, previous, batch, &dmap);
+        qnet__conv_bn_gradient(r, previous, batch, &dmap);
     return QNET_OK;
 }
 
-/* The stem's output, to pre, and the gradient of its norm, to g, from that of the pooled map, which
-   is masked. Forward: pool = maxpool(ReLU(norm)), norm = norm(pre), pre = conv(x). */
-static qnet_status qnet__resnet_stem_whole(qnet__resnet_state *r, int batch, const qnet_real *x,
-                                           qnet_real *pre, qnet_real *g)
-{
-    const qnet__unit *stem = &r->unit[0];
-    const qnet__prologue source = qnet__prologue_plain(x);
-    qnet__epilogue sink = qnet__epilogue_plain(pre);
-    qnet_conv2d conv = stem->conv;
-
-    conv.batch = batch;
-    QNET__TRY(qnet__conv_forward(r->net.ctx, stem->way, &conv, &source, stem->w, NULL, &sink, NULL,
-                                 r->scratch));
-    return qnet_maxpool_backward(r->net.ctx, batch, qnet_conv2d_out_height(&conv),
-                                 qnet_conv2d_out_width(&conv), 64, r->argmax, r->dpool, g);
-}
-
-/* dw of the stem by >>stem, with the sums of its norm. */
-static qnet_status qnet__resnet_stem_direct(qnet__resnet_state *r, int batch, const qnet_real *x,
-                                            qnet__epilogue *sums)
-{
-    qnet__unit *stem = &r->unit[0], whole = *stem;
-    const size_t count = qnet__unit_count(stem, batch), bytes = 2 * count * sizeof(qnet_real);
-    qnet__arena arena = {(unsigned char *)r->scratch, 0};
-    qnet_conv2d conv = stem->conv;
-    qnet__stem_backward_job job;
-
-    conv.batch = batch;
-    qnet__stem_backward_plan(r->net.ctx, &conv, &arena, &job);
-    job.x = x, job.argmax = r->argmax;
-    job.w = stem->w, job.dw = stem->dw;
-    job.scale = stem->scale, job.shift = stem->shift, job.slope = stem->slope;
-    qnet__stem_backward(r->net.ctx, &job, sums);
-    qnet__unit_gradient(r, stem, batch, sums);
-    qnet__parallel(r->net.ctx, 147, qnet__stem_weight_task, &job);
-
-    if (qnet__resnet_traces(r)) { /* what has been left out */
-        qnet_real *pre = (qnet_real *)qnet__alloc(r->net.ctx, bytes), *g;
-        qnet_status status;
-        if (pre == NULL)
-            return qnet__no_memory(r->net.ctx, bytes, "two traced tensors");
-        g = pre + count;
-        whole.pre = pre;
-        status = qnet__resnet_stem_whole(r, batch, x, pre, g);
-        if (status == QNET_OK)
-            status = qnet__unit_trace_gradients(r, &whole, batch, g);
-        qnet__free(r->net.ctx, pre, bytes);
-        return status;
-    }
-    return QNET_OK;
-}
-
-/* From the gradient r->dpool of the pooled map to the stem's. */
+/* From the gradient r->dpooled of the pooled map to the stem's weights. Forward:
+   pooled = maxpool(ReLU(norm)), norm = norm(conv_out), conv_out = conv(x). */
 static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, int batch, const qnet_real *x)
 {
-    qnet__unit *stem = &r->unit[0], whole = *stem;
+    qnet__conv_bn *stem = r->conv_bn, whole = *stem;
+    qnet_context *ctx = r->net.ctx;
+    const qnet__prologue image = qnet__prologue_plain(x);
+    const qnet__prologue dpooled = qnet__prologue_plain(r->dpooled);
     const size_t rows = (size_t)batch * (size_t)r->pool_h * (size_t)r->pool_w;
-    const qnet__prologue source = qnet__prologue_plain(x), dpool = qnet__prologue_plain(r->dpool);
-    qnet__epilogue sums = qnet__unit_dnorm(r, stem, r->dpool);
+    qnet__epilogue sums = qnet__conv_bn_sums(r, stem, r->dpooled);
+    qnet_conv2d conv = stem->conv;
 
-    qnet__trace(r->net.ctx, "grad maxpool", r->dpool, 4, (size_t)batch, (size_t)r->pool_h,
-                (size_t)r->pool_w, 64);
+    conv.batch = batch;
     sums.scale = stem->scale, sums.beta = stem->beta; /* masks where the ReLU has cut the maximum */
-    if (stem->way == QNET__CONV_DIRECT && stem->conv.in_channels == 3)
-        return qnet__resnet_stem_direct(r, batch, x, &sums);
-    qnet__pass(r->net.ctx, &dpool, &sums, rows, 64);
-    qnet__unit_gradient(r, stem, batch, &sums);
-    whole.pre = r->stem_pre;
-    QNET__TRY(qnet__resnet_stem_whole(r, batch, x, r->stem_pre, r->stem_grad));
-    return qnet__unit_backward(r, &whole, batch, &source, r->stem_grad, r->stem_grad, NULL, 0);
+    if (r->stem_fused) {
+        qnet__arena arena = {(unsigned char *)r->stem_scratch[1], 0};
+        qnet__stem_backward_job job;
+        qnet__stem_backward_plan(ctx, &conv, &arena, &job);
+        job.x = x, job.argmax = r->argmax;
+        job.w = stem->w, job.dw = stem->dw;
+        job.scale = stem->scale, job.shift = stem->mean_g, job.slope = stem->slope_g;
+        qnet__stem_backward(ctx, &job, &sums);
+        qnet__conv_bn_gradient(r, stem, batch, &sums);
+        qnet__parallel(ctx, 147, qnet__stem_weight_task, &job);
+        return QNET_OK;
+    }
+    qnet__pass(ctx, &dpooled, &sums, rows, 64);
+    qnet__conv_bn_gradient(r, stem, batch, &sums);
+    QNET__TRY(qnet_maxpool_backward(ctx, batch, qnet_conv2d_out_height(&conv),
+                                    qnet_conv2d_out_width(&conv), 64, r->argmax, r->dpooled,
+                                    r->dstem));
+    whole.conv_out = r->stem_out;
+    return qnet__conv_bn_backward(r, &whole, batch, &image, r->dstem, NULL, 0, NULL,
+                                  r->stem_scratch[1]);
 }
 
 /* Walks the list backwards from dlogits[batch][classes]. What the forward pass kept is used up. */
 QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
                                           const qnet_real *dlogits)
 {
-    qnet__resnet_state *r;
-    qnet_context *ctx;
-    const qnet_param *fc;
-    qnet__unit *last;
-    qnet__prologue gradient;
-    qnet__epilogue sink;
-    size_t pixels;
-    int b, classes;
-
-    if (net == NULL || x == NULL || dlogits == NULL) {
+    if (net == NULL || x == NULL || dlogits == NULL)
         return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "resnet backward: net, x or dlogits is NULL");
-    }
-    ctx = net->ctx;
-    r = net->state;
-    if (r->trained == 0) {
+    qnet_context *ctx = net->ctx;
+    qnet__resnet_state *r = net->state;
+    const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
+    const qnet__resblock *last = &r->block[QNET__RESBLOCKS - 1];
+    const size_t pixels = qnet__conv_bn_rows(&r->conv_bn[last->second], 1);
+    if (r->trained == 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet backward: expected a forward pass with train = 1 just before");
-    }
-    if (r->trained != batch) {
+    if (r->trained != batch)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet backward: expected the forward pass's batch of %d, found %d",
                           r->trained, batch);
-    }
     r->trained = r->batch = 0; /* what the forward pass kept is used up below */
-    classes = net->config.classes;
-    last = &r->unit[r->block[QNET__RESBLOCKS - 1].second];
-    pixels = qnet__unit_count(last, 1) / QNET_FEATURES;
-    fc = &r->params[QNET__RESNET_TRAINED - 2];
 
     /* Forward: logits = features fc.weight^T + fc.bias. */
-    qnet__trace(ctx, "grad fc", dlogits, 2, (size_t)batch, (size_t)classes, 1, 1);
-    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, QNET_FEATURES, classes, r->features,
-                                  net->weights + fc[0].offset, dlogits, r->dfeatures,
+    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, QNET_FEATURES, net->config.classes,
+                                  r->features, net->weights + fc[0].offset, dlogits, r->dfeatures,
                                   net->gradients + fc[0].offset, net->gradients + fc[1].offset,
-                                  r->scratch));
-    /* Forward: features = mean over pixels of the last block's output. */
-    qnet__trace(ctx, "grad avgpool", r->dfeatures, 2, (size_t)batch, QNET_FEATURES, 1, 1);
-    QNET__TRY(qnet_avgpool_backward(ctx, batch, pixels, QNET_FEATURES, r->dfeatures,
-                                    r->dout[QNET__RESBLOCKS - 1]));
-    /* Forward: that output = ReLU(norm + shortcut). */
-    gradient = qnet__prologue_plain(r->dout[QNET__RESBLOCKS - 1]);
-    sink = qnet__unit_dnorm(r, last, r->dout[QNET__RESBLOCKS - 1]);
-    sink.mask = last->out;
-    qnet__pass(ctx, &gradient, &sink, (size_t)batch * pixels, QNET_FEATURES);
-    qnet__unit_gradient(r, last, batch, &sink);
-    for (b = QNET__RESBLOCKS - 1; b >= 0; b--) {
-        qnet__unit *previous = b > 0 ? &r->unit[r->block[b - 1].second] : NULL;
-        const qnet__prologue input = previous != NULL ? qnet__prologue_plain(previous->out)
-                                                    : qnet__unit_normalised(&r->unit[0], 1);
-        QNET__TRY(qnet__resblock_backward(r, b, batch, &input, previous));
+                                  r->head_scratch));
+    /* Forward: features = mean over pixels of the last block's output, ReLU(norm + shortcut). */
+    QNET__TRY(qnet_avgpool_backward(ctx, batch, pixels, QNET_FEATURES, r->dfeatures, last->dout));
+    qnet__prologue gradient = qnet__prologue_plain(last->dout);
+    qnet__epilogue sums = qnet__conv_bn_sums(r, &r->conv_bn[last->second], last->dout);
+    sums.mask = last->out;
+    qnet__pass(ctx, &gradient, &sums, (size_t)batch * pixels, QNET_FEATURES);
+    qnet__conv_bn_gradient(r, &r->conv_bn[last->second], batch, &sums);
+    for (int b = QNET__RESBLOCKS - 1; b > 0; b--) {
+        const qnet__resblock *before = &r->block[b - 1];
+        const qnet__prologue input = qnet__prologue_plain(before->out);
+        QNET__TRY(qnet__resblock_backward(r, &r->block[b], batch, &input,
+                                          &r->conv_bn[before->second], before->dout));
     }
+    gradient = qnet__conv_bn_normalised(r->conv_bn, 1);
+    QNET__TRY(qnet__resblock_backward(r, r->block, batch, &gradient, NULL, r->dpooled));
     return qnet__resnet_stem_backward(r, batch, x);
 }
 
 /* ============================================================================================
    >>scan
    The scan-level model (paper, "Stage 2", Fig. 4): a bidirectional LSTM over the features of a
-   scan's slices, and two fully connected heads on its outputs y[batch][steps][2 hidden]: the image
-   head on each step, the scan head on all steps of a scan side by side. Padded steps are zero in y
-   and have no image loss. PyTorch's LSTM has two biases per gate; both are kept and trained, so
-   that files and training agree with it, and their sum is what the layer sees.
+   scan's slices, which are its steps, and two fully connected heads on its outputs
+   y[batch][steps][2 hidden]: the image head on each step, the scan head on all steps of a scan side
+   by side. Padded steps are zero in y and have no image loss. PyTorch's LSTM has two biases per
+   gate; both are kept and trained, so that files and training agree with it, and their sum is what
+   the layer sees.
    ============================================================================================ */
 
-#define QNET__SUM_CHUNK ((size_t)1 << 15)
-typedef struct qnet__sum_job { size_t count; const qnet_real *x; qnet_real *y; } qnet__sum_job;
-
-/* y += x over one chunk. Each element is one addition, so chunks change no bits. */
-static void qnet__sum_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__sum_job *job = (const qnet__sum_job *)arg;
-    const qnet_real *QNET__RESTRICT x = job->x;
-    qnet_real *QNET__RESTRICT y = job->y;
-    size_t i, start = index * QNET__SUM_CHUNK;
-    size_t end = qnet__min_size(start + QNET__SUM_CHUNK, job->count);
-
-    QNET__UNUSED(worker);
-    for (i = start; i < end; i++)
-        y[i] += x[i];
-}
-
-/* y[count] += x[count]: where two paths of the network part, their gradients add up. */
-static void qnet__sum(qnet_context *ctx, size_t count, const qnet_real *x, qnet_real *y)
-{
-    qnet__sum_job job;
-    job.count = count;
-    job.x = x;
-    job.y = y;
-    qnet__parallel(ctx, (count + QNET__SUM_CHUNK - 1) / QNET__SUM_CHUNK, qnet__sum_task, &job);
-}
-
-/* Entries of the table; direction 1, the backward one, has its four after those of direction 0. */
-#define QNET__SCAN_WEIGHT_IH 0
-#define QNET__SCAN_WEIGHT_HH 1
-#define QNET__SCAN_BIAS_IH 2
-#define QNET__SCAN_BIAS_HH 3
-#define QNET__SCAN_DIRECTION 4 /* entries per direction */
-#define QNET__SCAN_IMAGE_HEAD 8 /* weight, bias */
-#define QNET__SCAN_SCAN_HEAD 10
 #define QNET__SCAN_PARAMS 12
+
+/* Where the tensors of a block lie, weights or gradients: [2] are the directions. */
+typedef struct qnet__scan_block {
+    qnet_real *w[2];              /* [4 hidden][features] */
+    qnet_real *u[2];              /* [4 hidden][hidden] */
+    qnet_real *b_ih[2], *b_hh[2]; /* [4 hidden] */
+    qnet_real *image_w, *image_b; /* [classes][2 hidden], [classes] */
+    qnet_real *scan_w, *scan_b;   /* [classes][steps 2 hidden], [classes] */
+} qnet__scan_block;
 
 typedef struct qnet__scan_state {
     qnet_scan_model model; /* first, so that a pointer to it is the start of the block */
     qnet_param_table table;
     qnet_param *params;
-    qnet_real *bias[2];      /* [4 hidden] per direction: bias_ih + bias_hh */
-    qnet_real *y, *dy;       /* [batch][steps][2 hidden]: the LSTM's output */
-    qnet_real *dy_scan;      /* like y: the scan head's share of dy */
-    qnet_real *saved;        /* of the LSTM, for its backward pass */
-    qnet_real *image_logits; /* [batch][steps][classes] */
-    qnet_real *scan_logits;  /* [batch][classes] */
+    qnet__scan_block p, d;     /* of model.weights and model.gradients */
+    qnet_real *bias[2];        /* [4 hidden] per direction: b_ih + b_hh */
+    qnet_real *y, *dy;         /* [batch][steps][2 hidden]: the LSTM's output */
+    qnet_real *saved;          /* of the LSTM, for its backward pass */
+    qnet_real *image_logits;   /* [batch][steps][classes] */
+    qnet_real *scan_logits;    /* [batch][classes] */
     qnet_real *dimage, *dscan; /* gradients of the two */
-    int *image_label;        /* [batch][steps] */
+    int *image_label;          /* [batch][steps] */
     void *scratch;
     int batch; /* of the last forward pass; 0: none */
 } qnet__scan_state;
@@ -10797,109 +10016,104 @@ typedef struct qnet__scan_state {
 /* The shape of the LSTM layer for this batch. */
 static qnet_lstm qnet__scan_lstm(const qnet_scan_config *config, int batch)
 {
-    qnet_lstm shape;
-    shape.batch = batch;
-    shape.steps = config->steps;
-    shape.in = config->features;
-    shape.hidden = config->hidden;
+    const qnet_lstm shape = {batch, config->steps, config->features, config->hidden};
     return shape;
 }
 
-/* Fills the table p[QNET__SCAN_PARAMS]; returns the numbers in the block, all of them trained. */
-static size_t qnet__scan_table(const qnet_scan_config *config, qnet_param *p)
+/* The table, whose entries s->params are not written while they are NULL; all is trained. Names of
+   the LSTM are PyTorch's (bidirectional, one layer). columns 0: a vector. */
+static void qnet__scan_table(const qnet_scan_config *config, qnet__scan_state *s)
 {
-    static const char *const suffix[2][4] = {
-        {"weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"},
-        {"weight_ih_l0_reverse", "weight_hh_l0_reverse", "bias_ih_l0_reverse",
-         "bias_hh_l0_reverse"}};
-    size_t in = (size_t)config->features, hidden = (size_t)config->hidden, gates = 4 * hidden;
-    size_t classes = (size_t)config->classes, at = 0;
-    int d;
-
-    for (d = 0; d < 2; d++) {
-        at = qnet__param_set(p++, "lstm", suffix[d][0], 2, gates, in, 1, 1, 1, at);
-        at = qnet__param_set(p++, "lstm", suffix[d][1], 2, gates, hidden, 1, 1, 1, at);
-        at = qnet__param_set(p++, "lstm", suffix[d][2], 1, gates, 1, 1, 1, 1, at);
-        at = qnet__param_set(p++, "lstm", suffix[d][3], 1, gates, 1, 1, 1, 1, at);
+    const size_t in = (size_t)config->features, hidden = (size_t)config->hidden, g = 4 * hidden;
+    const size_t classes = (size_t)config->classes, all = (size_t)config->steps * 2 * hidden;
+    const struct { const char *name, *suffix; size_t rows, columns; } p[QNET__SCAN_PARAMS] = {
+        {"lstm", "weight_ih_l0", g, in},
+        {"lstm", "weight_hh_l0", g, hidden},
+        {"lstm", "bias_ih_l0", g, 0},
+        {"lstm", "bias_hh_l0", g, 0},
+        {"lstm", "weight_ih_l0_reverse", g, in},
+        {"lstm", "weight_hh_l0_reverse", g, hidden},
+        {"lstm", "bias_ih_l0_reverse", g, 0},
+        {"lstm", "bias_hh_l0_reverse", g, 0},
+        {"image_head", "weight", classes, 2 * hidden},
+        {"image_head", "bias", classes, 0},
+        {"scan_head", "weight", classes, all},
+        {"scan_head", "bias", classes, 0}};
+    s->table.network = "qnet-scan";
+    s->table.entries = s->params;
+    for (int i = 0; i < QNET__SCAN_PARAMS; i++) {
+        const int ndim = p[i].columns > 0 ? 2 : 1;
+        qnet__param_add(&s->table, s->params, p[i].name, p[i].suffix, 1, ndim, p[i].rows,
+                        ndim > 1 ? p[i].columns : 1, 1, 1);
     }
-    at = qnet__param_set(p++, "image_head", "weight", 2, classes, 2 * hidden, 1, 1, 1, at);
-    at = qnet__param_set(p++, "image_head", "bias", 1, classes, 1, 1, 1, 1, at);
-    at = qnet__param_set(p++, "scan_head", "weight", 2, classes,
-                         (size_t)config->steps * 2 * hidden, 1, 1, 1, at);
-    return qnet__param_set(p, "scan_head", "bias", 1, classes, 1, 1, 1, 1, at);
+}
+
+/* Where the tensors of the table p lie in a block. */
+static qnet__scan_block qnet__scan_bind(const qnet_param *p, qnet_real *block)
+{
+    qnet__scan_block b;
+    for (int d = 0; d < 2; d++) {
+        b.w[d] = block + p++->offset;
+        b.u[d] = block + p++->offset;
+        b.b_ih[d] = block + p++->offset;
+        b.b_hh[d] = block + p++->offset;
+    }
+    b.image_w = block + p[0].offset;
+    b.image_b = block + p[1].offset;
+    b.scan_w = block + p[2].offset;
+    b.scan_b = block + p[3].offset;
+    return b;
 }
 
 /* Carves the whole model from an arena; with base NULL it only measures. */
 static void qnet__scan_plan(qnet_context *ctx, const qnet_scan_config *config, qnet__arena *arena,
                             qnet__scan_state *s)
 {
-    qnet_param table[QNET__SCAN_PARAMS];
-    qnet_lstm shape = qnet__scan_lstm(config, config->batch);
-    size_t real = sizeof(qnet_real), classes = (size_t)config->classes;
-    size_t rows = (size_t)config->batch * (size_t)config->steps;
-    size_t width = 2 * (size_t)config->hidden, scratch = 0;
-    int batch, in = config->steps * 2 * config->hidden;
-
+    const qnet_lstm shape = qnet__scan_lstm(config, config->batch);
+    const size_t real = sizeof(qnet_real), classes = (size_t)config->classes;
+    const size_t batch = (size_t)config->batch, rows = batch * (size_t)config->steps;
+    const int width = 2 * config->hidden;
+    size_t scratch = qnet_lstm_scratch(ctx, &shape), most = rows * (size_t)width;
     memset(s, 0, sizeof *s);
-    memset(table, 0, sizeof table);
     qnet__take(arena, 1, sizeof *s); /* the state itself, copied to the block's start at the end */
-    s->table.network = "qnet-scan";
-    s->table.count = QNET__SCAN_PARAMS;
-    s->table.trainable = s->table.total = qnet__scan_table(config, table);
     s->params = (qnet_param *)qnet__take(arena, QNET__SCAN_PARAMS, sizeof(qnet_param));
-    if (s->params != NULL)
-        memcpy(s->params, table, sizeof table);
-    s->table.entries = s->params;
+    qnet__scan_table(config, s);
     s->model.weights = (qnet_real *)qnet__take(arena, s->table.total, real);
-    s->bias[0] = (qnet_real *)qnet__take(arena, 2 * width, real);
-    s->bias[1] = (qnet_real *)qnet__take(arena, 2 * width, real);
-    s->y = (qnet_real *)qnet__take(arena, rows * width, real);
+    s->bias[0] = (qnet_real *)qnet__take(arena, 2 * (size_t)width, real);
+    s->bias[1] = (qnet_real *)qnet__take(arena, 2 * (size_t)width, real);
+    s->y = (qnet_real *)qnet__take(arena, most, real);
     s->saved = (qnet_real *)qnet__take(arena, qnet_lstm_saved(&shape), real);
     s->image_logits = (qnet_real *)qnet__take(arena, rows * classes, real);
-    s->scan_logits = (qnet_real *)qnet__take(arena, (size_t)config->batch * classes, real);
+    s->scan_logits = (qnet_real *)qnet__take(arena, batch * classes, real);
     s->image_label = (int *)qnet__take(arena, rows, sizeof(int));
     if (config->training) {
         s->model.gradients = (qnet_real *)qnet__take(arena, s->table.total, real);
-        s->dy = (qnet_real *)qnet__take(arena, rows * width, real);
-        s->dy_scan = (qnet_real *)qnet__take(arena, rows * width, real);
+        s->dy = (qnet_real *)qnet__take(arena, most, real);
         s->dimage = (qnet_real *)qnet__take(arena, rows * classes, real);
-        s->dscan = (qnet_real *)qnet__take(arena, (size_t)config->batch * classes, real);
+        s->dscan = (qnet_real *)qnet__take(arena, batch * classes, real);
     }
-    /* Every batch size is asked for, as in qnet__resnet_scratch. */
-    for (batch = 1; batch <= config->batch; batch++) {
-        shape.batch = batch;
-        rows = (size_t)batch * (size_t)config->steps;
-        scratch = qnet__max_size(scratch, qnet_lstm_scratch(ctx, &shape));
-        scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, rows, 2 * config->hidden,
-                                                             config->classes));
-        scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, (size_t)batch, in,
-                                                             config->classes));
-    }
+    /* No smaller batch needs more. */
+    scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, rows, width, config->classes));
+    scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, batch, config->steps * width,
+                                                         config->classes));
     s->scratch = qnet__take(arena, scratch, 1);
 }
 
 /* The limits lie far above any use, so that no product of sizes inside a layer overflows. */
 static qnet_status qnet__scan_check_config(qnet_context *ctx, const qnet_scan_config *config)
 {
-    const int value[5] = {config->features, config->hidden, config->steps, config->classes,
-                          config->batch};
-    static const char *const name[5] = {"features", "hidden", "steps", "classes", "batch"};
     size_t count, width;
-    int i;
-
-    for (i = 0; i < 5; i++) {
-        if (value[i] < 1 || value[i] > 4096) {
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "scan model: %s must be 1..4096, found %d",
-                              name[i], value[i]);
-        }
-    }
+    QNET__TRY(qnet__check_range(ctx, "scan model", "features", config->features, 1, 4096));
+    QNET__TRY(qnet__check_range(ctx, "scan model", "hidden", config->hidden, 1, 4096));
+    QNET__TRY(qnet__check_range(ctx, "scan model", "steps", config->steps, 1, 4096));
+    QNET__TRY(qnet__check_range(ctx, "scan model", "classes", config->classes, 1, 4096));
+    QNET__TRY(qnet__check_range(ctx, "scan model", "batch", config->batch, 1, 4096));
     /* No tensor of a batch is larger than this, nor is any weight matrix. */
     width = (size_t)config->features + 64 * (size_t)config->hidden + 16 * (size_t)config->classes;
     count = (size_t)qnet__max_int(config->batch, 4 * config->hidden) * sizeof(double);
-    if (!qnet__mul(count, (size_t)config->steps, &count) || !qnet__mul(count, width, &count)) {
+    if (!qnet__mul(count, (size_t)config->steps, &count) || !qnet__mul(count, width, &count))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "scan model: %d scans of %d steps do not fit",
                           config->batch, config->steps);
-    }
     return QNET_OK;
 }
 
@@ -10917,11 +10131,10 @@ QNET_API size_t qnet_scan_model_bytes(qnet_context *ctx, const qnet_scan_config 
 {
     qnet__arena arena = {NULL, 0};
     qnet__scan_state s;
-
     if (ctx == NULL || config == NULL || qnet__scan_check_config(ctx, config) != QNET_OK)
         return 0;
     qnet__scan_plan(ctx, config, &arena, &s);
-    return arena.at == (size_t)-1 ? 0 : arena.at;
+    return arena.at == SIZE_MAX ? 0 : arena.at;
 }
 
 /* One allocation, as qnet_resnet_create. Weights and gradients are zero until qnet_scan_model_init
@@ -10930,28 +10143,26 @@ QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_c
                                             qnet_scan_model **out)
 {
     qnet__arena arena = {NULL, 0};
-    qnet__scan_state s, *self;
+    qnet__scan_state s;
     size_t bytes;
-
     if (ctx == NULL || config == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "scan model: ctx, config or out is NULL");
     QNET__TRY(qnet__scan_check_config(ctx, config));
-    bytes = qnet_scan_model_bytes(ctx, config);
-    if (bytes == 0)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "scan model: it does not fit into memory");
-    arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (arena.base == NULL)
-        return qnet__no_memory(ctx, bytes, "the scan model");
     qnet__scan_plan(ctx, config, &arena, &s);
-    self = (qnet__scan_state *)(void *)arena.base;
+    QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "the scan model"));
+    qnet__scan_plan(ctx, config, &arena, &s);
+    qnet__scan_state *self = (qnet__scan_state *)(void *)arena.base;
     s.model.ctx = ctx;
     s.model.config = *config;
     s.model.table = &self->table;
     s.model.bytes = bytes;
     s.model.state = self;
+    s.p = qnet__scan_bind(s.params, s.model.weights);
     memset(s.model.weights, 0, s.table.total * sizeof(qnet_real));
-    if (s.model.gradients != NULL)
+    if (s.model.gradients != NULL) {
+        s.d = qnet__scan_bind(s.params, s.model.gradients);
         memset(s.model.gradients, 0, s.table.total * sizeof(qnet_real));
+    }
     *self = s;
     *out = &self->model;
     return QNET_OK;
@@ -10967,41 +10178,28 @@ QNET_API void qnet_scan_model_destroy(qnet_scan_model *model)
 QNET_API void qnet_scan_model_init(qnet_scan_model *model, uint64_t seed)
 {
     const qnet_scan_config *config = &model->config;
-    int i;
-
-    for (i = 0; i < model->table->count; i++) {
+    const int width = 2 * config->hidden;
+    for (int i = 0; i < model->table->count; i++) {
         const qnet_param *p = &model->table->entries[i];
+        const int fan = strncmp(p->name, "lstm", 4) == 0    ? config->hidden
+                        : strncmp(p->name, "image", 5) == 0 ? width
+                                                            : config->steps * width;
+        const double bound = 1.0 / sqrt((double)fan);
         qnet_rng rng = qnet_rng_at(seed, QNET_RANDOM_INIT_SCAN, 0, (uint64_t)i);
-        double fan = i < QNET__SCAN_IMAGE_HEAD  ? config->hidden
-                     : i < QNET__SCAN_SCAN_HEAD ? 2 * config->hidden
-                                                : config->steps * 2 * config->hidden;
-        double bound = 1.0 / sqrt(fan);
-        size_t j;
-        for (j = 0; j < p->count; j++)
+        for (size_t j = 0; j < p->count; j++)
             model->weights[p->offset + j] = (qnet_real)qnet_rng_range(&rng, -bound, bound);
     }
 }
 
-/* Entry i of the table in `block`: the weights or the gradients. */
-static qnet_real *qnet__scan_entry(const qnet__scan_state *s, qnet_real *block, int i)
-{
-    return block + s->params[i].offset;
-}
-
-/* The LSTM's weights as the layer wants them, the two biases of a direction summed. */
+/* The LSTM's weights as the layer reads them, the two biases of a direction summed. */
 static qnet_lstm_weights qnet__scan_weights(qnet__scan_state *s)
 {
     qnet_lstm_weights w;
-    int d, i;
-
-    for (d = 0; d < 2; d++) {
-        int first = d * QNET__SCAN_DIRECTION;
-        const qnet_real *ih = qnet__scan_entry(s, s->model.weights, first + QNET__SCAN_BIAS_IH);
-        const qnet_real *hh = qnet__scan_entry(s, s->model.weights, first + QNET__SCAN_BIAS_HH);
-        for (i = 0; i < 4 * s->model.config.hidden; i++)
-            s->bias[d][i] = ih[i] + hh[i];
-        w.w[d] = qnet__scan_entry(s, s->model.weights, first + QNET__SCAN_WEIGHT_IH);
-        w.u[d] = qnet__scan_entry(s, s->model.weights, first + QNET__SCAN_WEIGHT_HH);
+    for (int d = 0; d < 2; d++) {
+        for (int i = 0; i < 4 * s->model.config.hidden; i++)
+            s->bias[d][i] = s->p.b_ih[d][i] + s->p.b_hh[d][i];
+        w.w[d] = s->p.w[d];
+        w.u[d] = s->p.u[d];
         w.b[d] = s->bias[d];
     }
     return w;
@@ -11011,18 +10209,12 @@ static qnet_lstm_weights qnet__scan_weights(qnet__scan_state *s)
 static qnet_status qnet__scan_check_batch(const qnet_scan_model *model, const int *length,
                                           int batch)
 {
-    int b;
-
-    if (batch < 1 || batch > model->config.batch) {
-        return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
-                          "scan model: batch must be 1..%d, found %d", model->config.batch, batch);
-    }
-    for (b = 0; b < batch; b++) {
-        if (length[b] < 1 || length[b] > model->config.steps) {
+    QNET__TRY(qnet__check_range(model->ctx, "scan model", "batch", batch, 1, model->config.batch));
+    for (int b = 0; b < batch; b++) {
+        if (length[b] < 1 || length[b] > model->config.steps)
             return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                               "scan model: length[%d] must be 1..%d, found %d", b,
                               model->config.steps, length[b]);
-        }
     }
     return QNET_OK;
 }
@@ -11031,11 +10223,9 @@ static qnet_status qnet__scan_check_batch(const qnet_scan_model *model, const in
 static void qnet__scan_clear_padding(const qnet_scan_config *config, const int *length, int batch,
                                      int width, qnet_real *t)
 {
-    size_t steps = (size_t)config->steps, w = (size_t)width;
-    int b;
-
-    for (b = 0; b < batch; b++) {
-        size_t used = (size_t)length[b];
+    const size_t steps = (size_t)config->steps, w = (size_t)width;
+    for (int b = 0; b < batch; b++) {
+        const size_t used = (size_t)length[b];
         memset(t + ((size_t)b * steps + used) * w, 0, (steps - used) * w * sizeof(qnet_real));
     }
 }
@@ -11048,43 +10238,26 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
                                              const int *length, int batch, qnet_real *image_logits,
                                              qnet_real *scan_logits)
 {
-    qnet__scan_state *s;
-    const qnet_scan_config *config;
-    qnet_context *ctx;
-    qnet_lstm shape;
-    qnet_lstm_weights weights;
-    const qnet_real *head;
-    size_t rows, classes;
-    int width;
-
-    if (model == NULL || x == NULL || length == NULL) {
+    if (model == NULL || x == NULL || length == NULL)
         return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "scan model forward: model, x or length is NULL");
-    }
-    ctx = model->ctx;
-    s = model->state;
-    config = &model->config;
+    qnet_context *ctx = model->ctx;
+    qnet__scan_state *s = model->state;
+    const qnet_scan_config *config = &model->config;
+    const size_t classes = (size_t)config->classes;
+    const int width = 2 * config->hidden;
     s->batch = 0;
     QNET__TRY(qnet__scan_check_batch(model, length, batch));
-    rows = (size_t)batch * (size_t)config->steps;
-    classes = (size_t)config->classes;
-    width = 2 * config->hidden;
-    shape = qnet__scan_lstm(config, batch);
-    weights = qnet__scan_weights(s);
+    const size_t rows = (size_t)batch * (size_t)config->steps;
+    const qnet_lstm shape = qnet__scan_lstm(config, batch);
+    const qnet_lstm_weights weights = qnet__scan_weights(s);
 
     QNET__TRY(qnet_lstm_forward(ctx, &shape, length, &weights, x, s->y, s->saved, s->scratch));
-    qnet__trace(ctx, "lstm", s->y, 3, (size_t)batch, (size_t)config->steps, (size_t)width, 1);
-    head = qnet__scan_entry(s, model->weights, QNET__SCAN_IMAGE_HEAD);
-    QNET__TRY(qnet_dense_forward(ctx, rows, width, config->classes, s->y, head,
-                                 head + classes * (size_t)width, s->image_logits, s->scratch));
+    QNET__TRY(qnet_dense_forward(ctx, rows, width, config->classes, s->y, s->p.image_w,
+                                 s->p.image_b, s->image_logits, s->scratch));
     qnet__scan_clear_padding(config, length, batch, config->classes, s->image_logits);
-    qnet__trace(ctx, "image_head", s->image_logits, 3, (size_t)batch, (size_t)config->steps,
-                classes, 1);
-    head = qnet__scan_entry(s, model->weights, QNET__SCAN_SCAN_HEAD);
     QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, config->steps * width, config->classes, s->y,
-                                 head, head + classes * (size_t)(config->steps * width),
-                                 s->scan_logits, s->scratch));
-    qnet__trace(ctx, "scan_head", s->scan_logits, 2, (size_t)batch, classes, 1, 1);
+                                 s->p.scan_w, s->p.scan_b, s->scan_logits, s->scratch));
 
     s->batch = batch;
     if (image_logits != NULL)
@@ -11099,49 +10272,33 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
 static qnet_status qnet__scan_backward(qnet__scan_state *s, const qnet_real *x, const int *length,
                                        int batch)
 {
-    qnet_scan_model *model = &s->model;
-    const qnet_scan_config *config = &model->config;
-    qnet_context *ctx = model->ctx;
-    size_t rows = (size_t)batch * (size_t)config->steps, classes = (size_t)config->classes;
-    int d, width = 2 * config->hidden;
-    qnet_lstm shape = qnet__scan_lstm(config, batch);
-    qnet_lstm_weights weights = qnet__scan_weights(s);
-    qnet_lstm_gradients gradients;
-    qnet_real *dhead;
+    const qnet_scan_config *config = &s->model.config;
+    qnet_context *ctx = s->model.ctx;
+    const int width = 2 * config->hidden, classes = config->classes;
+    const size_t rows = (size_t)batch * (size_t)config->steps, w = (size_t)width;
+    const qnet_lstm shape = qnet__scan_lstm(config, batch);
+    const qnet_lstm_weights weights = qnet__scan_weights(s);
+    qnet_lstm_gradients d;
 
     /* Forward: scan_logits = [y_1 ... y_steps] scan_head^T + bias. */
-    qnet__trace(ctx, "grad scan_head", s->dscan, 2, (size_t)batch, classes, 1, 1);
-    dhead = qnet__scan_entry(s, model->gradients, QNET__SCAN_SCAN_HEAD);
-    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, config->steps * width, config->classes, s->y,
-                                  qnet__scan_entry(s, model->weights, QNET__SCAN_SCAN_HEAD),
-                                  s->dscan, s->dy_scan, dhead,
-                                  dhead + classes * (size_t)(config->steps * width), s->scratch));
-    /* Forward: image_logits = y image_head^T + bias, then zero at padded steps. */
-    qnet__trace(ctx, "grad image_head", s->dimage, 3, (size_t)batch, (size_t)config->steps, classes,
-                1);
-    dhead = qnet__scan_entry(s, model->gradients, QNET__SCAN_IMAGE_HEAD);
-    QNET__TRY(qnet_dense_backward(ctx, rows, width, config->classes, s->y,
-                                  qnet__scan_entry(s, model->weights, QNET__SCAN_IMAGE_HEAD),
-                                  s->dimage, s->dy, dhead, dhead + classes * (size_t)width,
+    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, config->steps * width, classes, s->y,
+                                  s->p.scan_w, s->dscan, s->dy, s->d.scan_w, s->d.scan_b,
                                   s->scratch));
-    /* Both heads read y; at padded steps y is zero whatever the weights, so nothing flows there. */
-    qnet__sum(ctx, rows * (size_t)width, s->dy_scan, s->dy);
+    /* Forward: image_logits = y image_head^T + bias, then zero at padded steps. Both heads read y,
+       so their gradients add up: dy += dimage image_head. */
+    QNET__TRY(qnet_dense_backward(ctx, rows, width, classes, s->y, s->p.image_w, s->dimage, NULL,
+                                  s->d.image_w, s->d.image_b, s->scratch));
+    QNET__TRY(qnet_gemm(ctx, 0, 0, rows, w, (size_t)classes, s->dimage, (size_t)classes,
+                        s->p.image_w, w, 1, s->dy, w, s->scratch));
+    /* At padded steps y is zero whatever the weights, so nothing flows there. */
     qnet__scan_clear_padding(config, length, batch, width, s->dy);
-    qnet__trace(ctx, "grad lstm", s->dy, 3, (size_t)batch, (size_t)config->steps, (size_t)width, 1);
-    /* Forward: y = BiLSTM(x), its bias = bias_ih + bias_hh: both have the sum's gradient. */
-    for (d = 0; d < 2; d++) {
-        int first = d * QNET__SCAN_DIRECTION;
-        gradients.w[d] = qnet__scan_entry(s, model->gradients, first + QNET__SCAN_WEIGHT_IH);
-        gradients.u[d] = qnet__scan_entry(s, model->gradients, first + QNET__SCAN_WEIGHT_HH);
-        gradients.b[d] = qnet__scan_entry(s, model->gradients, first + QNET__SCAN_BIAS_IH);
-    }
-    QNET__TRY(qnet_lstm_backward(ctx, &shape, length, &weights, x, s->y, s->saved, s->dy, NULL,
-                                 &gradients, s->scratch));
-    for (d = 0; d < 2; d++) {
-        int first = d * QNET__SCAN_DIRECTION;
-        memcpy(qnet__scan_entry(s, model->gradients, first + QNET__SCAN_BIAS_HH), gradients.b[d],
-               2 * (size_t)width * sizeof(qnet_real));
-    }
+    /* Forward: y = BiLSTM(x), its bias = b_ih + b_hh: both have the sum's gradient. */
+    for (int i = 0; i < 2; i++)
+        d.w[i] = s->d.w[i], d.u[i] = s->d.u[i], d.b[i] = s->d.b_ih[i];
+    QNET__TRY(qnet_lstm_backward(ctx, &shape, length, &weights, x, s->y, s->saved, s->dy, NULL, &d,
+                                 s->scratch));
+    for (int i = 0; i < 2; i++)
+        memcpy(s->d.b_hh[i], s->d.b_ih[i], 2 * w * sizeof(qnet_real));
     return QNET_OK;
 }
 
@@ -11152,31 +10309,23 @@ QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet
                                               const qnet_real *dimage_logits,
                                               const qnet_real *dscan_logits)
 {
-    qnet__scan_state *s;
-    const qnet_scan_config *config;
-    size_t classes;
-
     if (model == NULL || x == NULL || length == NULL || dimage_logits == NULL ||
-        dscan_logits == NULL) {
+        dscan_logits == NULL)
         return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "scan model backward: an argument is NULL");
-    }
-    s = model->state;
-    config = &model->config;
-    if (!config->training) {
+    qnet__scan_state *s = model->state;
+    const qnet_scan_config *config = &model->config;
+    if (!config->training)
         return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                           "scan model backward: needs a model created with training = 1");
-    }
-    if (s->batch == 0 || s->batch != batch) {
+    if (s->batch == 0 || s->batch != batch)
         return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                           "scan model backward: expected the batch of the last forward pass, %d, "
                           "found %d", s->batch, batch);
-    }
     QNET__TRY(qnet__scan_check_batch(model, length, batch));
-    classes = (size_t)config->classes;
-    memcpy(s->dimage, dimage_logits,
-           (size_t)batch * (size_t)config->steps * classes * sizeof(qnet_real));
-    memcpy(s->dscan, dscan_logits, (size_t)batch * classes * sizeof(qnet_real));
+    const size_t row = (size_t)batch * (size_t)config->classes * sizeof(qnet_real);
+    memcpy(s->dimage, dimage_logits, row * (size_t)config->steps);
+    memcpy(s->dscan, dscan_logits, row);
     qnet__scan_clear_padding(config, length, batch, config->classes, s->dimage);
     return qnet__scan_backward(s, x, length, batch);
 }
@@ -11188,25 +10337,19 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
                                           const int *length, const int *scan_label, int batch,
                                           double *image_loss, double *scan_loss, int backward)
 {
-    qnet__scan_state *s;
-    const qnet_scan_config *config;
-    double image, scan;
-    int b, t;
-
     if (model == NULL || x == NULL || length == NULL || scan_label == NULL || image_loss == NULL ||
-        scan_loss == NULL) {
+        scan_loss == NULL)
         return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "scan model loss: an argument is NULL");
-    }
-    s = model->state;
-    config = &model->config;
-    if (backward && !config->training) {
+    qnet__scan_state *s = model->state;
+    const qnet_scan_config *config = &model->config;
+    double image, scan;
+    if (backward && !config->training)
         return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                           "scan model loss: backward needs a model created with training = 1");
-    }
     QNET__TRY(qnet_scan_model_forward(model, x, length, batch, NULL, NULL));
-    for (b = 0; b < batch; b++) {
-        for (t = 0; t < config->steps; t++)
+    for (int b = 0; b < batch; b++) {
+        for (int t = 0; t < config->steps; t++)
             s->image_label[b * config->steps + t] = t < length[b] ? scan_label[b] : -1;
     }
     QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch, config->classes, s->scan_logits,
@@ -11224,13 +10367,15 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
 /* ============================================================================================
    >>optim
    Adam (Kingma & Ba 2014), cosine annealing (Loshchilov & Hutter 2017) and the running average of
-   stochastic weight averaging (Izmailov et al. 2018). All are loops over flat blocks, split into
-   chunks of a fixed size.
+   stochastic weight averaging (Izmailov et al. 2018): loops over flat blocks of numbers, split into
+   chunks of a fixed size. A number depends on no other, so chunks change no bits.
    ============================================================================================ */
 
 #define QNET__OPTIM_CHUNK ((size_t)1 << 15)
 
-typedef struct qnet__adam_job {
+/* p[count] moves by g[count]: weights by their gradient and its moments m and v (Adam), or an
+   average by new weights (SWA). */
+typedef struct qnet__optim_job {
     size_t count;
     qnet_real *p, *m, *v;
     const qnet_real *g;
@@ -11238,65 +10383,51 @@ typedef struct qnet__adam_job {
     qnet_real rate;                   /* learning_rate / (1 - b1^t) */
     qnet_real root;                   /* 1 / sqrt(1 - b2^t) */
     qnet_real eps;
-} qnet__adam_job;
+    qnet_real share;                  /* of g in the new average, 1 / (n + 1) */
+} qnet__optim_job;
 
-/* Adam on numbers start..end-1 (Kingma & Ba 2014, Algorithm 1), PyTorch's form, with eps outside
-   the root: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2,
-   p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps). */
-static void qnet__adam_ref(const qnet__adam_job *a, size_t start, size_t end)
+static void qnet__optim_run(qnet_context *ctx, qnet_task task, qnet__optim_job *job)
 {
-    size_t i;
-
-    for (i = start; i < end; i++) {
-        qnet_real g = a->g[i];
-        qnet_real m = a->b1 * a->m[i] + a->one_b1 * g;
-        qnet_real v = a->b2 * a->v[i] + a->one_b2 * g * g;
-        a->m[i] = m;
-        a->v[i] = v;
-        a->p[i] -= a->rate * m / ((qnet_real)sqrt((double)v) * a->root + a->eps);
-    }
+    qnet__parallel(ctx, (job->count + QNET__OPTIM_CHUNK - 1) / QNET__OPTIM_CHUNK, task, job);
 }
 
-#if QNET__X86 && defined(__SSE2__)
-/* Compilers do not vectorise sqrt, because it may set errno: this does, four numbers at a time,
-   with the operations of the loop above. Every x86-64 has SSE2, and the step waits for memory. */
-static void qnet__adam_sse2(const qnet__adam_job *a, size_t start, size_t end)
+/* Adam on one chunk (Kingma & Ba 2014, Algorithm 1), PyTorch's form, with eps outside the root:
+   m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2,
+   p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps).
+   Compilers do not vectorise sqrt, because it may set errno. SSE2, which every x86-64 has, takes
+   four numbers at a time with the same operations and bits: on small images the square roots are
+   otherwise a fifth of a training step. */
+static void qnet__adam_task(void *arg, size_t index, size_t worker)
 {
+    const qnet__optim_job *a = (const qnet__optim_job *)arg;
+    const size_t end = qnet__min_size((index + 1) * QNET__OPTIM_CHUNK, a->count);
+    size_t i = index * QNET__OPTIM_CHUNK;
+    QNET__UNUSED(worker);
+#if QNET__X86 && defined(__SSE2__)
     const __m128 b1 = _mm_set1_ps(a->b1), one_b1 = _mm_set1_ps(a->one_b1);
     const __m128 b2 = _mm_set1_ps(a->b2), one_b2 = _mm_set1_ps(a->one_b2);
     const __m128 rate = _mm_set1_ps(a->rate), root = _mm_set1_ps(a->root);
     const __m128 eps = _mm_set1_ps(a->eps);
-    size_t i;
-
-    /* Loads and stores are unaligned: nothing says where a caller's block starts. */
-    for (i = start; i + 4 <= end; i += 4) {
-        __m128 g = _mm_loadu_ps(a->g + i), m = _mm_loadu_ps(a->m + i), v = _mm_loadu_ps(a->v + i);
-        __m128 step;
-        m = _mm_add_ps(_mm_mul_ps(b1, m), _mm_mul_ps(one_b1, g));
-        v = _mm_add_ps(_mm_mul_ps(b2, v), _mm_mul_ps(_mm_mul_ps(one_b2, g), g));
+    for (; i + 4 <= end; i += 4) {
+        const __m128 g = _mm_loadu_ps(a->g + i);
+        const __m128 m = _mm_add_ps(_mm_mul_ps(b1, _mm_loadu_ps(a->m + i)), _mm_mul_ps(one_b1, g));
+        const __m128 v = _mm_add_ps(_mm_mul_ps(b2, _mm_loadu_ps(a->v + i)),
+                                    _mm_mul_ps(_mm_mul_ps(one_b2, g), g));
+        const __m128 scale = _mm_add_ps(_mm_mul_ps(_mm_sqrt_ps(v), root), eps);
+        const __m128 step = _mm_div_ps(_mm_mul_ps(rate, m), scale);
         _mm_storeu_ps(a->m + i, m);
         _mm_storeu_ps(a->v + i, v);
-        step = _mm_add_ps(_mm_mul_ps(_mm_sqrt_ps(v), root), eps);
-        step = _mm_div_ps(_mm_mul_ps(rate, m), step);
         _mm_storeu_ps(a->p + i, _mm_sub_ps(_mm_loadu_ps(a->p + i), step));
     }
-    qnet__adam_ref(a, i, end);
-}
 #endif
-
-/* One chunk, by the fast form where there is one. */
-static void qnet__adam_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__adam_job *job = (const qnet__adam_job *)arg;
-    size_t start = index * QNET__OPTIM_CHUNK;
-    size_t end = qnet__min_size(start + QNET__OPTIM_CHUNK, job->count);
-
-    QNET__UNUSED(worker);
-#if QNET__X86 && defined(__SSE2__)
-    qnet__adam_sse2(job, start, end);
-#else
-    qnet__adam_ref(job, start, end);
-#endif
+    for (; i < end; i++) {
+        const qnet_real g = a->g[i];
+        const qnet_real m = a->b1 * a->m[i] + a->one_b1 * g;
+        const qnet_real v = a->b2 * a->v[i] + a->one_b2 * g * g;
+        a->m[i] = m;
+        a->v[i] = v;
+        a->p[i] -= a->rate * m / ((qnet_real)sqrt((double)v) * a->root + a->eps);
+    }
 }
 
 QNET_API void qnet_adam_config_init(qnet_adam_config *config)
@@ -11312,13 +10443,10 @@ QNET_API void qnet_adam_step(qnet_context *ctx, const qnet_adam_config *config, 
                              qnet_real *p, const qnet_real *g, qnet_real *m, qnet_real *v,
                              double learning_rate, uint64_t t)
 {
-    qnet__adam_job job;
-
+    qnet__optim_job job;
+    memset(&job, 0, sizeof job);
     job.count = count;
-    job.p = p;
-    job.g = g;
-    job.m = m;
-    job.v = v;
+    job.p = p, job.g = g, job.m = m, job.v = v;
     job.b1 = (qnet_real)config->beta1;
     job.one_b1 = (qnet_real)(1.0 - config->beta1);
     job.b2 = (qnet_real)config->beta2;
@@ -11326,7 +10454,7 @@ QNET_API void qnet_adam_step(qnet_context *ctx, const qnet_adam_config *config, 
     job.rate = (qnet_real)(learning_rate / (1.0 - pow(config->beta1, (double)t)));
     job.root = (qnet_real)(1.0 / sqrt(1.0 - pow(config->beta2, (double)t)));
     job.eps = (qnet_real)config->eps;
-    qnet__parallel(ctx, (count + QNET__OPTIM_CHUNK - 1) / QNET__OPTIM_CHUNK, qnet__adam_task, &job);
+    qnet__optim_run(ctx, qnet__adam_task, &job);
 }
 
 /* Half a cosine from eta_0 at epoch 0 to eta_min at `epochs`; constant before and after. Eq. (5) of
@@ -11339,40 +10467,27 @@ QNET_API double qnet_cosine_rate(double eta_0, double eta_min, int epoch, int ep
     return eta_min + (eta_0 - eta_min) * (1.0 + cos(pi * epoch / epochs)) / 2.0;
 }
 
-typedef struct qnet__swa_job {
-    size_t count;
-    qnet_real *average;
-    const qnet_real *p;
-    uint64_t n;
-} qnet__swa_job;
-
 /* average[n+1] = average[n] + (p - average[n]) / (n + 1): the mean of all p so far, Eq. in sec. 3.2
-   of Izmailov et al. n = 0 copies, so that what stood in average does not matter, NaN included. */
+   of Izmailov et al. The first is a copy, so that no NaN in average matters. */
 static void qnet__swa_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__swa_job *job = (const qnet__swa_job *)arg;
-    const qnet_real *QNET__RESTRICT p = job->p;
-    qnet_real *QNET__RESTRICT average = job->average;
-    qnet_real share = (qnet_real)(1.0 / ((double)job->n + 1.0));
-    size_t i, start = index * QNET__OPTIM_CHUNK;
-    size_t end = qnet__min_size(start + QNET__OPTIM_CHUNK, job->count);
-
+    const qnet__optim_job *job = (const qnet__optim_job *)arg;
+    const size_t start = index * QNET__OPTIM_CHUNK;
+    const size_t end = qnet__min_size(start + QNET__OPTIM_CHUNK, job->count);
     QNET__UNUSED(worker);
-    for (i = start; i < end; i++)
-        average[i] = job->n == 0 ? p[i] : average[i] + share * (p[i] - average[i]);
+    for (size_t i = start; i < end; i++)
+        job->p[i] = job->share < 1 ? job->p[i] + job->share * (job->g[i] - job->p[i]) : job->g[i];
 }
 
-/* average[count], p[count]. */
 QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *average,
                               const qnet_real *p, uint64_t n)
 {
-    qnet__swa_job job;
-
+    qnet__optim_job job;
+    memset(&job, 0, sizeof job);
     job.count = count;
-    job.average = average;
-    job.p = p;
-    job.n = n;
-    qnet__parallel(ctx, (count + QNET__OPTIM_CHUNK - 1) / QNET__OPTIM_CHUNK, qnet__swa_task, &job);
+    job.p = average, job.g = p;
+    job.share = (qnet_real)(1.0 / ((double)n + 1.0));
+    qnet__optim_run(ctx, qnet__swa_task, &job);
 }
 
 /* ============================================================================================
@@ -17247,8 +16362,11 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
    >>metrics
    What the paper's "Results" are made of: the confusion matrix and its rates, voting, ROC curve,
    AUC, DeLong's test (by item, and by subject after Obuchowski 1997), bootstrap of AUCs, the stars.
-   Label 1 (HH) is the positive class; m is the number of HH items, n that of HC items. Counts of
-   pairs are 64-bit integers, so an AUC is exact, ties included, until its one division.
+   Every function takes columns of `count` items (slices or scans): label[count], 1 for HH, the
+   positive class, and 0 for HC; score[count] or decision[count]; cluster[count], the subject of
+   each item. m is the number of HH items, n that of HC items. All is in double; counts of pairs are
+   64-bit integers, so an AUC is exact, ties included, until its one division. Errors: labels and
+   decisions other than 0 and 1, scores that are NaN, a class without items.
    ============================================================================================ */
 
 #define QNET__MAX_ITEMS ((size_t)0xffffffffu) /* 2 m n < 2^63, and an index fits qnet_rng_below */
@@ -17261,40 +16379,21 @@ QNET_API double qnet_normal_cdf(double z)
     return 0.5 * erfc(-z * 0.70710678118654752440);
 }
 
-/* The z with Phi(z) = p: -infinity for p <= 0, infinity for p >= 1. Acklam's rational approximation
-   (2003, relative error 1.2e-9), then one step of Halley's method: with e = (Phi(z) - p)/phi(z),
-   z -= e / (1 + z e / 2), which triples the number of right digits. */
+/* The z with Phi(z) = p: -infinity for p <= 0, infinity for p >= 1. From the approximation 26.2.23
+   of Abramowitz & Stegun 1964, whose error is below 4.5e-4, by steps of Halley's method: with
+   e = (Phi(z) - p)/phi(z), z -= e / (1 + z e / 2), which triples the number of right digits. */
 QNET_API double qnet_normal_quantile(double p)
 {
-    static const double a[6] = { -3.969683028665376e+01, 2.209460984245205e+02,
-                                 -2.759285104469687e+02, 1.383577518672690e+02,
-                                 -3.066479806614716e+01, 2.506628277459239e+00 };
-    static const double b[5] = { -5.447609879822406e+01, 1.615858368580409e+02,
-                                 -1.556989798598866e+02, 6.680131188771972e+01,
-                                 -1.328068155288572e+01 };
-    static const double c[6] = { -7.784894002430293e-03, -3.223964580411365e-01,
-                                 -2.400758277161838e+00, -2.549732539343734e+00,
-                                 4.374664141464968e+00, 2.938163982698783e+00 };
-    static const double d[4] = { 7.784695709041462e-03, 3.224671290700398e-01,
-                                 2.445134137142996e+00, 3.754408661907416e+00 };
-    double q, r, z, density;
+    double t, z;
     if (p != p) return p;
     if (p <= 0.0) return -HUGE_VAL;
     if (p >= 1.0) return HUGE_VAL;
     if (p > 0.5) return -qnet_normal_quantile(1.0 - p); /* 1 - p is exact here */
-    if (p < 0.02425) {
-        q = sqrt(-2.0 * log(p));
-        z = (((((c[0] * q + c[1]) * q + c[2]) * q + c[3]) * q + c[4]) * q + c[5]) /
-            ((((d[0] * q + d[1]) * q + d[2]) * q + d[3]) * q + 1.0);
-    } else {
-        q = p - 0.5;
-        r = q * q;
-        z = (((((a[0] * r + a[1]) * r + a[2]) * r + a[3]) * r + a[4]) * r + a[5]) * q /
-            (((((b[0] * r + b[1]) * r + b[2]) * r + b[3]) * r + b[4]) * r + 1.0);
-    }
-    density = exp(-0.5 * z * z) * 0.39894228040143267794;
-    if (density > 0.0) {
-        const double e = (qnet_normal_cdf(z) - p) / density;
+    t = sqrt(-2.0 * log(p));
+    z = (2.515517 + (0.802853 + 0.010328 * t) * t) /
+            (1.0 + (1.432788 + (0.189269 + 0.001308 * t) * t) * t) - t;
+    for (int step = 0; step < 3; step++) {
+        const double e = (qnet_normal_cdf(z) - p) / (exp(-0.5 * z * z) * 0.39894228040143267794);
         z -= e / (1.0 + 0.5 * z * e);
     }
     return z;
@@ -17302,13 +16401,19 @@ QNET_API double qnet_normal_quantile(double p)
 
 /* ---- Confusion matrix ------------------------------------------------------------------------ */
 
-/* numerator / denominator, NaN where nothing was counted. */
+/* Of the paper's measures, with HH positive: accuracy = (TP + TN) / all, sensitivity (recall) =
+   TP / (TP + FN), specificity = TN / (TN + FP), precision = TP / (TP + FP). This is
+   numerator / denominator, NaN where nothing was counted. */
 static double qnet__share(size_t numerator, size_t denominator)
 {
     return denominator ? (double)numerator / (double)denominator : (double)NAN;
 }
 
-/* With p = k/t: ((p + z^2/2t) -+ z sqrt(p(1-p)/t + z^2/4t^2)) / (1 + z^2/t)  (Wilson 1927). */
+/* The score interval of a proportion: all pi that k successes in t trials do not speak against,
+   |k/t - pi| <= z sqrt(pi (1 - pi) / t). With p = k/t its ends are
+     ((p + z^2/2t) -+ z sqrt(p(1-p)/t + z^2/4t^2)) / (1 + z^2/t)  (Wilson 1927).
+   Unlike p -+ z sqrt(p(1-p)/t) it stays within 0..1 and has a width at p = 0 and 1 (Brown, Cai &
+   DasGupta 2001). */
 QNET_API qnet_interval qnet_wilson(size_t successes, size_t trials, double level)
 {
     qnet_interval r;
@@ -17378,7 +16483,7 @@ static qnet_status qnet__check_items(qnet_context *ctx, const char *what, const 
     return QNET_OK;
 }
 
-/* The same, and both classes must occur. */
+/* The same, and both classes must occur: without either, no rate of one axis is defined. */
 static qnet_status qnet__check_curve(qnet_context *ctx, const char *what, const int *label,
                                      const double *score, size_t count, size_t *hh)
 {
@@ -17392,6 +16497,7 @@ static qnet_status qnet__check_curve(qnet_context *ctx, const char *what, const 
     return QNET_OK;
 }
 
+/* The confusion matrix of decision[count] against label[count], and what follows from it. */
 QNET_API qnet_status qnet_metrics_from(qnet_context *ctx, const int *label, const int *decision,
                                        size_t count, qnet_metrics *out)
 {
@@ -17428,60 +16534,14 @@ QNET_API int qnet_vote(const int *decision, size_t count)
     return hh > count - hh;
 }
 
-/* ---- Sorting --------------------------------------------------------------------------------- */
+/* ---- Rank order ---------------------------------------------------------------------------- */
 
-#define QNET__SORT_BITS 11 /* of a digit: 2,048 places to write to are at home in a level 2 cache */
-#define QNET__SORT_PLACES ((size_t)1 << QNET__SORT_BITS)
-#define QNET__SORT_PASSES 4
-#define QNET__SORT_SMALL 512 /* below, counting digits costs more than merging */
-
-/* What it takes to sort `count` keys. */
-typedef struct qnet__sorting {
-    uint32_t *order;           /* [count]: the result, indices of the keys in rising order */
-    uint64_t *packed, *spare;  /* [count] each; NULL where count < QNET__SORT_SMALL */
-    uint32_t *merged;          /* [count] */
-    uint32_t *places;          /* [QNET__SORT_PASSES][QNET__SORT_PLACES] */
-    unsigned char *kind;       /* [count]: see qnet__components_fast */
-} qnet__sorting;
-
-static void qnet__sorting_plan(qnet__arena *arena, size_t count, qnet__sorting *s)
-{
-    memset(s, 0, sizeof *s);
-    s->order = (uint32_t *)qnet__take(arena, count, sizeof(uint32_t));
-    s->merged = (uint32_t *)qnet__take(arena, count, sizeof(uint32_t));
-    s->kind = (unsigned char *)qnet__take(arena, count, 1);
-    if (count >= QNET__SORT_SMALL) {
-        s->packed = (uint64_t *)qnet__take(arena, count, sizeof(uint64_t));
-        s->spare = (uint64_t *)qnet__take(arena, count, sizeof(uint64_t));
-        s->places = (uint32_t *)qnet__take(arena, QNET__SORT_PASSES * QNET__SORT_PLACES,
-                                           sizeof(uint32_t));
-    }
-}
-
-/* Puts order[count], in which equal keys stand as they came, in the order of rising key, by merging
-   runs of length 1, 2, 4, ...: no recursion, O(count log count) for any input, and not much more
-   than copying for what is nearly in order. */
-static void qnet__rank_merge(const double *key, size_t count, uint32_t *order, uint32_t *merged)
-{
-    uint32_t *from = order, *to = merged, *swap;
-    for (size_t width = 1; width < count; width *= 2) {
-        for (size_t left = 0; left < count; left += 2 * width) {
-            const size_t middle = qnet__min_size(left + width, count);
-            const size_t right = qnet__min_size(left + 2 * width, count);
-            size_t i = left, j = middle, k = left;
-            if (middle < right && key[from[middle]] < key[from[middle - 1]]) {
-                while (i < middle && j < right)
-                    to[k++] = key[from[j]] < key[from[i]] ? from[j++] : from[i++];
-            }
-            while (i < middle) to[k++] = from[i++];
-            while (j < right) to[k++] = from[j++];
-        }
-        swap = from;
-        from = to;
-        to = swap;
-    }
-    if (from != order) memcpy(order, from, count * sizeof *order);
-}
+/* One item in the order of rising score. */
+typedef struct qnet__ranked {
+    uint64_t key;  /* sorts as the score does, and is equal where scores are */
+    uint32_t item; /* its index; in a bootstrap that of its cluster */
+    uint32_t hh;   /* its label */
+} qnet__ranked;
 
 /* A whole number that sorts as the double does: negative ones count downwards, and -0 is 0. */
 static uint64_t qnet__double_key(double value)
@@ -17492,141 +16552,75 @@ static uint64_t qnet__double_key(double value)
     return bits >> 63 ? ~bits : bits | (uint64_t)1 << 63;
 }
 
-/* How many bits x has: 0 for 0. */
-static int qnet__bit_length(uint64_t x)
+/* Sorts a[count] by key, equal keys in the order they had: radix sort by 8 digits of 8 bits, the
+   lowest first (Knuth, The Art of Computer Programming 3, 5.2.5), without the digits that all keys
+   share. O(count) for any input. spare[count] is scratch. */
+static void qnet__rank(qnet__ranked *a, qnet__ranked *spare, size_t count)
 {
-    int bits = 0;
-    for (; x > 0; x >>= 1) bits++;
-    return bits;
-}
-
-/* The plain twin: merging from the start. */
-static void qnet__rank_ref(const double *key, size_t count, const qnet__sorting *s)
-{
-    for (size_t i = 0; i < count; i++) s->order[i] = (uint32_t)i;
-    qnet__rank_merge(key, count, s->order, s->merged);
-}
-
-/* Radix sort, the lowest digit first. Sorted are 8 bytes: the leading bits of a key's whole number
-   less the smallest one, and below them the index. 44 bits of the former are looked at, in which
-   two different scores of a million are rarely equal; where the bits left out do matter, merging
-   finishes what is then nearly in order. */
-QNET__HELPER void qnet__rank_fast(const double *key, size_t count, const qnet__sorting *s)
-{
-    const int index_bits = qnet__bit_length((uint64_t)count - 1);
-    uint64_t smallest = qnet__double_key(key[0]), largest = smallest, *from = s->packed;
-    uint64_t *to = s->spare, *swap;
-    const uint64_t mask = ((uint64_t)1 << index_bits) - 1;
-    int used, drop, passes, in_order = 1;
-    for (size_t i = 1; i < count; i++) {
-        const uint64_t k = qnet__double_key(key[i]);
-        smallest = k < smallest ? k : smallest;
-        largest = k > largest ? k : largest;
-    }
-    used = qnet__min_int(qnet__bit_length(largest - smallest), 64 - index_bits);
-    used = qnet__min_int(used, QNET__SORT_PASSES * QNET__SORT_BITS);
-    drop = qnet__bit_length(largest - smallest) - used;
-    passes = (used + QNET__SORT_BITS - 1) / QNET__SORT_BITS;
-    memset(s->places, 0, QNET__SORT_PASSES * QNET__SORT_PLACES * sizeof(uint32_t));
-    for (size_t i = 0; i < count; i++) {
-        uint64_t k = drop < 64 ? (qnet__double_key(key[i]) - smallest) >> drop : 0;
-        from[i] = k << index_bits | i;
-        for (int pass = 0; pass < QNET__SORT_PASSES; pass++, k >>= QNET__SORT_BITS)
-            s->places[(size_t)pass * QNET__SORT_PLACES + (k & (QNET__SORT_PLACES - 1))]++;
-    }
-    for (int pass = 0; pass < passes; pass++) {
-        uint32_t *place = s->places + (size_t)pass * QNET__SORT_PLACES, begin = 0;
-        const int shift = index_bits + pass * QNET__SORT_BITS;
-        for (size_t d = 0; d < QNET__SORT_PLACES; d++) { /* from how many to where they begin */
-            const uint32_t here = place[d];
-            place[d] = begin;
+    uint32_t place[8][256]; /* of each digit's values: how many keys, then where the next goes */
+    qnet__ranked *from = a, *to = spare, *swap;
+    memset(place, 0, sizeof place);
+    for (size_t i = 0; i < count; i++)
+        for (int d = 0; d < 8; d++) place[d][a[i].key >> 8 * d & 255]++;
+    for (int d = 0; d < 8; d++) {
+        uint32_t begin = 0;
+        if (place[d][a[0].key >> 8 * d & 255] == count) continue;
+        for (int value = 0; value < 256; value++) {
+            const uint32_t here = place[d][value];
+            place[d][value] = begin;
             begin += here;
         }
-        for (size_t i = 0; i < count; i++)
-            to[place[from[i] >> shift & (QNET__SORT_PLACES - 1)]++] = from[i];
+        for (size_t i = 0; i < count; i++) to[place[d][from[i].key >> 8 * d & 255]++] = from[i];
         swap = from;
         from = to;
         to = swap;
     }
-    for (size_t i = 0; i < count; i++) s->order[i] = (uint32_t)(from[i] & mask);
-    for (size_t i = 1; drop > 0 && in_order && i < count; i++) {
-        in_order = from[i] >> index_bits != from[i - 1] >> index_bits ||
-                   key[s->order[i]] >= key[s->order[i - 1]];
-    }
-    if (!in_order) qnet__rank_merge(key, count, s->order, s->merged);
+    if (from != a) memcpy(a, from, count * sizeof *a);
 }
 
-/* s->order = the indices of key[count], none of it NaN, in the order of rising key; those of equal
-   keys in the order they had. */
-static void qnet__rank(const double *key, size_t count, const qnet__sorting *s)
+/* End of the run of equal keys that begins at `first`. */
+static size_t qnet__run_end(const qnet__ranked *ranked, size_t count, size_t first)
 {
-#ifndef QNET_REFERENCE
-    if (s->packed) {
-        qnet__rank_fast(key, count, s);
-        return;
-    }
-#endif
-    qnet__rank_ref(key, count, s);
-}
-
-/* End of the run of equal keys that starts at `first`. */
-static size_t qnet__tie_end(const double *key, const uint32_t *order, size_t count, size_t first)
-{
-    const double value = key[order[first]];
     size_t end = first + 1;
-    while (end < count && key[order[end]] == value) end++;
+    while (end < count && ranked[end].key == ranked[first].key) end++;
     return end;
 }
 
-/* Memory of one evaluation: the arrays that the functions below need; those not asked for NULL. */
+/* Memory of one evaluation: one block, asked for once. */
 typedef struct qnet__evaluation {
-    qnet__sorting sorting[2];     /* the second one: curves that are sorted at the same time */
-    int sortings;
-    double *component[2];         /* [count] per curve */
-    double *sum[2][2];            /* [class][curve], [units] */
-    double *difference[2];        /* [class], [units] */
-    double *cluster;              /* [count]: as a sorting key */
-    uint32_t *unit;               /* [count]: which cluster, from 0 without gaps, an item is of */
-    unsigned char *has[2];        /* [class], [units]: the cluster has an item of the class */
-    uint32_t *slot;               /* [count], of a bootstrap: see there */
-    unsigned char *tied;          /* [count], of a bootstrap */
+    qnet__ranked *ranked, *spare; /* [count] each */
+    double *component[2];         /* [count] per curve of DeLong's test, otherwise NULL */
+    uint32_t *unit;               /* of a bootstrap: [count], the cluster of each item */
+    uint32_t *weight;             /* [workers][count]: how often each cluster was drawn */
+    double *auc;                  /* [resamples] */
     void *block;
     size_t bytes;
 } qnet__evaluation;
 
-/* curves: 0..2 with components; clustered, resampled: with what clusters and a bootstrap need. */
+/* For a test of `curves` curves, or a bootstrap where resamples > 0. */
 static qnet_status qnet__evaluation_create(qnet_context *ctx, size_t count, int curves,
-                                           int clustered, int resampled, qnet__evaluation *e)
+                                           size_t resamples, qnet__evaluation *e)
 {
     qnet__arena arena;
     memset(&arena, 0, sizeof arena);
     memset(e, 0, sizeof *e);
     if (!ctx) return QNET_ERROR_ARGUMENT;
-    e->sortings = curves == 2 && qnet__workers(ctx) > 1 ? 2 : 1;
     for (int pass = 0; pass < 2; pass++) {
-        for (int k = 0; k < e->sortings; k++) qnet__sorting_plan(&arena, count, &e->sorting[k]);
+        e->ranked = (qnet__ranked *)qnet__take(&arena, count, sizeof(qnet__ranked));
+        e->spare = (qnet__ranked *)qnet__take(&arena, count, sizeof(qnet__ranked));
         for (int k = 0; k < curves; k++)
             e->component[k] = (double *)qnet__take(&arena, count, sizeof(double));
-        if (clustered) {
-            for (int y = 0; y < 2; y++) {
-                for (int k = 0; k < curves; k++)
-                    e->sum[y][k] = (double *)qnet__take(&arena, count, sizeof(double));
-                if (curves == 2)
-                    e->difference[y] = (double *)qnet__take(&arena, count, sizeof(double));
-                e->has[y] = (unsigned char *)qnet__take(&arena, count, 1);
-            }
-            e->cluster = (double *)qnet__take(&arena, count, sizeof(double));
+        if (resamples > 0) {
             e->unit = (uint32_t *)qnet__take(&arena, count, sizeof(uint32_t));
-        }
-        if (resampled) {
-            e->slot = (uint32_t *)qnet__take(&arena, count, sizeof(uint32_t));
-            e->tied = (unsigned char *)qnet__take(&arena, count, 1);
+            e->weight = (uint32_t *)qnet__take(&arena, count,
+                                               qnet__workers(ctx) * sizeof(uint32_t));
+            e->auc = (double *)qnet__take(&arena, resamples, sizeof(double));
         }
         if (pass == 0) {
             e->bytes = arena.at;
             arena.at = 0;
             e->block = qnet__alloc(ctx, e->bytes);
-            if (!e->block) return qnet__no_memory(ctx, e->bytes, "an evaluation's sorted scores");
+            if (!e->block) return qnet__no_memory(ctx, e->bytes, "an evaluation");
             arena.base = (unsigned char *)e->block;
         }
     }
@@ -17638,55 +16632,56 @@ static void qnet__evaluation_destroy(qnet_context *ctx, qnet__evaluation *e)
     qnet__free(ctx, e->block, e->bytes);
 }
 
-/* unit[i] = number of the cluster of item i, counted from 0 in the order of the cluster's value
-   (cluster NULL: i itself). Returns how many clusters there are; *largest, where it is asked for,
-   is the number of items in the largest. */
-static size_t qnet__units(const int *cluster, size_t count, qnet__evaluation *e, size_t *largest)
+/* e->ranked = the items in the order of rising score, none of it NaN. label NULL: none. */
+static void qnet__rank_scores(qnet__evaluation *e, const double *score, const int *label,
+                              size_t count)
 {
-    const uint32_t *order = e->sorting[0].order;
-    size_t units = 0, most = 1;
-    for (size_t i = 0; i < count; i++) e->unit[i] = (uint32_t)i;
-    if (cluster) {
-        for (size_t i = 0; i < count; i++) e->cluster[i] = (double)cluster[i];
-        qnet__rank(e->cluster, count, &e->sorting[0]);
-        for (size_t first = 0, end; first < count; first = end, units++) {
-            end = qnet__tie_end(e->cluster, order, count, first);
-            for (size_t k = first; k < end; k++) e->unit[order[k]] = (uint32_t)units;
-            most = end - first > most ? end - first : most;
-        }
+    for (size_t i = 0; i < count; i++) {
+        e->ranked[i].key = qnet__double_key(score[i]);
+        e->ranked[i].item = (uint32_t)i;
+        e->ranked[i].hh = label ? (uint32_t)label[i] : 0;
     }
-    if (largest) *largest = most;
-    return cluster ? units : count;
+    qnet__rank(e->ranked, e->spare, count);
 }
 
-/* ---- ROC curve and AUC ----------------------------------------------------------------------- */
+/* e->ranked = the items in the order of rising cluster, those of one in the order they had. */
+static void qnet__rank_clusters(qnet__evaluation *e, const int *cluster, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        e->ranked[i].key = (uint64_t)((int64_t)cluster[i] - INT_MIN);
+        e->ranked[i].item = (uint32_t)i;
+        e->ranked[i].hh = 0;
+    }
+    qnet__rank(e->ranked, e->spare, count);
+}
 
+/* ---- ROC curve and AUC --------------------------------------------------------------------- */
+
+/* For each threshold s the share of HC and of HH items that score s or more (Fawcett 2006). Items
+   of one score enter together, so a tie is a slanted line, and the area under the curve, by
+   trapezia, counts it by half, as qnet_auc does. */
 QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double *score,
                               size_t count, qnet_roc_point *points, size_t *points_count)
 {
     qnet__evaluation e;
-    const uint32_t *order;
-    size_t m, n, tp = 0, fp = 0, made = 1, end = count;
+    size_t m, tp = 0, fp = 0, made = 1, end = count;
     if (!points || !points_count)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_roc: points or points_count is NULL");
     QNET__TRY(qnet__check_curve(ctx, "qnet_roc", label, score, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, 0, &e));
-    n = count - m;
-    qnet__rank(score, count, &e.sorting[0]);
-    order = e.sorting[0].order;
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
+    qnet__rank_scores(&e, score, label, count);
     points[0].false_positive_rate = 0.0;
     points[0].true_positive_rate = 0.0;
     points[0].threshold = HUGE_VAL;
     while (end > 0) { /* from the highest score down, all items of one score at once */
-        const double threshold = score[order[end - 1]];
-        while (end > 0 && score[order[end - 1]] == threshold) {
-            end--;
-            if (label[order[end]]) tp++;
-            else fp++;
+        const uint64_t key = e.ranked[end - 1].key;
+        points[made].threshold = score[e.ranked[end - 1].item];
+        for (; end > 0 && e.ranked[end - 1].key == key; end--) {
+            tp += e.ranked[end - 1].hh;
+            fp += 1 - e.ranked[end - 1].hh;
         }
-        points[made].false_positive_rate = (double)fp / (double)n;
+        points[made].false_positive_rate = (double)fp / (double)(count - m);
         points[made].true_positive_rate = (double)tp / (double)m;
-        points[made].threshold = threshold;
         made++;
     }
     *points_count = made;
@@ -17694,79 +16689,37 @@ QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double 
     return QNET_OK;
 }
 
-/* Plain-loop twin of qnet__components: every HH item against every HC item, two points for a win
-   and one for a tie. */
-QNET__HELPER double qnet__components_ref(const int *label, const double *score, size_t count,
-                                         size_t m, size_t n, double *component)
-{
-    uint64_t points = 0;
-    for (size_t i = 0; i < count; i++) {
-        uint64_t won = 0;
-        for (size_t j = 0; j < count; j++) {
-            const double hh = label[i] ? score[i] : score[j];
-            const double hc = label[i] ? score[j] : score[i];
-            if (label[j] != label[i]) won += hh > hc ? 2u : hh == hc ? 1u : 0u;
-        }
-        if (component) component[i] = (double)won / (2.0 * (double)(label[i] ? n : m));
-        if (label[i]) points += won;
-    }
-    return (double)points / (double)(2u * (uint64_t)m * (uint64_t)n);
-}
-
-/* AUC of scores, order[count] being that of rising score, and, when component is not NULL, each
-   item's structural component (DeLong et al. 1988):
+/* AUC of scores[count], m of them of HH and n of HC, and, when component is not NULL, each item's
+   structural component (DeLong et al. 1988):
      V10(i), HH: share of HC items that score lower than i, ties by half = (TZ_i - TX_i) / n
      V01(j), HC: share of HH items that score higher than j, ties by half = 1 - (TZ_j - TY_j) / m
    with midranks TZ among all, TX among HH, TY among HC (Sun & Xu 2014). In a group of ties with p
    HH and q HC items that stands above a HH and b HC items, TZ = a + b + (p+q+1)/2,
    TX = a + (p+1)/2 and TY = b + (q+1)/2, so TZ - TX = b + q/2 and TZ - TY = a + p/2: one sort, one
-   pass. kind[count] is scratch. */
-QNET__HELPER double qnet__components_fast(const int *label, const double *score,
-                                          const uint32_t *order, size_t count, size_t m, size_t n,
-                                          unsigned char *kind, double *component)
+   pass. The AUC is the mean of either kind: Mann and Whitney's U / (m n) (Hanley & McNeil 1982). */
+static double qnet__components(qnet__evaluation *e, const int *label, const double *score,
+                               size_t count, size_t m, double *component)
 {
-    const double below[2] = {2.0 * (double)m, 2.0 * (double)n}; /* [class]: denominators */
+    const size_t n = count - m;
     uint64_t points = 0, a = 0, b = 0; /* points: twice the pairs won */
-    double before = score[order[0]];
-    /* What lies scattered is fetched in a loop without decisions, which can run far ahead: the
-       label, and whether the score is that of the item before. */
-    for (size_t k = 0; k < count; k++) {
-        const double here = score[order[k]];
-        kind[k] = (unsigned char)(label[order[k]] | (here == before) << 1);
-        before = here;
-    }
+    qnet__rank_scores(e, score, label, count);
     for (size_t first = 0, end; first < count; first = end) {
-        uint64_t p = kind[first] & 1u, q, won[2]; /* won: by an item of the class, twice */
-        for (end = first + 1; end < count && kind[end] > 1; end++) p += kind[end] & 1u;
+        uint64_t p = 0, q, won_hh, won_hc; /* twice the pairs that an item of the class wins */
+        end = qnet__run_end(e->ranked, count, first);
+        for (size_t k = first; k < end; k++) p += e->ranked[k].hh;
         q = (uint64_t)(end - first) - p;
-        won[0] = 2 * ((uint64_t)m - a) - p;
-        won[1] = 2 * b + q;
-        for (size_t k = first; component && k < end; k++) {
-            const int y = kind[k] & 1;
-            component[order[k]] = (double)won[y] / below[y];
-        }
-        points += p * won[1];
+        won_hh = 2 * b + q;
+        won_hc = 2 * ((uint64_t)m - a) - p;
+        for (size_t k = first; component && k < end; k++)
+            component[e->ranked[k].item] = e->ranked[k].hh ? (double)won_hh / (2.0 * (double)n)
+                                                           : (double)won_hc / (2.0 * (double)m);
+        points += p * won_hh;
         a += p;
         b += q;
     }
     return (double)points / (double)(2u * (uint64_t)m * (uint64_t)n);
 }
 
-static double qnet__components(const int *label, const double *score, size_t count, size_t m,
-                               size_t n, const qnet__sorting *sorting, double *component)
-{
-#ifdef QNET_REFERENCE
-    QNET__UNUSED(sorting);
-    return qnet__components_ref(label, score, count, m, n, component);
-#else
-    qnet__rank(score, count, sorting);
-    return qnet__components_fast(label, score, sorting->order, count, m, n, sorting->kind,
-                                 component);
-#endif
-}
-
-/* (pairs won + half the ties) / (m n), counted in whole numbers: no rounding before the
-   quotient. */
 QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double *score,
                               size_t count, double *auc)
 {
@@ -17774,69 +16727,13 @@ QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double 
     size_t m;
     if (!auc) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_auc: auc is NULL");
     QNET__TRY(qnet__check_curve(ctx, "qnet_auc", label, score, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, 0, &e));
-    *auc = qnet__components(label, score, count, m, count - m, &e.sorting[0], NULL);
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
+    *auc = qnet__components(&e, label, score, count, m, NULL);
     qnet__evaluation_destroy(ctx, &e);
     return QNET_OK;
 }
 
-/* ---- DeLong's test --------------------------------------------------------------------------- */
-
-/* What stands before the three sums of qnet__covariance. */
-typedef struct qnet__obuchowski { double hh, hc, cross; } qnet__obuchowski;
-
-/* Covariance of two AUCs, or of two differences of AUCs, for clustered data (Obuchowski 1997):
-     S10/m + S01/n + (S11 + S11')/(m n),
-     S10 = I10 / ((I10 - 1) m) sum_c x_c x'_c,   x_c = sum of V10 - AUC over HH items of c
-     S01 = I01 / ((I01 - 1) n) sum_c y_c y'_c,   y_c = sum of V01 - AUC over HC items of c
-     S11 = I   / (I - 1)       sum_c x_c y'_c
-   with I clusters, I10 of them with HH and I01 with HC items. With clusters of one item, I10 = m,
-   I01 = n and every x_c y_c = 0: what is left is DeLong's cov(V10)/m + cov(V01)/n with m-1 and n-1.
-   x, y, x2, y2 [units]; x2, y2 may be x, y: then it is a variance. */
-static double qnet__covariance(const qnet__obuchowski *f, const double *x, const double *y,
-                               const double *x2, const double *y2, size_t units)
-{
-    double s10 = 0.0, s01 = 0.0, s11 = 0.0;
-    for (size_t c = 0; c < units; c++) {
-        s10 += x[c] * x2[c];
-        s01 += y[c] * y2[c];
-        s11 += x[c] * y2[c] + x2[c] * y[c];
-    }
-    return f->hh * s10 + f->hc * s01 + f->cross * s11;
-}
-
-/* What the sums over clusters of a test come to. */
-typedef struct qnet__delong_sums { double variance[2], covariance, of_difference; }
-    qnet__delong_sums;
-
-/* The same sums where every item is its own cluster, straight from the components. Each one adds
-   what qnet__covariance adds, in the same order, but for zeros. */
-QNET__HELPER void qnet__item_covariances(const qnet__obuchowski *f, const int *label, size_t count,
-                                         int curves, const double *auc,
-                                         const double *const component[2], qnet__delong_sums *out)
-{
-    const double *v0 = component[0], *v1 = component[curves - 1];
-    double s[2][4]; /* [class]: x0 x0, x1 x1, x0 x1, d d */
-    memset(s, 0, sizeof s);
-    for (size_t i = 0; i < count; i++) {
-        const double x0 = v0[i] - auc[0], x1 = v1[i] - auc[curves - 1];
-        const double d = (v0[i] - v1[i]) - (auc[0] - auc[curves - 1]);
-        const int y = label[i];
-        /* Both are added to, as branches on labels cannot be foreseen. */
-        s[0][0] += y ? 0.0 : x0 * x0;
-        s[1][0] += y ? x0 * x0 : 0.0;
-        s[0][1] += y ? 0.0 : x1 * x1;
-        s[1][1] += y ? x1 * x1 : 0.0;
-        s[0][2] += y ? 0.0 : x0 * x1;
-        s[1][2] += y ? x0 * x1 : 0.0;
-        s[0][3] += y ? 0.0 : d * d;
-        s[1][3] += y ? d * d : 0.0;
-    }
-    out->variance[0] = f->hh * s[1][0] + f->hc * s[0][0];
-    out->variance[1] = f->hh * s[1][1] + f->hc * s[0][1];
-    out->covariance = f->hh * s[1][2] + f->hc * s[0][2];
-    out->of_difference = f->hh * s[1][3] + f->hc * s[0][3];
-}
+/* ---- DeLong's test ------------------------------------------------------------------------- */
 
 /* AUC -+ 1.96 sqrt(variance), clipped to 0..1. */
 static qnet_interval qnet__auc_interval(double auc, double variance)
@@ -17848,6 +16745,7 @@ static qnet_interval qnet__auc_interval(double auc, double variance)
     return r;
 }
 
+/* logit(AUC) -+ 1.96 sqrt(variance) / (AUC (1 - AUC)), the error by the delta method, and back. */
 QNET_API qnet_interval qnet_logit_interval(double auc, double variance)
 {
     const double logit = log(auc / (1 - auc)); /* +-infinity without variance: stays there */
@@ -17858,106 +16756,52 @@ QNET_API qnet_interval qnet_logit_interval(double auc, double variance)
     return r;
 }
 
-/* The sums over clusters of components less their AUC, and of the two curves' differences: these
-   are formed item by item, so that curves that differ nowhere have a difference of exactly 0. */
-static void qnet__cluster_sums(const int *label, size_t count, size_t units, int curves,
-                               const double *auc, qnet__evaluation *e)
+/* Covariances of AUCs for clustered data (Obuchowski 1997):
+     cov = S10/m + S01/n + (S11 + S11')/(m n),
+     S10 = I10 / ((I10 - 1) m) sum_c x_c x'_c,   x_c = sum of V10 - AUC over HH items of c
+     S01 = I01 / ((I01 - 1) n) sum_c y_c y'_c,   y_c = sum of V01 - AUC over HC items of c
+     S11 = I   / (I - 1)       sum_c x_c y'_c
+   with I clusters, I10 of them with HH and I01 with HC items. With clusters of one item (cluster
+   NULL), I10 = m, I01 = n and every x_c y_c = 0: what is left is DeLong's cov(V10)/m + cov(V01)/n
+   with m-1 and n-1. value: variances of AUC 1 and AUC 2, their covariance, and the variance of
+   their difference, formed item by item: curves that differ nowhere have exactly 0. With one curve
+   the second is the first. */
+static qnet_status qnet__covariances(qnet_context *ctx, qnet__evaluation *e, const int *label,
+                                     const int *cluster, size_t count, size_t m, int curves,
+                                     const double auc[2], double value[4])
 {
-    for (int k = 0; k < curves; k++) {
-        for (int y = 0; y < 2; y++) {
-            memset(e->sum[y][k], 0, units * sizeof(double));
-            if (k == 1) memset(e->difference[y], 0, units * sizeof(double));
+    static const int pair[4][2] = { { 0, 0 }, { 1, 1 }, { 0, 1 }, { 2, 2 } };
+    const double *v0 = e->component[0], *v1 = e->component[curves - 1], auc1 = auc[curves - 1];
+    const double hh = (double)m, hc = (double)(count - m);
+    double s10[4], s01[4], s11[4];
+    size_t units = 0, with[2] = { 0, 0 }; /* I, and I01 and I10 */
+    memset(s10, 0, sizeof s10);
+    memset(s01, 0, sizeof s01);
+    memset(s11, 0, sizeof s11);
+    if (cluster) qnet__rank_clusters(e, cluster, count);
+    for (size_t first = 0, end; first < count; first = end, units++) {
+        double sum[2][3]; /* [class][AUC 1, AUC 2, their difference] */
+        int has[2] = { 0, 0 };
+        memset(sum, 0, sizeof sum);
+        end = cluster ? qnet__run_end(e->ranked, count, first) : first + 1;
+        for (size_t k = first; k < end; k++) {
+            const size_t i = cluster ? e->ranked[k].item : k;
+            const int y = label[i];
+            sum[y][0] += v0[i] - auc[0];
+            sum[y][1] += v1[i] - auc1;
+            sum[y][2] += (v0[i] - v1[i]) - (auc[0] - auc1);
+            has[y] = 1;
         }
-        for (size_t i = 0; i < count; i++) {
-            const double v = e->component[k][i] - auc[k];
-            e->sum[label[i]][k][e->unit[i]] += v;
+        with[0] += (size_t)has[0];
+        with[1] += (size_t)has[1];
+        for (int j = 0; j < 4; j++) {
+            const double x = sum[1][pair[j][0]], y = sum[0][pair[j][0]];
+            const double x2 = sum[1][pair[j][1]], y2 = sum[0][pair[j][1]];
+            s10[j] += x * x2;
+            s01[j] += y * y2;
+            s11[j] += x * y2 + x2 * y;
         }
     }
-    for (size_t i = 0; curves == 2 && i < count; i++) {
-        const double d = (e->component[0][i] - e->component[1][i]) - (auc[0] - auc[1]);
-        e->difference[label[i]][e->unit[i]] += d;
-    }
-}
-
-/* Marks which clusters hold items of each class and counts them in with[class]. */
-static void qnet__cluster_classes(const int *label, size_t count, size_t units, qnet__evaluation *e,
-                                  size_t with[2])
-{
-    for (int y = 0; y < 2; y++) {
-        with[y] = 0;
-        memset(e->has[y], 0, units);
-    }
-    for (size_t i = 0; i < count; i++) {
-        unsigned char *has = &e->has[label[i]][e->unit[i]];
-        if (!*has) with[label[i]]++;
-        *has = 1;
-    }
-}
-
-/* qnet__covariance of what has been summed: of the curves and of their difference. */
-static void qnet__cluster_covariances(const qnet__obuchowski *f, size_t units, int curves,
-                                      const qnet__evaluation *e, qnet__delong_sums *out)
-{
-    memset(out, 0, sizeof *out);
-    for (int k = 0; k < curves; k++) {
-        const double *x = e->sum[1][k], *y = e->sum[0][k];
-        out->variance[k] = qnet__covariance(f, x, y, x, y, units);
-    }
-    if (curves == 2) {
-        const double *x = e->difference[1], *y = e->difference[0];
-        out->of_difference = qnet__covariance(f, x, y, x, y, units);
-        out->covariance = qnet__covariance(f, e->sum[1][0], e->sum[0][0], e->sum[1][1],
-                                           e->sum[0][1], units);
-    }
-}
-
-/* Items that are their own clusters need no sums over clusters. */
-static int qnet__is_clustered(const int *cluster)
-{
-#ifdef QNET_REFERENCE
-    QNET__UNUSED(cluster);
-    return 1;
-#else
-    return cluster != NULL;
-#endif
-}
-
-/* The curves of a test, which are sorted at the same time where there are threads. */
-typedef struct qnet__curves {
-    const int *label;
-    const double *const *score;
-    const qnet__evaluation *e;
-    size_t count, m;
-    double auc[2];
-} qnet__curves;
-
-static void qnet__curve_task(void *arg, size_t index, size_t worker)
-{
-    qnet__curves *c = (qnet__curves *)arg;
-    const qnet__sorting *sorting = &c->e->sorting[index % (size_t)c->e->sortings];
-    QNET__UNUSED(worker);
-    c->auc[index] = qnet__components(c->label, c->score[index], c->count, c->m, c->count - c->m,
-                                     sorting, c->e->component[index]);
-}
-
-/* z = (AUC 1 - AUC 2) / se, se^2 = var 1 + var 2 - 2 cov, taken as the variance of the differences;
-   p = 2 Phi(-|z|) (DeLong et al. 1988; paper, Table 2). */
-static qnet_status qnet__delong_run(qnet_context *ctx, const int *label,
-                                    const double *const score[2], const int *cluster, size_t count,
-                                    size_t m, qnet__evaluation *e, qnet_delong *out)
-{
-    const int curves = score[1] ? 2 : 1, clustered = qnet__is_clustered(cluster);
-    const size_t n = count - m;
-    const size_t units = clustered ? qnet__units(cluster, count, e, NULL) : count;
-    size_t with[2];
-    qnet__curves c;
-    qnet__obuchowski f;
-    qnet__delong_sums sums;
-    qnet_delong r;
-    memset(&r, 0, sizeof r);
-    with[0] = n;
-    with[1] = m;
-    if (clustered) qnet__cluster_classes(label, count, units, e, with);
     if (with[0] < 2 || with[1] < 2) {
         return qnet__fail(ctx, QNET_ERROR_DATA,
                           "qnet_delong_test: a variance needs two %s of each class, found %lu with "
@@ -17965,65 +16809,58 @@ static qnet_status qnet__delong_run(qnet_context *ctx, const int *label,
                           cluster ? "clusters" : "items", (unsigned long)with[1],
                           (unsigned long)with[0]);
     }
-    f.hh = (double)with[1] / ((double)(with[1] - 1) * (double)m * (double)m);
-    f.hc = (double)with[0] / ((double)(with[0] - 1) * (double)n * (double)n);
-    f.cross = (double)units / ((double)(units - 1) * (double)m * (double)n);
-    c.label = label;
-    c.score = score;
-    c.e = e;
-    c.count = count;
-    c.m = m;
-    c.auc[1] = 0.0;
-    qnet__parallel(ctx, (size_t)curves, qnet__curve_task, &c);
-    if (clustered) {
-        qnet__cluster_sums(label, count, units, curves, c.auc, e);
-        qnet__cluster_covariances(&f, units, curves, e, &sums);
-    } else {
-        const double *component[2];
-        component[0] = e->component[0];
-        component[1] = e->component[1];
-        qnet__item_covariances(&f, label, count, curves, c.auc, component, &sums);
+    for (int j = 0; j < 4; j++) {
+        value[j] = (double)with[1] / ((double)(with[1] - 1) * hh * hh) * s10[j] +
+                   (double)with[0] / ((double)(with[0] - 1) * hc * hc) * s01[j] +
+                   (double)units / ((double)(units - 1) * hh * hc) * s11[j];
     }
+    return QNET_OK;
+}
+
+/* The test of H0: AUC 1 = AUC 2 for two scores of the same items, which are correlated:
+     z = (AUC 1 - AUC 2) / se,  se^2 = var 1 + var 2 - 2 cov,  p = 2 Phi(-|z|)
+   (DeLong et al. 1988; paper, Table 2). se^2 is taken as the variance of the differences. By
+   cluster it is the test that slices of one subject ask for: taken as independent, they make se
+   too small and p too sure. */
+QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const double *score1,
+                                      const double *score2, const int *cluster, size_t count,
+                                      qnet_delong *out)
+{
+    const int curves = score2 ? 2 : 1;
+    qnet__evaluation e;
+    qnet_delong r;
+    qnet_status status;
+    double value[4];
+    size_t m;
+    memset(&r, 0, sizeof r);
+    if (!out) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_delong_test: out is NULL");
+    QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score1", label, score1, count, &m));
+    if (score2)
+        QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score2", label, score2, count, &m));
+    QNET__TRY(qnet__evaluation_create(ctx, count, curves, 0, &e));
     for (int k = 0; k < curves; k++) {
-        r.auc[k] = c.auc[k];
-        r.variance[k] = sums.variance[k];
+        r.auc[k] = qnet__components(&e, label, k ? score2 : score1, count, m, e.component[k]);
+    }
+    status = qnet__covariances(ctx, &e, label, cluster, count, m, curves, r.auc, value);
+    qnet__evaluation_destroy(ctx, &e);
+    if (status != QNET_OK) return status;
+    for (int k = 0; k < curves; k++) {
+        r.variance[k] = value[k];
         r.ci[k] = qnet__auc_interval(r.auc[k], r.variance[k]);
     }
     if (curves == 2) {
         const double d = r.auc[0] - r.auc[1];
-        r.covariance = sums.covariance;
+        r.covariance = value[2];
         /* What is left of equal variances is rounding. */
-        r.se = sums.of_difference > 1e-14 * (r.variance[0] + r.variance[1])
-                   ? sqrt(sums.of_difference) : 0.0;
-        if (d == 0.0) r.z = 0.0;
-        else r.z = r.se > 0.0 ? d / r.se : d > 0.0 ? HUGE_VAL : -HUGE_VAL;
+        if (value[3] > 1e-14 * (r.variance[0] + r.variance[1])) r.se = sqrt(value[3]);
+        if (d != 0.0) r.z = r.se > 0.0 ? d / r.se : d > 0.0 ? HUGE_VAL : -HUGE_VAL;
         r.p = erfc(fabs(r.z) * 0.70710678118654752440); /* 2 Phi(-|z|), right far into the tail */
     }
     *out = r;
     return QNET_OK;
 }
 
-QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const double *score1,
-                                      const double *score2, const int *cluster, size_t count,
-                                      qnet_delong *out)
-{
-    const double *score[2];
-    qnet__evaluation e;
-    qnet_status status;
-    size_t m;
-    score[0] = score1;
-    score[1] = score2;
-    if (!out) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_delong_test: out is NULL");
-    QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score1", label, score1, count, &m));
-    if (score2)
-        QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score2", label, score2, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, score2 ? 2 : 1, qnet__is_clustered(cluster),
-                                      0, &e));
-    status = qnet__delong_run(ctx, label, score, cluster, count, m, &e, out);
-    qnet__evaluation_destroy(ctx, &e);
-    return status;
-}
-
+/* The level of a p-value as the paper's Table 2 and Fig. 7 mark it. */
 QNET_API const char *qnet_stars(double p)
 {
     if (p <= 0.0001) return "****";
@@ -18033,50 +16870,34 @@ QNET_API const char *qnet_stars(double p)
     return "ns";
 }
 
-QNET_API const char *qnet_stars_of(double p, int subjects_hh, int subjects_hc)
-{
-    const int few = subjects_hh < QNET_STARS_SUBJECTS || subjects_hc < QNET_STARS_SUBJECTS;
-    return few ? NULL : qnet_stars(p);
-}
-
-/* ---- Bootstrap ------------------------------------------------------------------------------- */
+/* ---- Bootstrap ----------------------------------------------------------------------------- */
 
 #define QNET__BOOTSTRAP_TRIES 1000 /* one class in all of them: probability at most 2^-1000 */
 
-/* A resample's AUC needs only sums of weights. Between two changes of class in the order of rising
-   score, it does not matter which item a draw fell on; so the items are laid into groups, each a
-   run of HC and the run of HH above it, or the items of one score that both classes have; and a
-   draw counts in slot 2 * group + class. */
+/* One bootstrap (Efron 1979). A unit is what is drawn: an item, or a whole cluster, because a
+   resample of slices from known subjects would vary less than new subjects do. */
 typedef struct qnet__bootstrap {
-    const int *label;
-    const double *score;
-    const uint32_t *order;     /* [count]: of rising score */
-    const uint32_t *unit;      /* [count]: cluster of each item; NULL: each item is its own */
-    const uint32_t *slot;      /* [count]: of each item */
-    const unsigned char *tied; /* [groups]: 1 where the two classes have the same score */
-    uint32_t *weight;          /* [workers][units], where they are clusters: how often drawn */
-    uint32_t *sum;             /* [workers][2 * groups]: the slots */
-    double *auc;               /* [resamples]; NaN: no sample with both classes was found */
-    size_t count, units, groups;
+    const qnet__evaluation *e; /* ranked: in the order of rising score, with units as items */
+    size_t count, units;
     uint64_t seed;
-    int by_item; /* the twin is to be used: slots might overflow, or QNET_REFERENCE */
 } qnet__bootstrap;
 
-/* Plain twin: the AUC where item i counts weight[unit[i]] times, by the sum of qnet__components
-   with weights. In double: whole numbers below 2^53 are exact, and nothing wraps. NaN when a class
-   has no weight. */
-static double qnet__weighted_auc_ref(const qnet__bootstrap *b, const uint32_t *weight)
+/* The AUC where an item counts as often as its unit was drawn, by the sum of qnet__components. In
+   double, in which whole numbers below 2^53 are exact. NaN when a class was not drawn. */
+static double qnet__weighted_auc(const qnet__ranked *ranked, size_t count, const uint32_t *weight)
 {
     double points = 0.0, hh = 0.0, hc = 0.0;
-    for (size_t first = 0, end; first < b->count; first = end) {
-        double p = 0.0, q = 0.0;
-        end = qnet__tie_end(b->score, b->order, b->count, first);
+    for (size_t first = 0, end; first < count; first = end) {
+        double p, q;
+        uint64_t all = 0, of_hh = 0;
+        end = qnet__run_end(ranked, count, first);
         for (size_t k = first; k < end; k++) {
-            const uint32_t item = b->order[k];
-            const double w = (double)weight[b->unit ? b->unit[item] : item];
-            if (b->label[item]) p += w;
-            else q += w;
+            const uint64_t w = weight[ranked[k].item];
+            all += w;
+            of_hh += w * ranked[k].hh;
         }
+        p = (double)of_hh;
+        q = (double)(all - of_hh);
         points += p * (2.0 * hc + q);
         hh += p;
         hc += q;
@@ -18084,125 +16905,21 @@ static double qnet__weighted_auc_ref(const qnet__bootstrap *b, const uint32_t *w
     return hh > 0.0 && hc > 0.0 ? points / (2.0 * hh * hc) : (double)NAN;
 }
 
-/* The same from the sums of the slots; hh + hc < 2^32, so that 2 hh hc fits. */
-QNET__HELPER double qnet__weighted_auc_fast(const qnet__bootstrap *b, const uint32_t *sum)
-{
-    uint64_t points = 0, hh = 0, hc = 0;
-    for (size_t g = 0; g < b->groups; g++) {
-        const uint64_t q = sum[2 * g], p = sum[2 * g + 1];
-        points += p * (2 * hc + (b->tied[g] ? q : 2 * q));
-        hh += p;
-        hc += q;
-    }
-    return hh > 0 && hc > 0 ? (double)points / (2.0 * (double)hh * (double)hc) : (double)NAN;
-}
-
-/* As many units as there are, drawn with replacement. Counts unit u at counts[place[u]], or
-   counts[u] where place is NULL. */
-static void qnet__draw_units(const qnet__bootstrap *b, const uint32_t *place, qnet_rng *rng,
-                             uint32_t *counts)
-{
-    for (size_t i = 0; i < b->units; i++) {
-        const uint32_t u = qnet_rng_below(rng, (uint32_t)b->units);
-        counts[place ? place[u] : u]++;
-    }
-}
-
 /* One resample: as many units as there are, drawn with replacement; drawn again while one class is
-   missing. */
+   missing. Resample `index` has a stream of random numbers of its own, so the result depends
+   neither on the number of workers nor on the order of the tasks. */
 static void qnet__bootstrap_task(void *arg, size_t index, size_t worker)
 {
     const qnet__bootstrap *b = (const qnet__bootstrap *)arg;
-    const int by_slot = !b->by_item, by_unit = b->unit || b->by_item;
-    uint32_t *weight = by_unit ? b->weight + worker * b->units : NULL;
-    uint32_t *sum = by_slot ? b->sum + worker * 2 * b->groups : NULL;
+    uint32_t *weight = b->e->weight + worker * b->count;
     qnet_rng rng = qnet_rng_at(b->seed, QNET_RANDOM_BOOTSTRAP, 0, (uint64_t)index);
     double auc = (double)NAN;
     for (int attempt = 0; attempt < QNET__BOOTSTRAP_TRIES && auc != auc; attempt++) {
-        if (by_unit) memset(weight, 0, b->units * sizeof *weight);
-        if (by_slot) memset(sum, 0, 2 * b->groups * sizeof *sum);
-        if (by_unit) {
-            qnet__draw_units(b, NULL, &rng, weight);
-            for (size_t i = 0; by_slot && i < b->count; i++) sum[b->slot[i]] += weight[b->unit[i]];
-        } else {
-            qnet__draw_units(b, b->slot, &rng, sum);
-        }
-        auc = by_slot ? qnet__weighted_auc_fast(b, sum) : qnet__weighted_auc_ref(b, weight);
+        memset(weight, 0, b->units * sizeof *weight);
+        for (size_t k = 0; k < b->units; k++) weight[qnet_rng_below(&rng, (uint32_t)b->units)]++;
+        auc = qnet__weighted_auc(b->e->ranked, b->count, weight);
     }
-    b->auc[index] = auc;
-}
-
-/* slot[i] of each item and tied[] of each group; returns how many groups there are. */
-static size_t qnet__bootstrap_groups(const int *label, const double *score, const uint32_t *order,
-                                     size_t count, uint32_t *slot, unsigned char *tied)
-{
-    size_t groups = 0;
-    int open = -1; /* the class that the last group ends with; -1: nothing may be added to it */
-    for (size_t first = 0, end; first < count; first = end) {
-        size_t hh = 0;
-        int mixed, y;
-        end = qnet__tie_end(score, order, count, first);
-        for (size_t k = first; k < end; k++) hh += (size_t)label[order[k]];
-        mixed = hh > 0 && hh < end - first;
-        y = hh > 0;
-        if (mixed || y < open || open < 0) tied[groups++] = (unsigned char)mixed;
-        open = mixed ? -1 : y;
-        for (size_t k = first; k < end; k++)
-            slot[order[k]] = (uint32_t)(2 * (groups - 1) + (size_t)label[order[k]]);
-    }
-    return groups;
-}
-
-static qnet_status qnet__bootstrap_run(qnet_context *ctx, const int *label, const double *score,
-                                       const int *cluster, size_t count, size_t resamples,
-                                       uint64_t seed, qnet__evaluation *e, double *auc)
-{
-    const size_t workers = qnet__workers(ctx);
-    size_t bytes = 0, failed = resamples, largest = 1;
-    qnet__arena arena;
-    qnet__bootstrap b;
-    memset(&arena, 0, sizeof arena);
-    memset(&b, 0, sizeof b);
-    b.units = cluster ? qnet__units(cluster, count, e, &largest) : count;
-    b.unit = cluster ? e->unit : NULL;
-    b.by_item = count > 0x7fffffffu || b.units > 0xffffffffu / largest; /* slots are 32 bits */
-#ifdef QNET_REFERENCE
-    b.by_item = 1;
-#endif
-    qnet__rank(score, count, &e->sorting[0]);
-    b.groups = qnet__bootstrap_groups(label, score, e->sorting[0].order, count, e->slot, e->tied);
-    for (int pass = 0; pass < 2; pass++) {
-        b.auc = (double *)qnet__take(&arena, resamples, sizeof(double));
-        if (cluster || b.by_item)
-            b.weight = (uint32_t *)qnet__take(&arena, b.units, workers * sizeof(uint32_t));
-        if (!b.by_item)
-            b.sum = (uint32_t *)qnet__take(&arena, 2 * b.groups, workers * sizeof(uint32_t));
-        if (pass == 0) {
-            bytes = arena.at;
-            arena.at = 0;
-            arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-            if (!arena.base) return qnet__no_memory(ctx, bytes, "a bootstrap");
-        }
-    }
-    b.label = label;
-    b.score = score;
-    b.order = e->sorting[0].order;
-    b.slot = e->slot;
-    b.tied = e->tied;
-    b.count = count;
-    b.seed = seed;
-    qnet__parallel(ctx, resamples, qnet__bootstrap_task, &b);
-    for (size_t r = resamples; r-- > 0;) {
-        if (b.auc[r] != b.auc[r]) failed = r;
-    }
-    if (failed == resamples) memcpy(auc, b.auc, resamples * sizeof *auc);
-    qnet__free(ctx, arena.base, bytes);
-    if (failed < resamples) {
-        return qnet__fail(ctx, QNET_ERROR_DATA,
-                          "qnet_bootstrap_auc: resample %lu: one class in each of %d samples drawn",
-                          (unsigned long)failed, QNET__BOOTSTRAP_TRIES);
-    }
-    return QNET_OK;
+    b->e->auc[index] = auc;
 }
 
 QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, const double *score,
@@ -18210,8 +16927,8 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
                                         uint64_t seed, double *auc)
 {
     qnet__evaluation e;
-    qnet_status status;
-    size_t m;
+    qnet__bootstrap b;
+    size_t m, drawn = 0;
     if (!auc || resamples < 1) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_bootstrap_auc: expected room for auc and 1 resample at least, "
@@ -18219,31 +16936,51 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
                           auc ? "room" : "NULL", resamples);
     }
     QNET__TRY(qnet__check_curve(ctx, "qnet_bootstrap_auc", label, score, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, cluster != NULL, 1, &e));
-    status = qnet__bootstrap_run(ctx, label, score, cluster, count, (size_t)resamples, seed, &e,
-                                 auc);
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, (size_t)resamples, &e));
+    b.e = &e;
+    b.count = count;
+    b.units = cluster ? 0 : count;
+    b.seed = seed;
+    for (size_t i = 0; i < count; i++) e.unit[i] = (uint32_t)i;
+    if (cluster) { /* units are counted in the order of the clusters' values */
+        qnet__rank_clusters(&e, cluster, count);
+        for (size_t first = 0, end; first < count; first = end, b.units++) {
+            end = qnet__run_end(e.ranked, count, first);
+            for (size_t k = first; k < end; k++) e.unit[e.ranked[k].item] = (uint32_t)b.units;
+        }
+    }
+    qnet__rank_scores(&e, score, label, count);
+    for (size_t k = 0; k < count; k++) e.ranked[k].item = e.unit[e.ranked[k].item];
+    qnet__parallel(ctx, (size_t)resamples, qnet__bootstrap_task, &b);
+    while (drawn < (size_t)resamples && e.auc[drawn] == e.auc[drawn]) drawn++;
+    if (drawn == (size_t)resamples) memcpy(auc, e.auc, drawn * sizeof *auc);
     qnet__evaluation_destroy(ctx, &e);
-    return status;
+    if (drawn < (size_t)resamples) {
+        return qnet__fail(ctx, QNET_ERROR_DATA,
+                          "qnet_bootstrap_auc: resample %lu: one class in each of %d samples drawn",
+                          (unsigned long)drawn, QNET__BOOTSTRAP_TRIES);
+    }
+    return QNET_OK;
 }
 
-/* The share-quantile of values, whose rising order is known, by linear interpolation: position
-   share * (count - 1). */
-static double qnet__order_quantile(const double *values, const uint32_t *order, size_t count,
+/* The share-quantile of values, whose rising order is known, by linear interpolation at position
+   share * (count - 1): type 7 of Hyndman & Fan 1996, numpy's and R's default. */
+static double qnet__order_quantile(const double *values, const qnet__ranked *ranked, size_t count,
                                    double share)
 {
     const double at = share * (double)(count - 1);
     const size_t below = qnet__min_size((size_t)at, count - 1);
-    const double low = values[order[below]];
-    const double high = values[order[qnet__min_size(below + 1, count - 1)]];
+    const double low = values[ranked[below].item];
+    const double high = values[ranked[qnet__min_size(below + 1, count - 1)].item];
     return low + (at - (double)below) * (high - low);
 }
 
-/* std has count - 1 below; 0 for one value. */
+/* What a box plot shows: quartiles, and as ends of the whiskers the 2.5th and 97.5th percentile,
+   the bootstrap's percentile interval. std has count - 1 below; 0 for one value. */
 QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, size_t count,
                                      qnet_boxplot *out)
 {
     qnet__evaluation e;
-    const uint32_t *order;
     qnet_boxplot r;
     double sum = 0.0, squares = 0.0;
     if (!ctx) return QNET_ERROR_ARGUMENT;
@@ -18258,19 +16995,20 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
                               "qnet_boxplot_of: value %lu is NaN or infinite", (unsigned long)i);
         }
     }
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, 0, &e));
-    qnet__rank(values, count, &e.sorting[0]);
-    order = e.sorting[0].order;
-    for (size_t i = 0; i < count; i++) sum += values[order[i]];
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
+    qnet__rank_scores(&e, values, NULL, count);
+    for (size_t i = 0; i < count; i++) sum += values[e.ranked[i].item];
     r.mean = sum / (double)count;
-    for (size_t i = 0; i < count; i++)
-        squares += (values[order[i]] - r.mean) * (values[order[i]] - r.mean);
+    for (size_t i = 0; i < count; i++) {
+        const double d = values[e.ranked[i].item] - r.mean;
+        squares += d * d;
+    }
     r.std = count > 1 ? sqrt(squares / (double)(count - 1)) : 0.0;
-    r.low = qnet__order_quantile(values, order, count, 0.025);
-    r.q1 = qnet__order_quantile(values, order, count, 0.25);
-    r.median = qnet__order_quantile(values, order, count, 0.5);
-    r.q3 = qnet__order_quantile(values, order, count, 0.75);
-    r.high = qnet__order_quantile(values, order, count, 0.975);
+    r.low = qnet__order_quantile(values, e.ranked, count, 0.025);
+    r.q1 = qnet__order_quantile(values, e.ranked, count, 0.25);
+    r.median = qnet__order_quantile(values, e.ranked, count, 0.5);
+    r.q3 = qnet__order_quantile(values, e.ranked, count, 0.75);
+    r.high = qnet__order_quantile(values, e.ranked, count, 0.975);
     *out = r;
     qnet__evaluation_destroy(ctx, &e);
     return QNET_OK;
@@ -18284,9 +17022,9 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
    ============================================================================================ */
 
 /* raw[p] = sum_c fc.weight[class][c] f[p][c] over the pixels p of image `index`;
-   map[height][width] = (raw - its least) / (its greatest - its least), resized. The bias, the same
-   everywhere, drops out. The sums are taken in double and allocated for this call: no training
-   step comes here. */
+   map[height][width] = (raw - its least) / (its greatest - its least), resized, and 0 everywhere
+   where raw is flat. The bias, the same everywhere, drops out. The sums are taken in double and
+   allocated for this call: no training step comes here. */
 QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index, float *map,
                               float *raw)
 {
@@ -18294,88 +17032,82 @@ QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index
     qnet_tensor features;
     const qnet_real *f, *w;
     float *sums, low = FLT_MAX, high = -FLT_MAX;
-    size_t pixels, bytes, p, c;
-    int fc;
-
+    size_t pixels, bytes;
+    qnet_status status = QNET_OK;
     if (net == NULL || map == NULL)
         return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT, "cam: net or map is NULL");
     ctx = net->ctx;
     features = qnet_resnet_feature_map(net);
     if (features.data == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cam: expected a forward pass before");
-    if (index < 0 || (size_t)index >= features.shape[0]) {
+    if (index < 0 || (size_t)index >= features.shape[0])
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "cam: image must be 0..%d, as in the last forward pass, found %d",
                           (int)features.shape[0] - 1, index);
-    }
-    if (class_index < 0 || class_index >= net->config.classes) {
+    if (class_index < 0 || class_index >= net->config.classes)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cam: class must be 0..%d, found %d",
                           net->config.classes - 1, class_index);
-    }
-    fc = qnet_param_find(net->table, "fc.weight");
-    w = net->weights + net->table->entries[fc].offset + (size_t)class_index * QNET_FEATURES;
+    w = net->weights + (size_t)class_index * QNET_FEATURES +
+        net->table->entries[qnet_param_find(net->table, "fc.weight")].offset;
     pixels = features.shape[1] * features.shape[2];
     f = features.data + (size_t)index * pixels * QNET_FEATURES;
     bytes = pixels * sizeof(float);
     sums = (float *)qnet__alloc(ctx, bytes);
     if (sums == NULL)
         return qnet__no_memory(ctx, bytes, "a class activation map");
-    for (p = 0; p < pixels; p++) {
+    for (size_t p = 0; p < pixels; p++) {
         double sum = 0;
-        for (c = 0; c < QNET_FEATURES; c++)
+        for (size_t c = 0; c < QNET_FEATURES; c++)
             sum += (double)w[c] * (double)f[p * QNET_FEATURES + c];
         sums[p] = (float)sum;
-        if (!qnet__is_finite((double)sums[p])) {
-            qnet__free(ctx, sums, bytes);
-            return qnet__fail(ctx, QNET_ERROR_NUMERIC,
-                              "cam: the features or fc.weight of class %d hold NaN or infinity",
-                              class_index);
-        }
-    }
-    if (raw != NULL)
-        memcpy(raw, sums, bytes);
-    for (p = 0; p < pixels; p++) {
         low = sums[p] < low ? sums[p] : low;
         high = sums[p] > high ? sums[p] : high;
+        if (!qnet__is_finite((double)sums[p]))
+            status = qnet__fail(ctx, QNET_ERROR_NUMERIC, "cam: the features or fc.weight of class "
+                                "%d hold NaN or infinity", class_index);
     }
-    for (p = 0; p < pixels; p++) { /* no place stands out in a flat map: 0 everywhere */
-        sums[p] = high > low ? (sums[p] - low) / (high - low) : 0.0f;
+    if (status == QNET_OK) {
+        if (raw != NULL)
+            memcpy(raw, sums, bytes);
+        for (size_t p = 0; p < pixels; p++)
+            sums[p] = high > low ? (sums[p] - low) / (high - low) : 0.0f;
+        qnet_image_resize(sums, (int)features.shape[1], (int)features.shape[2], 1, map,
+                          net->config.height, net->config.width);
     }
-    qnet_image_resize(sums, (int)features.shape[1], (int)features.shape[2], 1, map,
-                      net->config.height, net->config.width);
     qnet__free(ctx, sums, bytes);
-    return QNET_OK;
+    return status;
 }
 
-/* v clipped to 0..1, as 0..255; NaN gives 0. */
+/* v clipped to 0..1; NaN gives 0. */
+static double qnet__unit_range(double v)
+{
+    return v > 0 ? v < 1 ? v : 1 : 0;
+}
+
+/* The same as 0..255. */
 static uint8_t qnet__cam_byte(double v)
 {
-    return (uint8_t)(v > 0 ? (v < 1 ? v * 255 + 0.5 : 255) : 0);
+    return (uint8_t)(qnet__unit_range(v) * 255 + 0.5);
 }
 
 /* MATLAB's and OpenCV's JET: blue 0, cyan, green .5, yellow, red 1; each colour is a trapezium of
    slope 4 around 1/4 (blue), 1/2 (green) and 3/4 (red). */
 QNET_API void qnet_jet(double value, uint8_t rgb[3])
 {
-    int i;
-
-    value = value > 0 ? (value < 1 ? value : 1) : 0;
-    for (i = 0; i < 3; i++)
-        rgb[i] = qnet__cam_byte(1.5 - fabs(4 * value - (3 - i)));
+    for (int i = 0; i < 3; i++)
+        rgb[i] = qnet__cam_byte(1.5 - fabs(4 * qnet__unit_range(value) - (3 - i)));
 }
 
 /* rgb = 0.3 JET(map) + 0.5 grey, the weights of Zhou et al.'s published program. */
 QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, int width,
                                uint8_t *rgb)
 {
-    size_t p, i, size = height > 0 && width > 0 ? (size_t)height * (size_t)width : 0;
-
-    for (p = 0; p < size; p++) {
-        double g = (double)grey[p];
+    const size_t size = height > 0 && width > 0 ? (size_t)height * (size_t)width : 0;
+    for (size_t p = 0; p < size; p++) {
+        const double g = qnet__unit_range((double)grey[p]);
         uint8_t heat[3];
-        g = g > 0 ? (g < 1 ? g : 1) : 0;
         qnet_jet((double)map[p], heat);
-        for (i = 0; i < 3; i++)
+        for (size_t i = 0; i < 3; i++)
             rgb[3 * p + i] = qnet__cam_byte(0.3 * heat[i] / 255.0 + 0.5 * g);
     }
 }

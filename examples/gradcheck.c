@@ -11,6 +11,7 @@
 #endif
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "../tests/reference.h" /* worst_gradient: the central differences */
 
 #include <math.h>
 #include <stdio.h>
@@ -161,20 +162,12 @@ static void row(const char *layer, const char *of, size_t numbers, double error)
     checked++;
     failed += !(error < 1e-7);
 }
-static double error_of(qnet_scalar_function f, void *user, qnet_real *x, const qnet_real *gradient,
-                       size_t count, double step)
-{
-    qnet_gradcheck_result worst;
-    if (qnet_gradcheck(ctx, f, user, x, gradient, count, 0, step, &worst) == QNET_OK)
-        return worst.max_error;
-    printf("%s\n", qnet_last_error(ctx));
-    return HUGE_VAL;
-}
-static void check(const char *layer, const char *of, qnet_scalar_function f, void *user,
+static void check(const char *layer, const char *of, scalar_function f, void *user,
                   qnet_real *x, const qnet_real *gradient, size_t count)
 {
     /* Convolutions are linear, so a long step costs nothing and leaves less to rounding. */
-    row(layer, of, count, error_of(f, user, x, gradient, count, f == f_conv ? .1 : 3e-5));
+    const double step = f == f_conv ? .1 : 3e-5;
+    row(layer, of, count, worst_gradient(f, user, x, gradient, count, step).error);
 }
 
 static void fill(qnet_real *x, size_t count, uint64_t stream)
@@ -326,7 +319,8 @@ static void resnet(void)
         slope = (qnet_real)dot;
         sprintf(name, "ResNet18: %.8s",
                 *p->name == 'b' ? "stem" : *p->name == 'f' ? "fc" : p->name);
-        row(name, "all weights", j.to - j.from, error_of(f_resnet, &j, &j.s, &slope, 1, 1e-6));
+        row(name, "all weights", j.to - j.from,
+            worst_gradient(f_resnet, &j, &j.s, &slope, 1, 1e-6).error);
         memcpy(j.net->weights + j.from, j.weights + j.from, (j.to - j.from) * sizeof *g);
         j.from = j.to;
         dot = 0;

@@ -4,7 +4,9 @@
 
    The slice is two bright discs of N x N pixels (64 when not given) in ppm, 1/s and any unit of
    T1W; it is stretched and cropped as at test time, goes through ResNet18 in training mode with its
-   loss and gradients, and its 512 features, as a scan of one slice, through BiLSTM and both heads.
+   loss and gradients, and its 512 features, as a scan of one slice, through BiLSTM and both heads:
+   layer by layer, as tests/plain_resnet.h and plain_scan.h have it. The networks of the library
+   compute the same, but do not keep each tensor; at the end their losses must agree with these.
    Weights are random ones of seed 1, or FILE's. For every tensor: name (that of torchvision's
    module), shape, mean, standard deviation, a hash of its bits, and its place in the paper.
    With --save all of them go into one safetensors file, for a comparison with PyTorch; activations
@@ -20,6 +22,7 @@
    Last line with --side 64: "94 tensors, scan level: probability of HH 0.5126". */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "../tests/plain_scan.h" /* and plain_resnet.h */
 
 #include <math.h>
 #include <stdio.h>
@@ -208,10 +211,11 @@ static qnet_status run(qnet_context *ctx, recorder *r, qnet_resnet *net, qnet_sc
 {
     const int one_slice[1] = {1}, label[1] = {QNET_HH};
     const size_t three[1] = {3};
-    qnet_real logits[2], scan_logits[2], features[QNET_FEATURES], losses[3];
+    qnet_real logits[2], features[QNET_FEATURES], losses[3];
     qnet_real *x = (qnet_real *)malloc((size_t)side * (size_t)side * 3 * sizeof *x);
-    double loss = 0, image_loss = 0, scan_loss = 0;
-    int replaced;
+    double loss[3], again[3]; /* stage 1, image head, scan head */
+    plain_net p, q;
+    int replaced, i;
     qnet_status status = x ? QNET_OK : QNET_ERROR_MEMORY;
     if (status == QNET_OK) {
         qnet_resnet_init(net, 1);
@@ -224,27 +228,36 @@ static qnet_status run(qnet_context *ctx, recorder *r, qnet_resnet *net, qnet_sc
         keep_block(r, "scan.", scan->table, scan->weights, 3);
         status = prepare(ctx, r, weights != NULL, side, x);
     }
+    memset(&p, 0, sizeof p);
+    memset(&q, 0, sizeof q);
+    p.ctx = q.ctx = ctx, p.trace = q.trace = show, p.user = q.user = r;
+    p.table = net->table, p.weights = net->weights, p.gradients = net->gradients;
+    q.table = scan->table, q.weights = scan->weights, q.gradients = scan->gradients;
     /* Stage 1: forward, cross-entropy, backward. */
-    if (status == QNET_OK) status = qnet_resnet_forward(net, x, 1, 1, logits, features);
-    if (status == QNET_OK) status = qnet_cross_entropy(ctx, 1, 2, logits, label, &loss, logits);
-    if (status == QNET_OK) status = qnet_resnet_backward(net, x, 1, logits);
+    if (status == QNET_OK) status = plain_resnet_forward(&p, x, 1, side, side, 3, 1, logits);
+    if (status == QNET_OK) status = qnet_cross_entropy(ctx, 1, 2, logits, label, &loss[0], logits);
+    if (status == QNET_OK) status = plain_resnet_backward(&p, logits);
     /* Stage 2 on the slice's embedding, as a scan of one slice. */
     if (status == QNET_OK)
-        status = qnet_scan_model_loss(scan, features, one_slice, label, 1, &image_loss, &scan_loss,
-                                      1);
+        status = plain_scan(&q, &scan->config, p.features, one_slice, label, 1, loss + 1);
     if (status == QNET_OK) {
-        qnet_trace off = {NULL, NULL};
-        qnet_set_trace(ctx, off);
-        losses[0] = (qnet_real)loss, losses[1] = (qnet_real)image_loss;
-        losses[2] = (qnet_real)scan_loss;
+        for (i = 0; i < 3; i++) losses[i] = (qnet_real)loss[i];
         keep(r, "", "loss", losses, 1, three);
         keep_block(r, "grad resnet.", net->table, net->gradients, 1);
         keep_block(r, "grad scan.", scan->table, scan->gradients, 1);
         keep_block(r, "after resnet.", net->table, net->weights, 2);
-        status = qnet_scan_model_forward(scan, features, one_slice, 1, NULL, scan_logits);
-        qnet_softmax(1, 2, scan_logits, scan_logits);
-        *probability = (double)scan_logits[QNET_HH];
     }
+    /* The same by the library's networks. */
+    if (status == QNET_OK) status = qnet_resnet_forward(net, x, 1, 1, logits, features);
+    if (status == QNET_OK)
+        status = qnet_cross_entropy(ctx, 1, 2, logits, label, &again[0], NULL);
+    if (status == QNET_OK)
+        status = qnet_scan_model_loss(scan, features, one_slice, label, 1, &again[1], &again[2], 0);
+    for (i = 0; status == QNET_OK && i < 3; i++)
+        if (!(fabs(again[i] - loss[i]) <= 1e-4 * (1 + fabs(loss[i])))) status = QNET_ERROR_NUMERIC;
+    if (status == QNET_OK) *probability = exp(-again[2]); /* the label is HH */
+    plain_free(&p);
+    plain_free(&q);
     free(x);
     return status;
 }
@@ -267,7 +280,6 @@ int main(int argc, char **argv)
 {
     static recorder r; /* all zero */
     qnet_context *ctx;
-    qnet_hooks hooks;
     qnet_resnet_config resnet;
     qnet_scan_config config;
     qnet_resnet *net = NULL;
@@ -290,10 +302,7 @@ int main(int argc, char **argv)
             return 2;
         }
     }
-    memset(&hooks, 0, sizeof hooks);
-    hooks.trace.user = &r;
-    hooks.trace.tensor = show;
-    if (qnet_context_create(&hooks, &ctx) != QNET_OK) return 1;
+    if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
     r.ctx = ctx;
     qnet_resnet_config_init(&resnet);
     resnet.height = resnet.width = side;

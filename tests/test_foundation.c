@@ -148,25 +148,15 @@ static int hear_report(void *user, const qnet_progress_info *info)
     return info->epoch == 3;
 }
 
-static void hear_tensor(void *user, const char *name, const qnet_real *data, int ndim,
-                        const size_t *shape)
-{
-    heard *h = (heard *)user;
-    snprintf(h->text, sizeof h->text, "%s %d %lu %lu %g", name, ndim, (unsigned long)shape[0],
-             (unsigned long)shape[1], (double)data[0]);
-}
-
 static void test_context(void)
 {
     counting c = { 0, 0, 0, 0 };
     qnet_hooks hooks;
     qnet_context *ctx = NULL, *other = NULL;
     qnet_progress progress;
-    qnet_trace trace;
     qnet_progress_info info;
     heard h;
     double now = 7;
-    qnet_real value = 2;
     void *p;
     char longer[3000];
     memset(&h, 0, sizeof h);
@@ -239,21 +229,14 @@ static void test_context(void)
     qnet__log(ctx, QNET_LOG_WARNING, "%d of %d", 2, 3);
     CHECK(h.messages == 1 && h.level == QNET_LOG_WARNING && strcmp(h.text, "2 of 3") == 0);
     CHECK(qnet__report(ctx, &info) == 0);
-    qnet__trace(ctx, "fc", &value, 2, 1, 1, 0, 0);
-    progress.user = trace.user = &h;
+    progress.user = &h;
     progress.report = hear_report;
-    trace.tensor = hear_tensor;
     qnet_set_progress(ctx, progress);
-    qnet_set_trace(ctx, trace);
     CHECK(qnet__report(ctx, &info) == 0);
     info.epoch = 3;
     CHECK(qnet__report(ctx, &info) != 0 && h.reports == 2);
-    qnet__trace(ctx, "fc", &value, 2, 1, 5, 0, 0);
-    CHECK(strcmp(h.text, "fc 2 1 5 2") == 0);
     progress.report = NULL;
-    trace.tensor = NULL;
     qnet_set_progress(ctx, progress);
-    qnet_set_trace(ctx, trace);
     CHECK(qnet__report(ctx, &info) == 0 && h.reports == 2);
     qnet_context_destroy(ctx);
 

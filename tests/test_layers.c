@@ -1,7 +1,8 @@
-/* Rooms >>norm >>pool >>dense >>gradcheck, called alone. */
+/* Rooms >>norm >>pool >>dense, called alone. */
 #define QNET_IMPLEMENTATION
 #include "../qnet.h"
 #include "test.h"
+#include "reference.h"
 #include "pool_reference.h"
 
 /* Tolerances: a float result of a short sum of numbers near 1 is good to a few units of 6e-8. */
@@ -341,14 +342,13 @@ static double weighted_sum(const qnet_real *y, const qnet_real *weight, size_t c
     return sum;
 }
 
-static void check_gradient(qnet_context *ctx, qnet_scalar_function f, layer *l, qnet_real *x,
-                           const qnet_real *gradient, size_t count, double step)
+static void check_gradient(scalar_function f, layer *l, qnet_real *x, const qnet_real *gradient, size_t count,
+                           double step)
 {
-    qnet_gradcheck_result result;
-    CHECK_OK(ctx, qnet_gradcheck(ctx, f, l, x, gradient, count, 0, step, &result));
-    if (!CHECK(result.max_error < GRADIENT_ERROR))
-        printf("    error %g at %lu: analytic %g, numeric %g\n", result.max_error,
-               (unsigned long)result.worst, result.analytic, result.numeric);
+    const gradient_error worst = worst_gradient(f, l, x, gradient, count, step);
+    if (!CHECK(worst.error < GRADIENT_ERROR))
+        printf("    error %g at %lu: analytic %g, numeric %g\n", worst.error, (unsigned long)worst.at,
+               worst.analytic, worst.numeric);
 }
 
 static double batchnorm_loss(void *user)
@@ -390,10 +390,10 @@ static void batchnorm_gradients(void)
         batchnorm_loss(&l);
         CHECK_OK(l.ctx, qnet_batchnorm_backward(l.ctx, ROWS, N, l.x, l.gamma, l.mean, l.rstd,
                                                 l.relu ? l.y : NULL, l.weight, dx, dr, dg, db, NULL));
-        check_gradient(l.ctx, batchnorm_loss, &l, l.x, dx, COUNT, STEP);
-        check_gradient(l.ctx, batchnorm_loss, &l, l.residual, dr, COUNT, STEP);
-        check_gradient(l.ctx, batchnorm_loss, &l, l.gamma, dg, N, STEP);
-        check_gradient(l.ctx, batchnorm_loss, &l, l.beta, db, N, STEP);
+        check_gradient(batchnorm_loss, &l, l.x, dx, COUNT, STEP);
+        check_gradient(batchnorm_loss, &l, l.residual, dr, COUNT, STEP);
+        check_gradient(batchnorm_loss, &l, l.gamma, dg, N, STEP);
+        check_gradient(batchnorm_loss, &l, l.beta, db, N, STEP);
     }
     free(l.x); free(l.gamma); free(l.beta); free(l.residual); free(l.weight); free(l.y); free(l.mean);
     free(l.rstd);
@@ -539,10 +539,10 @@ static void pool_gradients(void)
     l.rows = 2 * 3 * 3 * 33;
     maxpool_loss(&l);
     CHECK_OK(l.ctx, qnet_maxpool_backward(l.ctx, 2, 5, 6, 33, argmax, weight, dx));
-    check_gradient(l.ctx, maxpool_loss, &l, x, dx, COUNT, LINEAR_STEP);
+    check_gradient(maxpool_loss, &l, x, dx, COUNT, LINEAR_STEP);
     l.rows = 30;
     CHECK_OK(l.ctx, qnet_avgpool_backward(l.ctx, 2, 30, 33, weight, dx));
-    check_gradient(l.ctx, avgpool_loss, &l, x, dx, COUNT, LINEAR_STEP);
+    check_gradient(avgpool_loss, &l, x, dx, COUNT, LINEAR_STEP);
     qnet_context_destroy(l.ctx);
 }
 
@@ -604,9 +604,9 @@ static void dense(void)
         }
         CHECK(worst < NEAR * 10); /* sums of 512 products */
         CHECK_OK(ctx, qnet_dense_backward(ctx, rows, (int)in, (int)out, l.x, l.gamma, l.weight, dx, dw, db, NULL));
-        check_gradient(ctx, dense_loss, &l, l.x, dx, rows * in, LINEAR_STEP);
-        check_gradient(ctx, dense_loss, &l, l.gamma, dw, out * in, LINEAR_STEP);
-        check_gradient(ctx, dense_loss, &l, l.beta, db, out, LINEAR_STEP);
+        check_gradient(dense_loss, &l, l.x, dx, rows * in, LINEAR_STEP);
+        check_gradient(dense_loss, &l, l.gamma, dw, out * in, LINEAR_STEP);
+        check_gradient(dense_loss, &l, l.beta, db, out, LINEAR_STEP);
         /* optional parts */
         CHECK_OK(ctx, qnet_dense_backward(ctx, rows, (int)in, (int)out, l.x, l.gamma, l.weight, NULL, l.gamma, NULL, NULL));
         CHECK(same_bits(l.gamma, dw, out * in));
@@ -648,7 +648,7 @@ static void softmax_and_cross_entropy(void)
     lay.channels = 3;
     lay.x = l;
     lay.label = label;
-    check_gradient(ctx, cross_entropy_loss, &lay, l, dl, 12, STEP);
+    check_gradient(cross_entropy_loss, &lay, l, dl, 12, STEP);
     memcpy(p, l, sizeof p); /* in place */
     CHECK_OK(ctx, qnet_cross_entropy(ctx, 4, 3, p, label, &loss, p));
     CHECK(same_bits(p, dl, 12));
@@ -691,28 +691,18 @@ static double not_a_number(void *user)
 
 static void gradcheck(void)
 {
-    qnet_context *ctx = make_context(NULL);
     qnet_real x[3] = { 2, 1, 4 }, gradient[3] = { 12, 5, 0 }, kept[3];
-    qnet_gradcheck_result result;
+    gradient_error worst;
     memcpy(kept, x, sizeof x);
-    CHECK_OK(ctx, qnet_gradcheck(ctx, cube_sum, x, x, gradient, 3, 0, 1e-3, &result));
-    CHECK(result.max_error < 1e-5); /* the step's square, 1e-6 of 12, is all that is cut off */
-    CHECK(same_bits(x, kept, 3));
+    worst = worst_gradient(cube_sum, x, x, gradient, 3, 1e-3);
+    CHECK(worst.error < 1e-5); /* the step's square, 1e-6 of 12, is all that is cut off */
     gradient[1] = -5;
-    CHECK_OK(ctx, qnet_gradcheck(ctx, cube_sum, x, x, gradient, 3, 0, 1e-3, &result));
-    CHECK_NEAR(result.max_error, 1, 1e-5); /* 10 / 10 */
-    CHECK(result.worst == 1 && result.analytic == -5);
-    CHECK_NEAR(result.numeric, 5, 1e-5);
-    CHECK_OK(ctx, qnet_gradcheck(ctx, cube_sum, x, x, gradient, 3, 1, 1e-3, &result));
-    CHECK(result.worst == 0 && result.max_error < 1e-5); /* only the first was looked at */
-    result.worst = 99;
-    CHECK_FAILS(ctx, qnet_gradcheck(ctx, cube_sum, x, x, gradient, 3, 0, 0, &result), QNET_ERROR_ARGUMENT, "step");
-    CHECK_FAILS(ctx, qnet_gradcheck(ctx, cube_sum, x, x, gradient, 3, 0, NAN, &result), QNET_ERROR_ARGUMENT, "step");
-    CHECK_FAILS(ctx, qnet_gradcheck(ctx, not_a_number, x, x, gradient, 3, 0, 1e-3, &result), QNET_ERROR_NUMERIC, "index 0");
-    CHECK_FAILS(ctx, qnet_gradcheck(ctx, NULL, x, x, gradient, 3, 0, 1e-3, &result), QNET_ERROR_ARGUMENT, "NULL");
-    CHECK_FAILS(ctx, qnet_gradcheck(ctx, cube_sum, x, x, gradient, 0, 0, 1e-3, &result), QNET_ERROR_ARGUMENT, "count");
-    CHECK(result.worst == 99 && same_bits(x, kept, 3));
-    qnet_context_destroy(ctx);
+    worst = worst_gradient(cube_sum, x, x, gradient, 3, 1e-3);
+    CHECK_NEAR(worst.error, 1, 1e-5); /* 10 / 10 */
+    CHECK(worst.at == 1 && worst.analytic < 0);
+    CHECK_NEAR(worst.numeric, 5, 1e-5);
+    CHECK(worst_gradient(not_a_number, x, x, gradient, 3, 1e-3).error >= HUGE_VAL);
+    CHECK(same_bits(x, kept, 3));
 }
 
 /* ---- same bits for any number of workers ---- */

@@ -3,6 +3,7 @@
 #define QNET_IMPLEMENTATION
 #include "../qnet.h"
 #include "test.h"
+#include "reference.h"
 
 /* float: a few hundred products of numbers near 1, through at most 24 steps that contract. */
 #define NEAR (QNET__REAL_IS_DOUBLE ? 1e-11 : 3e-6)
@@ -511,11 +512,10 @@ static double loss(void *user)
 
 static void check_gradient(layer *l, qnet_real *x, const qnet_real *gradient, size_t count)
 {
-    qnet_gradcheck_result result = { 0 };
-    CHECK_OK(l->ctx, qnet_gradcheck(l->ctx, loss, l, x, gradient, count, 0, STEP, &result));
-    if (!CHECK(result.max_error < GRADIENT_ERROR))
-        printf("    error %g at %lu: analytic %g, numeric %g\n", result.max_error,
-               (unsigned long)result.worst, result.analytic, result.numeric);
+    const gradient_error worst = worst_gradient(loss, l, x, gradient, count, STEP);
+    if (!CHECK(worst.error < GRADIENT_ERROR))
+        printf("    error %g at %lu: analytic %g, numeric %g\n", worst.error, (unsigned long)worst.at,
+               worst.analytic, worst.numeric);
 }
 
 static void gradients(void)

@@ -256,7 +256,7 @@ static void test_auc(void)
 }
 
 /* Scores of one kind each: many ties, none, both zeros and infinities, magnitudes of all sizes, and
-   such that differ only in the last bits, which the radix sort alone cannot tell apart. */
+   such that differ only in the last bits, and so in the lowest digits of a key. */
 static double score_of_kind(qnet_rng *rng, int kind)
 {
     const uint32_t k = qnet_rng_below(rng, 7);
@@ -270,40 +270,35 @@ static double score_of_kind(qnet_rng *rng, int kind)
 
 #define KINDS 6
 
-/* The radix sort gives the order of the twin, which is that of the definition. */
+/* The order is that of the definition: rising scores, equal ones as they came, -0 like 0. */
 static void test_rank(void)
 {
-    static const size_t counts[8] = { 1, 2, 3, 511, 512, 513, 1000, 20011 };
+    static const size_t counts[8] = { 1, 2, 3, 255, 256, 257, 1000, 20011 };
     qnet_rng rng = qnet_rng_at(8, QNET_RANDOM_USER, 0, 0);
-    qnet_context *c = context_with(NULL, NULL);
     for (int i = 0; i < 8; i++) {
         const size_t n = counts[i];
         double *key = (double *)malloc(n * sizeof *key);
-        uint32_t *ref = (uint32_t *)malloc(n * sizeof *ref);
+        unsigned char *seen = (unsigned char *)malloc(n);
         qnet__evaluation e;
-        CHECK_OK(c, qnet__evaluation_create(c, n, 0, 0, 0, &e));
-        CHECK((e.sorting[0].packed != NULL) == (n >= QNET__SORT_SMALL));
-        for (int kind = 0; key && ref && kind < KINDS; kind++) {
+        CHECK_OK(ctx, qnet__evaluation_create(ctx, n, 0, 0, &e));
+        for (int kind = 0; key && seen && kind < KINDS; kind++) {
             size_t wrong = 0;
             for (size_t k = 0; k < n; k++) key[k] = score_of_kind(&rng, kind);
-            qnet__rank_ref(key, n, &e.sorting[0]);
-            memcpy(ref, e.sorting[0].order, n * sizeof *ref);
-            for (size_t k = 1; k < n; k++) {
-                wrong += !(key[ref[k - 1]] < key[ref[k]] ||
-                           (key[ref[k - 1]] == key[ref[k]] && ref[k - 1] < ref[k]));
+            qnet__rank_scores(&e, key, NULL, n);
+            memset(seen, 0, n);
+            for (size_t k = 0; k < n; k++) {
+                const uint32_t item = e.ranked[k].item, before = k ? e.ranked[k - 1].item : item;
+                wrong += item >= n || seen[item]++;
+                if (k == 0) continue;
+                wrong += !(key[before] < key[item] || (key[before] == key[item] && before < item));
+                wrong += (e.ranked[k - 1].key == e.ranked[k].key) != (key[before] == key[item]);
             }
             CHECK(wrong == 0);
-            if (e.sorting[0].packed) {
-                memset(e.sorting[0].order, 0xff, n * sizeof *ref);
-                qnet__rank_fast(key, n, &e.sorting[0]);
-                CHECK(memcmp(ref, e.sorting[0].order, n * sizeof *ref) == 0);
-            }
         }
-        qnet__evaluation_destroy(c, &e);
+        qnet__evaluation_destroy(ctx, &e);
         free(key);
-        free(ref);
+        free(seen);
     }
-    qnet_context_destroy(c);
 }
 
 /* Labels of both classes, returns how many are HH. */
@@ -317,7 +312,24 @@ static size_t random_labels(qnet_rng *rng, size_t n, int *l)
     return m;
 }
 
-/* The fast components are those of the twin, bit by bit, with many ties and with none. */
+/* Components and AUC from the definition: every HH item against every HC item, two points for a win
+   and one for a tie. */
+static double components_by_pairs(const int *l, const double *score, size_t count, size_t m, double *component)
+{
+    uint64_t points = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t won = 0;
+        for (size_t j = 0; j < count; j++) {
+            const double hh = l[i] ? score[i] : score[j], hc = l[i] ? score[j] : score[i];
+            if (l[j] != l[i]) won += hh > hc ? 2u : hh == hc ? 1u : 0u;
+        }
+        component[i] = (double)won / (2.0 * (double)(l[i] ? count - m : m));
+        if (l[i]) points += won;
+    }
+    return (double)points / (2.0 * (double)m * (double)(count - m));
+}
+
+/* Bit by bit, with many ties and with none. */
 static void test_components(void)
 {
     static double fast[700], ref[700], score[700];
@@ -327,19 +339,17 @@ static void test_components(void)
         const size_t n = round < 60 ? 2 + (size_t)round : 640 + (size_t)round % 7;
         const size_t m = random_labels(&rng, n, l);
         qnet__evaluation e;
-        CHECK_OK(ctx, qnet__evaluation_create(ctx, n, 0, 0, 0, &e));
+        double auc;
+        CHECK_OK(ctx, qnet__evaluation_create(ctx, n, 0, 0, &e));
         for (size_t i = 0; i < n; i++) score[i] = score_of_kind(&rng, round % KINDS);
-        qnet__rank(score, n, &e.sorting[0]);
-        CHECK(qnet__components_fast(l, score, e.sorting[0].order, n, m, n - m, e.sorting[0].kind, fast) ==
-              qnet__components_ref(l, score, n, m, n - m, ref));
+        auc = components_by_pairs(l, score, n, m, ref);
+        CHECK(qnet__components(&e, l, score, n, m, fast) == auc);
         CHECK(memcmp(fast, ref, n * sizeof *fast) == 0);
-        CHECK(qnet__components_fast(l, score, e.sorting[0].order, n, m, n - m, e.sorting[0].kind, NULL) ==
-              qnet__components_ref(l, score, n, m, n - m, NULL));
+        CHECK(qnet__components(&e, l, score, n, m, NULL) == auc);
         qnet__evaluation_destroy(ctx, &e);
     }
 }
 
-#ifndef QNET_REFERENCE /* the twin takes m n steps */
 /* A million items: 2.5e11 pairs do not fit 32 bits. */
 static void test_large(void)
 {
@@ -361,7 +371,6 @@ static void test_large(void)
     free(l);
     free(s);
 }
-#endif
 
 static void check_delong(const qnet_delong *d, const double want[6])
 {
@@ -550,22 +559,19 @@ static void test_bootstrap(void)
     }
 }
 
-/* Each resample, drawn word by word and scored by the twin: the bits of the fast way, with and
-   without clusters, with ties of all kinds. */
-static void test_bootstrap_twin(void)
+/* Each resample, drawn word by word: whole clusters copied as often as they were drawn, and scored by
+   qnet_auc; with ties of all kinds. */
+static void test_bootstrap_by_copies(void)
 {
     enum { RUNS = 5, ITEMS = 801 };
-    static double score[ITEMS];
-    static int l[ITEMS], cluster[ITEMS];
-    static uint32_t weight[ITEMS];
+    static double score[ITEMS], s[40 * ITEMS];
+    static int l[ITEMS], cluster[ITEMS], unit[ITEMS], copies[40 * ITEMS];
     qnet_rng rng = qnet_rng_at(12, QNET_RANDOM_USER, 0, 0);
     for (int round = 0; round < 4 * KINDS; round++) {
         const size_t n = round % 2 ? ITEMS : 3 + (size_t)round;
         const int clustered = round / 2 % 2;
         double auc[RUNS];
-        qnet__evaluation e;
-        qnet__bootstrap b;
-        memset(&b, 0, sizeof b);
+        int units = 0;
         random_labels(&rng, n, l);
         for (size_t i = 0; i < n; i++) {
             score[i] = score_of_kind(&rng, round % KINDS) + (round % KINDS == 1 ? l[i] * 0.3 : 0);
@@ -573,26 +579,36 @@ static void test_bootstrap_twin(void)
         }
         cluster[0] = -51; /* at least two clusters, one for each class */
         cluster[1] = -52;
+        for (int c = -52; c < 3 * ITEMS; c++) { /* numbered in the order of their values */
+            int there = 0;
+            for (size_t i = 0; i < n; i++) {
+                if (cluster[i] != c) continue;
+                unit[i] = units;
+                there = 1;
+            }
+            units += there;
+        }
+        for (size_t i = 0; i < n && !clustered; i++) unit[i] = (int)i;
+        if (!clustered) units = (int)n;
         CHECK_OK(ctx, qnet_bootstrap_auc(ctx, l, score, clustered ? cluster : NULL, n, RUNS, 77, auc));
-        CHECK_OK(ctx, qnet__evaluation_create(ctx, n, 0, clustered, 0, &e));
-        b.units = clustered ? qnet__units(cluster, n, &e, NULL) : n;
-        b.unit = clustered ? e.unit : NULL;
-        qnet__rank(score, n, &e.sorting[0]);
-        b.label = l;
-        b.score = score;
-        b.order = e.sorting[0].order;
-        b.count = n;
         for (uint64_t run = 0; run < RUNS; run++) {
             qnet_rng draws = qnet_rng_at(77, QNET_RANDOM_BOOTSTRAP, 0, run);
             double want = (double)NAN;
             while (want != want) {
-                memset(weight, 0, sizeof weight);
-                for (size_t i = 0; i < b.units; i++) weight[qnet_rng_below(&draws, (uint32_t)b.units)]++;
-                want = qnet__weighted_auc_ref(&b, weight);
+                size_t size = 0, hh = 0;
+                for (int k = 0; k < units; k++) {
+                    const int drawn = (int)qnet_rng_below(&draws, (uint32_t)units);
+                    for (size_t i = 0; i < n && size < 40 * ITEMS; i++) {
+                        if (unit[i] != drawn) continue;
+                        s[size] = score[i];
+                        copies[size++] = l[i];
+                        hh += (size_t)l[i];
+                    }
+                }
+                if (hh > 0 && hh < size) CHECK_OK(ctx, qnet_auc(ctx, copies, s, size, &want));
             }
             CHECK(auc[run] == want);
         }
-        qnet__evaluation_destroy(ctx, &e);
     }
 }
 
@@ -676,15 +692,13 @@ int main(void)
     RUN(test_auc);
     RUN(test_rank);
     RUN(test_components);
-#ifndef QNET_REFERENCE
     RUN(test_large);
-#endif
     RUN(test_delong);
     RUN(test_delong_items);
     RUN(test_delong_limits);
     RUN(test_bad_input);
     RUN(test_bootstrap);
-    RUN(test_bootstrap_twin);
+    RUN(test_bootstrap_by_copies);
     RUN(test_workers);
     RUN(test_boxplot);
     RUN(test_no_memory);

@@ -5,6 +5,7 @@
 #include "qnet.h"
 #include "phantom.h"
 #include "test.h"
+#include "plain_resnet.h"
 
 static qnet_context *ctx;
 
@@ -96,7 +97,7 @@ static void test_augmentation(void)
     CHECK(c.std[0] == .229 && c.std[1] == .224 && c.std[2] == .225);
 }
 
-/* Widths and channels of the network's outputs, by the trace. */
+/* Widths and channels of the network's outputs. */
 typedef struct shapes { size_t conv1, maxpool, layer[4][2], channels[4], features; } shapes;
 static void record_shape(void *user, const char *name, const qnet_real *data, int ndim,
                          const size_t *shape)
@@ -117,11 +118,11 @@ static void test_resnet18(void)
 {
     qnet_resnet_config config;
     qnet_resnet *net = NULL;
-    qnet_trace trace;
+    qnet_real logits[2][2];
+    plain_net plain;
     shapes s;
     static qnet_real x[64 * 64 * 3];
     int i, convs = 0, down = 0, blocks = 0, k;
-    memset(&s, 0, sizeof s);
     qnet_resnet_config_init(&config);
     CHECK(config.classes == 2 && QNET_CLASSES == 2 && QNET_HH == 1 && QNET_HC == 0);
     config.height = config.width = 64;
@@ -145,12 +146,17 @@ static void test_resnet18(void)
     CHECK(convs + 1 == 18);  /* "composed of 18 layers": those and the FC */
     CHECK(blocks == 8);      /* "8 residual convolution blocks" */
     CHECK(down == 3);
-    trace.user = &s;
-    trace.tensor = record_shape;
-    qnet_set_trace(ctx, trace);
-    CHECK_OK(ctx, qnet_resnet_forward(net, x, 1, 0, NULL, NULL));
-    memset(&trace, 0, sizeof trace);
-    qnet_set_trace(ctx, trace);
+    qnet_resnet_init(net, 1);
+    x[64 * 96] = 1;
+    memset(&s, 0, sizeof s);
+    memset(&plain, 0, sizeof plain);
+    plain.ctx = ctx, plain.table = net->table, plain.weights = net->weights;
+    plain.trace = record_shape, plain.user = &s;
+    CHECK_OK(ctx, plain_resnet_forward(&plain, x, 1, 64, 64, 3, 0, logits[0]));
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 1, 0, logits[1], NULL)); /* is the network of these shapes */
+    CHECK_NEAR(logits[1][0], logits[0][0], 1e-4);
+    CHECK_NEAR(logits[1][1], logits[0][1], 1e-4);
+    plain_free(&plain);
     CHECK(s.conv1 == 32 && s.maxpool == 16);
     for (k = 0; k < 4; k++) { /* "64, which increases to 128, 256, and 512", w and h "by a factor of 2" */
         CHECK(s.channels[k] == 64u << k);

@@ -9,6 +9,7 @@
 #include "../qnet.h"
 #include "test.h"
 #include "golden/networks_run.h"
+#include "plain_scan.h"
 
 static qnet_context *context(void)
 {
@@ -53,7 +54,7 @@ static double golden_distance(const golden_tensor *golden, const double *sums)
 
 enum { MOST = 256 };
 typedef struct table {
-    const char *title, *pass; /* pass: what the trace hook is collecting now, or NULL */
+    const char *title, *pass; /* pass: what is being collected now */
     const golden_tensor *golden;
     int count, seen[MOST];
     double sums[MOST][GOLDEN_SUMS];
@@ -82,23 +83,14 @@ static void table_add(table *t, const char *pass, const char *name, const qnet_r
     }
 }
 
-static void on_trace(void *user, const char *name, const qnet_real *data, int ndim,
-                     const size_t *shape)
+/* Tensors of plain_resnet.h and plain_scan.h; those of the head come from the network itself. */
+static void on_trace(void *user, const char *name, const qnet_real *data, int ndim, const size_t *shape)
 {
     table *t = (table *)user;
     size_t count = 1;
     int i;
     for (i = 0; i < ndim; i++) count *= shape[i];
-    if (t->pass) table_add(t, t->pass, name, data, count);
-}
-
-static void collect(qnet_context *ctx, table *t, const char *pass)
-{
-    qnet_trace trace;
-    trace.user = t;
-    trace.tensor = on_trace;
-    t->pass = pass;
-    qnet_set_trace(ctx, trace);
+    if (strcmp(name, "avgpool") != 0 && strcmp(name, "fc") != 0) table_add(t, t->pass, name, data, count);
 }
 
 /* Every tensor of a parameter table whose pass and name the golden table has. */
@@ -185,7 +177,8 @@ static void resnet_case(const char *title, int h, int w, uint32_t index,
     qnet_context *ctx = context();
     static table t;
     qnet_resnet *net = run_resnet_create(ctx, batch, h, w);
-    qnet_real *x = run_images(index, batch, h, w), d[4];
+    qnet_real *x = run_images(index, batch, h, w), d[4], logits[4], features[2 * QNET_FEATURES], *weights;
+    plain_net p;
     int j;
     CHECK(net != NULL);
     if (net == NULL) return;
@@ -193,15 +186,24 @@ static void resnet_case(const char *title, int h, int w, uint32_t index,
     formula_resnet(net);
     run_biases(net);
     table_start(&t, title, golden, count);
-    collect(ctx, &t, "eval");
-    CHECK_OK(ctx, qnet_resnet_forward(net, x, batch, 0, NULL, NULL));
-    collect(ctx, &t, "train");
-    CHECK_OK(ctx, qnet_resnet_forward(net, x, batch, 1, NULL, NULL));
-    collect(ctx, &t, NULL);
+    weights = (qnet_real *)malloc(net->table->total * sizeof *weights);
+    memcpy(weights, net->weights, net->table->total * sizeof *weights);
+    memset(&p, 0, sizeof p);
+    p.ctx = ctx, p.table = net->table, p.weights = weights;
+    p.trace = on_trace, p.user = &t;
+    for (j = 0; j < 2; j++) {
+        t.pass = j ? "train" : "eval";
+        CHECK_OK(ctx, plain_resnet_forward(&p, x, batch, h, w, 3, j, logits));
+        CHECK_OK(ctx, qnet_resnet_forward(net, x, batch, j, logits, features));
+        table_add(&t, t.pass, "avgpool", features, 2 * QNET_FEATURES);
+        table_add(&t, t.pass, "fc", logits, 4);
+    }
     CHECK_OK(ctx, qnet_resnet_backward(net, x, batch, d));
     table_add_params(&t, "grad", net->table, net->gradients, 1);
     table_add_params(&t, "stat", net->table, net->weights, 0);
     table_check(&t);
+    plain_free(&p);
+    free(weights);
     free(x);
     qnet_resnet_destroy(net);
     qnet_context_destroy(ctx);
@@ -243,10 +245,16 @@ static void test_scan(void)
     qnet_scan_model *model = run_scan_create(ctx);
     qnet_real *x = run_numbers(200, (size_t)RUN_SCANS * RUN_STEPS * QNET_FEATURES, 2, 0);
     double loss[2];
+    plain_net p;
     CHECK(model != NULL);
     if (model == NULL) return;
     table_start(&t, "BiLSTM and heads", golden_scan, sizeof golden_scan / sizeof *golden_scan);
-    collect(ctx, &t, "train");
+    memset(&p, 0, sizeof p);
+    p.ctx = ctx, p.table = model->table, p.weights = model->weights, p.gradients = model->gradients;
+    p.trace = on_trace, p.user = &t;
+    t.pass = "train";
+    CHECK_OK(ctx, plain_scan(&p, &model->config, x, run_scan_length, run_scan_label, RUN_SCANS, loss));
+    plain_free(&p);
     CHECK_OK(ctx, qnet_scan_model_loss(model, x, run_scan_length, run_scan_label, RUN_SCANS,
                                        &loss[0], &loss[1], 1));
     table_add_params(&t, "grad", model->table, model->gradients, 1);

@@ -812,7 +812,7 @@ static void test_stage1_arguments(void)
     c->scans[1].label = c->scans[3].label = QNET_HH;
     bad = good;
     bad.augment.p_hflip = 7;
-    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3), QNET_ERROR_ARGUMENT, "probability is 7");
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3), QNET_ERROR_ARGUMENT, "p_hflip is 7");
     bad = good;
     bad.augment.std[1] = 0;
     CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3), QNET_ERROR_ARGUMENT, "channel 1 has mean 0 and std 0");

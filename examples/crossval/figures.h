@@ -381,10 +381,9 @@ static void figure_augmented(writer *w, const qnet_experiment *e)
            "</figure>\n");
 }
 
-/* Mask, box and slices of each scan, for the eye. */
-static void figure_cuts(writer *w, const qnet_experiment *e)
+/* Mask, box and slices of each scan, for the eye. pictures NULL: none. */
+static void figure_cuts(writer *w, const qnet_experiment *e, const cut_pictures *pictures)
 {
-    const cut_pictures *pictures = w->cuts;
     const int input = has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
     int odd = 0;
     for (int i = 0; i < e->participants_count; i++) odd += e->participants[i].cut[input].outlier != 0;

@@ -117,10 +117,10 @@ static void html_results(writer *w, const qnet_experiment *e)
     put_intervals(w, e, QNET_LEVEL_SCAN);
 }
 
-static void html_training(writer *w, const qnet_experiment *e)
+static void html_training(writer *w, const qnet_experiment *e, const cut_pictures *cuts)
 {
     put(w, "<h2>How it was trained</h2>\n");
-    figure_cuts(w, e);
+    figure_cuts(w, e, cuts);
     figure_augmented(w, e);
     if (e->curves_count > 0) figure_learning(w, e);
     put(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold of the first "
@@ -180,15 +180,12 @@ static void html_record(writer *w, const qnet_experiment *e)
     put(w, "</div>\n");
 }
 
-static qnet_status report_write(void *user, const qnet_experiment *e, const char *folder);
-
-/* report.html: one page that needs no other file. */
-static qnet_status report_html(const qnet_experiment *e, qnet_buffer *html)
+/* report.html: one page that needs no other file. cuts NULL: none. */
+static qnet_status report_html(const qnet_experiment *e, const cut_pictures *cuts,
+                               qnet_buffer *html)
 {
     writer own = writer_begin(e, html, "&ndash;", 1), *w = &own;
     group_counts group[3];
-    if (e->config.publish.write == report_write)
-        own.cuts = (const cut_pictures *)e->config.publish.user;
     count_groups(e, -1, group);
     put(w, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta "
            "name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta "
@@ -208,7 +205,7 @@ static qnet_status report_html(const qnet_experiment *e, qnet_buffer *html)
         figure_cams(w, e, QNET_INPUT_FULL);
         figure_cams(w, e, QNET_INPUT_CROP);
     }
-    html_training(w, e);
+    html_training(w, e, cuts);
     html_record(w, e);
     print(w, "<p class=\"small\">Written by qnet.h %s. Method: Zabihi et al., <i>Q-Net: a "
              "quantitative susceptibility mapping-based deep neural network for differential "
@@ -221,17 +218,16 @@ static qnet_status report_html(const qnet_experiment *e, qnet_buffer *html)
 /* For qnet_experiment_config.publish, whose user is a cut_pictures or NULL. */
 static qnet_status report_write(void *user, const qnet_experiment *e, const char *folder)
 {
-    typedef qnet_status (*text_of)(const qnet_experiment *, qnet_buffer *);
-    static const text_of texts[3] = { report_manifest, report_html, report_json };
     static const char *const names[3] = { "manifest.json", "report.html", "results.json" };
     qnet_status status = QNET_OK;
-    (void)user;
     for (int i = 0; i < 3 && status == QNET_OK; i++) {
         qnet_buffer text;
         char path[700];
         memset(&text, 0, sizeof text);
         snprintf(path, sizeof path, "%.660s/%s", folder, names[i]);
-        status = texts[i](e, &text);
+        status = i == 0   ? report_manifest(e, &text)
+                 : i == 1 ? report_html(e, (const cut_pictures *)user, &text)
+                          : report_json(e, &text);
         if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, text.bytes, text.size);
         qnet_buffer_free(e->ctx, &text);
     }

@@ -1,5 +1,5 @@
 /* What tables, JSON and page have in common: who took part, what may be shown of a test, the
-   verdict in sentences, and where a reader should be careful. Every number comes from qnet_experiment. */
+   verdict in sentences, and where a reader should be careful. Every number is of qnet_experiment. */
 #ifndef CROSSVAL_RESULTS_H
 #define CROSSVAL_RESULTS_H
 #include "writer.h"
@@ -88,12 +88,14 @@ static void count_groups(const qnet_experiment *e, int fold, group_counts group[
     }
 }
 
-/* 1 where the subjects are enough for a test to count. */
+#define STARS_SUBJECTS 10 /* of either class: of fewer, DeLong's normal approximation is poor */
+
+/* 1 where the subjects, not scans or slices, are enough for a test to count. */
 static int is_testable(const qnet_experiment *e)
 {
     group_counts group[3];
     count_groups(e, -1, group);
-    return qnet_stars_of(0, group[1].subjects, group[0].subjects) != NULL;
+    return group[0].subjects >= STARS_SUBJECTS && group[1].subjects >= STARS_SUBJECTS;
 }
 
 /* The stars of a test, or NULL where the subjects are too few or there is no variance to test with:
@@ -268,13 +270,13 @@ static void put_warnings(writer *w, const qnet_experiment *e, const group_counts
     }
     print(w, "%sSlices of one scan are not independent. Intervals and p-values by image, "
              "which the paper prints, are therefore too sure%s.%s", item,
-          least < QNET_STARS_SUBJECTS ? "" : "; those by subject are the ones to rely on",
+          least < STARS_SUBJECTS ? "" : "; those by subject are the ones to rely on",
           end);
-    if (least < QNET_STARS_SUBJECTS) {
+    if (least < STARS_SUBJECTS) {
         print(w, "%sNo stars and no p-values: with %d subjects in the smaller group, "
                  "DeLong's normal approximation does not hold, nor do its intervals; %d are "
                  "the least. Many slices do not make up for few subjects.%s",
-              item, least, QNET_STARS_SUBJECTS, end);
+              item, least, STARS_SUBJECTS, end);
     } else {
         print(w, "%sp-values are not corrected for the number of comparisons.%s", item, end);
     }

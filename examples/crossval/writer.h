@@ -69,7 +69,6 @@ typedef struct writer {
     const char *missing; /* what stands for NaN */
     int html;            /* HTML; otherwise JSON or plain text */
     int depth, comma;    /* of JSON: nesting, and whether a member came before */
-    const struct cut_pictures *cuts; /* cuts.h; NULL: none */
 } writer;
 
 static writer writer_begin(const qnet_experiment *e, qnet_buffer *out, const char *missing,

@@ -14,7 +14,7 @@
 
 typedef struct golden_tensor {
     const char *pass;  /* "eval", "train": outputs in that mode; "grad", "stat"; "weights", "swa" */
-    const char *name;  /* as the trace hook or the parameter table has it */
+    const char *name;  /* as plain_resnet.h, plain_scan.h or the parameter table has it */
     size_t count;
     double norm;       /* of the float64 tensor */
     double torch;      /* relative distance of PyTorch's own float32 tensor, over all its numbers */

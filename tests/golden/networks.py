@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 class ResNet18(nn.Module):
     """torchvision's ResNet18 with torchvision's names; after forward, self.tensors holds every
-    tensor that the trace hook of qnet.h hands out, under the same names, and the outputs of norms
+    tensor that tests/plain_resnet.h hands out, under the same names, and the outputs of norms
     before ReLUs, of which it hands out the gradients."""
     def __init__(self, classes=2):
         super().__init__()
