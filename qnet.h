@@ -119,7 +119,7 @@
    is not aligned to them, and the program crashes (its bug 54412; Debian, MSYS2 and w64devkit have
    repaired it, winlibs and MinGW-Builds not): -Wa,-muse-unaligned-vector-move, or clang.
    WebAssembly: -msimd128, which makes a ResNet three times as fast, and -sALLOW_MEMORY_GROWTH=1.
-   No system at all: QNET_NO_STDIO.
+   Neither POSIX nor Windows, or no system at all: QNET_NO_STDIO.
 
    MEMORY
 
@@ -1634,6 +1634,8 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 #include <sys/utsname.h>
 #include <unistd.h>
 #define QNET__POSIX 1
+#else
+#error "qnet.h: files need POSIX or Windows; elsewhere define QNET_NO_STDIO"
 #endif
 #endif
 
@@ -2583,15 +2585,11 @@ QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const v
    qnet__process      the number of this process
    qnet__fd_...       read, write and close of a lock's file descriptor */
 
-#if !defined(QNET__WINDOWS)
+#if defined(QNET__POSIX)
 #define qnet__remove remove
 #define qnet__rename rename
 #define qnet__fopen_read(path) fopen((path), "rb")
 #define qnet__is_separator(c) ((c) == '/')
-#endif
-
-#if defined(QNET__POSIX)
-#define QNET__FOLDERS 1
 #define qnet__fopen_new(path) fopen((path), "wbx")
 #define qnet__mkdir(path) mkdir((path), 0777)
 #define qnet__fd_read read
@@ -2646,8 +2644,7 @@ static int qnet__sync(const char *path)
 #define qnet__sync(path) 0
 #endif
 
-#elif defined(QNET__WINDOWS)
-#define QNET__FOLDERS 1
+#else
 #define QNET__UTF16_SIZE 1024 /* of a path, its end included */
 #define qnet__process() _getpid()
 #define qnet__is_separator(c) ((c) == '/' || (c) == '\\')
@@ -2739,22 +2736,6 @@ static int qnet__mkdir(const char *path)
     return qnet__utf16(path, wide) ? _wmkdir(wide) : -1;
 }
 
-#else
-#define QNET__FOLDERS 0
-#define qnet__fopen_new(path) fopen((path), "wb")
-#define qnet__mkdir(path) 0
-#define qnet__is_link(path) 0
-#define qnet__sync(path) 0
-#define qnet__process() 0
-#define qnet__fd_write(file, text, size) 0
-#define qnet__fd_close(file) ((void)(file))
-
-static int qnet__look(const char *path)
-{
-    FILE *stream = fopen(path, "rb");
-    if (stream != NULL) fclose(stream);
-    return stream != NULL;
-}
 #endif
 
 /* What a path leads to: 0 nothing, 1 a file, 2 a folder. What cannot be looked at is a file, so
@@ -3069,8 +3050,7 @@ QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
     if (errno != 0 && (code == EEXIST || code == 0)) code = errno;
     return qnet__fail(ctx, QNET_ERROR_IO, "%s: the folder cannot be made: %s", path,
                       code == EEXIST ? "a file of this name is in the way"
-                      : code != 0    ? strerror(code)
-                                     : "not supported on this system");
+                                     : strerror(code));
 }
 
 #define QNET__NAME_SIZE 256 /* of an entry of a folder, its end included: POSIX's NAME_MAX + 1 */
@@ -3080,7 +3060,6 @@ static int qnet__compare_names(const void *a, const void *b)
     return strcmp((const char *)a, (const char *)b);
 }
 
-#if QNET__FOLDERS
 /* Appends one zero-padded name to a buffer of names; "." and ".." are left out. */
 static qnet_status qnet__list_add(qnet_context *ctx, qnet_buffer *names, const char *folder,
                                   const char *name)
@@ -3094,15 +3073,10 @@ static qnet_status qnet__list_add(qnet_context *ctx, qnet_buffer *names, const c
     memcpy(padded, name, length);
     return qnet_buffer_append(ctx, names, padded, sizeof padded);
 }
-#endif
 
 /* All names of a folder, in the system's order. */
 static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
-#if !QNET__FOLDERS
-    QNET__UNUSED(names);
-    return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: folders cannot be listed here", path);
-#else
     qnet_status status = QNET_OK;
 #if defined(QNET__POSIX)
     DIR *folder = opendir(path);
@@ -3140,7 +3114,6 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
     _findclose(handle);
 #endif
     return status;
-#endif
 }
 
 /* Sorted, as results must not depend on the file system's order. */
@@ -3197,7 +3170,7 @@ static void qnet__holder_text(char text[320])
 #if defined(QNET__POSIX)
     struct utsname names;
     if (uname(&names) >= 0) host = names.nodename;
-#elif defined(QNET__WINDOWS)
+#else
     if (getenv("COMPUTERNAME")) host = getenv("COMPUTERNAME");
 #endif
     snprintf(text, 320, "process %lu on %.200s since %d-%02d-%02d %02d:%02d:%02d UTC\n",
@@ -3205,7 +3178,6 @@ static void qnet__holder_text(char text[320])
              month, days - (153 * m + 2) / 5 + 1, s / 3600, s / 60 % 60, s % 60);
 }
 
-#if QNET__FOLDERS
 /* The refusal, with the text that the holder wrote to the file; file < 0: it cannot be read. */
 static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, int file)
 {
@@ -3216,7 +3188,6 @@ static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, in
     return qnet__fail(ctx, QNET_ERROR_BUSY, "%s: another run works in this folder: %s", lock->path,
                       text[0] ? text : "it has not yet said which");
 }
-#endif
 
 /* Opens and locks lock->path. The last holder removes the file before it lets go: whoever opened it
    in between has locked a file without a name, sees that by its inode, and tries again. */
@@ -3252,7 +3223,7 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
     }
     return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be locked", lock->path);
 }
-#elif defined(QNET__WINDOWS)
+#else
 /* Windows: the open file itself is the lock, as its sharing mode denies others to write. */
 static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
 {
@@ -3272,13 +3243,6 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
         }
     }
     return qnet__io_error(ctx, lock->path, "locking");
-}
-#else
-static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
-{
-    QNET__UNUSED(ctx);
-    lock->file = -1;
-    return QNET_OK;
 }
 #endif
 
@@ -3326,10 +3290,8 @@ static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__
 /* The file goes while the lock still holds; Windows removes no open files. */
 static void qnet__lock_release(qnet__lock *lock)
 {
-#ifndef QNET__WINDOWS
-    (void)qnet__remove(lock->path);
-#endif
 #if defined(QNET__POSIX)
+    (void)qnet__remove(lock->path);
     if (lock->file >= 0) (void)flock(lock->file, LOCK_UN); /* children may still have it open */
 #endif
     if (lock->file >= 0) qnet__fd_close(lock->file);
