@@ -2132,7 +2132,8 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     memset(&h, 0, sizeof h);
     if (hooks != NULL) h = *hooks;
     cpu = qnet__choose_cpu(h.cpu);
-    /* The default run: hooks were copied from another context, whose pointer they hold. */
+    /* Hooks that were copied from another context hold the default run with that context's pointer:
+       they get this one's. */
     own_threads = h.parallel.run != NULL && h.parallel.run != qnet__default_run;
     if (cpu == QNET_CPU_AUTO || (h.allocator.alloc == NULL) != (h.allocator.free == NULL) ||
         h.threads < 0 || h.threads > 4096 ||
@@ -2792,7 +2793,8 @@ static int qnet__is_pointer_file(qnet__file *f)
 }
 
 /* Opens a file for reading; *out reads from it until qnet__file_close. On failure there is nothing
-   to close. */
+   to close. Data sets by git-annex or Git LFS hold links or short texts in place of files that were
+   not downloaded: sentences say so. */
 QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *path, qnet__file *f,
                                               qnet_source *out)
 {
@@ -2827,8 +2829,9 @@ QNET__HELPER void qnet__file_close(qnet__file *f) { fclose(f->stream); }
 
 #define QNET__TEMPORARY 32 /* bytes of ".<process>-<n>.tmp" and its end */
 
-/* Opens a new file beside path for writing; *out writes to it until qnet__file_finish. Its name is
-   not yet taken, by another run or by somebody's link. On failure there is nothing to finish. */
+/* Creates a new file beside path, on the same file system, so that renaming it is atomic; *out
+   writes to it until qnet__file_finish. No file and no link has its name. On failure there is
+   nothing to finish. */
 QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *path,
                                                  qnet__file *f, qnet_sink *out)
 {
@@ -2840,6 +2843,7 @@ QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *
     f->bytes = strlen(path) + QNET__TEMPORARY;
     f->temporary = (char *)qnet__alloc(ctx, f->bytes);
     if (f->temporary == NULL) return qnet__no_memory(ctx, f->bytes, "a file name");
+    /* A run that was killed may have left a file of this process number: then the next n. */
     for (int n = 0; n < 100 && f->stream == NULL; n++) {
         snprintf(f->temporary, f->bytes, "%s.%lx-%d.tmp", path, (unsigned long)qnet__process(), n);
         errno = 0;
@@ -10456,8 +10460,8 @@ QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *averag
    >>deflate   RFC 1951 (deflate), RFC 1952 (gzip), RFC 1950 (zlib's wrapper, for PNG).
 
    Both directions stream: inflate pulls compressed bytes from a qnet_source as its caller reads
-   plain bytes, deflate takes plain bytes and pushes compressed ones into a qnet_sink. Each keeps its
-   state in one heap block, so a .nii.gz never lies in memory as a whole.
+   plain bytes, deflate takes plain bytes and pushes compressed ones into a qnet_sink. Each keeps
+   its state in one heap block, so a .nii.gz never lies in memory as a whole.
 
    The format in short. A stream is a row of blocks. A block is plain bytes ("stored"), or a row
    of symbols in a Huffman code: a literal byte, or "go back `distance` bytes and copy `length`
@@ -11169,7 +11173,7 @@ static void qnet__deflate_parse(qnet__deflate *d)
         at += n;
         qnet__deflate_hash(d, at - 1);
     }
-    d->litlen.count[256] = 1;
+    d->litlen.count[256] = 1; /* the end of the block */
 }
 
 /* Code lengths length[symbols] <= limit for these counts, and the codes. Huffman's tree by two
@@ -11207,9 +11211,9 @@ static void qnet__huffman_make(const uint32_t *count, int symbols, int limit, ui
         if (i < used) of_length[qnet__min_int(depth[i], limit)]++;
     }
     for (i = 1; i <= limit; i++) kraft += (uint32_t)of_length[i] << (limit - i);
-    /* Truncated depths may break Kraft's inequality, sum of 2^-length <= 1. Each round takes one leaf
-       of the greatest length and makes it the sibling of a leaf of the next smaller length, which
-       goes one level down: the sum falls by 2^-limit. */
+    /* Truncated depths may break Kraft's inequality, sum of 2^-length <= 1. Each round takes one
+       leaf of the greatest length and makes it the sibling of a leaf of the next smaller length,
+       which goes one level down: the sum falls by 2^-limit. */
     for (; kraft > 1u << limit; kraft--) {
         of_length[limit]--;
         for (i = limit - 1; of_length[i] == 0; i--) {}
@@ -11275,6 +11279,7 @@ static size_t qnet__deflate_head(qnet__deflate *d, qnet__alphabet *codelen, int 
     }
     for (int i = 0; i < n; i += run) {
         int symbol = all[i], most = symbol == 0 ? 138 : 6, repeat;
+        /* The first of a run is sent as such, its repeats by 16; zeros all by 17 or 18. */
         for (run = 1; run < most && i + run < n && all[i + run] == symbol; run++) {}
         repeat = run >= 3 && (symbol == 0 || (i > 0 && all[i - 1] == symbol));
         if (repeat) symbol = symbol != 0 ? 16 : run <= 10 ? 17 : 18;
@@ -11457,6 +11462,7 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");
     line[0] = (unsigned char *)(d + 1);
     line[1] = line[0] + row + 1;
+    /* The rows as a zlib stream in `data`. */
     to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
     qnet__deflate_start(d, ctx, &to, 1);
     for (int y = 0; y < height && status == QNET_OK; y++) {
@@ -11468,7 +11474,7 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     qnet__free(ctx, d, block);
     qnet__store(head, 4, 1, (uint32_t)width);
     qnet__store(head + 4, 4, 1, (uint32_t)height);
-    head[9] = channels == 3 ? 2 : 0; /* colour type */
+    head[9] = channels == 3 ? 2 : 0; /* colour type, behind the 8 bits a sample */
     if (status == QNET_OK) status = qnet__write(ctx, sink, signature, 8);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IHDR", head, 13);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IDAT", data.bytes, data.size);
@@ -11499,10 +11505,10 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    left, back, up.
 
    A file is a header of 348 bytes, extensions, and the voxels, x fastest, as one of ten number
-   types, little- or big-endian, plain or in gzip; voxel = stored * slope + intercept, as float. What
-   tools are known to write wrongly without doubt about its meaning is repaired with a warning, all
-   else is refused with the field, what was expected, and what was found. Relies on >>file for bytes
-   and on >>deflate for .nii.gz.
+   types, little- or big-endian, plain or in gzip; voxel = stored * slope + intercept, as float.
+   What tools are known to write wrongly without doubt about its meaning is repaired with a warning,
+   all else is refused with the field, what was expected, and what was found. Relies on >>file for
+   bytes and on >>deflate for .nii.gz.
    ============================================================================================ */
 
 /* ---- 3 x 3 matrices and affines -------------------------------------------------------------- */
@@ -11644,8 +11650,9 @@ QNET_API void qnet_volume_destroy(qnet_volume *volume)
 }
 
 /* New axis j runs along an old axis i, backwards where flipped: index_old = n - 1 - index_new. The
-   affine follows: column j is the old column i, negated where flipped, and the origin moves to the
-   corner that is index 0 now. The volume is as before on failure. */
+   affine A follows, so that every voxel keeps its place in the world: column j of the new one is
+   column i of A, negated where flipped, and the origin moves by column i times n - 1 to the corner
+   that is index 0 now. The volume is as before on failure. */
 QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 {
     static const char letters[] = "RASLPI"; /* letter k is world axis k % 3, negative from 3 on */
@@ -11662,7 +11669,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     n[0] = volume->nx, n[1] = volume->ny, n[2] = volume->nz;
     stride[0] = 1, stride[1] = n[0], stride[2] = (ptrdiff_t)n[0] * n[1];
     memcpy(affine, volume->affine, sizeof affine);
-    for (j = 0; j < 3; j++) {
+    for (j = 0; j < 3; j++) { /* i: the old axis along the world axis of letter j */
         const char *letter = to[j] ? strchr(letters, to[j]) : NULL;
         int flip;
         k = letter ? (int)(letter - letters) : -1;
@@ -11687,7 +11694,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
         const size_t bytes = qnet__voxel_count(n[0], n[1], n[2]) * sizeof(float);
         float *voxels = (float *)qnet__alloc(volume->ctx, bytes), *next = voxels;
         if (voxels == NULL) return qnet__no_memory(volume->ctx, bytes, "reorienting a volume");
-        for (k = 0; k < size[2]; k++)
+        for (k = 0; k < size[2]; k++) /* in the new order; step[]: strides in the old one */
             for (j = 0; j < size[1]; j++) {
                 const float *row = volume->voxels + (start + k * step[2] + j * step[1]);
                 for (i = 0; i < size[0]; i++) *next++ = row[i * step[0]];
@@ -11850,6 +11857,7 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     if (units > 3)
         qnet__nifti_warn(in, "xyzt_units has the spatial unit %d, which is none of NIfTI-1: taken "
                          "as mm", units);
+    /* Both forms are read; the qform also where the sform is used, to compare them. */
     for (int i = 2; i >= 0; i--) {
         spacing[i] = qnet__nifti_get(h, QNET__NII_PIXDIM, 1 + i);
         if (spacing[i] == 0 && (i >= dims || n[i] == 1)) spacing[i] = 1; /* no such axis */
@@ -11864,7 +11872,7 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
         zero = zero && (i % 4 == 3 || v->affine[i / 4][i % 4] == 0);
     }
     v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
-    if (v->affine_source < 2) {
+    if (v->affine_source < 2) { /* by pixdim: other[] becomes the affine */
         if (sform > 0)
             qnet__nifti_warn(in, "sform_code is %d, but its matrix is 0: qform is used", sform);
         for (int i = 0; i < 3; i++)
@@ -12059,9 +12067,9 @@ static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
     return QNET_OK;
 }
 
-/* Header, extensions (skipped), voxels, tail. Whether the file is packed is decided by its first two
-   bytes, gzip's magic number, not by its name, which a stream does not have and which may be wrong.
-   A NIfTI-1 file begins with 5c or 0. */
+/* Header, extensions (skipped), voxels, tail. Whether the file is packed is decided by its first
+   two bytes, gzip's magic number, not by its name, which a stream does not have and which may be
+   wrong. A NIfTI-1 file begins with 5c or 0. */
 static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
 {
     size_t got, more, tail = 0;
@@ -12211,6 +12219,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_nifti_write: context, sink or volume is NULL");
     name = qnet__sink_name(sink);
+    /* slope 0: float32; else int16 of the nearest multiples of the slope. */
     if (!(slope == 0 || (slope >= (double)FLT_MIN && slope <= (double)FLT_MAX)))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: slope is %g, expected 0 or a number above "
                           "0 that a float can hold", name, slope);
@@ -12228,6 +12237,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
                           "qnet_volume_reorient", name, orientation);
     block = (unsigned char *)qnet__alloc(ctx, bytes);
     if (block == NULL) return qnet__no_memory(ctx, bytes, "writing a NIfTI file");
+    /* One block holds deflate's state, if any, and the piece of voxels that is converted. */
     d = gzip ? (qnet__deflate *)(void *)block : NULL;
     if (d) qnet__deflate_start(d, ctx, sink, 0);
     qnet__nifti_header(volume, slope, spacing, header);
@@ -12369,7 +12379,7 @@ static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
 {
     const size_t size = qnet_dtype_size(dtype);
     const unsigned char *p = (const unsigned char *)data + i * size;
-    double f64 = 0;
+    double f64 = 0; /* numbers are copied out: data need not be aligned */
     float f32 = 0;
     int64_t i64;
     uint32_t bits;
@@ -12388,9 +12398,9 @@ static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
         memcpy(&half, p, size);
         exponent = half >> 10 & 31;
         fraction = half & 1023;
-        f64 = exponent == 0    ? ldexp(fraction, -24)
+        f64 = exponent == 0    ? ldexp(fraction, -24) /* subnormal */
               : exponent == 31 ? (fraction ? NAN : INFINITY)
-                               : ldexp(1024 + fraction, exponent - 25);
+                               : ldexp(1024 + fraction, exponent - 25); /* bias 15, 10 bits */
         return half >> 15 ? -f64 : f64;
     default: return 0;
     }
@@ -12579,7 +12589,7 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, char
             QNET__TRY(qnet__header_string(h, dtype, &size));
             for (n = 0; qnet_dtype_size((qnet_dtype)n); n++)
                 if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)n)) == 0) break;
-            t->dtype = (qnet_dtype)n;
+            t->dtype = (qnet_dtype)n; /* of size 0 when it is none of the list */
         } else if (field == 1) {
             QNET__TRY(qnet__header_numbers(h, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
         } else if (field == 2) {
@@ -12589,6 +12599,7 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, char
             QNET__TRY(qnet__header_skip(h, QNET__HEADER_DEPTH));
         }
     }
+    /* All three fields, offsets in order, and as many bytes as the shape takes. */
     for (field = 0; field < 3; field++)
         if (!seen[field])
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s is missing", h->file,
@@ -12682,8 +12693,8 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* Checks that the tensors cover bytes 0..*size, each byte once: no two overlap, and the sum of their
-   sizes is the largest end. */
+/* Checks that the tensors cover bytes 0..*size, each byte once: no two overlap, and the sum of
+   their sizes is the largest end. */
 static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors_file *f,
                                       size_t *size)
 {
@@ -12734,7 +12745,7 @@ static qnet_status qnet__header_load(qnet_context *ctx, qnet_source *source,
     if (length <= QNET_MAX_SAFETENSORS_HEADER)
         return qnet__read_exact(ctx, source, (size_t)length, "safetensors header", &f->header);
     QNET__TRY(qnet__read_exact(ctx, source, 1, "safetensors header", &f->header));
-    if (f->header.bytes[0] != '{')
+    if (f->header.bytes[0] != '{') /* most likely a zip archive of PyTorch */
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a safetensors file: expected '{' behind "
                           "the header's length", f->name);
     return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: expected a safetensors header of at most %.0f "
@@ -12959,9 +12970,9 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
 }
 
 /* ---- networks ----------------------------------------------------------------------------------
-   A network is a table of parameters: name, shape, layout, and place in one block of numbers. A file
-   fits a table when it has a tensor for each name, of the same shape and of a float type, and no
-   others. All is checked before the first number is copied: a file that does not fit leaves the
+   A network is a table of parameters: name, shape, layout, and place in one block of numbers. A
+   file fits a table when it has a tensor for each name, of the same shape and of a float type, and
+   no others. All is checked before the first number is copied: a file that does not fit leaves the
    block as it was. Three things may differ, each with a warning or a flag: a prefix before all
    names ("module."), num_batches_tracked, and, with replace_head, the final layer. */
 
@@ -13025,8 +13036,8 @@ static float qnet__load_f32(const void *data, size_t i)
 #define QNET__COPY_NUMBERS 8  /* and as many numbers of each */
 
 /* The tensor's numbers to to[p->count], in memory's order. A convolution's [filter][number] is
-   transposed in a tile to [number][filter], whose rows are stored in full cache lines: rows of memory
-   are a power of two apart, so single numbers would compete for the same sets of the cache. */
+   transposed in a tile to [number][filter], whose rows are stored in full cache lines: rows of
+   memory are a power of two apart, so single numbers would compete for a set of the cache. */
 static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
     const size_t out = p->shape[3], filter = p->count / qnet__max_size(out, 1);
@@ -13127,8 +13138,8 @@ static int qnet__head_in_file(const qnet__weights_job *job, const char *name, si
 }
 
 /* Finds entry p in the file and checks presence, type, classes, shape and, with `numbers`, each
-   number. *found = NULL: what is in the block stays (a counter that is missing, a head that is to be
-   trained anew). With ctx NULL no sentence is made. */
+   number. *found = NULL: what is in the block stays (a counter that is missing, a head that is to
+   be trained anew). With ctx NULL no sentence is made. */
 static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_job *job,
                                        const qnet_param *p, int numbers,
                                        const qnet_safetensor **found)
@@ -13142,6 +13153,7 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
     const int in_head = qnet__head_in_file(job, p->name, &classes);
     int unequal;
     *found = NULL;
+    /* Presence. */
     if (t == NULL) {
         const qnet__safetensors_file *f = (const qnet__safetensors_file *)(const void *)job->file;
         if (qnet__is_tracked(p->name) || (job->replace_head && is_head && in_head == 0))
@@ -13150,6 +13162,7 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
                           "missing%s%s", name, network, p->name,
                           f->left_out ? "; left out was " : "", f->first_out);
     }
+    /* Type, then classes: weight and bias of a head must agree with each other. */
     if (expected.dtype == QNET_I64 ? t->dtype != QNET_I64 : t->dtype > QNET_BF16)
         return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s': expected "
                           "dtype %s, found %s", name, network, p->name,
@@ -13159,7 +13172,8 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
         return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s' has %.0f "
                           "classes, its weight %.0f", name, network, p->name,
                           (double)t->shape[0], (double)classes);
-    /* Dimensions are compared from the last: unequal = 0: all agree; 1: all but the number of rows. */
+    /* Shape, from the last dimension: unequal = 0: all agree; 1: all but the number of rows, which
+       a head may have otherwise when it is to be replaced. */
     unequal = t->ndim == expected.ndim ? t->ndim : QNET__SAFETENSORS_DIMS + 1;
     while (unequal > 0 && unequal <= QNET__SAFETENSORS_DIMS &&
            t->shape[unequal - 1] == expected.shape[unequal - 1])
@@ -13312,9 +13326,9 @@ QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safet
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_weights_check_pair: an argument is NULL");
     for (int i = 0; i < 2; i++) {
         model = qnet_safetensors_metadata(files[i], "model");
-        if (model != NULL && (strcmp(model, "qnet") == 0) != i)
-            return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%.250s: is a %.16s where a %s belongs: are "
-                              "the two files swapped?", qnet__safetensors_name(files[i]), model,
+        if (model != NULL && (strcmp(model, "qnet") == 0) != i) /* files[1] is the Q-Net */
+            return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%.250s: is a %.16s where a %s belongs: "
+                              "are the two files swapped?", qnet__safetensors_name(files[i]), model,
                               i == 0 ? "ResNet" : "Q-Net");
         qnet__identity_text(files[i], is[i]);
     }
@@ -13323,6 +13337,7 @@ QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safet
         const char *b = qnet_safetensors_metadata(scan, same[i]);
         differ |= a != NULL && b != NULL && strcmp(a, b) != 0;
     }
+    /* The hash decides; the seven keys only where the scan model's file has none. */
     embedding = qnet_safetensors_metadata(scan, "embedding_hash");
     model = qnet_safetensors_metadata(scan, "embedding");
     snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)qnet_safetensors_hash(resnet));
