@@ -1813,6 +1813,52 @@ QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
     }
 }
 
+/* Bytes of one number; 0 for what is no dtype. */
+QNET_API size_t qnet_dtype_size(qnet_dtype dtype)
+{
+    static const unsigned char sizes[] = {8, 4, 2, 2, 8, 4, 2, 1, 8, 4, 2, 1, 1};
+    return (unsigned)dtype < sizeof(sizes) ? sizes[dtype] : 0;
+}
+
+/* As it stands in files, in the order of qnet_dtype; "?" for what is no dtype. */
+QNET_API const char *qnet_dtype_name(qnet_dtype dtype)
+{
+    static const char names[][5] = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16",
+                                    "I8",  "U64", "U32", "U16",  "U8",  "BOOL"};
+    return (unsigned)dtype < sizeof(names) / sizeof(names[0]) ? names[dtype] : "?";
+}
+
+/* The number of any type but BOOL at p, aligned or not, in the order of this machine. Integers
+   above 2^53 are rounded. F16 (IEEE 754 binary16) and BF16 (bfloat16) have, from the top, a sign,
+   an exponent with bias and a fraction of 10 or 7 bits; exponent 0: subnormal; all ones: infinity
+   or NaN. */
+QNET__HELPER double qnet__number(const unsigned char *p, qnet_dtype dtype)
+{
+    const int bits = dtype == QNET_F16 ? 10 : 7, ones = (1 << (15 - bits)) - 1, bias = ones / 2;
+    int exponent, fraction;
+    uint16_t half;
+    double x;
+    switch (dtype) {
+#define QNET__NUMBER(name, type) case name: { type v; memcpy(&v, p, sizeof v); return (double)v; }
+    QNET__NUMBER(QNET_F64, double) QNET__NUMBER(QNET_F32, float)
+    QNET__NUMBER(QNET_I64, int64_t) QNET__NUMBER(QNET_I32, int32_t)
+    QNET__NUMBER(QNET_I16, int16_t) QNET__NUMBER(QNET_I8, int8_t)
+    QNET__NUMBER(QNET_U64, uint64_t) QNET__NUMBER(QNET_U32, uint32_t)
+    QNET__NUMBER(QNET_U16, uint16_t) QNET__NUMBER(QNET_U8, uint8_t)
+#undef QNET__NUMBER
+    case QNET_F16:
+    case QNET_BF16:
+        memcpy(&half, p, sizeof half);
+        exponent = half >> bits & ones;
+        fraction = half & ((1 << bits) - 1);
+        x = exponent == ones ? (fraction ? NAN : INFINITY)
+            : exponent == 0  ? ldexp(fraction, 1 - bias - bits)
+                             : ldexp(fraction + (1 << bits), exponent - bias - bits);
+        return half >> 15 ? -x : x;
+    default: return 0;
+    }
+}
+
 /* ============================================================================================
    >>context: the hooks with their defaults filled in, the kernels that the machine can run, and
    the private calls by which all other rooms reach memory, threads, log and progress.
@@ -11712,21 +11758,21 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 /* ---- the header ------------------------------------------------------------------------------ */
 
 /* The fields of nifti_1_header that are used here: offset in the file and, but for bytes, type. */
-#define QNET__NII_BYTES 348 /* int32 at 0, too, in the byte order of the file */
-#define QNET__NII_DIM 40, QNET__NIFTI_INT16         /* [8]: number of axes, then each length */
-#define QNET__NII_DATATYPE 70, QNET__NIFTI_INT16    /* QNET__NIFTI_TYPES */
-#define QNET__NII_BITPIX 72, QNET__NIFTI_INT16      /* bits per voxel, as datatype says already */
-#define QNET__NII_PIXDIM 76, QNET__NIFTI_FLOAT32    /* [8]: qfac (1 or -1), then each spacing */
-#define QNET__NII_OFFSET 108, QNET__NIFTI_FLOAT32   /* of the voxels, 352 without extensions */
-#define QNET__NII_SLOPE 112, QNET__NIFTI_FLOAT32    /* voxel = stored * slope + inter; 0: stored */
-#define QNET__NII_INTER 116, QNET__NIFTI_FLOAT32
-#define QNET__NII_UNITS 123 /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
-#define QNET__NII_QFORM 252, QNET__NIFTI_INT16      /* above 0: the quaternion below is valid */
-#define QNET__NII_SFORM 254, QNET__NIFTI_INT16      /* above 0: the matrix below is valid */
-#define QNET__NII_QUATERN 256, QNET__NIFTI_FLOAT32  /* [3]: b, c, d */
-#define QNET__NII_QOFFSET 268, QNET__NIFTI_FLOAT32  /* [3]: x, y, z */
-#define QNET__NII_SROW 280, QNET__NIFTI_FLOAT32     /* [3][4]: the matrix, voxel index to world */
-#define QNET__NII_MAGIC 344 /* char[4]: "n+1": header and voxels in one file */
+#define QNET__NII_BYTES 348             /* int32 at 0, too, in the byte order of the file */
+#define QNET__NII_DIM 40, QNET_I16      /* [8]: number of axes, then each length */
+#define QNET__NII_DATATYPE 70, QNET_I16 /* qnet__nifti_type */
+#define QNET__NII_BITPIX 72, QNET_I16   /* bits per voxel, as datatype says already */
+#define QNET__NII_PIXDIM 76, QNET_F32   /* [8]: qfac (1 or -1), then each spacing */
+#define QNET__NII_OFFSET 108, QNET_F32  /* of the voxels, 352 without extensions */
+#define QNET__NII_SLOPE 112, QNET_F32   /* voxel = stored * slope + inter; 0: stored */
+#define QNET__NII_INTER 116, QNET_F32
+#define QNET__NII_UNITS 123             /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
+#define QNET__NII_QFORM 252, QNET_I16   /* above 0: the quaternion below is valid */
+#define QNET__NII_SFORM 254, QNET_I16   /* above 0: the matrix below is valid */
+#define QNET__NII_QUATERN 256, QNET_F32 /* [3]: b, c, d */
+#define QNET__NII_QOFFSET 268, QNET_F32 /* [3]: x, y, z */
+#define QNET__NII_SROW 280, QNET_F32    /* [3][4]: the matrix, voxel index to world */
+#define QNET__NII_MAGIC 344             /* char[4]: "n+1": header and voxels in one file */
 /* After it four bytes; where the first is not 0, extensions up to the offset of the voxels. */
 
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
@@ -11743,50 +11789,34 @@ static void qnet__nifti_swap_header(unsigned char *h)
         qnet__swap_bytes(h + runs[i][0], (size_t)runs[i][1], (size_t)runs[i][2]);
 }
 
-/* Datatypes with one real number per voxel: X(code, type in C, name). */
-#define QNET__NIFTI_TYPES(X)                                                                      \
-    X(2, uint8_t, "uint8") X(4, int16_t, "int16") X(8, int32_t, "int32")                          \
-    X(16, float, "float32") X(64, double, "float64") X(256, int8_t, "int8")                       \
-    X(512, uint16_t, "uint16") X(768, uint32_t, "uint32") X(1024, int64_t, "int64")               \
-    X(1280, uint64_t, "uint64")
-#define QNET__NIFTI_INT16   4
-#define QNET__NIFTI_FLOAT32 16
-
-/* Bytes of a voxel of this datatype, and its name; 0 for one that is not read. */
-static size_t qnet__nifti_type(int code, const char **name)
+/* The type of datatype `code`, if that has one real number per voxel, and its name; else BOOL. */
+static qnet_dtype qnet__nifti_type(int code, const char **name)
 {
-    switch (code) {
-#define QNET__NIFTI_CASE(number, type, text) case number: *name = text; return sizeof(type);
-        QNET__NIFTI_TYPES(QNET__NIFTI_CASE)
-#undef QNET__NIFTI_CASE
-    default: return 0;
-    }
+    static const struct { int code; qnet_dtype type; const char *name; } types[10] = {
+        {2, QNET_U8, "uint8"},    {4, QNET_I16, "int16"},   {8, QNET_I32, "int32"},
+        {16, QNET_F32, "float32"}, {64, QNET_F64, "float64"}, {256, QNET_I8, "int8"},
+        {512, QNET_U16, "uint16"}, {768, QNET_U32, "uint32"}, {1024, QNET_I64, "int64"},
+        {1280, QNET_U64, "uint64"}};
+    for (int i = 0; i < 10; i++)
+        if (types[i].code == code) {
+            *name = types[i].name;
+            return types[i].type;
+        }
+    return QNET_BOOL;
 }
 
-/* The number of datatype `code` at p, in the order of this machine. */
-static double qnet__nifti_number(const unsigned char *p, int code)
+/* Number i of a header's field, which is an offset and a type, I16 or F32. */
+static double qnet__nifti_get(const unsigned char *h, int offset, qnet_dtype type, int i)
 {
-    switch (code) {
-#define QNET__NIFTI_CASE(number, type, text) \
-    case number: { type x; memcpy(&x, p, sizeof x); return (double)x; }
-        QNET__NIFTI_TYPES(QNET__NIFTI_CASE)
-#undef QNET__NIFTI_CASE
-    default: return 0;
-    }
-}
-
-/* Number i of a header's field, which is an offset and a type, INT16 or FLOAT32. */
-static double qnet__nifti_get(const unsigned char *h, int offset, int type, int i)
-{
-    return qnet__nifti_number(h + offset + i * (type == QNET__NIFTI_INT16 ? 2 : 4), type);
+    return qnet__number(h + offset + i * (int)qnet_dtype_size(type), type);
 }
 
 /* Its counterpart: value, rounded to the field's type. */
-static void qnet__nifti_put(unsigned char *h, int offset, int type, int i, double value)
+static void qnet__nifti_put(unsigned char *h, int offset, qnet_dtype type, int i, double value)
 {
-    const int16_t whole = type == QNET__NIFTI_INT16 ? (int16_t)value : 0;
+    const int16_t whole = type == QNET_I16 ? (int16_t)value : 0;
     const float real = (float)value;
-    if (type == QNET__NIFTI_INT16) memcpy(h + offset + 2 * i, &whole, sizeof whole);
+    if (type == QNET_I16) memcpy(h + offset + 2 * i, &whole, sizeof whole);
     else memcpy(h + offset + 4 * i, &real, sizeof real);
 }
 
@@ -11798,7 +11828,8 @@ typedef struct qnet__nifti_reader {
     const char *name;
     qnet_volume volume; /* what will be handed out */
     const char *type_name;
-    int packed, swapped, type, bitpix; /* bitpix: 0 when it agrees with type */
+    int packed, swapped, datatype, bitpix; /* bitpix: 0 when it agrees with datatype */
+    qnet_dtype type;
     size_t bytes, count, offset;       /* bytes of a voxel, voxels, where they start */
     double slope, intercept;
     unsigned char header[QNET__NII_BYTES]; /* in the order of this machine */
@@ -11955,18 +11986,20 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, LIMIT, "dim is %d x %d x %d, expected at most %.0f voxels "
                                 "(QNET_MAX_VOXELS)", dim[1], dim[2], dim[3],
                                 (double)QNET_MAX_VOXELS);
-    in->type = (int)qnet__nifti_get(h, QNET__NII_DATATYPE, 0);
-    in->bytes = qnet__nifti_type(in->type, &in->type_name);
-    if (in->bytes == 0)
+    in->datatype = (int)qnet__nifti_get(h, QNET__NII_DATATYPE, 0);
+    in->type = qnet__nifti_type(in->datatype, &in->type_name);
+    in->bytes = qnet_dtype_size(in->type);
+    if (in->type == QNET_BOOL)
         return qnet__nifti_fail(in, UNSUPPORTED, "datatype is %d, expected one of 2, 4, 8, 16, 64, "
-                                "256, 512, 768, 1024, 1280 (one real number per voxel)", in->type);
+                                "256, 512, 768, 1024, 1280 (one real number per voxel)",
+                                in->datatype);
     /* bitpix says nothing new, and tools write it wrongly: uint8 masks from Julia say 32. Should
        datatype be the wrong one of the two, the file has not the length that goes with it. */
     in->bitpix = (int)qnet__nifti_get(h, QNET__NII_BITPIX, 0);
     if (in->bitpix == 8 * (int)in->bytes) in->bitpix = 0;
     else
         qnet__nifti_warn(in, "bitpix is %d, expected %d for datatype %d (%s), which is taken",
-                         in->bitpix, 8 * (int)in->bytes, in->type, in->type_name);
+                         in->bitpix, 8 * (int)in->bytes, in->datatype, in->type_name);
     /* 0 is refused: voxels could then start at 348 or 352, and the wrong one of them shifts the
        picture by some voxels unnoticed. */
     offset = qnet__nifti_get(h, QNET__NII_OFFSET, 0);
@@ -12018,12 +12051,12 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
     const int scaled = in->slope != 1 || in->intercept != 0;
     float *voxels = in->volume.voxels + first;
     if (in->swapped) qnet__swap_bytes(in->piece, count, in->bytes);
-    if (in->type == QNET__NIFTI_FLOAT32 && !scaled) { /* keeps every bit of a NaN, too */
+    if (in->type == QNET_F32 && !scaled) { /* keeps every bit of a NaN, too */
         memcpy(voxels, in->piece, count * sizeof *voxels);
         return QNET_OK;
     }
     for (size_t i = 0; i < count; i++) {
-        double v = qnet__nifti_number(in->piece + i * in->bytes, in->type);
+        double v = qnet__number(in->piece + i * in->bytes, in->type);
         if (scaled) v = v * in->slope + in->intercept;
         if (fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) {
             char where[64];
@@ -12101,7 +12134,7 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
         if (tail > 0 && in->bitpix != 0)
             return qnet__nifti_fail(in, FORMAT, "bitpix is %d and datatype %d (%s), and more bytes "
                                     "follow than this type takes: one of them is wrong",
-                                    in->bitpix, in->type, in->type_name);
+                                    in->bitpix, in->datatype, in->type_name);
         if (tail > QNET__NIFTI_MAX_TAIL)
             return qnet__nifti_fail(in, FORMAT, "more than %.0f bytes follow the last voxel, "
                                     "expected the end of the file: dim does not fit the file",
@@ -12155,7 +12188,7 @@ static void qnet__nifti_header(const qnet_volume *v, double slope, const double 
         qnet__nifti_put(h, QNET__NII_DIM, i, dim[i]);
         qnet__nifti_put(h, QNET__NII_PIXDIM, i, i > 0 && i < 4 ? spacing[i - 1] : 1);
     }
-    qnet__nifti_put(h, QNET__NII_DATATYPE, 0, slope > 0 ? QNET__NIFTI_INT16 : QNET__NIFTI_FLOAT32);
+    qnet__nifti_put(h, QNET__NII_DATATYPE, 0, slope > 0 ? 4 : 16); /* int16, float32 */
     qnet__nifti_put(h, QNET__NII_BITPIX, 0, slope > 0 ? 16 : 32);
     qnet__nifti_put(h, QNET__NII_OFFSET, 0, 352);
     qnet__nifti_put(h, QNET__NII_SLOPE, 0, slope > 0 ? slope : 1);
@@ -12194,7 +12227,7 @@ static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d,
                                   "%g: it does not fit int16", qnet__sink_name(sink), where, value,
                                   stored);
             }
-            qnet__nifti_put(piece + 2 * i, 0, QNET__NIFTI_INT16, 0, stored);
+            qnet__nifti_put(piece + 2 * i, 0, QNET_I16, 0, stored);
         }
         if (!qnet__is_little_endian()) qnet__swap_bytes(piece, n, bytes);
         QNET__TRY(qnet__nifti_send(ctx, d, sink, piece, n * bytes));
@@ -12337,21 +12370,6 @@ typedef struct qnet__header {
 
 /* ---- types and shapes ------------------------------------------------------------------------ */
 
-/* Bytes of one number; 0 for what is no dtype. */
-QNET_API size_t qnet_dtype_size(qnet_dtype dtype)
-{
-    static const unsigned char sizes[] = {8, 4, 2, 2, 8, 4, 2, 1, 8, 4, 2, 1, 1};
-    return (unsigned)dtype < sizeof(sizes) ? sizes[dtype] : 0;
-}
-
-/* As it stands in files, in the order of qnet_dtype; "?" for what is no dtype. */
-QNET_API const char *qnet_dtype_name(qnet_dtype dtype)
-{
-    static const char names[][5] = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16",
-                                    "I8",  "U64", "U32", "U16",  "U8",  "BOOL"};
-    return (unsigned)dtype < sizeof(names) / sizeof(names[0]) ? names[dtype] : "?";
-}
-
 /* "[64,3,7,7]", for sentences and as the shape's JSON. */
 static void qnet__shape_text(char text[QNET__SHAPE_TEXT], int ndim, const size_t *shape)
 {
@@ -12373,37 +12391,10 @@ static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t 
     return qnet__mul(*count, size, bytes);
 }
 
-/* Number i of an array of a float type or I64, aligned or not. IEEE 754 binary16: 1 sign, 5
-   exponent and 10 fraction bits; bfloat16 is the upper half of a binary32. */
+/* Number i of an array, aligned or not. */
 static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
 {
-    const size_t size = qnet_dtype_size(dtype);
-    const unsigned char *p = (const unsigned char *)data + i * size;
-    double f64 = 0; /* numbers are copied out: data need not be aligned */
-    float f32 = 0;
-    int64_t i64;
-    uint32_t bits;
-    uint16_t half;
-    int exponent, fraction;
-    switch (dtype) {
-    case QNET_F64: memcpy(&f64, p, size); return f64;
-    case QNET_F32: memcpy(&f32, p, size); return (double)f32;
-    case QNET_I64: memcpy(&i64, p, size); return (double)i64;
-    case QNET_BF16:
-        memcpy(&half, p, size);
-        bits = (uint32_t)half << 16;
-        memcpy(&f32, &bits, sizeof(f32));
-        return (double)f32;
-    case QNET_F16:
-        memcpy(&half, p, size);
-        exponent = half >> 10 & 31;
-        fraction = half & 1023;
-        f64 = exponent == 0    ? ldexp(fraction, -24) /* subnormal */
-              : exponent == 31 ? (fraction ? NAN : INFINITY)
-                               : ldexp(1024 + fraction, exponent - 25); /* bias 15, 10 bits */
-        return half >> 15 ? -f64 : f64;
-    default: return 0;
-    }
+    return qnet__number((const unsigned char *)data + i * qnet_dtype_size(dtype), dtype);
 }
 
 /* The first of tensors[count] whose name one before it has, or NULL. */
