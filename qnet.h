@@ -12346,11 +12346,13 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
 #define QNET__SAFETENSORS_DIMS 8
 #define QNET__SHAPE_TEXT 192 /* "[" 8 numbers of 20 digits and commas "]" */
 
-/* The public struct, as first member, and the buffers that its pointers lead into. */
+/* The public struct, as first member, the buffers that its pointers lead into, and the state of the
+   parser: header.bytes[header.size] ends with a zero behind it. */
 typedef struct qnet__safetensors_file {
     qnet_safetensors file;
     char name[256];
     qnet_buffer header, data, tensors, metadata;
+    unsigned char *at;       /* the position in the header */
     int left_out, long_keys; /* tensors and keys that are not read, */
     char first_out[160];     /* and which tensor was the first */
 } qnet__safetensors_file;
@@ -12360,13 +12362,6 @@ static const char *qnet__safetensors_name(const qnet_safetensors *file)
 {
     return ((const qnet__safetensors_file *)(const void *)file)->name; /* its first member */
 }
-
-/* The parser's state: the header's text and the position in it; *end = 0. */
-typedef struct qnet__header {
-    qnet_context *ctx;
-    const char *file;
-    unsigned char *begin, *at, *end;
-} qnet__header;
 
 /* ---- types and shapes ------------------------------------------------------------------------ */
 
@@ -12408,58 +12403,62 @@ static const char *qnet__duplicate_name(const qnet_safetensor *tensors, int coun
 
 /* ---- the header's grammar -------------------------------------------------------------------- */
 
+/* Refusals begin with the file's name. */
+#define qnet__tensors_fail(f, status, text, ...) \
+    qnet__fail((f)->file.ctx, QNET_ERROR_##status, "%s: " text, (f)->name, __VA_ARGS__)
+
 /* The error sentence of the grammar: file, byte and what should have been there. */
-static qnet_status qnet__header_fail(const qnet__header *h, const char *expected)
+static qnet_status qnet__header_fail(const qnet__safetensors_file *f, const char *expected)
 {
-    return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: header byte %.0f of %.0f: expected %s",
-                      h->file, (double)(h->at - h->begin), (double)(h->end - h->begin), expected);
+    return qnet__tensors_fail(f, FORMAT, "header byte %.0f of %.0f: expected %s",
+                              (double)(f->at - f->header.bytes), (double)f->header.size, expected);
 }
 
 /* The next character that is not a space, or 0 at the end; it stays unread. */
-static int qnet__header_peek(qnet__header *h)
+static int qnet__header_peek(qnet__safetensors_file *f)
 {
-    while (*h->at == ' ' || *h->at == '\t' || *h->at == '\n' || *h->at == '\r') h->at++;
-    return *h->at;
+    while (*f->at == ' ' || *f->at == '\t' || *f->at == '\n' || *f->at == '\r') f->at++;
+    return *f->at;
 }
 
 /* Takes c, after any spaces, or fails with what `expected` says. */
-static qnet_status qnet__header_expect(qnet__header *h, char c, const char *expected)
+static qnet_status qnet__header_expect(qnet__safetensors_file *f, char c, const char *expected)
 {
-    if (qnet__header_peek(h) != c) return qnet__header_fail(h, expected);
-    h->at++;
+    if (qnet__header_peek(f) != c) return qnet__header_fail(f, expected);
+    f->at++;
     return QNET_OK;
 }
 
 /* Before member `index` of a list: *more = 0 when its closing character was taken instead. */
-static qnet_status qnet__header_more(qnet__header *h, int index, char close, int *more)
+static qnet_status qnet__header_more(qnet__safetensors_file *f, int index, char close, int *more)
 {
-    const int c = qnet__header_peek(h);
+    const int c = qnet__header_peek(f);
     *more = c != close;
-    if (index > 0 && c != ',' && *more) return qnet__header_fail(h, "',' or the end of the list");
-    if (index > 0 || !*more) h->at++;
+    if (index > 0 && c != ',' && *more) return qnet__header_fail(f, "',' or the end of the list");
+    if (index > 0 || !*more) f->at++;
     return QNET_OK;
 }
 
-/* Decodes the escape at h->at, a backslash, to *write, which moves on. */
-static qnet_status qnet__header_escape(qnet__header *h, unsigned char **write)
+/* Decodes the escape at f->at, a backslash, to *write, which moves on. */
+static qnet_status qnet__header_escape(qnet__safetensors_file *f, unsigned char **write)
 {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
-    const char *simple = h->at[1] ? strchr(from, h->at[1]) : NULL;
+    const char *simple = f->at[1] ? strchr(from, f->at[1]) : NULL;
     char digits[5] = "";
     unsigned code;
     if (simple != NULL) {
         *(*write)++ = (unsigned char)to[simple - from];
-        h->at += 2;
+        f->at += 2;
         return QNET_OK;
     }
-    if (h->at[1] != 'u') return qnet__header_fail(h, "one of \"\\/bfnrtu behind a backslash");
-    if (strspn((const char *)h->at + 2, "0123456789abcdefABCDEF") < 4)
-        return qnet__header_fail(h, "four hexadecimal digits");
-    memcpy(digits, h->at + 2, 4);
+    if (f->at[1] != 'u') return qnet__header_fail(f, "one of \"\\/bfnrtu behind a backslash");
+    if (strspn((const char *)f->at + 2, "0123456789abcdefABCDEF") < 4)
+        return qnet__header_fail(f, "four hexadecimal digits");
+    memcpy(digits, f->at + 2, 4);
     code = (unsigned)strtoul(digits, NULL, 16);
-    if (code == 0) return qnet__header_fail(h, "a character other than NUL");
+    if (code == 0) return qnet__header_fail(f, "a character other than NUL");
     if (code >= 0xd800 && code <= 0xdfff) { /* half of a surrogate pair */
-        memmove(*write, h->at, 6);
+        memmove(*write, f->at, 6);
         *write += 6;
     } else { /* UTF-8 of n bytes: 6 bits in each but the first */
         const int n = code < 0x80 ? 1 : code < 0x800 ? 2 : 3;
@@ -12468,32 +12467,33 @@ static qnet_status qnet__header_escape(qnet__header *h, unsigned char **write)
         (*write)[0] = (unsigned char)(code | (n == 1 ? 0u : n == 2 ? 0xc0u : 0xe0u));
         *write += n;
     }
-    h->at += 6;
+    f->at += 6;
     return QNET_OK;
 }
 
 /* A string, decoded in place and ended by NUL, which takes the closing quote's byte at the latest;
    *size: its bytes without the NUL. */
-static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *size)
+static qnet_status qnet__header_string(qnet__safetensors_file *f, char **text, size_t *size)
 {
-    unsigned char *write; /* <= h->at: no escape is shorter than its character */
-    QNET__TRY(qnet__header_expect(h, '"', "a string"));
-    write = h->at;
+    unsigned char *write; /* <= f->at: no escape is shorter than its character */
+    QNET__TRY(qnet__header_expect(f, '"', "a string"));
+    write = f->at;
     *text = (char *)write;
-    while (*h->at != '"') {
-        const size_t n = qnet__utf8_size(h->at, (size_t)(h->end - h->at));
-        if (h->at == h->end) return qnet__header_fail(h, "the end of a string");
-        if (*h->at < 0x20) return qnet__header_fail(h, "no control character in a string");
-        if (n == 0) return qnet__header_fail(h, "valid UTF-8");
-        if (*h->at == '\\') {
-            QNET__TRY(qnet__header_escape(h, &write));
+    while (*f->at != '"') {
+        const size_t n = qnet__utf8_size(f->at, (size_t)(f->header.bytes + f->header.size - f->at));
+        if (f->at == f->header.bytes + f->header.size)
+            return qnet__header_fail(f, "the end of a string");
+        if (*f->at < 0x20) return qnet__header_fail(f, "no control character in a string");
+        if (n == 0) return qnet__header_fail(f, "valid UTF-8");
+        if (*f->at == '\\') {
+            QNET__TRY(qnet__header_escape(f, &write));
             continue;
         }
-        memmove(write, h->at, n);
+        memmove(write, f->at, n);
         write += n;
-        h->at += n;
+        f->at += n;
     }
-    h->at++;
+    f->at++;
     *write = 0;
     *size = (size_t)((char *)write - *text);
     return QNET_OK;
@@ -12501,35 +12501,36 @@ static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *siz
 
 /* The key of an object's next member, with the comma before it and the colon behind it. *key =
    NULL: the object ends here. */
-static qnet_status qnet__header_key(qnet__header *h, int index, char **key, size_t *size)
+static qnet_status qnet__header_key(qnet__safetensors_file *f, int index, char **key, size_t *size)
 {
     int more;
     *key = NULL;
-    QNET__TRY(qnet__header_more(h, index, '}', &more));
+    QNET__TRY(qnet__header_more(f, index, '}', &more));
     if (!more) return QNET_OK;
-    QNET__TRY(qnet__header_string(h, key, size));
-    return qnet__header_expect(h, ':', "':'");
+    QNET__TRY(qnet__header_string(f, key, size));
+    return qnet__header_expect(f, ':', "':'");
 }
 
 /* A list of at most `most` numbers, whole, not negative, each of which fits size_t. */
-static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int most, int *count)
+static qnet_status qnet__header_numbers(qnet__safetensors_file *f, size_t *numbers, int most,
+                                        int *count)
 {
     int more;
-    QNET__TRY(qnet__header_expect(h, '[', "'['"));
+    QNET__TRY(qnet__header_expect(f, '[', "'['"));
     for (*count = 0;; (*count)++) {
         size_t value = 0, digits = 0; /* no strtoul: it takes signs and spaces, and saturates */
         int zero;
-        QNET__TRY(qnet__header_more(h, *count, ']', &more));
+        QNET__TRY(qnet__header_more(f, *count, ']', &more));
         if (!more) return QNET_OK;
-        zero = qnet__header_peek(h) == '0';
-        for (; *h->at >= '0' && *h->at <= '9'; digits++, h->at++)
-            if (!qnet__mul(value, 10, &value) || !qnet__add(value, (size_t)(*h->at - '0'), &value))
-                return qnet__header_fail(h, "a smaller number");
+        zero = qnet__header_peek(f) == '0';
+        for (; *f->at >= '0' && *f->at <= '9'; digits++, f->at++)
+            if (!qnet__mul(value, 10, &value) || !qnet__add(value, (size_t)(*f->at - '0'), &value))
+                return qnet__header_fail(f, "a smaller number");
         if (digits == 0 || (zero && digits > 1))
-            return qnet__header_fail(h, "a whole number without sign or leading zero");
+            return qnet__header_fail(f, "a whole number without sign or leading zero");
         if (*count == most)
-            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: header byte %.0f: a list of more than "
-                              "%d numbers", h->file, (double)(h->at - h->begin), most);
+            return qnet__tensors_fail(f, LIMIT, "header byte %.0f: a list of more than %d numbers",
+                                      (double)(f->at - f->header.bytes), most);
         numbers[*count] = value;
     }
 }
@@ -12537,68 +12538,67 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
 #define QNET__HEADER_DEPTH 16 /* lists within lists that are skipped */
 
 /* Skips a value of any kind: a string, a list, an object, a number or a word. */
-static qnet_status qnet__header_skip(qnet__header *h, int depth)
+static qnet_status qnet__header_skip(qnet__safetensors_file *f, int depth)
 {
-    const int c = qnet__header_peek(h);
+    const int c = qnet__header_peek(f);
     char *text;
     size_t size;
     int more = 1;
-    if (c == '"') return qnet__header_string(h, &text, &size);
+    if (c == '"') return qnet__header_string(f, &text, &size);
     if (c != '{' && c != '[') {
-        size = strspn((const char *)h->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
-        h->at += size;
-        return size > 0 ? QNET_OK : qnet__header_fail(h, "a value");
+        size = strspn((const char *)f->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
+        f->at += size;
+        return size > 0 ? QNET_OK : qnet__header_fail(f, "a value");
     }
-    if (depth == 0) return qnet__header_fail(h, "fewer lists within lists");
-    h->at++;
+    if (depth == 0) return qnet__header_fail(f, "fewer lists within lists");
+    f->at++;
     for (int i = 0;; i = 1) {
-        if (c == '{') QNET__TRY(qnet__header_key(h, i, &text, &size));
-        else QNET__TRY(qnet__header_more(h, i, ']', &more));
+        if (c == '{') QNET__TRY(qnet__header_key(f, i, &text, &size));
+        else QNET__TRY(qnet__header_more(f, i, ']', &more));
         if (!more || (c == '{' && text == NULL)) return QNET_OK;
-        QNET__TRY(qnet__header_skip(h, depth - 1));
+        QNET__TRY(qnet__header_skip(f, depth - 1));
     }
 }
 
 /* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t, in any order, each once;
    *dtype: what the file says. The shape must take exactly the bytes between the offsets, unless the
    size of that dtype is not known. t->data: the first offset, a number until the bytes are read. */
-static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, char **dtype)
+static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetensor *t, char **dtype)
 {
     static const char *const fields[3] = {"dtype", "shape", "data_offsets"};
     size_t offsets[2] = {0, 0}, size, bytes;
     int seen[3] = {0, 0, 0}, n, field;
     char *key, shape[QNET__SHAPE_TEXT];
-    QNET__TRY(qnet__header_expect(h, '{', "'{' of a tensor"));
+    QNET__TRY(qnet__header_expect(f, '{', "'{' of a tensor"));
     for (int i = 0;; i = 1) {
-        QNET__TRY(qnet__header_key(h, i, &key, &size));
+        QNET__TRY(qnet__header_key(f, i, &key, &size));
         if (key == NULL) break;
         for (field = 0; field < 3 && strcmp(key, fields[field]) != 0; field++) {}
         if (field < 3 && seen[field]++)
-            return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': field '%s' is there "
-                              "twice", h->file, t->name, key);
+            return qnet__tensors_fail(f, FORMAT, "tensor '%s': field '%s' is there twice", t->name,
+                                      key);
         if (field == 0) {
-            QNET__TRY(qnet__header_string(h, dtype, &size));
+            QNET__TRY(qnet__header_string(f, dtype, &size));
             for (n = 0; qnet_dtype_size((qnet_dtype)n); n++)
                 if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)n)) == 0) break;
             t->dtype = (qnet_dtype)n; /* of size 0 when it is none of the list */
         } else if (field == 1) {
-            QNET__TRY(qnet__header_numbers(h, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
+            QNET__TRY(qnet__header_numbers(f, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
         } else if (field == 2) {
-            QNET__TRY(qnet__header_numbers(h, offsets, 2, &n));
-            if (n != 2) return qnet__header_fail(h, "two data_offsets");
+            QNET__TRY(qnet__header_numbers(f, offsets, 2, &n));
+            if (n != 2) return qnet__header_fail(f, "two data_offsets");
         } else {
-            QNET__TRY(qnet__header_skip(h, QNET__HEADER_DEPTH));
+            QNET__TRY(qnet__header_skip(f, QNET__HEADER_DEPTH));
         }
     }
     /* All three fields, offsets in order, and as many bytes as the shape takes. */
     for (field = 0; field < 3; field++)
         if (!seen[field])
-            return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s is missing", h->file,
-                              t->name, fields[field]);
+            return qnet__tensors_fail(f, FORMAT, "tensor '%s': %s is missing", t->name,
+                                      fields[field]);
     if (offsets[0] > offsets[1])
-        return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': data_offsets [%.0f,%.0f] "
-                          "run backwards", h->file, t->name, (double)offsets[0],
-                          (double)offsets[1]);
+        return qnet__tensors_fail(f, FORMAT, "tensor '%s': data_offsets [%.0f,%.0f] run backwards",
+                                  t->name, (double)offsets[0], (double)offsets[1]);
     t->bytes = offsets[1] - offsets[0];
     t->data = (const void *)(uintptr_t)offsets[0];
     size = qnet_dtype_size(t->dtype);
@@ -12606,37 +12606,36 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, char
                       bytes == t->bytes))
         return QNET_OK;
     qnet__shape_text(shape, t->ndim, t->shape);
-    return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s %s does not take the %.0f "
-                      "bytes of its data_offsets", h->file, t->name, qnet_dtype_name(t->dtype),
-                      shape, (double)t->bytes);
+    return qnet__tensors_fail(f, FORMAT, "tensor '%s': %s %s does not take the %.0f bytes of its "
+                              "data_offsets", t->name, qnet_dtype_name(t->dtype), shape,
+                              (double)t->bytes);
 }
 
 /* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. Values
    stay where they are decoded, in f->header. */
-static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file *f)
+static qnet_status qnet__header_metadata(qnet__safetensors_file *f)
 {
-    if (qnet__header_peek(h) == 'n') return qnet__header_skip(h, 0);
-    QNET__TRY(qnet__header_expect(h, '{', "'{' of __metadata__"));
+    if (qnet__header_peek(f) == 'n') return qnet__header_skip(f, 0);
+    QNET__TRY(qnet__header_expect(f, '{', "'{' of __metadata__"));
     for (int i = 0;; i = 1) {
         qnet_metadata entry;
         char *key;
         size_t size, value_size;
-        QNET__TRY(qnet__header_key(h, i, &key, &size));
+        QNET__TRY(qnet__header_key(f, i, &key, &size));
         if (key == NULL) return QNET_OK;
         memset(&entry, 0, sizeof(entry));
-        QNET__TRY(qnet__header_string(h, &entry.value, &value_size));
+        QNET__TRY(qnet__header_string(f, &entry.value, &value_size));
         if (size >= sizeof(entry.key)) {
             f->long_keys++;
             continue;
         }
         if (f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
-            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: metadata '%s': above %d keys", h->file,
-                              key, QNET_MAX_SAFETENSORS_METADATA);
+            return qnet__tensors_fail(f, LIMIT, "metadata '%s': above %d keys", key,
+                                      QNET_MAX_SAFETENSORS_METADATA);
         if (qnet_safetensors_metadata(&f->file, key) != NULL)
-            return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: metadata '%s' is there twice",
-                              h->file, key);
+            return qnet__tensors_fail(f, FORMAT, "metadata '%s' is there twice", key);
         memcpy(entry.key, key, size + 1);
-        QNET__TRY(qnet_buffer_append(h->ctx, &f->metadata, &entry, sizeof(entry)));
+        QNET__TRY(qnet_buffer_append(f->file.ctx, &f->metadata, &entry, sizeof(entry)));
         f->file.metadata = (qnet_metadata *)(void *)f->metadata.bytes;
         f->file.metadata_count++;
     }
@@ -12644,29 +12643,28 @@ static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file
 
 /* The whole header into f->tensors and f->metadata. Tensors that no network here can need get ndim
    -1: their bytes count for the layout. */
-static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
+static qnet_status qnet__header_read(qnet__safetensors_file *f)
 {
     int seen_metadata = 0;
-    QNET__TRY(qnet__header_expect(h, '{', "'{'"));
+    QNET__TRY(qnet__header_expect(f, '{', "'{'"));
     for (int i = 0;; i = 1) {
         qnet_safetensor t;
         char *name, *dtype = NULL;
         size_t size;
-        QNET__TRY(qnet__header_key(h, i, &name, &size));
+        QNET__TRY(qnet__header_key(f, i, &name, &size));
         if (name == NULL) break;
         if (strcmp(name, "__metadata__") == 0) {
             if (seen_metadata++)
-                return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: __metadata__ is there twice",
-                                  h->file);
-            QNET__TRY(qnet__header_metadata(h, f));
+                return qnet__tensors_fail(f, FORMAT, "%s is there twice", name);
+            QNET__TRY(qnet__header_metadata(f));
             continue;
         }
         if (f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
-            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: tensor '%.64s': above %d tensors",
-                              h->file, name, QNET_MAX_SAFETENSORS_TENSORS);
+            return qnet__tensors_fail(f, LIMIT, "tensor '%.64s': above %d tensors", name,
+                                      QNET_MAX_SAFETENSORS_TENSORS);
         memset(&t, 0, sizeof(t));
         memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
-        QNET__TRY(qnet__header_tensor(h, &t, &dtype));
+        QNET__TRY(qnet__header_tensor(f, &t, &dtype));
         if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
             if (f->left_out++ == 0)
                 snprintf(f->first_out, sizeof(f->first_out), "tensor '%.64s', %s%.32s", t.name,
@@ -12674,20 +12672,20 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
                          size >= sizeof(t.name) ? "" : dtype);
             t.ndim = -1;
         }
-        QNET__TRY(qnet_buffer_append(h->ctx, &f->tensors, &t, sizeof(t)));
+        QNET__TRY(qnet_buffer_append(f->file.ctx, &f->tensors, &t, sizeof(t)));
         f->file.tensors = (qnet_safetensor *)(void *)f->tensors.bytes;
         f->file.count++;
     }
-    qnet__header_peek(h); /* writers pad with spaces */
-    return h->at == h->end ? QNET_OK : qnet__header_fail(h, "nothing behind the closing '}'");
+    qnet__header_peek(f); /* writers pad with spaces */
+    return f->at == f->header.bytes + f->header.size
+               ? QNET_OK : qnet__header_fail(f, "nothing behind the closing '}'");
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
 /* Checks that the tensors cover bytes 0..*size, each byte once: no two overlap, and the sum of
    their sizes is the largest end. */
-static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors_file *f,
-                                      size_t *size)
+static qnet_status qnet__check_layout(const qnet__safetensors_file *f, size_t *size)
 {
     size_t sum = 0;
     *size = 0;
@@ -12696,14 +12694,13 @@ static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors
         const size_t begin = (size_t)(uintptr_t)a->data, end = begin + a->bytes;
         for (; b < a; b++)
             if (begin < (size_t)(uintptr_t)b->data + b->bytes && (size_t)(uintptr_t)b->data < end)
-                return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: tensor '%s' overlaps '%s'", f->name,
-                                  a->name, b->name);
+                return qnet__tensors_fail(f, FORMAT, "tensor '%s' overlaps '%s'", a->name, b->name);
         sum += a->bytes;
         *size = qnet__max_size(*size, end);
     }
     if (sum == *size) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: there is a hole between the tensors: they end "
-                      "at byte %.0f and have %.0f", f->name, (double)*size, (double)sum);
+    return qnet__tensors_fail(f, FORMAT, "there is a hole between the tensors: they end at byte "
+                              "%.0f and have %.0f", (double)*size, (double)sum);
 }
 
 /* Removes the tensors that are not read from the list, with a warning; the layout was checked with
@@ -12731,17 +12728,16 @@ static qnet_status qnet__header_load(qnet_context *ctx, qnet_source *source,
     length = qnet__load_le64(f->header.bytes);
     f->header.size = 0;
     if (length == 0)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: expected a safetensors header of 2 bytes or "
-                          "more, found 0", f->name);
+        return qnet__tensors_fail(f, FORMAT, "expected a safetensors header of %d bytes or more, "
+                                  "found 0", 2);
     if (length <= QNET_MAX_SAFETENSORS_HEADER)
         return qnet__read_exact(ctx, source, (size_t)length, "safetensors header", &f->header);
     QNET__TRY(qnet__read_exact(ctx, source, 1, "safetensors header", &f->header));
     if (f->header.bytes[0] != '{') /* most likely a zip archive of PyTorch */
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a safetensors file: expected '{' behind "
-                          "the header's length", f->name);
-    return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: expected a safetensors header of at most %.0f "
-                      "bytes, found %.0f", f->name, (double)QNET_MAX_SAFETENSORS_HEADER,
-                      (double)length);
+        return qnet__tensors_fail(f, FORMAT, "not a safetensors file: expected '%c' behind the "
+                                  "header's length", '{');
+    return qnet__tensors_fail(f, LIMIT, "expected a safetensors header of at most %.0f bytes, "
+                              "found %.0f", (double)QNET_MAX_SAFETENSORS_HEADER, (double)length);
 }
 
 /* Fills f from the source: header, layout, then the tensors' bytes, in this machine's order. */
@@ -12750,30 +12746,25 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
 {
     const char *duplicate;
     unsigned char extra;
-    qnet__header h;
     size_t size, got;
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
     QNET__TRY(qnet__header_load(ctx, source, f));
-    h.ctx = ctx;
-    h.file = f->name;
-    h.begin = h.at = f->header.bytes;
-    h.end = h.begin + f->header.size;
-    QNET__TRY(qnet__header_read(&h, f));
-    QNET__TRY(qnet__check_layout(ctx, f, &size));
+    f->at = f->header.bytes;
+    QNET__TRY(qnet__header_read(f));
+    QNET__TRY(qnet__check_layout(f, &size));
     qnet__leave_out(f);
     duplicate = qnet__duplicate_name(f->file.tensors, f->file.count);
     if (duplicate != NULL)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: tensor '%s' is there twice", f->name,
-                          duplicate);
+        return qnet__tensors_fail(f, FORMAT, "tensor '%s' is there twice", duplicate);
     if (size > QNET_MAX_FILE_BYTES)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f bytes of tensors, the limit is %.0f",
-                          f->name, (double)size, (double)QNET_MAX_FILE_BYTES);
+        return qnet__tensors_fail(f, LIMIT, "%.0f bytes of tensors, the limit is %.0f",
+                                  (double)size, (double)QNET_MAX_FILE_BYTES);
     QNET__TRY(qnet__read_exact(ctx, source, size, "tensors", &f->data));
     /* A byte too many means that header and data do not belong together. */
     QNET__TRY(qnet__read_some(ctx, source, &extra, 1, &got));
     if (got != 0)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: the file goes on behind the %.0f bytes of "
-                          "its tensors", f->name, (double)size);
+        return qnet__tensors_fail(f, FORMAT, "the file goes on behind the %.0f bytes of its "
+                                  "tensors", (double)size);
     for (int i = 0; i < f->file.count; i++) {
         qnet_safetensor *t = &f->file.tensors[i];
         unsigned char *p = size > 0 ? f->data.bytes + (uintptr_t)t->data : NULL;
@@ -12818,13 +12809,20 @@ QNET_API void qnet_safetensors_destroy(qnet_safetensors *file)
     qnet__free(file->ctx, f, sizeof(*f));
 }
 
-/* Linear: the networks here have a hundred names. */
+/* The tensor whose name is `name` behind its first `prefix` bytes, which are alike in all; or NULL.
+   Linear: the networks here have a hundred names. */
+static const qnet_safetensor *qnet__safetensors_find(const qnet_safetensors *file, size_t prefix,
+                                                     const char *name)
+{
+    for (int i = 0; i < file->count; i++)
+        if (strcmp(file->tensors[i].name + prefix, name) == 0) return &file->tensors[i];
+    return NULL;
+}
+
 QNET_API const qnet_safetensor *qnet_safetensors_find(const qnet_safetensors *file,
                                                       const char *name)
 {
-    for (int i = 0; i < file->count; i++)
-        if (strcmp(file->tensors[i].name, name) == 0) return &file->tensors[i];
-    return NULL;
+    return qnet__safetensors_find(file, 0, name);
 }
 
 /* Linear as well; also used on the file that is being read, to find a duplicate key. */
@@ -13102,15 +13100,6 @@ typedef struct qnet__weights_job {
     qnet_real *block;
 } qnet__weights_job;
 
-/* The file's tensor with a name of the table, behind the prefix; or NULL. */
-static const qnet_safetensor *qnet__weights_find(const qnet__weights_job *job, const char *name)
-{
-    for (int i = 0; i < job->file->count; i++)
-        if (strcmp(job->file->tensors[i].name + job->prefix, name) == 0)
-            return &job->file->tensors[i];
-    return NULL;
-}
-
 /* Of the head that `name` belongs to, "fc." for "fc.bias": how many tensors of it the file has.
    *classes: the rows of its weight there, 0 without one. */
 static int qnet__head_in_file(const qnet__weights_job *job, const char *name, size_t *classes)
@@ -13128,6 +13117,11 @@ static int qnet__head_in_file(const qnet__weights_job *job, const char *name, si
     return count;
 }
 
+/* The refusal of entry p: the file is one of another network. */
+#define qnet__mismatch(text, ...)                                                                 \
+    qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s'" text, job->name,    \
+               job->table->network, p->name, __VA_ARGS__)
+
 /* Finds entry p in the file and checks presence, type, classes, shape and, with `numbers`, each
    number. *found = NULL: what is in the block stays (a counter that is missing, a head that is to
    be trained anew). With ctx NULL no sentence is made. */
@@ -13136,8 +13130,7 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
                                        const qnet_safetensor **found)
 {
     const qnet_safetensor expected = qnet__param_in_file(p);
-    const qnet_safetensor *t = qnet__weights_find(job, p->name);
-    const char *name = job->name, *network = job->table->network;
+    const qnet_safetensor *t = qnet__safetensors_find(job->file, job->prefix, p->name);
     char want[QNET__SHAPE_TEXT], have[QNET__SHAPE_TEXT];
     size_t classes;
     const int is_head = qnet__is_head(p->name);
@@ -13149,20 +13142,17 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
         const qnet__safetensors_file *f = (const qnet__safetensors_file *)(const void *)job->file;
         if (qnet__is_tracked(p->name) || (job->replace_head && is_head && in_head == 0))
             return QNET_OK;
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s' is "
-                          "missing%s%s", name, network, p->name,
-                          f->left_out ? "; left out was " : "", f->first_out);
+        return qnet__mismatch(" is missing%s%s", f->left_out ? "; left out was " : "",
+                              f->first_out);
     }
     /* Type, then classes: weight and bias of a head must agree with each other. */
     if (expected.dtype == QNET_I64 ? t->dtype != QNET_I64 : t->dtype > QNET_BF16)
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s': expected "
-                          "dtype %s, found %s", name, network, p->name,
-                          expected.dtype == QNET_I64 ? "I64" : "F64, F32, F16 or BF16",
-                          qnet_dtype_name(t->dtype));
+        return qnet__mismatch(": expected dtype %s, found %s",
+                              expected.dtype == QNET_I64 ? "I64" : "F64, F32, F16 or BF16",
+                              qnet_dtype_name(t->dtype));
     if (classes > 0 && t->ndim > 0 && t->shape[0] != classes)
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s' has %.0f "
-                          "classes, its weight %.0f", name, network, p->name,
-                          (double)t->shape[0], (double)classes);
+        return qnet__mismatch(" has %.0f classes, its weight %.0f", (double)t->shape[0],
+                              (double)classes);
     /* Shape, from the last dimension: unequal = 0: all agree; 1: all but the number of rows, which
        a head may have otherwise when it is to be replaced. */
     unequal = t->ndim == expected.ndim ? t->ndim : QNET__SAFETENSORS_DIMS + 1;
@@ -13173,10 +13163,9 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
     if (unequal > 0) {
         qnet__shape_text(want, expected.ndim, expected.shape);
         qnet__shape_text(have, t->ndim, t->shape);
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s': expected "
-                          "shape %s, found %s", name, network, p->name, want, have);
+        return qnet__mismatch(": expected shape %s, found %s", want, have);
     }
-    if (numbers) QNET__TRY(qnet__check_numbers(ctx, name, t, p->name));
+    if (numbers) QNET__TRY(qnet__check_numbers(ctx, job->name, t, p->name));
     *found = t;
     return QNET_OK;
 }
