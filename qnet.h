@@ -3868,7 +3868,41 @@ QNET__HELPER void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, p
     }
 }
 
-/* ---- What the stem and the LSTM take --------------------------------------------------------- */
+/* ---- What pooling, the stem and the LSTM take ------------------------------------------------ */
+
+/* Loops over channels go in blocks of this constant length, which compilers turn into vector
+   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
+   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
+#define QNET__WIDTH 32
+
+/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
+   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
+#define QNET__BLOCKS(c, n, width, call)                                   \
+    do {                                                                  \
+        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
+            const int width = QNET__WIDTH;                                \
+            call;                                                         \
+        }                                                                 \
+        if ((c) < (n)) {                                                  \
+            const int width = (int)((n) - (c));                           \
+            call;                                                         \
+        }                                                                 \
+    } while (0)
+
+/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
+typedef struct qnet__maxpool {
+    const struct qnet__isa *isa;
+    size_t height, width, channels, out_height, out_width;
+    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
+    qnet__prologue x;      /* plain;
+                              normalised: the pooled map is that of norm and ReLU, no argmax;
+                              scaled by signs, 1, -1 or 0: that x of a window wins which is
+                              largest, smallest or first */
+    const qnet_real *dy;
+    qnet_real *y, *dx;     /* dx: backward */
+    const uint8_t *winner; /* backward: the argmax of the forward pass */
+    uint8_t *argmax;
+} qnet__maxpool;
 
 #define QNET__STEM_COLUMN 48   /* u[r .. r + 3][q] */
 #define QNET__STEM_TAPS 192    /* 4 columns */
@@ -3923,6 +3957,7 @@ typedef struct qnet__isa {
     /* i, j and block: see qnet__winograd_step. NULL: convolutions are direct. */
     void (*winograd)(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i, ptrdiff_t j,
                      qnet_real *block);
+    void (*maxpool)(const qnet__maxpool *pool, size_t index); /* a row of y or, if any, of dx */
     void (*stem)(const qnet__stem_list *list);
     void (*lstm_forward)(const qnet__lstm_row *row);
     void (*lstm_backward)(const qnet__lstm_row *row);
@@ -3996,6 +4031,12 @@ typedef int32_t qnet__lane_int;
 #define qnet__winograd_half QNET__ISA(qnet__winograd_half)
 #define qnet__winograd_double QNET__ISA(qnet__winograd_double)
 #define qnet__winograd_run QNET__ISA(qnet__winograd_run)
+#define qnet__maxpool_get QNET__ISA(qnet__maxpool_get)
+#define qnet__maxpool_next QNET__ISA(qnet__maxpool_next)
+#define qnet__maxpool_window QNET__ISA(qnet__maxpool_window)
+#define qnet__maxpool_forward QNET__ISA(qnet__maxpool_forward)
+#define qnet__maxpool_gather QNET__ISA(qnet__maxpool_gather)
+#define qnet__maxpool_row QNET__ISA(qnet__maxpool_row)
 #define qnet__stem_add QNET__ISA(qnet__stem_add)
 #define qnet__stem_winners_of QNET__ISA(qnet__stem_winners_of)
 #define qnet__lstm_units QNET__ISA(qnet__lstm_units)
@@ -4268,10 +4309,10 @@ QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__p
                                           qnet__prologue_lanes *k)
 {
     memset(k, 0, sizeof *k);
-    if (kind != QNET__PROLOGUE_PLAIN) {
-        k->mean = qnet__lanes_load_part(s->mean + c, count);
+    if (kind != QNET__PROLOGUE_PLAIN)
         k->scale = qnet__lanes_load_part(s->scale + c, count);
-    }
+    if (kind == QNET__PROLOGUE_NORMALISED || kind == QNET__PROLOGUE_GRADIENT)
+        k->mean = qnet__lanes_load_part(s->mean + c, count);
     if (kind == QNET__PROLOGUE_NORMALISED)
         k->beta = qnet__lanes_load_part(s->beta + c, count);
     if (kind == QNET__PROLOGUE_GRADIENT) {
@@ -4424,6 +4465,8 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
                                     const size_t count)
 {
     const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n + c;
+    const qnet__prologue source = *job->source; /* copies: stores to maps cannot change them */
+    const qnet__epilogue sink = *job->sink;
     qnet__prologue_lanes in[QNET__PASS_VECTORS];
     qnet__epilogue_lanes out[QNET__PASS_VECTORS];
     qnet__sums sums[QNET__PASS_VECTORS];
@@ -4432,25 +4475,25 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
     QNET__UNROLL
     for (k = 0; k < vectors; k++) {
         const ptrdiff_t d = k * QNET__LANES;
-        qnet__prologue_channels(job->source, from, c + d, count, &in[k]);
-        qnet__epilogue_channels(job->sink, to, c + d, count, &out[k]);
+        qnet__prologue_channels(&source, from, c + d, count, &in[k]);
+        qnet__epilogue_channels(&sink, to, c + d, count, &out[k]);
         if (to == QNET__EPILOGUE_MOMENTS)
-            sums[k].center = qnet__prologue_get(job->source, from, &in[k], first + d, count);
+            sums[k].center = qnet__prologue_get(&source, from, &in[k], first + d, count);
     }
     for (r = 0; r < (ptrdiff_t)rows; r++) {
         const int fold = r % 16 == 15 || r + 1 == (ptrdiff_t)rows;
         QNET__UNROLL
         for (k = 0; k < vectors; k++) {
             const ptrdiff_t at = first + r * n + k * QNET__LANES;
-            const qnet__lanes v = qnet__prologue_get(job->source, from, &in[k], at, count);
-            qnet__epilogue_put(job->sink, to, &out[k], at, count, v, &sums[k]);
+            const qnet__lanes v = qnet__prologue_get(&source, from, &in[k], at, count);
+            qnet__epilogue_put(&sink, to, &out[k], at, count, v, &sums[k]);
         }
         QNET__UNROLL
         for (k = 0; k < vectors && fold; k++)
             qnet__sums_fold(&sums[k]);
     }
     for (k = 0; k < vectors; k++)
-        qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk * n + c + k * QNET__LANES, count,
+        qnet__epilogue_end(&sink, to, (ptrdiff_t)chunk * n + c + k * QNET__LANES, count,
                            &sums[k]);
 }
 
@@ -4763,7 +4806,8 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
     const int fresh = is_dy ? 4 : qnet__winograd_sizes_of[form].fresh;
     const int columns = full ? size : now->columns;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
-    const qnet__prologue *from = is_dy ? &p->dy : &p->from;
+    const qnet__prologue from = is_dy ? p->dy : p->from; /* a copy: stores cannot change it */
+    qnet_real *const dy_made = p->dy_made;
     const ptrdiff_t channels = is_dy ? p->dst_c : p->src_c, first = is_dy ? p->slab_first : 0;
     const ptrdiff_t end = is_dy && first + p->slab < channels ? first + p->slab : channels;
     const ptrdiff_t plane = is_dy ? p->d_plane : p->v_plane;
@@ -4774,18 +4818,18 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
         const ptrdiff_t *coming = ahead < channels ? now->at : next->at;
         qnet__prologue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST];
-        qnet__prologue_channels(from, kind, c, QNET__LANES, &k);
+        qnet__prologue_channels(&from, kind, c, QNET__LANES, &k);
         for (x = 0; x < columns; x++) {
             qnet__lanes d[QNET__WINOGRAD_MOST];
             for (i = 0; i < size && x >= size - fresh; i++)
-                qnet__prologue_prefetch(from, kind, coming[i * size + x] + ahead % channels);
+                qnet__prologue_prefetch(&from, kind, coming[i * size + x] + ahead % channels);
             QNET__UNROLL
             for (i = 0; i < size; i++) {
                 const ptrdiff_t at = now->at[i * size + x];
                 d[i] = at < 0 ? qnet__lanes_zero()
-                              : qnet__prologue_get(from, kind, &k, at + c, QNET__LANES);
-                if (kind == QNET__PROLOGUE_GRADIENT && p->dy_made != NULL && at >= 0)
-                    qnet__lanes_store(p->dy_made + at + c, d[i]);
+                              : qnet__prologue_get(&from, kind, &k, at + c, QNET__LANES);
+                if (kind == QNET__PROLOGUE_GRADIENT && dy_made != NULL && at >= 0)
+                    qnet__lanes_store(dy_made + at + c, d[i]);
             }
             qnet__winograd_axis_of(form, step, points_y, d, half + x, size);
         }
@@ -4829,6 +4873,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
                                           const qnet__winograd_view *next, ptrdiff_t channel,
                                           int is_first, const qnet_real *m, qnet__sums *sums)
 {
+    const qnet__epilogue sink = p->sink; /* a copy, which stores to the map cannot change */
     const int most = qnet__winograd_sizes_of[form].points;
     const int size = qnet__winograd_sizes_of[form].out, rows = full ? size : now->rows;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
@@ -4842,8 +4887,8 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
         qnet__lanes half[8 * QNET__WINOGRAD_MOST];
         for (i = 0; i < size * size && next != NULL; i++)
             if (next->at[i] >= 0)
-                qnet__epilogue_prefetch(&p->sink, kind, next->at[i] + c);
-        qnet__epilogue_channels(&p->sink, kind, c, QNET__LANES, &k);
+                qnet__epilogue_prefetch(&sink, kind, next->at[i] + c);
+        qnet__epilogue_channels(&sink, kind, c, QNET__LANES, &k);
         for (x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
             QNET__UNROLL
@@ -4860,7 +4905,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
             QNET__UNROLL
             for (i = 0; i < size; i++)
                 if (at[i] >= 0)
-                    qnet__epilogue_put(&p->sink, kind, &k, at[i] + c, QNET__LANES, e[i], &sum);
+                    qnet__epilogue_put(&sink, kind, &k, at[i] + c, QNET__LANES, e[i], &sum);
         }
         qnet__sums_fold(&sum);
         *sums = sum;
@@ -5123,6 +5168,124 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
 }
 #endif /* QNET__HAS_WINOGRAD */
 
+/* ---- Max pooling ----------------------------------------------------------------------------- */
+
+/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
+QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                         qnet_real x, size_t c)
+{
+    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
+    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
+    return x;
+}
+
+/* A later tap wins only if it is larger, or NaN. Choices are no branches, so that the loops over
+   channels become vector code. */
+QNET__INLINE void qnet__maxpool_next(qnet_real v, int tap, qnet_real *best, int *winner)
+{
+    const int better = (v > *best) | (v != v);
+    *winner = better ? tap : *winner;
+    *best = better ? v : *best;
+}
+
+/* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
+   x[9][channels]. The steps are written out: compilers unroll a loop too late. */
+QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
+                                       const qnet__prologue_kind kind, const qnet_real *const *x,
+                                       const int *tap, size_t c, size_t at)
+{
+    const qnet__prologue *s = &pool->x;
+    qnet_real top[QNET__WIDTH];
+    int won[QNET__WIDTH];
+    for (int i = 0; i < n; i++) {
+        const size_t k = c + (size_t)i;
+        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
+        int winner = tap[0];
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[1][k], k), tap[1], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[2][k], k), tap[2], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[3][k], k), tap[3], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[4][k], k), tap[4], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[5][k], k), tap[5], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[6][k], k), tap[6], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[7][k], k), tap[7], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[8][k], k), tap[8], &best, &winner);
+        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
+        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
+        top[i] = best;
+        won[i] = winner;
+    }
+    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
+    if (pool->argmax != NULL)
+        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+}
+
+/* One output row: index = image * out_height + row. The window is clipped to the image, which is
+   what padding with -infinity means: where a tap is outside, the one before takes part once more,
+   or the first inside; that changes nothing. */
+QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
+                                        size_t index)
+{
+    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
+    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
+    const ptrdiff_t y = 2 * (ptrdiff_t)(index % pool->out_height) - 1;
+    const size_t n = pool->channels;
+    size_t c;
+    for (size_t ox = 0; ox < pool->out_width; ox++) {
+        const size_t at = (index * pool->out_width + ox) * n;
+        const ptrdiff_t left = 2 * (ptrdiff_t)ox - 1;
+        const qnet_real *x[9];
+        int tap[9], last = (y < 0 ? 3 : 0) + (left < 0 ? 1 : 0);
+        for (int t = 0; t < 9; t++) {
+            const ptrdiff_t iy = y + t / 3, ix = left + t % 3;
+            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
+            tap[t] = last;
+            x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
+                                last % 3) * (ptrdiff_t)n;
+        }
+        QNET__BLOCKS(c, n, block, qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
+    }
+}
+
+/* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
+   Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
+QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
+                                       size_t ix, size_t c, qnet_real *dx)
+{
+    const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
+    const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
+    qnet_real sum[QNET__WIDTH];
+    for (int i = 0; i < n; i++) sum[i] = 0;
+    for (size_t oy = iy / 2; oy <= last_y; oy++)
+        for (size_t ox = ix / 2; ox <= last_x; ox++) {
+            const int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
+            const size_t window = (image * pool->out_height + oy) * pool->out_width + ox;
+            const uint8_t *winner = pool->winner + window * pool->channels + c;
+            const qnet_real *dy = pool->dy + window * pool->channels + c;
+            for (int i = 0; i < n; i++) {
+                const qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
+                sum[i] += winner[i] == tap ? v : 0;
+            }
+        }
+    for (int i = 0; i < n; i++) dx[i] = sum[i];
+}
+
+/* A row of y or, where there is a dx, of dx. Gathering gives every number one owner. */
+static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
+{
+    const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
+    size_t c;
+    if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_PLAIN)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
+    else if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_SCALED)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
+    else if (pool->dx == NULL)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
+    for (size_t ix = 0; pool->dx != NULL && ix < pool->width; ix++) {
+        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
+        QNET__BLOCKS(c, n, width, qnet__maxpool_gather(width, pool, image, iy, ix, c, dx + c));
+    }
+}
+
 /* ---- The gradient of the stem's weights ------------------------------------------------------ */
 
 /* sum[QNET__STEM_TAPS] += value[i] times the taps at from[i]; some vectors of them at a time. */
@@ -5321,7 +5484,7 @@ static const qnet__isa qnet__isa_table = {
 #else
     NULL,
 #endif
-    qnet__stem_winners_of, qnet__lstm_forward_row, qnet__lstm_backward_row
+    qnet__maxpool_row, qnet__stem_winners_of, qnet__lstm_forward_row, qnet__lstm_backward_row
 };
 
 #endif /* QNET__SUFFIX */
@@ -7616,151 +7779,11 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
 
 /* ---- Max pooling ----------------------------------------------------------------------------- */
 
-/* Loops over channels go in blocks of this constant length, which compilers turn into vector
-   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
-   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
-#define QNET__WIDTH 32
-
-/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
-   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
-#define QNET__BLOCKS(c, n, width, call)                                   \
-    do {                                                                  \
-        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
-            const int width = QNET__WIDTH;                                \
-            call;                                                         \
-        }                                                                 \
-        if ((c) < (n)) {                                                  \
-            const int width = (int)((n) - (c));                           \
-            call;                                                         \
-        }                                                                 \
-    } while (0)
-
-/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
-typedef struct qnet__maxpool {
-    size_t height, width, channels, out_height, out_width;
-    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
-    qnet__prologue x;      /* plain;
-                              normalised: the pooled map is that of norm and ReLU, no argmax;
-                              scaled by signs, 1, -1 or 0: that x of a window wins which is
-                              largest, smallest or first */
-    const qnet_real *dy;
-    qnet_real *y, *dx;     /* dx: backward */
-    const uint8_t *winner; /* backward: the argmax of the forward pass */
-    uint8_t *argmax;
-} qnet__maxpool;
-
-/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
-QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                         qnet_real x, size_t c)
-{
-    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
-    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
-    return x;
-}
-
-/* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
-   x[9][channels]. A later tap wins only if it is larger, or NaN. Choices are no branches, so that
-   the loop over channels becomes vector code. */
-QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
-                                       const qnet__prologue_kind kind, const qnet_real *const *x,
-                                       const int *tap, size_t c, size_t at)
-{
-    const qnet__prologue *s = &pool->x;
-    qnet_real top[QNET__WIDTH];
-    int won[QNET__WIDTH];
-    for (int i = 0; i < n; i++) {
-        const size_t k = c + (size_t)i;
-        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
-        int winner = tap[0];
-        QNET__UNROLL
-        for (int t = 1; t < 9; t++) {
-            const qnet_real v = qnet__maxpool_get(s, kind, x[t][k], k);
-            const int better = (v > best) | (v != v);
-            winner = better ? tap[t] : winner;
-            best = better ? v : best;
-        }
-        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
-        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
-        top[i] = best;
-        won[i] = winner;
-    }
-    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
-    if (pool->argmax != NULL)
-        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
-}
-
-/* One output row: index = image * out_height + row. The window is clipped to the image, which is
-   what padding with -infinity means: where a tap is outside, the one before takes part once more,
-   or the first inside; that changes nothing. */
-QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
-                                        size_t index)
-{
-    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
-    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
-    const ptrdiff_t y = 2 * (ptrdiff_t)(index % pool->out_height) - 1;
-    const size_t n = pool->channels;
-    size_t c;
-    for (size_t ox = 0; ox < pool->out_width; ox++) {
-        const size_t at = (index * pool->out_width + ox) * n;
-        const ptrdiff_t left = 2 * (ptrdiff_t)ox - 1;
-        const qnet_real *x[9];
-        int tap[9], last = (y < 0 ? 3 : 0) + (left < 0 ? 1 : 0);
-        for (int t = 0; t < 9; t++) {
-            const ptrdiff_t iy = y + t / 3, ix = left + t % 3;
-            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
-            tap[t] = last;
-            x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
-                                last % 3) * (ptrdiff_t)n;
-        }
-        QNET__BLOCKS(c, n, block, qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
-    }
-}
-
-/* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
-   Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
-QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
-                                       size_t ix, size_t c, qnet_real *dx)
-{
-    const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
-    const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
-    qnet_real sum[QNET__WIDTH];
-    for (int i = 0; i < n; i++) sum[i] = 0;
-    for (size_t oy = iy / 2; oy <= last_y; oy++)
-        for (size_t ox = ix / 2; ox <= last_x; ox++) {
-            const int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
-            const size_t window = (image * pool->out_height + oy) * pool->out_width + ox;
-            const uint8_t *winner = pool->winner + window * pool->channels + c;
-            const qnet_real *dy = pool->dy + window * pool->channels + c;
-            for (int i = 0; i < n; i++) {
-                const qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
-                sum[i] += winner[i] == tap ? v : 0;
-            }
-        }
-    for (int i = 0; i < n; i++) dx[i] = sum[i];
-}
-
-/* A row of y or, where there is a dx, of dx. Gathering gives every number one owner. */
-static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
-{
-    const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
-    size_t c;
-    if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_PLAIN)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
-    else if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_SCALED)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
-    else if (pool->dx == NULL)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
-    for (size_t ix = 0; pool->dx != NULL && ix < pool->width; ix++) {
-        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
-        QNET__BLOCKS(c, n, width, qnet__maxpool_gather(width, pool, image, iy, ix, c, dx + c));
-    }
-}
-
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
     const qnet__maxpool *pool = (const qnet__maxpool *)arg;
     QNET__UNUSED(worker);
-    qnet__maxpool_row(pool, index);
+    pool->isa->maxpool(pool, index);
 }
 
 /* Forward, or backward where there is a dx. */
@@ -7786,6 +7809,7 @@ static qnet_status qnet__maxpool_plan(qnet_context *ctx, const char *name, int b
                           height, width);
     QNET__TRY(qnet__check_layer(ctx, name, rows, "channels", channels, pointers_are_there));
     memset(pool, 0, sizeof *pool);
+    pool->isa = qnet__isa_of(ctx);
     pool->height = (size_t)height, pool->width = (size_t)width;
     pool->channels = (size_t)channels;
     pool->out_height = (pool->height - 1) / 2 + 1;
@@ -8033,7 +8057,7 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
         pool.x.x = above;
         pool.rows_before = image * s->out_h + first - 1;
         for (y = b * s->band; y < pool_end; y++)
-            qnet__maxpool_row(&pool, (size_t)(image * s->pool_h + y));
+            p->isa->maxpool(&pool, (size_t)(image * s->pool_h + y));
         memcpy(above, rows + (last - first - 1) * row, (size_t)row * sizeof *above);
     }
 }
