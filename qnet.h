@@ -13968,8 +13968,7 @@ QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input
     config->input = input;
     config->size = input == QNET_INPUT_FULL ? 256 : 224;
     config->box_mm = 96; /* 224 pixels of the paper's .43 mm */
-    config->margin = 0.08;
-    config->max_slices = 24;
+    config->margin = 0.08, config->max_slices = 24;
 }
 
 QNET_API int qnet_input_prepared(const qnet_input_config *config)
@@ -14015,11 +14014,12 @@ static int qnet__maps_needed(const qnet_input_config *config)
 typedef struct qnet__preparation {
     qnet_context *ctx;
     const qnet_input_config *config;
-    qnet_volume *map[QNET__MAPS];  /* mask NULL: not needed */
+    qnet_volume *map[QNET__MAPS];  /* [nz][ny][nx] each, on one grid; mask NULL: not needed */
     const char *name[QNET__MAPS];  /* for error sentences */
     int slices, z[QNET__MAX_SLICES]; /* those chosen, lowest first */
-    int side;                      /* the frame */
+    int side;                      /* of the frame, pixels */
     double center[2], step[2];     /* voxels, voxels per pixel; along x and y */
+    double half[2];                /* of the frame's side, voxels */
     qnet_cut cut;
 } qnet__preparation;
 
@@ -14030,11 +14030,20 @@ static size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
 
 static int qnet__is_bad_voxel(float v)
 {
-    return !(fabsf(v) <= FLT_MAX);
+    return !qnet__is_finite((double)v);
 }
 
-/* Sets NaN and infinity to 0. Returns how many there were. */
-static size_t qnet__zero_bad_voxels(qnet_volume *v)
+static void qnet__warn_of_bad_voxels(qnet_context *ctx, const char *name, size_t bad,
+                                     const char *where)
+{
+    if (bad > 0)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity %s", name,
+                  (double)bad, where);
+}
+
+/* Sets NaN and infinity to 0, with a warning of where: "outside of the head", ... */
+static void qnet__zero_bad_voxels(qnet_context *ctx, qnet_volume *v, const char *name,
+                                  const char *where)
 {
     const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
     size_t bad = 0;
@@ -14043,12 +14052,18 @@ static size_t qnet__zero_bad_voxels(qnet_volume *v)
             v->voxels[i] = 0;
             bad++;
         }
-    return bad;
+    qnet__warn_of_bad_voxels(ctx, name, bad, where);
 }
 
-/* A refusal that the caller may have waived: then it is a warning. */
-static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field, const char *text)
+/* A refusal, with the field of the configuration that waives it; a warning once it is waived. */
+static QNET__PRINTF(4, 5) qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field,
+                                                   const char *format, ...)
 {
+    char text[QNET__SENTENCE];
+    va_list args;
+    va_start(args, format);
+    qnet__sentence(text, format, args);
+    va_end(args);
     if (!waived)
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s; if it is right, set %s", text, field);
     qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
@@ -14062,21 +14077,21 @@ static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field
 static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
                                   qnet_volume *v, const char *name)
 {
-    char text[512], was[4] = "RAS";
+    char was[4] = "RAS";
     double tilt = 0, norm[3], axes[3][3];
-    const char *acquired;
     if (qnet__affine_axes(&v->affine[0][0], norm, axes)) qnet__orientation_text(axes, was);
-    acquired = strchr("SI", was[2]) ? "axial" : strchr("AP", was[2]) ? "coronal" : "sagittal";
+    const char *acquired = strchr("SI", was[2])   ? "axial"
+                           : strchr("AP", was[2]) ? "coronal" : "sagittal";
+    const int axial = acquired[0] == 'a';
     QNET__TRY(qnet_volume_reorient(v, "RAS"));
     for (int c = 0; c < 3; c++)
         tilt = fmax(tilt, acos(fmin(fabs(v->affine[c][c]) / v->spacing[c], 1)));
     tilt *= 180 / 3.14159265358979323846;
-    snprintf(text, sizeof text, "%.300s: its axes are turned by %.0f degrees from those of the "
-             "head, its slices were acquired %s", name, tilt, acquired);
-    if (tilt > 45 || (tilt > 30 && acquired[0] != 'a'))
-        return qnet__unless(ctx, config->any_orientation, "any_orientation", text);
-    if (tilt > 30) qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
-    else if (acquired[0] != 'a')
+    if (tilt > 30)
+        return qnet__unless(ctx, config->any_orientation || (tilt <= 45 && axial),
+                            "any_orientation", "%.300s: its axes are turned by %.0f degrees from "
+                            "those of the head, its slices were acquired %s", name, tilt, acquired);
+    if (!axial)
         qnet__log(ctx, QNET_LOG_INFO, "%s: slices acquired %s are cut anew as axial ones", name,
                   acquired);
     return QNET_OK;
@@ -14159,8 +14174,8 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
 {
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
     float value[QNET__MASK_LABELS + 1], low = 0, high = 0; /* the values but 0 */
-    const size_t bad = qnet__zero_bad_voxels(mask);
     int n = 0, k, whole = 1;
+    qnet__zero_bad_voxels(ctx, mask, name, "do not count as mask");
     for (size_t i = 0; i < count; i++) {
         const float v = mask->voxels[i];
         low = v < low ? v : low;
@@ -14170,9 +14185,6 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
         for (k = 0; k < n && value[k] != v;) k++;
         if (k == n && n <= QNET__MASK_LABELS) value[n++] = v;
     }
-    if (bad)
-        qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity do not count as mask",
-                  name, (double)bad);
     /* A little beyond 0..1, as interpolation by splines leaves it. */
     if (low < -0.1f || (high > 1.1f && n > 1 && (!whole || n > QNET__MASK_LABELS)))
         return qnet__fail(ctx, QNET_ERROR_DATA,
@@ -14251,40 +14263,6 @@ static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const 
 
 /* ---- which slices, which part of them -------------------------------------------------------- */
 
-/* 1: slice z holds some of the mask. */
-static int qnet__mask_in_slice(const qnet_volume *mask, int z)
-{
-    const size_t count = (size_t)mask->nx * (size_t)mask->ny;
-    const float *voxels = mask->voxels + (size_t)z * count;
-    for (size_t i = 0; i < count; i++)
-        if (voxels[i] > 0) return 1;
-    return 0;
-}
-
-/* The range of the configuration, or the central max_slices of those that hold the mask. */
-static qnet_status qnet__choose_slices(qnet__preparation *p)
-{
-    const qnet_input_config *c = p->config;
-    const qnet_volume *mask = p->map[QNET__MASK];
-    const int nz = p->map[QNET__QSM]->nz;
-    int n = 0, skip;
-    if (c->slice_count > 0) {
-        if (c->slice_count > nz || c->slice_first > nz - c->slice_count)
-            return qnet__fail(p->ctx, QNET_ERROR_DATA,
-                              "%s: slices %d..%d asked for, the volume has 0..%d",
-                              p->name[QNET__QSM], c->slice_first,
-                              c->slice_first + c->slice_count - 1, nz - 1);
-        for (; n < c->slice_count; n++) p->z[n] = c->slice_first + n;
-        p->slices = n;
-        return QNET_OK;
-    }
-    for (int z = 0; z < nz; z++) n += qnet__mask_in_slice(mask, z);
-    skip = qnet__max_int(n - c->max_slices, 0) / 2; /* of an odd surplus more goes at the top */
-    for (int z = 0; z < nz && p->slices < c->max_slices; z++)
-        if (qnet__mask_in_slice(mask, z) && skip-- <= 0) p->z[p->slices++] = z;
-    return QNET_OK;
-}
-
 /* Centre of mass, along x and y, of the voxels that are not 0 in slices z[count] (NULL: in all); 0
    when there are none. */
 static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, double center[2])
@@ -14303,6 +14281,31 @@ static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, d
     if (n == 0) return 0;
     for (int k = 0; k < 2; k++) center[k] = sum[k] / n;
     return 1;
+}
+
+/* The range of the configuration, or the central max_slices of those that hold the mask. */
+static qnet_status qnet__choose_slices(qnet__preparation *p)
+{
+    const qnet_input_config *c = p->config;
+    const qnet_volume *mask = p->map[QNET__MASK];
+    const int nz = p->map[QNET__QSM]->nz;
+    double at[2];
+    int n = 0;
+    if (c->slice_count > 0) {
+        if (c->slice_count > nz || c->slice_first > nz - c->slice_count)
+            return qnet__fail(p->ctx, QNET_ERROR_DATA,
+                              "%s: slices %d..%d asked for, the volume has 0..%d",
+                              p->name[QNET__QSM], c->slice_first,
+                              c->slice_first + c->slice_count - 1, nz - 1);
+        for (; n < c->slice_count; n++) p->z[n] = c->slice_first + n;
+        p->slices = n;
+        return QNET_OK;
+    }
+    for (int z = 0; z < nz; z++) n += qnet__center_of_mass(mask, &z, 1, at);
+    int skip = qnet__max_int(n - c->max_slices, 0) / 2; /* of an odd surplus more goes at the top */
+    for (int z = 0; z < nz && p->slices < c->max_slices; z++)
+        if (qnet__center_of_mass(mask, &z, 1, at) && skip-- <= 0) p->z[p->slices++] = z;
+    return QNET_OK;
 }
 
 /* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one.
@@ -14333,11 +14336,10 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
     }
     p->side = qnet_input_prepared(config);
     for (int k = 0; k < 2; k++) {
-        double half;
         p->step[k] = pixel_mm / v->spacing[k];
-        half = p->side / 2.0 * p->step[k];
+        p->half[k] = p->side / 2.0 * p->step[k];
         /* At least one voxel centre inside; also refuses the NaN of a singular affine. */
-        if (!(p->center[k] + half > 0 && p->center[k] - half < n[k] - 1))
+        if (!(p->center[k] + p->half[k] > 0 && p->center[k] - p->half[k] < n[k] - 1))
             return qnet__fail(p->ctx, QNET_ERROR_DATA,
                               "%s: the box about voxel (%g, %g) lies outside of the %dx%d slices",
                               p->name[QNET__QSM], p->center[0], p->center[1], v->nx, v->ny);
@@ -14367,9 +14369,8 @@ static void qnet__window(const qnet_volume *v, const double center[2], const dou
 static qnet_status qnet__check_slices(const qnet__preparation *p)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
-    const double half[2] = {p->side / 2.0 * p->step[0], p->side / 2.0 * p->step[1]};
     int low[2], high[2];
-    qnet__window(grid, p->center, half, low, high);
+    qnet__window(grid, p->center, p->half, low, high);
     for (int t = 0; t < p->slices; t++)
         for (int m = QNET__QSM; m <= QNET__T1W; m++) {
             int some = 0;
@@ -14388,13 +14389,9 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
                                   "%s: slice %d (from 0 at the bottom) is zero all over the image",
                                   p->name[m], p->z[t]);
         }
-    for (int m = QNET__QSM; m <= QNET__T1W; m++) {
-        const size_t bad = qnet__zero_bad_voxels(p->map[m]);
-        if (bad)
-            qnet__log(p->ctx, QNET_LOG_WARNING,
-                      "%s: %.0f voxels of NaN or infinity inside of the head, where no image looks,"
-                      " become 0", p->name[m], (double)bad);
-    }
+    for (int m = QNET__QSM; m <= QNET__T1W; m++)
+        qnet__zero_bad_voxels(p->ctx, p->map[m], p->name[m],
+                              "inside of the head, where no image looks, become 0");
     return QNET_OK;
 }
 
@@ -14471,14 +14468,14 @@ static qnet_status qnet__check_values(const qnet__preparation *p, const double c
     const size_t whole = qnet__voxel_count(grid->nx, grid->ny, grid->nz) * sizeof(float);
     int low[2], high[2];
     qnet_status status = QNET_OK;
-    size_t row, n, bytes, at = 0;
-    float *block, *v[QNET__MAPS];
+    float *v[QNET__MAPS];
+    size_t at = 0;
     qnet__window(grid, center, half, low, high);
     if (low[0] > high[0] || low[1] > high[1]) return QNET_OK; /* an explicit box beside them */
-    row = (size_t)(high[0] - low[0] + 1);
-    n = row * (size_t)(high[1] - low[1] + 1) * (size_t)p->slices;
-    bytes = (QNET__MAPS + 2) * n * sizeof *block;
-    block = (float *)qnet__alloc(p->ctx, bytes);
+    const size_t row = (size_t)(high[0] - low[0] + 1);
+    const size_t n = row * (size_t)(high[1] - low[1] + 1) * (size_t)p->slices;
+    const size_t bytes = (QNET__MAPS + 2) * n * sizeof(float);
+    float *block = (float *)qnet__alloc(p->ctx, bytes);
     if (block == NULL) return qnet__no_memory(p->ctx, bytes, "a map's values");
     memset(block, 0, bytes);
     for (int m = 0; m < QNET__MAPS; m++) v[m] = block + (size_t)m * n;
@@ -14490,16 +14487,15 @@ static qnet_status qnet__check_values(const qnet__preparation *p, const double c
                            row * sizeof *block);
     for (int m = QNET__QSM; m <= QNET__T1W && status == QNET_OK; m++) {
         float limit[3];
-        char text[600];
         const char *why = qnet__unlikely(m, v, n, limit, block + QNET__MAPS * n);
         for (int k = 0; why == NULL && k < m; k++)
             if (memcmp(p->map[m]->voxels, p->map[k]->voxels, whole) == 0)
                 why = "is a copy of another map of this scan";
-        if (why == NULL) continue;
-        snprintf(text, sizeof text, "%.400s: %s (1 %%, half and 99 %% of its values are below "
-                 "%.3g, %.3g and %.3g)", p->name[m], why, (double)limit[0], (double)limit[1],
-                 (double)limit[2]);
-        status = qnet__unless(p->ctx, p->config->any_values, "any_values", text);
+        if (why != NULL)
+            status = qnet__unless(p->ctx, p->config->any_values, "any_values", "%.400s: %s (1 %%, "
+                                  "half and 99 %% of its values are below %.3g, %.3g and %.3g)",
+                                  p->name[m], why, (double)limit[0], (double)limit[1],
+                                  (double)limit[2]);
     }
     qnet__free(p->ctx, block, bytes);
     return status;
@@ -14548,11 +14544,9 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
                 if (!qnet__neighbours(p->center[0] - right * p->step[0], grid->nx, &x0, &x1, &fx))
                     continue;
                 for (int m = 0; m < 3; m++) {
-                    const float *a = p->map[m]->voxels + qnet__voxel_at(grid, 0, y0, z);
-                    const float *b = p->map[m]->voxels + qnet__voxel_at(grid, 0, y1, z);
-                    const float top = a[x0] + fx * (a[x1] - a[x0]);
-                    const float bottom = b[x0] + fx * (b[x1] - b[x0]);
-                    sum[m] += top + fy * (bottom - top);
+                    const float *a = p->map[m]->voxels + qnet__voxel_at(grid, x0, y0, z);
+                    const float *b = p->map[m]->voxels + qnet__voxel_at(grid, x0, y1, z);
+                    sum[m] += qnet__bilinear(a, b, (size_t)(x1 - x0), fx, fy);
                 }
             }
         }
@@ -14568,33 +14562,30 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
     const int needed = qnet__maps_needed(p->config);
     const qnet_volume *qsm = p->map[QNET__QSM], *mask;
     qnet_cut *cut = &p->cut;
-    double head[2], mass[2] = {0, 0}, middle;
-    char text[512];
+    double head[2], mass[2] = {0, 0};
     for (int m = 0; m < needed; m++) {
-        size_t cleared;
         if (p->map[m] == NULL)
             return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", p->name[m],
                               m == QNET__MASK ? ", and no slices or box are given" : "");
         QNET__TRY(qnet__to_axial(p->ctx, p->config, p->map[m], p->name[m]));
         QNET__TRY(qnet__check_grid(p->ctx, qsm, p->name[QNET__QSM], p->map[m], p->name[m]));
-        if (m == QNET__MASK) continue;
-        cleared = qnet__clear_outside(p->map[m]);
-        if (cleared)
-            qnet__log(p->ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity outside of the "
-                      "head become 0", p->name[m], (double)cleared);
+        if (m != QNET__MASK)
+            qnet__warn_of_bad_voxels(p->ctx, p->name[m], qnet__clear_outside(p->map[m]),
+                                     "outside of the head become 0");
     }
     if (needed < QNET__MAPS) p->map[QNET__MASK] = NULL;
     mask = p->map[QNET__MASK];
     if (mask) {
-        double ml;
         QNET__TRY(qnet__mask_binary(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK]));
         QNET__TRY(qnet__mask_clean(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK], cut));
         (void)qnet__center_of_mass(mask, NULL, mask->nz, mass);
-        ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] / 1000;
-        snprintf(text, sizeof text, "%.400s: %.0f ml, more than the %d of basal ganglia and "
-                 "thalami: a mask of the brain?", p->name[QNET__MASK], ml, QNET__MASK_ML);
+        const double ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] /
+                          1000;
         if (ml > QNET__MASK_ML)
-            QNET__TRY(qnet__unless(p->ctx, p->config->any_values, "any_values", text));
+            QNET__TRY(qnet__unless(p->ctx, p->config->any_values, "any_values",
+                                   "%.400s: %.0f ml, more than the %d of basal ganglia and "
+                                   "thalami: a mask of the brain?", p->name[QNET__MASK], ml,
+                                   QNET__MASK_ML));
     }
     QNET__TRY(qnet__choose_slices(p));
     QNET__TRY(qnet__frame_plan(p, mass));
@@ -14602,7 +14593,7 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
     QNET__TRY(qnet__check_values(p, mask ? mass : p->center));
     cut->slice[0] = p->z[0];
     cut->slice[1] = p->z[p->slices - 1];
-    middle = (cut->slice[0] + cut->slice[1]) / 2.0;
+    const double middle = (cut->slice[0] + cut->slice[1]) / 2.0;
     for (int k = 0; k < 3; k++)
         cut->center_mm[k] = qsm->affine[k][0] * p->center[0] + qsm->affine[k][1] * p->center[1] +
                             qsm->affine[k][2] * middle + qsm->affine[k][3];
@@ -14626,23 +14617,19 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
 QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
                                         int scans, qnet_cohort **out)
 {
-    qnet_cohort *cohort;
-    size_t bytes;
     QNET__TRY(qnet__input_check(ctx, config));
     if (out == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cohort: no place for the result");
     if (scans < 1 || scans > QNET__MAX_SCANS)
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "cohort: room for %d scans asked for, expected 1..%d", scans,
                           QNET__MAX_SCANS);
-    bytes = sizeof *cohort + (size_t)scans * sizeof *cohort->scans;
-    cohort = (qnet_cohort *)qnet__alloc(ctx, bytes);
+    const int side = qnet_input_prepared(config);
+    const size_t bytes = sizeof(qnet_cohort) + (size_t)scans * sizeof(qnet_scan);
+    qnet_cohort *cohort = (qnet_cohort *)qnet__alloc(ctx, bytes);
     if (cohort == NULL) return qnet__no_memory(ctx, bytes, "a cohort");
-    memset(cohort, 0, bytes);
-    cohort->ctx = ctx;
-    cohort->config = *config;
-    cohort->capacity = scans;
-    cohort->height = cohort->width = qnet_input_prepared(config);
-    cohort->scans = (qnet_scan *)(void *)(cohort + 1);
+    const qnet_cohort empty = {ctx, *config, 0, scans, side, side,
+                               (qnet_scan *)(void *)(cohort + 1)};
+    *cohort = empty;
     *out = cohort;
     return QNET_OK;
 }
@@ -14691,14 +14678,13 @@ static qnet_status qnet__cohort_check(const qnet_cohort *cohort, const qnet_scan
     for (int s = 0; s < cohort->scans_count; s++) {
         const qnet_scan *other = &cohort->scans[s];
         const int same = strcmp(other->subject, scan->subject) == 0;
-        char text[256];
         if (same && other->label != scan->label)
             return qnet__fail(cohort->ctx, QNET_ERROR_DATA,
                               "cohort: %s is HH in one scan, HC in another", scan->subject);
-        if (same || other->source_hash != scan->source_hash) continue;
-        snprintf(text, sizeof text, "%s and %s have the same QSM map", other->subject,
-                 scan->subject);
-        QNET__TRY(qnet__unless(cohort->ctx, cohort->config.any_values, "any_values", text));
+        if (!same && other->source_hash == scan->source_hash)
+            QNET__TRY(qnet__unless(cohort->ctx, cohort->config.any_values, "any_values",
+                                   "%s and %s have the same QSM map", other->subject,
+                                   scan->subject));
     }
     return QNET_OK;
 }
@@ -14713,9 +14699,6 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     const size_t image = (size_t)cohort->height * (size_t)cohort->width * 3;
     qnet__preparation p;
     qnet_scan scan;
-    int *slice_z;
-    float *pixels;
-    size_t bytes;
     memset(&scan, 0, sizeof scan);
     memset(&p, 0, sizeof p);
     if (maps->subject == NULL || maps->subject[0] == '\0')
@@ -14737,17 +14720,14 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     scan.sex = maps->sex;
     p.ctx = ctx;
     p.config = &cohort->config;
-    for (int m = 0; m < QNET__MAPS; m++) {
-        p.map[m] = map[m];
-        p.name[m] = name[m];
-    }
+    for (int m = 0; m < QNET__MAPS; m++) p.map[m] = map[m], p.name[m] = name[m];
     QNET__TRY(qnet__cut_plan(&p));
     scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
     QNET__TRY(qnet__cohort_check(cohort, &scan));
-    bytes = qnet__scan_bytes(cohort, p.slices);
-    pixels = (float *)qnet__alloc(ctx, bytes);
+    const size_t bytes = qnet__scan_bytes(cohort, p.slices);
+    float *pixels = (float *)qnet__alloc(ctx, bytes);
     if (pixels == NULL) return qnet__no_memory(ctx, bytes, "a scan's slices");
-    slice_z = (int *)(void *)(pixels + (size_t)p.slices * image);
+    int *slice_z = (int *)(void *)(pixels + (size_t)p.slices * image);
     memcpy(slice_z, p.z, (size_t)p.slices * sizeof *slice_z);
     for (int t = 0; t < p.slices; t++)
         qnet__resample_slice(&p, p.z[t], pixels + (size_t)t * image);
@@ -14833,7 +14813,6 @@ static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_fi
     const int needed = qnet__maps_needed(&cohort->config);
     qnet_volume *v[QNET__MAPS] = {NULL, NULL, NULL, NULL};
     qnet_status status = QNET_OK;
-    qnet_scan_maps maps;
     for (int m = 0; m < needed && status == QNET_OK; m++) {
         if (path[m] == NULL)
             status = qnet__fail(cohort->ctx, QNET_ERROR_NOT_FOUND, "%.63s: no file of the %s%s",
@@ -14841,15 +14820,8 @@ static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_fi
                                 m == QNET__MASK ? ", and no slices or box are given" : "");
         else status = qnet_nifti_load(cohort->ctx, path[m], &v[m]);
     }
-    memset(&maps, 0, sizeof maps);
-    maps.subject = files->subject;
-    maps.label = files->label;
-    maps.age = files->age;
-    maps.sex = files->sex;
-    maps.qsm = v[QNET__QSM];
-    maps.r2star = v[QNET__R2STAR];
-    maps.t1w = v[QNET__T1W];
-    maps.mask = v[QNET__MASK];
+    const qnet_scan_maps maps = {files->subject, files->label, files->age, files->sex,
+                                 v[QNET__QSM], v[QNET__R2STAR], v[QNET__T1W], v[QNET__MASK]};
     if (status == QNET_OK) status = qnet__cohort_append(cohort, &maps, path);
     for (int m = 0; m < QNET__MAPS; m++) qnet_volume_destroy(v[m]);
     return status;
@@ -14859,17 +14831,10 @@ static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_fi
 static qnet_status qnet__cohort_progress(qnet_context *ctx, const char *subject, int i, int count,
                                          double start)
 {
-    const double seconds = qnet__seconds(ctx) - start;
-    qnet_progress_info info;
-    memset(&info, 0, sizeof info);
-    info.task = "read cohort";
-    info.where = subject;
-    info.step = (size_t)i + 1;
-    info.steps = (size_t)count;
-    info.loss = (double)NAN;
-    info.items_per_second = seconds > 0 ? (i + 1) / seconds : 0;
-    info.seconds_left = seconds * (count - i - 1) / (i + 1);
-    info.fraction = (double)(i + 1) / count;
+    const double seconds = qnet__seconds(ctx) - start, done = i + 1;
+    const qnet_progress_info info = {"read cohort", subject, 0, 0, (size_t)i + 1, (size_t)count,
+                                     (double)NAN, 0, seconds > 0 ? done / seconds : 0,
+                                     seconds * (count - done) / done, done / count};
     if (!qnet__report(ctx, &info)) return QNET_OK;
     return qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s", subject);
 }
@@ -14879,11 +14844,10 @@ QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config
 {
     qnet_cohort *cohort = NULL;
     qnet_status status = QNET_OK;
-    double start;
     if (files == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "load cohort: files or result are NULL");
     QNET__TRY(qnet_cohort_create(ctx, config, count, &cohort));
-    start = qnet__seconds(ctx);
+    const double start = qnet__seconds(ctx);
     for (int i = 0; i < count && status == QNET_OK; i++) {
         status = qnet__cohort_load_one(cohort, &files[i]);
         if (status == QNET_OK)
@@ -14901,56 +14865,54 @@ QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config
    Cross-validation is over individuals: all scans of a subject share a fold, or a network would be
    tested on a brain that it has seen (paper, "Training Procedure"). */
 
-/* Each class is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped. So the
-   folds differ by at most one subject in all, and by at most one in each class. work[2 scans]. */
-static qnet_status qnet__deal_folds(qnet_context *ctx, const qnet_cohort *cohort, int folds,
-                                    uint64_t seed, int *work, int *fold)
+/* The first scan of scan s's subject. */
+static int qnet__first_scan(const qnet_cohort *cohort, int s)
 {
-    const int scans = cohort->scans_count;
-    int *first = work, *order = work + scans; /* first scan of the scan's subject */
+    int first = 0;
+    while (strcmp(cohort->scans[first].subject, cohort->scans[s].subject) != 0) first++;
+    return first;
+}
+
+/* Each class of subjects is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped.
+   So the folds differ by at most one subject in all, and by at most one in each class. The seed
+   alone decides: the same subjects in the same order give the same folds for both inputs and both
+   stages. */
+QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *cohort, int folds,
+                                       uint64_t seed, int *fold)
+{
+    static const char *const name[2] = {"HC", "HH"};
     int count[2] = {0, 0}, next = 0;
+    if (cohort == NULL || fold == NULL || folds < 2)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "folds: %d of a cohort, expected 2 or more",
+                          folds);
+    const int scans = cohort->scans_count;
     for (int s = 0; s < scans; s++) {
-        const qnet_scan *scan = &cohort->scans[s];
-        for (first[s] = 0; strcmp(cohort->scans[first[s]].subject, scan->subject) != 0;) first[s]++;
-        if (scan->label != cohort->scans[first[s]].label)
+        const int first = qnet__first_scan(cohort, s), label = cohort->scans[s].label == QNET_HH;
+        if (cohort->scans[s].label != cohort->scans[first].label)
             return qnet__fail(ctx, QNET_ERROR_DATA, "folds: subject %s has scans of both labels",
-                              scan->subject);
-        count[scan->label == QNET_HH] += first[s] == s;
+                              cohort->scans[s].subject);
+        count[label] += first == s;
     }
     for (int label = 0; label < 2; label++)
         if (folds > count[label])
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "folds: %d asked for, but there are only %d %s subjects", folds,
-                              count[label], label ? "HH" : "HC");
+                              count[label], name[label]);
+    const size_t bytes = (size_t)scans * sizeof(int);
+    int *order = (int *)qnet__alloc(ctx, bytes); /* the first scans of the subjects of a class */
+    if (order == NULL) return qnet__no_memory(ctx, bytes, "folds");
     for (int label = 0; label < 2; label++) {
         qnet_rng rng = qnet_rng_at(seed, QNET_RANDOM_FOLDS, (uint32_t)label, 0);
         size_t n = 0;
         for (int s = 0; s < scans; s++)
-            if (first[s] == s && (cohort->scans[s].label == QNET_HH) == label) order[n++] = s;
+            if ((cohort->scans[s].label == QNET_HH) == label && qnet__first_scan(cohort, s) == s)
+                order[n++] = s;
         qnet_rng_shuffle(&rng, order, n);
         for (size_t i = 0; i < n; i++) fold[order[i]] = next++ % folds;
     }
-    for (int s = 0; s < scans; s++) fold[s] = fold[first[s]];
+    for (int s = 0; s < scans; s++) fold[s] = fold[qnet__first_scan(cohort, s)];
+    qnet__free(ctx, order, bytes);
     return QNET_OK;
-}
-
-/* The seed alone decides: the same subjects in the same order give the same folds for both inputs
-   and both stages. */
-QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *cohort, int folds,
-                                       uint64_t seed, int *fold)
-{
-    qnet_status status;
-    size_t bytes;
-    int *work;
-    if (cohort == NULL || fold == NULL || folds < 2)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "folds: %d of a cohort, expected 2 or more",
-                          folds);
-    bytes = 2 * (size_t)cohort->scans_count * sizeof *work;
-    work = (int *)qnet__alloc(ctx, bytes);
-    if (work == NULL) return qnet__no_memory(ctx, bytes, "folds");
-    status = qnet__deal_folds(ctx, cohort, folds, seed, work, fold);
-    qnet__free(ctx, work, bytes);
-    return status;
 }
 
 /* The opposite side of the leak check: whatever made the folds, no subject may be in two. */
