@@ -3377,50 +3377,46 @@ static void qnet__lock_release(qnet__lock *lock)
 #endif /* QNET_NO_STDIO */
 
 /* ============================================================================================
-   >>tensor: views into the flat block of a network's weights, by the table of its parameters.
+   >>tensor: views into the flat block of a network's weights, by the table of its parameters. Entry
+   i lies at entries[i].offset and holds entries[i].count numbers, in the order in which entries
+   were added: first what is trained, then running statistics, so that an optimiser's step is one
+   loop over the first table->trainable numbers.
    ============================================================================================ */
 
 QNET_API qnet_tensor qnet_param_view(const qnet_param_table *table, qnet_real *block, int i)
 {
     qnet_tensor view;
-    int d;
     memset(&view, 0, sizeof view);
     if (i >= 0 && i < table->count) {
         const qnet_param *param = &table->entries[i];
         view.data = block + param->offset;
         view.ndim = param->ndim;
-        for (d = 0; d < param->ndim && d < QNET_MAX_DIMS; d++)
-            view.shape[d] = param->shape[d];
+        memcpy(view.shape, param->shape, sizeof view.shape);
     }
     return view;
 }
 
 QNET_API int qnet_param_find(const qnet_param_table *table, const char *name)
 {
-    int i;
-    for (i = 0; i < table->count; i++) {
+    for (int i = 0; i < table->count; i++)
         if (strcmp(table->entries[i].name, name) == 0) return i;
-    }
     return -1;
 }
 
-/* Appends parameter "name.suffix" of shape s0, s1, ... (ndim of them) to a table that is being made,
-   those that are trained first. entries NULL: the table's numbers are counted, no entry is written. */
+/* Appends parameter "name.suffix" of shape s0, s1, ... (ndim of them, a scalar has none; the others
+   are 1) to a table that is being filled. entries NULL: the table's numbers are counted, no entry
+   is written. */
 QNET__HELPER void qnet__param_add(qnet_param_table *table, qnet_param *entries, const char *name,
                                   const char *suffix, int trainable, int ndim, size_t s0,
                                   size_t s1, size_t s2, size_t s3)
 {
-    const size_t shape[4] = {s0, s1, s2, s3};
-    size_t count = 1;
-    for (int d = 0; d < ndim; d++)
-        count *= shape[d];
+    const size_t shape[QNET_MAX_DIMS] = {s0, s1, s2, s3}, count = s0 * s1 * s2 * s3;
     if (entries != NULL) {
         qnet_param *p = &entries[table->count];
         memset(p, 0, sizeof *p);
         snprintf(p->name, sizeof p->name, "%s.%s", name, suffix);
         p->ndim = ndim;
-        for (int d = 0; d < 4; d++)
-            p->shape[d] = shape[d];
+        memcpy(p->shape, shape, sizeof shape);
         p->count = count;
         p->offset = table->total;
         p->layout = ndim == 4 ? QNET_LAYOUT_HWIO : QNET_LAYOUT_PLAIN;
@@ -3434,10 +3430,9 @@ QNET__HELPER void qnet__param_add(qnet_param_table *table, qnet_param *entries, 
 /* The first of x[count] that is NaN or infinite, or count. */
 static size_t qnet__first_bad(const qnet_real *x, size_t count)
 {
-    size_t i;
-    for (i = 0; i < count; i++)
-        if (!qnet__is_finite((double)x[i])) break;
-    return i;
+    for (size_t i = 0; i < count; i++)
+        if (!qnet__is_finite((double)x[i])) return i;
+    return count;
 }
 
 /* ============================================================================================
@@ -9255,8 +9250,9 @@ static void qnet__resnet_table(const qnet_resnet_config *config, qnet__resnet_st
 
 /* ---- Memory by lifetimes --------------------------------------------------------------------- */
 
-/* Tensors that share one region: two may overlap if no step needs both. The list of them is run
-   twice: without a base to place them, then, from count = 0, to hand them out. */
+/* Tensors that share one region of memory: two may overlap if no step needs both. A tensor is
+   needed from step `first` to step `last`, both included. The list of them is run twice: without a
+   base to place them, then, from count = 0, to hand them out. */
 #define QNET__PLAN_TENSORS 48 /* of a ResNet18 for training */
 typedef struct qnet__plan {
     unsigned char *base; /* of the region */
@@ -9302,9 +9298,15 @@ static size_t qnet__plan_place(qnet__plan *p)
 }
 
 /* The maps, by steps: 0 the stem, 1 + b block b, 9 the head, and the same backward: 17 - b block b,
-   18 the stem. What a training pass keeps lives from the step that makes it to the same block's
-   backward step, and so all of it at step 9; the gradients of a block then lie over what the blocks
-   after it have kept. At inference a map lives until the next block has read it. */
+   18 the stem.
+
+       map of block b         training             inference
+       conv_out, out          1 + b .. 17 - b      1 + b; out until the next block has read it
+       dout                   16 - b .. 17 - b     from the block behind, which computes it
+       dmid                   17 - b
+
+   So all that a training pass keeps is there at step 9, and the gradients of a block lie over what
+   the blocks behind it have kept. */
 static void qnet__resnet_maps(qnet__plan *p, qnet__resnet_state *r)
 {
     const int train = r->net.config.training;
@@ -9337,8 +9339,8 @@ static void qnet__resnet_maps(qnet__plan *p, qnet__resnet_state *r)
     }
 }
 
-/* Scratch of the layer that needs most, with any batch: Winograd's form may cut a smaller one in
-   another way, which takes a little more. */
+/* Bytes of scratch for the layer that needs most, with any batch: Winograd's form may cut a smaller
+   one in another way, which takes a little more. Layers run one after the other and share it. */
 static size_t qnet__resnet_scratch(const qnet__resnet_state *r)
 {
     const qnet_resnet_config *config = &r->net.config;
@@ -9401,7 +9403,8 @@ static void qnet__conv_bn_bind(qnet__conv_bn *c, int u, const qnet__resnet_state
     c->dbeta = gradients + p[2].offset;
 }
 
-/* Carves the whole network from an arena; with base NULL it only measures. */
+/* Carves the whole network from an arena; with base NULL it only measures. In this order: state,
+   table, weights, gradients, what a norm has per channel, maps, scratch, features, sums. */
 static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *config,
                               qnet__arena *arena, qnet__resnet_state *r)
 {
@@ -9476,6 +9479,7 @@ static qnet_status qnet__resnet_check_config(qnet_context *ctx, const qnet_resne
 
 QNET_API void qnet_resnet_config_init(qnet_resnet_config *config)
 {
+    /* height, width, channels, classes, batch, training */
     const qnet_resnet_config usual = {224, 224, 3, QNET_CLASSES, 64, 1};
     *config = usual;
 }
@@ -9695,7 +9699,9 @@ static qnet_status qnet__conv_bn_forward(qnet__resnet_state *r, qnet__conv_bn *c
     return QNET_OK;
 }
 
-/* *map, a block's input, becomes its output: ReLU(second(first(map)) + shortcut(map)). */
+/* *map, a block's input [batch][h][w][in], becomes its output: ReLU(second(first(map)) +
+   shortcut(map)). Training keeps the convolutions' outputs, so mid is normalised where second reads
+   it, and the shortcut's norm where the sum reads it; the sum is a pass over memory. */
 static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__resblock *block,
                                           qnet__prologue *map)
 {
@@ -9807,7 +9813,8 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-/* dbeta, dgamma, mean_g and slope_g of a norm from the sums of g and g d: see qnet__conv_bn. */
+/* dbeta, dgamma, mean_g and slope_g of a norm from the sums of g and g d over the batch's pixels:
+   see qnet__conv_bn. In double, as is their sum over chunks. */
 static void qnet__conv_bn_gradient(qnet__resnet_state *r, qnet__conv_bn *c,
                                    const qnet__epilogue *sums)
 {
@@ -10051,7 +10058,8 @@ static qnet__scan_block qnet__scan_bind(const qnet_param *p, qnet_real *block)
     return b;
 }
 
-/* Carves the whole model from an arena; with base NULL it only measures. */
+/* Carves the whole model from an arena; with base NULL it only measures. The LSTM and both heads
+   run one after the other and share the scratch. */
 static void qnet__scan_plan(qnet_context *ctx, const qnet_scan_config *config, qnet__arena *arena,
                             qnet__scan_state *s)
 {
@@ -10104,6 +10112,7 @@ static qnet_status qnet__scan_check_config(qnet_context *ctx, const qnet_scan_co
 
 QNET_API void qnet_scan_config_init(qnet_scan_config *config)
 {
+    /* features, hidden, steps, classes, batch, training */
     const qnet_scan_config usual = {QNET_FEATURES, 256, 24, QNET_CLASSES, 64, 1};
     *config = usual;
 }
@@ -10155,7 +10164,9 @@ QNET_API void qnet_scan_model_destroy(qnet_scan_model *model)
         qnet__free(model->ctx, model->state, model->bytes);
 }
 
-/* PyTorch's defaults: everything of the LSTM U(+-1/sqrt(hidden)), of a head U(+-1/sqrt(in)). */
+/* PyTorch's defaults: everything of the LSTM U(+-1/sqrt(hidden)), of a head U(+-1/sqrt(in)), in =
+   2 hidden for the image head and steps 2 hidden for the scan head. Each parameter has a random
+   stream of its own. */
 QNET_API void qnet_scan_model_init(qnet_scan_model *model, uint64_t seed)
 {
     const qnet_scan_config *config = &model->config;
@@ -10231,9 +10242,10 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
     return QNET_OK;
 }
 
-/* model->gradients from dimage_logits[batch][steps][classes] and dscan_logits[batch][classes]. At
-   padded steps the image logits are constant, so what the caller has there is left out. The
-   features are a frozen embedding's: no gradient of x is needed. */
+/* model->gradients from dimage_logits[batch][steps][classes] and dscan_logits[batch][classes]: from
+   the heads to dy[batch][steps][2 hidden], and through time by >>lstm. At padded steps the image
+   logits are constant, so what the caller has there is left out. The features are a frozen
+   embedding's: no gradient of x is needed. */
 QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet_real *x,
                                               const int *length, int batch,
                                               const qnet_real *dimage_logits,
@@ -10280,9 +10292,10 @@ QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet
     return QNET_OK;
 }
 
-/* loss = CE(scan) + CE(image), each a mean: over scans, and over all their slices, which have
-   their scan's label: label -1 leaves padded steps out. The paper has both heads trained with
-   cross-entropy and says no more; the weights 1:1 are this library's choice. */
+/* loss = CE(scan) + CE(image), each a mean of -log softmax(logits)[label]: over scans, and over all
+   their slices, which have their scan's label: label -1 leaves padded steps out. The paper has both
+   heads trained with cross-entropy ("Stage 2") and says no more; the weights 1:1 are this library's
+   choice. With backward != 0 the gradients of the sum go to model->gradients. */
 QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_real *x,
                                           const int *length, const int *scan_label, int batch,
                                           double *image_loss, double *scan_loss, int backward)
@@ -14023,16 +14036,13 @@ typedef struct qnet__preparation {
     qnet_cut cut;
 } qnet__preparation;
 
+/* Index of voxel (x, y, z) in voxels[nz][ny][nx]. */
 static size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
 {
     return ((size_t)z * (size_t)v->ny + (size_t)y) * (size_t)v->nx + (size_t)x;
 }
 
-static int qnet__is_bad_voxel(float v)
-{
-    return !qnet__is_finite((double)v);
-}
-
+/* where: "outside of the head become 0", ... */
 static void qnet__warn_of_bad_voxels(qnet_context *ctx, const char *name, size_t bad,
                                      const char *where)
 {
@@ -14041,14 +14051,14 @@ static void qnet__warn_of_bad_voxels(qnet_context *ctx, const char *name, size_t
                   (double)bad, where);
 }
 
-/* Sets NaN and infinity to 0, with a warning of where: "outside of the head", ... */
+/* Sets NaN and infinity to 0, which resampling then does not spread, with a warning. */
 static void qnet__zero_bad_voxels(qnet_context *ctx, qnet_volume *v, const char *name,
                                   const char *where)
 {
     const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
     size_t bad = 0;
     for (size_t i = 0; i < count; i++)
-        if (qnet__is_bad_voxel(v->voxels[i])) {
+        if (!qnet__is_finite((double)v->voxels[i])) {
             v->voxels[i] = 0;
             bad++;
         }
@@ -14148,7 +14158,7 @@ static size_t qnet__clear_outside(qnet_volume *v)
             for (int back = 0; back < 2; back++)
                 for (int i = 0; i < nx * ny; i++) {
                     const int at = back ? nx * ny - 1 - i : i, x = at % nx, y = at / nx;
-                    if (!qnet__is_bad_voxel(p[at])) continue;
+                    if (qnet__is_finite((double)p[at])) continue;
                     if (x > 0 && y > 0 && x < nx - 1 && y < ny - 1 && p[at - 1] != 0 &&
                         p[at + 1] != 0 && p[at - nx] != 0 && p[at + nx] != 0)
                         continue;
@@ -14169,7 +14179,8 @@ static size_t qnet__clear_outside(qnet_volume *v)
 #define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
 #define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
 
-/* Makes the mask 0 and 1, or says why it is none. */
+/* Makes the mask 0 and 1: what is .5 or more becomes 1. Refused are values below 0 or above 1 that
+   are not a few whole labels. The distinct values are counted up to one more than the limit. */
 static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const char *name)
 {
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
@@ -14232,20 +14243,19 @@ static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const 
                                     qnet_cut *cut)
 {
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
-    size_t n = 0, largest = 0, lost = 0, pieces = 0, *queue;
+    size_t n = 0, largest = 0, lost = 0, pieces = 0;
     for (size_t i = 0; i < count; i++) n += mask->voxels[i] > 0;
     if (n == 0)
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is .5 or more, the mask is empty",
                           name);
-    queue = (size_t *)qnet__alloc(ctx, n * sizeof *queue);
+    size_t *queue = (size_t *)qnet__alloc(ctx, n * sizeof *queue);
     if (queue == NULL) return qnet__no_memory(ctx, n * sizeof *queue, "a mask's components");
     for (size_t i = 0; i < count; i++)
         if (mask->voxels[i] == 1)
             largest = qnet__max_size(largest, qnet__mask_component(mask, i, 1, 2, queue));
     for (size_t i = 0; i < count; i++) {
-        size_t size;
         if (mask->voxels[i] != 2) continue;
-        size = qnet__mask_component(mask, i, 2, 1, queue);
+        const size_t size = qnet__mask_component(mask, i, 2, 1, queue);
         if (50 * size >= largest) continue;
         for (size_t k = 0; k < size; k++) mask->voxels[queue[k]] = 0;
         lost += size;
@@ -14283,7 +14293,8 @@ static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, d
     return 1;
 }
 
-/* The range of the configuration, or the central max_slices of those that hold the mask. */
+/* p->z: the range of the configuration, or the central max_slices of those that hold the mask. The
+   mask is not empty (qnet__mask_clean), so there is at least one. */
 static qnet_status qnet__choose_slices(qnet__preparation *p)
 {
     const qnet_input_config *c = p->config;
@@ -14354,7 +14365,8 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
    percentiles, which some bad voxels do not move. The limits leave room for 1.5 to 7 T and for
    heavy iron load; qnet_cohort_add gives them. */
 
-/* Voxels low[]..high[] of the slices that lie within half[] of a centre; x and y. */
+/* Voxels low[]..high[] of the slices that lie within half[] of a centre, in voxels along x and y;
+   low > high where the window lies beside the volume. */
 static void qnet__window(const qnet_volume *v, const double center[2], const double half[2],
                          int low[2], int high[2])
 {
@@ -14377,7 +14389,7 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
             for (int y = low[1]; y <= high[1]; y++)
                 for (int x = low[0]; x <= high[0]; x++) {
                     const float v = p->map[m]->voxels[qnet__voxel_at(grid, x, y, p->z[t])];
-                    if (qnet__is_bad_voxel(v))
+                    if (!qnet__is_finite((double)v))
                         return qnet__fail(p->ctx, QNET_ERROR_DATA,
                                           "%s: voxel (%d, %d, %d) of the volume turned to RAS is "
                                           "%s, inside of the head", p->name[m], x, y, p->z[t],
@@ -14395,7 +14407,8 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
     return QNET_OK;
 }
 
-/* The q-th percentile of those of v[n] that are not 0 and for which where[i] >= least; work[n]. */
+/* The q-th percentile of those of v[n] that are not 0, which is outside the head, and for which
+   where[i] >= least; work[n]. */
 static float qnet__percentile_where(const float *v, const float *where, float least, size_t n,
                                     double q, float *work)
 {
@@ -14419,19 +14432,17 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
         in_mask += mask[i] > 0;
         empty += mask[i] > 0 && v[m][i] == 0;
     }
-    for (int k = 0; k < 3; k++) {
-        static const double q[3] = {1, 50, 99};
-        limit[k] = qnet__percentile_where(v[m], mask, 0, n, q[k], work);
-    }
+    limit[0] = qnet__percentile_where(v[m], mask, 0, n, 1, work);
+    limit[1] = qnet__percentile_where(v[m], mask, 0, n, 50, work);
+    limit[2] = qnet__percentile_where(v[m], mask, 0, n, 99, work);
     if (some < 0.05 * (double)n) return "is 0 nearly everywhere";
     if (empty > 0.1 * in_mask) return "is 0, or was NaN, in more than a tenth of the mask";
     if (limit[0] == limit[2]) return "is constant";
     negative /= some;
     if (m == QNET__QSM) {
-        float *size = work + n;
-        double largest;
+        float *size = work + n; /* magnitudes: the sign of some voxels may be anything */
         for (size_t i = 0; i < n; i++) size[i] = fabsf(qsm[i]);
-        largest = (double)qnet__percentile_where(size, mask, 0, n, 99, work);
+        const double largest = (double)qnet__percentile_where(size, mask, 0, n, 99, work);
         if (largest > 3 && negative < 0.05)
             return limit[1] >= 5 && limit[1] <= 80
                        ? "looks like R2*: are QSM and R2* swapped?"
@@ -14444,7 +14455,8 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
             return "is lower in the mask than around it: of the wrong sign, as GE's phase makes "
                    "it?";
     }
-    if (m == QNET__R2STAR) { /* iron: where QSM is highest */
+    if (m == QNET__R2STAR) {
+        /* Iron is where QSM is highest, and raises R2* (lowers T2*) there. */
         const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
         const float iron = qnet__percentile_where(v[m], qsm, highest, n, 50, work);
         if (negative > 0.05) return "looks like susceptibility: are QSM and R2* swapped?";
@@ -14459,7 +14471,9 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
 
 #define QNET__VALUES_MM 96 /* a box of this side lies within any head */
 
-/* Refuses values that no brain has, in the chosen slices about a centre. */
+/* Refuses values that no brain has, in the chosen slices about a centre (voxels), and a map that is
+   a copy of another. The maps' voxels in the window are gathered in v[map][n], so that the same
+   index is the same place in all of them. */
 static qnet_status qnet__check_values(const qnet__preparation *p, const double center[2])
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -14554,9 +14568,9 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
     }
 }
 
-/* Everything but the images: checks the maps, chooses the slices, places the frame. The order
-   counts: what is refused first has the plainest sentence, and values are looked at where the frame
-   is. */
+/* Everything but the images: checks the maps, chooses the slices, places the frame, and fills
+   p->cut. The order counts: what is refused first has the plainest sentence, and values are looked
+   at where the frame is. */
 static qnet_status qnet__cut_plan(qnet__preparation *p)
 {
     const int needed = qnet__maps_needed(p->config);
@@ -14654,8 +14668,8 @@ QNET_API void qnet_cohort_destroy(qnet_cohort *cohort)
 
 QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t)
 {
-    if (scan < 0 || scan >= cohort->scans_count) return NULL;
-    if (t < 0 || t >= cohort->scans[scan].slices) return NULL;
+    if (scan < 0 || scan >= cohort->scans_count || t < 0 || t >= cohort->scans[scan].slices)
+        return NULL;
     return cohort->scans[scan].pixels +
            (size_t)t * (size_t)cohort->height * (size_t)cohort->width * 3;
 }
@@ -14671,8 +14685,8 @@ static uint64_t qnet__volume_hash(const qnet_volume *v)
     return qnet__hash_numbers(QNET_HASH_START, &t);
 }
 
-/* Whose scan it is, and that no other subject of the cohort has this QSM map: one brain would be
-   trained and tested on. */
+/* A subject has one label, and no two subjects have the same QSM map: a network would be trained
+   and tested on one brain. */
 static qnet_status qnet__cohort_check(const qnet_cohort *cohort, const qnet_scan *scan)
 {
     for (int s = 0; s < cohort->scans_count; s++) {
@@ -14689,8 +14703,9 @@ static qnet_status qnet__cohort_check(const qnet_cohort *cohort, const qnet_scan
     return QNET_OK;
 }
 
-/* Appends a scan whose maps have these names: checks, then memory, then images, so that the cohort
-   is as before on any failure. */
+/* Appends a scan; name[] are those of its maps in sentences. Checks, then memory, then images, so
+   that the cohort is as before on any failure. The scan's block holds pixels[slices][height][width]
+   [3] and slice_z[slices]. */
 static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps *maps,
                                        const char *const name[QNET__MAPS])
 {
@@ -14775,9 +14790,8 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
                                         "slices with the mask"};
     const int n = cohort->scans_count;
     const size_t bytes = (size_t)n * sizeof(float);
-    float *work;
     if (n < QNET__OUTLIER_SCANS) return QNET_OK;
-    work = (float *)qnet__alloc(cohort->ctx, bytes);
+    float *work = (float *)qnet__alloc(cohort->ctx, bytes);
     if (work == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
     for (int k = 0; k < 3; k++) {
         double median = 0, limit = 0;
@@ -14806,7 +14820,8 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
 }
 
 #ifndef QNET_NO_STDIO
-/* Reads one scan's volumes and appends them. */
+/* Reads one scan's volumes and appends them. The volumes are freed in any case: memory holds those
+   of one scan at a time. */
 static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_files *files)
 {
     const char *const path[QNET__MAPS] = {files->qsm, files->r2star, files->t1w, files->mask};
@@ -14827,18 +14842,7 @@ static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_fi
     return status;
 }
 
-/* Reports that scan i (from 0) of count has been read since `start`; the hook may stop it there. */
-static qnet_status qnet__cohort_progress(qnet_context *ctx, const char *subject, int i, int count,
-                                         double start)
-{
-    const double seconds = qnet__seconds(ctx) - start, done = i + 1;
-    const qnet_progress_info info = {"read cohort", subject, 0, 0, (size_t)i + 1, (size_t)count,
-                                     (double)NAN, 0, seconds > 0 ? done / seconds : 0,
-                                     seconds * (count - done) / done, done / count};
-    if (!qnet__report(ctx, &info)) return QNET_OK;
-    return qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s", subject);
-}
-
+/* The cohort of files[count], scan by scan; after each the progress hook may stop it. */
 QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
                                       const qnet_scan_files *files, int count, qnet_cohort **out)
 {
@@ -14850,8 +14854,13 @@ QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config
     const double start = qnet__seconds(ctx);
     for (int i = 0; i < count && status == QNET_OK; i++) {
         status = qnet__cohort_load_one(cohort, &files[i]);
-        if (status == QNET_OK)
-            status = qnet__cohort_progress(ctx, files[i].subject, i, count, start);
+        const double seconds = qnet__seconds(ctx) - start, done = i + 1;
+        const qnet_progress_info info = {
+            "read cohort", files[i].subject, 0, 0, (size_t)i + 1, (size_t)count, (double)NAN, 0,
+            seconds > 0 ? done / seconds : 0, seconds * (count - done) / done, done / count};
+        if (status == QNET_OK && qnet__report(ctx, &info))
+            status = qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s",
+                                files[i].subject);
     }
     if (status == QNET_OK) status = qnet__cohort_outliers(cohort);
     if (status == QNET_OK) *out = cohort;
