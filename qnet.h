@@ -85,6 +85,8 @@
        QNET_REAL double       networks in double precision: the reference build, slow and exact
        QNET_REFERENCE         plain loops instead of the fast products, convolutions and passes
        QNET_STATIC            everything private to this file
+       QNET_IMPLEMENTATION_DONE    QNET_IMPLEMENTATION does nothing, as another file of the program
+                              holds it: single-file programs can then share one compiled header
        QNET_API               what stands before every public function, such as
                               __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
        QNET_NO_STDIO          no file access by path; memory and callbacks stay. Of the system then
@@ -1683,7 +1685,7 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 #define QNET__LANES_COMPILED 8
 #else
 #define QNET__CPU_COMPILED (QNET__NEON ? QNET_CPU_NEON : QNET_CPU_SCALAR)
-#if defined(__GNUC__) || defined(__clang__)
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(QNET_REFERENCE)
 #define QNET__LANES_COMPILED (QNET__REAL_IS_DOUBLE ? 2 : 4)
 #else
 #define QNET__LANES_COMPILED 1
@@ -3540,9 +3542,9 @@ typedef struct qnet__tile {
     const qnet_real *const *a; /* [segments][a_rows], of which `rows` are read */
     size_t a_rows;
     const qnet_real *const *b; /* [segments] */
-    qnet_real *const *c;       /* [rows]; NULL: this row is not kept (see qnet__run_tile) */
+    qnet_real *const *c;       /* [rows] */
     size_t a_at, a_step, b_at, b_step, c_at;
-    size_t segments, length;   /* at least 1; see qnet__run_tile */
+    size_t segments, length;   /* at least 1 */
     uintptr_t ahead;           /* address of a cache line that is asked for ... */
     size_t ahead_step;         /* ... and bytes to that of the next k; see qnet__tile_prefetch */
     size_t chain;              /* products in a chain of additions */
@@ -3676,71 +3678,6 @@ typedef struct qnet__pass_job {
     const qnet__epilogue *sink;
     size_t rows, channels, chunk_rows;
 } qnet__pass_job;
-
-/* The twin, by the definitions of source and sink. */
-static qnet_real qnet__prologue_ref(const qnet__prologue *s, size_t at, size_t c)
-{
-    qnet_real v = s->x[at];
-    if (s->kind == QNET__PROLOGUE_NORMALISED) {
-        v = (v - s->mean[c]) * s->scale[c] + s->beta[c];
-        v = v < 0 ? 0 : v;
-    } else if (s->kind == QNET__PROLOGUE_GRADIENT) {
-        v = s->scale[c] * (v - s->shift[c] - (s->pre[at] - s->mean[c]) * s->slope[c]);
-    }
-    return v;
-}
-
-static void qnet__epilogue_ref(const qnet__epilogue *s, size_t at, size_t sum_at, size_t c,
-                               qnet_real v)
-{
-    if (s->kind == QNET__EPILOGUE_MOMENTS) {
-        const qnet_real d = v - s->center[sum_at];
-        s->sum1[sum_at] += (double)d;
-        s->sum2[sum_at] += (double)(d * d);
-    } else if (s->kind == QNET__EPILOGUE_NORMALISE) {
-        v = (v - s->mean[c]) * s->scale[c] + s->beta[c];
-        if (s->residual != NULL) {
-            qnet_real other = s->residual[at];
-            if (s->residual_mean != NULL)
-                other = (other - s->residual_mean[c]) * s->residual_scale[c] + s->residual_beta[c];
-            v += s->residual_relu && other < 0 ? 0 : other;
-        }
-        v = s->relu && v < 0 ? 0 : v;
-    } else if (s->kind == QNET__EPILOGUE_GRADIENT) {
-        v += s->residual != NULL ? s->residual[at] : 0;
-        if (s->mask != NULL) {
-            v = s->mask[at] <= 0 ? 0 : v;
-        } else if (s->scale != NULL) {
-            v = (s->pre[at] - s->mean[c]) * s->scale[c] + s->beta[c] <= 0 ? 0 : v;
-        }
-        if (s->pre != NULL) {
-            s->sum1[sum_at] += (double)v;
-            s->sum2[sum_at] += (double)(v * (s->pre[at] - s->mean[c]));
-        }
-    }
-    if (s->y != NULL)
-        s->y[at] = v;
-}
-
-/* The channels from `begin` on. */
-static void qnet__pass_channels(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk,
-                                size_t begin)
-{
-    const size_t n = job->channels;
-    size_t r, c;
-    for (c = begin; c < n && job->sink->sum1 != NULL; c++) {
-        job->sink->sum1[chunk * n + c] = job->sink->sum2[chunk * n + c] = 0;
-        if (job->sink->kind == QNET__EPILOGUE_MOMENTS)
-            job->sink->center[chunk * n + c] = qnet__prologue_ref(job->source, first * n + c, c);
-    }
-    for (r = 0; r < rows; r++) {
-        for (c = begin; c < n; c++) {
-            const size_t at = (first + r) * n + c;
-            qnet__epilogue_ref(job->sink, at, chunk * n + c, c,
-                               qnet__prologue_ref(job->source, at, c));
-        }
-    }
-}
 
 /* ---- What Winograd's transforms take --------------------------------------------------------- */
 
@@ -3926,41 +3863,7 @@ QNET__HELPER void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, p
     }
 }
 
-/* ---- What pooling, the stem and the LSTM take ------------------------------------------------ */
-
-/* Loops over channels go in blocks of this constant length, which compilers turn into vector
-   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
-   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
-#define QNET__WIDTH 32
-
-/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
-   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
-#define QNET__BLOCKS(c, n, width, call)                                   \
-    do {                                                                  \
-        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
-            const int width = QNET__WIDTH;                                \
-            call;                                                         \
-        }                                                                 \
-        if ((c) < (n)) {                                                  \
-            const int width = (int)((n) - (c));                           \
-            call;                                                         \
-        }                                                                 \
-    } while (0)
-
-/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
-typedef struct qnet__maxpool {
-    const struct qnet__isa *isa;
-    size_t height, width, channels, out_height, out_width;
-    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
-    qnet__prologue x;      /* plain;
-                              normalised: the pooled map is that of norm and ReLU, no argmax;
-                              scaled by signs, 1, -1 or 0: that x of a window wins which is
-                              largest, smallest or first */
-    const qnet_real *dy;
-    qnet_real *y, *dx;     /* dx: backward */
-    const uint8_t *winner; /* backward: the argmax of the forward pass */
-    uint8_t *argmax;
-} qnet__maxpool;
+/* ---- What the stem and the LSTM take --------------------------------------------------------- */
 
 #define QNET__STEM_COLUMN 48   /* u[r .. r + 3][q] */
 #define QNET__STEM_TAPS 192    /* 4 columns */
@@ -4015,7 +3918,6 @@ typedef struct qnet__isa {
     /* i, j and block: see qnet__winograd_step. NULL: convolutions are direct. */
     void (*winograd)(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i, ptrdiff_t j,
                      qnet_real *block);
-    void (*maxpool)(const qnet__maxpool *pool, size_t index); /* a row of y or, if any, of dx */
     void (*stem)(const qnet__stem_list *list);
     void (*lstm_forward)(const qnet__lstm_row *row);
     void (*lstm_backward)(const qnet__lstm_row *row);
@@ -4065,6 +3967,7 @@ typedef int32_t qnet__lane_int;
 #define qnet__epilogue_put QNET__ISA(qnet__epilogue_put)
 #define qnet__epilogue_prefetch QNET__ISA(qnet__epilogue_prefetch)
 #define qnet__epilogue_end QNET__ISA(qnet__epilogue_end)
+#define qnet__pass_column QNET__ISA(qnet__pass_column)
 #define qnet__pass_columns QNET__ISA(qnet__pass_columns)
 #define qnet__pass_run QNET__ISA(qnet__pass_run)
 #define qnet__winograd_bt QNET__ISA(qnet__winograd_bt)
@@ -4088,11 +3991,6 @@ typedef int32_t qnet__lane_int;
 #define qnet__winograd_half QNET__ISA(qnet__winograd_half)
 #define qnet__winograd_double QNET__ISA(qnet__winograd_double)
 #define qnet__winograd_run QNET__ISA(qnet__winograd_run)
-#define qnet__maxpool_get QNET__ISA(qnet__maxpool_get)
-#define qnet__maxpool_window QNET__ISA(qnet__maxpool_window)
-#define qnet__maxpool_forward QNET__ISA(qnet__maxpool_forward)
-#define qnet__maxpool_gather QNET__ISA(qnet__maxpool_gather)
-#define qnet__maxpool_row QNET__ISA(qnet__maxpool_row)
 #define qnet__stem_add QNET__ISA(qnet__stem_add)
 #define qnet__stem_winners_of QNET__ISA(qnet__stem_winners_of)
 #define qnet__lstm_units QNET__ISA(qnet__lstm_units)
@@ -4354,38 +4252,41 @@ static void qnet__tile_run(const qnet__tile *t)
 
 /* ---- Prologue and epilogue of a map, and the pass from memory to memory ---------------------- */
 
-/* What a prologue needs of the channels of a vector; loaded once for many pixels. */
+/* What a prologue needs of the channels of a vector; loaded once for many pixels. Here and below
+   `count` is QNET__LANES, but less at the end of channels that fill no vector. */
 typedef struct qnet__prologue_lanes {
     qnet__lanes mean, scale, beta, shift, slope;
 } qnet__prologue_lanes;
 
 QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                          ptrdiff_t c, qnet__prologue_lanes *k)
+                                          ptrdiff_t c, const size_t count,
+                                          qnet__prologue_lanes *k)
 {
     memset(k, 0, sizeof *k);
     if (kind != QNET__PROLOGUE_PLAIN) {
-        k->mean = qnet__lanes_load(s->mean + c);
-        k->scale = qnet__lanes_load(s->scale + c);
+        k->mean = qnet__lanes_load_part(s->mean + c, count);
+        k->scale = qnet__lanes_load_part(s->scale + c, count);
     }
     if (kind == QNET__PROLOGUE_NORMALISED)
-        k->beta = qnet__lanes_load(s->beta + c);
+        k->beta = qnet__lanes_load_part(s->beta + c, count);
     if (kind == QNET__PROLOGUE_GRADIENT) {
-        k->shift = qnet__lanes_load(s->shift + c);
-        k->slope = qnet__lanes_load(s->slope + c);
+        k->shift = qnet__lanes_load_part(s->shift + c, count);
+        k->slope = qnet__lanes_load_part(s->slope + c, count);
     }
 }
 
 /* The numbers at offset `at` (of pixel and channel) of the map, whose channels are k's. */
 QNET__INLINE qnet__lanes qnet__prologue_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                            const qnet__prologue_lanes *k, ptrdiff_t at)
+                                            const qnet__prologue_lanes *k, ptrdiff_t at,
+                                            const size_t count)
 {
-    qnet__lanes v = qnet__lanes_load(s->x + at);
+    qnet__lanes v = qnet__lanes_load_part(s->x + at, count);
     if (kind == QNET__PROLOGUE_NORMALISED) {
         v = (v - k->mean) * k->scale + k->beta;
         v = qnet__lanes_cut(v, v, 0);
     }
     if (kind == QNET__PROLOGUE_GRADIENT)
-        v = k->scale * (v - k->shift - (qnet__lanes_load(s->pre + at) - k->mean) * k->slope);
+        v = k->scale * (v - k->shift - (qnet__lanes_load_part(s->pre + at, count) - k->mean) * k->slope);
     return v;
 }
 
@@ -4424,28 +4325,29 @@ typedef struct qnet__epilogue_lanes {
 } qnet__epilogue_lanes;
 
 QNET__INLINE void qnet__epilogue_channels(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                          ptrdiff_t c, qnet__epilogue_lanes *k)
+                                          ptrdiff_t c, const size_t count,
+                                          qnet__epilogue_lanes *k)
 {
     memset(k, 0, sizeof *k);
     if (kind != QNET__EPILOGUE_NORMALISE && kind != QNET__EPILOGUE_GRADIENT)
         return;
     if (s->mean != NULL)
-        k->mean = qnet__lanes_load(s->mean + c);
+        k->mean = qnet__lanes_load_part(s->mean + c, count);
     if (s->scale != NULL) {
-        k->scale = qnet__lanes_load(s->scale + c);
-        k->beta = qnet__lanes_load(s->beta + c);
+        k->scale = qnet__lanes_load_part(s->scale + c, count);
+        k->beta = qnet__lanes_load_part(s->beta + c, count);
     }
     if (s->residual_mean != NULL) {
-        k->residual_mean = qnet__lanes_load(s->residual_mean + c);
-        k->residual_scale = qnet__lanes_load(s->residual_scale + c);
-        k->residual_beta = qnet__lanes_load(s->residual_beta + c);
+        k->residual_mean = qnet__lanes_load_part(s->residual_mean + c, count);
+        k->residual_scale = qnet__lanes_load_part(s->residual_scale + c, count);
+        k->residual_beta = qnet__lanes_load_part(s->residual_beta + c, count);
     }
 }
 
 /* v goes to offset `at` (of pixel and channel) of the map, whose channels are k's. */
 QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                     const qnet__epilogue_lanes *k, ptrdiff_t at, qnet__lanes v,
-                                     qnet__sums *sums)
+                                     const qnet__epilogue_lanes *k, ptrdiff_t at, const size_t count,
+                                     qnet__lanes v, qnet__sums *sums)
 {
     if (kind == QNET__EPILOGUE_MOMENTS) {
         const qnet__lanes d = v - sums->center;
@@ -4455,7 +4357,7 @@ QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilog
     if (kind == QNET__EPILOGUE_NORMALISE) {
         v = (v - k->mean) * k->scale + k->beta;
         if (s->residual != NULL) {
-            qnet__lanes other = qnet__lanes_load(s->residual + at);
+            qnet__lanes other = qnet__lanes_load_part(s->residual + at, count);
             if (s->residual_mean != NULL)
                 other = (other - k->residual_mean) * k->residual_scale + k->residual_beta;
             if (s->residual_relu)
@@ -4467,20 +4369,20 @@ QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilog
     }
     if (kind == QNET__EPILOGUE_GRADIENT) {
         if (s->residual != NULL)
-            v += qnet__lanes_load(s->residual + at);
+            v += qnet__lanes_load_part(s->residual + at, count);
         if (s->mask != NULL) {
-            v = qnet__lanes_cut(v, qnet__lanes_load(s->mask + at), 1);
+            v = qnet__lanes_cut(v, qnet__lanes_load_part(s->mask + at, count), 1);
         } else if (s->scale != NULL) {
-            const qnet__lanes pre = qnet__lanes_load(s->pre + at);
+            const qnet__lanes pre = qnet__lanes_load_part(s->pre + at, count);
             v = qnet__lanes_cut(v, (pre - k->mean) * k->scale + k->beta, 1);
         }
         if (s->pre != NULL) {
             sums->sum1 += v;
-            sums->sum2 += v * (qnet__lanes_load(s->pre + at) - k->mean);
+            sums->sum2 += v * (qnet__lanes_load_part(s->pre + at, count) - k->mean);
         }
     }
     if (s->y != NULL)
-        qnet__lanes_store(s->y + at, v);
+        qnet__lanes_store_part(s->y + at, v, count);
 }
 
 /* Prefetches what will be read and written at `at`. */
@@ -4500,65 +4402,71 @@ QNET__INLINE void qnet__epilogue_prefetch(const qnet__epilogue *s, const qnet__e
 
 /* Stores the sums of a chunk, for the channels of a vector; they were folded last. */
 QNET__INLINE void qnet__epilogue_end(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                     ptrdiff_t chunk, ptrdiff_t channels, ptrdiff_t c,
-                                     const qnet__sums *sums)
+                                     ptrdiff_t at, const size_t count, const qnet__sums *sums)
 {
     if (kind == QNET__EPILOGUE_MOMENTS)
-        qnet__lanes_store(s->center + chunk * channels + c, sums->center);
+        qnet__lanes_store_part(s->center + at, sums->center, count);
     if (kind == QNET__EPILOGUE_MOMENTS || (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)) {
-        memcpy(s->sum1 + chunk * channels + c, sums->all1, sizeof sums->all1);
-        memcpy(s->sum2 + chunk * channels + c, sums->all2, sizeof sums->all2);
+        memcpy(s->sum1 + at, sums->all1, count * sizeof *s->sum1);
+        memcpy(s->sum2 + at, sums->all2, count * sizeof *s->sum2);
     }
 }
 
-/* Rows of a chunk, in columns of a few vectors, so that a row is read two cache lines at once and
-   the sums stay in registers. Channels that fill no column (none in ResNet18) come last. */
+/* Rows of a chunk for the channels c of some vectors: their sums stay in registers. */
+QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prologue_kind from,
+                                    const qnet__epilogue_kind to, size_t first_row, size_t rows,
+                                    size_t chunk, ptrdiff_t c, const ptrdiff_t vectors,
+                                    const size_t count)
+{
+    const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n + c;
+    qnet__prologue_lanes in[QNET__PASS_VECTORS];
+    qnet__epilogue_lanes out[QNET__PASS_VECTORS];
+    qnet__sums sums[QNET__PASS_VECTORS];
+    ptrdiff_t r, k;
+    memset(sums, 0, sizeof sums);
+    QNET__UNROLL
+    for (k = 0; k < vectors; k++) {
+        const ptrdiff_t d = k * QNET__LANES;
+        qnet__prologue_channels(job->source, from, c + d, count, &in[k]);
+        qnet__epilogue_channels(job->sink, to, c + d, count, &out[k]);
+        if (to == QNET__EPILOGUE_MOMENTS)
+            sums[k].center = qnet__prologue_get(job->source, from, &in[k], first + d, count);
+    }
+    for (r = 0; r < (ptrdiff_t)rows; r++) {
+        const int fold = r % 16 == 15 || r + 1 == (ptrdiff_t)rows;
+        QNET__UNROLL
+        for (k = 0; k < vectors; k++) {
+            const ptrdiff_t at = first + r * n + k * QNET__LANES;
+            const qnet__lanes v = qnet__prologue_get(job->source, from, &in[k], at, count);
+            qnet__epilogue_put(job->sink, to, &out[k], at, count, v, &sums[k]);
+        }
+        QNET__UNROLL
+        for (k = 0; k < vectors && fold; k++)
+            qnet__sums_fold(&sums[k]);
+    }
+    for (k = 0; k < vectors; k++)
+        qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk * n + c + k * QNET__LANES, count,
+                           &sums[k]);
+}
+
+/* Two cache lines of a row at once. */
 QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prologue_kind from,
-                                     const qnet__epilogue_kind to, size_t first_row, size_t rows,
+                                     const qnet__epilogue_kind to, size_t first, size_t rows,
                                      size_t chunk)
 {
-    const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n;
-    const ptrdiff_t step = QNET__PASS_VECTORS * QNET__LANES;
-    ptrdiff_t r, c, k;
-    for (c = 0; c + step <= n; c += step) {
-        qnet__prologue_lanes in[QNET__PASS_VECTORS];
-        qnet__epilogue_lanes out[QNET__PASS_VECTORS];
-        qnet__sums sums[QNET__PASS_VECTORS];
-        memset(sums, 0, sizeof sums);
-        QNET__UNROLL
-        for (k = 0; k < QNET__PASS_VECTORS; k++) {
-            const ptrdiff_t d = c + k * QNET__LANES;
-            qnet__prologue_channels(job->source, from, d, &in[k]);
-            qnet__epilogue_channels(job->sink, to, d, &out[k]);
-            if (to == QNET__EPILOGUE_MOMENTS)
-                sums[k].center = qnet__prologue_get(job->source, from, &in[k], first + d);
-        }
-        for (r = 0; r < (ptrdiff_t)rows; r++) {
-            const int fold = r % 16 == 15 || r + 1 == (ptrdiff_t)rows;
-            QNET__UNROLL
-            for (k = 0; k < QNET__PASS_VECTORS; k++) {
-                const ptrdiff_t at = first + r * n + c + k * QNET__LANES;
-                const qnet__lanes v = qnet__prologue_get(job->source, from, &in[k], at);
-                qnet__epilogue_put(job->sink, to, &out[k], at, v, &sums[k]);
-            }
-            QNET__UNROLL
-            for (k = 0; k < QNET__PASS_VECTORS && fold; k++)
-                qnet__sums_fold(&sums[k]);
-        }
-        for (k = 0; k < QNET__PASS_VECTORS; k++)
-            qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk, n, c + k * QNET__LANES, &sums[k]);
-    }
-    qnet__pass_channels(job, first_row, rows, chunk, (size_t)c);
+    const ptrdiff_t n = (ptrdiff_t)job->channels, step = QNET__PASS_VECTORS * QNET__LANES;
+    for (ptrdiff_t c = 0; c < n / step * step; c += step)
+        qnet__pass_column(job, from, to, first, rows, chunk, c, QNET__PASS_VECTORS, QNET__LANES);
 }
 
-/* One of prologue and epilogue is plain. */
+/* One of prologue and epilogue is plain. Channels that fill no column (none in ResNet18) come last,
+   a vector or less at a time. */
 static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
 {
     const qnet__prologue_kind plain = QNET__PROLOGUE_PLAIN, from = job->source->kind;
     const qnet__epilogue_kind store = QNET__EPILOGUE_PLAIN, to = job->sink->kind;
-    if (QNET__REFERENCE_ONLY)
-        qnet__pass_channels(job, first, rows, chunk, 0);
-    else if (from == QNET__PROLOGUE_NORMALISED)
+    const ptrdiff_t n = (ptrdiff_t)job->channels, step = QNET__PASS_VECTORS * QNET__LANES;
+    if (from == QNET__PROLOGUE_NORMALISED)
         qnet__pass_columns(job, QNET__PROLOGUE_NORMALISED, store, first, rows, chunk);
     else if (from == QNET__PROLOGUE_GRADIENT)
         qnet__pass_columns(job, QNET__PROLOGUE_GRADIENT, store, first, rows, chunk);
@@ -4568,6 +4476,9 @@ static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows,
         qnet__pass_columns(job, plain, QNET__EPILOGUE_NORMALISE, first, rows, chunk);
     else
         qnet__pass_columns(job, plain, QNET__EPILOGUE_GRADIENT, first, rows, chunk);
+    for (ptrdiff_t c = n / step * step; c < n; c += QNET__LANES)
+        qnet__pass_column(job, from, to, first, rows, chunk, c, 1,
+                          c + QNET__LANES <= n ? QNET__LANES : (size_t)(n - c));
 }
 
 #if QNET__HAS_WINOGRAD
@@ -4636,8 +4547,8 @@ static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows,
        dg = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G,
    again a matrix product for each element. */
 
-/* The matrices for one axis. y[k] and x[k] are at y[k * step] and x[k]; y is written as far as it
-   has elements. B^T: y[points] from the pixels x. A^T: y[pixels] from x[points]. A: y[points] from
+/* The matrices for one axis. y[k] is at y[k * step]; what y has beyond its length is written
+   too, and not used. B^T: y[points] from the pixels x. A^T: y[pixels] from x[points]. A: y[points] from
    x[outputs]. Here for stride 1: rows of a and -a, and of b and -b, share even and odd parts. */
 QNET__INLINE void qnet__winograd_bt(int points, const qnet__lanes *x, qnet__lanes *y,
                                     const ptrdiff_t step)
@@ -4660,16 +4571,16 @@ QNET__INLINE void qnet__winograd_bt(int points, const qnet__lanes *x, qnet__lane
         y[step] = x[4] - a2 * x[2] - b * last;
         y[2 * step] = (b + a) * (even + odd);
         y[3 * step] = (b - a) * (even - odd);
-        y[4 * step] = 2 * b * last;
+        y[4 * step] = y[5 * step] = 2 * b * last;
     } else if (points == 4) {
         y[0] = -b2 * (x[2] - a2 * x[0]);
         y[step] = x[3] - a2 * x[1];
         y[2 * step] = (a2 - b2) * (x[2] + a * x[1]);
-        y[3 * step] = (a2 - b2) * (x[2] - a * x[1]);
+        y[3 * step] = y[4 * step] = y[5 * step] = (a2 - b2) * (x[2] - a * x[1]);
     } else {
         y[0] = x[1] + x[2];
         y[step] = x[2];
-        y[2 * step] = x[1];
+        y[2 * step] = y[3 * step] = y[4 * step] = y[5 * step] = x[1];
     }
 }
 
@@ -4689,13 +4600,13 @@ QNET__INLINE void qnet__winograd_at(int points, const qnet__lanes *x, qnet__lane
     } else if (points == 5) {
         y[0] = x[0] + sum1 + x[4];
         y[step] = difference1 + b * x[4];
-        y[2 * step] = x[1] + (a2 * sum1 + b2 * x[4]);
+        y[2 * step] = y[3 * step] = x[1] + (a2 * sum1 + b2 * x[4]);
     } else if (points == 4) {
         y[0] = x[0] + sum1;
-        y[step] = x[1] + difference1;
+        y[step] = y[2 * step] = y[3 * step] = x[1] + difference1;
     } else {
         y[0] = x[0] + x[1];
-        y[step] = x[0] + x[2];
+        y[step] = y[2 * step] = y[3 * step] = x[0] + x[2];
     }
 }
 
@@ -4709,7 +4620,7 @@ QNET__INLINE void qnet__winograd_a(int points, const qnet__lanes *x, qnet__lanes
     if (points == QNET__WINOGRAD_CLOSED) {
         y[0] = x[0] + x[1];
         y[step] = x[0];
-        y[2 * step] = x[1];
+        y[2 * step] = y[3 * step] = y[4 * step] = y[5 * step] = x[1];
         return;
     }
     y[0] = x[0];
@@ -4721,7 +4632,9 @@ QNET__INLINE void qnet__winograd_a(int points, const qnet__lanes *x, qnet__lanes
         y[4 * step] = even3 + odd3;
         y[5 * step] = even3 - odd3;
     } else if (points == 5) {
-        y[4 * step] = x[0] + b * x[1] + b2 * x[2];
+        y[4 * step] = y[5 * step] = x[0] + b * x[1] + b2 * x[2];
+    } else {
+        y[4 * step] = y[5 * step] = x[0];
     }
 }
 
@@ -4742,21 +4655,20 @@ QNET__INLINE void qnet__winograd_bt2(const qnet__winograd_form form, int points,
         y[2 * step] = even + rest;
         y[5 * step] = even - rest;
         y[7 * step] = last;
-        y[8 * step] = even_pixel[3 * odd];
     } else if (points == 7) {
         y[0] = -t * (x2 - r2 * x[0]);
         y[step] = x[3 * odd] - r2 * x1;
         y[2 * step] = (r - t) * (x2 + r * x1);
-        y[5 * step] = -(r + t) * (x2 - r * x1);
+        y[5 * step] = y[7 * step] = -(r + t) * (x2 - r * x1);
     } else {
         y[0] = -r * t * (x1 - r * x[0]);
         y[step] = x2 - r * x1;
-        y[2 * step] = 2 * r * (r - t) * x1;
+        y[2 * step] = y[5 * step] = y[7 * step] = 2 * r * (r - t) * x1;
     }
     y[3 * step] = even_pixel[0];
     y[4 * step] = even_pixel[odd];
-    if (points > 5)
-        y[6 * step] = even_pixel[2 * odd];
+    y[6 * step] = even_pixel[points > 5 ? 2 * odd : odd];
+    y[8 * step] = even_pixel[points > 7 ? 3 * odd : odd];
 }
 
 QNET__INLINE void qnet__winograd_at2(const qnet__winograd_form form, int points,
@@ -4776,17 +4688,17 @@ QNET__INLINE void qnet__winograd_at2(const qnet__winograd_form form, int points,
     } else if (points == 7) {
         odd[0] = x[0] + (x[2] + x[5]);
         odd[next] = r * (x[2] - x[5]);
-        odd[2 * next] = x[1] + r2 * (x[2] + x[5]);
+        odd[2 * next] = odd[3 * next] = x[1] + r2 * (x[2] + x[5]);
     } else {
         odd[0] = x[0] + x[2];
-        odd[next] = x[1] + r * x[2];
+        odd[next] = odd[2 * next] = odd[3 * next] = x[1] + r * x[2];
     }
     y[0] = is_double ? x[3] : odd[0] + x[3];
     y[next] = is_double ? x[4] : odd[next] + x[4];
-    if (points > 5)
-        y[2 * next] = is_double ? x[6] : odd[2 * next] + x[6];
-    if (points > 7)
-        y[3 * next] = is_double ? x[8] : odd[3 * next] + x[8];
+    if (points > 5 || is_double)
+        y[2 * next] = is_double ? x[points > 5 ? 6 : 4] : odd[2 * next] + x[6];
+    if (points > 7 || is_double)
+        y[3 * next] = is_double ? x[points > 7 ? 8 : 4] : odd[3 * next] + x[8];
 }
 
 QNET__INLINE void qnet__winograd_a2(int points, const qnet__lanes *x, qnet__lanes *y,
@@ -4800,14 +4712,10 @@ QNET__INLINE void qnet__winograd_a2(int points, const qnet__lanes *x, qnet__lane
     y[step] = x[(points - 3) / 2];
     y[2 * step] = even + odd;
     y[4 * step] = x[1];
-    if (points > 5) {
-        y[5 * step] = even - odd;
-        y[6 * step] = x[2];
-    }
-    if (points > 7) {
-        y[7 * step] = (x[0] + t2 * x[2]) + t * (x[1] + t2 * x[3]);
-        y[8 * step] = x[3];
-    }
+    y[5 * step] = even - odd;
+    y[6 * step] = x[points > 5 ? 2 : 1];
+    y[7 * step] = points > 7 ? (x[0] + t2 * x[2]) + t * (x[1] + t2 * x[3]) : odd;
+    y[8 * step] = x[points > 7 ? 3 : 1];
 }
 
 /* The matrix of a form that a step applies to an axis. */
@@ -4861,7 +4769,7 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
         const ptrdiff_t *coming = ahead < channels ? now->at : next->at;
         qnet__prologue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST];
-        qnet__prologue_channels(from, kind, c, &k);
+        qnet__prologue_channels(from, kind, c, QNET__LANES, &k);
         for (x = 0; x < columns; x++) {
             qnet__lanes d[QNET__WINOGRAD_MOST];
             for (i = 0; i < size && x >= size - fresh; i++)
@@ -4869,7 +4777,8 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
             QNET__UNROLL
             for (i = 0; i < size; i++) {
                 const ptrdiff_t at = now->at[i * size + x];
-                d[i] = at < 0 ? qnet__lanes_zero() : qnet__prologue_get(from, kind, &k, at + c);
+                d[i] = at < 0 ? qnet__lanes_zero()
+                              : qnet__prologue_get(from, kind, &k, at + c, QNET__LANES);
                 if (kind == QNET__PROLOGUE_GRADIENT && p->dy_made != NULL && at >= 0)
                     qnet__lanes_store(p->dy_made + at + c, d[i]);
             }
@@ -4878,8 +4787,6 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
         for (y = 0; y < points_y; y++) {
             qnet_real *row = to + y * p->x.points * plane + (c - first);
             qnet__lanes d[QNET__WINOGRAD_MOST];
-            if (!full)
-                memset(d, 0, sizeof d);
             qnet__winograd_axis_of(form, step, points_x, half + size * y, d, 1);
             QNET__UNROLL
             for (i = 0; i < most; i++)
@@ -4931,7 +4838,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
         for (i = 0; i < size * size && next != NULL; i++)
             if (next->at[i] >= 0)
                 qnet__epilogue_prefetch(&p->sink, kind, next->at[i] + c);
-        qnet__epilogue_channels(&p->sink, kind, c, &k);
+        qnet__epilogue_channels(&p->sink, kind, c, QNET__LANES, &k);
         for (x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
             QNET__UNROLL
@@ -4942,15 +4849,13 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
         for (y = 0; y < rows; y++) {
             const ptrdiff_t *at = now->at + size * y;
             qnet__lanes e[8];
-            if (!full)
-                memset(e, 0, sizeof e);
             qnet__winograd_axis_of(form, QNET__WINOGRAD_OUTPUT, points_x, half + most * y, e, 1);
             if (kind == QNET__EPILOGUE_MOMENTS && y == 0 && is_first)
                 sum.center = e[0];
             QNET__UNROLL
             for (i = 0; i < size; i++)
                 if (at[i] >= 0)
-                    qnet__epilogue_put(&p->sink, kind, &k, at[i] + c, e[i], &sum);
+                    qnet__epilogue_put(&p->sink, kind, &k, at[i] + c, QNET__LANES, e[i], &sum);
         }
         qnet__sums_fold(&sum);
         *sums = sum;
@@ -4983,7 +4888,8 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__win
             rows += now.at[i] >= 0;
     }
     for (ptrdiff_t c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANES)
-        qnet__epilogue_end(&p->sink, kind, block, p->dst_c, channel + c, &sums[c / QNET__LANES]);
+        qnet__epilogue_end(&p->sink, kind, block * p->dst_c + channel + c, QNET__LANES,
+                           &sums[c / QNET__LANES]);
     if (kind == QNET__EPILOGUE_MOMENTS && channel == 0)
         p->sink.rows[block] = rows;
 }
@@ -5212,115 +5118,6 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
 }
 #endif /* QNET__HAS_WINOGRAD */
 
-/* ---- Max pooling ----------------------------------------------------------------------------- */
-
-/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
-QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                         qnet_real x, size_t c)
-{
-    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
-    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
-    return x;
-}
-
-/* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
-   x[9][channels]. A later tap wins only if it is larger, or NaN. Choices are no branches, so that
-   the loop over channels becomes vector code. */
-QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
-                                       const qnet__prologue_kind kind, const qnet_real *const *x,
-                                       const int *tap, size_t c, size_t at)
-{
-    const qnet__prologue *s = &pool->x;
-    qnet_real top[QNET__WIDTH];
-    int won[QNET__WIDTH];
-    for (int i = 0; i < n; i++) {
-        const size_t k = c + (size_t)i;
-        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
-        int winner = tap[0];
-        QNET__UNROLL
-        for (int t = 1; t < 9; t++) {
-            const qnet_real v = qnet__maxpool_get(s, kind, x[t][k], k);
-            const int better = (v > best) | (v != v);
-            winner = better ? tap[t] : winner;
-            best = better ? v : best;
-        }
-        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
-        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
-        top[i] = best;
-        won[i] = winner;
-    }
-    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
-    if (pool->argmax != NULL)
-        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
-}
-
-/* One output row: index = image * out_height + row. The window is clipped to the image, which is
-   what padding with -infinity means: where a tap is outside, the one before takes part once more,
-   or the first inside; that changes nothing. */
-QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
-                                        size_t index)
-{
-    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
-    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
-    const ptrdiff_t y = 2 * (ptrdiff_t)(index % pool->out_height) - 1;
-    const size_t n = pool->channels;
-    size_t c;
-    for (size_t ox = 0; ox < pool->out_width; ox++) {
-        const size_t at = (index * pool->out_width + ox) * n;
-        const ptrdiff_t left = 2 * (ptrdiff_t)ox - 1;
-        const qnet_real *x[9];
-        int tap[9], last = (y < 0 ? 3 : 0) + (left < 0 ? 1 : 0);
-        for (int t = 0; t < 9; t++) {
-            const ptrdiff_t iy = y + t / 3, ix = left + t % 3;
-            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
-            tap[t] = last;
-            x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
-                                last % 3) * (ptrdiff_t)n;
-        }
-        QNET__BLOCKS(c, n, block, qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
-    }
-}
-
-/* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
-   Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
-QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
-                                       size_t ix, size_t c, qnet_real *dx)
-{
-    const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
-    const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
-    qnet_real sum[QNET__WIDTH];
-    for (int i = 0; i < n; i++) sum[i] = 0;
-    for (size_t oy = iy / 2; oy <= last_y; oy++)
-        for (size_t ox = ix / 2; ox <= last_x; ox++) {
-            const int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
-            const size_t window = (image * pool->out_height + oy) * pool->out_width + ox;
-            const uint8_t *winner = pool->winner + window * pool->channels + c;
-            const qnet_real *dy = pool->dy + window * pool->channels + c;
-            for (int i = 0; i < n; i++) {
-                const qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
-                sum[i] += winner[i] == tap ? v : 0;
-            }
-        }
-    for (int i = 0; i < n; i++) dx[i] = sum[i];
-}
-
-/* A row of y or, where there is a dx, of dx. Gathering gives every number one owner. */
-static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
-{
-    const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
-    size_t c;
-    if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_PLAIN)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
-    else if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_SCALED)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
-    else if (pool->dx == NULL)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
-    for (size_t ix = 0; pool->dx != NULL && ix < pool->width; ix++) {
-        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
-        QNET__BLOCKS(c, n, width, qnet__maxpool_gather(width, pool, image, iy, ix, c, dx + c));
-    }
-}
-
 /* ---- The gradient of the stem's weights ------------------------------------------------------ */
 
 /* sum[QNET__STEM_TAPS] += value[i] times the taps at from[i]; some vectors of them at a time. */
@@ -5519,7 +5316,7 @@ static const qnet__isa qnet__isa_table = {
 #else
     NULL,
 #endif
-    qnet__maxpool_row, qnet__stem_winners_of, qnet__lstm_forward_row, qnet__lstm_backward_row
+    qnet__stem_winners_of, qnet__lstm_forward_row, qnet__lstm_backward_row
 };
 
 #endif /* QNET__SUFFIX */
@@ -5547,6 +5344,19 @@ static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
 /* ============================================================================================
    >>gemm: how products are cut into tiles (>>kernels), the packing of the right-hand side, and
    qnet_gemm, C[m][n] = op(A)[m][k] op(B)[k][n] + beta C.
+
+   Words of this room, >>winograd and >>conv:
+     tile         rows x columns of C in registers; in >>winograd also the outputs that are made at
+                  once, 2x2 to 4x4
+     panel        columns of b, as wide as a tile, packed so that the rows of k follow each other
+     segment      a part of the sum with pointers of its own: a tap, or a row of pixels
+     chain        products that are added one to another before the sum is added to C
+     piece        k's after which the next tile of rows follows, while b stays in cache
+     block        tiles (>>winograd) that a worker takes from the products to the output at once
+     group        64 channels (>>winograd); rows with a partial sum of their own (>>conv)
+     chunk        rows of a map whose x stays in cache
+     partial sum  of some rows or tiles; partial sums are added in a fixed order
+     prologue, epilogue   what is done to a map while it is read, and before it is written
    ============================================================================================ */
 
 /* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
@@ -5555,7 +5365,8 @@ static int qnet__tile_size(size_t rows)
     return rows > 4 ? 6 : rows > 2 ? 4 : 2;
 }
 
-/* By way of a block on the stack, or without products. */
+/* A tile of which only the rows with c[m] != NULL and the first `columns` columns are wanted: by
+   way of a block on the stack. */
 static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile *tile,
                                           size_t columns)
 {
@@ -5572,25 +5383,10 @@ static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile
     }
     part.c = c;
     part.c_at = 0;
-    if (tile->segments > 0 && tile->length > 0)
-        isa->tile(&part);
+    isa->tile(&part);
     for (m = 0; m < tile->rows; m++) {
         if (tile->c[m] != NULL)
             memcpy(tile->c[m] + tile->c_at, block[m], bytes);
-    }
-}
-
-/* Runs a tile, which may have no products, and of which only the rows with c[m] != NULL and the
-   first `columns` columns are wanted. */
-static void qnet__run_tile(const qnet__isa *isa, const qnet__tile *tile, size_t columns)
-{
-    int full = columns == isa->columns && tile->segments > 0 && tile->length > 0, m;
-    for (m = 0; m < tile->rows; m++)
-        full = full && tile->c[m] != NULL;
-    if (full) {
-        isa->tile(tile);
-    } else {
-        qnet__run_part(isa, tile, columns);
     }
 }
 
@@ -5726,7 +5522,7 @@ typedef struct qnet__product {
     const qnet_real *const *b; /* [segments]: the first panel */
     const qnet_real *next;     /* b of the product that follows, or NULL */
     qnet_real *const *c;       /* [rows] */
-    size_t rows, columns, segments, length; /* no segments or a length of 0: sums are 0 */
+    size_t rows, columns, segments, length; /* the last two may be 0, and so are the sums then */
     size_t a_rows, a_step, b_step, b_panel;
     size_t chain, piece;       /* at least 1 */
     int accumulate;            /* 1: adds to what C holds */
@@ -5755,7 +5551,13 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
     const size_t full = p->rows - p->rows % QNET__TILE_ROWS; /* rows in full tiles */
     const qnet_real *tail_a[QNET__SEGMENTS * QNET__TILE_ROWS]; /* those behind; the last again */
     qnet_real *tail_c[QNET__TILE_ROWS];
+    size_t panel = 0;
     qnet__tile tile;
+    if (p->segments == 0 || p->length == 0) {
+        for (size_t m = 0; m < p->rows && !p->accumulate; m++)
+            memset(p->c[m], 0, p->columns * sizeof *p->c[m]);
+        return;
+    }
     for (size_t m = 0; m < QNET__TILE_ROWS && full < p->rows; m++) {
         const size_t row = qnet__min_size(full + m, p->rows - 1);
         tail_c[m] = full + m < p->rows ? p->c[row] : NULL;
@@ -5764,12 +5566,11 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
                                                         : p->a[s * p->a_rows + row];
         }
     }
-    memset(&tile, 0, sizeof tile);
     tile.a_step = p->a_step, tile.b_step = p->b_step;
     tile.b = p->b, tile.segments = p->segments, tile.chain = p->chain;
-    for (tile.c_at = 0; tile.c_at < p->columns; tile.c_at += width) {
-        const size_t panel = tile.c_at / width * p->b_panel;
-        for (size_t at = 0; at == 0 || at < p->length; at += p->piece) {
+    for (tile.c_at = 0; tile.c_at < p->columns; tile.c_at += width, panel += p->b_panel) {
+        const size_t columns = qnet__min_size(p->columns - tile.c_at, width);
+        for (size_t at = 0; at < p->length; at += p->piece) {
             const qnet_real *next = p->next, *next_a = NULL;
             tile.length = qnet__min_size(p->length - at, p->piece);
             tile.b_at = panel + at * p->b_step;
@@ -5798,7 +5599,10 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
                 } else {
                     qnet__tile_prefetch(&tile, next_a, p->a_step, p->rows, part - lines);
                 }
-                qnet__run_tile(isa, &tile, qnet__min_size(p->columns - tile.c_at, width));
+                if (columns < width || (tail && p->rows % 2 != 0))
+                    qnet__run_part(isa, &tile, columns);
+                else
+                    isa->tile(&tile);
             }
         }
     }
@@ -6146,17 +5950,18 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink,
    a block 12 to 96 tiles: the v and m of one stay in a second-level cache of 1 MB for 64 channels,
    and in the third beyond. "Own" is in the worker's memory; what is shared is made by tasks before.
 
-   y, dx      when                           v                       u            a task
-     block    8 blocks for each worker       own, a block            shared       a block: its v, then
-              or more                                                             all groups' m and output
-     round    fewer                          shared, <= 9 MB         shared       a block and a group
-     group    u > 16 MB, v <= 18 MB, and     shared, all tiles (at   own, of a    a group: its u, then
-              2 groups for each worker       stride 2 a quarter)     group        all blocks
-   dw         when                           v and d                 du           a task
-     part     ci, co <= 64                   own, 32 tiles           of a part    a part of the tiles
-     round    more                           shared, <= 512 tiles    shared       a plane, a group of ci
-     square   du > 16 MB, v <= 18 MB         shared, all tiles; d    own, 64x64   two groups: du, then dw
-                                             of a slab of co
+   y, dx   when                      v                      u          a task
+    block  8 blocks a worker or more own, a block           shared     a block: its v, then all
+                                                                       groups' m and output
+    round  fewer                     shared, <= 9 MB        shared     a block and a group
+    group  u > 16 MB, v <= 18 MB,    shared, all tiles (at  own, of    a group: its u, then all
+           2 groups a worker         stride 2 a quarter)    a group    blocks
+
+   dw      when                      v and d                du         a task
+    part   ci, co <= 64              own, 32 tiles          of a part  a part of the tiles
+    round  more                      shared, <= 512 tiles   shared     a plane, a group of ci
+    square du > 16 MB, v <= 18 MB    shared, all tiles; d   own,       two groups: du, then dw
+                                     of a slab of co        64 x 64
 
    y and dx have the same bits in all three: each number of m is one product. The sums of dw begin
    a chain in each round, so that its schedule may not depend on the number of workers. */
@@ -6481,13 +6286,16 @@ static void qnet__winograd_weights_task(void *arg, size_t index, size_t worker)
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const int by_part = p->schedule == QNET__WINOGRAD_BY_PART;
     const int by_square = p->schedule == QNET__WINOGRAD_BY_SQUARE;
+    const ptrdiff_t slab = p->slab < p->dst_c - p->slab_first ? p->slab : p->dst_c - p->slab_first;
     const ptrdiff_t task = (ptrdiff_t)index, groups = p->src_c / QNET__WINOGRAD_GROUP;
+    const ptrdiff_t squares = slab / QNET__WINOGRAD_GROUP; /* in a row */
     const ptrdiff_t plane = by_part || by_square ? 0 : task / groups;
     const ptrdiff_t plane_end = by_part || by_square ? p->planes : plane + 1;
     const ptrdiff_t begin = by_part ? p->tiles * task / p->parts : p->first;
     const ptrdiff_t end = by_part ? p->tiles * (task + 1) / p->parts : p->last;
-    const ptrdiff_t ci = by_part ? 0 : task % groups * QNET__WINOGRAD_GROUP;
-    const ptrdiff_t co = by_square ? task / groups * QNET__WINOGRAD_GROUP : 0;
+    const ptrdiff_t ci = QNET__WINOGRAD_GROUP * (by_part ? 0 : by_square ? task / squares
+                                                                        : task % groups);
+    const ptrdiff_t co = by_square ? task % squares * QNET__WINOGRAD_GROUP : 0;
     const ptrdiff_t maker = by_part ? (ptrdiff_t)worker : 0;
     const ptrdiff_t owner = by_part ? task : by_square ? (ptrdiff_t)worker : 0;
     qnet_real *v = p->v + maker * p->planes * p->v_plane;
@@ -6664,10 +6472,10 @@ static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d 
    With zero outside x, and without the batch index,
        y[oy][ox][co] = sum over ky, kx, ci of
                        x[oy s + ky - p][ox s + kx - p][ci] * w[ky][kx][ci][co],
-   2 k^2 ci co FLOPs for each output pixel, as for both gradients. Four algorithms: Winograd's (see
-   >>winograd); direct, by qnet__multiply over pixels where they lie, with no copy of x; a BLAS,
-   where there is a hook, and in a build with QNET_REFERENCE plain loops, both by lowering: x is
-   copied to a matrix with k^2 ci numbers for each output pixel.
+   2 k^2 ci co FLOPs for each output pixel, as for both gradients. Algorithms: that of >>winograd;
+   direct, by qnet__multiply over pixels where they lie, with no copy of x; a BLAS, where there is
+   a hook, and in a build with QNET_REFERENCE plain loops, both by lowering: x is copied to a
+   matrix with k^2 ci numbers for each output pixel.
    ============================================================================================ */
 
 #define QNET__CONV_MOST 255 /* of kernel, stride and padding */
@@ -6856,6 +6664,8 @@ typedef struct qnet__taps {
     const qnet_real *b[QNET__SWEEP_TAPS]; /* their weights in the first panel */
 } qnet__taps;
 
+/* Those of the taps of a phase from number `first` on, row by row of the kernel; merged, a kernel
+   row counts as one. panels: where the first panel of the product begins. */
 static void qnet__sweep_taps(const qnet__sweep *p, const qnet_real *panels, ptrdiff_t first,
                              qnet__taps *taps)
 {
@@ -6984,7 +6794,8 @@ static void qnet__sweep_task(void *arg, size_t index, size_t worker)
                        qnet__min_size(panel + p.panels_per_task, p.panel_count));
 }
 
-/* Scratch of a sweep: the packed weights and a row of zeros. */
+/* Scratch of a sweep: the packed weights, k^2 src_c numbers for each column of a panel, and a row
+   of zeros, which taps outside the map read. */
 typedef struct qnet__sweep_plan {
     qnet_real *panels, *zeros;
     size_t zero_count;
@@ -7122,6 +6933,8 @@ static void qnet__weight_segments(const qnet__weight_sweep *p, ptrdiff_t tap, pt
     }
 }
 
+/* partial[group][tap][ci of a slice][co of a panel], chunk by chunk of the group's rows: x and dy
+   of a chunk serve all taps from a cache. */
 static void qnet__weight_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weight_sweep *p = (const qnet__weight_sweep *)arg;
@@ -7178,7 +6991,9 @@ static void qnet__weight_reduce_task(void *arg, size_t index, size_t worker)
     }
 }
 
-/* Everything that follows from the shape, and the partial sums, unless one group writes dw. */
+/* Everything that follows from the shape: slices of ci, so that all taps of a slice and a panel
+   stay in a second-level cache, then chunks, then groups, for about QNET__DW_TASKS tasks.
+   Takes the partial sums, groups times dw, unless one group writes dw itself. */
 static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__isa *isa,
                                              const qnet_conv2d *s)
 {
@@ -7253,7 +7068,8 @@ static void qnet__conv_column(const qnet_conv2d *s, const qnet_real *x, qnet_rea
     }
 }
 
-/* Bytes that column and its products take. */
+/* Bytes that lowering takes, and where in scratch: column[pixels][k] of one image, with
+   k = kernel^2 in_channels, and what qnet_gemm packs. A BLAS brings its own memory. */
 static size_t qnet__conv_lower_scratch(const qnet_context *ctx, const qnet_conv2d *s,
                                        void *scratch, qnet_real **column, void **product)
 {
@@ -7266,8 +7082,10 @@ static size_t qnet__conv_lower_scratch(const qnet_context *ctx, const qnet_conv2
     return arena.at;
 }
 
-/* Image by image, with qnet_gemm going to the hook:
-   y = column w;  dw += column^T dy;  dcolumn = dy w^T.
+/* Image by image, with qnet_gemm going to the hook, column[pixels][k], w[k][out], dy[pixels][out]:
+       y = column w      forward
+       dw = sum over images of column^T dy
+       dcolumn = dy w^T, and dx its sum over the taps that meet a pixel.
    That of y, dw and dx which is given, with `add` added to what dx holds. */
 static qnet_status qnet__conv_lower(qnet_context *ctx, const qnet_conv2d *s, int add,
                                     const qnet_real *x, const qnet_real *w, const qnet_real *dy,
@@ -7357,6 +7175,7 @@ static int qnet__conv_lowers_weights(const qnet_context *ctx, qnet__conv_algorit
            (size_t)s->out_channels % qnet__isa_of(ctx)->columns != 0;
 }
 
+/* Bytes of scratch that any pass takes. */
 static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm algorithm,
                                  const qnet_conv2d *s)
 {
@@ -7395,6 +7214,7 @@ static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_algorithm al
     return (size_t)(p.planes * (p.dst_c / QNET__WINOGRAD_GROUP) * p.u_plane);
 }
 
+/* w[kernel][kernel][in][out] to packed: Winograd's u, or panels. */
 static void qnet__conv_pack(qnet_context *ctx, qnet__conv_algorithm algorithm, const qnet_conv2d *s,
                             const qnet_real *w, qnet_real *packed)
 {
@@ -7462,6 +7282,7 @@ static qnet_status qnet__conv_map(qnet_context *ctx, qnet__conv_algorithm algori
     return QNET_OK;
 }
 
+/* y <- the convolution of x with w, from the prologue of x to the epilogue of y. */
 static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_algorithm algorithm,
                                       const qnet_conv2d *s, const qnet__prologue *x,
                                       const qnet_real *w, const qnet_real *packed,
@@ -7790,11 +7611,151 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
 
 /* ---- Max pooling ----------------------------------------------------------------------------- */
 
+/* Loops over channels go in blocks of this constant length, which compilers turn into vector
+   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
+   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
+#define QNET__WIDTH 32
+
+/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
+   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
+#define QNET__BLOCKS(c, n, width, call)                                   \
+    do {                                                                  \
+        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
+            const int width = QNET__WIDTH;                                \
+            call;                                                         \
+        }                                                                 \
+        if ((c) < (n)) {                                                  \
+            const int width = (int)((n) - (c));                           \
+            call;                                                         \
+        }                                                                 \
+    } while (0)
+
+/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
+typedef struct qnet__maxpool {
+    size_t height, width, channels, out_height, out_width;
+    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
+    qnet__prologue x;      /* plain;
+                              normalised: the pooled map is that of norm and ReLU, no argmax;
+                              scaled by signs, 1, -1 or 0: that x of a window wins which is
+                              largest, smallest or first */
+    const qnet_real *dy;
+    qnet_real *y, *dx;     /* dx: backward */
+    const uint8_t *winner; /* backward: the argmax of the forward pass */
+    uint8_t *argmax;
+} qnet__maxpool;
+
+/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
+QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                         qnet_real x, size_t c)
+{
+    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
+    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
+    return x;
+}
+
+/* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
+   x[9][channels]. A later tap wins only if it is larger, or NaN. Choices are no branches, so that
+   the loop over channels becomes vector code. */
+QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
+                                       const qnet__prologue_kind kind, const qnet_real *const *x,
+                                       const int *tap, size_t c, size_t at)
+{
+    const qnet__prologue *s = &pool->x;
+    qnet_real top[QNET__WIDTH];
+    int won[QNET__WIDTH];
+    for (int i = 0; i < n; i++) {
+        const size_t k = c + (size_t)i;
+        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
+        int winner = tap[0];
+        QNET__UNROLL
+        for (int t = 1; t < 9; t++) {
+            const qnet_real v = qnet__maxpool_get(s, kind, x[t][k], k);
+            const int better = (v > best) | (v != v);
+            winner = better ? tap[t] : winner;
+            best = better ? v : best;
+        }
+        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
+        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
+        top[i] = best;
+        won[i] = winner;
+    }
+    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
+    if (pool->argmax != NULL)
+        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+}
+
+/* One output row: index = image * out_height + row. The window is clipped to the image, which is
+   what padding with -infinity means: where a tap is outside, the one before takes part once more,
+   or the first inside; that changes nothing. */
+QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
+                                        size_t index)
+{
+    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
+    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
+    const ptrdiff_t y = 2 * (ptrdiff_t)(index % pool->out_height) - 1;
+    const size_t n = pool->channels;
+    size_t c;
+    for (size_t ox = 0; ox < pool->out_width; ox++) {
+        const size_t at = (index * pool->out_width + ox) * n;
+        const ptrdiff_t left = 2 * (ptrdiff_t)ox - 1;
+        const qnet_real *x[9];
+        int tap[9], last = (y < 0 ? 3 : 0) + (left < 0 ? 1 : 0);
+        for (int t = 0; t < 9; t++) {
+            const ptrdiff_t iy = y + t / 3, ix = left + t % 3;
+            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
+            tap[t] = last;
+            x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
+                                last % 3) * (ptrdiff_t)n;
+        }
+        QNET__BLOCKS(c, n, block, qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
+    }
+}
+
+/* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
+   Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
+QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
+                                       size_t ix, size_t c, qnet_real *dx)
+{
+    const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
+    const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
+    qnet_real sum[QNET__WIDTH];
+    for (int i = 0; i < n; i++) sum[i] = 0;
+    for (size_t oy = iy / 2; oy <= last_y; oy++)
+        for (size_t ox = ix / 2; ox <= last_x; ox++) {
+            const int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
+            const size_t window = (image * pool->out_height + oy) * pool->out_width + ox;
+            const uint8_t *winner = pool->winner + window * pool->channels + c;
+            const qnet_real *dy = pool->dy + window * pool->channels + c;
+            for (int i = 0; i < n; i++) {
+                const qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
+                sum[i] += winner[i] == tap ? v : 0;
+            }
+        }
+    for (int i = 0; i < n; i++) dx[i] = sum[i];
+}
+
+/* A row of y or, where there is a dx, of dx. Gathering gives every number one owner. */
+static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
+{
+    const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
+    size_t c;
+    if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_PLAIN)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
+    else if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_SCALED)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
+    else if (pool->dx == NULL)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
+    for (size_t ix = 0; pool->dx != NULL && ix < pool->width; ix++) {
+        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
+        QNET__BLOCKS(c, n, width, qnet__maxpool_gather(width, pool, image, iy, ix, c, dx + c));
+    }
+}
+
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
     const qnet__maxpool *pool = (const qnet__maxpool *)arg;
     QNET__UNUSED(worker);
-    pool->isa->maxpool(pool, index);
+    qnet__maxpool_row(pool, index);
 }
 
 /* Forward, or backward where there is a dx. */
@@ -7820,7 +7781,6 @@ static qnet_status qnet__maxpool_plan(qnet_context *ctx, const char *name, int b
                           height, width);
     QNET__TRY(qnet__check_layer(ctx, name, rows, "channels", channels, pointers_are_there));
     memset(pool, 0, sizeof *pool);
-    pool->isa = qnet__isa_of(ctx);
     pool->height = (size_t)height, pool->width = (size_t)width;
     pool->channels = (size_t)channels;
     pool->out_height = (pool->height - 1) / 2 + 1;
@@ -8068,7 +8028,7 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
         pool.x.x = above;
         pool.rows_before = image * s->out_h + first - 1;
         for (y = b * s->band; y < pool_end; y++)
-            p->isa->maxpool(&pool, (size_t)(image * s->pool_h + y));
+            qnet__maxpool_row(&pool, (size_t)(image * s->pool_h + y));
         memcpy(above, rows + (last - first - 1) * row, (size_t)row * sizeof *above);
     }
 }

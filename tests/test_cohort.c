@@ -1006,7 +1006,7 @@ static void put_map(const char *folder, const char *subject, const char *entitie
     snprintf(path, sizeof path, ROOT "/%s/%s/anat", folder, subject);
     CHECK_OK(ctx, qnet_make_folder(ctx, path));
     CHECK_OK(ctx, qnet_nifti_save(ctx, map_path(folder, subject, entities, suffix[what], end), v,
-                                  NULL));
+                                  0));
     qnet_volume_destroy(v);
 }
 
