@@ -3354,50 +3354,46 @@ static void qnet__lock_release(qnet__lock *lock)
 #endif /* QNET_NO_STDIO */
 
 /* ============================================================================================
-   >>tensor: views into the flat block of a network's weights, by the table of its parameters.
+   >>tensor: views into the flat block of a network's weights, by the table of its parameters. Entry
+   i lies at entries[i].offset and holds entries[i].count numbers, in the order in which entries
+   were added: first what is trained, then running statistics, so that an optimiser's step is one
+   loop over the first table->trainable numbers.
    ============================================================================================ */
 
 QNET_API qnet_tensor qnet_param_view(const qnet_param_table *table, qnet_real *block, int i)
 {
     qnet_tensor view;
-    int d;
     memset(&view, 0, sizeof view);
     if (i >= 0 && i < table->count) {
         const qnet_param *param = &table->entries[i];
         view.data = block + param->offset;
         view.ndim = param->ndim;
-        for (d = 0; d < param->ndim && d < QNET_MAX_DIMS; d++)
-            view.shape[d] = param->shape[d];
+        memcpy(view.shape, param->shape, sizeof view.shape);
     }
     return view;
 }
 
 QNET_API int qnet_param_find(const qnet_param_table *table, const char *name)
 {
-    int i;
-    for (i = 0; i < table->count; i++) {
+    for (int i = 0; i < table->count; i++)
         if (strcmp(table->entries[i].name, name) == 0) return i;
-    }
     return -1;
 }
 
-/* Appends parameter "name.suffix" of shape s0, s1, ... (ndim of them) to a table that is being made,
-   those that are trained first. entries NULL: the table's numbers are counted, no entry is written. */
+/* Appends parameter "name.suffix" of shape s0, s1, ... (ndim of them, a scalar has none; the others
+   are 1) to a table that is being filled. entries NULL: the table's numbers are counted, no entry
+   is written. */
 QNET__HELPER void qnet__param_add(qnet_param_table *table, qnet_param *entries, const char *name,
                                   const char *suffix, int trainable, int ndim, size_t s0,
                                   size_t s1, size_t s2, size_t s3)
 {
-    const size_t shape[4] = {s0, s1, s2, s3};
-    size_t count = 1;
-    for (int d = 0; d < ndim; d++)
-        count *= shape[d];
+    const size_t shape[QNET_MAX_DIMS] = {s0, s1, s2, s3}, count = s0 * s1 * s2 * s3;
     if (entries != NULL) {
         qnet_param *p = &entries[table->count];
         memset(p, 0, sizeof *p);
         snprintf(p->name, sizeof p->name, "%s.%s", name, suffix);
         p->ndim = ndim;
-        for (int d = 0; d < 4; d++)
-            p->shape[d] = shape[d];
+        memcpy(p->shape, shape, sizeof shape);
         p->count = count;
         p->offset = table->total;
         p->layout = ndim == 4 ? QNET_LAYOUT_HWIO : QNET_LAYOUT_PLAIN;
@@ -3411,10 +3407,9 @@ QNET__HELPER void qnet__param_add(qnet_param_table *table, qnet_param *entries, 
 /* The first of x[count] that is NaN or infinite, or count. */
 static size_t qnet__first_bad(const qnet_real *x, size_t count)
 {
-    size_t i;
-    for (i = 0; i < count; i++)
-        if (!qnet__is_finite((double)x[i])) break;
-    return i;
+    for (size_t i = 0; i < count; i++)
+        if (!qnet__is_finite((double)x[i])) return i;
+    return count;
 }
 
 /* ============================================================================================
@@ -3843,7 +3838,41 @@ QNET__HELPER void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, p
     }
 }
 
-/* ---- What the stem and the LSTM take --------------------------------------------------------- */
+/* ---- What pooling, the stem and the LSTM take ------------------------------------------------ */
+
+/* Loops over channels go in blocks of this constant length, which compilers turn into vector
+   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
+   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
+#define QNET__WIDTH 32
+
+/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
+   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
+#define QNET__BLOCKS(c, n, width, call)                                   \
+    do {                                                                  \
+        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
+            const int width = QNET__WIDTH;                                \
+            call;                                                         \
+        }                                                                 \
+        if ((c) < (n)) {                                                  \
+            const int width = (int)((n) - (c));                           \
+            call;                                                         \
+        }                                                                 \
+    } while (0)
+
+/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
+typedef struct qnet__maxpool {
+    const struct qnet__isa *isa;
+    size_t height, width, channels, out_height, out_width;
+    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
+    qnet__prologue x;      /* plain;
+                              normalised: the pooled map is that of norm and ReLU, no argmax;
+                              scaled by signs, 1, -1 or 0: that x of a window wins which is
+                              largest, smallest or first */
+    const qnet_real *dy;
+    qnet_real *y, *dx;     /* dx: backward */
+    const uint8_t *winner; /* backward: the argmax of the forward pass */
+    uint8_t *argmax;
+} qnet__maxpool;
 
 #define QNET__STEM_COLUMN 48   /* u[r .. r + 3][q] */
 #define QNET__STEM_TAPS 192    /* 4 columns */
@@ -3898,6 +3927,7 @@ typedef struct qnet__isa {
     /* i, j and block: see qnet__winograd_step. NULL: convolutions are direct. */
     void (*winograd)(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i, ptrdiff_t j,
                      qnet_real *block);
+    void (*maxpool)(const qnet__maxpool *pool, size_t index); /* a row of y or, if any, of dx */
     void (*stem)(const qnet__stem_list *list);
     void (*lstm_forward)(const qnet__lstm_row *row);
     void (*lstm_backward)(const qnet__lstm_row *row);
@@ -3971,6 +4001,12 @@ typedef int32_t qnet__lane_int;
 #define qnet__winograd_half QNET__ISA(qnet__winograd_half)
 #define qnet__winograd_double QNET__ISA(qnet__winograd_double)
 #define qnet__winograd_run QNET__ISA(qnet__winograd_run)
+#define qnet__maxpool_get QNET__ISA(qnet__maxpool_get)
+#define qnet__maxpool_next QNET__ISA(qnet__maxpool_next)
+#define qnet__maxpool_window QNET__ISA(qnet__maxpool_window)
+#define qnet__maxpool_forward QNET__ISA(qnet__maxpool_forward)
+#define qnet__maxpool_gather QNET__ISA(qnet__maxpool_gather)
+#define qnet__maxpool_row QNET__ISA(qnet__maxpool_row)
 #define qnet__stem_add QNET__ISA(qnet__stem_add)
 #define qnet__stem_winners_of QNET__ISA(qnet__stem_winners_of)
 #define qnet__lstm_units QNET__ISA(qnet__lstm_units)
@@ -4243,10 +4279,10 @@ QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__p
                                           qnet__prologue_lanes *k)
 {
     memset(k, 0, sizeof *k);
-    if (kind != QNET__PROLOGUE_PLAIN) {
-        k->mean = qnet__lanes_load_part(s->mean + c, count);
+    if (kind != QNET__PROLOGUE_PLAIN)
         k->scale = qnet__lanes_load_part(s->scale + c, count);
-    }
+    if (kind == QNET__PROLOGUE_NORMALISED || kind == QNET__PROLOGUE_GRADIENT)
+        k->mean = qnet__lanes_load_part(s->mean + c, count);
     if (kind == QNET__PROLOGUE_NORMALISED)
         k->beta = qnet__lanes_load_part(s->beta + c, count);
     if (kind == QNET__PROLOGUE_GRADIENT) {
@@ -4399,6 +4435,8 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
                                     const size_t count)
 {
     const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n + c;
+    const qnet__prologue source = *job->source; /* copies: stores to maps cannot change them */
+    const qnet__epilogue sink = *job->sink;
     qnet__prologue_lanes in[QNET__PASS_VECTORS];
     qnet__epilogue_lanes out[QNET__PASS_VECTORS];
     qnet__sums sums[QNET__PASS_VECTORS];
@@ -4407,25 +4445,25 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
     QNET__UNROLL
     for (k = 0; k < vectors; k++) {
         const ptrdiff_t d = k * QNET__LANES;
-        qnet__prologue_channels(job->source, from, c + d, count, &in[k]);
-        qnet__epilogue_channels(job->sink, to, c + d, count, &out[k]);
+        qnet__prologue_channels(&source, from, c + d, count, &in[k]);
+        qnet__epilogue_channels(&sink, to, c + d, count, &out[k]);
         if (to == QNET__EPILOGUE_MOMENTS)
-            sums[k].center = qnet__prologue_get(job->source, from, &in[k], first + d, count);
+            sums[k].center = qnet__prologue_get(&source, from, &in[k], first + d, count);
     }
     for (r = 0; r < (ptrdiff_t)rows; r++) {
         const int fold = r % 16 == 15 || r + 1 == (ptrdiff_t)rows;
         QNET__UNROLL
         for (k = 0; k < vectors; k++) {
             const ptrdiff_t at = first + r * n + k * QNET__LANES;
-            const qnet__lanes v = qnet__prologue_get(job->source, from, &in[k], at, count);
-            qnet__epilogue_put(job->sink, to, &out[k], at, count, v, &sums[k]);
+            const qnet__lanes v = qnet__prologue_get(&source, from, &in[k], at, count);
+            qnet__epilogue_put(&sink, to, &out[k], at, count, v, &sums[k]);
         }
         QNET__UNROLL
         for (k = 0; k < vectors && fold; k++)
             qnet__sums_fold(&sums[k]);
     }
     for (k = 0; k < vectors; k++)
-        qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk * n + c + k * QNET__LANES, count,
+        qnet__epilogue_end(&sink, to, (ptrdiff_t)chunk * n + c + k * QNET__LANES, count,
                            &sums[k]);
 }
 
@@ -4738,7 +4776,8 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
     const int fresh = is_dy ? 4 : qnet__winograd_sizes_of[form].fresh;
     const int columns = full ? size : now->columns;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
-    const qnet__prologue *from = is_dy ? &p->dy : &p->from;
+    const qnet__prologue from = is_dy ? p->dy : p->from; /* a copy: stores cannot change it */
+    qnet_real *const dy_made = p->dy_made;
     const ptrdiff_t channels = is_dy ? p->dst_c : p->src_c, first = is_dy ? p->slab_first : 0;
     const ptrdiff_t end = is_dy && first + p->slab < channels ? first + p->slab : channels;
     const ptrdiff_t plane = is_dy ? p->d_plane : p->v_plane;
@@ -4749,18 +4788,18 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
         const ptrdiff_t *coming = ahead < channels ? now->at : next->at;
         qnet__prologue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST];
-        qnet__prologue_channels(from, kind, c, QNET__LANES, &k);
+        qnet__prologue_channels(&from, kind, c, QNET__LANES, &k);
         for (x = 0; x < columns; x++) {
             qnet__lanes d[QNET__WINOGRAD_MOST];
             for (i = 0; i < size && x >= size - fresh; i++)
-                qnet__prologue_prefetch(from, kind, coming[i * size + x] + ahead % channels);
+                qnet__prologue_prefetch(&from, kind, coming[i * size + x] + ahead % channels);
             QNET__UNROLL
             for (i = 0; i < size; i++) {
                 const ptrdiff_t at = now->at[i * size + x];
                 d[i] = at < 0 ? qnet__lanes_zero()
-                              : qnet__prologue_get(from, kind, &k, at + c, QNET__LANES);
-                if (kind == QNET__PROLOGUE_GRADIENT && p->dy_made != NULL && at >= 0)
-                    qnet__lanes_store(p->dy_made + at + c, d[i]);
+                              : qnet__prologue_get(&from, kind, &k, at + c, QNET__LANES);
+                if (kind == QNET__PROLOGUE_GRADIENT && dy_made != NULL && at >= 0)
+                    qnet__lanes_store(dy_made + at + c, d[i]);
             }
             qnet__winograd_axis_of(form, step, points_y, d, half + x, size);
         }
@@ -4804,6 +4843,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
                                           const qnet__winograd_view *next, ptrdiff_t channel,
                                           int is_first, const qnet_real *m, qnet__sums *sums)
 {
+    const qnet__epilogue sink = p->sink; /* a copy, which stores to the map cannot change */
     const int most = qnet__winograd_sizes_of[form].points;
     const int size = qnet__winograd_sizes_of[form].out, rows = full ? size : now->rows;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
@@ -4817,8 +4857,8 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
         qnet__lanes half[8 * QNET__WINOGRAD_MOST];
         for (i = 0; i < size * size && next != NULL; i++)
             if (next->at[i] >= 0)
-                qnet__epilogue_prefetch(&p->sink, kind, next->at[i] + c);
-        qnet__epilogue_channels(&p->sink, kind, c, QNET__LANES, &k);
+                qnet__epilogue_prefetch(&sink, kind, next->at[i] + c);
+        qnet__epilogue_channels(&sink, kind, c, QNET__LANES, &k);
         for (x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
             QNET__UNROLL
@@ -4835,7 +4875,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
             QNET__UNROLL
             for (i = 0; i < size; i++)
                 if (at[i] >= 0)
-                    qnet__epilogue_put(&p->sink, kind, &k, at[i] + c, QNET__LANES, e[i], &sum);
+                    qnet__epilogue_put(&sink, kind, &k, at[i] + c, QNET__LANES, e[i], &sum);
         }
         qnet__sums_fold(&sum);
         *sums = sum;
@@ -5098,6 +5138,124 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
 }
 #endif /* QNET__HAS_WINOGRAD */
 
+/* ---- Max pooling ----------------------------------------------------------------------------- */
+
+/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
+QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                         qnet_real x, size_t c)
+{
+    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
+    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
+    return x;
+}
+
+/* A later tap wins only if it is larger, or NaN. Choices are no branches, so that the loops over
+   channels become vector code. */
+QNET__INLINE void qnet__maxpool_next(qnet_real v, int tap, qnet_real *best, int *winner)
+{
+    const int better = (v > *best) | (v != v);
+    *winner = better ? tap : *winner;
+    *best = better ? v : *best;
+}
+
+/* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
+   x[9][channels]. The steps are written out: compilers unroll a loop too late. */
+QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
+                                       const qnet__prologue_kind kind, const qnet_real *const *x,
+                                       const int *tap, size_t c, size_t at)
+{
+    const qnet__prologue *s = &pool->x;
+    qnet_real top[QNET__WIDTH];
+    int won[QNET__WIDTH];
+    for (int i = 0; i < n; i++) {
+        const size_t k = c + (size_t)i;
+        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
+        int winner = tap[0];
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[1][k], k), tap[1], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[2][k], k), tap[2], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[3][k], k), tap[3], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[4][k], k), tap[4], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[5][k], k), tap[5], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[6][k], k), tap[6], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[7][k], k), tap[7], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[8][k], k), tap[8], &best, &winner);
+        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
+        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
+        top[i] = best;
+        won[i] = winner;
+    }
+    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
+    if (pool->argmax != NULL)
+        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+}
+
+/* One output row: index = image * out_height + row. The window is clipped to the image, which is
+   what padding with -infinity means: where a tap is outside, the one before takes part once more,
+   or the first inside; that changes nothing. */
+QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
+                                        size_t index)
+{
+    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
+    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
+    const ptrdiff_t y = 2 * (ptrdiff_t)(index % pool->out_height) - 1;
+    const size_t n = pool->channels;
+    size_t c;
+    for (size_t ox = 0; ox < pool->out_width; ox++) {
+        const size_t at = (index * pool->out_width + ox) * n;
+        const ptrdiff_t left = 2 * (ptrdiff_t)ox - 1;
+        const qnet_real *x[9];
+        int tap[9], last = (y < 0 ? 3 : 0) + (left < 0 ? 1 : 0);
+        for (int t = 0; t < 9; t++) {
+            const ptrdiff_t iy = y + t / 3, ix = left + t % 3;
+            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
+            tap[t] = last;
+            x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
+                                last % 3) * (ptrdiff_t)n;
+        }
+        QNET__BLOCKS(c, n, block, qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
+    }
+}
+
+/* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
+   Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
+QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
+                                       size_t ix, size_t c, qnet_real *dx)
+{
+    const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
+    const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
+    qnet_real sum[QNET__WIDTH];
+    for (int i = 0; i < n; i++) sum[i] = 0;
+    for (size_t oy = iy / 2; oy <= last_y; oy++)
+        for (size_t ox = ix / 2; ox <= last_x; ox++) {
+            const int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
+            const size_t window = (image * pool->out_height + oy) * pool->out_width + ox;
+            const uint8_t *winner = pool->winner + window * pool->channels + c;
+            const qnet_real *dy = pool->dy + window * pool->channels + c;
+            for (int i = 0; i < n; i++) {
+                const qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
+                sum[i] += winner[i] == tap ? v : 0;
+            }
+        }
+    for (int i = 0; i < n; i++) dx[i] = sum[i];
+}
+
+/* A row of y or, where there is a dx, of dx. Gathering gives every number one owner. */
+static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
+{
+    const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
+    size_t c;
+    if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_PLAIN)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
+    else if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_SCALED)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
+    else if (pool->dx == NULL)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
+    for (size_t ix = 0; pool->dx != NULL && ix < pool->width; ix++) {
+        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
+        QNET__BLOCKS(c, n, width, qnet__maxpool_gather(width, pool, image, iy, ix, c, dx + c));
+    }
+}
+
 /* ---- The gradient of the stem's weights ------------------------------------------------------ */
 
 /* sum[QNET__STEM_TAPS] += value[i] times the taps at from[i]; some vectors of them at a time. */
@@ -5296,7 +5454,7 @@ static const qnet__isa qnet__isa_table = {
 #else
     NULL,
 #endif
-    qnet__stem_winners_of, qnet__lstm_forward_row, qnet__lstm_backward_row
+    qnet__maxpool_row, qnet__stem_winners_of, qnet__lstm_forward_row, qnet__lstm_backward_row
 };
 
 #endif /* QNET__SUFFIX */
@@ -7591,151 +7749,11 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
 
 /* ---- Max pooling ----------------------------------------------------------------------------- */
 
-/* Loops over channels go in blocks of this constant length, which compilers turn into vector
-   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
-   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
-#define QNET__WIDTH 32
-
-/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
-   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
-#define QNET__BLOCKS(c, n, width, call)                                   \
-    do {                                                                  \
-        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
-            const int width = QNET__WIDTH;                                \
-            call;                                                         \
-        }                                                                 \
-        if ((c) < (n)) {                                                  \
-            const int width = (int)((n) - (c));                           \
-            call;                                                         \
-        }                                                                 \
-    } while (0)
-
-/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
-typedef struct qnet__maxpool {
-    size_t height, width, channels, out_height, out_width;
-    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
-    qnet__prologue x;      /* plain;
-                              normalised: the pooled map is that of norm and ReLU, no argmax;
-                              scaled by signs, 1, -1 or 0: that x of a window wins which is
-                              largest, smallest or first */
-    const qnet_real *dy;
-    qnet_real *y, *dx;     /* dx: backward */
-    const uint8_t *winner; /* backward: the argmax of the forward pass */
-    uint8_t *argmax;
-} qnet__maxpool;
-
-/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
-QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                         qnet_real x, size_t c)
-{
-    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
-    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
-    return x;
-}
-
-/* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
-   x[9][channels]. A later tap wins only if it is larger, or NaN. Choices are no branches, so that
-   the loop over channels becomes vector code. */
-QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
-                                       const qnet__prologue_kind kind, const qnet_real *const *x,
-                                       const int *tap, size_t c, size_t at)
-{
-    const qnet__prologue *s = &pool->x;
-    qnet_real top[QNET__WIDTH];
-    int won[QNET__WIDTH];
-    for (int i = 0; i < n; i++) {
-        const size_t k = c + (size_t)i;
-        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
-        int winner = tap[0];
-        QNET__UNROLL
-        for (int t = 1; t < 9; t++) {
-            const qnet_real v = qnet__maxpool_get(s, kind, x[t][k], k);
-            const int better = (v > best) | (v != v);
-            winner = better ? tap[t] : winner;
-            best = better ? v : best;
-        }
-        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
-        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
-        top[i] = best;
-        won[i] = winner;
-    }
-    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
-    if (pool->argmax != NULL)
-        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
-}
-
-/* One output row: index = image * out_height + row. The window is clipped to the image, which is
-   what padding with -infinity means: where a tap is outside, the one before takes part once more,
-   or the first inside; that changes nothing. */
-QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
-                                        size_t index)
-{
-    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
-    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
-    const ptrdiff_t y = 2 * (ptrdiff_t)(index % pool->out_height) - 1;
-    const size_t n = pool->channels;
-    size_t c;
-    for (size_t ox = 0; ox < pool->out_width; ox++) {
-        const size_t at = (index * pool->out_width + ox) * n;
-        const ptrdiff_t left = 2 * (ptrdiff_t)ox - 1;
-        const qnet_real *x[9];
-        int tap[9], last = (y < 0 ? 3 : 0) + (left < 0 ? 1 : 0);
-        for (int t = 0; t < 9; t++) {
-            const ptrdiff_t iy = y + t / 3, ix = left + t % 3;
-            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
-            tap[t] = last;
-            x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
-                                last % 3) * (ptrdiff_t)n;
-        }
-        QNET__BLOCKS(c, n, block, qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
-    }
-}
-
-/* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
-   Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
-QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
-                                       size_t ix, size_t c, qnet_real *dx)
-{
-    const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
-    const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
-    qnet_real sum[QNET__WIDTH];
-    for (int i = 0; i < n; i++) sum[i] = 0;
-    for (size_t oy = iy / 2; oy <= last_y; oy++)
-        for (size_t ox = ix / 2; ox <= last_x; ox++) {
-            const int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
-            const size_t window = (image * pool->out_height + oy) * pool->out_width + ox;
-            const uint8_t *winner = pool->winner + window * pool->channels + c;
-            const qnet_real *dy = pool->dy + window * pool->channels + c;
-            for (int i = 0; i < n; i++) {
-                const qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
-                sum[i] += winner[i] == tap ? v : 0;
-            }
-        }
-    for (int i = 0; i < n; i++) dx[i] = sum[i];
-}
-
-/* A row of y or, where there is a dx, of dx. Gathering gives every number one owner. */
-static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
-{
-    const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
-    size_t c;
-    if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_PLAIN)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
-    else if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_SCALED)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
-    else if (pool->dx == NULL)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
-    for (size_t ix = 0; pool->dx != NULL && ix < pool->width; ix++) {
-        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
-        QNET__BLOCKS(c, n, width, qnet__maxpool_gather(width, pool, image, iy, ix, c, dx + c));
-    }
-}
-
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
     const qnet__maxpool *pool = (const qnet__maxpool *)arg;
     QNET__UNUSED(worker);
-    qnet__maxpool_row(pool, index);
+    pool->isa->maxpool(pool, index);
 }
 
 /* Forward, or backward where there is a dx. */
@@ -7761,6 +7779,7 @@ static qnet_status qnet__maxpool_plan(qnet_context *ctx, const char *name, int b
                           height, width);
     QNET__TRY(qnet__check_layer(ctx, name, rows, "channels", channels, pointers_are_there));
     memset(pool, 0, sizeof *pool);
+    pool->isa = qnet__isa_of(ctx);
     pool->height = (size_t)height, pool->width = (size_t)width;
     pool->channels = (size_t)channels;
     pool->out_height = (pool->height - 1) / 2 + 1;
@@ -8008,7 +8027,7 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
         pool.x.x = above;
         pool.rows_before = image * s->out_h + first - 1;
         for (y = b * s->band; y < pool_end; y++)
-            qnet__maxpool_row(&pool, (size_t)(image * s->pool_h + y));
+            p->isa->maxpool(&pool, (size_t)(image * s->pool_h + y));
         memcpy(above, rows + (last - first - 1) * row, (size_t)row * sizeof *above);
     }
 }
@@ -9025,7 +9044,7 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
    >>resnet
    ResNet18, the image-level model (paper, "Internal Architecture", Fig. 4; He et al. 2016): 20
    convolutions, each with its batch norm ("conv_bn"), in a stem and 8 blocks. One function,
-   qnet__resnet_describe, says so; the parameter table, the memory plan, the forward and the
+   qnet__resnet_describe, defines it; the parameter table, the memory plan, the forward and the
    backward pass walk its lists. Names in the table are torchvision's. tests/plain_resnet.h is the
    same network layer by layer, with every tensor in memory: read that first.
 
@@ -9044,11 +9063,13 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
 
    Memory traffic is the limit beside the products. So a training pass keeps the output of each
    convolution, before its norm, and the output of each block, and nothing else. A prologue applies
-   norm and ReLU where the next convolution reads (forward) or makes the gradient of a convolution's
-   output from that of its norm (backward); an epilogue sums up the moments of a norm, or masks a
-   gradient and sums up what its norm needs, where a convolution writes (>>fuse). The sum at the end
-   of a block is the one pass of its own. At inference norm, residual and ReLU are all in epilogues,
-   and what a convolution stores is its output after them.
+   norm and ReLU where the next convolution reads (forward) or computes the gradient of a
+   convolution's output from that of its norm (backward); an epilogue sums up the moments of a norm,
+   or masks a gradient and sums up what its norm needs, where a convolution writes (>>kernels,
+   >>fuse). The sum at the end of a block is a pass of its own. At inference norm, residual and ReLU
+   are all in epilogues, and what a convolution stores is its output after them. Relies on >>conv
+   for convolutions with prologue and epilogue, on >>stem for the first layer and its pooling, on
+   >>pool and >>dense for the head.
 
    The paper's text gives a block one ReLU, after its first convolution. The ResNet18 that it names
    and starts from (He et al., torchvision) has a second one, after the sum: so has this.
@@ -9059,25 +9080,28 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
 #define QNET__RESNET_TRAINED (3 * QNET__CONV_BNS + 2) /* table entries that are trained */
 #define QNET__RESNET_PARAMS (QNET__RESNET_TRAINED + 3 * QNET__CONV_BNS)
 
-/* A convolution, the batch norm after it and, if relu, a ReLU; shapes are those of the largest
-   batch. With g the gradient of the norm's output over N = batch out_h out_w pixels, x the
-   convolution's output and d = x - mean (Ioffe & Szegedy 2015, section 3):
+/* A convolution, the batch norm after it and, if relu, a ReLU. With x the convolution's output over
+   N = batch out_h out_w pixels, y the norm's, g the gradient of y and d = x - mean (Ioffe & Szegedy
+   2015, section 3), per channel:
 
+       y = d scale + beta,  scale = gamma rstd,  rstd = 1 / sqrt(variance + eps);
        dbeta = sum g,  dgamma = rstd sum g d,
        dx = scale (g - mean_g - d slope_g),  mean_g = sum g / N,  slope_g = rstd^2 sum g d / N. */
 typedef struct qnet__conv_bn {
     char conv_name[32], norm_name[32]; /* "layer1.0.conv1", "layer1.0.bn1" */
-    qnet_conv2d conv;
+    qnet_conv2d conv;                  /* its batch: the largest, then that of the last pass */
     qnet__conv_algorithm algorithm; /* of the largest batch: any batch then has the same bits */
     int relu;
     qnet_real *w, *gamma, *beta;                     /* in net->weights */
-    qnet_real *packed;                               /* w for the kernels, see qnet_resnet_pack */
     qnet_real *running_mean, *running_var, *tracked; /* in net->weights */
     qnet_real *dw, *dgamma, *dbeta;                  /* in net->gradients */
-    qnet_real *conv_out;          /* [batch][out_h][out_w][out]; of the stem: pooled, see >>stem */
-    qnet_real *mean, *rstd;       /* [out]: statistics of the last training batch */
-    qnet_real *scale;             /* [out]: gamma * rstd */
-    qnet_real *mean_g, *slope_g;  /* [out] */
+    qnet_real *packed;        /* w for the kernels, see qnet_resnet_pack; or NULL */
+    qnet_real *conv_out;      /* [batch][out_h][out_w][out], after the norm at inference; of the
+                                 stem: pooled, see >>stem */
+    qnet_real *mean, *rstd;   /* [out]: statistics of the last training batch */
+    const qnet_real *center;  /* mean; running_mean at inference */
+    qnet_real *scale;         /* [out]; at inference by running_var */
+    qnet_real *mean_g, *slope_g; /* [out] */
 } qnet__conv_bn;
 
 /* out = ReLU(second(first(x)) + shortcut(x)): indices of conv_bns, which follow each other;
@@ -9087,7 +9111,6 @@ typedef struct qnet__resblock {
     qnet_real *out;        /* after its ReLU; until then room for a normalised input */
     qnet_real *dout;       /* gradient of the sum inside the ReLU of `out` */
     qnet_real *dmid;       /* gradient of first's norm */
-    void *scratch[2];      /* of its convolutions, forward and backward */
 } qnet__resblock;
 
 typedef struct qnet__resnet_state {
@@ -9096,32 +9119,22 @@ typedef struct qnet__resnet_state {
     qnet__resblock block[QNET__RESBLOCKS];
     qnet_param_table table;
     qnet_param *params;
-    int pool_h, pool_w;       /* of the pooled map */
     int stem_fused;           /* by >>stem, which takes three channels */
-    uint8_t *argmax;          /* [batch][pool_h][pool_w][64] */
-    qnet_real *dpooled;       /* like argmax */
+    uint8_t *argmax;          /* of max pooling, like the stem's conv_out */
+    qnet_real *dpooled;       /* gradient of that */
     qnet_real *stem_out, *dstem; /* [batch][out_h][out_w][64], unless fused: conv, its gradient */
-    void *stem_scratch[2], *head_scratch;
     qnet_real *features, *dfeatures; /* [batch][512] */
-    qnet_real *logits;        /* [batch][classes] */
+    void *scratch;            /* of the layer that runs */
     qnet__epilogue sums;      /* the memory of the sums of a norm, per chunk ... */
     double *total[2];         /* ... and of all chunks, [512] */
     void *packed;             /* of all conv_bns */
     size_t packed_bytes;
     double momentum;
-    int batch;   /* of the last forward pass; 0: none yet */
-    int trained; /* images that a backward pass may follow for; 0: none */
+    int batch, train; /* of the last forward pass; batch 0: none, or used up by a backward pass */
 } qnet__resnet_state;
 
-/* Pixels of a convolution's output for this batch. */
-static size_t qnet__conv_bn_rows(const qnet__conv_bn *c, int batch)
-{
-    return (size_t)batch * (size_t)qnet_conv2d_out_height(&c->conv) *
-           (size_t)qnet_conv2d_out_width(&c->conv);
-}
-
-/* The next conv_bn: kernel x kernel convolution of `in` to `out` channels over height x width,
-   padded so that stride 1 keeps the size. prefix is "" or "layer1.0.". */
+/* Describes kernel x kernel convolution of `in` to `out` channels over height x width, padded so
+   that stride 1 keeps the size. prefix is "" or "layer1.0.". */
 static void qnet__conv_bn_describe(qnet__conv_bn *c, const char *prefix, const char *conv,
                                    const char *norm, int batch, int height, int width, int in,
                                    int out, int kernel, int stride)
@@ -9130,7 +9143,7 @@ static void qnet__conv_bn_describe(qnet__conv_bn *c, const char *prefix, const c
     snprintf(c->conv_name, sizeof c->conv_name, "%s%s", prefix, conv);
     snprintf(c->norm_name, sizeof c->norm_name, "%s%s", prefix, norm);
     c->conv = shape;
-    c->relu = 1;
+    c->relu = kernel > 1;
 }
 
 /* The definition of ResNet18: the stem, then layers 1..4 of two blocks each, with 64, 128, 256 and
@@ -9139,16 +9152,17 @@ static void qnet__conv_bn_describe(qnet__conv_bn *c, const char *prefix, const c
 static void qnet__resnet_describe(const qnet_resnet_config *config, qnet__resnet_state *r)
 {
     qnet__conv_bn *c = r->conv_bn;
-    int batch = config->batch, in = 64, n = 1, h, w;
+    const int batch = config->batch;
+    int in = 64, n = 1;
     qnet__conv_bn_describe(c, "", "conv1", "bn1", batch, config->height, config->width,
-                           config->channels, 64, 7, 2);
-    r->pool_h = h = (qnet_conv2d_out_height(&c->conv) - 1) / 2 + 1;
-    r->pool_w = w = (qnet_conv2d_out_width(&c->conv) - 1) / 2 + 1;
+                           config->channels, in, 7, 2);
+    int h = (qnet_conv2d_out_height(&c->conv) - 1) / 2 + 1; /* of the pooled map */
+    int w = (qnet_conv2d_out_width(&c->conv) - 1) / 2 + 1;
     for (int b = 0; b < QNET__RESBLOCKS; b++) {
-        qnet__resblock *block = &r->block[b];
         const int layer = b / 2 + 1, out = 64 << (layer - 1);
         const int stride = layer > 1 && b % 2 == 0 ? 2 : 1;
         const int out_h = (h - 1) / stride + 1, out_w = (w - 1) / stride + 1;
+        qnet__resblock *block = &r->block[b];
         char prefix[] = "layer1.0.";
         prefix[5] = (char)('0' + layer), prefix[7] = (char)('0' + b % 2);
         block->first = n++;
@@ -9158,14 +9172,10 @@ static void qnet__resnet_describe(const qnet_resnet_config *config, qnet__resnet
                                stride);
         qnet__conv_bn_describe(c + block->second, prefix, "conv2", "bn2", batch, out_h, out_w, out,
                                out, 3, 1);
-        if (block->shortcut >= 0) {
+        if (block->shortcut >= 0)
             qnet__conv_bn_describe(c + block->shortcut, prefix, "downsample.0", "downsample.1",
                                    batch, h, w, in, out, 1, stride);
-            c[block->shortcut].relu = 0;
-        }
-        in = out;
-        h = out_h;
-        w = out_w;
+        in = out, h = out_h, w = out_w;
     }
 }
 
@@ -9199,28 +9209,26 @@ static void qnet__resnet_table(const qnet_resnet_config *config, qnet__resnet_st
 
 /* ---- Memory by lifetimes --------------------------------------------------------------------- */
 
-/* Tensors that share one region: two may overlap if no step needs both. The list of them is run
-   twice: first to place them, then, from next = 0, to hand them out. */
-#define QNET__PLAN_TENSORS 67 /* of a ResNet18 for training */
+/* Tensors that share one region of memory: two may overlap if no step needs both. A tensor is
+   needed from step `first` to step `last`, both included. The list of them is run twice: without a
+   base to place them, then, from count = 0, to hand them out. */
+#define QNET__PLAN_TENSORS 48 /* of a ResNet18 for training */
 typedef struct qnet__plan {
-    unsigned char *base; /* of the region; NULL while measuring */
-    int count, next;
+    unsigned char *base; /* of the region */
+    int count;           /* tensors of this run so far */
     struct { size_t bytes, at; int first, last; } tensor[QNET__PLAN_TENSORS];
 } qnet__plan;
 
 /* count * size bytes that steps first..last need; NULL before the region is there. */
 static void *qnet__plan_take(qnet__plan *p, size_t count, size_t size, int first, int last)
 {
+    const int i = p->count++;
     qnet__arena one = {NULL, 0};
-    if (p->next < p->count) {
-        const size_t at = p->tensor[p->next++].at;
-        return p->base != NULL ? p->base + at : NULL;
-    }
+    if (p->base != NULL) return p->base + p->tensor[i].at;
     qnet__take(&one, count, size);
-    p->tensor[p->count].bytes = one.at;
-    p->tensor[p->count].first = first;
-    p->tensor[p->count].last = last;
-    p->next = ++p->count;
+    p->tensor[i].bytes = one.at;
+    p->tensor[i].first = first;
+    p->tensor[i].last = last;
     return NULL;
 }
 
@@ -9248,100 +9256,114 @@ static size_t qnet__plan_place(qnet__plan *p)
     return end;
 }
 
-/* Scratch of the convolution with the algorithm of the largest batch. Winograd's may cut a smaller
-   batch in another way, which needs a little more. */
-static size_t qnet__conv_bn_scratch(qnet_context *ctx, const qnet__conv_bn *c)
-{
-    qnet_conv2d conv = c->conv;
-    size_t bytes = 0;
-    for (conv.batch = 1; conv.batch <= c->conv.batch; conv.batch++)
-        bytes = qnet__max_size(bytes, qnet__conv_scratch(ctx, c->algorithm, &conv));
-    return bytes;
-}
-
-/* Scratch of the stem's forward or backward pass. */
-static size_t qnet__resnet_stem_scratch(const qnet__resnet_state *r, int backward)
-{
-    const qnet__conv_bn *stem = r->conv_bn;
-    if (!r->stem_fused) return qnet__conv_bn_scratch(r->net.ctx, stem);
-    return backward ? qnet__stem_backward_scratch(r->net.ctx, &stem->conv)
-                    : qnet__stem_forward_scratch(r->net.ctx, &stem->conv);
-}
-
 /* The maps, by steps: 0 the stem, 1 + b block b, 9 the head, and the same backward: 17 - b block b,
-   18 the stem. What a training pass keeps lives from the step that makes it to the same block's
-   backward step, and so all of it at step 9; the gradients of a block then lie over what the blocks
-   after it have kept. At inference a map lives until the next block has read it. */
+   18 the stem.
+
+       map of block b         training             inference
+       conv_out, out          1 + b .. 17 - b      1 + b; out until the next block has read it
+       dout                   16 - b .. 17 - b     from the block behind, which computes it
+       dmid                   17 - b
+
+   So all that a training pass keeps is there at step 9, and the gradients of a block lie over what
+   the blocks behind it have kept. */
 static void qnet__resnet_maps(qnet__plan *p, qnet__resnet_state *r)
 {
-    const int batch = r->net.config.batch, train = r->net.config.training;
-    const size_t real = sizeof(qnet_real), rows = (size_t)batch;
-    const size_t pooled = rows * (size_t)r->pool_h * (size_t)r->pool_w * 64;
+    const int train = r->net.config.training;
+    const size_t real = sizeof(qnet_real);
     qnet__conv_bn *stem = r->conv_bn;
-    const size_t whole = r->stem_fused ? 0 : 64 * qnet__conv_bn_rows(stem, batch);
-
+    const size_t pooled = 64 * qnet__conv_in_pixels(&stem[1].conv);
+    const size_t whole = r->stem_fused ? 0 : 64 * qnet__conv_out_pixels(&stem->conv);
     stem->conv_out = (qnet_real *)qnet__plan_take(p, pooled, real, 0, train ? 18 : 1);
     r->stem_out = (qnet_real *)qnet__plan_take(p, whole, real, 0, train ? 18 : 0);
-    r->stem_scratch[0] = qnet__plan_take(p, qnet__resnet_stem_scratch(r, 0), 1, 0, 0);
-    r->head_scratch = qnet__plan_take(
-        p, qnet_dense_scratch(r->net.ctx, rows, QNET_FEATURES, r->net.config.classes), 1, 9, 9);
     for (int b = 0; b < QNET__RESBLOCKS; b++) {
         qnet__resblock *block = &r->block[b];
-        const int last = block->shortcut >= 0 ? block->shortcut : block->second, back = 17 - b;
-        const size_t count = qnet__conv_bn_rows(&r->conv_bn[block->second], batch) *
-                             (size_t)r->conv_bn[block->second].conv.out_channels;
-        size_t scratch = 0;
-        for (int u = block->first; u <= last; u++) {
-            scratch = qnet__max_size(scratch, qnet__conv_bn_scratch(r->net.ctx, &r->conv_bn[u]));
+        qnet__conv_bn *second = &r->conv_bn[block->second];
+        const int last = qnet__max_int(block->second, block->shortcut), back = 17 - b;
+        const size_t count = qnet__conv_out_pixels(&second->conv) *
+                             (size_t)second->conv.out_channels;
+        for (int u = block->first; u <= last; u++)
             if (train || u != block->second)
                 r->conv_bn[u].conv_out = (qnet_real *)qnet__plan_take(p, count, real, 1 + b,
                                                                       train ? back : 1 + b);
-        }
         block->out = (qnet_real *)qnet__plan_take(p, count, real, 1 + b, train ? back : 2 + b);
-        block->scratch[0] = qnet__plan_take(p, scratch, 1, 1 + b, 1 + b);
         if (train) {
             block->dout = (qnet_real *)qnet__plan_take(p, count, real, back - 1, back);
             block->dmid = (qnet_real *)qnet__plan_take(p, count, real, back, back);
-            block->scratch[1] = qnet__plan_take(p, scratch, 1, back, back);
         }
     }
     if (train) {
         r->argmax = (uint8_t *)qnet__plan_take(p, pooled, 1, 0, 18);
         r->dpooled = (qnet_real *)qnet__plan_take(p, pooled, real, 17, 18);
         r->dstem = (qnet_real *)qnet__plan_take(p, whole, real, 18, 18);
-        r->stem_scratch[1] = qnet__plan_take(p, qnet__resnet_stem_scratch(r, 1), 1, 18, 18);
     }
 }
 
-/* Memory for the sums of the map that has most chunks or numbers in them; it may be the input or
-   the output of a convolution. */
+/* Bytes of scratch for the layer that needs most, with any batch: Winograd's form may cut a smaller
+   one in another way, which takes a little more. Layers run one after the other and share it. */
+static size_t qnet__resnet_scratch(const qnet__resnet_state *r)
+{
+    const qnet_resnet_config *config = &r->net.config;
+    const qnet_conv2d *stem = &r->conv_bn[0].conv;
+    qnet_context *ctx = r->net.ctx;
+    size_t most = qnet_dense_scratch(ctx, (size_t)config->batch, QNET_FEATURES, config->classes);
+    if (r->stem_fused)
+        most = qnet__max_size(most, qnet__stem_forward_scratch(ctx, stem));
+    if (r->stem_fused && config->training)
+        most = qnet__max_size(most, qnet__stem_backward_scratch(ctx, stem));
+    for (int u = r->stem_fused; u < QNET__CONV_BNS; u++) {
+        qnet_conv2d conv = r->conv_bn[u].conv;
+        for (conv.batch = 1; conv.batch <= config->batch; conv.batch++)
+            most = qnet__max_size(most, qnet__conv_scratch(ctx, r->conv_bn[u].algorithm, &conv));
+    }
+    return most;
+}
+
+/* Memory for the sums of the map that has most numbers in them, one per chunk and channel; it may
+   be the input or the output of a convolution. */
 static void qnet__resnet_sums(qnet__arena *arena, qnet__resnet_state *r)
 {
-    const qnet__isa *isa = qnet__isa_of(r->net.ctx);
     const qnet__stem stem = qnet__stem_geometry(&r->conv_bn[0].conv);
-    size_t chunks = qnet__stem_chunks(&stem), numbers = 64 * chunks;
+    size_t numbers = 64 * qnet__stem_chunks(&stem);
     for (int u = 0; u < QNET__CONV_BNS; u++) {
-        const qnet__conv_bn *c = &r->conv_bn[u];
-        const size_t in = (size_t)c->conv.in_channels, out = (size_t)c->conv.out_channels;
-        const int side = qnet__conv_side(c->algorithm);
-        size_t most = qnet__pass_chunks(qnet__conv_bn_rows(c, c->conv.batch), out);
+        const qnet_conv2d *conv = &r->conv_bn[u].conv;
+        const size_t out = (size_t)conv->out_channels;
+        const int side = qnet__conv_side(r->conv_bn[u].algorithm);
+        size_t chunks = qnet__pass_chunks(qnet__conv_out_pixels(conv), out);
         if (side > 0) {
             qnet__winograd p;
-            qnet__winograd_geometry(&p, isa, &c->conv, side, 0);
-            most = qnet__max_size(most, (size_t)p.blocks);
+            qnet__winograd_geometry(&p, qnet__isa_of(r->net.ctx), conv, side, 0);
+            chunks = qnet__max_size(chunks, (size_t)p.blocks);
         }
-        chunks = qnet__max_size(chunks, most);
-        numbers = qnet__max_size(numbers, most * qnet__max_size(in, out));
+        numbers = qnet__max_size(numbers, chunks * qnet__max_size((size_t)conv->in_channels, out));
     }
     r->sums.center = (qnet_real *)qnet__take(arena, numbers, sizeof(qnet_real));
     r->sums.sum1 = (double *)qnet__take(arena, numbers, sizeof(double));
     r->sums.sum2 = (double *)qnet__take(arena, numbers, sizeof(double));
-    r->sums.rows = (size_t *)qnet__take(arena, chunks, sizeof(size_t));
+    r->sums.rows = (size_t *)qnet__take(arena, numbers / 64, sizeof(size_t)); /* enough chunks */
     r->total[0] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
     r->total[1] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
 }
 
-/* Carves the whole network from an arena; with base NULL it only measures. */
+/* Points c, conv_bn number u, at its entries of the weights and gradients, in the order of the
+   table. Pointers, not copies: whoever writes the block changes the network. */
+static void qnet__conv_bn_bind(qnet__conv_bn *c, int u, const qnet__resnet_state *r)
+{
+    const qnet_param *p = &r->params[3 * u], *running = p + QNET__RESNET_TRAINED;
+    qnet_real *weights = r->net.weights, *gradients = r->net.gradients;
+    c->w = weights + p[0].offset;
+    c->gamma = weights + p[1].offset;
+    c->beta = weights + p[2].offset;
+    c->running_mean = weights + running[0].offset;
+    c->running_var = weights + running[1].offset;
+    c->tracked = weights + running[2].offset;
+    if (gradients == NULL) return;
+    c->dw = gradients + p[0].offset;
+    c->dgamma = gradients + p[1].offset;
+    c->dbeta = gradients + p[2].offset;
+}
+
+/* Carves the whole network from an arena; with base NULL it only measures. In this order: state,
+   table, weights, gradients, what a norm has per channel, maps, scratch, features, sums. */
 static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *config,
                               qnet__arena *arena, qnet__resnet_state *r)
 {
@@ -9370,15 +9392,18 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
             c->mean_g = (qnet_real *)qnet__take(arena, out, real);
             c->slope_g = (qnet_real *)qnet__take(arena, out, real);
         }
+        if (arena->base != NULL)
+            qnet__conv_bn_bind(c, u, r);
     }
     plan.base = NULL;
-    plan.count = plan.next = 0;
+    plan.count = 0;
     qnet__resnet_maps(&plan, r);
     plan.base = (unsigned char *)qnet__take(arena, qnet__plan_place(&plan), 1);
-    plan.next = 0;
-    qnet__resnet_maps(&plan, r);
+    plan.count = 0;
+    if (plan.base != NULL)
+        qnet__resnet_maps(&plan, r);
+    r->scratch = qnet__take(arena, qnet__resnet_scratch(r), 1);
     r->features = (qnet_real *)qnet__take(arena, batch * QNET_FEATURES, real);
-    r->logits = (qnet_real *)qnet__take(arena, batch * (size_t)config->classes, real);
     if (config->training) {
         r->dfeatures = (qnet_real *)qnet__take(arena, batch * QNET_FEATURES, real);
         qnet__resnet_sums(arena, r);
@@ -9394,20 +9419,18 @@ static qnet_status qnet__check_range(qnet_context *ctx, const char *what, const 
                       least, most, value);
 }
 
-/* The limits lie far above any use, so that no product of int sizes inside a layer overflows. */
+/* The limits lie far above any use, so that no product of int sizes inside a layer overflows. The
+   largest tensors, the input and the stem's output, a quarter of it with 64 channels, must fit a
+   size_t, which matters where that has 32 bits. */
 static qnet_status qnet__resnet_check_config(qnet_context *ctx, const qnet_resnet_config *config)
 {
-    size_t count;
     QNET__TRY(qnet__check_range(ctx, "resnet", "height", config->height, 32, 8192));
     QNET__TRY(qnet__check_range(ctx, "resnet", "width", config->width, 32, 8192));
     QNET__TRY(qnet__check_range(ctx, "resnet", "channels", config->channels, 1, 1024));
     QNET__TRY(qnet__check_range(ctx, "resnet", "classes", config->classes, 1, 65536));
     QNET__TRY(qnet__check_range(ctx, "resnet", "batch", config->batch, 1, 4096));
-    /* The largest tensors are the input and the stem's output, a quarter of it with 64 channels. */
-    count = (size_t)qnet__max_int(config->channels, 64) * sizeof(double);
-    if (!qnet__mul(count, (size_t)config->height, &count) ||
-        !qnet__mul(count, (size_t)config->width, &count) ||
-        !qnet__mul(count, (size_t)config->batch, &count))
+    const double pixels = (double)config->batch * config->height * config->width;
+    if (pixels * qnet__max_int(config->channels, 64) * sizeof(double) > (double)(SIZE_MAX / 2))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "resnet: %d images of %d x %d x %d do not fit",
                           config->batch, config->height, config->width, config->channels);
     return QNET_OK;
@@ -9415,11 +9438,9 @@ static qnet_status qnet__resnet_check_config(qnet_context *ctx, const qnet_resne
 
 QNET_API void qnet_resnet_config_init(qnet_resnet_config *config)
 {
-    config->height = config->width = 224;
-    config->channels = 3;
-    config->classes = QNET_CLASSES;
-    config->batch = 64;
-    config->training = 1;
+    /* height, width, channels, classes, batch, training */
+    const qnet_resnet_config usual = {224, 224, 3, QNET_CLASSES, 64, 1};
+    *config = usual;
 }
 
 QNET_API size_t qnet_resnet_bytes(qnet_context *ctx, const qnet_resnet_config *config)
@@ -9430,27 +9451,6 @@ QNET_API size_t qnet_resnet_bytes(qnet_context *ctx, const qnet_resnet_config *c
         return 0;
     qnet__resnet_plan(ctx, config, &arena, &r);
     return arena.at == SIZE_MAX ? 0 : arena.at;
-}
-
-/* Points every conv_bn at its entries of the weights and gradients, in the order of the table.
-   Pointers, not copies: whoever writes the block changes the network. */
-static void qnet__resnet_bind(qnet__resnet_state *r)
-{
-    for (int u = 0; u < QNET__CONV_BNS; u++) {
-        const qnet_param *p = &r->params[3 * u], *running = p + QNET__RESNET_TRAINED;
-        qnet__conv_bn *c = &r->conv_bn[u];
-        c->w = r->net.weights + p[0].offset;
-        c->gamma = r->net.weights + p[1].offset;
-        c->beta = r->net.weights + p[2].offset;
-        c->running_mean = r->net.weights + running[0].offset;
-        c->running_var = r->net.weights + running[1].offset;
-        c->tracked = r->net.weights + running[2].offset;
-        if (r->net.gradients != NULL) {
-            c->dw = r->net.gradients + p[0].offset;
-            c->dgamma = r->net.gradients + p[1].offset;
-            c->dbeta = r->net.gradients + p[2].offset;
-        }
-    }
 }
 
 /* One allocation: the plan measures it, and carves it. The state is filled on the stack and copied
@@ -9473,9 +9473,8 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
     r.net.table = &self->table;
     r.net.bytes = bytes;
     r.net.state = self;
-    qnet__resnet_bind(&r);
     qnet__zero(ctx, r.net.weights, r.table.total * sizeof(qnet_real));
-    if (r.net.gradients != NULL)
+    if (config->training)
         qnet__zero(ctx, r.net.gradients, r.table.trainable * sizeof(qnet_real));
     *self = r;
     *out = &self->net;
@@ -9484,10 +9483,9 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
 
 QNET_API void qnet_resnet_destroy(qnet_resnet *net)
 {
-    if (net != NULL) {
-        qnet__free(net->ctx, net->state->packed, net->state->packed_bytes);
-        qnet__free(net->ctx, net->state, net->bytes);
-    }
+    if (net == NULL) return;
+    qnet__free(net->ctx, net->state->packed, net->state->packed_bytes);
+    qnet__free(net->ctx, net->state, net->bytes);
 }
 
 /* Measures the packed kernels in a first pass, takes memory unless an earlier call has, and packs
@@ -9495,17 +9493,15 @@ QNET_API void qnet_resnet_destroy(qnet_resnet *net)
 QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net)
 {
     qnet__arena arena = {NULL, 0};
-    qnet__resnet_state *r;
     if (net == NULL || net->config.training)
         return qnet__fail(net != NULL ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "resnet pack: expected a network created with training = 0");
-    r = net->state;
+    qnet__resnet_state *r = net->state;
     for (int pass = 0; pass < 2; pass++) {
         for (int u = 0; u < QNET__CONV_BNS; u++) {
             qnet__conv_bn *c = &r->conv_bn[u];
             const size_t count = qnet__conv_packed(net->ctx, c->algorithm, &c->conv);
-            c->packed = count == 0 ? NULL
-                                   : (qnet_real *)qnet__take(&arena, count, sizeof(qnet_real));
+            c->packed = (qnet_real *)qnet__take(&arena, count, sizeof(qnet_real));
             if (c->packed != NULL)
                 qnet__conv_pack(net->ctx, c->algorithm, &c->conv, c->w, c->packed);
         }
@@ -9561,8 +9557,8 @@ QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed)
 QNET__HELPER void qnet__resnet_init_head(qnet_resnet *net, uint64_t seed)
 {
     qnet__resnet_init_job job = {net, seed};
-    qnet__resnet_init_task(&job, (size_t)qnet_param_find(net->table, "fc.weight"), 0);
-    qnet__resnet_init_task(&job, (size_t)qnet_param_find(net->table, "fc.bias"), 0);
+    qnet__resnet_init_task(&job, QNET__RESNET_TRAINED - 2, 0); /* fc.weight */
+    qnet__resnet_init_task(&job, QNET__RESNET_TRAINED - 1, 0); /* fc.bias */
 }
 
 /* running = (1 - momentum) running + momentum * batch; with 1/k at batch k = 1, 2, ... that is the
@@ -9579,46 +9575,57 @@ QNET_API qnet_tensor qnet_resnet_feature_map(const qnet_resnet *net)
     const qnet__resnet_state *r = net->state;
     const qnet__resblock *last = &r->block[QNET__RESBLOCKS - 1];
     const qnet_conv2d *conv = &r->conv_bn[last->second].conv;
-    qnet_tensor t;
-    t.data = r->batch > 0 ? last->out : NULL;
-    t.ndim = 4;
-    t.shape[0] = (size_t)r->batch;
-    t.shape[1] = (size_t)qnet_conv2d_out_height(conv);
-    t.shape[2] = (size_t)qnet_conv2d_out_width(conv);
-    t.shape[3] = QNET_FEATURES;
-    return t;
+    const qnet_tensor map = {r->batch > 0 ? last->out : NULL, 4,
+                             {(size_t)r->batch, (size_t)conv->height, (size_t)conv->width,
+                              QNET_FEATURES}};
+    return map;
 }
 
 /* ---- Forward --------------------------------------------------------------------------------- */
 
-/* Prologue ReLU(norm(conv_out)). With `train` by the batch's statistics. */
-static qnet__prologue qnet__conv_bn_normalised(const qnet__conv_bn *c, int train)
+/* Prologue ReLU(norm(conv_out)). */
+static qnet__prologue qnet__conv_bn_normalised(const qnet__conv_bn *c)
 {
     qnet__prologue p = qnet__prologue_plain(c->conv_out);
     p.kind = QNET__PROLOGUE_NORMALISED;
-    p.mean = train ? c->mean : c->running_mean, p.scale = c->scale, p.beta = c->beta;
+    p.mean = c->center, p.scale = c->scale, p.beta = c->beta;
     return p;
 }
 
-/* Epilogue y = act(norm + residual). With `train` by the batch's statistics. */
-static qnet__epilogue qnet__conv_bn_norm(const qnet__conv_bn *c, int train,
-                                         const qnet_real *residual, qnet_real *y)
+/* Epilogue y = act(norm + residual). */
+static qnet__epilogue qnet__conv_bn_norm(const qnet__conv_bn *c, const qnet_real *residual,
+                                         qnet_real *y)
 {
     qnet__epilogue e = qnet__epilogue_plain(y);
     e.kind = QNET__EPILOGUE_NORMALISE;
-    e.mean = train ? c->mean : c->running_mean, e.scale = c->scale, e.beta = c->beta;
+    e.mean = c->center, e.scale = c->scale, e.beta = c->beta;
     e.residual = residual;
     e.relu = c->relu;
     return e;
 }
 
+/* Shapes, centres and, at inference, scales of a pass over `batch` images. */
+static void qnet__resnet_begin(qnet__resnet_state *r, int batch, int train)
+{
+    r->batch = 0; /* until the pass has succeeded there is nothing to go back from */
+    r->train = train;
+    for (int u = 0; u < QNET__CONV_BNS; u++) {
+        qnet__conv_bn *c = &r->conv_bn[u];
+        c->conv.batch = batch;
+        c->center = train ? c->mean : c->running_mean;
+        for (int i = 0; i < c->conv.out_channels && !train; i++)
+            c->scale[i] = (qnet_real)((double)c->gamma[i] /
+                                      sqrt((double)c->running_var[i] + QNET_BATCHNORM_EPS));
+    }
+}
+
 /* mean, rstd and scale of a norm from the moments of this batch; the running statistics move.
    momentum and the unbiased variance as in qnet_batchnorm_forward. */
-static void qnet__conv_bn_statistics(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+static void qnet__conv_bn_statistics(qnet__resnet_state *r, qnet__conv_bn *c,
                                      const qnet__epilogue *moments)
 {
-    const size_t n = (size_t)c->conv.out_channels, rows = qnet__conv_bn_rows(c, batch);
-    const double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
+    const size_t n = (size_t)c->conv.out_channels;
+    const double rows = (double)qnet__conv_out_pixels(&c->conv);
     qnet__epilogue_totals(r->net.ctx, moments, n, r->total[0], r->total[1]);
     for (size_t i = 0; i < n; i++) {
         const double mean = r->total[0][i], var = r->total[1][i];
@@ -9627,138 +9634,98 @@ static void qnet__conv_bn_statistics(qnet__resnet_state *r, qnet__conv_bn *c, in
         c->rstd[i] = (qnet_real)rstd;
         c->scale[i] = (qnet_real)((double)c->gamma[i] * rstd);
         c->running_mean[i] = qnet__running(c->running_mean[i], r->momentum, mean);
-        c->running_var[i] = qnet__running(c->running_var[i], r->momentum, var * unbias);
+        c->running_var[i] = qnet__running(c->running_var[i], r->momentum,
+                                          var * (rows / (rows - 1)));
     }
     *c->tracked += 1;
 }
 
-/* scale of a norm from the running statistics. */
-static void qnet__conv_bn_running_scale(qnet__conv_bn *c)
+/* Training: conv_out = conv(x), and the statistics of its norm. Inference: y = act(norm(conv(x)) +
+   residual). temp: as large as x, for a prologue that is not plain. */
+static qnet_status qnet__conv_bn_forward(qnet__resnet_state *r, qnet__conv_bn *c,
+                                         const qnet__prologue *x, const qnet_real *residual,
+                                         qnet_real *y, qnet_real *temp)
 {
-    for (int i = 0; i < c->conv.out_channels; i++) {
-        c->scale[i] = (qnet_real)((double)c->gamma[i] /
-                                  sqrt((double)c->running_var[i] + QNET_BATCHNORM_EPS));
-    }
-}
-
-/* e <- conv(x). temp: as large as x, see qnet__conv_forward. */
-static qnet_status qnet__conv_bn_convolve(qnet__resnet_state *r, const qnet__conv_bn *c, int batch,
-                                          const qnet__prologue *x, qnet__epilogue *e,
-                                          qnet_real *temp, void *scratch)
-{
-    qnet_conv2d conv = c->conv;
-    conv.batch = batch;
-    return qnet__conv_forward(r->net.ctx, c->algorithm, &conv, x, c->w, c->packed, e, temp,
-                              scratch);
-}
-
-/* Training: conv_out = conv(x), and the statistics of its norm. */
-static qnet_status qnet__conv_bn_train(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
-                                       const qnet__prologue *x, qnet_real *temp, void *scratch)
-{
-    qnet__epilogue moments = r->sums;
-    moments.kind = QNET__EPILOGUE_MOMENTS;
-    moments.y = c->conv_out;
-    QNET__TRY(qnet__conv_bn_convolve(r, c, batch, x, &moments, temp, scratch));
-    qnet__conv_bn_statistics(r, c, batch, &moments);
+    qnet__epilogue e = r->sums;
+    e.kind = QNET__EPILOGUE_MOMENTS;
+    e.y = c->conv_out;
+    if (!r->train)
+        e = qnet__conv_bn_norm(c, residual, y);
+    QNET__TRY(qnet__conv_forward(r->net.ctx, c->algorithm, &c->conv, x, c->w, c->packed, &e, temp,
+                                 r->scratch));
+    if (r->train)
+        qnet__conv_bn_statistics(r, c, &e);
     return QNET_OK;
 }
 
-/* Inference: y = act(norm(conv(x)) + residual) with the running statistics. */
-static qnet_status qnet__conv_bn_infer(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
-                                       const qnet__prologue *x, const qnet_real *residual,
-                                       qnet_real *y, void *scratch)
-{
-    qnet__epilogue norm = qnet__conv_bn_norm(c, 0, residual, y);
-    qnet__conv_bn_running_scale(c);
-    return qnet__conv_bn_convolve(r, c, batch, x, &norm, NULL, scratch);
-}
-
-/* *map, a block's input, becomes its output: ReLU(second(first(map)) + shortcut(map)). */
+/* *map, a block's input [batch][h][w][in], becomes its output: ReLU(second(first(map)) +
+   shortcut(map)). Training keeps the convolutions' outputs, so mid is normalised where second reads
+   it, and the shortcut's norm where the sum reads it; the sum is a pass over memory. */
 static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__resblock *block,
-                                          int batch, int train, qnet__prologue *map)
+                                          qnet__prologue *map)
 {
     qnet__conv_bn *first = &r->conv_bn[block->first], *second = &r->conv_bn[block->second];
     qnet__conv_bn *shortcut = block->shortcut < 0 ? NULL : &r->conv_bn[block->shortcut];
-    void *scratch = block->scratch[0];
-    qnet__prologue mid, conv_out;
-    qnet__epilogue sum;
-    if (!train) {
-        const qnet_real *residual = map->x;
+    const qnet_real *residual = shortcut != NULL ? shortcut->conv_out : map->x;
+    if (shortcut != NULL)
+        QNET__TRY(qnet__conv_bn_forward(r, shortcut, map, NULL, shortcut->conv_out, NULL));
+    QNET__TRY(qnet__conv_bn_forward(r, first, map, NULL, first->conv_out, block->out));
+    qnet__prologue mid = r->train ? qnet__conv_bn_normalised(first)
+                                  : qnet__prologue_plain(first->conv_out);
+    QNET__TRY(qnet__conv_bn_forward(r, second, &mid, residual, block->out, block->out));
+    if (r->train) {
+        const qnet__prologue conv_out = qnet__prologue_plain(second->conv_out);
+        qnet__epilogue sum = qnet__conv_bn_norm(second, residual, block->out);
         if (shortcut != NULL) {
-            residual = shortcut->conv_out;
-            QNET__TRY(qnet__conv_bn_infer(r, shortcut, batch, map, NULL, shortcut->conv_out,
-                                          scratch));
+            sum.residual_mean = shortcut->mean, sum.residual_scale = shortcut->scale;
+            sum.residual_beta = shortcut->beta;
+        } else if (map->kind == QNET__PROLOGUE_NORMALISED) { /* the pooled map */
+            sum.residual_mean = map->mean, sum.residual_scale = map->scale;
+            sum.residual_beta = map->beta;
+            sum.residual_relu = 1;
         }
-        QNET__TRY(qnet__conv_bn_infer(r, first, batch, map, NULL, first->conv_out, scratch));
-        mid = qnet__prologue_plain(first->conv_out);
-        QNET__TRY(qnet__conv_bn_infer(r, second, batch, &mid, residual, block->out, scratch));
-        *map = qnet__prologue_plain(block->out);
-        return QNET_OK;
+        qnet__pass(r->net.ctx, &conv_out, &sum, qnet__conv_out_pixels(&second->conv),
+                   (size_t)second->conv.out_channels);
     }
-    QNET__TRY(qnet__conv_bn_train(r, first, batch, map, block->out, scratch));
-    mid = qnet__conv_bn_normalised(first, 1);
-    QNET__TRY(qnet__conv_bn_train(r, second, batch, &mid, block->out, scratch));
-    sum = qnet__conv_bn_norm(second, 1, map->x, block->out);
-    if (shortcut != NULL) {
-        QNET__TRY(qnet__conv_bn_train(r, shortcut, batch, map, NULL, scratch));
-        sum.residual = shortcut->conv_out;
-        sum.residual_mean = shortcut->mean, sum.residual_scale = shortcut->scale;
-        sum.residual_beta = shortcut->beta;
-    } else if (map->kind == QNET__PROLOGUE_NORMALISED) {
-        sum.residual_mean = map->mean, sum.residual_scale = map->scale;
-        sum.residual_beta = map->beta;
-        sum.residual_relu = 1;
-    }
-    conv_out = qnet__prologue_plain(second->conv_out);
-    qnet__pass(r->net.ctx, &conv_out, &sum, qnet__conv_bn_rows(second, batch),
-               (size_t)second->conv.out_channels);
     *map = qnet__prologue_plain(block->out);
     return QNET_OK;
 }
 
-/* The stem, its norm and ReLU, and pooling, from x to *map, which is in stem->conv_out; with
-   `train`, not normalised yet (>>stem). Unless fused, the convolution's output is whole. */
-static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train,
-                                     const qnet_real *x, qnet__prologue *map)
+/* The stem, its norm and ReLU, and pooling, from x to *map, which is in stem->conv_out; in
+   training not normalised yet, and so pooled by the signs of gamma (>>stem). */
+static qnet_status qnet__resnet_stem(qnet__resnet_state *r, const qnet_real *x, qnet__prologue *map)
 {
     qnet__conv_bn *stem = r->conv_bn;
+    const qnet_conv2d *conv = &stem->conv;
     qnet_context *ctx = r->net.ctx;
-    const qnet__prologue image = qnet__prologue_plain(x);
     qnet__epilogue moments = r->sums;
-    qnet_conv2d conv = stem->conv;
     qnet__maxpool pool;
     qnet_real sign[64];
-    conv.batch = batch;
-    QNET__TRY(qnet__maxpool_plan(ctx, "resnet forward", batch, qnet_conv2d_out_height(&conv),
-                                 qnet_conv2d_out_width(&conv), 64, 1, &pool));
+    QNET__TRY(qnet__maxpool_plan(ctx, "resnet forward", conv->batch, qnet_conv2d_out_height(conv),
+                                 qnet_conv2d_out_width(conv), 64, 1, &pool));
+    pool.x = qnet__conv_bn_normalised(stem);
     pool.y = stem->conv_out;
-    moments.kind = train ? QNET__EPILOGUE_MOMENTS : QNET__EPILOGUE_PLAIN;
-    if (train) {
+    moments.kind = r->train ? QNET__EPILOGUE_MOMENTS : QNET__EPILOGUE_PLAIN;
+    if (r->train) {
         for (int c = 0; c < 64; c++)
             sign[c] = (qnet_real)((stem->gamma[c] > 0) - (stem->gamma[c] < 0));
         pool.x.kind = QNET__PROLOGUE_SCALED;
         pool.x.scale = sign;
         pool.argmax = r->argmax;
-    } else {
-        qnet__conv_bn_running_scale(stem);
-        pool.x = qnet__conv_bn_normalised(stem, 0);
     }
     if (r->stem_fused) {
-        qnet__stem_forward(ctx, &conv, x, stem->w, stem->packed, train ? &moments : NULL, &pool,
-                           r->stem_scratch[0]);
+        qnet__stem_forward(ctx, conv, x, stem->w, stem->packed, r->train ? &moments : NULL, &pool,
+                           r->scratch);
     } else {
-        moments.y = r->stem_out;
-        pool.x.x = r->stem_out;
-        QNET__TRY(qnet__conv_bn_convolve(r, stem, batch, &image, &moments, NULL,
-                                         r->stem_scratch[0]));
-        qnet__maxpool_run(ctx, &pool, (size_t)batch);
+        const qnet__prologue image = qnet__prologue_plain(x);
+        pool.x.x = moments.y = r->stem_out;
+        QNET__TRY(qnet__conv_forward(ctx, stem->algorithm, conv, &image, stem->w, stem->packed,
+                                     &moments, NULL, r->scratch));
+        qnet__maxpool_run(ctx, &pool, (size_t)conv->batch);
     }
-    *map = qnet__prologue_plain(stem->conv_out);
-    if (train) {
-        qnet__conv_bn_statistics(r, stem, batch, &moments);
-        *map = qnet__conv_bn_normalised(stem, 1);
-    }
+    *map = r->train ? qnet__conv_bn_normalised(stem) : qnet__prologue_plain(stem->conv_out);
+    if (r->train)
+        qnet__conv_bn_statistics(r, stem, &moments);
     return QNET_OK;
 }
 
@@ -9774,9 +9741,9 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
                           "resnet forward: net or x is NULL");
     qnet_context *ctx = net->ctx;
     qnet__resnet_state *r = net->state;
-    const int classes = net->config.classes;
     const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
-    const size_t pixels = qnet__conv_bn_rows(&r->conv_bn[r->block[QNET__RESBLOCKS - 1].second], 1);
+    const qnet_conv2d *last = &r->conv_bn[r->block[QNET__RESBLOCKS - 1].second].conv;
+    const size_t pixels = (size_t)last->height * (size_t)last->width;
     qnet__prologue map;
     QNET__TRY(qnet__check_range(ctx, "resnet forward", "batch", batch, 1, net->config.batch));
     if (train && !net->config.training)
@@ -9787,34 +9754,31 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
                           "resnet forward: batch 1 of %d x %d leaves layer4 one value per channel, "
                           "which has no variance; expected a larger batch or image",
                           net->config.height, net->config.width);
-    r->trained = r->batch = 0; /* until this pass has succeeded there is nothing to go back from */
-
-    QNET__TRY(qnet__resnet_stem(r, batch, train, x, &map));
+    qnet__resnet_begin(r, batch, train);
+    QNET__TRY(qnet__resnet_stem(r, x, &map));
     for (int b = 0; b < QNET__RESBLOCKS; b++)
-        QNET__TRY(qnet__resblock_forward(r, &r->block[b], batch, train, &map));
+        QNET__TRY(qnet__resblock_forward(r, &r->block[b], &map));
     /* logits = fc.weight features + fc.bias, features = mean over the pixels of map. */
     QNET__TRY(qnet_avgpool_forward(ctx, batch, pixels, QNET_FEATURES, map.x, r->features));
-    QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, QNET_FEATURES, classes, r->features,
-                                 net->weights + fc[0].offset, net->weights + fc[1].offset,
-                                 r->logits, r->head_scratch));
-
-    r->batch = batch;
-    r->trained = train ? batch : 0;
     if (logits != NULL)
-        memcpy(logits, r->logits, (size_t)batch * (size_t)classes * sizeof(qnet_real));
+        QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, QNET_FEATURES, net->config.classes,
+                                     r->features, net->weights + fc[0].offset,
+                                     net->weights + fc[1].offset, logits, r->scratch));
     if (features != NULL)
         memcpy(features, r->features, (size_t)batch * QNET_FEATURES * sizeof(qnet_real));
+    r->batch = batch;
     return QNET_OK;
 }
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-/* dbeta, dgamma, mean_g and slope_g of a norm from the sums of g and g d: see qnet__conv_bn. */
-static void qnet__conv_bn_gradient(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+/* dbeta, dgamma, mean_g and slope_g of a norm from the sums of g and g d over the batch's pixels:
+   see qnet__conv_bn. In double, as is their sum over chunks. */
+static void qnet__conv_bn_gradient(qnet__resnet_state *r, qnet__conv_bn *c,
                                    const qnet__epilogue *sums)
 {
     const size_t n = (size_t)c->conv.out_channels;
-    const double rows = (double)qnet__conv_bn_rows(c, batch);
+    const double rows = (double)qnet__conv_out_pixels(&c->conv);
     qnet__epilogue_totals(r->net.ctx, sums, n, r->total[0], r->total[1]);
     for (size_t i = 0; i < n; i++) {
         const double rstd = (double)c->rstd[i], sum_g = r->total[0][i], sum_gd = r->total[1][i];
@@ -9837,114 +9801,100 @@ static qnet__epilogue qnet__conv_bn_sums(const qnet__resnet_state *r, const qnet
 }
 
 /* From the gradient g of the norm: dw and, unless e is NULL, e <- the gradient of the input x. The
-   prologue makes the gradient of conv_out, which may be stored over it. temp: as large as x. */
-static qnet_status qnet__conv_bn_backward(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+   prologue computes the gradient of conv_out, which may be stored over it. temp: as large as x. */
+static qnet_status qnet__conv_bn_backward(qnet__resnet_state *r, qnet__conv_bn *c,
                                           const qnet__prologue *x, const qnet_real *g,
-                                          qnet__epilogue *e, int add, qnet_real *temp,
-                                          void *scratch)
+                                          qnet__epilogue *e, int add, qnet_real *temp)
 {
     qnet__prologue dconv_out = qnet__prologue_plain(g);
-    qnet_conv2d conv = c->conv;
-    conv.batch = batch;
     dconv_out.kind = QNET__PROLOGUE_GRADIENT;
     dconv_out.pre = c->conv_out, dconv_out.mean = c->mean, dconv_out.scale = c->scale;
     dconv_out.shift = c->mean_g, dconv_out.slope = c->slope_g;
-    return qnet__conv_backward(r->net.ctx, c->algorithm, &conv, x, c->w, &dconv_out, e, add, c->dw,
-                               temp, c->conv_out, scratch);
+    return qnet__conv_backward(r->net.ctx, c->algorithm, &c->conv, x, c->w, &dconv_out, e, add,
+                               c->dw, temp, c->conv_out, r->scratch);
 }
 
 /* Block b, out = ReLU(second(first(x)) + shortcut(x)). dout and the sums of second's norm are
-   given; the same is left for the block before it, whose second is `previous` (NULL: what comes
-   before is the pooled map): the gradient of its sum goes to dx. */
-static qnet_status qnet__resblock_backward(qnet__resnet_state *r, const qnet__resblock *block,
-                                           int batch, const qnet__prologue *x,
-                                           qnet__conv_bn *previous, qnet_real *dx)
+   given; the same is left for the block before it, or dpooled where x is the pooled map. */
+static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
 {
+    const qnet__resblock *block = &r->block[b], *before = b > 0 ? block - 1 : NULL;
     qnet__conv_bn *first = &r->conv_bn[block->first], *second = &r->conv_bn[block->second];
-    qnet_context *ctx = r->net.ctx;
-    void *scratch = block->scratch[1];
-    const qnet__prologue mid = qnet__conv_bn_normalised(first, 1);
+    qnet__conv_bn *previous = before != NULL ? &r->conv_bn[before->second] : NULL;
+    const qnet__prologue mid = qnet__conv_bn_normalised(first);
+    const qnet__prologue x = before != NULL ? qnet__prologue_plain(before->out)
+                                            : qnet__conv_bn_normalised(r->conv_bn);
+    qnet_real *dx = before != NULL ? before->dout : r->dpooled;
     qnet__epilogue dmid = qnet__conv_bn_sums(r, first, block->dmid), dmap = r->sums;
 
     /* Forward: sum = norm2(conv2(ReLU(norm1(conv1)))) + ...; the mask is that of the inner ReLU. */
     dmid.scale = first->scale, dmid.beta = first->beta;
-    QNET__TRY(qnet__conv_bn_backward(r, second, batch, &mid, block->dout, &dmid, 0, block->out,
-                                     scratch));
-    qnet__conv_bn_gradient(r, first, batch, &dmid);
+    QNET__TRY(qnet__conv_bn_backward(r, second, &mid, block->dout, &dmid, 0, block->out));
+    qnet__conv_bn_gradient(r, first, &dmid);
 
     /* The gradient of x: two paths add up; then the mask of the ReLU that made x, which pooling has
        not, and the sums of the norm inside it. */
     if (previous != NULL) {
         dmap = qnet__conv_bn_sums(r, previous, dx);
-        dmap.mask = x->x;
+        dmap.mask = x.x;
     }
     dmap.kind = QNET__EPILOGUE_GRADIENT;
     dmap.y = dx;
     if (block->shortcut < 0) {
         /* Forward: residual = x. */
         dmap.residual = block->dout;
-        QNET__TRY(qnet__conv_bn_backward(r, first, batch, x, block->dmid, &dmap, 0, block->out,
-                                         scratch));
+        QNET__TRY(qnet__conv_bn_backward(r, first, &x, block->dmid, &dmap, 0, block->out));
     } else {
         /* Forward: residual = norm(conv(x)). */
         qnet__conv_bn *shortcut = &r->conv_bn[block->shortcut];
         const qnet__prologue dsum = qnet__prologue_plain(block->dout);
-        const qnet__prologue both = qnet__prologue_plain(dx);
         qnet__epilogue sums = qnet__conv_bn_sums(r, shortcut, NULL);
         qnet__epilogue plain = qnet__epilogue_plain(dx);
-        const size_t in_rows = (size_t)batch * (size_t)first->conv.height *
-                               (size_t)first->conv.width;
-        QNET__TRY(qnet__conv_bn_backward(r, first, batch, x, block->dmid, &plain, 0, NULL,
-                                         scratch));
-        qnet__pass(ctx, &dsum, &sums, qnet__conv_bn_rows(shortcut, batch),
+        QNET__TRY(qnet__conv_bn_backward(r, first, &x, block->dmid, &plain, 0, NULL));
+        qnet__pass(r->net.ctx, &dsum, &sums, qnet__conv_out_pixels(&shortcut->conv),
                    (size_t)shortcut->conv.out_channels);
-        qnet__conv_bn_gradient(r, shortcut, batch, &sums);
-        QNET__TRY(qnet__conv_bn_backward(r, shortcut, batch, x, block->dout, &plain, 1, NULL,
-                                         scratch));
-        qnet__pass(ctx, &both, &dmap, in_rows, (size_t)first->conv.in_channels);
+        qnet__conv_bn_gradient(r, shortcut, &sums);
+        QNET__TRY(qnet__conv_bn_backward(r, shortcut, &x, block->dout, &plain, 1, NULL));
+        qnet__epilogue_map(r->net.ctx, &dmap, qnet__conv_in_pixels(&first->conv),
+                           first->conv.in_channels);
     }
     if (previous != NULL)
-        qnet__conv_bn_gradient(r, previous, batch, &dmap);
+        qnet__conv_bn_gradient(r, previous, &dmap);
     return QNET_OK;
 }
 
 /* From the gradient r->dpooled of the pooled map to the stem's weights. Forward:
    pooled = maxpool(ReLU(norm)), norm = norm(conv_out), conv_out = conv(x). */
-static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, int batch, const qnet_real *x)
+static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, const qnet_real *x)
 {
     qnet__conv_bn *stem = r->conv_bn, whole = *stem;
+    const qnet_conv2d *conv = &stem->conv;
     qnet_context *ctx = r->net.ctx;
-    const qnet__prologue image = qnet__prologue_plain(x);
-    const qnet__prologue dpooled = qnet__prologue_plain(r->dpooled);
-    const size_t rows = (size_t)batch * (size_t)r->pool_h * (size_t)r->pool_w;
     qnet__epilogue sums = qnet__conv_bn_sums(r, stem, r->dpooled);
-    qnet_conv2d conv = stem->conv;
-
-    conv.batch = batch;
     sums.scale = stem->scale, sums.beta = stem->beta; /* masks where the ReLU has cut the maximum */
     if (r->stem_fused) {
-        qnet__arena arena = {(unsigned char *)r->stem_scratch[1], 0};
+        qnet__arena arena = {(unsigned char *)r->scratch, 0};
         qnet__stem_backward_job job;
-        qnet__stem_backward_plan(ctx, &conv, &arena, &job);
+        qnet__stem_backward_plan(ctx, conv, &arena, &job);
         job.x = x, job.argmax = r->argmax;
         job.w = stem->w, job.dw = stem->dw;
         job.scale = stem->scale, job.shift = stem->mean_g, job.slope = stem->slope_g;
         qnet__stem_backward(ctx, &job, &sums);
-        qnet__conv_bn_gradient(r, stem, batch, &sums);
+        qnet__conv_bn_gradient(r, stem, &sums);
         qnet__parallel(ctx, 147, qnet__stem_weight_task, &job);
         return QNET_OK;
     }
-    qnet__pass(ctx, &dpooled, &sums, rows, 64);
-    qnet__conv_bn_gradient(r, stem, batch, &sums);
-    QNET__TRY(qnet_maxpool_backward(ctx, batch, qnet_conv2d_out_height(&conv),
-                                    qnet_conv2d_out_width(&conv), 64, r->argmax, r->dpooled,
+    const qnet__prologue image = qnet__prologue_plain(x);
+    qnet__epilogue_map(ctx, &sums, qnet__conv_in_pixels(&stem[1].conv), 64);
+    qnet__conv_bn_gradient(r, stem, &sums);
+    QNET__TRY(qnet_maxpool_backward(ctx, conv->batch, qnet_conv2d_out_height(conv),
+                                    qnet_conv2d_out_width(conv), 64, r->argmax, r->dpooled,
                                     r->dstem));
     whole.conv_out = r->stem_out;
-    return qnet__conv_bn_backward(r, &whole, batch, &image, r->dstem, NULL, 0, NULL,
-                                  r->stem_scratch[1]);
+    return qnet__conv_bn_backward(r, &whole, &image, r->dstem, NULL, 0, NULL);
 }
 
-/* Walks the list backwards from dlogits[batch][classes]. What the forward pass kept is used up. */
+/* Walks the list backwards from dlogits[batch][classes]. */
 QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
                                           const qnet_real *dlogits)
 {
@@ -9955,58 +9905,56 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
     qnet__resnet_state *r = net->state;
     const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
     const qnet__resblock *last = &r->block[QNET__RESBLOCKS - 1];
-    const size_t pixels = qnet__conv_bn_rows(&r->conv_bn[last->second], 1);
-    if (r->trained == 0)
+    qnet__conv_bn *second = &r->conv_bn[last->second];
+    const size_t pixels = (size_t)second->conv.height * (size_t)second->conv.width;
+    if (r->batch == 0 || !r->train)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet backward: expected a forward pass with train = 1 just before");
-    if (r->trained != batch)
+    if (r->batch != batch)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet backward: expected the forward pass's batch of %d, found %d",
-                          r->trained, batch);
-    r->trained = r->batch = 0; /* what the forward pass kept is used up below */
+                          r->batch, batch);
+    r->batch = 0; /* what the forward pass kept is used up below */
 
     /* Forward: logits = features fc.weight^T + fc.bias. */
     QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, QNET_FEATURES, net->config.classes,
                                   r->features, net->weights + fc[0].offset, dlogits, r->dfeatures,
                                   net->gradients + fc[0].offset, net->gradients + fc[1].offset,
-                                  r->head_scratch));
+                                  r->scratch));
     /* Forward: features = mean over pixels of the last block's output, ReLU(norm + shortcut). */
     QNET__TRY(qnet_avgpool_backward(ctx, batch, pixels, QNET_FEATURES, r->dfeatures, last->dout));
-    qnet__prologue gradient = qnet__prologue_plain(last->dout);
-    qnet__epilogue sums = qnet__conv_bn_sums(r, &r->conv_bn[last->second], last->dout);
+    qnet__epilogue sums = qnet__conv_bn_sums(r, second, last->dout);
     sums.mask = last->out;
-    qnet__pass(ctx, &gradient, &sums, (size_t)batch * pixels, QNET_FEATURES);
-    qnet__conv_bn_gradient(r, &r->conv_bn[last->second], batch, &sums);
-    for (int b = QNET__RESBLOCKS - 1; b > 0; b--) {
-        const qnet__resblock *before = &r->block[b - 1];
-        const qnet__prologue input = qnet__prologue_plain(before->out);
-        QNET__TRY(qnet__resblock_backward(r, &r->block[b], batch, &input,
-                                          &r->conv_bn[before->second], before->dout));
-    }
-    gradient = qnet__conv_bn_normalised(r->conv_bn, 1);
-    QNET__TRY(qnet__resblock_backward(r, r->block, batch, &gradient, NULL, r->dpooled));
-    return qnet__resnet_stem_backward(r, batch, x);
+    qnet__epilogue_map(ctx, &sums, (size_t)batch * pixels, QNET_FEATURES);
+    qnet__conv_bn_gradient(r, second, &sums);
+    for (int b = QNET__RESBLOCKS - 1; b >= 0; b--)
+        QNET__TRY(qnet__resblock_backward(r, b));
+    return qnet__resnet_stem_backward(r, x);
 }
 
 /* ============================================================================================
    >>scan
    The scan-level model (paper, "Stage 2", Fig. 4): a bidirectional LSTM over the features of a
-   scan's slices, which are its steps, and two fully connected heads on its outputs
-   y[batch][steps][2 hidden]: the image head on each step, the scan head on all steps of a scan side
-   by side. Padded steps are zero in y and have no image loss. PyTorch's LSTM has two biases per
-   gate; both are kept and trained, so that files and training agree with it, and their sum is what
-   the layer sees.
+   scan's slices, which are its steps, and two fully connected heads on its outputs:
+
+       x[batch][steps][features]     the slices' embeddings by >>resnet, frozen
+       y[batch][steps][2 hidden]     BiLSTM, Eqs. (1)-(5) of the paper, >>lstm; 0 at padded steps
+       image[batch][steps][classes]  image head: y of each step by one matrix
+       scan[batch][classes]          scan head: y of all steps side by side
+
+   The loss is the cross-entropy of both heads, without that of padded steps. PyTorch's LSTM has two
+   biases per gate; both are kept and trained, so that files and training agree with it, and their
+   sum is what the layer sees. Relies on >>lstm and >>dense.
    ============================================================================================ */
 
 #define QNET__SCAN_PARAMS 12
 
 /* Where the tensors of a block lie, weights or gradients: [2] are the directions. */
 typedef struct qnet__scan_block {
-    qnet_real *w[2];              /* [4 hidden][features] */
-    qnet_real *u[2];              /* [4 hidden][hidden] */
-    qnet_real *b_ih[2], *b_hh[2]; /* [4 hidden] */
+    qnet_lstm_gradients lstm;   /* w[4 hidden][features], u[4 hidden][hidden], b = b_ih[4 hidden] */
+    qnet_real *b_hh[2];         /* [4 hidden] */
     qnet_real *image_w, *image_b; /* [classes][2 hidden], [classes] */
-    qnet_real *scan_w, *scan_b;   /* [classes][steps 2 hidden], [classes] */
+    qnet_real *scan_w, *scan_b; /* [classes][steps 2 hidden], [classes] */
 } qnet__scan_block;
 
 typedef struct qnet__scan_state {
@@ -10015,22 +9963,16 @@ typedef struct qnet__scan_state {
     qnet_param *params;
     qnet__scan_block p, d;     /* of model.weights and model.gradients */
     qnet_real *bias[2];        /* [4 hidden] per direction: b_ih + b_hh */
+    qnet_lstm lstm;            /* its batch: the largest, then that of the last pass */
+    qnet_lstm_weights weights; /* of p, with the sum of the biases */
     qnet_real *y, *dy;         /* [batch][steps][2 hidden]: the LSTM's output */
     qnet_real *saved;          /* of the LSTM, for its backward pass */
-    qnet_real *image_logits;   /* [batch][steps][classes] */
-    qnet_real *scan_logits;    /* [batch][classes] */
-    qnet_real *dimage, *dscan; /* gradients of the two */
+    qnet_real *image_logits, *dimage; /* [batch][steps][classes], and gradient */
+    qnet_real *scan_logits, *dscan;   /* [batch][classes], and gradient */
     int *image_label;          /* [batch][steps] */
     void *scratch;
     int batch; /* of the last forward pass; 0: none */
 } qnet__scan_state;
-
-/* The shape of the LSTM layer for this batch. */
-static qnet_lstm qnet__scan_lstm(const qnet_scan_config *config, int batch)
-{
-    const qnet_lstm shape = {batch, config->steps, config->features, config->hidden};
-    return shape;
-}
 
 /* The table, whose entries s->params are not written while they are NULL; all is trained. Names of
    the LSTM are PyTorch's (bidirectional, one layer). columns 0: a vector. */
@@ -10053,21 +9995,19 @@ static void qnet__scan_table(const qnet_scan_config *config, qnet__scan_state *s
         {"scan_head", "bias", classes, 0}};
     s->table.network = "qnet-scan";
     s->table.entries = s->params;
-    for (int i = 0; i < QNET__SCAN_PARAMS; i++) {
-        const int ndim = p[i].columns > 0 ? 2 : 1;
-        qnet__param_add(&s->table, s->params, p[i].name, p[i].suffix, 1, ndim, p[i].rows,
-                        ndim > 1 ? p[i].columns : 1, 1, 1);
-    }
+    for (int i = 0; i < QNET__SCAN_PARAMS; i++)
+        qnet__param_add(&s->table, s->params, p[i].name, p[i].suffix, 1, p[i].columns > 0 ? 2 : 1,
+                        p[i].rows, qnet__max_size(p[i].columns, 1), 1, 1);
 }
 
-/* Where the tensors of the table p lie in a block. */
+/* Where the tensors of the table p lie in a block, in the table's order. */
 static qnet__scan_block qnet__scan_bind(const qnet_param *p, qnet_real *block)
 {
     qnet__scan_block b;
     for (int d = 0; d < 2; d++) {
-        b.w[d] = block + p++->offset;
-        b.u[d] = block + p++->offset;
-        b.b_ih[d] = block + p++->offset;
+        b.lstm.w[d] = block + p++->offset;
+        b.lstm.u[d] = block + p++->offset;
+        b.lstm.b[d] = block + p++->offset;
         b.b_hh[d] = block + p++->offset;
     }
     b.image_w = block + p[0].offset;
@@ -10077,53 +10017,53 @@ static qnet__scan_block qnet__scan_bind(const qnet_param *p, qnet_real *block)
     return b;
 }
 
-/* Carves the whole model from an arena; with base NULL it only measures. */
+/* Carves the whole model from an arena; with base NULL it only measures. The LSTM and both heads
+   run one after the other and share the scratch. */
 static void qnet__scan_plan(qnet_context *ctx, const qnet_scan_config *config, qnet__arena *arena,
                             qnet__scan_state *s)
 {
-    const qnet_lstm shape = qnet__scan_lstm(config, config->batch);
+    const qnet_lstm lstm = {config->batch, config->steps, config->features, config->hidden};
     const size_t real = sizeof(qnet_real), classes = (size_t)config->classes;
     const size_t batch = (size_t)config->batch, rows = batch * (size_t)config->steps;
     const int width = 2 * config->hidden;
-    size_t scratch = qnet_lstm_scratch(ctx, &shape), most = rows * (size_t)width;
     memset(s, 0, sizeof *s);
     qnet__take(arena, 1, sizeof *s); /* the state itself, copied to the block's start at the end */
+    s->lstm = lstm;
     s->params = (qnet_param *)qnet__take(arena, QNET__SCAN_PARAMS, sizeof(qnet_param));
     qnet__scan_table(config, s);
     s->model.weights = (qnet_real *)qnet__take(arena, s->table.total, real);
-    s->bias[0] = (qnet_real *)qnet__take(arena, 2 * (size_t)width, real);
-    s->bias[1] = (qnet_real *)qnet__take(arena, 2 * (size_t)width, real);
-    s->y = (qnet_real *)qnet__take(arena, most, real);
-    s->saved = (qnet_real *)qnet__take(arena, qnet_lstm_saved(&shape), real);
+    for (int d = 0; d < 2; d++)
+        s->bias[d] = (qnet_real *)qnet__take(arena, 2 * (size_t)width, real);
+    s->y = (qnet_real *)qnet__take(arena, rows * (size_t)width, real);
+    s->saved = (qnet_real *)qnet__take(arena, qnet_lstm_saved(&lstm), real);
     s->image_logits = (qnet_real *)qnet__take(arena, rows * classes, real);
     s->scan_logits = (qnet_real *)qnet__take(arena, batch * classes, real);
     s->image_label = (int *)qnet__take(arena, rows, sizeof(int));
     if (config->training) {
         s->model.gradients = (qnet_real *)qnet__take(arena, s->table.total, real);
-        s->dy = (qnet_real *)qnet__take(arena, most, real);
+        s->dy = (qnet_real *)qnet__take(arena, rows * (size_t)width, real);
         s->dimage = (qnet_real *)qnet__take(arena, rows * classes, real);
         s->dscan = (qnet_real *)qnet__take(arena, batch * classes, real);
     }
-    /* No smaller batch needs more. */
+    size_t scratch = qnet_lstm_scratch(ctx, &lstm); /* no smaller batch needs more */
     scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, rows, width, config->classes));
     scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, batch, config->steps * width,
                                                          config->classes));
     s->scratch = qnet__take(arena, scratch, 1);
 }
 
-/* The limits lie far above any use, so that no product of sizes inside a layer overflows. */
+/* The limits lie far above any use. Besides, no tensor of a batch and no weight matrix may be too
+   large for a size_t: most * width bounds the numbers in each. */
 static qnet_status qnet__scan_check_config(qnet_context *ctx, const qnet_scan_config *config)
 {
-    size_t count, width;
     QNET__TRY(qnet__check_range(ctx, "scan model", "features", config->features, 1, 4096));
     QNET__TRY(qnet__check_range(ctx, "scan model", "hidden", config->hidden, 1, 4096));
     QNET__TRY(qnet__check_range(ctx, "scan model", "steps", config->steps, 1, 4096));
     QNET__TRY(qnet__check_range(ctx, "scan model", "classes", config->classes, 1, 4096));
     QNET__TRY(qnet__check_range(ctx, "scan model", "batch", config->batch, 1, 4096));
-    /* No tensor of a batch is larger than this, nor is any weight matrix. */
-    width = (size_t)config->features + 64 * (size_t)config->hidden + 16 * (size_t)config->classes;
-    count = (size_t)qnet__max_int(config->batch, 4 * config->hidden) * sizeof(double);
-    if (!qnet__mul(count, (size_t)config->steps, &count) || !qnet__mul(count, width, &count))
+    const double most = (double)qnet__max_int(config->batch, 4 * config->hidden) * config->steps;
+    const double width = config->features + 64.0 * config->hidden + 16.0 * config->classes;
+    if (most * width * sizeof(double) > (double)(SIZE_MAX / 2))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "scan model: %d scans of %d steps do not fit",
                           config->batch, config->steps);
     return QNET_OK;
@@ -10131,12 +10071,9 @@ static qnet_status qnet__scan_check_config(qnet_context *ctx, const qnet_scan_co
 
 QNET_API void qnet_scan_config_init(qnet_scan_config *config)
 {
-    config->features = QNET_FEATURES;
-    config->hidden = 256;
-    config->steps = 24;
-    config->classes = QNET_CLASSES;
-    config->batch = 64;
-    config->training = 1;
+    /* features, hidden, steps, classes, batch, training */
+    const qnet_scan_config usual = {QNET_FEATURES, 256, 24, QNET_CLASSES, 64, 1};
+    *config = usual;
 }
 
 QNET_API size_t qnet_scan_model_bytes(qnet_context *ctx, const qnet_scan_config *config)
@@ -10164,16 +10101,16 @@ QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_c
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "the scan model"));
     qnet__scan_plan(ctx, config, &arena, &s);
     qnet__scan_state *self = (qnet__scan_state *)(void *)arena.base;
-    s.model.ctx = ctx;
-    s.model.config = *config;
-    s.model.table = &self->table;
-    s.model.bytes = bytes;
-    s.model.state = self;
-    s.p = qnet__scan_bind(s.params, s.model.weights);
-    memset(s.model.weights, 0, s.table.total * sizeof(qnet_real));
-    if (s.model.gradients != NULL) {
-        s.d = qnet__scan_bind(s.params, s.model.gradients);
-        memset(s.model.gradients, 0, s.table.total * sizeof(qnet_real));
+    const qnet_scan_model model = {ctx, *config, &self->table, s.model.weights, s.model.gradients,
+                                   bytes, self};
+    s.model = model;
+    s.p = qnet__scan_bind(s.params, model.weights);
+    for (int d = 0; d < 2; d++)
+        s.weights.w[d] = s.p.lstm.w[d], s.weights.u[d] = s.p.lstm.u[d], s.weights.b[d] = s.bias[d];
+    memset(model.weights, 0, s.table.total * sizeof(qnet_real));
+    if (config->training) {
+        s.d = qnet__scan_bind(s.params, model.gradients);
+        memset(model.gradients, 0, s.table.total * sizeof(qnet_real));
     }
     *self = s;
     *out = &self->model;
@@ -10186,7 +10123,9 @@ QNET_API void qnet_scan_model_destroy(qnet_scan_model *model)
         qnet__free(model->ctx, model->state, model->bytes);
 }
 
-/* PyTorch's defaults: everything of the LSTM U(+-1/sqrt(hidden)), of a head U(+-1/sqrt(in)). */
+/* PyTorch's defaults: everything of the LSTM U(+-1/sqrt(hidden)), of a head U(+-1/sqrt(in)), in =
+   2 hidden for the image head and steps 2 hidden for the scan head. Each parameter has a random
+   stream of its own. */
 QNET_API void qnet_scan_model_init(qnet_scan_model *model, uint64_t seed)
 {
     const qnet_scan_config *config = &model->config;
@@ -10203,31 +10142,16 @@ QNET_API void qnet_scan_model_init(qnet_scan_model *model, uint64_t seed)
     }
 }
 
-/* The LSTM's weights as the layer reads them, the two biases of a direction summed. */
-static qnet_lstm_weights qnet__scan_weights(qnet__scan_state *s)
-{
-    qnet_lstm_weights w;
-    for (int d = 0; d < 2; d++) {
-        for (int i = 0; i < 4 * s->model.config.hidden; i++)
-            s->bias[d][i] = s->p.b_ih[d][i] + s->p.b_hh[d][i];
-        w.w[d] = s->p.w[d];
-        w.u[d] = s->p.u[d];
-        w.b[d] = s->bias[d];
-    }
-    return w;
-}
-
 /* batch in 1..config.batch and length[batch] in 1..config.steps. */
 static qnet_status qnet__scan_check_batch(const qnet_scan_model *model, const int *length,
                                           int batch)
 {
     QNET__TRY(qnet__check_range(model->ctx, "scan model", "batch", batch, 1, model->config.batch));
-    for (int b = 0; b < batch; b++) {
+    for (int b = 0; b < batch; b++)
         if (length[b] < 1 || length[b] > model->config.steps)
             return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                               "scan model: length[%d] must be 1..%d, found %d", b,
                               model->config.steps, length[b]);
-    }
     return QNET_OK;
 }
 
@@ -10242,10 +10166,10 @@ static void qnet__scan_clear_padding(const qnet_scan_config *config, const int *
     }
 }
 
-/* x[batch][steps][features], y[batch][steps][2 hidden] = BiLSTM(x), Eqs. (1)-(5) of the paper;
+/* x[batch][steps][features], y[batch][steps][2 hidden] = BiLSTM(x);
    image_logits[batch][steps][classes] = y image_head^T + bias at each step;
-   scan_logits[batch][classes] = [y_1 ... y_steps] scan_head^T + bias, the steps side by side. The
-   paper leaves open what stands at the steps that a short scan lacks: here y is zero there. */
+   scan_logits[batch][classes] = [y_1 ... y_steps] scan_head^T + bias. The paper leaves open what
+   stands at the steps that a short scan lacks: here y is zero there. */
 QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_real *x,
                                              const int *length, int batch, qnet_real *image_logits,
                                              qnet_real *scan_logits)
@@ -10256,95 +10180,81 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
     qnet_context *ctx = model->ctx;
     qnet__scan_state *s = model->state;
     const qnet_scan_config *config = &model->config;
-    const size_t classes = (size_t)config->classes;
-    const int width = 2 * config->hidden;
+    const int width = 2 * config->hidden, classes = config->classes;
     s->batch = 0;
     QNET__TRY(qnet__scan_check_batch(model, length, batch));
-    const size_t rows = (size_t)batch * (size_t)config->steps;
-    const qnet_lstm shape = qnet__scan_lstm(config, batch);
-    const qnet_lstm_weights weights = qnet__scan_weights(s);
-
-    QNET__TRY(qnet_lstm_forward(ctx, &shape, length, &weights, x, s->y, s->saved, s->scratch));
-    QNET__TRY(qnet_dense_forward(ctx, rows, width, config->classes, s->y, s->p.image_w,
-                                 s->p.image_b, s->image_logits, s->scratch));
-    qnet__scan_clear_padding(config, length, batch, config->classes, s->image_logits);
-    QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, config->steps * width, config->classes, s->y,
-                                 s->p.scan_w, s->p.scan_b, s->scan_logits, s->scratch));
-
-    s->batch = batch;
-    if (image_logits != NULL)
-        memcpy(image_logits, s->image_logits, rows * classes * sizeof(qnet_real));
+    s->lstm.batch = batch;
+    for (int d = 0; d < 2; d++)
+        for (int i = 0; i < 2 * width; i++)
+            s->bias[d][i] = s->p.lstm.b[d][i] + s->p.b_hh[d][i];
+    QNET__TRY(qnet_lstm_forward(ctx, &s->lstm, length, &s->weights, x, s->y, s->saved,
+                                s->scratch));
+    if (image_logits != NULL) {
+        QNET__TRY(qnet_dense_forward(ctx, (size_t)batch * (size_t)config->steps, width, classes,
+                                     s->y, s->p.image_w, s->p.image_b, image_logits, s->scratch));
+        qnet__scan_clear_padding(config, length, batch, classes, image_logits);
+    }
     if (scan_logits != NULL)
-        memcpy(scan_logits, s->scan_logits, (size_t)batch * classes * sizeof(qnet_real));
+        QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, config->steps * width, classes, s->y,
+                                     s->p.scan_w, s->p.scan_b, scan_logits, s->scratch));
+    s->batch = batch;
     return QNET_OK;
 }
 
-/* model->gradients from s->dimage[batch][steps][classes], zero at padded steps, and
-   s->dscan[batch][classes]. The features are a frozen embedding's: no gradient of x is needed. */
-static qnet_status qnet__scan_backward(qnet__scan_state *s, const qnet_real *x, const int *length,
-                                       int batch)
-{
-    const qnet_scan_config *config = &s->model.config;
-    qnet_context *ctx = s->model.ctx;
-    const int width = 2 * config->hidden, classes = config->classes;
-    const size_t rows = (size_t)batch * (size_t)config->steps, w = (size_t)width;
-    const qnet_lstm shape = qnet__scan_lstm(config, batch);
-    const qnet_lstm_weights weights = qnet__scan_weights(s);
-    qnet_lstm_gradients d;
-
-    /* Forward: scan_logits = [y_1 ... y_steps] scan_head^T + bias. */
-    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, config->steps * width, classes, s->y,
-                                  s->p.scan_w, s->dscan, s->dy, s->d.scan_w, s->d.scan_b,
-                                  s->scratch));
-    /* Forward: image_logits = y image_head^T + bias, then zero at padded steps. Both heads read y,
-       so their gradients add up: dy += dimage image_head. */
-    QNET__TRY(qnet_dense_backward(ctx, rows, width, classes, s->y, s->p.image_w, s->dimage, NULL,
-                                  s->d.image_w, s->d.image_b, s->scratch));
-    QNET__TRY(qnet_gemm(ctx, 0, 0, rows, w, (size_t)classes, s->dimage, (size_t)classes,
-                        s->p.image_w, w, 1, s->dy, w, s->scratch));
-    /* At padded steps y is zero whatever the weights, so nothing flows there. */
-    qnet__scan_clear_padding(config, length, batch, width, s->dy);
-    /* Forward: y = BiLSTM(x), its bias = b_ih + b_hh: both have the sum's gradient. */
-    for (int i = 0; i < 2; i++)
-        d.w[i] = s->d.w[i], d.u[i] = s->d.u[i], d.b[i] = s->d.b_ih[i];
-    QNET__TRY(qnet_lstm_backward(ctx, &shape, length, &weights, x, s->y, s->saved, s->dy, NULL, &d,
-                                 s->scratch));
-    for (int i = 0; i < 2; i++)
-        memcpy(s->d.b_hh[i], s->d.b_ih[i], 2 * w * sizeof(qnet_real));
-    return QNET_OK;
-}
-
-/* dimage_logits[batch][steps][classes], dscan_logits[batch][classes]; at padded steps the image
-   logits are constant, so what the caller has there is left out. */
+/* model->gradients from dimage_logits[batch][steps][classes] and dscan_logits[batch][classes]: from
+   the heads to dy[batch][steps][2 hidden], and through time by >>lstm. At padded steps the image
+   logits are constant, so what the caller has there is left out. The features are a frozen
+   embedding's: no gradient of x is needed. */
 QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet_real *x,
                                               const int *length, int batch,
                                               const qnet_real *dimage_logits,
                                               const qnet_real *dscan_logits)
 {
+    if (model != NULL && !model->config.training)
+        return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
+                          "scan model backward: needs a model created with training = 1");
     if (model == NULL || x == NULL || length == NULL || dimage_logits == NULL ||
         dscan_logits == NULL)
         return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "scan model backward: an argument is NULL");
+    qnet_context *ctx = model->ctx;
     qnet__scan_state *s = model->state;
     const qnet_scan_config *config = &model->config;
-    if (!config->training)
-        return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
-                          "scan model backward: needs a model created with training = 1");
     if (s->batch == 0 || s->batch != batch)
-        return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "scan model backward: expected the batch of the last forward pass, %d, "
                           "found %d", s->batch, batch);
     QNET__TRY(qnet__scan_check_batch(model, length, batch));
-    const size_t row = (size_t)batch * (size_t)config->classes * sizeof(qnet_real);
-    memcpy(s->dimage, dimage_logits, row * (size_t)config->steps);
-    memcpy(s->dscan, dscan_logits, row);
-    qnet__scan_clear_padding(config, length, batch, config->classes, s->dimage);
-    return qnet__scan_backward(s, x, length, batch);
+    const int width = 2 * config->hidden, classes = config->classes;
+    const size_t rows = (size_t)batch * (size_t)config->steps, w = (size_t)width;
+    const size_t k = (size_t)classes;
+    memmove(s->dimage, dimage_logits, rows * k * sizeof(qnet_real)); /* may be the same */
+    qnet__scan_clear_padding(config, length, batch, classes, s->dimage);
+
+    /* Forward: scan_logits = [y_1 ... y_steps] scan_head^T + bias. */
+    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, config->steps * width, classes, s->y,
+                                  s->p.scan_w, dscan_logits, s->dy, s->d.scan_w, s->d.scan_b,
+                                  s->scratch));
+    /* Forward: image_logits = y image_head^T + bias, then zero at padded steps. Both heads read y,
+       so their gradients add up: dy += dimage image_head. */
+    QNET__TRY(qnet_dense_backward(ctx, rows, width, classes, s->y, s->p.image_w, s->dimage, NULL,
+                                  s->d.image_w, s->d.image_b, s->scratch));
+    QNET__TRY(qnet_gemm(ctx, 0, 0, rows, w, k, s->dimage, k, s->p.image_w, w, 1, s->dy, w,
+                        s->scratch));
+    /* At padded steps y is zero whatever the weights, so nothing flows there. */
+    qnet__scan_clear_padding(config, length, batch, width, s->dy);
+    /* Forward: y = BiLSTM(x), its bias = b_ih + b_hh: both have the sum's gradient. */
+    QNET__TRY(qnet_lstm_backward(ctx, &s->lstm, length, &s->weights, x, s->y, s->saved, s->dy, NULL,
+                                 &s->d.lstm, s->scratch));
+    for (int d = 0; d < 2; d++)
+        memcpy(s->d.b_hh[d], s->d.lstm.b[d], 2 * w * sizeof(qnet_real));
+    return QNET_OK;
 }
 
-/* loss = CE(scan) + CE(image), each a mean: over scans, and over all their slices, which have
-   their scan's label: label -1 leaves padded steps out. The paper has both heads trained with
-   cross-entropy and says no more; the weights 1:1 are this library's choice. */
+/* loss = CE(scan) + CE(image), each a mean of -log softmax(logits)[label]: over scans, and over all
+   their slices, which have their scan's label: label -1 leaves padded steps out. The paper has both
+   heads trained with cross-entropy ("Stage 2") and says no more; the weights 1:1 are this library's
+   choice. With backward != 0 the gradients of the sum go to model->gradients. */
 QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_real *x,
                                           const int *length, const int *scan_label, int batch,
                                           double *image_loss, double *scan_loss, int backward)
@@ -10354,23 +10264,17 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
         return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "scan model loss: an argument is NULL");
     qnet__scan_state *s = model->state;
-    const qnet_scan_config *config = &model->config;
+    const int steps = model->config.steps, classes = model->config.classes;
     double image, scan;
-    if (backward && !config->training)
-        return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
-                          "scan model loss: backward needs a model created with training = 1");
-    QNET__TRY(qnet_scan_model_forward(model, x, length, batch, NULL, NULL));
-    for (int b = 0; b < batch; b++) {
-        for (int t = 0; t < config->steps; t++)
-            s->image_label[b * config->steps + t] = t < length[b] ? scan_label[b] : -1;
-    }
-    QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch, config->classes, s->scan_logits,
-                                 scan_label, &scan, backward ? s->dscan : NULL));
-    QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch * (size_t)config->steps,
-                                 config->classes, s->image_logits, s->image_label, &image,
-                                 backward ? s->dimage : NULL));
+    QNET__TRY(qnet_scan_model_forward(model, x, length, batch, s->image_logits, s->scan_logits));
+    for (int i = 0; i < batch * steps; i++)
+        s->image_label[i] = i % steps < length[i / steps] ? scan_label[i / steps] : -1;
+    QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch, classes, s->scan_logits, scan_label,
+                                 &scan, s->dscan));
+    QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch * (size_t)steps, classes,
+                                 s->image_logits, s->image_label, &image, s->dimage));
     if (backward)
-        QNET__TRY(qnet__scan_backward(s, x, length, batch));
+        QNET__TRY(qnet_scan_model_backward(model, x, length, batch, s->dimage, s->dscan));
     *image_loss = image;
     *scan_loss = scan;
     return QNET_OK;
@@ -13469,12 +13373,9 @@ QNET_API void qnet_augment_config_init(qnet_augment_config *config)
 
 QNET_API void qnet_augment_config_imagenet(qnet_augment_config *config)
 {
-    config->mean[0] = 0.485;
-    config->mean[1] = 0.456;
-    config->mean[2] = 0.406;
-    config->std[0] = 0.229;
-    config->std[1] = 0.224;
-    config->std[2] = 0.225;
+    static const double mean[3] = {0.485, 0.456, 0.406}, std[3] = {0.229, 0.224, 0.225};
+    memcpy(config->mean, mean, sizeof mean);
+    memcpy(config->std, std, sizeof std);
 }
 
 /* ---- the parameters of one image ------------------------------------------------------------- */
@@ -13496,7 +13397,6 @@ QNET_API qnet_augmentation qnet_augment_draw(const qnet_augment_config *config, 
 {
     const int any = !config->physics_safe;
     qnet_augmentation r;
-    double gamma;
     memset(&r, 0, sizeof r);
     r.hflip = qnet_rng_uniform(rng) < config->p_hflip;
     r.vflip = qnet_rng_uniform(rng) < config->p_vflip && any;
@@ -13504,9 +13404,10 @@ QNET_API qnet_augmentation qnet_augment_draw(const qnet_augment_config *config, 
     r.alpha = 1 + qnet__draw(rng, r.brightness_contrast, config->contrast);
     r.beta = qnet__draw(rng, r.brightness_contrast, config->brightness);
     r.gamma_on = qnet_rng_uniform(rng) < config->p_gamma && any;
-    gamma = floor(config->gamma_high - config->gamma_low) + 1; /* whole percents, ends included */
-    gamma = (config->gamma_low + floor(qnet_rng_uniform(rng) * gamma)) / 100;
-    r.gamma = r.gamma_on ? gamma : 1;
+    /* Whole percents, ends included. */
+    const double gammas = floor(config->gamma_high - config->gamma_low) + 1;
+    r.gamma = (config->gamma_low + floor(qnet_rng_uniform(rng) * gammas)) / 100;
+    r.gamma = r.gamma_on ? r.gamma : 1;
     r.grid = qnet_rng_uniform(rng) < config->p_grid;
     for (int i = 0; i <= QNET_GRID_STEPS; i++)
         r.grid_x[i] = 1 + qnet__draw(rng, r.grid, config->grid_limit);
@@ -13552,7 +13453,7 @@ static qnet_status qnet__check_ranges(qnet_context *ctx, const char *what, const
     return QNET_OK;
 }
 
-/* Ranges of a configuration, in order where they are two, and a std that can be divided by. */
+/* Ranges of a configuration; of two limits the upper one is not below the lower one. */
 static qnet_status qnet__augment_config_check(qnet_context *ctx, const qnet_augment_config *c)
 {
     const qnet__range range[] = {
@@ -13563,23 +13464,19 @@ static qnet_status qnet__augment_config_check(qnet_context *ctx, const qnet_augm
         {"gamma_low", c->gamma_low, FLT_MIN, DBL_MAX},
         {"gamma_high", c->gamma_high, c->gamma_low, DBL_MAX},
         {"grid_limit", c->grid_limit, 0, 1 - DBL_EPSILON}, {"scale", c->scale, 0, 1 - DBL_EPSILON},
-        {"shift", c->shift, 0, DBL_MAX}, {"rotate", c->rotate, 0, DBL_MAX}};
+        {"shift", c->shift, 0, DBL_MAX}, {"rotate", c->rotate, 0, DBL_MAX},
+        {"mean[0]", c->mean[0], -DBL_MAX, DBL_MAX}, {"std[0]", c->std[0], FLT_MIN, DBL_MAX},
+        {"mean[1]", c->mean[1], -DBL_MAX, DBL_MAX}, {"std[1]", c->std[1], FLT_MIN, DBL_MAX},
+        {"mean[2]", c->mean[2], -DBL_MAX, DBL_MAX}, {"std[2]", c->std[2], FLT_MIN, DBL_MAX},
+        {"window_high[0]", c->window_high[0], c->window_low[0], DBL_MAX},
+        {"window_high[1]", c->window_high[1], c->window_low[1], DBL_MAX},
+        {"window_high[2]", c->window_high[2], c->window_low[2], DBL_MAX}};
     QNET__TRY(qnet__check_ranges(ctx, "augment", range, sizeof range / sizeof range[0]));
-    for (int i = 0; i < 3; i++)
-        if (!qnet__is_finite(c->mean[i]) || !(c->std[i] >= FLT_MIN && c->std[i] <= DBL_MAX))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "augment: channel %d has mean %g and std %g, expected std > 0", i,
-                              c->mean[i], c->std[i]);
     if (!(c->percentile_low >= 0 && c->percentile_low < c->percentile_high &&
           c->percentile_high <= 100))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "stretch: percentiles %g..%g, expected 0 <= low < high <= 100",
                           c->percentile_low, c->percentile_high);
-    for (int i = 0; i < 3; i++)
-        if (!(c->window_low[i] <= c->window_high[i]))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "stretch: window %g..%g of channel %d is empty", c->window_low[i],
-                              c->window_high[i], i);
     return QNET_OK;
 }
 
@@ -13627,11 +13524,10 @@ static float qnet__select(float *v, size_t n, size_t rank)
         const float pivot = v[low + (high - low) / 2];
         size_t i = low, j = high;
         for (;; i++, j--) {
-            float swap;
             while (v[i] < pivot) i++;
             while (v[j] > pivot) j--;
             if (i >= j) break;
-            swap = v[i];
+            const float swap = v[i];
             v[i] = v[j];
             v[j] = swap;
         }
@@ -13646,13 +13542,12 @@ static float qnet__select(float *v, size_t n, size_t rank)
    numpy.percentile has it: a + f (b - a), a of rank floor(q/100 (n-1)), b of the next. n = 0: 0. */
 static float qnet__percentile(float *v, size_t n, double q)
 {
-    const double at = n > 0 ? q / 100 * (double)(n - 1) : 0;
-    const size_t rank = n > 0 ? qnet__min_size((size_t)at, n - 1) : 0;
-    float a, b = FLT_MAX;
     if (n == 0) return 0;
-    a = qnet__select(v, n, rank);
+    const double at = q / 100 * (double)(n - 1);
+    const size_t rank = qnet__min_size((size_t)at, n - 1);
+    const float a = qnet__select(v, n, rank);
+    float b = rank + 1 < n ? v[rank + 1] : a;
     for (size_t i = rank + 1; i < n; i++) b = v[i] < b ? v[i] : b;
-    if (rank + 1 == n) b = a;
     return (float)(a + (at - (double)rank) * ((double)b - a));
 }
 
@@ -13709,11 +13604,10 @@ static void qnet__power_plan(qnet__power_table *table, double gamma)
 static float qnet__power(const qnet__power_table *table, float v)
 {
     const int rest_bits = 23 - QNET__POWER_BITS;
-    uint32_t bits, i;
-    float rest;
+    uint32_t bits;
     memcpy(&bits, &v, sizeof bits);
-    i = bits >> rest_bits & ((1u << QNET__POWER_BITS) - 1);
-    rest = (float)(int)(bits & ((1u << rest_bits) - 1)) / (float)(1 << rest_bits);
+    const uint32_t i = bits >> rest_bits & ((1u << QNET__POWER_BITS) - 1);
+    const float rest = (float)(int)(bits & ((1u << rest_bits) - 1)) / (float)(1 << rest_bits);
     return table->exponent[bits >> 23] *
            (table->mantissa[i] + rest * (table->mantissa[i + 1] - table->mantissa[i]));
 }
@@ -13794,14 +13688,7 @@ typedef struct qnet__warp {
 static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int in_w,
                                   double *map_x, double *map_y)
 {
-    qnet__warp warp;
-    memset(&warp, 0, sizeof warp);
-    warp.record = record;
-    warp.in_h = in_h;
-    warp.in_w = in_w;
-    warp.xx = warp.yy = 1;
-    warp.map_x = map_x;
-    warp.map_y = map_y;
+    qnet__warp warp = {record, in_h, in_w, 1, 0, 0, 0, 1, 0, map_x, map_y};
     for (int i = 0; record->grid && i < in_w; i++)
         map_x[i] = qnet__grid_entry(record->grid_x, in_w, i);
     for (int i = 0; record->grid && i < in_h; i++)
@@ -13852,9 +13739,9 @@ QNET__INLINE float qnet__bilinear(const float *p, const float *q, size_t right, 
     return top + fy * (bottom - top);
 }
 
-/* Row out_y of out[out_h][out_w][3]: image[in_h][in_w][3] where the warp says, bilinear,
-   normalised. Coordinates first, x[out_w] and y[out_w], then pixels: two loops without a
-   dependence. */
+/* Row out_y of out[out_h][out_w][3]: image[in_h][in_w][3] where the warp says, bilinear (between
+   pixels: flips and crop alone copy them), normalised. Coordinates first, x[out_w] and y[out_w],
+   then pixels: two loops without a dependence. */
 static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
                            const qnet_real mean[3], const qnet_real rstd[3], double *x, double *y,
                            qnet_real *out)
@@ -13879,20 +13766,6 @@ static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y
     }
 }
 
-/* The same without interpolation, where only flips and crop move pixels. */
-static void qnet__copy_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
-                           const qnet_real mean[3], const qnet_real rstd[3], qnet_real *out)
-{
-    const qnet_augmentation *r = warp->record;
-    const int last = warp->in_w - 1, y = out_y + r->crop_y;
-    const float *row = image + (size_t)(r->vflip ? warp->in_h - 1 - y : y) * (size_t)warp->in_w * 3;
-    for (int X = 0; X < out_w; X++) {
-        const int x = r->hflip ? last - (X + r->crop_x) : X + r->crop_x;
-        for (int c = 0; c < 3; c++)
-            out[X * 3 + c] = ((qnet_real)row[x * 3 + c] - mean[c]) * rstd[c];
-    }
-}
-
 /* ---- all of it ------------------------------------------------------------------------------- */
 
 QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
@@ -13903,37 +13776,30 @@ QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_aug
 {
     const size_t bytes = qnet_augment_scratch(in_h, in_w);
     qnet_real mean[3], rstd[3];
-    double *map_x, *map_y, *x, *y;
-    float *image, limit[2][3];
-    qnet__warp warp;
-    size_t count;
+    float limit[2][3];
     if (config == NULL || record == NULL || pixels == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "augment: config, record, pixels or output is missing");
     QNET__TRY(qnet__record_check(ctx, record, in_h, in_w, out_h, out_w));
     QNET__TRY(qnet__augment_config_check(ctx, config));
-    map_x = (double *)(scratch ? scratch : qnet__alloc(ctx, bytes));
+    double *map_x = (double *)(scratch ? scratch : qnet__alloc(ctx, bytes));
     if (map_x == NULL) return qnet__no_memory(ctx, bytes, "augmentation");
-    map_y = map_x + in_w;
-    x = map_y + in_h;
-    y = x + in_w;
-    image = (float *)(void *)(y + in_w);
-    count = (size_t)in_h * (size_t)in_w;
+    double *map_y = map_x + in_w, *x = map_y + in_h, *y = x + in_w;
+    float *image = (float *)(void *)(y + in_w);
+    const size_t count = (size_t)in_h * (size_t)in_w;
     if (low == NULL || high == NULL) { /* the configuration is right: no failure */
         (void)qnet_stretch_limits(ctx, config, pixels, count, limit[0], limit[1], image);
         low = limit[0];
         high = limit[1];
     }
     qnet__augment_values(record, pixels, count, low, high, image);
-    warp = qnet__warp_plan(record, in_h, in_w, map_x, map_y);
+    const qnet__warp warp = qnet__warp_plan(record, in_h, in_w, map_x, map_y);
     for (int c = 0; c < 3; c++) {
         mean[c] = (qnet_real)config->mean[c];
         rstd[c] = (qnet_real)(1 / config->std[c]);
     }
     for (int row = 0; row < out_h; row++, out += 3 * (size_t)out_w)
-        if (record->affine || record->grid)
-            qnet__warp_row(&warp, image, row, out_w, mean, rstd, x, y, out);
-        else qnet__copy_row(&warp, image, row, out_w, mean, rstd, out);
+        qnet__warp_row(&warp, image, row, out_w, mean, rstd, x, y, out);
     if (scratch == NULL) qnet__free(ctx, map_x, bytes);
     return QNET_OK;
 }
@@ -13998,8 +13864,7 @@ QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input
     config->input = input;
     config->size = input == QNET_INPUT_FULL ? 256 : 224;
     config->box_mm = 96; /* 224 pixels of the paper's .43 mm */
-    config->margin = 0.08;
-    config->max_slices = 24;
+    config->margin = 0.08, config->max_slices = 24;
 }
 
 QNET_API int qnet_input_prepared(const qnet_input_config *config)
@@ -14045,40 +13910,53 @@ static int qnet__maps_needed(const qnet_input_config *config)
 typedef struct qnet__preparation {
     qnet_context *ctx;
     const qnet_input_config *config;
-    qnet_volume *map[QNET__MAPS];  /* mask NULL: not needed */
+    qnet_volume *map[QNET__MAPS];  /* [nz][ny][nx] each, on one grid; mask NULL: not needed */
     const char *name[QNET__MAPS];  /* for error sentences */
     int slices, z[QNET__MAX_SLICES]; /* those chosen, lowest first */
-    int side;                      /* the frame */
+    int side;                      /* of the frame, pixels */
     double center[2], step[2];     /* voxels, voxels per pixel; along x and y */
+    double half[2];                /* of the frame's side, voxels */
     qnet_cut cut;
 } qnet__preparation;
 
+/* Index of voxel (x, y, z) in voxels[nz][ny][nx]. */
 static size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
 {
     return ((size_t)z * (size_t)v->ny + (size_t)y) * (size_t)v->nx + (size_t)x;
 }
 
-static int qnet__is_bad_voxel(float v)
+/* where: "outside of the head become 0", ... */
+static void qnet__warn_of_bad_voxels(qnet_context *ctx, const char *name, size_t bad,
+                                     const char *where)
 {
-    return !(fabsf(v) <= FLT_MAX);
+    if (bad > 0)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity %s", name,
+                  (double)bad, where);
 }
 
-/* Sets NaN and infinity to 0. Returns how many there were. */
-static size_t qnet__zero_bad_voxels(qnet_volume *v)
+/* Sets NaN and infinity to 0, which resampling then does not spread, with a warning. */
+static void qnet__zero_bad_voxels(qnet_context *ctx, qnet_volume *v, const char *name,
+                                  const char *where)
 {
     const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
     size_t bad = 0;
     for (size_t i = 0; i < count; i++)
-        if (qnet__is_bad_voxel(v->voxels[i])) {
+        if (!qnet__is_finite((double)v->voxels[i])) {
             v->voxels[i] = 0;
             bad++;
         }
-    return bad;
+    qnet__warn_of_bad_voxels(ctx, name, bad, where);
 }
 
-/* A refusal that the caller may have waived: then it is a warning. */
-static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field, const char *text)
+/* A refusal, with the field of the configuration that waives it; a warning once it is waived. */
+static QNET__PRINTF(4, 5) qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field,
+                                                   const char *format, ...)
 {
+    char text[QNET__SENTENCE];
+    va_list args;
+    va_start(args, format);
+    qnet__sentence(text, format, args);
+    va_end(args);
     if (!waived)
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s; if it is right, set %s", text, field);
     qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
@@ -14092,21 +13970,21 @@ static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field
 static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
                                   qnet_volume *v, const char *name)
 {
-    char text[512], was[4] = "RAS";
+    char was[4] = "RAS";
     double tilt = 0, norm[3], axes[3][3];
-    const char *acquired;
     if (qnet__affine_axes(&v->affine[0][0], norm, axes)) qnet__orientation_text(axes, was);
-    acquired = strchr("SI", was[2]) ? "axial" : strchr("AP", was[2]) ? "coronal" : "sagittal";
+    const char *acquired = strchr("SI", was[2])   ? "axial"
+                           : strchr("AP", was[2]) ? "coronal" : "sagittal";
+    const int axial = acquired[0] == 'a';
     QNET__TRY(qnet_volume_reorient(v, "RAS"));
     for (int c = 0; c < 3; c++)
         tilt = fmax(tilt, acos(fmin(fabs(v->affine[c][c]) / v->spacing[c], 1)));
     tilt *= 180 / 3.14159265358979323846;
-    snprintf(text, sizeof text, "%.300s: its axes are turned by %.0f degrees from those of the "
-             "head, its slices were acquired %s", name, tilt, acquired);
-    if (tilt > 45 || (tilt > 30 && acquired[0] != 'a'))
-        return qnet__unless(ctx, config->any_orientation, "any_orientation", text);
-    if (tilt > 30) qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
-    else if (acquired[0] != 'a')
+    if (tilt > 30)
+        return qnet__unless(ctx, config->any_orientation || (tilt <= 45 && axial),
+                            "any_orientation", "%.300s: its axes are turned by %.0f degrees from "
+                            "those of the head, its slices were acquired %s", name, tilt, acquired);
+    if (!axial)
         qnet__log(ctx, QNET_LOG_INFO, "%s: slices acquired %s are cut anew as axial ones", name,
                   acquired);
     return QNET_OK;
@@ -14163,7 +14041,7 @@ static size_t qnet__clear_outside(qnet_volume *v)
             for (int back = 0; back < 2; back++)
                 for (int i = 0; i < nx * ny; i++) {
                     const int at = back ? nx * ny - 1 - i : i, x = at % nx, y = at / nx;
-                    if (!qnet__is_bad_voxel(p[at])) continue;
+                    if (qnet__is_finite((double)p[at])) continue;
                     if (x > 0 && y > 0 && x < nx - 1 && y < ny - 1 && p[at - 1] != 0 &&
                         p[at + 1] != 0 && p[at - nx] != 0 && p[at + nx] != 0)
                         continue;
@@ -14184,13 +14062,14 @@ static size_t qnet__clear_outside(qnet_volume *v)
 #define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
 #define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
 
-/* Makes the mask 0 and 1, or says why it is none. */
+/* Makes the mask 0 and 1: what is .5 or more becomes 1. Refused are values below 0 or above 1 that
+   are not a few whole labels. The distinct values are counted up to one more than the limit. */
 static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const char *name)
 {
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
     float value[QNET__MASK_LABELS + 1], low = 0, high = 0; /* the values but 0 */
-    const size_t bad = qnet__zero_bad_voxels(mask);
     int n = 0, k, whole = 1;
+    qnet__zero_bad_voxels(ctx, mask, name, "do not count as mask");
     for (size_t i = 0; i < count; i++) {
         const float v = mask->voxels[i];
         low = v < low ? v : low;
@@ -14200,9 +14079,6 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
         for (k = 0; k < n && value[k] != v;) k++;
         if (k == n && n <= QNET__MASK_LABELS) value[n++] = v;
     }
-    if (bad)
-        qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity do not count as mask",
-                  name, (double)bad);
     /* A little beyond 0..1, as interpolation by splines leaves it. */
     if (low < -0.1f || (high > 1.1f && n > 1 && (!whole || n > QNET__MASK_LABELS)))
         return qnet__fail(ctx, QNET_ERROR_DATA,
@@ -14250,20 +14126,19 @@ static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const 
                                     qnet_cut *cut)
 {
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
-    size_t n = 0, largest = 0, lost = 0, pieces = 0, *queue;
+    size_t n = 0, largest = 0, lost = 0, pieces = 0;
     for (size_t i = 0; i < count; i++) n += mask->voxels[i] > 0;
     if (n == 0)
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is .5 or more, the mask is empty",
                           name);
-    queue = (size_t *)qnet__alloc(ctx, n * sizeof *queue);
+    size_t *queue = (size_t *)qnet__alloc(ctx, n * sizeof *queue);
     if (queue == NULL) return qnet__no_memory(ctx, n * sizeof *queue, "a mask's components");
     for (size_t i = 0; i < count; i++)
         if (mask->voxels[i] == 1)
             largest = qnet__max_size(largest, qnet__mask_component(mask, i, 1, 2, queue));
     for (size_t i = 0; i < count; i++) {
-        size_t size;
         if (mask->voxels[i] != 2) continue;
-        size = qnet__mask_component(mask, i, 2, 1, queue);
+        const size_t size = qnet__mask_component(mask, i, 2, 1, queue);
         if (50 * size >= largest) continue;
         for (size_t k = 0; k < size; k++) mask->voxels[queue[k]] = 0;
         lost += size;
@@ -14280,40 +14155,6 @@ static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const 
 }
 
 /* ---- which slices, which part of them -------------------------------------------------------- */
-
-/* 1: slice z holds some of the mask. */
-static int qnet__mask_in_slice(const qnet_volume *mask, int z)
-{
-    const size_t count = (size_t)mask->nx * (size_t)mask->ny;
-    const float *voxels = mask->voxels + (size_t)z * count;
-    for (size_t i = 0; i < count; i++)
-        if (voxels[i] > 0) return 1;
-    return 0;
-}
-
-/* The range of the configuration, or the central max_slices of those that hold the mask. */
-static qnet_status qnet__choose_slices(qnet__preparation *p)
-{
-    const qnet_input_config *c = p->config;
-    const qnet_volume *mask = p->map[QNET__MASK];
-    const int nz = p->map[QNET__QSM]->nz;
-    int n = 0, skip;
-    if (c->slice_count > 0) {
-        if (c->slice_count > nz || c->slice_first > nz - c->slice_count)
-            return qnet__fail(p->ctx, QNET_ERROR_DATA,
-                              "%s: slices %d..%d asked for, the volume has 0..%d",
-                              p->name[QNET__QSM], c->slice_first,
-                              c->slice_first + c->slice_count - 1, nz - 1);
-        for (; n < c->slice_count; n++) p->z[n] = c->slice_first + n;
-        p->slices = n;
-        return QNET_OK;
-    }
-    for (int z = 0; z < nz; z++) n += qnet__mask_in_slice(mask, z);
-    skip = qnet__max_int(n - c->max_slices, 0) / 2; /* of an odd surplus more goes at the top */
-    for (int z = 0; z < nz && p->slices < c->max_slices; z++)
-        if (qnet__mask_in_slice(mask, z) && skip-- <= 0) p->z[p->slices++] = z;
-    return QNET_OK;
-}
 
 /* Centre of mass, along x and y, of the voxels that are not 0 in slices z[count] (NULL: in all); 0
    when there are none. */
@@ -14333,6 +14174,32 @@ static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, d
     if (n == 0) return 0;
     for (int k = 0; k < 2; k++) center[k] = sum[k] / n;
     return 1;
+}
+
+/* p->z: the range of the configuration, or the central max_slices of those that hold the mask. The
+   mask is not empty (qnet__mask_clean), so there is at least one. */
+static qnet_status qnet__choose_slices(qnet__preparation *p)
+{
+    const qnet_input_config *c = p->config;
+    const qnet_volume *mask = p->map[QNET__MASK];
+    const int nz = p->map[QNET__QSM]->nz;
+    double at[2];
+    int n = 0;
+    if (c->slice_count > 0) {
+        if (c->slice_count > nz || c->slice_first > nz - c->slice_count)
+            return qnet__fail(p->ctx, QNET_ERROR_DATA,
+                              "%s: slices %d..%d asked for, the volume has 0..%d",
+                              p->name[QNET__QSM], c->slice_first,
+                              c->slice_first + c->slice_count - 1, nz - 1);
+        for (; n < c->slice_count; n++) p->z[n] = c->slice_first + n;
+        p->slices = n;
+        return QNET_OK;
+    }
+    for (int z = 0; z < nz; z++) n += qnet__center_of_mass(mask, &z, 1, at);
+    int skip = qnet__max_int(n - c->max_slices, 0) / 2; /* of an odd surplus more goes at the top */
+    for (int z = 0; z < nz && p->slices < c->max_slices; z++)
+        if (qnet__center_of_mass(mask, &z, 1, at) && skip-- <= 0) p->z[p->slices++] = z;
+    return QNET_OK;
 }
 
 /* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one.
@@ -14363,11 +14230,10 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
     }
     p->side = qnet_input_prepared(config);
     for (int k = 0; k < 2; k++) {
-        double half;
         p->step[k] = pixel_mm / v->spacing[k];
-        half = p->side / 2.0 * p->step[k];
+        p->half[k] = p->side / 2.0 * p->step[k];
         /* At least one voxel centre inside; also refuses the NaN of a singular affine. */
-        if (!(p->center[k] + half > 0 && p->center[k] - half < n[k] - 1))
+        if (!(p->center[k] + p->half[k] > 0 && p->center[k] - p->half[k] < n[k] - 1))
             return qnet__fail(p->ctx, QNET_ERROR_DATA,
                               "%s: the box about voxel (%g, %g) lies outside of the %dx%d slices",
                               p->name[QNET__QSM], p->center[0], p->center[1], v->nx, v->ny);
@@ -14382,7 +14248,8 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
    percentiles, which some bad voxels do not move. The limits leave room for 1.5 to 7 T and for
    heavy iron load; qnet_cohort_add gives them. */
 
-/* Voxels low[]..high[] of the slices that lie within half[] of a centre; x and y. */
+/* Voxels low[]..high[] of the slices that lie within half[] of a centre, in voxels along x and y;
+   low > high where the window lies beside the volume. */
 static void qnet__window(const qnet_volume *v, const double center[2], const double half[2],
                          int low[2], int high[2])
 {
@@ -14397,16 +14264,15 @@ static void qnet__window(const qnet_volume *v, const double center[2], const dou
 static qnet_status qnet__check_slices(const qnet__preparation *p)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
-    const double half[2] = {p->side / 2.0 * p->step[0], p->side / 2.0 * p->step[1]};
     int low[2], high[2];
-    qnet__window(grid, p->center, half, low, high);
+    qnet__window(grid, p->center, p->half, low, high);
     for (int t = 0; t < p->slices; t++)
         for (int m = QNET__QSM; m <= QNET__T1W; m++) {
             int some = 0;
             for (int y = low[1]; y <= high[1]; y++)
                 for (int x = low[0]; x <= high[0]; x++) {
                     const float v = p->map[m]->voxels[qnet__voxel_at(grid, x, y, p->z[t])];
-                    if (qnet__is_bad_voxel(v))
+                    if (!qnet__is_finite((double)v))
                         return qnet__fail(p->ctx, QNET_ERROR_DATA,
                                           "%s: voxel (%d, %d, %d) of the volume turned to RAS is "
                                           "%s, inside of the head", p->name[m], x, y, p->z[t],
@@ -14418,17 +14284,14 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
                                   "%s: slice %d (from 0 at the bottom) is zero all over the image",
                                   p->name[m], p->z[t]);
         }
-    for (int m = QNET__QSM; m <= QNET__T1W; m++) {
-        const size_t bad = qnet__zero_bad_voxels(p->map[m]);
-        if (bad)
-            qnet__log(p->ctx, QNET_LOG_WARNING,
-                      "%s: %.0f voxels of NaN or infinity inside of the head, where no image looks,"
-                      " become 0", p->name[m], (double)bad);
-    }
+    for (int m = QNET__QSM; m <= QNET__T1W; m++)
+        qnet__zero_bad_voxels(p->ctx, p->map[m], p->name[m],
+                              "inside of the head, where no image looks, become 0");
     return QNET_OK;
 }
 
-/* The q-th percentile of those of v[n] that are not 0 and for which where[i] >= least; work[n]. */
+/* The q-th percentile of those of v[n] that are not 0, which is outside the head, and for which
+   where[i] >= least; work[n]. */
 static float qnet__percentile_where(const float *v, const float *where, float least, size_t n,
                                     double q, float *work)
 {
@@ -14452,19 +14315,17 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
         in_mask += mask[i] > 0;
         empty += mask[i] > 0 && v[m][i] == 0;
     }
-    for (int k = 0; k < 3; k++) {
-        static const double q[3] = {1, 50, 99};
-        limit[k] = qnet__percentile_where(v[m], mask, 0, n, q[k], work);
-    }
+    limit[0] = qnet__percentile_where(v[m], mask, 0, n, 1, work);
+    limit[1] = qnet__percentile_where(v[m], mask, 0, n, 50, work);
+    limit[2] = qnet__percentile_where(v[m], mask, 0, n, 99, work);
     if (some < 0.05 * (double)n) return "is 0 nearly everywhere";
     if (empty > 0.1 * in_mask) return "is 0, or was NaN, in more than a tenth of the mask";
     if (limit[0] == limit[2]) return "is constant";
     negative /= some;
     if (m == QNET__QSM) {
-        float *size = work + n;
-        double largest;
+        float *size = work + n; /* magnitudes: the sign of some voxels may be anything */
         for (size_t i = 0; i < n; i++) size[i] = fabsf(qsm[i]);
-        largest = (double)qnet__percentile_where(size, mask, 0, n, 99, work);
+        const double largest = (double)qnet__percentile_where(size, mask, 0, n, 99, work);
         if (largest > 3 && negative < 0.05)
             return limit[1] >= 5 && limit[1] <= 80
                        ? "looks like R2*: are QSM and R2* swapped?"
@@ -14477,7 +14338,8 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
             return "is lower in the mask than around it: of the wrong sign, as GE's phase makes "
                    "it?";
     }
-    if (m == QNET__R2STAR) { /* iron: where QSM is highest */
+    if (m == QNET__R2STAR) {
+        /* Iron is where QSM is highest, and raises R2* (lowers T2*) there. */
         const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
         const float iron = qnet__percentile_where(v[m], qsm, highest, n, 50, work);
         if (negative > 0.05) return "looks like susceptibility: are QSM and R2* swapped?";
@@ -14492,7 +14354,9 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
 
 #define QNET__VALUES_MM 96 /* a box of this side lies within any head */
 
-/* Refuses values that no brain has, in the chosen slices about a centre. */
+/* Refuses values that no brain has, in the chosen slices about a centre (voxels), and a map that is
+   a copy of another. The maps' voxels in the window are gathered in v[map][n], so that the same
+   index is the same place in all of them. */
 static qnet_status qnet__check_values(const qnet__preparation *p, const double center[2])
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -14501,14 +14365,14 @@ static qnet_status qnet__check_values(const qnet__preparation *p, const double c
     const size_t whole = qnet__voxel_count(grid->nx, grid->ny, grid->nz) * sizeof(float);
     int low[2], high[2];
     qnet_status status = QNET_OK;
-    size_t row, n, bytes, at = 0;
-    float *block, *v[QNET__MAPS];
+    float *v[QNET__MAPS];
+    size_t at = 0;
     qnet__window(grid, center, half, low, high);
     if (low[0] > high[0] || low[1] > high[1]) return QNET_OK; /* an explicit box beside them */
-    row = (size_t)(high[0] - low[0] + 1);
-    n = row * (size_t)(high[1] - low[1] + 1) * (size_t)p->slices;
-    bytes = (QNET__MAPS + 2) * n * sizeof *block;
-    block = (float *)qnet__alloc(p->ctx, bytes);
+    const size_t row = (size_t)(high[0] - low[0] + 1);
+    const size_t n = row * (size_t)(high[1] - low[1] + 1) * (size_t)p->slices;
+    const size_t bytes = (QNET__MAPS + 2) * n * sizeof(float);
+    float *block = (float *)qnet__alloc(p->ctx, bytes);
     if (block == NULL) return qnet__no_memory(p->ctx, bytes, "a map's values");
     memset(block, 0, bytes);
     for (int m = 0; m < QNET__MAPS; m++) v[m] = block + (size_t)m * n;
@@ -14520,16 +14384,15 @@ static qnet_status qnet__check_values(const qnet__preparation *p, const double c
                            row * sizeof *block);
     for (int m = QNET__QSM; m <= QNET__T1W && status == QNET_OK; m++) {
         float limit[3];
-        char text[600];
         const char *why = qnet__unlikely(m, v, n, limit, block + QNET__MAPS * n);
         for (int k = 0; why == NULL && k < m; k++)
             if (memcmp(p->map[m]->voxels, p->map[k]->voxels, whole) == 0)
                 why = "is a copy of another map of this scan";
-        if (why == NULL) continue;
-        snprintf(text, sizeof text, "%.400s: %s (1 %%, half and 99 %% of its values are below "
-                 "%.3g, %.3g and %.3g)", p->name[m], why, (double)limit[0], (double)limit[1],
-                 (double)limit[2]);
-        status = qnet__unless(p->ctx, p->config->any_values, "any_values", text);
+        if (why != NULL)
+            status = qnet__unless(p->ctx, p->config->any_values, "any_values", "%.400s: %s (1 %%, "
+                                  "half and 99 %% of its values are below %.3g, %.3g and %.3g)",
+                                  p->name[m], why, (double)limit[0], (double)limit[1],
+                                  (double)limit[2]);
     }
     qnet__free(p->ctx, block, bytes);
     return status;
@@ -14578,11 +14441,9 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
                 if (!qnet__neighbours(p->center[0] - right * p->step[0], grid->nx, &x0, &x1, &fx))
                     continue;
                 for (int m = 0; m < 3; m++) {
-                    const float *a = p->map[m]->voxels + qnet__voxel_at(grid, 0, y0, z);
-                    const float *b = p->map[m]->voxels + qnet__voxel_at(grid, 0, y1, z);
-                    const float top = a[x0] + fx * (a[x1] - a[x0]);
-                    const float bottom = b[x0] + fx * (b[x1] - b[x0]);
-                    sum[m] += top + fy * (bottom - top);
+                    const float *a = p->map[m]->voxels + qnet__voxel_at(grid, x0, y0, z);
+                    const float *b = p->map[m]->voxels + qnet__voxel_at(grid, x0, y1, z);
+                    sum[m] += qnet__bilinear(a, b, (size_t)(x1 - x0), fx, fy);
                 }
             }
         }
@@ -14590,41 +14451,38 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
     }
 }
 
-/* Everything but the images: checks the maps, chooses the slices, places the frame. The order
-   counts: what is refused first has the plainest sentence, and values are looked at where the frame
-   is. */
+/* Everything but the images: checks the maps, chooses the slices, places the frame, and fills
+   p->cut. The order counts: what is refused first has the plainest sentence, and values are looked
+   at where the frame is. */
 static qnet_status qnet__cut_plan(qnet__preparation *p)
 {
     const int needed = qnet__maps_needed(p->config);
     const qnet_volume *qsm = p->map[QNET__QSM], *mask;
     qnet_cut *cut = &p->cut;
-    double head[2], mass[2] = {0, 0}, middle;
-    char text[512];
+    double head[2], mass[2] = {0, 0};
     for (int m = 0; m < needed; m++) {
-        size_t cleared;
         if (p->map[m] == NULL)
             return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", p->name[m],
                               m == QNET__MASK ? ", and no slices or box are given" : "");
         QNET__TRY(qnet__to_axial(p->ctx, p->config, p->map[m], p->name[m]));
         QNET__TRY(qnet__check_grid(p->ctx, qsm, p->name[QNET__QSM], p->map[m], p->name[m]));
-        if (m == QNET__MASK) continue;
-        cleared = qnet__clear_outside(p->map[m]);
-        if (cleared)
-            qnet__log(p->ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity outside of the "
-                      "head become 0", p->name[m], (double)cleared);
+        if (m != QNET__MASK)
+            qnet__warn_of_bad_voxels(p->ctx, p->name[m], qnet__clear_outside(p->map[m]),
+                                     "outside of the head become 0");
     }
     if (needed < QNET__MAPS) p->map[QNET__MASK] = NULL;
     mask = p->map[QNET__MASK];
     if (mask) {
-        double ml;
         QNET__TRY(qnet__mask_binary(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK]));
         QNET__TRY(qnet__mask_clean(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK], cut));
         (void)qnet__center_of_mass(mask, NULL, mask->nz, mass);
-        ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] / 1000;
-        snprintf(text, sizeof text, "%.400s: %.0f ml, more than the %d of basal ganglia and "
-                 "thalami: a mask of the brain?", p->name[QNET__MASK], ml, QNET__MASK_ML);
+        const double ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] /
+                          1000;
         if (ml > QNET__MASK_ML)
-            QNET__TRY(qnet__unless(p->ctx, p->config->any_values, "any_values", text));
+            QNET__TRY(qnet__unless(p->ctx, p->config->any_values, "any_values",
+                                   "%.400s: %.0f ml, more than the %d of basal ganglia and "
+                                   "thalami: a mask of the brain?", p->name[QNET__MASK], ml,
+                                   QNET__MASK_ML));
     }
     QNET__TRY(qnet__choose_slices(p));
     QNET__TRY(qnet__frame_plan(p, mass));
@@ -14632,7 +14490,7 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
     QNET__TRY(qnet__check_values(p, mask ? mass : p->center));
     cut->slice[0] = p->z[0];
     cut->slice[1] = p->z[p->slices - 1];
-    middle = (cut->slice[0] + cut->slice[1]) / 2.0;
+    const double middle = (cut->slice[0] + cut->slice[1]) / 2.0;
     for (int k = 0; k < 3; k++)
         cut->center_mm[k] = qsm->affine[k][0] * p->center[0] + qsm->affine[k][1] * p->center[1] +
                             qsm->affine[k][2] * middle + qsm->affine[k][3];
@@ -14656,23 +14514,19 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
 QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
                                         int scans, qnet_cohort **out)
 {
-    qnet_cohort *cohort;
-    size_t bytes;
     QNET__TRY(qnet__input_check(ctx, config));
     if (out == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cohort: no place for the result");
     if (scans < 1 || scans > QNET__MAX_SCANS)
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "cohort: room for %d scans asked for, expected 1..%d", scans,
                           QNET__MAX_SCANS);
-    bytes = sizeof *cohort + (size_t)scans * sizeof *cohort->scans;
-    cohort = (qnet_cohort *)qnet__alloc(ctx, bytes);
+    const int side = qnet_input_prepared(config);
+    const size_t bytes = sizeof(qnet_cohort) + (size_t)scans * sizeof(qnet_scan);
+    qnet_cohort *cohort = (qnet_cohort *)qnet__alloc(ctx, bytes);
     if (cohort == NULL) return qnet__no_memory(ctx, bytes, "a cohort");
-    memset(cohort, 0, bytes);
-    cohort->ctx = ctx;
-    cohort->config = *config;
-    cohort->capacity = scans;
-    cohort->height = cohort->width = qnet_input_prepared(config);
-    cohort->scans = (qnet_scan *)(void *)(cohort + 1);
+    const qnet_cohort empty = {ctx, *config, 0, scans, side, side,
+                               (qnet_scan *)(void *)(cohort + 1)};
+    *cohort = empty;
     *out = cohort;
     return QNET_OK;
 }
@@ -14697,8 +14551,8 @@ QNET_API void qnet_cohort_destroy(qnet_cohort *cohort)
 
 QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t)
 {
-    if (scan < 0 || scan >= cohort->scans_count) return NULL;
-    if (t < 0 || t >= cohort->scans[scan].slices) return NULL;
+    if (scan < 0 || scan >= cohort->scans_count || t < 0 || t >= cohort->scans[scan].slices)
+        return NULL;
     return cohort->scans[scan].pixels +
            (size_t)t * (size_t)cohort->height * (size_t)cohort->width * 3;
 }
@@ -14714,27 +14568,27 @@ static uint64_t qnet__volume_hash(const qnet_volume *v)
     return qnet__hash_numbers(QNET_HASH_START, &t);
 }
 
-/* Whose scan it is, and that no other subject of the cohort has this QSM map: one brain would be
-   trained and tested on. */
+/* A subject has one label, and no two subjects have the same QSM map: a network would be trained
+   and tested on one brain. */
 static qnet_status qnet__cohort_check(const qnet_cohort *cohort, const qnet_scan *scan)
 {
     for (int s = 0; s < cohort->scans_count; s++) {
         const qnet_scan *other = &cohort->scans[s];
         const int same = strcmp(other->subject, scan->subject) == 0;
-        char text[256];
         if (same && other->label != scan->label)
             return qnet__fail(cohort->ctx, QNET_ERROR_DATA,
                               "cohort: %s is HH in one scan, HC in another", scan->subject);
-        if (same || other->source_hash != scan->source_hash) continue;
-        snprintf(text, sizeof text, "%s and %s have the same QSM map", other->subject,
-                 scan->subject);
-        QNET__TRY(qnet__unless(cohort->ctx, cohort->config.any_values, "any_values", text));
+        if (!same && other->source_hash == scan->source_hash)
+            QNET__TRY(qnet__unless(cohort->ctx, cohort->config.any_values, "any_values",
+                                   "%s and %s have the same QSM map", other->subject,
+                                   scan->subject));
     }
     return QNET_OK;
 }
 
-/* Appends a scan whose maps have these names: checks, then memory, then images, so that the cohort
-   is as before on any failure. */
+/* Appends a scan; name[] are those of its maps in sentences. Checks, then memory, then images, so
+   that the cohort is as before on any failure. The scan's block holds pixels[slices][height][width]
+   [3] and slice_z[slices]. */
 static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps *maps,
                                        const char *const name[QNET__MAPS])
 {
@@ -14743,9 +14597,6 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     const size_t image = (size_t)cohort->height * (size_t)cohort->width * 3;
     qnet__preparation p;
     qnet_scan scan;
-    int *slice_z;
-    float *pixels;
-    size_t bytes;
     memset(&scan, 0, sizeof scan);
     memset(&p, 0, sizeof p);
     if (maps->subject == NULL || maps->subject[0] == '\0')
@@ -14767,17 +14618,14 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     scan.sex = maps->sex;
     p.ctx = ctx;
     p.config = &cohort->config;
-    for (int m = 0; m < QNET__MAPS; m++) {
-        p.map[m] = map[m];
-        p.name[m] = name[m];
-    }
+    for (int m = 0; m < QNET__MAPS; m++) p.map[m] = map[m], p.name[m] = name[m];
     QNET__TRY(qnet__cut_plan(&p));
     scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
     QNET__TRY(qnet__cohort_check(cohort, &scan));
-    bytes = qnet__scan_bytes(cohort, p.slices);
-    pixels = (float *)qnet__alloc(ctx, bytes);
+    const size_t bytes = qnet__scan_bytes(cohort, p.slices);
+    float *pixels = (float *)qnet__alloc(ctx, bytes);
     if (pixels == NULL) return qnet__no_memory(ctx, bytes, "a scan's slices");
-    slice_z = (int *)(void *)(pixels + (size_t)p.slices * image);
+    int *slice_z = (int *)(void *)(pixels + (size_t)p.slices * image);
     memcpy(slice_z, p.z, (size_t)p.slices * sizeof *slice_z);
     for (int t = 0; t < p.slices; t++)
         qnet__resample_slice(&p, p.z[t], pixels + (size_t)t * image);
@@ -14825,9 +14673,8 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
                                         "slices with the mask"};
     const int n = cohort->scans_count;
     const size_t bytes = (size_t)n * sizeof(float);
-    float *work;
     if (n < QNET__OUTLIER_SCANS) return QNET_OK;
-    work = (float *)qnet__alloc(cohort->ctx, bytes);
+    float *work = (float *)qnet__alloc(cohort->ctx, bytes);
     if (work == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
     for (int k = 0; k < 3; k++) {
         double median = 0, limit = 0;
@@ -14856,14 +14703,14 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
 }
 
 #ifndef QNET_NO_STDIO
-/* Reads one scan's volumes and appends them. */
+/* Reads one scan's volumes and appends them. The volumes are freed in any case: memory holds those
+   of one scan at a time. */
 static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_files *files)
 {
     const char *const path[QNET__MAPS] = {files->qsm, files->r2star, files->t1w, files->mask};
     const int needed = qnet__maps_needed(&cohort->config);
     qnet_volume *v[QNET__MAPS] = {NULL, NULL, NULL, NULL};
     qnet_status status = QNET_OK;
-    qnet_scan_maps maps;
     for (int m = 0; m < needed && status == QNET_OK; m++) {
         if (path[m] == NULL)
             status = qnet__fail(cohort->ctx, QNET_ERROR_NOT_FOUND, "%.63s: no file of the %s%s",
@@ -14871,53 +14718,32 @@ static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_fi
                                 m == QNET__MASK ? ", and no slices or box are given" : "");
         else status = qnet_nifti_load(cohort->ctx, path[m], &v[m]);
     }
-    memset(&maps, 0, sizeof maps);
-    maps.subject = files->subject;
-    maps.label = files->label;
-    maps.age = files->age;
-    maps.sex = files->sex;
-    maps.qsm = v[QNET__QSM];
-    maps.r2star = v[QNET__R2STAR];
-    maps.t1w = v[QNET__T1W];
-    maps.mask = v[QNET__MASK];
+    const qnet_scan_maps maps = {files->subject, files->label, files->age, files->sex,
+                                 v[QNET__QSM], v[QNET__R2STAR], v[QNET__T1W], v[QNET__MASK]};
     if (status == QNET_OK) status = qnet__cohort_append(cohort, &maps, path);
     for (int m = 0; m < QNET__MAPS; m++) qnet_volume_destroy(v[m]);
     return status;
 }
 
-/* Reports that scan i (from 0) of count has been read since `start`; the hook may stop it there. */
-static qnet_status qnet__cohort_progress(qnet_context *ctx, const char *subject, int i, int count,
-                                         double start)
-{
-    const double seconds = qnet__seconds(ctx) - start;
-    qnet_progress_info info;
-    memset(&info, 0, sizeof info);
-    info.task = "read cohort";
-    info.where = subject;
-    info.step = (size_t)i + 1;
-    info.steps = (size_t)count;
-    info.loss = (double)NAN;
-    info.items_per_second = seconds > 0 ? (i + 1) / seconds : 0;
-    info.seconds_left = seconds * (count - i - 1) / (i + 1);
-    info.fraction = (double)(i + 1) / count;
-    if (!qnet__report(ctx, &info)) return QNET_OK;
-    return qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s", subject);
-}
-
+/* The cohort of files[count], scan by scan; after each the progress hook may stop it. */
 QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
                                       const qnet_scan_files *files, int count, qnet_cohort **out)
 {
     qnet_cohort *cohort = NULL;
     qnet_status status = QNET_OK;
-    double start;
     if (files == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "load cohort: files or result are NULL");
     QNET__TRY(qnet_cohort_create(ctx, config, count, &cohort));
-    start = qnet__seconds(ctx);
+    const double start = qnet__seconds(ctx);
     for (int i = 0; i < count && status == QNET_OK; i++) {
         status = qnet__cohort_load_one(cohort, &files[i]);
-        if (status == QNET_OK)
-            status = qnet__cohort_progress(ctx, files[i].subject, i, count, start);
+        const double seconds = qnet__seconds(ctx) - start, done = i + 1;
+        const qnet_progress_info info = {
+            "read cohort", files[i].subject, 0, 0, (size_t)i + 1, (size_t)count, (double)NAN, 0,
+            seconds > 0 ? done / seconds : 0, seconds * (count - done) / done, done / count};
+        if (status == QNET_OK && qnet__report(ctx, &info))
+            status = qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s",
+                                files[i].subject);
     }
     if (status == QNET_OK) status = qnet__cohort_outliers(cohort);
     if (status == QNET_OK) *out = cohort;
@@ -14931,56 +14757,54 @@ QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config
    Cross-validation is over individuals: all scans of a subject share a fold, or a network would be
    tested on a brain that it has seen (paper, "Training Procedure"). */
 
-/* Each class is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped. So the
-   folds differ by at most one subject in all, and by at most one in each class. work[2 scans]. */
-static qnet_status qnet__deal_folds(qnet_context *ctx, const qnet_cohort *cohort, int folds,
-                                    uint64_t seed, int *work, int *fold)
+/* The first scan of scan s's subject. */
+static int qnet__first_scan(const qnet_cohort *cohort, int s)
 {
-    const int scans = cohort->scans_count;
-    int *first = work, *order = work + scans; /* first scan of the scan's subject */
+    int first = 0;
+    while (strcmp(cohort->scans[first].subject, cohort->scans[s].subject) != 0) first++;
+    return first;
+}
+
+/* Each class of subjects is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped.
+   So the folds differ by at most one subject in all, and by at most one in each class. The seed
+   alone decides: the same subjects in the same order give the same folds for both inputs and both
+   stages. */
+QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *cohort, int folds,
+                                       uint64_t seed, int *fold)
+{
+    static const char *const name[2] = {"HC", "HH"};
     int count[2] = {0, 0}, next = 0;
+    if (cohort == NULL || fold == NULL || folds < 2)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "folds: %d of a cohort, expected 2 or more",
+                          folds);
+    const int scans = cohort->scans_count;
     for (int s = 0; s < scans; s++) {
-        const qnet_scan *scan = &cohort->scans[s];
-        for (first[s] = 0; strcmp(cohort->scans[first[s]].subject, scan->subject) != 0;) first[s]++;
-        if (scan->label != cohort->scans[first[s]].label)
+        const int first = qnet__first_scan(cohort, s), label = cohort->scans[s].label == QNET_HH;
+        if (cohort->scans[s].label != cohort->scans[first].label)
             return qnet__fail(ctx, QNET_ERROR_DATA, "folds: subject %s has scans of both labels",
-                              scan->subject);
-        count[scan->label == QNET_HH] += first[s] == s;
+                              cohort->scans[s].subject);
+        count[label] += first == s;
     }
     for (int label = 0; label < 2; label++)
         if (folds > count[label])
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "folds: %d asked for, but there are only %d %s subjects", folds,
-                              count[label], label ? "HH" : "HC");
+                              count[label], name[label]);
+    const size_t bytes = (size_t)scans * sizeof(int);
+    int *order = (int *)qnet__alloc(ctx, bytes); /* the first scans of the subjects of a class */
+    if (order == NULL) return qnet__no_memory(ctx, bytes, "folds");
     for (int label = 0; label < 2; label++) {
         qnet_rng rng = qnet_rng_at(seed, QNET_RANDOM_FOLDS, (uint32_t)label, 0);
         size_t n = 0;
         for (int s = 0; s < scans; s++)
-            if (first[s] == s && (cohort->scans[s].label == QNET_HH) == label) order[n++] = s;
+            if ((cohort->scans[s].label == QNET_HH) == label && qnet__first_scan(cohort, s) == s)
+                order[n++] = s;
         qnet_rng_shuffle(&rng, order, n);
         for (size_t i = 0; i < n; i++) fold[order[i]] = next++ % folds;
     }
-    for (int s = 0; s < scans; s++) fold[s] = fold[first[s]];
+    for (int s = 0; s < scans; s++) fold[s] = fold[qnet__first_scan(cohort, s)];
+    qnet__free(ctx, order, bytes);
     return QNET_OK;
-}
-
-/* The seed alone decides: the same subjects in the same order give the same folds for both inputs
-   and both stages. */
-QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *cohort, int folds,
-                                       uint64_t seed, int *fold)
-{
-    qnet_status status;
-    size_t bytes;
-    int *work;
-    if (cohort == NULL || fold == NULL || folds < 2)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "folds: %d of a cohort, expected 2 or more",
-                          folds);
-    bytes = 2 * (size_t)cohort->scans_count * sizeof *work;
-    work = (int *)qnet__alloc(ctx, bytes);
-    if (work == NULL) return qnet__no_memory(ctx, bytes, "folds");
-    status = qnet__deal_folds(ctx, cohort, folds, seed, work, fold);
-    qnet__free(ctx, work, bytes);
-    return status;
 }
 
 /* The opposite side of the leak check: whatever made the folds, no subject may be in two. */

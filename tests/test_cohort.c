@@ -1298,7 +1298,8 @@ static void test_no_memory(void)
         status = qnet_cohort_load(poor, &config, found.dataset.scans, found.dataset.count, &got);
         if (status == QNET_OK) {
             allowed = 0;
-            CHECK_FAILS(poor, qnet_folds_create(poor, got, 2, 1, fold), QNET_ERROR_MEMORY, "folds");
+            make_crowd(2, 2, 1);
+            CHECK_FAILS(poor, qnet_folds_create(poor, &crowd, 2, 1, fold), QNET_ERROR_MEMORY, "folds");
             qnet_cohort_destroy(got);
             break;
         }
