@@ -1597,7 +1597,7 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
    system offer is settled here by macros: OpenMP, POSIX or Windows, vector units, attributes.
 
    Functions that can fail return a qnet_status; those that return an int return 1 for yes or
-   success, 0 for no.
+   success, 0 for no. Relies on the C library only.
    ============================================================================================ */
 
 #include <errno.h>
@@ -1867,7 +1867,7 @@ QNET__HELPER double qnet__number(const unsigned char *p, qnet_dtype dtype)
    no globals. Memory: qnet__alloc and qnet__free, with the same number of bytes; plans of many
    pieces go through qnet__arena. Threads: qnet__parallel runs a task for each of 0..count-1 and
    returns when all are done; results may depend on the index, never on the worker. Failures:
-   qnet__fail records a sentence.
+   qnet__fail records a sentence. Relies on >>status.
    ============================================================================================ */
 
 #define QNET__ALIGN 64 /* a cache line, and the widest vector register */
@@ -2356,6 +2356,7 @@ QNET_API const char *qnet_version(void) { return QNET_VERSION; }
    numbers: as easy as 1, 2, 3. SC 2011). A block of four words is a function of key and counter,
    so a stream needs no state but its name. Every random decision of a run names its stream (seed,
    purpose, epoch, sample): the numbers are the same for any number of threads and after any stop.
+   Relies on >>status.
    ============================================================================================ */
 
 /* out[4] = Philox4x32-10(counter[4], key[2]): ten rounds of two 32x32-bit products, the key bumped
@@ -2461,7 +2462,8 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
    A file is replaced whole: written beside its path under a temporary name, forced to the disk,
    renamed; after a failure or a power cut the path has the old bytes or the new ones, never a
    mixture. Folders are made, listed in a fixed order, and locked. Paths are UTF-8. Nothing is
-   allocated on the word of a length field alone: memory follows the bytes that have come.
+   allocated on the word of a length field alone: memory follows the bytes that have come. Relies on
+   >>context for memory, threads and sentences.
    ============================================================================================ */
 
 /* What sentences call a source or a sink: the path of a file. */
@@ -10423,7 +10425,7 @@ QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *averag
    Huffman code is packed from its first bit, all other numbers from their lowest.
 
    gzip puts a header before the blocks and CRC-32 and size behind them; zlib two bytes and the
-   Adler-32 sum.
+   Adler-32 sum. Relies on >>file for bytes.
    ============================================================================================ */
 
 #define QNET__WINDOW       32768 /* how far back a match may reach */
@@ -11328,7 +11330,8 @@ static qnet_status qnet__deflate_finish(qnet__deflate *d)
 /* ============================================================================================
    >>png   PNG pictures out (ISO/IEC 15948): pixels[height][width][channels], 8 bits, 1 channel
    (grey) or 3 (RGB). A picture is a signature and chunks: IHDR with the sizes, IDAT with the rows,
-   each filtered and all packed by the deflate above, IEND.
+   each filtered and all packed by the deflate above, IEND. Relies on >>context, >>file and
+   >>deflate.
    ============================================================================================ */
 
 /* A chunk: length, type, bytes[size], CRC of type and bytes; big-endian numbers (PNG, 5.3). */
@@ -11457,8 +11460,8 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    A file is a header of 348 bytes, extensions, and the voxels, x fastest, as one of ten number
    types, little- or big-endian, plain or in gzip; voxel = stored * slope + intercept, as float.
    What tools are known to write wrongly without doubt about its meaning is repaired with a warning,
-   all else is refused with the field, what was expected, and what was found. Relies on >>file for
-   bytes and on >>deflate for .nii.gz.
+   all else is refused with the field, what was expected, and what was found. Relies on >>context,
+   >>file for bytes and >>deflate for gzip.
    ============================================================================================ */
 
 /* ---- 3 x 3 matrices and affines -------------------------------------------------------------- */
@@ -12234,8 +12237,8 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
    Reading goes header -> layout of the bytes -> bytes -> match with the table -> numbers -> copy;
    each step refuses what the next one could not bear, so after it nothing needs to be checked
    again. Files of an experiment carry their provenance as metadata: which run, input, repeat, fold
-   and model they are, and of which ResNet a Q-Net took the features. Relies on >>file for bytes and
-   on the table of >>tensor.
+   and model they are, and of which ResNet a Q-Net took the features. Relies on
+   >>context, >>random for its hash, >>file for bytes and >>tensor for the table.
    ============================================================================================ */
 
 #ifndef QNET_MAX_SAFETENSORS_HEADER
