@@ -2462,8 +2462,8 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
    A file is replaced whole: written beside its path under a temporary name, forced to the disk,
    renamed; after a failure or a power cut the path has the old bytes or the new ones, never a
    mixture. Folders are made, listed in a fixed order, and locked. Paths are UTF-8. Nothing is
-   allocated on the word of a length field alone: memory follows the bytes that have come. Relies on
-   >>context for memory, threads and sentences.
+   allocated on the word of a length field alone: memory follows the bytes that have come.
+   Relies on >>context for memory, threads and sentences.
    ============================================================================================ */
 
 /* What sentences call a source or a sink: the path of a file. */
@@ -12237,8 +12237,8 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
    Reading goes header -> layout of the bytes -> bytes -> match with the table -> numbers -> copy;
    each step refuses what the next one could not bear, so after it nothing needs to be checked
    again. Files of an experiment carry their provenance as metadata: which run, input, repeat, fold
-   and model they are, and of which ResNet a Q-Net took the features. Relies on
-   >>context, >>random for its hash, >>file for bytes and >>tensor for the table.
+   and model they are, and of which ResNet a Q-Net took the features.
+   Relies on >>context, >>random for its hash, >>file for bytes and >>tensor for the table.
    ============================================================================================ */
 
 #ifndef QNET_MAX_SAFETENSORS_HEADER
