@@ -335,7 +335,6 @@ typedef enum qnet_status {
 } qnet_status;
 
 /* The general text of a status, such as "the data cannot be used". Never NULL. */
-/* Both tables are made from QNET_STATUS_LIST, so a new code cannot be forgotten here. */
 QNET_API const char *qnet_status_text(qnet_status status);
 
 /* The name of a status, such as "QNET_ERROR_DATA". Never NULL. */
@@ -439,7 +438,6 @@ typedef struct qnet_hooks {
    context before the context itself. Refused, without a sentence as there is no context to hold
    it: threads below 0 or above 4096, half an allocator or parallel hook, and kernels (cpu, or
    QNET_CPU_CHOICE) that this machine or build has not. */
-/* Checks the hooks and fills in defaults; the context itself comes from the caller's allocator. */
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out);
 QNET_API void qnet_context_destroy(qnet_context *ctx);
 
@@ -460,7 +458,6 @@ QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out);
 QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx);
 
 /* "qnet 0.1.0, float, gcc 12.2, OpenMP, avx512, 2 workers": into text[size], always ended. */
-/* "qnet 1.0, float, gcc 12.2, OpenMP, avx2, 2 workers": what a record of results has to name. */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size);
 /* QNET_VERSION of the implementation: a shared library's may differ from that of the header that
    its user was compiled with. */
@@ -489,10 +486,8 @@ typedef struct qnet_rng {
 } qnet_rng;
 
 QNET_API qnet_rng qnet_rng_at(uint64_t seed, int purpose, uint32_t epoch, uint64_t sample);
-/* The next 32 bits; a new block when the four words of the last are spent. */
 QNET_API uint32_t qnet_rng_u32(qnet_rng *rng);
 QNET_API double qnet_rng_uniform(qnet_rng *rng);                  /* [0, 1), 53 bits, two words */
-/* Uniform in [a, b). */
 QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b); /* [a, b) */
 QNET_API uint32_t qnet_rng_below(qnet_rng *rng, uint32_t n); /* 0..n-1, unbiased; 0 for n = 0 */
 QNET_API double qnet_rng_normal(qnet_rng *rng);                   /* mean 0, variance 1 */
@@ -501,7 +496,6 @@ QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count);
 
 /* 64-bit FNV-1a; pass QNET_HASH_START first, the last value to go on. For records, not security. */
 #define QNET_HASH_START 0xcbf29ce484222325u
-/* FNV-1a: each byte is XORed into the low bits, then multiplied by the prime 2^40 + 2^8 + 0xb3. */
 QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size);
 
 /* ============================================================================================
@@ -999,7 +993,6 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
 #ifndef QNET_NO_STDIO
 QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_volume **out);
 /* Compressed if and only if the name ends in .gz. */
-/* Packed where the path ends in .gz; on failure what was at the path stays. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
                                      double slope);
 #endif
@@ -1733,6 +1726,7 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
         if (qnet__try_status != QNET_OK) return qnet__try_status; \
     } while (0)
 
+/* Both tables are made from QNET_STATUS_LIST, so a new code cannot be forgotten here. */
 QNET_API const char *qnet_status_text(qnet_status status)
 {
 #define QNET__STATUS_TEXT(name, text) text,
@@ -2093,23 +2087,17 @@ static double qnet__default_seconds(void *user)
 #elif defined(QNET_NO_STDIO)
     return 0; /* no system, no clock: progress reports then know no speed */
 #elif defined(QNET__LINUX64)
-    {
-        long now[2] = {0, 0}; /* seconds and 1e-9 seconds */
-        (void)qnet__clock_gettime(QNET__CLOCK_MONOTONIC, now);
-        return (double)now[0] + 1e-9 * (double)now[1];
-    }
+    long now[2] = {0, 0}; /* seconds and 1e-9 seconds */
+    (void)qnet__clock_gettime(QNET__CLOCK_MONOTONIC, now);
+    return (double)now[0] + 1e-9 * (double)now[1];
 #elif defined(CLOCK_MONOTONIC) && defined(QNET__POSIX) && !defined(__wasi__)
-    {
-        struct timespec now = { 0, 0 };
-        (void)clock_gettime(CLOCK_MONOTONIC, &now);
-        return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-    }
+    struct timespec now = {0, 0};
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 #elif defined(_WIN32)
-    {
-        struct __timeb64 now;
-        _ftime64(&now);
-        return (double)now.time + 1e-3 * now.millitm;
-    }
+    struct __timeb64 now;
+    _ftime64(&now);
+    return (double)now.time + 1e-3 * now.millitm;
 #else
     return (double)time(NULL);
 #endif
@@ -2168,6 +2156,7 @@ static qnet_cpu qnet__choose_cpu(qnet_cpu wanted)
     return QNET__ISA_AT_RUN_TIME && wanted < best ? wanted : QNET_CPU_AUTO;
 }
 
+/* Checks the hooks and fills in defaults; the context itself comes from the caller's allocator. */
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out)
 {
     qnet_context *ctx;
@@ -2308,6 +2297,7 @@ QNET__HELPER QNET__PRINTF(3, 4) void qnet__log(qnet_context *ctx, qnet_log_level
 #define QNET__QUOTE(x) #x
 #define QNET__VALUE_TEXT(x) QNET__QUOTE(x) /* the text of a macro's value */
 
+/* What a record of results has to name. */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size)
 {
     static const char build[] = "qnet " QNET_VERSION
@@ -2392,6 +2382,7 @@ QNET_API qnet_rng qnet_rng_at(uint64_t seed, int purpose, uint32_t epoch, uint64
     return rng;
 }
 
+/* The next 32 bits; a new block when the four words of the last are spent. */
 QNET_API uint32_t qnet_rng_u32(qnet_rng *rng)
 {
     if (rng->used >= 4) {
@@ -2410,6 +2401,7 @@ QNET_API double qnet_rng_uniform(qnet_rng *rng)
     return (high * 67108864.0 + low) / 9007199254740992.0;
 }
 
+/* Uniform in [a, b). */
 QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b)
 {
     double x = a + (b - a) * qnet_rng_uniform(rng);
@@ -2446,6 +2438,7 @@ QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
     }
 }
 
+/* FNV-1a: each byte is XORed into the low bits, then multiplied by the prime 2^40 + 2^8 + 0xb3. */
 QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)bytes;
@@ -12205,6 +12198,7 @@ QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_v
     return status;
 }
 
+/* Packed where the path ends in .gz; on failure what was at the path stays. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
                                      double slope)
 {
