@@ -11323,8 +11323,8 @@ static qnet_status qnet__deflate_finish(qnet__deflate *d)
 /* ============================================================================================
    >>png   PNG pictures out (ISO/IEC 15948): pixels[height][width][channels], 8 bits, 1 channel
    (grey) or 3 (RGB). A picture is a signature and chunks: IHDR with the sizes, IDAT with the rows,
-   each filtered and all packed by the deflate above, IEND. Relies on >>context, >>file and
-   >>deflate.
+   each filtered and all packed by the deflate above, IEND.
+   Relies on >>context, >>file and >>deflate.
    ============================================================================================ */
 
 /* A chunk: length, type, bytes[size], CRC of type and bytes; big-endian numbers (PNG, 5.3). */
@@ -11453,8 +11453,8 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    A file is a header of 348 bytes, extensions, and the voxels, x fastest, as one of ten number
    types, little- or big-endian, plain or in gzip; voxel = stored * slope + intercept, as float.
    What tools are known to write wrongly without doubt about its meaning is repaired with a warning,
-   all else is refused with the field, what was expected, and what was found. Relies on >>context,
-   >>file for bytes and >>deflate for gzip.
+   all else is refused with the field, what was expected, and what was found.
+   Relies on >>context, >>file for bytes and >>deflate for gzip.
    ============================================================================================ */
 
 /* ---- 3 x 3 matrices and affines -------------------------------------------------------------- */
