@@ -2260,8 +2260,7 @@ static void qnet__zero_task(void *arg, size_t i, size_t worker)
 /* bytes > 0 zeros. By all threads: it is mostly the system's work at the first touch of memory. */
 QNET__HELPER void qnet__zero(qnet_context *ctx, void *block, size_t bytes)
 {
-    qnet__zero_job job;
-    job.block = (unsigned char *)block, job.bytes = bytes;
+    qnet__zero_job job = {(unsigned char *)block, bytes};
     qnet__parallel(ctx, (bytes - 1) / QNET__ZERO_CHUNK + 1, qnet__zero_task, &job);
 }
 
@@ -2504,13 +2503,10 @@ static int qnet__memory_read(void *user, void *dst, size_t size, size_t *got)
 QNET_API qnet_source qnet_source_memory(qnet_memory_source *state, const void *bytes, size_t size,
                                         const char *name)
 {
-    qnet_source source;
+    const qnet_source source = {state, qnet__memory_read, name};
     state->bytes = (const unsigned char *)bytes;
     state->size = size;
     state->at = 0;
-    source.user = state;
-    source.read = qnet__memory_read;
-    source.name = name;
     return source;
 }
 
@@ -2586,11 +2582,8 @@ static int qnet__buffer_write(void *user, const void *src, size_t size)
 
 QNET_API qnet_sink qnet_sink_buffer(qnet_context *ctx, qnet_buffer *buffer, const char *name)
 {
-    qnet_sink sink;
+    const qnet_sink sink = {buffer, qnet__buffer_write, name};
     buffer->ctx = ctx;
-    sink.user = buffer;
-    sink.write = qnet__buffer_write;
-    sink.name = name;
     return sink;
 }
 
@@ -2975,12 +2968,8 @@ static void qnet__pieces_task(void *arg, size_t i, size_t worker)
 static void qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t size, qnet_buffer *out)
 {
     FILE *stream = ((qnet__file *)source->user)->stream;
-    qnet__pieces_job job;
+    qnet__pieces_job job = {qnet__fileno(stream), ftell(stream), out->bytes + out->size, size, {0}};
     int whole = 1;
-    job.file = qnet__fileno(stream);
-    job.at = ftell(stream);
-    job.dst = out->bytes + out->size;
-    job.size = size;
     qnet__parallel(ctx, QNET__FILE_PIECES, qnet__pieces_task, &job);
     for (int i = 0; i < QNET__FILE_PIECES; i++) whole = whole && job.whole[i];
     if (whole && fseek(stream, job.at + (long)size, SEEK_SET) == 0) out->size += size;
@@ -11560,8 +11549,8 @@ static size_t qnet__voxel_count(int nx, int ny, int nz)
 QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int nz,
                                         qnet_volume **out)
 {
-    qnet_volume *v;
     const size_t count = qnet__voxel_count(nx, ny, nz);
+    qnet_volume *v;
     if (ctx == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_volume_create: context or out is NULL");
     if (count == 0)
@@ -13111,17 +13100,14 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
                                                    int replace_head, int *head_replaced)
 {
     const qnet_safetensor *t;
-    const char *name;
-    qnet__weights_job job;
     size_t classes;
     int replaced = 0, headless = 0;
     if (file == NULL || table == NULL || block == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_weights_from_safetensors: an argument is NULL");
-    name = qnet__safetensors_name(file);
-    job.file = file, job.name = name, job.table = table;
-    job.prefix = qnet_weights_prefix(file, table);
-    job.replace_head = replace_head, job.block = block;
+    const char *name = qnet__safetensors_name(file);
+    qnet__weights_job job = {file, name, table, qnet_weights_prefix(file, table), replace_head,
+                             block};
     /* Extra tensors: a file of a larger network must not pass for this one. */
     for (int i = 0; i < file->count; i++)
         if (qnet_param_find(table, file->tensors[i].name + job.prefix) < 0 &&
