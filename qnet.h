@@ -15252,16 +15252,20 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
 
 /* ============================================================================================
    >>train
-   Training (paper, "Training Procedure"). Stage 1 trains ResNet18 on single slices; qnet_embed
-   runs it over whole scans; stage 2 trains the scan-level model on those features, which no longer
-   change. Both are one loop, qnet_training_epoch, over items: slices in stage 1, scans in stage 2.
+   Training (paper, "Training Procedure").
+     stage 1     ResNet18 on single slices: x[n][size][size][3] -> logits[n][2]
+     embedding   the frozen ResNet18 on whole scans: -> features[scans][max_slices][512]
+     stage 2     the scan-level model on those features: -> logits[n][steps][2] and [n][2]
+   Both stages are one loop, qnet_training_epoch, over items: slices in stage 1, scans in stage 2.
 
      order   = shuffle(0..count-1), seeded by (seed, epoch)
      batch   -> loss, gradients  -> one step of Adam            for each batch of an epoch
      average += (weights - average) / (n + 1)                   late in a run with SWA
 
    An epoch depends on (seed, epoch) and on what a checkpoint holds, on nothing else, so a run that
-   was stopped goes on with the same bits.
+   was stopped goes on with the same bits. Images come from >>cohort and are augmented by >>image,
+   each from its own random stream, so that the number of threads does not matter; the models are
+   those of >>resnet and >>scan, Adam and SWA those of >>optim, the files those of >>weights.
    ============================================================================================ */
 
 /* ---- settings of both stages, as tables ------------------------------------------------------ */
@@ -15433,8 +15437,8 @@ static const char *qnet__loop_place(const qnet__loop *p, char text[QNET__PLACE])
     return text;
 }
 
-/* Reports that the batch at hand is done; the fraction is of all epochs. Who runs many tasks wraps
-   the hook and puts in its own. */
+/* Reports that the batch at hand is done. The fraction is that of all epochs of this run; the
+   experiment wraps the hook and replaces it by its own. */
 static qnet_status qnet__loop_report(const qnet__loop *p, double loss, double learning_rate)
 {
     const double elapsed = qnet__seconds(p->ctx) - p->start, done = (double)(p->first + p->n);
@@ -15593,7 +15597,8 @@ static void qnet__loader_task(void *arg, size_t index, size_t worker)
 }
 
 /* Fills l->batch with the images of the batch at hand: those at order[first..], or first.. if order
-   is NULL. epoch: of the augmentation, -1: none. Of several failures the first by index is told. */
+   is NULL. epoch: of the augmentation, -1: none. Of several failures the one of the lowest
+   index is reported, whichever thread met it. */
 static qnet_status qnet__loader_load(const qnet__loop *p, qnet__loader *l, int epoch,
                                      const int *order)
 {
@@ -15658,7 +15663,8 @@ static double qnet__stage1_rate(const qnet_stage1_config *config, int epoch)
     return qnet_cosine_rate(config->rate_first, config->rate_last, epoch, config->epochs);
 }
 
-/* One block; the network has its own. */
+/* What a run is made of besides its network, in one block. Adam's moments m and v and the average
+   are in the order of the trainable weights, which come first in a network's block. */
 typedef struct qnet__training_state {
     qnet_training run;          /* first, so that a pointer to it is the start of the block */
     size_t bytes;               /* of the block */
@@ -15764,7 +15770,7 @@ static void qnet__training_shuffle(qnet__training_state *s, int epoch)
     qnet_rng_shuffle(&rng, s->order, s->count);
 }
 
-/* The status of a loss, with the place where it is no number. */
+/* The status of a loss: QNET_ERROR_NUMERIC, with epoch and step, where it is not finite. */
 static qnet_status qnet__loss_check(const qnet__loop *p, qnet_status status, const double *loss)
 {
     char place[QNET__PLACE];
@@ -15806,8 +15812,8 @@ static qnet_status qnet__stage2_loss(qnet__training_state *s, const qnet__loop *
     return qnet__loss_check(p, status, loss);
 }
 
-/* QNET_ERROR_NUMERIC, naming the tensor, unless all weights are finite. A good loss says nothing of
-   what the step after it made of them. */
+/* QNET_ERROR_NUMERIC, naming the tensor, unless all weights are finite. A loss precedes its step, so
+   that the last one says nothing of the weights after it. */
 static qnet_status qnet__training_check_weights(const qnet__training_state *s, const qnet__loop *p)
 {
     char place[QNET__PLACE];
@@ -15820,7 +15826,9 @@ static qnet_status qnet__training_check_weights(const qnet__training_state *s, c
     return QNET_OK;
 }
 
-/* The loss of the history is the mean over items, not over batches. */
+/* One pass over all items: per batch loss and gradients, one step of Adam; then, late in a run with
+   SWA, the average. The loss of the history is the mean over items, not over batches, each with the
+   weights of its own step. */
 QNET_API qnet_status qnet_training_epoch(qnet_training *run)
 {
     double rate, loss = 0, sum = 0;
@@ -15914,7 +15922,8 @@ static const char *qnet__kernels_name(const qnet_context *ctx)
     return QNET__REFERENCE_ONLY ? "reference" : qnet_cpu_name(qnet_context_cpu(ctx));
 }
 
-/* Everything that decides the run's bits, as text. */
+/* Everything that decides the run's bits, as text: configuration, kernels, initial weights, and a
+   hash of the items with their labels. */
 static qnet_status qnet__training_text(const qnet__training_state *s, qnet_buffer *text)
 {
     qnet_context *ctx = s->run.ctx;
@@ -15989,20 +15998,26 @@ static qnet_status qnet__check_variances(qnet_context *ctx, const qnet_safetenso
     return QNET_OK;
 }
 
-/* Checks everything of the file before the first number of the run changes. text is cut up. */
-static qnet_status qnet__training_restore_text(qnet_training *run, const qnet_safetensors *file,
-                                               const char *name, char *text)
+/* QNET_ERROR_MISMATCH for a checkpoint of another run, QNET_ERROR_FORMAT for a damaged one.
+   Everything in the file is checked before the first number of the run changes. Up to the first
+   averaged epoch a run with SWA and one without are the same, so `swa` may then differ. */
+static qnet_status qnet__training_restore(qnet_training *run, const qnet_safetensors *file,
+                                          const char *name)
 {
     qnet_context *ctx = run->ctx;
     qnet__training_state *s = run->state;
     const int start = qnet_stage1_swa_start(&s->config);
     const char *swa = qnet_safetensors_metadata(file, "swa");
-    /* Up to `start` a run with SWA and one without do the same. */
     const int branch = s->config.swa && swa != NULL && strcmp(swa, "0") == 0;
     qnet_training read = *run;
     qnet__slab slabs[QNET__SLABS];
-    int count;
-    QNET__TRY(qnet__checkpoint_compare(ctx, file, name, text, branch ? "swa" : NULL));
+    qnet_buffer text = {NULL, 0, 0, NULL};
+    qnet_status status = qnet__training_text(s, &text);
+    if (status == QNET_OK)
+        status = qnet__checkpoint_compare(ctx, file, name, (char *)text.bytes,
+                                          branch ? "swa" : NULL);
+    qnet_buffer_free(ctx, &text);
+    QNET__TRY(status);
     QNET__TRY(qnet__settings_read(ctx, file, name, qnet__training_settings, &read));
     if (branch && read.epoch > start)
         return qnet__fail(ctx, QNET_ERROR_MISMATCH,
@@ -16015,24 +16030,11 @@ static qnet_status qnet__training_restore_text(qnet_training *run, const qnet_sa
     read.step = (uint64_t)read.epoch * s->batches;
     read.averaged = s->config.swa ? qnet__max_int(0, read.epoch - start) : 0;
     QNET__TRY(qnet__check_variances(ctx, file, name, s->table));
-    count = qnet__training_slabs(s, read.averaged, slabs);
-    QNET__TRY(qnet__checkpoint_copy(ctx, file, name, slabs, count));
+    QNET__TRY(qnet__checkpoint_copy(ctx, file, name, slabs,
+                                    qnet__training_slabs(s, read.averaged, slabs)));
     *run = read;
     s->broken = 0;
     return QNET_OK;
-}
-
-/* QNET_ERROR_MISMATCH for a checkpoint of another run, QNET_ERROR_FORMAT for a damaged one; the run
-   changes only where the whole file is right. */
-static qnet_status qnet__training_restore(qnet_training *run, const qnet_safetensors *file,
-                                          const char *name)
-{
-    qnet_buffer text = {NULL, 0, 0, NULL};
-    qnet_status status = qnet__training_text(run->state, &text);
-    if (status == QNET_OK)
-        status = qnet__training_restore_text(run, file, name, (char *)text.bytes);
-    qnet_buffer_free(run->ctx, &text);
-    return status;
 }
 
 /* Any failure leaves the run as it was. */
@@ -16112,7 +16114,7 @@ static qnet_status qnet__stage1_check_scans(qnet_context *ctx, const qnet_cohort
     return QNET_OK;
 }
 
-/* Before anything is allocated; the experiment asks at its start, before days of work. */
+/* Ranges, checked before anything is allocated and before an experiment begins. */
 static qnet_status qnet__stage1_config_check(qnet_context *ctx, const qnet_stage1_config *c)
 {
     QNET__TRY(qnet__settings_check(ctx, "stage 1", qnet__stage1_settings, c));
@@ -16144,7 +16146,7 @@ QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_con
 
     qnet_resnet_config_init(&net_config);
     net_config.height = net_config.width = config->size;
-    /* The largest batch there will be, which may be well below config->batch. */
+    /* The largest batch, which may be well below config->batch. */
     net_config.batch = (int)qnet__batch_start(s.count, s.batches, 1);
     QNET__TRY(qnet_resnet_create(ctx, &net_config, &s.run.net));
     QNET__TRY(qnet__training_carve(&s, net_config.batch, &self));
@@ -16219,9 +16221,9 @@ static qnet_status qnet__embed_run(qnet_resnet *net, qnet__embedding *e, size_t 
     return QNET_OK;
 }
 
-/* Results are made aside and copied at the end, so that a failure leaves the caller's arrays alone.
-   Inference gives each slice the same bits in any batch of a network: its sums run over its own
-   pixels only. */
+/* Eval mode: batch norms use their running statistics. Results are copied out at the end, so that a
+   failure leaves the caller's arrays unchanged. Inference gives a slice the same bits in any batch
+   of a network, as its sums run over its own pixels only. */
 QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *augment,
                                 const qnet_cohort *cohort, const int *scans, int count,
                                 qnet_real *features, double *probability)
@@ -16268,7 +16270,7 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
 
 /* ---- stage 2: scans -------------------------------------------------------------------------- */
 
-/* As of stage 1; `steps` is the experiment's own. */
+/* Ranges, as of stage 1. In an experiment `steps` is the cohort's max_slices. */
 static qnet_status qnet__stage2_config_check(qnet_context *ctx, const qnet_stage2_config *c)
 {
     QNET__TRY(qnet__settings_check(ctx, "stage 2", qnet__stage2_settings, c));
@@ -16308,7 +16310,9 @@ static qnet_status qnet__stage2_fill(qnet__training_state *s, const qnet_real *f
     return QNET_OK;
 }
 
-/* The rate is fixed, and nothing is averaged (paper, "Training Procedure"). */
+/* The scan-level model on features[count][steps][512], from random weights. The rate is fixed, and
+   nothing is averaged (paper, "Training Procedure"). The features are copied: a run is the owner of
+   all that it reads. */
 QNET_API qnet_status qnet_stage2_create(qnet_context *ctx, const qnet_stage2_config *config,
                                         const qnet_real *features, const int *length,
                                         const int *label, int count, qnet_training **out)
@@ -17190,7 +17194,11 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
                                      from a checkpoint taken there), then its own tail
      features           512 per slice from the frozen ResNetSWA, computed once
      stage 2            Q-Net        BiLSTM and two heads
-   and the test fold's probabilities by all three. Then metrics, ROC, DeLong, bootstrap and CAM.
+   and the test fold's probabilities by all three. Then, per input and per level (slices, scans):
+   metrics, ROC, DeLong's test and bootstrap over the items [repeats][count] (>>metrics). Training
+   is that of >>train, data and folds those of >>cohort; tables and pictures of the results are the
+   caller's (config.publish). Read from the bottom: qnet_experiment_run, qnet__experiment_run,
+   qnet__input_run, qnet__fold_run.
    Folds are dealt by subject, so that no model is tested on a subject that it, or a network that it
    began with, was trained on (paper, "Training Procedure"). Work in progress is in out/checkpoint:
      config.txt               the configuration, which a resume compares
@@ -17310,12 +17318,6 @@ static const qnet__setting qnet__experiment_settings[] = {
     QNET__SETTINGS_END
 };
 
-/* Of what is made of the folds' results: a resume may change it. */
-static const qnet__setting qnet__evaluation_settings[] = {
-    QNET__SETTING(qnet_experiment_config, 'i', bootstrap, 2, 10000000),
-    QNET__SETTINGS_END
-};
-
 /* A preparation: where the slices come from and what the network sees of them. */
 static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_config *in,
                                           const qnet_augment_config *a, qnet_buffer *text)
@@ -17351,7 +17353,9 @@ static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experime
     if (!c->use_input[0] && !c->use_input[1])
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no input configuration is chosen");
     QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__experiment_settings, c));
-    QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__evaluation_settings, c));
+    if (c->bootstrap < 2 || c->bootstrap > 10000000) /* no setting: a resume may change it */
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: bootstrap %d: expected 2 to 1e7",
+                          c->bootstrap);
     QNET__TRY(qnet__stage1_config_check(ctx, &c->stage1));
     return qnet__stage2_config_check(ctx, &c->stage2);
 }
@@ -17376,7 +17380,7 @@ static qnet_mean_std qnet__mean_std(const double *values, int count)
     return r;
 }
 
-/* The columns of a level's items that the metrics read, and what is computed from them. */
+/* The columns of a level's items that the metrics read, and room for what is computed from them. */
 typedef struct qnet__columns {
     int *label, *decision, *cluster; /* [n] */
     double *score, *score1;          /* [n] */
@@ -17450,7 +17454,9 @@ static qnet_status qnet__evaluate_figures(qnet_context *ctx, const qnet_experime
     return QNET_OK;
 }
 
-/* Everything of one model on the first repeat: metrics, ROC, DeLong intervals, bootstraps. */
+/* Everything of one model on the first repeat: metrics, ROC curve, and the AUC's intervals by
+   DeLong and by bootstrap, each over items and over subjects. Slices of a subject are not independent:
+   intervals over items are too narrow (Obuchowski 1997), but are those of the paper. */
 static qnet_status qnet__evaluate_model(qnet_context *ctx, const qnet_experiment_config *config,
                                         const qnet__columns *c, qnet_model_result *out)
 {
@@ -17591,8 +17597,8 @@ static void qnet__job_plan(qnet__job *job, qnet__arena *a, size_t images)
     job->test_scan = (double *)qnet__take(a, n, QNET_MODELS * sizeof(double));
 }
 
-/* Memory that is given back with the experiment: count * size bytes, zeroed. NULL, with the error
-   told, when there is none. */
+/* Memory that is freed with the experiment: count * size bytes, zeroed. NULL, with the sentence of
+   the error set, when there is none. */
 static void *qnet__experiment_alloc(qnet_experiment *e, size_t count, size_t size, const char *what)
 {
     size_t bytes = SIZE_MAX;
@@ -17656,7 +17662,8 @@ static uint64_t qnet__job_seed(const qnet__job *job)
     return qnet_hash(h, place, sizeof place);
 }
 
-/* The first repeat's folds are those of the seed; no other's are those of any seed + 1. */
+/* The first repeat's folds are those of the seed. Those of later repeats are drawn from (seed,
+   repeat): with seed + repeat, two experiments of neighbouring seeds would share folds. */
 static uint64_t qnet__folds_seed(uint64_t seed, int repeat)
 {
     qnet_rng rng = qnet_rng_at(seed, QNET_RANDOM_FOLDS, 2, (uint64_t)repeat); /* 0, 1: classes */
@@ -17689,8 +17696,8 @@ static qnet_status qnet__weights_text(const qnet__job *job, int model, qnet_buff
         ctx, text,
         "model=%s\nversion=%s\nrun=%016llx\nsubjects=%s\nrepeat=%d\nfold=%d\nseed=%llu\n"
         "dataset=%s\nsimulated=%d\nlabels=%s\ntrained_on=%.*s",
-        names[model], QNET_VERSION, (unsigned long long)job->fingerprint, job->subjects, job->repeat + 1,
-        job->fold + 1, (unsigned long long)c->seed, job->e->dataset, job->e->simulated,
+        names[model], QNET_VERSION, (unsigned long long)job->fingerprint, job->subjects,
+        job->repeat + 1, job->fold + 1, (unsigned long long)c->seed, job->e->dataset, job->e->simulated,
         c->shuffle_labels ? "shuffled" : "true", (int)job->seen.size,
         job->seen.size > 0 ? (const char *)job->seen.bytes : ""));
     for (int i = 0; i < job->train_count; i++) {
@@ -17759,7 +17766,7 @@ QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *e, qnet_inpu
     return status;
 }
 
-/* Labels that were permuted are not those of people. */
+/* QNET_ERROR_MISMATCH for weights that were trained on permuted labels. */
 static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors *file,
                                       const char *path)
 {
@@ -17848,7 +17855,7 @@ static void qnet__fold_file(const qnet__job *job, char path[QNET__PATH], char te
     }
 }
 
-/* A fold with this file is done: what it trained is read no more, but for the weights. */
+/* Writes the result. A fold with this file is done: its checkpoints are not read again. */
 static qnet_status qnet__fold_save(const qnet__job *job)
 {
     qnet__slab slabs[QNET__SLABS];
@@ -17944,9 +17951,7 @@ static qnet_status qnet__stage2_train(qnet__job *job, qnet_training *run, qnet_r
     QNET__TRY(qnet__fold_embed(job, net, job->test, job->test_count, job->features, NULL));
     QNET__TRY(qnet_scan_model_predict(run->model, job->features, job->length, job->test_count,
                                       job->image, job->scan));
-    QNET__TRY(qnet__fold_keep(job, run, QNET_MODEL_QNET, job->scan));
-    (void)qnet__remove(checkpoint);
-    return QNET_OK;
+    return qnet__fold_keep(job, run, QNET_MODEL_QNET, job->scan);
 }
 
 /* Q-Net on the features of the frozen ResNetSWA. */
@@ -18007,11 +18012,12 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
     return status;
 }
 
-/* Trains and tests the three models of one fold, or reads what an earlier run has done. */
+/* Trains and tests the three models of one fold, or reads the result of an earlier run. The
+   checkpoints go after the result is on the disk: a kill in between costs no work. */
 static qnet_status qnet__fold_run(qnet__job *job)
 {
-    static const char *const work_files[] = { "branch.checkpoint", "resnet.checkpoint",
-                                              "swa.checkpoint" };
+    static const char *const work_files[4] = {"branch.checkpoint", "resnet.checkpoint",
+                                              "swa.checkpoint", "stage2.checkpoint"};
     if (job->resume) {
         const qnet_status status = qnet__fold_load(job);
         if (status != QNET_ERROR_NOT_FOUND) return status;
@@ -18019,7 +18025,7 @@ static qnet_status qnet__fold_run(qnet__job *job)
     QNET__TRY(qnet__fold_stage1(job, 0));
     QNET__TRY(qnet__fold_stage1(job, 1));
     QNET__TRY(qnet__fold_save(job));
-    for (size_t i = 0; i < sizeof work_files / sizeof *work_files; i++) {
+    for (int i = 0; i < 4; i++) {
         char path[QNET__PATH];
         qnet__job_path(job, work_files[i], path);
         (void)qnet__remove(path);
@@ -18027,7 +18033,9 @@ static qnet_status qnet__fold_run(qnet__job *job)
     return QNET_OK;
 }
 
-/* The items of a fold's test scans, by image and by scan, into their places of the two levels. */
+/* The items of a fold's test scans, by image and by scan, into their places of the two levels. A
+   scan's decision is the majority of its slices' by the two ResNets, Q-Net's own by Q-Net (paper,
+   Table 3). */
 static void qnet__fold_items(const qnet__job *job)
 {
     const qnet_level_result *scans = &job->e->level[job->input][QNET_LEVEL_SCAN];
@@ -18194,32 +18202,31 @@ static qnet_status qnet__initial_weights(qnet__job *job)
     return status;
 }
 
-/* Every subject comes into a test fold, so the initial weights may have seen none of them. */
+/* Every subject comes into a test fold, so the initial weights may have seen none of them: by the
+   records of their file, or by the names of the whole cohort where it has none. */
 static qnet_status qnet__check_weights_leak(const qnet__job *job)
 {
     const qnet_experiment *e = job->e;
-    const int whole = job->seen.size == 0 && strcmp(job->trained_on, job->subjects) == 0;
     const char *seen = (const char *)job->seen.bytes;
+    const int whole = job->seen.size == 0 && strcmp(job->trained_on, job->subjects) == 0;
     int namesakes = 0;
     for (int s = 0; s < job->cohort->scans_count; s++) {
         const qnet_scan *scan = &job->cohort->scans[s];
         char record[QNET__RECORD + 1];
-        int same_name = 0;
+        int leak = whole, same_name = 0;
         qnet__subject_record(scan, record);
         for (size_t at = 0; at < job->seen.size; at += QNET__RECORD) {
-            if (memcmp(seen + at + 16, record + 16, 16) == 0)
-                return qnet__fail(e->ctx, QNET_ERROR_LEAK,
-                                  "%.250s: these weights were trained on subjects of this cohort, "
-                                  "such as %s; the test folds would not be unseen",
-                                  e->weights, scan->subject);
-            same_name |= memcmp(seen + at, record, 16) == 0;
+            leak |= memcmp(seen + at + QNET__RECORD / 2, record + QNET__RECORD / 2,
+                           QNET__RECORD / 2) == 0;
+            same_name |= memcmp(seen + at, record, QNET__RECORD / 2) == 0;
         }
+        if (leak)
+            return qnet__fail(e->ctx, QNET_ERROR_LEAK,
+                              "%.250s: these weights were trained on subjects of this cohort, such "
+                              "as %s; the test folds would not be unseen", e->weights,
+                              scan->subject);
         namesakes += same_name;
     }
-    if (whole)
-        return qnet__fail(e->ctx, QNET_ERROR_LEAK,
-                          "%.250s: these weights were trained on subjects of this cohort; the test "
-                          "folds would not be unseen", e->weights);
     if (namesakes > 0)
         qnet__log(e->ctx, QNET_LOG_WARNING,
                   "%.250s: %d subjects have the same name as one on whom these weights were "
@@ -18297,7 +18304,7 @@ static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, con
 }
 
 /* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
-   tread on an unfinished one, which may be days of work. text ends with a zero byte. */
+   overwrite an unfinished one, which may be days of work. text ends with a zero byte. */
 static qnet_status qnet__checkpoint_open(const qnet_experiment *e, int resume,
                                          const qnet_buffer *text)
 {
@@ -18381,7 +18388,8 @@ static qnet_status qnet__csv_save(const qnet_experiment *e)
     return status;
 }
 
-/* Ends a run that is complete. */
+/* Publishes a run that is complete. Every step may be repeated: a resume after a kill at any of
+   them finds the folds' results, and comes here again. */
 static qnet_status qnet__publish(const qnet_experiment *e)
 {
     static const char *const folders[3] = {"publish", "weights", ""};
@@ -18430,43 +18438,32 @@ static void qnet__shuffle_labels(qnet__job *job, int repeat)
                                          : scans[subject[s]].label;
 }
 
-/* The maps are read again for the second input, which may be days later. */
-static qnet_status qnet__same_maps(const qnet_experiment *e, const qnet_cohort *cohort)
-{
-    for (int s = 0; s < e->participants_count; s++)
-        if (cohort->scans[s].source_hash != e->participants[s].source_hash)
-            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
-                              "%.250s: the QSM map of %s: it was changed while the first input was "
-                              "trained", e->data, cohort->scans[s].subject);
-    return QNET_OK;
-}
-
-/* The cohort's participants into the experiment, from the first input that is read; the maps of
-   the second must be the same. Of each input, where its scans were cut. */
+/* The cohort's participants into the experiment, and where this input's scans were cut. The maps of
+   the second input are read again, maybe days later, and must be those of the first. */
 static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort, int input)
 {
-    const size_t n = (size_t)cohort->scans_count;
     const int first = e->participants == NULL;
-    if (!first) {
-        QNET__TRY(qnet__same_maps(e, cohort));
-    } else {
+    if (first) {
+        const size_t n = (size_t)cohort->scans_count;
         e->participants = (qnet_participant *)qnet__experiment_alloc(
             e, n, sizeof *e->participants, "participants");
         e->fold = (int *)qnet__experiment_alloc(e, n, sizeof *e->fold, "participants");
         if (!e->participants || !e->fold) return QNET_ERROR_MEMORY;
         e->participants_count = cohort->scans_count;
     }
-    for (size_t s = 0; s < n; s++) {
+    for (int s = 0; s < e->participants_count; s++) {
         qnet_participant *p = &e->participants[s];
         const qnet_scan *scan = &cohort->scans[s];
-        if (first) {
-            memcpy(p->subject, scan->subject, sizeof p->subject);
-            p->label = p->true_label = scan->label;
-            p->source_hash = scan->source_hash;
-            p->age = scan->age;
-            p->sex = scan->sex;
-            p->slices = scan->slices;
-        }
+        if (!first && scan->source_hash != p->source_hash)
+            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
+                              "%.250s: the QSM map of %s: it was changed while the first input was "
+                              "trained", e->data, scan->subject);
+        memcpy(p->subject, scan->subject, sizeof p->subject);
+        p->label = p->true_label = scan->label;
+        p->source_hash = scan->source_hash;
+        p->age = scan->age;
+        p->sex = scan->sex;
+        p->slices = scan->slices;
         p->cut[input] = scan->cut;
     }
     return QNET_OK;
@@ -18511,7 +18508,9 @@ static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
     return QNET_OK;
 }
 
-/* All repeats and folds of one input whose cohort is in memory, and their evaluation. */
+/* One input, whose cohort is in memory: for each repeat, folds are dealt and each is trained and
+   tested; then all items are evaluated, and the caller may draw. The first deal, before out is
+   touched, refuses a cohort with too few subjects for its folds. */
 static qnet_status qnet__input_run(qnet__job *job, int images)
 {
     qnet_experiment *e = job->e;
@@ -18606,8 +18605,8 @@ static double qnet__training_seconds(const qnet_experiment *e)
     return sum;
 }
 
-/* The inputs one after the other, then the files. */
-static qnet_status qnet__job_run(qnet__job *job)
+/* Under the lock of the output folder: initial weights, the inputs one by one, the files. */
+static qnet_status qnet__experiment_run(qnet__job *job)
 {
     qnet_experiment *e = job->e;
     const qnet_experiment_config *c = &e->config;
@@ -18629,29 +18628,7 @@ static qnet_status qnet__job_run(qnet__job *job)
         QNET__TRY(qnet__input_read_and_run(job));
     }
     e->seconds = qnet__training_seconds(e);
-    return QNET_OK;
-}
-
-/* Under the lock of the output folder: nothing is read before. */
-static qnet_status qnet__experiment_run(qnet_experiment *e, const qnet_dataset *data, int resume)
-{
-    qnet__job job;
-    qnet_progress own;
-    qnet_status status;
-    memset(&job, 0, sizeof job);
-    job.e = e;
-    job.data = data;
-    job.resume = resume;
-    job.outer = e->ctx->hooks.progress;
-    own.user = &job;
-    own.report = qnet__job_progress;
-    qnet_set_progress(e->ctx, own);
-    status = qnet__job_run(&job);
-    qnet_set_progress(e->ctx, job.outer);
-    qnet_buffer_free(e->ctx, &job.text);
-    qnet_buffer_free(e->ctx, &job.seen);
-    qnet_resnet_destroy(job.initial);
-    return status == QNET_OK ? qnet__publish(e) : status;
+    return qnet__publish(e);
 }
 
 /* Copies a path into dst[512]. */
@@ -18666,12 +18643,12 @@ static qnet_status qnet__copy_path(qnet_context *ctx, char dst[512], const char 
     return QNET_OK;
 }
 
-/* UTF-8 text of a file into to[size], cut where it must be, control characters (C0, DEL, C1) made
-   spaces: a terminal would obey them. */
+/* UTF-8 text of a file (NULL: "") into to[size], cut where it must be, control characters (C0, DEL,
+   C1) made spaces: a terminal would obey them. */
 static void qnet__copy_text(char *to, size_t size, const char *text)
 {
     const unsigned char *p = (const unsigned char *)text;
-    size_t left = strlen(text), at = 0, n;
+    size_t left = text ? strlen(text) : 0, at = 0, n;
     for (; left > 0 && (n = qnet__utf8_size(p, left)) > 0 && at + n < size; p += n, left -= n) {
         const int control = *p < 0x20 || *p == 0x7f || (*p == 0xc2 && p[1] < 0xa0);
         if (control) to[at++] = ' ';
@@ -18685,10 +18662,9 @@ static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset
                                           const char *out, const char *weights)
 {
     e->simulated = data->simulated;
-    if (data->name) qnet__copy_text(e->dataset, sizeof e->dataset, data->name);
-    if (data->type) qnet__copy_text(e->dataset_type, sizeof e->dataset_type, data->type);
-    if (data->derivatives)
-        qnet__copy_text(e->derivatives, sizeof e->derivatives, data->derivatives);
+    qnet__copy_text(e->dataset, sizeof e->dataset, data->name);
+    qnet__copy_text(e->dataset_type, sizeof e->dataset_type, data->type);
+    qnet__copy_text(e->derivatives, sizeof e->derivatives, data->derivatives);
     if (data->folder)
         QNET__TRY(qnet__copy_path(e->ctx, e->data, data->folder, "data folder"));
     QNET__TRY(qnet__copy_path(e->ctx, e->out, out, "output folder"));
@@ -18705,6 +18681,7 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
                                          qnet_experiment **result)
 {
     qnet_experiment *e;
+    qnet__job job;
     qnet__lock lock;
     qnet_status status;
     if (!ctx) return QNET_ERROR_ARGUMENT;
@@ -18721,7 +18698,18 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
     status = qnet__experiment_texts(e, data, out, weights);
     if (status == QNET_OK) status = qnet__lock_take(ctx, e->out, &lock);
     if (status == QNET_OK) {
-        status = qnet__experiment_run(e, data, resume);
+        qnet_progress own = {&job, qnet__job_progress};
+        memset(&job, 0, sizeof job);
+        job.e = e;
+        job.data = data;
+        job.resume = resume;
+        job.outer = ctx->hooks.progress;
+        qnet_set_progress(ctx, own);
+        status = qnet__experiment_run(&job);
+        qnet_set_progress(ctx, job.outer);
+        qnet_buffer_free(ctx, &job.text);
+        qnet_buffer_free(ctx, &job.seen);
+        qnet_resnet_destroy(job.initial);
         qnet__lock_release(&lock);
     }
     if (status == QNET_OK) *result = e;
