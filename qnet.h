@@ -85,6 +85,8 @@
        QNET_REAL double       networks in double precision: the reference build, slow and exact
        QNET_REFERENCE         plain loops instead of the fast products, convolutions and passes
        QNET_STATIC            everything private to this file
+       QNET_IMPLEMENTATION_DONE    QNET_IMPLEMENTATION does nothing, as another file of the program
+                              holds it: single-file programs can then share one compiled header
        QNET_API               what stands before every public function, such as
                               __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
        QNET_NO_STDIO          no file access by path; memory and callbacks stay. Of the system then
@@ -117,7 +119,7 @@
    is not aligned to them, and the program crashes (its bug 54412; Debian, MSYS2 and w64devkit have
    repaired it, winlibs and MinGW-Builds not): -Wa,-muse-unaligned-vector-move, or clang.
    WebAssembly: -msimd128, which makes a ResNet three times as fast, and -sALLOW_MEMORY_GROWTH=1.
-   No system at all: QNET_NO_STDIO.
+   Neither POSIX nor Windows, or no system at all: QNET_NO_STDIO.
 
    MEMORY
 
@@ -333,6 +335,7 @@ typedef enum qnet_status {
 } qnet_status;
 
 /* The general text of a status, such as "the data cannot be used". Never NULL. */
+/* Both tables are made from QNET_STATUS_LIST, so a new code cannot be forgotten here. */
 QNET_API const char *qnet_status_text(qnet_status status);
 
 /* The name of a status, such as "QNET_ERROR_DATA". Never NULL. */
@@ -436,6 +439,7 @@ typedef struct qnet_hooks {
    context before the context itself. Refused, without a sentence as there is no context to hold
    it: threads below 0 or above 4096, half an allocator or parallel hook, and kernels (cpu, or
    QNET_CPU_CHOICE) that this machine or build has not. */
+/* Checks the hooks and fills in defaults; the context itself comes from the caller's allocator. */
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out);
 QNET_API void qnet_context_destroy(qnet_context *ctx);
 
@@ -456,6 +460,7 @@ QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out);
 QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx);
 
 /* "qnet 0.1.0, float, gcc 12.2, OpenMP, avx512, 2 workers": into text[size], always ended. */
+/* "qnet 1.0, float, gcc 12.2, OpenMP, avx2, 2 workers": what a record of results has to name. */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size);
 /* QNET_VERSION of the implementation: a shared library's may differ from that of the header that
    its user was compiled with. */
@@ -484,15 +489,19 @@ typedef struct qnet_rng {
 } qnet_rng;
 
 QNET_API qnet_rng qnet_rng_at(uint64_t seed, int purpose, uint32_t epoch, uint64_t sample);
+/* The next 32 bits; a new block when the four words of the last are spent. */
 QNET_API uint32_t qnet_rng_u32(qnet_rng *rng);
 QNET_API double qnet_rng_uniform(qnet_rng *rng);                  /* [0, 1), 53 bits, two words */
+/* Uniform in [a, b). */
 QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b); /* [a, b) */
 QNET_API uint32_t qnet_rng_below(qnet_rng *rng, uint32_t n); /* 0..n-1, unbiased; 0 for n = 0 */
 QNET_API double qnet_rng_normal(qnet_rng *rng);                   /* mean 0, variance 1 */
-QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count); /* Fisher-Yates */
+/* Fisher-Yates; count < 2^32. */
+QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count);
 
 /* 64-bit FNV-1a; pass QNET_HASH_START first, the last value to go on. For records, not security. */
 #define QNET_HASH_START 0xcbf29ce484222325u
+/* FNV-1a: each byte is XORed into the low bits, then multiplied by the prime 2^40 + 2^8 + 0xb3. */
 QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size);
 
 /* ============================================================================================
@@ -990,6 +999,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
 #ifndef QNET_NO_STDIO
 QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_volume **out);
 /* Compressed if and only if the name ends in .gz. */
+/* Packed where the path ends in .gz; on failure what was at the path stays. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
                                      double slope);
 #endif
@@ -1584,6 +1594,9 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
    >>status: the names and texts of the status codes, and the small helpers that every room uses:
    sizes that are checked before they wrap, byte order, minimum and maximum. What compiler and
    system offer is settled here by macros: OpenMP, POSIX or Windows, vector units, attributes.
+
+   Functions that can fail return a qnet_status; those that return an int return 1 for yes or
+   success, 0 for no.
    ============================================================================================ */
 
 #include <errno.h>
@@ -1620,6 +1633,8 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 #include <sys/utsname.h>
 #include <unistd.h>
 #define QNET__POSIX 1
+#else
+#error "qnet.h: files need POSIX or Windows; elsewhere define QNET_NO_STDIO"
 #endif
 #endif
 
@@ -1682,7 +1697,7 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 #define QNET__LANES_COMPILED 8
 #else
 #define QNET__CPU_COMPILED (QNET__NEON ? QNET_CPU_NEON : QNET_CPU_SCALAR)
-#if defined(__GNUC__) || defined(__clang__)
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(QNET_REFERENCE)
 #define QNET__LANES_COMPILED (QNET__REAL_IS_DOUBLE ? 2 : 4)
 #else
 #define QNET__LANES_COMPILED 1
@@ -1719,24 +1734,18 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 
 QNET_API const char *qnet_status_text(qnet_status status)
 {
-    switch (status) {
-#define QNET__STATUS_CASE(name, text) case name: return text;
-        QNET_STATUS_LIST(QNET__STATUS_CASE)
-#undef QNET__STATUS_CASE
-    case QNET_STATUS_COUNT: break;
-    }
-    return "unknown status";
+#define QNET__STATUS_TEXT(name, text) text,
+    static const char *const texts[] = {QNET_STATUS_LIST(QNET__STATUS_TEXT)};
+#undef QNET__STATUS_TEXT
+    return (unsigned)status < QNET_STATUS_COUNT ? texts[status] : "unknown status";
 }
 
 QNET_API const char *qnet_status_name(qnet_status status)
 {
-    switch (status) {
-#define QNET__STATUS_CASE(name, text) case name: return #name;
-        QNET_STATUS_LIST(QNET__STATUS_CASE)
-#undef QNET__STATUS_CASE
-    case QNET_STATUS_COUNT: break;
-    }
-    return "unknown status";
+#define QNET__STATUS_NAME(name, text) #name,
+    static const char *const names[] = {QNET_STATUS_LIST(QNET__STATUS_NAME)};
+#undef QNET__STATUS_NAME
+    return (unsigned)status < QNET_STATUS_COUNT ? names[status] : "unknown status";
 }
 
 /* *out = a * b; 0 and *out untouched when the product does not fit. */
@@ -1762,11 +1771,9 @@ QNET__HELPER int qnet__max_int(int a, int b) { return a > b ? a : b; }
 
 /* 1 for a number, 0 for NaN and the infinities. isfinite is a macro in C, with warnings on mingw,
    and a function in C++. */
-QNET__HELPER int qnet__is_finite(double x)
-{
-    return x - x == 0.0;
-}
+QNET__HELPER int qnet__is_finite(double x) { return x - x == 0.0; }
 
+/* 1 when a number's lowest byte lies first in memory. */
 QNET__HELPER int qnet__is_little_endian(void)
 {
     const uint16_t one = 1;
@@ -1808,6 +1815,12 @@ QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
 /* ============================================================================================
    >>context: the hooks with their defaults filled in, the kernels that the machine can run, and
    the private calls by which all other rooms reach memory, threads, log and progress.
+
+   A context is read-only after its creation but for the last error and the progress hook; there are
+   no globals. Memory: qnet__alloc and qnet__free, with the same number of bytes; plans of many
+   pieces go through qnet__arena. Threads: qnet__parallel runs a task for each of 0..count-1 and
+   returns when all are done; results may depend on the index, never on the worker. Failures:
+   qnet__fail records a sentence.
    ============================================================================================ */
 
 #define QNET__ALIGN 64 /* a cache line, and the widest vector register */
@@ -1893,6 +1906,7 @@ QNET__HELPER void qnet__free(qnet_context *ctx, void *p, size_t bytes)
         ctx->hooks.allocator.free(ctx->hooks.allocator.user, p, bytes > 0 ? bytes : 1);
 }
 
+/* The failure of an allocation of `bytes` for `what`; SIZE_MAX: a sum that overflowed. */
 QNET__HELPER qnet_status qnet__no_memory(qnet_context *ctx, size_t bytes, const char *what)
 {
     if (bytes == SIZE_MAX)
@@ -1901,7 +1915,7 @@ QNET__HELPER qnet_status qnet__no_memory(qnet_context *ctx, size_t bytes, const 
 }
 
 /* Carves one block into aligned pieces. A plan runs twice: with base NULL it only adds up `at`,
-   the bytes to ask for; on the block itself it hands out the same pieces. */
+   the size of the block; then on the block itself it returns the same pieces. */
 typedef struct qnet__arena {
     unsigned char *base;
     size_t at;
@@ -1932,9 +1946,9 @@ QNET__HELPER qnet_status qnet__arena_alloc(qnet_context *ctx, qnet__arena *a, si
     return a->base != NULL ? QNET_OK : qnet__no_memory(ctx, *bytes, what);
 }
 
-/* Large blocks of the default allocator start at a huge page, and Linux is asked to use these: the
-   first touch of memory then costs a fraction, and so does finding it. The name is bound by hand,
-   as strict C99 hides the prototype. */
+/* Large blocks of the default allocator start at a huge page, and Linux is advised to use these:
+   page faults and TLB misses then cost a fraction. The name is bound by hand, as strict C99 hides
+   the prototype. */
 #if defined(__linux__) && !defined(QNET_NO_STDIO) && (defined(__GNUC__) || defined(__clang__))
 #define QNET__HUGE_PAGE ((size_t)2 << 20)
 extern int qnet__madvise(void *block, size_t size, int advice) __asm__("madvise");
@@ -1948,8 +1962,7 @@ static void *qnet__default_alloc(void *user, size_t size, size_t align)
     unsigned char *raw, *block;
     QNET__UNUSED(user);
 #ifdef QNET__HUGE_PAGE
-    if (size >= 4 * QNET__HUGE_PAGE)
-        align = qnet__max_size(align, QNET__HUGE_PAGE);
+    if (size >= 4 * QNET__HUGE_PAGE) align = qnet__max_size(align, QNET__HUGE_PAGE);
 #endif
     if (!qnet__add(size, align + sizeof raw, &bytes)) return NULL;
     raw = (unsigned char *)malloc(bytes);
@@ -1958,13 +1971,13 @@ static void *qnet__default_alloc(void *user, size_t size, size_t align)
     block += (align - (size_t)((uintptr_t)block & (align - 1))) & (align - 1);
     memcpy(block - sizeof raw, &raw, sizeof raw);
 #ifdef QNET__HUGE_PAGE
-    if (size >= 4 * QNET__HUGE_PAGE) { /* advice only: whatever comes back */
+    if (size >= 4 * QNET__HUGE_PAGE) /* advice only: whatever comes back */
         (void)qnet__madvise(block, size / QNET__HUGE_PAGE * QNET__HUGE_PAGE, QNET__MADV_HUGEPAGE);
-    }
 #endif
     return block;
 }
 
+/* Its counterpart; the size is not needed. */
 static void qnet__default_free(void *user, void *ptr, size_t size)
 {
     unsigned char *raw;
@@ -1982,9 +1995,9 @@ static void qnet__default_free(void *user, void *ptr, size_t size)
    is done, it helps the others. user: the context. */
 static void qnet__default_run(void *user, size_t count, qnet_task task, void *arg)
 {
-#if defined(QNET__OPENMP) && _OPENMP >= 201107
-    const qnet_context *ctx = (const qnet_context *)user;
-    const int threads = (int)ctx->hooks.parallel.workers;
+#ifdef QNET__OPENMP
+    const int threads = (int)((const qnet_context *)user)->hooks.parallel.workers;
+#if _OPENMP >= 201107
     size_t taken[QNET__SHARES][64 / sizeof(size_t)]; /* of each share; a cache line each */
     memset(taken, 0, sizeof taken);
     #pragma omp parallel num_threads(threads)
@@ -2004,18 +2017,14 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
             }
         }
     }
-#elif defined(QNET__OPENMP)
-    const qnet_context *ctx = (const qnet_context *)user;
-    int threads = (int)ctx->hooks.parallel.workers;
-    ptrdiff_t i; /* signed: OpenMP 2 demands it */
-    #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (i = 0; i < (ptrdiff_t)count; i++)
-        task(arg, (size_t)i, (size_t)omp_get_thread_num());
 #else
-    size_t i;
+    ptrdiff_t i; /* signed and from outside: OpenMP 2 demands it */
+    #pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (i = 0; i < (ptrdiff_t)count; i++) task(arg, (size_t)i, (size_t)omp_get_thread_num());
+#endif
+#else
     QNET__UNUSED(user);
-    for (i = 0; i < count; i++)
-        task(arg, i, 0);
+    for (size_t i = 0; i < count; i++) task(arg, i, 0);
 #endif
 }
 
@@ -2028,6 +2037,7 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
 extern int qnet__clock_gettime(int clock, long now[2]) __asm__("clock_gettime");
 #endif
 
+/* Seconds since some fixed moment, by the finest clock at hand that is never set back. */
 static double qnet__default_seconds(void *user)
 {
     QNET__UNUSED(user);
@@ -2097,7 +2107,7 @@ static qnet_cpu qnet__detect_cpu(void)
 #endif
 }
 
-/* What was asked for, if this machine has it; else AUTO. */
+/* The kernels that were requested, if this machine has them; else AUTO. */
 static qnet_cpu qnet__choose_cpu(qnet_cpu wanted)
 {
     const qnet_cpu best = qnet__detect_cpu();
@@ -2121,7 +2131,8 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     memset(&h, 0, sizeof h);
     if (hooks != NULL) h = *hooks;
     cpu = qnet__choose_cpu(h.cpu);
-    /* The default run: hooks were copied from another context, whose pointer they hold. */
+    /* Hooks that were copied from another context hold the default run with that context's pointer:
+       they get this one's. */
     own_threads = h.parallel.run != NULL && h.parallel.run != qnet__default_run;
     if (cpu == QNET_CPU_AUTO || (h.allocator.alloc == NULL) != (h.allocator.free == NULL) ||
         h.threads < 0 || h.threads > 4096 ||
@@ -2156,10 +2167,7 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
 
 QNET_API void qnet_context_destroy(qnet_context *ctx)
 {
-    if (ctx != NULL) {
-        qnet_allocator allocator = ctx->hooks.allocator;
-        allocator.free(allocator.user, ctx, sizeof *ctx);
-    }
+    if (ctx != NULL) ctx->hooks.allocator.free(ctx->hooks.allocator.user, ctx, sizeof *ctx);
 }
 
 QNET_API const char *qnet_last_error(const qnet_context *ctx)
@@ -2167,10 +2175,7 @@ QNET_API const char *qnet_last_error(const qnet_context *ctx)
     return ctx != NULL ? ctx->error : "";
 }
 
-QNET_API const qnet_hooks *qnet_context_hooks(const qnet_context *ctx)
-{
-    return &ctx->hooks;
-}
+QNET_API const qnet_hooks *qnet_context_hooks(const qnet_context *ctx) { return &ctx->hooks; }
 
 QNET_API void qnet_set_progress(qnet_context *ctx, qnet_progress progress)
 {
@@ -2179,14 +2184,8 @@ QNET_API void qnet_set_progress(qnet_context *ctx, qnet_progress progress)
 
 QNET_API const char *qnet_cpu_name(qnet_cpu cpu)
 {
-    switch (cpu) {
-    case QNET_CPU_AUTO: return "auto";
-    case QNET_CPU_SCALAR: return "scalar";
-    case QNET_CPU_AVX2: return "avx2";
-    case QNET_CPU_AVX512: return "avx512";
-    case QNET_CPU_NEON: return "neon";
-    }
-    return "unknown";
+    static const char *const names[] = {"auto", "scalar", "avx2", "avx512", "neon"};
+    return (unsigned)cpu <= QNET_CPU_NEON ? names[cpu] : "unknown";
 }
 
 QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out)
@@ -2199,23 +2198,15 @@ QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out)
     return QNET_OK;
 }
 
-QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx)
-{
-    return ctx->cpu;
-}
+QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx) { return ctx->cpu; }
 
 /* Runs task(arg, 0..count-1, worker) by the parallel hook, and inline where there is nothing to
    share out. Tasks do not call this again: the worker's index would be used twice at a time. */
 QNET__HELPER void qnet__parallel(qnet_context *ctx, size_t count, qnet_task task, void *arg)
 {
     const qnet_parallel *parallel = &ctx->hooks.parallel;
-    size_t i;
-    if (count > 1 && parallel->workers > 1) {
-        parallel->run(parallel->user, count, task, arg);
-        return;
-    }
-    for (i = 0; i < count; i++)
-        task(arg, i, 0);
+    if (count > 1 && parallel->workers > 1) parallel->run(parallel->user, count, task, arg);
+    else for (size_t i = 0; i < count; i++) task(arg, i, 0);
 }
 
 #define QNET__ZERO_CHUNK ((size_t)2 << 20) /* bytes; a huge page */
@@ -2240,11 +2231,9 @@ QNET__HELPER void qnet__zero(qnet_context *ctx, void *block, size_t bytes)
 
 /* Upper bound of the worker index that a task gets: for scratch memory. Work may be split by it
    only where the bits are the same for any split. */
-QNET__HELPER size_t qnet__workers(const qnet_context *ctx)
-{
-    return ctx->hooks.parallel.workers;
-}
+QNET__HELPER size_t qnet__workers(const qnet_context *ctx) { return ctx->hooks.parallel.workers; }
 
+/* The clock hook: differences count, in seconds. */
 QNET__HELPER double qnet__seconds(qnet_context *ctx)
 {
     return ctx->hooks.clock.seconds(ctx->hooks.clock.user);
@@ -2303,27 +2292,23 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
 #else
     const char *threads = "no OpenMP";
 #endif
+    const size_t workers = ctx != NULL ? ctx->hooks.parallel.workers : 0;
     if (text == NULL || size == 0) return;
-    if (ctx == NULL) {
-        snprintf(text, size, "%s, %s", build, threads);
-        return;
-    }
-    if (ctx->hooks.parallel.run != qnet__default_run) threads = "caller's threads";
-    snprintf(text, size, "%s, %s, %s%s, %lu worker%s", build, threads, qnet_cpu_name(ctx->cpu),
-             ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "",
-             (unsigned long)ctx->hooks.parallel.workers,
-             ctx->hooks.parallel.workers == 1 ? "" : "s");
+    if (ctx != NULL && ctx->hooks.parallel.run != qnet__default_run) threads = "caller's threads";
+    if (ctx == NULL) snprintf(text, size, "%s, %s", build, threads);
+    else
+        snprintf(text, size, "%s, %s, %s%s, %lu worker%s", build, threads, qnet_cpu_name(ctx->cpu),
+                 ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "", (unsigned long)workers,
+                 workers == 1 ? "" : "s");
 }
 
-QNET_API const char *qnet_version(void)
-{
-    return QNET_VERSION;
-}
+QNET_API const char *qnet_version(void) { return QNET_VERSION; }
 
 /* ============================================================================================
    >>random: Philox4x32-10, a counter-based generator (Salmon, Moraes, Dror, Shaw: Parallel random
    numbers: as easy as 1, 2, 3. SC 2011). A block of four words is a function of key and counter,
-   so a stream needs no state but its name.
+   so a stream needs no state but its name. Every random decision of a run names its stream (seed,
+   purpose, epoch, sample): the numbers are the same for any number of threads and after any stop.
    ============================================================================================ */
 
 /* out[4] = Philox4x32-10(counter[4], key[2]): ten rounds of two 32x32-bit products, the key bumped
@@ -2402,23 +2387,11 @@ QNET_API double qnet_rng_normal(qnet_rng *rng)
     return radius * cos(6.283185307179586477 * qnet_rng_uniform(rng));
 }
 
-/* 0..n-1 for n > 0: of one word where n fits it, else of two, of which those below 2^64 mod n are
-   drawn again. */
-static uint64_t qnet__rng_below64(qnet_rng *rng, uint64_t n)
-{
-    uint64_t draw;
-    if (n <= 0xffffffffu) return qnet_rng_below(rng, (uint32_t)n);
-    do {
-        draw = (uint64_t)qnet_rng_u32(rng) << 32;
-        draw |= qnet_rng_u32(rng);
-    } while (draw < (0 - n) % n);
-    return draw % n;
-}
-
+/* From the last item on, each is swapped with one of those before it or itself. */
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
 {
     for (size_t i = count; i > 1; i--) {
-        const size_t j = (size_t)qnet__rng_below64(rng, i);
+        const size_t j = qnet_rng_below(rng, (uint32_t)i);
         const int swap = items[i - 1];
         items[i - 1] = items[j];
         items[j] = swap;
@@ -2428,19 +2401,23 @@ QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
 QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)bytes;
-    size_t i;
-    for (i = 0; i < size; i++)
+    for (size_t i = 0; i < size; i++)
         hash = (hash ^ p[i]) * 0x100000001b3u;
     return hash;
 }
 
 /* ============================================================================================
-   >>file: readers and writers over memory, files and callbacks. A reader pulls bytes from a
-   qnet_source, a writer pushes them into a qnet_sink; a qnet_buffer grows. A file is replaced
-   whole: written beside its path under another name, forced to the disk, renamed. Folders are
-   made, listed in a fixed order, and locked.
+   >>file: readers and writers over memory, files and callbacks.
+
+   A reader pulls bytes from a qnet_source, a writer pushes them into a qnet_sink; a qnet_buffer
+   grows. File formats, checkpoints and tables know these three only.
+   A file is replaced whole: written beside its path under a temporary name, forced to the disk,
+   renamed; after a failure or a power cut the path has the old bytes or the new ones, never a
+   mixture. Folders are made, listed in a fixed order, and locked. Paths are UTF-8. Nothing is
+   allocated on the word of a length field alone: memory follows the bytes that have come.
    ============================================================================================ */
 
+/* What sentences call a source or a sink: the path of a file. */
 QNET__HELPER const char *qnet__source_name(const qnet_source *source)
 {
     return source->name != NULL ? source->name : "(memory)";
@@ -2472,6 +2449,7 @@ QNET__HELPER qnet_status qnet__read_some(qnet_context *ctx, qnet_source *src, vo
     return QNET_OK;
 }
 
+/* Sources and sinks: read and write return 0, or anything else for a failure; errno may say why. */
 static int qnet__memory_read(void *user, void *dst, size_t size, size_t *got)
 {
     qnet_memory_source *state = (qnet_memory_source *)user;
@@ -2518,6 +2496,7 @@ static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, 
     return QNET_OK;
 }
 
+/* bytes[size] behind what is there; bytes may not lie in the buffer. */
 QNET_API qnet_status qnet_buffer_append(qnet_context *ctx, qnet_buffer *buffer, const void *bytes,
                                         size_t size)
 {
@@ -2530,6 +2509,7 @@ QNET_API qnet_status qnet_buffer_append(qnet_context *ctx, qnet_buffer *buffer, 
     return QNET_OK;
 }
 
+/* Text of any length: it is measured first, then written to its place. */
 QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, const char *format,
                                         ...)
 {
@@ -2593,18 +2573,25 @@ QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const v
 #ifndef QNET_NO_STDIO
 
 /* ---- What systems do differently. Each function fails as its name in C does, with errno. -----
-   qnet__fopen_new: a file that does not exist yet, so neither through a link nor over a file.
-   qnet__look: what a path leads to: 1 a file, 2 a folder; 0: errno says why not.
-   qnet__sync: forces a closed file, or the names in a folder, to the disk. */
+   qnet__fopen_read   a file that exists, in binary
+   qnet__fopen_new    a file that does not exist yet, so neither through a link nor over a file
+   qnet__look         what a path leads to: 1 a file, 2 a folder; 0: errno says why not
+   qnet__is_link      1 for a symbolic link, also for one whose target does not exist
+   qnet__rename       atomically, over a file of the new name
+   qnet__remove       a file or an empty folder
+   qnet__mkdir        one folder, whose parent exists
+   qnet__sync         forces a closed file, or the names in a folder, to the disk
+   qnet__is_separator 1 for a character between the names of a path
+   qnet__process      the number of this process
+   qnet__fd_...       read, write and close of a lock's file descriptor */
 
 #if defined(QNET__POSIX)
-#define QNET__FOLDERS 1
 #define qnet__remove remove
 #define qnet__rename rename
 #define qnet__fopen_read(path) fopen((path), "rb")
+#define qnet__is_separator(c) ((c) == '/')
 #define qnet__fopen_new(path) fopen((path), "wbx")
 #define qnet__mkdir(path) mkdir((path), 0777)
-#define qnet__is_separator(c) ((c) == '/')
 #define qnet__fd_read read
 #define qnet__fd_write write
 #define qnet__fd_close close
@@ -2635,7 +2622,6 @@ static int qnet__look(const char *path)
     return stat(path, &info) != 0 ? 0 : S_ISDIR(info.st_mode) ? 2 : 1;
 }
 
-/* 1: a link, here one that leads nowhere. */
 static int qnet__is_link(const char *path)
 {
     char target[8];
@@ -2658,8 +2644,7 @@ static int qnet__sync(const char *path)
 #define qnet__sync(path) 0
 #endif
 
-#elif defined(QNET__WINDOWS)
-#define QNET__FOLDERS 1
+#else
 #define QNET__UTF16_SIZE 1024 /* of a path, its end included */
 #define qnet__process() _getpid()
 #define qnet__is_separator(c) ((c) == '/' || (c) == '\\')
@@ -2668,7 +2653,8 @@ static int qnet__sync(const char *path)
 #define qnet__fd_read _read
 #define qnet__fd_write _write
 #define qnet__fd_close _close
-/* windows.h is not wanted for four functions; these are its own declarations. */
+/* Paths are turned to UTF-16, as the functions with char take the system's code page. windows.h is
+   not wanted for four functions; these are its own declarations. */
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -2700,12 +2686,14 @@ static int qnet__utf16(const char *path, wchar_t wide[QNET__UTF16_SIZE])
     return 1;
 }
 
+/* Files and empty folders, as remove does it on POSIX. */
 static int qnet__remove(const char *path)
 {
     wchar_t wide[QNET__UTF16_SIZE];
     return qnet__utf16(path, wide) && (_wremove(wide) == 0 || _wrmdir(wide) == 0) ? 0 : -1;
 }
 
+/* Over a file that is there, too, which the C library's rename refuses on Windows. */
 static int qnet__rename(const char *from, const char *to)
 {
     wchar_t wide_from[QNET__UTF16_SIZE], wide_to[QNET__UTF16_SIZE];
@@ -2748,26 +2736,6 @@ static int qnet__mkdir(const char *path)
     return qnet__utf16(path, wide) ? _wmkdir(wide) : -1;
 }
 
-#else
-#define QNET__FOLDERS 0
-#define qnet__remove remove
-#define qnet__rename rename
-#define qnet__fopen_read(path) fopen((path), "rb")
-#define qnet__fopen_new(path) fopen((path), "wb")
-#define qnet__mkdir(path) 0
-#define qnet__is_separator(c) ((c) == '/')
-#define qnet__is_link(path) 0
-#define qnet__sync(path) 0
-#define qnet__process() 0
-#define qnet__fd_write(file, text, size) 0
-#define qnet__fd_close(file) ((void)(file))
-
-static int qnet__look(const char *path)
-{
-    FILE *stream = fopen(path, "rb");
-    if (stream != NULL) fclose(stream);
-    return stream != NULL;
-}
 #endif
 
 /* What a path leads to: 0 nothing, 1 a file, 2 a folder. What cannot be looked at is a file, so
@@ -2787,8 +2755,10 @@ typedef struct qnet__file {
     const char *path;
     char *temporary; /* [bytes], the name under which it is written */
     size_t bytes;
+    long size; /* when it was opened for reading; 0: not known, as of pipes */
 } qnet__file;
 
+/* The source and the sink of an open file. */
 static int qnet__file_read(void *user, void *dst, size_t size, size_t *got)
 {
     qnet__file *f = (qnet__file *)user;
@@ -2802,17 +2772,18 @@ static int qnet__file_write(void *user, const void *src, size_t size)
     return fwrite(src, 1, size, f->stream) != size;
 }
 
-/* 1 for the text that git-annex, DataLad or Git LFS leaves in place of a file's content; a checkout
-   without links has that of the link. The stream is back at its start; pipes are not touched. */
-static int qnet__is_pointer_file(FILE *stream)
+/* Sets f->size. Returns 1 for the text that git-annex, DataLad or Git LFS leaves in place of a
+   file's content; a checkout without links has that of the link. The stream is back at its start;
+   pipes are not touched. */
+static int qnet__is_pointer_file(qnet__file *f)
 {
     char text[1024];
-    const long size = fseek(stream, 0, SEEK_END) == 0 ? ftell(stream) : 0;
     size_t n = 0;
-    rewind(stream);
-    if (size > 0 && size < (long)sizeof text) {
-        n = fread(text, 1, (size_t)size, stream);
-        rewind(stream);
+    f->size = fseek(f->stream, 0, SEEK_END) == 0 ? ftell(f->stream) : 0;
+    rewind(f->stream);
+    if (f->size > 0 && f->size < (long)sizeof text) {
+        n = fread(text, 1, (size_t)f->size, f->stream);
+        rewind(f->stream);
     }
     text[n] = '\0';
     return strncmp(text, "/annex/objects/", 15) == 0 ||
@@ -2821,7 +2792,8 @@ static int qnet__is_pointer_file(FILE *stream)
 }
 
 /* Opens a file for reading; *out reads from it until qnet__file_close. On failure there is nothing
-   to close. */
+   to close. Data sets by git-annex or Git LFS hold links or short texts in place of files that were
+   not downloaded: sentences say so. */
 QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *path, qnet__file *f,
                                               qnet_source *out)
 {
@@ -2840,7 +2812,7 @@ QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *pat
     if (f->stream == NULL)
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: %s", path,
                           strerror(code));
-    if (qnet__is_pointer_file(f->stream)) {
+    if (qnet__is_pointer_file(f)) {
         fclose(f->stream);
         return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: not downloaded: git annex get / datalad "
                           "get / git lfs pull", path);
@@ -2852,15 +2824,13 @@ QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *pat
 }
 
 /* Closes a file that was read. */
-QNET__HELPER void qnet__file_close(qnet__file *f)
-{
-    fclose(f->stream);
-}
+QNET__HELPER void qnet__file_close(qnet__file *f) { fclose(f->stream); }
 
 #define QNET__TEMPORARY 32 /* bytes of ".<process>-<n>.tmp" and its end */
 
-/* Opens a new file beside path for writing; *out writes to it until qnet__file_finish. Its name is
-   not yet taken, by another run or by somebody's link. On failure there is nothing to finish. */
+/* Creates a new file beside path, on the same file system, so that renaming it is atomic; *out
+   writes to it until qnet__file_finish. No file and no link has its name. On failure there is
+   nothing to finish. */
 QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *path,
                                                  qnet__file *f, qnet_sink *out)
 {
@@ -2872,6 +2842,7 @@ QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *
     f->bytes = strlen(path) + QNET__TEMPORARY;
     f->temporary = (char *)qnet__alloc(ctx, f->bytes);
     if (f->temporary == NULL) return qnet__no_memory(ctx, f->bytes, "a file name");
+    /* A run that was killed may have left a file of this process number: then the next n. */
     for (int n = 0; n < 100 && f->stream == NULL; n++) {
         snprintf(f->temporary, f->bytes, "%s.%lx-%d.tmp", path, (unsigned long)qnet__process(), n);
         errno = 0;
@@ -2890,7 +2861,7 @@ QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *
     return QNET_OK;
 }
 
-/* Ends a file that was written, with its writer's status. When that is QNET_OK, the file is forced
+/* Closes a file that was written; status is its writer's. When that is QNET_OK, the file is forced
    to the disk and renamed to its path. On any failure it is removed and what was at path stays. */
 QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
 {
@@ -2919,20 +2890,12 @@ QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
     return status;
 }
 
-/* *left: bytes between here and the end of a file; 0 for other sources and where it cannot be told.
-   Returns 0 when the place in the file is lost. */
-static int qnet__file_left(const qnet_source *source, size_t *left)
+/* Bytes from the position to the end of a file; 0 for other sources and where it is unknown. */
+static size_t qnet__file_left(const qnet_source *source)
 {
-    FILE *stream;
-    long at, end;
-    *left = 0;
-    if (source->read != qnet__file_read) return 1;
-    stream = ((qnet__file *)source->user)->stream;
-    at = ftell(stream);
-    if (at < 0 || fseek(stream, 0, SEEK_END) != 0) return 1;
-    end = ftell(stream);
-    *left = end > at ? (size_t)(end - at) : 0;
-    return fseek(stream, at, SEEK_SET) == 0;
+    const qnet__file *f = (const qnet__file *)source->user;
+    const long at = source->read == qnet__file_read ? ftell(f->stream) : -1;
+    return at >= 0 && at < f->size ? (size_t)(f->size - at) : 0;
 }
 
 #ifdef QNET__LINUX64
@@ -2949,6 +2912,7 @@ typedef struct qnet__pieces_job {
     int whole[QNET__FILE_PIECES]; /* 1: all of this piece has come */
 } qnet__pieces_job;
 
+/* Reads piece i of QNET__FILE_PIECES; a call may give less than it was asked for. */
 static void qnet__pieces_task(void *arg, size_t i, size_t worker)
 {
     qnet__pieces_job *job = (qnet__pieces_job *)arg;
@@ -2983,21 +2947,18 @@ static void qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t siz
 
 #endif /* QNET_NO_STDIO */
 
-#define QNET__READ_TRUST ((size_t)1 << 18) /* bytes allocated before any have come */
+#define QNET__READ_TRUST ((size_t)1 << 18) /* bytes allocated before any have been read */
 
 /* Appends the next size bytes of source to out, and a zero behind them; fewer where the source
-   ends. A file that ends within them is believed its length. A stream is not: out has room for at
-   most 16 times of what has come and QNET__READ_TRUST. */
+   ends. For a file that ends within them its length is allocated at once. For a stream out grows to
+   at most 16 times of what has been read, or QNET__READ_TRUST. */
 QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size_t size,
                                     qnet_buffer *out)
 {
     const size_t start = out->size;
     size_t got = 1;
 #ifndef QNET_NO_STDIO
-    size_t left;
-    errno = 0;
-    if (!qnet__file_left(source, &left))
-        return qnet__io_error(ctx, qnet__source_name(source), "reading");
+    const size_t left = qnet__file_left(source);
     if (left > 0 && left <= size) {
         QNET__TRY(qnet__buffer_reserve(ctx, out, left));
 #ifdef QNET__LINUX64
@@ -3043,6 +3004,7 @@ QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, cons
     return qnet__file_finish(&file, qnet__write(ctx, &sink, bytes, size));
 }
 
+/* The limit holds for streams without a length (pipes), too. */
 QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t limit,
                                     qnet_buffer *out)
 {
@@ -3053,7 +3015,7 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_read: expected an empty buffer");
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
     limit = qnet__min_size(limit > 0 ? limit : QNET_MAX_FILE_BYTES, SIZE_MAX - 1);
-    status = qnet__read(ctx, &source, limit + 1, out); /* one more tells that there is more */
+    status = qnet__read(ctx, &source, limit + 1, out); /* one byte more: the file is too large */
     if (status == QNET_OK && out->size > limit)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes", path,
                             (double)limit);
@@ -3067,38 +3029,31 @@ QNET_API int qnet_file_exists(const char *path)
     return path != NULL && qnet__path_kind(path) == 1;
 }
 
-/* Makes one level; errno, or 0. */
-static int qnet__make_one_folder(const char *path)
-{
-    errno = 0;
-    return qnet__mkdir(path) == 0 ? 0 : errno;
-}
-
+/* The folders above it first. That one of those cannot be made is no failure: it may be there, and
+   not be ours to look at. Only the folder itself counts. */
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
 {
     qnet_buffer copy = {NULL, 0, 0, NULL};
-    int code, above = ENOENT; /* why the folder could not be made, and why one above it */
+    int code = 0, first = ENOENT; /* why the folder was not made, and why the first above it */
     if (ctx == NULL || path == NULL || path[0] == '\0')
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
     QNET__TRY(qnet_buffer_append(ctx, &copy, path, strlen(path)));
-    /* Parents that cannot be made may be there already: only the folder itself counts. */
-    for (size_t i = 1; path[i] != '\0'; i++) {
-        if (!qnet__is_separator(path[i])) continue;
+    for (size_t i = 1; i <= copy.size; i++) {
+        if (path[i] != '\0' && !qnet__is_separator(path[i])) continue;
         copy.bytes[i] = '\0';
-        code = qnet__make_one_folder((const char *)copy.bytes);
-        if (code != 0 && code != EEXIST && above == ENOENT) above = code;
+        errno = 0;
+        code = qnet__mkdir((const char *)copy.bytes) == 0 ? 0 : errno;
+        if (code != 0 && code != EEXIST && first == ENOENT) first = code;
         copy.bytes[i] = (unsigned char)path[i];
     }
     qnet_buffer_free(ctx, &copy);
-    code = qnet__make_one_folder(path);
-    if (code == ENOENT) code = above;
+    if (code == ENOENT) code = first;
     errno = 0;
     if (qnet__path_kind(path) == 2) return QNET_OK;
     if (errno != 0 && (code == EEXIST || code == 0)) code = errno;
     return qnet__fail(ctx, QNET_ERROR_IO, "%s: the folder cannot be made: %s", path,
                       code == EEXIST ? "a file of this name is in the way"
-                      : code != 0    ? strerror(code)
-                                     : "not supported on this system");
+                                     : strerror(code));
 }
 
 #define QNET__NAME_SIZE 256 /* of an entry of a folder, its end included: POSIX's NAME_MAX + 1 */
@@ -3108,7 +3063,6 @@ static int qnet__compare_names(const void *a, const void *b)
     return strcmp((const char *)a, (const char *)b);
 }
 
-#if QNET__FOLDERS
 /* Appends one zero-padded name to a buffer of names; "." and ".." are left out. */
 static qnet_status qnet__list_add(qnet_context *ctx, qnet_buffer *names, const char *folder,
                                   const char *name)
@@ -3117,21 +3071,15 @@ static qnet_status qnet__list_add(qnet_context *ctx, qnet_buffer *names, const c
     const size_t length = strlen(name);
     if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) return QNET_OK;
     if (length >= sizeof padded)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the name \"%.40s...\" has %lu bytes, "
-                          "the limit is %d", folder, name, (unsigned long)length,
-                          QNET__NAME_SIZE - 1);
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the name \"%.40s...\" has %lu bytes, the "
+                          "limit is %d", folder, name, (unsigned long)length, QNET__NAME_SIZE - 1);
     memcpy(padded, name, length);
     return qnet_buffer_append(ctx, names, padded, sizeof padded);
 }
-#endif
 
 /* All names of a folder, in the system's order. */
 static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
-#if !QNET__FOLDERS
-    QNET__UNUSED(names);
-    return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: folders cannot be listed here", path);
-#else
     qnet_status status = QNET_OK;
 #if defined(QNET__POSIX)
     DIR *folder = opendir(path);
@@ -3152,7 +3100,7 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
 #if defined(QNET__POSIX)
     do {
         if (entry != NULL) status = qnet__list_add(ctx, names, path, entry->d_name);
-        errno = 0; /* what is left of it tells a failure from the end */
+        errno = 0; /* readdir returns NULL for a failure and at the end */
     } while (status == QNET_OK && (entry = readdir(folder)) != NULL);
     if (status == QNET_OK && errno != 0) status = qnet__io_error(ctx, path, "reading the folder");
     closedir(folder);
@@ -3169,54 +3117,47 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
     _findclose(handle);
 #endif
     return status;
-#endif
 }
 
-/* The names of a folder's files and folders, sorted by strcmp: results must not depend on the file
-   system's order. Give *names[*count] back with qnet__free(ctx, *names, *bytes); an empty
-   folder gives NULL, 0, 0. */
-QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
-                                           char (**names)[QNET__NAME_SIZE], size_t *count,
-                                           size_t *bytes)
-{
-    qnet_buffer list = {NULL, 0, 0, NULL};
-    const qnet_status status = qnet__list_names(ctx, path, &list);
-    if (status != QNET_OK) {
-        qnet_buffer_free(ctx, &list);
-        return status;
-    }
-    if (list.size > 0)
-        qsort(list.bytes, list.size / QNET__NAME_SIZE, QNET__NAME_SIZE, qnet__compare_names);
-    *names = (char (*)[QNET__NAME_SIZE])(void *)list.bytes;
-    *count = list.size / QNET__NAME_SIZE;
-    *bytes = list.capacity;
-    return QNET_OK;
-}
-
+/* Sorted, as results must not depend on the file system's order. */
 QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
-    char (*list)[QNET__NAME_SIZE] = NULL;
-    size_t count = 0, bytes = 0;
+    qnet_buffer list = {NULL, 0, 0, NULL};
     qnet_status status;
     if (path == NULL || names == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "list folder: path or names are NULL");
-    status = qnet__list_folder(ctx, path, &list, &count, &bytes);
-    for (size_t i = 0; i < count && status == QNET_OK; i++)
-        status = qnet_buffer_append(ctx, names, list[i], strlen(list[i]) + 1);
-    qnet__free(ctx, list, bytes);
+    status = qnet__list_names(ctx, path, &list);
+    if (status == QNET_OK && list.size > 0)
+        qsort(list.bytes, list.size / QNET__NAME_SIZE, QNET__NAME_SIZE, qnet__compare_names);
+    for (size_t at = 0; at < list.size && status == QNET_OK; at += QNET__NAME_SIZE)
+        status = qnet_buffer_append(ctx, names, list.bytes + at,
+                                    strlen((const char *)list.bytes + at) + 1);
+    qnet_buffer_free(ctx, &list);
     return status;
+}
+
+/* The name after `name` in the list that qnet_list_folder made, NULL behind the last; of NULL the
+   first. */
+QNET__HELPER const char *qnet__list_next(const qnet_buffer *list, const char *name)
+{
+    const char *next = name == NULL ? (const char *)list->bytes : name + strlen(name) + 1;
+    return list->size > 0 && next < (const char *)list->bytes + list->size ? next : NULL;
 }
 
 /* ---- The lock of a folder ---------------------------------------------------------------------
    A file in it, locked by the system, whose text says who holds it. The system's lock ends with its
    process, so what a dead one leaves is no lock. flock belongs to the open file, not to the process
-   as fcntl's does: two runs in one process keep each other out too, a child that ends takes nothing
-   away, and Linux carries it to the other machines of a shared folder (NFS, SMB). */
+   as fcntl's does: two runs in one process exclude each other, a child that ends releases nothing,
+   and Linux carries it to the other machines of a shared folder (NFS, SMB).
+
+   Taking: make the folder, open or create the file, lock it without waiting, check that the path
+   still leads to it, write the holder's text. Releasing: remove the file, unlock, close, remove the
+   folders that were made and are empty. */
 
 typedef struct qnet__lock {
     char path[640]; /* of the file */
     int file;       /* -1: none, on a system without locks */
-    size_t there;   /* bytes of the folder's path that were there before */
+    size_t there;   /* bytes of the folder's path that existed before */
 } qnet__lock;
 
 /* "process 1234 on host since 2026-05-31 17:04:05 UTC", by the calendar (Howard Hinnant's
@@ -3232,7 +3173,7 @@ static void qnet__holder_text(char text[320])
 #if defined(QNET__POSIX)
     struct utsname names;
     if (uname(&names) >= 0) host = names.nodename;
-#elif defined(QNET__WINDOWS)
+#else
     if (getenv("COMPUTERNAME")) host = getenv("COMPUTERNAME");
 #endif
     snprintf(text, 320, "process %lu on %.200s since %d-%02d-%02d %02d:%02d:%02d UTC\n",
@@ -3240,8 +3181,7 @@ static void qnet__holder_text(char text[320])
              month, days - (153 * m + 2) / 5 + 1, s / 3600, s / 60 % 60, s % 60);
 }
 
-#if QNET__FOLDERS
-/* The refusal, from a file that the holder wrote; below 0: it cannot be read. */
+/* The refusal, with the text that the holder wrote to the file; file < 0: it cannot be read. */
 static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, int file)
 {
     char text[320];
@@ -3251,8 +3191,9 @@ static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, in
     return qnet__fail(ctx, QNET_ERROR_BUSY, "%s: another run works in this folder: %s", lock->path,
                       text[0] ? text : "it has not yet said which");
 }
-#endif
 
+/* Opens and locks lock->path. The last holder removes the file before it lets go: whoever opened it
+   in between has locked a file without a name, sees that by its inode, and tries again. */
 #if defined(QNET__POSIX)
 static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
 {
@@ -3270,9 +3211,8 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
             if (status == QNET_ERROR_BUSY) return status;
             if (code != ENOSYS && code != ENOLCK && code != EOPNOTSUPP) return status;
             lock->file = -1;
-            qnet__log(ctx, QNET_LOG_WARNING,
-                      "%s: this file system has no locks: nothing keeps a second run from this "
-                      "folder", lock->path);
+            qnet__log(ctx, QNET_LOG_WARNING, "%s: this file system has no locks: nothing keeps a "
+                      "second run from this folder", lock->path);
             return QNET_OK;
         }
         /* Ours, unless its last holder has removed it since it was opened; what a dead process has
@@ -3286,8 +3226,8 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
     }
     return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be locked", lock->path);
 }
-#elif defined(QNET__WINDOWS)
-/* There the open file itself is the lock: nobody else may open it to write. */
+#else
+/* Windows: the open file itself is the lock, as its sharing mode denies others to write. */
 static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
 {
     wchar_t wide[QNET__UTF16_SIZE];
@@ -3306,13 +3246,6 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
         }
     }
     return qnet__io_error(ctx, lock->path, "locking");
-}
-#else
-static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
-{
-    QNET__UNUSED(ctx);
-    lock->file = -1;
-    return QNET_OK;
 }
 #endif
 
@@ -3360,10 +3293,8 @@ static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__
 /* The file goes while the lock still holds; Windows removes no open files. */
 static void qnet__lock_release(qnet__lock *lock)
 {
-#ifndef QNET__WINDOWS
-    (void)qnet__remove(lock->path);
-#endif
 #if defined(QNET__POSIX)
+    (void)qnet__remove(lock->path);
     if (lock->file >= 0) (void)flock(lock->file, LOCK_UN); /* children may still have it open */
 #endif
     if (lock->file >= 0) qnet__fd_close(lock->file);
@@ -3376,50 +3307,46 @@ static void qnet__lock_release(qnet__lock *lock)
 #endif /* QNET_NO_STDIO */
 
 /* ============================================================================================
-   >>tensor: views into the flat block of a network's weights, by the table of its parameters.
+   >>tensor: views into the flat block of a network's weights, by the table of its parameters. Entry
+   i lies at entries[i].offset and holds entries[i].count numbers, in the order in which entries
+   were added: first what is trained, then running statistics, so that an optimiser's step is one
+   loop over the first table->trainable numbers.
    ============================================================================================ */
 
 QNET_API qnet_tensor qnet_param_view(const qnet_param_table *table, qnet_real *block, int i)
 {
     qnet_tensor view;
-    int d;
     memset(&view, 0, sizeof view);
     if (i >= 0 && i < table->count) {
         const qnet_param *param = &table->entries[i];
         view.data = block + param->offset;
         view.ndim = param->ndim;
-        for (d = 0; d < param->ndim && d < QNET_MAX_DIMS; d++)
-            view.shape[d] = param->shape[d];
+        memcpy(view.shape, param->shape, sizeof view.shape);
     }
     return view;
 }
 
 QNET_API int qnet_param_find(const qnet_param_table *table, const char *name)
 {
-    int i;
-    for (i = 0; i < table->count; i++) {
+    for (int i = 0; i < table->count; i++)
         if (strcmp(table->entries[i].name, name) == 0) return i;
-    }
     return -1;
 }
 
-/* Appends parameter "name.suffix" of shape s0, s1, ... (ndim of them) to a table that is being made,
-   those that are trained first. entries NULL: the table's numbers are counted, no entry is written. */
+/* Appends parameter "name.suffix" of shape s0, s1, ... (ndim of them, a scalar has none; the others
+   are 1) to a table that is being filled. entries NULL: the table's numbers are counted, no entry
+   is written. */
 QNET__HELPER void qnet__param_add(qnet_param_table *table, qnet_param *entries, const char *name,
                                   const char *suffix, int trainable, int ndim, size_t s0,
                                   size_t s1, size_t s2, size_t s3)
 {
-    const size_t shape[4] = {s0, s1, s2, s3};
-    size_t count = 1;
-    for (int d = 0; d < ndim; d++)
-        count *= shape[d];
+    const size_t shape[QNET_MAX_DIMS] = {s0, s1, s2, s3}, count = s0 * s1 * s2 * s3;
     if (entries != NULL) {
         qnet_param *p = &entries[table->count];
         memset(p, 0, sizeof *p);
         snprintf(p->name, sizeof p->name, "%s.%s", name, suffix);
         p->ndim = ndim;
-        for (int d = 0; d < 4; d++)
-            p->shape[d] = shape[d];
+        memcpy(p->shape, shape, sizeof shape);
         p->count = count;
         p->offset = table->total;
         p->layout = ndim == 4 ? QNET_LAYOUT_HWIO : QNET_LAYOUT_PLAIN;
@@ -3433,10 +3360,9 @@ QNET__HELPER void qnet__param_add(qnet_param_table *table, qnet_param *entries, 
 /* The first of x[count] that is NaN or infinite, or count. */
 static size_t qnet__first_bad(const qnet_real *x, size_t count)
 {
-    size_t i;
-    for (i = 0; i < count; i++)
-        if (!qnet__is_finite((double)x[i])) break;
-    return i;
+    for (size_t i = 0; i < count; i++)
+        if (!qnet__is_finite((double)x[i])) return i;
+    return count;
 }
 
 /* ============================================================================================
@@ -3544,9 +3470,9 @@ typedef struct qnet__tile {
     const qnet_real *const *a; /* [segments][a_rows], of which `rows` are read */
     size_t a_rows;
     const qnet_real *const *b; /* [segments] */
-    qnet_real *const *c;       /* [rows]; NULL: this row is not kept (see qnet__run_tile) */
+    qnet_real *const *c;       /* [rows] */
     size_t a_at, a_step, b_at, b_step, c_at;
-    size_t segments, length;   /* at least 1; see qnet__run_tile */
+    size_t segments, length;   /* at least 1 */
     uintptr_t ahead;           /* address of a cache line that is asked for ... */
     size_t ahead_step;         /* ... and bytes to that of the next k; see qnet__tile_prefetch */
     size_t chain;              /* products in a chain of additions */
@@ -3680,71 +3606,6 @@ typedef struct qnet__pass_job {
     const qnet__epilogue *sink;
     size_t rows, channels, chunk_rows;
 } qnet__pass_job;
-
-/* The twin, by the definitions of source and sink. */
-static qnet_real qnet__prologue_ref(const qnet__prologue *s, size_t at, size_t c)
-{
-    qnet_real v = s->x[at];
-    if (s->kind == QNET__PROLOGUE_NORMALISED) {
-        v = (v - s->mean[c]) * s->scale[c] + s->beta[c];
-        v = v < 0 ? 0 : v;
-    } else if (s->kind == QNET__PROLOGUE_GRADIENT) {
-        v = s->scale[c] * (v - s->shift[c] - (s->pre[at] - s->mean[c]) * s->slope[c]);
-    }
-    return v;
-}
-
-static void qnet__epilogue_ref(const qnet__epilogue *s, size_t at, size_t sum_at, size_t c,
-                               qnet_real v)
-{
-    if (s->kind == QNET__EPILOGUE_MOMENTS) {
-        const qnet_real d = v - s->center[sum_at];
-        s->sum1[sum_at] += (double)d;
-        s->sum2[sum_at] += (double)(d * d);
-    } else if (s->kind == QNET__EPILOGUE_NORMALISE) {
-        v = (v - s->mean[c]) * s->scale[c] + s->beta[c];
-        if (s->residual != NULL) {
-            qnet_real other = s->residual[at];
-            if (s->residual_mean != NULL)
-                other = (other - s->residual_mean[c]) * s->residual_scale[c] + s->residual_beta[c];
-            v += s->residual_relu && other < 0 ? 0 : other;
-        }
-        v = s->relu && v < 0 ? 0 : v;
-    } else if (s->kind == QNET__EPILOGUE_GRADIENT) {
-        v += s->residual != NULL ? s->residual[at] : 0;
-        if (s->mask != NULL) {
-            v = s->mask[at] <= 0 ? 0 : v;
-        } else if (s->scale != NULL) {
-            v = (s->pre[at] - s->mean[c]) * s->scale[c] + s->beta[c] <= 0 ? 0 : v;
-        }
-        if (s->pre != NULL) {
-            s->sum1[sum_at] += (double)v;
-            s->sum2[sum_at] += (double)(v * (s->pre[at] - s->mean[c]));
-        }
-    }
-    if (s->y != NULL)
-        s->y[at] = v;
-}
-
-/* The channels from `begin` on. */
-static void qnet__pass_channels(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk,
-                                size_t begin)
-{
-    const size_t n = job->channels;
-    size_t r, c;
-    for (c = begin; c < n && job->sink->sum1 != NULL; c++) {
-        job->sink->sum1[chunk * n + c] = job->sink->sum2[chunk * n + c] = 0;
-        if (job->sink->kind == QNET__EPILOGUE_MOMENTS)
-            job->sink->center[chunk * n + c] = qnet__prologue_ref(job->source, first * n + c, c);
-    }
-    for (r = 0; r < rows; r++) {
-        for (c = begin; c < n; c++) {
-            const size_t at = (first + r) * n + c;
-            qnet__epilogue_ref(job->sink, at, chunk * n + c, c,
-                               qnet__prologue_ref(job->source, at, c));
-        }
-    }
-}
 
 /* ---- What Winograd's transforms take --------------------------------------------------------- */
 
@@ -4069,6 +3930,7 @@ typedef int32_t qnet__lane_int;
 #define qnet__epilogue_put QNET__ISA(qnet__epilogue_put)
 #define qnet__epilogue_prefetch QNET__ISA(qnet__epilogue_prefetch)
 #define qnet__epilogue_end QNET__ISA(qnet__epilogue_end)
+#define qnet__pass_column QNET__ISA(qnet__pass_column)
 #define qnet__pass_columns QNET__ISA(qnet__pass_columns)
 #define qnet__pass_run QNET__ISA(qnet__pass_run)
 #define qnet__winograd_bt QNET__ISA(qnet__winograd_bt)
@@ -4093,6 +3955,7 @@ typedef int32_t qnet__lane_int;
 #define qnet__winograd_double QNET__ISA(qnet__winograd_double)
 #define qnet__winograd_run QNET__ISA(qnet__winograd_run)
 #define qnet__maxpool_get QNET__ISA(qnet__maxpool_get)
+#define qnet__maxpool_next QNET__ISA(qnet__maxpool_next)
 #define qnet__maxpool_window QNET__ISA(qnet__maxpool_window)
 #define qnet__maxpool_forward QNET__ISA(qnet__maxpool_forward)
 #define qnet__maxpool_gather QNET__ISA(qnet__maxpool_gather)
@@ -4358,38 +4221,41 @@ static void qnet__tile_run(const qnet__tile *t)
 
 /* ---- Prologue and epilogue of a map, and the pass from memory to memory ---------------------- */
 
-/* What a prologue needs of the channels of a vector; loaded once for many pixels. */
+/* What a prologue needs of the channels of a vector; loaded once for many pixels. Here and below
+   `count` is QNET__LANES, but less at the end of channels that fill no vector. */
 typedef struct qnet__prologue_lanes {
     qnet__lanes mean, scale, beta, shift, slope;
 } qnet__prologue_lanes;
 
 QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                          ptrdiff_t c, qnet__prologue_lanes *k)
+                                          ptrdiff_t c, const size_t count,
+                                          qnet__prologue_lanes *k)
 {
     memset(k, 0, sizeof *k);
-    if (kind != QNET__PROLOGUE_PLAIN) {
-        k->mean = qnet__lanes_load(s->mean + c);
-        k->scale = qnet__lanes_load(s->scale + c);
-    }
+    if (kind != QNET__PROLOGUE_PLAIN)
+        k->scale = qnet__lanes_load_part(s->scale + c, count);
+    if (kind == QNET__PROLOGUE_NORMALISED || kind == QNET__PROLOGUE_GRADIENT)
+        k->mean = qnet__lanes_load_part(s->mean + c, count);
     if (kind == QNET__PROLOGUE_NORMALISED)
-        k->beta = qnet__lanes_load(s->beta + c);
+        k->beta = qnet__lanes_load_part(s->beta + c, count);
     if (kind == QNET__PROLOGUE_GRADIENT) {
-        k->shift = qnet__lanes_load(s->shift + c);
-        k->slope = qnet__lanes_load(s->slope + c);
+        k->shift = qnet__lanes_load_part(s->shift + c, count);
+        k->slope = qnet__lanes_load_part(s->slope + c, count);
     }
 }
 
 /* The numbers at offset `at` (of pixel and channel) of the map, whose channels are k's. */
 QNET__INLINE qnet__lanes qnet__prologue_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                            const qnet__prologue_lanes *k, ptrdiff_t at)
+                                            const qnet__prologue_lanes *k, ptrdiff_t at,
+                                            const size_t count)
 {
-    qnet__lanes v = qnet__lanes_load(s->x + at);
+    qnet__lanes v = qnet__lanes_load_part(s->x + at, count);
     if (kind == QNET__PROLOGUE_NORMALISED) {
         v = (v - k->mean) * k->scale + k->beta;
         v = qnet__lanes_cut(v, v, 0);
     }
     if (kind == QNET__PROLOGUE_GRADIENT)
-        v = k->scale * (v - k->shift - (qnet__lanes_load(s->pre + at) - k->mean) * k->slope);
+        v = k->scale * (v - k->shift - (qnet__lanes_load_part(s->pre + at, count) - k->mean) * k->slope);
     return v;
 }
 
@@ -4428,28 +4294,29 @@ typedef struct qnet__epilogue_lanes {
 } qnet__epilogue_lanes;
 
 QNET__INLINE void qnet__epilogue_channels(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                          ptrdiff_t c, qnet__epilogue_lanes *k)
+                                          ptrdiff_t c, const size_t count,
+                                          qnet__epilogue_lanes *k)
 {
     memset(k, 0, sizeof *k);
     if (kind != QNET__EPILOGUE_NORMALISE && kind != QNET__EPILOGUE_GRADIENT)
         return;
     if (s->mean != NULL)
-        k->mean = qnet__lanes_load(s->mean + c);
+        k->mean = qnet__lanes_load_part(s->mean + c, count);
     if (s->scale != NULL) {
-        k->scale = qnet__lanes_load(s->scale + c);
-        k->beta = qnet__lanes_load(s->beta + c);
+        k->scale = qnet__lanes_load_part(s->scale + c, count);
+        k->beta = qnet__lanes_load_part(s->beta + c, count);
     }
     if (s->residual_mean != NULL) {
-        k->residual_mean = qnet__lanes_load(s->residual_mean + c);
-        k->residual_scale = qnet__lanes_load(s->residual_scale + c);
-        k->residual_beta = qnet__lanes_load(s->residual_beta + c);
+        k->residual_mean = qnet__lanes_load_part(s->residual_mean + c, count);
+        k->residual_scale = qnet__lanes_load_part(s->residual_scale + c, count);
+        k->residual_beta = qnet__lanes_load_part(s->residual_beta + c, count);
     }
 }
 
 /* v goes to offset `at` (of pixel and channel) of the map, whose channels are k's. */
 QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                     const qnet__epilogue_lanes *k, ptrdiff_t at, qnet__lanes v,
-                                     qnet__sums *sums)
+                                     const qnet__epilogue_lanes *k, ptrdiff_t at, const size_t count,
+                                     qnet__lanes v, qnet__sums *sums)
 {
     if (kind == QNET__EPILOGUE_MOMENTS) {
         const qnet__lanes d = v - sums->center;
@@ -4459,7 +4326,7 @@ QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilog
     if (kind == QNET__EPILOGUE_NORMALISE) {
         v = (v - k->mean) * k->scale + k->beta;
         if (s->residual != NULL) {
-            qnet__lanes other = qnet__lanes_load(s->residual + at);
+            qnet__lanes other = qnet__lanes_load_part(s->residual + at, count);
             if (s->residual_mean != NULL)
                 other = (other - k->residual_mean) * k->residual_scale + k->residual_beta;
             if (s->residual_relu)
@@ -4471,20 +4338,20 @@ QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilog
     }
     if (kind == QNET__EPILOGUE_GRADIENT) {
         if (s->residual != NULL)
-            v += qnet__lanes_load(s->residual + at);
+            v += qnet__lanes_load_part(s->residual + at, count);
         if (s->mask != NULL) {
-            v = qnet__lanes_cut(v, qnet__lanes_load(s->mask + at), 1);
+            v = qnet__lanes_cut(v, qnet__lanes_load_part(s->mask + at, count), 1);
         } else if (s->scale != NULL) {
-            const qnet__lanes pre = qnet__lanes_load(s->pre + at);
+            const qnet__lanes pre = qnet__lanes_load_part(s->pre + at, count);
             v = qnet__lanes_cut(v, (pre - k->mean) * k->scale + k->beta, 1);
         }
         if (s->pre != NULL) {
             sums->sum1 += v;
-            sums->sum2 += v * (qnet__lanes_load(s->pre + at) - k->mean);
+            sums->sum2 += v * (qnet__lanes_load_part(s->pre + at, count) - k->mean);
         }
     }
     if (s->y != NULL)
-        qnet__lanes_store(s->y + at, v);
+        qnet__lanes_store_part(s->y + at, v, count);
 }
 
 /* Prefetches what will be read and written at `at`. */
@@ -4504,65 +4371,73 @@ QNET__INLINE void qnet__epilogue_prefetch(const qnet__epilogue *s, const qnet__e
 
 /* Stores the sums of a chunk, for the channels of a vector; they were folded last. */
 QNET__INLINE void qnet__epilogue_end(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                     ptrdiff_t chunk, ptrdiff_t channels, ptrdiff_t c,
-                                     const qnet__sums *sums)
+                                     ptrdiff_t at, const size_t count, const qnet__sums *sums)
 {
     if (kind == QNET__EPILOGUE_MOMENTS)
-        qnet__lanes_store(s->center + chunk * channels + c, sums->center);
+        qnet__lanes_store_part(s->center + at, sums->center, count);
     if (kind == QNET__EPILOGUE_MOMENTS || (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)) {
-        memcpy(s->sum1 + chunk * channels + c, sums->all1, sizeof sums->all1);
-        memcpy(s->sum2 + chunk * channels + c, sums->all2, sizeof sums->all2);
+        memcpy(s->sum1 + at, sums->all1, count * sizeof *s->sum1);
+        memcpy(s->sum2 + at, sums->all2, count * sizeof *s->sum2);
     }
 }
 
-/* Rows of a chunk, in columns of a few vectors, so that a row is read two cache lines at once and
-   the sums stay in registers. Channels that fill no column (none in ResNet18) come last. */
+/* Rows of a chunk for the channels c of some vectors: their sums stay in registers. */
+QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prologue_kind from,
+                                    const qnet__epilogue_kind to, size_t first_row, size_t rows,
+                                    size_t chunk, ptrdiff_t c, const ptrdiff_t vectors,
+                                    const size_t count)
+{
+    const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n + c;
+    const qnet__prologue source = *job->source; /* copies: stores to maps cannot change them */
+    const qnet__epilogue sink = *job->sink;
+    qnet__prologue_lanes in[QNET__PASS_VECTORS];
+    qnet__epilogue_lanes out[QNET__PASS_VECTORS];
+    qnet__sums sums[QNET__PASS_VECTORS];
+    ptrdiff_t r, k;
+    memset(sums, 0, sizeof sums);
+    QNET__UNROLL
+    for (k = 0; k < vectors; k++) {
+        const ptrdiff_t d = k * QNET__LANES;
+        qnet__prologue_channels(&source, from, c + d, count, &in[k]);
+        qnet__epilogue_channels(&sink, to, c + d, count, &out[k]);
+        if (to == QNET__EPILOGUE_MOMENTS)
+            sums[k].center = qnet__prologue_get(&source, from, &in[k], first + d, count);
+    }
+    for (r = 0; r < (ptrdiff_t)rows; r++) {
+        const int fold = r % 16 == 15 || r + 1 == (ptrdiff_t)rows;
+        QNET__UNROLL
+        for (k = 0; k < vectors; k++) {
+            const ptrdiff_t at = first + r * n + k * QNET__LANES;
+            const qnet__lanes v = qnet__prologue_get(&source, from, &in[k], at, count);
+            qnet__epilogue_put(&sink, to, &out[k], at, count, v, &sums[k]);
+        }
+        QNET__UNROLL
+        for (k = 0; k < vectors && fold; k++)
+            qnet__sums_fold(&sums[k]);
+    }
+    for (k = 0; k < vectors; k++)
+        qnet__epilogue_end(&sink, to, (ptrdiff_t)chunk * n + c + k * QNET__LANES, count,
+                           &sums[k]);
+}
+
+/* Two cache lines of a row at once. */
 QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prologue_kind from,
-                                     const qnet__epilogue_kind to, size_t first_row, size_t rows,
+                                     const qnet__epilogue_kind to, size_t first, size_t rows,
                                      size_t chunk)
 {
-    const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n;
-    const ptrdiff_t step = QNET__PASS_VECTORS * QNET__LANES;
-    ptrdiff_t r, c, k;
-    for (c = 0; c + step <= n; c += step) {
-        qnet__prologue_lanes in[QNET__PASS_VECTORS];
-        qnet__epilogue_lanes out[QNET__PASS_VECTORS];
-        qnet__sums sums[QNET__PASS_VECTORS];
-        memset(sums, 0, sizeof sums);
-        QNET__UNROLL
-        for (k = 0; k < QNET__PASS_VECTORS; k++) {
-            const ptrdiff_t d = c + k * QNET__LANES;
-            qnet__prologue_channels(job->source, from, d, &in[k]);
-            qnet__epilogue_channels(job->sink, to, d, &out[k]);
-            if (to == QNET__EPILOGUE_MOMENTS)
-                sums[k].center = qnet__prologue_get(job->source, from, &in[k], first + d);
-        }
-        for (r = 0; r < (ptrdiff_t)rows; r++) {
-            const int fold = r % 16 == 15 || r + 1 == (ptrdiff_t)rows;
-            QNET__UNROLL
-            for (k = 0; k < QNET__PASS_VECTORS; k++) {
-                const ptrdiff_t at = first + r * n + c + k * QNET__LANES;
-                const qnet__lanes v = qnet__prologue_get(job->source, from, &in[k], at);
-                qnet__epilogue_put(job->sink, to, &out[k], at, v, &sums[k]);
-            }
-            QNET__UNROLL
-            for (k = 0; k < QNET__PASS_VECTORS && fold; k++)
-                qnet__sums_fold(&sums[k]);
-        }
-        for (k = 0; k < QNET__PASS_VECTORS; k++)
-            qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk, n, c + k * QNET__LANES, &sums[k]);
-    }
-    qnet__pass_channels(job, first_row, rows, chunk, (size_t)c);
+    const ptrdiff_t n = (ptrdiff_t)job->channels, step = QNET__PASS_VECTORS * QNET__LANES;
+    for (ptrdiff_t c = 0; c < n / step * step; c += step)
+        qnet__pass_column(job, from, to, first, rows, chunk, c, QNET__PASS_VECTORS, QNET__LANES);
 }
 
-/* One of prologue and epilogue is plain. */
+/* One of prologue and epilogue is plain. Channels that fill no column (none in ResNet18) come last,
+   a vector or less at a time. */
 static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
 {
     const qnet__prologue_kind plain = QNET__PROLOGUE_PLAIN, from = job->source->kind;
     const qnet__epilogue_kind store = QNET__EPILOGUE_PLAIN, to = job->sink->kind;
-    if (QNET__REFERENCE_ONLY)
-        qnet__pass_channels(job, first, rows, chunk, 0);
-    else if (from == QNET__PROLOGUE_NORMALISED)
+    const ptrdiff_t n = (ptrdiff_t)job->channels, step = QNET__PASS_VECTORS * QNET__LANES;
+    if (from == QNET__PROLOGUE_NORMALISED)
         qnet__pass_columns(job, QNET__PROLOGUE_NORMALISED, store, first, rows, chunk);
     else if (from == QNET__PROLOGUE_GRADIENT)
         qnet__pass_columns(job, QNET__PROLOGUE_GRADIENT, store, first, rows, chunk);
@@ -4572,6 +4447,9 @@ static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows,
         qnet__pass_columns(job, plain, QNET__EPILOGUE_NORMALISE, first, rows, chunk);
     else
         qnet__pass_columns(job, plain, QNET__EPILOGUE_GRADIENT, first, rows, chunk);
+    for (ptrdiff_t c = n / step * step; c < n; c += QNET__LANES)
+        qnet__pass_column(job, from, to, first, rows, chunk, c, 1,
+                          c + QNET__LANES <= n ? QNET__LANES : (size_t)(n - c));
 }
 
 #if QNET__HAS_WINOGRAD
@@ -4640,8 +4518,8 @@ static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows,
        dg = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G,
    again a matrix product for each element. */
 
-/* The matrices for one axis. y[k] and x[k] are at y[k * step] and x[k]; y is written as far as it
-   has elements. B^T: y[points] from the pixels x. A^T: y[pixels] from x[points]. A: y[points] from
+/* The matrices for one axis. y[k] is at y[k * step]; what y has beyond its length is written
+   too, and not used. B^T: y[points] from the pixels x. A^T: y[pixels] from x[points]. A: y[points] from
    x[outputs]. Here for stride 1: rows of a and -a, and of b and -b, share even and odd parts. */
 QNET__INLINE void qnet__winograd_bt(int points, const qnet__lanes *x, qnet__lanes *y,
                                     const ptrdiff_t step)
@@ -4664,16 +4542,16 @@ QNET__INLINE void qnet__winograd_bt(int points, const qnet__lanes *x, qnet__lane
         y[step] = x[4] - a2 * x[2] - b * last;
         y[2 * step] = (b + a) * (even + odd);
         y[3 * step] = (b - a) * (even - odd);
-        y[4 * step] = 2 * b * last;
+        y[4 * step] = y[5 * step] = 2 * b * last;
     } else if (points == 4) {
         y[0] = -b2 * (x[2] - a2 * x[0]);
         y[step] = x[3] - a2 * x[1];
         y[2 * step] = (a2 - b2) * (x[2] + a * x[1]);
-        y[3 * step] = (a2 - b2) * (x[2] - a * x[1]);
+        y[3 * step] = y[4 * step] = y[5 * step] = (a2 - b2) * (x[2] - a * x[1]);
     } else {
         y[0] = x[1] + x[2];
         y[step] = x[2];
-        y[2 * step] = x[1];
+        y[2 * step] = y[3 * step] = y[4 * step] = y[5 * step] = x[1];
     }
 }
 
@@ -4693,13 +4571,13 @@ QNET__INLINE void qnet__winograd_at(int points, const qnet__lanes *x, qnet__lane
     } else if (points == 5) {
         y[0] = x[0] + sum1 + x[4];
         y[step] = difference1 + b * x[4];
-        y[2 * step] = x[1] + (a2 * sum1 + b2 * x[4]);
+        y[2 * step] = y[3 * step] = x[1] + (a2 * sum1 + b2 * x[4]);
     } else if (points == 4) {
         y[0] = x[0] + sum1;
-        y[step] = x[1] + difference1;
+        y[step] = y[2 * step] = y[3 * step] = x[1] + difference1;
     } else {
         y[0] = x[0] + x[1];
-        y[step] = x[0] + x[2];
+        y[step] = y[2 * step] = y[3 * step] = x[0] + x[2];
     }
 }
 
@@ -4713,7 +4591,7 @@ QNET__INLINE void qnet__winograd_a(int points, const qnet__lanes *x, qnet__lanes
     if (points == QNET__WINOGRAD_CLOSED) {
         y[0] = x[0] + x[1];
         y[step] = x[0];
-        y[2 * step] = x[1];
+        y[2 * step] = y[3 * step] = y[4 * step] = y[5 * step] = x[1];
         return;
     }
     y[0] = x[0];
@@ -4725,7 +4603,9 @@ QNET__INLINE void qnet__winograd_a(int points, const qnet__lanes *x, qnet__lanes
         y[4 * step] = even3 + odd3;
         y[5 * step] = even3 - odd3;
     } else if (points == 5) {
-        y[4 * step] = x[0] + b * x[1] + b2 * x[2];
+        y[4 * step] = y[5 * step] = x[0] + b * x[1] + b2 * x[2];
+    } else {
+        y[4 * step] = y[5 * step] = x[0];
     }
 }
 
@@ -4746,21 +4626,20 @@ QNET__INLINE void qnet__winograd_bt2(const qnet__winograd_form form, int points,
         y[2 * step] = even + rest;
         y[5 * step] = even - rest;
         y[7 * step] = last;
-        y[8 * step] = even_pixel[3 * odd];
     } else if (points == 7) {
         y[0] = -t * (x2 - r2 * x[0]);
         y[step] = x[3 * odd] - r2 * x1;
         y[2 * step] = (r - t) * (x2 + r * x1);
-        y[5 * step] = -(r + t) * (x2 - r * x1);
+        y[5 * step] = y[7 * step] = -(r + t) * (x2 - r * x1);
     } else {
         y[0] = -r * t * (x1 - r * x[0]);
         y[step] = x2 - r * x1;
-        y[2 * step] = 2 * r * (r - t) * x1;
+        y[2 * step] = y[5 * step] = y[7 * step] = 2 * r * (r - t) * x1;
     }
     y[3 * step] = even_pixel[0];
     y[4 * step] = even_pixel[odd];
-    if (points > 5)
-        y[6 * step] = even_pixel[2 * odd];
+    y[6 * step] = even_pixel[points > 5 ? 2 * odd : odd];
+    y[8 * step] = even_pixel[points > 7 ? 3 * odd : odd];
 }
 
 QNET__INLINE void qnet__winograd_at2(const qnet__winograd_form form, int points,
@@ -4780,17 +4659,17 @@ QNET__INLINE void qnet__winograd_at2(const qnet__winograd_form form, int points,
     } else if (points == 7) {
         odd[0] = x[0] + (x[2] + x[5]);
         odd[next] = r * (x[2] - x[5]);
-        odd[2 * next] = x[1] + r2 * (x[2] + x[5]);
+        odd[2 * next] = odd[3 * next] = x[1] + r2 * (x[2] + x[5]);
     } else {
         odd[0] = x[0] + x[2];
-        odd[next] = x[1] + r * x[2];
+        odd[next] = odd[2 * next] = odd[3 * next] = x[1] + r * x[2];
     }
     y[0] = is_double ? x[3] : odd[0] + x[3];
     y[next] = is_double ? x[4] : odd[next] + x[4];
-    if (points > 5)
-        y[2 * next] = is_double ? x[6] : odd[2 * next] + x[6];
-    if (points > 7)
-        y[3 * next] = is_double ? x[8] : odd[3 * next] + x[8];
+    if (points > 5 || is_double)
+        y[2 * next] = is_double ? x[points > 5 ? 6 : 4] : odd[2 * next] + x[6];
+    if (points > 7 || is_double)
+        y[3 * next] = is_double ? x[points > 7 ? 8 : 4] : odd[3 * next] + x[8];
 }
 
 QNET__INLINE void qnet__winograd_a2(int points, const qnet__lanes *x, qnet__lanes *y,
@@ -4804,14 +4683,10 @@ QNET__INLINE void qnet__winograd_a2(int points, const qnet__lanes *x, qnet__lane
     y[step] = x[(points - 3) / 2];
     y[2 * step] = even + odd;
     y[4 * step] = x[1];
-    if (points > 5) {
-        y[5 * step] = even - odd;
-        y[6 * step] = x[2];
-    }
-    if (points > 7) {
-        y[7 * step] = (x[0] + t2 * x[2]) + t * (x[1] + t2 * x[3]);
-        y[8 * step] = x[3];
-    }
+    y[5 * step] = even - odd;
+    y[6 * step] = x[points > 5 ? 2 : 1];
+    y[7 * step] = points > 7 ? (x[0] + t2 * x[2]) + t * (x[1] + t2 * x[3]) : odd;
+    y[8 * step] = x[points > 7 ? 3 : 1];
 }
 
 /* The matrix of a form that a step applies to an axis. */
@@ -4854,7 +4729,8 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
     const int fresh = is_dy ? 4 : qnet__winograd_sizes_of[form].fresh;
     const int columns = full ? size : now->columns;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
-    const qnet__prologue *from = is_dy ? &p->dy : &p->from;
+    const qnet__prologue from = is_dy ? p->dy : p->from; /* a copy: stores cannot change it */
+    qnet_real *const dy_made = p->dy_made;
     const ptrdiff_t channels = is_dy ? p->dst_c : p->src_c, first = is_dy ? p->slab_first : 0;
     const ptrdiff_t end = is_dy && first + p->slab < channels ? first + p->slab : channels;
     const ptrdiff_t plane = is_dy ? p->d_plane : p->v_plane;
@@ -4865,25 +4741,24 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
         const ptrdiff_t *coming = ahead < channels ? now->at : next->at;
         qnet__prologue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST];
-        qnet__prologue_channels(from, kind, c, &k);
+        qnet__prologue_channels(&from, kind, c, QNET__LANES, &k);
         for (x = 0; x < columns; x++) {
             qnet__lanes d[QNET__WINOGRAD_MOST];
             for (i = 0; i < size && x >= size - fresh; i++)
-                qnet__prologue_prefetch(from, kind, coming[i * size + x] + ahead % channels);
+                qnet__prologue_prefetch(&from, kind, coming[i * size + x] + ahead % channels);
             QNET__UNROLL
             for (i = 0; i < size; i++) {
                 const ptrdiff_t at = now->at[i * size + x];
-                d[i] = at < 0 ? qnet__lanes_zero() : qnet__prologue_get(from, kind, &k, at + c);
-                if (kind == QNET__PROLOGUE_GRADIENT && p->dy_made != NULL && at >= 0)
-                    qnet__lanes_store(p->dy_made + at + c, d[i]);
+                d[i] = at < 0 ? qnet__lanes_zero()
+                              : qnet__prologue_get(&from, kind, &k, at + c, QNET__LANES);
+                if (kind == QNET__PROLOGUE_GRADIENT && dy_made != NULL && at >= 0)
+                    qnet__lanes_store(dy_made + at + c, d[i]);
             }
             qnet__winograd_axis_of(form, step, points_y, d, half + x, size);
         }
         for (y = 0; y < points_y; y++) {
             qnet_real *row = to + y * p->x.points * plane + (c - first);
             qnet__lanes d[QNET__WINOGRAD_MOST];
-            if (!full)
-                memset(d, 0, sizeof d);
             qnet__winograd_axis_of(form, step, points_x, half + size * y, d, 1);
             QNET__UNROLL
             for (i = 0; i < most; i++)
@@ -4921,6 +4796,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
                                           const qnet__winograd_view *next, ptrdiff_t channel,
                                           int is_first, const qnet_real *m, qnet__sums *sums)
 {
+    const qnet__epilogue sink = p->sink; /* a copy, which stores to the map cannot change */
     const int most = qnet__winograd_sizes_of[form].points;
     const int size = qnet__winograd_sizes_of[form].out, rows = full ? size : now->rows;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
@@ -4934,8 +4810,8 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
         qnet__lanes half[8 * QNET__WINOGRAD_MOST];
         for (i = 0; i < size * size && next != NULL; i++)
             if (next->at[i] >= 0)
-                qnet__epilogue_prefetch(&p->sink, kind, next->at[i] + c);
-        qnet__epilogue_channels(&p->sink, kind, c, &k);
+                qnet__epilogue_prefetch(&sink, kind, next->at[i] + c);
+        qnet__epilogue_channels(&sink, kind, c, QNET__LANES, &k);
         for (x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
             QNET__UNROLL
@@ -4946,15 +4822,13 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
         for (y = 0; y < rows; y++) {
             const ptrdiff_t *at = now->at + size * y;
             qnet__lanes e[8];
-            if (!full)
-                memset(e, 0, sizeof e);
             qnet__winograd_axis_of(form, QNET__WINOGRAD_OUTPUT, points_x, half + most * y, e, 1);
             if (kind == QNET__EPILOGUE_MOMENTS && y == 0 && is_first)
                 sum.center = e[0];
             QNET__UNROLL
             for (i = 0; i < size; i++)
                 if (at[i] >= 0)
-                    qnet__epilogue_put(&p->sink, kind, &k, at[i] + c, e[i], &sum);
+                    qnet__epilogue_put(&sink, kind, &k, at[i] + c, QNET__LANES, e[i], &sum);
         }
         qnet__sums_fold(&sum);
         *sums = sum;
@@ -4987,7 +4861,8 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__win
             rows += now.at[i] >= 0;
     }
     for (ptrdiff_t c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANES)
-        qnet__epilogue_end(&p->sink, kind, block, p->dst_c, channel + c, &sums[c / QNET__LANES]);
+        qnet__epilogue_end(&p->sink, kind, block * p->dst_c + channel + c, QNET__LANES,
+                           &sums[c / QNET__LANES]);
     if (kind == QNET__EPILOGUE_MOMENTS && channel == 0)
         p->sink.rows[block] = rows;
 }
@@ -5227,9 +5102,17 @@ QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__pr
     return x;
 }
 
+/* A later tap wins only if it is larger, or NaN. Choices are no branches, so that the loops over
+   channels become vector code. */
+QNET__INLINE void qnet__maxpool_next(qnet_real v, int tap, qnet_real *best, int *winner)
+{
+    const int better = (v > *best) | (v != v);
+    *winner = better ? tap : *winner;
+    *best = better ? v : *best;
+}
+
 /* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
-   x[9][channels]. A later tap wins only if it is larger, or NaN. Choices are no branches, so that
-   the loop over channels becomes vector code. */
+   x[9][channels]. The steps are written out: compilers unroll a loop too late. */
 QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
                                        const qnet__prologue_kind kind, const qnet_real *const *x,
                                        const int *tap, size_t c, size_t at)
@@ -5241,13 +5124,14 @@ QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
         const size_t k = c + (size_t)i;
         qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
         int winner = tap[0];
-        QNET__UNROLL
-        for (int t = 1; t < 9; t++) {
-            const qnet_real v = qnet__maxpool_get(s, kind, x[t][k], k);
-            const int better = (v > best) | (v != v);
-            winner = better ? tap[t] : winner;
-            best = better ? v : best;
-        }
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[1][k], k), tap[1], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[2][k], k), tap[2], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[3][k], k), tap[3], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[4][k], k), tap[4], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[5][k], k), tap[5], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[6][k], k), tap[6], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[7][k], k), tap[7], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[8][k], k), tap[8], &best, &winner);
         if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
         if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
         top[i] = best;
@@ -5551,6 +5435,19 @@ static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
 /* ============================================================================================
    >>gemm: how products are cut into tiles (>>kernels), the packing of the right-hand side, and
    qnet_gemm, C[m][n] = op(A)[m][k] op(B)[k][n] + beta C.
+
+   Words of this room, >>winograd and >>conv:
+     tile         rows x columns of C in registers; in >>winograd also the outputs that are made at
+                  once, 2x2 to 4x4
+     panel        columns of b, as wide as a tile, packed so that the rows of k follow each other
+     segment      a part of the sum with pointers of its own: a tap, or a row of pixels
+     chain        products that are added one to another before the sum is added to C
+     piece        k's after which the next tile of rows follows, while b stays in cache
+     block        tiles (>>winograd) that a worker takes from the products to the output at once
+     group        64 channels (>>winograd); rows with a partial sum of their own (>>conv)
+     chunk        rows of a map whose x stays in cache
+     partial sum  of some rows or tiles; partial sums are added in a fixed order
+     prologue, epilogue   what is done to a map while it is read, and before it is written
    ============================================================================================ */
 
 /* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
@@ -5559,7 +5456,8 @@ static int qnet__tile_size(size_t rows)
     return rows > 4 ? 6 : rows > 2 ? 4 : 2;
 }
 
-/* By way of a block on the stack, or without products. */
+/* A tile of which only the rows with c[m] != NULL and the first `columns` columns are wanted: by
+   way of a block on the stack. */
 static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile *tile,
                                           size_t columns)
 {
@@ -5576,25 +5474,10 @@ static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile
     }
     part.c = c;
     part.c_at = 0;
-    if (tile->segments > 0 && tile->length > 0)
-        isa->tile(&part);
+    isa->tile(&part);
     for (m = 0; m < tile->rows; m++) {
         if (tile->c[m] != NULL)
             memcpy(tile->c[m] + tile->c_at, block[m], bytes);
-    }
-}
-
-/* Runs a tile, which may have no products, and of which only the rows with c[m] != NULL and the
-   first `columns` columns are wanted. */
-static void qnet__run_tile(const qnet__isa *isa, const qnet__tile *tile, size_t columns)
-{
-    int full = columns == isa->columns && tile->segments > 0 && tile->length > 0, m;
-    for (m = 0; m < tile->rows; m++)
-        full = full && tile->c[m] != NULL;
-    if (full) {
-        isa->tile(tile);
-    } else {
-        qnet__run_part(isa, tile, columns);
     }
 }
 
@@ -5730,7 +5613,7 @@ typedef struct qnet__product {
     const qnet_real *const *b; /* [segments]: the first panel */
     const qnet_real *next;     /* b of the product that follows, or NULL */
     qnet_real *const *c;       /* [rows] */
-    size_t rows, columns, segments, length; /* no segments or a length of 0: sums are 0 */
+    size_t rows, columns, segments, length; /* the last two may be 0, and so are the sums then */
     size_t a_rows, a_step, b_step, b_panel;
     size_t chain, piece;       /* at least 1 */
     int accumulate;            /* 1: adds to what C holds */
@@ -5759,7 +5642,13 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
     const size_t full = p->rows - p->rows % QNET__TILE_ROWS; /* rows in full tiles */
     const qnet_real *tail_a[QNET__SEGMENTS * QNET__TILE_ROWS]; /* those behind; the last again */
     qnet_real *tail_c[QNET__TILE_ROWS];
+    size_t panel = 0;
     qnet__tile tile;
+    if (p->segments == 0 || p->length == 0) {
+        for (size_t m = 0; m < p->rows && !p->accumulate; m++)
+            memset(p->c[m], 0, p->columns * sizeof *p->c[m]);
+        return;
+    }
     for (size_t m = 0; m < QNET__TILE_ROWS && full < p->rows; m++) {
         const size_t row = qnet__min_size(full + m, p->rows - 1);
         tail_c[m] = full + m < p->rows ? p->c[row] : NULL;
@@ -5768,12 +5657,11 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
                                                         : p->a[s * p->a_rows + row];
         }
     }
-    memset(&tile, 0, sizeof tile);
     tile.a_step = p->a_step, tile.b_step = p->b_step;
     tile.b = p->b, tile.segments = p->segments, tile.chain = p->chain;
-    for (tile.c_at = 0; tile.c_at < p->columns; tile.c_at += width) {
-        const size_t panel = tile.c_at / width * p->b_panel;
-        for (size_t at = 0; at == 0 || at < p->length; at += p->piece) {
+    for (tile.c_at = 0; tile.c_at < p->columns; tile.c_at += width, panel += p->b_panel) {
+        const size_t columns = qnet__min_size(p->columns - tile.c_at, width);
+        for (size_t at = 0; at < p->length; at += p->piece) {
             const qnet_real *next = p->next, *next_a = NULL;
             tile.length = qnet__min_size(p->length - at, p->piece);
             tile.b_at = panel + at * p->b_step;
@@ -5802,7 +5690,10 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
                 } else {
                     qnet__tile_prefetch(&tile, next_a, p->a_step, p->rows, part - lines);
                 }
-                qnet__run_tile(isa, &tile, qnet__min_size(p->columns - tile.c_at, width));
+                if (columns < width || (tail && p->rows % 2 != 0))
+                    qnet__run_part(isa, &tile, columns);
+                else
+                    isa->tile(&tile);
             }
         }
     }
@@ -6150,17 +6041,18 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink,
    a block 12 to 96 tiles: the v and m of one stay in a second-level cache of 1 MB for 64 channels,
    and in the third beyond. "Own" is in the worker's memory; what is shared is made by tasks before.
 
-   y, dx      when                           v                       u            a task
-     block    8 blocks for each worker       own, a block            shared       a block: its v, then
-              or more                                                             all groups' m and output
-     round    fewer                          shared, <= 9 MB         shared       a block and a group
-     group    u > 16 MB, v <= 18 MB, and     shared, all tiles (at   own, of a    a group: its u, then
-              2 groups for each worker       stride 2 a quarter)     group        all blocks
-   dw         when                           v and d                 du           a task
-     part     ci, co <= 64                   own, 32 tiles           of a part    a part of the tiles
-     round    more                           shared, <= 512 tiles    shared       a plane, a group of ci
-     square   du > 16 MB, v <= 18 MB         shared, all tiles; d    own, 64x64   two groups: du, then dw
-                                             of a slab of co
+   y, dx   when                      v                      u          a task
+    block  8 blocks a worker or more own, a block           shared     a block: its v, then all
+                                                                       groups' m and output
+    round  fewer                     shared, <= 9 MB        shared     a block and a group
+    group  u > 16 MB, v <= 18 MB,    shared, all tiles (at  own, of    a group: its u, then all
+           2 groups a worker         stride 2 a quarter)    a group    blocks
+
+   dw      when                      v and d                du         a task
+    part   ci, co <= 64              own, 32 tiles          of a part  a part of the tiles
+    round  more                      shared, <= 512 tiles   shared     a plane, a group of ci
+    square du > 16 MB, v <= 18 MB    shared, all tiles; d   own,       two groups: du, then dw
+                                     of a slab of co        64 x 64
 
    y and dx have the same bits in all three: each number of m is one product. The sums of dw begin
    a chain in each round, so that its schedule may not depend on the number of workers. */
@@ -6485,13 +6377,16 @@ static void qnet__winograd_weights_task(void *arg, size_t index, size_t worker)
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const int by_part = p->schedule == QNET__WINOGRAD_BY_PART;
     const int by_square = p->schedule == QNET__WINOGRAD_BY_SQUARE;
+    const ptrdiff_t slab = p->slab < p->dst_c - p->slab_first ? p->slab : p->dst_c - p->slab_first;
     const ptrdiff_t task = (ptrdiff_t)index, groups = p->src_c / QNET__WINOGRAD_GROUP;
+    const ptrdiff_t squares = slab / QNET__WINOGRAD_GROUP; /* in a row */
     const ptrdiff_t plane = by_part || by_square ? 0 : task / groups;
     const ptrdiff_t plane_end = by_part || by_square ? p->planes : plane + 1;
     const ptrdiff_t begin = by_part ? p->tiles * task / p->parts : p->first;
     const ptrdiff_t end = by_part ? p->tiles * (task + 1) / p->parts : p->last;
-    const ptrdiff_t ci = by_part ? 0 : task % groups * QNET__WINOGRAD_GROUP;
-    const ptrdiff_t co = by_square ? task / groups * QNET__WINOGRAD_GROUP : 0;
+    const ptrdiff_t ci = QNET__WINOGRAD_GROUP * (by_part ? 0 : by_square ? task / squares
+                                                                        : task % groups);
+    const ptrdiff_t co = by_square ? task % squares * QNET__WINOGRAD_GROUP : 0;
     const ptrdiff_t maker = by_part ? (ptrdiff_t)worker : 0;
     const ptrdiff_t owner = by_part ? task : by_square ? (ptrdiff_t)worker : 0;
     qnet_real *v = p->v + maker * p->planes * p->v_plane;
@@ -6668,10 +6563,10 @@ static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d 
    With zero outside x, and without the batch index,
        y[oy][ox][co] = sum over ky, kx, ci of
                        x[oy s + ky - p][ox s + kx - p][ci] * w[ky][kx][ci][co],
-   2 k^2 ci co FLOPs for each output pixel, as for both gradients. Four algorithms: Winograd's (see
-   >>winograd); direct, by qnet__multiply over pixels where they lie, with no copy of x; a BLAS,
-   where there is a hook, and in a build with QNET_REFERENCE plain loops, both by lowering: x is
-   copied to a matrix with k^2 ci numbers for each output pixel.
+   2 k^2 ci co FLOPs for each output pixel, as for both gradients. Algorithms: that of >>winograd;
+   direct, by qnet__multiply over pixels where they lie, with no copy of x; a BLAS, where there is
+   a hook, and in a build with QNET_REFERENCE plain loops, both by lowering: x is copied to a
+   matrix with k^2 ci numbers for each output pixel.
    ============================================================================================ */
 
 #define QNET__CONV_MOST 255 /* of kernel, stride and padding */
@@ -6860,6 +6755,8 @@ typedef struct qnet__taps {
     const qnet_real *b[QNET__SWEEP_TAPS]; /* their weights in the first panel */
 } qnet__taps;
 
+/* Those of the taps of a phase from number `first` on, row by row of the kernel; merged, a kernel
+   row counts as one. panels: where the first panel of the product begins. */
 static void qnet__sweep_taps(const qnet__sweep *p, const qnet_real *panels, ptrdiff_t first,
                              qnet__taps *taps)
 {
@@ -6988,7 +6885,8 @@ static void qnet__sweep_task(void *arg, size_t index, size_t worker)
                        qnet__min_size(panel + p.panels_per_task, p.panel_count));
 }
 
-/* Scratch of a sweep: the packed weights and a row of zeros. */
+/* Scratch of a sweep: the packed weights, k^2 src_c numbers for each column of a panel, and a row
+   of zeros, which taps outside the map read. */
 typedef struct qnet__sweep_plan {
     qnet_real *panels, *zeros;
     size_t zero_count;
@@ -7126,6 +7024,8 @@ static void qnet__weight_segments(const qnet__weight_sweep *p, ptrdiff_t tap, pt
     }
 }
 
+/* partial[group][tap][ci of a slice][co of a panel], chunk by chunk of the group's rows: x and dy
+   of a chunk serve all taps from a cache. */
 static void qnet__weight_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weight_sweep *p = (const qnet__weight_sweep *)arg;
@@ -7182,7 +7082,9 @@ static void qnet__weight_reduce_task(void *arg, size_t index, size_t worker)
     }
 }
 
-/* Everything that follows from the shape, and the partial sums, unless one group writes dw. */
+/* Everything that follows from the shape: slices of ci, so that all taps of a slice and a panel
+   stay in a second-level cache, then chunks, then groups, for about QNET__DW_TASKS tasks.
+   Takes the partial sums, groups times dw, unless one group writes dw itself. */
 static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__isa *isa,
                                              const qnet_conv2d *s)
 {
@@ -7257,7 +7159,8 @@ static void qnet__conv_column(const qnet_conv2d *s, const qnet_real *x, qnet_rea
     }
 }
 
-/* Bytes that column and its products take. */
+/* Bytes that lowering takes, and where in scratch: column[pixels][k] of one image, with
+   k = kernel^2 in_channels, and what qnet_gemm packs. A BLAS brings its own memory. */
 static size_t qnet__conv_lower_scratch(const qnet_context *ctx, const qnet_conv2d *s,
                                        void *scratch, qnet_real **column, void **product)
 {
@@ -7270,8 +7173,10 @@ static size_t qnet__conv_lower_scratch(const qnet_context *ctx, const qnet_conv2
     return arena.at;
 }
 
-/* Image by image, with qnet_gemm going to the hook:
-   y = column w;  dw += column^T dy;  dcolumn = dy w^T.
+/* Image by image, with qnet_gemm going to the hook, column[pixels][k], w[k][out], dy[pixels][out]:
+       y = column w      forward
+       dw = sum over images of column^T dy
+       dcolumn = dy w^T, and dx its sum over the taps that meet a pixel.
    That of y, dw and dx which is given, with `add` added to what dx holds. */
 static qnet_status qnet__conv_lower(qnet_context *ctx, const qnet_conv2d *s, int add,
                                     const qnet_real *x, const qnet_real *w, const qnet_real *dy,
@@ -7361,6 +7266,7 @@ static int qnet__conv_lowers_weights(const qnet_context *ctx, qnet__conv_algorit
            (size_t)s->out_channels % qnet__isa_of(ctx)->columns != 0;
 }
 
+/* Bytes of scratch that any pass takes. */
 static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm algorithm,
                                  const qnet_conv2d *s)
 {
@@ -7399,6 +7305,7 @@ static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_algorithm al
     return (size_t)(p.planes * (p.dst_c / QNET__WINOGRAD_GROUP) * p.u_plane);
 }
 
+/* w[kernel][kernel][in][out] to packed: Winograd's u, or panels. */
 static void qnet__conv_pack(qnet_context *ctx, qnet__conv_algorithm algorithm, const qnet_conv2d *s,
                             const qnet_real *w, qnet_real *packed)
 {
@@ -7466,6 +7373,7 @@ static qnet_status qnet__conv_map(qnet_context *ctx, qnet__conv_algorithm algori
     return QNET_OK;
 }
 
+/* y <- the convolution of x with w, from the prologue of x to the epilogue of y. */
 static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_algorithm algorithm,
                                       const qnet_conv2d *s, const qnet__prologue *x,
                                       const qnet_real *w, const qnet_real *packed,
@@ -9089,7 +8997,7 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
    >>resnet
    ResNet18, the image-level model (paper, "Internal Architecture", Fig. 4; He et al. 2016): 20
    convolutions, each with its batch norm ("conv_bn"), in a stem and 8 blocks. One function,
-   qnet__resnet_describe, says so; the parameter table, the memory plan, the forward and the
+   qnet__resnet_describe, defines it; the parameter table, the memory plan, the forward and the
    backward pass walk its lists. Names in the table are torchvision's. tests/plain_resnet.h is the
    same network layer by layer, with every tensor in memory: read that first.
 
@@ -9108,11 +9016,13 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
 
    Memory traffic is the limit beside the products. So a training pass keeps the output of each
    convolution, before its norm, and the output of each block, and nothing else. A prologue applies
-   norm and ReLU where the next convolution reads (forward) or makes the gradient of a convolution's
-   output from that of its norm (backward); an epilogue sums up the moments of a norm, or masks a
-   gradient and sums up what its norm needs, where a convolution writes (>>fuse). The sum at the end
-   of a block is the one pass of its own. At inference norm, residual and ReLU are all in epilogues,
-   and what a convolution stores is its output after them.
+   norm and ReLU where the next convolution reads (forward) or computes the gradient of a
+   convolution's output from that of its norm (backward); an epilogue sums up the moments of a norm,
+   or masks a gradient and sums up what its norm needs, where a convolution writes (>>kernels,
+   >>fuse). The sum at the end of a block is a pass of its own. At inference norm, residual and ReLU
+   are all in epilogues, and what a convolution stores is its output after them. Relies on >>conv
+   for convolutions with prologue and epilogue, on >>stem for the first layer and its pooling, on
+   >>pool and >>dense for the head.
 
    The paper's text gives a block one ReLU, after its first convolution. The ResNet18 that it names
    and starts from (He et al., torchvision) has a second one, after the sum: so has this.
@@ -9123,25 +9033,28 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
 #define QNET__RESNET_TRAINED (3 * QNET__CONV_BNS + 2) /* table entries that are trained */
 #define QNET__RESNET_PARAMS (QNET__RESNET_TRAINED + 3 * QNET__CONV_BNS)
 
-/* A convolution, the batch norm after it and, if relu, a ReLU; shapes are those of the largest
-   batch. With g the gradient of the norm's output over N = batch out_h out_w pixels, x the
-   convolution's output and d = x - mean (Ioffe & Szegedy 2015, section 3):
+/* A convolution, the batch norm after it and, if relu, a ReLU. With x the convolution's output over
+   N = batch out_h out_w pixels, y the norm's, g the gradient of y and d = x - mean (Ioffe & Szegedy
+   2015, section 3), per channel:
 
+       y = d scale + beta,  scale = gamma rstd,  rstd = 1 / sqrt(variance + eps);
        dbeta = sum g,  dgamma = rstd sum g d,
        dx = scale (g - mean_g - d slope_g),  mean_g = sum g / N,  slope_g = rstd^2 sum g d / N. */
 typedef struct qnet__conv_bn {
     char conv_name[32], norm_name[32]; /* "layer1.0.conv1", "layer1.0.bn1" */
-    qnet_conv2d conv;
+    qnet_conv2d conv;                  /* its batch: the largest, then that of the last pass */
     qnet__conv_algorithm algorithm; /* of the largest batch: any batch then has the same bits */
     int relu;
     qnet_real *w, *gamma, *beta;                     /* in net->weights */
-    qnet_real *packed;                               /* w for the kernels, see qnet_resnet_pack */
     qnet_real *running_mean, *running_var, *tracked; /* in net->weights */
     qnet_real *dw, *dgamma, *dbeta;                  /* in net->gradients */
-    qnet_real *conv_out;          /* [batch][out_h][out_w][out]; of the stem: pooled, see >>stem */
-    qnet_real *mean, *rstd;       /* [out]: statistics of the last training batch */
-    qnet_real *scale;             /* [out]: gamma * rstd */
-    qnet_real *mean_g, *slope_g;  /* [out] */
+    qnet_real *packed;        /* w for the kernels, see qnet_resnet_pack; or NULL */
+    qnet_real *conv_out;      /* [batch][out_h][out_w][out], after the norm at inference; of the
+                                 stem: pooled, see >>stem */
+    qnet_real *mean, *rstd;   /* [out]: statistics of the last training batch */
+    const qnet_real *center;  /* mean; running_mean at inference */
+    qnet_real *scale;         /* [out]; at inference by running_var */
+    qnet_real *mean_g, *slope_g; /* [out] */
 } qnet__conv_bn;
 
 /* out = ReLU(second(first(x)) + shortcut(x)): indices of conv_bns, which follow each other;
@@ -9151,7 +9064,6 @@ typedef struct qnet__resblock {
     qnet_real *out;        /* after its ReLU; until then room for a normalised input */
     qnet_real *dout;       /* gradient of the sum inside the ReLU of `out` */
     qnet_real *dmid;       /* gradient of first's norm */
-    void *scratch[2];      /* of its convolutions, forward and backward */
 } qnet__resblock;
 
 typedef struct qnet__resnet_state {
@@ -9160,32 +9072,22 @@ typedef struct qnet__resnet_state {
     qnet__resblock block[QNET__RESBLOCKS];
     qnet_param_table table;
     qnet_param *params;
-    int pool_h, pool_w;       /* of the pooled map */
     int stem_fused;           /* by >>stem, which takes three channels */
-    uint8_t *argmax;          /* [batch][pool_h][pool_w][64] */
-    qnet_real *dpooled;       /* like argmax */
+    uint8_t *argmax;          /* of max pooling, like the stem's conv_out */
+    qnet_real *dpooled;       /* gradient of that */
     qnet_real *stem_out, *dstem; /* [batch][out_h][out_w][64], unless fused: conv, its gradient */
-    void *stem_scratch[2], *head_scratch;
     qnet_real *features, *dfeatures; /* [batch][512] */
-    qnet_real *logits;        /* [batch][classes] */
+    void *scratch;            /* of the layer that runs */
     qnet__epilogue sums;      /* the memory of the sums of a norm, per chunk ... */
     double *total[2];         /* ... and of all chunks, [512] */
     void *packed;             /* of all conv_bns */
     size_t packed_bytes;
     double momentum;
-    int batch;   /* of the last forward pass; 0: none yet */
-    int trained; /* images that a backward pass may follow for; 0: none */
+    int batch, train; /* of the last forward pass; batch 0: none, or used up by a backward pass */
 } qnet__resnet_state;
 
-/* Pixels of a convolution's output for this batch. */
-static size_t qnet__conv_bn_rows(const qnet__conv_bn *c, int batch)
-{
-    return (size_t)batch * (size_t)qnet_conv2d_out_height(&c->conv) *
-           (size_t)qnet_conv2d_out_width(&c->conv);
-}
-
-/* The next conv_bn: kernel x kernel convolution of `in` to `out` channels over height x width,
-   padded so that stride 1 keeps the size. prefix is "" or "layer1.0.". */
+/* Describes kernel x kernel convolution of `in` to `out` channels over height x width, padded so
+   that stride 1 keeps the size. prefix is "" or "layer1.0.". */
 static void qnet__conv_bn_describe(qnet__conv_bn *c, const char *prefix, const char *conv,
                                    const char *norm, int batch, int height, int width, int in,
                                    int out, int kernel, int stride)
@@ -9194,7 +9096,7 @@ static void qnet__conv_bn_describe(qnet__conv_bn *c, const char *prefix, const c
     snprintf(c->conv_name, sizeof c->conv_name, "%s%s", prefix, conv);
     snprintf(c->norm_name, sizeof c->norm_name, "%s%s", prefix, norm);
     c->conv = shape;
-    c->relu = 1;
+    c->relu = kernel > 1;
 }
 
 /* The definition of ResNet18: the stem, then layers 1..4 of two blocks each, with 64, 128, 256 and
@@ -9203,16 +9105,17 @@ static void qnet__conv_bn_describe(qnet__conv_bn *c, const char *prefix, const c
 static void qnet__resnet_describe(const qnet_resnet_config *config, qnet__resnet_state *r)
 {
     qnet__conv_bn *c = r->conv_bn;
-    int batch = config->batch, in = 64, n = 1, h, w;
+    const int batch = config->batch;
+    int in = 64, n = 1;
     qnet__conv_bn_describe(c, "", "conv1", "bn1", batch, config->height, config->width,
-                           config->channels, 64, 7, 2);
-    r->pool_h = h = (qnet_conv2d_out_height(&c->conv) - 1) / 2 + 1;
-    r->pool_w = w = (qnet_conv2d_out_width(&c->conv) - 1) / 2 + 1;
+                           config->channels, in, 7, 2);
+    int h = (qnet_conv2d_out_height(&c->conv) - 1) / 2 + 1; /* of the pooled map */
+    int w = (qnet_conv2d_out_width(&c->conv) - 1) / 2 + 1;
     for (int b = 0; b < QNET__RESBLOCKS; b++) {
-        qnet__resblock *block = &r->block[b];
         const int layer = b / 2 + 1, out = 64 << (layer - 1);
         const int stride = layer > 1 && b % 2 == 0 ? 2 : 1;
         const int out_h = (h - 1) / stride + 1, out_w = (w - 1) / stride + 1;
+        qnet__resblock *block = &r->block[b];
         char prefix[] = "layer1.0.";
         prefix[5] = (char)('0' + layer), prefix[7] = (char)('0' + b % 2);
         block->first = n++;
@@ -9222,14 +9125,10 @@ static void qnet__resnet_describe(const qnet_resnet_config *config, qnet__resnet
                                stride);
         qnet__conv_bn_describe(c + block->second, prefix, "conv2", "bn2", batch, out_h, out_w, out,
                                out, 3, 1);
-        if (block->shortcut >= 0) {
+        if (block->shortcut >= 0)
             qnet__conv_bn_describe(c + block->shortcut, prefix, "downsample.0", "downsample.1",
                                    batch, h, w, in, out, 1, stride);
-            c[block->shortcut].relu = 0;
-        }
-        in = out;
-        h = out_h;
-        w = out_w;
+        in = out, h = out_h, w = out_w;
     }
 }
 
@@ -9263,28 +9162,26 @@ static void qnet__resnet_table(const qnet_resnet_config *config, qnet__resnet_st
 
 /* ---- Memory by lifetimes --------------------------------------------------------------------- */
 
-/* Tensors that share one region: two may overlap if no step needs both. The list of them is run
-   twice: first to place them, then, from next = 0, to hand them out. */
-#define QNET__PLAN_TENSORS 67 /* of a ResNet18 for training */
+/* Tensors that share one region of memory: two may overlap if no step needs both. A tensor is
+   needed from step `first` to step `last`, both included. The list of them is run twice: without a
+   base to place them, then, from count = 0, to hand them out. */
+#define QNET__PLAN_TENSORS 48 /* of a ResNet18 for training */
 typedef struct qnet__plan {
-    unsigned char *base; /* of the region; NULL while measuring */
-    int count, next;
+    unsigned char *base; /* of the region */
+    int count;           /* tensors of this run so far */
     struct { size_t bytes, at; int first, last; } tensor[QNET__PLAN_TENSORS];
 } qnet__plan;
 
 /* count * size bytes that steps first..last need; NULL before the region is there. */
 static void *qnet__plan_take(qnet__plan *p, size_t count, size_t size, int first, int last)
 {
+    const int i = p->count++;
     qnet__arena one = {NULL, 0};
-    if (p->next < p->count) {
-        const size_t at = p->tensor[p->next++].at;
-        return p->base != NULL ? p->base + at : NULL;
-    }
+    if (p->base != NULL) return p->base + p->tensor[i].at;
     qnet__take(&one, count, size);
-    p->tensor[p->count].bytes = one.at;
-    p->tensor[p->count].first = first;
-    p->tensor[p->count].last = last;
-    p->next = ++p->count;
+    p->tensor[i].bytes = one.at;
+    p->tensor[i].first = first;
+    p->tensor[i].last = last;
     return NULL;
 }
 
@@ -9312,100 +9209,114 @@ static size_t qnet__plan_place(qnet__plan *p)
     return end;
 }
 
-/* Scratch of the convolution with the algorithm of the largest batch. Winograd's may cut a smaller
-   batch in another way, which needs a little more. */
-static size_t qnet__conv_bn_scratch(qnet_context *ctx, const qnet__conv_bn *c)
-{
-    qnet_conv2d conv = c->conv;
-    size_t bytes = 0;
-    for (conv.batch = 1; conv.batch <= c->conv.batch; conv.batch++)
-        bytes = qnet__max_size(bytes, qnet__conv_scratch(ctx, c->algorithm, &conv));
-    return bytes;
-}
-
-/* Scratch of the stem's forward or backward pass. */
-static size_t qnet__resnet_stem_scratch(const qnet__resnet_state *r, int backward)
-{
-    const qnet__conv_bn *stem = r->conv_bn;
-    if (!r->stem_fused) return qnet__conv_bn_scratch(r->net.ctx, stem);
-    return backward ? qnet__stem_backward_scratch(r->net.ctx, &stem->conv)
-                    : qnet__stem_forward_scratch(r->net.ctx, &stem->conv);
-}
-
 /* The maps, by steps: 0 the stem, 1 + b block b, 9 the head, and the same backward: 17 - b block b,
-   18 the stem. What a training pass keeps lives from the step that makes it to the same block's
-   backward step, and so all of it at step 9; the gradients of a block then lie over what the blocks
-   after it have kept. At inference a map lives until the next block has read it. */
+   18 the stem.
+
+       map of block b         training             inference
+       conv_out, out          1 + b .. 17 - b      1 + b; out until the next block has read it
+       dout                   16 - b .. 17 - b     from the block behind, which computes it
+       dmid                   17 - b
+
+   So all that a training pass keeps is there at step 9, and the gradients of a block lie over what
+   the blocks behind it have kept. */
 static void qnet__resnet_maps(qnet__plan *p, qnet__resnet_state *r)
 {
-    const int batch = r->net.config.batch, train = r->net.config.training;
-    const size_t real = sizeof(qnet_real), rows = (size_t)batch;
-    const size_t pooled = rows * (size_t)r->pool_h * (size_t)r->pool_w * 64;
+    const int train = r->net.config.training;
+    const size_t real = sizeof(qnet_real);
     qnet__conv_bn *stem = r->conv_bn;
-    const size_t whole = r->stem_fused ? 0 : 64 * qnet__conv_bn_rows(stem, batch);
-
+    const size_t pooled = 64 * qnet__conv_in_pixels(&stem[1].conv);
+    const size_t whole = r->stem_fused ? 0 : 64 * qnet__conv_out_pixels(&stem->conv);
     stem->conv_out = (qnet_real *)qnet__plan_take(p, pooled, real, 0, train ? 18 : 1);
     r->stem_out = (qnet_real *)qnet__plan_take(p, whole, real, 0, train ? 18 : 0);
-    r->stem_scratch[0] = qnet__plan_take(p, qnet__resnet_stem_scratch(r, 0), 1, 0, 0);
-    r->head_scratch = qnet__plan_take(
-        p, qnet_dense_scratch(r->net.ctx, rows, QNET_FEATURES, r->net.config.classes), 1, 9, 9);
     for (int b = 0; b < QNET__RESBLOCKS; b++) {
         qnet__resblock *block = &r->block[b];
-        const int last = block->shortcut >= 0 ? block->shortcut : block->second, back = 17 - b;
-        const size_t count = qnet__conv_bn_rows(&r->conv_bn[block->second], batch) *
-                             (size_t)r->conv_bn[block->second].conv.out_channels;
-        size_t scratch = 0;
-        for (int u = block->first; u <= last; u++) {
-            scratch = qnet__max_size(scratch, qnet__conv_bn_scratch(r->net.ctx, &r->conv_bn[u]));
+        qnet__conv_bn *second = &r->conv_bn[block->second];
+        const int last = qnet__max_int(block->second, block->shortcut), back = 17 - b;
+        const size_t count = qnet__conv_out_pixels(&second->conv) *
+                             (size_t)second->conv.out_channels;
+        for (int u = block->first; u <= last; u++)
             if (train || u != block->second)
                 r->conv_bn[u].conv_out = (qnet_real *)qnet__plan_take(p, count, real, 1 + b,
                                                                       train ? back : 1 + b);
-        }
         block->out = (qnet_real *)qnet__plan_take(p, count, real, 1 + b, train ? back : 2 + b);
-        block->scratch[0] = qnet__plan_take(p, scratch, 1, 1 + b, 1 + b);
         if (train) {
             block->dout = (qnet_real *)qnet__plan_take(p, count, real, back - 1, back);
             block->dmid = (qnet_real *)qnet__plan_take(p, count, real, back, back);
-            block->scratch[1] = qnet__plan_take(p, scratch, 1, back, back);
         }
     }
     if (train) {
         r->argmax = (uint8_t *)qnet__plan_take(p, pooled, 1, 0, 18);
         r->dpooled = (qnet_real *)qnet__plan_take(p, pooled, real, 17, 18);
         r->dstem = (qnet_real *)qnet__plan_take(p, whole, real, 18, 18);
-        r->stem_scratch[1] = qnet__plan_take(p, qnet__resnet_stem_scratch(r, 1), 1, 18, 18);
     }
 }
 
-/* Memory for the sums of the map that has most chunks or numbers in them; it may be the input or
-   the output of a convolution. */
+/* Bytes of scratch for the layer that needs most, with any batch: Winograd's form may cut a smaller
+   one in another way, which takes a little more. Layers run one after the other and share it. */
+static size_t qnet__resnet_scratch(const qnet__resnet_state *r)
+{
+    const qnet_resnet_config *config = &r->net.config;
+    const qnet_conv2d *stem = &r->conv_bn[0].conv;
+    qnet_context *ctx = r->net.ctx;
+    size_t most = qnet_dense_scratch(ctx, (size_t)config->batch, QNET_FEATURES, config->classes);
+    if (r->stem_fused)
+        most = qnet__max_size(most, qnet__stem_forward_scratch(ctx, stem));
+    if (r->stem_fused && config->training)
+        most = qnet__max_size(most, qnet__stem_backward_scratch(ctx, stem));
+    for (int u = r->stem_fused; u < QNET__CONV_BNS; u++) {
+        qnet_conv2d conv = r->conv_bn[u].conv;
+        for (conv.batch = 1; conv.batch <= config->batch; conv.batch++)
+            most = qnet__max_size(most, qnet__conv_scratch(ctx, r->conv_bn[u].algorithm, &conv));
+    }
+    return most;
+}
+
+/* Memory for the sums of the map that has most numbers in them, one per chunk and channel; it may
+   be the input or the output of a convolution. */
 static void qnet__resnet_sums(qnet__arena *arena, qnet__resnet_state *r)
 {
-    const qnet__isa *isa = qnet__isa_of(r->net.ctx);
     const qnet__stem stem = qnet__stem_geometry(&r->conv_bn[0].conv);
-    size_t chunks = qnet__stem_chunks(&stem), numbers = 64 * chunks;
+    size_t numbers = 64 * qnet__stem_chunks(&stem);
     for (int u = 0; u < QNET__CONV_BNS; u++) {
-        const qnet__conv_bn *c = &r->conv_bn[u];
-        const size_t in = (size_t)c->conv.in_channels, out = (size_t)c->conv.out_channels;
-        const int side = qnet__conv_side(c->algorithm);
-        size_t most = qnet__pass_chunks(qnet__conv_bn_rows(c, c->conv.batch), out);
+        const qnet_conv2d *conv = &r->conv_bn[u].conv;
+        const size_t out = (size_t)conv->out_channels;
+        const int side = qnet__conv_side(r->conv_bn[u].algorithm);
+        size_t chunks = qnet__pass_chunks(qnet__conv_out_pixels(conv), out);
         if (side > 0) {
             qnet__winograd p;
-            qnet__winograd_geometry(&p, isa, &c->conv, side, 0);
-            most = qnet__max_size(most, (size_t)p.blocks);
+            qnet__winograd_geometry(&p, qnet__isa_of(r->net.ctx), conv, side, 0);
+            chunks = qnet__max_size(chunks, (size_t)p.blocks);
         }
-        chunks = qnet__max_size(chunks, most);
-        numbers = qnet__max_size(numbers, most * qnet__max_size(in, out));
+        numbers = qnet__max_size(numbers, chunks * qnet__max_size((size_t)conv->in_channels, out));
     }
     r->sums.center = (qnet_real *)qnet__take(arena, numbers, sizeof(qnet_real));
     r->sums.sum1 = (double *)qnet__take(arena, numbers, sizeof(double));
     r->sums.sum2 = (double *)qnet__take(arena, numbers, sizeof(double));
-    r->sums.rows = (size_t *)qnet__take(arena, chunks, sizeof(size_t));
+    r->sums.rows = (size_t *)qnet__take(arena, numbers / 64, sizeof(size_t)); /* enough chunks */
     r->total[0] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
     r->total[1] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
 }
 
-/* Carves the whole network from an arena; with base NULL it only measures. */
+/* Points c, conv_bn number u, at its entries of the weights and gradients, in the order of the
+   table. Pointers, not copies: whoever writes the block changes the network. */
+static void qnet__conv_bn_bind(qnet__conv_bn *c, int u, const qnet__resnet_state *r)
+{
+    const qnet_param *p = &r->params[3 * u], *running = p + QNET__RESNET_TRAINED;
+    qnet_real *weights = r->net.weights, *gradients = r->net.gradients;
+    c->w = weights + p[0].offset;
+    c->gamma = weights + p[1].offset;
+    c->beta = weights + p[2].offset;
+    c->running_mean = weights + running[0].offset;
+    c->running_var = weights + running[1].offset;
+    c->tracked = weights + running[2].offset;
+    if (gradients == NULL) return;
+    c->dw = gradients + p[0].offset;
+    c->dgamma = gradients + p[1].offset;
+    c->dbeta = gradients + p[2].offset;
+}
+
+/* Carves the whole network from an arena; with base NULL it only measures. In this order: state,
+   table, weights, gradients, what a norm has per channel, maps, scratch, features, sums. */
 static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *config,
                               qnet__arena *arena, qnet__resnet_state *r)
 {
@@ -9434,15 +9345,18 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
             c->mean_g = (qnet_real *)qnet__take(arena, out, real);
             c->slope_g = (qnet_real *)qnet__take(arena, out, real);
         }
+        if (arena->base != NULL)
+            qnet__conv_bn_bind(c, u, r);
     }
     plan.base = NULL;
-    plan.count = plan.next = 0;
+    plan.count = 0;
     qnet__resnet_maps(&plan, r);
     plan.base = (unsigned char *)qnet__take(arena, qnet__plan_place(&plan), 1);
-    plan.next = 0;
-    qnet__resnet_maps(&plan, r);
+    plan.count = 0;
+    if (plan.base != NULL)
+        qnet__resnet_maps(&plan, r);
+    r->scratch = qnet__take(arena, qnet__resnet_scratch(r), 1);
     r->features = (qnet_real *)qnet__take(arena, batch * QNET_FEATURES, real);
-    r->logits = (qnet_real *)qnet__take(arena, batch * (size_t)config->classes, real);
     if (config->training) {
         r->dfeatures = (qnet_real *)qnet__take(arena, batch * QNET_FEATURES, real);
         qnet__resnet_sums(arena, r);
@@ -9458,20 +9372,18 @@ static qnet_status qnet__check_range(qnet_context *ctx, const char *what, const 
                       least, most, value);
 }
 
-/* The limits lie far above any use, so that no product of int sizes inside a layer overflows. */
+/* The limits lie far above any use, so that no product of int sizes inside a layer overflows. The
+   largest tensors, the input and the stem's output, a quarter of it with 64 channels, must fit a
+   size_t, which matters where that has 32 bits. */
 static qnet_status qnet__resnet_check_config(qnet_context *ctx, const qnet_resnet_config *config)
 {
-    size_t count;
     QNET__TRY(qnet__check_range(ctx, "resnet", "height", config->height, 32, 8192));
     QNET__TRY(qnet__check_range(ctx, "resnet", "width", config->width, 32, 8192));
     QNET__TRY(qnet__check_range(ctx, "resnet", "channels", config->channels, 1, 1024));
     QNET__TRY(qnet__check_range(ctx, "resnet", "classes", config->classes, 1, 65536));
     QNET__TRY(qnet__check_range(ctx, "resnet", "batch", config->batch, 1, 4096));
-    /* The largest tensors are the input and the stem's output, a quarter of it with 64 channels. */
-    count = (size_t)qnet__max_int(config->channels, 64) * sizeof(double);
-    if (!qnet__mul(count, (size_t)config->height, &count) ||
-        !qnet__mul(count, (size_t)config->width, &count) ||
-        !qnet__mul(count, (size_t)config->batch, &count))
+    const double pixels = (double)config->batch * config->height * config->width;
+    if (pixels * qnet__max_int(config->channels, 64) * sizeof(double) > (double)(SIZE_MAX / 2))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "resnet: %d images of %d x %d x %d do not fit",
                           config->batch, config->height, config->width, config->channels);
     return QNET_OK;
@@ -9479,11 +9391,9 @@ static qnet_status qnet__resnet_check_config(qnet_context *ctx, const qnet_resne
 
 QNET_API void qnet_resnet_config_init(qnet_resnet_config *config)
 {
-    config->height = config->width = 224;
-    config->channels = 3;
-    config->classes = QNET_CLASSES;
-    config->batch = 64;
-    config->training = 1;
+    /* height, width, channels, classes, batch, training */
+    const qnet_resnet_config usual = {224, 224, 3, QNET_CLASSES, 64, 1};
+    *config = usual;
 }
 
 QNET_API size_t qnet_resnet_bytes(qnet_context *ctx, const qnet_resnet_config *config)
@@ -9494,27 +9404,6 @@ QNET_API size_t qnet_resnet_bytes(qnet_context *ctx, const qnet_resnet_config *c
         return 0;
     qnet__resnet_plan(ctx, config, &arena, &r);
     return arena.at == SIZE_MAX ? 0 : arena.at;
-}
-
-/* Points every conv_bn at its entries of the weights and gradients, in the order of the table.
-   Pointers, not copies: whoever writes the block changes the network. */
-static void qnet__resnet_bind(qnet__resnet_state *r)
-{
-    for (int u = 0; u < QNET__CONV_BNS; u++) {
-        const qnet_param *p = &r->params[3 * u], *running = p + QNET__RESNET_TRAINED;
-        qnet__conv_bn *c = &r->conv_bn[u];
-        c->w = r->net.weights + p[0].offset;
-        c->gamma = r->net.weights + p[1].offset;
-        c->beta = r->net.weights + p[2].offset;
-        c->running_mean = r->net.weights + running[0].offset;
-        c->running_var = r->net.weights + running[1].offset;
-        c->tracked = r->net.weights + running[2].offset;
-        if (r->net.gradients != NULL) {
-            c->dw = r->net.gradients + p[0].offset;
-            c->dgamma = r->net.gradients + p[1].offset;
-            c->dbeta = r->net.gradients + p[2].offset;
-        }
-    }
 }
 
 /* One allocation: the plan measures it, and carves it. The state is filled on the stack and copied
@@ -9537,9 +9426,8 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
     r.net.table = &self->table;
     r.net.bytes = bytes;
     r.net.state = self;
-    qnet__resnet_bind(&r);
     qnet__zero(ctx, r.net.weights, r.table.total * sizeof(qnet_real));
-    if (r.net.gradients != NULL)
+    if (config->training)
         qnet__zero(ctx, r.net.gradients, r.table.trainable * sizeof(qnet_real));
     *self = r;
     *out = &self->net;
@@ -9548,10 +9436,9 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
 
 QNET_API void qnet_resnet_destroy(qnet_resnet *net)
 {
-    if (net != NULL) {
-        qnet__free(net->ctx, net->state->packed, net->state->packed_bytes);
-        qnet__free(net->ctx, net->state, net->bytes);
-    }
+    if (net == NULL) return;
+    qnet__free(net->ctx, net->state->packed, net->state->packed_bytes);
+    qnet__free(net->ctx, net->state, net->bytes);
 }
 
 /* Measures the packed kernels in a first pass, takes memory unless an earlier call has, and packs
@@ -9559,17 +9446,15 @@ QNET_API void qnet_resnet_destroy(qnet_resnet *net)
 QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net)
 {
     qnet__arena arena = {NULL, 0};
-    qnet__resnet_state *r;
     if (net == NULL || net->config.training)
         return qnet__fail(net != NULL ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "resnet pack: expected a network created with training = 0");
-    r = net->state;
+    qnet__resnet_state *r = net->state;
     for (int pass = 0; pass < 2; pass++) {
         for (int u = 0; u < QNET__CONV_BNS; u++) {
             qnet__conv_bn *c = &r->conv_bn[u];
             const size_t count = qnet__conv_packed(net->ctx, c->algorithm, &c->conv);
-            c->packed = count == 0 ? NULL
-                                   : (qnet_real *)qnet__take(&arena, count, sizeof(qnet_real));
+            c->packed = (qnet_real *)qnet__take(&arena, count, sizeof(qnet_real));
             if (c->packed != NULL)
                 qnet__conv_pack(net->ctx, c->algorithm, &c->conv, c->w, c->packed);
         }
@@ -9625,8 +9510,8 @@ QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed)
 QNET__HELPER void qnet__resnet_init_head(qnet_resnet *net, uint64_t seed)
 {
     qnet__resnet_init_job job = {net, seed};
-    qnet__resnet_init_task(&job, (size_t)qnet_param_find(net->table, "fc.weight"), 0);
-    qnet__resnet_init_task(&job, (size_t)qnet_param_find(net->table, "fc.bias"), 0);
+    qnet__resnet_init_task(&job, QNET__RESNET_TRAINED - 2, 0); /* fc.weight */
+    qnet__resnet_init_task(&job, QNET__RESNET_TRAINED - 1, 0); /* fc.bias */
 }
 
 /* running = (1 - momentum) running + momentum * batch; with 1/k at batch k = 1, 2, ... that is the
@@ -9643,46 +9528,57 @@ QNET_API qnet_tensor qnet_resnet_feature_map(const qnet_resnet *net)
     const qnet__resnet_state *r = net->state;
     const qnet__resblock *last = &r->block[QNET__RESBLOCKS - 1];
     const qnet_conv2d *conv = &r->conv_bn[last->second].conv;
-    qnet_tensor t;
-    t.data = r->batch > 0 ? last->out : NULL;
-    t.ndim = 4;
-    t.shape[0] = (size_t)r->batch;
-    t.shape[1] = (size_t)qnet_conv2d_out_height(conv);
-    t.shape[2] = (size_t)qnet_conv2d_out_width(conv);
-    t.shape[3] = QNET_FEATURES;
-    return t;
+    const qnet_tensor map = {r->batch > 0 ? last->out : NULL, 4,
+                             {(size_t)r->batch, (size_t)conv->height, (size_t)conv->width,
+                              QNET_FEATURES}};
+    return map;
 }
 
 /* ---- Forward --------------------------------------------------------------------------------- */
 
-/* Prologue ReLU(norm(conv_out)). With `train` by the batch's statistics. */
-static qnet__prologue qnet__conv_bn_normalised(const qnet__conv_bn *c, int train)
+/* Prologue ReLU(norm(conv_out)). */
+static qnet__prologue qnet__conv_bn_normalised(const qnet__conv_bn *c)
 {
     qnet__prologue p = qnet__prologue_plain(c->conv_out);
     p.kind = QNET__PROLOGUE_NORMALISED;
-    p.mean = train ? c->mean : c->running_mean, p.scale = c->scale, p.beta = c->beta;
+    p.mean = c->center, p.scale = c->scale, p.beta = c->beta;
     return p;
 }
 
-/* Epilogue y = act(norm + residual). With `train` by the batch's statistics. */
-static qnet__epilogue qnet__conv_bn_norm(const qnet__conv_bn *c, int train,
-                                         const qnet_real *residual, qnet_real *y)
+/* Epilogue y = act(norm + residual). */
+static qnet__epilogue qnet__conv_bn_norm(const qnet__conv_bn *c, const qnet_real *residual,
+                                         qnet_real *y)
 {
     qnet__epilogue e = qnet__epilogue_plain(y);
     e.kind = QNET__EPILOGUE_NORMALISE;
-    e.mean = train ? c->mean : c->running_mean, e.scale = c->scale, e.beta = c->beta;
+    e.mean = c->center, e.scale = c->scale, e.beta = c->beta;
     e.residual = residual;
     e.relu = c->relu;
     return e;
 }
 
+/* Shapes, centres and, at inference, scales of a pass over `batch` images. */
+static void qnet__resnet_begin(qnet__resnet_state *r, int batch, int train)
+{
+    r->batch = 0; /* until the pass has succeeded there is nothing to go back from */
+    r->train = train;
+    for (int u = 0; u < QNET__CONV_BNS; u++) {
+        qnet__conv_bn *c = &r->conv_bn[u];
+        c->conv.batch = batch;
+        c->center = train ? c->mean : c->running_mean;
+        for (int i = 0; i < c->conv.out_channels && !train; i++)
+            c->scale[i] = (qnet_real)((double)c->gamma[i] /
+                                      sqrt((double)c->running_var[i] + QNET_BATCHNORM_EPS));
+    }
+}
+
 /* mean, rstd and scale of a norm from the moments of this batch; the running statistics move.
    momentum and the unbiased variance as in qnet_batchnorm_forward. */
-static void qnet__conv_bn_statistics(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+static void qnet__conv_bn_statistics(qnet__resnet_state *r, qnet__conv_bn *c,
                                      const qnet__epilogue *moments)
 {
-    const size_t n = (size_t)c->conv.out_channels, rows = qnet__conv_bn_rows(c, batch);
-    const double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
+    const size_t n = (size_t)c->conv.out_channels;
+    const double rows = (double)qnet__conv_out_pixels(&c->conv);
     qnet__epilogue_totals(r->net.ctx, moments, n, r->total[0], r->total[1]);
     for (size_t i = 0; i < n; i++) {
         const double mean = r->total[0][i], var = r->total[1][i];
@@ -9691,138 +9587,98 @@ static void qnet__conv_bn_statistics(qnet__resnet_state *r, qnet__conv_bn *c, in
         c->rstd[i] = (qnet_real)rstd;
         c->scale[i] = (qnet_real)((double)c->gamma[i] * rstd);
         c->running_mean[i] = qnet__running(c->running_mean[i], r->momentum, mean);
-        c->running_var[i] = qnet__running(c->running_var[i], r->momentum, var * unbias);
+        c->running_var[i] = qnet__running(c->running_var[i], r->momentum,
+                                          var * (rows / (rows - 1)));
     }
     *c->tracked += 1;
 }
 
-/* scale of a norm from the running statistics. */
-static void qnet__conv_bn_running_scale(qnet__conv_bn *c)
+/* Training: conv_out = conv(x), and the statistics of its norm. Inference: y = act(norm(conv(x)) +
+   residual). temp: as large as x, for a prologue that is not plain. */
+static qnet_status qnet__conv_bn_forward(qnet__resnet_state *r, qnet__conv_bn *c,
+                                         const qnet__prologue *x, const qnet_real *residual,
+                                         qnet_real *y, qnet_real *temp)
 {
-    for (int i = 0; i < c->conv.out_channels; i++) {
-        c->scale[i] = (qnet_real)((double)c->gamma[i] /
-                                  sqrt((double)c->running_var[i] + QNET_BATCHNORM_EPS));
-    }
-}
-
-/* e <- conv(x). temp: as large as x, see qnet__conv_forward. */
-static qnet_status qnet__conv_bn_convolve(qnet__resnet_state *r, const qnet__conv_bn *c, int batch,
-                                          const qnet__prologue *x, qnet__epilogue *e,
-                                          qnet_real *temp, void *scratch)
-{
-    qnet_conv2d conv = c->conv;
-    conv.batch = batch;
-    return qnet__conv_forward(r->net.ctx, c->algorithm, &conv, x, c->w, c->packed, e, temp,
-                              scratch);
-}
-
-/* Training: conv_out = conv(x), and the statistics of its norm. */
-static qnet_status qnet__conv_bn_train(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
-                                       const qnet__prologue *x, qnet_real *temp, void *scratch)
-{
-    qnet__epilogue moments = r->sums;
-    moments.kind = QNET__EPILOGUE_MOMENTS;
-    moments.y = c->conv_out;
-    QNET__TRY(qnet__conv_bn_convolve(r, c, batch, x, &moments, temp, scratch));
-    qnet__conv_bn_statistics(r, c, batch, &moments);
+    qnet__epilogue e = r->sums;
+    e.kind = QNET__EPILOGUE_MOMENTS;
+    e.y = c->conv_out;
+    if (!r->train)
+        e = qnet__conv_bn_norm(c, residual, y);
+    QNET__TRY(qnet__conv_forward(r->net.ctx, c->algorithm, &c->conv, x, c->w, c->packed, &e, temp,
+                                 r->scratch));
+    if (r->train)
+        qnet__conv_bn_statistics(r, c, &e);
     return QNET_OK;
 }
 
-/* Inference: y = act(norm(conv(x)) + residual) with the running statistics. */
-static qnet_status qnet__conv_bn_infer(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
-                                       const qnet__prologue *x, const qnet_real *residual,
-                                       qnet_real *y, void *scratch)
-{
-    qnet__epilogue norm = qnet__conv_bn_norm(c, 0, residual, y);
-    qnet__conv_bn_running_scale(c);
-    return qnet__conv_bn_convolve(r, c, batch, x, &norm, NULL, scratch);
-}
-
-/* *map, a block's input, becomes its output: ReLU(second(first(map)) + shortcut(map)). */
+/* *map, a block's input [batch][h][w][in], becomes its output: ReLU(second(first(map)) +
+   shortcut(map)). Training keeps the convolutions' outputs, so mid is normalised where second reads
+   it, and the shortcut's norm where the sum reads it; the sum is a pass over memory. */
 static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__resblock *block,
-                                          int batch, int train, qnet__prologue *map)
+                                          qnet__prologue *map)
 {
     qnet__conv_bn *first = &r->conv_bn[block->first], *second = &r->conv_bn[block->second];
     qnet__conv_bn *shortcut = block->shortcut < 0 ? NULL : &r->conv_bn[block->shortcut];
-    void *scratch = block->scratch[0];
-    qnet__prologue mid, conv_out;
-    qnet__epilogue sum;
-    if (!train) {
-        const qnet_real *residual = map->x;
+    const qnet_real *residual = shortcut != NULL ? shortcut->conv_out : map->x;
+    if (shortcut != NULL)
+        QNET__TRY(qnet__conv_bn_forward(r, shortcut, map, NULL, shortcut->conv_out, NULL));
+    QNET__TRY(qnet__conv_bn_forward(r, first, map, NULL, first->conv_out, block->out));
+    qnet__prologue mid = r->train ? qnet__conv_bn_normalised(first)
+                                  : qnet__prologue_plain(first->conv_out);
+    QNET__TRY(qnet__conv_bn_forward(r, second, &mid, residual, block->out, block->out));
+    if (r->train) {
+        const qnet__prologue conv_out = qnet__prologue_plain(second->conv_out);
+        qnet__epilogue sum = qnet__conv_bn_norm(second, residual, block->out);
         if (shortcut != NULL) {
-            residual = shortcut->conv_out;
-            QNET__TRY(qnet__conv_bn_infer(r, shortcut, batch, map, NULL, shortcut->conv_out,
-                                          scratch));
+            sum.residual_mean = shortcut->mean, sum.residual_scale = shortcut->scale;
+            sum.residual_beta = shortcut->beta;
+        } else if (map->kind == QNET__PROLOGUE_NORMALISED) { /* the pooled map */
+            sum.residual_mean = map->mean, sum.residual_scale = map->scale;
+            sum.residual_beta = map->beta;
+            sum.residual_relu = 1;
         }
-        QNET__TRY(qnet__conv_bn_infer(r, first, batch, map, NULL, first->conv_out, scratch));
-        mid = qnet__prologue_plain(first->conv_out);
-        QNET__TRY(qnet__conv_bn_infer(r, second, batch, &mid, residual, block->out, scratch));
-        *map = qnet__prologue_plain(block->out);
-        return QNET_OK;
+        qnet__pass(r->net.ctx, &conv_out, &sum, qnet__conv_out_pixels(&second->conv),
+                   (size_t)second->conv.out_channels);
     }
-    QNET__TRY(qnet__conv_bn_train(r, first, batch, map, block->out, scratch));
-    mid = qnet__conv_bn_normalised(first, 1);
-    QNET__TRY(qnet__conv_bn_train(r, second, batch, &mid, block->out, scratch));
-    sum = qnet__conv_bn_norm(second, 1, map->x, block->out);
-    if (shortcut != NULL) {
-        QNET__TRY(qnet__conv_bn_train(r, shortcut, batch, map, NULL, scratch));
-        sum.residual = shortcut->conv_out;
-        sum.residual_mean = shortcut->mean, sum.residual_scale = shortcut->scale;
-        sum.residual_beta = shortcut->beta;
-    } else if (map->kind == QNET__PROLOGUE_NORMALISED) {
-        sum.residual_mean = map->mean, sum.residual_scale = map->scale;
-        sum.residual_beta = map->beta;
-        sum.residual_relu = 1;
-    }
-    conv_out = qnet__prologue_plain(second->conv_out);
-    qnet__pass(r->net.ctx, &conv_out, &sum, qnet__conv_bn_rows(second, batch),
-               (size_t)second->conv.out_channels);
     *map = qnet__prologue_plain(block->out);
     return QNET_OK;
 }
 
-/* The stem, its norm and ReLU, and pooling, from x to *map, which is in stem->conv_out; with
-   `train`, not normalised yet (>>stem). Unless fused, the convolution's output is whole. */
-static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train,
-                                     const qnet_real *x, qnet__prologue *map)
+/* The stem, its norm and ReLU, and pooling, from x to *map, which is in stem->conv_out; in
+   training not normalised yet, and so pooled by the signs of gamma (>>stem). */
+static qnet_status qnet__resnet_stem(qnet__resnet_state *r, const qnet_real *x, qnet__prologue *map)
 {
     qnet__conv_bn *stem = r->conv_bn;
+    const qnet_conv2d *conv = &stem->conv;
     qnet_context *ctx = r->net.ctx;
-    const qnet__prologue image = qnet__prologue_plain(x);
     qnet__epilogue moments = r->sums;
-    qnet_conv2d conv = stem->conv;
     qnet__maxpool pool;
     qnet_real sign[64];
-    conv.batch = batch;
-    QNET__TRY(qnet__maxpool_plan(ctx, "resnet forward", batch, qnet_conv2d_out_height(&conv),
-                                 qnet_conv2d_out_width(&conv), 64, 1, &pool));
+    QNET__TRY(qnet__maxpool_plan(ctx, "resnet forward", conv->batch, qnet_conv2d_out_height(conv),
+                                 qnet_conv2d_out_width(conv), 64, 1, &pool));
+    pool.x = qnet__conv_bn_normalised(stem);
     pool.y = stem->conv_out;
-    moments.kind = train ? QNET__EPILOGUE_MOMENTS : QNET__EPILOGUE_PLAIN;
-    if (train) {
+    moments.kind = r->train ? QNET__EPILOGUE_MOMENTS : QNET__EPILOGUE_PLAIN;
+    if (r->train) {
         for (int c = 0; c < 64; c++)
             sign[c] = (qnet_real)((stem->gamma[c] > 0) - (stem->gamma[c] < 0));
         pool.x.kind = QNET__PROLOGUE_SCALED;
         pool.x.scale = sign;
         pool.argmax = r->argmax;
-    } else {
-        qnet__conv_bn_running_scale(stem);
-        pool.x = qnet__conv_bn_normalised(stem, 0);
     }
     if (r->stem_fused) {
-        qnet__stem_forward(ctx, &conv, x, stem->w, stem->packed, train ? &moments : NULL, &pool,
-                           r->stem_scratch[0]);
+        qnet__stem_forward(ctx, conv, x, stem->w, stem->packed, r->train ? &moments : NULL, &pool,
+                           r->scratch);
     } else {
-        moments.y = r->stem_out;
-        pool.x.x = r->stem_out;
-        QNET__TRY(qnet__conv_bn_convolve(r, stem, batch, &image, &moments, NULL,
-                                         r->stem_scratch[0]));
-        qnet__maxpool_run(ctx, &pool, (size_t)batch);
+        const qnet__prologue image = qnet__prologue_plain(x);
+        pool.x.x = moments.y = r->stem_out;
+        QNET__TRY(qnet__conv_forward(ctx, stem->algorithm, conv, &image, stem->w, stem->packed,
+                                     &moments, NULL, r->scratch));
+        qnet__maxpool_run(ctx, &pool, (size_t)conv->batch);
     }
-    *map = qnet__prologue_plain(stem->conv_out);
-    if (train) {
-        qnet__conv_bn_statistics(r, stem, batch, &moments);
-        *map = qnet__conv_bn_normalised(stem, 1);
-    }
+    *map = r->train ? qnet__conv_bn_normalised(stem) : qnet__prologue_plain(stem->conv_out);
+    if (r->train)
+        qnet__conv_bn_statistics(r, stem, &moments);
     return QNET_OK;
 }
 
@@ -9838,9 +9694,9 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
                           "resnet forward: net or x is NULL");
     qnet_context *ctx = net->ctx;
     qnet__resnet_state *r = net->state;
-    const int classes = net->config.classes;
     const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
-    const size_t pixels = qnet__conv_bn_rows(&r->conv_bn[r->block[QNET__RESBLOCKS - 1].second], 1);
+    const qnet_conv2d *last = &r->conv_bn[r->block[QNET__RESBLOCKS - 1].second].conv;
+    const size_t pixels = (size_t)last->height * (size_t)last->width;
     qnet__prologue map;
     QNET__TRY(qnet__check_range(ctx, "resnet forward", "batch", batch, 1, net->config.batch));
     if (train && !net->config.training)
@@ -9851,34 +9707,31 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
                           "resnet forward: batch 1 of %d x %d leaves layer4 one value per channel, "
                           "which has no variance; expected a larger batch or image",
                           net->config.height, net->config.width);
-    r->trained = r->batch = 0; /* until this pass has succeeded there is nothing to go back from */
-
-    QNET__TRY(qnet__resnet_stem(r, batch, train, x, &map));
+    qnet__resnet_begin(r, batch, train);
+    QNET__TRY(qnet__resnet_stem(r, x, &map));
     for (int b = 0; b < QNET__RESBLOCKS; b++)
-        QNET__TRY(qnet__resblock_forward(r, &r->block[b], batch, train, &map));
+        QNET__TRY(qnet__resblock_forward(r, &r->block[b], &map));
     /* logits = fc.weight features + fc.bias, features = mean over the pixels of map. */
     QNET__TRY(qnet_avgpool_forward(ctx, batch, pixels, QNET_FEATURES, map.x, r->features));
-    QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, QNET_FEATURES, classes, r->features,
-                                 net->weights + fc[0].offset, net->weights + fc[1].offset,
-                                 r->logits, r->head_scratch));
-
-    r->batch = batch;
-    r->trained = train ? batch : 0;
     if (logits != NULL)
-        memcpy(logits, r->logits, (size_t)batch * (size_t)classes * sizeof(qnet_real));
+        QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, QNET_FEATURES, net->config.classes,
+                                     r->features, net->weights + fc[0].offset,
+                                     net->weights + fc[1].offset, logits, r->scratch));
     if (features != NULL)
         memcpy(features, r->features, (size_t)batch * QNET_FEATURES * sizeof(qnet_real));
+    r->batch = batch;
     return QNET_OK;
 }
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-/* dbeta, dgamma, mean_g and slope_g of a norm from the sums of g and g d: see qnet__conv_bn. */
-static void qnet__conv_bn_gradient(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+/* dbeta, dgamma, mean_g and slope_g of a norm from the sums of g and g d over the batch's pixels:
+   see qnet__conv_bn. In double, as is their sum over chunks. */
+static void qnet__conv_bn_gradient(qnet__resnet_state *r, qnet__conv_bn *c,
                                    const qnet__epilogue *sums)
 {
     const size_t n = (size_t)c->conv.out_channels;
-    const double rows = (double)qnet__conv_bn_rows(c, batch);
+    const double rows = (double)qnet__conv_out_pixels(&c->conv);
     qnet__epilogue_totals(r->net.ctx, sums, n, r->total[0], r->total[1]);
     for (size_t i = 0; i < n; i++) {
         const double rstd = (double)c->rstd[i], sum_g = r->total[0][i], sum_gd = r->total[1][i];
@@ -9901,114 +9754,100 @@ static qnet__epilogue qnet__conv_bn_sums(const qnet__resnet_state *r, const qnet
 }
 
 /* From the gradient g of the norm: dw and, unless e is NULL, e <- the gradient of the input x. The
-   prologue makes the gradient of conv_out, which may be stored over it. temp: as large as x. */
-static qnet_status qnet__conv_bn_backward(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+   prologue computes the gradient of conv_out, which may be stored over it. temp: as large as x. */
+static qnet_status qnet__conv_bn_backward(qnet__resnet_state *r, qnet__conv_bn *c,
                                           const qnet__prologue *x, const qnet_real *g,
-                                          qnet__epilogue *e, int add, qnet_real *temp,
-                                          void *scratch)
+                                          qnet__epilogue *e, int add, qnet_real *temp)
 {
     qnet__prologue dconv_out = qnet__prologue_plain(g);
-    qnet_conv2d conv = c->conv;
-    conv.batch = batch;
     dconv_out.kind = QNET__PROLOGUE_GRADIENT;
     dconv_out.pre = c->conv_out, dconv_out.mean = c->mean, dconv_out.scale = c->scale;
     dconv_out.shift = c->mean_g, dconv_out.slope = c->slope_g;
-    return qnet__conv_backward(r->net.ctx, c->algorithm, &conv, x, c->w, &dconv_out, e, add, c->dw,
-                               temp, c->conv_out, scratch);
+    return qnet__conv_backward(r->net.ctx, c->algorithm, &c->conv, x, c->w, &dconv_out, e, add,
+                               c->dw, temp, c->conv_out, r->scratch);
 }
 
 /* Block b, out = ReLU(second(first(x)) + shortcut(x)). dout and the sums of second's norm are
-   given; the same is left for the block before it, whose second is `previous` (NULL: what comes
-   before is the pooled map): the gradient of its sum goes to dx. */
-static qnet_status qnet__resblock_backward(qnet__resnet_state *r, const qnet__resblock *block,
-                                           int batch, const qnet__prologue *x,
-                                           qnet__conv_bn *previous, qnet_real *dx)
+   given; the same is left for the block before it, or dpooled where x is the pooled map. */
+static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
 {
+    const qnet__resblock *block = &r->block[b], *before = b > 0 ? block - 1 : NULL;
     qnet__conv_bn *first = &r->conv_bn[block->first], *second = &r->conv_bn[block->second];
-    qnet_context *ctx = r->net.ctx;
-    void *scratch = block->scratch[1];
-    const qnet__prologue mid = qnet__conv_bn_normalised(first, 1);
+    qnet__conv_bn *previous = before != NULL ? &r->conv_bn[before->second] : NULL;
+    const qnet__prologue mid = qnet__conv_bn_normalised(first);
+    const qnet__prologue x = before != NULL ? qnet__prologue_plain(before->out)
+                                            : qnet__conv_bn_normalised(r->conv_bn);
+    qnet_real *dx = before != NULL ? before->dout : r->dpooled;
     qnet__epilogue dmid = qnet__conv_bn_sums(r, first, block->dmid), dmap = r->sums;
 
     /* Forward: sum = norm2(conv2(ReLU(norm1(conv1)))) + ...; the mask is that of the inner ReLU. */
     dmid.scale = first->scale, dmid.beta = first->beta;
-    QNET__TRY(qnet__conv_bn_backward(r, second, batch, &mid, block->dout, &dmid, 0, block->out,
-                                     scratch));
-    qnet__conv_bn_gradient(r, first, batch, &dmid);
+    QNET__TRY(qnet__conv_bn_backward(r, second, &mid, block->dout, &dmid, 0, block->out));
+    qnet__conv_bn_gradient(r, first, &dmid);
 
     /* The gradient of x: two paths add up; then the mask of the ReLU that made x, which pooling has
        not, and the sums of the norm inside it. */
     if (previous != NULL) {
         dmap = qnet__conv_bn_sums(r, previous, dx);
-        dmap.mask = x->x;
+        dmap.mask = x.x;
     }
     dmap.kind = QNET__EPILOGUE_GRADIENT;
     dmap.y = dx;
     if (block->shortcut < 0) {
         /* Forward: residual = x. */
         dmap.residual = block->dout;
-        QNET__TRY(qnet__conv_bn_backward(r, first, batch, x, block->dmid, &dmap, 0, block->out,
-                                         scratch));
+        QNET__TRY(qnet__conv_bn_backward(r, first, &x, block->dmid, &dmap, 0, block->out));
     } else {
         /* Forward: residual = norm(conv(x)). */
         qnet__conv_bn *shortcut = &r->conv_bn[block->shortcut];
         const qnet__prologue dsum = qnet__prologue_plain(block->dout);
-        const qnet__prologue both = qnet__prologue_plain(dx);
         qnet__epilogue sums = qnet__conv_bn_sums(r, shortcut, NULL);
         qnet__epilogue plain = qnet__epilogue_plain(dx);
-        const size_t in_rows = (size_t)batch * (size_t)first->conv.height *
-                               (size_t)first->conv.width;
-        QNET__TRY(qnet__conv_bn_backward(r, first, batch, x, block->dmid, &plain, 0, NULL,
-                                         scratch));
-        qnet__pass(ctx, &dsum, &sums, qnet__conv_bn_rows(shortcut, batch),
+        QNET__TRY(qnet__conv_bn_backward(r, first, &x, block->dmid, &plain, 0, NULL));
+        qnet__pass(r->net.ctx, &dsum, &sums, qnet__conv_out_pixels(&shortcut->conv),
                    (size_t)shortcut->conv.out_channels);
-        qnet__conv_bn_gradient(r, shortcut, batch, &sums);
-        QNET__TRY(qnet__conv_bn_backward(r, shortcut, batch, x, block->dout, &plain, 1, NULL,
-                                         scratch));
-        qnet__pass(ctx, &both, &dmap, in_rows, (size_t)first->conv.in_channels);
+        qnet__conv_bn_gradient(r, shortcut, &sums);
+        QNET__TRY(qnet__conv_bn_backward(r, shortcut, &x, block->dout, &plain, 1, NULL));
+        qnet__epilogue_map(r->net.ctx, &dmap, qnet__conv_in_pixels(&first->conv),
+                           first->conv.in_channels);
     }
     if (previous != NULL)
-        qnet__conv_bn_gradient(r, previous, batch, &dmap);
+        qnet__conv_bn_gradient(r, previous, &dmap);
     return QNET_OK;
 }
 
 /* From the gradient r->dpooled of the pooled map to the stem's weights. Forward:
    pooled = maxpool(ReLU(norm)), norm = norm(conv_out), conv_out = conv(x). */
-static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, int batch, const qnet_real *x)
+static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, const qnet_real *x)
 {
     qnet__conv_bn *stem = r->conv_bn, whole = *stem;
+    const qnet_conv2d *conv = &stem->conv;
     qnet_context *ctx = r->net.ctx;
-    const qnet__prologue image = qnet__prologue_plain(x);
-    const qnet__prologue dpooled = qnet__prologue_plain(r->dpooled);
-    const size_t rows = (size_t)batch * (size_t)r->pool_h * (size_t)r->pool_w;
     qnet__epilogue sums = qnet__conv_bn_sums(r, stem, r->dpooled);
-    qnet_conv2d conv = stem->conv;
-
-    conv.batch = batch;
     sums.scale = stem->scale, sums.beta = stem->beta; /* masks where the ReLU has cut the maximum */
     if (r->stem_fused) {
-        qnet__arena arena = {(unsigned char *)r->stem_scratch[1], 0};
+        qnet__arena arena = {(unsigned char *)r->scratch, 0};
         qnet__stem_backward_job job;
-        qnet__stem_backward_plan(ctx, &conv, &arena, &job);
+        qnet__stem_backward_plan(ctx, conv, &arena, &job);
         job.x = x, job.argmax = r->argmax;
         job.w = stem->w, job.dw = stem->dw;
         job.scale = stem->scale, job.shift = stem->mean_g, job.slope = stem->slope_g;
         qnet__stem_backward(ctx, &job, &sums);
-        qnet__conv_bn_gradient(r, stem, batch, &sums);
+        qnet__conv_bn_gradient(r, stem, &sums);
         qnet__parallel(ctx, 147, qnet__stem_weight_task, &job);
         return QNET_OK;
     }
-    qnet__pass(ctx, &dpooled, &sums, rows, 64);
-    qnet__conv_bn_gradient(r, stem, batch, &sums);
-    QNET__TRY(qnet_maxpool_backward(ctx, batch, qnet_conv2d_out_height(&conv),
-                                    qnet_conv2d_out_width(&conv), 64, r->argmax, r->dpooled,
+    const qnet__prologue image = qnet__prologue_plain(x);
+    qnet__epilogue_map(ctx, &sums, qnet__conv_in_pixels(&stem[1].conv), 64);
+    qnet__conv_bn_gradient(r, stem, &sums);
+    QNET__TRY(qnet_maxpool_backward(ctx, conv->batch, qnet_conv2d_out_height(conv),
+                                    qnet_conv2d_out_width(conv), 64, r->argmax, r->dpooled,
                                     r->dstem));
     whole.conv_out = r->stem_out;
-    return qnet__conv_bn_backward(r, &whole, batch, &image, r->dstem, NULL, 0, NULL,
-                                  r->stem_scratch[1]);
+    return qnet__conv_bn_backward(r, &whole, &image, r->dstem, NULL, 0, NULL);
 }
 
-/* Walks the list backwards from dlogits[batch][classes]. What the forward pass kept is used up. */
+/* Walks the list backwards from dlogits[batch][classes]. */
 QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
                                           const qnet_real *dlogits)
 {
@@ -10019,58 +9858,56 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
     qnet__resnet_state *r = net->state;
     const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
     const qnet__resblock *last = &r->block[QNET__RESBLOCKS - 1];
-    const size_t pixels = qnet__conv_bn_rows(&r->conv_bn[last->second], 1);
-    if (r->trained == 0)
+    qnet__conv_bn *second = &r->conv_bn[last->second];
+    const size_t pixels = (size_t)second->conv.height * (size_t)second->conv.width;
+    if (r->batch == 0 || !r->train)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet backward: expected a forward pass with train = 1 just before");
-    if (r->trained != batch)
+    if (r->batch != batch)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet backward: expected the forward pass's batch of %d, found %d",
-                          r->trained, batch);
-    r->trained = r->batch = 0; /* what the forward pass kept is used up below */
+                          r->batch, batch);
+    r->batch = 0; /* what the forward pass kept is used up below */
 
     /* Forward: logits = features fc.weight^T + fc.bias. */
     QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, QNET_FEATURES, net->config.classes,
                                   r->features, net->weights + fc[0].offset, dlogits, r->dfeatures,
                                   net->gradients + fc[0].offset, net->gradients + fc[1].offset,
-                                  r->head_scratch));
+                                  r->scratch));
     /* Forward: features = mean over pixels of the last block's output, ReLU(norm + shortcut). */
     QNET__TRY(qnet_avgpool_backward(ctx, batch, pixels, QNET_FEATURES, r->dfeatures, last->dout));
-    qnet__prologue gradient = qnet__prologue_plain(last->dout);
-    qnet__epilogue sums = qnet__conv_bn_sums(r, &r->conv_bn[last->second], last->dout);
+    qnet__epilogue sums = qnet__conv_bn_sums(r, second, last->dout);
     sums.mask = last->out;
-    qnet__pass(ctx, &gradient, &sums, (size_t)batch * pixels, QNET_FEATURES);
-    qnet__conv_bn_gradient(r, &r->conv_bn[last->second], batch, &sums);
-    for (int b = QNET__RESBLOCKS - 1; b > 0; b--) {
-        const qnet__resblock *before = &r->block[b - 1];
-        const qnet__prologue input = qnet__prologue_plain(before->out);
-        QNET__TRY(qnet__resblock_backward(r, &r->block[b], batch, &input,
-                                          &r->conv_bn[before->second], before->dout));
-    }
-    gradient = qnet__conv_bn_normalised(r->conv_bn, 1);
-    QNET__TRY(qnet__resblock_backward(r, r->block, batch, &gradient, NULL, r->dpooled));
-    return qnet__resnet_stem_backward(r, batch, x);
+    qnet__epilogue_map(ctx, &sums, (size_t)batch * pixels, QNET_FEATURES);
+    qnet__conv_bn_gradient(r, second, &sums);
+    for (int b = QNET__RESBLOCKS - 1; b >= 0; b--)
+        QNET__TRY(qnet__resblock_backward(r, b));
+    return qnet__resnet_stem_backward(r, x);
 }
 
 /* ============================================================================================
    >>scan
    The scan-level model (paper, "Stage 2", Fig. 4): a bidirectional LSTM over the features of a
-   scan's slices, which are its steps, and two fully connected heads on its outputs
-   y[batch][steps][2 hidden]: the image head on each step, the scan head on all steps of a scan side
-   by side. Padded steps are zero in y and have no image loss. PyTorch's LSTM has two biases per
-   gate; both are kept and trained, so that files and training agree with it, and their sum is what
-   the layer sees.
+   scan's slices, which are its steps, and two fully connected heads on its outputs:
+
+       x[batch][steps][features]     the slices' embeddings by >>resnet, frozen
+       y[batch][steps][2 hidden]     BiLSTM, Eqs. (1)-(5) of the paper, >>lstm; 0 at padded steps
+       image[batch][steps][classes]  image head: y of each step by one matrix
+       scan[batch][classes]          scan head: y of all steps side by side
+
+   The loss is the cross-entropy of both heads, without that of padded steps. PyTorch's LSTM has two
+   biases per gate; both are kept and trained, so that files and training agree with it, and their
+   sum is what the layer sees. Relies on >>lstm and >>dense.
    ============================================================================================ */
 
 #define QNET__SCAN_PARAMS 12
 
 /* Where the tensors of a block lie, weights or gradients: [2] are the directions. */
 typedef struct qnet__scan_block {
-    qnet_real *w[2];              /* [4 hidden][features] */
-    qnet_real *u[2];              /* [4 hidden][hidden] */
-    qnet_real *b_ih[2], *b_hh[2]; /* [4 hidden] */
+    qnet_lstm_gradients lstm;   /* w[4 hidden][features], u[4 hidden][hidden], b = b_ih[4 hidden] */
+    qnet_real *b_hh[2];         /* [4 hidden] */
     qnet_real *image_w, *image_b; /* [classes][2 hidden], [classes] */
-    qnet_real *scan_w, *scan_b;   /* [classes][steps 2 hidden], [classes] */
+    qnet_real *scan_w, *scan_b; /* [classes][steps 2 hidden], [classes] */
 } qnet__scan_block;
 
 typedef struct qnet__scan_state {
@@ -10079,22 +9916,16 @@ typedef struct qnet__scan_state {
     qnet_param *params;
     qnet__scan_block p, d;     /* of model.weights and model.gradients */
     qnet_real *bias[2];        /* [4 hidden] per direction: b_ih + b_hh */
+    qnet_lstm lstm;            /* its batch: the largest, then that of the last pass */
+    qnet_lstm_weights weights; /* of p, with the sum of the biases */
     qnet_real *y, *dy;         /* [batch][steps][2 hidden]: the LSTM's output */
     qnet_real *saved;          /* of the LSTM, for its backward pass */
-    qnet_real *image_logits;   /* [batch][steps][classes] */
-    qnet_real *scan_logits;    /* [batch][classes] */
-    qnet_real *dimage, *dscan; /* gradients of the two */
+    qnet_real *image_logits, *dimage; /* [batch][steps][classes], and gradient */
+    qnet_real *scan_logits, *dscan;   /* [batch][classes], and gradient */
     int *image_label;          /* [batch][steps] */
     void *scratch;
     int batch; /* of the last forward pass; 0: none */
 } qnet__scan_state;
-
-/* The shape of the LSTM layer for this batch. */
-static qnet_lstm qnet__scan_lstm(const qnet_scan_config *config, int batch)
-{
-    const qnet_lstm shape = {batch, config->steps, config->features, config->hidden};
-    return shape;
-}
 
 /* The table, whose entries s->params are not written while they are NULL; all is trained. Names of
    the LSTM are PyTorch's (bidirectional, one layer). columns 0: a vector. */
@@ -10117,21 +9948,19 @@ static void qnet__scan_table(const qnet_scan_config *config, qnet__scan_state *s
         {"scan_head", "bias", classes, 0}};
     s->table.network = "qnet-scan";
     s->table.entries = s->params;
-    for (int i = 0; i < QNET__SCAN_PARAMS; i++) {
-        const int ndim = p[i].columns > 0 ? 2 : 1;
-        qnet__param_add(&s->table, s->params, p[i].name, p[i].suffix, 1, ndim, p[i].rows,
-                        ndim > 1 ? p[i].columns : 1, 1, 1);
-    }
+    for (int i = 0; i < QNET__SCAN_PARAMS; i++)
+        qnet__param_add(&s->table, s->params, p[i].name, p[i].suffix, 1, p[i].columns > 0 ? 2 : 1,
+                        p[i].rows, qnet__max_size(p[i].columns, 1), 1, 1);
 }
 
-/* Where the tensors of the table p lie in a block. */
+/* Where the tensors of the table p lie in a block, in the table's order. */
 static qnet__scan_block qnet__scan_bind(const qnet_param *p, qnet_real *block)
 {
     qnet__scan_block b;
     for (int d = 0; d < 2; d++) {
-        b.w[d] = block + p++->offset;
-        b.u[d] = block + p++->offset;
-        b.b_ih[d] = block + p++->offset;
+        b.lstm.w[d] = block + p++->offset;
+        b.lstm.u[d] = block + p++->offset;
+        b.lstm.b[d] = block + p++->offset;
         b.b_hh[d] = block + p++->offset;
     }
     b.image_w = block + p[0].offset;
@@ -10141,53 +9970,53 @@ static qnet__scan_block qnet__scan_bind(const qnet_param *p, qnet_real *block)
     return b;
 }
 
-/* Carves the whole model from an arena; with base NULL it only measures. */
+/* Carves the whole model from an arena; with base NULL it only measures. The LSTM and both heads
+   run one after the other and share the scratch. */
 static void qnet__scan_plan(qnet_context *ctx, const qnet_scan_config *config, qnet__arena *arena,
                             qnet__scan_state *s)
 {
-    const qnet_lstm shape = qnet__scan_lstm(config, config->batch);
+    const qnet_lstm lstm = {config->batch, config->steps, config->features, config->hidden};
     const size_t real = sizeof(qnet_real), classes = (size_t)config->classes;
     const size_t batch = (size_t)config->batch, rows = batch * (size_t)config->steps;
     const int width = 2 * config->hidden;
-    size_t scratch = qnet_lstm_scratch(ctx, &shape), most = rows * (size_t)width;
     memset(s, 0, sizeof *s);
     qnet__take(arena, 1, sizeof *s); /* the state itself, copied to the block's start at the end */
+    s->lstm = lstm;
     s->params = (qnet_param *)qnet__take(arena, QNET__SCAN_PARAMS, sizeof(qnet_param));
     qnet__scan_table(config, s);
     s->model.weights = (qnet_real *)qnet__take(arena, s->table.total, real);
-    s->bias[0] = (qnet_real *)qnet__take(arena, 2 * (size_t)width, real);
-    s->bias[1] = (qnet_real *)qnet__take(arena, 2 * (size_t)width, real);
-    s->y = (qnet_real *)qnet__take(arena, most, real);
-    s->saved = (qnet_real *)qnet__take(arena, qnet_lstm_saved(&shape), real);
+    for (int d = 0; d < 2; d++)
+        s->bias[d] = (qnet_real *)qnet__take(arena, 2 * (size_t)width, real);
+    s->y = (qnet_real *)qnet__take(arena, rows * (size_t)width, real);
+    s->saved = (qnet_real *)qnet__take(arena, qnet_lstm_saved(&lstm), real);
     s->image_logits = (qnet_real *)qnet__take(arena, rows * classes, real);
     s->scan_logits = (qnet_real *)qnet__take(arena, batch * classes, real);
     s->image_label = (int *)qnet__take(arena, rows, sizeof(int));
     if (config->training) {
         s->model.gradients = (qnet_real *)qnet__take(arena, s->table.total, real);
-        s->dy = (qnet_real *)qnet__take(arena, most, real);
+        s->dy = (qnet_real *)qnet__take(arena, rows * (size_t)width, real);
         s->dimage = (qnet_real *)qnet__take(arena, rows * classes, real);
         s->dscan = (qnet_real *)qnet__take(arena, batch * classes, real);
     }
-    /* No smaller batch needs more. */
+    size_t scratch = qnet_lstm_scratch(ctx, &lstm); /* no smaller batch needs more */
     scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, rows, width, config->classes));
     scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, batch, config->steps * width,
                                                          config->classes));
     s->scratch = qnet__take(arena, scratch, 1);
 }
 
-/* The limits lie far above any use, so that no product of sizes inside a layer overflows. */
+/* The limits lie far above any use. Besides, no tensor of a batch and no weight matrix may be too
+   large for a size_t: most * width bounds the numbers in each. */
 static qnet_status qnet__scan_check_config(qnet_context *ctx, const qnet_scan_config *config)
 {
-    size_t count, width;
     QNET__TRY(qnet__check_range(ctx, "scan model", "features", config->features, 1, 4096));
     QNET__TRY(qnet__check_range(ctx, "scan model", "hidden", config->hidden, 1, 4096));
     QNET__TRY(qnet__check_range(ctx, "scan model", "steps", config->steps, 1, 4096));
     QNET__TRY(qnet__check_range(ctx, "scan model", "classes", config->classes, 1, 4096));
     QNET__TRY(qnet__check_range(ctx, "scan model", "batch", config->batch, 1, 4096));
-    /* No tensor of a batch is larger than this, nor is any weight matrix. */
-    width = (size_t)config->features + 64 * (size_t)config->hidden + 16 * (size_t)config->classes;
-    count = (size_t)qnet__max_int(config->batch, 4 * config->hidden) * sizeof(double);
-    if (!qnet__mul(count, (size_t)config->steps, &count) || !qnet__mul(count, width, &count))
+    const double most = (double)qnet__max_int(config->batch, 4 * config->hidden) * config->steps;
+    const double width = config->features + 64.0 * config->hidden + 16.0 * config->classes;
+    if (most * width * sizeof(double) > (double)(SIZE_MAX / 2))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "scan model: %d scans of %d steps do not fit",
                           config->batch, config->steps);
     return QNET_OK;
@@ -10195,12 +10024,9 @@ static qnet_status qnet__scan_check_config(qnet_context *ctx, const qnet_scan_co
 
 QNET_API void qnet_scan_config_init(qnet_scan_config *config)
 {
-    config->features = QNET_FEATURES;
-    config->hidden = 256;
-    config->steps = 24;
-    config->classes = QNET_CLASSES;
-    config->batch = 64;
-    config->training = 1;
+    /* features, hidden, steps, classes, batch, training */
+    const qnet_scan_config usual = {QNET_FEATURES, 256, 24, QNET_CLASSES, 64, 1};
+    *config = usual;
 }
 
 QNET_API size_t qnet_scan_model_bytes(qnet_context *ctx, const qnet_scan_config *config)
@@ -10228,16 +10054,16 @@ QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_c
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "the scan model"));
     qnet__scan_plan(ctx, config, &arena, &s);
     qnet__scan_state *self = (qnet__scan_state *)(void *)arena.base;
-    s.model.ctx = ctx;
-    s.model.config = *config;
-    s.model.table = &self->table;
-    s.model.bytes = bytes;
-    s.model.state = self;
-    s.p = qnet__scan_bind(s.params, s.model.weights);
-    memset(s.model.weights, 0, s.table.total * sizeof(qnet_real));
-    if (s.model.gradients != NULL) {
-        s.d = qnet__scan_bind(s.params, s.model.gradients);
-        memset(s.model.gradients, 0, s.table.total * sizeof(qnet_real));
+    const qnet_scan_model model = {ctx, *config, &self->table, s.model.weights, s.model.gradients,
+                                   bytes, self};
+    s.model = model;
+    s.p = qnet__scan_bind(s.params, model.weights);
+    for (int d = 0; d < 2; d++)
+        s.weights.w[d] = s.p.lstm.w[d], s.weights.u[d] = s.p.lstm.u[d], s.weights.b[d] = s.bias[d];
+    memset(model.weights, 0, s.table.total * sizeof(qnet_real));
+    if (config->training) {
+        s.d = qnet__scan_bind(s.params, model.gradients);
+        memset(model.gradients, 0, s.table.total * sizeof(qnet_real));
     }
     *self = s;
     *out = &self->model;
@@ -10250,7 +10076,9 @@ QNET_API void qnet_scan_model_destroy(qnet_scan_model *model)
         qnet__free(model->ctx, model->state, model->bytes);
 }
 
-/* PyTorch's defaults: everything of the LSTM U(+-1/sqrt(hidden)), of a head U(+-1/sqrt(in)). */
+/* PyTorch's defaults: everything of the LSTM U(+-1/sqrt(hidden)), of a head U(+-1/sqrt(in)), in =
+   2 hidden for the image head and steps 2 hidden for the scan head. Each parameter has a random
+   stream of its own. */
 QNET_API void qnet_scan_model_init(qnet_scan_model *model, uint64_t seed)
 {
     const qnet_scan_config *config = &model->config;
@@ -10267,31 +10095,16 @@ QNET_API void qnet_scan_model_init(qnet_scan_model *model, uint64_t seed)
     }
 }
 
-/* The LSTM's weights as the layer reads them, the two biases of a direction summed. */
-static qnet_lstm_weights qnet__scan_weights(qnet__scan_state *s)
-{
-    qnet_lstm_weights w;
-    for (int d = 0; d < 2; d++) {
-        for (int i = 0; i < 4 * s->model.config.hidden; i++)
-            s->bias[d][i] = s->p.b_ih[d][i] + s->p.b_hh[d][i];
-        w.w[d] = s->p.w[d];
-        w.u[d] = s->p.u[d];
-        w.b[d] = s->bias[d];
-    }
-    return w;
-}
-
 /* batch in 1..config.batch and length[batch] in 1..config.steps. */
 static qnet_status qnet__scan_check_batch(const qnet_scan_model *model, const int *length,
                                           int batch)
 {
     QNET__TRY(qnet__check_range(model->ctx, "scan model", "batch", batch, 1, model->config.batch));
-    for (int b = 0; b < batch; b++) {
+    for (int b = 0; b < batch; b++)
         if (length[b] < 1 || length[b] > model->config.steps)
             return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                               "scan model: length[%d] must be 1..%d, found %d", b,
                               model->config.steps, length[b]);
-    }
     return QNET_OK;
 }
 
@@ -10306,10 +10119,10 @@ static void qnet__scan_clear_padding(const qnet_scan_config *config, const int *
     }
 }
 
-/* x[batch][steps][features], y[batch][steps][2 hidden] = BiLSTM(x), Eqs. (1)-(5) of the paper;
+/* x[batch][steps][features], y[batch][steps][2 hidden] = BiLSTM(x);
    image_logits[batch][steps][classes] = y image_head^T + bias at each step;
-   scan_logits[batch][classes] = [y_1 ... y_steps] scan_head^T + bias, the steps side by side. The
-   paper leaves open what stands at the steps that a short scan lacks: here y is zero there. */
+   scan_logits[batch][classes] = [y_1 ... y_steps] scan_head^T + bias. The paper leaves open what
+   stands at the steps that a short scan lacks: here y is zero there. */
 QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_real *x,
                                              const int *length, int batch, qnet_real *image_logits,
                                              qnet_real *scan_logits)
@@ -10320,95 +10133,81 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
     qnet_context *ctx = model->ctx;
     qnet__scan_state *s = model->state;
     const qnet_scan_config *config = &model->config;
-    const size_t classes = (size_t)config->classes;
-    const int width = 2 * config->hidden;
+    const int width = 2 * config->hidden, classes = config->classes;
     s->batch = 0;
     QNET__TRY(qnet__scan_check_batch(model, length, batch));
-    const size_t rows = (size_t)batch * (size_t)config->steps;
-    const qnet_lstm shape = qnet__scan_lstm(config, batch);
-    const qnet_lstm_weights weights = qnet__scan_weights(s);
-
-    QNET__TRY(qnet_lstm_forward(ctx, &shape, length, &weights, x, s->y, s->saved, s->scratch));
-    QNET__TRY(qnet_dense_forward(ctx, rows, width, config->classes, s->y, s->p.image_w,
-                                 s->p.image_b, s->image_logits, s->scratch));
-    qnet__scan_clear_padding(config, length, batch, config->classes, s->image_logits);
-    QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, config->steps * width, config->classes, s->y,
-                                 s->p.scan_w, s->p.scan_b, s->scan_logits, s->scratch));
-
-    s->batch = batch;
-    if (image_logits != NULL)
-        memcpy(image_logits, s->image_logits, rows * classes * sizeof(qnet_real));
+    s->lstm.batch = batch;
+    for (int d = 0; d < 2; d++)
+        for (int i = 0; i < 2 * width; i++)
+            s->bias[d][i] = s->p.lstm.b[d][i] + s->p.b_hh[d][i];
+    QNET__TRY(qnet_lstm_forward(ctx, &s->lstm, length, &s->weights, x, s->y, s->saved,
+                                s->scratch));
+    if (image_logits != NULL) {
+        QNET__TRY(qnet_dense_forward(ctx, (size_t)batch * (size_t)config->steps, width, classes,
+                                     s->y, s->p.image_w, s->p.image_b, image_logits, s->scratch));
+        qnet__scan_clear_padding(config, length, batch, classes, image_logits);
+    }
     if (scan_logits != NULL)
-        memcpy(scan_logits, s->scan_logits, (size_t)batch * classes * sizeof(qnet_real));
+        QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, config->steps * width, classes, s->y,
+                                     s->p.scan_w, s->p.scan_b, scan_logits, s->scratch));
+    s->batch = batch;
     return QNET_OK;
 }
 
-/* model->gradients from s->dimage[batch][steps][classes], zero at padded steps, and
-   s->dscan[batch][classes]. The features are a frozen embedding's: no gradient of x is needed. */
-static qnet_status qnet__scan_backward(qnet__scan_state *s, const qnet_real *x, const int *length,
-                                       int batch)
-{
-    const qnet_scan_config *config = &s->model.config;
-    qnet_context *ctx = s->model.ctx;
-    const int width = 2 * config->hidden, classes = config->classes;
-    const size_t rows = (size_t)batch * (size_t)config->steps, w = (size_t)width;
-    const qnet_lstm shape = qnet__scan_lstm(config, batch);
-    const qnet_lstm_weights weights = qnet__scan_weights(s);
-    qnet_lstm_gradients d;
-
-    /* Forward: scan_logits = [y_1 ... y_steps] scan_head^T + bias. */
-    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, config->steps * width, classes, s->y,
-                                  s->p.scan_w, s->dscan, s->dy, s->d.scan_w, s->d.scan_b,
-                                  s->scratch));
-    /* Forward: image_logits = y image_head^T + bias, then zero at padded steps. Both heads read y,
-       so their gradients add up: dy += dimage image_head. */
-    QNET__TRY(qnet_dense_backward(ctx, rows, width, classes, s->y, s->p.image_w, s->dimage, NULL,
-                                  s->d.image_w, s->d.image_b, s->scratch));
-    QNET__TRY(qnet_gemm(ctx, 0, 0, rows, w, (size_t)classes, s->dimage, (size_t)classes,
-                        s->p.image_w, w, 1, s->dy, w, s->scratch));
-    /* At padded steps y is zero whatever the weights, so nothing flows there. */
-    qnet__scan_clear_padding(config, length, batch, width, s->dy);
-    /* Forward: y = BiLSTM(x), its bias = b_ih + b_hh: both have the sum's gradient. */
-    for (int i = 0; i < 2; i++)
-        d.w[i] = s->d.w[i], d.u[i] = s->d.u[i], d.b[i] = s->d.b_ih[i];
-    QNET__TRY(qnet_lstm_backward(ctx, &shape, length, &weights, x, s->y, s->saved, s->dy, NULL, &d,
-                                 s->scratch));
-    for (int i = 0; i < 2; i++)
-        memcpy(s->d.b_hh[i], s->d.b_ih[i], 2 * w * sizeof(qnet_real));
-    return QNET_OK;
-}
-
-/* dimage_logits[batch][steps][classes], dscan_logits[batch][classes]; at padded steps the image
-   logits are constant, so what the caller has there is left out. */
+/* model->gradients from dimage_logits[batch][steps][classes] and dscan_logits[batch][classes]: from
+   the heads to dy[batch][steps][2 hidden], and through time by >>lstm. At padded steps the image
+   logits are constant, so what the caller has there is left out. The features are a frozen
+   embedding's: no gradient of x is needed. */
 QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet_real *x,
                                               const int *length, int batch,
                                               const qnet_real *dimage_logits,
                                               const qnet_real *dscan_logits)
 {
+    if (model != NULL && !model->config.training)
+        return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
+                          "scan model backward: needs a model created with training = 1");
     if (model == NULL || x == NULL || length == NULL || dimage_logits == NULL ||
         dscan_logits == NULL)
         return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "scan model backward: an argument is NULL");
+    qnet_context *ctx = model->ctx;
     qnet__scan_state *s = model->state;
     const qnet_scan_config *config = &model->config;
-    if (!config->training)
-        return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
-                          "scan model backward: needs a model created with training = 1");
     if (s->batch == 0 || s->batch != batch)
-        return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "scan model backward: expected the batch of the last forward pass, %d, "
                           "found %d", s->batch, batch);
     QNET__TRY(qnet__scan_check_batch(model, length, batch));
-    const size_t row = (size_t)batch * (size_t)config->classes * sizeof(qnet_real);
-    memcpy(s->dimage, dimage_logits, row * (size_t)config->steps);
-    memcpy(s->dscan, dscan_logits, row);
-    qnet__scan_clear_padding(config, length, batch, config->classes, s->dimage);
-    return qnet__scan_backward(s, x, length, batch);
+    const int width = 2 * config->hidden, classes = config->classes;
+    const size_t rows = (size_t)batch * (size_t)config->steps, w = (size_t)width;
+    const size_t k = (size_t)classes;
+    memmove(s->dimage, dimage_logits, rows * k * sizeof(qnet_real)); /* may be the same */
+    qnet__scan_clear_padding(config, length, batch, classes, s->dimage);
+
+    /* Forward: scan_logits = [y_1 ... y_steps] scan_head^T + bias. */
+    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, config->steps * width, classes, s->y,
+                                  s->p.scan_w, dscan_logits, s->dy, s->d.scan_w, s->d.scan_b,
+                                  s->scratch));
+    /* Forward: image_logits = y image_head^T + bias, then zero at padded steps. Both heads read y,
+       so their gradients add up: dy += dimage image_head. */
+    QNET__TRY(qnet_dense_backward(ctx, rows, width, classes, s->y, s->p.image_w, s->dimage, NULL,
+                                  s->d.image_w, s->d.image_b, s->scratch));
+    QNET__TRY(qnet_gemm(ctx, 0, 0, rows, w, k, s->dimage, k, s->p.image_w, w, 1, s->dy, w,
+                        s->scratch));
+    /* At padded steps y is zero whatever the weights, so nothing flows there. */
+    qnet__scan_clear_padding(config, length, batch, width, s->dy);
+    /* Forward: y = BiLSTM(x), its bias = b_ih + b_hh: both have the sum's gradient. */
+    QNET__TRY(qnet_lstm_backward(ctx, &s->lstm, length, &s->weights, x, s->y, s->saved, s->dy, NULL,
+                                 &s->d.lstm, s->scratch));
+    for (int d = 0; d < 2; d++)
+        memcpy(s->d.b_hh[d], s->d.lstm.b[d], 2 * w * sizeof(qnet_real));
+    return QNET_OK;
 }
 
-/* loss = CE(scan) + CE(image), each a mean: over scans, and over all their slices, which have
-   their scan's label: label -1 leaves padded steps out. The paper has both heads trained with
-   cross-entropy and says no more; the weights 1:1 are this library's choice. */
+/* loss = CE(scan) + CE(image), each a mean of -log softmax(logits)[label]: over scans, and over all
+   their slices, which have their scan's label: label -1 leaves padded steps out. The paper has both
+   heads trained with cross-entropy ("Stage 2") and says no more; the weights 1:1 are this library's
+   choice. With backward != 0 the gradients of the sum go to model->gradients. */
 QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_real *x,
                                           const int *length, const int *scan_label, int batch,
                                           double *image_loss, double *scan_loss, int backward)
@@ -10418,23 +10217,17 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
         return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "scan model loss: an argument is NULL");
     qnet__scan_state *s = model->state;
-    const qnet_scan_config *config = &model->config;
+    const int steps = model->config.steps, classes = model->config.classes;
     double image, scan;
-    if (backward && !config->training)
-        return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
-                          "scan model loss: backward needs a model created with training = 1");
-    QNET__TRY(qnet_scan_model_forward(model, x, length, batch, NULL, NULL));
-    for (int b = 0; b < batch; b++) {
-        for (int t = 0; t < config->steps; t++)
-            s->image_label[b * config->steps + t] = t < length[b] ? scan_label[b] : -1;
-    }
-    QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch, config->classes, s->scan_logits,
-                                 scan_label, &scan, backward ? s->dscan : NULL));
-    QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch * (size_t)config->steps,
-                                 config->classes, s->image_logits, s->image_label, &image,
-                                 backward ? s->dimage : NULL));
+    QNET__TRY(qnet_scan_model_forward(model, x, length, batch, s->image_logits, s->scan_logits));
+    for (int i = 0; i < batch * steps; i++)
+        s->image_label[i] = i % steps < length[i / steps] ? scan_label[i / steps] : -1;
+    QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch, classes, s->scan_logits, scan_label,
+                                 &scan, s->dscan));
+    QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch * (size_t)steps, classes,
+                                 s->image_logits, s->image_label, &image, s->dimage));
     if (backward)
-        QNET__TRY(qnet__scan_backward(s, x, length, batch));
+        QNET__TRY(qnet_scan_model_backward(model, x, length, batch, s->dimage, s->dscan));
     *image_loss = image;
     *scan_loss = scan;
     return QNET_OK;
@@ -10569,9 +10362,9 @@ QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *averag
 /* ============================================================================================
    >>deflate   RFC 1951 (deflate), RFC 1952 (gzip), RFC 1950 (zlib's wrapper, for PNG).
 
-   Both directions stream: inflate pulls compressed bytes from a qnet_source and is asked for
-   plain bytes, deflate is given plain bytes and pushes compressed ones into a qnet_sink. Each
-   holds all it needs in one heap block, so a .nii.gz never lies in memory as a whole.
+   Both directions stream: inflate pulls compressed bytes from a qnet_source as its caller reads
+   plain bytes, deflate takes plain bytes and pushes compressed ones into a qnet_sink. Each keeps
+   its state in one heap block, so a .nii.gz never lies in memory as a whole.
 
    The format in short. A stream is a row of blocks. A block is plain bytes ("stored"), or a row
    of symbols in a Huffman code: a literal byte, or "go back `distance` bytes and copy `length`
@@ -10618,14 +10411,13 @@ static const uint8_t qnet__repeat_base[3] = {3, 3, 11}, qnet__repeat_extra[3] = 
    table[k][b] is the remainder of byte b followed by k zero bytes. */
 static void qnet__crc32_table(uint32_t table[8][256])
 {
-    uint32_t i, k;
-    for (i = 0; i < 256; i++) {
+    for (uint32_t i = 0; i < 256; i++) {
         uint32_t r = i;
-        for (k = 0; k < 8; k++) r = (r >> 1) ^ ((r & 1) ? 0xedb88320u : 0);
+        for (uint32_t k = 0; k < 8; k++) r = (r >> 1) ^ ((r & 1) ? 0xedb88320u : 0);
         table[0][i] = r;
     }
-    for (k = 1; k < 8; k++)
-        for (i = 0; i < 256; i++)
+    for (uint32_t k = 1; k < 8; k++)
+        for (uint32_t i = 0; i < 256; i++)
             table[k][i] = (table[k - 1][i] >> 8) ^ table[0][table[k - 1][i] & 255];
 }
 
@@ -10702,16 +10494,15 @@ static uint32_t qnet__reverse_bits(uint32_t code, int n)
 static void qnet__canonical_codes(const uint8_t *length, int symbols, uint16_t *code)
 {
     uint32_t next = 0;
-    int bits, i;
-    for (bits = 1; bits < 16; bits++, next <<= 1)
-        for (i = 0; i < symbols; i++)
+    for (int bits = 1; bits < 16; bits++, next <<= 1)
+        for (int i = 0; i < symbols; i++)
             if (length[i] == bits) code[i] = (uint16_t)qnet__reverse_bits(next++, bits);
 }
 
 /* Which of a block's three alphabets a code is for. */
 enum { QNET__FOR_CODELEN, QNET__FOR_LITLEN, QNET__FOR_DIST };
 
-/* The table entry of a symbol, without its code's bits; 0 for a symbol that stands for nothing. */
+/* The table entry of a symbol, without the length of its code; 0 for a reserved symbol. */
 static uint32_t qnet__code_entry(int what, int symbol)
 {
     uint32_t base, extra;
@@ -10729,10 +10520,10 @@ static uint32_t qnet__code_entry(int what, int symbol)
    code) for lengths and distances. Returns 1, or 0 when refused. */
 static int qnet__huffman_build(qnet__huffman *code, int what, const uint8_t *length, int symbols)
 {
-    uint32_t i, first_free = 1u << code->index_bits;
+    uint32_t first_free = 1u << code->index_bits;
     uint16_t codes[QNET__FIXED_CODES];
-    int symbol, longest = 0, left = 1 << 15; /* of all codes, in units of 15 bits */
-    for (symbol = 0; symbol < symbols; symbol++) {
+    int longest = 0, left = 1 << 15; /* of all codes, in units of 15 bits */
+    for (int symbol = 0; symbol < symbols; symbol++) {
         if (length[symbol] > 0) left -= 1 << (15 - length[symbol]);
         longest = qnet__max_int(longest, length[symbol]);
     }
@@ -10743,7 +10534,7 @@ static int qnet__huffman_build(qnet__huffman *code, int what, const uint8_t *len
        others, and a second table, indexed by the bits after those, tells them apart. */
     code->sub_bits = qnet__max_int(longest - code->index_bits, 0);
     memset(code->table, 0, first_free * sizeof *code->table);
-    for (symbol = 0; symbol < symbols; symbol++) {
+    for (int symbol = 0; symbol < symbols; symbol++) {
         uint32_t entry = qnet__code_entry(what, symbol), *table = code->table, at;
         int n = length[symbol], table_bits = code->index_bits;
         if (n == 0) continue;
@@ -10760,13 +10551,14 @@ static int qnet__huffman_build(qnet__huffman *code, int what, const uint8_t *len
             at >>= code->index_bits;
             n -= code->index_bits;
         }
-        for (i = at; i < 1u << table_bits; i += 1u << n) table[i] = entry ? entry | (uint32_t)n : 0;
+        for (uint32_t i = at; i < 1u << table_bits; i += 1u << n)
+            table[i] = entry ? entry | (uint32_t)n : 0;
     }
     return 1;
 }
 
-/* The bits read ahead (lowest first) and the bytes after them. Bits above `count` are 0 or equal
-   to what is to come, so that or-ing the same bytes in again does no harm. */
+/* The bits read ahead (lowest first) and the bytes after them. Bits above `count` are 0 or already
+   those of the next bytes: or-ing these in again changes nothing. */
 typedef struct qnet__bit_reader {
     uint64_t bits;
     int count;
@@ -10805,9 +10597,9 @@ enum {
 #define QNET__INFLATE_STEP  65536 /* plain bytes made at a time, at least */
 #define QNET__INFLATE_SLACK 288   /* one match and the overshoot of its copy in steps of eight */
 
-/* The state of unpacking, about 150 KB, in one block of the heap: too much for a stack. Input is
-   pulled as it is needed, so only the plain side has to stop and go on. The first failure stays in
-   status: what reads bits gets zeros from then on, and looks at the status where it ends. */
+/* The state of the decoder, about 150 KB: too much for a stack. Input is pulled as it is needed, so
+   only the plain side is resumed. The first failure stays in status: readers of bits get zeros from
+   then on, and check the status where they end. */
 typedef struct qnet__inflate {
     qnet_context *ctx;
     qnet_source *source;
@@ -10844,8 +10636,8 @@ static void qnet__inflate_start(qnet__inflate *s, qnet_context *ctx, qnet_source
     qnet__crc32_table(s->crc_table);
 }
 
-/* A failure, unless there was one before; what: NULL when the input ended too early. The count of
-   plain bytes tells where to look in a long file. */
+/* Records a failure, unless there was one before; what: NULL when the input ended too early. The
+   number of plain bytes locates it in a long file. */
 static void qnet__inflate_fail(qnet__inflate *s, const char *what)
 {
     if (s->status == QNET_OK)
@@ -10896,7 +10688,7 @@ static uint32_t qnet__inflate_header_byte(qnet__inflate *s)
    some archives leave them behind, and gzip lets them pass, too. */
 static void qnet__inflate_header(qnet__inflate *s)
 {
-    uint32_t flags, i, n, crc;
+    uint32_t flags, n, crc;
     for (; s->members > 0; qnet__next_bits(&s->in, 8)) {
         qnet__inflate_refill(s);
         if (s->in.count < 8) {
@@ -10913,11 +10705,11 @@ static void qnet__inflate_header(qnet__inflate *s)
         qnet__inflate_fail(s, "compression method is not 8 (deflate)");
     flags = qnet__inflate_header_byte(s);
     if (flags & 0xe0) qnet__inflate_fail(s, "reserved flag bits are set in the header");
-    for (i = 0; i < 6; i++) qnet__inflate_header_byte(s); /* time, XFL, OS */
+    for (uint32_t i = 0; i < 6; i++) qnet__inflate_header_byte(s); /* time, XFL, OS */
     if (flags & 4) {                                      /* FEXTRA */
         n = qnet__inflate_header_byte(s);
         n |= qnet__inflate_header_byte(s) << 8;
-        for (i = 0; i < n; i++) qnet__inflate_header_byte(s);
+        for (uint32_t i = 0; i < n; i++) qnet__inflate_header_byte(s);
     }
     for (n = 8; n <= 16; n <<= 1) /* FNAME, FCOMMENT: each ends with a zero */
         while ((flags & n) && qnet__inflate_header_byte(s) != 0) {}
@@ -11076,17 +10868,16 @@ static void qnet__inflate_codes(qnet__inflate *s)
 /* After the last block of a member: CRC-32 and size of its plain bytes (RFC 1952, 2.3.1). */
 static void qnet__inflate_trailer(qnet__inflate *s)
 {
-    uint32_t word[2], i;
+    uint32_t word[2];
     qnet__inflate_bits(s, s->in.count & 7);
-    for (i = 0; i < 2; i++) {
+    for (uint32_t i = 0; i < 2; i++) {
         word[i] = qnet__inflate_bits(s, 16);
         word[i] |= qnet__inflate_bits(s, 16) << 16;
     }
     if (s->status != QNET_OK) return;
     if (word[0] != s->crc || word[1] != s->member_size)
-        s->status = qnet__fail(s->ctx, QNET_ERROR_FORMAT,
-                               "%s: corrupt gzip data: CRC is %08lx and %lu bytes unpacked, "
-                               "expected %08lx and %lu",
+        s->status = qnet__fail(s->ctx, QNET_ERROR_FORMAT, "%s: corrupt gzip data: CRC is %08lx and "
+                               "%lu bytes unpacked, expected %08lx and %lu",
                                qnet__source_name(s->source), (unsigned long)s->crc,
                                (unsigned long)s->member_size, (unsigned long)word[0],
                                (unsigned long)word[1]);
@@ -11188,6 +10979,7 @@ static int qnet__distance_symbol(const qnet__deflate *d, uint32_t distance)
     return d->dist_symbol[distance <= 256 ? distance - 1 : 256 + ((distance - 1) >> 7)];
 }
 
+/* The code of one symbol. */
 static void qnet__put_symbol(qnet__deflate *d, const qnet__alphabet *a, int symbol)
 {
     qnet__put_bits(d, a->code[symbol], a->length[symbol]);
@@ -11199,7 +10991,6 @@ static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *
 {
     static const unsigned char gzip_head[10] = {0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}; /* no time */
     static const unsigned char zlib_head[2] = {0x78, 0x9c};
-    int i, k;
     memset(d, 0, offsetof(qnet__deflate, head));
     memset(d->head, -1, sizeof d->head);
     d->ctx = ctx;
@@ -11209,10 +11000,11 @@ static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *
     d->written = zlib ? 2 : 10;
     memcpy(d->out, zlib ? zlib_head : gzip_head, d->written);
     qnet__crc32_table(d->crc_table);
-    for (k = 0; k < 29; k++)
-        for (i = qnet__length_base[k]; i <= QNET__MATCH_MAX; i++) d->length_symbol[i] = (uint8_t)k;
-    for (k = 0; k < QNET__DIST_CODES; k++)
-        for (i = qnet__dist_base[k] - 1; i < QNET__WINDOW; i += i < 256 ? 1 : 128)
+    for (int k = 0; k < 29; k++)
+        for (int i = qnet__length_base[k]; i <= QNET__MATCH_MAX; i++)
+            d->length_symbol[i] = (uint8_t)k;
+    for (int k = 0; k < QNET__DIST_CODES; k++)
+        for (int i = qnet__dist_base[k] - 1; i < QNET__WINDOW; i += i < 256 ? 1 : 128)
             d->dist_symbol[i < 256 ? i : 256 + (i >> 7)] = (uint8_t)k;
 }
 
@@ -11234,13 +11026,13 @@ static uint32_t qnet__deflate_match(qnet__deflate *d, size_t at, uint32_t *dista
 {
     const unsigned char *p = d->window + at;
     size_t room = qnet__min_size(d->size - at, QNET__MATCH_MAX), best = QNET__MATCH_MIN - 1;
-    int32_t place;
     int tries = QNET__CHAIN;
     qnet__deflate_hash(d, at);
     if (room < QNET__MATCH_MIN) return 0;
     /* Places with the same hash, nearest first. Equal hashes of different bytes do happen: the
        bytes are compared, first the one that would make the match the longest so far. */
-    for (place = d->previous[at]; place >= 0 && tries > 0; place = d->previous[place], tries--) {
+    for (int32_t place = d->previous[at]; place >= 0 && tries > 0;
+         place = d->previous[place], tries--) {
         const unsigned char *q = d->window + place;
         size_t n = 0, back = at - (size_t)place;
         if (back > QNET__WINDOW) break; /* those after it are farther still */
@@ -11284,12 +11076,12 @@ static void qnet__deflate_parse(qnet__deflate *d)
         at += n;
         qnet__deflate_hash(d, at - 1);
     }
-    d->litlen.count[256] = 1;
+    d->litlen.count[256] = 1; /* the end of the block */
 }
 
 /* Code lengths length[symbols] <= limit for these counts, and the codes. Huffman's tree by two
    queues (leaves and inner nodes both come in rising order of weight), then lengths above the limit
-   are shortened and the shortest harm done elsewhere. At least two codes get a length, so that
+   are shortened at the least cost elsewhere. At least two codes get a length, so that
    every decoder takes the set as complete. */
 static void qnet__huffman_make(const uint32_t *count, int symbols, int limit, uint8_t *length,
                                uint16_t *code)
@@ -11322,9 +11114,9 @@ static void qnet__huffman_make(const uint32_t *count, int symbols, int limit, ui
         if (i < used) of_length[qnet__min_int(depth[i], limit)]++;
     }
     for (i = 1; i <= limit; i++) kraft += (uint32_t)of_length[i] << (limit - i);
-    /* Cutting depths to the limit made too many short codes: the sum of 2^-length is above 1. Each
-       round takes one leaf of the greatest length and hangs it, as the twin, below the leaf of the
-       next smaller length: the sum falls by 2^-limit. */
+    /* Truncated depths may break Kraft's inequality, sum of 2^-length <= 1. Each round takes one
+       leaf of the greatest length and makes it the sibling of a leaf of the next smaller length,
+       which goes one level down: the sum falls by 2^-limit. */
     for (; kraft > 1u << limit; kraft--) {
         of_length[limit]--;
         for (i = limit - 1; of_length[i] == 0; i--) {}
@@ -11343,8 +11135,7 @@ static size_t qnet__coded_bits(const uint32_t *count, const uint8_t *length, int
                                const uint8_t *extra, int plain)
 {
     size_t bits = 0;
-    int i;
-    for (i = 0; i < symbols; i++)
+    for (int i = 0; i < symbols; i++)
         bits += count[i] * (size_t)(length[i] + (i < plain ? 0 : extra[i - plain]));
     return bits;
 }
@@ -11352,8 +11143,7 @@ static size_t qnet__coded_bits(const uint32_t *count, const uint8_t *length, int
 /* The tokens of the block in the codes at hand, and its end. */
 static void qnet__deflate_tokens(qnet__deflate *d)
 {
-    size_t i;
-    for (i = 0; i < d->tokens; i++) {
+    for (size_t i = 0; i < d->tokens; i++) {
         uint32_t n = d->token[i] & 511, distance = d->token[i] >> 9;
         int symbol;
         if (distance == 0) {
@@ -11376,7 +11166,7 @@ static void qnet__deflate_tokens(qnet__deflate *d)
 static size_t qnet__deflate_head(qnet__deflate *d, qnet__alphabet *codelen, int write)
 {
     uint8_t all[QNET__LITLEN_CODES + QNET__DIST_CODES];
-    int literals = QNET__LITLEN_CODES, distances = QNET__DIST_CODES, codes = 19, i, n, run;
+    int literals = QNET__LITLEN_CODES, distances = QNET__DIST_CODES, codes = 19, n, run;
     while (d->litlen.length[literals - 1] == 0) literals--; /* zeros at the end are not sent */
     while (d->dist.length[distances - 1] == 0) distances--;
     n = literals + distances;
@@ -11387,11 +11177,12 @@ static size_t qnet__deflate_head(qnet__deflate *d, qnet__alphabet *codelen, int 
         qnet__put_bits(d, (uint32_t)(literals - 257), 5);
         qnet__put_bits(d, (uint32_t)(distances - 1), 5);
         qnet__put_bits(d, (uint32_t)(codes - 4), 4);
-        for (i = 0; i < codes; i++)
+        for (int i = 0; i < codes; i++)
             qnet__put_bits(d, codelen->length[qnet__codelen_order[i]], 3);
     }
-    for (i = 0; i < n; i += run) {
+    for (int i = 0; i < n; i += run) {
         int symbol = all[i], most = symbol == 0 ? 138 : 6, repeat;
+        /* The first of a run is sent as such, its repeats by 16; zeros all by 17 or 18. */
         for (run = 1; run < most && i + run < n && all[i + run] == symbol; run++) {}
         repeat = run >= 3 && (symbol == 0 || (i > 0 && all[i - 1] == symbol));
         if (repeat) symbol = symbol != 0 ? 16 : run <= 10 ? 17 : 18;
@@ -11445,20 +11236,19 @@ static qnet_status qnet__deflate_block(qnet__deflate *d, int last)
 /* Makes room for the next block: the last 32768 bytes stay, and all places move down with them. */
 static void qnet__deflate_slide(qnet__deflate *d)
 {
-    int32_t i;
     memmove(d->window, d->window + QNET__WINDOW, QNET__WINDOW);
     memmove(d->previous, d->previous + QNET__WINDOW, QNET__WINDOW * sizeof d->previous[0]);
-    for (i = 0; i < 1 << QNET__HASH_BITS; i++)
+    for (int32_t i = 0; i < 1 << QNET__HASH_BITS; i++)
         d->head[i] = qnet__max_int(d->head[i] - QNET__WINDOW, -1);
-    for (i = 0; i < QNET__WINDOW; i++)
+    for (int32_t i = 0; i < QNET__WINDOW; i++)
         d->previous[i] = qnet__max_int(d->previous[i] - QNET__WINDOW, -1);
     d->start -= QNET__WINDOW;
     d->size -= QNET__WINDOW;
     d->hashed -= QNET__WINDOW;
 }
 
-/* Takes in bytes[size]. A full block is coded only when more comes, so that the last one is known
-   to be the last. */
+/* Appends bytes[size] to the plain stream. A full block is coded only when more bytes follow it, as
+   the last block carries a mark. */
 static qnet_status qnet__deflate_write(qnet__deflate *d, const void *bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)bytes;
@@ -11489,7 +11279,9 @@ static qnet_status qnet__deflate_finish(qnet__deflate *d)
 }
 
 /* ============================================================================================
-   >>png   PNG pictures out (ISO/IEC 15948): 8 bits, grey or RGB, by the deflate above.
+   >>png   PNG pictures out (ISO/IEC 15948): pixels[height][width][channels], 8 bits, 1 channel
+   (grey) or 3 (RGB). A picture is a signature and chunks: IHDR with the sizes, IDAT with the rows,
+   each filtered and all packed by the deflate above, IEND.
    ============================================================================================ */
 
 /* A chunk: length, type, bytes[size], CRC of type and bytes; big-endian numbers (PNG, 5.3). */
@@ -11558,7 +11350,6 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     qnet__deflate *d;
     size_t row, block, total;
     qnet_status status = QNET_OK;
-    int y;
     if (ctx == NULL || sink == NULL || pixels == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_png_write: context, sink or pixels is NULL");
@@ -11574,9 +11365,10 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");
     line[0] = (unsigned char *)(d + 1);
     line[1] = line[0] + row + 1;
+    /* The rows as a zlib stream in `data`. */
     to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
     qnet__deflate_start(d, ctx, &to, 1);
-    for (y = 0; y < height && status == QNET_OK; y++) {
+    for (int y = 0; y < height && status == QNET_OK; y++) {
         const uint8_t *p = pixels + (size_t)y * row;
         const int best = qnet__png_filter(p, y > 0 ? p - row : NULL, row, (size_t)channels, line);
         status = qnet__deflate_write(d, line[best], row + 1);
@@ -11585,7 +11377,7 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     qnet__free(ctx, d, block);
     qnet__store(head, 4, 1, (uint32_t)width);
     qnet__store(head + 4, 4, 1, (uint32_t)height);
-    head[9] = channels == 3 ? 2 : 0; /* colour type */
+    head[9] = channels == 3 ? 2 : 0; /* colour type, behind the 8 bits a sample */
     if (status == QNET_OK) status = qnet__write(ctx, sink, signature, 8);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IHDR", head, 13);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IDAT", data.bytes, data.size);
@@ -11595,18 +11387,14 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
 }
 
 #ifndef QNET_NO_STDIO
-/* The same into a file, by way of path.tmp. */
+/* The same into a file. */
 QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int width, int height,
                                    int channels, const uint8_t *pixels)
 {
     qnet__file file;
     qnet_sink sink;
-    qnet_status status;
-    if (ctx == NULL || path == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_png_save: context or path is NULL");
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet_png_write(ctx, &sink, width, height, channels, pixels);
-    return qnet__file_finish(&file, status);
+    return qnet__file_finish(&file, qnet_png_write(ctx, &sink, width, height, channels, pixels));
 }
 #endif
 
@@ -11616,12 +11404,19 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    A volume is voxels[nz][ny][nx] and an affine: world = affine * (i, j, k, 1), in mm, x to the
    right, y to the front, z up ("RAS+"). Nothing is flipped when a file is read: voxels stay in file
    order, and where they lie is in the affine. Turning a volume is an act of its own,
-   qnet_volume_reorient. Relies on >>file for bytes and on >>deflate for .nii.gz.
+   qnet_volume_reorient. An orientation is three letters, what each voxel axis points to: "LPS" runs
+   left, back, up.
+
+   A file is a header of 348 bytes, extensions, and the voxels, x fastest, as one of ten number
+   types, little- or big-endian, plain or in gzip; voxel = stored * slope + intercept, as float.
+   What tools are known to write wrongly without doubt about its meaning is repaired with a warning,
+   all else is refused with the field, what was expected, and what was found. Relies on >>file for
+   bytes and on >>deflate for .nii.gz.
    ============================================================================================ */
 
 /* ---- 3 x 3 matrices and affines -------------------------------------------------------------- */
 
-/* The determinant of m. */
+/* The determinant of m, by its first row. */
 static double qnet__det3(double m[3][3])
 {
     return m[0][0] * (m[1][1] * m[2][2] - m[1][2] * m[2][1]) -
@@ -11635,20 +11430,19 @@ static double qnet__det3(double m[3][3])
    affine is not finite or singular. */
 static int qnet__affine_axes(const double *affine, double norm[3], double r[3][3])
 {
-    int i, j;
-    for (j = 0; j < 3; j++) {
+    for (int j = 0; j < 3; j++) {
         const double a = affine[j], b = affine[4 + j], c = affine[8 + j];
         norm[j] = sqrt(a * a + b * b + c * c);
         if (!(norm[j] > 1e-9 && norm[j] < 1e9 && fabs(affine[4 * j + 3]) < 1e12)) return 0;
-        for (i = 0; i < 3; i++) r[i][j] = affine[4 * i + j] / norm[j];
+        for (int i = 0; i < 3; i++) r[i][j] = affine[4 * i + j] / norm[j];
     }
     if (fabs(qnet__det3(r)) < 1e-6) return 0; /* unit columns that lie (nearly) in one plane */
     for (int step = 0; step < 30; step++) {
         const double det = qnet__det3(r);
         double next[3][3];
-        for (i = 0; i < 3; i++) {
+        for (int i = 0; i < 3; i++) {
             const int i1 = (i + 1) % 3, i2 = (i + 2) % 3;
-            for (j = 0; j < 3; j++) { /* cofactor / det = the transposed inverse */
+            for (int j = 0; j < 3; j++) { /* cofactor / det = the transposed inverse */
                 const int j1 = (j + 1) % 3, j2 = (j + 2) % 3;
                 next[i][j] = (r[i][j] + (r[i1][j1] * r[i2][j2] - r[i1][j2] * r[i2][j1]) / det) / 2;
             }
@@ -11759,8 +11553,9 @@ QNET_API void qnet_volume_destroy(qnet_volume *volume)
 }
 
 /* New axis j runs along an old axis i, backwards where flipped: index_old = n - 1 - index_new. The
-   affine follows: column j is the old column i, negated where flipped, and the origin moves to the
-   corner that is index 0 now. The volume is as before on failure. */
+   affine A follows, so that every voxel keeps its place in the world: column j of the new one is
+   column i of A, negated where flipped, and the origin moves by column i times n - 1 to the corner
+   that is index 0 now. The volume is as before on failure. */
 QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 {
     static const char letters[] = "RASLPI"; /* letter k is world axis k % 3, negative from 3 on */
@@ -11777,7 +11572,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     n[0] = volume->nx, n[1] = volume->ny, n[2] = volume->nz;
     stride[0] = 1, stride[1] = n[0], stride[2] = (ptrdiff_t)n[0] * n[1];
     memcpy(affine, volume->affine, sizeof affine);
-    for (j = 0; j < 3; j++) {
+    for (j = 0; j < 3; j++) { /* i: the old axis along the world axis of letter j */
         const char *letter = to[j] ? strchr(letters, to[j]) : NULL;
         int flip;
         k = letter ? (int)(letter - letters) : -1;
@@ -11802,7 +11597,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
         const size_t bytes = qnet__voxel_count(n[0], n[1], n[2]) * sizeof(float);
         float *voxels = (float *)qnet__alloc(volume->ctx, bytes), *next = voxels;
         if (voxels == NULL) return qnet__no_memory(volume->ctx, bytes, "reorienting a volume");
-        for (k = 0; k < size[2]; k++)
+        for (k = 0; k < size[2]; k++) /* in the new order; step[]: strides in the old one */
             for (j = 0; j < size[1]; j++) {
                 const float *row = volume->voxels + (start + k * step[2] + j * step[1]);
                 for (i = 0; i < size[0]; i++) *next++ = row[i * step[0]];
@@ -11819,25 +11614,24 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 
 /* ---- the header ------------------------------------------------------------------------------ */
 
-/* The fields of nifti_1_header that are used here, by their offset in the file. */
-enum {
-    QNET__NII_SIZE = 0,       /* int32: 348, in the byte order of the file */
-    QNET__NII_DIM = 40,       /* int16[8]: number of axes, then the length of each */
-    QNET__NII_DATATYPE = 70,  /* int16: QNET__NIFTI_TYPES */
-    QNET__NII_BITPIX = 72,    /* int16: bits per voxel, which datatype says already */
-    QNET__NII_PIXDIM = 76,    /* float[8]: qfac (1 or -1), then the spacing along each axis */
-    QNET__NII_OFFSET = 108,   /* float: where the voxels start, 352 without extensions */
-    QNET__NII_SLOPE = 112,    /* float: voxel = stored * slope + inter; 0: as stored */
-    QNET__NII_INTER = 116,    /* float */
-    QNET__NII_UNITS = 123,    /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
-    QNET__NII_QFORM = 252,    /* int16: above 0: the quaternion below is valid */
-    QNET__NII_SFORM = 254,    /* int16: above 0: the matrix below is valid */
-    QNET__NII_QUATERN = 256,  /* float[3]: b, c, d */
-    QNET__NII_QOFFSET = 268,  /* float[3]: x, y, z */
-    QNET__NII_SROW = 280,     /* float[3][4]: the matrix, voxel index to world */
-    QNET__NII_MAGIC = 344,    /* char[4]: "n+1": header and voxels in one file */
-    QNET__NII_END = 348       /* four bytes; where the first is not 0, extensions up to offset */
-};
+/* The fields of nifti_1_header that are used here: offset in the file and, but for bytes, type. */
+#define QNET__NII_BYTES 348 /* int32 at 0, too, in the byte order of the file */
+#define QNET__NII_DIM 40, QNET__NIFTI_INT16         /* [8]: number of axes, then each length */
+#define QNET__NII_DATATYPE 70, QNET__NIFTI_INT16    /* QNET__NIFTI_TYPES */
+#define QNET__NII_BITPIX 72, QNET__NIFTI_INT16      /* bits per voxel, as datatype says already */
+#define QNET__NII_PIXDIM 76, QNET__NIFTI_FLOAT32    /* [8]: qfac (1 or -1), then each spacing */
+#define QNET__NII_OFFSET 108, QNET__NIFTI_FLOAT32   /* of the voxels, 352 without extensions */
+#define QNET__NII_SLOPE 112, QNET__NIFTI_FLOAT32    /* voxel = stored * slope + inter; 0: stored */
+#define QNET__NII_INTER 116, QNET__NIFTI_FLOAT32
+#define QNET__NII_UNITS 123 /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
+#define QNET__NII_QFORM 252, QNET__NIFTI_INT16      /* above 0: the quaternion below is valid */
+#define QNET__NII_SFORM 254, QNET__NIFTI_INT16      /* above 0: the matrix below is valid */
+#define QNET__NII_QUATERN 256, QNET__NIFTI_FLOAT32  /* [3]: b, c, d */
+#define QNET__NII_QOFFSET 268, QNET__NIFTI_FLOAT32  /* [3]: x, y, z */
+#define QNET__NII_SROW 280, QNET__NIFTI_FLOAT32     /* [3][4]: the matrix, voxel index to world */
+#define QNET__NII_MAGIC 344 /* char[4]: "n+1": header and voxels in one file */
+/* After it four bytes; where the first is not 0, extensions up to the offset of the voxels. */
+
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
 #define QNET__NIFTI_MAX_TAIL   ((size_t)1 << 20) /* bytes after the last voxel that are ignored */
 #define QNET__NIFTI_PIECE      65536             /* bytes read or written at a time */
@@ -11846,9 +11640,8 @@ enum {
 /* Between the file's byte order and the other one: the numbers of a header. */
 static void qnet__nifti_swap_header(unsigned char *h)
 {
-    static const short runs[][3] = { /* first byte, count, bytes of each */
-        {QNET__NII_SIZE, 1, 4}, {QNET__NII_DIM, 8, 2}, {QNET__NII_DATATYPE, 2, 2},
-        {QNET__NII_PIXDIM, 11, 4}, {QNET__NII_QFORM, 2, 2}, {QNET__NII_QUATERN, 18, 4}};
+    static const short runs[6][3] = { /* first byte, count, bytes of each */
+        {0, 1, 4}, {40, 8, 2}, {70, 2, 2}, {76, 11, 4}, {252, 2, 2}, {256, 18, 4}};
     for (int i = 0; i < 6; i++)
         qnet__swap_bytes(h + runs[i][0], (size_t)runs[i][1], (size_t)runs[i][2]);
 }
@@ -11885,15 +11678,19 @@ static double qnet__nifti_number(const unsigned char *p, int code)
     }
 }
 
-/* Short forms for the fields of the header. */
-static int qnet__nifti_short(const unsigned char *p)
+/* Number i of a header's field, which is an offset and a type, INT16 or FLOAT32. */
+static double qnet__nifti_get(const unsigned char *h, int offset, int type, int i)
 {
-    return (int)qnet__nifti_number(p, QNET__NIFTI_INT16);
+    return qnet__nifti_number(h + offset + i * (type == QNET__NIFTI_INT16 ? 2 : 4), type);
 }
 
-static double qnet__nifti_float(const unsigned char *p)
+/* Its counterpart: value, rounded to the field's type. */
+static void qnet__nifti_put(unsigned char *h, int offset, int type, int i, double value)
 {
-    return qnet__nifti_number(p, QNET__NIFTI_FLOAT32);
+    const int16_t whole = type == QNET__NIFTI_INT16 ? (int16_t)value : 0;
+    const float real = (float)value;
+    if (type == QNET__NIFTI_INT16) memcpy(h + offset + 2 * i, &whole, sizeof whole);
+    else memcpy(h + offset + 4 * i, &real, sizeof real);
 }
 
 /* The state of reading, in one block of the heap. After qnet__nifti_parse nothing in here can lead
@@ -11907,10 +11704,16 @@ typedef struct qnet__nifti_reader {
     int packed, swapped, type, bitpix; /* bitpix: 0 when it agrees with type */
     size_t bytes, count, offset;       /* bytes of a voxel, voxels, where they start */
     double slope, intercept;
-    unsigned char header[QNET__NII_END]; /* in the order of this machine */
+    unsigned char header[QNET__NII_BYTES]; /* in the order of this machine */
     qnet__inflate inflate;               /* if packed */
     unsigned char piece[QNET__NIFTI_PIECE];
 } qnet__nifti_reader;
+
+/* Refusals and warnings begin with the file's name. */
+#define qnet__nifti_fail(in, status, text, ...) \
+    qnet__fail((in)->ctx, QNET_ERROR_##status, "%s: " text, (in)->name, __VA_ARGS__)
+#define qnet__nifti_warn(in, text, ...) \
+    qnet__log((in)->ctx, QNET_LOG_WARNING, "%s: " text, (in)->name, __VA_ARGS__)
 
 /* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
    the third axis makes the frame left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or
@@ -11918,45 +11721,48 @@ typedef struct qnet__nifti_reader {
 static double qnet__nifti_qform(const unsigned char *h, const double spacing[3],
                                 double affine[3][4])
 {
-    const double qfac = qnet__nifti_float(h + QNET__NII_PIXDIM) < 0 ? -1 : 1;
-    double q[4], r[3][3], rest;
-    int i, j;
-    for (i = 0; i < 3; i++) {
-        q[1 + i] = qnet__nifti_float(h + QNET__NII_QUATERN + 4 * i);
-        affine[i][3] = qnet__nifti_float(h + QNET__NII_QOFFSET + 4 * i);
+    const double qfac = qnet__nifti_get(h, QNET__NII_PIXDIM, 0) < 0 ? -1 : 1;
+    double q[4], r[3][3], rest = 1;
+    for (int i = 0; i < 3; i++) {
+        q[1 + i] = qnet__nifti_get(h, QNET__NII_QUATERN, i);
+        rest -= q[1 + i] * q[1 + i];
+        affine[i][3] = qnet__nifti_get(h, QNET__NII_QOFFSET, i);
     }
-    rest = 1 - (q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
     if (!(rest >= -1e-5)) return -1;
     q[0] = rest <= 3 * (double)FLT_EPSILON ? 0 : sqrt(rest);
     qnet__quaternion_to_rotation(q, r);
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 3; j++) affine[i][j] = r[i][j] * spacing[j] * (j == 2 ? qfac : 1);
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < 3; j++) affine[i][j] = r[i][j] * spacing[j] * (j == 2 ? qfac : 1);
     return fmax(0, -rest);
 }
 
-#define qnet__nifti_warn(in, ...) qnet__log((in)->ctx, QNET_LOG_WARNING, __VA_ARGS__)
-
-/* Where the voxels lie: the sform if its code says that there is one, else the qform, else spacing
-   alone: then axes to the left, front and top around the volume's centre, as nibabel takes them
-   from ANALYZE, with a warning. */
+/* Where the voxels lie, in mm. The first row that holds decides; refused when that affine is
+   singular:
+       sform_code > 0, its matrix is not 0   sform
+       sform_code > 0, qform not valid       sform, to be refused
+       qform_code > 0                        qform
+       neither                               LAS around the centre, as nibabel takes ANALYZE
+   Valid: code above 0, a quaternion of length 1, spacings above 0. Warnings: a unit that is none, a
+   spacing with a sign, a quaternion that is too long, a form that is passed over. */
 static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
 {
     static const char *const source[3] = {"pixdim", "qform", "sform"};
     static const double mm[8] = {1, 1000, 1, .001, 1, 1, 1, 1}; /* of a unit: unknown, m, mm, um */
     qnet_volume *v = &in->volume;
     const unsigned char *h = in->header;
-    const int dims = qnet__nifti_short(h + QNET__NII_DIM), units = h[QNET__NII_UNITS] & 7;
-    const int qform = qnet__nifti_short(h + QNET__NII_QFORM);
-    const int sform = qnet__nifti_short(h + QNET__NII_SFORM);
+    const int dims = (int)qnet__nifti_get(h, QNET__NII_DIM, 0), units = h[QNET__NII_UNITS] & 7;
+    const int qform = (int)qnet__nifti_get(h, QNET__NII_QFORM, 0);
+    const int sform = (int)qnet__nifti_get(h, QNET__NII_SFORM, 0);
     const int n[3] = {v->nx, v->ny, v->nz};
     double spacing[3], other[3][4], r[3][3], norm[3], excess;
-    int negative = 0, zero = 1, qform_valid, i, j;
+    int negative = 0, zero = 1, qform_valid;
     char text[4] = "";
     if (units > 3)
-        qnet__nifti_warn(in, "%s: xyzt_units has the spatial unit %d, which is none of NIfTI-1: "
-                         "taken as mm", in->name, units);
-    for (i = 2; i >= 0; i--) {
-        spacing[i] = qnet__nifti_float(h + QNET__NII_PIXDIM + 4 + 4 * i);
+        qnet__nifti_warn(in, "xyzt_units has the spatial unit %d, which is none of NIfTI-1: taken "
+                         "as mm", units);
+    /* Both forms are read; the qform also where the sform is used, to compare them. */
+    for (int i = 2; i >= 0; i--) {
+        spacing[i] = qnet__nifti_get(h, QNET__NII_PIXDIM, 1 + i);
         if (spacing[i] == 0 && (i >= dims || n[i] == 1)) spacing[i] = 1; /* no such axis */
         if (spacing[i] < 0) negative = i + 1;
         spacing[i] = fabs(spacing[i]); /* direction is the quaternion's matter */
@@ -11964,49 +11770,45 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     excess = qnet__nifti_qform(h, spacing, other);
     qform_valid = qform > 0 && excess >= 0 && qnet__affine_axes(&other[0][0], norm, r);
     if (qform_valid) qnet__orientation_text(r, text);
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 4; j++) {
-            v->affine[i][j] = qnet__nifti_float(h + QNET__NII_SROW + 16 * i + 4 * j);
-            if (j < 3 && v->affine[i][j] != 0) zero = 0;
-        }
+    for (int i = 0; i < 12; i++) {
+        v->affine[i / 4][i % 4] = qnet__nifti_get(h, QNET__NII_SROW, i);
+        zero = zero && (i % 4 == 3 || v->affine[i / 4][i % 4] == 0);
+    }
     v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
-    if (v->affine_source == 1 && sform > 0)
-        qnet__nifti_warn(in, "%s: sform_code is %d, but its matrix is 0: qform is used", in->name,
-                         sform);
-    for (i = 0; i < 3 && v->affine_source < 2; i++)
-        if (!(spacing[i] > 0 && qnet__is_finite(spacing[i])))
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: pixdim[%d] is %g, expected a "
-                              "spacing above 0", in->name, i + 1, spacing[i]);
-    if (v->affine_source < 2 && negative)
-        qnet__nifti_warn(in, "%s: pixdim[%d] is %g: taken as %g, a spacing has no sign", in->name,
-                         negative, -spacing[negative - 1], spacing[negative - 1]);
-    if (v->affine_source == 1) {
-        if (excess < 0)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: qform: quatern_b, c, d are longer "
-                              "than 1", in->name);
-        if (excess > 3 * (double)FLT_EPSILON) /* above the rounding of stored floats, by nibabel */
-            qnet__nifti_warn(in, "%s: qform: quatern_b, c, d are longer than 1 by %.2g: taken as 1",
-                             in->name, excess / 2);
+    if (v->affine_source < 2) { /* by pixdim: other[] becomes the affine */
+        if (sform > 0)
+            qnet__nifti_warn(in, "sform_code is %d, but its matrix is 0: qform is used", sform);
+        for (int i = 0; i < 3; i++)
+            if (!(spacing[i] > 0 && qnet__is_finite(spacing[i])))
+                return qnet__nifti_fail(in, FORMAT, "pixdim[%d] is %g, expected a spacing above 0",
+                                        i + 1, spacing[i]);
+        if (negative)
+            qnet__nifti_warn(in, "pixdim[%d] is %g: taken as %g, a spacing has no sign", negative,
+                             -spacing[negative - 1], spacing[negative - 1]);
+        for (int i = 0; i < 3 && qform <= 0; i++) {
+            memset(other[i], 0, sizeof other[i]);
+            other[i][i] = i == 0 ? -spacing[i] : spacing[i];
+            other[i][3] = -other[i][i] * (n[i] - 1) / 2;
+        }
+        if (qform <= 0)
+            qnet__nifti_warn(in, "%s", "neither sform nor qform: taken as LAS, side unknown");
+        else if (excess < 0)
+            return qnet__nifti_fail(in, FORMAT, "%s", "qform: quatern_b, c, d are longer than 1");
+        else if (excess > 3 * (double)FLT_EPSILON) /* more than rounding to float (nibabel) */
+            qnet__nifti_warn(in, "qform: quatern_b, c, d are longer than 1 by %.2g: taken as 1",
+                             excess / 2);
         memcpy(v->affine, other, sizeof other);
     }
-    if (v->affine_source == 0) {
-        memset(v->affine, 0, sizeof v->affine);
-        for (i = 0; i < 3; i++) {
-            v->affine[i][i] = i == 0 ? -spacing[i] : spacing[i];
-            v->affine[i][3] = -v->affine[i][i] * (n[i] - 1) / 2;
-        }
-        qnet__nifti_warn(in, "%s: neither sform nor qform: taken as LAS, side unknown", in->name);
-    }
-    for (i = 0; i < 12; i++) v->affine[i / 4][i % 4] *= mm[units];
+    for (int i = 0; i < 12; i++) v->affine[i / 4][i % 4] *= mm[units];
     if (!qnet__affine_axes(&v->affine[0][0], v->spacing, r))
-        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: the affine of the %s is singular or not "
-                          "finite", in->name, source[v->affine_source]);
+        return qnet__nifti_fail(in, FORMAT, "the affine of the %s is singular or not finite",
+                                source[v->affine_source]);
     qnet__orientation_text(r, v->orientation);
     /* Both forms may be there and mean different spaces; that is no fault. That they flip an axis
        against each other mostly is one, of some tool that turned the picture and one form only. */
     if (v->affine_source == 2 && qform_valid && strcmp(text, v->orientation) != 0)
-        qnet__nifti_warn(in, "%s: sform says %s and qform says %s; sform is used", in->name,
-                         v->orientation, text);
+        qnet__nifti_warn(in, "sform says %s and qform says %s; sform is used", v->orientation,
+                         text);
     return QNET_OK;
 }
 
@@ -12015,82 +11817,77 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
    some field. */
 static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
 {
-    qnet_context *ctx = in->ctx;
-    const char *name = in->name;
     unsigned char *h = in->header, *magic = h + QNET__NII_MAGIC;
-    int dim[8], i;
+    int dim[8];
     double offset, slope;
     const long size = (int32_t)qnet__load_le32(h); /* as a little-endian file has it */
     const int big = size == 0x5c010000; /* 348 the other way round */
     if (size == 540 || size == 0x1c020000)
-        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED,
-                          "%s: sizeof_hdr is 540 (NIfTI-2), expected 348 (NIfTI-1)", name);
-    if (size != QNET__NII_END && !big)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a NIfTI-1 file: sizeof_hdr is %ld, "
-                          "expected 348 in either byte order", name, size);
+        return qnet__nifti_fail(in, UNSUPPORTED, "sizeof_hdr is %d (NIfTI-2), expected 348 "
+                                "(NIfTI-1)", 540);
+    if (size != QNET__NII_BYTES && !big)
+        return qnet__nifti_fail(in, FORMAT, "not a NIfTI-1 file: sizeof_hdr is %ld, expected 348 "
+                                "in either byte order", size);
     in->swapped = big == qnet__is_little_endian();
     if (in->swapped) qnet__nifti_swap_header(h);
     if (memcmp(magic, "ni1", 4) == 0)
-        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: magic is \"ni1\" (a .hdr/.img pair), "
-                          "expected \"n+1\" (one file)", name);
+        return qnet__nifti_fail(in, UNSUPPORTED, "magic is \"%s\" (a .hdr/.img pair), expected "
+                                "\"n+1\" (one file)", "ni1");
     if (memcmp(magic, "n+1", 4) != 0)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a NIfTI-1 file: magic is %02x %02x %02x "
-                          "%02x, expected 6e 2b 31 00 (\"n+1\")", name, magic[0], magic[1],
-                          magic[2], magic[3]);
-    for (i = 0; i < 8; i++) dim[i] = qnet__nifti_short(h + QNET__NII_DIM + 2 * i);
+        return qnet__nifti_fail(in, FORMAT, "not a NIfTI-1 file: magic is %02x %02x %02x %02x, "
+                                "expected 6e 2b 31 00 (\"n+1\")", magic[0], magic[1], magic[2],
+                                magic[3]);
+    for (int i = 0; i < 8; i++) dim[i] = (int)qnet__nifti_get(h, QNET__NII_DIM, i);
     if (dim[0] < 1 || dim[0] > 7)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[0] is %d, expected 1 to 7", name,
-                          dim[0]);
-    for (i = 1; i <= 7; i++) {
+        return qnet__nifti_fail(in, FORMAT, "dim[0] is %d, expected 1 to 7", dim[0]);
+    for (int i = 1; i <= 7; i++) {
         if (i > dim[0]) dim[i] = 1; /* axes beyond the last hold anything, often 0 */
         if (i > 3 && dim[i] == 0) { /* a series of none is what no tool means */
-            qnet__nifti_warn(in, "%s: dim[%d] is 0, taken as 1", name, i);
+            qnet__nifti_warn(in, "dim[%d] is 0, taken as 1", i);
             dim[i] = 1;
         }
         if (dim[i] < 1)
-            return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[%d] is %d, expected 1 or more", name,
-                              i, dim[i]);
+            return qnet__nifti_fail(in, FORMAT, "dim[%d] is %d, expected 1 or more", i, dim[i]);
         if (i > 3 && dim[i] > 1)
-            return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: dim[%d] is %d, expected 1: one 3-D "
-                              "volume, not a series", name, i, dim[i]);
+            return qnet__nifti_fail(in, UNSUPPORTED, "dim[%d] is %d, expected 1: one 3-D volume, "
+                                    "not a series", i, dim[i]);
     }
     in->volume.nx = dim[1], in->volume.ny = dim[2], in->volume.nz = dim[3];
     in->count = qnet__voxel_count(dim[1], dim[2], dim[3]);
     if (in->count == 0)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: dim is %d x %d x %d, expected at most %.0f "
-                          "voxels (QNET_MAX_VOXELS)", name, dim[1], dim[2], dim[3],
-                          (double)QNET_MAX_VOXELS);
-    in->type = qnet__nifti_short(h + QNET__NII_DATATYPE);
+        return qnet__nifti_fail(in, LIMIT, "dim is %d x %d x %d, expected at most %.0f voxels "
+                                "(QNET_MAX_VOXELS)", dim[1], dim[2], dim[3],
+                                (double)QNET_MAX_VOXELS);
+    in->type = (int)qnet__nifti_get(h, QNET__NII_DATATYPE, 0);
     in->bytes = qnet__nifti_type(in->type, &in->type_name);
     if (in->bytes == 0)
-        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: datatype is %d, expected one of 2, 4, "
-                          "8, 16, 64, 256, 512, 768, 1024, 1280 (one real number per voxel)", name,
-                          in->type);
+        return qnet__nifti_fail(in, UNSUPPORTED, "datatype is %d, expected one of 2, 4, 8, 16, 64, "
+                                "256, 512, 768, 1024, 1280 (one real number per voxel)", in->type);
     /* bitpix says nothing new, and tools write it wrongly: uint8 masks from Julia say 32. Should
        datatype be the wrong one of the two, the file has not the length that goes with it. */
-    in->bitpix = qnet__nifti_short(h + QNET__NII_BITPIX);
+    in->bitpix = (int)qnet__nifti_get(h, QNET__NII_BITPIX, 0);
     if (in->bitpix == 8 * (int)in->bytes) in->bitpix = 0;
     else
-        qnet__nifti_warn(in, "%s: bitpix is %d, expected %d for datatype %d (%s), which is taken",
-                         name, in->bitpix, 8 * (int)in->bytes, in->type, in->type_name);
-    /* 0 is refused, too: whether voxels then start at 348 or 352 would be a guess, and a wrong one
-       shifts the picture by some voxels without a sign. */
-    offset = qnet__nifti_float(h + QNET__NII_OFFSET);
+        qnet__nifti_warn(in, "bitpix is %d, expected %d for datatype %d (%s), which is taken",
+                         in->bitpix, 8 * (int)in->bytes, in->type, in->type_name);
+    /* 0 is refused: voxels could then start at 348 or 352, and the wrong one of them shifts the
+       picture by some voxels unnoticed. */
+    offset = qnet__nifti_get(h, QNET__NII_OFFSET, 0);
     if (!(offset >= 352 && offset == floor(offset) && qnet__is_finite(offset)))
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: vox_offset is %g, expected a whole number "
-                          "of 352 or more", name, offset);
+        return qnet__nifti_fail(in, FORMAT, "vox_offset is %g, expected a whole number of 352 or "
+                                "more", offset);
     if (offset > (double)QNET__NIFTI_MAX_OFFSET)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: vox_offset is %g, expected at most %.0f",
-                          name, offset, (double)QNET__NIFTI_MAX_OFFSET);
+        return qnet__nifti_fail(in, LIMIT, "vox_offset is %g, expected at most %.0f", offset,
+                                (double)QNET__NIFTI_MAX_OFFSET);
     in->offset = (size_t)offset;
-    slope = qnet__nifti_float(h + QNET__NII_SLOPE);
-    in->intercept = qnet__nifti_float(h + QNET__NII_INTER);
+    slope = qnet__nifti_get(h, QNET__NII_SLOPE, 0);
+    in->intercept = qnet__nifti_get(h, QNET__NII_INTER, 0);
     /* NaN is what some tools write for "none"; nibabel takes infinity so, too. */
     in->slope = qnet__is_finite(slope) && slope != 0 ? slope : 1; /* 0: no scaling (nifti1.h) */
     if (in->slope != slope) in->intercept = 0;
     if (!qnet__is_finite(in->intercept))
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: scl_inter is %g, expected a finite number",
-                          name, in->intercept);
+        return qnet__nifti_fail(in, FORMAT, "scl_inter is %g, expected a finite number",
+                                in->intercept);
     return qnet__nifti_affine(in);
 }
 
@@ -12134,20 +11931,21 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
         if (fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) {
             char where[64];
             qnet__voxel_text(&in->volume, first + i, where);
-            return qnet__fail(in->ctx, QNET_ERROR_DATA, "%s: %s is %g, expected a number that a "
-                              "float can hold", in->name, where, v);
+            return qnet__nifti_fail(in, DATA, "%s is %g, expected a number that a float can hold",
+                                    where, v);
         }
         voxels[i] = (float)v;
     }
     return QNET_OK;
 }
 
-/* All voxels into volume.voxels; *room is how many it holds, also on failure. Room is made for at
-   most 16 times of what has come, and QNET__NIFTI_TRUST: a short file cannot ask for much. */
+/* All voxels into volume.voxels; *room is how many it holds, also on failure. The array grows to at
+   most 16 times of what has been read, or QNET__NIFTI_TRUST: a short file with a large dim costs
+   little memory. */
 static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
 {
-    size_t done, got, n;
-    for (done = 0; done < in->count; done += n) {
+    size_t got, n;
+    for (size_t done = 0; done < in->count; done += n) {
         if (done == *room) { /* all that was allocated has arrived */
             const size_t most = qnet__max_size(16 * done, QNET__NIFTI_TRUST);
             const size_t grown = qnet__min_size(in->count, most);
@@ -12162,59 +11960,58 @@ static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
         n = qnet__min_size(QNET__NIFTI_PIECE / in->bytes, *room - done);
         QNET__TRY(qnet__nifti_next(in, in->piece, n * in->bytes, &got));
         if (got < n * in->bytes)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: dim %d x %d x %d of %s "
-                              "needs %.0f bytes of voxels, found %.0f", in->name, in->volume.nx,
-                              in->volume.ny, in->volume.nz, in->type_name,
-                              (double)in->count * (double)in->bytes,
-                              (double)done * (double)in->bytes + (double)got);
+            return qnet__nifti_fail(in, FORMAT, "truncated: dim %d x %d x %d of %s needs %.0f "
+                                    "bytes of voxels, found %.0f", in->volume.nx, in->volume.ny,
+                                    in->volume.nz, in->type_name,
+                                    (double)in->count * (double)in->bytes,
+                                    (double)done * (double)in->bytes + (double)got);
         QNET__TRY(qnet__nifti_convert(in, done, n));
     }
     return QNET_OK;
 }
 
-/* Header, extensions (skipped), voxels, the rest. That it is packed is told by its first two bytes,
-   gzip's mark, not by the name: a stream has none, and names can be wrong. No NIfTI-1 file starts
-   so: its first byte is 5c, or 0. */
+/* Header, extensions (skipped), voxels, tail. Whether the file is packed is decided by its first
+   two bytes, gzip's magic number, not by its name, which a stream does not have and which may be
+   wrong. A NIfTI-1 file begins with 5c or 0. */
 static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
 {
-    size_t got, more, skip, tail = 0;
+    size_t got, more, tail = 0;
     QNET__TRY(qnet__nifti_next(in, in->header, 2, &got));
     if (got == 2 && in->header[0] == 0x1f && in->header[1] == 0x8b) {
         in->packed = 1;
         qnet__inflate_start(&in->inflate, in->ctx, in->source, in->header, 2);
         got = 0; /* inflate gives the header from its start */
     }
-    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NII_END - got, &more));
-    if (got + more < QNET__NII_END)
-        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: expected 348 bytes of "
-                          "NIfTI-1 header, found %d", in->name, (int)(got + more));
+    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NII_BYTES - got, &more));
+    if (got + more < QNET__NII_BYTES)
+        return qnet__nifti_fail(in, FORMAT, "truncated: expected 348 bytes of NIfTI-1 header, "
+                                "found %d", (int)(got + more));
     QNET__TRY(qnet__nifti_parse(in));
-    for (skip = in->offset - QNET__NII_END; skip > 0; skip -= got) { /* extensions */
+    for (size_t skip = in->offset - QNET__NII_BYTES; skip > 0; skip -= got) { /* extensions */
         got = qnet__min_size(skip, QNET__NIFTI_PIECE);
         QNET__TRY(qnet__nifti_next(in, in->piece, got, &got));
         if (got == 0)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: expected voxels at byte "
-                              "%.0f (vox_offset), found the end %.0f bytes before", in->name,
-                              (double)in->offset, (double)skip);
+            return qnet__nifti_fail(in, FORMAT, "truncated: expected voxels at byte %.0f "
+                                    "(vox_offset), found the end %.0f bytes before",
+                                    (double)in->offset, (double)skip);
     }
     QNET__TRY(qnet__nifti_voxels(in, room));
-    /* What follows is read, too: in a gzip file that is what checks its CRC. A lot of it means that
+    /* The tail is read because the CRC of a gzip file is checked at its end. A long tail means that
        dim is wrong. */
     do {
         QNET__TRY(qnet__nifti_next(in, in->piece, QNET__NIFTI_PIECE, &got));
         tail += got;
         if (tail > 0 && in->bitpix != 0)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: bitpix is %d and datatype %d (%s), "
-                              "and more bytes follow than this type takes: one of them is wrong",
-                              in->name, in->bitpix, in->type, in->type_name);
+            return qnet__nifti_fail(in, FORMAT, "bitpix is %d and datatype %d (%s), and more bytes "
+                                    "follow than this type takes: one of them is wrong",
+                                    in->bitpix, in->type, in->type_name);
         if (tail > QNET__NIFTI_MAX_TAIL)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: more than %.0f bytes follow the "
-                              "last voxel, expected the end of the file: dim does not fit the file",
-                              in->name, (double)QNET__NIFTI_MAX_TAIL);
+            return qnet__nifti_fail(in, FORMAT, "more than %.0f bytes follow the last voxel, "
+                                    "expected the end of the file: dim does not fit the file",
+                                    (double)QNET__NIFTI_MAX_TAIL);
     } while (got == QNET__NIFTI_PIECE);
     if (tail > 0)
-        qnet__nifti_warn(in, "%s: %.0f bytes follow the last voxel and are ignored", in->name,
-                         (double)tail);
+        qnet__nifti_warn(in, "%.0f bytes follow the last voxel and are ignored", (double)tail);
     return QNET_OK;
 }
 
@@ -12222,7 +12019,7 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out)
 {
     qnet__nifti_reader *in;
-    qnet_volume *volume;
+    qnet_volume *volume = NULL;
     size_t room = 0;
     qnet_status status;
     if (ctx == NULL || source == NULL || source->read == NULL || out == NULL)
@@ -12247,42 +12044,28 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
 
 /* ---- writing: little-endian, float32 or int16 with a slope, the affine as sform -------------- */
 
-static void qnet__nifti_put_short(unsigned char *p, int value)
-{
-    const int16_t x = (int16_t)value;
-    memcpy(p, &x, sizeof x);
-}
-
-static void qnet__nifti_put_float(unsigned char *p, double value)
-{
-    const float x = (float)value;
-    memcpy(p, &x, sizeof x);
-}
-
 /* The header, h[352], with the four zeros after it that say "no extensions". A volume whose side is
    unknown (affine_source 0) gets neither form, so that no reader takes it as known. */
 static void qnet__nifti_header(const qnet_volume *v, double slope, const double spacing[3],
                                unsigned char *h)
 {
     const int dim[8] = {3, v->nx, v->ny, v->nz, 1, 1, 1, 1}, known = v->affine_source > 0;
-    const int32_t size = QNET__NII_END;
-    int i;
+    const int32_t size = QNET__NII_BYTES;
     memset(h, 0, 352);
     memcpy(h, &size, sizeof size);
     h[38] = 'r'; /* "regular", as ANALYZE wants it */
-    for (i = 0; i < 8; i++) {
-        qnet__nifti_put_short(h + QNET__NII_DIM + 2 * i, dim[i]);
-        qnet__nifti_put_float(h + QNET__NII_PIXDIM + 4 * i, i > 0 && i < 4 ? spacing[i - 1] : 1);
+    for (int i = 0; i < 8; i++) {
+        qnet__nifti_put(h, QNET__NII_DIM, i, dim[i]);
+        qnet__nifti_put(h, QNET__NII_PIXDIM, i, i > 0 && i < 4 ? spacing[i - 1] : 1);
     }
-    qnet__nifti_put_short(h + QNET__NII_DATATYPE, slope > 0 ? QNET__NIFTI_INT16
-                                                            : QNET__NIFTI_FLOAT32);
-    qnet__nifti_put_short(h + QNET__NII_BITPIX, slope > 0 ? 16 : 32);
-    qnet__nifti_put_float(h + QNET__NII_OFFSET, 352);
-    qnet__nifti_put_float(h + QNET__NII_SLOPE, slope > 0 ? slope : 1);
+    qnet__nifti_put(h, QNET__NII_DATATYPE, 0, slope > 0 ? QNET__NIFTI_INT16 : QNET__NIFTI_FLOAT32);
+    qnet__nifti_put(h, QNET__NII_BITPIX, 0, slope > 0 ? 16 : 32);
+    qnet__nifti_put(h, QNET__NII_OFFSET, 0, 352);
+    qnet__nifti_put(h, QNET__NII_SLOPE, 0, slope > 0 ? slope : 1);
     h[QNET__NII_UNITS] = 2; /* mm */
-    qnet__nifti_put_short(h + QNET__NII_SFORM, known); /* 1: scanner's coordinates */
-    for (i = 0; i < 12 && known; i++)
-        qnet__nifti_put_float(h + QNET__NII_SROW + 4 * i, v->affine[i / 4][i % 4]);
+    qnet__nifti_put(h, QNET__NII_SFORM, 0, known); /* 1: scanner's coordinates */
+    for (int i = 0; i < 12 && known; i++)
+        qnet__nifti_put(h, QNET__NII_SROW, i, v->affine[i / 4][i % 4]);
     memcpy(h + QNET__NII_MAGIC, "n+1", 4);
     if (!qnet__is_little_endian()) qnet__nifti_swap_header(h);
 }
@@ -12301,20 +12084,20 @@ static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d,
 {
     const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = slope > 0 ? 2 : 4;
     const double step = (double)(float)slope; /* as a reader finds it in the header */
-    size_t done, i, n;
-    for (done = 0; done < count; done += n) {
+    size_t n;
+    for (size_t done = 0; done < count; done += n) {
         n = qnet__min_size(QNET__NIFTI_PIECE / bytes, count - done);
         if (slope == 0) memcpy(piece, v->voxels + done, n * bytes);
-        for (i = 0; i < n && slope > 0; i++) {
-            const double stored = rint((double)v->voxels[done + i] / step);
+        for (size_t i = 0; i < n && slope > 0; i++) {
+            const double value = (double)v->voxels[done + i], stored = rint(value / step);
             if (!(stored >= -32768 && stored <= 32767)) { /* NaN, too */
                 char where[64];
                 qnet__voxel_text(v, done + i, where);
                 return qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored as "
-                                  "%g: it does not fit int16", qnet__sink_name(sink), where,
-                                  (double)v->voxels[done + i], stored);
+                                  "%g: it does not fit int16", qnet__sink_name(sink), where, value,
+                                  stored);
             }
-            qnet__nifti_put_short(piece + 2 * i, (int)stored);
+            qnet__nifti_put(piece + 2 * i, 0, QNET__NIFTI_INT16, 0, stored);
         }
         if (!qnet__is_little_endian()) qnet__swap_bytes(piece, n, bytes);
         QNET__TRY(qnet__nifti_send(ctx, d, sink, piece, n * bytes));
@@ -12339,6 +12122,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_nifti_write: context, sink or volume is NULL");
     name = qnet__sink_name(sink);
+    /* slope 0: float32; else int16 of the nearest multiples of the slope. */
     if (!(slope == 0 || (slope >= (double)FLT_MIN && slope <= (double)FLT_MAX)))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: slope is %g, expected 0 or a number above "
                           "0 that a float can hold", name, slope);
@@ -12356,6 +12140,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
                           "qnet_volume_reorient", name, orientation);
     block = (unsigned char *)qnet__alloc(ctx, bytes);
     if (block == NULL) return qnet__no_memory(ctx, bytes, "writing a NIfTI file");
+    /* One block holds deflate's state, if any, and the piece of voxels that is converted. */
     d = gzip ? (qnet__deflate *)(void *)block : NULL;
     if (d) qnet__deflate_start(d, ctx, sink, 0);
     qnet__nifti_header(volume, slope, spacing, header);
@@ -12406,8 +12191,17 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
    with offsets from the end of the header (https://github.com/huggingface/safetensors, format).
    The reader takes this grammar only, in one pass, and skips fields of a tensor that it does not
    know. Strings are decoded in place, as no escape is shorter than what it stands for; surrogate
-   pairs stay as they are written. In memory a convolution is [kh][kw][in][out], in a
-   file [out][in][kh][kw], as PyTorch has it.
+   pairs stay as they are written.
+
+   A network is one block of qnet_real and a table of its parameters: name, shape, layout, offset.
+   In memory a convolution is [kh][kw][in][out], in a file [out][in][kh][kw], as PyTorch has it; all
+   other tensors are alike in both. Numbers of the types F64, F32, F16 and BF16 become qnet_real.
+
+   Reading goes header -> layout of the bytes -> bytes -> match with the table -> numbers -> copy;
+   each step refuses what the next one could not bear, so after it nothing needs to be checked
+   again. Files of an experiment carry their provenance as metadata: which run, input, repeat, fold
+   and model they are, and of which ResNet a Q-Net took the features. Relies on >>file for bytes and
+   on the table of >>tensor.
    ============================================================================================ */
 
 #ifndef QNET_MAX_SAFETENSORS_HEADER
@@ -12422,7 +12216,7 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
 #define QNET__SAFETENSORS_DIMS 8
 #define QNET__SHAPE_TEXT 192 /* "[" 8 numbers of 20 digits and commas "]" */
 
-/* The public struct, first, and what it lies in. */
+/* The public struct, as first member, and the buffers that its pointers lead into. */
 typedef struct qnet__safetensors_file {
     qnet_safetensors file;
     char name[256];
@@ -12431,7 +12225,13 @@ typedef struct qnet__safetensors_file {
     char first_out[160];     /* and which tensor was the first */
 } qnet__safetensors_file;
 
-/* The header's text as it is read: at moves from begin to end, where a zero stands. */
+/* The path that the file was read from. */
+static const char *qnet__safetensors_name(const qnet_safetensors *file)
+{
+    return ((const qnet__safetensors_file *)(const void *)file)->name; /* its first member */
+}
+
+/* The parser's state: the header's text and the position in it; *end = 0. */
 typedef struct qnet__header {
     qnet_context *ctx;
     const char *file;
@@ -12447,7 +12247,7 @@ QNET_API size_t qnet_dtype_size(qnet_dtype dtype)
     return (unsigned)dtype < sizeof(sizes) ? sizes[dtype] : 0;
 }
 
-/* As it stands in files; "?" for what is no dtype. */
+/* As it stands in files, in the order of qnet_dtype; "?" for what is no dtype. */
 QNET_API const char *qnet_dtype_name(qnet_dtype dtype)
 {
     static const char names[][5] = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16",
@@ -12455,7 +12255,7 @@ QNET_API const char *qnet_dtype_name(qnet_dtype dtype)
     return (unsigned)dtype < sizeof(names) / sizeof(names[0]) ? names[dtype] : "?";
 }
 
-/* "[64,3,7,7]", which is also the shape's JSON. */
+/* "[64,3,7,7]", for sentences and as the shape's JSON. */
 static void qnet__shape_text(char text[QNET__SHAPE_TEXT], int ndim, const size_t *shape)
 {
     int at = 1;
@@ -12482,11 +12282,12 @@ static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
 {
     const size_t size = qnet_dtype_size(dtype);
     const unsigned char *p = (const unsigned char *)data + i * size;
-    double f64;
-    float f32;
+    double f64 = 0; /* numbers are copied out: data need not be aligned */
+    float f32 = 0;
     int64_t i64;
     uint32_t bits;
     uint16_t half;
+    int exponent, fraction;
     switch (dtype) {
     case QNET_F64: memcpy(&f64, p, size); return f64;
     case QNET_F32: memcpy(&f32, p, size); return (double)f32;
@@ -12496,16 +12297,14 @@ static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
         bits = (uint32_t)half << 16;
         memcpy(&f32, &bits, sizeof(f32));
         return (double)f32;
-    case QNET_F16: {
-        int exponent, fraction;
+    case QNET_F16:
         memcpy(&half, p, size);
         exponent = half >> 10 & 31;
         fraction = half & 1023;
-        f64 = exponent == 0    ? ldexp(fraction, -24)
+        f64 = exponent == 0    ? ldexp(fraction, -24) /* subnormal */
               : exponent == 31 ? (fraction ? NAN : INFINITY)
-                               : ldexp(1024 + fraction, exponent - 25);
+                               : ldexp(1024 + fraction, exponent - 25); /* bias 15, 10 bits */
         return half >> 15 ? -f64 : f64;
-    }
     default: return 0;
     }
 }
@@ -12558,24 +12357,23 @@ static qnet_status qnet__header_escape(qnet__header *h, unsigned char **write)
 {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     const char *simple = h->at[1] ? strchr(from, h->at[1]) : NULL;
-    unsigned code = 0;
+    char digits[5] = "";
+    unsigned code;
     if (simple != NULL) {
         *(*write)++ = (unsigned char)to[simple - from];
         h->at += 2;
         return QNET_OK;
     }
     if (h->at[1] != 'u') return qnet__header_fail(h, "one of \"\\/bfnrtu behind a backslash");
-    for (int i = 2; i < 6; i++) {
-        const char *digits = "0123456789abcdefABCDEF";
-        const char *digit = h->at[i] ? strchr(digits, h->at[i]) : NULL;
-        if (digit == NULL) return qnet__header_fail(h, "four hexadecimal digits");
-        code = code * 16 + (unsigned)(digit - digits) - (digit - digits > 15 ? 6u : 0u);
-    }
+    if (strspn((const char *)h->at + 2, "0123456789abcdefABCDEF") < 4)
+        return qnet__header_fail(h, "four hexadecimal digits");
+    memcpy(digits, h->at + 2, 4);
+    code = (unsigned)strtoul(digits, NULL, 16);
     if (code == 0) return qnet__header_fail(h, "a character other than NUL");
-    if (code >= 0xd800 && code <= 0xdfff) {
+    if (code >= 0xd800 && code <= 0xdfff) { /* half of a surrogate pair */
         memmove(*write, h->at, 6);
         *write += 6;
-    } else {
+    } else { /* UTF-8 of n bytes: 6 bits in each but the first */
         const int n = code < 0x80 ? 1 : code < 0x800 ? 2 : 3;
         for (int i = n - 1; i > 0; i--, code >>= 6)
             (*write)[i] = (unsigned char)(0x80 | (code & 63));
@@ -12590,9 +12388,10 @@ static qnet_status qnet__header_escape(qnet__header *h, unsigned char **write)
    *size: its bytes without the NUL. */
 static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *size)
 {
-    unsigned char *start, *write; /* write <= h->at: what is decoded never overtakes */
+    unsigned char *write; /* <= h->at: no escape is shorter than its character */
     QNET__TRY(qnet__header_expect(h, '"', "a string"));
-    start = write = h->at;
+    write = h->at;
+    *text = (char *)write;
     while (*h->at != '"') {
         const size_t n = qnet__utf8_size(h->at, (size_t)(h->end - h->at));
         if (h->at == h->end) return qnet__header_fail(h, "the end of a string");
@@ -12608,9 +12407,20 @@ static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *siz
     }
     h->at++;
     *write = 0;
-    *text = (char *)start;
-    *size = (size_t)(write - start);
+    *size = (size_t)((char *)write - *text);
     return QNET_OK;
+}
+
+/* The key of an object's next member, with the comma before it and the colon behind it. *key =
+   NULL: the object ends here. */
+static qnet_status qnet__header_key(qnet__header *h, int index, char **key, size_t *size)
+{
+    int more;
+    *key = NULL;
+    QNET__TRY(qnet__header_more(h, index, '}', &more));
+    if (!more) return QNET_OK;
+    QNET__TRY(qnet__header_string(h, key, size));
+    return qnet__header_expect(h, ':', "':'");
 }
 
 /* A list of at most `most` numbers, whole, not negative, each of which fits size_t. */
@@ -12630,9 +12440,8 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
         if (digits == 0 || (zero && digits > 1))
             return qnet__header_fail(h, "a whole number without sign or leading zero");
         if (*count == most)
-            return qnet__fail(h->ctx, QNET_ERROR_LIMIT,
-                              "%s: header byte %.0f: a list of more than %d numbers", h->file,
-                              (double)(h->at - h->begin), most);
+            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: header byte %.0f: a list of more than "
+                              "%d numbers", h->file, (double)(h->at - h->begin), most);
         numbers[*count] = value;
     }
 }
@@ -12642,10 +12451,10 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
 /* Skips a value of any kind: a string, a list, an object, a number or a word. */
 static qnet_status qnet__header_skip(qnet__header *h, int depth)
 {
-    const int c = qnet__header_peek(h), close = c == '{' ? '}' : ']';
+    const int c = qnet__header_peek(h);
     char *text;
     size_t size;
-    int more;
+    int more = 1;
     if (c == '"') return qnet__header_string(h, &text, &size);
     if (c != '{' && c != '[') {
         size = strspn((const char *)h->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
@@ -12655,12 +12464,9 @@ static qnet_status qnet__header_skip(qnet__header *h, int depth)
     if (depth == 0) return qnet__header_fail(h, "fewer lists within lists");
     h->at++;
     for (int i = 0;; i = 1) {
-        QNET__TRY(qnet__header_more(h, i, (char)close, &more));
-        if (!more) return QNET_OK;
-        if (c == '{') {
-            QNET__TRY(qnet__header_string(h, &text, &size));
-            QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        }
+        if (c == '{') QNET__TRY(qnet__header_key(h, i, &text, &size));
+        else QNET__TRY(qnet__header_more(h, i, ']', &more));
+        if (!more || (c == '{' && text == NULL)) return QNET_OK;
         QNET__TRY(qnet__header_skip(h, depth - 1));
     }
 }
@@ -12672,23 +12478,21 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, char
 {
     static const char *const fields[3] = {"dtype", "shape", "data_offsets"};
     size_t offsets[2] = {0, 0}, size, bytes;
-    int seen[3] = {0, 0, 0}, more, n, i, field;
-    char *text, shape[QNET__SHAPE_TEXT];
+    int seen[3] = {0, 0, 0}, n, field;
+    char *key, shape[QNET__SHAPE_TEXT];
     QNET__TRY(qnet__header_expect(h, '{', "'{' of a tensor"));
-    for (i = 0;; i = 1) {
-        QNET__TRY(qnet__header_more(h, i, '}', &more));
-        if (!more) break;
-        QNET__TRY(qnet__header_string(h, &text, &size));
-        QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        for (field = 0; field < 3 && strcmp(text, fields[field]) != 0; field++) {}
+    for (int i = 0;; i = 1) {
+        QNET__TRY(qnet__header_key(h, i, &key, &size));
+        if (key == NULL) break;
+        for (field = 0; field < 3 && strcmp(key, fields[field]) != 0; field++) {}
         if (field < 3 && seen[field]++)
-            return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
-                              "%s: tensor '%s': field '%s' is there twice", h->file, t->name, text);
+            return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': field '%s' is there "
+                              "twice", h->file, t->name, key);
         if (field == 0) {
             QNET__TRY(qnet__header_string(h, dtype, &size));
             for (n = 0; qnet_dtype_size((qnet_dtype)n); n++)
                 if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)n)) == 0) break;
-            t->dtype = (qnet_dtype)n;
+            t->dtype = (qnet_dtype)n; /* of size 0 when it is none of the list */
         } else if (field == 1) {
             QNET__TRY(qnet__header_numbers(h, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
         } else if (field == 2) {
@@ -12698,28 +12502,29 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, char
             QNET__TRY(qnet__header_skip(h, QNET__HEADER_DEPTH));
         }
     }
+    /* All three fields, offsets in order, and as many bytes as the shape takes. */
     for (field = 0; field < 3; field++)
         if (!seen[field])
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s is missing", h->file,
                               t->name, fields[field]);
     if (offsets[0] > offsets[1])
-        return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
-                          "%s: tensor '%s': data_offsets [%.0f,%.0f] run backwards", h->file,
-                          t->name, (double)offsets[0], (double)offsets[1]);
+        return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': data_offsets [%.0f,%.0f] "
+                          "run backwards", h->file, t->name, (double)offsets[0],
+                          (double)offsets[1]);
     t->bytes = offsets[1] - offsets[0];
     t->data = (const void *)(uintptr_t)offsets[0];
-    if (qnet_dtype_size(t->dtype) == 0) return QNET_OK;
+    size = qnet_dtype_size(t->dtype);
+    if (size == 0 || (qnet__shape_bytes(t->ndim, t->shape, size, &t->count, &bytes) &&
+                      bytes == t->bytes))
+        return QNET_OK;
     qnet__shape_text(shape, t->ndim, t->shape);
-    if (!qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &t->count, &bytes) ||
-        bytes != t->bytes)
-        return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
-                          "%s: tensor '%s': %s %s does not take the %.0f bytes of its data_offsets",
-                          h->file, t->name, qnet_dtype_name(t->dtype), shape,
-                          (double)t->bytes);
-    return QNET_OK;
+    return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s %s does not take the %.0f "
+                      "bytes of its data_offsets", h->file, t->name, qnet_dtype_name(t->dtype),
+                      shape, (double)t->bytes);
 }
 
-/* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. */
+/* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. Values
+   stay where they are decoded, in f->header. */
 static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file *f)
 {
     if (qnet__header_peek(h) == 'n') return qnet__header_skip(h, 0);
@@ -12728,13 +12533,10 @@ static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file
         qnet_metadata entry;
         char *key;
         size_t size, value_size;
-        int more;
-        QNET__TRY(qnet__header_more(h, i, '}', &more));
-        if (!more) return QNET_OK;
+        QNET__TRY(qnet__header_key(h, i, &key, &size));
+        if (key == NULL) return QNET_OK;
         memset(&entry, 0, sizeof(entry));
-        QNET__TRY(qnet__header_string(h, &key, &size));
-        QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        QNET__TRY(qnet__header_string(h, &entry.value, &value_size)); /* stays in the header */
+        QNET__TRY(qnet__header_string(h, &entry.value, &value_size));
         if (size >= sizeof(entry.key)) {
             f->long_keys++;
             continue;
@@ -12756,16 +12558,14 @@ static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file
    -1: their bytes count for the layout. */
 static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 {
-    int more, seen_metadata = 0;
+    int seen_metadata = 0;
     QNET__TRY(qnet__header_expect(h, '{', "'{'"));
     for (int i = 0;; i = 1) {
         qnet_safetensor t;
         char *name, *dtype = NULL;
         size_t size;
-        QNET__TRY(qnet__header_more(h, i, '}', &more));
-        if (!more) break;
-        QNET__TRY(qnet__header_string(h, &name, &size));
-        QNET__TRY(qnet__header_expect(h, ':', "':'"));
+        QNET__TRY(qnet__header_key(h, i, &name, &size));
+        if (name == NULL) break;
         if (strcmp(name, "__metadata__") == 0) {
             if (seen_metadata++)
                 return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: __metadata__ is there twice",
@@ -12796,8 +12596,8 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* Checks that the tensors cover bytes 0..*size, each byte once: no two overlap, and together they
-   are as large as the last of them ends. */
+/* Checks that the tensors cover bytes 0..*size, each byte once: no two overlap, and the sum of
+   their sizes is the largest end. */
 static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors_file *f,
                                       size_t *size)
 {
@@ -12818,7 +12618,8 @@ static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors
                       "at byte %.0f and have %.0f", f->name, (double)*size, (double)sum);
 }
 
-/* Takes the tensors that are not read from the list; their bytes have been counted. */
+/* Removes the tensors that are not read from the list, with a warning; the layout was checked with
+   them. */
 static void qnet__leave_out(qnet__safetensors_file *f)
 {
     int kept = 0;
@@ -12833,33 +12634,38 @@ static void qnet__leave_out(qnet__safetensors_file *f)
                   "bytes: %d", f->name, f->long_keys);
 }
 
-/* Fills f from the source. */
+/* The length that a file begins with, and as many bytes of JSON, into f->header. */
+static qnet_status qnet__header_load(qnet_context *ctx, qnet_source *source,
+                                     qnet__safetensors_file *f)
+{
+    uint64_t length;
+    QNET__TRY(qnet__read_exact(ctx, source, 8, "safetensors header length", &f->header));
+    length = qnet__load_le64(f->header.bytes);
+    f->header.size = 0;
+    if (length == 0)
+        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: expected a safetensors header of 2 bytes or "
+                          "more, found 0", f->name);
+    if (length <= QNET_MAX_SAFETENSORS_HEADER)
+        return qnet__read_exact(ctx, source, (size_t)length, "safetensors header", &f->header);
+    QNET__TRY(qnet__read_exact(ctx, source, 1, "safetensors header", &f->header));
+    if (f->header.bytes[0] != '{') /* most likely a zip archive of PyTorch */
+        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a safetensors file: expected '{' behind "
+                          "the header's length", f->name);
+    return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: expected a safetensors header of at most %.0f "
+                      "bytes, found %.0f", f->name, (double)QNET_MAX_SAFETENSORS_HEADER,
+                      (double)length);
+}
+
+/* Fills f from the source: header, layout, then the tensors' bytes, in this machine's order. */
 static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *source,
                                            qnet__safetensors_file *f)
 {
     const char *duplicate;
     unsigned char extra;
     qnet__header h;
-    uint64_t length;
     size_t size, got;
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
-    QNET__TRY(qnet__read_exact(ctx, source, 8, "safetensors header length", &f->header));
-    length = qnet__load_le64(f->header.bytes);
-    f->header.size = 0;
-    if (length == 0)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: expected a safetensors header of 2 bytes or more, found 0", f->name);
-    if (length > QNET_MAX_SAFETENSORS_HEADER) {
-        QNET__TRY(qnet__read_exact(ctx, source, 1, "safetensors header", &f->header));
-        if (f->header.bytes[0] != '{')
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: not a safetensors file: expected '{' behind the header's length",
-                              f->name);
-        return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "%s: expected a safetensors header of at most %.0f bytes, found %.0f",
-                          f->name, (double)QNET_MAX_SAFETENSORS_HEADER, (double)length);
-    }
-    QNET__TRY(qnet__read_exact(ctx, source, (size_t)length, "safetensors header", &f->header));
+    QNET__TRY(qnet__header_load(ctx, source, f));
     h.ctx = ctx;
     h.file = f->name;
     h.begin = h.at = f->header.bytes;
@@ -12878,9 +12684,8 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     /* A byte too many means that header and data do not belong together. */
     QNET__TRY(qnet__read_some(ctx, source, &extra, 1, &got));
     if (got != 0)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: the file goes on behind the %.0f bytes of its tensors", f->name,
-                          (double)size);
+        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: the file goes on behind the %.0f bytes of "
+                          "its tensors", f->name, (double)size);
     for (int i = 0; i < f->file.count; i++) {
         qnet_safetensor *t = &f->file.tensors[i];
         unsigned char *p = size > 0 ? f->data.bytes + (uintptr_t)t->data : NULL;
@@ -12913,7 +12718,7 @@ QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *sourc
     return status;
 }
 
-/* Takes a file that is read to any point. */
+/* Also of a file that was read in part. */
 QNET_API void qnet_safetensors_destroy(qnet_safetensors *file)
 {
     qnet__safetensors_file *f = (qnet__safetensors_file *)(void *)file; /* its first member */
@@ -12962,7 +12767,8 @@ static qnet_status qnet__write_json_string(qnet_context *ctx, qnet_buffer *json,
     return qnet_buffer_append(ctx, json, "\"", 1);
 }
 
-/* The JSON of tensors[count], whose name, dtype, ndim and shape count, and of the metadata. */
+/* Appends the JSON of tensors[count], whose name, dtype, ndim and shape count, and of the metadata
+   pairs[pair_count][2]. */
 static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
                                           const qnet_safetensor *tensors, int count,
                                           const char *const *pairs, int pair_count,
@@ -12980,12 +12786,12 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
     if (pair_count > 0) QNET__TRY(qnet_buffer_printf(ctx, json, count > 0 ? "}," : "}"));
     for (int i = 0; i < count; i++, at = end) {
         const qnet_safetensor *t = &tensors[i];
-        if (t->ndim < 0 || t->ndim > QNET__SAFETENSORS_DIMS || qnet_dtype_size(t->dtype) == 0 ||
-            !qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &numbers, &bytes) ||
+        const size_t size = qnet_dtype_size(t->dtype);
+        if (t->ndim < 0 || t->ndim > QNET__SAFETENSORS_DIMS || size == 0 ||
+            !qnet__shape_bytes(t->ndim, t->shape, size, &numbers, &bytes) ||
             !qnet__add(at, bytes, &end) || strcmp(t->name, "__metadata__") == 0)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "%s: tensor '%s': name, dtype or shape cannot be written", file,
-                              t->name);
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s': name, dtype or shape "
+                              "cannot be written", file, t->name);
         qnet__shape_text(shape, t->ndim, t->shape);
         if (i > 0) QNET__TRY(qnet_buffer_append(ctx, json, ",", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, t->name));
@@ -13003,7 +12809,6 @@ static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
                                            const char *const *pairs, int pair_count)
 {
     const char *file = qnet__sink_name(sink), *duplicate;
-    unsigned char length[8];
     qnet_buffer json = {NULL, 0, 0, NULL};
     qnet_status status;
     if (count > QNET_MAX_SAFETENSORS_TENSORS || pair_count > QNET_MAX_SAFETENSORS_METADATA)
@@ -13016,13 +12821,13 @@ static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
     if (duplicate != NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s' is there twice", file,
                           duplicate);
-    status = qnet__safetensors_json(ctx, file, tensors, count, pairs, pair_count, &json);
-    if (status == QNET_OK && json.size > QNET_MAX_SAFETENSORS_HEADER)
+    status = qnet_buffer_append(ctx, &json, "length..", 8); /* known at the end */
+    if (status == QNET_OK)
+        status = qnet__safetensors_json(ctx, file, tensors, count, pairs, pair_count, &json);
+    if (status == QNET_OK && json.size - 8 > QNET_MAX_SAFETENSORS_HEADER)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a header of %.0f bytes, the limit is %.0f",
-                            file, (double)json.size,
-                            (double)QNET_MAX_SAFETENSORS_HEADER);
-    qnet__store(length, 8, 0, json.size);
-    if (status == QNET_OK) status = qnet__write(ctx, sink, length, sizeof(length));
+                            file, (double)json.size - 8, (double)QNET_MAX_SAFETENSORS_HEADER);
+    if (status == QNET_OK) qnet__store(json.bytes, 8, 0, json.size - 8);
     if (status == QNET_OK) status = qnet__write(ctx, sink, json.bytes, json.size);
     qnet_buffer_free(ctx, &json);
     return status;
@@ -13068,12 +12873,13 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
 }
 
 /* ---- networks ----------------------------------------------------------------------------------
-   A network is a table of parameters: name, shape, layout, and place in one block of numbers. A file
-   fits a table when it has a tensor for each name, of the same shape and of a float type, and no
-   others. All is checked before the first number is copied: a file that does not fit leaves the
+   A network is a table of parameters: name, shape, layout, and place in one block of numbers. A
+   file fits a table when it has a tensor for each name, of the same shape and of a float type, and
+   no others. All is checked before the first number is copied: a file that does not fit leaves the
    block as it was. Three things may differ, each with a warning or a flag: a prefix before all
-   names, num_batches_tracked, and, if asked for, the head. */
+   names ("module."), num_batches_tracked, and, with replace_head, the final layer. */
 
+/* 1 when name ends in `end`. */
 static int qnet__ends_in(const char *name, const char *end)
 {
     const size_t n = strlen(name), m = strlen(end);
@@ -13084,6 +12890,7 @@ static int qnet__ends_in(const char *name, const char *end)
    result depends on it. */
 static int qnet__is_tracked(const char *name) { return qnet__ends_in(name, "num_batches_tracked"); }
 
+/* The running variance of a batch norm. */
 static int qnet__is_variance(const char *name) { return qnet__ends_in(name, "running_var"); }
 
 /* The final layers, whose first dimension is the number of classes. */
@@ -13097,7 +12904,6 @@ static qnet_safetensor qnet__param_in_file(const qnet_param *p)
 {
     static const int oihw[] = {3, 2, 0, 1};
     qnet_safetensor t;
-    int i;
     memset(&t, 0, sizeof(t));
     memcpy(t.name, p->name, sizeof(p->name));
     t.count = p->count;
@@ -13107,7 +12913,7 @@ static qnet_safetensor qnet__param_in_file(const qnet_param *p)
     }
     t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
     t.ndim = p->ndim;
-    for (i = 0; i < p->ndim; i++)
+    for (int i = 0; i < p->ndim; i++)
         t.shape[i] = p->shape[p->layout == QNET_LAYOUT_HWIO ? oihw[i] : i];
     return t;
 }
@@ -13129,11 +12935,12 @@ static float qnet__load_f32(const void *data, size_t i)
     return value;
 }
 
-#define QNET__COPY_FILTERS 64 /* turned at a time, */
-#define QNET__COPY_NUMBERS 8  /* so many numbers of each */
+#define QNET__COPY_FILTERS 64 /* of a tile, */
+#define QNET__COPY_NUMBERS 8  /* and as many numbers of each */
 
 /* The tensor's numbers to to[p->count], in memory's order. A convolution's [filter][number] is
-   turned in a tile to [number][filter], whose rows go to memory in full cache lines. */
+   transposed in a tile to [number][filter], whose rows are stored in full cache lines: rows of
+   memory are a power of two apart, so single numbers would compete for a set of the cache. */
 static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
     const size_t out = p->shape[3], filter = p->count / qnet__max_size(out, 1);
@@ -13148,16 +12955,11 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet
         const size_t at = qnet__min_size(f, filter - QNET__COPY_NUMBERS); /* some once more */
         for (size_t first = 0; first < out; first += n) {
             n = qnet__min_size(out - first, QNET__COPY_FILTERS);
-            for (size_t o = 0; o < n; o++) { /* written out: as a loop it takes twice as long */
+            for (size_t o = 0; o < n; o++) {
                 const size_t from = (first + o) * filter + at;
-                tile[0][o] = (qnet_real)qnet__load_f32(t->data, from);
-                tile[1][o] = (qnet_real)qnet__load_f32(t->data, from + 1);
-                tile[2][o] = (qnet_real)qnet__load_f32(t->data, from + 2);
-                tile[3][o] = (qnet_real)qnet__load_f32(t->data, from + 3);
-                tile[4][o] = (qnet_real)qnet__load_f32(t->data, from + 4);
-                tile[5][o] = (qnet_real)qnet__load_f32(t->data, from + 5);
-                tile[6][o] = (qnet_real)qnet__load_f32(t->data, from + 6);
-                tile[7][o] = (qnet_real)qnet__load_f32(t->data, from + 7);
+                QNET__UNROLL
+                for (size_t k = 0; k < QNET__COPY_NUMBERS; k++)
+                    tile[k][o] = (qnet_real)qnet__load_f32(t->data, from + k);
             }
             for (size_t k = 0; k < QNET__COPY_NUMBERS; k++)
                 memcpy(to + qnet__param_index(p, at + k) + first, tile[k], n * sizeof(qnet_real));
@@ -13165,44 +12967,44 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet
     }
 }
 
-#define QNET__FINITE_RUN 1024
+#define QNET__REAL_MAX (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)
+#define QNET__NUMBERS_RUN 1024
 
-/* 1 when QNET__FINITE_RUN numbers from `first` on are finite; without a decision for each. */
-static int qnet__finite_run(const void *data, size_t first)
+/* The first number of the tensor outside [least, QNET__REAL_MAX], or t->count. NaN fails every
+   comparison. Runs of F32 are tested without a branch for each number, so in vectors. */
+static size_t qnet__first_outside(const qnet_safetensor *t, double least)
 {
-    int finite = 1;
-    for (size_t i = 0; i < QNET__FINITE_RUN; i++)
-        finite &= fabsf(qnet__load_f32(data, first + i)) <= FLT_MAX;
-    return finite;
-}
-
-/* The first number of the tensor that is not finite, or that qnet_real cannot hold; t->count: all
-   are good. Comparisons are written so that NaN fails. */
-static size_t qnet__first_not_finite(const qnet_safetensor *t)
-{
-    const double most = QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX;
     size_t k = 0;
-    if (t->dtype == QNET_F32)
-        while (t->count - k >= QNET__FINITE_RUN && qnet__finite_run(t->data, k))
-            k += QNET__FINITE_RUN;
-    while (k < t->count && fabs(qnet__element(t->dtype, t->data, k)) <= most) k++;
+    for (int inside = 1; t->dtype == QNET_F32 && t->count - k >= QNET__NUMBERS_RUN;) {
+        for (size_t i = 0; i < QNET__NUMBERS_RUN; i++) {
+            const float x = qnet__load_f32(t->data, k + i);
+            inside &= (x <= FLT_MAX) & (x >= (float)least);
+        }
+        if (!inside) break;
+        k += QNET__NUMBERS_RUN;
+    }
+    for (; k < t->count; k++) {
+        const double x = qnet__element(t->dtype, t->data, k);
+        if (!(x >= least && x <= QNET__REAL_MAX)) break;
+    }
     return k;
 }
 
-/* Refuses a tensor with a number that no network can have: batch norm takes a variance's root. */
+/* Refuses a tensor with a number that no network can have: NaN, infinity, one that qnet_real cannot
+   hold, or a variance below 0, whose root batch norm takes. */
 static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
                                        const qnet_safetensor *t, const char *name)
 {
-    size_t bad = qnet__first_not_finite(t);
-    const int finite = bad == t->count;
-    for (size_t k = 0; k < t->count && finite && bad == t->count && qnet__is_variance(name); k++)
-        if (qnet__element(t->dtype, t->data, k) < 0) bad = k;
+    const size_t bad = qnet__first_outside(t, qnet__is_variance(name) ? 0 : -QNET__REAL_MAX);
+    double x;
     if (bad == t->count) return QNET_OK;
+    x = qnet__element(t->dtype, t->data, bad);
     return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file, name,
-                      (double)bad, qnet__element(t->dtype, t->data, bad),
-                      finite ? "a variance below 0" : "not finite");
+                      (double)bad, x, fabs(x) <= QNET__REAL_MAX ? "a variance below 0"
+                                                                : "not finite");
 }
 
+/* What is matched with what, and where the numbers go. */
 typedef struct qnet__weights_job {
     const qnet_safetensors *file;
     const char *name;
@@ -13212,7 +13014,7 @@ typedef struct qnet__weights_job {
     qnet_real *block;
 } qnet__weights_job;
 
-/* The tensor of the file that is meant by a name of the table; or NULL. */
+/* The file's tensor with a name of the table, behind the prefix; or NULL. */
 static const qnet_safetensor *qnet__weights_find(const qnet__weights_job *job, const char *name)
 {
     for (int i = 0; i < job->file->count; i++)
@@ -13221,78 +13023,78 @@ static const qnet_safetensor *qnet__weights_find(const qnet__weights_job *job, c
     return NULL;
 }
 
-/* For a tensor of a head, "fc.bias": the classes that "fc.weight" has in the file; 0: none. */
-static size_t qnet__head_classes(const qnet__weights_job *job, const char *name)
+/* Of the head that `name` belongs to, "fc." for "fc.bias": how many tensors of it the file has.
+   *classes: the rows of its weight there, 0 without one. */
+static int qnet__head_in_file(const qnet__weights_job *job, const char *name, size_t *classes)
 {
-    const qnet_safetensor *weight = NULL;
     const char *dot = strrchr(name, '.');
-    char text[80];
-    if (qnet__is_head(name) && dot != NULL) {
-        snprintf(text, sizeof(text), "%.*s.weight", (int)(dot - name), name);
-        weight = qnet__weights_find(job, text);
+    const size_t n = dot != NULL ? (size_t)(dot - name) + 1 : 0;
+    int count = 0;
+    *classes = 0;
+    for (int i = 0; i < job->file->count && qnet__is_head(name); i++) {
+        const qnet_safetensor *t = &job->file->tensors[i];
+        if (strncmp(t->name + job->prefix, name, n) != 0) continue;
+        count++;
+        if (strcmp(t->name + job->prefix + n, "weight") == 0 && t->ndim > 0) *classes = t->shape[0];
     }
-    return weight != NULL && weight->ndim > 0 ? weight->shape[0] : 0;
-}
-
-/* 1 when the file has any tensor of the head that `name` belongs to, "fc." with what follows. */
-static int qnet__head_is_there(const qnet__weights_job *job, const char *name)
-{
-    const char *dot = strrchr(name, '.');
-    for (int i = 0; i < job->file->count && dot != NULL; i++)
-        if (strncmp(job->file->tensors[i].name + job->prefix, name, (size_t)(dot - name) + 1) == 0)
-            return 1;
-    return 0;
+    return count;
 }
 
 /* Finds entry p in the file and checks presence, type, classes, shape and, with `numbers`, each
-   number. *found = NULL: what is in the block stays (a counter that is missing, a head that is to be
-   trained anew). With ctx NULL no sentence is made. */
+   number. *found = NULL: what is in the block stays (a counter that is missing, a head that is to
+   be trained anew). With ctx NULL no sentence is made. */
 static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_job *job,
                                        const qnet_param *p, int numbers,
                                        const qnet_safetensor **found)
 {
-    qnet_safetensor expected = qnet__param_in_file(p);
+    const qnet_safetensor expected = qnet__param_in_file(p);
     const qnet_safetensor *t = qnet__weights_find(job, p->name);
     const char *name = job->name, *network = job->table->network;
     char want[QNET__SHAPE_TEXT], have[QNET__SHAPE_TEXT];
-    size_t classes = t != NULL ? qnet__head_classes(job, p->name) : 0;
-    int rest_agrees, i;
+    size_t classes;
+    const int is_head = qnet__is_head(p->name);
+    const int in_head = qnet__head_in_file(job, p->name, &classes);
+    int unequal;
     *found = NULL;
+    /* Presence. */
     if (t == NULL) {
         const qnet__safetensors_file *f = (const qnet__safetensors_file *)(const void *)job->file;
-        if (qnet__is_tracked(p->name)) return QNET_OK;
-        if (job->replace_head && qnet__is_head(p->name) && !qnet__head_is_there(job, p->name))
+        if (qnet__is_tracked(p->name) || (job->replace_head && is_head && in_head == 0))
             return QNET_OK;
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: not weights of %s: tensor '%s' is missing%s%s", name, network,
-                          p->name, f->left_out ? "; left out was " : "", f->first_out);
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s' is "
+                          "missing%s%s", name, network, p->name,
+                          f->left_out ? "; left out was " : "", f->first_out);
     }
+    /* Type, then classes: weight and bias of a head must agree with each other. */
     if (expected.dtype == QNET_I64 ? t->dtype != QNET_I64 : t->dtype > QNET_BF16)
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: not weights of %s: tensor '%s': expected dtype %s, found %s", name,
-                          network, p->name,
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s': expected "
+                          "dtype %s, found %s", name, network, p->name,
                           expected.dtype == QNET_I64 ? "I64" : "F64, F32, F16 or BF16",
                           qnet_dtype_name(t->dtype));
     if (classes > 0 && t->ndim > 0 && t->shape[0] != classes)
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: not weights of %s: tensor '%s' has %.0f classes, its weight %.0f",
-                          name, network, p->name, (double)t->shape[0], (double)classes);
-    rest_agrees = t->ndim == expected.ndim;
-    for (i = 1; rest_agrees && i < t->ndim; i++) rest_agrees = t->shape[i] == expected.shape[i];
-    if (!rest_agrees || (t->ndim > 0 && t->shape[0] != expected.shape[0])) {
-        if (job->replace_head && rest_agrees && qnet__is_head(p->name)) return QNET_OK;
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s' has %.0f "
+                          "classes, its weight %.0f", name, network, p->name,
+                          (double)t->shape[0], (double)classes);
+    /* Shape, from the last dimension: unequal = 0: all agree; 1: all but the number of rows, which
+       a head may have otherwise when it is to be replaced. */
+    unequal = t->ndim == expected.ndim ? t->ndim : QNET__SAFETENSORS_DIMS + 1;
+    while (unequal > 0 && unequal <= QNET__SAFETENSORS_DIMS &&
+           t->shape[unequal - 1] == expected.shape[unequal - 1])
+        unequal--;
+    if (unequal == 1 && job->replace_head && is_head) return QNET_OK;
+    if (unequal > 0) {
         qnet__shape_text(want, expected.ndim, expected.shape);
         qnet__shape_text(have, t->ndim, t->shape);
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: not weights of %s: tensor '%s': expected shape %s, found %s", name,
-                          network, p->name, want, have);
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s': expected "
+                          "shape %s, found %s", name, network, p->name, want, have);
     }
     if (numbers) QNET__TRY(qnet__check_numbers(ctx, name, t, p->name));
     *found = t;
     return QNET_OK;
 }
 
-/* Copies an entry, which has been checked. */
+/* Copies entry `index` of the table, which has been checked, into the block; of what the file does
+   not have the block keeps its numbers. */
 static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weights_job *job = (const qnet__weights_job *)arg;
@@ -13303,29 +13105,29 @@ static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
         qnet__param_copy(p, t, job->block + p->offset);
 }
 
-/* The longest common prefix of all names is shortened, dot by dot, until a name behind it is one of
-   the table; none where any name is right as it is. */
+/* Frameworks wrap a network and put "module." or "backbone." before all names. The longest common
+   prefix of all names is shortened, dot by dot, until a name behind it is one of the table; none
+   where any name is right as it is. */
 QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table)
 {
     const char *first;
     size_t n, k;
-    int i;
     if (file == NULL || table == NULL || file->count == 0) return 0;
     first = file->tensors[0].name;
     n = strlen(first);
-    for (i = 0; i < file->count; i++) {
+    for (int i = 0; i < file->count; i++) {
         const char *name = file->tensors[i].name;
         if (qnet_param_find(table, name) >= 0) return 0;
         for (k = 0; k < n && name[k] == first[k];) k++;
         n = k;
     }
     for (; n > 0; n--) /* a few tensors may share more: "module.bn1." */
-        for (i = 0; i < file->count && first[n - 1] == '.'; i++)
+        for (int i = 0; i < file->count && first[n - 1] == '.'; i++)
             if (qnet_param_find(table, file->tensors[i].name + n) >= 0) return n;
     return 0;
 }
 
-/* Walks the table twice: all entries are checked before the first one is copied. */
+/* All entries are checked before the first one is copied. */
 QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet_safetensors *file,
                                                    const qnet_param_table *table, qnet_real *block,
                                                    int replace_head, int *head_replaced)
@@ -13333,26 +13135,28 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     const qnet_safetensor *t;
     const char *name;
     qnet__weights_job job;
-    int i, replaced = 0, headless = 0;
+    size_t classes;
+    int replaced = 0, headless = 0;
     if (file == NULL || table == NULL || block == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_weights_from_safetensors: an argument is NULL");
-    name = ((const qnet__safetensors_file *)(const void *)file)->name;
+    name = qnet__safetensors_name(file);
     job.file = file, job.name = name, job.table = table;
     job.prefix = qnet_weights_prefix(file, table);
     job.replace_head = replace_head, job.block = block;
     /* Extra tensors: a file of a larger network must not pass for this one. */
-    for (i = 0; i < file->count; i++)
+    for (int i = 0; i < file->count; i++)
         if (qnet_param_find(table, file->tensors[i].name + job.prefix) < 0 &&
             !qnet__is_tracked(file->tensors[i].name))
             return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                               "%s: not weights of %s: tensor '%s' is not one of its %d", name,
                               table->network, file->tensors[i].name, table->count);
-    for (i = 0; i < table->count; i++) {
+    for (int i = 0; i < table->count; i++) {
         const qnet_param *p = &table->entries[i];
         QNET__TRY(qnet__weights_match(ctx, &job, p, 1, &t));
-        replaced |= t == NULL && !qnet__is_tracked(p->name);
-        headless |= t == NULL && qnet__is_head(p->name) && !qnet__head_is_there(&job, p->name);
+        if (t != NULL || qnet__is_tracked(p->name)) continue;
+        replaced = 1;
+        headless |= qnet__head_in_file(&job, p->name, &classes) == 0;
     }
     if (job.prefix > 0)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
@@ -13367,7 +13171,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
 
 /* ---- which files belong together ------------------------------------------------------------- */
 
-/* Of the bytes as they are in a file, on every machine. */
+/* h continued by the tensor's bytes as they are in a file, little-endian on every machine. */
 static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
 {
     const unsigned char *p = (const unsigned char *)t->data;
@@ -13378,12 +13182,11 @@ static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
     return h;
 }
 
-/* A sum over the tensors, so that their order in the file does not matter. */
+/* The sum, mod 2^64, of one hash for each tensor: their order in the file does not matter. */
 QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file)
 {
     uint64_t sum = QNET_HASH_START;
-    int i;
-    for (i = 0; i < file->count; i++) {
+    for (int i = 0; i < file->count; i++) {
         const qnet_safetensor *t = &file->tensors[i];
         const char *type = qnet_dtype_name(t->dtype);
         char shape[QNET__SHAPE_TEXT];
@@ -13402,68 +13205,65 @@ QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file)
 static void qnet__identity_text(const qnet_safetensors *file, char text[QNET__IDENTITY])
 {
     static const char *const keys[5] = {"input", "repeat", "fold", "model", "run"};
-    const char *value[5];
-    int i;
-    for (i = 0; i < 5; i++) {
-        value[i] = qnet_safetensors_metadata(file, keys[i]);
-        if (value[i] == NULL) value[i] = "?";
+    static const char *const words[5] = {"", " repeat ", " fold ", " ", " of run "};
+    int at = 0;
+    for (int i = 0; i < 5; i++) {
+        const char *value = qnet_safetensors_metadata(file, keys[i]);
+        at += snprintf(text + at, QNET__IDENTITY - (size_t)at, "%s%.16s", words[i],
+                       value != NULL ? value : "?");
     }
-    snprintf(text, QNET__IDENTITY, "%.16s repeat %.16s fold %.16s %.16s of run %.16s", value[0],
-             value[1], value[2], value[3], value[4]);
 }
 
+/* By the hash of the ResNet that the scan model's file carries; without one, by what both files say
+   of the run that made them. */
 QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safetensors *resnet,
                                              const qnet_safetensors *scan, int *known)
 {
     static const char *const same[7] = {"run",      "input", "repeat", "fold",
                                         "subjects", "seed",  "size"};
-    const char *embedding, *model, *a, *b;
+    const qnet_safetensors *const files[2] = {resnet, scan};
+    const char *embedding, *model;
     char is[2][QNET__IDENTITY], hash[24];
-    int i, differ = 0;
+    int differ = 0;
     if (resnet == NULL || scan == NULL || known == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_weights_check_pair: an argument is NULL");
-    for (i = 0; i < 2; i++) {
-        const qnet_safetensors *file = i == 0 ? resnet : scan;
-        model = qnet_safetensors_metadata(file, "model");
-        if (model != NULL && (strcmp(model, "qnet") == 0) != i)
-            return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                              "%.250s: is a %.16s where a %s belongs: are the two files swapped?",
-                              ((const qnet__safetensors_file *)(const void *)file)->name, model,
+    for (int i = 0; i < 2; i++) {
+        model = qnet_safetensors_metadata(files[i], "model");
+        if (model != NULL && (strcmp(model, "qnet") == 0) != i) /* files[1] is the Q-Net */
+            return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%.250s: is a %.16s where a %s belongs: "
+                              "are the two files swapped?", qnet__safetensors_name(files[i]), model,
                               i == 0 ? "ResNet" : "Q-Net");
+        qnet__identity_text(files[i], is[i]);
     }
+    for (int i = 0; i < 7; i++) {
+        const char *a = qnet_safetensors_metadata(resnet, same[i]);
+        const char *b = qnet_safetensors_metadata(scan, same[i]);
+        differ |= a != NULL && b != NULL && strcmp(a, b) != 0;
+    }
+    /* The hash decides; the seven keys only where the scan model's file has none. */
     embedding = qnet_safetensors_metadata(scan, "embedding_hash");
     model = qnet_safetensors_metadata(scan, "embedding");
     snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)qnet_safetensors_hash(resnet));
-    for (i = 0; i < 7; i++) {
-        a = qnet_safetensors_metadata(resnet, same[i]);
-        b = qnet_safetensors_metadata(scan, same[i]);
-        differ |= a != NULL && b != NULL && strcmp(a, b) != 0;
-    }
-    if (embedding != NULL ? strcmp(embedding, hash) != 0 : differ) {
-        qnet__identity_text(resnet, is[0]);
-        qnet__identity_text(scan, is[1]);
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%.250s is %s, trained on the features of %.16s weights with hash %.16s, "
-                          "but %.250s is %s with hash %s",
-                          ((const qnet__safetensors_file *)(const void *)scan)->name, is[1],
-                          model ? model : "its own", embedding ? embedding : "unknown",
-                          ((const qnet__safetensors_file *)(const void *)resnet)->name, is[0],
+    if (embedding != NULL ? strcmp(embedding, hash) != 0 : differ)
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%.250s is %s, trained on the features of "
+                          "%.16s weights with hash %.16s, but %.250s is %s with hash %s",
+                          qnet__safetensors_name(scan), is[1], model ? model : "its own",
+                          embedding ? embedding : "unknown", qnet__safetensors_name(resnet), is[0],
                           hash);
-    }
     *known = embedding != NULL;
     return QNET_OK;
 }
 
-/* Streams the block: a convolution is turned to the file's order 512 numbers at a time, in the
-   order of the file, so that no second copy of the network is made. */
+/* Streams the block: numbers are turned to the file's order 512 at a time, so that no second copy
+   of the network is made. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
                                         const qnet_param_table *table, const qnet_real *block,
                                         const char *const *metadata_pairs, int pairs)
 {
     qnet_real chunk[512];
     qnet_safetensor *tensors;
-    size_t bytes, k, n, f;
-    int i, real, count = 0;
+    size_t bytes, n;
+    int count = 0;
     qnet_status status = QNET_OK;
     if (ctx == NULL || sink == NULL || sink->write == NULL || table == NULL || block == NULL ||
         pairs < 0 || (pairs > 0 && metadata_pairs == NULL))
@@ -13472,30 +13272,31 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
     bytes = sizeof(qnet_safetensor) * (size_t)table->count;
     tensors = (qnet_safetensor *)qnet__alloc(ctx, bytes);
     if (tensors == NULL) return qnet__no_memory(ctx, bytes, "a weight file's header");
-    /* The 8-byte counters go first, so that every tensor is aligned to its type. */
-    for (real = 0; real < 2; real++)
-        for (i = 0; i < table->count; i++)
-            if (qnet__is_tracked(table->entries[i].name) == !real)
-                tensors[count++] = qnet__param_in_file(&table->entries[i]);
-    for (i = 0; i < table->count && status == QNET_OK; i++) { /* what could not be read back */
-        const qnet_param *p = &table->entries[i];
-        qnet_safetensor t = qnet__param_in_file(p);
-        t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
-        t.data = block + p->offset;
-        status = qnet__check_numbers(ctx, qnet__sink_name(sink), &t, p->name);
-    }
+    /* The 8-byte counters go first, so that every tensor is aligned to its type. Numbers that could
+       not be read back are refused. */
+    for (int real = 0; real < 2; real++)
+        for (int i = 0; i < table->count && status == QNET_OK; i++) {
+            const qnet_param *p = &table->entries[i];
+            qnet_safetensor t = qnet__param_in_file(p);
+            if (qnet__is_tracked(p->name) == real) continue;
+            tensors[count++] = t;
+            t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
+            t.data = block + p->offset;
+            status = qnet__check_numbers(ctx, qnet__sink_name(sink), &t, p->name);
+        }
     if (status == QNET_OK)
         status = qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs);
-    for (i = 0; status == QNET_OK && i < count; i++) {
+    for (int i = 0; status == QNET_OK && i < count; i++) {
         const qnet_param *p = &table->entries[qnet_param_find(table, tensors[i].name)];
         if (tensors[i].dtype == QNET_I64) {
-            int64_t value = (int64_t)block[p->offset];
+            const int64_t value = (int64_t)block[p->offset];
             status = qnet__write_numbers(ctx, sink, &value, 1, sizeof(value));
             continue;
         }
-        for (f = 0; status == QNET_OK && f < p->count; f += n) {
+        for (size_t f = 0; status == QNET_OK && f < p->count; f += n) {
             n = qnet__min_size(p->count - f, sizeof(chunk) / sizeof(chunk[0]));
-            for (k = 0; k < n; k++) chunk[k] = block[p->offset + qnet__param_index(p, f + k)];
+            for (size_t k = 0; k < n; k++)
+                chunk[k] = block[p->offset + qnet__param_index(p, f + k)];
             status = qnet__write_numbers(ctx, sink, chunk, n, sizeof(qnet_real));
         }
     }
@@ -13504,43 +13305,26 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
 }
 
 #ifndef QNET_NO_STDIO
-/* What the hook makes of path, a weights file of another kind; *used = 0: none of those. */
-static qnet_status qnet__safetensors_by_hook(qnet_context *ctx, const char *path,
-                                             qnet_safetensors **out, int *used)
-{
-    const qnet_weights_reader *reader = &ctx->hooks.weights;
-    qnet_memory_source state;
-    qnet_source source;
-    qnet_buffer bytes;
-    qnet_status status;
-    char sentence[512];
-    memset(&bytes, 0, sizeof(bytes));
-    sentence[0] = 0;
-    *used = 0;
-    if (reader->read == NULL || path == NULL) return QNET_OK;
-    status = reader->read(reader->user, ctx, path, &bytes, sentence, sizeof(sentence));
-    *used = status != QNET_OK || bytes.size > 0;
-    if (status != QNET_OK) {
-        status = qnet__fail(ctx, status, "%s", sentence);
-    } else if (bytes.size > 0) {
-        source = qnet_source_memory(&state, bytes.bytes, bytes.size, path);
-        status = qnet_safetensors_read(ctx, &source, out);
-    }
-    qnet_buffer_free(ctx, &bytes);
-    return status;
-}
-
-/* qnet_safetensors_read of a path. */
+/* qnet_safetensors_read of a path, or of what the hook for other kinds of files makes of it. */
 QNET_API qnet_status qnet_safetensors_load(qnet_context *ctx, const char *path,
                                            qnet_safetensors **out)
 {
     qnet__file file;
     qnet_source source;
     qnet_status status;
-    int used = 0;
-    if (ctx != NULL && out != NULL) {
-        QNET__TRY(qnet__safetensors_by_hook(ctx, path, out, &used));
-        if (used) return QNET_OK;
+    if (ctx != NULL && path != NULL && out != NULL && ctx->hooks.weights.read != NULL) {
+        qnet_buffer bytes = {NULL, 0, 0, NULL};
+        qnet_memory_source state;
+        char sentence[512] = "";
+        int used;
+        status = ctx->hooks.weights.read(ctx->hooks.weights.user, ctx, path, &bytes, sentence,
+                                         sizeof(sentence));
+        used = status != QNET_OK || bytes.size > 0;
+        source = qnet_source_memory(&state, bytes.bytes, bytes.size, path);
+        if (status != QNET_OK) (void)qnet__fail(ctx, status, "%s", sentence);
+        else if (used) status = qnet_safetensors_read(ctx, &source, out);
+        qnet_buffer_free(ctx, &bytes);
+        if (used) return status;
     }
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
     status = qnet_safetensors_read(ctx, &source, out);
@@ -13568,10 +13352,9 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
 {
     qnet__file file;
     qnet_sink sink;
-    qnet_status status;
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet_weights_write(ctx, &sink, table, block, metadata_pairs, pairs);
-    return qnet__file_finish(&file, status);
+    return qnet__file_finish(&file, qnet_weights_write(ctx, &sink, table, block, metadata_pairs,
+                                                       pairs));
 }
 #endif
 /* ---- configurations as text ------------------------------------------------------------------
@@ -13698,12 +13481,9 @@ QNET_API void qnet_augment_config_init(qnet_augment_config *config)
 
 QNET_API void qnet_augment_config_imagenet(qnet_augment_config *config)
 {
-    config->mean[0] = 0.485;
-    config->mean[1] = 0.456;
-    config->mean[2] = 0.406;
-    config->std[0] = 0.229;
-    config->std[1] = 0.224;
-    config->std[2] = 0.225;
+    static const double mean[3] = {0.485, 0.456, 0.406}, std[3] = {0.229, 0.224, 0.225};
+    memcpy(config->mean, mean, sizeof mean);
+    memcpy(config->std, std, sizeof std);
 }
 
 /* ---- the parameters of one image ------------------------------------------------------------- */
@@ -13725,7 +13505,6 @@ QNET_API qnet_augmentation qnet_augment_draw(const qnet_augment_config *config, 
 {
     const int any = !config->physics_safe;
     qnet_augmentation r;
-    double gamma;
     memset(&r, 0, sizeof r);
     r.hflip = qnet_rng_uniform(rng) < config->p_hflip;
     r.vflip = qnet_rng_uniform(rng) < config->p_vflip && any;
@@ -13733,9 +13512,10 @@ QNET_API qnet_augmentation qnet_augment_draw(const qnet_augment_config *config, 
     r.alpha = 1 + qnet__draw(rng, r.brightness_contrast, config->contrast);
     r.beta = qnet__draw(rng, r.brightness_contrast, config->brightness);
     r.gamma_on = qnet_rng_uniform(rng) < config->p_gamma && any;
-    gamma = floor(config->gamma_high - config->gamma_low) + 1; /* whole percents, ends included */
-    gamma = (config->gamma_low + floor(qnet_rng_uniform(rng) * gamma)) / 100;
-    r.gamma = r.gamma_on ? gamma : 1;
+    /* Whole percents, ends included. */
+    const double gammas = floor(config->gamma_high - config->gamma_low) + 1;
+    r.gamma = (config->gamma_low + floor(qnet_rng_uniform(rng) * gammas)) / 100;
+    r.gamma = r.gamma_on ? r.gamma : 1;
     r.grid = qnet_rng_uniform(rng) < config->p_grid;
     for (int i = 0; i <= QNET_GRID_STEPS; i++)
         r.grid_x[i] = 1 + qnet__draw(rng, r.grid, config->grid_limit);
@@ -13803,6 +13583,7 @@ static const qnet__setting qnet__augment_settings[] = {
     QNET__SETTINGS_END
 };
 
+/* Ranges of a configuration; of two limits the upper one is not below the lower one. */
 static qnet_status qnet__augment_config_check(qnet_context *ctx, const qnet_augment_config *c)
 {
     QNET__TRY(qnet__settings_check(ctx, "augment", qnet__stretch_settings, c));
@@ -13863,11 +13644,10 @@ static float qnet__select(float *v, size_t n, size_t rank)
         const float pivot = v[low + (high - low) / 2];
         size_t i = low, j = high;
         for (;; i++, j--) {
-            float swap;
             while (v[i] < pivot) i++;
             while (v[j] > pivot) j--;
             if (i >= j) break;
-            swap = v[i];
+            const float swap = v[i];
             v[i] = v[j];
             v[j] = swap;
         }
@@ -13882,13 +13662,12 @@ static float qnet__select(float *v, size_t n, size_t rank)
    numpy.percentile has it: a + f (b - a), a of rank floor(q/100 (n-1)), b of the next. n = 0: 0. */
 static float qnet__percentile(float *v, size_t n, double q)
 {
-    const double at = n > 0 ? q / 100 * (double)(n - 1) : 0;
-    const size_t rank = n > 0 ? qnet__min_size((size_t)at, n - 1) : 0;
-    float a, b = FLT_MAX;
     if (n == 0) return 0;
-    a = qnet__select(v, n, rank);
+    const double at = q / 100 * (double)(n - 1);
+    const size_t rank = qnet__min_size((size_t)at, n - 1);
+    const float a = qnet__select(v, n, rank);
+    float b = rank + 1 < n ? v[rank + 1] : a;
     for (size_t i = rank + 1; i < n; i++) b = v[i] < b ? v[i] : b;
-    if (rank + 1 == n) b = a;
     return (float)(a + (at - (double)rank) * ((double)b - a));
 }
 
@@ -13945,11 +13724,10 @@ static void qnet__power_plan(qnet__power_table *table, double gamma)
 static float qnet__power(const qnet__power_table *table, float v)
 {
     const int rest_bits = 23 - QNET__POWER_BITS;
-    uint32_t bits, i;
-    float rest;
+    uint32_t bits;
     memcpy(&bits, &v, sizeof bits);
-    i = bits >> rest_bits & ((1u << QNET__POWER_BITS) - 1);
-    rest = (float)(int)(bits & ((1u << rest_bits) - 1)) / (float)(1 << rest_bits);
+    const uint32_t i = bits >> rest_bits & ((1u << QNET__POWER_BITS) - 1);
+    const float rest = (float)(int)(bits & ((1u << rest_bits) - 1)) / (float)(1 << rest_bits);
     return table->exponent[bits >> 23] *
            (table->mantissa[i] + rest * (table->mantissa[i + 1] - table->mantissa[i]));
 }
@@ -14030,14 +13808,7 @@ typedef struct qnet__warp {
 static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int in_w,
                                   double *map_x, double *map_y)
 {
-    qnet__warp warp;
-    memset(&warp, 0, sizeof warp);
-    warp.record = record;
-    warp.in_h = in_h;
-    warp.in_w = in_w;
-    warp.xx = warp.yy = 1;
-    warp.map_x = map_x;
-    warp.map_y = map_y;
+    qnet__warp warp = {record, in_h, in_w, 1, 0, 0, 0, 1, 0, map_x, map_y};
     for (int i = 0; record->grid && i < in_w; i++)
         map_x[i] = qnet__grid_entry(record->grid_x, in_w, i);
     for (int i = 0; record->grid && i < in_h; i++)
@@ -14088,9 +13859,9 @@ QNET__INLINE float qnet__bilinear(const float *p, const float *q, size_t right, 
     return top + fy * (bottom - top);
 }
 
-/* Row out_y of out[out_h][out_w][3]: image[in_h][in_w][3] where the warp says, bilinear,
-   normalised. Coordinates first, x[out_w] and y[out_w], then pixels: two loops without a
-   dependence. */
+/* Row out_y of out[out_h][out_w][3]: image[in_h][in_w][3] where the warp says, bilinear (between
+   pixels: flips and crop alone copy them), normalised. Coordinates first, x[out_w] and y[out_w],
+   then pixels: two loops without a dependence. */
 static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
                            const qnet_real mean[3], const qnet_real rstd[3], double *x, double *y,
                            qnet_real *out)
@@ -14115,20 +13886,6 @@ static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y
     }
 }
 
-/* The same without interpolation, where only flips and crop move pixels. */
-static void qnet__copy_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
-                           const qnet_real mean[3], const qnet_real rstd[3], qnet_real *out)
-{
-    const qnet_augmentation *r = warp->record;
-    const int last = warp->in_w - 1, y = out_y + r->crop_y;
-    const float *row = image + (size_t)(r->vflip ? warp->in_h - 1 - y : y) * (size_t)warp->in_w * 3;
-    for (int X = 0; X < out_w; X++) {
-        const int x = r->hflip ? last - (X + r->crop_x) : X + r->crop_x;
-        for (int c = 0; c < 3; c++)
-            out[X * 3 + c] = ((qnet_real)row[x * 3 + c] - mean[c]) * rstd[c];
-    }
-}
-
 /* ---- all of it ------------------------------------------------------------------------------- */
 
 QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
@@ -14139,37 +13896,30 @@ QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_aug
 {
     const size_t bytes = qnet_augment_scratch(in_h, in_w);
     qnet_real mean[3], rstd[3];
-    double *map_x, *map_y, *x, *y;
-    float *image, limit[2][3];
-    qnet__warp warp;
-    size_t count;
+    float limit[2][3];
     if (config == NULL || record == NULL || pixels == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "augment: config, record, pixels or output is missing");
     QNET__TRY(qnet__record_check(ctx, record, in_h, in_w, out_h, out_w));
     QNET__TRY(qnet__augment_config_check(ctx, config));
-    map_x = (double *)(scratch ? scratch : qnet__alloc(ctx, bytes));
+    double *map_x = (double *)(scratch ? scratch : qnet__alloc(ctx, bytes));
     if (map_x == NULL) return qnet__no_memory(ctx, bytes, "augmentation");
-    map_y = map_x + in_w;
-    x = map_y + in_h;
-    y = x + in_w;
-    image = (float *)(void *)(y + in_w);
-    count = (size_t)in_h * (size_t)in_w;
+    double *map_y = map_x + in_w, *x = map_y + in_h, *y = x + in_w;
+    float *image = (float *)(void *)(y + in_w);
+    const size_t count = (size_t)in_h * (size_t)in_w;
     if (low == NULL || high == NULL) { /* the configuration is right: no failure */
         (void)qnet_stretch_limits(ctx, config, pixels, count, limit[0], limit[1], image);
         low = limit[0];
         high = limit[1];
     }
     qnet__augment_values(record, pixels, count, low, high, image);
-    warp = qnet__warp_plan(record, in_h, in_w, map_x, map_y);
+    const qnet__warp warp = qnet__warp_plan(record, in_h, in_w, map_x, map_y);
     for (int c = 0; c < 3; c++) {
         mean[c] = (qnet_real)config->mean[c];
         rstd[c] = (qnet_real)(1 / config->std[c]);
     }
     for (int row = 0; row < out_h; row++, out += 3 * (size_t)out_w)
-        if (record->affine || record->grid)
-            qnet__warp_row(&warp, image, row, out_w, mean, rstd, x, y, out);
-        else qnet__copy_row(&warp, image, row, out_w, mean, rstd, out);
+        qnet__warp_row(&warp, image, row, out_w, mean, rstd, x, y, out);
     if (scratch == NULL) qnet__free(ctx, map_x, bytes);
     return QNET_OK;
 }
@@ -14234,8 +13984,7 @@ QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input
     config->input = input;
     config->size = input == QNET_INPUT_FULL ? 256 : 224;
     config->box_mm = 96; /* 224 pixels of the paper's .43 mm */
-    config->margin = 0.08;
-    config->max_slices = 24;
+    config->margin = 0.08, config->max_slices = 24;
 }
 
 QNET_API int qnet_input_prepared(const qnet_input_config *config)
@@ -14292,40 +14041,53 @@ static int qnet__maps_needed(const qnet_input_config *config)
 typedef struct qnet__preparation {
     qnet_context *ctx;
     const qnet_input_config *config;
-    qnet_volume *map[QNET__MAPS];  /* mask NULL: not needed */
+    qnet_volume *map[QNET__MAPS];  /* [nz][ny][nx] each, on one grid; mask NULL: not needed */
     const char *name[QNET__MAPS];  /* for error sentences */
     int slices, z[QNET__MAX_SLICES]; /* those chosen, lowest first */
-    int side;                      /* the frame */
+    int side;                      /* of the frame, pixels */
     double center[2], step[2];     /* voxels, voxels per pixel; along x and y */
+    double half[2];                /* of the frame's side, voxels */
     qnet_cut cut;
 } qnet__preparation;
 
+/* Index of voxel (x, y, z) in voxels[nz][ny][nx]. */
 static size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
 {
     return ((size_t)z * (size_t)v->ny + (size_t)y) * (size_t)v->nx + (size_t)x;
 }
 
-static int qnet__is_bad_voxel(float v)
+/* where: "outside of the head become 0", ... */
+static void qnet__warn_of_bad_voxels(qnet_context *ctx, const char *name, size_t bad,
+                                     const char *where)
 {
-    return !(fabsf(v) <= FLT_MAX);
+    if (bad > 0)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity %s", name,
+                  (double)bad, where);
 }
 
-/* Sets NaN and infinity to 0. Returns how many there were. */
-static size_t qnet__zero_bad_voxels(qnet_volume *v)
+/* Sets NaN and infinity to 0, which resampling then does not spread, with a warning. */
+static void qnet__zero_bad_voxels(qnet_context *ctx, qnet_volume *v, const char *name,
+                                  const char *where)
 {
     const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
     size_t bad = 0;
     for (size_t i = 0; i < count; i++)
-        if (qnet__is_bad_voxel(v->voxels[i])) {
+        if (!qnet__is_finite((double)v->voxels[i])) {
             v->voxels[i] = 0;
             bad++;
         }
-    return bad;
+    qnet__warn_of_bad_voxels(ctx, name, bad, where);
 }
 
-/* A refusal that the caller may have waived: then it is a warning. */
-static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field, const char *text)
+/* A refusal, with the field of the configuration that waives it; a warning once it is waived. */
+static QNET__PRINTF(4, 5) qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field,
+                                                   const char *format, ...)
 {
+    char text[QNET__SENTENCE];
+    va_list args;
+    va_start(args, format);
+    qnet__sentence(text, format, args);
+    va_end(args);
     if (!waived)
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s; if it is right, set %s", text, field);
     qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
@@ -14339,21 +14101,21 @@ static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field
 static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
                                   qnet_volume *v, const char *name)
 {
-    char text[512], was[4] = "RAS";
+    char was[4] = "RAS";
     double tilt = 0, norm[3], axes[3][3];
-    const char *acquired;
     if (qnet__affine_axes(&v->affine[0][0], norm, axes)) qnet__orientation_text(axes, was);
-    acquired = strchr("SI", was[2]) ? "axial" : strchr("AP", was[2]) ? "coronal" : "sagittal";
+    const char *acquired = strchr("SI", was[2])   ? "axial"
+                           : strchr("AP", was[2]) ? "coronal" : "sagittal";
+    const int axial = acquired[0] == 'a';
     QNET__TRY(qnet_volume_reorient(v, "RAS"));
     for (int c = 0; c < 3; c++)
         tilt = fmax(tilt, acos(fmin(fabs(v->affine[c][c]) / v->spacing[c], 1)));
     tilt *= 180 / 3.14159265358979323846;
-    snprintf(text, sizeof text, "%.300s: its axes are turned by %.0f degrees from those of the "
-             "head, its slices were acquired %s", name, tilt, acquired);
-    if (tilt > 45 || (tilt > 30 && acquired[0] != 'a'))
-        return qnet__unless(ctx, config->any_orientation, "any_orientation", text);
-    if (tilt > 30) qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
-    else if (acquired[0] != 'a')
+    if (tilt > 30)
+        return qnet__unless(ctx, config->any_orientation || (tilt <= 45 && axial),
+                            "any_orientation", "%.300s: its axes are turned by %.0f degrees from "
+                            "those of the head, its slices were acquired %s", name, tilt, acquired);
+    if (!axial)
         qnet__log(ctx, QNET_LOG_INFO, "%s: slices acquired %s are cut anew as axial ones", name,
                   acquired);
     return QNET_OK;
@@ -14410,7 +14172,7 @@ static size_t qnet__clear_outside(qnet_volume *v)
             for (int back = 0; back < 2; back++)
                 for (int i = 0; i < nx * ny; i++) {
                     const int at = back ? nx * ny - 1 - i : i, x = at % nx, y = at / nx;
-                    if (!qnet__is_bad_voxel(p[at])) continue;
+                    if (qnet__is_finite((double)p[at])) continue;
                     if (x > 0 && y > 0 && x < nx - 1 && y < ny - 1 && p[at - 1] != 0 &&
                         p[at + 1] != 0 && p[at - nx] != 0 && p[at + nx] != 0)
                         continue;
@@ -14431,13 +14193,14 @@ static size_t qnet__clear_outside(qnet_volume *v)
 #define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
 #define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
 
-/* Makes the mask 0 and 1, or says why it is none. */
+/* Makes the mask 0 and 1: what is .5 or more becomes 1. Refused are values below 0 or above 1 that
+   are not a few whole labels. The distinct values are counted up to one more than the limit. */
 static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const char *name)
 {
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
     float value[QNET__MASK_LABELS + 1], low = 0, high = 0; /* the values but 0 */
-    const size_t bad = qnet__zero_bad_voxels(mask);
     int n = 0, k, whole = 1;
+    qnet__zero_bad_voxels(ctx, mask, name, "do not count as mask");
     for (size_t i = 0; i < count; i++) {
         const float v = mask->voxels[i];
         low = v < low ? v : low;
@@ -14447,9 +14210,6 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
         for (k = 0; k < n && value[k] != v;) k++;
         if (k == n && n <= QNET__MASK_LABELS) value[n++] = v;
     }
-    if (bad)
-        qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity do not count as mask",
-                  name, (double)bad);
     /* A little beyond 0..1, as interpolation by splines leaves it. */
     if (low < -0.1f || (high > 1.1f && n > 1 && (!whole || n > QNET__MASK_LABELS)))
         return qnet__fail(ctx, QNET_ERROR_DATA,
@@ -14497,20 +14257,19 @@ static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const 
                                     qnet_cut *cut)
 {
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
-    size_t n = 0, largest = 0, lost = 0, pieces = 0, *queue;
+    size_t n = 0, largest = 0, lost = 0, pieces = 0;
     for (size_t i = 0; i < count; i++) n += mask->voxels[i] > 0;
     if (n == 0)
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is .5 or more, the mask is empty",
                           name);
-    queue = (size_t *)qnet__alloc(ctx, n * sizeof *queue);
+    size_t *queue = (size_t *)qnet__alloc(ctx, n * sizeof *queue);
     if (queue == NULL) return qnet__no_memory(ctx, n * sizeof *queue, "a mask's components");
     for (size_t i = 0; i < count; i++)
         if (mask->voxels[i] == 1)
             largest = qnet__max_size(largest, qnet__mask_component(mask, i, 1, 2, queue));
     for (size_t i = 0; i < count; i++) {
-        size_t size;
         if (mask->voxels[i] != 2) continue;
-        size = qnet__mask_component(mask, i, 2, 1, queue);
+        const size_t size = qnet__mask_component(mask, i, 2, 1, queue);
         if (50 * size >= largest) continue;
         for (size_t k = 0; k < size; k++) mask->voxels[queue[k]] = 0;
         lost += size;
@@ -14527,40 +14286,6 @@ static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const 
 }
 
 /* ---- which slices, which part of them -------------------------------------------------------- */
-
-/* 1: slice z holds some of the mask. */
-static int qnet__mask_in_slice(const qnet_volume *mask, int z)
-{
-    const size_t count = (size_t)mask->nx * (size_t)mask->ny;
-    const float *voxels = mask->voxels + (size_t)z * count;
-    for (size_t i = 0; i < count; i++)
-        if (voxels[i] > 0) return 1;
-    return 0;
-}
-
-/* The range of the configuration, or the central max_slices of those that hold the mask. */
-static qnet_status qnet__choose_slices(qnet__preparation *p)
-{
-    const qnet_input_config *c = p->config;
-    const qnet_volume *mask = p->map[QNET__MASK];
-    const int nz = p->map[QNET__QSM]->nz;
-    int n = 0, skip;
-    if (c->slice_count > 0) {
-        if (c->slice_count > nz || c->slice_first > nz - c->slice_count)
-            return qnet__fail(p->ctx, QNET_ERROR_DATA,
-                              "%s: slices %d..%d asked for, the volume has 0..%d",
-                              p->name[QNET__QSM], c->slice_first,
-                              c->slice_first + c->slice_count - 1, nz - 1);
-        for (; n < c->slice_count; n++) p->z[n] = c->slice_first + n;
-        p->slices = n;
-        return QNET_OK;
-    }
-    for (int z = 0; z < nz; z++) n += qnet__mask_in_slice(mask, z);
-    skip = qnet__max_int(n - c->max_slices, 0) / 2; /* of an odd surplus more goes at the top */
-    for (int z = 0; z < nz && p->slices < c->max_slices; z++)
-        if (qnet__mask_in_slice(mask, z) && skip-- <= 0) p->z[p->slices++] = z;
-    return QNET_OK;
-}
 
 /* Centre of mass, along x and y, of the voxels that are not 0 in slices z[count] (NULL: in all); 0
    when there are none. */
@@ -14580,6 +14305,32 @@ static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, d
     if (n == 0) return 0;
     for (int k = 0; k < 2; k++) center[k] = sum[k] / n;
     return 1;
+}
+
+/* p->z: the range of the configuration, or the central max_slices of those that hold the mask. The
+   mask is not empty (qnet__mask_clean), so there is at least one. */
+static qnet_status qnet__choose_slices(qnet__preparation *p)
+{
+    const qnet_input_config *c = p->config;
+    const qnet_volume *mask = p->map[QNET__MASK];
+    const int nz = p->map[QNET__QSM]->nz;
+    double at[2];
+    int n = 0;
+    if (c->slice_count > 0) {
+        if (c->slice_count > nz || c->slice_first > nz - c->slice_count)
+            return qnet__fail(p->ctx, QNET_ERROR_DATA,
+                              "%s: slices %d..%d asked for, the volume has 0..%d",
+                              p->name[QNET__QSM], c->slice_first,
+                              c->slice_first + c->slice_count - 1, nz - 1);
+        for (; n < c->slice_count; n++) p->z[n] = c->slice_first + n;
+        p->slices = n;
+        return QNET_OK;
+    }
+    for (int z = 0; z < nz; z++) n += qnet__center_of_mass(mask, &z, 1, at);
+    int skip = qnet__max_int(n - c->max_slices, 0) / 2; /* of an odd surplus more goes at the top */
+    for (int z = 0; z < nz && p->slices < c->max_slices; z++)
+        if (qnet__center_of_mass(mask, &z, 1, at) && skip-- <= 0) p->z[p->slices++] = z;
+    return QNET_OK;
 }
 
 /* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one.
@@ -14610,11 +14361,10 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
     }
     p->side = qnet_input_prepared(config);
     for (int k = 0; k < 2; k++) {
-        double half;
         p->step[k] = pixel_mm / v->spacing[k];
-        half = p->side / 2.0 * p->step[k];
+        p->half[k] = p->side / 2.0 * p->step[k];
         /* At least one voxel centre inside; also refuses the NaN of a singular affine. */
-        if (!(p->center[k] + half > 0 && p->center[k] - half < n[k] - 1))
+        if (!(p->center[k] + p->half[k] > 0 && p->center[k] - p->half[k] < n[k] - 1))
             return qnet__fail(p->ctx, QNET_ERROR_DATA,
                               "%s: the box about voxel (%g, %g) lies outside of the %dx%d slices",
                               p->name[QNET__QSM], p->center[0], p->center[1], v->nx, v->ny);
@@ -14629,7 +14379,8 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
    percentiles, which some bad voxels do not move. The limits leave room for 1.5 to 7 T and for
    heavy iron load; qnet_cohort_add gives them. */
 
-/* Voxels low[]..high[] of the slices that lie within half[] of a centre; x and y. */
+/* Voxels low[]..high[] of the slices that lie within half[] of a centre, in voxels along x and y;
+   low > high where the window lies beside the volume. */
 static void qnet__window(const qnet_volume *v, const double center[2], const double half[2],
                          int low[2], int high[2])
 {
@@ -14644,16 +14395,15 @@ static void qnet__window(const qnet_volume *v, const double center[2], const dou
 static qnet_status qnet__check_slices(const qnet__preparation *p)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
-    const double half[2] = {p->side / 2.0 * p->step[0], p->side / 2.0 * p->step[1]};
     int low[2], high[2];
-    qnet__window(grid, p->center, half, low, high);
+    qnet__window(grid, p->center, p->half, low, high);
     for (int t = 0; t < p->slices; t++)
         for (int m = QNET__QSM; m <= QNET__T1W; m++) {
             int some = 0;
             for (int y = low[1]; y <= high[1]; y++)
                 for (int x = low[0]; x <= high[0]; x++) {
                     const float v = p->map[m]->voxels[qnet__voxel_at(grid, x, y, p->z[t])];
-                    if (qnet__is_bad_voxel(v))
+                    if (!qnet__is_finite((double)v))
                         return qnet__fail(p->ctx, QNET_ERROR_DATA,
                                           "%s: voxel (%d, %d, %d) of the volume turned to RAS is "
                                           "%s, inside of the head", p->name[m], x, y, p->z[t],
@@ -14665,17 +14415,14 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
                                   "%s: slice %d (from 0 at the bottom) is zero all over the image",
                                   p->name[m], p->z[t]);
         }
-    for (int m = QNET__QSM; m <= QNET__T1W; m++) {
-        const size_t bad = qnet__zero_bad_voxels(p->map[m]);
-        if (bad)
-            qnet__log(p->ctx, QNET_LOG_WARNING,
-                      "%s: %.0f voxels of NaN or infinity inside of the head, where no image looks,"
-                      " become 0", p->name[m], (double)bad);
-    }
+    for (int m = QNET__QSM; m <= QNET__T1W; m++)
+        qnet__zero_bad_voxels(p->ctx, p->map[m], p->name[m],
+                              "inside of the head, where no image looks, become 0");
     return QNET_OK;
 }
 
-/* The q-th percentile of those of v[n] that are not 0 and for which where[i] >= least; work[n]. */
+/* The q-th percentile of those of v[n] that are not 0, which is outside the head, and for which
+   where[i] >= least; work[n]. */
 static float qnet__percentile_where(const float *v, const float *where, float least, size_t n,
                                     double q, float *work)
 {
@@ -14699,19 +14446,17 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
         in_mask += mask[i] > 0;
         empty += mask[i] > 0 && v[m][i] == 0;
     }
-    for (int k = 0; k < 3; k++) {
-        static const double q[3] = {1, 50, 99};
-        limit[k] = qnet__percentile_where(v[m], mask, 0, n, q[k], work);
-    }
+    limit[0] = qnet__percentile_where(v[m], mask, 0, n, 1, work);
+    limit[1] = qnet__percentile_where(v[m], mask, 0, n, 50, work);
+    limit[2] = qnet__percentile_where(v[m], mask, 0, n, 99, work);
     if (some < 0.05 * (double)n) return "is 0 nearly everywhere";
     if (empty > 0.1 * in_mask) return "is 0, or was NaN, in more than a tenth of the mask";
     if (limit[0] == limit[2]) return "is constant";
     negative /= some;
     if (m == QNET__QSM) {
-        float *size = work + n;
-        double largest;
+        float *size = work + n; /* magnitudes: the sign of some voxels may be anything */
         for (size_t i = 0; i < n; i++) size[i] = fabsf(qsm[i]);
-        largest = (double)qnet__percentile_where(size, mask, 0, n, 99, work);
+        const double largest = (double)qnet__percentile_where(size, mask, 0, n, 99, work);
         if (largest > 3 && negative < 0.05)
             return limit[1] >= 5 && limit[1] <= 80
                        ? "looks like R2*: are QSM and R2* swapped?"
@@ -14724,7 +14469,8 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
             return "is lower in the mask than around it: of the wrong sign, as GE's phase makes "
                    "it?";
     }
-    if (m == QNET__R2STAR) { /* iron: where QSM is highest */
+    if (m == QNET__R2STAR) {
+        /* Iron is where QSM is highest, and raises R2* (lowers T2*) there. */
         const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
         const float iron = qnet__percentile_where(v[m], qsm, highest, n, 50, work);
         if (negative > 0.05) return "looks like susceptibility: are QSM and R2* swapped?";
@@ -14739,7 +14485,9 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
 
 #define QNET__VALUES_MM 96 /* a box of this side lies within any head */
 
-/* Refuses values that no brain has, in the chosen slices about a centre. */
+/* Refuses values that no brain has, in the chosen slices about a centre (voxels), and a map that is
+   a copy of another. The maps' voxels in the window are gathered in v[map][n], so that the same
+   index is the same place in all of them. */
 static qnet_status qnet__check_values(const qnet__preparation *p, const double center[2])
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -14748,14 +14496,14 @@ static qnet_status qnet__check_values(const qnet__preparation *p, const double c
     const size_t whole = qnet__voxel_count(grid->nx, grid->ny, grid->nz) * sizeof(float);
     int low[2], high[2];
     qnet_status status = QNET_OK;
-    size_t row, n, bytes, at = 0;
-    float *block, *v[QNET__MAPS];
+    float *v[QNET__MAPS];
+    size_t at = 0;
     qnet__window(grid, center, half, low, high);
     if (low[0] > high[0] || low[1] > high[1]) return QNET_OK; /* an explicit box beside them */
-    row = (size_t)(high[0] - low[0] + 1);
-    n = row * (size_t)(high[1] - low[1] + 1) * (size_t)p->slices;
-    bytes = (QNET__MAPS + 2) * n * sizeof *block;
-    block = (float *)qnet__alloc(p->ctx, bytes);
+    const size_t row = (size_t)(high[0] - low[0] + 1);
+    const size_t n = row * (size_t)(high[1] - low[1] + 1) * (size_t)p->slices;
+    const size_t bytes = (QNET__MAPS + 2) * n * sizeof(float);
+    float *block = (float *)qnet__alloc(p->ctx, bytes);
     if (block == NULL) return qnet__no_memory(p->ctx, bytes, "a map's values");
     memset(block, 0, bytes);
     for (int m = 0; m < QNET__MAPS; m++) v[m] = block + (size_t)m * n;
@@ -14767,16 +14515,15 @@ static qnet_status qnet__check_values(const qnet__preparation *p, const double c
                            row * sizeof *block);
     for (int m = QNET__QSM; m <= QNET__T1W && status == QNET_OK; m++) {
         float limit[3];
-        char text[600];
         const char *why = qnet__unlikely(m, v, n, limit, block + QNET__MAPS * n);
         for (int k = 0; why == NULL && k < m; k++)
             if (memcmp(p->map[m]->voxels, p->map[k]->voxels, whole) == 0)
                 why = "is a copy of another map of this scan";
-        if (why == NULL) continue;
-        snprintf(text, sizeof text, "%.400s: %s (1 %%, half and 99 %% of its values are below "
-                 "%.3g, %.3g and %.3g)", p->name[m], why, (double)limit[0], (double)limit[1],
-                 (double)limit[2]);
-        status = qnet__unless(p->ctx, p->config->any_values, "any_values", text);
+        if (why != NULL)
+            status = qnet__unless(p->ctx, p->config->any_values, "any_values", "%.400s: %s (1 %%, "
+                                  "half and 99 %% of its values are below %.3g, %.3g and %.3g)",
+                                  p->name[m], why, (double)limit[0], (double)limit[1],
+                                  (double)limit[2]);
     }
     qnet__free(p->ctx, block, bytes);
     return status;
@@ -14825,11 +14572,9 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
                 if (!qnet__neighbours(p->center[0] - right * p->step[0], grid->nx, &x0, &x1, &fx))
                     continue;
                 for (int m = 0; m < 3; m++) {
-                    const float *a = p->map[m]->voxels + qnet__voxel_at(grid, 0, y0, z);
-                    const float *b = p->map[m]->voxels + qnet__voxel_at(grid, 0, y1, z);
-                    const float top = a[x0] + fx * (a[x1] - a[x0]);
-                    const float bottom = b[x0] + fx * (b[x1] - b[x0]);
-                    sum[m] += top + fy * (bottom - top);
+                    const float *a = p->map[m]->voxels + qnet__voxel_at(grid, x0, y0, z);
+                    const float *b = p->map[m]->voxels + qnet__voxel_at(grid, x0, y1, z);
+                    sum[m] += qnet__bilinear(a, b, (size_t)(x1 - x0), fx, fy);
                 }
             }
         }
@@ -14837,41 +14582,38 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
     }
 }
 
-/* Everything but the images: checks the maps, chooses the slices, places the frame. The order
-   counts: what is refused first has the plainest sentence, and values are looked at where the frame
-   is. */
+/* Everything but the images: checks the maps, chooses the slices, places the frame, and fills
+   p->cut. The order counts: what is refused first has the plainest sentence, and values are looked
+   at where the frame is. */
 static qnet_status qnet__cut_plan(qnet__preparation *p)
 {
     const int needed = qnet__maps_needed(p->config);
     const qnet_volume *qsm = p->map[QNET__QSM], *mask;
     qnet_cut *cut = &p->cut;
-    double head[2], mass[2] = {0, 0}, middle;
-    char text[512];
+    double head[2], mass[2] = {0, 0};
     for (int m = 0; m < needed; m++) {
-        size_t cleared;
         if (p->map[m] == NULL)
             return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", p->name[m],
                               m == QNET__MASK ? ", and no slices or box are given" : "");
         QNET__TRY(qnet__to_axial(p->ctx, p->config, p->map[m], p->name[m]));
         QNET__TRY(qnet__check_grid(p->ctx, qsm, p->name[QNET__QSM], p->map[m], p->name[m]));
-        if (m == QNET__MASK) continue;
-        cleared = qnet__clear_outside(p->map[m]);
-        if (cleared)
-            qnet__log(p->ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity outside of the "
-                      "head become 0", p->name[m], (double)cleared);
+        if (m != QNET__MASK)
+            qnet__warn_of_bad_voxels(p->ctx, p->name[m], qnet__clear_outside(p->map[m]),
+                                     "outside of the head become 0");
     }
     if (needed < QNET__MAPS) p->map[QNET__MASK] = NULL;
     mask = p->map[QNET__MASK];
     if (mask) {
-        double ml;
         QNET__TRY(qnet__mask_binary(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK]));
         QNET__TRY(qnet__mask_clean(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK], cut));
         (void)qnet__center_of_mass(mask, NULL, mask->nz, mass);
-        ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] / 1000;
-        snprintf(text, sizeof text, "%.400s: %.0f ml, more than the %d of basal ganglia and "
-                 "thalami: a mask of the brain?", p->name[QNET__MASK], ml, QNET__MASK_ML);
+        const double ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] /
+                          1000;
         if (ml > QNET__MASK_ML)
-            QNET__TRY(qnet__unless(p->ctx, p->config->any_values, "any_values", text));
+            QNET__TRY(qnet__unless(p->ctx, p->config->any_values, "any_values",
+                                   "%.400s: %.0f ml, more than the %d of basal ganglia and "
+                                   "thalami: a mask of the brain?", p->name[QNET__MASK], ml,
+                                   QNET__MASK_ML));
     }
     QNET__TRY(qnet__choose_slices(p));
     QNET__TRY(qnet__frame_plan(p, mass));
@@ -14879,7 +14621,7 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
     QNET__TRY(qnet__check_values(p, mask ? mass : p->center));
     cut->slice[0] = p->z[0];
     cut->slice[1] = p->z[p->slices - 1];
-    middle = (cut->slice[0] + cut->slice[1]) / 2.0;
+    const double middle = (cut->slice[0] + cut->slice[1]) / 2.0;
     for (int k = 0; k < 3; k++)
         cut->center_mm[k] = qsm->affine[k][0] * p->center[0] + qsm->affine[k][1] * p->center[1] +
                             qsm->affine[k][2] * middle + qsm->affine[k][3];
@@ -14903,23 +14645,19 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
 QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
                                         int scans, qnet_cohort **out)
 {
-    qnet_cohort *cohort;
-    size_t bytes;
     QNET__TRY(qnet__input_check(ctx, config));
     if (out == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cohort: no place for the result");
     if (scans < 1 || scans > QNET__MAX_SCANS)
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "cohort: room for %d scans asked for, expected 1..%d", scans,
                           QNET__MAX_SCANS);
-    bytes = sizeof *cohort + (size_t)scans * sizeof *cohort->scans;
-    cohort = (qnet_cohort *)qnet__alloc(ctx, bytes);
+    const int side = qnet_input_prepared(config);
+    const size_t bytes = sizeof(qnet_cohort) + (size_t)scans * sizeof(qnet_scan);
+    qnet_cohort *cohort = (qnet_cohort *)qnet__alloc(ctx, bytes);
     if (cohort == NULL) return qnet__no_memory(ctx, bytes, "a cohort");
-    memset(cohort, 0, bytes);
-    cohort->ctx = ctx;
-    cohort->config = *config;
-    cohort->capacity = scans;
-    cohort->height = cohort->width = qnet_input_prepared(config);
-    cohort->scans = (qnet_scan *)(void *)(cohort + 1);
+    const qnet_cohort empty = {ctx, *config, 0, scans, side, side,
+                               (qnet_scan *)(void *)(cohort + 1)};
+    *cohort = empty;
     *out = cohort;
     return QNET_OK;
 }
@@ -14944,8 +14682,8 @@ QNET_API void qnet_cohort_destroy(qnet_cohort *cohort)
 
 QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t)
 {
-    if (scan < 0 || scan >= cohort->scans_count) return NULL;
-    if (t < 0 || t >= cohort->scans[scan].slices) return NULL;
+    if (scan < 0 || scan >= cohort->scans_count || t < 0 || t >= cohort->scans[scan].slices)
+        return NULL;
     return cohort->scans[scan].pixels +
            (size_t)t * (size_t)cohort->height * (size_t)cohort->width * 3;
 }
@@ -14961,27 +14699,27 @@ static uint64_t qnet__volume_hash(const qnet_volume *v)
     return qnet__hash_numbers(QNET_HASH_START, &t);
 }
 
-/* Whose scan it is, and that no other subject of the cohort has this QSM map: one brain would be
-   trained and tested on. */
+/* A subject has one label, and no two subjects have the same QSM map: a network would be trained
+   and tested on one brain. */
 static qnet_status qnet__cohort_check(const qnet_cohort *cohort, const qnet_scan *scan)
 {
     for (int s = 0; s < cohort->scans_count; s++) {
         const qnet_scan *other = &cohort->scans[s];
         const int same = strcmp(other->subject, scan->subject) == 0;
-        char text[256];
         if (same && other->label != scan->label)
             return qnet__fail(cohort->ctx, QNET_ERROR_DATA,
                               "cohort: %s is HH in one scan, HC in another", scan->subject);
-        if (same || other->source_hash != scan->source_hash) continue;
-        snprintf(text, sizeof text, "%s and %s have the same QSM map", other->subject,
-                 scan->subject);
-        QNET__TRY(qnet__unless(cohort->ctx, cohort->config.any_values, "any_values", text));
+        if (!same && other->source_hash == scan->source_hash)
+            QNET__TRY(qnet__unless(cohort->ctx, cohort->config.any_values, "any_values",
+                                   "%s and %s have the same QSM map", other->subject,
+                                   scan->subject));
     }
     return QNET_OK;
 }
 
-/* Appends a scan whose maps have these names: checks, then memory, then images, so that the cohort
-   is as before on any failure. */
+/* Appends a scan; name[] are those of its maps in sentences. Checks, then memory, then images, so
+   that the cohort is as before on any failure. The scan's block holds pixels[slices][height][width]
+   [3] and slice_z[slices]. */
 static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps *maps,
                                        const char *const name[QNET__MAPS])
 {
@@ -14990,9 +14728,6 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     const size_t image = (size_t)cohort->height * (size_t)cohort->width * 3;
     qnet__preparation p;
     qnet_scan scan;
-    int *slice_z;
-    float *pixels;
-    size_t bytes;
     memset(&scan, 0, sizeof scan);
     memset(&p, 0, sizeof p);
     if (maps->subject == NULL || maps->subject[0] == '\0')
@@ -15014,17 +14749,14 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     scan.sex = maps->sex;
     p.ctx = ctx;
     p.config = &cohort->config;
-    for (int m = 0; m < QNET__MAPS; m++) {
-        p.map[m] = map[m];
-        p.name[m] = name[m];
-    }
+    for (int m = 0; m < QNET__MAPS; m++) p.map[m] = map[m], p.name[m] = name[m];
     QNET__TRY(qnet__cut_plan(&p));
     scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
     QNET__TRY(qnet__cohort_check(cohort, &scan));
-    bytes = qnet__scan_bytes(cohort, p.slices);
-    pixels = (float *)qnet__alloc(ctx, bytes);
+    const size_t bytes = qnet__scan_bytes(cohort, p.slices);
+    float *pixels = (float *)qnet__alloc(ctx, bytes);
     if (pixels == NULL) return qnet__no_memory(ctx, bytes, "a scan's slices");
-    slice_z = (int *)(void *)(pixels + (size_t)p.slices * image);
+    int *slice_z = (int *)(void *)(pixels + (size_t)p.slices * image);
     memcpy(slice_z, p.z, (size_t)p.slices * sizeof *slice_z);
     for (int t = 0; t < p.slices; t++)
         qnet__resample_slice(&p, p.z[t], pixels + (size_t)t * image);
@@ -15073,9 +14805,8 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
                                         "slices with the mask"};
     const int n = cohort->scans_count;
     const size_t bytes = (size_t)n * sizeof(float);
-    float *work;
     if (n < QNET__OUTLIER_SCANS) return QNET_OK;
-    work = (float *)qnet__alloc(cohort->ctx, bytes);
+    float *work = (float *)qnet__alloc(cohort->ctx, bytes);
     if (work == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
     for (int k = 0; k < 3; k++) {
         double median = 0, limit = 0;
@@ -15103,14 +14834,14 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
     return QNET_OK;
 }
 
-/* Reads one scan's volumes and appends them. */
+/* Reads one scan's volumes and appends them. The volumes are freed in any case: memory holds those
+   of one scan at a time. */
 static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_files *files)
 {
     const char *const path[QNET__MAPS] = {files->qsm, files->r2star, files->t1w, files->mask};
     const int needed = qnet__maps_needed(&cohort->config);
     qnet_volume *v[QNET__MAPS] = {NULL, NULL, NULL, NULL};
     qnet_status status = QNET_OK;
-    qnet_scan_maps maps;
     for (int m = 0; m < needed && status == QNET_OK; m++) {
         if (path[m] == NULL)
             status = qnet__fail(cohort->ctx, QNET_ERROR_NOT_FOUND, "%.63s: no file of the %s%s",
@@ -15118,53 +14849,32 @@ static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_fi
                                 m == QNET__MASK ? ", and no slices or box are given" : "");
         else status = qnet_nifti_load(cohort->ctx, path[m], &v[m]);
     }
-    memset(&maps, 0, sizeof maps);
-    maps.subject = files->subject;
-    maps.label = files->label;
-    maps.age = files->age;
-    maps.sex = files->sex;
-    maps.qsm = v[QNET__QSM];
-    maps.r2star = v[QNET__R2STAR];
-    maps.t1w = v[QNET__T1W];
-    maps.mask = v[QNET__MASK];
+    const qnet_scan_maps maps = {files->subject, files->label, files->age, files->sex,
+                                 v[QNET__QSM], v[QNET__R2STAR], v[QNET__T1W], v[QNET__MASK]};
     if (status == QNET_OK) status = qnet__cohort_append(cohort, &maps, path);
     for (int m = 0; m < QNET__MAPS; m++) qnet_volume_destroy(v[m]);
     return status;
 }
 
-/* Reports that scan i (from 0) of count has been read since `start`; the hook may stop it there. */
-static qnet_status qnet__cohort_progress(qnet_context *ctx, const char *subject, int i, int count,
-                                         double start)
-{
-    const double seconds = qnet__seconds(ctx) - start;
-    qnet_progress_info info;
-    memset(&info, 0, sizeof info);
-    info.task = "read cohort";
-    info.where = subject;
-    info.step = (size_t)i + 1;
-    info.steps = (size_t)count;
-    info.loss = (double)NAN;
-    info.items_per_second = seconds > 0 ? (i + 1) / seconds : 0;
-    info.seconds_left = seconds * (count - i - 1) / (i + 1);
-    info.fraction = (double)(i + 1) / count;
-    if (!qnet__report(ctx, &info)) return QNET_OK;
-    return qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s", subject);
-}
-
+/* The cohort of files[count], scan by scan; after each the progress hook may stop it. */
 QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
                                       const qnet_scan_files *files, int count, qnet_cohort **out)
 {
     qnet_cohort *cohort = NULL;
     qnet_status status = QNET_OK;
-    double start;
     if (files == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "load cohort: files or result are NULL");
     QNET__TRY(qnet_cohort_create(ctx, config, count, &cohort));
-    start = qnet__seconds(ctx);
+    const double start = qnet__seconds(ctx);
     for (int i = 0; i < count && status == QNET_OK; i++) {
         status = qnet__cohort_load_one(cohort, &files[i]);
-        if (status == QNET_OK)
-            status = qnet__cohort_progress(ctx, files[i].subject, i, count, start);
+        const double seconds = qnet__seconds(ctx) - start, done = i + 1;
+        const qnet_progress_info info = {
+            "read cohort", files[i].subject, 0, 0, (size_t)i + 1, (size_t)count, (double)NAN, 0,
+            seconds > 0 ? done / seconds : 0, seconds * (count - done) / done, done / count};
+        if (status == QNET_OK && qnet__report(ctx, &info))
+            status = qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s",
+                                files[i].subject);
     }
     if (status == QNET_OK) status = qnet__cohort_outliers(cohort);
     if (status == QNET_OK) *out = cohort;
@@ -15178,56 +14888,54 @@ QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config
    Cross-validation is over individuals: all scans of a subject share a fold, or a network would be
    tested on a brain that it has seen (paper, "Training Procedure"). */
 
-/* Each class is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped. So the
-   folds differ by at most one subject in all, and by at most one in each class. work[2 scans]. */
-static qnet_status qnet__deal_folds(qnet_context *ctx, const qnet_cohort *cohort, int folds,
-                                    uint64_t seed, int *work, int *fold)
+/* The first scan of scan s's subject. */
+static int qnet__first_scan(const qnet_cohort *cohort, int s)
 {
-    const int scans = cohort->scans_count;
-    int *first = work, *order = work + scans; /* first scan of the scan's subject */
+    int first = 0;
+    while (strcmp(cohort->scans[first].subject, cohort->scans[s].subject) != 0) first++;
+    return first;
+}
+
+/* Each class of subjects is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped.
+   So the folds differ by at most one subject in all, and by at most one in each class. The seed
+   alone decides: the same subjects in the same order give the same folds for both inputs and both
+   stages. */
+QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *cohort, int folds,
+                                       uint64_t seed, int *fold)
+{
+    static const char *const name[2] = {"HC", "HH"};
     int count[2] = {0, 0}, next = 0;
+    if (cohort == NULL || fold == NULL || folds < 2)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "folds: %d of a cohort, expected 2 or more",
+                          folds);
+    const int scans = cohort->scans_count;
     for (int s = 0; s < scans; s++) {
-        const qnet_scan *scan = &cohort->scans[s];
-        for (first[s] = 0; strcmp(cohort->scans[first[s]].subject, scan->subject) != 0;) first[s]++;
-        if (scan->label != cohort->scans[first[s]].label)
+        const int first = qnet__first_scan(cohort, s), label = cohort->scans[s].label == QNET_HH;
+        if (cohort->scans[s].label != cohort->scans[first].label)
             return qnet__fail(ctx, QNET_ERROR_DATA, "folds: subject %s has scans of both labels",
-                              scan->subject);
-        count[scan->label == QNET_HH] += first[s] == s;
+                              cohort->scans[s].subject);
+        count[label] += first == s;
     }
     for (int label = 0; label < 2; label++)
         if (folds > count[label])
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "folds: %d asked for, but there are only %d %s subjects", folds,
-                              count[label], label ? "HH" : "HC");
+                              count[label], name[label]);
+    const size_t bytes = (size_t)scans * sizeof(int);
+    int *order = (int *)qnet__alloc(ctx, bytes); /* the first scans of the subjects of a class */
+    if (order == NULL) return qnet__no_memory(ctx, bytes, "folds");
     for (int label = 0; label < 2; label++) {
         qnet_rng rng = qnet_rng_at(seed, QNET_RANDOM_FOLDS, (uint32_t)label, 0);
         size_t n = 0;
         for (int s = 0; s < scans; s++)
-            if (first[s] == s && (cohort->scans[s].label == QNET_HH) == label) order[n++] = s;
+            if ((cohort->scans[s].label == QNET_HH) == label && qnet__first_scan(cohort, s) == s)
+                order[n++] = s;
         qnet_rng_shuffle(&rng, order, n);
         for (size_t i = 0; i < n; i++) fold[order[i]] = next++ % folds;
     }
-    for (int s = 0; s < scans; s++) fold[s] = fold[first[s]];
+    for (int s = 0; s < scans; s++) fold[s] = fold[qnet__first_scan(cohort, s)];
+    qnet__free(ctx, order, bytes);
     return QNET_OK;
-}
-
-/* The seed alone decides: the same subjects in the same order give the same folds for both inputs
-   and both stages. */
-QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *cohort, int folds,
-                                       uint64_t seed, int *fold)
-{
-    qnet_status status;
-    size_t bytes;
-    int *work;
-    if (cohort == NULL || fold == NULL || folds < 2)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "folds: %d of a cohort, expected 2 or more",
-                          folds);
-    bytes = 2 * (size_t)cohort->scans_count * sizeof *work;
-    work = (int *)qnet__alloc(ctx, bytes);
-    if (work == NULL) return qnet__no_memory(ctx, bytes, "folds");
-    status = qnet__deal_folds(ctx, cohort, folds, seed, work, fold);
-    qnet__free(ctx, work, bytes);
-    return status;
 }
 
 /* The opposite side of the leak check: whatever made the folds, no subject may be in two. */
@@ -15263,9 +14971,9 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
      average += (weights - average) / (n + 1)                   late in a run with SWA
 
    An epoch depends on (seed, epoch) and on what a checkpoint holds, on nothing else, so a run that
-   was stopped goes on with the same bits. Images come from >>cohort and are augmented by >>image,
-   each from its own random stream, so that the number of threads does not matter; the models are
-   those of >>resnet and >>scan, Adam and SWA those of >>optim, the files those of >>weights.
+   was stopped goes on with the same bits; each image is augmented from its own random stream, so
+   that the number of threads does not matter either. Relies on >>context >>random >>file >>tensor
+   >>dense >>resnet >>scan >>optim >>weights >>image >>cohort.
    ============================================================================================ */
 
 /* ---- settings of both stages, as tables ------------------------------------------------------ */
@@ -15812,8 +15520,8 @@ static qnet_status qnet__stage2_loss(qnet__training_state *s, const qnet__loop *
     return qnet__loss_check(p, status, loss);
 }
 
-/* QNET_ERROR_NUMERIC, naming the tensor, unless all weights are finite. A loss precedes its step, so
-   that the last one says nothing of the weights after it. */
+/* QNET_ERROR_NUMERIC, naming the tensor, unless all weights are finite. A loss precedes its step:
+   the last one says nothing of the weights after it. */
 static qnet_status qnet__training_check_weights(const qnet__training_state *s, const qnet__loop *p)
 {
     char place[QNET__PLACE];
@@ -17195,10 +16903,10 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
      features           512 per slice from the frozen ResNetSWA, computed once
      stage 2            Q-Net        BiLSTM and two heads
    and the test fold's probabilities by all three. Then, per input and per level (slices, scans):
-   metrics, ROC, DeLong's test and bootstrap over the items [repeats][count] (>>metrics). Training
-   is that of >>train, data and folds those of >>cohort; tables and pictures of the results are the
-   caller's (config.publish). Read from the bottom: qnet_experiment_run, qnet__experiment_run,
-   qnet__input_run, qnet__fold_run.
+   metrics, ROC, DeLong's test and bootstrap over the items [repeats][count]. Tables and pictures
+   of the results are the caller's (config.publish). Read from the bottom: qnet_experiment_run,
+   qnet__experiment_run, qnet__input_run, qnet__fold_run. Relies on >>context >>random >>file >>text
+   >>resnet >>weights >>image >>cohort >>train >>metrics.
    Folds are dealt by subject, so that no model is tested on a subject that it, or a network that it
    began with, was trained on (paper, "Training Procedure"). Work in progress is in out/checkpoint:
      config.txt               the configuration, which a resume compares
@@ -17455,8 +17163,8 @@ static qnet_status qnet__evaluate_figures(qnet_context *ctx, const qnet_experime
 }
 
 /* Everything of one model on the first repeat: metrics, ROC curve, and the AUC's intervals by
-   DeLong and by bootstrap, each over items and over subjects. Slices of a subject are not independent:
-   intervals over items are too narrow (Obuchowski 1997), but are those of the paper. */
+   DeLong and by bootstrap, each over items and over subjects. Slices of a subject are not
+   independent: intervals over items, those of the paper, are too narrow (Obuchowski 1997). */
 static qnet_status qnet__evaluate_model(qnet_context *ctx, const qnet_experiment_config *config,
                                         const qnet__columns *c, qnet_model_result *out)
 {
@@ -17697,7 +17405,8 @@ static qnet_status qnet__weights_text(const qnet__job *job, int model, qnet_buff
         "model=%s\nversion=%s\nrun=%016llx\nsubjects=%s\nrepeat=%d\nfold=%d\nseed=%llu\n"
         "dataset=%s\nsimulated=%d\nlabels=%s\ntrained_on=%.*s",
         names[model], QNET_VERSION, (unsigned long long)job->fingerprint, job->subjects,
-        job->repeat + 1, job->fold + 1, (unsigned long long)c->seed, job->e->dataset, job->e->simulated,
+        job->repeat + 1, job->fold + 1, (unsigned long long)c->seed, job->e->dataset,
+        job->e->simulated,
         c->shuffle_labels ? "shuffled" : "true", (int)job->seen.size,
         job->seen.size > 0 ? (const char *)job->seen.bytes : ""));
     for (int i = 0; i < job->train_count; i++) {
@@ -18245,34 +17954,37 @@ static qnet_status qnet__check_weights_leak(const qnet__job *job)
 static qnet_status qnet__work_files(const qnet_experiment *e, const char *folder, const char *end,
                                     int removing, int *count)
 {
-    char path[QNET__PATH], (*names)[QNET__NAME_SIZE];
-    size_t names_count, bytes;
+    char path[QNET__PATH];
+    qnet_buffer names = {NULL, 0, 0, NULL};
+    qnet_status status;
     snprintf(path, sizeof path, "%s/%s", e->out, folder);
-    QNET__TRY(qnet__list_folder(e->ctx, path, &names, &names_count, &bytes));
-    for (size_t i = 0; i < names_count; i++) {
-        if (!qnet__ends_in(names[i], end)) continue;
+    status = qnet_list_folder(e->ctx, path, &names);
+    for (const char *name = NULL;
+         status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL;) {
+        if (!qnet__ends_in(name, end)) continue;
         ++*count;
-        snprintf(path, sizeof path, "%s/%s/%s", e->out, folder, names[i]);
+        snprintf(path, sizeof path, "%s/%s/%s", e->out, folder, name);
         if (removing) (void)qnet__remove(path);
     }
-    qnet__free(e->ctx, names, bytes);
-    return QNET_OK;
+    qnet_buffer_free(e->ctx, &names);
+    return status;
 }
 
 /* Moves what is in out/checkpoint/<folder>, but for the system's files, to out<to>, in the order of
    the names; nothing where a folder is in the way of one. */
 static qnet_status qnet__work_move(const qnet_experiment *e, const char *folder, const char *to)
 {
-    char from[QNET__PATH], target[QNET__PATH], (*names)[QNET__NAME_SIZE];
-    size_t count, bytes;
-    qnet_status status = QNET_OK;
+    char from[QNET__PATH], target[QNET__PATH];
+    qnet_buffer names = {NULL, 0, 0, NULL};
+    const char *name;
+    qnet_status status;
     snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, folder);
-    QNET__TRY(qnet__list_folder(e->ctx, from, &names, &count, &bytes));
+    status = qnet_list_folder(e->ctx, from, &names);
     for (int moving = 0; moving < 2; moving++)
-        for (size_t i = 0; i < count && status == QNET_OK; i++) {
-            if (names[i][0] == '.') continue;
-            snprintf(from, sizeof from, "%s/checkpoint/%s/%s", e->out, folder, names[i]);
-            snprintf(target, sizeof target, "%s%s/%s", e->out, to, names[i]);
+        for (name = NULL; status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL;) {
+            if (*name == '.') continue;
+            snprintf(from, sizeof from, "%s/checkpoint/%s/%s", e->out, folder, name);
+            snprintf(target, sizeof target, "%s%s/%s", e->out, to, name);
             if (!moving && qnet__path_kind(target) == 2)
                 status = qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder",
                                     target);
@@ -18280,7 +17992,7 @@ static qnet_status qnet__work_move(const qnet_experiment *e, const char *folder,
                 status = qnet__fail(e->ctx, QNET_ERROR_IO, "%s: can't be moved to %s: %s", from,
                                     target, strerror(errno));
         }
-    qnet__free(e->ctx, names, bytes);
+    qnet_buffer_free(e->ctx, &names);
     QNET__TRY(status);
     snprintf(target, sizeof target, "%s%s", e->out, to);
     (void)qnet__sync(target);
@@ -18349,31 +18061,33 @@ static qnet_status qnet__checkpoint_open(const qnet_experiment *e, int resume,
 static qnet_status qnet__old_weights_clear(const qnet_experiment *e)
 {
     const qnet_experiment_config *c = &e->config;
-    char folder[600], path[960], (*names)[QNET__NAME_SIZE];
-    size_t count, bytes;
+    char folder[600], path[960];
+    qnet_buffer names = {NULL, 0, 0, NULL};
+    const char *name = NULL;
+    qnet_status status;
     int removed = 0;
     snprintf(folder, sizeof folder, "%s/weights", e->out);
-    QNET__TRY(qnet__list_folder(e->ctx, folder, &names, &count, &bytes));
-    for (size_t i = 0; i < count; i++) {
+    status = qnet_list_folder(e->ctx, folder, &names);
+    while (status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL) {
         int input, repeat, fold;
         char model[16], again[64];
-        if (strlen(names[i]) < 4 ||
-            sscanf(names[i] + 4, "-repeat%2d-fold%6d-%9[a-z]", &repeat, &fold, model) != 3)
+        if (strlen(name) < 4 ||
+            sscanf(name + 4, "-repeat%2d-fold%6d-%9[a-z]", &repeat, &fold, model) != 3)
             continue;
-        input = names[i][0] == 'f' ? QNET_INPUT_FULL : QNET_INPUT_CROP;
+        input = name[0] == 'f' ? QNET_INPUT_FULL : QNET_INPUT_CROP;
         snprintf(again, sizeof again, "%s-repeat%02d-fold%02d-%s.safetensors",
                  qnet_input_name((qnet_input)input), repeat, fold, model);
-        if (strcmp(again, names[i]) != 0) continue; /* not a run's */
+        if (strcmp(again, name) != 0) continue; /* not a run's */
         if (c->use_input[input] && repeat <= c->repeats && fold <= c->folds) continue;
-        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        snprintf(path, sizeof path, "%s/%s", folder, name);
         (void)qnet__remove(path);
         removed++;
     }
-    qnet__free(e->ctx, names, bytes);
+    qnet_buffer_free(e->ctx, &names);
     if (removed > 0)
         qnet__log(e->ctx, QNET_LOG_INFO, "%s: %d files of an earlier run were removed", folder,
                   removed);
-    return QNET_OK;
+    return status;
 }
 
 /* predictions.csv beside the files of the caller's publish. */

@@ -150,13 +150,16 @@ static void reference(layer *l)
     for (p = 0; p < pixels; p++)
         for (tap = 0; tap < taps; tap++) {
             const ptrdiff_t at = pixel_under(s, p, (int)(tap / s->kernel), (int)(tap % s->kernel));
-            for (ci = 0; at >= 0 && ci < in; ci++)
-                for (co = 0; co < out; co++) {
-                    const ptrdiff_t k = (tap * in + ci) * out + co;
-                    l->y[p * out + co] += l->x[at + ci] * l->w[k];
-                    l->dx[at + ci] += l->dy[p * out + co] * l->w[k];
-                    l->dw[k] += l->dy[p * out + co] * l->x[at + ci];
-                }
+            for (ci = 0; at >= 0 && ci < in; ci++) {
+                const qnet_real *w = l->w + (tap * in + ci) * out, *dy = l->dy + p * out;
+                qnet_real *y = l->y + p * out, *dw = l->dw + (tap * in + ci) * out;
+                const qnet_real x = l->x[at + ci];
+                qnet_real dx = l->dx[at + ci];
+                for (co = 0; co < out; co++) y[co] += x * w[co];
+                for (co = 0; co < out; co++) dx += dy[co] * w[co];
+                for (co = 0; co < out; co++) dw[co] += dy[co] * x;
+                l->dx[at + ci] = dx;
+            }
         }
 }
 
@@ -166,12 +169,12 @@ static void run_layer(qnet_context *ctx, layer *l, void *scratch)
     CHECK_OK(ctx, qnet_conv2d_backward(ctx, &l->shape, l->x, l->w, l->dy, l->dx, l->dw, scratch));
 }
 
-/* So many channels that u and du are not made as a whole (by_group, with two or three workers at most,
-   and by_square), also with axes of 2 pixels. */
+/* So many channels that u and du are not made as a whole (the schedules by group, with two or three
+   workers at most, and by square), also with axes of 2 pixels. */
 #define LARGE_KERNELS {5, 7, 7, 320, 384, 3, 1, 1}, {20, 2, 2, 704, 704, 3, 1, 1}
 
-/* The same at stride 2, with so many tiles that by_group takes two rounds and by_square several
-   slabs. */
+/* The same at stride 2, with so many tiles that the schedule by group takes two rounds and that by
+   square several slabs. */
 #define LARGE_KERNELS_2 {172, 5, 7, 192, 384, 3, 2, 1}
 
 static void check_against_twins(qnet_context *ctx, qnet_conv2d s, void *scratch)
@@ -486,8 +489,7 @@ static void test_workers(void)
     }
 }
 
-/* An image of zeros has the same bits alone and in a batch: on small maps the taps that are left out
-   depend on the batch, and -0 is not 0 for memcmp. */
+/* An image of zeros has the same bits alone and in a batch: -0 is not 0 for memcmp. */
 static void test_zeros_in_a_batch(void)
 {
     const qnet_conv2d one = {1, 4, 4, 64, 48, 3, 1, 1}, many = {64, 4, 4, 64, 48, 3, 1, 1};
