@@ -483,6 +483,7 @@ static void test_publish(void)
     memset(&text, 0, sizeof text);
     CHECK(qnet_context_create(NULL, &ctx) == QNET_OK);
     tiny_config(&c);
+    c.publish.input = NULL;
     c.publish.write = publish_at_second;
     c.publish.user = &calls;
     sprintf(path, "%s/weights", out);

@@ -44,7 +44,7 @@ static inline void pictures_free(qnet_context *ctx, pictures *p)
 /* Appends this many bytes, zeroed. */
 static qnet_status picture_room(qnet_context *ctx, qnet_buffer *b, size_t bytes)
 {
-    static const unsigned char zero[4096];
+    static const unsigned char zero[4096] = {0};
     const size_t end = b->size + bytes;
     qnet_status status = QNET_OK;
     while (b->size < end && status == QNET_OK)
