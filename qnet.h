@@ -17070,32 +17070,34 @@ static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experime
 
 /* ---- evaluation of one level ----------------------------------------------------------------- */
 
-/* Mean and standard deviation (n - 1; NaN for one value) of the values that are finite. */
-static qnet_mean_std qnet__mean_std(const double *values, int count)
+/* Mean and standard deviation (n - 1; NaN for one value) of those of count values, `step` apart, that
+   are finite. */
+static qnet_mean_std qnet__mean_std(const double *values, int count, int step)
 {
     qnet_mean_std r;
     double sum = 0, square = 0;
     int n = 0;
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < count * step; i += step) {
         if (!qnet__is_finite(values[i])) continue;
         sum += values[i];
         n++;
     }
     r.mean = n ? sum / n : (double)NAN;
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count * step; i += step)
         if (qnet__is_finite(values[i])) square += (values[i] - r.mean) * (values[i] - r.mean);
     r.std = n > 1 ? sqrt(square / (n - 1)) : (double)NAN;
     return r;
 }
+
+#define QNET__FIGURES 5 /* accuracy, sensitivity, specificity, F1, AUC */
 
 /* The columns of a level's items that the metrics read, and room for what is computed from them. */
 typedef struct qnet__columns {
     int *label, *decision, *cluster; /* [n] */
     double *score, *score1;          /* [n] */
     double *boot;                    /* [bootstrap] */
-    double *values;                  /* [QNET__FIGURES][parts] */
+    double *values;                  /* [the more of folds and repeats][QNET__FIGURES] */
     size_t n;
-    int parts;                       /* the more of folds and repeats */
 } qnet__columns;
 
 /* Fills the columns with the items of one model, those of `fold` or (-1) all. subject[scan]: the
@@ -17113,23 +17115,19 @@ static void qnet__columns_fill(qnet__columns *c, const qnet_item *items, size_t 
     }
 }
 
-#define QNET__FIGURES 5
-
-/* Accuracy, sensitivity, specificity, F1 and AUC of Tables 1 and 3: part k of c->values. The AUC of
-   items of one class is NaN. */
-static qnet_status qnet__figures(qnet_context *ctx, qnet__columns *c, int k)
+/* The figures of Tables 1 and 3. The AUC of items of one class is NaN. */
+static qnet_status qnet__figures(qnet_context *ctx, const qnet__columns *c,
+                                 double figure[QNET__FIGURES])
 {
     qnet_metrics m;
-    double auc = (double)NAN;
     QNET__TRY(qnet_metrics_from(ctx, c->label, c->decision, c->n, &m));
-    if (m.count.tp + m.count.fn > 0 && m.count.tn + m.count.fp > 0)
-        QNET__TRY(qnet_auc(ctx, c->label, c->score, c->n, &auc));
-    c->values[k] = m.accuracy;
-    c->values[c->parts + k] = m.sensitivity;
-    c->values[2 * c->parts + k] = m.specificity;
-    c->values[3 * c->parts + k] = m.f1;
-    c->values[4 * c->parts + k] = auc;
-    return QNET_OK;
+    figure[0] = m.accuracy;
+    figure[1] = m.sensitivity;
+    figure[2] = m.specificity;
+    figure[3] = m.f1;
+    figure[4] = (double)NAN;
+    if (m.count.tp + m.count.fn == 0 || m.count.tn + m.count.fp == 0) return QNET_OK;
+    return qnet_auc(ctx, c->label, c->score, c->n, &figure[4]);
 }
 
 /* One line of Tables 1 and 3, and the mean of the AUCs within the folds of the first repeat: mean
@@ -17143,22 +17141,24 @@ static qnet_status qnet__evaluate_figures(qnet_context *ctx, const qnet_experime
     qnet_mean_std *const cell[QNET__FIGURES] = {&out->accuracy, &out->sensitivity,
                                                 &out->specificity, &out->f1, &out->auc};
     const size_t count = level->count;
-    int n = config->folds;
+    const int repeated = config->repeats > 1;
+    double pooled[QNET__FIGURES];
     for (int fold = 0; fold < config->folds; fold++) {
         qnet__columns_fill(c, level->items, count, model, fold, subject);
-        QNET__TRY(qnet__figures(ctx, c, fold));
+        QNET__TRY(qnet__figures(ctx, c, c->values + fold * QNET__FIGURES));
     }
-    out->auc_within_folds = qnet__mean_std(c->values + 4 * c->parts, config->folds).mean;
-    if (config->repeats > 1) n = config->repeats;
-    for (int k = 0; k < config->repeats && config->repeats > 1; k++) {
+    out->auc_within_folds = qnet__mean_std(c->values + 4, config->folds, QNET__FIGURES).mean;
+    for (int k = 0; k < config->repeats && repeated; k++) {
         qnet__columns_fill(c, level->items + (size_t)k * count, count, model, -1, subject);
-        QNET__TRY(qnet__figures(ctx, c, k));
+        QNET__TRY(qnet__figures(ctx, c, c->values + k * QNET__FIGURES));
     }
-    for (int q = 0; q < QNET__FIGURES; q++) *cell[q] = qnet__mean_std(c->values + q * c->parts, n);
     qnet__columns_fill(c, level->items, count, model, -1, subject);
-    QNET__TRY(qnet__figures(ctx, c, 0));
-    for (int q = 0; q < QNET__FIGURES && config->repeats == 1; q++)
-        cell[q]->mean = c->values[q * c->parts];
+    QNET__TRY(qnet__figures(ctx, c, pooled));
+    for (int q = 0; q < QNET__FIGURES; q++) {
+        *cell[q] = qnet__mean_std(c->values + q, repeated ? config->repeats : config->folds,
+                                  QNET__FIGURES);
+        if (!repeated) cell[q]->mean = pooled[q];
+    }
     return QNET_OK;
 }
 
@@ -17222,7 +17222,6 @@ static qnet_status qnet__evaluate_level(qnet_experiment *e, qnet_level_result *l
     qnet_status status;
     size_t bytes = 0;
     memset(&c, 0, sizeof c);
-    c.parts = qnet__max_int(e->config.repeats, e->config.folds);
     for (int pass = 0; pass < 2; pass++) {
         c.label = (int *)qnet__take(&arena, level->count, sizeof(int));
         c.decision = (int *)qnet__take(&arena, level->count, sizeof(int));
@@ -17230,7 +17229,9 @@ static qnet_status qnet__evaluate_level(qnet_experiment *e, qnet_level_result *l
         c.score = (double *)qnet__take(&arena, level->count, sizeof(double));
         c.score1 = (double *)qnet__take(&arena, level->count, sizeof(double));
         c.boot = (double *)qnet__take(&arena, (size_t)e->config.bootstrap, sizeof(double));
-        c.values = (double *)qnet__take(&arena, (size_t)c.parts, QNET__FIGURES * sizeof(double));
+        c.values = (double *)qnet__take(
+            &arena, (size_t)qnet__max_int(e->config.repeats, e->config.folds),
+            QNET__FIGURES * sizeof(double));
         if (pass == 0) QNET__TRY(qnet__arena_alloc(e->ctx, &arena, &bytes, "the evaluation"));
     }
     status = qnet__evaluate_columns(e->ctx, &e->config, level, subject, &c);

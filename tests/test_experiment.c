@@ -224,8 +224,8 @@ static void test_run(void)
     }
     { /* of one value there is no deviation */
         const double one[3] = { 0.5, (double)NAN, (double)NAN };
-        CHECK(qnet__mean_std(one, 3).mean == 0.5);
-        CHECK(qnet__mean_std(one, 3).std != qnet__mean_std(one, 3).std);
+        CHECK(qnet__mean_std(one, 3, 1).mean == 0.5);
+        CHECK(qnet__mean_std(one, 3, 1).std != qnet__mean_std(one, 3, 1).std);
     }
     { /* logit(.8) +- 1.96 * .05 / .16, by hand */
         const qnet_interval r = qnet_logit_interval(0.8, 0.0025);
