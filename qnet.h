@@ -15890,18 +15890,6 @@ typedef struct qnet__embedding {
     double *probability;       /* [places] */
 } qnet__embedding;
 
-/* batch: slices at once; places: scans * max_slices. */
-static void qnet__embed_plan(qnet_context *ctx, qnet__embedding *e, qnet__arena *a, size_t batch,
-                             size_t places)
-{
-    const size_t row = QNET_FEATURES * sizeof(qnet_real);
-    e->batch_features = (qnet_real *)qnet__take(a, batch, row);
-    e->logits = (qnet_real *)qnet__take(a, batch, QNET_CLASSES * sizeof(qnet_real));
-    e->features = (qnet_real *)qnet__take(a, places, row);
-    e->probability = (double *)qnet__take(a, places, sizeof(double));
-    qnet__loader_plan(ctx, &e->loader, a, batch);
-}
-
 /* The test-time pass (paper: stretching and crop only), batch by batch. */
 static qnet_status qnet__embed_run(qnet_resnet *net, qnet__embedding *e, size_t batch)
 {
@@ -15936,6 +15924,7 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
                                 const qnet_cohort *cohort, const int *scans, int count,
                                 qnet_real *features, double *probability)
 {
+    const size_t row = QNET_FEATURES * sizeof(qnet_real);
     qnet__embedding e;
     qnet__arena arena = {NULL, 0};
     qnet_context *ctx;
@@ -15961,15 +15950,20 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
     e.loader.augment = augment;
     places = (size_t)count * (size_t)cohort->config.max_slices;
     batch = qnet__min_size((size_t)net->config.batch, e.loader.count);
-    qnet__embed_plan(ctx, &e, &arena, batch, places);
-    QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "features"));
-    qnet__embed_plan(ctx, &e, &arena, batch, places);
+    for (int pass = 0; pass < 2; pass++) {
+        e.batch_features = (qnet_real *)qnet__take(&arena, batch, row);
+        e.logits = (qnet_real *)qnet__take(&arena, batch, QNET_CLASSES * sizeof(qnet_real));
+        e.features = (qnet_real *)qnet__take(&arena, places, row);
+        e.probability = (double *)qnet__take(&arena, places, sizeof(double));
+        qnet__loader_plan(ctx, &e.loader, &arena, batch);
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "features"));
+    }
     qnet__loader_fill(&e.loader, scans, count);
-    memset(e.features, 0, places * QNET_FEATURES * sizeof(qnet_real));
+    memset(e.features, 0, places * row);
     memset(e.probability, 0, places * sizeof(double));
     status = qnet__embed_run(net, &e, batch);
     if (status == QNET_OK && features)
-        memcpy(features, e.features, places * QNET_FEATURES * sizeof(qnet_real));
+        memcpy(features, e.features, places * row);
     if (status == QNET_OK && probability)
         memcpy(probability, e.probability, places * sizeof(double));
     qnet__free(ctx, arena.base, bytes);
@@ -17070,8 +17064,8 @@ static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experime
 
 /* ---- evaluation of one level ----------------------------------------------------------------- */
 
-/* Mean and standard deviation (n - 1; NaN for one value) of those of count values, `step` apart, that
-   are finite. */
+/* Mean and standard deviation (n - 1; NaN for one value) of count values, `step` apart, of which
+   those that are not finite are left out. */
 static qnet_mean_std qnet__mean_std(const double *values, int count, int step)
 {
     qnet_mean_std r;
@@ -17596,14 +17590,6 @@ static qnet_status qnet__fold_load(const qnet__job *job)
     return status;
 }
 
-/* Features and probabilities of `count` scans by the frozen net; either may be NULL. */
-static qnet_status qnet__fold_embed(const qnet__job *job, qnet_resnet *net, const int *scans,
-                                    int count, qnet_real *features, double *image)
-{
-    return qnet_embed(net, &job->e->config.stage1.augment, job->cohort, scans, count, features,
-                      image);
-}
-
 /* Keeps what `run` has left: its learning curve, its weights, and the test scans' probabilities in
    job->image; scan[test scans] (NULL: the mean over a scan's slices) are those of the scans. */
 static qnet_status qnet__fold_keep(qnet__job *job, const qnet_training *run, int model,
@@ -17658,7 +17644,8 @@ static qnet_status qnet__stage2_train(qnet__job *job, qnet_training *run, qnet_r
     QNET__TRY(qnet_training_run(run, checkpoint));
     for (int i = 0; i < job->test_count; i++)
         job->length[i] = job->cohort->scans[job->test[i]].slices;
-    QNET__TRY(qnet__fold_embed(job, net, job->test, job->test_count, job->features, NULL));
+    QNET__TRY(qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->test,
+                         job->test_count, job->features, NULL));
     QNET__TRY(qnet_scan_model_predict(run->model, job->features, job->length, job->test_count,
                                       job->image, job->scan));
     return qnet__fold_keep(job, run, QNET_MODEL_QNET, job->scan);
@@ -17676,7 +17663,8 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
         job->length[i] = job->cohort->scans[job->train[i]].slices;
         job->label[i] = (int)job->cohort->scans[job->train[i]].label;
     }
-    QNET__TRY(qnet__fold_embed(job, net, job->train, job->train_count, job->features, NULL));
+    QNET__TRY(qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->train,
+                         job->train_count, job->features, NULL));
     QNET__TRY(qnet_stage2_create(job->e->ctx, &config, job->features, job->length, job->label,
                                  job->train_count, &run));
     status = qnet__stage2_train(job, run, net);
@@ -17713,7 +17701,8 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
     job->epochs += config.epochs - job->run_first;
     job->run_first = -1;
     if (status == QNET_OK)
-        status = qnet__fold_embed(job, run->net, job->test, job->test_count, NULL, job->image);
+        status = qnet_embed(run->net, &config.augment, job->cohort, job->test, job->test_count,
+                            NULL, job->image);
     if (status == QNET_OK)
         status = qnet__fold_keep(job, run, swa ? QNET_MODEL_RESNET_SWA : QNET_MODEL_RESNET, NULL);
     if (status == QNET_OK && swa) status = qnet__job_hash_embedding(job);
@@ -18017,7 +18006,7 @@ static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, con
 }
 
 /* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
-   overwrite an unfinished one, which may be days of work. text ends with a zero byte. */
+   overwrite an unfinished one, which may be days of work. */
 static qnet_status qnet__checkpoint_open(const qnet_experiment *e, int resume,
                                          const qnet_buffer *text)
 {
@@ -18043,10 +18032,9 @@ static qnet_status qnet__checkpoint_open(const qnet_experiment *e, int resume,
     if (resume && begun + done > 0 && qnet_file_exists(path)) {
         qnet_buffer old = {NULL, 0, 0, NULL};
         qnet_status status = qnet_file_read(ctx, path, 1 << 20, &old);
-        if (status == QNET_OK) status = qnet_buffer_append(ctx, &old, "", 1);
         if (status == QNET_OK)
-            status =
-                qnet__config_compare(ctx, path, (const char *)old.bytes, (const char *)text->bytes);
+            status = qnet__config_compare(ctx, path, old.size ? (const char *)old.bytes : "",
+                                          (const char *)text->bytes);
         qnet_buffer_free(ctx, &old);
         return status;
     }
@@ -18054,7 +18042,7 @@ static qnet_status qnet__checkpoint_open(const qnet_experiment *e, int resume,
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "%s/checkpoint: holds an unfinished run (%d files); resume it, or remove "
                           "that folder to begin anew", e->out, begun + done);
-    return qnet_file_replace(ctx, path, text->bytes, text->size - 1);
+    return qnet_file_replace(ctx, path, text->bytes, text->size);
 }
 
 /* Removes weights of an earlier run from out/weights whose place none of this run's has taken:
@@ -18294,7 +18282,7 @@ static qnet_status qnet__input_read_and_run(qnet__job *job)
     }
     snprintf(job->subjects, sizeof job->subjects, "%016llx", (unsigned long long)subjects);
     e->cohort_hash[job->input] = hash;
-    job->fingerprint = qnet_hash(QNET_HASH_START, job->text.bytes, job->text.size) ^ hash;
+    job->fingerprint = qnet_hash(QNET_HASH_START, job->text.bytes, job->text.size + 1) ^ hash;
     e->run[job->input] = job->fingerprint;
     qnet__job_plan(job, &arena, (size_t)images);
     status = qnet__arena_alloc(e->ctx, &arena, &bytes, "the folds");
@@ -18332,7 +18320,6 @@ static qnet_status qnet__experiment_run(qnet__job *job)
         "learning curves");
     if (!e->curves) return QNET_ERROR_MEMORY;
     QNET__TRY(qnet__experiment_text(e, &job->text));
-    QNET__TRY(qnet_buffer_append(e->ctx, &job->text, "", 1));
     for (int i = 0; i < 2; i++)
         if (c->use_input[i]) pixels += (double)c->input[i].size * c->input[i].size;
     for (int i = 0; i < 2; i++) {
