@@ -15111,7 +15111,7 @@ typedef struct qnet__loop {
     int epoch, epochs;   /* from 1 */
     size_t count, steps; /* items and batches */
     double start;        /* seconds */
-    size_t step;         /* the batch at hand, from 1, which holds */
+    size_t step;         /* the current batch, from 1, which holds */
     size_t first, n;     /* items first .. first + n - 1 */
 } qnet__loop;
 
@@ -15145,7 +15145,7 @@ static const char *qnet__loop_place(const qnet__loop *p, char text[QNET__PLACE])
     return text;
 }
 
-/* Reports that the batch at hand is done. The fraction is that of all epochs of this run; the
+/* Reports that the current batch is done. The fraction is that of all epochs of this run; the
    experiment wraps the hook and replaces it by its own. */
 static qnet_status qnet__loop_report(const qnet__loop *p, double loss, double learning_rate)
 {
@@ -15192,7 +15192,7 @@ typedef struct qnet__loader {
     size_t scratch_bytes;
     uint64_t hash;               /* of pixels, labels, order and random streams of the images */
     uint64_t seed;
-    /* Of the batch at hand: */
+    /* Of the current batch: */
     const int *order;            /* order[first + i] is image i of the batch; NULL: first + i */
     size_t first;
     int epoch;                   /* of the augmentation; -1: test time */
@@ -15261,7 +15261,7 @@ static void qnet__loader_fill(qnet__loader *l, const int *scans, int count)
     }
 }
 
-/* Image i of the batch at hand. */
+/* Image i of the current batch. */
 static qnet__image *qnet__loader_image(const qnet__loader *l, size_t i)
 {
     return &l->images[l->order ? (size_t)l->order[l->first + i] : l->first + i];
@@ -15304,7 +15304,7 @@ static void qnet__loader_task(void *arg, size_t index, size_t worker)
     l->status[index] = qnet__loader_apply(NULL, l, index, worker);
 }
 
-/* Fills l->batch with the images of the batch at hand: those at order[first..], or first.. if order
+/* Fills l->batch with the images of the current batch: those at order[first..], or first.. if order
    is NULL. epoch: of the augmentation, -1: none. Of several failures the one of the lowest
    index is reported, whichever thread met it. */
 static qnet_status qnet__loader_load(const qnet__loop *p, qnet__loader *l, int epoch,
@@ -15423,7 +15423,7 @@ static void qnet__training_plan(qnet__training_state *s, qnet__arena *a, size_t 
 }
 
 /* Moves s, whose network is there, into a block that holds all it needs, zeroed: neither an epoch
-   nor the finish asks for memory. On failure the network is destroyed. */
+   nor the finish allocates. On failure the network is destroyed. */
 static qnet_status qnet__training_carve(qnet__training_state *s, int largest,
                                         qnet__training_state **out)
 {
@@ -15623,7 +15623,7 @@ QNET_API qnet_status qnet_training_finish(qnet_training *run)
 
 /* ---- the checkpoint of a run ----------------------------------------------------------------- */
 
-/* Which kernels compute: their roundings differ, so a checkpoint goes on only with its own. */
+/* The kernels in force. Their roundings differ, so a checkpoint is resumed only with its own. */
 static const char *qnet__kernels_name(const qnet_context *ctx)
 {
     if (ctx->hooks.blas.sgemm != NULL) return "blas";
@@ -17329,7 +17329,7 @@ static void qnet__fold_path(const qnet_experiment *e, const char *folder, int in
              qnet_input_name((qnet_input)input), repeat + 1, fold + 1, name);
 }
 
-/* Of the fold at hand, in out/checkpoint. */
+/* Of the current fold, in out/checkpoint. */
 static void qnet__job_path(const qnet__job *job, const char *name, char path[QNET__PATH])
 {
     qnet__fold_path(job->e, "checkpoint", job->input, job->repeat, job->fold, name, path);
