@@ -1411,13 +1411,17 @@ typedef enum qnet_level { QNET_LEVEL_IMAGE, QNET_LEVEL_SCAN, QNET_LEVELS } qnet_
 QNET_API const char *qnet_model_name(qnet_model_kind model); /* "ResNet", "ResNetSWA", "Q-Net" */
 QNET_API const char *qnet_level_name(qnet_level level);      /* "image", "scan" */
 
-/* Files that a program makes of a finished experiment, such as a report: write is called once, when
-   all results are there, and puts files into `folder` (names without a leading point, "crop-",
-   "full-" or ".tmp"). They come to the output folder together with the experiment's own; a failure
-   of write is the experiment's, and a resume calls it again. */
+/* Files that a program makes of an experiment, such as a report. input (NULL: none) is called after
+   the last fold of each input configuration, for pictures: its cohort is in memory, and
+   qnet_experiment_weights loads its networks. write is called once, when all results are there, and
+   puts files into `folder` (names without a leading point or ".tmp"). They come to the output
+   folder together with the experiment's own; a failure of either is the experiment's, and a resume
+   calls both again. */
 struct qnet_experiment;
 typedef struct qnet_publish {
     void *user;
+    qnet_status (*input)(void *user, const struct qnet_experiment *experiment,
+                         const qnet_cohort *cohort);
     qnet_status (*write)(void *user, const struct qnet_experiment *experiment, const char *folder);
 } qnet_publish;
 
@@ -1431,7 +1435,6 @@ typedef struct qnet_experiment_config {
     uint64_t seed;                /* 1; stages and folds derive theirs from it */
     qnet_stage1_config stage1;    /* size, seed: set by the experiment */
     qnet_stage2_config stage2;    /* steps, seed: set by the experiment */
-    int cam_scans;                /* 3: scans of each class whose CAMs are drawn */
     qnet_publish publish;         /* all zero: none */
 } qnet_experiment_config;
 QNET_API void qnet_experiment_config_init(qnet_experiment_config *config);
@@ -1471,12 +1474,6 @@ typedef struct qnet_level_result {
     qnet_pair_result pair[3]; /* ResNetSWA-ResNet, Q-Net-ResNet, Q-Net-ResNetSWA, as in Table 2 */
 } qnet_level_result;
 
-typedef struct qnet_cam_picture {
-    int scan, slice, width, height;
-    uint8_t *rgb;
-    uint8_t *grey_rgb;
-    double probability;
-} qnet_cam_picture;
 typedef struct qnet_curve {
     int input, repeat, fold, kind;
     int epochs;
@@ -1514,9 +1511,6 @@ typedef struct qnet_experiment {
     int *fold;                               /* [participants_count], first repeat */
     qnet_level_result level[2][QNET_LEVELS]; /* by qnet_input, qnet_level */
     qnet_curve *curves; int curves_count;
-    qnet_cam_picture *cams[2]; int cams_count[2];
-    uint8_t *augmented[2]; /* Fig. 3: rgb sheet of the QSM channel; NULL if not run */
-    int augmented_width[2], augmented_height[2];
     uint64_t cohort_hash[2]; /* of the prepared pixels */
     uint64_t weights_hash;   /* qnet_safetensors_hash of the initial weights file */
     uint64_t run[2]; /* of all that changes a result: the identity that its weights files carry */
@@ -1540,6 +1534,11 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
                                          const qnet_dataset *data, const char *out,
                                          const char *weights, int resume,
                                          qnet_experiment **result);
+/* The weights of a network that this experiment trained, repeat and fold from 0, from its output
+   folder into the block of a table. QNET_ERROR_MISMATCH: the file there is another run's. */
+QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *experiment, qnet_input input,
+                                             int repeat, int fold, qnet_model_kind model,
+                                             const qnet_param_table *table, qnet_real *weights);
 /* How the images were prepared for the network in a weights file that an experiment wrote: a
    deployment that reads it here can't get the preprocessing wrong. QNET_ERROR_MISMATCH for a file
    without that record or prepared by another rule, and for weights of shuffled labels. */
@@ -13321,6 +13320,95 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
                                                        pairs));
 }
 #endif
+/* ---- configurations as text ------------------------------------------------------------------
+   "key=value" lines: the metadata of weights files and checkpoints, and what a resume compares. */
+
+/* A number of a configuration: its key in files and messages, its place and its range. */
+typedef struct qnet__setting {
+    const char *key;
+    char type; /* 'i' int, 'd' double, 's' qnet_stretch */
+    size_t offset;
+    double low, high;
+} qnet__setting; /* a table of settings ends with a key of NULL */
+
+#define QNET__SETTING(config, type, name, low, high) \
+    { #name, type, offsetof(config, name), low, high }
+#define QNET__SETTINGS_END { NULL, 0, 0, 0, 0 }
+
+static double qnet__setting_get(const qnet__setting *f, const void *config)
+{
+    const void *at = (const unsigned char *)config + f->offset;
+    if (f->type == 's') return (double)*(const qnet_stretch *)at;
+    return f->type == 'i' ? (double)*(const int *)at : *(const double *)at;
+}
+
+/* QNET_ERROR_ARGUMENT for the first number of a configuration out of its range, or NaN. */
+static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, const qnet__setting *f,
+                                      const void *config)
+{
+    for (; f->key != NULL; f++) {
+        const double value = qnet__setting_get(f, config);
+        if (!(value >= f->low && value <= f->high))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s %g: expected %.12g to %.12g", what,
+                              f->key, value, f->low, f->high);
+    }
+    return QNET_OK;
+}
+
+/* Appends a line for each setting, its key behind `prefix`. Equal numbers give equal text and
+   different ones different text: no bit is lost. */
+static qnet_status qnet__settings_text(qnet_context *ctx, qnet_buffer *text, const char *prefix,
+                                     const qnet__setting *f, const void *config)
+{
+    for (; f->key != NULL; f++) {
+        char number[40];
+        qnet__format_number(number, sizeof number, qnet__setting_get(f, config));
+        QNET__TRY(qnet_buffer_printf(ctx, text, "%s%s=%s\n", prefix, f->key, number));
+    }
+    return QNET_OK;
+}
+
+/* The settings of a table from a file's metadata into a configuration; QNET_ERROR_FORMAT for a
+   number that is missing or out of its range. */
+static qnet_status qnet__settings_read(qnet_context *ctx, const qnet_safetensors *file,
+                                     const char *name, const qnet__setting *f, void *config)
+{
+    for (; f->key != NULL; f++) {
+        void *at = (unsigned char *)config + f->offset;
+        const char *text = qnet_safetensors_metadata(file, f->key);
+        double value;
+        if (text == NULL || !qnet__parse_number(text, &value) ||
+            !(value >= f->low && value <= f->high) || (f->type != 'd' && value != floor(value)))
+            return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                              "%s: metadata \"%s\": expected a %snumber from %g to %g, found %.64s",
+                              name, f->key, f->type == 'd' ? "" : "whole ", f->low, f->high,
+                              text ? text : "nothing");
+        if (f->type == 'd') *(double *)at = value;
+        else if (f->type == 'i') *(int *)at = (int)value;
+        else *(qnet_stretch *)at = (qnet_stretch)(int)value;
+    }
+    return QNET_OK;
+}
+
+#define QNET__METADATA_PAIRS 80
+
+/* Cuts "key=value" lines up in place: pairs[2 k] and pairs[2 k + 1] point to key and value of line
+   k. Returns the number of lines. */
+static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA_PAIRS])
+{
+    int n = 0;
+    while (*text && n < QNET__METADATA_PAIRS) {
+        char *equals = strchr(text, '='), *end = strchr(text, '\n');
+        if (!equals || !end || equals > end) break;
+        *equals = *end = '\0';
+        pairs[2 * n] = text;
+        pairs[2 * n + 1] = equals + 1;
+        n++;
+        text = end + 1;
+    }
+    return n;
+}
+
 /* ============================================================================================
    >>image: histogram stretching and augmentation (paper, "Data Augmentation").
    In: a prepared image, pixels[in_h][in_w][3] in physical units. Out: the network's input,
@@ -13420,46 +13508,58 @@ QNET_API qnet_augmentation qnet_augment_test(int in_h, int in_w, int out_h, int 
 
 /* ---- checks: NaN is refused by the form of the comparisons ----------------------------------- */
 
-/* A number of a configuration and the range that it must be in. */
-typedef struct qnet__range {
-    const char *name;
-    double value, low, high;
-} qnet__range;
+/* What the network sees of an image at test time, too. */
+#define QNET__CHANNEL_SETTING(name, c, low, high) \
+    { #name "." #c, 'd', offsetof(qnet_augment_config, name) + c * sizeof(double), low, high }
+#define QNET__CHANNEL_SETTINGS(c)                        \
+    QNET__CHANNEL_SETTING(window_low, c, -1e30, 1e30),   \
+    QNET__CHANNEL_SETTING(window_high, c, -1e30, 1e30),  \
+    QNET__CHANNEL_SETTING(mean, c, -1e6, 1e6),           \
+    QNET__CHANNEL_SETTING(std, c, 1e-9, 1e6)
+static const qnet__setting qnet__stretch_settings[] = {
+    QNET__SETTING(qnet_augment_config, 's', stretch, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', percentile_low, 0, 100),
+    QNET__SETTING(qnet_augment_config, 'd', percentile_high, 0, 100),
+    QNET__CHANNEL_SETTINGS(0),
+    QNET__CHANNEL_SETTINGS(1),
+    QNET__CHANNEL_SETTINGS(2),
+    QNET__SETTINGS_END
+};
 
-static qnet_status qnet__check_ranges(qnet_context *ctx, const char *what, const qnet__range *range,
-                                      size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        if (!(range[i].value >= range[i].low && range[i].value <= range[i].high))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s is %g, expected %g..%g", what,
-                              range[i].name, range[i].value, range[i].low, range[i].high);
-    return QNET_OK;
-}
+/* What training alone does to it. */
+static const qnet__setting qnet__augment_settings[] = {
+    QNET__SETTING(qnet_augment_config, 'd', p_hflip, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_vflip, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_brightness_contrast, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_gamma, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_grid, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_affine, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', brightness, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', contrast, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', gamma_low, FLT_MIN, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', gamma_high, FLT_MIN, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', grid_limit, 0, 1 - DBL_EPSILON),
+    QNET__SETTING(qnet_augment_config, 'd', shift, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', scale, 0, 1 - DBL_EPSILON),
+    QNET__SETTING(qnet_augment_config, 'd', rotate, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'i', physics_safe, 0, 1),
+    QNET__SETTINGS_END
+};
 
 /* Ranges of a configuration; of two limits the upper one is not below the lower one. */
 static qnet_status qnet__augment_config_check(qnet_context *ctx, const qnet_augment_config *c)
 {
-    const qnet__range range[] = {
-        {"p_hflip", c->p_hflip, 0, 1}, {"p_vflip", c->p_vflip, 0, 1},
-        {"p_brightness_contrast", c->p_brightness_contrast, 0, 1},
-        {"p_gamma", c->p_gamma, 0, 1}, {"p_grid", c->p_grid, 0, 1}, {"p_affine", c->p_affine, 0, 1},
-        {"brightness", c->brightness, 0, DBL_MAX}, {"contrast", c->contrast, 0, DBL_MAX},
-        {"gamma_low", c->gamma_low, FLT_MIN, DBL_MAX},
-        {"gamma_high", c->gamma_high, c->gamma_low, DBL_MAX},
-        {"grid_limit", c->grid_limit, 0, 1 - DBL_EPSILON}, {"scale", c->scale, 0, 1 - DBL_EPSILON},
-        {"shift", c->shift, 0, DBL_MAX}, {"rotate", c->rotate, 0, DBL_MAX},
-        {"mean[0]", c->mean[0], -DBL_MAX, DBL_MAX}, {"std[0]", c->std[0], FLT_MIN, DBL_MAX},
-        {"mean[1]", c->mean[1], -DBL_MAX, DBL_MAX}, {"std[1]", c->std[1], FLT_MIN, DBL_MAX},
-        {"mean[2]", c->mean[2], -DBL_MAX, DBL_MAX}, {"std[2]", c->std[2], FLT_MIN, DBL_MAX},
-        {"window_high[0]", c->window_high[0], c->window_low[0], DBL_MAX},
-        {"window_high[1]", c->window_high[1], c->window_low[1], DBL_MAX},
-        {"window_high[2]", c->window_high[2], c->window_low[2], DBL_MAX}};
-    QNET__TRY(qnet__check_ranges(ctx, "augment", range, sizeof range / sizeof range[0]));
-    if (!(c->percentile_low >= 0 && c->percentile_low < c->percentile_high &&
-          c->percentile_high <= 100))
+    QNET__TRY(qnet__settings_check(ctx, "augment", qnet__stretch_settings, c));
+    QNET__TRY(qnet__settings_check(ctx, "augment", qnet__augment_settings, c));
+    if (c->gamma_low > c->gamma_high || c->percentile_low >= c->percentile_high)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stretch: percentiles %g..%g, expected 0 <= low < high <= 100",
-                          c->percentile_low, c->percentile_high);
+                          "augment: gamma %g..%g, percentiles %g..%g: expected low before high",
+                          c->gamma_low, c->gamma_high, c->percentile_low, c->percentile_high);
+    for (int i = 0; i < 3; i++)
+        if (c->window_low[i] > c->window_high[i])
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "augment: window %g..%g of channel %d is empty", c->window_low[i],
+                              c->window_high[i], i);
     return QNET_OK;
 }
 
@@ -13862,22 +13962,33 @@ QNET_API int qnet_input_prepared(const qnet_input_config *config)
 #define QNET__MAX_SIDE 2048   /* pixels */
 #define QNET__MAX_SLICES 1024 /* of a scan */
 
-/* Every number of the configuration in the range where nothing below can overflow. */
+/* Ranges in which nothing below can overflow. */
+static const qnet__setting qnet__input_settings[] = {
+    QNET__SETTING(qnet_input_config, 'i', size, 32, QNET__MAX_SIDE),
+    QNET__SETTING(qnet_input_config, 'd', box_mm, 1, 1000),
+    QNET__SETTING(qnet_input_config, 'd', margin, 0, 1),
+    QNET__SETTING(qnet_input_config, 'i', max_slices, 1, QNET__MAX_SLICES),
+    QNET__SETTING(qnet_input_config, 'i', slice_first, 0, INT_MAX),
+    QNET__SETTING(qnet_input_config, 'i', slice_count, 0, QNET__MAX_SLICES),
+    QNET__SETTING(qnet_input_config, 'i', box_explicit, 0, 1),
+    { "box_center_mm.0", 'd', offsetof(qnet_input_config, box_center_mm), -1e6, 1e6 },
+    { "box_center_mm.1", 'd', offsetof(qnet_input_config, box_center_mm) + sizeof(double), -1e6,
+      1e6 },
+    QNET__SETTINGS_END
+};
+
 static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config *c)
 {
     if (c == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: missing");
     if (c->input != QNET_INPUT_CROP && c->input != QNET_INPUT_FULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "input configuration: input is neither crop nor full");
-    const double most = c->max_slices, far = c->box_explicit ? 1e6 : DBL_MAX;
-    const qnet__range range[] = {
-        {"size", (double)c->size, 32, QNET__MAX_SIDE}, {"box_mm", c->box_mm, 1, 1000},
-        {"margin", c->margin, 0, 1}, {"max_slices", most, 1, QNET__MAX_SLICES},
-        {"slice_first", (double)c->slice_first, 0, INT_MAX},
-        {"slice_count", (double)c->slice_count, 0, most},
-        {"box_center_mm[0]", c->box_center_mm[0], -far, far},
-        {"box_center_mm[1]", c->box_center_mm[1], -far, far}};
-    return qnet__check_ranges(ctx, "input configuration", range, sizeof range / sizeof range[0]);
+    QNET__TRY(qnet__settings_check(ctx, "input configuration", qnet__input_settings, c));
+    if (c->slice_count > c->max_slices)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "input configuration: slice_count %d: expected max_slices, %d, at most",
+                          c->slice_count, c->max_slices);
+    return QNET_OK;
 }
 
 enum { QNET__QSM, QNET__R2STAR, QNET__T1W, QNET__MASK, QNET__MAPS };
@@ -14636,6 +14747,7 @@ QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *
     return qnet__cohort_append(cohort, maps, qnet__map_names);
 }
 
+#ifndef QNET_NO_STDIO
 #define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
 
 /* Where the mask lies in the head, along x (k = 0) and y (1), mm, or the number of slices (2). NaN:
@@ -14685,7 +14797,6 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
     return QNET_OK;
 }
 
-#ifndef QNET_NO_STDIO
 /* Reads one scan's volumes and appends them. The volumes are freed in any case: memory holds those
    of one scan at a time. */
 static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_files *files)
@@ -14812,32 +14923,24 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
 
 /* ============================================================================================
    >>train
-   Training (paper, "Training Procedure"). Stage 1 trains ResNet18 on single slices; qnet_embed
-   runs it over whole scans; stage 2 trains the scan-level model on those features, which no longer
-   change. Both are one loop, qnet_training_epoch, over items: slices in stage 1, scans in stage 2.
+   Training (paper, "Training Procedure").
+     stage 1     ResNet18 on single slices: x[n][size][size][3] -> logits[n][2]
+     embedding   the frozen ResNet18 on whole scans: -> features[scans][max_slices][512]
+     stage 2     the scan-level model on those features: -> logits[n][steps][2] and [n][2]
+   Both stages are one loop, qnet_training_epoch, over items: slices in stage 1, scans in stage 2.
 
      order   = shuffle(0..count-1), seeded by (seed, epoch)
      batch   -> loss, gradients  -> one step of Adam            for each batch of an epoch
      average += (weights - average) / (n + 1)                   late in a run with SWA
 
    An epoch depends on (seed, epoch) and on what a checkpoint holds, on nothing else, so a run that
-   was stopped goes on with the same bits.
+   was stopped goes on with the same bits; each image is augmented from its own random stream, so
+   that the number of threads does not matter either. Relies on >>context >>random >>file >>tensor
+   >>dense >>resnet >>scan >>optim >>weights >>image >>cohort.
    ============================================================================================ */
 
-/* ---- configurations as text ------------------------------------------------------------------
-   "key=value" lines: the metadata of checkpoints and weights files, and what a resume compares. */
+/* ---- settings of both stages, as tables ------------------------------------------------------ */
 
-/* A number of a configuration: its key in files and messages, its place and its range. */
-typedef struct qnet__setting {
-    const char *key;
-    char type; /* 'i' int, 'd' double, 's' qnet_stretch */
-    size_t offset;
-    double low, high;
-} qnet__setting; /* a table of settings ends with a key of NULL */
-
-#define QNET__SETTING(config, type, name, low, high) \
-    { #name, type, offsetof(config, name), low, high }
-#define QNET__SETTINGS_END { NULL, 0, 0, 0, 0 }
 /* beta < 1 and eps > 0 keep Adam's divisions from 0. */
 #define QNET__ADAM_SETTING(config, name, low, high) \
     { "adam." #name, 'd', offsetof(config, adam) + offsetof(qnet_adam_config, name), low, high }
@@ -14866,124 +14969,12 @@ static const qnet__setting qnet__stage2_settings[] = {
     QNET__SETTINGS_END
 };
 
-/* What the network sees of an image at test time, too. */
-#define QNET__CHANNEL_SETTING(name, c, low, high) \
-    { #name "." #c, 'd', offsetof(qnet_augment_config, name) + c * sizeof(double), low, high }
-#define QNET__CHANNEL_SETTINGS(c)                        \
-    QNET__CHANNEL_SETTING(window_low, c, -1e30, 1e30),   \
-    QNET__CHANNEL_SETTING(window_high, c, -1e30, 1e30),  \
-    QNET__CHANNEL_SETTING(mean, c, -1e6, 1e6),           \
-    QNET__CHANNEL_SETTING(std, c, 1e-9, 1e6)
-static const qnet__setting qnet__stretch_settings[] = {
-    QNET__SETTING(qnet_augment_config, 's', stretch, 0, 1),
-    QNET__SETTING(qnet_augment_config, 'd', percentile_low, 0, 100),
-    QNET__SETTING(qnet_augment_config, 'd', percentile_high, 0, 100),
-    QNET__CHANNEL_SETTINGS(0),
-    QNET__CHANNEL_SETTINGS(1),
-    QNET__CHANNEL_SETTINGS(2),
-    QNET__SETTINGS_END
-};
-
-/* What training alone does to it; qnet__augment_config_check knows the ranges. */
-static const qnet__setting qnet__augment_settings[] = {
-    QNET__SETTING(qnet_augment_config, 'd', p_hflip, 0, 1),
-    QNET__SETTING(qnet_augment_config, 'd', p_vflip, 0, 1),
-    QNET__SETTING(qnet_augment_config, 'd', p_brightness_contrast, 0, 1),
-    QNET__SETTING(qnet_augment_config, 'd', p_gamma, 0, 1),
-    QNET__SETTING(qnet_augment_config, 'd', p_grid, 0, 1),
-    QNET__SETTING(qnet_augment_config, 'd', p_affine, 0, 1),
-    QNET__SETTING(qnet_augment_config, 'd', brightness, 0, DBL_MAX),
-    QNET__SETTING(qnet_augment_config, 'd', contrast, 0, DBL_MAX),
-    QNET__SETTING(qnet_augment_config, 'd', gamma_low, 0, DBL_MAX),
-    QNET__SETTING(qnet_augment_config, 'd', gamma_high, 0, DBL_MAX),
-    QNET__SETTING(qnet_augment_config, 'd', grid_limit, 0, 1),
-    QNET__SETTING(qnet_augment_config, 'd', shift, 0, DBL_MAX),
-    QNET__SETTING(qnet_augment_config, 'd', scale, 0, 1),
-    QNET__SETTING(qnet_augment_config, 'd', rotate, 0, DBL_MAX),
-    QNET__SETTING(qnet_augment_config, 'i', physics_safe, 0, 1),
-    QNET__SETTINGS_END
-};
-
 /* How far a run is; all the rest follows from the epoch. */
 static const qnet__setting qnet__training_settings[] = {
     QNET__SETTING(qnet_training, 'i', epoch, 0, INT_MAX),
     QNET__SETTING(qnet_training, 'i', finished, 0, 1),
     QNET__SETTINGS_END
 };
-
-static double qnet__setting_get(const qnet__setting *f, const void *config)
-{
-    const void *at = (const unsigned char *)config + f->offset;
-    if (f->type == 's') return (double)*(const qnet_stretch *)at;
-    return f->type == 'i' ? (double)*(const int *)at : *(const double *)at;
-}
-
-/* QNET_ERROR_ARGUMENT for the first number of a configuration out of its range, or NaN. */
-static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, const qnet__setting *f,
-                                      const void *config)
-{
-    for (; f->key != NULL; f++) {
-        const double value = qnet__setting_get(f, config);
-        if (!(value >= f->low && value <= f->high))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s %g: expected %.12g to %.12g", what,
-                              f->key, value, f->low, f->high);
-    }
-    return QNET_OK;
-}
-
-/* Appends a line for each setting, its key behind `prefix`. Equal numbers give equal text and
-   different ones different text: no bit is lost. */
-static qnet_status qnet__settings_text(qnet_context *ctx, qnet_buffer *text, const char *prefix,
-                                     const qnet__setting *f, const void *config)
-{
-    for (; f->key != NULL; f++) {
-        char number[40];
-        qnet__format_number(number, sizeof number, qnet__setting_get(f, config));
-        QNET__TRY(qnet_buffer_printf(ctx, text, "%s%s=%s\n", prefix, f->key, number));
-    }
-    return QNET_OK;
-}
-
-/* The settings of a table from a file's metadata into a configuration; QNET_ERROR_FORMAT for a
-   number that is missing or out of its range. */
-static qnet_status qnet__settings_read(qnet_context *ctx, const qnet_safetensors *file,
-                                     const char *name, const qnet__setting *f, void *config)
-{
-    for (; f->key != NULL; f++) {
-        void *at = (unsigned char *)config + f->offset;
-        const char *text = qnet_safetensors_metadata(file, f->key);
-        double value;
-        if (text == NULL || !qnet__parse_number(text, &value) ||
-            !(value >= f->low && value <= f->high) || (f->type != 'd' && value != floor(value)))
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: metadata \"%s\": expected a %snumber from %g to %g, found %.64s",
-                              name, f->key, f->type == 'd' ? "" : "whole ", f->low, f->high,
-                              text ? text : "nothing");
-        if (f->type == 'd') *(double *)at = value;
-        else if (f->type == 'i') *(int *)at = (int)value;
-        else *(qnet_stretch *)at = (qnet_stretch)(int)value;
-    }
-    return QNET_OK;
-}
-
-#define QNET__METADATA_PAIRS 80
-
-/* Cuts "key=value" lines up in place: pairs[2 k] and pairs[2 k + 1] point to key and value of line
-   k. Returns the number of lines. */
-static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA_PAIRS])
-{
-    int n = 0;
-    while (*text && n < QNET__METADATA_PAIRS) {
-        char *equals = strchr(text, '='), *end = strchr(text, '\n');
-        if (!equals || !end || equals > end) break;
-        *equals = *end = '\0';
-        pairs[2 * n] = text;
-        pairs[2 * n + 1] = equals + 1;
-        n++;
-        text = end + 1;
-    }
-    return n;
-}
 
 /* ---- checkpoints: arrays, and lines of text as metadata, in a safetensors file --------------- */
 
@@ -15083,7 +15074,7 @@ typedef struct qnet__loop {
     int epoch, epochs;   /* from 1 */
     size_t count, steps; /* items and batches */
     double start;        /* seconds */
-    size_t step;         /* the batch at hand, from 1, which holds */
+    size_t step;         /* the current batch, from 1, which holds */
     size_t first, n;     /* items first .. first + n - 1 */
 } qnet__loop;
 
@@ -15117,8 +15108,8 @@ static const char *qnet__loop_place(const qnet__loop *p, char text[QNET__PLACE])
     return text;
 }
 
-/* Reports that the batch at hand is done; the fraction is of all epochs. Who runs many tasks wraps
-   the hook and puts in its own. */
+/* Reports that the current batch is done. The fraction is that of all epochs of this run; the
+   experiment wraps the hook and replaces it by its own. */
 static qnet_status qnet__loop_report(const qnet__loop *p, double loss, double learning_rate)
 {
     const double elapsed = qnet__seconds(p->ctx) - p->start, done = (double)(p->first + p->n);
@@ -15164,7 +15155,7 @@ typedef struct qnet__loader {
     size_t scratch_bytes;
     uint64_t hash;               /* of pixels, labels, order and random streams of the images */
     uint64_t seed;
-    /* Of the batch at hand: */
+    /* Of the current batch: */
     const int *order;            /* order[first + i] is image i of the batch; NULL: first + i */
     size_t first;
     int epoch;                   /* of the augmentation; -1: test time */
@@ -15233,7 +15224,7 @@ static void qnet__loader_fill(qnet__loader *l, const int *scans, int count)
     }
 }
 
-/* Image i of the batch at hand. */
+/* Image i of the current batch. */
 static qnet__image *qnet__loader_image(const qnet__loader *l, size_t i)
 {
     return &l->images[l->order ? (size_t)l->order[l->first + i] : l->first + i];
@@ -15276,8 +15267,9 @@ static void qnet__loader_task(void *arg, size_t index, size_t worker)
     l->status[index] = qnet__loader_apply(NULL, l, index, worker);
 }
 
-/* Fills l->batch with the images of the batch at hand: those at order[first..], or first.. if order
-   is NULL. epoch: of the augmentation, -1: none. Of several failures the first by index is told. */
+/* Fills l->batch with the images of the current batch: those at order[first..], or first.. if order
+   is NULL. epoch: of the augmentation, -1: none. Of several failures the one of the lowest
+   index is reported, whichever thread met it. */
 static qnet_status qnet__loader_load(const qnet__loop *p, qnet__loader *l, int epoch,
                                      const int *order)
 {
@@ -15342,7 +15334,8 @@ static double qnet__stage1_rate(const qnet_stage1_config *config, int epoch)
     return qnet_cosine_rate(config->rate_first, config->rate_last, epoch, config->epochs);
 }
 
-/* One block; the network has its own. */
+/* What a run is made of besides its network, in one block. Adam's moments m and v and the average
+   are in the order of the trainable weights, which come first in a network's block. */
 typedef struct qnet__training_state {
     qnet_training run;          /* first, so that a pointer to it is the start of the block */
     size_t bytes;               /* of the block */
@@ -15393,31 +15386,28 @@ static void qnet__training_plan(qnet__training_state *s, qnet__arena *a, size_t 
 }
 
 /* Moves s, whose network is there, into a block that holds all it needs, zeroed: neither an epoch
-   nor the finish asks for memory. On failure the network is destroyed. */
-static qnet_status qnet__training_carve(const qnet__training_state *s, int largest,
+   nor the finish allocates. On failure the network is destroyed. */
+static qnet_status qnet__training_carve(qnet__training_state *s, int largest,
                                         qnet__training_state **out)
 {
-    qnet_context *ctx = s->run.ctx;
     qnet_resnet *net = s->run.net;
     qnet_scan_model *model = s->run.model;
-    qnet__training_state copy = *s;
     qnet__arena arena = {NULL, 0};
-    copy.table = net ? net->table : model->table;
-    copy.weights = net ? net->weights : model->weights;
-    copy.gradients = net ? net->gradients : model->gradients;
-    qnet__training_plan(&copy, &arena, (size_t)largest);
-    copy.bytes = arena.at;
-    arena.base = (unsigned char *)qnet__alloc(ctx, copy.bytes);
-    if (arena.base == NULL) {
+    qnet_status status;
+    s->table = net ? net->table : model->table;
+    s->weights = net ? net->weights : model->weights;
+    s->gradients = net ? net->gradients : model->gradients;
+    qnet__training_plan(s, &arena, (size_t)largest);
+    status = qnet__arena_alloc(s->run.ctx, &arena, &s->bytes, "a training run");
+    if (status != QNET_OK) {
         qnet_resnet_destroy(net);
         qnet_scan_model_destroy(model);
-        return qnet__no_memory(ctx, copy.bytes, "a training run");
+        return status;
     }
-    memset(arena.base, 0, copy.bytes);
-    arena.at = 0;
-    qnet__training_plan(&copy, &arena, (size_t)largest);
+    memset(arena.base, 0, s->bytes);
+    qnet__training_plan(s, &arena, (size_t)largest);
     *out = (qnet__training_state *)(void *)arena.base;
-    **out = copy;
+    **out = *s;
     (*out)->run.state = *out;
     return QNET_OK;
 }
@@ -15451,7 +15441,7 @@ static void qnet__training_shuffle(qnet__training_state *s, int epoch)
     qnet_rng_shuffle(&rng, s->order, s->count);
 }
 
-/* The status of a loss, with the place where it is no number. */
+/* The status of a loss: QNET_ERROR_NUMERIC, with epoch and step, where it is not finite. */
 static qnet_status qnet__loss_check(const qnet__loop *p, qnet_status status, const double *loss)
 {
     char place[QNET__PLACE];
@@ -15493,8 +15483,8 @@ static qnet_status qnet__stage2_loss(qnet__training_state *s, const qnet__loop *
     return qnet__loss_check(p, status, loss);
 }
 
-/* QNET_ERROR_NUMERIC, naming the tensor, unless all weights are finite. A good loss says nothing of
-   what the step after it made of them. */
+/* QNET_ERROR_NUMERIC, naming the tensor, unless all weights are finite. A loss precedes its step:
+   the last one says nothing of the weights after it. */
 static qnet_status qnet__training_check_weights(const qnet__training_state *s, const qnet__loop *p)
 {
     char place[QNET__PLACE];
@@ -15507,7 +15497,9 @@ static qnet_status qnet__training_check_weights(const qnet__training_state *s, c
     return QNET_OK;
 }
 
-/* The loss of the history is the mean over items, not over batches. */
+/* One pass over all items: per batch loss and gradients, one step of Adam; then, late in a run with
+   SWA, the average. The loss of the history is the mean over items, not over batches, each with the
+   weights of its own step. */
 QNET_API qnet_status qnet_training_epoch(qnet_training *run)
 {
     double rate, loss = 0, sum = 0;
@@ -15594,14 +15586,15 @@ QNET_API qnet_status qnet_training_finish(qnet_training *run)
 
 /* ---- the checkpoint of a run ----------------------------------------------------------------- */
 
-/* Which kernels compute: their roundings differ, so a checkpoint goes on only with its own. */
+/* The kernels in force. Their roundings differ, so a checkpoint is resumed only with its own. */
 static const char *qnet__kernels_name(const qnet_context *ctx)
 {
     if (ctx->hooks.blas.sgemm != NULL) return "blas";
     return QNET__REFERENCE_ONLY ? "reference" : qnet_cpu_name(qnet_context_cpu(ctx));
 }
 
-/* Everything that decides the run's bits, as text. */
+/* Everything that decides the run's bits, as text: configuration, kernels, initial weights, and a
+   hash of the items with their labels. */
 static qnet_status qnet__training_text(const qnet__training_state *s, qnet_buffer *text)
 {
     qnet_context *ctx = s->run.ctx;
@@ -15676,20 +15669,26 @@ static qnet_status qnet__check_variances(qnet_context *ctx, const qnet_safetenso
     return QNET_OK;
 }
 
-/* Checks everything of the file before the first number of the run changes. text is cut up. */
-static qnet_status qnet__training_restore_text(qnet_training *run, const qnet_safetensors *file,
-                                               const char *name, char *text)
+/* QNET_ERROR_MISMATCH for a checkpoint of another run, QNET_ERROR_FORMAT for a damaged one.
+   Everything in the file is checked before the first number of the run changes. Up to the first
+   averaged epoch a run with SWA and one without are the same, so `swa` may then differ. */
+static qnet_status qnet__training_restore(qnet_training *run, const qnet_safetensors *file,
+                                          const char *name)
 {
     qnet_context *ctx = run->ctx;
     qnet__training_state *s = run->state;
     const int start = qnet_stage1_swa_start(&s->config);
     const char *swa = qnet_safetensors_metadata(file, "swa");
-    /* Up to `start` a run with SWA and one without do the same. */
     const int branch = s->config.swa && swa != NULL && strcmp(swa, "0") == 0;
     qnet_training read = *run;
     qnet__slab slabs[QNET__SLABS];
-    int count;
-    QNET__TRY(qnet__checkpoint_compare(ctx, file, name, text, branch ? "swa" : NULL));
+    qnet_buffer text = {NULL, 0, 0, NULL};
+    qnet_status status = qnet__training_text(s, &text);
+    if (status == QNET_OK)
+        status = qnet__checkpoint_compare(ctx, file, name, (char *)text.bytes,
+                                          branch ? "swa" : NULL);
+    qnet_buffer_free(ctx, &text);
+    QNET__TRY(status);
     QNET__TRY(qnet__settings_read(ctx, file, name, qnet__training_settings, &read));
     if (branch && read.epoch > start)
         return qnet__fail(ctx, QNET_ERROR_MISMATCH,
@@ -15702,24 +15701,11 @@ static qnet_status qnet__training_restore_text(qnet_training *run, const qnet_sa
     read.step = (uint64_t)read.epoch * s->batches;
     read.averaged = s->config.swa ? qnet__max_int(0, read.epoch - start) : 0;
     QNET__TRY(qnet__check_variances(ctx, file, name, s->table));
-    count = qnet__training_slabs(s, read.averaged, slabs);
-    QNET__TRY(qnet__checkpoint_copy(ctx, file, name, slabs, count));
+    QNET__TRY(qnet__checkpoint_copy(ctx, file, name, slabs,
+                                    qnet__training_slabs(s, read.averaged, slabs)));
     *run = read;
     s->broken = 0;
     return QNET_OK;
-}
-
-/* QNET_ERROR_MISMATCH for a checkpoint of another run, QNET_ERROR_FORMAT for a damaged one; the run
-   changes only where the whole file is right. */
-static qnet_status qnet__training_restore(qnet_training *run, const qnet_safetensors *file,
-                                          const char *name)
-{
-    qnet_buffer text = {NULL, 0, 0, NULL};
-    qnet_status status = qnet__training_text(run->state, &text);
-    if (status == QNET_OK)
-        status = qnet__training_restore_text(run, file, name, (char *)text.bytes);
-    qnet_buffer_free(run->ctx, &text);
-    return status;
 }
 
 /* Any failure leaves the run as it was. */
@@ -15799,7 +15785,7 @@ static qnet_status qnet__stage1_check_scans(qnet_context *ctx, const qnet_cohort
     return QNET_OK;
 }
 
-/* Before anything is allocated; the experiment asks at its start, before days of work. */
+/* Ranges, checked before anything is allocated and before an experiment begins. */
 static qnet_status qnet__stage1_config_check(qnet_context *ctx, const qnet_stage1_config *c)
 {
     QNET__TRY(qnet__settings_check(ctx, "stage 1", qnet__stage1_settings, c));
@@ -15831,7 +15817,7 @@ QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_con
 
     qnet_resnet_config_init(&net_config);
     net_config.height = net_config.width = config->size;
-    /* The largest batch there will be, which may be well below config->batch. */
+    /* The largest batch, which may be well below config->batch. */
     net_config.batch = (int)qnet__batch_start(s.count, s.batches, 1);
     QNET__TRY(qnet_resnet_create(ctx, &net_config, &s.run.net));
     QNET__TRY(qnet__training_carve(&s, net_config.batch, &self));
@@ -15867,18 +15853,6 @@ typedef struct qnet__embedding {
     double *probability;       /* [places] */
 } qnet__embedding;
 
-/* batch: slices at once; places: scans * max_slices. */
-static void qnet__embed_plan(qnet_context *ctx, qnet__embedding *e, qnet__arena *a, size_t batch,
-                             size_t places)
-{
-    const size_t row = QNET_FEATURES * sizeof(qnet_real);
-    e->batch_features = (qnet_real *)qnet__take(a, batch, row);
-    e->logits = (qnet_real *)qnet__take(a, batch, QNET_CLASSES * sizeof(qnet_real));
-    e->features = (qnet_real *)qnet__take(a, places, row);
-    e->probability = (double *)qnet__take(a, places, sizeof(double));
-    qnet__loader_plan(ctx, &e->loader, a, batch);
-}
-
 /* The test-time pass (paper: stretching and crop only), batch by batch. */
 static qnet_status qnet__embed_run(qnet_resnet *net, qnet__embedding *e, size_t batch)
 {
@@ -15906,13 +15880,14 @@ static qnet_status qnet__embed_run(qnet_resnet *net, qnet__embedding *e, size_t 
     return QNET_OK;
 }
 
-/* Results are made aside and copied at the end, so that a failure leaves the caller's arrays alone.
-   Inference gives each slice the same bits in any batch of a network: its sums run over its own
-   pixels only. */
+/* Eval mode: batch norms use their running statistics. Results are copied out at the end, so that a
+   failure leaves the caller's arrays unchanged. Inference gives a slice the same bits in any batch
+   of a network, as its sums run over its own pixels only. */
 QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *augment,
                                 const qnet_cohort *cohort, const int *scans, int count,
                                 qnet_real *features, double *probability)
 {
+    const size_t row = QNET_FEATURES * sizeof(qnet_real);
     qnet__embedding e;
     qnet__arena arena = {NULL, 0};
     qnet_context *ctx;
@@ -15938,18 +15913,20 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
     e.loader.augment = augment;
     places = (size_t)count * (size_t)cohort->config.max_slices;
     batch = qnet__min_size((size_t)net->config.batch, e.loader.count);
-    qnet__embed_plan(ctx, &e, &arena, batch, places);
-    bytes = arena.at;
-    arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "features");
-    arena.at = 0;
-    qnet__embed_plan(ctx, &e, &arena, batch, places);
+    for (int pass = 0; pass < 2; pass++) {
+        e.batch_features = (qnet_real *)qnet__take(&arena, batch, row);
+        e.logits = (qnet_real *)qnet__take(&arena, batch, QNET_CLASSES * sizeof(qnet_real));
+        e.features = (qnet_real *)qnet__take(&arena, places, row);
+        e.probability = (double *)qnet__take(&arena, places, sizeof(double));
+        qnet__loader_plan(ctx, &e.loader, &arena, batch);
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "features"));
+    }
     qnet__loader_fill(&e.loader, scans, count);
-    memset(e.features, 0, places * QNET_FEATURES * sizeof(qnet_real));
+    memset(e.features, 0, places * row);
     memset(e.probability, 0, places * sizeof(double));
     status = qnet__embed_run(net, &e, batch);
     if (status == QNET_OK && features)
-        memcpy(features, e.features, places * QNET_FEATURES * sizeof(qnet_real));
+        memcpy(features, e.features, places * row);
     if (status == QNET_OK && probability)
         memcpy(probability, e.probability, places * sizeof(double));
     qnet__free(ctx, arena.base, bytes);
@@ -15958,7 +15935,7 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
 
 /* ---- stage 2: scans -------------------------------------------------------------------------- */
 
-/* As of stage 1; `steps` is the experiment's own. */
+/* Ranges, as of stage 1. In an experiment `steps` is the cohort's max_slices. */
 static qnet_status qnet__stage2_config_check(qnet_context *ctx, const qnet_stage2_config *c)
 {
     QNET__TRY(qnet__settings_check(ctx, "stage 2", qnet__stage2_settings, c));
@@ -15998,7 +15975,9 @@ static qnet_status qnet__stage2_fill(qnet__training_state *s, const qnet_real *f
     return QNET_OK;
 }
 
-/* The rate is fixed, and nothing is averaged (paper, "Training Procedure"). */
+/* The scan-level model on features[count][steps][512], from random weights. The rate is fixed, and
+   nothing is averaged (paper, "Training Procedure"). The features are copied: a run is the owner of
+   all that it reads. */
 QNET_API qnet_status qnet_stage2_create(qnet_context *ctx, const qnet_stage2_config *config,
                                         const qnet_real *features, const int *length,
                                         const int *label, int count, qnet_training **out)
@@ -16108,11 +16087,7 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
         scan_logits = (qnet_real *)qnet__take(&arena, batch, QNET_CLASSES * sizeof(qnet_real));
         images = (double *)qnet__take(&arena, n * steps, sizeof(double));
         scans = (double *)qnet__take(&arena, n, sizeof(double));
-        if (pass == 1) break;
-        bytes = arena.at;
-        arena.at = 0;
-        arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-        if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "predictions");
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "predictions"));
     }
     status = qnet__predict_run(model, features, length, batch, n, image_logits, scan_logits,
                                images, scans);
@@ -16884,13 +16859,19 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
                                      from a checkpoint taken there), then its own tail
      features           512 per slice from the frozen ResNetSWA, computed once
      stage 2            Q-Net        BiLSTM and two heads
-   and the test fold's probabilities by all three. Then metrics, ROC, DeLong, bootstrap and CAM.
+   and the test fold's probabilities by all three. Then, per input and per level (slices, scans):
+   metrics, ROC, DeLong's test and bootstrap over the items [repeats][count]. Tables and pictures
+   of the results are the caller's (config.publish). Read from the bottom: qnet_experiment_run,
+   qnet__experiment_run, qnet__input_run, qnet__fold_run. Relies on >>context >>random >>file >>text
+   >>resnet >>weights >>image >>cohort >>train >>metrics.
    Folds are dealt by subject, so that no model is tested on a subject that it, or a network that it
-   began with, was trained on (paper, "Training Procedure"). One fold leaves in out/checkpoint, under
-   names such as crop-repeat01-fold03-resnet.checkpoint,
-     -resnet -branch -swa -stage2 .checkpoint     runs that a resume goes on with
-     -resnet -resnetswa -qnet .safetensors        weights, which go to out/weights at the end
-     -result.safetensors                          test probabilities and learning curves: it is done
+   began with, was trained on (paper, "Training Procedure"). Work in progress is in out/checkpoint:
+     config.txt               the configuration, which a resume compares
+     <fold>-resnet.checkpoint, -branch, -swa, -stage2      runs that a resume continues
+     <fold>-result.safetensors     test probabilities and learning curves of a fold that is done
+     weights/<fold>-resnet.safetensors, -resnetswa, -qnet  moved to out/weights at the end
+     publish/                 predictions.csv and the caller's files, moved to out at the end
+   where <fold> is such as crop-repeat01-fold03.
    ============================================================================================ */
 
 QNET_API const char *qnet_model_name(qnet_model_kind model)
@@ -16917,7 +16898,6 @@ QNET_API void qnet_experiment_config_init(qnet_experiment_config *config)
     config->seed = 1;
     qnet_stage1_config_init(&config->stage1);
     qnet_stage2_config_init(&config->stage2);
-    config->cam_scans = 3;
 }
 
 /* ---- predictions.csv ------------------------------------------------------------------------- */
@@ -17003,27 +16983,6 @@ static const qnet__setting qnet__experiment_settings[] = {
     QNET__SETTINGS_END
 };
 
-/* Of what is made of the folds' results: a resume may change it. */
-static const qnet__setting qnet__evaluation_settings[] = {
-    QNET__SETTING(qnet_experiment_config, 'i', bootstrap, 2, 10000000),
-    QNET__SETTING(qnet_experiment_config, 'i', cam_scans, 0, 1000),
-    QNET__SETTINGS_END
-};
-
-static const qnet__setting qnet__input_settings[] = {
-    QNET__SETTING(qnet_input_config, 'i', size, 32, 4096),
-    QNET__SETTING(qnet_input_config, 'd', box_mm, 1e-3, 1e4),
-    QNET__SETTING(qnet_input_config, 'd', margin, 0, 1),
-    QNET__SETTING(qnet_input_config, 'i', max_slices, 1, 4096),
-    QNET__SETTING(qnet_input_config, 'i', slice_first, 0, 32767),
-    QNET__SETTING(qnet_input_config, 'i', slice_count, 0, 32767),
-    QNET__SETTING(qnet_input_config, 'i', box_explicit, 0, 1),
-    { "box_center_mm.0", 'd', offsetof(qnet_input_config, box_center_mm), -1e6, 1e6 },
-    { "box_center_mm.1", 'd', offsetof(qnet_input_config, box_center_mm) + sizeof(double), -1e6,
-      1e6 },
-    QNET__SETTINGS_END
-};
-
 /* A preparation: where the slices come from and what the network sees of them. */
 static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_config *in,
                                           const qnet_augment_config *a, qnet_buffer *text)
@@ -17059,39 +17018,43 @@ static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experime
     if (!c->use_input[0] && !c->use_input[1])
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no input configuration is chosen");
     QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__experiment_settings, c));
-    QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__evaluation_settings, c));
+    if (c->bootstrap < 2 || c->bootstrap > 10000000) /* no setting: a resume may change it */
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: bootstrap %d: expected 2 to 1e7",
+                          c->bootstrap);
     QNET__TRY(qnet__stage1_config_check(ctx, &c->stage1));
     return qnet__stage2_config_check(ctx, &c->stage2);
 }
 
 /* ---- evaluation of one level ----------------------------------------------------------------- */
 
-/* Mean and standard deviation (n - 1; NaN for one value) of the values that are finite. */
-static qnet_mean_std qnet__mean_std(const double *values, int count)
+/* Mean and standard deviation (n - 1; NaN for one value) of count values, `step` apart, of which
+   those that are not finite are left out. */
+static qnet_mean_std qnet__mean_std(const double *values, int count, int step)
 {
     qnet_mean_std r;
     double sum = 0, square = 0;
     int n = 0;
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < count * step; i += step) {
         if (!qnet__is_finite(values[i])) continue;
         sum += values[i];
         n++;
     }
     r.mean = n ? sum / n : (double)NAN;
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count * step; i += step)
         if (qnet__is_finite(values[i])) square += (values[i] - r.mean) * (values[i] - r.mean);
     r.std = n > 1 ? sqrt(square / (n - 1)) : (double)NAN;
     return r;
 }
 
-/* The columns of a level's items that the metrics read, and what is computed from them. */
+#define QNET__FIGURES 5 /* accuracy, sensitivity, specificity, F1, AUC */
+
+/* The columns of a level's items that the metrics read, and room for what is computed from them. */
 typedef struct qnet__columns {
     int *label, *decision, *cluster; /* [n] */
     double *score, *score1;          /* [n] */
     double *boot;                    /* [bootstrap] */
-    double *values;                  /* [QNET__FIGURES][parts] */
+    double *values;                  /* [the more of folds and repeats][QNET__FIGURES] */
     size_t n;
-    int parts;                       /* the more of folds and repeats */
 } qnet__columns;
 
 /* Fills the columns with the items of one model, those of `fold` or (-1) all. subject[scan]: the
@@ -17109,23 +17072,19 @@ static void qnet__columns_fill(qnet__columns *c, const qnet_item *items, size_t 
     }
 }
 
-#define QNET__FIGURES 5
-
-/* Accuracy, sensitivity, specificity, F1 and AUC of Tables 1 and 3: part k of c->values. The AUC of
-   items of one class is NaN. */
-static qnet_status qnet__figures(qnet_context *ctx, qnet__columns *c, int k)
+/* The figures of Tables 1 and 3. The AUC of items of one class is NaN. */
+static qnet_status qnet__figures(qnet_context *ctx, const qnet__columns *c,
+                                 double figure[QNET__FIGURES])
 {
     qnet_metrics m;
-    double auc = (double)NAN;
     QNET__TRY(qnet_metrics_from(ctx, c->label, c->decision, c->n, &m));
-    if (m.count.tp + m.count.fn > 0 && m.count.tn + m.count.fp > 0)
-        QNET__TRY(qnet_auc(ctx, c->label, c->score, c->n, &auc));
-    c->values[k] = m.accuracy;
-    c->values[c->parts + k] = m.sensitivity;
-    c->values[2 * c->parts + k] = m.specificity;
-    c->values[3 * c->parts + k] = m.f1;
-    c->values[4 * c->parts + k] = auc;
-    return QNET_OK;
+    figure[0] = m.accuracy;
+    figure[1] = m.sensitivity;
+    figure[2] = m.specificity;
+    figure[3] = m.f1;
+    figure[4] = (double)NAN;
+    if (m.count.tp + m.count.fn == 0 || m.count.tn + m.count.fp == 0) return QNET_OK;
+    return qnet_auc(ctx, c->label, c->score, c->n, &figure[4]);
 }
 
 /* One line of Tables 1 and 3, and the mean of the AUCs within the folds of the first repeat: mean
@@ -17139,26 +17098,30 @@ static qnet_status qnet__evaluate_figures(qnet_context *ctx, const qnet_experime
     qnet_mean_std *const cell[QNET__FIGURES] = {&out->accuracy, &out->sensitivity,
                                                 &out->specificity, &out->f1, &out->auc};
     const size_t count = level->count;
-    int n = config->folds;
+    const int repeated = config->repeats > 1;
+    double pooled[QNET__FIGURES];
     for (int fold = 0; fold < config->folds; fold++) {
         qnet__columns_fill(c, level->items, count, model, fold, subject);
-        QNET__TRY(qnet__figures(ctx, c, fold));
+        QNET__TRY(qnet__figures(ctx, c, c->values + fold * QNET__FIGURES));
     }
-    out->auc_within_folds = qnet__mean_std(c->values + 4 * c->parts, config->folds).mean;
-    if (config->repeats > 1) n = config->repeats;
-    for (int k = 0; k < config->repeats && config->repeats > 1; k++) {
+    out->auc_within_folds = qnet__mean_std(c->values + 4, config->folds, QNET__FIGURES).mean;
+    for (int k = 0; k < config->repeats && repeated; k++) {
         qnet__columns_fill(c, level->items + (size_t)k * count, count, model, -1, subject);
-        QNET__TRY(qnet__figures(ctx, c, k));
+        QNET__TRY(qnet__figures(ctx, c, c->values + k * QNET__FIGURES));
     }
-    for (int q = 0; q < QNET__FIGURES; q++) *cell[q] = qnet__mean_std(c->values + q * c->parts, n);
     qnet__columns_fill(c, level->items, count, model, -1, subject);
-    QNET__TRY(qnet__figures(ctx, c, 0));
-    for (int q = 0; q < QNET__FIGURES && config->repeats == 1; q++)
-        cell[q]->mean = c->values[q * c->parts];
+    QNET__TRY(qnet__figures(ctx, c, pooled));
+    for (int q = 0; q < QNET__FIGURES; q++) {
+        *cell[q] = qnet__mean_std(c->values + q, repeated ? config->repeats : config->folds,
+                                  QNET__FIGURES);
+        if (!repeated) cell[q]->mean = pooled[q];
+    }
     return QNET_OK;
 }
 
-/* Everything of one model on the first repeat: metrics, ROC, DeLong intervals, bootstraps. */
+/* Everything of one model on the first repeat: metrics, ROC curve, and the AUC's intervals by
+   DeLong and by bootstrap, each over items and over subjects. Slices of a subject are not
+   independent: intervals over items, those of the paper, are too narrow (Obuchowski 1997). */
 static qnet_status qnet__evaluate_model(qnet_context *ctx, const qnet_experiment_config *config,
                                         const qnet__columns *c, qnet_model_result *out)
 {
@@ -17216,7 +17179,6 @@ static qnet_status qnet__evaluate_level(qnet_experiment *e, qnet_level_result *l
     qnet_status status;
     size_t bytes = 0;
     memset(&c, 0, sizeof c);
-    c.parts = qnet__max_int(e->config.repeats, e->config.folds);
     for (int pass = 0; pass < 2; pass++) {
         c.label = (int *)qnet__take(&arena, level->count, sizeof(int));
         c.decision = (int *)qnet__take(&arena, level->count, sizeof(int));
@@ -17224,12 +17186,10 @@ static qnet_status qnet__evaluate_level(qnet_experiment *e, qnet_level_result *l
         c.score = (double *)qnet__take(&arena, level->count, sizeof(double));
         c.score1 = (double *)qnet__take(&arena, level->count, sizeof(double));
         c.boot = (double *)qnet__take(&arena, (size_t)e->config.bootstrap, sizeof(double));
-        c.values = (double *)qnet__take(&arena, (size_t)c.parts, QNET__FIGURES * sizeof(double));
-        if (pass == 1) break;
-        bytes = arena.at;
-        arena.at = 0;
-        arena.base = (unsigned char *)qnet__alloc(e->ctx, bytes);
-        if (!arena.base) return qnet__no_memory(e->ctx, bytes, "the evaluation");
+        c.values = (double *)qnet__take(
+            &arena, (size_t)qnet__max_int(e->config.repeats, e->config.folds),
+            QNET__FIGURES * sizeof(double));
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(e->ctx, &arena, &bytes, "the evaluation"));
     }
     status = qnet__evaluate_columns(e->ctx, &e->config, level, subject, &c);
     qnet__free(e->ctx, arena.base, bytes);
@@ -17267,10 +17227,6 @@ typedef struct qnet__job {
     double *test_image;      /* [QNET_MODELS][images of the test scans, in order] */
     double *test_scan;       /* [QNET_MODELS][test scans] */
     qnet_epoch *curve[QNET_MODELS];
-    /* For a picture: */
-    qnet_real *pixels;       /* [size][size][3] */
-    float *map, *grey;       /* [size][size] */
-    void *scratch;           /* of the augmentation */
     /* Progress, in epochs of stage 1: */
     qnet_progress outer;     /* the caller's hook */
     char where[64];
@@ -17296,7 +17252,6 @@ static void qnet__job_plan(qnet__job *job, qnet__arena *a, size_t images)
 {
     const size_t n = (size_t)job->cohort->scans_count;
     const size_t steps = (size_t)job->cohort->config.max_slices;
-    const size_t pixels = (size_t)job->cohort->config.size * (size_t)job->cohort->config.size;
     int **const ints[] = {&job->subject, &job->fold_of, &job->image_at, &job->train, &job->test,
                           &job->length, &job->label};
     for (size_t i = 0; i < sizeof ints / sizeof *ints; i++)
@@ -17306,14 +17261,10 @@ static void qnet__job_plan(qnet__job *job, qnet__arena *a, size_t images)
     job->scan = (double *)qnet__take(a, n, sizeof(double));
     job->test_image = (double *)qnet__take(a, images, QNET_MODELS * sizeof(double));
     job->test_scan = (double *)qnet__take(a, n, QNET_MODELS * sizeof(double));
-    job->pixels = (qnet_real *)qnet__take(a, pixels, 3 * sizeof(qnet_real));
-    job->map = (float *)qnet__take(a, pixels, sizeof(float));
-    job->grey = (float *)qnet__take(a, pixels, sizeof(float));
-    job->scratch = qnet__take(a, qnet_augment_scratch(job->cohort->height, job->cohort->width), 1);
 }
 
-/* Memory that is given back with the experiment: count * size bytes, zeroed. NULL, with the error
-   told, when there is none. */
+/* Memory that is freed with the experiment: count * size bytes, zeroed. NULL, with the sentence of
+   the error set, when there is none. */
 static void *qnet__experiment_alloc(qnet_experiment *e, size_t count, size_t size, const char *what)
 {
     size_t bytes = SIZE_MAX;
@@ -17331,12 +17282,24 @@ static void *qnet__experiment_alloc(qnet_experiment *e, size_t count, size_t siz
     return (unsigned char *)block + QNET__ALIGN;
 }
 
-/* The path out/checkpoint/<input>-repeat01-fold03<suffix>. */
-static void qnet__job_path(const qnet__job *job, const char *suffix, char path[700])
+#define QNET__PATH 960 /* bytes: out, two folders, and a name */
+
+/* The path out/<folder>/<input>-repeat01-fold03-<name>. */
+static void qnet__fold_path(const qnet_experiment *e, const char *folder, int input, int repeat,
+                            int fold, const char *name, char path[QNET__PATH])
 {
-    snprintf(path, 700, "%s/checkpoint/%s-repeat%02d-fold%02d%s", job->e->out,
-             qnet_input_name((qnet_input)job->input), job->repeat + 1, job->fold + 1, suffix);
+    snprintf(path, QNET__PATH, "%s/%s/%s-repeat%02d-fold%02d-%s", e->out, folder,
+             qnet_input_name((qnet_input)input), repeat + 1, fold + 1, name);
 }
+
+/* Of the current fold, in out/checkpoint. */
+static void qnet__job_path(const qnet__job *job, const char *name, char path[QNET__PATH])
+{
+    qnet__fold_path(job->e, "checkpoint", job->input, job->repeat, job->fold, name, path);
+}
+
+static const char *const qnet__weights_files[QNET_MODELS] = {
+    "resnet.safetensors", "resnetswa.safetensors", "qnet.safetensors"};
 
 /* The experiment's own progress hook: adds where and the share of the whole job, and passes on. */
 static int qnet__job_progress(void *user, const qnet_progress_info *info)
@@ -17365,7 +17328,8 @@ static uint64_t qnet__job_seed(const qnet__job *job)
     return qnet_hash(h, place, sizeof place);
 }
 
-/* The first repeat's folds are those of the seed; no other's are those of any seed + 1. */
+/* The first repeat's folds are those of the seed. Those of later repeats are drawn from (seed,
+   repeat): with seed + repeat, two experiments of neighbouring seeds would share folds. */
 static uint64_t qnet__folds_seed(uint64_t seed, int repeat)
 {
     qnet_rng rng = qnet_rng_at(seed, QNET_RANDOM_FOLDS, 2, (uint64_t)repeat); /* 0, 1: classes */
@@ -17389,16 +17353,18 @@ static void qnet__subject_record(const qnet_scan *scan, char record[QNET__RECORD
 /* Which run, input, fold and model it is, on whom it was trained, counting what its initial weights
    have seen, and how its images were prepared; of Q-Net also, on whose features it was trained
    (qnet_weights_check_pair). */
-static qnet_status qnet__weights_text(const qnet__job *job, const char *model, qnet_buffer *text)
+static qnet_status qnet__weights_text(const qnet__job *job, int model, qnet_buffer *text)
 {
+    static const char *const names[QNET_MODELS] = {"resnet", "resnetswa", "qnet"};
     qnet_context *ctx = job->e->ctx;
     const qnet_experiment_config *c = &job->e->config;
     QNET__TRY(qnet_buffer_printf(
         ctx, text,
         "model=%s\nversion=%s\nrun=%016llx\nsubjects=%s\nrepeat=%d\nfold=%d\nseed=%llu\n"
         "dataset=%s\nsimulated=%d\nlabels=%s\ntrained_on=%.*s",
-        model, QNET_VERSION, (unsigned long long)job->fingerprint, job->subjects, job->repeat + 1,
-        job->fold + 1, (unsigned long long)c->seed, job->e->dataset, job->e->simulated,
+        names[model], QNET_VERSION, (unsigned long long)job->fingerprint, job->subjects,
+        job->repeat + 1, job->fold + 1, (unsigned long long)c->seed, job->e->dataset,
+        job->e->simulated,
         c->shuffle_labels ? "shuffled" : "true", (int)job->seen.size,
         job->seen.size > 0 ? (const char *)job->seen.bytes : ""));
     for (int i = 0; i < job->train_count; i++) {
@@ -17407,22 +17373,22 @@ static qnet_status qnet__weights_text(const qnet__job *job, const char *model, q
         QNET__TRY(qnet_buffer_append(ctx, text, record, QNET__RECORD));
     }
     QNET__TRY(qnet_buffer_append(ctx, text, "\n", 1));
-    if (strcmp(model, "qnet") == 0)
+    if (model == QNET_MODEL_QNET)
         QNET__TRY(qnet_buffer_printf(ctx, text, "embedding=resnetswa\nembedding_hash=%016llx\n",
                                      (unsigned long long)job->embedding_hash));
     return qnet__preparation_text(ctx, &job->cohort->config, &c->stage1.augment, text);
 }
 
-/* Saves a trained network of this fold as out/checkpoint/<...>-<model>.safetensors. */
-static qnet_status qnet__job_save_weights(const qnet__job *job, const char *model,
+/* Saves a trained network of this fold. */
+static qnet_status qnet__job_save_weights(const qnet__job *job, int model,
                                           const qnet_param_table *table, const qnet_real *block)
 {
     const char *pairs[2 * QNET__METADATA_PAIRS];
-    char path[700], suffix[64];
+    char path[QNET__PATH];
     qnet_buffer text = {NULL, 0, 0, NULL};
     qnet_status status = qnet__weights_text(job, model, &text);
-    snprintf(suffix, sizeof suffix, "-%s.safetensors", model);
-    qnet__job_path(job, suffix, path);
+    qnet__fold_path(job->e, "checkpoint/weights", job->input, job->repeat, job->fold,
+                    qnet__weights_files[model], path);
     if (status == QNET_OK) {
         const int n = qnet__metadata_pairs((char *)text.bytes, pairs);
         status = qnet_weights_save(job->e->ctx, path, table, block, pairs, n);
@@ -17431,19 +17397,43 @@ static qnet_status qnet__job_save_weights(const qnet__job *job, const char *mode
     return status;
 }
 
-/* QNET_ERROR_MISMATCH unless the weights file, read from path, is of this run. */
-static qnet_status qnet__check_run(const qnet__job *job, const qnet_safetensors *file,
-                                   const char *path)
+/* The file is in out/checkpoint/weights or, once it has been published, in out/weights. */
+static qnet_status qnet__experiment_weights_file(const qnet_experiment *e, int input, int repeat,
+                                                 int fold, int model, qnet_safetensors **file)
 {
-    const char *run = qnet_safetensors_metadata(file, "run");
-    char expected[24];
-    snprintf(expected, sizeof expected, "%016llx", (unsigned long long)job->fingerprint);
-    if (run && strcmp(run, expected) == 0) return QNET_OK;
-    return qnet__fail(job->e->ctx, QNET_ERROR_MISMATCH, "%s: weights of run %.16s, expected %s",
-                      path, run ? run : "unknown", expected);
+    char path[QNET__PATH], expected[24];
+    const char *run;
+    qnet__fold_path(e, "checkpoint/weights", input, repeat, fold, qnet__weights_files[model], path);
+    if (qnet__path_kind(path) == 0)
+        qnet__fold_path(e, "weights", input, repeat, fold, qnet__weights_files[model], path);
+    QNET__TRY(qnet_safetensors_load(e->ctx, path, file));
+    snprintf(expected, sizeof expected, "%016llx", (unsigned long long)e->run[input]);
+    run = qnet_safetensors_metadata(*file, "run");
+    if (run != NULL && strcmp(run, expected) == 0) return QNET_OK;
+    (void)qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%s: weights of run %.16s, expected %s", path,
+                     run ? run : "unknown", expected);
+    qnet_safetensors_destroy(*file);
+    return QNET_ERROR_MISMATCH;
 }
 
-/* Labels that were permuted are not those of people. */
+QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *e, qnet_input input,
+                                             int repeat, int fold, qnet_model_kind model,
+                                             const qnet_param_table *table, qnet_real *weights)
+{
+    qnet_safetensors *file;
+    qnet_status status;
+    if (!e) return QNET_ERROR_ARGUMENT;
+    if ((unsigned)input > 1 || repeat < 0 || fold < 0 || (unsigned)model >= QNET_MODELS || !table ||
+        !weights)
+        return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT,
+                          "qnet_experiment_weights: an argument is NULL or out of range");
+    QNET__TRY(qnet__experiment_weights_file(e, (int)input, repeat, fold, (int)model, &file));
+    status = qnet_weights_from_safetensors(e->ctx, file, table, weights, 0, NULL);
+    qnet_safetensors_destroy(file);
+    return status;
+}
+
+/* QNET_ERROR_MISMATCH for weights that were trained on permuted labels. */
 static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors *file,
                                       const char *path)
 {
@@ -17512,7 +17502,7 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
 /* ---- one fold -------------------------------------------------------------------------------- */
 
 /* The file of a fold's result: its path, the line that says whose it is, and its arrays. */
-static void qnet__fold_file(const qnet__job *job, char path[700], char text[64],
+static void qnet__fold_file(const qnet__job *job, char path[QNET__PATH], char text[64],
                             qnet__slab slabs[QNET__SLABS])
 {
     static const char *const curves[QNET_MODELS] = {"curve.ResNet", "curve.ResNetSWA",
@@ -17520,7 +17510,7 @@ static void qnet__fold_file(const qnet__job *job, char path[700], char text[64],
     const qnet__slab first[2] = {
         {"image", QNET_F64, job->test_image, (size_t)job->test_images * QNET_MODELS},
         {"scan", QNET_F64, job->test_scan, (size_t)job->test_count * QNET_MODELS}};
-    qnet__job_path(job, "-result.safetensors", path);
+    qnet__job_path(job, "result.safetensors", path);
     snprintf(text, 64, "fingerprint=%016llx\n", (unsigned long long)job->fingerprint);
     memcpy(slabs, first, sizeof first);
     for (int m = 0; m < QNET_MODELS; m++) {
@@ -17532,11 +17522,11 @@ static void qnet__fold_file(const qnet__job *job, char path[700], char text[64],
     }
 }
 
-/* A fold with this file is done: what it trained is read no more, but for the weights. */
+/* Writes the result. A fold with this file is done: its checkpoints are not read again. */
 static qnet_status qnet__fold_save(const qnet__job *job)
 {
     qnet__slab slabs[QNET__SLABS];
-    char path[700], text[64];
+    char path[QNET__PATH], text[64];
     qnet__file file;
     qnet_sink sink;
     qnet_status status;
@@ -17550,7 +17540,7 @@ static qnet_status qnet__fold_save(const qnet__job *job)
 static qnet_status qnet__fold_load(const qnet__job *job)
 {
     qnet__slab slabs[QNET__SLABS];
-    char path[700], text[64];
+    char path[QNET__PATH], text[64];
     qnet_safetensors *file;
     qnet_status status;
     qnet__fold_file(job, path, text, slabs);
@@ -17563,20 +17553,11 @@ static qnet_status qnet__fold_load(const qnet__job *job)
     return status;
 }
 
-/* Features and probabilities of `count` scans by the frozen net; either may be NULL. */
-static qnet_status qnet__fold_embed(const qnet__job *job, qnet_resnet *net, const int *scans,
-                                    int count, qnet_real *features, double *image)
-{
-    return qnet_embed(net, &job->e->config.stage1.augment, job->cohort, scans, count, features,
-                      image);
-}
-
 /* Keeps what `run` has left: its learning curve, its weights, and the test scans' probabilities in
    job->image; scan[test scans] (NULL: the mean over a scan's slices) are those of the scans. */
 static qnet_status qnet__fold_keep(qnet__job *job, const qnet_training *run, int model,
                                    const double *scan)
 {
-    static const char *const names[QNET_MODELS] = {"resnet", "resnetswa", "qnet"};
     const size_t steps = (size_t)job->cohort->config.max_slices;
     double *image = job->test_image + model * job->test_images;
     for (int i = 0; i < job->test_count; i++) {
@@ -17589,16 +17570,16 @@ static qnet_status qnet__fold_keep(qnet__job *job, const qnet_training *run, int
         job->test_scan[model * job->test_count + i] = scan ? scan[i] : sum / slices;
     }
     memcpy(job->curve[model], run->history, (size_t)run->epochs * sizeof(qnet_epoch));
-    return qnet__job_save_weights(job, names[model], run->state->table, run->state->weights);
+    return qnet__job_save_weights(job, model, run->state->table, run->state->weights);
 }
 
 /* Trains stage 1 to its end, saving after every epoch; the run without SWA leaves a copy at the
    epoch where the run with SWA leaves its path. */
 static qnet_status qnet__stage1_train(qnet__job *job, qnet_training *run, int swa, int start)
 {
-    char checkpoint[700], branch[700];
-    qnet__job_path(job, swa ? "-swa.checkpoint" : "-resnet.checkpoint", checkpoint);
-    qnet__job_path(job, "-branch.checkpoint", branch);
+    char checkpoint[QNET__PATH], branch[QNET__PATH];
+    qnet__job_path(job, swa ? "swa.checkpoint" : "resnet.checkpoint", checkpoint);
+    qnet__job_path(job, "branch.checkpoint", branch);
     if (job->resume && qnet_file_exists(checkpoint)) {
         const qnet_status status = qnet_training_load(run, checkpoint);
         if (status == QNET_ERROR_FORMAT)
@@ -17620,18 +17601,17 @@ static qnet_status qnet__stage1_train(qnet__job *job, qnet_training *run, int sw
 /* Stage 2 from the training scans' features, in job->features, to its result. */
 static qnet_status qnet__stage2_train(qnet__job *job, qnet_training *run, qnet_resnet *net)
 {
-    char checkpoint[700];
-    qnet__job_path(job, "-stage2.checkpoint", checkpoint);
+    char checkpoint[QNET__PATH];
+    qnet__job_path(job, "stage2.checkpoint", checkpoint);
     if (job->resume && qnet_file_exists(checkpoint)) QNET__TRY(qnet_training_load(run, checkpoint));
     QNET__TRY(qnet_training_run(run, checkpoint));
     for (int i = 0; i < job->test_count; i++)
         job->length[i] = job->cohort->scans[job->test[i]].slices;
-    QNET__TRY(qnet__fold_embed(job, net, job->test, job->test_count, job->features, NULL));
+    QNET__TRY(qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->test,
+                         job->test_count, job->features, NULL));
     QNET__TRY(qnet_scan_model_predict(run->model, job->features, job->length, job->test_count,
                                       job->image, job->scan));
-    QNET__TRY(qnet__fold_keep(job, run, QNET_MODEL_QNET, job->scan));
-    (void)qnet__remove(checkpoint);
-    return QNET_OK;
+    return qnet__fold_keep(job, run, QNET_MODEL_QNET, job->scan);
 }
 
 /* Q-Net on the features of the frozen ResNetSWA. */
@@ -17646,7 +17626,8 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
         job->length[i] = job->cohort->scans[job->train[i]].slices;
         job->label[i] = (int)job->cohort->scans[job->train[i]].label;
     }
-    QNET__TRY(qnet__fold_embed(job, net, job->train, job->train_count, job->features, NULL));
+    QNET__TRY(qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->train,
+                         job->train_count, job->features, NULL));
     QNET__TRY(qnet_stage2_create(job->e->ctx, &config, job->features, job->length, job->label,
                                  job->train_count, &run));
     status = qnet__stage2_train(job, run, net);
@@ -17657,10 +17638,9 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
 /* The hash that this fold's Q-Net keeps of its embedding: of the file that both will lie beside. */
 static qnet_status qnet__job_hash_embedding(qnet__job *job)
 {
-    char path[700];
     qnet_safetensors *file;
-    qnet__job_path(job, "-resnetswa.safetensors", path);
-    QNET__TRY(qnet_safetensors_load(job->e->ctx, path, &file));
+    QNET__TRY(qnet__experiment_weights_file(job->e, job->input, job->repeat, job->fold,
+                                            QNET_MODEL_RESNET_SWA, &file));
     job->embedding_hash = qnet_safetensors_hash(file);
     qnet_safetensors_destroy(file);
     return QNET_OK;
@@ -17684,7 +17664,8 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
     job->epochs += config.epochs - job->run_first;
     job->run_first = -1;
     if (status == QNET_OK)
-        status = qnet__fold_embed(job, run->net, job->test, job->test_count, NULL, job->image);
+        status = qnet_embed(run->net, &config.augment, job->cohort, job->test, job->test_count,
+                            NULL, job->image);
     if (status == QNET_OK)
         status = qnet__fold_keep(job, run, swa ? QNET_MODEL_RESNET_SWA : QNET_MODEL_RESNET, NULL);
     if (status == QNET_OK && swa) status = qnet__job_hash_embedding(job);
@@ -17693,11 +17674,12 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
     return status;
 }
 
-/* Trains and tests the three models of one fold, or reads what an earlier run has done. */
+/* Trains and tests the three models of one fold, or reads the result of an earlier run. The
+   checkpoints go after the result is on the disk: a kill in between costs no work. */
 static qnet_status qnet__fold_run(qnet__job *job)
 {
-    static const char *const work_files[] = { "-branch.checkpoint", "-resnet.checkpoint",
-                                              "-swa.checkpoint" };
+    static const char *const work_files[4] = {"branch.checkpoint", "resnet.checkpoint",
+                                              "swa.checkpoint", "stage2.checkpoint"};
     if (job->resume) {
         const qnet_status status = qnet__fold_load(job);
         if (status != QNET_ERROR_NOT_FOUND) return status;
@@ -17705,15 +17687,17 @@ static qnet_status qnet__fold_run(qnet__job *job)
     QNET__TRY(qnet__fold_stage1(job, 0));
     QNET__TRY(qnet__fold_stage1(job, 1));
     QNET__TRY(qnet__fold_save(job));
-    for (size_t i = 0; i < sizeof work_files / sizeof *work_files; i++) {
-        char path[700];
+    for (int i = 0; i < 4; i++) {
+        char path[QNET__PATH];
         qnet__job_path(job, work_files[i], path);
         (void)qnet__remove(path);
     }
     return QNET_OK;
 }
 
-/* The items of a fold's test scans, by image and by scan, into their places of the two levels. */
+/* The items of a fold's test scans, by image and by scan, into their places of the two levels. A
+   scan's decision is the majority of its slices' by the two ResNets, Q-Net's own by Q-Net (paper,
+   Table 3). */
 static void qnet__fold_items(const qnet__job *job)
 {
     const qnet_level_result *scans = &job->e->level[job->input][QNET_LEVEL_SCAN];
@@ -17764,152 +17748,6 @@ static qnet_status qnet__fold_curves(qnet__job *job)
         if (!curve->epoch) return QNET_ERROR_MEMORY;
     }
     return QNET_OK;
-}
-
-/* ---- pictures -------------------------------------------------------------------------------- */
-
-#define QNET__SHEET_COLUMNS 6
-#define QNET__SHEET_GAP 4
-#define QNET__SHEET_EPOCH 1000000 /* draws that no training sees */
-
-/* 0..1 to 0..255, rounded; what lies outside is clipped. */
-static uint8_t qnet__to_byte(double v)
-{
-    return (uint8_t)(v <= 0 ? 0 : v >= 1 ? 255 : (int)(v * 255 + 0.5));
-}
-
-/* The middle slice of a scan into job->pixels: as the network sees it, or for the eye, with the
-   normalisation left out, so that values are in 0..1. record NULL: without augmentation. */
-static qnet_status qnet__draw_slice(const qnet__job *job, int scan, int for_eye,
-                                    const qnet_augmentation *record)
-{
-    const int size = job->cohort->config.size, side = job->cohort->height;
-    const qnet_augmentation test = qnet_augment_test(side, side, size, size);
-    qnet_augment_config config = job->e->config.stage1.augment;
-    for (int c = 0; c < 3 && for_eye; c++) {
-        config.mean[c] = 0;
-        config.std[c] = 1;
-    }
-    return qnet_augment_apply(job->e->ctx, &config, record ? record : &test,
-                              qnet_scan_slice(job->cohort, scan,
-                                              job->cohort->scans[scan].slices / 2),
-                              side, side, job->pixels, size, size, job->scratch);
-}
-
-/* Fig. 3: the QSM channel of one slice without augmentation, then as five draws make it. */
-static qnet_status qnet__augmentation_sheet(qnet__job *job)
-{
-    qnet_experiment *e = job->e;
-    const int size = job->cohort->config.size, side = job->cohort->height;
-    const int width = QNET__SHEET_COLUMNS * size + (QNET__SHEET_COLUMNS - 1) * QNET__SHEET_GAP;
-    const size_t bytes = (size_t)width * (size_t)size * 3;
-    uint8_t *sheet = (uint8_t *)qnet__experiment_alloc(e, bytes, 1, "the augmentation sheet");
-    int scan = 0;
-    if (!sheet) return QNET_ERROR_MEMORY;
-    memset(sheet, 255, bytes);
-    while (scan + 1 < job->cohort->scans_count && job->cohort->scans[scan].label != QNET_HH) scan++;
-    for (int k = 0; k < QNET__SHEET_COLUMNS; k++) {
-        qnet_rng rng =
-            qnet_rng_at(e->config.seed, QNET_RANDOM_AUGMENT, QNET__SHEET_EPOCH, (uint64_t)k);
-        const qnet_augmentation record =
-            qnet_augment_draw(&e->config.stage1.augment, &rng, side, side, size, size);
-        QNET__TRY(qnet__draw_slice(job, scan, 1, k == 0 ? NULL : &record));
-        for (int y = 0; y < size; y++)
-            for (int x = 0; x < size; x++)
-                memset(sheet + 3 * (y * width + x + k * (size + QNET__SHEET_GAP)),
-                       qnet__to_byte((double)job->pixels[3 * (y * size + x)]), 3);
-    }
-    e->augmented[job->input] = sheet;
-    e->augmented_width[job->input] = width;
-    e->augmented_height[job->input] = size;
-    return QNET_OK;
-}
-
-/* CAM of the middle slice of scan s by the ResNetSWA that never saw it, into which net is made, for
-   the class that the slice is given. */
-static qnet_status qnet__cam_draw(qnet__job *job, qnet_resnet *net, int s,
-                                  qnet_cam_picture *picture)
-{
-    qnet_context *ctx = job->e->ctx;
-    const int size = job->cohort->config.size;
-    const size_t pixels = (size_t)size * (size_t)size;
-    qnet_real logits[QNET_CLASSES], probability[QNET_CLASSES];
-    qnet_safetensors *file;
-    qnet_status status;
-    char path[700];
-    picture->rgb = (uint8_t *)qnet__experiment_alloc(job->e, pixels, 3, "a CAM picture");
-    picture->grey_rgb = (uint8_t *)qnet__experiment_alloc(job->e, pixels, 3, "a CAM picture");
-    if (!picture->rgb || !picture->grey_rgb) return QNET_ERROR_MEMORY;
-    picture->width = picture->height = size;
-    picture->scan = s;
-    picture->slice = job->cohort->scans[s].slices / 2;
-
-    job->repeat = 0;
-    job->fold = job->e->fold[s];
-    qnet__job_path(job, "-resnetswa.safetensors", path);
-    if (qnet__path_kind(path) == 0) /* moved there by a run that was stopped then */
-        snprintf(path, sizeof path, "%s/weights%s", job->e->out, strrchr(path, '/'));
-    QNET__TRY(qnet_safetensors_load(ctx, path, &file));
-    status = qnet__check_run(job, file, path);
-    if (status == QNET_OK)
-        status = qnet_weights_from_safetensors(ctx, file, net->table, net->weights, 0, NULL);
-    qnet_safetensors_destroy(file);
-    QNET__TRY(status);
-
-    QNET__TRY(qnet__draw_slice(job, s, 1, NULL));
-    for (size_t p = 0; p < pixels; p++) {
-        job->grey[p] = (float)job->pixels[3 * p];
-        memset(picture->grey_rgb + 3 * p, qnet__to_byte((double)job->grey[p]), 3);
-    }
-    QNET__TRY(qnet__draw_slice(job, s, 0, NULL));
-    QNET__TRY(qnet_resnet_forward(net, job->pixels, 1, 0, logits, NULL));
-    qnet_softmax(1, QNET_CLASSES, logits, probability);
-    picture->probability = (double)probability[QNET_HH];
-    QNET__TRY(qnet_cam(net, 0, probability[QNET_HH] > (qnet_real)0.5 ? QNET_HH : QNET_HC, job->map,
-                       NULL));
-    qnet_cam_overlay(job->map, job->grey, size, size, picture->rgb);
-    return QNET_OK;
-}
-
-/* Fig. 9, 10: the first cam_scans scans of each class that Q-Net's scan head gets right (or any,
-   where it gets too few). */
-static qnet_status qnet__cams_draw(qnet__job *job, qnet_resnet *net)
-{
-    qnet_experiment *e = job->e;
-    const qnet_item *items = e->level[job->input][QNET_LEVEL_SCAN].items;
-    for (int label = 1; label >= 0; label--) {
-        int drawn = 0;
-        for (int right = 1; right >= 0; right--)
-            for (int s = 0; s < job->cohort->scans_count && drawn < e->config.cam_scans; s++) {
-                if (items[s].label != label) continue;
-                if ((items[s].decision[QNET_MODEL_QNET] == label) != right) continue;
-                QNET__TRY(qnet__cam_draw(job, net, s,
-                                         &e->cams[job->input][e->cams_count[job->input]++]));
-                drawn++;
-            }
-    }
-    return QNET_OK;
-}
-
-/* With a network for one image, and no gradients. */
-static qnet_status qnet__cams(qnet__job *job)
-{
-    qnet_experiment *e = job->e;
-    qnet_resnet_config config;
-    qnet_resnet *net;
-    qnet_status status;
-    if (e->config.cam_scans == 0) return QNET_OK;
-    qnet_resnet_config_init(&config);
-    config.height = config.width = job->cohort->config.size;
-    config.batch = 1;
-    config.training = 0;
-    e->cams[job->input] = (qnet_cam_picture *)qnet__experiment_alloc(
-        e, 2 * (size_t)e->config.cam_scans, sizeof(qnet_cam_picture), "CAM pictures");
-    if (!e->cams[job->input]) return QNET_ERROR_MEMORY;
-    QNET__TRY(qnet_resnet_create(e->ctx, &config, &net));
-    status = qnet__cams_draw(job, net);
-    qnet_resnet_destroy(net);
-    return status;
 }
 
 /* ---- initial weights ------------------------------------------------------------------------- */
@@ -18026,32 +17864,31 @@ static qnet_status qnet__initial_weights(qnet__job *job)
     return status;
 }
 
-/* Every subject comes into a test fold, so the initial weights may have seen none of them. */
+/* Every subject comes into a test fold, so the initial weights may have seen none of them: by the
+   records of their file, or by the names of the whole cohort where it has none. */
 static qnet_status qnet__check_weights_leak(const qnet__job *job)
 {
     const qnet_experiment *e = job->e;
-    const int whole = job->seen.size == 0 && strcmp(job->trained_on, job->subjects) == 0;
     const char *seen = (const char *)job->seen.bytes;
+    const int whole = job->seen.size == 0 && strcmp(job->trained_on, job->subjects) == 0;
     int namesakes = 0;
     for (int s = 0; s < job->cohort->scans_count; s++) {
         const qnet_scan *scan = &job->cohort->scans[s];
         char record[QNET__RECORD + 1];
-        int same_name = 0;
+        int leak = whole, same_name = 0;
         qnet__subject_record(scan, record);
         for (size_t at = 0; at < job->seen.size; at += QNET__RECORD) {
-            if (memcmp(seen + at + 16, record + 16, 16) == 0)
-                return qnet__fail(e->ctx, QNET_ERROR_LEAK,
-                                  "%.250s: these weights were trained on subjects of this cohort, "
-                                  "such as %s; the test folds would not be unseen",
-                                  e->weights, scan->subject);
-            same_name |= memcmp(seen + at, record, 16) == 0;
+            leak |= memcmp(seen + at + QNET__RECORD / 2, record + QNET__RECORD / 2,
+                           QNET__RECORD / 2) == 0;
+            same_name |= memcmp(seen + at, record, QNET__RECORD / 2) == 0;
         }
+        if (leak)
+            return qnet__fail(e->ctx, QNET_ERROR_LEAK,
+                              "%.250s: these weights were trained on subjects of this cohort, such "
+                              "as %s; the test folds would not be unseen", e->weights,
+                              scan->subject);
         namesakes += same_name;
     }
-    if (whole)
-        return qnet__fail(e->ctx, QNET_ERROR_LEAK,
-                          "%.250s: these weights were trained on subjects of this cohort; the test "
-                          "folds would not be unseen", e->weights);
     if (namesakes > 0)
         qnet__log(e->ctx, QNET_LOG_WARNING,
                   "%.250s: %d subjects have the same name as one on whom these weights were "
@@ -18066,64 +17903,53 @@ static qnet_status qnet__check_weights_leak(const qnet__job *job)
    before a kill. Until config.txt is removed, a resume finds all folds done and moves the rest;
    from then on the run counts as complete, and what is left of it as litter. */
 
-/* What a file in out/checkpoint is, by its name. */
-typedef enum qnet__work_kind {
-    QNET__WORK_OTHER,      /* config.txt, and files of the system's */
-    QNET__WORK_WEIGHTS,    /* to be moved to out/weights */
-    QNET__WORK_PUBLISHED,  /* predictions.csv and what config.publish wrote, to be moved to out */
-    QNET__WORK_RESULT,     /* of a fold that is done */
-    QNET__WORK_CHECKPOINT, /* of a fold that is not, or was not when the run was killed */
-    QNET__WORK_TEMPORARY,  /* of a run that was killed while it wrote */
-    QNET__WORK_KINDS
-} qnet__work_kind;
-
-/* A fold's files begin with the name of its input (qnet__job_path). */
-static qnet__work_kind qnet__work_kind_of(const char *name)
+/* Counts the files of out/<folder> whose names end in `end`, and removes them if `removing`. */
+static qnet_status qnet__work_files(const qnet_experiment *e, const char *folder, const char *end,
+                                    int removing, int *count)
 {
-    if (qnet__ends_in(name, ".tmp")) return QNET__WORK_TEMPORARY;
-    if (*name == '.' || strcmp(name, "config.txt") == 0) return QNET__WORK_OTHER;
-    if (strncmp(name, "crop-", 5) != 0 && strncmp(name, "full-", 5) != 0)
-        return QNET__WORK_PUBLISHED;
-    if (qnet__ends_in(name, "-result.safetensors")) return QNET__WORK_RESULT;
-    return qnet__ends_in(name, ".safetensors") ? QNET__WORK_WEIGHTS : QNET__WORK_CHECKPOINT;
+    char path[QNET__PATH];
+    qnet_buffer names = {NULL, 0, 0, NULL};
+    qnet_status status;
+    snprintf(path, sizeof path, "%s/%s", e->out, folder);
+    status = qnet_list_folder(e->ctx, path, &names);
+    for (const char *name = NULL;
+         status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL;) {
+        if (!qnet__ends_in(name, end)) continue;
+        ++*count;
+        snprintf(path, sizeof path, "%s/%s/%s", e->out, folder, name);
+        if (removing) (void)qnet__remove(path);
+    }
+    qnet_buffer_free(e->ctx, &names);
+    return status;
 }
 
-/* Removes the files of one kind from out/checkpoint or, with `to` not NULL, moves them to the
-   folder out<to>, in the order of their names; none where a folder is in the way of one. count[]:
-   how many there were of each kind. */
-static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind kind, const char *to,
-                                    int count[QNET__WORK_KINDS])
+/* Moves what is in out/checkpoint/<folder>, but for the system's files, to out<to>, in the order of
+   the names; nothing where a folder is in the way of one. */
+static qnet_status qnet__work_move(const qnet_experiment *e, const char *folder, const char *to)
 {
-    char from[960], target[960];
+    char from[QNET__PATH], target[QNET__PATH];
     qnet_buffer names = {NULL, 0, 0, NULL};
     const char *name;
     qnet_status status;
-    memset(count, 0, QNET__WORK_KINDS * sizeof *count);
-    snprintf(from, sizeof from, "%s/checkpoint", e->out);
+    snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, folder);
     status = qnet_list_folder(e->ctx, from, &names);
     for (int moving = 0; moving < 2; moving++)
         for (name = NULL; status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL;) {
-            const qnet__work_kind found = qnet__work_kind_of(name);
-            count[found] += moving;
-            if (found != kind) continue;
-            snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, name);
-            snprintf(target, sizeof target, "%s%s/%s", e->out, to ? to : "", name);
-            if (to != NULL && !moving && qnet__path_kind(target) == 2)
+            if (*name == '.') continue;
+            snprintf(from, sizeof from, "%s/checkpoint/%s/%s", e->out, folder, name);
+            snprintf(target, sizeof target, "%s%s/%s", e->out, to, name);
+            if (!moving && qnet__path_kind(target) == 2)
                 status = qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder",
                                     target);
-            if (!moving) continue;
-            if (to == NULL)
-                (void)qnet__remove(from);
-            else if (qnet__rename(from, target) != 0)
+            if (moving && qnet__rename(from, target) != 0)
                 status = qnet__fail(e->ctx, QNET_ERROR_IO, "%s: can't be moved to %s: %s", from,
                                     target, strerror(errno));
         }
     qnet_buffer_free(e->ctx, &names);
-    if (status == QNET_OK && to != NULL) {
-        snprintf(target, sizeof target, "%s%s", e->out, to);
-        (void)qnet__sync(target);
-    }
-    return status;
+    QNET__TRY(status);
+    snprintf(target, sizeof target, "%s%s", e->out, to);
+    (void)qnet__sync(target);
+    return QNET_OK;
 }
 
 /* QNET_ERROR_MISMATCH with the first line in which two configuration texts differ, or QNET_OK. */
@@ -18143,41 +17969,43 @@ static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, con
 }
 
 /* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
-   tread on an unfinished one, which may be days of work. text ends with a zero byte. */
+   overwrite an unfinished one, which may be days of work. */
 static qnet_status qnet__checkpoint_open(const qnet_experiment *e, int resume,
                                          const qnet_buffer *text)
 {
+    static const char *const folders[3] = {"checkpoint/publish", "checkpoint/weights",
+                                           "checkpoint"};
     qnet_context *ctx = e->ctx;
-    char folder[600], path[700];
-    int count[QNET__WORK_KINDS], unfinished;
-    snprintf(folder, sizeof folder, "%s/checkpoint", e->out);
-    snprintf(path, sizeof path, "%s/config.txt", folder);
-    QNET__TRY(qnet_make_folder(ctx, folder));
-    QNET__TRY(qnet__work_clear(e, QNET__WORK_TEMPORARY, NULL, count));
-    unfinished =
-        count[QNET__WORK_WEIGHTS] + count[QNET__WORK_RESULT] + count[QNET__WORK_CHECKPOINT];
-    /* Results alone: a run that was complete, and stopped while it tidied up. */
-    if (count[QNET__WORK_RESULT] == unfinished && !qnet_file_exists(path)) {
-        QNET__TRY(qnet__work_clear(e, QNET__WORK_RESULT, NULL, count));
-        unfinished = 0;
+    char path[QNET__PATH];
+    int temporary = 0, begun = 0, done = 0;
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s", e->out, folders[i]);
+        QNET__TRY(qnet_make_folder(ctx, path));
+        QNET__TRY(qnet__work_files(e, folders[i], ".tmp", 1, &temporary)); /* of a run killed */
     }
-    if (resume && unfinished > 0 && qnet_file_exists(path)) {
+    QNET__TRY(qnet__work_files(e, "checkpoint", ".checkpoint", 0, &begun));
+    QNET__TRY(qnet__work_files(e, "checkpoint/weights", ".safetensors", 0, &begun));
+    QNET__TRY(qnet__work_files(e, "checkpoint", "-result.safetensors", 0, &done));
+    snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
+    /* Results alone: a run that was complete, and stopped while it tidied up. */
+    if (begun == 0 && done > 0 && !qnet_file_exists(path)) {
+        QNET__TRY(qnet__work_files(e, "checkpoint", "-result.safetensors", 1, &done));
+        done = 0;
+    }
+    if (resume && begun + done > 0 && qnet_file_exists(path)) {
         qnet_buffer old = {NULL, 0, 0, NULL};
         qnet_status status = qnet_file_read(ctx, path, 1 << 20, &old);
-        if (status == QNET_OK) status = qnet_buffer_append(ctx, &old, "", 1);
         if (status == QNET_OK)
-            status =
-                qnet__config_compare(ctx, path, (const char *)old.bytes, (const char *)text->bytes);
+            status = qnet__config_compare(ctx, path, old.size ? (const char *)old.bytes : "",
+                                          (const char *)text->bytes);
         qnet_buffer_free(ctx, &old);
         return status;
     }
-    if (unfinished > 0)
-        return qnet__fail(
-            ctx, QNET_ERROR_ARGUMENT,
-            "%s: holds an unfinished run (%d files); resume it, or remove that folder "
-            "to begin anew",
-            folder, unfinished);
-    return qnet_file_replace(ctx, path, text->bytes, text->size - 1);
+    if (begun + done > 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "%s/checkpoint: holds an unfinished run (%d files); resume it, or remove "
+                          "that folder to begin anew", e->out, begun + done);
+    return qnet_file_replace(ctx, path, text->bytes, text->size);
 }
 
 /* Removes weights of an earlier run from out/weights whose place none of this run's has taken:
@@ -18220,34 +18048,38 @@ static qnet_status qnet__csv_save(const qnet_experiment *e)
     char path[600];
     qnet_buffer csv = {NULL, 0, 0, NULL};
     qnet_status status = qnet_experiment_csv(e, &csv);
-    snprintf(path, sizeof path, "%s/checkpoint/predictions.csv", e->out);
+    snprintf(path, sizeof path, "%s/checkpoint/publish/predictions.csv", e->out);
     if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, csv.bytes, csv.size);
     qnet_buffer_free(e->ctx, &csv);
     return status;
 }
 
-/* Ends a run that is complete. */
+/* Publishes a run that is complete. Every step may be repeated: a resume after a kill at any of
+   them finds the folds' results, and comes here again. */
 static qnet_status qnet__publish(const qnet_experiment *e)
 {
-    char path[600];
-    int count[QNET__WORK_KINDS];
-    snprintf(path, sizeof path, "%s/checkpoint", e->out);
+    static const char *const folders[3] = {"publish", "weights", ""};
+    char path[QNET__PATH];
+    int count = 0;
+    snprintf(path, sizeof path, "%s/checkpoint/publish", e->out);
     if (e->config.publish.write)
         QNET__TRY(e->config.publish.write(e->config.publish.user, e, path));
     QNET__TRY(qnet__csv_save(e));
-    QNET__TRY(qnet__work_clear(e, QNET__WORK_PUBLISHED, "", count));
+    QNET__TRY(qnet__work_move(e, "publish", ""));
     snprintf(path, sizeof path, "%s/weights", e->out);
     QNET__TRY(qnet_make_folder(e->ctx, path));
-    QNET__TRY(qnet__work_clear(e, QNET__WORK_WEIGHTS, "/weights", count));
+    QNET__TRY(qnet__work_move(e, "weights", "/weights"));
     QNET__TRY(qnet__old_weights_clear(e));
-    QNET__TRY(qnet__work_clear(e, QNET__WORK_CHECKPOINT, NULL, count));
+    QNET__TRY(qnet__work_files(e, "checkpoint", ".checkpoint", 1, &count));
     snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
     if (qnet__remove(path) != 0)
         return qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be removed: %s", path,
                           strerror(errno));
-    (void)qnet__work_clear(e, QNET__WORK_RESULT, NULL, count);
-    snprintf(path, sizeof path, "%s/checkpoint", e->out);
-    (void)qnet__remove(path); /* if it is empty */
+    (void)qnet__work_files(e, "checkpoint", "-result.safetensors", 1, &count);
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/checkpoint/%s", e->out, folders[i]);
+        (void)qnet__remove(path); /* if it is empty */
+    }
     return QNET_OK;
 }
 
@@ -18272,43 +18104,32 @@ static void qnet__shuffle_labels(qnet__job *job, int repeat)
                                          : scans[subject[s]].label;
 }
 
-/* The maps are read again for the second input, which may be days later. */
-static qnet_status qnet__same_maps(const qnet_experiment *e, const qnet_cohort *cohort)
-{
-    for (int s = 0; s < e->participants_count; s++)
-        if (cohort->scans[s].source_hash != e->participants[s].source_hash)
-            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
-                              "%.250s: the QSM map of %s: it was changed while the first input was "
-                              "trained", e->data, cohort->scans[s].subject);
-    return QNET_OK;
-}
-
-/* The cohort's participants into the experiment, from the first input that is read; the maps of
-   the second must be the same. Of each input, where its scans were cut. */
+/* The cohort's participants into the experiment, and where this input's scans were cut. The maps of
+   the second input are read again, maybe days later, and must be those of the first. */
 static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort, int input)
 {
-    const size_t n = (size_t)cohort->scans_count;
     const int first = e->participants == NULL;
-    if (!first) {
-        QNET__TRY(qnet__same_maps(e, cohort));
-    } else {
+    if (first) {
+        const size_t n = (size_t)cohort->scans_count;
         e->participants = (qnet_participant *)qnet__experiment_alloc(
             e, n, sizeof *e->participants, "participants");
         e->fold = (int *)qnet__experiment_alloc(e, n, sizeof *e->fold, "participants");
         if (!e->participants || !e->fold) return QNET_ERROR_MEMORY;
         e->participants_count = cohort->scans_count;
     }
-    for (size_t s = 0; s < n; s++) {
+    for (int s = 0; s < e->participants_count; s++) {
         qnet_participant *p = &e->participants[s];
         const qnet_scan *scan = &cohort->scans[s];
-        if (first) {
-            memcpy(p->subject, scan->subject, sizeof p->subject);
-            p->label = p->true_label = scan->label;
-            p->source_hash = scan->source_hash;
-            p->age = scan->age;
-            p->sex = scan->sex;
-            p->slices = scan->slices;
-        }
+        if (!first && scan->source_hash != p->source_hash)
+            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
+                              "%.250s: the QSM map of %s: it was changed while the first input was "
+                              "trained", e->data, scan->subject);
+        memcpy(p->subject, scan->subject, sizeof p->subject);
+        p->label = p->true_label = scan->label;
+        p->source_hash = scan->source_hash;
+        p->age = scan->age;
+        p->sex = scan->sex;
+        p->slices = scan->slices;
         p->cut[input] = scan->cut;
     }
     return QNET_OK;
@@ -18353,7 +18174,9 @@ static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
     return QNET_OK;
 }
 
-/* All repeats and folds of one input whose cohort is in memory, and their evaluation. */
+/* One input, whose cohort is in memory: for each repeat, folds are dealt and each is trained and
+   tested; then all items are evaluated, and the caller may draw. The first deal, before out is
+   touched, refuses a cohort with too few subjects for its folds. */
 static qnet_status qnet__input_run(qnet__job *job, int images)
 {
     qnet_experiment *e = job->e;
@@ -18381,7 +18204,6 @@ static qnet_status qnet__input_run(qnet__job *job, int images)
     job->opened = 1;
     QNET__TRY(qnet__level_create(e, &level[QNET_LEVEL_IMAGE], (size_t)images));
     QNET__TRY(qnet__level_create(e, &level[QNET_LEVEL_SCAN], (size_t)n));
-    QNET__TRY(qnet__augmentation_sheet(job));
     for (int repeat = 0; repeat < c->repeats; repeat++) {
         if (c->shuffle_labels) qnet__shuffle_labels(job, repeat);
         QNET__TRY(qnet_folds_create(ctx, cohort, c->folds, qnet__folds_seed(c->seed, repeat),
@@ -18393,7 +18215,8 @@ static qnet_status qnet__input_run(qnet__job *job, int images)
     }
     for (int k = 0; k < QNET_LEVELS; k++)
         QNET__TRY(qnet__evaluate_level(e, &level[k], job->subject));
-    return qnet__cams(job);
+    if (c->publish.input != NULL) return c->publish.input(c->publish.user, e, cohort);
+    return QNET_OK;
 }
 
 /* Reads the cohort of one input and runs its folds. */
@@ -18422,17 +18245,13 @@ static qnet_status qnet__input_read_and_run(qnet__job *job)
     }
     snprintf(job->subjects, sizeof job->subjects, "%016llx", (unsigned long long)subjects);
     e->cohort_hash[job->input] = hash;
-    job->fingerprint = qnet_hash(QNET_HASH_START, job->text.bytes, job->text.size) ^ hash;
+    job->fingerprint = qnet_hash(QNET_HASH_START, job->text.bytes, job->text.size + 1) ^ hash;
     e->run[job->input] = job->fingerprint;
     qnet__job_plan(job, &arena, (size_t)images);
-    bytes = arena.at;
-    arena.at = 0;
-    arena.base = (unsigned char *)qnet__alloc(e->ctx, bytes);
-    if (arena.base) {
+    status = qnet__arena_alloc(e->ctx, &arena, &bytes, "the folds");
+    if (status == QNET_OK) {
         qnet__job_plan(job, &arena, (size_t)images);
         status = qnet__input_run(job, images);
-    } else {
-        status = qnet__no_memory(e->ctx, bytes, "the folds");
     }
     qnet__free(e->ctx, arena.base, bytes);
     qnet_cohort_destroy(job->cohort);
@@ -18452,8 +18271,8 @@ static double qnet__training_seconds(const qnet_experiment *e)
     return sum;
 }
 
-/* The inputs one after the other, then the files. */
-static qnet_status qnet__job_run(qnet__job *job)
+/* Under the lock of the output folder: initial weights, the inputs one by one, the files. */
+static qnet_status qnet__experiment_run(qnet__job *job)
 {
     qnet_experiment *e = job->e;
     const qnet_experiment_config *c = &e->config;
@@ -18464,7 +18283,6 @@ static qnet_status qnet__job_run(qnet__job *job)
         "learning curves");
     if (!e->curves) return QNET_ERROR_MEMORY;
     QNET__TRY(qnet__experiment_text(e, &job->text));
-    QNET__TRY(qnet_buffer_append(e->ctx, &job->text, "", 1));
     for (int i = 0; i < 2; i++)
         if (c->use_input[i]) pixels += (double)c->input[i].size * c->input[i].size;
     for (int i = 0; i < 2; i++) {
@@ -18475,29 +18293,7 @@ static qnet_status qnet__job_run(qnet__job *job)
         QNET__TRY(qnet__input_read_and_run(job));
     }
     e->seconds = qnet__training_seconds(e);
-    return QNET_OK;
-}
-
-/* Under the lock of the output folder: nothing is read before. */
-static qnet_status qnet__experiment_run(qnet_experiment *e, const qnet_dataset *data, int resume)
-{
-    qnet__job job;
-    qnet_progress own;
-    qnet_status status;
-    memset(&job, 0, sizeof job);
-    job.e = e;
-    job.data = data;
-    job.resume = resume;
-    job.outer = e->ctx->hooks.progress;
-    own.user = &job;
-    own.report = qnet__job_progress;
-    qnet_set_progress(e->ctx, own);
-    status = qnet__job_run(&job);
-    qnet_set_progress(e->ctx, job.outer);
-    qnet_buffer_free(e->ctx, &job.text);
-    qnet_buffer_free(e->ctx, &job.seen);
-    qnet_resnet_destroy(job.initial);
-    return status == QNET_OK ? qnet__publish(e) : status;
+    return qnet__publish(e);
 }
 
 /* Copies a path into dst[512]. */
@@ -18512,12 +18308,12 @@ static qnet_status qnet__copy_path(qnet_context *ctx, char dst[512], const char 
     return QNET_OK;
 }
 
-/* UTF-8 text of a file into to[size], cut where it must be, control characters (C0, DEL, C1) made
-   spaces: a terminal would obey them. */
+/* UTF-8 text of a file (NULL: "") into to[size], cut where it must be, control characters (C0, DEL,
+   C1) made spaces: a terminal would obey them. */
 static void qnet__copy_text(char *to, size_t size, const char *text)
 {
     const unsigned char *p = (const unsigned char *)text;
-    size_t left = strlen(text), at = 0, n;
+    size_t left = text ? strlen(text) : 0, at = 0, n;
     for (; left > 0 && (n = qnet__utf8_size(p, left)) > 0 && at + n < size; p += n, left -= n) {
         const int control = *p < 0x20 || *p == 0x7f || (*p == 0xc2 && p[1] < 0xa0);
         if (control) to[at++] = ' ';
@@ -18531,10 +18327,9 @@ static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset
                                           const char *out, const char *weights)
 {
     e->simulated = data->simulated;
-    if (data->name) qnet__copy_text(e->dataset, sizeof e->dataset, data->name);
-    if (data->type) qnet__copy_text(e->dataset_type, sizeof e->dataset_type, data->type);
-    if (data->derivatives)
-        qnet__copy_text(e->derivatives, sizeof e->derivatives, data->derivatives);
+    qnet__copy_text(e->dataset, sizeof e->dataset, data->name);
+    qnet__copy_text(e->dataset_type, sizeof e->dataset_type, data->type);
+    qnet__copy_text(e->derivatives, sizeof e->derivatives, data->derivatives);
     if (data->folder)
         QNET__TRY(qnet__copy_path(e->ctx, e->data, data->folder, "data folder"));
     QNET__TRY(qnet__copy_path(e->ctx, e->out, out, "output folder"));
@@ -18551,6 +18346,7 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
                                          qnet_experiment **result)
 {
     qnet_experiment *e;
+    qnet__job job;
     qnet__lock lock;
     qnet_status status;
     if (!ctx) return QNET_ERROR_ARGUMENT;
@@ -18567,7 +18363,18 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
     status = qnet__experiment_texts(e, data, out, weights);
     if (status == QNET_OK) status = qnet__lock_take(ctx, e->out, &lock);
     if (status == QNET_OK) {
-        status = qnet__experiment_run(e, data, resume);
+        qnet_progress own = {&job, qnet__job_progress};
+        memset(&job, 0, sizeof job);
+        job.e = e;
+        job.data = data;
+        job.resume = resume;
+        job.outer = ctx->hooks.progress;
+        qnet_set_progress(ctx, own);
+        status = qnet__experiment_run(&job);
+        qnet_set_progress(ctx, job.outer);
+        qnet_buffer_free(ctx, &job.text);
+        qnet_buffer_free(ctx, &job.seen);
+        qnet_resnet_destroy(job.initial);
         qnet__lock_release(&lock);
     }
     if (status == QNET_OK) *result = e;

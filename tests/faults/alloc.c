@@ -11,6 +11,7 @@
 #include "../memory.h"
 #include "../test.h"
 #include "examples/crossval/bids.h"
+#define CAM_SCANS 1
 #include "crossval/report.h"
 #include "phantom.h"
 #include "../gzip.h"
@@ -1003,6 +1004,8 @@ static void boxplot(trial *t)
 static qnet_experiment *experiment; /* a whole one, in the plain context */
 static char weights_path[256];      /* of a network that it trained */
 
+static pictures drawn;              /* of the last experiment that ran */
+
 static qnet_experiment_config experiment_config(void)
 {
     qnet_experiment_config c;
@@ -1015,7 +1018,8 @@ static qnet_experiment_config experiment_config(void)
     c.stage1.batch = 4;
     c.stage2.epochs = 1;
     c.stage2.hidden = 1;
-    c.cam_scans = 1;
+    c.publish.user = &drawn;
+    c.publish.input = pictures_input;
     return c;
 }
 
@@ -1045,6 +1049,7 @@ static void experiment_run(trial *t)
     do {
         OUT(e);
         TRY(t, qnet_experiment_run(t->ctx, &config, &data.dataset, FOLDER "/out", NULL, t->attempt, &e));
+        pictures_free(t->ctx, &drawn);
     } while (again(t, &e, NULL, sizeof e));
     if (t->status != QNET_OK) return;
     CHECK_OK(t->ctx, qnet_experiment_csv(e, &b));
@@ -1218,6 +1223,7 @@ static void prepare(void)
     all_plain.calls = 0;
     CHECK_OK(plain, qnet_experiment_run(plain, &config, &data.dataset, FOLDER "/whole", NULL, 0,
                                         &experiment));
+    pictures_free(plain, &drawn);
     if (experiment == NULL) return;
     whole_points = all_plain.calls;
     CHECK_OK(plain, qnet_experiment_csv(experiment, &csv));
