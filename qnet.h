@@ -9835,12 +9835,10 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
 
     /* The gradient of x: two paths add up; then the mask of the ReLU that made x, which pooling has
        not, and the sums of the norm inside it. */
-    if (previous != NULL) {
-        dmap = qnet__conv_bn_sums(r, previous, dx);
-        dmap.mask = x.x;
-    }
     dmap.kind = QNET__EPILOGUE_GRADIENT;
     dmap.y = dx;
+    if (previous != NULL)
+        dmap.pre = previous->conv_out, dmap.mean = previous->mean, dmap.mask = x.x;
     if (block->shortcut < 0) {
         /* Forward: residual = x. */
         dmap.residual = block->dout;
@@ -9950,7 +9948,8 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
 
 #define QNET__SCAN_PARAMS 12
 
-/* Where the tensors of a block lie, weights or gradients: [2] are the directions. */
+/* Where the tensors of a block lie, weights or gradients: [2] are the directions, forward and
+   backward in the order of slices. Gates are in PyTorch's order i, f, g, o. */
 typedef struct qnet__scan_block {
     qnet_lstm_gradients lstm;   /* w[4 hidden][features], u[4 hidden][hidden], b = b_ih[4 hidden] */
     qnet_real *b_hh[2];         /* [4 hidden] */
@@ -10087,8 +10086,8 @@ QNET_API size_t qnet_scan_model_bytes(qnet_context *ctx, const qnet_scan_config 
     return arena.at == SIZE_MAX ? 0 : arena.at;
 }
 
-/* One allocation, as qnet_resnet_create. Weights and gradients are zero until qnet_scan_model_init
-   or a weights file fills them. */
+/* One allocation, as qnet_resnet_create: the plan measures it, and carves it. Weights and gradients
+   are zero until qnet_scan_model_init or a weights file fills them. */
 QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_config *config,
                                             qnet_scan_model **out)
 {
@@ -10156,7 +10155,8 @@ static qnet_status qnet__scan_check_batch(const qnet_scan_model *model, const in
     return QNET_OK;
 }
 
-/* Sets t[batch][steps][width] to zero at the steps beyond each scan's length. */
+/* Sets t[batch][steps][width] to zero at the steps beyond each scan's length[batch]: what a short
+   scan lacks neither adds to a logit nor gets a gradient. */
 static void qnet__scan_clear_padding(const qnet_scan_config *config, const int *length, int batch,
                                      int width, qnet_real *t)
 {
@@ -14042,8 +14042,10 @@ static QNET__PRINTF(4, 5) qnet_status qnet__unless(qnet_context *ctx, int waived
 
 /* ---- the maps: orientation, grid, NaN -------------------------------------------------------- */
 
-/* Turns a volume to RAS. Its axes may lie aslant: slices are then planes of the axis nearest to
-   upwards, which for slices acquired at 50 degrees from axial is not the one across them. */
+/* Turns a volume to RAS by permuting and flipping axes. These may lie aslant: slices are then
+   planes of the axis nearest to upwards, which for slices acquired at 50 degrees from axial is not
+   the one across them. tilt: the largest angle between an axis and that of the head,
+   acos(|affine[c][c]| / spacing[c]). */
 static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
                                   qnet_volume *v, const char *name)
 {
@@ -14072,7 +14074,9 @@ static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *co
 #define QNET__REGRID \
     ": bring it onto that grid (flirt -applyxfm -usesqform, antsApplyTransforms, 3dresample)"
 
-/* The same grid but for rounding: by where the corners of b lie among the voxels of a. */
+/* Whether b has the grid of a, but for rounding. With D = affine_b - affine_a, a corner c of the
+   grid (voxel indices) lies off by D (c, 1) mm, and by that projected on an axis of a, divided by
+   the voxel size, in voxels. The grid is affine: no voxel is further off than the worst corner. */
 static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
                                     const qnet_volume *b, const char *name_b)
 {
@@ -14084,12 +14088,13 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
     for (int corner = 0; corner < 8; corner++) {
         const double at[4] = {corner & 1 ? a->nx - 1.0 : 0, corner & 2 ? a->ny - 1.0 : 0,
                               corner & 4 ? a->nz - 1.0 : 0, 1};
-        double off[3] = {0, 0, 0}; /* mm */
-        for (int r = 0; r < 3; r++)
-            for (int c = 0; c < 4; c++) off[r] += (b->affine[r][c] - a->affine[r][c]) * at[c];
         for (int c = 0; c < 3; c++) { /* along the axes of a, taken as orthogonal */
             double along = 0;
-            for (int r = 0; r < 3; r++) along += off[r] * a->affine[r][c];
+            for (int r = 0; r < 3; r++) {
+                double off = 0; /* mm */
+                for (int k = 0; k < 4; k++) off += (b->affine[r][k] - a->affine[r][k]) * at[k];
+                along += off * a->affine[r][c];
+            }
             worst = fmax(worst, fabs(along) / (a->spacing[c] * a->spacing[c]));
         }
     }
@@ -14170,28 +14175,26 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
     return QNET_OK;
 }
 
-/* Flood fill. The component (26 neighbours) of voxel `start`, whose voxels hold `from`: makes them
-   `to`, lists their indices in queue[], breadth first, and returns how many there are. */
+/* Flood fill, breadth first. The component (26 neighbours) of voxel `start`, whose voxels hold
+   `from`: makes them `to`, lists their indices in queue[], which has room for all of the mask, and
+   returns how many there are. */
 static size_t qnet__mask_component(qnet_volume *mask, size_t start, float from, float to,
                                    size_t *queue)
 {
-    const size_t nx = (size_t)mask->nx, ny = (size_t)mask->ny;
+    const int nx = mask->nx, ny = mask->ny, nz = mask->nz;
     size_t tail = 1;
     queue[0] = start;
     mask->voxels[start] = to;
     for (size_t head = 0; head < tail; head++) {
-        const int x = (int)(queue[head] % nx), y = (int)(queue[head] / nx % ny);
-        const int z = (int)(queue[head] / nx / ny);
-        const int x1 = qnet__min_int(x + 1, mask->nx - 1), y1 = qnet__min_int(y + 1, mask->ny - 1);
-        const int z1 = qnet__min_int(z + 1, mask->nz - 1);
-        for (int k = qnet__max_int(z - 1, 0); k <= z1; k++)
-            for (int j = qnet__max_int(y - 1, 0); j <= y1; j++)
-                for (int i = qnet__max_int(x - 1, 0); i <= x1; i++) {
-                    const size_t at = qnet__voxel_at(mask, i, j, k);
-                    if (mask->voxels[at] != from) continue;
-                    mask->voxels[at] = to;
-                    queue[tail++] = at;
-                }
+        const int x = (int)(queue[head] % (size_t)nx), row = (int)(queue[head] / (size_t)nx);
+        for (int d = 0; d < 27; d++) {
+            const int i = x + d % 3 - 1, j = row % ny + d / 3 % 3 - 1, k = row / ny + d / 9 - 1;
+            if (i < 0 || i >= nx || j < 0 || j >= ny || k < 0 || k >= nz) continue;
+            const size_t at = qnet__voxel_at(mask, i, j, k);
+            if (mask->voxels[at] != from) continue;
+            mask->voxels[at] = to;
+            queue[tail++] = at;
+        }
     }
     return tail;
 }
@@ -14240,13 +14243,12 @@ static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, d
     double n = 0, sum[2] = {0, 0};
     for (int t = 0; t < count; t++) {
         const float *voxel = v->voxels + qnet__voxel_at(v, 0, 0, z ? z[t] : t);
-        for (int y = 0; y < v->ny; y++)
-            for (int x = 0; x < v->nx; x++, voxel++)
-                if (*voxel != 0) {
-                    n++;
-                    sum[0] += x;
-                    sum[1] += y;
-                }
+        for (int i = 0; i < v->nx * v->ny; i++) {
+            if (voxel[i] == 0) continue;
+            n++;
+            sum[0] += i % v->nx;
+            sum[1] += i / v->nx;
+        }
     }
     if (n == 0) return 0;
     for (int k = 0; k < 2; k++) center[k] = sum[k] / n;
@@ -14279,9 +14281,14 @@ static qnet_status qnet__choose_slices(qnet__preparation *p)
     return QNET_OK;
 }
 
-/* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one.
-   The full input takes the longer side of the slices; the crop box_mm / size mm per pixel, and its
-   margin adds pixels, not millimetres per pixel. */
+/* Centre and step of the frame on this scan's grid, in voxels; see the head of this room. mass: the
+   mask's centre, where there is one. mm per pixel are
+
+       full   longer side of the slices / size, about the middle of the grid
+       crop   box_mm / size, about box_center_mm or the mask's centre of mass
+
+   and step = mm per pixel / voxel size, for each axis. The margin of a crop adds pixels, not
+   millimetres per pixel. */
 static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
 {
     const qnet_input_config *config = p->config;
@@ -14477,8 +14484,9 @@ static qnet_status qnet__check_values(const qnet__preparation *p, const double c
 
 /* ---- images ---------------------------------------------------------------------------------- */
 
-/* The two neighbours of coordinate x on an axis of n voxels, and the second one's weight; 0 where x
-   is outside of the volume, whose voxels reach half a step beyond their centres. */
+/* The two voxels next to coordinate x on an axis of n voxels, low <= x <= high, and the second
+   one's weight x - low. Returns 0 where x is outside of the volume, whose voxels reach half a step
+   beyond their centres; in that half step the outermost voxel counts alone. */
 static int qnet__neighbours(double x, int n, int *low, int *high, float *weight)
 {
     if (!(x > -0.5 && x < n - 0.5)) return 0;
@@ -14496,8 +14504,9 @@ static int qnet__samples(double step)
     return step <= 2 ? 1 : qnet__min_int((int)ceil(step), 64);
 }
 
-/* image[side][side][3] of slice z: bilinear, zero outside of the volume. Pixels larger than two
-   voxels are the mean of several samples, or fine detail would be aliased. */
+/* image[side][side][3] of slice z, all three maps: bilinear between voxel centres, zero outside of
+   the volume. A pixel larger than two voxels is the mean of samples on a grid within it, or fine
+   detail would be aliased. */
 static void qnet__resample_slice(const qnet__preparation *p, int z, float *image)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -14509,19 +14518,16 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
     for (int pixel = 0; pixel < p->side * p->side; pixel++, image += 3) {
         const int row = pixel / p->side, column = pixel % p->side;
         float sum[3] = {0, 0, 0};
-        for (int i = 0; i < many_y; i++) {
-            const double below = row + (i + 0.5) / many_y - half; /* pixels from the centre */
-            if (!qnet__neighbours(p->center[1] - below * p->step[1], grid->ny, &y0, &y1, &fy))
+        for (int i = 0; i < many_x * many_y; i++) {
+            const double right = column + (i % many_x + 0.5) / many_x - half; /* of the centre, */
+            const double below = row + (i / many_x + 0.5) / many_y - half;    /* in pixels */
+            if (!qnet__neighbours(p->center[0] - right * p->step[0], grid->nx, &x0, &x1, &fx) ||
+                !qnet__neighbours(p->center[1] - below * p->step[1], grid->ny, &y0, &y1, &fy))
                 continue;
-            for (int j = 0; j < many_x; j++) {
-                const double right = column + (j + 0.5) / many_x - half;
-                if (!qnet__neighbours(p->center[0] - right * p->step[0], grid->nx, &x0, &x1, &fx))
-                    continue;
-                for (int m = 0; m < 3; m++) {
-                    const float *a = p->map[m]->voxels + qnet__voxel_at(grid, x0, y0, z);
-                    const float *b = p->map[m]->voxels + qnet__voxel_at(grid, x0, y1, z);
-                    sum[m] += qnet__bilinear(a, b, (size_t)(x1 - x0), fx, fy);
-                }
+            for (int m = 0; m < 3; m++) {
+                const float *a = p->map[m]->voxels + qnet__voxel_at(grid, x0, y0, z);
+                const float *b = p->map[m]->voxels + qnet__voxel_at(grid, x0, y1, z);
+                sum[m] += qnet__bilinear(a, b, (size_t)(x1 - x0), fx, fy);
             }
         }
         for (int m = 0; m < 3; m++) image[m] = many_x * many_y > 1 ? sum[m] * share : sum[m];
@@ -14634,7 +14640,7 @@ QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t
            (size_t)t * (size_t)cohort->height * (size_t)cohort->width * 3;
 }
 
-/* Of the voxels, as they would lie in a file: the same on every machine. */
+/* Hash of voxels[nz][ny][nx] as they would lie in a file: the same on every machine. */
 static uint64_t qnet__volume_hash(const qnet_volume *v)
 {
     qnet_safetensor t;
@@ -14732,16 +14738,17 @@ QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *
 
 #define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
 
-/* Where the mask lies in the head, along x (k = 0) and y (1), mm, or the number of slices (2). NaN:
-   no mask. */
+/* Measure k of a scan: where the mask lies in the head, along x (k = 0) and y (1), mm, or the
+   number of slices (2). NaN: no mask. */
 static double qnet__cut_measure(const qnet_scan *scan, int k)
 {
     return k < 2 ? scan->cut.offset_mm[k] : scan->slices;
 }
 
 /* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
-   than in most of the cohort: further from the median than 5 standard deviations, these estimated
-   by 1.48 times the median of the distances, and than what persons and outlines differ by. */
+   than in most of the cohort: further from the median than 5 standard deviations and than what
+   persons and outlines differ by. A standard deviation is estimated by 1.4826 times the median of
+   the distances to the median, which outliers do not move (exact for a normal distribution). */
 static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
 {
     static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
