@@ -13890,28 +13890,40 @@ QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_co
                                      out_h, out_w, scratch);
 }
 
+/* The two pixels next to coordinate x on an axis of n pixels, low <= x <= high, and the second one's
+   weight x - low. Returns 0 where x is outside of the image, whose pixels reach half a step beyond
+   their centres; in that half step the outermost pixel counts alone. */
+static int qnet__neighbours(double x, int n, int *low, int *high, float *weight)
+{
+    if (!(x > -0.5 && x < n - 0.5)) return 0;
+    x = fmin(fmax(x, 0), n - 1);
+    *low = (int)x;
+    *high = qnet__min_int(*low + 1, n - 1);
+    *weight = (float)(x - *low);
+    return 1;
+}
+
 /* out[out_h][out_w][channels]: source = (target + 1/2) * in / out - 1/2, clamped to the image, as
    in OpenCV's INTER_LINEAR and PyTorch's align_corners=False. Does nothing for empty sizes. */
 QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channels, float *out,
                                 int out_h, int out_w)
 {
     const double step_y = (double)in_h / out_h, step_x = (double)in_w / out_w;
-    const size_t n = (size_t)channels;
+    const size_t n = (size_t)channels, row = (size_t)in_w * n;
+    int x0 = 0, x1 = 0, y0 = 0, y1 = 0; /* every source lies within the image */
+    float fx = 0, fy = 0;
     if (in_h < 1 || in_w < 1 || channels < 1 || out_h < 1 || out_w < 1) return;
-    for (int Y = 0; Y < out_h; Y++) {
-        const double y = fmin(fmax((Y + 0.5) * step_y - 0.5, 0), in_h - 1);
-        const int y0 = (int)y;
+    for (int Y = 0; Y < out_h; Y++)
         for (int X = 0; X < out_w; X++) {
-            const double x = fmin(fmax((X + 0.5) * step_x - 0.5, 0), in_w - 1);
-            const int x0 = (int)x;
-            const float *p = in + ((size_t)y0 * (size_t)in_w + (size_t)x0) * n;
-            const float *q = y0 + 1 < in_h ? p + (size_t)in_w * n : p;
-            const size_t right = x0 + 1 < in_w ? n : 0;
+            (void)qnet__neighbours((Y + 0.5) * step_y - 0.5, in_h, &y0, &y1, &fy);
+            (void)qnet__neighbours((X + 0.5) * step_x - 0.5, in_w, &x0, &x1, &fx);
+            const float *p = in + (size_t)y0 * row + (size_t)x0 * n;
+            const float *q = in + (size_t)y1 * row + (size_t)x0 * n;
             for (size_t c = 0; c < n; c++)
-                *out++ = qnet__bilinear(p + c, q + c, right, (float)(x - x0), (float)(y - y0));
+                *out++ = qnet__bilinear(p + c, q + c, (size_t)(x1 - x0) * n, fx, fy);
         }
-    }
 }
+
 /* ============================================================================================
    >>cohort: from volumes to images, scan by scan; folds over individuals.
    In: QSM, R2*, T1W and mostly a mask of the basal ganglia, each float[nz][ny][nx] on one grid.
@@ -14483,19 +14495,6 @@ static qnet_status qnet__check_values(const qnet__preparation *p, const double c
 }
 
 /* ---- images ---------------------------------------------------------------------------------- */
-
-/* The two voxels next to coordinate x on an axis of n voxels, low <= x <= high, and the second
-   one's weight x - low. Returns 0 where x is outside of the volume, whose voxels reach half a step
-   beyond their centres; in that half step the outermost voxel counts alone. */
-static int qnet__neighbours(double x, int n, int *low, int *high, float *weight)
-{
-    if (!(x > -0.5 && x < n - 0.5)) return 0;
-    x = fmin(fmax(x, 0), n - 1);
-    *low = (int)x;
-    *high = qnet__min_int(*low + 1, n - 1);
-    *weight = (float)(x - *low);
-    return 1;
-}
 
 /* Samples per pixel along an axis: one up to 2 voxels a pixel (bilinear then skips none but at the
    end of that range), above that one per voxel, whose mean is taken. */
