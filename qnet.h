@@ -119,7 +119,7 @@
    is not aligned to them, and the program crashes (its bug 54412; Debian, MSYS2 and w64devkit have
    repaired it, winlibs and MinGW-Builds not): -Wa,-muse-unaligned-vector-move, or clang.
    WebAssembly: -msimd128, which makes a ResNet three times as fast, and -sALLOW_MEMORY_GROWTH=1.
-   No system at all: QNET_NO_STDIO.
+   Neither POSIX nor Windows, or no system at all: QNET_NO_STDIO.
 
    MEMORY
 
@@ -335,6 +335,7 @@ typedef enum qnet_status {
 } qnet_status;
 
 /* The general text of a status, such as "the data cannot be used". Never NULL. */
+/* Both tables are made from QNET_STATUS_LIST, so a new code cannot be forgotten here. */
 QNET_API const char *qnet_status_text(qnet_status status);
 
 /* The name of a status, such as "QNET_ERROR_DATA". Never NULL. */
@@ -438,6 +439,7 @@ typedef struct qnet_hooks {
    context before the context itself. Refused, without a sentence as there is no context to hold
    it: threads below 0 or above 4096, half an allocator or parallel hook, and kernels (cpu, or
    QNET_CPU_CHOICE) that this machine or build has not. */
+/* Checks the hooks and fills in defaults; the context itself comes from the caller's allocator. */
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out);
 QNET_API void qnet_context_destroy(qnet_context *ctx);
 
@@ -458,6 +460,7 @@ QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out);
 QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx);
 
 /* "qnet 0.1.0, float, gcc 12.2, OpenMP, avx512, 2 workers": into text[size], always ended. */
+/* "qnet 1.0, float, gcc 12.2, OpenMP, avx2, 2 workers": what a record of results has to name. */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size);
 /* QNET_VERSION of the implementation: a shared library's may differ from that of the header that
    its user was compiled with. */
@@ -486,15 +489,19 @@ typedef struct qnet_rng {
 } qnet_rng;
 
 QNET_API qnet_rng qnet_rng_at(uint64_t seed, int purpose, uint32_t epoch, uint64_t sample);
+/* The next 32 bits; a new block when the four words of the last are spent. */
 QNET_API uint32_t qnet_rng_u32(qnet_rng *rng);
 QNET_API double qnet_rng_uniform(qnet_rng *rng);                  /* [0, 1), 53 bits, two words */
+/* Uniform in [a, b). */
 QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b); /* [a, b) */
 QNET_API uint32_t qnet_rng_below(qnet_rng *rng, uint32_t n); /* 0..n-1, unbiased; 0 for n = 0 */
 QNET_API double qnet_rng_normal(qnet_rng *rng);                   /* mean 0, variance 1 */
-QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count); /* Fisher-Yates */
+/* Fisher-Yates; count < 2^32. */
+QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count);
 
 /* 64-bit FNV-1a; pass QNET_HASH_START first, the last value to go on. For records, not security. */
 #define QNET_HASH_START 0xcbf29ce484222325u
+/* FNV-1a: each byte is XORed into the low bits, then multiplied by the prime 2^40 + 2^8 + 0xb3. */
 QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size);
 
 /* ============================================================================================
@@ -992,6 +999,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
 #ifndef QNET_NO_STDIO
 QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_volume **out);
 /* Compressed if and only if the name ends in .gz. */
+/* Packed where the path ends in .gz; on failure what was at the path stays. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
                                      double slope);
 #endif
@@ -1587,6 +1595,9 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
    >>status: the names and texts of the status codes, and the small helpers that every room uses:
    sizes that are checked before they wrap, byte order, minimum and maximum. What compiler and
    system offer is settled here by macros: OpenMP, POSIX or Windows, vector units, attributes.
+
+   Functions that can fail return a qnet_status; those that return an int return 1 for yes or
+   success, 0 for no.
    ============================================================================================ */
 
 #include <errno.h>
@@ -1623,6 +1634,8 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 #include <sys/utsname.h>
 #include <unistd.h>
 #define QNET__POSIX 1
+#else
+#error "qnet.h: files need POSIX or Windows; elsewhere define QNET_NO_STDIO"
 #endif
 #endif
 
@@ -1722,24 +1735,18 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 
 QNET_API const char *qnet_status_text(qnet_status status)
 {
-    switch (status) {
-#define QNET__STATUS_CASE(name, text) case name: return text;
-        QNET_STATUS_LIST(QNET__STATUS_CASE)
-#undef QNET__STATUS_CASE
-    case QNET_STATUS_COUNT: break;
-    }
-    return "unknown status";
+#define QNET__STATUS_TEXT(name, text) text,
+    static const char *const texts[] = {QNET_STATUS_LIST(QNET__STATUS_TEXT)};
+#undef QNET__STATUS_TEXT
+    return (unsigned)status < QNET_STATUS_COUNT ? texts[status] : "unknown status";
 }
 
 QNET_API const char *qnet_status_name(qnet_status status)
 {
-    switch (status) {
-#define QNET__STATUS_CASE(name, text) case name: return #name;
-        QNET_STATUS_LIST(QNET__STATUS_CASE)
-#undef QNET__STATUS_CASE
-    case QNET_STATUS_COUNT: break;
-    }
-    return "unknown status";
+#define QNET__STATUS_NAME(name, text) #name,
+    static const char *const names[] = {QNET_STATUS_LIST(QNET__STATUS_NAME)};
+#undef QNET__STATUS_NAME
+    return (unsigned)status < QNET_STATUS_COUNT ? names[status] : "unknown status";
 }
 
 /* *out = a * b; 0 and *out untouched when the product does not fit. */
@@ -1765,11 +1772,9 @@ QNET__HELPER int qnet__max_int(int a, int b) { return a > b ? a : b; }
 
 /* 1 for a number, 0 for NaN and the infinities. isfinite is a macro in C, with warnings on mingw,
    and a function in C++. */
-QNET__HELPER int qnet__is_finite(double x)
-{
-    return x - x == 0.0;
-}
+QNET__HELPER int qnet__is_finite(double x) { return x - x == 0.0; }
 
+/* 1 when a number's lowest byte lies first in memory. */
 QNET__HELPER int qnet__is_little_endian(void)
 {
     const uint16_t one = 1;
@@ -1811,6 +1816,12 @@ QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
 /* ============================================================================================
    >>context: the hooks with their defaults filled in, the kernels that the machine can run, and
    the private calls by which all other rooms reach memory, threads, log and progress.
+
+   A context is read-only after its creation but for the last error and the progress hook; there are
+   no globals. Memory: qnet__alloc and qnet__free, with the same number of bytes; plans of many
+   pieces go through qnet__arena. Threads: qnet__parallel runs a task for each of 0..count-1 and
+   returns when all are done; results may depend on the index, never on the worker. Failures:
+   qnet__fail records a sentence.
    ============================================================================================ */
 
 #define QNET__ALIGN 64 /* a cache line, and the widest vector register */
@@ -1896,6 +1907,7 @@ QNET__HELPER void qnet__free(qnet_context *ctx, void *p, size_t bytes)
         ctx->hooks.allocator.free(ctx->hooks.allocator.user, p, bytes > 0 ? bytes : 1);
 }
 
+/* The failure of an allocation of `bytes` for `what`; SIZE_MAX: a sum that overflowed. */
 QNET__HELPER qnet_status qnet__no_memory(qnet_context *ctx, size_t bytes, const char *what)
 {
     if (bytes == SIZE_MAX)
@@ -1904,7 +1916,7 @@ QNET__HELPER qnet_status qnet__no_memory(qnet_context *ctx, size_t bytes, const 
 }
 
 /* Carves one block into aligned pieces. A plan runs twice: with base NULL it only adds up `at`,
-   the bytes to ask for; on the block itself it hands out the same pieces. */
+   the size of the block; then on the block itself it returns the same pieces. */
 typedef struct qnet__arena {
     unsigned char *base;
     size_t at;
@@ -1935,9 +1947,9 @@ QNET__HELPER qnet_status qnet__arena_alloc(qnet_context *ctx, qnet__arena *a, si
     return a->base != NULL ? QNET_OK : qnet__no_memory(ctx, *bytes, what);
 }
 
-/* Large blocks of the default allocator start at a huge page, and Linux is asked to use these: the
-   first touch of memory then costs a fraction, and so does finding it. The name is bound by hand,
-   as strict C99 hides the prototype. */
+/* Large blocks of the default allocator start at a huge page, and Linux is advised to use these:
+   page faults and TLB misses then cost a fraction. The name is bound by hand, as strict C99 hides
+   the prototype. */
 #if defined(__linux__) && !defined(QNET_NO_STDIO) && (defined(__GNUC__) || defined(__clang__))
 #define QNET__HUGE_PAGE ((size_t)2 << 20)
 extern int qnet__madvise(void *block, size_t size, int advice) __asm__("madvise");
@@ -1951,8 +1963,7 @@ static void *qnet__default_alloc(void *user, size_t size, size_t align)
     unsigned char *raw, *block;
     QNET__UNUSED(user);
 #ifdef QNET__HUGE_PAGE
-    if (size >= 4 * QNET__HUGE_PAGE)
-        align = qnet__max_size(align, QNET__HUGE_PAGE);
+    if (size >= 4 * QNET__HUGE_PAGE) align = qnet__max_size(align, QNET__HUGE_PAGE);
 #endif
     if (!qnet__add(size, align + sizeof raw, &bytes)) return NULL;
     raw = (unsigned char *)malloc(bytes);
@@ -1961,13 +1972,13 @@ static void *qnet__default_alloc(void *user, size_t size, size_t align)
     block += (align - (size_t)((uintptr_t)block & (align - 1))) & (align - 1);
     memcpy(block - sizeof raw, &raw, sizeof raw);
 #ifdef QNET__HUGE_PAGE
-    if (size >= 4 * QNET__HUGE_PAGE) { /* advice only: whatever comes back */
+    if (size >= 4 * QNET__HUGE_PAGE) /* advice only: whatever comes back */
         (void)qnet__madvise(block, size / QNET__HUGE_PAGE * QNET__HUGE_PAGE, QNET__MADV_HUGEPAGE);
-    }
 #endif
     return block;
 }
 
+/* Its counterpart; the size is not needed. */
 static void qnet__default_free(void *user, void *ptr, size_t size)
 {
     unsigned char *raw;
@@ -1985,9 +1996,9 @@ static void qnet__default_free(void *user, void *ptr, size_t size)
    is done, it helps the others. user: the context. */
 static void qnet__default_run(void *user, size_t count, qnet_task task, void *arg)
 {
-#if defined(QNET__OPENMP) && _OPENMP >= 201107
-    const qnet_context *ctx = (const qnet_context *)user;
-    const int threads = (int)ctx->hooks.parallel.workers;
+#ifdef QNET__OPENMP
+    const int threads = (int)((const qnet_context *)user)->hooks.parallel.workers;
+#if _OPENMP >= 201107
     size_t taken[QNET__SHARES][64 / sizeof(size_t)]; /* of each share; a cache line each */
     memset(taken, 0, sizeof taken);
     #pragma omp parallel num_threads(threads)
@@ -2007,18 +2018,14 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
             }
         }
     }
-#elif defined(QNET__OPENMP)
-    const qnet_context *ctx = (const qnet_context *)user;
-    int threads = (int)ctx->hooks.parallel.workers;
-    ptrdiff_t i; /* signed: OpenMP 2 demands it */
-    #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (i = 0; i < (ptrdiff_t)count; i++)
-        task(arg, (size_t)i, (size_t)omp_get_thread_num());
 #else
-    size_t i;
+    ptrdiff_t i; /* signed and from outside: OpenMP 2 demands it */
+    #pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (i = 0; i < (ptrdiff_t)count; i++) task(arg, (size_t)i, (size_t)omp_get_thread_num());
+#endif
+#else
     QNET__UNUSED(user);
-    for (i = 0; i < count; i++)
-        task(arg, i, 0);
+    for (size_t i = 0; i < count; i++) task(arg, i, 0);
 #endif
 }
 
@@ -2031,6 +2038,7 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
 extern int qnet__clock_gettime(int clock, long now[2]) __asm__("clock_gettime");
 #endif
 
+/* Seconds since some fixed moment, by the finest clock at hand that is never set back. */
 static double qnet__default_seconds(void *user)
 {
     QNET__UNUSED(user);
@@ -2100,7 +2108,7 @@ static qnet_cpu qnet__detect_cpu(void)
 #endif
 }
 
-/* What was asked for, if this machine has it; else AUTO. */
+/* The kernels that were requested, if this machine has them; else AUTO. */
 static qnet_cpu qnet__choose_cpu(qnet_cpu wanted)
 {
     const qnet_cpu best = qnet__detect_cpu();
@@ -2124,7 +2132,8 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     memset(&h, 0, sizeof h);
     if (hooks != NULL) h = *hooks;
     cpu = qnet__choose_cpu(h.cpu);
-    /* The default run: hooks were copied from another context, whose pointer they hold. */
+    /* Hooks that were copied from another context hold the default run with that context's pointer:
+       they get this one's. */
     own_threads = h.parallel.run != NULL && h.parallel.run != qnet__default_run;
     if (cpu == QNET_CPU_AUTO || (h.allocator.alloc == NULL) != (h.allocator.free == NULL) ||
         h.threads < 0 || h.threads > 4096 ||
@@ -2159,10 +2168,7 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
 
 QNET_API void qnet_context_destroy(qnet_context *ctx)
 {
-    if (ctx != NULL) {
-        qnet_allocator allocator = ctx->hooks.allocator;
-        allocator.free(allocator.user, ctx, sizeof *ctx);
-    }
+    if (ctx != NULL) ctx->hooks.allocator.free(ctx->hooks.allocator.user, ctx, sizeof *ctx);
 }
 
 QNET_API const char *qnet_last_error(const qnet_context *ctx)
@@ -2170,10 +2176,7 @@ QNET_API const char *qnet_last_error(const qnet_context *ctx)
     return ctx != NULL ? ctx->error : "";
 }
 
-QNET_API const qnet_hooks *qnet_context_hooks(const qnet_context *ctx)
-{
-    return &ctx->hooks;
-}
+QNET_API const qnet_hooks *qnet_context_hooks(const qnet_context *ctx) { return &ctx->hooks; }
 
 QNET_API void qnet_set_progress(qnet_context *ctx, qnet_progress progress)
 {
@@ -2182,14 +2185,8 @@ QNET_API void qnet_set_progress(qnet_context *ctx, qnet_progress progress)
 
 QNET_API const char *qnet_cpu_name(qnet_cpu cpu)
 {
-    switch (cpu) {
-    case QNET_CPU_AUTO: return "auto";
-    case QNET_CPU_SCALAR: return "scalar";
-    case QNET_CPU_AVX2: return "avx2";
-    case QNET_CPU_AVX512: return "avx512";
-    case QNET_CPU_NEON: return "neon";
-    }
-    return "unknown";
+    static const char *const names[] = {"auto", "scalar", "avx2", "avx512", "neon"};
+    return (unsigned)cpu <= QNET_CPU_NEON ? names[cpu] : "unknown";
 }
 
 QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out)
@@ -2202,23 +2199,15 @@ QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out)
     return QNET_OK;
 }
 
-QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx)
-{
-    return ctx->cpu;
-}
+QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx) { return ctx->cpu; }
 
 /* Runs task(arg, 0..count-1, worker) by the parallel hook, and inline where there is nothing to
    share out. Tasks do not call this again: the worker's index would be used twice at a time. */
 QNET__HELPER void qnet__parallel(qnet_context *ctx, size_t count, qnet_task task, void *arg)
 {
     const qnet_parallel *parallel = &ctx->hooks.parallel;
-    size_t i;
-    if (count > 1 && parallel->workers > 1) {
-        parallel->run(parallel->user, count, task, arg);
-        return;
-    }
-    for (i = 0; i < count; i++)
-        task(arg, i, 0);
+    if (count > 1 && parallel->workers > 1) parallel->run(parallel->user, count, task, arg);
+    else for (size_t i = 0; i < count; i++) task(arg, i, 0);
 }
 
 #define QNET__ZERO_CHUNK ((size_t)2 << 20) /* bytes; a huge page */
@@ -2243,11 +2232,9 @@ QNET__HELPER void qnet__zero(qnet_context *ctx, void *block, size_t bytes)
 
 /* Upper bound of the worker index that a task gets: for scratch memory. Work may be split by it
    only where the bits are the same for any split. */
-QNET__HELPER size_t qnet__workers(const qnet_context *ctx)
-{
-    return ctx->hooks.parallel.workers;
-}
+QNET__HELPER size_t qnet__workers(const qnet_context *ctx) { return ctx->hooks.parallel.workers; }
 
+/* The clock hook: differences count, in seconds. */
 QNET__HELPER double qnet__seconds(qnet_context *ctx)
 {
     return ctx->hooks.clock.seconds(ctx->hooks.clock.user);
@@ -2306,27 +2293,23 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
 #else
     const char *threads = "no OpenMP";
 #endif
+    const size_t workers = ctx != NULL ? ctx->hooks.parallel.workers : 0;
     if (text == NULL || size == 0) return;
-    if (ctx == NULL) {
-        snprintf(text, size, "%s, %s", build, threads);
-        return;
-    }
-    if (ctx->hooks.parallel.run != qnet__default_run) threads = "caller's threads";
-    snprintf(text, size, "%s, %s, %s%s, %lu worker%s", build, threads, qnet_cpu_name(ctx->cpu),
-             ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "",
-             (unsigned long)ctx->hooks.parallel.workers,
-             ctx->hooks.parallel.workers == 1 ? "" : "s");
+    if (ctx != NULL && ctx->hooks.parallel.run != qnet__default_run) threads = "caller's threads";
+    if (ctx == NULL) snprintf(text, size, "%s, %s", build, threads);
+    else
+        snprintf(text, size, "%s, %s, %s%s, %lu worker%s", build, threads, qnet_cpu_name(ctx->cpu),
+                 ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "", (unsigned long)workers,
+                 workers == 1 ? "" : "s");
 }
 
-QNET_API const char *qnet_version(void)
-{
-    return QNET_VERSION;
-}
+QNET_API const char *qnet_version(void) { return QNET_VERSION; }
 
 /* ============================================================================================
    >>random: Philox4x32-10, a counter-based generator (Salmon, Moraes, Dror, Shaw: Parallel random
    numbers: as easy as 1, 2, 3. SC 2011). A block of four words is a function of key and counter,
-   so a stream needs no state but its name.
+   so a stream needs no state but its name. Every random decision of a run names its stream (seed,
+   purpose, epoch, sample): the numbers are the same for any number of threads and after any stop.
    ============================================================================================ */
 
 /* out[4] = Philox4x32-10(counter[4], key[2]): ten rounds of two 32x32-bit products, the key bumped
@@ -2405,23 +2388,11 @@ QNET_API double qnet_rng_normal(qnet_rng *rng)
     return radius * cos(6.283185307179586477 * qnet_rng_uniform(rng));
 }
 
-/* 0..n-1 for n > 0: of one word where n fits it, else of two, of which those below 2^64 mod n are
-   drawn again. */
-static uint64_t qnet__rng_below64(qnet_rng *rng, uint64_t n)
-{
-    uint64_t draw;
-    if (n <= 0xffffffffu) return qnet_rng_below(rng, (uint32_t)n);
-    do {
-        draw = (uint64_t)qnet_rng_u32(rng) << 32;
-        draw |= qnet_rng_u32(rng);
-    } while (draw < (0 - n) % n);
-    return draw % n;
-}
-
+/* From the last item on, each is swapped with one of those before it or itself. */
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
 {
     for (size_t i = count; i > 1; i--) {
-        const size_t j = (size_t)qnet__rng_below64(rng, i);
+        const size_t j = qnet_rng_below(rng, (uint32_t)i);
         const int swap = items[i - 1];
         items[i - 1] = items[j];
         items[j] = swap;
@@ -2431,19 +2402,23 @@ QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
 QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)bytes;
-    size_t i;
-    for (i = 0; i < size; i++)
+    for (size_t i = 0; i < size; i++)
         hash = (hash ^ p[i]) * 0x100000001b3u;
     return hash;
 }
 
 /* ============================================================================================
-   >>file: readers and writers over memory, files and callbacks. A reader pulls bytes from a
-   qnet_source, a writer pushes them into a qnet_sink; a qnet_buffer grows. A file is replaced
-   whole: written beside its path under another name, forced to the disk, renamed. Folders are
-   made, listed in a fixed order, and locked.
+   >>file: readers and writers over memory, files and callbacks.
+
+   A reader pulls bytes from a qnet_source, a writer pushes them into a qnet_sink; a qnet_buffer
+   grows. File formats, checkpoints and tables know these three only.
+   A file is replaced whole: written beside its path under a temporary name, forced to the disk,
+   renamed; after a failure or a power cut the path has the old bytes or the new ones, never a
+   mixture. Folders are made, listed in a fixed order, and locked. Paths are UTF-8. Nothing is
+   allocated on the word of a length field alone: memory follows the bytes that have come.
    ============================================================================================ */
 
+/* What sentences call a source or a sink: the path of a file. */
 QNET__HELPER const char *qnet__source_name(const qnet_source *source)
 {
     return source->name != NULL ? source->name : "(memory)";
@@ -2475,6 +2450,7 @@ QNET__HELPER qnet_status qnet__read_some(qnet_context *ctx, qnet_source *src, vo
     return QNET_OK;
 }
 
+/* Sources and sinks: read and write return 0, or anything else for a failure; errno may say why. */
 static int qnet__memory_read(void *user, void *dst, size_t size, size_t *got)
 {
     qnet_memory_source *state = (qnet_memory_source *)user;
@@ -2521,6 +2497,7 @@ static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, 
     return QNET_OK;
 }
 
+/* bytes[size] behind what is there; bytes may not lie in the buffer. */
 QNET_API qnet_status qnet_buffer_append(qnet_context *ctx, qnet_buffer *buffer, const void *bytes,
                                         size_t size)
 {
@@ -2533,6 +2510,7 @@ QNET_API qnet_status qnet_buffer_append(qnet_context *ctx, qnet_buffer *buffer, 
     return QNET_OK;
 }
 
+/* Text of any length: it is measured first, then written to its place. */
 QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, const char *format,
                                         ...)
 {
@@ -2596,18 +2574,25 @@ QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const v
 #ifndef QNET_NO_STDIO
 
 /* ---- What systems do differently. Each function fails as its name in C does, with errno. -----
-   qnet__fopen_new: a file that does not exist yet, so neither through a link nor over a file.
-   qnet__look: what a path leads to: 1 a file, 2 a folder; 0: errno says why not.
-   qnet__sync: forces a closed file, or the names in a folder, to the disk. */
+   qnet__fopen_read   a file that exists, in binary
+   qnet__fopen_new    a file that does not exist yet, so neither through a link nor over a file
+   qnet__look         what a path leads to: 1 a file, 2 a folder; 0: errno says why not
+   qnet__is_link      1 for a symbolic link, also for one whose target does not exist
+   qnet__rename       atomically, over a file of the new name
+   qnet__remove       a file or an empty folder
+   qnet__mkdir        one folder, whose parent exists
+   qnet__sync         forces a closed file, or the names in a folder, to the disk
+   qnet__is_separator 1 for a character between the names of a path
+   qnet__process      the number of this process
+   qnet__fd_...       read, write and close of a lock's file descriptor */
 
 #if defined(QNET__POSIX)
-#define QNET__FOLDERS 1
 #define qnet__remove remove
 #define qnet__rename rename
 #define qnet__fopen_read(path) fopen((path), "rb")
+#define qnet__is_separator(c) ((c) == '/')
 #define qnet__fopen_new(path) fopen((path), "wbx")
 #define qnet__mkdir(path) mkdir((path), 0777)
-#define qnet__is_separator(c) ((c) == '/')
 #define qnet__fd_read read
 #define qnet__fd_write write
 #define qnet__fd_close close
@@ -2638,7 +2623,6 @@ static int qnet__look(const char *path)
     return stat(path, &info) != 0 ? 0 : S_ISDIR(info.st_mode) ? 2 : 1;
 }
 
-/* 1: a link, here one that leads nowhere. */
 static int qnet__is_link(const char *path)
 {
     char target[8];
@@ -2661,8 +2645,7 @@ static int qnet__sync(const char *path)
 #define qnet__sync(path) 0
 #endif
 
-#elif defined(QNET__WINDOWS)
-#define QNET__FOLDERS 1
+#else
 #define QNET__UTF16_SIZE 1024 /* of a path, its end included */
 #define qnet__process() _getpid()
 #define qnet__is_separator(c) ((c) == '/' || (c) == '\\')
@@ -2671,7 +2654,8 @@ static int qnet__sync(const char *path)
 #define qnet__fd_read _read
 #define qnet__fd_write _write
 #define qnet__fd_close _close
-/* windows.h is not wanted for four functions; these are its own declarations. */
+/* Paths are turned to UTF-16, as the functions with char take the system's code page. windows.h is
+   not wanted for four functions; these are its own declarations. */
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -2703,12 +2687,14 @@ static int qnet__utf16(const char *path, wchar_t wide[QNET__UTF16_SIZE])
     return 1;
 }
 
+/* Files and empty folders, as remove does it on POSIX. */
 static int qnet__remove(const char *path)
 {
     wchar_t wide[QNET__UTF16_SIZE];
     return qnet__utf16(path, wide) && (_wremove(wide) == 0 || _wrmdir(wide) == 0) ? 0 : -1;
 }
 
+/* Over a file that is there, too, which the C library's rename refuses on Windows. */
 static int qnet__rename(const char *from, const char *to)
 {
     wchar_t wide_from[QNET__UTF16_SIZE], wide_to[QNET__UTF16_SIZE];
@@ -2751,26 +2737,6 @@ static int qnet__mkdir(const char *path)
     return qnet__utf16(path, wide) ? _wmkdir(wide) : -1;
 }
 
-#else
-#define QNET__FOLDERS 0
-#define qnet__remove remove
-#define qnet__rename rename
-#define qnet__fopen_read(path) fopen((path), "rb")
-#define qnet__fopen_new(path) fopen((path), "wb")
-#define qnet__mkdir(path) 0
-#define qnet__is_separator(c) ((c) == '/')
-#define qnet__is_link(path) 0
-#define qnet__sync(path) 0
-#define qnet__process() 0
-#define qnet__fd_write(file, text, size) 0
-#define qnet__fd_close(file) ((void)(file))
-
-static int qnet__look(const char *path)
-{
-    FILE *stream = fopen(path, "rb");
-    if (stream != NULL) fclose(stream);
-    return stream != NULL;
-}
 #endif
 
 /* What a path leads to: 0 nothing, 1 a file, 2 a folder. What cannot be looked at is a file, so
@@ -2790,8 +2756,10 @@ typedef struct qnet__file {
     const char *path;
     char *temporary; /* [bytes], the name under which it is written */
     size_t bytes;
+    long size; /* when it was opened for reading; 0: not known, as of pipes */
 } qnet__file;
 
+/* The source and the sink of an open file. */
 static int qnet__file_read(void *user, void *dst, size_t size, size_t *got)
 {
     qnet__file *f = (qnet__file *)user;
@@ -2805,17 +2773,18 @@ static int qnet__file_write(void *user, const void *src, size_t size)
     return fwrite(src, 1, size, f->stream) != size;
 }
 
-/* 1 for the text that git-annex, DataLad or Git LFS leaves in place of a file's content; a checkout
-   without links has that of the link. The stream is back at its start; pipes are not touched. */
-static int qnet__is_pointer_file(FILE *stream)
+/* Sets f->size. Returns 1 for the text that git-annex, DataLad or Git LFS leaves in place of a
+   file's content; a checkout without links has that of the link. The stream is back at its start;
+   pipes are not touched. */
+static int qnet__is_pointer_file(qnet__file *f)
 {
     char text[1024];
-    const long size = fseek(stream, 0, SEEK_END) == 0 ? ftell(stream) : 0;
     size_t n = 0;
-    rewind(stream);
-    if (size > 0 && size < (long)sizeof text) {
-        n = fread(text, 1, (size_t)size, stream);
-        rewind(stream);
+    f->size = fseek(f->stream, 0, SEEK_END) == 0 ? ftell(f->stream) : 0;
+    rewind(f->stream);
+    if (f->size > 0 && f->size < (long)sizeof text) {
+        n = fread(text, 1, (size_t)f->size, f->stream);
+        rewind(f->stream);
     }
     text[n] = '\0';
     return strncmp(text, "/annex/objects/", 15) == 0 ||
@@ -2824,7 +2793,8 @@ static int qnet__is_pointer_file(FILE *stream)
 }
 
 /* Opens a file for reading; *out reads from it until qnet__file_close. On failure there is nothing
-   to close. */
+   to close. Data sets by git-annex or Git LFS hold links or short texts in place of files that were
+   not downloaded: sentences say so. */
 QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *path, qnet__file *f,
                                               qnet_source *out)
 {
@@ -2843,7 +2813,7 @@ QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *pat
     if (f->stream == NULL)
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: %s", path,
                           strerror(code));
-    if (qnet__is_pointer_file(f->stream)) {
+    if (qnet__is_pointer_file(f)) {
         fclose(f->stream);
         return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: not downloaded: git annex get / datalad "
                           "get / git lfs pull", path);
@@ -2855,15 +2825,13 @@ QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *pat
 }
 
 /* Closes a file that was read. */
-QNET__HELPER void qnet__file_close(qnet__file *f)
-{
-    fclose(f->stream);
-}
+QNET__HELPER void qnet__file_close(qnet__file *f) { fclose(f->stream); }
 
 #define QNET__TEMPORARY 32 /* bytes of ".<process>-<n>.tmp" and its end */
 
-/* Opens a new file beside path for writing; *out writes to it until qnet__file_finish. Its name is
-   not yet taken, by another run or by somebody's link. On failure there is nothing to finish. */
+/* Creates a new file beside path, on the same file system, so that renaming it is atomic; *out
+   writes to it until qnet__file_finish. No file and no link has its name. On failure there is
+   nothing to finish. */
 QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *path,
                                                  qnet__file *f, qnet_sink *out)
 {
@@ -2875,6 +2843,7 @@ QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *
     f->bytes = strlen(path) + QNET__TEMPORARY;
     f->temporary = (char *)qnet__alloc(ctx, f->bytes);
     if (f->temporary == NULL) return qnet__no_memory(ctx, f->bytes, "a file name");
+    /* A run that was killed may have left a file of this process number: then the next n. */
     for (int n = 0; n < 100 && f->stream == NULL; n++) {
         snprintf(f->temporary, f->bytes, "%s.%lx-%d.tmp", path, (unsigned long)qnet__process(), n);
         errno = 0;
@@ -2893,7 +2862,7 @@ QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *
     return QNET_OK;
 }
 
-/* Ends a file that was written, with its writer's status. When that is QNET_OK, the file is forced
+/* Closes a file that was written; status is its writer's. When that is QNET_OK, the file is forced
    to the disk and renamed to its path. On any failure it is removed and what was at path stays. */
 QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
 {
@@ -2922,20 +2891,12 @@ QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
     return status;
 }
 
-/* *left: bytes between here and the end of a file; 0 for other sources and where it cannot be told.
-   Returns 0 when the place in the file is lost. */
-static int qnet__file_left(const qnet_source *source, size_t *left)
+/* Bytes from the position to the end of a file; 0 for other sources and where it is unknown. */
+static size_t qnet__file_left(const qnet_source *source)
 {
-    FILE *stream;
-    long at, end;
-    *left = 0;
-    if (source->read != qnet__file_read) return 1;
-    stream = ((qnet__file *)source->user)->stream;
-    at = ftell(stream);
-    if (at < 0 || fseek(stream, 0, SEEK_END) != 0) return 1;
-    end = ftell(stream);
-    *left = end > at ? (size_t)(end - at) : 0;
-    return fseek(stream, at, SEEK_SET) == 0;
+    const qnet__file *f = (const qnet__file *)source->user;
+    const long at = source->read == qnet__file_read ? ftell(f->stream) : -1;
+    return at >= 0 && at < f->size ? (size_t)(f->size - at) : 0;
 }
 
 #ifdef QNET__LINUX64
@@ -2952,6 +2913,7 @@ typedef struct qnet__pieces_job {
     int whole[QNET__FILE_PIECES]; /* 1: all of this piece has come */
 } qnet__pieces_job;
 
+/* Reads piece i of QNET__FILE_PIECES; a call may give less than it was asked for. */
 static void qnet__pieces_task(void *arg, size_t i, size_t worker)
 {
     qnet__pieces_job *job = (qnet__pieces_job *)arg;
@@ -2986,21 +2948,18 @@ static void qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t siz
 
 #endif /* QNET_NO_STDIO */
 
-#define QNET__READ_TRUST ((size_t)1 << 18) /* bytes allocated before any have come */
+#define QNET__READ_TRUST ((size_t)1 << 18) /* bytes allocated before any have been read */
 
 /* Appends the next size bytes of source to out, and a zero behind them; fewer where the source
-   ends. A file that ends within them is believed its length. A stream is not: out has room for at
-   most 16 times of what has come and QNET__READ_TRUST. */
+   ends. For a file that ends within them its length is allocated at once. For a stream out grows to
+   at most 16 times of what has been read, or QNET__READ_TRUST. */
 QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size_t size,
                                     qnet_buffer *out)
 {
     const size_t start = out->size;
     size_t got = 1;
 #ifndef QNET_NO_STDIO
-    size_t left;
-    errno = 0;
-    if (!qnet__file_left(source, &left))
-        return qnet__io_error(ctx, qnet__source_name(source), "reading");
+    const size_t left = qnet__file_left(source);
     if (left > 0 && left <= size) {
         QNET__TRY(qnet__buffer_reserve(ctx, out, left));
 #ifdef QNET__LINUX64
@@ -3046,6 +3005,7 @@ QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, cons
     return qnet__file_finish(&file, qnet__write(ctx, &sink, bytes, size));
 }
 
+/* The limit holds for streams without a length (pipes), too. */
 QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t limit,
                                     qnet_buffer *out)
 {
@@ -3056,7 +3016,7 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_read: expected an empty buffer");
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
     limit = qnet__min_size(limit > 0 ? limit : QNET_MAX_FILE_BYTES, SIZE_MAX - 1);
-    status = qnet__read(ctx, &source, limit + 1, out); /* one more tells that there is more */
+    status = qnet__read(ctx, &source, limit + 1, out); /* one byte more: the file is too large */
     if (status == QNET_OK && out->size > limit)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes", path,
                             (double)limit);
@@ -3070,38 +3030,31 @@ QNET_API int qnet_file_exists(const char *path)
     return path != NULL && qnet__path_kind(path) == 1;
 }
 
-/* Makes one level; errno, or 0. */
-static int qnet__make_one_folder(const char *path)
-{
-    errno = 0;
-    return qnet__mkdir(path) == 0 ? 0 : errno;
-}
-
+/* The folders above it first. That one of those cannot be made is no failure: it may be there, and
+   not be ours to look at. Only the folder itself counts. */
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
 {
     qnet_buffer copy = {NULL, 0, 0, NULL};
-    int code, above = ENOENT; /* why the folder could not be made, and why one above it */
+    int code = 0, first = ENOENT; /* why the folder was not made, and why the first above it */
     if (ctx == NULL || path == NULL || path[0] == '\0')
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
     QNET__TRY(qnet_buffer_append(ctx, &copy, path, strlen(path)));
-    /* Parents that cannot be made may be there already: only the folder itself counts. */
-    for (size_t i = 1; path[i] != '\0'; i++) {
-        if (!qnet__is_separator(path[i])) continue;
+    for (size_t i = 1; i <= copy.size; i++) {
+        if (path[i] != '\0' && !qnet__is_separator(path[i])) continue;
         copy.bytes[i] = '\0';
-        code = qnet__make_one_folder((const char *)copy.bytes);
-        if (code != 0 && code != EEXIST && above == ENOENT) above = code;
+        errno = 0;
+        code = qnet__mkdir((const char *)copy.bytes) == 0 ? 0 : errno;
+        if (code != 0 && code != EEXIST && first == ENOENT) first = code;
         copy.bytes[i] = (unsigned char)path[i];
     }
     qnet_buffer_free(ctx, &copy);
-    code = qnet__make_one_folder(path);
-    if (code == ENOENT) code = above;
+    if (code == ENOENT) code = first;
     errno = 0;
     if (qnet__path_kind(path) == 2) return QNET_OK;
     if (errno != 0 && (code == EEXIST || code == 0)) code = errno;
     return qnet__fail(ctx, QNET_ERROR_IO, "%s: the folder cannot be made: %s", path,
                       code == EEXIST ? "a file of this name is in the way"
-                      : code != 0    ? strerror(code)
-                                     : "not supported on this system");
+                                     : strerror(code));
 }
 
 #define QNET__NAME_SIZE 256 /* of an entry of a folder, its end included: POSIX's NAME_MAX + 1 */
@@ -3111,7 +3064,6 @@ static int qnet__compare_names(const void *a, const void *b)
     return strcmp((const char *)a, (const char *)b);
 }
 
-#if QNET__FOLDERS
 /* Appends one zero-padded name to a buffer of names; "." and ".." are left out. */
 static qnet_status qnet__list_add(qnet_context *ctx, qnet_buffer *names, const char *folder,
                                   const char *name)
@@ -3120,21 +3072,15 @@ static qnet_status qnet__list_add(qnet_context *ctx, qnet_buffer *names, const c
     const size_t length = strlen(name);
     if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) return QNET_OK;
     if (length >= sizeof padded)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the name \"%.40s...\" has %lu bytes, "
-                          "the limit is %d", folder, name, (unsigned long)length,
-                          QNET__NAME_SIZE - 1);
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the name \"%.40s...\" has %lu bytes, the "
+                          "limit is %d", folder, name, (unsigned long)length, QNET__NAME_SIZE - 1);
     memcpy(padded, name, length);
     return qnet_buffer_append(ctx, names, padded, sizeof padded);
 }
-#endif
 
 /* All names of a folder, in the system's order. */
 static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
-#if !QNET__FOLDERS
-    QNET__UNUSED(names);
-    return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: folders cannot be listed here", path);
-#else
     qnet_status status = QNET_OK;
 #if defined(QNET__POSIX)
     DIR *folder = opendir(path);
@@ -3155,7 +3101,7 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
 #if defined(QNET__POSIX)
     do {
         if (entry != NULL) status = qnet__list_add(ctx, names, path, entry->d_name);
-        errno = 0; /* what is left of it tells a failure from the end */
+        errno = 0; /* readdir returns NULL for a failure and at the end */
     } while (status == QNET_OK && (entry = readdir(folder)) != NULL);
     if (status == QNET_OK && errno != 0) status = qnet__io_error(ctx, path, "reading the folder");
     closedir(folder);
@@ -3172,54 +3118,47 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
     _findclose(handle);
 #endif
     return status;
-#endif
 }
 
-/* The names of a folder's files and folders, sorted by strcmp: results must not depend on the file
-   system's order. Give *names[*count] back with qnet__free(ctx, *names, *bytes); an empty
-   folder gives NULL, 0, 0. */
-QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
-                                           char (**names)[QNET__NAME_SIZE], size_t *count,
-                                           size_t *bytes)
-{
-    qnet_buffer list = {NULL, 0, 0, NULL};
-    const qnet_status status = qnet__list_names(ctx, path, &list);
-    if (status != QNET_OK) {
-        qnet_buffer_free(ctx, &list);
-        return status;
-    }
-    if (list.size > 0)
-        qsort(list.bytes, list.size / QNET__NAME_SIZE, QNET__NAME_SIZE, qnet__compare_names);
-    *names = (char (*)[QNET__NAME_SIZE])(void *)list.bytes;
-    *count = list.size / QNET__NAME_SIZE;
-    *bytes = list.capacity;
-    return QNET_OK;
-}
-
+/* Sorted, as results must not depend on the file system's order. */
 QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
-    char (*list)[QNET__NAME_SIZE] = NULL;
-    size_t count = 0, bytes = 0;
+    qnet_buffer list = {NULL, 0, 0, NULL};
     qnet_status status;
     if (path == NULL || names == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "list folder: path or names are NULL");
-    status = qnet__list_folder(ctx, path, &list, &count, &bytes);
-    for (size_t i = 0; i < count && status == QNET_OK; i++)
-        status = qnet_buffer_append(ctx, names, list[i], strlen(list[i]) + 1);
-    qnet__free(ctx, list, bytes);
+    status = qnet__list_names(ctx, path, &list);
+    if (status == QNET_OK && list.size > 0)
+        qsort(list.bytes, list.size / QNET__NAME_SIZE, QNET__NAME_SIZE, qnet__compare_names);
+    for (size_t at = 0; at < list.size && status == QNET_OK; at += QNET__NAME_SIZE)
+        status = qnet_buffer_append(ctx, names, list.bytes + at,
+                                    strlen((const char *)list.bytes + at) + 1);
+    qnet_buffer_free(ctx, &list);
     return status;
+}
+
+/* The name after `name` in the list that qnet_list_folder made, NULL behind the last; of NULL the
+   first. */
+QNET__HELPER const char *qnet__list_next(const qnet_buffer *list, const char *name)
+{
+    const char *next = name == NULL ? (const char *)list->bytes : name + strlen(name) + 1;
+    return list->size > 0 && next < (const char *)list->bytes + list->size ? next : NULL;
 }
 
 /* ---- The lock of a folder ---------------------------------------------------------------------
    A file in it, locked by the system, whose text says who holds it. The system's lock ends with its
    process, so what a dead one leaves is no lock. flock belongs to the open file, not to the process
-   as fcntl's does: two runs in one process keep each other out too, a child that ends takes nothing
-   away, and Linux carries it to the other machines of a shared folder (NFS, SMB). */
+   as fcntl's does: two runs in one process exclude each other, a child that ends releases nothing,
+   and Linux carries it to the other machines of a shared folder (NFS, SMB).
+
+   Taking: make the folder, open or create the file, lock it without waiting, check that the path
+   still leads to it, write the holder's text. Releasing: remove the file, unlock, close, remove the
+   folders that were made and are empty. */
 
 typedef struct qnet__lock {
     char path[640]; /* of the file */
     int file;       /* -1: none, on a system without locks */
-    size_t there;   /* bytes of the folder's path that were there before */
+    size_t there;   /* bytes of the folder's path that existed before */
 } qnet__lock;
 
 /* "process 1234 on host since 2026-05-31 17:04:05 UTC", by the calendar (Howard Hinnant's
@@ -3235,7 +3174,7 @@ static void qnet__holder_text(char text[320])
 #if defined(QNET__POSIX)
     struct utsname names;
     if (uname(&names) >= 0) host = names.nodename;
-#elif defined(QNET__WINDOWS)
+#else
     if (getenv("COMPUTERNAME")) host = getenv("COMPUTERNAME");
 #endif
     snprintf(text, 320, "process %lu on %.200s since %d-%02d-%02d %02d:%02d:%02d UTC\n",
@@ -3243,8 +3182,7 @@ static void qnet__holder_text(char text[320])
              month, days - (153 * m + 2) / 5 + 1, s / 3600, s / 60 % 60, s % 60);
 }
 
-#if QNET__FOLDERS
-/* The refusal, from a file that the holder wrote; below 0: it cannot be read. */
+/* The refusal, with the text that the holder wrote to the file; file < 0: it cannot be read. */
 static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, int file)
 {
     char text[320];
@@ -3254,8 +3192,9 @@ static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, in
     return qnet__fail(ctx, QNET_ERROR_BUSY, "%s: another run works in this folder: %s", lock->path,
                       text[0] ? text : "it has not yet said which");
 }
-#endif
 
+/* Opens and locks lock->path. The last holder removes the file before it lets go: whoever opened it
+   in between has locked a file without a name, sees that by its inode, and tries again. */
 #if defined(QNET__POSIX)
 static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
 {
@@ -3273,9 +3212,8 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
             if (status == QNET_ERROR_BUSY) return status;
             if (code != ENOSYS && code != ENOLCK && code != EOPNOTSUPP) return status;
             lock->file = -1;
-            qnet__log(ctx, QNET_LOG_WARNING,
-                      "%s: this file system has no locks: nothing keeps a second run from this "
-                      "folder", lock->path);
+            qnet__log(ctx, QNET_LOG_WARNING, "%s: this file system has no locks: nothing keeps a "
+                      "second run from this folder", lock->path);
             return QNET_OK;
         }
         /* Ours, unless its last holder has removed it since it was opened; what a dead process has
@@ -3289,8 +3227,8 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
     }
     return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be locked", lock->path);
 }
-#elif defined(QNET__WINDOWS)
-/* There the open file itself is the lock: nobody else may open it to write. */
+#else
+/* Windows: the open file itself is the lock, as its sharing mode denies others to write. */
 static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
 {
     wchar_t wide[QNET__UTF16_SIZE];
@@ -3309,13 +3247,6 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
         }
     }
     return qnet__io_error(ctx, lock->path, "locking");
-}
-#else
-static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
-{
-    QNET__UNUSED(ctx);
-    lock->file = -1;
-    return QNET_OK;
 }
 #endif
 
@@ -3363,10 +3294,8 @@ static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__
 /* The file goes while the lock still holds; Windows removes no open files. */
 static void qnet__lock_release(qnet__lock *lock)
 {
-#ifndef QNET__WINDOWS
-    (void)qnet__remove(lock->path);
-#endif
 #if defined(QNET__POSIX)
+    (void)qnet__remove(lock->path);
     if (lock->file >= 0) (void)flock(lock->file, LOCK_UN); /* children may still have it open */
 #endif
     if (lock->file >= 0) qnet__fd_close(lock->file);
@@ -3863,7 +3792,41 @@ QNET__HELPER void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, p
     }
 }
 
-/* ---- What the stem and the LSTM take --------------------------------------------------------- */
+/* ---- What pooling, the stem and the LSTM take ------------------------------------------------ */
+
+/* Loops over channels go in blocks of this constant length, which compilers turn into vector
+   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
+   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
+#define QNET__WIDTH 32
+
+/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
+   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
+#define QNET__BLOCKS(c, n, width, call)                                   \
+    do {                                                                  \
+        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
+            const int width = QNET__WIDTH;                                \
+            call;                                                         \
+        }                                                                 \
+        if ((c) < (n)) {                                                  \
+            const int width = (int)((n) - (c));                           \
+            call;                                                         \
+        }                                                                 \
+    } while (0)
+
+/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
+typedef struct qnet__maxpool {
+    const struct qnet__isa *isa;
+    size_t height, width, channels, out_height, out_width;
+    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
+    qnet__prologue x;      /* plain;
+                              normalised: the pooled map is that of norm and ReLU, no argmax;
+                              scaled by signs, 1, -1 or 0: that x of a window wins which is
+                              largest, smallest or first */
+    const qnet_real *dy;
+    qnet_real *y, *dx;     /* dx: backward */
+    const uint8_t *winner; /* backward: the argmax of the forward pass */
+    uint8_t *argmax;
+} qnet__maxpool;
 
 #define QNET__STEM_COLUMN 48   /* u[r .. r + 3][q] */
 #define QNET__STEM_TAPS 192    /* 4 columns */
@@ -3918,6 +3881,7 @@ typedef struct qnet__isa {
     /* i, j and block: see qnet__winograd_step. NULL: convolutions are direct. */
     void (*winograd)(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i, ptrdiff_t j,
                      qnet_real *block);
+    void (*maxpool)(const qnet__maxpool *pool, size_t index); /* a row of y or, if any, of dx */
     void (*stem)(const qnet__stem_list *list);
     void (*lstm_forward)(const qnet__lstm_row *row);
     void (*lstm_backward)(const qnet__lstm_row *row);
@@ -3991,6 +3955,12 @@ typedef int32_t qnet__lane_int;
 #define qnet__winograd_half QNET__ISA(qnet__winograd_half)
 #define qnet__winograd_double QNET__ISA(qnet__winograd_double)
 #define qnet__winograd_run QNET__ISA(qnet__winograd_run)
+#define qnet__maxpool_get QNET__ISA(qnet__maxpool_get)
+#define qnet__maxpool_next QNET__ISA(qnet__maxpool_next)
+#define qnet__maxpool_window QNET__ISA(qnet__maxpool_window)
+#define qnet__maxpool_forward QNET__ISA(qnet__maxpool_forward)
+#define qnet__maxpool_gather QNET__ISA(qnet__maxpool_gather)
+#define qnet__maxpool_row QNET__ISA(qnet__maxpool_row)
 #define qnet__stem_add QNET__ISA(qnet__stem_add)
 #define qnet__stem_winners_of QNET__ISA(qnet__stem_winners_of)
 #define qnet__lstm_units QNET__ISA(qnet__lstm_units)
@@ -4263,10 +4233,10 @@ QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__p
                                           qnet__prologue_lanes *k)
 {
     memset(k, 0, sizeof *k);
-    if (kind != QNET__PROLOGUE_PLAIN) {
-        k->mean = qnet__lanes_load_part(s->mean + c, count);
+    if (kind != QNET__PROLOGUE_PLAIN)
         k->scale = qnet__lanes_load_part(s->scale + c, count);
-    }
+    if (kind == QNET__PROLOGUE_NORMALISED || kind == QNET__PROLOGUE_GRADIENT)
+        k->mean = qnet__lanes_load_part(s->mean + c, count);
     if (kind == QNET__PROLOGUE_NORMALISED)
         k->beta = qnet__lanes_load_part(s->beta + c, count);
     if (kind == QNET__PROLOGUE_GRADIENT) {
@@ -4419,6 +4389,8 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
                                     const size_t count)
 {
     const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n + c;
+    const qnet__prologue source = *job->source; /* copies: stores to maps cannot change them */
+    const qnet__epilogue sink = *job->sink;
     qnet__prologue_lanes in[QNET__PASS_VECTORS];
     qnet__epilogue_lanes out[QNET__PASS_VECTORS];
     qnet__sums sums[QNET__PASS_VECTORS];
@@ -4427,25 +4399,25 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
     QNET__UNROLL
     for (k = 0; k < vectors; k++) {
         const ptrdiff_t d = k * QNET__LANES;
-        qnet__prologue_channels(job->source, from, c + d, count, &in[k]);
-        qnet__epilogue_channels(job->sink, to, c + d, count, &out[k]);
+        qnet__prologue_channels(&source, from, c + d, count, &in[k]);
+        qnet__epilogue_channels(&sink, to, c + d, count, &out[k]);
         if (to == QNET__EPILOGUE_MOMENTS)
-            sums[k].center = qnet__prologue_get(job->source, from, &in[k], first + d, count);
+            sums[k].center = qnet__prologue_get(&source, from, &in[k], first + d, count);
     }
     for (r = 0; r < (ptrdiff_t)rows; r++) {
         const int fold = r % 16 == 15 || r + 1 == (ptrdiff_t)rows;
         QNET__UNROLL
         for (k = 0; k < vectors; k++) {
             const ptrdiff_t at = first + r * n + k * QNET__LANES;
-            const qnet__lanes v = qnet__prologue_get(job->source, from, &in[k], at, count);
-            qnet__epilogue_put(job->sink, to, &out[k], at, count, v, &sums[k]);
+            const qnet__lanes v = qnet__prologue_get(&source, from, &in[k], at, count);
+            qnet__epilogue_put(&sink, to, &out[k], at, count, v, &sums[k]);
         }
         QNET__UNROLL
         for (k = 0; k < vectors && fold; k++)
             qnet__sums_fold(&sums[k]);
     }
     for (k = 0; k < vectors; k++)
-        qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk * n + c + k * QNET__LANES, count,
+        qnet__epilogue_end(&sink, to, (ptrdiff_t)chunk * n + c + k * QNET__LANES, count,
                            &sums[k]);
 }
 
@@ -4758,7 +4730,8 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
     const int fresh = is_dy ? 4 : qnet__winograd_sizes_of[form].fresh;
     const int columns = full ? size : now->columns;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
-    const qnet__prologue *from = is_dy ? &p->dy : &p->from;
+    const qnet__prologue from = is_dy ? p->dy : p->from; /* a copy: stores cannot change it */
+    qnet_real *const dy_made = p->dy_made;
     const ptrdiff_t channels = is_dy ? p->dst_c : p->src_c, first = is_dy ? p->slab_first : 0;
     const ptrdiff_t end = is_dy && first + p->slab < channels ? first + p->slab : channels;
     const ptrdiff_t plane = is_dy ? p->d_plane : p->v_plane;
@@ -4769,18 +4742,18 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
         const ptrdiff_t *coming = ahead < channels ? now->at : next->at;
         qnet__prologue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST];
-        qnet__prologue_channels(from, kind, c, QNET__LANES, &k);
+        qnet__prologue_channels(&from, kind, c, QNET__LANES, &k);
         for (x = 0; x < columns; x++) {
             qnet__lanes d[QNET__WINOGRAD_MOST];
             for (i = 0; i < size && x >= size - fresh; i++)
-                qnet__prologue_prefetch(from, kind, coming[i * size + x] + ahead % channels);
+                qnet__prologue_prefetch(&from, kind, coming[i * size + x] + ahead % channels);
             QNET__UNROLL
             for (i = 0; i < size; i++) {
                 const ptrdiff_t at = now->at[i * size + x];
                 d[i] = at < 0 ? qnet__lanes_zero()
-                              : qnet__prologue_get(from, kind, &k, at + c, QNET__LANES);
-                if (kind == QNET__PROLOGUE_GRADIENT && p->dy_made != NULL && at >= 0)
-                    qnet__lanes_store(p->dy_made + at + c, d[i]);
+                              : qnet__prologue_get(&from, kind, &k, at + c, QNET__LANES);
+                if (kind == QNET__PROLOGUE_GRADIENT && dy_made != NULL && at >= 0)
+                    qnet__lanes_store(dy_made + at + c, d[i]);
             }
             qnet__winograd_axis_of(form, step, points_y, d, half + x, size);
         }
@@ -4824,6 +4797,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
                                           const qnet__winograd_view *next, ptrdiff_t channel,
                                           int is_first, const qnet_real *m, qnet__sums *sums)
 {
+    const qnet__epilogue sink = p->sink; /* a copy, which stores to the map cannot change */
     const int most = qnet__winograd_sizes_of[form].points;
     const int size = qnet__winograd_sizes_of[form].out, rows = full ? size : now->rows;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
@@ -4837,8 +4811,8 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
         qnet__lanes half[8 * QNET__WINOGRAD_MOST];
         for (i = 0; i < size * size && next != NULL; i++)
             if (next->at[i] >= 0)
-                qnet__epilogue_prefetch(&p->sink, kind, next->at[i] + c);
-        qnet__epilogue_channels(&p->sink, kind, c, QNET__LANES, &k);
+                qnet__epilogue_prefetch(&sink, kind, next->at[i] + c);
+        qnet__epilogue_channels(&sink, kind, c, QNET__LANES, &k);
         for (x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
             QNET__UNROLL
@@ -4855,7 +4829,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
             QNET__UNROLL
             for (i = 0; i < size; i++)
                 if (at[i] >= 0)
-                    qnet__epilogue_put(&p->sink, kind, &k, at[i] + c, QNET__LANES, e[i], &sum);
+                    qnet__epilogue_put(&sink, kind, &k, at[i] + c, QNET__LANES, e[i], &sum);
         }
         qnet__sums_fold(&sum);
         *sums = sum;
@@ -5118,6 +5092,124 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
 }
 #endif /* QNET__HAS_WINOGRAD */
 
+/* ---- Max pooling ----------------------------------------------------------------------------- */
+
+/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
+QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                         qnet_real x, size_t c)
+{
+    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
+    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
+    return x;
+}
+
+/* A later tap wins only if it is larger, or NaN. Choices are no branches, so that the loops over
+   channels become vector code. */
+QNET__INLINE void qnet__maxpool_next(qnet_real v, int tap, qnet_real *best, int *winner)
+{
+    const int better = (v > *best) | (v != v);
+    *winner = better ? tap : *winner;
+    *best = better ? v : *best;
+}
+
+/* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
+   x[9][channels]. The steps are written out: compilers unroll a loop too late. */
+QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
+                                       const qnet__prologue_kind kind, const qnet_real *const *x,
+                                       const int *tap, size_t c, size_t at)
+{
+    const qnet__prologue *s = &pool->x;
+    qnet_real top[QNET__WIDTH];
+    int won[QNET__WIDTH];
+    for (int i = 0; i < n; i++) {
+        const size_t k = c + (size_t)i;
+        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
+        int winner = tap[0];
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[1][k], k), tap[1], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[2][k], k), tap[2], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[3][k], k), tap[3], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[4][k], k), tap[4], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[5][k], k), tap[5], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[6][k], k), tap[6], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[7][k], k), tap[7], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[8][k], k), tap[8], &best, &winner);
+        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
+        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
+        top[i] = best;
+        won[i] = winner;
+    }
+    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
+    if (pool->argmax != NULL)
+        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+}
+
+/* One output row: index = image * out_height + row. The window is clipped to the image, which is
+   what padding with -infinity means: where a tap is outside, the one before takes part once more,
+   or the first inside; that changes nothing. */
+QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
+                                        size_t index)
+{
+    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
+    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
+    const ptrdiff_t y = 2 * (ptrdiff_t)(index % pool->out_height) - 1;
+    const size_t n = pool->channels;
+    size_t c;
+    for (size_t ox = 0; ox < pool->out_width; ox++) {
+        const size_t at = (index * pool->out_width + ox) * n;
+        const ptrdiff_t left = 2 * (ptrdiff_t)ox - 1;
+        const qnet_real *x[9];
+        int tap[9], last = (y < 0 ? 3 : 0) + (left < 0 ? 1 : 0);
+        for (int t = 0; t < 9; t++) {
+            const ptrdiff_t iy = y + t / 3, ix = left + t % 3;
+            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
+            tap[t] = last;
+            x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
+                                last % 3) * (ptrdiff_t)n;
+        }
+        QNET__BLOCKS(c, n, block, qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
+    }
+}
+
+/* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
+   Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
+QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
+                                       size_t ix, size_t c, qnet_real *dx)
+{
+    const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
+    const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
+    qnet_real sum[QNET__WIDTH];
+    for (int i = 0; i < n; i++) sum[i] = 0;
+    for (size_t oy = iy / 2; oy <= last_y; oy++)
+        for (size_t ox = ix / 2; ox <= last_x; ox++) {
+            const int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
+            const size_t window = (image * pool->out_height + oy) * pool->out_width + ox;
+            const uint8_t *winner = pool->winner + window * pool->channels + c;
+            const qnet_real *dy = pool->dy + window * pool->channels + c;
+            for (int i = 0; i < n; i++) {
+                const qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
+                sum[i] += winner[i] == tap ? v : 0;
+            }
+        }
+    for (int i = 0; i < n; i++) dx[i] = sum[i];
+}
+
+/* A row of y or, where there is a dx, of dx. Gathering gives every number one owner. */
+static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
+{
+    const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
+    size_t c;
+    if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_PLAIN)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
+    else if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_SCALED)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
+    else if (pool->dx == NULL)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
+    for (size_t ix = 0; pool->dx != NULL && ix < pool->width; ix++) {
+        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
+        QNET__BLOCKS(c, n, width, qnet__maxpool_gather(width, pool, image, iy, ix, c, dx + c));
+    }
+}
+
 /* ---- The gradient of the stem's weights ------------------------------------------------------ */
 
 /* sum[QNET__STEM_TAPS] += value[i] times the taps at from[i]; some vectors of them at a time. */
@@ -5316,7 +5408,7 @@ static const qnet__isa qnet__isa_table = {
 #else
     NULL,
 #endif
-    qnet__stem_winners_of, qnet__lstm_forward_row, qnet__lstm_backward_row
+    qnet__maxpool_row, qnet__stem_winners_of, qnet__lstm_forward_row, qnet__lstm_backward_row
 };
 
 #endif /* QNET__SUFFIX */
@@ -7611,151 +7703,11 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
 
 /* ---- Max pooling ----------------------------------------------------------------------------- */
 
-/* Loops over channels go in blocks of this constant length, which compilers turn into vector
-   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
-   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
-#define QNET__WIDTH 32
-
-/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
-   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
-#define QNET__BLOCKS(c, n, width, call)                                   \
-    do {                                                                  \
-        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
-            const int width = QNET__WIDTH;                                \
-            call;                                                         \
-        }                                                                 \
-        if ((c) < (n)) {                                                  \
-            const int width = (int)((n) - (c));                           \
-            call;                                                         \
-        }                                                                 \
-    } while (0)
-
-/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
-typedef struct qnet__maxpool {
-    size_t height, width, channels, out_height, out_width;
-    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
-    qnet__prologue x;      /* plain;
-                              normalised: the pooled map is that of norm and ReLU, no argmax;
-                              scaled by signs, 1, -1 or 0: that x of a window wins which is
-                              largest, smallest or first */
-    const qnet_real *dy;
-    qnet_real *y, *dx;     /* dx: backward */
-    const uint8_t *winner; /* backward: the argmax of the forward pass */
-    uint8_t *argmax;
-} qnet__maxpool;
-
-/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
-QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                         qnet_real x, size_t c)
-{
-    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
-    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
-    return x;
-}
-
-/* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
-   x[9][channels]. A later tap wins only if it is larger, or NaN. Choices are no branches, so that
-   the loop over channels becomes vector code. */
-QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
-                                       const qnet__prologue_kind kind, const qnet_real *const *x,
-                                       const int *tap, size_t c, size_t at)
-{
-    const qnet__prologue *s = &pool->x;
-    qnet_real top[QNET__WIDTH];
-    int won[QNET__WIDTH];
-    for (int i = 0; i < n; i++) {
-        const size_t k = c + (size_t)i;
-        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
-        int winner = tap[0];
-        QNET__UNROLL
-        for (int t = 1; t < 9; t++) {
-            const qnet_real v = qnet__maxpool_get(s, kind, x[t][k], k);
-            const int better = (v > best) | (v != v);
-            winner = better ? tap[t] : winner;
-            best = better ? v : best;
-        }
-        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
-        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
-        top[i] = best;
-        won[i] = winner;
-    }
-    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
-    if (pool->argmax != NULL)
-        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
-}
-
-/* One output row: index = image * out_height + row. The window is clipped to the image, which is
-   what padding with -infinity means: where a tap is outside, the one before takes part once more,
-   or the first inside; that changes nothing. */
-QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
-                                        size_t index)
-{
-    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
-    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
-    const ptrdiff_t y = 2 * (ptrdiff_t)(index % pool->out_height) - 1;
-    const size_t n = pool->channels;
-    size_t c;
-    for (size_t ox = 0; ox < pool->out_width; ox++) {
-        const size_t at = (index * pool->out_width + ox) * n;
-        const ptrdiff_t left = 2 * (ptrdiff_t)ox - 1;
-        const qnet_real *x[9];
-        int tap[9], last = (y < 0 ? 3 : 0) + (left < 0 ? 1 : 0);
-        for (int t = 0; t < 9; t++) {
-            const ptrdiff_t iy = y + t / 3, ix = left + t % 3;
-            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
-            tap[t] = last;
-            x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
-                                last % 3) * (ptrdiff_t)n;
-        }
-        QNET__BLOCKS(c, n, block, qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
-    }
-}
-
-/* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
-   Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
-QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
-                                       size_t ix, size_t c, qnet_real *dx)
-{
-    const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
-    const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
-    qnet_real sum[QNET__WIDTH];
-    for (int i = 0; i < n; i++) sum[i] = 0;
-    for (size_t oy = iy / 2; oy <= last_y; oy++)
-        for (size_t ox = ix / 2; ox <= last_x; ox++) {
-            const int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
-            const size_t window = (image * pool->out_height + oy) * pool->out_width + ox;
-            const uint8_t *winner = pool->winner + window * pool->channels + c;
-            const qnet_real *dy = pool->dy + window * pool->channels + c;
-            for (int i = 0; i < n; i++) {
-                const qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
-                sum[i] += winner[i] == tap ? v : 0;
-            }
-        }
-    for (int i = 0; i < n; i++) dx[i] = sum[i];
-}
-
-/* A row of y or, where there is a dx, of dx. Gathering gives every number one owner. */
-static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
-{
-    const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
-    size_t c;
-    if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_PLAIN)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
-    else if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_SCALED)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
-    else if (pool->dx == NULL)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
-    for (size_t ix = 0; pool->dx != NULL && ix < pool->width; ix++) {
-        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
-        QNET__BLOCKS(c, n, width, qnet__maxpool_gather(width, pool, image, iy, ix, c, dx + c));
-    }
-}
-
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
     const qnet__maxpool *pool = (const qnet__maxpool *)arg;
     QNET__UNUSED(worker);
-    qnet__maxpool_row(pool, index);
+    pool->isa->maxpool(pool, index);
 }
 
 /* Forward, or backward where there is a dx. */
@@ -7781,6 +7733,7 @@ static qnet_status qnet__maxpool_plan(qnet_context *ctx, const char *name, int b
                           height, width);
     QNET__TRY(qnet__check_layer(ctx, name, rows, "channels", channels, pointers_are_there));
     memset(pool, 0, sizeof *pool);
+    pool->isa = qnet__isa_of(ctx);
     pool->height = (size_t)height, pool->width = (size_t)width;
     pool->channels = (size_t)channels;
     pool->out_height = (pool->height - 1) / 2 + 1;
@@ -8028,7 +7981,7 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
         pool.x.x = above;
         pool.rows_before = image * s->out_h + first - 1;
         for (y = b * s->band; y < pool_end; y++)
-            qnet__maxpool_row(&pool, (size_t)(image * s->pool_h + y));
+            p->isa->maxpool(&pool, (size_t)(image * s->pool_h + y));
         memcpy(above, rows + (last - first - 1) * row, (size_t)row * sizeof *above);
     }
 }
@@ -10410,9 +10363,9 @@ QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *averag
 /* ============================================================================================
    >>deflate   RFC 1951 (deflate), RFC 1952 (gzip), RFC 1950 (zlib's wrapper, for PNG).
 
-   Both directions stream: inflate pulls compressed bytes from a qnet_source and is asked for
-   plain bytes, deflate is given plain bytes and pushes compressed ones into a qnet_sink. Each
-   holds all it needs in one heap block, so a .nii.gz never lies in memory as a whole.
+   Both directions stream: inflate pulls compressed bytes from a qnet_source as its caller reads
+   plain bytes, deflate takes plain bytes and pushes compressed ones into a qnet_sink. Each keeps
+   its state in one heap block, so a .nii.gz never lies in memory as a whole.
 
    The format in short. A stream is a row of blocks. A block is plain bytes ("stored"), or a row
    of symbols in a Huffman code: a literal byte, or "go back `distance` bytes and copy `length`
@@ -10459,14 +10412,13 @@ static const uint8_t qnet__repeat_base[3] = {3, 3, 11}, qnet__repeat_extra[3] = 
    table[k][b] is the remainder of byte b followed by k zero bytes. */
 static void qnet__crc32_table(uint32_t table[8][256])
 {
-    uint32_t i, k;
-    for (i = 0; i < 256; i++) {
+    for (uint32_t i = 0; i < 256; i++) {
         uint32_t r = i;
-        for (k = 0; k < 8; k++) r = (r >> 1) ^ ((r & 1) ? 0xedb88320u : 0);
+        for (uint32_t k = 0; k < 8; k++) r = (r >> 1) ^ ((r & 1) ? 0xedb88320u : 0);
         table[0][i] = r;
     }
-    for (k = 1; k < 8; k++)
-        for (i = 0; i < 256; i++)
+    for (uint32_t k = 1; k < 8; k++)
+        for (uint32_t i = 0; i < 256; i++)
             table[k][i] = (table[k - 1][i] >> 8) ^ table[0][table[k - 1][i] & 255];
 }
 
@@ -10543,16 +10495,15 @@ static uint32_t qnet__reverse_bits(uint32_t code, int n)
 static void qnet__canonical_codes(const uint8_t *length, int symbols, uint16_t *code)
 {
     uint32_t next = 0;
-    int bits, i;
-    for (bits = 1; bits < 16; bits++, next <<= 1)
-        for (i = 0; i < symbols; i++)
+    for (int bits = 1; bits < 16; bits++, next <<= 1)
+        for (int i = 0; i < symbols; i++)
             if (length[i] == bits) code[i] = (uint16_t)qnet__reverse_bits(next++, bits);
 }
 
 /* Which of a block's three alphabets a code is for. */
 enum { QNET__FOR_CODELEN, QNET__FOR_LITLEN, QNET__FOR_DIST };
 
-/* The table entry of a symbol, without its code's bits; 0 for a symbol that stands for nothing. */
+/* The table entry of a symbol, without the length of its code; 0 for a reserved symbol. */
 static uint32_t qnet__code_entry(int what, int symbol)
 {
     uint32_t base, extra;
@@ -10570,10 +10521,10 @@ static uint32_t qnet__code_entry(int what, int symbol)
    code) for lengths and distances. Returns 1, or 0 when refused. */
 static int qnet__huffman_build(qnet__huffman *code, int what, const uint8_t *length, int symbols)
 {
-    uint32_t i, first_free = 1u << code->index_bits;
+    uint32_t first_free = 1u << code->index_bits;
     uint16_t codes[QNET__FIXED_CODES];
-    int symbol, longest = 0, left = 1 << 15; /* of all codes, in units of 15 bits */
-    for (symbol = 0; symbol < symbols; symbol++) {
+    int longest = 0, left = 1 << 15; /* of all codes, in units of 15 bits */
+    for (int symbol = 0; symbol < symbols; symbol++) {
         if (length[symbol] > 0) left -= 1 << (15 - length[symbol]);
         longest = qnet__max_int(longest, length[symbol]);
     }
@@ -10584,7 +10535,7 @@ static int qnet__huffman_build(qnet__huffman *code, int what, const uint8_t *len
        others, and a second table, indexed by the bits after those, tells them apart. */
     code->sub_bits = qnet__max_int(longest - code->index_bits, 0);
     memset(code->table, 0, first_free * sizeof *code->table);
-    for (symbol = 0; symbol < symbols; symbol++) {
+    for (int symbol = 0; symbol < symbols; symbol++) {
         uint32_t entry = qnet__code_entry(what, symbol), *table = code->table, at;
         int n = length[symbol], table_bits = code->index_bits;
         if (n == 0) continue;
@@ -10601,13 +10552,14 @@ static int qnet__huffman_build(qnet__huffman *code, int what, const uint8_t *len
             at >>= code->index_bits;
             n -= code->index_bits;
         }
-        for (i = at; i < 1u << table_bits; i += 1u << n) table[i] = entry ? entry | (uint32_t)n : 0;
+        for (uint32_t i = at; i < 1u << table_bits; i += 1u << n)
+            table[i] = entry ? entry | (uint32_t)n : 0;
     }
     return 1;
 }
 
-/* The bits read ahead (lowest first) and the bytes after them. Bits above `count` are 0 or equal
-   to what is to come, so that or-ing the same bytes in again does no harm. */
+/* The bits read ahead (lowest first) and the bytes after them. Bits above `count` are 0 or already
+   those of the next bytes: or-ing these in again changes nothing. */
 typedef struct qnet__bit_reader {
     uint64_t bits;
     int count;
@@ -10646,9 +10598,9 @@ enum {
 #define QNET__INFLATE_STEP  65536 /* plain bytes made at a time, at least */
 #define QNET__INFLATE_SLACK 288   /* one match and the overshoot of its copy in steps of eight */
 
-/* The state of unpacking, about 150 KB, in one block of the heap: too much for a stack. Input is
-   pulled as it is needed, so only the plain side has to stop and go on. The first failure stays in
-   status: what reads bits gets zeros from then on, and looks at the status where it ends. */
+/* The state of the decoder, about 150 KB: too much for a stack. Input is pulled as it is needed, so
+   only the plain side is resumed. The first failure stays in status: readers of bits get zeros from
+   then on, and check the status where they end. */
 typedef struct qnet__inflate {
     qnet_context *ctx;
     qnet_source *source;
@@ -10685,8 +10637,8 @@ static void qnet__inflate_start(qnet__inflate *s, qnet_context *ctx, qnet_source
     qnet__crc32_table(s->crc_table);
 }
 
-/* A failure, unless there was one before; what: NULL when the input ended too early. The count of
-   plain bytes tells where to look in a long file. */
+/* Records a failure, unless there was one before; what: NULL when the input ended too early. The
+   number of plain bytes locates it in a long file. */
 static void qnet__inflate_fail(qnet__inflate *s, const char *what)
 {
     if (s->status == QNET_OK)
@@ -10737,7 +10689,7 @@ static uint32_t qnet__inflate_header_byte(qnet__inflate *s)
    some archives leave them behind, and gzip lets them pass, too. */
 static void qnet__inflate_header(qnet__inflate *s)
 {
-    uint32_t flags, i, n, crc;
+    uint32_t flags, n, crc;
     for (; s->members > 0; qnet__next_bits(&s->in, 8)) {
         qnet__inflate_refill(s);
         if (s->in.count < 8) {
@@ -10754,11 +10706,11 @@ static void qnet__inflate_header(qnet__inflate *s)
         qnet__inflate_fail(s, "compression method is not 8 (deflate)");
     flags = qnet__inflate_header_byte(s);
     if (flags & 0xe0) qnet__inflate_fail(s, "reserved flag bits are set in the header");
-    for (i = 0; i < 6; i++) qnet__inflate_header_byte(s); /* time, XFL, OS */
+    for (uint32_t i = 0; i < 6; i++) qnet__inflate_header_byte(s); /* time, XFL, OS */
     if (flags & 4) {                                      /* FEXTRA */
         n = qnet__inflate_header_byte(s);
         n |= qnet__inflate_header_byte(s) << 8;
-        for (i = 0; i < n; i++) qnet__inflate_header_byte(s);
+        for (uint32_t i = 0; i < n; i++) qnet__inflate_header_byte(s);
     }
     for (n = 8; n <= 16; n <<= 1) /* FNAME, FCOMMENT: each ends with a zero */
         while ((flags & n) && qnet__inflate_header_byte(s) != 0) {}
@@ -10917,17 +10869,16 @@ static void qnet__inflate_codes(qnet__inflate *s)
 /* After the last block of a member: CRC-32 and size of its plain bytes (RFC 1952, 2.3.1). */
 static void qnet__inflate_trailer(qnet__inflate *s)
 {
-    uint32_t word[2], i;
+    uint32_t word[2];
     qnet__inflate_bits(s, s->in.count & 7);
-    for (i = 0; i < 2; i++) {
+    for (uint32_t i = 0; i < 2; i++) {
         word[i] = qnet__inflate_bits(s, 16);
         word[i] |= qnet__inflate_bits(s, 16) << 16;
     }
     if (s->status != QNET_OK) return;
     if (word[0] != s->crc || word[1] != s->member_size)
-        s->status = qnet__fail(s->ctx, QNET_ERROR_FORMAT,
-                               "%s: corrupt gzip data: CRC is %08lx and %lu bytes unpacked, "
-                               "expected %08lx and %lu",
+        s->status = qnet__fail(s->ctx, QNET_ERROR_FORMAT, "%s: corrupt gzip data: CRC is %08lx and "
+                               "%lu bytes unpacked, expected %08lx and %lu",
                                qnet__source_name(s->source), (unsigned long)s->crc,
                                (unsigned long)s->member_size, (unsigned long)word[0],
                                (unsigned long)word[1]);
@@ -11029,6 +10980,7 @@ static int qnet__distance_symbol(const qnet__deflate *d, uint32_t distance)
     return d->dist_symbol[distance <= 256 ? distance - 1 : 256 + ((distance - 1) >> 7)];
 }
 
+/* The code of one symbol. */
 static void qnet__put_symbol(qnet__deflate *d, const qnet__alphabet *a, int symbol)
 {
     qnet__put_bits(d, a->code[symbol], a->length[symbol]);
@@ -11040,7 +10992,6 @@ static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *
 {
     static const unsigned char gzip_head[10] = {0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}; /* no time */
     static const unsigned char zlib_head[2] = {0x78, 0x9c};
-    int i, k;
     memset(d, 0, offsetof(qnet__deflate, head));
     memset(d->head, -1, sizeof d->head);
     d->ctx = ctx;
@@ -11050,10 +11001,11 @@ static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *
     d->written = zlib ? 2 : 10;
     memcpy(d->out, zlib ? zlib_head : gzip_head, d->written);
     qnet__crc32_table(d->crc_table);
-    for (k = 0; k < 29; k++)
-        for (i = qnet__length_base[k]; i <= QNET__MATCH_MAX; i++) d->length_symbol[i] = (uint8_t)k;
-    for (k = 0; k < QNET__DIST_CODES; k++)
-        for (i = qnet__dist_base[k] - 1; i < QNET__WINDOW; i += i < 256 ? 1 : 128)
+    for (int k = 0; k < 29; k++)
+        for (int i = qnet__length_base[k]; i <= QNET__MATCH_MAX; i++)
+            d->length_symbol[i] = (uint8_t)k;
+    for (int k = 0; k < QNET__DIST_CODES; k++)
+        for (int i = qnet__dist_base[k] - 1; i < QNET__WINDOW; i += i < 256 ? 1 : 128)
             d->dist_symbol[i < 256 ? i : 256 + (i >> 7)] = (uint8_t)k;
 }
 
@@ -11075,13 +11027,13 @@ static uint32_t qnet__deflate_match(qnet__deflate *d, size_t at, uint32_t *dista
 {
     const unsigned char *p = d->window + at;
     size_t room = qnet__min_size(d->size - at, QNET__MATCH_MAX), best = QNET__MATCH_MIN - 1;
-    int32_t place;
     int tries = QNET__CHAIN;
     qnet__deflate_hash(d, at);
     if (room < QNET__MATCH_MIN) return 0;
     /* Places with the same hash, nearest first. Equal hashes of different bytes do happen: the
        bytes are compared, first the one that would make the match the longest so far. */
-    for (place = d->previous[at]; place >= 0 && tries > 0; place = d->previous[place], tries--) {
+    for (int32_t place = d->previous[at]; place >= 0 && tries > 0;
+         place = d->previous[place], tries--) {
         const unsigned char *q = d->window + place;
         size_t n = 0, back = at - (size_t)place;
         if (back > QNET__WINDOW) break; /* those after it are farther still */
@@ -11125,12 +11077,12 @@ static void qnet__deflate_parse(qnet__deflate *d)
         at += n;
         qnet__deflate_hash(d, at - 1);
     }
-    d->litlen.count[256] = 1;
+    d->litlen.count[256] = 1; /* the end of the block */
 }
 
 /* Code lengths length[symbols] <= limit for these counts, and the codes. Huffman's tree by two
    queues (leaves and inner nodes both come in rising order of weight), then lengths above the limit
-   are shortened and the shortest harm done elsewhere. At least two codes get a length, so that
+   are shortened at the least cost elsewhere. At least two codes get a length, so that
    every decoder takes the set as complete. */
 static void qnet__huffman_make(const uint32_t *count, int symbols, int limit, uint8_t *length,
                                uint16_t *code)
@@ -11163,9 +11115,9 @@ static void qnet__huffman_make(const uint32_t *count, int symbols, int limit, ui
         if (i < used) of_length[qnet__min_int(depth[i], limit)]++;
     }
     for (i = 1; i <= limit; i++) kraft += (uint32_t)of_length[i] << (limit - i);
-    /* Cutting depths to the limit made too many short codes: the sum of 2^-length is above 1. Each
-       round takes one leaf of the greatest length and hangs it, as the twin, below the leaf of the
-       next smaller length: the sum falls by 2^-limit. */
+    /* Truncated depths may break Kraft's inequality, sum of 2^-length <= 1. Each round takes one
+       leaf of the greatest length and makes it the sibling of a leaf of the next smaller length,
+       which goes one level down: the sum falls by 2^-limit. */
     for (; kraft > 1u << limit; kraft--) {
         of_length[limit]--;
         for (i = limit - 1; of_length[i] == 0; i--) {}
@@ -11184,8 +11136,7 @@ static size_t qnet__coded_bits(const uint32_t *count, const uint8_t *length, int
                                const uint8_t *extra, int plain)
 {
     size_t bits = 0;
-    int i;
-    for (i = 0; i < symbols; i++)
+    for (int i = 0; i < symbols; i++)
         bits += count[i] * (size_t)(length[i] + (i < plain ? 0 : extra[i - plain]));
     return bits;
 }
@@ -11193,8 +11144,7 @@ static size_t qnet__coded_bits(const uint32_t *count, const uint8_t *length, int
 /* The tokens of the block in the codes at hand, and its end. */
 static void qnet__deflate_tokens(qnet__deflate *d)
 {
-    size_t i;
-    for (i = 0; i < d->tokens; i++) {
+    for (size_t i = 0; i < d->tokens; i++) {
         uint32_t n = d->token[i] & 511, distance = d->token[i] >> 9;
         int symbol;
         if (distance == 0) {
@@ -11217,7 +11167,7 @@ static void qnet__deflate_tokens(qnet__deflate *d)
 static size_t qnet__deflate_head(qnet__deflate *d, qnet__alphabet *codelen, int write)
 {
     uint8_t all[QNET__LITLEN_CODES + QNET__DIST_CODES];
-    int literals = QNET__LITLEN_CODES, distances = QNET__DIST_CODES, codes = 19, i, n, run;
+    int literals = QNET__LITLEN_CODES, distances = QNET__DIST_CODES, codes = 19, n, run;
     while (d->litlen.length[literals - 1] == 0) literals--; /* zeros at the end are not sent */
     while (d->dist.length[distances - 1] == 0) distances--;
     n = literals + distances;
@@ -11228,11 +11178,12 @@ static size_t qnet__deflate_head(qnet__deflate *d, qnet__alphabet *codelen, int 
         qnet__put_bits(d, (uint32_t)(literals - 257), 5);
         qnet__put_bits(d, (uint32_t)(distances - 1), 5);
         qnet__put_bits(d, (uint32_t)(codes - 4), 4);
-        for (i = 0; i < codes; i++)
+        for (int i = 0; i < codes; i++)
             qnet__put_bits(d, codelen->length[qnet__codelen_order[i]], 3);
     }
-    for (i = 0; i < n; i += run) {
+    for (int i = 0; i < n; i += run) {
         int symbol = all[i], most = symbol == 0 ? 138 : 6, repeat;
+        /* The first of a run is sent as such, its repeats by 16; zeros all by 17 or 18. */
         for (run = 1; run < most && i + run < n && all[i + run] == symbol; run++) {}
         repeat = run >= 3 && (symbol == 0 || (i > 0 && all[i - 1] == symbol));
         if (repeat) symbol = symbol != 0 ? 16 : run <= 10 ? 17 : 18;
@@ -11286,20 +11237,19 @@ static qnet_status qnet__deflate_block(qnet__deflate *d, int last)
 /* Makes room for the next block: the last 32768 bytes stay, and all places move down with them. */
 static void qnet__deflate_slide(qnet__deflate *d)
 {
-    int32_t i;
     memmove(d->window, d->window + QNET__WINDOW, QNET__WINDOW);
     memmove(d->previous, d->previous + QNET__WINDOW, QNET__WINDOW * sizeof d->previous[0]);
-    for (i = 0; i < 1 << QNET__HASH_BITS; i++)
+    for (int32_t i = 0; i < 1 << QNET__HASH_BITS; i++)
         d->head[i] = qnet__max_int(d->head[i] - QNET__WINDOW, -1);
-    for (i = 0; i < QNET__WINDOW; i++)
+    for (int32_t i = 0; i < QNET__WINDOW; i++)
         d->previous[i] = qnet__max_int(d->previous[i] - QNET__WINDOW, -1);
     d->start -= QNET__WINDOW;
     d->size -= QNET__WINDOW;
     d->hashed -= QNET__WINDOW;
 }
 
-/* Takes in bytes[size]. A full block is coded only when more comes, so that the last one is known
-   to be the last. */
+/* Appends bytes[size] to the plain stream. A full block is coded only when more bytes follow it, as
+   the last block carries a mark. */
 static qnet_status qnet__deflate_write(qnet__deflate *d, const void *bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)bytes;
@@ -11330,7 +11280,9 @@ static qnet_status qnet__deflate_finish(qnet__deflate *d)
 }
 
 /* ============================================================================================
-   >>png   PNG pictures out (ISO/IEC 15948): 8 bits, grey or RGB, by the deflate above.
+   >>png   PNG pictures out (ISO/IEC 15948): pixels[height][width][channels], 8 bits, 1 channel
+   (grey) or 3 (RGB). A picture is a signature and chunks: IHDR with the sizes, IDAT with the rows,
+   each filtered and all packed by the deflate above, IEND.
    ============================================================================================ */
 
 /* A chunk: length, type, bytes[size], CRC of type and bytes; big-endian numbers (PNG, 5.3). */
@@ -11399,7 +11351,6 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     qnet__deflate *d;
     size_t row, block, total;
     qnet_status status = QNET_OK;
-    int y;
     if (ctx == NULL || sink == NULL || pixels == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_png_write: context, sink or pixels is NULL");
@@ -11415,9 +11366,10 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");
     line[0] = (unsigned char *)(d + 1);
     line[1] = line[0] + row + 1;
+    /* The rows as a zlib stream in `data`. */
     to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
     qnet__deflate_start(d, ctx, &to, 1);
-    for (y = 0; y < height && status == QNET_OK; y++) {
+    for (int y = 0; y < height && status == QNET_OK; y++) {
         const uint8_t *p = pixels + (size_t)y * row;
         const int best = qnet__png_filter(p, y > 0 ? p - row : NULL, row, (size_t)channels, line);
         status = qnet__deflate_write(d, line[best], row + 1);
@@ -11426,7 +11378,7 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     qnet__free(ctx, d, block);
     qnet__store(head, 4, 1, (uint32_t)width);
     qnet__store(head + 4, 4, 1, (uint32_t)height);
-    head[9] = channels == 3 ? 2 : 0; /* colour type */
+    head[9] = channels == 3 ? 2 : 0; /* colour type, behind the 8 bits a sample */
     if (status == QNET_OK) status = qnet__write(ctx, sink, signature, 8);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IHDR", head, 13);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IDAT", data.bytes, data.size);
@@ -11436,18 +11388,14 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
 }
 
 #ifndef QNET_NO_STDIO
-/* The same into a file, by way of path.tmp. */
+/* The same into a file. */
 QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int width, int height,
                                    int channels, const uint8_t *pixels)
 {
     qnet__file file;
     qnet_sink sink;
-    qnet_status status;
-    if (ctx == NULL || path == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_png_save: context or path is NULL");
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet_png_write(ctx, &sink, width, height, channels, pixels);
-    return qnet__file_finish(&file, status);
+    return qnet__file_finish(&file, qnet_png_write(ctx, &sink, width, height, channels, pixels));
 }
 #endif
 
@@ -11457,12 +11405,19 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    A volume is voxels[nz][ny][nx] and an affine: world = affine * (i, j, k, 1), in mm, x to the
    right, y to the front, z up ("RAS+"). Nothing is flipped when a file is read: voxels stay in file
    order, and where they lie is in the affine. Turning a volume is an act of its own,
-   qnet_volume_reorient. Relies on >>file for bytes and on >>deflate for .nii.gz.
+   qnet_volume_reorient. An orientation is three letters, what each voxel axis points to: "LPS" runs
+   left, back, up.
+
+   A file is a header of 348 bytes, extensions, and the voxels, x fastest, as one of ten number
+   types, little- or big-endian, plain or in gzip; voxel = stored * slope + intercept, as float.
+   What tools are known to write wrongly without doubt about its meaning is repaired with a warning,
+   all else is refused with the field, what was expected, and what was found. Relies on >>file for
+   bytes and on >>deflate for .nii.gz.
    ============================================================================================ */
 
 /* ---- 3 x 3 matrices and affines -------------------------------------------------------------- */
 
-/* The determinant of m. */
+/* The determinant of m, by its first row. */
 static double qnet__det3(double m[3][3])
 {
     return m[0][0] * (m[1][1] * m[2][2] - m[1][2] * m[2][1]) -
@@ -11476,20 +11431,19 @@ static double qnet__det3(double m[3][3])
    affine is not finite or singular. */
 static int qnet__affine_axes(const double *affine, double norm[3], double r[3][3])
 {
-    int i, j;
-    for (j = 0; j < 3; j++) {
+    for (int j = 0; j < 3; j++) {
         const double a = affine[j], b = affine[4 + j], c = affine[8 + j];
         norm[j] = sqrt(a * a + b * b + c * c);
         if (!(norm[j] > 1e-9 && norm[j] < 1e9 && fabs(affine[4 * j + 3]) < 1e12)) return 0;
-        for (i = 0; i < 3; i++) r[i][j] = affine[4 * i + j] / norm[j];
+        for (int i = 0; i < 3; i++) r[i][j] = affine[4 * i + j] / norm[j];
     }
     if (fabs(qnet__det3(r)) < 1e-6) return 0; /* unit columns that lie (nearly) in one plane */
     for (int step = 0; step < 30; step++) {
         const double det = qnet__det3(r);
         double next[3][3];
-        for (i = 0; i < 3; i++) {
+        for (int i = 0; i < 3; i++) {
             const int i1 = (i + 1) % 3, i2 = (i + 2) % 3;
-            for (j = 0; j < 3; j++) { /* cofactor / det = the transposed inverse */
+            for (int j = 0; j < 3; j++) { /* cofactor / det = the transposed inverse */
                 const int j1 = (j + 1) % 3, j2 = (j + 2) % 3;
                 next[i][j] = (r[i][j] + (r[i1][j1] * r[i2][j2] - r[i1][j2] * r[i2][j1]) / det) / 2;
             }
@@ -11600,8 +11554,9 @@ QNET_API void qnet_volume_destroy(qnet_volume *volume)
 }
 
 /* New axis j runs along an old axis i, backwards where flipped: index_old = n - 1 - index_new. The
-   affine follows: column j is the old column i, negated where flipped, and the origin moves to the
-   corner that is index 0 now. The volume is as before on failure. */
+   affine A follows, so that every voxel keeps its place in the world: column j of the new one is
+   column i of A, negated where flipped, and the origin moves by column i times n - 1 to the corner
+   that is index 0 now. The volume is as before on failure. */
 QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 {
     static const char letters[] = "RASLPI"; /* letter k is world axis k % 3, negative from 3 on */
@@ -11618,7 +11573,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     n[0] = volume->nx, n[1] = volume->ny, n[2] = volume->nz;
     stride[0] = 1, stride[1] = n[0], stride[2] = (ptrdiff_t)n[0] * n[1];
     memcpy(affine, volume->affine, sizeof affine);
-    for (j = 0; j < 3; j++) {
+    for (j = 0; j < 3; j++) { /* i: the old axis along the world axis of letter j */
         const char *letter = to[j] ? strchr(letters, to[j]) : NULL;
         int flip;
         k = letter ? (int)(letter - letters) : -1;
@@ -11643,7 +11598,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
         const size_t bytes = qnet__voxel_count(n[0], n[1], n[2]) * sizeof(float);
         float *voxels = (float *)qnet__alloc(volume->ctx, bytes), *next = voxels;
         if (voxels == NULL) return qnet__no_memory(volume->ctx, bytes, "reorienting a volume");
-        for (k = 0; k < size[2]; k++)
+        for (k = 0; k < size[2]; k++) /* in the new order; step[]: strides in the old one */
             for (j = 0; j < size[1]; j++) {
                 const float *row = volume->voxels + (start + k * step[2] + j * step[1]);
                 for (i = 0; i < size[0]; i++) *next++ = row[i * step[0]];
@@ -11660,25 +11615,24 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 
 /* ---- the header ------------------------------------------------------------------------------ */
 
-/* The fields of nifti_1_header that are used here, by their offset in the file. */
-enum {
-    QNET__NII_SIZE = 0,       /* int32: 348, in the byte order of the file */
-    QNET__NII_DIM = 40,       /* int16[8]: number of axes, then the length of each */
-    QNET__NII_DATATYPE = 70,  /* int16: QNET__NIFTI_TYPES */
-    QNET__NII_BITPIX = 72,    /* int16: bits per voxel, which datatype says already */
-    QNET__NII_PIXDIM = 76,    /* float[8]: qfac (1 or -1), then the spacing along each axis */
-    QNET__NII_OFFSET = 108,   /* float: where the voxels start, 352 without extensions */
-    QNET__NII_SLOPE = 112,    /* float: voxel = stored * slope + inter; 0: as stored */
-    QNET__NII_INTER = 116,    /* float */
-    QNET__NII_UNITS = 123,    /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
-    QNET__NII_QFORM = 252,    /* int16: above 0: the quaternion below is valid */
-    QNET__NII_SFORM = 254,    /* int16: above 0: the matrix below is valid */
-    QNET__NII_QUATERN = 256,  /* float[3]: b, c, d */
-    QNET__NII_QOFFSET = 268,  /* float[3]: x, y, z */
-    QNET__NII_SROW = 280,     /* float[3][4]: the matrix, voxel index to world */
-    QNET__NII_MAGIC = 344,    /* char[4]: "n+1": header and voxels in one file */
-    QNET__NII_END = 348       /* four bytes; where the first is not 0, extensions up to offset */
-};
+/* The fields of nifti_1_header that are used here: offset in the file and, but for bytes, type. */
+#define QNET__NII_BYTES 348 /* int32 at 0, too, in the byte order of the file */
+#define QNET__NII_DIM 40, QNET__NIFTI_INT16         /* [8]: number of axes, then each length */
+#define QNET__NII_DATATYPE 70, QNET__NIFTI_INT16    /* QNET__NIFTI_TYPES */
+#define QNET__NII_BITPIX 72, QNET__NIFTI_INT16      /* bits per voxel, as datatype says already */
+#define QNET__NII_PIXDIM 76, QNET__NIFTI_FLOAT32    /* [8]: qfac (1 or -1), then each spacing */
+#define QNET__NII_OFFSET 108, QNET__NIFTI_FLOAT32   /* of the voxels, 352 without extensions */
+#define QNET__NII_SLOPE 112, QNET__NIFTI_FLOAT32    /* voxel = stored * slope + inter; 0: stored */
+#define QNET__NII_INTER 116, QNET__NIFTI_FLOAT32
+#define QNET__NII_UNITS 123 /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
+#define QNET__NII_QFORM 252, QNET__NIFTI_INT16      /* above 0: the quaternion below is valid */
+#define QNET__NII_SFORM 254, QNET__NIFTI_INT16      /* above 0: the matrix below is valid */
+#define QNET__NII_QUATERN 256, QNET__NIFTI_FLOAT32  /* [3]: b, c, d */
+#define QNET__NII_QOFFSET 268, QNET__NIFTI_FLOAT32  /* [3]: x, y, z */
+#define QNET__NII_SROW 280, QNET__NIFTI_FLOAT32     /* [3][4]: the matrix, voxel index to world */
+#define QNET__NII_MAGIC 344 /* char[4]: "n+1": header and voxels in one file */
+/* After it four bytes; where the first is not 0, extensions up to the offset of the voxels. */
+
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
 #define QNET__NIFTI_MAX_TAIL   ((size_t)1 << 20) /* bytes after the last voxel that are ignored */
 #define QNET__NIFTI_PIECE      65536             /* bytes read or written at a time */
@@ -11687,9 +11641,8 @@ enum {
 /* Between the file's byte order and the other one: the numbers of a header. */
 static void qnet__nifti_swap_header(unsigned char *h)
 {
-    static const short runs[][3] = { /* first byte, count, bytes of each */
-        {QNET__NII_SIZE, 1, 4}, {QNET__NII_DIM, 8, 2}, {QNET__NII_DATATYPE, 2, 2},
-        {QNET__NII_PIXDIM, 11, 4}, {QNET__NII_QFORM, 2, 2}, {QNET__NII_QUATERN, 18, 4}};
+    static const short runs[6][3] = { /* first byte, count, bytes of each */
+        {0, 1, 4}, {40, 8, 2}, {70, 2, 2}, {76, 11, 4}, {252, 2, 2}, {256, 18, 4}};
     for (int i = 0; i < 6; i++)
         qnet__swap_bytes(h + runs[i][0], (size_t)runs[i][1], (size_t)runs[i][2]);
 }
@@ -11726,15 +11679,19 @@ static double qnet__nifti_number(const unsigned char *p, int code)
     }
 }
 
-/* Short forms for the fields of the header. */
-static int qnet__nifti_short(const unsigned char *p)
+/* Number i of a header's field, which is an offset and a type, INT16 or FLOAT32. */
+static double qnet__nifti_get(const unsigned char *h, int offset, int type, int i)
 {
-    return (int)qnet__nifti_number(p, QNET__NIFTI_INT16);
+    return qnet__nifti_number(h + offset + i * (type == QNET__NIFTI_INT16 ? 2 : 4), type);
 }
 
-static double qnet__nifti_float(const unsigned char *p)
+/* Its counterpart: value, rounded to the field's type. */
+static void qnet__nifti_put(unsigned char *h, int offset, int type, int i, double value)
 {
-    return qnet__nifti_number(p, QNET__NIFTI_FLOAT32);
+    const int16_t whole = type == QNET__NIFTI_INT16 ? (int16_t)value : 0;
+    const float real = (float)value;
+    if (type == QNET__NIFTI_INT16) memcpy(h + offset + 2 * i, &whole, sizeof whole);
+    else memcpy(h + offset + 4 * i, &real, sizeof real);
 }
 
 /* The state of reading, in one block of the heap. After qnet__nifti_parse nothing in here can lead
@@ -11748,10 +11705,16 @@ typedef struct qnet__nifti_reader {
     int packed, swapped, type, bitpix; /* bitpix: 0 when it agrees with type */
     size_t bytes, count, offset;       /* bytes of a voxel, voxels, where they start */
     double slope, intercept;
-    unsigned char header[QNET__NII_END]; /* in the order of this machine */
+    unsigned char header[QNET__NII_BYTES]; /* in the order of this machine */
     qnet__inflate inflate;               /* if packed */
     unsigned char piece[QNET__NIFTI_PIECE];
 } qnet__nifti_reader;
+
+/* Refusals and warnings begin with the file's name. */
+#define qnet__nifti_fail(in, status, text, ...) \
+    qnet__fail((in)->ctx, QNET_ERROR_##status, "%s: " text, (in)->name, __VA_ARGS__)
+#define qnet__nifti_warn(in, text, ...) \
+    qnet__log((in)->ctx, QNET_LOG_WARNING, "%s: " text, (in)->name, __VA_ARGS__)
 
 /* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
    the third axis makes the frame left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or
@@ -11759,45 +11722,48 @@ typedef struct qnet__nifti_reader {
 static double qnet__nifti_qform(const unsigned char *h, const double spacing[3],
                                 double affine[3][4])
 {
-    const double qfac = qnet__nifti_float(h + QNET__NII_PIXDIM) < 0 ? -1 : 1;
-    double q[4], r[3][3], rest;
-    int i, j;
-    for (i = 0; i < 3; i++) {
-        q[1 + i] = qnet__nifti_float(h + QNET__NII_QUATERN + 4 * i);
-        affine[i][3] = qnet__nifti_float(h + QNET__NII_QOFFSET + 4 * i);
+    const double qfac = qnet__nifti_get(h, QNET__NII_PIXDIM, 0) < 0 ? -1 : 1;
+    double q[4], r[3][3], rest = 1;
+    for (int i = 0; i < 3; i++) {
+        q[1 + i] = qnet__nifti_get(h, QNET__NII_QUATERN, i);
+        rest -= q[1 + i] * q[1 + i];
+        affine[i][3] = qnet__nifti_get(h, QNET__NII_QOFFSET, i);
     }
-    rest = 1 - (q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
     if (!(rest >= -1e-5)) return -1;
     q[0] = rest <= 3 * (double)FLT_EPSILON ? 0 : sqrt(rest);
     qnet__quaternion_to_rotation(q, r);
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 3; j++) affine[i][j] = r[i][j] * spacing[j] * (j == 2 ? qfac : 1);
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < 3; j++) affine[i][j] = r[i][j] * spacing[j] * (j == 2 ? qfac : 1);
     return fmax(0, -rest);
 }
 
-#define qnet__nifti_warn(in, ...) qnet__log((in)->ctx, QNET_LOG_WARNING, __VA_ARGS__)
-
-/* Where the voxels lie: the sform if its code says that there is one, else the qform, else spacing
-   alone: then axes to the left, front and top around the volume's centre, as nibabel takes them
-   from ANALYZE, with a warning. */
+/* Where the voxels lie, in mm. The first row that holds decides; refused when that affine is
+   singular:
+       sform_code > 0, its matrix is not 0   sform
+       sform_code > 0, qform not valid       sform, to be refused
+       qform_code > 0                        qform
+       neither                               LAS around the centre, as nibabel takes ANALYZE
+   Valid: code above 0, a quaternion of length 1, spacings above 0. Warnings: a unit that is none, a
+   spacing with a sign, a quaternion that is too long, a form that is passed over. */
 static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
 {
     static const char *const source[3] = {"pixdim", "qform", "sform"};
     static const double mm[8] = {1, 1000, 1, .001, 1, 1, 1, 1}; /* of a unit: unknown, m, mm, um */
     qnet_volume *v = &in->volume;
     const unsigned char *h = in->header;
-    const int dims = qnet__nifti_short(h + QNET__NII_DIM), units = h[QNET__NII_UNITS] & 7;
-    const int qform = qnet__nifti_short(h + QNET__NII_QFORM);
-    const int sform = qnet__nifti_short(h + QNET__NII_SFORM);
+    const int dims = (int)qnet__nifti_get(h, QNET__NII_DIM, 0), units = h[QNET__NII_UNITS] & 7;
+    const int qform = (int)qnet__nifti_get(h, QNET__NII_QFORM, 0);
+    const int sform = (int)qnet__nifti_get(h, QNET__NII_SFORM, 0);
     const int n[3] = {v->nx, v->ny, v->nz};
     double spacing[3], other[3][4], r[3][3], norm[3], excess;
-    int negative = 0, zero = 1, qform_valid, i, j;
+    int negative = 0, zero = 1, qform_valid;
     char text[4] = "";
     if (units > 3)
-        qnet__nifti_warn(in, "%s: xyzt_units has the spatial unit %d, which is none of NIfTI-1: "
-                         "taken as mm", in->name, units);
-    for (i = 2; i >= 0; i--) {
-        spacing[i] = qnet__nifti_float(h + QNET__NII_PIXDIM + 4 + 4 * i);
+        qnet__nifti_warn(in, "xyzt_units has the spatial unit %d, which is none of NIfTI-1: taken "
+                         "as mm", units);
+    /* Both forms are read; the qform also where the sform is used, to compare them. */
+    for (int i = 2; i >= 0; i--) {
+        spacing[i] = qnet__nifti_get(h, QNET__NII_PIXDIM, 1 + i);
         if (spacing[i] == 0 && (i >= dims || n[i] == 1)) spacing[i] = 1; /* no such axis */
         if (spacing[i] < 0) negative = i + 1;
         spacing[i] = fabs(spacing[i]); /* direction is the quaternion's matter */
@@ -11805,49 +11771,45 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     excess = qnet__nifti_qform(h, spacing, other);
     qform_valid = qform > 0 && excess >= 0 && qnet__affine_axes(&other[0][0], norm, r);
     if (qform_valid) qnet__orientation_text(r, text);
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 4; j++) {
-            v->affine[i][j] = qnet__nifti_float(h + QNET__NII_SROW + 16 * i + 4 * j);
-            if (j < 3 && v->affine[i][j] != 0) zero = 0;
-        }
+    for (int i = 0; i < 12; i++) {
+        v->affine[i / 4][i % 4] = qnet__nifti_get(h, QNET__NII_SROW, i);
+        zero = zero && (i % 4 == 3 || v->affine[i / 4][i % 4] == 0);
+    }
     v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
-    if (v->affine_source == 1 && sform > 0)
-        qnet__nifti_warn(in, "%s: sform_code is %d, but its matrix is 0: qform is used", in->name,
-                         sform);
-    for (i = 0; i < 3 && v->affine_source < 2; i++)
-        if (!(spacing[i] > 0 && qnet__is_finite(spacing[i])))
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: pixdim[%d] is %g, expected a "
-                              "spacing above 0", in->name, i + 1, spacing[i]);
-    if (v->affine_source < 2 && negative)
-        qnet__nifti_warn(in, "%s: pixdim[%d] is %g: taken as %g, a spacing has no sign", in->name,
-                         negative, -spacing[negative - 1], spacing[negative - 1]);
-    if (v->affine_source == 1) {
-        if (excess < 0)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: qform: quatern_b, c, d are longer "
-                              "than 1", in->name);
-        if (excess > 3 * (double)FLT_EPSILON) /* above the rounding of stored floats, by nibabel */
-            qnet__nifti_warn(in, "%s: qform: quatern_b, c, d are longer than 1 by %.2g: taken as 1",
-                             in->name, excess / 2);
+    if (v->affine_source < 2) { /* by pixdim: other[] becomes the affine */
+        if (sform > 0)
+            qnet__nifti_warn(in, "sform_code is %d, but its matrix is 0: qform is used", sform);
+        for (int i = 0; i < 3; i++)
+            if (!(spacing[i] > 0 && qnet__is_finite(spacing[i])))
+                return qnet__nifti_fail(in, FORMAT, "pixdim[%d] is %g, expected a spacing above 0",
+                                        i + 1, spacing[i]);
+        if (negative)
+            qnet__nifti_warn(in, "pixdim[%d] is %g: taken as %g, a spacing has no sign", negative,
+                             -spacing[negative - 1], spacing[negative - 1]);
+        for (int i = 0; i < 3 && qform <= 0; i++) {
+            memset(other[i], 0, sizeof other[i]);
+            other[i][i] = i == 0 ? -spacing[i] : spacing[i];
+            other[i][3] = -other[i][i] * (n[i] - 1) / 2;
+        }
+        if (qform <= 0)
+            qnet__nifti_warn(in, "%s", "neither sform nor qform: taken as LAS, side unknown");
+        else if (excess < 0)
+            return qnet__nifti_fail(in, FORMAT, "%s", "qform: quatern_b, c, d are longer than 1");
+        else if (excess > 3 * (double)FLT_EPSILON) /* more than rounding to float (nibabel) */
+            qnet__nifti_warn(in, "qform: quatern_b, c, d are longer than 1 by %.2g: taken as 1",
+                             excess / 2);
         memcpy(v->affine, other, sizeof other);
     }
-    if (v->affine_source == 0) {
-        memset(v->affine, 0, sizeof v->affine);
-        for (i = 0; i < 3; i++) {
-            v->affine[i][i] = i == 0 ? -spacing[i] : spacing[i];
-            v->affine[i][3] = -v->affine[i][i] * (n[i] - 1) / 2;
-        }
-        qnet__nifti_warn(in, "%s: neither sform nor qform: taken as LAS, side unknown", in->name);
-    }
-    for (i = 0; i < 12; i++) v->affine[i / 4][i % 4] *= mm[units];
+    for (int i = 0; i < 12; i++) v->affine[i / 4][i % 4] *= mm[units];
     if (!qnet__affine_axes(&v->affine[0][0], v->spacing, r))
-        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: the affine of the %s is singular or not "
-                          "finite", in->name, source[v->affine_source]);
+        return qnet__nifti_fail(in, FORMAT, "the affine of the %s is singular or not finite",
+                                source[v->affine_source]);
     qnet__orientation_text(r, v->orientation);
     /* Both forms may be there and mean different spaces; that is no fault. That they flip an axis
        against each other mostly is one, of some tool that turned the picture and one form only. */
     if (v->affine_source == 2 && qform_valid && strcmp(text, v->orientation) != 0)
-        qnet__nifti_warn(in, "%s: sform says %s and qform says %s; sform is used", in->name,
-                         v->orientation, text);
+        qnet__nifti_warn(in, "sform says %s and qform says %s; sform is used", v->orientation,
+                         text);
     return QNET_OK;
 }
 
@@ -11856,82 +11818,77 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
    some field. */
 static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
 {
-    qnet_context *ctx = in->ctx;
-    const char *name = in->name;
     unsigned char *h = in->header, *magic = h + QNET__NII_MAGIC;
-    int dim[8], i;
+    int dim[8];
     double offset, slope;
     const long size = (int32_t)qnet__load_le32(h); /* as a little-endian file has it */
     const int big = size == 0x5c010000; /* 348 the other way round */
     if (size == 540 || size == 0x1c020000)
-        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED,
-                          "%s: sizeof_hdr is 540 (NIfTI-2), expected 348 (NIfTI-1)", name);
-    if (size != QNET__NII_END && !big)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a NIfTI-1 file: sizeof_hdr is %ld, "
-                          "expected 348 in either byte order", name, size);
+        return qnet__nifti_fail(in, UNSUPPORTED, "sizeof_hdr is %d (NIfTI-2), expected 348 "
+                                "(NIfTI-1)", 540);
+    if (size != QNET__NII_BYTES && !big)
+        return qnet__nifti_fail(in, FORMAT, "not a NIfTI-1 file: sizeof_hdr is %ld, expected 348 "
+                                "in either byte order", size);
     in->swapped = big == qnet__is_little_endian();
     if (in->swapped) qnet__nifti_swap_header(h);
     if (memcmp(magic, "ni1", 4) == 0)
-        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: magic is \"ni1\" (a .hdr/.img pair), "
-                          "expected \"n+1\" (one file)", name);
+        return qnet__nifti_fail(in, UNSUPPORTED, "magic is \"%s\" (a .hdr/.img pair), expected "
+                                "\"n+1\" (one file)", "ni1");
     if (memcmp(magic, "n+1", 4) != 0)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a NIfTI-1 file: magic is %02x %02x %02x "
-                          "%02x, expected 6e 2b 31 00 (\"n+1\")", name, magic[0], magic[1],
-                          magic[2], magic[3]);
-    for (i = 0; i < 8; i++) dim[i] = qnet__nifti_short(h + QNET__NII_DIM + 2 * i);
+        return qnet__nifti_fail(in, FORMAT, "not a NIfTI-1 file: magic is %02x %02x %02x %02x, "
+                                "expected 6e 2b 31 00 (\"n+1\")", magic[0], magic[1], magic[2],
+                                magic[3]);
+    for (int i = 0; i < 8; i++) dim[i] = (int)qnet__nifti_get(h, QNET__NII_DIM, i);
     if (dim[0] < 1 || dim[0] > 7)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[0] is %d, expected 1 to 7", name,
-                          dim[0]);
-    for (i = 1; i <= 7; i++) {
+        return qnet__nifti_fail(in, FORMAT, "dim[0] is %d, expected 1 to 7", dim[0]);
+    for (int i = 1; i <= 7; i++) {
         if (i > dim[0]) dim[i] = 1; /* axes beyond the last hold anything, often 0 */
         if (i > 3 && dim[i] == 0) { /* a series of none is what no tool means */
-            qnet__nifti_warn(in, "%s: dim[%d] is 0, taken as 1", name, i);
+            qnet__nifti_warn(in, "dim[%d] is 0, taken as 1", i);
             dim[i] = 1;
         }
         if (dim[i] < 1)
-            return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[%d] is %d, expected 1 or more", name,
-                              i, dim[i]);
+            return qnet__nifti_fail(in, FORMAT, "dim[%d] is %d, expected 1 or more", i, dim[i]);
         if (i > 3 && dim[i] > 1)
-            return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: dim[%d] is %d, expected 1: one 3-D "
-                              "volume, not a series", name, i, dim[i]);
+            return qnet__nifti_fail(in, UNSUPPORTED, "dim[%d] is %d, expected 1: one 3-D volume, "
+                                    "not a series", i, dim[i]);
     }
     in->volume.nx = dim[1], in->volume.ny = dim[2], in->volume.nz = dim[3];
     in->count = qnet__voxel_count(dim[1], dim[2], dim[3]);
     if (in->count == 0)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: dim is %d x %d x %d, expected at most %.0f "
-                          "voxels (QNET_MAX_VOXELS)", name, dim[1], dim[2], dim[3],
-                          (double)QNET_MAX_VOXELS);
-    in->type = qnet__nifti_short(h + QNET__NII_DATATYPE);
+        return qnet__nifti_fail(in, LIMIT, "dim is %d x %d x %d, expected at most %.0f voxels "
+                                "(QNET_MAX_VOXELS)", dim[1], dim[2], dim[3],
+                                (double)QNET_MAX_VOXELS);
+    in->type = (int)qnet__nifti_get(h, QNET__NII_DATATYPE, 0);
     in->bytes = qnet__nifti_type(in->type, &in->type_name);
     if (in->bytes == 0)
-        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: datatype is %d, expected one of 2, 4, "
-                          "8, 16, 64, 256, 512, 768, 1024, 1280 (one real number per voxel)", name,
-                          in->type);
+        return qnet__nifti_fail(in, UNSUPPORTED, "datatype is %d, expected one of 2, 4, 8, 16, 64, "
+                                "256, 512, 768, 1024, 1280 (one real number per voxel)", in->type);
     /* bitpix says nothing new, and tools write it wrongly: uint8 masks from Julia say 32. Should
        datatype be the wrong one of the two, the file has not the length that goes with it. */
-    in->bitpix = qnet__nifti_short(h + QNET__NII_BITPIX);
+    in->bitpix = (int)qnet__nifti_get(h, QNET__NII_BITPIX, 0);
     if (in->bitpix == 8 * (int)in->bytes) in->bitpix = 0;
     else
-        qnet__nifti_warn(in, "%s: bitpix is %d, expected %d for datatype %d (%s), which is taken",
-                         name, in->bitpix, 8 * (int)in->bytes, in->type, in->type_name);
-    /* 0 is refused, too: whether voxels then start at 348 or 352 would be a guess, and a wrong one
-       shifts the picture by some voxels without a sign. */
-    offset = qnet__nifti_float(h + QNET__NII_OFFSET);
+        qnet__nifti_warn(in, "bitpix is %d, expected %d for datatype %d (%s), which is taken",
+                         in->bitpix, 8 * (int)in->bytes, in->type, in->type_name);
+    /* 0 is refused: voxels could then start at 348 or 352, and the wrong one of them shifts the
+       picture by some voxels unnoticed. */
+    offset = qnet__nifti_get(h, QNET__NII_OFFSET, 0);
     if (!(offset >= 352 && offset == floor(offset) && qnet__is_finite(offset)))
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: vox_offset is %g, expected a whole number "
-                          "of 352 or more", name, offset);
+        return qnet__nifti_fail(in, FORMAT, "vox_offset is %g, expected a whole number of 352 or "
+                                "more", offset);
     if (offset > (double)QNET__NIFTI_MAX_OFFSET)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: vox_offset is %g, expected at most %.0f",
-                          name, offset, (double)QNET__NIFTI_MAX_OFFSET);
+        return qnet__nifti_fail(in, LIMIT, "vox_offset is %g, expected at most %.0f", offset,
+                                (double)QNET__NIFTI_MAX_OFFSET);
     in->offset = (size_t)offset;
-    slope = qnet__nifti_float(h + QNET__NII_SLOPE);
-    in->intercept = qnet__nifti_float(h + QNET__NII_INTER);
+    slope = qnet__nifti_get(h, QNET__NII_SLOPE, 0);
+    in->intercept = qnet__nifti_get(h, QNET__NII_INTER, 0);
     /* NaN is what some tools write for "none"; nibabel takes infinity so, too. */
     in->slope = qnet__is_finite(slope) && slope != 0 ? slope : 1; /* 0: no scaling (nifti1.h) */
     if (in->slope != slope) in->intercept = 0;
     if (!qnet__is_finite(in->intercept))
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: scl_inter is %g, expected a finite number",
-                          name, in->intercept);
+        return qnet__nifti_fail(in, FORMAT, "scl_inter is %g, expected a finite number",
+                                in->intercept);
     return qnet__nifti_affine(in);
 }
 
@@ -11975,20 +11932,21 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
         if (fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) {
             char where[64];
             qnet__voxel_text(&in->volume, first + i, where);
-            return qnet__fail(in->ctx, QNET_ERROR_DATA, "%s: %s is %g, expected a number that a "
-                              "float can hold", in->name, where, v);
+            return qnet__nifti_fail(in, DATA, "%s is %g, expected a number that a float can hold",
+                                    where, v);
         }
         voxels[i] = (float)v;
     }
     return QNET_OK;
 }
 
-/* All voxels into volume.voxels; *room is how many it holds, also on failure. Room is made for at
-   most 16 times of what has come, and QNET__NIFTI_TRUST: a short file cannot ask for much. */
+/* All voxels into volume.voxels; *room is how many it holds, also on failure. The array grows to at
+   most 16 times of what has been read, or QNET__NIFTI_TRUST: a short file with a large dim costs
+   little memory. */
 static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
 {
-    size_t done, got, n;
-    for (done = 0; done < in->count; done += n) {
+    size_t got, n;
+    for (size_t done = 0; done < in->count; done += n) {
         if (done == *room) { /* all that was allocated has arrived */
             const size_t most = qnet__max_size(16 * done, QNET__NIFTI_TRUST);
             const size_t grown = qnet__min_size(in->count, most);
@@ -12003,59 +11961,58 @@ static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
         n = qnet__min_size(QNET__NIFTI_PIECE / in->bytes, *room - done);
         QNET__TRY(qnet__nifti_next(in, in->piece, n * in->bytes, &got));
         if (got < n * in->bytes)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: dim %d x %d x %d of %s "
-                              "needs %.0f bytes of voxels, found %.0f", in->name, in->volume.nx,
-                              in->volume.ny, in->volume.nz, in->type_name,
-                              (double)in->count * (double)in->bytes,
-                              (double)done * (double)in->bytes + (double)got);
+            return qnet__nifti_fail(in, FORMAT, "truncated: dim %d x %d x %d of %s needs %.0f "
+                                    "bytes of voxels, found %.0f", in->volume.nx, in->volume.ny,
+                                    in->volume.nz, in->type_name,
+                                    (double)in->count * (double)in->bytes,
+                                    (double)done * (double)in->bytes + (double)got);
         QNET__TRY(qnet__nifti_convert(in, done, n));
     }
     return QNET_OK;
 }
 
-/* Header, extensions (skipped), voxels, the rest. That it is packed is told by its first two bytes,
-   gzip's mark, not by the name: a stream has none, and names can be wrong. No NIfTI-1 file starts
-   so: its first byte is 5c, or 0. */
+/* Header, extensions (skipped), voxels, tail. Whether the file is packed is decided by its first
+   two bytes, gzip's magic number, not by its name, which a stream does not have and which may be
+   wrong. A NIfTI-1 file begins with 5c or 0. */
 static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
 {
-    size_t got, more, skip, tail = 0;
+    size_t got, more, tail = 0;
     QNET__TRY(qnet__nifti_next(in, in->header, 2, &got));
     if (got == 2 && in->header[0] == 0x1f && in->header[1] == 0x8b) {
         in->packed = 1;
         qnet__inflate_start(&in->inflate, in->ctx, in->source, in->header, 2);
         got = 0; /* inflate gives the header from its start */
     }
-    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NII_END - got, &more));
-    if (got + more < QNET__NII_END)
-        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: expected 348 bytes of "
-                          "NIfTI-1 header, found %d", in->name, (int)(got + more));
+    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NII_BYTES - got, &more));
+    if (got + more < QNET__NII_BYTES)
+        return qnet__nifti_fail(in, FORMAT, "truncated: expected 348 bytes of NIfTI-1 header, "
+                                "found %d", (int)(got + more));
     QNET__TRY(qnet__nifti_parse(in));
-    for (skip = in->offset - QNET__NII_END; skip > 0; skip -= got) { /* extensions */
+    for (size_t skip = in->offset - QNET__NII_BYTES; skip > 0; skip -= got) { /* extensions */
         got = qnet__min_size(skip, QNET__NIFTI_PIECE);
         QNET__TRY(qnet__nifti_next(in, in->piece, got, &got));
         if (got == 0)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: expected voxels at byte "
-                              "%.0f (vox_offset), found the end %.0f bytes before", in->name,
-                              (double)in->offset, (double)skip);
+            return qnet__nifti_fail(in, FORMAT, "truncated: expected voxels at byte %.0f "
+                                    "(vox_offset), found the end %.0f bytes before",
+                                    (double)in->offset, (double)skip);
     }
     QNET__TRY(qnet__nifti_voxels(in, room));
-    /* What follows is read, too: in a gzip file that is what checks its CRC. A lot of it means that
+    /* The tail is read because the CRC of a gzip file is checked at its end. A long tail means that
        dim is wrong. */
     do {
         QNET__TRY(qnet__nifti_next(in, in->piece, QNET__NIFTI_PIECE, &got));
         tail += got;
         if (tail > 0 && in->bitpix != 0)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: bitpix is %d and datatype %d (%s), "
-                              "and more bytes follow than this type takes: one of them is wrong",
-                              in->name, in->bitpix, in->type, in->type_name);
+            return qnet__nifti_fail(in, FORMAT, "bitpix is %d and datatype %d (%s), and more bytes "
+                                    "follow than this type takes: one of them is wrong",
+                                    in->bitpix, in->type, in->type_name);
         if (tail > QNET__NIFTI_MAX_TAIL)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: more than %.0f bytes follow the "
-                              "last voxel, expected the end of the file: dim does not fit the file",
-                              in->name, (double)QNET__NIFTI_MAX_TAIL);
+            return qnet__nifti_fail(in, FORMAT, "more than %.0f bytes follow the last voxel, "
+                                    "expected the end of the file: dim does not fit the file",
+                                    (double)QNET__NIFTI_MAX_TAIL);
     } while (got == QNET__NIFTI_PIECE);
     if (tail > 0)
-        qnet__nifti_warn(in, "%s: %.0f bytes follow the last voxel and are ignored", in->name,
-                         (double)tail);
+        qnet__nifti_warn(in, "%.0f bytes follow the last voxel and are ignored", (double)tail);
     return QNET_OK;
 }
 
@@ -12063,7 +12020,7 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out)
 {
     qnet__nifti_reader *in;
-    qnet_volume *volume;
+    qnet_volume *volume = NULL;
     size_t room = 0;
     qnet_status status;
     if (ctx == NULL || source == NULL || source->read == NULL || out == NULL)
@@ -12088,42 +12045,28 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
 
 /* ---- writing: little-endian, float32 or int16 with a slope, the affine as sform -------------- */
 
-static void qnet__nifti_put_short(unsigned char *p, int value)
-{
-    const int16_t x = (int16_t)value;
-    memcpy(p, &x, sizeof x);
-}
-
-static void qnet__nifti_put_float(unsigned char *p, double value)
-{
-    const float x = (float)value;
-    memcpy(p, &x, sizeof x);
-}
-
 /* The header, h[352], with the four zeros after it that say "no extensions". A volume whose side is
    unknown (affine_source 0) gets neither form, so that no reader takes it as known. */
 static void qnet__nifti_header(const qnet_volume *v, double slope, const double spacing[3],
                                unsigned char *h)
 {
     const int dim[8] = {3, v->nx, v->ny, v->nz, 1, 1, 1, 1}, known = v->affine_source > 0;
-    const int32_t size = QNET__NII_END;
-    int i;
+    const int32_t size = QNET__NII_BYTES;
     memset(h, 0, 352);
     memcpy(h, &size, sizeof size);
     h[38] = 'r'; /* "regular", as ANALYZE wants it */
-    for (i = 0; i < 8; i++) {
-        qnet__nifti_put_short(h + QNET__NII_DIM + 2 * i, dim[i]);
-        qnet__nifti_put_float(h + QNET__NII_PIXDIM + 4 * i, i > 0 && i < 4 ? spacing[i - 1] : 1);
+    for (int i = 0; i < 8; i++) {
+        qnet__nifti_put(h, QNET__NII_DIM, i, dim[i]);
+        qnet__nifti_put(h, QNET__NII_PIXDIM, i, i > 0 && i < 4 ? spacing[i - 1] : 1);
     }
-    qnet__nifti_put_short(h + QNET__NII_DATATYPE, slope > 0 ? QNET__NIFTI_INT16
-                                                            : QNET__NIFTI_FLOAT32);
-    qnet__nifti_put_short(h + QNET__NII_BITPIX, slope > 0 ? 16 : 32);
-    qnet__nifti_put_float(h + QNET__NII_OFFSET, 352);
-    qnet__nifti_put_float(h + QNET__NII_SLOPE, slope > 0 ? slope : 1);
+    qnet__nifti_put(h, QNET__NII_DATATYPE, 0, slope > 0 ? QNET__NIFTI_INT16 : QNET__NIFTI_FLOAT32);
+    qnet__nifti_put(h, QNET__NII_BITPIX, 0, slope > 0 ? 16 : 32);
+    qnet__nifti_put(h, QNET__NII_OFFSET, 0, 352);
+    qnet__nifti_put(h, QNET__NII_SLOPE, 0, slope > 0 ? slope : 1);
     h[QNET__NII_UNITS] = 2; /* mm */
-    qnet__nifti_put_short(h + QNET__NII_SFORM, known); /* 1: scanner's coordinates */
-    for (i = 0; i < 12 && known; i++)
-        qnet__nifti_put_float(h + QNET__NII_SROW + 4 * i, v->affine[i / 4][i % 4]);
+    qnet__nifti_put(h, QNET__NII_SFORM, 0, known); /* 1: scanner's coordinates */
+    for (int i = 0; i < 12 && known; i++)
+        qnet__nifti_put(h, QNET__NII_SROW, i, v->affine[i / 4][i % 4]);
     memcpy(h + QNET__NII_MAGIC, "n+1", 4);
     if (!qnet__is_little_endian()) qnet__nifti_swap_header(h);
 }
@@ -12142,20 +12085,20 @@ static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d,
 {
     const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = slope > 0 ? 2 : 4;
     const double step = (double)(float)slope; /* as a reader finds it in the header */
-    size_t done, i, n;
-    for (done = 0; done < count; done += n) {
+    size_t n;
+    for (size_t done = 0; done < count; done += n) {
         n = qnet__min_size(QNET__NIFTI_PIECE / bytes, count - done);
         if (slope == 0) memcpy(piece, v->voxels + done, n * bytes);
-        for (i = 0; i < n && slope > 0; i++) {
-            const double stored = rint((double)v->voxels[done + i] / step);
+        for (size_t i = 0; i < n && slope > 0; i++) {
+            const double value = (double)v->voxels[done + i], stored = rint(value / step);
             if (!(stored >= -32768 && stored <= 32767)) { /* NaN, too */
                 char where[64];
                 qnet__voxel_text(v, done + i, where);
                 return qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored as "
-                                  "%g: it does not fit int16", qnet__sink_name(sink), where,
-                                  (double)v->voxels[done + i], stored);
+                                  "%g: it does not fit int16", qnet__sink_name(sink), where, value,
+                                  stored);
             }
-            qnet__nifti_put_short(piece + 2 * i, (int)stored);
+            qnet__nifti_put(piece + 2 * i, 0, QNET__NIFTI_INT16, 0, stored);
         }
         if (!qnet__is_little_endian()) qnet__swap_bytes(piece, n, bytes);
         QNET__TRY(qnet__nifti_send(ctx, d, sink, piece, n * bytes));
@@ -12180,6 +12123,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_nifti_write: context, sink or volume is NULL");
     name = qnet__sink_name(sink);
+    /* slope 0: float32; else int16 of the nearest multiples of the slope. */
     if (!(slope == 0 || (slope >= (double)FLT_MIN && slope <= (double)FLT_MAX)))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: slope is %g, expected 0 or a number above "
                           "0 that a float can hold", name, slope);
@@ -12197,6 +12141,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
                           "qnet_volume_reorient", name, orientation);
     block = (unsigned char *)qnet__alloc(ctx, bytes);
     if (block == NULL) return qnet__no_memory(ctx, bytes, "writing a NIfTI file");
+    /* One block holds deflate's state, if any, and the piece of voxels that is converted. */
     d = gzip ? (qnet__deflate *)(void *)block : NULL;
     if (d) qnet__deflate_start(d, ctx, sink, 0);
     qnet__nifti_header(volume, slope, spacing, header);
@@ -12247,8 +12192,17 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
    with offsets from the end of the header (https://github.com/huggingface/safetensors, format).
    The reader takes this grammar only, in one pass, and skips fields of a tensor that it does not
    know. Strings are decoded in place, as no escape is shorter than what it stands for; surrogate
-   pairs stay as they are written. In memory a convolution is [kh][kw][in][out], in a
-   file [out][in][kh][kw], as PyTorch has it.
+   pairs stay as they are written.
+
+   A network is one block of qnet_real and a table of its parameters: name, shape, layout, offset.
+   In memory a convolution is [kh][kw][in][out], in a file [out][in][kh][kw], as PyTorch has it; all
+   other tensors are alike in both. Numbers of the types F64, F32, F16 and BF16 become qnet_real.
+
+   Reading goes header -> layout of the bytes -> bytes -> match with the table -> numbers -> copy;
+   each step refuses what the next one could not bear, so after it nothing needs to be checked
+   again. Files of an experiment carry their provenance as metadata: which run, input, repeat, fold
+   and model they are, and of which ResNet a Q-Net took the features. Relies on >>file for bytes and
+   on the table of >>tensor.
    ============================================================================================ */
 
 #ifndef QNET_MAX_SAFETENSORS_HEADER
@@ -12263,7 +12217,7 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
 #define QNET__SAFETENSORS_DIMS 8
 #define QNET__SHAPE_TEXT 192 /* "[" 8 numbers of 20 digits and commas "]" */
 
-/* The public struct, first, and what it lies in. */
+/* The public struct, as first member, and the buffers that its pointers lead into. */
 typedef struct qnet__safetensors_file {
     qnet_safetensors file;
     char name[256];
@@ -12272,7 +12226,13 @@ typedef struct qnet__safetensors_file {
     char first_out[160];     /* and which tensor was the first */
 } qnet__safetensors_file;
 
-/* The header's text as it is read: at moves from begin to end, where a zero stands. */
+/* The path that the file was read from. */
+static const char *qnet__safetensors_name(const qnet_safetensors *file)
+{
+    return ((const qnet__safetensors_file *)(const void *)file)->name; /* its first member */
+}
+
+/* The parser's state: the header's text and the position in it; *end = 0. */
 typedef struct qnet__header {
     qnet_context *ctx;
     const char *file;
@@ -12288,7 +12248,7 @@ QNET_API size_t qnet_dtype_size(qnet_dtype dtype)
     return (unsigned)dtype < sizeof(sizes) ? sizes[dtype] : 0;
 }
 
-/* As it stands in files; "?" for what is no dtype. */
+/* As it stands in files, in the order of qnet_dtype; "?" for what is no dtype. */
 QNET_API const char *qnet_dtype_name(qnet_dtype dtype)
 {
     static const char names[][5] = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16",
@@ -12296,7 +12256,7 @@ QNET_API const char *qnet_dtype_name(qnet_dtype dtype)
     return (unsigned)dtype < sizeof(names) / sizeof(names[0]) ? names[dtype] : "?";
 }
 
-/* "[64,3,7,7]", which is also the shape's JSON. */
+/* "[64,3,7,7]", for sentences and as the shape's JSON. */
 static void qnet__shape_text(char text[QNET__SHAPE_TEXT], int ndim, const size_t *shape)
 {
     int at = 1;
@@ -12323,11 +12283,12 @@ static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
 {
     const size_t size = qnet_dtype_size(dtype);
     const unsigned char *p = (const unsigned char *)data + i * size;
-    double f64;
-    float f32;
+    double f64 = 0; /* numbers are copied out: data need not be aligned */
+    float f32 = 0;
     int64_t i64;
     uint32_t bits;
     uint16_t half;
+    int exponent, fraction;
     switch (dtype) {
     case QNET_F64: memcpy(&f64, p, size); return f64;
     case QNET_F32: memcpy(&f32, p, size); return (double)f32;
@@ -12337,16 +12298,14 @@ static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
         bits = (uint32_t)half << 16;
         memcpy(&f32, &bits, sizeof(f32));
         return (double)f32;
-    case QNET_F16: {
-        int exponent, fraction;
+    case QNET_F16:
         memcpy(&half, p, size);
         exponent = half >> 10 & 31;
         fraction = half & 1023;
-        f64 = exponent == 0    ? ldexp(fraction, -24)
+        f64 = exponent == 0    ? ldexp(fraction, -24) /* subnormal */
               : exponent == 31 ? (fraction ? NAN : INFINITY)
-                               : ldexp(1024 + fraction, exponent - 25);
+                               : ldexp(1024 + fraction, exponent - 25); /* bias 15, 10 bits */
         return half >> 15 ? -f64 : f64;
-    }
     default: return 0;
     }
 }
@@ -12399,24 +12358,23 @@ static qnet_status qnet__header_escape(qnet__header *h, unsigned char **write)
 {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     const char *simple = h->at[1] ? strchr(from, h->at[1]) : NULL;
-    unsigned code = 0;
+    char digits[5] = "";
+    unsigned code;
     if (simple != NULL) {
         *(*write)++ = (unsigned char)to[simple - from];
         h->at += 2;
         return QNET_OK;
     }
     if (h->at[1] != 'u') return qnet__header_fail(h, "one of \"\\/bfnrtu behind a backslash");
-    for (int i = 2; i < 6; i++) {
-        const char *digits = "0123456789abcdefABCDEF";
-        const char *digit = h->at[i] ? strchr(digits, h->at[i]) : NULL;
-        if (digit == NULL) return qnet__header_fail(h, "four hexadecimal digits");
-        code = code * 16 + (unsigned)(digit - digits) - (digit - digits > 15 ? 6u : 0u);
-    }
+    if (strspn((const char *)h->at + 2, "0123456789abcdefABCDEF") < 4)
+        return qnet__header_fail(h, "four hexadecimal digits");
+    memcpy(digits, h->at + 2, 4);
+    code = (unsigned)strtoul(digits, NULL, 16);
     if (code == 0) return qnet__header_fail(h, "a character other than NUL");
-    if (code >= 0xd800 && code <= 0xdfff) {
+    if (code >= 0xd800 && code <= 0xdfff) { /* half of a surrogate pair */
         memmove(*write, h->at, 6);
         *write += 6;
-    } else {
+    } else { /* UTF-8 of n bytes: 6 bits in each but the first */
         const int n = code < 0x80 ? 1 : code < 0x800 ? 2 : 3;
         for (int i = n - 1; i > 0; i--, code >>= 6)
             (*write)[i] = (unsigned char)(0x80 | (code & 63));
@@ -12431,9 +12389,10 @@ static qnet_status qnet__header_escape(qnet__header *h, unsigned char **write)
    *size: its bytes without the NUL. */
 static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *size)
 {
-    unsigned char *start, *write; /* write <= h->at: what is decoded never overtakes */
+    unsigned char *write; /* <= h->at: no escape is shorter than its character */
     QNET__TRY(qnet__header_expect(h, '"', "a string"));
-    start = write = h->at;
+    write = h->at;
+    *text = (char *)write;
     while (*h->at != '"') {
         const size_t n = qnet__utf8_size(h->at, (size_t)(h->end - h->at));
         if (h->at == h->end) return qnet__header_fail(h, "the end of a string");
@@ -12449,9 +12408,20 @@ static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *siz
     }
     h->at++;
     *write = 0;
-    *text = (char *)start;
-    *size = (size_t)(write - start);
+    *size = (size_t)((char *)write - *text);
     return QNET_OK;
+}
+
+/* The key of an object's next member, with the comma before it and the colon behind it. *key =
+   NULL: the object ends here. */
+static qnet_status qnet__header_key(qnet__header *h, int index, char **key, size_t *size)
+{
+    int more;
+    *key = NULL;
+    QNET__TRY(qnet__header_more(h, index, '}', &more));
+    if (!more) return QNET_OK;
+    QNET__TRY(qnet__header_string(h, key, size));
+    return qnet__header_expect(h, ':', "':'");
 }
 
 /* A list of at most `most` numbers, whole, not negative, each of which fits size_t. */
@@ -12471,9 +12441,8 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
         if (digits == 0 || (zero && digits > 1))
             return qnet__header_fail(h, "a whole number without sign or leading zero");
         if (*count == most)
-            return qnet__fail(h->ctx, QNET_ERROR_LIMIT,
-                              "%s: header byte %.0f: a list of more than %d numbers", h->file,
-                              (double)(h->at - h->begin), most);
+            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: header byte %.0f: a list of more than "
+                              "%d numbers", h->file, (double)(h->at - h->begin), most);
         numbers[*count] = value;
     }
 }
@@ -12483,10 +12452,10 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
 /* Skips a value of any kind: a string, a list, an object, a number or a word. */
 static qnet_status qnet__header_skip(qnet__header *h, int depth)
 {
-    const int c = qnet__header_peek(h), close = c == '{' ? '}' : ']';
+    const int c = qnet__header_peek(h);
     char *text;
     size_t size;
-    int more;
+    int more = 1;
     if (c == '"') return qnet__header_string(h, &text, &size);
     if (c != '{' && c != '[') {
         size = strspn((const char *)h->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
@@ -12496,12 +12465,9 @@ static qnet_status qnet__header_skip(qnet__header *h, int depth)
     if (depth == 0) return qnet__header_fail(h, "fewer lists within lists");
     h->at++;
     for (int i = 0;; i = 1) {
-        QNET__TRY(qnet__header_more(h, i, (char)close, &more));
-        if (!more) return QNET_OK;
-        if (c == '{') {
-            QNET__TRY(qnet__header_string(h, &text, &size));
-            QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        }
+        if (c == '{') QNET__TRY(qnet__header_key(h, i, &text, &size));
+        else QNET__TRY(qnet__header_more(h, i, ']', &more));
+        if (!more || (c == '{' && text == NULL)) return QNET_OK;
         QNET__TRY(qnet__header_skip(h, depth - 1));
     }
 }
@@ -12513,23 +12479,21 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, char
 {
     static const char *const fields[3] = {"dtype", "shape", "data_offsets"};
     size_t offsets[2] = {0, 0}, size, bytes;
-    int seen[3] = {0, 0, 0}, more, n, i, field;
-    char *text, shape[QNET__SHAPE_TEXT];
+    int seen[3] = {0, 0, 0}, n, field;
+    char *key, shape[QNET__SHAPE_TEXT];
     QNET__TRY(qnet__header_expect(h, '{', "'{' of a tensor"));
-    for (i = 0;; i = 1) {
-        QNET__TRY(qnet__header_more(h, i, '}', &more));
-        if (!more) break;
-        QNET__TRY(qnet__header_string(h, &text, &size));
-        QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        for (field = 0; field < 3 && strcmp(text, fields[field]) != 0; field++) {}
+    for (int i = 0;; i = 1) {
+        QNET__TRY(qnet__header_key(h, i, &key, &size));
+        if (key == NULL) break;
+        for (field = 0; field < 3 && strcmp(key, fields[field]) != 0; field++) {}
         if (field < 3 && seen[field]++)
-            return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
-                              "%s: tensor '%s': field '%s' is there twice", h->file, t->name, text);
+            return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': field '%s' is there "
+                              "twice", h->file, t->name, key);
         if (field == 0) {
             QNET__TRY(qnet__header_string(h, dtype, &size));
             for (n = 0; qnet_dtype_size((qnet_dtype)n); n++)
                 if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)n)) == 0) break;
-            t->dtype = (qnet_dtype)n;
+            t->dtype = (qnet_dtype)n; /* of size 0 when it is none of the list */
         } else if (field == 1) {
             QNET__TRY(qnet__header_numbers(h, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
         } else if (field == 2) {
@@ -12539,28 +12503,29 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, char
             QNET__TRY(qnet__header_skip(h, QNET__HEADER_DEPTH));
         }
     }
+    /* All three fields, offsets in order, and as many bytes as the shape takes. */
     for (field = 0; field < 3; field++)
         if (!seen[field])
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s is missing", h->file,
                               t->name, fields[field]);
     if (offsets[0] > offsets[1])
-        return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
-                          "%s: tensor '%s': data_offsets [%.0f,%.0f] run backwards", h->file,
-                          t->name, (double)offsets[0], (double)offsets[1]);
+        return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': data_offsets [%.0f,%.0f] "
+                          "run backwards", h->file, t->name, (double)offsets[0],
+                          (double)offsets[1]);
     t->bytes = offsets[1] - offsets[0];
     t->data = (const void *)(uintptr_t)offsets[0];
-    if (qnet_dtype_size(t->dtype) == 0) return QNET_OK;
+    size = qnet_dtype_size(t->dtype);
+    if (size == 0 || (qnet__shape_bytes(t->ndim, t->shape, size, &t->count, &bytes) &&
+                      bytes == t->bytes))
+        return QNET_OK;
     qnet__shape_text(shape, t->ndim, t->shape);
-    if (!qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &t->count, &bytes) ||
-        bytes != t->bytes)
-        return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
-                          "%s: tensor '%s': %s %s does not take the %.0f bytes of its data_offsets",
-                          h->file, t->name, qnet_dtype_name(t->dtype), shape,
-                          (double)t->bytes);
-    return QNET_OK;
+    return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s %s does not take the %.0f "
+                      "bytes of its data_offsets", h->file, t->name, qnet_dtype_name(t->dtype),
+                      shape, (double)t->bytes);
 }
 
-/* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. */
+/* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. Values
+   stay where they are decoded, in f->header. */
 static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file *f)
 {
     if (qnet__header_peek(h) == 'n') return qnet__header_skip(h, 0);
@@ -12569,13 +12534,10 @@ static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file
         qnet_metadata entry;
         char *key;
         size_t size, value_size;
-        int more;
-        QNET__TRY(qnet__header_more(h, i, '}', &more));
-        if (!more) return QNET_OK;
+        QNET__TRY(qnet__header_key(h, i, &key, &size));
+        if (key == NULL) return QNET_OK;
         memset(&entry, 0, sizeof(entry));
-        QNET__TRY(qnet__header_string(h, &key, &size));
-        QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        QNET__TRY(qnet__header_string(h, &entry.value, &value_size)); /* stays in the header */
+        QNET__TRY(qnet__header_string(h, &entry.value, &value_size));
         if (size >= sizeof(entry.key)) {
             f->long_keys++;
             continue;
@@ -12597,16 +12559,14 @@ static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file
    -1: their bytes count for the layout. */
 static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 {
-    int more, seen_metadata = 0;
+    int seen_metadata = 0;
     QNET__TRY(qnet__header_expect(h, '{', "'{'"));
     for (int i = 0;; i = 1) {
         qnet_safetensor t;
         char *name, *dtype = NULL;
         size_t size;
-        QNET__TRY(qnet__header_more(h, i, '}', &more));
-        if (!more) break;
-        QNET__TRY(qnet__header_string(h, &name, &size));
-        QNET__TRY(qnet__header_expect(h, ':', "':'"));
+        QNET__TRY(qnet__header_key(h, i, &name, &size));
+        if (name == NULL) break;
         if (strcmp(name, "__metadata__") == 0) {
             if (seen_metadata++)
                 return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: __metadata__ is there twice",
@@ -12637,8 +12597,8 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* Checks that the tensors cover bytes 0..*size, each byte once: no two overlap, and together they
-   are as large as the last of them ends. */
+/* Checks that the tensors cover bytes 0..*size, each byte once: no two overlap, and the sum of
+   their sizes is the largest end. */
 static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors_file *f,
                                       size_t *size)
 {
@@ -12659,7 +12619,8 @@ static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors
                       "at byte %.0f and have %.0f", f->name, (double)*size, (double)sum);
 }
 
-/* Takes the tensors that are not read from the list; their bytes have been counted. */
+/* Removes the tensors that are not read from the list, with a warning; the layout was checked with
+   them. */
 static void qnet__leave_out(qnet__safetensors_file *f)
 {
     int kept = 0;
@@ -12674,33 +12635,38 @@ static void qnet__leave_out(qnet__safetensors_file *f)
                   "bytes: %d", f->name, f->long_keys);
 }
 
-/* Fills f from the source. */
+/* The length that a file begins with, and as many bytes of JSON, into f->header. */
+static qnet_status qnet__header_load(qnet_context *ctx, qnet_source *source,
+                                     qnet__safetensors_file *f)
+{
+    uint64_t length;
+    QNET__TRY(qnet__read_exact(ctx, source, 8, "safetensors header length", &f->header));
+    length = qnet__load_le64(f->header.bytes);
+    f->header.size = 0;
+    if (length == 0)
+        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: expected a safetensors header of 2 bytes or "
+                          "more, found 0", f->name);
+    if (length <= QNET_MAX_SAFETENSORS_HEADER)
+        return qnet__read_exact(ctx, source, (size_t)length, "safetensors header", &f->header);
+    QNET__TRY(qnet__read_exact(ctx, source, 1, "safetensors header", &f->header));
+    if (f->header.bytes[0] != '{') /* most likely a zip archive of PyTorch */
+        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a safetensors file: expected '{' behind "
+                          "the header's length", f->name);
+    return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: expected a safetensors header of at most %.0f "
+                      "bytes, found %.0f", f->name, (double)QNET_MAX_SAFETENSORS_HEADER,
+                      (double)length);
+}
+
+/* Fills f from the source: header, layout, then the tensors' bytes, in this machine's order. */
 static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *source,
                                            qnet__safetensors_file *f)
 {
     const char *duplicate;
     unsigned char extra;
     qnet__header h;
-    uint64_t length;
     size_t size, got;
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
-    QNET__TRY(qnet__read_exact(ctx, source, 8, "safetensors header length", &f->header));
-    length = qnet__load_le64(f->header.bytes);
-    f->header.size = 0;
-    if (length == 0)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: expected a safetensors header of 2 bytes or more, found 0", f->name);
-    if (length > QNET_MAX_SAFETENSORS_HEADER) {
-        QNET__TRY(qnet__read_exact(ctx, source, 1, "safetensors header", &f->header));
-        if (f->header.bytes[0] != '{')
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: not a safetensors file: expected '{' behind the header's length",
-                              f->name);
-        return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "%s: expected a safetensors header of at most %.0f bytes, found %.0f",
-                          f->name, (double)QNET_MAX_SAFETENSORS_HEADER, (double)length);
-    }
-    QNET__TRY(qnet__read_exact(ctx, source, (size_t)length, "safetensors header", &f->header));
+    QNET__TRY(qnet__header_load(ctx, source, f));
     h.ctx = ctx;
     h.file = f->name;
     h.begin = h.at = f->header.bytes;
@@ -12719,9 +12685,8 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     /* A byte too many means that header and data do not belong together. */
     QNET__TRY(qnet__read_some(ctx, source, &extra, 1, &got));
     if (got != 0)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: the file goes on behind the %.0f bytes of its tensors", f->name,
-                          (double)size);
+        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: the file goes on behind the %.0f bytes of "
+                          "its tensors", f->name, (double)size);
     for (int i = 0; i < f->file.count; i++) {
         qnet_safetensor *t = &f->file.tensors[i];
         unsigned char *p = size > 0 ? f->data.bytes + (uintptr_t)t->data : NULL;
@@ -12754,7 +12719,7 @@ QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *sourc
     return status;
 }
 
-/* Takes a file that is read to any point. */
+/* Also of a file that was read in part. */
 QNET_API void qnet_safetensors_destroy(qnet_safetensors *file)
 {
     qnet__safetensors_file *f = (qnet__safetensors_file *)(void *)file; /* its first member */
@@ -12803,7 +12768,8 @@ static qnet_status qnet__write_json_string(qnet_context *ctx, qnet_buffer *json,
     return qnet_buffer_append(ctx, json, "\"", 1);
 }
 
-/* The JSON of tensors[count], whose name, dtype, ndim and shape count, and of the metadata. */
+/* Appends the JSON of tensors[count], whose name, dtype, ndim and shape count, and of the metadata
+   pairs[pair_count][2]. */
 static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
                                           const qnet_safetensor *tensors, int count,
                                           const char *const *pairs, int pair_count,
@@ -12821,12 +12787,12 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
     if (pair_count > 0) QNET__TRY(qnet_buffer_printf(ctx, json, count > 0 ? "}," : "}"));
     for (int i = 0; i < count; i++, at = end) {
         const qnet_safetensor *t = &tensors[i];
-        if (t->ndim < 0 || t->ndim > QNET__SAFETENSORS_DIMS || qnet_dtype_size(t->dtype) == 0 ||
-            !qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &numbers, &bytes) ||
+        const size_t size = qnet_dtype_size(t->dtype);
+        if (t->ndim < 0 || t->ndim > QNET__SAFETENSORS_DIMS || size == 0 ||
+            !qnet__shape_bytes(t->ndim, t->shape, size, &numbers, &bytes) ||
             !qnet__add(at, bytes, &end) || strcmp(t->name, "__metadata__") == 0)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "%s: tensor '%s': name, dtype or shape cannot be written", file,
-                              t->name);
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s': name, dtype or shape "
+                              "cannot be written", file, t->name);
         qnet__shape_text(shape, t->ndim, t->shape);
         if (i > 0) QNET__TRY(qnet_buffer_append(ctx, json, ",", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, t->name));
@@ -12844,7 +12810,6 @@ static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
                                            const char *const *pairs, int pair_count)
 {
     const char *file = qnet__sink_name(sink), *duplicate;
-    unsigned char length[8];
     qnet_buffer json = {NULL, 0, 0, NULL};
     qnet_status status;
     if (count > QNET_MAX_SAFETENSORS_TENSORS || pair_count > QNET_MAX_SAFETENSORS_METADATA)
@@ -12857,13 +12822,13 @@ static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
     if (duplicate != NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s' is there twice", file,
                           duplicate);
-    status = qnet__safetensors_json(ctx, file, tensors, count, pairs, pair_count, &json);
-    if (status == QNET_OK && json.size > QNET_MAX_SAFETENSORS_HEADER)
+    status = qnet_buffer_append(ctx, &json, "length..", 8); /* known at the end */
+    if (status == QNET_OK)
+        status = qnet__safetensors_json(ctx, file, tensors, count, pairs, pair_count, &json);
+    if (status == QNET_OK && json.size - 8 > QNET_MAX_SAFETENSORS_HEADER)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a header of %.0f bytes, the limit is %.0f",
-                            file, (double)json.size,
-                            (double)QNET_MAX_SAFETENSORS_HEADER);
-    qnet__store(length, 8, 0, json.size);
-    if (status == QNET_OK) status = qnet__write(ctx, sink, length, sizeof(length));
+                            file, (double)json.size - 8, (double)QNET_MAX_SAFETENSORS_HEADER);
+    if (status == QNET_OK) qnet__store(json.bytes, 8, 0, json.size - 8);
     if (status == QNET_OK) status = qnet__write(ctx, sink, json.bytes, json.size);
     qnet_buffer_free(ctx, &json);
     return status;
@@ -12909,12 +12874,13 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
 }
 
 /* ---- networks ----------------------------------------------------------------------------------
-   A network is a table of parameters: name, shape, layout, and place in one block of numbers. A file
-   fits a table when it has a tensor for each name, of the same shape and of a float type, and no
-   others. All is checked before the first number is copied: a file that does not fit leaves the
+   A network is a table of parameters: name, shape, layout, and place in one block of numbers. A
+   file fits a table when it has a tensor for each name, of the same shape and of a float type, and
+   no others. All is checked before the first number is copied: a file that does not fit leaves the
    block as it was. Three things may differ, each with a warning or a flag: a prefix before all
-   names, num_batches_tracked, and, if asked for, the head. */
+   names ("module."), num_batches_tracked, and, with replace_head, the final layer. */
 
+/* 1 when name ends in `end`. */
 static int qnet__ends_in(const char *name, const char *end)
 {
     const size_t n = strlen(name), m = strlen(end);
@@ -12925,6 +12891,7 @@ static int qnet__ends_in(const char *name, const char *end)
    result depends on it. */
 static int qnet__is_tracked(const char *name) { return qnet__ends_in(name, "num_batches_tracked"); }
 
+/* The running variance of a batch norm. */
 static int qnet__is_variance(const char *name) { return qnet__ends_in(name, "running_var"); }
 
 /* The final layers, whose first dimension is the number of classes. */
@@ -12938,7 +12905,6 @@ static qnet_safetensor qnet__param_in_file(const qnet_param *p)
 {
     static const int oihw[] = {3, 2, 0, 1};
     qnet_safetensor t;
-    int i;
     memset(&t, 0, sizeof(t));
     memcpy(t.name, p->name, sizeof(p->name));
     t.count = p->count;
@@ -12948,7 +12914,7 @@ static qnet_safetensor qnet__param_in_file(const qnet_param *p)
     }
     t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
     t.ndim = p->ndim;
-    for (i = 0; i < p->ndim; i++)
+    for (int i = 0; i < p->ndim; i++)
         t.shape[i] = p->shape[p->layout == QNET_LAYOUT_HWIO ? oihw[i] : i];
     return t;
 }
@@ -12970,11 +12936,12 @@ static float qnet__load_f32(const void *data, size_t i)
     return value;
 }
 
-#define QNET__COPY_FILTERS 64 /* turned at a time, */
-#define QNET__COPY_NUMBERS 8  /* so many numbers of each */
+#define QNET__COPY_FILTERS 64 /* of a tile, */
+#define QNET__COPY_NUMBERS 8  /* and as many numbers of each */
 
 /* The tensor's numbers to to[p->count], in memory's order. A convolution's [filter][number] is
-   turned in a tile to [number][filter], whose rows go to memory in full cache lines. */
+   transposed in a tile to [number][filter], whose rows are stored in full cache lines: rows of
+   memory are a power of two apart, so single numbers would compete for a set of the cache. */
 static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
     const size_t out = p->shape[3], filter = p->count / qnet__max_size(out, 1);
@@ -12989,16 +12956,11 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet
         const size_t at = qnet__min_size(f, filter - QNET__COPY_NUMBERS); /* some once more */
         for (size_t first = 0; first < out; first += n) {
             n = qnet__min_size(out - first, QNET__COPY_FILTERS);
-            for (size_t o = 0; o < n; o++) { /* written out: as a loop it takes twice as long */
+            for (size_t o = 0; o < n; o++) {
                 const size_t from = (first + o) * filter + at;
-                tile[0][o] = (qnet_real)qnet__load_f32(t->data, from);
-                tile[1][o] = (qnet_real)qnet__load_f32(t->data, from + 1);
-                tile[2][o] = (qnet_real)qnet__load_f32(t->data, from + 2);
-                tile[3][o] = (qnet_real)qnet__load_f32(t->data, from + 3);
-                tile[4][o] = (qnet_real)qnet__load_f32(t->data, from + 4);
-                tile[5][o] = (qnet_real)qnet__load_f32(t->data, from + 5);
-                tile[6][o] = (qnet_real)qnet__load_f32(t->data, from + 6);
-                tile[7][o] = (qnet_real)qnet__load_f32(t->data, from + 7);
+                QNET__UNROLL
+                for (size_t k = 0; k < QNET__COPY_NUMBERS; k++)
+                    tile[k][o] = (qnet_real)qnet__load_f32(t->data, from + k);
             }
             for (size_t k = 0; k < QNET__COPY_NUMBERS; k++)
                 memcpy(to + qnet__param_index(p, at + k) + first, tile[k], n * sizeof(qnet_real));
@@ -13006,44 +12968,44 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet
     }
 }
 
-#define QNET__FINITE_RUN 1024
+#define QNET__REAL_MAX (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)
+#define QNET__NUMBERS_RUN 1024
 
-/* 1 when QNET__FINITE_RUN numbers from `first` on are finite; without a decision for each. */
-static int qnet__finite_run(const void *data, size_t first)
+/* The first number of the tensor outside [least, QNET__REAL_MAX], or t->count. NaN fails every
+   comparison. Runs of F32 are tested without a branch for each number, so in vectors. */
+static size_t qnet__first_outside(const qnet_safetensor *t, double least)
 {
-    int finite = 1;
-    for (size_t i = 0; i < QNET__FINITE_RUN; i++)
-        finite &= fabsf(qnet__load_f32(data, first + i)) <= FLT_MAX;
-    return finite;
-}
-
-/* The first number of the tensor that is not finite, or that qnet_real cannot hold; t->count: all
-   are good. Comparisons are written so that NaN fails. */
-static size_t qnet__first_not_finite(const qnet_safetensor *t)
-{
-    const double most = QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX;
     size_t k = 0;
-    if (t->dtype == QNET_F32)
-        while (t->count - k >= QNET__FINITE_RUN && qnet__finite_run(t->data, k))
-            k += QNET__FINITE_RUN;
-    while (k < t->count && fabs(qnet__element(t->dtype, t->data, k)) <= most) k++;
+    for (int inside = 1; t->dtype == QNET_F32 && t->count - k >= QNET__NUMBERS_RUN;) {
+        for (size_t i = 0; i < QNET__NUMBERS_RUN; i++) {
+            const float x = qnet__load_f32(t->data, k + i);
+            inside &= (x <= FLT_MAX) & (x >= (float)least);
+        }
+        if (!inside) break;
+        k += QNET__NUMBERS_RUN;
+    }
+    for (; k < t->count; k++) {
+        const double x = qnet__element(t->dtype, t->data, k);
+        if (!(x >= least && x <= QNET__REAL_MAX)) break;
+    }
     return k;
 }
 
-/* Refuses a tensor with a number that no network can have: batch norm takes a variance's root. */
+/* Refuses a tensor with a number that no network can have: NaN, infinity, one that qnet_real cannot
+   hold, or a variance below 0, whose root batch norm takes. */
 static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
                                        const qnet_safetensor *t, const char *name)
 {
-    size_t bad = qnet__first_not_finite(t);
-    const int finite = bad == t->count;
-    for (size_t k = 0; k < t->count && finite && bad == t->count && qnet__is_variance(name); k++)
-        if (qnet__element(t->dtype, t->data, k) < 0) bad = k;
+    const size_t bad = qnet__first_outside(t, qnet__is_variance(name) ? 0 : -QNET__REAL_MAX);
+    double x;
     if (bad == t->count) return QNET_OK;
+    x = qnet__element(t->dtype, t->data, bad);
     return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file, name,
-                      (double)bad, qnet__element(t->dtype, t->data, bad),
-                      finite ? "a variance below 0" : "not finite");
+                      (double)bad, x, fabs(x) <= QNET__REAL_MAX ? "a variance below 0"
+                                                                : "not finite");
 }
 
+/* What is matched with what, and where the numbers go. */
 typedef struct qnet__weights_job {
     const qnet_safetensors *file;
     const char *name;
@@ -13053,7 +13015,7 @@ typedef struct qnet__weights_job {
     qnet_real *block;
 } qnet__weights_job;
 
-/* The tensor of the file that is meant by a name of the table; or NULL. */
+/* The file's tensor with a name of the table, behind the prefix; or NULL. */
 static const qnet_safetensor *qnet__weights_find(const qnet__weights_job *job, const char *name)
 {
     for (int i = 0; i < job->file->count; i++)
@@ -13062,78 +13024,78 @@ static const qnet_safetensor *qnet__weights_find(const qnet__weights_job *job, c
     return NULL;
 }
 
-/* For a tensor of a head, "fc.bias": the classes that "fc.weight" has in the file; 0: none. */
-static size_t qnet__head_classes(const qnet__weights_job *job, const char *name)
+/* Of the head that `name` belongs to, "fc." for "fc.bias": how many tensors of it the file has.
+   *classes: the rows of its weight there, 0 without one. */
+static int qnet__head_in_file(const qnet__weights_job *job, const char *name, size_t *classes)
 {
-    const qnet_safetensor *weight = NULL;
     const char *dot = strrchr(name, '.');
-    char text[80];
-    if (qnet__is_head(name) && dot != NULL) {
-        snprintf(text, sizeof(text), "%.*s.weight", (int)(dot - name), name);
-        weight = qnet__weights_find(job, text);
+    const size_t n = dot != NULL ? (size_t)(dot - name) + 1 : 0;
+    int count = 0;
+    *classes = 0;
+    for (int i = 0; i < job->file->count && qnet__is_head(name); i++) {
+        const qnet_safetensor *t = &job->file->tensors[i];
+        if (strncmp(t->name + job->prefix, name, n) != 0) continue;
+        count++;
+        if (strcmp(t->name + job->prefix + n, "weight") == 0 && t->ndim > 0) *classes = t->shape[0];
     }
-    return weight != NULL && weight->ndim > 0 ? weight->shape[0] : 0;
-}
-
-/* 1 when the file has any tensor of the head that `name` belongs to, "fc." with what follows. */
-static int qnet__head_is_there(const qnet__weights_job *job, const char *name)
-{
-    const char *dot = strrchr(name, '.');
-    for (int i = 0; i < job->file->count && dot != NULL; i++)
-        if (strncmp(job->file->tensors[i].name + job->prefix, name, (size_t)(dot - name) + 1) == 0)
-            return 1;
-    return 0;
+    return count;
 }
 
 /* Finds entry p in the file and checks presence, type, classes, shape and, with `numbers`, each
-   number. *found = NULL: what is in the block stays (a counter that is missing, a head that is to be
-   trained anew). With ctx NULL no sentence is made. */
+   number. *found = NULL: what is in the block stays (a counter that is missing, a head that is to
+   be trained anew). With ctx NULL no sentence is made. */
 static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_job *job,
                                        const qnet_param *p, int numbers,
                                        const qnet_safetensor **found)
 {
-    qnet_safetensor expected = qnet__param_in_file(p);
+    const qnet_safetensor expected = qnet__param_in_file(p);
     const qnet_safetensor *t = qnet__weights_find(job, p->name);
     const char *name = job->name, *network = job->table->network;
     char want[QNET__SHAPE_TEXT], have[QNET__SHAPE_TEXT];
-    size_t classes = t != NULL ? qnet__head_classes(job, p->name) : 0;
-    int rest_agrees, i;
+    size_t classes;
+    const int is_head = qnet__is_head(p->name);
+    const int in_head = qnet__head_in_file(job, p->name, &classes);
+    int unequal;
     *found = NULL;
+    /* Presence. */
     if (t == NULL) {
         const qnet__safetensors_file *f = (const qnet__safetensors_file *)(const void *)job->file;
-        if (qnet__is_tracked(p->name)) return QNET_OK;
-        if (job->replace_head && qnet__is_head(p->name) && !qnet__head_is_there(job, p->name))
+        if (qnet__is_tracked(p->name) || (job->replace_head && is_head && in_head == 0))
             return QNET_OK;
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: not weights of %s: tensor '%s' is missing%s%s", name, network,
-                          p->name, f->left_out ? "; left out was " : "", f->first_out);
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s' is "
+                          "missing%s%s", name, network, p->name,
+                          f->left_out ? "; left out was " : "", f->first_out);
     }
+    /* Type, then classes: weight and bias of a head must agree with each other. */
     if (expected.dtype == QNET_I64 ? t->dtype != QNET_I64 : t->dtype > QNET_BF16)
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: not weights of %s: tensor '%s': expected dtype %s, found %s", name,
-                          network, p->name,
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s': expected "
+                          "dtype %s, found %s", name, network, p->name,
                           expected.dtype == QNET_I64 ? "I64" : "F64, F32, F16 or BF16",
                           qnet_dtype_name(t->dtype));
     if (classes > 0 && t->ndim > 0 && t->shape[0] != classes)
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: not weights of %s: tensor '%s' has %.0f classes, its weight %.0f",
-                          name, network, p->name, (double)t->shape[0], (double)classes);
-    rest_agrees = t->ndim == expected.ndim;
-    for (i = 1; rest_agrees && i < t->ndim; i++) rest_agrees = t->shape[i] == expected.shape[i];
-    if (!rest_agrees || (t->ndim > 0 && t->shape[0] != expected.shape[0])) {
-        if (job->replace_head && rest_agrees && qnet__is_head(p->name)) return QNET_OK;
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s' has %.0f "
+                          "classes, its weight %.0f", name, network, p->name,
+                          (double)t->shape[0], (double)classes);
+    /* Shape, from the last dimension: unequal = 0: all agree; 1: all but the number of rows, which
+       a head may have otherwise when it is to be replaced. */
+    unequal = t->ndim == expected.ndim ? t->ndim : QNET__SAFETENSORS_DIMS + 1;
+    while (unequal > 0 && unequal <= QNET__SAFETENSORS_DIMS &&
+           t->shape[unequal - 1] == expected.shape[unequal - 1])
+        unequal--;
+    if (unequal == 1 && job->replace_head && is_head) return QNET_OK;
+    if (unequal > 0) {
         qnet__shape_text(want, expected.ndim, expected.shape);
         qnet__shape_text(have, t->ndim, t->shape);
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: not weights of %s: tensor '%s': expected shape %s, found %s", name,
-                          network, p->name, want, have);
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s': expected "
+                          "shape %s, found %s", name, network, p->name, want, have);
     }
     if (numbers) QNET__TRY(qnet__check_numbers(ctx, name, t, p->name));
     *found = t;
     return QNET_OK;
 }
 
-/* Copies an entry, which has been checked. */
+/* Copies entry `index` of the table, which has been checked, into the block; of what the file does
+   not have the block keeps its numbers. */
 static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weights_job *job = (const qnet__weights_job *)arg;
@@ -13144,29 +13106,29 @@ static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
         qnet__param_copy(p, t, job->block + p->offset);
 }
 
-/* The longest common prefix of all names is shortened, dot by dot, until a name behind it is one of
-   the table; none where any name is right as it is. */
+/* Frameworks wrap a network and put "module." or "backbone." before all names. The longest common
+   prefix of all names is shortened, dot by dot, until a name behind it is one of the table; none
+   where any name is right as it is. */
 QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table)
 {
     const char *first;
     size_t n, k;
-    int i;
     if (file == NULL || table == NULL || file->count == 0) return 0;
     first = file->tensors[0].name;
     n = strlen(first);
-    for (i = 0; i < file->count; i++) {
+    for (int i = 0; i < file->count; i++) {
         const char *name = file->tensors[i].name;
         if (qnet_param_find(table, name) >= 0) return 0;
         for (k = 0; k < n && name[k] == first[k];) k++;
         n = k;
     }
     for (; n > 0; n--) /* a few tensors may share more: "module.bn1." */
-        for (i = 0; i < file->count && first[n - 1] == '.'; i++)
+        for (int i = 0; i < file->count && first[n - 1] == '.'; i++)
             if (qnet_param_find(table, file->tensors[i].name + n) >= 0) return n;
     return 0;
 }
 
-/* Walks the table twice: all entries are checked before the first one is copied. */
+/* All entries are checked before the first one is copied. */
 QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet_safetensors *file,
                                                    const qnet_param_table *table, qnet_real *block,
                                                    int replace_head, int *head_replaced)
@@ -13174,26 +13136,28 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     const qnet_safetensor *t;
     const char *name;
     qnet__weights_job job;
-    int i, replaced = 0, headless = 0;
+    size_t classes;
+    int replaced = 0, headless = 0;
     if (file == NULL || table == NULL || block == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_weights_from_safetensors: an argument is NULL");
-    name = ((const qnet__safetensors_file *)(const void *)file)->name;
+    name = qnet__safetensors_name(file);
     job.file = file, job.name = name, job.table = table;
     job.prefix = qnet_weights_prefix(file, table);
     job.replace_head = replace_head, job.block = block;
     /* Extra tensors: a file of a larger network must not pass for this one. */
-    for (i = 0; i < file->count; i++)
+    for (int i = 0; i < file->count; i++)
         if (qnet_param_find(table, file->tensors[i].name + job.prefix) < 0 &&
             !qnet__is_tracked(file->tensors[i].name))
             return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                               "%s: not weights of %s: tensor '%s' is not one of its %d", name,
                               table->network, file->tensors[i].name, table->count);
-    for (i = 0; i < table->count; i++) {
+    for (int i = 0; i < table->count; i++) {
         const qnet_param *p = &table->entries[i];
         QNET__TRY(qnet__weights_match(ctx, &job, p, 1, &t));
-        replaced |= t == NULL && !qnet__is_tracked(p->name);
-        headless |= t == NULL && qnet__is_head(p->name) && !qnet__head_is_there(&job, p->name);
+        if (t != NULL || qnet__is_tracked(p->name)) continue;
+        replaced = 1;
+        headless |= qnet__head_in_file(&job, p->name, &classes) == 0;
     }
     if (job.prefix > 0)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
@@ -13208,7 +13172,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
 
 /* ---- which files belong together ------------------------------------------------------------- */
 
-/* Of the bytes as they are in a file, on every machine. */
+/* h continued by the tensor's bytes as they are in a file, little-endian on every machine. */
 static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
 {
     const unsigned char *p = (const unsigned char *)t->data;
@@ -13219,12 +13183,11 @@ static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
     return h;
 }
 
-/* A sum over the tensors, so that their order in the file does not matter. */
+/* The sum, mod 2^64, of one hash for each tensor: their order in the file does not matter. */
 QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file)
 {
     uint64_t sum = QNET_HASH_START;
-    int i;
-    for (i = 0; i < file->count; i++) {
+    for (int i = 0; i < file->count; i++) {
         const qnet_safetensor *t = &file->tensors[i];
         const char *type = qnet_dtype_name(t->dtype);
         char shape[QNET__SHAPE_TEXT];
@@ -13243,68 +13206,65 @@ QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file)
 static void qnet__identity_text(const qnet_safetensors *file, char text[QNET__IDENTITY])
 {
     static const char *const keys[5] = {"input", "repeat", "fold", "model", "run"};
-    const char *value[5];
-    int i;
-    for (i = 0; i < 5; i++) {
-        value[i] = qnet_safetensors_metadata(file, keys[i]);
-        if (value[i] == NULL) value[i] = "?";
+    static const char *const words[5] = {"", " repeat ", " fold ", " ", " of run "};
+    int at = 0;
+    for (int i = 0; i < 5; i++) {
+        const char *value = qnet_safetensors_metadata(file, keys[i]);
+        at += snprintf(text + at, QNET__IDENTITY - (size_t)at, "%s%.16s", words[i],
+                       value != NULL ? value : "?");
     }
-    snprintf(text, QNET__IDENTITY, "%.16s repeat %.16s fold %.16s %.16s of run %.16s", value[0],
-             value[1], value[2], value[3], value[4]);
 }
 
+/* By the hash of the ResNet that the scan model's file carries; without one, by what both files say
+   of the run that made them. */
 QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safetensors *resnet,
                                              const qnet_safetensors *scan, int *known)
 {
     static const char *const same[7] = {"run",      "input", "repeat", "fold",
                                         "subjects", "seed",  "size"};
-    const char *embedding, *model, *a, *b;
+    const qnet_safetensors *const files[2] = {resnet, scan};
+    const char *embedding, *model;
     char is[2][QNET__IDENTITY], hash[24];
-    int i, differ = 0;
+    int differ = 0;
     if (resnet == NULL || scan == NULL || known == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_weights_check_pair: an argument is NULL");
-    for (i = 0; i < 2; i++) {
-        const qnet_safetensors *file = i == 0 ? resnet : scan;
-        model = qnet_safetensors_metadata(file, "model");
-        if (model != NULL && (strcmp(model, "qnet") == 0) != i)
-            return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                              "%.250s: is a %.16s where a %s belongs: are the two files swapped?",
-                              ((const qnet__safetensors_file *)(const void *)file)->name, model,
+    for (int i = 0; i < 2; i++) {
+        model = qnet_safetensors_metadata(files[i], "model");
+        if (model != NULL && (strcmp(model, "qnet") == 0) != i) /* files[1] is the Q-Net */
+            return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%.250s: is a %.16s where a %s belongs: "
+                              "are the two files swapped?", qnet__safetensors_name(files[i]), model,
                               i == 0 ? "ResNet" : "Q-Net");
+        qnet__identity_text(files[i], is[i]);
     }
+    for (int i = 0; i < 7; i++) {
+        const char *a = qnet_safetensors_metadata(resnet, same[i]);
+        const char *b = qnet_safetensors_metadata(scan, same[i]);
+        differ |= a != NULL && b != NULL && strcmp(a, b) != 0;
+    }
+    /* The hash decides; the seven keys only where the scan model's file has none. */
     embedding = qnet_safetensors_metadata(scan, "embedding_hash");
     model = qnet_safetensors_metadata(scan, "embedding");
     snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)qnet_safetensors_hash(resnet));
-    for (i = 0; i < 7; i++) {
-        a = qnet_safetensors_metadata(resnet, same[i]);
-        b = qnet_safetensors_metadata(scan, same[i]);
-        differ |= a != NULL && b != NULL && strcmp(a, b) != 0;
-    }
-    if (embedding != NULL ? strcmp(embedding, hash) != 0 : differ) {
-        qnet__identity_text(resnet, is[0]);
-        qnet__identity_text(scan, is[1]);
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%.250s is %s, trained on the features of %.16s weights with hash %.16s, "
-                          "but %.250s is %s with hash %s",
-                          ((const qnet__safetensors_file *)(const void *)scan)->name, is[1],
-                          model ? model : "its own", embedding ? embedding : "unknown",
-                          ((const qnet__safetensors_file *)(const void *)resnet)->name, is[0],
+    if (embedding != NULL ? strcmp(embedding, hash) != 0 : differ)
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%.250s is %s, trained on the features of "
+                          "%.16s weights with hash %.16s, but %.250s is %s with hash %s",
+                          qnet__safetensors_name(scan), is[1], model ? model : "its own",
+                          embedding ? embedding : "unknown", qnet__safetensors_name(resnet), is[0],
                           hash);
-    }
     *known = embedding != NULL;
     return QNET_OK;
 }
 
-/* Streams the block: a convolution is turned to the file's order 512 numbers at a time, in the
-   order of the file, so that no second copy of the network is made. */
+/* Streams the block: numbers are turned to the file's order 512 at a time, so that no second copy
+   of the network is made. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
                                         const qnet_param_table *table, const qnet_real *block,
                                         const char *const *metadata_pairs, int pairs)
 {
     qnet_real chunk[512];
     qnet_safetensor *tensors;
-    size_t bytes, k, n, f;
-    int i, real, count = 0;
+    size_t bytes, n;
+    int count = 0;
     qnet_status status = QNET_OK;
     if (ctx == NULL || sink == NULL || sink->write == NULL || table == NULL || block == NULL ||
         pairs < 0 || (pairs > 0 && metadata_pairs == NULL))
@@ -13313,30 +13273,31 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
     bytes = sizeof(qnet_safetensor) * (size_t)table->count;
     tensors = (qnet_safetensor *)qnet__alloc(ctx, bytes);
     if (tensors == NULL) return qnet__no_memory(ctx, bytes, "a weight file's header");
-    /* The 8-byte counters go first, so that every tensor is aligned to its type. */
-    for (real = 0; real < 2; real++)
-        for (i = 0; i < table->count; i++)
-            if (qnet__is_tracked(table->entries[i].name) == !real)
-                tensors[count++] = qnet__param_in_file(&table->entries[i]);
-    for (i = 0; i < table->count && status == QNET_OK; i++) { /* what could not be read back */
-        const qnet_param *p = &table->entries[i];
-        qnet_safetensor t = qnet__param_in_file(p);
-        t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
-        t.data = block + p->offset;
-        status = qnet__check_numbers(ctx, qnet__sink_name(sink), &t, p->name);
-    }
+    /* The 8-byte counters go first, so that every tensor is aligned to its type. Numbers that could
+       not be read back are refused. */
+    for (int real = 0; real < 2; real++)
+        for (int i = 0; i < table->count && status == QNET_OK; i++) {
+            const qnet_param *p = &table->entries[i];
+            qnet_safetensor t = qnet__param_in_file(p);
+            if (qnet__is_tracked(p->name) == real) continue;
+            tensors[count++] = t;
+            t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
+            t.data = block + p->offset;
+            status = qnet__check_numbers(ctx, qnet__sink_name(sink), &t, p->name);
+        }
     if (status == QNET_OK)
         status = qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs);
-    for (i = 0; status == QNET_OK && i < count; i++) {
+    for (int i = 0; status == QNET_OK && i < count; i++) {
         const qnet_param *p = &table->entries[qnet_param_find(table, tensors[i].name)];
         if (tensors[i].dtype == QNET_I64) {
-            int64_t value = (int64_t)block[p->offset];
+            const int64_t value = (int64_t)block[p->offset];
             status = qnet__write_numbers(ctx, sink, &value, 1, sizeof(value));
             continue;
         }
-        for (f = 0; status == QNET_OK && f < p->count; f += n) {
+        for (size_t f = 0; status == QNET_OK && f < p->count; f += n) {
             n = qnet__min_size(p->count - f, sizeof(chunk) / sizeof(chunk[0]));
-            for (k = 0; k < n; k++) chunk[k] = block[p->offset + qnet__param_index(p, f + k)];
+            for (size_t k = 0; k < n; k++)
+                chunk[k] = block[p->offset + qnet__param_index(p, f + k)];
             status = qnet__write_numbers(ctx, sink, chunk, n, sizeof(qnet_real));
         }
     }
@@ -13345,43 +13306,26 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
 }
 
 #ifndef QNET_NO_STDIO
-/* What the hook makes of path, a weights file of another kind; *used = 0: none of those. */
-static qnet_status qnet__safetensors_by_hook(qnet_context *ctx, const char *path,
-                                             qnet_safetensors **out, int *used)
-{
-    const qnet_weights_reader *reader = &ctx->hooks.weights;
-    qnet_memory_source state;
-    qnet_source source;
-    qnet_buffer bytes;
-    qnet_status status;
-    char sentence[512];
-    memset(&bytes, 0, sizeof(bytes));
-    sentence[0] = 0;
-    *used = 0;
-    if (reader->read == NULL || path == NULL) return QNET_OK;
-    status = reader->read(reader->user, ctx, path, &bytes, sentence, sizeof(sentence));
-    *used = status != QNET_OK || bytes.size > 0;
-    if (status != QNET_OK) {
-        status = qnet__fail(ctx, status, "%s", sentence);
-    } else if (bytes.size > 0) {
-        source = qnet_source_memory(&state, bytes.bytes, bytes.size, path);
-        status = qnet_safetensors_read(ctx, &source, out);
-    }
-    qnet_buffer_free(ctx, &bytes);
-    return status;
-}
-
-/* qnet_safetensors_read of a path. */
+/* qnet_safetensors_read of a path, or of what the hook for other kinds of files makes of it. */
 QNET_API qnet_status qnet_safetensors_load(qnet_context *ctx, const char *path,
                                            qnet_safetensors **out)
 {
     qnet__file file;
     qnet_source source;
     qnet_status status;
-    int used = 0;
-    if (ctx != NULL && out != NULL) {
-        QNET__TRY(qnet__safetensors_by_hook(ctx, path, out, &used));
-        if (used) return QNET_OK;
+    if (ctx != NULL && path != NULL && out != NULL && ctx->hooks.weights.read != NULL) {
+        qnet_buffer bytes = {NULL, 0, 0, NULL};
+        qnet_memory_source state;
+        char sentence[512] = "";
+        int used;
+        status = ctx->hooks.weights.read(ctx->hooks.weights.user, ctx, path, &bytes, sentence,
+                                         sizeof(sentence));
+        used = status != QNET_OK || bytes.size > 0;
+        source = qnet_source_memory(&state, bytes.bytes, bytes.size, path);
+        if (status != QNET_OK) (void)qnet__fail(ctx, status, "%s", sentence);
+        else if (used) status = qnet_safetensors_read(ctx, &source, out);
+        qnet_buffer_free(ctx, &bytes);
+        if (used) return status;
     }
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
     status = qnet_safetensors_read(ctx, &source, out);
@@ -13409,10 +13353,9 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
 {
     qnet__file file;
     qnet_sink sink;
-    qnet_status status;
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet_weights_write(ctx, &sink, table, block, metadata_pairs, pairs);
-    return qnet__file_finish(&file, status);
+    return qnet__file_finish(&file, qnet_weights_write(ctx, &sink, table, block, metadata_pairs,
+                                                       pairs));
 }
 #endif
 /* ============================================================================================
@@ -18194,19 +18137,20 @@ static qnet__work_kind qnet__work_kind_of(const char *name)
 static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind kind, const char *to,
                                     int count[QNET__WORK_KINDS])
 {
-    char from[960], target[960], (*names)[QNET__NAME_SIZE];
-    size_t names_count, bytes;
-    qnet_status status = QNET_OK;
+    char from[960], target[960];
+    qnet_buffer names = {NULL, 0, 0, NULL};
+    const char *name;
+    qnet_status status;
     memset(count, 0, QNET__WORK_KINDS * sizeof *count);
     snprintf(from, sizeof from, "%s/checkpoint", e->out);
-    QNET__TRY(qnet__list_folder(e->ctx, from, &names, &names_count, &bytes));
+    status = qnet_list_folder(e->ctx, from, &names);
     for (int moving = 0; moving < 2; moving++)
-        for (size_t i = 0; i < names_count && status == QNET_OK; i++) {
-            const qnet__work_kind found = qnet__work_kind_of(names[i]);
+        for (name = NULL; status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL;) {
+            const qnet__work_kind found = qnet__work_kind_of(name);
             count[found] += moving;
             if (found != kind) continue;
-            snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
-            snprintf(target, sizeof target, "%s%s/%s", e->out, to ? to : "", names[i]);
+            snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, name);
+            snprintf(target, sizeof target, "%s%s/%s", e->out, to ? to : "", name);
             if (to != NULL && !moving && qnet__path_kind(target) == 2)
                 status = qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder",
                                     target);
@@ -18217,7 +18161,7 @@ static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind ki
                 status = qnet__fail(e->ctx, QNET_ERROR_IO, "%s: can't be moved to %s: %s", from,
                                     target, strerror(errno));
         }
-    qnet__free(e->ctx, names, bytes);
+    qnet_buffer_free(e->ctx, &names);
     if (status == QNET_OK && to != NULL) {
         snprintf(target, sizeof target, "%s%s", e->out, to);
         (void)qnet__sync(target);
@@ -18284,31 +18228,33 @@ static qnet_status qnet__checkpoint_open(const qnet_experiment *e, int resume,
 static qnet_status qnet__old_weights_clear(const qnet_experiment *e)
 {
     const qnet_experiment_config *c = &e->config;
-    char folder[600], path[960], (*names)[QNET__NAME_SIZE];
-    size_t count, bytes;
+    char folder[600], path[960];
+    qnet_buffer names = {NULL, 0, 0, NULL};
+    const char *name = NULL;
+    qnet_status status;
     int removed = 0;
     snprintf(folder, sizeof folder, "%s/weights", e->out);
-    QNET__TRY(qnet__list_folder(e->ctx, folder, &names, &count, &bytes));
-    for (size_t i = 0; i < count; i++) {
+    status = qnet_list_folder(e->ctx, folder, &names);
+    while (status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL) {
         int input, repeat, fold;
         char model[16], again[64];
-        if (strlen(names[i]) < 4 ||
-            sscanf(names[i] + 4, "-repeat%2d-fold%6d-%9[a-z]", &repeat, &fold, model) != 3)
+        if (strlen(name) < 4 ||
+            sscanf(name + 4, "-repeat%2d-fold%6d-%9[a-z]", &repeat, &fold, model) != 3)
             continue;
-        input = names[i][0] == 'f' ? QNET_INPUT_FULL : QNET_INPUT_CROP;
+        input = name[0] == 'f' ? QNET_INPUT_FULL : QNET_INPUT_CROP;
         snprintf(again, sizeof again, "%s-repeat%02d-fold%02d-%s.safetensors",
                  qnet_input_name((qnet_input)input), repeat, fold, model);
-        if (strcmp(again, names[i]) != 0) continue; /* not a run's */
+        if (strcmp(again, name) != 0) continue; /* not a run's */
         if (c->use_input[input] && repeat <= c->repeats && fold <= c->folds) continue;
-        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        snprintf(path, sizeof path, "%s/%s", folder, name);
         (void)qnet__remove(path);
         removed++;
     }
-    qnet__free(e->ctx, names, bytes);
+    qnet_buffer_free(e->ctx, &names);
     if (removed > 0)
         qnet__log(e->ctx, QNET_LOG_INFO, "%s: %d files of an earlier run were removed", folder,
                   removed);
-    return QNET_OK;
+    return status;
 }
 
 /* predictions.csv beside the files of the caller's publish. */

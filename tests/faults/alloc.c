@@ -1022,16 +1022,17 @@ static qnet_experiment_config experiment_config(void)
 /* Removes a folder and all in it; what is not there is no error. */
 static void remove_folder(const char *path)
 {
-    char (*names)[QNET__NAME_SIZE] = NULL, inner[1024];
-    size_t count = 0, bytes = 0, i;
+    qnet_buffer names = { NULL, 0, 0, NULL };
+    const char *name = NULL;
+    char inner[1024];
     if (qnet__path_kind(path) != 2) return;
-    if (qnet__list_folder(plain, path, &names, &count, &bytes) != QNET_OK) return;
-    for (i = 0; i < count; i++) {
-        snprintf(inner, sizeof inner, "%s/%s", path, names[i]);
+    if (qnet_list_folder(plain, path, &names) != QNET_OK) return;
+    while ((name = qnet__list_next(&names, name)) != NULL) {
+        snprintf(inner, sizeof inner, "%s/%s", path, name);
         if (qnet__path_kind(inner) == 2) remove_folder(inner);
         else remove(inner);
     }
-    qnet__free(plain, names, bytes);
+    qnet_buffer_free(plain, &names);
     remove(path);
 }
 
@@ -1197,8 +1198,7 @@ static void prepare(void)
     const qnet_input_config input = small_input();
     const qnet_experiment_config config = experiment_config();
     phantom_config phantom;
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    size_t count = 0, bytes = 0;
+    qnet_buffer names = { NULL, 0, 0, NULL };
     qnet_buffer csv = {0};
     qnet_hooks hooks;
     memset(&hooks, 0, sizeof hooks);
@@ -1223,11 +1223,12 @@ static void prepare(void)
     CHECK_OK(plain, qnet_experiment_csv(experiment, &csv));
     whole_hash = qnet_hash(QNET_HASH_START, csv.bytes, csv.size);
     qnet_buffer_free(plain, &csv);
-    CHECK_OK(plain, qnet__list_folder(plain, FOLDER "/whole/weights", &names, &count, &bytes));
-    CHECK(count > 0);
-    if (count > 0)
-        snprintf(weights_path, sizeof weights_path, FOLDER "/whole/weights/%s", names[0]);
-    qnet__free(plain, names, bytes);
+    CHECK_OK(plain, qnet_list_folder(plain, FOLDER "/whole/weights", &names));
+    CHECK(names.size > 0);
+    if (names.size > 0)
+        snprintf(weights_path, sizeof weights_path, FOLDER "/whole/weights/%s",
+                 (const char *)names.bytes);
+    qnet_buffer_free(plain, &names);
 }
 
 int main(int argc, char **argv)
