@@ -3311,7 +3311,7 @@ static void qnet__lock_release(qnet__lock *lock)
    >>tensor: views into the flat block of a network's weights, by the table of its parameters. Entry
    i lies at entries[i].offset and holds entries[i].count numbers, in the order in which entries
    were added: first what is trained, then running statistics, so that an optimiser's step is one
-   loop over the first table->trainable numbers.
+   loop over the first table->trainable numbers. Relies on no other room.
    ============================================================================================ */
 
 QNET_API qnet_tensor qnet_param_view(const qnet_param_table *table, qnet_real *block, int i)
@@ -9021,12 +9021,14 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
    convolution's output from that of its norm (backward); an epilogue sums up the moments of a norm,
    or masks a gradient and sums up what its norm needs, where a convolution writes (>>kernels,
    >>fuse). The sum at the end of a block is a pass of its own. At inference norm, residual and ReLU
-   are all in epilogues, and what a convolution stores is its output after them. Relies on >>conv
-   for convolutions with prologue and epilogue, on >>stem for the first layer and its pooling, on
-   >>pool and >>dense for the head.
+   are all in epilogues, and what a convolution stores is its output after them.
 
    The paper's text gives a block one ReLU, after its first convolution. The ResNet18 that it names
    and starts from (He et al., torchvision) has a second one, after the sum: so has this.
+
+   Relies on >>context >>random >>tensor >>kernels >>fuse >>winograd >>conv >>norm >>pool >>stem
+   >>dense. Convolutions with prologue and epilogue are those of >>conv; the first one, with its
+   norm and pooling, that of >>stem.
    ============================================================================================ */
 
 #define QNET__CONV_BNS 20
@@ -9896,7 +9898,8 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
 
    The loss is the cross-entropy of both heads, without that of padded steps. PyTorch's LSTM has two
    biases per gate; both are kept and trained, so that files and training agree with it, and their
-   sum is what the layer sees. Relies on >>lstm and >>dense.
+   sum is what the layer sees.
+   Relies on >>context >>random >>tensor >>gemm >>dense >>lstm >>resnet.
    ============================================================================================ */
 
 #define QNET__SCAN_PARAMS 12
@@ -13378,7 +13381,7 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
    Formulas and ranges are those of Albumentations 0.5-1.0, which the paper cites (Buslaev et al.
    2020). "Histogram stretching" is not defined there nor in the paper: here it is a linear map of
    the 1st..99th percentile of the non-zero pixels to 0..1, or fixed windows.
-   Random numbers are those of >>random.
+   Relies on >>context >>random.
    ============================================================================================ */
 
 QNET_API void qnet_augment_config_init(qnet_augment_config *config)
@@ -13833,9 +13836,9 @@ QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_co
                                      out_h, out_w, scratch);
 }
 
-/* The two pixels next to coordinate x on an axis of n pixels, low <= x <= high, and the second one's
-   weight x - low. Returns 0 where x is outside of the image, whose pixels reach half a step beyond
-   their centres; in that half step the outermost pixel counts alone. */
+/* The two pixels next to coordinate x on an axis of n pixels, low <= x <= high, and the second
+   one's weight x - low. Returns 0 where x is outside of the image, whose pixels reach half a step
+   beyond their centres; in that half step the outermost pixel counts alone. */
 static int qnet__neighbours(double x, int n, int *low, int *high, float *weight)
 {
     if (!(x > -0.5 && x < n - 0.5)) return 0;
@@ -13881,8 +13884,9 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
    convention). step is as many mm along both axes, even if voxels are not square. The full input
    fits the whole slice into the image; the cropped one is box_mm about the mask's centre of mass
    (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
-   augmentation moves its crop. Volumes are those of >>nifti, percentiles those of >>image. What a
-   folder holds, and which file is which map, is the caller's affair: examples/crossval/bids.h.
+   augmentation moves its crop. What a folder holds, and which file is which map, is the caller's
+   affair: examples/crossval/bids.h.
+   Relies on >>context >>random >>nifti >>weights >>image: volumes, hashes of numbers, percentiles.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
