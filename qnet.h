@@ -13970,20 +13970,6 @@ static void qnet__warn_of_bad_voxels(qnet_context *ctx, const char *name, size_t
                   (double)bad, where);
 }
 
-/* Sets NaN and infinity to 0, which resampling then does not spread, with a warning. */
-static void qnet__zero_bad_voxels(qnet_context *ctx, qnet_volume *v, const char *name,
-                                  const char *where)
-{
-    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
-    size_t bad = 0;
-    for (size_t i = 0; i < count; i++)
-        if (!qnet__is_finite((double)v->voxels[i])) {
-            v->voxels[i] = 0;
-            bad++;
-        }
-    qnet__warn_of_bad_voxels(ctx, name, bad, where);
-}
-
 /* A refusal, with the field of the configuration that waives it; a warning once it is waived. */
 static QNET__PRINTF(4, 5) qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field,
                                                    const char *format, ...)
@@ -14110,9 +14096,11 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
     float value[QNET__MASK_LABELS + 1], low = 0, high = 0; /* the values but 0 */
     int n = 0, k, whole = 1;
-    qnet__zero_bad_voxels(ctx, mask, name, "do not count as mask");
+    size_t bad = 0;
     for (size_t i = 0; i < count; i++) {
-        const float v = mask->voxels[i];
+        const float v = qnet__is_finite((double)mask->voxels[i]) ? mask->voxels[i] : 0;
+        bad += v != mask->voxels[i];
+        mask->voxels[i] = v;
         low = v < low ? v : low;
         high = v > high ? v : high;
         if (v == 0) continue;
@@ -14120,6 +14108,7 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
         for (k = 0; k < n && value[k] != v;) k++;
         if (k == n && n <= QNET__MASK_LABELS) value[n++] = v;
     }
+    qnet__warn_of_bad_voxels(ctx, name, bad, "do not count as mask");
     /* A little beyond 0..1, as interpolation by splines leaves it. */
     if (low < -0.1f || (high > 1.1f && n > 1 && (!whole || n > QNET__MASK_LABELS)))
         return qnet__fail(ctx, QNET_ERROR_DATA,
@@ -14327,9 +14316,17 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
                                   "%s: slice %d (from 0 at the bottom) is zero all over the image",
                                   p->name[m], p->z[t]);
         }
-    for (int m = QNET__QSM; m <= QNET__T1W; m++)
-        qnet__zero_bad_voxels(p->ctx, p->map[m], p->name[m],
-                              "inside of the head, where no image looks, become 0");
+    for (int m = QNET__QSM; m <= QNET__T1W; m++) {
+        float *voxels = p->map[m]->voxels;
+        size_t bad = 0;
+        for (size_t i = 0; i < qnet__voxel_count(grid->nx, grid->ny, grid->nz); i++) {
+            if (qnet__is_finite((double)voxels[i])) continue;
+            voxels[i] = 0;
+            bad++;
+        }
+        qnet__warn_of_bad_voxels(p->ctx, p->name[m], bad,
+                                 "inside of the head, where no image looks, become 0");
+    }
     return QNET_OK;
 }
 
