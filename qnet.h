@@ -9089,48 +9089,46 @@ typedef struct qnet__resnet_state {
     int batch, train; /* of the last forward pass; batch 0: none, or used up by a backward pass */
 } qnet__resnet_state;
 
-/* Describes kernel x kernel convolution of `in` to `out` channels over height x width, padded so
-   that stride 1 keeps the size. prefix is "" or "layer1.0.". */
+/* Names and shape of a conv_bn. prefix is "" or "layer1.0."; only shortcuts, 1x1, have no ReLU. */
 static void qnet__conv_bn_describe(qnet__conv_bn *c, const char *prefix, const char *conv,
-                                   const char *norm, int batch, int height, int width, int in,
-                                   int out, int kernel, int stride)
+                                   const char *norm, const qnet_conv2d *shape)
 {
-    const qnet_conv2d shape = {batch, height, width, in, out, kernel, stride, kernel / 2};
     snprintf(c->conv_name, sizeof c->conv_name, "%s%s", prefix, conv);
     snprintf(c->norm_name, sizeof c->norm_name, "%s%s", prefix, norm);
-    c->conv = shape;
-    c->relu = kernel > 1;
+    c->conv = *shape;
+    c->relu = shape->kernel > 1;
 }
 
 /* The definition of ResNet18: the stem, then layers 1..4 of two blocks each, with 64, 128, 256 and
-   512 channels. The first block of layers 2..4 halves the map, and its shortcut follows suit by a
-   1x1 convolution of stride 2; every other shortcut is the identity. */
+   512 channels. The first block of layers 2..4 halves the map, and its shortcut is a 1x1
+   convolution of stride 2; every other shortcut is the identity. All are padded so that stride 1
+   keeps the size. */
 static void qnet__resnet_describe(const qnet_resnet_config *config, qnet__resnet_state *r)
 {
-    qnet__conv_bn *c = r->conv_bn;
     const int batch = config->batch;
+    const qnet_conv2d stem = {batch, config->height, config->width, config->channels, 64, 7, 2, 3};
     int in = 64, n = 1;
-    qnet__conv_bn_describe(c, "", "conv1", "bn1", batch, config->height, config->width,
-                           config->channels, in, 7, 2);
-    int h = (qnet_conv2d_out_height(&c->conv) - 1) / 2 + 1; /* of the pooled map */
-    int w = (qnet_conv2d_out_width(&c->conv) - 1) / 2 + 1;
+    int h = (qnet_conv2d_out_height(&stem) - 1) / 2 + 1; /* of the pooled map */
+    int w = (qnet_conv2d_out_width(&stem) - 1) / 2 + 1;
+    qnet__conv_bn_describe(r->conv_bn, "", "conv1", "bn1", &stem);
     for (int b = 0; b < QNET__RESBLOCKS; b++) {
         const int layer = b / 2 + 1, out = 64 << (layer - 1);
         const int stride = layer > 1 && b % 2 == 0 ? 2 : 1;
         const int out_h = (h - 1) / stride + 1, out_w = (w - 1) / stride + 1;
+        const qnet_conv2d first = {batch, h, w, in, out, 3, stride, 1};
+        const qnet_conv2d second = {batch, out_h, out_w, out, out, 3, 1, 1};
+        const qnet_conv2d shortcut = {batch, h, w, in, out, 1, stride, 0};
+        qnet__conv_bn *c = &r->conv_bn[n];
         qnet__resblock *block = &r->block[b];
         char prefix[] = "layer1.0.";
         prefix[5] = (char)('0' + layer), prefix[7] = (char)('0' + b % 2);
         block->first = n++;
         block->second = n++;
         block->shortcut = stride == 2 ? n++ : -1;
-        qnet__conv_bn_describe(c + block->first, prefix, "conv1", "bn1", batch, h, w, in, out, 3,
-                               stride);
-        qnet__conv_bn_describe(c + block->second, prefix, "conv2", "bn2", batch, out_h, out_w, out,
-                               out, 3, 1);
-        if (block->shortcut >= 0)
-            qnet__conv_bn_describe(c + block->shortcut, prefix, "downsample.0", "downsample.1",
-                                   batch, h, w, in, out, 1, stride);
+        qnet__conv_bn_describe(c, prefix, "conv1", "bn1", &first);
+        qnet__conv_bn_describe(c + 1, prefix, "conv2", "bn2", &second);
+        if (stride == 2)
+            qnet__conv_bn_describe(c + 2, prefix, "downsample.0", "downsample.1", &shortcut);
         in = out, h = out_h, w = out_w;
     }
 }
