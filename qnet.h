@@ -13787,7 +13787,7 @@ static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y
     }
 }
 
-/* ---- all of it ------------------------------------------------------------------------------- */
+/* ---- the whole transform --------------------------------------------------------------------- */
 
 QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
                                                const qnet_augmentation *record, const float *pixels,
@@ -13883,7 +13883,7 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
    fits the whole slice into the image; the cropped one is box_mm about the mask's centre of mass
    (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
    augmentation moves its crop. What a folder holds, and which file is which map, is the caller's
-   affair: examples/crossval/bids.h.
+   choice: examples/crossval/bids.h.
    Relies on >>context >>random >>nifti >>weights >>image: volumes, hashes of numbers, percentiles.
    ============================================================================================ */
 
@@ -13940,7 +13940,7 @@ static int qnet__maps_needed(const qnet_input_config *config)
                ? QNET__MAPS : QNET__MASK;
 }
 
-/* A scan on its way from volumes to images. */
+/* What is known of a scan while its images are prepared. */
 typedef struct qnet__preparation {
     qnet_context *ctx;
     const qnet_input_config *config;
@@ -14081,8 +14081,8 @@ static size_t qnet__clear_outside(qnet_volume *v)
 /* ---- the mask --------------------------------------------------------------------------------
 
    Users bring outlines of 0 and 1, label images, probability atlases and, by mistake, T1W or a
-   brain mask. The last two would be silent: every slice would hold some of them. So a mask is made
-   binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice. */
+   brain mask. The last two would go unnoticed: every slice would hold some of them. So a mask is
+   made binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice. */
 
 #define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
 #define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
@@ -14244,9 +14244,10 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
     if (!(v->spacing[0] > 0 && v->spacing[1] > 0 && v->spacing[0] <= 1000 && v->spacing[1] <= 1000))
         return qnet__fail(p->ctx, QNET_ERROR_DATA, "%s: voxel size is %g x %g mm",
                           p->name[QNET__QSM], v->spacing[0], v->spacing[1]);
+    for (int k = 0; k < 2; k++)
+        p->center[k] = config->input == QNET_INPUT_FULL ? (n[k] - 1) / 2.0 : mass[k];
     if (config->input == QNET_INPUT_FULL) {
         pixel_mm = fmax(v->nx * v->spacing[0], v->ny * v->spacing[1]) / config->size;
-        for (int k = 0; k < 2; k++) p->center[k] = (n[k] - 1) / 2.0;
     } else if (config->box_explicit) {
         /* world = affine (i, j, k, 1), k in the middle of the slices: two equations for i and j */
         const double(*a)[4] = v->affine, k = p->z[0] + (p->slices - 1) / 2.0;
@@ -14255,8 +14256,6 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
         const double det = a[0][0] * a[1][1] - a[0][1] * a[1][0];
         p->center[0] = (x * a[1][1] - y * a[0][1]) / det;
         p->center[1] = (y * a[0][0] - x * a[1][0]) / det;
-    } else {
-        for (int k = 0; k < 2; k++) p->center[k] = mass[k];
     }
     p->side = qnet_input_prepared(config);
     for (int k = 0; k < 2; k++) {
@@ -14618,7 +14617,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
 {
     qnet_context *ctx = cohort->ctx;
     qnet_volume *const map[QNET__MAPS] = {maps->qsm, maps->r2star, maps->t1w, maps->mask};
-    const size_t image = (size_t)cohort->height * (size_t)cohort->width * 3;
+    const size_t image = (size_t)cohort->height * (size_t)cohort->width * 3; /* numbers */
     qnet__preparation p;
     qnet_scan scan;
     memset(&scan, 0, sizeof scan);
