@@ -3340,7 +3340,7 @@ static void qnet__lock_release(qnet__lock *lock)
    >>tensor: views into the flat block of a network's weights, by the table of its parameters. Entry
    i lies at entries[i].offset and holds entries[i].count numbers, in the order in which entries
    were added: first what is trained, then running statistics, so that an optimiser's step is one
-   loop over the first table->trainable numbers.
+   loop over the first table->trainable numbers. Relies on no other room.
    ============================================================================================ */
 
 QNET_API qnet_tensor qnet_param_view(const qnet_param_table *table, qnet_real *block, int i)
@@ -9050,12 +9050,14 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
    convolution's output from that of its norm (backward); an epilogue sums up the moments of a norm,
    or masks a gradient and sums up what its norm needs, where a convolution writes (>>kernels,
    >>fuse). The sum at the end of a block is a pass of its own. At inference norm, residual and ReLU
-   are all in epilogues, and what a convolution stores is its output after them. Relies on >>conv
-   for convolutions with prologue and epilogue, on >>stem for the first layer and its pooling, on
-   >>pool and >>dense for the head.
+   are all in epilogues, and what a convolution stores is its output after them.
 
    The paper's text gives a block one ReLU, after its first convolution. The ResNet18 that it names
    and starts from (He et al., torchvision) has a second one, after the sum: so has this.
+
+   Relies on >>context >>random >>tensor >>kernels >>fuse >>winograd >>conv >>norm >>pool >>stem
+   >>dense. Convolutions with prologue and epilogue are those of >>conv; the first one, with its
+   norm and pooling, that of >>stem.
    ============================================================================================ */
 
 #define QNET__CONV_BNS 20
@@ -9116,48 +9118,46 @@ typedef struct qnet__resnet_state {
     int batch, train; /* of the last forward pass; batch 0: none, or used up by a backward pass */
 } qnet__resnet_state;
 
-/* Describes kernel x kernel convolution of `in` to `out` channels over height x width, padded so
-   that stride 1 keeps the size. prefix is "" or "layer1.0.". */
+/* Names and shape of a conv_bn. prefix is "" or "layer1.0."; only shortcuts, 1x1, have no ReLU. */
 static void qnet__conv_bn_describe(qnet__conv_bn *c, const char *prefix, const char *conv,
-                                   const char *norm, int batch, int height, int width, int in,
-                                   int out, int kernel, int stride)
+                                   const char *norm, const qnet_conv2d *shape)
 {
-    const qnet_conv2d shape = {batch, height, width, in, out, kernel, stride, kernel / 2};
     snprintf(c->conv_name, sizeof c->conv_name, "%s%s", prefix, conv);
     snprintf(c->norm_name, sizeof c->norm_name, "%s%s", prefix, norm);
-    c->conv = shape;
-    c->relu = kernel > 1;
+    c->conv = *shape;
+    c->relu = shape->kernel > 1;
 }
 
 /* The definition of ResNet18: the stem, then layers 1..4 of two blocks each, with 64, 128, 256 and
-   512 channels. The first block of layers 2..4 halves the map, and its shortcut follows suit by a
-   1x1 convolution of stride 2; every other shortcut is the identity. */
+   512 channels. The first block of layers 2..4 halves the map, and its shortcut is a 1x1
+   convolution of stride 2; every other shortcut is the identity. All are padded so that stride 1
+   keeps the size. */
 static void qnet__resnet_describe(const qnet_resnet_config *config, qnet__resnet_state *r)
 {
-    qnet__conv_bn *c = r->conv_bn;
     const int batch = config->batch;
+    const qnet_conv2d stem = {batch, config->height, config->width, config->channels, 64, 7, 2, 3};
     int in = 64, n = 1;
-    qnet__conv_bn_describe(c, "", "conv1", "bn1", batch, config->height, config->width,
-                           config->channels, in, 7, 2);
-    int h = (qnet_conv2d_out_height(&c->conv) - 1) / 2 + 1; /* of the pooled map */
-    int w = (qnet_conv2d_out_width(&c->conv) - 1) / 2 + 1;
+    int h = (qnet_conv2d_out_height(&stem) - 1) / 2 + 1; /* of the pooled map */
+    int w = (qnet_conv2d_out_width(&stem) - 1) / 2 + 1;
+    qnet__conv_bn_describe(r->conv_bn, "", "conv1", "bn1", &stem);
     for (int b = 0; b < QNET__RESBLOCKS; b++) {
         const int layer = b / 2 + 1, out = 64 << (layer - 1);
         const int stride = layer > 1 && b % 2 == 0 ? 2 : 1;
         const int out_h = (h - 1) / stride + 1, out_w = (w - 1) / stride + 1;
+        const qnet_conv2d first = {batch, h, w, in, out, 3, stride, 1};
+        const qnet_conv2d second = {batch, out_h, out_w, out, out, 3, 1, 1};
+        const qnet_conv2d shortcut = {batch, h, w, in, out, 1, stride, 0};
+        qnet__conv_bn *c = &r->conv_bn[n];
         qnet__resblock *block = &r->block[b];
         char prefix[] = "layer1.0.";
         prefix[5] = (char)('0' + layer), prefix[7] = (char)('0' + b % 2);
         block->first = n++;
         block->second = n++;
         block->shortcut = stride == 2 ? n++ : -1;
-        qnet__conv_bn_describe(c + block->first, prefix, "conv1", "bn1", batch, h, w, in, out, 3,
-                               stride);
-        qnet__conv_bn_describe(c + block->second, prefix, "conv2", "bn2", batch, out_h, out_w, out,
-                               out, 3, 1);
-        if (block->shortcut >= 0)
-            qnet__conv_bn_describe(c + block->shortcut, prefix, "downsample.0", "downsample.1",
-                                   batch, h, w, in, out, 1, stride);
+        qnet__conv_bn_describe(c, prefix, "conv1", "bn1", &first);
+        qnet__conv_bn_describe(c + 1, prefix, "conv2", "bn2", &second);
+        if (stride == 2)
+            qnet__conv_bn_describe(c + 2, prefix, "downsample.0", "downsample.1", &shortcut);
         in = out, h = out_h, w = out_w;
     }
 }
@@ -9817,12 +9817,10 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
 
     /* The gradient of x: two paths add up; then the mask of the ReLU that made x, which pooling has
        not, and the sums of the norm inside it. */
-    if (previous != NULL) {
-        dmap = qnet__conv_bn_sums(r, previous, dx);
-        dmap.mask = x.x;
-    }
     dmap.kind = QNET__EPILOGUE_GRADIENT;
     dmap.y = dx;
+    if (previous != NULL)
+        dmap.pre = previous->conv_out, dmap.mean = previous->mean, dmap.mask = x.x;
     if (block->shortcut < 0) {
         /* Forward: residual = x. */
         dmap.residual = block->dout;
@@ -9927,12 +9925,14 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
 
    The loss is the cross-entropy of both heads, without that of padded steps. PyTorch's LSTM has two
    biases per gate; both are kept and trained, so that files and training agree with it, and their
-   sum is what the layer sees. Relies on >>lstm and >>dense.
+   sum is what the layer sees.
+   Relies on >>context >>random >>tensor >>gemm >>dense >>lstm >>resnet.
    ============================================================================================ */
 
 #define QNET__SCAN_PARAMS 12
 
-/* Where the tensors of a block lie, weights or gradients: [2] are the directions. */
+/* Where the tensors of a block lie, weights or gradients: [2] are the directions, forward and
+   backward in the order of slices. Gates are in PyTorch's order i, f, g, o. */
 typedef struct qnet__scan_block {
     qnet_lstm_gradients lstm;   /* w[4 hidden][features], u[4 hidden][hidden], b = b_ih[4 hidden] */
     qnet_real *b_hh[2];         /* [4 hidden] */
@@ -10069,8 +10069,8 @@ QNET_API size_t qnet_scan_model_bytes(qnet_context *ctx, const qnet_scan_config 
     return arena.at == SIZE_MAX ? 0 : arena.at;
 }
 
-/* One allocation, as qnet_resnet_create. Weights and gradients are zero until qnet_scan_model_init
-   or a weights file fills them. */
+/* One allocation, as qnet_resnet_create: the plan measures it, and carves it. Weights and gradients
+   are zero until qnet_scan_model_init or a weights file fills them. */
 QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_config *config,
                                             qnet_scan_model **out)
 {
@@ -10138,7 +10138,8 @@ static qnet_status qnet__scan_check_batch(const qnet_scan_model *model, const in
     return QNET_OK;
 }
 
-/* Sets t[batch][steps][width] to zero at the steps beyond each scan's length. */
+/* Sets t[batch][steps][width] to zero at the steps beyond each scan's length[batch]: what a short
+   scan lacks neither adds to a logit nor gets a gradient. */
 static void qnet__scan_clear_padding(const qnet_scan_config *config, const int *length, int batch,
                                      int width, qnet_real *t)
 {
@@ -13429,7 +13430,7 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
    Formulas and ranges are those of Albumentations 0.5-1.0, which the paper cites (Buslaev et al.
    2020). "Histogram stretching" is not defined there nor in the paper: here it is a linear map of
    the 1st..99th percentile of the non-zero pixels to 0..1, or fixed windows.
-   Random numbers are those of >>random.
+   Relies on >>context >>random.
    ============================================================================================ */
 
 QNET_API void qnet_augment_config_init(qnet_augment_config *config)
@@ -13849,7 +13850,7 @@ static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y
     }
 }
 
-/* ---- all of it ------------------------------------------------------------------------------- */
+/* ---- the whole transform --------------------------------------------------------------------- */
 
 QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
                                                const qnet_augmentation *record, const float *pixels,
@@ -13896,28 +13897,40 @@ QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_co
                                      out_h, out_w, scratch);
 }
 
+/* The two pixels next to coordinate x on an axis of n pixels, low <= x <= high, and the second
+   one's weight x - low. Returns 0 where x is outside of the image, whose pixels reach half a step
+   beyond their centres; in that half step the outermost pixel counts alone. */
+static int qnet__neighbours(double x, int n, int *low, int *high, float *weight)
+{
+    if (!(x > -0.5 && x < n - 0.5)) return 0;
+    x = fmin(fmax(x, 0), n - 1);
+    *low = (int)x;
+    *high = qnet__min_int(*low + 1, n - 1);
+    *weight = (float)(x - *low);
+    return 1;
+}
+
 /* out[out_h][out_w][channels]: source = (target + 1/2) * in / out - 1/2, clamped to the image, as
    in OpenCV's INTER_LINEAR and PyTorch's align_corners=False. Does nothing for empty sizes. */
 QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channels, float *out,
                                 int out_h, int out_w)
 {
     const double step_y = (double)in_h / out_h, step_x = (double)in_w / out_w;
-    const size_t n = (size_t)channels;
+    const size_t n = (size_t)channels, row = (size_t)in_w * n;
+    int x0 = 0, x1 = 0, y0 = 0, y1 = 0; /* every source lies within the image */
+    float fx = 0, fy = 0;
     if (in_h < 1 || in_w < 1 || channels < 1 || out_h < 1 || out_w < 1) return;
-    for (int Y = 0; Y < out_h; Y++) {
-        const double y = fmin(fmax((Y + 0.5) * step_y - 0.5, 0), in_h - 1);
-        const int y0 = (int)y;
+    for (int Y = 0; Y < out_h; Y++)
         for (int X = 0; X < out_w; X++) {
-            const double x = fmin(fmax((X + 0.5) * step_x - 0.5, 0), in_w - 1);
-            const int x0 = (int)x;
-            const float *p = in + ((size_t)y0 * (size_t)in_w + (size_t)x0) * n;
-            const float *q = y0 + 1 < in_h ? p + (size_t)in_w * n : p;
-            const size_t right = x0 + 1 < in_w ? n : 0;
+            (void)qnet__neighbours((Y + 0.5) * step_y - 0.5, in_h, &y0, &y1, &fy);
+            (void)qnet__neighbours((X + 0.5) * step_x - 0.5, in_w, &x0, &x1, &fx);
+            const float *p = in + (size_t)y0 * row + (size_t)x0 * n;
+            const float *q = in + (size_t)y1 * row + (size_t)x0 * n;
             for (size_t c = 0; c < n; c++)
-                *out++ = qnet__bilinear(p + c, q + c, right, (float)(x - x0), (float)(y - y0));
+                *out++ = qnet__bilinear(p + c, q + c, (size_t)(x1 - x0) * n, fx, fy);
         }
-    }
 }
+
 /* ============================================================================================
    >>cohort: from volumes to images, scan by scan; folds over individuals.
    In: QSM, R2*, T1W and mostly a mask of the basal ganglia, each float[nz][ny][nx] on one grid.
@@ -13932,8 +13945,9 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
    convention). step is as many mm along both axes, even if voxels are not square. The full input
    fits the whole slice into the image; the cropped one is box_mm about the mask's centre of mass
    (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
-   augmentation moves its crop. Volumes are those of >>nifti, percentiles those of >>image. What a
-   folder holds, and which file is which map, is the caller's affair: examples/crossval/bids.h.
+   augmentation moves its crop. What a folder holds, and which file is which map, is the caller's
+   choice: examples/crossval/bids.h.
+   Relies on >>context >>random >>nifti >>weights >>image: volumes, hashes of numbers, percentiles.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
@@ -14000,7 +14014,7 @@ static int qnet__maps_needed(const qnet_input_config *config)
                ? QNET__MAPS : QNET__MASK;
 }
 
-/* A scan on its way from volumes to images. */
+/* What is known of a scan while its images are prepared. */
 typedef struct qnet__preparation {
     qnet_context *ctx;
     const qnet_input_config *config;
@@ -14028,20 +14042,6 @@ static void qnet__warn_of_bad_voxels(qnet_context *ctx, const char *name, size_t
                   (double)bad, where);
 }
 
-/* Sets NaN and infinity to 0, which resampling then does not spread, with a warning. */
-static void qnet__zero_bad_voxels(qnet_context *ctx, qnet_volume *v, const char *name,
-                                  const char *where)
-{
-    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
-    size_t bad = 0;
-    for (size_t i = 0; i < count; i++)
-        if (!qnet__is_finite((double)v->voxels[i])) {
-            v->voxels[i] = 0;
-            bad++;
-        }
-    qnet__warn_of_bad_voxels(ctx, name, bad, where);
-}
-
 /* A refusal, with the field of the configuration that waives it; a warning once it is waived. */
 static QNET__PRINTF(4, 5) qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field,
                                                    const char *format, ...)
@@ -14059,8 +14059,10 @@ static QNET__PRINTF(4, 5) qnet_status qnet__unless(qnet_context *ctx, int waived
 
 /* ---- the maps: orientation, grid, NaN -------------------------------------------------------- */
 
-/* Turns a volume to RAS. Its axes may lie aslant: slices are then planes of the axis nearest to
-   upwards, which for slices acquired at 50 degrees from axial is not the one across them. */
+/* Turns a volume to RAS by permuting and flipping axes. These may lie aslant: slices are then
+   planes of the axis nearest to upwards, which for slices acquired at 50 degrees from axial is not
+   the one across them. tilt: the largest angle between an axis and that of the head,
+   acos(|affine[c][c]| / spacing[c]). */
 static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
                                   qnet_volume *v, const char *name)
 {
@@ -14089,7 +14091,9 @@ static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *co
 #define QNET__REGRID \
     ": bring it onto that grid (flirt -applyxfm -usesqform, antsApplyTransforms, 3dresample)"
 
-/* The same grid but for rounding: by where the corners of b lie among the voxels of a. */
+/* Whether b has the grid of a, but for rounding. With D = affine_b - affine_a, a corner c of the
+   grid (voxel indices) lies off by D (c, 1) mm, and by that projected on an axis of a, divided by
+   the voxel size, in voxels. The grid is affine: no voxel is further off than the worst corner. */
 static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
                                     const qnet_volume *b, const char *name_b)
 {
@@ -14101,12 +14105,13 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
     for (int corner = 0; corner < 8; corner++) {
         const double at[4] = {corner & 1 ? a->nx - 1.0 : 0, corner & 2 ? a->ny - 1.0 : 0,
                               corner & 4 ? a->nz - 1.0 : 0, 1};
-        double off[3] = {0, 0, 0}; /* mm */
-        for (int r = 0; r < 3; r++)
-            for (int c = 0; c < 4; c++) off[r] += (b->affine[r][c] - a->affine[r][c]) * at[c];
         for (int c = 0; c < 3; c++) { /* along the axes of a, taken as orthogonal */
             double along = 0;
-            for (int r = 0; r < 3; r++) along += off[r] * a->affine[r][c];
+            for (int r = 0; r < 3; r++) {
+                double off = 0; /* mm */
+                for (int k = 0; k < 4; k++) off += (b->affine[r][k] - a->affine[r][k]) * at[k];
+                along += off * a->affine[r][c];
+            }
             worst = fmax(worst, fabs(along) / (a->spacing[c] * a->spacing[c]));
         }
     }
@@ -14150,8 +14155,8 @@ static size_t qnet__clear_outside(qnet_volume *v)
 /* ---- the mask --------------------------------------------------------------------------------
 
    Users bring outlines of 0 and 1, label images, probability atlases and, by mistake, T1W or a
-   brain mask. The last two would be silent: every slice would hold some of them. So a mask is made
-   binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice. */
+   brain mask. The last two would go unnoticed: every slice would hold some of them. So a mask is
+   made binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice. */
 
 #define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
 #define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
@@ -14163,9 +14168,11 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
     float value[QNET__MASK_LABELS + 1], low = 0, high = 0; /* the values but 0 */
     int n = 0, k, whole = 1;
-    qnet__zero_bad_voxels(ctx, mask, name, "do not count as mask");
+    size_t bad = 0;
     for (size_t i = 0; i < count; i++) {
-        const float v = mask->voxels[i];
+        const float v = qnet__is_finite((double)mask->voxels[i]) ? mask->voxels[i] : 0;
+        bad += v != mask->voxels[i];
+        mask->voxels[i] = v;
         low = v < low ? v : low;
         high = v > high ? v : high;
         if (v == 0) continue;
@@ -14173,6 +14180,7 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
         for (k = 0; k < n && value[k] != v;) k++;
         if (k == n && n <= QNET__MASK_LABELS) value[n++] = v;
     }
+    qnet__warn_of_bad_voxels(ctx, name, bad, "do not count as mask");
     /* A little beyond 0..1, as interpolation by splines leaves it. */
     if (low < -0.1f || (high > 1.1f && n > 1 && (!whole || n > QNET__MASK_LABELS)))
         return qnet__fail(ctx, QNET_ERROR_DATA,
@@ -14187,28 +14195,26 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
     return QNET_OK;
 }
 
-/* Flood fill. The component (26 neighbours) of voxel `start`, whose voxels hold `from`: makes them
-   `to`, lists their indices in queue[], breadth first, and returns how many there are. */
+/* Flood fill, breadth first. The component (26 neighbours) of voxel `start`, whose voxels hold
+   `from`: makes them `to`, lists their indices in queue[], which has room for all of the mask, and
+   returns how many there are. */
 static size_t qnet__mask_component(qnet_volume *mask, size_t start, float from, float to,
                                    size_t *queue)
 {
-    const size_t nx = (size_t)mask->nx, ny = (size_t)mask->ny;
+    const int nx = mask->nx, ny = mask->ny, nz = mask->nz;
     size_t tail = 1;
     queue[0] = start;
     mask->voxels[start] = to;
     for (size_t head = 0; head < tail; head++) {
-        const int x = (int)(queue[head] % nx), y = (int)(queue[head] / nx % ny);
-        const int z = (int)(queue[head] / nx / ny);
-        const int x1 = qnet__min_int(x + 1, mask->nx - 1), y1 = qnet__min_int(y + 1, mask->ny - 1);
-        const int z1 = qnet__min_int(z + 1, mask->nz - 1);
-        for (int k = qnet__max_int(z - 1, 0); k <= z1; k++)
-            for (int j = qnet__max_int(y - 1, 0); j <= y1; j++)
-                for (int i = qnet__max_int(x - 1, 0); i <= x1; i++) {
-                    const size_t at = qnet__voxel_at(mask, i, j, k);
-                    if (mask->voxels[at] != from) continue;
-                    mask->voxels[at] = to;
-                    queue[tail++] = at;
-                }
+        const int x = (int)(queue[head] % (size_t)nx), row = (int)(queue[head] / (size_t)nx);
+        for (int d = 0; d < 27; d++) {
+            const int i = x + d % 3 - 1, j = row % ny + d / 3 % 3 - 1, k = row / ny + d / 9 - 1;
+            if (i < 0 || i >= nx || j < 0 || j >= ny || k < 0 || k >= nz) continue;
+            const size_t at = qnet__voxel_at(mask, i, j, k);
+            if (mask->voxels[at] != from) continue;
+            mask->voxels[at] = to;
+            queue[tail++] = at;
+        }
     }
     return tail;
 }
@@ -14257,13 +14263,12 @@ static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, d
     double n = 0, sum[2] = {0, 0};
     for (int t = 0; t < count; t++) {
         const float *voxel = v->voxels + qnet__voxel_at(v, 0, 0, z ? z[t] : t);
-        for (int y = 0; y < v->ny; y++)
-            for (int x = 0; x < v->nx; x++, voxel++)
-                if (*voxel != 0) {
-                    n++;
-                    sum[0] += x;
-                    sum[1] += y;
-                }
+        for (int i = 0; i < v->nx * v->ny; i++) {
+            if (voxel[i] == 0) continue;
+            n++;
+            sum[0] += i % v->nx;
+            sum[1] += i / v->nx;
+        }
     }
     if (n == 0) return 0;
     for (int k = 0; k < 2; k++) center[k] = sum[k] / n;
@@ -14296,9 +14301,14 @@ static qnet_status qnet__choose_slices(qnet__preparation *p)
     return QNET_OK;
 }
 
-/* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one.
-   The full input takes the longer side of the slices; the crop box_mm / size mm per pixel, and its
-   margin adds pixels, not millimetres per pixel. */
+/* Centre and step of the frame on this scan's grid, in voxels; see the head of this room. mass: the
+   mask's centre, where there is one. mm per pixel are
+
+       full   longer side of the slices / size, about the middle of the grid
+       crop   box_mm / size, about box_center_mm or the mask's centre of mass
+
+   and step = mm per pixel / voxel size, for each axis. The margin of a crop adds pixels, not
+   millimetres per pixel. */
 static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
 {
     const qnet_input_config *config = p->config;
@@ -14308,9 +14318,10 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
     if (!(v->spacing[0] > 0 && v->spacing[1] > 0 && v->spacing[0] <= 1000 && v->spacing[1] <= 1000))
         return qnet__fail(p->ctx, QNET_ERROR_DATA, "%s: voxel size is %g x %g mm",
                           p->name[QNET__QSM], v->spacing[0], v->spacing[1]);
+    for (int k = 0; k < 2; k++)
+        p->center[k] = config->input == QNET_INPUT_FULL ? (n[k] - 1) / 2.0 : mass[k];
     if (config->input == QNET_INPUT_FULL) {
         pixel_mm = fmax(v->nx * v->spacing[0], v->ny * v->spacing[1]) / config->size;
-        for (int k = 0; k < 2; k++) p->center[k] = (n[k] - 1) / 2.0;
     } else if (config->box_explicit) {
         /* world = affine (i, j, k, 1), k in the middle of the slices: two equations for i and j */
         const double(*a)[4] = v->affine, k = p->z[0] + (p->slices - 1) / 2.0;
@@ -14319,8 +14330,6 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
         const double det = a[0][0] * a[1][1] - a[0][1] * a[1][0];
         p->center[0] = (x * a[1][1] - y * a[0][1]) / det;
         p->center[1] = (y * a[0][0] - x * a[1][0]) / det;
-    } else {
-        for (int k = 0; k < 2; k++) p->center[k] = mass[k];
     }
     p->side = qnet_input_prepared(config);
     for (int k = 0; k < 2; k++) {
@@ -14378,9 +14387,17 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
                                   "%s: slice %d (from 0 at the bottom) is zero all over the image",
                                   p->name[m], p->z[t]);
         }
-    for (int m = QNET__QSM; m <= QNET__T1W; m++)
-        qnet__zero_bad_voxels(p->ctx, p->map[m], p->name[m],
-                              "inside of the head, where no image looks, become 0");
+    for (int m = QNET__QSM; m <= QNET__T1W; m++) {
+        float *voxels = p->map[m]->voxels;
+        size_t bad = 0;
+        for (size_t i = 0; i < qnet__voxel_count(grid->nx, grid->ny, grid->nz); i++) {
+            if (qnet__is_finite((double)voxels[i])) continue;
+            voxels[i] = 0;
+            bad++;
+        }
+        qnet__warn_of_bad_voxels(p->ctx, p->name[m], bad,
+                                 "inside of the head, where no image looks, become 0");
+    }
     return QNET_OK;
 }
 
@@ -14494,18 +14511,6 @@ static qnet_status qnet__check_values(const qnet__preparation *p, const double c
 
 /* ---- images ---------------------------------------------------------------------------------- */
 
-/* The two neighbours of coordinate x on an axis of n voxels, and the second one's weight; 0 where x
-   is outside of the volume, whose voxels reach half a step beyond their centres. */
-static int qnet__neighbours(double x, int n, int *low, int *high, float *weight)
-{
-    if (!(x > -0.5 && x < n - 0.5)) return 0;
-    x = fmin(fmax(x, 0), n - 1);
-    *low = (int)x;
-    *high = qnet__min_int(*low + 1, n - 1);
-    *weight = (float)(x - *low);
-    return 1;
-}
-
 /* Samples per pixel along an axis: one up to 2 voxels a pixel (bilinear then skips none but at the
    end of that range), above that one per voxel, whose mean is taken. */
 static int qnet__samples(double step)
@@ -14513,8 +14518,9 @@ static int qnet__samples(double step)
     return step <= 2 ? 1 : qnet__min_int((int)ceil(step), 64);
 }
 
-/* image[side][side][3] of slice z: bilinear, zero outside of the volume. Pixels larger than two
-   voxels are the mean of several samples, or fine detail would be aliased. */
+/* image[side][side][3] of slice z, all three maps: bilinear between voxel centres, zero outside of
+   the volume. A pixel larger than two voxels is the mean of samples on a grid within it, or fine
+   detail would be aliased. */
 static void qnet__resample_slice(const qnet__preparation *p, int z, float *image)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -14526,19 +14532,16 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
     for (int pixel = 0; pixel < p->side * p->side; pixel++, image += 3) {
         const int row = pixel / p->side, column = pixel % p->side;
         float sum[3] = {0, 0, 0};
-        for (int i = 0; i < many_y; i++) {
-            const double below = row + (i + 0.5) / many_y - half; /* pixels from the centre */
-            if (!qnet__neighbours(p->center[1] - below * p->step[1], grid->ny, &y0, &y1, &fy))
+        for (int i = 0; i < many_x * many_y; i++) {
+            const double right = column + (i % many_x + 0.5) / many_x - half; /* of the centre, */
+            const double below = row + (i / many_x + 0.5) / many_y - half;    /* in pixels */
+            if (!qnet__neighbours(p->center[0] - right * p->step[0], grid->nx, &x0, &x1, &fx) ||
+                !qnet__neighbours(p->center[1] - below * p->step[1], grid->ny, &y0, &y1, &fy))
                 continue;
-            for (int j = 0; j < many_x; j++) {
-                const double right = column + (j + 0.5) / many_x - half;
-                if (!qnet__neighbours(p->center[0] - right * p->step[0], grid->nx, &x0, &x1, &fx))
-                    continue;
-                for (int m = 0; m < 3; m++) {
-                    const float *a = p->map[m]->voxels + qnet__voxel_at(grid, x0, y0, z);
-                    const float *b = p->map[m]->voxels + qnet__voxel_at(grid, x0, y1, z);
-                    sum[m] += qnet__bilinear(a, b, (size_t)(x1 - x0), fx, fy);
-                }
+            for (int m = 0; m < 3; m++) {
+                const float *a = p->map[m]->voxels + qnet__voxel_at(grid, x0, y0, z);
+                const float *b = p->map[m]->voxels + qnet__voxel_at(grid, x0, y1, z);
+                sum[m] += qnet__bilinear(a, b, (size_t)(x1 - x0), fx, fy);
             }
         }
         for (int m = 0; m < 3; m++) image[m] = many_x * many_y > 1 ? sum[m] * share : sum[m];
@@ -14651,7 +14654,7 @@ QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t
            (size_t)t * (size_t)cohort->height * (size_t)cohort->width * 3;
 }
 
-/* Of the voxels, as they would lie in a file: the same on every machine. */
+/* Hash of voxels[nz][ny][nx] as they would lie in a file: the same on every machine. */
 static uint64_t qnet__volume_hash(const qnet_volume *v)
 {
     qnet_safetensor t;
@@ -14688,7 +14691,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
 {
     qnet_context *ctx = cohort->ctx;
     qnet_volume *const map[QNET__MAPS] = {maps->qsm, maps->r2star, maps->t1w, maps->mask};
-    const size_t image = (size_t)cohort->height * (size_t)cohort->width * 3;
+    const size_t image = (size_t)cohort->height * (size_t)cohort->width * 3; /* numbers */
     qnet__preparation p;
     qnet_scan scan;
     memset(&scan, 0, sizeof scan);
@@ -14750,16 +14753,17 @@ QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *
 #ifndef QNET_NO_STDIO
 #define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
 
-/* Where the mask lies in the head, along x (k = 0) and y (1), mm, or the number of slices (2). NaN:
-   no mask. */
+/* Measure k of a scan: where the mask lies in the head, along x (k = 0) and y (1), mm, or the
+   number of slices (2). NaN: no mask. */
 static double qnet__cut_measure(const qnet_scan *scan, int k)
 {
     return k < 2 ? scan->cut.offset_mm[k] : scan->slices;
 }
 
 /* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
-   than in most of the cohort: further from the median than 5 standard deviations, these estimated
-   by 1.48 times the median of the distances, and than what persons and outlines differ by. */
+   than in most of the cohort: further from the median than 5 standard deviations and than what
+   persons and outlines differ by. A standard deviation is estimated by 1.4826 times the median of
+   the distances to the median, which outliers do not move (exact for a normal distribution). */
 static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
 {
     static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
