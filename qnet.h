@@ -3469,9 +3469,13 @@ static int qnet__parse_number(const char *text, double *out)
    groups of channels. Which of them make a task, in what memory, is decided by qnet__winograd_plan
    and qnet__winograd_plan_weights (>>winograd); y and dx have the same bits by any schedule.
 
-   To try another form, say 6 outputs per tile: its sizes (qnet__winograd_sizes_of), its B^T, A^T, A,
-   G and G^T ("Winograd's transforms"), QNET__WINOGRAD_MOST, and how an axis is cut
-   (qnet__winograd_cut). test_conv compares all sides of maps with the direct sum.
+   A form of Winograd's convolution computes Y = A^T [sum of (G g G^T) . (B^T d B)] A, 4x4 outputs
+   from 6x6 pixels or, at stride 2, from 9x9; see "Winograd's transforms". To try another, say 6
+   outputs per tile: its sizes (qnet__winograd_sizes_of), its B^T, A^T, A, G and G^T,
+   QNET__WINOGRAD_MOST, and how an axis is cut (qnet__winograd_cut). test_conv compares maps of all
+   sides with the direct sum.
+
+   Relies on >>context.
    ============================================================================================ */
 
 /* 1: only the plain-loop twins are used. */
@@ -4283,7 +4287,8 @@ QNET__INLINE qnet__lanes qnet__prologue_get(const qnet__prologue *s, const qnet_
         v = qnet__lanes_cut(v, v, 0);
     }
     if (kind == QNET__PROLOGUE_GRADIENT)
-        v = k->scale * (v - k->shift - (qnet__lanes_load_part(s->pre + at, count) - k->mean) * k->slope);
+        v = k->scale * (v - k->shift -
+                        (qnet__lanes_load_part(s->pre + at, count) - k->mean) * k->slope);
     return v;
 }
 
@@ -4343,8 +4348,8 @@ QNET__INLINE void qnet__epilogue_channels(const qnet__epilogue *s, const qnet__e
 
 /* v goes to offset `at` (of pixel and channel) of the map, whose channels are k's. */
 QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                     const qnet__epilogue_lanes *k, ptrdiff_t at, const size_t count,
-                                     qnet__lanes v, qnet__sums *sums)
+                                     const qnet__epilogue_lanes *k, ptrdiff_t at,
+                                     const size_t count, qnet__lanes v, qnet__sums *sums)
 {
     if (kind == QNET__EPILOGUE_MOMENTS) {
         const qnet__lanes d = v - sums->center;
@@ -4546,8 +4551,8 @@ static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows,
        dg = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G,
    again a matrix product for each element. */
 
-/* The matrices for one axis. y[k] is at y[k * step]; what y has beyond its length is written
-   too, and not used. B^T: y[points] from the pixels x. A^T: y[pixels] from x[points]. A: y[points] from
+/* The matrices for one axis. y[k] is at y[k * step]; what y has beyond its length is written too,
+   and not used. B^T: y[points] from the pixels x. A^T: y[pixels] from x[points]. A: y[points] from
    x[outputs]. Here for stride 1: rows of a and -a, and of b and -b, share even and odd parts. */
 QNET__INLINE void qnet__winograd_bt(int points, const qnet__lanes *x, qnet__lanes *y,
                                     const ptrdiff_t step)
