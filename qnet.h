@@ -5639,7 +5639,7 @@ static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t 
 typedef struct qnet__product {
     const qnet_real *const *a; /* [segments][a_rows]; rows of a segment may lie anywhere ... */
     int beside;                /* ... or 1: row m is a[s][0] + m, rows <= a_step */
-    int far;                   /* a is in no near cache; a_step is 1, and there is one segment */
+    int cold;                  /* a is in no near cache; a_step is 1, and there is one segment */
     const qnet_real *const *b; /* [segments]: the first panel */
     const qnet_real *next;     /* b of the product that follows, or NULL */
     qnet_real *const *c;       /* [rows] */
@@ -5713,7 +5713,7 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
                 tile.c = tail ? tail_c : p->c + first;
                 if (p->accumulate && at == 0)
                     qnet__tile_prefetch_sums(&tile, width);
-                if (p->far)
+                if (p->cold)
                     qnet__product_prefetch(p, first, at);
                 if (part < lines) {
                     qnet__tile_prefetch(&tile, next, p->b_step, width, part);
@@ -6219,7 +6219,7 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
     qnet_real *c[QNET__WINOGRAD_BLOCK + 1];
     qnet__product product;
     memset(&product, 0, sizeof product);
-    product.a = a, product.a_step = 1, product.far = p->schedule == QNET__WINOGRAD_BY_GROUP;
+    product.a = a, product.a_step = 1, product.cold = p->schedule == QNET__WINOGRAD_BY_GROUP;
     product.b = &u, product.b_step = p->isa->columns;
     product.b_panel = (size_t)p->src_c * p->isa->columns;
     product.c = c, product.columns = QNET__WINOGRAD_GROUP;
