@@ -4434,15 +4434,15 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
             sums[k].center = qnet__prologue_get(&source, from, &in[k], first + d, count);
     }
     for (r = 0; r < (ptrdiff_t)rows; r++) {
-        const int fold = r % 16 == 15 || r + 1 == (ptrdiff_t)rows;
         QNET__UNROLL
         for (k = 0; k < vectors; k++) {
             const ptrdiff_t at = first + r * n + k * QNET__LANES;
             const qnet__lanes v = qnet__prologue_get(&source, from, &in[k], at, count);
             qnet__epilogue_put(&sink, to, &out[k], at, count, v, &sums[k]);
         }
+        if (r % 16 != 15 && r + 1 < (ptrdiff_t)rows) continue;
         QNET__UNROLL
-        for (k = 0; k < vectors && fold; k++)
+        for (k = 0; k < vectors; k++)
             qnet__sums_fold(&sums[k]);
     }
     for (k = 0; k < vectors; k++)
