@@ -335,7 +335,6 @@ typedef enum qnet_status {
 } qnet_status;
 
 /* The general text of a status, such as "the data cannot be used". Never NULL. */
-/* Both tables are made from QNET_STATUS_LIST, so a new code cannot be forgotten here. */
 QNET_API const char *qnet_status_text(qnet_status status);
 
 /* The name of a status, such as "QNET_ERROR_DATA". Never NULL. */
@@ -439,7 +438,6 @@ typedef struct qnet_hooks {
    context before the context itself. Refused, without a sentence as there is no context to hold
    it: threads below 0 or above 4096, half an allocator or parallel hook, and kernels (cpu, or
    QNET_CPU_CHOICE) that this machine or build has not. */
-/* Checks the hooks and fills in defaults; the context itself comes from the caller's allocator. */
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out);
 QNET_API void qnet_context_destroy(qnet_context *ctx);
 
@@ -460,7 +458,6 @@ QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out);
 QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx);
 
 /* "qnet 0.1.0, float, gcc 12.2, OpenMP, avx512, 2 workers": into text[size], always ended. */
-/* "qnet 1.0, float, gcc 12.2, OpenMP, avx2, 2 workers": what a record of results has to name. */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size);
 /* QNET_VERSION of the implementation: a shared library's may differ from that of the header that
    its user was compiled with. */
@@ -489,10 +486,8 @@ typedef struct qnet_rng {
 } qnet_rng;
 
 QNET_API qnet_rng qnet_rng_at(uint64_t seed, int purpose, uint32_t epoch, uint64_t sample);
-/* The next 32 bits; a new block when the four words of the last are spent. */
 QNET_API uint32_t qnet_rng_u32(qnet_rng *rng);
 QNET_API double qnet_rng_uniform(qnet_rng *rng);                  /* [0, 1), 53 bits, two words */
-/* Uniform in [a, b). */
 QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b); /* [a, b) */
 QNET_API uint32_t qnet_rng_below(qnet_rng *rng, uint32_t n); /* 0..n-1, unbiased; 0 for n = 0 */
 QNET_API double qnet_rng_normal(qnet_rng *rng);                   /* mean 0, variance 1 */
@@ -501,7 +496,6 @@ QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count);
 
 /* 64-bit FNV-1a; pass QNET_HASH_START first, the last value to go on. For records, not security. */
 #define QNET_HASH_START 0xcbf29ce484222325u
-/* FNV-1a: each byte is XORed into the low bits, then multiplied by the prime 2^40 + 2^8 + 0xb3. */
 QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size);
 
 /* ============================================================================================
@@ -999,7 +993,6 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
 #ifndef QNET_NO_STDIO
 QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_volume **out);
 /* Compressed if and only if the name ends in .gz. */
-/* Packed where the path ends in .gz; on failure what was at the path stays. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
                                      double slope);
 #endif
@@ -1596,7 +1589,7 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
    system offer is settled here by macros: OpenMP, POSIX or Windows, vector units, attributes.
 
    Functions that can fail return a qnet_status; those that return an int return 1 for yes or
-   success, 0 for no.
+   success, 0 for no. Relies on the C library only.
    ============================================================================================ */
 
 #include <errno.h>
@@ -1732,6 +1725,7 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
         if (qnet__try_status != QNET_OK) return qnet__try_status; \
     } while (0)
 
+/* Both tables are made from QNET_STATUS_LIST, so a new code cannot be forgotten here. */
 QNET_API const char *qnet_status_text(qnet_status status)
 {
 #define QNET__STATUS_TEXT(name, text) text,
@@ -1812,6 +1806,52 @@ QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
     }
 }
 
+/* Bytes of one number; 0 for what is no dtype. */
+QNET_API size_t qnet_dtype_size(qnet_dtype dtype)
+{
+    static const unsigned char sizes[] = {8, 4, 2, 2, 8, 4, 2, 1, 8, 4, 2, 1, 1};
+    return (unsigned)dtype < sizeof(sizes) ? sizes[dtype] : 0;
+}
+
+/* As it stands in files, in the order of qnet_dtype; "?" for what is no dtype. */
+QNET_API const char *qnet_dtype_name(qnet_dtype dtype)
+{
+    static const char names[][5] = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16",
+                                    "I8",  "U64", "U32", "U16",  "U8",  "BOOL"};
+    return (unsigned)dtype < sizeof(names) / sizeof(names[0]) ? names[dtype] : "?";
+}
+
+/* The number of any type but BOOL at p, aligned or not, in the order of this machine. Integers
+   above 2^53 are rounded. F16 (IEEE 754 binary16) and BF16 (bfloat16) have, from the top, a sign,
+   an exponent with bias and a fraction of 10 or 7 bits; exponent 0: subnormal; all ones: infinity
+   or NaN. */
+QNET__HELPER double qnet__number(const unsigned char *p, qnet_dtype dtype)
+{
+    const int bits = dtype == QNET_F16 ? 10 : 7, ones = (1 << (15 - bits)) - 1, bias = ones / 2;
+    int exponent, fraction;
+    uint16_t half;
+    double x;
+    switch (dtype) {
+#define QNET__NUMBER(name, type) case name: { type v; memcpy(&v, p, sizeof v); return (double)v; }
+    QNET__NUMBER(QNET_F64, double) QNET__NUMBER(QNET_F32, float)
+    QNET__NUMBER(QNET_I64, int64_t) QNET__NUMBER(QNET_I32, int32_t)
+    QNET__NUMBER(QNET_I16, int16_t) QNET__NUMBER(QNET_I8, int8_t)
+    QNET__NUMBER(QNET_U64, uint64_t) QNET__NUMBER(QNET_U32, uint32_t)
+    QNET__NUMBER(QNET_U16, uint16_t) QNET__NUMBER(QNET_U8, uint8_t)
+#undef QNET__NUMBER
+    case QNET_F16:
+    case QNET_BF16:
+        memcpy(&half, p, sizeof half);
+        exponent = half >> bits & ones;
+        fraction = half & ((1 << bits) - 1);
+        x = exponent == ones ? (fraction ? NAN : INFINITY)
+            : exponent == 0  ? ldexp(fraction, 1 - bias - bits)
+                             : ldexp(fraction + (1 << bits), exponent - bias - bits);
+        return half >> 15 ? -x : x;
+    default: return 0;
+    }
+}
+
 /* ============================================================================================
    >>context: the hooks with their defaults filled in, the kernels that the machine can run, and
    the private calls by which all other rooms reach memory, threads, log and progress.
@@ -1820,7 +1860,7 @@ QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
    no globals. Memory: qnet__alloc and qnet__free, with the same number of bytes; plans of many
    pieces go through qnet__arena. Threads: qnet__parallel runs a task for each of 0..count-1 and
    returns when all are done; results may depend on the index, never on the worker. Failures:
-   qnet__fail records a sentence.
+   qnet__fail records a sentence. Relies on >>status.
    ============================================================================================ */
 
 #define QNET__ALIGN 64 /* a cache line, and the widest vector register */
@@ -2046,23 +2086,17 @@ static double qnet__default_seconds(void *user)
 #elif defined(QNET_NO_STDIO)
     return 0; /* no system, no clock: progress reports then know no speed */
 #elif defined(QNET__LINUX64)
-    {
-        long now[2] = {0, 0}; /* seconds and 1e-9 seconds */
-        (void)qnet__clock_gettime(QNET__CLOCK_MONOTONIC, now);
-        return (double)now[0] + 1e-9 * (double)now[1];
-    }
+    long now[2] = {0, 0}; /* seconds and 1e-9 seconds */
+    (void)qnet__clock_gettime(QNET__CLOCK_MONOTONIC, now);
+    return (double)now[0] + 1e-9 * (double)now[1];
 #elif defined(CLOCK_MONOTONIC) && defined(QNET__POSIX) && !defined(__wasi__)
-    {
-        struct timespec now = { 0, 0 };
-        (void)clock_gettime(CLOCK_MONOTONIC, &now);
-        return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-    }
+    struct timespec now = {0, 0};
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 #elif defined(_WIN32)
-    {
-        struct __timeb64 now;
-        _ftime64(&now);
-        return (double)now.time + 1e-3 * now.millitm;
-    }
+    struct __timeb64 now;
+    _ftime64(&now);
+    return (double)now.time + 1e-3 * now.millitm;
 #else
     return (double)time(NULL);
 #endif
@@ -2121,6 +2155,7 @@ static qnet_cpu qnet__choose_cpu(qnet_cpu wanted)
     return QNET__ISA_AT_RUN_TIME && wanted < best ? wanted : QNET_CPU_AUTO;
 }
 
+/* Checks the hooks and fills in defaults; the context itself comes from the caller's allocator. */
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out)
 {
     qnet_context *ctx;
@@ -2224,8 +2259,7 @@ static void qnet__zero_task(void *arg, size_t i, size_t worker)
 /* bytes > 0 zeros. By all threads: it is mostly the system's work at the first touch of memory. */
 QNET__HELPER void qnet__zero(qnet_context *ctx, void *block, size_t bytes)
 {
-    qnet__zero_job job;
-    job.block = (unsigned char *)block, job.bytes = bytes;
+    qnet__zero_job job = {(unsigned char *)block, bytes};
     qnet__parallel(ctx, (bytes - 1) / QNET__ZERO_CHUNK + 1, qnet__zero_task, &job);
 }
 
@@ -2261,6 +2295,7 @@ QNET__HELPER QNET__PRINTF(3, 4) void qnet__log(qnet_context *ctx, qnet_log_level
 #define QNET__QUOTE(x) #x
 #define QNET__VALUE_TEXT(x) QNET__QUOTE(x) /* the text of a macro's value */
 
+/* What a record of results has to name. */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size)
 {
     static const char build[] = "qnet " QNET_VERSION
@@ -2309,6 +2344,7 @@ QNET_API const char *qnet_version(void) { return QNET_VERSION; }
    numbers: as easy as 1, 2, 3. SC 2011). A block of four words is a function of key and counter,
    so a stream needs no state but its name. Every random decision of a run names its stream (seed,
    purpose, epoch, sample): the numbers are the same for any number of threads and after any stop.
+   Relies on >>status.
    ============================================================================================ */
 
 /* out[4] = Philox4x32-10(counter[4], key[2]): ten rounds of two 32x32-bit products, the key bumped
@@ -2344,6 +2380,7 @@ QNET_API qnet_rng qnet_rng_at(uint64_t seed, int purpose, uint32_t epoch, uint64
     return rng;
 }
 
+/* The next 32 bits; a new block when the four words of the last are spent. */
 QNET_API uint32_t qnet_rng_u32(qnet_rng *rng)
 {
     if (rng->used >= 4) {
@@ -2362,6 +2399,7 @@ QNET_API double qnet_rng_uniform(qnet_rng *rng)
     return (high * 67108864.0 + low) / 9007199254740992.0;
 }
 
+/* Uniform in [a, b). */
 QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b)
 {
     double x = a + (b - a) * qnet_rng_uniform(rng);
@@ -2398,6 +2436,7 @@ QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
     }
 }
 
+/* FNV-1a: each byte is XORed into the low bits, then multiplied by the prime 2^40 + 2^8 + 0xb3. */
 QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)bytes;
@@ -2415,6 +2454,7 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
    renamed; after a failure or a power cut the path has the old bytes or the new ones, never a
    mixture. Folders are made, listed in a fixed order, and locked. Paths are UTF-8. Nothing is
    allocated on the word of a length field alone: memory follows the bytes that have come.
+   Relies on >>context for memory, threads and sentences.
    ============================================================================================ */
 
 /* What sentences call a source or a sink: the path of a file. */
@@ -2462,13 +2502,10 @@ static int qnet__memory_read(void *user, void *dst, size_t size, size_t *got)
 QNET_API qnet_source qnet_source_memory(qnet_memory_source *state, const void *bytes, size_t size,
                                         const char *name)
 {
-    qnet_source source;
+    const qnet_source source = {state, qnet__memory_read, name};
     state->bytes = (const unsigned char *)bytes;
     state->size = size;
     state->at = 0;
-    source.user = state;
-    source.read = qnet__memory_read;
-    source.name = name;
     return source;
 }
 
@@ -2544,11 +2581,8 @@ static int qnet__buffer_write(void *user, const void *src, size_t size)
 
 QNET_API qnet_sink qnet_sink_buffer(qnet_context *ctx, qnet_buffer *buffer, const char *name)
 {
-    qnet_sink sink;
+    const qnet_sink sink = {buffer, qnet__buffer_write, name};
     buffer->ctx = ctx;
-    sink.user = buffer;
-    sink.write = qnet__buffer_write;
-    sink.name = name;
     return sink;
 }
 
@@ -2933,12 +2967,8 @@ static void qnet__pieces_task(void *arg, size_t i, size_t worker)
 static void qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t size, qnet_buffer *out)
 {
     FILE *stream = ((qnet__file *)source->user)->stream;
-    qnet__pieces_job job;
+    qnet__pieces_job job = {qnet__fileno(stream), ftell(stream), out->bytes + out->size, size, {0}};
     int whole = 1;
-    job.file = qnet__fileno(stream);
-    job.at = ftell(stream);
-    job.dst = out->bytes + out->size;
-    job.size = size;
     qnet__parallel(ctx, QNET__FILE_PIECES, qnet__pieces_task, &job);
     for (int i = 0; i < QNET__FILE_PIECES; i++) whole = whole && job.whole[i];
     if (whole && fseek(stream, job.at + (long)size, SEEK_SET) == 0) out->size += size;
@@ -3310,7 +3340,7 @@ static void qnet__lock_release(qnet__lock *lock)
    >>tensor: views into the flat block of a network's weights, by the table of its parameters. Entry
    i lies at entries[i].offset and holds entries[i].count numbers, in the order in which entries
    were added: first what is trained, then running statistics, so that an optimiser's step is one
-   loop over the first table->trainable numbers.
+   loop over the first table->trainable numbers. Relies on no other room.
    ============================================================================================ */
 
 QNET_API qnet_tensor qnet_param_view(const qnet_param_table *table, qnet_real *block, int i)
@@ -9020,12 +9050,14 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
    convolution's output from that of its norm (backward); an epilogue sums up the moments of a norm,
    or masks a gradient and sums up what its norm needs, where a convolution writes (>>kernels,
    >>fuse). The sum at the end of a block is a pass of its own. At inference norm, residual and ReLU
-   are all in epilogues, and what a convolution stores is its output after them. Relies on >>conv
-   for convolutions with prologue and epilogue, on >>stem for the first layer and its pooling, on
-   >>pool and >>dense for the head.
+   are all in epilogues, and what a convolution stores is its output after them.
 
    The paper's text gives a block one ReLU, after its first convolution. The ResNet18 that it names
    and starts from (He et al., torchvision) has a second one, after the sum: so has this.
+
+   Relies on >>context >>random >>tensor >>kernels >>fuse >>winograd >>conv >>norm >>pool >>stem
+   >>dense. Convolutions with prologue and epilogue are those of >>conv; the first one, with its
+   norm and pooling, that of >>stem.
    ============================================================================================ */
 
 #define QNET__CONV_BNS 20
@@ -9086,48 +9118,46 @@ typedef struct qnet__resnet_state {
     int batch, train; /* of the last forward pass; batch 0: none, or used up by a backward pass */
 } qnet__resnet_state;
 
-/* Describes kernel x kernel convolution of `in` to `out` channels over height x width, padded so
-   that stride 1 keeps the size. prefix is "" or "layer1.0.". */
+/* Names and shape of a conv_bn. prefix is "" or "layer1.0."; only shortcuts, 1x1, have no ReLU. */
 static void qnet__conv_bn_describe(qnet__conv_bn *c, const char *prefix, const char *conv,
-                                   const char *norm, int batch, int height, int width, int in,
-                                   int out, int kernel, int stride)
+                                   const char *norm, const qnet_conv2d *shape)
 {
-    const qnet_conv2d shape = {batch, height, width, in, out, kernel, stride, kernel / 2};
     snprintf(c->conv_name, sizeof c->conv_name, "%s%s", prefix, conv);
     snprintf(c->norm_name, sizeof c->norm_name, "%s%s", prefix, norm);
-    c->conv = shape;
-    c->relu = kernel > 1;
+    c->conv = *shape;
+    c->relu = shape->kernel > 1;
 }
 
 /* The definition of ResNet18: the stem, then layers 1..4 of two blocks each, with 64, 128, 256 and
-   512 channels. The first block of layers 2..4 halves the map, and its shortcut follows suit by a
-   1x1 convolution of stride 2; every other shortcut is the identity. */
+   512 channels. The first block of layers 2..4 halves the map, and its shortcut is a 1x1
+   convolution of stride 2; every other shortcut is the identity. All are padded so that stride 1
+   keeps the size. */
 static void qnet__resnet_describe(const qnet_resnet_config *config, qnet__resnet_state *r)
 {
-    qnet__conv_bn *c = r->conv_bn;
     const int batch = config->batch;
+    const qnet_conv2d stem = {batch, config->height, config->width, config->channels, 64, 7, 2, 3};
     int in = 64, n = 1;
-    qnet__conv_bn_describe(c, "", "conv1", "bn1", batch, config->height, config->width,
-                           config->channels, in, 7, 2);
-    int h = (qnet_conv2d_out_height(&c->conv) - 1) / 2 + 1; /* of the pooled map */
-    int w = (qnet_conv2d_out_width(&c->conv) - 1) / 2 + 1;
+    int h = (qnet_conv2d_out_height(&stem) - 1) / 2 + 1; /* of the pooled map */
+    int w = (qnet_conv2d_out_width(&stem) - 1) / 2 + 1;
+    qnet__conv_bn_describe(r->conv_bn, "", "conv1", "bn1", &stem);
     for (int b = 0; b < QNET__RESBLOCKS; b++) {
         const int layer = b / 2 + 1, out = 64 << (layer - 1);
         const int stride = layer > 1 && b % 2 == 0 ? 2 : 1;
         const int out_h = (h - 1) / stride + 1, out_w = (w - 1) / stride + 1;
+        const qnet_conv2d first = {batch, h, w, in, out, 3, stride, 1};
+        const qnet_conv2d second = {batch, out_h, out_w, out, out, 3, 1, 1};
+        const qnet_conv2d shortcut = {batch, h, w, in, out, 1, stride, 0};
+        qnet__conv_bn *c = &r->conv_bn[n];
         qnet__resblock *block = &r->block[b];
         char prefix[] = "layer1.0.";
         prefix[5] = (char)('0' + layer), prefix[7] = (char)('0' + b % 2);
         block->first = n++;
         block->second = n++;
         block->shortcut = stride == 2 ? n++ : -1;
-        qnet__conv_bn_describe(c + block->first, prefix, "conv1", "bn1", batch, h, w, in, out, 3,
-                               stride);
-        qnet__conv_bn_describe(c + block->second, prefix, "conv2", "bn2", batch, out_h, out_w, out,
-                               out, 3, 1);
-        if (block->shortcut >= 0)
-            qnet__conv_bn_describe(c + block->shortcut, prefix, "downsample.0", "downsample.1",
-                                   batch, h, w, in, out, 1, stride);
+        qnet__conv_bn_describe(c, prefix, "conv1", "bn1", &first);
+        qnet__conv_bn_describe(c + 1, prefix, "conv2", "bn2", &second);
+        if (stride == 2)
+            qnet__conv_bn_describe(c + 2, prefix, "downsample.0", "downsample.1", &shortcut);
         in = out, h = out_h, w = out_w;
     }
 }
@@ -9787,12 +9817,10 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
 
     /* The gradient of x: two paths add up; then the mask of the ReLU that made x, which pooling has
        not, and the sums of the norm inside it. */
-    if (previous != NULL) {
-        dmap = qnet__conv_bn_sums(r, previous, dx);
-        dmap.mask = x.x;
-    }
     dmap.kind = QNET__EPILOGUE_GRADIENT;
     dmap.y = dx;
+    if (previous != NULL)
+        dmap.pre = previous->conv_out, dmap.mean = previous->mean, dmap.mask = x.x;
     if (block->shortcut < 0) {
         /* Forward: residual = x. */
         dmap.residual = block->dout;
@@ -9897,12 +9925,14 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
 
    The loss is the cross-entropy of both heads, without that of padded steps. PyTorch's LSTM has two
    biases per gate; both are kept and trained, so that files and training agree with it, and their
-   sum is what the layer sees. Relies on >>lstm and >>dense.
+   sum is what the layer sees.
+   Relies on >>context >>random >>tensor >>gemm >>dense >>lstm >>resnet.
    ============================================================================================ */
 
 #define QNET__SCAN_PARAMS 12
 
-/* Where the tensors of a block lie, weights or gradients: [2] are the directions. */
+/* Where the tensors of a block lie, weights or gradients: [2] are the directions, forward and
+   backward in the order of slices. Gates are in PyTorch's order i, f, g, o. */
 typedef struct qnet__scan_block {
     qnet_lstm_gradients lstm;   /* w[4 hidden][features], u[4 hidden][hidden], b = b_ih[4 hidden] */
     qnet_real *b_hh[2];         /* [4 hidden] */
@@ -10039,8 +10069,8 @@ QNET_API size_t qnet_scan_model_bytes(qnet_context *ctx, const qnet_scan_config 
     return arena.at == SIZE_MAX ? 0 : arena.at;
 }
 
-/* One allocation, as qnet_resnet_create. Weights and gradients are zero until qnet_scan_model_init
-   or a weights file fills them. */
+/* One allocation, as qnet_resnet_create: the plan measures it, and carves it. Weights and gradients
+   are zero until qnet_scan_model_init or a weights file fills them. */
 QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_config *config,
                                             qnet_scan_model **out)
 {
@@ -10108,7 +10138,8 @@ static qnet_status qnet__scan_check_batch(const qnet_scan_model *model, const in
     return QNET_OK;
 }
 
-/* Sets t[batch][steps][width] to zero at the steps beyond each scan's length. */
+/* Sets t[batch][steps][width] to zero at the steps beyond each scan's length[batch]: what a short
+   scan lacks neither adds to a logit nor gets a gradient. */
 static void qnet__scan_clear_padding(const qnet_scan_config *config, const int *length, int batch,
                                      int width, qnet_real *t)
 {
@@ -10376,7 +10407,7 @@ QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *averag
    Huffman code is packed from its first bit, all other numbers from their lowest.
 
    gzip puts a header before the blocks and CRC-32 and size behind them; zlib two bytes and the
-   Adler-32 sum.
+   Adler-32 sum. Relies on >>file for bytes.
    ============================================================================================ */
 
 #define QNET__WINDOW       32768 /* how far back a match may reach */
@@ -11282,6 +11313,7 @@ static qnet_status qnet__deflate_finish(qnet__deflate *d)
    >>png   PNG pictures out (ISO/IEC 15948): pixels[height][width][channels], 8 bits, 1 channel
    (grey) or 3 (RGB). A picture is a signature and chunks: IHDR with the sizes, IDAT with the rows,
    each filtered and all packed by the deflate above, IEND.
+   Relies on >>context, >>file and >>deflate.
    ============================================================================================ */
 
 /* A chunk: length, type, bytes[size], CRC of type and bytes; big-endian numbers (PNG, 5.3). */
@@ -11410,8 +11442,8 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    A file is a header of 348 bytes, extensions, and the voxels, x fastest, as one of ten number
    types, little- or big-endian, plain or in gzip; voxel = stored * slope + intercept, as float.
    What tools are known to write wrongly without doubt about its meaning is repaired with a warning,
-   all else is refused with the field, what was expected, and what was found. Relies on >>file for
-   bytes and on >>deflate for .nii.gz.
+   all else is refused with the field, what was expected, and what was found.
+   Relies on >>context, >>file for bytes and >>deflate for gzip.
    ============================================================================================ */
 
 /* ---- 3 x 3 matrices and affines -------------------------------------------------------------- */
@@ -11517,8 +11549,8 @@ static size_t qnet__voxel_count(int nx, int ny, int nz)
 QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int nz,
                                         qnet_volume **out)
 {
-    qnet_volume *v;
     const size_t count = qnet__voxel_count(nx, ny, nz);
+    qnet_volume *v;
     if (ctx == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_volume_create: context or out is NULL");
     if (count == 0)
@@ -11615,21 +11647,21 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 /* ---- the header ------------------------------------------------------------------------------ */
 
 /* The fields of nifti_1_header that are used here: offset in the file and, but for bytes, type. */
-#define QNET__NII_BYTES 348 /* int32 at 0, too, in the byte order of the file */
-#define QNET__NII_DIM 40, QNET__NIFTI_INT16         /* [8]: number of axes, then each length */
-#define QNET__NII_DATATYPE 70, QNET__NIFTI_INT16    /* QNET__NIFTI_TYPES */
-#define QNET__NII_BITPIX 72, QNET__NIFTI_INT16      /* bits per voxel, as datatype says already */
-#define QNET__NII_PIXDIM 76, QNET__NIFTI_FLOAT32    /* [8]: qfac (1 or -1), then each spacing */
-#define QNET__NII_OFFSET 108, QNET__NIFTI_FLOAT32   /* of the voxels, 352 without extensions */
-#define QNET__NII_SLOPE 112, QNET__NIFTI_FLOAT32    /* voxel = stored * slope + inter; 0: stored */
-#define QNET__NII_INTER 116, QNET__NIFTI_FLOAT32
-#define QNET__NII_UNITS 123 /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
-#define QNET__NII_QFORM 252, QNET__NIFTI_INT16      /* above 0: the quaternion below is valid */
-#define QNET__NII_SFORM 254, QNET__NIFTI_INT16      /* above 0: the matrix below is valid */
-#define QNET__NII_QUATERN 256, QNET__NIFTI_FLOAT32  /* [3]: b, c, d */
-#define QNET__NII_QOFFSET 268, QNET__NIFTI_FLOAT32  /* [3]: x, y, z */
-#define QNET__NII_SROW 280, QNET__NIFTI_FLOAT32     /* [3][4]: the matrix, voxel index to world */
-#define QNET__NII_MAGIC 344 /* char[4]: "n+1": header and voxels in one file */
+#define QNET__NII_BYTES 348             /* int32 at 0, too, in the byte order of the file */
+#define QNET__NII_DIM 40, QNET_I16      /* [8]: number of axes, then each length */
+#define QNET__NII_DATATYPE 70, QNET_I16 /* qnet__nifti_type */
+#define QNET__NII_BITPIX 72, QNET_I16   /* bits per voxel, as datatype says already */
+#define QNET__NII_PIXDIM 76, QNET_F32   /* [8]: qfac (1 or -1), then each spacing */
+#define QNET__NII_OFFSET 108, QNET_F32  /* of the voxels, 352 without extensions */
+#define QNET__NII_SLOPE 112, QNET_F32   /* voxel = stored * slope + inter; 0: stored */
+#define QNET__NII_INTER 116, QNET_F32
+#define QNET__NII_UNITS 123             /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
+#define QNET__NII_QFORM 252, QNET_I16   /* above 0: the quaternion below is valid */
+#define QNET__NII_SFORM 254, QNET_I16   /* above 0: the matrix below is valid */
+#define QNET__NII_QUATERN 256, QNET_F32 /* [3]: b, c, d */
+#define QNET__NII_QOFFSET 268, QNET_F32 /* [3]: x, y, z */
+#define QNET__NII_SROW 280, QNET_F32    /* [3][4]: the matrix, voxel index to world */
+#define QNET__NII_MAGIC 344             /* char[4]: "n+1": header and voxels in one file */
 /* After it four bytes; where the first is not 0, extensions up to the offset of the voxels. */
 
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
@@ -11646,50 +11678,34 @@ static void qnet__nifti_swap_header(unsigned char *h)
         qnet__swap_bytes(h + runs[i][0], (size_t)runs[i][1], (size_t)runs[i][2]);
 }
 
-/* Datatypes with one real number per voxel: X(code, type in C, name). */
-#define QNET__NIFTI_TYPES(X)                                                                      \
-    X(2, uint8_t, "uint8") X(4, int16_t, "int16") X(8, int32_t, "int32")                          \
-    X(16, float, "float32") X(64, double, "float64") X(256, int8_t, "int8")                       \
-    X(512, uint16_t, "uint16") X(768, uint32_t, "uint32") X(1024, int64_t, "int64")               \
-    X(1280, uint64_t, "uint64")
-#define QNET__NIFTI_INT16   4
-#define QNET__NIFTI_FLOAT32 16
-
-/* Bytes of a voxel of this datatype, and its name; 0 for one that is not read. */
-static size_t qnet__nifti_type(int code, const char **name)
+/* The type of datatype `code`, if that has one real number per voxel, and its name; else BOOL. */
+static qnet_dtype qnet__nifti_type(int code, const char **name)
 {
-    switch (code) {
-#define QNET__NIFTI_CASE(number, type, text) case number: *name = text; return sizeof(type);
-        QNET__NIFTI_TYPES(QNET__NIFTI_CASE)
-#undef QNET__NIFTI_CASE
-    default: return 0;
-    }
+    static const struct { int code; qnet_dtype type; const char *name; } types[10] = {
+        {2, QNET_U8, "uint8"},    {4, QNET_I16, "int16"},   {8, QNET_I32, "int32"},
+        {16, QNET_F32, "float32"}, {64, QNET_F64, "float64"}, {256, QNET_I8, "int8"},
+        {512, QNET_U16, "uint16"}, {768, QNET_U32, "uint32"}, {1024, QNET_I64, "int64"},
+        {1280, QNET_U64, "uint64"}};
+    for (int i = 0; i < 10; i++)
+        if (types[i].code == code) {
+            *name = types[i].name;
+            return types[i].type;
+        }
+    return QNET_BOOL;
 }
 
-/* The number of datatype `code` at p, in the order of this machine. */
-static double qnet__nifti_number(const unsigned char *p, int code)
+/* Number i of a header's field, which is an offset and a type, I16 or F32. */
+static double qnet__nifti_get(const unsigned char *h, int offset, qnet_dtype type, int i)
 {
-    switch (code) {
-#define QNET__NIFTI_CASE(number, type, text) \
-    case number: { type x; memcpy(&x, p, sizeof x); return (double)x; }
-        QNET__NIFTI_TYPES(QNET__NIFTI_CASE)
-#undef QNET__NIFTI_CASE
-    default: return 0;
-    }
-}
-
-/* Number i of a header's field, which is an offset and a type, INT16 or FLOAT32. */
-static double qnet__nifti_get(const unsigned char *h, int offset, int type, int i)
-{
-    return qnet__nifti_number(h + offset + i * (type == QNET__NIFTI_INT16 ? 2 : 4), type);
+    return qnet__number(h + offset + i * (int)qnet_dtype_size(type), type);
 }
 
 /* Its counterpart: value, rounded to the field's type. */
-static void qnet__nifti_put(unsigned char *h, int offset, int type, int i, double value)
+static void qnet__nifti_put(unsigned char *h, int offset, qnet_dtype type, int i, double value)
 {
-    const int16_t whole = type == QNET__NIFTI_INT16 ? (int16_t)value : 0;
+    const int16_t whole = type == QNET_I16 ? (int16_t)value : 0;
     const float real = (float)value;
-    if (type == QNET__NIFTI_INT16) memcpy(h + offset + 2 * i, &whole, sizeof whole);
+    if (type == QNET_I16) memcpy(h + offset + 2 * i, &whole, sizeof whole);
     else memcpy(h + offset + 4 * i, &real, sizeof real);
 }
 
@@ -11701,7 +11717,8 @@ typedef struct qnet__nifti_reader {
     const char *name;
     qnet_volume volume; /* what will be handed out */
     const char *type_name;
-    int packed, swapped, type, bitpix; /* bitpix: 0 when it agrees with type */
+    int packed, swapped, datatype, bitpix; /* bitpix: 0 when it agrees with datatype */
+    qnet_dtype type;
     size_t bytes, count, offset;       /* bytes of a voxel, voxels, where they start */
     double slope, intercept;
     unsigned char header[QNET__NII_BYTES]; /* in the order of this machine */
@@ -11858,18 +11875,20 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, LIMIT, "dim is %d x %d x %d, expected at most %.0f voxels "
                                 "(QNET_MAX_VOXELS)", dim[1], dim[2], dim[3],
                                 (double)QNET_MAX_VOXELS);
-    in->type = (int)qnet__nifti_get(h, QNET__NII_DATATYPE, 0);
-    in->bytes = qnet__nifti_type(in->type, &in->type_name);
-    if (in->bytes == 0)
+    in->datatype = (int)qnet__nifti_get(h, QNET__NII_DATATYPE, 0);
+    in->type = qnet__nifti_type(in->datatype, &in->type_name);
+    in->bytes = qnet_dtype_size(in->type);
+    if (in->type == QNET_BOOL)
         return qnet__nifti_fail(in, UNSUPPORTED, "datatype is %d, expected one of 2, 4, 8, 16, 64, "
-                                "256, 512, 768, 1024, 1280 (one real number per voxel)", in->type);
+                                "256, 512, 768, 1024, 1280 (one real number per voxel)",
+                                in->datatype);
     /* bitpix says nothing new, and tools write it wrongly: uint8 masks from Julia say 32. Should
        datatype be the wrong one of the two, the file has not the length that goes with it. */
     in->bitpix = (int)qnet__nifti_get(h, QNET__NII_BITPIX, 0);
     if (in->bitpix == 8 * (int)in->bytes) in->bitpix = 0;
     else
         qnet__nifti_warn(in, "bitpix is %d, expected %d for datatype %d (%s), which is taken",
-                         in->bitpix, 8 * (int)in->bytes, in->type, in->type_name);
+                         in->bitpix, 8 * (int)in->bytes, in->datatype, in->type_name);
     /* 0 is refused: voxels could then start at 348 or 352, and the wrong one of them shifts the
        picture by some voxels unnoticed. */
     offset = qnet__nifti_get(h, QNET__NII_OFFSET, 0);
@@ -11921,12 +11940,12 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
     const int scaled = in->slope != 1 || in->intercept != 0;
     float *voxels = in->volume.voxels + first;
     if (in->swapped) qnet__swap_bytes(in->piece, count, in->bytes);
-    if (in->type == QNET__NIFTI_FLOAT32 && !scaled) { /* keeps every bit of a NaN, too */
+    if (in->type == QNET_F32 && !scaled) { /* keeps every bit of a NaN, too */
         memcpy(voxels, in->piece, count * sizeof *voxels);
         return QNET_OK;
     }
     for (size_t i = 0; i < count; i++) {
-        double v = qnet__nifti_number(in->piece + i * in->bytes, in->type);
+        double v = qnet__number(in->piece + i * in->bytes, in->type);
         if (scaled) v = v * in->slope + in->intercept;
         if (fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) {
             char where[64];
@@ -12004,7 +12023,7 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
         if (tail > 0 && in->bitpix != 0)
             return qnet__nifti_fail(in, FORMAT, "bitpix is %d and datatype %d (%s), and more bytes "
                                     "follow than this type takes: one of them is wrong",
-                                    in->bitpix, in->type, in->type_name);
+                                    in->bitpix, in->datatype, in->type_name);
         if (tail > QNET__NIFTI_MAX_TAIL)
             return qnet__nifti_fail(in, FORMAT, "more than %.0f bytes follow the last voxel, "
                                     "expected the end of the file: dim does not fit the file",
@@ -12058,7 +12077,7 @@ static void qnet__nifti_header(const qnet_volume *v, double slope, const double 
         qnet__nifti_put(h, QNET__NII_DIM, i, dim[i]);
         qnet__nifti_put(h, QNET__NII_PIXDIM, i, i > 0 && i < 4 ? spacing[i - 1] : 1);
     }
-    qnet__nifti_put(h, QNET__NII_DATATYPE, 0, slope > 0 ? QNET__NIFTI_INT16 : QNET__NIFTI_FLOAT32);
+    qnet__nifti_put(h, QNET__NII_DATATYPE, 0, slope > 0 ? 4 : 16); /* int16, float32 */
     qnet__nifti_put(h, QNET__NII_BITPIX, 0, slope > 0 ? 16 : 32);
     qnet__nifti_put(h, QNET__NII_OFFSET, 0, 352);
     qnet__nifti_put(h, QNET__NII_SLOPE, 0, slope > 0 ? slope : 1);
@@ -12097,7 +12116,7 @@ static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d,
                                   "%g: it does not fit int16", qnet__sink_name(sink), where, value,
                                   stored);
             }
-            qnet__nifti_put(piece + 2 * i, 0, QNET__NIFTI_INT16, 0, stored);
+            qnet__nifti_put(piece + 2 * i, 0, QNET_I16, 0, stored);
         }
         if (!qnet__is_little_endian()) qnet__swap_bytes(piece, n, bytes);
         QNET__TRY(qnet__nifti_send(ctx, d, sink, piece, n * bytes));
@@ -12168,6 +12187,7 @@ QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_v
     return status;
 }
 
+/* Packed where the path ends in .gz; on failure what was at the path stays. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
                                      double slope)
 {
@@ -12200,8 +12220,8 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
    Reading goes header -> layout of the bytes -> bytes -> match with the table -> numbers -> copy;
    each step refuses what the next one could not bear, so after it nothing needs to be checked
    again. Files of an experiment carry their provenance as metadata: which run, input, repeat, fold
-   and model they are, and of which ResNet a Q-Net took the features. Relies on >>file for bytes and
-   on the table of >>tensor.
+   and model they are, and of which ResNet a Q-Net took the features.
+   Relies on >>context, >>random for its hash, >>file for bytes and >>tensor for the table.
    ============================================================================================ */
 
 #ifndef QNET_MAX_SAFETENSORS_HEADER
@@ -12216,11 +12236,13 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
 #define QNET__SAFETENSORS_DIMS 8
 #define QNET__SHAPE_TEXT 192 /* "[" 8 numbers of 20 digits and commas "]" */
 
-/* The public struct, as first member, and the buffers that its pointers lead into. */
+/* The public struct, as first member, the buffers that its pointers lead into, and the state of the
+   parser: header.bytes[header.size] ends with a zero behind it. */
 typedef struct qnet__safetensors_file {
     qnet_safetensors file;
     char name[256];
     qnet_buffer header, data, tensors, metadata;
+    unsigned char *at;       /* the position in the header */
     int left_out, long_keys; /* tensors and keys that are not read, */
     char first_out[160];     /* and which tensor was the first */
 } qnet__safetensors_file;
@@ -12231,29 +12253,7 @@ static const char *qnet__safetensors_name(const qnet_safetensors *file)
     return ((const qnet__safetensors_file *)(const void *)file)->name; /* its first member */
 }
 
-/* The parser's state: the header's text and the position in it; *end = 0. */
-typedef struct qnet__header {
-    qnet_context *ctx;
-    const char *file;
-    unsigned char *begin, *at, *end;
-} qnet__header;
-
 /* ---- types and shapes ------------------------------------------------------------------------ */
-
-/* Bytes of one number; 0 for what is no dtype. */
-QNET_API size_t qnet_dtype_size(qnet_dtype dtype)
-{
-    static const unsigned char sizes[] = {8, 4, 2, 2, 8, 4, 2, 1, 8, 4, 2, 1, 1};
-    return (unsigned)dtype < sizeof(sizes) ? sizes[dtype] : 0;
-}
-
-/* As it stands in files, in the order of qnet_dtype; "?" for what is no dtype. */
-QNET_API const char *qnet_dtype_name(qnet_dtype dtype)
-{
-    static const char names[][5] = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16",
-                                    "I8",  "U64", "U32", "U16",  "U8",  "BOOL"};
-    return (unsigned)dtype < sizeof(names) / sizeof(names[0]) ? names[dtype] : "?";
-}
 
 /* "[64,3,7,7]", for sentences and as the shape's JSON. */
 static void qnet__shape_text(char text[QNET__SHAPE_TEXT], int ndim, const size_t *shape)
@@ -12276,37 +12276,10 @@ static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t 
     return qnet__mul(*count, size, bytes);
 }
 
-/* Number i of an array of a float type or I64, aligned or not. IEEE 754 binary16: 1 sign, 5
-   exponent and 10 fraction bits; bfloat16 is the upper half of a binary32. */
+/* Number i of an array, aligned or not. */
 static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
 {
-    const size_t size = qnet_dtype_size(dtype);
-    const unsigned char *p = (const unsigned char *)data + i * size;
-    double f64 = 0; /* numbers are copied out: data need not be aligned */
-    float f32 = 0;
-    int64_t i64;
-    uint32_t bits;
-    uint16_t half;
-    int exponent, fraction;
-    switch (dtype) {
-    case QNET_F64: memcpy(&f64, p, size); return f64;
-    case QNET_F32: memcpy(&f32, p, size); return (double)f32;
-    case QNET_I64: memcpy(&i64, p, size); return (double)i64;
-    case QNET_BF16:
-        memcpy(&half, p, size);
-        bits = (uint32_t)half << 16;
-        memcpy(&f32, &bits, sizeof(f32));
-        return (double)f32;
-    case QNET_F16:
-        memcpy(&half, p, size);
-        exponent = half >> 10 & 31;
-        fraction = half & 1023;
-        f64 = exponent == 0    ? ldexp(fraction, -24) /* subnormal */
-              : exponent == 31 ? (fraction ? NAN : INFINITY)
-                               : ldexp(1024 + fraction, exponent - 25); /* bias 15, 10 bits */
-        return half >> 15 ? -f64 : f64;
-    default: return 0;
-    }
+    return qnet__number((const unsigned char *)data + i * qnet_dtype_size(dtype), dtype);
 }
 
 /* The first of tensors[count] whose name one before it has, or NULL. */
@@ -12320,58 +12293,62 @@ static const char *qnet__duplicate_name(const qnet_safetensor *tensors, int coun
 
 /* ---- the header's grammar -------------------------------------------------------------------- */
 
+/* Refusals begin with the file's name. */
+#define qnet__tensors_fail(f, status, text, ...) \
+    qnet__fail((f)->file.ctx, QNET_ERROR_##status, "%s: " text, (f)->name, __VA_ARGS__)
+
 /* The error sentence of the grammar: file, byte and what should have been there. */
-static qnet_status qnet__header_fail(const qnet__header *h, const char *expected)
+static qnet_status qnet__header_fail(const qnet__safetensors_file *f, const char *expected)
 {
-    return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: header byte %.0f of %.0f: expected %s",
-                      h->file, (double)(h->at - h->begin), (double)(h->end - h->begin), expected);
+    return qnet__tensors_fail(f, FORMAT, "header byte %.0f of %.0f: expected %s",
+                              (double)(f->at - f->header.bytes), (double)f->header.size, expected);
 }
 
 /* The next character that is not a space, or 0 at the end; it stays unread. */
-static int qnet__header_peek(qnet__header *h)
+static int qnet__header_peek(qnet__safetensors_file *f)
 {
-    while (*h->at == ' ' || *h->at == '\t' || *h->at == '\n' || *h->at == '\r') h->at++;
-    return *h->at;
+    while (*f->at == ' ' || *f->at == '\t' || *f->at == '\n' || *f->at == '\r') f->at++;
+    return *f->at;
 }
 
 /* Takes c, after any spaces, or fails with what `expected` says. */
-static qnet_status qnet__header_expect(qnet__header *h, char c, const char *expected)
+static qnet_status qnet__header_expect(qnet__safetensors_file *f, char c, const char *expected)
 {
-    if (qnet__header_peek(h) != c) return qnet__header_fail(h, expected);
-    h->at++;
+    if (qnet__header_peek(f) != c) return qnet__header_fail(f, expected);
+    f->at++;
     return QNET_OK;
 }
 
 /* Before member `index` of a list: *more = 0 when its closing character was taken instead. */
-static qnet_status qnet__header_more(qnet__header *h, int index, char close, int *more)
+static qnet_status qnet__header_more(qnet__safetensors_file *f, int index, char close, int *more)
 {
-    const int c = qnet__header_peek(h);
+    const int c = qnet__header_peek(f);
     *more = c != close;
-    if (index > 0 && c != ',' && *more) return qnet__header_fail(h, "',' or the end of the list");
-    if (index > 0 || !*more) h->at++;
+    if (index > 0 && c != ',' && *more) return qnet__header_fail(f, "',' or the end of the list");
+    if (index > 0 || !*more) f->at++;
     return QNET_OK;
 }
 
-/* Decodes the escape at h->at, a backslash, to *write, which moves on. */
-static qnet_status qnet__header_escape(qnet__header *h, unsigned char **write)
+/* Decodes the escape at f->at, a backslash, to *write, which moves on. */
+static qnet_status qnet__header_escape(qnet__safetensors_file *f, unsigned char **write)
 {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
-    const char *simple = h->at[1] ? strchr(from, h->at[1]) : NULL;
+    const char *simple = f->at[1] ? strchr(from, f->at[1]) : NULL;
     char digits[5] = "";
     unsigned code;
     if (simple != NULL) {
         *(*write)++ = (unsigned char)to[simple - from];
-        h->at += 2;
+        f->at += 2;
         return QNET_OK;
     }
-    if (h->at[1] != 'u') return qnet__header_fail(h, "one of \"\\/bfnrtu behind a backslash");
-    if (strspn((const char *)h->at + 2, "0123456789abcdefABCDEF") < 4)
-        return qnet__header_fail(h, "four hexadecimal digits");
-    memcpy(digits, h->at + 2, 4);
+    if (f->at[1] != 'u') return qnet__header_fail(f, "one of \"\\/bfnrtu behind a backslash");
+    if (strspn((const char *)f->at + 2, "0123456789abcdefABCDEF") < 4)
+        return qnet__header_fail(f, "four hexadecimal digits");
+    memcpy(digits, f->at + 2, 4);
     code = (unsigned)strtoul(digits, NULL, 16);
-    if (code == 0) return qnet__header_fail(h, "a character other than NUL");
+    if (code == 0) return qnet__header_fail(f, "a character other than NUL");
     if (code >= 0xd800 && code <= 0xdfff) { /* half of a surrogate pair */
-        memmove(*write, h->at, 6);
+        memmove(*write, f->at, 6);
         *write += 6;
     } else { /* UTF-8 of n bytes: 6 bits in each but the first */
         const int n = code < 0x80 ? 1 : code < 0x800 ? 2 : 3;
@@ -12380,32 +12357,33 @@ static qnet_status qnet__header_escape(qnet__header *h, unsigned char **write)
         (*write)[0] = (unsigned char)(code | (n == 1 ? 0u : n == 2 ? 0xc0u : 0xe0u));
         *write += n;
     }
-    h->at += 6;
+    f->at += 6;
     return QNET_OK;
 }
 
 /* A string, decoded in place and ended by NUL, which takes the closing quote's byte at the latest;
    *size: its bytes without the NUL. */
-static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *size)
+static qnet_status qnet__header_string(qnet__safetensors_file *f, char **text, size_t *size)
 {
-    unsigned char *write; /* <= h->at: no escape is shorter than its character */
-    QNET__TRY(qnet__header_expect(h, '"', "a string"));
-    write = h->at;
+    unsigned char *write; /* <= f->at: no escape is shorter than its character */
+    QNET__TRY(qnet__header_expect(f, '"', "a string"));
+    write = f->at;
     *text = (char *)write;
-    while (*h->at != '"') {
-        const size_t n = qnet__utf8_size(h->at, (size_t)(h->end - h->at));
-        if (h->at == h->end) return qnet__header_fail(h, "the end of a string");
-        if (*h->at < 0x20) return qnet__header_fail(h, "no control character in a string");
-        if (n == 0) return qnet__header_fail(h, "valid UTF-8");
-        if (*h->at == '\\') {
-            QNET__TRY(qnet__header_escape(h, &write));
+    while (*f->at != '"') {
+        const size_t n = qnet__utf8_size(f->at, (size_t)(f->header.bytes + f->header.size - f->at));
+        if (f->at == f->header.bytes + f->header.size)
+            return qnet__header_fail(f, "the end of a string");
+        if (*f->at < 0x20) return qnet__header_fail(f, "no control character in a string");
+        if (n == 0) return qnet__header_fail(f, "valid UTF-8");
+        if (*f->at == '\\') {
+            QNET__TRY(qnet__header_escape(f, &write));
             continue;
         }
-        memmove(write, h->at, n);
+        memmove(write, f->at, n);
         write += n;
-        h->at += n;
+        f->at += n;
     }
-    h->at++;
+    f->at++;
     *write = 0;
     *size = (size_t)((char *)write - *text);
     return QNET_OK;
@@ -12413,35 +12391,36 @@ static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *siz
 
 /* The key of an object's next member, with the comma before it and the colon behind it. *key =
    NULL: the object ends here. */
-static qnet_status qnet__header_key(qnet__header *h, int index, char **key, size_t *size)
+static qnet_status qnet__header_key(qnet__safetensors_file *f, int index, char **key, size_t *size)
 {
     int more;
     *key = NULL;
-    QNET__TRY(qnet__header_more(h, index, '}', &more));
+    QNET__TRY(qnet__header_more(f, index, '}', &more));
     if (!more) return QNET_OK;
-    QNET__TRY(qnet__header_string(h, key, size));
-    return qnet__header_expect(h, ':', "':'");
+    QNET__TRY(qnet__header_string(f, key, size));
+    return qnet__header_expect(f, ':', "':'");
 }
 
 /* A list of at most `most` numbers, whole, not negative, each of which fits size_t. */
-static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int most, int *count)
+static qnet_status qnet__header_numbers(qnet__safetensors_file *f, size_t *numbers, int most,
+                                        int *count)
 {
     int more;
-    QNET__TRY(qnet__header_expect(h, '[', "'['"));
+    QNET__TRY(qnet__header_expect(f, '[', "'['"));
     for (*count = 0;; (*count)++) {
         size_t value = 0, digits = 0; /* no strtoul: it takes signs and spaces, and saturates */
         int zero;
-        QNET__TRY(qnet__header_more(h, *count, ']', &more));
+        QNET__TRY(qnet__header_more(f, *count, ']', &more));
         if (!more) return QNET_OK;
-        zero = qnet__header_peek(h) == '0';
-        for (; *h->at >= '0' && *h->at <= '9'; digits++, h->at++)
-            if (!qnet__mul(value, 10, &value) || !qnet__add(value, (size_t)(*h->at - '0'), &value))
-                return qnet__header_fail(h, "a smaller number");
+        zero = qnet__header_peek(f) == '0';
+        for (; *f->at >= '0' && *f->at <= '9'; digits++, f->at++)
+            if (!qnet__mul(value, 10, &value) || !qnet__add(value, (size_t)(*f->at - '0'), &value))
+                return qnet__header_fail(f, "a smaller number");
         if (digits == 0 || (zero && digits > 1))
-            return qnet__header_fail(h, "a whole number without sign or leading zero");
+            return qnet__header_fail(f, "a whole number without sign or leading zero");
         if (*count == most)
-            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: header byte %.0f: a list of more than "
-                              "%d numbers", h->file, (double)(h->at - h->begin), most);
+            return qnet__tensors_fail(f, LIMIT, "header byte %.0f: a list of more than %d numbers",
+                                      (double)(f->at - f->header.bytes), most);
         numbers[*count] = value;
     }
 }
@@ -12449,68 +12428,67 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
 #define QNET__HEADER_DEPTH 16 /* lists within lists that are skipped */
 
 /* Skips a value of any kind: a string, a list, an object, a number or a word. */
-static qnet_status qnet__header_skip(qnet__header *h, int depth)
+static qnet_status qnet__header_skip(qnet__safetensors_file *f, int depth)
 {
-    const int c = qnet__header_peek(h);
+    const int c = qnet__header_peek(f);
     char *text;
     size_t size;
     int more = 1;
-    if (c == '"') return qnet__header_string(h, &text, &size);
+    if (c == '"') return qnet__header_string(f, &text, &size);
     if (c != '{' && c != '[') {
-        size = strspn((const char *)h->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
-        h->at += size;
-        return size > 0 ? QNET_OK : qnet__header_fail(h, "a value");
+        size = strspn((const char *)f->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
+        f->at += size;
+        return size > 0 ? QNET_OK : qnet__header_fail(f, "a value");
     }
-    if (depth == 0) return qnet__header_fail(h, "fewer lists within lists");
-    h->at++;
+    if (depth == 0) return qnet__header_fail(f, "fewer lists within lists");
+    f->at++;
     for (int i = 0;; i = 1) {
-        if (c == '{') QNET__TRY(qnet__header_key(h, i, &text, &size));
-        else QNET__TRY(qnet__header_more(h, i, ']', &more));
+        if (c == '{') QNET__TRY(qnet__header_key(f, i, &text, &size));
+        else QNET__TRY(qnet__header_more(f, i, ']', &more));
         if (!more || (c == '{' && text == NULL)) return QNET_OK;
-        QNET__TRY(qnet__header_skip(h, depth - 1));
+        QNET__TRY(qnet__header_skip(f, depth - 1));
     }
 }
 
 /* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t, in any order, each once;
    *dtype: what the file says. The shape must take exactly the bytes between the offsets, unless the
    size of that dtype is not known. t->data: the first offset, a number until the bytes are read. */
-static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, char **dtype)
+static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetensor *t, char **dtype)
 {
     static const char *const fields[3] = {"dtype", "shape", "data_offsets"};
     size_t offsets[2] = {0, 0}, size, bytes;
     int seen[3] = {0, 0, 0}, n, field;
     char *key, shape[QNET__SHAPE_TEXT];
-    QNET__TRY(qnet__header_expect(h, '{', "'{' of a tensor"));
+    QNET__TRY(qnet__header_expect(f, '{', "'{' of a tensor"));
     for (int i = 0;; i = 1) {
-        QNET__TRY(qnet__header_key(h, i, &key, &size));
+        QNET__TRY(qnet__header_key(f, i, &key, &size));
         if (key == NULL) break;
         for (field = 0; field < 3 && strcmp(key, fields[field]) != 0; field++) {}
         if (field < 3 && seen[field]++)
-            return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': field '%s' is there "
-                              "twice", h->file, t->name, key);
+            return qnet__tensors_fail(f, FORMAT, "tensor '%s': field '%s' is there twice", t->name,
+                                      key);
         if (field == 0) {
-            QNET__TRY(qnet__header_string(h, dtype, &size));
+            QNET__TRY(qnet__header_string(f, dtype, &size));
             for (n = 0; qnet_dtype_size((qnet_dtype)n); n++)
                 if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)n)) == 0) break;
             t->dtype = (qnet_dtype)n; /* of size 0 when it is none of the list */
         } else if (field == 1) {
-            QNET__TRY(qnet__header_numbers(h, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
+            QNET__TRY(qnet__header_numbers(f, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
         } else if (field == 2) {
-            QNET__TRY(qnet__header_numbers(h, offsets, 2, &n));
-            if (n != 2) return qnet__header_fail(h, "two data_offsets");
+            QNET__TRY(qnet__header_numbers(f, offsets, 2, &n));
+            if (n != 2) return qnet__header_fail(f, "two data_offsets");
         } else {
-            QNET__TRY(qnet__header_skip(h, QNET__HEADER_DEPTH));
+            QNET__TRY(qnet__header_skip(f, QNET__HEADER_DEPTH));
         }
     }
     /* All three fields, offsets in order, and as many bytes as the shape takes. */
     for (field = 0; field < 3; field++)
         if (!seen[field])
-            return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s is missing", h->file,
-                              t->name, fields[field]);
+            return qnet__tensors_fail(f, FORMAT, "tensor '%s': %s is missing", t->name,
+                                      fields[field]);
     if (offsets[0] > offsets[1])
-        return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': data_offsets [%.0f,%.0f] "
-                          "run backwards", h->file, t->name, (double)offsets[0],
-                          (double)offsets[1]);
+        return qnet__tensors_fail(f, FORMAT, "tensor '%s': data_offsets [%.0f,%.0f] run backwards",
+                                  t->name, (double)offsets[0], (double)offsets[1]);
     t->bytes = offsets[1] - offsets[0];
     t->data = (const void *)(uintptr_t)offsets[0];
     size = qnet_dtype_size(t->dtype);
@@ -12518,37 +12496,36 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, char
                       bytes == t->bytes))
         return QNET_OK;
     qnet__shape_text(shape, t->ndim, t->shape);
-    return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s %s does not take the %.0f "
-                      "bytes of its data_offsets", h->file, t->name, qnet_dtype_name(t->dtype),
-                      shape, (double)t->bytes);
+    return qnet__tensors_fail(f, FORMAT, "tensor '%s': %s %s does not take the %.0f bytes of its "
+                              "data_offsets", t->name, qnet_dtype_name(t->dtype), shape,
+                              (double)t->bytes);
 }
 
 /* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. Values
    stay where they are decoded, in f->header. */
-static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file *f)
+static qnet_status qnet__header_metadata(qnet__safetensors_file *f)
 {
-    if (qnet__header_peek(h) == 'n') return qnet__header_skip(h, 0);
-    QNET__TRY(qnet__header_expect(h, '{', "'{' of __metadata__"));
+    if (qnet__header_peek(f) == 'n') return qnet__header_skip(f, 0);
+    QNET__TRY(qnet__header_expect(f, '{', "'{' of __metadata__"));
     for (int i = 0;; i = 1) {
         qnet_metadata entry;
         char *key;
         size_t size, value_size;
-        QNET__TRY(qnet__header_key(h, i, &key, &size));
+        QNET__TRY(qnet__header_key(f, i, &key, &size));
         if (key == NULL) return QNET_OK;
         memset(&entry, 0, sizeof(entry));
-        QNET__TRY(qnet__header_string(h, &entry.value, &value_size));
+        QNET__TRY(qnet__header_string(f, &entry.value, &value_size));
         if (size >= sizeof(entry.key)) {
             f->long_keys++;
             continue;
         }
         if (f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
-            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: metadata '%s': above %d keys", h->file,
-                              key, QNET_MAX_SAFETENSORS_METADATA);
+            return qnet__tensors_fail(f, LIMIT, "metadata '%s': above %d keys", key,
+                                      QNET_MAX_SAFETENSORS_METADATA);
         if (qnet_safetensors_metadata(&f->file, key) != NULL)
-            return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: metadata '%s' is there twice",
-                              h->file, key);
+            return qnet__tensors_fail(f, FORMAT, "metadata '%s' is there twice", key);
         memcpy(entry.key, key, size + 1);
-        QNET__TRY(qnet_buffer_append(h->ctx, &f->metadata, &entry, sizeof(entry)));
+        QNET__TRY(qnet_buffer_append(f->file.ctx, &f->metadata, &entry, sizeof(entry)));
         f->file.metadata = (qnet_metadata *)(void *)f->metadata.bytes;
         f->file.metadata_count++;
     }
@@ -12556,29 +12533,28 @@ static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file
 
 /* The whole header into f->tensors and f->metadata. Tensors that no network here can need get ndim
    -1: their bytes count for the layout. */
-static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
+static qnet_status qnet__header_read(qnet__safetensors_file *f)
 {
     int seen_metadata = 0;
-    QNET__TRY(qnet__header_expect(h, '{', "'{'"));
+    QNET__TRY(qnet__header_expect(f, '{', "'{'"));
     for (int i = 0;; i = 1) {
         qnet_safetensor t;
         char *name, *dtype = NULL;
         size_t size;
-        QNET__TRY(qnet__header_key(h, i, &name, &size));
+        QNET__TRY(qnet__header_key(f, i, &name, &size));
         if (name == NULL) break;
         if (strcmp(name, "__metadata__") == 0) {
             if (seen_metadata++)
-                return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: __metadata__ is there twice",
-                                  h->file);
-            QNET__TRY(qnet__header_metadata(h, f));
+                return qnet__tensors_fail(f, FORMAT, "%s is there twice", name);
+            QNET__TRY(qnet__header_metadata(f));
             continue;
         }
         if (f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
-            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: tensor '%.64s': above %d tensors",
-                              h->file, name, QNET_MAX_SAFETENSORS_TENSORS);
+            return qnet__tensors_fail(f, LIMIT, "tensor '%.64s': above %d tensors", name,
+                                      QNET_MAX_SAFETENSORS_TENSORS);
         memset(&t, 0, sizeof(t));
         memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
-        QNET__TRY(qnet__header_tensor(h, &t, &dtype));
+        QNET__TRY(qnet__header_tensor(f, &t, &dtype));
         if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
             if (f->left_out++ == 0)
                 snprintf(f->first_out, sizeof(f->first_out), "tensor '%.64s', %s%.32s", t.name,
@@ -12586,20 +12562,20 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
                          size >= sizeof(t.name) ? "" : dtype);
             t.ndim = -1;
         }
-        QNET__TRY(qnet_buffer_append(h->ctx, &f->tensors, &t, sizeof(t)));
+        QNET__TRY(qnet_buffer_append(f->file.ctx, &f->tensors, &t, sizeof(t)));
         f->file.tensors = (qnet_safetensor *)(void *)f->tensors.bytes;
         f->file.count++;
     }
-    qnet__header_peek(h); /* writers pad with spaces */
-    return h->at == h->end ? QNET_OK : qnet__header_fail(h, "nothing behind the closing '}'");
+    qnet__header_peek(f); /* writers pad with spaces */
+    return f->at == f->header.bytes + f->header.size
+               ? QNET_OK : qnet__header_fail(f, "nothing behind the closing '}'");
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
 /* Checks that the tensors cover bytes 0..*size, each byte once: no two overlap, and the sum of
    their sizes is the largest end. */
-static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors_file *f,
-                                      size_t *size)
+static qnet_status qnet__check_layout(const qnet__safetensors_file *f, size_t *size)
 {
     size_t sum = 0;
     *size = 0;
@@ -12608,14 +12584,13 @@ static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors
         const size_t begin = (size_t)(uintptr_t)a->data, end = begin + a->bytes;
         for (; b < a; b++)
             if (begin < (size_t)(uintptr_t)b->data + b->bytes && (size_t)(uintptr_t)b->data < end)
-                return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: tensor '%s' overlaps '%s'", f->name,
-                                  a->name, b->name);
+                return qnet__tensors_fail(f, FORMAT, "tensor '%s' overlaps '%s'", a->name, b->name);
         sum += a->bytes;
         *size = qnet__max_size(*size, end);
     }
     if (sum == *size) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: there is a hole between the tensors: they end "
-                      "at byte %.0f and have %.0f", f->name, (double)*size, (double)sum);
+    return qnet__tensors_fail(f, FORMAT, "there is a hole between the tensors: they end at byte "
+                              "%.0f and have %.0f", (double)*size, (double)sum);
 }
 
 /* Removes the tensors that are not read from the list, with a warning; the layout was checked with
@@ -12643,17 +12618,16 @@ static qnet_status qnet__header_load(qnet_context *ctx, qnet_source *source,
     length = qnet__load_le64(f->header.bytes);
     f->header.size = 0;
     if (length == 0)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: expected a safetensors header of 2 bytes or "
-                          "more, found 0", f->name);
+        return qnet__tensors_fail(f, FORMAT, "expected a safetensors header of %d bytes or more, "
+                                  "found 0", 2);
     if (length <= QNET_MAX_SAFETENSORS_HEADER)
         return qnet__read_exact(ctx, source, (size_t)length, "safetensors header", &f->header);
     QNET__TRY(qnet__read_exact(ctx, source, 1, "safetensors header", &f->header));
     if (f->header.bytes[0] != '{') /* most likely a zip archive of PyTorch */
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a safetensors file: expected '{' behind "
-                          "the header's length", f->name);
-    return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: expected a safetensors header of at most %.0f "
-                      "bytes, found %.0f", f->name, (double)QNET_MAX_SAFETENSORS_HEADER,
-                      (double)length);
+        return qnet__tensors_fail(f, FORMAT, "not a safetensors file: expected '%c' behind the "
+                                  "header's length", '{');
+    return qnet__tensors_fail(f, LIMIT, "expected a safetensors header of at most %.0f bytes, "
+                              "found %.0f", (double)QNET_MAX_SAFETENSORS_HEADER, (double)length);
 }
 
 /* Fills f from the source: header, layout, then the tensors' bytes, in this machine's order. */
@@ -12662,30 +12636,25 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
 {
     const char *duplicate;
     unsigned char extra;
-    qnet__header h;
     size_t size, got;
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
     QNET__TRY(qnet__header_load(ctx, source, f));
-    h.ctx = ctx;
-    h.file = f->name;
-    h.begin = h.at = f->header.bytes;
-    h.end = h.begin + f->header.size;
-    QNET__TRY(qnet__header_read(&h, f));
-    QNET__TRY(qnet__check_layout(ctx, f, &size));
+    f->at = f->header.bytes;
+    QNET__TRY(qnet__header_read(f));
+    QNET__TRY(qnet__check_layout(f, &size));
     qnet__leave_out(f);
     duplicate = qnet__duplicate_name(f->file.tensors, f->file.count);
     if (duplicate != NULL)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: tensor '%s' is there twice", f->name,
-                          duplicate);
+        return qnet__tensors_fail(f, FORMAT, "tensor '%s' is there twice", duplicate);
     if (size > QNET_MAX_FILE_BYTES)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f bytes of tensors, the limit is %.0f",
-                          f->name, (double)size, (double)QNET_MAX_FILE_BYTES);
+        return qnet__tensors_fail(f, LIMIT, "%.0f bytes of tensors, the limit is %.0f",
+                                  (double)size, (double)QNET_MAX_FILE_BYTES);
     QNET__TRY(qnet__read_exact(ctx, source, size, "tensors", &f->data));
     /* A byte too many means that header and data do not belong together. */
     QNET__TRY(qnet__read_some(ctx, source, &extra, 1, &got));
     if (got != 0)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: the file goes on behind the %.0f bytes of "
-                          "its tensors", f->name, (double)size);
+        return qnet__tensors_fail(f, FORMAT, "the file goes on behind the %.0f bytes of its "
+                                  "tensors", (double)size);
     for (int i = 0; i < f->file.count; i++) {
         qnet_safetensor *t = &f->file.tensors[i];
         unsigned char *p = size > 0 ? f->data.bytes + (uintptr_t)t->data : NULL;
@@ -12730,13 +12699,20 @@ QNET_API void qnet_safetensors_destroy(qnet_safetensors *file)
     qnet__free(file->ctx, f, sizeof(*f));
 }
 
-/* Linear: the networks here have a hundred names. */
+/* The tensor whose name is `name` behind its first `prefix` bytes, which are alike in all; or NULL.
+   Linear: the networks here have a hundred names. */
+static const qnet_safetensor *qnet__safetensors_find(const qnet_safetensors *file, size_t prefix,
+                                                     const char *name)
+{
+    for (int i = 0; i < file->count; i++)
+        if (strcmp(file->tensors[i].name + prefix, name) == 0) return &file->tensors[i];
+    return NULL;
+}
+
 QNET_API const qnet_safetensor *qnet_safetensors_find(const qnet_safetensors *file,
                                                       const char *name)
 {
-    for (int i = 0; i < file->count; i++)
-        if (strcmp(file->tensors[i].name, name) == 0) return &file->tensors[i];
-    return NULL;
+    return qnet__safetensors_find(file, 0, name);
 }
 
 /* Linear as well; also used on the file that is being read, to find a duplicate key. */
@@ -13014,15 +12990,6 @@ typedef struct qnet__weights_job {
     qnet_real *block;
 } qnet__weights_job;
 
-/* The file's tensor with a name of the table, behind the prefix; or NULL. */
-static const qnet_safetensor *qnet__weights_find(const qnet__weights_job *job, const char *name)
-{
-    for (int i = 0; i < job->file->count; i++)
-        if (strcmp(job->file->tensors[i].name + job->prefix, name) == 0)
-            return &job->file->tensors[i];
-    return NULL;
-}
-
 /* Of the head that `name` belongs to, "fc." for "fc.bias": how many tensors of it the file has.
    *classes: the rows of its weight there, 0 without one. */
 static int qnet__head_in_file(const qnet__weights_job *job, const char *name, size_t *classes)
@@ -13040,6 +13007,11 @@ static int qnet__head_in_file(const qnet__weights_job *job, const char *name, si
     return count;
 }
 
+/* The refusal of entry p: the file is one of another network. */
+#define qnet__mismatch(text, ...)                                                                 \
+    qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s'" text, job->name,    \
+               job->table->network, p->name, __VA_ARGS__)
+
 /* Finds entry p in the file and checks presence, type, classes, shape and, with `numbers`, each
    number. *found = NULL: what is in the block stays (a counter that is missing, a head that is to
    be trained anew). With ctx NULL no sentence is made. */
@@ -13048,8 +13020,7 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
                                        const qnet_safetensor **found)
 {
     const qnet_safetensor expected = qnet__param_in_file(p);
-    const qnet_safetensor *t = qnet__weights_find(job, p->name);
-    const char *name = job->name, *network = job->table->network;
+    const qnet_safetensor *t = qnet__safetensors_find(job->file, job->prefix, p->name);
     char want[QNET__SHAPE_TEXT], have[QNET__SHAPE_TEXT];
     size_t classes;
     const int is_head = qnet__is_head(p->name);
@@ -13061,20 +13032,17 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
         const qnet__safetensors_file *f = (const qnet__safetensors_file *)(const void *)job->file;
         if (qnet__is_tracked(p->name) || (job->replace_head && is_head && in_head == 0))
             return QNET_OK;
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s' is "
-                          "missing%s%s", name, network, p->name,
-                          f->left_out ? "; left out was " : "", f->first_out);
+        return qnet__mismatch(" is missing%s%s", f->left_out ? "; left out was " : "",
+                              f->first_out);
     }
     /* Type, then classes: weight and bias of a head must agree with each other. */
     if (expected.dtype == QNET_I64 ? t->dtype != QNET_I64 : t->dtype > QNET_BF16)
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s': expected "
-                          "dtype %s, found %s", name, network, p->name,
-                          expected.dtype == QNET_I64 ? "I64" : "F64, F32, F16 or BF16",
-                          qnet_dtype_name(t->dtype));
+        return qnet__mismatch(": expected dtype %s, found %s",
+                              expected.dtype == QNET_I64 ? "I64" : "F64, F32, F16 or BF16",
+                              qnet_dtype_name(t->dtype));
     if (classes > 0 && t->ndim > 0 && t->shape[0] != classes)
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s' has %.0f "
-                          "classes, its weight %.0f", name, network, p->name,
-                          (double)t->shape[0], (double)classes);
+        return qnet__mismatch(" has %.0f classes, its weight %.0f", (double)t->shape[0],
+                              (double)classes);
     /* Shape, from the last dimension: unequal = 0: all agree; 1: all but the number of rows, which
        a head may have otherwise when it is to be replaced. */
     unequal = t->ndim == expected.ndim ? t->ndim : QNET__SAFETENSORS_DIMS + 1;
@@ -13085,10 +13053,9 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
     if (unequal > 0) {
         qnet__shape_text(want, expected.ndim, expected.shape);
         qnet__shape_text(have, t->ndim, t->shape);
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s': expected "
-                          "shape %s, found %s", name, network, p->name, want, have);
+        return qnet__mismatch(": expected shape %s, found %s", want, have);
     }
-    if (numbers) QNET__TRY(qnet__check_numbers(ctx, name, t, p->name));
+    if (numbers) QNET__TRY(qnet__check_numbers(ctx, job->name, t, p->name));
     *found = t;
     return QNET_OK;
 }
@@ -13133,17 +13100,14 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
                                                    int replace_head, int *head_replaced)
 {
     const qnet_safetensor *t;
-    const char *name;
-    qnet__weights_job job;
     size_t classes;
     int replaced = 0, headless = 0;
     if (file == NULL || table == NULL || block == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_weights_from_safetensors: an argument is NULL");
-    name = qnet__safetensors_name(file);
-    job.file = file, job.name = name, job.table = table;
-    job.prefix = qnet_weights_prefix(file, table);
-    job.replace_head = replace_head, job.block = block;
+    const char *name = qnet__safetensors_name(file);
+    qnet__weights_job job = {file, name, table, qnet_weights_prefix(file, table), replace_head,
+                             block};
     /* Extra tensors: a file of a larger network must not pass for this one. */
     for (int i = 0; i < file->count; i++)
         if (qnet_param_find(table, file->tensors[i].name + job.prefix) < 0 &&
@@ -13466,7 +13430,7 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
    Formulas and ranges are those of Albumentations 0.5-1.0, which the paper cites (Buslaev et al.
    2020). "Histogram stretching" is not defined there nor in the paper: here it is a linear map of
    the 1st..99th percentile of the non-zero pixels to 0..1, or fixed windows.
-   Random numbers are those of >>random.
+   Relies on >>context >>random.
    ============================================================================================ */
 
 QNET_API void qnet_augment_config_init(qnet_augment_config *config)
@@ -13886,7 +13850,7 @@ static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y
     }
 }
 
-/* ---- all of it ------------------------------------------------------------------------------- */
+/* ---- the whole transform --------------------------------------------------------------------- */
 
 QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
                                                const qnet_augmentation *record, const float *pixels,
@@ -13933,28 +13897,40 @@ QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_co
                                      out_h, out_w, scratch);
 }
 
+/* The two pixels next to coordinate x on an axis of n pixels, low <= x <= high, and the second
+   one's weight x - low. Returns 0 where x is outside of the image, whose pixels reach half a step
+   beyond their centres; in that half step the outermost pixel counts alone. */
+static int qnet__neighbours(double x, int n, int *low, int *high, float *weight)
+{
+    if (!(x > -0.5 && x < n - 0.5)) return 0;
+    x = fmin(fmax(x, 0), n - 1);
+    *low = (int)x;
+    *high = qnet__min_int(*low + 1, n - 1);
+    *weight = (float)(x - *low);
+    return 1;
+}
+
 /* out[out_h][out_w][channels]: source = (target + 1/2) * in / out - 1/2, clamped to the image, as
    in OpenCV's INTER_LINEAR and PyTorch's align_corners=False. Does nothing for empty sizes. */
 QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channels, float *out,
                                 int out_h, int out_w)
 {
     const double step_y = (double)in_h / out_h, step_x = (double)in_w / out_w;
-    const size_t n = (size_t)channels;
+    const size_t n = (size_t)channels, row = (size_t)in_w * n;
+    int x0 = 0, x1 = 0, y0 = 0, y1 = 0; /* every source lies within the image */
+    float fx = 0, fy = 0;
     if (in_h < 1 || in_w < 1 || channels < 1 || out_h < 1 || out_w < 1) return;
-    for (int Y = 0; Y < out_h; Y++) {
-        const double y = fmin(fmax((Y + 0.5) * step_y - 0.5, 0), in_h - 1);
-        const int y0 = (int)y;
+    for (int Y = 0; Y < out_h; Y++)
         for (int X = 0; X < out_w; X++) {
-            const double x = fmin(fmax((X + 0.5) * step_x - 0.5, 0), in_w - 1);
-            const int x0 = (int)x;
-            const float *p = in + ((size_t)y0 * (size_t)in_w + (size_t)x0) * n;
-            const float *q = y0 + 1 < in_h ? p + (size_t)in_w * n : p;
-            const size_t right = x0 + 1 < in_w ? n : 0;
+            (void)qnet__neighbours((Y + 0.5) * step_y - 0.5, in_h, &y0, &y1, &fy);
+            (void)qnet__neighbours((X + 0.5) * step_x - 0.5, in_w, &x0, &x1, &fx);
+            const float *p = in + (size_t)y0 * row + (size_t)x0 * n;
+            const float *q = in + (size_t)y1 * row + (size_t)x0 * n;
             for (size_t c = 0; c < n; c++)
-                *out++ = qnet__bilinear(p + c, q + c, right, (float)(x - x0), (float)(y - y0));
+                *out++ = qnet__bilinear(p + c, q + c, (size_t)(x1 - x0) * n, fx, fy);
         }
-    }
 }
+
 /* ============================================================================================
    >>cohort: from volumes to images, scan by scan; folds over individuals.
    In: QSM, R2*, T1W and mostly a mask of the basal ganglia, each float[nz][ny][nx] on one grid.
@@ -13969,8 +13945,9 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
    convention). step is as many mm along both axes, even if voxels are not square. The full input
    fits the whole slice into the image; the cropped one is box_mm about the mask's centre of mass
    (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
-   augmentation moves its crop. Volumes are those of >>nifti, percentiles those of >>image. What a
-   folder holds, and which file is which map, is the caller's affair: examples/crossval/bids.h.
+   augmentation moves its crop. What a folder holds, and which file is which map, is the caller's
+   choice: examples/crossval/bids.h.
+   Relies on >>context >>random >>nifti >>weights >>image: volumes, hashes of numbers, percentiles.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
@@ -14037,7 +14014,7 @@ static int qnet__maps_needed(const qnet_input_config *config)
                ? QNET__MAPS : QNET__MASK;
 }
 
-/* A scan on its way from volumes to images. */
+/* What is known of a scan while its images are prepared. */
 typedef struct qnet__preparation {
     qnet_context *ctx;
     const qnet_input_config *config;
@@ -14065,20 +14042,6 @@ static void qnet__warn_of_bad_voxels(qnet_context *ctx, const char *name, size_t
                   (double)bad, where);
 }
 
-/* Sets NaN and infinity to 0, which resampling then does not spread, with a warning. */
-static void qnet__zero_bad_voxels(qnet_context *ctx, qnet_volume *v, const char *name,
-                                  const char *where)
-{
-    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
-    size_t bad = 0;
-    for (size_t i = 0; i < count; i++)
-        if (!qnet__is_finite((double)v->voxels[i])) {
-            v->voxels[i] = 0;
-            bad++;
-        }
-    qnet__warn_of_bad_voxels(ctx, name, bad, where);
-}
-
 /* A refusal, with the field of the configuration that waives it; a warning once it is waived. */
 static QNET__PRINTF(4, 5) qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field,
                                                    const char *format, ...)
@@ -14096,8 +14059,10 @@ static QNET__PRINTF(4, 5) qnet_status qnet__unless(qnet_context *ctx, int waived
 
 /* ---- the maps: orientation, grid, NaN -------------------------------------------------------- */
 
-/* Turns a volume to RAS. Its axes may lie aslant: slices are then planes of the axis nearest to
-   upwards, which for slices acquired at 50 degrees from axial is not the one across them. */
+/* Turns a volume to RAS by permuting and flipping axes. These may lie aslant: slices are then
+   planes of the axis nearest to upwards, which for slices acquired at 50 degrees from axial is not
+   the one across them. tilt: the largest angle between an axis and that of the head,
+   acos(|affine[c][c]| / spacing[c]). */
 static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
                                   qnet_volume *v, const char *name)
 {
@@ -14126,7 +14091,9 @@ static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *co
 #define QNET__REGRID \
     ": bring it onto that grid (flirt -applyxfm -usesqform, antsApplyTransforms, 3dresample)"
 
-/* The same grid but for rounding: by where the corners of b lie among the voxels of a. */
+/* Whether b has the grid of a, but for rounding. With D = affine_b - affine_a, a corner c of the
+   grid (voxel indices) lies off by D (c, 1) mm, and by that projected on an axis of a, divided by
+   the voxel size, in voxels. The grid is affine: no voxel is further off than the worst corner. */
 static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
                                     const qnet_volume *b, const char *name_b)
 {
@@ -14138,12 +14105,13 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
     for (int corner = 0; corner < 8; corner++) {
         const double at[4] = {corner & 1 ? a->nx - 1.0 : 0, corner & 2 ? a->ny - 1.0 : 0,
                               corner & 4 ? a->nz - 1.0 : 0, 1};
-        double off[3] = {0, 0, 0}; /* mm */
-        for (int r = 0; r < 3; r++)
-            for (int c = 0; c < 4; c++) off[r] += (b->affine[r][c] - a->affine[r][c]) * at[c];
         for (int c = 0; c < 3; c++) { /* along the axes of a, taken as orthogonal */
             double along = 0;
-            for (int r = 0; r < 3; r++) along += off[r] * a->affine[r][c];
+            for (int r = 0; r < 3; r++) {
+                double off = 0; /* mm */
+                for (int k = 0; k < 4; k++) off += (b->affine[r][k] - a->affine[r][k]) * at[k];
+                along += off * a->affine[r][c];
+            }
             worst = fmax(worst, fabs(along) / (a->spacing[c] * a->spacing[c]));
         }
     }
@@ -14187,8 +14155,8 @@ static size_t qnet__clear_outside(qnet_volume *v)
 /* ---- the mask --------------------------------------------------------------------------------
 
    Users bring outlines of 0 and 1, label images, probability atlases and, by mistake, T1W or a
-   brain mask. The last two would be silent: every slice would hold some of them. So a mask is made
-   binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice. */
+   brain mask. The last two would go unnoticed: every slice would hold some of them. So a mask is
+   made binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice. */
 
 #define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
 #define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
@@ -14200,9 +14168,11 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
     float value[QNET__MASK_LABELS + 1], low = 0, high = 0; /* the values but 0 */
     int n = 0, k, whole = 1;
-    qnet__zero_bad_voxels(ctx, mask, name, "do not count as mask");
+    size_t bad = 0;
     for (size_t i = 0; i < count; i++) {
-        const float v = mask->voxels[i];
+        const float v = qnet__is_finite((double)mask->voxels[i]) ? mask->voxels[i] : 0;
+        bad += v != mask->voxels[i];
+        mask->voxels[i] = v;
         low = v < low ? v : low;
         high = v > high ? v : high;
         if (v == 0) continue;
@@ -14210,6 +14180,7 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
         for (k = 0; k < n && value[k] != v;) k++;
         if (k == n && n <= QNET__MASK_LABELS) value[n++] = v;
     }
+    qnet__warn_of_bad_voxels(ctx, name, bad, "do not count as mask");
     /* A little beyond 0..1, as interpolation by splines leaves it. */
     if (low < -0.1f || (high > 1.1f && n > 1 && (!whole || n > QNET__MASK_LABELS)))
         return qnet__fail(ctx, QNET_ERROR_DATA,
@@ -14224,28 +14195,26 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
     return QNET_OK;
 }
 
-/* Flood fill. The component (26 neighbours) of voxel `start`, whose voxels hold `from`: makes them
-   `to`, lists their indices in queue[], breadth first, and returns how many there are. */
+/* Flood fill, breadth first. The component (26 neighbours) of voxel `start`, whose voxels hold
+   `from`: makes them `to`, lists their indices in queue[], which has room for all of the mask, and
+   returns how many there are. */
 static size_t qnet__mask_component(qnet_volume *mask, size_t start, float from, float to,
                                    size_t *queue)
 {
-    const size_t nx = (size_t)mask->nx, ny = (size_t)mask->ny;
+    const int nx = mask->nx, ny = mask->ny, nz = mask->nz;
     size_t tail = 1;
     queue[0] = start;
     mask->voxels[start] = to;
     for (size_t head = 0; head < tail; head++) {
-        const int x = (int)(queue[head] % nx), y = (int)(queue[head] / nx % ny);
-        const int z = (int)(queue[head] / nx / ny);
-        const int x1 = qnet__min_int(x + 1, mask->nx - 1), y1 = qnet__min_int(y + 1, mask->ny - 1);
-        const int z1 = qnet__min_int(z + 1, mask->nz - 1);
-        for (int k = qnet__max_int(z - 1, 0); k <= z1; k++)
-            for (int j = qnet__max_int(y - 1, 0); j <= y1; j++)
-                for (int i = qnet__max_int(x - 1, 0); i <= x1; i++) {
-                    const size_t at = qnet__voxel_at(mask, i, j, k);
-                    if (mask->voxels[at] != from) continue;
-                    mask->voxels[at] = to;
-                    queue[tail++] = at;
-                }
+        const int x = (int)(queue[head] % (size_t)nx), row = (int)(queue[head] / (size_t)nx);
+        for (int d = 0; d < 27; d++) {
+            const int i = x + d % 3 - 1, j = row % ny + d / 3 % 3 - 1, k = row / ny + d / 9 - 1;
+            if (i < 0 || i >= nx || j < 0 || j >= ny || k < 0 || k >= nz) continue;
+            const size_t at = qnet__voxel_at(mask, i, j, k);
+            if (mask->voxels[at] != from) continue;
+            mask->voxels[at] = to;
+            queue[tail++] = at;
+        }
     }
     return tail;
 }
@@ -14294,13 +14263,12 @@ static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, d
     double n = 0, sum[2] = {0, 0};
     for (int t = 0; t < count; t++) {
         const float *voxel = v->voxels + qnet__voxel_at(v, 0, 0, z ? z[t] : t);
-        for (int y = 0; y < v->ny; y++)
-            for (int x = 0; x < v->nx; x++, voxel++)
-                if (*voxel != 0) {
-                    n++;
-                    sum[0] += x;
-                    sum[1] += y;
-                }
+        for (int i = 0; i < v->nx * v->ny; i++) {
+            if (voxel[i] == 0) continue;
+            n++;
+            sum[0] += i % v->nx;
+            sum[1] += i / v->nx;
+        }
     }
     if (n == 0) return 0;
     for (int k = 0; k < 2; k++) center[k] = sum[k] / n;
@@ -14333,9 +14301,14 @@ static qnet_status qnet__choose_slices(qnet__preparation *p)
     return QNET_OK;
 }
 
-/* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one.
-   The full input takes the longer side of the slices; the crop box_mm / size mm per pixel, and its
-   margin adds pixels, not millimetres per pixel. */
+/* Centre and step of the frame on this scan's grid, in voxels; see the head of this room. mass: the
+   mask's centre, where there is one. mm per pixel are
+
+       full   longer side of the slices / size, about the middle of the grid
+       crop   box_mm / size, about box_center_mm or the mask's centre of mass
+
+   and step = mm per pixel / voxel size, for each axis. The margin of a crop adds pixels, not
+   millimetres per pixel. */
 static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
 {
     const qnet_input_config *config = p->config;
@@ -14345,9 +14318,10 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
     if (!(v->spacing[0] > 0 && v->spacing[1] > 0 && v->spacing[0] <= 1000 && v->spacing[1] <= 1000))
         return qnet__fail(p->ctx, QNET_ERROR_DATA, "%s: voxel size is %g x %g mm",
                           p->name[QNET__QSM], v->spacing[0], v->spacing[1]);
+    for (int k = 0; k < 2; k++)
+        p->center[k] = config->input == QNET_INPUT_FULL ? (n[k] - 1) / 2.0 : mass[k];
     if (config->input == QNET_INPUT_FULL) {
         pixel_mm = fmax(v->nx * v->spacing[0], v->ny * v->spacing[1]) / config->size;
-        for (int k = 0; k < 2; k++) p->center[k] = (n[k] - 1) / 2.0;
     } else if (config->box_explicit) {
         /* world = affine (i, j, k, 1), k in the middle of the slices: two equations for i and j */
         const double(*a)[4] = v->affine, k = p->z[0] + (p->slices - 1) / 2.0;
@@ -14356,8 +14330,6 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
         const double det = a[0][0] * a[1][1] - a[0][1] * a[1][0];
         p->center[0] = (x * a[1][1] - y * a[0][1]) / det;
         p->center[1] = (y * a[0][0] - x * a[1][0]) / det;
-    } else {
-        for (int k = 0; k < 2; k++) p->center[k] = mass[k];
     }
     p->side = qnet_input_prepared(config);
     for (int k = 0; k < 2; k++) {
@@ -14415,9 +14387,17 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
                                   "%s: slice %d (from 0 at the bottom) is zero all over the image",
                                   p->name[m], p->z[t]);
         }
-    for (int m = QNET__QSM; m <= QNET__T1W; m++)
-        qnet__zero_bad_voxels(p->ctx, p->map[m], p->name[m],
-                              "inside of the head, where no image looks, become 0");
+    for (int m = QNET__QSM; m <= QNET__T1W; m++) {
+        float *voxels = p->map[m]->voxels;
+        size_t bad = 0;
+        for (size_t i = 0; i < qnet__voxel_count(grid->nx, grid->ny, grid->nz); i++) {
+            if (qnet__is_finite((double)voxels[i])) continue;
+            voxels[i] = 0;
+            bad++;
+        }
+        qnet__warn_of_bad_voxels(p->ctx, p->name[m], bad,
+                                 "inside of the head, where no image looks, become 0");
+    }
     return QNET_OK;
 }
 
@@ -14531,18 +14511,6 @@ static qnet_status qnet__check_values(const qnet__preparation *p, const double c
 
 /* ---- images ---------------------------------------------------------------------------------- */
 
-/* The two neighbours of coordinate x on an axis of n voxels, and the second one's weight; 0 where x
-   is outside of the volume, whose voxels reach half a step beyond their centres. */
-static int qnet__neighbours(double x, int n, int *low, int *high, float *weight)
-{
-    if (!(x > -0.5 && x < n - 0.5)) return 0;
-    x = fmin(fmax(x, 0), n - 1);
-    *low = (int)x;
-    *high = qnet__min_int(*low + 1, n - 1);
-    *weight = (float)(x - *low);
-    return 1;
-}
-
 /* Samples per pixel along an axis: one up to 2 voxels a pixel (bilinear then skips none but at the
    end of that range), above that one per voxel, whose mean is taken. */
 static int qnet__samples(double step)
@@ -14550,8 +14518,9 @@ static int qnet__samples(double step)
     return step <= 2 ? 1 : qnet__min_int((int)ceil(step), 64);
 }
 
-/* image[side][side][3] of slice z: bilinear, zero outside of the volume. Pixels larger than two
-   voxels are the mean of several samples, or fine detail would be aliased. */
+/* image[side][side][3] of slice z, all three maps: bilinear between voxel centres, zero outside of
+   the volume. A pixel larger than two voxels is the mean of samples on a grid within it, or fine
+   detail would be aliased. */
 static void qnet__resample_slice(const qnet__preparation *p, int z, float *image)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -14563,19 +14532,16 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
     for (int pixel = 0; pixel < p->side * p->side; pixel++, image += 3) {
         const int row = pixel / p->side, column = pixel % p->side;
         float sum[3] = {0, 0, 0};
-        for (int i = 0; i < many_y; i++) {
-            const double below = row + (i + 0.5) / many_y - half; /* pixels from the centre */
-            if (!qnet__neighbours(p->center[1] - below * p->step[1], grid->ny, &y0, &y1, &fy))
+        for (int i = 0; i < many_x * many_y; i++) {
+            const double right = column + (i % many_x + 0.5) / many_x - half; /* of the centre, */
+            const double below = row + (i / many_x + 0.5) / many_y - half;    /* in pixels */
+            if (!qnet__neighbours(p->center[0] - right * p->step[0], grid->nx, &x0, &x1, &fx) ||
+                !qnet__neighbours(p->center[1] - below * p->step[1], grid->ny, &y0, &y1, &fy))
                 continue;
-            for (int j = 0; j < many_x; j++) {
-                const double right = column + (j + 0.5) / many_x - half;
-                if (!qnet__neighbours(p->center[0] - right * p->step[0], grid->nx, &x0, &x1, &fx))
-                    continue;
-                for (int m = 0; m < 3; m++) {
-                    const float *a = p->map[m]->voxels + qnet__voxel_at(grid, x0, y0, z);
-                    const float *b = p->map[m]->voxels + qnet__voxel_at(grid, x0, y1, z);
-                    sum[m] += qnet__bilinear(a, b, (size_t)(x1 - x0), fx, fy);
-                }
+            for (int m = 0; m < 3; m++) {
+                const float *a = p->map[m]->voxels + qnet__voxel_at(grid, x0, y0, z);
+                const float *b = p->map[m]->voxels + qnet__voxel_at(grid, x0, y1, z);
+                sum[m] += qnet__bilinear(a, b, (size_t)(x1 - x0), fx, fy);
             }
         }
         for (int m = 0; m < 3; m++) image[m] = many_x * many_y > 1 ? sum[m] * share : sum[m];
@@ -14688,7 +14654,7 @@ QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t
            (size_t)t * (size_t)cohort->height * (size_t)cohort->width * 3;
 }
 
-/* Of the voxels, as they would lie in a file: the same on every machine. */
+/* Hash of voxels[nz][ny][nx] as they would lie in a file: the same on every machine. */
 static uint64_t qnet__volume_hash(const qnet_volume *v)
 {
     qnet_safetensor t;
@@ -14725,7 +14691,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
 {
     qnet_context *ctx = cohort->ctx;
     qnet_volume *const map[QNET__MAPS] = {maps->qsm, maps->r2star, maps->t1w, maps->mask};
-    const size_t image = (size_t)cohort->height * (size_t)cohort->width * 3;
+    const size_t image = (size_t)cohort->height * (size_t)cohort->width * 3; /* numbers */
     qnet__preparation p;
     qnet_scan scan;
     memset(&scan, 0, sizeof scan);
@@ -14787,16 +14753,17 @@ QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *
 #ifndef QNET_NO_STDIO
 #define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
 
-/* Where the mask lies in the head, along x (k = 0) and y (1), mm, or the number of slices (2). NaN:
-   no mask. */
+/* Measure k of a scan: where the mask lies in the head, along x (k = 0) and y (1), mm, or the
+   number of slices (2). NaN: no mask. */
 static double qnet__cut_measure(const qnet_scan *scan, int k)
 {
     return k < 2 ? scan->cut.offset_mm[k] : scan->slices;
 }
 
 /* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
-   than in most of the cohort: further from the median than 5 standard deviations, these estimated
-   by 1.48 times the median of the distances, and than what persons and outlines differ by. */
+   than in most of the cohort: further from the median than 5 standard deviations and than what
+   persons and outlines differ by. A standard deviation is estimated by 1.4826 times the median of
+   the distances to the median, which outliers do not move (exact for a normal distribution). */
 static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
 {
     static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
