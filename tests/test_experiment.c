@@ -563,7 +563,7 @@ static void test_bad_arguments(void)
 static void forget(qnet_context *ctx, const char *out)
 {
     qnet_experiment e;
-    static const char *const folders[2] = { "checkpoint", "checkpoint/weights" };
+    static const char *const folders[2] = { "checkpoint/weights", "checkpoint" };
     int count = 0;
     memset(&e, 0, sizeof e);
     e.ctx = ctx;
