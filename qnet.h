@@ -4434,15 +4434,15 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
             sums[k].center = qnet__prologue_get(&source, from, &in[k], first + d, count);
     }
     for (r = 0; r < (ptrdiff_t)rows; r++) {
-        const int fold = r % 16 == 15 || r + 1 == (ptrdiff_t)rows;
         QNET__UNROLL
         for (k = 0; k < vectors; k++) {
             const ptrdiff_t at = first + r * n + k * QNET__LANES;
             const qnet__lanes v = qnet__prologue_get(&source, from, &in[k], at, count);
             qnet__epilogue_put(&sink, to, &out[k], at, count, v, &sums[k]);
         }
+        if (r % 16 != 15 && r + 1 < (ptrdiff_t)rows) continue;
         QNET__UNROLL
-        for (k = 0; k < vectors && fold; k++)
+        for (k = 0; k < vectors; k++)
             qnet__sums_fold(&sums[k]);
     }
     for (k = 0; k < vectors; k++)
@@ -5639,7 +5639,7 @@ static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t 
 typedef struct qnet__product {
     const qnet_real *const *a; /* [segments][a_rows]; rows of a segment may lie anywhere ... */
     int beside;                /* ... or 1: row m is a[s][0] + m, rows <= a_step */
-    int far;                   /* a is in no near cache; a_step is 1, and there is one segment */
+    int cold;                  /* a is in no near cache; a_step is 1, and there is one segment */
     const qnet_real *const *b; /* [segments]: the first panel */
     const qnet_real *next;     /* b of the product that follows, or NULL */
     qnet_real *const *c;       /* [rows] */
@@ -5713,7 +5713,7 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
                 tile.c = tail ? tail_c : p->c + first;
                 if (p->accumulate && at == 0)
                     qnet__tile_prefetch_sums(&tile, width);
-                if (p->far)
+                if (p->cold)
                     qnet__product_prefetch(p, first, at);
                 if (part < lines) {
                     qnet__tile_prefetch(&tile, next, p->b_step, width, part);
@@ -6219,7 +6219,7 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
     qnet_real *c[QNET__WINOGRAD_BLOCK + 1];
     qnet__product product;
     memset(&product, 0, sizeof product);
-    product.a = a, product.a_step = 1, product.far = p->schedule == QNET__WINOGRAD_BY_GROUP;
+    product.a = a, product.a_step = 1, product.cold = p->schedule == QNET__WINOGRAD_BY_GROUP;
     product.b = &u, product.b_step = p->isa->columns;
     product.b_panel = (size_t)p->src_c * p->isa->columns;
     product.c = c, product.columns = QNET__WINOGRAD_GROUP;
