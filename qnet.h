@@ -13449,7 +13449,7 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
 }
 
 /* ============================================================================================
-   >>image: histogram stretching and augmentation (paper, "Data Augmentation").
+   >>image: histogram stretching and augmentation (paper, "Data Augmentation", Fig. 3).
    In: a prepared image, pixels[in_h][in_w][3] in physical units. Out: the network's input,
    out[out_h][out_w][3]. The paper's eight steps change values or places. Values, on all of the
    prepared image:
@@ -13468,7 +13468,7 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
    Formulas and ranges are those of Albumentations 0.5-1.0, which the paper cites (Buslaev et al.
    2020). "Histogram stretching" is not defined there nor in the paper: here it is a linear map of
    the 1st..99th percentile of the non-zero pixels to 0..1, or fixed windows.
-   Relies on >>context >>random.
+   Relies on >>context >>random >>weights: the check of settings.
    ============================================================================================ */
 
 QNET_API void qnet_augment_config_init(qnet_augment_config *config)
