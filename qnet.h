@@ -85,6 +85,8 @@
        QNET_REAL double       networks in double precision: the reference build, slow and exact
        QNET_REFERENCE         plain loops instead of the fast products, convolutions and passes
        QNET_STATIC            everything private to this file
+       QNET_IMPLEMENTATION_DONE    QNET_IMPLEMENTATION does nothing, as another file of the program
+                              holds it: single-file programs can then share one compiled header
        QNET_API               what stands before every public function, such as
                               __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
        QNET_NO_STDIO          no file access by path; memory and callbacks stay. Of the system then
@@ -117,7 +119,7 @@
    is not aligned to them, and the program crashes (its bug 54412; Debian, MSYS2 and w64devkit have
    repaired it, winlibs and MinGW-Builds not): -Wa,-muse-unaligned-vector-move, or clang.
    WebAssembly: -msimd128, which makes a ResNet three times as fast, and -sALLOW_MEMORY_GROWTH=1.
-   No system at all: QNET_NO_STDIO.
+   Neither POSIX nor Windows, or no system at all: QNET_NO_STDIO.
 
    MEMORY
 
@@ -489,7 +491,8 @@ QNET_API double qnet_rng_uniform(qnet_rng *rng);                  /* [0, 1), 53 
 QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b); /* [a, b) */
 QNET_API uint32_t qnet_rng_below(qnet_rng *rng, uint32_t n); /* 0..n-1, unbiased; 0 for n = 0 */
 QNET_API double qnet_rng_normal(qnet_rng *rng);                   /* mean 0, variance 1 */
-QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count); /* Fisher-Yates */
+/* Fisher-Yates; count < 2^32. */
+QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count);
 
 /* 64-bit FNV-1a; pass QNET_HASH_START first, the last value to go on. For records, not security. */
 #define QNET_HASH_START 0xcbf29ce484222325u
@@ -1408,13 +1411,17 @@ typedef enum qnet_level { QNET_LEVEL_IMAGE, QNET_LEVEL_SCAN, QNET_LEVELS } qnet_
 QNET_API const char *qnet_model_name(qnet_model_kind model); /* "ResNet", "ResNetSWA", "Q-Net" */
 QNET_API const char *qnet_level_name(qnet_level level);      /* "image", "scan" */
 
-/* Files that a program makes of a finished experiment, such as a report: write is called once, when
-   all results are there, and puts files into `folder` (names without a leading point, "crop-",
-   "full-" or ".tmp"). They come to the output folder together with the experiment's own; a failure
-   of write is the experiment's, and a resume calls it again. */
+/* Files that a program makes of an experiment, such as a report. input (NULL: none) is called after
+   the last fold of each input configuration, for pictures: its cohort is in memory, and
+   qnet_experiment_weights loads its networks. write is called once, when all results are there, and
+   puts files into `folder` (names without a leading point or ".tmp"). They come to the output
+   folder together with the experiment's own; a failure of either is the experiment's, and a resume
+   calls both again. */
 struct qnet_experiment;
 typedef struct qnet_publish {
     void *user;
+    qnet_status (*input)(void *user, const struct qnet_experiment *experiment,
+                         const qnet_cohort *cohort);
     qnet_status (*write)(void *user, const struct qnet_experiment *experiment, const char *folder);
 } qnet_publish;
 
@@ -1428,7 +1435,6 @@ typedef struct qnet_experiment_config {
     uint64_t seed;                /* 1; stages and folds derive theirs from it */
     qnet_stage1_config stage1;    /* size, seed: set by the experiment */
     qnet_stage2_config stage2;    /* steps, seed: set by the experiment */
-    int cam_scans;                /* 3: scans of each class whose CAMs are drawn */
     qnet_publish publish;         /* all zero: none */
 } qnet_experiment_config;
 QNET_API void qnet_experiment_config_init(qnet_experiment_config *config);
@@ -1468,12 +1474,6 @@ typedef struct qnet_level_result {
     qnet_pair_result pair[3]; /* ResNetSWA-ResNet, Q-Net-ResNet, Q-Net-ResNetSWA, as in Table 2 */
 } qnet_level_result;
 
-typedef struct qnet_cam_picture {
-    int scan, slice, width, height;
-    uint8_t *rgb;
-    uint8_t *grey_rgb;
-    double probability;
-} qnet_cam_picture;
 typedef struct qnet_curve {
     int input, repeat, fold, kind;
     int epochs;
@@ -1511,9 +1511,6 @@ typedef struct qnet_experiment {
     int *fold;                               /* [participants_count], first repeat */
     qnet_level_result level[2][QNET_LEVELS]; /* by qnet_input, qnet_level */
     qnet_curve *curves; int curves_count;
-    qnet_cam_picture *cams[2]; int cams_count[2];
-    uint8_t *augmented[2]; /* Fig. 3: rgb sheet of the QSM channel; NULL if not run */
-    int augmented_width[2], augmented_height[2];
     uint64_t cohort_hash[2]; /* of the prepared pixels */
     uint64_t weights_hash;   /* qnet_safetensors_hash of the initial weights file */
     uint64_t run[2]; /* of all that changes a result: the identity that its weights files carry */
@@ -1537,6 +1534,11 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
                                          const qnet_dataset *data, const char *out,
                                          const char *weights, int resume,
                                          qnet_experiment **result);
+/* The weights of a network that this experiment trained, repeat and fold from 0, from its output
+   folder into the block of a table. QNET_ERROR_MISMATCH: the file there is another run's. */
+QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *experiment, qnet_input input,
+                                             int repeat, int fold, qnet_model_kind model,
+                                             const qnet_param_table *table, qnet_real *weights);
 /* How the images were prepared for the network in a weights file that an experiment wrote: a
    deployment that reads it here can't get the preprocessing wrong. QNET_ERROR_MISMATCH for a file
    without that record or prepared by another rule, and for weights of shuffled labels. */
@@ -1585,6 +1587,9 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
    >>status: the names and texts of the status codes, and the small helpers that every room uses:
    sizes that are checked before they wrap, byte order, minimum and maximum. What compiler and
    system offer is settled here by macros: OpenMP, POSIX or Windows, vector units, attributes.
+
+   Functions that can fail return a qnet_status; those that return an int return 1 for yes or
+   success, 0 for no. Relies on the C library only.
    ============================================================================================ */
 
 #include <errno.h>
@@ -1621,6 +1626,8 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 #include <sys/utsname.h>
 #include <unistd.h>
 #define QNET__POSIX 1
+#else
+#error "qnet.h: files need POSIX or Windows; elsewhere define QNET_NO_STDIO"
 #endif
 #endif
 
@@ -1659,11 +1666,13 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 #endif
 #endif
 
-/* QNET__HAS_TRAINING: 0 leaves out what only training runs. */
+/* QNET__HAS_TRAINING: 0 leaves out the kernels that only training runs. */
 #ifdef QNET_ONLY_INFERENCE
 #define QNET__HAS_TRAINING 0
+#define QNET__TRAINING(kernel) NULL
 #else
 #define QNET__HAS_TRAINING 1
+#define QNET__TRAINING(kernel) kernel
 #endif
 
 /* QNET__NEON: the vectors of 64-bit ARM, which every such processor has. */
@@ -1718,26 +1727,21 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
         if (qnet__try_status != QNET_OK) return qnet__try_status; \
     } while (0)
 
+/* Both tables are made from QNET_STATUS_LIST, so a new code cannot be forgotten here. */
 QNET_API const char *qnet_status_text(qnet_status status)
 {
-    switch (status) {
-#define QNET__STATUS_CASE(name, text) case name: return text;
-        QNET_STATUS_LIST(QNET__STATUS_CASE)
-#undef QNET__STATUS_CASE
-    case QNET_STATUS_COUNT: break;
-    }
-    return "unknown status";
+#define QNET__STATUS_TEXT(name, text) text,
+    static const char *const texts[] = {QNET_STATUS_LIST(QNET__STATUS_TEXT)};
+#undef QNET__STATUS_TEXT
+    return (unsigned)status < QNET_STATUS_COUNT ? texts[status] : "unknown status";
 }
 
 QNET_API const char *qnet_status_name(qnet_status status)
 {
-    switch (status) {
-#define QNET__STATUS_CASE(name, text) case name: return #name;
-        QNET_STATUS_LIST(QNET__STATUS_CASE)
-#undef QNET__STATUS_CASE
-    case QNET_STATUS_COUNT: break;
-    }
-    return "unknown status";
+#define QNET__STATUS_NAME(name, text) #name,
+    static const char *const names[] = {QNET_STATUS_LIST(QNET__STATUS_NAME)};
+#undef QNET__STATUS_NAME
+    return (unsigned)status < QNET_STATUS_COUNT ? names[status] : "unknown status";
 }
 
 /* *out = a * b; 0 and *out untouched when the product does not fit. */
@@ -1763,11 +1767,9 @@ QNET__HELPER int qnet__max_int(int a, int b) { return a > b ? a : b; }
 
 /* 1 for a number, 0 for NaN and the infinities. isfinite is a macro in C, with warnings on mingw,
    and a function in C++. */
-QNET__HELPER int qnet__is_finite(double x)
-{
-    return x - x == 0.0;
-}
+QNET__HELPER int qnet__is_finite(double x) { return x - x == 0.0; }
 
+/* 1 when a number's lowest byte lies first in memory. */
 QNET__HELPER int qnet__is_little_endian(void)
 {
     const uint16_t one = 1;
@@ -1806,9 +1808,61 @@ QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
     }
 }
 
+/* Bytes of one number; 0 for what is no dtype. */
+QNET_API size_t qnet_dtype_size(qnet_dtype dtype)
+{
+    static const unsigned char sizes[] = {8, 4, 2, 2, 8, 4, 2, 1, 8, 4, 2, 1, 1};
+    return (unsigned)dtype < sizeof(sizes) ? sizes[dtype] : 0;
+}
+
+/* As it stands in files, in the order of qnet_dtype; "?" for what is no dtype. */
+QNET_API const char *qnet_dtype_name(qnet_dtype dtype)
+{
+    static const char names[][5] = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16",
+                                    "I8",  "U64", "U32", "U16",  "U8",  "BOOL"};
+    return (unsigned)dtype < sizeof(names) / sizeof(names[0]) ? names[dtype] : "?";
+}
+
+/* The number of any type but BOOL at p, aligned or not, in the order of this machine. Integers
+   above 2^53 are rounded. F16 (IEEE 754 binary16) and BF16 (bfloat16) have, from the top, a sign,
+   an exponent with bias and a fraction of 10 or 7 bits; exponent 0: subnormal; all ones: infinity
+   or NaN. */
+QNET__HELPER double qnet__number(const unsigned char *p, qnet_dtype dtype)
+{
+    const int bits = dtype == QNET_F16 ? 10 : 7, ones = (1 << (15 - bits)) - 1, bias = ones / 2;
+    int exponent, fraction;
+    uint16_t half;
+    double x;
+    switch (dtype) {
+#define QNET__NUMBER(name, type) case name: { type v; memcpy(&v, p, sizeof v); return (double)v; }
+    QNET__NUMBER(QNET_F64, double) QNET__NUMBER(QNET_F32, float)
+    QNET__NUMBER(QNET_I64, int64_t) QNET__NUMBER(QNET_I32, int32_t)
+    QNET__NUMBER(QNET_I16, int16_t) QNET__NUMBER(QNET_I8, int8_t)
+    QNET__NUMBER(QNET_U64, uint64_t) QNET__NUMBER(QNET_U32, uint32_t)
+    QNET__NUMBER(QNET_U16, uint16_t) QNET__NUMBER(QNET_U8, uint8_t)
+#undef QNET__NUMBER
+    case QNET_F16:
+    case QNET_BF16:
+        memcpy(&half, p, sizeof half);
+        exponent = half >> bits & ones;
+        fraction = half & ((1 << bits) - 1);
+        x = exponent == ones ? (fraction ? NAN : INFINITY)
+            : exponent == 0  ? ldexp(fraction, 1 - bias - bits)
+                             : ldexp(fraction + (1 << bits), exponent - bias - bits);
+        return half >> 15 ? -x : x;
+    default: return 0;
+    }
+}
+
 /* ============================================================================================
    >>context: the hooks with their defaults filled in, the kernels that the machine can run, and
    the private calls by which all other rooms reach memory, threads, log and progress.
+
+   A context is read-only after its creation but for the last error and the progress hook; there are
+   no globals. Memory: qnet__alloc and qnet__free, with the same number of bytes; plans of many
+   pieces go through qnet__arena. Threads: qnet__parallel runs a task for each of 0..count-1 and
+   returns when all are done; results may depend on the index, never on the worker. Failures:
+   qnet__fail records a sentence. Relies on >>status.
    ============================================================================================ */
 
 #define QNET__ALIGN 64 /* a cache line, and the widest vector register */
@@ -1894,6 +1948,7 @@ QNET__HELPER void qnet__free(qnet_context *ctx, void *p, size_t bytes)
         ctx->hooks.allocator.free(ctx->hooks.allocator.user, p, bytes > 0 ? bytes : 1);
 }
 
+/* The failure of an allocation of `bytes` for `what`; SIZE_MAX: a sum that overflowed. */
 QNET__HELPER qnet_status qnet__no_memory(qnet_context *ctx, size_t bytes, const char *what)
 {
     if (bytes == SIZE_MAX)
@@ -1902,7 +1957,7 @@ QNET__HELPER qnet_status qnet__no_memory(qnet_context *ctx, size_t bytes, const 
 }
 
 /* Carves one block into aligned pieces. A plan runs twice: with base NULL it only adds up `at`,
-   the bytes to ask for; on the block itself it hands out the same pieces. */
+   the size of the block; then on the block itself it returns the same pieces. */
 typedef struct qnet__arena {
     unsigned char *base;
     size_t at;
@@ -1933,9 +1988,9 @@ QNET__HELPER qnet_status qnet__arena_alloc(qnet_context *ctx, qnet__arena *a, si
     return a->base != NULL ? QNET_OK : qnet__no_memory(ctx, *bytes, what);
 }
 
-/* Large blocks of the default allocator start at a huge page, and Linux is asked to use these: the
-   first touch of memory then costs a fraction, and so does finding it. The name is bound by hand,
-   as strict C99 hides the prototype. */
+/* Large blocks of the default allocator start at a huge page, and Linux is advised to use these:
+   page faults and TLB misses then cost a fraction. The name is bound by hand, as strict C99 hides
+   the prototype. */
 #if defined(__linux__) && !defined(QNET_NO_STDIO) && (defined(__GNUC__) || defined(__clang__))
 #define QNET__HUGE_PAGE ((size_t)2 << 20)
 extern int qnet__madvise(void *block, size_t size, int advice) __asm__("madvise");
@@ -1949,8 +2004,7 @@ static void *qnet__default_alloc(void *user, size_t size, size_t align)
     unsigned char *raw, *block;
     QNET__UNUSED(user);
 #ifdef QNET__HUGE_PAGE
-    if (size >= 4 * QNET__HUGE_PAGE)
-        align = qnet__max_size(align, QNET__HUGE_PAGE);
+    if (size >= 4 * QNET__HUGE_PAGE) align = qnet__max_size(align, QNET__HUGE_PAGE);
 #endif
     if (!qnet__add(size, align + sizeof raw, &bytes)) return NULL;
     raw = (unsigned char *)malloc(bytes);
@@ -1959,13 +2013,13 @@ static void *qnet__default_alloc(void *user, size_t size, size_t align)
     block += (align - (size_t)((uintptr_t)block & (align - 1))) & (align - 1);
     memcpy(block - sizeof raw, &raw, sizeof raw);
 #ifdef QNET__HUGE_PAGE
-    if (size >= 4 * QNET__HUGE_PAGE) { /* advice only: whatever comes back */
+    if (size >= 4 * QNET__HUGE_PAGE) /* advice only: whatever comes back */
         (void)qnet__madvise(block, size / QNET__HUGE_PAGE * QNET__HUGE_PAGE, QNET__MADV_HUGEPAGE);
-    }
 #endif
     return block;
 }
 
+/* Its counterpart; the size is not needed. */
 static void qnet__default_free(void *user, void *ptr, size_t size)
 {
     unsigned char *raw;
@@ -1983,9 +2037,9 @@ static void qnet__default_free(void *user, void *ptr, size_t size)
    is done, it helps the others. user: the context. */
 static void qnet__default_run(void *user, size_t count, qnet_task task, void *arg)
 {
-#if defined(QNET__OPENMP) && _OPENMP >= 201107
-    const qnet_context *ctx = (const qnet_context *)user;
-    const int threads = (int)ctx->hooks.parallel.workers;
+#ifdef QNET__OPENMP
+    const int threads = (int)((const qnet_context *)user)->hooks.parallel.workers;
+#if _OPENMP >= 201107
     size_t taken[QNET__SHARES][64 / sizeof(size_t)]; /* of each share; a cache line each */
     memset(taken, 0, sizeof taken);
     #pragma omp parallel num_threads(threads)
@@ -2005,18 +2059,14 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
             }
         }
     }
-#elif defined(QNET__OPENMP)
-    const qnet_context *ctx = (const qnet_context *)user;
-    int threads = (int)ctx->hooks.parallel.workers;
-    ptrdiff_t i; /* signed: OpenMP 2 demands it */
-    #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (i = 0; i < (ptrdiff_t)count; i++)
-        task(arg, (size_t)i, (size_t)omp_get_thread_num());
 #else
-    size_t i;
+    ptrdiff_t i; /* signed and from outside: OpenMP 2 demands it */
+    #pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (i = 0; i < (ptrdiff_t)count; i++) task(arg, (size_t)i, (size_t)omp_get_thread_num());
+#endif
+#else
     QNET__UNUSED(user);
-    for (i = 0; i < count; i++)
-        task(arg, i, 0);
+    for (size_t i = 0; i < count; i++) task(arg, i, 0);
 #endif
 }
 
@@ -2029,6 +2079,7 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
 extern int qnet__clock_gettime(int clock, long now[2]) __asm__("clock_gettime");
 #endif
 
+/* Seconds since some fixed moment, by the finest clock at hand that is never set back. */
 static double qnet__default_seconds(void *user)
 {
     QNET__UNUSED(user);
@@ -2037,23 +2088,17 @@ static double qnet__default_seconds(void *user)
 #elif defined(QNET_NO_STDIO)
     return 0; /* no system, no clock: progress reports then know no speed */
 #elif defined(QNET__LINUX64)
-    {
-        long now[2] = {0, 0}; /* seconds and 1e-9 seconds */
-        (void)qnet__clock_gettime(QNET__CLOCK_MONOTONIC, now);
-        return (double)now[0] + 1e-9 * (double)now[1];
-    }
+    long now[2] = {0, 0}; /* seconds and 1e-9 seconds */
+    (void)qnet__clock_gettime(QNET__CLOCK_MONOTONIC, now);
+    return (double)now[0] + 1e-9 * (double)now[1];
 #elif defined(CLOCK_MONOTONIC) && defined(QNET__POSIX) && !defined(__wasi__)
-    {
-        struct timespec now = { 0, 0 };
-        (void)clock_gettime(CLOCK_MONOTONIC, &now);
-        return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-    }
+    struct timespec now = {0, 0};
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 #elif defined(_WIN32)
-    {
-        struct __timeb64 now;
-        _ftime64(&now);
-        return (double)now.time + 1e-3 * now.millitm;
-    }
+    struct __timeb64 now;
+    _ftime64(&now);
+    return (double)now.time + 1e-3 * now.millitm;
 #else
     return (double)time(NULL);
 #endif
@@ -2098,7 +2143,7 @@ static qnet_cpu qnet__detect_cpu(void)
 #endif
 }
 
-/* What was asked for, if this machine has it; else AUTO. */
+/* The kernels that were requested, if this machine has them; else AUTO. */
 static qnet_cpu qnet__choose_cpu(qnet_cpu wanted)
 {
     const qnet_cpu best = qnet__detect_cpu();
@@ -2112,6 +2157,7 @@ static qnet_cpu qnet__choose_cpu(qnet_cpu wanted)
     return QNET__ISA_AT_RUN_TIME && wanted < best ? wanted : QNET_CPU_AUTO;
 }
 
+/* Checks the hooks and fills in defaults; the context itself comes from the caller's allocator. */
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out)
 {
     qnet_context *ctx;
@@ -2122,7 +2168,8 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     memset(&h, 0, sizeof h);
     if (hooks != NULL) h = *hooks;
     cpu = qnet__choose_cpu(h.cpu);
-    /* The default run: hooks were copied from another context, whose pointer they hold. */
+    /* Hooks that were copied from another context hold the default run with that context's pointer:
+       they get this one's. */
     own_threads = h.parallel.run != NULL && h.parallel.run != qnet__default_run;
     if (cpu == QNET_CPU_AUTO || (h.allocator.alloc == NULL) != (h.allocator.free == NULL) ||
         h.threads < 0 || h.threads > 4096 ||
@@ -2157,10 +2204,7 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
 
 QNET_API void qnet_context_destroy(qnet_context *ctx)
 {
-    if (ctx != NULL) {
-        qnet_allocator allocator = ctx->hooks.allocator;
-        allocator.free(allocator.user, ctx, sizeof *ctx);
-    }
+    if (ctx != NULL) ctx->hooks.allocator.free(ctx->hooks.allocator.user, ctx, sizeof *ctx);
 }
 
 QNET_API const char *qnet_last_error(const qnet_context *ctx)
@@ -2168,10 +2212,7 @@ QNET_API const char *qnet_last_error(const qnet_context *ctx)
     return ctx != NULL ? ctx->error : "";
 }
 
-QNET_API const qnet_hooks *qnet_context_hooks(const qnet_context *ctx)
-{
-    return &ctx->hooks;
-}
+QNET_API const qnet_hooks *qnet_context_hooks(const qnet_context *ctx) { return &ctx->hooks; }
 
 QNET_API void qnet_set_progress(qnet_context *ctx, qnet_progress progress)
 {
@@ -2180,14 +2221,8 @@ QNET_API void qnet_set_progress(qnet_context *ctx, qnet_progress progress)
 
 QNET_API const char *qnet_cpu_name(qnet_cpu cpu)
 {
-    switch (cpu) {
-    case QNET_CPU_AUTO: return "auto";
-    case QNET_CPU_SCALAR: return "scalar";
-    case QNET_CPU_AVX2: return "avx2";
-    case QNET_CPU_AVX512: return "avx512";
-    case QNET_CPU_NEON: return "neon";
-    }
-    return "unknown";
+    static const char *const names[] = {"auto", "scalar", "avx2", "avx512", "neon"};
+    return (unsigned)cpu <= QNET_CPU_NEON ? names[cpu] : "unknown";
 }
 
 QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out)
@@ -2200,23 +2235,15 @@ QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out)
     return QNET_OK;
 }
 
-QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx)
-{
-    return ctx->cpu;
-}
+QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx) { return ctx->cpu; }
 
 /* Runs task(arg, 0..count-1, worker) by the parallel hook, and inline where there is nothing to
    share out. Tasks do not call this again: the worker's index would be used twice at a time. */
 QNET__HELPER void qnet__parallel(qnet_context *ctx, size_t count, qnet_task task, void *arg)
 {
     const qnet_parallel *parallel = &ctx->hooks.parallel;
-    size_t i;
-    if (count > 1 && parallel->workers > 1) {
-        parallel->run(parallel->user, count, task, arg);
-        return;
-    }
-    for (i = 0; i < count; i++)
-        task(arg, i, 0);
+    if (count > 1 && parallel->workers > 1) parallel->run(parallel->user, count, task, arg);
+    else for (size_t i = 0; i < count; i++) task(arg, i, 0);
 }
 
 #define QNET__ZERO_CHUNK ((size_t)2 << 20) /* bytes; a huge page */
@@ -2234,18 +2261,15 @@ static void qnet__zero_task(void *arg, size_t i, size_t worker)
 /* bytes > 0 zeros. By all threads: it is mostly the system's work at the first touch of memory. */
 QNET__HELPER void qnet__zero(qnet_context *ctx, void *block, size_t bytes)
 {
-    qnet__zero_job job;
-    job.block = (unsigned char *)block, job.bytes = bytes;
+    qnet__zero_job job = {(unsigned char *)block, bytes};
     qnet__parallel(ctx, (bytes - 1) / QNET__ZERO_CHUNK + 1, qnet__zero_task, &job);
 }
 
 /* Upper bound of the worker index that a task gets: for scratch memory. Work may be split by it
    only where the bits are the same for any split. */
-QNET__HELPER size_t qnet__workers(const qnet_context *ctx)
-{
-    return ctx->hooks.parallel.workers;
-}
+QNET__HELPER size_t qnet__workers(const qnet_context *ctx) { return ctx->hooks.parallel.workers; }
 
+/* The clock hook: differences count, in seconds. */
 QNET__HELPER double qnet__seconds(qnet_context *ctx)
 {
     return ctx->hooks.clock.seconds(ctx->hooks.clock.user);
@@ -2273,6 +2297,7 @@ QNET__HELPER QNET__PRINTF(3, 4) void qnet__log(qnet_context *ctx, qnet_log_level
 #define QNET__QUOTE(x) #x
 #define QNET__VALUE_TEXT(x) QNET__QUOTE(x) /* the text of a macro's value */
 
+/* What a record of results has to name. */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size)
 {
     static const char build[] = "qnet " QNET_VERSION
@@ -2304,27 +2329,24 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
 #else
     const char *threads = "no OpenMP";
 #endif
+    const size_t workers = ctx != NULL ? ctx->hooks.parallel.workers : 0;
     if (text == NULL || size == 0) return;
-    if (ctx == NULL) {
-        snprintf(text, size, "%s, %s", build, threads);
-        return;
-    }
-    if (ctx->hooks.parallel.run != qnet__default_run) threads = "caller's threads";
-    snprintf(text, size, "%s, %s, %s%s, %lu worker%s", build, threads, qnet_cpu_name(ctx->cpu),
-             ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "",
-             (unsigned long)ctx->hooks.parallel.workers,
-             ctx->hooks.parallel.workers == 1 ? "" : "s");
+    if (ctx != NULL && ctx->hooks.parallel.run != qnet__default_run) threads = "caller's threads";
+    if (ctx == NULL) snprintf(text, size, "%s, %s", build, threads);
+    else
+        snprintf(text, size, "%s, %s, %s%s, %lu worker%s", build, threads, qnet_cpu_name(ctx->cpu),
+                 ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "", (unsigned long)workers,
+                 workers == 1 ? "" : "s");
 }
 
-QNET_API const char *qnet_version(void)
-{
-    return QNET_VERSION;
-}
+QNET_API const char *qnet_version(void) { return QNET_VERSION; }
 
 /* ============================================================================================
    >>random: Philox4x32-10, a counter-based generator (Salmon, Moraes, Dror, Shaw: Parallel random
    numbers: as easy as 1, 2, 3. SC 2011). A block of four words is a function of key and counter,
-   so a stream needs no state but its name.
+   so a stream needs no state but its name. Every random decision of a run names its stream (seed,
+   purpose, epoch, sample): the numbers are the same for any number of threads and after any stop.
+   Relies on >>status.
    ============================================================================================ */
 
 /* out[4] = Philox4x32-10(counter[4], key[2]): ten rounds of two 32x32-bit products, the key bumped
@@ -2360,6 +2382,7 @@ QNET_API qnet_rng qnet_rng_at(uint64_t seed, int purpose, uint32_t epoch, uint64
     return rng;
 }
 
+/* The next 32 bits; a new block when the four words of the last are spent. */
 QNET_API uint32_t qnet_rng_u32(qnet_rng *rng)
 {
     if (rng->used >= 4) {
@@ -2378,6 +2401,7 @@ QNET_API double qnet_rng_uniform(qnet_rng *rng)
     return (high * 67108864.0 + low) / 9007199254740992.0;
 }
 
+/* Uniform in [a, b). */
 QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b)
 {
     double x = a + (b - a) * qnet_rng_uniform(rng);
@@ -2403,45 +2427,39 @@ QNET_API double qnet_rng_normal(qnet_rng *rng)
     return radius * cos(6.283185307179586477 * qnet_rng_uniform(rng));
 }
 
-/* 0..n-1 for n > 0: of one word where n fits it, else of two, of which those below 2^64 mod n are
-   drawn again. */
-static uint64_t qnet__rng_below64(qnet_rng *rng, uint64_t n)
-{
-    uint64_t draw;
-    if (n <= 0xffffffffu) return qnet_rng_below(rng, (uint32_t)n);
-    do {
-        draw = (uint64_t)qnet_rng_u32(rng) << 32;
-        draw |= qnet_rng_u32(rng);
-    } while (draw < (0 - n) % n);
-    return draw % n;
-}
-
+/* From the last item on, each is swapped with one of those before it or itself. */
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
 {
     for (size_t i = count; i > 1; i--) {
-        const size_t j = (size_t)qnet__rng_below64(rng, i);
+        const size_t j = qnet_rng_below(rng, (uint32_t)i);
         const int swap = items[i - 1];
         items[i - 1] = items[j];
         items[j] = swap;
     }
 }
 
+/* FNV-1a: each byte is XORed into the low bits, then multiplied by the prime 2^40 + 2^8 + 0xb3. */
 QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)bytes;
-    size_t i;
-    for (i = 0; i < size; i++)
+    for (size_t i = 0; i < size; i++)
         hash = (hash ^ p[i]) * 0x100000001b3u;
     return hash;
 }
 
 /* ============================================================================================
-   >>file: readers and writers over memory, files and callbacks. A reader pulls bytes from a
-   qnet_source, a writer pushes them into a qnet_sink; a qnet_buffer grows. A file is replaced
-   whole: written beside its path under another name, forced to the disk, renamed. Folders are
-   made, listed in a fixed order, and locked.
+   >>file: readers and writers over memory, files and callbacks.
+
+   A reader pulls bytes from a qnet_source, a writer pushes them into a qnet_sink; a qnet_buffer
+   grows. File formats, checkpoints and tables know these three only.
+   A file is replaced whole: written beside its path under a temporary name, forced to the disk,
+   renamed; after a failure or a power cut the path has the old bytes or the new ones, never a
+   mixture. Folders are made, listed in a fixed order, and locked. Paths are UTF-8. Nothing is
+   allocated on the word of a length field alone: memory follows the bytes that have come.
+   Relies on >>context for memory, threads and sentences.
    ============================================================================================ */
 
+/* What sentences call a source or a sink: the path of a file. */
 QNET__HELPER const char *qnet__source_name(const qnet_source *source)
 {
     return source->name != NULL ? source->name : "(memory)";
@@ -2473,6 +2491,7 @@ QNET__HELPER qnet_status qnet__read_some(qnet_context *ctx, qnet_source *src, vo
     return QNET_OK;
 }
 
+/* Sources and sinks: read and write return 0, or anything else for a failure; errno may say why. */
 static int qnet__memory_read(void *user, void *dst, size_t size, size_t *got)
 {
     qnet_memory_source *state = (qnet_memory_source *)user;
@@ -2485,13 +2504,10 @@ static int qnet__memory_read(void *user, void *dst, size_t size, size_t *got)
 QNET_API qnet_source qnet_source_memory(qnet_memory_source *state, const void *bytes, size_t size,
                                         const char *name)
 {
-    qnet_source source;
+    const qnet_source source = {state, qnet__memory_read, name};
     state->bytes = (const unsigned char *)bytes;
     state->size = size;
     state->at = 0;
-    source.user = state;
-    source.read = qnet__memory_read;
-    source.name = name;
     return source;
 }
 
@@ -2519,6 +2535,7 @@ static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, 
     return QNET_OK;
 }
 
+/* bytes[size] behind what is there; bytes may not lie in the buffer. */
 QNET_API qnet_status qnet_buffer_append(qnet_context *ctx, qnet_buffer *buffer, const void *bytes,
                                         size_t size)
 {
@@ -2531,6 +2548,7 @@ QNET_API qnet_status qnet_buffer_append(qnet_context *ctx, qnet_buffer *buffer, 
     return QNET_OK;
 }
 
+/* Text of any length: it is measured first, then written to its place. */
 QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, const char *format,
                                         ...)
 {
@@ -2565,11 +2583,8 @@ static int qnet__buffer_write(void *user, const void *src, size_t size)
 
 QNET_API qnet_sink qnet_sink_buffer(qnet_context *ctx, qnet_buffer *buffer, const char *name)
 {
-    qnet_sink sink;
+    const qnet_sink sink = {buffer, qnet__buffer_write, name};
     buffer->ctx = ctx;
-    sink.user = buffer;
-    sink.write = qnet__buffer_write;
-    sink.name = name;
     return sink;
 }
 
@@ -2594,18 +2609,25 @@ QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const v
 #ifndef QNET_NO_STDIO
 
 /* ---- What systems do differently. Each function fails as its name in C does, with errno. -----
-   qnet__fopen_new: a file that does not exist yet, so neither through a link nor over a file.
-   qnet__look: what a path leads to: 1 a file, 2 a folder; 0: errno says why not.
-   qnet__sync: forces a closed file, or the names in a folder, to the disk. */
+   qnet__fopen_read   a file that exists, in binary
+   qnet__fopen_new    a file that does not exist yet, so neither through a link nor over a file
+   qnet__look         what a path leads to: 1 a file, 2 a folder; 0: errno says why not
+   qnet__is_link      1 for a symbolic link, also for one whose target does not exist
+   qnet__rename       atomically, over a file of the new name
+   qnet__remove       a file or an empty folder
+   qnet__mkdir        one folder, whose parent exists
+   qnet__sync         forces a closed file, or the names in a folder, to the disk
+   qnet__is_separator 1 for a character between the names of a path
+   qnet__process      the number of this process
+   qnet__fd_...       read, write and close of a lock's file descriptor */
 
 #if defined(QNET__POSIX)
-#define QNET__FOLDERS 1
 #define qnet__remove remove
 #define qnet__rename rename
 #define qnet__fopen_read(path) fopen((path), "rb")
+#define qnet__is_separator(c) ((c) == '/')
 #define qnet__fopen_new(path) fopen((path), "wbx")
 #define qnet__mkdir(path) mkdir((path), 0777)
-#define qnet__is_separator(c) ((c) == '/')
 #define qnet__fd_read read
 #define qnet__fd_write write
 #define qnet__fd_close close
@@ -2636,7 +2658,6 @@ static int qnet__look(const char *path)
     return stat(path, &info) != 0 ? 0 : S_ISDIR(info.st_mode) ? 2 : 1;
 }
 
-/* 1: a link, here one that leads nowhere. */
 static int qnet__is_link(const char *path)
 {
     char target[8];
@@ -2659,8 +2680,7 @@ static int qnet__sync(const char *path)
 #define qnet__sync(path) 0
 #endif
 
-#elif defined(QNET__WINDOWS)
-#define QNET__FOLDERS 1
+#else
 #define QNET__UTF16_SIZE 1024 /* of a path, its end included */
 #define qnet__process() _getpid()
 #define qnet__is_separator(c) ((c) == '/' || (c) == '\\')
@@ -2669,7 +2689,8 @@ static int qnet__sync(const char *path)
 #define qnet__fd_read _read
 #define qnet__fd_write _write
 #define qnet__fd_close _close
-/* windows.h is not wanted for four functions; these are its own declarations. */
+/* Paths are turned to UTF-16, as the functions with char take the system's code page. windows.h is
+   not wanted for four functions; these are its own declarations. */
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -2701,12 +2722,14 @@ static int qnet__utf16(const char *path, wchar_t wide[QNET__UTF16_SIZE])
     return 1;
 }
 
+/* Files and empty folders, as remove does it on POSIX. */
 static int qnet__remove(const char *path)
 {
     wchar_t wide[QNET__UTF16_SIZE];
     return qnet__utf16(path, wide) && (_wremove(wide) == 0 || _wrmdir(wide) == 0) ? 0 : -1;
 }
 
+/* Over a file that is there, too, which the C library's rename refuses on Windows. */
 static int qnet__rename(const char *from, const char *to)
 {
     wchar_t wide_from[QNET__UTF16_SIZE], wide_to[QNET__UTF16_SIZE];
@@ -2749,26 +2772,6 @@ static int qnet__mkdir(const char *path)
     return qnet__utf16(path, wide) ? _wmkdir(wide) : -1;
 }
 
-#else
-#define QNET__FOLDERS 0
-#define qnet__remove remove
-#define qnet__rename rename
-#define qnet__fopen_read(path) fopen((path), "rb")
-#define qnet__fopen_new(path) fopen((path), "wb")
-#define qnet__mkdir(path) 0
-#define qnet__is_separator(c) ((c) == '/')
-#define qnet__is_link(path) 0
-#define qnet__sync(path) 0
-#define qnet__process() 0
-#define qnet__fd_write(file, text, size) 0
-#define qnet__fd_close(file) ((void)(file))
-
-static int qnet__look(const char *path)
-{
-    FILE *stream = fopen(path, "rb");
-    if (stream != NULL) fclose(stream);
-    return stream != NULL;
-}
 #endif
 
 /* What a path leads to: 0 nothing, 1 a file, 2 a folder. What cannot be looked at is a file, so
@@ -2788,8 +2791,10 @@ typedef struct qnet__file {
     const char *path;
     char *temporary; /* [bytes], the name under which it is written */
     size_t bytes;
+    long size; /* when it was opened for reading; 0: not known, as of pipes */
 } qnet__file;
 
+/* The source and the sink of an open file. */
 static int qnet__file_read(void *user, void *dst, size_t size, size_t *got)
 {
     qnet__file *f = (qnet__file *)user;
@@ -2803,17 +2808,18 @@ static int qnet__file_write(void *user, const void *src, size_t size)
     return fwrite(src, 1, size, f->stream) != size;
 }
 
-/* 1 for the text that git-annex, DataLad or Git LFS leaves in place of a file's content; a checkout
-   without links has that of the link. The stream is back at its start; pipes are not touched. */
-static int qnet__is_pointer_file(FILE *stream)
+/* Sets f->size. Returns 1 for the text that git-annex, DataLad or Git LFS leaves in place of a
+   file's content; a checkout without links has that of the link. The stream is back at its start;
+   pipes are not touched. */
+static int qnet__is_pointer_file(qnet__file *f)
 {
     char text[1024];
-    const long size = fseek(stream, 0, SEEK_END) == 0 ? ftell(stream) : 0;
     size_t n = 0;
-    rewind(stream);
-    if (size > 0 && size < (long)sizeof text) {
-        n = fread(text, 1, (size_t)size, stream);
-        rewind(stream);
+    f->size = fseek(f->stream, 0, SEEK_END) == 0 ? ftell(f->stream) : 0;
+    rewind(f->stream);
+    if (f->size > 0 && f->size < (long)sizeof text) {
+        n = fread(text, 1, (size_t)f->size, f->stream);
+        rewind(f->stream);
     }
     text[n] = '\0';
     return strncmp(text, "/annex/objects/", 15) == 0 ||
@@ -2822,7 +2828,8 @@ static int qnet__is_pointer_file(FILE *stream)
 }
 
 /* Opens a file for reading; *out reads from it until qnet__file_close. On failure there is nothing
-   to close. */
+   to close. Data sets by git-annex or Git LFS hold links or short texts in place of files that were
+   not downloaded: sentences say so. */
 QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *path, qnet__file *f,
                                               qnet_source *out)
 {
@@ -2841,7 +2848,7 @@ QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *pat
     if (f->stream == NULL)
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: %s", path,
                           strerror(code));
-    if (qnet__is_pointer_file(f->stream)) {
+    if (qnet__is_pointer_file(f)) {
         fclose(f->stream);
         return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: not downloaded: git annex get / datalad "
                           "get / git lfs pull", path);
@@ -2853,15 +2860,13 @@ QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *pat
 }
 
 /* Closes a file that was read. */
-QNET__HELPER void qnet__file_close(qnet__file *f)
-{
-    fclose(f->stream);
-}
+QNET__HELPER void qnet__file_close(qnet__file *f) { fclose(f->stream); }
 
 #define QNET__TEMPORARY 32 /* bytes of ".<process>-<n>.tmp" and its end */
 
-/* Opens a new file beside path for writing; *out writes to it until qnet__file_finish. Its name is
-   not yet taken, by another run or by somebody's link. On failure there is nothing to finish. */
+/* Creates a new file beside path, on the same file system, so that renaming it is atomic; *out
+   writes to it until qnet__file_finish. No file and no link has its name. On failure there is
+   nothing to finish. */
 QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *path,
                                                  qnet__file *f, qnet_sink *out)
 {
@@ -2873,6 +2878,7 @@ QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *
     f->bytes = strlen(path) + QNET__TEMPORARY;
     f->temporary = (char *)qnet__alloc(ctx, f->bytes);
     if (f->temporary == NULL) return qnet__no_memory(ctx, f->bytes, "a file name");
+    /* A run that was killed may have left a file of this process number: then the next n. */
     for (int n = 0; n < 100 && f->stream == NULL; n++) {
         snprintf(f->temporary, f->bytes, "%s.%lx-%d.tmp", path, (unsigned long)qnet__process(), n);
         errno = 0;
@@ -2891,7 +2897,7 @@ QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *
     return QNET_OK;
 }
 
-/* Ends a file that was written, with its writer's status. When that is QNET_OK, the file is forced
+/* Closes a file that was written; status is its writer's. When that is QNET_OK, the file is forced
    to the disk and renamed to its path. On any failure it is removed and what was at path stays. */
 QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
 {
@@ -2920,20 +2926,12 @@ QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
     return status;
 }
 
-/* *left: bytes between here and the end of a file; 0 for other sources and where it cannot be told.
-   Returns 0 when the place in the file is lost. */
-static int qnet__file_left(const qnet_source *source, size_t *left)
+/* Bytes from the position to the end of a file; 0 for other sources and where it is unknown. */
+static size_t qnet__file_left(const qnet_source *source)
 {
-    FILE *stream;
-    long at, end;
-    *left = 0;
-    if (source->read != qnet__file_read) return 1;
-    stream = ((qnet__file *)source->user)->stream;
-    at = ftell(stream);
-    if (at < 0 || fseek(stream, 0, SEEK_END) != 0) return 1;
-    end = ftell(stream);
-    *left = end > at ? (size_t)(end - at) : 0;
-    return fseek(stream, at, SEEK_SET) == 0;
+    const qnet__file *f = (const qnet__file *)source->user;
+    const long at = source->read == qnet__file_read ? ftell(f->stream) : -1;
+    return at >= 0 && at < f->size ? (size_t)(f->size - at) : 0;
 }
 
 #ifdef QNET__LINUX64
@@ -2950,6 +2948,7 @@ typedef struct qnet__pieces_job {
     int whole[QNET__FILE_PIECES]; /* 1: all of this piece has come */
 } qnet__pieces_job;
 
+/* Reads piece i of QNET__FILE_PIECES; a call may give less than it was asked for. */
 static void qnet__pieces_task(void *arg, size_t i, size_t worker)
 {
     qnet__pieces_job *job = (qnet__pieces_job *)arg;
@@ -2970,12 +2969,8 @@ static void qnet__pieces_task(void *arg, size_t i, size_t worker)
 static void qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t size, qnet_buffer *out)
 {
     FILE *stream = ((qnet__file *)source->user)->stream;
-    qnet__pieces_job job;
+    qnet__pieces_job job = {qnet__fileno(stream), ftell(stream), out->bytes + out->size, size, {0}};
     int whole = 1;
-    job.file = qnet__fileno(stream);
-    job.at = ftell(stream);
-    job.dst = out->bytes + out->size;
-    job.size = size;
     qnet__parallel(ctx, QNET__FILE_PIECES, qnet__pieces_task, &job);
     for (int i = 0; i < QNET__FILE_PIECES; i++) whole = whole && job.whole[i];
     if (whole && fseek(stream, job.at + (long)size, SEEK_SET) == 0) out->size += size;
@@ -2984,21 +2979,18 @@ static void qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t siz
 
 #endif /* QNET_NO_STDIO */
 
-#define QNET__READ_TRUST ((size_t)1 << 18) /* bytes allocated before any have come */
+#define QNET__READ_TRUST ((size_t)1 << 18) /* bytes allocated before any have been read */
 
 /* Appends the next size bytes of source to out, and a zero behind them; fewer where the source
-   ends. A file that ends within them is believed its length. A stream is not: out has room for at
-   most 16 times of what has come and QNET__READ_TRUST. */
+   ends. For a file that ends within them its length is allocated at once. For a stream out grows to
+   at most 16 times of what has been read, or QNET__READ_TRUST. */
 QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size_t size,
                                     qnet_buffer *out)
 {
     const size_t start = out->size;
     size_t got = 1;
 #ifndef QNET_NO_STDIO
-    size_t left;
-    errno = 0;
-    if (!qnet__file_left(source, &left))
-        return qnet__io_error(ctx, qnet__source_name(source), "reading");
+    const size_t left = qnet__file_left(source);
     if (left > 0 && left <= size) {
         QNET__TRY(qnet__buffer_reserve(ctx, out, left));
 #ifdef QNET__LINUX64
@@ -3044,6 +3036,7 @@ QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, cons
     return qnet__file_finish(&file, qnet__write(ctx, &sink, bytes, size));
 }
 
+/* The limit holds for streams without a length (pipes), too. */
 QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t limit,
                                     qnet_buffer *out)
 {
@@ -3054,7 +3047,7 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_read: expected an empty buffer");
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
     limit = qnet__min_size(limit > 0 ? limit : QNET_MAX_FILE_BYTES, SIZE_MAX - 1);
-    status = qnet__read(ctx, &source, limit + 1, out); /* one more tells that there is more */
+    status = qnet__read(ctx, &source, limit + 1, out); /* one byte more: the file is too large */
     if (status == QNET_OK && out->size > limit)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes", path,
                             (double)limit);
@@ -3068,38 +3061,31 @@ QNET_API int qnet_file_exists(const char *path)
     return path != NULL && qnet__path_kind(path) == 1;
 }
 
-/* Makes one level; errno, or 0. */
-static int qnet__make_one_folder(const char *path)
-{
-    errno = 0;
-    return qnet__mkdir(path) == 0 ? 0 : errno;
-}
-
+/* The folders above it first. That one of those cannot be made is no failure: it may be there, and
+   not be ours to look at. Only the folder itself counts. */
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
 {
     qnet_buffer copy = {NULL, 0, 0, NULL};
-    int code, above = ENOENT; /* why the folder could not be made, and why one above it */
+    int code = 0, first = ENOENT; /* why the folder was not made, and why the first above it */
     if (ctx == NULL || path == NULL || path[0] == '\0')
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
     QNET__TRY(qnet_buffer_append(ctx, &copy, path, strlen(path)));
-    /* Parents that cannot be made may be there already: only the folder itself counts. */
-    for (size_t i = 1; path[i] != '\0'; i++) {
-        if (!qnet__is_separator(path[i])) continue;
+    for (size_t i = 1; i <= copy.size; i++) {
+        if (path[i] != '\0' && !qnet__is_separator(path[i])) continue;
         copy.bytes[i] = '\0';
-        code = qnet__make_one_folder((const char *)copy.bytes);
-        if (code != 0 && code != EEXIST && above == ENOENT) above = code;
+        errno = 0;
+        code = qnet__mkdir((const char *)copy.bytes) == 0 ? 0 : errno;
+        if (code != 0 && code != EEXIST && first == ENOENT) first = code;
         copy.bytes[i] = (unsigned char)path[i];
     }
     qnet_buffer_free(ctx, &copy);
-    code = qnet__make_one_folder(path);
-    if (code == ENOENT) code = above;
+    if (code == ENOENT) code = first;
     errno = 0;
     if (qnet__path_kind(path) == 2) return QNET_OK;
     if (errno != 0 && (code == EEXIST || code == 0)) code = errno;
     return qnet__fail(ctx, QNET_ERROR_IO, "%s: the folder cannot be made: %s", path,
                       code == EEXIST ? "a file of this name is in the way"
-                      : code != 0    ? strerror(code)
-                                     : "not supported on this system");
+                                     : strerror(code));
 }
 
 #define QNET__NAME_SIZE 256 /* of an entry of a folder, its end included: POSIX's NAME_MAX + 1 */
@@ -3109,7 +3095,6 @@ static int qnet__compare_names(const void *a, const void *b)
     return strcmp((const char *)a, (const char *)b);
 }
 
-#if QNET__FOLDERS
 /* Appends one zero-padded name to a buffer of names; "." and ".." are left out. */
 static qnet_status qnet__list_add(qnet_context *ctx, qnet_buffer *names, const char *folder,
                                   const char *name)
@@ -3118,21 +3103,15 @@ static qnet_status qnet__list_add(qnet_context *ctx, qnet_buffer *names, const c
     const size_t length = strlen(name);
     if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) return QNET_OK;
     if (length >= sizeof padded)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the name \"%.40s...\" has %lu bytes, "
-                          "the limit is %d", folder, name, (unsigned long)length,
-                          QNET__NAME_SIZE - 1);
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the name \"%.40s...\" has %lu bytes, the "
+                          "limit is %d", folder, name, (unsigned long)length, QNET__NAME_SIZE - 1);
     memcpy(padded, name, length);
     return qnet_buffer_append(ctx, names, padded, sizeof padded);
 }
-#endif
 
 /* All names of a folder, in the system's order. */
 static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
-#if !QNET__FOLDERS
-    QNET__UNUSED(names);
-    return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: folders cannot be listed here", path);
-#else
     qnet_status status = QNET_OK;
 #if defined(QNET__POSIX)
     DIR *folder = opendir(path);
@@ -3153,7 +3132,7 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
 #if defined(QNET__POSIX)
     do {
         if (entry != NULL) status = qnet__list_add(ctx, names, path, entry->d_name);
-        errno = 0; /* what is left of it tells a failure from the end */
+        errno = 0; /* readdir returns NULL for a failure and at the end */
     } while (status == QNET_OK && (entry = readdir(folder)) != NULL);
     if (status == QNET_OK && errno != 0) status = qnet__io_error(ctx, path, "reading the folder");
     closedir(folder);
@@ -3170,54 +3149,47 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
     _findclose(handle);
 #endif
     return status;
-#endif
 }
 
-/* The names of a folder's files and folders, sorted by strcmp: results must not depend on the file
-   system's order. Give *names[*count] back with qnet__free(ctx, *names, *bytes); an empty
-   folder gives NULL, 0, 0. */
-QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
-                                           char (**names)[QNET__NAME_SIZE], size_t *count,
-                                           size_t *bytes)
-{
-    qnet_buffer list = {NULL, 0, 0, NULL};
-    const qnet_status status = qnet__list_names(ctx, path, &list);
-    if (status != QNET_OK) {
-        qnet_buffer_free(ctx, &list);
-        return status;
-    }
-    if (list.size > 0)
-        qsort(list.bytes, list.size / QNET__NAME_SIZE, QNET__NAME_SIZE, qnet__compare_names);
-    *names = (char (*)[QNET__NAME_SIZE])(void *)list.bytes;
-    *count = list.size / QNET__NAME_SIZE;
-    *bytes = list.capacity;
-    return QNET_OK;
-}
-
+/* Sorted, as results must not depend on the file system's order. */
 QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
-    char (*list)[QNET__NAME_SIZE] = NULL;
-    size_t count = 0, bytes = 0;
+    qnet_buffer list = {NULL, 0, 0, NULL};
     qnet_status status;
     if (path == NULL || names == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "list folder: path or names are NULL");
-    status = qnet__list_folder(ctx, path, &list, &count, &bytes);
-    for (size_t i = 0; i < count && status == QNET_OK; i++)
-        status = qnet_buffer_append(ctx, names, list[i], strlen(list[i]) + 1);
-    qnet__free(ctx, list, bytes);
+    status = qnet__list_names(ctx, path, &list);
+    if (status == QNET_OK && list.size > 0)
+        qsort(list.bytes, list.size / QNET__NAME_SIZE, QNET__NAME_SIZE, qnet__compare_names);
+    for (size_t at = 0; at < list.size && status == QNET_OK; at += QNET__NAME_SIZE)
+        status = qnet_buffer_append(ctx, names, list.bytes + at,
+                                    strlen((const char *)list.bytes + at) + 1);
+    qnet_buffer_free(ctx, &list);
     return status;
+}
+
+/* The name after `name` in the list that qnet_list_folder made, NULL behind the last; of NULL the
+   first. */
+QNET__HELPER const char *qnet__list_next(const qnet_buffer *list, const char *name)
+{
+    const char *next = name == NULL ? (const char *)list->bytes : name + strlen(name) + 1;
+    return list->size > 0 && next < (const char *)list->bytes + list->size ? next : NULL;
 }
 
 /* ---- The lock of a folder ---------------------------------------------------------------------
    A file in it, locked by the system, whose text says who holds it. The system's lock ends with its
    process, so what a dead one leaves is no lock. flock belongs to the open file, not to the process
-   as fcntl's does: two runs in one process keep each other out too, a child that ends takes nothing
-   away, and Linux carries it to the other machines of a shared folder (NFS, SMB). */
+   as fcntl's does: two runs in one process exclude each other, a child that ends releases nothing,
+   and Linux carries it to the other machines of a shared folder (NFS, SMB).
+
+   Taking: make the folder, open or create the file, lock it without waiting, check that the path
+   still leads to it, write the holder's text. Releasing: remove the file, unlock, close, remove the
+   folders that were made and are empty. */
 
 typedef struct qnet__lock {
     char path[640]; /* of the file */
     int file;       /* -1: none, on a system without locks */
-    size_t there;   /* bytes of the folder's path that were there before */
+    size_t there;   /* bytes of the folder's path that existed before */
 } qnet__lock;
 
 /* "process 1234 on host since 2026-05-31 17:04:05 UTC", by the calendar (Howard Hinnant's
@@ -3233,7 +3205,7 @@ static void qnet__holder_text(char text[320])
 #if defined(QNET__POSIX)
     struct utsname names;
     if (uname(&names) >= 0) host = names.nodename;
-#elif defined(QNET__WINDOWS)
+#else
     if (getenv("COMPUTERNAME")) host = getenv("COMPUTERNAME");
 #endif
     snprintf(text, 320, "process %lu on %.200s since %d-%02d-%02d %02d:%02d:%02d UTC\n",
@@ -3241,8 +3213,7 @@ static void qnet__holder_text(char text[320])
              month, days - (153 * m + 2) / 5 + 1, s / 3600, s / 60 % 60, s % 60);
 }
 
-#if QNET__FOLDERS
-/* The refusal, from a file that the holder wrote; below 0: it cannot be read. */
+/* The refusal, with the text that the holder wrote to the file; file < 0: it cannot be read. */
 static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, int file)
 {
     char text[320];
@@ -3252,8 +3223,9 @@ static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, in
     return qnet__fail(ctx, QNET_ERROR_BUSY, "%s: another run works in this folder: %s", lock->path,
                       text[0] ? text : "it has not yet said which");
 }
-#endif
 
+/* Opens and locks lock->path. The last holder removes the file before it lets go: whoever opened it
+   in between has locked a file without a name, sees that by its inode, and tries again. */
 #if defined(QNET__POSIX)
 static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
 {
@@ -3271,9 +3243,8 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
             if (status == QNET_ERROR_BUSY) return status;
             if (code != ENOSYS && code != ENOLCK && code != EOPNOTSUPP) return status;
             lock->file = -1;
-            qnet__log(ctx, QNET_LOG_WARNING,
-                      "%s: this file system has no locks: nothing keeps a second run from this "
-                      "folder", lock->path);
+            qnet__log(ctx, QNET_LOG_WARNING, "%s: this file system has no locks: nothing keeps a "
+                      "second run from this folder", lock->path);
             return QNET_OK;
         }
         /* Ours, unless its last holder has removed it since it was opened; what a dead process has
@@ -3287,8 +3258,8 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
     }
     return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be locked", lock->path);
 }
-#elif defined(QNET__WINDOWS)
-/* There the open file itself is the lock: nobody else may open it to write. */
+#else
+/* Windows: the open file itself is the lock, as its sharing mode denies others to write. */
 static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
 {
     wchar_t wide[QNET__UTF16_SIZE];
@@ -3307,13 +3278,6 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
         }
     }
     return qnet__io_error(ctx, lock->path, "locking");
-}
-#else
-static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
-{
-    QNET__UNUSED(ctx);
-    lock->file = -1;
-    return QNET_OK;
 }
 #endif
 
@@ -3361,10 +3325,8 @@ static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__
 /* The file goes while the lock still holds; Windows removes no open files. */
 static void qnet__lock_release(qnet__lock *lock)
 {
-#ifndef QNET__WINDOWS
-    (void)qnet__remove(lock->path);
-#endif
 #if defined(QNET__POSIX)
+    (void)qnet__remove(lock->path);
     if (lock->file >= 0) (void)flock(lock->file, LOCK_UN); /* children may still have it open */
 #endif
     if (lock->file >= 0) qnet__fd_close(lock->file);
@@ -3377,50 +3339,46 @@ static void qnet__lock_release(qnet__lock *lock)
 #endif /* QNET_NO_STDIO */
 
 /* ============================================================================================
-   >>tensor: views into the flat block of a network's weights, by the table of its parameters.
+   >>tensor: views into the flat block of a network's weights, by the table of its parameters. Entry
+   i lies at entries[i].offset and holds entries[i].count numbers, in the order in which entries
+   were added: first what is trained, then running statistics, so that an optimiser's step is one
+   loop over the first table->trainable numbers. Relies on no other room.
    ============================================================================================ */
 
 QNET_API qnet_tensor qnet_param_view(const qnet_param_table *table, qnet_real *block, int i)
 {
     qnet_tensor view;
-    int d;
     memset(&view, 0, sizeof view);
     if (i >= 0 && i < table->count) {
         const qnet_param *param = &table->entries[i];
         view.data = block + param->offset;
         view.ndim = param->ndim;
-        for (d = 0; d < param->ndim && d < QNET_MAX_DIMS; d++)
-            view.shape[d] = param->shape[d];
+        memcpy(view.shape, param->shape, sizeof view.shape);
     }
     return view;
 }
 
 QNET_API int qnet_param_find(const qnet_param_table *table, const char *name)
 {
-    int i;
-    for (i = 0; i < table->count; i++) {
+    for (int i = 0; i < table->count; i++)
         if (strcmp(table->entries[i].name, name) == 0) return i;
-    }
     return -1;
 }
 
-/* Appends parameter "name.suffix" of shape s0, s1, ... (ndim of them) to a table that is being made,
-   those that are trained first. entries NULL: the table's numbers are counted, no entry is written. */
+/* Appends parameter "name.suffix" of shape s0, s1, ... (ndim of them, a scalar has none; the others
+   are 1) to a table that is being filled. entries NULL: the table's numbers are counted, no entry
+   is written. */
 QNET__HELPER void qnet__param_add(qnet_param_table *table, qnet_param *entries, const char *name,
                                   const char *suffix, int trainable, int ndim, size_t s0,
                                   size_t s1, size_t s2, size_t s3)
 {
-    const size_t shape[4] = {s0, s1, s2, s3};
-    size_t count = 1;
-    for (int d = 0; d < ndim; d++)
-        count *= shape[d];
+    const size_t shape[QNET_MAX_DIMS] = {s0, s1, s2, s3}, count = s0 * s1 * s2 * s3;
     if (entries != NULL) {
         qnet_param *p = &entries[table->count];
         memset(p, 0, sizeof *p);
         snprintf(p->name, sizeof p->name, "%s.%s", name, suffix);
         p->ndim = ndim;
-        for (int d = 0; d < 4; d++)
-            p->shape[d] = shape[d];
+        memcpy(p->shape, shape, sizeof shape);
         p->count = count;
         p->offset = table->total;
         p->layout = ndim == 4 ? QNET_LAYOUT_HWIO : QNET_LAYOUT_PLAIN;
@@ -3434,10 +3392,9 @@ QNET__HELPER void qnet__param_add(qnet_param_table *table, qnet_param *entries, 
 /* The first of x[count] that is NaN or infinite, or count. */
 static size_t qnet__first_bad(const qnet_real *x, size_t count)
 {
-    size_t i;
-    for (i = 0; i < count; i++)
-        if (!qnet__is_finite((double)x[i])) break;
-    return i;
+    for (size_t i = 0; i < count; i++)
+        if (!qnet__is_finite((double)x[i])) return i;
+    return count;
 }
 
 /* ============================================================================================
@@ -3494,6 +3451,31 @@ static int qnet__parse_number(const char *text, double *out)
    the machine decides at run time: this file then includes itself, once with AVX2 and once with
    AVX-512, and each time compiles nothing but the loops. What is below AVX2 is the plain set there,
    without Winograd's transforms. Elsewhere there is one set, with everything.
+
+   A function of a set has a name of its own in each set, by a line in the list of names. One that
+   calls no other function of the set and uses no lanes is shared and stands before that list. What
+   only training runs is left out where QNET__HAS_TRAINING is 0; its place in the table is NULL.
+
+   To add a set: a value of qnet_cpu with its name and detection (>>context); below, its suffix, its
+   lanes and target before one more inclusion of this file, and its line in qnet__isa_of. Its
+   multiply-add goes to qnet__lanes_fma. Everything else follows from the number of lanes.
+
+   To change the width of a set's tile: QNET__TILE_WIDE, in vectors. The tile's columns must divide
+   QNET__WINOGRAD_GROUP and be at most QNET__TILE_COLUMNS; packed panels and Winograd's u follow, as
+   both ask the table for `columns`. 6 rows of it, a broadcast and a row of b have to fit in the
+   registers: look for spills in qnet__tile_run. Bits do not change.
+
+   To change a schedule of Winograd's convolutions: the loops here know only ranges of tiles and
+   groups of channels. Which of them make a task, in what memory, is decided by qnet__winograd_plan
+   and qnet__winograd_plan_weights (>>winograd); y and dx have the same bits by any schedule.
+
+   A form of Winograd's convolution computes Y = A^T [sum of (G g G^T) . (B^T d B)] A, 4x4 outputs
+   from 6x6 pixels or, at stride 2, from 9x9; see "Winograd's transforms". To try another, say 6
+   outputs per tile: its sizes (qnet__winograd_sizes_of), its B^T, A^T, A, G and G^T,
+   QNET__WINOGRAD_MOST, and how an axis is cut (qnet__winograd_cut). test_conv compares maps of all
+   sides with the direct sum.
+
+   Relies on >>context.
    ============================================================================================ */
 
 /* 1: only the plain-loop twins are used. */
@@ -3818,18 +3800,6 @@ static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
     }
 }
 
-/* Of the tiles first .. last - 1 those that have a plane, which is point y * x.points + x. */
-static void qnet__winograd_range(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t *first,
-                                 ptrdiff_t *last)
-{
-    const int more_y = plane / p->x.points >= p->y.few;
-    const int more_x = plane % p->x.points >= p->x.few;
-    const ptrdiff_t begin = more_y ? p->kind_end[0] : 0;
-    const ptrdiff_t end = more_x ? p->kind_end[1] : more_y ? p->kind_end[2] : p->tiles;
-    *first = *first > begin ? *first : begin;
-    *last = *last < end ? *last : end;
-}
-
 /* The parts of the algorithm that have a kernel. */
 typedef enum qnet__winograd_step {
     QNET__WINOGRAD_INPUT,
@@ -3866,7 +3836,27 @@ QNET__HELPER void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, p
     }
 }
 
-/* ---- What the stem and the LSTM take --------------------------------------------------------- */
+/* ---- What pooling, the stem and the LSTM take ------------------------------------------------ */
+
+/* Loops over channels go in blocks of this constant length, which compilers turn into vector
+   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
+   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
+#define QNET__WIDTH 32
+
+/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
+typedef struct qnet__maxpool {
+    const struct qnet__isa *isa;
+    size_t height, width, channels, out_height, out_width;
+    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
+    qnet__prologue x;      /* plain;
+                              normalised: the pooled map is that of norm and ReLU, no argmax;
+                              scaled by signs, 1, -1 or 0: that x of a window wins which is
+                              largest, smallest or first */
+    const qnet_real *dy;
+    qnet_real *y, *dx;     /* dx: backward */
+    const uint8_t *winner; /* backward: the argmax of the forward pass */
+    uint8_t *argmax;
+} qnet__maxpool;
 
 #define QNET__STEM_COLUMN 48   /* u[r .. r + 3][q] */
 #define QNET__STEM_TAPS 192    /* 4 columns */
@@ -3921,6 +3911,7 @@ typedef struct qnet__isa {
     /* i, j and block: see qnet__winograd_step. NULL: convolutions are direct. */
     void (*winograd)(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i, ptrdiff_t j,
                      qnet_real *block);
+    void (*maxpool)(const qnet__maxpool *pool, size_t index); /* a row of y or, if any, of dx */
     void (*stem)(const qnet__stem_list *list);
     void (*lstm_forward)(const qnet__lstm_row *row);
     void (*lstm_backward)(const qnet__lstm_row *row);
@@ -3994,6 +3985,13 @@ typedef int32_t qnet__lane_int;
 #define qnet__winograd_half QNET__ISA(qnet__winograd_half)
 #define qnet__winograd_double QNET__ISA(qnet__winograd_double)
 #define qnet__winograd_run QNET__ISA(qnet__winograd_run)
+#define qnet__maxpool_get QNET__ISA(qnet__maxpool_get)
+#define qnet__maxpool_next QNET__ISA(qnet__maxpool_next)
+#define qnet__maxpool_window QNET__ISA(qnet__maxpool_window)
+#define qnet__maxpool_forward QNET__ISA(qnet__maxpool_forward)
+#define qnet__maxpool_gather QNET__ISA(qnet__maxpool_gather)
+#define qnet__maxpool_backward QNET__ISA(qnet__maxpool_backward)
+#define qnet__maxpool_row QNET__ISA(qnet__maxpool_row)
 #define qnet__stem_add QNET__ISA(qnet__stem_add)
 #define qnet__stem_winners_of QNET__ISA(qnet__stem_winners_of)
 #define qnet__lstm_units QNET__ISA(qnet__lstm_units)
@@ -4266,10 +4264,10 @@ QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__p
                                           qnet__prologue_lanes *k)
 {
     memset(k, 0, sizeof *k);
-    if (kind != QNET__PROLOGUE_PLAIN) {
-        k->mean = qnet__lanes_load_part(s->mean + c, count);
+    if (kind != QNET__PROLOGUE_PLAIN)
         k->scale = qnet__lanes_load_part(s->scale + c, count);
-    }
+    if (kind == QNET__PROLOGUE_NORMALISED || kind == QNET__PROLOGUE_GRADIENT)
+        k->mean = qnet__lanes_load_part(s->mean + c, count);
     if (kind == QNET__PROLOGUE_NORMALISED)
         k->beta = qnet__lanes_load_part(s->beta + c, count);
     if (kind == QNET__PROLOGUE_GRADIENT) {
@@ -4289,7 +4287,8 @@ QNET__INLINE qnet__lanes qnet__prologue_get(const qnet__prologue *s, const qnet_
         v = qnet__lanes_cut(v, v, 0);
     }
     if (kind == QNET__PROLOGUE_GRADIENT)
-        v = k->scale * (v - k->shift - (qnet__lanes_load_part(s->pre + at, count) - k->mean) * k->slope);
+        v = k->scale * (v - k->shift -
+                        (qnet__lanes_load_part(s->pre + at, count) - k->mean) * k->slope);
     return v;
 }
 
@@ -4349,8 +4348,8 @@ QNET__INLINE void qnet__epilogue_channels(const qnet__epilogue *s, const qnet__e
 
 /* v goes to offset `at` (of pixel and channel) of the map, whose channels are k's. */
 QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                     const qnet__epilogue_lanes *k, ptrdiff_t at, const size_t count,
-                                     qnet__lanes v, qnet__sums *sums)
+                                     const qnet__epilogue_lanes *k, ptrdiff_t at,
+                                     const size_t count, qnet__lanes v, qnet__sums *sums)
 {
     if (kind == QNET__EPILOGUE_MOMENTS) {
         const qnet__lanes d = v - sums->center;
@@ -4422,6 +4421,8 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
                                     const size_t count)
 {
     const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n + c;
+    const qnet__prologue source = *job->source; /* copies: stores to maps cannot change them */
+    const qnet__epilogue sink = *job->sink;
     qnet__prologue_lanes in[QNET__PASS_VECTORS];
     qnet__epilogue_lanes out[QNET__PASS_VECTORS];
     qnet__sums sums[QNET__PASS_VECTORS];
@@ -4430,25 +4431,25 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
     QNET__UNROLL
     for (k = 0; k < vectors; k++) {
         const ptrdiff_t d = k * QNET__LANES;
-        qnet__prologue_channels(job->source, from, c + d, count, &in[k]);
-        qnet__epilogue_channels(job->sink, to, c + d, count, &out[k]);
+        qnet__prologue_channels(&source, from, c + d, count, &in[k]);
+        qnet__epilogue_channels(&sink, to, c + d, count, &out[k]);
         if (to == QNET__EPILOGUE_MOMENTS)
-            sums[k].center = qnet__prologue_get(job->source, from, &in[k], first + d, count);
+            sums[k].center = qnet__prologue_get(&source, from, &in[k], first + d, count);
     }
     for (r = 0; r < (ptrdiff_t)rows; r++) {
-        const int fold = r % 16 == 15 || r + 1 == (ptrdiff_t)rows;
         QNET__UNROLL
         for (k = 0; k < vectors; k++) {
             const ptrdiff_t at = first + r * n + k * QNET__LANES;
-            const qnet__lanes v = qnet__prologue_get(job->source, from, &in[k], at, count);
-            qnet__epilogue_put(job->sink, to, &out[k], at, count, v, &sums[k]);
+            const qnet__lanes v = qnet__prologue_get(&source, from, &in[k], at, count);
+            qnet__epilogue_put(&sink, to, &out[k], at, count, v, &sums[k]);
         }
+        if (r % 16 != 15 && r + 1 < (ptrdiff_t)rows) continue;
         QNET__UNROLL
-        for (k = 0; k < vectors && fold; k++)
+        for (k = 0; k < vectors; k++)
             qnet__sums_fold(&sums[k]);
     }
     for (k = 0; k < vectors; k++)
-        qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk * n + c + k * QNET__LANES, count,
+        qnet__epilogue_end(&sink, to, (ptrdiff_t)chunk * n + c + k * QNET__LANES, count,
                            &sums[k]);
 }
 
@@ -4471,13 +4472,13 @@ static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows,
     const ptrdiff_t n = (ptrdiff_t)job->channels, step = QNET__PASS_VECTORS * QNET__LANES;
     if (from == QNET__PROLOGUE_NORMALISED)
         qnet__pass_columns(job, QNET__PROLOGUE_NORMALISED, store, first, rows, chunk);
-    else if (from == QNET__PROLOGUE_GRADIENT)
+    else if (QNET__HAS_TRAINING && from == QNET__PROLOGUE_GRADIENT)
         qnet__pass_columns(job, QNET__PROLOGUE_GRADIENT, store, first, rows, chunk);
-    else if (to == QNET__EPILOGUE_MOMENTS)
+    else if (QNET__HAS_TRAINING && to == QNET__EPILOGUE_MOMENTS)
         qnet__pass_columns(job, plain, QNET__EPILOGUE_MOMENTS, first, rows, chunk);
     else if (to == QNET__EPILOGUE_NORMALISE)
         qnet__pass_columns(job, plain, QNET__EPILOGUE_NORMALISE, first, rows, chunk);
-    else
+    else if (QNET__HAS_TRAINING)
         qnet__pass_columns(job, plain, QNET__EPILOGUE_GRADIENT, first, rows, chunk);
     for (ptrdiff_t c = n / step * step; c < n; c += QNET__LANES)
         qnet__pass_column(job, from, to, first, rows, chunk, c, 1,
@@ -4550,8 +4551,8 @@ static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows,
        dg = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G,
    again a matrix product for each element. */
 
-/* The matrices for one axis. y[k] is at y[k * step]; what y has beyond its length is written
-   too, and not used. B^T: y[points] from the pixels x. A^T: y[pixels] from x[points]. A: y[points] from
+/* The matrices for one axis. y[k] is at y[k * step]; what y has beyond its length is written too,
+   and not used. B^T: y[points] from the pixels x. A^T: y[pixels] from x[points]. A: y[points] from
    x[outputs]. Here for stride 1: rows of a and -a, and of b and -b, share even and odd parts. */
 QNET__INLINE void qnet__winograd_bt(int points, const qnet__lanes *x, qnet__lanes *y,
                                     const ptrdiff_t step)
@@ -4761,7 +4762,8 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
     const int fresh = is_dy ? 4 : qnet__winograd_sizes_of[form].fresh;
     const int columns = full ? size : now->columns;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
-    const qnet__prologue *from = is_dy ? &p->dy : &p->from;
+    const qnet__prologue from = is_dy ? p->dy : p->from; /* a copy: stores cannot change it */
+    qnet_real *const dy_made = p->dy_made;
     const ptrdiff_t channels = is_dy ? p->dst_c : p->src_c, first = is_dy ? p->slab_first : 0;
     const ptrdiff_t end = is_dy && first + p->slab < channels ? first + p->slab : channels;
     const ptrdiff_t plane = is_dy ? p->d_plane : p->v_plane;
@@ -4772,18 +4774,18 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
         const ptrdiff_t *coming = ahead < channels ? now->at : next->at;
         qnet__prologue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST];
-        qnet__prologue_channels(from, kind, c, QNET__LANES, &k);
+        qnet__prologue_channels(&from, kind, c, QNET__LANES, &k);
         for (x = 0; x < columns; x++) {
             qnet__lanes d[QNET__WINOGRAD_MOST];
             for (i = 0; i < size && x >= size - fresh; i++)
-                qnet__prologue_prefetch(from, kind, coming[i * size + x] + ahead % channels);
+                qnet__prologue_prefetch(&from, kind, coming[i * size + x] + ahead % channels);
             QNET__UNROLL
             for (i = 0; i < size; i++) {
                 const ptrdiff_t at = now->at[i * size + x];
                 d[i] = at < 0 ? qnet__lanes_zero()
-                              : qnet__prologue_get(from, kind, &k, at + c, QNET__LANES);
-                if (kind == QNET__PROLOGUE_GRADIENT && p->dy_made != NULL && at >= 0)
-                    qnet__lanes_store(p->dy_made + at + c, d[i]);
+                              : qnet__prologue_get(&from, kind, &k, at + c, QNET__LANES);
+                if (kind == QNET__PROLOGUE_GRADIENT && dy_made != NULL && at >= 0)
+                    qnet__lanes_store(dy_made + at + c, d[i]);
             }
             qnet__winograd_axis_of(form, step, points_y, d, half + x, size);
         }
@@ -4827,6 +4829,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
                                           const qnet__winograd_view *next, ptrdiff_t channel,
                                           int is_first, const qnet_real *m, qnet__sums *sums)
 {
+    const qnet__epilogue sink = p->sink; /* a copy, which stores to the map cannot change */
     const int most = qnet__winograd_sizes_of[form].points;
     const int size = qnet__winograd_sizes_of[form].out, rows = full ? size : now->rows;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
@@ -4840,8 +4843,8 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
         qnet__lanes half[8 * QNET__WINOGRAD_MOST];
         for (i = 0; i < size * size && next != NULL; i++)
             if (next->at[i] >= 0)
-                qnet__epilogue_prefetch(&p->sink, kind, next->at[i] + c);
-        qnet__epilogue_channels(&p->sink, kind, c, QNET__LANES, &k);
+                qnet__epilogue_prefetch(&sink, kind, next->at[i] + c);
+        qnet__epilogue_channels(&sink, kind, c, QNET__LANES, &k);
         for (x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
             QNET__UNROLL
@@ -4858,7 +4861,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
             QNET__UNROLL
             for (i = 0; i < size; i++)
                 if (at[i] >= 0)
-                    qnet__epilogue_put(&p->sink, kind, &k, at[i] + c, QNET__LANES, e[i], &sum);
+                    qnet__epilogue_put(&sink, kind, &k, at[i] + c, QNET__LANES, e[i], &sum);
         }
         qnet__sums_fold(&sum);
         *sums = sum;
@@ -5121,8 +5124,145 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
 }
 #endif /* QNET__HAS_WINOGRAD */
 
+/* ---- Max pooling ----------------------------------------------------------------------------- */
+
+/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
+QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                         qnet_real x, size_t c)
+{
+    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
+    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
+    return x;
+}
+
+/* A later tap wins only if it is larger, or NaN. Choices are no branches, so that the loops over
+   channels become vector code. */
+QNET__INLINE void qnet__maxpool_next(qnet_real v, int tap, qnet_real *best, int *winner)
+{
+    const int better = (v > *best) | (v != v);
+    *winner = better ? tap : *winner;
+    *best = better ? v : *best;
+}
+
+/* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
+   x[9][channels]. The steps are written out: compilers unroll a loop too late. */
+QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
+                                       const qnet__prologue_kind kind, const qnet_real *const *x,
+                                       const int *tap, size_t c, size_t at)
+{
+    const qnet__prologue *s = &pool->x;
+    qnet_real top[QNET__WIDTH];
+    int won[QNET__WIDTH];
+    for (int i = 0; i < n; i++) {
+        const size_t k = c + (size_t)i;
+        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
+        int winner = tap[0];
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[1][k], k), tap[1], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[2][k], k), tap[2], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[3][k], k), tap[3], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[4][k], k), tap[4], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[5][k], k), tap[5], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[6][k], k), tap[6], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[7][k], k), tap[7], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[8][k], k), tap[8], &best, &winner);
+        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
+        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
+        top[i] = best;
+        won[i] = winner;
+    }
+    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
+    if (pool->argmax != NULL)
+        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+}
+
+/* One output row: index = image * out_height + row. The window is clipped to the image, which is
+   what padding with -infinity means: where a tap is outside, the one before takes part once more,
+   or the first inside; that changes nothing. */
+QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
+                                        size_t index)
+{
+    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
+    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
+    const ptrdiff_t y = 2 * (ptrdiff_t)(index % pool->out_height) - 1;
+    const size_t n = pool->channels;
+    size_t c;
+    for (size_t ox = 0; ox < pool->out_width; ox++) {
+        const size_t at = (index * pool->out_width + ox) * n;
+        const ptrdiff_t left = 2 * (ptrdiff_t)ox - 1;
+        const qnet_real *x[9];
+        int tap[9], last = (y < 0 ? 3 : 0) + (left < 0 ? 1 : 0);
+        for (int t = 0; t < 9; t++) {
+            const ptrdiff_t iy = y + t / 3, ix = left + t % 3;
+            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
+            tap[t] = last;
+            x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
+                                last % 3) * (ptrdiff_t)n;
+        }
+        for (c = 0; c + QNET__WIDTH <= n; c += QNET__WIDTH)
+            qnet__maxpool_window(QNET__WIDTH, pool, kind, x, tap, c, at + c);
+        if (c < n)
+            qnet__maxpool_window((int)(n - c), pool, kind, x, tap, c, at + c);
+    }
+}
+
+#if QNET__HAS_TRAINING
+/* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
+   Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
+QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
+                                       size_t ix, size_t c, qnet_real *dx)
+{
+    const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
+    const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
+    qnet_real sum[QNET__WIDTH];
+    for (int i = 0; i < n; i++) sum[i] = 0;
+    for (size_t oy = iy / 2; oy <= last_y; oy++)
+        for (size_t ox = ix / 2; ox <= last_x; ox++) {
+            const int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
+            const size_t window = (image * pool->out_height + oy) * pool->out_width + ox;
+            const uint8_t *winner = pool->winner + window * pool->channels + c;
+            const qnet_real *dy = pool->dy + window * pool->channels + c;
+            for (int i = 0; i < n; i++) {
+                const qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
+                sum[i] += winner[i] == tap ? v : 0;
+            }
+        }
+    for (int i = 0; i < n; i++) dx[i] = sum[i];
+}
+
+/* One row of dx. Gathering gives every number one owner. */
+QNET__INLINE void qnet__maxpool_backward(const qnet__maxpool *pool, size_t index)
+{
+    const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
+    for (size_t ix = 0; ix < pool->width; ix++) {
+        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
+        size_t c = 0;
+        for (; c + QNET__WIDTH <= n; c += QNET__WIDTH)
+            qnet__maxpool_gather(QNET__WIDTH, pool, image, iy, ix, c, dx + c);
+        if (c < n)
+            qnet__maxpool_gather((int)(n - c), pool, image, iy, ix, c, dx + c);
+    }
+}
+#endif
+
+static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
+{
+#if QNET__HAS_TRAINING
+    if (pool->dx != NULL) {
+        qnet__maxpool_backward(pool, index);
+        return;
+    }
+#endif
+    if (pool->x.kind == QNET__PROLOGUE_PLAIN)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
+    else if (pool->x.kind == QNET__PROLOGUE_SCALED)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
+    else
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
+}
+
 /* ---- The gradient of the stem's weights ------------------------------------------------------ */
 
+#if QNET__HAS_TRAINING
 /* sum[QNET__STEM_TAPS] += value[i] times the taps at from[i]; some vectors of them at a time. */
 QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from,
                                  const qnet_real *value, ptrdiff_t count, double *sum)
@@ -5164,6 +5304,7 @@ static void qnet__stem_winners_of(const qnet__stem_list *p)
         qnet__stem_add(p->columns, from, value, n, p->sum + c * QNET__STEM_TAPS);
     }
 }
+#endif
 
 /* ---- The LSTM's element-wise half: one scan at one step -------------------------------------- */
 
@@ -5263,6 +5404,14 @@ QNET__INLINE void qnet__lstm_units(const qnet__lstm_row *row, size_t j, const si
     qnet__lanes_store_part(row->next_h + j, h, count);
 }
 
+static void qnet__lstm_forward_row(const qnet__lstm_row *row)
+{
+    size_t j = 0;
+    for (; j + QNET__LANES <= row->hidden; j += QNET__LANES) qnet__lstm_units(row, j, QNET__LANES);
+    if (j < row->hidden) qnet__lstm_units(row, j, row->hidden - j);
+}
+
+#if QNET__HAS_TRAINING
 /* The same units backward. i = sigma(a) gives di/da = i (1 - i), g = tanh(a) gives 1 - g^2. */
 QNET__INLINE void qnet__lstm_units_back(const qnet__lstm_row *row, size_t j, const size_t count)
 {
@@ -5295,13 +5444,6 @@ QNET__INLINE void qnet__lstm_units_back(const qnet__lstm_row *row, size_t j, con
     }
 }
 
-static void qnet__lstm_forward_row(const qnet__lstm_row *row)
-{
-    size_t j = 0;
-    for (; j + QNET__LANES <= row->hidden; j += QNET__LANES) qnet__lstm_units(row, j, QNET__LANES);
-    if (j < row->hidden) qnet__lstm_units(row, j, row->hidden - j);
-}
-
 static void qnet__lstm_backward_row(const qnet__lstm_row *row)
 {
     size_t j = 0;
@@ -5309,6 +5451,7 @@ static void qnet__lstm_backward_row(const qnet__lstm_row *row)
         qnet__lstm_units_back(row, j, QNET__LANES);
     if (j < row->hidden) qnet__lstm_units_back(row, j, row->hidden - j);
 }
+#endif
 
 /* ---- The table ------------------------------------------------------------------------------- */
 
@@ -5319,7 +5462,8 @@ static const qnet__isa qnet__isa_table = {
 #else
     NULL,
 #endif
-    qnet__stem_winners_of, qnet__lstm_forward_row, qnet__lstm_backward_row
+    qnet__maxpool_row, QNET__TRAINING(qnet__stem_winners_of), qnet__lstm_forward_row,
+    QNET__TRAINING(qnet__lstm_backward_row)
 };
 
 #endif /* QNET__SUFFIX */
@@ -5523,7 +5667,7 @@ static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t 
 typedef struct qnet__product {
     const qnet_real *const *a; /* [segments][a_rows]; rows of a segment may lie anywhere ... */
     int beside;                /* ... or 1: row m is a[s][0] + m, rows <= a_step */
-    int far;                   /* a is in no near cache; a_step is 1, and there is one segment */
+    int cold;                  /* a is in no near cache; a_step is 1, and there is one segment */
     const qnet_real *const *b; /* [segments]: the first panel */
     const qnet_real *next;     /* b of the product that follows, or NULL */
     qnet_real *const *c;       /* [rows] */
@@ -5602,7 +5746,7 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
                 tile.c = tail ? tail_c : p->c + first;
                 if (p->accumulate && at == 0 && s == 0)
                     qnet__tile_prefetch_sums(&tile, width);
-                if (p->far)
+                if (p->cold)
                     qnet__product_prefetch(p, first, at);
                 if (part < lines) {
                     qnet__tile_prefetch(&tile, next, p->b_step, width, part);
@@ -6068,6 +6212,18 @@ static int qnet__winograd_by_channels(const qnet__winograd *p)
            p->tiles <= QNET__WINOGRAD_ALL / channels;
 }
 
+/* Of the tiles first .. last - 1 those that have a plane, which is point y * x.points + x. */
+static void qnet__winograd_range(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t *first,
+                                 ptrdiff_t *last)
+{
+    const int more_y = plane / p->x.points >= p->y.few;
+    const int more_x = plane % p->x.points >= p->x.few;
+    const ptrdiff_t begin = more_y ? p->kind_end[0] : 0;
+    const ptrdiff_t end = more_x ? p->kind_end[1] : more_y ? p->kind_end[2] : p->tiles;
+    *first = *first > begin ? *first : begin;
+    *last = *last < end ? *last : end;
+}
+
 /* The next round of tiles. */
 static void qnet__winograd_next(qnet__winograd *p)
 {
@@ -6109,7 +6265,7 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
     qnet_real *c[QNET__WINOGRAD_BLOCK + 1];
     qnet__product product;
     memset(&product, 0, sizeof product);
-    product.a = a, product.a_step = 1, product.far = p->schedule == QNET__WINOGRAD_BY_GROUP;
+    product.a = a, product.a_step = 1, product.cold = p->schedule == QNET__WINOGRAD_BY_GROUP;
     product.b = &u, product.b_step = p->isa->columns;
     product.b_panel = (size_t)p->src_c * p->isa->columns;
     product.c = c, product.columns = QNET__WINOGRAD_GROUP;
@@ -7630,155 +7786,11 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
 
 /* ---- Max pooling ----------------------------------------------------------------------------- */
 
-/* Loops over channels go in blocks of this constant length, which compilers turn into vector
-   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
-   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
-#define QNET__WIDTH 32
-
-/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
-   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
-#define QNET__BLOCKS(c, n, width, call)                                   \
-    do {                                                                  \
-        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
-            const int width = QNET__WIDTH;                                \
-            call;                                                         \
-        }                                                                 \
-        if ((c) < (n)) {                                                  \
-            const int width = (int)((n) - (c));                           \
-            call;                                                         \
-        }                                                                 \
-    } while (0)
-
-/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
-typedef struct qnet__maxpool {
-    size_t height, width, channels, out_height, out_width;
-    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
-    qnet__prologue x;      /* plain;
-                              normalised: the pooled map is that of norm and ReLU, no argmax;
-                              scaled by signs, 1, -1 or 0: that x of a window wins which is
-                              largest, smallest or first */
-    const qnet_real *dy;
-    qnet_real *y, *dx;     /* dx: backward */
-    const uint8_t *winner; /* backward: the argmax of the forward pass */
-    uint8_t *argmax;
-} qnet__maxpool;
-
-/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
-QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                         qnet_real x, size_t c)
-{
-    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
-    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
-    return x;
-}
-
-/* n <= QNET__WIDTH channels from c on of the output at offset `at`, from pixels x[9][channels]
-   under taps tap[9]. A later tap wins only if it is larger, or NaN. Choices are no branches, and loops
-   over channels are the inner ones, so that they become vector code. */
-QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
-                                       const qnet__prologue_kind kind, const qnet_real *const *x,
-                                       const int *tap, size_t c, size_t at)
-{
-    const qnet__prologue *s = &pool->x;
-    qnet_real best[QNET__WIDTH];
-    int winner[QNET__WIDTH];
-    for (int i = 0; i < n; i++) {
-        best[i] = qnet__maxpool_get(s, kind, x[0][c + (size_t)i], c + (size_t)i);
-        winner[i] = tap[0];
-    }
-    for (int t = 1; t < 9; t++) {
-        const qnet_real *from = x[t];
-        const int number = tap[t];
-        for (int i = 0; i < n; i++) {
-            const qnet_real v = qnet__maxpool_get(s, kind, from[c + (size_t)i], c + (size_t)i);
-            const int better = (v > best[i]) | (v != v);
-            winner[i] = better ? number : winner[i];
-            best[i] = better ? v : best[i];
-        }
-    }
-    for (int i = 0; i < n; i++) {
-        const size_t k = c + (size_t)i;
-        if (kind == QNET__PROLOGUE_NORMALISED) best[i] = best[i] < 0 ? 0 : best[i];
-        if (kind == QNET__PROLOGUE_SCALED)
-            best[i] = s->scale[k] == 0 ? x[0][k] : best[i] * s->scale[k];
-    }
-    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = best[i];
-    if (pool->argmax != NULL)
-        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)winner[i];
-}
-
-/* One output row: index = image * out_height + row. The window is clipped to the image, which is
-   what padding with -infinity means: where a tap is outside, the one before takes part once more,
-   or the first inside; that changes nothing. */
-QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
-                                        size_t index)
-{
-    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
-    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
-    const ptrdiff_t y = 2 * (ptrdiff_t)(index % pool->out_height) - 1;
-    const size_t n = pool->channels;
-    size_t c;
-    for (size_t ox = 0; ox < pool->out_width; ox++) {
-        const size_t at = (index * pool->out_width + ox) * n;
-        const ptrdiff_t left = 2 * (ptrdiff_t)ox - 1;
-        const qnet_real *x[9];
-        int tap[9], last = (y < 0 ? 3 : 0) + (left < 0 ? 1 : 0);
-        for (int t = 0; t < 9; t++) {
-            const ptrdiff_t iy = y + t / 3, ix = left + t % 3;
-            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
-            tap[t] = last;
-            x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
-                                last % 3) * (ptrdiff_t)n;
-        }
-        QNET__BLOCKS(c, n, block, qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
-    }
-}
-
-/* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
-   Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
-QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
-                                       size_t ix, size_t c, qnet_real *dx)
-{
-    const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
-    const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
-    qnet_real sum[QNET__WIDTH];
-    for (int i = 0; i < n; i++) sum[i] = 0;
-    for (size_t oy = iy / 2; oy <= last_y; oy++)
-        for (size_t ox = ix / 2; ox <= last_x; ox++) {
-            const int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
-            const size_t window = (image * pool->out_height + oy) * pool->out_width + ox;
-            const uint8_t *winner = pool->winner + window * pool->channels + c;
-            const qnet_real *dy = pool->dy + window * pool->channels + c;
-            for (int i = 0; i < n; i++) {
-                const qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
-                sum[i] += winner[i] == tap ? v : 0;
-            }
-        }
-    for (int i = 0; i < n; i++) dx[i] = sum[i];
-}
-
-/* A row of y or, where there is a dx, of dx. Gathering gives every number one owner. */
-static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
-{
-    const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
-    size_t c;
-    if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_PLAIN)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
-    else if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_SCALED)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
-    else if (pool->dx == NULL)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
-    for (size_t ix = 0; pool->dx != NULL && ix < pool->width; ix++) {
-        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
-        QNET__BLOCKS(c, n, width, qnet__maxpool_gather(width, pool, image, iy, ix, c, dx + c));
-    }
-}
-
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
     const qnet__maxpool *pool = (const qnet__maxpool *)arg;
     QNET__UNUSED(worker);
-    qnet__maxpool_row(pool, index);
+    pool->isa->maxpool(pool, index);
 }
 
 /* Forward, or backward where there is a dx. */
@@ -7804,6 +7816,7 @@ static qnet_status qnet__maxpool_plan(qnet_context *ctx, const char *name, int b
                           height, width);
     QNET__TRY(qnet__check_layer(ctx, name, rows, "channels", channels, pointers_are_there));
     memset(pool, 0, sizeof *pool);
+    pool->isa = qnet__isa_of(ctx);
     pool->height = (size_t)height, pool->width = (size_t)width;
     pool->channels = (size_t)channels;
     pool->out_height = (pool->height - 1) / 2 + 1;
@@ -8051,7 +8064,7 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
         pool.x.x = above;
         pool.rows_before = image * s->out_h + first - 1;
         for (y = b * s->band; y < pool_end; y++)
-            qnet__maxpool_row(&pool, (size_t)(image * s->pool_h + y));
+            p->isa->maxpool(&pool, (size_t)(image * s->pool_h + y));
         memcpy(above, rows + (last - first - 1) * row, (size_t)row * sizeof *above);
     }
 }
@@ -9069,7 +9082,7 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
    >>resnet
    ResNet18, the image-level model (paper, "Internal Architecture", Fig. 4; He et al. 2016): 20
    convolutions, each with its batch norm ("conv_bn"), in a stem and 8 blocks. One function,
-   qnet__resnet_describe, says so; the parameter table, the memory plan, the forward and the
+   qnet__resnet_describe, defines it; the parameter table, the memory plan, the forward and the
    backward pass walk its lists. Names in the table are torchvision's. tests/plain_resnet.h is the
    same network layer by layer, with every tensor in memory: read that first.
 
@@ -9088,14 +9101,18 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
 
    Memory traffic is the limit beside the products. So a training pass keeps the output of each
    convolution, before its norm, and the output of each block, and nothing else. A prologue applies
-   norm and ReLU where the next convolution reads (forward) or makes the gradient of a convolution's
-   output from that of its norm (backward); an epilogue sums up the moments of a norm, or masks a
-   gradient and sums up what its norm needs, where a convolution writes (>>fuse). The sum at the end
-   of a block is the one pass of its own. At inference norm, residual and ReLU are all in epilogues,
-   and what a convolution stores is its output after them.
+   norm and ReLU where the next convolution reads (forward) or computes the gradient of a
+   convolution's output from that of its norm (backward); an epilogue sums up the moments of a norm,
+   or masks a gradient and sums up what its norm needs, where a convolution writes (>>kernels,
+   >>fuse). The sum at the end of a block is a pass of its own. At inference norm, residual and ReLU
+   are all in epilogues, and what a convolution stores is its output after them.
 
    The paper's text gives a block one ReLU, after its first convolution. The ResNet18 that it names
    and starts from (He et al., torchvision) has a second one, after the sum: so has this.
+
+   Relies on >>context >>random >>tensor >>kernels >>fuse >>winograd >>conv >>norm >>pool >>stem
+   >>dense. Convolutions with prologue and epilogue are those of >>conv; the first one, with its
+   norm and pooling, that of >>stem.
    ============================================================================================ */
 
 #define QNET__CONV_BNS 20
@@ -9103,25 +9120,28 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
 #define QNET__RESNET_TRAINED (3 * QNET__CONV_BNS + 2) /* table entries that are trained */
 #define QNET__RESNET_PARAMS (QNET__RESNET_TRAINED + 3 * QNET__CONV_BNS)
 
-/* A convolution, the batch norm after it and, if relu, a ReLU; shapes are those of the largest
-   batch. With g the gradient of the norm's output over N = batch out_h out_w pixels, x the
-   convolution's output and d = x - mean (Ioffe & Szegedy 2015, section 3):
+/* A convolution, the batch norm after it and, if relu, a ReLU. With x the convolution's output over
+   N = batch out_h out_w pixels, y the norm's, g the gradient of y and d = x - mean (Ioffe & Szegedy
+   2015, section 3), per channel:
 
+       y = d scale + beta,  scale = gamma rstd,  rstd = 1 / sqrt(variance + eps);
        dbeta = sum g,  dgamma = rstd sum g d,
        dx = scale (g - mean_g - d slope_g),  mean_g = sum g / N,  slope_g = rstd^2 sum g d / N. */
 typedef struct qnet__conv_bn {
     char conv_name[32], norm_name[32]; /* "layer1.0.conv1", "layer1.0.bn1" */
-    qnet_conv2d conv;
+    qnet_conv2d conv;                  /* its batch: the largest, then that of the last pass */
     qnet__conv_algorithm algorithm; /* of the largest batch: any batch then has the same bits */
     int relu;
     qnet_real *w, *gamma, *beta;                     /* in net->weights */
-    qnet_real *packed;                               /* w for the kernels, see qnet_resnet_pack */
     qnet_real *running_mean, *running_var, *tracked; /* in net->weights */
     qnet_real *dw, *dgamma, *dbeta;                  /* in net->gradients */
-    qnet_real *conv_out;          /* [batch][out_h][out_w][out]; of the stem: pooled, see >>stem */
-    qnet_real *mean, *rstd;       /* [out]: statistics of the last training batch */
-    qnet_real *scale;             /* [out]: gamma * rstd */
-    qnet_real *mean_g, *slope_g;  /* [out] */
+    qnet_real *packed;        /* w for the kernels, see qnet_resnet_pack; or NULL */
+    qnet_real *conv_out;      /* [batch][out_h][out_w][out], after the norm at inference; of the
+                                 stem: pooled, see >>stem */
+    qnet_real *mean, *rstd;   /* [out]: statistics of the last training batch */
+    const qnet_real *center;  /* mean; running_mean at inference */
+    qnet_real *scale;         /* [out]; at inference by running_var */
+    qnet_real *mean_g, *slope_g; /* [out] */
 } qnet__conv_bn;
 
 /* out = ReLU(second(first(x)) + shortcut(x)): indices of conv_bns, which follow each other;
@@ -9131,7 +9151,6 @@ typedef struct qnet__resblock {
     qnet_real *out;        /* after its ReLU; until then room for a normalised input */
     qnet_real *dout;       /* gradient of the sum inside the ReLU of `out` */
     qnet_real *dmid;       /* gradient of first's norm */
-    void *scratch[2];      /* of its convolutions, forward and backward */
 } qnet__resblock;
 
 typedef struct qnet__resnet_state {
@@ -9140,76 +9159,61 @@ typedef struct qnet__resnet_state {
     qnet__resblock block[QNET__RESBLOCKS];
     qnet_param_table table;
     qnet_param *params;
-    int pool_h, pool_w;       /* of the pooled map */
     int stem_fused;           /* by >>stem, which takes three channels */
-    uint8_t *argmax;          /* [batch][pool_h][pool_w][64] */
-    qnet_real *dpooled;       /* like argmax */
+    uint8_t *argmax;          /* of max pooling, like the stem's conv_out */
+    qnet_real *dpooled;       /* gradient of that */
     qnet_real *stem_out, *dstem; /* [batch][out_h][out_w][64], unless fused: conv, its gradient */
-    void *stem_scratch[2], *head_scratch;
     qnet_real *features, *dfeatures; /* [batch][512] */
-    qnet_real *logits;        /* [batch][classes] */
+    void *scratch;            /* of the layer that runs */
     qnet__epilogue sums;      /* the memory of the sums of a norm, per chunk ... */
     double *total[2];         /* ... and of all chunks, [512] */
     void *packed;             /* of all conv_bns */
     size_t packed_bytes;
     double momentum;
-    int batch;   /* of the last forward pass; 0: none yet */
-    int trained; /* images that a backward pass may follow for; 0: none */
+    int batch, train; /* of the last forward pass; batch 0: none, or used up by a backward pass */
 } qnet__resnet_state;
 
-/* Pixels of a convolution's output for this batch. */
-static size_t qnet__conv_bn_rows(const qnet__conv_bn *c, int batch)
-{
-    return (size_t)batch * (size_t)qnet_conv2d_out_height(&c->conv) *
-           (size_t)qnet_conv2d_out_width(&c->conv);
-}
-
-/* The next conv_bn: kernel x kernel convolution of `in` to `out` channels over height x width,
-   padded so that stride 1 keeps the size. prefix is "" or "layer1.0.". */
+/* Names and shape of a conv_bn. prefix is "" or "layer1.0."; only shortcuts, 1x1, have no ReLU. */
 static void qnet__conv_bn_describe(qnet__conv_bn *c, const char *prefix, const char *conv,
-                                   const char *norm, int batch, int height, int width, int in,
-                                   int out, int kernel, int stride)
+                                   const char *norm, const qnet_conv2d *shape)
 {
-    const qnet_conv2d shape = {batch, height, width, in, out, kernel, stride, kernel / 2};
     snprintf(c->conv_name, sizeof c->conv_name, "%s%s", prefix, conv);
     snprintf(c->norm_name, sizeof c->norm_name, "%s%s", prefix, norm);
-    c->conv = shape;
-    c->relu = 1;
+    c->conv = *shape;
+    c->relu = shape->kernel > 1;
 }
 
 /* The definition of ResNet18: the stem, then layers 1..4 of two blocks each, with 64, 128, 256 and
-   512 channels. The first block of layers 2..4 halves the map, and its shortcut follows suit by a
-   1x1 convolution of stride 2; every other shortcut is the identity. */
+   512 channels. The first block of layers 2..4 halves the map, and its shortcut is a 1x1
+   convolution of stride 2; every other shortcut is the identity. All are padded so that stride 1
+   keeps the size. */
 static void qnet__resnet_describe(const qnet_resnet_config *config, qnet__resnet_state *r)
 {
-    qnet__conv_bn *c = r->conv_bn;
-    int batch = config->batch, in = 64, n = 1, h, w;
-    qnet__conv_bn_describe(c, "", "conv1", "bn1", batch, config->height, config->width,
-                           config->channels, 64, 7, 2);
-    r->pool_h = h = (qnet_conv2d_out_height(&c->conv) - 1) / 2 + 1;
-    r->pool_w = w = (qnet_conv2d_out_width(&c->conv) - 1) / 2 + 1;
+    const int batch = config->batch;
+    const qnet_conv2d stem = {batch, config->height, config->width, config->channels, 64, 7, 2, 3};
+    int in = 64, n = 1;
+    int h = (qnet_conv2d_out_height(&stem) - 1) / 2 + 1; /* of the pooled map */
+    int w = (qnet_conv2d_out_width(&stem) - 1) / 2 + 1;
+    qnet__conv_bn_describe(r->conv_bn, "", "conv1", "bn1", &stem);
     for (int b = 0; b < QNET__RESBLOCKS; b++) {
-        qnet__resblock *block = &r->block[b];
         const int layer = b / 2 + 1, out = 64 << (layer - 1);
         const int stride = layer > 1 && b % 2 == 0 ? 2 : 1;
         const int out_h = (h - 1) / stride + 1, out_w = (w - 1) / stride + 1;
+        const qnet_conv2d first = {batch, h, w, in, out, 3, stride, 1};
+        const qnet_conv2d second = {batch, out_h, out_w, out, out, 3, 1, 1};
+        const qnet_conv2d shortcut = {batch, h, w, in, out, 1, stride, 0};
+        qnet__conv_bn *c = &r->conv_bn[n];
+        qnet__resblock *block = &r->block[b];
         char prefix[] = "layer1.0.";
         prefix[5] = (char)('0' + layer), prefix[7] = (char)('0' + b % 2);
         block->first = n++;
         block->second = n++;
         block->shortcut = stride == 2 ? n++ : -1;
-        qnet__conv_bn_describe(c + block->first, prefix, "conv1", "bn1", batch, h, w, in, out, 3,
-                               stride);
-        qnet__conv_bn_describe(c + block->second, prefix, "conv2", "bn2", batch, out_h, out_w, out,
-                               out, 3, 1);
-        if (block->shortcut >= 0) {
-            qnet__conv_bn_describe(c + block->shortcut, prefix, "downsample.0", "downsample.1",
-                                   batch, h, w, in, out, 1, stride);
-            c[block->shortcut].relu = 0;
-        }
-        in = out;
-        h = out_h;
-        w = out_w;
+        qnet__conv_bn_describe(c, prefix, "conv1", "bn1", &first);
+        qnet__conv_bn_describe(c + 1, prefix, "conv2", "bn2", &second);
+        if (stride == 2)
+            qnet__conv_bn_describe(c + 2, prefix, "downsample.0", "downsample.1", &shortcut);
+        in = out, h = out_h, w = out_w;
     }
 }
 
@@ -9243,28 +9247,26 @@ static void qnet__resnet_table(const qnet_resnet_config *config, qnet__resnet_st
 
 /* ---- Memory by lifetimes --------------------------------------------------------------------- */
 
-/* Tensors that share one region: two may overlap if no step needs both. The list of them is run
-   twice: first to place them, then, from next = 0, to hand them out. */
-#define QNET__PLAN_TENSORS 67 /* of a ResNet18 for training */
+/* Tensors that share one region of memory: two may overlap if no step needs both. A tensor is
+   needed from step `first` to step `last`, both included. The list of them is run twice: without a
+   base to place them, then, from count = 0, to hand them out. */
+#define QNET__PLAN_TENSORS 48 /* of a ResNet18 for training */
 typedef struct qnet__plan {
-    unsigned char *base; /* of the region; NULL while measuring */
-    int count, next;
+    unsigned char *base; /* of the region */
+    int count;           /* tensors of this run so far */
     struct { size_t bytes, at; int first, last; } tensor[QNET__PLAN_TENSORS];
 } qnet__plan;
 
 /* count * size bytes that steps first..last need; NULL before the region is there. */
 static void *qnet__plan_take(qnet__plan *p, size_t count, size_t size, int first, int last)
 {
+    const int i = p->count++;
     qnet__arena one = {NULL, 0};
-    if (p->next < p->count) {
-        const size_t at = p->tensor[p->next++].at;
-        return p->base != NULL ? p->base + at : NULL;
-    }
+    if (p->base != NULL) return p->base + p->tensor[i].at;
     qnet__take(&one, count, size);
-    p->tensor[p->count].bytes = one.at;
-    p->tensor[p->count].first = first;
-    p->tensor[p->count].last = last;
-    p->next = ++p->count;
+    p->tensor[i].bytes = one.at;
+    p->tensor[i].first = first;
+    p->tensor[i].last = last;
     return NULL;
 }
 
@@ -9292,97 +9294,114 @@ static size_t qnet__plan_place(qnet__plan *p)
     return end;
 }
 
-/* Scratch of the convolution with the algorithm of the largest batch. Winograd's may cut a smaller
-   batch in another way, which needs a little more. */
-static size_t qnet__conv_bn_scratch(qnet_context *ctx, const qnet__conv_bn *c)
-{
-    qnet_conv2d conv = c->conv;
-    size_t bytes = 0;
-    for (conv.batch = 1; conv.batch <= c->conv.batch; conv.batch++)
-        bytes = qnet__max_size(bytes, qnet__conv_scratch(ctx, c->algorithm, &conv));
-    return bytes;
-}
-
-/* Scratch of the stem's forward or backward pass. */
-static size_t qnet__resnet_stem_scratch(const qnet__resnet_state *r, int backward)
-{
-    const qnet__conv_bn *stem = r->conv_bn;
-    if (!r->stem_fused) return qnet__conv_bn_scratch(r->net.ctx, stem);
-    return backward ? qnet__stem_backward_scratch(r->net.ctx, &stem->conv)
-                    : qnet__stem_forward_scratch(r->net.ctx, &stem->conv);
-}
-
 /* The maps, by steps: 0 the stem, 1 + b block b, 9 the head, and the same backward: 17 - b block b,
-   18 the stem. What a training pass keeps lives from the step that makes it to the same block's
-   backward step, and so all of it at step 9; the gradients of a block then lie over what the blocks
-   after it have kept. At inference a map lives until the next block has read it. */
+   18 the stem.
+
+       map of block b         training             inference
+       conv_out, out          1 + b .. 17 - b      1 + b; out until the next block has read it
+       dout                   16 - b .. 17 - b     from the block behind, which computes it
+       dmid                   17 - b
+
+   So all that a training pass keeps is there at step 9, and the gradients of a block lie over what
+   the blocks behind it have kept. */
 static void qnet__resnet_maps(qnet__plan *p, qnet__resnet_state *r)
 {
-    const int batch = r->net.config.batch, train = r->net.config.training;
-    const size_t real = sizeof(qnet_real), rows = (size_t)batch;
-    const size_t pooled = rows * (size_t)r->pool_h * (size_t)r->pool_w * 64;
+    const int train = r->net.config.training;
+    const size_t real = sizeof(qnet_real);
     qnet__conv_bn *stem = r->conv_bn;
-    const size_t whole = r->stem_fused ? 0 : 64 * qnet__conv_bn_rows(stem, batch);
-
+    const size_t pooled = 64 * qnet__conv_in_pixels(&stem[1].conv);
+    const size_t whole = r->stem_fused ? 0 : 64 * qnet__conv_out_pixels(&stem->conv);
     stem->conv_out = (qnet_real *)qnet__plan_take(p, pooled, real, 0, train ? 18 : 1);
     r->stem_out = (qnet_real *)qnet__plan_take(p, whole, real, 0, train ? 18 : 0);
-    r->stem_scratch[0] = qnet__plan_take(p, qnet__resnet_stem_scratch(r, 0), 1, 0, 0);
-    r->head_scratch = qnet__plan_take(
-        p, qnet_dense_scratch(r->net.ctx, rows, QNET_FEATURES, r->net.config.classes), 1, 9, 9);
     for (int b = 0; b < QNET__RESBLOCKS; b++) {
         qnet__resblock *block = &r->block[b];
-        const int last = block->shortcut >= 0 ? block->shortcut : block->second, back = 17 - b;
-        const size_t count = qnet__conv_bn_rows(&r->conv_bn[block->second], batch) *
-                             (size_t)r->conv_bn[block->second].conv.out_channels;
-        size_t scratch = 0;
-        for (int u = block->first; u <= last; u++) {
-            scratch = qnet__max_size(scratch, qnet__conv_bn_scratch(r->net.ctx, &r->conv_bn[u]));
+        qnet__conv_bn *second = &r->conv_bn[block->second];
+        const int last = qnet__max_int(block->second, block->shortcut), back = 17 - b;
+        const size_t count = qnet__conv_out_pixels(&second->conv) *
+                             (size_t)second->conv.out_channels;
+        for (int u = block->first; u <= last; u++)
             if (train || u != block->second)
                 r->conv_bn[u].conv_out = (qnet_real *)qnet__plan_take(p, count, real, 1 + b,
                                                                       train ? back : 1 + b);
-        }
         block->out = (qnet_real *)qnet__plan_take(p, count, real, 1 + b, train ? back : 2 + b);
-        block->scratch[0] = qnet__plan_take(p, scratch, 1, 1 + b, 1 + b);
         if (train) {
             block->dout = (qnet_real *)qnet__plan_take(p, count, real, back - 1, back);
             block->dmid = (qnet_real *)qnet__plan_take(p, count, real, back, back);
-            block->scratch[1] = qnet__plan_take(p, scratch, 1, back, back);
         }
     }
     if (train) {
         r->argmax = (uint8_t *)qnet__plan_take(p, pooled, 1, 0, 18);
         r->dpooled = (qnet_real *)qnet__plan_take(p, pooled, real, 17, 18);
         r->dstem = (qnet_real *)qnet__plan_take(p, whole, real, 18, 18);
-        r->stem_scratch[1] = qnet__plan_take(p, qnet__resnet_stem_scratch(r, 1), 1, 18, 18);
     }
 }
 
-/* Memory for the sums of the map that has most chunks or numbers in them; it may be the input or
-   the output of a convolution. */
+/* Bytes of scratch for the layer that needs most, with any batch: Winograd's form may cut a smaller
+   one in another way, which takes a little more. Layers run one after the other and share it. */
+static size_t qnet__resnet_scratch(const qnet__resnet_state *r)
+{
+    const qnet_resnet_config *config = &r->net.config;
+    const qnet_conv2d *stem = &r->conv_bn[0].conv;
+    qnet_context *ctx = r->net.ctx;
+    size_t most = qnet_dense_scratch(ctx, (size_t)config->batch, QNET_FEATURES, config->classes);
+    if (r->stem_fused)
+        most = qnet__max_size(most, qnet__stem_forward_scratch(ctx, stem));
+    if (r->stem_fused && config->training)
+        most = qnet__max_size(most, qnet__stem_backward_scratch(ctx, stem));
+    for (int u = r->stem_fused; u < QNET__CONV_BNS; u++) {
+        qnet_conv2d conv = r->conv_bn[u].conv;
+        for (conv.batch = 1; conv.batch <= config->batch; conv.batch++)
+            most = qnet__max_size(most, qnet__conv_scratch(ctx, r->conv_bn[u].algorithm, &conv));
+    }
+    return most;
+}
+
+/* Memory for the sums of the map that has most numbers in them, one per chunk and channel; it may
+   be the input or the output of a convolution. */
 static void qnet__resnet_sums(qnet__arena *arena, qnet__resnet_state *r)
 {
-    const qnet__isa *isa = qnet__isa_of(r->net.ctx);
     const qnet__stem stem = qnet__stem_geometry(&r->conv_bn[0].conv);
-    size_t chunks = qnet__stem_chunks(&stem), numbers = 64 * chunks;
+    size_t numbers = 64 * qnet__stem_chunks(&stem);
     for (int u = 0; u < QNET__CONV_BNS; u++) {
-        const qnet__conv_bn *c = &r->conv_bn[u];
-        const size_t in = (size_t)c->conv.in_channels, out = (size_t)c->conv.out_channels;
-        const int side = qnet__conv_side(c->algorithm);
-        size_t most = qnet__pass_chunks(qnet__conv_bn_rows(c, c->conv.batch), out);
+        const qnet_conv2d *conv = &r->conv_bn[u].conv;
+        const size_t out = (size_t)conv->out_channels;
+        const int side = qnet__conv_side(r->conv_bn[u].algorithm);
+        size_t chunks = qnet__pass_chunks(qnet__conv_out_pixels(conv), out);
         if (side > 0) {
             qnet__winograd p;
-            qnet__winograd_geometry(&p, isa, &c->conv, side, 0);
-            most = qnet__max_size(most, (size_t)p.blocks);
+            qnet__winograd_geometry(&p, qnet__isa_of(r->net.ctx), conv, side, 0);
+            chunks = qnet__max_size(chunks, (size_t)p.blocks);
         }
-        chunks = qnet__max_size(chunks, most);
-        numbers = qnet__max_size(numbers, most * qnet__max_size(in, out));
+        numbers = qnet__max_size(numbers, chunks * qnet__max_size((size_t)conv->in_channels, out));
     }
-    r->sums = qnet__epilogue_take_sums(arena, chunks, numbers);
+    r->sums.center = (qnet_real *)qnet__take(arena, numbers, sizeof(qnet_real));
+    r->sums.sum1 = (double *)qnet__take(arena, numbers, sizeof(double));
+    r->sums.sum2 = (double *)qnet__take(arena, numbers, sizeof(double));
+    r->sums.rows = (size_t *)qnet__take(arena, numbers / 64, sizeof(size_t)); /* enough chunks */
     r->total[0] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
     r->total[1] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
 }
 
-/* Carves the whole network from an arena; with base NULL it only measures. */
+/* Points c, conv_bn number u, at its entries of the weights and gradients, in the order of the
+   table. Pointers, not copies: whoever writes the block changes the network. */
+static void qnet__conv_bn_bind(qnet__conv_bn *c, int u, const qnet__resnet_state *r)
+{
+    const qnet_param *p = &r->params[3 * u], *running = p + QNET__RESNET_TRAINED;
+    qnet_real *weights = r->net.weights, *gradients = r->net.gradients;
+    c->w = weights + p[0].offset;
+    c->gamma = weights + p[1].offset;
+    c->beta = weights + p[2].offset;
+    c->running_mean = weights + running[0].offset;
+    c->running_var = weights + running[1].offset;
+    c->tracked = weights + running[2].offset;
+    if (gradients == NULL) return;
+    c->dw = gradients + p[0].offset;
+    c->dgamma = gradients + p[1].offset;
+    c->dbeta = gradients + p[2].offset;
+}
+
+/* Carves the whole network from an arena; with base NULL it only measures. In this order: state,
+   table, weights, gradients, what a norm has per channel, maps, scratch, features, sums. */
 static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *config,
                               qnet__arena *arena, qnet__resnet_state *r)
 {
@@ -9411,15 +9430,18 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
             c->mean_g = (qnet_real *)qnet__take(arena, out, real);
             c->slope_g = (qnet_real *)qnet__take(arena, out, real);
         }
+        if (arena->base != NULL)
+            qnet__conv_bn_bind(c, u, r);
     }
     plan.base = NULL;
-    plan.count = plan.next = 0;
+    plan.count = 0;
     qnet__resnet_maps(&plan, r);
     plan.base = (unsigned char *)qnet__take(arena, qnet__plan_place(&plan), 1);
-    plan.next = 0;
-    qnet__resnet_maps(&plan, r);
+    plan.count = 0;
+    if (plan.base != NULL)
+        qnet__resnet_maps(&plan, r);
+    r->scratch = qnet__take(arena, qnet__resnet_scratch(r), 1);
     r->features = (qnet_real *)qnet__take(arena, batch * QNET_FEATURES, real);
-    r->logits = (qnet_real *)qnet__take(arena, batch * (size_t)config->classes, real);
     if (config->training) {
         r->dfeatures = (qnet_real *)qnet__take(arena, batch * QNET_FEATURES, real);
         qnet__resnet_sums(arena, r);
@@ -9435,20 +9457,18 @@ static qnet_status qnet__check_range(qnet_context *ctx, const char *what, const 
                       least, most, value);
 }
 
-/* The limits lie far above any use, so that no product of int sizes inside a layer overflows. */
+/* The limits lie far above any use, so that no product of int sizes inside a layer overflows. The
+   largest tensors, the input and the stem's output, a quarter of it with 64 channels, must fit a
+   size_t, which matters where that has 32 bits. */
 static qnet_status qnet__resnet_check_config(qnet_context *ctx, const qnet_resnet_config *config)
 {
-    size_t count;
     QNET__TRY(qnet__check_range(ctx, "resnet", "height", config->height, 32, 8192));
     QNET__TRY(qnet__check_range(ctx, "resnet", "width", config->width, 32, 8192));
     QNET__TRY(qnet__check_range(ctx, "resnet", "channels", config->channels, 1, 1024));
     QNET__TRY(qnet__check_range(ctx, "resnet", "classes", config->classes, 1, 65536));
     QNET__TRY(qnet__check_range(ctx, "resnet", "batch", config->batch, 1, 4096));
-    /* The largest tensors are the input and the stem's output, a quarter of it with 64 channels. */
-    count = (size_t)qnet__max_int(config->channels, 64) * sizeof(double);
-    if (!qnet__mul(count, (size_t)config->height, &count) ||
-        !qnet__mul(count, (size_t)config->width, &count) ||
-        !qnet__mul(count, (size_t)config->batch, &count))
+    const double pixels = (double)config->batch * config->height * config->width;
+    if (pixels * qnet__max_int(config->channels, 64) * sizeof(double) > (double)(SIZE_MAX / 2))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "resnet: %d images of %d x %d x %d do not fit",
                           config->batch, config->height, config->width, config->channels);
     return QNET_OK;
@@ -9456,11 +9476,9 @@ static qnet_status qnet__resnet_check_config(qnet_context *ctx, const qnet_resne
 
 QNET_API void qnet_resnet_config_init(qnet_resnet_config *config)
 {
-    config->height = config->width = 224;
-    config->channels = 3;
-    config->classes = QNET_CLASSES;
-    config->batch = 64;
-    config->training = 1;
+    /* height, width, channels, classes, batch, training */
+    const qnet_resnet_config usual = {224, 224, 3, QNET_CLASSES, 64, 1};
+    *config = usual;
 }
 
 QNET_API size_t qnet_resnet_bytes(qnet_context *ctx, const qnet_resnet_config *config)
@@ -9471,27 +9489,6 @@ QNET_API size_t qnet_resnet_bytes(qnet_context *ctx, const qnet_resnet_config *c
         return 0;
     qnet__resnet_plan(ctx, config, &arena, &r);
     return arena.at == SIZE_MAX ? 0 : arena.at;
-}
-
-/* Points every conv_bn at its entries of the weights and gradients, in the order of the table.
-   Pointers, not copies: whoever writes the block changes the network. */
-static void qnet__resnet_bind(qnet__resnet_state *r)
-{
-    for (int u = 0; u < QNET__CONV_BNS; u++) {
-        const qnet_param *p = &r->params[3 * u], *running = p + QNET__RESNET_TRAINED;
-        qnet__conv_bn *c = &r->conv_bn[u];
-        c->w = r->net.weights + p[0].offset;
-        c->gamma = r->net.weights + p[1].offset;
-        c->beta = r->net.weights + p[2].offset;
-        c->running_mean = r->net.weights + running[0].offset;
-        c->running_var = r->net.weights + running[1].offset;
-        c->tracked = r->net.weights + running[2].offset;
-        if (r->net.gradients != NULL) {
-            c->dw = r->net.gradients + p[0].offset;
-            c->dgamma = r->net.gradients + p[1].offset;
-            c->dbeta = r->net.gradients + p[2].offset;
-        }
-    }
 }
 
 /* One allocation: the plan measures it, and carves it. The state is filled on the stack and copied
@@ -9514,9 +9511,8 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
     r.net.table = &self->table;
     r.net.bytes = bytes;
     r.net.state = self;
-    qnet__resnet_bind(&r);
     qnet__zero(ctx, r.net.weights, r.table.total * sizeof(qnet_real));
-    if (r.net.gradients != NULL)
+    if (config->training)
         qnet__zero(ctx, r.net.gradients, r.table.trainable * sizeof(qnet_real));
     *self = r;
     *out = &self->net;
@@ -9525,10 +9521,9 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
 
 QNET_API void qnet_resnet_destroy(qnet_resnet *net)
 {
-    if (net != NULL) {
-        qnet__free(net->ctx, net->state->packed, net->state->packed_bytes);
-        qnet__free(net->ctx, net->state, net->bytes);
-    }
+    if (net == NULL) return;
+    qnet__free(net->ctx, net->state->packed, net->state->packed_bytes);
+    qnet__free(net->ctx, net->state, net->bytes);
 }
 
 /* Measures the packed kernels in a first pass, takes memory unless an earlier call has, and packs
@@ -9536,17 +9531,15 @@ QNET_API void qnet_resnet_destroy(qnet_resnet *net)
 QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net)
 {
     qnet__arena arena = {NULL, 0};
-    qnet__resnet_state *r;
     if (net == NULL || net->config.training)
         return qnet__fail(net != NULL ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "resnet pack: expected a network created with training = 0");
-    r = net->state;
+    qnet__resnet_state *r = net->state;
     for (int pass = 0; pass < 2; pass++) {
         for (int u = 0; u < QNET__CONV_BNS; u++) {
             qnet__conv_bn *c = &r->conv_bn[u];
             const size_t count = qnet__conv_packed(net->ctx, c->algorithm, &c->conv);
-            c->packed = count == 0 ? NULL
-                                   : (qnet_real *)qnet__take(&arena, count, sizeof(qnet_real));
+            c->packed = (qnet_real *)qnet__take(&arena, count, sizeof(qnet_real));
             if (c->packed != NULL)
                 qnet__conv_pack(net->ctx, c->algorithm, &c->conv, c->w, c->packed);
         }
@@ -9602,8 +9595,8 @@ QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed)
 QNET__HELPER void qnet__resnet_init_head(qnet_resnet *net, uint64_t seed)
 {
     qnet__resnet_init_job job = {net, seed};
-    qnet__resnet_init_task(&job, (size_t)qnet_param_find(net->table, "fc.weight"), 0);
-    qnet__resnet_init_task(&job, (size_t)qnet_param_find(net->table, "fc.bias"), 0);
+    qnet__resnet_init_task(&job, QNET__RESNET_TRAINED - 2, 0); /* fc.weight */
+    qnet__resnet_init_task(&job, QNET__RESNET_TRAINED - 1, 0); /* fc.bias */
 }
 
 /* running = (1 - momentum) running + momentum * batch; with 1/k at batch k = 1, 2, ... that is the
@@ -9620,46 +9613,57 @@ QNET_API qnet_tensor qnet_resnet_feature_map(const qnet_resnet *net)
     const qnet__resnet_state *r = net->state;
     const qnet__resblock *last = &r->block[QNET__RESBLOCKS - 1];
     const qnet_conv2d *conv = &r->conv_bn[last->second].conv;
-    qnet_tensor t;
-    t.data = r->batch > 0 ? last->out : NULL;
-    t.ndim = 4;
-    t.shape[0] = (size_t)r->batch;
-    t.shape[1] = (size_t)qnet_conv2d_out_height(conv);
-    t.shape[2] = (size_t)qnet_conv2d_out_width(conv);
-    t.shape[3] = QNET_FEATURES;
-    return t;
+    const qnet_tensor map = {r->batch > 0 ? last->out : NULL, 4,
+                             {(size_t)r->batch, (size_t)conv->height, (size_t)conv->width,
+                              QNET_FEATURES}};
+    return map;
 }
 
 /* ---- Forward --------------------------------------------------------------------------------- */
 
-/* Prologue ReLU(norm(conv_out)). With `train` by the batch's statistics. */
-static qnet__prologue qnet__conv_bn_normalised(const qnet__conv_bn *c, int train)
+/* Prologue ReLU(norm(conv_out)). */
+static qnet__prologue qnet__conv_bn_normalised(const qnet__conv_bn *c)
 {
     qnet__prologue p = qnet__prologue_plain(c->conv_out);
     p.kind = QNET__PROLOGUE_NORMALISED;
-    p.mean = train ? c->mean : c->running_mean, p.scale = c->scale, p.beta = c->beta;
+    p.mean = c->center, p.scale = c->scale, p.beta = c->beta;
     return p;
 }
 
-/* Epilogue y = act(norm + residual). With `train` by the batch's statistics. */
-static qnet__epilogue qnet__conv_bn_norm(const qnet__conv_bn *c, int train,
-                                         const qnet_real *residual, qnet_real *y)
+/* Epilogue y = act(norm + residual). */
+static qnet__epilogue qnet__conv_bn_norm(const qnet__conv_bn *c, const qnet_real *residual,
+                                         qnet_real *y)
 {
     qnet__epilogue e = qnet__epilogue_plain(y);
     e.kind = QNET__EPILOGUE_NORMALISE;
-    e.mean = train ? c->mean : c->running_mean, e.scale = c->scale, e.beta = c->beta;
+    e.mean = c->center, e.scale = c->scale, e.beta = c->beta;
     e.residual = residual;
     e.relu = c->relu;
     return e;
 }
 
+/* Shapes, centres and, at inference, scales of a pass over `batch` images. */
+static void qnet__resnet_begin(qnet__resnet_state *r, int batch, int train)
+{
+    r->batch = 0; /* until the pass has succeeded there is nothing to go back from */
+    r->train = train;
+    for (int u = 0; u < QNET__CONV_BNS; u++) {
+        qnet__conv_bn *c = &r->conv_bn[u];
+        c->conv.batch = batch;
+        c->center = train ? c->mean : c->running_mean;
+        for (int i = 0; i < c->conv.out_channels && !train; i++)
+            c->scale[i] = (qnet_real)((double)c->gamma[i] /
+                                      sqrt((double)c->running_var[i] + QNET_BATCHNORM_EPS));
+    }
+}
+
 /* mean, rstd and scale of a norm from the moments of this batch; the running statistics move.
    momentum and the unbiased variance as in qnet_batchnorm_forward. */
-static void qnet__conv_bn_statistics(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+static void qnet__conv_bn_statistics(qnet__resnet_state *r, qnet__conv_bn *c,
                                      const qnet__epilogue *moments)
 {
-    const size_t n = (size_t)c->conv.out_channels, rows = qnet__conv_bn_rows(c, batch);
-    const double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
+    const size_t n = (size_t)c->conv.out_channels;
+    const double rows = (double)qnet__conv_out_pixels(&c->conv);
     qnet__epilogue_totals(r->net.ctx, moments, n, r->total[0], r->total[1]);
     for (size_t i = 0; i < n; i++) {
         const double mean = r->total[0][i], var = r->total[1][i];
@@ -9668,138 +9672,98 @@ static void qnet__conv_bn_statistics(qnet__resnet_state *r, qnet__conv_bn *c, in
         c->rstd[i] = (qnet_real)rstd;
         c->scale[i] = (qnet_real)((double)c->gamma[i] * rstd);
         c->running_mean[i] = qnet__running(c->running_mean[i], r->momentum, mean);
-        c->running_var[i] = qnet__running(c->running_var[i], r->momentum, var * unbias);
+        c->running_var[i] = qnet__running(c->running_var[i], r->momentum,
+                                          var * (rows / (rows - 1)));
     }
     *c->tracked += 1;
 }
 
-/* scale of a norm from the running statistics. */
-static void qnet__conv_bn_running_scale(qnet__conv_bn *c)
+/* Training: conv_out = conv(x), and the statistics of its norm. Inference: y = act(norm(conv(x)) +
+   residual). temp: as large as x, for a prologue that is not plain. */
+static qnet_status qnet__conv_bn_forward(qnet__resnet_state *r, qnet__conv_bn *c,
+                                         const qnet__prologue *x, const qnet_real *residual,
+                                         qnet_real *y, qnet_real *temp)
 {
-    for (int i = 0; i < c->conv.out_channels; i++) {
-        c->scale[i] = (qnet_real)((double)c->gamma[i] /
-                                  sqrt((double)c->running_var[i] + QNET_BATCHNORM_EPS));
-    }
-}
-
-/* e <- conv(x). temp: as large as x, see qnet__conv_forward. */
-static qnet_status qnet__conv_bn_convolve(qnet__resnet_state *r, const qnet__conv_bn *c, int batch,
-                                          const qnet__prologue *x, qnet__epilogue *e,
-                                          qnet_real *temp, void *scratch)
-{
-    qnet_conv2d conv = c->conv;
-    conv.batch = batch;
-    return qnet__conv_forward(r->net.ctx, c->algorithm, &conv, x, c->w, c->packed, e, temp,
-                              scratch);
-}
-
-/* Training: conv_out = conv(x), and the statistics of its norm. */
-static qnet_status qnet__conv_bn_train(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
-                                       const qnet__prologue *x, qnet_real *temp, void *scratch)
-{
-    qnet__epilogue moments = r->sums;
-    moments.kind = QNET__EPILOGUE_MOMENTS;
-    moments.y = c->conv_out;
-    QNET__TRY(qnet__conv_bn_convolve(r, c, batch, x, &moments, temp, scratch));
-    qnet__conv_bn_statistics(r, c, batch, &moments);
+    qnet__epilogue e = r->sums;
+    e.kind = QNET__EPILOGUE_MOMENTS;
+    e.y = c->conv_out;
+    if (!r->train)
+        e = qnet__conv_bn_norm(c, residual, y);
+    QNET__TRY(qnet__conv_forward(r->net.ctx, c->algorithm, &c->conv, x, c->w, c->packed, &e, temp,
+                                 r->scratch));
+    if (r->train)
+        qnet__conv_bn_statistics(r, c, &e);
     return QNET_OK;
 }
 
-/* Inference: y = act(norm(conv(x)) + residual) with the running statistics. */
-static qnet_status qnet__conv_bn_infer(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
-                                       const qnet__prologue *x, const qnet_real *residual,
-                                       qnet_real *y, void *scratch)
-{
-    qnet__epilogue norm = qnet__conv_bn_norm(c, 0, residual, y);
-    qnet__conv_bn_running_scale(c);
-    return qnet__conv_bn_convolve(r, c, batch, x, &norm, NULL, scratch);
-}
-
-/* *map, a block's input, becomes its output: ReLU(second(first(map)) + shortcut(map)). */
+/* *map, a block's input [batch][h][w][in], becomes its output: ReLU(second(first(map)) +
+   shortcut(map)). Training keeps the convolutions' outputs, so mid is normalised where second reads
+   it, and the shortcut's norm where the sum reads it; the sum is a pass over memory. */
 static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__resblock *block,
-                                          int batch, int train, qnet__prologue *map)
+                                          qnet__prologue *map)
 {
     qnet__conv_bn *first = &r->conv_bn[block->first], *second = &r->conv_bn[block->second];
     qnet__conv_bn *shortcut = block->shortcut < 0 ? NULL : &r->conv_bn[block->shortcut];
-    void *scratch = block->scratch[0];
-    qnet__prologue mid, conv_out;
-    qnet__epilogue sum;
-    if (!train) {
-        const qnet_real *residual = map->x;
+    const qnet_real *residual = shortcut != NULL ? shortcut->conv_out : map->x;
+    if (shortcut != NULL)
+        QNET__TRY(qnet__conv_bn_forward(r, shortcut, map, NULL, shortcut->conv_out, NULL));
+    QNET__TRY(qnet__conv_bn_forward(r, first, map, NULL, first->conv_out, block->out));
+    qnet__prologue mid = r->train ? qnet__conv_bn_normalised(first)
+                                  : qnet__prologue_plain(first->conv_out);
+    QNET__TRY(qnet__conv_bn_forward(r, second, &mid, residual, block->out, block->out));
+    if (r->train) {
+        const qnet__prologue conv_out = qnet__prologue_plain(second->conv_out);
+        qnet__epilogue sum = qnet__conv_bn_norm(second, residual, block->out);
         if (shortcut != NULL) {
-            residual = shortcut->conv_out;
-            QNET__TRY(qnet__conv_bn_infer(r, shortcut, batch, map, NULL, shortcut->conv_out,
-                                          scratch));
+            sum.residual_mean = shortcut->mean, sum.residual_scale = shortcut->scale;
+            sum.residual_beta = shortcut->beta;
+        } else if (map->kind == QNET__PROLOGUE_NORMALISED) { /* the pooled map */
+            sum.residual_mean = map->mean, sum.residual_scale = map->scale;
+            sum.residual_beta = map->beta;
+            sum.residual_relu = 1;
         }
-        QNET__TRY(qnet__conv_bn_infer(r, first, batch, map, NULL, first->conv_out, scratch));
-        mid = qnet__prologue_plain(first->conv_out);
-        QNET__TRY(qnet__conv_bn_infer(r, second, batch, &mid, residual, block->out, scratch));
-        *map = qnet__prologue_plain(block->out);
-        return QNET_OK;
+        qnet__pass(r->net.ctx, &conv_out, &sum, qnet__conv_out_pixels(&second->conv),
+                   (size_t)second->conv.out_channels);
     }
-    QNET__TRY(qnet__conv_bn_train(r, first, batch, map, block->out, scratch));
-    mid = qnet__conv_bn_normalised(first, 1);
-    QNET__TRY(qnet__conv_bn_train(r, second, batch, &mid, block->out, scratch));
-    sum = qnet__conv_bn_norm(second, 1, map->x, block->out);
-    if (shortcut != NULL) {
-        QNET__TRY(qnet__conv_bn_train(r, shortcut, batch, map, NULL, scratch));
-        sum.residual = shortcut->conv_out;
-        sum.residual_mean = shortcut->mean, sum.residual_scale = shortcut->scale;
-        sum.residual_beta = shortcut->beta;
-    } else if (map->kind == QNET__PROLOGUE_NORMALISED) {
-        sum.residual_mean = map->mean, sum.residual_scale = map->scale;
-        sum.residual_beta = map->beta;
-        sum.residual_relu = 1;
-    }
-    conv_out = qnet__prologue_plain(second->conv_out);
-    qnet__pass(r->net.ctx, &conv_out, &sum, qnet__conv_bn_rows(second, batch),
-               (size_t)second->conv.out_channels);
     *map = qnet__prologue_plain(block->out);
     return QNET_OK;
 }
 
-/* The stem, its norm and ReLU, and pooling, from x to *map, which is in stem->conv_out; with
-   `train`, not normalised yet (>>stem). Unless fused, the convolution's output is whole. */
-static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train,
-                                     const qnet_real *x, qnet__prologue *map)
+/* The stem, its norm and ReLU, and pooling, from x to *map, which is in stem->conv_out; in
+   training not normalised yet, and so pooled by the signs of gamma (>>stem). */
+static qnet_status qnet__resnet_stem(qnet__resnet_state *r, const qnet_real *x, qnet__prologue *map)
 {
     qnet__conv_bn *stem = r->conv_bn;
+    const qnet_conv2d *conv = &stem->conv;
     qnet_context *ctx = r->net.ctx;
-    const qnet__prologue image = qnet__prologue_plain(x);
     qnet__epilogue moments = r->sums;
-    qnet_conv2d conv = stem->conv;
     qnet__maxpool pool;
     qnet_real sign[64];
-    conv.batch = batch;
-    QNET__TRY(qnet__maxpool_plan(ctx, "resnet forward", batch, qnet_conv2d_out_height(&conv),
-                                 qnet_conv2d_out_width(&conv), 64, 1, &pool));
+    QNET__TRY(qnet__maxpool_plan(ctx, "resnet forward", conv->batch, qnet_conv2d_out_height(conv),
+                                 qnet_conv2d_out_width(conv), 64, 1, &pool));
+    pool.x = qnet__conv_bn_normalised(stem);
     pool.y = stem->conv_out;
-    moments.kind = train ? QNET__EPILOGUE_MOMENTS : QNET__EPILOGUE_PLAIN;
-    if (train) {
+    moments.kind = r->train ? QNET__EPILOGUE_MOMENTS : QNET__EPILOGUE_PLAIN;
+    if (r->train) {
         for (int c = 0; c < 64; c++)
             sign[c] = (qnet_real)((stem->gamma[c] > 0) - (stem->gamma[c] < 0));
         pool.x.kind = QNET__PROLOGUE_SCALED;
         pool.x.scale = sign;
         pool.argmax = r->argmax;
-    } else {
-        qnet__conv_bn_running_scale(stem);
-        pool.x = qnet__conv_bn_normalised(stem, 0);
     }
     if (r->stem_fused) {
-        qnet__stem_forward(ctx, &conv, x, stem->w, stem->packed, train ? &moments : NULL, &pool,
-                           r->stem_scratch[0]);
+        qnet__stem_forward(ctx, conv, x, stem->w, stem->packed, r->train ? &moments : NULL, &pool,
+                           r->scratch);
     } else {
-        moments.y = r->stem_out;
-        pool.x.x = r->stem_out;
-        QNET__TRY(qnet__conv_bn_convolve(r, stem, batch, &image, &moments, NULL,
-                                         r->stem_scratch[0]));
-        qnet__maxpool_run(ctx, &pool, (size_t)batch);
+        const qnet__prologue image = qnet__prologue_plain(x);
+        pool.x.x = moments.y = r->stem_out;
+        QNET__TRY(qnet__conv_forward(ctx, stem->algorithm, conv, &image, stem->w, stem->packed,
+                                     &moments, NULL, r->scratch));
+        qnet__maxpool_run(ctx, &pool, (size_t)conv->batch);
     }
-    *map = qnet__prologue_plain(stem->conv_out);
-    if (train) {
-        qnet__conv_bn_statistics(r, stem, batch, &moments);
-        *map = qnet__conv_bn_normalised(stem, 1);
-    }
+    *map = r->train ? qnet__conv_bn_normalised(stem) : qnet__prologue_plain(stem->conv_out);
+    if (r->train)
+        qnet__conv_bn_statistics(r, stem, &moments);
     return QNET_OK;
 }
 
@@ -9815,9 +9779,9 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
                           "resnet forward: net or x is NULL");
     qnet_context *ctx = net->ctx;
     qnet__resnet_state *r = net->state;
-    const int classes = net->config.classes;
     const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
-    const size_t pixels = qnet__conv_bn_rows(&r->conv_bn[r->block[QNET__RESBLOCKS - 1].second], 1);
+    const qnet_conv2d *last = &r->conv_bn[r->block[QNET__RESBLOCKS - 1].second].conv;
+    const size_t pixels = (size_t)last->height * (size_t)last->width;
     qnet__prologue map;
     QNET__TRY(qnet__check_range(ctx, "resnet forward", "batch", batch, 1, net->config.batch));
     if (train && !net->config.training)
@@ -9828,34 +9792,31 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
                           "resnet forward: batch 1 of %d x %d leaves layer4 one value per channel, "
                           "which has no variance; expected a larger batch or image",
                           net->config.height, net->config.width);
-    r->trained = r->batch = 0; /* until this pass has succeeded there is nothing to go back from */
-
-    QNET__TRY(qnet__resnet_stem(r, batch, train, x, &map));
+    qnet__resnet_begin(r, batch, train);
+    QNET__TRY(qnet__resnet_stem(r, x, &map));
     for (int b = 0; b < QNET__RESBLOCKS; b++)
-        QNET__TRY(qnet__resblock_forward(r, &r->block[b], batch, train, &map));
+        QNET__TRY(qnet__resblock_forward(r, &r->block[b], &map));
     /* logits = fc.weight features + fc.bias, features = mean over the pixels of map. */
     QNET__TRY(qnet_avgpool_forward(ctx, batch, pixels, QNET_FEATURES, map.x, r->features));
-    QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, QNET_FEATURES, classes, r->features,
-                                 net->weights + fc[0].offset, net->weights + fc[1].offset,
-                                 r->logits, r->head_scratch));
-
-    r->batch = batch;
-    r->trained = train ? batch : 0;
     if (logits != NULL)
-        memcpy(logits, r->logits, (size_t)batch * (size_t)classes * sizeof(qnet_real));
+        QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, QNET_FEATURES, net->config.classes,
+                                     r->features, net->weights + fc[0].offset,
+                                     net->weights + fc[1].offset, logits, r->scratch));
     if (features != NULL)
         memcpy(features, r->features, (size_t)batch * QNET_FEATURES * sizeof(qnet_real));
+    r->batch = batch;
     return QNET_OK;
 }
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-/* dbeta, dgamma, mean_g and slope_g of a norm from the sums of g and g d: see qnet__conv_bn. */
-static void qnet__conv_bn_gradient(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+/* dbeta, dgamma, mean_g and slope_g of a norm from the sums of g and g d over the batch's pixels:
+   see qnet__conv_bn. In double, as is their sum over chunks. */
+static void qnet__conv_bn_gradient(qnet__resnet_state *r, qnet__conv_bn *c,
                                    const qnet__epilogue *sums)
 {
     const size_t n = (size_t)c->conv.out_channels;
-    const double rows = (double)qnet__conv_bn_rows(c, batch);
+    const double rows = (double)qnet__conv_out_pixels(&c->conv);
     qnet__epilogue_totals(r->net.ctx, sums, n, r->total[0], r->total[1]);
     for (size_t i = 0; i < n; i++) {
         const double rstd = (double)c->rstd[i], sum_g = r->total[0][i], sum_gd = r->total[1][i];
@@ -9878,114 +9839,98 @@ static qnet__epilogue qnet__conv_bn_sums(const qnet__resnet_state *r, const qnet
 }
 
 /* From the gradient g of the norm: dw and, unless e is NULL, e <- the gradient of the input x. The
-   prologue makes the gradient of conv_out, which may be stored over it. temp: as large as x. */
-static qnet_status qnet__conv_bn_backward(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+   prologue computes the gradient of conv_out, which may be stored over it. temp: as large as x. */
+static qnet_status qnet__conv_bn_backward(qnet__resnet_state *r, qnet__conv_bn *c,
                                           const qnet__prologue *x, const qnet_real *g,
-                                          qnet__epilogue *e, int add, qnet_real *temp,
-                                          void *scratch)
+                                          qnet__epilogue *e, int add, qnet_real *temp)
 {
     qnet__prologue dconv_out = qnet__prologue_plain(g);
-    qnet_conv2d conv = c->conv;
-    conv.batch = batch;
     dconv_out.kind = QNET__PROLOGUE_GRADIENT;
     dconv_out.pre = c->conv_out, dconv_out.mean = c->mean, dconv_out.scale = c->scale;
     dconv_out.shift = c->mean_g, dconv_out.slope = c->slope_g;
-    return qnet__conv_backward(r->net.ctx, c->algorithm, &conv, x, c->w, &dconv_out, e, add, c->dw,
-                               temp, c->conv_out, scratch);
+    return qnet__conv_backward(r->net.ctx, c->algorithm, &c->conv, x, c->w, &dconv_out, e, add,
+                               c->dw, temp, c->conv_out, r->scratch);
 }
 
 /* Block b, out = ReLU(second(first(x)) + shortcut(x)). dout and the sums of second's norm are
-   given; the same is left for the block before it, whose second is `previous` (NULL: what comes
-   before is the pooled map): the gradient of its sum goes to dx. */
-static qnet_status qnet__resblock_backward(qnet__resnet_state *r, const qnet__resblock *block,
-                                           int batch, const qnet__prologue *x,
-                                           qnet__conv_bn *previous, qnet_real *dx)
+   given; the same is left for the block before it, or dpooled where x is the pooled map. */
+static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
 {
+    const qnet__resblock *block = &r->block[b], *before = b > 0 ? block - 1 : NULL;
     qnet__conv_bn *first = &r->conv_bn[block->first], *second = &r->conv_bn[block->second];
-    qnet_context *ctx = r->net.ctx;
-    void *scratch = block->scratch[1];
-    const qnet__prologue mid = qnet__conv_bn_normalised(first, 1);
+    qnet__conv_bn *previous = before != NULL ? &r->conv_bn[before->second] : NULL;
+    const qnet__prologue mid = qnet__conv_bn_normalised(first);
+    const qnet__prologue x = before != NULL ? qnet__prologue_plain(before->out)
+                                            : qnet__conv_bn_normalised(r->conv_bn);
+    qnet_real *dx = before != NULL ? before->dout : r->dpooled;
     qnet__epilogue dmid = qnet__conv_bn_sums(r, first, block->dmid), dmap = r->sums;
 
     /* Forward: sum = norm2(conv2(ReLU(norm1(conv1)))) + ...; the mask is that of the inner ReLU. */
     dmid.scale = first->scale, dmid.beta = first->beta;
-    QNET__TRY(qnet__conv_bn_backward(r, second, batch, &mid, block->dout, &dmid, 0, block->out,
-                                     scratch));
-    qnet__conv_bn_gradient(r, first, batch, &dmid);
+    QNET__TRY(qnet__conv_bn_backward(r, second, &mid, block->dout, &dmid, 0, block->out));
+    qnet__conv_bn_gradient(r, first, &dmid);
 
     /* The gradient of x: two paths add up; then the mask of the ReLU that made x, which pooling has
        not, and the sums of the norm inside it. */
-    if (previous != NULL) {
-        dmap = qnet__conv_bn_sums(r, previous, dx);
-        dmap.mask = x->x;
-    }
     dmap.kind = QNET__EPILOGUE_GRADIENT;
     dmap.y = dx;
+    if (previous != NULL)
+        dmap.pre = previous->conv_out, dmap.mean = previous->mean, dmap.mask = x.x;
     if (block->shortcut < 0) {
         /* Forward: residual = x. */
         dmap.residual = block->dout;
-        QNET__TRY(qnet__conv_bn_backward(r, first, batch, x, block->dmid, &dmap, 0, block->out,
-                                         scratch));
+        QNET__TRY(qnet__conv_bn_backward(r, first, &x, block->dmid, &dmap, 0, block->out));
     } else {
         /* Forward: residual = norm(conv(x)). */
         qnet__conv_bn *shortcut = &r->conv_bn[block->shortcut];
         const qnet__prologue dsum = qnet__prologue_plain(block->dout);
-        const qnet__prologue both = qnet__prologue_plain(dx);
         qnet__epilogue sums = qnet__conv_bn_sums(r, shortcut, NULL);
         qnet__epilogue plain = qnet__epilogue_plain(dx);
-        const size_t in_rows = (size_t)batch * (size_t)first->conv.height *
-                               (size_t)first->conv.width;
-        QNET__TRY(qnet__conv_bn_backward(r, first, batch, x, block->dmid, &plain, 0, NULL,
-                                         scratch));
-        qnet__pass(ctx, &dsum, &sums, qnet__conv_bn_rows(shortcut, batch),
+        QNET__TRY(qnet__conv_bn_backward(r, first, &x, block->dmid, &plain, 0, NULL));
+        qnet__pass(r->net.ctx, &dsum, &sums, qnet__conv_out_pixels(&shortcut->conv),
                    (size_t)shortcut->conv.out_channels);
-        qnet__conv_bn_gradient(r, shortcut, batch, &sums);
-        QNET__TRY(qnet__conv_bn_backward(r, shortcut, batch, x, block->dout, &plain, 1, NULL,
-                                         scratch));
-        qnet__pass(ctx, &both, &dmap, in_rows, (size_t)first->conv.in_channels);
+        qnet__conv_bn_gradient(r, shortcut, &sums);
+        QNET__TRY(qnet__conv_bn_backward(r, shortcut, &x, block->dout, &plain, 1, NULL));
+        qnet__epilogue_map(r->net.ctx, &dmap, qnet__conv_in_pixels(&first->conv),
+                           first->conv.in_channels);
     }
     if (previous != NULL)
-        qnet__conv_bn_gradient(r, previous, batch, &dmap);
+        qnet__conv_bn_gradient(r, previous, &dmap);
     return QNET_OK;
 }
 
 /* From the gradient r->dpooled of the pooled map to the stem's weights. Forward:
    pooled = maxpool(ReLU(norm)), norm = norm(conv_out), conv_out = conv(x). */
-static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, int batch, const qnet_real *x)
+static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, const qnet_real *x)
 {
     qnet__conv_bn *stem = r->conv_bn, whole = *stem;
+    const qnet_conv2d *conv = &stem->conv;
     qnet_context *ctx = r->net.ctx;
-    const qnet__prologue image = qnet__prologue_plain(x);
-    const qnet__prologue dpooled = qnet__prologue_plain(r->dpooled);
-    const size_t rows = (size_t)batch * (size_t)r->pool_h * (size_t)r->pool_w;
     qnet__epilogue sums = qnet__conv_bn_sums(r, stem, r->dpooled);
-    qnet_conv2d conv = stem->conv;
-
-    conv.batch = batch;
     sums.scale = stem->scale, sums.beta = stem->beta; /* masks where the ReLU has cut the maximum */
     if (r->stem_fused) {
-        qnet__arena arena = {(unsigned char *)r->stem_scratch[1], 0};
+        qnet__arena arena = {(unsigned char *)r->scratch, 0};
         qnet__stem_backward_job job;
-        qnet__stem_backward_plan(ctx, &conv, &arena, &job);
+        qnet__stem_backward_plan(ctx, conv, &arena, &job);
         job.x = x, job.argmax = r->argmax;
         job.w = stem->w, job.dw = stem->dw;
         job.scale = stem->scale, job.shift = stem->mean_g, job.slope = stem->slope_g;
         qnet__stem_backward(ctx, &job, &sums);
-        qnet__conv_bn_gradient(r, stem, batch, &sums);
+        qnet__conv_bn_gradient(r, stem, &sums);
         qnet__parallel(ctx, 147, qnet__stem_weight_task, &job);
         return QNET_OK;
     }
-    qnet__pass(ctx, &dpooled, &sums, rows, 64);
-    qnet__conv_bn_gradient(r, stem, batch, &sums);
-    QNET__TRY(qnet_maxpool_backward(ctx, batch, qnet_conv2d_out_height(&conv),
-                                    qnet_conv2d_out_width(&conv), 64, r->argmax, r->dpooled,
+    const qnet__prologue image = qnet__prologue_plain(x);
+    qnet__epilogue_map(ctx, &sums, qnet__conv_in_pixels(&stem[1].conv), 64);
+    qnet__conv_bn_gradient(r, stem, &sums);
+    QNET__TRY(qnet_maxpool_backward(ctx, conv->batch, qnet_conv2d_out_height(conv),
+                                    qnet_conv2d_out_width(conv), 64, r->argmax, r->dpooled,
                                     r->dstem));
     whole.conv_out = r->stem_out;
-    return qnet__conv_bn_backward(r, &whole, batch, &image, r->dstem, NULL, 0, NULL,
-                                  r->stem_scratch[1]);
+    return qnet__conv_bn_backward(r, &whole, &image, r->dstem, NULL, 0, NULL);
 }
 
-/* Walks the list backwards from dlogits[batch][classes]. What the forward pass kept is used up. */
+/* Walks the list backwards from dlogits[batch][classes]. */
 QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
                                           const qnet_real *dlogits)
 {
@@ -9996,58 +9941,58 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
     qnet__resnet_state *r = net->state;
     const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
     const qnet__resblock *last = &r->block[QNET__RESBLOCKS - 1];
-    const size_t pixels = qnet__conv_bn_rows(&r->conv_bn[last->second], 1);
-    if (r->trained == 0)
+    qnet__conv_bn *second = &r->conv_bn[last->second];
+    const size_t pixels = (size_t)second->conv.height * (size_t)second->conv.width;
+    if (r->batch == 0 || !r->train)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet backward: expected a forward pass with train = 1 just before");
-    if (r->trained != batch)
+    if (r->batch != batch)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet backward: expected the forward pass's batch of %d, found %d",
-                          r->trained, batch);
-    r->trained = r->batch = 0; /* what the forward pass kept is used up below */
+                          r->batch, batch);
+    r->batch = 0; /* what the forward pass kept is used up below */
 
     /* Forward: logits = features fc.weight^T + fc.bias. */
     QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, QNET_FEATURES, net->config.classes,
                                   r->features, net->weights + fc[0].offset, dlogits, r->dfeatures,
                                   net->gradients + fc[0].offset, net->gradients + fc[1].offset,
-                                  r->head_scratch));
+                                  r->scratch));
     /* Forward: features = mean over pixels of the last block's output, ReLU(norm + shortcut). */
     QNET__TRY(qnet_avgpool_backward(ctx, batch, pixels, QNET_FEATURES, r->dfeatures, last->dout));
-    qnet__prologue gradient = qnet__prologue_plain(last->dout);
-    qnet__epilogue sums = qnet__conv_bn_sums(r, &r->conv_bn[last->second], last->dout);
+    qnet__epilogue sums = qnet__conv_bn_sums(r, second, last->dout);
     sums.mask = last->out;
-    qnet__pass(ctx, &gradient, &sums, (size_t)batch * pixels, QNET_FEATURES);
-    qnet__conv_bn_gradient(r, &r->conv_bn[last->second], batch, &sums);
-    for (int b = QNET__RESBLOCKS - 1; b > 0; b--) {
-        const qnet__resblock *before = &r->block[b - 1];
-        const qnet__prologue input = qnet__prologue_plain(before->out);
-        QNET__TRY(qnet__resblock_backward(r, &r->block[b], batch, &input,
-                                          &r->conv_bn[before->second], before->dout));
-    }
-    gradient = qnet__conv_bn_normalised(r->conv_bn, 1);
-    QNET__TRY(qnet__resblock_backward(r, r->block, batch, &gradient, NULL, r->dpooled));
-    return qnet__resnet_stem_backward(r, batch, x);
+    qnet__epilogue_map(ctx, &sums, (size_t)batch * pixels, QNET_FEATURES);
+    qnet__conv_bn_gradient(r, second, &sums);
+    for (int b = QNET__RESBLOCKS - 1; b >= 0; b--)
+        QNET__TRY(qnet__resblock_backward(r, b));
+    return qnet__resnet_stem_backward(r, x);
 }
 
 /* ============================================================================================
    >>scan
    The scan-level model (paper, "Stage 2", Fig. 4): a bidirectional LSTM over the features of a
-   scan's slices, which are its steps, and two fully connected heads on its outputs
-   y[batch][steps][2 hidden]: the image head on each step, the scan head on all steps of a scan side
-   by side. Padded steps are zero in y and have no image loss. PyTorch's LSTM has two biases per
-   gate; both are kept and trained, so that files and training agree with it, and their sum is what
-   the layer sees.
+   scan's slices, which are its steps, and two fully connected heads on its outputs:
+
+       x[batch][steps][features]     the slices' embeddings by >>resnet, frozen
+       y[batch][steps][2 hidden]     BiLSTM, Eqs. (1)-(5) of the paper, >>lstm; 0 at padded steps
+       image[batch][steps][classes]  image head: y of each step by one matrix
+       scan[batch][classes]          scan head: y of all steps side by side
+
+   The loss is the cross-entropy of both heads, without that of padded steps. PyTorch's LSTM has two
+   biases per gate; both are kept and trained, so that files and training agree with it, and their
+   sum is what the layer sees.
+   Relies on >>context >>random >>tensor >>gemm >>dense >>lstm >>resnet.
    ============================================================================================ */
 
 #define QNET__SCAN_PARAMS 12
 
-/* Where the tensors of a block lie, weights or gradients: [2] are the directions. */
+/* Where the tensors of a block lie, weights or gradients: [2] are the directions, forward and
+   backward in the order of slices. Gates are in PyTorch's order i, f, g, o. */
 typedef struct qnet__scan_block {
-    qnet_real *w[2];              /* [4 hidden][features] */
-    qnet_real *u[2];              /* [4 hidden][hidden] */
-    qnet_real *b_ih[2], *b_hh[2]; /* [4 hidden] */
+    qnet_lstm_gradients lstm;   /* w[4 hidden][features], u[4 hidden][hidden], b = b_ih[4 hidden] */
+    qnet_real *b_hh[2];         /* [4 hidden] */
     qnet_real *image_w, *image_b; /* [classes][2 hidden], [classes] */
-    qnet_real *scan_w, *scan_b;   /* [classes][steps 2 hidden], [classes] */
+    qnet_real *scan_w, *scan_b; /* [classes][steps 2 hidden], [classes] */
 } qnet__scan_block;
 
 typedef struct qnet__scan_state {
@@ -10056,22 +10001,16 @@ typedef struct qnet__scan_state {
     qnet_param *params;
     qnet__scan_block p, d;     /* of model.weights and model.gradients */
     qnet_real *bias[2];        /* [4 hidden] per direction: b_ih + b_hh */
+    qnet_lstm lstm;            /* its batch: the largest, then that of the last pass */
+    qnet_lstm_weights weights; /* of p, with the sum of the biases */
     qnet_real *y, *dy;         /* [batch][steps][2 hidden]: the LSTM's output */
     qnet_real *saved;          /* of the LSTM, for its backward pass */
-    qnet_real *image_logits;   /* [batch][steps][classes] */
-    qnet_real *scan_logits;    /* [batch][classes] */
-    qnet_real *dimage, *dscan; /* gradients of the two */
+    qnet_real *image_logits, *dimage; /* [batch][steps][classes], and gradient */
+    qnet_real *scan_logits, *dscan;   /* [batch][classes], and gradient */
     int *image_label;          /* [batch][steps] */
     void *scratch;
     int batch; /* of the last forward pass; 0: none */
 } qnet__scan_state;
-
-/* The shape of the LSTM layer for this batch. */
-static qnet_lstm qnet__scan_lstm(const qnet_scan_config *config, int batch)
-{
-    const qnet_lstm shape = {batch, config->steps, config->features, config->hidden};
-    return shape;
-}
 
 /* The table, whose entries s->params are not written while they are NULL; all is trained. Names of
    the LSTM are PyTorch's (bidirectional, one layer). columns 0: a vector. */
@@ -10094,21 +10033,19 @@ static void qnet__scan_table(const qnet_scan_config *config, qnet__scan_state *s
         {"scan_head", "bias", classes, 0}};
     s->table.network = "qnet-scan";
     s->table.entries = s->params;
-    for (int i = 0; i < QNET__SCAN_PARAMS; i++) {
-        const int ndim = p[i].columns > 0 ? 2 : 1;
-        qnet__param_add(&s->table, s->params, p[i].name, p[i].suffix, 1, ndim, p[i].rows,
-                        ndim > 1 ? p[i].columns : 1, 1, 1);
-    }
+    for (int i = 0; i < QNET__SCAN_PARAMS; i++)
+        qnet__param_add(&s->table, s->params, p[i].name, p[i].suffix, 1, p[i].columns > 0 ? 2 : 1,
+                        p[i].rows, qnet__max_size(p[i].columns, 1), 1, 1);
 }
 
-/* Where the tensors of the table p lie in a block. */
+/* Where the tensors of the table p lie in a block, in the table's order. */
 static qnet__scan_block qnet__scan_bind(const qnet_param *p, qnet_real *block)
 {
     qnet__scan_block b;
     for (int d = 0; d < 2; d++) {
-        b.w[d] = block + p++->offset;
-        b.u[d] = block + p++->offset;
-        b.b_ih[d] = block + p++->offset;
+        b.lstm.w[d] = block + p++->offset;
+        b.lstm.u[d] = block + p++->offset;
+        b.lstm.b[d] = block + p++->offset;
         b.b_hh[d] = block + p++->offset;
     }
     b.image_w = block + p[0].offset;
@@ -10118,53 +10055,53 @@ static qnet__scan_block qnet__scan_bind(const qnet_param *p, qnet_real *block)
     return b;
 }
 
-/* Carves the whole model from an arena; with base NULL it only measures. */
+/* Carves the whole model from an arena; with base NULL it only measures. The LSTM and both heads
+   run one after the other and share the scratch. */
 static void qnet__scan_plan(qnet_context *ctx, const qnet_scan_config *config, qnet__arena *arena,
                             qnet__scan_state *s)
 {
-    const qnet_lstm shape = qnet__scan_lstm(config, config->batch);
+    const qnet_lstm lstm = {config->batch, config->steps, config->features, config->hidden};
     const size_t real = sizeof(qnet_real), classes = (size_t)config->classes;
     const size_t batch = (size_t)config->batch, rows = batch * (size_t)config->steps;
     const int width = 2 * config->hidden;
-    size_t scratch = qnet_lstm_scratch(ctx, &shape), most = rows * (size_t)width;
     memset(s, 0, sizeof *s);
     qnet__take(arena, 1, sizeof *s); /* the state itself, copied to the block's start at the end */
+    s->lstm = lstm;
     s->params = (qnet_param *)qnet__take(arena, QNET__SCAN_PARAMS, sizeof(qnet_param));
     qnet__scan_table(config, s);
     s->model.weights = (qnet_real *)qnet__take(arena, s->table.total, real);
-    s->bias[0] = (qnet_real *)qnet__take(arena, 2 * (size_t)width, real);
-    s->bias[1] = (qnet_real *)qnet__take(arena, 2 * (size_t)width, real);
-    s->y = (qnet_real *)qnet__take(arena, most, real);
-    s->saved = (qnet_real *)qnet__take(arena, qnet_lstm_saved(&shape), real);
+    for (int d = 0; d < 2; d++)
+        s->bias[d] = (qnet_real *)qnet__take(arena, 2 * (size_t)width, real);
+    s->y = (qnet_real *)qnet__take(arena, rows * (size_t)width, real);
+    s->saved = (qnet_real *)qnet__take(arena, qnet_lstm_saved(&lstm), real);
     s->image_logits = (qnet_real *)qnet__take(arena, rows * classes, real);
     s->scan_logits = (qnet_real *)qnet__take(arena, batch * classes, real);
     s->image_label = (int *)qnet__take(arena, rows, sizeof(int));
     if (config->training) {
         s->model.gradients = (qnet_real *)qnet__take(arena, s->table.total, real);
-        s->dy = (qnet_real *)qnet__take(arena, most, real);
+        s->dy = (qnet_real *)qnet__take(arena, rows * (size_t)width, real);
         s->dimage = (qnet_real *)qnet__take(arena, rows * classes, real);
         s->dscan = (qnet_real *)qnet__take(arena, batch * classes, real);
     }
-    /* No smaller batch needs more. */
+    size_t scratch = qnet_lstm_scratch(ctx, &lstm); /* no smaller batch needs more */
     scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, rows, width, config->classes));
     scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, batch, config->steps * width,
                                                          config->classes));
     s->scratch = qnet__take(arena, scratch, 1);
 }
 
-/* The limits lie far above any use, so that no product of sizes inside a layer overflows. */
+/* The limits lie far above any use. Besides, no tensor of a batch and no weight matrix may be too
+   large for a size_t: most * width bounds the numbers in each. */
 static qnet_status qnet__scan_check_config(qnet_context *ctx, const qnet_scan_config *config)
 {
-    size_t count, width;
     QNET__TRY(qnet__check_range(ctx, "scan model", "features", config->features, 1, 4096));
     QNET__TRY(qnet__check_range(ctx, "scan model", "hidden", config->hidden, 1, 4096));
     QNET__TRY(qnet__check_range(ctx, "scan model", "steps", config->steps, 1, 4096));
     QNET__TRY(qnet__check_range(ctx, "scan model", "classes", config->classes, 1, 4096));
     QNET__TRY(qnet__check_range(ctx, "scan model", "batch", config->batch, 1, 4096));
-    /* No tensor of a batch is larger than this, nor is any weight matrix. */
-    width = (size_t)config->features + 64 * (size_t)config->hidden + 16 * (size_t)config->classes;
-    count = (size_t)qnet__max_int(config->batch, 4 * config->hidden) * sizeof(double);
-    if (!qnet__mul(count, (size_t)config->steps, &count) || !qnet__mul(count, width, &count))
+    const double most = (double)qnet__max_int(config->batch, 4 * config->hidden) * config->steps;
+    const double width = config->features + 64.0 * config->hidden + 16.0 * config->classes;
+    if (most * width * sizeof(double) > (double)(SIZE_MAX / 2))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "scan model: %d scans of %d steps do not fit",
                           config->batch, config->steps);
     return QNET_OK;
@@ -10172,12 +10109,9 @@ static qnet_status qnet__scan_check_config(qnet_context *ctx, const qnet_scan_co
 
 QNET_API void qnet_scan_config_init(qnet_scan_config *config)
 {
-    config->features = QNET_FEATURES;
-    config->hidden = 256;
-    config->steps = 24;
-    config->classes = QNET_CLASSES;
-    config->batch = 64;
-    config->training = 1;
+    /* features, hidden, steps, classes, batch, training */
+    const qnet_scan_config usual = {QNET_FEATURES, 256, 24, QNET_CLASSES, 64, 1};
+    *config = usual;
 }
 
 QNET_API size_t qnet_scan_model_bytes(qnet_context *ctx, const qnet_scan_config *config)
@@ -10190,8 +10124,8 @@ QNET_API size_t qnet_scan_model_bytes(qnet_context *ctx, const qnet_scan_config 
     return arena.at == SIZE_MAX ? 0 : arena.at;
 }
 
-/* One allocation, as qnet_resnet_create. Weights and gradients are zero until qnet_scan_model_init
-   or a weights file fills them. */
+/* One allocation, as qnet_resnet_create: the plan measures it, and carves it. Weights and gradients
+   are zero until qnet_scan_model_init or a weights file fills them. */
 QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_config *config,
                                             qnet_scan_model **out)
 {
@@ -10205,16 +10139,16 @@ QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_c
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "the scan model"));
     qnet__scan_plan(ctx, config, &arena, &s);
     qnet__scan_state *self = (qnet__scan_state *)(void *)arena.base;
-    s.model.ctx = ctx;
-    s.model.config = *config;
-    s.model.table = &self->table;
-    s.model.bytes = bytes;
-    s.model.state = self;
-    s.p = qnet__scan_bind(s.params, s.model.weights);
-    memset(s.model.weights, 0, s.table.total * sizeof(qnet_real));
-    if (s.model.gradients != NULL) {
-        s.d = qnet__scan_bind(s.params, s.model.gradients);
-        memset(s.model.gradients, 0, s.table.total * sizeof(qnet_real));
+    const qnet_scan_model model = {ctx, *config, &self->table, s.model.weights, s.model.gradients,
+                                   bytes, self};
+    s.model = model;
+    s.p = qnet__scan_bind(s.params, model.weights);
+    for (int d = 0; d < 2; d++)
+        s.weights.w[d] = s.p.lstm.w[d], s.weights.u[d] = s.p.lstm.u[d], s.weights.b[d] = s.bias[d];
+    memset(model.weights, 0, s.table.total * sizeof(qnet_real));
+    if (config->training) {
+        s.d = qnet__scan_bind(s.params, model.gradients);
+        memset(model.gradients, 0, s.table.total * sizeof(qnet_real));
     }
     *self = s;
     *out = &self->model;
@@ -10227,7 +10161,9 @@ QNET_API void qnet_scan_model_destroy(qnet_scan_model *model)
         qnet__free(model->ctx, model->state, model->bytes);
 }
 
-/* PyTorch's defaults: everything of the LSTM U(+-1/sqrt(hidden)), of a head U(+-1/sqrt(in)). */
+/* PyTorch's defaults: everything of the LSTM U(+-1/sqrt(hidden)), of a head U(+-1/sqrt(in)), in =
+   2 hidden for the image head and steps 2 hidden for the scan head. Each parameter has a random
+   stream of its own. */
 QNET_API void qnet_scan_model_init(qnet_scan_model *model, uint64_t seed)
 {
     const qnet_scan_config *config = &model->config;
@@ -10244,35 +10180,21 @@ QNET_API void qnet_scan_model_init(qnet_scan_model *model, uint64_t seed)
     }
 }
 
-/* The LSTM's weights as the layer reads them, the two biases of a direction summed. */
-static qnet_lstm_weights qnet__scan_weights(qnet__scan_state *s)
-{
-    qnet_lstm_weights w;
-    for (int d = 0; d < 2; d++) {
-        for (int i = 0; i < 4 * s->model.config.hidden; i++)
-            s->bias[d][i] = s->p.b_ih[d][i] + s->p.b_hh[d][i];
-        w.w[d] = s->p.w[d];
-        w.u[d] = s->p.u[d];
-        w.b[d] = s->bias[d];
-    }
-    return w;
-}
-
 /* batch in 1..config.batch and length[batch] in 1..config.steps. */
 static qnet_status qnet__scan_check_batch(const qnet_scan_model *model, const int *length,
                                           int batch)
 {
     QNET__TRY(qnet__check_range(model->ctx, "scan model", "batch", batch, 1, model->config.batch));
-    for (int b = 0; b < batch; b++) {
+    for (int b = 0; b < batch; b++)
         if (length[b] < 1 || length[b] > model->config.steps)
             return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                               "scan model: length[%d] must be 1..%d, found %d", b,
                               model->config.steps, length[b]);
-    }
     return QNET_OK;
 }
 
-/* Sets t[batch][steps][width] to zero at the steps beyond each scan's length. */
+/* Sets t[batch][steps][width] to zero at the steps beyond each scan's length[batch]: what a short
+   scan lacks neither adds to a logit nor gets a gradient. */
 static void qnet__scan_clear_padding(const qnet_scan_config *config, const int *length, int batch,
                                      int width, qnet_real *t)
 {
@@ -10283,10 +10205,10 @@ static void qnet__scan_clear_padding(const qnet_scan_config *config, const int *
     }
 }
 
-/* x[batch][steps][features], y[batch][steps][2 hidden] = BiLSTM(x), Eqs. (1)-(5) of the paper;
+/* x[batch][steps][features], y[batch][steps][2 hidden] = BiLSTM(x);
    image_logits[batch][steps][classes] = y image_head^T + bias at each step;
-   scan_logits[batch][classes] = [y_1 ... y_steps] scan_head^T + bias, the steps side by side. The
-   paper leaves open what stands at the steps that a short scan lacks: here y is zero there. */
+   scan_logits[batch][classes] = [y_1 ... y_steps] scan_head^T + bias. The paper leaves open what
+   stands at the steps that a short scan lacks: here y is zero there. */
 QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_real *x,
                                              const int *length, int batch, qnet_real *image_logits,
                                              qnet_real *scan_logits)
@@ -10297,95 +10219,81 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
     qnet_context *ctx = model->ctx;
     qnet__scan_state *s = model->state;
     const qnet_scan_config *config = &model->config;
-    const size_t classes = (size_t)config->classes;
-    const int width = 2 * config->hidden;
+    const int width = 2 * config->hidden, classes = config->classes;
     s->batch = 0;
     QNET__TRY(qnet__scan_check_batch(model, length, batch));
-    const size_t rows = (size_t)batch * (size_t)config->steps;
-    const qnet_lstm shape = qnet__scan_lstm(config, batch);
-    const qnet_lstm_weights weights = qnet__scan_weights(s);
-
-    QNET__TRY(qnet_lstm_forward(ctx, &shape, length, &weights, x, s->y, s->saved, s->scratch));
-    QNET__TRY(qnet_dense_forward(ctx, rows, width, config->classes, s->y, s->p.image_w,
-                                 s->p.image_b, s->image_logits, s->scratch));
-    qnet__scan_clear_padding(config, length, batch, config->classes, s->image_logits);
-    QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, config->steps * width, config->classes, s->y,
-                                 s->p.scan_w, s->p.scan_b, s->scan_logits, s->scratch));
-
-    s->batch = batch;
-    if (image_logits != NULL)
-        memcpy(image_logits, s->image_logits, rows * classes * sizeof(qnet_real));
+    s->lstm.batch = batch;
+    for (int d = 0; d < 2; d++)
+        for (int i = 0; i < 2 * width; i++)
+            s->bias[d][i] = s->p.lstm.b[d][i] + s->p.b_hh[d][i];
+    QNET__TRY(qnet_lstm_forward(ctx, &s->lstm, length, &s->weights, x, s->y, s->saved,
+                                s->scratch));
+    if (image_logits != NULL) {
+        QNET__TRY(qnet_dense_forward(ctx, (size_t)batch * (size_t)config->steps, width, classes,
+                                     s->y, s->p.image_w, s->p.image_b, image_logits, s->scratch));
+        qnet__scan_clear_padding(config, length, batch, classes, image_logits);
+    }
     if (scan_logits != NULL)
-        memcpy(scan_logits, s->scan_logits, (size_t)batch * classes * sizeof(qnet_real));
+        QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, config->steps * width, classes, s->y,
+                                     s->p.scan_w, s->p.scan_b, scan_logits, s->scratch));
+    s->batch = batch;
     return QNET_OK;
 }
 
-/* model->gradients from s->dimage[batch][steps][classes], zero at padded steps, and
-   s->dscan[batch][classes]. The features are a frozen embedding's: no gradient of x is needed. */
-static qnet_status qnet__scan_backward(qnet__scan_state *s, const qnet_real *x, const int *length,
-                                       int batch)
-{
-    const qnet_scan_config *config = &s->model.config;
-    qnet_context *ctx = s->model.ctx;
-    const int width = 2 * config->hidden, classes = config->classes;
-    const size_t rows = (size_t)batch * (size_t)config->steps, w = (size_t)width;
-    const qnet_lstm shape = qnet__scan_lstm(config, batch);
-    const qnet_lstm_weights weights = qnet__scan_weights(s);
-    qnet_lstm_gradients d;
-
-    /* Forward: scan_logits = [y_1 ... y_steps] scan_head^T + bias. */
-    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, config->steps * width, classes, s->y,
-                                  s->p.scan_w, s->dscan, s->dy, s->d.scan_w, s->d.scan_b,
-                                  s->scratch));
-    /* Forward: image_logits = y image_head^T + bias, then zero at padded steps. Both heads read y,
-       so their gradients add up: dy += dimage image_head. */
-    QNET__TRY(qnet_dense_backward(ctx, rows, width, classes, s->y, s->p.image_w, s->dimage, NULL,
-                                  s->d.image_w, s->d.image_b, s->scratch));
-    QNET__TRY(qnet_gemm(ctx, 0, 0, rows, w, (size_t)classes, s->dimage, (size_t)classes,
-                        s->p.image_w, w, 1, s->dy, w, s->scratch));
-    /* At padded steps y is zero whatever the weights, so nothing flows there. */
-    qnet__scan_clear_padding(config, length, batch, width, s->dy);
-    /* Forward: y = BiLSTM(x), its bias = b_ih + b_hh: both have the sum's gradient. */
-    for (int i = 0; i < 2; i++)
-        d.w[i] = s->d.w[i], d.u[i] = s->d.u[i], d.b[i] = s->d.b_ih[i];
-    QNET__TRY(qnet_lstm_backward(ctx, &shape, length, &weights, x, s->y, s->saved, s->dy, NULL, &d,
-                                 s->scratch));
-    for (int i = 0; i < 2; i++)
-        memcpy(s->d.b_hh[i], s->d.b_ih[i], 2 * w * sizeof(qnet_real));
-    return QNET_OK;
-}
-
-/* dimage_logits[batch][steps][classes], dscan_logits[batch][classes]; at padded steps the image
-   logits are constant, so what the caller has there is left out. */
+/* model->gradients from dimage_logits[batch][steps][classes] and dscan_logits[batch][classes]: from
+   the heads to dy[batch][steps][2 hidden], and through time by >>lstm. At padded steps the image
+   logits are constant, so what the caller has there is left out. The features are a frozen
+   embedding's: no gradient of x is needed. */
 QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet_real *x,
                                               const int *length, int batch,
                                               const qnet_real *dimage_logits,
                                               const qnet_real *dscan_logits)
 {
+    if (model != NULL && !model->config.training)
+        return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
+                          "scan model backward: needs a model created with training = 1");
     if (model == NULL || x == NULL || length == NULL || dimage_logits == NULL ||
         dscan_logits == NULL)
         return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "scan model backward: an argument is NULL");
+    qnet_context *ctx = model->ctx;
     qnet__scan_state *s = model->state;
     const qnet_scan_config *config = &model->config;
-    if (!config->training)
-        return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
-                          "scan model backward: needs a model created with training = 1");
     if (s->batch == 0 || s->batch != batch)
-        return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "scan model backward: expected the batch of the last forward pass, %d, "
                           "found %d", s->batch, batch);
     QNET__TRY(qnet__scan_check_batch(model, length, batch));
-    const size_t row = (size_t)batch * (size_t)config->classes * sizeof(qnet_real);
-    memcpy(s->dimage, dimage_logits, row * (size_t)config->steps);
-    memcpy(s->dscan, dscan_logits, row);
-    qnet__scan_clear_padding(config, length, batch, config->classes, s->dimage);
-    return qnet__scan_backward(s, x, length, batch);
+    const int width = 2 * config->hidden, classes = config->classes;
+    const size_t rows = (size_t)batch * (size_t)config->steps, w = (size_t)width;
+    const size_t k = (size_t)classes;
+    memmove(s->dimage, dimage_logits, rows * k * sizeof(qnet_real)); /* may be the same */
+    qnet__scan_clear_padding(config, length, batch, classes, s->dimage);
+
+    /* Forward: scan_logits = [y_1 ... y_steps] scan_head^T + bias. */
+    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, config->steps * width, classes, s->y,
+                                  s->p.scan_w, dscan_logits, s->dy, s->d.scan_w, s->d.scan_b,
+                                  s->scratch));
+    /* Forward: image_logits = y image_head^T + bias, then zero at padded steps. Both heads read y,
+       so their gradients add up: dy += dimage image_head. */
+    QNET__TRY(qnet_dense_backward(ctx, rows, width, classes, s->y, s->p.image_w, s->dimage, NULL,
+                                  s->d.image_w, s->d.image_b, s->scratch));
+    QNET__TRY(qnet_gemm(ctx, 0, 0, rows, w, k, s->dimage, k, s->p.image_w, w, 1, s->dy, w,
+                        s->scratch));
+    /* At padded steps y is zero whatever the weights, so nothing flows there. */
+    qnet__scan_clear_padding(config, length, batch, width, s->dy);
+    /* Forward: y = BiLSTM(x), its bias = b_ih + b_hh: both have the sum's gradient. */
+    QNET__TRY(qnet_lstm_backward(ctx, &s->lstm, length, &s->weights, x, s->y, s->saved, s->dy, NULL,
+                                 &s->d.lstm, s->scratch));
+    for (int d = 0; d < 2; d++)
+        memcpy(s->d.b_hh[d], s->d.lstm.b[d], 2 * w * sizeof(qnet_real));
+    return QNET_OK;
 }
 
-/* loss = CE(scan) + CE(image), each a mean: over scans, and over all their slices, which have
-   their scan's label: label -1 leaves padded steps out. The paper has both heads trained with
-   cross-entropy and says no more; the weights 1:1 are this library's choice. */
+/* loss = CE(scan) + CE(image), each a mean of -log softmax(logits)[label]: over scans, and over all
+   their slices, which have their scan's label: label -1 leaves padded steps out. The paper has both
+   heads trained with cross-entropy ("Stage 2") and says no more; the weights 1:1 are this library's
+   choice. With backward != 0 the gradients of the sum go to model->gradients. */
 QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_real *x,
                                           const int *length, const int *scan_label, int batch,
                                           double *image_loss, double *scan_loss, int backward)
@@ -10395,23 +10303,17 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
         return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "scan model loss: an argument is NULL");
     qnet__scan_state *s = model->state;
-    const qnet_scan_config *config = &model->config;
+    const int steps = model->config.steps, classes = model->config.classes;
     double image, scan;
-    if (backward && !config->training)
-        return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
-                          "scan model loss: backward needs a model created with training = 1");
-    QNET__TRY(qnet_scan_model_forward(model, x, length, batch, NULL, NULL));
-    for (int b = 0; b < batch; b++) {
-        for (int t = 0; t < config->steps; t++)
-            s->image_label[b * config->steps + t] = t < length[b] ? scan_label[b] : -1;
-    }
-    QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch, config->classes, s->scan_logits,
-                                 scan_label, &scan, backward ? s->dscan : NULL));
-    QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch * (size_t)config->steps,
-                                 config->classes, s->image_logits, s->image_label, &image,
-                                 backward ? s->dimage : NULL));
+    QNET__TRY(qnet_scan_model_forward(model, x, length, batch, s->image_logits, s->scan_logits));
+    for (int i = 0; i < batch * steps; i++)
+        s->image_label[i] = i % steps < length[i / steps] ? scan_label[i / steps] : -1;
+    QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch, classes, s->scan_logits, scan_label,
+                                 &scan, s->dscan));
+    QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch * (size_t)steps, classes,
+                                 s->image_logits, s->image_label, &image, s->dimage));
     if (backward)
-        QNET__TRY(qnet__scan_backward(s, x, length, batch));
+        QNET__TRY(qnet_scan_model_backward(model, x, length, batch, s->dimage, s->dscan));
     *image_loss = image;
     *scan_loss = scan;
     return QNET_OK;
@@ -10546,9 +10448,9 @@ QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *averag
 /* ============================================================================================
    >>deflate   RFC 1951 (deflate), RFC 1952 (gzip), RFC 1950 (zlib's wrapper, for PNG).
 
-   Both directions stream: inflate pulls compressed bytes from a qnet_source and is asked for
-   plain bytes, deflate is given plain bytes and pushes compressed ones into a qnet_sink. Each
-   holds all it needs in one heap block, so a .nii.gz never lies in memory as a whole.
+   Both directions stream: inflate pulls compressed bytes from a qnet_source as its caller reads
+   plain bytes, deflate takes plain bytes and pushes compressed ones into a qnet_sink. Each keeps
+   its state in one heap block, so a .nii.gz never lies in memory as a whole.
 
    The format in short. A stream is a row of blocks. A block is plain bytes ("stored"), or a row
    of symbols in a Huffman code: a literal byte, or "go back `distance` bytes and copy `length`
@@ -10560,7 +10462,7 @@ QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *averag
    Huffman code is packed from its first bit, all other numbers from their lowest.
 
    gzip puts a header before the blocks and CRC-32 and size behind them; zlib two bytes and the
-   Adler-32 sum.
+   Adler-32 sum. Relies on >>file for bytes.
    ============================================================================================ */
 
 #define QNET__WINDOW       32768 /* how far back a match may reach */
@@ -10595,14 +10497,13 @@ static const uint8_t qnet__repeat_base[3] = {3, 3, 11}, qnet__repeat_extra[3] = 
    table[k][b] is the remainder of byte b followed by k zero bytes. */
 static void qnet__crc32_table(uint32_t table[8][256])
 {
-    uint32_t i, k;
-    for (i = 0; i < 256; i++) {
+    for (uint32_t i = 0; i < 256; i++) {
         uint32_t r = i;
-        for (k = 0; k < 8; k++) r = (r >> 1) ^ ((r & 1) ? 0xedb88320u : 0);
+        for (uint32_t k = 0; k < 8; k++) r = (r >> 1) ^ ((r & 1) ? 0xedb88320u : 0);
         table[0][i] = r;
     }
-    for (k = 1; k < 8; k++)
-        for (i = 0; i < 256; i++)
+    for (uint32_t k = 1; k < 8; k++)
+        for (uint32_t i = 0; i < 256; i++)
             table[k][i] = (table[k - 1][i] >> 8) ^ table[0][table[k - 1][i] & 255];
 }
 
@@ -10679,16 +10580,15 @@ static uint32_t qnet__reverse_bits(uint32_t code, int n)
 static void qnet__canonical_codes(const uint8_t *length, int symbols, uint16_t *code)
 {
     uint32_t next = 0;
-    int bits, i;
-    for (bits = 1; bits < 16; bits++, next <<= 1)
-        for (i = 0; i < symbols; i++)
+    for (int bits = 1; bits < 16; bits++, next <<= 1)
+        for (int i = 0; i < symbols; i++)
             if (length[i] == bits) code[i] = (uint16_t)qnet__reverse_bits(next++, bits);
 }
 
 /* Which of a block's three alphabets a code is for. */
 enum { QNET__FOR_CODELEN, QNET__FOR_LITLEN, QNET__FOR_DIST };
 
-/* The table entry of a symbol, without its code's bits; 0 for a symbol that stands for nothing. */
+/* The table entry of a symbol, without the length of its code; 0 for a reserved symbol. */
 static uint32_t qnet__code_entry(int what, int symbol)
 {
     uint32_t base, extra;
@@ -10706,10 +10606,10 @@ static uint32_t qnet__code_entry(int what, int symbol)
    code) for lengths and distances. Returns 1, or 0 when refused. */
 static int qnet__huffman_build(qnet__huffman *code, int what, const uint8_t *length, int symbols)
 {
-    uint32_t i, first_free = 1u << code->index_bits;
+    uint32_t first_free = 1u << code->index_bits;
     uint16_t codes[QNET__FIXED_CODES];
-    int symbol, longest = 0, left = 1 << 15; /* of all codes, in units of 15 bits */
-    for (symbol = 0; symbol < symbols; symbol++) {
+    int longest = 0, left = 1 << 15; /* of all codes, in units of 15 bits */
+    for (int symbol = 0; symbol < symbols; symbol++) {
         if (length[symbol] > 0) left -= 1 << (15 - length[symbol]);
         longest = qnet__max_int(longest, length[symbol]);
     }
@@ -10720,7 +10620,7 @@ static int qnet__huffman_build(qnet__huffman *code, int what, const uint8_t *len
        others, and a second table, indexed by the bits after those, tells them apart. */
     code->sub_bits = qnet__max_int(longest - code->index_bits, 0);
     memset(code->table, 0, first_free * sizeof *code->table);
-    for (symbol = 0; symbol < symbols; symbol++) {
+    for (int symbol = 0; symbol < symbols; symbol++) {
         uint32_t entry = qnet__code_entry(what, symbol), *table = code->table, at;
         int n = length[symbol], table_bits = code->index_bits;
         if (n == 0) continue;
@@ -10737,13 +10637,14 @@ static int qnet__huffman_build(qnet__huffman *code, int what, const uint8_t *len
             at >>= code->index_bits;
             n -= code->index_bits;
         }
-        for (i = at; i < 1u << table_bits; i += 1u << n) table[i] = entry ? entry | (uint32_t)n : 0;
+        for (uint32_t i = at; i < 1u << table_bits; i += 1u << n)
+            table[i] = entry ? entry | (uint32_t)n : 0;
     }
     return 1;
 }
 
-/* The bits read ahead (lowest first) and the bytes after them. Bits above `count` are 0 or equal
-   to what is to come, so that or-ing the same bytes in again does no harm. */
+/* The bits read ahead (lowest first) and the bytes after them. Bits above `count` are 0 or already
+   those of the next bytes: or-ing these in again changes nothing. */
 typedef struct qnet__bit_reader {
     uint64_t bits;
     int count;
@@ -10782,9 +10683,9 @@ enum {
 #define QNET__INFLATE_STEP  65536 /* plain bytes made at a time, at least */
 #define QNET__INFLATE_SLACK 288   /* one match and the overshoot of its copy in steps of eight */
 
-/* The state of unpacking, about 150 KB, in one block of the heap: too much for a stack. Input is
-   pulled as it is needed, so only the plain side has to stop and go on. The first failure stays in
-   status: what reads bits gets zeros from then on, and looks at the status where it ends. */
+/* The state of the decoder, about 150 KB: too much for a stack. Input is pulled as it is needed, so
+   only the plain side is resumed. The first failure stays in status: readers of bits get zeros from
+   then on, and check the status where they end. */
 typedef struct qnet__inflate {
     qnet_context *ctx;
     qnet_source *source;
@@ -10821,8 +10722,8 @@ static void qnet__inflate_start(qnet__inflate *s, qnet_context *ctx, qnet_source
     qnet__crc32_table(s->crc_table);
 }
 
-/* A failure, unless there was one before; what: NULL when the input ended too early. The count of
-   plain bytes tells where to look in a long file. */
+/* Records a failure, unless there was one before; what: NULL when the input ended too early. The
+   number of plain bytes locates it in a long file. */
 static void qnet__inflate_fail(qnet__inflate *s, const char *what)
 {
     if (s->status == QNET_OK)
@@ -10873,7 +10774,7 @@ static uint32_t qnet__inflate_header_byte(qnet__inflate *s)
    some archives leave them behind, and gzip lets them pass, too. */
 static void qnet__inflate_header(qnet__inflate *s)
 {
-    uint32_t flags, i, n, crc;
+    uint32_t flags, n, crc;
     for (; s->members > 0; qnet__next_bits(&s->in, 8)) {
         qnet__inflate_refill(s);
         if (s->in.count < 8) {
@@ -10890,11 +10791,11 @@ static void qnet__inflate_header(qnet__inflate *s)
         qnet__inflate_fail(s, "compression method is not 8 (deflate)");
     flags = qnet__inflate_header_byte(s);
     if (flags & 0xe0) qnet__inflate_fail(s, "reserved flag bits are set in the header");
-    for (i = 0; i < 6; i++) qnet__inflate_header_byte(s); /* time, XFL, OS */
+    for (uint32_t i = 0; i < 6; i++) qnet__inflate_header_byte(s); /* time, XFL, OS */
     if (flags & 4) {                                      /* FEXTRA */
         n = qnet__inflate_header_byte(s);
         n |= qnet__inflate_header_byte(s) << 8;
-        for (i = 0; i < n; i++) qnet__inflate_header_byte(s);
+        for (uint32_t i = 0; i < n; i++) qnet__inflate_header_byte(s);
     }
     for (n = 8; n <= 16; n <<= 1) /* FNAME, FCOMMENT: each ends with a zero */
         while ((flags & n) && qnet__inflate_header_byte(s) != 0) {}
@@ -11053,17 +10954,16 @@ static void qnet__inflate_codes(qnet__inflate *s)
 /* After the last block of a member: CRC-32 and size of its plain bytes (RFC 1952, 2.3.1). */
 static void qnet__inflate_trailer(qnet__inflate *s)
 {
-    uint32_t word[2], i;
+    uint32_t word[2];
     qnet__inflate_bits(s, s->in.count & 7);
-    for (i = 0; i < 2; i++) {
+    for (uint32_t i = 0; i < 2; i++) {
         word[i] = qnet__inflate_bits(s, 16);
         word[i] |= qnet__inflate_bits(s, 16) << 16;
     }
     if (s->status != QNET_OK) return;
     if (word[0] != s->crc || word[1] != s->member_size)
-        s->status = qnet__fail(s->ctx, QNET_ERROR_FORMAT,
-                               "%s: corrupt gzip data: CRC is %08lx and %lu bytes unpacked, "
-                               "expected %08lx and %lu",
+        s->status = qnet__fail(s->ctx, QNET_ERROR_FORMAT, "%s: corrupt gzip data: CRC is %08lx and "
+                               "%lu bytes unpacked, expected %08lx and %lu",
                                qnet__source_name(s->source), (unsigned long)s->crc,
                                (unsigned long)s->member_size, (unsigned long)word[0],
                                (unsigned long)word[1]);
@@ -11165,6 +11065,7 @@ static int qnet__distance_symbol(const qnet__deflate *d, uint32_t distance)
     return d->dist_symbol[distance <= 256 ? distance - 1 : 256 + ((distance - 1) >> 7)];
 }
 
+/* The code of one symbol. */
 static void qnet__put_symbol(qnet__deflate *d, const qnet__alphabet *a, int symbol)
 {
     qnet__put_bits(d, a->code[symbol], a->length[symbol]);
@@ -11176,7 +11077,6 @@ static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *
 {
     static const unsigned char gzip_head[10] = {0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}; /* no time */
     static const unsigned char zlib_head[2] = {0x78, 0x9c};
-    int i, k;
     memset(d, 0, offsetof(qnet__deflate, head));
     memset(d->head, -1, sizeof d->head);
     d->ctx = ctx;
@@ -11186,10 +11086,11 @@ static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *
     d->written = zlib ? 2 : 10;
     memcpy(d->out, zlib ? zlib_head : gzip_head, d->written);
     qnet__crc32_table(d->crc_table);
-    for (k = 0; k < 29; k++)
-        for (i = qnet__length_base[k]; i <= QNET__MATCH_MAX; i++) d->length_symbol[i] = (uint8_t)k;
-    for (k = 0; k < QNET__DIST_CODES; k++)
-        for (i = qnet__dist_base[k] - 1; i < QNET__WINDOW; i += i < 256 ? 1 : 128)
+    for (int k = 0; k < 29; k++)
+        for (int i = qnet__length_base[k]; i <= QNET__MATCH_MAX; i++)
+            d->length_symbol[i] = (uint8_t)k;
+    for (int k = 0; k < QNET__DIST_CODES; k++)
+        for (int i = qnet__dist_base[k] - 1; i < QNET__WINDOW; i += i < 256 ? 1 : 128)
             d->dist_symbol[i < 256 ? i : 256 + (i >> 7)] = (uint8_t)k;
 }
 
@@ -11211,13 +11112,13 @@ static uint32_t qnet__deflate_match(qnet__deflate *d, size_t at, uint32_t *dista
 {
     const unsigned char *p = d->window + at;
     size_t room = qnet__min_size(d->size - at, QNET__MATCH_MAX), best = QNET__MATCH_MIN - 1;
-    int32_t place;
     int tries = QNET__CHAIN;
     qnet__deflate_hash(d, at);
     if (room < QNET__MATCH_MIN) return 0;
     /* Places with the same hash, nearest first. Equal hashes of different bytes do happen: the
        bytes are compared, first the one that would make the match the longest so far. */
-    for (place = d->previous[at]; place >= 0 && tries > 0; place = d->previous[place], tries--) {
+    for (int32_t place = d->previous[at]; place >= 0 && tries > 0;
+         place = d->previous[place], tries--) {
         const unsigned char *q = d->window + place;
         size_t n = 0, back = at - (size_t)place;
         if (back > QNET__WINDOW) break; /* those after it are farther still */
@@ -11261,12 +11162,12 @@ static void qnet__deflate_parse(qnet__deflate *d)
         at += n;
         qnet__deflate_hash(d, at - 1);
     }
-    d->litlen.count[256] = 1;
+    d->litlen.count[256] = 1; /* the end of the block */
 }
 
 /* Code lengths length[symbols] <= limit for these counts, and the codes. Huffman's tree by two
    queues (leaves and inner nodes both come in rising order of weight), then lengths above the limit
-   are shortened and the shortest harm done elsewhere. At least two codes get a length, so that
+   are shortened at the least cost elsewhere. At least two codes get a length, so that
    every decoder takes the set as complete. */
 static void qnet__huffman_make(const uint32_t *count, int symbols, int limit, uint8_t *length,
                                uint16_t *code)
@@ -11299,9 +11200,9 @@ static void qnet__huffman_make(const uint32_t *count, int symbols, int limit, ui
         if (i < used) of_length[qnet__min_int(depth[i], limit)]++;
     }
     for (i = 1; i <= limit; i++) kraft += (uint32_t)of_length[i] << (limit - i);
-    /* Cutting depths to the limit made too many short codes: the sum of 2^-length is above 1. Each
-       round takes one leaf of the greatest length and hangs it, as the twin, below the leaf of the
-       next smaller length: the sum falls by 2^-limit. */
+    /* Truncated depths may break Kraft's inequality, sum of 2^-length <= 1. Each round takes one
+       leaf of the greatest length and makes it the sibling of a leaf of the next smaller length,
+       which goes one level down: the sum falls by 2^-limit. */
     for (; kraft > 1u << limit; kraft--) {
         of_length[limit]--;
         for (i = limit - 1; of_length[i] == 0; i--) {}
@@ -11320,8 +11221,7 @@ static size_t qnet__coded_bits(const uint32_t *count, const uint8_t *length, int
                                const uint8_t *extra, int plain)
 {
     size_t bits = 0;
-    int i;
-    for (i = 0; i < symbols; i++)
+    for (int i = 0; i < symbols; i++)
         bits += count[i] * (size_t)(length[i] + (i < plain ? 0 : extra[i - plain]));
     return bits;
 }
@@ -11329,8 +11229,7 @@ static size_t qnet__coded_bits(const uint32_t *count, const uint8_t *length, int
 /* The tokens of the block in the codes at hand, and its end. */
 static void qnet__deflate_tokens(qnet__deflate *d)
 {
-    size_t i;
-    for (i = 0; i < d->tokens; i++) {
+    for (size_t i = 0; i < d->tokens; i++) {
         uint32_t n = d->token[i] & 511, distance = d->token[i] >> 9;
         int symbol;
         if (distance == 0) {
@@ -11353,7 +11252,7 @@ static void qnet__deflate_tokens(qnet__deflate *d)
 static size_t qnet__deflate_head(qnet__deflate *d, qnet__alphabet *codelen, int write)
 {
     uint8_t all[QNET__LITLEN_CODES + QNET__DIST_CODES];
-    int literals = QNET__LITLEN_CODES, distances = QNET__DIST_CODES, codes = 19, i, n, run;
+    int literals = QNET__LITLEN_CODES, distances = QNET__DIST_CODES, codes = 19, n, run;
     while (d->litlen.length[literals - 1] == 0) literals--; /* zeros at the end are not sent */
     while (d->dist.length[distances - 1] == 0) distances--;
     n = literals + distances;
@@ -11364,11 +11263,12 @@ static size_t qnet__deflate_head(qnet__deflate *d, qnet__alphabet *codelen, int 
         qnet__put_bits(d, (uint32_t)(literals - 257), 5);
         qnet__put_bits(d, (uint32_t)(distances - 1), 5);
         qnet__put_bits(d, (uint32_t)(codes - 4), 4);
-        for (i = 0; i < codes; i++)
+        for (int i = 0; i < codes; i++)
             qnet__put_bits(d, codelen->length[qnet__codelen_order[i]], 3);
     }
-    for (i = 0; i < n; i += run) {
+    for (int i = 0; i < n; i += run) {
         int symbol = all[i], most = symbol == 0 ? 138 : 6, repeat;
+        /* The first of a run is sent as such, its repeats by 16; zeros all by 17 or 18. */
         for (run = 1; run < most && i + run < n && all[i + run] == symbol; run++) {}
         repeat = run >= 3 && (symbol == 0 || (i > 0 && all[i - 1] == symbol));
         if (repeat) symbol = symbol != 0 ? 16 : run <= 10 ? 17 : 18;
@@ -11422,20 +11322,19 @@ static qnet_status qnet__deflate_block(qnet__deflate *d, int last)
 /* Makes room for the next block: the last 32768 bytes stay, and all places move down with them. */
 static void qnet__deflate_slide(qnet__deflate *d)
 {
-    int32_t i;
     memmove(d->window, d->window + QNET__WINDOW, QNET__WINDOW);
     memmove(d->previous, d->previous + QNET__WINDOW, QNET__WINDOW * sizeof d->previous[0]);
-    for (i = 0; i < 1 << QNET__HASH_BITS; i++)
+    for (int32_t i = 0; i < 1 << QNET__HASH_BITS; i++)
         d->head[i] = qnet__max_int(d->head[i] - QNET__WINDOW, -1);
-    for (i = 0; i < QNET__WINDOW; i++)
+    for (int32_t i = 0; i < QNET__WINDOW; i++)
         d->previous[i] = qnet__max_int(d->previous[i] - QNET__WINDOW, -1);
     d->start -= QNET__WINDOW;
     d->size -= QNET__WINDOW;
     d->hashed -= QNET__WINDOW;
 }
 
-/* Takes in bytes[size]. A full block is coded only when more comes, so that the last one is known
-   to be the last. */
+/* Appends bytes[size] to the plain stream. A full block is coded only when more bytes follow it, as
+   the last block carries a mark. */
 static qnet_status qnet__deflate_write(qnet__deflate *d, const void *bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)bytes;
@@ -11466,7 +11365,10 @@ static qnet_status qnet__deflate_finish(qnet__deflate *d)
 }
 
 /* ============================================================================================
-   >>png   PNG pictures out (ISO/IEC 15948): 8 bits, grey or RGB, by the deflate above.
+   >>png   PNG pictures out (ISO/IEC 15948): pixels[height][width][channels], 8 bits, 1 channel
+   (grey) or 3 (RGB). A picture is a signature and chunks: IHDR with the sizes, IDAT with the rows,
+   each filtered and all packed by the deflate above, IEND.
+   Relies on >>context, >>file and >>deflate.
    ============================================================================================ */
 
 /* A chunk: length, type, bytes[size], CRC of type and bytes; big-endian numbers (PNG, 5.3). */
@@ -11535,7 +11437,6 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     qnet__deflate *d;
     size_t row, block, total;
     qnet_status status = QNET_OK;
-    int y;
     if (ctx == NULL || sink == NULL || pixels == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_png_write: context, sink or pixels is NULL");
@@ -11551,9 +11452,10 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");
     line[0] = (unsigned char *)(d + 1);
     line[1] = line[0] + row + 1;
+    /* The rows as a zlib stream in `data`. */
     to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
     qnet__deflate_start(d, ctx, &to, 1);
-    for (y = 0; y < height && status == QNET_OK; y++) {
+    for (int y = 0; y < height && status == QNET_OK; y++) {
         const uint8_t *p = pixels + (size_t)y * row;
         const int best = qnet__png_filter(p, y > 0 ? p - row : NULL, row, (size_t)channels, line);
         status = qnet__deflate_write(d, line[best], row + 1);
@@ -11562,7 +11464,7 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     qnet__free(ctx, d, block);
     qnet__store(head, 4, 1, (uint32_t)width);
     qnet__store(head + 4, 4, 1, (uint32_t)height);
-    head[9] = channels == 3 ? 2 : 0; /* colour type */
+    head[9] = channels == 3 ? 2 : 0; /* colour type, behind the 8 bits a sample */
     if (status == QNET_OK) status = qnet__write(ctx, sink, signature, 8);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IHDR", head, 13);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IDAT", data.bytes, data.size);
@@ -11572,18 +11474,14 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
 }
 
 #ifndef QNET_NO_STDIO
-/* The same into a file, by way of path.tmp. */
+/* The same into a file. */
 QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int width, int height,
                                    int channels, const uint8_t *pixels)
 {
     qnet__file file;
     qnet_sink sink;
-    qnet_status status;
-    if (ctx == NULL || path == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_png_save: context or path is NULL");
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet_png_write(ctx, &sink, width, height, channels, pixels);
-    return qnet__file_finish(&file, status);
+    return qnet__file_finish(&file, qnet_png_write(ctx, &sink, width, height, channels, pixels));
 }
 #endif
 
@@ -11593,12 +11491,19 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    A volume is voxels[nz][ny][nx] and an affine: world = affine * (i, j, k, 1), in mm, x to the
    right, y to the front, z up ("RAS+"). Nothing is flipped when a file is read: voxels stay in file
    order, and where they lie is in the affine. Turning a volume is an act of its own,
-   qnet_volume_reorient. Relies on >>file for bytes and on >>deflate for .nii.gz.
+   qnet_volume_reorient. An orientation is three letters, what each voxel axis points to: "LPS" runs
+   left, back, up.
+
+   A file is a header of 348 bytes, extensions, and the voxels, x fastest, as one of ten number
+   types, little- or big-endian, plain or in gzip; voxel = stored * slope + intercept, as float.
+   What tools are known to write wrongly without doubt about its meaning is repaired with a warning,
+   all else is refused with the field, what was expected, and what was found.
+   Relies on >>context, >>file for bytes and >>deflate for gzip.
    ============================================================================================ */
 
 /* ---- 3 x 3 matrices and affines -------------------------------------------------------------- */
 
-/* The determinant of m. */
+/* The determinant of m, by its first row. */
 static double qnet__det3(double m[3][3])
 {
     return m[0][0] * (m[1][1] * m[2][2] - m[1][2] * m[2][1]) -
@@ -11612,20 +11517,19 @@ static double qnet__det3(double m[3][3])
    affine is not finite or singular. */
 static int qnet__affine_axes(const double *affine, double norm[3], double r[3][3])
 {
-    int i, j;
-    for (j = 0; j < 3; j++) {
+    for (int j = 0; j < 3; j++) {
         const double a = affine[j], b = affine[4 + j], c = affine[8 + j];
         norm[j] = sqrt(a * a + b * b + c * c);
         if (!(norm[j] > 1e-9 && norm[j] < 1e9 && fabs(affine[4 * j + 3]) < 1e12)) return 0;
-        for (i = 0; i < 3; i++) r[i][j] = affine[4 * i + j] / norm[j];
+        for (int i = 0; i < 3; i++) r[i][j] = affine[4 * i + j] / norm[j];
     }
     if (fabs(qnet__det3(r)) < 1e-6) return 0; /* unit columns that lie (nearly) in one plane */
     for (int step = 0; step < 30; step++) {
         const double det = qnet__det3(r);
         double next[3][3];
-        for (i = 0; i < 3; i++) {
+        for (int i = 0; i < 3; i++) {
             const int i1 = (i + 1) % 3, i2 = (i + 2) % 3;
-            for (j = 0; j < 3; j++) { /* cofactor / det = the transposed inverse */
+            for (int j = 0; j < 3; j++) { /* cofactor / det = the transposed inverse */
                 const int j1 = (j + 1) % 3, j2 = (j + 2) % 3;
                 next[i][j] = (r[i][j] + (r[i1][j1] * r[i2][j2] - r[i1][j2] * r[i2][j1]) / det) / 2;
             }
@@ -11700,8 +11604,8 @@ static size_t qnet__voxel_count(int nx, int ny, int nz)
 QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int nz,
                                         qnet_volume **out)
 {
-    qnet_volume *v;
     const size_t count = qnet__voxel_count(nx, ny, nz);
+    qnet_volume *v;
     if (ctx == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_volume_create: context or out is NULL");
     if (count == 0)
@@ -11736,8 +11640,9 @@ QNET_API void qnet_volume_destroy(qnet_volume *volume)
 }
 
 /* New axis j runs along an old axis i, backwards where flipped: index_old = n - 1 - index_new. The
-   affine follows: column j is the old column i, negated where flipped, and the origin moves to the
-   corner that is index 0 now. The volume is as before on failure. */
+   affine A follows, so that every voxel keeps its place in the world: column j of the new one is
+   column i of A, negated where flipped, and the origin moves by column i times n - 1 to the corner
+   that is index 0 now. The volume is as before on failure. */
 QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 {
     static const char letters[] = "RASLPI"; /* letter k is world axis k % 3, negative from 3 on */
@@ -11754,7 +11659,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     n[0] = volume->nx, n[1] = volume->ny, n[2] = volume->nz;
     stride[0] = 1, stride[1] = n[0], stride[2] = (ptrdiff_t)n[0] * n[1];
     memcpy(affine, volume->affine, sizeof affine);
-    for (j = 0; j < 3; j++) {
+    for (j = 0; j < 3; j++) { /* i: the old axis along the world axis of letter j */
         const char *letter = to[j] ? strchr(letters, to[j]) : NULL;
         int flip;
         k = letter ? (int)(letter - letters) : -1;
@@ -11779,7 +11684,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
         const size_t bytes = qnet__voxel_count(n[0], n[1], n[2]) * sizeof(float);
         float *voxels = (float *)qnet__alloc(volume->ctx, bytes), *next = voxels;
         if (voxels == NULL) return qnet__no_memory(volume->ctx, bytes, "reorienting a volume");
-        for (k = 0; k < size[2]; k++)
+        for (k = 0; k < size[2]; k++) /* in the new order; step[]: strides in the old one */
             for (j = 0; j < size[1]; j++) {
                 const float *row = volume->voxels + (start + k * step[2] + j * step[1]);
                 for (i = 0; i < size[0]; i++) *next++ = row[i * step[0]];
@@ -11796,25 +11701,24 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 
 /* ---- the header ------------------------------------------------------------------------------ */
 
-/* The fields of nifti_1_header that are used here, by their offset in the file. */
-enum {
-    QNET__NII_SIZE = 0,       /* int32: 348, in the byte order of the file */
-    QNET__NII_DIM = 40,       /* int16[8]: number of axes, then the length of each */
-    QNET__NII_DATATYPE = 70,  /* int16: QNET__NIFTI_TYPES */
-    QNET__NII_BITPIX = 72,    /* int16: bits per voxel, which datatype says already */
-    QNET__NII_PIXDIM = 76,    /* float[8]: qfac (1 or -1), then the spacing along each axis */
-    QNET__NII_OFFSET = 108,   /* float: where the voxels start, 352 without extensions */
-    QNET__NII_SLOPE = 112,    /* float: voxel = stored * slope + inter; 0: as stored */
-    QNET__NII_INTER = 116,    /* float */
-    QNET__NII_UNITS = 123,    /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
-    QNET__NII_QFORM = 252,    /* int16: above 0: the quaternion below is valid */
-    QNET__NII_SFORM = 254,    /* int16: above 0: the matrix below is valid */
-    QNET__NII_QUATERN = 256,  /* float[3]: b, c, d */
-    QNET__NII_QOFFSET = 268,  /* float[3]: x, y, z */
-    QNET__NII_SROW = 280,     /* float[3][4]: the matrix, voxel index to world */
-    QNET__NII_MAGIC = 344,    /* char[4]: "n+1": header and voxels in one file */
-    QNET__NII_END = 348       /* four bytes; where the first is not 0, extensions up to offset */
-};
+/* The fields of nifti_1_header that are used here: offset in the file and, but for bytes, type. */
+#define QNET__NII_BYTES 348             /* int32 at 0, too, in the byte order of the file */
+#define QNET__NII_DIM 40, QNET_I16      /* [8]: number of axes, then each length */
+#define QNET__NII_DATATYPE 70, QNET_I16 /* qnet__nifti_type */
+#define QNET__NII_BITPIX 72, QNET_I16   /* bits per voxel, as datatype says already */
+#define QNET__NII_PIXDIM 76, QNET_F32   /* [8]: qfac (1 or -1), then each spacing */
+#define QNET__NII_OFFSET 108, QNET_F32  /* of the voxels, 352 without extensions */
+#define QNET__NII_SLOPE 112, QNET_F32   /* voxel = stored * slope + inter; 0: stored */
+#define QNET__NII_INTER 116, QNET_F32
+#define QNET__NII_UNITS 123             /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
+#define QNET__NII_QFORM 252, QNET_I16   /* above 0: the quaternion below is valid */
+#define QNET__NII_SFORM 254, QNET_I16   /* above 0: the matrix below is valid */
+#define QNET__NII_QUATERN 256, QNET_F32 /* [3]: b, c, d */
+#define QNET__NII_QOFFSET 268, QNET_F32 /* [3]: x, y, z */
+#define QNET__NII_SROW 280, QNET_F32    /* [3][4]: the matrix, voxel index to world */
+#define QNET__NII_MAGIC 344             /* char[4]: "n+1": header and voxels in one file */
+/* After it four bytes; where the first is not 0, extensions up to the offset of the voxels. */
+
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
 #define QNET__NIFTI_MAX_TAIL   ((size_t)1 << 20) /* bytes after the last voxel that are ignored */
 #define QNET__NIFTI_PIECE      65536             /* bytes read or written at a time */
@@ -11823,54 +11727,41 @@ enum {
 /* Between the file's byte order and the other one: the numbers of a header. */
 static void qnet__nifti_swap_header(unsigned char *h)
 {
-    static const short runs[][3] = { /* first byte, count, bytes of each */
-        {QNET__NII_SIZE, 1, 4}, {QNET__NII_DIM, 8, 2}, {QNET__NII_DATATYPE, 2, 2},
-        {QNET__NII_PIXDIM, 11, 4}, {QNET__NII_QFORM, 2, 2}, {QNET__NII_QUATERN, 18, 4}};
+    static const short runs[6][3] = { /* first byte, count, bytes of each */
+        {0, 1, 4}, {40, 8, 2}, {70, 2, 2}, {76, 11, 4}, {252, 2, 2}, {256, 18, 4}};
     for (int i = 0; i < 6; i++)
         qnet__swap_bytes(h + runs[i][0], (size_t)runs[i][1], (size_t)runs[i][2]);
 }
 
-/* Datatypes with one real number per voxel: X(code, type in C, name). */
-#define QNET__NIFTI_TYPES(X)                                                                      \
-    X(2, uint8_t, "uint8") X(4, int16_t, "int16") X(8, int32_t, "int32")                          \
-    X(16, float, "float32") X(64, double, "float64") X(256, int8_t, "int8")                       \
-    X(512, uint16_t, "uint16") X(768, uint32_t, "uint32") X(1024, int64_t, "int64")               \
-    X(1280, uint64_t, "uint64")
-#define QNET__NIFTI_INT16   4
-#define QNET__NIFTI_FLOAT32 16
-
-/* Bytes of a voxel of this datatype, and its name; 0 for one that is not read. */
-static size_t qnet__nifti_type(int code, const char **name)
+/* The type of datatype `code`, if that has one real number per voxel, and its name; else BOOL. */
+static qnet_dtype qnet__nifti_type(int code, const char **name)
 {
-    switch (code) {
-#define QNET__NIFTI_CASE(number, type, text) case number: *name = text; return sizeof(type);
-        QNET__NIFTI_TYPES(QNET__NIFTI_CASE)
-#undef QNET__NIFTI_CASE
-    default: return 0;
-    }
+    static const struct { int code; qnet_dtype type; const char *name; } types[10] = {
+        {2, QNET_U8, "uint8"},    {4, QNET_I16, "int16"},   {8, QNET_I32, "int32"},
+        {16, QNET_F32, "float32"}, {64, QNET_F64, "float64"}, {256, QNET_I8, "int8"},
+        {512, QNET_U16, "uint16"}, {768, QNET_U32, "uint32"}, {1024, QNET_I64, "int64"},
+        {1280, QNET_U64, "uint64"}};
+    for (int i = 0; i < 10; i++)
+        if (types[i].code == code) {
+            *name = types[i].name;
+            return types[i].type;
+        }
+    return QNET_BOOL;
 }
 
-/* The number of datatype `code` at p, in the order of this machine. */
-static double qnet__nifti_number(const unsigned char *p, int code)
+/* Number i of a header's field, which is an offset and a type, I16 or F32. */
+static double qnet__nifti_get(const unsigned char *h, int offset, qnet_dtype type, int i)
 {
-    switch (code) {
-#define QNET__NIFTI_CASE(number, type, text) \
-    case number: { type x; memcpy(&x, p, sizeof x); return (double)x; }
-        QNET__NIFTI_TYPES(QNET__NIFTI_CASE)
-#undef QNET__NIFTI_CASE
-    default: return 0;
-    }
+    return qnet__number(h + offset + i * (int)qnet_dtype_size(type), type);
 }
 
-/* Short forms for the fields of the header. */
-static int qnet__nifti_short(const unsigned char *p)
+/* Its counterpart: value, rounded to the field's type. */
+static void qnet__nifti_put(unsigned char *h, int offset, qnet_dtype type, int i, double value)
 {
-    return (int)qnet__nifti_number(p, QNET__NIFTI_INT16);
-}
-
-static double qnet__nifti_float(const unsigned char *p)
-{
-    return qnet__nifti_number(p, QNET__NIFTI_FLOAT32);
+    const int16_t whole = type == QNET_I16 ? (int16_t)value : 0;
+    const float real = (float)value;
+    if (type == QNET_I16) memcpy(h + offset + 2 * i, &whole, sizeof whole);
+    else memcpy(h + offset + 4 * i, &real, sizeof real);
 }
 
 /* The state of reading, in one block of the heap. After qnet__nifti_parse nothing in here can lead
@@ -11881,13 +11772,20 @@ typedef struct qnet__nifti_reader {
     const char *name;
     qnet_volume volume; /* what will be handed out */
     const char *type_name;
-    int packed, swapped, type, bitpix; /* bitpix: 0 when it agrees with type */
+    int packed, swapped, datatype, bitpix; /* bitpix: 0 when it agrees with datatype */
+    qnet_dtype type;
     size_t bytes, count, offset;       /* bytes of a voxel, voxels, where they start */
     double slope, intercept;
-    unsigned char header[QNET__NII_END]; /* in the order of this machine */
+    unsigned char header[QNET__NII_BYTES]; /* in the order of this machine */
     qnet__inflate inflate;               /* if packed */
     unsigned char piece[QNET__NIFTI_PIECE];
 } qnet__nifti_reader;
+
+/* Refusals and warnings begin with the file's name. */
+#define qnet__nifti_fail(in, status, text, ...) \
+    qnet__fail((in)->ctx, QNET_ERROR_##status, "%s: " text, (in)->name, __VA_ARGS__)
+#define qnet__nifti_warn(in, text, ...) \
+    qnet__log((in)->ctx, QNET_LOG_WARNING, "%s: " text, (in)->name, __VA_ARGS__)
 
 /* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
    the third axis makes the frame left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or
@@ -11895,45 +11793,48 @@ typedef struct qnet__nifti_reader {
 static double qnet__nifti_qform(const unsigned char *h, const double spacing[3],
                                 double affine[3][4])
 {
-    const double qfac = qnet__nifti_float(h + QNET__NII_PIXDIM) < 0 ? -1 : 1;
-    double q[4], r[3][3], rest;
-    int i, j;
-    for (i = 0; i < 3; i++) {
-        q[1 + i] = qnet__nifti_float(h + QNET__NII_QUATERN + 4 * i);
-        affine[i][3] = qnet__nifti_float(h + QNET__NII_QOFFSET + 4 * i);
+    const double qfac = qnet__nifti_get(h, QNET__NII_PIXDIM, 0) < 0 ? -1 : 1;
+    double q[4], r[3][3], rest = 1;
+    for (int i = 0; i < 3; i++) {
+        q[1 + i] = qnet__nifti_get(h, QNET__NII_QUATERN, i);
+        rest -= q[1 + i] * q[1 + i];
+        affine[i][3] = qnet__nifti_get(h, QNET__NII_QOFFSET, i);
     }
-    rest = 1 - (q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
     if (!(rest >= -1e-5)) return -1;
     q[0] = rest <= 3 * (double)FLT_EPSILON ? 0 : sqrt(rest);
     qnet__quaternion_to_rotation(q, r);
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 3; j++) affine[i][j] = r[i][j] * spacing[j] * (j == 2 ? qfac : 1);
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < 3; j++) affine[i][j] = r[i][j] * spacing[j] * (j == 2 ? qfac : 1);
     return fmax(0, -rest);
 }
 
-#define qnet__nifti_warn(in, ...) qnet__log((in)->ctx, QNET_LOG_WARNING, __VA_ARGS__)
-
-/* Where the voxels lie: the sform if its code says that there is one, else the qform, else spacing
-   alone: then axes to the left, front and top around the volume's centre, as nibabel takes them
-   from ANALYZE, with a warning. */
+/* Where the voxels lie, in mm. The first row that holds decides; refused when that affine is
+   singular:
+       sform_code > 0, its matrix is not 0   sform
+       sform_code > 0, qform not valid       sform, to be refused
+       qform_code > 0                        qform
+       neither                               LAS around the centre, as nibabel takes ANALYZE
+   Valid: code above 0, a quaternion of length 1, spacings above 0. Warnings: a unit that is none, a
+   spacing with a sign, a quaternion that is too long, a form that is passed over. */
 static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
 {
     static const char *const source[3] = {"pixdim", "qform", "sform"};
     static const double mm[8] = {1, 1000, 1, .001, 1, 1, 1, 1}; /* of a unit: unknown, m, mm, um */
     qnet_volume *v = &in->volume;
     const unsigned char *h = in->header;
-    const int dims = qnet__nifti_short(h + QNET__NII_DIM), units = h[QNET__NII_UNITS] & 7;
-    const int qform = qnet__nifti_short(h + QNET__NII_QFORM);
-    const int sform = qnet__nifti_short(h + QNET__NII_SFORM);
+    const int dims = (int)qnet__nifti_get(h, QNET__NII_DIM, 0), units = h[QNET__NII_UNITS] & 7;
+    const int qform = (int)qnet__nifti_get(h, QNET__NII_QFORM, 0);
+    const int sform = (int)qnet__nifti_get(h, QNET__NII_SFORM, 0);
     const int n[3] = {v->nx, v->ny, v->nz};
     double spacing[3], other[3][4], r[3][3], norm[3], excess;
-    int negative = 0, zero = 1, qform_valid, i, j;
+    int negative = 0, zero = 1, qform_valid;
     char text[4] = "";
     if (units > 3)
-        qnet__nifti_warn(in, "%s: xyzt_units has the spatial unit %d, which is none of NIfTI-1: "
-                         "taken as mm", in->name, units);
-    for (i = 2; i >= 0; i--) {
-        spacing[i] = qnet__nifti_float(h + QNET__NII_PIXDIM + 4 + 4 * i);
+        qnet__nifti_warn(in, "xyzt_units has the spatial unit %d, which is none of NIfTI-1: taken "
+                         "as mm", units);
+    /* Both forms are read; the qform also where the sform is used, to compare them. */
+    for (int i = 2; i >= 0; i--) {
+        spacing[i] = qnet__nifti_get(h, QNET__NII_PIXDIM, 1 + i);
         if (spacing[i] == 0 && (i >= dims || n[i] == 1)) spacing[i] = 1; /* no such axis */
         if (spacing[i] < 0) negative = i + 1;
         spacing[i] = fabs(spacing[i]); /* direction is the quaternion's matter */
@@ -11941,49 +11842,45 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     excess = qnet__nifti_qform(h, spacing, other);
     qform_valid = qform > 0 && excess >= 0 && qnet__affine_axes(&other[0][0], norm, r);
     if (qform_valid) qnet__orientation_text(r, text);
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 4; j++) {
-            v->affine[i][j] = qnet__nifti_float(h + QNET__NII_SROW + 16 * i + 4 * j);
-            if (j < 3 && v->affine[i][j] != 0) zero = 0;
-        }
+    for (int i = 0; i < 12; i++) {
+        v->affine[i / 4][i % 4] = qnet__nifti_get(h, QNET__NII_SROW, i);
+        zero = zero && (i % 4 == 3 || v->affine[i / 4][i % 4] == 0);
+    }
     v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
-    if (v->affine_source == 1 && sform > 0)
-        qnet__nifti_warn(in, "%s: sform_code is %d, but its matrix is 0: qform is used", in->name,
-                         sform);
-    for (i = 0; i < 3 && v->affine_source < 2; i++)
-        if (!(spacing[i] > 0 && qnet__is_finite(spacing[i])))
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: pixdim[%d] is %g, expected a "
-                              "spacing above 0", in->name, i + 1, spacing[i]);
-    if (v->affine_source < 2 && negative)
-        qnet__nifti_warn(in, "%s: pixdim[%d] is %g: taken as %g, a spacing has no sign", in->name,
-                         negative, -spacing[negative - 1], spacing[negative - 1]);
-    if (v->affine_source == 1) {
-        if (excess < 0)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: qform: quatern_b, c, d are longer "
-                              "than 1", in->name);
-        if (excess > 3 * (double)FLT_EPSILON) /* above the rounding of stored floats, by nibabel */
-            qnet__nifti_warn(in, "%s: qform: quatern_b, c, d are longer than 1 by %.2g: taken as 1",
-                             in->name, excess / 2);
+    if (v->affine_source < 2) { /* by pixdim: other[] becomes the affine */
+        if (sform > 0)
+            qnet__nifti_warn(in, "sform_code is %d, but its matrix is 0: qform is used", sform);
+        for (int i = 0; i < 3; i++)
+            if (!(spacing[i] > 0 && qnet__is_finite(spacing[i])))
+                return qnet__nifti_fail(in, FORMAT, "pixdim[%d] is %g, expected a spacing above 0",
+                                        i + 1, spacing[i]);
+        if (negative)
+            qnet__nifti_warn(in, "pixdim[%d] is %g: taken as %g, a spacing has no sign", negative,
+                             -spacing[negative - 1], spacing[negative - 1]);
+        for (int i = 0; i < 3 && qform <= 0; i++) {
+            memset(other[i], 0, sizeof other[i]);
+            other[i][i] = i == 0 ? -spacing[i] : spacing[i];
+            other[i][3] = -other[i][i] * (n[i] - 1) / 2;
+        }
+        if (qform <= 0)
+            qnet__nifti_warn(in, "%s", "neither sform nor qform: taken as LAS, side unknown");
+        else if (excess < 0)
+            return qnet__nifti_fail(in, FORMAT, "%s", "qform: quatern_b, c, d are longer than 1");
+        else if (excess > 3 * (double)FLT_EPSILON) /* more than rounding to float (nibabel) */
+            qnet__nifti_warn(in, "qform: quatern_b, c, d are longer than 1 by %.2g: taken as 1",
+                             excess / 2);
         memcpy(v->affine, other, sizeof other);
     }
-    if (v->affine_source == 0) {
-        memset(v->affine, 0, sizeof v->affine);
-        for (i = 0; i < 3; i++) {
-            v->affine[i][i] = i == 0 ? -spacing[i] : spacing[i];
-            v->affine[i][3] = -v->affine[i][i] * (n[i] - 1) / 2;
-        }
-        qnet__nifti_warn(in, "%s: neither sform nor qform: taken as LAS, side unknown", in->name);
-    }
-    for (i = 0; i < 12; i++) v->affine[i / 4][i % 4] *= mm[units];
+    for (int i = 0; i < 12; i++) v->affine[i / 4][i % 4] *= mm[units];
     if (!qnet__affine_axes(&v->affine[0][0], v->spacing, r))
-        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: the affine of the %s is singular or not "
-                          "finite", in->name, source[v->affine_source]);
+        return qnet__nifti_fail(in, FORMAT, "the affine of the %s is singular or not finite",
+                                source[v->affine_source]);
     qnet__orientation_text(r, v->orientation);
     /* Both forms may be there and mean different spaces; that is no fault. That they flip an axis
        against each other mostly is one, of some tool that turned the picture and one form only. */
     if (v->affine_source == 2 && qform_valid && strcmp(text, v->orientation) != 0)
-        qnet__nifti_warn(in, "%s: sform says %s and qform says %s; sform is used", in->name,
-                         v->orientation, text);
+        qnet__nifti_warn(in, "sform says %s and qform says %s; sform is used", v->orientation,
+                         text);
     return QNET_OK;
 }
 
@@ -11992,82 +11889,79 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
    some field. */
 static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
 {
-    qnet_context *ctx = in->ctx;
-    const char *name = in->name;
     unsigned char *h = in->header, *magic = h + QNET__NII_MAGIC;
-    int dim[8], i;
+    int dim[8];
     double offset, slope;
     const long size = (int32_t)qnet__load_le32(h); /* as a little-endian file has it */
     const int big = size == 0x5c010000; /* 348 the other way round */
     if (size == 540 || size == 0x1c020000)
-        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED,
-                          "%s: sizeof_hdr is 540 (NIfTI-2), expected 348 (NIfTI-1)", name);
-    if (size != QNET__NII_END && !big)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a NIfTI-1 file: sizeof_hdr is %ld, "
-                          "expected 348 in either byte order", name, size);
+        return qnet__nifti_fail(in, UNSUPPORTED, "sizeof_hdr is %d (NIfTI-2), expected 348 "
+                                "(NIfTI-1)", 540);
+    if (size != QNET__NII_BYTES && !big)
+        return qnet__nifti_fail(in, FORMAT, "not a NIfTI-1 file: sizeof_hdr is %ld, expected 348 "
+                                "in either byte order", size);
     in->swapped = big == qnet__is_little_endian();
     if (in->swapped) qnet__nifti_swap_header(h);
     if (memcmp(magic, "ni1", 4) == 0)
-        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: magic is \"ni1\" (a .hdr/.img pair), "
-                          "expected \"n+1\" (one file)", name);
+        return qnet__nifti_fail(in, UNSUPPORTED, "magic is \"%s\" (a .hdr/.img pair), expected "
+                                "\"n+1\" (one file)", "ni1");
     if (memcmp(magic, "n+1", 4) != 0)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a NIfTI-1 file: magic is %02x %02x %02x "
-                          "%02x, expected 6e 2b 31 00 (\"n+1\")", name, magic[0], magic[1],
-                          magic[2], magic[3]);
-    for (i = 0; i < 8; i++) dim[i] = qnet__nifti_short(h + QNET__NII_DIM + 2 * i);
+        return qnet__nifti_fail(in, FORMAT, "not a NIfTI-1 file: magic is %02x %02x %02x %02x, "
+                                "expected 6e 2b 31 00 (\"n+1\")", magic[0], magic[1], magic[2],
+                                magic[3]);
+    for (int i = 0; i < 8; i++) dim[i] = (int)qnet__nifti_get(h, QNET__NII_DIM, i);
     if (dim[0] < 1 || dim[0] > 7)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[0] is %d, expected 1 to 7", name,
-                          dim[0]);
-    for (i = 1; i <= 7; i++) {
+        return qnet__nifti_fail(in, FORMAT, "dim[0] is %d, expected 1 to 7", dim[0]);
+    for (int i = 1; i <= 7; i++) {
         if (i > dim[0]) dim[i] = 1; /* axes beyond the last hold anything, often 0 */
         if (i > 3 && dim[i] == 0) { /* a series of none is what no tool means */
-            qnet__nifti_warn(in, "%s: dim[%d] is 0, taken as 1", name, i);
+            qnet__nifti_warn(in, "dim[%d] is 0, taken as 1", i);
             dim[i] = 1;
         }
         if (dim[i] < 1)
-            return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[%d] is %d, expected 1 or more", name,
-                              i, dim[i]);
+            return qnet__nifti_fail(in, FORMAT, "dim[%d] is %d, expected 1 or more", i, dim[i]);
         if (i > 3 && dim[i] > 1)
-            return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: dim[%d] is %d, expected 1: one 3-D "
-                              "volume, not a series", name, i, dim[i]);
+            return qnet__nifti_fail(in, UNSUPPORTED, "dim[%d] is %d, expected 1: one 3-D volume, "
+                                    "not a series", i, dim[i]);
     }
     in->volume.nx = dim[1], in->volume.ny = dim[2], in->volume.nz = dim[3];
     in->count = qnet__voxel_count(dim[1], dim[2], dim[3]);
     if (in->count == 0)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: dim is %d x %d x %d, expected at most %.0f "
-                          "voxels (QNET_MAX_VOXELS)", name, dim[1], dim[2], dim[3],
-                          (double)QNET_MAX_VOXELS);
-    in->type = qnet__nifti_short(h + QNET__NII_DATATYPE);
-    in->bytes = qnet__nifti_type(in->type, &in->type_name);
-    if (in->bytes == 0)
-        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: datatype is %d, expected one of 2, 4, "
-                          "8, 16, 64, 256, 512, 768, 1024, 1280 (one real number per voxel)", name,
-                          in->type);
+        return qnet__nifti_fail(in, LIMIT, "dim is %d x %d x %d, expected at most %.0f voxels "
+                                "(QNET_MAX_VOXELS)", dim[1], dim[2], dim[3],
+                                (double)QNET_MAX_VOXELS);
+    in->datatype = (int)qnet__nifti_get(h, QNET__NII_DATATYPE, 0);
+    in->type = qnet__nifti_type(in->datatype, &in->type_name);
+    in->bytes = qnet_dtype_size(in->type);
+    if (in->type == QNET_BOOL)
+        return qnet__nifti_fail(in, UNSUPPORTED, "datatype is %d, expected one of 2, 4, 8, 16, 64, "
+                                "256, 512, 768, 1024, 1280 (one real number per voxel)",
+                                in->datatype);
     /* bitpix says nothing new, and tools write it wrongly: uint8 masks from Julia say 32. Should
        datatype be the wrong one of the two, the file has not the length that goes with it. */
-    in->bitpix = qnet__nifti_short(h + QNET__NII_BITPIX);
+    in->bitpix = (int)qnet__nifti_get(h, QNET__NII_BITPIX, 0);
     if (in->bitpix == 8 * (int)in->bytes) in->bitpix = 0;
     else
-        qnet__nifti_warn(in, "%s: bitpix is %d, expected %d for datatype %d (%s), which is taken",
-                         name, in->bitpix, 8 * (int)in->bytes, in->type, in->type_name);
-    /* 0 is refused, too: whether voxels then start at 348 or 352 would be a guess, and a wrong one
-       shifts the picture by some voxels without a sign. */
-    offset = qnet__nifti_float(h + QNET__NII_OFFSET);
+        qnet__nifti_warn(in, "bitpix is %d, expected %d for datatype %d (%s), which is taken",
+                         in->bitpix, 8 * (int)in->bytes, in->datatype, in->type_name);
+    /* 0 is refused: voxels could then start at 348 or 352, and the wrong one of them shifts the
+       picture by some voxels unnoticed. */
+    offset = qnet__nifti_get(h, QNET__NII_OFFSET, 0);
     if (!(offset >= 352 && offset == floor(offset) && qnet__is_finite(offset)))
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: vox_offset is %g, expected a whole number "
-                          "of 352 or more", name, offset);
+        return qnet__nifti_fail(in, FORMAT, "vox_offset is %g, expected a whole number of 352 or "
+                                "more", offset);
     if (offset > (double)QNET__NIFTI_MAX_OFFSET)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: vox_offset is %g, expected at most %.0f",
-                          name, offset, (double)QNET__NIFTI_MAX_OFFSET);
+        return qnet__nifti_fail(in, LIMIT, "vox_offset is %g, expected at most %.0f", offset,
+                                (double)QNET__NIFTI_MAX_OFFSET);
     in->offset = (size_t)offset;
-    slope = qnet__nifti_float(h + QNET__NII_SLOPE);
-    in->intercept = qnet__nifti_float(h + QNET__NII_INTER);
+    slope = qnet__nifti_get(h, QNET__NII_SLOPE, 0);
+    in->intercept = qnet__nifti_get(h, QNET__NII_INTER, 0);
     /* NaN is what some tools write for "none"; nibabel takes infinity so, too. */
     in->slope = qnet__is_finite(slope) && slope != 0 ? slope : 1; /* 0: no scaling (nifti1.h) */
     if (in->slope != slope) in->intercept = 0;
     if (!qnet__is_finite(in->intercept))
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: scl_inter is %g, expected a finite number",
-                          name, in->intercept);
+        return qnet__nifti_fail(in, FORMAT, "scl_inter is %g, expected a finite number",
+                                in->intercept);
     return qnet__nifti_affine(in);
 }
 
@@ -12101,30 +11995,31 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
     const int scaled = in->slope != 1 || in->intercept != 0;
     float *voxels = in->volume.voxels + first;
     if (in->swapped) qnet__swap_bytes(in->piece, count, in->bytes);
-    if (in->type == QNET__NIFTI_FLOAT32 && !scaled) { /* keeps every bit of a NaN, too */
+    if (in->type == QNET_F32 && !scaled) { /* keeps every bit of a NaN, too */
         memcpy(voxels, in->piece, count * sizeof *voxels);
         return QNET_OK;
     }
     for (size_t i = 0; i < count; i++) {
-        double v = qnet__nifti_number(in->piece + i * in->bytes, in->type);
+        double v = qnet__number(in->piece + i * in->bytes, in->type);
         if (scaled) v = v * in->slope + in->intercept;
         if (fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) {
             char where[64];
             qnet__voxel_text(&in->volume, first + i, where);
-            return qnet__fail(in->ctx, QNET_ERROR_DATA, "%s: %s is %g, expected a number that a "
-                              "float can hold", in->name, where, v);
+            return qnet__nifti_fail(in, DATA, "%s is %g, expected a number that a float can hold",
+                                    where, v);
         }
         voxels[i] = (float)v;
     }
     return QNET_OK;
 }
 
-/* All voxels into volume.voxels; *room is how many it holds, also on failure. Room is made for at
-   most 16 times of what has come, and QNET__NIFTI_TRUST: a short file cannot ask for much. */
+/* All voxels into volume.voxels; *room is how many it holds, also on failure. The array grows to at
+   most 16 times of what has been read, or QNET__NIFTI_TRUST: a short file with a large dim costs
+   little memory. */
 static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
 {
-    size_t done, got, n;
-    for (done = 0; done < in->count; done += n) {
+    size_t got, n;
+    for (size_t done = 0; done < in->count; done += n) {
         if (done == *room) { /* all that was allocated has arrived */
             const size_t most = qnet__max_size(16 * done, QNET__NIFTI_TRUST);
             const size_t grown = qnet__min_size(in->count, most);
@@ -12139,59 +12034,58 @@ static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
         n = qnet__min_size(QNET__NIFTI_PIECE / in->bytes, *room - done);
         QNET__TRY(qnet__nifti_next(in, in->piece, n * in->bytes, &got));
         if (got < n * in->bytes)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: dim %d x %d x %d of %s "
-                              "needs %.0f bytes of voxels, found %.0f", in->name, in->volume.nx,
-                              in->volume.ny, in->volume.nz, in->type_name,
-                              (double)in->count * (double)in->bytes,
-                              (double)done * (double)in->bytes + (double)got);
+            return qnet__nifti_fail(in, FORMAT, "truncated: dim %d x %d x %d of %s needs %.0f "
+                                    "bytes of voxels, found %.0f", in->volume.nx, in->volume.ny,
+                                    in->volume.nz, in->type_name,
+                                    (double)in->count * (double)in->bytes,
+                                    (double)done * (double)in->bytes + (double)got);
         QNET__TRY(qnet__nifti_convert(in, done, n));
     }
     return QNET_OK;
 }
 
-/* Header, extensions (skipped), voxels, the rest. That it is packed is told by its first two bytes,
-   gzip's mark, not by the name: a stream has none, and names can be wrong. No NIfTI-1 file starts
-   so: its first byte is 5c, or 0. */
+/* Header, extensions (skipped), voxels, tail. Whether the file is packed is decided by its first
+   two bytes, gzip's magic number, not by its name, which a stream does not have and which may be
+   wrong. A NIfTI-1 file begins with 5c or 0. */
 static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
 {
-    size_t got, more, skip, tail = 0;
+    size_t got, more, tail = 0;
     QNET__TRY(qnet__nifti_next(in, in->header, 2, &got));
     if (got == 2 && in->header[0] == 0x1f && in->header[1] == 0x8b) {
         in->packed = 1;
         qnet__inflate_start(&in->inflate, in->ctx, in->source, in->header, 2);
         got = 0; /* inflate gives the header from its start */
     }
-    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NII_END - got, &more));
-    if (got + more < QNET__NII_END)
-        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: expected 348 bytes of "
-                          "NIfTI-1 header, found %d", in->name, (int)(got + more));
+    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NII_BYTES - got, &more));
+    if (got + more < QNET__NII_BYTES)
+        return qnet__nifti_fail(in, FORMAT, "truncated: expected 348 bytes of NIfTI-1 header, "
+                                "found %d", (int)(got + more));
     QNET__TRY(qnet__nifti_parse(in));
-    for (skip = in->offset - QNET__NII_END; skip > 0; skip -= got) { /* extensions */
+    for (size_t skip = in->offset - QNET__NII_BYTES; skip > 0; skip -= got) { /* extensions */
         got = qnet__min_size(skip, QNET__NIFTI_PIECE);
         QNET__TRY(qnet__nifti_next(in, in->piece, got, &got));
         if (got == 0)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: expected voxels at byte "
-                              "%.0f (vox_offset), found the end %.0f bytes before", in->name,
-                              (double)in->offset, (double)skip);
+            return qnet__nifti_fail(in, FORMAT, "truncated: expected voxels at byte %.0f "
+                                    "(vox_offset), found the end %.0f bytes before",
+                                    (double)in->offset, (double)skip);
     }
     QNET__TRY(qnet__nifti_voxels(in, room));
-    /* What follows is read, too: in a gzip file that is what checks its CRC. A lot of it means that
+    /* The tail is read because the CRC of a gzip file is checked at its end. A long tail means that
        dim is wrong. */
     do {
         QNET__TRY(qnet__nifti_next(in, in->piece, QNET__NIFTI_PIECE, &got));
         tail += got;
         if (tail > 0 && in->bitpix != 0)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: bitpix is %d and datatype %d (%s), "
-                              "and more bytes follow than this type takes: one of them is wrong",
-                              in->name, in->bitpix, in->type, in->type_name);
+            return qnet__nifti_fail(in, FORMAT, "bitpix is %d and datatype %d (%s), and more bytes "
+                                    "follow than this type takes: one of them is wrong",
+                                    in->bitpix, in->datatype, in->type_name);
         if (tail > QNET__NIFTI_MAX_TAIL)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: more than %.0f bytes follow the "
-                              "last voxel, expected the end of the file: dim does not fit the file",
-                              in->name, (double)QNET__NIFTI_MAX_TAIL);
+            return qnet__nifti_fail(in, FORMAT, "more than %.0f bytes follow the last voxel, "
+                                    "expected the end of the file: dim does not fit the file",
+                                    (double)QNET__NIFTI_MAX_TAIL);
     } while (got == QNET__NIFTI_PIECE);
     if (tail > 0)
-        qnet__nifti_warn(in, "%s: %.0f bytes follow the last voxel and are ignored", in->name,
-                         (double)tail);
+        qnet__nifti_warn(in, "%.0f bytes follow the last voxel and are ignored", (double)tail);
     return QNET_OK;
 }
 
@@ -12199,7 +12093,7 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out)
 {
     qnet__nifti_reader *in;
-    qnet_volume *volume;
+    qnet_volume *volume = NULL;
     size_t room = 0;
     qnet_status status;
     if (ctx == NULL || source == NULL || source->read == NULL || out == NULL)
@@ -12224,42 +12118,28 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
 
 /* ---- writing: little-endian, float32 or int16 with a slope, the affine as sform -------------- */
 
-static void qnet__nifti_put_short(unsigned char *p, int value)
-{
-    const int16_t x = (int16_t)value;
-    memcpy(p, &x, sizeof x);
-}
-
-static void qnet__nifti_put_float(unsigned char *p, double value)
-{
-    const float x = (float)value;
-    memcpy(p, &x, sizeof x);
-}
-
 /* The header, h[352], with the four zeros after it that say "no extensions". A volume whose side is
    unknown (affine_source 0) gets neither form, so that no reader takes it as known. */
 static void qnet__nifti_header(const qnet_volume *v, double slope, const double spacing[3],
                                unsigned char *h)
 {
     const int dim[8] = {3, v->nx, v->ny, v->nz, 1, 1, 1, 1}, known = v->affine_source > 0;
-    const int32_t size = QNET__NII_END;
-    int i;
+    const int32_t size = QNET__NII_BYTES;
     memset(h, 0, 352);
     memcpy(h, &size, sizeof size);
     h[38] = 'r'; /* "regular", as ANALYZE wants it */
-    for (i = 0; i < 8; i++) {
-        qnet__nifti_put_short(h + QNET__NII_DIM + 2 * i, dim[i]);
-        qnet__nifti_put_float(h + QNET__NII_PIXDIM + 4 * i, i > 0 && i < 4 ? spacing[i - 1] : 1);
+    for (int i = 0; i < 8; i++) {
+        qnet__nifti_put(h, QNET__NII_DIM, i, dim[i]);
+        qnet__nifti_put(h, QNET__NII_PIXDIM, i, i > 0 && i < 4 ? spacing[i - 1] : 1);
     }
-    qnet__nifti_put_short(h + QNET__NII_DATATYPE, slope > 0 ? QNET__NIFTI_INT16
-                                                            : QNET__NIFTI_FLOAT32);
-    qnet__nifti_put_short(h + QNET__NII_BITPIX, slope > 0 ? 16 : 32);
-    qnet__nifti_put_float(h + QNET__NII_OFFSET, 352);
-    qnet__nifti_put_float(h + QNET__NII_SLOPE, slope > 0 ? slope : 1);
+    qnet__nifti_put(h, QNET__NII_DATATYPE, 0, slope > 0 ? 4 : 16); /* int16, float32 */
+    qnet__nifti_put(h, QNET__NII_BITPIX, 0, slope > 0 ? 16 : 32);
+    qnet__nifti_put(h, QNET__NII_OFFSET, 0, 352);
+    qnet__nifti_put(h, QNET__NII_SLOPE, 0, slope > 0 ? slope : 1);
     h[QNET__NII_UNITS] = 2; /* mm */
-    qnet__nifti_put_short(h + QNET__NII_SFORM, known); /* 1: scanner's coordinates */
-    for (i = 0; i < 12 && known; i++)
-        qnet__nifti_put_float(h + QNET__NII_SROW + 4 * i, v->affine[i / 4][i % 4]);
+    qnet__nifti_put(h, QNET__NII_SFORM, 0, known); /* 1: scanner's coordinates */
+    for (int i = 0; i < 12 && known; i++)
+        qnet__nifti_put(h, QNET__NII_SROW, i, v->affine[i / 4][i % 4]);
     memcpy(h + QNET__NII_MAGIC, "n+1", 4);
     if (!qnet__is_little_endian()) qnet__nifti_swap_header(h);
 }
@@ -12278,20 +12158,20 @@ static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d,
 {
     const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = slope > 0 ? 2 : 4;
     const double step = (double)(float)slope; /* as a reader finds it in the header */
-    size_t done, i, n;
-    for (done = 0; done < count; done += n) {
+    size_t n;
+    for (size_t done = 0; done < count; done += n) {
         n = qnet__min_size(QNET__NIFTI_PIECE / bytes, count - done);
         if (slope == 0) memcpy(piece, v->voxels + done, n * bytes);
-        for (i = 0; i < n && slope > 0; i++) {
-            const double stored = rint((double)v->voxels[done + i] / step);
+        for (size_t i = 0; i < n && slope > 0; i++) {
+            const double value = (double)v->voxels[done + i], stored = rint(value / step);
             if (!(stored >= -32768 && stored <= 32767)) { /* NaN, too */
                 char where[64];
                 qnet__voxel_text(v, done + i, where);
                 return qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored as "
-                                  "%g: it does not fit int16", qnet__sink_name(sink), where,
-                                  (double)v->voxels[done + i], stored);
+                                  "%g: it does not fit int16", qnet__sink_name(sink), where, value,
+                                  stored);
             }
-            qnet__nifti_put_short(piece + 2 * i, (int)stored);
+            qnet__nifti_put(piece + 2 * i, 0, QNET_I16, 0, stored);
         }
         if (!qnet__is_little_endian()) qnet__swap_bytes(piece, n, bytes);
         QNET__TRY(qnet__nifti_send(ctx, d, sink, piece, n * bytes));
@@ -12316,6 +12196,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_nifti_write: context, sink or volume is NULL");
     name = qnet__sink_name(sink);
+    /* slope 0: float32; else int16 of the nearest multiples of the slope. */
     if (!(slope == 0 || (slope >= (double)FLT_MIN && slope <= (double)FLT_MAX)))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: slope is %g, expected 0 or a number above "
                           "0 that a float can hold", name, slope);
@@ -12333,6 +12214,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
                           "qnet_volume_reorient", name, orientation);
     block = (unsigned char *)qnet__alloc(ctx, bytes);
     if (block == NULL) return qnet__no_memory(ctx, bytes, "writing a NIfTI file");
+    /* One block holds deflate's state, if any, and the piece of voxels that is converted. */
     d = gzip ? (qnet__deflate *)(void *)block : NULL;
     if (d) qnet__deflate_start(d, ctx, sink, 0);
     qnet__nifti_header(volume, slope, spacing, header);
@@ -12360,6 +12242,7 @@ QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_v
     return status;
 }
 
+/* Packed where the path ends in .gz; on failure what was at the path stays. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
                                      double slope)
 {
@@ -12383,8 +12266,17 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
    with offsets from the end of the header (https://github.com/huggingface/safetensors, format).
    The reader takes this grammar only, in one pass, and skips fields of a tensor that it does not
    know. Strings are decoded in place, as no escape is shorter than what it stands for; surrogate
-   pairs stay as they are written. In memory a convolution is [kh][kw][in][out], in a
-   file [out][in][kh][kw], as PyTorch has it.
+   pairs stay as they are written.
+
+   A network is one block of qnet_real and a table of its parameters: name, shape, layout, offset.
+   In memory a convolution is [kh][kw][in][out], in a file [out][in][kh][kw], as PyTorch has it; all
+   other tensors are alike in both. Numbers of the types F64, F32, F16 and BF16 become qnet_real.
+
+   Reading goes header -> layout of the bytes -> bytes -> match with the table -> numbers -> copy;
+   each step refuses what the next one could not bear, so after it nothing needs to be checked
+   again. Files of an experiment carry their provenance as metadata: which run, input, repeat, fold
+   and model they are, and of which ResNet a Q-Net took the features.
+   Relies on >>context, >>random for its hash, >>file for bytes and >>tensor for the table.
    ============================================================================================ */
 
 #ifndef QNET_MAX_SAFETENSORS_HEADER
@@ -12399,40 +12291,26 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
 #define QNET__SAFETENSORS_DIMS 8
 #define QNET__SHAPE_TEXT 192 /* "[" 8 numbers of 20 digits and commas "]" */
 
-/* The public struct, first, and what it lies in. */
+/* The public struct, as first member, the buffers that its pointers lead into, and the state of the
+   parser: header.bytes[header.size] ends with a zero behind it. */
 typedef struct qnet__safetensors_file {
     qnet_safetensors file;
     char name[256];
     qnet_buffer header, data, tensors, metadata;
+    unsigned char *at;       /* the position in the header */
     int left_out, long_keys; /* tensors and keys that are not read, */
     char first_out[160];     /* and which tensor was the first */
 } qnet__safetensors_file;
 
-/* The header's text as it is read: at moves from begin to end, where a zero stands. */
-typedef struct qnet__header {
-    qnet_context *ctx;
-    const char *file;
-    unsigned char *begin, *at, *end;
-} qnet__header;
+/* The path that the file was read from. */
+static const char *qnet__safetensors_name(const qnet_safetensors *file)
+{
+    return ((const qnet__safetensors_file *)(const void *)file)->name; /* its first member */
+}
 
 /* ---- types and shapes ------------------------------------------------------------------------ */
 
-/* Bytes of one number; 0 for what is no dtype. */
-QNET_API size_t qnet_dtype_size(qnet_dtype dtype)
-{
-    static const unsigned char sizes[] = {8, 4, 2, 2, 8, 4, 2, 1, 8, 4, 2, 1, 1};
-    return (unsigned)dtype < sizeof(sizes) ? sizes[dtype] : 0;
-}
-
-/* As it stands in files; "?" for what is no dtype. */
-QNET_API const char *qnet_dtype_name(qnet_dtype dtype)
-{
-    static const char names[][5] = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16",
-                                    "I8",  "U64", "U32", "U16",  "U8",  "BOOL"};
-    return (unsigned)dtype < sizeof(names) / sizeof(names[0]) ? names[dtype] : "?";
-}
-
-/* "[64,3,7,7]", which is also the shape's JSON. */
+/* "[64,3,7,7]", for sentences and as the shape's JSON. */
 static void qnet__shape_text(char text[QNET__SHAPE_TEXT], int ndim, const size_t *shape)
 {
     int at = 1;
@@ -12453,38 +12331,10 @@ static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t 
     return qnet__mul(*count, size, bytes);
 }
 
-/* Number i of an array of a float type or I64, aligned or not. IEEE 754 binary16: 1 sign, 5
-   exponent and 10 fraction bits; bfloat16 is the upper half of a binary32. */
+/* Number i of an array, aligned or not. */
 static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
 {
-    const size_t size = qnet_dtype_size(dtype);
-    const unsigned char *p = (const unsigned char *)data + i * size;
-    double f64;
-    float f32;
-    int64_t i64;
-    uint32_t bits;
-    uint16_t half;
-    switch (dtype) {
-    case QNET_F64: memcpy(&f64, p, size); return f64;
-    case QNET_F32: memcpy(&f32, p, size); return (double)f32;
-    case QNET_I64: memcpy(&i64, p, size); return (double)i64;
-    case QNET_BF16:
-        memcpy(&half, p, size);
-        bits = (uint32_t)half << 16;
-        memcpy(&f32, &bits, sizeof(f32));
-        return (double)f32;
-    case QNET_F16: {
-        int exponent, fraction;
-        memcpy(&half, p, size);
-        exponent = half >> 10 & 31;
-        fraction = half & 1023;
-        f64 = exponent == 0    ? ldexp(fraction, -24)
-              : exponent == 31 ? (fraction ? NAN : INFINITY)
-                               : ldexp(1024 + fraction, exponent - 25);
-        return half >> 15 ? -f64 : f64;
-    }
-    default: return 0;
-    }
+    return qnet__number((const unsigned char *)data + i * qnet_dtype_size(dtype), dtype);
 }
 
 /* The first of tensors[count] whose name one before it has, or NULL. */
@@ -12498,118 +12348,134 @@ static const char *qnet__duplicate_name(const qnet_safetensor *tensors, int coun
 
 /* ---- the header's grammar -------------------------------------------------------------------- */
 
+/* Refusals begin with the file's name. */
+#define qnet__tensors_fail(f, status, text, ...) \
+    qnet__fail((f)->file.ctx, QNET_ERROR_##status, "%s: " text, (f)->name, __VA_ARGS__)
+
 /* The error sentence of the grammar: file, byte and what should have been there. */
-static qnet_status qnet__header_fail(const qnet__header *h, const char *expected)
+static qnet_status qnet__header_fail(const qnet__safetensors_file *f, const char *expected)
 {
-    return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: header byte %.0f of %.0f: expected %s",
-                      h->file, (double)(h->at - h->begin), (double)(h->end - h->begin), expected);
+    return qnet__tensors_fail(f, FORMAT, "header byte %.0f of %.0f: expected %s",
+                              (double)(f->at - f->header.bytes), (double)f->header.size, expected);
 }
 
 /* The next character that is not a space, or 0 at the end; it stays unread. */
-static int qnet__header_peek(qnet__header *h)
+static int qnet__header_peek(qnet__safetensors_file *f)
 {
-    while (*h->at == ' ' || *h->at == '\t' || *h->at == '\n' || *h->at == '\r') h->at++;
-    return *h->at;
+    while (*f->at == ' ' || *f->at == '\t' || *f->at == '\n' || *f->at == '\r') f->at++;
+    return *f->at;
 }
 
 /* Takes c, after any spaces, or fails with what `expected` says. */
-static qnet_status qnet__header_expect(qnet__header *h, char c, const char *expected)
+static qnet_status qnet__header_expect(qnet__safetensors_file *f, char c, const char *expected)
 {
-    if (qnet__header_peek(h) != c) return qnet__header_fail(h, expected);
-    h->at++;
+    if (qnet__header_peek(f) != c) return qnet__header_fail(f, expected);
+    f->at++;
     return QNET_OK;
 }
 
 /* Before member `index` of a list: *more = 0 when its closing character was taken instead. */
-static qnet_status qnet__header_more(qnet__header *h, int index, char close, int *more)
+static qnet_status qnet__header_more(qnet__safetensors_file *f, int index, char close, int *more)
 {
-    const int c = qnet__header_peek(h);
+    const int c = qnet__header_peek(f);
     *more = c != close;
-    if (index > 0 && c != ',' && *more) return qnet__header_fail(h, "',' or the end of the list");
-    if (index > 0 || !*more) h->at++;
+    if (index > 0 && c != ',' && *more) return qnet__header_fail(f, "',' or the end of the list");
+    if (index > 0 || !*more) f->at++;
     return QNET_OK;
 }
 
-/* Decodes the escape at h->at, a backslash, to *write, which moves on. */
-static qnet_status qnet__header_escape(qnet__header *h, unsigned char **write)
+/* Decodes the escape at f->at, a backslash, to *write, which moves on. */
+static qnet_status qnet__header_escape(qnet__safetensors_file *f, unsigned char **write)
 {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
-    const char *simple = h->at[1] ? strchr(from, h->at[1]) : NULL;
-    unsigned code = 0;
+    const char *simple = f->at[1] ? strchr(from, f->at[1]) : NULL;
+    char digits[5] = "";
+    unsigned code;
     if (simple != NULL) {
         *(*write)++ = (unsigned char)to[simple - from];
-        h->at += 2;
+        f->at += 2;
         return QNET_OK;
     }
-    if (h->at[1] != 'u') return qnet__header_fail(h, "one of \"\\/bfnrtu behind a backslash");
-    for (int i = 2; i < 6; i++) {
-        const char *digits = "0123456789abcdefABCDEF";
-        const char *digit = h->at[i] ? strchr(digits, h->at[i]) : NULL;
-        if (digit == NULL) return qnet__header_fail(h, "four hexadecimal digits");
-        code = code * 16 + (unsigned)(digit - digits) - (digit - digits > 15 ? 6u : 0u);
-    }
-    if (code == 0) return qnet__header_fail(h, "a character other than NUL");
-    if (code >= 0xd800 && code <= 0xdfff) {
-        memmove(*write, h->at, 6);
+    if (f->at[1] != 'u') return qnet__header_fail(f, "one of \"\\/bfnrtu behind a backslash");
+    if (strspn((const char *)f->at + 2, "0123456789abcdefABCDEF") < 4)
+        return qnet__header_fail(f, "four hexadecimal digits");
+    memcpy(digits, f->at + 2, 4);
+    code = (unsigned)strtoul(digits, NULL, 16);
+    if (code == 0) return qnet__header_fail(f, "a character other than NUL");
+    if (code >= 0xd800 && code <= 0xdfff) { /* half of a surrogate pair */
+        memmove(*write, f->at, 6);
         *write += 6;
-    } else {
+    } else { /* UTF-8 of n bytes: 6 bits in each but the first */
         const int n = code < 0x80 ? 1 : code < 0x800 ? 2 : 3;
         for (int i = n - 1; i > 0; i--, code >>= 6)
             (*write)[i] = (unsigned char)(0x80 | (code & 63));
         (*write)[0] = (unsigned char)(code | (n == 1 ? 0u : n == 2 ? 0xc0u : 0xe0u));
         *write += n;
     }
-    h->at += 6;
+    f->at += 6;
     return QNET_OK;
 }
 
 /* A string, decoded in place and ended by NUL, which takes the closing quote's byte at the latest;
    *size: its bytes without the NUL. */
-static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *size)
+static qnet_status qnet__header_string(qnet__safetensors_file *f, char **text, size_t *size)
 {
-    unsigned char *start, *write; /* write <= h->at: what is decoded never overtakes */
-    QNET__TRY(qnet__header_expect(h, '"', "a string"));
-    start = write = h->at;
-    while (*h->at != '"') {
-        const size_t n = qnet__utf8_size(h->at, (size_t)(h->end - h->at));
-        if (h->at == h->end) return qnet__header_fail(h, "the end of a string");
-        if (*h->at < 0x20) return qnet__header_fail(h, "no control character in a string");
-        if (n == 0) return qnet__header_fail(h, "valid UTF-8");
-        if (*h->at == '\\') {
-            QNET__TRY(qnet__header_escape(h, &write));
+    unsigned char *write; /* <= f->at: no escape is shorter than its character */
+    QNET__TRY(qnet__header_expect(f, '"', "a string"));
+    write = f->at;
+    *text = (char *)write;
+    while (*f->at != '"') {
+        const size_t n = qnet__utf8_size(f->at, (size_t)(f->header.bytes + f->header.size - f->at));
+        if (f->at == f->header.bytes + f->header.size)
+            return qnet__header_fail(f, "the end of a string");
+        if (*f->at < 0x20) return qnet__header_fail(f, "no control character in a string");
+        if (n == 0) return qnet__header_fail(f, "valid UTF-8");
+        if (*f->at == '\\') {
+            QNET__TRY(qnet__header_escape(f, &write));
             continue;
         }
-        memmove(write, h->at, n);
+        memmove(write, f->at, n);
         write += n;
-        h->at += n;
+        f->at += n;
     }
-    h->at++;
+    f->at++;
     *write = 0;
-    *text = (char *)start;
-    *size = (size_t)(write - start);
+    *size = (size_t)((char *)write - *text);
     return QNET_OK;
 }
 
-/* A list of at most `most` numbers, whole, not negative, each of which fits size_t. */
-static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int most, int *count)
+/* The key of an object's next member, with the comma before it and the colon behind it. *key =
+   NULL: the object ends here. */
+static qnet_status qnet__header_key(qnet__safetensors_file *f, int index, char **key, size_t *size)
 {
     int more;
-    QNET__TRY(qnet__header_expect(h, '[', "'['"));
+    *key = NULL;
+    QNET__TRY(qnet__header_more(f, index, '}', &more));
+    if (!more) return QNET_OK;
+    QNET__TRY(qnet__header_string(f, key, size));
+    return qnet__header_expect(f, ':', "':'");
+}
+
+/* A list of at most `most` numbers, whole, not negative, each of which fits size_t. */
+static qnet_status qnet__header_numbers(qnet__safetensors_file *f, size_t *numbers, int most,
+                                        int *count)
+{
+    int more;
+    QNET__TRY(qnet__header_expect(f, '[', "'['"));
     for (*count = 0;; (*count)++) {
         size_t value = 0, digits = 0; /* no strtoul: it takes signs and spaces, and saturates */
         int zero;
-        QNET__TRY(qnet__header_more(h, *count, ']', &more));
+        QNET__TRY(qnet__header_more(f, *count, ']', &more));
         if (!more) return QNET_OK;
-        zero = qnet__header_peek(h) == '0';
-        for (; *h->at >= '0' && *h->at <= '9'; digits++, h->at++)
-            if (!qnet__mul(value, 10, &value) || !qnet__add(value, (size_t)(*h->at - '0'), &value))
-                return qnet__header_fail(h, "a smaller number");
+        zero = qnet__header_peek(f) == '0';
+        for (; *f->at >= '0' && *f->at <= '9'; digits++, f->at++)
+            if (!qnet__mul(value, 10, &value) || !qnet__add(value, (size_t)(*f->at - '0'), &value))
+                return qnet__header_fail(f, "a smaller number");
         if (digits == 0 || (zero && digits > 1))
-            return qnet__header_fail(h, "a whole number without sign or leading zero");
+            return qnet__header_fail(f, "a whole number without sign or leading zero");
         if (*count == most)
-            return qnet__fail(h->ctx, QNET_ERROR_LIMIT,
-                              "%s: header byte %.0f: a list of more than %d numbers", h->file,
-                              (double)(h->at - h->begin), most);
+            return qnet__tensors_fail(f, LIMIT, "header byte %.0f: a list of more than %d numbers",
+                                      (double)(f->at - f->header.bytes), most);
         numbers[*count] = value;
     }
 }
@@ -12617,113 +12483,104 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
 #define QNET__HEADER_DEPTH 16 /* lists within lists that are skipped */
 
 /* Skips a value of any kind: a string, a list, an object, a number or a word. */
-static qnet_status qnet__header_skip(qnet__header *h, int depth)
+static qnet_status qnet__header_skip(qnet__safetensors_file *f, int depth)
 {
-    const int c = qnet__header_peek(h), close = c == '{' ? '}' : ']';
+    const int c = qnet__header_peek(f);
     char *text;
     size_t size;
-    int more;
-    if (c == '"') return qnet__header_string(h, &text, &size);
+    int more = 1;
+    if (c == '"') return qnet__header_string(f, &text, &size);
     if (c != '{' && c != '[') {
-        size = strspn((const char *)h->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
-        h->at += size;
-        return size > 0 ? QNET_OK : qnet__header_fail(h, "a value");
+        size = strspn((const char *)f->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
+        f->at += size;
+        return size > 0 ? QNET_OK : qnet__header_fail(f, "a value");
     }
-    if (depth == 0) return qnet__header_fail(h, "fewer lists within lists");
-    h->at++;
+    if (depth == 0) return qnet__header_fail(f, "fewer lists within lists");
+    f->at++;
     for (int i = 0;; i = 1) {
-        QNET__TRY(qnet__header_more(h, i, (char)close, &more));
-        if (!more) return QNET_OK;
-        if (c == '{') {
-            QNET__TRY(qnet__header_string(h, &text, &size));
-            QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        }
-        QNET__TRY(qnet__header_skip(h, depth - 1));
+        if (c == '{') QNET__TRY(qnet__header_key(f, i, &text, &size));
+        else QNET__TRY(qnet__header_more(f, i, ']', &more));
+        if (!more || (c == '{' && text == NULL)) return QNET_OK;
+        QNET__TRY(qnet__header_skip(f, depth - 1));
     }
 }
 
 /* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t, in any order, each once;
    *dtype: what the file says. The shape must take exactly the bytes between the offsets, unless the
    size of that dtype is not known. t->data: the first offset, a number until the bytes are read. */
-static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, char **dtype)
+static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetensor *t, char **dtype)
 {
     static const char *const fields[3] = {"dtype", "shape", "data_offsets"};
     size_t offsets[2] = {0, 0}, size, bytes;
-    int seen[3] = {0, 0, 0}, more, n, i, field;
-    char *text, shape[QNET__SHAPE_TEXT];
-    QNET__TRY(qnet__header_expect(h, '{', "'{' of a tensor"));
-    for (i = 0;; i = 1) {
-        QNET__TRY(qnet__header_more(h, i, '}', &more));
-        if (!more) break;
-        QNET__TRY(qnet__header_string(h, &text, &size));
-        QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        for (field = 0; field < 3 && strcmp(text, fields[field]) != 0; field++) {}
+    int seen[3] = {0, 0, 0}, n, field;
+    char *key, shape[QNET__SHAPE_TEXT];
+    QNET__TRY(qnet__header_expect(f, '{', "'{' of a tensor"));
+    for (int i = 0;; i = 1) {
+        QNET__TRY(qnet__header_key(f, i, &key, &size));
+        if (key == NULL) break;
+        for (field = 0; field < 3 && strcmp(key, fields[field]) != 0; field++) {}
         if (field < 3 && seen[field]++)
-            return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
-                              "%s: tensor '%s': field '%s' is there twice", h->file, t->name, text);
+            return qnet__tensors_fail(f, FORMAT, "tensor '%s': field '%s' is there twice", t->name,
+                                      key);
         if (field == 0) {
-            QNET__TRY(qnet__header_string(h, dtype, &size));
+            QNET__TRY(qnet__header_string(f, dtype, &size));
             for (n = 0; qnet_dtype_size((qnet_dtype)n); n++)
                 if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)n)) == 0) break;
-            t->dtype = (qnet_dtype)n;
+            t->dtype = (qnet_dtype)n; /* of size 0 when it is none of the list */
         } else if (field == 1) {
-            QNET__TRY(qnet__header_numbers(h, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
+            QNET__TRY(qnet__header_numbers(f, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
         } else if (field == 2) {
-            QNET__TRY(qnet__header_numbers(h, offsets, 2, &n));
-            if (n != 2) return qnet__header_fail(h, "two data_offsets");
+            QNET__TRY(qnet__header_numbers(f, offsets, 2, &n));
+            if (n != 2) return qnet__header_fail(f, "two data_offsets");
         } else {
-            QNET__TRY(qnet__header_skip(h, QNET__HEADER_DEPTH));
+            QNET__TRY(qnet__header_skip(f, QNET__HEADER_DEPTH));
         }
     }
+    /* All three fields, offsets in order, and as many bytes as the shape takes. */
     for (field = 0; field < 3; field++)
         if (!seen[field])
-            return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s is missing", h->file,
-                              t->name, fields[field]);
+            return qnet__tensors_fail(f, FORMAT, "tensor '%s': %s is missing", t->name,
+                                      fields[field]);
     if (offsets[0] > offsets[1])
-        return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
-                          "%s: tensor '%s': data_offsets [%.0f,%.0f] run backwards", h->file,
-                          t->name, (double)offsets[0], (double)offsets[1]);
+        return qnet__tensors_fail(f, FORMAT, "tensor '%s': data_offsets [%.0f,%.0f] run backwards",
+                                  t->name, (double)offsets[0], (double)offsets[1]);
     t->bytes = offsets[1] - offsets[0];
     t->data = (const void *)(uintptr_t)offsets[0];
-    if (qnet_dtype_size(t->dtype) == 0) return QNET_OK;
+    size = qnet_dtype_size(t->dtype);
+    if (size == 0 || (qnet__shape_bytes(t->ndim, t->shape, size, &t->count, &bytes) &&
+                      bytes == t->bytes))
+        return QNET_OK;
     qnet__shape_text(shape, t->ndim, t->shape);
-    if (!qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &t->count, &bytes) ||
-        bytes != t->bytes)
-        return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
-                          "%s: tensor '%s': %s %s does not take the %.0f bytes of its data_offsets",
-                          h->file, t->name, qnet_dtype_name(t->dtype), shape,
-                          (double)t->bytes);
-    return QNET_OK;
+    return qnet__tensors_fail(f, FORMAT, "tensor '%s': %s %s does not take the %.0f bytes of its "
+                              "data_offsets", t->name, qnet_dtype_name(t->dtype), shape,
+                              (double)t->bytes);
 }
 
-/* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. */
-static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file *f)
+/* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. Values
+   stay where they are decoded, in f->header. */
+static qnet_status qnet__header_metadata(qnet__safetensors_file *f)
 {
-    if (qnet__header_peek(h) == 'n') return qnet__header_skip(h, 0);
-    QNET__TRY(qnet__header_expect(h, '{', "'{' of __metadata__"));
+    if (qnet__header_peek(f) == 'n') return qnet__header_skip(f, 0);
+    QNET__TRY(qnet__header_expect(f, '{', "'{' of __metadata__"));
     for (int i = 0;; i = 1) {
         qnet_metadata entry;
         char *key;
         size_t size, value_size;
-        int more;
-        QNET__TRY(qnet__header_more(h, i, '}', &more));
-        if (!more) return QNET_OK;
+        QNET__TRY(qnet__header_key(f, i, &key, &size));
+        if (key == NULL) return QNET_OK;
         memset(&entry, 0, sizeof(entry));
-        QNET__TRY(qnet__header_string(h, &key, &size));
-        QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        QNET__TRY(qnet__header_string(h, &entry.value, &value_size)); /* stays in the header */
+        QNET__TRY(qnet__header_string(f, &entry.value, &value_size));
         if (size >= sizeof(entry.key)) {
             f->long_keys++;
             continue;
         }
         if (f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
-            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: metadata '%s': above %d keys", h->file,
-                              key, QNET_MAX_SAFETENSORS_METADATA);
+            return qnet__tensors_fail(f, LIMIT, "metadata '%s': above %d keys", key,
+                                      QNET_MAX_SAFETENSORS_METADATA);
         if (qnet_safetensors_metadata(&f->file, key) != NULL)
-            return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: metadata '%s' is there twice",
-                              h->file, key);
+            return qnet__tensors_fail(f, FORMAT, "metadata '%s' is there twice", key);
         memcpy(entry.key, key, size + 1);
-        QNET__TRY(qnet_buffer_append(h->ctx, &f->metadata, &entry, sizeof(entry)));
+        QNET__TRY(qnet_buffer_append(f->file.ctx, &f->metadata, &entry, sizeof(entry)));
         f->file.metadata = (qnet_metadata *)(void *)f->metadata.bytes;
         f->file.metadata_count++;
     }
@@ -12731,31 +12588,28 @@ static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file
 
 /* The whole header into f->tensors and f->metadata. Tensors that no network here can need get ndim
    -1: their bytes count for the layout. */
-static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
+static qnet_status qnet__header_read(qnet__safetensors_file *f)
 {
-    int more, seen_metadata = 0;
-    QNET__TRY(qnet__header_expect(h, '{', "'{'"));
+    int seen_metadata = 0;
+    QNET__TRY(qnet__header_expect(f, '{', "'{'"));
     for (int i = 0;; i = 1) {
         qnet_safetensor t;
         char *name, *dtype = NULL;
         size_t size;
-        QNET__TRY(qnet__header_more(h, i, '}', &more));
-        if (!more) break;
-        QNET__TRY(qnet__header_string(h, &name, &size));
-        QNET__TRY(qnet__header_expect(h, ':', "':'"));
+        QNET__TRY(qnet__header_key(f, i, &name, &size));
+        if (name == NULL) break;
         if (strcmp(name, "__metadata__") == 0) {
             if (seen_metadata++)
-                return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: __metadata__ is there twice",
-                                  h->file);
-            QNET__TRY(qnet__header_metadata(h, f));
+                return qnet__tensors_fail(f, FORMAT, "%s is there twice", name);
+            QNET__TRY(qnet__header_metadata(f));
             continue;
         }
         if (f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
-            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: tensor '%.64s': above %d tensors",
-                              h->file, name, QNET_MAX_SAFETENSORS_TENSORS);
+            return qnet__tensors_fail(f, LIMIT, "tensor '%.64s': above %d tensors", name,
+                                      QNET_MAX_SAFETENSORS_TENSORS);
         memset(&t, 0, sizeof(t));
         memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
-        QNET__TRY(qnet__header_tensor(h, &t, &dtype));
+        QNET__TRY(qnet__header_tensor(f, &t, &dtype));
         if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
             if (f->left_out++ == 0)
                 snprintf(f->first_out, sizeof(f->first_out), "tensor '%.64s', %s%.32s", t.name,
@@ -12763,20 +12617,20 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
                          size >= sizeof(t.name) ? "" : dtype);
             t.ndim = -1;
         }
-        QNET__TRY(qnet_buffer_append(h->ctx, &f->tensors, &t, sizeof(t)));
+        QNET__TRY(qnet_buffer_append(f->file.ctx, &f->tensors, &t, sizeof(t)));
         f->file.tensors = (qnet_safetensor *)(void *)f->tensors.bytes;
         f->file.count++;
     }
-    qnet__header_peek(h); /* writers pad with spaces */
-    return h->at == h->end ? QNET_OK : qnet__header_fail(h, "nothing behind the closing '}'");
+    qnet__header_peek(f); /* writers pad with spaces */
+    return f->at == f->header.bytes + f->header.size
+               ? QNET_OK : qnet__header_fail(f, "nothing behind the closing '}'");
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* Checks that the tensors cover bytes 0..*size, each byte once: no two overlap, and together they
-   are as large as the last of them ends. */
-static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors_file *f,
-                                      size_t *size)
+/* Checks that the tensors cover bytes 0..*size, each byte once: no two overlap, and the sum of
+   their sizes is the largest end. */
+static qnet_status qnet__check_layout(const qnet__safetensors_file *f, size_t *size)
 {
     size_t sum = 0;
     *size = 0;
@@ -12785,17 +12639,17 @@ static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors
         const size_t begin = (size_t)(uintptr_t)a->data, end = begin + a->bytes;
         for (; b < a; b++)
             if (begin < (size_t)(uintptr_t)b->data + b->bytes && (size_t)(uintptr_t)b->data < end)
-                return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: tensor '%s' overlaps '%s'", f->name,
-                                  a->name, b->name);
+                return qnet__tensors_fail(f, FORMAT, "tensor '%s' overlaps '%s'", a->name, b->name);
         sum += a->bytes;
         *size = qnet__max_size(*size, end);
     }
     if (sum == *size) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: there is a hole between the tensors: they end "
-                      "at byte %.0f and have %.0f", f->name, (double)*size, (double)sum);
+    return qnet__tensors_fail(f, FORMAT, "there is a hole between the tensors: they end at byte "
+                              "%.0f and have %.0f", (double)*size, (double)sum);
 }
 
-/* Takes the tensors that are not read from the list; their bytes have been counted. */
+/* Removes the tensors that are not read from the list, with a warning; the layout was checked with
+   them. */
 static void qnet__leave_out(qnet__safetensors_file *f)
 {
     int kept = 0;
@@ -12810,54 +12664,52 @@ static void qnet__leave_out(qnet__safetensors_file *f)
                   "bytes: %d", f->name, f->long_keys);
 }
 
-/* Fills f from the source. */
+/* The length that a file begins with, and as many bytes of JSON, into f->header. */
+static qnet_status qnet__header_load(qnet_context *ctx, qnet_source *source,
+                                     qnet__safetensors_file *f)
+{
+    uint64_t length;
+    QNET__TRY(qnet__read_exact(ctx, source, 8, "safetensors header length", &f->header));
+    length = qnet__load_le64(f->header.bytes);
+    f->header.size = 0;
+    if (length == 0)
+        return qnet__tensors_fail(f, FORMAT, "expected a safetensors header of %d bytes or more, "
+                                  "found 0", 2);
+    if (length <= QNET_MAX_SAFETENSORS_HEADER)
+        return qnet__read_exact(ctx, source, (size_t)length, "safetensors header", &f->header);
+    QNET__TRY(qnet__read_exact(ctx, source, 1, "safetensors header", &f->header));
+    if (f->header.bytes[0] != '{') /* most likely a zip archive of PyTorch */
+        return qnet__tensors_fail(f, FORMAT, "not a safetensors file: expected '%c' behind the "
+                                  "header's length", '{');
+    return qnet__tensors_fail(f, LIMIT, "expected a safetensors header of at most %.0f bytes, "
+                              "found %.0f", (double)QNET_MAX_SAFETENSORS_HEADER, (double)length);
+}
+
+/* Fills f from the source: header, layout, then the tensors' bytes, in this machine's order. */
 static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *source,
                                            qnet__safetensors_file *f)
 {
     const char *duplicate;
     unsigned char extra;
-    qnet__header h;
-    uint64_t length;
     size_t size, got;
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
-    QNET__TRY(qnet__read_exact(ctx, source, 8, "safetensors header length", &f->header));
-    length = qnet__load_le64(f->header.bytes);
-    f->header.size = 0;
-    if (length == 0)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: expected a safetensors header of 2 bytes or more, found 0", f->name);
-    if (length > QNET_MAX_SAFETENSORS_HEADER) {
-        QNET__TRY(qnet__read_exact(ctx, source, 1, "safetensors header", &f->header));
-        if (f->header.bytes[0] != '{')
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: not a safetensors file: expected '{' behind the header's length",
-                              f->name);
-        return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "%s: expected a safetensors header of at most %.0f bytes, found %.0f",
-                          f->name, (double)QNET_MAX_SAFETENSORS_HEADER, (double)length);
-    }
-    QNET__TRY(qnet__read_exact(ctx, source, (size_t)length, "safetensors header", &f->header));
-    h.ctx = ctx;
-    h.file = f->name;
-    h.begin = h.at = f->header.bytes;
-    h.end = h.begin + f->header.size;
-    QNET__TRY(qnet__header_read(&h, f));
-    QNET__TRY(qnet__check_layout(ctx, f, &size));
+    QNET__TRY(qnet__header_load(ctx, source, f));
+    f->at = f->header.bytes;
+    QNET__TRY(qnet__header_read(f));
+    QNET__TRY(qnet__check_layout(f, &size));
     qnet__leave_out(f);
     duplicate = qnet__duplicate_name(f->file.tensors, f->file.count);
     if (duplicate != NULL)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: tensor '%s' is there twice", f->name,
-                          duplicate);
+        return qnet__tensors_fail(f, FORMAT, "tensor '%s' is there twice", duplicate);
     if (size > QNET_MAX_FILE_BYTES)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f bytes of tensors, the limit is %.0f",
-                          f->name, (double)size, (double)QNET_MAX_FILE_BYTES);
+        return qnet__tensors_fail(f, LIMIT, "%.0f bytes of tensors, the limit is %.0f",
+                                  (double)size, (double)QNET_MAX_FILE_BYTES);
     QNET__TRY(qnet__read_exact(ctx, source, size, "tensors", &f->data));
     /* A byte too many means that header and data do not belong together. */
     QNET__TRY(qnet__read_some(ctx, source, &extra, 1, &got));
     if (got != 0)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: the file goes on behind the %.0f bytes of its tensors", f->name,
-                          (double)size);
+        return qnet__tensors_fail(f, FORMAT, "the file goes on behind the %.0f bytes of its "
+                                  "tensors", (double)size);
     for (int i = 0; i < f->file.count; i++) {
         qnet_safetensor *t = &f->file.tensors[i];
         unsigned char *p = size > 0 ? f->data.bytes + (uintptr_t)t->data : NULL;
@@ -12890,7 +12742,7 @@ QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *sourc
     return status;
 }
 
-/* Takes a file that is read to any point. */
+/* Also of a file that was read in part. */
 QNET_API void qnet_safetensors_destroy(qnet_safetensors *file)
 {
     qnet__safetensors_file *f = (qnet__safetensors_file *)(void *)file; /* its first member */
@@ -12902,13 +12754,20 @@ QNET_API void qnet_safetensors_destroy(qnet_safetensors *file)
     qnet__free(file->ctx, f, sizeof(*f));
 }
 
-/* Linear: the networks here have a hundred names. */
+/* The tensor whose name is `name` behind its first `prefix` bytes, which are alike in all; or NULL.
+   Linear: the networks here have a hundred names. */
+static const qnet_safetensor *qnet__safetensors_find(const qnet_safetensors *file, size_t prefix,
+                                                     const char *name)
+{
+    for (int i = 0; i < file->count; i++)
+        if (strcmp(file->tensors[i].name + prefix, name) == 0) return &file->tensors[i];
+    return NULL;
+}
+
 QNET_API const qnet_safetensor *qnet_safetensors_find(const qnet_safetensors *file,
                                                       const char *name)
 {
-    for (int i = 0; i < file->count; i++)
-        if (strcmp(file->tensors[i].name, name) == 0) return &file->tensors[i];
-    return NULL;
+    return qnet__safetensors_find(file, 0, name);
 }
 
 /* Linear as well; also used on the file that is being read, to find a duplicate key. */
@@ -12939,7 +12798,8 @@ static qnet_status qnet__write_json_string(qnet_context *ctx, qnet_buffer *json,
     return qnet_buffer_append(ctx, json, "\"", 1);
 }
 
-/* The JSON of tensors[count], whose name, dtype, ndim and shape count, and of the metadata. */
+/* Appends the JSON of tensors[count], whose name, dtype, ndim and shape count, and of the metadata
+   pairs[pair_count][2]. */
 static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
                                           const qnet_safetensor *tensors, int count,
                                           const char *const *pairs, int pair_count,
@@ -12957,12 +12817,12 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
     if (pair_count > 0) QNET__TRY(qnet_buffer_printf(ctx, json, count > 0 ? "}," : "}"));
     for (int i = 0; i < count; i++, at = end) {
         const qnet_safetensor *t = &tensors[i];
-        if (t->ndim < 0 || t->ndim > QNET__SAFETENSORS_DIMS || qnet_dtype_size(t->dtype) == 0 ||
-            !qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &numbers, &bytes) ||
+        const size_t size = qnet_dtype_size(t->dtype);
+        if (t->ndim < 0 || t->ndim > QNET__SAFETENSORS_DIMS || size == 0 ||
+            !qnet__shape_bytes(t->ndim, t->shape, size, &numbers, &bytes) ||
             !qnet__add(at, bytes, &end) || strcmp(t->name, "__metadata__") == 0)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "%s: tensor '%s': name, dtype or shape cannot be written", file,
-                              t->name);
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s': name, dtype or shape "
+                              "cannot be written", file, t->name);
         qnet__shape_text(shape, t->ndim, t->shape);
         if (i > 0) QNET__TRY(qnet_buffer_append(ctx, json, ",", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, t->name));
@@ -12980,7 +12840,6 @@ static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
                                            const char *const *pairs, int pair_count)
 {
     const char *file = qnet__sink_name(sink), *duplicate;
-    unsigned char length[8];
     qnet_buffer json = {NULL, 0, 0, NULL};
     qnet_status status;
     if (count > QNET_MAX_SAFETENSORS_TENSORS || pair_count > QNET_MAX_SAFETENSORS_METADATA)
@@ -12993,13 +12852,13 @@ static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
     if (duplicate != NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s' is there twice", file,
                           duplicate);
-    status = qnet__safetensors_json(ctx, file, tensors, count, pairs, pair_count, &json);
-    if (status == QNET_OK && json.size > QNET_MAX_SAFETENSORS_HEADER)
+    status = qnet_buffer_append(ctx, &json, "length..", 8); /* known at the end */
+    if (status == QNET_OK)
+        status = qnet__safetensors_json(ctx, file, tensors, count, pairs, pair_count, &json);
+    if (status == QNET_OK && json.size - 8 > QNET_MAX_SAFETENSORS_HEADER)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a header of %.0f bytes, the limit is %.0f",
-                            file, (double)json.size,
-                            (double)QNET_MAX_SAFETENSORS_HEADER);
-    qnet__store(length, 8, 0, json.size);
-    if (status == QNET_OK) status = qnet__write(ctx, sink, length, sizeof(length));
+                            file, (double)json.size - 8, (double)QNET_MAX_SAFETENSORS_HEADER);
+    if (status == QNET_OK) qnet__store(json.bytes, 8, 0, json.size - 8);
     if (status == QNET_OK) status = qnet__write(ctx, sink, json.bytes, json.size);
     qnet_buffer_free(ctx, &json);
     return status;
@@ -13045,12 +12904,13 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
 }
 
 /* ---- networks ----------------------------------------------------------------------------------
-   A network is a table of parameters: name, shape, layout, and place in one block of numbers. A file
-   fits a table when it has a tensor for each name, of the same shape and of a float type, and no
-   others. All is checked before the first number is copied: a file that does not fit leaves the
+   A network is a table of parameters: name, shape, layout, and place in one block of numbers. A
+   file fits a table when it has a tensor for each name, of the same shape and of a float type, and
+   no others. All is checked before the first number is copied: a file that does not fit leaves the
    block as it was. Three things may differ, each with a warning or a flag: a prefix before all
-   names, num_batches_tracked, and, if asked for, the head. */
+   names ("module."), num_batches_tracked, and, with replace_head, the final layer. */
 
+/* 1 when name ends in `end`. */
 static int qnet__ends_in(const char *name, const char *end)
 {
     const size_t n = strlen(name), m = strlen(end);
@@ -13061,6 +12921,7 @@ static int qnet__ends_in(const char *name, const char *end)
    result depends on it. */
 static int qnet__is_tracked(const char *name) { return qnet__ends_in(name, "num_batches_tracked"); }
 
+/* The running variance of a batch norm. */
 static int qnet__is_variance(const char *name) { return qnet__ends_in(name, "running_var"); }
 
 /* The final layers, whose first dimension is the number of classes. */
@@ -13074,7 +12935,6 @@ static qnet_safetensor qnet__param_in_file(const qnet_param *p)
 {
     static const int oihw[] = {3, 2, 0, 1};
     qnet_safetensor t;
-    int i;
     memset(&t, 0, sizeof(t));
     memcpy(t.name, p->name, sizeof(p->name));
     t.count = p->count;
@@ -13084,7 +12944,7 @@ static qnet_safetensor qnet__param_in_file(const qnet_param *p)
     }
     t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
     t.ndim = p->ndim;
-    for (i = 0; i < p->ndim; i++)
+    for (int i = 0; i < p->ndim; i++)
         t.shape[i] = p->shape[p->layout == QNET_LAYOUT_HWIO ? oihw[i] : i];
     return t;
 }
@@ -13106,11 +12966,12 @@ static float qnet__load_f32(const void *data, size_t i)
     return value;
 }
 
-#define QNET__COPY_FILTERS 64 /* turned at a time, */
-#define QNET__COPY_NUMBERS 8  /* so many numbers of each */
+#define QNET__COPY_FILTERS 64 /* of a tile, */
+#define QNET__COPY_NUMBERS 8  /* and as many numbers of each */
 
 /* The tensor's numbers to to[p->count], in memory's order. A convolution's [filter][number] is
-   turned in a tile to [number][filter], whose rows go to memory in full cache lines. */
+   transposed in a tile to [number][filter], whose rows are stored in full cache lines: rows of
+   memory are a power of two apart, so single numbers would compete for a set of the cache. */
 static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
     const size_t out = p->shape[3], filter = p->count / qnet__max_size(out, 1);
@@ -13125,16 +12986,11 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet
         const size_t at = qnet__min_size(f, filter - QNET__COPY_NUMBERS); /* some once more */
         for (size_t first = 0; first < out; first += n) {
             n = qnet__min_size(out - first, QNET__COPY_FILTERS);
-            for (size_t o = 0; o < n; o++) { /* written out: as a loop it takes twice as long */
+            for (size_t o = 0; o < n; o++) {
                 const size_t from = (first + o) * filter + at;
-                tile[0][o] = (qnet_real)qnet__load_f32(t->data, from);
-                tile[1][o] = (qnet_real)qnet__load_f32(t->data, from + 1);
-                tile[2][o] = (qnet_real)qnet__load_f32(t->data, from + 2);
-                tile[3][o] = (qnet_real)qnet__load_f32(t->data, from + 3);
-                tile[4][o] = (qnet_real)qnet__load_f32(t->data, from + 4);
-                tile[5][o] = (qnet_real)qnet__load_f32(t->data, from + 5);
-                tile[6][o] = (qnet_real)qnet__load_f32(t->data, from + 6);
-                tile[7][o] = (qnet_real)qnet__load_f32(t->data, from + 7);
+                QNET__UNROLL
+                for (size_t k = 0; k < QNET__COPY_NUMBERS; k++)
+                    tile[k][o] = (qnet_real)qnet__load_f32(t->data, from + k);
             }
             for (size_t k = 0; k < QNET__COPY_NUMBERS; k++)
                 memcpy(to + qnet__param_index(p, at + k) + first, tile[k], n * sizeof(qnet_real));
@@ -13142,44 +12998,44 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet
     }
 }
 
-#define QNET__FINITE_RUN 1024
+#define QNET__REAL_MAX (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)
+#define QNET__NUMBERS_RUN 1024
 
-/* 1 when QNET__FINITE_RUN numbers from `first` on are finite; without a decision for each. */
-static int qnet__finite_run(const void *data, size_t first)
+/* The first number of the tensor outside [least, QNET__REAL_MAX], or t->count. NaN fails every
+   comparison. Runs of F32 are tested without a branch for each number, so in vectors. */
+static size_t qnet__first_outside(const qnet_safetensor *t, double least)
 {
-    int finite = 1;
-    for (size_t i = 0; i < QNET__FINITE_RUN; i++)
-        finite &= fabsf(qnet__load_f32(data, first + i)) <= FLT_MAX;
-    return finite;
-}
-
-/* The first number of the tensor that is not finite, or that qnet_real cannot hold; t->count: all
-   are good. Comparisons are written so that NaN fails. */
-static size_t qnet__first_not_finite(const qnet_safetensor *t)
-{
-    const double most = QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX;
     size_t k = 0;
-    if (t->dtype == QNET_F32)
-        while (t->count - k >= QNET__FINITE_RUN && qnet__finite_run(t->data, k))
-            k += QNET__FINITE_RUN;
-    while (k < t->count && fabs(qnet__element(t->dtype, t->data, k)) <= most) k++;
+    for (int inside = 1; t->dtype == QNET_F32 && t->count - k >= QNET__NUMBERS_RUN;) {
+        for (size_t i = 0; i < QNET__NUMBERS_RUN; i++) {
+            const float x = qnet__load_f32(t->data, k + i);
+            inside &= (x <= FLT_MAX) & (x >= (float)least);
+        }
+        if (!inside) break;
+        k += QNET__NUMBERS_RUN;
+    }
+    for (; k < t->count; k++) {
+        const double x = qnet__element(t->dtype, t->data, k);
+        if (!(x >= least && x <= QNET__REAL_MAX)) break;
+    }
     return k;
 }
 
-/* Refuses a tensor with a number that no network can have: batch norm takes a variance's root. */
+/* Refuses a tensor with a number that no network can have: NaN, infinity, one that qnet_real cannot
+   hold, or a variance below 0, whose root batch norm takes. */
 static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
                                        const qnet_safetensor *t, const char *name)
 {
-    size_t bad = qnet__first_not_finite(t);
-    const int finite = bad == t->count;
-    for (size_t k = 0; k < t->count && finite && bad == t->count && qnet__is_variance(name); k++)
-        if (qnet__element(t->dtype, t->data, k) < 0) bad = k;
+    const size_t bad = qnet__first_outside(t, qnet__is_variance(name) ? 0 : -QNET__REAL_MAX);
+    double x;
     if (bad == t->count) return QNET_OK;
+    x = qnet__element(t->dtype, t->data, bad);
     return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file, name,
-                      (double)bad, qnet__element(t->dtype, t->data, bad),
-                      finite ? "a variance below 0" : "not finite");
+                      (double)bad, x, fabs(x) <= QNET__REAL_MAX ? "a variance below 0"
+                                                                : "not finite");
 }
 
+/* What is matched with what, and where the numbers go. */
 typedef struct qnet__weights_job {
     const qnet_safetensors *file;
     const char *name;
@@ -13189,87 +13045,78 @@ typedef struct qnet__weights_job {
     qnet_real *block;
 } qnet__weights_job;
 
-/* The tensor of the file that is meant by a name of the table; or NULL. */
-static const qnet_safetensor *qnet__weights_find(const qnet__weights_job *job, const char *name)
+/* Of the head that `name` belongs to, "fc." for "fc.bias": how many tensors of it the file has.
+   *classes: the rows of its weight there, 0 without one. */
+static int qnet__head_in_file(const qnet__weights_job *job, const char *name, size_t *classes)
 {
-    for (int i = 0; i < job->file->count; i++)
-        if (strcmp(job->file->tensors[i].name + job->prefix, name) == 0)
-            return &job->file->tensors[i];
-    return NULL;
-}
-
-/* For a tensor of a head, "fc.bias": the classes that "fc.weight" has in the file; 0: none. */
-static size_t qnet__head_classes(const qnet__weights_job *job, const char *name)
-{
-    const qnet_safetensor *weight = NULL;
     const char *dot = strrchr(name, '.');
-    char text[80];
-    if (qnet__is_head(name) && dot != NULL) {
-        snprintf(text, sizeof(text), "%.*s.weight", (int)(dot - name), name);
-        weight = qnet__weights_find(job, text);
+    const size_t n = dot != NULL ? (size_t)(dot - name) + 1 : 0;
+    int count = 0;
+    *classes = 0;
+    for (int i = 0; i < job->file->count && qnet__is_head(name); i++) {
+        const qnet_safetensor *t = &job->file->tensors[i];
+        if (strncmp(t->name + job->prefix, name, n) != 0) continue;
+        count++;
+        if (strcmp(t->name + job->prefix + n, "weight") == 0 && t->ndim > 0) *classes = t->shape[0];
     }
-    return weight != NULL && weight->ndim > 0 ? weight->shape[0] : 0;
+    return count;
 }
 
-/* 1 when the file has any tensor of the head that `name` belongs to, "fc." with what follows. */
-static int qnet__head_is_there(const qnet__weights_job *job, const char *name)
-{
-    const char *dot = strrchr(name, '.');
-    for (int i = 0; i < job->file->count && dot != NULL; i++)
-        if (strncmp(job->file->tensors[i].name + job->prefix, name, (size_t)(dot - name) + 1) == 0)
-            return 1;
-    return 0;
-}
+/* The refusal of entry p: the file is one of another network. */
+#define qnet__mismatch(text, ...)                                                                 \
+    qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s'" text, job->name,    \
+               job->table->network, p->name, __VA_ARGS__)
 
 /* Finds entry p in the file and checks presence, type, classes, shape and, with `numbers`, each
-   number. *found = NULL: what is in the block stays (a counter that is missing, a head that is to be
-   trained anew). With ctx NULL no sentence is made. */
+   number. *found = NULL: what is in the block stays (a counter that is missing, a head that is to
+   be trained anew). With ctx NULL no sentence is made. */
 static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_job *job,
                                        const qnet_param *p, int numbers,
                                        const qnet_safetensor **found)
 {
-    qnet_safetensor expected = qnet__param_in_file(p);
-    const qnet_safetensor *t = qnet__weights_find(job, p->name);
-    const char *name = job->name, *network = job->table->network;
+    const qnet_safetensor expected = qnet__param_in_file(p);
+    const qnet_safetensor *t = qnet__safetensors_find(job->file, job->prefix, p->name);
     char want[QNET__SHAPE_TEXT], have[QNET__SHAPE_TEXT];
-    size_t classes = t != NULL ? qnet__head_classes(job, p->name) : 0;
-    int rest_agrees, i;
+    size_t classes;
+    const int is_head = qnet__is_head(p->name);
+    const int in_head = qnet__head_in_file(job, p->name, &classes);
+    int unequal;
     *found = NULL;
+    /* Presence. */
     if (t == NULL) {
         const qnet__safetensors_file *f = (const qnet__safetensors_file *)(const void *)job->file;
-        if (qnet__is_tracked(p->name)) return QNET_OK;
-        if (job->replace_head && qnet__is_head(p->name) && !qnet__head_is_there(job, p->name))
+        if (qnet__is_tracked(p->name) || (job->replace_head && is_head && in_head == 0))
             return QNET_OK;
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: not weights of %s: tensor '%s' is missing%s%s", name, network,
-                          p->name, f->left_out ? "; left out was " : "", f->first_out);
+        return qnet__mismatch(" is missing%s%s", f->left_out ? "; left out was " : "",
+                              f->first_out);
     }
+    /* Type, then classes: weight and bias of a head must agree with each other. */
     if (expected.dtype == QNET_I64 ? t->dtype != QNET_I64 : t->dtype > QNET_BF16)
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: not weights of %s: tensor '%s': expected dtype %s, found %s", name,
-                          network, p->name,
-                          expected.dtype == QNET_I64 ? "I64" : "F64, F32, F16 or BF16",
-                          qnet_dtype_name(t->dtype));
+        return qnet__mismatch(": expected dtype %s, found %s",
+                              expected.dtype == QNET_I64 ? "I64" : "F64, F32, F16 or BF16",
+                              qnet_dtype_name(t->dtype));
     if (classes > 0 && t->ndim > 0 && t->shape[0] != classes)
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: not weights of %s: tensor '%s' has %.0f classes, its weight %.0f",
-                          name, network, p->name, (double)t->shape[0], (double)classes);
-    rest_agrees = t->ndim == expected.ndim;
-    for (i = 1; rest_agrees && i < t->ndim; i++) rest_agrees = t->shape[i] == expected.shape[i];
-    if (!rest_agrees || (t->ndim > 0 && t->shape[0] != expected.shape[0])) {
-        if (job->replace_head && rest_agrees && qnet__is_head(p->name)) return QNET_OK;
+        return qnet__mismatch(" has %.0f classes, its weight %.0f", (double)t->shape[0],
+                              (double)classes);
+    /* Shape, from the last dimension: unequal = 0: all agree; 1: all but the number of rows, which
+       a head may have otherwise when it is to be replaced. */
+    unequal = t->ndim == expected.ndim ? t->ndim : QNET__SAFETENSORS_DIMS + 1;
+    while (unequal > 0 && unequal <= QNET__SAFETENSORS_DIMS &&
+           t->shape[unequal - 1] == expected.shape[unequal - 1])
+        unequal--;
+    if (unequal == 1 && job->replace_head && is_head) return QNET_OK;
+    if (unequal > 0) {
         qnet__shape_text(want, expected.ndim, expected.shape);
         qnet__shape_text(have, t->ndim, t->shape);
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: not weights of %s: tensor '%s': expected shape %s, found %s", name,
-                          network, p->name, want, have);
+        return qnet__mismatch(": expected shape %s, found %s", want, have);
     }
-    if (numbers) QNET__TRY(qnet__check_numbers(ctx, name, t, p->name));
+    if (numbers) QNET__TRY(qnet__check_numbers(ctx, job->name, t, p->name));
     *found = t;
     return QNET_OK;
 }
 
-/* Copies an entry, which has been checked. */
+/* Copies entry `index` of the table, which has been checked, into the block; of what the file does
+   not have the block keeps its numbers. */
 static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weights_job *job = (const qnet__weights_job *)arg;
@@ -13280,56 +13127,55 @@ static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
         qnet__param_copy(p, t, job->block + p->offset);
 }
 
-/* The longest common prefix of all names is shortened, dot by dot, until a name behind it is one of
-   the table; none where any name is right as it is. */
+/* Frameworks wrap a network and put "module." or "backbone." before all names. The longest common
+   prefix of all names is shortened, dot by dot, until a name behind it is one of the table; none
+   where any name is right as it is. */
 QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table)
 {
     const char *first;
     size_t n, k;
-    int i;
     if (file == NULL || table == NULL || file->count == 0) return 0;
     first = file->tensors[0].name;
     n = strlen(first);
-    for (i = 0; i < file->count; i++) {
+    for (int i = 0; i < file->count; i++) {
         const char *name = file->tensors[i].name;
         if (qnet_param_find(table, name) >= 0) return 0;
         for (k = 0; k < n && name[k] == first[k];) k++;
         n = k;
     }
     for (; n > 0; n--) /* a few tensors may share more: "module.bn1." */
-        for (i = 0; i < file->count && first[n - 1] == '.'; i++)
+        for (int i = 0; i < file->count && first[n - 1] == '.'; i++)
             if (qnet_param_find(table, file->tensors[i].name + n) >= 0) return n;
     return 0;
 }
 
-/* Walks the table twice: all entries are checked before the first one is copied. */
+/* All entries are checked before the first one is copied. */
 QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet_safetensors *file,
                                                    const qnet_param_table *table, qnet_real *block,
                                                    int replace_head, int *head_replaced)
 {
     const qnet_safetensor *t;
-    const char *name;
-    qnet__weights_job job;
-    int i, replaced = 0, headless = 0;
+    size_t classes;
+    int replaced = 0, headless = 0;
     if (file == NULL || table == NULL || block == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_weights_from_safetensors: an argument is NULL");
-    name = ((const qnet__safetensors_file *)(const void *)file)->name;
-    job.file = file, job.name = name, job.table = table;
-    job.prefix = qnet_weights_prefix(file, table);
-    job.replace_head = replace_head, job.block = block;
+    const char *name = qnet__safetensors_name(file);
+    qnet__weights_job job = {file, name, table, qnet_weights_prefix(file, table), replace_head,
+                             block};
     /* Extra tensors: a file of a larger network must not pass for this one. */
-    for (i = 0; i < file->count; i++)
+    for (int i = 0; i < file->count; i++)
         if (qnet_param_find(table, file->tensors[i].name + job.prefix) < 0 &&
             !qnet__is_tracked(file->tensors[i].name))
             return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                               "%s: not weights of %s: tensor '%s' is not one of its %d", name,
                               table->network, file->tensors[i].name, table->count);
-    for (i = 0; i < table->count; i++) {
+    for (int i = 0; i < table->count; i++) {
         const qnet_param *p = &table->entries[i];
         QNET__TRY(qnet__weights_match(ctx, &job, p, 1, &t));
-        replaced |= t == NULL && !qnet__is_tracked(p->name);
-        headless |= t == NULL && qnet__is_head(p->name) && !qnet__head_is_there(&job, p->name);
+        if (t != NULL || qnet__is_tracked(p->name)) continue;
+        replaced = 1;
+        headless |= qnet__head_in_file(&job, p->name, &classes) == 0;
     }
     if (job.prefix > 0)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
@@ -13344,7 +13190,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
 
 /* ---- which files belong together ------------------------------------------------------------- */
 
-/* Of the bytes as they are in a file, on every machine. */
+/* h continued by the tensor's bytes as they are in a file, little-endian on every machine. */
 static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
 {
     const unsigned char *p = (const unsigned char *)t->data;
@@ -13355,12 +13201,11 @@ static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
     return h;
 }
 
-/* A sum over the tensors, so that their order in the file does not matter. */
+/* The sum, mod 2^64, of one hash for each tensor: their order in the file does not matter. */
 QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file)
 {
     uint64_t sum = QNET_HASH_START;
-    int i;
-    for (i = 0; i < file->count; i++) {
+    for (int i = 0; i < file->count; i++) {
         const qnet_safetensor *t = &file->tensors[i];
         const char *type = qnet_dtype_name(t->dtype);
         char shape[QNET__SHAPE_TEXT];
@@ -13379,68 +13224,65 @@ QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file)
 static void qnet__identity_text(const qnet_safetensors *file, char text[QNET__IDENTITY])
 {
     static const char *const keys[5] = {"input", "repeat", "fold", "model", "run"};
-    const char *value[5];
-    int i;
-    for (i = 0; i < 5; i++) {
-        value[i] = qnet_safetensors_metadata(file, keys[i]);
-        if (value[i] == NULL) value[i] = "?";
+    static const char *const words[5] = {"", " repeat ", " fold ", " ", " of run "};
+    int at = 0;
+    for (int i = 0; i < 5; i++) {
+        const char *value = qnet_safetensors_metadata(file, keys[i]);
+        at += snprintf(text + at, QNET__IDENTITY - (size_t)at, "%s%.16s", words[i],
+                       value != NULL ? value : "?");
     }
-    snprintf(text, QNET__IDENTITY, "%.16s repeat %.16s fold %.16s %.16s of run %.16s", value[0],
-             value[1], value[2], value[3], value[4]);
 }
 
+/* By the hash of the ResNet that the scan model's file carries; without one, by what both files say
+   of the run that made them. */
 QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safetensors *resnet,
                                              const qnet_safetensors *scan, int *known)
 {
     static const char *const same[7] = {"run",      "input", "repeat", "fold",
                                         "subjects", "seed",  "size"};
-    const char *embedding, *model, *a, *b;
+    const qnet_safetensors *const files[2] = {resnet, scan};
+    const char *embedding, *model;
     char is[2][QNET__IDENTITY], hash[24];
-    int i, differ = 0;
+    int differ = 0;
     if (resnet == NULL || scan == NULL || known == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_weights_check_pair: an argument is NULL");
-    for (i = 0; i < 2; i++) {
-        const qnet_safetensors *file = i == 0 ? resnet : scan;
-        model = qnet_safetensors_metadata(file, "model");
-        if (model != NULL && (strcmp(model, "qnet") == 0) != i)
-            return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                              "%.250s: is a %.16s where a %s belongs: are the two files swapped?",
-                              ((const qnet__safetensors_file *)(const void *)file)->name, model,
+    for (int i = 0; i < 2; i++) {
+        model = qnet_safetensors_metadata(files[i], "model");
+        if (model != NULL && (strcmp(model, "qnet") == 0) != i) /* files[1] is the Q-Net */
+            return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%.250s: is a %.16s where a %s belongs: "
+                              "are the two files swapped?", qnet__safetensors_name(files[i]), model,
                               i == 0 ? "ResNet" : "Q-Net");
+        qnet__identity_text(files[i], is[i]);
     }
+    for (int i = 0; i < 7; i++) {
+        const char *a = qnet_safetensors_metadata(resnet, same[i]);
+        const char *b = qnet_safetensors_metadata(scan, same[i]);
+        differ |= a != NULL && b != NULL && strcmp(a, b) != 0;
+    }
+    /* The hash decides; the seven keys only where the scan model's file has none. */
     embedding = qnet_safetensors_metadata(scan, "embedding_hash");
     model = qnet_safetensors_metadata(scan, "embedding");
     snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)qnet_safetensors_hash(resnet));
-    for (i = 0; i < 7; i++) {
-        a = qnet_safetensors_metadata(resnet, same[i]);
-        b = qnet_safetensors_metadata(scan, same[i]);
-        differ |= a != NULL && b != NULL && strcmp(a, b) != 0;
-    }
-    if (embedding != NULL ? strcmp(embedding, hash) != 0 : differ) {
-        qnet__identity_text(resnet, is[0]);
-        qnet__identity_text(scan, is[1]);
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%.250s is %s, trained on the features of %.16s weights with hash %.16s, "
-                          "but %.250s is %s with hash %s",
-                          ((const qnet__safetensors_file *)(const void *)scan)->name, is[1],
-                          model ? model : "its own", embedding ? embedding : "unknown",
-                          ((const qnet__safetensors_file *)(const void *)resnet)->name, is[0],
+    if (embedding != NULL ? strcmp(embedding, hash) != 0 : differ)
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%.250s is %s, trained on the features of "
+                          "%.16s weights with hash %.16s, but %.250s is %s with hash %s",
+                          qnet__safetensors_name(scan), is[1], model ? model : "its own",
+                          embedding ? embedding : "unknown", qnet__safetensors_name(resnet), is[0],
                           hash);
-    }
     *known = embedding != NULL;
     return QNET_OK;
 }
 
-/* Streams the block: a convolution is turned to the file's order 512 numbers at a time, in the
-   order of the file, so that no second copy of the network is made. */
+/* Streams the block: numbers are turned to the file's order 512 at a time, so that no second copy
+   of the network is made. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
                                         const qnet_param_table *table, const qnet_real *block,
                                         const char *const *metadata_pairs, int pairs)
 {
     qnet_real chunk[512];
     qnet_safetensor *tensors;
-    size_t bytes, k, n, f;
-    int i, real, count = 0;
+    size_t bytes, n;
+    int count = 0;
     qnet_status status = QNET_OK;
     if (ctx == NULL || sink == NULL || sink->write == NULL || table == NULL || block == NULL ||
         pairs < 0 || (pairs > 0 && metadata_pairs == NULL))
@@ -13449,30 +13291,31 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
     bytes = sizeof(qnet_safetensor) * (size_t)table->count;
     tensors = (qnet_safetensor *)qnet__alloc(ctx, bytes);
     if (tensors == NULL) return qnet__no_memory(ctx, bytes, "a weight file's header");
-    /* The 8-byte counters go first, so that every tensor is aligned to its type. */
-    for (real = 0; real < 2; real++)
-        for (i = 0; i < table->count; i++)
-            if (qnet__is_tracked(table->entries[i].name) == !real)
-                tensors[count++] = qnet__param_in_file(&table->entries[i]);
-    for (i = 0; i < table->count && status == QNET_OK; i++) { /* what could not be read back */
-        const qnet_param *p = &table->entries[i];
-        qnet_safetensor t = qnet__param_in_file(p);
-        t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
-        t.data = block + p->offset;
-        status = qnet__check_numbers(ctx, qnet__sink_name(sink), &t, p->name);
-    }
+    /* The 8-byte counters go first, so that every tensor is aligned to its type. Numbers that could
+       not be read back are refused. */
+    for (int real = 0; real < 2; real++)
+        for (int i = 0; i < table->count && status == QNET_OK; i++) {
+            const qnet_param *p = &table->entries[i];
+            qnet_safetensor t = qnet__param_in_file(p);
+            if (qnet__is_tracked(p->name) == real) continue;
+            tensors[count++] = t;
+            t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
+            t.data = block + p->offset;
+            status = qnet__check_numbers(ctx, qnet__sink_name(sink), &t, p->name);
+        }
     if (status == QNET_OK)
         status = qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs);
-    for (i = 0; status == QNET_OK && i < count; i++) {
+    for (int i = 0; status == QNET_OK && i < count; i++) {
         const qnet_param *p = &table->entries[qnet_param_find(table, tensors[i].name)];
         if (tensors[i].dtype == QNET_I64) {
-            int64_t value = (int64_t)block[p->offset];
+            const int64_t value = (int64_t)block[p->offset];
             status = qnet__write_numbers(ctx, sink, &value, 1, sizeof(value));
             continue;
         }
-        for (f = 0; status == QNET_OK && f < p->count; f += n) {
+        for (size_t f = 0; status == QNET_OK && f < p->count; f += n) {
             n = qnet__min_size(p->count - f, sizeof(chunk) / sizeof(chunk[0]));
-            for (k = 0; k < n; k++) chunk[k] = block[p->offset + qnet__param_index(p, f + k)];
+            for (size_t k = 0; k < n; k++)
+                chunk[k] = block[p->offset + qnet__param_index(p, f + k)];
             status = qnet__write_numbers(ctx, sink, chunk, n, sizeof(qnet_real));
         }
     }
@@ -13481,43 +13324,26 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
 }
 
 #ifndef QNET_NO_STDIO
-/* What the hook makes of path, a weights file of another kind; *used = 0: none of those. */
-static qnet_status qnet__safetensors_by_hook(qnet_context *ctx, const char *path,
-                                             qnet_safetensors **out, int *used)
-{
-    const qnet_weights_reader *reader = &ctx->hooks.weights;
-    qnet_memory_source state;
-    qnet_source source;
-    qnet_buffer bytes;
-    qnet_status status;
-    char sentence[512];
-    memset(&bytes, 0, sizeof(bytes));
-    sentence[0] = 0;
-    *used = 0;
-    if (reader->read == NULL || path == NULL) return QNET_OK;
-    status = reader->read(reader->user, ctx, path, &bytes, sentence, sizeof(sentence));
-    *used = status != QNET_OK || bytes.size > 0;
-    if (status != QNET_OK) {
-        status = qnet__fail(ctx, status, "%s", sentence);
-    } else if (bytes.size > 0) {
-        source = qnet_source_memory(&state, bytes.bytes, bytes.size, path);
-        status = qnet_safetensors_read(ctx, &source, out);
-    }
-    qnet_buffer_free(ctx, &bytes);
-    return status;
-}
-
-/* qnet_safetensors_read of a path. */
+/* qnet_safetensors_read of a path, or of what the hook for other kinds of files makes of it. */
 QNET_API qnet_status qnet_safetensors_load(qnet_context *ctx, const char *path,
                                            qnet_safetensors **out)
 {
     qnet__file file;
     qnet_source source;
     qnet_status status;
-    int used = 0;
-    if (ctx != NULL && out != NULL) {
-        QNET__TRY(qnet__safetensors_by_hook(ctx, path, out, &used));
-        if (used) return QNET_OK;
+    if (ctx != NULL && path != NULL && out != NULL && ctx->hooks.weights.read != NULL) {
+        qnet_buffer bytes = {NULL, 0, 0, NULL};
+        qnet_memory_source state;
+        char sentence[512] = "";
+        int used;
+        status = ctx->hooks.weights.read(ctx->hooks.weights.user, ctx, path, &bytes, sentence,
+                                         sizeof(sentence));
+        used = status != QNET_OK || bytes.size > 0;
+        source = qnet_source_memory(&state, bytes.bytes, bytes.size, path);
+        if (status != QNET_OK) (void)qnet__fail(ctx, status, "%s", sentence);
+        else if (used) status = qnet_safetensors_read(ctx, &source, out);
+        qnet_buffer_free(ctx, &bytes);
+        if (used) return status;
     }
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
     status = qnet_safetensors_read(ctx, &source, out);
@@ -13545,14 +13371,102 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
 {
     qnet__file file;
     qnet_sink sink;
-    qnet_status status;
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet_weights_write(ctx, &sink, table, block, metadata_pairs, pairs);
-    return qnet__file_finish(&file, status);
+    return qnet__file_finish(&file, qnet_weights_write(ctx, &sink, table, block, metadata_pairs,
+                                                       pairs));
 }
 #endif
+/* ---- configurations as text ------------------------------------------------------------------
+   "key=value" lines: the metadata of weights files and checkpoints, and what a resume compares. */
+
+/* A number of a configuration: its key in files and messages, its place and its range. */
+typedef struct qnet__setting {
+    const char *key;
+    char type; /* 'i' int, 'd' double, 's' qnet_stretch */
+    size_t offset;
+    double low, high;
+} qnet__setting; /* a table of settings ends with a key of NULL */
+
+#define QNET__SETTING(config, type, name, low, high) \
+    { #name, type, offsetof(config, name), low, high }
+#define QNET__SETTINGS_END { NULL, 0, 0, 0, 0 }
+
+static double qnet__setting_get(const qnet__setting *f, const void *config)
+{
+    const void *at = (const unsigned char *)config + f->offset;
+    if (f->type == 's') return (double)*(const qnet_stretch *)at;
+    return f->type == 'i' ? (double)*(const int *)at : *(const double *)at;
+}
+
+/* QNET_ERROR_ARGUMENT for the first number of a configuration out of its range, or NaN. */
+static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, const qnet__setting *f,
+                                      const void *config)
+{
+    for (; f->key != NULL; f++) {
+        const double value = qnet__setting_get(f, config);
+        if (!(value >= f->low && value <= f->high))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s %g: expected %.12g to %.12g", what,
+                              f->key, value, f->low, f->high);
+    }
+    return QNET_OK;
+}
+
+/* Appends a line for each setting, its key behind `prefix`. Equal numbers give equal text and
+   different ones different text: no bit is lost. */
+static qnet_status qnet__settings_text(qnet_context *ctx, qnet_buffer *text, const char *prefix,
+                                     const qnet__setting *f, const void *config)
+{
+    for (; f->key != NULL; f++) {
+        char number[40];
+        qnet__format_number(number, sizeof number, qnet__setting_get(f, config));
+        QNET__TRY(qnet_buffer_printf(ctx, text, "%s%s=%s\n", prefix, f->key, number));
+    }
+    return QNET_OK;
+}
+
+/* The settings of a table from a file's metadata into a configuration; QNET_ERROR_FORMAT for a
+   number that is missing or out of its range. */
+static qnet_status qnet__settings_read(qnet_context *ctx, const qnet_safetensors *file,
+                                     const char *name, const qnet__setting *f, void *config)
+{
+    for (; f->key != NULL; f++) {
+        void *at = (unsigned char *)config + f->offset;
+        const char *text = qnet_safetensors_metadata(file, f->key);
+        double value;
+        if (text == NULL || !qnet__parse_number(text, &value) ||
+            !(value >= f->low && value <= f->high) || (f->type != 'd' && value != floor(value)))
+            return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                              "%s: metadata \"%s\": expected a %snumber from %g to %g, found %.64s",
+                              name, f->key, f->type == 'd' ? "" : "whole ", f->low, f->high,
+                              text ? text : "nothing");
+        if (f->type == 'd') *(double *)at = value;
+        else if (f->type == 'i') *(int *)at = (int)value;
+        else *(qnet_stretch *)at = (qnet_stretch)(int)value;
+    }
+    return QNET_OK;
+}
+
+#define QNET__METADATA_PAIRS 80
+
+/* Cuts "key=value" lines up in place: pairs[2 k] and pairs[2 k + 1] point to key and value of line
+   k. Returns the number of lines. */
+static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA_PAIRS])
+{
+    int n = 0;
+    while (*text && n < QNET__METADATA_PAIRS) {
+        char *equals = strchr(text, '='), *end = strchr(text, '\n');
+        if (!equals || !end || equals > end) break;
+        *equals = *end = '\0';
+        pairs[2 * n] = text;
+        pairs[2 * n + 1] = equals + 1;
+        n++;
+        text = end + 1;
+    }
+    return n;
+}
+
 /* ============================================================================================
-   >>image: histogram stretching and augmentation (paper, "Data Augmentation").
+   >>image: histogram stretching and augmentation (paper, "Data Augmentation", Fig. 3).
    In: a prepared image, pixels[in_h][in_w][3] in physical units. Out: the network's input,
    out[out_h][out_w][3]. The paper's eight steps change values or places. Values, on all of the
    prepared image:
@@ -13571,7 +13485,7 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
    Formulas and ranges are those of Albumentations 0.5-1.0, which the paper cites (Buslaev et al.
    2020). "Histogram stretching" is not defined there nor in the paper: here it is a linear map of
    the 1st..99th percentile of the non-zero pixels to 0..1, or fixed windows.
-   Random numbers are those of >>random.
+   Relies on >>context >>random >>weights: the check of settings.
    ============================================================================================ */
 
 QNET_API void qnet_augment_config_init(qnet_augment_config *config)
@@ -13586,12 +13500,9 @@ QNET_API void qnet_augment_config_init(qnet_augment_config *config)
 
 QNET_API void qnet_augment_config_imagenet(qnet_augment_config *config)
 {
-    config->mean[0] = 0.485;
-    config->mean[1] = 0.456;
-    config->mean[2] = 0.406;
-    config->std[0] = 0.229;
-    config->std[1] = 0.224;
-    config->std[2] = 0.225;
+    static const double mean[3] = {0.485, 0.456, 0.406}, std[3] = {0.229, 0.224, 0.225};
+    memcpy(config->mean, mean, sizeof mean);
+    memcpy(config->std, std, sizeof std);
 }
 
 /* ---- the parameters of one image ------------------------------------------------------------- */
@@ -13613,7 +13524,6 @@ QNET_API qnet_augmentation qnet_augment_draw(const qnet_augment_config *config, 
 {
     const int any = !config->physics_safe;
     qnet_augmentation r;
-    double gamma;
     memset(&r, 0, sizeof r);
     r.hflip = qnet_rng_uniform(rng) < config->p_hflip;
     r.vflip = qnet_rng_uniform(rng) < config->p_vflip && any;
@@ -13621,9 +13531,10 @@ QNET_API qnet_augmentation qnet_augment_draw(const qnet_augment_config *config, 
     r.alpha = 1 + qnet__draw(rng, r.brightness_contrast, config->contrast);
     r.beta = qnet__draw(rng, r.brightness_contrast, config->brightness);
     r.gamma_on = qnet_rng_uniform(rng) < config->p_gamma && any;
-    gamma = floor(config->gamma_high - config->gamma_low) + 1; /* whole percents, ends included */
-    gamma = (config->gamma_low + floor(qnet_rng_uniform(rng) * gamma)) / 100;
-    r.gamma = r.gamma_on ? gamma : 1;
+    /* Whole percents, ends included. */
+    const double gammas = floor(config->gamma_high - config->gamma_low) + 1;
+    r.gamma = (config->gamma_low + floor(qnet_rng_uniform(rng) * gammas)) / 100;
+    r.gamma = r.gamma_on ? r.gamma : 1;
     r.grid = qnet_rng_uniform(rng) < config->p_grid;
     for (int i = 0; i <= QNET_GRID_STEPS; i++)
         r.grid_x[i] = 1 + qnet__draw(rng, r.grid, config->grid_limit);
@@ -13653,49 +13564,57 @@ QNET_API qnet_augmentation qnet_augment_test(int in_h, int in_w, int out_h, int 
 
 /* ---- checks: NaN is refused by the form of the comparisons ----------------------------------- */
 
-/* A number of a configuration and the range that it must be in. */
-typedef struct qnet__range {
-    const char *name;
-    double value, low, high;
-} qnet__range;
+/* What the network sees of an image at test time, too. */
+#define QNET__CHANNEL_SETTING(name, c, low, high) \
+    { #name "." #c, 'd', offsetof(qnet_augment_config, name) + c * sizeof(double), low, high }
+#define QNET__CHANNEL_SETTINGS(c)                        \
+    QNET__CHANNEL_SETTING(window_low, c, -1e30, 1e30),   \
+    QNET__CHANNEL_SETTING(window_high, c, -1e30, 1e30),  \
+    QNET__CHANNEL_SETTING(mean, c, -1e6, 1e6),           \
+    QNET__CHANNEL_SETTING(std, c, 1e-9, 1e6)
+static const qnet__setting qnet__stretch_settings[] = {
+    QNET__SETTING(qnet_augment_config, 's', stretch, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', percentile_low, 0, 100),
+    QNET__SETTING(qnet_augment_config, 'd', percentile_high, 0, 100),
+    QNET__CHANNEL_SETTINGS(0),
+    QNET__CHANNEL_SETTINGS(1),
+    QNET__CHANNEL_SETTINGS(2),
+    QNET__SETTINGS_END
+};
 
-static qnet_status qnet__check_ranges(qnet_context *ctx, const char *what, const qnet__range *range,
-                                      size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        if (!(range[i].value >= range[i].low && range[i].value <= range[i].high))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s is %g, expected %g..%g", what,
-                              range[i].name, range[i].value, range[i].low, range[i].high);
-    return QNET_OK;
-}
+/* What training alone does to it. */
+static const qnet__setting qnet__augment_settings[] = {
+    QNET__SETTING(qnet_augment_config, 'd', p_hflip, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_vflip, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_brightness_contrast, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_gamma, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_grid, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_affine, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', brightness, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', contrast, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', gamma_low, FLT_MIN, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', gamma_high, FLT_MIN, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', grid_limit, 0, 1 - DBL_EPSILON),
+    QNET__SETTING(qnet_augment_config, 'd', shift, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', scale, 0, 1 - DBL_EPSILON),
+    QNET__SETTING(qnet_augment_config, 'd', rotate, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'i', physics_safe, 0, 1),
+    QNET__SETTINGS_END
+};
 
-/* Ranges of a configuration, in order where they are two, and a std that can be divided by. */
+/* Ranges of a configuration; of two limits the upper one is not below the lower one. */
 static qnet_status qnet__augment_config_check(qnet_context *ctx, const qnet_augment_config *c)
 {
-    const qnet__range range[] = {
-        {"p_hflip", c->p_hflip, 0, 1}, {"p_vflip", c->p_vflip, 0, 1},
-        {"p_brightness_contrast", c->p_brightness_contrast, 0, 1},
-        {"p_gamma", c->p_gamma, 0, 1}, {"p_grid", c->p_grid, 0, 1}, {"p_affine", c->p_affine, 0, 1},
-        {"brightness", c->brightness, 0, DBL_MAX}, {"contrast", c->contrast, 0, DBL_MAX},
-        {"gamma_low", c->gamma_low, FLT_MIN, DBL_MAX},
-        {"gamma_high", c->gamma_high, c->gamma_low, DBL_MAX},
-        {"grid_limit", c->grid_limit, 0, 1 - DBL_EPSILON}, {"scale", c->scale, 0, 1 - DBL_EPSILON},
-        {"shift", c->shift, 0, DBL_MAX}, {"rotate", c->rotate, 0, DBL_MAX}};
-    QNET__TRY(qnet__check_ranges(ctx, "augment", range, sizeof range / sizeof range[0]));
-    for (int i = 0; i < 3; i++)
-        if (!qnet__is_finite(c->mean[i]) || !(c->std[i] >= FLT_MIN && c->std[i] <= DBL_MAX))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "augment: channel %d has mean %g and std %g, expected std > 0", i,
-                              c->mean[i], c->std[i]);
-    if (!(c->percentile_low >= 0 && c->percentile_low < c->percentile_high &&
-          c->percentile_high <= 100))
+    QNET__TRY(qnet__settings_check(ctx, "augment", qnet__stretch_settings, c));
+    QNET__TRY(qnet__settings_check(ctx, "augment", qnet__augment_settings, c));
+    if (c->gamma_low > c->gamma_high || c->percentile_low >= c->percentile_high)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stretch: percentiles %g..%g, expected 0 <= low < high <= 100",
-                          c->percentile_low, c->percentile_high);
+                          "augment: gamma %g..%g, percentiles %g..%g: expected low before high",
+                          c->gamma_low, c->gamma_high, c->percentile_low, c->percentile_high);
     for (int i = 0; i < 3; i++)
-        if (!(c->window_low[i] <= c->window_high[i]))
+        if (c->window_low[i] > c->window_high[i])
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "stretch: window %g..%g of channel %d is empty", c->window_low[i],
+                              "augment: window %g..%g of channel %d is empty", c->window_low[i],
                               c->window_high[i], i);
     return QNET_OK;
 }
@@ -13744,11 +13663,10 @@ static float qnet__select(float *v, size_t n, size_t rank)
         const float pivot = v[low + (high - low) / 2];
         size_t i = low, j = high;
         for (;; i++, j--) {
-            float swap;
             while (v[i] < pivot) i++;
             while (v[j] > pivot) j--;
             if (i >= j) break;
-            swap = v[i];
+            const float swap = v[i];
             v[i] = v[j];
             v[j] = swap;
         }
@@ -13763,13 +13681,12 @@ static float qnet__select(float *v, size_t n, size_t rank)
    numpy.percentile has it: a + f (b - a), a of rank floor(q/100 (n-1)), b of the next. n = 0: 0. */
 static float qnet__percentile(float *v, size_t n, double q)
 {
-    const double at = n > 0 ? q / 100 * (double)(n - 1) : 0;
-    const size_t rank = n > 0 ? qnet__min_size((size_t)at, n - 1) : 0;
-    float a, b = FLT_MAX;
     if (n == 0) return 0;
-    a = qnet__select(v, n, rank);
+    const double at = q / 100 * (double)(n - 1);
+    const size_t rank = qnet__min_size((size_t)at, n - 1);
+    const float a = qnet__select(v, n, rank);
+    float b = rank + 1 < n ? v[rank + 1] : a;
     for (size_t i = rank + 1; i < n; i++) b = v[i] < b ? v[i] : b;
-    if (rank + 1 == n) b = a;
     return (float)(a + (at - (double)rank) * ((double)b - a));
 }
 
@@ -13826,11 +13743,10 @@ static void qnet__power_plan(qnet__power_table *table, double gamma)
 static float qnet__power(const qnet__power_table *table, float v)
 {
     const int rest_bits = 23 - QNET__POWER_BITS;
-    uint32_t bits, i;
-    float rest;
+    uint32_t bits;
     memcpy(&bits, &v, sizeof bits);
-    i = bits >> rest_bits & ((1u << QNET__POWER_BITS) - 1);
-    rest = (float)(int)(bits & ((1u << rest_bits) - 1)) / (float)(1 << rest_bits);
+    const uint32_t i = bits >> rest_bits & ((1u << QNET__POWER_BITS) - 1);
+    const float rest = (float)(int)(bits & ((1u << rest_bits) - 1)) / (float)(1 << rest_bits);
     return table->exponent[bits >> 23] *
            (table->mantissa[i] + rest * (table->mantissa[i + 1] - table->mantissa[i]));
 }
@@ -13911,14 +13827,7 @@ typedef struct qnet__warp {
 static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int in_w,
                                   double *map_x, double *map_y)
 {
-    qnet__warp warp;
-    memset(&warp, 0, sizeof warp);
-    warp.record = record;
-    warp.in_h = in_h;
-    warp.in_w = in_w;
-    warp.xx = warp.yy = 1;
-    warp.map_x = map_x;
-    warp.map_y = map_y;
+    qnet__warp warp = {record, in_h, in_w, 1, 0, 0, 0, 1, 0, map_x, map_y};
     for (int i = 0; record->grid && i < in_w; i++)
         map_x[i] = qnet__grid_entry(record->grid_x, in_w, i);
     for (int i = 0; record->grid && i < in_h; i++)
@@ -13969,9 +13878,9 @@ QNET__INLINE float qnet__bilinear(const float *p, const float *q, size_t right, 
     return top + fy * (bottom - top);
 }
 
-/* Row out_y of out[out_h][out_w][3]: image[in_h][in_w][3] where the warp says, bilinear,
-   normalised. Coordinates first, x[out_w] and y[out_w], then pixels: two loops without a
-   dependence. */
+/* Row out_y of out[out_h][out_w][3]: image[in_h][in_w][3] where the warp says, bilinear (between
+   pixels: flips and crop alone copy them), normalised. Coordinates first, x[out_w] and y[out_w],
+   then pixels: two loops without a dependence. */
 static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
                            const qnet_real mean[3], const qnet_real rstd[3], double *x, double *y,
                            qnet_real *out)
@@ -13996,21 +13905,7 @@ static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y
     }
 }
 
-/* The same without interpolation, where only flips and crop move pixels. */
-static void qnet__copy_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
-                           const qnet_real mean[3], const qnet_real rstd[3], qnet_real *out)
-{
-    const qnet_augmentation *r = warp->record;
-    const int last = warp->in_w - 1, y = out_y + r->crop_y;
-    const float *row = image + (size_t)(r->vflip ? warp->in_h - 1 - y : y) * (size_t)warp->in_w * 3;
-    for (int X = 0; X < out_w; X++) {
-        const int x = r->hflip ? last - (X + r->crop_x) : X + r->crop_x;
-        for (int c = 0; c < 3; c++)
-            out[X * 3 + c] = ((qnet_real)row[x * 3 + c] - mean[c]) * rstd[c];
-    }
-}
-
-/* ---- all of it ------------------------------------------------------------------------------- */
+/* ---- the whole transform --------------------------------------------------------------------- */
 
 QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
                                                const qnet_augmentation *record, const float *pixels,
@@ -14020,37 +13915,30 @@ QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_aug
 {
     const size_t bytes = qnet_augment_scratch(in_h, in_w);
     qnet_real mean[3], rstd[3];
-    double *map_x, *map_y, *x, *y;
-    float *image, limit[2][3];
-    qnet__warp warp;
-    size_t count;
+    float limit[2][3];
     if (config == NULL || record == NULL || pixels == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "augment: config, record, pixels or output is missing");
     QNET__TRY(qnet__record_check(ctx, record, in_h, in_w, out_h, out_w));
     QNET__TRY(qnet__augment_config_check(ctx, config));
-    map_x = (double *)(scratch ? scratch : qnet__alloc(ctx, bytes));
+    double *map_x = (double *)(scratch ? scratch : qnet__alloc(ctx, bytes));
     if (map_x == NULL) return qnet__no_memory(ctx, bytes, "augmentation");
-    map_y = map_x + in_w;
-    x = map_y + in_h;
-    y = x + in_w;
-    image = (float *)(void *)(y + in_w);
-    count = (size_t)in_h * (size_t)in_w;
+    double *map_y = map_x + in_w, *x = map_y + in_h, *y = x + in_w;
+    float *image = (float *)(void *)(y + in_w);
+    const size_t count = (size_t)in_h * (size_t)in_w;
     if (low == NULL || high == NULL) { /* the configuration is right: no failure */
         (void)qnet_stretch_limits(ctx, config, pixels, count, limit[0], limit[1], image);
         low = limit[0];
         high = limit[1];
     }
     qnet__augment_values(record, pixels, count, low, high, image);
-    warp = qnet__warp_plan(record, in_h, in_w, map_x, map_y);
+    const qnet__warp warp = qnet__warp_plan(record, in_h, in_w, map_x, map_y);
     for (int c = 0; c < 3; c++) {
         mean[c] = (qnet_real)config->mean[c];
         rstd[c] = (qnet_real)(1 / config->std[c]);
     }
     for (int row = 0; row < out_h; row++, out += 3 * (size_t)out_w)
-        if (record->affine || record->grid)
-            qnet__warp_row(&warp, image, row, out_w, mean, rstd, x, y, out);
-        else qnet__copy_row(&warp, image, row, out_w, mean, rstd, out);
+        qnet__warp_row(&warp, image, row, out_w, mean, rstd, x, y, out);
     if (scratch == NULL) qnet__free(ctx, map_x, bytes);
     return QNET_OK;
 }
@@ -14064,28 +13952,40 @@ QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_co
                                      out_h, out_w, scratch);
 }
 
+/* The two pixels next to coordinate x on an axis of n pixels, low <= x <= high, and the second
+   one's weight x - low. Returns 0 where x is outside of the image, whose pixels reach half a step
+   beyond their centres; in that half step the outermost pixel counts alone. */
+static int qnet__neighbours(double x, int n, int *low, int *high, float *weight)
+{
+    if (!(x > -0.5 && x < n - 0.5)) return 0;
+    x = fmin(fmax(x, 0), n - 1);
+    *low = (int)x;
+    *high = qnet__min_int(*low + 1, n - 1);
+    *weight = (float)(x - *low);
+    return 1;
+}
+
 /* out[out_h][out_w][channels]: source = (target + 1/2) * in / out - 1/2, clamped to the image, as
    in OpenCV's INTER_LINEAR and PyTorch's align_corners=False. Does nothing for empty sizes. */
 QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channels, float *out,
                                 int out_h, int out_w)
 {
     const double step_y = (double)in_h / out_h, step_x = (double)in_w / out_w;
-    const size_t n = (size_t)channels;
+    const size_t n = (size_t)channels, row = (size_t)in_w * n;
+    int x0 = 0, x1 = 0, y0 = 0, y1 = 0; /* every source lies within the image */
+    float fx = 0, fy = 0;
     if (in_h < 1 || in_w < 1 || channels < 1 || out_h < 1 || out_w < 1) return;
-    for (int Y = 0; Y < out_h; Y++) {
-        const double y = fmin(fmax((Y + 0.5) * step_y - 0.5, 0), in_h - 1);
-        const int y0 = (int)y;
+    for (int Y = 0; Y < out_h; Y++)
         for (int X = 0; X < out_w; X++) {
-            const double x = fmin(fmax((X + 0.5) * step_x - 0.5, 0), in_w - 1);
-            const int x0 = (int)x;
-            const float *p = in + ((size_t)y0 * (size_t)in_w + (size_t)x0) * n;
-            const float *q = y0 + 1 < in_h ? p + (size_t)in_w * n : p;
-            const size_t right = x0 + 1 < in_w ? n : 0;
+            (void)qnet__neighbours((Y + 0.5) * step_y - 0.5, in_h, &y0, &y1, &fy);
+            (void)qnet__neighbours((X + 0.5) * step_x - 0.5, in_w, &x0, &x1, &fx);
+            const float *p = in + (size_t)y0 * row + (size_t)x0 * n;
+            const float *q = in + (size_t)y1 * row + (size_t)x0 * n;
             for (size_t c = 0; c < n; c++)
-                *out++ = qnet__bilinear(p + c, q + c, right, (float)(x - x0), (float)(y - y0));
+                *out++ = qnet__bilinear(p + c, q + c, (size_t)(x1 - x0) * n, fx, fy);
         }
-    }
 }
+
 /* ============================================================================================
    >>cohort: from volumes to images, scan by scan; folds over individuals.
    In: QSM, R2*, T1W and mostly a mask of the basal ganglia, each float[nz][ny][nx] on one grid.
@@ -14100,8 +14000,9 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
    convention). step is as many mm along both axes, even if voxels are not square. The full input
    fits the whole slice into the image; the cropped one is box_mm about the mask's centre of mass
    (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
-   augmentation moves its crop. Volumes are those of >>nifti, percentiles those of >>image. What a
-   folder holds, and which file is which map, is the caller's affair: examples/crossval/bids.h.
+   augmentation moves its crop. What a folder holds, and which file is which map, is the caller's
+   choice: examples/crossval/bids.h.
+   Relies on >>context >>random >>nifti >>weights >>image: volumes, hashes of numbers, percentiles.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
@@ -14115,8 +14016,7 @@ QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input
     config->input = input;
     config->size = input == QNET_INPUT_FULL ? 256 : 224;
     config->box_mm = 96; /* 224 pixels of the paper's .43 mm */
-    config->margin = 0.08;
-    config->max_slices = 24;
+    config->margin = 0.08, config->max_slices = 24;
 }
 
 QNET_API int qnet_input_prepared(const qnet_input_config *config)
@@ -14131,22 +14031,33 @@ QNET_API int qnet_input_prepared(const qnet_input_config *config)
 #define QNET__MAX_SIDE 2048   /* pixels */
 #define QNET__MAX_SLICES 1024 /* of a scan */
 
-/* Every number of the configuration in the range where nothing below can overflow. */
+/* Ranges in which nothing below can overflow. */
+static const qnet__setting qnet__input_settings[] = {
+    QNET__SETTING(qnet_input_config, 'i', size, 32, QNET__MAX_SIDE),
+    QNET__SETTING(qnet_input_config, 'd', box_mm, 1, 1000),
+    QNET__SETTING(qnet_input_config, 'd', margin, 0, 1),
+    QNET__SETTING(qnet_input_config, 'i', max_slices, 1, QNET__MAX_SLICES),
+    QNET__SETTING(qnet_input_config, 'i', slice_first, 0, INT_MAX),
+    QNET__SETTING(qnet_input_config, 'i', slice_count, 0, QNET__MAX_SLICES),
+    QNET__SETTING(qnet_input_config, 'i', box_explicit, 0, 1),
+    { "box_center_mm.0", 'd', offsetof(qnet_input_config, box_center_mm), -1e6, 1e6 },
+    { "box_center_mm.1", 'd', offsetof(qnet_input_config, box_center_mm) + sizeof(double), -1e6,
+      1e6 },
+    QNET__SETTINGS_END
+};
+
 static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config *c)
 {
     if (c == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: missing");
     if (c->input != QNET_INPUT_CROP && c->input != QNET_INPUT_FULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "input configuration: input is neither crop nor full");
-    const double most = c->max_slices, far = c->box_explicit ? 1e6 : DBL_MAX;
-    const qnet__range range[] = {
-        {"size", (double)c->size, 32, QNET__MAX_SIDE}, {"box_mm", c->box_mm, 1, 1000},
-        {"margin", c->margin, 0, 1}, {"max_slices", most, 1, QNET__MAX_SLICES},
-        {"slice_first", (double)c->slice_first, 0, INT_MAX},
-        {"slice_count", (double)c->slice_count, 0, most},
-        {"box_center_mm[0]", c->box_center_mm[0], -far, far},
-        {"box_center_mm[1]", c->box_center_mm[1], -far, far}};
-    return qnet__check_ranges(ctx, "input configuration", range, sizeof range / sizeof range[0]);
+    QNET__TRY(qnet__settings_check(ctx, "input configuration", qnet__input_settings, c));
+    if (c->slice_count > c->max_slices)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "input configuration: slice_count %d: expected max_slices, %d, at most",
+                          c->slice_count, c->max_slices);
+    return QNET_OK;
 }
 
 enum { QNET__QSM, QNET__R2STAR, QNET__T1W, QNET__MASK, QNET__MAPS };
@@ -14158,44 +14069,43 @@ static int qnet__maps_needed(const qnet_input_config *config)
                ? QNET__MAPS : QNET__MASK;
 }
 
-/* A scan on its way from volumes to images. */
+/* What is known of a scan while its images are prepared. */
 typedef struct qnet__preparation {
     qnet_context *ctx;
     const qnet_input_config *config;
-    qnet_volume *map[QNET__MAPS];  /* mask NULL: not needed */
+    qnet_volume *map[QNET__MAPS];  /* [nz][ny][nx] each, on one grid; mask NULL: not needed */
     const char *name[QNET__MAPS];  /* for error sentences */
     int slices, z[QNET__MAX_SLICES]; /* those chosen, lowest first */
-    int side;                      /* the frame */
+    int side;                      /* of the frame, pixels */
     double center[2], step[2];     /* voxels, voxels per pixel; along x and y */
+    double half[2];                /* of the frame's side, voxels */
     qnet_cut cut;
 } qnet__preparation;
 
+/* Index of voxel (x, y, z) in voxels[nz][ny][nx]. */
 static size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
 {
     return ((size_t)z * (size_t)v->ny + (size_t)y) * (size_t)v->nx + (size_t)x;
 }
 
-static int qnet__is_bad_voxel(float v)
+/* where: "outside of the head become 0", ... */
+static void qnet__warn_of_bad_voxels(qnet_context *ctx, const char *name, size_t bad,
+                                     const char *where)
 {
-    return !(fabsf(v) <= FLT_MAX);
+    if (bad > 0)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity %s", name,
+                  (double)bad, where);
 }
 
-/* Sets NaN and infinity to 0. Returns how many there were. */
-static size_t qnet__zero_bad_voxels(qnet_volume *v)
+/* A refusal, with the field of the configuration that waives it; a warning once it is waived. */
+static QNET__PRINTF(4, 5) qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field,
+                                                   const char *format, ...)
 {
-    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
-    size_t bad = 0;
-    for (size_t i = 0; i < count; i++)
-        if (qnet__is_bad_voxel(v->voxels[i])) {
-            v->voxels[i] = 0;
-            bad++;
-        }
-    return bad;
-}
-
-/* A refusal that the caller may have waived: then it is a warning. */
-static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field, const char *text)
-{
+    char text[QNET__SENTENCE];
+    va_list args;
+    va_start(args, format);
+    qnet__sentence(text, format, args);
+    va_end(args);
     if (!waived)
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s; if it is right, set %s", text, field);
     qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
@@ -14204,26 +14114,28 @@ static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field
 
 /* ---- the maps: orientation, grid, NaN -------------------------------------------------------- */
 
-/* Turns a volume to RAS. Its axes may lie aslant: slices are then planes of the axis nearest to
-   upwards, which for slices acquired at 50 degrees from axial is not the one across them. */
+/* Turns a volume to RAS by permuting and flipping axes. These may lie aslant: slices are then
+   planes of the axis nearest to upwards, which for slices acquired at 50 degrees from axial is not
+   the one across them. tilt: the largest angle between an axis and that of the head,
+   acos(|affine[c][c]| / spacing[c]). */
 static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
                                   qnet_volume *v, const char *name)
 {
-    char text[512], was[4] = "RAS";
+    char was[4] = "RAS";
     double tilt = 0, norm[3], axes[3][3];
-    const char *acquired;
     if (qnet__affine_axes(&v->affine[0][0], norm, axes)) qnet__orientation_text(axes, was);
-    acquired = strchr("SI", was[2]) ? "axial" : strchr("AP", was[2]) ? "coronal" : "sagittal";
+    const char *acquired = strchr("SI", was[2])   ? "axial"
+                           : strchr("AP", was[2]) ? "coronal" : "sagittal";
+    const int axial = acquired[0] == 'a';
     QNET__TRY(qnet_volume_reorient(v, "RAS"));
     for (int c = 0; c < 3; c++)
         tilt = fmax(tilt, acos(fmin(fabs(v->affine[c][c]) / v->spacing[c], 1)));
     tilt *= 180 / 3.14159265358979323846;
-    snprintf(text, sizeof text, "%.300s: its axes are turned by %.0f degrees from those of the "
-             "head, its slices were acquired %s", name, tilt, acquired);
-    if (tilt > 45 || (tilt > 30 && acquired[0] != 'a'))
-        return qnet__unless(ctx, config->any_orientation, "any_orientation", text);
-    if (tilt > 30) qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
-    else if (acquired[0] != 'a')
+    if (tilt > 30)
+        return qnet__unless(ctx, config->any_orientation || (tilt <= 45 && axial),
+                            "any_orientation", "%.300s: its axes are turned by %.0f degrees from "
+                            "those of the head, its slices were acquired %s", name, tilt, acquired);
+    if (!axial)
         qnet__log(ctx, QNET_LOG_INFO, "%s: slices acquired %s are cut anew as axial ones", name,
                   acquired);
     return QNET_OK;
@@ -14234,7 +14146,9 @@ static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *co
 #define QNET__REGRID \
     ": bring it onto that grid (flirt -applyxfm -usesqform, antsApplyTransforms, 3dresample)"
 
-/* The same grid but for rounding: by where the corners of b lie among the voxels of a. */
+/* Whether b has the grid of a, but for rounding. With D = affine_b - affine_a, a corner c of the
+   grid (voxel indices) lies off by D (c, 1) mm, and by that projected on an axis of a, divided by
+   the voxel size, in voxels. The grid is affine: no voxel is further off than the worst corner. */
 static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
                                     const qnet_volume *b, const char *name_b)
 {
@@ -14246,12 +14160,13 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
     for (int corner = 0; corner < 8; corner++) {
         const double at[4] = {corner & 1 ? a->nx - 1.0 : 0, corner & 2 ? a->ny - 1.0 : 0,
                               corner & 4 ? a->nz - 1.0 : 0, 1};
-        double off[3] = {0, 0, 0}; /* mm */
-        for (int r = 0; r < 3; r++)
-            for (int c = 0; c < 4; c++) off[r] += (b->affine[r][c] - a->affine[r][c]) * at[c];
         for (int c = 0; c < 3; c++) { /* along the axes of a, taken as orthogonal */
             double along = 0;
-            for (int r = 0; r < 3; r++) along += off[r] * a->affine[r][c];
+            for (int r = 0; r < 3; r++) {
+                double off = 0; /* mm */
+                for (int k = 0; k < 4; k++) off += (b->affine[r][k] - a->affine[r][k]) * at[k];
+                along += off * a->affine[r][c];
+            }
             worst = fmax(worst, fabs(along) / (a->spacing[c] * a->spacing[c]));
         }
     }
@@ -14280,7 +14195,7 @@ static size_t qnet__clear_outside(qnet_volume *v)
             for (int back = 0; back < 2; back++)
                 for (int i = 0; i < nx * ny; i++) {
                     const int at = back ? nx * ny - 1 - i : i, x = at % nx, y = at / nx;
-                    if (!qnet__is_bad_voxel(p[at])) continue;
+                    if (qnet__is_finite((double)p[at])) continue;
                     if (x > 0 && y > 0 && x < nx - 1 && y < ny - 1 && p[at - 1] != 0 &&
                         p[at + 1] != 0 && p[at - nx] != 0 && p[at + nx] != 0)
                         continue;
@@ -14295,21 +14210,24 @@ static size_t qnet__clear_outside(qnet_volume *v)
 /* ---- the mask --------------------------------------------------------------------------------
 
    Users bring outlines of 0 and 1, label images, probability atlases and, by mistake, T1W or a
-   brain mask. The last two would be silent: every slice would hold some of them. So a mask is made
-   binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice. */
+   brain mask. The last two would go unnoticed: every slice would hold some of them. So a mask is
+   made binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice. */
 
 #define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
 #define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
 
-/* Makes the mask 0 and 1, or says why it is none. */
+/* Makes the mask 0 and 1: what is .5 or more becomes 1. Refused are values below 0 or above 1 that
+   are not a few whole labels. The distinct values are counted up to one more than the limit. */
 static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const char *name)
 {
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
     float value[QNET__MASK_LABELS + 1], low = 0, high = 0; /* the values but 0 */
-    const size_t bad = qnet__zero_bad_voxels(mask);
     int n = 0, k, whole = 1;
+    size_t bad = 0;
     for (size_t i = 0; i < count; i++) {
-        const float v = mask->voxels[i];
+        const float v = qnet__is_finite((double)mask->voxels[i]) ? mask->voxels[i] : 0;
+        bad += v != mask->voxels[i];
+        mask->voxels[i] = v;
         low = v < low ? v : low;
         high = v > high ? v : high;
         if (v == 0) continue;
@@ -14317,9 +14235,7 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
         for (k = 0; k < n && value[k] != v;) k++;
         if (k == n && n <= QNET__MASK_LABELS) value[n++] = v;
     }
-    if (bad)
-        qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity do not count as mask",
-                  name, (double)bad);
+    qnet__warn_of_bad_voxels(ctx, name, bad, "do not count as mask");
     /* A little beyond 0..1, as interpolation by splines leaves it. */
     if (low < -0.1f || (high > 1.1f && n > 1 && (!whole || n > QNET__MASK_LABELS)))
         return qnet__fail(ctx, QNET_ERROR_DATA,
@@ -14334,28 +14250,26 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
     return QNET_OK;
 }
 
-/* Flood fill. The component (26 neighbours) of voxel `start`, whose voxels hold `from`: makes them
-   `to`, lists their indices in queue[], breadth first, and returns how many there are. */
+/* Flood fill, breadth first. The component (26 neighbours) of voxel `start`, whose voxels hold
+   `from`: makes them `to`, lists their indices in queue[], which has room for all of the mask, and
+   returns how many there are. */
 static size_t qnet__mask_component(qnet_volume *mask, size_t start, float from, float to,
                                    size_t *queue)
 {
-    const size_t nx = (size_t)mask->nx, ny = (size_t)mask->ny;
+    const int nx = mask->nx, ny = mask->ny, nz = mask->nz;
     size_t tail = 1;
     queue[0] = start;
     mask->voxels[start] = to;
     for (size_t head = 0; head < tail; head++) {
-        const int x = (int)(queue[head] % nx), y = (int)(queue[head] / nx % ny);
-        const int z = (int)(queue[head] / nx / ny);
-        const int x1 = qnet__min_int(x + 1, mask->nx - 1), y1 = qnet__min_int(y + 1, mask->ny - 1);
-        const int z1 = qnet__min_int(z + 1, mask->nz - 1);
-        for (int k = qnet__max_int(z - 1, 0); k <= z1; k++)
-            for (int j = qnet__max_int(y - 1, 0); j <= y1; j++)
-                for (int i = qnet__max_int(x - 1, 0); i <= x1; i++) {
-                    const size_t at = qnet__voxel_at(mask, i, j, k);
-                    if (mask->voxels[at] != from) continue;
-                    mask->voxels[at] = to;
-                    queue[tail++] = at;
-                }
+        const int x = (int)(queue[head] % (size_t)nx), row = (int)(queue[head] / (size_t)nx);
+        for (int d = 0; d < 27; d++) {
+            const int i = x + d % 3 - 1, j = row % ny + d / 3 % 3 - 1, k = row / ny + d / 9 - 1;
+            if (i < 0 || i >= nx || j < 0 || j >= ny || k < 0 || k >= nz) continue;
+            const size_t at = qnet__voxel_at(mask, i, j, k);
+            if (mask->voxels[at] != from) continue;
+            mask->voxels[at] = to;
+            queue[tail++] = at;
+        }
     }
     return tail;
 }
@@ -14367,20 +14281,19 @@ static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const 
                                     qnet_cut *cut)
 {
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
-    size_t n = 0, largest = 0, lost = 0, pieces = 0, *queue;
+    size_t n = 0, largest = 0, lost = 0, pieces = 0;
     for (size_t i = 0; i < count; i++) n += mask->voxels[i] > 0;
     if (n == 0)
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is .5 or more, the mask is empty",
                           name);
-    queue = (size_t *)qnet__alloc(ctx, n * sizeof *queue);
+    size_t *queue = (size_t *)qnet__alloc(ctx, n * sizeof *queue);
     if (queue == NULL) return qnet__no_memory(ctx, n * sizeof *queue, "a mask's components");
     for (size_t i = 0; i < count; i++)
         if (mask->voxels[i] == 1)
             largest = qnet__max_size(largest, qnet__mask_component(mask, i, 1, 2, queue));
     for (size_t i = 0; i < count; i++) {
-        size_t size;
         if (mask->voxels[i] != 2) continue;
-        size = qnet__mask_component(mask, i, 2, 1, queue);
+        const size_t size = qnet__mask_component(mask, i, 2, 1, queue);
         if (50 * size >= largest) continue;
         for (size_t k = 0; k < size; k++) mask->voxels[queue[k]] = 0;
         lost += size;
@@ -14398,23 +14311,34 @@ static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const 
 
 /* ---- which slices, which part of them -------------------------------------------------------- */
 
-/* 1: slice z holds some of the mask. */
-static int qnet__mask_in_slice(const qnet_volume *mask, int z)
+/* Centre of mass, along x and y, of the voxels that are not 0 in slices z[count] (NULL: in all); 0
+   when there are none. */
+static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, double center[2])
 {
-    const size_t count = (size_t)mask->nx * (size_t)mask->ny;
-    const float *voxels = mask->voxels + (size_t)z * count;
-    for (size_t i = 0; i < count; i++)
-        if (voxels[i] > 0) return 1;
-    return 0;
+    double n = 0, sum[2] = {0, 0};
+    for (int t = 0; t < count; t++) {
+        const float *voxel = v->voxels + qnet__voxel_at(v, 0, 0, z ? z[t] : t);
+        for (int i = 0; i < v->nx * v->ny; i++) {
+            if (voxel[i] == 0) continue;
+            n++;
+            sum[0] += i % v->nx;
+            sum[1] += i / v->nx;
+        }
+    }
+    if (n == 0) return 0;
+    for (int k = 0; k < 2; k++) center[k] = sum[k] / n;
+    return 1;
 }
 
-/* The range of the configuration, or the central max_slices of those that hold the mask. */
+/* p->z: the range of the configuration, or the central max_slices of those that hold the mask. The
+   mask is not empty (qnet__mask_clean), so there is at least one. */
 static qnet_status qnet__choose_slices(qnet__preparation *p)
 {
     const qnet_input_config *c = p->config;
     const qnet_volume *mask = p->map[QNET__MASK];
     const int nz = p->map[QNET__QSM]->nz;
-    int n = 0, skip;
+    double at[2];
+    int n = 0;
     if (c->slice_count > 0) {
         if (c->slice_count > nz || c->slice_first > nz - c->slice_count)
             return qnet__fail(p->ctx, QNET_ERROR_DATA,
@@ -14425,36 +14349,21 @@ static qnet_status qnet__choose_slices(qnet__preparation *p)
         p->slices = n;
         return QNET_OK;
     }
-    for (int z = 0; z < nz; z++) n += qnet__mask_in_slice(mask, z);
-    skip = qnet__max_int(n - c->max_slices, 0) / 2; /* of an odd surplus more goes at the top */
+    for (int z = 0; z < nz; z++) n += qnet__center_of_mass(mask, &z, 1, at);
+    int skip = qnet__max_int(n - c->max_slices, 0) / 2; /* of an odd surplus more goes at the top */
     for (int z = 0; z < nz && p->slices < c->max_slices; z++)
-        if (qnet__mask_in_slice(mask, z) && skip-- <= 0) p->z[p->slices++] = z;
+        if (qnet__center_of_mass(mask, &z, 1, at) && skip-- <= 0) p->z[p->slices++] = z;
     return QNET_OK;
 }
 
-/* Centre of mass, along x and y, of the voxels that are not 0 in slices z[count] (NULL: in all); 0
-   when there are none. */
-static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, double center[2])
-{
-    double n = 0, sum[2] = {0, 0};
-    for (int t = 0; t < count; t++) {
-        const float *voxel = v->voxels + qnet__voxel_at(v, 0, 0, z ? z[t] : t);
-        for (int y = 0; y < v->ny; y++)
-            for (int x = 0; x < v->nx; x++, voxel++)
-                if (*voxel != 0) {
-                    n++;
-                    sum[0] += x;
-                    sum[1] += y;
-                }
-    }
-    if (n == 0) return 0;
-    for (int k = 0; k < 2; k++) center[k] = sum[k] / n;
-    return 1;
-}
+/* Centre and step of the frame on this scan's grid, in voxels; see the head of this room. mass: the
+   mask's centre, where there is one. mm per pixel are
 
-/* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one.
-   The full input takes the longer side of the slices; the crop box_mm / size mm per pixel, and its
-   margin adds pixels, not millimetres per pixel. */
+       full   longer side of the slices / size, about the middle of the grid
+       crop   box_mm / size, about box_center_mm or the mask's centre of mass
+
+   and step = mm per pixel / voxel size, for each axis. The margin of a crop adds pixels, not
+   millimetres per pixel. */
 static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
 {
     const qnet_input_config *config = p->config;
@@ -14464,9 +14373,10 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
     if (!(v->spacing[0] > 0 && v->spacing[1] > 0 && v->spacing[0] <= 1000 && v->spacing[1] <= 1000))
         return qnet__fail(p->ctx, QNET_ERROR_DATA, "%s: voxel size is %g x %g mm",
                           p->name[QNET__QSM], v->spacing[0], v->spacing[1]);
+    for (int k = 0; k < 2; k++)
+        p->center[k] = config->input == QNET_INPUT_FULL ? (n[k] - 1) / 2.0 : mass[k];
     if (config->input == QNET_INPUT_FULL) {
         pixel_mm = fmax(v->nx * v->spacing[0], v->ny * v->spacing[1]) / config->size;
-        for (int k = 0; k < 2; k++) p->center[k] = (n[k] - 1) / 2.0;
     } else if (config->box_explicit) {
         /* world = affine (i, j, k, 1), k in the middle of the slices: two equations for i and j */
         const double(*a)[4] = v->affine, k = p->z[0] + (p->slices - 1) / 2.0;
@@ -14475,16 +14385,13 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
         const double det = a[0][0] * a[1][1] - a[0][1] * a[1][0];
         p->center[0] = (x * a[1][1] - y * a[0][1]) / det;
         p->center[1] = (y * a[0][0] - x * a[1][0]) / det;
-    } else {
-        for (int k = 0; k < 2; k++) p->center[k] = mass[k];
     }
     p->side = qnet_input_prepared(config);
     for (int k = 0; k < 2; k++) {
-        double half;
         p->step[k] = pixel_mm / v->spacing[k];
-        half = p->side / 2.0 * p->step[k];
+        p->half[k] = p->side / 2.0 * p->step[k];
         /* At least one voxel centre inside; also refuses the NaN of a singular affine. */
-        if (!(p->center[k] + half > 0 && p->center[k] - half < n[k] - 1))
+        if (!(p->center[k] + p->half[k] > 0 && p->center[k] - p->half[k] < n[k] - 1))
             return qnet__fail(p->ctx, QNET_ERROR_DATA,
                               "%s: the box about voxel (%g, %g) lies outside of the %dx%d slices",
                               p->name[QNET__QSM], p->center[0], p->center[1], v->nx, v->ny);
@@ -14499,7 +14406,8 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
    percentiles, which some bad voxels do not move. The limits leave room for 1.5 to 7 T and for
    heavy iron load; qnet_cohort_add gives them. */
 
-/* Voxels low[]..high[] of the slices that lie within half[] of a centre; x and y. */
+/* Voxels low[]..high[] of the slices that lie within half[] of a centre, in voxels along x and y;
+   low > high where the window lies beside the volume. */
 static void qnet__window(const qnet_volume *v, const double center[2], const double half[2],
                          int low[2], int high[2])
 {
@@ -14514,16 +14422,15 @@ static void qnet__window(const qnet_volume *v, const double center[2], const dou
 static qnet_status qnet__check_slices(const qnet__preparation *p)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
-    const double half[2] = {p->side / 2.0 * p->step[0], p->side / 2.0 * p->step[1]};
     int low[2], high[2];
-    qnet__window(grid, p->center, half, low, high);
+    qnet__window(grid, p->center, p->half, low, high);
     for (int t = 0; t < p->slices; t++)
         for (int m = QNET__QSM; m <= QNET__T1W; m++) {
             int some = 0;
             for (int y = low[1]; y <= high[1]; y++)
                 for (int x = low[0]; x <= high[0]; x++) {
                     const float v = p->map[m]->voxels[qnet__voxel_at(grid, x, y, p->z[t])];
-                    if (qnet__is_bad_voxel(v))
+                    if (!qnet__is_finite((double)v))
                         return qnet__fail(p->ctx, QNET_ERROR_DATA,
                                           "%s: voxel (%d, %d, %d) of the volume turned to RAS is "
                                           "%s, inside of the head", p->name[m], x, y, p->z[t],
@@ -14536,16 +14443,21 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
                                   p->name[m], p->z[t]);
         }
     for (int m = QNET__QSM; m <= QNET__T1W; m++) {
-        const size_t bad = qnet__zero_bad_voxels(p->map[m]);
-        if (bad)
-            qnet__log(p->ctx, QNET_LOG_WARNING,
-                      "%s: %.0f voxels of NaN or infinity inside of the head, where no image looks,"
-                      " become 0", p->name[m], (double)bad);
+        float *voxels = p->map[m]->voxels;
+        size_t bad = 0;
+        for (size_t i = 0; i < qnet__voxel_count(grid->nx, grid->ny, grid->nz); i++) {
+            if (qnet__is_finite((double)voxels[i])) continue;
+            voxels[i] = 0;
+            bad++;
+        }
+        qnet__warn_of_bad_voxels(p->ctx, p->name[m], bad,
+                                 "inside of the head, where no image looks, become 0");
     }
     return QNET_OK;
 }
 
-/* The q-th percentile of those of v[n] that are not 0 and for which where[i] >= least; work[n]. */
+/* The q-th percentile of those of v[n] that are not 0, which is outside the head, and for which
+   where[i] >= least; work[n]. */
 static float qnet__percentile_where(const float *v, const float *where, float least, size_t n,
                                     double q, float *work)
 {
@@ -14569,19 +14481,17 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
         in_mask += mask[i] > 0;
         empty += mask[i] > 0 && v[m][i] == 0;
     }
-    for (int k = 0; k < 3; k++) {
-        static const double q[3] = {1, 50, 99};
-        limit[k] = qnet__percentile_where(v[m], mask, 0, n, q[k], work);
-    }
+    limit[0] = qnet__percentile_where(v[m], mask, 0, n, 1, work);
+    limit[1] = qnet__percentile_where(v[m], mask, 0, n, 50, work);
+    limit[2] = qnet__percentile_where(v[m], mask, 0, n, 99, work);
     if (some < 0.05 * (double)n) return "is 0 nearly everywhere";
     if (empty > 0.1 * in_mask) return "is 0, or was NaN, in more than a tenth of the mask";
     if (limit[0] == limit[2]) return "is constant";
     negative /= some;
     if (m == QNET__QSM) {
-        float *size = work + n;
-        double largest;
+        float *size = work + n; /* magnitudes: the sign of some voxels may be anything */
         for (size_t i = 0; i < n; i++) size[i] = fabsf(qsm[i]);
-        largest = (double)qnet__percentile_where(size, mask, 0, n, 99, work);
+        const double largest = (double)qnet__percentile_where(size, mask, 0, n, 99, work);
         if (largest > 3 && negative < 0.05)
             return limit[1] >= 5 && limit[1] <= 80
                        ? "looks like R2*: are QSM and R2* swapped?"
@@ -14594,7 +14504,8 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
             return "is lower in the mask than around it: of the wrong sign, as GE's phase makes "
                    "it?";
     }
-    if (m == QNET__R2STAR) { /* iron: where QSM is highest */
+    if (m == QNET__R2STAR) {
+        /* Iron is where QSM is highest, and raises R2* (lowers T2*) there. */
         const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
         const float iron = qnet__percentile_where(v[m], qsm, highest, n, 50, work);
         if (negative > 0.05) return "looks like susceptibility: are QSM and R2* swapped?";
@@ -14609,7 +14520,9 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
 
 #define QNET__VALUES_MM 96 /* a box of this side lies within any head */
 
-/* Refuses values that no brain has, in the chosen slices about a centre. */
+/* Refuses values that no brain has, in the chosen slices about a centre (voxels), and a map that is
+   a copy of another. The maps' voxels in the window are gathered in v[map][n], so that the same
+   index is the same place in all of them. */
 static qnet_status qnet__check_values(const qnet__preparation *p, const double center[2])
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -14618,14 +14531,14 @@ static qnet_status qnet__check_values(const qnet__preparation *p, const double c
     const size_t whole = qnet__voxel_count(grid->nx, grid->ny, grid->nz) * sizeof(float);
     int low[2], high[2];
     qnet_status status = QNET_OK;
-    size_t row, n, bytes, at = 0;
-    float *block, *v[QNET__MAPS];
+    float *v[QNET__MAPS];
+    size_t at = 0;
     qnet__window(grid, center, half, low, high);
     if (low[0] > high[0] || low[1] > high[1]) return QNET_OK; /* an explicit box beside them */
-    row = (size_t)(high[0] - low[0] + 1);
-    n = row * (size_t)(high[1] - low[1] + 1) * (size_t)p->slices;
-    bytes = (QNET__MAPS + 2) * n * sizeof *block;
-    block = (float *)qnet__alloc(p->ctx, bytes);
+    const size_t row = (size_t)(high[0] - low[0] + 1);
+    const size_t n = row * (size_t)(high[1] - low[1] + 1) * (size_t)p->slices;
+    const size_t bytes = (QNET__MAPS + 2) * n * sizeof(float);
+    float *block = (float *)qnet__alloc(p->ctx, bytes);
     if (block == NULL) return qnet__no_memory(p->ctx, bytes, "a map's values");
     memset(block, 0, bytes);
     for (int m = 0; m < QNET__MAPS; m++) v[m] = block + (size_t)m * n;
@@ -14637,34 +14550,21 @@ static qnet_status qnet__check_values(const qnet__preparation *p, const double c
                            row * sizeof *block);
     for (int m = QNET__QSM; m <= QNET__T1W && status == QNET_OK; m++) {
         float limit[3];
-        char text[600];
         const char *why = qnet__unlikely(m, v, n, limit, block + QNET__MAPS * n);
         for (int k = 0; why == NULL && k < m; k++)
             if (memcmp(p->map[m]->voxels, p->map[k]->voxels, whole) == 0)
                 why = "is a copy of another map of this scan";
-        if (why == NULL) continue;
-        snprintf(text, sizeof text, "%.400s: %s (1 %%, half and 99 %% of its values are below "
-                 "%.3g, %.3g and %.3g)", p->name[m], why, (double)limit[0], (double)limit[1],
-                 (double)limit[2]);
-        status = qnet__unless(p->ctx, p->config->any_values, "any_values", text);
+        if (why != NULL)
+            status = qnet__unless(p->ctx, p->config->any_values, "any_values", "%.400s: %s (1 %%, "
+                                  "half and 99 %% of its values are below %.3g, %.3g and %.3g)",
+                                  p->name[m], why, (double)limit[0], (double)limit[1],
+                                  (double)limit[2]);
     }
     qnet__free(p->ctx, block, bytes);
     return status;
 }
 
 /* ---- images ---------------------------------------------------------------------------------- */
-
-/* The two neighbours of coordinate x on an axis of n voxels, and the second one's weight; 0 where x
-   is outside of the volume, whose voxels reach half a step beyond their centres. */
-static int qnet__neighbours(double x, int n, int *low, int *high, float *weight)
-{
-    if (!(x > -0.5 && x < n - 0.5)) return 0;
-    x = fmin(fmax(x, 0), n - 1);
-    *low = (int)x;
-    *high = qnet__min_int(*low + 1, n - 1);
-    *weight = (float)(x - *low);
-    return 1;
-}
 
 /* Samples per pixel along an axis: one up to 2 voxels a pixel (bilinear then skips none but at the
    end of that range), above that one per voxel, whose mean is taken. */
@@ -14673,8 +14573,9 @@ static int qnet__samples(double step)
     return step <= 2 ? 1 : qnet__min_int((int)ceil(step), 64);
 }
 
-/* image[side][side][3] of slice z: bilinear, zero outside of the volume. Pixels larger than two
-   voxels are the mean of several samples, or fine detail would be aliased. */
+/* image[side][side][3] of slice z, all three maps: bilinear between voxel centres, zero outside of
+   the volume. A pixel larger than two voxels is the mean of samples on a grid within it, or fine
+   detail would be aliased. */
 static void qnet__resample_slice(const qnet__preparation *p, int z, float *image)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -14686,62 +14587,54 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
     for (int pixel = 0; pixel < p->side * p->side; pixel++, image += 3) {
         const int row = pixel / p->side, column = pixel % p->side;
         float sum[3] = {0, 0, 0};
-        for (int i = 0; i < many_y; i++) {
-            const double below = row + (i + 0.5) / many_y - half; /* pixels from the centre */
-            if (!qnet__neighbours(p->center[1] - below * p->step[1], grid->ny, &y0, &y1, &fy))
+        for (int i = 0; i < many_x * many_y; i++) {
+            const double right = column + (i % many_x + 0.5) / many_x - half; /* of the centre, */
+            const double below = row + (i / many_x + 0.5) / many_y - half;    /* in pixels */
+            if (!qnet__neighbours(p->center[0] - right * p->step[0], grid->nx, &x0, &x1, &fx) ||
+                !qnet__neighbours(p->center[1] - below * p->step[1], grid->ny, &y0, &y1, &fy))
                 continue;
-            for (int j = 0; j < many_x; j++) {
-                const double right = column + (j + 0.5) / many_x - half;
-                if (!qnet__neighbours(p->center[0] - right * p->step[0], grid->nx, &x0, &x1, &fx))
-                    continue;
-                for (int m = 0; m < 3; m++) {
-                    const float *a = p->map[m]->voxels + qnet__voxel_at(grid, 0, y0, z);
-                    const float *b = p->map[m]->voxels + qnet__voxel_at(grid, 0, y1, z);
-                    const float top = a[x0] + fx * (a[x1] - a[x0]);
-                    const float bottom = b[x0] + fx * (b[x1] - b[x0]);
-                    sum[m] += top + fy * (bottom - top);
-                }
+            for (int m = 0; m < 3; m++) {
+                const float *a = p->map[m]->voxels + qnet__voxel_at(grid, x0, y0, z);
+                const float *b = p->map[m]->voxels + qnet__voxel_at(grid, x0, y1, z);
+                sum[m] += qnet__bilinear(a, b, (size_t)(x1 - x0), fx, fy);
             }
         }
         for (int m = 0; m < 3; m++) image[m] = many_x * many_y > 1 ? sum[m] * share : sum[m];
     }
 }
 
-/* Everything but the images: checks the maps, chooses the slices, places the frame. The order
-   counts: what is refused first has the plainest sentence, and values are looked at where the frame
-   is. */
+/* Everything but the images: checks the maps, chooses the slices, places the frame, and fills
+   p->cut. The order counts: what is refused first has the plainest sentence, and values are looked
+   at where the frame is. */
 static qnet_status qnet__cut_plan(qnet__preparation *p)
 {
     const int needed = qnet__maps_needed(p->config);
     const qnet_volume *qsm = p->map[QNET__QSM], *mask;
     qnet_cut *cut = &p->cut;
-    double head[2], mass[2] = {0, 0}, middle;
-    char text[512];
+    double head[2], mass[2] = {0, 0};
     for (int m = 0; m < needed; m++) {
-        size_t cleared;
         if (p->map[m] == NULL)
             return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", p->name[m],
                               m == QNET__MASK ? ", and no slices or box are given" : "");
         QNET__TRY(qnet__to_axial(p->ctx, p->config, p->map[m], p->name[m]));
         QNET__TRY(qnet__check_grid(p->ctx, qsm, p->name[QNET__QSM], p->map[m], p->name[m]));
-        if (m == QNET__MASK) continue;
-        cleared = qnet__clear_outside(p->map[m]);
-        if (cleared)
-            qnet__log(p->ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity outside of the "
-                      "head become 0", p->name[m], (double)cleared);
+        if (m != QNET__MASK)
+            qnet__warn_of_bad_voxels(p->ctx, p->name[m], qnet__clear_outside(p->map[m]),
+                                     "outside of the head become 0");
     }
     if (needed < QNET__MAPS) p->map[QNET__MASK] = NULL;
     mask = p->map[QNET__MASK];
     if (mask) {
-        double ml;
         QNET__TRY(qnet__mask_binary(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK]));
         QNET__TRY(qnet__mask_clean(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK], cut));
         (void)qnet__center_of_mass(mask, NULL, mask->nz, mass);
-        ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] / 1000;
-        snprintf(text, sizeof text, "%.400s: %.0f ml, more than the %d of basal ganglia and "
-                 "thalami: a mask of the brain?", p->name[QNET__MASK], ml, QNET__MASK_ML);
+        const double ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] /
+                          1000;
         if (ml > QNET__MASK_ML)
-            QNET__TRY(qnet__unless(p->ctx, p->config->any_values, "any_values", text));
+            QNET__TRY(qnet__unless(p->ctx, p->config->any_values, "any_values",
+                                   "%.400s: %.0f ml, more than the %d of basal ganglia and "
+                                   "thalami: a mask of the brain?", p->name[QNET__MASK], ml,
+                                   QNET__MASK_ML));
     }
     QNET__TRY(qnet__choose_slices(p));
     QNET__TRY(qnet__frame_plan(p, mass));
@@ -14749,7 +14642,7 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
     QNET__TRY(qnet__check_values(p, mask ? mass : p->center));
     cut->slice[0] = p->z[0];
     cut->slice[1] = p->z[p->slices - 1];
-    middle = (cut->slice[0] + cut->slice[1]) / 2.0;
+    const double middle = (cut->slice[0] + cut->slice[1]) / 2.0;
     for (int k = 0; k < 3; k++)
         cut->center_mm[k] = qsm->affine[k][0] * p->center[0] + qsm->affine[k][1] * p->center[1] +
                             qsm->affine[k][2] * middle + qsm->affine[k][3];
@@ -14773,23 +14666,19 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
 QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
                                         int scans, qnet_cohort **out)
 {
-    qnet_cohort *cohort;
-    size_t bytes;
     QNET__TRY(qnet__input_check(ctx, config));
     if (out == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cohort: no place for the result");
     if (scans < 1 || scans > QNET__MAX_SCANS)
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "cohort: room for %d scans asked for, expected 1..%d", scans,
                           QNET__MAX_SCANS);
-    bytes = sizeof *cohort + (size_t)scans * sizeof *cohort->scans;
-    cohort = (qnet_cohort *)qnet__alloc(ctx, bytes);
+    const int side = qnet_input_prepared(config);
+    const size_t bytes = sizeof(qnet_cohort) + (size_t)scans * sizeof(qnet_scan);
+    qnet_cohort *cohort = (qnet_cohort *)qnet__alloc(ctx, bytes);
     if (cohort == NULL) return qnet__no_memory(ctx, bytes, "a cohort");
-    memset(cohort, 0, bytes);
-    cohort->ctx = ctx;
-    cohort->config = *config;
-    cohort->capacity = scans;
-    cohort->height = cohort->width = qnet_input_prepared(config);
-    cohort->scans = (qnet_scan *)(void *)(cohort + 1);
+    const qnet_cohort empty = {ctx, *config, 0, scans, side, side,
+                               (qnet_scan *)(void *)(cohort + 1)};
+    *cohort = empty;
     *out = cohort;
     return QNET_OK;
 }
@@ -14814,13 +14703,13 @@ QNET_API void qnet_cohort_destroy(qnet_cohort *cohort)
 
 QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t)
 {
-    if (scan < 0 || scan >= cohort->scans_count) return NULL;
-    if (t < 0 || t >= cohort->scans[scan].slices) return NULL;
+    if (scan < 0 || scan >= cohort->scans_count || t < 0 || t >= cohort->scans[scan].slices)
+        return NULL;
     return cohort->scans[scan].pixels +
            (size_t)t * (size_t)cohort->height * (size_t)cohort->width * 3;
 }
 
-/* Of the voxels, as they would lie in a file: the same on every machine. */
+/* Hash of voxels[nz][ny][nx] as they would lie in a file: the same on every machine. */
 static uint64_t qnet__volume_hash(const qnet_volume *v)
 {
     qnet_safetensor t;
@@ -14831,38 +14720,35 @@ static uint64_t qnet__volume_hash(const qnet_volume *v)
     return qnet__hash_numbers(QNET_HASH_START, &t);
 }
 
-/* Whose scan it is, and that no other subject of the cohort has this QSM map: one brain would be
-   trained and tested on. */
+/* A subject has one label, and no two subjects have the same QSM map: a network would be trained
+   and tested on one brain. */
 static qnet_status qnet__cohort_check(const qnet_cohort *cohort, const qnet_scan *scan)
 {
     for (int s = 0; s < cohort->scans_count; s++) {
         const qnet_scan *other = &cohort->scans[s];
         const int same = strcmp(other->subject, scan->subject) == 0;
-        char text[256];
         if (same && other->label != scan->label)
             return qnet__fail(cohort->ctx, QNET_ERROR_DATA,
                               "cohort: %s is HH in one scan, HC in another", scan->subject);
-        if (same || other->source_hash != scan->source_hash) continue;
-        snprintf(text, sizeof text, "%s and %s have the same QSM map", other->subject,
-                 scan->subject);
-        QNET__TRY(qnet__unless(cohort->ctx, cohort->config.any_values, "any_values", text));
+        if (!same && other->source_hash == scan->source_hash)
+            QNET__TRY(qnet__unless(cohort->ctx, cohort->config.any_values, "any_values",
+                                   "%s and %s have the same QSM map", other->subject,
+                                   scan->subject));
     }
     return QNET_OK;
 }
 
-/* Appends a scan whose maps have these names: checks, then memory, then images, so that the cohort
-   is as before on any failure. */
+/* Appends a scan; name[] are those of its maps in sentences. Checks, then memory, then images, so
+   that the cohort is as before on any failure. The scan's block holds pixels[slices][height][width]
+   [3] and slice_z[slices]. */
 static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps *maps,
                                        const char *const name[QNET__MAPS])
 {
     qnet_context *ctx = cohort->ctx;
     qnet_volume *const map[QNET__MAPS] = {maps->qsm, maps->r2star, maps->t1w, maps->mask};
-    const size_t image = (size_t)cohort->height * (size_t)cohort->width * 3;
+    const size_t image = (size_t)cohort->height * (size_t)cohort->width * 3; /* numbers */
     qnet__preparation p;
     qnet_scan scan;
-    int *slice_z;
-    float *pixels;
-    size_t bytes;
     memset(&scan, 0, sizeof scan);
     memset(&p, 0, sizeof p);
     if (maps->subject == NULL || maps->subject[0] == '\0')
@@ -14884,17 +14770,14 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     scan.sex = maps->sex;
     p.ctx = ctx;
     p.config = &cohort->config;
-    for (int m = 0; m < QNET__MAPS; m++) {
-        p.map[m] = map[m];
-        p.name[m] = name[m];
-    }
+    for (int m = 0; m < QNET__MAPS; m++) p.map[m] = map[m], p.name[m] = name[m];
     QNET__TRY(qnet__cut_plan(&p));
     scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
     QNET__TRY(qnet__cohort_check(cohort, &scan));
-    bytes = qnet__scan_bytes(cohort, p.slices);
-    pixels = (float *)qnet__alloc(ctx, bytes);
+    const size_t bytes = qnet__scan_bytes(cohort, p.slices);
+    float *pixels = (float *)qnet__alloc(ctx, bytes);
     if (pixels == NULL) return qnet__no_memory(ctx, bytes, "a scan's slices");
-    slice_z = (int *)(void *)(pixels + (size_t)p.slices * image);
+    int *slice_z = (int *)(void *)(pixels + (size_t)p.slices * image);
     memcpy(slice_z, p.z, (size_t)p.slices * sizeof *slice_z);
     for (int t = 0; t < p.slices; t++)
         qnet__resample_slice(&p, p.z[t], pixels + (size_t)t * image);
@@ -14922,18 +14805,20 @@ QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *
     return qnet__cohort_append(cohort, maps, qnet__map_names);
 }
 
+#ifndef QNET_NO_STDIO
 #define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
 
-/* Where the mask lies in the head, along x (k = 0) and y (1), mm, or the number of slices (2). NaN:
-   no mask. */
+/* Measure k of a scan: where the mask lies in the head, along x (k = 0) and y (1), mm, or the
+   number of slices (2). NaN: no mask. */
 static double qnet__cut_measure(const qnet_scan *scan, int k)
 {
     return k < 2 ? scan->cut.offset_mm[k] : scan->slices;
 }
 
 /* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
-   than in most of the cohort: further from the median than 5 standard deviations, these estimated
-   by 1.48 times the median of the distances, and than what persons and outlines differ by. */
+   than in most of the cohort: further from the median than 5 standard deviations and than what
+   persons and outlines differ by. A standard deviation is estimated by 1.4826 times the median of
+   the distances to the median, which outliers do not move (exact for a normal distribution). */
 static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
 {
     static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
@@ -14942,9 +14827,8 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
                                         "slices with the mask"};
     const int n = cohort->scans_count;
     const size_t bytes = (size_t)n * sizeof(float);
-    float *work;
     if (n < QNET__OUTLIER_SCANS) return QNET_OK;
-    work = (float *)qnet__alloc(cohort->ctx, bytes);
+    float *work = (float *)qnet__alloc(cohort->ctx, bytes);
     if (work == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
     for (int k = 0; k < 3; k++) {
         double median = 0, limit = 0;
@@ -14972,15 +14856,14 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
     return QNET_OK;
 }
 
-#ifndef QNET_NO_STDIO
-/* Reads one scan's volumes and appends them. */
+/* Reads one scan's volumes and appends them. The volumes are freed in any case: memory holds those
+   of one scan at a time. */
 static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_files *files)
 {
     const char *const path[QNET__MAPS] = {files->qsm, files->r2star, files->t1w, files->mask};
     const int needed = qnet__maps_needed(&cohort->config);
     qnet_volume *v[QNET__MAPS] = {NULL, NULL, NULL, NULL};
     qnet_status status = QNET_OK;
-    qnet_scan_maps maps;
     for (int m = 0; m < needed && status == QNET_OK; m++) {
         if (path[m] == NULL)
             status = qnet__fail(cohort->ctx, QNET_ERROR_NOT_FOUND, "%.63s: no file of the %s%s",
@@ -14988,53 +14871,32 @@ static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_fi
                                 m == QNET__MASK ? ", and no slices or box are given" : "");
         else status = qnet_nifti_load(cohort->ctx, path[m], &v[m]);
     }
-    memset(&maps, 0, sizeof maps);
-    maps.subject = files->subject;
-    maps.label = files->label;
-    maps.age = files->age;
-    maps.sex = files->sex;
-    maps.qsm = v[QNET__QSM];
-    maps.r2star = v[QNET__R2STAR];
-    maps.t1w = v[QNET__T1W];
-    maps.mask = v[QNET__MASK];
+    const qnet_scan_maps maps = {files->subject, files->label, files->age, files->sex,
+                                 v[QNET__QSM], v[QNET__R2STAR], v[QNET__T1W], v[QNET__MASK]};
     if (status == QNET_OK) status = qnet__cohort_append(cohort, &maps, path);
     for (int m = 0; m < QNET__MAPS; m++) qnet_volume_destroy(v[m]);
     return status;
 }
 
-/* Reports that scan i (from 0) of count has been read since `start`; the hook may stop it there. */
-static qnet_status qnet__cohort_progress(qnet_context *ctx, const char *subject, int i, int count,
-                                         double start)
-{
-    const double seconds = qnet__seconds(ctx) - start;
-    qnet_progress_info info;
-    memset(&info, 0, sizeof info);
-    info.task = "read cohort";
-    info.where = subject;
-    info.step = (size_t)i + 1;
-    info.steps = (size_t)count;
-    info.loss = (double)NAN;
-    info.items_per_second = seconds > 0 ? (i + 1) / seconds : 0;
-    info.seconds_left = seconds * (count - i - 1) / (i + 1);
-    info.fraction = (double)(i + 1) / count;
-    if (!qnet__report(ctx, &info)) return QNET_OK;
-    return qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s", subject);
-}
-
+/* The cohort of files[count], scan by scan; after each the progress hook may stop it. */
 QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
                                       const qnet_scan_files *files, int count, qnet_cohort **out)
 {
     qnet_cohort *cohort = NULL;
     qnet_status status = QNET_OK;
-    double start;
     if (files == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "load cohort: files or result are NULL");
     QNET__TRY(qnet_cohort_create(ctx, config, count, &cohort));
-    start = qnet__seconds(ctx);
+    const double start = qnet__seconds(ctx);
     for (int i = 0; i < count && status == QNET_OK; i++) {
         status = qnet__cohort_load_one(cohort, &files[i]);
-        if (status == QNET_OK)
-            status = qnet__cohort_progress(ctx, files[i].subject, i, count, start);
+        const double seconds = qnet__seconds(ctx) - start, done = i + 1;
+        const qnet_progress_info info = {
+            "read cohort", files[i].subject, 0, 0, (size_t)i + 1, (size_t)count, (double)NAN, 0,
+            seconds > 0 ? done / seconds : 0, seconds * (count - done) / done, done / count};
+        if (status == QNET_OK && qnet__report(ctx, &info))
+            status = qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s",
+                                files[i].subject);
     }
     if (status == QNET_OK) status = qnet__cohort_outliers(cohort);
     if (status == QNET_OK) *out = cohort;
@@ -15048,56 +14910,54 @@ QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config
    Cross-validation is over individuals: all scans of a subject share a fold, or a network would be
    tested on a brain that it has seen (paper, "Training Procedure"). */
 
-/* Each class is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped. So the
-   folds differ by at most one subject in all, and by at most one in each class. work[2 scans]. */
-static qnet_status qnet__deal_folds(qnet_context *ctx, const qnet_cohort *cohort, int folds,
-                                    uint64_t seed, int *work, int *fold)
+/* The first scan of scan s's subject. */
+static int qnet__first_scan(const qnet_cohort *cohort, int s)
 {
-    const int scans = cohort->scans_count;
-    int *first = work, *order = work + scans; /* first scan of the scan's subject */
+    int first = 0;
+    while (strcmp(cohort->scans[first].subject, cohort->scans[s].subject) != 0) first++;
+    return first;
+}
+
+/* Each class of subjects is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped.
+   So the folds differ by at most one subject in all, and by at most one in each class. The seed
+   alone decides: the same subjects in the same order give the same folds for both inputs and both
+   stages. */
+QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *cohort, int folds,
+                                       uint64_t seed, int *fold)
+{
+    static const char *const name[2] = {"HC", "HH"};
     int count[2] = {0, 0}, next = 0;
+    if (cohort == NULL || fold == NULL || folds < 2)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "folds: %d of a cohort, expected 2 or more",
+                          folds);
+    const int scans = cohort->scans_count;
     for (int s = 0; s < scans; s++) {
-        const qnet_scan *scan = &cohort->scans[s];
-        for (first[s] = 0; strcmp(cohort->scans[first[s]].subject, scan->subject) != 0;) first[s]++;
-        if (scan->label != cohort->scans[first[s]].label)
+        const int first = qnet__first_scan(cohort, s), label = cohort->scans[s].label == QNET_HH;
+        if (cohort->scans[s].label != cohort->scans[first].label)
             return qnet__fail(ctx, QNET_ERROR_DATA, "folds: subject %s has scans of both labels",
-                              scan->subject);
-        count[scan->label == QNET_HH] += first[s] == s;
+                              cohort->scans[s].subject);
+        count[label] += first == s;
     }
     for (int label = 0; label < 2; label++)
         if (folds > count[label])
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "folds: %d asked for, but there are only %d %s subjects", folds,
-                              count[label], label ? "HH" : "HC");
+                              count[label], name[label]);
+    const size_t bytes = (size_t)scans * sizeof(int);
+    int *order = (int *)qnet__alloc(ctx, bytes); /* the first scans of the subjects of a class */
+    if (order == NULL) return qnet__no_memory(ctx, bytes, "folds");
     for (int label = 0; label < 2; label++) {
         qnet_rng rng = qnet_rng_at(seed, QNET_RANDOM_FOLDS, (uint32_t)label, 0);
         size_t n = 0;
         for (int s = 0; s < scans; s++)
-            if (first[s] == s && (cohort->scans[s].label == QNET_HH) == label) order[n++] = s;
+            if ((cohort->scans[s].label == QNET_HH) == label && qnet__first_scan(cohort, s) == s)
+                order[n++] = s;
         qnet_rng_shuffle(&rng, order, n);
         for (size_t i = 0; i < n; i++) fold[order[i]] = next++ % folds;
     }
-    for (int s = 0; s < scans; s++) fold[s] = fold[first[s]];
+    for (int s = 0; s < scans; s++) fold[s] = fold[qnet__first_scan(cohort, s)];
+    qnet__free(ctx, order, bytes);
     return QNET_OK;
-}
-
-/* The seed alone decides: the same subjects in the same order give the same folds for both inputs
-   and both stages. */
-QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *cohort, int folds,
-                                       uint64_t seed, int *fold)
-{
-    qnet_status status;
-    size_t bytes;
-    int *work;
-    if (cohort == NULL || fold == NULL || folds < 2)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "folds: %d of a cohort, expected 2 or more",
-                          folds);
-    bytes = 2 * (size_t)cohort->scans_count * sizeof *work;
-    work = (int *)qnet__alloc(ctx, bytes);
-    if (work == NULL) return qnet__no_memory(ctx, bytes, "folds");
-    status = qnet__deal_folds(ctx, cohort, folds, seed, work, fold);
-    qnet__free(ctx, work, bytes);
-    return status;
 }
 
 /* The opposite side of the leak check: whatever made the folds, no subject may be in two. */
@@ -15122,32 +14982,24 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
 
 /* ============================================================================================
    >>train
-   Training (paper, "Training Procedure"). Stage 1 trains ResNet18 on single slices; qnet_embed
-   runs it over whole scans; stage 2 trains the scan-level model on those features, which no longer
-   change. Both are one loop, qnet_training_epoch, over items: slices in stage 1, scans in stage 2.
+   Training (paper, "Training Procedure").
+     stage 1     ResNet18 on single slices: x[n][size][size][3] -> logits[n][2]
+     embedding   the frozen ResNet18 on whole scans: -> features[scans][max_slices][512]
+     stage 2     the scan-level model on those features: -> logits[n][steps][2] and [n][2]
+   Both stages are one loop, qnet_training_epoch, over items: slices in stage 1, scans in stage 2.
 
      order   = shuffle(0..count-1), seeded by (seed, epoch)
      batch   -> loss, gradients  -> one step of Adam            for each batch of an epoch
      average += (weights - average) / (n + 1)                   late in a run with SWA
 
    An epoch depends on (seed, epoch) and on what a checkpoint holds, on nothing else, so a run that
-   was stopped goes on with the same bits.
+   was stopped goes on with the same bits; each image is augmented from its own random stream, so
+   that the number of threads does not matter either. Relies on >>context >>random >>file >>tensor
+   >>dense >>resnet >>scan >>optim >>weights >>image >>cohort.
    ============================================================================================ */
 
-/* ---- configurations as text ------------------------------------------------------------------
-   "key=value" lines: the metadata of checkpoints and weights files, and what a resume compares. */
+/* ---- settings of both stages, as tables ------------------------------------------------------ */
 
-/* A number of a configuration: its key in files and messages, its place and its range. */
-typedef struct qnet__setting {
-    const char *key;
-    char type; /* 'i' int, 'd' double, 's' qnet_stretch */
-    size_t offset;
-    double low, high;
-} qnet__setting; /* a table of settings ends with a key of NULL */
-
-#define QNET__SETTING(config, type, name, low, high) \
-    { #name, type, offsetof(config, name), low, high }
-#define QNET__SETTINGS_END { NULL, 0, 0, 0, 0 }
 /* beta < 1 and eps > 0 keep Adam's divisions from 0. */
 #define QNET__ADAM_SETTING(config, name, low, high) \
     { "adam." #name, 'd', offsetof(config, adam) + offsetof(qnet_adam_config, name), low, high }
@@ -15176,124 +15028,12 @@ static const qnet__setting qnet__stage2_settings[] = {
     QNET__SETTINGS_END
 };
 
-/* What the network sees of an image at test time, too. */
-#define QNET__CHANNEL_SETTING(name, c, low, high) \
-    { #name "." #c, 'd', offsetof(qnet_augment_config, name) + c * sizeof(double), low, high }
-#define QNET__CHANNEL_SETTINGS(c)                        \
-    QNET__CHANNEL_SETTING(window_low, c, -1e30, 1e30),   \
-    QNET__CHANNEL_SETTING(window_high, c, -1e30, 1e30),  \
-    QNET__CHANNEL_SETTING(mean, c, -1e6, 1e6),           \
-    QNET__CHANNEL_SETTING(std, c, 1e-9, 1e6)
-static const qnet__setting qnet__stretch_settings[] = {
-    QNET__SETTING(qnet_augment_config, 's', stretch, 0, 1),
-    QNET__SETTING(qnet_augment_config, 'd', percentile_low, 0, 100),
-    QNET__SETTING(qnet_augment_config, 'd', percentile_high, 0, 100),
-    QNET__CHANNEL_SETTINGS(0),
-    QNET__CHANNEL_SETTINGS(1),
-    QNET__CHANNEL_SETTINGS(2),
-    QNET__SETTINGS_END
-};
-
-/* What training alone does to it; qnet__augment_config_check knows the ranges. */
-static const qnet__setting qnet__augment_settings[] = {
-    QNET__SETTING(qnet_augment_config, 'd', p_hflip, 0, 1),
-    QNET__SETTING(qnet_augment_config, 'd', p_vflip, 0, 1),
-    QNET__SETTING(qnet_augment_config, 'd', p_brightness_contrast, 0, 1),
-    QNET__SETTING(qnet_augment_config, 'd', p_gamma, 0, 1),
-    QNET__SETTING(qnet_augment_config, 'd', p_grid, 0, 1),
-    QNET__SETTING(qnet_augment_config, 'd', p_affine, 0, 1),
-    QNET__SETTING(qnet_augment_config, 'd', brightness, 0, DBL_MAX),
-    QNET__SETTING(qnet_augment_config, 'd', contrast, 0, DBL_MAX),
-    QNET__SETTING(qnet_augment_config, 'd', gamma_low, 0, DBL_MAX),
-    QNET__SETTING(qnet_augment_config, 'd', gamma_high, 0, DBL_MAX),
-    QNET__SETTING(qnet_augment_config, 'd', grid_limit, 0, 1),
-    QNET__SETTING(qnet_augment_config, 'd', shift, 0, DBL_MAX),
-    QNET__SETTING(qnet_augment_config, 'd', scale, 0, 1),
-    QNET__SETTING(qnet_augment_config, 'd', rotate, 0, DBL_MAX),
-    QNET__SETTING(qnet_augment_config, 'i', physics_safe, 0, 1),
-    QNET__SETTINGS_END
-};
-
 /* How far a run is; all the rest follows from the epoch. */
 static const qnet__setting qnet__training_settings[] = {
     QNET__SETTING(qnet_training, 'i', epoch, 0, INT_MAX),
     QNET__SETTING(qnet_training, 'i', finished, 0, 1),
     QNET__SETTINGS_END
 };
-
-static double qnet__setting_get(const qnet__setting *f, const void *config)
-{
-    const void *at = (const unsigned char *)config + f->offset;
-    if (f->type == 's') return (double)*(const qnet_stretch *)at;
-    return f->type == 'i' ? (double)*(const int *)at : *(const double *)at;
-}
-
-/* QNET_ERROR_ARGUMENT for the first number of a configuration out of its range, or NaN. */
-static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, const qnet__setting *f,
-                                      const void *config)
-{
-    for (; f->key != NULL; f++) {
-        const double value = qnet__setting_get(f, config);
-        if (!(value >= f->low && value <= f->high))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s %g: expected %.12g to %.12g", what,
-                              f->key, value, f->low, f->high);
-    }
-    return QNET_OK;
-}
-
-/* Appends a line for each setting, its key behind `prefix`. Equal numbers give equal text and
-   different ones different text: no bit is lost. */
-static qnet_status qnet__settings_text(qnet_context *ctx, qnet_buffer *text, const char *prefix,
-                                     const qnet__setting *f, const void *config)
-{
-    for (; f->key != NULL; f++) {
-        char number[40];
-        qnet__format_number(number, sizeof number, qnet__setting_get(f, config));
-        QNET__TRY(qnet_buffer_printf(ctx, text, "%s%s=%s\n", prefix, f->key, number));
-    }
-    return QNET_OK;
-}
-
-/* The settings of a table from a file's metadata into a configuration; QNET_ERROR_FORMAT for a
-   number that is missing or out of its range. */
-static qnet_status qnet__settings_read(qnet_context *ctx, const qnet_safetensors *file,
-                                     const char *name, const qnet__setting *f, void *config)
-{
-    for (; f->key != NULL; f++) {
-        void *at = (unsigned char *)config + f->offset;
-        const char *text = qnet_safetensors_metadata(file, f->key);
-        double value;
-        if (text == NULL || !qnet__parse_number(text, &value) ||
-            !(value >= f->low && value <= f->high) || (f->type != 'd' && value != floor(value)))
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: metadata \"%s\": expected a %snumber from %g to %g, found %.64s",
-                              name, f->key, f->type == 'd' ? "" : "whole ", f->low, f->high,
-                              text ? text : "nothing");
-        if (f->type == 'd') *(double *)at = value;
-        else if (f->type == 'i') *(int *)at = (int)value;
-        else *(qnet_stretch *)at = (qnet_stretch)(int)value;
-    }
-    return QNET_OK;
-}
-
-#define QNET__METADATA_PAIRS 80
-
-/* Cuts "key=value" lines up in place: pairs[2 k] and pairs[2 k + 1] point to key and value of line
-   k. Returns the number of lines. */
-static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA_PAIRS])
-{
-    int n = 0;
-    while (*text && n < QNET__METADATA_PAIRS) {
-        char *equals = strchr(text, '='), *end = strchr(text, '\n');
-        if (!equals || !end || equals > end) break;
-        *equals = *end = '\0';
-        pairs[2 * n] = text;
-        pairs[2 * n + 1] = equals + 1;
-        n++;
-        text = end + 1;
-    }
-    return n;
-}
 
 /* ---- checkpoints: arrays, and lines of text as metadata, in a safetensors file --------------- */
 
@@ -15393,7 +15133,7 @@ typedef struct qnet__loop {
     int epoch, epochs;   /* from 1 */
     size_t count, steps; /* items and batches */
     double start;        /* seconds */
-    size_t step;         /* the batch at hand, from 1, which holds */
+    size_t step;         /* the current batch, from 1, which holds */
     size_t first, n;     /* items first .. first + n - 1 */
 } qnet__loop;
 
@@ -15427,8 +15167,8 @@ static const char *qnet__loop_place(const qnet__loop *p, char text[QNET__PLACE])
     return text;
 }
 
-/* Reports that the batch at hand is done; the fraction is of all epochs. Who runs many tasks wraps
-   the hook and puts in its own. */
+/* Reports that the current batch is done. The fraction is that of all epochs of this run; the
+   experiment wraps the hook and replaces it by its own. */
 static qnet_status qnet__loop_report(const qnet__loop *p, double loss, double learning_rate)
 {
     const double elapsed = qnet__seconds(p->ctx) - p->start, done = (double)(p->first + p->n);
@@ -15474,7 +15214,7 @@ typedef struct qnet__loader {
     size_t scratch_bytes;
     uint64_t hash;               /* of pixels, labels, order and random streams of the images */
     uint64_t seed;
-    /* Of the batch at hand: */
+    /* Of the current batch: */
     const int *order;            /* order[first + i] is image i of the batch; NULL: first + i */
     size_t first;
     int epoch;                   /* of the augmentation; -1: test time */
@@ -15543,7 +15283,7 @@ static void qnet__loader_fill(qnet__loader *l, const int *scans, int count)
     }
 }
 
-/* Image i of the batch at hand. */
+/* Image i of the current batch. */
 static qnet__image *qnet__loader_image(const qnet__loader *l, size_t i)
 {
     return &l->images[l->order ? (size_t)l->order[l->first + i] : l->first + i];
@@ -15586,8 +15326,9 @@ static void qnet__loader_task(void *arg, size_t index, size_t worker)
     l->status[index] = qnet__loader_apply(NULL, l, index, worker);
 }
 
-/* Fills l->batch with the images of the batch at hand: those at order[first..], or first.. if order
-   is NULL. epoch: of the augmentation, -1: none. Of several failures the first by index is told. */
+/* Fills l->batch with the images of the current batch: those at order[first..], or first.. if order
+   is NULL. epoch: of the augmentation, -1: none. Of several failures the one of the lowest
+   index is reported, whichever thread met it. */
 static qnet_status qnet__loader_load(const qnet__loop *p, qnet__loader *l, int epoch,
                                      const int *order)
 {
@@ -15652,7 +15393,8 @@ static double qnet__stage1_rate(const qnet_stage1_config *config, int epoch)
     return qnet_cosine_rate(config->rate_first, config->rate_last, epoch, config->epochs);
 }
 
-/* One block; the network has its own. */
+/* What a run is made of besides its network, in one block. Adam's moments m and v and the average
+   are in the order of the trainable weights, which come first in a network's block. */
 typedef struct qnet__training_state {
     qnet_training run;          /* first, so that a pointer to it is the start of the block */
     size_t bytes;               /* of the block */
@@ -15703,31 +15445,28 @@ static void qnet__training_plan(qnet__training_state *s, qnet__arena *a, size_t 
 }
 
 /* Moves s, whose network is there, into a block that holds all it needs, zeroed: neither an epoch
-   nor the finish asks for memory. On failure the network is destroyed. */
-static qnet_status qnet__training_carve(const qnet__training_state *s, int largest,
+   nor the finish allocates. On failure the network is destroyed. */
+static qnet_status qnet__training_carve(qnet__training_state *s, int largest,
                                         qnet__training_state **out)
 {
-    qnet_context *ctx = s->run.ctx;
     qnet_resnet *net = s->run.net;
     qnet_scan_model *model = s->run.model;
-    qnet__training_state copy = *s;
     qnet__arena arena = {NULL, 0};
-    copy.table = net ? net->table : model->table;
-    copy.weights = net ? net->weights : model->weights;
-    copy.gradients = net ? net->gradients : model->gradients;
-    qnet__training_plan(&copy, &arena, (size_t)largest);
-    copy.bytes = arena.at;
-    arena.base = (unsigned char *)qnet__alloc(ctx, copy.bytes);
-    if (arena.base == NULL) {
+    qnet_status status;
+    s->table = net ? net->table : model->table;
+    s->weights = net ? net->weights : model->weights;
+    s->gradients = net ? net->gradients : model->gradients;
+    qnet__training_plan(s, &arena, (size_t)largest);
+    status = qnet__arena_alloc(s->run.ctx, &arena, &s->bytes, "a training run");
+    if (status != QNET_OK) {
         qnet_resnet_destroy(net);
         qnet_scan_model_destroy(model);
-        return qnet__no_memory(ctx, copy.bytes, "a training run");
+        return status;
     }
-    memset(arena.base, 0, copy.bytes);
-    arena.at = 0;
-    qnet__training_plan(&copy, &arena, (size_t)largest);
+    memset(arena.base, 0, s->bytes);
+    qnet__training_plan(s, &arena, (size_t)largest);
     *out = (qnet__training_state *)(void *)arena.base;
-    **out = copy;
+    **out = *s;
     (*out)->run.state = *out;
     return QNET_OK;
 }
@@ -15761,7 +15500,7 @@ static void qnet__training_shuffle(qnet__training_state *s, int epoch)
     qnet_rng_shuffle(&rng, s->order, s->count);
 }
 
-/* The status of a loss, with the place where it is no number. */
+/* The status of a loss: QNET_ERROR_NUMERIC, with epoch and step, where it is not finite. */
 static qnet_status qnet__loss_check(const qnet__loop *p, qnet_status status, const double *loss)
 {
     char place[QNET__PLACE];
@@ -15803,8 +15542,8 @@ static qnet_status qnet__stage2_loss(qnet__training_state *s, const qnet__loop *
     return qnet__loss_check(p, status, loss);
 }
 
-/* QNET_ERROR_NUMERIC, naming the tensor, unless all weights are finite. A good loss says nothing of
-   what the step after it made of them. */
+/* QNET_ERROR_NUMERIC, naming the tensor, unless all weights are finite. A loss precedes its step:
+   the last one says nothing of the weights after it. */
 static qnet_status qnet__training_check_weights(const qnet__training_state *s, const qnet__loop *p)
 {
     char place[QNET__PLACE];
@@ -15817,7 +15556,9 @@ static qnet_status qnet__training_check_weights(const qnet__training_state *s, c
     return QNET_OK;
 }
 
-/* The loss of the history is the mean over items, not over batches. */
+/* One pass over all items: per batch loss and gradients, one step of Adam; then, late in a run with
+   SWA, the average. The loss of the history is the mean over items, not over batches, each with the
+   weights of its own step. */
 QNET_API qnet_status qnet_training_epoch(qnet_training *run)
 {
     double rate, loss = 0, sum = 0;
@@ -15904,14 +15645,15 @@ QNET_API qnet_status qnet_training_finish(qnet_training *run)
 
 /* ---- the checkpoint of a run ----------------------------------------------------------------- */
 
-/* Which kernels compute: their roundings differ, so a checkpoint goes on only with its own. */
+/* The kernels in force. Their roundings differ, so a checkpoint is resumed only with its own. */
 static const char *qnet__kernels_name(const qnet_context *ctx)
 {
     if (ctx->hooks.blas.sgemm != NULL) return "blas";
     return QNET__REFERENCE_ONLY ? "reference" : qnet_cpu_name(qnet_context_cpu(ctx));
 }
 
-/* Everything that decides the run's bits, as text. */
+/* Everything that decides the run's bits, as text: configuration, kernels, initial weights, and a
+   hash of the items with their labels. */
 static qnet_status qnet__training_text(const qnet__training_state *s, qnet_buffer *text)
 {
     qnet_context *ctx = s->run.ctx;
@@ -15986,20 +15728,26 @@ static qnet_status qnet__check_variances(qnet_context *ctx, const qnet_safetenso
     return QNET_OK;
 }
 
-/* Checks everything of the file before the first number of the run changes. text is cut up. */
-static qnet_status qnet__training_restore_text(qnet_training *run, const qnet_safetensors *file,
-                                               const char *name, char *text)
+/* QNET_ERROR_MISMATCH for a checkpoint of another run, QNET_ERROR_FORMAT for a damaged one.
+   Everything in the file is checked before the first number of the run changes. Up to the first
+   averaged epoch a run with SWA and one without are the same, so `swa` may then differ. */
+static qnet_status qnet__training_restore(qnet_training *run, const qnet_safetensors *file,
+                                          const char *name)
 {
     qnet_context *ctx = run->ctx;
     qnet__training_state *s = run->state;
     const int start = qnet_stage1_swa_start(&s->config);
     const char *swa = qnet_safetensors_metadata(file, "swa");
-    /* Up to `start` a run with SWA and one without do the same. */
     const int branch = s->config.swa && swa != NULL && strcmp(swa, "0") == 0;
     qnet_training read = *run;
     qnet__slab slabs[QNET__SLABS];
-    int count;
-    QNET__TRY(qnet__checkpoint_compare(ctx, file, name, text, branch ? "swa" : NULL));
+    qnet_buffer text = {NULL, 0, 0, NULL};
+    qnet_status status = qnet__training_text(s, &text);
+    if (status == QNET_OK)
+        status = qnet__checkpoint_compare(ctx, file, name, (char *)text.bytes,
+                                          branch ? "swa" : NULL);
+    qnet_buffer_free(ctx, &text);
+    QNET__TRY(status);
     QNET__TRY(qnet__settings_read(ctx, file, name, qnet__training_settings, &read));
     if (branch && read.epoch > start)
         return qnet__fail(ctx, QNET_ERROR_MISMATCH,
@@ -16012,24 +15760,11 @@ static qnet_status qnet__training_restore_text(qnet_training *run, const qnet_sa
     read.step = (uint64_t)read.epoch * s->batches;
     read.averaged = s->config.swa ? qnet__max_int(0, read.epoch - start) : 0;
     QNET__TRY(qnet__check_variances(ctx, file, name, s->table));
-    count = qnet__training_slabs(s, read.averaged, slabs);
-    QNET__TRY(qnet__checkpoint_copy(ctx, file, name, slabs, count));
+    QNET__TRY(qnet__checkpoint_copy(ctx, file, name, slabs,
+                                    qnet__training_slabs(s, read.averaged, slabs)));
     *run = read;
     s->broken = 0;
     return QNET_OK;
-}
-
-/* QNET_ERROR_MISMATCH for a checkpoint of another run, QNET_ERROR_FORMAT for a damaged one; the run
-   changes only where the whole file is right. */
-static qnet_status qnet__training_restore(qnet_training *run, const qnet_safetensors *file,
-                                          const char *name)
-{
-    qnet_buffer text = {NULL, 0, 0, NULL};
-    qnet_status status = qnet__training_text(run->state, &text);
-    if (status == QNET_OK)
-        status = qnet__training_restore_text(run, file, name, (char *)text.bytes);
-    qnet_buffer_free(run->ctx, &text);
-    return status;
 }
 
 /* Any failure leaves the run as it was. */
@@ -16109,7 +15844,7 @@ static qnet_status qnet__stage1_check_scans(qnet_context *ctx, const qnet_cohort
     return QNET_OK;
 }
 
-/* Before anything is allocated; the experiment asks at its start, before days of work. */
+/* Ranges, checked before anything is allocated and before an experiment begins. */
 static qnet_status qnet__stage1_config_check(qnet_context *ctx, const qnet_stage1_config *c)
 {
     QNET__TRY(qnet__settings_check(ctx, "stage 1", qnet__stage1_settings, c));
@@ -16141,7 +15876,7 @@ QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_con
 
     qnet_resnet_config_init(&net_config);
     net_config.height = net_config.width = config->size;
-    /* The largest batch there will be, which may be well below config->batch. */
+    /* The largest batch, which may be well below config->batch. */
     net_config.batch = (int)qnet__batch_start(s.count, s.batches, 1);
     QNET__TRY(qnet_resnet_create(ctx, &net_config, &s.run.net));
     QNET__TRY(qnet__training_carve(&s, net_config.batch, &self));
@@ -16177,18 +15912,6 @@ typedef struct qnet__embedding {
     double *probability;       /* [places] */
 } qnet__embedding;
 
-/* batch: slices at once; places: scans * max_slices. */
-static void qnet__embed_plan(qnet_context *ctx, qnet__embedding *e, qnet__arena *a, size_t batch,
-                             size_t places)
-{
-    const size_t row = QNET_FEATURES * sizeof(qnet_real);
-    e->batch_features = (qnet_real *)qnet__take(a, batch, row);
-    e->logits = (qnet_real *)qnet__take(a, batch, QNET_CLASSES * sizeof(qnet_real));
-    e->features = (qnet_real *)qnet__take(a, places, row);
-    e->probability = (double *)qnet__take(a, places, sizeof(double));
-    qnet__loader_plan(ctx, &e->loader, a, batch);
-}
-
 /* The test-time pass (paper: stretching and crop only), batch by batch. */
 static qnet_status qnet__embed_run(qnet_resnet *net, qnet__embedding *e, size_t batch)
 {
@@ -16216,13 +15939,14 @@ static qnet_status qnet__embed_run(qnet_resnet *net, qnet__embedding *e, size_t 
     return QNET_OK;
 }
 
-/* Results are made aside and copied at the end, so that a failure leaves the caller's arrays alone.
-   Inference gives each slice the same bits in any batch of a network: its sums run over its own
-   pixels only. */
+/* Eval mode: batch norms use their running statistics. Results are copied out at the end, so that a
+   failure leaves the caller's arrays unchanged. Inference gives a slice the same bits in any batch
+   of a network, as its sums run over its own pixels only. */
 QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *augment,
                                 const qnet_cohort *cohort, const int *scans, int count,
                                 qnet_real *features, double *probability)
 {
+    const size_t row = QNET_FEATURES * sizeof(qnet_real);
     qnet__embedding e;
     qnet__arena arena = {NULL, 0};
     qnet_context *ctx;
@@ -16248,18 +15972,20 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
     e.loader.augment = augment;
     places = (size_t)count * (size_t)cohort->config.max_slices;
     batch = qnet__min_size((size_t)net->config.batch, e.loader.count);
-    qnet__embed_plan(ctx, &e, &arena, batch, places);
-    bytes = arena.at;
-    arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "features");
-    arena.at = 0;
-    qnet__embed_plan(ctx, &e, &arena, batch, places);
+    for (int pass = 0; pass < 2; pass++) {
+        e.batch_features = (qnet_real *)qnet__take(&arena, batch, row);
+        e.logits = (qnet_real *)qnet__take(&arena, batch, QNET_CLASSES * sizeof(qnet_real));
+        e.features = (qnet_real *)qnet__take(&arena, places, row);
+        e.probability = (double *)qnet__take(&arena, places, sizeof(double));
+        qnet__loader_plan(ctx, &e.loader, &arena, batch);
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "features"));
+    }
     qnet__loader_fill(&e.loader, scans, count);
-    memset(e.features, 0, places * QNET_FEATURES * sizeof(qnet_real));
+    memset(e.features, 0, places * row);
     memset(e.probability, 0, places * sizeof(double));
     status = qnet__embed_run(net, &e, batch);
     if (status == QNET_OK && features)
-        memcpy(features, e.features, places * QNET_FEATURES * sizeof(qnet_real));
+        memcpy(features, e.features, places * row);
     if (status == QNET_OK && probability)
         memcpy(probability, e.probability, places * sizeof(double));
     qnet__free(ctx, arena.base, bytes);
@@ -16268,7 +15994,7 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
 
 /* ---- stage 2: scans -------------------------------------------------------------------------- */
 
-/* As of stage 1; `steps` is the experiment's own. */
+/* Ranges, as of stage 1. In an experiment `steps` is the cohort's max_slices. */
 static qnet_status qnet__stage2_config_check(qnet_context *ctx, const qnet_stage2_config *c)
 {
     QNET__TRY(qnet__settings_check(ctx, "stage 2", qnet__stage2_settings, c));
@@ -16308,7 +16034,9 @@ static qnet_status qnet__stage2_fill(qnet__training_state *s, const qnet_real *f
     return QNET_OK;
 }
 
-/* The rate is fixed, and nothing is averaged (paper, "Training Procedure"). */
+/* The scan-level model on features[count][steps][512], from random weights. The rate is fixed, and
+   nothing is averaged (paper, "Training Procedure"). The features are copied: a run is the owner of
+   all that it reads. */
 QNET_API qnet_status qnet_stage2_create(qnet_context *ctx, const qnet_stage2_config *config,
                                         const qnet_real *features, const int *length,
                                         const int *label, int count, qnet_training **out)
@@ -16418,11 +16146,7 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
         scan_logits = (qnet_real *)qnet__take(&arena, batch, QNET_CLASSES * sizeof(qnet_real));
         images = (double *)qnet__take(&arena, n * steps, sizeof(double));
         scans = (double *)qnet__take(&arena, n, sizeof(double));
-        if (pass == 1) break;
-        bytes = arena.at;
-        arena.at = 0;
-        arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-        if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "predictions");
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "predictions"));
     }
     status = qnet__predict_run(model, features, length, batch, n, image_logits, scan_logits,
                                images, scans);
@@ -17194,13 +16918,19 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
                                      from a checkpoint taken there), then its own tail
      features           512 per slice from the frozen ResNetSWA, computed once
      stage 2            Q-Net        BiLSTM and two heads
-   and the test fold's probabilities by all three. Then metrics, ROC, DeLong, bootstrap and CAM.
+   and the test fold's probabilities by all three. Then, per input and per level (slices, scans):
+   metrics, ROC, DeLong's test and bootstrap over the items [repeats][count]. Tables and pictures
+   of the results are the caller's (config.publish). Read from the bottom: qnet_experiment_run,
+   qnet__experiment_run, qnet__input_run, qnet__fold_run. Relies on >>context >>random >>file >>text
+   >>resnet >>weights >>image >>cohort >>train >>metrics.
    Folds are dealt by subject, so that no model is tested on a subject that it, or a network that it
-   began with, was trained on (paper, "Training Procedure"). One fold leaves in out/checkpoint, under
-   names such as crop-repeat01-fold03-resnet.checkpoint,
-     -resnet -branch -swa -stage2 .checkpoint     runs that a resume goes on with
-     -resnet -resnetswa -qnet .safetensors        weights, which go to out/weights at the end
-     -result.safetensors                          test probabilities and learning curves: it is done
+   began with, was trained on (paper, "Training Procedure"). Work in progress is in out/checkpoint:
+     config.txt               the configuration, which a resume compares
+     <fold>-resnet.checkpoint, -branch, -swa, -stage2      runs that a resume continues
+     <fold>-result.safetensors     test probabilities and learning curves of a fold that is done
+     weights/<fold>-resnet.safetensors, -resnetswa, -qnet  moved to out/weights at the end
+     publish/                 predictions.csv and the caller's files, moved to out at the end
+   where <fold> is such as crop-repeat01-fold03.
    ============================================================================================ */
 
 QNET_API const char *qnet_model_name(qnet_model_kind model)
@@ -17227,7 +16957,6 @@ QNET_API void qnet_experiment_config_init(qnet_experiment_config *config)
     config->seed = 1;
     qnet_stage1_config_init(&config->stage1);
     qnet_stage2_config_init(&config->stage2);
-    config->cam_scans = 3;
 }
 
 /* ---- predictions.csv ------------------------------------------------------------------------- */
@@ -17313,27 +17042,6 @@ static const qnet__setting qnet__experiment_settings[] = {
     QNET__SETTINGS_END
 };
 
-/* Of what is made of the folds' results: a resume may change it. */
-static const qnet__setting qnet__evaluation_settings[] = {
-    QNET__SETTING(qnet_experiment_config, 'i', bootstrap, 2, 10000000),
-    QNET__SETTING(qnet_experiment_config, 'i', cam_scans, 0, 1000),
-    QNET__SETTINGS_END
-};
-
-static const qnet__setting qnet__input_settings[] = {
-    QNET__SETTING(qnet_input_config, 'i', size, 32, 4096),
-    QNET__SETTING(qnet_input_config, 'd', box_mm, 1e-3, 1e4),
-    QNET__SETTING(qnet_input_config, 'd', margin, 0, 1),
-    QNET__SETTING(qnet_input_config, 'i', max_slices, 1, 4096),
-    QNET__SETTING(qnet_input_config, 'i', slice_first, 0, 32767),
-    QNET__SETTING(qnet_input_config, 'i', slice_count, 0, 32767),
-    QNET__SETTING(qnet_input_config, 'i', box_explicit, 0, 1),
-    { "box_center_mm.0", 'd', offsetof(qnet_input_config, box_center_mm), -1e6, 1e6 },
-    { "box_center_mm.1", 'd', offsetof(qnet_input_config, box_center_mm) + sizeof(double), -1e6,
-      1e6 },
-    QNET__SETTINGS_END
-};
-
 /* A preparation: where the slices come from and what the network sees of them. */
 static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_config *in,
                                           const qnet_augment_config *a, qnet_buffer *text)
@@ -17369,39 +17077,43 @@ static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experime
     if (!c->use_input[0] && !c->use_input[1])
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no input configuration is chosen");
     QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__experiment_settings, c));
-    QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__evaluation_settings, c));
+    if (c->bootstrap < 2 || c->bootstrap > 10000000) /* no setting: a resume may change it */
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: bootstrap %d: expected 2 to 1e7",
+                          c->bootstrap);
     QNET__TRY(qnet__stage1_config_check(ctx, &c->stage1));
     return qnet__stage2_config_check(ctx, &c->stage2);
 }
 
 /* ---- evaluation of one level ----------------------------------------------------------------- */
 
-/* Mean and standard deviation (n - 1; NaN for one value) of the values that are finite. */
-static qnet_mean_std qnet__mean_std(const double *values, int count)
+/* Mean and standard deviation (n - 1; NaN for one value) of count values, `step` apart, of which
+   those that are not finite are left out. */
+static qnet_mean_std qnet__mean_std(const double *values, int count, int step)
 {
     qnet_mean_std r;
     double sum = 0, square = 0;
     int n = 0;
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < count * step; i += step) {
         if (!qnet__is_finite(values[i])) continue;
         sum += values[i];
         n++;
     }
     r.mean = n ? sum / n : (double)NAN;
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count * step; i += step)
         if (qnet__is_finite(values[i])) square += (values[i] - r.mean) * (values[i] - r.mean);
     r.std = n > 1 ? sqrt(square / (n - 1)) : (double)NAN;
     return r;
 }
 
-/* The columns of a level's items that the metrics read, and what is computed from them. */
+#define QNET__FIGURES 5 /* accuracy, sensitivity, specificity, F1, AUC */
+
+/* The columns of a level's items that the metrics read, and room for what is computed from them. */
 typedef struct qnet__columns {
     int *label, *decision, *cluster; /* [n] */
     double *score, *score1;          /* [n] */
     double *boot;                    /* [bootstrap] */
-    double *values;                  /* [QNET__FIGURES][parts] */
+    double *values;                  /* [the more of folds and repeats][QNET__FIGURES] */
     size_t n;
-    int parts;                       /* the more of folds and repeats */
 } qnet__columns;
 
 /* Fills the columns with the items of one model, those of `fold` or (-1) all. subject[scan]: the
@@ -17419,23 +17131,19 @@ static void qnet__columns_fill(qnet__columns *c, const qnet_item *items, size_t 
     }
 }
 
-#define QNET__FIGURES 5
-
-/* Accuracy, sensitivity, specificity, F1 and AUC of Tables 1 and 3: part k of c->values. The AUC of
-   items of one class is NaN. */
-static qnet_status qnet__figures(qnet_context *ctx, qnet__columns *c, int k)
+/* The figures of Tables 1 and 3. The AUC of items of one class is NaN. */
+static qnet_status qnet__figures(qnet_context *ctx, const qnet__columns *c,
+                                 double figure[QNET__FIGURES])
 {
     qnet_metrics m;
-    double auc = (double)NAN;
     QNET__TRY(qnet_metrics_from(ctx, c->label, c->decision, c->n, &m));
-    if (m.count.tp + m.count.fn > 0 && m.count.tn + m.count.fp > 0)
-        QNET__TRY(qnet_auc(ctx, c->label, c->score, c->n, &auc));
-    c->values[k] = m.accuracy;
-    c->values[c->parts + k] = m.sensitivity;
-    c->values[2 * c->parts + k] = m.specificity;
-    c->values[3 * c->parts + k] = m.f1;
-    c->values[4 * c->parts + k] = auc;
-    return QNET_OK;
+    figure[0] = m.accuracy;
+    figure[1] = m.sensitivity;
+    figure[2] = m.specificity;
+    figure[3] = m.f1;
+    figure[4] = (double)NAN;
+    if (m.count.tp + m.count.fn == 0 || m.count.tn + m.count.fp == 0) return QNET_OK;
+    return qnet_auc(ctx, c->label, c->score, c->n, &figure[4]);
 }
 
 /* One line of Tables 1 and 3, and the mean of the AUCs within the folds of the first repeat: mean
@@ -17449,26 +17157,30 @@ static qnet_status qnet__evaluate_figures(qnet_context *ctx, const qnet_experime
     qnet_mean_std *const cell[QNET__FIGURES] = {&out->accuracy, &out->sensitivity,
                                                 &out->specificity, &out->f1, &out->auc};
     const size_t count = level->count;
-    int n = config->folds;
+    const int repeated = config->repeats > 1;
+    double pooled[QNET__FIGURES];
     for (int fold = 0; fold < config->folds; fold++) {
         qnet__columns_fill(c, level->items, count, model, fold, subject);
-        QNET__TRY(qnet__figures(ctx, c, fold));
+        QNET__TRY(qnet__figures(ctx, c, c->values + fold * QNET__FIGURES));
     }
-    out->auc_within_folds = qnet__mean_std(c->values + 4 * c->parts, config->folds).mean;
-    if (config->repeats > 1) n = config->repeats;
-    for (int k = 0; k < config->repeats && config->repeats > 1; k++) {
+    out->auc_within_folds = qnet__mean_std(c->values + 4, config->folds, QNET__FIGURES).mean;
+    for (int k = 0; k < config->repeats && repeated; k++) {
         qnet__columns_fill(c, level->items + (size_t)k * count, count, model, -1, subject);
-        QNET__TRY(qnet__figures(ctx, c, k));
+        QNET__TRY(qnet__figures(ctx, c, c->values + k * QNET__FIGURES));
     }
-    for (int q = 0; q < QNET__FIGURES; q++) *cell[q] = qnet__mean_std(c->values + q * c->parts, n);
     qnet__columns_fill(c, level->items, count, model, -1, subject);
-    QNET__TRY(qnet__figures(ctx, c, 0));
-    for (int q = 0; q < QNET__FIGURES && config->repeats == 1; q++)
-        cell[q]->mean = c->values[q * c->parts];
+    QNET__TRY(qnet__figures(ctx, c, pooled));
+    for (int q = 0; q < QNET__FIGURES; q++) {
+        *cell[q] = qnet__mean_std(c->values + q, repeated ? config->repeats : config->folds,
+                                  QNET__FIGURES);
+        if (!repeated) cell[q]->mean = pooled[q];
+    }
     return QNET_OK;
 }
 
-/* Everything of one model on the first repeat: metrics, ROC, DeLong intervals, bootstraps. */
+/* Everything of one model on the first repeat: metrics, ROC curve, and the AUC's intervals by
+   DeLong and by bootstrap, each over items and over subjects. Slices of a subject are not
+   independent: intervals over items, those of the paper, are too narrow (Obuchowski 1997). */
 static qnet_status qnet__evaluate_model(qnet_context *ctx, const qnet_experiment_config *config,
                                         const qnet__columns *c, qnet_model_result *out)
 {
@@ -17526,7 +17238,6 @@ static qnet_status qnet__evaluate_level(qnet_experiment *e, qnet_level_result *l
     qnet_status status;
     size_t bytes = 0;
     memset(&c, 0, sizeof c);
-    c.parts = qnet__max_int(e->config.repeats, e->config.folds);
     for (int pass = 0; pass < 2; pass++) {
         c.label = (int *)qnet__take(&arena, level->count, sizeof(int));
         c.decision = (int *)qnet__take(&arena, level->count, sizeof(int));
@@ -17534,12 +17245,10 @@ static qnet_status qnet__evaluate_level(qnet_experiment *e, qnet_level_result *l
         c.score = (double *)qnet__take(&arena, level->count, sizeof(double));
         c.score1 = (double *)qnet__take(&arena, level->count, sizeof(double));
         c.boot = (double *)qnet__take(&arena, (size_t)e->config.bootstrap, sizeof(double));
-        c.values = (double *)qnet__take(&arena, (size_t)c.parts, QNET__FIGURES * sizeof(double));
-        if (pass == 1) break;
-        bytes = arena.at;
-        arena.at = 0;
-        arena.base = (unsigned char *)qnet__alloc(e->ctx, bytes);
-        if (!arena.base) return qnet__no_memory(e->ctx, bytes, "the evaluation");
+        c.values = (double *)qnet__take(
+            &arena, (size_t)qnet__max_int(e->config.repeats, e->config.folds),
+            QNET__FIGURES * sizeof(double));
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(e->ctx, &arena, &bytes, "the evaluation"));
     }
     status = qnet__evaluate_columns(e->ctx, &e->config, level, subject, &c);
     qnet__free(e->ctx, arena.base, bytes);
@@ -17577,10 +17286,6 @@ typedef struct qnet__job {
     double *test_image;      /* [QNET_MODELS][images of the test scans, in order] */
     double *test_scan;       /* [QNET_MODELS][test scans] */
     qnet_epoch *curve[QNET_MODELS];
-    /* For a picture: */
-    qnet_real *pixels;       /* [size][size][3] */
-    float *map, *grey;       /* [size][size] */
-    void *scratch;           /* of the augmentation */
     /* Progress, in epochs of stage 1: */
     qnet_progress outer;     /* the caller's hook */
     char where[64];
@@ -17606,7 +17311,6 @@ static void qnet__job_plan(qnet__job *job, qnet__arena *a, size_t images)
 {
     const size_t n = (size_t)job->cohort->scans_count;
     const size_t steps = (size_t)job->cohort->config.max_slices;
-    const size_t pixels = (size_t)job->cohort->config.size * (size_t)job->cohort->config.size;
     int **const ints[] = {&job->subject, &job->fold_of, &job->image_at, &job->train, &job->test,
                           &job->length, &job->label};
     for (size_t i = 0; i < sizeof ints / sizeof *ints; i++)
@@ -17616,14 +17320,10 @@ static void qnet__job_plan(qnet__job *job, qnet__arena *a, size_t images)
     job->scan = (double *)qnet__take(a, n, sizeof(double));
     job->test_image = (double *)qnet__take(a, images, QNET_MODELS * sizeof(double));
     job->test_scan = (double *)qnet__take(a, n, QNET_MODELS * sizeof(double));
-    job->pixels = (qnet_real *)qnet__take(a, pixels, 3 * sizeof(qnet_real));
-    job->map = (float *)qnet__take(a, pixels, sizeof(float));
-    job->grey = (float *)qnet__take(a, pixels, sizeof(float));
-    job->scratch = qnet__take(a, qnet_augment_scratch(job->cohort->height, job->cohort->width), 1);
 }
 
-/* Memory that is given back with the experiment: count * size bytes, zeroed. NULL, with the error
-   told, when there is none. */
+/* Memory that is freed with the experiment: count * size bytes, zeroed. NULL, with the sentence of
+   the error set, when there is none. */
 static void *qnet__experiment_alloc(qnet_experiment *e, size_t count, size_t size, const char *what)
 {
     size_t bytes = SIZE_MAX;
@@ -17641,12 +17341,24 @@ static void *qnet__experiment_alloc(qnet_experiment *e, size_t count, size_t siz
     return (unsigned char *)block + QNET__ALIGN;
 }
 
-/* The path out/checkpoint/<input>-repeat01-fold03<suffix>. */
-static void qnet__job_path(const qnet__job *job, const char *suffix, char path[700])
+#define QNET__PATH 960 /* bytes: out, two folders, and a name */
+
+/* The path out/<folder>/<input>-repeat01-fold03-<name>. */
+static void qnet__fold_path(const qnet_experiment *e, const char *folder, int input, int repeat,
+                            int fold, const char *name, char path[QNET__PATH])
 {
-    snprintf(path, 700, "%s/checkpoint/%s-repeat%02d-fold%02d%s", job->e->out,
-             qnet_input_name((qnet_input)job->input), job->repeat + 1, job->fold + 1, suffix);
+    snprintf(path, QNET__PATH, "%s/%s/%s-repeat%02d-fold%02d-%s", e->out, folder,
+             qnet_input_name((qnet_input)input), repeat + 1, fold + 1, name);
 }
+
+/* Of the current fold, in out/checkpoint. */
+static void qnet__job_path(const qnet__job *job, const char *name, char path[QNET__PATH])
+{
+    qnet__fold_path(job->e, "checkpoint", job->input, job->repeat, job->fold, name, path);
+}
+
+static const char *const qnet__weights_files[QNET_MODELS] = {
+    "resnet.safetensors", "resnetswa.safetensors", "qnet.safetensors"};
 
 /* The experiment's own progress hook: adds where and the share of the whole job, and passes on. */
 static int qnet__job_progress(void *user, const qnet_progress_info *info)
@@ -17675,7 +17387,8 @@ static uint64_t qnet__job_seed(const qnet__job *job)
     return qnet_hash(h, place, sizeof place);
 }
 
-/* The first repeat's folds are those of the seed; no other's are those of any seed + 1. */
+/* The first repeat's folds are those of the seed. Those of later repeats are drawn from (seed,
+   repeat): with seed + repeat, two experiments of neighbouring seeds would share folds. */
 static uint64_t qnet__folds_seed(uint64_t seed, int repeat)
 {
     qnet_rng rng = qnet_rng_at(seed, QNET_RANDOM_FOLDS, 2, (uint64_t)repeat); /* 0, 1: classes */
@@ -17699,16 +17412,18 @@ static void qnet__subject_record(const qnet_scan *scan, char record[QNET__RECORD
 /* Which run, input, fold and model it is, on whom it was trained, counting what its initial weights
    have seen, and how its images were prepared; of Q-Net also, on whose features it was trained
    (qnet_weights_check_pair). */
-static qnet_status qnet__weights_text(const qnet__job *job, const char *model, qnet_buffer *text)
+static qnet_status qnet__weights_text(const qnet__job *job, int model, qnet_buffer *text)
 {
+    static const char *const names[QNET_MODELS] = {"resnet", "resnetswa", "qnet"};
     qnet_context *ctx = job->e->ctx;
     const qnet_experiment_config *c = &job->e->config;
     QNET__TRY(qnet_buffer_printf(
         ctx, text,
         "model=%s\nversion=%s\nrun=%016llx\nsubjects=%s\nrepeat=%d\nfold=%d\nseed=%llu\n"
         "dataset=%s\nsimulated=%d\nlabels=%s\ntrained_on=%.*s",
-        model, QNET_VERSION, (unsigned long long)job->fingerprint, job->subjects, job->repeat + 1,
-        job->fold + 1, (unsigned long long)c->seed, job->e->dataset, job->e->simulated,
+        names[model], QNET_VERSION, (unsigned long long)job->fingerprint, job->subjects,
+        job->repeat + 1, job->fold + 1, (unsigned long long)c->seed, job->e->dataset,
+        job->e->simulated,
         c->shuffle_labels ? "shuffled" : "true", (int)job->seen.size,
         job->seen.size > 0 ? (const char *)job->seen.bytes : ""));
     for (int i = 0; i < job->train_count; i++) {
@@ -17717,22 +17432,22 @@ static qnet_status qnet__weights_text(const qnet__job *job, const char *model, q
         QNET__TRY(qnet_buffer_append(ctx, text, record, QNET__RECORD));
     }
     QNET__TRY(qnet_buffer_append(ctx, text, "\n", 1));
-    if (strcmp(model, "qnet") == 0)
+    if (model == QNET_MODEL_QNET)
         QNET__TRY(qnet_buffer_printf(ctx, text, "embedding=resnetswa\nembedding_hash=%016llx\n",
                                      (unsigned long long)job->embedding_hash));
     return qnet__preparation_text(ctx, &job->cohort->config, &c->stage1.augment, text);
 }
 
-/* Saves a trained network of this fold as out/checkpoint/<...>-<model>.safetensors. */
-static qnet_status qnet__job_save_weights(const qnet__job *job, const char *model,
+/* Saves a trained network of this fold. */
+static qnet_status qnet__job_save_weights(const qnet__job *job, int model,
                                           const qnet_param_table *table, const qnet_real *block)
 {
     const char *pairs[2 * QNET__METADATA_PAIRS];
-    char path[700], suffix[64];
+    char path[QNET__PATH];
     qnet_buffer text = {NULL, 0, 0, NULL};
     qnet_status status = qnet__weights_text(job, model, &text);
-    snprintf(suffix, sizeof suffix, "-%s.safetensors", model);
-    qnet__job_path(job, suffix, path);
+    qnet__fold_path(job->e, "checkpoint/weights", job->input, job->repeat, job->fold,
+                    qnet__weights_files[model], path);
     if (status == QNET_OK) {
         const int n = qnet__metadata_pairs((char *)text.bytes, pairs);
         status = qnet_weights_save(job->e->ctx, path, table, block, pairs, n);
@@ -17741,19 +17456,43 @@ static qnet_status qnet__job_save_weights(const qnet__job *job, const char *mode
     return status;
 }
 
-/* QNET_ERROR_MISMATCH unless the weights file, read from path, is of this run. */
-static qnet_status qnet__check_run(const qnet__job *job, const qnet_safetensors *file,
-                                   const char *path)
+/* The file is in out/checkpoint/weights or, once it has been published, in out/weights. */
+static qnet_status qnet__experiment_weights_file(const qnet_experiment *e, int input, int repeat,
+                                                 int fold, int model, qnet_safetensors **file)
 {
-    const char *run = qnet_safetensors_metadata(file, "run");
-    char expected[24];
-    snprintf(expected, sizeof expected, "%016llx", (unsigned long long)job->fingerprint);
-    if (run && strcmp(run, expected) == 0) return QNET_OK;
-    return qnet__fail(job->e->ctx, QNET_ERROR_MISMATCH, "%s: weights of run %.16s, expected %s",
-                      path, run ? run : "unknown", expected);
+    char path[QNET__PATH], expected[24];
+    const char *run;
+    qnet__fold_path(e, "checkpoint/weights", input, repeat, fold, qnet__weights_files[model], path);
+    if (qnet__path_kind(path) == 0)
+        qnet__fold_path(e, "weights", input, repeat, fold, qnet__weights_files[model], path);
+    QNET__TRY(qnet_safetensors_load(e->ctx, path, file));
+    snprintf(expected, sizeof expected, "%016llx", (unsigned long long)e->run[input]);
+    run = qnet_safetensors_metadata(*file, "run");
+    if (run != NULL && strcmp(run, expected) == 0) return QNET_OK;
+    (void)qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%s: weights of run %.16s, expected %s", path,
+                     run ? run : "unknown", expected);
+    qnet_safetensors_destroy(*file);
+    return QNET_ERROR_MISMATCH;
 }
 
-/* Labels that were permuted are not those of people. */
+QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *e, qnet_input input,
+                                             int repeat, int fold, qnet_model_kind model,
+                                             const qnet_param_table *table, qnet_real *weights)
+{
+    qnet_safetensors *file;
+    qnet_status status;
+    if (!e) return QNET_ERROR_ARGUMENT;
+    if ((unsigned)input > 1 || repeat < 0 || fold < 0 || (unsigned)model >= QNET_MODELS || !table ||
+        !weights)
+        return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT,
+                          "qnet_experiment_weights: an argument is NULL or out of range");
+    QNET__TRY(qnet__experiment_weights_file(e, (int)input, repeat, fold, (int)model, &file));
+    status = qnet_weights_from_safetensors(e->ctx, file, table, weights, 0, NULL);
+    qnet_safetensors_destroy(file);
+    return status;
+}
+
+/* QNET_ERROR_MISMATCH for weights that were trained on permuted labels. */
 static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors *file,
                                       const char *path)
 {
@@ -17822,7 +17561,7 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
 /* ---- one fold -------------------------------------------------------------------------------- */
 
 /* The file of a fold's result: its path, the line that says whose it is, and its arrays. */
-static void qnet__fold_file(const qnet__job *job, char path[700], char text[64],
+static void qnet__fold_file(const qnet__job *job, char path[QNET__PATH], char text[64],
                             qnet__slab slabs[QNET__SLABS])
 {
     static const char *const curves[QNET_MODELS] = {"curve.ResNet", "curve.ResNetSWA",
@@ -17830,7 +17569,7 @@ static void qnet__fold_file(const qnet__job *job, char path[700], char text[64],
     const qnet__slab first[2] = {
         {"image", QNET_F64, job->test_image, (size_t)job->test_images * QNET_MODELS},
         {"scan", QNET_F64, job->test_scan, (size_t)job->test_count * QNET_MODELS}};
-    qnet__job_path(job, "-result.safetensors", path);
+    qnet__job_path(job, "result.safetensors", path);
     snprintf(text, 64, "fingerprint=%016llx\n", (unsigned long long)job->fingerprint);
     memcpy(slabs, first, sizeof first);
     for (int m = 0; m < QNET_MODELS; m++) {
@@ -17842,11 +17581,11 @@ static void qnet__fold_file(const qnet__job *job, char path[700], char text[64],
     }
 }
 
-/* A fold with this file is done: what it trained is read no more, but for the weights. */
+/* Writes the result. A fold with this file is done: its checkpoints are not read again. */
 static qnet_status qnet__fold_save(const qnet__job *job)
 {
     qnet__slab slabs[QNET__SLABS];
-    char path[700], text[64];
+    char path[QNET__PATH], text[64];
     qnet__file file;
     qnet_sink sink;
     qnet_status status;
@@ -17860,7 +17599,7 @@ static qnet_status qnet__fold_save(const qnet__job *job)
 static qnet_status qnet__fold_load(const qnet__job *job)
 {
     qnet__slab slabs[QNET__SLABS];
-    char path[700], text[64];
+    char path[QNET__PATH], text[64];
     qnet_safetensors *file;
     qnet_status status;
     qnet__fold_file(job, path, text, slabs);
@@ -17873,20 +17612,11 @@ static qnet_status qnet__fold_load(const qnet__job *job)
     return status;
 }
 
-/* Features and probabilities of `count` scans by the frozen net; either may be NULL. */
-static qnet_status qnet__fold_embed(const qnet__job *job, qnet_resnet *net, const int *scans,
-                                    int count, qnet_real *features, double *image)
-{
-    return qnet_embed(net, &job->e->config.stage1.augment, job->cohort, scans, count, features,
-                      image);
-}
-
 /* Keeps what `run` has left: its learning curve, its weights, and the test scans' probabilities in
    job->image; scan[test scans] (NULL: the mean over a scan's slices) are those of the scans. */
 static qnet_status qnet__fold_keep(qnet__job *job, const qnet_training *run, int model,
                                    const double *scan)
 {
-    static const char *const names[QNET_MODELS] = {"resnet", "resnetswa", "qnet"};
     const size_t steps = (size_t)job->cohort->config.max_slices;
     double *image = job->test_image + model * job->test_images;
     for (int i = 0; i < job->test_count; i++) {
@@ -17899,16 +17629,16 @@ static qnet_status qnet__fold_keep(qnet__job *job, const qnet_training *run, int
         job->test_scan[model * job->test_count + i] = scan ? scan[i] : sum / slices;
     }
     memcpy(job->curve[model], run->history, (size_t)run->epochs * sizeof(qnet_epoch));
-    return qnet__job_save_weights(job, names[model], run->state->table, run->state->weights);
+    return qnet__job_save_weights(job, model, run->state->table, run->state->weights);
 }
 
 /* Trains stage 1 to its end, saving after every epoch; the run without SWA leaves a copy at the
    epoch where the run with SWA leaves its path. */
 static qnet_status qnet__stage1_train(qnet__job *job, qnet_training *run, int swa, int start)
 {
-    char checkpoint[700], branch[700];
-    qnet__job_path(job, swa ? "-swa.checkpoint" : "-resnet.checkpoint", checkpoint);
-    qnet__job_path(job, "-branch.checkpoint", branch);
+    char checkpoint[QNET__PATH], branch[QNET__PATH];
+    qnet__job_path(job, swa ? "swa.checkpoint" : "resnet.checkpoint", checkpoint);
+    qnet__job_path(job, "branch.checkpoint", branch);
     if (job->resume && qnet_file_exists(checkpoint)) {
         const qnet_status status = qnet_training_load(run, checkpoint);
         if (status == QNET_ERROR_FORMAT)
@@ -17930,18 +17660,17 @@ static qnet_status qnet__stage1_train(qnet__job *job, qnet_training *run, int sw
 /* Stage 2 from the training scans' features, in job->features, to its result. */
 static qnet_status qnet__stage2_train(qnet__job *job, qnet_training *run, qnet_resnet *net)
 {
-    char checkpoint[700];
-    qnet__job_path(job, "-stage2.checkpoint", checkpoint);
+    char checkpoint[QNET__PATH];
+    qnet__job_path(job, "stage2.checkpoint", checkpoint);
     if (job->resume && qnet_file_exists(checkpoint)) QNET__TRY(qnet_training_load(run, checkpoint));
     QNET__TRY(qnet_training_run(run, checkpoint));
     for (int i = 0; i < job->test_count; i++)
         job->length[i] = job->cohort->scans[job->test[i]].slices;
-    QNET__TRY(qnet__fold_embed(job, net, job->test, job->test_count, job->features, NULL));
+    QNET__TRY(qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->test,
+                         job->test_count, job->features, NULL));
     QNET__TRY(qnet_scan_model_predict(run->model, job->features, job->length, job->test_count,
                                       job->image, job->scan));
-    QNET__TRY(qnet__fold_keep(job, run, QNET_MODEL_QNET, job->scan));
-    (void)qnet__remove(checkpoint);
-    return QNET_OK;
+    return qnet__fold_keep(job, run, QNET_MODEL_QNET, job->scan);
 }
 
 /* Q-Net on the features of the frozen ResNetSWA. */
@@ -17956,7 +17685,8 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
         job->length[i] = job->cohort->scans[job->train[i]].slices;
         job->label[i] = (int)job->cohort->scans[job->train[i]].label;
     }
-    QNET__TRY(qnet__fold_embed(job, net, job->train, job->train_count, job->features, NULL));
+    QNET__TRY(qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->train,
+                         job->train_count, job->features, NULL));
     QNET__TRY(qnet_stage2_create(job->e->ctx, &config, job->features, job->length, job->label,
                                  job->train_count, &run));
     status = qnet__stage2_train(job, run, net);
@@ -17967,10 +17697,9 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
 /* The hash that this fold's Q-Net keeps of its embedding: of the file that both will lie beside. */
 static qnet_status qnet__job_hash_embedding(qnet__job *job)
 {
-    char path[700];
     qnet_safetensors *file;
-    qnet__job_path(job, "-resnetswa.safetensors", path);
-    QNET__TRY(qnet_safetensors_load(job->e->ctx, path, &file));
+    QNET__TRY(qnet__experiment_weights_file(job->e, job->input, job->repeat, job->fold,
+                                            QNET_MODEL_RESNET_SWA, &file));
     job->embedding_hash = qnet_safetensors_hash(file);
     qnet_safetensors_destroy(file);
     return QNET_OK;
@@ -17994,7 +17723,8 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
     job->epochs += config.epochs - job->run_first;
     job->run_first = -1;
     if (status == QNET_OK)
-        status = qnet__fold_embed(job, run->net, job->test, job->test_count, NULL, job->image);
+        status = qnet_embed(run->net, &config.augment, job->cohort, job->test, job->test_count,
+                            NULL, job->image);
     if (status == QNET_OK)
         status = qnet__fold_keep(job, run, swa ? QNET_MODEL_RESNET_SWA : QNET_MODEL_RESNET, NULL);
     if (status == QNET_OK && swa) status = qnet__job_hash_embedding(job);
@@ -18003,11 +17733,12 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
     return status;
 }
 
-/* Trains and tests the three models of one fold, or reads what an earlier run has done. */
+/* Trains and tests the three models of one fold, or reads the result of an earlier run. The
+   checkpoints go after the result is on the disk: a kill in between costs no work. */
 static qnet_status qnet__fold_run(qnet__job *job)
 {
-    static const char *const work_files[] = { "-branch.checkpoint", "-resnet.checkpoint",
-                                              "-swa.checkpoint" };
+    static const char *const work_files[4] = {"branch.checkpoint", "resnet.checkpoint",
+                                              "swa.checkpoint", "stage2.checkpoint"};
     if (job->resume) {
         const qnet_status status = qnet__fold_load(job);
         if (status != QNET_ERROR_NOT_FOUND) return status;
@@ -18015,15 +17746,17 @@ static qnet_status qnet__fold_run(qnet__job *job)
     QNET__TRY(qnet__fold_stage1(job, 0));
     QNET__TRY(qnet__fold_stage1(job, 1));
     QNET__TRY(qnet__fold_save(job));
-    for (size_t i = 0; i < sizeof work_files / sizeof *work_files; i++) {
-        char path[700];
+    for (int i = 0; i < 4; i++) {
+        char path[QNET__PATH];
         qnet__job_path(job, work_files[i], path);
         (void)qnet__remove(path);
     }
     return QNET_OK;
 }
 
-/* The items of a fold's test scans, by image and by scan, into their places of the two levels. */
+/* The items of a fold's test scans, by image and by scan, into their places of the two levels. A
+   scan's decision is the majority of its slices' by the two ResNets, Q-Net's own by Q-Net (paper,
+   Table 3). */
 static void qnet__fold_items(const qnet__job *job)
 {
     const qnet_level_result *scans = &job->e->level[job->input][QNET_LEVEL_SCAN];
@@ -18074,152 +17807,6 @@ static qnet_status qnet__fold_curves(qnet__job *job)
         if (!curve->epoch) return QNET_ERROR_MEMORY;
     }
     return QNET_OK;
-}
-
-/* ---- pictures -------------------------------------------------------------------------------- */
-
-#define QNET__SHEET_COLUMNS 6
-#define QNET__SHEET_GAP 4
-#define QNET__SHEET_EPOCH 1000000 /* draws that no training sees */
-
-/* 0..1 to 0..255, rounded; what lies outside is clipped. */
-static uint8_t qnet__to_byte(double v)
-{
-    return (uint8_t)(v <= 0 ? 0 : v >= 1 ? 255 : (int)(v * 255 + 0.5));
-}
-
-/* The middle slice of a scan into job->pixels: as the network sees it, or for the eye, with the
-   normalisation left out, so that values are in 0..1. record NULL: without augmentation. */
-static qnet_status qnet__draw_slice(const qnet__job *job, int scan, int for_eye,
-                                    const qnet_augmentation *record)
-{
-    const int size = job->cohort->config.size, side = job->cohort->height;
-    const qnet_augmentation test = qnet_augment_test(side, side, size, size);
-    qnet_augment_config config = job->e->config.stage1.augment;
-    for (int c = 0; c < 3 && for_eye; c++) {
-        config.mean[c] = 0;
-        config.std[c] = 1;
-    }
-    return qnet_augment_apply(job->e->ctx, &config, record ? record : &test,
-                              qnet_scan_slice(job->cohort, scan,
-                                              job->cohort->scans[scan].slices / 2),
-                              side, side, job->pixels, size, size, job->scratch);
-}
-
-/* Fig. 3: the QSM channel of one slice without augmentation, then as five draws make it. */
-static qnet_status qnet__augmentation_sheet(qnet__job *job)
-{
-    qnet_experiment *e = job->e;
-    const int size = job->cohort->config.size, side = job->cohort->height;
-    const int width = QNET__SHEET_COLUMNS * size + (QNET__SHEET_COLUMNS - 1) * QNET__SHEET_GAP;
-    const size_t bytes = (size_t)width * (size_t)size * 3;
-    uint8_t *sheet = (uint8_t *)qnet__experiment_alloc(e, bytes, 1, "the augmentation sheet");
-    int scan = 0;
-    if (!sheet) return QNET_ERROR_MEMORY;
-    memset(sheet, 255, bytes);
-    while (scan + 1 < job->cohort->scans_count && job->cohort->scans[scan].label != QNET_HH) scan++;
-    for (int k = 0; k < QNET__SHEET_COLUMNS; k++) {
-        qnet_rng rng =
-            qnet_rng_at(e->config.seed, QNET_RANDOM_AUGMENT, QNET__SHEET_EPOCH, (uint64_t)k);
-        const qnet_augmentation record =
-            qnet_augment_draw(&e->config.stage1.augment, &rng, side, side, size, size);
-        QNET__TRY(qnet__draw_slice(job, scan, 1, k == 0 ? NULL : &record));
-        for (int y = 0; y < size; y++)
-            for (int x = 0; x < size; x++)
-                memset(sheet + 3 * (y * width + x + k * (size + QNET__SHEET_GAP)),
-                       qnet__to_byte((double)job->pixels[3 * (y * size + x)]), 3);
-    }
-    e->augmented[job->input] = sheet;
-    e->augmented_width[job->input] = width;
-    e->augmented_height[job->input] = size;
-    return QNET_OK;
-}
-
-/* CAM of the middle slice of scan s by the ResNetSWA that never saw it, into which net is made, for
-   the class that the slice is given. */
-static qnet_status qnet__cam_draw(qnet__job *job, qnet_resnet *net, int s,
-                                  qnet_cam_picture *picture)
-{
-    qnet_context *ctx = job->e->ctx;
-    const int size = job->cohort->config.size;
-    const size_t pixels = (size_t)size * (size_t)size;
-    qnet_real logits[QNET_CLASSES], probability[QNET_CLASSES];
-    qnet_safetensors *file;
-    qnet_status status;
-    char path[700];
-    picture->rgb = (uint8_t *)qnet__experiment_alloc(job->e, pixels, 3, "a CAM picture");
-    picture->grey_rgb = (uint8_t *)qnet__experiment_alloc(job->e, pixels, 3, "a CAM picture");
-    if (!picture->rgb || !picture->grey_rgb) return QNET_ERROR_MEMORY;
-    picture->width = picture->height = size;
-    picture->scan = s;
-    picture->slice = job->cohort->scans[s].slices / 2;
-
-    job->repeat = 0;
-    job->fold = job->e->fold[s];
-    qnet__job_path(job, "-resnetswa.safetensors", path);
-    if (qnet__path_kind(path) == 0) /* moved there by a run that was stopped then */
-        snprintf(path, sizeof path, "%s/weights%s", job->e->out, strrchr(path, '/'));
-    QNET__TRY(qnet_safetensors_load(ctx, path, &file));
-    status = qnet__check_run(job, file, path);
-    if (status == QNET_OK)
-        status = qnet_weights_from_safetensors(ctx, file, net->table, net->weights, 0, NULL);
-    qnet_safetensors_destroy(file);
-    QNET__TRY(status);
-
-    QNET__TRY(qnet__draw_slice(job, s, 1, NULL));
-    for (size_t p = 0; p < pixels; p++) {
-        job->grey[p] = (float)job->pixels[3 * p];
-        memset(picture->grey_rgb + 3 * p, qnet__to_byte((double)job->grey[p]), 3);
-    }
-    QNET__TRY(qnet__draw_slice(job, s, 0, NULL));
-    QNET__TRY(qnet_resnet_forward(net, job->pixels, 1, 0, logits, NULL));
-    qnet_softmax(1, QNET_CLASSES, logits, probability);
-    picture->probability = (double)probability[QNET_HH];
-    QNET__TRY(qnet_cam(net, 0, probability[QNET_HH] > (qnet_real)0.5 ? QNET_HH : QNET_HC, job->map,
-                       NULL));
-    qnet_cam_overlay(job->map, job->grey, size, size, picture->rgb);
-    return QNET_OK;
-}
-
-/* Fig. 9, 10: the first cam_scans scans of each class that Q-Net's scan head gets right (or any,
-   where it gets too few). */
-static qnet_status qnet__cams_draw(qnet__job *job, qnet_resnet *net)
-{
-    qnet_experiment *e = job->e;
-    const qnet_item *items = e->level[job->input][QNET_LEVEL_SCAN].items;
-    for (int label = 1; label >= 0; label--) {
-        int drawn = 0;
-        for (int right = 1; right >= 0; right--)
-            for (int s = 0; s < job->cohort->scans_count && drawn < e->config.cam_scans; s++) {
-                if (items[s].label != label) continue;
-                if ((items[s].decision[QNET_MODEL_QNET] == label) != right) continue;
-                QNET__TRY(qnet__cam_draw(job, net, s,
-                                         &e->cams[job->input][e->cams_count[job->input]++]));
-                drawn++;
-            }
-    }
-    return QNET_OK;
-}
-
-/* With a network for one image, and no gradients. */
-static qnet_status qnet__cams(qnet__job *job)
-{
-    qnet_experiment *e = job->e;
-    qnet_resnet_config config;
-    qnet_resnet *net;
-    qnet_status status;
-    if (e->config.cam_scans == 0) return QNET_OK;
-    qnet_resnet_config_init(&config);
-    config.height = config.width = job->cohort->config.size;
-    config.batch = 1;
-    config.training = 0;
-    e->cams[job->input] = (qnet_cam_picture *)qnet__experiment_alloc(
-        e, 2 * (size_t)e->config.cam_scans, sizeof(qnet_cam_picture), "CAM pictures");
-    if (!e->cams[job->input]) return QNET_ERROR_MEMORY;
-    QNET__TRY(qnet_resnet_create(e->ctx, &config, &net));
-    status = qnet__cams_draw(job, net);
-    qnet_resnet_destroy(net);
-    return status;
 }
 
 /* ---- initial weights ------------------------------------------------------------------------- */
@@ -18336,32 +17923,31 @@ static qnet_status qnet__initial_weights(qnet__job *job)
     return status;
 }
 
-/* Every subject comes into a test fold, so the initial weights may have seen none of them. */
+/* Every subject comes into a test fold, so the initial weights may have seen none of them: by the
+   records of their file, or by the names of the whole cohort where it has none. */
 static qnet_status qnet__check_weights_leak(const qnet__job *job)
 {
     const qnet_experiment *e = job->e;
-    const int whole = job->seen.size == 0 && strcmp(job->trained_on, job->subjects) == 0;
     const char *seen = (const char *)job->seen.bytes;
+    const int whole = job->seen.size == 0 && strcmp(job->trained_on, job->subjects) == 0;
     int namesakes = 0;
     for (int s = 0; s < job->cohort->scans_count; s++) {
         const qnet_scan *scan = &job->cohort->scans[s];
         char record[QNET__RECORD + 1];
-        int same_name = 0;
+        int leak = whole, same_name = 0;
         qnet__subject_record(scan, record);
         for (size_t at = 0; at < job->seen.size; at += QNET__RECORD) {
-            if (memcmp(seen + at + 16, record + 16, 16) == 0)
-                return qnet__fail(e->ctx, QNET_ERROR_LEAK,
-                                  "%.250s: these weights were trained on subjects of this cohort, "
-                                  "such as %s; the test folds would not be unseen",
-                                  e->weights, scan->subject);
-            same_name |= memcmp(seen + at, record, 16) == 0;
+            leak |= memcmp(seen + at + QNET__RECORD / 2, record + QNET__RECORD / 2,
+                           QNET__RECORD / 2) == 0;
+            same_name |= memcmp(seen + at, record, QNET__RECORD / 2) == 0;
         }
+        if (leak)
+            return qnet__fail(e->ctx, QNET_ERROR_LEAK,
+                              "%.250s: these weights were trained on subjects of this cohort, such "
+                              "as %s; the test folds would not be unseen", e->weights,
+                              scan->subject);
         namesakes += same_name;
     }
-    if (whole)
-        return qnet__fail(e->ctx, QNET_ERROR_LEAK,
-                          "%.250s: these weights were trained on subjects of this cohort; the test "
-                          "folds would not be unseen", e->weights);
     if (namesakes > 0)
         qnet__log(e->ctx, QNET_LOG_WARNING,
                   "%.250s: %d subjects have the same name as one on whom these weights were "
@@ -18376,63 +17962,53 @@ static qnet_status qnet__check_weights_leak(const qnet__job *job)
    before a kill. Until config.txt is removed, a resume finds all folds done and moves the rest;
    from then on the run counts as complete, and what is left of it as litter. */
 
-/* What a file in out/checkpoint is, by its name. */
-typedef enum qnet__work_kind {
-    QNET__WORK_OTHER,      /* config.txt, and files of the system's */
-    QNET__WORK_WEIGHTS,    /* to be moved to out/weights */
-    QNET__WORK_PUBLISHED,  /* predictions.csv and what config.publish wrote, to be moved to out */
-    QNET__WORK_RESULT,     /* of a fold that is done */
-    QNET__WORK_CHECKPOINT, /* of a fold that is not, or was not when the run was killed */
-    QNET__WORK_TEMPORARY,  /* of a run that was killed while it wrote */
-    QNET__WORK_KINDS
-} qnet__work_kind;
-
-/* A fold's files begin with the name of its input (qnet__job_path). */
-static qnet__work_kind qnet__work_kind_of(const char *name)
+/* Counts the files of out/<folder> whose names end in `end`, and removes them if `removing`. */
+static qnet_status qnet__work_files(const qnet_experiment *e, const char *folder, const char *end,
+                                    int removing, int *count)
 {
-    if (qnet__ends_in(name, ".tmp")) return QNET__WORK_TEMPORARY;
-    if (*name == '.' || strcmp(name, "config.txt") == 0) return QNET__WORK_OTHER;
-    if (strncmp(name, "crop-", 5) != 0 && strncmp(name, "full-", 5) != 0)
-        return QNET__WORK_PUBLISHED;
-    if (qnet__ends_in(name, "-result.safetensors")) return QNET__WORK_RESULT;
-    return qnet__ends_in(name, ".safetensors") ? QNET__WORK_WEIGHTS : QNET__WORK_CHECKPOINT;
+    char path[QNET__PATH];
+    qnet_buffer names = {NULL, 0, 0, NULL};
+    qnet_status status;
+    snprintf(path, sizeof path, "%s/%s", e->out, folder);
+    status = qnet_list_folder(e->ctx, path, &names);
+    for (const char *name = NULL;
+         status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL;) {
+        if (!qnet__ends_in(name, end)) continue;
+        ++*count;
+        snprintf(path, sizeof path, "%s/%s/%s", e->out, folder, name);
+        if (removing) (void)qnet__remove(path);
+    }
+    qnet_buffer_free(e->ctx, &names);
+    return status;
 }
 
-/* Removes the files of one kind from out/checkpoint or, with `to` not NULL, moves them to the
-   folder out<to>, in the order of their names; none where a folder is in the way of one. count[]:
-   how many there were of each kind. */
-static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind kind, const char *to,
-                                    int count[QNET__WORK_KINDS])
+/* Moves what is in out/checkpoint/<folder>, but for the system's files, to out<to>, in the order of
+   the names; nothing where a folder is in the way of one. */
+static qnet_status qnet__work_move(const qnet_experiment *e, const char *folder, const char *to)
 {
-    char from[960], target[960], (*names)[QNET__NAME_SIZE];
-    size_t names_count, bytes;
-    qnet_status status = QNET_OK;
-    memset(count, 0, QNET__WORK_KINDS * sizeof *count);
-    snprintf(from, sizeof from, "%s/checkpoint", e->out);
-    QNET__TRY(qnet__list_folder(e->ctx, from, &names, &names_count, &bytes));
+    char from[QNET__PATH], target[QNET__PATH];
+    qnet_buffer names = {NULL, 0, 0, NULL};
+    const char *name;
+    qnet_status status;
+    snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, folder);
+    status = qnet_list_folder(e->ctx, from, &names);
     for (int moving = 0; moving < 2; moving++)
-        for (size_t i = 0; i < names_count && status == QNET_OK; i++) {
-            const qnet__work_kind found = qnet__work_kind_of(names[i]);
-            count[found] += moving;
-            if (found != kind) continue;
-            snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
-            snprintf(target, sizeof target, "%s%s/%s", e->out, to ? to : "", names[i]);
-            if (to != NULL && !moving && qnet__path_kind(target) == 2)
+        for (name = NULL; status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL;) {
+            if (*name == '.') continue;
+            snprintf(from, sizeof from, "%s/checkpoint/%s/%s", e->out, folder, name);
+            snprintf(target, sizeof target, "%s%s/%s", e->out, to, name);
+            if (!moving && qnet__path_kind(target) == 2)
                 status = qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder",
                                     target);
-            if (!moving) continue;
-            if (to == NULL)
-                (void)qnet__remove(from);
-            else if (qnet__rename(from, target) != 0)
+            if (moving && qnet__rename(from, target) != 0)
                 status = qnet__fail(e->ctx, QNET_ERROR_IO, "%s: can't be moved to %s: %s", from,
                                     target, strerror(errno));
         }
-    qnet__free(e->ctx, names, bytes);
-    if (status == QNET_OK && to != NULL) {
-        snprintf(target, sizeof target, "%s%s", e->out, to);
-        (void)qnet__sync(target);
-    }
-    return status;
+    qnet_buffer_free(e->ctx, &names);
+    QNET__TRY(status);
+    snprintf(target, sizeof target, "%s%s", e->out, to);
+    (void)qnet__sync(target);
+    return QNET_OK;
 }
 
 /* QNET_ERROR_MISMATCH with the first line in which two configuration texts differ, or QNET_OK. */
@@ -18452,41 +18028,43 @@ static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, con
 }
 
 /* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
-   tread on an unfinished one, which may be days of work. text ends with a zero byte. */
+   overwrite an unfinished one, which may be days of work. */
 static qnet_status qnet__checkpoint_open(const qnet_experiment *e, int resume,
                                          const qnet_buffer *text)
 {
+    static const char *const folders[3] = {"checkpoint/publish", "checkpoint/weights",
+                                           "checkpoint"};
     qnet_context *ctx = e->ctx;
-    char folder[600], path[700];
-    int count[QNET__WORK_KINDS], unfinished;
-    snprintf(folder, sizeof folder, "%s/checkpoint", e->out);
-    snprintf(path, sizeof path, "%s/config.txt", folder);
-    QNET__TRY(qnet_make_folder(ctx, folder));
-    QNET__TRY(qnet__work_clear(e, QNET__WORK_TEMPORARY, NULL, count));
-    unfinished =
-        count[QNET__WORK_WEIGHTS] + count[QNET__WORK_RESULT] + count[QNET__WORK_CHECKPOINT];
-    /* Results alone: a run that was complete, and stopped while it tidied up. */
-    if (count[QNET__WORK_RESULT] == unfinished && !qnet_file_exists(path)) {
-        QNET__TRY(qnet__work_clear(e, QNET__WORK_RESULT, NULL, count));
-        unfinished = 0;
+    char path[QNET__PATH];
+    int temporary = 0, begun = 0, done = 0;
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s", e->out, folders[i]);
+        QNET__TRY(qnet_make_folder(ctx, path));
+        QNET__TRY(qnet__work_files(e, folders[i], ".tmp", 1, &temporary)); /* of a run killed */
     }
-    if (resume && unfinished > 0 && qnet_file_exists(path)) {
+    QNET__TRY(qnet__work_files(e, "checkpoint", ".checkpoint", 0, &begun));
+    QNET__TRY(qnet__work_files(e, "checkpoint/weights", ".safetensors", 0, &begun));
+    QNET__TRY(qnet__work_files(e, "checkpoint", "-result.safetensors", 0, &done));
+    snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
+    /* Results alone: a run that was complete, and stopped while it tidied up. */
+    if (begun == 0 && done > 0 && !qnet_file_exists(path)) {
+        QNET__TRY(qnet__work_files(e, "checkpoint", "-result.safetensors", 1, &done));
+        done = 0;
+    }
+    if (resume && begun + done > 0 && qnet_file_exists(path)) {
         qnet_buffer old = {NULL, 0, 0, NULL};
         qnet_status status = qnet_file_read(ctx, path, 1 << 20, &old);
-        if (status == QNET_OK) status = qnet_buffer_append(ctx, &old, "", 1);
         if (status == QNET_OK)
-            status =
-                qnet__config_compare(ctx, path, (const char *)old.bytes, (const char *)text->bytes);
+            status = qnet__config_compare(ctx, path, old.size ? (const char *)old.bytes : "",
+                                          (const char *)text->bytes);
         qnet_buffer_free(ctx, &old);
         return status;
     }
-    if (unfinished > 0)
-        return qnet__fail(
-            ctx, QNET_ERROR_ARGUMENT,
-            "%s: holds an unfinished run (%d files); resume it, or remove that folder "
-            "to begin anew",
-            folder, unfinished);
-    return qnet_file_replace(ctx, path, text->bytes, text->size - 1);
+    if (begun + done > 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "%s/checkpoint: holds an unfinished run (%d files); resume it, or remove "
+                          "that folder to begin anew", e->out, begun + done);
+    return qnet_file_replace(ctx, path, text->bytes, text->size);
 }
 
 /* Removes weights of an earlier run from out/weights whose place none of this run's has taken:
@@ -18494,31 +18072,33 @@ static qnet_status qnet__checkpoint_open(const qnet_experiment *e, int resume,
 static qnet_status qnet__old_weights_clear(const qnet_experiment *e)
 {
     const qnet_experiment_config *c = &e->config;
-    char folder[600], path[960], (*names)[QNET__NAME_SIZE];
-    size_t count, bytes;
+    char folder[600], path[960];
+    qnet_buffer names = {NULL, 0, 0, NULL};
+    const char *name = NULL;
+    qnet_status status;
     int removed = 0;
     snprintf(folder, sizeof folder, "%s/weights", e->out);
-    QNET__TRY(qnet__list_folder(e->ctx, folder, &names, &count, &bytes));
-    for (size_t i = 0; i < count; i++) {
+    status = qnet_list_folder(e->ctx, folder, &names);
+    while (status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL) {
         int input, repeat, fold;
         char model[16], again[64];
-        if (strlen(names[i]) < 4 ||
-            sscanf(names[i] + 4, "-repeat%2d-fold%6d-%9[a-z]", &repeat, &fold, model) != 3)
+        if (strlen(name) < 4 ||
+            sscanf(name + 4, "-repeat%2d-fold%6d-%9[a-z]", &repeat, &fold, model) != 3)
             continue;
-        input = names[i][0] == 'f' ? QNET_INPUT_FULL : QNET_INPUT_CROP;
+        input = name[0] == 'f' ? QNET_INPUT_FULL : QNET_INPUT_CROP;
         snprintf(again, sizeof again, "%s-repeat%02d-fold%02d-%s.safetensors",
                  qnet_input_name((qnet_input)input), repeat, fold, model);
-        if (strcmp(again, names[i]) != 0) continue; /* not a run's */
+        if (strcmp(again, name) != 0) continue; /* not a run's */
         if (c->use_input[input] && repeat <= c->repeats && fold <= c->folds) continue;
-        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        snprintf(path, sizeof path, "%s/%s", folder, name);
         (void)qnet__remove(path);
         removed++;
     }
-    qnet__free(e->ctx, names, bytes);
+    qnet_buffer_free(e->ctx, &names);
     if (removed > 0)
         qnet__log(e->ctx, QNET_LOG_INFO, "%s: %d files of an earlier run were removed", folder,
                   removed);
-    return QNET_OK;
+    return status;
 }
 
 /* predictions.csv beside the files of the caller's publish. */
@@ -18527,34 +18107,38 @@ static qnet_status qnet__csv_save(const qnet_experiment *e)
     char path[600];
     qnet_buffer csv = {NULL, 0, 0, NULL};
     qnet_status status = qnet_experiment_csv(e, &csv);
-    snprintf(path, sizeof path, "%s/checkpoint/predictions.csv", e->out);
+    snprintf(path, sizeof path, "%s/checkpoint/publish/predictions.csv", e->out);
     if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, csv.bytes, csv.size);
     qnet_buffer_free(e->ctx, &csv);
     return status;
 }
 
-/* Ends a run that is complete. */
+/* Publishes a run that is complete. Every step may be repeated: a resume after a kill at any of
+   them finds the folds' results, and comes here again. */
 static qnet_status qnet__publish(const qnet_experiment *e)
 {
-    char path[600];
-    int count[QNET__WORK_KINDS];
-    snprintf(path, sizeof path, "%s/checkpoint", e->out);
+    static const char *const folders[3] = {"publish", "weights", ""};
+    char path[QNET__PATH];
+    int count = 0;
+    snprintf(path, sizeof path, "%s/checkpoint/publish", e->out);
     if (e->config.publish.write)
         QNET__TRY(e->config.publish.write(e->config.publish.user, e, path));
     QNET__TRY(qnet__csv_save(e));
-    QNET__TRY(qnet__work_clear(e, QNET__WORK_PUBLISHED, "", count));
+    QNET__TRY(qnet__work_move(e, "publish", ""));
     snprintf(path, sizeof path, "%s/weights", e->out);
     QNET__TRY(qnet_make_folder(e->ctx, path));
-    QNET__TRY(qnet__work_clear(e, QNET__WORK_WEIGHTS, "/weights", count));
+    QNET__TRY(qnet__work_move(e, "weights", "/weights"));
     QNET__TRY(qnet__old_weights_clear(e));
-    QNET__TRY(qnet__work_clear(e, QNET__WORK_CHECKPOINT, NULL, count));
+    QNET__TRY(qnet__work_files(e, "checkpoint", ".checkpoint", 1, &count));
     snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
     if (qnet__remove(path) != 0)
         return qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be removed: %s", path,
                           strerror(errno));
-    (void)qnet__work_clear(e, QNET__WORK_RESULT, NULL, count);
-    snprintf(path, sizeof path, "%s/checkpoint", e->out);
-    (void)qnet__remove(path); /* if it is empty */
+    (void)qnet__work_files(e, "checkpoint", "-result.safetensors", 1, &count);
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/checkpoint/%s", e->out, folders[i]);
+        (void)qnet__remove(path); /* if it is empty */
+    }
     return QNET_OK;
 }
 
@@ -18579,43 +18163,32 @@ static void qnet__shuffle_labels(qnet__job *job, int repeat)
                                          : scans[subject[s]].label;
 }
 
-/* The maps are read again for the second input, which may be days later. */
-static qnet_status qnet__same_maps(const qnet_experiment *e, const qnet_cohort *cohort)
-{
-    for (int s = 0; s < e->participants_count; s++)
-        if (cohort->scans[s].source_hash != e->participants[s].source_hash)
-            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
-                              "%.250s: the QSM map of %s: it was changed while the first input was "
-                              "trained", e->data, cohort->scans[s].subject);
-    return QNET_OK;
-}
-
-/* The cohort's participants into the experiment, from the first input that is read; the maps of
-   the second must be the same. Of each input, where its scans were cut. */
+/* The cohort's participants into the experiment, and where this input's scans were cut. The maps of
+   the second input are read again, maybe days later, and must be those of the first. */
 static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort, int input)
 {
-    const size_t n = (size_t)cohort->scans_count;
     const int first = e->participants == NULL;
-    if (!first) {
-        QNET__TRY(qnet__same_maps(e, cohort));
-    } else {
+    if (first) {
+        const size_t n = (size_t)cohort->scans_count;
         e->participants = (qnet_participant *)qnet__experiment_alloc(
             e, n, sizeof *e->participants, "participants");
         e->fold = (int *)qnet__experiment_alloc(e, n, sizeof *e->fold, "participants");
         if (!e->participants || !e->fold) return QNET_ERROR_MEMORY;
         e->participants_count = cohort->scans_count;
     }
-    for (size_t s = 0; s < n; s++) {
+    for (int s = 0; s < e->participants_count; s++) {
         qnet_participant *p = &e->participants[s];
         const qnet_scan *scan = &cohort->scans[s];
-        if (first) {
-            memcpy(p->subject, scan->subject, sizeof p->subject);
-            p->label = p->true_label = scan->label;
-            p->source_hash = scan->source_hash;
-            p->age = scan->age;
-            p->sex = scan->sex;
-            p->slices = scan->slices;
-        }
+        if (!first && scan->source_hash != p->source_hash)
+            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
+                              "%.250s: the QSM map of %s: it was changed while the first input was "
+                              "trained", e->data, scan->subject);
+        memcpy(p->subject, scan->subject, sizeof p->subject);
+        p->label = p->true_label = scan->label;
+        p->source_hash = scan->source_hash;
+        p->age = scan->age;
+        p->sex = scan->sex;
+        p->slices = scan->slices;
         p->cut[input] = scan->cut;
     }
     return QNET_OK;
@@ -18660,7 +18233,9 @@ static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
     return QNET_OK;
 }
 
-/* All repeats and folds of one input whose cohort is in memory, and their evaluation. */
+/* One input, whose cohort is in memory: for each repeat, folds are dealt and each is trained and
+   tested; then all items are evaluated, and the caller may draw. The first deal, before out is
+   touched, refuses a cohort with too few subjects for its folds. */
 static qnet_status qnet__input_run(qnet__job *job, int images)
 {
     qnet_experiment *e = job->e;
@@ -18688,7 +18263,6 @@ static qnet_status qnet__input_run(qnet__job *job, int images)
     job->opened = 1;
     QNET__TRY(qnet__level_create(e, &level[QNET_LEVEL_IMAGE], (size_t)images));
     QNET__TRY(qnet__level_create(e, &level[QNET_LEVEL_SCAN], (size_t)n));
-    QNET__TRY(qnet__augmentation_sheet(job));
     for (int repeat = 0; repeat < c->repeats; repeat++) {
         if (c->shuffle_labels) qnet__shuffle_labels(job, repeat);
         QNET__TRY(qnet_folds_create(ctx, cohort, c->folds, qnet__folds_seed(c->seed, repeat),
@@ -18700,7 +18274,8 @@ static qnet_status qnet__input_run(qnet__job *job, int images)
     }
     for (int k = 0; k < QNET_LEVELS; k++)
         QNET__TRY(qnet__evaluate_level(e, &level[k], job->subject));
-    return qnet__cams(job);
+    if (c->publish.input != NULL) return c->publish.input(c->publish.user, e, cohort);
+    return QNET_OK;
 }
 
 /* Reads the cohort of one input and runs its folds. */
@@ -18729,17 +18304,13 @@ static qnet_status qnet__input_read_and_run(qnet__job *job)
     }
     snprintf(job->subjects, sizeof job->subjects, "%016llx", (unsigned long long)subjects);
     e->cohort_hash[job->input] = hash;
-    job->fingerprint = qnet_hash(QNET_HASH_START, job->text.bytes, job->text.size) ^ hash;
+    job->fingerprint = qnet_hash(QNET_HASH_START, job->text.bytes, job->text.size + 1) ^ hash;
     e->run[job->input] = job->fingerprint;
     qnet__job_plan(job, &arena, (size_t)images);
-    bytes = arena.at;
-    arena.at = 0;
-    arena.base = (unsigned char *)qnet__alloc(e->ctx, bytes);
-    if (arena.base) {
+    status = qnet__arena_alloc(e->ctx, &arena, &bytes, "the folds");
+    if (status == QNET_OK) {
         qnet__job_plan(job, &arena, (size_t)images);
         status = qnet__input_run(job, images);
-    } else {
-        status = qnet__no_memory(e->ctx, bytes, "the folds");
     }
     qnet__free(e->ctx, arena.base, bytes);
     qnet_cohort_destroy(job->cohort);
@@ -18759,8 +18330,8 @@ static double qnet__training_seconds(const qnet_experiment *e)
     return sum;
 }
 
-/* The inputs one after the other, then the files. */
-static qnet_status qnet__job_run(qnet__job *job)
+/* Under the lock of the output folder: initial weights, the inputs one by one, the files. */
+static qnet_status qnet__experiment_run(qnet__job *job)
 {
     qnet_experiment *e = job->e;
     const qnet_experiment_config *c = &e->config;
@@ -18771,7 +18342,6 @@ static qnet_status qnet__job_run(qnet__job *job)
         "learning curves");
     if (!e->curves) return QNET_ERROR_MEMORY;
     QNET__TRY(qnet__experiment_text(e, &job->text));
-    QNET__TRY(qnet_buffer_append(e->ctx, &job->text, "", 1));
     for (int i = 0; i < 2; i++)
         if (c->use_input[i]) pixels += (double)c->input[i].size * c->input[i].size;
     for (int i = 0; i < 2; i++) {
@@ -18782,29 +18352,7 @@ static qnet_status qnet__job_run(qnet__job *job)
         QNET__TRY(qnet__input_read_and_run(job));
     }
     e->seconds = qnet__training_seconds(e);
-    return QNET_OK;
-}
-
-/* Under the lock of the output folder: nothing is read before. */
-static qnet_status qnet__experiment_run(qnet_experiment *e, const qnet_dataset *data, int resume)
-{
-    qnet__job job;
-    qnet_progress own;
-    qnet_status status;
-    memset(&job, 0, sizeof job);
-    job.e = e;
-    job.data = data;
-    job.resume = resume;
-    job.outer = e->ctx->hooks.progress;
-    own.user = &job;
-    own.report = qnet__job_progress;
-    qnet_set_progress(e->ctx, own);
-    status = qnet__job_run(&job);
-    qnet_set_progress(e->ctx, job.outer);
-    qnet_buffer_free(e->ctx, &job.text);
-    qnet_buffer_free(e->ctx, &job.seen);
-    qnet_resnet_destroy(job.initial);
-    return status == QNET_OK ? qnet__publish(e) : status;
+    return qnet__publish(e);
 }
 
 /* Copies a path into dst[512]. */
@@ -18819,12 +18367,12 @@ static qnet_status qnet__copy_path(qnet_context *ctx, char dst[512], const char 
     return QNET_OK;
 }
 
-/* UTF-8 text of a file into to[size], cut where it must be, control characters (C0, DEL, C1) made
-   spaces: a terminal would obey them. */
+/* UTF-8 text of a file (NULL: "") into to[size], cut where it must be, control characters (C0, DEL,
+   C1) made spaces: a terminal would obey them. */
 static void qnet__copy_text(char *to, size_t size, const char *text)
 {
     const unsigned char *p = (const unsigned char *)text;
-    size_t left = strlen(text), at = 0, n;
+    size_t left = text ? strlen(text) : 0, at = 0, n;
     for (; left > 0 && (n = qnet__utf8_size(p, left)) > 0 && at + n < size; p += n, left -= n) {
         const int control = *p < 0x20 || *p == 0x7f || (*p == 0xc2 && p[1] < 0xa0);
         if (control) to[at++] = ' ';
@@ -18838,10 +18386,9 @@ static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset
                                           const char *out, const char *weights)
 {
     e->simulated = data->simulated;
-    if (data->name) qnet__copy_text(e->dataset, sizeof e->dataset, data->name);
-    if (data->type) qnet__copy_text(e->dataset_type, sizeof e->dataset_type, data->type);
-    if (data->derivatives)
-        qnet__copy_text(e->derivatives, sizeof e->derivatives, data->derivatives);
+    qnet__copy_text(e->dataset, sizeof e->dataset, data->name);
+    qnet__copy_text(e->dataset_type, sizeof e->dataset_type, data->type);
+    qnet__copy_text(e->derivatives, sizeof e->derivatives, data->derivatives);
     if (data->folder)
         QNET__TRY(qnet__copy_path(e->ctx, e->data, data->folder, "data folder"));
     QNET__TRY(qnet__copy_path(e->ctx, e->out, out, "output folder"));
@@ -18858,6 +18405,7 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
                                          qnet_experiment **result)
 {
     qnet_experiment *e;
+    qnet__job job;
     qnet__lock lock;
     qnet_status status;
     if (!ctx) return QNET_ERROR_ARGUMENT;
@@ -18874,7 +18422,18 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
     status = qnet__experiment_texts(e, data, out, weights);
     if (status == QNET_OK) status = qnet__lock_take(ctx, e->out, &lock);
     if (status == QNET_OK) {
-        status = qnet__experiment_run(e, data, resume);
+        qnet_progress own = {&job, qnet__job_progress};
+        memset(&job, 0, sizeof job);
+        job.e = e;
+        job.data = data;
+        job.resume = resume;
+        job.outer = ctx->hooks.progress;
+        qnet_set_progress(ctx, own);
+        status = qnet__experiment_run(&job);
+        qnet_set_progress(ctx, job.outer);
+        qnet_buffer_free(ctx, &job.text);
+        qnet_buffer_free(ctx, &job.seen);
+        qnet_resnet_destroy(job.initial);
         qnet__lock_release(&lock);
     }
     if (status == QNET_OK) *result = e;

@@ -77,6 +77,47 @@ int own(qnet_context **ctx);
 int own(qnet_context **ctx) { return qnet_context_create(NULL, ctx) == QNET_OK; }
 END
 
+# Rooms left out: what stays links and runs, what went is not in the object file.
+cat > "$build/metrics.c" <<'END'
+#define QNET_IMPLEMENTATION
+#include "qnet.h"
+int main(void)
+{
+    static const int label[6] = {1, 1, 1, 0, 0, 0};
+    static const double a[6] = {.9, .8, .4, .5, .2, .1}, b[6] = {.9, .3, .4, .5, .2, .8};
+    qnet_context *ctx;
+    qnet_delong d;
+    int ok;
+    if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
+    ok = qnet_delong_test(ctx, label, a, b, NULL, 6, &d) == QNET_OK && d.auc[0] > d.auc[1];
+    qnet_context_destroy(ctx);
+    return !ok;
+}
+END
+cat > "$build/network.c" <<'END'
+#define QNET_IMPLEMENTATION
+#include "qnet.h"
+int main(void)
+{
+    static qnet_real x[32 * 32 * 3];
+    qnet_real logits[QNET_CLASSES];
+    qnet_context *ctx;
+    qnet_resnet_config config;
+    qnet_resnet *net;
+    int ok;
+    if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
+    qnet_resnet_config_init(&config);
+    config.height = config.width = 32;
+    config.batch = 1;
+    if (qnet_resnet_create(ctx, &config, &net) != QNET_OK) return 1;
+    qnet_resnet_init(net, 1);
+    ok = qnet_resnet_forward(net, x, 1, 0, logits, NULL) == QNET_OK;
+    qnet_resnet_destroy(net);
+    qnet_context_destroy(ctx);
+    return !ok;
+}
+END
+
 for cc in gcc clang cc; do
     command -v $cc > /dev/null 2>&1 || continue
     [ $cc = cc ] && command -v gcc > /dev/null 2>&1 && continue
@@ -89,6 +130,19 @@ for cc in gcc clang cc; do
         check "link $switch" $cc $openmp "$build/$switch.s" -o "$build/one" -lm
         check "run $switch" "$build/one"
     done
+    for left in ONLY_METRICS:metrics:resnet,nifti,experiment ONLY_INFERENCE:network:resnet_backward,adam,delong,experiment \
+        NO_FILES:network:nifti,file,experiment NO_EXPERIMENT:network:experiment; do
+        switch=${left%%:*} rest=${left#*:}
+        source=${rest%%:*} gone=${rest#*:}
+        check "$cc $switch" $cc -std=c99 $warn -Wc++-compat -O1 $openmp -DQNET_$switch -I. -c "$build/$source.c" -o "$build/left.o"
+        check "link $switch" $cc $openmp "$build/left.o" -o "$build/left" -lm
+        check "run $switch" "$build/left"
+        for name in $(echo "$gone" | tr , ' '); do
+            check "$switch without $name" sh -c "! nm '$build/left.o' | grep -q ' [Tt] qnet_$name'"
+        done
+    done
+    check "$cc NO_FILES without files" sh -c "$cc -DQNET_NO_FILES -O1 -I. -c '$build/network.c' -o '$build/left.o' &&
+        ! nm -u '$build/left.o' | grep -wE 'fopen|open|rename|opendir'"
     # switches that leave something out leave it out
     check "$cc NO_SIMD without AVX" sh -c "! grep -q ymm '$build/QNET_NO_SIMD.s'"
     check "$cc NO_OPENMP without OpenMP" sh -c "! grep -qiE 'gomp|kmpc|omp_get' '$build/QNET_NO_OPENMP.s'"

@@ -15,7 +15,7 @@ static void gzip_cut(qnet_context *ctx, qnet_buffer *out, size_t size)
 }
 
 /* Appends at most limit bytes to out, which is as before on failure; limit 0: QNET_MAX_FILE_BYTES. */
-static qnet_status gzip_unpack(qnet_context *ctx, const void *bytes, size_t size, size_t limit, qnet_buffer *out)
+static inline qnet_status gzip_unpack(qnet_context *ctx, const void *bytes, size_t size, size_t limit, qnet_buffer *out)
 {
     qnet_memory_source memory;
     qnet_source source = qnet_source_memory(&memory, bytes, size, NULL);
@@ -39,7 +39,7 @@ static qnet_status gzip_unpack(qnet_context *ctx, const void *bytes, size_t size
 }
 
 /* Appends one gzip member to out, which is as before on failure. */
-static qnet_status gzip_pack(qnet_context *ctx, const void *bytes, size_t size, qnet_buffer *out)
+static inline qnet_status gzip_pack(qnet_context *ctx, const void *bytes, size_t size, qnet_buffer *out)
 {
     qnet__deflate *d = (qnet__deflate *)qnet__alloc(ctx, sizeof *d);
     const size_t before = out->size;

@@ -32,7 +32,7 @@ static void pool_forward_reference(const qnet__maxpool *pool, size_t batch)
 }
 
 /* Forward y[at] = x[the tap that won], so dx[the tap that won] += dy[at]. */
-static void pool_backward_reference(const qnet__maxpool *pool, size_t batch)
+static inline void pool_backward_reference(const qnet__maxpool *pool, size_t batch)
 {
     const size_t n = pool->channels, row = pool->out_width * n;
     memset(pool->dx, 0, batch * pool->height * pool->width * n * sizeof *pool->dx);

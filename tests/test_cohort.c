@@ -969,16 +969,15 @@ static void test_participants(void)
 
 static void remove_all(const char *path)
 {
-    char (*names)[QNET__NAME_SIZE] = NULL, inner[1200];
-    size_t count = 0, bytes = 0, i;
-    if (qnet__path_kind(path) == 2 && qnet__list_folder(ctx, path, &names, &count,
-                                                        &bytes) == QNET_OK) {
-        for (i = 0; i < count; i++) {
-            snprintf(inner, sizeof inner, "%s/%s", path, names[i]);
+    qnet_buffer names = { NULL, 0, 0, NULL };
+    const char *name = NULL;
+    char inner[1200];
+    if (qnet__path_kind(path) == 2 && qnet_list_folder(ctx, path, &names) == QNET_OK)
+        while ((name = qnet__list_next(&names, name)) != NULL) {
+            snprintf(inner, sizeof inner, "%s/%s", path, name);
             remove_all(inner);
         }
-        qnet__free(ctx, names, bytes);
-    }
+    qnet_buffer_free(ctx, &names);
     remove(path);
 }
 
@@ -1006,7 +1005,7 @@ static void put_map(const char *folder, const char *subject, const char *entitie
     snprintf(path, sizeof path, ROOT "/%s/%s/anat", folder, subject);
     CHECK_OK(ctx, qnet_make_folder(ctx, path));
     CHECK_OK(ctx, qnet_nifti_save(ctx, map_path(folder, subject, entities, suffix[what], end), v,
-                                  NULL));
+                                  0));
     qnet_volume_destroy(v);
 }
 
@@ -1299,7 +1298,8 @@ static void test_no_memory(void)
         status = qnet_cohort_load(poor, &config, found.dataset.scans, found.dataset.count, &got);
         if (status == QNET_OK) {
             allowed = 0;
-            CHECK_FAILS(poor, qnet_folds_create(poor, got, 2, 1, fold), QNET_ERROR_MEMORY, "folds");
+            make_crowd(2, 2, 1);
+            CHECK_FAILS(poor, qnet_folds_create(poor, &crowd, 2, 1, fold), QNET_ERROR_MEMORY, "folds");
             qnet_cohort_destroy(got);
             break;
         }

@@ -771,7 +771,7 @@ static void test_png(void)
     remove("build/test_deflate/picture.png");
     CHECK_FAILS(ctx, qnet_png_save(ctx, "no/such/folder/x.png", 2, 2, 3, pixels), QNET_ERROR_IO,
                 "folder");
-    CHECK_FAILS(ctx, qnet_png_save(ctx, NULL, 2, 2, 3, pixels), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(ctx, qnet_png_save(ctx, NULL, 2, 2, 3, pixels), QNET_ERROR_ARGUMENT, "path");
 #endif
 }
 

@@ -2,6 +2,7 @@
    command-line side (signals, resume after a kill, sentences) is in tests/crossval.sh. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#define CAM_SCANS 1
 #include "crossval/report.h"
 #include "test.h"
 #include "folder.h"
@@ -74,6 +75,14 @@ static void write_cohort(qnet_context *ctx, const char *folder, uint64_t people)
     write_table(ctx, folder, 0, 1);
 }
 
+static pictures drawn; /* of the last experiment */
+
+static void context_end(qnet_context *ctx)
+{
+    pictures_free(ctx, &drawn);
+    qnet_context_destroy(ctx);
+}
+
 static void small_config(qnet_experiment_config *c)
 {
     qnet_experiment_config_init(c);
@@ -86,7 +95,8 @@ static void small_config(qnet_experiment_config *c)
     c->stage1.batch = 8;
     c->stage2.epochs = 4;
     c->stage2.hidden = 8;
-    c->cam_scans = 1;
+    c->publish.user = &drawn;
+    c->publish.input = pictures_input;
     c->publish.write = report_write;
 }
 
@@ -150,7 +160,8 @@ static void test_run(void)
     CHECK(images->count == 24 && scans->count == 8);
     CHECK(e->level[QNET_INPUT_FULL][QNET_LEVEL_SCAN].count == 0);
     CHECK(e->curves_count == 2 * 2 * QNET_MODELS);
-    CHECK(e->cams_count[QNET_INPUT_CROP] == 2);
+    CHECK(drawn.cams[QNET_INPUT_CROP] == 2 && drawn.sheet[QNET_INPUT_CROP].size == (6 * 32 + 20) * 32 * 3);
+    CHECK(drawn.cams[QNET_INPUT_FULL] == 0 && drawn.sheet[QNET_INPUT_FULL].size == 0);
     for (int s = 0; s < 8; s++) {
         const qnet_cut *cut = &e->participants[s].cut[QNET_INPUT_CROP];
         CHECK(cut->slice[1] - cut->slice[0] == 2 && cut->mask_voxels > 0);
@@ -213,8 +224,8 @@ static void test_run(void)
     }
     { /* of one value there is no deviation */
         const double one[3] = { 0.5, (double)NAN, (double)NAN };
-        CHECK(qnet__mean_std(one, 3).mean == 0.5);
-        CHECK(qnet__mean_std(one, 3).std != qnet__mean_std(one, 3).std);
+        CHECK(qnet__mean_std(one, 3, 1).mean == 0.5);
+        CHECK(qnet__mean_std(one, 3, 1).std != qnet__mean_std(one, 3, 1).std);
     }
     { /* logit(.8) +- 1.96 * .05 / .16, by hand */
         const qnet_interval r = qnet_logit_interval(0.8, 0.0025);
@@ -236,7 +247,7 @@ static void test_run(void)
     sprintf(path, "%s/report.html", out_folder);
     CHECK(qnet_file_exists(path));
     qnet_experiment_destroy(e);
-    qnet_context_destroy(ctx);
+    context_end(ctx);
     CHECK(allocated == 0);
 }
 
@@ -270,15 +281,28 @@ static void test_identity(void)
     }
     if (scan) { /* what draws heat maps asks whose weights they are */
         qnet_experiment e;
-        qnet__job job;
+        qnet_resnet_config config;
+        qnet_resnet *net = NULL;
+        qnet_resnet_config_init(&config);
+        config.height = config.width = 32;
+        config.batch = 1;
+        config.training = 0;
+        CHECK_OK(ctx, qnet_resnet_create(ctx, &config, &net));
         memset(&e, 0, sizeof e);
-        memset(&job, 0, sizeof job);
         e.ctx = ctx;
-        job.e = &e;
-        job.fingerprint = (uint64_t)strtoull(qnet_safetensors_metadata(scan, "run"), NULL, 16);
-        CHECK_OK(ctx, qnet__check_run(&job, scan, path));
-        job.fingerprint ^= 1;
-        CHECK_FAILS(ctx, qnet__check_run(&job, scan, path), QNET_ERROR_MISMATCH, "resnetswa.safetensors: weights of run ");
+        strcpy(e.out, out_folder);
+        e.run[QNET_INPUT_CROP] = (uint64_t)strtoull(qnet_safetensors_metadata(scan, "run"), NULL, 16);
+        CHECK_OK(ctx, qnet_experiment_weights(&e, QNET_INPUT_CROP, 1, 0, QNET_MODEL_RESNET_SWA, net->table,
+                                              net->weights));
+        CHECK_FAILS(ctx, qnet_experiment_weights(&e, QNET_INPUT_CROP, 1, 9, QNET_MODEL_RESNET_SWA, net->table,
+                                                 net->weights), QNET_ERROR_NOT_FOUND, "crop-repeat02-fold10");
+        CHECK_FAILS(ctx, qnet_experiment_weights(&e, QNET_INPUT_CROP, 1, 0, QNET_MODELS, net->table,
+                                                 net->weights), QNET_ERROR_ARGUMENT, "out of range");
+        e.run[QNET_INPUT_CROP] ^= 1;
+        CHECK_FAILS(ctx, qnet_experiment_weights(&e, QNET_INPUT_CROP, 1, 0, QNET_MODEL_RESNET_SWA, net->table,
+                                                 net->weights), QNET_ERROR_MISMATCH,
+                    "resnetswa.safetensors: weights of run ");
+        qnet_resnet_destroy(net);
     }
     sprintf(path, "%s/manifest.json", out_folder);
     CHECK_OK(ctx, qnet_file_read(ctx, path, 0, &manifest));
@@ -290,7 +314,7 @@ static void test_identity(void)
     }
     qnet_buffer_free(ctx, &manifest);
     qnet_safetensors_destroy(scan);
-    qnet_context_destroy(ctx);
+    context_end(ctx);
 }
 
 static void count_warning(void *user, qnet_log_level level, const char *text)
@@ -330,7 +354,7 @@ static void test_preparation(void)
     }
     CHECK_FAILS(ctx, qnet_preparation_load(ctx, "build/test-experiment/none", &input, &augment),
                 QNET_ERROR_NOT_FOUND, "none");
-    qnet_context_destroy(ctx);
+    context_end(ctx);
 }
 
 /* What a data set says of itself, in the ways in which people and programs write it. */
@@ -383,7 +407,7 @@ static void test_dataset(void)
     CHECK_OK(ctx, qnet_file_replace(ctx, path, text, strlen(text)));
     CHECK(bids_describe(&found) == QNET_OK);
     CHECK(strlen(found.name) == 1022 && strncmp(found.name, text + 9, 1022) == 0);
-    qnet_context_destroy(ctx);
+    context_end(ctx);
 }
 
 static int stop_at;
@@ -429,7 +453,7 @@ static void test_stop_and_resume(void)
     }
     qnet_experiment_destroy(whole);
     qnet_experiment_destroy(parts);
-    qnet_context_destroy(ctx);
+    context_end(ctx);
 }
 
 /* The first time, writes one file and fails. */
@@ -459,6 +483,7 @@ static void test_publish(void)
     memset(&text, 0, sizeof text);
     CHECK(qnet_context_create(NULL, &ctx) == QNET_OK);
     tiny_config(&c);
+    c.publish.input = NULL;
     c.publish.write = publish_at_second;
     c.publish.user = &calls;
     sprintf(path, "%s/weights", out);
@@ -488,7 +513,7 @@ static void test_publish(void)
     CHECK(!qnet_file_exists(path));
     qnet_buffer_free(ctx, &text);
     qnet_experiment_destroy(e);
-    qnet_context_destroy(ctx);
+    context_end(ctx);
 }
 
 static void test_bad_arguments(void)
@@ -531,21 +556,21 @@ static void test_bad_arguments(void)
     CHECK(strcmp(qnet_model_name(QNET_MODEL_QNET), "Q-Net") == 0);
     CHECK(strcmp(qnet_level_name(QNET_LEVEL_SCAN), "scan") == 0);
     qnet_experiment_destroy(NULL);
-    qnet_context_destroy(ctx);
+    context_end(ctx);
 }
 
 /* Removes what an earlier run of this program left unfinished. */
 static void forget(qnet_context *ctx, const char *out)
 {
     qnet_experiment e;
-    int count[QNET__WORK_KINDS];
+    static const char *const folders[2] = { "checkpoint/weights", "checkpoint" };
+    int count = 0;
     memset(&e, 0, sizeof e);
     e.ctx = ctx;
-    sprintf(e.out, "%s/checkpoint", out);
+    sprintf(e.out, "%s/checkpoint/weights", out);
     CHECK_OK(ctx, qnet_make_folder(ctx, e.out));
     strcpy(e.out, out);
-    for (int kind = QNET__WORK_WEIGHTS; kind < QNET__WORK_KINDS; kind++)
-        CHECK_OK(ctx, qnet__work_clear(&e, (qnet__work_kind)kind, NULL, count));
+    for (int k = 0; k < 2; k++) CHECK_OK(ctx, qnet__work_files(&e, folders[k], "", 1, &count));
 }
 
 /* The QSM map of another person takes the place of the sixth one's while the first input is trained. */
@@ -576,8 +601,8 @@ static void test_changed_maps(void)
                 QNET_ERROR_MISMATCH, "the QSM map of sub-06: it was changed while the first input was trained");
     CHECK(e == NULL);
     write_cohort(plain, data_folder, 5);
-    qnet_context_destroy(ctx);
-    qnet_context_destroy(plain);
+    context_end(ctx);
+    context_end(plain);
 }
 
 static char warnings[8192];
@@ -654,8 +679,8 @@ static void test_leak(void)
     qnet_experiment_destroy(e);
     CHECK_FAILS(ctx, begin(ctx, &c, other_folder, later, config), QNET_ERROR_LEAK, "subjects of this cohort");
     CHECK_FAILS(ctx, begin(ctx, &c, data_folder, later, config), QNET_ERROR_LEAK, "subjects of this cohort");
-    qnet_context_destroy(plain);
-    qnet_context_destroy(ctx);
+    context_end(plain);
+    context_end(ctx);
 }
 
 /* A file of random weights that says of itself what `pairs` say. */
@@ -725,7 +750,7 @@ static void test_initial_weights(void)
     CHECK(begin(ctx, &c, data_folder, path, config) == QNET_STOPPED);
     CHECK_CONTAINS(config, first);
     qnet_buffer_free(ctx, &text);
-    qnet_context_destroy(ctx);
+    context_end(ctx);
 }
 
 /* Labels permuted over subjects, anew in each repeat: still four of each class, not the same ones.
@@ -781,7 +806,7 @@ static void test_shuffled_labels(void)
     CHECK_FAILS(ctx, qnet_preparation_load(ctx, path, &input, &augment), QNET_ERROR_MISMATCH, "shuffled labels");
     qnet_buffer_free(ctx, &csv);
     qnet_experiment_destroy(e);
-    qnet_context_destroy(ctx);
+    context_end(ctx);
 }
 
 int main(void)

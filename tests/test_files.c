@@ -60,12 +60,12 @@ static int holds(qnet_context *ctx, const char *path, const char *text)
 /* How many names of a folder contain part. */
 static int names_with(qnet_context *ctx, const char *folder, const char *part)
 {
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    size_t count = 0, bytes = 0, i;
+    qnet_buffer names = { NULL, 0, 0, NULL };
+    const char *name = NULL;
     int n = 0;
-    CHECK_OK(ctx, qnet__list_folder(ctx, folder, &names, &count, &bytes));
-    for (i = 0; i < count; i++) n += strstr(names[i], part) != NULL;
-    qnet__free(ctx, names, bytes);
+    CHECK_OK(ctx, qnet_list_folder(ctx, folder, &names));
+    while ((name = qnet__list_next(&names, name)) != NULL) n += strstr(name, part) != NULL;
+    qnet_buffer_free(ctx, &names);
     return n;
 }
 
@@ -410,8 +410,7 @@ static void test_paths(void)
     qnet_context *ctx = make_context();
     const char *folder = FOLDER "/paths/d\303\251j\303\240 \344\270\255";
     const char *path = FOLDER "/paths/d\303\251j\303\240 \344\270\255/Zo\303\253.txt";
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    size_t count = 0, bytes = 0;
+    qnet_buffer names = { NULL, 0, 0, NULL };
     char text[300];
     snprintf(text, sizeof text, "%s/", folder);
     CHECK_OK(ctx, qnet_make_folder(ctx, text));
@@ -421,9 +420,9 @@ static void test_paths(void)
     CHECK_OK(ctx, qnet_file_replace(ctx, path, "one", 3));
     CHECK_OK(ctx, qnet_file_replace(ctx, path, "two", 3)); /* over the first */
     CHECK(qnet_file_exists(path) && holds(ctx, path, "two"));
-    CHECK_OK(ctx, qnet__list_folder(ctx, text, &names, &count, &bytes));
-    CHECK(count == 1 && strcmp(names[0], "Zo\303\253.txt") == 0);
-    qnet__free(ctx, names, bytes);
+    CHECK_OK(ctx, qnet_list_folder(ctx, text, &names));
+    CHECK(names.size == 9 && strcmp((const char *)names.bytes, "Zo\303\253.txt") == 0);
+    qnet_buffer_free(ctx, &names);
 #ifdef QNET__WINDOWS
     { /* the system sees the same names */
         FILE *f = _wfopen(L"build/test-files/paths/d\u00e9j\u00e0 \u4e2d/Zo\u00eb.txt", L"rb");

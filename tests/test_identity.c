@@ -322,17 +322,18 @@ static void test_threads_and_orders(void)
 static int remove_temporaries(void)
 {
     qnet_context *ctx = NULL;
-    char (*names)[QNET__NAME_SIZE] = NULL, path[300];
-    size_t count = 0, bytes = 0, i;
+    qnet_buffer names = { NULL, 0, 0, NULL };
+    const char *name = NULL;
+    char path[300];
     int n = 0;
     if (qnet_context_create(NULL, &ctx) != QNET_OK) return -1;
-    CHECK_OK(ctx, qnet__list_folder(ctx, "build", &names, &count, &bytes));
-    for (i = 0; i < count; i++) {
-        if (strncmp(names[i], "test_identity.", 14) != 0 || !strstr(names[i], ".tmp")) continue;
-        snprintf(path, sizeof path, "build/%s", names[i]);
+    CHECK_OK(ctx, qnet_list_folder(ctx, "build", &names));
+    while ((name = qnet__list_next(&names, name)) != NULL) {
+        if (strncmp(name, "test_identity.", 14) != 0 || !strstr(name, ".tmp")) continue;
+        snprintf(path, sizeof path, "build/%s", name);
         n += remove(path) == 0;
     }
-    qnet__free(ctx, names, bytes);
+    qnet_buffer_free(ctx, &names);
     qnet_context_destroy(ctx);
     return n;
 }

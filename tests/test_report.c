@@ -34,6 +34,7 @@ static qnet_context *ctx;
 /* Everything in arrays of fixed size: qnet_experiment_destroy is not for this one. */
 typedef struct {
     qnet_experiment e;
+    pictures drawn;
     int subjects, slices;
     double skill;
 } recipe;
@@ -145,15 +146,17 @@ static void evaluate(recipe *r, int input, int level)
 }
 
 /* A head-like blob with two bright nuclei; heat: its activation map over it. */
-static void made_up_picture(qnet_cam_picture *c, int scan, int size)
+static void made_up_picture(pictures *d, int input, int scan, int size)
 {
     const size_t pixels = (size_t)size * (size_t)size;
     float *map = (float *)zeroed(pixels, sizeof(float)), *grey = (float *)zeroed(pixels, sizeof(float));
+    uint8_t *grey_rgb, *rgb;
+    cam_picture *c = &d->cam[input][d->cams[input]++];
+    CHECK_OK(ctx, picture_room(ctx, &d->cam_rgb[input], 6 * pixels));
+    grey_rgb = d->cam_rgb[input].bytes + d->cam_rgb[input].size - 6 * pixels;
+    rgb = grey_rgb + 3 * pixels;
     c->scan = scan;
     c->slice = 7;
-    c->width = c->height = size;
-    c->rgb = (uint8_t *)zeroed(pixels, 3);
-    c->grey_rgb = (uint8_t *)zeroed(pixels, 3);
     c->probability = 0.1 + 0.13 * (scan % 7);
     for (int y = 0; y < size; y++) {
         for (int x = 0; x < size; x++) {
@@ -165,13 +168,13 @@ static void made_up_picture(qnet_cam_picture *c, int scan, int size)
             map[p] = (float)exp(-9 * ((u - 0.2) * (u - 0.2) + (v + 0.05 * scan / 9) * v));
         }
     }
-    for (size_t p = 0; p < 3 * pixels; p++) c->grey_rgb[p] = (uint8_t)(255 * grey[p / 3]);
+    for (size_t p = 0; p < 3 * pixels; p++) grey_rgb[p] = (uint8_t)(255 * grey[p / 3]);
     for (size_t p = 0; p < pixels; p++) {
         uint8_t jet[3];
         qnet_jet((double)map[p], jet);
         for (int k = 0; k < 3; k++) {
             const double v = 0.3 * jet[k] + 0.5 * 255 * (double)grey[p];
-            c->rgb[3 * p + (size_t)k] = (uint8_t)(v > 255 ? 255 : v);
+            rgb[3 * p + (size_t)k] = (uint8_t)(v > 255 ? 255 : v);
         }
     }
     free(map);
@@ -180,25 +183,19 @@ static void made_up_picture(qnet_cam_picture *c, int scan, int size)
 
 static void made_up_pictures(recipe *r, int input, int size)
 {
-    qnet_experiment *e = &r->e;
-    const int wide = 6 * size + 20;
-    qnet_cam_picture c;
-    e->cams[input] = (qnet_cam_picture *)zeroed(4, sizeof(qnet_cam_picture));
-    e->cams_count[input] = 4;
-    for (int i = 0; i < 4; i++) made_up_picture(&e->cams[input][i], i * 3 + 1, size);
-    made_up_picture(&c, 0, size);
-    e->augmented[input] = (uint8_t *)zeroed((size_t)wide * (size_t)size, 3);
-    e->augmented_width[input] = wide;
-    e->augmented_height[input] = size;
-    memset(e->augmented[input], 255, (size_t)wide * (size_t)size * 3);
-    for (int k = 0; k < 6; k++) {
-        for (int p = 0; p < size * size; p++) {
-            memset(e->augmented[input] + 3 * (p / size * wide + p % size + k * (size + 4)),
-                   c.grey_rgb[3 * p] / (k % 3 + 1) + 20 * (k / 2), 3);
-        }
-    }
-    free(c.rgb);
-    free(c.grey_rgb);
+    pictures *d = &r->drawn;
+    const int wide = sheet_width(size);
+    d->size[input] = size;
+    made_up_picture(d, input, 0, size);
+    CHECK_OK(ctx, picture_room(ctx, &d->sheet[input], (size_t)wide * (size_t)size * 3));
+    memset(d->sheet[input].bytes, 255, d->sheet[input].size);
+    for (int k = 0; k < 6; k++)
+        for (int p = 0; p < size * size; p++)
+            memset(d->sheet[input].bytes + 3 * (p / size * wide + p % size + k * (size + 4)),
+                   d->cam_rgb[input].bytes[3 * p] / (k % 3 + 1) + 20 * (k / 2), 3);
+    d->cams[input] = 0;
+    d->cam_rgb[input].size = 0;
+    for (int i = 0; i < 4; i++) made_up_picture(d, input, i * 3 + 1, size);
 }
 
 static void made_up_curves(recipe *r)
@@ -283,13 +280,9 @@ static void destroy(recipe *r)
             free(e->level[input][level].items);
             for (int m = 0; m < QNET_MODELS; m++) free(e->level[input][level].model[m].roc);
         }
-        for (int i = 0; i < e->cams_count[input]; i++) {
-            free(e->cams[input][i].rgb);
-            free(e->cams[input][i].grey_rgb);
-        }
-        free(e->cams[input]);
-        free(e->augmented[input]);
     }
+    r->drawn.cuts.rgb = NULL;
+    pictures_free(ctx, &r->drawn);
     for (int c = 0; c < e->curves_count; c++) free(e->curves[c].epoch);
     free(e->curves);
     free(e->participants);
@@ -299,7 +292,7 @@ static void destroy(recipe *r)
 
 static qnet_status page(const qnet_experiment *e, qnet_buffer *html)
 {
-    return report_html(e, NULL, html);
+    return report_html(e, &((const recipe *)(const void *)e)->drawn, html); /* e is its first member */
 }
 
 /* ---- Reading back --------------------------------------------------------------------- */
@@ -593,7 +586,6 @@ static void test_json(void)
 static void test_cuts(void)
 {
     static uint8_t rgb[12 * 2 * CUT_SIDE * CUT_SIDE * 3];
-    cut_pictures pictures = {12, rgb};
     recipe *r = made_up(12, 3, 1, 1, 0);
     qnet_experiment *e = &r->e;
     qnet_buffer b;
@@ -620,7 +612,9 @@ static void test_cuts(void)
                    "\"center_mm\": [0, 0, -20.25], \"side_mm\": 111.4, \"mask_voxels\": 2000, "
                    "\"mask_left_out\": 1, \"outlier\": \"place of the mask, number of slices\"}");
     qnet_buffer_free(ctx, &b);
-    CHECK_OK(ctx, report_html(e, &pictures, &b));
+    r->drawn.cuts.count = 12;
+    r->drawn.cuts.rgb = rgb;
+    CHECK_OK(ctx, page(e, &b));
     CHECK(occurrences((const char *)b.bytes, "<details open><summary>Where the images were cut") == 1);
     CHECK(occurrences((const char *)b.bytes, "alt=\"where this scan was cut\"") == 12);
     CHECK(occurrences((const char *)b.bytes, "<figure class=\"odd\">") == 1);
@@ -743,7 +737,7 @@ static void test_html(void)
     CHECK_CONTAINS((const char *)b.bytes, "With images in full size, Q-Net's AUC is ");
     for (int input = 0; input < 2; input++) { /* a picture's slice that is called what it is not says so */
         for (int i = 0; i < 4; i++) {
-            const qnet_cam_picture *c = &e->cams[input][i];
+            const cam_picture *c = &r->drawn.cam[input][i];
             wrong += (c->probability > 0.5) != (e->participants[c->scan].label == QNET_HH);
         }
     }
@@ -857,7 +851,7 @@ static int write_all(const char *folder)
     recipe *r = made_up(99, 24, 1, 1, 224);
     int bad;
     strcpy(r->e.participants[0].subject, "sub-01");
-    bad = report_write(NULL, &r->e, folder) != QNET_OK;
+    bad = report_write(&r->drawn, &r->e, folder) != QNET_OK;
     for (int k = 0; k < 2; k++) {
         qnet_buffer b;
         char path[1000];

@@ -1,7 +1,8 @@
-/* The rule that keeps the header easy to see: a room (">>name") calls only rooms above it. This
-   program reads qnet.h, finds the room in which each function is defined, and complains about every
-   call from a room to a later one. It also holds the header to its own word on line width, on
-   names, and on what the implementation never calls. Run it in the folder of qnet.h. */
+/* The rule that keeps the header easy to see: a room (">>name") calls only rooms above it, and its head says which.
+   This program reads qnet.h, finds the room in which each function is defined, and complains about every call from a
+   room to a later one, and about heads whose "Relies on >>a >>b." differs from what is called (>>status apart, whose
+   helpers every room uses). It also holds the header to its own word on line width and on its contents. Run it in
+   the folder of qnet.h. */
 #include "test.h"
 #include <ctype.h>
 
@@ -11,7 +12,7 @@ static char *text;
 static struct function { char name[80]; int room; } functions[MAX_NAMES];
 static int function_count;
 static char rooms[64][32];
-static int room_count;
+static int room_count, calls[64][64]; /* [room][the room it calls] */
 
 static char *read_file(const char *path)
 {
@@ -25,17 +26,28 @@ static char *read_file(const char *path)
     return buffer;
 }
 
-/* Blanks out comments, strings and characters, keeping newlines, except ">>room" tags. */
+/* 1 where a room begins: "   >>name" below a line of "====" that opens a comment. */
+static int begins_room(const char *start, const char *s)
+{
+    const char *line = s - 4;
+    if (s < start + 12 || strncmp(line, "\n   >>", 6) != 0 || !islower((unsigned char)s[2])) return 0;
+    while (line > start && line[-1] != '\n') line--;
+    return strncmp(line, "/* ====", 7) == 0;
+}
+
+/* Blanks out comments, strings and characters, keeping newlines and the tags that begin rooms. */
 static void strip(char *s)
 {
+    const char *start = s;
+    static char tags[4u << 20]; /* 1 where a tag begins: looked for before anything is blanked out */
+    for (char *c = s; *c; c++) tags[c - start] = (char)begins_room(start, c);
     while (*s) {
         if (s[0] == '/' && s[1] == '*') {
             char *end = strstr(s + 2, "*/");
             if (!end) end = s + strlen(s) - 2;
             for (; s < end + 2; s++) {
-                if (s[0] == '>' && s[1] == '>' && islower((unsigned char)s[2])) {
+                if (tags[s - start])
                     while (!isspace((unsigned char)*s) && *s != ':') s++;
-                }
                 if (*s != '\n') *s = ' ';
             }
         } else if (*s == '"' || *s == '\'') {
@@ -111,6 +123,7 @@ static void walk(int pass)
         }
         if (pass == 1) {
             int f = find(s, n);
+            if (f >= 0 && room >= 0 && functions[f].room >= 0) calls[room][functions[f].room] = 1;
             if (f >= 0 && functions[f].room > room) {
                 printf("    %s is called in >>%s but defined below, in >>%s\n", functions[f].name,
                        room < 0 ? "(start)" : rooms[room], rooms[functions[f].room]);
@@ -137,6 +150,42 @@ static void test_rooms_call_only_upwards(void)
     for (int i = 0; i < function_count; i++) functions[i].room = room_count - 1 - functions[i].room;
     CHECK(functions[find("qnet_conv2d_forward", 19)].room > 0);
     free(text);
+}
+
+/* Each room opens with what it computes, and with what it relies on. */
+static void test_heads(void)
+{
+    char *s = read_file("qnet.h");
+    int room = 0;
+    CHECK(s != NULL);
+    if (!s) return;
+    for (char *c = strstr(s, "QNET_IMPLEMENTATION_DONE\n"); c && *c; c++) {
+        int relies[64] = {0}, differs = 0, lines = 0;
+        if (!begins_room(s, c)) continue;
+        const char *end = strstr(c, "====="), *list = strstr(c, "Relies on ");
+        for (const char *p = c; p < end; p++) lines += *p == '\n';
+        CHECK(lines >= 2);
+        if (list && list < end) {
+            const char *stop = strchr(list, '.');
+            for (const char *p = list; p < stop; p++) {
+                size_t n = 0;
+                if (p[0] != '>' || p[1] != '>') continue;
+                while (islower((unsigned char)p[2 + n])) n++;
+                for (int i = 0; i < room_count; i++)
+                    relies[i] |= strlen(rooms[i]) == n && memcmp(rooms[i], p + 2, n) == 0;
+            }
+        }
+        for (int i = 1; i < room_count; i++) differs |= i != room && relies[i] != calls[room][i];
+        if (!CHECK(list && list < end && !differs)) {
+            printf("    >>%s: expected \"Relies on", rooms[room]);
+            for (int i = 1; i < room_count; i++)
+                if (i != room && calls[room][i]) printf(" >>%s", rooms[i]);
+            printf(".\"\n");
+        }
+        room++;
+    }
+    CHECK(room == room_count);
+    free(s);
 }
 
 static void test_lines_and_tags(void)
@@ -172,6 +221,7 @@ static void test_lines_and_tags(void)
 int main(void)
 {
     RUN(test_rooms_call_only_upwards);
+    RUN(test_heads);
     RUN(test_lines_and_tags);
     return test_end();
 }

@@ -26,7 +26,7 @@ ok "cohort" "$bin/make_phantom" --out "$dir/a" --hh 2 --hc 3 --scale small --see
 ok "another cohort" "$bin/make_phantom" --out "$dir/b" --hh 2 --hc 2 --scale small --seed 4
 "$bin/crossval" --data "$dir/a" --out "$dir/first" $small --epochs1 1 > "$dir/log" 2>&1 &
 pid=$!
-resnet=$dir/first/checkpoint/crop-repeat01-fold01-resnet.safetensors
+resnet=$dir/first/checkpoint/weights/crop-repeat01-fold01-resnet.safetensors
 while kill -0 $pid 2> /dev/null && [ ! -f "$resnet" ]; do sleep 0.05; done
 kill -KILL $pid 2> /dev/null # its first weights are all that is needed
 wait $pid 2> /dev/null

@@ -178,6 +178,7 @@ static int parse(int argc, char **argv, options *o)
 {
     memset(o, 0, sizeof *o);
     qnet_experiment_config_init(&o->config);
+    o->config.publish.input = pictures_input;
     o->config.publish.write = report_write;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
@@ -304,8 +305,8 @@ int main(int argc, char **argv)
     options o;
     display d;
     bids found;
-    cut_pictures pictures = {0, NULL};
-    const qnet_viewer viewer = {&pictures, cut_show};
+    pictures drawn;
+    const qnet_viewer viewer = {&drawn.cuts, cut_show};
     qnet_context *ctx = NULL;
     qnet_experiment *e = NULL;
     qnet_buffer tables;
@@ -318,6 +319,7 @@ int main(int argc, char **argv)
     }
     memset(&d, 0, sizeof d);
     memset(&tables, 0, sizeof tables);
+    memset(&drawn, 0, sizeof drawn);
     d.quiet = o.quiet;
     d.begin = time(NULL);
     d.first_fraction = -1;
@@ -338,7 +340,7 @@ int main(int argc, char **argv)
     }
     qnet_describe_build(ctx, build, sizeof build);
     if (!o.quiet) printf("%s\n", build);
-    o.config.publish.user = &pictures; /* of the input that the page shows */
+    o.config.publish.user = &drawn; /* cuts: of the input that the page shows */
     o.config.input[o.config.use_input[QNET_INPUT_CROP] ? QNET_INPUT_CROP : QNET_INPUT_FULL].viewer =
         &viewer;
     status = find_scans(ctx, &o, o.hooks.log, &found);
@@ -361,7 +363,7 @@ int main(int argc, char **argv)
     qnet_buffer_free(ctx, &tables);
     qnet_experiment_destroy(e);
     bids_free(&found);
-    free(pictures.rgb);
+    pictures_free(ctx, &drawn);
     qnet_context_destroy(ctx);
     return status == QNET_OK ? 0 : status == QNET_STOPPED ? 130 : 1;
 }

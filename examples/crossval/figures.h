@@ -2,7 +2,6 @@
    were cut. */
 #ifndef CROSSVAL_FIGURES_H
 #define CROSSVAL_FIGURES_H
-#include "cuts.h"
 #include "json.h"
 #include "svg.h"
 
@@ -305,20 +304,21 @@ static void figure_learning(writer *w, const qnet_experiment *e)
 }
 
 /* Fig. 9 (full size), Fig. 10 (cropped). */
-static void figure_cams(writer *w, const qnet_experiment *e, int input)
+static void figure_cams(writer *w, const qnet_experiment *e, const pictures *p, int input)
 {
-    int cells; /* a side of the last layer's maps: the input's, halved five times and rounded up */
-    if (e->cams_count[input] == 0) return;
-    cells = (e->cams[input][0].width + 31) / 32;
+    const int size = p->size[input];
+    const size_t bytes = (size_t)size * (size_t)size * 3;
+    const int cells = (size + 31) / 32; /* a side of the last layer's maps: halved five times, rounded up */
+    if (p->cams[input] == 0) return;
     print(w, "<figure><h3>%s</h3>\n<div class=\"cams\">\n", input_title(input));
-    for (int i = 0; i < e->cams_count[input]; i++) {
-        const qnet_cam_picture *c = &e->cams[input][i];
+    for (int i = 0; i < p->cams[input]; i++) {
+        const cam_picture *c = &p->cam[input][i];
+        const uint8_t *rgb = p->cam_rgb[input].bytes + (size_t)i * 2 * bytes;
         const qnet_participant *s =
             c->scan >= 0 && c->scan < e->participants_count ? &e->participants[c->scan] : NULL;
-        if (!c->rgb || !c->grey_rgb) continue;
         put(w, "<figure class=\"cam\"><div>");
-        put_image(w, c->grey_rgb, c->width, c->height, "QSM slice");
-        put_image(w, c->rgb, c->width, c->height, "the same slice with its heat map");
+        put_image(w, rgb, size, size, "QSM slice");
+        put_image(w, rgb + bytes, size, size, "the same slice with its heat map");
         put(w, "</div><figcaption><b>");
         put_escaped(w, s ? s->subject : "");
         print(w, "</b>, %s, slice %d: P(HH)&nbsp;%.2f%s</figcaption></figure>\n",
@@ -362,16 +362,16 @@ static void svg_colour_bar(writer *w)
 }
 
 /* Fig. 3. */
-static void figure_augmented(writer *w, const qnet_experiment *e)
+static void figure_augmented(writer *w, const pictures *p)
 {
     int shown = 0;
     for (int i = 0; i < 2; i++) {
         const int input = table_input[i];
-        if (!e->augmented[input]) continue;
+        if (p->sheet[input].size == 0) continue;
         print(w, "%s<h3>%s</h3>\n<div class=\"scroll sheet\">", shown++ ? "" : "<figure>",
               input_title(input));
-        put_image(w, e->augmented[input], e->augmented_width[input],
-                  e->augmented_height[input], "a QSM slice and five augmented copies");
+        put_image(w, p->sheet[input].bytes, sheet_width(p->size[input]), p->size[input],
+                  "a QSM slice and five augmented copies");
         put(w, "</div>\n");
     }
     if (!shown) return;
@@ -381,13 +381,13 @@ static void figure_augmented(writer *w, const qnet_experiment *e)
            "</figure>\n");
 }
 
-/* Mask, box and slices of each scan, for the eye. pictures NULL: none. */
-static void figure_cuts(writer *w, const qnet_experiment *e, const cut_pictures *pictures)
+/* Mask, box and slices of each scan, for the eye. */
+static void figure_cuts(writer *w, const qnet_experiment *e, const cut_pictures *cuts)
 {
     const int input = has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
     int odd = 0;
     for (int i = 0; i < e->participants_count; i++) odd += e->participants[i].cut[input].outlier != 0;
-    if (!pictures || !pictures->rgb || pictures->count != e->participants_count) return;
+    if (!cuts->rgb || cuts->count != e->participants_count) return;
     print(w, "<details%s><summary>Where the images were cut: mask, box and slices of each "
              "scan", odd ? " open" : "");
     if (odd) print(w, "; %d unlike the others", odd);
@@ -396,7 +396,7 @@ static void figure_cuts(writer *w, const qnet_experiment *e, const cut_pictures 
         const qnet_participant *p = &e->participants[i];
         const qnet_cut *c = &p->cut[input];
         print(w, "<figure%s>", c->outlier ? " class=\"odd\"" : "");
-        put_image(w, pictures->rgb + (size_t)i * CUT_BYTES, 2 * CUT_SIDE, CUT_SIDE,
+        put_image(w, cuts->rgb + (size_t)i * CUT_BYTES, 2 * CUT_SIDE, CUT_SIDE,
                   "where this scan was cut");
         put(w, "<figcaption>");
         put_escaped(w, p->subject);

@@ -2,6 +2,7 @@
    also tables of the page. */
 #ifndef CROSSVAL_JSON_H
 #define CROSSVAL_JSON_H
+#include "pictures.h"
 #include "results.h"
 
 /* Begins a member of the open object or array: comma, new line, and its name where it has one. */
@@ -101,7 +102,7 @@ static void put_settings(writer *w, const qnet_experiment *e)
     put_members(w, "version %s; seed %llu; folds %d; repeats %d; bootstrap %d; "
                    "shuffle_labels %d; cam_scans %d; initial_weights %s",
                 QNET_VERSION, (unsigned long long)c->seed, c->folds, c->repeats, c->bootstrap,
-                c->shuffle_labels, c->cam_scans, e->weights[0] ? e->weights : "random");
+                c->shuffle_labels, CAM_SCANS, e->weights[0] ? e->weights : "random");
     if (w->html) close_object(w, "}"); /* in JSON the others are within */
     for (int i = 0; i < 2; i++) {
         const qnet_input_config *in = &c->input[table_input[i]];

@@ -117,11 +117,11 @@ static void html_results(writer *w, const qnet_experiment *e)
     put_intervals(w, e, QNET_LEVEL_SCAN);
 }
 
-static void html_training(writer *w, const qnet_experiment *e, const cut_pictures *cuts)
+static void html_training(writer *w, const qnet_experiment *e, const pictures *p)
 {
     put(w, "<h2>How it was trained</h2>\n");
-    figure_cuts(w, e, cuts);
-    figure_augmented(w, e);
+    if (p) figure_cuts(w, e, &p->cuts);
+    if (p) figure_augmented(w, p);
     if (e->curves_count > 0) figure_learning(w, e);
     put(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold of the first "
            "repeat; no subject is in two.</p>\n<div class=\"scroll\"><table><thead><tr>");
@@ -180,9 +180,8 @@ static void html_record(writer *w, const qnet_experiment *e)
     put(w, "</div>\n");
 }
 
-/* report.html: one page that needs no other file. cuts NULL: none. */
-static qnet_status report_html(const qnet_experiment *e, const cut_pictures *cuts,
-                               qnet_buffer *html)
+/* report.html: one page that needs no other file. p NULL: without these pictures. */
+static qnet_status report_html(const qnet_experiment *e, const pictures *p, qnet_buffer *html)
 {
     writer own = writer_begin(e, html, "&ndash;", 1), *w = &own;
     group_counts group[3];
@@ -197,15 +196,15 @@ static qnet_status report_html(const qnet_experiment *e, const cut_pictures *cut
     html_top(w, e, group);
     html_cohort(w, e, group);
     if (has_input(e, main_input(e))) html_results(w, e);
-    if (e->cams_count[0] + e->cams_count[1] > 0) {
+    if (p && p->cams[0] + p->cams[1] > 0) {
         put(w, "<h2>Where the network looks</h2>\n<p>Red regions speak most for the class "
                "that the network chose, dark blue ones least. The maps show where evidence "
                "was found, not that it is right.</p>\n");
         svg_colour_bar(w);
-        figure_cams(w, e, QNET_INPUT_FULL);
-        figure_cams(w, e, QNET_INPUT_CROP);
+        figure_cams(w, e, p, QNET_INPUT_FULL);
+        figure_cams(w, e, p, QNET_INPUT_CROP);
     }
-    html_training(w, e, cuts);
+    html_training(w, e, p);
     html_record(w, e);
     print(w, "<p class=\"small\">Written by qnet.h %s. Method: Zabihi et al., <i>Q-Net: a "
              "quantitative susceptibility mapping-based deep neural network for differential "
@@ -215,7 +214,7 @@ static qnet_status report_html(const qnet_experiment *e, const cut_pictures *cut
     return writer_end(w);
 }
 
-/* For qnet_experiment_config.publish, whose user is a cut_pictures or NULL. */
+/* For qnet_experiment_config.publish, whose user is a pictures or NULL. */
 static qnet_status report_write(void *user, const qnet_experiment *e, const char *folder)
 {
     static const char *const names[3] = { "manifest.json", "report.html", "results.json" };
@@ -226,7 +225,7 @@ static qnet_status report_write(void *user, const qnet_experiment *e, const char
         memset(&text, 0, sizeof text);
         snprintf(path, sizeof path, "%.660s/%s", folder, names[i]);
         status = i == 0   ? report_manifest(e, &text)
-                 : i == 1 ? report_html(e, (const cut_pictures *)user, &text)
+                 : i == 1 ? report_html(e, (const pictures *)user, &text)
                           : report_json(e, &text);
         if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, text.bytes, text.size);
         qnet_buffer_free(e->ctx, &text);

@@ -11,6 +11,7 @@
 #include "../memory.h"
 #include "../test.h"
 #include "examples/crossval/bids.h"
+#define CAM_SCANS 1
 #include "crossval/report.h"
 #include "phantom.h"
 #include "../gzip.h"
@@ -1003,6 +1004,8 @@ static void boxplot(trial *t)
 static qnet_experiment *experiment; /* a whole one, in the plain context */
 static char weights_path[256];      /* of a network that it trained */
 
+static pictures drawn;              /* of the last experiment that ran */
+
 static qnet_experiment_config experiment_config(void)
 {
     qnet_experiment_config c;
@@ -1015,23 +1018,25 @@ static qnet_experiment_config experiment_config(void)
     c.stage1.batch = 4;
     c.stage2.epochs = 1;
     c.stage2.hidden = 1;
-    c.cam_scans = 1;
+    c.publish.user = &drawn;
+    c.publish.input = pictures_input;
     return c;
 }
 
 /* Removes a folder and all in it; what is not there is no error. */
 static void remove_folder(const char *path)
 {
-    char (*names)[QNET__NAME_SIZE] = NULL, inner[1024];
-    size_t count = 0, bytes = 0, i;
+    qnet_buffer names = { NULL, 0, 0, NULL };
+    const char *name = NULL;
+    char inner[1024];
     if (qnet__path_kind(path) != 2) return;
-    if (qnet__list_folder(plain, path, &names, &count, &bytes) != QNET_OK) return;
-    for (i = 0; i < count; i++) {
-        snprintf(inner, sizeof inner, "%s/%s", path, names[i]);
+    if (qnet_list_folder(plain, path, &names) != QNET_OK) return;
+    while ((name = qnet__list_next(&names, name)) != NULL) {
+        snprintf(inner, sizeof inner, "%s/%s", path, name);
         if (qnet__path_kind(inner) == 2) remove_folder(inner);
         else remove(inner);
     }
-    qnet__free(plain, names, bytes);
+    qnet_buffer_free(plain, &names);
     remove(path);
 }
 
@@ -1044,6 +1049,7 @@ static void experiment_run(trial *t)
     do {
         OUT(e);
         TRY(t, qnet_experiment_run(t->ctx, &config, &data.dataset, FOLDER "/out", NULL, t->attempt, &e));
+        pictures_free(t->ctx, &drawn);
     } while (again(t, &e, NULL, sizeof e));
     if (t->status != QNET_OK) return;
     CHECK_OK(t->ctx, qnet_experiment_csv(e, &b));
@@ -1197,8 +1203,7 @@ static void prepare(void)
     const qnet_input_config input = small_input();
     const qnet_experiment_config config = experiment_config();
     phantom_config phantom;
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    size_t count = 0, bytes = 0;
+    qnet_buffer names = { NULL, 0, 0, NULL };
     qnet_buffer csv = {0};
     qnet_hooks hooks;
     memset(&hooks, 0, sizeof hooks);
@@ -1218,16 +1223,18 @@ static void prepare(void)
     all_plain.calls = 0;
     CHECK_OK(plain, qnet_experiment_run(plain, &config, &data.dataset, FOLDER "/whole", NULL, 0,
                                         &experiment));
+    pictures_free(plain, &drawn);
     if (experiment == NULL) return;
     whole_points = all_plain.calls;
     CHECK_OK(plain, qnet_experiment_csv(experiment, &csv));
     whole_hash = qnet_hash(QNET_HASH_START, csv.bytes, csv.size);
     qnet_buffer_free(plain, &csv);
-    CHECK_OK(plain, qnet__list_folder(plain, FOLDER "/whole/weights", &names, &count, &bytes));
-    CHECK(count > 0);
-    if (count > 0)
-        snprintf(weights_path, sizeof weights_path, FOLDER "/whole/weights/%s", names[0]);
-    qnet__free(plain, names, bytes);
+    CHECK_OK(plain, qnet_list_folder(plain, FOLDER "/whole/weights", &names));
+    CHECK(names.size > 0);
+    if (names.size > 0)
+        snprintf(weights_path, sizeof weights_path, FOLDER "/whole/weights/%s",
+                 (const char *)names.bytes);
+    qnet_buffer_free(plain, &names);
 }
 
 int main(int argc, char **argv)

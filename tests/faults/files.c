@@ -16,6 +16,7 @@
 #include <unistd.h>
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#define CAM_SCANS 1
 #include "crossval/report.h"
 #include "../test.h"
 #include "../folder.h"
@@ -590,6 +591,7 @@ static qnet_status run_experiment(qnet_context *ctx, int resume)
 {
     qnet_experiment_config c;
     qnet_experiment *e = NULL;
+    pictures drawn;
     qnet_status status;
     qnet_experiment_config_init(&c);
     c.use_input[QNET_INPUT_FULL] = 0;
@@ -601,11 +603,14 @@ static qnet_status run_experiment(qnet_context *ctx, int resume)
     c.stage1.batch = 4;
     c.stage2.epochs = 1;
     c.stage2.hidden = 4;
-    c.cam_scans = 1;
+    memset(&drawn, 0, sizeof drawn);
+    c.publish.user = &drawn;
+    c.publish.input = pictures_input;
     c.publish.write = report_write;
     status = run_folder(ctx, &c, "../data", "out", NULL, resume, &e);
     CHECK((status == QNET_OK) == (e != NULL));
     qnet_experiment_destroy(e);
+    pictures_free(ctx, &drawn);
     return status;
 }
 
