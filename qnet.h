@@ -93,11 +93,18 @@
                               only malloc, snprintf, strtod and their like are asked; no clock
        QNET_NO_FSYNC          files are not forced to the disk before they get their name: quicker,
                               but after a power cut one may be empty; for tests
+       QNET_ONLY_INFERENCE    files are read, images prepared, both networks run forward, and class
+                              activation maps; no training, no statistics, nothing is written
+       QNET_ONLY_METRICS      statistics alone: API 1 to 3 and 15
+       QNET_NO_FILES          networks, layers, optimiser, augmentation and statistics; nothing that
+                              knows of files: no NIfTI, no weights files, cohorts, training runs
+       QNET_NO_EXPERIMENT     all but the experiment (API 17)
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
        QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
        QNET_PASTED            this text is part of another header, so that it cannot include itself
                               for AVX2 and AVX-512: the kernels are what the compiler's flags allow,
-                              as -mavx2 -mfma. Found out by itself where it is pasted into a .c file
+                              as -mavx2 -mfma. Known without it where it is pasted into a .c
+                              file, and where it is itself the file that is compiled
        QNET_FILE              the file's name in quotes, if it was renamed and the compiler does not
                               know __FILE_NAME__ (gcc before 12, clang before 9)
        QNET_CPU_CHOICE        a const char * expression, as getenv("QNET_CPU"): the name of the
@@ -105,9 +112,9 @@
        QNET_USE_CBLAS         cblas_sgemm as the BLAS hook that is used when none is given
        QNET_MAX_FILE_BYTES, QNET_MAX_VOXELS    limits on what a file may ask for
 
-   QNET_REAL, QNET_STATIC, QNET_API and QNET_NO_STDIO change declarations: define them wherever the
-   header is included; files of different QNET_REAL do not link. QNET_USE_CBLAS wants a BLAS at link
-   time (-lopenblas).
+   QNET_REAL, QNET_STATIC, QNET_API, QNET_NO_STDIO and those that leave rooms out change
+   declarations: define them wherever the header is included; files of different QNET_REAL do not
+   link. QNET_USE_CBLAS wants a BLAS at link time (-lopenblas).
 
    SYSTEMS
 
@@ -283,6 +290,33 @@ typedef QNET_REAL qnet_real;
 #define qnet_scan_model_create qnet_scan_model_create_double
 #else
 #error "qnet.h: QNET_REAL must be float or double"
+#endif
+
+/* Rooms that are left out: see OPTIONS. */
+#ifdef QNET_ONLY_METRICS
+#define QNET__HAS_NETWORKS 0
+#else
+#define QNET__HAS_NETWORKS 1
+#endif
+#if defined(QNET_ONLY_METRICS) || defined(QNET_NO_FILES)
+#define QNET__HAS_FILES 0
+#else
+#define QNET__HAS_FILES 1
+#endif
+#if defined(QNET_ONLY_METRICS) || defined(QNET_ONLY_INFERENCE)
+#define QNET__HAS_TRAINING 0
+#else
+#define QNET__HAS_TRAINING 1
+#endif
+#if QNET__HAS_TRAINING && QNET__HAS_FILES && !defined(QNET_NO_EXPERIMENT)
+#define QNET__HAS_EXPERIMENT 1
+#else
+#define QNET__HAS_EXPERIMENT 0
+#endif
+#ifdef QNET_ONLY_INFERENCE
+#define QNET__HAS_METRICS 0
+#else
+#define QNET__HAS_METRICS 1
 #endif
 
 #ifdef QNET_STATIC
@@ -498,6 +532,7 @@ QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count);
 #define QNET_HASH_START 0xcbf29ce484222325u
 QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size);
 
+#if QNET__HAS_FILES
 /* ============================================================================================
    API 4. Files: every reader takes a qnet_source (memory, stdio, or callbacks) or a path, every
    writer a qnet_sink or a path. A path is written under another name and renamed when complete; a
@@ -565,7 +600,9 @@ QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_
 #ifndef QNET_MAX_VOXELS
 #define QNET_MAX_VOXELS ((size_t)1 << 28) /* 268 million voxels: 645 x 645 x 645 */
 #endif
+#endif
 
+#if QNET__HAS_NETWORKS
 /* ============================================================================================
    API 5. Tensors and parameters. Activations are NHWC; all weights of a network lie in one flat
    block, indexed by a table of names, so that Adam, SWA, checkpoints and weight files are loops
@@ -877,7 +914,9 @@ QNET_API double qnet_cosine_rate(double eta_0, double eta_min, int epoch, int ep
 /* average += (p - average) / (n + 1), where n weights have been averaged so far (0: a copy). */
 QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *average,
                               const qnet_real *p, uint64_t n);
+#endif
 
+#if QNET__HAS_FILES
 /* ============================================================================================
    API 10. Weight files: safetensors, with torchvision's names and layouts in the file. A program
    that includes weights_tools/pth.h and sets hooks.weights reads PyTorch's .pth by path as well.
@@ -1010,7 +1049,9 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
 QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int width, int height,
                                    int channels, const uint8_t *pixels);
 #endif
+#endif
 
+#if QNET__HAS_NETWORKS
 /* ============================================================================================
    API 12. Images: histogram stretching and augmentation (paper, "Data Augmentation"). In its order
    and with its probabilities: histogram stretching (1), horizontal flip (.5), vertical flip (.5),
@@ -1083,7 +1124,9 @@ QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_c
 /* Bilinear resize of in[in_h][in_w][channels], pixel centres aligned (half-pixel convention). */
 QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channels, float *out,
                                 int out_h, int out_w);
+#endif
 
+#if QNET__HAS_FILES
 /* ============================================================================================
    API 13. Cohorts: scans on disk to images in memory (paper, "Data Preparation": the slices with
    the basal ganglia, full-size or cropped to them), and subject-wise folds ("Training Procedure").
@@ -1302,7 +1345,9 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
 QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_real *features,
                                              const int *length, int count, double *image,
                                              double *scan);
+#endif
 
+#if QNET__HAS_METRICS
 /* ============================================================================================
    API 15. Evaluation (paper, "Results"). label 1 is HH, the positive class; all in double.
    ============================================================================================ */
@@ -1381,7 +1426,9 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
    statistics. */
 QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, size_t count,
                                      qnet_boxplot *out);
+#endif
 
+#if QNET__HAS_NETWORKS
 /* ============================================================================================
    API 16. Class activation maps (Zhou et al. 2016; paper, Fig. 9 and 10).
    ============================================================================================ */
@@ -1396,7 +1443,9 @@ QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index
 QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, int width,
                                uint8_t *rgb);
 QNET_API void qnet_jet(double value, uint8_t rgb[3]);
+#endif
 
+#if QNET__HAS_EXPERIMENT
 /* ============================================================================================
    API 17. The experiment: what the paper's tables and figures show, for a cohort.
    ============================================================================================ */
@@ -1554,6 +1603,7 @@ QNET_API void qnet_experiment_destroy(qnet_experiment *experiment);
    scan: index in the order of participants.tsv; slice from 0, the lowest; z: its index in the
    volume. Of shuffled labels the column is shuffled_label, and true_label is the last. */
 QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet_buffer *csv);
+#endif
 
 #ifdef __cplusplus
 }
@@ -1574,6 +1624,9 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 #ifndef __clang__
 #pragma GCC diagnostic ignored "-Wuseless-cast"
 #endif
+#endif
+#if !QNET__HAS_EXPERIMENT || !QNET__HAS_METRICS /* what the rooms left out would have called */
+#pragma GCC diagnostic ignored "-Wunused-function"
 #endif
 #ifdef _MSC_VER
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
@@ -1666,13 +1719,11 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 #endif
 #endif
 
-/* QNET__HAS_TRAINING: 0 leaves out the kernels that only training runs. */
-#ifdef QNET_ONLY_INFERENCE
-#define QNET__HAS_TRAINING 0
-#define QNET__TRAINING(kernel) NULL
-#else
-#define QNET__HAS_TRAINING 1
+/* Kernels that only training runs. */
+#if QNET__HAS_TRAINING
 #define QNET__TRAINING(kernel) kernel
+#else
+#define QNET__TRAINING(kernel) NULL
 #endif
 
 /* QNET__NEON: the vectors of 64-bit ARM, which every such processor has. */
@@ -1808,6 +1859,7 @@ QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
     }
 }
 
+#if QNET__HAS_FILES
 /* Bytes of one number; 0 for what is no dtype. */
 QNET_API size_t qnet_dtype_size(qnet_dtype dtype)
 {
@@ -1853,6 +1905,7 @@ QNET__HELPER double qnet__number(const unsigned char *p, qnet_dtype dtype)
     default: return 0;
     }
 }
+#endif
 
 /* ============================================================================================
    >>context: the hooks with their defaults filled in, the kernels that the machine can run, and
@@ -2447,6 +2500,7 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
     return hash;
 }
 
+#if QNET__HAS_FILES
 /* ============================================================================================
    >>file: readers and writers over memory, files and callbacks.
 
@@ -3337,7 +3391,9 @@ static void qnet__lock_release(qnet__lock *lock)
 }
 
 #endif /* QNET_NO_STDIO */
+#endif
 
+#if QNET__HAS_NETWORKS
 /* ============================================================================================
    >>tensor: views into the flat block of a network's weights, by the table of its parameters. Entry
    i lies at entries[i].offset and holds entries[i].count numbers, in the order in which entries
@@ -3396,11 +3452,13 @@ static size_t qnet__first_bad(const qnet_real *x, size_t count)
         if (!qnet__is_finite((double)x[i])) return i;
     return count;
 }
+#endif
 
 /* ============================================================================================
    >>text
    Numbers as text and back, the same in every locale: a host program that runs with a decimal
    comma must still write files that others can read.
+   Relies on >>status alone.
    ============================================================================================ */
 
 /* The locale's decimal sign, as printf and strtod use it. */
@@ -3440,6 +3498,39 @@ static int qnet__parse_number(const char *text, double *out)
     if (end == copy || *end) return 0;
     *out = value;
     return 1;
+}
+
+#if QNET__HAS_NETWORKS
+/* A number of a configuration: its key in files and messages, its place and its range. */
+typedef struct qnet__setting {
+    const char *key;
+    char type; /* 'i' int, 'd' double, 's' qnet_stretch */
+    size_t offset;
+    double low, high;
+} qnet__setting; /* a table of settings ends with a key of NULL */
+
+#define QNET__SETTING(config, type, name, low, high) \
+    { #name, type, offsetof(config, name), low, high }
+#define QNET__SETTINGS_END { NULL, 0, 0, 0, 0 }
+
+static double qnet__setting_get(const qnet__setting *f, const void *config)
+{
+    const void *at = (const unsigned char *)config + f->offset;
+    if (f->type == 's') return (double)*(const qnet_stretch *)at;
+    return f->type == 'i' ? (double)*(const int *)at : *(const double *)at;
+}
+
+/* QNET_ERROR_ARGUMENT for the first number of a configuration out of its range, or NaN. */
+static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, const qnet__setting *f,
+                                      const void *config)
+{
+    for (; f->key != NULL; f++) {
+        const double value = qnet__setting_get(f, config);
+        if (!(value >= f->low && value <= f->high))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s %g: expected %.12g to %.12g", what,
+                              f->key, value, f->low, f->high);
+    }
+    return QNET_OK;
 }
 
 /* ============================================================================================
@@ -4040,6 +4131,7 @@ typedef int32_t qnet__lane_int;
 /* The last set is compiled as the file goes on. */
 #define QNET__SUFFIX _plain
 #define QNET__LANES QNET__LANES_COMPILED
+#endif
 #define QNET__LAST_SET
 
 #endif /* QNET_IMPLEMENTATION, continued below */
@@ -5471,6 +5563,7 @@ static const qnet__isa qnet__isa_table = {
 #ifdef QNET__LAST_SET /* the implementation, continued */
 #undef QNET__LAST_SET
 
+#if QNET__HAS_NETWORKS
 /* The kernels of a context: the one place where they are chosen. */
 static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
 {
@@ -5504,6 +5597,7 @@ static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
      chunk        rows of a map whose x stays in cache
      partial sum  of some rows or tiles; partial sums are added in a fixed order
      prologue, epilogue   what is done to a map while it is read, and before it is written
+   Relies on >>context >>kernels.
    ============================================================================================ */
 
 /* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
@@ -5959,6 +6053,7 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
 /* ============================================================================================
    >>fuse: a pass over a map x[rows][channels] in memory, with the prologue or the epilogue that
    Winograd's convolutions apply while they read and write (>>kernels); and the channels' sums.
+   Relies on >>context >>kernels.
    ============================================================================================ */
 
 /* ---- From memory to memory ------------------------------------------------------------------- */
@@ -5993,7 +6088,7 @@ static void qnet__pass_task(void *arg, size_t chunk, size_t worker)
     call->isa->pass(&call->job, chunk * call->job.chunk_rows, rows, chunk);
 }
 
-/* epilogue <- prologue over x[rows][channels], by chunks of qnet__pass_chunk_rows. One of the two is
+/* epilogue <- prologue over x[rows][channels] in chunks of qnet__pass_chunk_rows. One of them is
    plain. The epilogue's y and residual and the prologue's x may be the same map. */
 static void qnet__pass(qnet_context *ctx, const qnet__prologue *prologue, qnet__epilogue *epilogue,
                        size_t rows, size_t channels)
@@ -6009,9 +6104,9 @@ static void qnet__pass(qnet_context *ctx, const qnet__prologue *prologue, qnet__
 
 /* ---- Sums of all chunks, in order and in double ---------------------------------------------- */
 
-/* Memory for the sums of an epilogue: center, sum1 and sum2[numbers], numbers = chunks * channels of
-   the largest map, and rows[chunks]; the rest is 0. Partial sums are in double, for a chunk has up
-   to QNET__PASS_ROWS terms and the batch many chunks. */
+/* Memory for the sums of an epilogue: center, sum1 and sum2[numbers], numbers = chunks * channels
+   of the largest map, and rows[chunks]; the rest is 0. Partial sums are in double, for a chunk has
+   up to QNET__PASS_ROWS terms and the batch many chunks. */
 static qnet__epilogue qnet__epilogue_take_sums(qnet__arena *arena, size_t chunks, size_t numbers)
 {
     qnet__epilogue s = qnet__epilogue_plain(NULL);
@@ -6093,6 +6188,7 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sums,
    batch are cut, which memory u, v and m take, and what the workers do. The transforms, with their
    mathematics, are those of >>kernels. The reference is that of >>conv: the same equation, in
    another order of sums.
+   Relies on >>context >>kernels >>gemm.
    ============================================================================================ */
 
 /* ---- Schedules -------------------------------------------------------------------------------
@@ -6643,6 +6739,7 @@ static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d 
    direct, by qnet__multiply over pixels where they lie, with no copy of x; a BLAS, where there is
    a hook, and in a build with QNET_REFERENCE plain loops, both by lowering: x is copied to a
    matrix with k^2 ci numbers for each output pixel.
+   Relies on >>context >>kernels >>gemm >>fuse >>winograd.
    ============================================================================================ */
 
 #define QNET__CONV_MOST 255 /* of kernel, stride and padding */
@@ -7530,6 +7627,7 @@ QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *s
     return status;
 }
 
+#if QNET__HAS_TRAINING
 QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *shape,
                                           const qnet_real *x, const qnet_real *w,
                                           const qnet_real *dy, qnet_real *dx, qnet_real *dw,
@@ -7552,6 +7650,7 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
     qnet__free(ctx, own, bytes);
     return status;
 }
+#endif
 
 /* ============================================================================================
    >>norm  Batch normalisation over rows of x[rows][channels], with the residual addition and the
@@ -7561,6 +7660,7 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
    forward one over x for the moments and one from x to y; backward one for the two sums, which
    stores the masked gradient where it is wanted, and one for dx. ResNet18 does the same where its
    maps are read and written (>>resnet).
+   Relies on >>context >>kernels >>gemm >>fuse.
    ============================================================================================ */
 
 /* Fails unless rows and channels (by the caller's word for them) are 1 or more, their product fits
@@ -7637,6 +7737,7 @@ static void qnet__norm_apply(qnet_context *ctx, size_t rows, int channels, const
     qnet__pass(ctx, &source, &sink, rows, (size_t)channels);
 }
 
+#if QNET__HAS_TRAINING
 /* mean = sum x / rows, var = sum (x - mean)^2 / rows, rstd = 1 / sqrt(var + eps),
    y = act(gamma (x - mean) rstd + beta + residual).
    running = (1 - momentum) running + momentum * {mean, var * rows / (rows - 1)}; with a single row
@@ -7682,6 +7783,7 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
 }
+#endif
 
 /* y = act(gamma (x - running_mean) / sqrt(running_var + eps) + beta + residual): the statistics are
    constants here, so rows do not depend on each other. */
@@ -7705,6 +7807,7 @@ QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, in
     return QNET_OK;
 }
 
+#if QNET__HAS_TRAINING
 /* Forward: y = act(v + residual), v = gamma xhat + beta, xhat = (x - mean) rstd.
    g = dy where y > 0 (all of dy without ReLU); dresidual = g; dbeta = sum g;
    dgamma = sum g xhat = rstd sum g (x - mean);
@@ -7758,6 +7861,7 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
 }
+#endif
 
 /* ============================================================================================
    >>pool  ReLU; max pooling 3x3/2 of x[batch][h][w][c] to y[batch][(h + 1) / 2][(w + 1) / 2][c];
@@ -7767,6 +7871,7 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
 
    Maximum and mask are written as `v < 0 ? 0 : v` and `y <= 0 ? 0 : dy`, never the other way
    round: a comparison with NaN is false, and a NaN must come out as one.
+   Relies on >>context >>kernels >>norm.
    ============================================================================================ */
 
 /* y[count] = max(x, 0); NaN stays NaN, as in PyTorch. */
@@ -7776,6 +7881,7 @@ QNET_API void qnet_relu_forward(size_t count, const qnet_real *x, qnet_real *y)
     for (size_t i = 0; i < count; i++) y[i] = x[i] < 0 ? 0 : x[i];
 }
 
+#if QNET__HAS_TRAINING
 /* Forward: y = max(x, 0). dx[count] = dy where y > 0, else 0. dx may alias dy. */
 QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_real *dy,
                                  qnet_real *dx)
@@ -7783,6 +7889,7 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
     if (y == NULL || dy == NULL || dx == NULL) return;
     for (size_t i = 0; i < count; i++) dx[i] = y[i] <= 0 ? 0 : dy[i];
 }
+#endif
 
 /* ---- Max pooling ----------------------------------------------------------------------------- */
 
@@ -7838,6 +7945,7 @@ QNET_API qnet_status qnet_maxpool_forward(qnet_context *ctx, int batch, int heig
     return QNET_OK;
 }
 
+#if QNET__HAS_TRAINING
 /* Forward: y = x at the tap that won, so dx = sum of dy over the windows which the pixel won. */
 QNET_API qnet_status qnet_maxpool_backward(qnet_context *ctx, int batch, int height, int width,
                                            int channels, const uint8_t *argmax, const qnet_real *dy,
@@ -7851,6 +7959,7 @@ QNET_API qnet_status qnet_maxpool_backward(qnet_context *ctx, int batch, int hei
     qnet__maxpool_run(ctx, &pool, (size_t)batch);
     return QNET_OK;
 }
+#endif
 
 /* ---- Sums over rows, for bias gradients and average pooling ---------------------------------- */
 
@@ -7924,6 +8033,7 @@ QNET_API qnet_status qnet_avgpool_forward(qnet_context *ctx, int batch, size_t p
     return QNET_OK;
 }
 
+#if QNET__HAS_TRAINING
 /* Forward: y = sum x / pixels, so dx[b][p][c] = dy[b][c] / pixels. */
 QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t pixels,
                                            int channels, const qnet_real *dy, qnet_real *dx)
@@ -7933,6 +8043,7 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
     qnet__parallel(ctx, (size_t)batch, qnet__avgpool_backward_task, &pool);
     return QNET_OK;
 }
+#endif
 
 /* ============================================================================================
    >>stem   A ResNet's first layer in one go, forward and backward: convolution 7x7/2 of
@@ -7971,6 +8082,7 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
        tap (t, s, [a][b][c])  of output (y, x)  =  u[y + s][x + t][a][b][c],
 
    of which those with 2s + a = 7 or 2t + b = 7 do not exist for 7x7, and are not read at the end.
+   Relies on >>context >>kernels >>gemm >>conv.
    ============================================================================================ */
 
 #define QNET__STEM_PIXELS 896   /* of pre in a band, about: in L2, unless the image is very wide */
@@ -8423,6 +8535,7 @@ static void qnet__stem_backward(qnet_context *ctx, qnet__stem_backward_job *p, q
 /* ============================================================================================
    >>dense  Fully connected layer on qnet_gemm; softmax and cross-entropy in double, as there are
    few classes and much depends on them.
+   Relies on >>gemm >>norm >>pool.
    ============================================================================================ */
 
 /* The largest of the three products' needs: x w^T, dy^T x, dy w. */
@@ -8451,6 +8564,7 @@ QNET_API qnet_status qnet_dense_forward(qnet_context *ctx, size_t rows, int in, 
     return QNET_OK;
 }
 
+#if QNET__HAS_TRAINING
 /* Forward: y = x w^T + b, so dw = dy^T x, db = sum of dy over rows, dx = dy w. */
 QNET_API qnet_status qnet_dense_backward(qnet_context *ctx, size_t rows, int in, int out,
                                          const qnet_real *x, const qnet_real *w,
@@ -8465,6 +8579,7 @@ QNET_API qnet_status qnet_dense_backward(qnet_context *ctx, size_t rows, int in,
     if (dx != NULL) QNET__TRY(qnet_gemm(ctx, 0, 0, rows, i, o, dy, o, w, i, 0, dx, i, scratch));
     return QNET_OK;
 }
+#endif
 
 /* Of l[classes]: the maximum m, which is subtracted so that exp cannot overflow; returns
    sum exp(l - m). */
@@ -8492,6 +8607,7 @@ QNET_API void qnet_softmax(size_t rows, int classes, const qnet_real *logits,
     }
 }
 
+#if QNET__HAS_TRAINING
 /* loss = mean of log(sum exp(l - m)) - (l[label] - m); dl[c] = (p[c] - [c = label]) / counted.
    The logarithm of the sum, not of p[label], which may have rounded to 0. Labels are checked
    before anything is written. A NaN logit makes the loss NaN, which training looks for. */
@@ -8527,6 +8643,7 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
     *loss = total / (double)counted;
     return QNET_OK;
 }
+#endif
 
 /* ============================================================================================
    >>lstm  Long short-term memory (Hochreiter & Schmidhuber 1997), Eqs. (1)-(5) of the paper:
@@ -8546,7 +8663,8 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
    dU and dx are one product each. A BLAS is not used: it would pack U again at every step.
 
    Scans end at their own length and nothing is computed past it. They are grouped by falling
-   length, so that those of a group end at about the same step. Relies on the tile of >>gemm.
+   length, so that those of a group end at about the same step.
+   Relies on >>context >>kernels >>gemm.
    ============================================================================================ */
 
 /* Eqs. (1)-(5) as they stand: the definition. Does nothing where a size is below 1 or a pointer is
@@ -9053,6 +9171,7 @@ static void qnet__lstm_run_backward(qnet_context *ctx, qnet__lstm *l,
     qnet__lstm_multiply(ctx, l, &px[1], 1);
 }
 
+#if QNET__HAS_TRAINING
 /* A NULL in gradients skips that one. dy past a scan's end is not read; dx is zero there. */
 QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shape,
                                         const int *length, const qnet_lstm_weights *weights,
@@ -9077,6 +9196,7 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
 }
+#endif
 
 /* ============================================================================================
    >>resnet
@@ -9457,6 +9577,15 @@ static qnet_status qnet__check_range(qnet_context *ctx, const char *what, const 
                       least, most, value);
 }
 
+/* QNET_ONLY_INFERENCE leaves training out. */
+static qnet_status qnet__check_training(qnet_context *ctx, const char *what, int training)
+{
+    if (QNET__HAS_TRAINING || !training) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                      "%s: training is %d, expected 0: this build has QNET_ONLY_INFERENCE", what,
+                      training);
+}
+
 /* The limits lie far above any use, so that no product of int sizes inside a layer overflows. The
    largest tensors, the input and the stem's output, a quarter of it with 64 channels, must fit a
    size_t, which matters where that has 32 bits. */
@@ -9467,6 +9596,7 @@ static qnet_status qnet__resnet_check_config(qnet_context *ctx, const qnet_resne
     QNET__TRY(qnet__check_range(ctx, "resnet", "channels", config->channels, 1, 1024));
     QNET__TRY(qnet__check_range(ctx, "resnet", "classes", config->classes, 1, 65536));
     QNET__TRY(qnet__check_range(ctx, "resnet", "batch", config->batch, 1, 4096));
+    QNET__TRY(qnet__check_training(ctx, "resnet", config->training));
     const double pixels = (double)config->batch * config->height * config->width;
     if (pixels * qnet__max_int(config->channels, 64) * sizeof(double) > (double)(SIZE_MAX / 2))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "resnet: %d images of %d x %d x %d do not fit",
@@ -9477,7 +9607,7 @@ static qnet_status qnet__resnet_check_config(qnet_context *ctx, const qnet_resne
 QNET_API void qnet_resnet_config_init(qnet_resnet_config *config)
 {
     /* height, width, channels, classes, batch, training */
-    const qnet_resnet_config usual = {224, 224, 3, QNET_CLASSES, 64, 1};
+    const qnet_resnet_config usual = {224, 224, 3, QNET_CLASSES, 64, QNET__HAS_TRAINING};
     *config = usual;
 }
 
@@ -9792,7 +9922,7 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
                           "resnet forward: batch 1 of %d x %d leaves layer4 one value per channel, "
                           "which has no variance; expected a larger batch or image",
                           net->config.height, net->config.width);
-    qnet__resnet_begin(r, batch, train);
+    qnet__resnet_begin(r, batch, QNET__HAS_TRAINING && train);
     QNET__TRY(qnet__resnet_stem(r, x, &map));
     for (int b = 0; b < QNET__RESBLOCKS; b++)
         QNET__TRY(qnet__resblock_forward(r, &r->block[b], &map));
@@ -9930,6 +10060,7 @@ static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, const qnet_
     return qnet__conv_bn_backward(r, &whole, &image, r->dstem, NULL, 0, NULL);
 }
 
+#if QNET__HAS_TRAINING
 /* Walks the list backwards from dlogits[batch][classes]. */
 QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
                                           const qnet_real *dlogits)
@@ -9967,6 +10098,7 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
         QNET__TRY(qnet__resblock_backward(r, b));
     return qnet__resnet_stem_backward(r, x);
 }
+#endif
 
 /* ============================================================================================
    >>scan
@@ -10094,6 +10226,7 @@ static void qnet__scan_plan(qnet_context *ctx, const qnet_scan_config *config, q
    large for a size_t: most * width bounds the numbers in each. */
 static qnet_status qnet__scan_check_config(qnet_context *ctx, const qnet_scan_config *config)
 {
+    QNET__TRY(qnet__check_training(ctx, "scan model", config->training));
     QNET__TRY(qnet__check_range(ctx, "scan model", "features", config->features, 1, 4096));
     QNET__TRY(qnet__check_range(ctx, "scan model", "hidden", config->hidden, 1, 4096));
     QNET__TRY(qnet__check_range(ctx, "scan model", "steps", config->steps, 1, 4096));
@@ -10110,7 +10243,8 @@ static qnet_status qnet__scan_check_config(qnet_context *ctx, const qnet_scan_co
 QNET_API void qnet_scan_config_init(qnet_scan_config *config)
 {
     /* features, hidden, steps, classes, batch, training */
-    const qnet_scan_config usual = {QNET_FEATURES, 256, 24, QNET_CLASSES, 64, 1};
+    const qnet_scan_config usual = {QNET_FEATURES, 256, 24, QNET_CLASSES, 64,
+                                    QNET__HAS_TRAINING};
     *config = usual;
 }
 
@@ -10240,6 +10374,7 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
     return QNET_OK;
 }
 
+#if QNET__HAS_TRAINING
 /* model->gradients from dimage_logits[batch][steps][classes] and dscan_logits[batch][classes]: from
    the heads to dy[batch][steps][2 hidden], and through time by >>lstm. At padded steps the image
    logits are constant, so what the caller has there is left out. The features are a frozen
@@ -10289,7 +10424,9 @@ QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet
         memcpy(s->d.b_hh[d], s->d.lstm.b[d], 2 * w * sizeof(qnet_real));
     return QNET_OK;
 }
+#endif
 
+#if QNET__HAS_TRAINING
 /* loss = CE(scan) + CE(image), each a mean of -log softmax(logits)[label]: over scans, and over all
    their slices, which have their scan's label: label -1 leaves padded steps out. The paper has both
    heads trained with cross-entropy ("Stage 2") and says no more; the weights 1:1 are this library's
@@ -10318,12 +10455,16 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
     *scan_loss = scan;
     return QNET_OK;
 }
+#endif
+#endif
 
+#if QNET__HAS_TRAINING
 /* ============================================================================================
    >>optim
    Adam (Kingma & Ba 2014), cosine annealing (Loshchilov & Hutter 2017) and the running average of
    stochastic weight averaging (Izmailov et al. 2018): loops over flat blocks of numbers, split into
    chunks of a fixed size. A number depends on no other, so chunks change no bits.
+   Relies on >>context.
    ============================================================================================ */
 
 #define QNET__OPTIM_CHUNK ((size_t)1 << 15)
@@ -10444,7 +10585,9 @@ QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *averag
     job.share = (qnet_real)(1.0 / ((double)n + 1.0));
     qnet__optim_run(ctx, qnet__swa_task, &job);
 }
+#endif
 
+#if QNET__HAS_FILES
 /* ============================================================================================
    >>deflate   RFC 1951 (deflate), RFC 1952 (gzip), RFC 1950 (zlib's wrapper, for PNG).
 
@@ -11364,6 +11507,7 @@ static qnet_status qnet__deflate_finish(qnet__deflate *d)
     return qnet__write(d->ctx, d->sink, trailer, d->zlib ? 4 : 8);
 }
 
+#if QNET__HAS_TRAINING
 /* ============================================================================================
    >>png   PNG pictures out (ISO/IEC 15948): pixels[height][width][channels], 8 bits, 1 channel
    (grey) or 3 (RGB). A picture is a signature and chunks: IHDR with the sizes, IDAT with the rows,
@@ -11483,6 +11627,7 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
     return qnet__file_finish(&file, qnet_png_write(ctx, &sink, width, height, channels, pixels));
 }
+#endif
 #endif
 
 /* ============================================================================================
@@ -12116,6 +12261,7 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
     return status;
 }
 
+#if QNET__HAS_TRAINING
 /* ---- writing: little-endian, float32 or int16 with a slope, the affine as sform -------------- */
 
 /* The header, h[352], with the four zeros after it that say "no extensions". A volume whose side is
@@ -12225,6 +12371,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
     qnet__free(ctx, block, bytes);
     return status;
 }
+#endif
 
 #ifndef QNET_NO_STDIO
 /* The sentences of failures start with the path. */
@@ -12242,6 +12389,7 @@ QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_v
     return status;
 }
 
+#if QNET__HAS_TRAINING
 /* Packed where the path ends in .gz; on failure what was at the path stays. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
                                      double slope)
@@ -12253,6 +12401,7 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
     return qnet__file_finish(&file, qnet_nifti_write(ctx, &sink, volume, slope, gzip));
 }
+#endif
 #endif
 
 /* ============================================================================================
@@ -12276,7 +12425,7 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
    each step refuses what the next one could not bear, so after it nothing needs to be checked
    again. Files of an experiment carry their provenance as metadata: which run, input, repeat, fold
    and model they are, and of which ResNet a Q-Net took the features.
-   Relies on >>context, >>random for its hash, >>file for bytes and >>tensor for the table.
+   Relies on >>context >>random >>file >>tensor >>text.
    ============================================================================================ */
 
 #ifndef QNET_MAX_SAFETENSORS_HEADER
@@ -13376,40 +13525,9 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
                                                        pairs));
 }
 #endif
+
 /* ---- configurations as text ------------------------------------------------------------------
    "key=value" lines: the metadata of weights files and checkpoints, and what a resume compares. */
-
-/* A number of a configuration: its key in files and messages, its place and its range. */
-typedef struct qnet__setting {
-    const char *key;
-    char type; /* 'i' int, 'd' double, 's' qnet_stretch */
-    size_t offset;
-    double low, high;
-} qnet__setting; /* a table of settings ends with a key of NULL */
-
-#define QNET__SETTING(config, type, name, low, high) \
-    { #name, type, offsetof(config, name), low, high }
-#define QNET__SETTINGS_END { NULL, 0, 0, 0, 0 }
-
-static double qnet__setting_get(const qnet__setting *f, const void *config)
-{
-    const void *at = (const unsigned char *)config + f->offset;
-    if (f->type == 's') return (double)*(const qnet_stretch *)at;
-    return f->type == 'i' ? (double)*(const int *)at : *(const double *)at;
-}
-
-/* QNET_ERROR_ARGUMENT for the first number of a configuration out of its range, or NaN. */
-static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, const qnet__setting *f,
-                                      const void *config)
-{
-    for (; f->key != NULL; f++) {
-        const double value = qnet__setting_get(f, config);
-        if (!(value >= f->low && value <= f->high))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s %g: expected %.12g to %.12g", what,
-                              f->key, value, f->low, f->high);
-    }
-    return QNET_OK;
-}
 
 /* Appends a line for each setting, its key behind `prefix`. Equal numbers give equal text and
    different ones different text: no bit is lost. */
@@ -13464,7 +13582,9 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
     }
     return n;
 }
+#endif
 
+#if QNET__HAS_NETWORKS
 /* ============================================================================================
    >>image: histogram stretching and augmentation (paper, "Data Augmentation", Fig. 3).
    In: a prepared image, pixels[in_h][in_w][3] in physical units. Out: the network's input,
@@ -13485,7 +13605,7 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
    Formulas and ranges are those of Albumentations 0.5-1.0, which the paper cites (Buslaev et al.
    2020). "Histogram stretching" is not defined there nor in the paper: here it is a linear map of
    the 1st..99th percentile of the non-zero pixels to 0..1, or fixed windows.
-   Relies on >>context >>random >>weights: the check of settings.
+   Relies on >>context >>random >>text.
    ============================================================================================ */
 
 QNET_API void qnet_augment_config_init(qnet_augment_config *config)
@@ -13985,7 +14105,9 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
                 *out++ = qnet__bilinear(p + c, q + c, (size_t)(x1 - x0) * n, fx, fy);
         }
 }
+#endif
 
+#if QNET__HAS_FILES
 /* ============================================================================================
    >>cohort: from volumes to images, scan by scan; folds over individuals.
    In: QSM, R2*, T1W and mostly a mask of the basal ganglia, each float[nz][ny][nx] on one grid.
@@ -14002,7 +14124,7 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
    (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
    augmentation moves its crop. What a folder holds, and which file is which map, is the caller's
    choice: examples/crossval/bids.h.
-   Relies on >>context >>random >>nifti >>weights >>image: volumes, hashes of numbers, percentiles.
+   Relies on >>context >>random >>text >>nifti >>weights >>image.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
@@ -14994,8 +15116,9 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
 
    An epoch depends on (seed, epoch) and on what a checkpoint holds, on nothing else, so a run that
    was stopped goes on with the same bits; each image is augmented from its own random stream, so
-   that the number of threads does not matter either. Relies on >>context >>random >>file >>tensor
-   >>dense >>resnet >>scan >>optim >>weights >>image >>cohort.
+   that the number of threads does not matter either.
+   Relies on >>context >>random >>file >>tensor >>text >>dense >>resnet >>scan >>optim >>weights
+   >>image >>cohort.
    ============================================================================================ */
 
 /* ---- settings of both stages, as tables ------------------------------------------------------ */
@@ -15348,6 +15471,7 @@ static qnet_status qnet__loader_load(const qnet__loop *p, qnet__loader *l, int e
     return QNET_OK;
 }
 
+#if QNET__HAS_TRAINING
 /* ---- the training of both stages ------------------------------------------------------------- */
 
 /* The paper's numbers ("Training Procedure"); where SWA starts and its rate are ours. */
@@ -15894,6 +16018,7 @@ QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_con
     *out = &self->run;
     return QNET_OK;
 }
+#endif
 
 /* ---- the embedding: features and slice probabilities of whole scans -------------------------- */
 
@@ -15992,6 +16117,7 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
     return status;
 }
 
+#if QNET__HAS_TRAINING
 /* ---- stage 2: scans -------------------------------------------------------------------------- */
 
 /* Ranges, as of stage 1. In an experiment `steps` is the cohort's max_slices. */
@@ -16078,6 +16204,7 @@ QNET_API qnet_status qnet_stage2_create(qnet_context *ctx, const qnet_stage2_con
     *out = &self->run;
     return QNET_OK;
 }
+#endif
 
 /* features[count][steps][512] are read in place: scans that follow each other are a batch. A scan's
    result does not depend on what else is in its batch. image[count][steps], scan[count]; logits:
@@ -16155,7 +16282,9 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
     qnet__free(ctx, arena.base, bytes);
     return status;
 }
+#endif
 
+#if QNET__HAS_METRICS
 /* ============================================================================================
    >>metrics
    What the paper's "Results" are made of: the confusion matrix and its rates, voting, ROC curve,
@@ -16165,6 +16294,7 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
    each item. m is the number of HH items, n that of HC items. All is in double; counts of pairs are
    64-bit integers, so an AUC is exact, ties included, until its one division. Errors: labels and
    decisions other than 0 and 1, scores that are NaN, a class without items.
+   Relies on >>context >>random.
    ============================================================================================ */
 
 #define QNET__MAX_ITEMS ((size_t)0xffffffffu) /* 2 m n < 2^63, and an index fits qnet_rng_below */
@@ -16811,12 +16941,15 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
     qnet__evaluation_destroy(ctx, &e);
     return QNET_OK;
 }
+#endif
 
+#if QNET__HAS_NETWORKS
 /* ============================================================================================
    >>cam
    Class activation maps (Zhou et al. 2016; paper, Fig. 9 and 10). The class score is linear in the
    averaged features, score = sum_c w[c] mean_p f[p][c] + b = mean_p (sum_c w[c] f[p][c]) + b, so
    the inner sum, one number per pixel p of the last map, says how much each place adds to it.
+   Relies on >>context >>tensor >>resnet >>image.
    ============================================================================================ */
 
 /* raw[p] = sum_c fc.weight[class][c] f[p][c] over the pixels p of image `index`;
@@ -16909,7 +17042,9 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
             rgb[3 * p + i] = qnet__cam_byte(0.3 * heat[i] / 255.0 + 0.5 * g);
     }
 }
+#endif
 
+#if QNET__HAS_EXPERIMENT
 /* ============================================================================================
    >>experiment
    The paper's experiment on one cohort: for each input configuration, repeat and fold
@@ -18453,6 +18588,7 @@ QNET_API void qnet_experiment_destroy(qnet_experiment *e)
     }
     qnet__free(e->ctx, e, sizeof *e);
 }
+#endif
 
 #if defined(__GNUC__) || defined(__clang__)
 #pragma GCC diagnostic pop

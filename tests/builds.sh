@@ -109,6 +109,7 @@ int main(void)
     qnet_resnet_config_init(&config);
     config.height = config.width = 32;
     config.batch = 1;
+    config.training = 0;
     if (qnet_resnet_create(ctx, &config, &net) != QNET_OK) return 1;
     qnet_resnet_init(net, 1);
     ok = qnet_resnet_forward(net, x, 1, 0, logits, NULL) == QNET_OK;
