@@ -4,6 +4,7 @@
 #ifndef PICTURES_H
 #define PICTURES_H
 #include "cuts.h"
+#include <string.h>
 
 #ifndef CAM_SCANS
 #define CAM_SCANS 3 /* of each class */
