@@ -681,11 +681,13 @@ QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *
 QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *shape,
                                          const qnet_real *x, const qnet_real *w, qnet_real *y,
                                          void *scratch);
+#if QNET__HAS_TRAINING
 /* dx and dw from dy; NULL skips one of them (dx for a first layer, dw for frozen weights). */
 QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *shape,
                                           const qnet_real *x, const qnet_real *w,
                                           const qnet_real *dy, qnet_real *dx, qnet_real *dw,
                                           void *scratch);
+#endif
 
 /* Batch normalisation over rows of x[rows][channels] (Ioffe & Szegedy 2015), with the residual
    addition and the ReLU that follow it in a ResBlock folded into the same pass:
@@ -694,6 +696,7 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
 #define QNET_BATCHNORM_EPS 1e-5
 #define QNET_BATCHNORM_MOMENTUM 0.1
 QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels);
+#if QNET__HAS_TRAINING
 /* Training form: statistics of this batch, kept in mean[channels] and rstd[channels] for the
    backward pass; running_* (each may be NULL) move by momentum, 0 to 1, the variance unbiased. */
 QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int channels,
@@ -702,12 +705,14 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
                                             int relu, double momentum, qnet_real *running_mean,
                                             qnet_real *running_var, qnet_real *mean,
                                             qnet_real *rstd, qnet_real *y, void *scratch);
+#endif
 /* With the running statistics; asks for channels numbers during the call. */
 QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, int channels,
                                               const qnet_real *x, const qnet_real *gamma,
                                               const qnet_real *beta, const qnet_real *running_mean,
                                               const qnet_real *running_var,
                                               const qnet_real *residual, int relu, qnet_real *y);
+#if QNET__HAS_TRAINING
 /* y: the output of the forward pass, for the ReLU's mask (NULL without ReLU). dresidual (NULL:
    none) gets the masked dy. dx may alias dy; dresidual may alias dy when dx does not. */
 QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int channels,
@@ -716,10 +721,13 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
                                              const qnet_real *y, const qnet_real *dy, qnet_real *dx,
                                              qnet_real *dresidual, qnet_real *dgamma,
                                              qnet_real *dbeta, void *scratch);
+#endif
 
 QNET_API void qnet_relu_forward(size_t count, const qnet_real *x, qnet_real *y); /* y may alias x */
+#if QNET__HAS_TRAINING
 QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_real *dy,
                                  qnet_real *dx);
+#endif
 
 /* Max pooling, kernel 3, stride 2, padding 1: x[batch][h][w][c] to y[batch][oh][ow][c],
    oh = (h - 1) / 2 + 1. argmax[batch][oh][ow][c] (NULL: not needed) gets 0..8, the tap that won,
@@ -727,35 +735,43 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
 QNET_API qnet_status qnet_maxpool_forward(qnet_context *ctx, int batch, int height, int width,
                                           int channels, const qnet_real *x, qnet_real *y,
                                           uint8_t *argmax);
+#if QNET__HAS_TRAINING
 QNET_API qnet_status qnet_maxpool_backward(qnet_context *ctx, int batch, int height, int width,
                                            int channels, const uint8_t *argmax, const qnet_real *dy,
                                            qnet_real *dx);
+#endif
 
 /* Global average pooling: x[batch][pixels][channels] to y[batch][channels]. */
 QNET_API qnet_status qnet_avgpool_forward(qnet_context *ctx, int batch, size_t pixels, int channels,
                                           const qnet_real *x, qnet_real *y);
+#if QNET__HAS_TRAINING
 QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t pixels,
                                            int channels, const qnet_real *dy, qnet_real *dx);
+#endif
 
 /* Fully connected: y[rows][out] = x[rows][in] * w[out][in]^T + b[out]. */
 QNET_API size_t qnet_dense_scratch(const qnet_context *ctx, size_t rows, int in, int out);
 QNET_API qnet_status qnet_dense_forward(qnet_context *ctx, size_t rows, int in, int out,
                                         const qnet_real *x, const qnet_real *w, const qnet_real *b,
                                         qnet_real *y, void *scratch);
+#if QNET__HAS_TRAINING
 QNET_API qnet_status qnet_dense_backward(qnet_context *ctx, size_t rows, int in, int out,
                                          const qnet_real *x, const qnet_real *w,
                                          const qnet_real *dy, qnet_real *dx, qnet_real *dw,
                                          qnet_real *db, void *scratch);
+#endif
 
 /* probability = softmax(logits) per row, [rows][classes]; may alias logits. */
 QNET_API void qnet_softmax(size_t rows, int classes, const qnet_real *logits,
                            qnet_real *probability);
+#if QNET__HAS_TRAINING
 /* Mean cross-entropy of the rows with label >= 0; label -1 leaves a row out. QNET_ERROR_DATA when
    no row is left. dlogits (NULL: none) = (probability - onehot) / rows counted, 0 in rows left
    out; may alias logits. */
 QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int classes,
                                         const qnet_real *logits, const int *label, double *loss,
                                         qnet_real *dlogits);
+#endif
 
 /* One step of an LSTM cell, Eqs. (1)-(5) of the paper, with PyTorch's gate order i, f, g, o:
    w[4 hidden][in], u[4 hidden][hidden], b[4 hidden] (the sum of PyTorch's two biases).
@@ -780,12 +796,14 @@ QNET_API size_t qnet_lstm_scratch(const qnet_context *ctx, const qnet_lstm *shap
 QNET_API qnet_status qnet_lstm_forward(qnet_context *ctx, const qnet_lstm *shape, const int *length,
                                        const qnet_lstm_weights *weights, const qnet_real *x,
                                        qnet_real *y, qnet_real *saved, void *scratch);
+#if QNET__HAS_TRAINING
 /* dx (NULL: not needed: the embedding is frozen) and the gradients from dy. */
 QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shape,
                                         const int *length, const qnet_lstm_weights *weights,
                                         const qnet_real *x, const qnet_real *y,
                                         const qnet_real *saved, const qnet_real *dy, qnet_real *dx,
                                         const qnet_lstm_gradients *gradients, void *scratch);
+#endif
 
 /* ============================================================================================
    API 7. ResNet18, the image-level model (paper, "Internal Architecture", Fig. 4; He et al. 2016):
@@ -842,10 +860,12 @@ QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed);
    logits[batch][classes] and features[batch][512] may be NULL. */
 QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, int batch, int train,
                                          qnet_real *logits, qnet_real *features);
+#if QNET__HAS_TRAINING
 /* Fills net->gradients from dlogits[batch][classes], after a forward pass with train = 1 of the
    same batch; x as then. It uses up what that pass kept: one backward pass per forward pass. */
 QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
                                           const qnet_real *dlogits);
+#endif
 /* Momentum of the running statistics; default .1. Re-estimation (SWA) sets 1/k for batch k. */
 QNET_API void qnet_resnet_set_momentum(qnet_resnet *net, double momentum);
 /* The last block's output of the last forward pass: [batch][h][w][512], after ReLU; for CAM. A
@@ -887,6 +907,7 @@ QNET_API void qnet_scan_model_init(qnet_scan_model *model, uint64_t seed); /* Py
 QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_real *x,
                                              const int *length, int batch, qnet_real *image_logits,
                                              qnet_real *scan_logits);
+#if QNET__HAS_TRAINING
 QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet_real *x,
                                               const int *length, int batch,
                                               const qnet_real *dimage_logits,
@@ -895,7 +916,9 @@ QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet
 QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_real *x,
                                           const int *length, const int *scan_label, int batch,
                                           double *image_loss, double *scan_loss, int backward);
+#endif
 
+#if QNET__HAS_TRAINING
 /* ============================================================================================
    API 9. Optimisation.
    ============================================================================================ */
@@ -914,6 +937,7 @@ QNET_API double qnet_cosine_rate(double eta_0, double eta_min, int epoch, int ep
 /* average += (p - average) / (n + 1), where n weights have been averaged so far (0: a copy). */
 QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *average,
                               const qnet_real *p, uint64_t n);
+#endif
 #endif
 
 #if QNET__HAS_FILES
@@ -1023,17 +1047,21 @@ QNET_API void qnet_volume_destroy(qnet_volume *volume);
    some tools write wrongly but can mean one thing only (bitpix, a negative spacing, a quaternion
    slightly too long, a zero sform beside a qform ...) is read so, with a warning in the log. */
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out);
+#if QNET__HAS_TRAINING
 /* Little-endian, with the affine as sform. slope 0: float32, which keeps every voxel; above 0:
    int16, voxel = stored * slope, rounded to the nearest step; a voxel beyond 32767 steps is
    QNET_ERROR_DATA. With affine_source 0 the file has neither sform nor qform, and is refused unless
    its axes are LAS, which is how such a file is read. */
 QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const qnet_volume *volume,
                                       double slope, int gzip);
+#endif
 #ifndef QNET_NO_STDIO
 QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_volume **out);
+#if QNET__HAS_TRAINING
 /* Compressed if and only if the name ends in .gz. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
                                      double slope);
+#endif
 #endif
 /* Permutes and flips the axes, and the affine with them, so that the orientation becomes `to`,
    such as "RAS". World coordinates of every voxel stay the same. */
@@ -1042,12 +1070,14 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to);
 /* CRC-32 of RFC 1952 of bytes[size], going on from that of the bytes before; start with 0. */
 QNET_API uint32_t qnet_crc32(uint32_t crc, const void *bytes, size_t size);
 
+#if QNET__HAS_TRAINING
 /* PNG of rgb[height][width][channels], 8 bits, channels 1 (grey) or 3. */
 QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int width, int height,
                                     int channels, const uint8_t *pixels);
 #ifndef QNET_NO_STDIO
 QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int width, int height,
                                    int channels, const uint8_t *pixels);
+#endif
 #endif
 #endif
 
@@ -1262,6 +1292,7 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
    API 14. Training (paper, "Training Procedure").
    ============================================================================================ */
 
+#if QNET__HAS_TRAINING
 typedef struct qnet_stage1_config {
     int epochs, batch;                 /* 100, 64 */
     double rate_first, rate_last;      /* 3e-4 to 1e-4 by cosine annealing, per epoch */
@@ -1331,6 +1362,7 @@ QNET_API qnet_status qnet_training_save(qnet_training *run, const char *path);
 QNET_API qnet_status qnet_training_load(qnet_training *run, const char *path);
 /* All remaining epochs and the finish; saves to checkpoint (NULL: nowhere) after each of them. */
 QNET_API qnet_status qnet_training_run(qnet_training *run, const char *checkpoint);
+#endif
 #endif
 
 /* Test-time forward pass of whole scans: features[count][max_slices][512] (zero beyond a scan's
@@ -10029,6 +10061,7 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
     return QNET_OK;
 }
 
+#if QNET__HAS_TRAINING
 /* From the gradient r->dpooled of the pooled map to the stem's weights. Forward:
    pooled = maxpool(ReLU(norm)), norm = norm(conv_out), conv_out = conv(x). */
 static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, const qnet_real *x)
@@ -10060,7 +10093,6 @@ static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, const qnet_
     return qnet__conv_bn_backward(r, &whole, &image, r->dstem, NULL, 0, NULL);
 }
 
-#if QNET__HAS_TRAINING
 /* Walks the list backwards from dlogits[batch][classes]. */
 QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
                                           const qnet_real *dlogits)
@@ -15121,6 +15153,7 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
    >>image >>cohort.
    ============================================================================================ */
 
+#if QNET__HAS_TRAINING
 /* ---- settings of both stages, as tables ------------------------------------------------------ */
 
 /* beta < 1 and eps > 0 keep Adam's divisions from 0. */
@@ -15234,6 +15267,8 @@ static qnet_status qnet__checkpoint_copy(qnet_context *ctx, const qnet_safetenso
     }
     return QNET_OK;
 }
+
+#endif
 
 /* ---- a loop over items in batches, with progress --------------------------------------------- */
 

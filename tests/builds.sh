@@ -119,6 +119,8 @@ int main(void)
 }
 END
 
+echo '#include "qnet.h"' > "$build/types_public.c"
+
 for cc in gcc clang cc; do
     command -v $cc > /dev/null 2>&1 || continue
     [ $cc = cc ] && command -v gcc > /dev/null 2>&1 && continue
@@ -138,6 +140,10 @@ for cc in gcc clang cc; do
         check "$cc $switch" $cc -std=c99 $warn -Wc++-compat -O1 $openmp -DQNET_$switch -I. -c "$build/$source.c" -o "$build/left.o"
         check "link $switch" $cc $openmp "$build/left.o" -o "$build/left" -lm
         check "run $switch" "$build/left"
+        check "$switch declares what is there" sh -c "$cc -std=c99 -DQNET_$switch -I. -E -P '$build/types_public.c' |
+            grep -o 'extern [^;(]*[ *]qnet_[a-z0-9_]*' | sed 's/.*[ *]//' | sort > '$build/declared' &&
+            nm '$build/left.o' | sed -n 's/.* T _*\(qnet_\)/\1/p' | sort | diff '$build/declared' -"
+        check "$cc $switch -O0" $cc -std=c99 $warn -O0 -DQNET_$switch -DQNET_NO_SIMD -I. "$build/$source.c" -o "$build/left" -lm
         for name in $(echo "$gone" | tr , ' '); do
             check "$switch without $name" sh -c "! nm '$build/left.o' | grep -q ' [Tt] qnet_$name'"
         done
