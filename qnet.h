@@ -94,10 +94,12 @@
        QNET_NO_FSYNC          files are not forced to the disk before they get their name: quicker,
                               but after a power cut one may be empty; for tests
        QNET_ONLY_INFERENCE    files are read, images prepared, both networks run forward, and class
-                              activation maps; no training, no statistics, nothing is written
+                              activation maps; no training, no statistics, no NIfTI and PNG files
+                              out, no API 17 (qnet_preparation_load is there)
        QNET_ONLY_METRICS      statistics alone: API 1 to 3 and 15
        QNET_NO_FILES          networks, layers, optimiser, augmentation and statistics; nothing that
-                              knows of files: no NIfTI, no weights files, cohorts, training runs
+                              knows of files: no NIfTI, no weights files, cohorts, training runs;
+                              after QNET_ONLY_INFERENCE no statistics either
        QNET_NO_EXPERIMENT     all but the experiment (API 17)
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
        QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
@@ -293,6 +295,9 @@ typedef QNET_REAL qnet_real;
 #endif
 
 /* Rooms that are left out: see OPTIONS. */
+#if defined(QNET_ONLY_METRICS) && defined(QNET_ONLY_INFERENCE)
+#error "qnet.h: of QNET_ONLY_METRICS and QNET_ONLY_INFERENCE define one"
+#endif
 #ifdef QNET_ONLY_METRICS
 #define QNET__HAS_NETWORKS 0
 #else
@@ -1571,8 +1576,8 @@ typedef struct qnet_participant {
     qnet_cut cut[2]; /* by qnet_input; all 0: not run */
 } qnet_participant;
 
-/* What an experiment works on: a list of scans and, for the report, where they are from. NULL where
-   not known. examples/crossval/bids.h makes one of a BIDS folder. */
+/* What an experiment works on: a list of scans and, for whoever shows its results, where they are
+   from. NULL where not known. examples/crossval/bids.h makes one of a BIDS folder. */
 typedef struct qnet_dataset {
     const char *folder, *derivatives; /* the files' folder; the name of that of the maps in it */
     const char *name, *type;          /* BIDS: Name and DatasetType; UTF-8 */
@@ -3601,7 +3606,7 @@ static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, con
    Relies on >>context.
    ============================================================================================ */
 
-/* 1: only the plain-loop twins are used. */
+/* 1: only the plain loops of the reference build are used. */
 #ifdef QNET_REFERENCE
 #define QNET__REFERENCE_ONLY 1
 #else
@@ -5749,7 +5754,7 @@ static size_t qnet__panels_per_task(size_t panels, size_t panel_numbers)
     return qnet__min_size(panels, qnet__max_size(fit, 1));
 }
 
-/* The twin of qnet_gemm: C[i][j] = sum over p of op(A)[i][p] * op(B)[p][j] + beta * C[i][j]. */
+/* The reference: C[i][j] = sum over p of op(A)[i][p] * op(B)[p][j] + beta * C[i][j]. */
 static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t k,
                            const qnet_real *a, size_t lda, const qnet_real *b, size_t ldb,
                            qnet_real beta, qnet_real *c, size_t ldc)
@@ -7688,7 +7693,7 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
    >>norm  Batch normalisation over rows of x[rows][channels], with the residual addition and the
    ReLU that follow it in a ResBlock.
 
-   A layer for callers, in passes of >>fuse, whose prologues and epilogues hold the arithmetic:
+   A layer for callers, in passes of >>fuse; prologues and epilogues (>>kernels) do the arithmetic:
    forward one over x for the moments and one from x to y; backward one for the two sums, which
    stores the masked gradient where it is wanted, and one for dx. ResNet18 does the same where its
    maps are read and written (>>resnet).
@@ -7899,7 +7904,7 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
    >>pool  ReLU; max pooling 3x3/2 of x[batch][h][w][c] to y[batch][(h + 1) / 2][(w + 1) / 2][c];
    average pooling of x[batch][pixels][c] to y[batch][c]; sums over rows. The rows of max pooling
    are computed by >>kernels. All but one of ResNet18's ReLUs are applied while maps are read and
-   written (>>fuse); the stem's in pooling.
+   written (>>kernels); the stem's in pooling.
 
    Maximum and mask are written as `v < 0 ? 0 : v` and `y <= 0 ? 0 : dy`, never the other way
    round: a comparison with NaN is false, and a NaN must come out as one.

@@ -150,6 +150,8 @@ for cc in gcc clang cc; do
     done
     check "$cc NO_FILES without files" sh -c "$cc -DQNET_NO_FILES -O1 -I. -c '$build/network.c' -o '$build/left.o' &&
         ! nm -u '$build/left.o' | grep -wE 'fopen|open|rename|opendir'"
+    check "$cc two ONLY" sh -c "$cc -DQNET_ONLY_METRICS -DQNET_ONLY_INFERENCE -I. -fsyntax-only '$build/network.c' 2>&1 |
+        grep -q 'define one'"
     # switches that leave something out leave it out
     check "$cc NO_SIMD without AVX" sh -c "! grep -q ymm '$build/QNET_NO_SIMD.s'"
     check "$cc NO_OPENMP without OpenMP" sh -c "! grep -qiE 'gomp|kmpc|omp_get' '$build/QNET_NO_OPENMP.s'"
