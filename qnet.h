@@ -95,11 +95,11 @@
                               but after a power cut one may be empty; for tests
        QNET_ONLY_INFERENCE    files are read, images prepared, both networks run forward, and class
                               activation maps; no training, no statistics, no NIfTI and PNG files
-                              out, no API 17 (qnet_preparation_load is there)
+                              out; no API 17, and so no qnet_preparation_load
        QNET_ONLY_METRICS      statistics alone: API 1 to 3 and 15
        QNET_NO_FILES          networks, layers, optimiser, augmentation and statistics; nothing that
                               knows of files: no NIfTI, no weights files, cohorts, training runs;
-                              after QNET_ONLY_INFERENCE no statistics either
+                              with QNET_ONLY_INFERENCE no optimiser and no statistics either
        QNET_NO_EXPERIMENT     all but the experiment (API 17)
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
        QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
@@ -541,7 +541,8 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size);
 /* ============================================================================================
    API 4. Files: every reader takes a qnet_source (memory, stdio, or callbacks) or a path, every
    writer a qnet_sink or a path. A path is written under another name and renamed when complete; a
-   symbolic link or a device of that name is replaced by the file. See FILES in the manual.
+   symbolic link or a device of that name is replaced by the file: as root, never name /dev/null.
+   See FILES in the manual.
    ============================================================================================ */
 
 typedef struct qnet_source {
