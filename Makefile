@@ -43,7 +43,7 @@ PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c)) $(BUILD
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 # Those that call public functions only share one compiled header.
 LINKED := $(patsubst %,$(BUILD)/tests/test_%,audit cam delong paper parity scan trace)
-# The networks once more in double precision, where gradients agree to 1e-7, and the plain-loop twins alone.
+# The networks once more in double precision, where gradients agree to 1e-7, and the plain loops of the reference alone.
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
 COMMA := ,

@@ -94,10 +94,12 @@
        QNET_NO_FSYNC          files are not forced to the disk before they get their name: quicker,
                               but after a power cut one may be empty; for tests
        QNET_ONLY_INFERENCE    files are read, images prepared, both networks run forward, and class
-                              activation maps; no training, no statistics, nothing is written
+                              activation maps; no training, no statistics, no NIfTI and PNG files
+                              out; no API 17, and so no qnet_preparation_load
        QNET_ONLY_METRICS      statistics alone: API 1 to 3 and 15
        QNET_NO_FILES          networks, layers, optimiser, augmentation and statistics; nothing that
-                              knows of files: no NIfTI, no weights files, cohorts, training runs
+                              knows of files: no NIfTI, no weights files, cohorts, training runs;
+                              with QNET_ONLY_INFERENCE no optimiser and no statistics either
        QNET_NO_EXPERIMENT     all but the experiment (API 17)
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
        QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
@@ -293,6 +295,9 @@ typedef QNET_REAL qnet_real;
 #endif
 
 /* Rooms that are left out: see OPTIONS. */
+#if defined(QNET_ONLY_METRICS) && defined(QNET_ONLY_INFERENCE)
+#error "qnet.h: of QNET_ONLY_METRICS and QNET_ONLY_INFERENCE define one"
+#endif
 #ifdef QNET_ONLY_METRICS
 #define QNET__HAS_NETWORKS 0
 #else
@@ -536,7 +541,8 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size);
 /* ============================================================================================
    API 4. Files: every reader takes a qnet_source (memory, stdio, or callbacks) or a path, every
    writer a qnet_sink or a path. A path is written under another name and renamed when complete; a
-   symbolic link or a device of that name is replaced by the file. See FILES in the manual.
+   symbolic link or a device of that name is replaced by the file: as root, never name /dev/null.
+   See FILES in the manual.
    ============================================================================================ */
 
 typedef struct qnet_source {
@@ -681,11 +687,13 @@ QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *
 QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *shape,
                                          const qnet_real *x, const qnet_real *w, qnet_real *y,
                                          void *scratch);
+#if QNET__HAS_TRAINING
 /* dx and dw from dy; NULL skips one of them (dx for a first layer, dw for frozen weights). */
 QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *shape,
                                           const qnet_real *x, const qnet_real *w,
                                           const qnet_real *dy, qnet_real *dx, qnet_real *dw,
                                           void *scratch);
+#endif
 
 /* Batch normalisation over rows of x[rows][channels] (Ioffe & Szegedy 2015), with the residual
    addition and the ReLU that follow it in a ResBlock folded into the same pass:
@@ -694,6 +702,7 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
 #define QNET_BATCHNORM_EPS 1e-5
 #define QNET_BATCHNORM_MOMENTUM 0.1
 QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels);
+#if QNET__HAS_TRAINING
 /* Training form: statistics of this batch, kept in mean[channels] and rstd[channels] for the
    backward pass; running_* (each may be NULL) move by momentum, 0 to 1, the variance unbiased. */
 QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int channels,
@@ -702,12 +711,14 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
                                             int relu, double momentum, qnet_real *running_mean,
                                             qnet_real *running_var, qnet_real *mean,
                                             qnet_real *rstd, qnet_real *y, void *scratch);
+#endif
 /* With the running statistics; asks for channels numbers during the call. */
 QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, int channels,
                                               const qnet_real *x, const qnet_real *gamma,
                                               const qnet_real *beta, const qnet_real *running_mean,
                                               const qnet_real *running_var,
                                               const qnet_real *residual, int relu, qnet_real *y);
+#if QNET__HAS_TRAINING
 /* y: the output of the forward pass, for the ReLU's mask (NULL without ReLU). dresidual (NULL:
    none) gets the masked dy. dx may alias dy; dresidual may alias dy when dx does not. */
 QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int channels,
@@ -716,10 +727,13 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
                                              const qnet_real *y, const qnet_real *dy, qnet_real *dx,
                                              qnet_real *dresidual, qnet_real *dgamma,
                                              qnet_real *dbeta, void *scratch);
+#endif
 
 QNET_API void qnet_relu_forward(size_t count, const qnet_real *x, qnet_real *y); /* y may alias x */
+#if QNET__HAS_TRAINING
 QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_real *dy,
                                  qnet_real *dx);
+#endif
 
 /* Max pooling, kernel 3, stride 2, padding 1: x[batch][h][w][c] to y[batch][oh][ow][c],
    oh = (h - 1) / 2 + 1. argmax[batch][oh][ow][c] (NULL: not needed) gets 0..8, the tap that won,
@@ -727,35 +741,43 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
 QNET_API qnet_status qnet_maxpool_forward(qnet_context *ctx, int batch, int height, int width,
                                           int channels, const qnet_real *x, qnet_real *y,
                                           uint8_t *argmax);
+#if QNET__HAS_TRAINING
 QNET_API qnet_status qnet_maxpool_backward(qnet_context *ctx, int batch, int height, int width,
                                            int channels, const uint8_t *argmax, const qnet_real *dy,
                                            qnet_real *dx);
+#endif
 
 /* Global average pooling: x[batch][pixels][channels] to y[batch][channels]. */
 QNET_API qnet_status qnet_avgpool_forward(qnet_context *ctx, int batch, size_t pixels, int channels,
                                           const qnet_real *x, qnet_real *y);
+#if QNET__HAS_TRAINING
 QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t pixels,
                                            int channels, const qnet_real *dy, qnet_real *dx);
+#endif
 
 /* Fully connected: y[rows][out] = x[rows][in] * w[out][in]^T + b[out]. */
 QNET_API size_t qnet_dense_scratch(const qnet_context *ctx, size_t rows, int in, int out);
 QNET_API qnet_status qnet_dense_forward(qnet_context *ctx, size_t rows, int in, int out,
                                         const qnet_real *x, const qnet_real *w, const qnet_real *b,
                                         qnet_real *y, void *scratch);
+#if QNET__HAS_TRAINING
 QNET_API qnet_status qnet_dense_backward(qnet_context *ctx, size_t rows, int in, int out,
                                          const qnet_real *x, const qnet_real *w,
                                          const qnet_real *dy, qnet_real *dx, qnet_real *dw,
                                          qnet_real *db, void *scratch);
+#endif
 
 /* probability = softmax(logits) per row, [rows][classes]; may alias logits. */
 QNET_API void qnet_softmax(size_t rows, int classes, const qnet_real *logits,
                            qnet_real *probability);
+#if QNET__HAS_TRAINING
 /* Mean cross-entropy of the rows with label >= 0; label -1 leaves a row out. QNET_ERROR_DATA when
    no row is left. dlogits (NULL: none) = (probability - onehot) / rows counted, 0 in rows left
    out; may alias logits. */
 QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int classes,
                                         const qnet_real *logits, const int *label, double *loss,
                                         qnet_real *dlogits);
+#endif
 
 /* One step of an LSTM cell, Eqs. (1)-(5) of the paper, with PyTorch's gate order i, f, g, o:
    w[4 hidden][in], u[4 hidden][hidden], b[4 hidden] (the sum of PyTorch's two biases).
@@ -780,12 +802,14 @@ QNET_API size_t qnet_lstm_scratch(const qnet_context *ctx, const qnet_lstm *shap
 QNET_API qnet_status qnet_lstm_forward(qnet_context *ctx, const qnet_lstm *shape, const int *length,
                                        const qnet_lstm_weights *weights, const qnet_real *x,
                                        qnet_real *y, qnet_real *saved, void *scratch);
+#if QNET__HAS_TRAINING
 /* dx (NULL: not needed: the embedding is frozen) and the gradients from dy. */
 QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shape,
                                         const int *length, const qnet_lstm_weights *weights,
                                         const qnet_real *x, const qnet_real *y,
                                         const qnet_real *saved, const qnet_real *dy, qnet_real *dx,
                                         const qnet_lstm_gradients *gradients, void *scratch);
+#endif
 
 /* ============================================================================================
    API 7. ResNet18, the image-level model (paper, "Internal Architecture", Fig. 4; He et al. 2016):
@@ -842,10 +866,12 @@ QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed);
    logits[batch][classes] and features[batch][512] may be NULL. */
 QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, int batch, int train,
                                          qnet_real *logits, qnet_real *features);
+#if QNET__HAS_TRAINING
 /* Fills net->gradients from dlogits[batch][classes], after a forward pass with train = 1 of the
    same batch; x as then. It uses up what that pass kept: one backward pass per forward pass. */
 QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
                                           const qnet_real *dlogits);
+#endif
 /* Momentum of the running statistics; default .1. Re-estimation (SWA) sets 1/k for batch k. */
 QNET_API void qnet_resnet_set_momentum(qnet_resnet *net, double momentum);
 /* The last block's output of the last forward pass: [batch][h][w][512], after ReLU; for CAM. A
@@ -887,6 +913,7 @@ QNET_API void qnet_scan_model_init(qnet_scan_model *model, uint64_t seed); /* Py
 QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_real *x,
                                              const int *length, int batch, qnet_real *image_logits,
                                              qnet_real *scan_logits);
+#if QNET__HAS_TRAINING
 QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet_real *x,
                                               const int *length, int batch,
                                               const qnet_real *dimage_logits,
@@ -895,7 +922,9 @@ QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet
 QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_real *x,
                                           const int *length, const int *scan_label, int batch,
                                           double *image_loss, double *scan_loss, int backward);
+#endif
 
+#if QNET__HAS_TRAINING
 /* ============================================================================================
    API 9. Optimisation.
    ============================================================================================ */
@@ -914,6 +943,7 @@ QNET_API double qnet_cosine_rate(double eta_0, double eta_min, int epoch, int ep
 /* average += (p - average) / (n + 1), where n weights have been averaged so far (0: a copy). */
 QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *average,
                               const qnet_real *p, uint64_t n);
+#endif
 #endif
 
 #if QNET__HAS_FILES
@@ -1023,17 +1053,21 @@ QNET_API void qnet_volume_destroy(qnet_volume *volume);
    some tools write wrongly but can mean one thing only (bitpix, a negative spacing, a quaternion
    slightly too long, a zero sform beside a qform ...) is read so, with a warning in the log. */
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out);
+#if QNET__HAS_TRAINING
 /* Little-endian, with the affine as sform. slope 0: float32, which keeps every voxel; above 0:
    int16, voxel = stored * slope, rounded to the nearest step; a voxel beyond 32767 steps is
    QNET_ERROR_DATA. With affine_source 0 the file has neither sform nor qform, and is refused unless
    its axes are LAS, which is how such a file is read. */
 QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const qnet_volume *volume,
                                       double slope, int gzip);
+#endif
 #ifndef QNET_NO_STDIO
 QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_volume **out);
+#if QNET__HAS_TRAINING
 /* Compressed if and only if the name ends in .gz. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
                                      double slope);
+#endif
 #endif
 /* Permutes and flips the axes, and the affine with them, so that the orientation becomes `to`,
    such as "RAS". World coordinates of every voxel stay the same. */
@@ -1042,12 +1076,14 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to);
 /* CRC-32 of RFC 1952 of bytes[size], going on from that of the bytes before; start with 0. */
 QNET_API uint32_t qnet_crc32(uint32_t crc, const void *bytes, size_t size);
 
+#if QNET__HAS_TRAINING
 /* PNG of rgb[height][width][channels], 8 bits, channels 1 (grey) or 3. */
 QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int width, int height,
                                     int channels, const uint8_t *pixels);
 #ifndef QNET_NO_STDIO
 QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int width, int height,
                                    int channels, const uint8_t *pixels);
+#endif
 #endif
 #endif
 
@@ -1262,6 +1298,7 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
    API 14. Training (paper, "Training Procedure").
    ============================================================================================ */
 
+#if QNET__HAS_TRAINING
 typedef struct qnet_stage1_config {
     int epochs, batch;                 /* 100, 64 */
     double rate_first, rate_last;      /* 3e-4 to 1e-4 by cosine annealing, per epoch */
@@ -1331,6 +1368,7 @@ QNET_API qnet_status qnet_training_save(qnet_training *run, const char *path);
 QNET_API qnet_status qnet_training_load(qnet_training *run, const char *path);
 /* All remaining epochs and the finish; saves to checkpoint (NULL: nowhere) after each of them. */
 QNET_API qnet_status qnet_training_run(qnet_training *run, const char *checkpoint);
+#endif
 #endif
 
 /* Test-time forward pass of whole scans: features[count][max_slices][512] (zero beyond a scan's
@@ -1539,8 +1577,8 @@ typedef struct qnet_participant {
     qnet_cut cut[2]; /* by qnet_input; all 0: not run */
 } qnet_participant;
 
-/* What an experiment works on: a list of scans and, for the report, where they are from. NULL where
-   not known. examples/crossval/bids.h makes one of a BIDS folder. */
+/* What an experiment works on: a list of scans and, for whoever shows its results, where they are
+   from. NULL where not known. examples/crossval/bids.h makes one of a BIDS folder. */
 typedef struct qnet_dataset {
     const char *folder, *derivatives; /* the files' folder; the name of that of the maps in it */
     const char *name, *type;          /* BIDS: Name and DatasetType; UTF-8 */
@@ -3569,7 +3607,7 @@ static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, con
    Relies on >>context.
    ============================================================================================ */
 
-/* 1: only the plain-loop twins are used. */
+/* 1: only the plain loops of the reference build are used. */
 #ifdef QNET_REFERENCE
 #define QNET__REFERENCE_ONLY 1
 #else
@@ -5717,7 +5755,7 @@ static size_t qnet__panels_per_task(size_t panels, size_t panel_numbers)
     return qnet__min_size(panels, qnet__max_size(fit, 1));
 }
 
-/* The twin of qnet_gemm: C[i][j] = sum over p of op(A)[i][p] * op(B)[p][j] + beta * C[i][j]. */
+/* The reference: C[i][j] = sum over p of op(A)[i][p] * op(B)[p][j] + beta * C[i][j]. */
 static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t k,
                            const qnet_real *a, size_t lda, const qnet_real *b, size_t ldb,
                            qnet_real beta, qnet_real *c, size_t ldc)
@@ -7656,7 +7694,7 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
    >>norm  Batch normalisation over rows of x[rows][channels], with the residual addition and the
    ReLU that follow it in a ResBlock.
 
-   A layer for callers, in passes of >>fuse, whose prologues and epilogues hold the arithmetic:
+   A layer for callers, in passes of >>fuse; prologues and epilogues (>>kernels) do the arithmetic:
    forward one over x for the moments and one from x to y; backward one for the two sums, which
    stores the masked gradient where it is wanted, and one for dx. ResNet18 does the same where its
    maps are read and written (>>resnet).
@@ -7867,7 +7905,7 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
    >>pool  ReLU; max pooling 3x3/2 of x[batch][h][w][c] to y[batch][(h + 1) / 2][(w + 1) / 2][c];
    average pooling of x[batch][pixels][c] to y[batch][c]; sums over rows. The rows of max pooling
    are computed by >>kernels. All but one of ResNet18's ReLUs are applied while maps are read and
-   written (>>fuse); the stem's in pooling.
+   written (>>kernels); the stem's in pooling.
 
    Maximum and mask are written as `v < 0 ? 0 : v` and `y <= 0 ? 0 : dy`, never the other way
    round: a comparison with NaN is false, and a NaN must come out as one.
@@ -10029,6 +10067,7 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
     return QNET_OK;
 }
 
+#if QNET__HAS_TRAINING
 /* From the gradient r->dpooled of the pooled map to the stem's weights. Forward:
    pooled = maxpool(ReLU(norm)), norm = norm(conv_out), conv_out = conv(x). */
 static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, const qnet_real *x)
@@ -10060,7 +10099,6 @@ static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, const qnet_
     return qnet__conv_bn_backward(r, &whole, &image, r->dstem, NULL, 0, NULL);
 }
 
-#if QNET__HAS_TRAINING
 /* Walks the list backwards from dlogits[batch][classes]. */
 QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
                                           const qnet_real *dlogits)
@@ -15121,6 +15159,7 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
    >>image >>cohort.
    ============================================================================================ */
 
+#if QNET__HAS_TRAINING
 /* ---- settings of both stages, as tables ------------------------------------------------------ */
 
 /* beta < 1 and eps > 0 keep Adam's divisions from 0. */
@@ -15234,6 +15273,8 @@ static qnet_status qnet__checkpoint_copy(qnet_context *ctx, const qnet_safetenso
     }
     return QNET_OK;
 }
+
+#endif
 
 /* ---- a loop over items in batches, with progress --------------------------------------------- */
 

@@ -6,8 +6,9 @@
    kept for testing. WEIGHTS gets the network with torchvision's names; FEATURES the 512 features of
    every slice of every scan, which is what train_stage2 starts from. Stopped with Ctrl-C and
    started again, it goes on from WEIGHTS.checkpoint with the same bits.
-   The last line is "images of the test subjects: N of M right": on ../shared/data/cohort16, with 6
-   epochs, 58 of 86 (another kind of CPU rounds differently and may find a few more or less). */
+   The last line is "images of the test subjects: N of M right": with 6 epochs 34 of 49 on what
+   build/make_phantom --out FOLDER --hh 8 --hc 8 writes (another kind of CPU rounds differently and
+   may find a few more or less). */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
 #include "examples/crossval/bids.h"

@@ -4,7 +4,7 @@
 
    FEATURES holds "features" [scans][steps][512] and, by scan, "length", "label" and "fold"; scans
    of fold 0 test, the others train (50 epochs unless told otherwise). WEIGHTS gets the model.
-   The last line is "scans of the test subjects: N of M right": 3 of 4 after the run that
+   The last line is "scans of the test subjects: N of M right": 2 of 4 after the run that
    train_stage1.c tells of. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"

@@ -119,6 +119,8 @@ int main(void)
 }
 END
 
+echo '#include "qnet.h"' > "$build/types_public.c"
+
 for cc in gcc clang cc; do
     command -v $cc > /dev/null 2>&1 || continue
     [ $cc = cc ] && command -v gcc > /dev/null 2>&1 && continue
@@ -138,12 +140,18 @@ for cc in gcc clang cc; do
         check "$cc $switch" $cc -std=c99 $warn -Wc++-compat -O1 $openmp -DQNET_$switch -I. -c "$build/$source.c" -o "$build/left.o"
         check "link $switch" $cc $openmp "$build/left.o" -o "$build/left" -lm
         check "run $switch" "$build/left"
+        check "$switch declares what is there" sh -c "$cc -std=c99 -DQNET_$switch -I. -E -P '$build/types_public.c' |
+            grep -o 'extern [^;(]*[ *]qnet_[a-z0-9_]*' | sed 's/.*[ *]//' | sort > '$build/declared' &&
+            nm '$build/left.o' | sed -n 's/.* T _*\(qnet_\)/\1/p' | sort | diff '$build/declared' -"
+        check "$cc $switch -O0" $cc -std=c99 $warn -O0 -DQNET_$switch -DQNET_NO_SIMD -I. "$build/$source.c" -o "$build/left" -lm
         for name in $(echo "$gone" | tr , ' '); do
             check "$switch without $name" sh -c "! nm '$build/left.o' | grep -q ' [Tt] qnet_$name'"
         done
     done
     check "$cc NO_FILES without files" sh -c "$cc -DQNET_NO_FILES -O1 -I. -c '$build/network.c' -o '$build/left.o' &&
         ! nm -u '$build/left.o' | grep -wE 'fopen|open|rename|opendir'"
+    check "$cc two ONLY" sh -c "$cc -DQNET_ONLY_METRICS -DQNET_ONLY_INFERENCE -I. -fsyntax-only '$build/network.c' 2>&1 |
+        grep -q 'define one'"
     # switches that leave something out leave it out
     check "$cc NO_SIMD without AVX" sh -c "! grep -q ymm '$build/QNET_NO_SIMD.s'"
     check "$cc NO_OPENMP without OpenMP" sh -c "! grep -qiE 'gomp|kmpc|omp_get' '$build/QNET_NO_OPENMP.s'"

@@ -1,4 +1,4 @@
-/* Room >>fuse: passes against their definition, and convolutions that apply a source and a sink against the
+/* Room >>fuse: passes against their definition, and convolutions that apply a prologue and an epilogue against the
    same done one after the other. */
 #define QNET_IMPLEMENTATION
 #include "../qnet.h"
@@ -268,7 +268,7 @@ static void convolve(qnet_context *ctx, const qnet_conv2d *s, int side, int back
         CHECK_OK(ctx, qnet__conv_forward(ctx, way, s, source, w, NULL, sink, temp, scratch));
 }
 
-/* One Winograd convolution with source and sink, against three steps. */
+/* One Winograd convolution with prologue and epilogue, against three steps. */
 static void test_convolutions(void)
 {
     static const qnet_conv2d shapes[] = {{3, 14, 13, 64, 64, 3, 1, 1}, {7, 56, 21, 64, 64, 3, 1, 1},
@@ -311,7 +311,7 @@ static void test_convolutions(void)
                     compare_totals(ctx, CHANNELS, &fused, &after);
                     free_sums(&fused), free_sums(&after);
                 }
-            { /* the weights' gradient with both sources, against plain maps of the same numbers */
+            { /* the weights' gradient with both prologues, against plain maps of the same numbers */
                 const qnet__prologue x =
                     make_source(&d, s.stride == 1 ? QNET__PROLOGUE_NORMALISED : QNET__PROLOGUE_PLAIN);
                 const qnet__prologue dy = make_source(&d, QNET__PROLOGUE_GRADIENT);

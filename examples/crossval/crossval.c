@@ -3,7 +3,8 @@
        build/crossval --data DIR --out DIR [options]          build/crossval --help
 
    The work is in qnet.h (qnet_experiment_run); this program finds the maps in the folder (bids.h),
-   reads the options, shows progress and stops cleanly on Ctrl-C: run it again with --resume and it goes on with the same bits. */
+   reads the options, shows progress, writes the report (report.h) and stops cleanly on Ctrl-C: run
+   it again with --resume and it goes on with the same bits. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
 #include "examples/crossval/bids.h"
