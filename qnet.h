@@ -541,8 +541,8 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size);
 /* ============================================================================================
    API 4. Files: every reader takes a qnet_source (memory, stdio, or callbacks) or a path, every
    writer a qnet_sink or a path. A path is written under another name and renamed when complete; a
-   symbolic link or a device of that name is replaced by the file: as root, never name /dev/null.
-   See FILES in the manual.
+   symbolic link of that name is replaced by the file, a device or a pipe is refused. See FILES in
+   the manual.
    ============================================================================================ */
 
 typedef struct qnet_source {
@@ -2703,7 +2703,8 @@ QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const v
 /* ---- What systems do differently. Each function fails as its name in C does, with errno. -----
    qnet__fopen_read   a file that exists, in binary
    qnet__fopen_new    a file that does not exist yet, so neither through a link nor over a file
-   qnet__look         what a path leads to: 1 a file, 2 a folder; 0: errno says why not
+   qnet__look         what a path leads to: 1 a file, 2 a folder, 3 a device, pipe or socket; 0:
+                      errno says why not
    qnet__is_link      1 for a symbolic link, also for one whose target does not exist
    qnet__rename       atomically, over a file of the new name
    qnet__remove       a file or an empty folder
@@ -2747,7 +2748,8 @@ extern ptrdiff_t qnet__readlink(const char *path, char *target, size_t size) __a
 static int qnet__look(const char *path)
 {
     struct stat info;
-    return stat(path, &info) != 0 ? 0 : S_ISDIR(info.st_mode) ? 2 : 1;
+    if (stat(path, &info) != 0) return 0;
+    return S_ISREG(info.st_mode) ? 1 : S_ISDIR(info.st_mode) ? 2 : 3;
 }
 
 static int qnet__is_link(const char *path)
@@ -2866,7 +2868,7 @@ static int qnet__mkdir(const char *path)
 
 #endif
 
-/* What a path leads to: 0 nothing, 1 a file, 2 a folder. What cannot be looked at is a file, so
+/* What a path leads to, as qnet__look; 0: nothing. What cannot be looked at is a file, so
    that opening it says why: a disk error must not pass for a file that is not there. */
 QNET__HELPER int qnet__path_kind(const char *path)
 {
@@ -2964,6 +2966,9 @@ QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *
 {
     if (ctx == NULL || path == NULL || path[0] == '\0')
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
+    if (qnet__path_kind(path) == 3) /* root could rename a file over /dev/null */
+        return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be written: it is a device or a pipe",
+                          path);
     f->ctx = ctx;
     f->path = path;
     f->stream = NULL;
@@ -3150,7 +3155,7 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
 
 QNET_API int qnet_file_exists(const char *path)
 {
-    return path != NULL && qnet__path_kind(path) == 1;
+    return path != NULL && qnet__path_kind(path) % 2 == 1;
 }
 
 /* The folders above it first. That one of those cannot be made is no failure: it may be there, and
@@ -3589,10 +3594,15 @@ static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, con
    lanes and target before one more inclusion of this file, and its line in qnet__isa_of. Its
    multiply-add goes to qnet__lanes_fma. Everything else follows from the number of lanes.
 
-   To change the width of a set's tile: QNET__TILE_WIDE, in vectors. The tile's columns must divide
-   QNET__WINOGRAD_GROUP and be at most QNET__TILE_COLUMNS; packed panels and Winograd's u follow, as
-   both ask the table for `columns`. 6 rows of it, a broadcast and a row of b have to fit in the
-   registers: look for spills in qnet__tile_run. Bits do not change.
+   To change the width of a set's tile: QNET__TILE_WIDE, in vectors. Packed panels follow, as all
+   ask the table for `columns`; these are at most QNET__TILE_COLUMNS and divide
+   QNET__WINOGRAD_GROUP, as u has no room for a part of a panel (another width needs u padded, and
+   narrower tiles for the rest). A tile reads all of its columns of b, also where fewer are wanted:
+   where b is read in place (dy in direct dw, the stem), its rows are whole panels. 6 rows of a
+   tile, a broadcast and a row of b have to fit in the registers: look for spills in
+   qnet__tile_run. For another height see QNET__TILE_ROWS and qnet__tile_size. Bits do not change,
+   but for direct dw, whose groups of rows follow from the number of panels (qnet__plan_weights).
+   The words panel, chain, piece, group and block are explained at >>gemm.
 
    To change a schedule of Winograd's convolutions: the loops here know only ranges of tiles and
    groups of channels. Which of them make a task, in what memory, is decided by qnet__winograd_plan
@@ -13917,22 +13927,22 @@ static void qnet__augment_values(const qnet_augmentation *record, const float *p
                                  float *image)
 {
     const float alpha = (float)record->alpha, beta = (float)record->beta;
-    enum { LANES = 12 }; /* four pixels */
-    float from[LANES], scale[LANES], v[LANES] = {0};
-    for (int k = 0; k < LANES; k++) {
+    enum { VALUES = 12 }; /* four pixels */
+    float from[VALUES], scale[VALUES], v[VALUES] = {0};
+    for (int k = 0; k < VALUES; k++) {
         const float span = high[k % 3] - low[k % 3];
         from[k] = low[k % 3];
         scale[k] = span >= FLT_MIN && span <= FLT_MAX ? 1 / span : 0;
     }
-    for (size_t i = 0; i < 3 * count; i += LANES) {
-        const size_t bytes = qnet__min_size(3 * count - i, LANES) * sizeof *v;
+    for (size_t i = 0; i < 3 * count; i += VALUES) {
+        const size_t bytes = qnet__min_size(3 * count - i, VALUES) * sizeof *v;
         memcpy(v, pixels + i, bytes);
-        for (int k = 0; k < LANES; k++) v[k] = (v[k] - from[k]) * scale[k];
-        for (int k = 0; k < LANES; k++) v[k] = v[k] > 0 ? v[k] : 0;
-        for (int k = 0; k < LANES; k++) v[k] = v[k] < 1 ? v[k] : 1;
-        for (int k = 0; k < LANES; k++) v[k] = v[k] * alpha + beta;
-        for (int k = 0; k < LANES; k++) v[k] = v[k] > 0 ? v[k] : 0;
-        for (int k = 0; k < LANES; k++) v[k] = v[k] < 1 ? v[k] : 1;
+        for (int k = 0; k < VALUES; k++) v[k] = (v[k] - from[k]) * scale[k];
+        for (int k = 0; k < VALUES; k++) v[k] = v[k] > 0 ? v[k] : 0;
+        for (int k = 0; k < VALUES; k++) v[k] = v[k] < 1 ? v[k] : 1;
+        for (int k = 0; k < VALUES; k++) v[k] = v[k] * alpha + beta;
+        for (int k = 0; k < VALUES; k++) v[k] = v[k] > 0 ? v[k] : 0;
+        for (int k = 0; k < VALUES; k++) v[k] = v[k] < 1 ? v[k] : 1;
         memcpy(image + i, v, bytes);
     }
     if (record->gamma_on) {

@@ -384,8 +384,8 @@ static double rms_error(const qnet_real *a, const double *exact, size_t n)
 }
 
 /* The stated bound: rounding errors of Winograd's form, measured against sums in double, are at most
-   2.5 times those of the direct sum, the twin. (The fast direct form adds up in shorter chains, and
-   is more exact than its twin.) */
+   2.5 times those of the direct sum, the reference. (The fast direct form adds up in shorter chains, and
+   is more exact than its reference.) */
 static void test_winograd_error(void)
 {
     static const qnet_conv2d shapes[] = {{1, 28, 28, 64, 64, 3, 1, 1}, {4, 7, 7, 512, 64, 3, 1, 1},

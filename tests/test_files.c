@@ -390,7 +390,7 @@ static void test_reasons(void)
     qnet_buffer_free(ctx, &buffer);
     CHECK(v == NULL && st == NULL);
 #ifdef __linux__
-    if (qnet__path_kind("/dev/full") == 1) { /* a real disk that is full */
+    if (qnet__path_kind("/dev/full") == 3) { /* a real disk that is full */
         qnet__file file;
         static char big[100000];
         CHECK_OK(ctx, qnet_make_folder(ctx, FOLDER));
@@ -399,6 +399,9 @@ static void test_reasons(void)
         file.stream = fopen("/dev/full", "wb");
         CHECK_FAILS(ctx, qnet__write(ctx, &sink, big, sizeof big), QNET_ERROR_IO, "No space left");
         qnet__file_finish(&file, QNET_ERROR_IO);
+        /* a device stays one, also for root */
+        CHECK_FAILS(ctx, qnet_file_replace(ctx, "/dev/full", "x", 1), QNET_ERROR_IO, "it is a device");
+        CHECK(qnet__path_kind("/dev/full") == 3 && qnet_file_exists("/dev/full"));
     }
 #endif
     qnet_context_destroy(ctx);

@@ -4,7 +4,7 @@
 #include "test.h"
 
 /* A sum of k <= 300 products of numbers in -.5 .. .5, against the same in double: k * 1/4 * half a unit
-   in the last place (6e-8, 1.1e-16). The one chain of the twin, or of a BLAS, passes through partial sums
+   in the last place (6e-8, 1.1e-16). The one chain of the reference, or of a BLAS, passes through partial sums
    of up to 8. */
 #define NEAR (QNET__REAL_IS_DOUBLE ? 1e-13 : QNET__REFERENCE_ONLY || TEST_BLAS ? 1e-5 : 4e-6)
 #define GUARD 8 /* bytes behind a block, which must stay as they are */
@@ -119,7 +119,7 @@ static qnet_status run_product(qnet_context *ctx, const product *p, qnet_real *c
                      c, p->ldc, scratch);
 }
 
-/* The worst difference from the twin's equation with sums in double (the twin adds up in one chain of
+/* The worst difference from the reference's equation with sums in double (the reference adds up in one chain of
    qnet_real, which is less exact than the kernels), in C and in the gaps between its rows. */
 static double product_error(qnet_context *ctx, const product *p, void *scratch)
 {
@@ -142,7 +142,7 @@ static double product_error(qnet_context *ctx, const product *p, void *scratch)
     return worst;
 }
 
-static void test_twin_by_hand(void)
+static void test_reference_by_hand(void)
 {
     /* [1 2 3; 4 5 6] * [1 0; 2 1; 0 3] = [5 11; 14 23] */
     static const qnet_real a[6] = {1, 2, 3, 4, 5, 6}, b[6] = {1, 0, 2, 1, 0, 3};
@@ -161,7 +161,7 @@ static void test_twin_by_hand(void)
         }
 }
 
-static void test_against_twin(void)
+static void test_against_reference(void)
 {
     static const size_t rows[] = {1, 2, 3, 4, 6, 7, 8, 13, 14, 15, 29, 70, 450};
     static const size_t columns[] = {1, 2, 7, 8, 9, 16, 31, 32, 33, 100};
@@ -358,8 +358,8 @@ static void test_blas_hook(void)
 
 int main(void)
 {
-    RUN(test_twin_by_hand);
-    RUN(test_against_twin);
+    RUN(test_reference_by_hand);
+    RUN(test_against_reference);
     RUN(test_simd_forms_agree);
     RUN(test_scratch);
     RUN(test_overwrites);
