@@ -3155,7 +3155,8 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
 
 QNET_API int qnet_file_exists(const char *path)
 {
-    return path != NULL && qnet__path_kind(path) % 2 == 1;
+    const int kind = path != NULL ? qnet__path_kind(path) : 0;
+    return kind != 0 && kind != 2;
 }
 
 /* The folders above it first. That one of those cannot be made is no failure: it may be there, and
@@ -3386,7 +3387,7 @@ static void qnet__lock_tidy(const qnet__lock *lock)
     for (size_t n = strlen(path); n > lock->there; n--) {
         if (!qnet__is_separator(path[n])) continue;
         path[n] = '\0';
-        (void)qnet__remove(path); /* fails for a folder that holds anything */
+        if (qnet__look(path) == 2) (void)qnet__remove(path); /* fails where it holds anything */
     }
 }
 
@@ -3400,9 +3401,10 @@ static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__
     if (n + sizeof "/run.lock" > sizeof lock->path)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.60s...: the path is too long", folder);
     memcpy(lock->path, folder, n + 1);
-    while (n > 0 && qnet__path_kind(lock->path) == 0) { /* to the next folder above */
-        while (n > 0 && qnet__is_separator(lock->path[n - 1])) n--;
+    /* To what is there of the path. "file/" is nothing, "file" is something: no separator behind. */
+    while (n > 0 && qnet__path_kind(lock->path) == 0) {
         while (n > 0 && !qnet__is_separator(lock->path[n - 1])) n--;
+        while (n > 0 && qnet__is_separator(lock->path[n - 1])) n--;
         lock->path[n] = '\0';
     }
     lock->there = n;

@@ -98,8 +98,10 @@ refused '--size' --data "$dir/cohort" --size 31
 refused '--seed' --data "$dir/cohort" --seed 18446744073709551616
 refused '--slices' --data "$dir/cohort" --slices 4294967296:3
 refused '--nonsense' --data "$dir/cohort" --nonsense 1
-"$bin/crossval" --data "$dir/cohort" --out /dev/null/out $small > /dev/null 2> "$dir/refusal"
-ok "unwritable output" grep -q '/dev/null/out' "$dir/refusal"
+echo precious > "$dir/file"
+"$bin/crossval" --data "$dir/cohort" --out "$dir/file/out" $small > /dev/null 2> "$dir/refusal"
+ok "unwritable output" grep -q 'file/out' "$dir/refusal"
+ok "and the file stays" grep -q precious "$dir/file"
 "$bin/crossval" --data "$dir/cohort" --out "$dir/leak" $small --weights "$dir/one/weights/crop-repeat01-fold01-resnet.safetensors" > /dev/null 2> "$dir/refusal"
 ok "weights trained on this cohort are refused" grep -q 'trained on subjects of this cohort' "$dir/refusal"
 "$bin/crossval" --data "$dir/nowhere" --out "$dir/none" $small > /dev/null 2>&1

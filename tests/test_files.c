@@ -208,6 +208,10 @@ static void test_lock(void)
     qnet__lock_release(&lock);
 #endif
     CHECK_FAILS(ctx, qnet__lock_take(ctx, FOLDER "/lock/a/b/x", &lock), QNET_ERROR_IO, "b/x");
+    /* Nor is a file lost that stands where a folder was to be: only folders that were made are removed. */
+    CHECK_FAILS(ctx, qnet__lock_take(ctx, FOLDER "/lock/a/b/x/out", &lock), QNET_ERROR_IO, "x/out");
+    CHECK_FAILS(ctx, qnet__lock_take(ctx, FOLDER "/lock/a/b/x/out/deep/", &lock), QNET_ERROR_IO, "x/out/deep");
+    CHECK(holds(ctx, FOLDER "/lock/a/b/x", "x"));
     qnet__remove(FOLDER "/lock/a/b/x");
     qnet__remove(FOLDER "/lock/a/b");
     qnet__remove(FOLDER "/lock/a");
