@@ -3401,7 +3401,7 @@ static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__
     if (n + sizeof "/run.lock" > sizeof lock->path)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.60s...: the path is too long", folder);
     memcpy(lock->path, folder, n + 1);
-    /* To what is there of the path. "file/" is nothing, "file" is something: no separator behind. */
+    /* To what is there of the path: "file/" is nothing, "file" is: so no separator behind it. */
     while (n > 0 && qnet__path_kind(lock->path) == 0) {
         while (n > 0 && !qnet__is_separator(lock->path[n - 1])) n--;
         while (n > 0 && qnet__is_separator(lock->path[n - 1])) n--;
@@ -3800,8 +3800,8 @@ static qnet__epilogue qnet__epilogue_plain(qnet_real *y)
 }
 
 typedef struct qnet__pass_job {
-    const qnet__prologue *source;
-    const qnet__epilogue *sink;
+    const qnet__prologue *prologue;
+    const qnet__epilogue *epilogue;
     size_t rows, channels, chunk_rows;
 } qnet__pass_job;
 
@@ -3893,7 +3893,7 @@ typedef struct qnet__winograd {
     ptrdiff_t parts, du_row, du_plane; /* du[parts][planes][in][out] or [workers][planes][64][64] */
     qnet__prologue from;                    /* plain or normalised */
     qnet__prologue dy;                      /* plain or a gradient; of the weights' gradient */
-    qnet__epilogue sink;
+    qnet__epilogue epilogue;
     const qnet_real *w;                   /* [3][3][in][out] */
     int backward;                         /* w is turned round and in, out are dst_c, src_c */
     qnet_real *u;
@@ -4563,8 +4563,8 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
                                     const size_t count)
 {
     const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n + c;
-    const qnet__prologue source = *job->source; /* copies: stores to maps cannot change them */
-    const qnet__epilogue sink = *job->sink;
+    const qnet__prologue prologue = *job->prologue; /* copies: stores to maps cannot change them */
+    const qnet__epilogue epilogue = *job->epilogue;
     qnet__prologue_lanes in[QNET__PASS_VECTORS];
     qnet__epilogue_lanes out[QNET__PASS_VECTORS];
     qnet__sums sums[QNET__PASS_VECTORS];
@@ -4573,17 +4573,17 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
     QNET__UNROLL
     for (k = 0; k < vectors; k++) {
         const ptrdiff_t d = k * QNET__LANES;
-        qnet__prologue_channels(&source, from, c + d, count, &in[k]);
-        qnet__epilogue_channels(&sink, to, c + d, count, &out[k]);
+        qnet__prologue_channels(&prologue, from, c + d, count, &in[k]);
+        qnet__epilogue_channels(&epilogue, to, c + d, count, &out[k]);
         if (to == QNET__EPILOGUE_MOMENTS)
-            sums[k].center = qnet__prologue_get(&source, from, &in[k], first + d, count);
+            sums[k].center = qnet__prologue_get(&prologue, from, &in[k], first + d, count);
     }
     for (r = 0; r < (ptrdiff_t)rows; r++) {
         QNET__UNROLL
         for (k = 0; k < vectors; k++) {
             const ptrdiff_t at = first + r * n + k * QNET__LANES;
-            const qnet__lanes v = qnet__prologue_get(&source, from, &in[k], at, count);
-            qnet__epilogue_put(&sink, to, &out[k], at, count, v, &sums[k]);
+            const qnet__lanes v = qnet__prologue_get(&prologue, from, &in[k], at, count);
+            qnet__epilogue_put(&epilogue, to, &out[k], at, count, v, &sums[k]);
         }
         if (r % 16 != 15 && r + 1 < (ptrdiff_t)rows) continue;
         QNET__UNROLL
@@ -4591,7 +4591,7 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
             qnet__sums_fold(&sums[k]);
     }
     for (k = 0; k < vectors; k++)
-        qnet__epilogue_end(&sink, to, (ptrdiff_t)chunk * n + c + k * QNET__LANES, count,
+        qnet__epilogue_end(&epilogue, to, (ptrdiff_t)chunk * n + c + k * QNET__LANES, count,
                            &sums[k]);
 }
 
@@ -4609,8 +4609,8 @@ QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prol
    a vector or less at a time. */
 static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
 {
-    const qnet__prologue_kind plain = QNET__PROLOGUE_PLAIN, from = job->source->kind;
-    const qnet__epilogue_kind store = QNET__EPILOGUE_PLAIN, to = job->sink->kind;
+    const qnet__prologue_kind plain = QNET__PROLOGUE_PLAIN, from = job->prologue->kind;
+    const qnet__epilogue_kind store = QNET__EPILOGUE_PLAIN, to = job->epilogue->kind;
     const ptrdiff_t n = (ptrdiff_t)job->channels, step = QNET__PASS_VECTORS * QNET__LANES;
     if (from == QNET__PROLOGUE_NORMALISED)
         qnet__pass_columns(job, QNET__PROLOGUE_NORMALISED, store, first, rows, chunk);
@@ -4971,7 +4971,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
                                           const qnet__winograd_view *next, ptrdiff_t channel,
                                           int is_first, const qnet_real *m, qnet__sums *sums)
 {
-    const qnet__epilogue sink = p->sink; /* a copy, which stores to the map cannot change */
+    const qnet__epilogue epilogue = p->epilogue; /* a copy, which stores to the map cannot change */
     const int most = qnet__winograd_sizes_of[form].points;
     const int size = qnet__winograd_sizes_of[form].out, rows = full ? size : now->rows;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
@@ -4985,8 +4985,8 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
         qnet__lanes half[8 * QNET__WINOGRAD_MOST];
         for (i = 0; i < size * size && next != NULL; i++)
             if (next->at[i] >= 0)
-                qnet__epilogue_prefetch(&sink, kind, next->at[i] + c);
-        qnet__epilogue_channels(&sink, kind, c, QNET__LANES, &k);
+                qnet__epilogue_prefetch(&epilogue, kind, next->at[i] + c);
+        qnet__epilogue_channels(&epilogue, kind, c, QNET__LANES, &k);
         for (x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
             QNET__UNROLL
@@ -5003,7 +5003,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
             QNET__UNROLL
             for (i = 0; i < size; i++)
                 if (at[i] >= 0)
-                    qnet__epilogue_put(&sink, kind, &k, at[i] + c, QNET__LANES, e[i], &sum);
+                    qnet__epilogue_put(&epilogue, kind, &k, at[i] + c, QNET__LANES, e[i], &sum);
         }
         qnet__sums_fold(&sum);
         *sums = sum;
@@ -5036,10 +5036,10 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__win
             rows += now.at[i] >= 0;
     }
     for (ptrdiff_t c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANES)
-        qnet__epilogue_end(&p->sink, kind, block * p->dst_c + channel + c, QNET__LANES,
+        qnet__epilogue_end(&p->epilogue, kind, block * p->dst_c + channel + c, QNET__LANES,
                            &sums[c / QNET__LANES]);
     if (kind == QNET__EPILOGUE_MOMENTS && channel == 0)
-        p->sink.rows[block] = rows;
+        p->epilogue.rows[block] = rows;
 }
 
 /* y[points] = G x[3], in double: the entries of G are not exact in binary, and an error in a kernel
@@ -5219,11 +5219,11 @@ QNET__INLINE void qnet__winograd_step_of(const qnet__winograd *p, qnet__winograd
         qnet__winograd_transform(p, in, form, QNET__PROLOGUE_NORMALISED, i, j, block);
     else if (step == in)
         qnet__winograd_transform(p, in, form, QNET__PROLOGUE_PLAIN, i, j, block);
-    else if (QNET__HAS_TRAINING && p->sink.kind == QNET__EPILOGUE_MOMENTS && is_forward)
+    else if (QNET__HAS_TRAINING && p->epilogue.kind == QNET__EPILOGUE_MOMENTS && is_forward)
         qnet__winograd_output(p, form, QNET__EPILOGUE_MOMENTS, i, j, block);
-    else if (p->sink.kind == QNET__EPILOGUE_NORMALISE && is_forward)
+    else if (p->epilogue.kind == QNET__EPILOGUE_NORMALISE && is_forward)
         qnet__winograd_output(p, form, QNET__EPILOGUE_NORMALISE, i, j, block);
-    else if (QNET__HAS_TRAINING && p->sink.kind == QNET__EPILOGUE_GRADIENT && is_same)
+    else if (QNET__HAS_TRAINING && p->epilogue.kind == QNET__EPILOGUE_GRADIENT && is_same)
         qnet__winograd_output(p, form, QNET__EPILOGUE_GRADIENT, i, j, block);
     else
         qnet__winograd_output(p, form, QNET__EPILOGUE_PLAIN, i, j, block);
@@ -6133,8 +6133,8 @@ static void qnet__pass_task(void *arg, size_t chunk, size_t worker)
     const size_t rows = qnet__min_size(call->job.chunk_rows,
                                        call->job.rows - chunk * call->job.chunk_rows);
     QNET__UNUSED(worker);
-    if (call->job.sink->rows != NULL)
-        call->job.sink->rows[chunk] = rows;
+    if (call->job.epilogue->rows != NULL)
+        call->job.epilogue->rows[chunk] = rows;
     call->isa->pass(&call->job, chunk * call->job.chunk_rows, rows, chunk);
 }
 
@@ -6144,7 +6144,7 @@ static void qnet__pass(qnet_context *ctx, const qnet__prologue *prologue, qnet__
                        size_t rows, size_t channels)
 {
     qnet__pass_call call;
-    call.job.source = prologue, call.job.sink = epilogue;
+    call.job.prologue = prologue, call.job.epilogue = epilogue;
     call.job.rows = rows, call.job.channels = channels;
     call.job.chunk_rows = qnet__pass_chunk_rows(channels);
     call.isa = qnet__isa_of(ctx);
@@ -6534,7 +6534,7 @@ static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int sid
     qnet__winograd_geometry(&p, isa, s, side, backward);
     qnet__winograd_plan(&p, &arena, qnet__workers(ctx), u != NULL);
     y->chunks = (size_t)p.blocks;
-    p.from = *x, p.sink = *y, p.w = w;
+    p.from = *x, p.epilogue = *y, p.w = w;
     p.packed = u != NULL ? u : p.u;
     if (u == NULL && p.schedule != QNET__WINOGRAD_BY_GROUP)
         qnet__winograd_pack(ctx, s, side, backward, w, p.u);
@@ -7776,15 +7776,15 @@ static void qnet__norm_apply(qnet_context *ctx, size_t rows, int channels, const
                              const qnet_real *mean, const qnet_real *scale, const qnet_real *beta,
                              const qnet_real *residual, int relu, qnet_real *y)
 {
-    const qnet__prologue source = qnet__prologue_plain(x);
-    qnet__epilogue sink = qnet__epilogue_plain(y);
-    sink.kind = QNET__EPILOGUE_NORMALISE;
-    sink.mean = mean;
-    sink.scale = scale;
-    sink.beta = beta;
-    sink.residual = residual;
-    sink.relu = relu;
-    qnet__pass(ctx, &source, &sink, rows, (size_t)channels);
+    const qnet__prologue prologue = qnet__prologue_plain(x);
+    qnet__epilogue epilogue = qnet__epilogue_plain(y);
+    epilogue.kind = QNET__EPILOGUE_NORMALISE;
+    epilogue.mean = mean;
+    epilogue.scale = scale;
+    epilogue.beta = beta;
+    epilogue.residual = residual;
+    epilogue.relu = relu;
+    qnet__pass(ctx, &prologue, &epilogue, rows, (size_t)channels);
 }
 
 #if QNET__HAS_TRAINING
@@ -7799,7 +7799,7 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
                                             qnet_real *running_var, qnet_real *mean,
                                             qnet_real *rstd, qnet_real *y, void *scratch)
 {
-    const qnet__prologue source = qnet__prologue_plain(x);
+    const qnet__prologue prologue = qnet__prologue_plain(x);
     qnet__norm norm;
     qnet__arena arena = { NULL, 0 };
     size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
@@ -7817,7 +7817,7 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
     qnet__norm_plan(&norm, rows, channels, &arena);
 
     norm.sums.kind = QNET__EPILOGUE_MOMENTS;
-    qnet__pass(ctx, &source, &norm.sums, rows, (size_t)channels);
+    qnet__pass(ctx, &prologue, &norm.sums, rows, (size_t)channels);
     qnet__epilogue_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
     for (size_t c = 0; c < (size_t)channels; c++) {
         double m = norm.total1[c], v = norm.total2[c], r = 1 / sqrt(v + QNET_BATCHNORM_EPS);
@@ -7872,7 +7872,7 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
 {
     qnet__norm norm;
     qnet__arena arena = { NULL, 0 };
-    qnet__prologue source = qnet__prologue_plain(dy);
+    qnet__prologue prologue = qnet__prologue_plain(dy);
     size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
     void *block, *owned;
 
@@ -7887,7 +7887,7 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
     norm.sums.mask = y;
     norm.sums.pre = x;
     norm.sums.mean = mean;
-    qnet__pass(ctx, &source, &norm.sums, rows, (size_t)channels);
+    qnet__pass(ctx, &prologue, &norm.sums, rows, (size_t)channels);
     qnet__epilogue_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
     for (size_t c = 0; c < (size_t)channels; c++) {
         double r = (double)rstd[c], sum_g = norm.total1[c], sum_gd = norm.total2[c];
@@ -7898,15 +7898,15 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
         norm.slope[c] = (qnet_real)(r * r * sum_gd / (double)rows);
     }
     if (dx != NULL) {
-        qnet__epilogue sink = qnet__epilogue_plain(dx);
-        source.kind = QNET__PROLOGUE_GRADIENT;
-        source.x = norm.sums.y != NULL ? norm.sums.y : dy;
-        source.pre = x;
-        source.mean = mean;
-        source.scale = norm.scale;
-        source.shift = norm.shift;
-        source.slope = norm.slope;
-        qnet__pass(ctx, &source, &sink, rows, (size_t)channels);
+        qnet__epilogue epilogue = qnet__epilogue_plain(dx);
+        prologue.kind = QNET__PROLOGUE_GRADIENT;
+        prologue.x = norm.sums.y != NULL ? norm.sums.y : dy;
+        prologue.pre = x;
+        prologue.mean = mean;
+        prologue.scale = norm.scale;
+        prologue.shift = norm.shift;
+        prologue.slope = norm.slope;
+        qnet__pass(ctx, &prologue, &epilogue, rows, (size_t)channels);
     }
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
@@ -8215,9 +8215,9 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
         qnet__stem_convolve(p, image, first - again, last, again ? above : rows);
         if (p->sums != NULL) {
             const size_t chunk = (size_t)(image * s->bands + b);
-            const qnet__prologue source = qnet__prologue_plain(rows);
+            const qnet__prologue prologue = qnet__prologue_plain(rows);
             qnet__pass_job job;
-            job.source = &source, job.sink = p->sums;
+            job.prologue = &prologue, job.epilogue = p->sums;
             job.rows = (size_t)((last - first) * s->out_w), job.channels = 64;
             job.chunk_rows = job.rows;
             p->sums->rows[chunk] = job.rows;
@@ -8466,7 +8466,7 @@ static void qnet__stem_part_task(void *arg, size_t part, size_t worker)
         t.first = band > 0 ? 2 * y - 1 : 0; /* the windows reach up */
         t.last = band + 1 < s->bands ? 2 * y_end : s->out_h + 3;
         qnet__stem_columns(&t);
-        p->mask.sink->rows[chunk] = rows;
+        p->mask.epilogue->rows[chunk] = rows;
         p->isa->pass(&p->mask, (size_t)((t.image * s->pool_h + y) * s->pool_w), rows, chunk);
         qnet__stem_cross(&t, y, y_end);
         for (int k = 0; k < 7; k++) {
@@ -8574,7 +8574,7 @@ static void qnet__stem_level(qnet__stem_backward_job *p)
 static void qnet__stem_backward(qnet_context *ctx, qnet__stem_backward_job *p, qnet__epilogue *sums)
 {
     p->dpool = qnet__prologue_plain(sums->y);
-    p->mask.source = &p->dpool, p->mask.sink = sums;
+    p->mask.prologue = &p->dpool, p->mask.epilogue = sums;
     p->mask.channels = 64;
     sums->chunks = qnet__stem_chunks(&p->s);
     qnet__stem_level(p);

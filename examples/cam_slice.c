@@ -25,15 +25,9 @@ typedef struct job {
 static qnet_status load(qnet_context *ctx, char **path, const qnet_input_config *input, job *j)
 {
     qnet_resnet_config config;
-    qnet_scan_files files;
+    const qnet_scan_files files = {"scan", QNET_HC, 0, QNET_SEX_UNKNOWN, path[0], path[1], path[2], path[3]};
     qnet_status status;
     size_t pixels = (size_t)input->size * (size_t)input->size;
-    memset(&files, 0, sizeof files);
-    files.subject = "scan";
-    files.qsm = path[0];
-    files.r2star = path[1];
-    files.t1w = path[2];
-    files.mask = path[3];
     status = qnet_cohort_load(ctx, input, &files, 1, &j->cohort);
     qnet_resnet_config_init(&config);
     config.height = config.width = input->size;

@@ -168,13 +168,7 @@ static qnet_status load_weights(qnet_context *ctx, const char *const *path, job 
 static qnet_status load_scan(qnet_context *ctx, const char *const *path,
                              const qnet_input_config *input, job *j)
 {
-    qnet_scan_files files;
-    memset(&files, 0, sizeof files);
-    files.subject = "scan";
-    files.qsm = path[0];
-    files.r2star = path[1];
-    files.t1w = path[2];
-    files.mask = path[3];
+    const qnet_scan_files files = {"scan", QNET_HC, 0, QNET_SEX_UNKNOWN, path[0], path[1], path[2], path[3]};
     return qnet_cohort_load(ctx, input, &files, 1, &j->cohort);
 }
 

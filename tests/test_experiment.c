@@ -83,6 +83,20 @@ static void context_end(qnet_context *ctx)
     qnet_context_destroy(ctx);
 }
 
+/* For images of 32 x 32, one at a time, not for training. */
+static qnet_resnet *small_resnet(qnet_context *ctx, int classes)
+{
+    qnet_resnet_config config;
+    qnet_resnet *net = NULL;
+    qnet_resnet_config_init(&config);
+    config.height = config.width = 32;
+    config.batch = 1;
+    config.training = 0;
+    config.classes = classes;
+    CHECK_OK(ctx, qnet_resnet_create(ctx, &config, &net));
+    return net;
+}
+
 static void small_config(qnet_experiment_config *c)
 {
     qnet_experiment_config_init(c);
@@ -281,13 +295,7 @@ static void test_identity(void)
     }
     if (scan) { /* what draws heat maps asks whose weights they are */
         qnet_experiment e;
-        qnet_resnet_config config;
-        qnet_resnet *net = NULL;
-        qnet_resnet_config_init(&config);
-        config.height = config.width = 32;
-        config.batch = 1;
-        config.training = 0;
-        CHECK_OK(ctx, qnet_resnet_create(ctx, &config, &net));
+        qnet_resnet *net = small_resnet(ctx, QNET_CLASSES);
         memset(&e, 0, sizeof e);
         e.ctx = ctx;
         strcpy(e.out, out_folder);
@@ -686,14 +694,7 @@ static void test_leak(void)
 /* A file of random weights that says of itself what `pairs` say. */
 static void write_weights(qnet_context *ctx, const char *path, int classes, const char *const *pairs, int n)
 {
-    qnet_resnet_config config;
-    qnet_resnet *net = NULL;
-    qnet_resnet_config_init(&config);
-    config.height = config.width = 32;
-    config.batch = 1;
-    config.training = 0;
-    config.classes = classes;
-    CHECK_OK(ctx, qnet_resnet_create(ctx, &config, &net));
+    qnet_resnet *net = small_resnet(ctx, classes);
     qnet_resnet_init(net, 3);
     CHECK_OK(ctx, qnet_weights_save(ctx, path, net->table, net->weights, pairs, n));
     qnet_resnet_destroy(net);

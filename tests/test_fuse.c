@@ -172,16 +172,16 @@ static void pass_reference(const qnet__pass_job *job, size_t first, size_t rows,
 {
     const size_t n = job->channels;
     size_t r, c;
-    for (c = 0; c < n && job->sink->sum1 != NULL; c++) {
-        job->sink->sum1[chunk * n + c] = job->sink->sum2[chunk * n + c] = 0;
-        if (job->sink->kind == QNET__EPILOGUE_MOMENTS)
-            job->sink->center[chunk * n + c] = prologue_reference(job->source, first * n + c, c);
+    for (c = 0; c < n && job->epilogue->sum1 != NULL; c++) {
+        job->epilogue->sum1[chunk * n + c] = job->epilogue->sum2[chunk * n + c] = 0;
+        if (job->epilogue->kind == QNET__EPILOGUE_MOMENTS)
+            job->epilogue->center[chunk * n + c] = prologue_reference(job->prologue, first * n + c, c);
     }
     for (r = 0; r < rows; r++) {
         for (c = 0; c < n; c++) {
             const size_t at = (first + r) * n + c;
-            epilogue_reference(job->sink, at, chunk * n + c, c,
-                               prologue_reference(job->source, at, c));
+            epilogue_reference(job->epilogue, at, chunk * n + c, c,
+                               prologue_reference(job->prologue, at, c));
         }
     }
 }
@@ -207,7 +207,7 @@ static void test_passes(void)
                 qnet__pass_job job;
                 size_t chunk;
                 qnet__pass(ctx, &source, &fast, d.rows, channels);
-                job.source = &source, job.sink = &ref;
+                job.prologue = &source, job.epilogue = &ref;
                 job.rows = d.rows, job.channels = channels;
                 job.chunk_rows = qnet__pass_chunk_rows(channels);
                 ref.chunks = fast.chunks;

@@ -233,7 +233,7 @@ static void backward(qnet_context *ctx, data *d)
     }
     CHECK(wrong == 0);
     /* what the job keeps lies in it or with the caller */
-    CHECK((const char *)job.mask.source >= (const char *)&job && (const char *)job.mask.source < (const char *)(&job + 1));
+    CHECK((const char *)job.mask.prologue >= (const char *)&job && (const char *)job.mask.prologue < (const char *)(&job + 1));
     CHECK(cut > d->pooled / 64 && cut < d->pooled);
     qnet__parallel(ctx, 147, qnet__stem_weight_task, &job);
     exact = definition(d);
