@@ -12,7 +12,7 @@
 
        manual         what it does and does NOT do, quick start, options, systems, memory,
                       threads, determinism, errors, formats, choices, references
-       API 1 .. 17    every public type and function, in the order of the data's way
+       API 1 .. 18    every public type and function, in the order of the data's way
        END OF API     read no further to use the library, read on to audit it
        >>status >>context >>random >>file >>tensor >>text              the ground floor
        >>kernels                                                         per instruction set
@@ -95,12 +95,12 @@
                               but after a power cut one may be empty; for tests
        QNET_ONLY_INFERENCE    files are read, images prepared, both networks run forward, and class
                               activation maps; no training, no statistics, no NIfTI and PNG files
-                              out; no API 17, and so no qnet_preparation_load
-       QNET_ONLY_METRICS      statistics alone: API 1 to 3 and 15
+                              out; no API 18, and so no qnet_preparation_load
+       QNET_ONLY_METRICS      statistics alone: API 1 to 3 and 16
        QNET_NO_FILES          networks, layers, optimiser, augmentation and statistics; nothing that
                               knows of files: no NIfTI, no weights files, cohorts, training runs;
                               with QNET_ONLY_INFERENCE no optimiser and no statistics either
-       QNET_NO_EXPERIMENT     all but the experiment (API 17)
+       QNET_NO_EXPERIMENT     all but the experiment (API 18)
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
        QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
        QNET_PASTED            this text is part of another header, so that it cannot include itself
@@ -195,7 +195,7 @@
        Training         10 folds over individuals, 10 in each (of 99, one fold has 9); stage 1: 100
                         epochs, batch 64, Adam, 3e-4 to 1e-4 by cosine annealing; stage 2: 50
                         epochs, batch 64, 3e-4: qnet_experiment_config
-       Results          what Tables 1-3 and Fig. 5-10 show: API 15 to 17. examples/audit_paper.c
+       Results          what Tables 1-3 and Fig. 5-10 show: API 16 to 18. examples/audit_paper.c
                         shows what the printed results say of each other, and where they differ
 
    CHOICES, where the paper leaves a question open (each a field of a configuration, or fixed)
@@ -1089,7 +1089,7 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
 
 #if QNET__HAS_NETWORKS
 /* ============================================================================================
-   API 12. Images: histogram stretching and augmentation (paper, "Data Augmentation"). In its order
+   API 13. Images: histogram stretching and augmentation (paper, "Data Augmentation"). In its order
    and with its probabilities: histogram stretching (1), horizontal flip (.5), vertical flip (.5),
    brightness and contrast (.7), random gamma (.3), grid distortion (.25), shift-scale-rotate (.5),
    crop (1); at test time the first and the last only. Ranges are those of Albumentations.
@@ -1164,7 +1164,7 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
 
 #if QNET__HAS_FILES
 /* ============================================================================================
-   API 13. Cohorts: scans on disk to images in memory (paper, "Data Preparation": the slices with
+   API 14. Cohorts: scans on disk to images in memory (paper, "Data Preparation": the slices with
    the basal ganglia, full-size or cropped to them), and subject-wise folds ("Training Procedure").
    ============================================================================================ */
 
@@ -1295,7 +1295,7 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
                                       const int *fold);
 
 /* ============================================================================================
-   API 14. Training (paper, "Training Procedure").
+   API 15. Training (paper, "Training Procedure").
    ============================================================================================ */
 
 #if QNET__HAS_TRAINING
@@ -1387,7 +1387,7 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
 
 #if QNET__HAS_METRICS
 /* ============================================================================================
-   API 15. Evaluation (paper, "Results"). label 1 is HH, the positive class; all in double.
+   API 16. Evaluation (paper, "Results"). label 1 is HH, the positive class; all in double.
    ============================================================================================ */
 
 typedef struct qnet_confusion { size_t tp, fn, tn, fp; } qnet_confusion;
@@ -1468,7 +1468,7 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
 
 #if QNET__HAS_NETWORKS
 /* ============================================================================================
-   API 16. Class activation maps (Zhou et al. 2016; paper, Fig. 9 and 10).
+   API 17. Class activation maps (Zhou et al. 2016; paper, Fig. 9 and 10).
    ============================================================================================ */
 
 /* map[h][w] of net->config's input size, after a forward pass that held image `index` of the batch:
@@ -1485,7 +1485,7 @@ QNET_API void qnet_jet(double value, uint8_t rgb[3]);
 
 #if QNET__HAS_EXPERIMENT
 /* ============================================================================================
-   API 17. The experiment: what the paper's tables and figures show, for a cohort.
+   API 18. The experiment: what the paper's tables and figures show, for a cohort.
    ============================================================================================ */
 
 typedef enum qnet_model_kind {
@@ -12454,6 +12454,46 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
 #endif
 #endif
 
+#define QNET__GRID_REFUSED 0.05  /* voxels: beyond it the maps show visibly different tissue */
+#define QNET__GRID_WARNED 0.0005 /* a header's float32 is off by a tenth of that at most */
+#define QNET__REGRID \
+    ": bring it onto that grid (flirt -applyxfm -usesqform, antsApplyTransforms, 3dresample)"
+
+/* Whether b has the grid of a, but for rounding. With D = affine_b - affine_a, a corner c of the
+   grid (voxel indices) lies off by D (c, 1) mm, and by that projected on an axis of a, divided by
+   the voxel size, in voxels. The grid is affine: no voxel is further off than the worst corner. */
+static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
+                                    const qnet_volume *b, const char *name_b)
+{
+    double worst = 0;
+    if (a->nx != b->nx || a->ny != b->ny || a->nz != b->nz)
+        return qnet__fail(ctx, QNET_ERROR_SHAPE,
+                          "%s: grid of %dx%dx%d, expected %dx%dx%d as in %s" QNET__REGRID,
+                          name_b, b->nx, b->ny, b->nz, a->nx, a->ny, a->nz, name_a);
+    for (int corner = 0; corner < 8; corner++) {
+        const double at[4] = {corner & 1 ? a->nx - 1.0 : 0, corner & 2 ? a->ny - 1.0 : 0,
+                              corner & 4 ? a->nz - 1.0 : 0, 1};
+        for (int c = 0; c < 3; c++) { /* along the axes of a, taken as orthogonal */
+            double along = 0;
+            for (int r = 0; r < 3; r++) {
+                double off = 0; /* mm */
+                for (int k = 0; k < 4; k++) off += (b->affine[r][k] - a->affine[r][k]) * at[k];
+                along += off * a->affine[r][c];
+            }
+            worst = fmax(worst, fabs(along) / (a->spacing[c] * a->spacing[c]));
+        }
+    }
+    if (!(worst <= QNET__GRID_REFUSED))
+        return qnet__fail(ctx, QNET_ERROR_SHAPE,
+                          "%s: same %dx%dx%d shape as %s, but its corners lie %.3g voxels off, "
+                          "expected %g at most" QNET__REGRID,
+                          name_b, b->nx, b->ny, b->nz, name_a, worst, QNET__GRID_REFUSED);
+    if (worst > QNET__GRID_WARNED)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: its corners lie %.2g voxels off those of %s", name_b,
+                  worst, name_a);
+    return QNET_OK;
+}
+
 /* ============================================================================================
    >>weights
    Safetensors files in and out, and networks in and out of them.
@@ -14310,46 +14350,6 @@ static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *co
     if (!axial)
         qnet__log(ctx, QNET_LOG_INFO, "%s: slices acquired %s are cut anew as axial ones", name,
                   acquired);
-    return QNET_OK;
-}
-
-#define QNET__GRID_REFUSED 0.05  /* voxels: beyond it the maps show visibly different tissue */
-#define QNET__GRID_WARNED 0.0005 /* a header's float32 is off by a tenth of that at most */
-#define QNET__REGRID \
-    ": bring it onto that grid (flirt -applyxfm -usesqform, antsApplyTransforms, 3dresample)"
-
-/* Whether b has the grid of a, but for rounding. With D = affine_b - affine_a, a corner c of the
-   grid (voxel indices) lies off by D (c, 1) mm, and by that projected on an axis of a, divided by
-   the voxel size, in voxels. The grid is affine: no voxel is further off than the worst corner. */
-static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
-                                    const qnet_volume *b, const char *name_b)
-{
-    double worst = 0;
-    if (a->nx != b->nx || a->ny != b->ny || a->nz != b->nz)
-        return qnet__fail(ctx, QNET_ERROR_SHAPE,
-                          "%s: grid of %dx%dx%d, expected %dx%dx%d as in %s" QNET__REGRID,
-                          name_b, b->nx, b->ny, b->nz, a->nx, a->ny, a->nz, name_a);
-    for (int corner = 0; corner < 8; corner++) {
-        const double at[4] = {corner & 1 ? a->nx - 1.0 : 0, corner & 2 ? a->ny - 1.0 : 0,
-                              corner & 4 ? a->nz - 1.0 : 0, 1};
-        for (int c = 0; c < 3; c++) { /* along the axes of a, taken as orthogonal */
-            double along = 0;
-            for (int r = 0; r < 3; r++) {
-                double off = 0; /* mm */
-                for (int k = 0; k < 4; k++) off += (b->affine[r][k] - a->affine[r][k]) * at[k];
-                along += off * a->affine[r][c];
-            }
-            worst = fmax(worst, fabs(along) / (a->spacing[c] * a->spacing[c]));
-        }
-    }
-    if (!(worst <= QNET__GRID_REFUSED))
-        return qnet__fail(ctx, QNET_ERROR_SHAPE,
-                          "%s: same %dx%dx%d shape as %s, but its corners lie %.3g voxels off, "
-                          "expected %g at most" QNET__REGRID,
-                          name_b, b->nx, b->ny, b->nz, name_a, worst, QNET__GRID_REFUSED);
-    if (worst > QNET__GRID_WARNED)
-        qnet__log(ctx, QNET_LOG_WARNING, "%s: its corners lie %.2g voxels off those of %s", name_b,
-                  worst, name_a);
     return QNET_OK;
 }
 
