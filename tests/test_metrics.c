@@ -284,7 +284,7 @@ static void test_rank(void)
         for (int kind = 0; key && seen && kind < KINDS; kind++) {
             size_t wrong = 0;
             for (size_t k = 0; k < n; k++) key[k] = score_of_kind(&rng, kind);
-            qnet__rank_scores(&e, key, NULL, n);
+            qnet__rank_items(&e, key, NULL, NULL, n);
             memset(seen, 0, n);
             for (size_t k = 0; k < n; k++) {
                 const uint32_t item = e.ranked[k].item, before = k ? e.ranked[k - 1].item : item;
