@@ -15220,23 +15220,11 @@ static const qnet__setting qnet__training_settings[] = {
 
 /* ---- records --------------------------------------------------------------------------------
    Checkpoints of a run and, in >>experiment, results of a fold: safetensors files whose metadata
-   say line by line ("key=value") whose they are, and whose tensors are one-dimensional arrays. */
+   say line by line ("key=value") whose they are, and whose tensors are one-dimensional arrays. The
+   data of a list of arrays[count] are written, or read into. */
 
 #define QNET__ARRAYS 5
 #define QNET__REAL_DTYPE (QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32)
-
-/* data[count] of a record, which is written or read into. */
-static qnet_safetensor qnet__array(const char *name, qnet_dtype dtype, void *data, size_t count)
-{
-    qnet_safetensor array;
-    memset(&array, 0, sizeof array);
-    snprintf(array.name, sizeof array.name, "%s", name);
-    array.dtype = dtype;
-    array.ndim = 1;
-    array.shape[0] = array.count = count;
-    array.data = data;
-    return array;
-}
 
 /* text, which is cut up, and arrays[count] into a file. */
 static qnet_status qnet__record_write(qnet_context *ctx, qnet_sink *sink, char *text,
@@ -15850,12 +15838,16 @@ static qnet_status qnet__training_text(const qnet__training_state *s, int swa, q
 static int qnet__training_arrays(const qnet__training_state *s, int averaged,
                                  qnet_safetensor arrays[QNET__ARRAYS])
 {
-    const size_t trainable = s->table->trainable, epoch = sizeof(qnet_epoch) / sizeof(double);
-    arrays[0] = qnet__array("history", QNET_F64, s->run.history, (size_t)s->run.epochs * epoch);
-    arrays[1] = qnet__array("weights", QNET__REAL_DTYPE, s->weights, s->table->total);
-    arrays[2] = qnet__array("adam.m", QNET__REAL_DTYPE, s->m, trainable);
-    arrays[3] = qnet__array("adam.v", QNET__REAL_DTYPE, s->v, trainable);
-    arrays[4] = qnet__array("swa.average", QNET__REAL_DTYPE, s->average, trainable);
+    const qnet_dtype real = QNET__REAL_DTYPE;
+    const size_t n = s->table->trainable, all = s->table->total;
+    const size_t epochs = (size_t)s->run.epochs * sizeof(qnet_epoch) / sizeof(double);
+    const qnet_safetensor list[QNET__ARRAYS] = {
+        {"history", QNET_F64, 1, {epochs}, epochs, 0, s->run.history},
+        {"weights", real, 1, {all}, all, 0, s->weights},
+        {"adam.m", real, 1, {n}, n, 0, s->m},
+        {"adam.v", real, 1, {n}, n, 0, s->v},
+        {"swa.average", real, 1, {n}, n, 0, s->average}};
+    memcpy(arrays, list, sizeof list);
     return averaged > 0 ? QNET__ARRAYS : QNET__ARRAYS - 1;
 }
 
@@ -16512,11 +16504,6 @@ static qnet_status qnet__evaluation_create(qnet_context *ctx, size_t count, int 
     return QNET_OK;
 }
 
-static void qnet__evaluation_destroy(qnet_context *ctx, qnet__evaluation *e)
-{
-    qnet__free(ctx, e->block, e->bytes);
-}
-
 /* e->ranked = the items in the order of rising score, none of it NaN, or (score NULL) of rising
    cluster; equal ones in the order they had. label NULL: none. */
 static void qnet__rank_items(qnet__evaluation *e, const double *score, const int *cluster,
@@ -16559,7 +16546,7 @@ QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double 
         point->true_positive_rate = (double)tp / (double)m;
     }
     *points_count = (size_t)(point - points) + 1;
-    qnet__evaluation_destroy(ctx, &e);
+    qnet__free(ctx, e.block, e.bytes);
     return QNET_OK;
 }
 
@@ -16603,7 +16590,7 @@ QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double 
     QNET__TRY(qnet__check_curve(ctx, "qnet_auc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
     *auc = qnet__components(&e, label, score, count, m, NULL);
-    qnet__evaluation_destroy(ctx, &e);
+    qnet__free(ctx, e.block, e.bytes);
     return QNET_OK;
 }
 
@@ -16704,7 +16691,7 @@ QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const
         r.auc[k] = qnet__components(&e, label, k ? score2 : score1, count, m, e.component[k]);
     const qnet_status status = qnet__variances(ctx, &e, label, cluster, count, m, curves, r.auc,
                                                var);
-    qnet__evaluation_destroy(ctx, &e);
+    qnet__free(ctx, e.block, e.bytes);
     if (status != QNET_OK) return status;
     for (int k = 0; k < curves; k++) {
         r.variance[k] = var[k];
@@ -16803,7 +16790,7 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
     qnet__parallel(ctx, (size_t)resamples, qnet__bootstrap_task, &b);
     while (drawn < (size_t)resamples && e.auc[drawn] == e.auc[drawn]) drawn++;
     if (drawn == (size_t)resamples) memcpy(auc, e.auc, drawn * sizeof *auc);
-    qnet__evaluation_destroy(ctx, &e);
+    qnet__free(ctx, e.block, e.bytes);
     if (drawn == (size_t)resamples) return QNET_OK;
     return qnet__fail(ctx, QNET_ERROR_DATA,
                       "qnet_bootstrap_auc: resample %lu: one class in each of %d samples drawn",
@@ -16848,7 +16835,7 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
         squares += d * d;
     }
     for (int i = 0; i < 5; i++) q[i] = qnet__order_quantile(values, e.ranked, count, shares[i]);
-    qnet__evaluation_destroy(ctx, &e);
+    qnet__free(ctx, e.block, e.bytes);
     const qnet_boxplot r = {q[0], q[1], q[2], q[3], q[4], mean,
                             count > 1 ? sqrt(squares / (double)(count - 1)) : 0.0};
     *out = r;
@@ -17105,8 +17092,7 @@ static qnet_status qnet__experiment_text(const qnet_experiment *e, qnet_buffer *
     qnet_context *ctx = e->ctx;
     const qnet_experiment_config *c = &e->config;
     const qnet_augment_config *a = &c->stage1.augment;
-    QNET__TRY(qnet_buffer_printf(ctx, text, "version=%s\nfolds_of_repeats=2\nreal=%s\nkernels=%s\n"
-                                 "weights=%016llx\n", /* 2: the second way to seed them */
+    QNET__TRY(qnet_buffer_printf(ctx, text, "version=%s\nreal=%s\nkernels=%s\nweights=%016llx\n",
                                  QNET_VERSION, QNET__REAL_IS_DOUBLE ? "double" : "float",
                                  qnet__kernels_name(ctx), (unsigned long long)e->weights_hash));
     for (int i = 0; i < 2; i++)
@@ -17621,11 +17607,14 @@ static void qnet__fold_file(const qnet__job *job, char path[QNET__PATH], char te
 {
     const size_t image = (size_t)(qnet__job_image(job, QNET_MODELS) - job->image);
     const size_t curve = qnet__curve_epochs(&job->e->config) * sizeof(qnet_epoch) / sizeof(double);
+    const size_t scan = (size_t)job->test_count;
+    const qnet_safetensor list[QNET__RESULT] = {
+        {"image", QNET_F64, 1, {image}, image, 0, job->image},
+        {"scan", QNET_F64, 1, {scan}, scan, 0, job->scan},
+        {"curves", QNET_F64, 1, {curve}, curve, 0, job->curve}};
+    memcpy(arrays, list, sizeof list);
     qnet__job_path(job, "checkpoint", "result", ".safetensors", path);
     snprintf(text, 64, "run=%016llx\n", (unsigned long long)job->e->run[job->input]);
-    arrays[0] = qnet__array("image", QNET_F64, job->image, image);
-    arrays[1] = qnet__array("scan", QNET_F64, job->scan, (size_t)job->test_count);
-    arrays[2] = qnet__array("curves", QNET_F64, job->curve, curve);
 }
 
 /* Writes the result. A fold with this file is done: its checkpoints are not read again. */
@@ -18075,29 +18064,22 @@ static void qnet__old_weights_clear(const qnet_experiment *e)
                   e->out, removed);
 }
 
-/* predictions.csv beside the files of the caller's publish. */
-static qnet_status qnet__csv_save(const qnet_experiment *e)
-{
-    char path[QNET__PATH];
-    qnet_buffer csv = {NULL, 0, 0, NULL};
-    qnet_status status = qnet_experiment_csv(e, &csv);
-    snprintf(path, sizeof path, "%s/checkpoint/publish/predictions.csv", e->out);
-    if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, csv.bytes, csv.size);
-    qnet_buffer_free(e->ctx, &csv);
-    return status;
-}
-
 /* Publishes a run that is complete. Every step may be repeated: a resume after a kill at any of
    them finds the folds' results, and comes here again. */
 static qnet_status qnet__publish(const qnet_experiment *e)
 {
     static const char *const folders[3] = {"publish", "weights", ""};
     const qnet_publish *publish = &e->config.publish;
+    qnet_buffer csv = {NULL, 0, 0, NULL};
     char path[QNET__PATH];
     int count = 0;
     snprintf(path, sizeof path, "%s/checkpoint/publish", e->out);
     if (publish->write) QNET__TRY(publish->write(publish->user, e, path));
-    QNET__TRY(qnet__csv_save(e));
+    qnet_status status = qnet_experiment_csv(e, &csv);
+    snprintf(path, sizeof path, "%s/checkpoint/publish/predictions.csv", e->out);
+    if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, csv.bytes, csv.size);
+    qnet_buffer_free(e->ctx, &csv);
+    QNET__TRY(status);
     QNET__TRY(qnet__work_move(e, "publish", ""));
     snprintf(path, sizeof path, "%s/weights", e->out);
     QNET__TRY(qnet_make_folder(e->ctx, path));
@@ -18118,8 +18100,8 @@ static qnet_status qnet__publish(const qnet_experiment *e)
 
 /* ---- the whole experiment ---------------------------------------------------------------------
    Arguments, lock of out, initial weights; for each input: cohort, memory, leak check, folds,
-   evaluation, pictures of the caller; files, unlock. Nothing but the lock is written into out before
-   the data of the first input have been read and dealt into folds. */
+   evaluation, pictures of the caller; files, unlock. Only the lock is written into out before the
+   data of the first input have been read and dealt into folds. */
 
 /* Permutes the true labels over subjects, anew in each repeat: a control that shows leaks. Scans
    of a subject follow it. From here on the cohort has no other labels. */

@@ -295,7 +295,7 @@ static void test_rank(void)
             }
             CHECK(wrong == 0);
         }
-        qnet__evaluation_destroy(ctx, &e);
+        qnet__free(ctx, e.block, e.bytes);
         free(key);
         free(seen);
     }
@@ -346,7 +346,7 @@ static void test_components(void)
         CHECK(qnet__components(&e, l, score, n, m, fast) == auc);
         CHECK(memcmp(fast, ref, n * sizeof *fast) == 0);
         CHECK(qnet__components(&e, l, score, n, m, NULL) == auc);
-        qnet__evaluation_destroy(ctx, &e);
+        qnet__free(ctx, e.block, e.bytes);
     }
 }
 
