@@ -10368,8 +10368,7 @@ QNET_API void qnet_scan_model_init(qnet_scan_model *model, uint64_t seed)
 }
 
 /* length[count] in 1..config.steps. */
-static qnet_status qnet__scan_check_lengths(const qnet_scan_model *model, const int *length,
-                                            int count)
+static qnet_status qnet__check_lengths(const qnet_scan_model *model, const int *length, int count)
 {
     for (int i = 0; i < count; i++)
         if (length[i] < 1 || length[i] > model->config.steps)
@@ -10408,7 +10407,7 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
     const int width = 2 * config->hidden, classes = config->classes;
     s->batch = 0;
     QNET__TRY(qnet__check_range(ctx, "scan model", "batch", batch, 1, config->batch));
-    QNET__TRY(qnet__scan_check_lengths(model, length, batch));
+    QNET__TRY(qnet__check_lengths(model, length, batch));
     s->lstm.batch = batch;
     for (int d = 0; d < 2; d++)
         for (int i = 0; i < 2 * width; i++)
@@ -10451,7 +10450,7 @@ QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "scan model backward: expected the batch of the last forward pass, %d, "
                           "found %d", s->batch, batch);
-    QNET__TRY(qnet__scan_check_lengths(model, length, batch));
+    QNET__TRY(qnet__check_lengths(model, length, batch));
     const int width = 2 * config->hidden, classes = config->classes;
     const size_t rows = (size_t)batch * (size_t)config->steps, w = (size_t)width;
     const size_t k = (size_t)classes;
@@ -15552,7 +15551,8 @@ QNET_API int qnet_stage1_swa_start(const qnet_stage1_config *config)
     return config->epochs - qnet__max_int(1, (int)floor(config->swa_share * config->epochs + .5));
 }
 
-/* Learning rate of an epoch (from 0): cosine annealing; constant while weights are averaged. */
+/* Learning rate of an epoch (from 0): cosine annealing from rate_first, which would reach rate_last
+   one epoch after the last; constant while weights are averaged. In stage 2 both are its rate. */
 static double qnet__stage1_rate(const qnet_stage1_config *config, int epoch)
 {
     if (config->swa && epoch >= qnet_stage1_swa_start(config)) return config->swa_rate;
@@ -15560,7 +15560,9 @@ static double qnet__stage1_rate(const qnet_stage1_config *config, int epoch)
 }
 
 /* What a run is made of besides its network, in one block. Adam's moments m and v and the average
-   are in the order of the trainable weights, which come first in a network's block. */
+   are in the order of the trainable weights, which come first in a network's block. The stages
+   differ in where a batch comes from: stage 1 has it prepared by the loader, stage 2 gathers rows
+   of features that are there from the start. */
 typedef struct qnet__training_state {
     qnet_training run;          /* first, so that a pointer to it is the start of the block */
     size_t bytes;               /* of the block */
@@ -15656,7 +15658,8 @@ static qnet_status qnet__training_ready(const qnet_training *run, const char *fu
     return QNET_OK;
 }
 
-/* order[count] = 0..count-1, shuffled for this epoch. */
+/* order[count] = 0..count-1, shuffled for this epoch: a function of (seed, epoch), whatever the
+   order before. */
 static void qnet__training_shuffle(qnet__training_state *s, int epoch)
 {
     const int purpose = s->run.net ? QNET_RANDOM_SHUFFLE : QNET_RANDOM_SHUFFLE_SCAN;
@@ -15675,7 +15678,8 @@ static qnet_status qnet__loss_check(const qnet__loop *p, qnet_status status, con
                       qnet__loop_place(p, place));
 }
 
-/* Stage 1: loss = mean of -log softmax(logits)[label] over the images of the batch. */
+/* Stage 1: loss = mean of -log softmax(logits)[label] over the n images of the batch, and its
+   gradient dlogits = (softmax(logits) - onehot(label)) / n, from which all others follow. */
 static qnet_status qnet__stage1_loss(qnet__training_state *s, const qnet__loop *p, double *loss)
 {
     qnet__loader *l = &s->loader;
@@ -15813,13 +15817,14 @@ static const char *qnet__kernels_name(const qnet_context *ctx)
 }
 
 /* Everything that decides the run's bits, as text: configuration, kernels, initial weights, and a
-   hash of the items with their labels. */
+   hash of the items with their labels. swa 0: of the run without SWA, up to the first average. */
 static qnet_status qnet__training_text(const qnet__training_state *s, int swa, qnet_buffer *text)
 {
     qnet_context *ctx = s->run.ctx;
     qnet_stage1_config c = s->config;
     const int stage = s->run.net ? 1 : 2;
     c.swa = swa;
+    if (!swa) c.swa_share = c.swa_rate = 0; /* which then decide nothing */
     QNET__TRY(qnet_buffer_printf(
         ctx, text,
         "kind=qnet stage %d checkpoint 3\nreal=%s\nkernels=%s\nnetwork=%s\nseed=0x%016llx\n"
@@ -16240,7 +16245,7 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
                           "qnet_scan_model_predict: a model of %d features and %d classes: "
                           "expected %d and %d", model->config.features, model->config.classes,
                           QNET_FEATURES, QNET_CLASSES);
-    QNET__TRY(qnet__scan_check_lengths(model, length, count));
+    QNET__TRY(qnet__check_lengths(model, length, count));
     const size_t n = (size_t)count, steps = (size_t)model->config.steps;
     for (int pass = 0; pass < 2; pass++) {
         image_logits = (qnet_real *)qnet__take(&arena, n * steps * QNET_CLASSES, sizeof(qnet_real));
@@ -17121,8 +17126,9 @@ static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experime
    Of the items of slices or of scans: Tables 1 and 3 by qnet__evaluate_figures, Fig. 5 to 8 by
    qnet__evaluate_model, Table 2 by the pairs in qnet__evaluate_level. */
 
-/* Mean and standard deviation (n - 1; NaN for one value) of count values, `step` apart, of which
-   those that are not finite are left out. */
+/* mean = sum v / n and std = sqrt(sum (v - mean)^2 / (n - 1)) of count values, `step` apart, of
+   which those that are not finite are left out: folds without one of the classes have no AUC. Both
+   are NaN where nothing is left, std also for one value. */
 static qnet_mean_std qnet__mean_std(const double *values, int count, int step)
 {
     qnet_mean_std r;
@@ -17154,7 +17160,8 @@ typedef struct qnet__columns {
     size_t n;
 } qnet__columns;
 
-/* Fills the columns with the items of one model in a repeat, those of `fold` or (-1) all. */
+/* Fills the columns with the items of one model in a repeat, those of `fold` or (-1) all. A cluster
+   is a subject: its slices, or its scans where it came more than once. */
 static void qnet__columns_fill(qnet__columns *c, const qnet_level_result *level, int model,
                                int repeat, int fold)
 {
@@ -17395,7 +17402,9 @@ static int qnet__job_progress(void *user, const qnet_progress_info *info)
     return job->outer.report(job->outer.user, &full);
 }
 
-/* The seed of a stage: one number per repeat and fold, so that no two runs share a stream. */
+/* The seed of a stage: one number per input, repeat and fold, so that no two folds share a stream.
+   The ResNet and the ResNetSWA of a fold have the same: up to the first averaged epoch they are the
+   same run. Stage 2 draws for other purposes. */
 static uint64_t qnet__job_seed(const qnet__job *job)
 {
     const uint64_t h = qnet_hash(QNET_HASH_START, &job->e->config.seed, sizeof(uint64_t));
@@ -17656,7 +17665,9 @@ static qnet_status qnet__fold_keep(const qnet__job *job, const qnet_training *ru
 }
 
 /* Trains to the end from wherever an earlier session was, saving after every epoch. branch (NULL:
-   none): the checkpoint with which another run begins, of the end of epoch `start`. */
+   none): the checkpoint with which another run begins, of the end of epoch `start`. A resume at
+   that very epoch writes it again, as the session before may have ended in between. Where a user
+   removes a damaged checkpoint, or a branch, its run begins anew and comes to the same bits. */
 static qnet_status qnet__job_train(const qnet__job *job, qnet_training *run, const char *name,
                                    const char *branch, int start)
 {
@@ -17682,8 +17693,7 @@ static qnet_status qnet__job_train(const qnet__job *job, qnet_training *run, con
 
 /* What stage 2 learns from or is tested on: features of scans[count] by the frozen ResNetSWA, their
    lengths and labels. */
-static qnet_status qnet__fold_features(qnet__job *job, qnet_resnet *net, const int *scans,
-                                       int count)
+static qnet_status qnet__fold_embed(qnet__job *job, qnet_resnet *net, const int *scans, int count)
 {
     for (int i = 0; i < count; i++) {
         job->length[i] = job->cohort->scans[scans[i]].slices;
@@ -17706,12 +17716,11 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
     qnet_safetensors_destroy(embedding);
     config.steps = job->steps;
     config.seed = qnet__job_seed(job);
-    QNET__TRY(qnet__fold_features(job, net, job->train, job->train_count));
+    QNET__TRY(qnet__fold_embed(job, net, job->train, job->train_count));
     QNET__TRY(qnet_stage2_create(job->e->ctx, &config, job->features, job->length, job->label,
                                  job->train_count, &run));
     qnet_status status = qnet__job_train(job, run, "stage2", NULL, 0);
-    if (status == QNET_OK)
-        status = qnet__fold_features(job, net, job->test, job->test_count);
+    if (status == QNET_OK) status = qnet__fold_embed(job, net, job->test, job->test_count);
     if (status == QNET_OK)
         status = qnet_scan_model_predict(run->model, job->features, job->length, job->test_count,
                                          qnet__job_image(job, QNET_MODEL_QNET), job->scan);
@@ -18006,8 +18015,7 @@ static qnet_status qnet__work_move(const qnet_experiment *e, const char *folder,
    overwrite an unfinished one, which may be days of work. */
 static qnet_status qnet__checkpoint_open(const qnet__job *job)
 {
-    static const char *const folders[3] = {"checkpoint/publish", "checkpoint/weights",
-                                           "checkpoint"};
+    static const char *const parts[3] = {"checkpoint/publish", "checkpoint/weights", "checkpoint"};
     const qnet_experiment *e = job->e;
     qnet_context *ctx = e->ctx;
     qnet_buffer was = {NULL, 0, 0, NULL};
@@ -18015,9 +18023,9 @@ static qnet_status qnet__checkpoint_open(const qnet__job *job)
     int temporary = 0, begun = 0, done = 0, has_config;
     qnet_status status;
     for (int i = 0; i < 3; i++) {
-        snprintf(path, sizeof path, "%s/%s", e->out, folders[i]);
+        snprintf(path, sizeof path, "%s/%s", e->out, parts[i]);
         QNET__TRY(qnet_make_folder(ctx, path));
-        QNET__TRY(qnet__work_files(e, folders[i], ".tmp", 1, &temporary)); /* of a run killed */
+        QNET__TRY(qnet__work_files(e, parts[i], ".tmp", 1, &temporary)); /* of a run killed */
     }
     snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
     has_config = qnet_file_exists(path);
