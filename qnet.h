@@ -15715,14 +15715,13 @@ static qnet_status qnet__stage2_loss(qnet__training_state *s, const qnet__loop *
    the last one says nothing of the weights after it. */
 static qnet_status qnet__training_check_weights(const qnet__training_state *s, const qnet__loop *p)
 {
+    const size_t bad = qnet__first_bad(s->weights, s->table->total);
+    const qnet_param *param = s->table->entries;
     char place[QNET__PLACE];
-    for (int i = 0; i < s->table->count; i++) {
-        const qnet_param *param = &s->table->entries[i];
-        if (qnet__first_bad(s->weights + param->offset, param->count) < param->count)
-            return qnet__fail(p->ctx, QNET_ERROR_NUMERIC, "%s: '%s' has become NaN or infinite",
-                              qnet__loop_place(p, place), param->name);
-    }
-    return QNET_OK;
+    if (bad == s->table->total) return QNET_OK;
+    while (bad >= param->offset + param->count) param++;
+    return qnet__fail(p->ctx, QNET_ERROR_NUMERIC, "%s: '%s' has become NaN or infinite",
+                      qnet__loop_place(p, place), param->name);
 }
 
 /* One pass over all items: per batch loss and gradients, one step of Adam; then, late in a run with
@@ -16484,6 +16483,8 @@ typedef struct qnet__evaluation {
     uint32_t *unit;               /* of a bootstrap: [count], the cluster of each item */
     uint32_t *weight;             /* [workers][count]: how often each cluster was drawn */
     double *auc;                  /* [resamples] */
+    size_t count, units;          /* items, and what is drawn; unset without a bootstrap */
+    uint64_t seed;
     void *block;
     size_t bytes;
 } qnet__evaluation;
@@ -16724,17 +16725,11 @@ QNET_API const char *qnet_stars(double p)
     return "ns";
 }
 
-/* ---- Bootstrap ----------------------------------------------------------------------------- */
+/* ---- Bootstrap (Efron 1979) -------------------------------------------------------------------
+   A unit is what is drawn: an item, or a whole cluster, because a resample of slices from known
+   subjects would vary less than new subjects do. Items are ranked by score, with their units. */
 
 #define QNET__BOOTSTRAP_TRIES 1000 /* one class in all of them: probability at most 2^-1000 */
-
-/* One bootstrap (Efron 1979). A unit is what is drawn: an item, or a whole cluster, because a
-   resample of slices from known subjects would vary less than new subjects do. */
-typedef struct qnet__bootstrap {
-    const qnet__evaluation *e; /* ranked: in the order of rising score, with units as items */
-    size_t count, units;
-    uint64_t seed;
-} qnet__bootstrap;
 
 /* The AUC where an item counts as often as its unit was drawn, by the sum of qnet__components. In
    double, in which whole numbers below 2^53 are exact. NaN when a class was not drawn. */
@@ -16757,16 +16752,16 @@ static double qnet__weighted_auc(const qnet__ranked *ranked, size_t count, const
    neither on the number of workers nor on the order of the tasks. */
 static void qnet__bootstrap_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__bootstrap *b = (const qnet__bootstrap *)arg;
-    uint32_t *weight = b->e->weight + worker * b->count;
-    qnet_rng rng = qnet_rng_at(b->seed, QNET_RANDOM_BOOTSTRAP, 0, (uint64_t)index);
+    const qnet__evaluation *e = (const qnet__evaluation *)arg;
+    uint32_t *weight = e->weight + worker * e->count;
+    qnet_rng rng = qnet_rng_at(e->seed, QNET_RANDOM_BOOTSTRAP, 0, (uint64_t)index);
     double auc = (double)NAN;
     for (int attempt = 0; attempt < QNET__BOOTSTRAP_TRIES && auc != auc; attempt++) {
-        memset(weight, 0, b->units * sizeof *weight);
-        for (size_t k = 0; k < b->units; k++) weight[qnet_rng_below(&rng, (uint32_t)b->units)]++;
-        auc = qnet__weighted_auc(b->e->ranked, b->count, weight);
+        memset(weight, 0, e->units * sizeof *weight);
+        for (size_t k = 0; k < e->units; k++) weight[qnet_rng_below(&rng, (uint32_t)e->units)]++;
+        auc = qnet__weighted_auc(e->ranked, e->count, weight);
     }
-    b->e->auc[index] = auc;
+    e->auc[index] = auc;
 }
 
 /* The items are ranked by cluster to number the units, in the order of the clusters' values, then
@@ -16783,16 +16778,18 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
                           "found %s and %d", auc ? "room" : "NULL", resamples);
     QNET__TRY(qnet__check_curve(ctx, "qnet_bootstrap_auc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, 0, (size_t)resamples, &e));
-    qnet__bootstrap b = {&e, count, cluster ? 0 : count, seed};
+    e.count = count;
+    e.units = cluster ? 0 : count;
+    e.seed = seed;
     for (size_t i = 0; i < count; i++) e.unit[i] = (uint32_t)i;
     if (cluster) qnet__rank_items(&e, NULL, cluster, NULL, count);
-    for (size_t first = 0, end; cluster && first < count; first = end, b.units++) {
+    for (size_t first = 0, end; cluster && first < count; first = end, e.units++) {
         end = qnet__run_end(e.ranked, count, first);
-        for (size_t k = first; k < end; k++) e.unit[e.ranked[k].item] = (uint32_t)b.units;
+        for (size_t k = first; k < end; k++) e.unit[e.ranked[k].item] = (uint32_t)e.units;
     }
     qnet__rank_items(&e, score, NULL, label, count);
     for (size_t k = 0; k < count; k++) e.ranked[k].item = e.unit[e.ranked[k].item];
-    qnet__parallel(ctx, (size_t)resamples, qnet__bootstrap_task, &b);
+    qnet__parallel(ctx, (size_t)resamples, qnet__bootstrap_task, &e);
     while (drawn < (size_t)resamples && e.auc[drawn] == e.auc[drawn]) drawn++;
     if (drawn == (size_t)resamples) memcpy(auc, e.auc, drawn * sizeof *auc);
     qnet__free(ctx, e.block, e.bytes);
