@@ -17113,7 +17113,7 @@ static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experime
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no input configuration is chosen");
     QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__experiment_settings, c));
     if (c->bootstrap < 2 || c->bootstrap > 10000000) /* no setting: a resume may change it */
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: bootstrap %d: expected 2 to 1e7",
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: bootstrap is %d, expected 2 to 1e7",
                           c->bootstrap);
     QNET__TRY(qnet__stage1_config_check(ctx, &c->stage1));
     return qnet__settings_check(ctx, "stage 2", qnet__stage2_settings, &c->stage2);
@@ -17812,18 +17812,19 @@ static void qnet__fold_items(const qnet__job *job)
     }
 }
 
-/* Adds the fold's learning curves to the experiment's; their numbers are where it trains to. */
+/* Adds the fold's learning curves to the experiment's, and the seconds that they hold, of this
+   session or an earlier one. Up to the first averaged epoch the ResNetSWA's is the ResNet's. */
 static void qnet__fold_curves(const qnet__job *job)
 {
-    const qnet_experiment_config *c = &job->e->config;
+    qnet_experiment *e = job->e;
+    const qnet_experiment_config *c = &e->config;
     for (int m = 0; m < QNET_MODELS; m++) {
-        qnet_curve *curve = &job->e->curves[job->e->curves_count++];
-        curve->input = job->input;
-        curve->repeat = job->repeat;
-        curve->fold = job->fold;
-        curve->kind = m;
-        curve->epochs = m == QNET_MODEL_QNET ? c->stage2.epochs : c->stage1.epochs;
-        curve->epoch = job->curve + m * c->stage1.epochs;
+        const qnet_curve curve = {job->input, job->repeat, job->fold, m,
+                                  m == QNET_MODEL_QNET ? c->stage2.epochs : c->stage1.epochs,
+                                  job->curve + m * c->stage1.epochs};
+        int i = m == QNET_MODEL_RESNET_SWA ? qnet_stage1_swa_start(&c->stage1) : 0;
+        for (; i < curve.epochs; i++) e->seconds += curve.epoch[i].seconds;
+        e->curves[e->curves_count++] = curve;
     }
 }
 
@@ -18252,19 +18253,6 @@ static qnet_status qnet__input_read_and_run(qnet__job *job)
     return status;
 }
 
-/* Sum over the curves, which hold what earlier sessions took; up to the first averaged epoch the
-   ResNetSWA's is the ResNet's. */
-static double qnet__training_seconds(const qnet_experiment *e)
-{
-    double sum = 0;
-    for (int k = 0; k < e->curves_count; k++) {
-        const qnet_curve *c = &e->curves[k];
-        int i = c->kind == QNET_MODEL_RESNET_SWA ? qnet_stage1_swa_start(&e->config.stage1) : 0;
-        for (; i < c->epochs; i++) sum += c->epoch[i].seconds;
-    }
-    return sum;
-}
-
 /* Under the lock of the output folder: initial weights, the inputs one by one, the files. */
 static qnet_status qnet__experiment_run(qnet__job *job)
 {
@@ -18280,7 +18268,6 @@ static qnet_status qnet__experiment_run(qnet__job *job)
         job->share = pixels[job->input] / (pixels[0] + pixels[1]);
         if (c->use_input[job->input]) QNET__TRY(qnet__input_read_and_run(job));
     }
-    e->seconds = qnet__training_seconds(e);
     return qnet__publish(e);
 }
 
