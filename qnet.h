@@ -15929,7 +15929,7 @@ static qnet_status qnet__training_restore(qnet_training *run, const qnet_safeten
 /* Any failure leaves the run as it was. */
 QNET_API qnet_status qnet_training_read(qnet_training *run, qnet_source *source)
 {
-    qnet_safetensors *file;
+    qnet_safetensors *file = NULL;
     if (run == NULL) return QNET_ERROR_ARGUMENT;
     QNET__TRY(qnet_safetensors_read(run->ctx, source, &file));
     const qnet_status status = qnet__training_restore(run, file, qnet__source_name(source));
@@ -16012,7 +16012,7 @@ QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_con
                                         const qnet_cohort *cohort, const int *scans, int count,
                                         const qnet_real *weights, qnet_training **out)
 {
-    qnet__training_state s, *self;
+    qnet__training_state s, *self = NULL;
     qnet_resnet_config net_config;
     if (ctx == NULL || config == NULL || cohort == NULL || scans == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_stage1_create: an argument is NULL");
@@ -16164,7 +16164,7 @@ QNET_API qnet_status qnet_stage2_create(qnet_context *ctx, const qnet_stage2_con
                                         const qnet_real *features, const int *length,
                                         const int *label, int count, qnet_training **out)
 {
-    qnet__training_state s, *self;
+    qnet__training_state s, *self = NULL;
     qnet_scan_config model_config;
     if (ctx == NULL || config == NULL || features == NULL || length == NULL || label == NULL ||
         out == NULL)
@@ -16233,7 +16233,7 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
 {
     qnet_real *image_logits = NULL, *scan_logits = NULL;
     qnet__arena arena = {NULL, 0};
-    size_t bytes;
+    size_t bytes = 0;
     if (model == NULL) return QNET_ERROR_ARGUMENT;
     qnet_context *ctx = model->ctx;
     if (features == NULL || length == NULL || count < 1)
@@ -17507,7 +17507,7 @@ QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *e, qnet_inpu
                                              int repeat, int fold, qnet_model_kind model,
                                              const qnet_param_table *table, qnet_real *weights)
 {
-    qnet_safetensors *file;
+    qnet_safetensors *file = NULL;
     if (!e) return QNET_ERROR_ARGUMENT;
     if ((unsigned)input > 1 || repeat < 0 || fold < 0 || (unsigned)model >= QNET_MODELS || !table ||
         !weights)
@@ -17579,7 +17579,7 @@ static qnet_status qnet__preparation_read(qnet_context *ctx, const qnet_safetens
 QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
                                            qnet_input_config *input, qnet_augment_config *augment)
 {
-    qnet_safetensors *file;
+    qnet_safetensors *file = NULL;
     if (!ctx) return QNET_ERROR_ARGUMENT;
     if (!weights_path || !input || !augment)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_preparation_load: an argument is NULL");
@@ -17641,7 +17641,7 @@ static qnet_status qnet__fold_load(const qnet__job *job)
 {
     qnet_safetensor arrays[QNET__RESULT];
     char path[QNET__PATH], text[64];
-    qnet_safetensors *file;
+    qnet_safetensors *file = NULL;
     qnet_status status;
     qnet__fold_file(job, path, text, arrays);
     if (!qnet_file_exists(path)) return QNET_ERROR_NOT_FOUND;
@@ -17705,8 +17705,8 @@ static qnet_status qnet__fold_embed(qnet__job *job, qnet_resnet *net, const int 
 static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
 {
     qnet_stage2_config config = job->e->config.stage2;
-    qnet_safetensors *embedding;
-    qnet_training *run;
+    qnet_safetensors *embedding = NULL;
+    qnet_training *run = NULL;
     QNET__TRY(qnet__experiment_weights_file(job->e, job->input, job->repeat, job->fold,
                                             QNET_MODEL_RESNET_SWA, &embedding));
     job->embedding_hash = qnet_safetensors_hash(embedding);
@@ -17733,7 +17733,7 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
     const int model = swa ? QNET_MODEL_RESNET_SWA : QNET_MODEL_RESNET;
     qnet_stage1_config config = job->e->config.stage1;
     const int start = qnet_stage1_swa_start(&config);
-    qnet_training *run;
+    qnet_training *run = NULL;
     config.size = job->cohort->config.size;
     config.seed = qnet__job_seed(job);
     config.swa = swa;
@@ -17916,7 +17916,7 @@ static qnet_status qnet__initial_weights(qnet__job *job)
 {
     qnet_context *ctx = job->e->ctx;
     qnet_resnet_config c;
-    qnet_safetensors *file;
+    qnet_safetensors *file = NULL;
     qnet_status status;
     qnet_resnet_config_init(&c);
     c.height = c.width = 32;
