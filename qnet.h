@@ -95,7 +95,7 @@
                               but after a power cut one may be empty; for tests
        QNET_ONLY_INFERENCE    files are read, images prepared, both networks run forward, and class
                               activation maps; no training, no statistics, no NIfTI and PNG files
-                              out; no API 18, and so no qnet_preparation_load
+                              out, no API 18. Enough for examples/classify.c
        QNET_ONLY_METRICS      statistics alone: API 1 to 3 and 16
        QNET_NO_FILES          networks, layers, optimiser, augmentation and statistics; nothing that
                               knows of files: no NIfTI, no weights files, cohorts, training runs;
@@ -1000,6 +1000,10 @@ QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file);
    has no hash: only what they say was compared. */
 QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safetensors *resnet,
                                              const qnet_safetensors *scan, int *known);
+/* 1 when the network in `file`, or one that its training began with, was trained on the scan with
+   this qnet_scan.source_hash, so that its output for that scan says nothing; 0 also where the file
+   does not tell. */
+QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash);
 
 /* Copies a file's tensors into a block with this table: every name and shape must be there,
    numbers finite and running variances not below 0; float types convert. num_batches_tracked may
@@ -1284,6 +1288,11 @@ QNET_API void qnet_cohort_destroy(qnet_cohort *cohort);
    of (the log hook). */
 QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
                                       const qnet_scan_files *files, int count, qnet_cohort **out);
+/* How the images were prepared for the network in a weights file that an experiment wrote: a
+   deployment that reads it here can't get the preprocessing wrong. QNET_ERROR_MISMATCH for a file
+   without that record or prepared by another rule, and for weights of shuffled labels. */
+QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
+                                           qnet_input_config *input, qnet_augment_config *augment);
 #endif
 
 /* fold[i] in 0..folds-1 for scan i: stratified by label, over subjects, seeded; all scans of a
@@ -1626,15 +1635,6 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
 QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *experiment, qnet_input input,
                                              int repeat, int fold, qnet_model_kind model,
                                              const qnet_param_table *table, qnet_real *weights);
-/* How the images were prepared for the network in a weights file that an experiment wrote: a
-   deployment that reads it here can't get the preprocessing wrong. QNET_ERROR_MISMATCH for a file
-   without that record or prepared by another rule, and for weights of shuffled labels. */
-QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
-                                           qnet_input_config *input, qnet_augment_config *augment);
-/* 1 when the network in `file`, or one that its training began with, was trained on the scan with
-   this qnet_scan.source_hash, so that its output for that scan says nothing; 0 also where the file
-   does not tell. */
-QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash);
 #endif
 QNET_API void qnet_experiment_destroy(qnet_experiment *experiment);
 /* predictions.csv: a row per slice and per scan of every repeat. label and decisions: 1 HH, 0 HC;
@@ -13512,6 +13512,20 @@ QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safet
     return QNET_OK;
 }
 
+#define QNET__RECORD 32 /* digits of a record in "trained_on" */
+
+/* A record for each subject: hashes of the name and of the QSM map. The second is compared, as it
+   tells who it is, whatever the name, the order or the crop. */
+QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash)
+{
+    const char *seen = qnet_safetensors_metadata(file, "trained_on");
+    char hash[QNET__RECORD / 2 + 1];
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)source_hash);
+    for (; seen != NULL && strlen(seen) >= QNET__RECORD; seen += QNET__RECORD)
+        if (memcmp(seen + QNET__RECORD / 2, hash, QNET__RECORD / 2) == 0) return 1;
+    return 0;
+}
+
 /* Streams the block: numbers are turned to the file's order 512 at a time, so that no second copy
    of the network is made. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
@@ -14214,7 +14228,7 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
    (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
    augmentation moves its crop. What a folder holds, and which file is which map, is the caller's
    choice: examples/crossval/bids.h.
-   Relies on >>context >>random >>text >>nifti >>weights >>image.
+   Relies on >>context >>random >>file >>text >>nifti >>weights >>image.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
@@ -15151,6 +15165,75 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
     }
     return QNET_OK;
 }
+
+/* ---- what a weights file says of its images -------------------------------------------------- */
+
+/* A preparation: where the slices come from and what the network sees of them. */
+static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_config *in,
+                                          const qnet_augment_config *a, qnet_buffer *text)
+{
+    QNET__TRY(qnet_buffer_printf(ctx, text, "input=%s\npreparation=%d\n",
+                                 qnet_input_name(in->input), QNET__PREPARATION));
+    QNET__TRY(qnet__settings_text(ctx, text, "", qnet__input_settings, in));
+    return qnet__settings_text(ctx, text, "", qnet__stretch_settings, a);
+}
+
+#ifndef QNET_NO_STDIO
+/* QNET_ERROR_MISMATCH for weights that were trained on permuted labels. */
+static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors *file,
+                                      const char *path)
+{
+    const char *labels = qnet_safetensors_metadata(file, "labels");
+    if (!labels || strcmp(labels, "shuffled") != 0) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                      "%.250s: these weights were trained on shuffled labels, as a control; they "
+                      "know nothing of the disease", path);
+}
+
+/* A preparation by another rule, or for shuffled labels, is refused: QNET_ERROR_MISMATCH. */
+static qnet_status qnet__preparation_read(qnet_context *ctx, const qnet_safetensors *file,
+                                          const char *path, qnet_input_config *in,
+                                          qnet_augment_config *a)
+{
+    const char *name = qnet_safetensors_metadata(file, "input");
+    const char *rule = qnet_safetensors_metadata(file, "preparation");
+    double number;
+    if (!name || (strcmp(name, "crop") != 0 && strcmp(name, "full") != 0))
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: metadata \"input\" is \"%s\", expected crop or full", path,
+                          name ? name : "");
+    if (!rule || !qnet__parse_number(rule, &number) || number != QNET__PREPARATION)
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: its images were prepared by rule %.16s of an earlier or later "
+                          "qnet.h, this one has rule %d: the same maps would give other pixels",
+                          path, rule ? rule : "1", QNET__PREPARATION);
+    QNET__TRY(qnet__check_labels(ctx, file, path));
+    qnet_input_config_init(in, name[0] == 'c' ? QNET_INPUT_CROP : QNET_INPUT_FULL);
+    qnet_augment_config_init(a);
+    QNET__TRY(qnet__settings_read(ctx, file, path, qnet__input_settings, in));
+    return qnet__settings_read(ctx, file, path, qnet__stretch_settings, a);
+}
+
+/* input and augment change only where all of the record is right. */
+QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
+                                           qnet_input_config *input, qnet_augment_config *augment)
+{
+    qnet_safetensors *file;
+    qnet_input_config in;
+    qnet_augment_config a;
+    qnet_status status;
+    if (!ctx) return QNET_ERROR_ARGUMENT;
+    if (!weights_path || !input || !augment)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_preparation_load: an argument is NULL");
+    QNET__TRY(qnet_safetensors_load(ctx, weights_path, &file));
+    status = qnet__preparation_read(ctx, file, weights_path, &in, &a);
+    qnet_safetensors_destroy(file);
+    if (status != QNET_OK) return status;
+    *input = in;
+    *augment = a;
+    return QNET_OK;
+}
+#endif
 
 /* ============================================================================================
    >>train
@@ -17230,16 +17313,6 @@ static const qnet__setting qnet__experiment_settings[] = {
     QNET__SETTINGS_END
 };
 
-/* A preparation: where the slices come from and what the network sees of them. */
-static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_config *in,
-                                          const qnet_augment_config *a, qnet_buffer *text)
-{
-    QNET__TRY(qnet_buffer_printf(ctx, text, "input=%s\npreparation=%d\n",
-                                 qnet_input_name(in->input), QNET__PREPARATION));
-    QNET__TRY(qnet__settings_text(ctx, text, "", qnet__input_settings, in));
-    return qnet__settings_text(ctx, text, "", qnet__stretch_settings, a);
-}
-
 /* Every number that changes what a fold computes; the evaluation behind the folds is made anew. */
 static qnet_status qnet__experiment_text(const qnet_experiment *e, qnet_buffer *text)
 {
@@ -17586,10 +17659,7 @@ static uint64_t qnet__folds_seed(uint64_t seed, int repeat)
 
 /* ---- what a weights file says of itself ------------------------------------------------------ */
 
-#define QNET__RECORD 32 /* digits */
-
-/* What it says of a subject on whom it was trained: hashes of the name and of the QSM map, of which
-   the second tells who it is, whatever the name, the order or the crop. */
+/* What it says of a subject on whom it was trained: hashes of the name and of the QSM map. */
 static void qnet__subject_record(const qnet_scan *scan, char record[QNET__RECORD + 1])
 {
     snprintf(record, QNET__RECORD + 1, "%016llx%016llx",
@@ -17678,72 +17748,6 @@ QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *e, qnet_inpu
     status = qnet_weights_from_safetensors(e->ctx, file, table, weights, 0, NULL);
     qnet_safetensors_destroy(file);
     return status;
-}
-
-/* QNET_ERROR_MISMATCH for weights that were trained on permuted labels. */
-static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors *file,
-                                      const char *path)
-{
-    const char *labels = qnet_safetensors_metadata(file, "labels");
-    if (!labels || strcmp(labels, "shuffled") != 0) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                      "%.250s: these weights were trained on shuffled labels, as a control; they "
-                      "know nothing of the disease", path);
-}
-
-/* Compares the second half of each record. */
-QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash)
-{
-    const char *seen = qnet_safetensors_metadata(file, "trained_on");
-    char hash[QNET__RECORD / 2 + 1];
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)source_hash);
-    for (; seen != NULL && strlen(seen) >= QNET__RECORD; seen += QNET__RECORD)
-        if (memcmp(seen + QNET__RECORD / 2, hash, QNET__RECORD / 2) == 0) return 1;
-    return 0;
-}
-
-/* A preparation by another rule, or for shuffled labels, is refused: QNET_ERROR_MISMATCH. */
-static qnet_status qnet__preparation_read(qnet_context *ctx, const qnet_safetensors *file,
-                                          const char *path, qnet_input_config *in,
-                                          qnet_augment_config *a)
-{
-    const char *name = qnet_safetensors_metadata(file, "input");
-    const char *rule = qnet_safetensors_metadata(file, "preparation");
-    double number;
-    if (!name || (strcmp(name, "crop") != 0 && strcmp(name, "full") != 0))
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: metadata \"input\" is \"%s\", expected crop or full", path,
-                          name ? name : "");
-    if (!rule || !qnet__parse_number(rule, &number) || number != QNET__PREPARATION)
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: its images were prepared by rule %.16s of an earlier or later "
-                          "qnet.h, this one has rule %d: the same maps would give other pixels",
-                          path, rule ? rule : "1", QNET__PREPARATION);
-    QNET__TRY(qnet__check_labels(ctx, file, path));
-    qnet_input_config_init(in, name[0] == 'c' ? QNET_INPUT_CROP : QNET_INPUT_FULL);
-    qnet_augment_config_init(a);
-    QNET__TRY(qnet__settings_read(ctx, file, path, qnet__input_settings, in));
-    return qnet__settings_read(ctx, file, path, qnet__stretch_settings, a);
-}
-
-/* input and augment change only where all of the record is right. */
-QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
-                                           qnet_input_config *input, qnet_augment_config *augment)
-{
-    qnet_safetensors *file;
-    qnet_input_config in;
-    qnet_augment_config a;
-    qnet_status status;
-    if (!ctx) return QNET_ERROR_ARGUMENT;
-    if (!weights_path || !input || !augment)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_preparation_load: an argument is NULL");
-    QNET__TRY(qnet_safetensors_load(ctx, weights_path, &file));
-    status = qnet__preparation_read(ctx, file, weights_path, &in, &a);
-    qnet_safetensors_destroy(file);
-    if (status != QNET_OK) return status;
-    *input = in;
-    *augment = a;
-    return QNET_OK;
 }
 
 /* ---- one fold -------------------------------------------------------------------------------- */

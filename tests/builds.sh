@@ -148,6 +148,9 @@ for cc in gcc clang cc; do
             check "$switch without $name" sh -c "! nm '$build/left.o' | grep -q ' [Tt] qnet_$name'"
         done
     done
+    check "$cc classify by inference alone" $cc -std=c99 $warn -O1 $openmp -DQNET_ONLY_INFERENCE -I. examples/classify.c \
+        -o "$build/classify" -lm
+    check "$cc classify's help" sh -c "'$build/classify' --help | grep -q 'usage: classify QSM'"
     check "$cc NO_FILES without files" sh -c "$cc -DQNET_NO_FILES -O1 -I. -c '$build/network.c' -o '$build/left.o' &&
         ! nm -u '$build/left.o' | grep -wE 'fopen|open|rename|opendir'"
     check "$cc two ONLY" sh -c "$cc -DQNET_ONLY_METRICS -DQNET_ONLY_INFERENCE -I. -fsyntax-only '$build/network.c' 2>&1 |
