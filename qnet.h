@@ -11203,47 +11203,44 @@ static qnet_status qnet__inflate_read(qnet__inflate *s, void *dst, size_t size, 
     return QNET_OK;
 }
 
-/* ---- deflate --------------------------------------------------------------------------------- */
+/* ---- deflate ---------------------------------------------------------------------------------
+   Plain bytes are packed in pieces, each one block with a code of its own. Matches reach back
+   within their piece only, so that nothing moves from one piece to the next. */
 
-#define QNET__BLOCK     QNET__WINDOW /* plain bytes of one deflate block */
+#define QNET__DEFLATE_PIECE 65535 /* plain bytes of a block: a place, + 1, fits 16 bits */
 #define QNET__HASH_BITS 15
 #define QNET__CHAIN     48   /* earlier places that are tried for a match */
-#define QNET__NICE      96   /* a match of this length is taken without a look further */
 #define QNET__TOO_FAR   4096 /* a match of 3 from farther costs more than 3 literals */
+#define QNET__CODE_MOST 14   /* bits of a code: so that 16 symbols say all lengths, see below */
 
 /* An alphabet of a block: how often each symbol comes, its code and the code's length in bits. */
 typedef struct qnet__alphabet {
-    uint32_t count[QNET__FIXED_CODES];
-    uint8_t length[QNET__FIXED_CODES];
-    uint16_t code[QNET__FIXED_CODES];
+    uint32_t count[QNET__LITLEN_CODES];
+    uint8_t length[QNET__LITLEN_CODES];
+    uint16_t code[QNET__LITLEN_CODES];
 } qnet__alphabet;
 
-/* The state of packing, about 600 KB in one block of the heap. window holds up to 32768 bytes that
-   a match may reach back to and, after them, the block that is being filled. */
+/* The state of packing, about 750 KB in one block of the heap. */
 typedef struct qnet__deflate {
     qnet_context *ctx;
     qnet_sink *sink;
     int zlib; /* 1: the wrapper of RFC 1950; 0: gzip */
     uint64_t bits;
     int bit_count;
-    size_t written; /* bytes in out */
-    /* window[start..size) is not yet coded, [0..hashed) is in the chains */
-    size_t start, size, hashed;
+    size_t size, tokens, written; /* of plain, token, out */
     uint32_t check, plain_size;
-    size_t tokens;
     qnet__alphabet litlen, dist;
     uint8_t length_symbol[QNET__MATCH_MAX + 1]; /* length -> code - 257 */
-    uint8_t dist_symbol[512]; /* distance - 1 < 256: itself; else 256 + (distance - 1 >> 7) */
+    uint8_t dist_symbol[QNET__WINDOW + 1];      /* distance -> code */
     uint32_t crc_table[8][256];
-    int32_t head[1 << QNET__HASH_BITS]; /* latest place with this hash, or -1 */
-    int32_t previous[2 * QNET__WINDOW]; /* the one before a place, or -1 */
-    uint32_t token[QNET__BLOCK];        /* a literal, or distance << 9 | length */
-    unsigned char window[2 * QNET__WINDOW];
-    unsigned char out[QNET__BLOCK + 1024];
+    uint16_t head[1 << QNET__HASH_BITS]; /* 1 + the latest place with this hash; 0: none */
+    uint16_t previous[QNET__DEFLATE_PIECE];      /* 1 + the place before with the same hash */
+    uint32_t token[QNET__DEFLATE_PIECE];         /* a literal, or distance << 9 | length */
+    unsigned char plain[QNET__DEFLATE_PIECE];
+    unsigned char out[2 * QNET__DEFLATE_PIECE + 1024]; /* room for tokens of the longest codes */
 } qnet__deflate;
 
-/* Adds the low n <= 32 bits of value to the stream. out has room for any block: one that would be
-   larger than its plain bytes is stored as they are. */
+/* Adds the low n <= 32 bits of value to the stream. */
 static void qnet__put_bits(qnet__deflate *d, uint32_t value, int n)
 {
     d->bits |= (uint64_t)value << d->bit_count;
@@ -11252,26 +11249,18 @@ static void qnet__put_bits(qnet__deflate *d, uint32_t value, int n)
         d->out[d->written++] = (unsigned char)(d->bits & 255);
 }
 
-/* The code 0..29 of a distance 1..32768. From 257 on each code starts at a multiple of 128, + 1. */
-static int qnet__distance_symbol(const qnet__deflate *d, uint32_t distance)
-{
-    return d->dist_symbol[distance <= 256 ? distance - 1 : 256 + ((distance - 1) >> 7)];
-}
-
 /* The code of one symbol. */
-static void qnet__put_symbol(qnet__deflate *d, const qnet__alphabet *a, int symbol)
+static void qnet__put_symbol(qnet__deflate *d, const qnet__alphabet *a, uint32_t symbol)
 {
     qnet__put_bits(d, a->code[symbol], a->length[symbol]);
 }
 
-/* Writes the head of the wrapper and makes the tables from a length or distance to its symbol:
-   smallest code first, so that each later one overwrites from its own base on. */
+/* Writes the head of the wrapper and makes the tables from a length or distance to its symbol. */
 static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *sink, int zlib)
 {
     static const unsigned char gzip_head[10] = {0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}; /* no time */
     static const unsigned char zlib_head[2] = {0x78, 0x9c};
-    memset(d, 0, offsetof(qnet__deflate, head));
-    memset(d->head, -1, sizeof d->head);
+    memset(d, 0, offsetof(qnet__deflate, crc_table));
     d->ctx = ctx;
     d->sink = sink;
     d->zlib = zlib;
@@ -11279,255 +11268,170 @@ static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *
     d->written = zlib ? 2 : 10;
     memcpy(d->out, zlib ? zlib_head : gzip_head, d->written);
     qnet__crc32_table(d->crc_table);
-    for (int k = 0; k < 29; k++)
-        for (int i = qnet__length_base[k]; i <= QNET__MATCH_MAX; i++)
-            d->length_symbol[i] = (uint8_t)k;
+    for (int k = 0; k < 29; k++) /* 258 has a code of its own, the last */
+        memset(d->length_symbol + qnet__length_base[k], k, (size_t)1 << qnet__length_extra[k]);
     for (int k = 0; k < QNET__DIST_CODES; k++)
-        for (int i = qnet__dist_base[k] - 1; i < QNET__WINDOW; i += i < 256 ? 1 : 128)
-            d->dist_symbol[i < 256 ? i : 256 + (i >> 7)] = (uint8_t)k;
+        memset(d->dist_symbol + qnet__dist_base[k], k, (size_t)1 << qnet__dist_extra[k]);
 }
 
-/* Puts every place up to and with `last` into the hash chains; a place needs three bytes. */
-static void qnet__deflate_hash(qnet__deflate *d, size_t last)
+/* previous[] of all places of the piece; three bytes make a place. The hash is Knuth's: the high
+   bits of the product are the well mixed ones. */
+static void qnet__deflate_chains(qnet__deflate *d)
 {
-    for (; d->hashed <= last && d->hashed + QNET__MATCH_MIN <= d->size; d->hashed++) {
-        const unsigned char *p = d->window + d->hashed;
-        uint32_t h = ((uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16) * 0x9e3779b1u;
-        /* Knuth's multiplicative hash: the high bits are the well mixed ones. */
-        h >>= 32 - QNET__HASH_BITS;
-        d->previous[d->hashed] = d->head[h];
-        d->head[h] = (int32_t)d->hashed;
+    memset(d->head, 0, sizeof d->head);
+    for (size_t i = 0; i + QNET__MATCH_MIN <= d->size; i++) {
+        const unsigned char *p = d->plain + i;
+        const uint32_t three = (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16;
+        const uint32_t h = three * 0x9e3779b1u >> (32 - QNET__HASH_BITS);
+        d->previous[i] = d->head[h];
+        d->head[h] = (uint16_t)(i + 1);
     }
 }
 
-/* The longest match for the bytes at `at`, within the block; 0 when there is none worth it. */
-static uint32_t qnet__deflate_match(qnet__deflate *d, size_t at, uint32_t *distance)
+/* The longest match for the bytes at `at` as a token; 0 when there is none worth it. */
+static uint32_t qnet__deflate_match(const qnet__deflate *d, size_t at)
 {
-    const unsigned char *p = d->window + at;
-    size_t room = qnet__min_size(d->size - at, QNET__MATCH_MAX), best = QNET__MATCH_MIN - 1;
-    int tries = QNET__CHAIN;
-    qnet__deflate_hash(d, at);
+    const unsigned char *p = d->plain + at;
+    const size_t room = qnet__min_size(d->size - at, QNET__MATCH_MAX);
+    size_t best = QNET__MATCH_MIN - 1, distance = 0, back;
     if (room < QNET__MATCH_MIN) return 0;
     /* Places with the same hash, nearest first. Equal hashes of different bytes do happen: the
        bytes are compared, first the one that would make the match the longest so far. */
-    for (int32_t place = d->previous[at]; place >= 0 && tries > 0;
-         place = d->previous[place], tries--) {
-        const unsigned char *q = d->window + place;
-        size_t n = 0, back = at - (size_t)place;
+    for (size_t place = d->previous[at], tries = QNET__CHAIN; place > 0 && tries > 0;
+         place = d->previous[place - 1], tries--) {
+        const unsigned char *q = d->plain + place - 1;
+        size_t n = 0;
+        back = at + 1 - place;
         if (back > QNET__WINDOW) break; /* those after it are farther still */
         if (q[best] != p[best] || q[0] != p[0]) continue;
         while (n < room && p[n] == q[n]) n++;
         /* the nearest of equal lengths wins: its distance takes fewer bits */
         if (n <= best || (n == QNET__MATCH_MIN && back > QNET__TOO_FAR)) continue;
         best = n;
-        *distance = (uint32_t)back;
-        if (n >= QNET__NICE || n == room) break;
+        distance = back;
+        if (n == room) break;
     }
-    return best < QNET__MATCH_MIN ? 0 : (uint32_t)best;
+    return distance > 0 ? (uint32_t)(distance << 9 | best) : 0;
 }
 
-/* Fills token[] for window[start..size): literals and matches, each match taken only when none
-   longer starts one byte later ("lazy" matching, as in zlib). */
+/* Fills token[] for the piece, with the longest match at each place where there is one. */
 static void qnet__deflate_parse(qnet__deflate *d)
 {
-    size_t at = d->start;
     memset(d->litlen.count, 0, sizeof d->litlen.count);
     memset(d->dist.count, 0, sizeof d->dist.count);
     d->tokens = 0;
-    while (at < d->size) {
-        uint32_t distance = 0, n = qnet__deflate_match(d, at, &distance), later_distance = 0, later;
-        while (n > 0 && n < QNET__NICE && at + 1 < d->size) {
-            later = qnet__deflate_match(d, at + 1, &later_distance);
-            if (later <= n) break;
-            d->litlen.count[d->window[at]]++;
-            d->token[d->tokens++] = d->window[at++];
-            n = later;
-            distance = later_distance;
+    qnet__deflate_chains(d);
+    for (size_t at = 0; at < d->size;) {
+        const uint32_t match = qnet__deflate_match(d, at), n = match & 511;
+        if (n > 0) {
+            d->litlen.count[257 + d->length_symbol[n]]++;
+            d->dist.count[d->dist_symbol[match >> 9]]++;
+        } else {
+            d->litlen.count[d->plain[at]]++;
         }
-        if (n == 0) { /* nothing to go back to */
-            d->litlen.count[d->window[at]]++;
-            d->token[d->tokens++] = d->window[at++];
-            continue;
-        }
-        d->litlen.count[257 + d->length_symbol[n]]++;
-        d->dist.count[qnet__distance_symbol(d, distance)]++;
-        d->token[d->tokens++] = distance << 9 | n;
-        at += n;
-        qnet__deflate_hash(d, at - 1);
+        d->token[d->tokens++] = n > 0 ? match : d->plain[at];
+        at += n > 0 ? n : 1;
     }
     d->litlen.count[256] = 1; /* the end of the block */
 }
 
-/* Code lengths length[symbols] <= limit for these counts, and the codes. Huffman's tree by two
-   queues (leaves and inner nodes both come in rising order of weight), then lengths above the limit
-   are shortened at the least cost elsewhere. At least two codes get a length, so that
-   every decoder takes the set as complete. */
-static void qnet__huffman_make(const uint32_t *count, int symbols, int limit, uint8_t *length,
-                               uint16_t *code)
+/* Lengths of at most QNET__CODE_MOST bits for the counts of an alphabet, and the codes. Huffman's
+   tree by two queues: leaves and inner nodes both come in rising order of weight. Where it gets too
+   deep, flatter counts make a tree that is less so. Two symbols that do not occur may get a code, so
+   that every decoder takes the set as complete. */
+static void qnet__huffman_make(qnet__alphabet *a, int symbols)
 {
-    uint32_t weight[2 * QNET__FIXED_CODES], kraft = 0;
-    uint16_t order[QNET__FIXED_CODES], parent[2 * QNET__FIXED_CODES];
-    int depth[2 * QNET__FIXED_CODES], of_length[16] = {0}, used = 0, i, k, leaf, inner, node;
-    memset(length, 0, (size_t)symbols);
-    for (i = 0; i < symbols; i++) {
-        if (count[i] == 0) continue;
-        for (k = used++; k > 0 && count[order[k - 1]] > count[i]; k--) order[k] = order[k - 1];
-        order[k] = (uint16_t)i;
-    }
-    for (i = 0; used < 2; i++) /* a second code: one that does not occur */
-        if (count[i] == 0) order[used++] = (uint16_t)i;
-    /* nodes 0..used-1 are the leaves, the rest are made here, each the parent of two below it */
-    for (i = 0; i < used; i++) weight[i] = count[order[i]];
-    for (node = used, leaf = 0, inner = used; node < 2 * used - 1; node++) {
-        weight[node] = 0;
-        for (k = 0; k < 2; k++) { /* the two lightest */
-            int light = leaf < used && (inner == node || weight[leaf] <= weight[inner]);
-            int take = light ? leaf++ : inner++;
-            weight[node] += weight[take];
-            parent[take] = (uint16_t)node;
+    uint32_t weight[2 * QNET__LITLEN_CODES];
+    int order[QNET__LITLEN_CODES], parent[2 * QNET__LITLEN_CODES], depth[2 * QNET__LITLEN_CODES];
+    memset(a->length, 0, sizeof a->length);
+    for (int i = 0; i < 2; i++) a->count[i] += a->count[i] == 0;
+    do {
+        int used = 0, leaf = 0, inner, node, k;
+        for (int i = 0; i < symbols; i++) {
+            if (a->count[i] == 0) continue;
+            for (k = used++; k > 0 && a->count[order[k - 1]] > a->count[i]; k--)
+                order[k] = order[k - 1];
+            order[k] = i;
         }
-    }
-    depth[2 * used - 2] = 0;
-    for (i = 2 * used - 3; i >= 0; i--) {
-        depth[i] = depth[parent[i]] + 1;
-        if (i < used) of_length[qnet__min_int(depth[i], limit)]++;
-    }
-    for (i = 1; i <= limit; i++) kraft += (uint32_t)of_length[i] << (limit - i);
-    /* Truncated depths may break Kraft's inequality, sum of 2^-length <= 1. Each round takes one
-       leaf of the greatest length and makes it the sibling of a leaf of the next smaller length,
-       which goes one level down: the sum falls by 2^-limit. */
-    for (; kraft > 1u << limit; kraft--) {
-        of_length[limit]--;
-        for (i = limit - 1; of_length[i] == 0; i--) {}
-        of_length[i]--;
-        of_length[i + 1] += 2;
-    }
-    /* Which leaf has which depth no longer matters: only how many there are of each. */
-    for (i = limit, k = 0; i >= 1; i--) /* the rarest get the longest */
-        for (leaf = 0; leaf < of_length[i]; leaf++) length[order[k++]] = (uint8_t)i;
-    qnet__canonical_codes(length, symbols, code);
+        /* Nodes 0..used-1 are the leaves, the rest are made here, each the parent of two below. */
+        for (k = 0; k < used; k++) weight[k] = a->count[order[k]];
+        for (node = inner = used; node < 2 * used - 1; node++) {
+            weight[node] = 0;
+            for (k = 0; k < 2; k++) { /* the two lightest */
+                const int light = leaf < used && (inner == node || weight[leaf] <= weight[inner]);
+                const int take = light ? leaf++ : inner++;
+                weight[node] += weight[take];
+                parent[take] = node;
+            }
+        }
+        depth[2 * used - 2] = 0;
+        for (node = 2 * used - 3; node >= 0; node--) {
+            depth[node] = depth[parent[node]] + 1;
+            if (node < used) a->length[order[node]] = (uint8_t)depth[node];
+        }
+        for (int i = 0; i < symbols; i++) a->count[i] -= a->count[i] / 2;
+    } while (depth[0] > QNET__CODE_MOST); /* of the rarest */
+    qnet__canonical_codes(a->length, symbols, a->code);
 }
 
-/* The bits that symbols[count] take: count * (length + extra); symbols below `plain` have no extra
-   bits. */
-static size_t qnet__coded_bits(const uint32_t *count, const uint8_t *length, int symbols,
-                               const uint8_t *extra, int plain)
+/* The head of a dynamic block: the lengths of both codes as one row. Code lengths 0 to 14 and, for
+   runs of zeros, symbol 18 are sixteen symbols, each sent in 4 bits. */
+static void qnet__deflate_head(qnet__deflate *d)
 {
-    size_t bits = 0;
-    for (int i = 0; i < symbols; i++)
-        bits += count[i] * (size_t)(length[i] + (i < plain ? 0 : extra[i - plain]));
-    return bits;
+    static const uint8_t bits[19] = {4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 0, 0, 0, 4};
+    uint8_t all[QNET__LITLEN_CODES + QNET__DIST_CODES];
+    uint16_t code[19];
+    int run;
+    qnet__canonical_codes(bits, 19, code);
+    memcpy(all, d->litlen.length, QNET__LITLEN_CODES);
+    memcpy(all + QNET__LITLEN_CODES, d->dist.length, QNET__DIST_CODES);
+    qnet__put_bits(d, 2 << 1, 3); /* not the last block */
+    qnet__put_bits(d, QNET__LITLEN_CODES - 257, 5);
+    qnet__put_bits(d, QNET__DIST_CODES - 1, 5);
+    qnet__put_bits(d, 19 - 4, 4);
+    for (int i = 0; i < 19; i++) qnet__put_bits(d, bits[qnet__codelen_order[i]], 3);
+    for (int i = 0; i < (int)sizeof all; i += run) {
+        for (run = 0; run < 138 && i + run < (int)sizeof all && all[i + run] == 0;) run++;
+        if (run < 11) run = 1;
+        qnet__put_bits(d, code[run > 1 ? 18 : all[i]], 4);
+        if (run > 1) qnet__put_bits(d, (uint32_t)run - 11, 7);
+    }
 }
 
-/* The tokens of the block in the codes at hand, and its end. */
+/* The tokens of the block, and its end. */
 static void qnet__deflate_tokens(qnet__deflate *d)
 {
     for (size_t i = 0; i < d->tokens; i++) {
-        uint32_t n = d->token[i] & 511, distance = d->token[i] >> 9;
-        int symbol;
+        uint32_t n = d->token[i] & 511, distance = d->token[i] >> 9, symbol;
         if (distance == 0) {
-            qnet__put_symbol(d, &d->litlen, (int)n);
+            qnet__put_symbol(d, &d->litlen, n);
             continue;
         }
         symbol = d->length_symbol[n];
         qnet__put_symbol(d, &d->litlen, 257 + symbol);
         qnet__put_bits(d, n - qnet__length_base[symbol], qnet__length_extra[symbol]);
-        symbol = qnet__distance_symbol(d, distance);
+        symbol = d->dist_symbol[distance];
         qnet__put_symbol(d, &d->dist, symbol);
         qnet__put_bits(d, distance - qnet__dist_base[symbol], qnet__dist_extra[symbol]);
     }
     qnet__put_symbol(d, &d->litlen, 256);
 }
 
-/* The head of a dynamic block: all code lengths as one row, runs shortened, in the code `codelen`.
-   Called twice: with codelen->count all 0 it counts the symbols, makes their code of at most 7 bits
-   and returns how many bits the head will take; then it writes. */
-static size_t qnet__deflate_head(qnet__deflate *d, qnet__alphabet *codelen, int write)
+/* Writes the piece as one block. */
+static qnet_status qnet__deflate_block(qnet__deflate *d)
 {
-    uint8_t all[QNET__LITLEN_CODES + QNET__DIST_CODES];
-    int literals = QNET__LITLEN_CODES, distances = QNET__DIST_CODES, codes = 19, n, run;
-    while (d->litlen.length[literals - 1] == 0) literals--; /* zeros at the end are not sent */
-    while (d->dist.length[distances - 1] == 0) distances--;
-    n = literals + distances;
-    memcpy(all, d->litlen.length, (size_t)literals);
-    memcpy(all + literals, d->dist.length, (size_t)distances);
-    if (write) {
-        while (codes > 4 && codelen->length[qnet__codelen_order[codes - 1]] == 0) codes--;
-        qnet__put_bits(d, (uint32_t)(literals - 257), 5);
-        qnet__put_bits(d, (uint32_t)(distances - 1), 5);
-        qnet__put_bits(d, (uint32_t)(codes - 4), 4);
-        for (int i = 0; i < codes; i++)
-            qnet__put_bits(d, codelen->length[qnet__codelen_order[i]], 3);
-    }
-    for (int i = 0; i < n; i += run) {
-        int symbol = all[i], most = symbol == 0 ? 138 : 6, repeat;
-        /* The first of a run is sent as such, its repeats by 16; zeros all by 17 or 18. */
-        for (run = 1; run < most && i + run < n && all[i + run] == symbol; run++) {}
-        repeat = run >= 3 && (symbol == 0 || (i > 0 && all[i - 1] == symbol));
-        if (repeat) symbol = symbol != 0 ? 16 : run <= 10 ? 17 : 18;
-        else run = 1;
-        codelen->count[symbol]++;
-        if (write) qnet__put_symbol(d, codelen, symbol);
-        if (write && repeat)
-            qnet__put_bits(d, (uint32_t)(run - qnet__repeat_base[symbol - 16]),
-                           qnet__repeat_extra[symbol - 16]);
-    }
-    if (write) return 0;
-    qnet__huffman_make(codelen->count, 19, 7, codelen->length, codelen->code);
-    while (codes > 4 && codelen->length[qnet__codelen_order[codes - 1]] == 0) codes--;
-    return 14 + 3 * (size_t)codes +
-           qnet__coded_bits(codelen->count, codelen->length, 19, qnet__repeat_extra, 16);
-}
-
-/* Codes window[start..size) as one block, stored where that is no larger, and hands it on. */
-static qnet_status qnet__deflate_block(qnet__deflate *d, int last)
-{
-    qnet__alphabet codelen;
-    const size_t n = d->size - d->start;
-    size_t bits, written; /* with codes of its own: exact before a bit is written */
+    qnet_status status;
     qnet__deflate_parse(d);
-    qnet__huffman_make(d->litlen.count, QNET__LITLEN_CODES, 15, d->litlen.length, d->litlen.code);
-    qnet__huffman_make(d->dist.count, QNET__DIST_CODES, 15, d->dist.length, d->dist.code);
-    memset(&codelen, 0, sizeof codelen);
-    bits = qnet__deflate_head(d, &codelen, 0) +
-           qnet__coded_bits(d->litlen.count, d->litlen.length, QNET__LITLEN_CODES,
-                            qnet__length_extra, 257) +
-           qnet__coded_bits(d->dist.count, d->dist.length, QNET__DIST_CODES, qnet__dist_extra, 0);
-    qnet__put_bits(d, last ? 1 : 0, 1);
-    if (8 * n + 40 <= bits) { /* ties go to the form that is faster to unpack */
-        qnet__put_bits(d, 0, 2);
-        qnet__put_bits(d, 0, -d->bit_count & 7); /* up to a whole byte */
-        qnet__put_bits(d, (uint32_t)n, 16);
-        qnet__put_bits(d, (uint32_t)n ^ 0xffff, 16);
-        memcpy(d->out + d->written, d->window + d->start, n);
-        d->written += n;
-    } else {
-        qnet__put_bits(d, 2, 2);
-        qnet__deflate_head(d, &codelen, 1);
-        qnet__deflate_tokens(d);
-    }
-    d->start = d->size;
-    written = d->written;
-    d->written = 0;
-    return qnet__write(d->ctx, d->sink, d->out, written);
+    qnet__huffman_make(&d->litlen, QNET__LITLEN_CODES);
+    qnet__huffman_make(&d->dist, QNET__DIST_CODES);
+    qnet__deflate_head(d);
+    qnet__deflate_tokens(d);
+    status = qnet__write(d->ctx, d->sink, d->out, d->written);
+    d->size = d->written = 0;
+    return status;
 }
 
-/* Makes room for the next block: the last 32768 bytes stay, and all places move down with them. */
-static void qnet__deflate_slide(qnet__deflate *d)
-{
-    memmove(d->window, d->window + QNET__WINDOW, QNET__WINDOW);
-    memmove(d->previous, d->previous + QNET__WINDOW, QNET__WINDOW * sizeof d->previous[0]);
-    for (int32_t i = 0; i < 1 << QNET__HASH_BITS; i++)
-        d->head[i] = qnet__max_int(d->head[i] - QNET__WINDOW, -1);
-    for (int32_t i = 0; i < QNET__WINDOW; i++)
-        d->previous[i] = qnet__max_int(d->previous[i] - QNET__WINDOW, -1);
-    d->start -= QNET__WINDOW;
-    d->size -= QNET__WINDOW;
-    d->hashed -= QNET__WINDOW;
-}
-
-/* Appends bytes[size] to the plain stream. A full block is coded only when more bytes follow it, as
-   the last block carries a mark. */
+/* Appends bytes[size] to the plain stream. */
 static qnet_status qnet__deflate_write(qnet__deflate *d, const void *bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)bytes;
@@ -11536,32 +11440,31 @@ static qnet_status qnet__deflate_write(qnet__deflate *d, const void *bytes, size
                        : qnet__crc32_update(d->crc_table, d->check, p, size);
     d->plain_size += (uint32_t)size; /* mod 2^32, as gzip has it */
     for (; size > 0; p += n, size -= n) {
-        if (d->size - d->start == QNET__BLOCK) QNET__TRY(qnet__deflate_block(d, 0));
-        if (d->size == 2 * QNET__WINDOW) qnet__deflate_slide(d);
-        n = qnet__min_size(size, d->start + QNET__BLOCK - d->size);
-        memcpy(d->window + d->size, p, n);
+        n = qnet__min_size(size, QNET__DEFLATE_PIECE - d->size);
+        memcpy(d->plain + d->size, p, n);
         d->size += n;
+        if (d->size == QNET__DEFLATE_PIECE) QNET__TRY(qnet__deflate_block(d));
     }
     return QNET_OK;
 }
 
-/* The last block and the check sums. */
+/* The last bytes, an empty last block in the fixed code, and the check sums. */
 static qnet_status qnet__deflate_finish(qnet__deflate *d)
 {
-    unsigned char trailer[8];
-    QNET__TRY(qnet__deflate_block(d, 1));
+    if (d->size > 0) QNET__TRY(qnet__deflate_block(d));
+    qnet__put_bits(d, 1 | 1 << 1, 3 + 7);
     qnet__put_bits(d, 0, -d->bit_count & 7); /* up to a whole byte */
-    QNET__TRY(qnet__write(d->ctx, d->sink, d->out, d->written));
-    qnet__store(trailer, 4, d->zlib, d->check);
-    qnet__store(trailer + 4, 4, 0, d->plain_size);
-    return qnet__write(d->ctx, d->sink, trailer, d->zlib ? 4 : 8);
+    qnet__store(d->out + d->written, 4, d->zlib, d->check);
+    qnet__store(d->out + d->written + 4, 4, 0, d->plain_size);
+    return qnet__write(d->ctx, d->sink, d->out, d->written + (d->zlib ? 4 : 8));
 }
 
 #if QNET__HAS_TRAINING
 /* ============================================================================================
    >>png   PNG pictures out (ISO/IEC 15948): pixels[height][width][channels], 8 bits, 1 channel
    (grey) or 3 (RGB). A picture is a signature and chunks: IHDR with the sizes, IDAT with the rows,
-   each filtered and all packed by the deflate above, IEND.
+   packed by the deflate above, IEND. A row is sent as its differences, mod 256, to the row above,
+   the format's filter 2 (PNG, 9.2): smooth pictures leave small numbers, which pack better.
    Relies on >>context, >>file and >>deflate.
    ============================================================================================ */
 
@@ -11578,54 +11481,13 @@ static qnet_status qnet__png_chunk(qnet_context *ctx, qnet_sink *sink, const cha
     return qnet__write(ctx, sink, crc, 4);
 }
 
-/* A row of a picture is sent as differences to a prediction from pixels that are known by then,
-   one of five kinds per row; smooth pictures leave small numbers, which deflate packs better.
-   What filter `kind` predicts from the bytes to the left, above and above left (PNG, 9.2). */
-static int qnet__png_predict(int kind, int left, int above, int corner)
-{
-    int p = left + above - corner, a = abs(p - left), b = abs(p - above), c = abs(p - corner);
-    switch (kind) {
-    case 0: return 0;
-    case 1: return left;
-    case 2: return above;
-    case 3: return (left + above) / 2;
-    default: return a <= b && a <= c ? left : b <= c ? above : corner; /* Paeth */
-    }
-}
-
-/* line[2][1 + bytes]: the kind of the filter and row[bytes] filtered by it; above: the row before,
-   NULL for the first. Returns which of the two lines is the one to send: of the five kinds the one
-   with the smallest sum of absolute differences wins (PNG, 12.8). */
-static int qnet__png_filter(const uint8_t *row, const uint8_t *above, size_t bytes, size_t pixel,
-                            unsigned char *line[2])
-{
-    double best = HUGE_VAL;
-    int next = 0; /* the line that is free; the other holds the best so far */
-    for (int kind = 0; kind < 5; kind++) {
-        double sum = 0;
-        line[next][0] = (unsigned char)kind;
-        for (size_t i = 0; i < bytes; i++) {
-            const int left = i >= pixel ? row[i - pixel] : 0, up = above ? above[i] : 0;
-            const int corner = above && i >= pixel ? above[i - pixel] : 0;
-            const int d = (row[i] - qnet__png_predict(kind, left, up, corner)) & 255;
-            line[next][1 + i] = (unsigned char)d;
-            sum += d < 128 ? d : 256 - d; /* mod 256: 255 is as near to 0 as 1 is */
-        }
-        if (sum < best) {
-            best = sum;
-            next = !next;
-        }
-    }
-    return !next;
-}
-
 /* Signature, IHDR, one IDAT with all rows as a zlib stream, IEND. The stream is made in memory
    first, for its length stands before it. */
 QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int width, int height,
                                     int channels, const uint8_t *pixels)
 {
     static const unsigned char signature[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
-    unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line[2];
+    unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line; /* 8 bits a sample */
     qnet_buffer data = {NULL, 0, 0, NULL};
     qnet_sink to;
     qnet__deflate *d;
@@ -11641,24 +11503,23 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     if (width > INT_MAX / 4 || !qnet__mul(row, (size_t)height, &total) || total > INT_MAX / 2)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "qnet_png_write: picture is %d x %d x %d, "
                           "expected at most 2^30 bytes", width, height, channels);
-    block = sizeof *d + 2 * (row + 1);
+    block = sizeof *d + 1 + row;
     d = (qnet__deflate *)qnet__alloc(ctx, block);
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");
-    line[0] = (unsigned char *)(d + 1);
-    line[1] = line[0] + row + 1;
-    /* The rows as a zlib stream in `data`. */
+    line = (unsigned char *)(d + 1); /* the filter and a row */
+    line[0] = 2;
     to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
     qnet__deflate_start(d, ctx, &to, 1);
-    for (int y = 0; y < height && status == QNET_OK; y++) {
-        const uint8_t *p = pixels + (size_t)y * row;
-        const int best = qnet__png_filter(p, y > 0 ? p - row : NULL, row, (size_t)channels, line);
-        status = qnet__deflate_write(d, line[best], row + 1);
+    for (size_t y = 0; y < (size_t)height && status == QNET_OK; y++) {
+        const uint8_t *p = pixels + y * row;
+        for (size_t i = 0; i < row; i++) line[1 + i] = (uint8_t)(p[i] - (y > 0 ? (p - row)[i] : 0));
+        status = qnet__deflate_write(d, line, 1 + row);
     }
     if (status == QNET_OK) status = qnet__deflate_finish(d);
     qnet__free(ctx, d, block);
     qnet__store(head, 4, 1, (uint32_t)width);
     qnet__store(head + 4, 4, 1, (uint32_t)height);
-    head[9] = channels == 3 ? 2 : 0; /* colour type, behind the 8 bits a sample */
+    head[9] = channels == 3 ? 2 : 0; /* RGB or grey */
     if (status == QNET_OK) status = qnet__write(ctx, sink, signature, 8);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IHDR", head, 13);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IDAT", data.bytes, data.size);
