@@ -530,7 +530,7 @@ QNET_API double qnet_rng_uniform(qnet_rng *rng);                  /* [0, 1), 53 
 QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b); /* [a, b) */
 QNET_API uint32_t qnet_rng_below(qnet_rng *rng, uint32_t n); /* 0..n-1, unbiased; 0 for n = 0 */
 QNET_API double qnet_rng_normal(qnet_rng *rng);                   /* mean 0, variance 1 */
-/* Fisher-Yates; count < 2^32. */
+/* Fisher-Yates. */
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count);
 
 /* 64-bit FNV-1a; pass QNET_HASH_START first, the last value to go on. For records, not security. */
@@ -2518,11 +2518,24 @@ QNET_API double qnet_rng_normal(qnet_rng *rng)
     return radius * cos(6.283185307179586477 * qnet_rng_uniform(rng));
 }
 
+/* Uniform in 0..n-1, n > 0. From 2^32 on two words make one number; numbers from the largest
+   multiple of n on would favour some results and are drawn again. */
+static uint64_t qnet__rng_index(qnet_rng *rng, uint64_t n)
+{
+    uint64_t draw;
+    if (n <= UINT32_MAX) return qnet_rng_below(rng, (uint32_t)n);
+    do {
+        draw = (uint64_t)qnet_rng_u32(rng) << 32;
+        draw |= qnet_rng_u32(rng);
+    } while (draw >= UINT64_MAX - UINT64_MAX % n);
+    return draw % n;
+}
+
 /* From the last item on, each is swapped with one of those before it or itself. */
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
 {
     for (size_t i = count; i > 1; i--) {
-        const size_t j = qnet_rng_below(rng, (uint32_t)i);
+        const size_t j = (size_t)qnet__rng_index(rng, i);
         const int swap = items[i - 1];
         items[i - 1] = items[j];
         items[j] = swap;
