@@ -2713,91 +2713,19 @@ QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const v
 
 #ifndef QNET_NO_STDIO
 
-/* ---- What systems do differently. Each function fails as its name in C does, with errno. -----
-   qnet__fopen_read   a file that exists, in binary
-   qnet__fopen_new    a file that does not exist yet, so neither through a link nor over a file
-   qnet__look         what a path leads to: 1 a file, 2 a folder, 3 a device, pipe or socket; 0:
-                      errno says why not
-   qnet__is_link      1 for a symbolic link, also for one whose target does not exist
-   qnet__rename       atomically, over a file of the new name
-   qnet__remove       a file or an empty folder
-   qnet__mkdir        one folder, whose parent exists
-   qnet__sync         forces a closed file, or the names in a folder, to the disk
-   qnet__is_separator 1 for a character between the names of a path
-   qnet__process      the number of this process
-   qnet__fd_...       read, write and close of a lock's file descriptor */
+/* ---- What systems do differently --------------------------------------------------------------
+   QNET__SYSTEM(posix, windows) is the one of its arguments that this system takes, and
+   QNET__NATIVE(native, path, failed) declares a path as this system wants it, or returns `failed`:
+   on Windows UTF-16, as its functions with char take the code page. Each function below fails as
+   its name in C does, with errno. */
 
-#if defined(QNET__POSIX)
-#define qnet__remove remove
-#define qnet__rename rename
-#define qnet__fopen_read(path) fopen((path), "rb")
-#define qnet__is_separator(c) ((c) == '/')
-#define qnet__fopen_new(path) fopen((path), "wbx")
-#define qnet__mkdir(path) mkdir((path), 0777)
-#define qnet__fd_read read
-#define qnet__fd_write write
-#define qnet__fd_close close
-#ifdef __wasi__ /* has none */
-#define qnet__process() 0
-#else
-#define qnet__process() getpid()
-#endif
-/* Strict C99 hides these, too. */
-#if defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
-extern int qnet__fsync(int file) __asm__("fsync");
-extern ptrdiff_t qnet__readlink(const char *path, char *target, size_t size) __asm__("readlink");
-#else
-#define qnet__fsync fsync
-#define qnet__readlink readlink
-#endif
-#if defined(O_NOFOLLOW) && defined(O_CLOEXEC)
-#define QNET__OPEN_FLAGS (O_NOFOLLOW | O_CLOEXEC)
-#elif defined(__O_NOFOLLOW) && defined(__O_CLOEXEC)
-#define QNET__OPEN_FLAGS (__O_NOFOLLOW | __O_CLOEXEC)
-#else
-#define QNET__OPEN_FLAGS 0
-#endif
-
-static int qnet__look(const char *path)
-{
-    struct stat info;
-    if (stat(path, &info) != 0) return 0;
-    return S_ISREG(info.st_mode) ? 1 : S_ISDIR(info.st_mode) ? 2 : 3;
-}
-
-static int qnet__is_link(const char *path)
-{
-    char target[8];
-    return qnet__readlink(path, target, sizeof target) >= 0;
-}
-
-#ifndef QNET_NO_FSYNC
-static int qnet__sync(const char *path)
-{
-    const int file = open(path, O_RDONLY);
-    int bad, code;
-    if (file < 0) return -1;
-    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
-    code = errno;
-    close(file);
-    errno = code;
-    return -bad;
-}
-#else
-#define qnet__sync(path) 0
-#endif
-
-#else
+#ifdef QNET__WINDOWS
+#define QNET__SYSTEM(posix, windows) windows
 #define QNET__UTF16_SIZE 1024 /* of a path, its end included */
-#define qnet__process() _getpid()
-#define qnet__is_separator(c) ((c) == '/' || (c) == '\\')
-#define qnet__is_link(path) 0
-#define qnet__sync(path) 0 /* the open file is forced instead */
-#define qnet__fd_read _read
-#define qnet__fd_write _write
-#define qnet__fd_close _close
-/* Paths are turned to UTF-16, as the functions with char take the system's code page. windows.h is
-   not wanted for four functions; these are its own declarations. */
+#define QNET__NATIVE(native, path, failed) \
+    wchar_t native[QNET__UTF16_SIZE];      \
+    if (!qnet__utf16((path), native)) return failed
+/* windows.h is not wanted for four functions; these are its own declarations. */
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -2815,8 +2743,8 @@ __declspec(dllimport) int __stdcall WideCharToMultiByte(unsigned page, unsigned 
 #endif
 #define QNET__UTF8 65001
 
-/* UTF-8 to the system's UTF-16, without separators at the end, which stat does not take. 0, and
-   errno says why: too long, or no UTF-8. */
+/* UTF-8 to UTF-16, without separators at the end, which stat does not take. 0, and errno says why:
+   too long, or no UTF-8. */
 static int qnet__utf16(const char *path, wchar_t wide[QNET__UTF16_SIZE])
 {
     int n = MultiByteToWideChar(QNET__UTF8, 8 /* strictly */, path, -1, wide, QNET__UTF16_SIZE);
@@ -2828,57 +2756,122 @@ static int qnet__utf16(const char *path, wchar_t wide[QNET__UTF16_SIZE])
         wide[n] = 0;
     return 1;
 }
+#else
+#define QNET__SYSTEM(posix, windows) posix
+#define QNET__NATIVE(native, path, failed) const char *const native = (path)
+#if defined(__linux__) && (defined(__GNUC__) || defined(__clang__)) /* strict C99 hides these */
+extern int qnet__fsync(int file) __asm__("fsync");
+extern ptrdiff_t qnet__readlink(const char *path, char *target, size_t size) __asm__("readlink");
+#else
+#define qnet__fsync fsync
+#define qnet__readlink readlink
+#endif
+#if defined(O_NOFOLLOW) && defined(O_CLOEXEC)
+#define QNET__OPEN_FLAGS (O_NOFOLLOW | O_CLOEXEC)
+#elif defined(__O_NOFOLLOW) && defined(__O_CLOEXEC)
+#define QNET__OPEN_FLAGS (__O_NOFOLLOW | __O_CLOEXEC)
+#else
+#define QNET__OPEN_FLAGS 0
+#endif
+#endif
 
-/* Files and empty folders, as remove does it on POSIX. */
-static int qnet__remove(const char *path)
+/* The number of this process. */
+#ifdef __wasi__ /* has none */
+#define qnet__process() 0
+#else
+#define qnet__process() QNET__SYSTEM(getpid(), _getpid())
+#endif
+
+/* 1 for a character between the names of a path. */
+#define qnet__is_separator(c) ((c) == '/' || QNET__SYSTEM(0, (c) == '\\'))
+
+/* A file that exists, in binary. */
+static FILE *qnet__fopen_read(const char *path)
 {
-    wchar_t wide[QNET__UTF16_SIZE];
-    return qnet__utf16(path, wide) && (_wremove(wide) == 0 || _wrmdir(wide) == 0) ? 0 : -1;
+    QNET__NATIVE(native, path, NULL);
+    return QNET__SYSTEM(fopen(native, "rb"), _wfopen(native, L"rb"));
 }
 
-/* Over a file that is there, too, which the C library's rename refuses on Windows. */
+/* A file that does not exist yet, so neither through a link nor over a file. */
+static FILE *qnet__fopen_new(const char *path)
+{
+    QNET__NATIVE(native, path, NULL);
+#ifdef QNET__WINDOWS
+    const int flags = _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY | _O_NOINHERIT;
+    const int file = _wopen(native, flags, _S_IREAD | _S_IWRITE);
+    return file >= 0 ? _fdopen(file, "wb") : NULL;
+#else
+    return fopen(native, "wbx");
+#endif
+}
+
+/* What a path leads to: 1 a file, 2 a folder, 3 a device, pipe or socket; 0: errno says why not. */
+static int qnet__look(const char *path)
+{
+    struct QNET__SYSTEM(stat, _stat64) info;
+    QNET__NATIVE(native, path, 0);
+    if (QNET__SYSTEM(stat, _wstat64)(native, &info) != 0) return 0;
+    return QNET__SYSTEM(S_ISREG(info.st_mode) ? 1 : S_ISDIR(info.st_mode) ? 2 : 3,
+                        (info.st_mode & _S_IFDIR) != 0 ? 2 : 1);
+}
+
+/* 1 for a symbolic link, also for one whose target does not exist. */
+#ifdef QNET__WINDOWS
+#define qnet__is_link(path) 0
+#else
+static int qnet__is_link(const char *path)
+{
+    char target[8];
+    return qnet__readlink(path, target, sizeof target) >= 0;
+}
+#endif
+
+/* Atomically, over a file of the new name, which the C library's rename refuses on Windows. */
 static int qnet__rename(const char *from, const char *to)
 {
-    wchar_t wide_from[QNET__UTF16_SIZE], wide_to[QNET__UTF16_SIZE];
-    unsigned long code;
-    if (!qnet__utf16(from, wide_from) || !qnet__utf16(to, wide_to)) return -1;
-    if (MoveFileExW(wide_from, wide_to, 1 | 8 /* replaces, writes through */)) return 0;
-    code = GetLastError();
+    QNET__NATIVE(native_from, from, -1);
+    QNET__NATIVE(native_to, to, -1);
+#ifdef QNET__WINDOWS
+    if (MoveFileExW(native_from, native_to, 1 | 8 /* replaces, writes through */)) return 0;
+    const unsigned long code = GetLastError();
     errno = code == 2 || code == 3 ? ENOENT : code == 5 || code == 32 ? EACCES
           : code == 112 ? ENOSPC : EIO;
     return -1;
+#else
+    return rename(native_from, native_to);
+#endif
 }
 
-static FILE *qnet__fopen_read(const char *path)
+/* A file or an empty folder. */
+static int qnet__remove(const char *path)
 {
-    wchar_t wide[QNET__UTF16_SIZE];
-    return qnet__utf16(path, wide) ? _wfopen(wide, L"rb") : NULL;
+    QNET__NATIVE(native, path, -1);
+    return QNET__SYSTEM(remove(native), _wremove(native) == 0 ? 0 : _wrmdir(native));
 }
 
-static FILE *qnet__fopen_new(const char *path)
-{
-    wchar_t wide[QNET__UTF16_SIZE];
-    int file;
-    if (!qnet__utf16(path, wide)) return NULL;
-    file = _wopen(wide, _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY | _O_NOINHERIT,
-                  _S_IREAD | _S_IWRITE);
-    return file >= 0 ? _fdopen(file, "wb") : NULL;
-}
-
-static int qnet__look(const char *path)
-{
-    struct _stat64 info;
-    wchar_t wide[QNET__UTF16_SIZE];
-    if (!qnet__utf16(path, wide) || _wstat64(wide, &info) != 0) return 0;
-    return (info.st_mode & _S_IFDIR) != 0 ? 2 : 1;
-}
-
+/* One folder, whose parent exists. */
 static int qnet__mkdir(const char *path)
 {
-    wchar_t wide[QNET__UTF16_SIZE];
-    return qnet__utf16(path, wide) ? _wmkdir(wide) : -1;
+    QNET__NATIVE(native, path, -1);
+    return QNET__SYSTEM(mkdir(native, 0777), _wmkdir(native));
 }
 
+/* Forces a closed file, or the names in a folder, to the disk; on Windows the file still open is
+   forced instead. */
+#if defined(QNET__WINDOWS) || defined(QNET_NO_FSYNC)
+#define qnet__sync(path) 0
+#else
+static int qnet__sync(const char *path)
+{
+    const int file = open(path, O_RDONLY);
+    int bad, code;
+    if (file < 0) return -1;
+    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
+    code = errno;
+    close(file);
+    errno = code;
+    return -bad;
+}
 #endif
 
 /* What a path leads to, as qnet__look; 0: nothing. What cannot be looked at is a file, so
@@ -3328,7 +3321,7 @@ static void qnet__holder_text(char text[320])
 static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, int file)
 {
     char text[320];
-    const ptrdiff_t n = file < 0 ? 0 : (ptrdiff_t)qnet__fd_read(file, text, sizeof text - 1);
+    const ptrdiff_t n = file < 0 ? 0 : (ptrdiff_t)QNET__SYSTEM(read, _read)(file, text, sizeof text - 1);
     text[n > 0 ? n : 0] = '\0';
     text[strcspn(text, "\n")] = '\0';
     return qnet__fail(ctx, QNET_ERROR_BUSY, "%s: another run works in this folder: %s", lock->path,
@@ -3430,7 +3423,7 @@ static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__
     }
     qnet__holder_text(text);
     /* The lock holds without its text, should that not be written. */
-    if (lock->file >= 0 && qnet__fd_write(lock->file, text, (unsigned)strlen(text)) < 0) errno = 0;
+    if (lock->file >= 0 && QNET__SYSTEM(write, _write)(lock->file, text, (unsigned)strlen(text)) < 0) errno = 0;
     return QNET_OK;
 }
 
@@ -3441,7 +3434,7 @@ static void qnet__lock_release(qnet__lock *lock)
     (void)qnet__remove(lock->path);
     if (lock->file >= 0) (void)flock(lock->file, LOCK_UN); /* children may still have it open */
 #endif
-    if (lock->file >= 0) qnet__fd_close(lock->file);
+    if (lock->file >= 0) QNET__SYSTEM(close, _close)(lock->file);
 #ifdef QNET__WINDOWS
     (void)qnet__remove(lock->path);
 #endif
