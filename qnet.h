@@ -11079,20 +11079,9 @@ static void qnet__inflate_block(qnet__inflate *s)
 /* Bytes as they are, until the block ends or the room is used. */
 static void qnet__inflate_stored(qnet__inflate *s)
 {
-    size_t room = QNET__WINDOW + QNET__INFLATE_STEP - s->made, n;
-    for (; s->stored_left > 0 && room > 0 && s->status == QNET_OK; s->stored_left -= n, room -= n) {
-        if (s->in.count > 0 || s->in.at == s->in.end) { /* whole bytes that were read ahead */
-            s->out[s->made] = (unsigned char)qnet__inflate_bits(s, 8);
-            n = 1;
-        } else {
-            s->in.bits = 0;
-            n = qnet__min_size(s->stored_left, room);
-            n = qnet__min_size((size_t)(s->in.end - s->in.at), n);
-            memcpy(s->out + s->made, s->in.at, n);
-            s->in.at += n;
-        }
-        s->made += n;
-    }
+    const size_t room = QNET__WINDOW + QNET__INFLATE_STEP;
+    for (; s->stored_left > 0 && s->made < room && s->status == QNET_OK; s->stored_left--)
+        s->out[s->made++] = (unsigned char)qnet__inflate_bits(s, 8);
     if (s->stored_left == 0) s->mode = s->last_block ? QNET__IN_TRAILER : QNET__IN_BLOCK;
 }
 
@@ -11343,8 +11332,8 @@ static void qnet__deflate_parse(qnet__deflate *d)
 
 /* Lengths of at most QNET__CODE_MOST bits for the counts of an alphabet, and the codes. Huffman's
    tree by two queues: leaves and inner nodes both come in rising order of weight. Where it gets too
-   deep, flatter counts make a tree that is less so. Two symbols that do not occur may get a code, so
-   that every decoder takes the set as complete. */
+   deep, flatter counts make a flatter tree. The first two symbols always get a code, so that every
+   decoder takes the set as complete. */
 static void qnet__huffman_make(qnet__alphabet *a, int symbols)
 {
     uint32_t weight[2 * QNET__LITLEN_CODES];
@@ -12929,6 +12918,8 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
             !qnet__add(at, bytes, &end) || strcmp(t->name, "__metadata__") == 0)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s': name, dtype or shape "
                               "cannot be written", file, t->name);
+        if (bytes > 0 && t->data == NULL)
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s': no data", file, t->name);
         qnet__shape_text(shape, t->ndim, t->shape);
         if (i > 0) QNET__TRY(qnet_buffer_append(ctx, json, ",", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, t->name));
@@ -12940,19 +12931,43 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
     return qnet_buffer_printf(ctx, json, "}%*s", (int)(7 - json->size % 8), "");
 }
 
-/* Length and header of a file with these tensors; names are checked to differ. */
-static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
-                                           const qnet_safetensor *tensors, int count,
-                                           const char *const *pairs, int pair_count)
+/* A tensor's numbers, little-endian on every machine. */
+static qnet_status qnet__write_numbers(qnet_context *ctx, qnet_sink *sink, const qnet_safetensor *t)
 {
-    const char *file = qnet__sink_name(sink), *duplicate;
+    const unsigned char *p = (const unsigned char *)t->data;
+    const size_t size = qnet_dtype_size(t->dtype);
+    unsigned char chunk[4096];
+    size_t count, bytes, n;
+    qnet__shape_bytes(t->ndim, t->shape, size, &count, &bytes);
+    if (qnet__is_little_endian()) return qnet__write(ctx, sink, p, bytes);
+    for (; bytes > 0; bytes -= n, p += n) {
+        n = qnet__min_size(bytes, sizeof(chunk));
+        memcpy(chunk, p, n);
+        qnet__swap_bytes(chunk, n / size, size);
+        QNET__TRY(qnet__write(ctx, sink, chunk, n));
+    }
+    return QNET_OK;
+}
+
+/* Of each tensor name, dtype, ndim, shape and data are read; count and bytes follow from them. All
+   that can be refused is refused before the first byte goes out. */
+QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
+                                            const qnet_safetensor *tensors, int count,
+                                            const char *const *metadata_pairs, int pairs)
+{
+    const char *file, *duplicate;
     qnet_buffer json = {NULL, 0, 0, NULL};
     qnet_status status;
-    if (count > QNET_MAX_SAFETENSORS_TENSORS || pair_count > QNET_MAX_SAFETENSORS_METADATA)
+    if (ctx == NULL || sink == NULL || sink->write == NULL || count < 0 || pairs < 0 ||
+        (count > 0 && tensors == NULL) || (pairs > 0 && metadata_pairs == NULL))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "qnet_safetensors_write: an argument is NULL or a count below 0");
+    file = qnet__sink_name(sink);
+    if (count > QNET_MAX_SAFETENSORS_TENSORS || pairs > QNET_MAX_SAFETENSORS_METADATA)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: above %d tensors or %d metadata keys", file,
                           QNET_MAX_SAFETENSORS_TENSORS, QNET_MAX_SAFETENSORS_METADATA);
-    for (int i = 0; i < 2 * pair_count; i++)
-        if (pairs[i] == NULL)
+    for (int i = 0; i < 2 * pairs; i++)
+        if (metadata_pairs[i] == NULL)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: metadata string %d is NULL", file, i);
     duplicate = qnet__duplicate_name(tensors, count);
     if (duplicate != NULL)
@@ -12960,53 +12975,18 @@ static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
                           duplicate);
     status = qnet_buffer_append(ctx, &json, "length..", 8); /* known at the end */
     if (status == QNET_OK)
-        status = qnet__safetensors_json(ctx, file, tensors, count, pairs, pair_count, &json);
+        status = qnet__safetensors_json(ctx, file, tensors, count, metadata_pairs, pairs, &json);
     if (status == QNET_OK && json.size - 8 > QNET_MAX_SAFETENSORS_HEADER)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a header of %.0f bytes, the limit is %.0f",
                             file, (double)json.size - 8, (double)QNET_MAX_SAFETENSORS_HEADER);
-    if (status == QNET_OK) qnet__store(json.bytes, 8, 0, json.size - 8);
-    if (status == QNET_OK) status = qnet__write(ctx, sink, json.bytes, json.size);
+    if (status == QNET_OK) {
+        qnet__store(json.bytes, 8, 0, json.size - 8);
+        status = qnet__write(ctx, sink, json.bytes, json.size);
+    }
+    for (int i = 0; i < count && status == QNET_OK; i++)
+        status = qnet__write_numbers(ctx, sink, &tensors[i]);
     qnet_buffer_free(ctx, &json);
     return status;
-}
-
-/* count numbers of `size` bytes in host order, written little-endian. */
-static qnet_status qnet__write_numbers(qnet_context *ctx, qnet_sink *sink, const void *data,
-                                       size_t count, size_t size)
-{
-    const unsigned char *p = (const unsigned char *)data;
-    unsigned char chunk[4096];
-    size_t n;
-    if (qnet__is_little_endian()) return qnet__write(ctx, sink, data, count * size);
-    for (; count > 0; count -= n, p += n * size) {
-        n = qnet__min_size(count, sizeof(chunk) / size);
-        memcpy(chunk, p, n * size);
-        qnet__swap_bytes(chunk, n, size);
-        QNET__TRY(qnet__write(ctx, sink, chunk, n * size));
-    }
-    return QNET_OK;
-}
-
-/* Of each tensor name, dtype, ndim, shape and data are read; count and bytes follow from them. */
-QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
-                                            const qnet_safetensor *tensors, int count,
-                                            const char *const *metadata_pairs, int pairs)
-{
-    size_t numbers, bytes;
-    if (ctx == NULL || sink == NULL || sink->write == NULL || count < 0 || pairs < 0 ||
-        (count > 0 && tensors == NULL) || (pairs > 0 && metadata_pairs == NULL))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_safetensors_write: an argument is NULL or a count below 0");
-    QNET__TRY(qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs));
-    for (int i = 0; i < count; i++) {
-        const size_t size = qnet_dtype_size(tensors[i].dtype);
-        qnet__shape_bytes(tensors[i].ndim, tensors[i].shape, size, &numbers, &bytes);
-        if (numbers > 0 && tensors[i].data == NULL)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s': no data",
-                              qnet__sink_name(sink), tensors[i].name);
-        QNET__TRY(qnet__write_numbers(ctx, sink, tensors[i].data, numbers, size));
-    }
-    return QNET_OK;
 }
 
 /* ---- networks ----------------------------------------------------------------------------------
@@ -13393,52 +13373,38 @@ QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t sourc
     return 0;
 }
 
-/* Streams the block: numbers are turned to the file's order 512 at a time, so that no second copy
-   of the network is made. */
+/* A copy of the block in the file's order is written. The 8-byte counters go first, so that every
+   tensor is aligned to its type. Numbers that could not be read back are refused. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
                                         const qnet_param_table *table, const qnet_real *block,
                                         const char *const *metadata_pairs, int pairs)
 {
-    qnet_real chunk[512];
-    qnet_safetensor *tensors;
-    size_t bytes, n;
-    int count = 0;
+    qnet_safetensor *tensors, *t;
+    int64_t *counter;
+    qnet_real *numbers;
+    size_t bytes;
     qnet_status status = QNET_OK;
-    if (ctx == NULL || sink == NULL || sink->write == NULL || table == NULL || block == NULL ||
-        pairs < 0 || (pairs > 0 && metadata_pairs == NULL))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_weights_write: an argument is NULL or a count below 0");
-    bytes = sizeof(qnet_safetensor) * (size_t)table->count;
-    tensors = (qnet_safetensor *)qnet__alloc(ctx, bytes);
-    if (tensors == NULL) return qnet__no_memory(ctx, bytes, "a weight file's header");
-    /* The 8-byte counters go first, so that every tensor is aligned to its type. Numbers that could
-       not be read back are refused. */
+    if (ctx == NULL || sink == NULL || table == NULL || block == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_weights_write: an argument is NULL");
+    bytes = (sizeof *t + sizeof *counter) * (size_t)table->count + sizeof *block * table->total;
+    t = tensors = (qnet_safetensor *)qnet__alloc(ctx, bytes);
+    if (tensors == NULL) return qnet__no_memory(ctx, bytes, "a copy of the weights");
+    counter = (int64_t *)(void *)(tensors + table->count);
+    numbers = (qnet_real *)(void *)(counter + table->count);
     for (int real = 0; real < 2; real++)
         for (int i = 0; i < table->count && status == QNET_OK; i++) {
             const qnet_param *p = &table->entries[i];
-            qnet_safetensor t = qnet__param_in_file(p);
             if (qnet__is_tracked(p->name) == real) continue;
-            tensors[count++] = t;
-            t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
-            t.data = block + p->offset;
-            status = qnet__check_numbers(ctx, qnet__sink_name(sink), &t, p->name);
+            *t = qnet__param_in_file(p);
+            t->data = real ? (const void *)(numbers + p->offset) : counter;
+            for (size_t f = 0; f < p->count && real; f++)
+                numbers[p->offset + f] = block[p->offset + qnet__param_index(p, f)];
+            if (real) status = qnet__check_numbers(ctx, qnet__sink_name(sink), t, p->name);
+            else *counter++ = (int64_t)block[p->offset];
+            t++;
         }
     if (status == QNET_OK)
-        status = qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs);
-    for (int i = 0; status == QNET_OK && i < count; i++) {
-        const qnet_param *p = &table->entries[qnet_param_find(table, tensors[i].name)];
-        if (tensors[i].dtype == QNET_I64) {
-            const int64_t value = (int64_t)block[p->offset];
-            status = qnet__write_numbers(ctx, sink, &value, 1, sizeof(value));
-            continue;
-        }
-        for (size_t f = 0; status == QNET_OK && f < p->count; f += n) {
-            n = qnet__min_size(p->count - f, sizeof(chunk) / sizeof(chunk[0]));
-            for (size_t k = 0; k < n; k++)
-                chunk[k] = block[p->offset + qnet__param_index(p, f + k)];
-            status = qnet__write_numbers(ctx, sink, chunk, n, sizeof(qnet_real));
-        }
-    }
+        status = qnet_safetensors_write(ctx, sink, tensors, table->count, metadata_pairs, pairs);
     qnet__free(ctx, tensors, bytes);
     return status;
 }
