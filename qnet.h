@@ -11752,22 +11752,30 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 
 /* ---- the header ------------------------------------------------------------------------------ */
 
-/* The fields of nifti_1_header that are used here: offset in the file and, but for bytes, type. */
-#define QNET__NII_BYTES 348             /* int32 at 0, too, in the byte order of the file */
-#define QNET__NII_DIM 40, QNET_I16      /* [8]: number of axes, then each length */
-#define QNET__NII_DATATYPE 70, QNET_I16 /* qnet__nifti_type */
-#define QNET__NII_BITPIX 72, QNET_I16   /* bits per voxel, as datatype says already */
-#define QNET__NII_PIXDIM 76, QNET_F32   /* [8]: qfac (1 or -1), then each spacing */
-#define QNET__NII_OFFSET 108, QNET_F32  /* of the voxels, 352 without extensions */
-#define QNET__NII_SLOPE 112, QNET_F32   /* voxel = stored * slope + inter; 0: stored */
-#define QNET__NII_INTER 116, QNET_F32
-#define QNET__NII_UNITS 123             /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
-#define QNET__NII_QFORM 252, QNET_I16   /* above 0: the quaternion below is valid */
-#define QNET__NII_SFORM 254, QNET_I16   /* above 0: the matrix below is valid */
-#define QNET__NII_QUATERN 256, QNET_F32 /* [3]: b, c, d */
-#define QNET__NII_QOFFSET 268, QNET_F32 /* [3]: x, y, z */
-#define QNET__NII_SROW 280, QNET_F32    /* [3][4]: the matrix, voxel index to world */
-#define QNET__NII_MAGIC 344             /* char[4]: "n+1": header and voxels in one file */
+/* The header as it lies in the file, in the names of nifti1.h; without padding, as every field lies
+   at a multiple of its size. What has no comment is not read, and 0 in files of ours. */
+typedef struct qnet__nifti_header {
+    int32_t sizeof_hdr; /* 348, in the byte order of the file */
+    char unused_1[34], regular, dim_info; /* regular: 'r', as ANALYZE wants it */
+    int16_t dim[8];     /* number of axes, then the length of each */
+    float intent_p[3];
+    int16_t intent_code, datatype, bitpix, slice_start; /* qnet__nifti_type; bits of a voxel */
+    float pixdim[8];    /* qfac (1 or -1), then the spacing along each axis */
+    float vox_offset;   /* where the voxels start, 352 without extensions */
+    float scl_slope, scl_inter; /* voxel = stored * slope + inter; slope 0: stored */
+    int16_t slice_end;
+    char slice_code, xyzt_units; /* low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
+    float unused_2[4];
+    int32_t glmax, glmin;
+    char descrip[80], aux_file[24];
+    int16_t qform_code, sform_code; /* above 0: quaternion and offset, or matrix, are valid */
+    float quatern[3], qoffset[3];   /* b, c, d; x, y, z */
+    float srow[3][4];   /* voxel index to world */
+    char intent_name[16];
+    unsigned char magic[4]; /* "n+1": header and voxels in one file */
+} qnet__nifti_header;
+
+#define QNET__NII_BYTES 348 /* of it */
 /* After it four bytes; where the first is not 0, extensions up to the offset of the voxels. */
 
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
@@ -11775,13 +11783,14 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 #define QNET__NIFTI_PIECE      65536             /* bytes read or written at a time */
 #define QNET__NIFTI_TRUST      ((size_t)1 << 16) /* voxels allocated on the header's word alone */
 
-/* Between the file's byte order and the other one: the numbers of a header. */
-static void qnet__nifti_swap_header(unsigned char *h)
+/* Between the file's byte order and the other one: the numbers that are read or written. */
+static void qnet__nifti_swap_header(qnet__nifti_header *h)
 {
+    unsigned char *p = (unsigned char *)h;
     static const short runs[6][3] = { /* first byte, count, bytes of each */
         {0, 1, 4}, {40, 8, 2}, {70, 2, 2}, {76, 11, 4}, {252, 2, 2}, {256, 18, 4}};
     for (int i = 0; i < 6; i++)
-        qnet__swap_bytes(h + runs[i][0], (size_t)runs[i][1], (size_t)runs[i][2]);
+        qnet__swap_bytes(p + runs[i][0], (size_t)runs[i][1], (size_t)runs[i][2]);
 }
 
 /* The type of datatype `code`, if that has one real number per voxel, and its name; else BOOL. */
@@ -11800,21 +11809,6 @@ static qnet_dtype qnet__nifti_type(int code, const char **name)
     return QNET_BOOL;
 }
 
-/* Number i of a header's field, which is an offset and a type, I16 or F32. */
-static double qnet__nifti_get(const unsigned char *h, int offset, qnet_dtype type, int i)
-{
-    return qnet__number(h + offset + i * (int)qnet_dtype_size(type), type);
-}
-
-/* Its counterpart: value, rounded to the field's type. */
-static void qnet__nifti_put(unsigned char *h, int offset, qnet_dtype type, int i, double value)
-{
-    const int16_t whole = type == QNET_I16 ? (int16_t)value : 0;
-    const float real = (float)value;
-    if (type == QNET_I16) memcpy(h + offset + 2 * i, &whole, sizeof whole);
-    else memcpy(h + offset + 4 * i, &real, sizeof real);
-}
-
 /* The state of reading, in one block of the heap. After qnet__nifti_parse nothing in here can lead
    a reader out of bounds. */
 typedef struct qnet__nifti_reader {
@@ -11823,11 +11817,11 @@ typedef struct qnet__nifti_reader {
     const char *name;
     qnet_volume volume; /* what will be handed out */
     const char *type_name;
-    int packed, swapped, datatype, bitpix; /* bitpix: 0 when it agrees with datatype */
+    int packed, swapped;
     qnet_dtype type;
     size_t bytes, count, offset;       /* bytes of a voxel, voxels, where they start */
     double slope, intercept;
-    unsigned char header[QNET__NII_BYTES]; /* in the order of this machine */
+    qnet__nifti_header header; /* in the order of this machine */
     qnet__inflate inflate;               /* if packed */
     unsigned char piece[QNET__NIFTI_PIECE];
 } qnet__nifti_reader;
@@ -11841,21 +11835,22 @@ typedef struct qnet__nifti_reader {
 /* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
    the third axis makes the frame left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or
    -1 when that is too much: scanners and FSL write 4e-7, which nifti1_io makes 1 as done here. */
-static double qnet__nifti_qform(const unsigned char *h, const double spacing[3],
+static double qnet__nifti_qform(const qnet__nifti_header *h, const double spacing[3],
                                 double affine[3][4])
 {
-    const double qfac = qnet__nifti_get(h, QNET__NII_PIXDIM, 0) < 0 ? -1 : 1;
     double q[4], r[3][3], rest = 1;
     for (int i = 0; i < 3; i++) {
-        q[1 + i] = qnet__nifti_get(h, QNET__NII_QUATERN, i);
+        q[1 + i] = (double)h->quatern[i];
         rest -= q[1 + i] * q[1 + i];
-        affine[i][3] = qnet__nifti_get(h, QNET__NII_QOFFSET, i);
     }
     if (!(rest >= -1e-5)) return -1;
     q[0] = rest <= 3 * (double)FLT_EPSILON ? 0 : sqrt(rest);
     qnet__quaternion_to_rotation(q, r);
-    for (int i = 0; i < 3; i++)
-        for (int j = 0; j < 3; j++) affine[i][j] = r[i][j] * spacing[j] * (j == 2 ? qfac : 1);
+    for (int i = 0; i < 3; i++) {
+        for (int j = 0; j < 3; j++)
+            affine[i][j] = r[i][j] * spacing[j] * (j == 2 && h->pixdim[0] < 0 ? -1 : 1);
+        affine[i][3] = (double)h->qoffset[i];
+    }
     return fmax(0, -rest);
 }
 
@@ -11872,11 +11867,9 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     static const char *const source[3] = {"pixdim", "qform", "sform"};
     static const double mm[8] = {1, 1000, 1, .001, 1, 1, 1, 1}; /* of a unit: unknown, m, mm, um */
     qnet_volume *v = &in->volume;
-    const unsigned char *h = in->header;
-    const int dims = (int)qnet__nifti_get(h, QNET__NII_DIM, 0), units = h[QNET__NII_UNITS] & 7;
-    const int qform = (int)qnet__nifti_get(h, QNET__NII_QFORM, 0);
-    const int sform = (int)qnet__nifti_get(h, QNET__NII_SFORM, 0);
-    const int n[3] = {v->nx, v->ny, v->nz};
+    const qnet__nifti_header *h = &in->header;
+    const int n[3] = {v->nx, v->ny, v->nz}, units = h->xyzt_units & 7;
+    const int qform = h->qform_code, sform = h->sform_code;
     double spacing[3], other[3][4], r[3][3], norm[3], excess;
     int negative = 0, zero = 1, qform_valid;
     char text[4] = "";
@@ -11885,8 +11878,8 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
                          "as mm", units);
     /* Both forms are read; the qform also where the sform is used, to compare them. */
     for (int i = 2; i >= 0; i--) {
-        spacing[i] = qnet__nifti_get(h, QNET__NII_PIXDIM, 1 + i);
-        if (spacing[i] == 0 && (i >= dims || n[i] == 1)) spacing[i] = 1; /* no such axis */
+        spacing[i] = (double)h->pixdim[1 + i];
+        if (spacing[i] == 0 && (i >= h->dim[0] || n[i] == 1)) spacing[i] = 1; /* no such axis */
         if (spacing[i] < 0) negative = i + 1;
         spacing[i] = fabs(spacing[i]); /* direction is the quaternion's matter */
     }
@@ -11894,7 +11887,7 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     qform_valid = qform > 0 && excess >= 0 && qnet__affine_axes(&other[0][0], norm, r);
     if (qform_valid) qnet__orientation_text(r, text);
     for (int i = 0; i < 12; i++) {
-        v->affine[i / 4][i % 4] = qnet__nifti_get(h, QNET__NII_SROW, i);
+        v->affine[i / 4][i % 4] = (double)h->srow[i / 4][i % 4];
         zero = zero && (i % 4 == 3 || v->affine[i / 4][i % 4] == 0);
     }
     v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
@@ -11940,10 +11933,11 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
    some field. */
 static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
 {
-    unsigned char *h = in->header, *magic = h + QNET__NII_MAGIC;
+    qnet__nifti_header *h = &in->header;
+    const unsigned char *magic = h->magic;
     int dim[8];
     double offset, slope;
-    const long size = (int32_t)qnet__load_le32(h); /* as a little-endian file has it */
+    const long size = (int32_t)qnet__load_le32((unsigned char *)h); /* as in a little-endian file */
     const int big = size == 0x5c010000; /* 348 the other way round */
     if (size == 540 || size == 0x1c020000)
         return qnet__nifti_fail(in, UNSUPPORTED, "sizeof_hdr is %d (NIfTI-2), expected 348 "
@@ -11960,7 +11954,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, FORMAT, "not a NIfTI-1 file: magic is %02x %02x %02x %02x, "
                                 "expected 6e 2b 31 00 (\"n+1\")", magic[0], magic[1], magic[2],
                                 magic[3]);
-    for (int i = 0; i < 8; i++) dim[i] = (int)qnet__nifti_get(h, QNET__NII_DIM, i);
+    for (int i = 0; i < 8; i++) dim[i] = h->dim[i];
     if (dim[0] < 1 || dim[0] > 7)
         return qnet__nifti_fail(in, FORMAT, "dim[0] is %d, expected 1 to 7", dim[0]);
     for (int i = 1; i <= 7; i++) {
@@ -11981,23 +11975,20 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, LIMIT, "dim is %d x %d x %d, expected at most %.0f voxels "
                                 "(QNET_MAX_VOXELS)", dim[1], dim[2], dim[3],
                                 (double)QNET_MAX_VOXELS);
-    in->datatype = (int)qnet__nifti_get(h, QNET__NII_DATATYPE, 0);
-    in->type = qnet__nifti_type(in->datatype, &in->type_name);
+    in->type = qnet__nifti_type(h->datatype, &in->type_name);
     in->bytes = qnet_dtype_size(in->type);
     if (in->type == QNET_BOOL)
         return qnet__nifti_fail(in, UNSUPPORTED, "datatype is %d, expected one of 2, 4, 8, 16, 64, "
                                 "256, 512, 768, 1024, 1280 (one real number per voxel)",
-                                in->datatype);
+                                h->datatype);
     /* bitpix says nothing new, and tools write it wrongly: uint8 masks from Julia say 32. Should
        datatype be the wrong one of the two, the file has not the length that goes with it. */
-    in->bitpix = (int)qnet__nifti_get(h, QNET__NII_BITPIX, 0);
-    if (in->bitpix == 8 * (int)in->bytes) in->bitpix = 0;
-    else
+    if (h->bitpix != 8 * (int)in->bytes)
         qnet__nifti_warn(in, "bitpix is %d, expected %d for datatype %d (%s), which is taken",
-                         in->bitpix, 8 * (int)in->bytes, in->datatype, in->type_name);
+                         h->bitpix, 8 * (int)in->bytes, h->datatype, in->type_name);
     /* 0 is refused: voxels could then start at 348 or 352, and the wrong one of them shifts the
        picture by some voxels unnoticed. */
-    offset = qnet__nifti_get(h, QNET__NII_OFFSET, 0);
+    offset = (double)h->vox_offset;
     if (!(offset >= 352 && offset == floor(offset) && qnet__is_finite(offset)))
         return qnet__nifti_fail(in, FORMAT, "vox_offset is %g, expected a whole number of 352 or "
                                 "more", offset);
@@ -12005,8 +11996,8 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, LIMIT, "vox_offset is %g, expected at most %.0f", offset,
                                 (double)QNET__NIFTI_MAX_OFFSET);
     in->offset = (size_t)offset;
-    slope = qnet__nifti_get(h, QNET__NII_SLOPE, 0);
-    in->intercept = qnet__nifti_get(h, QNET__NII_INTER, 0);
+    slope = (double)h->scl_slope;
+    in->intercept = (double)h->scl_inter;
     /* NaN is what some tools write for "none"; nibabel takes infinity so, too. */
     in->slope = qnet__is_finite(slope) && slope != 0 ? slope : 1; /* 0: no scaling (nifti1.h) */
     if (in->slope != slope) in->intercept = 0;
@@ -12100,14 +12091,15 @@ static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
    wrong. A NIfTI-1 file begins with 5c or 0. */
 static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
 {
+    unsigned char *h = (unsigned char *)&in->header;
     size_t got, more, tail = 0;
-    QNET__TRY(qnet__nifti_next(in, in->header, 2, &got));
-    if (got == 2 && in->header[0] == 0x1f && in->header[1] == 0x8b) {
+    QNET__TRY(qnet__nifti_next(in, h, 2, &got));
+    if (got == 2 && h[0] == 0x1f && h[1] == 0x8b) {
         in->packed = 1;
-        qnet__inflate_start(&in->inflate, in->ctx, in->source, in->header, 2);
+        qnet__inflate_start(&in->inflate, in->ctx, in->source, h, 2);
         got = 0; /* inflate gives the header from its start */
     }
-    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NII_BYTES - got, &more));
+    QNET__TRY(qnet__nifti_next(in, h + got, QNET__NII_BYTES - got, &more));
     if (got + more < QNET__NII_BYTES)
         return qnet__nifti_fail(in, FORMAT, "truncated: expected 348 bytes of NIfTI-1 header, "
                                 "found %d", (int)(got + more));
@@ -12126,10 +12118,10 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
     do {
         QNET__TRY(qnet__nifti_next(in, in->piece, QNET__NIFTI_PIECE, &got));
         tail += got;
-        if (tail > 0 && in->bitpix != 0)
+        if (tail > 0 && in->header.bitpix != 8 * (int)in->bytes)
             return qnet__nifti_fail(in, FORMAT, "bitpix is %d and datatype %d (%s), and more bytes "
                                     "follow than this type takes: one of them is wrong",
-                                    in->bitpix, in->datatype, in->type_name);
+                                    in->header.bitpix, in->header.datatype, in->type_name);
         if (tail > QNET__NIFTI_MAX_TAIL)
             return qnet__nifti_fail(in, FORMAT, "more than %.0f bytes follow the last voxel, "
                                     "expected the end of the file: dim does not fit the file",
@@ -12172,28 +12164,29 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
 
 /* The header, h[352], with the four zeros after it that say "no extensions". A volume whose side is
    unknown (affine_source 0) gets neither form, so that no reader takes it as known. */
-static void qnet__nifti_header(const qnet_volume *v, double slope, const double spacing[3],
-                               unsigned char *h)
+static void qnet__nifti_make_header(const qnet_volume *v, double slope, const double spacing[3],
+                                    unsigned char bytes[352])
 {
-    const int dim[8] = {3, v->nx, v->ny, v->nz, 1, 1, 1, 1}, known = v->affine_source > 0;
-    const int32_t size = QNET__NII_BYTES;
-    memset(h, 0, 352);
-    memcpy(h, &size, sizeof size);
-    h[38] = 'r'; /* "regular", as ANALYZE wants it */
+    const int known = v->affine_source > 0, size[4] = {3, v->nx, v->ny, v->nz};
+    qnet__nifti_header h;
+    memset(&h, 0, sizeof h);
+    h.sizeof_hdr = QNET__NII_BYTES;
+    h.regular = 'r';
     for (int i = 0; i < 8; i++) {
-        qnet__nifti_put(h, QNET__NII_DIM, i, dim[i]);
-        qnet__nifti_put(h, QNET__NII_PIXDIM, i, i > 0 && i < 4 ? spacing[i - 1] : 1);
+        h.dim[i] = (int16_t)(i < 4 ? size[i] : 1);
+        h.pixdim[i] = i > 0 && i < 4 ? (float)spacing[i - 1] : 1;
     }
-    qnet__nifti_put(h, QNET__NII_DATATYPE, 0, slope > 0 ? 4 : 16); /* int16, float32 */
-    qnet__nifti_put(h, QNET__NII_BITPIX, 0, slope > 0 ? 16 : 32);
-    qnet__nifti_put(h, QNET__NII_OFFSET, 0, 352);
-    qnet__nifti_put(h, QNET__NII_SLOPE, 0, slope > 0 ? slope : 1);
-    h[QNET__NII_UNITS] = 2; /* mm */
-    qnet__nifti_put(h, QNET__NII_SFORM, 0, known); /* 1: scanner's coordinates */
-    for (int i = 0; i < 12 && known; i++)
-        qnet__nifti_put(h, QNET__NII_SROW, i, v->affine[i / 4][i % 4]);
-    memcpy(h + QNET__NII_MAGIC, "n+1", 4);
-    if (!qnet__is_little_endian()) qnet__nifti_swap_header(h);
+    h.datatype = slope > 0 ? 4 : 16; /* int16, float32 */
+    h.bitpix = slope > 0 ? 16 : 32;
+    h.vox_offset = 352;
+    h.scl_slope = slope > 0 ? (float)slope : 1;
+    h.xyzt_units = 2; /* mm */
+    h.sform_code = (int16_t)known; /* 1: scanner's coordinates */
+    for (int i = 0; i < 12 && known; i++) h.srow[i / 4][i % 4] = (float)v->affine[i / 4][i % 4];
+    memcpy(h.magic, "n+1", 4);
+    if (!qnet__is_little_endian()) qnet__nifti_swap_header(&h);
+    memset(bytes, 0, 352);
+    memcpy(bytes, &h, sizeof h);
 }
 
 /* To the sink, through deflate where there is one. */
@@ -12210,6 +12203,7 @@ static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d,
 {
     const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = slope > 0 ? 2 : 4;
     const double step = (double)(float)slope; /* as a reader finds it in the header */
+    int16_t whole;
     size_t n;
     for (size_t done = 0; done < count; done += n) {
         n = qnet__min_size(QNET__NIFTI_PIECE / bytes, count - done);
@@ -12223,7 +12217,8 @@ static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d,
                                   "%g: it does not fit int16", qnet__sink_name(sink), where, value,
                                   stored);
             }
-            qnet__nifti_put(piece + 2 * i, 0, QNET_I16, 0, stored);
+            whole = (int16_t)stored;
+            memcpy(piece + 2 * i, &whole, sizeof whole);
         }
         if (!qnet__is_little_endian()) qnet__swap_bytes(piece, n, bytes);
         QNET__TRY(qnet__nifti_send(ctx, d, sink, piece, n * bytes));
@@ -12269,7 +12264,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
     /* One block holds deflate's state, if any, and the piece of voxels that is converted. */
     d = gzip ? (qnet__deflate *)(void *)block : NULL;
     if (d) qnet__deflate_start(d, ctx, sink, 0);
-    qnet__nifti_header(volume, slope, spacing, header);
+    qnet__nifti_make_header(volume, slope, spacing, header);
     status = qnet__nifti_send(ctx, d, sink, header, sizeof header);
     if (status == QNET_OK)
         status = qnet__nifti_write_voxels(ctx, d, sink, volume, slope, block + deflate_bytes);
