@@ -2161,8 +2161,8 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
 #endif
 }
 
-/* Strict C99 hides what Linux has: as for madvise, names are bound by hand, here and for files.
-   Only where long has 64 bits, as then so have off_t and the parts of a time. */
+/* Strict C99 hides what Linux has: as for madvise, the name is bound by hand. Only where long has 64
+   bits, as then so have the parts of a time. */
 #if defined(__linux__) && defined(__LP64__) && !defined(QNET_NO_STDIO) && \
     (defined(__GNUC__) || defined(__clang__))
 #define QNET__LINUX64 1
@@ -3037,49 +3037,6 @@ static size_t qnet__file_left(const qnet_source *source)
     return at >= 0 && at < f->size ? (size_t)(f->size - at) : 0;
 }
 
-#ifdef QNET__LINUX64
-#define QNET__FILE_PIECES 32
-#define QNET__FILE_LARGE ((size_t)1 << 20) /* bytes from which on all threads read */
-extern ptrdiff_t qnet__pread(int file, void *dst, size_t size, long at) __asm__("pread");
-extern int qnet__fileno(FILE *stream) __asm__("fileno");
-
-typedef struct qnet__pieces_job {
-    int file;
-    long at; /* where in the file dst[size] comes from */
-    unsigned char *dst;
-    size_t size;
-    int whole[QNET__FILE_PIECES]; /* 1: all of this piece has come */
-} qnet__pieces_job;
-
-/* Reads piece i of QNET__FILE_PIECES; a call may give less than it was asked for. */
-static void qnet__pieces_task(void *arg, size_t i, size_t worker)
-{
-    qnet__pieces_job *job = (qnet__pieces_job *)arg;
-    const size_t piece = job->size / QNET__FILE_PIECES + 1;
-    const size_t end = qnet__min_size((i + 1) * piece, job->size);
-    size_t done = qnet__min_size(i * piece, job->size);
-    ptrdiff_t got = 1;
-    QNET__UNUSED(worker);
-    while (done < end && got > 0) {
-        got = qnet__pread(job->file, job->dst + done, end - done, job->at + (long)done);
-        done += got > 0 ? (size_t)got : 0;
-    }
-    job->whole[i] = done == end;
-}
-
-/* Appends the next size bytes of a file, for which there is room, by all threads: Linux reads in
-   several places at a time. Where that fails nothing is appended. */
-static void qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t size, qnet_buffer *out)
-{
-    FILE *stream = ((qnet__file *)source->user)->stream;
-    qnet__pieces_job job = {qnet__fileno(stream), ftell(stream), out->bytes + out->size, size, {0}};
-    int whole = 1;
-    qnet__parallel(ctx, QNET__FILE_PIECES, qnet__pieces_task, &job);
-    for (int i = 0; i < QNET__FILE_PIECES; i++) whole = whole && job.whole[i];
-    if (whole && fseek(stream, job.at + (long)size, SEEK_SET) == 0) out->size += size;
-}
-#endif
-
 #endif /* QNET_NO_STDIO */
 
 #define QNET__READ_TRUST ((size_t)1 << 18) /* bytes allocated before any have been read */
@@ -3094,12 +3051,7 @@ QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size
     size_t got = 1;
 #ifndef QNET_NO_STDIO
     const size_t left = qnet__file_left(source);
-    if (left > 0 && left <= size) {
-        QNET__TRY(qnet__buffer_reserve(ctx, out, left));
-#ifdef QNET__LINUX64
-        if (left >= QNET__FILE_LARGE) qnet__read_pieces(ctx, source, left, out);
-#endif
-    }
+    if (left > 0 && left <= size) QNET__TRY(qnet__buffer_reserve(ctx, out, left));
 #endif
     while (out->size - start < size && got > 0) {
         const size_t done = out->size - start, more = size - done;
