@@ -2024,6 +2024,15 @@ QNET__HELPER QNET__PRINTF(2, 3) void qnet__set_error(qnet_context *ctx, const ch
    caller reports it. */
 #define qnet__fail(ctx, status, ...) (qnet__set_error((ctx), __VA_ARGS__), (status))
 
+/* Returns from a public function unless all of these pointers, joined by &&, are there. The
+   sentence names the function and the pointers. */
+#define QNET__NEEDS(ctx, pointers)                                                          \
+    do {                                                                                    \
+        if (!(pointers))                                                                    \
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: a pointer is NULL, expected %s", \
+                              __func__, #pointers);                                         \
+    } while (0)
+
 /* Memory from the allocator hook: aligned to 64 bytes, not zeroed, NULL when there is none. */
 QNET__HELPER void *qnet__alloc(qnet_context *ctx, size_t bytes)
 {
@@ -2161,8 +2170,8 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
 #endif
 }
 
-/* Strict C99 hides what Linux has: as for madvise, the name is bound by hand. Only where long has 64
-   bits, as then so have the parts of a time. */
+/* Strict C99 hides what Linux has: as for madvise, the name is bound by hand. Only where long has
+   64 bits, as then so have the parts of a time. */
 #if defined(__linux__) && defined(__LP64__) && !defined(QNET_NO_STDIO) && \
     (defined(__GNUC__) || defined(__clang__))
 #define QNET__LINUX64 1
@@ -3212,8 +3221,7 @@ QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_
 {
     qnet_buffer list = {NULL, 0, 0, NULL};
     qnet_status status;
-    if (path == NULL || names == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "list folder: path or names are NULL");
+    QNET__NEEDS(ctx, path && names);
     status = qnet__list_names(ctx, path, &list);
     if (status == QNET_OK && list.size > 0)
         qsort(list.bytes, list.size / QNET__NAME_SIZE, QNET__NAME_SIZE, qnet__compare_names);
@@ -3273,7 +3281,8 @@ static void qnet__holder_text(char text[320])
 static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, int file)
 {
     char text[320];
-    const ptrdiff_t n = file < 0 ? 0 : (ptrdiff_t)QNET__SYSTEM(read, _read)(file, text, sizeof text - 1);
+    ptrdiff_t n = 0;
+    if (file >= 0) n = (ptrdiff_t)QNET__SYSTEM(read, _read)(file, text, sizeof text - 1);
     text[n > 0 ? n : 0] = '\0';
     text[strcspn(text, "\n")] = '\0';
     return qnet__fail(ctx, QNET_ERROR_BUSY, "%s: another run works in this folder: %s", lock->path,
@@ -3375,7 +3384,9 @@ static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__
     }
     qnet__holder_text(text);
     /* The lock holds without its text, should that not be written. */
-    if (lock->file >= 0 && QNET__SYSTEM(write, _write)(lock->file, text, (unsigned)strlen(text)) < 0) errno = 0;
+    if (lock->file >= 0 &&
+        QNET__SYSTEM(write, _write)(lock->file, text, (unsigned)strlen(text)) < 0)
+        errno = 0;
     return QNET_OK;
 }
 
@@ -11440,9 +11451,7 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     qnet__deflate *d;
     size_t row, block, total;
     qnet_status status = QNET_OK;
-    if (ctx == NULL || sink == NULL || pixels == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_png_write: context, sink or pixels is NULL");
+    QNET__NEEDS(ctx, ctx && sink && pixels);
     if (width < 1 || height < 1 || (channels != 1 && channels != 3))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_png_write: picture is %d x %d x %d, "
                           "expected sides > 0, 1 or 3 channels", width, height, channels);
@@ -11609,8 +11618,7 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
 {
     const size_t count = qnet__voxel_count(nx, ny, nz);
     qnet_volume *v;
-    if (ctx == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_volume_create: context or out is NULL");
+    QNET__NEEDS(ctx, ctx && out);
     if (count == 0)
         return qnet__fail(ctx, nx < 1 || ny < 1 || nz < 1 ? QNET_ERROR_ARGUMENT : QNET_ERROR_LIMIT,
                           "qnet_volume_create: size is %d x %d x %d, expected sides of 1 or more "
@@ -11652,9 +11660,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     double norm[3], r[3][3], affine[3][4], spacing[3];
     int world[3], sign[3], n[3], size[3], seen[3] = {0, 0, 0}, moves = 0, i, j, k;
     ptrdiff_t stride[3], step[3], start = 0;
-    if (volume == NULL || to == NULL)
-        return qnet__fail(volume ? volume->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "qnet_volume_reorient: volume or orientation is NULL");
+    QNET__NEEDS(volume ? volume->ctx : NULL, volume && to);
     if (!qnet__affine_axes(&volume->affine[0][0], norm, r))
         return qnet__fail(volume->ctx, QNET_ERROR_DATA,
                           "qnet_volume_reorient: the affine is singular or not finite");
@@ -12091,9 +12097,7 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
     qnet_volume *volume = NULL;
     size_t room = 0;
     qnet_status status;
-    if (ctx == NULL || source == NULL || source->read == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_nifti_read: context, source or out is NULL");
+    QNET__NEEDS(ctx, ctx && source && source->read && out);
     in = (qnet__nifti_reader *)qnet__alloc(ctx, sizeof *in);
     if (in == NULL) return qnet__no_memory(ctx, sizeof *in, "reading a NIfTI file");
     memset(in, 0, offsetof(qnet__nifti_reader, inflate));
@@ -12190,10 +12194,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
     double spacing[3], r[3][3];
     const size_t deflate_bytes = gzip ? sizeof *d : 0, bytes = deflate_bytes + QNET__NIFTI_PIECE;
     qnet_status status;
-    if (ctx == NULL || sink == NULL || sink->write == NULL || volume == NULL ||
-        volume->voxels == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_nifti_write: context, sink or volume is NULL");
+    QNET__NEEDS(ctx, ctx && sink && sink->write && volume && volume->voxels);
     name = qnet__sink_name(sink);
     /* slope 0: float32; else int16 of the nearest multiples of the slope. */
     if (!(slope == 0 || (slope >= (double)FLT_MIN && slope <= (double)FLT_MAX)))
@@ -12233,9 +12234,6 @@ QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_v
     qnet__file file;
     qnet_source source;
     qnet_status status;
-    if (ctx == NULL || path == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_nifti_load: context, path or out is NULL");
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
     status = qnet_nifti_read(ctx, &source, out);
     qnet__file_close(&file);
@@ -12770,8 +12768,7 @@ QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *sourc
 {
     qnet__safetensors_file *f;
     qnet_status status;
-    if (ctx == NULL || source == NULL || source->read == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_safetensors_read: an argument is NULL");
+    QNET__NEEDS(ctx, ctx && source && source->read && out);
     f = (qnet__safetensors_file *)qnet__alloc(ctx, sizeof(*f));
     if (f == NULL) return qnet__no_memory(ctx, sizeof(*f), "a safetensors file");
     memset(f, 0, sizeof(*f));
@@ -13190,9 +13187,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     const qnet_safetensor *t;
     size_t classes;
     int replaced = 0, headless = 0;
-    if (file == NULL || table == NULL || block == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_weights_from_safetensors: an argument is NULL");
+    QNET__NEEDS(ctx, file && table && block);
     const char *name = qnet__safetensors_name(file);
     qnet__weights_job job = {file, name, table, qnet_weights_prefix(file, table), replace_head,
                              block};
@@ -13277,8 +13272,7 @@ QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safet
     const char *embedding, *model;
     char is[2][QNET__IDENTITY], hash[24];
     int differ = 0;
-    if (resnet == NULL || scan == NULL || known == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_weights_check_pair: an argument is NULL");
+    QNET__NEEDS(ctx, resnet && scan && known);
     for (int i = 0; i < 2; i++) {
         model = qnet_safetensors_metadata(files[i], "model");
         if (model != NULL && (strcmp(model, "qnet") == 0) != i) /* files[1] is the Q-Net */
@@ -13331,8 +13325,7 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
     qnet_real *numbers;
     size_t bytes;
     qnet_status status = QNET_OK;
-    if (ctx == NULL || sink == NULL || table == NULL || block == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_weights_write: an argument is NULL");
+    QNET__NEEDS(ctx, ctx && sink && table && block);
     bytes = (sizeof *t + sizeof *counter) * (size_t)table->count + sizeof *block * table->total;
     t = tensors = (qnet_safetensor *)qnet__alloc(ctx, bytes);
     if (tensors == NULL) return qnet__no_memory(ctx, bytes, "a copy of the weights");
@@ -13701,9 +13694,7 @@ QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_c
                                          float high[3], void *scratch)
 {
     float *values = (float *)scratch;
-    if (config == NULL || pixels == NULL || low == NULL || high == NULL || scratch == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stretch: config, pixels, limits or scratch are missing");
+    QNET__NEEDS(ctx, config && pixels && low && high && scratch);
     QNET__TRY(qnet__augment_config_check(ctx, config));
     for (int c = 0; c < 3; c++) {
         size_t n = 0;
@@ -13920,9 +13911,7 @@ QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_aug
     const size_t bytes = qnet_augment_scratch(in_h, in_w);
     qnet_real mean[3], rstd[3];
     float limit[2][3];
-    if (config == NULL || record == NULL || pixels == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: config, record, pixels or output is missing");
+    QNET__NEEDS(ctx, config && record && pixels && out);
     QNET__TRY(qnet__record_check(ctx, record, in_h, in_w, out_h, out_w));
     QNET__TRY(qnet__augment_config_check(ctx, config));
     double *map_x = (double *)(scratch ? scratch : qnet__alloc(ctx, bytes));
@@ -14850,8 +14839,7 @@ QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config
 {
     qnet_cohort *cohort = NULL;
     qnet_status status = QNET_OK;
-    if (files == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "load cohort: files or result are NULL");
+    QNET__NEEDS(ctx, files && out);
     QNET__TRY(qnet_cohort_create(ctx, config, count, &cohort));
     const double start = qnet__seconds(ctx);
     for (int i = 0; i < count && status == QNET_OK; i++) {
@@ -14930,8 +14918,7 @@ QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *coh
 QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *cohort, int folds,
                                       const int *fold)
 {
-    if (cohort == NULL || fold == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "folds: cohort or folds are missing");
+    QNET__NEEDS(ctx, cohort && fold);
     for (int i = 0; i < cohort->scans_count; i++) {
         if (fold[i] < 0 || fold[i] >= folds)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -15003,8 +14990,7 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
     qnet_augment_config a;
     qnet_status status;
     if (!ctx) return QNET_ERROR_ARGUMENT;
-    if (!weights_path || !input || !augment)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_preparation_load: an argument is NULL");
+    QNET__NEEDS(ctx, weights_path && input && augment);
     QNET__TRY(qnet_safetensors_load(ctx, weights_path, &file));
     status = qnet__preparation_read(ctx, file, weights_path, &in, &a);
     qnet_safetensors_destroy(file);
