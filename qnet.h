@@ -2566,10 +2566,18 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
 
    A reader pulls bytes from a qnet_source, a writer pushes them into a qnet_sink; a qnet_buffer
    grows. File formats, checkpoints and tables know these three only.
-   A file is replaced whole: written beside its path under a temporary name, forced to the disk,
-   renamed; after a failure or a power cut the path has the old bytes or the new ones, never a
-   mixture. Folders are made, listed in a fixed order, and locked. Paths are UTF-8. Nothing is
-   allocated on the word of a length field alone: memory follows the bytes that have come.
+   Nothing is allocated on the word of a length field alone: memory follows the bytes that have
+   come. Folders are made, listed in a fixed order, and locked. Paths are UTF-8.
+
+   A file is replaced whole: its path has the old bytes or the new ones, never a mixture.
+
+       step of qnet__file_open_replace and _finish    a power cut behind it leaves
+       new file path.<process>-<n>.tmp, written       the old file, and a .tmp
+       the .tmp forced to the disk                    the old file, and a .tmp
+       renamed to path                                the old file, or the new one
+       the folder's names forced to the disk          the new file
+
+   Any failure removes the .tmp.
    Relies on >>context for memory, threads and sentences.
    ============================================================================================ */
 
@@ -2615,6 +2623,7 @@ static int qnet__memory_read(void *user, void *dst, size_t size, size_t *got)
     return 0;
 }
 
+/* A source of bytes[size], which outlive it; state says how far it has been read. */
 QNET_API qnet_source qnet_source_memory(qnet_memory_source *state, const void *bytes, size_t size,
                                         const char *name)
 {
@@ -2682,6 +2691,7 @@ QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, 
     return QNET_OK;
 }
 
+/* Empty afterwards, and of use again. */
 QNET_API void qnet_buffer_free(qnet_context *ctx, qnet_buffer *buffer)
 {
     if (buffer == NULL) return;
@@ -2689,6 +2699,7 @@ QNET_API void qnet_buffer_free(qnet_context *ctx, qnet_buffer *buffer)
     memset(buffer, 0, sizeof *buffer);
 }
 
+/* The write function of a sink that appends to a buffer; qnet__write knows it by its address. */
 static int qnet__buffer_write(void *user, const void *src, size_t size)
 {
     qnet_buffer *buffer = (qnet_buffer *)user;
@@ -3089,6 +3100,7 @@ QNET__HELPER qnet_status qnet__read_exact(qnet_context *ctx, qnet_source *source
 
 #ifndef QNET_NO_STDIO
 
+/* The whole way of the table above, for bytes that lie in memory. */
 QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, const void *bytes,
                                        size_t size)
 {
@@ -3120,6 +3132,7 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
     return status;
 }
 
+/* What cannot be looked at counts as a file, see qnet__path_kind. */
 QNET_API int qnet_file_exists(const char *path)
 {
     const int kind = path != NULL ? qnet__path_kind(path) : 0;
@@ -10623,6 +10636,11 @@ QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *averag
    symbols, and shorter ones come first ("canonical"). Bits fill bytes from the lowest on; a
    Huffman code is packed from its first bit, all other numbers from their lowest.
 
+   For example, "abcabcabcd" is the symbols a, b, c, (length 6, distance 3), d, end. In the fixed
+   code that is 3 bits of block head; 8 + 8 + 8 for the letters; 7 for the symbol 260, which says
+   length 6 without extra bits; 5 for the distance code 2, which says 3; 8 for d; 7 for the end: 54
+   bits for 80. The copy may overlap itself: of its six bytes the last three are its own first.
+
    gzip puts a header before the blocks and CRC-32 and size behind them; zlib two bytes and the
    Adler-32 sum. Relies on >>file for bytes.
    ============================================================================================ */
@@ -10709,9 +10727,15 @@ static uint32_t qnet__adler32(uint32_t adler, const unsigned char *p, size_t siz
 
 /* ---- inflate --------------------------------------------------------------------------------- */
 
-/* A decoding table is indexed by the next bits of the stream. An entry holds, from bit 0: the bits
-   that it consumes (4), what it is (4), the number of extra bits (8), its value (16). Codes longer
-   than the index go through a link to a second table. An entry of 0 is no code at all. */
+/* A decoding table is indexed by the next bits of the stream, more than most codes have: a code of
+   n bits stands in every place whose lowest n bits it is, so one look-up decodes a symbol. Codes
+   longer than the index go through a link to a second table, indexed by the bits behind. Lengths
+   and distances hold base and extra bits, so that no other table is asked. An entry:
+
+       bits  0..3    how many bits of the stream it consumes
+       bits  4..7    what it is, one of the four below; all 0: no code
+       bits  8..15   the number of extra bits
+       bits 16..31   its value */
 #define QNET__CODE_LITERAL 0x10u /* value: the byte, or a code length */
 #define QNET__CODE_BASE    0x20u /* value: the base of a length or distance */
 #define QNET__CODE_END     0x40u /* end of block */
@@ -11162,8 +11186,14 @@ static qnet_status qnet__inflate_read(qnet__inflate *s, void *dst, size_t size, 
 }
 
 /* ---- deflate ---------------------------------------------------------------------------------
-   Plain bytes are packed in pieces, each one block with a code of its own. Matches reach back
-   within their piece only, so that nothing moves from one piece to the next. */
+   Plain bytes are packed in pieces, each one block with a code of its own:
+
+       piece -> chains: for each place the one before it with the same hash of three bytes
+             -> tokens: the longest match along the chain, or a literal; and how often each comes
+             -> two Huffman codes, for literals and lengths, and for distances
+             -> the codes' lengths, the tokens, the end of the block
+
+   Matches reach back within their piece only, so that nothing moves from one piece to the next. */
 
 #define QNET__DEFLATE_PIECE 65535 /* plain bytes of a block: a place, + 1, fits 16 bits */
 #define QNET__HASH_BITS 15
@@ -11509,7 +11539,18 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    A file is a header of 348 bytes, extensions, and the voxels, x fastest, as one of ten number
    types, little- or big-endian, plain or in gzip; voxel = stored * slope + intercept, as float.
    What tools are known to write wrongly without doubt about its meaning is repaired with a warning,
-   all else is refused with the field, what was expected, and what was found.
+   all else is refused with the field, what was expected, and what was found. Repaired are:
+
+       bitpix that contradicts datatype       datatype holds, unless more bytes follow than it takes
+       dim[4] to dim[7] of 0                  1
+       a spacing below 0 (pixdim)             its magnitude: the direction is the quaternion's
+       a spacing of 0 of an axis of length 1  1 mm, silently: there is no second slice
+       quaternion longer than 1, up to 5e-6   length 1
+       sform_code above 0, matrix of zeros    the qform, where it is valid
+       neither sform nor qform                left, front, up about the centre; the side is unknown
+       a unit of length that is none          mm
+       slope of 0, NaN or infinity            stored values, silently: this is how "none" is written
+       bytes behind the last voxel            passed over, up to 1 MB
    Relies on >>context, >>file for bytes and >>deflate for gzip.
    ============================================================================================ */
 
@@ -11818,8 +11859,7 @@ static double qnet__nifti_qform(const qnet__nifti_header *h, const double spacin
        sform_code > 0, qform not valid       sform, to be refused
        qform_code > 0                        qform
        neither                               LAS around the centre, as nibabel takes ANALYZE
-   Valid: code above 0, a quaternion of length 1, spacings above 0. Warnings: a unit that is none, a
-   spacing with a sign, a quaternion that is too long, a form that is passed over. */
+   Valid: code above 0, a quaternion of length 1, spacings above 0. */
 static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
 {
     static const char *const source[3] = {"pixdim", "qform", "sform"};
@@ -12937,8 +12977,14 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
    A network is a table of parameters: name, shape, layout, and place in one block of numbers. A
    file fits a table when it has a tensor for each name, of the same shape and of a float type, and
    no others. All is checked before the first number is copied: a file that does not fit leaves the
-   block as it was. Three things may differ, each with a warning or a flag: a prefix before all
-   names ("module."), num_batches_tracked, and, with replace_head, the final layer. */
+   block as it was.
+
+       a prefix before all names ("module.")              passed over, with a warning
+       num_batches_tracked missing                        stays as it is in the block
+       with replace_head: a head of other classes, none   stays as it is; *head_replaced is set
+       half a head, weight and bias of other classes      refused
+       a tensor more or less, another shape or type       refused: it is another network
+       NaN, infinity, a variance below 0                  refused: it would make all results NaN */
 
 /* 1 when name ends in `end`. */
 static int qnet__ends_in(const char *name, const char *end)
@@ -13216,7 +13262,21 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     return QNET_OK;
 }
 
-/* ---- which files belong together ------------------------------------------------------------- */
+/* ---- which files belong together -------------------------------------------------------------
+   Weights that an experiment wrote say of themselves, as metadata:
+
+       model                       resnet, resnetswa or qnet
+       run                         hash of all that changes a result
+       input, repeat, fold         crop or full; from 1
+       subjects, seed, size        hash of the cohort's names; of the run; pixels of an image
+       embedding, embedding_hash   a Q-Net's: the ResNet of its features; hash of that one's tensors
+       trained_on                  a record of 32 digits for each subject, initial weights' included
+       labels                      true or shuffled; weights of the latter know nothing
+       preparation and settings    how images were cut and stretched (>>cohort)
+
+   With them qnet_weights_check_pair refuses a Q-Net on features that it was not trained on,
+   qnet_weights_have_seen tells whether a scan was learnt, and qnet_preparation_load prepares images
+   as they were in training. */
 
 /* h continued by the tensor's bytes as they are in a file, little-endian on every machine. */
 static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
@@ -14359,7 +14419,19 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
    A network trains on anything. Maps in ppb, T2* in the place of R2*, swapped files or a sign that
    one vendor turns give a result that looks like one; so what no brain has is refused, by
    percentiles, which some bad voxels do not move. The limits leave room for 1.5 to 7 T and for
-   heavy iron load; qnet_cohort_add gives them. */
+   heavy iron load. P1, P50, P99: percentiles of the voxels that are not 0, in the 96 mm about the
+   mask of the chosen slices; M: inside of the mask.
+
+       any map   0 in 95 % of the voxels, or in a tenth of M; P1 = P99; equal to another map
+       QSM       P99 of |QSM| above 3, nearly all positive: R2*, if P50 is 5 to 80
+                 P99 of |QSM| above 3 otherwise: ppb, where ppm is expected
+                 P99 of |QSM| below .005: a field in other units, or a phase
+                 P50 in M below that around it: iron is paramagnetic, so the sign is wrong
+       R2*       one voxel in twenty negative: QSM
+                 P99 below 1.5: T2* in seconds
+                 P50 above 25, but 10 % less where QSM is highest: T2* in ms, which iron shortens
+                 P50 outside of 5 to 80, or P99 above 1000 1/s
+       T1W       nothing more: it has no unit */
 
 /* Voxels low[]..high[] of the slices that lie within half[] of a centre, in voxels along x and y;
    low > high where the window lies beside the volume. */
