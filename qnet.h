@@ -11225,7 +11225,7 @@ typedef struct qnet__deflate {
     uint16_t previous[QNET__DEFLATE_PIECE];      /* 1 + the place before with the same hash */
     uint32_t token[QNET__DEFLATE_PIECE];         /* a literal, or distance << 9 | length */
     unsigned char plain[QNET__DEFLATE_PIECE];
-    unsigned char out[2 * QNET__DEFLATE_PIECE + 1024]; /* room for tokens of the longest codes */
+    unsigned char out[2 * QNET__DEFLATE_PIECE + 1024]; /* a match of 3 takes 46 bits at most */
 } qnet__deflate;
 
 /* Adds the low n <= 32 bits of value to the stream. */
@@ -15007,6 +15007,7 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
 
 /* ---- what a weights file says of its images -------------------------------------------------- */
 
+#ifndef QNET_NO_STDIO
 /* A preparation: where the slices come from and what the network sees of them. */
 static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_config *in,
                                           const qnet_augment_config *a, qnet_buffer *text)
@@ -15017,7 +15018,6 @@ static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_co
     return qnet__settings_text(ctx, text, "", qnet__stretch_settings, a);
 }
 
-#ifndef QNET_NO_STDIO
 /* QNET_ERROR_MISMATCH for weights that were trained on permuted labels. */
 static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors *file,
                                       const char *path)
