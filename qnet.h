@@ -14419,19 +14419,7 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
    A network trains on anything. Maps in ppb, T2* in the place of R2*, swapped files or a sign that
    one vendor turns give a result that looks like one; so what no brain has is refused, by
    percentiles, which some bad voxels do not move. The limits leave room for 1.5 to 7 T and for
-   heavy iron load. P1, P50, P99: percentiles of the voxels that are not 0, in the 96 mm about the
-   mask of the chosen slices; M: inside of the mask.
-
-       any map   0 in 95 % of the voxels, or in a tenth of M; P1 = P99; equal to another map
-       QSM       P99 of |QSM| above 3, nearly all positive: R2*, if P50 is 5 to 80
-                 P99 of |QSM| above 3 otherwise: ppb, where ppm is expected
-                 P99 of |QSM| below .005: a field in other units, or a phase
-                 P50 in M below that around it: iron is paramagnetic, so the sign is wrong
-       R2*       one voxel in twenty negative: QSM
-                 P99 below 1.5: T2* in seconds
-                 P50 above 25, but 10 % less where QSM is highest: T2* in ms, which iron shortens
-                 P50 outside of 5 to 80, or P99 above 1000 1/s
-       T1W       nothing more: it has no unit */
+   heavy iron load; qnet_cohort_add gives them, qnet__unlikely is their table. */
 
 /* Voxels low[]..high[] of the slices that lie within half[] of a centre, in voxels along x and y;
    low > high where the window lies beside the volume. */
@@ -14496,52 +14484,52 @@ static float qnet__percentile_where(const float *v, const float *where, float le
 
 /* Why map m can't be what its name says, or NULL. v[map][n]: the voxels of all maps at the same
    places, v[QNET__MASK] 0 where there is no mask. limit: 1st, 50th and 99th percentile of those
-   that are not 0. Ranges: see qnet_cohort_add. work[2 n]. */
+   that are not 0. work[2 n]. The first row of the table that holds says why. Iron raises QSM, as it
+   is paramagnetic, and R2*, so it shortens T2*: where QSM is highest, T2* is low. */
 static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, float limit[3],
                                   float *work)
 {
     const float *qsm = v[QNET__QSM], *mask = v[QNET__MASK];
+    float *size = work + n, *around = size;
     double some = 0, negative = 0, in_mask = 0, empty = 0;
     for (size_t i = 0; i < n; i++) {
         some += v[m][i] != 0;
         negative += v[m][i] < 0;
         in_mask += mask[i] > 0;
         empty += mask[i] > 0 && v[m][i] == 0;
+        size[i] = fabsf(qsm[i]); /* the sign of some voxels may be anything */
     }
     limit[0] = qnet__percentile_where(v[m], mask, 0, n, 1, work);
     limit[1] = qnet__percentile_where(v[m], mask, 0, n, 50, work);
     limit[2] = qnet__percentile_where(v[m], mask, 0, n, 99, work);
-    if (some < 0.05 * (double)n) return "is 0 nearly everywhere";
-    if (empty > 0.1 * in_mask) return "is 0, or was NaN, in more than a tenth of the mask";
-    if (limit[0] == limit[2]) return "is constant";
-    negative /= some;
-    if (m == QNET__QSM) {
-        float *size = work + n; /* magnitudes: the sign of some voxels may be anything */
-        for (size_t i = 0; i < n; i++) size[i] = fabsf(qsm[i]);
-        const double largest = (double)qnet__percentile_where(size, mask, 0, n, 99, work);
-        if (largest > 3 && negative < 0.05)
-            return limit[1] >= 5 && limit[1] <= 80
-                       ? "looks like R2*: are QSM and R2* swapped?"
-                       : "does not look like susceptibility, which is of both signs";
-        if (largest > 3) return "looks like ppb: divide by 1000";
-        if (largest < 0.005) return "is too small for ppm: a field, a phase, or not in ppm?";
-        for (size_t i = 0; i < n; i++) size[i] = 1 - mask[i]; /* outside of the mask */
-        if (in_mask > 0 && qnet__percentile_where(qsm, mask, 1, n, 50, work) <
-                               qnet__percentile_where(qsm, size, 1, n, 50, work))
-            return "is lower in the mask than around it: of the wrong sign, as GE's phase makes "
-                   "it?";
-    }
-    if (m == QNET__R2STAR) {
-        /* Iron is where QSM is highest, and raises R2* (lowers T2*) there. */
-        const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
-        const float iron = qnet__percentile_where(v[m], qsm, highest, n, 50, work);
-        if (negative > 0.05) return "looks like susceptibility: are QSM and R2* swapped?";
-        if (limit[2] < 1.5f) return "looks like T2* in seconds: R2* is 1/T2*";
-        if (limit[1] > 25 && iron != 0 && iron < 0.9f * limit[1])
-            return "looks like T2* in ms, low where there is iron: R2* is 1000/T2*";
-        if (limit[1] < 5 || limit[1] > 80 || limit[2] > 1000)
-            return "does not look like R2* in 1/s";
-    }
+    const float median = limit[1], largest = qnet__percentile_where(size, mask, 0, n, 99, work);
+    for (size_t i = 0; i < n; i++) around[i] = 1 - mask[i];
+    const float outside = qnet__percentile_where(qsm, around, 1, n, 50, work);
+    const float inside = in_mask > 0 ? qnet__percentile_where(qsm, mask, 1, n, 50, work) : outside;
+    const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
+    const float iron = qnet__percentile_where(v[m], qsm, highest, n, 50, work);
+    const int both_signs = negative >= 0.05 * some, any = m;
+    const struct { int map, holds; const char *why; } rows[] = {
+        {any, some < 0.05 * (double)n, "is 0 nearly everywhere"},
+        {any, empty > 0.1 * in_mask, "is 0, or was NaN, in more than a tenth of the mask"},
+        {any, limit[0] == limit[2], "is constant"},
+        {QNET__QSM, largest > 3 && !both_signs && median >= 5 && median <= 80,
+         "looks like R2*: are QSM and R2* swapped?"},
+        {QNET__QSM, largest > 3 && !both_signs,
+         "does not look like susceptibility, which is of both signs"},
+        {QNET__QSM, largest > 3, "looks like ppb: divide by 1000"},
+        {QNET__QSM, largest < 0.005f, "is too small for ppm: a field, a phase, or not in ppm?"},
+        {QNET__QSM, inside < outside,
+         "is lower in the mask than around it: of the wrong sign, as GE's phase makes it?"},
+        {QNET__R2STAR, negative > 0.05 * some,
+         "looks like susceptibility: are QSM and R2* swapped?"},
+        {QNET__R2STAR, limit[2] < 1.5f, "looks like T2* in seconds: R2* is 1/T2*"},
+        {QNET__R2STAR, median > 25 && iron != 0 && iron < 0.9f * median,
+         "looks like T2* in ms, low where there is iron: R2* is 1000/T2*"},
+        {QNET__R2STAR, median < 5 || median > 80 || limit[2] > 1000,
+         "does not look like R2* in 1/s"}};
+    for (size_t k = 0; k < sizeof rows / sizeof rows[0]; k++)
+        if (rows[k].map == m && rows[k].holds) return rows[k].why;
     return NULL;
 }
 
