@@ -12496,9 +12496,9 @@ static qnet_status qnet__header_escape(qnet__safetensors_file *f, unsigned char 
     return QNET_OK;
 }
 
-/* A string, decoded in place and ended by NUL, which takes the closing quote's byte at the latest;
-   *size: its bytes without the NUL. */
-static qnet_status qnet__header_string(qnet__safetensors_file *f, char **text, size_t *size)
+/* A string, decoded in place and ended by NUL, which takes the closing quote's byte at the
+   latest. */
+static qnet_status qnet__header_string(qnet__safetensors_file *f, char **text)
 {
     unsigned char *write; /* <= f->at: no escape is shorter than its character */
     QNET__TRY(qnet__header_expect(f, '"', "a string"));
@@ -12520,19 +12520,18 @@ static qnet_status qnet__header_string(qnet__safetensors_file *f, char **text, s
     }
     f->at++;
     *write = 0;
-    *size = (size_t)((char *)write - *text);
     return QNET_OK;
 }
 
 /* The key of an object's next member, with the comma before it and the colon behind it. *key =
    NULL: the object ends here. */
-static qnet_status qnet__header_key(qnet__safetensors_file *f, int index, char **key, size_t *size)
+static qnet_status qnet__header_key(qnet__safetensors_file *f, int index, char **key)
 {
     int more;
     *key = NULL;
     QNET__TRY(qnet__header_more(f, index, '}', &more));
     if (!more) return QNET_OK;
-    QNET__TRY(qnet__header_string(f, key, size));
+    QNET__TRY(qnet__header_string(f, key));
     return qnet__header_expect(f, ':', "':'");
 }
 
@@ -12567,18 +12566,17 @@ static qnet_status qnet__header_skip(qnet__safetensors_file *f, int depth)
 {
     const int c = qnet__header_peek(f);
     char *text;
-    size_t size;
     int more = 1;
-    if (c == '"') return qnet__header_string(f, &text, &size);
+    if (c == '"') return qnet__header_string(f, &text);
     if (c != '{' && c != '[') {
-        size = strspn((const char *)f->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
+        const size_t size = strspn((const char *)f->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
         f->at += size;
         return size > 0 ? QNET_OK : qnet__header_fail(f, "a value");
     }
     if (depth == 0) return qnet__header_fail(f, "fewer lists within lists");
     f->at++;
     for (int i = 0;; i = 1) {
-        if (c == '{') QNET__TRY(qnet__header_key(f, i, &text, &size));
+        if (c == '{') QNET__TRY(qnet__header_key(f, i, &text));
         else QNET__TRY(qnet__header_more(f, i, ']', &more));
         if (!more || (c == '{' && text == NULL)) return QNET_OK;
         QNET__TRY(qnet__header_skip(f, depth - 1));
@@ -12596,14 +12594,14 @@ static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetenso
     char *key, shape[QNET__SHAPE_TEXT];
     QNET__TRY(qnet__header_expect(f, '{', "'{' of a tensor"));
     for (int i = 0;; i = 1) {
-        QNET__TRY(qnet__header_key(f, i, &key, &size));
+        QNET__TRY(qnet__header_key(f, i, &key));
         if (key == NULL) break;
         for (field = 0; field < 3 && strcmp(key, fields[field]) != 0; field++) {}
         if (field < 3 && seen[field]++)
             return qnet__tensors_fail(f, FORMAT, "tensor '%s': field '%s' is there twice", t->name,
                                       key);
         if (field == 0) {
-            QNET__TRY(qnet__header_string(f, dtype, &size));
+            QNET__TRY(qnet__header_string(f, dtype));
             for (n = 0; qnet_dtype_size((qnet_dtype)n); n++)
                 if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)n)) == 0) break;
             t->dtype = (qnet_dtype)n; /* of size 0 when it is none of the list */
@@ -12645,12 +12643,11 @@ static qnet_status qnet__header_metadata(qnet__safetensors_file *f)
     for (int i = 0;; i = 1) {
         qnet_metadata entry;
         char *key;
-        size_t size, value_size;
-        QNET__TRY(qnet__header_key(f, i, &key, &size));
+        QNET__TRY(qnet__header_key(f, i, &key));
         if (key == NULL) return QNET_OK;
         memset(&entry, 0, sizeof(entry));
-        QNET__TRY(qnet__header_string(f, &entry.value, &value_size));
-        if (size >= sizeof(entry.key)) {
+        QNET__TRY(qnet__header_string(f, &entry.value));
+        if (strlen(key) >= sizeof(entry.key)) {
             f->long_keys++;
             continue;
         }
@@ -12659,7 +12656,7 @@ static qnet_status qnet__header_metadata(qnet__safetensors_file *f)
                                       QNET_MAX_SAFETENSORS_METADATA);
         if (qnet_safetensors_metadata(&f->file, key) != NULL)
             return qnet__tensors_fail(f, FORMAT, "metadata '%s' is there twice", key);
-        memcpy(entry.key, key, size + 1);
+        strcpy(entry.key, key);
         QNET__TRY(qnet_buffer_append(f->file.ctx, &f->metadata, &entry, sizeof(entry)));
         f->file.metadata = (qnet_metadata *)(void *)f->metadata.bytes;
         f->file.metadata_count++;
@@ -12676,7 +12673,7 @@ static qnet_status qnet__header_read(qnet__safetensors_file *f)
         qnet_safetensor t;
         char *name, *dtype = NULL;
         size_t size;
-        QNET__TRY(qnet__header_key(f, i, &name, &size));
+        QNET__TRY(qnet__header_key(f, i, &name));
         if (name == NULL) break;
         if (strcmp(name, "__metadata__") == 0) {
             if (seen_metadata++)
@@ -12688,6 +12685,7 @@ static qnet_status qnet__header_read(qnet__safetensors_file *f)
             return qnet__tensors_fail(f, LIMIT, "tensor '%.64s': above %d tensors", name,
                                       QNET_MAX_SAFETENSORS_TENSORS);
         memset(&t, 0, sizeof(t));
+        size = strlen(name);
         memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
         QNET__TRY(qnet__header_tensor(f, &t, &dtype));
         if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
