@@ -95,7 +95,7 @@
                               but after a power cut one may be empty; for tests
        QNET_ONLY_INFERENCE    files are read, images prepared, both networks run forward, and class
                               activation maps; no training, no statistics, no NIfTI and PNG files
-                              out; no API 18, and so no qnet_preparation_load
+                              out, no API 18. Enough for examples/classify.c
        QNET_ONLY_METRICS      statistics alone: API 1 to 3 and 16
        QNET_NO_FILES          networks, layers, optimiser, augmentation and statistics; nothing that
                               knows of files: no NIfTI, no weights files, cohorts, training runs;
@@ -530,7 +530,7 @@ QNET_API double qnet_rng_uniform(qnet_rng *rng);                  /* [0, 1), 53 
 QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b); /* [a, b) */
 QNET_API uint32_t qnet_rng_below(qnet_rng *rng, uint32_t n); /* 0..n-1, unbiased; 0 for n = 0 */
 QNET_API double qnet_rng_normal(qnet_rng *rng);                   /* mean 0, variance 1 */
-/* Fisher-Yates; count < 2^32. */
+/* Fisher-Yates. */
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count);
 
 /* 64-bit FNV-1a; pass QNET_HASH_START first, the last value to go on. For records, not security. */
@@ -1000,6 +1000,10 @@ QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file);
    has no hash: only what they say was compared. */
 QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safetensors *resnet,
                                              const qnet_safetensors *scan, int *known);
+/* 1 when the network in `file`, or one that its training began with, was trained on the scan with
+   this qnet_scan.source_hash, so that its output for that scan says nothing; 0 also where the file
+   does not tell. */
+QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash);
 
 /* Copies a file's tensors into a block with this table: every name and shape must be there,
    numbers finite and running variances not below 0; float types convert. num_batches_tracked may
@@ -1284,6 +1288,11 @@ QNET_API void qnet_cohort_destroy(qnet_cohort *cohort);
    of (the log hook). */
 QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
                                       const qnet_scan_files *files, int count, qnet_cohort **out);
+/* How the images were prepared for the network in a weights file that an experiment wrote: a
+   deployment that reads it here can't get the preprocessing wrong. QNET_ERROR_MISMATCH for a file
+   without that record or prepared by another rule, and for weights of shuffled labels. */
+QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
+                                           qnet_input_config *input, qnet_augment_config *augment);
 #endif
 
 /* fold[i] in 0..folds-1 for scan i: stratified by label, over subjects, seeded; all scans of a
@@ -1626,15 +1635,6 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
 QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *experiment, qnet_input input,
                                              int repeat, int fold, qnet_model_kind model,
                                              const qnet_param_table *table, qnet_real *weights);
-/* How the images were prepared for the network in a weights file that an experiment wrote: a
-   deployment that reads it here can't get the preprocessing wrong. QNET_ERROR_MISMATCH for a file
-   without that record or prepared by another rule, and for weights of shuffled labels. */
-QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
-                                           qnet_input_config *input, qnet_augment_config *augment);
-/* 1 when the network in `file`, or one that its training began with, was trained on the scan with
-   this qnet_scan.source_hash, so that its output for that scan says nothing; 0 also where the file
-   does not tell. */
-QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash);
 #endif
 QNET_API void qnet_experiment_destroy(qnet_experiment *experiment);
 /* predictions.csv: a row per slice and per scan of every repeat. label and decisions: 1 HH, 0 HC;
@@ -2024,6 +2024,15 @@ QNET__HELPER QNET__PRINTF(2, 3) void qnet__set_error(qnet_context *ctx, const ch
    caller reports it. */
 #define qnet__fail(ctx, status, ...) (qnet__set_error((ctx), __VA_ARGS__), (status))
 
+/* Returns from a public function unless all of these pointers, joined by &&, are there. The
+   sentence names the function and the pointers. */
+#define QNET__NEEDS(ctx, pointers)                                                          \
+    do {                                                                                    \
+        if (!(pointers))                                                                    \
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: a pointer is NULL, expected %s", \
+                              __func__, #pointers);                                         \
+    } while (0)
+
 /* Memory from the allocator hook: aligned to 64 bytes, not zeroed, NULL when there is none. */
 QNET__HELPER void *qnet__alloc(qnet_context *ctx, size_t bytes)
 {
@@ -2161,8 +2170,8 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
 #endif
 }
 
-/* Strict C99 hides what Linux has: as for madvise, names are bound by hand, here and for files.
-   Only where long has 64 bits, as then so have off_t and the parts of a time. */
+/* Strict C99 hides what Linux has: as for madvise, the name is bound by hand. Only where long has
+   64 bits, as then so have the parts of a time. */
 #if defined(__linux__) && defined(__LP64__) && !defined(QNET_NO_STDIO) && \
     (defined(__GNUC__) || defined(__clang__))
 #define QNET__LINUX64 1
@@ -2518,11 +2527,24 @@ QNET_API double qnet_rng_normal(qnet_rng *rng)
     return radius * cos(6.283185307179586477 * qnet_rng_uniform(rng));
 }
 
+/* Uniform in 0..n-1, n > 0. From 2^32 on two words make one number; numbers from the largest
+   multiple of n on would favour some results and are drawn again. */
+static uint64_t qnet__rng_index(qnet_rng *rng, uint64_t n)
+{
+    uint64_t draw;
+    if (n <= UINT32_MAX) return qnet_rng_below(rng, (uint32_t)n);
+    do {
+        draw = (uint64_t)qnet_rng_u32(rng) << 32;
+        draw |= qnet_rng_u32(rng);
+    } while (draw >= UINT64_MAX - UINT64_MAX % n);
+    return draw % n;
+}
+
 /* From the last item on, each is swapped with one of those before it or itself. */
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
 {
     for (size_t i = count; i > 1; i--) {
-        const size_t j = qnet_rng_below(rng, (uint32_t)i);
+        const size_t j = (size_t)qnet__rng_index(rng, i);
         const int swap = items[i - 1];
         items[i - 1] = items[j];
         items[j] = swap;
@@ -2544,10 +2566,18 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
 
    A reader pulls bytes from a qnet_source, a writer pushes them into a qnet_sink; a qnet_buffer
    grows. File formats, checkpoints and tables know these three only.
-   A file is replaced whole: written beside its path under a temporary name, forced to the disk,
-   renamed; after a failure or a power cut the path has the old bytes or the new ones, never a
-   mixture. Folders are made, listed in a fixed order, and locked. Paths are UTF-8. Nothing is
-   allocated on the word of a length field alone: memory follows the bytes that have come.
+   Nothing is allocated on the word of a length field alone: memory follows the bytes that have
+   come. Folders are made, listed in a fixed order, and locked. Paths are UTF-8.
+
+   A file is replaced whole: its path has the old bytes or the new ones, never a mixture.
+
+       step of qnet__file_open_replace and _finish    a power cut behind it leaves
+       new file path.<process>-<n>.tmp, written       the old file, and a .tmp
+       the .tmp forced to the disk                    the old file, and a .tmp
+       renamed to path                                the old file, or the new one
+       the folder's names forced to the disk          the new file
+
+   Any failure removes the .tmp.
    Relies on >>context for memory, threads and sentences.
    ============================================================================================ */
 
@@ -2593,6 +2623,7 @@ static int qnet__memory_read(void *user, void *dst, size_t size, size_t *got)
     return 0;
 }
 
+/* A source of bytes[size], which outlive it; state says how far it has been read. */
 QNET_API qnet_source qnet_source_memory(qnet_memory_source *state, const void *bytes, size_t size,
                                         const char *name)
 {
@@ -2660,6 +2691,7 @@ QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, 
     return QNET_OK;
 }
 
+/* Empty afterwards, and of use again. */
 QNET_API void qnet_buffer_free(qnet_context *ctx, qnet_buffer *buffer)
 {
     if (buffer == NULL) return;
@@ -2667,6 +2699,7 @@ QNET_API void qnet_buffer_free(qnet_context *ctx, qnet_buffer *buffer)
     memset(buffer, 0, sizeof *buffer);
 }
 
+/* The write function of a sink that appends to a buffer; qnet__write knows it by its address. */
 static int qnet__buffer_write(void *user, const void *src, size_t size)
 {
     qnet_buffer *buffer = (qnet_buffer *)user;
@@ -2700,91 +2733,19 @@ QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const v
 
 #ifndef QNET_NO_STDIO
 
-/* ---- What systems do differently. Each function fails as its name in C does, with errno. -----
-   qnet__fopen_read   a file that exists, in binary
-   qnet__fopen_new    a file that does not exist yet, so neither through a link nor over a file
-   qnet__look         what a path leads to: 1 a file, 2 a folder, 3 a device, pipe or socket; 0:
-                      errno says why not
-   qnet__is_link      1 for a symbolic link, also for one whose target does not exist
-   qnet__rename       atomically, over a file of the new name
-   qnet__remove       a file or an empty folder
-   qnet__mkdir        one folder, whose parent exists
-   qnet__sync         forces a closed file, or the names in a folder, to the disk
-   qnet__is_separator 1 for a character between the names of a path
-   qnet__process      the number of this process
-   qnet__fd_...       read, write and close of a lock's file descriptor */
+/* ---- What systems do differently --------------------------------------------------------------
+   QNET__SYSTEM(posix, windows) is the one of its arguments that this system takes, and
+   QNET__NATIVE(native, path, failed) declares a path as this system wants it, or returns `failed`:
+   on Windows UTF-16, as its functions with char take the code page. Each function below fails as
+   its name in C does, with errno. */
 
-#if defined(QNET__POSIX)
-#define qnet__remove remove
-#define qnet__rename rename
-#define qnet__fopen_read(path) fopen((path), "rb")
-#define qnet__is_separator(c) ((c) == '/')
-#define qnet__fopen_new(path) fopen((path), "wbx")
-#define qnet__mkdir(path) mkdir((path), 0777)
-#define qnet__fd_read read
-#define qnet__fd_write write
-#define qnet__fd_close close
-#ifdef __wasi__ /* has none */
-#define qnet__process() 0
-#else
-#define qnet__process() getpid()
-#endif
-/* Strict C99 hides these, too. */
-#if defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
-extern int qnet__fsync(int file) __asm__("fsync");
-extern ptrdiff_t qnet__readlink(const char *path, char *target, size_t size) __asm__("readlink");
-#else
-#define qnet__fsync fsync
-#define qnet__readlink readlink
-#endif
-#if defined(O_NOFOLLOW) && defined(O_CLOEXEC)
-#define QNET__OPEN_FLAGS (O_NOFOLLOW | O_CLOEXEC)
-#elif defined(__O_NOFOLLOW) && defined(__O_CLOEXEC)
-#define QNET__OPEN_FLAGS (__O_NOFOLLOW | __O_CLOEXEC)
-#else
-#define QNET__OPEN_FLAGS 0
-#endif
-
-static int qnet__look(const char *path)
-{
-    struct stat info;
-    if (stat(path, &info) != 0) return 0;
-    return S_ISREG(info.st_mode) ? 1 : S_ISDIR(info.st_mode) ? 2 : 3;
-}
-
-static int qnet__is_link(const char *path)
-{
-    char target[8];
-    return qnet__readlink(path, target, sizeof target) >= 0;
-}
-
-#ifndef QNET_NO_FSYNC
-static int qnet__sync(const char *path)
-{
-    const int file = open(path, O_RDONLY);
-    int bad, code;
-    if (file < 0) return -1;
-    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
-    code = errno;
-    close(file);
-    errno = code;
-    return -bad;
-}
-#else
-#define qnet__sync(path) 0
-#endif
-
-#else
+#ifdef QNET__WINDOWS
+#define QNET__SYSTEM(posix, windows) windows
 #define QNET__UTF16_SIZE 1024 /* of a path, its end included */
-#define qnet__process() _getpid()
-#define qnet__is_separator(c) ((c) == '/' || (c) == '\\')
-#define qnet__is_link(path) 0
-#define qnet__sync(path) 0 /* the open file is forced instead */
-#define qnet__fd_read _read
-#define qnet__fd_write _write
-#define qnet__fd_close _close
-/* Paths are turned to UTF-16, as the functions with char take the system's code page. windows.h is
-   not wanted for four functions; these are its own declarations. */
+#define QNET__NATIVE(native, path, failed) \
+    wchar_t native[QNET__UTF16_SIZE];      \
+    if (!qnet__utf16((path), native)) return failed
+/* windows.h is not wanted for four functions; these are its own declarations. */
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -2802,8 +2763,8 @@ __declspec(dllimport) int __stdcall WideCharToMultiByte(unsigned page, unsigned 
 #endif
 #define QNET__UTF8 65001
 
-/* UTF-8 to the system's UTF-16, without separators at the end, which stat does not take. 0, and
-   errno says why: too long, or no UTF-8. */
+/* UTF-8 to UTF-16, without separators at the end, which stat does not take. 0, and errno says why:
+   too long, or no UTF-8. */
 static int qnet__utf16(const char *path, wchar_t wide[QNET__UTF16_SIZE])
 {
     int n = MultiByteToWideChar(QNET__UTF8, 8 /* strictly */, path, -1, wide, QNET__UTF16_SIZE);
@@ -2815,57 +2776,122 @@ static int qnet__utf16(const char *path, wchar_t wide[QNET__UTF16_SIZE])
         wide[n] = 0;
     return 1;
 }
+#else
+#define QNET__SYSTEM(posix, windows) posix
+#define QNET__NATIVE(native, path, failed) const char *const native = (path)
+#if defined(__linux__) && (defined(__GNUC__) || defined(__clang__)) /* strict C99 hides these */
+extern int qnet__fsync(int file) __asm__("fsync");
+extern ptrdiff_t qnet__readlink(const char *path, char *target, size_t size) __asm__("readlink");
+#else
+#define qnet__fsync fsync
+#define qnet__readlink readlink
+#endif
+#if defined(O_NOFOLLOW) && defined(O_CLOEXEC)
+#define QNET__OPEN_FLAGS (O_NOFOLLOW | O_CLOEXEC)
+#elif defined(__O_NOFOLLOW) && defined(__O_CLOEXEC)
+#define QNET__OPEN_FLAGS (__O_NOFOLLOW | __O_CLOEXEC)
+#else
+#define QNET__OPEN_FLAGS 0
+#endif
+#endif
 
-/* Files and empty folders, as remove does it on POSIX. */
-static int qnet__remove(const char *path)
+/* The number of this process. */
+#ifdef __wasi__ /* has none */
+#define qnet__process() 0
+#else
+#define qnet__process() QNET__SYSTEM(getpid(), _getpid())
+#endif
+
+/* 1 for a character between the names of a path. */
+#define qnet__is_separator(c) ((c) == '/' || QNET__SYSTEM(0, (c) == '\\'))
+
+/* A file that exists, in binary. */
+static FILE *qnet__fopen_read(const char *path)
 {
-    wchar_t wide[QNET__UTF16_SIZE];
-    return qnet__utf16(path, wide) && (_wremove(wide) == 0 || _wrmdir(wide) == 0) ? 0 : -1;
+    QNET__NATIVE(native, path, NULL);
+    return QNET__SYSTEM(fopen(native, "rb"), _wfopen(native, L"rb"));
 }
 
-/* Over a file that is there, too, which the C library's rename refuses on Windows. */
+/* A file that does not exist yet, so neither through a link nor over a file. */
+static FILE *qnet__fopen_new(const char *path)
+{
+    QNET__NATIVE(native, path, NULL);
+#ifdef QNET__WINDOWS
+    const int flags = _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY | _O_NOINHERIT;
+    const int file = _wopen(native, flags, _S_IREAD | _S_IWRITE);
+    return file >= 0 ? _fdopen(file, "wb") : NULL;
+#else
+    return fopen(native, "wbx");
+#endif
+}
+
+/* What a path leads to: 1 a file, 2 a folder, 3 a device, pipe or socket; 0: errno says why not. */
+static int qnet__look(const char *path)
+{
+    struct QNET__SYSTEM(stat, _stat64) info;
+    QNET__NATIVE(native, path, 0);
+    if (QNET__SYSTEM(stat, _wstat64)(native, &info) != 0) return 0;
+    return QNET__SYSTEM(S_ISREG(info.st_mode) ? 1 : S_ISDIR(info.st_mode) ? 2 : 3,
+                        (info.st_mode & _S_IFDIR) != 0 ? 2 : 1);
+}
+
+/* 1 for a symbolic link, also for one whose target does not exist. */
+#ifdef QNET__WINDOWS
+#define qnet__is_link(path) 0
+#else
+static int qnet__is_link(const char *path)
+{
+    char target[8];
+    return qnet__readlink(path, target, sizeof target) >= 0;
+}
+#endif
+
+/* Atomically, over a file of the new name, which the C library's rename refuses on Windows. */
 static int qnet__rename(const char *from, const char *to)
 {
-    wchar_t wide_from[QNET__UTF16_SIZE], wide_to[QNET__UTF16_SIZE];
-    unsigned long code;
-    if (!qnet__utf16(from, wide_from) || !qnet__utf16(to, wide_to)) return -1;
-    if (MoveFileExW(wide_from, wide_to, 1 | 8 /* replaces, writes through */)) return 0;
-    code = GetLastError();
+    QNET__NATIVE(native_from, from, -1);
+    QNET__NATIVE(native_to, to, -1);
+#ifdef QNET__WINDOWS
+    if (MoveFileExW(native_from, native_to, 1 | 8 /* replaces, writes through */)) return 0;
+    const unsigned long code = GetLastError();
     errno = code == 2 || code == 3 ? ENOENT : code == 5 || code == 32 ? EACCES
           : code == 112 ? ENOSPC : EIO;
     return -1;
+#else
+    return rename(native_from, native_to);
+#endif
 }
 
-static FILE *qnet__fopen_read(const char *path)
+/* A file or an empty folder. */
+static int qnet__remove(const char *path)
 {
-    wchar_t wide[QNET__UTF16_SIZE];
-    return qnet__utf16(path, wide) ? _wfopen(wide, L"rb") : NULL;
+    QNET__NATIVE(native, path, -1);
+    return QNET__SYSTEM(remove(native), _wremove(native) == 0 ? 0 : _wrmdir(native));
 }
 
-static FILE *qnet__fopen_new(const char *path)
-{
-    wchar_t wide[QNET__UTF16_SIZE];
-    int file;
-    if (!qnet__utf16(path, wide)) return NULL;
-    file = _wopen(wide, _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY | _O_NOINHERIT,
-                  _S_IREAD | _S_IWRITE);
-    return file >= 0 ? _fdopen(file, "wb") : NULL;
-}
-
-static int qnet__look(const char *path)
-{
-    struct _stat64 info;
-    wchar_t wide[QNET__UTF16_SIZE];
-    if (!qnet__utf16(path, wide) || _wstat64(wide, &info) != 0) return 0;
-    return (info.st_mode & _S_IFDIR) != 0 ? 2 : 1;
-}
-
+/* One folder, whose parent exists. */
 static int qnet__mkdir(const char *path)
 {
-    wchar_t wide[QNET__UTF16_SIZE];
-    return qnet__utf16(path, wide) ? _wmkdir(wide) : -1;
+    QNET__NATIVE(native, path, -1);
+    return QNET__SYSTEM(mkdir(native, 0777), _wmkdir(native));
 }
 
+/* Forces a closed file, or the names in a folder, to the disk; on Windows the file still open is
+   forced instead. */
+#if defined(QNET__WINDOWS) || defined(QNET_NO_FSYNC)
+#define qnet__sync(path) 0
+#else
+static int qnet__sync(const char *path)
+{
+    const int file = open(path, O_RDONLY);
+    int bad, code;
+    if (file < 0) return -1;
+    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
+    code = errno;
+    close(file);
+    errno = code;
+    return -bad;
+}
 #endif
 
 /* What a path leads to, as qnet__look; 0: nothing. What cannot be looked at is a file, so
@@ -3031,49 +3057,6 @@ static size_t qnet__file_left(const qnet_source *source)
     return at >= 0 && at < f->size ? (size_t)(f->size - at) : 0;
 }
 
-#ifdef QNET__LINUX64
-#define QNET__FILE_PIECES 32
-#define QNET__FILE_LARGE ((size_t)1 << 20) /* bytes from which on all threads read */
-extern ptrdiff_t qnet__pread(int file, void *dst, size_t size, long at) __asm__("pread");
-extern int qnet__fileno(FILE *stream) __asm__("fileno");
-
-typedef struct qnet__pieces_job {
-    int file;
-    long at; /* where in the file dst[size] comes from */
-    unsigned char *dst;
-    size_t size;
-    int whole[QNET__FILE_PIECES]; /* 1: all of this piece has come */
-} qnet__pieces_job;
-
-/* Reads piece i of QNET__FILE_PIECES; a call may give less than it was asked for. */
-static void qnet__pieces_task(void *arg, size_t i, size_t worker)
-{
-    qnet__pieces_job *job = (qnet__pieces_job *)arg;
-    const size_t piece = job->size / QNET__FILE_PIECES + 1;
-    const size_t end = qnet__min_size((i + 1) * piece, job->size);
-    size_t done = qnet__min_size(i * piece, job->size);
-    ptrdiff_t got = 1;
-    QNET__UNUSED(worker);
-    while (done < end && got > 0) {
-        got = qnet__pread(job->file, job->dst + done, end - done, job->at + (long)done);
-        done += got > 0 ? (size_t)got : 0;
-    }
-    job->whole[i] = done == end;
-}
-
-/* Appends the next size bytes of a file, for which there is room, by all threads: Linux reads in
-   several places at a time. Where that fails nothing is appended. */
-static void qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t size, qnet_buffer *out)
-{
-    FILE *stream = ((qnet__file *)source->user)->stream;
-    qnet__pieces_job job = {qnet__fileno(stream), ftell(stream), out->bytes + out->size, size, {0}};
-    int whole = 1;
-    qnet__parallel(ctx, QNET__FILE_PIECES, qnet__pieces_task, &job);
-    for (int i = 0; i < QNET__FILE_PIECES; i++) whole = whole && job.whole[i];
-    if (whole && fseek(stream, job.at + (long)size, SEEK_SET) == 0) out->size += size;
-}
-#endif
-
 #endif /* QNET_NO_STDIO */
 
 #define QNET__READ_TRUST ((size_t)1 << 18) /* bytes allocated before any have been read */
@@ -3088,12 +3071,7 @@ QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size
     size_t got = 1;
 #ifndef QNET_NO_STDIO
     const size_t left = qnet__file_left(source);
-    if (left > 0 && left <= size) {
-        QNET__TRY(qnet__buffer_reserve(ctx, out, left));
-#ifdef QNET__LINUX64
-        if (left >= QNET__FILE_LARGE) qnet__read_pieces(ctx, source, left, out);
-#endif
-    }
+    if (left > 0 && left <= size) QNET__TRY(qnet__buffer_reserve(ctx, out, left));
 #endif
     while (out->size - start < size && got > 0) {
         const size_t done = out->size - start, more = size - done;
@@ -3122,6 +3100,7 @@ QNET__HELPER qnet_status qnet__read_exact(qnet_context *ctx, qnet_source *source
 
 #ifndef QNET_NO_STDIO
 
+/* The whole way of the table above, for bytes that lie in memory. */
 QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, const void *bytes,
                                        size_t size)
 {
@@ -3153,6 +3132,7 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
     return status;
 }
 
+/* What cannot be looked at counts as a file, see qnet__path_kind. */
 QNET_API int qnet_file_exists(const char *path)
 {
     const int kind = path != NULL ? qnet__path_kind(path) : 0;
@@ -3254,8 +3234,7 @@ QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_
 {
     qnet_buffer list = {NULL, 0, 0, NULL};
     qnet_status status;
-    if (path == NULL || names == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "list folder: path or names are NULL");
+    QNET__NEEDS(ctx, path && names);
     status = qnet__list_names(ctx, path, &list);
     if (status == QNET_OK && list.size > 0)
         qsort(list.bytes, list.size / QNET__NAME_SIZE, QNET__NAME_SIZE, qnet__compare_names);
@@ -3315,7 +3294,8 @@ static void qnet__holder_text(char text[320])
 static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, int file)
 {
     char text[320];
-    const ptrdiff_t n = file < 0 ? 0 : (ptrdiff_t)qnet__fd_read(file, text, sizeof text - 1);
+    ptrdiff_t n = 0;
+    if (file >= 0) n = (ptrdiff_t)QNET__SYSTEM(read, _read)(file, text, sizeof text - 1);
     text[n > 0 ? n : 0] = '\0';
     text[strcspn(text, "\n")] = '\0';
     return qnet__fail(ctx, QNET_ERROR_BUSY, "%s: another run works in this folder: %s", lock->path,
@@ -3417,7 +3397,9 @@ static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__
     }
     qnet__holder_text(text);
     /* The lock holds without its text, should that not be written. */
-    if (lock->file >= 0 && qnet__fd_write(lock->file, text, (unsigned)strlen(text)) < 0) errno = 0;
+    if (lock->file >= 0 &&
+        QNET__SYSTEM(write, _write)(lock->file, text, (unsigned)strlen(text)) < 0)
+        errno = 0;
     return QNET_OK;
 }
 
@@ -3428,7 +3410,7 @@ static void qnet__lock_release(qnet__lock *lock)
     (void)qnet__remove(lock->path);
     if (lock->file >= 0) (void)flock(lock->file, LOCK_UN); /* children may still have it open */
 #endif
-    if (lock->file >= 0) qnet__fd_close(lock->file);
+    if (lock->file >= 0) QNET__SYSTEM(close, _close)(lock->file);
 #ifdef QNET__WINDOWS
     (void)qnet__remove(lock->path);
 #endif
@@ -10318,8 +10300,7 @@ QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_c
     qnet__arena arena = {NULL, 0};
     qnet__scan_state s;
     size_t bytes;
-    if (ctx == NULL || config == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "scan model: ctx, config or out is NULL");
+    QNET__NEEDS(ctx, ctx && config && out);
     QNET__TRY(qnet__scan_check_config(ctx, config));
     qnet__scan_plan(ctx, config, &arena, &s);
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "the scan model"));
@@ -10398,9 +10379,7 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
                                              const int *length, int batch, qnet_real *image_logits,
                                              qnet_real *scan_logits)
 {
-    if (model == NULL || x == NULL || length == NULL)
-        return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "scan model forward: model, x or length is NULL");
+    QNET__NEEDS(model ? model->ctx : NULL, model && x && length);
     qnet_context *ctx = model->ctx;
     qnet__scan_state *s = model->state;
     const qnet_scan_config *config = &model->config;
@@ -10436,13 +10415,10 @@ QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet
                                               const qnet_real *dimage_logits,
                                               const qnet_real *dscan_logits)
 {
-    if (model != NULL && !model->config.training)
+    if (model && !model->config.training)
         return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                           "scan model backward: needs a model created with training = 1");
-    if (model == NULL || x == NULL || length == NULL || dimage_logits == NULL ||
-        dscan_logits == NULL)
-        return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "scan model backward: an argument is NULL");
+    QNET__NEEDS(model ? model->ctx : NULL, model && x && length && dimage_logits && dscan_logits);
     qnet_context *ctx = model->ctx;
     qnet__scan_state *s = model->state;
     const qnet_scan_config *config = &model->config;
@@ -10485,10 +10461,8 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
                                           const int *length, const int *scan_label, int batch,
                                           double *image_loss, double *scan_loss, int backward)
 {
-    if (model == NULL || x == NULL || length == NULL || scan_label == NULL || image_loss == NULL ||
-        scan_loss == NULL)
-        return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "scan model loss: an argument is NULL");
+    QNET__NEEDS(model ? model->ctx : NULL,
+                model && x && length && scan_label && image_loss && scan_loss);
     qnet__scan_state *s = model->state;
     const int steps = model->config.steps, classes = model->config.classes;
     double image, scan;
@@ -10646,6 +10620,11 @@ QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *averag
    symbols, and shorter ones come first ("canonical"). Bits fill bytes from the lowest on; a
    Huffman code is packed from its first bit, all other numbers from their lowest.
 
+   For example, "abcabcabcd" is the symbols a, b, c, (length 6, distance 3), d, end. In the fixed
+   code that is 3 bits of block head; 8 + 8 + 8 for the letters; 7 for the symbol 260, which says
+   length 6 without extra bits; 5 for the distance code 2, which says 3; 8 for d; 7 for the end: 54
+   bits for 80. The copy may overlap itself: of its six bytes the last three are its own first.
+
    gzip puts a header before the blocks and CRC-32 and size behind them; zlib two bytes and the
    Adler-32 sum. Relies on >>file for bytes.
    ============================================================================================ */
@@ -10732,9 +10711,15 @@ static uint32_t qnet__adler32(uint32_t adler, const unsigned char *p, size_t siz
 
 /* ---- inflate --------------------------------------------------------------------------------- */
 
-/* A decoding table is indexed by the next bits of the stream. An entry holds, from bit 0: the bits
-   that it consumes (4), what it is (4), the number of extra bits (8), its value (16). Codes longer
-   than the index go through a link to a second table. An entry of 0 is no code at all. */
+/* A decoding table is indexed by the next bits of the stream, more than most codes have: a code of
+   n bits stands in every place whose lowest n bits it is, so one look-up decodes a symbol. Codes
+   longer than the index go through a link to a second table, indexed by the bits behind. Lengths
+   and distances hold base and extra bits, so that no other table is asked. An entry:
+
+       bits  0..3    how many bits of the stream it consumes
+       bits  4..7    what it is, one of the four below; all 0: no code
+       bits  8..15   the number of extra bits
+       bits 16..31   its value */
 #define QNET__CODE_LITERAL 0x10u /* value: the byte, or a code length */
 #define QNET__CODE_BASE    0x20u /* value: the base of a length or distance */
 #define QNET__CODE_END     0x40u /* end of block */
@@ -11065,20 +11050,9 @@ static void qnet__inflate_block(qnet__inflate *s)
 /* Bytes as they are, until the block ends or the room is used. */
 static void qnet__inflate_stored(qnet__inflate *s)
 {
-    size_t room = QNET__WINDOW + QNET__INFLATE_STEP - s->made, n;
-    for (; s->stored_left > 0 && room > 0 && s->status == QNET_OK; s->stored_left -= n, room -= n) {
-        if (s->in.count > 0 || s->in.at == s->in.end) { /* whole bytes that were read ahead */
-            s->out[s->made] = (unsigned char)qnet__inflate_bits(s, 8);
-            n = 1;
-        } else {
-            s->in.bits = 0;
-            n = qnet__min_size(s->stored_left, room);
-            n = qnet__min_size((size_t)(s->in.end - s->in.at), n);
-            memcpy(s->out + s->made, s->in.at, n);
-            s->in.at += n;
-        }
-        s->made += n;
-    }
+    const size_t room = QNET__WINDOW + QNET__INFLATE_STEP;
+    for (; s->stored_left > 0 && s->made < room && s->status == QNET_OK; s->stored_left--)
+        s->out[s->made++] = (unsigned char)qnet__inflate_bits(s, 8);
     if (s->stored_left == 0) s->mode = s->last_block ? QNET__IN_TRAILER : QNET__IN_BLOCK;
 }
 
@@ -11195,47 +11169,50 @@ static qnet_status qnet__inflate_read(qnet__inflate *s, void *dst, size_t size, 
     return QNET_OK;
 }
 
-/* ---- deflate --------------------------------------------------------------------------------- */
+/* ---- deflate ---------------------------------------------------------------------------------
+   Plain bytes are packed in pieces, each one block with a code of its own:
 
-#define QNET__BLOCK     QNET__WINDOW /* plain bytes of one deflate block */
+       piece -> chains: for each place the one before it with the same hash of three bytes
+             -> tokens: the longest match along the chain, or a literal; and how often each comes
+             -> two Huffman codes, for literals and lengths, and for distances
+             -> the codes' lengths, the tokens, the end of the block
+
+   Matches reach back within their piece only, so that nothing moves from one piece to the next. */
+
+#define QNET__DEFLATE_PIECE 65535 /* plain bytes of a block: a place, + 1, fits 16 bits */
 #define QNET__HASH_BITS 15
 #define QNET__CHAIN     48   /* earlier places that are tried for a match */
-#define QNET__NICE      96   /* a match of this length is taken without a look further */
 #define QNET__TOO_FAR   4096 /* a match of 3 from farther costs more than 3 literals */
+#define QNET__CODE_MOST 14   /* bits of a code: so that 16 symbols say all lengths, see below */
 
 /* An alphabet of a block: how often each symbol comes, its code and the code's length in bits. */
 typedef struct qnet__alphabet {
-    uint32_t count[QNET__FIXED_CODES];
-    uint8_t length[QNET__FIXED_CODES];
-    uint16_t code[QNET__FIXED_CODES];
+    uint32_t count[QNET__LITLEN_CODES];
+    uint8_t length[QNET__LITLEN_CODES];
+    uint16_t code[QNET__LITLEN_CODES];
 } qnet__alphabet;
 
-/* The state of packing, about 600 KB in one block of the heap. window holds up to 32768 bytes that
-   a match may reach back to and, after them, the block that is being filled. */
+/* The state of packing, about 750 KB in one block of the heap. */
 typedef struct qnet__deflate {
     qnet_context *ctx;
     qnet_sink *sink;
     int zlib; /* 1: the wrapper of RFC 1950; 0: gzip */
     uint64_t bits;
     int bit_count;
-    size_t written; /* bytes in out */
-    /* window[start..size) is not yet coded, [0..hashed) is in the chains */
-    size_t start, size, hashed;
+    size_t size, tokens, written; /* of plain, token, out */
     uint32_t check, plain_size;
-    size_t tokens;
     qnet__alphabet litlen, dist;
     uint8_t length_symbol[QNET__MATCH_MAX + 1]; /* length -> code - 257 */
-    uint8_t dist_symbol[512]; /* distance - 1 < 256: itself; else 256 + (distance - 1 >> 7) */
+    uint8_t dist_symbol[QNET__WINDOW + 1];      /* distance -> code */
     uint32_t crc_table[8][256];
-    int32_t head[1 << QNET__HASH_BITS]; /* latest place with this hash, or -1 */
-    int32_t previous[2 * QNET__WINDOW]; /* the one before a place, or -1 */
-    uint32_t token[QNET__BLOCK];        /* a literal, or distance << 9 | length */
-    unsigned char window[2 * QNET__WINDOW];
-    unsigned char out[QNET__BLOCK + 1024];
+    uint16_t head[1 << QNET__HASH_BITS]; /* 1 + the latest place with this hash; 0: none */
+    uint16_t previous[QNET__DEFLATE_PIECE];      /* 1 + the place before with the same hash */
+    uint32_t token[QNET__DEFLATE_PIECE];         /* a literal, or distance << 9 | length */
+    unsigned char plain[QNET__DEFLATE_PIECE];
+    unsigned char out[2 * QNET__DEFLATE_PIECE + 1024]; /* a match of 3 takes 46 bits at most */
 } qnet__deflate;
 
-/* Adds the low n <= 32 bits of value to the stream. out has room for any block: one that would be
-   larger than its plain bytes is stored as they are. */
+/* Adds the low n <= 32 bits of value to the stream. */
 static void qnet__put_bits(qnet__deflate *d, uint32_t value, int n)
 {
     d->bits |= (uint64_t)value << d->bit_count;
@@ -11244,26 +11221,18 @@ static void qnet__put_bits(qnet__deflate *d, uint32_t value, int n)
         d->out[d->written++] = (unsigned char)(d->bits & 255);
 }
 
-/* The code 0..29 of a distance 1..32768. From 257 on each code starts at a multiple of 128, + 1. */
-static int qnet__distance_symbol(const qnet__deflate *d, uint32_t distance)
-{
-    return d->dist_symbol[distance <= 256 ? distance - 1 : 256 + ((distance - 1) >> 7)];
-}
-
 /* The code of one symbol. */
-static void qnet__put_symbol(qnet__deflate *d, const qnet__alphabet *a, int symbol)
+static void qnet__put_symbol(qnet__deflate *d, const qnet__alphabet *a, uint32_t symbol)
 {
     qnet__put_bits(d, a->code[symbol], a->length[symbol]);
 }
 
-/* Writes the head of the wrapper and makes the tables from a length or distance to its symbol:
-   smallest code first, so that each later one overwrites from its own base on. */
+/* Writes the head of the wrapper and makes the tables from a length or distance to its symbol. */
 static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *sink, int zlib)
 {
     static const unsigned char gzip_head[10] = {0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}; /* no time */
     static const unsigned char zlib_head[2] = {0x78, 0x9c};
-    memset(d, 0, offsetof(qnet__deflate, head));
-    memset(d->head, -1, sizeof d->head);
+    memset(d, 0, offsetof(qnet__deflate, crc_table));
     d->ctx = ctx;
     d->sink = sink;
     d->zlib = zlib;
@@ -11271,255 +11240,170 @@ static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *
     d->written = zlib ? 2 : 10;
     memcpy(d->out, zlib ? zlib_head : gzip_head, d->written);
     qnet__crc32_table(d->crc_table);
-    for (int k = 0; k < 29; k++)
-        for (int i = qnet__length_base[k]; i <= QNET__MATCH_MAX; i++)
-            d->length_symbol[i] = (uint8_t)k;
+    for (int k = 0; k < 29; k++) /* 258 has a code of its own, the last */
+        memset(d->length_symbol + qnet__length_base[k], k, (size_t)1 << qnet__length_extra[k]);
     for (int k = 0; k < QNET__DIST_CODES; k++)
-        for (int i = qnet__dist_base[k] - 1; i < QNET__WINDOW; i += i < 256 ? 1 : 128)
-            d->dist_symbol[i < 256 ? i : 256 + (i >> 7)] = (uint8_t)k;
+        memset(d->dist_symbol + qnet__dist_base[k], k, (size_t)1 << qnet__dist_extra[k]);
 }
 
-/* Puts every place up to and with `last` into the hash chains; a place needs three bytes. */
-static void qnet__deflate_hash(qnet__deflate *d, size_t last)
+/* previous[] of all places of the piece; three bytes make a place. The hash is Knuth's: the high
+   bits of the product are the well mixed ones. */
+static void qnet__deflate_chains(qnet__deflate *d)
 {
-    for (; d->hashed <= last && d->hashed + QNET__MATCH_MIN <= d->size; d->hashed++) {
-        const unsigned char *p = d->window + d->hashed;
-        uint32_t h = ((uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16) * 0x9e3779b1u;
-        /* Knuth's multiplicative hash: the high bits are the well mixed ones. */
-        h >>= 32 - QNET__HASH_BITS;
-        d->previous[d->hashed] = d->head[h];
-        d->head[h] = (int32_t)d->hashed;
+    memset(d->head, 0, sizeof d->head);
+    for (size_t i = 0; i + QNET__MATCH_MIN <= d->size; i++) {
+        const unsigned char *p = d->plain + i;
+        const uint32_t three = (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16;
+        const uint32_t h = three * 0x9e3779b1u >> (32 - QNET__HASH_BITS);
+        d->previous[i] = d->head[h];
+        d->head[h] = (uint16_t)(i + 1);
     }
 }
 
-/* The longest match for the bytes at `at`, within the block; 0 when there is none worth it. */
-static uint32_t qnet__deflate_match(qnet__deflate *d, size_t at, uint32_t *distance)
+/* The longest match for the bytes at `at` as a token; 0 when there is none worth it. */
+static uint32_t qnet__deflate_match(const qnet__deflate *d, size_t at)
 {
-    const unsigned char *p = d->window + at;
-    size_t room = qnet__min_size(d->size - at, QNET__MATCH_MAX), best = QNET__MATCH_MIN - 1;
-    int tries = QNET__CHAIN;
-    qnet__deflate_hash(d, at);
+    const unsigned char *p = d->plain + at;
+    const size_t room = qnet__min_size(d->size - at, QNET__MATCH_MAX);
+    size_t best = QNET__MATCH_MIN - 1, distance = 0, back;
     if (room < QNET__MATCH_MIN) return 0;
     /* Places with the same hash, nearest first. Equal hashes of different bytes do happen: the
        bytes are compared, first the one that would make the match the longest so far. */
-    for (int32_t place = d->previous[at]; place >= 0 && tries > 0;
-         place = d->previous[place], tries--) {
-        const unsigned char *q = d->window + place;
-        size_t n = 0, back = at - (size_t)place;
+    for (size_t place = d->previous[at], tries = QNET__CHAIN; place > 0 && tries > 0;
+         place = d->previous[place - 1], tries--) {
+        const unsigned char *q = d->plain + place - 1;
+        size_t n = 0;
+        back = at + 1 - place;
         if (back > QNET__WINDOW) break; /* those after it are farther still */
         if (q[best] != p[best] || q[0] != p[0]) continue;
         while (n < room && p[n] == q[n]) n++;
         /* the nearest of equal lengths wins: its distance takes fewer bits */
         if (n <= best || (n == QNET__MATCH_MIN && back > QNET__TOO_FAR)) continue;
         best = n;
-        *distance = (uint32_t)back;
-        if (n >= QNET__NICE || n == room) break;
+        distance = back;
+        if (n == room) break;
     }
-    return best < QNET__MATCH_MIN ? 0 : (uint32_t)best;
+    return distance > 0 ? (uint32_t)(distance << 9 | best) : 0;
 }
 
-/* Fills token[] for window[start..size): literals and matches, each match taken only when none
-   longer starts one byte later ("lazy" matching, as in zlib). */
+/* Fills token[] for the piece, with the longest match at each place where there is one. */
 static void qnet__deflate_parse(qnet__deflate *d)
 {
-    size_t at = d->start;
     memset(d->litlen.count, 0, sizeof d->litlen.count);
     memset(d->dist.count, 0, sizeof d->dist.count);
     d->tokens = 0;
-    while (at < d->size) {
-        uint32_t distance = 0, n = qnet__deflate_match(d, at, &distance), later_distance = 0, later;
-        while (n > 0 && n < QNET__NICE && at + 1 < d->size) {
-            later = qnet__deflate_match(d, at + 1, &later_distance);
-            if (later <= n) break;
-            d->litlen.count[d->window[at]]++;
-            d->token[d->tokens++] = d->window[at++];
-            n = later;
-            distance = later_distance;
+    qnet__deflate_chains(d);
+    for (size_t at = 0; at < d->size;) {
+        const uint32_t match = qnet__deflate_match(d, at), n = match & 511;
+        if (n > 0) {
+            d->litlen.count[257 + d->length_symbol[n]]++;
+            d->dist.count[d->dist_symbol[match >> 9]]++;
+        } else {
+            d->litlen.count[d->plain[at]]++;
         }
-        if (n == 0) { /* nothing to go back to */
-            d->litlen.count[d->window[at]]++;
-            d->token[d->tokens++] = d->window[at++];
-            continue;
-        }
-        d->litlen.count[257 + d->length_symbol[n]]++;
-        d->dist.count[qnet__distance_symbol(d, distance)]++;
-        d->token[d->tokens++] = distance << 9 | n;
-        at += n;
-        qnet__deflate_hash(d, at - 1);
+        d->token[d->tokens++] = n > 0 ? match : d->plain[at];
+        at += n > 0 ? n : 1;
     }
     d->litlen.count[256] = 1; /* the end of the block */
 }
 
-/* Code lengths length[symbols] <= limit for these counts, and the codes. Huffman's tree by two
-   queues (leaves and inner nodes both come in rising order of weight), then lengths above the limit
-   are shortened at the least cost elsewhere. At least two codes get a length, so that
-   every decoder takes the set as complete. */
-static void qnet__huffman_make(const uint32_t *count, int symbols, int limit, uint8_t *length,
-                               uint16_t *code)
+/* Lengths of at most QNET__CODE_MOST bits for the counts of an alphabet, and the codes. Huffman's
+   tree by two queues: leaves and inner nodes both come in rising order of weight. Where it gets too
+   deep, flatter counts make a flatter tree. The first two symbols always get a code, so that every
+   decoder takes the set as complete. */
+static void qnet__huffman_make(qnet__alphabet *a, int symbols)
 {
-    uint32_t weight[2 * QNET__FIXED_CODES], kraft = 0;
-    uint16_t order[QNET__FIXED_CODES], parent[2 * QNET__FIXED_CODES];
-    int depth[2 * QNET__FIXED_CODES], of_length[16] = {0}, used = 0, i, k, leaf, inner, node;
-    memset(length, 0, (size_t)symbols);
-    for (i = 0; i < symbols; i++) {
-        if (count[i] == 0) continue;
-        for (k = used++; k > 0 && count[order[k - 1]] > count[i]; k--) order[k] = order[k - 1];
-        order[k] = (uint16_t)i;
-    }
-    for (i = 0; used < 2; i++) /* a second code: one that does not occur */
-        if (count[i] == 0) order[used++] = (uint16_t)i;
-    /* nodes 0..used-1 are the leaves, the rest are made here, each the parent of two below it */
-    for (i = 0; i < used; i++) weight[i] = count[order[i]];
-    for (node = used, leaf = 0, inner = used; node < 2 * used - 1; node++) {
-        weight[node] = 0;
-        for (k = 0; k < 2; k++) { /* the two lightest */
-            int light = leaf < used && (inner == node || weight[leaf] <= weight[inner]);
-            int take = light ? leaf++ : inner++;
-            weight[node] += weight[take];
-            parent[take] = (uint16_t)node;
+    uint32_t weight[2 * QNET__LITLEN_CODES];
+    int order[QNET__LITLEN_CODES], parent[2 * QNET__LITLEN_CODES], depth[2 * QNET__LITLEN_CODES];
+    memset(a->length, 0, sizeof a->length);
+    for (int i = 0; i < 2; i++) a->count[i] += a->count[i] == 0;
+    do {
+        int used = 0, leaf = 0, inner, node, k;
+        for (int i = 0; i < symbols; i++) {
+            if (a->count[i] == 0) continue;
+            for (k = used++; k > 0 && a->count[order[k - 1]] > a->count[i]; k--)
+                order[k] = order[k - 1];
+            order[k] = i;
         }
-    }
-    depth[2 * used - 2] = 0;
-    for (i = 2 * used - 3; i >= 0; i--) {
-        depth[i] = depth[parent[i]] + 1;
-        if (i < used) of_length[qnet__min_int(depth[i], limit)]++;
-    }
-    for (i = 1; i <= limit; i++) kraft += (uint32_t)of_length[i] << (limit - i);
-    /* Truncated depths may break Kraft's inequality, sum of 2^-length <= 1. Each round takes one
-       leaf of the greatest length and makes it the sibling of a leaf of the next smaller length,
-       which goes one level down: the sum falls by 2^-limit. */
-    for (; kraft > 1u << limit; kraft--) {
-        of_length[limit]--;
-        for (i = limit - 1; of_length[i] == 0; i--) {}
-        of_length[i]--;
-        of_length[i + 1] += 2;
-    }
-    /* Which leaf has which depth no longer matters: only how many there are of each. */
-    for (i = limit, k = 0; i >= 1; i--) /* the rarest get the longest */
-        for (leaf = 0; leaf < of_length[i]; leaf++) length[order[k++]] = (uint8_t)i;
-    qnet__canonical_codes(length, symbols, code);
+        /* Nodes 0..used-1 are the leaves, the rest are made here, each the parent of two below. */
+        for (k = 0; k < used; k++) weight[k] = a->count[order[k]];
+        for (node = inner = used; node < 2 * used - 1; node++) {
+            weight[node] = 0;
+            for (k = 0; k < 2; k++) { /* the two lightest */
+                const int light = leaf < used && (inner == node || weight[leaf] <= weight[inner]);
+                const int take = light ? leaf++ : inner++;
+                weight[node] += weight[take];
+                parent[take] = node;
+            }
+        }
+        depth[2 * used - 2] = 0;
+        for (node = 2 * used - 3; node >= 0; node--) {
+            depth[node] = depth[parent[node]] + 1;
+            if (node < used) a->length[order[node]] = (uint8_t)depth[node];
+        }
+        for (int i = 0; i < symbols; i++) a->count[i] -= a->count[i] / 2;
+    } while (depth[0] > QNET__CODE_MOST); /* of the rarest */
+    qnet__canonical_codes(a->length, symbols, a->code);
 }
 
-/* The bits that symbols[count] take: count * (length + extra); symbols below `plain` have no extra
-   bits. */
-static size_t qnet__coded_bits(const uint32_t *count, const uint8_t *length, int symbols,
-                               const uint8_t *extra, int plain)
+/* The head of a dynamic block: the lengths of both codes as one row. Code lengths 0 to 14 and, for
+   runs of zeros, symbol 18 are sixteen symbols, each sent in 4 bits. */
+static void qnet__deflate_head(qnet__deflate *d)
 {
-    size_t bits = 0;
-    for (int i = 0; i < symbols; i++)
-        bits += count[i] * (size_t)(length[i] + (i < plain ? 0 : extra[i - plain]));
-    return bits;
+    static const uint8_t bits[19] = {4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 0, 0, 0, 4};
+    uint8_t all[QNET__LITLEN_CODES + QNET__DIST_CODES];
+    uint16_t code[19];
+    int run;
+    qnet__canonical_codes(bits, 19, code);
+    memcpy(all, d->litlen.length, QNET__LITLEN_CODES);
+    memcpy(all + QNET__LITLEN_CODES, d->dist.length, QNET__DIST_CODES);
+    qnet__put_bits(d, 2 << 1, 3); /* not the last block */
+    qnet__put_bits(d, QNET__LITLEN_CODES - 257, 5);
+    qnet__put_bits(d, QNET__DIST_CODES - 1, 5);
+    qnet__put_bits(d, 19 - 4, 4);
+    for (int i = 0; i < 19; i++) qnet__put_bits(d, bits[qnet__codelen_order[i]], 3);
+    for (int i = 0; i < (int)sizeof all; i += run) {
+        for (run = 0; run < 138 && i + run < (int)sizeof all && all[i + run] == 0;) run++;
+        if (run < 11) run = 1;
+        qnet__put_bits(d, code[run > 1 ? 18 : all[i]], 4);
+        if (run > 1) qnet__put_bits(d, (uint32_t)run - 11, 7);
+    }
 }
 
-/* The tokens of the block in the codes at hand, and its end. */
+/* The tokens of the block, and its end. */
 static void qnet__deflate_tokens(qnet__deflate *d)
 {
     for (size_t i = 0; i < d->tokens; i++) {
-        uint32_t n = d->token[i] & 511, distance = d->token[i] >> 9;
-        int symbol;
+        uint32_t n = d->token[i] & 511, distance = d->token[i] >> 9, symbol;
         if (distance == 0) {
-            qnet__put_symbol(d, &d->litlen, (int)n);
+            qnet__put_symbol(d, &d->litlen, n);
             continue;
         }
         symbol = d->length_symbol[n];
         qnet__put_symbol(d, &d->litlen, 257 + symbol);
         qnet__put_bits(d, n - qnet__length_base[symbol], qnet__length_extra[symbol]);
-        symbol = qnet__distance_symbol(d, distance);
+        symbol = d->dist_symbol[distance];
         qnet__put_symbol(d, &d->dist, symbol);
         qnet__put_bits(d, distance - qnet__dist_base[symbol], qnet__dist_extra[symbol]);
     }
     qnet__put_symbol(d, &d->litlen, 256);
 }
 
-/* The head of a dynamic block: all code lengths as one row, runs shortened, in the code `codelen`.
-   Called twice: with codelen->count all 0 it counts the symbols, makes their code of at most 7 bits
-   and returns how many bits the head will take; then it writes. */
-static size_t qnet__deflate_head(qnet__deflate *d, qnet__alphabet *codelen, int write)
+/* Writes the piece as one block. */
+static qnet_status qnet__deflate_block(qnet__deflate *d)
 {
-    uint8_t all[QNET__LITLEN_CODES + QNET__DIST_CODES];
-    int literals = QNET__LITLEN_CODES, distances = QNET__DIST_CODES, codes = 19, n, run;
-    while (d->litlen.length[literals - 1] == 0) literals--; /* zeros at the end are not sent */
-    while (d->dist.length[distances - 1] == 0) distances--;
-    n = literals + distances;
-    memcpy(all, d->litlen.length, (size_t)literals);
-    memcpy(all + literals, d->dist.length, (size_t)distances);
-    if (write) {
-        while (codes > 4 && codelen->length[qnet__codelen_order[codes - 1]] == 0) codes--;
-        qnet__put_bits(d, (uint32_t)(literals - 257), 5);
-        qnet__put_bits(d, (uint32_t)(distances - 1), 5);
-        qnet__put_bits(d, (uint32_t)(codes - 4), 4);
-        for (int i = 0; i < codes; i++)
-            qnet__put_bits(d, codelen->length[qnet__codelen_order[i]], 3);
-    }
-    for (int i = 0; i < n; i += run) {
-        int symbol = all[i], most = symbol == 0 ? 138 : 6, repeat;
-        /* The first of a run is sent as such, its repeats by 16; zeros all by 17 or 18. */
-        for (run = 1; run < most && i + run < n && all[i + run] == symbol; run++) {}
-        repeat = run >= 3 && (symbol == 0 || (i > 0 && all[i - 1] == symbol));
-        if (repeat) symbol = symbol != 0 ? 16 : run <= 10 ? 17 : 18;
-        else run = 1;
-        codelen->count[symbol]++;
-        if (write) qnet__put_symbol(d, codelen, symbol);
-        if (write && repeat)
-            qnet__put_bits(d, (uint32_t)(run - qnet__repeat_base[symbol - 16]),
-                           qnet__repeat_extra[symbol - 16]);
-    }
-    if (write) return 0;
-    qnet__huffman_make(codelen->count, 19, 7, codelen->length, codelen->code);
-    while (codes > 4 && codelen->length[qnet__codelen_order[codes - 1]] == 0) codes--;
-    return 14 + 3 * (size_t)codes +
-           qnet__coded_bits(codelen->count, codelen->length, 19, qnet__repeat_extra, 16);
-}
-
-/* Codes window[start..size) as one block, stored where that is no larger, and hands it on. */
-static qnet_status qnet__deflate_block(qnet__deflate *d, int last)
-{
-    qnet__alphabet codelen;
-    const size_t n = d->size - d->start;
-    size_t bits, written; /* with codes of its own: exact before a bit is written */
+    qnet_status status;
     qnet__deflate_parse(d);
-    qnet__huffman_make(d->litlen.count, QNET__LITLEN_CODES, 15, d->litlen.length, d->litlen.code);
-    qnet__huffman_make(d->dist.count, QNET__DIST_CODES, 15, d->dist.length, d->dist.code);
-    memset(&codelen, 0, sizeof codelen);
-    bits = qnet__deflate_head(d, &codelen, 0) +
-           qnet__coded_bits(d->litlen.count, d->litlen.length, QNET__LITLEN_CODES,
-                            qnet__length_extra, 257) +
-           qnet__coded_bits(d->dist.count, d->dist.length, QNET__DIST_CODES, qnet__dist_extra, 0);
-    qnet__put_bits(d, last ? 1 : 0, 1);
-    if (8 * n + 40 <= bits) { /* ties go to the form that is faster to unpack */
-        qnet__put_bits(d, 0, 2);
-        qnet__put_bits(d, 0, -d->bit_count & 7); /* up to a whole byte */
-        qnet__put_bits(d, (uint32_t)n, 16);
-        qnet__put_bits(d, (uint32_t)n ^ 0xffff, 16);
-        memcpy(d->out + d->written, d->window + d->start, n);
-        d->written += n;
-    } else {
-        qnet__put_bits(d, 2, 2);
-        qnet__deflate_head(d, &codelen, 1);
-        qnet__deflate_tokens(d);
-    }
-    d->start = d->size;
-    written = d->written;
-    d->written = 0;
-    return qnet__write(d->ctx, d->sink, d->out, written);
+    qnet__huffman_make(&d->litlen, QNET__LITLEN_CODES);
+    qnet__huffman_make(&d->dist, QNET__DIST_CODES);
+    qnet__deflate_head(d);
+    qnet__deflate_tokens(d);
+    status = qnet__write(d->ctx, d->sink, d->out, d->written);
+    d->size = d->written = 0;
+    return status;
 }
 
-/* Makes room for the next block: the last 32768 bytes stay, and all places move down with them. */
-static void qnet__deflate_slide(qnet__deflate *d)
-{
-    memmove(d->window, d->window + QNET__WINDOW, QNET__WINDOW);
-    memmove(d->previous, d->previous + QNET__WINDOW, QNET__WINDOW * sizeof d->previous[0]);
-    for (int32_t i = 0; i < 1 << QNET__HASH_BITS; i++)
-        d->head[i] = qnet__max_int(d->head[i] - QNET__WINDOW, -1);
-    for (int32_t i = 0; i < QNET__WINDOW; i++)
-        d->previous[i] = qnet__max_int(d->previous[i] - QNET__WINDOW, -1);
-    d->start -= QNET__WINDOW;
-    d->size -= QNET__WINDOW;
-    d->hashed -= QNET__WINDOW;
-}
-
-/* Appends bytes[size] to the plain stream. A full block is coded only when more bytes follow it, as
-   the last block carries a mark. */
+/* Appends bytes[size] to the plain stream. */
 static qnet_status qnet__deflate_write(qnet__deflate *d, const void *bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)bytes;
@@ -11528,32 +11412,31 @@ static qnet_status qnet__deflate_write(qnet__deflate *d, const void *bytes, size
                        : qnet__crc32_update(d->crc_table, d->check, p, size);
     d->plain_size += (uint32_t)size; /* mod 2^32, as gzip has it */
     for (; size > 0; p += n, size -= n) {
-        if (d->size - d->start == QNET__BLOCK) QNET__TRY(qnet__deflate_block(d, 0));
-        if (d->size == 2 * QNET__WINDOW) qnet__deflate_slide(d);
-        n = qnet__min_size(size, d->start + QNET__BLOCK - d->size);
-        memcpy(d->window + d->size, p, n);
+        n = qnet__min_size(size, QNET__DEFLATE_PIECE - d->size);
+        memcpy(d->plain + d->size, p, n);
         d->size += n;
+        if (d->size == QNET__DEFLATE_PIECE) QNET__TRY(qnet__deflate_block(d));
     }
     return QNET_OK;
 }
 
-/* The last block and the check sums. */
+/* The last bytes, an empty last block in the fixed code, and the check sums. */
 static qnet_status qnet__deflate_finish(qnet__deflate *d)
 {
-    unsigned char trailer[8];
-    QNET__TRY(qnet__deflate_block(d, 1));
+    if (d->size > 0) QNET__TRY(qnet__deflate_block(d));
+    qnet__put_bits(d, 1 | 1 << 1, 3 + 7);
     qnet__put_bits(d, 0, -d->bit_count & 7); /* up to a whole byte */
-    QNET__TRY(qnet__write(d->ctx, d->sink, d->out, d->written));
-    qnet__store(trailer, 4, d->zlib, d->check);
-    qnet__store(trailer + 4, 4, 0, d->plain_size);
-    return qnet__write(d->ctx, d->sink, trailer, d->zlib ? 4 : 8);
+    qnet__store(d->out + d->written, 4, d->zlib, d->check);
+    qnet__store(d->out + d->written + 4, 4, 0, d->plain_size);
+    return qnet__write(d->ctx, d->sink, d->out, d->written + (d->zlib ? 4 : 8));
 }
 
 #if QNET__HAS_TRAINING
 /* ============================================================================================
    >>png   PNG pictures out (ISO/IEC 15948): pixels[height][width][channels], 8 bits, 1 channel
    (grey) or 3 (RGB). A picture is a signature and chunks: IHDR with the sizes, IDAT with the rows,
-   each filtered and all packed by the deflate above, IEND.
+   packed by the deflate above, IEND. A row is sent as its differences, mod 256, to the row above,
+   the format's filter 2 (PNG, 9.2): smooth pictures leave small numbers, which pack better.
    Relies on >>context, >>file and >>deflate.
    ============================================================================================ */
 
@@ -11570,62 +11453,19 @@ static qnet_status qnet__png_chunk(qnet_context *ctx, qnet_sink *sink, const cha
     return qnet__write(ctx, sink, crc, 4);
 }
 
-/* A row of a picture is sent as differences to a prediction from pixels that are known by then,
-   one of five kinds per row; smooth pictures leave small numbers, which deflate packs better.
-   What filter `kind` predicts from the bytes to the left, above and above left (PNG, 9.2). */
-static int qnet__png_predict(int kind, int left, int above, int corner)
-{
-    int p = left + above - corner, a = abs(p - left), b = abs(p - above), c = abs(p - corner);
-    switch (kind) {
-    case 0: return 0;
-    case 1: return left;
-    case 2: return above;
-    case 3: return (left + above) / 2;
-    default: return a <= b && a <= c ? left : b <= c ? above : corner; /* Paeth */
-    }
-}
-
-/* line[2][1 + bytes]: the kind of the filter and row[bytes] filtered by it; above: the row before,
-   NULL for the first. Returns which of the two lines is the one to send: of the five kinds the one
-   with the smallest sum of absolute differences wins (PNG, 12.8). */
-static int qnet__png_filter(const uint8_t *row, const uint8_t *above, size_t bytes, size_t pixel,
-                            unsigned char *line[2])
-{
-    double best = HUGE_VAL;
-    int next = 0; /* the line that is free; the other holds the best so far */
-    for (int kind = 0; kind < 5; kind++) {
-        double sum = 0;
-        line[next][0] = (unsigned char)kind;
-        for (size_t i = 0; i < bytes; i++) {
-            const int left = i >= pixel ? row[i - pixel] : 0, up = above ? above[i] : 0;
-            const int corner = above && i >= pixel ? above[i - pixel] : 0;
-            const int d = (row[i] - qnet__png_predict(kind, left, up, corner)) & 255;
-            line[next][1 + i] = (unsigned char)d;
-            sum += d < 128 ? d : 256 - d; /* mod 256: 255 is as near to 0 as 1 is */
-        }
-        if (sum < best) {
-            best = sum;
-            next = !next;
-        }
-    }
-    return !next;
-}
-
 /* Signature, IHDR, one IDAT with all rows as a zlib stream, IEND. The stream is made in memory
    first, for its length stands before it. */
 QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int width, int height,
                                     int channels, const uint8_t *pixels)
 {
     static const unsigned char signature[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
-    unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line[2];
+    unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line; /* 8 bits a sample */
     qnet_buffer data = {NULL, 0, 0, NULL};
     qnet_sink to;
     qnet__deflate *d;
     size_t row, block, total;
     qnet_status status = QNET_OK;
-    if (ctx == NULL || sink == NULL || pixels == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_png_write: context, sink or pixels is NULL");
+    QNET__NEEDS(ctx, ctx && sink && pixels);
     if (width < 1 || height < 1 || (channels != 1 && channels != 3))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_png_write: picture is %d x %d x %d, "
                           "expected sides > 0, 1 or 3 channels", width, height, channels);
@@ -11633,24 +11473,23 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     if (width > INT_MAX / 4 || !qnet__mul(row, (size_t)height, &total) || total > INT_MAX / 2)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "qnet_png_write: picture is %d x %d x %d, "
                           "expected at most 2^30 bytes", width, height, channels);
-    block = sizeof *d + 2 * (row + 1);
+    block = sizeof *d + 1 + row;
     d = (qnet__deflate *)qnet__alloc(ctx, block);
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");
-    line[0] = (unsigned char *)(d + 1);
-    line[1] = line[0] + row + 1;
-    /* The rows as a zlib stream in `data`. */
+    line = (unsigned char *)(d + 1); /* the filter and a row */
+    line[0] = 2;
     to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
     qnet__deflate_start(d, ctx, &to, 1);
-    for (int y = 0; y < height && status == QNET_OK; y++) {
-        const uint8_t *p = pixels + (size_t)y * row;
-        const int best = qnet__png_filter(p, y > 0 ? p - row : NULL, row, (size_t)channels, line);
-        status = qnet__deflate_write(d, line[best], row + 1);
+    for (size_t y = 0; y < (size_t)height && status == QNET_OK; y++) {
+        const uint8_t *p = pixels + y * row;
+        for (size_t i = 0; i < row; i++) line[1 + i] = (uint8_t)(p[i] - (y > 0 ? (p - row)[i] : 0));
+        status = qnet__deflate_write(d, line, 1 + row);
     }
     if (status == QNET_OK) status = qnet__deflate_finish(d);
     qnet__free(ctx, d, block);
     qnet__store(head, 4, 1, (uint32_t)width);
     qnet__store(head + 4, 4, 1, (uint32_t)height);
-    head[9] = channels == 3 ? 2 : 0; /* colour type, behind the 8 bits a sample */
+    head[9] = channels == 3 ? 2 : 0; /* RGB or grey */
     if (status == QNET_OK) status = qnet__write(ctx, sink, signature, 8);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IHDR", head, 13);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IDAT", data.bytes, data.size);
@@ -11684,7 +11523,18 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    A file is a header of 348 bytes, extensions, and the voxels, x fastest, as one of ten number
    types, little- or big-endian, plain or in gzip; voxel = stored * slope + intercept, as float.
    What tools are known to write wrongly without doubt about its meaning is repaired with a warning,
-   all else is refused with the field, what was expected, and what was found.
+   all else is refused with the field, what was expected, and what was found. Repaired are:
+
+       bitpix that contradicts datatype       datatype holds, unless more bytes follow than it takes
+       dim[4] to dim[7] of 0                  1
+       a spacing below 0 (pixdim)             its magnitude: the direction is the quaternion's
+       a spacing of 0 of an axis of length 1  1 mm, silently: there is no second slice
+       quaternion longer than 1, up to 5e-6   length 1
+       sform_code above 0, matrix of zeros    the qform, where it is valid
+       neither sform nor qform                left, front, up about the centre; the side is unknown
+       a unit of length that is none          mm
+       slope of 0, NaN or infinity            stored values, silently: this is how "none" is written
+       bytes behind the last voxel            passed over, up to 1 MB
    Relies on >>context, >>file for bytes and >>deflate for gzip.
    ============================================================================================ */
 
@@ -11793,8 +11643,7 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
 {
     const size_t count = qnet__voxel_count(nx, ny, nz);
     qnet_volume *v;
-    if (ctx == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_volume_create: context or out is NULL");
+    QNET__NEEDS(ctx, ctx && out);
     if (count == 0)
         return qnet__fail(ctx, nx < 1 || ny < 1 || nz < 1 ? QNET_ERROR_ARGUMENT : QNET_ERROR_LIMIT,
                           "qnet_volume_create: size is %d x %d x %d, expected sides of 1 or more "
@@ -11836,9 +11685,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     double norm[3], r[3][3], affine[3][4], spacing[3];
     int world[3], sign[3], n[3], size[3], seen[3] = {0, 0, 0}, moves = 0, i, j, k;
     ptrdiff_t stride[3], step[3], start = 0;
-    if (volume == NULL || to == NULL)
-        return qnet__fail(volume ? volume->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "qnet_volume_reorient: volume or orientation is NULL");
+    QNET__NEEDS(volume ? volume->ctx : NULL, volume && to);
     if (!qnet__affine_axes(&volume->affine[0][0], norm, r))
         return qnet__fail(volume->ctx, QNET_ERROR_DATA,
                           "qnet_volume_reorient: the affine is singular or not finite");
@@ -11888,22 +11735,30 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 
 /* ---- the header ------------------------------------------------------------------------------ */
 
-/* The fields of nifti_1_header that are used here: offset in the file and, but for bytes, type. */
-#define QNET__NII_BYTES 348             /* int32 at 0, too, in the byte order of the file */
-#define QNET__NII_DIM 40, QNET_I16      /* [8]: number of axes, then each length */
-#define QNET__NII_DATATYPE 70, QNET_I16 /* qnet__nifti_type */
-#define QNET__NII_BITPIX 72, QNET_I16   /* bits per voxel, as datatype says already */
-#define QNET__NII_PIXDIM 76, QNET_F32   /* [8]: qfac (1 or -1), then each spacing */
-#define QNET__NII_OFFSET 108, QNET_F32  /* of the voxels, 352 without extensions */
-#define QNET__NII_SLOPE 112, QNET_F32   /* voxel = stored * slope + inter; 0: stored */
-#define QNET__NII_INTER 116, QNET_F32
-#define QNET__NII_UNITS 123             /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
-#define QNET__NII_QFORM 252, QNET_I16   /* above 0: the quaternion below is valid */
-#define QNET__NII_SFORM 254, QNET_I16   /* above 0: the matrix below is valid */
-#define QNET__NII_QUATERN 256, QNET_F32 /* [3]: b, c, d */
-#define QNET__NII_QOFFSET 268, QNET_F32 /* [3]: x, y, z */
-#define QNET__NII_SROW 280, QNET_F32    /* [3][4]: the matrix, voxel index to world */
-#define QNET__NII_MAGIC 344             /* char[4]: "n+1": header and voxels in one file */
+/* The header as it lies in the file, in the names of nifti1.h; without padding, as every field lies
+   at a multiple of its size. What has no comment is not read, and 0 in files of ours. */
+typedef struct qnet__nifti_header {
+    int32_t sizeof_hdr; /* 348, in the byte order of the file */
+    char unused_1[34], regular, dim_info; /* regular: 'r', as ANALYZE wants it */
+    int16_t dim[8];     /* number of axes, then the length of each */
+    float intent_p[3];
+    int16_t intent_code, datatype, bitpix, slice_start; /* qnet__nifti_type; bits of a voxel */
+    float pixdim[8];    /* qfac (1 or -1), then the spacing along each axis */
+    float vox_offset;   /* where the voxels start, 352 without extensions */
+    float scl_slope, scl_inter; /* voxel = stored * slope + inter; slope 0: stored */
+    int16_t slice_end;
+    char slice_code, xyzt_units; /* low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
+    float unused_2[4];
+    int32_t glmax, glmin;
+    char descrip[80], aux_file[24];
+    int16_t qform_code, sform_code; /* above 0: quaternion and offset, or matrix, are valid */
+    float quatern[3], qoffset[3];   /* b, c, d; x, y, z */
+    float srow[3][4];   /* voxel index to world */
+    char intent_name[16];
+    unsigned char magic[4]; /* "n+1": header and voxels in one file */
+} qnet__nifti_header;
+
+#define QNET__NII_BYTES 348 /* of it */
 /* After it four bytes; where the first is not 0, extensions up to the offset of the voxels. */
 
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
@@ -11911,13 +11766,14 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 #define QNET__NIFTI_PIECE      65536             /* bytes read or written at a time */
 #define QNET__NIFTI_TRUST      ((size_t)1 << 16) /* voxels allocated on the header's word alone */
 
-/* Between the file's byte order and the other one: the numbers of a header. */
-static void qnet__nifti_swap_header(unsigned char *h)
+/* Between the file's byte order and the other one: the numbers that are read or written. */
+static void qnet__nifti_swap_header(qnet__nifti_header *h)
 {
+    unsigned char *p = (unsigned char *)h;
     static const short runs[6][3] = { /* first byte, count, bytes of each */
         {0, 1, 4}, {40, 8, 2}, {70, 2, 2}, {76, 11, 4}, {252, 2, 2}, {256, 18, 4}};
     for (int i = 0; i < 6; i++)
-        qnet__swap_bytes(h + runs[i][0], (size_t)runs[i][1], (size_t)runs[i][2]);
+        qnet__swap_bytes(p + runs[i][0], (size_t)runs[i][1], (size_t)runs[i][2]);
 }
 
 /* The type of datatype `code`, if that has one real number per voxel, and its name; else BOOL. */
@@ -11936,21 +11792,6 @@ static qnet_dtype qnet__nifti_type(int code, const char **name)
     return QNET_BOOL;
 }
 
-/* Number i of a header's field, which is an offset and a type, I16 or F32. */
-static double qnet__nifti_get(const unsigned char *h, int offset, qnet_dtype type, int i)
-{
-    return qnet__number(h + offset + i * (int)qnet_dtype_size(type), type);
-}
-
-/* Its counterpart: value, rounded to the field's type. */
-static void qnet__nifti_put(unsigned char *h, int offset, qnet_dtype type, int i, double value)
-{
-    const int16_t whole = type == QNET_I16 ? (int16_t)value : 0;
-    const float real = (float)value;
-    if (type == QNET_I16) memcpy(h + offset + 2 * i, &whole, sizeof whole);
-    else memcpy(h + offset + 4 * i, &real, sizeof real);
-}
-
 /* The state of reading, in one block of the heap. After qnet__nifti_parse nothing in here can lead
    a reader out of bounds. */
 typedef struct qnet__nifti_reader {
@@ -11959,11 +11800,11 @@ typedef struct qnet__nifti_reader {
     const char *name;
     qnet_volume volume; /* what will be handed out */
     const char *type_name;
-    int packed, swapped, datatype, bitpix; /* bitpix: 0 when it agrees with datatype */
+    int packed, swapped;
     qnet_dtype type;
     size_t bytes, count, offset;       /* bytes of a voxel, voxels, where they start */
     double slope, intercept;
-    unsigned char header[QNET__NII_BYTES]; /* in the order of this machine */
+    qnet__nifti_header header; /* in the order of this machine */
     qnet__inflate inflate;               /* if packed */
     unsigned char piece[QNET__NIFTI_PIECE];
 } qnet__nifti_reader;
@@ -11977,21 +11818,22 @@ typedef struct qnet__nifti_reader {
 /* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
    the third axis makes the frame left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or
    -1 when that is too much: scanners and FSL write 4e-7, which nifti1_io makes 1 as done here. */
-static double qnet__nifti_qform(const unsigned char *h, const double spacing[3],
+static double qnet__nifti_qform(const qnet__nifti_header *h, const double spacing[3],
                                 double affine[3][4])
 {
-    const double qfac = qnet__nifti_get(h, QNET__NII_PIXDIM, 0) < 0 ? -1 : 1;
     double q[4], r[3][3], rest = 1;
     for (int i = 0; i < 3; i++) {
-        q[1 + i] = qnet__nifti_get(h, QNET__NII_QUATERN, i);
+        q[1 + i] = (double)h->quatern[i];
         rest -= q[1 + i] * q[1 + i];
-        affine[i][3] = qnet__nifti_get(h, QNET__NII_QOFFSET, i);
     }
     if (!(rest >= -1e-5)) return -1;
     q[0] = rest <= 3 * (double)FLT_EPSILON ? 0 : sqrt(rest);
     qnet__quaternion_to_rotation(q, r);
-    for (int i = 0; i < 3; i++)
-        for (int j = 0; j < 3; j++) affine[i][j] = r[i][j] * spacing[j] * (j == 2 ? qfac : 1);
+    for (int i = 0; i < 3; i++) {
+        for (int j = 0; j < 3; j++)
+            affine[i][j] = r[i][j] * spacing[j] * (j == 2 && h->pixdim[0] < 0 ? -1 : 1);
+        affine[i][3] = (double)h->qoffset[i];
+    }
     return fmax(0, -rest);
 }
 
@@ -12001,18 +11843,15 @@ static double qnet__nifti_qform(const unsigned char *h, const double spacing[3],
        sform_code > 0, qform not valid       sform, to be refused
        qform_code > 0                        qform
        neither                               LAS around the centre, as nibabel takes ANALYZE
-   Valid: code above 0, a quaternion of length 1, spacings above 0. Warnings: a unit that is none, a
-   spacing with a sign, a quaternion that is too long, a form that is passed over. */
+   Valid: code above 0, a quaternion of length 1, spacings above 0. */
 static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
 {
     static const char *const source[3] = {"pixdim", "qform", "sform"};
     static const double mm[8] = {1, 1000, 1, .001, 1, 1, 1, 1}; /* of a unit: unknown, m, mm, um */
     qnet_volume *v = &in->volume;
-    const unsigned char *h = in->header;
-    const int dims = (int)qnet__nifti_get(h, QNET__NII_DIM, 0), units = h[QNET__NII_UNITS] & 7;
-    const int qform = (int)qnet__nifti_get(h, QNET__NII_QFORM, 0);
-    const int sform = (int)qnet__nifti_get(h, QNET__NII_SFORM, 0);
-    const int n[3] = {v->nx, v->ny, v->nz};
+    const qnet__nifti_header *h = &in->header;
+    const int n[3] = {v->nx, v->ny, v->nz}, units = h->xyzt_units & 7;
+    const int qform = h->qform_code, sform = h->sform_code;
     double spacing[3], other[3][4], r[3][3], norm[3], excess;
     int negative = 0, zero = 1, qform_valid;
     char text[4] = "";
@@ -12021,8 +11860,8 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
                          "as mm", units);
     /* Both forms are read; the qform also where the sform is used, to compare them. */
     for (int i = 2; i >= 0; i--) {
-        spacing[i] = qnet__nifti_get(h, QNET__NII_PIXDIM, 1 + i);
-        if (spacing[i] == 0 && (i >= dims || n[i] == 1)) spacing[i] = 1; /* no such axis */
+        spacing[i] = (double)h->pixdim[1 + i];
+        if (spacing[i] == 0 && (i >= h->dim[0] || n[i] == 1)) spacing[i] = 1; /* no such axis */
         if (spacing[i] < 0) negative = i + 1;
         spacing[i] = fabs(spacing[i]); /* direction is the quaternion's matter */
     }
@@ -12030,7 +11869,7 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     qform_valid = qform > 0 && excess >= 0 && qnet__affine_axes(&other[0][0], norm, r);
     if (qform_valid) qnet__orientation_text(r, text);
     for (int i = 0; i < 12; i++) {
-        v->affine[i / 4][i % 4] = qnet__nifti_get(h, QNET__NII_SROW, i);
+        v->affine[i / 4][i % 4] = (double)h->srow[i / 4][i % 4];
         zero = zero && (i % 4 == 3 || v->affine[i / 4][i % 4] == 0);
     }
     v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
@@ -12076,10 +11915,11 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
    some field. */
 static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
 {
-    unsigned char *h = in->header, *magic = h + QNET__NII_MAGIC;
+    qnet__nifti_header *h = &in->header;
+    const unsigned char *magic = h->magic;
     int dim[8];
     double offset, slope;
-    const long size = (int32_t)qnet__load_le32(h); /* as a little-endian file has it */
+    const long size = (int32_t)qnet__load_le32((unsigned char *)h); /* as in a little-endian file */
     const int big = size == 0x5c010000; /* 348 the other way round */
     if (size == 540 || size == 0x1c020000)
         return qnet__nifti_fail(in, UNSUPPORTED, "sizeof_hdr is %d (NIfTI-2), expected 348 "
@@ -12096,7 +11936,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, FORMAT, "not a NIfTI-1 file: magic is %02x %02x %02x %02x, "
                                 "expected 6e 2b 31 00 (\"n+1\")", magic[0], magic[1], magic[2],
                                 magic[3]);
-    for (int i = 0; i < 8; i++) dim[i] = (int)qnet__nifti_get(h, QNET__NII_DIM, i);
+    for (int i = 0; i < 8; i++) dim[i] = h->dim[i];
     if (dim[0] < 1 || dim[0] > 7)
         return qnet__nifti_fail(in, FORMAT, "dim[0] is %d, expected 1 to 7", dim[0]);
     for (int i = 1; i <= 7; i++) {
@@ -12117,23 +11957,20 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, LIMIT, "dim is %d x %d x %d, expected at most %.0f voxels "
                                 "(QNET_MAX_VOXELS)", dim[1], dim[2], dim[3],
                                 (double)QNET_MAX_VOXELS);
-    in->datatype = (int)qnet__nifti_get(h, QNET__NII_DATATYPE, 0);
-    in->type = qnet__nifti_type(in->datatype, &in->type_name);
+    in->type = qnet__nifti_type(h->datatype, &in->type_name);
     in->bytes = qnet_dtype_size(in->type);
     if (in->type == QNET_BOOL)
         return qnet__nifti_fail(in, UNSUPPORTED, "datatype is %d, expected one of 2, 4, 8, 16, 64, "
                                 "256, 512, 768, 1024, 1280 (one real number per voxel)",
-                                in->datatype);
+                                h->datatype);
     /* bitpix says nothing new, and tools write it wrongly: uint8 masks from Julia say 32. Should
        datatype be the wrong one of the two, the file has not the length that goes with it. */
-    in->bitpix = (int)qnet__nifti_get(h, QNET__NII_BITPIX, 0);
-    if (in->bitpix == 8 * (int)in->bytes) in->bitpix = 0;
-    else
+    if (h->bitpix != 8 * (int)in->bytes)
         qnet__nifti_warn(in, "bitpix is %d, expected %d for datatype %d (%s), which is taken",
-                         in->bitpix, 8 * (int)in->bytes, in->datatype, in->type_name);
+                         h->bitpix, 8 * (int)in->bytes, h->datatype, in->type_name);
     /* 0 is refused: voxels could then start at 348 or 352, and the wrong one of them shifts the
        picture by some voxels unnoticed. */
-    offset = qnet__nifti_get(h, QNET__NII_OFFSET, 0);
+    offset = (double)h->vox_offset;
     if (!(offset >= 352 && offset == floor(offset) && qnet__is_finite(offset)))
         return qnet__nifti_fail(in, FORMAT, "vox_offset is %g, expected a whole number of 352 or "
                                 "more", offset);
@@ -12141,8 +11978,8 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, LIMIT, "vox_offset is %g, expected at most %.0f", offset,
                                 (double)QNET__NIFTI_MAX_OFFSET);
     in->offset = (size_t)offset;
-    slope = qnet__nifti_get(h, QNET__NII_SLOPE, 0);
-    in->intercept = qnet__nifti_get(h, QNET__NII_INTER, 0);
+    slope = (double)h->scl_slope;
+    in->intercept = (double)h->scl_inter;
     /* NaN is what some tools write for "none"; nibabel takes infinity so, too. */
     in->slope = qnet__is_finite(slope) && slope != 0 ? slope : 1; /* 0: no scaling (nifti1.h) */
     if (in->slope != slope) in->intercept = 0;
@@ -12236,14 +12073,15 @@ static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
    wrong. A NIfTI-1 file begins with 5c or 0. */
 static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
 {
+    unsigned char *h = (unsigned char *)&in->header;
     size_t got, more, tail = 0;
-    QNET__TRY(qnet__nifti_next(in, in->header, 2, &got));
-    if (got == 2 && in->header[0] == 0x1f && in->header[1] == 0x8b) {
+    QNET__TRY(qnet__nifti_next(in, h, 2, &got));
+    if (got == 2 && h[0] == 0x1f && h[1] == 0x8b) {
         in->packed = 1;
-        qnet__inflate_start(&in->inflate, in->ctx, in->source, in->header, 2);
+        qnet__inflate_start(&in->inflate, in->ctx, in->source, h, 2);
         got = 0; /* inflate gives the header from its start */
     }
-    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NII_BYTES - got, &more));
+    QNET__TRY(qnet__nifti_next(in, h + got, QNET__NII_BYTES - got, &more));
     if (got + more < QNET__NII_BYTES)
         return qnet__nifti_fail(in, FORMAT, "truncated: expected 348 bytes of NIfTI-1 header, "
                                 "found %d", (int)(got + more));
@@ -12262,10 +12100,10 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
     do {
         QNET__TRY(qnet__nifti_next(in, in->piece, QNET__NIFTI_PIECE, &got));
         tail += got;
-        if (tail > 0 && in->bitpix != 0)
+        if (tail > 0 && in->header.bitpix != 8 * (int)in->bytes)
             return qnet__nifti_fail(in, FORMAT, "bitpix is %d and datatype %d (%s), and more bytes "
                                     "follow than this type takes: one of them is wrong",
-                                    in->bitpix, in->datatype, in->type_name);
+                                    in->header.bitpix, in->header.datatype, in->type_name);
         if (tail > QNET__NIFTI_MAX_TAIL)
             return qnet__nifti_fail(in, FORMAT, "more than %.0f bytes follow the last voxel, "
                                     "expected the end of the file: dim does not fit the file",
@@ -12283,9 +12121,7 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
     qnet_volume *volume = NULL;
     size_t room = 0;
     qnet_status status;
-    if (ctx == NULL || source == NULL || source->read == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_nifti_read: context, source or out is NULL");
+    QNET__NEEDS(ctx, ctx && source && source->read && out);
     in = (qnet__nifti_reader *)qnet__alloc(ctx, sizeof *in);
     if (in == NULL) return qnet__no_memory(ctx, sizeof *in, "reading a NIfTI file");
     memset(in, 0, offsetof(qnet__nifti_reader, inflate));
@@ -12308,28 +12144,29 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
 
 /* The header, h[352], with the four zeros after it that say "no extensions". A volume whose side is
    unknown (affine_source 0) gets neither form, so that no reader takes it as known. */
-static void qnet__nifti_header(const qnet_volume *v, double slope, const double spacing[3],
-                               unsigned char *h)
+static void qnet__nifti_make_header(const qnet_volume *v, double slope, const double spacing[3],
+                                    unsigned char bytes[352])
 {
-    const int dim[8] = {3, v->nx, v->ny, v->nz, 1, 1, 1, 1}, known = v->affine_source > 0;
-    const int32_t size = QNET__NII_BYTES;
-    memset(h, 0, 352);
-    memcpy(h, &size, sizeof size);
-    h[38] = 'r'; /* "regular", as ANALYZE wants it */
+    const int known = v->affine_source > 0, size[4] = {3, v->nx, v->ny, v->nz};
+    qnet__nifti_header h;
+    memset(&h, 0, sizeof h);
+    h.sizeof_hdr = QNET__NII_BYTES;
+    h.regular = 'r';
     for (int i = 0; i < 8; i++) {
-        qnet__nifti_put(h, QNET__NII_DIM, i, dim[i]);
-        qnet__nifti_put(h, QNET__NII_PIXDIM, i, i > 0 && i < 4 ? spacing[i - 1] : 1);
+        h.dim[i] = (int16_t)(i < 4 ? size[i] : 1);
+        h.pixdim[i] = i > 0 && i < 4 ? (float)spacing[i - 1] : 1;
     }
-    qnet__nifti_put(h, QNET__NII_DATATYPE, 0, slope > 0 ? 4 : 16); /* int16, float32 */
-    qnet__nifti_put(h, QNET__NII_BITPIX, 0, slope > 0 ? 16 : 32);
-    qnet__nifti_put(h, QNET__NII_OFFSET, 0, 352);
-    qnet__nifti_put(h, QNET__NII_SLOPE, 0, slope > 0 ? slope : 1);
-    h[QNET__NII_UNITS] = 2; /* mm */
-    qnet__nifti_put(h, QNET__NII_SFORM, 0, known); /* 1: scanner's coordinates */
-    for (int i = 0; i < 12 && known; i++)
-        qnet__nifti_put(h, QNET__NII_SROW, i, v->affine[i / 4][i % 4]);
-    memcpy(h + QNET__NII_MAGIC, "n+1", 4);
-    if (!qnet__is_little_endian()) qnet__nifti_swap_header(h);
+    h.datatype = slope > 0 ? 4 : 16; /* int16, float32 */
+    h.bitpix = slope > 0 ? 16 : 32;
+    h.vox_offset = 352;
+    h.scl_slope = slope > 0 ? (float)slope : 1;
+    h.xyzt_units = 2; /* mm */
+    h.sform_code = (int16_t)known; /* 1: scanner's coordinates */
+    for (int i = 0; i < 12 && known; i++) h.srow[i / 4][i % 4] = (float)v->affine[i / 4][i % 4];
+    memcpy(h.magic, "n+1", 4);
+    if (!qnet__is_little_endian()) qnet__nifti_swap_header(&h);
+    memset(bytes, 0, 352);
+    memcpy(bytes, &h, sizeof h);
 }
 
 /* To the sink, through deflate where there is one. */
@@ -12346,6 +12183,7 @@ static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d,
 {
     const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = slope > 0 ? 2 : 4;
     const double step = (double)(float)slope; /* as a reader finds it in the header */
+    int16_t whole;
     size_t n;
     for (size_t done = 0; done < count; done += n) {
         n = qnet__min_size(QNET__NIFTI_PIECE / bytes, count - done);
@@ -12359,7 +12197,8 @@ static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d,
                                   "%g: it does not fit int16", qnet__sink_name(sink), where, value,
                                   stored);
             }
-            qnet__nifti_put(piece + 2 * i, 0, QNET_I16, 0, stored);
+            whole = (int16_t)stored;
+            memcpy(piece + 2 * i, &whole, sizeof whole);
         }
         if (!qnet__is_little_endian()) qnet__swap_bytes(piece, n, bytes);
         QNET__TRY(qnet__nifti_send(ctx, d, sink, piece, n * bytes));
@@ -12379,10 +12218,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
     double spacing[3], r[3][3];
     const size_t deflate_bytes = gzip ? sizeof *d : 0, bytes = deflate_bytes + QNET__NIFTI_PIECE;
     qnet_status status;
-    if (ctx == NULL || sink == NULL || sink->write == NULL || volume == NULL ||
-        volume->voxels == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_nifti_write: context, sink or volume is NULL");
+    QNET__NEEDS(ctx, ctx && sink && sink->write && volume && volume->voxels);
     name = qnet__sink_name(sink);
     /* slope 0: float32; else int16 of the nearest multiples of the slope. */
     if (!(slope == 0 || (slope >= (double)FLT_MIN && slope <= (double)FLT_MAX)))
@@ -12405,7 +12241,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
     /* One block holds deflate's state, if any, and the piece of voxels that is converted. */
     d = gzip ? (qnet__deflate *)(void *)block : NULL;
     if (d) qnet__deflate_start(d, ctx, sink, 0);
-    qnet__nifti_header(volume, slope, spacing, header);
+    qnet__nifti_make_header(volume, slope, spacing, header);
     status = qnet__nifti_send(ctx, d, sink, header, sizeof header);
     if (status == QNET_OK)
         status = qnet__nifti_write_voxels(ctx, d, sink, volume, slope, block + deflate_bytes);
@@ -12422,9 +12258,6 @@ QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_v
     qnet__file file;
     qnet_source source;
     qnet_status status;
-    if (ctx == NULL || path == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_nifti_load: context, path or out is NULL");
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
     status = qnet_nifti_read(ctx, &source, out);
     qnet__file_close(&file);
@@ -12647,9 +12480,9 @@ static qnet_status qnet__header_escape(qnet__safetensors_file *f, unsigned char 
     return QNET_OK;
 }
 
-/* A string, decoded in place and ended by NUL, which takes the closing quote's byte at the latest;
-   *size: its bytes without the NUL. */
-static qnet_status qnet__header_string(qnet__safetensors_file *f, char **text, size_t *size)
+/* A string, decoded in place and ended by NUL, which takes the closing quote's byte at the
+   latest. */
+static qnet_status qnet__header_string(qnet__safetensors_file *f, char **text)
 {
     unsigned char *write; /* <= f->at: no escape is shorter than its character */
     QNET__TRY(qnet__header_expect(f, '"', "a string"));
@@ -12671,19 +12504,18 @@ static qnet_status qnet__header_string(qnet__safetensors_file *f, char **text, s
     }
     f->at++;
     *write = 0;
-    *size = (size_t)((char *)write - *text);
     return QNET_OK;
 }
 
 /* The key of an object's next member, with the comma before it and the colon behind it. *key =
    NULL: the object ends here. */
-static qnet_status qnet__header_key(qnet__safetensors_file *f, int index, char **key, size_t *size)
+static qnet_status qnet__header_key(qnet__safetensors_file *f, int index, char **key)
 {
     int more;
     *key = NULL;
     QNET__TRY(qnet__header_more(f, index, '}', &more));
     if (!more) return QNET_OK;
-    QNET__TRY(qnet__header_string(f, key, size));
+    QNET__TRY(qnet__header_string(f, key));
     return qnet__header_expect(f, ':', "':'");
 }
 
@@ -12718,18 +12550,17 @@ static qnet_status qnet__header_skip(qnet__safetensors_file *f, int depth)
 {
     const int c = qnet__header_peek(f);
     char *text;
-    size_t size;
     int more = 1;
-    if (c == '"') return qnet__header_string(f, &text, &size);
+    if (c == '"') return qnet__header_string(f, &text);
     if (c != '{' && c != '[') {
-        size = strspn((const char *)f->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
+        const size_t size = strspn((const char *)f->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
         f->at += size;
         return size > 0 ? QNET_OK : qnet__header_fail(f, "a value");
     }
     if (depth == 0) return qnet__header_fail(f, "fewer lists within lists");
     f->at++;
     for (int i = 0;; i = 1) {
-        if (c == '{') QNET__TRY(qnet__header_key(f, i, &text, &size));
+        if (c == '{') QNET__TRY(qnet__header_key(f, i, &text));
         else QNET__TRY(qnet__header_more(f, i, ']', &more));
         if (!more || (c == '{' && text == NULL)) return QNET_OK;
         QNET__TRY(qnet__header_skip(f, depth - 1));
@@ -12747,14 +12578,14 @@ static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetenso
     char *key, shape[QNET__SHAPE_TEXT];
     QNET__TRY(qnet__header_expect(f, '{', "'{' of a tensor"));
     for (int i = 0;; i = 1) {
-        QNET__TRY(qnet__header_key(f, i, &key, &size));
+        QNET__TRY(qnet__header_key(f, i, &key));
         if (key == NULL) break;
         for (field = 0; field < 3 && strcmp(key, fields[field]) != 0; field++) {}
         if (field < 3 && seen[field]++)
             return qnet__tensors_fail(f, FORMAT, "tensor '%s': field '%s' is there twice", t->name,
                                       key);
         if (field == 0) {
-            QNET__TRY(qnet__header_string(f, dtype, &size));
+            QNET__TRY(qnet__header_string(f, dtype));
             for (n = 0; qnet_dtype_size((qnet_dtype)n); n++)
                 if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)n)) == 0) break;
             t->dtype = (qnet_dtype)n; /* of size 0 when it is none of the list */
@@ -12796,12 +12627,11 @@ static qnet_status qnet__header_metadata(qnet__safetensors_file *f)
     for (int i = 0;; i = 1) {
         qnet_metadata entry;
         char *key;
-        size_t size, value_size;
-        QNET__TRY(qnet__header_key(f, i, &key, &size));
+        QNET__TRY(qnet__header_key(f, i, &key));
         if (key == NULL) return QNET_OK;
         memset(&entry, 0, sizeof(entry));
-        QNET__TRY(qnet__header_string(f, &entry.value, &value_size));
-        if (size >= sizeof(entry.key)) {
+        QNET__TRY(qnet__header_string(f, &entry.value));
+        if (strlen(key) >= sizeof(entry.key)) {
             f->long_keys++;
             continue;
         }
@@ -12810,7 +12640,7 @@ static qnet_status qnet__header_metadata(qnet__safetensors_file *f)
                                       QNET_MAX_SAFETENSORS_METADATA);
         if (qnet_safetensors_metadata(&f->file, key) != NULL)
             return qnet__tensors_fail(f, FORMAT, "metadata '%s' is there twice", key);
-        memcpy(entry.key, key, size + 1);
+        strcpy(entry.key, key);
         QNET__TRY(qnet_buffer_append(f->file.ctx, &f->metadata, &entry, sizeof(entry)));
         f->file.metadata = (qnet_metadata *)(void *)f->metadata.bytes;
         f->file.metadata_count++;
@@ -12827,7 +12657,7 @@ static qnet_status qnet__header_read(qnet__safetensors_file *f)
         qnet_safetensor t;
         char *name, *dtype = NULL;
         size_t size;
-        QNET__TRY(qnet__header_key(f, i, &name, &size));
+        QNET__TRY(qnet__header_key(f, i, &name));
         if (name == NULL) break;
         if (strcmp(name, "__metadata__") == 0) {
             if (seen_metadata++)
@@ -12839,6 +12669,7 @@ static qnet_status qnet__header_read(qnet__safetensors_file *f)
             return qnet__tensors_fail(f, LIMIT, "tensor '%.64s': above %d tensors", name,
                                       QNET_MAX_SAFETENSORS_TENSORS);
         memset(&t, 0, sizeof(t));
+        size = strlen(name);
         memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
         QNET__TRY(qnet__header_tensor(f, &t, &dtype));
         if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
@@ -12959,8 +12790,7 @@ QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *sourc
 {
     qnet__safetensors_file *f;
     qnet_status status;
-    if (ctx == NULL || source == NULL || source->read == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_safetensors_read: an argument is NULL");
+    QNET__NEEDS(ctx, ctx && source && source->read && out);
     f = (qnet__safetensors_file *)qnet__alloc(ctx, sizeof(*f));
     if (f == NULL) return qnet__no_memory(ctx, sizeof(*f), "a safetensors file");
     memset(f, 0, sizeof(*f));
@@ -13054,6 +12884,8 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
             !qnet__add(at, bytes, &end) || strcmp(t->name, "__metadata__") == 0)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s': name, dtype or shape "
                               "cannot be written", file, t->name);
+        if (bytes > 0 && t->data == NULL)
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s': no data", file, t->name);
         qnet__shape_text(shape, t->ndim, t->shape);
         if (i > 0) QNET__TRY(qnet_buffer_append(ctx, json, ",", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, t->name));
@@ -13065,19 +12897,43 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
     return qnet_buffer_printf(ctx, json, "}%*s", (int)(7 - json->size % 8), "");
 }
 
-/* Length and header of a file with these tensors; names are checked to differ. */
-static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
-                                           const qnet_safetensor *tensors, int count,
-                                           const char *const *pairs, int pair_count)
+/* A tensor's numbers, little-endian on every machine. */
+static qnet_status qnet__write_numbers(qnet_context *ctx, qnet_sink *sink, const qnet_safetensor *t)
 {
-    const char *file = qnet__sink_name(sink), *duplicate;
+    const unsigned char *p = (const unsigned char *)t->data;
+    const size_t size = qnet_dtype_size(t->dtype);
+    unsigned char chunk[4096];
+    size_t count, bytes, n;
+    qnet__shape_bytes(t->ndim, t->shape, size, &count, &bytes);
+    if (qnet__is_little_endian()) return qnet__write(ctx, sink, p, bytes);
+    for (; bytes > 0; bytes -= n, p += n) {
+        n = qnet__min_size(bytes, sizeof(chunk));
+        memcpy(chunk, p, n);
+        qnet__swap_bytes(chunk, n / size, size);
+        QNET__TRY(qnet__write(ctx, sink, chunk, n));
+    }
+    return QNET_OK;
+}
+
+/* Of each tensor name, dtype, ndim, shape and data are read; count and bytes follow from them. All
+   that can be refused is refused before the first byte goes out. */
+QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
+                                            const qnet_safetensor *tensors, int count,
+                                            const char *const *metadata_pairs, int pairs)
+{
+    const char *file, *duplicate;
     qnet_buffer json = {NULL, 0, 0, NULL};
     qnet_status status;
-    if (count > QNET_MAX_SAFETENSORS_TENSORS || pair_count > QNET_MAX_SAFETENSORS_METADATA)
+    if (ctx == NULL || sink == NULL || sink->write == NULL || count < 0 || pairs < 0 ||
+        (count > 0 && tensors == NULL) || (pairs > 0 && metadata_pairs == NULL))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "qnet_safetensors_write: an argument is NULL or a count below 0");
+    file = qnet__sink_name(sink);
+    if (count > QNET_MAX_SAFETENSORS_TENSORS || pairs > QNET_MAX_SAFETENSORS_METADATA)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: above %d tensors or %d metadata keys", file,
                           QNET_MAX_SAFETENSORS_TENSORS, QNET_MAX_SAFETENSORS_METADATA);
-    for (int i = 0; i < 2 * pair_count; i++)
-        if (pairs[i] == NULL)
+    for (int i = 0; i < 2 * pairs; i++)
+        if (metadata_pairs[i] == NULL)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: metadata string %d is NULL", file, i);
     duplicate = qnet__duplicate_name(tensors, count);
     if (duplicate != NULL)
@@ -13085,61 +12941,32 @@ static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
                           duplicate);
     status = qnet_buffer_append(ctx, &json, "length..", 8); /* known at the end */
     if (status == QNET_OK)
-        status = qnet__safetensors_json(ctx, file, tensors, count, pairs, pair_count, &json);
+        status = qnet__safetensors_json(ctx, file, tensors, count, metadata_pairs, pairs, &json);
     if (status == QNET_OK && json.size - 8 > QNET_MAX_SAFETENSORS_HEADER)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a header of %.0f bytes, the limit is %.0f",
                             file, (double)json.size - 8, (double)QNET_MAX_SAFETENSORS_HEADER);
-    if (status == QNET_OK) qnet__store(json.bytes, 8, 0, json.size - 8);
-    if (status == QNET_OK) status = qnet__write(ctx, sink, json.bytes, json.size);
+    if (status == QNET_OK) {
+        qnet__store(json.bytes, 8, 0, json.size - 8);
+        status = qnet__write(ctx, sink, json.bytes, json.size);
+    }
+    for (int i = 0; i < count && status == QNET_OK; i++)
+        status = qnet__write_numbers(ctx, sink, &tensors[i]);
     qnet_buffer_free(ctx, &json);
     return status;
-}
-
-/* count numbers of `size` bytes in host order, written little-endian. */
-static qnet_status qnet__write_numbers(qnet_context *ctx, qnet_sink *sink, const void *data,
-                                       size_t count, size_t size)
-{
-    const unsigned char *p = (const unsigned char *)data;
-    unsigned char chunk[4096];
-    size_t n;
-    if (qnet__is_little_endian()) return qnet__write(ctx, sink, data, count * size);
-    for (; count > 0; count -= n, p += n * size) {
-        n = qnet__min_size(count, sizeof(chunk) / size);
-        memcpy(chunk, p, n * size);
-        qnet__swap_bytes(chunk, n, size);
-        QNET__TRY(qnet__write(ctx, sink, chunk, n * size));
-    }
-    return QNET_OK;
-}
-
-/* Of each tensor name, dtype, ndim, shape and data are read; count and bytes follow from them. */
-QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
-                                            const qnet_safetensor *tensors, int count,
-                                            const char *const *metadata_pairs, int pairs)
-{
-    size_t numbers, bytes;
-    if (ctx == NULL || sink == NULL || sink->write == NULL || count < 0 || pairs < 0 ||
-        (count > 0 && tensors == NULL) || (pairs > 0 && metadata_pairs == NULL))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_safetensors_write: an argument is NULL or a count below 0");
-    QNET__TRY(qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs));
-    for (int i = 0; i < count; i++) {
-        const size_t size = qnet_dtype_size(tensors[i].dtype);
-        qnet__shape_bytes(tensors[i].ndim, tensors[i].shape, size, &numbers, &bytes);
-        if (numbers > 0 && tensors[i].data == NULL)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s': no data",
-                              qnet__sink_name(sink), tensors[i].name);
-        QNET__TRY(qnet__write_numbers(ctx, sink, tensors[i].data, numbers, size));
-    }
-    return QNET_OK;
 }
 
 /* ---- networks ----------------------------------------------------------------------------------
    A network is a table of parameters: name, shape, layout, and place in one block of numbers. A
    file fits a table when it has a tensor for each name, of the same shape and of a float type, and
    no others. All is checked before the first number is copied: a file that does not fit leaves the
-   block as it was. Three things may differ, each with a warning or a flag: a prefix before all
-   names ("module."), num_batches_tracked, and, with replace_head, the final layer. */
+   block as it was.
+
+       a prefix before all names ("module.")              passed over, with a warning
+       num_batches_tracked missing                        stays as it is in the block
+       with replace_head: a head of other classes, none   stays as it is; *head_replaced is set
+       half a head, weight and bias of other classes      refused
+       a tensor more or less, another shape or type       refused: it is another network
+       NaN, infinity, a variance below 0                  refused: it would make all results NaN */
 
 /* 1 when name ends in `end`. */
 static int qnet__ends_in(const char *name, const char *end)
@@ -13388,9 +13215,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     const qnet_safetensor *t;
     size_t classes;
     int replaced = 0, headless = 0;
-    if (file == NULL || table == NULL || block == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_weights_from_safetensors: an argument is NULL");
+    QNET__NEEDS(ctx, file && table && block);
     const char *name = qnet__safetensors_name(file);
     qnet__weights_job job = {file, name, table, qnet_weights_prefix(file, table), replace_head,
                              block};
@@ -13419,7 +13244,21 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     return QNET_OK;
 }
 
-/* ---- which files belong together ------------------------------------------------------------- */
+/* ---- which files belong together -------------------------------------------------------------
+   Weights that an experiment wrote say of themselves, as metadata:
+
+       model                       resnet, resnetswa or qnet
+       run                         hash of all that changes a result
+       input, repeat, fold         crop or full; from 1
+       subjects, seed, size        hash of the cohort's names; of the run; pixels of an image
+       embedding, embedding_hash   a Q-Net's: the ResNet of its features; hash of that one's tensors
+       trained_on                  a record of 32 digits for each subject, initial weights' included
+       labels                      true or shuffled; weights of the latter know nothing
+       preparation and settings    how images were cut and stretched (>>cohort)
+
+   With them qnet_weights_check_pair refuses a Q-Net on features that it was not trained on,
+   qnet_weights_have_seen tells whether a scan was learnt, and qnet_preparation_load prepares images
+   as they were in training. */
 
 /* h continued by the tensor's bytes as they are in a file, little-endian on every machine. */
 static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
@@ -13475,8 +13314,7 @@ QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safet
     const char *embedding, *model;
     char is[2][QNET__IDENTITY], hash[24];
     int differ = 0;
-    if (resnet == NULL || scan == NULL || known == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_weights_check_pair: an argument is NULL");
+    QNET__NEEDS(ctx, resnet && scan && known);
     for (int i = 0; i < 2; i++) {
         model = qnet_safetensors_metadata(files[i], "model");
         if (model != NULL && (strcmp(model, "qnet") == 0) != i) /* files[1] is the Q-Net */
@@ -13504,52 +13342,57 @@ QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safet
     return QNET_OK;
 }
 
-/* Streams the block: numbers are turned to the file's order 512 at a time, so that no second copy
-   of the network is made. */
+/* A record for each subject: hashes of the name and of the QSM map. The second tells who it is,
+   whatever the name, the order or the crop. */
+#define QNET__RECORD 32 /* digits of a record in "trained_on" */
+
+/* 1 when one of the records (NULL: none) has these digits in its first (0) or second (1) half. */
+static int qnet__records_hold(const char *records, int half, const char *digits)
+{
+    const size_t n = QNET__RECORD / 2;
+    for (; records != NULL && strlen(records) >= QNET__RECORD; records += QNET__RECORD)
+        if (memcmp(records + (half ? n : 0), digits, n) == 0) return 1;
+    return 0;
+}
+
+QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash)
+{
+    char hash[QNET__RECORD / 2 + 1];
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)source_hash);
+    return qnet__records_hold(qnet_safetensors_metadata(file, "trained_on"), 1, hash);
+}
+
+/* A copy of the block in the file's order is written. The 8-byte counters go first, so that every
+   tensor is aligned to its type. Numbers that could not be read back are refused. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
                                         const qnet_param_table *table, const qnet_real *block,
                                         const char *const *metadata_pairs, int pairs)
 {
-    qnet_real chunk[512];
-    qnet_safetensor *tensors;
-    size_t bytes, n;
-    int count = 0;
+    qnet_safetensor *tensors, *t;
+    int64_t *counter;
+    qnet_real *numbers;
+    size_t bytes;
     qnet_status status = QNET_OK;
-    if (ctx == NULL || sink == NULL || sink->write == NULL || table == NULL || block == NULL ||
-        pairs < 0 || (pairs > 0 && metadata_pairs == NULL))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_weights_write: an argument is NULL or a count below 0");
-    bytes = sizeof(qnet_safetensor) * (size_t)table->count;
-    tensors = (qnet_safetensor *)qnet__alloc(ctx, bytes);
-    if (tensors == NULL) return qnet__no_memory(ctx, bytes, "a weight file's header");
-    /* The 8-byte counters go first, so that every tensor is aligned to its type. Numbers that could
-       not be read back are refused. */
+    QNET__NEEDS(ctx, ctx && sink && table && block);
+    bytes = (sizeof *t + sizeof *counter) * (size_t)table->count + sizeof *block * table->total;
+    t = tensors = (qnet_safetensor *)qnet__alloc(ctx, bytes);
+    if (tensors == NULL) return qnet__no_memory(ctx, bytes, "a copy of the weights");
+    counter = (int64_t *)(void *)(tensors + table->count);
+    numbers = (qnet_real *)(void *)(counter + table->count);
     for (int real = 0; real < 2; real++)
         for (int i = 0; i < table->count && status == QNET_OK; i++) {
             const qnet_param *p = &table->entries[i];
-            qnet_safetensor t = qnet__param_in_file(p);
             if (qnet__is_tracked(p->name) == real) continue;
-            tensors[count++] = t;
-            t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
-            t.data = block + p->offset;
-            status = qnet__check_numbers(ctx, qnet__sink_name(sink), &t, p->name);
+            *t = qnet__param_in_file(p);
+            t->data = real ? (const void *)(numbers + p->offset) : counter;
+            for (size_t f = 0; f < p->count && real; f++)
+                numbers[p->offset + f] = block[p->offset + qnet__param_index(p, f)];
+            if (real) status = qnet__check_numbers(ctx, qnet__sink_name(sink), t, p->name);
+            else *counter++ = (int64_t)block[p->offset];
+            t++;
         }
     if (status == QNET_OK)
-        status = qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs);
-    for (int i = 0; status == QNET_OK && i < count; i++) {
-        const qnet_param *p = &table->entries[qnet_param_find(table, tensors[i].name)];
-        if (tensors[i].dtype == QNET_I64) {
-            const int64_t value = (int64_t)block[p->offset];
-            status = qnet__write_numbers(ctx, sink, &value, 1, sizeof(value));
-            continue;
-        }
-        for (size_t f = 0; status == QNET_OK && f < p->count; f += n) {
-            n = qnet__min_size(p->count - f, sizeof(chunk) / sizeof(chunk[0]));
-            for (size_t k = 0; k < n; k++)
-                chunk[k] = block[p->offset + qnet__param_index(p, f + k)];
-            status = qnet__write_numbers(ctx, sink, chunk, n, sizeof(qnet_real));
-        }
-    }
+        status = qnet_safetensors_write(ctx, sink, tensors, table->count, metadata_pairs, pairs);
     qnet__free(ctx, tensors, bytes);
     return status;
 }
@@ -13899,9 +13742,7 @@ QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_c
                                          float high[3], void *scratch)
 {
     float *values = (float *)scratch;
-    if (config == NULL || pixels == NULL || low == NULL || high == NULL || scratch == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stretch: config, pixels, limits or scratch are missing");
+    QNET__NEEDS(ctx, config && pixels && low && high && scratch);
     QNET__TRY(qnet__augment_config_check(ctx, config));
     for (int c = 0; c < 3; c++) {
         size_t n = 0;
@@ -14118,9 +13959,7 @@ QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_aug
     const size_t bytes = qnet_augment_scratch(in_h, in_w);
     qnet_real mean[3], rstd[3];
     float limit[2][3];
-    if (config == NULL || record == NULL || pixels == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: config, record, pixels or output is missing");
+    QNET__NEEDS(ctx, config && record && pixels && out);
     QNET__TRY(qnet__record_check(ctx, record, in_h, in_w, out_h, out_w));
     QNET__TRY(qnet__augment_config_check(ctx, config));
     double *map_x = (double *)(scratch ? scratch : qnet__alloc(ctx, bytes));
@@ -14206,7 +14045,7 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
    (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
    augmentation moves its crop. What a folder holds, and which file is which map, is the caller's
    choice: examples/crossval/bids.h.
-   Relies on >>context >>random >>text >>nifti >>weights >>image.
+   Relies on >>context >>random >>file >>text >>nifti >>weights >>image.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
@@ -14568,7 +14407,7 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
    A network trains on anything. Maps in ppb, T2* in the place of R2*, swapped files or a sign that
    one vendor turns give a result that looks like one; so what no brain has is refused, by
    percentiles, which some bad voxels do not move. The limits leave room for 1.5 to 7 T and for
-   heavy iron load; qnet_cohort_add gives them. */
+   heavy iron load; qnet_cohort_add gives them, qnet__unlikely is their table. */
 
 /* Voxels low[]..high[] of the slices that lie within half[] of a centre, in voxels along x and y;
    low > high where the window lies beside the volume. */
@@ -14633,52 +14472,52 @@ static float qnet__percentile_where(const float *v, const float *where, float le
 
 /* Why map m can't be what its name says, or NULL. v[map][n]: the voxels of all maps at the same
    places, v[QNET__MASK] 0 where there is no mask. limit: 1st, 50th and 99th percentile of those
-   that are not 0. Ranges: see qnet_cohort_add. work[2 n]. */
+   that are not 0. work[2 n]. The first row of the table that holds says why. Iron raises QSM, as it
+   is paramagnetic, and R2*, so it shortens T2*: where QSM is highest, T2* is low. */
 static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, float limit[3],
                                   float *work)
 {
     const float *qsm = v[QNET__QSM], *mask = v[QNET__MASK];
+    float *size = work + n, *around = size;
     double some = 0, negative = 0, in_mask = 0, empty = 0;
     for (size_t i = 0; i < n; i++) {
         some += v[m][i] != 0;
         negative += v[m][i] < 0;
         in_mask += mask[i] > 0;
         empty += mask[i] > 0 && v[m][i] == 0;
+        size[i] = fabsf(qsm[i]); /* the sign of some voxels may be anything */
     }
     limit[0] = qnet__percentile_where(v[m], mask, 0, n, 1, work);
     limit[1] = qnet__percentile_where(v[m], mask, 0, n, 50, work);
     limit[2] = qnet__percentile_where(v[m], mask, 0, n, 99, work);
-    if (some < 0.05 * (double)n) return "is 0 nearly everywhere";
-    if (empty > 0.1 * in_mask) return "is 0, or was NaN, in more than a tenth of the mask";
-    if (limit[0] == limit[2]) return "is constant";
-    negative /= some;
-    if (m == QNET__QSM) {
-        float *size = work + n; /* magnitudes: the sign of some voxels may be anything */
-        for (size_t i = 0; i < n; i++) size[i] = fabsf(qsm[i]);
-        const double largest = (double)qnet__percentile_where(size, mask, 0, n, 99, work);
-        if (largest > 3 && negative < 0.05)
-            return limit[1] >= 5 && limit[1] <= 80
-                       ? "looks like R2*: are QSM and R2* swapped?"
-                       : "does not look like susceptibility, which is of both signs";
-        if (largest > 3) return "looks like ppb: divide by 1000";
-        if (largest < 0.005) return "is too small for ppm: a field, a phase, or not in ppm?";
-        for (size_t i = 0; i < n; i++) size[i] = 1 - mask[i]; /* outside of the mask */
-        if (in_mask > 0 && qnet__percentile_where(qsm, mask, 1, n, 50, work) <
-                               qnet__percentile_where(qsm, size, 1, n, 50, work))
-            return "is lower in the mask than around it: of the wrong sign, as GE's phase makes "
-                   "it?";
-    }
-    if (m == QNET__R2STAR) {
-        /* Iron is where QSM is highest, and raises R2* (lowers T2*) there. */
-        const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
-        const float iron = qnet__percentile_where(v[m], qsm, highest, n, 50, work);
-        if (negative > 0.05) return "looks like susceptibility: are QSM and R2* swapped?";
-        if (limit[2] < 1.5f) return "looks like T2* in seconds: R2* is 1/T2*";
-        if (limit[1] > 25 && iron != 0 && iron < 0.9f * limit[1])
-            return "looks like T2* in ms, low where there is iron: R2* is 1000/T2*";
-        if (limit[1] < 5 || limit[1] > 80 || limit[2] > 1000)
-            return "does not look like R2* in 1/s";
-    }
+    const float median = limit[1], largest = qnet__percentile_where(size, mask, 0, n, 99, work);
+    for (size_t i = 0; i < n; i++) around[i] = 1 - mask[i];
+    const float outside = qnet__percentile_where(qsm, around, 1, n, 50, work);
+    const float inside = in_mask > 0 ? qnet__percentile_where(qsm, mask, 1, n, 50, work) : outside;
+    const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
+    const float iron = qnet__percentile_where(v[m], qsm, highest, n, 50, work);
+    const int both_signs = negative >= 0.05 * some, any = m;
+    const struct { int map, holds; const char *why; } rows[] = {
+        {any, some < 0.05 * (double)n, "is 0 nearly everywhere"},
+        {any, empty > 0.1 * in_mask, "is 0, or was NaN, in more than a tenth of the mask"},
+        {any, limit[0] == limit[2], "is constant"},
+        {QNET__QSM, largest > 3 && !both_signs && median >= 5 && median <= 80,
+         "looks like R2*: are QSM and R2* swapped?"},
+        {QNET__QSM, largest > 3 && !both_signs,
+         "does not look like susceptibility, which is of both signs"},
+        {QNET__QSM, largest > 3, "looks like ppb: divide by 1000"},
+        {QNET__QSM, largest < 0.005f, "is too small for ppm: a field, a phase, or not in ppm?"},
+        {QNET__QSM, inside < outside,
+         "is lower in the mask than around it: of the wrong sign, as GE's phase makes it?"},
+        {QNET__R2STAR, negative > 0.05 * some,
+         "looks like susceptibility: are QSM and R2* swapped?"},
+        {QNET__R2STAR, limit[2] < 1.5f, "looks like T2* in seconds: R2* is 1/T2*"},
+        {QNET__R2STAR, median > 25 && iron != 0 && iron < 0.9f * median,
+         "looks like T2* in ms, low where there is iron: R2* is 1000/T2*"},
+        {QNET__R2STAR, median < 5 || median > 80 || limit[2] > 1000,
+         "does not look like R2* in 1/s"}};
+    for (size_t k = 0; k < sizeof rows / sizeof rows[0]; k++)
+        if (rows[k].map == m && rows[k].holds) return rows[k].why;
     return NULL;
 }
 
@@ -15048,8 +14887,7 @@ QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config
 {
     qnet_cohort *cohort = NULL;
     qnet_status status = QNET_OK;
-    if (files == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "load cohort: files or result are NULL");
+    QNET__NEEDS(ctx, files && out);
     QNET__TRY(qnet_cohort_create(ctx, config, count, &cohort));
     const double start = qnet__seconds(ctx);
     for (int i = 0; i < count && status == QNET_OK; i++) {
@@ -15128,8 +14966,7 @@ QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *coh
 QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *cohort, int folds,
                                       const int *fold)
 {
-    if (cohort == NULL || fold == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "folds: cohort or folds are missing");
+    QNET__NEEDS(ctx, cohort && fold);
     for (int i = 0; i < cohort->scans_count; i++) {
         if (fold[i] < 0 || fold[i] >= folds)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -15143,6 +14980,73 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
     }
     return QNET_OK;
 }
+
+/* ---- what a weights file says of its images -------------------------------------------------- */
+
+#ifndef QNET_NO_STDIO
+/* A preparation: where the slices come from and what the network sees of them. */
+static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_config *in,
+                                          const qnet_augment_config *a, qnet_buffer *text)
+{
+    QNET__TRY(qnet_buffer_printf(ctx, text, "input=%s\npreparation=%d\n",
+                                 qnet_input_name(in->input), QNET__PREPARATION));
+    QNET__TRY(qnet__settings_text(ctx, text, "", qnet__input_settings, in));
+    return qnet__settings_text(ctx, text, "", qnet__stretch_settings, a);
+}
+
+/* QNET_ERROR_MISMATCH for weights that were trained on permuted labels. */
+static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors *file,
+                                      const char *path)
+{
+    const char *labels = qnet_safetensors_metadata(file, "labels");
+    if (!labels || strcmp(labels, "shuffled") != 0) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                      "%.250s: these weights were trained on shuffled labels, as a control; they "
+                      "know nothing of the disease", path);
+}
+
+/* input and augment change only where all of the record is right. A preparation by another rule, or
+   for shuffled labels, is refused: QNET_ERROR_MISMATCH. */
+static qnet_status qnet__preparation_read(qnet_context *ctx, const qnet_safetensors *file,
+                                          const char *path, qnet_input_config *input,
+                                          qnet_augment_config *augment)
+{
+    const char *name = qnet_safetensors_metadata(file, "input");
+    const char *rule = qnet_safetensors_metadata(file, "preparation");
+    qnet_input_config in;
+    qnet_augment_config a;
+    double number;
+    if (!name || (strcmp(name, "crop") != 0 && strcmp(name, "full") != 0))
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: metadata \"input\" is \"%s\", expected crop or full", path,
+                          name ? name : "");
+    if (!rule || !qnet__parse_number(rule, &number) || number != QNET__PREPARATION)
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: its images were prepared by rule %.16s, those of this qnet.h are by "
+                          "rule %d: the same maps would give other pixels", path,
+                          rule ? rule : "unknown", QNET__PREPARATION);
+    QNET__TRY(qnet__check_labels(ctx, file, path));
+    qnet_input_config_init(&in, name[0] == 'c' ? QNET_INPUT_CROP : QNET_INPUT_FULL);
+    qnet_augment_config_init(&a);
+    QNET__TRY(qnet__settings_read(ctx, file, path, qnet__input_settings, &in));
+    QNET__TRY(qnet__settings_read(ctx, file, path, qnet__stretch_settings, &a));
+    *input = in;
+    *augment = a;
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
+                                           qnet_input_config *input, qnet_augment_config *augment)
+{
+    qnet_safetensors *file = NULL;
+    if (!ctx) return QNET_ERROR_ARGUMENT;
+    QNET__NEEDS(ctx, weights_path && input && augment);
+    QNET__TRY(qnet_safetensors_load(ctx, weights_path, &file));
+    const qnet_status status = qnet__preparation_read(ctx, file, weights_path, input, augment);
+    qnet_safetensors_destroy(file);
+    return status;
+}
+#endif
 
 /* ============================================================================================
    >>train
@@ -16014,8 +15918,7 @@ QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_con
 {
     qnet__training_state s, *self = NULL;
     qnet_resnet_config net_config;
-    if (ctx == NULL || config == NULL || cohort == NULL || scans == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_stage1_create: an argument is NULL");
+    QNET__NEEDS(ctx, ctx && config && cohort && scans && out);
     QNET__TRY(qnet__stage1_config_check(ctx, config));
     memset(&s, 0, sizeof s);
     QNET__TRY(qnet__loader_measure(ctx, &s.loader, "stage 1", cohort, scans, count, config->size,
@@ -16095,8 +15998,7 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
     size_t bytes;
     if (net == NULL) return QNET_ERROR_ARGUMENT;
     qnet_context *ctx = net->ctx;
-    if (augment == NULL || cohort == NULL || scans == NULL || count < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "features: an argument is NULL, or no scan");
+    QNET__NEEDS(ctx, augment && cohort && scans);
     if (net->config.channels != 3 || net->config.classes != QNET_CLASSES)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "features: a network of %d channels and %d classes: expected 3 and 2",
@@ -16166,9 +16068,7 @@ QNET_API qnet_status qnet_stage2_create(qnet_context *ctx, const qnet_stage2_con
 {
     qnet__training_state s, *self = NULL;
     qnet_scan_config model_config;
-    if (ctx == NULL || config == NULL || features == NULL || length == NULL || label == NULL ||
-        out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_stage2_create: an argument is NULL");
+    QNET__NEEDS(ctx, ctx && config && features && length && label && out);
     QNET__TRY(qnet__settings_check(ctx, "stage 2", qnet__stage2_settings, config));
     if (count < 1)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 2: %d scans: expected 1 or more", count);
@@ -16236,9 +16136,8 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
     size_t bytes = 0;
     if (model == NULL) return QNET_ERROR_ARGUMENT;
     qnet_context *ctx = model->ctx;
-    if (features == NULL || length == NULL || count < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_scan_model_predict: an argument is NULL, or no scan");
+    QNET__NEEDS(ctx, features && length);
+    QNET__TRY(qnet__check_range(ctx, "scan model", "scans", count, 1, INT_MAX));
     if (model->config.features != QNET_FEATURES || model->config.classes != QNET_CLASSES)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_scan_model_predict: a model of %d features and %d classes: "
@@ -16400,8 +16299,7 @@ QNET_API qnet_status qnet_metrics_from(qnet_context *ctx, const int *label, cons
                                        size_t count, qnet_metrics *out)
 {
     size_t n[2][2] = {{0, 0}, {0, 0}}, hh; /* n[label][decision] */
-    if (!decision || !out)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_metrics_from: decision or out is NULL");
+    QNET__NEEDS(ctx, decision && out);
     QNET__TRY(qnet__check_items(ctx, "qnet_metrics_from", label, NULL, count, &hh));
     for (size_t i = 0; i < count; i++) {
         if (decision[i] != 0 && decision[i] != 1)
@@ -16534,8 +16432,7 @@ QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double 
     const qnet_roc_point start = {0.0, 0.0, HUGE_VAL};
     qnet__evaluation e;
     size_t m, tp = 0, fp = 0, end = count;
-    if (!points || !points_count)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_roc: points or points_count is NULL");
+    QNET__NEEDS(ctx, points && points_count);
     QNET__TRY(qnet__check_curve(ctx, "qnet_roc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
     qnet__rank_items(&e, score, NULL, label, count);
@@ -16592,7 +16489,7 @@ QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double 
 {
     qnet__evaluation e;
     size_t m;
-    if (!auc) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_auc: auc is NULL");
+    QNET__NEEDS(ctx, auc);
     QNET__TRY(qnet__check_curve(ctx, "qnet_auc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
     *auc = qnet__components(&e, label, score, count, m, NULL);
@@ -16688,7 +16585,7 @@ QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const
     double var[3];
     size_t m;
     memset(&r, 0, sizeof r);
-    if (!out) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_delong_test: out is NULL");
+    QNET__NEEDS(ctx, out);
     QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score1", label, score1, count, &m));
     if (score2)
         QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score2", label, score2, count, &m));
@@ -16772,10 +16669,10 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
 {
     qnet__evaluation e;
     size_t m, drawn = 0;
-    if (!auc || resamples < 1)
+    QNET__NEEDS(ctx, auc);
+    if (resamples < 1)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_bootstrap_auc: expected room for auc and 1 resample at least, "
-                          "found %s and %d", auc ? "room" : "NULL", resamples);
+                          "qnet_bootstrap_auc: expected 1 resample at least, found %d", resamples);
     QNET__TRY(qnet__check_curve(ctx, "qnet_bootstrap_auc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, 0, (size_t)resamples, &e));
     e.count = count;
@@ -16820,10 +16717,9 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
     qnet__evaluation e;
     double sum = 0.0, squares = 0.0, q[5];
     if (!ctx) return QNET_ERROR_ARGUMENT;
-    if (!values || !out || count == 0)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_boxplot_of: expected values[count >= 1] and out, found count %lu",
-                          (unsigned long)count);
+    QNET__NEEDS(ctx, values && out);
+    if (count == 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_boxplot_of: there are no values");
     for (size_t i = 0; i < count; i++)
         if (!qnet__is_finite(values[i]))
             return qnet__fail(ctx, QNET_ERROR_NUMERIC,
@@ -16862,8 +16758,7 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
 QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index, float *map,
                               float *raw)
 {
-    if (net == NULL || map == NULL)
-        return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT, "cam: net or map is NULL");
+    QNET__NEEDS(net ? net->ctx : NULL, net && map);
     qnet_context *ctx = net->ctx;
     const qnet_tensor features = qnet_resnet_feature_map(net);
     if (features.data == NULL)
@@ -17036,9 +16931,7 @@ static qnet_status qnet__csv_row(const qnet_experiment *e, int k, int repeat,
 /* Image level first, crop before full, repeat by repeat, in the order of the cohort. */
 QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *csv)
 {
-    if (!e) return QNET_ERROR_ARGUMENT;
-    if (!csv)
-        return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_csv: the buffer is NULL");
+    QNET__NEEDS(e ? e->ctx : NULL, e && csv);
     const int shuffled = e->config.shuffle_labels;
     const size_t start = csv->size;
     qnet_status status = qnet_buffer_printf(
@@ -17078,16 +16971,6 @@ static const qnet__setting qnet__experiment_settings[] = {
     QNET__SETTINGS_END
 };
 
-/* A preparation: where the slices come from and what the network sees of them. */
-static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_config *in,
-                                          const qnet_augment_config *a, qnet_buffer *text)
-{
-    QNET__TRY(qnet_buffer_printf(ctx, text, "input=%s\npreparation=%d\n",
-                                 qnet_input_name(in->input), QNET__PREPARATION));
-    QNET__TRY(qnet__settings_text(ctx, text, "", qnet__input_settings, in));
-    return qnet__settings_text(ctx, text, "", qnet__stretch_settings, a);
-}
-
 /* Every number that changes what a fold computes; the evaluation behind the folds is made anew. */
 static qnet_status qnet__experiment_text(const qnet_experiment *e, qnet_buffer *text)
 {
@@ -17112,9 +16995,8 @@ static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experime
     if (!c->use_input[0] && !c->use_input[1])
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no input configuration is chosen");
     QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__experiment_settings, c));
-    if (c->bootstrap < 2 || c->bootstrap > 10000000) /* no setting: a resume may change it */
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: bootstrap is %d, expected 2 to 1e7",
-                          c->bootstrap);
+    /* No setting, as a resume may change it. */
+    QNET__TRY(qnet__check_range(ctx, "experiment", "bootstrap", c->bootstrap, 2, 10000000));
     QNET__TRY(qnet__stage1_config_check(ctx, &c->stage1));
     return qnet__settings_check(ctx, "stage 2", qnet__stage2_settings, &c->stage2);
 }
@@ -17429,10 +17311,7 @@ static uint64_t qnet__folds_seed(uint64_t seed, int repeat)
 
    So a program that uses the file needs no configuration, and can tell that a scan was seen. */
 
-#define QNET__RECORD 32 /* digits */
-
-/* What it says of a subject on whom it was trained: hashes of the name and of the QSM map, of which
-   the second tells who it is, whatever the name, the order or the crop. */
+/* What it says of a subject on whom it was trained: hashes of the name and of the QSM map. */
 static void qnet__subject_record(const qnet_scan *scan, char record[QNET__RECORD + 1])
 {
     snprintf(record, QNET__RECORD + 1, "%016llx%016llx",
@@ -17508,83 +17387,12 @@ QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *e, qnet_inpu
                                              const qnet_param_table *table, qnet_real *weights)
 {
     qnet_safetensors *file = NULL;
-    if (!e) return QNET_ERROR_ARGUMENT;
-    if ((unsigned)input > 1 || repeat < 0 || fold < 0 || (unsigned)model >= QNET_MODELS || !table ||
-        !weights)
+    QNET__NEEDS(e ? e->ctx : NULL, e && table && weights);
+    if ((unsigned)input > 1 || repeat < 0 || fold < 0 || (unsigned)model >= QNET_MODELS)
         return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_experiment_weights: an argument is NULL or out of range");
+                          "qnet_experiment_weights: input, repeat, fold or model is out of range");
     QNET__TRY(qnet__experiment_weights_file(e, (int)input, repeat, fold, (int)model, &file));
     const qnet_status status = qnet_weights_from_safetensors(e->ctx, file, table, weights, 0, NULL);
-    qnet_safetensors_destroy(file);
-    return status;
-}
-
-/* QNET_ERROR_MISMATCH for weights that were trained on permuted labels. */
-static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors *file,
-                                      const char *path)
-{
-    const char *labels = qnet_safetensors_metadata(file, "labels");
-    if (!labels || strcmp(labels, "shuffled") != 0) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                      "%.250s: these weights were trained on shuffled labels, as a control; they "
-                      "know nothing of the disease", path);
-}
-
-/* 1 when one of the records (NULL: none) has these digits in its first (0) or second (1) half. */
-static int qnet__records_hold(const char *records, int half, const char *digits)
-{
-    const size_t n = QNET__RECORD / 2;
-    for (; records != NULL && strlen(records) >= QNET__RECORD; records += QNET__RECORD)
-        if (memcmp(records + (half ? n : 0), digits, n) == 0) return 1;
-    return 0;
-}
-
-QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash)
-{
-    char hash[QNET__RECORD / 2 + 1];
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)source_hash);
-    return qnet__records_hold(qnet_safetensors_metadata(file, "trained_on"), 1, hash);
-}
-
-/* input and augment change only where all of the record is right. A preparation by another rule, or
-   for shuffled labels, is refused: QNET_ERROR_MISMATCH. */
-static qnet_status qnet__preparation_read(qnet_context *ctx, const qnet_safetensors *file,
-                                          const char *path, qnet_input_config *input,
-                                          qnet_augment_config *augment)
-{
-    const char *name = qnet_safetensors_metadata(file, "input");
-    const char *rule = qnet_safetensors_metadata(file, "preparation");
-    qnet_input_config in;
-    qnet_augment_config a;
-    double number;
-    if (!name || (strcmp(name, "crop") != 0 && strcmp(name, "full") != 0))
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: metadata \"input\" is \"%s\", expected crop or full", path,
-                          name ? name : "");
-    if (!rule || !qnet__parse_number(rule, &number) || number != QNET__PREPARATION)
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: its images were prepared by rule %.16s, those of this qnet.h are by "
-                          "rule %d: the same maps would give other pixels", path,
-                          rule ? rule : "unknown", QNET__PREPARATION);
-    QNET__TRY(qnet__check_labels(ctx, file, path));
-    qnet_input_config_init(&in, name[0] == 'c' ? QNET_INPUT_CROP : QNET_INPUT_FULL);
-    qnet_augment_config_init(&a);
-    QNET__TRY(qnet__settings_read(ctx, file, path, qnet__input_settings, &in));
-    QNET__TRY(qnet__settings_read(ctx, file, path, qnet__stretch_settings, &a));
-    *input = in;
-    *augment = a;
-    return QNET_OK;
-}
-
-QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
-                                           qnet_input_config *input, qnet_augment_config *augment)
-{
-    qnet_safetensors *file = NULL;
-    if (!ctx) return QNET_ERROR_ARGUMENT;
-    if (!weights_path || !input || !augment)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_preparation_load: an argument is NULL");
-    QNET__TRY(qnet_safetensors_load(ctx, weights_path, &file));
-    const qnet_status status = qnet__preparation_read(ctx, file, weights_path, input, augment);
     qnet_safetensors_destroy(file);
     return status;
 }
@@ -18317,9 +18125,7 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
 {
     qnet__job job;
     qnet__lock lock;
-    if (!ctx) return QNET_ERROR_ARGUMENT;
-    if (!config || !data || !out || !result)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_run: an argument is NULL");
+    QNET__NEEDS(ctx, ctx && config && data && out && result);
     if (!data->scans || data->count < 1)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_run: no scans");
     QNET__TRY(qnet__experiment_check(ctx, config));
