@@ -15291,7 +15291,8 @@ typedef struct qnet__loader {
     int epoch;                   /* of the augmentation; -1: test time */
 } qnet__loader;
 
-/* Checks the scans and counts their images. */
+/* Checks scans[count], indices into the cohort, and counts their images, which must be as large as
+   the network's input at least, and not more of a scan than it has places for. task: in messages. */
 static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, const char *task,
                                         const qnet_cohort *cohort, const int *scans, int count,
                                         int height, int width)
@@ -15493,7 +15494,9 @@ typedef struct qnet__training_state {
     int *batch_length;          /* [largest batch] */
 } qnet__training_state;
 
-/* The whole block; with base NULL it only measures. largest: items of the largest batch. */
+/* The whole block: state, history, what the optimiser keeps of each weight, the order of the items,
+   then what a batch of the stage needs. With base NULL it only measures. largest: items of the
+   largest batch. */
 static void qnet__training_plan(qnet__training_state *s, qnet__arena *a, size_t largest)
 {
     const size_t real = sizeof(qnet_real), trainable = s->table->trainable;
@@ -17461,7 +17464,8 @@ static qnet_status qnet__fold_load(const qnet__job *job)
     return status;
 }
 
-/* Keeps what `run` has left of a model: its learning curve and its weights. */
+/* Keeps what `run` has left of a model: its learning curve, behind those of the models before it,
+   and its weights. */
 static qnet_status qnet__fold_keep(const qnet__job *job, const qnet_training *run, int model)
 {
     memcpy(job->curve + model * job->e->config.stage1.epochs, run->history,
@@ -17818,7 +17822,11 @@ static qnet_status qnet__work_move(const qnet_experiment *e, const char *folder,
 }
 
 /* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
-   overwrite an unfinished one, which may be days of work. */
+   overwrite an unfinished one, which may be days of work. By what is there:
+     no work, no checkpoints         a run begins: config.txt is written
+     results, but no config.txt      a complete run was stopped while it tidied up: as above
+     work and config.txt             a resume goes on, if config.txt is the same; else refused
+     checkpoints, no config.txt      refused: nobody knows whose they are */
 static qnet_status qnet__checkpoint_open(const qnet__job *job)
 {
     static const char *const parts[3] = {"checkpoint/publish", "checkpoint/weights", "checkpoint"};
@@ -17854,7 +17862,8 @@ static qnet_status qnet__checkpoint_open(const qnet__job *job)
     return status;
 }
 
-/* Removes from out/weights what an earlier run had more than this one: an input, repeats, folds. */
+/* Removes from out/weights what an earlier run had more than this one: an input, repeats, folds.
+   What both have is replaced, and files of other names are the user's. */
 static void qnet__old_weights_clear(const qnet_experiment *e)
 {
     const qnet_experiment_config *c = &e->config;
@@ -17878,8 +17887,10 @@ static void qnet__old_weights_clear(const qnet_experiment *e)
                   e->out, removed);
 }
 
-/* Publishes a run that is complete. Every step may be repeated: a resume after a kill at any of
-   them finds the folds' results, and comes here again. */
+/* Publishes a run that is complete: the caller's files and predictions.csv are written, all is
+   moved, weights last, and out/checkpoint is emptied, config.txt before the results. Every step may
+   be repeated: a resume after a kill at any of them finds the folds' results, and comes here
+   again. */
 static qnet_status qnet__publish(const qnet_experiment *e)
 {
     static const char *const folders[3] = {"publish", "weights", ""};
@@ -17960,7 +17971,8 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
     return QNET_OK;
 }
 
-/* Trains and tests on one fold of a repeat. */
+/* Trains and tests on one fold of a repeat: the scans of its subjects are the test side, all others
+   are the train side. */
 static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
 {
     const qnet_experiment_config *c = &job->e->config;
@@ -17980,7 +17992,8 @@ static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
     return QNET_OK;
 }
 
-/* Deals the folds of a repeat. Labels and folds of the first one are the experiment's. */
+/* Deals the folds of a repeat, after its labels have been permuted where that is asked for. Labels
+   and folds of the first one are those that the experiment shows. */
 static qnet_status qnet__input_deal(qnet__job *job, int repeat)
 {
     qnet_experiment *e = job->e;
