@@ -15292,7 +15292,7 @@ typedef struct qnet__loader {
 } qnet__loader;
 
 /* Checks scans[count], indices into the cohort, and counts their images, which must be as large as
-   the network's input at least, and not more of a scan than it has places for. task: in messages. */
+   the network's input at least, and no more of a scan than it has places for. task: in messages. */
 static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, const char *task,
                                         const qnet_cohort *cohort, const int *scans, int count,
                                         int height, int width)
