@@ -523,10 +523,10 @@ static void test_bad_arguments(void)
     REFUSED("gamma is -1");
     r = good;
     config.std[2] = 0;
-    REFUSED("std.2 0: expected");
+    REFUSED("std.2 is 0, expected");
     config = plain_config();
     config.percentile_high = 101;
-    REFUSED("percentile_high 101: expected 0 to 100");
+    REFUSED("percentile_high is 101, expected 0 to 100");
     config = plain_config();
 #undef REFUSED
     CHECK_FAILS(ctx, qnet_augment_apply(ctx, &config, &r, source, H, W, result, H + 1, 32, NULL),

@@ -284,7 +284,7 @@ static void test_rank(void)
         for (int kind = 0; key && seen && kind < KINDS; kind++) {
             size_t wrong = 0;
             for (size_t k = 0; k < n; k++) key[k] = score_of_kind(&rng, kind);
-            qnet__rank_scores(&e, key, NULL, n);
+            qnet__rank_items(&e, key, NULL, NULL, n);
             memset(seen, 0, n);
             for (size_t k = 0; k < n; k++) {
                 const uint32_t item = e.ranked[k].item, before = k ? e.ranked[k - 1].item : item;
@@ -295,7 +295,7 @@ static void test_rank(void)
             }
             CHECK(wrong == 0);
         }
-        qnet__evaluation_destroy(ctx, &e);
+        qnet__free(ctx, e.block, e.bytes);
         free(key);
         free(seen);
     }
@@ -346,7 +346,7 @@ static void test_components(void)
         CHECK(qnet__components(&e, l, score, n, m, fast) == auc);
         CHECK(memcmp(fast, ref, n * sizeof *fast) == 0);
         CHECK(qnet__components(&e, l, score, n, m, NULL) == auc);
-        qnet__evaluation_destroy(ctx, &e);
+        qnet__free(ctx, e.block, e.bytes);
     }
 }
 
