@@ -20,6 +20,7 @@
        >>pool >>stem >>dense >>lstm
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
        >>deflate >>png >>nifti >>weights                                file formats
+       >>fft >>brain >>unwrap >>susceptibility >>relaxometry            from echoes to maps
        >>image >>cohort >>train                                         data, augmentation, training
        >>metrics >>cam >>experiment                                     evaluation, the protocol
 
@@ -100,6 +101,7 @@
        QNET_NO_FILES          networks, layers, optimiser, augmentation and statistics; nothing that
                               knows of files: no NIfTI, no weights files, cohorts, training runs;
                               with QNET_ONLY_INFERENCE no optimiser and no statistics either
+       QNET_NO_MAPS           all but the maps from echoes (API 12)
        QNET_NO_EXPERIMENT     all but the experiment (API 18)
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
        QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
@@ -313,6 +315,11 @@ typedef QNET_REAL qnet_real;
 #else
 #define QNET__HAS_TRAINING 1
 #endif
+#if QNET__HAS_TRAINING && QNET__HAS_FILES && !defined(QNET_NO_MAPS)
+#define QNET__HAS_MAPS 1
+#else
+#define QNET__HAS_MAPS 0
+#endif
 #if QNET__HAS_TRAINING && QNET__HAS_FILES && !defined(QNET_NO_EXPERIMENT)
 #define QNET__HAS_EXPERIMENT 1
 #else
@@ -411,6 +418,14 @@ typedef struct qnet_blas {
                   const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);
 } qnet_blas;
 
+/* Fourier transforms of volumes by another library (examples/fftw.c): as qnet_fft_real and
+   qnet_fft_real_inverse define them. Non-zero: it failed. Called outside of tasks only. */
+typedef struct qnet_fft_hook {
+    void *user;
+    int (*forward)(void *user, int nx, int ny, int nz, const float *x, float *spectrum);
+    int (*inverse)(void *user, int nx, int ny, int nz, float *spectrum, float *x);
+} qnet_fft_hook;
+
 typedef enum qnet_log_level { QNET_LOG_DEBUG, QNET_LOG_INFO, QNET_LOG_WARNING } qnet_log_level;
 typedef struct qnet_log {
     void *user;
@@ -465,6 +480,7 @@ typedef struct qnet_hooks {
     qnet_allocator allocator;
     qnet_parallel parallel;
     qnet_blas blas;
+    qnet_fft_hook fft;
     qnet_log log;
     qnet_progress progress;
     qnet_clock clock;
@@ -1089,6 +1105,158 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
                                    int channels, const uint8_t *pixels);
 #endif
 #endif
+#endif
+
+#if QNET__HAS_MAPS
+/* ============================================================================================
+   API 12. Maps: from the echoes of a gradient-echo scan to QSM, R2* and T1W (paper, "Dataset").
+   Each step is a function; qnet_maps_from_echoes is the chain. Volumes of one call share a grid; a
+   voxel is inside a mask where that is not 0. Phases are in radians, times in seconds, the field
+   in tesla, susceptibility in ppm, R2* in 1/s. What is made is a new volume on the first one's
+   grid, for the caller to destroy; 0 outside of its mask.
+   ============================================================================================ */
+
+/* ---- Fourier transforms ------------------------------------------------------------------- */
+
+/* data[nz][ny][nx][2], complex, in place, any size: X(k) = sum over n of x(n) exp(-2 pi i k n / N)
+   along each axis; inverse: with exp(+...), divided by the number of points. */
+QNET_API qnet_status qnet_fft(qnet_context *ctx, int nx, int ny, int nz, int inverse,
+                              qnet_real *data);
+/* The same of real numbers: x[nz][ny][nx] to the half of the spectrum that says all,
+   spectrum[nz][ny][nx / 2 + 1][2], and back. The way back overwrites spectrum. With an FFT hook
+   they go there. */
+QNET_API qnet_status qnet_fft_real(qnet_context *ctx, int nx, int ny, int nz, const qnet_real *x,
+                                   qnet_real *spectrum);
+QNET_API qnet_status qnet_fft_real_inverse(qnet_context *ctx, int nx, int ny, int nz,
+                                           qnet_real *spectrum, qnet_real *x);
+/* The smallest size from n on whose prime factors are 2, 3, 5 and 7: quick to transform. */
+QNET_API int qnet_fft_good_size(int n);
+
+/* ---- the brain ---------------------------------------------------------------------------- */
+
+typedef struct qnet_brain_config {
+    double threshold; /* .2: BET's, of 0 to 1; a higher one makes a smaller brain */
+    int erode;        /* 4 voxels, in plane */
+    int island;       /* 2000 voxels: smaller components of the mask are no brain */
+} qnet_brain_config;
+QNET_API void qnet_brain_config_init(qnet_brain_config *config);
+/* Brain extraction (BET, Smith 2002) of a magnitude image: mask of 0 and 1. */
+QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config *config,
+                                     const qnet_volume *magnitude, qnet_volume **mask);
+
+/* ---- the phase ---------------------------------------------------------------------------- */
+
+/* Unwrapped phase by 3DSRNCP (Abdul-Rahman et al. 2007): each connected component of the mask but
+   for one multiple of 2 pi. */
+QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *phase,
+                                       const qnet_volume *mask, qnet_volume **unwrapped);
+/* The line through unwrapped phases over echo_time[echoes], voxel by voxel, weighted by the squared
+   magnitude: slope in rad/s and phase at time 0 (each NULL: not needed). echoes: 2 or more. */
+QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
+                                    const qnet_volume *const *unwrapped,
+                                    const qnet_volume *const *magnitude, const double *echo_time,
+                                    const qnet_volume *mask, qnet_volume **slope,
+                                    qnet_volume **offset);
+
+/* ---- the field and the susceptibility ----------------------------------------------------- */
+
+typedef enum qnet_background { QNET_SHARP, QNET_VSHARP } qnet_background;
+typedef enum qnet_radius_unit { QNET_RADIUS_MM, QNET_RADIUS_VOXELS } qnet_radius_unit;
+typedef struct qnet_susceptibility_config {
+    qnet_background background;   /* QNET_SHARP */
+    double sharp_threshold;       /* .05 */
+    double sharp_radius;          /* 6; VSHARP: the largest */
+    qnet_radius_unit sharp_unit;  /* QNET_RADIUS_MM; the paper does not say which */
+    double tkd_threshold;         /* .1 of the dipole kernel, whose values are -2/3 to 1/3 */
+    double iteration_threshold;   /* .1 ppm */
+    int iterations;               /* 4; 0: truncated division alone */
+    int mean_zero;                /* 1: minus its mean over the mask, as k = 0 is lost */
+} qnet_susceptibility_config;
+QNET_API void qnet_susceptibility_config_init(qnet_susceptibility_config *config);
+/* The direction of the main field in the axes of a volume: a unit vector, from its affine. */
+QNET_API void qnet_field_direction(const qnet_volume *volume, double direction[3]);
+/* The relative field change, in ppm, of a susceptibility map in ppm: the dipole kernel. */
+QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *susceptibility,
+                                       qnet_volume **field);
+/* The field (any unit) without what sources outside of the mask add to it: SHARP (Schweser et al.
+   2011) or V-SHARP. eroded: the smaller mask in which it is known. */
+QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
+                                            const qnet_susceptibility_config *config,
+                                            const qnet_volume *field, const qnet_volume *mask,
+                                            qnet_volume **local, qnet_volume **eroded);
+/* Susceptibility in ppm of a local field in ppm: truncated k-space division, iterative (Tang et al.
+   2013). */
+QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
+                                        const qnet_susceptibility_config *config,
+                                        const qnet_volume *local, const qnet_volume *mask,
+                                        qnet_volume **susceptibility);
+/* The mean of maps of several echoes, weighted by (echo time x magnitude)^2. */
+QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
+                                                 const qnet_volume *const *susceptibility,
+                                                 const qnet_volume *const *magnitude,
+                                                 const double *echo_time, const qnet_volume *mask,
+                                                 qnet_volume **average);
+
+/* ---- relaxation --------------------------------------------------------------------------- */
+
+/* R2* of magnitudes at echo_time[echoes]: ARLO (Pei et al. 2015) where there are 3 or more at equal
+   distances, else the log-linear fit weighted by the squared magnitude; within 0 .. 20 / the first
+   echo time. mask NULL: everywhere. */
+typedef enum qnet_r2star_method { QNET_R2STAR_AUTO, QNET_R2STAR_ARLO, QNET_R2STAR_LOGLINEAR }
+    qnet_r2star_method;
+QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method method, int echoes,
+                                     const qnet_volume *const *magnitude, const double *echo_time,
+                                     const qnet_volume *mask, qnet_volume **r2star);
+/* T1 in s and M0 (each NULL: not needed) of two spoiled gradient echoes of one repetition time and
+   two flip angles in degrees (DESPOT1). b1 (NULL: 1): the actual over the nominal angle. */
+QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, double low_angle,
+                                 const qnet_volume *high, double high_angle,
+                                 double repetition_time, const qnet_volume *b1,
+                                 const qnet_volume *mask, qnet_volume **t1, qnet_volume **m0);
+
+/* ---- the chain ---------------------------------------------------------------------------- */
+
+/* One acquisition. phase: +-pi, or a scanner's integers -4096..4095 or 0..4095, which are scaled,
+   with a line in the log; NULL in all echoes: magnitudes alone. */
+typedef struct qnet_echo {
+    const qnet_volume *magnitude, *phase;
+    double echo_time; /* s */
+    const char *name; /* of its file, for sentences; NULL: "echo 1" */
+} qnet_echo;
+typedef struct qnet_echoes {
+    int count;                /* in the order of their times */
+    const qnet_echo *echo;
+    double field_strength;    /* T */
+    double repetition_time;   /* s; 0: not known */
+    double flip_angle;        /* degrees; 0: not known */
+    int phase_sign;           /* 1: phase grows with the field (Siemens, Philips); -1: GE */
+} qnet_echoes;
+/* PAPER: each echo to susceptibility, then the mean. CONSENSUS: echoes to one field first (QSM
+   consensus, Bilgic et al. 2024), then once to susceptibility. */
+typedef enum qnet_maps_mode { QNET_MAPS_PAPER, QNET_MAPS_CONSENSUS } qnet_maps_mode;
+typedef struct qnet_maps_config {
+    qnet_maps_mode mode;      /* QNET_MAPS_PAPER */
+    qnet_brain_config brain;
+    int brain_echo;           /* 2, from 1: BET's; the last where there are fewer */
+    int first_echo, last_echo; /* 2, 6, from 1: those of the mean; as far as there are any */
+    qnet_susceptibility_config susceptibility;
+    qnet_r2star_method r2star; /* QNET_R2STAR_AUTO */
+} qnet_maps_config;
+QNET_API void qnet_maps_config_init(qnet_maps_config *config);
+typedef struct qnet_maps {
+    qnet_context *ctx;
+    qnet_volume *qsm, *r2star, *t1w; /* qsm NULL: no phases */
+    qnet_volume *mask;        /* of the brain: BET's or the caller's */
+    qnet_volume *qsm_mask;    /* where qsm is known: eroded by SHARP */
+    qnet_volume *t1, *m0;     /* NULL without a second flip angle */
+} qnet_maps;
+/* All maps of one acquisition or of two with different flip angles (second NULL: none), which
+   makes T1 and M0, too. QSM and R2* are of `first`; T1W is the first echo of the larger angle. mask
+   NULL: BET's. */
+QNET_API qnet_status qnet_maps_from_echoes(qnet_context *ctx, const qnet_maps_config *config,
+                                           const qnet_echoes *first, const qnet_echoes *second,
+                                           const qnet_volume *mask, qnet_maps **maps);
+QNET_API void qnet_maps_destroy(qnet_maps *maps);
 #endif
 
 #if QNET__HAS_NETWORKS
@@ -13515,6 +13683,33 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
     }
     return n;
 }
+#endif
+
+#if QNET__HAS_MAPS
+/* ============================================================================================
+   >>fft
+   Relies on >>context.
+   ============================================================================================ */
+
+/* ============================================================================================
+   >>brain
+   Relies on >>context.
+   ============================================================================================ */
+
+/* ============================================================================================
+   >>unwrap
+   Relies on >>context.
+   ============================================================================================ */
+
+/* ============================================================================================
+   >>susceptibility
+   Relies on >>context >>fft.
+   ============================================================================================ */
+
+/* ============================================================================================
+   >>relaxometry
+   Relies on >>context.
+   ============================================================================================ */
 #endif
 
 #if QNET__HAS_NETWORKS
