@@ -11962,6 +11962,12 @@ static size_t qnet__voxel_count(int nx, int ny, int nz)
     return n <= (size_t)QNET_MAX_VOXELS ? n : 0;
 }
 
+/* Index of voxel (x, y, z) in voxels[nz][ny][nx]. */
+QNET__HELPER size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
+{
+    return ((size_t)z * (size_t)v->ny + (size_t)y) * (size_t)v->nx + (size_t)x;
+}
+
 /* A volume of zeros with 1 mm voxels, axes to the right, front and top, voxel (0,0,0) at 0. Set
    affine to what you need; writing and reorienting take orientation and spacing from it. */
 QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int nz,
@@ -12661,6 +12667,78 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
                   worst, name_a);
     return QNET_OK;
 }
+
+#if QNET__HAS_MAPS
+/* ---- the volumes of a call (API 12) ---------------------------------------------------------- */
+
+/* Zeros on the grid of another volume. */
+QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume *grid,
+                                           qnet_volume **out)
+{
+    qnet_volume *v = NULL;
+    QNET__TRY(qnet_volume_create(ctx, grid->nx, grid->ny, grid->nz, &v));
+    memcpy(v->spacing, grid->spacing, sizeof v->spacing);
+    memcpy(v->affine, grid->affine, sizeof v->affine);
+    memcpy(v->orientation, grid->orientation, sizeof v->orientation);
+    v->affine_source = grid->affine_source;
+    *out = v;
+    return QNET_OK;
+}
+
+#define QNET__SHEAR 0.01 /* cosine of the angle between two axes: a header's float32 has 1e-7 */
+
+/* Refuses what no step can work on: no volume, NaN or infinity, a spacing that is not the
+   affine's, axes that are not at right angles; and any other grid than that of `grid` (NULL: this
+   is the first volume). name: of a file, or "qnet_r2star_map: echo 2". */
+QNET__HELPER qnet_status qnet__check_volume(qnet_context *ctx, const qnet_volume *v,
+                                            const char *name, const qnet_volume *grid,
+                                            const char *grid_name)
+{
+    double norm[3], r[3][3];
+    char where[64];
+    if (v == NULL || v->voxels == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: the volume is missing (NULL)", name);
+    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
+    if (count == 0)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: volume of %d x %d x %d, expected sides of 1 "
+                          "or more and at most %.0f voxels", name, v->nx, v->ny, v->nz,
+                          (double)QNET_MAX_VOXELS);
+    if (!qnet__affine_axes(&v->affine[0][0], norm, r))
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the affine is singular or not finite", name);
+    for (int i = 0; i < 3; i++) {
+        const int j = (i + 1) % 3;
+        double cosine = 0;
+        for (int k = 0; k < 3; k++) cosine += v->affine[k][i] * v->affine[k][j];
+        cosine /= norm[i] * norm[j];
+        if (fabs(cosine) > QNET__SHEAR)
+            return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: the affine's axes %d and %d are at "
+                              "%.4g degrees, expected 90: bring it onto an orthogonal grid", name,
+                              i + 1, j + 1, acos(cosine) * 180 / 3.14159265358979323846);
+        if (!(fabs(v->spacing[i] - norm[i]) <= 0.001 * norm[i]))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: spacing[%d] is %g mm, expected %g as "
+                              "in the affine", name, i, v->spacing[i], norm[i]);
+    }
+    if (grid != NULL) QNET__TRY(qnet__check_grid(ctx, grid, grid_name, v, name));
+    for (size_t i = 0; i < count; i++)
+        if (!qnet__is_finite((double)v->voxels[i])) {
+            qnet__voxel_text(v, i, where);
+            return qnet__fail(ctx, QNET_ERROR_NUMERIC, "%s: %s is %g", name, where,
+                              (double)v->voxels[i]);
+        }
+    return QNET_OK;
+}
+
+/* The same of a mask, which must hold a voxel. */
+QNET__HELPER qnet_status qnet__check_mask(qnet_context *ctx, const qnet_volume *mask,
+                                          const char *name, const qnet_volume *grid,
+                                          const char *grid_name)
+{
+    QNET__TRY(qnet__check_volume(ctx, mask, name, grid, grid_name));
+    for (size_t i = 0; i < qnet__voxel_count(mask->nx, mask->ny, mask->nz); i++)
+        if (mask->voxels[i] != 0) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the mask is empty", name);
+}
+#endif
 
 /* ============================================================================================
    >>weights
@@ -14488,12 +14566,6 @@ typedef struct qnet__preparation {
     double half[2];                /* of the frame's side, voxels */
     qnet_cut cut;
 } qnet__preparation;
-
-/* Index of voxel (x, y, z) in voxels[nz][ny][nx]. */
-static size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
-{
-    return ((size_t)z * (size_t)v->ny + (size_t)y) * (size_t)v->nx + (size_t)x;
-}
 
 /* where: "outside of the head become 0", ... */
 static void qnet__warn_of_bad_voxels(qnet_context *ctx, const char *name, size_t bad,
