@@ -12738,6 +12738,47 @@ QNET__HELPER qnet_status qnet__check_mask(qnet_context *ctx, const qnet_volume *
         if (mask->voxels[i] != 0) return QNET_OK;
     return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the mask is empty", name);
 }
+
+#define QNET__MAX_ECHOES 64
+
+/* Refuses what is no echo time in seconds, and one that does not come after the one before. */
+QNET__HELPER qnet_status qnet__check_echo_time(qnet_context *ctx, const char *name, double time,
+                                               double before)
+{
+    if (!(time > 0 && qnet__is_finite(time)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: the echo time is missing: expected 0 to 1 "
+                          "s, found %g", name, time);
+    if (time > 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g: expected seconds, 1 at "
+                          "most: this looks like milliseconds", name, time);
+    if (!(time > before))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g s: expected more than %g, "
+                          "that of the echo before", name, time, before);
+    return QNET_OK;
+}
+
+/* Refuses what is no series of `least` echoes or more: volume[echoes] on one grid (NULL: the
+   first one's), and their times. step, kind: "qnet_r2star_map", "magnitude", for sentences. */
+QNET__HELPER qnet_status qnet__check_series(qnet_context *ctx, const char *step, const char *kind,
+                                            int echoes, int least,
+                                            const qnet_volume *const *volume,
+                                            const double *echo_time, const qnet_volume *grid)
+{
+    char name[100], first[100];
+    if (volume == NULL || echo_time == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: volumes or echo times are NULL", step);
+    if (echoes < least || echoes > QNET__MAX_ECHOES)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %d echoes, expected %d to %d", step,
+                          echoes, least, QNET__MAX_ECHOES);
+    snprintf(first, sizeof first, "%s: %s 1", step, kind);
+    for (int e = 0; e < echoes; e++) {
+        snprintf(name, sizeof name, "%s: %s %d", step, kind, e + 1);
+        QNET__TRY(qnet__check_volume(ctx, volume[e], name, grid, first));
+        QNET__TRY(qnet__check_echo_time(ctx, name, echo_time[e], e > 0 ? echo_time[e - 1] : 0));
+        if (grid == NULL) grid = volume[e];
+    }
+    return QNET_OK;
+}
 #endif
 
 /* ============================================================================================
