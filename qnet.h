@@ -4210,6 +4210,49 @@ typedef struct qnet__lstm_row {
     double *db;               /* backward: += dgates, in double, as many steps add up */
 } qnet__lstm_row;
 
+#if QNET__HAS_MAPS
+/* ---- What Fourier transforms take ------------------------------------------------------------ */
+
+#define QNET__FFT_STAGES 31 /* a length is an int */
+
+/* A line of n = radix[0] radix[1] ... points; see >>fft. */
+typedef struct qnet__fft_line {
+    size_t n, stages, radix[QNET__FFT_STAGES]; /* the last one comes first */
+    const qnet_real *twiddle; /* stage by stage: [m][radix - 1][2], n - 1 pairs in all */
+    const qnet_real *circle;  /* stage by stage: [radix][2], cos and sin of 2 pi j / radix */
+    const int *place;         /* [n]: where a point goes before the first stage */
+} qnet__fft_line;
+
+/* What a bundle of lines is, each line in a lane of its own:
+     columns  complex lines beside each other, [n][step] numbers
+     rows     complex lines one after another, [lines][step] numbers
+     real     rows of n real numbers to halves of spectra, n / 2 + 1 complex numbers; inverse: from
+              them. Two rows make one complex line. */
+typedef enum qnet__fft_kind { QNET__FFT_COLUMNS, QNET__FFT_ROWS, QNET__FFT_REAL } qnet__fft_kind;
+
+typedef struct qnet__fft_job {
+    const qnet__fft_line *line;
+    qnet__fft_kind kind;
+    int inverse;
+    const qnet_real *in;
+    qnet_real *out;           /* columns and rows: may be `in` */
+    size_t in_step, out_step; /* in numbers */
+    size_t lines;             /* as many as lanes at most; real: twice as many */
+    qnet_real scale;          /* rows and real: a factor of what comes out */
+    qnet_real *work;          /* [n + largest radix][2][lanes] */
+} qnet__fft_job;
+
+/* Places of a zip, i, i + lanes, i + 1, i + 1 + lanes ... and of every second number from i on. */
+#define QNET__ZIP_2(i) (i), (i) + QNET__LANES
+#define QNET__ZIP_4(i) QNET__ZIP_2(i), QNET__ZIP_2((i) + 1)
+#define QNET__ZIP_8(i) QNET__ZIP_4(i), QNET__ZIP_4((i) + 2)
+#define QNET__ZIP_16(i) QNET__ZIP_8(i), QNET__ZIP_8((i) + 4)
+#define QNET__SECOND_2(i) (i), (i) + 2
+#define QNET__SECOND_4(i) QNET__SECOND_2(i), QNET__SECOND_2((i) + 4)
+#define QNET__SECOND_8(i) QNET__SECOND_4(i), QNET__SECOND_4((i) + 8)
+#define QNET__SECOND_16(i) QNET__SECOND_8(i), QNET__SECOND_8((i) + 16)
+#endif
+
 /* ---- The table of a set ---------------------------------------------------------------------- */
 
 typedef struct qnet__isa {
@@ -4224,6 +4267,10 @@ typedef struct qnet__isa {
     void (*stem)(const qnet__stem_list *list);
     void (*lstm_forward)(const qnet__lstm_row *row);
     void (*lstm_backward)(const qnet__lstm_row *row);
+#if QNET__HAS_MAPS
+    size_t lanes;
+    void (*fft)(const qnet__fft_job *job);
+#endif
 } qnet__isa;
 
 /* As wide as a number: what comparing lanes gives. */
@@ -4307,6 +4354,25 @@ typedef int32_t qnet__lane_int;
 #define qnet__lstm_units_back QNET__ISA(qnet__lstm_units_back)
 #define qnet__lstm_forward_row QNET__ISA(qnet__lstm_forward_row)
 #define qnet__lstm_backward_row QNET__ISA(qnet__lstm_backward_row)
+#define qnet__lanes_zip_low QNET__ISA(qnet__lanes_zip_low)
+#define qnet__lanes_zip_high QNET__ISA(qnet__lanes_zip_high)
+#define qnet__lanes_even QNET__ISA(qnet__lanes_even)
+#define qnet__lanes_odd QNET__ISA(qnet__lanes_odd)
+#define qnet__lanes_transpose QNET__ISA(qnet__lanes_transpose)
+#define qnet__fft_get QNET__ISA(qnet__fft_get)
+#define qnet__fft_put QNET__ISA(qnet__fft_put)
+#define qnet__fft_twist QNET__ISA(qnet__fft_twist)
+#define qnet__fft_2 QNET__ISA(qnet__fft_2)
+#define qnet__fft_4 QNET__ISA(qnet__fft_4)
+#define qnet__fft_odd QNET__ISA(qnet__fft_odd)
+#define qnet__fft_any QNET__ISA(qnet__fft_any)
+#define qnet__fft_stage QNET__ISA(qnet__fft_stage)
+#define qnet__fft_transform QNET__ISA(qnet__fft_transform)
+#define qnet__fft_columns QNET__ISA(qnet__fft_columns)
+#define qnet__fft_rows QNET__ISA(qnet__fft_rows)
+#define qnet__fft_real QNET__ISA(qnet__fft_real)
+#define qnet__fft_real_inverse QNET__ISA(qnet__fft_real_inverse)
+#define qnet__fft_run QNET__ISA(qnet__fft_run)
 #define qnet__isa_table QNET__ISA(qnet__isa_table)
 
 #define QNET__HAS_WINOGRAD (!QNET__ISA_AT_RUN_TIME || QNET__LANES > 4)
@@ -5763,6 +5829,416 @@ static void qnet__lstm_backward_row(const qnet__lstm_row *row)
 }
 #endif
 
+/* ---- Fourier transforms: one line per lane --------------------------------------------------- */
+
+#if QNET__HAS_MAPS
+
+#undef QNET__SHUFFLE
+#undef QNET__PLACES
+#if QNET__LANES > 1
+#if QNET__LANES == 16
+#define QNET__PLACES(order, i) QNET__##order##_16(i)
+#elif QNET__LANES == 8
+#define QNET__PLACES(order, i) QNET__##order##_8(i)
+#elif QNET__LANES == 4
+#define QNET__PLACES(order, i) QNET__##order##_4(i)
+#else
+#define QNET__PLACES(order, i) QNET__##order##_2(i)
+#endif
+#if defined(__clang__)
+#define QNET__SHUFFLE(order, i) return __builtin_shufflevector(a, b, QNET__PLACES(order, i))
+#else
+#define QNET__SHUFFLE(order, i)                           \
+    const qnet__lanes_int at = {QNET__PLACES(order, i)};  \
+    return __builtin_shuffle(a, b, at)
+#endif
+#else
+#define QNET__SHUFFLE(order, i) return (i) == 0 ? a : b
+#endif
+
+/* Of the pairs a[0] b[0] a[1] b[1] ... the first half, the second; and the way back. */
+QNET__INLINE qnet__lanes qnet__lanes_zip_low(qnet__lanes a, qnet__lanes b)
+{
+    QNET__SHUFFLE(ZIP, 0);
+}
+
+QNET__INLINE qnet__lanes qnet__lanes_zip_high(qnet__lanes a, qnet__lanes b)
+{
+    QNET__SHUFFLE(ZIP, (QNET__LANES + 1) / 2);
+}
+
+QNET__INLINE qnet__lanes qnet__lanes_even(qnet__lanes a, qnet__lanes b)
+{
+    QNET__SHUFFLE(SECOND, 0);
+}
+
+QNET__INLINE qnet__lanes qnet__lanes_odd(qnet__lanes a, qnet__lanes b)
+{
+    QNET__SHUFFLE(SECOND, 1);
+}
+
+/* Turns v[lanes][lanes]: a zip of its halves moves a bit of the row's number to the column's. */
+QNET__INLINE void qnet__lanes_transpose(qnet__lanes *v)
+{
+    qnet__lanes t[QNET__LANES];
+    QNET__UNROLL
+    for (int bit = 1; bit < QNET__LANES; bit += bit) {
+        QNET__UNROLL
+        for (int i = 0; i < QNET__LANES / 2; i++) {
+            t[2 * i] = qnet__lanes_zip_low(v[i], v[i + QNET__LANES / 2]);
+            t[2 * i + 1] = qnet__lanes_zip_high(v[i], v[i + QNET__LANES / 2]);
+        }
+        QNET__UNROLL
+        for (int i = 0; i < QNET__LANES; i++) v[i] = t[i];
+    }
+}
+
+#define QNET__FFT_WIDE (QNET__LANES > 1 ? QNET__LANES : 2) /* numbers of a row at a time */
+
+/* v[c][lane] = x[lane][c] of `rows` rows and `columns` columns; 0 beyond. */
+QNET__INLINE void qnet__fft_get(const qnet_real *x, size_t step, size_t rows, size_t columns,
+                                qnet__lanes *v)
+{
+    qnet_real block[QNET__LANES * QNET__FFT_WIDE];
+    if (rows < QNET__LANES || columns < QNET__FFT_WIDE) {
+        memset(block, 0, sizeof block);
+        for (size_t r = 0; r < rows && r < QNET__LANES; r++)
+            for (size_t c = 0; c < columns && c < QNET__FFT_WIDE; c++)
+                block[r * QNET__FFT_WIDE + c] = x[r * step + c];
+        x = block, step = QNET__FFT_WIDE;
+    }
+    QNET__UNROLL
+    for (size_t i = 0; i < QNET__FFT_WIDE; i++)
+        v[i] = qnet__lanes_load(x + i % QNET__LANES * step + i / QNET__LANES * QNET__LANES);
+    qnet__lanes_transpose(v);
+}
+
+/* The way back: y[lane][c] = v[c][lane]. */
+QNET__INLINE void qnet__fft_put(qnet__lanes *v, qnet_real *y, size_t step, size_t rows,
+                                size_t columns)
+{
+    qnet_real block[QNET__LANES * QNET__FFT_WIDE];
+    const int part = rows < QNET__LANES || columns < QNET__FFT_WIDE;
+    qnet_real *to = part ? block : y;
+    const size_t to_step = part ? QNET__FFT_WIDE : step;
+    qnet__lanes_transpose(v);
+    QNET__UNROLL
+    for (size_t i = 0; i < QNET__FFT_WIDE; i++)
+        qnet__lanes_store(to + i % QNET__LANES * to_step + i / QNET__LANES * QNET__LANES, v[i]);
+    for (size_t r = 0; part && r < rows && r < QNET__LANES; r++)
+        for (size_t c = 0; c < columns && c < QNET__FFT_WIDE; c++)
+            y[r * step + c] = block[r * QNET__FFT_WIDE + c];
+}
+
+/* re + i im = x (w[0] + i w[1]), or x in the first stage, where w is 1. */
+QNET__INLINE void qnet__fft_twist(const qnet_real *x, const qnet_real *w, const int first,
+                                  qnet__lanes *re, qnet__lanes *im)
+{
+    const qnet__lanes a = qnet__lanes_load(x), b = qnet__lanes_load(x + QNET__LANES);
+    *re = first ? a : qnet__lanes_fma(a, qnet__lanes_all(w[0]), -(b * w[1]));
+    *im = first ? b : qnet__lanes_fma(a, qnet__lanes_all(w[1]), b * w[0]);
+}
+
+/* Butterflies, in place, of points x[step] apart: X(q) = sum over r of w(r) x(r) e^(-2 pi i qr/p),
+   w(0) = 1. */
+QNET__INLINE void qnet__fft_2(qnet_real *x, size_t step, const qnet_real *w, const int first)
+{
+    qnet__lanes re[2], im[2];
+    qnet__fft_twist(x, w, 1, &re[0], &im[0]);
+    qnet__fft_twist(x + step, w, first, &re[1], &im[1]);
+    qnet__lanes_store(x, re[0] + re[1]);
+    qnet__lanes_store(x + QNET__LANES, im[0] + im[1]);
+    qnet__lanes_store(x + step, re[0] - re[1]);
+    qnet__lanes_store(x + step + QNET__LANES, im[0] - im[1]);
+}
+
+QNET__INLINE void qnet__fft_4(qnet_real *x, size_t step, const qnet_real *w, const int first)
+{
+    qnet__lanes re[4], im[4], sum[2][2], difference[2][2]; /* of 0 and 2, of 1 and 3 */
+    qnet__fft_twist(x, w, 1, &re[0], &im[0]);
+    QNET__UNROLL
+    for (size_t r = 1; r < 4; r++)
+        qnet__fft_twist(x + r * step, w + 2 * (r - 1), first, &re[r], &im[r]);
+    QNET__UNROLL
+    for (size_t r = 0; r < 2; r++) {
+        sum[r][0] = re[r] + re[r + 2], sum[r][1] = im[r] + im[r + 2];
+        difference[r][0] = re[r] - re[r + 2], difference[r][1] = im[r] - im[r + 2];
+    }
+    qnet__lanes_store(x, sum[0][0] + sum[1][0]);
+    qnet__lanes_store(x + QNET__LANES, sum[0][1] + sum[1][1]);
+    qnet__lanes_store(x + step, difference[0][0] + difference[1][1]);
+    qnet__lanes_store(x + step + QNET__LANES, difference[0][1] - difference[1][0]);
+    qnet__lanes_store(x + 2 * step, sum[0][0] - sum[1][0]);
+    qnet__lanes_store(x + 2 * step + QNET__LANES, sum[0][1] - sum[1][1]);
+    qnet__lanes_store(x + 3 * step, difference[0][0] - difference[1][1]);
+    qnet__lanes_store(x + 3 * step + QNET__LANES, difference[0][1] + difference[1][0]);
+}
+
+/* p = 3, 5, 7. With a(j) = x(j) + x(p - j), b(j) = x(j) - x(p - j) and angles 2 pi jq / p
+   X(q), X(p - q) = [x(0) + sum over j <= p / 2 of a(j) cos] -+ i [sum of b(j) sin]. */
+QNET__INLINE void qnet__fft_odd(qnet_real *x, size_t step, const qnet_real *w,
+                                const qnet_real *circle, const size_t p, const int first)
+{
+    qnet__lanes a[4][2], b[4][2], even[2], odd[2], sum[2];
+    qnet__fft_twist(x, w, 1, &a[0][0], &a[0][1]);
+    sum[0] = a[0][0], sum[1] = a[0][1];
+    QNET__UNROLL
+    for (size_t j = 1; j <= p / 2; j++) {
+        qnet__lanes u[2], v[2];
+        qnet__fft_twist(x + j * step, w + 2 * (j - 1), first, &u[0], &u[1]);
+        qnet__fft_twist(x + (p - j) * step, w + 2 * (p - j - 1), first, &v[0], &v[1]);
+        a[j][0] = u[0] + v[0], a[j][1] = u[1] + v[1];
+        b[j][0] = u[0] - v[0], b[j][1] = u[1] - v[1];
+        sum[0] += a[j][0], sum[1] += a[j][1];
+    }
+    qnet__lanes_store(x, sum[0]);
+    qnet__lanes_store(x + QNET__LANES, sum[1]);
+    QNET__UNROLL
+    for (size_t q = 1; q <= p / 2; q++) {
+        even[0] = a[0][0], even[1] = a[0][1];
+        odd[0] = odd[1] = qnet__lanes_zero();
+        QNET__UNROLL
+        for (size_t j = 1; j <= p / 2; j++) {
+            const qnet__lanes c = qnet__lanes_all(circle[2 * (j * q % p)]);
+            const qnet__lanes s = qnet__lanes_all(circle[2 * (j * q % p) + 1]);
+            even[0] = qnet__lanes_fma(a[j][0], c, even[0]);
+            even[1] = qnet__lanes_fma(a[j][1], c, even[1]);
+            odd[0] = qnet__lanes_fma(b[j][1], s, odd[0]); /* of -i b sin */
+            odd[1] = qnet__lanes_fma(b[j][0], s, odd[1]);
+        }
+        qnet__lanes_store(x + q * step, even[0] + odd[0]);
+        qnet__lanes_store(x + q * step + QNET__LANES, even[1] - odd[1]);
+        qnet__lanes_store(x + (p - q) * step, even[0] - odd[0]);
+        qnet__lanes_store(x + (p - q) * step + QNET__LANES, even[1] + odd[1]);
+    }
+}
+
+/* The same for any odd p, with a and b in ab[p / 2][a, b][2][lanes]: p products a point. */
+QNET__INLINE void qnet__fft_any(qnet_real *x, size_t step, const qnet_real *w,
+                                const qnet_real *circle, const size_t p, const int first,
+                                qnet_real *ab)
+{
+    const qnet__lanes re = qnet__lanes_load(x), im = qnet__lanes_load(x + QNET__LANES);
+    qnet__lanes sum[2];
+    sum[0] = re, sum[1] = im;
+    for (size_t j = 1; j <= p / 2; j++) {
+        qnet__lanes u[2], v[2];
+        qnet__fft_twist(x + j * step, w + 2 * (j - 1), first, &u[0], &u[1]);
+        qnet__fft_twist(x + (p - j) * step, w + 2 * (p - j - 1), first, &v[0], &v[1]);
+        for (size_t part = 0; part < 2; part++) {
+            qnet_real *to = ab + (4 * (j - 1) + part) * QNET__LANES;
+            qnet__lanes_store(to, u[part] + v[part]);
+            qnet__lanes_store(to + 2 * QNET__LANES, u[part] - v[part]);
+            sum[part] += u[part] + v[part];
+        }
+    }
+    qnet__lanes_store(x, sum[0]);
+    qnet__lanes_store(x + QNET__LANES, sum[1]);
+    for (size_t q = 1; q <= p / 2; q++) {
+        qnet__lanes even[2], odd[2];
+        even[0] = re, even[1] = im;
+        odd[0] = odd[1] = qnet__lanes_zero();
+        for (size_t j = 1, at = q; j <= p / 2; j++, at += q, at -= at < p ? 0 : p) {
+            const qnet__lanes c = qnet__lanes_all(circle[2 * at]);
+            const qnet__lanes s = qnet__lanes_all(circle[2 * at + 1]);
+            const qnet_real *from = ab + 4 * (j - 1) * QNET__LANES;
+            even[0] = qnet__lanes_fma(qnet__lanes_load(from), c, even[0]);
+            even[1] = qnet__lanes_fma(qnet__lanes_load(from + QNET__LANES), c, even[1]);
+            odd[0] = qnet__lanes_fma(qnet__lanes_load(from + 3 * QNET__LANES), s, odd[0]);
+            odd[1] = qnet__lanes_fma(qnet__lanes_load(from + 2 * QNET__LANES), s, odd[1]);
+        }
+        qnet__lanes_store(x + q * step, even[0] + odd[0]);
+        qnet__lanes_store(x + q * step + QNET__LANES, even[1] - odd[1]);
+        qnet__lanes_store(x + (p - q) * step, even[0] - odd[0]);
+        qnet__lanes_store(x + (p - q) * step + QNET__LANES, even[1] + odd[1]);
+    }
+}
+
+/* A stage makes of p transforms of m points each, one behind the other, one of p m points. */
+QNET__INLINE void qnet__fft_stage(const qnet__fft_job *job, size_t m, const qnet_real *w,
+                                  const qnet_real *circle, const size_t p, const int first)
+{
+    const size_t n = job->line->n, step = 2 * m * QNET__LANES;
+    qnet_real *x = job->work, *ab = x + 2 * n * QNET__LANES;
+    for (size_t block = 0; block < n; block += p * m, x += (p - 1) * step)
+        for (size_t k = 0; k < m; k++, x += 2 * QNET__LANES) {
+            const qnet_real *wk = w + 2 * k * (p - 1);
+            if (p == 2) qnet__fft_2(x, step, wk, first);
+            else if (p == 4) qnet__fft_4(x, step, wk, first);
+            else if (p == 3 || p == 5 || p == 7) qnet__fft_odd(x, step, wk, circle, p, first);
+            else qnet__fft_any(x, step, wk, circle, p, first, ab);
+        }
+}
+
+static void qnet__fft_transform(const qnet__fft_job *job)
+{
+    const qnet__fft_line *line = job->line;
+    const qnet_real *w = line->twiddle, *circle = line->circle;
+    size_t m = 1;
+    for (size_t i = line->stages; i-- > 0;) {
+        const size_t p = line->radix[i];
+#define QNET__FFT_STAGE(radix)                                            \
+    case radix:                                                           \
+        if (m == 1) qnet__fft_stage(job, 1, w, circle, radix, 1);         \
+        else qnet__fft_stage(job, m, w, circle, radix, 0);                \
+        break
+        switch (p) {
+        QNET__FFT_STAGE(2);
+        QNET__FFT_STAGE(3);
+        QNET__FFT_STAGE(4);
+        QNET__FFT_STAGE(5);
+        QNET__FFT_STAGE(7);
+        default: qnet__fft_stage(job, m, w, circle, p, m == 1);
+        }
+#undef QNET__FFT_STAGE
+        w += 2 * m * (p - 1), circle += 2 * p, m *= p;
+    }
+}
+
+/* The inverse transform is the transform with real and imaginary parts swapped on both sides. */
+static void qnet__fft_columns(const qnet__fft_job *job)
+{
+    const size_t n = job->line->n, point = 2 * QNET__LANES, lines = job->lines;
+    qnet_real *re = job->work + (job->inverse ? QNET__LANES : 0);
+    qnet_real *im = job->work + (job->inverse ? 0 : QNET__LANES);
+    for (size_t j = 0; j < n; j++) {
+        const qnet_real *x = job->in + j * job->in_step;
+        const size_t at = (size_t)job->line->place[j] * point;
+        if (lines == QNET__LANES) {
+            const qnet__lanes a = qnet__lanes_load(x), b = qnet__lanes_load(x + QNET__LANES);
+            qnet__lanes_store(re + at, qnet__lanes_even(a, b));
+            qnet__lanes_store(im + at, qnet__lanes_odd(a, b));
+            continue;
+        }
+        qnet__lanes_store(re + at, qnet__lanes_zero());
+        qnet__lanes_store(im + at, qnet__lanes_zero());
+        for (size_t i = 0; i < lines; i++) re[at + i] = x[2 * i], im[at + i] = x[2 * i + 1];
+    }
+    qnet__fft_transform(job);
+    for (size_t k = 0; k < n; k++, re += point, im += point) {
+        qnet_real *y = job->out + k * job->out_step;
+        if (lines == QNET__LANES) {
+            const qnet__lanes a = qnet__lanes_load(re), b = qnet__lanes_load(im);
+            qnet__lanes_store(y, qnet__lanes_zip_low(a, b));
+            qnet__lanes_store(y + QNET__LANES, qnet__lanes_zip_high(a, b));
+            continue;
+        }
+        for (size_t i = 0; i < lines; i++) y[2 * i] = re[i], y[2 * i + 1] = im[i];
+    }
+}
+
+static void qnet__fft_rows(const qnet__fft_job *job)
+{
+    const size_t n = job->line->n, point = 2 * QNET__LANES, swap = job->inverse ? 1 : 0;
+    qnet__lanes v[QNET__FFT_WIDE];
+    for (size_t e = 0; e < 2 * n; e += QNET__FFT_WIDE) {
+        qnet__fft_get(job->in + e, job->in_step, job->lines, 2 * n - e, v);
+        QNET__UNROLL
+        for (size_t c = 0; c < QNET__FFT_WIDE; c++)
+            if (e + c < 2 * n)
+                qnet__lanes_store(job->work + (size_t)job->line->place[(e + c) / 2] * point +
+                                  ((c & 1) ^ swap) * QNET__LANES, v[c]);
+    }
+    qnet__fft_transform(job);
+    for (size_t e = 0; e < 2 * n; e += QNET__FFT_WIDE) {
+        QNET__UNROLL
+        for (size_t c = 0; c < QNET__FFT_WIDE; c++)
+            v[c] = e + c < 2 * n ? job->scale * qnet__lanes_load(job->work + (e + c) / 2 * point +
+                                                     ((c & 1) ^ swap) * QNET__LANES)
+                                 : qnet__lanes_zero();
+        qnet__fft_put(v, job->out + e, job->out_step, job->lines, 2 * n - e);
+    }
+}
+
+/* Rows a and b, the first lanes and those after them, as Z of z = a + i b:
+   A(k) = (Z(k) + conj Z(n - k)) / 2, B(k) = (Z(k) - conj Z(n - k)) / 2i. */
+static void qnet__fft_real(const qnet__fft_job *job)
+{
+    const size_t n = job->line->n, point = 2 * QNET__LANES, numbers = 2 * (n / 2 + 1);
+    const qnet_real half = job->scale / 2;
+    qnet__lanes v[QNET__FFT_WIDE];
+    for (size_t b = 0; b < 2; b++) {
+        const size_t rows = b ? job->lines - qnet__min_size(job->lines, QNET__LANES) : job->lines;
+        for (size_t e = 0; e < n; e += QNET__FFT_WIDE) {
+            qnet__fft_get(job->in + b * QNET__LANES * job->in_step + e, job->in_step, rows, n - e, v);
+            QNET__UNROLL
+            for (size_t c = 0; c < QNET__FFT_WIDE; c++)
+                if (e + c < n)
+                    qnet__lanes_store(job->work + (size_t)job->line->place[e + c] * point +
+                                      b * QNET__LANES, v[c]);
+        }
+    }
+    qnet__fft_transform(job);
+    for (size_t b = 0; b < 2; b++) {
+        const size_t rows = b ? job->lines - qnet__min_size(job->lines, QNET__LANES) : job->lines;
+        for (size_t e = 0; rows > 0 && e < numbers; e += QNET__FFT_WIDE) {
+            QNET__UNROLL
+            for (size_t c = 0; c < QNET__FFT_WIDE; c += 2) {
+                const size_t k = qnet__min_size(e + c, numbers - 2) / 2;
+                const qnet_real *z = job->work + k * point;
+                const qnet_real *mirror = job->work + (k > 0 ? n - k : 0) * point;
+                const qnet__lanes zr = qnet__lanes_load(z), mr = qnet__lanes_load(mirror);
+                const qnet__lanes zi = qnet__lanes_load(z + QNET__LANES);
+                const qnet__lanes mi = qnet__lanes_load(mirror + QNET__LANES);
+                v[c] = half * (b ? zi + mi : zr + mr);
+                v[c + 1] = half * (b ? mr - zr : zi - mi);
+            }
+            qnet__fft_put(v, job->out + b * QNET__LANES * job->out_step + e, job->out_step, rows,
+                          numbers - e);
+        }
+    }
+}
+
+/* The way back: Z(k) = A(k) + i B(k), Z(n - k) = conj A(k) + i conj B(k). What must be real, k = 0
+   and k = n / 2, is taken as real. */
+static void qnet__fft_real_inverse(const qnet__fft_job *job)
+{
+    const size_t n = job->line->n, point = 2 * QNET__LANES, numbers = 2 * (n / 2 + 1);
+    const size_t more = job->lines - qnet__min_size(job->lines, QNET__LANES);
+    qnet__lanes a[QNET__FFT_WIDE], b[QNET__FFT_WIDE];
+    for (size_t e = 0; e < numbers; e += QNET__FFT_WIDE) {
+        qnet__fft_get(job->in + e, job->in_step, job->lines, numbers - e, a);
+        qnet__fft_get(job->in + QNET__LANES * job->in_step + e, job->in_step, more, numbers - e, b);
+        QNET__UNROLL
+        for (size_t c = 0; c < QNET__FFT_WIDE; c += 2) {
+            const size_t k = (e + c) / 2, mirror = n - k;
+            qnet_real *z; /* with its parts swapped */
+            if (e + c >= numbers) continue;
+            if (k == 0 || k == mirror) a[c + 1] = b[c + 1] = qnet__lanes_zero();
+            z = job->work + (size_t)job->line->place[k] * point;
+            qnet__lanes_store(z, a[c + 1] + b[c]);
+            qnet__lanes_store(z + QNET__LANES, a[c] - b[c + 1]);
+            if (k == 0) continue;
+            z = job->work + (size_t)job->line->place[mirror] * point;
+            qnet__lanes_store(z, b[c] - a[c + 1]);
+            qnet__lanes_store(z + QNET__LANES, a[c] + b[c + 1]);
+        }
+    }
+    qnet__fft_transform(job);
+    for (size_t i = 0; i < 2; i++) {
+        const size_t rows = i ? more : job->lines;
+        for (size_t e = 0; rows > 0 && e < n; e += QNET__FFT_WIDE) {
+            QNET__UNROLL
+            for (size_t c = 0; c < QNET__FFT_WIDE; c++)
+                a[c] = e + c < n ? job->scale * qnet__lanes_load(job->work + (e + c) * point +
+                                                                 (i ^ 1) * QNET__LANES)
+                                 : qnet__lanes_zero();
+            qnet__fft_put(a, job->out + i * QNET__LANES * job->out_step + e, job->out_step, rows,
+                          n - e);
+        }
+    }
+}
+
+static void qnet__fft_run(const qnet__fft_job *job)
+{
+    if (job->kind == QNET__FFT_COLUMNS) qnet__fft_columns(job);
+    else if (job->kind == QNET__FFT_ROWS) qnet__fft_rows(job);
+    else if (job->inverse) qnet__fft_real_inverse(job);
+    else qnet__fft_real(job);
+}
+
+#endif
+
 /* ---- The table ------------------------------------------------------------------------------- */
 
 static const qnet__isa qnet__isa_table = {
@@ -5774,6 +6250,9 @@ static const qnet__isa qnet__isa_table = {
 #endif
     qnet__maxpool_row, QNET__TRAINING(qnet__stem_winners_of), qnet__lstm_forward_row,
     QNET__TRAINING(qnet__lstm_backward_row)
+#if QNET__HAS_MAPS
+    , QNET__LANES, qnet__fft_run
+#endif
 };
 
 #endif /* QNET__SUFFIX */
@@ -13844,9 +14323,242 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
 
 #if QNET__HAS_MAPS
 /* ============================================================================================
-   >>fft
-   Relies on >>context.
+   >>fft: discrete Fourier transforms of one to three axes, of any size. A line of n = p m points
+   is cut into p interleaved ones of m points (Cooley & Tukey 1965), X and x counted from 0:
+
+       X(k + m q) = sum over r < p of e^(-2 pi i qr/p) [e^(-2 pi i kr/n) X_r(k)],
+       X_r the transform of x(r), x(r + p), x(r + 2 p) ...,
+
+   and so on, down to m = 1. p is 4, 2, 3, 5, 7 or a larger prime, which takes p products a point.
+   Points go first to where the smallest transforms want them; then all stages are in place. Lines
+   are transformed in bundles, one in each lane of a vector (>>kernels): all lanes do the same, and
+   a line's bits do not depend on its neighbours. Two real rows make one complex line.
+
+   x and y are transformed plane by plane, z over the bundles of all planes; the way back is in the
+   opposite order. A task is a plane or some bundles. Twiddle factors are worked out in double.
+   Relies on >>context >>kernels >>nifti.
    ============================================================================================ */
+
+#define QNET__FFT_BUNDLES 4 /* along z in a task: neighbours in memory */
+
+typedef struct qnet__fft_plan {
+    const qnet__isa *isa;
+    size_t size[3];           /* x, y, z */
+    size_t width;             /* complex numbers in a row of the spectrum */
+    int real;
+    qnet__fft_line line[3];
+    qnet_real *work;          /* [workers][work_size] */
+    size_t work_size;
+    int inverse;              /* of the transform that runs, and its arrays */
+    const qnet_real *in;      /* real: x forward, else the spectrum */
+    qnet_real *out, *spectrum;
+} qnet__fft_plan;
+
+/* Tables of a line; while the arena measures, only their sizes. */
+static void qnet__fft_line_plan(qnet__arena *arena, size_t n, qnet__fft_line *line)
+{
+    static const size_t first[] = {4, 2, 3, 5, 7};
+    const double turn = 2 * 3.14159265358979323846;
+    qnet_real *twiddle = (qnet_real *)qnet__take(arena, 2 * n, sizeof *twiddle);
+    qnet_real *circle = (qnet_real *)qnet__take(arena, 2 * n, sizeof *circle);
+    int *place = (int *)qnet__take(arena, n, sizeof *place);
+    size_t rest = n, p;
+    memset(line, 0, sizeof *line);
+    line->n = n, line->twiddle = twiddle, line->circle = circle, line->place = place;
+    for (size_t i = 0; i < sizeof first / sizeof *first; i++)
+        for (; rest % first[i] == 0; rest /= first[i]) line->radix[line->stages++] = first[i];
+    for (p = 11; rest > 1; p = p * p < rest ? p + 2 : rest % p == 0 ? p : rest)
+        for (; rest % p == 0; rest /= p) line->radix[line->stages++] = p;
+    if (arena->base == NULL) return;
+    for (size_t j = 0; j < n; j++) {
+        size_t left = j, m = n, to = 0;
+        for (size_t i = 0; i < line->stages; i++) {
+            m /= line->radix[i];
+            to += left % line->radix[i] * m;
+            left /= line->radix[i];
+        }
+        place[j] = (int)to;
+    }
+    for (size_t i = line->stages, m = 1; i-- > 0; m *= p) {
+        p = line->radix[i];
+        for (size_t k = 0; k < m; k++)
+            for (size_t r = 1; r < p; r++) {
+                const double angle = turn * (double)(k * r) / (double)(p * m);
+                *twiddle++ = (qnet_real)cos(angle);
+                *twiddle++ = (qnet_real)-sin(angle);
+            }
+        for (size_t j = 0; j < p; j++) {
+            *circle++ = (qnet_real)cos(turn * (double)j / (double)p);
+            *circle++ = (qnet_real)sin(turn * (double)j / (double)p);
+        }
+    }
+}
+
+/* The plan of a size, its tables and the workers' memory in the arena. */
+static void qnet__fft_plan_take(qnet_context *ctx, qnet__arena *arena, int nx, int ny, int nz,
+                                int real, qnet__fft_plan *plan)
+{
+    memset(plan, 0, sizeof *plan);
+    plan->isa = qnet__isa_of(ctx);
+    plan->real = real;
+    plan->size[0] = (size_t)nx, plan->size[1] = (size_t)ny, plan->size[2] = (size_t)nz;
+    plan->width = real ? plan->size[0] / 2 + 1 : plan->size[0];
+    for (int axis = 0; axis < 3; axis++) {
+        qnet__fft_line_plan(arena, plan->size[axis], &plan->line[axis]);
+        plan->work_size = qnet__max_size(plan->work_size, 4 * plan->size[axis] * plan->isa->lanes);
+    }
+    plan->work = (qnet_real *)qnet__take(arena, qnet__workers(ctx),
+                                         plan->work_size * sizeof *plan->work);
+}
+
+/* `lines` lines that lie beside each other from x on, along y or z. */
+static void qnet__fft_lines(const qnet__fft_plan *plan, size_t worker, int axis, qnet_real *x,
+                            size_t lines)
+{
+    qnet__fft_job job = {&plan->line[axis], QNET__FFT_COLUMNS, plan->inverse, NULL, NULL, 0, 0, 0,
+                         1, plan->work + worker * plan->work_size};
+    job.in_step = job.out_step = 2 * plan->width * (axis == 2 ? plan->size[1] : 1);
+    if (plan->size[axis] == 1) return;
+    for (size_t i = 0; i < lines; i += job.lines) {
+        job.lines = qnet__min_size(lines - i, plan->isa->lanes);
+        job.in = job.out = x + 2 * i;
+        plan->isa->fft(&job);
+    }
+}
+
+/* Rows of one plane, along x. */
+static void qnet__fft_rows_of(const qnet__fft_plan *plan, size_t worker, size_t z)
+{
+    const size_t n = plan->size[0], rows = plan->size[1], wide = 2 * plan->width;
+    const size_t in_step = plan->real && !plan->inverse ? n : wide;
+    const size_t out_step = plan->real && plan->inverse ? n : wide;
+    qnet__fft_job job = {&plan->line[0], plan->real ? QNET__FFT_REAL : QNET__FFT_ROWS,
+                         plan->inverse, NULL, NULL, in_step, out_step, 0, 1,
+                         plan->work + worker * plan->work_size};
+    if (plan->inverse)
+        job.scale = (qnet_real)(1 / ((double)n * (double)rows * (double)plan->size[2]));
+    for (size_t y = 0; y < rows; y += job.lines) {
+        job.lines = qnet__min_size(rows - y, plan->isa->lanes * (plan->real ? 2 : 1));
+        job.in = plan->in + (z * rows + y) * in_step;
+        job.out = plan->out + (z * rows + y) * out_step;
+        plan->isa->fft(&job);
+    }
+}
+
+static void qnet__fft_plane_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
+    qnet_real *plane = plan->spectrum + 2 * z * plan->size[1] * plan->width;
+    if (!plan->inverse) qnet__fft_rows_of(plan, worker, z);
+    qnet__fft_lines(plan, worker, 1, plane, plan->width);
+    if (plan->inverse) qnet__fft_rows_of(plan, worker, z);
+}
+
+static void qnet__fft_z_task(void *arg, size_t i, size_t worker)
+{
+    const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
+    const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, lines = plan->size[1] * plan->width;
+    qnet__fft_lines(plan, worker, 2, plan->spectrum + 2 * i * most,
+                    qnet__min_size(lines - i * most, most));
+}
+
+/* Transforms by a plan: spectrum in place or, with a plan of real transforms, from x forward and to
+   y inverse. */
+static void qnet__fft_transform_all(qnet_context *ctx, qnet__fft_plan *plan, int inverse,
+                                    const qnet_real *x, qnet_real *spectrum, qnet_real *y)
+{
+    const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, lines = plan->size[1] * plan->width;
+    plan->inverse = inverse;
+    plan->spectrum = spectrum;
+    plan->in = plan->real && !inverse ? x : spectrum;
+    plan->out = plan->real && inverse ? y : spectrum;
+    if (!inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
+    if (plan->size[2] > 1)
+        qnet__parallel(ctx, (lines - 1) / most + 1, qnet__fft_z_task, plan);
+    if (inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
+}
+
+/* Whether the real transforms of a context go to its hook. */
+static int qnet__fft_hooked(const qnet_context *ctx)
+{
+    return !QNET__REAL_IS_DOUBLE && ctx->hooks.fft.forward != NULL;
+}
+
+/* A real transform by the hook, or by the plan. */
+static qnet_status qnet__fft_real_by(qnet_context *ctx, qnet__fft_plan *plan, int inverse,
+                                     const qnet_real *x, qnet_real *spectrum, qnet_real *y)
+{
+    const qnet_fft_hook *hook = &ctx->hooks.fft;
+    const int nx = (int)plan->size[0], ny = (int)plan->size[1], nz = (int)plan->size[2];
+    int failed;
+    if (!qnet__fft_hooked(ctx)) {
+        qnet__fft_transform_all(ctx, plan, inverse, x, spectrum, y);
+        return QNET_OK;
+    }
+    failed = inverse ? hook->inverse(hook->user, nx, ny, nz, (float *)(void *)spectrum,
+                                     (float *)(void *)y)
+                     : hook->forward(hook->user, nx, ny, nz, (const float *)(const void *)x,
+                                     (float *)(void *)spectrum);
+    if (failed)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "the FFT hook failed (%d) on %d x %d x %d points",
+                          failed, nx, ny, nz);
+    return QNET_OK;
+}
+
+/* One transform with a plan of its own. what: names the function in sentences. */
+static qnet_status qnet__fft_call(qnet_context *ctx, const char *what, int nx, int ny, int nz,
+                                  int real, int inverse, const qnet_real *x, qnet_real *spectrum,
+                                  qnet_real *y)
+{
+    qnet__arena arena = {NULL, 0};
+    qnet__fft_plan plan;
+    size_t bytes;
+    qnet_status status = QNET_OK;
+    if (ctx == NULL || spectrum == NULL || (real && (inverse ? y == NULL : x == NULL)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or data is NULL", what);
+    if (qnet__voxel_count(nx, ny, nz) == 0)
+        return qnet__fail(ctx, nx < 1 || ny < 1 || nz < 1 ? QNET_ERROR_ARGUMENT : QNET_ERROR_LIMIT,
+                          "%s: size is %d x %d x %d, expected sides of 1 or more and at most %.0f "
+                          "points", what, nx, ny, nz, (double)QNET_MAX_VOXELS);
+    qnet__fft_plan_take(ctx, &arena, nx, ny, nz, real, &plan);
+    if (real && qnet__fft_hooked(ctx))
+        return qnet__fft_real_by(ctx, &plan, inverse, x, spectrum, y);
+    QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "a Fourier transform"));
+    qnet__fft_plan_take(ctx, &arena, nx, ny, nz, real, &plan);
+    if (real) status = qnet__fft_real_by(ctx, &plan, inverse, x, spectrum, y);
+    else qnet__fft_transform_all(ctx, &plan, inverse, NULL, spectrum, NULL);
+    qnet__free(ctx, arena.base, bytes);
+    return status;
+}
+
+QNET_API qnet_status qnet_fft(qnet_context *ctx, int nx, int ny, int nz, int inverse,
+                              qnet_real *data)
+{
+    return qnet__fft_call(ctx, "qnet_fft", nx, ny, nz, 0, inverse != 0, NULL, data, NULL);
+}
+
+QNET_API qnet_status qnet_fft_real(qnet_context *ctx, int nx, int ny, int nz, const qnet_real *x,
+                                   qnet_real *spectrum)
+{
+    return qnet__fft_call(ctx, "qnet_fft_real", nx, ny, nz, 1, 0, x, spectrum, NULL);
+}
+
+QNET_API qnet_status qnet_fft_real_inverse(qnet_context *ctx, int nx, int ny, int nz,
+                                           qnet_real *spectrum, qnet_real *x)
+{
+    return qnet__fft_call(ctx, "qnet_fft_real_inverse", nx, ny, nz, 1, 1, NULL, spectrum, x);
+}
+
+QNET_API int qnet_fft_good_size(int n)
+{
+    for (int size = qnet__max_int(n, 1); size < INT_MAX; size++) {
+        int rest = size;
+        for (int p = 2; p < 8; p++)
+            while (rest % p == 0) rest /= p;
+        if (rest == 1) return size;
+    }
+    return n; /* above the last one that an int can hold */
+}
 
 /* ============================================================================================
    >>brain
