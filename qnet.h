@@ -20,7 +20,7 @@
        >>pool >>stem >>dense >>lstm
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
        >>deflate >>png >>nifti >>weights                                file formats
-       >>fft >>brain >>unwrap >>susceptibility >>relaxometry            from echoes to maps
+       >>fft >>brain >>unwrap >>susceptibility >>relaxometry >>maps     from echoes to maps
        >>image >>cohort >>train                                         data, augmentation, training
        >>metrics >>cam >>experiment                                     evaluation, the protocol
 
@@ -12441,6 +12441,12 @@ static size_t qnet__voxel_count(int nx, int ny, int nz)
     return n <= (size_t)QNET_MAX_VOXELS ? n : 0;
 }
 
+/* Index of voxel (x, y, z) in voxels[nz][ny][nx]. */
+QNET__HELPER size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
+{
+    return ((size_t)z * (size_t)v->ny + (size_t)y) * (size_t)v->nx + (size_t)x;
+}
+
 /* A volume of zeros with 1 mm voxels, axes to the right, front and top, voxel (0,0,0) at 0. Set
    affine to what you need; writing and reorienting take orientation and spacing from it. */
 QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int nz,
@@ -13140,6 +13146,119 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
                   worst, name_a);
     return QNET_OK;
 }
+
+#if QNET__HAS_MAPS
+/* ---- the volumes of a call (API 12) ---------------------------------------------------------- */
+
+/* Zeros on the grid of another volume. */
+QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume *grid,
+                                           qnet_volume **out)
+{
+    qnet_volume *v = NULL;
+    QNET__TRY(qnet_volume_create(ctx, grid->nx, grid->ny, grid->nz, &v));
+    memcpy(v->spacing, grid->spacing, sizeof v->spacing);
+    memcpy(v->affine, grid->affine, sizeof v->affine);
+    memcpy(v->orientation, grid->orientation, sizeof v->orientation);
+    v->affine_source = grid->affine_source;
+    *out = v;
+    return QNET_OK;
+}
+
+#define QNET__SHEAR 0.01 /* cosine of the angle between two axes: a header's float32 has 1e-7 */
+
+/* Refuses what no step can work on: no volume, NaN or infinity, a spacing that is not the
+   affine's, axes that are not at right angles; and any other grid than that of `grid` (NULL: this
+   is the first volume). name: of a file, or "qnet_r2star_map: echo 2". */
+QNET__HELPER qnet_status qnet__check_volume(qnet_context *ctx, const qnet_volume *v,
+                                            const char *name, const qnet_volume *grid,
+                                            const char *grid_name)
+{
+    double norm[3], r[3][3];
+    char where[64];
+    if (v == NULL || v->voxels == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: the volume is missing (NULL)", name);
+    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
+    if (count == 0)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: volume of %d x %d x %d, expected sides of 1 "
+                          "or more and at most %.0f voxels", name, v->nx, v->ny, v->nz,
+                          (double)QNET_MAX_VOXELS);
+    if (!qnet__affine_axes(&v->affine[0][0], norm, r))
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the affine is singular or not finite", name);
+    for (int i = 0; i < 3; i++) {
+        const int j = (i + 1) % 3;
+        double cosine = 0;
+        for (int k = 0; k < 3; k++) cosine += v->affine[k][i] * v->affine[k][j];
+        cosine /= norm[i] * norm[j];
+        if (fabs(cosine) > QNET__SHEAR)
+            return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: the affine's axes %d and %d are at "
+                              "%.4g degrees, expected 90: bring it onto an orthogonal grid", name,
+                              i + 1, j + 1, acos(cosine) * 180 / 3.14159265358979323846);
+        if (!(fabs(v->spacing[i] - norm[i]) <= 0.001 * norm[i]))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: spacing[%d] is %g mm, expected %g as "
+                              "in the affine", name, i, v->spacing[i], norm[i]);
+    }
+    if (grid != NULL) QNET__TRY(qnet__check_grid(ctx, grid, grid_name, v, name));
+    for (size_t i = 0; i < count; i++)
+        if (!qnet__is_finite((double)v->voxels[i])) {
+            qnet__voxel_text(v, i, where);
+            return qnet__fail(ctx, QNET_ERROR_NUMERIC, "%s: %s is %g", name, where,
+                              (double)v->voxels[i]);
+        }
+    return QNET_OK;
+}
+
+/* The same of a mask, which must hold a voxel. */
+QNET__HELPER qnet_status qnet__check_mask(qnet_context *ctx, const qnet_volume *mask,
+                                          const char *name, const qnet_volume *grid,
+                                          const char *grid_name)
+{
+    QNET__TRY(qnet__check_volume(ctx, mask, name, grid, grid_name));
+    for (size_t i = 0; i < qnet__voxel_count(mask->nx, mask->ny, mask->nz); i++)
+        if (mask->voxels[i] != 0) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the mask is empty", name);
+}
+
+#define QNET__MAX_ECHOES 64
+
+/* Refuses what is no echo time in seconds, and one that does not come after the one before. */
+QNET__HELPER qnet_status qnet__check_echo_time(qnet_context *ctx, const char *name, double time,
+                                               double before)
+{
+    if (!(time > 0 && qnet__is_finite(time)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: the echo time is missing: expected 0 to 1 "
+                          "s, found %g", name, time);
+    if (time > 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g: expected seconds, 1 at "
+                          "most: this looks like milliseconds", name, time);
+    if (!(time > before))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g s: expected more than %g, "
+                          "that of the echo before", name, time, before);
+    return QNET_OK;
+}
+
+/* Refuses what is no series of `least` echoes or more: volume[echoes] on one grid (NULL: the
+   first one's), and their times. step, kind: "qnet_r2star_map", "magnitude", for sentences. */
+QNET__HELPER qnet_status qnet__check_series(qnet_context *ctx, const char *step, const char *kind,
+                                            int echoes, int least,
+                                            const qnet_volume *const *volume,
+                                            const double *echo_time, const qnet_volume *grid)
+{
+    char name[100], first[100];
+    if (volume == NULL || echo_time == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: volumes or echo times are NULL", step);
+    if (echoes < least || echoes > QNET__MAX_ECHOES)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %d echoes, expected %d to %d", step,
+                          echoes, least, QNET__MAX_ECHOES);
+    snprintf(first, sizeof first, "%s: %s 1", step, kind);
+    for (int e = 0; e < echoes; e++) {
+        snprintf(name, sizeof name, "%s: %s %d", step, kind, e + 1);
+        QNET__TRY(qnet__check_volume(ctx, volume[e], name, grid, first));
+        QNET__TRY(qnet__check_echo_time(ctx, name, echo_time[e], e > 0 ? echo_time[e - 1] : 0));
+        if (grid == NULL) grid = volume[e];
+    }
+    return QNET_OK;
+}
+#endif
 
 /* ============================================================================================
    >>weights
@@ -14576,7 +14695,277 @@ QNET_API int qnet_fft_good_size(int n)
    ============================================================================================ */
 
 /* ============================================================================================
-   >>relaxometry
+   >>relaxometry: what the echoes of a voxel say: R2* and T1 from magnitudes, the field from
+   unwrapped phases. Volumes are [nz][ny][nx] on one grid; each voxel is computed alone, in double.
+   Relies on >>context >>nifti.
+   ============================================================================================ */
+
+#define QNET__FIT_CHUNK 4096 /* voxels of a task */
+
+typedef struct qnet__fit_job {
+    int echoes;
+    const float *magnitude[QNET__MAX_ECHOES], *phase[QNET__MAX_ECHOES]; /* [count] each */
+    double time[QNET__MAX_ECHOES]; /* s */
+    double interval, most;         /* s, between echoes (0: log-linear); 1/s, of R2* */
+    const float *mask;             /* [count]; NULL: everywhere */
+    float *a, *b;                  /* [count], what is made; NULL: not needed */
+    size_t count;
+} qnet__fit_job;
+
+/* The line through y[n] over t[n], weighted by w[n]: with the weighted means T and Y
+       slope = sum w (t - T) (y - Y) / sum w (t - T)^2,   intercept = Y - slope T,
+   both 0 where fewer than two weights are above 0. */
+static void qnet__line(int n, const double *t, const double *y, const double *w, double *slope,
+                       double *intercept)
+{
+    double weight = 0, mean_t = 0, mean_y = 0, top = 0, bottom = 0;
+    for (int e = 0; e < n; e++) {
+        weight += w[e];
+        mean_t += w[e] * t[e];
+        mean_y += w[e] * y[e];
+    }
+    *slope = *intercept = 0;
+    if (!(weight > 0)) return;
+    mean_t /= weight;
+    mean_y /= weight;
+    for (int e = 0; e < n; e++) {
+        top += w[e] * (t[e] - mean_t) * (y[e] - mean_y);
+        bottom += w[e] * (t[e] - mean_t) * (t[e] - mean_t);
+    }
+    if (!(bottom > 1e-12 * weight * t[0] * t[0])) return; /* all weight on one echo */
+    *slope = top / bottom;
+    *intercept = mean_y - *slope * mean_t;
+}
+
+/* ARLO (Pei et al. 2015). A decay S = S0 exp(-R t) loses R times its integral, which Simpson's
+   rule gives: d_i = S_i - S_{i+2} = R dt/3 s_i with s_i = S_i + 4 S_{i+1} + S_{i+2}. Least squares
+   in both, with a_i = S_i + 2 S_{i+1} = (s_i + d_i) / 2: R = 3/dt sum d_i a_i / sum s_i a_i. */
+static double qnet__arlo(const qnet__fit_job *p, size_t i)
+{
+    double s0 = (double)p->magnitude[0][i], s1 = (double)p->magnitude[1][i];
+    double top = 0, bottom = 0;
+    for (int e = 2; e < p->echoes; e++) {
+        const double s2 = (double)p->magnitude[e][i], a = s0 + 2 * s1;
+        top += (s0 - s2) * a;
+        bottom += (s0 + 4 * s1 + s2) * a;
+        s0 = s1;
+        s1 = s2;
+    }
+    return bottom > 0 ? 3 * top / (p->interval * bottom) : 0;
+}
+
+/* -slope of ln S over t; the variance of ln S is that of S over S^2, so weights are S^2. */
+static double qnet__loglinear(const qnet__fit_job *p, size_t i)
+{
+    double y[QNET__MAX_ECHOES], w[QNET__MAX_ECHOES], slope, intercept;
+    for (int e = 0; e < p->echoes; e++) {
+        const double s = (double)p->magnitude[e][i];
+        y[e] = s > 0 ? log(s) : 0;
+        w[e] = s > 0 ? s * s : 0;
+    }
+    qnet__line(p->echoes, p->time, y, w, &slope, &intercept);
+    return -slope;
+}
+
+static void qnet__r2star_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__fit_job *p = (const qnet__fit_job *)arg;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, p->count);
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        if (p->mask != NULL && p->mask[i] == 0) continue;
+        const double r2star = p->interval > 0 ? qnet__arlo(p, i) : qnet__loglinear(p, i);
+        p->a[i] = (float)fmax(0, fmin(r2star, p->most));
+    }
+}
+
+static void qnet__phase_fit_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__fit_job *p = (const qnet__fit_job *)arg;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, p->count);
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        double y[QNET__MAX_ECHOES], w[QNET__MAX_ECHOES], slope, offset;
+        if (p->mask != NULL && p->mask[i] == 0) continue;
+        for (int e = 0; e < p->echoes; e++) {
+            y[e] = (double)p->phase[e][i];
+            w[e] = (double)p->magnitude[e][i] * (double)p->magnitude[e][i];
+        }
+        qnet__line(p->echoes, p->time, y, w, &slope, &offset);
+        if (p->a != NULL) p->a[i] = (float)slope;
+        if (p->b != NULL) p->b[i] = (float)offset;
+    }
+}
+
+/* New volumes on a grid for the results that are asked for: pair[k] where out[k] is not NULL. */
+static qnet_status qnet__pair_like(qnet_context *ctx, const qnet_volume *grid,
+                                   qnet_volume **const out[2], qnet_volume *pair[2])
+{
+    pair[0] = pair[1] = NULL;
+    for (int k = 0; k < 2; k++) {
+        const qnet_status status = out[k] ? qnet__volume_like(ctx, grid, &pair[k]) : QNET_OK;
+        if (status == QNET_OK) continue;
+        qnet_volume_destroy(pair[0]);
+        return status;
+    }
+    return QNET_OK;
+}
+
+/* Runs task over all voxels of a series that was checked; phase, mask, out[k]: may be NULL. */
+static qnet_status qnet__fit(qnet_context *ctx, qnet__fit_job *job, qnet_task task,
+                             const qnet_volume *const *magnitude, const qnet_volume *const *phase,
+                             const double *echo_time, const qnet_volume *mask,
+                             qnet_volume **const out[2])
+{
+    const qnet_volume *grid = magnitude[0];
+    qnet_volume *pair[2];
+    QNET__TRY(qnet__pair_like(ctx, grid, out, pair));
+    for (int e = 0; e < job->echoes; e++) {
+        job->magnitude[e] = magnitude[e]->voxels;
+        job->phase[e] = phase != NULL ? phase[e]->voxels : NULL;
+        job->time[e] = echo_time[e];
+    }
+    job->mask = mask != NULL ? mask->voxels : NULL;
+    job->count = qnet__voxel_count(grid->nx, grid->ny, grid->nz);
+    job->a = pair[0] != NULL ? pair[0]->voxels : NULL;
+    job->b = pair[1] != NULL ? pair[1]->voxels : NULL;
+    qnet__parallel(ctx, (job->count - 1) / QNET__FIT_CHUNK + 1, task, job);
+    if (out[0] != NULL) *out[0] = pair[0];
+    if (out[1] != NULL) *out[1] = pair[1];
+    return QNET_OK;
+}
+
+/* The distance of echoes that follow each other at equal ones, else 0. Sidecars round to .01 ms. */
+static double qnet__echo_interval(int echoes, const double *echo_time)
+{
+    const double interval = (echo_time[echoes - 1] - echo_time[0]) / (echoes - 1);
+    for (int e = 1; e < echoes; e++)
+        if (fabs(echo_time[e] - echo_time[e - 1] - interval) > 0.01 * interval) return 0;
+    return interval;
+}
+
+QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method method, int echoes,
+                                     const qnet_volume *const *magnitude, const double *echo_time,
+                                     const qnet_volume *mask, qnet_volume **r2star)
+{
+    static const char step[] = "qnet_r2star_map";
+    qnet_volume **const out[2] = {r2star, NULL};
+    qnet__fit_job job;
+    if (ctx == NULL || r2star == NULL || (unsigned)method > QNET_R2STAR_LOGLINEAR)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or result is NULL, or the method "
+                          "is none of qnet_r2star_method", step);
+    QNET__TRY(qnet__check_series(ctx, step, "magnitude", echoes, 2, magnitude, echo_time, NULL));
+    if (mask != NULL)
+        QNET__TRY(qnet__check_mask(ctx, mask, "qnet_r2star_map: mask", magnitude[0], "magnitude"));
+    memset(&job, 0, sizeof job);
+    job.echoes = echoes;
+    job.most = 20 / echo_time[0];
+    if (method == QNET_R2STAR_ARLO && echoes < 3)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ARLO needs 3 echoes or more, found %d; "
+                          "QNET_R2STAR_LOGLINEAR needs 2", step, echoes);
+    if (method != QNET_R2STAR_LOGLINEAR && echoes >= 3)
+        job.interval = qnet__echo_interval(echoes, echo_time);
+    if (method == QNET_R2STAR_ARLO && job.interval == 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ARLO needs echoes at equal distances (1 "
+                          "%%), found echo times of %g, %g, ... %g s; QNET_R2STAR_LOGLINEAR takes "
+                          "any", step, echo_time[0], echo_time[1], echo_time[echoes - 1]);
+    return qnet__fit(ctx, &job, qnet__r2star_task, magnitude, NULL, echo_time, mask, out);
+}
+
+QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
+                                    const qnet_volume *const *unwrapped,
+                                    const qnet_volume *const *magnitude, const double *echo_time,
+                                    const qnet_volume *mask, qnet_volume **slope,
+                                    qnet_volume **offset)
+{
+    static const char step[] = "qnet_phase_fit";
+    qnet_volume **const out[2] = {slope, offset};
+    qnet__fit_job job;
+    if (ctx == NULL || (slope == NULL && offset == NULL))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or both results are NULL", step);
+    QNET__TRY(qnet__check_series(ctx, step, "phase", echoes, 2, unwrapped, echo_time, NULL));
+    QNET__TRY(qnet__check_series(ctx, step, "magnitude", echoes, 2, magnitude, echo_time,
+                                 unwrapped[0]));
+    if (mask != NULL)
+        QNET__TRY(qnet__check_mask(ctx, mask, "qnet_phase_fit: mask", unwrapped[0], "phase"));
+    memset(&job, 0, sizeof job);
+    job.echoes = echoes;
+    return qnet__fit(ctx, &job, qnet__phase_fit_task, magnitude, unwrapped, echo_time, mask, out);
+}
+
+/* ---- T1 --------------------------------------------------------------------------------------
+
+   A spoiled gradient echo of flip angle a has S = M0 sin a (1 - E1) / (1 - E1 cos a), with E1 =
+   exp(-TR/T1) and the T2* decay in M0. So y = S / sin a is a line over x = S / tan a, of slope E1
+   and intercept M0 (1 - E1), which two angles give (DESPOT1: Deoni, Rutt & Peters 2003). */
+
+#define QNET__T1_MOST 10.0 /* s; water has 4. Noise gives slopes up to 1, which is infinite T1 */
+
+typedef struct qnet__t1_job {
+    const float *low, *high, *b1, *mask; /* [count] each; b1, mask NULL: 1 everywhere */
+    double angle[2], repetition_time;    /* radians, s */
+    float *t1, *m0;                      /* [count]; NULL: not needed */
+    size_t count;
+} qnet__t1_job;
+
+static void qnet__t1_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__t1_job *p = (const qnet__t1_job *)arg;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, p->count);
+    const double most = exp(-p->repetition_time / QNET__T1_MOST);
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        if (p->mask != NULL && p->mask[i] == 0) continue;
+        const double b1 = p->b1 != NULL ? (double)p->b1[i] : 1;
+        const double y1 = (double)p->low[i] / sin(b1 * p->angle[0]);
+        const double y2 = (double)p->high[i] / sin(b1 * p->angle[1]);
+        const double x1 = y1 * cos(b1 * p->angle[0]), x2 = y2 * cos(b1 * p->angle[1]);
+        const double slope = (y2 - y1) / (x2 - x1), e1 = fmin(slope, most);
+        if (!(slope > 0)) continue; /* NaN, too: no signal, or b1 of 0 */
+        if (p->t1 != NULL) p->t1[i] = (float)(-p->repetition_time / log(e1));
+        if (p->m0 != NULL) p->m0[i] = (float)((y1 - e1 * x1) / (1 - e1));
+    }
+}
+
+QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, double low_angle,
+                                 const qnet_volume *high, double high_angle,
+                                 double repetition_time, const qnet_volume *b1,
+                                 const qnet_volume *mask, qnet_volume **t1, qnet_volume **m0)
+{
+    static const char *const name[4] = {"qnet_t1_map: low", "qnet_t1_map: high", "qnet_t1_map: b1",
+                                        "qnet_t1_map: mask"};
+    const double radian = 3.14159265358979323846 / 180;
+    qnet_volume **const out[2] = {t1, m0};
+    qnet_volume *pair[2];
+    if (ctx == NULL || (t1 == NULL && m0 == NULL))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_t1_map: context or both results are "
+                          "NULL");
+    if (!(low_angle > 0 && low_angle < high_angle && high_angle <= 90))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_t1_map: flip angles of %g and %g "
+                          "degrees, expected the lower one first, within 0 to 90", low_angle,
+                          high_angle);
+    if (!(repetition_time > 0 && repetition_time <= 10))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_t1_map: repetition time of %g, expected "
+                          "seconds, 0 to 10", repetition_time);
+    QNET__TRY(qnet__check_volume(ctx, low, name[0], NULL, NULL));
+    QNET__TRY(qnet__check_volume(ctx, high, name[1], low, name[0]));
+    if (b1 != NULL) QNET__TRY(qnet__check_volume(ctx, b1, name[2], low, name[0]));
+    if (mask != NULL) QNET__TRY(qnet__check_mask(ctx, mask, name[3], low, name[0]));
+    QNET__TRY(qnet__pair_like(ctx, low, out, pair));
+    qnet__t1_job job = {low->voxels, high->voxels, b1 != NULL ? b1->voxels : NULL,
+                        mask != NULL ? mask->voxels : NULL,
+                        {low_angle * radian, high_angle * radian}, repetition_time,
+                        pair[0] != NULL ? pair[0]->voxels : NULL,
+                        pair[1] != NULL ? pair[1]->voxels : NULL,
+                        qnet__voxel_count(low->nx, low->ny, low->nz)};
+    qnet__parallel(ctx, (job.count - 1) / QNET__FIT_CHUNK + 1, qnet__t1_task, &job);
+    if (t1 != NULL) *t1 = pair[0];
+    if (m0 != NULL) *m0 = pair[1];
+    return QNET_OK;
+}
+
+/* ============================================================================================
+   >>maps
    Relies on >>context.
    ============================================================================================ */
 #endif
@@ -15200,12 +15589,6 @@ typedef struct qnet__preparation {
     double half[2];                /* of the frame's side, voxels */
     qnet_cut cut;
 } qnet__preparation;
-
-/* Index of voxel (x, y, z) in voxels[nz][ny][nx]. */
-static size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
-{
-    return ((size_t)z * (size_t)v->ny + (size_t)y) * (size_t)v->nx + (size_t)x;
-}
 
 /* where: "outside of the head become 0", ... */
 static void qnet__warn_of_bad_voxels(qnet_context *ctx, const char *name, size_t bad,
