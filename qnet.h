@@ -6160,7 +6160,8 @@ static void qnet__fft_real(const qnet__fft_job *job)
     for (size_t b = 0; b < 2; b++) {
         const size_t rows = b ? job->lines - qnet__min_size(job->lines, QNET__LANES) : job->lines;
         for (size_t e = 0; e < n; e += QNET__FFT_WIDE) {
-            qnet__fft_get(job->in + b * QNET__LANES * job->in_step + e, job->in_step, rows, n - e, v);
+            qnet__fft_get(job->in + (rows > 0 ? b * QNET__LANES * job->in_step + e : 0),
+                          job->in_step, rows, n - e, v);
             QNET__UNROLL
             for (size_t c = 0; c < QNET__FFT_WIDE; c++)
                 if (e + c < n)
@@ -6198,7 +6199,8 @@ static void qnet__fft_real_inverse(const qnet__fft_job *job)
     qnet__lanes a[QNET__FFT_WIDE], b[QNET__FFT_WIDE];
     for (size_t e = 0; e < numbers; e += QNET__FFT_WIDE) {
         qnet__fft_get(job->in + e, job->in_step, job->lines, numbers - e, a);
-        qnet__fft_get(job->in + QNET__LANES * job->in_step + e, job->in_step, more, numbers - e, b);
+        qnet__fft_get(job->in + (more > 0 ? QNET__LANES * job->in_step + e : 0), job->in_step, more,
+                      numbers - e, b);
         QNET__UNROLL
         for (size_t c = 0; c < QNET__FFT_WIDE; c += 2) {
             const size_t k = (e + c) / 2, mirror = n - k;
@@ -14690,9 +14692,559 @@ QNET_API int qnet_fft_good_size(int n)
    ============================================================================================ */
 
 /* ============================================================================================
-   >>susceptibility
-   Relies on >>context >>fft.
+   >>susceptibility: the field of a susceptibility map, and the way back. With b the unit vector of
+   the main field and k the spatial frequency in 1/mm, both along the volume's axes, a
+   susceptibility X(k) in ppm changes the main field by D(k) X(k) ppm, with the dipole kernel
+
+       D(k) = 1/3 - (k.b)^2 / k^2, D(0) = 0     (Salomir et al. 2003; Marques & Bowtell 2005).
+
+   Background. What sources outside of the mask add is harmonic inside: the mean over a sphere is
+   the value at its centre. With S a sphere of sum 1, C = 1 - S, * for convolution, M the mask:
+
+       M' = 1 where S * M > 1 - 1e-3,   local = M' F^-1[F(M' (C * field M)) / C where |C| >= t]
+
+   (SHARP, Schweser et al. 2011; elsewhere 0). V-SHARP (Wu et al. 2012) takes at each voxel the
+   largest of several spheres that fits, and divides by the C of the largest of all.
+
+   Inversion. X = F(local) / D where |D| > t, else F(local) sign(D) / t (TKD, Shmueli et al. 2009).
+   Then, some times over: chi_m = chi where it is above the iteration threshold, inside the mask;
+   where |D| < t the transform of chi_m takes the place of X (Tang et al. 2013, "iSWIM").
+
+   Volumes are padded with zeros up to quick sizes (qnet_fft_good_size). S and D are real and even,
+   so half spectra hold all; they are worked out in double, and kept as qnet_real.
+   Relies on >>context >>text >>nifti >>fft.
    ============================================================================================ */
+
+#define QNET__SHARP_INSIDE 0.999 /* the part of a sphere in the mask above which it fits */
+
+/* The padded grid of a volume, and what is worked out on it. */
+typedef struct qnet__kspace {
+    qnet_context *ctx;
+    const qnet_volume *grid;
+    size_t n[3], size[3], width; /* x, y, z: voxels, padded; of a row of the spectrum */
+    qnet__fft_plan plan;
+    qnet_real *image;            /* [z][y][x], padded */
+    qnet_real *kernel;           /* [z][y][width]: D or the transform of S */
+    qnet_real *spectrum[3];      /* [z][y][width][2] */
+    void *block;
+    size_t bytes;
+} qnet__kspace;
+
+static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int spectra)
+{
+    const size_t rows = k->size[1] * k->size[2];
+    qnet__fft_plan_take(k->ctx, arena, (int)k->size[0], (int)k->size[1], (int)k->size[2], 1,
+                        &k->plan);
+    k->width = k->plan.width;
+    k->image = (qnet_real *)qnet__take(arena, rows * k->size[0], sizeof *k->image);
+    k->kernel = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->kernel);
+    for (int i = 0; i < spectra; i++)
+        k->spectrum[i] = (qnet_real *)qnet__take(arena, 2 * rows * k->width, sizeof(qnet_real));
+}
+
+/* The grid of a volume with at least pad[3] zeros behind its voxels; to be freed by kspace_close.
+   what: names the function in sentences. */
+static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what, const qnet_volume *grid,
+                                     const size_t pad[3], int spectra, qnet__kspace *k)
+{
+    qnet__arena arena = {NULL, 0};
+    const int n[3] = {grid->nx, grid->ny, grid->nz};
+    memset(k, 0, sizeof *k);
+    k->ctx = ctx, k->grid = grid;
+    for (int i = 0; i < 3; i++) {
+        k->n[i] = (size_t)n[i];
+        k->size[i] = (size_t)qnet_fft_good_size(n[i] + (int)pad[i]);
+    }
+    if (qnet__voxel_count((int)k->size[0], (int)k->size[1], (int)k->size[2]) == 0)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %d x %d x %d voxels, padded to %.0f x %.0f x "
+                          "%.0f, are above the limit of %.0f", what, n[0], n[1], n[2],
+                          (double)k->size[0], (double)k->size[1], (double)k->size[2],
+                          (double)QNET_MAX_VOXELS);
+    qnet__kspace_take(k, &arena, spectra);
+    QNET__TRY(qnet__arena_alloc(ctx, &arena, &k->bytes, what));
+    k->block = arena.base;
+    qnet__kspace_take(k, &arena, spectra);
+    return QNET_OK;
+}
+
+static void qnet__kspace_close(qnet__kspace *k) { qnet__free(k->ctx, k->block, k->bytes); }
+
+/* ---- voxels ---------------------------------------------------------------------------------- */
+
+/* What is done at each voxel, with the padded image and with volumes. */
+typedef enum qnet__voxels_step {
+    QNET__VOXELS_SET,  /* image = value inside the mask, 0 outside and in the padding */
+    QNET__VOXELS_CLIP, /* image stays where it is above `number` inside the mask, else 0 */
+    QNET__VOXELS_GET,  /* out = image inside the mask, else 0 */
+    QNET__VOXELS_FIT,  /* out = `number` where image, S * M, says that a sphere fits; or it stays */
+    QNET__VOXELS_PEEL  /* out = value - image where mask is `number`; or it stays */
+} qnet__voxels_step;
+
+typedef struct qnet__voxels_job {
+    const qnet__kspace *k;
+    qnet__voxels_step step;
+    const float *value, *mask; /* [nz][ny][nx]; NULL: 1 everywhere */
+    float *out;
+    double number;
+} qnet__voxels_job;
+
+static void qnet__voxels_row(const qnet__voxels_job *job, qnet_real *image, size_t first)
+{
+    for (size_t x = 0, i = first; x < job->k->n[0]; x++, i++) {
+        const qnet_real value = job->value != NULL ? (qnet_real)job->value[i] : 1;
+        const float mask = job->mask != NULL ? job->mask[i] : 1;
+        switch (job->step) {
+        case QNET__VOXELS_SET: image[x] = mask != 0 ? value : 0; break;
+        case QNET__VOXELS_CLIP:
+            if (mask == 0 || !((double)image[x] > job->number)) image[x] = 0;
+            break;
+        case QNET__VOXELS_GET: job->out[i] = mask != 0 ? (float)image[x] : 0; break;
+        case QNET__VOXELS_FIT:
+            if (mask != 0 && (double)image[x] > QNET__SHARP_INSIDE)
+                job->out[i] = (float)job->number;
+            break;
+        case QNET__VOXELS_PEEL:
+            if ((double)mask == job->number) job->out[i] = (float)(value - image[x]);
+            break;
+        }
+    }
+}
+
+static void qnet__voxels_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__voxels_job *job = (const qnet__voxels_job *)arg;
+    const qnet__kspace *k = job->k;
+    const int pads = job->step == QNET__VOXELS_SET || job->step == QNET__VOXELS_CLIP;
+    QNET__UNUSED(worker);
+    for (size_t y = 0; y < k->size[1]; y++) {
+        qnet_real *image = k->image + (z * k->size[1] + y) * k->size[0];
+        const int inside = z < k->n[2] && y < k->n[1];
+        if (inside) qnet__voxels_row(job, image, (z * k->n[1] + y) * k->n[0]);
+        for (size_t x = inside ? k->n[0] : 0; pads && x < k->size[0]; x++) image[x] = 0;
+    }
+}
+
+static void qnet__voxels(qnet__kspace *k, qnet__voxels_step step, const float *value,
+                        const float *mask, float *out, double number)
+{
+    qnet__voxels_job job = {k, step, value, mask, out, number};
+    qnet__parallel(k->ctx, k->size[2], qnet__voxels_task, &job);
+}
+
+/* ---- spectra --------------------------------------------------------------------------------- */
+
+typedef enum qnet__spectrum_step {
+    QNET__SPECTRUM_KERNEL,     /* kernel = real part of `from` */
+    QNET__SPECTRUM_DIPOLE,     /* kernel = D */
+    QNET__SPECTRUM_CONVOLVE,   /* to = kernel from */
+    QNET__SPECTRUM_DECONVOLVE, /* to = from / C where |C| >= threshold, else 0; C = 1 - kernel */
+    QNET__SPECTRUM_INVERT,     /* to = from / D, but sign(D) from / threshold where |D| is below */
+    QNET__SPECTRUM_MERGE       /* to = from where |D| >= threshold, else `to` stays */
+} qnet__spectrum_step;
+
+typedef struct qnet__spectrum_job {
+    const qnet__kspace *k;
+    qnet__spectrum_step step;
+    const qnet_real *from;
+    qnet_real *to;
+    double threshold, b[3];
+} qnet__spectrum_job;
+
+/* Row y of plane z of the dipole kernel. The middle of an even axis is the frequency +1/2 of x and
+   -1/2 of y and z, as in NumPy's rfftn. */
+static void qnet__dipole_row(const qnet__spectrum_job *job, size_t y, size_t z, qnet_real *kernel)
+{
+    const qnet__kspace *k = job->k;
+    const size_t n[3] = {0, y, z};
+    double f[3] = {0, 0, 0}; /* 1/mm */
+    for (int i = 1; i < 3; i++)
+        f[i] = ((double)n[i] - (n[i] < (k->size[i] + 1) / 2 ? 0 : (double)k->size[i])) /
+               ((double)k->size[i] * k->grid->spacing[i]);
+    for (size_t x = 0; x < k->width; x++) {
+        double along, square;
+        f[0] = (double)x / ((double)k->size[0] * k->grid->spacing[0]);
+        along = f[0] * job->b[0] + f[1] * job->b[1] + f[2] * job->b[2];
+        square = f[0] * f[0] + f[1] * f[1] + f[2] * f[2];
+        kernel[x] = (qnet_real)(square > 0 ? 1. / 3 - along * along / square : 0);
+    }
+}
+
+static void qnet__spectrum_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__spectrum_job *job = (const qnet__spectrum_job *)arg;
+    const size_t width = job->k->width;
+    const double inverse = job->threshold > 0 ? 1 / job->threshold : 0;
+    const qnet_real t = (qnet_real)job->threshold, most = (qnet_real)inverse;
+    QNET__UNUSED(worker);
+    for (size_t y = 0; y < job->k->size[1]; y++) {
+        const size_t row = (z * job->k->size[1] + y) * width;
+        const qnet_real *from = job->from != NULL ? job->from + 2 * row : NULL;
+        qnet_real *to = job->to != NULL ? job->to + 2 * row : NULL, *kernel = job->k->kernel + row;
+        if (job->step == QNET__SPECTRUM_DIPOLE) {
+            qnet__dipole_row(job, y, z, kernel);
+            continue;
+        }
+        for (size_t x = 0; x < width; x++) {
+            const qnet_real d = kernel[x], c = 1 - d, size = d < 0 ? -d : d;
+            qnet_real factor = d;
+            if (job->step == QNET__SPECTRUM_KERNEL) {
+                kernel[x] = from[2 * x];
+                continue;
+            }
+            if (job->step == QNET__SPECTRUM_MERGE) {
+                if (size >= t) to[2 * x] = from[2 * x], to[2 * x + 1] = from[2 * x + 1];
+                continue;
+            }
+            if (job->step == QNET__SPECTRUM_DECONVOLVE) factor = c >= t || c <= -t ? 1 / c : 0;
+            if (job->step == QNET__SPECTRUM_INVERT)
+                factor = size > t ? 1 / d : d > 0 ? most : d < 0 ? -most : 0;
+            to[2 * x] = factor * from[2 * x];
+            to[2 * x + 1] = factor * from[2 * x + 1];
+        }
+    }
+}
+
+static void qnet__spectrum(qnet__kspace *k, qnet__spectrum_step step, const qnet_real *from,
+                           qnet_real *to, double threshold)
+{
+    qnet__spectrum_job job = {k, step, from, to, threshold, {0, 0, 0}};
+    if (step == QNET__SPECTRUM_DIPOLE) qnet_field_direction(k->grid, job.b);
+    qnet__parallel(k->ctx, k->size[2], qnet__spectrum_task, &job);
+}
+
+/* The image to a spectrum, and back; the way back spoils the spectrum. */
+static qnet_status qnet__kspace_forward(qnet__kspace *k, qnet_real *spectrum)
+{
+    return qnet__fft_real_by(k->ctx, &k->plan, 0, k->image, spectrum, NULL);
+}
+
+static qnet_status qnet__kspace_inverse(qnet__kspace *k, qnet_real *spectrum)
+{
+    return qnet__fft_real_by(k->ctx, &k->plan, 1, NULL, spectrum, k->image);
+}
+
+/* ---- the configuration ----------------------------------------------------------------------- */
+
+QNET_API void qnet_susceptibility_config_init(qnet_susceptibility_config *config)
+{
+    memset(config, 0, sizeof *config);
+    config->background = QNET_SHARP;
+    config->sharp_threshold = 0.05;
+    config->sharp_radius = 6;
+    config->sharp_unit = QNET_RADIUS_MM;
+    config->tkd_threshold = 0.1;
+    config->iteration_threshold = 0.1;
+    config->iterations = 4;
+    config->mean_zero = 1;
+}
+
+static const qnet__setting qnet__susceptibility_settings[] = {
+    QNET__SETTING(qnet_susceptibility_config, 'd', sharp_threshold, 1e-4, 1),
+    QNET__SETTING(qnet_susceptibility_config, 'd', sharp_radius, 0.1, 1000),
+    QNET__SETTING(qnet_susceptibility_config, 'd', tkd_threshold, 1e-4, 0.5),
+    QNET__SETTING(qnet_susceptibility_config, 'd', iteration_threshold, 0, 1000),
+    QNET__SETTING(qnet_susceptibility_config, 'i', iterations, 0, 1000),
+    QNET__SETTING(qnet_susceptibility_config, 'i', mean_zero, 0, 1),
+    QNET__SETTINGS_END
+};
+
+static qnet_status qnet__susceptibility_check(qnet_context *ctx,
+                                              const qnet_susceptibility_config *config)
+{
+    if ((unsigned)config->background > QNET_VSHARP || (unsigned)config->sharp_unit >
+        QNET_RADIUS_VOXELS)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "susceptibility: background %d or sharp_unit "
+                          "%d: expected one of their enumerations", (int)config->background,
+                          (int)config->sharp_unit);
+    return qnet__settings_check(ctx, "susceptibility", qnet__susceptibility_settings, config);
+}
+
+/* ---- the dipole ------------------------------------------------------------------------------ */
+
+/* The main field lies along z of the world: its part along an axis is the axis's part along z. */
+QNET_API void qnet_field_direction(const qnet_volume *volume, double direction[3])
+{
+    double norm[3], r[3][3];
+    const int valid = qnet__affine_axes(&volume->affine[0][0], norm, r);
+    for (int i = 0; i < 3; i++) direction[i] = valid ? r[2][i] : i == 2;
+}
+
+QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *susceptibility,
+                                       qnet_volume **field)
+{
+    const char *what = "qnet_dipole_field";
+    qnet__kspace k;
+    qnet_volume *v = NULL;
+    qnet_status status;
+    size_t pad[3]; /* to twice the size, as a transform repeats the object at its grid's period */
+    if (ctx == NULL || field == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or field is NULL", what);
+    QNET__TRY(qnet__check_volume(ctx, susceptibility, "qnet_dipole_field: susceptibility", NULL,
+                                 NULL));
+    pad[0] = (size_t)susceptibility->nx;
+    pad[1] = (size_t)susceptibility->ny;
+    pad[2] = (size_t)susceptibility->nz;
+    QNET__TRY(qnet__kspace_open(ctx, what, susceptibility, pad, 1, &k));
+    qnet__voxels(&k, QNET__VOXELS_SET, susceptibility->voxels, NULL, NULL, 0);
+    status = qnet__kspace_forward(&k, k.spectrum[0]);
+    qnet__spectrum(&k, QNET__SPECTRUM_DIPOLE, NULL, NULL, 0);
+    if (status == QNET_OK) {
+        qnet__spectrum(&k, QNET__SPECTRUM_CONVOLVE, k.spectrum[0], k.spectrum[0], 0);
+        status = qnet__kspace_inverse(&k, k.spectrum[0]);
+    }
+    if (status == QNET_OK) status = qnet__volume_like(ctx, susceptibility, &v);
+    if (status == QNET_OK) {
+        qnet__voxels(&k, QNET__VOXELS_GET, NULL, NULL, v->voxels, 0);
+        *field = v;
+    }
+    qnet__kspace_close(&k);
+    return status;
+}
+
+/* ---- the background -------------------------------------------------------------------------- */
+
+#define QNET__SPHERE_ROUNDING (1 + 1e-9) /* a radius of 6 mm has 3 voxels of 2 mm */
+
+/* Half the width of a sphere in voxels; unit: a voxel's sides in the radius's unit. Refuses a
+   sphere that is one voxel, and one that does not fit in the volume. */
+static qnet_status qnet__sphere_reach(qnet_context *ctx, const qnet_susceptibility_config *config,
+                                      const qnet_volume *grid, double radius, double unit[3],
+                                      size_t reach[3])
+{
+    const int n[3] = {grid->nx, grid->ny, grid->nz};
+    for (int i = 0; i < 3; i++) {
+        unit[i] = config->sharp_unit == QNET_RADIUS_MM ? grid->spacing[i] : 1;
+        if (!(radius * QNET__SPHERE_ROUNDING < n[i] * unit[i]))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "susceptibility: sharp_radius %g: expected "
+                              "less than %g, side %d of the volume", radius, n[i] * unit[i], i + 1);
+        reach[i] = (size_t)(radius * QNET__SPHERE_ROUNDING / unit[i]);
+    }
+    if (reach[0] + reach[1] + reach[2] == 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "susceptibility: sharp_radius %g: expected %g "
+                          "or more, a side of a voxel", radius,
+                          fmin(fmin(unit[0], unit[1]), unit[2]));
+    return QNET_OK;
+}
+
+/* kernel = the transform of a sphere of sum 1 around voxel (0, 0, 0): all voxels whose centres lie
+   within the radius. Spoils the spectrum. */
+static qnet_status qnet__sphere_kernel(qnet__kspace *k, const qnet_susceptibility_config *config,
+                                       double radius, qnet_real *spectrum)
+{
+    const double square = radius * radius * QNET__SPHERE_ROUNDING;
+    double unit[3];
+    size_t reach[3], count = 0;
+    QNET__TRY(qnet__sphere_reach(k->ctx, config, k->grid, radius, unit, reach));
+    qnet__zero(k->ctx, k->image, k->size[0] * k->size[1] * k->size[2] * sizeof *k->image);
+    for (int set = 0; set < 2; set++) /* counts, then sets */
+        for (size_t l = 0; l <= 2 * reach[2]; l++)
+            for (size_t j = 0; j <= 2 * reach[1]; j++)
+                for (size_t i = 0; i <= 2 * reach[0]; i++) {
+                    const double dx = ((double)i - (double)reach[0]) * unit[0];
+                    const double dy = ((double)j - (double)reach[1]) * unit[1];
+                    const double dz = ((double)l - (double)reach[2]) * unit[2];
+                    const size_t x = (i + k->size[0] - reach[0]) % k->size[0];
+                    const size_t y = (j + k->size[1] - reach[1]) % k->size[1];
+                    const size_t z = (l + k->size[2] - reach[2]) % k->size[2];
+                    if (dx * dx + dy * dy + dz * dz > square) continue;
+                    if (set) k->image[(z * k->size[1] + y) * k->size[0] + x] =
+                                 (qnet_real)(1 / (double)count);
+                    else count++;
+                }
+    QNET__TRY(qnet__kspace_forward(k, spectrum));
+    qnet__spectrum(k, QNET__SPECTRUM_KERNEL, spectrum, NULL, 0);
+    return QNET_OK;
+}
+
+/* The spheres of SHARP (one) or V-SHARP (down to one voxel, the longest side of a voxel apart), the
+   smallest first: where a larger one fits, what it gives takes the place. Then the kernel is that
+   of the largest, as the deconvolution wants it. eroded: which sphere fits, from 1; local: C * f.
+   Spectra: 0 of the field, 1 of the mask, 2 for what is in between. */
+static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config *config,
+                               const float *field, const float *mask, float *local, float *eroded)
+{
+    const double *side = k->grid->spacing, radius = config->sharp_radius;
+    const double step = config->sharp_unit == QNET_RADIUS_MM
+                            ? fmax(fmax(side[0], side[1]), side[2]) : 1;
+    const int fit = (int)(radius / step * QNET__SPHERE_ROUNDING);
+    const int spheres = config->background == QNET_VSHARP ? qnet__max_int(fit, 1) : 1;
+    qnet__voxels(k, QNET__VOXELS_SET, field, mask, NULL, 0);
+    QNET__TRY(qnet__kspace_forward(k, k->spectrum[0]));
+    qnet__voxels(k, QNET__VOXELS_SET, NULL, mask, NULL, 0);
+    QNET__TRY(qnet__kspace_forward(k, k->spectrum[1]));
+    for (int i = 1; i <= spheres; i++) {
+        QNET__TRY(qnet__sphere_kernel(k, config, radius - (spheres - i) * step, k->spectrum[2]));
+        qnet__spectrum(k, QNET__SPECTRUM_CONVOLVE, k->spectrum[1], k->spectrum[2], 0);
+        QNET__TRY(qnet__kspace_inverse(k, k->spectrum[2]));
+        qnet__voxels(k, QNET__VOXELS_FIT, NULL, mask, eroded, i);
+        qnet__spectrum(k, QNET__SPECTRUM_CONVOLVE, k->spectrum[0], k->spectrum[2], 0);
+        QNET__TRY(qnet__kspace_inverse(k, k->spectrum[2]));
+        qnet__voxels(k, QNET__VOXELS_PEEL, field, eroded, local, i);
+    }
+    qnet__voxels(k, QNET__VOXELS_SET, local, eroded, NULL, 0);
+    QNET__TRY(qnet__kspace_forward(k, k->spectrum[0]));
+    qnet__spectrum(k, QNET__SPECTRUM_DECONVOLVE, k->spectrum[0], k->spectrum[0],
+                   config->sharp_threshold);
+    QNET__TRY(qnet__kspace_inverse(k, k->spectrum[0]));
+    qnet__voxels(k, QNET__VOXELS_GET, NULL, eroded, local, 0);
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
+                                            const qnet_susceptibility_config *config,
+                                            const qnet_volume *field, const qnet_volume *mask,
+                                            qnet_volume **local, qnet_volume **eroded)
+{
+    const char *what = "qnet_background_remove", *name = "qnet_background_remove: field";
+    qnet__kspace k;
+    qnet_volume *made = NULL, *fits = NULL;
+    qnet_status status;
+    double unit[3];
+    size_t reach[3], count, inside = 0;
+    if (ctx == NULL || config == NULL || local == NULL || eroded == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "%s: context, config, local or eroded is NULL", what);
+    QNET__TRY(qnet__susceptibility_check(ctx, config));
+    QNET__TRY(qnet__check_volume(ctx, field, name, NULL, NULL));
+    QNET__TRY(qnet__check_mask(ctx, mask, "qnet_background_remove: mask", field, name));
+    QNET__TRY(qnet__sphere_reach(ctx, config, field, config->sharp_radius, unit, reach));
+    QNET__TRY(qnet__kspace_open(ctx, what, field, reach, 3, &k));
+    status = qnet__volume_like(ctx, field, &made);
+    if (status == QNET_OK) status = qnet__volume_like(ctx, field, &fits);
+    if (status == QNET_OK)
+        status = qnet__sharp(&k, config, field->voxels, mask->voxels, made->voxels, fits->voxels);
+    qnet__kspace_close(&k);
+    if (status == QNET_OK) {
+        count = qnet__voxel_count(field->nx, field->ny, field->nz);
+        for (size_t i = 0; i < count; i++)
+            if (fits->voxels[i] != 0) fits->voxels[i] = 1, inside++;
+        if (inside == 0)
+            status = qnet__fail(ctx, QNET_ERROR_DATA, "%s: no sphere of sharp_radius %g %s fits "
+                                "into the mask", what, config->sharp_radius,
+                                config->sharp_unit == QNET_RADIUS_MM ? "mm" : "voxels");
+    }
+    if (status != QNET_OK) {
+        qnet_volume_destroy(made);
+        qnet_volume_destroy(fits);
+        return status;
+    }
+    *local = made, *eroded = fits;
+    return QNET_OK;
+}
+
+/* ---- the inversion --------------------------------------------------------------------------- */
+
+/* Spectra: 0 of chi by truncated division; 1 with parts of chi_m, spoiled by the way back. */
+static qnet_status qnet__invert(qnet__kspace *k, const qnet_susceptibility_config *config,
+                                const float *local, const float *mask, float *chi)
+{
+    const size_t count = k->n[0] * k->n[1] * k->n[2];
+    double sum = 0;
+    size_t inside = 0;
+    qnet__spectrum(k, QNET__SPECTRUM_DIPOLE, NULL, NULL, 0);
+    qnet__voxels(k, QNET__VOXELS_SET, local, mask, NULL, 0);
+    QNET__TRY(qnet__kspace_forward(k, k->spectrum[0]));
+    qnet__spectrum(k, QNET__SPECTRUM_INVERT, k->spectrum[0], k->spectrum[0],
+                   config->tkd_threshold);
+    for (int i = 0; i <= config->iterations; i++) {
+        if (i > 0) {
+            qnet__voxels(k, QNET__VOXELS_CLIP, NULL, mask, NULL, config->iteration_threshold);
+            QNET__TRY(qnet__kspace_forward(k, k->spectrum[1]));
+        }
+        qnet__spectrum(k, QNET__SPECTRUM_MERGE, k->spectrum[0], k->spectrum[1],
+                       i > 0 ? config->tkd_threshold : 0);
+        QNET__TRY(qnet__kspace_inverse(k, k->spectrum[1]));
+    }
+    qnet__voxels(k, QNET__VOXELS_GET, NULL, mask, chi, 0);
+    if (!config->mean_zero) return QNET_OK;
+    for (size_t i = 0; i < count; i++)
+        if (mask[i] != 0) sum += (double)chi[i], inside++;
+    for (size_t i = 0; i < count; i++)
+        if (mask[i] != 0) chi[i] = (float)((double)chi[i] - sum / (double)inside);
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
+                                        const qnet_susceptibility_config *config,
+                                        const qnet_volume *local, const qnet_volume *mask,
+                                        qnet_volume **susceptibility)
+{
+    const char *what = "qnet_dipole_invert", *name = "qnet_dipole_invert: local field";
+    qnet__kspace k;
+    qnet_volume *chi = NULL;
+    qnet_status status;
+    double unit[3];
+    size_t reach[3];
+    if (ctx == NULL || config == NULL || susceptibility == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "%s: context, config or susceptibility is NULL", what);
+    QNET__TRY(qnet__susceptibility_check(ctx, config));
+    QNET__TRY(qnet__check_volume(ctx, local, name, NULL, NULL));
+    QNET__TRY(qnet__check_mask(ctx, mask, "qnet_dipole_invert: mask", local, name));
+    QNET__TRY(qnet__sphere_reach(ctx, config, local, config->sharp_radius, unit, reach));
+    QNET__TRY(qnet__kspace_open(ctx, what, local, reach, 2, &k));
+    status = qnet__volume_like(ctx, local, &chi);
+    if (status == QNET_OK)
+        status = qnet__invert(&k, config, local->voxels, mask->voxels, chi->voxels);
+    qnet__kspace_close(&k);
+    if (status != QNET_OK) qnet_volume_destroy(chi);
+    else *susceptibility = chi;
+    return status;
+}
+
+/* ---- the mean over echoes -------------------------------------------------------------------- */
+
+typedef struct qnet__average_job {
+    int echoes;
+    size_t plane; /* voxels of a task */
+    const qnet_volume *const *map, *const *magnitude;
+    const double *time;
+    const float *mask;
+    float *out;
+} qnet__average_job;
+
+/* The phase of echo e is 2 pi gamma B0 TE times the field, and its noise goes with 1 / S: the
+   inverse variance of a map is (TE S)^2, but for a factor. 0 where all magnitudes are 0. */
+static void qnet__average_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__average_job *job = (const qnet__average_job *)arg;
+    QNET__UNUSED(worker);
+    for (size_t i = z * job->plane; i < (z + 1) * job->plane; i++) {
+        double sum = 0, weights = 0;
+        for (int e = 0; e < job->echoes && job->mask[i] != 0; e++) {
+            const double root = job->time[e] * (double)job->magnitude[e]->voxels[i];
+            sum += root * root * (double)job->map[e]->voxels[i];
+            weights += root * root;
+        }
+        job->out[i] = weights > 0 ? (float)(sum / weights) : 0;
+    }
+}
+
+QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
+                                                 const qnet_volume *const *susceptibility,
+                                                 const qnet_volume *const *magnitude,
+                                                 const double *echo_time, const qnet_volume *mask,
+                                                 qnet_volume **average)
+{
+    const char *what = "qnet_susceptibility_average";
+    qnet__average_job job;
+    qnet_volume *v = NULL;
+    if (ctx == NULL || average == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or average is NULL", what);
+    QNET__TRY(qnet__check_series(ctx, what, "map", echoes, 1, susceptibility, echo_time, NULL));
+    QNET__TRY(qnet__check_series(ctx, what, "magnitude", echoes, 1, magnitude, echo_time,
+                                 susceptibility[0]));
+    QNET__TRY(qnet__check_mask(ctx, mask, "qnet_susceptibility_average: mask", susceptibility[0],
+                               "qnet_susceptibility_average: map 1"));
+    QNET__TRY(qnet__volume_like(ctx, mask, &v));
+    job.echoes = echoes;
+    job.plane = (size_t)mask->nx * (size_t)mask->ny;
+    job.map = susceptibility, job.magnitude = magnitude, job.time = echo_time;
+    job.mask = mask->voxels, job.out = v->voxels;
+    qnet__parallel(ctx, (size_t)mask->nz, qnet__average_task, &job);
+    *average = v;
+    return QNET_OK;
+}
 
 /* ============================================================================================
    >>relaxometry: what the echoes of a voxel say: R2* and T1 from magnitudes, the field from
