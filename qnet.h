@@ -1147,7 +1147,8 @@ QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config 
 QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *phase,
                                        const qnet_volume *mask, qnet_volume **unwrapped);
 /* The line through unwrapped phases over echo_time[echoes], voxel by voxel, weighted by the squared
-   magnitude: slope in rad/s and phase at time 0 (each NULL: not needed). echoes: 2 or more. */
+   magnitude: slope in rad/s and phase at time 0 (each NULL: not needed). echoes: 2 or more; mask
+   NULL: everywhere. */
 QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
                                     const qnet_volume *const *unwrapped,
                                     const qnet_volume *const *magnitude, const double *echo_time,
@@ -1197,14 +1198,15 @@ QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
 
 /* R2* of magnitudes at echo_time[echoes]: ARLO (Pei et al. 2015) where there are 3 or more at equal
    distances, else the log-linear fit weighted by the squared magnitude; within 0 .. 20 / the first
-   echo time. mask NULL: everywhere. */
+   echo time. Here and below mask NULL: everywhere. */
 typedef enum qnet_r2star_method { QNET_R2STAR_AUTO, QNET_R2STAR_ARLO, QNET_R2STAR_LOGLINEAR }
     qnet_r2star_method;
 QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method method, int echoes,
                                      const qnet_volume *const *magnitude, const double *echo_time,
                                      const qnet_volume *mask, qnet_volume **r2star);
-/* T1 in s and M0 (each NULL: not needed) of two spoiled gradient echoes of one repetition time and
-   two flip angles in degrees (DESPOT1). b1 (NULL: 1): the actual over the nominal angle. */
+/* T1 in s, 0 to 10, and M0 (each NULL: not needed) of two spoiled gradient echoes of one repetition
+   time and two flip angles in degrees (DESPOT1); 0 where there is no signal. b1 (NULL: 1): the
+   actual over the nominal angle. */
 QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, double low_angle,
                                  const qnet_volume *high, double high_angle,
                                  double repetition_time, const qnet_volume *b1,
@@ -15284,7 +15286,7 @@ static void qnet__line(int n, const double *t, const double *y, const double *w,
         top += w[e] * (t[e] - mean_t) * (y[e] - mean_y);
         bottom += w[e] * (t[e] - mean_t) * (t[e] - mean_t);
     }
-    if (!(bottom > 1e-12 * weight * t[0] * t[0])) return; /* all weight on one echo */
+    if (!(bottom > 1e-28 * weight * t[0] * t[0])) return; /* all weight on one echo */
     *slope = top / bottom;
     *intercept = mean_y - *slope * mean_t;
 }
@@ -15327,7 +15329,7 @@ static void qnet__r2star_task(void *arg, size_t chunk, size_t worker)
     for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
         if (p->mask != NULL && p->mask[i] == 0) continue;
         const double r2star = p->interval > 0 ? qnet__arlo(p, i) : qnet__loglinear(p, i);
-        p->a[i] = (float)fmax(0, fmin(r2star, p->most));
+        p->a[i] = r2star > 0 ? (float)fmin(r2star, p->most) : 0;
     }
 }
 
