@@ -14982,20 +14982,25 @@ static void qnet__bet_task(void *arg, size_t chunk, size_t worker)
     }
 }
 
-/* All steps from the first sphere; the surface is in mesh->at[from] then. */
-static void qnet__bet_run(qnet_context *ctx, qnet__bet *b, int pass)
+/* The first sphere. */
+static void qnet__bet_start(qnet__bet *b)
 {
-    const double most = pow(10, pass + 1);
     b->from = 0;
     for (int v = 0; v < QNET__MESH_VERTICES; v++)
         for (int i = 0; i < 3; i++)
             b->mesh->at[0][v][i] = b->center[i] + b->radius / 2 * b->mesh->start[v][i];
-    for (int step = 0; step < QNET__BET_STEPS; step++, b->from = 1 - b->from) {
-        const double left = 1 - (double)step / QNET__BET_STEPS; /* in the last quarter it fades */
-        if (step % 50 == 0) b->edge = qnet__mesh_edge(b->mesh, b->mesh->at[b->from]);
-        b->smoothing = pass == 0 ? 1 : left < 0.25 ? 1 + 4 * left * (most - 1) : most;
-        qnet__parallel(ctx, (QNET__MESH_VERTICES - 1) / QNET__BET_CHUNK + 1, qnet__bet_task, b);
-    }
+}
+
+/* A step, from 0; the surface is in mesh->at[from] before and after. In a pass after the first one
+   the surface is smoothed ten, a hundred ... times as much where it is concave; in the last quarter
+   of the steps that fades. */
+static void qnet__bet_step(qnet_context *ctx, qnet__bet *b, int pass, int step)
+{
+    const double left = 1 - (double)step / QNET__BET_STEPS, most = pow(10, pass);
+    if (step % 50 == 0) b->edge = qnet__mesh_edge(b->mesh, b->mesh->at[b->from]);
+    b->smoothing = 1 + fmin(1, 4 * left) * (most - 1);
+    qnet__parallel(ctx, (QNET__MESH_VERTICES - 1) / QNET__BET_CHUNK + 1, qnet__bet_task, b);
+    b->from = 1 - b->from;
 }
 
 /* The k-th lowest of x[count], from 0, which is put in another order: Hoare's FIND (1961). */
@@ -15189,7 +15194,8 @@ static qnet_status qnet__brain_find(qnet_context *ctx, const qnet_brain_config *
     b->bias = pow(config->threshold, 0.275);
     qnet__mesh_build(b->mesh);
     for (int pass = 0; pass < QNET__BET_PASSES; pass++) {
-        qnet__bet_run(ctx, b, pass);
+        qnet__bet_start(b);
+        for (int step = 0; step < QNET__BET_STEPS; step++) qnet__bet_step(ctx, b, pass, step);
         if (qnet__mesh_crossing(b->mesh, b->mesh->at[b->from]) <= QNET__BET_CROSSING) break;
         if (pass + 1 == QNET__BET_PASSES)
             qnet__log(ctx, QNET_LOG_WARNING, "%s: the brain's surface meets itself even with much "
