@@ -128,6 +128,13 @@ static void test_fill(void)
         CHECK(wrong == 0);
         CHECK(c < 4 ? inside(v) > 500 : inside(v) == 0);
         qnet_volume_destroy(v);
+        /* Turned inside out there is no inside, where a surface crosses itself, too. */
+        v = volume(61, 25, 17, 1, 2, 3);
+        for (int k = 0; k < QNET__MESH_VERTICES; k++)
+            m->at[0][k][0] = 2 * centers[c][0] - m->at[0][k][0];
+        qnet__mesh_fill(m, m->at[0], v);
+        CHECK(inside(v) == 0);
+        qnet_volume_destroy(v);
     }
     free(m);
 }
@@ -277,6 +284,40 @@ static void test_golden(void)
     qnet_volume_destroy(image), qnet_volume_destroy(mask), qnet_volume_destroy(theirs);
 }
 
+/* Without a force of the image (bias 1 on one grey) only curvature moves a vertex. A dent in a sphere is filled more in
+   later passes, up to all the way to the mean of its neighbours, and less at their ends; convex places know no passes. */
+static void test_passes(void)
+{
+    static const int cases[5][2] = {{0, 0}, {0, 999}, {1, 0}, {5, 0}, {5, 999}}; /* pass, step */
+    qnet_volume *image = volume(40, 40, 40, 5, 5, 5);
+    qnet__bet b;
+    double moved[5], convex[5] = {0, 0, 0, 0, 0}, depth = 0;
+    memset(&b, 0, sizeof b);
+    b.image = image, b.mesh = (qnet__mesh *)calloc(1, sizeof *b.mesh);
+    b.bias = 1, b.radius = 160, b.t = 50, b.t98 = 500, b.tm = 200;
+    for (int i = 0; i < 3; i++) b.per_mm[i] = .2, b.center[i] = 100;
+    for (size_t i = 0; i < size(image); i++) image->voxels[i] = 100;
+    qnet__mesh_build(b.mesh);
+    for (int k = 0; k < 5; k++) {
+        const int v = 2000, *around = b.mesh->neighbor[v];
+        double mean[3] = {0, 0, 0};
+        qnet__bet_start(&b);
+        for (int i = 0; i < 3; i++) b.mesh->at[0][v][i] = 100 + .985 * (b.mesh->at[0][v][i] - 100);
+        b.edge = qnet__mesh_edge(b.mesh, b.mesh->at[0]);
+        for (int n = 0; n < 6; n++)
+            for (int i = 0; i < 3; i++) mean[i] += b.mesh->at[0][around[n]][i] / 6;
+        depth = qnet__distance3(mean, b.mesh->at[0][v]);
+        qnet__bet_step(ctx, &b, cases[k][0], cases[k][1]);
+        moved[k] = qnet__distance3(b.mesh->at[0][v], b.mesh->at[1][v]);
+        for (int far = 0; far < 500; far++) convex[k] += qnet__distance3(b.mesh->at[0][far], b.mesh->at[1][far]);
+    }
+    CHECK(moved[0] == moved[1] && moved[2] > moved[1] && moved[3] > moved[2] && moved[4] < moved[3]);
+    CHECK_NEAR(moved[3], depth, .02 * depth);
+    for (int k = 1; k < 5; k++) CHECK(convex[k] == convex[0] && convex[0] > 0);
+    free(b.mesh);
+    qnet_volume_destroy(image);
+}
+
 /* An ellipsoidal brain in a skull and a scalp, by mm, so that voxels may have any shape. cut: the volume ends in the
    brain, above and below. */
 static qnet_volume *phantom(double mx, double my, double mz, int cut, qnet_volume **truth)
@@ -298,14 +339,17 @@ static qnet_volume *phantom(double mx, double my, double mz, int cut, qnet_volum
 
 static void test_phantoms(void)
 {
-    static const double mm[][3] = {{2, 2, 2}, {1.6, 1.6, 4}, {3, 2, 2.5}};
-    for (int k = 0; k < 6; k += k == 2 ? 2 : 1) {
-        qnet_volume *truth = NULL, *mask = NULL, *image = phantom(mm[k % 3][0], mm[k % 3][1], mm[k % 3][2], k > 2, &truth);
+    static const double mm[][3] = {{2, 2, 2}, {1.6, 1.6, 4}, {3, 2, 2.5}, {2, 2, 1.5}, {3, 3, 2}};
+    for (int k = 0; k < 5; k++) {
+        qnet_volume *truth = NULL, *mask = NULL, *image = phantom(mm[k][0], mm[k][1], mm[k][2], k > 2, &truth);
         const qnet_brain_config config = config_of(.2, 0, 0);
         CHECK_OK(ctx, qnet_brain_mask(ctx, &config, image, &mask));
         printf("    %g x %g x %g mm%s: Dice %.4f\n", image->spacing[0], image->spacing[1], image->spacing[2],
                k > 2 ? ", cut" : "", dice(mask, truth));
         CHECK(dice(mask, truth) > .97);
+        for (size_t i = 0, n = size(mask) / (size_t)mask->nz; k > 2 && i < size(mask); i++) /* its first and last slice */
+            if (i >= n && i < size(mask) - n) mask->voxels[i] = truth->voxels[i] = 0;
+        if (!CHECK(dice(mask, truth) > .98)) printf("    %g\n", dice(mask, truth));
         qnet_volume_destroy(image), qnet_volume_destroy(truth), qnet_volume_destroy(mask);
     }
 }
@@ -465,6 +509,7 @@ int main(void)
     RUN(test_components);
     RUN(test_erosion);
     RUN(test_golden);
+    RUN(test_passes);
     RUN(test_phantoms);
     RUN(test_config);
     RUN(test_refused);
