@@ -491,8 +491,8 @@ typedef struct qnet_hooks {
 
 /* Makes a context. hooks may be NULL; the struct is copied. Destroy what was made with the
    context before the context itself. Refused, without a sentence as there is no context to hold
-   it: threads below 0 or above 4096, half an allocator or parallel hook, and kernels (cpu, or
-   QNET_CPU_CHOICE) that this machine or build has not. */
+   it: threads below 0 or above 4096, half an allocator, parallel or FFT hook, and kernels (cpu,
+   or QNET_CPU_CHOICE) that this machine or build has not. */
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out);
 QNET_API void qnet_context_destroy(qnet_context *ctx);
 
@@ -2435,7 +2435,8 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     if (cpu == QNET_CPU_AUTO || (h.allocator.alloc == NULL) != (h.allocator.free == NULL) ||
         h.threads < 0 || h.threads > 4096 ||
         (own_threads && (h.parallel.workers < 1 || h.parallel.workers > 4096)) ||
-        (h.parallel.run == NULL && h.parallel.workers != 0 /* `threads` was meant */))
+        (h.parallel.run == NULL && h.parallel.workers != 0 /* `threads` was meant */) ||
+        (h.fft.forward == NULL) != (h.fft.inverse == NULL))
         return QNET_ERROR_ARGUMENT;
     if (h.allocator.alloc == NULL) {
         h.allocator.alloc = qnet__default_alloc;
@@ -2595,8 +2596,9 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
     if (ctx != NULL && ctx->hooks.parallel.run != qnet__default_run) threads = "caller's threads";
     if (ctx == NULL) snprintf(text, size, "%s, %s", build, threads);
     else
-        snprintf(text, size, "%s, %s, %s%s, %lu worker%s", build, threads, qnet_cpu_name(ctx->cpu),
-                 ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "", (unsigned long)workers,
+        snprintf(text, size, "%s, %s, %s%s%s, %lu worker%s", build, threads,
+                 qnet_cpu_name(ctx->cpu), ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "",
+                 ctx->hooks.fft.forward != NULL ? ", FFT" : "", (unsigned long)workers,
                  workers == 1 ? "" : "s");
 }
 
@@ -4216,6 +4218,7 @@ typedef struct qnet__lstm_row {
 /* ---- What Fourier transforms take ------------------------------------------------------------ */
 
 #define QNET__FFT_STAGES 31 /* a length is an int */
+#define QNET__FFT_CHAIN 16  /* products of a large radix that are added one by one */
 
 /* A line of n = radix[0] radix[1] ... points; see >>fft. */
 typedef struct qnet__fft_line {
@@ -6037,17 +6040,23 @@ QNET__INLINE void qnet__fft_any(qnet_real *x, size_t step, const qnet_real *w,
     qnet__lanes_store(x, sum[0]);
     qnet__lanes_store(x + QNET__LANES, sum[1]);
     for (size_t q = 1; q <= p / 2; q++) {
-        qnet__lanes even[2], odd[2];
+        qnet__lanes even[2], odd[2], part[4];
         even[0] = re, even[1] = im;
         odd[0] = odd[1] = qnet__lanes_zero();
-        for (size_t j = 1, at = q; j <= p / 2; j++, at += q, at -= at < p ? 0 : p) {
-            const qnet__lanes c = qnet__lanes_all(circle[2 * at]);
-            const qnet__lanes s = qnet__lanes_all(circle[2 * at + 1]);
-            const qnet_real *from = ab + 4 * (j - 1) * QNET__LANES;
-            even[0] = qnet__lanes_fma(qnet__lanes_load(from), c, even[0]);
-            even[1] = qnet__lanes_fma(qnet__lanes_load(from + QNET__LANES), c, even[1]);
-            odd[0] = qnet__lanes_fma(qnet__lanes_load(from + 3 * QNET__LANES), s, odd[0]);
-            odd[1] = qnet__lanes_fma(qnet__lanes_load(from + 2 * QNET__LANES), s, odd[1]);
+        for (size_t j = 1, at = q, end; j <= p / 2;) {
+            part[0] = part[1] = part[2] = part[3] = qnet__lanes_zero();
+            for (end = qnet__min_size(j + QNET__FFT_CHAIN, p / 2 + 1); j < end; j++) {
+                const qnet__lanes c = qnet__lanes_all(circle[2 * at]);
+                const qnet__lanes s = qnet__lanes_all(circle[2 * at + 1]);
+                const qnet_real *from = ab + 4 * (j - 1) * QNET__LANES;
+                part[0] = qnet__lanes_fma(qnet__lanes_load(from), c, part[0]);
+                part[1] = qnet__lanes_fma(qnet__lanes_load(from + QNET__LANES), c, part[1]);
+                part[2] = qnet__lanes_fma(qnet__lanes_load(from + 3 * QNET__LANES), s, part[2]);
+                part[3] = qnet__lanes_fma(qnet__lanes_load(from + 2 * QNET__LANES), s, part[3]);
+                at += q;
+                at -= at < p ? 0 : p;
+            }
+            even[0] += part[0], even[1] += part[1], odd[0] += part[2], odd[1] += part[3];
         }
         qnet__lanes_store(x + q * step, even[0] + odd[0]);
         qnet__lanes_store(x + q * step + QNET__LANES, even[1] - odd[1]);
