@@ -14861,22 +14861,24 @@ typedef struct qnet__spectrum_job {
     double threshold, b[3];
 } qnet__spectrum_job;
 
-/* Row y of plane z of the dipole kernel. The middle of an even axis is the frequency +1/2 of x and
-   -1/2 of y and z, as in NumPy's rfftn. */
+/* Row y of plane z of the dipole kernel. The middle of an even axis is the frequencies 1/2 and -1/2
+   of a voxel: D is the mean of both, where that axis's products with the other ones cancel. So an
+   axis may be flipped. */
 static void qnet__dipole_row(const qnet__spectrum_job *job, size_t y, size_t z, qnet_real *kernel)
 {
     const qnet__kspace *k = job->k;
-    const size_t n[3] = {0, y, z};
-    double f[3] = {0, 0, 0}; /* 1/mm */
-    for (int i = 1; i < 3; i++)
-        f[i] = ((double)n[i] - (n[i] < (k->size[i] + 1) / 2 ? 0 : (double)k->size[i])) /
-               ((double)k->size[i] * k->grid->spacing[i]);
-    for (size_t x = 0; x < k->width; x++) {
-        double along, square;
-        f[0] = (double)x / ((double)k->size[0] * k->grid->spacing[0]);
-        along = f[0] * job->b[0] + f[1] * job->b[1] + f[2] * job->b[2];
-        square = f[0] * f[0] + f[1] * f[1] + f[2] * f[2];
-        kernel[x] = (qnet_real)(square > 0 ? 1. / 3 - along * along / square : 0);
+    size_t n[3] = {0, y, z};
+    for (; n[0] < k->width; n[0]++) {
+        double along = 0, middle = 0, square = 0; /* k.b, the part of (k.b)^2 that has no products */
+        for (int i = 0; i < 3; i++) {
+            const size_t size = k->size[i];
+            const double signed_n = (double)n[i] - (2 * n[i] > size ? (double)size : 0);
+            const double f = signed_n / ((double)size * k->grid->spacing[i]); /* 1/mm */
+            square += f * f;
+            if (2 * n[i] == size) middle += f * f * job->b[i] * job->b[i];
+            else along += f * job->b[i];
+        }
+        kernel[n[0]] = (qnet_real)(square > 0 ? 1. / 3 - (along * along + middle) / square : 0);
     }
 }
 

@@ -1,5 +1,6 @@
 """The formulas of >>susceptibility in NumPy, float64, for make_maps_susceptibility.py (the committed
 numbers) and tests/parity (the live comparison). Arrays are [z][y][x]; spacing and b are (x, y, z)."""
+import itertools
 import numpy as np
 from image_oracle import formula
 
@@ -40,15 +41,29 @@ def direction(affine):
 
 
 def dipole(size, spacing, b):
-    """D on the half spectrum of an array of this [z, y, x] size."""
+    """D on the half spectrum of an array of this [z, y, x] size; at the middle of an even axis the
+    mean of D for both signs of that frequency."""
+    def of(signs):
+        k = [np.array(f) for f in (z, y, x)]
+        for axis, sign in enumerate(signs):
+            if size[axis] % 2 == 0:
+                middle = [slice(None)] * 3
+                middle[axis] = size[axis] // 2
+                k[axis][tuple(middle)] = sign * np.abs(k[axis][tuple(middle)])
+        return 1 / 3 - (k[2] * b[0] + k[1] * b[1] + k[0] * b[2]) ** 2 / square
+
     z, y, x = [f(n, d) for f, n, d in zip((np.fft.fftfreq, np.fft.fftfreq, np.fft.rfftfreq), size,
                                           spacing[::-1])]
     z, y, x = np.meshgrid(z, y, x, indexing="ij")
     square = x * x + y * y + z * z
     square[0, 0, 0] = 1
-    d = 1 / 3 - (x * b[0] + y * b[1] + z * b[2]) ** 2 / square
+    d = np.mean([of(signs) for signs in itertools.product((1, -1), repeat=3)], 0)
     d[0, 0, 0] = 0
     return d
+
+
+def irfftn(x, size):
+    return np.fft.irfftn(x, size, axes=(0, 1, 2))
 
 
 def padded(x, size):
@@ -63,7 +78,7 @@ def cut(x, shape):
 
 def field(chi, spacing, b):
     size = [good_size(2 * n) for n in chi.shape]
-    f = np.fft.irfftn(np.fft.rfftn(padded(chi, size)) * dipole(size, spacing, b), size)
+    f = irfftn(np.fft.rfftn(padded(chi, size)) * dipole(size, spacing, b), size)
     return cut(f, chi.shape)
 
 
@@ -89,12 +104,12 @@ def sharp(f, mask, spacing, radius=6., threshold=.05, voxels=False, variable=Fal
     fits, f1 = np.zeros(size), np.zeros(size)
     for i in range(count):
         s = sphere(size, radius - (count - 1 - i) * step, unit)
-        inside = (np.fft.irfftn(np.fft.rfftn(m) * s, size) > 1 - 1e-3) & (m > 0)
-        c = g - np.fft.irfftn(np.fft.rfftn(g) * s, size)
+        inside = (irfftn(np.fft.rfftn(m) * s, size) > 1 - 1e-3) & (m > 0)
+        c = g - irfftn(np.fft.rfftn(g) * s, size)
         f1[inside], fits[inside] = c[inside], 1
     c = 1 - s
     use = np.abs(c) >= threshold
-    local = fits * np.fft.irfftn(np.where(use, np.fft.rfftn(f1) / np.where(use, c, 1), 0), size)
+    local = fits * irfftn(np.where(use, np.fft.rfftn(f1) / np.where(use, c, 1), 0), size)
     return cut(local, f.shape), cut(fits, f.shape)
 
 
@@ -107,10 +122,10 @@ def invert(local, mask, spacing, b, radius=6., voxels=False, threshold=.1, stron
     large = np.abs(d) > threshold
     x = np.fft.rfftn(padded(local * mask, size)) * np.where(large, 1 / np.where(large, d, 1),
                                                            np.sign(d) / threshold)
-    chi = np.fft.irfftn(x, size)
+    chi = irfftn(x, size)
     for _ in range(iterations):
         y = np.fft.rfftn(np.where((chi > strong) & (m > 0), chi, 0))
-        chi = np.fft.irfftn(np.where(np.abs(d) < threshold, y, x), size)
+        chi = irfftn(np.where(np.abs(d) < threshold, y, x), size)
     chi = cut(chi, local.shape) * mask
     return chi - mask * chi.sum() / mask.sum() if mean_zero else chi
 
