@@ -491,8 +491,8 @@ typedef struct qnet_hooks {
 
 /* Makes a context. hooks may be NULL; the struct is copied. Destroy what was made with the
    context before the context itself. Refused, without a sentence as there is no context to hold
-   it: threads below 0 or above 4096, half an allocator or parallel hook, and kernels (cpu, or
-   QNET_CPU_CHOICE) that this machine or build has not. */
+   it: threads below 0 or above 4096, half an allocator, parallel or FFT hook, and kernels (cpu,
+   or QNET_CPU_CHOICE) that this machine or build has not. */
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out);
 QNET_API void qnet_context_destroy(qnet_context *ctx);
 
@@ -2435,7 +2435,8 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     if (cpu == QNET_CPU_AUTO || (h.allocator.alloc == NULL) != (h.allocator.free == NULL) ||
         h.threads < 0 || h.threads > 4096 ||
         (own_threads && (h.parallel.workers < 1 || h.parallel.workers > 4096)) ||
-        (h.parallel.run == NULL && h.parallel.workers != 0 /* `threads` was meant */))
+        (h.parallel.run == NULL && h.parallel.workers != 0 /* `threads` was meant */) ||
+        (h.fft.forward == NULL) != (h.fft.inverse == NULL))
         return QNET_ERROR_ARGUMENT;
     if (h.allocator.alloc == NULL) {
         h.allocator.alloc = qnet__default_alloc;
@@ -2595,8 +2596,9 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
     if (ctx != NULL && ctx->hooks.parallel.run != qnet__default_run) threads = "caller's threads";
     if (ctx == NULL) snprintf(text, size, "%s, %s", build, threads);
     else
-        snprintf(text, size, "%s, %s, %s%s, %lu worker%s", build, threads, qnet_cpu_name(ctx->cpu),
-                 ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "", (unsigned long)workers,
+        snprintf(text, size, "%s, %s, %s%s%s, %lu worker%s", build, threads,
+                 qnet_cpu_name(ctx->cpu), ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "",
+                 ctx->hooks.fft.forward != NULL ? ", FFT" : "", (unsigned long)workers,
                  workers == 1 ? "" : "s");
 }
 
@@ -4216,6 +4218,7 @@ typedef struct qnet__lstm_row {
 /* ---- What Fourier transforms take ------------------------------------------------------------ */
 
 #define QNET__FFT_STAGES 31 /* a length is an int */
+#define QNET__FFT_CHAIN 16  /* products of a large radix that are added one by one */
 
 /* A line of n = radix[0] radix[1] ... points; see >>fft. */
 typedef struct qnet__fft_line {
@@ -6037,17 +6040,23 @@ QNET__INLINE void qnet__fft_any(qnet_real *x, size_t step, const qnet_real *w,
     qnet__lanes_store(x, sum[0]);
     qnet__lanes_store(x + QNET__LANES, sum[1]);
     for (size_t q = 1; q <= p / 2; q++) {
-        qnet__lanes even[2], odd[2];
+        qnet__lanes even[2], odd[2], part[4];
         even[0] = re, even[1] = im;
         odd[0] = odd[1] = qnet__lanes_zero();
-        for (size_t j = 1, at = q; j <= p / 2; j++, at += q, at -= at < p ? 0 : p) {
-            const qnet__lanes c = qnet__lanes_all(circle[2 * at]);
-            const qnet__lanes s = qnet__lanes_all(circle[2 * at + 1]);
-            const qnet_real *from = ab + 4 * (j - 1) * QNET__LANES;
-            even[0] = qnet__lanes_fma(qnet__lanes_load(from), c, even[0]);
-            even[1] = qnet__lanes_fma(qnet__lanes_load(from + QNET__LANES), c, even[1]);
-            odd[0] = qnet__lanes_fma(qnet__lanes_load(from + 3 * QNET__LANES), s, odd[0]);
-            odd[1] = qnet__lanes_fma(qnet__lanes_load(from + 2 * QNET__LANES), s, odd[1]);
+        for (size_t j = 1, at = q, end; j <= p / 2;) {
+            part[0] = part[1] = part[2] = part[3] = qnet__lanes_zero();
+            for (end = qnet__min_size(j + QNET__FFT_CHAIN, p / 2 + 1); j < end; j++) {
+                const qnet__lanes c = qnet__lanes_all(circle[2 * at]);
+                const qnet__lanes s = qnet__lanes_all(circle[2 * at + 1]);
+                const qnet_real *from = ab + 4 * (j - 1) * QNET__LANES;
+                part[0] = qnet__lanes_fma(qnet__lanes_load(from), c, part[0]);
+                part[1] = qnet__lanes_fma(qnet__lanes_load(from + QNET__LANES), c, part[1]);
+                part[2] = qnet__lanes_fma(qnet__lanes_load(from + 3 * QNET__LANES), s, part[2]);
+                part[3] = qnet__lanes_fma(qnet__lanes_load(from + 2 * QNET__LANES), s, part[3]);
+                at += q;
+                at -= at < p ? 0 : p;
+            }
+            even[0] += part[0], even[1] += part[1], odd[0] += part[2], odd[1] += part[3];
         }
         qnet__lanes_store(x + q * step, even[0] + odd[0]);
         qnet__lanes_store(x + q * step + QNET__LANES, even[1] - odd[1]);
@@ -15653,22 +15662,24 @@ typedef struct qnet__spectrum_job {
     double threshold, b[3];
 } qnet__spectrum_job;
 
-/* Row y of plane z of the dipole kernel. The middle of an even axis is the frequency +1/2 of x and
-   -1/2 of y and z, as in NumPy's rfftn. */
+/* Row y of plane z of the dipole kernel. The middle of an even axis is the frequencies 1/2 and -1/2
+   of a voxel: D is the mean of both, where that axis's products with the other ones cancel. So an
+   axis may be flipped. */
 static void qnet__dipole_row(const qnet__spectrum_job *job, size_t y, size_t z, qnet_real *kernel)
 {
     const qnet__kspace *k = job->k;
-    const size_t n[3] = {0, y, z};
-    double f[3] = {0, 0, 0}; /* 1/mm */
-    for (int i = 1; i < 3; i++)
-        f[i] = ((double)n[i] - (n[i] < (k->size[i] + 1) / 2 ? 0 : (double)k->size[i])) /
-               ((double)k->size[i] * k->grid->spacing[i]);
-    for (size_t x = 0; x < k->width; x++) {
-        double along, square;
-        f[0] = (double)x / ((double)k->size[0] * k->grid->spacing[0]);
-        along = f[0] * job->b[0] + f[1] * job->b[1] + f[2] * job->b[2];
-        square = f[0] * f[0] + f[1] * f[1] + f[2] * f[2];
-        kernel[x] = (qnet_real)(square > 0 ? 1. / 3 - along * along / square : 0);
+    size_t n[3] = {0, y, z};
+    for (; n[0] < k->width; n[0]++) {
+        double along = 0, middle = 0, square = 0; /* k.b, the part of (k.b)^2 that has no products */
+        for (int i = 0; i < 3; i++) {
+            const size_t size = k->size[i];
+            const double signed_n = (double)n[i] - (2 * n[i] > size ? (double)size : 0);
+            const double f = signed_n / ((double)size * k->grid->spacing[i]); /* 1/mm */
+            square += f * f;
+            if (2 * n[i] == size) middle += f * f * job->b[i] * job->b[i];
+            else along += f * job->b[i];
+        }
+        kernel[n[0]] = (qnet_real)(square > 0 ? 1. / 3 - (along * along + middle) / square : 0);
     }
 }
 
