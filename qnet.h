@@ -14869,7 +14869,7 @@ static void qnet__dipole_row(const qnet__spectrum_job *job, size_t y, size_t z, 
     const qnet__kspace *k = job->k;
     size_t n[3] = {0, y, z};
     for (; n[0] < k->width; n[0]++) {
-        double along = 0, middle = 0, square = 0; /* k.b, the part of (k.b)^2 that has no products */
+        double along = 0, middle = 0, square = 0; /* of k.b; of (k.b)^2; k^2 */
         for (int i = 0; i < 3; i++) {
             const size_t size = k->size[i];
             const double signed_n = (double)n[i] - (2 * n[i] > size ? (double)size : 0);
