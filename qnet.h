@@ -14693,14 +14693,807 @@ QNET_API int qnet_fft_good_size(int n)
 }
 
 /* ============================================================================================
-   >>brain
-   Relies on >>context.
+   >>brain   Brain extraction by BET (Smith: Fast robust automated brain extraction. Human Brain
+   Mapping 17, 2002), with the constants of its second version, bet2.
+
+   In: magnitude I[nz][ny][nx]. Out: a mask of 0 and 1. A closed surface of 2,562 vertices, at first
+   a small sphere in the brain, moves until it lies on the brain's border. All lengths are in mm
+   along the volume's axes, so that voxels need not be cubes.
+
+       t2, t98   2 % and 98 % of the voxels are below; t = t2 + .1 (t98 - t2) parts head and air
+       centre    of gravity of the voxels with I > t, weights min(I - t2, t98 - t2)
+       radius    of a ball of the volume of these voxels; half of it that of the first sphere
+       tm        median of the I with t2 < I < t98 in that ball
+
+   Each of 1,000 steps moves each vertex by st / 2 + f2 sn + f3 n. n: the outward normal; s: from
+   the vertex to the mean of its neighbours, sn and st its parts along n and across; l: mean edge.
+
+       f2 = (1 + tanh(F (1/r - E))) / 2     1/r = 2 |sn| / l^2, the curvature: bends with a radius
+                                            above 10 mm stay, those below 3.33 mm are smoothed
+       f3 = .1 l (Imin - tl) / (Imax - t2)  tl = t2 + threshold^.275 (Imax - t2): outwards in
+                                            bright tissue, inwards where there is dark near by
+       Imin = max(t2, min(tm, I at 0, 1 .. 7 mm inwards))
+       Imax = min(tm, max(t, I at 0, 1, 2, 3 mm inwards))
+
+   The surface lies in the interior of the mask that is made of it; of that mask the largest
+   component is kept, its holes are filled, it is eroded in plane, and islands are removed.
+   Relies on >>context >>text >>nifti.
    ============================================================================================ */
 
+/* ---- the surface ----------------------------------------------------------------------------- */
+
+#define QNET__MESH_ORDER 4       /* how often the icosahedron's edges are halved */
+#define QNET__MESH_VERTICES 2562 /* 10 * 4^order + 2 */
+#define QNET__MESH_FACES 5120    /* 20 * 4^order */
+
+/* Faces run counter-clockwise, seen from outside. Neighbours of a vertex: 6, 5 at the corners of
+   the icosahedron, in that order, too. */
+typedef struct qnet__mesh {
+    double start[QNET__MESH_VERTICES][3]; /* on the sphere of radius 1 */
+    double at[2][QNET__MESH_VERTICES][3]; /* mm; before a step and after */
+    int face[QNET__MESH_FACES][3];
+    int neighbor[QNET__MESH_VERTICES][6], neighbors[QNET__MESH_VERTICES];
+    int link[QNET__MESH_VERTICES][6][2];  /* while it is built */
+} qnet__mesh;
+
+static double qnet__dot3(const double a[3], const double b[3])
+{
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+}
+
+static double qnet__distance3(const double a[3], const double b[3])
+{
+    const double d[3] = {a[0] - b[0], a[1] - b[1], a[2] - b[2]};
+    return sqrt(qnet__dot3(d, d));
+}
+
+/* The vertex in the middle of edge a, b: that of links of a, or else vertex (*count)++. */
+static int qnet__mesh_middle(qnet__mesh *m, int a, int b, int *count)
+{
+    int k = 0, i;
+    double length;
+    if (a > b) k = a, a = b, b = k, k = 0;
+    while (k < m->neighbors[a] && m->link[a][k][0] != b) k++;
+    if (k < m->neighbors[a]) return m->link[a][k][1];
+    for (i = 0; i < 3; i++) m->start[*count][i] = m->start[a][i] + m->start[b][i];
+    length = sqrt(qnet__dot3(m->start[*count], m->start[*count]));
+    for (i = 0; i < 3; i++) m->start[*count][i] /= length;
+    m->link[a][k][0] = b;
+    m->link[a][k][1] = *count;
+    m->neighbors[a]++;
+    return (*count)++;
+}
+
+/* The icosahedron: corners at all (0, +-1, +-golden ratio) / length, turned cyclically; three at
+   equal distances make a face. Each halving makes four faces of one. */
+static void qnet__mesh_build(qnet__mesh *m)
+{
+    const double golden = 1.61803398874989484820, length = sqrt(1 + golden * golden);
+    int vertices = 12, faces = 0;
+    for (int v = 0; v < 12; v++) {
+        m->start[v][v / 4] = 0;
+        m->start[v][(v / 4 + 1) % 3] = (v & 1 ? 1 : -1) / length;
+        m->start[v][(v / 4 + 2) % 3] = (v & 2 ? golden : -golden) / length;
+    }
+    for (int a = 0; a < 12; a++)
+        for (int b = a + 1; b < 12; b++)
+            for (int c = b + 1; c < 12; c++) {
+                double corner[3][3];
+                if (qnet__distance3(m->start[a], m->start[b]) * length > 2.1 ||
+                    qnet__distance3(m->start[b], m->start[c]) * length > 2.1 ||
+                    qnet__distance3(m->start[c], m->start[a]) * length > 2.1)
+                    continue;
+                memcpy(corner[0], m->start[a], sizeof corner[0]);
+                memcpy(corner[1], m->start[b], sizeof corner[0]);
+                memcpy(corner[2], m->start[c], sizeof corner[0]);
+                m->face[faces][0] = a;
+                m->face[faces][1] = qnet__det3(corner) > 0 ? b : c;
+                m->face[faces++][2] = qnet__det3(corner) > 0 ? c : b;
+            }
+    for (int order = 0; order < QNET__MESH_ORDER; order++) {
+        const int old_faces = faces;
+        memset(m->neighbors, 0, sizeof m->neighbors);
+        for (int f = 0; f < old_faces; f++) {
+            int corner[3], middle[3], k;
+            for (k = 0; k < 3; k++) {
+                corner[k] = m->face[f][k];
+                middle[k] = qnet__mesh_middle(m, corner[k], m->face[f][(k + 1) % 3], &vertices);
+            }
+            for (k = 0; k < 3; k++, faces++) {
+                m->face[faces][0] = corner[k];
+                m->face[faces][1] = middle[k];
+                m->face[faces][2] = middle[(k + 2) % 3];
+            }
+            memcpy(m->face[f], middle, sizeof middle);
+        }
+    }
+    /* A face a, b, c says that c comes after b around a. */
+    memset(m->neighbors, 0, sizeof m->neighbors);
+    for (int f = 0; f < faces; f++)
+        for (int k = 0; k < 3; k++) {
+            const int a = m->face[f][k];
+            m->link[a][m->neighbors[a]][0] = m->face[f][(k + 1) % 3];
+            m->link[a][m->neighbors[a]++][1] = m->face[f][(k + 2) % 3];
+        }
+    for (int v = 0; v < vertices; v++)
+        for (int i = 0, k = 0; i < m->neighbors[v]; i++) {
+            m->neighbor[v][i] = m->link[v][k][0];
+            const int next = m->link[v][k][1];
+            for (k = 0; k < m->neighbors[v] && m->link[v][k][0] != next;) k++;
+        }
+}
+
+/* The mean edge, each counted from both of its ends. */
+static double qnet__mesh_edge(const qnet__mesh *m, double (*at)[3])
+{
+    double sum = 0;
+    for (int v = 0; v < QNET__MESH_VERTICES; v++)
+        for (int k = 0; k < m->neighbors[v]; k++)
+            sum += qnet__distance3(at[v], at[m->neighbor[v][k]]);
+    return sum / (6 * QNET__MESH_VERTICES - 12);
+}
+
+/* How much a surface meets itself: over all pairs of vertices nearer than a mean edge, the sum of
+   (distance - that on the sphere)^2, both in mean edges. */
+static double qnet__mesh_crossing(const qnet__mesh *m, double (*at)[3])
+{
+    const double edge = qnet__mesh_edge(m, at);
+    const double first = qnet__mesh_edge(m, (double (*)[3])m->start);
+    double sum = 0;
+    for (int a = 0; a < QNET__MESH_VERTICES; a++)
+        for (int b = a + 1; b < QNET__MESH_VERTICES; b++) {
+            double off;
+            if (fabs(at[a][0] - at[b][0]) >= edge || fabs(at[a][1] - at[b][1]) >= edge ||
+                qnet__distance3(at[a], at[b]) >= edge)
+                continue;
+            off = qnet__distance3(at[a], at[b]) / edge -
+                  qnet__distance3(m->start[a], m->start[b]) / first;
+            sum += off * off;
+        }
+    return sum;
+}
+
+/* Fills voxels[nz][ny][nx], zeros, with 1 inside of the surface. Slice z cuts the faces in directed
+   lines, closed polygons; row y cuts these in points, from each of which on the winding number of
+   the voxels along x is higher or lower by 1. An end at z or y itself counts as above it, and an
+   edge is cut in one way for both of its faces: no polygon has gaps. */
+static void qnet__mesh_fill(const qnet__mesh *m, double (*at)[3], const qnet_volume *volume)
+{
+    const double *mm = volume->spacing;
+    const int nx = volume->nx, ny = volume->ny, nz = volume->nz;
+    for (int f = 0; f < QNET__MESH_FACES; f++) {
+        const int *v = m->face[f];
+        const double low = fmin(at[v[0]][2], fmin(at[v[1]][2], at[v[2]][2])) / mm[2];
+        const double high = fmax(at[v[0]][2], fmax(at[v[1]][2], at[v[2]][2])) / mm[2];
+        const int last_z = (int)fmin(nz - 1.0, high);
+        for (int z = (int)fmax(0, ceil(low)); z <= last_z; z++) {
+            double end[2][2]; /* x, y in voxels, where the line begins and ends */
+            int cuts = 0;
+            for (int k = 0; k < 3; k++) {
+                const int a = v[k], b = v[(k + 1) % 3];
+                const double *p = at[a < b ? a : b], *q = at[a < b ? b : a];
+                const int up = at[a][2] / mm[2] < z;
+                if (up == (at[b][2] / mm[2] < z)) continue;
+                const double t = (z * mm[2] - p[2]) / (q[2] - p[2]);
+                for (int i = 0; i < 2; i++) end[up][i] = (p[i] + t * (q[i] - p[i])) / mm[i];
+                cuts++;
+            }
+            if (cuts != 2) continue;
+            const int last_y = (int)fmin(ny - 1.0, fmax(end[0][1], end[1][1]));
+            for (int y = (int)fmax(0, ceil(fmin(end[0][1], end[1][1]))); y <= last_y; y++) {
+                const int up = end[0][1] < y;
+                if (up == (end[1][1] < y)) continue;
+                const double t = (y - end[0][1]) / (end[1][1] - end[0][1]);
+                const double x = fmax(0, ceil(end[0][0] + t * (end[1][0] - end[0][0])));
+                if (x < nx)
+                    volume->voxels[((size_t)z * (size_t)ny + (size_t)y) * (size_t)nx + (size_t)x]
+                        += up ? -1 : 1;
+            }
+        }
+    }
+    for (size_t row = 0; row < (size_t)nz * (size_t)ny; row++) {
+        float *voxel = volume->voxels + row * (size_t)nx, winding = 0;
+        for (int x = 0; x < nx; x++) {
+            winding += voxel[x];
+            voxel[x] = winding > 0;
+        }
+    }
+}
+
+/* ---- its way to the brain's border ----------------------------------------------------------- */
+
+#define QNET__BET_STEPS 1000
+#define QNET__BET_CHUNK 128    /* vertices of a task */
+#define QNET__BET_PAD 20       /* mm */
+#define QNET__BET_PASSES 6     /* with more smoothing in each */
+#define QNET__BET_CROSSING 4000
+
+typedef struct qnet__bet {
+    const qnet_volume *image;
+    qnet__mesh *mesh;
+    double t2, t98, t, tm, center[3], radius; /* of the head; mm */
+    double per_mm[3];  /* voxels */
+    double bias;       /* threshold^.275 */
+    double edge;       /* mm */
+    double smoothing;  /* of f2 where the surface is concave; 1 in the first pass */
+    int from;          /* mesh->at[from] to at[1 - from] */
+} qnet__bet;
+
+/* I at a place in voxels, from the volume's corner on. Where a head is cut by the volume's border
+   it is taken to go on as it is there, else the surface would be rounded off before; but for 20 mm
+   only, else it would never end. */
+static double qnet__bet_sample(const qnet__bet *b, const double at[3])
+{
+    const int n[3] = {b->image->nx, b->image->ny, b->image->nz};
+    size_t index = 0;
+    for (int i = 2; i >= 0; i--) {
+        const double pad = QNET__BET_PAD * b->per_mm[i];
+        if (!(at[i] >= -pad && at[i] <= n[i] + pad)) return b->t2;
+        index *= (size_t)n[i];
+        if (at[i] >= 0) index += at[i] < n[i] ? (size_t)at[i] : (size_t)n[i] - 1;
+    }
+    return (double)b->image->voxels[index];
+}
+
+/* Vertices of a chunk: mesh->at[from] to at[1 - from]. */
+static void qnet__bet_task(void *arg, size_t chunk, size_t worker)
+{
+    static const double e = (1 / 3.33 + 1 / 10.0) / 2, f = 6 / (1 / 3.33 - 1 / 10.0);
+    const qnet__bet *b = (const qnet__bet *)arg;
+    const qnet__mesh *m = b->mesh;
+    const int size[3] = {b->image->nx, b->image->ny, b->image->nz};
+    double (*const at)[3] = b->mesh->at[b->from], (*const to)[3] = b->mesh->at[1 - b->from];
+    const int first = (int)chunk * QNET__BET_CHUNK;
+    const int end = qnet__min_int(first + QNET__BET_CHUNK, QNET__MESH_VERTICES);
+    QNET__UNUSED(worker);
+    for (int v = first; v < end; v++) {
+        double n[3] = {0, 0, 0}, s[3] = {0, 0, 0}, edge[7][3], place[3], inwards[3];
+        double low = b->tm, high = b->t, length, along, f2, f3;
+        const int count = m->neighbors[v];
+        int i, inside = 1;
+        for (int k = 0; k < count; k++)
+            for (i = 0; i < 3; i++) {
+                edge[k][i] = at[m->neighbor[v][k]][i] - at[v][i];
+                s[i] += edge[k][i];
+            }
+        memcpy(edge[count], edge[0], sizeof edge[0]);
+        for (int k = 0; k < count; k++) { /* the faces' normals, each as long as its area */
+            n[0] += edge[k][1] * edge[k + 1][2] - edge[k][2] * edge[k + 1][1];
+            n[1] += edge[k][2] * edge[k + 1][0] - edge[k][0] * edge[k + 1][2];
+            n[2] += edge[k][0] * edge[k + 1][1] - edge[k][1] * edge[k + 1][0];
+        }
+        length = sqrt(qnet__dot3(n, n));
+        for (i = 0; i < 3; i++) {
+            n[i] = length > 0 ? n[i] / length : 0;
+            s[i] /= count;
+            place[i] = at[v][i] * b->per_mm[i] + 0.5;
+            inwards[i] = -n[i] * b->per_mm[i];
+            inside &= fmin(place[i], place[i] + 7 * inwards[i]) > 0.5 &&
+                      fmax(place[i], place[i] + 7 * inwards[i]) < size[i] - 0.5;
+        }
+        along = qnet__dot3(s, n);
+        f2 = 1 / (1 + exp(-2 * f * (2 * fabs(along) / (b->edge * b->edge) - e)));
+        if (along > 0) f2 = fmin(1, f2 * b->smoothing);
+        for (int depth = 0; depth <= 7; depth++) {
+            const double value = inside ? (double)b->image->voxels[
+                ((ptrdiff_t)place[2] * size[1] + (ptrdiff_t)place[1]) * size[0] +
+                (ptrdiff_t)place[0]] : qnet__bet_sample(b, place);
+            low = value < low ? value : low;
+            high = value > high && depth <= 3 ? value : high;
+            for (i = 0; i < 3; i++) place[i] += inwards[i];
+        }
+        low = fmax(low, b->t2);
+        high = fmin(high, b->tm);
+        f3 = 0.1 * b->edge * (low - b->t2 - b->bias * (high - b->t2)) / (high - b->t2);
+        for (i = 0; i < 3; i++)
+            to[v][i] = at[v][i] + (s[i] - along * n[i]) / 2 + (f2 * along + f3) * n[i];
+    }
+}
+
+/* All steps from the first sphere; the surface is in mesh->at[from] then. */
+static void qnet__bet_run(qnet_context *ctx, qnet__bet *b, int pass)
+{
+    const double most = pow(10, pass + 1);
+    b->from = 0;
+    for (int v = 0; v < QNET__MESH_VERTICES; v++)
+        for (int i = 0; i < 3; i++)
+            b->mesh->at[0][v][i] = b->center[i] + b->radius / 2 * b->mesh->start[v][i];
+    for (int step = 0; step < QNET__BET_STEPS; step++, b->from = 1 - b->from) {
+        const double left = 1 - (double)step / QNET__BET_STEPS; /* in the last quarter it fades */
+        if (step % 50 == 0) b->edge = qnet__mesh_edge(b->mesh, b->mesh->at[b->from]);
+        b->smoothing = pass == 0 ? 1 : left < 0.25 ? 1 + 4 * left * (most - 1) : most;
+        qnet__parallel(ctx, (QNET__MESH_VERTICES - 1) / QNET__BET_CHUNK + 1, qnet__bet_task, b);
+    }
+}
+
+/* The k-th lowest of x[count], from 0, which is put in another order: Hoare's FIND (1961). */
+static float qnet__kth(float *x, size_t count, size_t k)
+{
+    ptrdiff_t low = 0, high = (ptrdiff_t)count - 1, at = (ptrdiff_t)k;
+    while (low < high) {
+        const float pivot = x[low + (high - low) / 2];
+        ptrdiff_t i = low, j = high;
+        while (i <= j) {
+            while (x[i] < pivot) i++;
+            while (pivot < x[j]) j--;
+            if (i > j) break;
+            const float swap = x[i];
+            x[i++] = x[j];
+            x[j--] = swap;
+        }
+        if (at <= j) high = j;
+        else if (at >= i) low = i;
+        else break;
+    }
+    return x[at];
+}
+
+/* Thresholds, centre and radius of the head; value[voxels] is scratch. */
+static qnet_status qnet__bet_head(qnet_context *ctx, qnet__bet *b, const char *name, float *value)
+{
+    const qnet_volume *image = b->image;
+    const size_t voxels = qnet__voxel_count(image->nx, image->ny, image->nz);
+    const double *mm = image->spacing;
+    double sum[4] = {0, 0, 0, 0}; /* of weight * place, and of weights */
+    size_t head = 0, in_ball = 0, at = 0;
+    memcpy(value, image->voxels, voxels * sizeof *value);
+    b->t2 = (double)qnet__kth(value, voxels, voxels / 50);
+    b->t98 = (double)qnet__kth(value, voxels, voxels - 1 - voxels / 50);
+    if (!(b->t98 > b->t2))
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: nearly all voxels are %g, expected an image "
+                          "of a head", name, b->t2);
+    b->t = b->t2 + 0.1 * (b->t98 - b->t2);
+    for (int z = 0; z < image->nz; z++)
+        for (int y = 0; y < image->ny; y++)
+            for (int x = 0; x < image->nx; x++, at++) {
+                const double place[3] = {x * mm[0], y * mm[1], z * mm[2]};
+                const double v = (double)image->voxels[at];
+                const double weight = fmin(v, b->t98) - b->t2;
+                if (!(v > b->t)) continue;
+                head++;
+                sum[3] += weight;
+                for (int i = 0; i < 3; i++) sum[i] += weight * place[i];
+            }
+    for (int i = 0; i < 3; i++) b->center[i] = sum[i] / sum[3];
+    b->radius = cbrt((double)head * mm[0] * mm[1] * mm[2] * 3 / (4 * 3.14159265358979323846));
+    at = 0;
+    for (int z = 0; z < image->nz; z++)
+        for (int y = 0; y < image->ny; y++)
+            for (int x = 0; x < image->nx; x++, at++) {
+                const double place[3] = {x * mm[0], y * mm[1], z * mm[2]};
+                const double v = (double)image->voxels[at];
+                if (v > b->t2 && v < b->t98 && qnet__distance3(place, b->center) < b->radius)
+                    value[in_ball++] = image->voxels[at];
+            }
+    b->tm = in_ball > 0 ? (double)qnet__kth(value, in_ball, in_ball / 2) : 0;
+    if (!(b->tm > b->t))
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the median around the centre of the head is "
+                          "%g, expected more than %g, a tenth of the way from dark to bright: no "
+                          "head is seen", name, b->tm, b->t);
+    return QNET_OK;
+}
+
+/* ---- the mask -------------------------------------------------------------------------------- */
+
+/* Flood fill, breadth first. The component (6 neighbours) of voxel `start`, whose voxels hold
+   `from`: makes them `to`, lists their indices in queue[voxels], and returns how many there are. */
+static size_t qnet__flood(qnet_volume *v, size_t start, float from, float to, uint32_t *queue)
+{
+    const size_t n[3] = {(size_t)v->nx, (size_t)v->ny, (size_t)v->nz};
+    size_t tail = 1;
+    queue[0] = (uint32_t)start;
+    v->voxels[start] = to;
+    for (size_t head = 0; head < tail; head++) {
+        size_t rest = queue[head], step = 1;
+        for (int i = 0; i < 3; step *= n[i], rest /= n[i], i++) {
+            const size_t at = queue[head], x = rest % n[i];
+            if (x > 0 && v->voxels[at - step] == from) {
+                v->voxels[at - step] = to;
+                queue[tail++] = (uint32_t)(at - step);
+            }
+            if (x + 1 < n[i] && v->voxels[at + step] == from) {
+                v->voxels[at + step] = to;
+                queue[tail++] = (uint32_t)(at + step);
+            }
+        }
+    }
+    return tail;
+}
+
+/* Of the mask's components, those of `least` voxels or more stay; least 0: the largest one. Returns
+   how many voxels that are. */
+static size_t qnet__keep_components(qnet_volume *mask, size_t least, uint32_t *queue)
+{
+    const size_t voxels = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    size_t kept = 0, largest = 0, start = 0, i;
+    for (i = 0; i < voxels; i++) {
+        if (mask->voxels[i] != 1) continue;
+        const size_t size = qnet__flood(mask, i, 1, 2, queue);
+        if (least > 0 && size < least)
+            for (size_t k = 0; k < size; k++) mask->voxels[queue[k]] = 0;
+        else kept += size;
+        if (size > largest) largest = size, start = i;
+    }
+    if (least == 0 && largest > 0) kept = qnet__flood(mask, start, 2, 3, queue);
+    for (i = 0; i < voxels; i++) mask->voxels[i] = mask->voxels[i] > (least > 0 ? 1.0f : 2.0f);
+    return kept;
+}
+
+/* What is not connected to the border of the volume outside of the mask becomes mask. */
+static void qnet__fill_holes(qnet_volume *mask, uint32_t *queue)
+{
+    const size_t voxels = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    size_t at = 0;
+    for (int z = 0; z < mask->nz; z++)
+        for (int y = 0; y < mask->ny; y++)
+            for (int x = 0; x < mask->nx; x++, at++)
+                if (mask->voxels[at] == 0 && (x == 0 || x == mask->nx - 1 || y == 0 ||
+                                              y == mask->ny - 1 || z == 0 || z == mask->nz - 1))
+                    qnet__flood(mask, at, 0, 2, queue);
+    for (at = 0; at < voxels; at++) mask->voxels[at] = mask->voxels[at] != 2;
+}
+
+typedef struct qnet__erosion {
+    qnet_volume *mask;
+    uint32_t *distance; /* [nz][ny][nx] */
+    int radius;
+} qnet__erosion;
+
+/* Slice z: a voxel stays where all of the disc around it, dx^2 + dy^2 <= radius^2, is mask; what is
+   beyond the slice is not. distance: to the next voxel along x that is no mask; row dy of the disc
+   reaches w = sqrt(radius^2 - dy^2). */
+static void qnet__erosion_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__erosion *e = (const qnet__erosion *)arg;
+    const int nx = e->mask->nx, ny = e->mask->ny, r = e->radius;
+    const size_t slice = (size_t)nx * (size_t)ny;
+    float *mask = e->mask->voxels + z * slice;
+    uint32_t *distance = e->distance + z * slice;
+    QNET__UNUSED(worker);
+    for (int y = 0; y < ny; y++) {
+        float *voxel = mask + (size_t)y * (size_t)nx;
+        uint32_t *row = distance + (size_t)y * (size_t)nx, d = 0;
+        int x;
+        for (x = 0; x < nx; x++) row[x] = d = voxel[x] != 0 ? d + 1 : 0;
+        for (d = 0, x = nx - 1; x >= 0; x--) {
+            d = voxel[x] != 0 ? d + 1 : 0;
+            if (d < row[x]) row[x] = d;
+        }
+    }
+    for (int y = 0; y < ny; y++)
+        for (int dy = -r; dy <= r; dy++) {
+            const uint32_t w = (uint32_t)sqrt((double)(r * r - dy * dy));
+            float *voxel = mask + (size_t)y * (size_t)nx;
+            const int inside = y + dy >= 0 && y + dy < ny;
+            const uint32_t *row = inside ? distance + (size_t)(y + dy) * (size_t)nx : NULL;
+            for (int x = 0; x < nx; x++)
+                if (!inside || row[x] <= w) voxel[x] = 0;
+        }
+}
+
+QNET_API void qnet_brain_config_init(qnet_brain_config *config)
+{
+    config->threshold = 0.2;
+    config->erode = 4;
+    config->island = 2000;
+}
+
+static const qnet__setting qnet__brain_settings[] = {
+    QNET__SETTING(qnet_brain_config, 'd', threshold, 0.01, 0.99),
+    QNET__SETTING(qnet_brain_config, 'i', erode, 0, 100),
+    QNET__SETTING(qnet_brain_config, 'i', island, 0, INT_MAX),
+    QNET__SETTINGS_END
+};
+
+/* BET's surface as a mask of zeros, with the memory of a call: mesh and work[voxels]. */
+static qnet_status qnet__brain_find(qnet_context *ctx, const qnet_brain_config *config,
+                                    const char *name, qnet__bet *b, uint32_t *work,
+                                    qnet_volume *mask)
+{
+    qnet__erosion erosion = {mask, work, config->erode};
+    size_t before, after;
+    QNET__TRY(qnet__bet_head(ctx, b, name, (float *)(void *)work));
+    b->bias = pow(config->threshold, 0.275);
+    qnet__mesh_build(b->mesh);
+    for (int pass = 0; pass < QNET__BET_PASSES; pass++) {
+        qnet__bet_run(ctx, b, pass);
+        if (qnet__mesh_crossing(b->mesh, b->mesh->at[b->from]) <= QNET__BET_CROSSING) break;
+        if (pass + 1 == QNET__BET_PASSES)
+            qnet__log(ctx, QNET_LOG_WARNING, "%s: the brain's surface meets itself even with much "
+                      "smoothing: look at the mask", name);
+    }
+    qnet__mesh_fill(b->mesh, b->mesh->at[b->from], mask);
+    before = qnet__keep_components(mask, 0, work);
+    qnet__fill_holes(mask, work);
+    if (config->erode > 0) qnet__parallel(ctx, (size_t)mask->nz, qnet__erosion_task, &erosion);
+    after = qnet__keep_components(mask, (size_t)qnet__max_int(1, config->island), work);
+    if (after == 0)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: of a brain of %.0f voxels nothing is left: "
+                          "erode is %d, island %d", name, (double)before, config->erode,
+                          config->island);
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config *config,
+                                     const qnet_volume *magnitude, qnet_volume **mask)
+{
+    static const char name[] = "qnet_brain_mask: magnitude";
+    qnet__arena arena = {NULL, 0};
+    qnet__bet bet;
+    qnet_volume *out = NULL;
+    qnet_status status;
+    size_t voxels, bytes;
+    if (ctx == NULL || config == NULL || mask == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_brain_mask: context, configuration or "
+                          "mask is NULL");
+    QNET__TRY(qnet__settings_check(ctx, "qnet_brain_mask", qnet__brain_settings, config));
+    QNET__TRY(qnet__check_volume(ctx, magnitude, name, NULL, NULL));
+    voxels = qnet__voxel_count(magnitude->nx, magnitude->ny, magnitude->nz);
+    if (voxels > UINT32_MAX)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f voxels, expected %.0f at most", name,
+                          (double)voxels, (double)UINT32_MAX);
+    QNET__TRY(qnet__volume_like(ctx, magnitude, &out));
+    memset(&bet, 0, sizeof bet);
+    bet.image = magnitude;
+    for (int i = 0; i < 3; i++) bet.per_mm[i] = 1 / magnitude->spacing[i];
+    qnet__take(&arena, 1, sizeof *bet.mesh);
+    qnet__take(&arena, voxels, sizeof(uint32_t));
+    status = qnet__arena_alloc(ctx, &arena, &bytes, "finding the brain");
+    if (status == QNET_OK) {
+        bet.mesh = (qnet__mesh *)qnet__take(&arena, 1, sizeof *bet.mesh);
+        status = qnet__brain_find(ctx, config, name, &bet,
+                           (uint32_t *)qnet__take(&arena, voxels, sizeof(uint32_t)), out);
+        qnet__free(ctx, arena.base, bytes);
+    }
+    if (status != QNET_OK) qnet_volume_destroy(out);
+    else *mask = out;
+    return status;
+}
+
 /* ============================================================================================
-   >>unwrap
-   Relies on >>context.
+   >>unwrap   Phase unwrapping by 3DSRNCP, sorting by reliability along a path that need not be
+   continuous (Abdul-Rahman, Gdeisat, Burton, Lalor, Lilley & Moore: Fast and robust three-
+   dimensional best path phase unwrapping algorithm. Applied Optics 46, 2007).
+
+   In: phase p[nz][ny][nx] within some interval of 2 pi, and a mask. Out: p + 2 pi k with one whole
+   number k per voxel; each connected component of the mask (6 neighbours) but for one multiple of
+   2 pi. With g(d) = d - 2 pi round(d / 2 pi), the wrapped difference:
+
+       unreliability of a voxel   u = mean over the pairs of opposite neighbours p-, p+, 13 or,
+                                      at the volume's border, those that lie in it, of
+                                      (g(p- - p) - g(p - p+))^2, a second difference
+       edges                      neighbours a, b along x, y, z in the mask, value u(a) + u(b)
+
+   From the lowest value on, ties in the order of voxels and axes, each edge joins the groups of
+   its ends, if they are two: the smaller is shifted by the 2 pi k with which p(a) - p(b) becomes
+   g(p(a) - p(b)). So noise and open ends of fringes are crossed last. At the mask's rim u sees
+   phase from beyond it, as in scikit-image's unwrap_phase, which this agrees with; the paper takes
+   a random u there, which leaves more voxels wrong.
+   A voxel's u has one owner, and all after that is serial: one volume is unwrapped by some two
+   threads, several best each by one. Relies on >>context >>nifti.
    ============================================================================================ */
+
+#define QNET__PI 3.14159265358979323846
+
+/* value: the bits of a float, not negative, which sort as the float does. end: 3 * voxel + axis. */
+typedef struct qnet__edge { uint32_t value, end; } qnet__edge;
+
+/* A voxel's place in the forest of groups. k: by how many 2 pi it is shifted against its parent; of
+   a root, which is its own parent: how many voxels its group has. */
+typedef struct qnet__group { uint32_t parent; int32_t k; } qnet__group;
+
+/* One unwrapping. 8 bytes per voxel and 48 per voxel of the mask, besides the volumes. */
+typedef struct qnet__unwrapping {
+    const float *phase, *mask;  /* [nz][ny][nx] */
+    float *unwrapped;           /* the same, zeros; the unreliability until it is known */
+    int n[3];                   /* nx, ny, nz */
+    qnet__group *group;         /* [nz][ny][nx] */
+    qnet__edge *edge, *spare;   /* [3 * voxels of the mask] */
+} qnet__unwrapping;
+
+/* The memory of one whose mask has `inside` voxels, as pieces of an arena. */
+static void qnet__unwrap_take(qnet__unwrapping *u, size_t inside, qnet__arena *arena)
+{
+    const size_t voxels = qnet__voxel_count(u->n[0], u->n[1], u->n[2]);
+    u->group = (qnet__group *)qnet__take(arena, voxels, sizeof *u->group);
+    u->edge = (qnet__edge *)qnet__take(arena, inside, 3 * sizeof *u->edge);
+    u->spare = (qnet__edge *)qnet__take(arena, inside, 3 * sizeof *u->edge);
+}
+
+/* g of a difference of two phases from one interval of 2 pi. */
+static float qnet__wrap_difference(float d)
+{
+    const float pi = (float)QNET__PI;
+    return d > pi ? d - 2 * pi : d < -pi ? d + 2 * pi : d;
+}
+
+/* u of slice z. Of each pair the neighbour after the voxel in memory is listed, with the axes, as
+   bits, along which both are a voxel away. Where there is no pair, in a volume of one voxel, u does
+   not matter. */
+static void qnet__unreliability_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__unwrapping *u = (const qnet__unwrapping *)arg;
+    const size_t nx = (size_t)u->n[0], ny = (size_t)u->n[1], nz = (size_t)u->n[2];
+    size_t offset[13], at = z * ny * nx;
+    int axes[13];
+    QNET__UNUSED(worker);
+    for (int i = 0; i < 13; i++) {
+        const int dx = (i + 14) % 3 - 1, dy = (i + 14) / 3 % 3 - 1, dz = (i + 14) / 9 - 1;
+        offset[i] = (size_t)(((ptrdiff_t)dz * (ptrdiff_t)ny + dy) * (ptrdiff_t)nx + dx);
+        axes[i] = (dx != 0) | (dy != 0) << 1 | (dz != 0) << 2;
+    }
+    for (size_t y = 0; y < ny; y++)
+        for (size_t x = 0; x < nx; x++, at++) {
+            const int closed = (x == 0 || x == nx - 1) | (y == 0 || y == ny - 1) << 1 |
+                               (z == 0 || z == nz - 1) << 2; /* axes that have no pair here */
+            const float *p = u->phase + at;
+            float sum = 0, pairs = 0;
+            if (u->mask[at] == 0) continue;
+            for (int i = 0; i < 13; i++) {
+                if (axes[i] & closed) continue;
+                const float second = qnet__wrap_difference(*(p - offset[i]) - *p) -
+                                     qnet__wrap_difference(*p - p[offset[i]]);
+                sum += second * second;
+                pairs++;
+            }
+            u->unwrapped[at] = sum / fmaxf(pairs, 1);
+        }
+}
+
+/* Sorts edge[count] by value, equal values in the order they had: radix sort by 3 digits of 11
+   bits, the lowest first. Returns where they are then, edge or spare. */
+static qnet__edge *qnet__edges_sort(qnet__edge *edge, qnet__edge *spare, size_t count)
+{
+    for (int shift = 0; shift < 33; shift += 11) {
+        uint32_t place[2048], begin = 0;
+        qnet__edge *from = edge;
+        memset(place, 0, sizeof place);
+        for (size_t i = 0; i < count; i++) place[from[i].value >> shift & 2047]++;
+        for (int digit = 0; digit < 2048; digit++) {
+            const uint32_t here = place[digit];
+            place[digit] = begin;
+            begin += here;
+        }
+        for (size_t i = 0; i < count; i++)
+            spare[place[from[i].value >> shift & 2047]++] = from[i];
+        edge = spare;
+        spare = from;
+    }
+    return edge;
+}
+
+/* The root of a voxel's group, and in *k by how many 2 pi the voxel is shifted against it. On the
+   way each second voxel gets its parent's parent as parent (path halving). */
+static uint32_t qnet__group_root(qnet__group *group, uint32_t voxel, int32_t *k)
+{
+    *k = 0;
+    while (group[voxel].parent != voxel) {
+        qnet__group *g = &group[voxel];
+        const qnet__group parent = group[g->parent];
+        if (parent.parent != g->parent) {
+            g->k += parent.k;
+            g->parent = parent.parent;
+        }
+        *k += g->k;
+        voxel = g->parent;
+    }
+    return voxel;
+}
+
+/* What follows from the unreliability: edges, their order, the groups, the phase. */
+static void qnet__unwrap_join(const qnet__unwrapping *u)
+{
+    const size_t step[3] = {1, (size_t)u->n[0], (size_t)u->n[0] * (size_t)u->n[1]};
+    const size_t voxels = step[2] * (size_t)u->n[2];
+    const qnet__edge *edge;
+    size_t count = 0, at = 0;
+    for (int z = 0; z < u->n[2]; z++)
+        for (int y = 0; y < u->n[1]; y++)
+            for (int x = 0; x < u->n[0]; x++, at++) {
+                const int more[3] = {x + 1 < u->n[0], y + 1 < u->n[1], z + 1 < u->n[2]};
+                u->group[at].parent = (uint32_t)at;
+                u->group[at].k = 1;
+                if (u->mask[at] == 0) continue;
+                for (uint32_t axis = 0; axis < 3; axis++) {
+                    if (!more[axis] || u->mask[at + step[axis]] == 0) continue;
+                    const float value = u->unwrapped[at] + u->unwrapped[at + step[axis]];
+                    memcpy(&u->edge[count].value, &value, sizeof value);
+                    u->edge[count++].end = 3 * (uint32_t)at + axis;
+                }
+            }
+    edge = qnet__edges_sort(u->edge, u->spare, count);
+    for (size_t i = 0; i < count; i++) {
+        const uint32_t a = edge[i].end / 3, b = a + (uint32_t)step[edge[i].end % 3];
+        const float d = u->phase[a] - u->phase[b], pi = (float)QNET__PI;
+        int32_t ka, kb, k = d > pi ? 1 : d < -pi ? -1 : 0; /* of b against a */
+        const uint32_t root_a = qnet__group_root(u->group, a, &ka);
+        const uint32_t root_b = qnet__group_root(u->group, b, &kb);
+        qnet__group *to = &u->group[root_a], *from = &u->group[root_b];
+        if (root_a == root_b) continue;
+        k += ka - kb; /* of root b against root a */
+        if (from->k > to->k) {
+            qnet__group *swap = to;
+            to = from;
+            from = swap;
+            k = -k;
+        }
+        to->k += from->k;
+        from->parent = to == &u->group[root_a] ? root_a : root_b;
+        from->k = k;
+    }
+    for (at = 0; at < voxels; at++) {
+        int32_t k;
+        if (u->mask[at] == 0) continue;
+        qnet__group_root(u->group, (uint32_t)at, &k);
+        u->unwrapped[at] = (float)((double)u->phase[at] + 2 * QNET__PI * k);
+    }
+}
+
+/* All of it by the caller's thread, with memory by qnet__unwrap_take: for several at a time, as
+   tasks. */
+QNET__HELPER void qnet__unwrap(qnet__unwrapping *u)
+{
+    for (int z = 0; z < u->n[2]; z++) qnet__unreliability_task(u, (size_t)z, 0);
+    qnet__unwrap_join(u);
+}
+
+#define QNET__PHASE_SPAN 6.29 /* 2 pi, and what rounding to a file's integers adds */
+
+/* Refuses a phase that was checked as a volume, but has an interval of more than 2 pi in the mask;
+   *inside: the mask's voxels. */
+static qnet_status qnet__check_phase(qnet_context *ctx, const qnet_volume *phase, const char *name,
+                                     const qnet_volume *mask, size_t *inside)
+{
+    const size_t voxels = qnet__voxel_count(phase->nx, phase->ny, phase->nz);
+    float low = INFINITY, high = -INFINITY;
+    *inside = 0;
+    for (size_t i = 0; i < voxels; i++) {
+        if (mask->voxels[i] == 0) continue;
+        low = fminf(low, phase->voxels[i]);
+        high = fmaxf(high, phase->voxels[i]);
+        ++*inside;
+    }
+    if ((double)high - (double)low > QNET__PHASE_SPAN)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: from %g to %g in the mask, expected radians "
+                          "in an interval of 2 pi, such as -3.1416 to 3.1416", name, (double)low,
+                          (double)high);
+    if (voxels > UINT32_MAX / 3)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f voxels, expected %.0f at most", name,
+                          (double)voxels, (double)(UINT32_MAX / 3));
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *phase,
+                                       const qnet_volume *mask, qnet_volume **unwrapped)
+{
+    static const char name[] = "qnet_phase_unwrap: phase";
+    qnet__arena arena = {NULL, 0};
+    qnet__unwrapping u;
+    qnet_volume *out = NULL;
+    size_t inside, bytes;
+    qnet_status status;
+    if (ctx == NULL || unwrapped == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_phase_unwrap: context or unwrapped is "
+                          "NULL");
+    QNET__TRY(qnet__check_volume(ctx, phase, name, NULL, NULL));
+    QNET__TRY(qnet__check_mask(ctx, mask, "qnet_phase_unwrap: mask", phase, name));
+    QNET__TRY(qnet__check_phase(ctx, phase, name, mask, &inside));
+    QNET__TRY(qnet__volume_like(ctx, phase, &out));
+    u.phase = phase->voxels, u.mask = mask->voxels, u.unwrapped = out->voxels;
+    u.n[0] = phase->nx, u.n[1] = phase->ny, u.n[2] = phase->nz;
+    qnet__unwrap_take(&u, inside, &arena);
+    status = qnet__arena_alloc(ctx, &arena, &bytes, "unwrapping a phase");
+    if (status != QNET_OK) {
+        qnet_volume_destroy(out);
+        return status;
+    }
+    qnet__unwrap_take(&u, inside, &arena);
+    qnet__parallel(ctx, (size_t)phase->nz, qnet__unreliability_task, &u);
+    qnet__unwrap_join(&u);
+    qnet__free(ctx, arena.base, bytes);
+    *unwrapped = out;
+    return QNET_OK;
+}
 
 /* ============================================================================================
    >>susceptibility: the field of a susceptibility map, and the way back. With b the unit vector of
@@ -15400,13 +16193,30 @@ static qnet_status qnet__fit(qnet_context *ctx, qnet__fit_job *job, qnet_task ta
     return QNET_OK;
 }
 
-/* The distance of echoes that follow each other at equal ones, else 0. Sidecars round to .01 ms. */
-static double qnet__echo_interval(int echoes, const double *echo_time)
+/* *interval: the distance of echoes that follow each other at equal ones, for ARLO, or 0 for the
+   log-linear fit; refuses what ARLO cannot take where it is asked for. Sidecars round times. */
+static qnet_status qnet__r2star_interval(qnet_context *ctx, const char *step,
+                                         qnet_r2star_method method, int echoes,
+                                         const double *echo_time, double *interval)
 {
-    const double interval = (echo_time[echoes - 1] - echo_time[0]) / (echoes - 1);
-    for (int e = 1; e < echoes; e++)
-        if (fabs(echo_time[e] - echo_time[e - 1] - interval) > 0.01 * interval) return 0;
-    return interval;
+    *interval = (echo_time[echoes - 1] - echo_time[0]) / (echoes - 1);
+    if (method == QNET_R2STAR_ARLO && echoes < 3)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ARLO needs 3 echoes or more, found %d; "
+                          "QNET_R2STAR_LOGLINEAR needs 2", step, echoes);
+    for (int e = 1; e < echoes; e++) {
+        const double distance = echo_time[e] - echo_time[e - 1];
+        if (method != QNET_R2STAR_LOGLINEAR && echoes > 2 &&
+            fabs(distance - *interval) <= 0.01 * *interval)
+            continue;
+        if (method == QNET_R2STAR_ARLO)
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ARLO needs echoes at equal distances "
+                              "to 1 %%, found %g s from echo %d to %d, %g s on average; "
+                              "QNET_R2STAR_LOGLINEAR takes any", step, distance, e, e + 1,
+                              *interval);
+        *interval = 0;
+        break;
+    }
+    return QNET_OK;
 }
 
 QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method method, int echoes,
@@ -15425,15 +16235,7 @@ QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method metho
     memset(&job, 0, sizeof job);
     job.echoes = echoes;
     job.most = 20 / echo_time[0];
-    if (method == QNET_R2STAR_ARLO && echoes < 3)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ARLO needs 3 echoes or more, found %d; "
-                          "QNET_R2STAR_LOGLINEAR needs 2", step, echoes);
-    if (method != QNET_R2STAR_LOGLINEAR && echoes >= 3)
-        job.interval = qnet__echo_interval(echoes, echo_time);
-    if (method == QNET_R2STAR_ARLO && job.interval == 0)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ARLO needs echoes at equal distances (1 "
-                          "%%), found echo times of %g, %g, ... %g s; QNET_R2STAR_LOGLINEAR takes "
-                          "any", step, echo_time[0], echo_time[1], echo_time[echoes - 1]);
+    QNET__TRY(qnet__r2star_interval(ctx, step, method, echoes, echo_time, &job.interval));
     return qnet__fit(ctx, &job, qnet__r2star_task, magnitude, NULL, echo_time, mask, out);
 }
 
@@ -15530,9 +16332,673 @@ QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, doub
 }
 
 /* ============================================================================================
-   >>maps
-   Relies on >>context.
+   >>maps: the chain from echoes to maps (paper, "Dataset"; MRI Institute's SMART names its steps).
+
+       magnitude of the 2nd echo        -> mask                  BET, or the caller's mask
+       magnitudes                       -> R2*                   ARLO or log-linear
+       phase of each echo               -> unwrapped             3DSRNCP, then made consistent
+       unwrapped / (2 pi gamma B0 TE)   -> field in ppm          of each echo; consensus mode: the
+                                                                 slope of all echoes over TE
+       field -> local field -> QSM                               SHARP; truncated division, iterated
+       QSM of echoes 2 .. 6             -> QSM                   mean weighted by (TE S)^2
+       shortest echo of the large angle -> T1W; of both angles -> T1 and M0
+
+   Volumes of all echoes are there at once as they come, and as unwrapped phases, which their maps
+   replace; scratch memory is that of as many echoes as there are workers.
+   Relies on >>context >>text >>nifti >>brain >>unwrap >>susceptibility >>relaxometry.
    ============================================================================================ */
+
+#define QNET__GAMMA 42.577478518 /* of the proton, MHz/T (CODATA 2018) */
+
+typedef struct qnet__chain {
+    qnet_context *ctx;
+    const qnet_maps_config *config;
+    const qnet_echoes *first, *second;
+    int from, to;                      /* echoes of the mean: from .. to - 1, from 0 */
+    char text[QNET__MAX_ECHOES][16];
+    const char *name[QNET__MAX_ECHOES]; /* of each echo, for sentences */
+    double time[QNET__MAX_ECHOES];     /* s */
+    double scale, shift;               /* phase in radians = scale * stored + shift */
+    qnet_volume *phase[QNET__MAX_ECHOES]; /* unwrapped, then the field, then the map */
+    qnet_maps made;
+    size_t step, steps;                /* of progress */
+    double start;
+} qnet__chain;
+
+/* ---- what is refused ------------------------------------------------------------------------- */
+
+QNET_API void qnet_maps_config_init(qnet_maps_config *config)
+{
+    memset(config, 0, sizeof *config);
+    config->mode = QNET_MAPS_PAPER;
+    qnet_brain_config_init(&config->brain);
+    config->brain_echo = 2;
+    config->first_echo = 2;
+    config->last_echo = 6;
+    qnet_susceptibility_config_init(&config->susceptibility);
+    config->r2star = QNET_R2STAR_AUTO;
+}
+
+static const qnet__setting qnet__maps_settings[] = {
+    QNET__SETTING(qnet_maps_config, 'i', brain_echo, 1, QNET__MAX_ECHOES),
+    QNET__SETTING(qnet_maps_config, 'i', first_echo, 1, QNET__MAX_ECHOES),
+    QNET__SETTING(qnet_maps_config, 'i', last_echo, 1, QNET__MAX_ECHOES),
+    QNET__SETTINGS_END
+};
+
+static qnet_status qnet__maps_check_config(qnet_context *ctx, const qnet_maps_config *c)
+{
+    QNET__TRY(qnet__settings_check(ctx, "maps", qnet__maps_settings, c));
+    QNET__TRY(qnet__settings_check(ctx, "maps: brain", qnet__brain_settings, &c->brain));
+    QNET__TRY(qnet__susceptibility_check(ctx, &c->susceptibility));
+    if (c->first_echo > c->last_echo)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "maps: first_echo %d: expected last_echo, %d, "
+                          "at most", c->first_echo, c->last_echo);
+    if ((unsigned)c->mode > QNET_MAPS_CONSENSUS || (unsigned)c->r2star > QNET_R2STAR_LOGLINEAR)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "maps: mode %d or r2star %d: expected one of "
+                          "their enumerations", (int)c->mode, (int)c->r2star);
+    return QNET_OK;
+}
+
+static void qnet__range(const qnet_volume *v, float *low, float *high)
+{
+    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
+    *low = *high = v->voxels[0];
+    for (size_t i = 1; i < count; i++) {
+        *low = v->voxels[i] < *low ? v->voxels[i] : *low;
+        *high = v->voxels[i] > *high ? v->voxels[i] : *high;
+    }
+}
+
+static qnet_status qnet__check_magnitude(qnet_context *ctx, const qnet_volume *v, const char *name,
+                                         const qnet_volume *grid, const char *grid_name)
+{
+    float low, high;
+    QNET__TRY(qnet__check_volume(ctx, v, name, grid, grid_name));
+    qnet__range(v, &low, &high);
+    if (high > 0) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the magnitude is %g to %g everywhere, expected "
+                      "numbers above 0", name, (double)low, (double)high);
+}
+
+/* The phases as a whole: their grid, and what turns them into radians. A scanner's integers use all
+   of their range, as the phase outside of the head is noise. */
+static qnet_status qnet__check_phases(qnet__chain *c)
+{
+    static const double ranges[3][2] = {{-3.145, 3.145}, {0, 4096}, {-4096, 4096}};
+    const qnet_volume *grid = c->first->echo[0].magnitude;
+    float low = INFINITY, high = -INFINITY;
+    int whole = 1, k = 0;
+    char name[300];
+    for (int e = 0; e < c->first->count; e++) {
+        const qnet_volume *v = c->first->echo[e].phase;
+        float least, most;
+        snprintf(name, sizeof name, "%.250s: phase", c->name[e]);
+        QNET__TRY(qnet__check_volume(c->ctx, v, name, grid, c->name[0]));
+        qnet__range(v, &least, &most);
+        if (least == most)
+            return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: %g everywhere", name, (double)least);
+        for (size_t i = 0; whole && i < qnet__voxel_count(v->nx, v->ny, v->nz); i++)
+            whole = v->voxels[i] == floorf(v->voxels[i]);
+        low = least < low ? least : low;
+        high = most > high ? most : high;
+    }
+    while (k < 3 && !((double)low >= ranges[k][0] && (double)high <= ranges[k][1] &&
+                      (k == 0 || (whole && (double)high - (double)low >
+                                               0.9 * (ranges[k][1] - ranges[k][0])))))
+        k++;
+    if (k == 3)
+        return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: the phases are %s%g to %g, expected "
+                          "radians within +-pi, or a scanner's whole numbers over -4096 to 4095 or "
+                          "0 to 4095", c->name[0], whole ? "whole numbers, " : "", (double)low,
+                          (double)high);
+    c->scale = k == 0 ? 1 : 2 * QNET__PI / (ranges[k][1] - ranges[k][0]);
+    c->shift = k == 1 ? -QNET__PI : 0;
+    if (k > 0)
+        qnet__log(c->ctx, QNET_LOG_INFO, "%s: phases of %g to %g are scaled to +-pi", c->name[0],
+                  (double)low, (double)high);
+    return QNET_OK;
+}
+
+/* One flip angle's magnitude that T1 takes. */
+static qnet_status qnet__check_second(qnet__chain *c)
+{
+    const qnet_echoes *a = c->first, *b = c->second;
+    const char *name = b->count > 0 && b->echo != NULL && b->echo[0].name != NULL
+                           ? b->echo[0].name : "second, echo 1";
+    if (b->count < 1 || b->echo == NULL)
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: the second flip angle has no echo",
+                          name);
+    QNET__TRY(qnet__check_magnitude(c->ctx, b->echo[0].magnitude, name, a->echo[0].magnitude,
+                                    c->name[0]));
+    QNET__TRY(qnet__check_echo_time(c->ctx, name, b->echo[0].echo_time, 0));
+    if (!(fabs(a->echo[0].echo_time - b->echo[0].echo_time) <= 0.01 * a->echo[0].echo_time))
+        return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: echo time of %g s, expected %g as in %s: "
+                          "T1 needs the same decay at both angles", name, b->echo[0].echo_time,
+                          a->echo[0].echo_time, c->name[0]);
+    if (!(a->flip_angle > 0 && b->flip_angle > 0 && a->flip_angle <= 90 && b->flip_angle <= 90 &&
+          a->flip_angle != b->flip_angle))
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: flip angles of %g and %g degrees, "
+                          "expected two different ones above 0, 90 at most", name, a->flip_angle,
+                          b->flip_angle);
+    if (!(a->repetition_time > 0 && a->repetition_time <= 10 &&
+          fabs(a->repetition_time - b->repetition_time) <= 0.01 * a->repetition_time))
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: repetition times of %g and %g, "
+                          "expected the same at both flip angles, in seconds, 10 at most", name,
+                          a->repetition_time, b->repetition_time);
+    return QNET_OK;
+}
+
+/* All that is known to fail, before any work is done. */
+static qnet_status qnet__chain_check(qnet__chain *c, const qnet_volume *mask)
+{
+    const qnet_echoes *in = c->first;
+    double interval;
+    int phases = 0;
+    QNET__TRY(qnet__maps_check_config(c->ctx, c->config));
+    if (in->echo == NULL || in->count < 2 || in->count > QNET__MAX_ECHOES)
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "maps: %d echo%s, expected 2 to %d",
+                          in->count, in->count == 1 ? " only" : "es", QNET__MAX_ECHOES);
+    for (int e = 0; e < in->count; e++) {
+        const qnet_echo *echo = &in->echo[e];
+        snprintf(c->text[e], sizeof c->text[e], "echo %d", e + 1);
+        c->name[e] = echo->name != NULL ? echo->name : c->text[e];
+        QNET__TRY(qnet__check_echo_time(c->ctx, c->name[e], echo->echo_time,
+                                        e > 0 ? in->echo[e - 1].echo_time : 0));
+        QNET__TRY(qnet__check_magnitude(c->ctx, echo->magnitude, c->name[e],
+                                        e > 0 ? in->echo[0].magnitude : NULL, c->name[0]));
+        c->time[e] = echo->echo_time;
+        phases += echo->phase != NULL;
+    }
+    if (mask != NULL)
+        QNET__TRY(qnet__check_mask(c->ctx, mask, "mask", in->echo[0].magnitude, c->name[0]));
+    if (c->second != NULL) QNET__TRY(qnet__check_second(c));
+    QNET__TRY(qnet__r2star_interval(c->ctx, "maps", c->config->r2star, in->count, c->time,
+                                    &interval));
+    if (phases == 0) return QNET_OK;
+    for (int e = 0; e < in->count; e++)
+        if (in->echo[e].phase == NULL)
+            return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: the phase is missing, %d of %d "
+                              "echoes have one", c->name[e], phases, in->count);
+    if (!(in->field_strength >= 0.01 && in->field_strength <= 30))
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: field strength of %g T, expected 0.01 "
+                          "to 30", c->name[0], in->field_strength);
+    if (in->phase_sign != 1 && in->phase_sign != -1)
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: phase_sign %d, expected 1 (Siemens, "
+                          "Philips) or -1 (GE)", c->name[0], in->phase_sign);
+    QNET__TRY(qnet__check_phases(c));
+    c->to = qnet__min_int(c->config->last_echo, in->count);
+    c->from = qnet__min_int(c->config->first_echo, c->to) - 1;
+    return QNET_OK;
+}
+
+/* Reports that a step is done: what of it is worth a line, such as "unwrap" of "echo 2". */
+static qnet_status qnet__chain_report(qnet__chain *c, const char *task, const char *where)
+{
+    const double seconds = qnet__seconds(c->ctx) - c->start, done = (double)++c->step;
+    const double steps = (double)c->steps;
+    const qnet_progress_info info = {
+        task, where, 0, 0, c->step, c->steps, (double)NAN, 0, seconds > 0 ? done / seconds : 0,
+        seconds * (steps - done) / done, done / steps};
+    if (qnet__report(c->ctx, &info) == 0) return QNET_OK;
+    return qnet__fail(c->ctx, QNET_STOPPED, "maps: stopped by the caller after %s%s%s", task,
+                      where[0] ? " of " : "", where);
+}
+
+/* ---- unwrapped phases that are consistent ------------------------------------------------------
+
+   Each echo is unwrapped alone, and so but for one multiple of 2 pi per component of the mask. At
+   the rim, where signal is lost, some voxels and small regions are off by others, which SHARP
+   would spread by its radius: the later the echo, the more. But the phase of a voxel is a line
+   over TE, p0 + w TE, and the offset p0 (of coils and pulses) varies slowly. So
+
+       components   of the first echo: the median of the phase within +-pi; of the second one: that
+                    of its distance to the first one's phase scaled by TE
+       offset       p0(x): the polynomial of second order in space nearest to what both echoes
+                    have at TE 0, weighted by the squared magnitude
+       voxels       of echo e > 1: 2 pi n from where the line through p0 and echo e - 1 is:
+                    n = round((p0 + (phase[e-1] - p0) TE[e] / TE[e-1] - phase[e]) / (2 pi)) */
+
+typedef struct qnet__unwrap_round {
+    const qnet__chain *chain;
+    int first; /* echo of task 0 */
+    qnet__unwrapping work[QNET__MAX_ECHOES];
+    float *scaled[QNET__MAX_ECHOES]; /* phase in radians; NULL: as it came */
+} qnet__unwrap_round;
+
+static void qnet__unwrap_echo_task(void *arg, size_t i, size_t worker)
+{
+    qnet__unwrap_round *round = (qnet__unwrap_round *)arg;
+    const qnet__chain *c = round->chain;
+    const size_t e = (size_t)round->first + i;
+    const qnet_volume *phase = c->first->echo[e].phase;
+    qnet__unwrapping *u = &round->work[i];
+    QNET__UNUSED(worker);
+    u->phase = phase->voxels;
+    u->unwrapped = c->phase[e]->voxels;
+    if (round->scaled[i] != NULL) {
+        for (size_t k = 0; k < qnet__voxel_count(phase->nx, phase->ny, phase->nz); k++)
+            round->scaled[i][k] = (float)(c->scale * (double)phase->voxels[k] + c->shift);
+        u->phase = round->scaled[i];
+    }
+    qnet__unwrap(u);
+}
+
+/* The scratch of as many echoes as are unwrapped at a time. */
+static void qnet__unwrap_round_take(qnet__unwrap_round *round, int slots, size_t inside,
+                                    qnet__arena *arena)
+{
+    const qnet_volume *mask = round->chain->made.mask;
+    const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    for (int i = 0; i < slots; i++) {
+        qnet__unwrapping *u = &round->work[i];
+        u->mask = mask->voxels;
+        u->n[0] = mask->nx, u->n[1] = mask->ny, u->n[2] = mask->nz;
+        qnet__unwrap_take(u, inside, arena);
+        round->scaled[i] = round->chain->scale == 1 ? NULL
+                               : (float *)qnet__take(arena, count, sizeof(float));
+    }
+}
+
+/* phase[0 .. echoes): as many at a time as there are workers. */
+static qnet_status qnet__chain_unwrap(qnet__chain *c, int echoes)
+{
+    const qnet_volume *mask = c->made.mask;
+    const int slots = (int)qnet__min_size(qnet__workers(c->ctx), (size_t)echoes);
+    qnet__unwrap_round round;
+    qnet__arena arena = {NULL, 0};
+    size_t inside = 0, bytes;
+    qnet_status status;
+    memset(&round, 0, sizeof round);
+    round.chain = c;
+    for (int e = 0; e < echoes; e++) QNET__TRY(qnet__volume_like(c->ctx, mask, &c->phase[e]));
+    for (size_t i = 0; i < qnet__voxel_count(mask->nx, mask->ny, mask->nz); i++)
+        inside += mask->voxels[i] != 0;
+    qnet__unwrap_round_take(&round, slots, inside, &arena);
+    QNET__TRY(qnet__arena_alloc(c->ctx, &arena, &bytes, "unwrapping phases"));
+    qnet__unwrap_round_take(&round, slots, inside, &arena);
+    status = QNET_OK;
+    for (int e = 0; e < echoes && status == QNET_OK; e++) {
+        if (e % slots == 0) {
+            round.first = e;
+            qnet__parallel(c->ctx, (size_t)qnet__min_int(slots, echoes - e),
+                           qnet__unwrap_echo_task, &round);
+        }
+        status = qnet__chain_report(c, "unwrap", c->name[e]);
+    }
+    qnet__free(c->ctx, arena.base, bytes);
+    return status;
+}
+
+#define QNET__TURNS 64 /* the most 2 pi that a component is looked for off */
+
+/* Shifts phase, at the `size` voxels of list, by the 2 pi n that is the median of
+   (phase - ratio before) / (2 pi), rounded; before NULL: 0. */
+static void qnet__shift_component(float *phase, const float *before, double ratio,
+                                  const uint32_t *list, size_t size)
+{
+    size_t histogram[2 * QNET__TURNS + 1], below = 0;
+    int n = -QNET__TURNS;
+    memset(histogram, 0, sizeof histogram);
+    for (size_t i = 0; i < size; i++) {
+        const double expected = before != NULL ? ratio * (double)before[list[i]] : 0;
+        const double turns = rint(((double)phase[list[i]] - expected) / (2 * QNET__PI));
+        histogram[(int)fmax(-QNET__TURNS, fmin(turns, QNET__TURNS)) + QNET__TURNS]++;
+    }
+    while ((below += histogram[n + QNET__TURNS]) * 2 < size) n++;
+    for (size_t i = 0; i < size && n != 0; i++)
+        phase[list[i]] = (float)((double)phase[list[i]] - 2 * QNET__PI * n);
+}
+
+static qnet_status qnet__align_components(qnet__chain *c)
+{
+    const qnet_volume *mask = c->made.mask;
+    const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    const double ratio = c->time[1] / c->time[0];
+    qnet_volume *left = NULL;
+    uint32_t *list = (uint32_t *)qnet__alloc(c->ctx, count * sizeof *list);
+    if (list == NULL) return qnet__no_memory(c->ctx, count * sizeof *list, "a mask's components");
+    const qnet_status status = qnet__volume_like(c->ctx, mask, &left);
+    if (status == QNET_OK) memcpy(left->voxels, mask->voxels, count * sizeof(float));
+    for (size_t i = 0; i < count && status == QNET_OK; i++) {
+        if (left->voxels[i] != 1) continue;
+        const size_t size = qnet__flood(left, i, 1, 0, list);
+        qnet__shift_component(c->phase[0]->voxels, NULL, 0, list, size);
+        qnet__shift_component(c->phase[1]->voxels, c->phase[0]->voxels, ratio, list, size);
+    }
+    qnet_volume_destroy(left);
+    qnet__free(c->ctx, list, count * sizeof *list);
+    return status;
+}
+
+#define QNET__OFFSET_TERMS 10 /* 1, x, y, z, xx, xy, xz, yy, yz, zz, each axis over -1 .. 1 */
+
+static void qnet__offset_terms(const qnet_volume *v, int x, int y, int z,
+                               double term[QNET__OFFSET_TERMS])
+{
+    const double at[4] = {1, 2.0 * x / qnet__max_int(v->nx - 1, 1) - 1,
+                          2.0 * y / qnet__max_int(v->ny - 1, 1) - 1,
+                          2.0 * z / qnet__max_int(v->nz - 1, 1) - 1};
+    for (int i = 0, k = 0; i < 4; i++)
+        for (int j = i; j < 4; j++) term[k++] = at[i] * at[j];
+}
+
+/* Solves a x = b, a symmetric and positive definite, by Cholesky's a = l l^T; x takes b's place.
+   What a volume of one slice leaves open is held near 0 by a little more on the diagonal. */
+static void qnet__solve_offset(double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS],
+                               double b[QNET__OFFSET_TERMS])
+{
+    enum { N = QNET__OFFSET_TERMS };
+    for (int i = 0; i < N; i++) a[i][i] += 1e-9 * a[0][0];
+    for (int j = 0; j < N; j++) {
+        for (int k = 0; k < j; k++) a[j][j] -= a[j][k] * a[j][k];
+        a[j][j] = sqrt(fmax(a[j][j], DBL_MIN));
+        for (int i = j + 1; i < N; i++) {
+            for (int k = 0; k < j; k++) a[i][j] -= a[i][k] * a[j][k];
+            a[i][j] /= a[j][j];
+        }
+    }
+    for (int i = 0; i < N; i++) {
+        for (int k = 0; k < i; k++) b[i] -= a[i][k] * b[k];
+        b[i] /= a[i][i];
+    }
+    for (int i = N - 1; i >= 0; i--) {
+        for (int k = i + 1; k < N; k++) b[i] -= a[k][i] * b[k];
+        b[i] /= a[i][i];
+    }
+}
+
+typedef struct qnet__align_job {
+    const qnet__chain *chain;
+    int echoes;
+    double offset[QNET__OFFSET_TERMS]; /* of the polynomial p0 */
+    double (*sums)[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS + 1]; /* [nz]: sum w t t^T, sum w t p0 */
+} qnet__align_job;
+
+/* The sums of slice z for the polynomial. */
+static void qnet__offset_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__align_job *job = (const qnet__align_job *)arg;
+    const qnet__chain *c = job->chain;
+    const qnet_volume *mask = c->made.mask;
+    const float *first = c->phase[0]->voxels, *next = c->phase[1]->voxels;
+    const float *magnitude = c->first->echo[0].magnitude->voxels;
+    const double back = c->time[0] / (c->time[1] - c->time[0]);
+    double (*sum)[QNET__OFFSET_TERMS + 1] = job->sums[z], term[QNET__OFFSET_TERMS];
+    QNET__UNUSED(worker);
+    memset(sum, 0, sizeof job->sums[z]);
+    for (int y = 0; y < mask->ny; y++)
+        for (int x = 0; x < mask->nx; x++) {
+            const size_t i = qnet__voxel_at(mask, x, y, (int)z);
+            if (mask->voxels[i] == 0) continue;
+            const double w = (double)magnitude[i] * (double)magnitude[i];
+            const double p0 = (double)first[i] - back * ((double)next[i] - (double)first[i]);
+            qnet__offset_terms(mask, x, y, (int)z, term);
+            for (int j = 0; j < QNET__OFFSET_TERMS; j++) {
+                for (int k = 0; k <= j; k++) sum[j][k] += w * term[j] * term[k];
+                sum[j][QNET__OFFSET_TERMS] += w * term[j] * p0;
+            }
+        }
+}
+
+static void qnet__align_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__align_job *job = (const qnet__align_job *)arg;
+    const qnet__chain *c = job->chain;
+    const qnet_volume *mask = c->made.mask;
+    double term[QNET__OFFSET_TERMS];
+    QNET__UNUSED(worker);
+    for (int y = 0; y < mask->ny; y++)
+        for (int x = 0; x < mask->nx; x++) {
+            const size_t i = qnet__voxel_at(mask, x, y, (int)z);
+            double p0 = 0, p = (double)c->phase[0]->voxels[i];
+            if (mask->voxels[i] == 0) continue;
+            qnet__offset_terms(mask, x, y, (int)z, term);
+            for (int k = 0; k < QNET__OFFSET_TERMS; k++) p0 += job->offset[k] * term[k];
+            for (int e = 1; e < job->echoes; e++) {
+                float *at = c->phase[e]->voxels + i;
+                const double line = p0 + (p - p0) * c->time[e] / c->time[e - 1];
+                p = (double)*at + 2 * QNET__PI * rint((line - (double)*at) / (2 * QNET__PI));
+                *at = (float)p;
+            }
+        }
+}
+
+/* Makes the unwrapped phases of the first `echoes` consistent. */
+static qnet_status qnet__chain_align(qnet__chain *c, int echoes)
+{
+    const size_t slices = (size_t)c->made.mask->nz;
+    double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS];
+    qnet__align_job job;
+    QNET__TRY(qnet__align_components(c));
+    memset(&job, 0, sizeof job);
+    memset(a, 0, sizeof a);
+    job.chain = c;
+    job.echoes = echoes;
+    void *block = qnet__alloc(c->ctx, slices * sizeof *job.sums);
+    if (block == NULL)
+        return qnet__no_memory(c->ctx, slices * sizeof *job.sums, "the phase offset");
+    job.sums = (double (*)[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS + 1])block;
+    qnet__parallel(c->ctx, slices, qnet__offset_task, &job);
+    for (size_t z = 0; z < slices; z++)
+        for (int j = 0; j < QNET__OFFSET_TERMS; j++) {
+            for (int k = 0; k <= j; k++) a[j][k] += job.sums[z][j][k];
+            job.offset[j] += job.sums[z][j][QNET__OFFSET_TERMS];
+        }
+    qnet__free(c->ctx, block, slices * sizeof *job.sums);
+    qnet__solve_offset(a, job.offset);
+    qnet__parallel(c->ctx, slices, qnet__align_task, &job);
+    return QNET_OK;
+}
+
+/* ---- from phases to susceptibility ----------------------------------------------------------- */
+
+/* field = phase in radians after `time` seconds, as ppm of the main field, in place. */
+static void qnet__to_field(const qnet__chain *c, qnet_volume *v, double time)
+{
+    const double factor = c->first->phase_sign /
+                          (2 * QNET__PI * QNET__GAMMA * c->first->field_strength * time);
+    for (size_t i = 0; i < qnet__voxel_count(v->nx, v->ny, v->nz); i++)
+        v->voxels[i] = (float)(factor * (double)v->voxels[i]);
+}
+
+/* *v, a field, becomes its susceptibility. The first one leaves the mask in which it is known. */
+static qnet_status qnet__chain_invert(qnet__chain *c, qnet_volume **v, const char *where)
+{
+    const qnet_susceptibility_config *config = &c->config->susceptibility;
+    qnet_volume *local = NULL, *eroded = NULL;
+    qnet_status status = qnet_background_remove(c->ctx, config, *v, c->made.mask, &local, &eroded);
+    qnet_volume_destroy(*v);
+    *v = NULL;
+    if (status != QNET_OK) return status;
+    if (c->made.qsm_mask == NULL) c->made.qsm_mask = eroded;
+    else qnet_volume_destroy(eroded);
+    status = qnet__chain_report(c, "background", where);
+    if (status == QNET_OK)
+        status = qnet_dipole_invert(c->ctx, config, local, c->made.qsm_mask, v);
+    qnet_volume_destroy(local);
+    if (status == QNET_OK) status = qnet__chain_report(c, "inversion", where);
+    return status;
+}
+
+static void qnet__drop_phases(qnet__chain *c, int from, int to)
+{
+    for (int e = from; e < to; e++) {
+        qnet_volume_destroy(c->phase[e]);
+        c->phase[e] = NULL;
+    }
+}
+
+/* Paper mode: a map of each echo, then their mean, which has another mean over the mask than its
+   parts. */
+static qnet_status qnet__chain_paper(qnet__chain *c)
+{
+    const int echoes = c->to - c->from;
+    const qnet_volume *map[QNET__MAX_ECHOES], *magnitude[QNET__MAX_ECHOES];
+    const qnet_volume *known;
+    double sum = 0;
+    size_t inside = 0;
+    QNET__TRY(qnet__chain_unwrap(c, c->to));
+    QNET__TRY(qnet__chain_align(c, c->to));
+    qnet__drop_phases(c, 0, c->from);
+    for (int e = c->from; e < c->to; e++) {
+        qnet__to_field(c, c->phase[e], c->time[e]);
+        QNET__TRY(qnet__chain_invert(c, &c->phase[e], c->name[e]));
+        map[e - c->from] = c->phase[e];
+        magnitude[e - c->from] = c->first->echo[e].magnitude;
+    }
+    known = c->made.qsm_mask;
+    QNET__TRY(qnet_susceptibility_average(c->ctx, echoes, map, magnitude, c->time + c->from, known,
+                                          &c->made.qsm));
+    qnet__drop_phases(c, c->from, c->to);
+    if (!c->config->susceptibility.mean_zero) return QNET_OK;
+    const size_t count = qnet__voxel_count(known->nx, known->ny, known->nz);
+    float *qsm = c->made.qsm->voxels;
+    for (size_t i = 0; i < count; i++)
+        if (known->voxels[i] != 0) sum += (double)qsm[i], inside++;
+    for (size_t i = 0; i < count; i++)
+        if (known->voxels[i] != 0) qsm[i] = (float)((double)qsm[i] - sum / (double)inside);
+    return QNET_OK;
+}
+
+/* Consensus mode: the slope of all echoes is one field, in rad/s. */
+static qnet_status qnet__chain_consensus(qnet__chain *c)
+{
+    const int echoes = c->first->count;
+    const qnet_volume *phase[QNET__MAX_ECHOES], *magnitude[QNET__MAX_ECHOES];
+    QNET__TRY(qnet__chain_unwrap(c, echoes));
+    QNET__TRY(qnet__chain_align(c, echoes));
+    for (int e = 0; e < echoes; e++) {
+        phase[e] = c->phase[e];
+        magnitude[e] = c->first->echo[e].magnitude;
+    }
+    QNET__TRY(qnet_phase_fit(c->ctx, echoes, phase, magnitude, c->time, c->made.mask,
+                             &c->made.qsm, NULL));
+    qnet__drop_phases(c, 0, echoes);
+    qnet__to_field(c, c->made.qsm, 1);
+    return qnet__chain_invert(c, &c->made.qsm, "");
+}
+
+#define QNET__SIGN_PART 0.02 /* of the voxels: iron, and veins */
+#define QNET__SIGN_BINS 1024 /* of .5 1/s */
+
+/* Iron raises R2* and susceptibility alike: where R2* is highest, susceptibility must be above the
+   mean, or the phase has the other sign. */
+static void qnet__check_sign(const qnet__chain *c)
+{
+    const qnet_volume *known = c->made.qsm_mask;
+    const float *qsm = c->made.qsm->voxels, *r2star = c->made.r2star->voxels;
+    const size_t count = qnet__voxel_count(known->nx, known->ny, known->nz);
+    size_t histogram[QNET__SIGN_BINS], inside = 0, above = 0;
+    double mean = 0, high = 0;
+    int bin = QNET__SIGN_BINS - 1;
+    memset(histogram, 0, sizeof histogram);
+    for (size_t i = 0; i < count; i++) {
+        if (known->voxels[i] == 0) continue;
+        histogram[(int)fmin(2 * (double)r2star[i], QNET__SIGN_BINS - 1)]++;
+        mean += (double)qsm[i];
+        inside++;
+    }
+    while (bin > 1 && (double)(above += histogram[bin]) < QNET__SIGN_PART * (double)inside) bin--;
+    above = 0;
+    for (size_t i = 0; i < count; i++)
+        if (known->voxels[i] != 0 && 2 * (double)r2star[i] >= bin) high += (double)qsm[i], above++;
+    if (above == 0 || high / (double)above >= mean / (double)inside) return;
+    qnet__log(c->ctx, QNET_LOG_WARNING, "%s: where R2* is above %g 1/s, susceptibility is %.3g ppm "
+              "below its mean, and not above: the phase seems to have the other sign; set "
+              "phase_sign to %d", c->name[0], bin / 2.0,
+              mean / (double)inside - high / (double)above, -c->first->phase_sign);
+}
+
+/* ---- the chain ------------------------------------------------------------------------------- */
+
+/* *out: a copy of the voxels; with `binary` 1 where they are not 0. */
+static qnet_status qnet__copy_volume(qnet_context *ctx, const qnet_volume *v, int binary,
+                                     qnet_volume **out)
+{
+    QNET__TRY(qnet__volume_like(ctx, v, out));
+    for (size_t i = 0; i < qnet__voxel_count(v->nx, v->ny, v->nz); i++)
+        (*out)->voxels[i] = binary ? (v->voxels[i] != 0) : v->voxels[i];
+    return QNET_OK;
+}
+
+static qnet_status qnet__chain_t1(qnet__chain *c)
+{
+    const qnet_echoes *low = c->first, *high = c->second;
+    if (c->second == NULL)
+        return qnet__copy_volume(c->ctx, c->first->echo[0].magnitude, 0, &c->made.t1w);
+    if (low->flip_angle > high->flip_angle) low = c->second, high = c->first;
+    QNET__TRY(qnet__copy_volume(c->ctx, high->echo[0].magnitude, 0, &c->made.t1w));
+    QNET__TRY(qnet_t1_map(c->ctx, low->echo[0].magnitude, low->flip_angle,
+                          high->echo[0].magnitude, high->flip_angle, low->repetition_time, NULL,
+                          c->made.mask, &c->made.t1, &c->made.m0));
+    return qnet__chain_report(c, "T1", "");
+}
+
+static qnet_status qnet__chain_run(qnet__chain *c, const qnet_volume *mask)
+{
+    const int echoes = c->first->count, paper = c->config->mode == QNET_MAPS_PAPER;
+    const int phases = c->first->echo[0].phase != NULL;
+    const int brain = qnet__min_int(c->config->brain_echo, echoes) - 1;
+    const qnet_volume *magnitude[QNET__MAX_ECHOES];
+    c->steps = 1 + (size_t)(mask == NULL) + (size_t)(c->second != NULL);
+    if (phases) c->steps += (size_t)(paper ? c->to + 2 * (c->to - c->from) : echoes + 2);
+    c->start = qnet__seconds(c->ctx);
+    if (mask != NULL) {
+        QNET__TRY(qnet__copy_volume(c->ctx, mask, 1, &c->made.mask));
+    } else {
+        QNET__TRY(qnet_brain_mask(c->ctx, &c->config->brain, c->first->echo[brain].magnitude,
+                                  &c->made.mask));
+        QNET__TRY(qnet__chain_report(c, "brain mask", c->name[brain]));
+    }
+    for (int e = 0; e < echoes; e++) magnitude[e] = c->first->echo[e].magnitude;
+    QNET__TRY(qnet_r2star_map(c->ctx, c->config->r2star, echoes, magnitude, c->time, c->made.mask,
+                              &c->made.r2star));
+    QNET__TRY(qnet__chain_report(c, "R2*", ""));
+    QNET__TRY(qnet__chain_t1(c));
+    if (!phases) return QNET_OK;
+    QNET__TRY(paper ? qnet__chain_paper(c) : qnet__chain_consensus(c));
+    qnet__check_sign(c);
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_maps_from_echoes(qnet_context *ctx, const qnet_maps_config *config,
+                                           const qnet_echoes *first, const qnet_echoes *second,
+                                           const qnet_volume *mask, qnet_maps **maps)
+{
+    qnet__chain c;
+    qnet_maps *out;
+    qnet_status status;
+    if (ctx == NULL || config == NULL || first == NULL || maps == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_maps_from_echoes: context, config, first "
+                          "or maps is NULL");
+    memset(&c, 0, sizeof c);
+    c.ctx = c.made.ctx = ctx;
+    c.config = config;
+    c.first = first, c.second = second;
+    QNET__TRY(qnet__chain_check(&c, mask));
+    out = (qnet_maps *)qnet__alloc(ctx, sizeof *out);
+    if (out == NULL) return qnet__no_memory(ctx, sizeof *out, "maps");
+    status = qnet__chain_run(&c, mask);
+    *out = c.made;
+    if (status == QNET_OK) *maps = out;
+    else {
+        qnet__drop_phases(&c, 0, QNET__MAX_ECHOES);
+        qnet_maps_destroy(out);
+    }
+    return status;
+}
+
+/* NULL is no error. */
+QNET_API void qnet_maps_destroy(qnet_maps *maps)
+{
+    if (maps == NULL) return;
+    qnet_volume_destroy(maps->qsm), qnet_volume_destroy(maps->r2star);
+    qnet_volume_destroy(maps->t1w), qnet_volume_destroy(maps->mask);
+    qnet_volume_destroy(maps->qsm_mask);
+    qnet_volume_destroy(maps->t1), qnet_volume_destroy(maps->m0);
+    qnet__free(maps->ctx, maps, sizeof *maps);
+}
 #endif
 
 #if QNET__HAS_NETWORKS
