@@ -228,7 +228,7 @@ $(FOREIGN): test-%:
 # ---- Comparison with other software ---------------------------------------------------------------
 
 # Our side: programs that tests/parity/parity_*.py run. The networks in both precisions.
-PARITY = $(addprefix $(BUILD)/parity/,nets_float nets_double data weights_probe) \
+PARITY = $(addprefix $(BUILD)/parity/,nets_float nets_double data weights_probe maps_float maps_double) \
     $(addprefix $(BUILD)/,qnet_weights crossval make_phantom)
 
 # Virtual environments: $(BUILD)/venv, and $(BUILD)/oracles for packages that need an old NumPy.
