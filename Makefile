@@ -65,7 +65,7 @@ CORPORA := $(FUZZ:%=$(BUILD)/tests/fuzz_%)
 
 all: examples $(BUILD)/qnet_weights
 
-examples: $(filter-out $(BUILD)/openblas,$(PROGRAMS)) $(if $(HAVE_CXX),$(BUILD)/cpp_program)
+examples: $(filter-out $(BUILD)/openblas $(BUILD)/fftw,$(PROGRAMS)) $(if $(HAVE_CXX),$(BUILD)/cpp_program)
 
 # The header is compiled once for all of them: QNET_IMPLEMENTATION_DONE says that another file holds the
 # implementation. Each also compiles alone: cc -I. examples/lstm_cell.c -lm
@@ -93,6 +93,7 @@ $(BUILD)/qnet_weights: weights_tools/qnet_weights.c weights_tools/pth.h $(BUILD)
 
 EXTRA_own_threads = -pthread
 EXTRA_openblas = -lopenblas
+EXTRA_fftw = -lfftw3f
 
 # In double: an implementation of its own.
 $(BUILD)/gradcheck: examples/gradcheck.c tests/reference.h qnet.h
@@ -227,7 +228,7 @@ $(FOREIGN): test-%:
 # ---- Comparison with other software ---------------------------------------------------------------
 
 # Our side: programs that tests/parity/parity_*.py run. The networks in both precisions.
-PARITY = $(addprefix $(BUILD)/parity/,nets_float nets_double data weights_probe) \
+PARITY = $(addprefix $(BUILD)/parity/,nets_float nets_double data weights_probe maps_float maps_double) \
     $(addprefix $(BUILD)/,qnet_weights crossval make_phantom)
 
 # Virtual environments: $(BUILD)/venv, and $(BUILD)/oracles for packages that need an old NumPy.
