@@ -142,6 +142,25 @@ static void susceptibility(const char *command)
     qnet_volume_destroy(a), qnet_volume_destroy(b);
 }
 
+/* brain THRESHOLD ERODE ISLAND IN OUT; unwrap PHASE MASK OUT */
+static void brain(void)
+{
+    qnet_brain_config c;
+    qnet_volume *a, *made = NULL;
+    qnet_brain_config_init(&c);
+    c.threshold = number(), c.erode = integer(), c.island = integer();
+    a = get();
+    put(qnet_brain_mask(ctx, &c, a, &made), &made, 1);
+    qnet_volume_destroy(a);
+}
+
+static void unwrap(void)
+{
+    qnet_volume *a = get(), *b = get(), *made = NULL;
+    put(qnet_phase_unwrap(ctx, a, b, &made), &made, 1);
+    qnet_volume_destroy(a), qnet_volume_destroy(b);
+}
+
 int main(void)
 {
     static char line[8192];
@@ -156,6 +175,8 @@ int main(void)
         else if (strcmp(command, "field") == 0 || strcmp(command, "background") == 0 ||
                  strcmp(command, "invert") == 0)
             susceptibility(command);
+        else if (strcmp(command, "brain") == 0) brain();
+        else if (strcmp(command, "unwrap") == 0) unwrap();
         else printf("error unknown command %s\n", command);
         fflush(stdout);
     }
