@@ -491,8 +491,8 @@ typedef struct qnet_hooks {
 
 /* Makes a context. hooks may be NULL; the struct is copied. Destroy what was made with the
    context before the context itself. Refused, without a sentence as there is no context to hold
-   it: threads below 0 or above 4096, half an allocator or parallel hook, and kernels (cpu, or
-   QNET_CPU_CHOICE) that this machine or build has not. */
+   it: threads below 0 or above 4096, half an allocator, parallel or FFT hook, and kernels (cpu,
+   or QNET_CPU_CHOICE) that this machine or build has not. */
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out);
 QNET_API void qnet_context_destroy(qnet_context *ctx);
 
@@ -2435,7 +2435,8 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     if (cpu == QNET_CPU_AUTO || (h.allocator.alloc == NULL) != (h.allocator.free == NULL) ||
         h.threads < 0 || h.threads > 4096 ||
         (own_threads && (h.parallel.workers < 1 || h.parallel.workers > 4096)) ||
-        (h.parallel.run == NULL && h.parallel.workers != 0 /* `threads` was meant */))
+        (h.parallel.run == NULL && h.parallel.workers != 0 /* `threads` was meant */) ||
+        (h.fft.forward == NULL) != (h.fft.inverse == NULL))
         return QNET_ERROR_ARGUMENT;
     if (h.allocator.alloc == NULL) {
         h.allocator.alloc = qnet__default_alloc;
@@ -2595,8 +2596,9 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
     if (ctx != NULL && ctx->hooks.parallel.run != qnet__default_run) threads = "caller's threads";
     if (ctx == NULL) snprintf(text, size, "%s, %s", build, threads);
     else
-        snprintf(text, size, "%s, %s, %s%s, %lu worker%s", build, threads, qnet_cpu_name(ctx->cpu),
-                 ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "", (unsigned long)workers,
+        snprintf(text, size, "%s, %s, %s%s%s, %lu worker%s", build, threads,
+                 qnet_cpu_name(ctx->cpu), ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "",
+                 ctx->hooks.fft.forward != NULL ? ", FFT" : "", (unsigned long)workers,
                  workers == 1 ? "" : "s");
 }
 
@@ -4216,6 +4218,7 @@ typedef struct qnet__lstm_row {
 /* ---- What Fourier transforms take ------------------------------------------------------------ */
 
 #define QNET__FFT_STAGES 31 /* a length is an int */
+#define QNET__FFT_CHAIN 16  /* products of a large radix that are added one by one */
 
 /* A line of n = radix[0] radix[1] ... points; see >>fft. */
 typedef struct qnet__fft_line {
@@ -6037,17 +6040,23 @@ QNET__INLINE void qnet__fft_any(qnet_real *x, size_t step, const qnet_real *w,
     qnet__lanes_store(x, sum[0]);
     qnet__lanes_store(x + QNET__LANES, sum[1]);
     for (size_t q = 1; q <= p / 2; q++) {
-        qnet__lanes even[2], odd[2];
+        qnet__lanes even[2], odd[2], part[4];
         even[0] = re, even[1] = im;
         odd[0] = odd[1] = qnet__lanes_zero();
-        for (size_t j = 1, at = q; j <= p / 2; j++, at += q, at -= at < p ? 0 : p) {
-            const qnet__lanes c = qnet__lanes_all(circle[2 * at]);
-            const qnet__lanes s = qnet__lanes_all(circle[2 * at + 1]);
-            const qnet_real *from = ab + 4 * (j - 1) * QNET__LANES;
-            even[0] = qnet__lanes_fma(qnet__lanes_load(from), c, even[0]);
-            even[1] = qnet__lanes_fma(qnet__lanes_load(from + QNET__LANES), c, even[1]);
-            odd[0] = qnet__lanes_fma(qnet__lanes_load(from + 3 * QNET__LANES), s, odd[0]);
-            odd[1] = qnet__lanes_fma(qnet__lanes_load(from + 2 * QNET__LANES), s, odd[1]);
+        for (size_t j = 1, at = q, end; j <= p / 2;) {
+            part[0] = part[1] = part[2] = part[3] = qnet__lanes_zero();
+            for (end = qnet__min_size(j + QNET__FFT_CHAIN, p / 2 + 1); j < end; j++) {
+                const qnet__lanes c = qnet__lanes_all(circle[2 * at]);
+                const qnet__lanes s = qnet__lanes_all(circle[2 * at + 1]);
+                const qnet_real *from = ab + 4 * (j - 1) * QNET__LANES;
+                part[0] = qnet__lanes_fma(qnet__lanes_load(from), c, part[0]);
+                part[1] = qnet__lanes_fma(qnet__lanes_load(from + QNET__LANES), c, part[1]);
+                part[2] = qnet__lanes_fma(qnet__lanes_load(from + 3 * QNET__LANES), s, part[2]);
+                part[3] = qnet__lanes_fma(qnet__lanes_load(from + 2 * QNET__LANES), s, part[3]);
+                at += q;
+                at -= at < p ? 0 : p;
+            }
+            even[0] += part[0], even[1] += part[1], odd[0] += part[2], odd[1] += part[3];
         }
         qnet__lanes_store(x + q * step, even[0] + odd[0]);
         qnet__lanes_store(x + q * step + QNET__LANES, even[1] - odd[1]);
@@ -14691,7 +14700,8 @@ QNET_API int qnet_fft_good_size(int n)
    a small sphere in the brain, moves until it lies on the brain's border. All lengths are in mm
    along the volume's axes, so that voxels need not be cubes.
 
-       t2, t98   2 % and 98 % of the voxels are below; t = t2 + .1 (t98 - t2) parts head and air
+       t2, t98   2 % and 98 % of the voxels are below, but t2 <= .1 t98: a volume that lies within
+                 the brain shows no air; t = t2 + .1 (t98 - t2) parts head and air
        centre    of gravity of the voxels with I > t, weights min(I - t2, t98 - t2)
        radius    of a ball of the volume of these voxels; half of it that of the first sphere
        tm        median of the I with t2 < I < t98 in that ball
@@ -14981,20 +14991,25 @@ static void qnet__bet_task(void *arg, size_t chunk, size_t worker)
     }
 }
 
-/* All steps from the first sphere; the surface is in mesh->at[from] then. */
-static void qnet__bet_run(qnet_context *ctx, qnet__bet *b, int pass)
+/* The first sphere. */
+static void qnet__bet_start(qnet__bet *b)
 {
-    const double most = pow(10, pass + 1);
     b->from = 0;
     for (int v = 0; v < QNET__MESH_VERTICES; v++)
         for (int i = 0; i < 3; i++)
             b->mesh->at[0][v][i] = b->center[i] + b->radius / 2 * b->mesh->start[v][i];
-    for (int step = 0; step < QNET__BET_STEPS; step++, b->from = 1 - b->from) {
-        const double left = 1 - (double)step / QNET__BET_STEPS; /* in the last quarter it fades */
-        if (step % 50 == 0) b->edge = qnet__mesh_edge(b->mesh, b->mesh->at[b->from]);
-        b->smoothing = pass == 0 ? 1 : left < 0.25 ? 1 + 4 * left * (most - 1) : most;
-        qnet__parallel(ctx, (QNET__MESH_VERTICES - 1) / QNET__BET_CHUNK + 1, qnet__bet_task, b);
-    }
+}
+
+/* A step, from 0; the surface is in mesh->at[from] before and after. In a pass after the first one
+   the surface is smoothed ten, a hundred ... times as much where it is concave; in the last quarter
+   of the steps that fades. */
+static void qnet__bet_step(qnet_context *ctx, qnet__bet *b, int pass, int step)
+{
+    const double left = 1 - (double)step / QNET__BET_STEPS, most = pow(10, pass);
+    if (step % 50 == 0) b->edge = qnet__mesh_edge(b->mesh, b->mesh->at[b->from]);
+    b->smoothing = 1 + fmin(1, 4 * left) * (most - 1);
+    qnet__parallel(ctx, (QNET__MESH_VERTICES - 1) / QNET__BET_CHUNK + 1, qnet__bet_task, b);
+    b->from = 1 - b->from;
 }
 
 /* The k-th lowest of x[count], from 0, which is put in another order: Hoare's FIND (1961). */
@@ -15030,6 +15045,7 @@ static qnet_status qnet__bet_head(qnet_context *ctx, qnet__bet *b, const char *n
     memcpy(value, image->voxels, voxels * sizeof *value);
     b->t2 = (double)qnet__kth(value, voxels, voxels / 50);
     b->t98 = (double)qnet__kth(value, voxels, voxels - 1 - voxels / 50);
+    if (b->t98 > b->t2) b->t2 = fmin(b->t2, 0.1 * b->t98);
     if (!(b->t98 > b->t2))
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: nearly all voxels are %g, expected an image "
                           "of a head", name, b->t2);
@@ -15187,7 +15203,8 @@ static qnet_status qnet__brain_find(qnet_context *ctx, const qnet_brain_config *
     b->bias = pow(config->threshold, 0.275);
     qnet__mesh_build(b->mesh);
     for (int pass = 0; pass < QNET__BET_PASSES; pass++) {
-        qnet__bet_run(ctx, b, pass);
+        qnet__bet_start(b);
+        for (int step = 0; step < QNET__BET_STEPS; step++) qnet__bet_step(ctx, b, pass, step);
         if (qnet__mesh_crossing(b->mesh, b->mesh->at[b->from]) <= QNET__BET_CROSSING) break;
         if (pass + 1 == QNET__BET_PASSES)
             qnet__log(ctx, QNET_LOG_WARNING, "%s: the brain's surface meets itself even with much "
@@ -15645,22 +15662,24 @@ typedef struct qnet__spectrum_job {
     double threshold, b[3];
 } qnet__spectrum_job;
 
-/* Row y of plane z of the dipole kernel. The middle of an even axis is the frequency +1/2 of x and
-   -1/2 of y and z, as in NumPy's rfftn. */
+/* Row y of plane z of the dipole kernel. The middle of an even axis is the frequencies 1/2 and -1/2
+   of a voxel: D is the mean of both, where that axis's products with the other ones cancel. So an
+   axis may be flipped. */
 static void qnet__dipole_row(const qnet__spectrum_job *job, size_t y, size_t z, qnet_real *kernel)
 {
     const qnet__kspace *k = job->k;
-    const size_t n[3] = {0, y, z};
-    double f[3] = {0, 0, 0}; /* 1/mm */
-    for (int i = 1; i < 3; i++)
-        f[i] = ((double)n[i] - (n[i] < (k->size[i] + 1) / 2 ? 0 : (double)k->size[i])) /
-               ((double)k->size[i] * k->grid->spacing[i]);
-    for (size_t x = 0; x < k->width; x++) {
-        double along, square;
-        f[0] = (double)x / ((double)k->size[0] * k->grid->spacing[0]);
-        along = f[0] * job->b[0] + f[1] * job->b[1] + f[2] * job->b[2];
-        square = f[0] * f[0] + f[1] * f[1] + f[2] * f[2];
-        kernel[x] = (qnet_real)(square > 0 ? 1. / 3 - along * along / square : 0);
+    size_t n[3] = {0, y, z};
+    for (; n[0] < k->width; n[0]++) {
+        double along = 0, middle = 0, square = 0; /* of k.b; of (k.b)^2; k^2 */
+        for (int i = 0; i < 3; i++) {
+            const size_t size = k->size[i];
+            const double signed_n = (double)n[i] - (2 * n[i] > size ? (double)size : 0);
+            const double f = signed_n / ((double)size * k->grid->spacing[i]); /* 1/mm */
+            square += f * f;
+            if (2 * n[i] == size) middle += f * f * job->b[i] * job->b[i];
+            else along += f * job->b[i];
+        }
+        kernel[n[0]] = (qnet_real)(square > 0 ? 1. / 3 - (along * along + middle) / square : 0);
     }
 }
 
