@@ -133,15 +133,17 @@ static void test_kernels(void)
     }
 }
 
-/* As numpy.fft.irfftn: what the half of a real array's spectrum can't have is passed over in x. */
+/* As numpy.fft.irfftn: what the half of a real array's spectrum can't have is passed over in x. Two rows, as they are
+   transformed together. */
 static void test_not_hermitian(void)
 {
-    const int n = 6;
-    qnet_real half[8] = {3, 9, 1, 2, -1, 1, 4, 7}, same[8] = {3, 0, 1, 2, -1, 1, 4, 0}, x[6], y[6];
-    CHECK_OK(ctx, qnet_fft_real_inverse(ctx, n, 1, 1, half, x));
-    CHECK_OK(ctx, qnet_fft_real_inverse(ctx, n, 1, 1, same, y));
+    qnet_real half[16] = {3, 9, 1, 2, -1, 1, 4, 7, 2, 6, 0, 1, 2, -2, 3, -5}, same[16], x[12], y[12];
+    memcpy(same, half, sizeof same);
+    same[1] = same[7] = same[9] = same[15] = 0;
+    CHECK_OK(ctx, qnet_fft_real_inverse(ctx, 6, 2, 1, half, x));
+    CHECK_OK(ctx, qnet_fft_real_inverse(ctx, 6, 2, 1, same, y));
     CHECK(memcmp(x, y, sizeof x) == 0);
-    CHECK_NEAR(x[0], 7. / 6, 1e-6); /* (3 + 2 (1 - 1) + 4) / 6 */
+    CHECK_NEAR(x[0], 16. / 12, 1e-6); /* (3 + 2 (1 - 1) + 4 + 2 + 2 (0 + 2) + 3) / 12 */
 }
 
 /* A parallel hook with as many workers as one likes, tasks backwards, worker numbers all over. */
