@@ -10989,8 +10989,7 @@ QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_c
     qnet__arena arena = {NULL, 0};
     qnet__scan_state s;
     size_t bytes;
-    if (ctx == NULL || config == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "scan model: ctx, config or out is NULL");
+    QNET__NEEDS(ctx, ctx && config && out);
     QNET__TRY(qnet__scan_check_config(ctx, config));
     qnet__scan_plan(ctx, config, &arena, &s);
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "the scan model"));
@@ -11069,9 +11068,7 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
                                              const int *length, int batch, qnet_real *image_logits,
                                              qnet_real *scan_logits)
 {
-    if (model == NULL || x == NULL || length == NULL)
-        return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "scan model forward: model, x or length is NULL");
+    QNET__NEEDS(model ? model->ctx : NULL, model && x && length);
     qnet_context *ctx = model->ctx;
     qnet__scan_state *s = model->state;
     const qnet_scan_config *config = &model->config;
@@ -11107,13 +11104,10 @@ QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet
                                               const qnet_real *dimage_logits,
                                               const qnet_real *dscan_logits)
 {
-    if (model != NULL && !model->config.training)
+    if (model && !model->config.training)
         return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                           "scan model backward: needs a model created with training = 1");
-    if (model == NULL || x == NULL || length == NULL || dimage_logits == NULL ||
-        dscan_logits == NULL)
-        return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "scan model backward: an argument is NULL");
+    QNET__NEEDS(model ? model->ctx : NULL, model && x && length && dimage_logits && dscan_logits);
     qnet_context *ctx = model->ctx;
     qnet__scan_state *s = model->state;
     const qnet_scan_config *config = &model->config;
@@ -11156,10 +11150,8 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
                                           const int *length, const int *scan_label, int batch,
                                           double *image_loss, double *scan_loss, int backward)
 {
-    if (model == NULL || x == NULL || length == NULL || scan_label == NULL || image_loss == NULL ||
-        scan_loss == NULL)
-        return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "scan model loss: an argument is NULL");
+    QNET__NEEDS(model ? model->ctx : NULL,
+                model && x && length && scan_label && image_loss && scan_loss);
     qnet__scan_state *s = model->state;
     const int steps = model->config.steps, classes = model->config.classes;
     double image, scan;
@@ -14158,11 +14150,11 @@ QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safet
     return QNET_OK;
 }
 
+/* A record for each subject: hashes of the name and of the QSM map. The second tells who it is,
+   whatever the name, the order or the crop. */
 #define QNET__RECORD 32 /* digits of a record in "trained_on" */
 
-/* A record for each subject: hashes of the name and of the QSM map, of which the second tells who
-   it is, whatever the name, the order or the crop. 1 when one of the records (NULL: none) has these
-   digits in its first (0) or second (1) half. */
+/* 1 when one of the records (NULL: none) has these digits in its first (0) or second (1) half. */
 static int qnet__records_hold(const char *records, int half, const char *digits)
 {
     const size_t n = QNET__RECORD / 2;
@@ -18376,13 +18368,16 @@ static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors 
                       "know nothing of the disease", path);
 }
 
-/* A preparation by another rule, or for shuffled labels, is refused: QNET_ERROR_MISMATCH. */
+/* input and augment change only where all of the record is right. A preparation by another rule, or
+   for shuffled labels, is refused: QNET_ERROR_MISMATCH. */
 static qnet_status qnet__preparation_read(qnet_context *ctx, const qnet_safetensors *file,
-                                          const char *path, qnet_input_config *in,
-                                          qnet_augment_config *a)
+                                          const char *path, qnet_input_config *input,
+                                          qnet_augment_config *augment)
 {
     const char *name = qnet_safetensors_metadata(file, "input");
     const char *rule = qnet_safetensors_metadata(file, "preparation");
+    qnet_input_config in;
+    qnet_augment_config a;
     double number;
     if (!name || (strcmp(name, "crop") != 0 && strcmp(name, "full") != 0))
         return qnet__fail(ctx, QNET_ERROR_MISMATCH,
@@ -18394,29 +18389,25 @@ static qnet_status qnet__preparation_read(qnet_context *ctx, const qnet_safetens
                           "rule %d: the same maps would give other pixels", path,
                           rule ? rule : "unknown", QNET__PREPARATION);
     QNET__TRY(qnet__check_labels(ctx, file, path));
-    qnet_input_config_init(in, name[0] == 'c' ? QNET_INPUT_CROP : QNET_INPUT_FULL);
-    qnet_augment_config_init(a);
-    QNET__TRY(qnet__settings_read(ctx, file, path, qnet__input_settings, in));
-    return qnet__settings_read(ctx, file, path, qnet__stretch_settings, a);
-}
-
-/* input and augment change only where all of the record is right. */
-QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
-                                           qnet_input_config *input, qnet_augment_config *augment)
-{
-    qnet_safetensors *file;
-    qnet_input_config in;
-    qnet_augment_config a;
-    qnet_status status;
-    if (!ctx) return QNET_ERROR_ARGUMENT;
-    QNET__NEEDS(ctx, weights_path && input && augment);
-    QNET__TRY(qnet_safetensors_load(ctx, weights_path, &file));
-    status = qnet__preparation_read(ctx, file, weights_path, &in, &a);
-    qnet_safetensors_destroy(file);
-    if (status != QNET_OK) return status;
+    qnet_input_config_init(&in, name[0] == 'c' ? QNET_INPUT_CROP : QNET_INPUT_FULL);
+    qnet_augment_config_init(&a);
+    QNET__TRY(qnet__settings_read(ctx, file, path, qnet__input_settings, &in));
+    QNET__TRY(qnet__settings_read(ctx, file, path, qnet__stretch_settings, &a));
     *input = in;
     *augment = a;
     return QNET_OK;
+}
+
+QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
+                                           qnet_input_config *input, qnet_augment_config *augment)
+{
+    qnet_safetensors *file = NULL;
+    if (!ctx) return QNET_ERROR_ARGUMENT;
+    QNET__NEEDS(ctx, weights_path && input && augment);
+    QNET__TRY(qnet_safetensors_load(ctx, weights_path, &file));
+    const qnet_status status = qnet__preparation_read(ctx, file, weights_path, input, augment);
+    qnet_safetensors_destroy(file);
+    return status;
 }
 #endif
 
@@ -18663,7 +18654,8 @@ typedef struct qnet__loader {
     int epoch;                   /* of the augmentation; -1: test time */
 } qnet__loader;
 
-/* Checks the scans and counts their images. */
+/* Checks scans[count], indices into the cohort, and counts their images, which must be as large as
+   the network's input at least, and not more of a scan than it has places for. task: in messages. */
 static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, const char *task,
                                         const qnet_cohort *cohort, const int *scans, int count,
                                         int height, int width)
@@ -18865,7 +18857,9 @@ typedef struct qnet__training_state {
     int *batch_length;          /* [largest batch] */
 } qnet__training_state;
 
-/* The whole block; with base NULL it only measures. largest: items of the largest batch. */
+/* The whole block: state, history, what the optimiser keeps of each weight, the order of the items,
+   then what a batch of the stage needs. With base NULL it only measures. largest: items of the
+   largest batch. */
 static void qnet__training_plan(qnet__training_state *s, qnet__arena *a, size_t largest)
 {
     const size_t real = sizeof(qnet_real), trainable = s->table->trainable;
@@ -19205,7 +19199,7 @@ static qnet_status qnet__training_restore(qnet_training *run, const qnet_safeten
 /* Any failure leaves the run as it was. */
 QNET_API qnet_status qnet_training_read(qnet_training *run, qnet_source *source)
 {
-    qnet_safetensors *file;
+    qnet_safetensors *file = NULL;
     if (run == NULL) return QNET_ERROR_ARGUMENT;
     QNET__TRY(qnet_safetensors_read(run->ctx, source, &file));
     const qnet_status status = qnet__training_restore(run, file, qnet__source_name(source));
@@ -19288,10 +19282,9 @@ QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_con
                                         const qnet_cohort *cohort, const int *scans, int count,
                                         const qnet_real *weights, qnet_training **out)
 {
-    qnet__training_state s, *self;
+    qnet__training_state s, *self = NULL;
     qnet_resnet_config net_config;
-    if (ctx == NULL || config == NULL || cohort == NULL || scans == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_stage1_create: an argument is NULL");
+    QNET__NEEDS(ctx, ctx && config && cohort && scans && out);
     QNET__TRY(qnet__stage1_config_check(ctx, config));
     memset(&s, 0, sizeof s);
     QNET__TRY(qnet__loader_measure(ctx, &s.loader, "stage 1", cohort, scans, count, config->size,
@@ -19371,8 +19364,7 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
     size_t bytes;
     if (net == NULL) return QNET_ERROR_ARGUMENT;
     qnet_context *ctx = net->ctx;
-    if (augment == NULL || cohort == NULL || scans == NULL || count < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "features: an argument is NULL, or no scan");
+    QNET__NEEDS(ctx, augment && cohort && scans);
     if (net->config.channels != 3 || net->config.classes != QNET_CLASSES)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "features: a network of %d channels and %d classes: expected 3 and 2",
@@ -19440,11 +19432,9 @@ QNET_API qnet_status qnet_stage2_create(qnet_context *ctx, const qnet_stage2_con
                                         const qnet_real *features, const int *length,
                                         const int *label, int count, qnet_training **out)
 {
-    qnet__training_state s, *self;
+    qnet__training_state s, *self = NULL;
     qnet_scan_config model_config;
-    if (ctx == NULL || config == NULL || features == NULL || length == NULL || label == NULL ||
-        out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_stage2_create: an argument is NULL");
+    QNET__NEEDS(ctx, ctx && config && features && length && label && out);
     QNET__TRY(qnet__settings_check(ctx, "stage 2", qnet__stage2_settings, config));
     if (count < 1)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 2: %d scans: expected 1 or more", count);
@@ -19509,12 +19499,11 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
 {
     qnet_real *image_logits = NULL, *scan_logits = NULL;
     qnet__arena arena = {NULL, 0};
-    size_t bytes;
+    size_t bytes = 0;
     if (model == NULL) return QNET_ERROR_ARGUMENT;
     qnet_context *ctx = model->ctx;
-    if (features == NULL || length == NULL || count < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_scan_model_predict: an argument is NULL, or no scan");
+    QNET__NEEDS(ctx, features && length);
+    QNET__TRY(qnet__check_range(ctx, "scan model", "scans", count, 1, INT_MAX));
     if (model->config.features != QNET_FEATURES || model->config.classes != QNET_CLASSES)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_scan_model_predict: a model of %d features and %d classes: "
@@ -19676,8 +19665,7 @@ QNET_API qnet_status qnet_metrics_from(qnet_context *ctx, const int *label, cons
                                        size_t count, qnet_metrics *out)
 {
     size_t n[2][2] = {{0, 0}, {0, 0}}, hh; /* n[label][decision] */
-    if (!decision || !out)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_metrics_from: decision or out is NULL");
+    QNET__NEEDS(ctx, decision && out);
     QNET__TRY(qnet__check_items(ctx, "qnet_metrics_from", label, NULL, count, &hh));
     for (size_t i = 0; i < count; i++) {
         if (decision[i] != 0 && decision[i] != 1)
@@ -19810,8 +19798,7 @@ QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double 
     const qnet_roc_point start = {0.0, 0.0, HUGE_VAL};
     qnet__evaluation e;
     size_t m, tp = 0, fp = 0, end = count;
-    if (!points || !points_count)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_roc: points or points_count is NULL");
+    QNET__NEEDS(ctx, points && points_count);
     QNET__TRY(qnet__check_curve(ctx, "qnet_roc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
     qnet__rank_items(&e, score, NULL, label, count);
@@ -19868,7 +19855,7 @@ QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double 
 {
     qnet__evaluation e;
     size_t m;
-    if (!auc) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_auc: auc is NULL");
+    QNET__NEEDS(ctx, auc);
     QNET__TRY(qnet__check_curve(ctx, "qnet_auc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
     *auc = qnet__components(&e, label, score, count, m, NULL);
@@ -19964,7 +19951,7 @@ QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const
     double var[3];
     size_t m;
     memset(&r, 0, sizeof r);
-    if (!out) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_delong_test: out is NULL");
+    QNET__NEEDS(ctx, out);
     QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score1", label, score1, count, &m));
     if (score2)
         QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score2", label, score2, count, &m));
@@ -20048,10 +20035,10 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
 {
     qnet__evaluation e;
     size_t m, drawn = 0;
-    if (!auc || resamples < 1)
+    QNET__NEEDS(ctx, auc);
+    if (resamples < 1)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_bootstrap_auc: expected room for auc and 1 resample at least, "
-                          "found %s and %d", auc ? "room" : "NULL", resamples);
+                          "qnet_bootstrap_auc: expected 1 resample at least, found %d", resamples);
     QNET__TRY(qnet__check_curve(ctx, "qnet_bootstrap_auc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, 0, (size_t)resamples, &e));
     e.count = count;
@@ -20096,10 +20083,9 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
     qnet__evaluation e;
     double sum = 0.0, squares = 0.0, q[5];
     if (!ctx) return QNET_ERROR_ARGUMENT;
-    if (!values || !out || count == 0)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_boxplot_of: expected values[count >= 1] and out, found count %lu",
-                          (unsigned long)count);
+    QNET__NEEDS(ctx, values && out);
+    if (count == 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_boxplot_of: there are no values");
     for (size_t i = 0; i < count; i++)
         if (!qnet__is_finite(values[i]))
             return qnet__fail(ctx, QNET_ERROR_NUMERIC,
@@ -20138,8 +20124,7 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
 QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index, float *map,
                               float *raw)
 {
-    if (net == NULL || map == NULL)
-        return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT, "cam: net or map is NULL");
+    QNET__NEEDS(net ? net->ctx : NULL, net && map);
     qnet_context *ctx = net->ctx;
     const qnet_tensor features = qnet_resnet_feature_map(net);
     if (features.data == NULL)
@@ -20312,9 +20297,7 @@ static qnet_status qnet__csv_row(const qnet_experiment *e, int k, int repeat,
 /* Image level first, crop before full, repeat by repeat, in the order of the cohort. */
 QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *csv)
 {
-    if (!e) return QNET_ERROR_ARGUMENT;
-    if (!csv)
-        return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_csv: the buffer is NULL");
+    QNET__NEEDS(e ? e->ctx : NULL, e && csv);
     const int shuffled = e->config.shuffle_labels;
     const size_t start = csv->size;
     qnet_status status = qnet_buffer_printf(
@@ -20378,10 +20361,8 @@ static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experime
     if (!c->use_input[0] && !c->use_input[1])
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no input configuration is chosen");
     QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__experiment_settings, c));
-    if (c->bootstrap < 2 || c->bootstrap > 10000000) /* no setting: a resume may change it */
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "experiment: bootstrap is %d, expected 2 to 1e7",
-                          c->bootstrap);
+    /* No setting, as a resume may change it. */
+    QNET__TRY(qnet__check_range(ctx, "experiment", "bootstrap", c->bootstrap, 2, 10000000));
     QNET__TRY(qnet__stage1_config_check(ctx, &c->stage1));
     return qnet__settings_check(ctx, "stage 2", qnet__stage2_settings, &c->stage2);
 }
@@ -20771,12 +20752,11 @@ QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *e, qnet_inpu
                                              int repeat, int fold, qnet_model_kind model,
                                              const qnet_param_table *table, qnet_real *weights)
 {
-    qnet_safetensors *file;
-    if (!e) return QNET_ERROR_ARGUMENT;
-    if ((unsigned)input > 1 || repeat < 0 || fold < 0 || (unsigned)model >= QNET_MODELS || !table ||
-        !weights)
+    qnet_safetensors *file = NULL;
+    QNET__NEEDS(e ? e->ctx : NULL, e && table && weights);
+    if ((unsigned)input > 1 || repeat < 0 || fold < 0 || (unsigned)model >= QNET_MODELS)
         return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_experiment_weights: an argument is NULL or out of range");
+                          "qnet_experiment_weights: input, repeat, fold or model is out of range");
     QNET__TRY(qnet__experiment_weights_file(e, (int)input, repeat, fold, (int)model, &file));
     const qnet_status status = qnet_weights_from_safetensors(e->ctx, file, table, weights, 0, NULL);
     qnet_safetensors_destroy(file);
@@ -20835,7 +20815,7 @@ static qnet_status qnet__fold_load(const qnet__job *job)
 {
     qnet_safetensor arrays[QNET__RESULT];
     char path[QNET__PATH], text[64];
-    qnet_safetensors *file;
+    qnet_safetensors *file = NULL;
     qnet_status status;
     qnet__fold_file(job, path, text, arrays);
     if (!qnet_file_exists(path)) return QNET_ERROR_NOT_FOUND;
@@ -20847,7 +20827,8 @@ static qnet_status qnet__fold_load(const qnet__job *job)
     return status;
 }
 
-/* Keeps what `run` has left of a model: its learning curve and its weights. */
+/* Keeps what `run` has left of a model: its learning curve, behind those of the models before it,
+   and its weights. */
 static qnet_status qnet__fold_keep(const qnet__job *job, const qnet_training *run, int model)
 {
     memcpy(job->curve + model * job->e->config.stage1.epochs, run->history,
@@ -20899,8 +20880,8 @@ static qnet_status qnet__fold_embed(qnet__job *job, qnet_resnet *net, const int 
 static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
 {
     qnet_stage2_config config = job->e->config.stage2;
-    qnet_safetensors *embedding;
-    qnet_training *run;
+    qnet_safetensors *embedding = NULL;
+    qnet_training *run = NULL;
     QNET__TRY(qnet__experiment_weights_file(job->e, job->input, job->repeat, job->fold,
                                             QNET_MODEL_RESNET_SWA, &embedding));
     job->embedding_hash = qnet_safetensors_hash(embedding);
@@ -20927,7 +20908,7 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
     const int model = swa ? QNET_MODEL_RESNET_SWA : QNET_MODEL_RESNET;
     qnet_stage1_config config = job->e->config.stage1;
     const int start = qnet_stage1_swa_start(&config);
-    qnet_training *run;
+    qnet_training *run = NULL;
     config.size = job->cohort->config.size;
     config.seed = qnet__job_seed(job);
     config.swa = swa;
@@ -21110,7 +21091,7 @@ static qnet_status qnet__initial_weights(qnet__job *job)
 {
     qnet_context *ctx = job->e->ctx;
     qnet_resnet_config c;
-    qnet_safetensors *file;
+    qnet_safetensors *file = NULL;
     qnet_status status;
     qnet_resnet_config_init(&c);
     c.height = c.width = 32;
@@ -21204,7 +21185,11 @@ static qnet_status qnet__work_move(const qnet_experiment *e, const char *folder,
 }
 
 /* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
-   overwrite an unfinished one, which may be days of work. */
+   overwrite an unfinished one, which may be days of work. By what is there:
+     no work, no checkpoints         a run begins: config.txt is written
+     results, but no config.txt      a complete run was stopped while it tidied up: as above
+     work and config.txt             a resume goes on, if config.txt is the same; else refused
+     checkpoints, no config.txt      refused: nobody knows whose they are */
 static qnet_status qnet__checkpoint_open(const qnet__job *job)
 {
     static const char *const parts[3] = {"checkpoint/publish", "checkpoint/weights", "checkpoint"};
@@ -21240,7 +21225,8 @@ static qnet_status qnet__checkpoint_open(const qnet__job *job)
     return status;
 }
 
-/* Removes from out/weights what an earlier run had more than this one: an input, repeats, folds. */
+/* Removes from out/weights what an earlier run had more than this one: an input, repeats, folds.
+   What both have is replaced, and files of other names are the user's. */
 static void qnet__old_weights_clear(const qnet_experiment *e)
 {
     const qnet_experiment_config *c = &e->config;
@@ -21264,8 +21250,10 @@ static void qnet__old_weights_clear(const qnet_experiment *e)
                   e->out, removed);
 }
 
-/* Publishes a run that is complete. Every step may be repeated: a resume after a kill at any of
-   them finds the folds' results, and comes here again. */
+/* Publishes a run that is complete: the caller's files and predictions.csv are written, all is
+   moved, weights last, and out/checkpoint is emptied, config.txt before the results. Every step may
+   be repeated: a resume after a kill at any of them finds the folds' results, and comes here
+   again. */
 static qnet_status qnet__publish(const qnet_experiment *e)
 {
     static const char *const folders[3] = {"publish", "weights", ""};
@@ -21346,7 +21334,8 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
     return QNET_OK;
 }
 
-/* Trains and tests on one fold of a repeat. */
+/* Trains and tests on one fold of a repeat: the scans of its subjects are the test side, all others
+   are the train side. */
 static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
 {
     const qnet_experiment_config *c = &job->e->config;
@@ -21366,7 +21355,8 @@ static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
     return QNET_OK;
 }
 
-/* Deals the folds of a repeat. Labels and folds of the first one are the experiment's. */
+/* Deals the folds of a repeat, after its labels have been permuted where that is asked for. Labels
+   and folds of the first one are those that the experiment shows. */
 static qnet_status qnet__input_deal(qnet__job *job, int repeat)
 {
     qnet_experiment *e = job->e;
@@ -21511,9 +21501,7 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
 {
     qnet__job job;
     qnet__lock lock;
-    if (!ctx) return QNET_ERROR_ARGUMENT;
-    if (!config || !data || !out || !result)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_run: an argument is NULL");
+    QNET__NEEDS(ctx, ctx && config && data && out && result);
     if (!data->scans || data->count < 1)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_run: no scans");
     QNET__TRY(qnet__experiment_check(ctx, config));
