@@ -2638,7 +2638,6 @@ QNET_API qnet_source qnet_source_memory(qnet_memory_source *state, const void *b
    capacity doubles, so that n appends cost O(n). */
 static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, size_t more)
 {
-    unsigned char *bytes;
     size_t need, capacity;
     if (ctx == NULL || buffer == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "the context or the buffer is NULL");
@@ -2648,7 +2647,7 @@ static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, 
     if (need <= buffer->capacity) return QNET_OK;
     if (!qnet__mul(buffer->capacity, 2, &capacity)) capacity = need;
     capacity = qnet__max_size(qnet__max_size(capacity, need), 256);
-    bytes = (unsigned char *)qnet__alloc(ctx, capacity);
+    unsigned char *bytes = (unsigned char *)qnet__alloc(ctx, capacity);
     if (bytes == NULL) return qnet__no_memory(ctx, capacity, "a buffer");
     if (buffer->size > 0) memcpy(bytes, buffer->bytes, buffer->size);
     qnet__free(ctx, buffer->bytes, buffer->capacity);
@@ -2676,9 +2675,8 @@ QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, 
                                         ...)
 {
     va_list args;
-    int length;
     va_start(args, format);
-    length = vsnprintf(NULL, 0, format, args);
+    const int length = vsnprintf(NULL, 0, format, args);
     va_end(args);
     if (length < 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a text cannot be formatted: \"%.100s\"",
@@ -2884,10 +2882,9 @@ static int qnet__mkdir(const char *path)
 static int qnet__sync(const char *path)
 {
     const int file = open(path, O_RDONLY);
-    int bad, code;
     if (file < 0) return -1;
-    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
-    code = errno;
+    const int bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
+    const int code = errno;
     close(file);
     errno = code;
     return -bad;
@@ -2953,14 +2950,13 @@ static int qnet__is_pointer_file(qnet__file *f)
 QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *path, qnet__file *f,
                                               qnet_source *out)
 {
-    int code;
     if (ctx == NULL || path == NULL || path[0] == '\0')
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
     if (qnet__path_kind(path) == 2) /* fopen opens folders on some systems */
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: it is a folder",
                           path);
     f->stream = qnet__fopen_read(path);
-    code = errno;
+    const int code = errno;
     if (f->stream == NULL && (code == ENOENT || code == ENOTDIR))
         return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: %s", path, !qnet__is_link(path) ?
                           "no such file" : "a link that leads nowhere, as git-annex leaves them: "
@@ -3118,12 +3114,11 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
 {
     qnet__file file;
     qnet_source source;
-    qnet_status status;
     if (out == NULL || out->bytes != NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_read: expected an empty buffer");
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
     limit = qnet__min_size(limit > 0 ? limit : QNET_MAX_FILE_BYTES, SIZE_MAX - 1);
-    status = qnet__read(ctx, &source, limit + 1, out); /* one byte more: the file is too large */
+    qnet_status status = qnet__read(ctx, &source, limit + 1, out); /* to see what is too large */
     if (status == QNET_OK && out->size > limit)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes", path,
                             (double)limit);
@@ -3233,9 +3228,8 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
 QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
     qnet_buffer list = {NULL, 0, 0, NULL};
-    qnet_status status;
     QNET__NEEDS(ctx, path && names);
-    status = qnet__list_names(ctx, path, &list);
+    qnet_status status = qnet__list_names(ctx, path, &list);
     if (status == QNET_OK && list.size > 0)
         qsort(list.bytes, list.size / QNET__NAME_SIZE, QNET__NAME_SIZE, qnet__compare_names);
     for (size_t at = 0; at < list.size && status == QNET_OK; at += QNET__NAME_SIZE)
@@ -3375,7 +3369,6 @@ static void qnet__lock_tidy(const qnet__lock *lock)
 static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__lock *lock)
 {
     char text[320];
-    qnet_status status;
     size_t n = strlen(folder);
     lock->file = -1;
     if (n + sizeof "/run.lock" > sizeof lock->path)
@@ -3389,7 +3382,7 @@ static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__
     }
     lock->there = n;
     snprintf(lock->path, sizeof lock->path, "%s/run.lock", folder);
-    status = qnet_make_folder(ctx, folder);
+    qnet_status status = qnet_make_folder(ctx, folder);
     if (status == QNET_OK) status = qnet__lock_open(ctx, lock);
     if (status != QNET_OK) {
         qnet__lock_tidy(lock);
@@ -10777,14 +10770,15 @@ enum { QNET__FOR_CODELEN, QNET__FOR_LITLEN, QNET__FOR_DIST };
 /* The table entry of a symbol, without the length of its code; 0 for a reserved symbol. */
 static uint32_t qnet__code_entry(int what, int symbol)
 {
-    uint32_t base, extra;
     if (what == QNET__FOR_CODELEN || (what == QNET__FOR_LITLEN && symbol < 256))
         return (uint32_t)symbol << 16 | QNET__CODE_LITERAL;
     if (what == QNET__FOR_LITLEN && symbol == 256) return QNET__CODE_END;
     if (symbol >= (what == QNET__FOR_LITLEN ? QNET__LITLEN_CODES : QNET__DIST_CODES)) return 0;
-    base = what == QNET__FOR_LITLEN ? qnet__length_base[symbol - 257] : qnet__dist_base[symbol];
-    extra = what == QNET__FOR_LITLEN ? qnet__length_extra[symbol - 257] : qnet__dist_extra[symbol];
-    return base << 16 | extra << 8 | QNET__CODE_BASE;
+    if (what == QNET__FOR_LITLEN)
+        return (uint32_t)qnet__length_base[symbol - 257] << 16 |
+               (uint32_t)qnet__length_extra[symbol - 257] << 8 | QNET__CODE_BASE;
+    return (uint32_t)qnet__dist_base[symbol] << 16 | (uint32_t)qnet__dist_extra[symbol] << 8 |
+           QNET__CODE_BASE;
 }
 
 /* Fills code->table from length[symbols], 0..15 (RFC 1951, 3.2.2). As zlib does, refuses a set of
@@ -11040,9 +11034,8 @@ static void qnet__inflate_block(qnet__inflate *s)
 {
     uint8_t length[QNET__FIXED_CODES], dist_length[32];
     const char *wrong = NULL;
-    uint32_t type;
     s->last_block = (int)qnet__inflate_bits(s, 1);
-    type = qnet__inflate_bits(s, 2);
+    const uint32_t type = qnet__inflate_bits(s, 2);
     s->mode = type == 0 ? QNET__IN_STORED : QNET__IN_CODES;
     if (type == 0) {
         /* Bytes were read whole, so what is beyond a multiple of 8 is the rest of this byte. */
@@ -11408,13 +11401,12 @@ static void qnet__deflate_tokens(qnet__deflate *d)
 /* Writes the piece as one block. */
 static qnet_status qnet__deflate_block(qnet__deflate *d)
 {
-    qnet_status status;
     qnet__deflate_parse(d);
     qnet__huffman_make(&d->litlen, QNET__LITLEN_CODES);
     qnet__huffman_make(&d->dist, QNET__DIST_CODES);
     qnet__deflate_head(d);
     qnet__deflate_tokens(d);
-    status = qnet__write(d->ctx, d->sink, d->out, d->written);
+    const qnet_status status = qnet__write(d->ctx, d->sink, d->out, d->written);
     d->size = d->written = 0;
     return status;
 }
@@ -11477,7 +11469,6 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     static const unsigned char signature[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
     unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line; /* 8 bits a sample */
     qnet_buffer data = {NULL, 0, 0, NULL};
-    qnet_sink to;
     qnet__deflate *d;
     size_t row, block, total;
     qnet_status status = QNET_OK;
@@ -11494,7 +11485,7 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");
     line = (unsigned char *)(d + 1); /* the filter and a row */
     line[0] = 2;
-    to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
+    qnet_sink to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
     qnet__deflate_start(d, ctx, &to, 1);
     for (size_t y = 0; y < (size_t)height && status == QNET_OK; y++) {
         const uint8_t *p = pixels + y * row;
@@ -11934,7 +11925,6 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
     qnet__nifti_header *h = &in->header;
     const unsigned char *magic = h->magic;
     int dim[8];
-    double offset, slope;
     const long size = (int32_t)qnet__load_le32((unsigned char *)h); /* as in a little-endian file */
     const int big = size == 0x5c010000; /* 348 the other way round */
     if (size == 540 || size == 0x1c020000)
@@ -11986,7 +11976,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
                          h->bitpix, 8 * (int)in->bytes, h->datatype, in->type_name);
     /* 0 is refused: voxels could then start at 348 or 352, and the wrong one of them shifts the
        picture by some voxels unnoticed. */
-    offset = (double)h->vox_offset;
+    const double offset = (double)h->vox_offset;
     if (!(offset >= 352 && offset == floor(offset) && qnet__is_finite(offset)))
         return qnet__nifti_fail(in, FORMAT, "vox_offset is %g, expected a whole number of 352 or "
                                 "more", offset);
@@ -11994,7 +11984,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, LIMIT, "vox_offset is %g, expected at most %.0f", offset,
                                 (double)QNET__NIFTI_MAX_OFFSET);
     in->offset = (size_t)offset;
-    slope = (double)h->scl_slope;
+    const double slope = (double)h->scl_slope;
     in->intercept = (double)h->scl_inter;
     /* NaN is what some tools write for "none"; nibabel takes infinity so, too. */
     in->slope = qnet__is_finite(slope) && slope != 0 ? slope : 1; /* 0: no scaling (nifti1.h) */
@@ -12136,7 +12126,6 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
     qnet__nifti_reader *in;
     qnet_volume *volume = NULL;
     size_t room = 0;
-    qnet_status status;
     QNET__NEEDS(ctx, ctx && source && source->read && out);
     in = (qnet__nifti_reader *)qnet__alloc(ctx, sizeof *in);
     if (in == NULL) return qnet__no_memory(ctx, sizeof *in, "reading a NIfTI file");
@@ -12144,7 +12133,7 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
     in->ctx = in->volume.ctx = ctx;
     in->source = source;
     in->name = qnet__source_name(source);
-    status = qnet__nifti_read_parts(in, &room);
+    qnet_status status = qnet__nifti_read_parts(in, &room);
     if (status == QNET_OK) {
         volume = (qnet_volume *)qnet__alloc(ctx, sizeof *volume);
         if (volume == NULL) status = qnet__no_memory(ctx, sizeof *volume, "a volume");
@@ -12229,13 +12218,11 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
 {
     qnet__deflate *d;
     unsigned char *block, header[352];
-    const char *name;
     char orientation[4];
     double spacing[3], r[3][3];
     const size_t deflate_bytes = gzip ? sizeof *d : 0, bytes = deflate_bytes + QNET__NIFTI_PIECE;
-    qnet_status status;
     QNET__NEEDS(ctx, ctx && sink && sink->write && volume && volume->voxels);
-    name = qnet__sink_name(sink);
+    const char *name = qnet__sink_name(sink);
     /* slope 0: float32; else int16 of the nearest multiples of the slope. */
     if (!(slope == 0 || (slope >= (double)FLT_MIN && slope <= (double)FLT_MAX)))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: slope is %g, expected 0 or a number above "
@@ -12258,7 +12245,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
     d = gzip ? (qnet__deflate *)(void *)block : NULL;
     if (d) qnet__deflate_start(d, ctx, sink, 0);
     qnet__nifti_make_header(volume, slope, spacing, header);
-    status = qnet__nifti_send(ctx, d, sink, header, sizeof header);
+    qnet_status status = qnet__nifti_send(ctx, d, sink, header, sizeof header);
     if (status == QNET_OK)
         status = qnet__nifti_write_voxels(ctx, d, sink, volume, slope, block + deflate_bytes);
     if (status == QNET_OK && d) status = qnet__deflate_finish(d);
@@ -12273,9 +12260,8 @@ QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_v
 {
     qnet__file file;
     qnet_source source;
-    qnet_status status;
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
-    status = qnet_nifti_read(ctx, &source, out);
+    const qnet_status status = qnet_nifti_read(ctx, &source, out);
     qnet__file_close(&file);
     return status;
 }
@@ -12470,7 +12456,6 @@ static qnet_status qnet__header_escape(qnet__safetensors_file *f, unsigned char 
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     const char *simple = f->at[1] ? strchr(from, f->at[1]) : NULL;
     char digits[5] = "";
-    unsigned code;
     if (simple != NULL) {
         *(*write)++ = (unsigned char)to[simple - from];
         f->at += 2;
@@ -12480,7 +12465,7 @@ static qnet_status qnet__header_escape(qnet__safetensors_file *f, unsigned char 
     if (strspn((const char *)f->at + 2, "0123456789abcdefABCDEF") < 4)
         return qnet__header_fail(f, "four hexadecimal digits");
     memcpy(digits, f->at + 2, 4);
-    code = (unsigned)strtoul(digits, NULL, 16);
+    unsigned code = (unsigned)strtoul(digits, NULL, 16);
     if (code == 0) return qnet__header_fail(f, "a character other than NUL");
     if (code >= 0xd800 && code <= 0xdfff) { /* half of a surrogate pair */
         memmove(*write, f->at, 6);
@@ -12746,9 +12731,8 @@ static void qnet__leave_out(qnet__safetensors_file *f)
 static qnet_status qnet__header_load(qnet_context *ctx, qnet_source *source,
                                      qnet__safetensors_file *f)
 {
-    uint64_t length;
     QNET__TRY(qnet__read_exact(ctx, source, 8, "safetensors header length", &f->header));
-    length = qnet__load_le64(f->header.bytes);
+    const uint64_t length = qnet__load_le64(f->header.bytes);
     f->header.size = 0;
     if (length == 0)
         return qnet__tensors_fail(f, FORMAT, "expected a safetensors header of %d bytes or more, "
@@ -12767,7 +12751,6 @@ static qnet_status qnet__header_load(qnet_context *ctx, qnet_source *source,
 static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *source,
                                            qnet__safetensors_file *f)
 {
-    const char *duplicate;
     unsigned char extra;
     size_t size, got;
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
@@ -12776,7 +12759,7 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     QNET__TRY(qnet__header_read(f));
     QNET__TRY(qnet__check_layout(f, &size));
     qnet__leave_out(f);
-    duplicate = qnet__duplicate_name(f->file.tensors, f->file.count);
+    const char *duplicate = qnet__duplicate_name(f->file.tensors, f->file.count);
     if (duplicate != NULL)
         return qnet__tensors_fail(f, FORMAT, "tensor '%s' is there twice", duplicate);
     if (size > QNET_MAX_FILE_BYTES)
@@ -12805,13 +12788,12 @@ QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *sourc
                                            qnet_safetensors **out)
 {
     qnet__safetensors_file *f;
-    qnet_status status;
     QNET__NEEDS(ctx, ctx && source && source->read && out);
     f = (qnet__safetensors_file *)qnet__alloc(ctx, sizeof(*f));
     if (f == NULL) return qnet__no_memory(ctx, sizeof(*f), "a safetensors file");
     memset(f, 0, sizeof(*f));
     f->file.ctx = ctx;
-    status = qnet__safetensors_parse(ctx, source, f);
+    const qnet_status status = qnet__safetensors_parse(ctx, source, f);
     if (status != QNET_OK)
         qnet_safetensors_destroy(&f->file);
     else
@@ -12937,25 +12919,23 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
                                             const qnet_safetensor *tensors, int count,
                                             const char *const *metadata_pairs, int pairs)
 {
-    const char *file, *duplicate;
     qnet_buffer json = {NULL, 0, 0, NULL};
-    qnet_status status;
     if (ctx == NULL || sink == NULL || sink->write == NULL || count < 0 || pairs < 0 ||
         (count > 0 && tensors == NULL) || (pairs > 0 && metadata_pairs == NULL))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_safetensors_write: an argument is NULL or a count below 0");
-    file = qnet__sink_name(sink);
+    const char *file = qnet__sink_name(sink);
     if (count > QNET_MAX_SAFETENSORS_TENSORS || pairs > QNET_MAX_SAFETENSORS_METADATA)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: above %d tensors or %d metadata keys", file,
                           QNET_MAX_SAFETENSORS_TENSORS, QNET_MAX_SAFETENSORS_METADATA);
     for (int i = 0; i < 2 * pairs; i++)
         if (metadata_pairs[i] == NULL)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: metadata string %d is NULL", file, i);
-    duplicate = qnet__duplicate_name(tensors, count);
+    const char *duplicate = qnet__duplicate_name(tensors, count);
     if (duplicate != NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s' is there twice", file,
                           duplicate);
-    status = qnet_buffer_append(ctx, &json, "length..", 8); /* known at the end */
+    qnet_status status = qnet_buffer_append(ctx, &json, "length..", 8); /* known at the end */
     if (status == QNET_OK)
         status = qnet__safetensors_json(ctx, file, tensors, count, metadata_pairs, pairs, &json);
     if (status == QNET_OK && json.size - 8 > QNET_MAX_SAFETENSORS_HEADER)
@@ -13101,9 +13081,8 @@ static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
                                        const qnet_safetensor *t, const char *name)
 {
     const size_t bad = qnet__first_outside(t, qnet__is_variance(name) ? 0 : -QNET__REAL_MAX);
-    double x;
     if (bad == t->count) return QNET_OK;
-    x = qnet__element(t->dtype, t->data, bad);
+    const double x = qnet__element(t->dtype, t->data, bad);
     return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file, name,
                       (double)bad, x, fabs(x) <= QNET__REAL_MAX ? "a variance below 0"
                                                                 : "not finite");
@@ -13206,10 +13185,9 @@ static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
    where any name is right as it is. */
 QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table)
 {
-    const char *first;
     size_t n, k;
     if (file == NULL || table == NULL || file->count == 0) return 0;
-    first = file->tensors[0].name;
+    const char *first = file->tensors[0].name;
     n = strlen(first);
     for (int i = 0; i < file->count; i++) {
         const char *name = file->tensors[i].name;
@@ -13380,15 +13358,14 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
 {
     qnet_safetensor *tensors, *t;
     int64_t *counter;
-    qnet_real *numbers;
-    size_t bytes;
     qnet_status status = QNET_OK;
     QNET__NEEDS(ctx, ctx && sink && table && block);
-    bytes = (sizeof *t + sizeof *counter) * (size_t)table->count + sizeof *block * table->total;
+    const size_t bytes = (sizeof *t + sizeof *counter) * (size_t)table->count +
+                         sizeof *block * table->total;
     t = tensors = (qnet_safetensor *)qnet__alloc(ctx, bytes);
     if (tensors == NULL) return qnet__no_memory(ctx, bytes, "a copy of the weights");
     counter = (int64_t *)(void *)(tensors + table->count);
-    numbers = (qnet_real *)(void *)(counter + table->count);
+    qnet_real *numbers = (qnet_real *)(void *)(counter + table->count);
     for (int real = 0; real < 2; real++)
         for (int i = 0; i < table->count && status == QNET_OK; i++) {
             const qnet_param *p = &table->entries[i];
@@ -13441,9 +13418,9 @@ QNET_API qnet_status qnet_weights_load(qnet_context *ctx, const char *path,
                                        int replace_head, int *head_replaced)
 {
     qnet_safetensors *file = NULL;
-    qnet_status status;
     QNET__TRY(qnet_safetensors_load(ctx, path, &file));
-    status = qnet_weights_from_safetensors(ctx, file, table, block, replace_head, head_replaced);
+    const qnet_status status = qnet_weights_from_safetensors(ctx, file, table, block, replace_head,
+                                                             head_replaced);
     qnet_safetensors_destroy(file);
     return status;
 }
