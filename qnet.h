@@ -2704,6 +2704,7 @@ static int qnet__buffer_write(void *user, const void *src, size_t size)
     return qnet_buffer_append(buffer->ctx, buffer, src, size) != QNET_OK;
 }
 
+/* The buffer remembers the context, which a sink does not have. */
 QNET_API qnet_sink qnet_sink_buffer(qnet_context *ctx, qnet_buffer *buffer, const char *name)
 {
     const qnet_sink sink = {buffer, qnet__buffer_write, name};
@@ -2919,6 +2920,7 @@ static int qnet__file_read(void *user, void *dst, size_t size, size_t *got)
     return *got < size && ferror(f->stream);
 }
 
+/* As much as fwrite takes; errno says why it took less. */
 static int qnet__file_write(void *user, const void *src, size_t size)
 {
     qnet__file *f = (qnet__file *)user;
@@ -3163,6 +3165,7 @@ QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
 
 #define QNET__NAME_SIZE 256 /* of an entry of a folder, its end included: POSIX's NAME_MAX + 1 */
 
+/* In the order of bytes, for qsort. */
 static int qnet__compare_names(const void *a, const void *b)
 {
     return strcmp((const char *)a, (const char *)b);
@@ -11879,6 +11882,7 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
         v->affine[i / 4][i % 4] = (double)h->srow[i / 4][i % 4];
         zero = zero && (i % 4 == 3 || v->affine[i / 4][i % 4] == 0);
     }
+    /* Which of them holds, by the table above. */
     v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
     if (v->affine_source < 2) { /* by pixdim: other[] becomes the affine */
         if (sform > 0)
@@ -11904,6 +11908,7 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
                              excess / 2);
         memcpy(v->affine, other, sizeof other);
     }
+    /* In mm; columns and their directions. */
     for (int i = 0; i < 12; i++) v->affine[i / 4][i % 4] *= mm[units];
     if (!qnet__affine_axes(&v->affine[0][0], v->spacing, r))
         return qnet__nifti_fail(in, FORMAT, "the affine of the %s is singular or not finite",
@@ -11927,6 +11932,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
     int dim[8];
     const long size = (int32_t)qnet__load_le32((unsigned char *)h); /* as in a little-endian file */
     const int big = size == 0x5c010000; /* 348 the other way round */
+    /* Which kind of file it is. */
     if (size == 540 || size == 0x1c020000)
         return qnet__nifti_fail(in, UNSUPPORTED, "sizeof_hdr is %d (NIfTI-2), expected 348 "
                                 "(NIfTI-1)", 540);
@@ -11942,6 +11948,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, FORMAT, "not a NIfTI-1 file: magic is %02x %02x %02x %02x, "
                                 "expected 6e 2b 31 00 (\"n+1\")", magic[0], magic[1], magic[2],
                                 magic[3]);
+    /* Its size: one volume of three axes. */
     for (int i = 0; i < 8; i++) dim[i] = h->dim[i];
     if (dim[0] < 1 || dim[0] > 7)
         return qnet__nifti_fail(in, FORMAT, "dim[0] is %d, expected 1 to 7", dim[0]);
@@ -11963,6 +11970,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, LIMIT, "dim is %d x %d x %d, expected at most %.0f voxels "
                                 "(QNET_MAX_VOXELS)", dim[1], dim[2], dim[3],
                                 (double)QNET_MAX_VOXELS);
+    /* The type of a voxel. */
     in->type = qnet__nifti_type(h->datatype, &in->type_name);
     in->bytes = qnet_dtype_size(in->type);
     if (in->type == QNET_BOOL)
@@ -11974,8 +11982,8 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
     if (h->bitpix != 8 * (int)in->bytes)
         qnet__nifti_warn(in, "bitpix is %d, expected %d for datatype %d (%s), which is taken",
                          h->bitpix, 8 * (int)in->bytes, h->datatype, in->type_name);
-    /* 0 is refused: voxels could then start at 348 or 352, and the wrong one of them shifts the
-       picture by some voxels unnoticed. */
+    /* Where voxels start. 0 is refused: it could mean 348 or 352, and the wrong one of them shifts
+       the picture by some voxels unnoticed. */
     const double offset = (double)h->vox_offset;
     if (!(offset >= 352 && offset == floor(offset) && qnet__is_finite(offset)))
         return qnet__nifti_fail(in, FORMAT, "vox_offset is %g, expected a whole number of 352 or "
@@ -11984,6 +11992,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, LIMIT, "vox_offset is %g, expected at most %.0f", offset,
                                 (double)QNET__NIFTI_MAX_OFFSET);
     in->offset = (size_t)offset;
+    /* What stored numbers mean. */
     const double slope = (double)h->scl_slope;
     in->intercept = (double)h->scl_inter;
     /* NaN is what some tools write for "none"; nibabel takes infinity so, too. */
@@ -12241,7 +12250,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
                           "qnet_volume_reorient", name, orientation);
     block = (unsigned char *)qnet__alloc(ctx, bytes);
     if (block == NULL) return qnet__no_memory(ctx, bytes, "writing a NIfTI file");
-    /* One block holds deflate's state, if any, and the piece of voxels that is converted. */
+    /* The block holds deflate's state, if any, and the piece of voxels that is converted. */
     d = gzip ? (qnet__deflate *)(void *)block : NULL;
     if (d) qnet__deflate_start(d, ctx, sink, 0);
     qnet__nifti_make_header(volume, slope, spacing, header);
@@ -12822,6 +12831,7 @@ static const qnet_safetensor *qnet__safetensors_find(const qnet_safetensors *fil
     return NULL;
 }
 
+/* Names as they stand in the file. */
 QNET_API const qnet_safetensor *qnet_safetensors_find(const qnet_safetensors *file,
                                                       const char *name)
 {
@@ -12934,6 +12944,7 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
     if (duplicate != NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s' is there twice", file,
                           duplicate);
+    /* Length and header, then the tensors as they are. */
     qnet_status status = qnet_buffer_append(ctx, &json, "length..", 8); /* known at the end */
     if (status == QNET_OK)
         status = qnet__safetensors_json(ctx, file, tensors, count, metadata_pairs, pairs, &json);
@@ -13528,6 +13539,7 @@ QNET_API void qnet_augment_config_init(qnet_augment_config *config)
     *config = paper;
 }
 
+/* The numbers of torchvision's transforms, for images of 0 to 1. */
 QNET_API void qnet_augment_config_imagenet(qnet_augment_config *config)
 {
     static const double mean[3] = {0.485, 0.456, 0.406}, std[3] = {0.229, 0.224, 0.225};
@@ -13581,6 +13593,7 @@ QNET_API qnet_augmentation qnet_augment_draw(const qnet_augment_config *config, 
     return r;
 }
 
+/* The identity, and the crop from the middle. */
 QNET_API qnet_augmentation qnet_augment_test(int in_h, int in_w, int out_h, int out_w)
 {
     qnet_augmentation r;
@@ -13759,6 +13772,7 @@ typedef struct qnet__power_table {
     float mantissa[(1 << QNET__POWER_BITS) + 1];
 } qnet__power_table;
 
+/* Both tables; entry i of the mantissa's is (1 + i/512) ^ gamma, the last one 2 ^ gamma. */
 static void qnet__power_plan(qnet__power_table *table, double gamma)
 {
     table->exponent[0] = 0;
@@ -13935,6 +13949,10 @@ static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y
 
 /* ---- the whole transform --------------------------------------------------------------------- */
 
+/* Limits, values, places. The scratch block, in the order in which it is used:
+       map_x[in_w], map_y[in_h]   double, the grid distortion
+       x[in_w], y[in_w]           double, the sources of a row of the output
+       image[in_h][in_w][3]       float, after the value transforms; before, room for the limits */
 QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
                                                const qnet_augmentation *record, const float *pixels,
                                                int in_h, int in_w, const float low[3],
@@ -14047,6 +14065,7 @@ QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input
     config->margin = 0.08, config->max_slices = 24;
 }
 
+/* Of a crop the margin is rounded to whole pixels, as many on each side. */
 QNET_API int qnet_input_prepared(const qnet_input_config *config)
 {
     if (config->input == QNET_INPUT_FULL) return config->size;
@@ -14074,6 +14093,7 @@ static const qnet__setting qnet__input_settings[] = {
     QNET__SETTINGS_END
 };
 
+/* QNET_ERROR_ARGUMENT for a configuration with a number out of its range. */
 static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config *c)
 {
     if (c == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: missing");
@@ -14610,6 +14630,7 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
             qnet__warn_of_bad_voxels(p->ctx, p->name[m], qnet__clear_outside(p->map[m]),
                                      "outside of the head become 0");
     }
+    /* The mask: what counts of it, and its centre. */
     if (needed < QNET__MAPS) p->map[QNET__MASK] = NULL;
     mask = p->map[QNET__MASK];
     if (mask) {
@@ -14624,10 +14645,12 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
                                    "thalami: a mask of the brain?", p->name[QNET__MASK], ml,
                                    QNET__MASK_ML));
     }
+    /* Slices and frame, and what they hold. */
     QNET__TRY(qnet__choose_slices(p));
     QNET__TRY(qnet__frame_plan(p, mass));
     QNET__TRY(qnet__check_slices(p));
     QNET__TRY(qnet__check_values(p, mask ? mass : p->center));
+    /* What a reader looks at to see that it is the right place. */
     cut->slice[0] = p->z[0];
     cut->slice[1] = p->z[p->slices - 1];
     const double middle = (cut->slice[0] + cut->slice[1]) / 2.0;
@@ -14651,6 +14674,7 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
 
 #define QNET__MAX_SCANS 10000 /* finding duplicates compares all pairs of names */
 
+/* The list of scans lies behind the struct, in one block with it. */
 QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
                                         int scans, qnet_cohort **out)
 {
@@ -14679,6 +14703,7 @@ static size_t qnet__scan_bytes(const qnet_cohort *cohort, int slices)
     return bytes < (double)(SIZE_MAX / 2) ? (size_t)bytes : SIZE_MAX;
 }
 
+/* The blocks of the scans, then that of the list. */
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort)
 {
     if (cohort == NULL) return;
@@ -14739,6 +14764,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     qnet_scan scan;
     memset(&scan, 0, sizeof scan);
     memset(&p, 0, sizeof p);
+    /* Whose scan it is. */
     if (maps->subject == NULL || maps->subject[0] == '\0')
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cohort: a scan needs a subject's name");
     if (strlen(maps->subject) >= sizeof scan.subject)
@@ -14756,12 +14782,14 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     scan.label = maps->label;
     scan.age = maps->age;
     scan.sex = maps->sex;
+    /* Where its images lie, and whether it may join the others. */
     p.ctx = ctx;
     p.config = &cohort->config;
     for (int m = 0; m < QNET__MAPS; m++) p.map[m] = map[m], p.name[m] = name[m];
     QNET__TRY(qnet__cut_plan(&p));
     scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
     QNET__TRY(qnet__cohort_check(cohort, &scan));
+    /* Its block and its images; from here on nothing fails but memory. */
     const size_t bytes = qnet__scan_bytes(cohort, p.slices);
     float *pixels = (float *)qnet__alloc(ctx, bytes);
     if (pixels == NULL) return qnet__no_memory(ctx, bytes, "a scan's slices");
@@ -14786,6 +14814,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
 static const char *const qnet__map_names[QNET__MAPS] = {"QSM map", "R2* map", "T1W image",
                                                         "mask of the basal ganglia"};
 
+/* The maps of a scan that lies in memory have no paths: sentences call them by what they are. */
 QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps)
 {
     if (cohort == NULL) return QNET_ERROR_ARGUMENT;
@@ -14930,6 +14959,7 @@ QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *coh
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "folds: %d asked for, but there are only %d %s subjects", folds,
                               count[label], name[label]);
+    /* A subject stands for all its scans by the first of them. */
     const size_t bytes = (size_t)scans * sizeof(int);
     int *order = (int *)qnet__alloc(ctx, bytes); /* the first scans of the subjects of a class */
     if (order == NULL) return qnet__no_memory(ctx, bytes, "folds");
