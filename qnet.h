@@ -14501,7 +14501,7 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
     const float inside = in_mask > 0 ? qnet__percentile_where(qsm, mask, 1, n, 50, work) : outside;
     const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
     const float iron = qnet__percentile_where(v[m], qsm, highest, n, 50, work);
-    const int both_signs = negative >= 0.05 * some, any = m;
+    const int both_signs = negative >= 0.05 * some, any = m; /* rows of any map are this one's */
     const struct { int map, holds; const char *why; } rows[] = {
         {any, some < 0.05 * (double)n, "is 0 nearly everywhere"},
         {any, empty > 0.1 * in_mask, "is 0, or was NaN, in more than a tenth of the mask"},
