@@ -3061,7 +3061,8 @@ static size_t qnet__file_left(const qnet_source *source)
 
 /* Appends the next size bytes of source to out, and a zero behind them; fewer where the source
    ends. For a file that ends within them its length is allocated at once. For a stream out grows to
-   at most 16 times of what has been read, or QNET__READ_TRUST. */
+   at most 16 times of what has been read, or QNET__READ_TRUST: one that claims 4 GB and ends after
+   a few bytes costs 256 KB. */
 QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size_t size,
                                     qnet_buffer *out)
 {
@@ -10758,7 +10759,9 @@ static uint32_t qnet__reverse_bits(uint32_t code, int n)
     return r;
 }
 
-/* code[symbols] of these lengths (RFC 1951, 3.2.2), first bit lowest. */
+/* code[symbols] of these lengths (RFC 1951, 3.2.2), first bit lowest. Codes are counted up, and
+   doubled from one length to the next. For the lengths 2, 1, 3, 3 that gives 10, 0, 110, 111: none
+   begins with another one, so no sign between them is needed. */
 static void qnet__canonical_codes(const uint8_t *length, int symbols, uint16_t *code)
 {
     uint32_t next = 0;
@@ -11622,7 +11625,14 @@ static void qnet__orientation_text(double r[3][3], char text[4])
     text[3] = '\0';
 }
 
-/* The rotation of a quaternion a + bi + cj + dk of any length but 0 (nifti1.h, "method 2"). */
+/* The rotation of a quaternion a + bi + cj + dk of any length but 0 (nifti1.h, "method 2"). With
+   length 1, where s is 2:
+
+           | 1 - 2 (cc + dd)   2 (bc - ad)       2 (bd + ac)     |
+       R = | 2 (bc + ad)       1 - 2 (bb + dd)   2 (cd - ab)     |
+           | 2 (bd - ac)       2 (cd + ab)       1 - 2 (bb + cc) |
+
+   Row i + 1 is row i with b, c, d and the columns moved on by one, in a cycle. */
 static void qnet__quaternion_to_rotation(const double q[4], double r[3][3])
 {
     const double a = q[0], s = 2 / (a * a + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
@@ -12421,7 +12431,18 @@ static const char *qnet__duplicate_name(const qnet_safetensor *tensors, int coun
     return NULL;
 }
 
-/* ---- the header's grammar -------------------------------------------------------------------- */
+/* ---- the header's grammar --------------------------------------------------------------------
+   With spaces, tabs and newlines anywhere between its parts:
+
+       header   = "{" [ member { "," member } ] "}"
+       member   = "__metadata__" ":" ( metadata | "null" )  |  string ":" tensor
+       metadata = "{" [ string ":" string { "," string ":" string } ] "}"
+       tensor   = "{" field { "," field } "}"
+       field    = "dtype" ":" string  |  "shape" ":" numbers  |  "data_offsets" ":" numbers
+                  |  string ":" any value of JSON, which is skipped
+       numbers  = "[" [ number { "," number } ] "]"
+
+   One function reads each of them, from f->at on, and leaves f->at behind it. */
 
 /* Refusals begin with the file's name. */
 #define qnet__tensors_fail(f, status, text, ...) \
@@ -14935,9 +14956,10 @@ static int qnet__first_scan(const qnet_cohort *cohort, int s)
 }
 
 /* Each class of subjects is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped.
-   So the folds differ by at most one subject in all, and by at most one in each class. The seed
-   alone decides: the same subjects in the same order give the same folds for both inputs and both
-   stages. */
+   So the folds differ by at most one subject in all, and by at most one in each class: of 47 HC and
+   52 HH in 10 folds, seven folds get 5 HC, three get 4, and the one without a tenth subject is of
+   these three. The seed alone decides: the same subjects in the same order give the same folds for
+   both inputs and both stages. */
 QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *cohort, int folds,
                                        uint64_t seed, int *fold)
 {
