@@ -2839,7 +2839,6 @@ QNET_API qnet_source qnet_source_memory(qnet_memory_source *state, const void *b
    capacity doubles, so that n appends cost O(n). */
 static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, size_t more)
 {
-    unsigned char *bytes;
     size_t need, capacity;
     if (ctx == NULL || buffer == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "the context or the buffer is NULL");
@@ -2849,7 +2848,7 @@ static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, 
     if (need <= buffer->capacity) return QNET_OK;
     if (!qnet__mul(buffer->capacity, 2, &capacity)) capacity = need;
     capacity = qnet__max_size(qnet__max_size(capacity, need), 256);
-    bytes = (unsigned char *)qnet__alloc(ctx, capacity);
+    unsigned char *bytes = (unsigned char *)qnet__alloc(ctx, capacity);
     if (bytes == NULL) return qnet__no_memory(ctx, capacity, "a buffer");
     if (buffer->size > 0) memcpy(bytes, buffer->bytes, buffer->size);
     qnet__free(ctx, buffer->bytes, buffer->capacity);
@@ -2877,9 +2876,8 @@ QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, 
                                         ...)
 {
     va_list args;
-    int length;
     va_start(args, format);
-    length = vsnprintf(NULL, 0, format, args);
+    const int length = vsnprintf(NULL, 0, format, args);
     va_end(args);
     if (length < 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a text cannot be formatted: \"%.100s\"",
@@ -2907,6 +2905,7 @@ static int qnet__buffer_write(void *user, const void *src, size_t size)
     return qnet_buffer_append(buffer->ctx, buffer, src, size) != QNET_OK;
 }
 
+/* The buffer remembers the context, which a sink does not have. */
 QNET_API qnet_sink qnet_sink_buffer(qnet_context *ctx, qnet_buffer *buffer, const char *name)
 {
     const qnet_sink sink = {buffer, qnet__buffer_write, name};
@@ -3085,10 +3084,9 @@ static int qnet__mkdir(const char *path)
 static int qnet__sync(const char *path)
 {
     const int file = open(path, O_RDONLY);
-    int bad, code;
     if (file < 0) return -1;
-    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
-    code = errno;
+    const int bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
+    const int code = errno;
     close(file);
     errno = code;
     return -bad;
@@ -3123,6 +3121,7 @@ static int qnet__file_read(void *user, void *dst, size_t size, size_t *got)
     return *got < size && ferror(f->stream);
 }
 
+/* As much as fwrite takes; errno says why it took less. */
 static int qnet__file_write(void *user, const void *src, size_t size)
 {
     qnet__file *f = (qnet__file *)user;
@@ -3154,14 +3153,13 @@ static int qnet__is_pointer_file(qnet__file *f)
 QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *path, qnet__file *f,
                                               qnet_source *out)
 {
-    int code;
     if (ctx == NULL || path == NULL || path[0] == '\0')
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
     if (qnet__path_kind(path) == 2) /* fopen opens folders on some systems */
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: it is a folder",
                           path);
     f->stream = qnet__fopen_read(path);
-    code = errno;
+    const int code = errno;
     if (f->stream == NULL && (code == ENOENT || code == ENOTDIR))
         return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: %s", path, !qnet__is_link(path) ?
                           "no such file" : "a link that leads nowhere, as git-annex leaves them: "
@@ -3264,7 +3262,8 @@ static size_t qnet__file_left(const qnet_source *source)
 
 /* Appends the next size bytes of source to out, and a zero behind them; fewer where the source
    ends. For a file that ends within them its length is allocated at once. For a stream out grows to
-   at most 16 times of what has been read, or QNET__READ_TRUST. */
+   at most 16 times of what has been read, or QNET__READ_TRUST: one that claims 4 GB and ends after
+   a few bytes costs 256 KB. */
 QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size_t size,
                                     qnet_buffer *out)
 {
@@ -3319,12 +3318,11 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
 {
     qnet__file file;
     qnet_source source;
-    qnet_status status;
     if (out == NULL || out->bytes != NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_read: expected an empty buffer");
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
     limit = qnet__min_size(limit > 0 ? limit : QNET_MAX_FILE_BYTES, SIZE_MAX - 1);
-    status = qnet__read(ctx, &source, limit + 1, out); /* one byte more: the file is too large */
+    qnet_status status = qnet__read(ctx, &source, limit + 1, out); /* to see what is too large */
     if (status == QNET_OK && out->size > limit)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes", path,
                             (double)limit);
@@ -3369,6 +3367,7 @@ QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
 
 #define QNET__NAME_SIZE 256 /* of an entry of a folder, its end included: POSIX's NAME_MAX + 1 */
 
+/* In the order of bytes, for qsort. */
 static int qnet__compare_names(const void *a, const void *b)
 {
     return strcmp((const char *)a, (const char *)b);
@@ -3434,9 +3433,8 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
 QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
     qnet_buffer list = {NULL, 0, 0, NULL};
-    qnet_status status;
     QNET__NEEDS(ctx, path && names);
-    status = qnet__list_names(ctx, path, &list);
+    qnet_status status = qnet__list_names(ctx, path, &list);
     if (status == QNET_OK && list.size > 0)
         qsort(list.bytes, list.size / QNET__NAME_SIZE, QNET__NAME_SIZE, qnet__compare_names);
     for (size_t at = 0; at < list.size && status == QNET_OK; at += QNET__NAME_SIZE)
@@ -3576,7 +3574,6 @@ static void qnet__lock_tidy(const qnet__lock *lock)
 static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__lock *lock)
 {
     char text[320];
-    qnet_status status;
     size_t n = strlen(folder);
     lock->file = -1;
     if (n + sizeof "/run.lock" > sizeof lock->path)
@@ -3590,7 +3587,7 @@ static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__
     }
     lock->there = n;
     snprintf(lock->path, sizeof lock->path, "%s/run.lock", folder);
-    status = qnet_make_folder(ctx, folder);
+    qnet_status status = qnet_make_folder(ctx, folder);
     if (status == QNET_OK) status = qnet__lock_open(ctx, lock);
     if (status != QNET_OK) {
         qnet__lock_tidy(lock);
@@ -11435,7 +11432,9 @@ static uint32_t qnet__reverse_bits(uint32_t code, int n)
     return r;
 }
 
-/* code[symbols] of these lengths (RFC 1951, 3.2.2), first bit lowest. */
+/* code[symbols] of these lengths (RFC 1951, 3.2.2), first bit lowest. Codes are counted up, and
+   doubled from one length to the next. For the lengths 2, 1, 3, 3 that gives 10, 0, 110, 111: none
+   begins with another one, so no sign between them is needed. */
 static void qnet__canonical_codes(const uint8_t *length, int symbols, uint16_t *code)
 {
     uint32_t next = 0;
@@ -11450,14 +11449,15 @@ enum { QNET__FOR_CODELEN, QNET__FOR_LITLEN, QNET__FOR_DIST };
 /* The table entry of a symbol, without the length of its code; 0 for a reserved symbol. */
 static uint32_t qnet__code_entry(int what, int symbol)
 {
-    uint32_t base, extra;
     if (what == QNET__FOR_CODELEN || (what == QNET__FOR_LITLEN && symbol < 256))
         return (uint32_t)symbol << 16 | QNET__CODE_LITERAL;
     if (what == QNET__FOR_LITLEN && symbol == 256) return QNET__CODE_END;
     if (symbol >= (what == QNET__FOR_LITLEN ? QNET__LITLEN_CODES : QNET__DIST_CODES)) return 0;
-    base = what == QNET__FOR_LITLEN ? qnet__length_base[symbol - 257] : qnet__dist_base[symbol];
-    extra = what == QNET__FOR_LITLEN ? qnet__length_extra[symbol - 257] : qnet__dist_extra[symbol];
-    return base << 16 | extra << 8 | QNET__CODE_BASE;
+    if (what == QNET__FOR_LITLEN)
+        return (uint32_t)qnet__length_base[symbol - 257] << 16 |
+               (uint32_t)qnet__length_extra[symbol - 257] << 8 | QNET__CODE_BASE;
+    return (uint32_t)qnet__dist_base[symbol] << 16 | (uint32_t)qnet__dist_extra[symbol] << 8 |
+           QNET__CODE_BASE;
 }
 
 /* Fills code->table from length[symbols], 0..15 (RFC 1951, 3.2.2). As zlib does, refuses a set of
@@ -11598,9 +11598,9 @@ static void qnet__inflate_refill(qnet__inflate *s)
     while (s->in.count <= 56) {
         if (s->in.at == s->in.end) {
             size_t got;
-            qnet_status status;
             if (s->source_ended) break;
-            status = qnet__read_some(s->ctx, s->source, s->input, sizeof s->input, &got);
+            const qnet_status status =
+                qnet__read_some(s->ctx, s->source, s->input, sizeof s->input, &got);
             if (status != QNET_OK) s->status = status;
             s->source_ended = got == 0;
             s->in.at = s->input;
@@ -11686,12 +11686,11 @@ static const char *qnet__inflate_dynamic(qnet__inflate *s)
         return "the set of code lengths is no prefix code";
     while (at < literals + distances) { /* from here on length[] is that of the real codes */
         uint32_t symbol, repeat = 1;
-        uint8_t fill;
         if (s->in.count < QNET__CODELEN_BITS) qnet__inflate_refill(s);
         symbol = qnet__next_code(&s->in, &codelen, QNET__CODELEN_BITS) >> 16;
         if (s->in.count < 0) return NULL; /* no bit is left: the next to be read tells */
         if (symbol == 16 && at == 0) return "a repeated code length has none before it";
-        fill = (uint8_t)(symbol < 16 ? symbol : symbol == 16 ? length[at - 1] : 0);
+        const uint8_t fill = (uint8_t)(symbol < 16 ? symbol : symbol == 16 ? length[at - 1] : 0);
         if (symbol >= 16)
             repeat = qnet__repeat_base[symbol - 16] +
                      qnet__inflate_bits(s, qnet__repeat_extra[symbol - 16]);
@@ -11713,9 +11712,8 @@ static void qnet__inflate_block(qnet__inflate *s)
 {
     uint8_t length[QNET__FIXED_CODES], dist_length[32];
     const char *wrong = NULL;
-    uint32_t type;
     s->last_block = (int)qnet__inflate_bits(s, 1);
-    type = qnet__inflate_bits(s, 2);
+    const uint32_t type = qnet__inflate_bits(s, 2);
     s->mode = type == 0 ? QNET__IN_STORED : QNET__IN_CODES;
     if (type == 0) {
         /* Bytes were read whole, so what is beyond a multiple of 8 is the rest of this byte. */
@@ -11866,13 +11864,15 @@ static qnet_status qnet__inflate_read(qnet__inflate *s, void *dst, size_t size, 
              -> two Huffman codes, for literals and lengths, and for distances
              -> the codes' lengths, the tokens, the end of the block
 
-   Matches reach back within their piece only, so that nothing moves from one piece to the next. */
+   Matches reach back within their piece only, so that nothing moves from one piece to the next. A
+   window that slides on, and looking for a longer match one byte later, as zlib does both, would
+   make a volume's file about 1 % smaller. */
 
 #define QNET__DEFLATE_PIECE 65535 /* plain bytes of a block: a place, + 1, fits 16 bits */
-#define QNET__HASH_BITS 15
-#define QNET__CHAIN     48   /* earlier places that are tried for a match */
-#define QNET__TOO_FAR   4096 /* a match of 3 from farther costs more than 3 literals */
-#define QNET__CODE_MOST 14   /* bits of a code: so that 16 symbols say all lengths, see below */
+#define QNET__HASH_BITS     15
+#define QNET__CHAIN         48   /* earlier places that are tried for a match */
+#define QNET__TOO_FAR       4096 /* a match of 3 from farther costs more than 3 literals */
+#define QNET__CODE_MOST     14   /* bits of a code: 16 symbols say all lengths, see below */
 
 /* An alphabet of a block: how often each symbol comes, its code and the code's length in bits. */
 typedef struct qnet__alphabet {
@@ -11881,7 +11881,7 @@ typedef struct qnet__alphabet {
     uint16_t code[QNET__LITLEN_CODES];
 } qnet__alphabet;
 
-/* The state of packing, about 750 KB in one block of the heap. */
+/* The state of packing, about 700 KB in one block of the heap. */
 typedef struct qnet__deflate {
     qnet_context *ctx;
     qnet_sink *sink;
@@ -11895,8 +11895,8 @@ typedef struct qnet__deflate {
     uint8_t dist_symbol[QNET__WINDOW + 1];      /* distance -> code */
     uint32_t crc_table[8][256];
     uint16_t head[1 << QNET__HASH_BITS]; /* 1 + the latest place with this hash; 0: none */
-    uint16_t previous[QNET__DEFLATE_PIECE];      /* 1 + the place before with the same hash */
-    uint32_t token[QNET__DEFLATE_PIECE];         /* a literal, or distance << 9 | length */
+    uint16_t previous[QNET__DEFLATE_PIECE]; /* 1 + the place before with the same hash */
+    uint32_t token[QNET__DEFLATE_PIECE];    /* a literal, or distance << 9 | length */
     unsigned char plain[QNET__DEFLATE_PIECE];
     unsigned char out[2 * QNET__DEFLATE_PIECE + 1024]; /* a match of 3 takes 46 bits at most */
 } qnet__deflate;
@@ -12081,13 +12081,12 @@ static void qnet__deflate_tokens(qnet__deflate *d)
 /* Writes the piece as one block. */
 static qnet_status qnet__deflate_block(qnet__deflate *d)
 {
-    qnet_status status;
     qnet__deflate_parse(d);
     qnet__huffman_make(&d->litlen, QNET__LITLEN_CODES);
     qnet__huffman_make(&d->dist, QNET__DIST_CODES);
     qnet__deflate_head(d);
     qnet__deflate_tokens(d);
-    status = qnet__write(d->ctx, d->sink, d->out, d->written);
+    const qnet_status status = qnet__write(d->ctx, d->sink, d->out, d->written);
     d->size = d->written = 0;
     return status;
 }
@@ -12150,7 +12149,6 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     static const unsigned char signature[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
     unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line; /* 8 bits a sample */
     qnet_buffer data = {NULL, 0, 0, NULL};
-    qnet_sink to;
     qnet__deflate *d;
     size_t row, block, total;
     qnet_status status = QNET_OK;
@@ -12167,7 +12165,7 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");
     line = (unsigned char *)(d + 1); /* the filter and a row */
     line[0] = 2;
-    to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
+    qnet_sink to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
     qnet__deflate_start(d, ctx, &to, 1);
     for (size_t y = 0; y < (size_t)height && status == QNET_OK; y++) {
         const uint8_t *p = pixels + y * row;
@@ -12300,7 +12298,14 @@ static void qnet__orientation_text(double r[3][3], char text[4])
     text[3] = '\0';
 }
 
-/* The rotation of a quaternion a + bi + cj + dk of any length but 0 (nifti1.h, "method 2"). */
+/* The rotation of a quaternion a + bi + cj + dk of any length but 0 (nifti1.h, "method 2"). With
+   length 1, where s is 2:
+
+           | 1 - 2 (cc + dd)   2 (bc - ad)       2 (bd + ac)     |
+       R = | 2 (bc + ad)       1 - 2 (bb + dd)   2 (cd - ab)     |
+           | 2 (bd - ac)       2 (cd + ab)       1 - 2 (bb + cc) |
+
+   Row i + 1 is row i with b, c, d and the columns moved on by one, in a cycle. */
 static void qnet__quaternion_to_rotation(const double q[4], double r[3][3])
 {
     const double a = q[0], s = 2 / (a * a + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
@@ -12390,14 +12395,13 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     memcpy(affine, volume->affine, sizeof affine);
     for (j = 0; j < 3; j++) { /* i: the old axis along the world axis of letter j */
         const char *letter = to[j] ? strchr(letters, to[j]) : NULL;
-        int flip;
         k = letter ? (int)(letter - letters) : -1;
         if (k < 0 || seen[k % 3]++ || (j == 2 && to[3]))
             return qnet__fail(volume->ctx, QNET_ERROR_ARGUMENT,
                               "qnet_volume_reorient: orientation is \"%.20s\", expected three "
                               "letters, one each of R/L, A/P, S/I", to);
         for (i = 0; world[i] != k % 3; i++) {}
-        flip = (sign[i] > 0) != (k < 3);
+        const int flip = (sign[i] > 0) != (k < 3);
         size[j] = n[i];
         spacing[j] = norm[i];
         step[j] = flip ? -stride[i] : stride[i];
@@ -12567,6 +12571,7 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
         v->affine[i / 4][i % 4] = (double)h->srow[i / 4][i % 4];
         zero = zero && (i % 4 == 3 || v->affine[i / 4][i % 4] == 0);
     }
+    /* Which of them holds, by the table above. */
     v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
     if (v->affine_source < 2) { /* by pixdim: other[] becomes the affine */
         if (sform > 0)
@@ -12592,6 +12597,7 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
                              excess / 2);
         memcpy(v->affine, other, sizeof other);
     }
+    /* In mm; columns and their directions. */
     for (int i = 0; i < 12; i++) v->affine[i / 4][i % 4] *= mm[units];
     if (!qnet__affine_axes(&v->affine[0][0], v->spacing, r))
         return qnet__nifti_fail(in, FORMAT, "the affine of the %s is singular or not finite",
@@ -12613,9 +12619,9 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
     qnet__nifti_header *h = &in->header;
     const unsigned char *magic = h->magic;
     int dim[8];
-    double offset, slope;
     const long size = (int32_t)qnet__load_le32((unsigned char *)h); /* as in a little-endian file */
     const int big = size == 0x5c010000; /* 348 the other way round */
+    /* Which kind of file it is. */
     if (size == 540 || size == 0x1c020000)
         return qnet__nifti_fail(in, UNSUPPORTED, "sizeof_hdr is %d (NIfTI-2), expected 348 "
                                 "(NIfTI-1)", 540);
@@ -12631,6 +12637,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, FORMAT, "not a NIfTI-1 file: magic is %02x %02x %02x %02x, "
                                 "expected 6e 2b 31 00 (\"n+1\")", magic[0], magic[1], magic[2],
                                 magic[3]);
+    /* Its size: one volume of three axes. */
     for (int i = 0; i < 8; i++) dim[i] = h->dim[i];
     if (dim[0] < 1 || dim[0] > 7)
         return qnet__nifti_fail(in, FORMAT, "dim[0] is %d, expected 1 to 7", dim[0]);
@@ -12652,6 +12659,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, LIMIT, "dim is %d x %d x %d, expected at most %.0f voxels "
                                 "(QNET_MAX_VOXELS)", dim[1], dim[2], dim[3],
                                 (double)QNET_MAX_VOXELS);
+    /* The type of a voxel. */
     in->type = qnet__nifti_type(h->datatype, &in->type_name);
     in->bytes = qnet_dtype_size(in->type);
     if (in->type == QNET_BOOL)
@@ -12663,9 +12671,9 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
     if (h->bitpix != 8 * (int)in->bytes)
         qnet__nifti_warn(in, "bitpix is %d, expected %d for datatype %d (%s), which is taken",
                          h->bitpix, 8 * (int)in->bytes, h->datatype, in->type_name);
-    /* 0 is refused: voxels could then start at 348 or 352, and the wrong one of them shifts the
-       picture by some voxels unnoticed. */
-    offset = (double)h->vox_offset;
+    /* Where voxels start. 0 is refused: it could mean 348 or 352, and the wrong one of them shifts
+       the picture by some voxels unnoticed. */
+    const double offset = (double)h->vox_offset;
     if (!(offset >= 352 && offset == floor(offset) && qnet__is_finite(offset)))
         return qnet__nifti_fail(in, FORMAT, "vox_offset is %g, expected a whole number of 352 or "
                                 "more", offset);
@@ -12673,7 +12681,8 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, LIMIT, "vox_offset is %g, expected at most %.0f", offset,
                                 (double)QNET__NIFTI_MAX_OFFSET);
     in->offset = (size_t)offset;
-    slope = (double)h->scl_slope;
+    /* What stored numbers mean. */
+    const double slope = (double)h->scl_slope;
     in->intercept = (double)h->scl_inter;
     /* NaN is what some tools write for "none"; nibabel takes infinity so, too. */
     in->slope = qnet__is_finite(slope) && slope != 0 ? slope : 1; /* 0: no scaling (nifti1.h) */
@@ -12815,7 +12824,6 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
     qnet__nifti_reader *in;
     qnet_volume *volume = NULL;
     size_t room = 0;
-    qnet_status status;
     QNET__NEEDS(ctx, ctx && source && source->read && out);
     in = (qnet__nifti_reader *)qnet__alloc(ctx, sizeof *in);
     if (in == NULL) return qnet__no_memory(ctx, sizeof *in, "reading a NIfTI file");
@@ -12823,7 +12831,7 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
     in->ctx = in->volume.ctx = ctx;
     in->source = source;
     in->name = qnet__source_name(source);
-    status = qnet__nifti_read_parts(in, &room);
+    qnet_status status = qnet__nifti_read_parts(in, &room);
     if (status == QNET_OK) {
         volume = (qnet_volume *)qnet__alloc(ctx, sizeof *volume);
         if (volume == NULL) status = qnet__no_memory(ctx, sizeof *volume, "a volume");
@@ -12908,13 +12916,11 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
 {
     qnet__deflate *d;
     unsigned char *block, header[352];
-    const char *name;
     char orientation[4];
     double spacing[3], r[3][3];
     const size_t deflate_bytes = gzip ? sizeof *d : 0, bytes = deflate_bytes + QNET__NIFTI_PIECE;
-    qnet_status status;
     QNET__NEEDS(ctx, ctx && sink && sink->write && volume && volume->voxels);
-    name = qnet__sink_name(sink);
+    const char *name = qnet__sink_name(sink);
     /* slope 0: float32; else int16 of the nearest multiples of the slope. */
     if (!(slope == 0 || (slope >= (double)FLT_MIN && slope <= (double)FLT_MAX)))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: slope is %g, expected 0 or a number above "
@@ -12933,11 +12939,11 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
                           "qnet_volume_reorient", name, orientation);
     block = (unsigned char *)qnet__alloc(ctx, bytes);
     if (block == NULL) return qnet__no_memory(ctx, bytes, "writing a NIfTI file");
-    /* One block holds deflate's state, if any, and the piece of voxels that is converted. */
+    /* The block holds deflate's state, if any, and the piece of voxels that is converted. */
     d = gzip ? (qnet__deflate *)(void *)block : NULL;
     if (d) qnet__deflate_start(d, ctx, sink, 0);
     qnet__nifti_make_header(volume, slope, spacing, header);
-    status = qnet__nifti_send(ctx, d, sink, header, sizeof header);
+    qnet_status status = qnet__nifti_send(ctx, d, sink, header, sizeof header);
     if (status == QNET_OK)
         status = qnet__nifti_write_voxels(ctx, d, sink, volume, slope, block + deflate_bytes);
     if (status == QNET_OK && d) status = qnet__deflate_finish(d);
@@ -12952,9 +12958,8 @@ QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_v
 {
     qnet__file file;
     qnet_source source;
-    qnet_status status;
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
-    status = qnet_nifti_read(ctx, &source, out);
+    const qnet_status status = qnet_nifti_read(ctx, &source, out);
     qnet__file_close(&file);
     return status;
 }
@@ -13218,7 +13223,18 @@ static const char *qnet__duplicate_name(const qnet_safetensor *tensors, int coun
     return NULL;
 }
 
-/* ---- the header's grammar -------------------------------------------------------------------- */
+/* ---- the header's grammar --------------------------------------------------------------------
+   With spaces, tabs and newlines anywhere between its parts:
+
+       header   = "{" [ member { "," member } ] "}"
+       member   = "__metadata__" ":" ( metadata | "null" )  |  string ":" tensor
+       metadata = "{" [ string ":" string { "," string ":" string } ] "}"
+       tensor   = "{" field { "," field } "}"
+       field    = "dtype" ":" string  |  "shape" ":" numbers  |  "data_offsets" ":" numbers
+                  |  string ":" any value of JSON, which is skipped
+       numbers  = "[" [ number { "," number } ] "]"
+
+   One function reads each of them, from f->at on, and leaves f->at behind it. */
 
 /* Refusals begin with the file's name. */
 #define qnet__tensors_fail(f, status, text, ...) \
@@ -13262,7 +13278,6 @@ static qnet_status qnet__header_escape(qnet__safetensors_file *f, unsigned char 
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     const char *simple = f->at[1] ? strchr(from, f->at[1]) : NULL;
     char digits[5] = "";
-    unsigned code;
     if (simple != NULL) {
         *(*write)++ = (unsigned char)to[simple - from];
         f->at += 2;
@@ -13272,7 +13287,7 @@ static qnet_status qnet__header_escape(qnet__safetensors_file *f, unsigned char 
     if (strspn((const char *)f->at + 2, "0123456789abcdefABCDEF") < 4)
         return qnet__header_fail(f, "four hexadecimal digits");
     memcpy(digits, f->at + 2, 4);
-    code = (unsigned)strtoul(digits, NULL, 16);
+    unsigned code = (unsigned)strtoul(digits, NULL, 16);
     if (code == 0) return qnet__header_fail(f, "a character other than NUL");
     if (code >= 0xd800 && code <= 0xdfff) { /* half of a surrogate pair */
         memmove(*write, f->at, 6);
@@ -13464,7 +13479,6 @@ static qnet_status qnet__header_read(qnet__safetensors_file *f)
     for (int i = 0;; i = 1) {
         qnet_safetensor t;
         char *name, *dtype = NULL;
-        size_t size;
         QNET__TRY(qnet__header_key(f, i, &name));
         if (name == NULL) break;
         if (strcmp(name, "__metadata__") == 0) {
@@ -13477,7 +13491,7 @@ static qnet_status qnet__header_read(qnet__safetensors_file *f)
             return qnet__tensors_fail(f, LIMIT, "tensor '%.64s': above %d tensors", name,
                                       QNET_MAX_SAFETENSORS_TENSORS);
         memset(&t, 0, sizeof(t));
-        size = strlen(name);
+        const size_t size = strlen(name);
         memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
         QNET__TRY(qnet__header_tensor(f, &t, &dtype));
         if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
@@ -13538,9 +13552,8 @@ static void qnet__leave_out(qnet__safetensors_file *f)
 static qnet_status qnet__header_load(qnet_context *ctx, qnet_source *source,
                                      qnet__safetensors_file *f)
 {
-    uint64_t length;
     QNET__TRY(qnet__read_exact(ctx, source, 8, "safetensors header length", &f->header));
-    length = qnet__load_le64(f->header.bytes);
+    const uint64_t length = qnet__load_le64(f->header.bytes);
     f->header.size = 0;
     if (length == 0)
         return qnet__tensors_fail(f, FORMAT, "expected a safetensors header of %d bytes or more, "
@@ -13559,7 +13572,6 @@ static qnet_status qnet__header_load(qnet_context *ctx, qnet_source *source,
 static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *source,
                                            qnet__safetensors_file *f)
 {
-    const char *duplicate;
     unsigned char extra;
     size_t size, got;
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
@@ -13568,7 +13580,7 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     QNET__TRY(qnet__header_read(f));
     QNET__TRY(qnet__check_layout(f, &size));
     qnet__leave_out(f);
-    duplicate = qnet__duplicate_name(f->file.tensors, f->file.count);
+    const char *duplicate = qnet__duplicate_name(f->file.tensors, f->file.count);
     if (duplicate != NULL)
         return qnet__tensors_fail(f, FORMAT, "tensor '%s' is there twice", duplicate);
     if (size > QNET_MAX_FILE_BYTES)
@@ -13597,13 +13609,12 @@ QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *sourc
                                            qnet_safetensors **out)
 {
     qnet__safetensors_file *f;
-    qnet_status status;
     QNET__NEEDS(ctx, ctx && source && source->read && out);
     f = (qnet__safetensors_file *)qnet__alloc(ctx, sizeof(*f));
     if (f == NULL) return qnet__no_memory(ctx, sizeof(*f), "a safetensors file");
     memset(f, 0, sizeof(*f));
     f->file.ctx = ctx;
-    status = qnet__safetensors_parse(ctx, source, f);
+    const qnet_status status = qnet__safetensors_parse(ctx, source, f);
     if (status != QNET_OK)
         qnet_safetensors_destroy(&f->file);
     else
@@ -13633,6 +13644,7 @@ static const qnet_safetensor *qnet__safetensors_find(const qnet_safetensors *fil
     return NULL;
 }
 
+/* Names as they stand in the file. */
 QNET_API const qnet_safetensor *qnet_safetensors_find(const qnet_safetensors *file,
                                                       const char *name)
 {
@@ -13729,25 +13741,24 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
                                             const qnet_safetensor *tensors, int count,
                                             const char *const *metadata_pairs, int pairs)
 {
-    const char *file, *duplicate;
     qnet_buffer json = {NULL, 0, 0, NULL};
-    qnet_status status;
     if (ctx == NULL || sink == NULL || sink->write == NULL || count < 0 || pairs < 0 ||
         (count > 0 && tensors == NULL) || (pairs > 0 && metadata_pairs == NULL))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_safetensors_write: an argument is NULL or a count below 0");
-    file = qnet__sink_name(sink);
+    const char *file = qnet__sink_name(sink);
     if (count > QNET_MAX_SAFETENSORS_TENSORS || pairs > QNET_MAX_SAFETENSORS_METADATA)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: above %d tensors or %d metadata keys", file,
                           QNET_MAX_SAFETENSORS_TENSORS, QNET_MAX_SAFETENSORS_METADATA);
     for (int i = 0; i < 2 * pairs; i++)
         if (metadata_pairs[i] == NULL)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: metadata string %d is NULL", file, i);
-    duplicate = qnet__duplicate_name(tensors, count);
+    const char *duplicate = qnet__duplicate_name(tensors, count);
     if (duplicate != NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s' is there twice", file,
                           duplicate);
-    status = qnet_buffer_append(ctx, &json, "length..", 8); /* known at the end */
+    /* Length and header, then the tensors as they are. */
+    qnet_status status = qnet_buffer_append(ctx, &json, "length..", 8); /* known at the end */
     if (status == QNET_OK)
         status = qnet__safetensors_json(ctx, file, tensors, count, metadata_pairs, pairs, &json);
     if (status == QNET_OK && json.size - 8 > QNET_MAX_SAFETENSORS_HEADER)
@@ -13893,9 +13904,8 @@ static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
                                        const qnet_safetensor *t, const char *name)
 {
     const size_t bad = qnet__first_outside(t, qnet__is_variance(name) ? 0 : -QNET__REAL_MAX);
-    double x;
     if (bad == t->count) return QNET_OK;
-    x = qnet__element(t->dtype, t->data, bad);
+    const double x = qnet__element(t->dtype, t->data, bad);
     return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file, name,
                       (double)bad, x, fabs(x) <= QNET__REAL_MAX ? "a variance below 0"
                                                                 : "not finite");
@@ -13998,10 +14008,9 @@ static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
    where any name is right as it is. */
 QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table)
 {
-    const char *first;
     size_t n, k;
     if (file == NULL || table == NULL || file->count == 0) return 0;
-    first = file->tensors[0].name;
+    const char *first = file->tensors[0].name;
     n = strlen(first);
     for (int i = 0; i < file->count; i++) {
         const char *name = file->tensors[i].name;
@@ -14178,15 +14187,14 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
 {
     qnet_safetensor *tensors, *t;
     int64_t *counter;
-    qnet_real *numbers;
-    size_t bytes;
     qnet_status status = QNET_OK;
     QNET__NEEDS(ctx, ctx && sink && table && block);
-    bytes = (sizeof *t + sizeof *counter) * (size_t)table->count + sizeof *block * table->total;
+    const size_t bytes = (sizeof *t + sizeof *counter) * (size_t)table->count +
+                         sizeof *block * table->total;
     t = tensors = (qnet_safetensor *)qnet__alloc(ctx, bytes);
     if (tensors == NULL) return qnet__no_memory(ctx, bytes, "a copy of the weights");
     counter = (int64_t *)(void *)(tensors + table->count);
-    numbers = (qnet_real *)(void *)(counter + table->count);
+    qnet_real *numbers = (qnet_real *)(void *)(counter + table->count);
     for (int real = 0; real < 2; real++)
         for (int i = 0; i < table->count && status == QNET_OK; i++) {
             const qnet_param *p = &table->entries[i];
@@ -14217,10 +14225,9 @@ QNET_API qnet_status qnet_safetensors_load(qnet_context *ctx, const char *path,
         qnet_buffer bytes = {NULL, 0, 0, NULL};
         qnet_memory_source state;
         char sentence[512] = "";
-        int used;
         status = ctx->hooks.weights.read(ctx->hooks.weights.user, ctx, path, &bytes, sentence,
                                          sizeof(sentence));
-        used = status != QNET_OK || bytes.size > 0;
+        const int used = status != QNET_OK || bytes.size > 0;
         source = qnet_source_memory(&state, bytes.bytes, bytes.size, path);
         if (status != QNET_OK) (void)qnet__fail(ctx, status, "%s", sentence);
         else if (used) status = qnet_safetensors_read(ctx, &source, out);
@@ -14239,9 +14246,9 @@ QNET_API qnet_status qnet_weights_load(qnet_context *ctx, const char *path,
                                        int replace_head, int *head_replaced)
 {
     qnet_safetensors *file = NULL;
-    qnet_status status;
     QNET__TRY(qnet_safetensors_load(ctx, path, &file));
-    status = qnet_weights_from_safetensors(ctx, file, table, block, replace_head, head_replaced);
+    const qnet_status status = qnet_weights_from_safetensors(ctx, file, table, block, replace_head,
+                                                             head_replaced);
     qnet_safetensors_destroy(file);
     return status;
 }
@@ -16912,6 +16919,7 @@ QNET_API void qnet_augment_config_init(qnet_augment_config *config)
     *config = paper;
 }
 
+/* The numbers of torchvision's transforms, for images of 0 to 1. */
 QNET_API void qnet_augment_config_imagenet(qnet_augment_config *config)
 {
     static const double mean[3] = {0.485, 0.456, 0.406}, std[3] = {0.229, 0.224, 0.225};
@@ -16965,6 +16973,7 @@ QNET_API qnet_augmentation qnet_augment_draw(const qnet_augment_config *config, 
     return r;
 }
 
+/* The identity, and the crop from the middle. */
 QNET_API qnet_augmentation qnet_augment_test(int in_h, int in_w, int out_h, int out_w)
 {
     qnet_augmentation r;
@@ -17143,6 +17152,7 @@ typedef struct qnet__power_table {
     float mantissa[(1 << QNET__POWER_BITS) + 1];
 } qnet__power_table;
 
+/* Both tables; entry i of the mantissa's is (1 + i/512) ^ gamma, the last one 2 ^ gamma. */
 static void qnet__power_plan(qnet__power_table *table, double gamma)
 {
     table->exponent[0] = 0;
@@ -17319,6 +17329,10 @@ static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y
 
 /* ---- the whole transform --------------------------------------------------------------------- */
 
+/* Limits, values, places. The scratch block, in the order in which it is used:
+       map_x[in_w], map_y[in_h]   double, the grid distortion
+       x[in_w], y[in_w]           double, the sources of a row of the output
+       image[in_h][in_w][3]       float, after the value transforms; before, room for the limits */
 QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
                                                const qnet_augmentation *record, const float *pixels,
                                                int in_h, int in_w, const float low[3],
@@ -17431,6 +17445,7 @@ QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input
     config->margin = 0.08, config->max_slices = 24;
 }
 
+/* Of a crop the margin is rounded to whole pixels, as many on each side. */
 QNET_API int qnet_input_prepared(const qnet_input_config *config)
 {
     if (config->input == QNET_INPUT_FULL) return config->size;
@@ -17458,6 +17473,7 @@ static const qnet__setting qnet__input_settings[] = {
     QNET__SETTINGS_END
 };
 
+/* QNET_ERROR_ARGUMENT for a configuration with a number out of its range. */
 static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config *c)
 {
     if (c == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: missing");
@@ -17859,7 +17875,7 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
     const float inside = in_mask > 0 ? qnet__percentile_where(qsm, mask, 1, n, 50, work) : outside;
     const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
     const float iron = qnet__percentile_where(v[m], qsm, highest, n, 50, work);
-    const int both_signs = negative >= 0.05 * some, any = m;
+    const int both_signs = negative >= 0.05 * some, any = m; /* rows of any map are this one's */
     const struct { int map, holds; const char *why; } rows[] = {
         {any, some < 0.05 * (double)n, "is 0 nearly everywhere"},
         {any, empty > 0.1 * in_mask, "is 0, or was NaN, in more than a tenth of the mask"},
@@ -17988,6 +18004,7 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
             qnet__warn_of_bad_voxels(p->ctx, p->name[m], qnet__clear_outside(p->map[m]),
                                      "outside of the head become 0");
     }
+    /* The mask: what counts of it, and its centre. */
     if (needed < QNET__MAPS) p->map[QNET__MASK] = NULL;
     mask = p->map[QNET__MASK];
     if (mask) {
@@ -18002,10 +18019,12 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
                                    "thalami: a mask of the brain?", p->name[QNET__MASK], ml,
                                    QNET__MASK_ML));
     }
+    /* Slices and frame, and what they hold. */
     QNET__TRY(qnet__choose_slices(p));
     QNET__TRY(qnet__frame_plan(p, mass));
     QNET__TRY(qnet__check_slices(p));
     QNET__TRY(qnet__check_values(p, mask ? mass : p->center));
+    /* What a reader looks at to see that it is the right place. */
     cut->slice[0] = p->z[0];
     cut->slice[1] = p->z[p->slices - 1];
     const double middle = (cut->slice[0] + cut->slice[1]) / 2.0;
@@ -18029,6 +18048,7 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
 
 #define QNET__MAX_SCANS 10000 /* finding duplicates compares all pairs of names */
 
+/* The list of scans lies behind the struct, in one block with it. */
 QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
                                         int scans, qnet_cohort **out)
 {
@@ -18057,6 +18077,7 @@ static size_t qnet__scan_bytes(const qnet_cohort *cohort, int slices)
     return bytes < (double)(SIZE_MAX / 2) ? (size_t)bytes : SIZE_MAX;
 }
 
+/* The blocks of the scans, then that of the list. */
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort)
 {
     if (cohort == NULL) return;
@@ -18117,6 +18138,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     qnet_scan scan;
     memset(&scan, 0, sizeof scan);
     memset(&p, 0, sizeof p);
+    /* Whose scan it is. */
     if (maps->subject == NULL || maps->subject[0] == '\0')
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cohort: a scan needs a subject's name");
     if (strlen(maps->subject) >= sizeof scan.subject)
@@ -18134,12 +18156,14 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     scan.label = maps->label;
     scan.age = maps->age;
     scan.sex = maps->sex;
+    /* Where its images lie, and whether it may join the others. */
     p.ctx = ctx;
     p.config = &cohort->config;
     for (int m = 0; m < QNET__MAPS; m++) p.map[m] = map[m], p.name[m] = name[m];
     QNET__TRY(qnet__cut_plan(&p));
     scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
     QNET__TRY(qnet__cohort_check(cohort, &scan));
+    /* Its block and its images; from here on nothing fails but memory. */
     const size_t bytes = qnet__scan_bytes(cohort, p.slices);
     float *pixels = (float *)qnet__alloc(ctx, bytes);
     if (pixels == NULL) return qnet__no_memory(ctx, bytes, "a scan's slices");
@@ -18164,6 +18188,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
 static const char *const qnet__map_names[QNET__MAPS] = {"QSM map", "R2* map", "T1W image",
                                                         "mask of the basal ganglia"};
 
+/* The maps of a scan that lies in memory have no paths: sentences call them by what they are. */
 QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps)
 {
     if (cohort == NULL) return QNET_ERROR_ARGUMENT;
@@ -18284,9 +18309,10 @@ static int qnet__first_scan(const qnet_cohort *cohort, int s)
 }
 
 /* Each class of subjects is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped.
-   So the folds differ by at most one subject in all, and by at most one in each class. The seed
-   alone decides: the same subjects in the same order give the same folds for both inputs and both
-   stages. */
+   So the folds differ by at most one subject in all, and by at most one in each class: of 47 HC and
+   52 HH in 10 folds, seven folds get 5 HC, three get 4, and the one without a tenth subject is of
+   these three. The seed alone decides: the same subjects in the same order give the same folds for
+   both inputs and both stages. */
 QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *cohort, int folds,
                                        uint64_t seed, int *fold)
 {
@@ -18308,6 +18334,7 @@ QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *coh
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "folds: %d asked for, but there are only %d %s subjects", folds,
                               count[label], name[label]);
+    /* A subject stands for all its scans by the first of them. */
     const size_t bytes = (size_t)scans * sizeof(int);
     int *order = (int *)qnet__alloc(ctx, bytes); /* the first scans of the subjects of a class */
     if (order == NULL) return qnet__no_memory(ctx, bytes, "folds");
