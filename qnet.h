@@ -20,7 +20,7 @@
        >>pool >>stem >>dense >>lstm
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
        >>deflate >>png >>nifti >>weights                                file formats
-       >>fft >>brain >>unwrap >>susceptibility >>relaxometry            from echoes to maps
+       >>fft >>brain >>unwrap >>susceptibility >>relaxometry >>maps     from echoes to maps
        >>image >>cohort >>train                                         data, augmentation, training
        >>metrics >>cam >>experiment                                     evaluation, the protocol
 
@@ -1147,7 +1147,8 @@ QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config 
 QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *phase,
                                        const qnet_volume *mask, qnet_volume **unwrapped);
 /* The line through unwrapped phases over echo_time[echoes], voxel by voxel, weighted by the squared
-   magnitude: slope in rad/s and phase at time 0 (each NULL: not needed). echoes: 2 or more. */
+   magnitude: slope in rad/s and phase at time 0 (each NULL: not needed). echoes: 2 or more; mask
+   NULL: everywhere. */
 QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
                                     const qnet_volume *const *unwrapped,
                                     const qnet_volume *const *magnitude, const double *echo_time,
@@ -1197,14 +1198,15 @@ QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
 
 /* R2* of magnitudes at echo_time[echoes]: ARLO (Pei et al. 2015) where there are 3 or more at equal
    distances, else the log-linear fit weighted by the squared magnitude; within 0 .. 20 / the first
-   echo time. mask NULL: everywhere. */
+   echo time. Here and below mask NULL: everywhere. */
 typedef enum qnet_r2star_method { QNET_R2STAR_AUTO, QNET_R2STAR_ARLO, QNET_R2STAR_LOGLINEAR }
     qnet_r2star_method;
 QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method method, int echoes,
                                      const qnet_volume *const *magnitude, const double *echo_time,
                                      const qnet_volume *mask, qnet_volume **r2star);
-/* T1 in s and M0 (each NULL: not needed) of two spoiled gradient echoes of one repetition time and
-   two flip angles in degrees (DESPOT1). b1 (NULL: 1): the actual over the nominal angle. */
+/* T1 in s, 0 to 10, and M0 (each NULL: not needed) of two spoiled gradient echoes of one repetition
+   time and two flip angles in degrees (DESPOT1); 0 where there is no signal. b1 (NULL: 1): the
+   actual over the nominal angle. */
 QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, double low_angle,
                                  const qnet_volume *high, double high_angle,
                                  double repetition_time, const qnet_volume *b1,
@@ -4210,6 +4212,49 @@ typedef struct qnet__lstm_row {
     double *db;               /* backward: += dgates, in double, as many steps add up */
 } qnet__lstm_row;
 
+#if QNET__HAS_MAPS
+/* ---- What Fourier transforms take ------------------------------------------------------------ */
+
+#define QNET__FFT_STAGES 31 /* a length is an int */
+
+/* A line of n = radix[0] radix[1] ... points; see >>fft. */
+typedef struct qnet__fft_line {
+    size_t n, stages, radix[QNET__FFT_STAGES]; /* the last one comes first */
+    const qnet_real *twiddle; /* stage by stage: [m][radix - 1][2], n - 1 pairs in all */
+    const qnet_real *circle;  /* stage by stage: [radix][2], cos and sin of 2 pi j / radix */
+    const int *place;         /* [n]: where a point goes before the first stage */
+} qnet__fft_line;
+
+/* What a bundle of lines is, each line in a lane of its own:
+     columns  complex lines beside each other, [n][step] numbers
+     rows     complex lines one after another, [lines][step] numbers
+     real     rows of n real numbers to halves of spectra, n / 2 + 1 complex numbers; inverse: from
+              them. Two rows make one complex line. */
+typedef enum qnet__fft_kind { QNET__FFT_COLUMNS, QNET__FFT_ROWS, QNET__FFT_REAL } qnet__fft_kind;
+
+typedef struct qnet__fft_job {
+    const qnet__fft_line *line;
+    qnet__fft_kind kind;
+    int inverse;
+    const qnet_real *in;
+    qnet_real *out;           /* columns and rows: may be `in` */
+    size_t in_step, out_step; /* in numbers */
+    size_t lines;             /* as many as lanes at most; real: twice as many */
+    qnet_real scale;          /* rows and real: a factor of what comes out */
+    qnet_real *work;          /* [n + largest radix][2][lanes] */
+} qnet__fft_job;
+
+/* Places of a zip, i, i + lanes, i + 1, i + 1 + lanes ... and of every second number from i on. */
+#define QNET__ZIP_2(i) (i), (i) + QNET__LANES
+#define QNET__ZIP_4(i) QNET__ZIP_2(i), QNET__ZIP_2((i) + 1)
+#define QNET__ZIP_8(i) QNET__ZIP_4(i), QNET__ZIP_4((i) + 2)
+#define QNET__ZIP_16(i) QNET__ZIP_8(i), QNET__ZIP_8((i) + 4)
+#define QNET__SECOND_2(i) (i), (i) + 2
+#define QNET__SECOND_4(i) QNET__SECOND_2(i), QNET__SECOND_2((i) + 4)
+#define QNET__SECOND_8(i) QNET__SECOND_4(i), QNET__SECOND_4((i) + 8)
+#define QNET__SECOND_16(i) QNET__SECOND_8(i), QNET__SECOND_8((i) + 16)
+#endif
+
 /* ---- The table of a set ---------------------------------------------------------------------- */
 
 typedef struct qnet__isa {
@@ -4224,6 +4269,10 @@ typedef struct qnet__isa {
     void (*stem)(const qnet__stem_list *list);
     void (*lstm_forward)(const qnet__lstm_row *row);
     void (*lstm_backward)(const qnet__lstm_row *row);
+#if QNET__HAS_MAPS
+    size_t lanes;
+    void (*fft)(const qnet__fft_job *job);
+#endif
 } qnet__isa;
 
 /* As wide as a number: what comparing lanes gives. */
@@ -4307,6 +4356,25 @@ typedef int32_t qnet__lane_int;
 #define qnet__lstm_units_back QNET__ISA(qnet__lstm_units_back)
 #define qnet__lstm_forward_row QNET__ISA(qnet__lstm_forward_row)
 #define qnet__lstm_backward_row QNET__ISA(qnet__lstm_backward_row)
+#define qnet__lanes_zip_low QNET__ISA(qnet__lanes_zip_low)
+#define qnet__lanes_zip_high QNET__ISA(qnet__lanes_zip_high)
+#define qnet__lanes_even QNET__ISA(qnet__lanes_even)
+#define qnet__lanes_odd QNET__ISA(qnet__lanes_odd)
+#define qnet__lanes_transpose QNET__ISA(qnet__lanes_transpose)
+#define qnet__fft_get QNET__ISA(qnet__fft_get)
+#define qnet__fft_put QNET__ISA(qnet__fft_put)
+#define qnet__fft_twist QNET__ISA(qnet__fft_twist)
+#define qnet__fft_2 QNET__ISA(qnet__fft_2)
+#define qnet__fft_4 QNET__ISA(qnet__fft_4)
+#define qnet__fft_odd QNET__ISA(qnet__fft_odd)
+#define qnet__fft_any QNET__ISA(qnet__fft_any)
+#define qnet__fft_stage QNET__ISA(qnet__fft_stage)
+#define qnet__fft_transform QNET__ISA(qnet__fft_transform)
+#define qnet__fft_columns QNET__ISA(qnet__fft_columns)
+#define qnet__fft_rows QNET__ISA(qnet__fft_rows)
+#define qnet__fft_real QNET__ISA(qnet__fft_real)
+#define qnet__fft_real_inverse QNET__ISA(qnet__fft_real_inverse)
+#define qnet__fft_run QNET__ISA(qnet__fft_run)
 #define qnet__isa_table QNET__ISA(qnet__isa_table)
 
 #define QNET__HAS_WINOGRAD (!QNET__ISA_AT_RUN_TIME || QNET__LANES > 4)
@@ -5763,6 +5831,418 @@ static void qnet__lstm_backward_row(const qnet__lstm_row *row)
 }
 #endif
 
+/* ---- Fourier transforms: one line per lane --------------------------------------------------- */
+
+#if QNET__HAS_MAPS
+
+#undef QNET__SHUFFLE
+#undef QNET__PLACES
+#if QNET__LANES > 1
+#if QNET__LANES == 16
+#define QNET__PLACES(order, i) QNET__##order##_16(i)
+#elif QNET__LANES == 8
+#define QNET__PLACES(order, i) QNET__##order##_8(i)
+#elif QNET__LANES == 4
+#define QNET__PLACES(order, i) QNET__##order##_4(i)
+#else
+#define QNET__PLACES(order, i) QNET__##order##_2(i)
+#endif
+#if defined(__clang__)
+#define QNET__SHUFFLE(order, i) return __builtin_shufflevector(a, b, QNET__PLACES(order, i))
+#else
+#define QNET__SHUFFLE(order, i)                           \
+    const qnet__lanes_int at = {QNET__PLACES(order, i)};  \
+    return __builtin_shuffle(a, b, at)
+#endif
+#else
+#define QNET__SHUFFLE(order, i) return (i) == 0 ? a : b
+#endif
+
+/* Of the pairs a[0] b[0] a[1] b[1] ... the first half, the second; and the way back. */
+QNET__INLINE qnet__lanes qnet__lanes_zip_low(qnet__lanes a, qnet__lanes b)
+{
+    QNET__SHUFFLE(ZIP, 0);
+}
+
+QNET__INLINE qnet__lanes qnet__lanes_zip_high(qnet__lanes a, qnet__lanes b)
+{
+    QNET__SHUFFLE(ZIP, (QNET__LANES + 1) / 2);
+}
+
+QNET__INLINE qnet__lanes qnet__lanes_even(qnet__lanes a, qnet__lanes b)
+{
+    QNET__SHUFFLE(SECOND, 0);
+}
+
+QNET__INLINE qnet__lanes qnet__lanes_odd(qnet__lanes a, qnet__lanes b)
+{
+    QNET__SHUFFLE(SECOND, 1);
+}
+
+/* Turns v[lanes][lanes]: a zip of its halves moves a bit of the row's number to the column's. */
+QNET__INLINE void qnet__lanes_transpose(qnet__lanes *v)
+{
+    qnet__lanes t[QNET__LANES];
+    QNET__UNROLL
+    for (int bit = 1; bit < QNET__LANES; bit += bit) {
+        QNET__UNROLL
+        for (int i = 0; i < QNET__LANES / 2; i++) {
+            t[2 * i] = qnet__lanes_zip_low(v[i], v[i + QNET__LANES / 2]);
+            t[2 * i + 1] = qnet__lanes_zip_high(v[i], v[i + QNET__LANES / 2]);
+        }
+        QNET__UNROLL
+        for (int i = 0; i < QNET__LANES; i++) v[i] = t[i];
+    }
+}
+
+#define QNET__FFT_WIDE (QNET__LANES > 1 ? QNET__LANES : 2) /* numbers of a row at a time */
+
+/* v[c][lane] = x[lane][c] of `rows` rows and `columns` columns; 0 beyond. */
+QNET__INLINE void qnet__fft_get(const qnet_real *x, size_t step, size_t rows, size_t columns,
+                                qnet__lanes *v)
+{
+    qnet_real block[QNET__LANES * QNET__FFT_WIDE];
+    if (rows < QNET__LANES || columns < QNET__FFT_WIDE) {
+        memset(block, 0, sizeof block);
+        for (size_t r = 0; r < rows && r < QNET__LANES; r++)
+            for (size_t c = 0; c < columns && c < QNET__FFT_WIDE; c++)
+                block[r * QNET__FFT_WIDE + c] = x[r * step + c];
+        x = block, step = QNET__FFT_WIDE;
+    }
+    QNET__UNROLL
+    for (size_t i = 0; i < QNET__FFT_WIDE; i++)
+        v[i] = qnet__lanes_load(x + i % QNET__LANES * step + i / QNET__LANES * QNET__LANES);
+    qnet__lanes_transpose(v);
+}
+
+/* The way back: y[lane][c] = v[c][lane]. */
+QNET__INLINE void qnet__fft_put(qnet__lanes *v, qnet_real *y, size_t step, size_t rows,
+                                size_t columns)
+{
+    qnet_real block[QNET__LANES * QNET__FFT_WIDE];
+    const int part = rows < QNET__LANES || columns < QNET__FFT_WIDE;
+    qnet_real *to = part ? block : y;
+    const size_t to_step = part ? QNET__FFT_WIDE : step;
+    qnet__lanes_transpose(v);
+    QNET__UNROLL
+    for (size_t i = 0; i < QNET__FFT_WIDE; i++)
+        qnet__lanes_store(to + i % QNET__LANES * to_step + i / QNET__LANES * QNET__LANES, v[i]);
+    for (size_t r = 0; part && r < rows && r < QNET__LANES; r++)
+        for (size_t c = 0; c < columns && c < QNET__FFT_WIDE; c++)
+            y[r * step + c] = block[r * QNET__FFT_WIDE + c];
+}
+
+/* re + i im = x (w[0] + i w[1]), or x in the first stage, where w is 1. */
+QNET__INLINE void qnet__fft_twist(const qnet_real *x, const qnet_real *w, const int first,
+                                  qnet__lanes *re, qnet__lanes *im)
+{
+    const qnet__lanes a = qnet__lanes_load(x), b = qnet__lanes_load(x + QNET__LANES);
+    *re = first ? a : qnet__lanes_fma(a, qnet__lanes_all(w[0]), -(b * w[1]));
+    *im = first ? b : qnet__lanes_fma(a, qnet__lanes_all(w[1]), b * w[0]);
+}
+
+/* Butterflies, in place, of points x[step] apart: X(q) = sum over r of w(r) x(r) e^(-2 pi i qr/p),
+   w(0) = 1. */
+QNET__INLINE void qnet__fft_2(qnet_real *x, size_t step, const qnet_real *w, const int first)
+{
+    qnet__lanes re[2], im[2];
+    qnet__fft_twist(x, w, 1, &re[0], &im[0]);
+    qnet__fft_twist(x + step, w, first, &re[1], &im[1]);
+    qnet__lanes_store(x, re[0] + re[1]);
+    qnet__lanes_store(x + QNET__LANES, im[0] + im[1]);
+    qnet__lanes_store(x + step, re[0] - re[1]);
+    qnet__lanes_store(x + step + QNET__LANES, im[0] - im[1]);
+}
+
+QNET__INLINE void qnet__fft_4(qnet_real *x, size_t step, const qnet_real *w, const int first)
+{
+    qnet__lanes re[4], im[4], sum[2][2], difference[2][2]; /* of 0 and 2, of 1 and 3 */
+    qnet__fft_twist(x, w, 1, &re[0], &im[0]);
+    QNET__UNROLL
+    for (size_t r = 1; r < 4; r++)
+        qnet__fft_twist(x + r * step, w + 2 * (r - 1), first, &re[r], &im[r]);
+    QNET__UNROLL
+    for (size_t r = 0; r < 2; r++) {
+        sum[r][0] = re[r] + re[r + 2], sum[r][1] = im[r] + im[r + 2];
+        difference[r][0] = re[r] - re[r + 2], difference[r][1] = im[r] - im[r + 2];
+    }
+    qnet__lanes_store(x, sum[0][0] + sum[1][0]);
+    qnet__lanes_store(x + QNET__LANES, sum[0][1] + sum[1][1]);
+    qnet__lanes_store(x + step, difference[0][0] + difference[1][1]);
+    qnet__lanes_store(x + step + QNET__LANES, difference[0][1] - difference[1][0]);
+    qnet__lanes_store(x + 2 * step, sum[0][0] - sum[1][0]);
+    qnet__lanes_store(x + 2 * step + QNET__LANES, sum[0][1] - sum[1][1]);
+    qnet__lanes_store(x + 3 * step, difference[0][0] - difference[1][1]);
+    qnet__lanes_store(x + 3 * step + QNET__LANES, difference[0][1] + difference[1][0]);
+}
+
+/* p = 3, 5, 7. With a(j) = x(j) + x(p - j), b(j) = x(j) - x(p - j) and angles 2 pi jq / p
+   X(q), X(p - q) = [x(0) + sum over j <= p / 2 of a(j) cos] -+ i [sum of b(j) sin]. */
+QNET__INLINE void qnet__fft_odd(qnet_real *x, size_t step, const qnet_real *w,
+                                const qnet_real *circle, const size_t p, const int first)
+{
+    qnet__lanes a[4][2], b[4][2], even[2], odd[2], sum[2];
+    qnet__fft_twist(x, w, 1, &a[0][0], &a[0][1]);
+    sum[0] = a[0][0], sum[1] = a[0][1];
+    QNET__UNROLL
+    for (size_t j = 1; j <= p / 2; j++) {
+        qnet__lanes u[2], v[2];
+        qnet__fft_twist(x + j * step, w + 2 * (j - 1), first, &u[0], &u[1]);
+        qnet__fft_twist(x + (p - j) * step, w + 2 * (p - j - 1), first, &v[0], &v[1]);
+        a[j][0] = u[0] + v[0], a[j][1] = u[1] + v[1];
+        b[j][0] = u[0] - v[0], b[j][1] = u[1] - v[1];
+        sum[0] += a[j][0], sum[1] += a[j][1];
+    }
+    qnet__lanes_store(x, sum[0]);
+    qnet__lanes_store(x + QNET__LANES, sum[1]);
+    QNET__UNROLL
+    for (size_t q = 1; q <= p / 2; q++) {
+        even[0] = a[0][0], even[1] = a[0][1];
+        odd[0] = odd[1] = qnet__lanes_zero();
+        QNET__UNROLL
+        for (size_t j = 1; j <= p / 2; j++) {
+            const qnet__lanes c = qnet__lanes_all(circle[2 * (j * q % p)]);
+            const qnet__lanes s = qnet__lanes_all(circle[2 * (j * q % p) + 1]);
+            even[0] = qnet__lanes_fma(a[j][0], c, even[0]);
+            even[1] = qnet__lanes_fma(a[j][1], c, even[1]);
+            odd[0] = qnet__lanes_fma(b[j][1], s, odd[0]); /* of -i b sin */
+            odd[1] = qnet__lanes_fma(b[j][0], s, odd[1]);
+        }
+        qnet__lanes_store(x + q * step, even[0] + odd[0]);
+        qnet__lanes_store(x + q * step + QNET__LANES, even[1] - odd[1]);
+        qnet__lanes_store(x + (p - q) * step, even[0] - odd[0]);
+        qnet__lanes_store(x + (p - q) * step + QNET__LANES, even[1] + odd[1]);
+    }
+}
+
+/* The same for any odd p, with a and b in ab[p / 2][a, b][2][lanes]: p products a point. */
+QNET__INLINE void qnet__fft_any(qnet_real *x, size_t step, const qnet_real *w,
+                                const qnet_real *circle, const size_t p, const int first,
+                                qnet_real *ab)
+{
+    const qnet__lanes re = qnet__lanes_load(x), im = qnet__lanes_load(x + QNET__LANES);
+    qnet__lanes sum[2];
+    sum[0] = re, sum[1] = im;
+    for (size_t j = 1; j <= p / 2; j++) {
+        qnet__lanes u[2], v[2];
+        qnet__fft_twist(x + j * step, w + 2 * (j - 1), first, &u[0], &u[1]);
+        qnet__fft_twist(x + (p - j) * step, w + 2 * (p - j - 1), first, &v[0], &v[1]);
+        for (size_t part = 0; part < 2; part++) {
+            qnet_real *to = ab + (4 * (j - 1) + part) * QNET__LANES;
+            qnet__lanes_store(to, u[part] + v[part]);
+            qnet__lanes_store(to + 2 * QNET__LANES, u[part] - v[part]);
+            sum[part] += u[part] + v[part];
+        }
+    }
+    qnet__lanes_store(x, sum[0]);
+    qnet__lanes_store(x + QNET__LANES, sum[1]);
+    for (size_t q = 1; q <= p / 2; q++) {
+        qnet__lanes even[2], odd[2];
+        even[0] = re, even[1] = im;
+        odd[0] = odd[1] = qnet__lanes_zero();
+        for (size_t j = 1, at = q; j <= p / 2; j++, at += q, at -= at < p ? 0 : p) {
+            const qnet__lanes c = qnet__lanes_all(circle[2 * at]);
+            const qnet__lanes s = qnet__lanes_all(circle[2 * at + 1]);
+            const qnet_real *from = ab + 4 * (j - 1) * QNET__LANES;
+            even[0] = qnet__lanes_fma(qnet__lanes_load(from), c, even[0]);
+            even[1] = qnet__lanes_fma(qnet__lanes_load(from + QNET__LANES), c, even[1]);
+            odd[0] = qnet__lanes_fma(qnet__lanes_load(from + 3 * QNET__LANES), s, odd[0]);
+            odd[1] = qnet__lanes_fma(qnet__lanes_load(from + 2 * QNET__LANES), s, odd[1]);
+        }
+        qnet__lanes_store(x + q * step, even[0] + odd[0]);
+        qnet__lanes_store(x + q * step + QNET__LANES, even[1] - odd[1]);
+        qnet__lanes_store(x + (p - q) * step, even[0] - odd[0]);
+        qnet__lanes_store(x + (p - q) * step + QNET__LANES, even[1] + odd[1]);
+    }
+}
+
+/* A stage makes of p transforms of m points each, one behind the other, one of p m points. */
+QNET__INLINE void qnet__fft_stage(const qnet__fft_job *job, size_t m, const qnet_real *w,
+                                  const qnet_real *circle, const size_t p, const int first)
+{
+    const size_t n = job->line->n, step = 2 * m * QNET__LANES;
+    qnet_real *x = job->work, *ab = x + 2 * n * QNET__LANES;
+    for (size_t block = 0; block < n; block += p * m, x += (p - 1) * step)
+        for (size_t k = 0; k < m; k++, x += 2 * QNET__LANES) {
+            const qnet_real *wk = w + 2 * k * (p - 1);
+            if (p == 2) qnet__fft_2(x, step, wk, first);
+            else if (p == 4) qnet__fft_4(x, step, wk, first);
+            else if (p == 3 || p == 5 || p == 7) qnet__fft_odd(x, step, wk, circle, p, first);
+            else qnet__fft_any(x, step, wk, circle, p, first, ab);
+        }
+}
+
+static void qnet__fft_transform(const qnet__fft_job *job)
+{
+    const qnet__fft_line *line = job->line;
+    const qnet_real *w = line->twiddle, *circle = line->circle;
+    size_t m = 1;
+    for (size_t i = line->stages; i-- > 0;) {
+        const size_t p = line->radix[i];
+#define QNET__FFT_STAGE(radix)                                            \
+    case radix:                                                           \
+        if (m == 1) qnet__fft_stage(job, 1, w, circle, radix, 1);         \
+        else qnet__fft_stage(job, m, w, circle, radix, 0);                \
+        break
+        switch (p) {
+        QNET__FFT_STAGE(2);
+        QNET__FFT_STAGE(3);
+        QNET__FFT_STAGE(4);
+        QNET__FFT_STAGE(5);
+        QNET__FFT_STAGE(7);
+        default: qnet__fft_stage(job, m, w, circle, p, m == 1);
+        }
+#undef QNET__FFT_STAGE
+        w += 2 * m * (p - 1), circle += 2 * p, m *= p;
+    }
+}
+
+/* The inverse transform is the transform with real and imaginary parts swapped on both sides. */
+static void qnet__fft_columns(const qnet__fft_job *job)
+{
+    const size_t n = job->line->n, point = 2 * QNET__LANES, lines = job->lines;
+    qnet_real *re = job->work + (job->inverse ? QNET__LANES : 0);
+    qnet_real *im = job->work + (job->inverse ? 0 : QNET__LANES);
+    for (size_t j = 0; j < n; j++) {
+        const qnet_real *x = job->in + j * job->in_step;
+        const size_t at = (size_t)job->line->place[j] * point;
+        if (lines == QNET__LANES) {
+            const qnet__lanes a = qnet__lanes_load(x), b = qnet__lanes_load(x + QNET__LANES);
+            qnet__lanes_store(re + at, qnet__lanes_even(a, b));
+            qnet__lanes_store(im + at, qnet__lanes_odd(a, b));
+            continue;
+        }
+        qnet__lanes_store(re + at, qnet__lanes_zero());
+        qnet__lanes_store(im + at, qnet__lanes_zero());
+        for (size_t i = 0; i < lines; i++) re[at + i] = x[2 * i], im[at + i] = x[2 * i + 1];
+    }
+    qnet__fft_transform(job);
+    for (size_t k = 0; k < n; k++, re += point, im += point) {
+        qnet_real *y = job->out + k * job->out_step;
+        if (lines == QNET__LANES) {
+            const qnet__lanes a = qnet__lanes_load(re), b = qnet__lanes_load(im);
+            qnet__lanes_store(y, qnet__lanes_zip_low(a, b));
+            qnet__lanes_store(y + QNET__LANES, qnet__lanes_zip_high(a, b));
+            continue;
+        }
+        for (size_t i = 0; i < lines; i++) y[2 * i] = re[i], y[2 * i + 1] = im[i];
+    }
+}
+
+static void qnet__fft_rows(const qnet__fft_job *job)
+{
+    const size_t n = job->line->n, point = 2 * QNET__LANES, swap = job->inverse ? 1 : 0;
+    qnet__lanes v[QNET__FFT_WIDE];
+    for (size_t e = 0; e < 2 * n; e += QNET__FFT_WIDE) {
+        qnet__fft_get(job->in + e, job->in_step, job->lines, 2 * n - e, v);
+        QNET__UNROLL
+        for (size_t c = 0; c < QNET__FFT_WIDE; c++)
+            if (e + c < 2 * n)
+                qnet__lanes_store(job->work + (size_t)job->line->place[(e + c) / 2] * point +
+                                  ((c & 1) ^ swap) * QNET__LANES, v[c]);
+    }
+    qnet__fft_transform(job);
+    for (size_t e = 0; e < 2 * n; e += QNET__FFT_WIDE) {
+        QNET__UNROLL
+        for (size_t c = 0; c < QNET__FFT_WIDE; c++)
+            v[c] = e + c < 2 * n ? job->scale * qnet__lanes_load(job->work + (e + c) / 2 * point +
+                                                     ((c & 1) ^ swap) * QNET__LANES)
+                                 : qnet__lanes_zero();
+        qnet__fft_put(v, job->out + e, job->out_step, job->lines, 2 * n - e);
+    }
+}
+
+/* Rows a and b, the first lanes and those after them, as Z of z = a + i b:
+   A(k) = (Z(k) + conj Z(n - k)) / 2, B(k) = (Z(k) - conj Z(n - k)) / 2i. */
+static void qnet__fft_real(const qnet__fft_job *job)
+{
+    const size_t n = job->line->n, point = 2 * QNET__LANES, numbers = 2 * (n / 2 + 1);
+    const qnet_real half = job->scale / 2;
+    qnet__lanes v[QNET__FFT_WIDE];
+    for (size_t b = 0; b < 2; b++) {
+        const size_t rows = b ? job->lines - qnet__min_size(job->lines, QNET__LANES) : job->lines;
+        for (size_t e = 0; e < n; e += QNET__FFT_WIDE) {
+            qnet__fft_get(job->in + (rows > 0 ? b * QNET__LANES * job->in_step + e : 0),
+                          job->in_step, rows, n - e, v);
+            QNET__UNROLL
+            for (size_t c = 0; c < QNET__FFT_WIDE; c++)
+                if (e + c < n)
+                    qnet__lanes_store(job->work + (size_t)job->line->place[e + c] * point +
+                                      b * QNET__LANES, v[c]);
+        }
+    }
+    qnet__fft_transform(job);
+    for (size_t b = 0; b < 2; b++) {
+        const size_t rows = b ? job->lines - qnet__min_size(job->lines, QNET__LANES) : job->lines;
+        for (size_t e = 0; rows > 0 && e < numbers; e += QNET__FFT_WIDE) {
+            QNET__UNROLL
+            for (size_t c = 0; c < QNET__FFT_WIDE; c += 2) {
+                const size_t k = qnet__min_size(e + c, numbers - 2) / 2;
+                const qnet_real *z = job->work + k * point;
+                const qnet_real *mirror = job->work + (k > 0 ? n - k : 0) * point;
+                const qnet__lanes zr = qnet__lanes_load(z), mr = qnet__lanes_load(mirror);
+                const qnet__lanes zi = qnet__lanes_load(z + QNET__LANES);
+                const qnet__lanes mi = qnet__lanes_load(mirror + QNET__LANES);
+                v[c] = half * (b ? zi + mi : zr + mr);
+                v[c + 1] = half * (b ? mr - zr : zi - mi);
+            }
+            qnet__fft_put(v, job->out + b * QNET__LANES * job->out_step + e, job->out_step, rows,
+                          numbers - e);
+        }
+    }
+}
+
+/* The way back: Z(k) = A(k) + i B(k), Z(n - k) = conj A(k) + i conj B(k). What must be real, k = 0
+   and k = n / 2, is taken as real. */
+static void qnet__fft_real_inverse(const qnet__fft_job *job)
+{
+    const size_t n = job->line->n, point = 2 * QNET__LANES, numbers = 2 * (n / 2 + 1);
+    const size_t more = job->lines - qnet__min_size(job->lines, QNET__LANES);
+    qnet__lanes a[QNET__FFT_WIDE], b[QNET__FFT_WIDE];
+    for (size_t e = 0; e < numbers; e += QNET__FFT_WIDE) {
+        qnet__fft_get(job->in + e, job->in_step, job->lines, numbers - e, a);
+        qnet__fft_get(job->in + (more > 0 ? QNET__LANES * job->in_step + e : 0), job->in_step, more,
+                      numbers - e, b);
+        QNET__UNROLL
+        for (size_t c = 0; c < QNET__FFT_WIDE; c += 2) {
+            const size_t k = (e + c) / 2, mirror = n - k;
+            qnet_real *z; /* with its parts swapped */
+            if (e + c >= numbers) continue;
+            if (k == 0 || k == mirror) a[c + 1] = b[c + 1] = qnet__lanes_zero();
+            z = job->work + (size_t)job->line->place[k] * point;
+            qnet__lanes_store(z, a[c + 1] + b[c]);
+            qnet__lanes_store(z + QNET__LANES, a[c] - b[c + 1]);
+            if (k == 0) continue;
+            z = job->work + (size_t)job->line->place[mirror] * point;
+            qnet__lanes_store(z, b[c] - a[c + 1]);
+            qnet__lanes_store(z + QNET__LANES, a[c] + b[c + 1]);
+        }
+    }
+    qnet__fft_transform(job);
+    for (size_t i = 0; i < 2; i++) {
+        const size_t rows = i ? more : job->lines;
+        for (size_t e = 0; rows > 0 && e < n; e += QNET__FFT_WIDE) {
+            QNET__UNROLL
+            for (size_t c = 0; c < QNET__FFT_WIDE; c++)
+                a[c] = e + c < n ? job->scale * qnet__lanes_load(job->work + (e + c) * point +
+                                                                 (i ^ 1) * QNET__LANES)
+                                 : qnet__lanes_zero();
+            qnet__fft_put(a, job->out + i * QNET__LANES * job->out_step + e, job->out_step, rows,
+                          n - e);
+        }
+    }
+}
+
+static void qnet__fft_run(const qnet__fft_job *job)
+{
+    if (job->kind == QNET__FFT_COLUMNS) qnet__fft_columns(job);
+    else if (job->kind == QNET__FFT_ROWS) qnet__fft_rows(job);
+    else if (job->inverse) qnet__fft_real_inverse(job);
+    else qnet__fft_real(job);
+}
+
+#endif
+
 /* ---- The table ------------------------------------------------------------------------------- */
 
 static const qnet__isa qnet__isa_table = {
@@ -5774,6 +6254,9 @@ static const qnet__isa qnet__isa_table = {
 #endif
     qnet__maxpool_row, QNET__TRAINING(qnet__stem_winners_of), qnet__lstm_forward_row,
     QNET__TRAINING(qnet__lstm_backward_row)
+#if QNET__HAS_MAPS
+    , QNET__LANES, qnet__fft_run
+#endif
 };
 
 #endif /* QNET__SUFFIX */
@@ -11962,6 +12445,12 @@ static size_t qnet__voxel_count(int nx, int ny, int nz)
     return n <= (size_t)QNET_MAX_VOXELS ? n : 0;
 }
 
+/* Index of voxel (x, y, z) in voxels[nz][ny][nx]. */
+QNET__HELPER size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
+{
+    return ((size_t)z * (size_t)v->ny + (size_t)y) * (size_t)v->nx + (size_t)x;
+}
+
 /* A volume of zeros with 1 mm voxels, axes to the right, front and top, voxel (0,0,0) at 0. Set
    affine to what you need; writing and reorienting take orientation and spacing from it. */
 QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int nz,
@@ -12661,6 +13150,119 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
                   worst, name_a);
     return QNET_OK;
 }
+
+#if QNET__HAS_MAPS
+/* ---- the volumes of a call (API 12) ---------------------------------------------------------- */
+
+/* Zeros on the grid of another volume. */
+QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume *grid,
+                                           qnet_volume **out)
+{
+    qnet_volume *v = NULL;
+    QNET__TRY(qnet_volume_create(ctx, grid->nx, grid->ny, grid->nz, &v));
+    memcpy(v->spacing, grid->spacing, sizeof v->spacing);
+    memcpy(v->affine, grid->affine, sizeof v->affine);
+    memcpy(v->orientation, grid->orientation, sizeof v->orientation);
+    v->affine_source = grid->affine_source;
+    *out = v;
+    return QNET_OK;
+}
+
+#define QNET__SHEAR 0.01 /* cosine of the angle between two axes: a header's float32 has 1e-7 */
+
+/* Refuses what no step can work on: no volume, NaN or infinity, a spacing that is not the
+   affine's, axes that are not at right angles; and any other grid than that of `grid` (NULL: this
+   is the first volume). name: of a file, or "qnet_r2star_map: echo 2". */
+QNET__HELPER qnet_status qnet__check_volume(qnet_context *ctx, const qnet_volume *v,
+                                            const char *name, const qnet_volume *grid,
+                                            const char *grid_name)
+{
+    double norm[3], r[3][3];
+    char where[64];
+    if (v == NULL || v->voxels == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: the volume is missing (NULL)", name);
+    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
+    if (count == 0)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: volume of %d x %d x %d, expected sides of 1 "
+                          "or more and at most %.0f voxels", name, v->nx, v->ny, v->nz,
+                          (double)QNET_MAX_VOXELS);
+    if (!qnet__affine_axes(&v->affine[0][0], norm, r))
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the affine is singular or not finite", name);
+    for (int i = 0; i < 3; i++) {
+        const int j = (i + 1) % 3;
+        double cosine = 0;
+        for (int k = 0; k < 3; k++) cosine += v->affine[k][i] * v->affine[k][j];
+        cosine /= norm[i] * norm[j];
+        if (fabs(cosine) > QNET__SHEAR)
+            return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: the affine's axes %d and %d are at "
+                              "%.4g degrees, expected 90: bring it onto an orthogonal grid", name,
+                              i + 1, j + 1, acos(cosine) * 180 / 3.14159265358979323846);
+        if (!(fabs(v->spacing[i] - norm[i]) <= 0.001 * norm[i]))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: spacing[%d] is %g mm, expected %g as "
+                              "in the affine", name, i, v->spacing[i], norm[i]);
+    }
+    if (grid != NULL) QNET__TRY(qnet__check_grid(ctx, grid, grid_name, v, name));
+    for (size_t i = 0; i < count; i++)
+        if (!qnet__is_finite((double)v->voxels[i])) {
+            qnet__voxel_text(v, i, where);
+            return qnet__fail(ctx, QNET_ERROR_NUMERIC, "%s: %s is %g", name, where,
+                              (double)v->voxels[i]);
+        }
+    return QNET_OK;
+}
+
+/* The same of a mask, which must hold a voxel. */
+QNET__HELPER qnet_status qnet__check_mask(qnet_context *ctx, const qnet_volume *mask,
+                                          const char *name, const qnet_volume *grid,
+                                          const char *grid_name)
+{
+    QNET__TRY(qnet__check_volume(ctx, mask, name, grid, grid_name));
+    for (size_t i = 0; i < qnet__voxel_count(mask->nx, mask->ny, mask->nz); i++)
+        if (mask->voxels[i] != 0) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the mask is empty", name);
+}
+
+#define QNET__MAX_ECHOES 64
+
+/* Refuses what is no echo time in seconds, and one that does not come after the one before. */
+QNET__HELPER qnet_status qnet__check_echo_time(qnet_context *ctx, const char *name, double time,
+                                               double before)
+{
+    if (!(time > 0 && qnet__is_finite(time)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: the echo time is missing: expected 0 to 1 "
+                          "s, found %g", name, time);
+    if (time > 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g: expected seconds, 1 at "
+                          "most: this looks like milliseconds", name, time);
+    if (!(time > before))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g s: expected more than %g, "
+                          "that of the echo before", name, time, before);
+    return QNET_OK;
+}
+
+/* Refuses what is no series of `least` echoes or more: volume[echoes] on one grid (NULL: the
+   first one's), and their times. step, kind: "qnet_r2star_map", "magnitude", for sentences. */
+QNET__HELPER qnet_status qnet__check_series(qnet_context *ctx, const char *step, const char *kind,
+                                            int echoes, int least,
+                                            const qnet_volume *const *volume,
+                                            const double *echo_time, const qnet_volume *grid)
+{
+    char name[100], first[100];
+    if (volume == NULL || echo_time == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: volumes or echo times are NULL", step);
+    if (echoes < least || echoes > QNET__MAX_ECHOES)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %d echoes, expected %d to %d", step,
+                          echoes, least, QNET__MAX_ECHOES);
+    snprintf(first, sizeof first, "%s: %s 1", step, kind);
+    for (int e = 0; e < echoes; e++) {
+        snprintf(name, sizeof name, "%s: %s %d", step, kind, e + 1);
+        QNET__TRY(qnet__check_volume(ctx, volume[e], name, grid, first));
+        QNET__TRY(qnet__check_echo_time(ctx, name, echo_time[e], e > 0 ? echo_time[e - 1] : 0));
+        if (grid == NULL) grid = volume[e];
+    }
+    return QNET_OK;
+}
+#endif
 
 /* ============================================================================================
    >>weights
@@ -13844,9 +14446,242 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
 
 #if QNET__HAS_MAPS
 /* ============================================================================================
-   >>fft
-   Relies on >>context.
+   >>fft: discrete Fourier transforms of one to three axes, of any size. A line of n = p m points
+   is cut into p interleaved ones of m points (Cooley & Tukey 1965), X and x counted from 0:
+
+       X(k + m q) = sum over r < p of e^(-2 pi i qr/p) [e^(-2 pi i kr/n) X_r(k)],
+       X_r the transform of x(r), x(r + p), x(r + 2 p) ...,
+
+   and so on, down to m = 1. p is 4, 2, 3, 5, 7 or a larger prime, which takes p products a point.
+   Points go first to where the smallest transforms want them; then all stages are in place. Lines
+   are transformed in bundles, one in each lane of a vector (>>kernels): all lanes do the same, and
+   a line's bits do not depend on its neighbours. Two real rows make one complex line.
+
+   x and y are transformed plane by plane, z over the bundles of all planes; the way back is in the
+   opposite order. A task is a plane or some bundles. Twiddle factors are worked out in double.
+   Relies on >>context >>kernels >>nifti.
    ============================================================================================ */
+
+#define QNET__FFT_BUNDLES 4 /* along z in a task: neighbours in memory */
+
+typedef struct qnet__fft_plan {
+    const qnet__isa *isa;
+    size_t size[3];           /* x, y, z */
+    size_t width;             /* complex numbers in a row of the spectrum */
+    int real;
+    qnet__fft_line line[3];
+    qnet_real *work;          /* [workers][work_size] */
+    size_t work_size;
+    int inverse;              /* of the transform that runs, and its arrays */
+    const qnet_real *in;      /* real: x forward, else the spectrum */
+    qnet_real *out, *spectrum;
+} qnet__fft_plan;
+
+/* Tables of a line; while the arena measures, only their sizes. */
+static void qnet__fft_line_plan(qnet__arena *arena, size_t n, qnet__fft_line *line)
+{
+    static const size_t first[] = {4, 2, 3, 5, 7};
+    const double turn = 2 * 3.14159265358979323846;
+    qnet_real *twiddle = (qnet_real *)qnet__take(arena, 2 * n, sizeof *twiddle);
+    qnet_real *circle = (qnet_real *)qnet__take(arena, 2 * n, sizeof *circle);
+    int *place = (int *)qnet__take(arena, n, sizeof *place);
+    size_t rest = n, p;
+    memset(line, 0, sizeof *line);
+    line->n = n, line->twiddle = twiddle, line->circle = circle, line->place = place;
+    for (size_t i = 0; i < sizeof first / sizeof *first; i++)
+        for (; rest % first[i] == 0; rest /= first[i]) line->radix[line->stages++] = first[i];
+    for (p = 11; rest > 1; p = p * p < rest ? p + 2 : rest % p == 0 ? p : rest)
+        for (; rest % p == 0; rest /= p) line->radix[line->stages++] = p;
+    if (arena->base == NULL) return;
+    for (size_t j = 0; j < n; j++) {
+        size_t left = j, m = n, to = 0;
+        for (size_t i = 0; i < line->stages; i++) {
+            m /= line->radix[i];
+            to += left % line->radix[i] * m;
+            left /= line->radix[i];
+        }
+        place[j] = (int)to;
+    }
+    for (size_t i = line->stages, m = 1; i-- > 0; m *= p) {
+        p = line->radix[i];
+        for (size_t k = 0; k < m; k++)
+            for (size_t r = 1; r < p; r++) {
+                const double angle = turn * (double)(k * r) / (double)(p * m);
+                *twiddle++ = (qnet_real)cos(angle);
+                *twiddle++ = (qnet_real)-sin(angle);
+            }
+        for (size_t j = 0; j < p; j++) {
+            *circle++ = (qnet_real)cos(turn * (double)j / (double)p);
+            *circle++ = (qnet_real)sin(turn * (double)j / (double)p);
+        }
+    }
+}
+
+/* The plan of a size, its tables and the workers' memory in the arena. */
+static void qnet__fft_plan_take(qnet_context *ctx, qnet__arena *arena, int nx, int ny, int nz,
+                                int real, qnet__fft_plan *plan)
+{
+    memset(plan, 0, sizeof *plan);
+    plan->isa = qnet__isa_of(ctx);
+    plan->real = real;
+    plan->size[0] = (size_t)nx, plan->size[1] = (size_t)ny, plan->size[2] = (size_t)nz;
+    plan->width = real ? plan->size[0] / 2 + 1 : plan->size[0];
+    for (int axis = 0; axis < 3; axis++) {
+        qnet__fft_line_plan(arena, plan->size[axis], &plan->line[axis]);
+        plan->work_size = qnet__max_size(plan->work_size, 4 * plan->size[axis] * plan->isa->lanes);
+    }
+    plan->work = (qnet_real *)qnet__take(arena, qnet__workers(ctx),
+                                         plan->work_size * sizeof *plan->work);
+}
+
+/* `lines` lines that lie beside each other from x on, along y or z. */
+static void qnet__fft_lines(const qnet__fft_plan *plan, size_t worker, int axis, qnet_real *x,
+                            size_t lines)
+{
+    qnet__fft_job job = {&plan->line[axis], QNET__FFT_COLUMNS, plan->inverse, NULL, NULL, 0, 0, 0,
+                         1, plan->work + worker * plan->work_size};
+    job.in_step = job.out_step = 2 * plan->width * (axis == 2 ? plan->size[1] : 1);
+    if (plan->size[axis] == 1) return;
+    for (size_t i = 0; i < lines; i += job.lines) {
+        job.lines = qnet__min_size(lines - i, plan->isa->lanes);
+        job.in = job.out = x + 2 * i;
+        plan->isa->fft(&job);
+    }
+}
+
+/* Rows of one plane, along x. */
+static void qnet__fft_rows_of(const qnet__fft_plan *plan, size_t worker, size_t z)
+{
+    const size_t n = plan->size[0], rows = plan->size[1], wide = 2 * plan->width;
+    const size_t in_step = plan->real && !plan->inverse ? n : wide;
+    const size_t out_step = plan->real && plan->inverse ? n : wide;
+    qnet__fft_job job = {&plan->line[0], plan->real ? QNET__FFT_REAL : QNET__FFT_ROWS,
+                         plan->inverse, NULL, NULL, in_step, out_step, 0, 1,
+                         plan->work + worker * plan->work_size};
+    if (plan->inverse)
+        job.scale = (qnet_real)(1 / ((double)n * (double)rows * (double)plan->size[2]));
+    for (size_t y = 0; y < rows; y += job.lines) {
+        job.lines = qnet__min_size(rows - y, plan->isa->lanes * (plan->real ? 2 : 1));
+        job.in = plan->in + (z * rows + y) * in_step;
+        job.out = plan->out + (z * rows + y) * out_step;
+        plan->isa->fft(&job);
+    }
+}
+
+static void qnet__fft_plane_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
+    qnet_real *plane = plan->spectrum + 2 * z * plan->size[1] * plan->width;
+    if (!plan->inverse) qnet__fft_rows_of(plan, worker, z);
+    qnet__fft_lines(plan, worker, 1, plane, plan->width);
+    if (plan->inverse) qnet__fft_rows_of(plan, worker, z);
+}
+
+static void qnet__fft_z_task(void *arg, size_t i, size_t worker)
+{
+    const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
+    const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, lines = plan->size[1] * plan->width;
+    qnet__fft_lines(plan, worker, 2, plan->spectrum + 2 * i * most,
+                    qnet__min_size(lines - i * most, most));
+}
+
+/* Transforms by a plan: spectrum in place or, with a plan of real transforms, from x forward and to
+   y inverse. */
+static void qnet__fft_transform_all(qnet_context *ctx, qnet__fft_plan *plan, int inverse,
+                                    const qnet_real *x, qnet_real *spectrum, qnet_real *y)
+{
+    const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, lines = plan->size[1] * plan->width;
+    plan->inverse = inverse;
+    plan->spectrum = spectrum;
+    plan->in = plan->real && !inverse ? x : spectrum;
+    plan->out = plan->real && inverse ? y : spectrum;
+    if (!inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
+    if (plan->size[2] > 1)
+        qnet__parallel(ctx, (lines - 1) / most + 1, qnet__fft_z_task, plan);
+    if (inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
+}
+
+/* Whether the real transforms of a context go to its hook. */
+static int qnet__fft_hooked(const qnet_context *ctx)
+{
+    return !QNET__REAL_IS_DOUBLE && ctx->hooks.fft.forward != NULL;
+}
+
+/* A real transform by the hook, or by the plan. */
+static qnet_status qnet__fft_real_by(qnet_context *ctx, qnet__fft_plan *plan, int inverse,
+                                     const qnet_real *x, qnet_real *spectrum, qnet_real *y)
+{
+    const qnet_fft_hook *hook = &ctx->hooks.fft;
+    const int nx = (int)plan->size[0], ny = (int)plan->size[1], nz = (int)plan->size[2];
+    int failed;
+    if (!qnet__fft_hooked(ctx)) {
+        qnet__fft_transform_all(ctx, plan, inverse, x, spectrum, y);
+        return QNET_OK;
+    }
+    failed = inverse ? hook->inverse(hook->user, nx, ny, nz, (float *)(void *)spectrum,
+                                     (float *)(void *)y)
+                     : hook->forward(hook->user, nx, ny, nz, (const float *)(const void *)x,
+                                     (float *)(void *)spectrum);
+    if (failed)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "the FFT hook failed (%d) on %d x %d x %d points",
+                          failed, nx, ny, nz);
+    return QNET_OK;
+}
+
+/* One transform with a plan of its own. what: names the function in sentences. */
+static qnet_status qnet__fft_call(qnet_context *ctx, const char *what, int nx, int ny, int nz,
+                                  int real, int inverse, const qnet_real *x, qnet_real *spectrum,
+                                  qnet_real *y)
+{
+    qnet__arena arena = {NULL, 0};
+    qnet__fft_plan plan;
+    size_t bytes;
+    qnet_status status = QNET_OK;
+    if (ctx == NULL || spectrum == NULL || (real && (inverse ? y == NULL : x == NULL)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or data is NULL", what);
+    if (qnet__voxel_count(nx, ny, nz) == 0)
+        return qnet__fail(ctx, nx < 1 || ny < 1 || nz < 1 ? QNET_ERROR_ARGUMENT : QNET_ERROR_LIMIT,
+                          "%s: size is %d x %d x %d, expected sides of 1 or more and at most %.0f "
+                          "points", what, nx, ny, nz, (double)QNET_MAX_VOXELS);
+    qnet__fft_plan_take(ctx, &arena, nx, ny, nz, real, &plan);
+    if (real && qnet__fft_hooked(ctx))
+        return qnet__fft_real_by(ctx, &plan, inverse, x, spectrum, y);
+    QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "a Fourier transform"));
+    qnet__fft_plan_take(ctx, &arena, nx, ny, nz, real, &plan);
+    if (real) status = qnet__fft_real_by(ctx, &plan, inverse, x, spectrum, y);
+    else qnet__fft_transform_all(ctx, &plan, inverse, NULL, spectrum, NULL);
+    qnet__free(ctx, arena.base, bytes);
+    return status;
+}
+
+QNET_API qnet_status qnet_fft(qnet_context *ctx, int nx, int ny, int nz, int inverse,
+                              qnet_real *data)
+{
+    return qnet__fft_call(ctx, "qnet_fft", nx, ny, nz, 0, inverse != 0, NULL, data, NULL);
+}
+
+QNET_API qnet_status qnet_fft_real(qnet_context *ctx, int nx, int ny, int nz, const qnet_real *x,
+                                   qnet_real *spectrum)
+{
+    return qnet__fft_call(ctx, "qnet_fft_real", nx, ny, nz, 1, 0, x, spectrum, NULL);
+}
+
+QNET_API qnet_status qnet_fft_real_inverse(qnet_context *ctx, int nx, int ny, int nz,
+                                           qnet_real *spectrum, qnet_real *x)
+{
+    return qnet__fft_call(ctx, "qnet_fft_real_inverse", nx, ny, nz, 1, 1, NULL, spectrum, x);
+}
+
+QNET_API int qnet_fft_good_size(int n)
+{
+    for (int size = qnet__max_int(n, 1); size < INT_MAX; size++) {
+        int rest = size;
+        for (int p = 2; p < 8; p++)
+            while (rest % p == 0) rest /= p;
+        if (rest == 1) return size;
+    }
+    return n; /* above the last one that an int can hold */
+}
 
 /* ============================================================================================
    >>brain
@@ -13859,12 +14694,832 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
    ============================================================================================ */
 
 /* ============================================================================================
-   >>susceptibility
-   Relies on >>context >>fft.
+   >>susceptibility: the field of a susceptibility map, and the way back. With b the unit vector of
+   the main field and k the spatial frequency in 1/mm, both along the volume's axes, a
+   susceptibility X(k) in ppm changes the main field by D(k) X(k) ppm, with the dipole kernel
+
+       D(k) = 1/3 - (k.b)^2 / k^2, D(0) = 0     (Salomir et al. 2003; Marques & Bowtell 2005).
+
+   Background. What sources outside of the mask add is harmonic inside: the mean over a sphere is
+   the value at its centre. With S a sphere of sum 1, C = 1 - S, * for convolution, M the mask:
+
+       M' = 1 where S * M > 1 - 1e-3,   local = M' F^-1[F(M' (C * field M)) / C where |C| >= t]
+
+   (SHARP, Schweser et al. 2011; elsewhere 0). V-SHARP (Wu et al. 2012) takes at each voxel the
+   largest of several spheres that fits, and divides by the C of the largest of all.
+
+   Inversion. X = F(local) / D where |D| > t, else F(local) sign(D) / t (TKD, Shmueli et al. 2009).
+   Then, some times over: chi_m = chi where it is above the iteration threshold, inside the mask;
+   where |D| < t the transform of chi_m takes the place of X (Tang et al. 2013, "iSWIM").
+
+   Volumes are padded with zeros up to quick sizes (qnet_fft_good_size). S and D are real and even,
+   so half spectra hold all; they are worked out in double, and kept as qnet_real.
+   Relies on >>context >>text >>nifti >>fft.
    ============================================================================================ */
 
+#define QNET__SHARP_INSIDE 0.999 /* the part of a sphere in the mask above which it fits */
+
+/* The padded grid of a volume, and what is worked out on it. */
+typedef struct qnet__kspace {
+    qnet_context *ctx;
+    const qnet_volume *grid;
+    size_t n[3], size[3], width; /* x, y, z: voxels, padded; of a row of the spectrum */
+    qnet__fft_plan plan;
+    qnet_real *image;            /* [z][y][x], padded */
+    qnet_real *kernel;           /* [z][y][width]: D or the transform of S */
+    qnet_real *spectrum[3];      /* [z][y][width][2] */
+    void *block;
+    size_t bytes;
+} qnet__kspace;
+
+static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int spectra)
+{
+    const size_t rows = k->size[1] * k->size[2];
+    qnet__fft_plan_take(k->ctx, arena, (int)k->size[0], (int)k->size[1], (int)k->size[2], 1,
+                        &k->plan);
+    k->width = k->plan.width;
+    k->image = (qnet_real *)qnet__take(arena, rows * k->size[0], sizeof *k->image);
+    k->kernel = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->kernel);
+    for (int i = 0; i < spectra; i++)
+        k->spectrum[i] = (qnet_real *)qnet__take(arena, 2 * rows * k->width, sizeof(qnet_real));
+}
+
+/* The grid of a volume with at least pad[3] zeros behind its voxels; to be freed by kspace_close.
+   what: names the function in sentences. */
+static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what, const qnet_volume *grid,
+                                     const size_t pad[3], int spectra, qnet__kspace *k)
+{
+    qnet__arena arena = {NULL, 0};
+    const int n[3] = {grid->nx, grid->ny, grid->nz};
+    memset(k, 0, sizeof *k);
+    k->ctx = ctx, k->grid = grid;
+    for (int i = 0; i < 3; i++) {
+        k->n[i] = (size_t)n[i];
+        k->size[i] = (size_t)qnet_fft_good_size(n[i] + (int)pad[i]);
+    }
+    if (qnet__voxel_count((int)k->size[0], (int)k->size[1], (int)k->size[2]) == 0)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %d x %d x %d voxels, padded to %.0f x %.0f x "
+                          "%.0f, are above the limit of %.0f", what, n[0], n[1], n[2],
+                          (double)k->size[0], (double)k->size[1], (double)k->size[2],
+                          (double)QNET_MAX_VOXELS);
+    qnet__kspace_take(k, &arena, spectra);
+    QNET__TRY(qnet__arena_alloc(ctx, &arena, &k->bytes, what));
+    k->block = arena.base;
+    qnet__kspace_take(k, &arena, spectra);
+    return QNET_OK;
+}
+
+static void qnet__kspace_close(qnet__kspace *k) { qnet__free(k->ctx, k->block, k->bytes); }
+
+/* ---- voxels ---------------------------------------------------------------------------------- */
+
+/* What is done at each voxel, with the padded image and with volumes. */
+typedef enum qnet__voxels_step {
+    QNET__VOXELS_SET,  /* image = value inside the mask, 0 outside and in the padding */
+    QNET__VOXELS_CLIP, /* image stays where it is above `number` inside the mask, else 0 */
+    QNET__VOXELS_GET,  /* out = image inside the mask, else 0 */
+    QNET__VOXELS_FIT,  /* out = `number` where image, S * M, says that a sphere fits; or it stays */
+    QNET__VOXELS_PEEL  /* out = value - image where mask is `number`; or it stays */
+} qnet__voxels_step;
+
+typedef struct qnet__voxels_job {
+    const qnet__kspace *k;
+    qnet__voxels_step step;
+    const float *value, *mask; /* [nz][ny][nx]; NULL: 1 everywhere */
+    float *out;
+    double number;
+} qnet__voxels_job;
+
+static void qnet__voxels_row(const qnet__voxels_job *job, qnet_real *image, size_t first)
+{
+    for (size_t x = 0, i = first; x < job->k->n[0]; x++, i++) {
+        const qnet_real value = job->value != NULL ? (qnet_real)job->value[i] : 1;
+        const float mask = job->mask != NULL ? job->mask[i] : 1;
+        switch (job->step) {
+        case QNET__VOXELS_SET: image[x] = mask != 0 ? value : 0; break;
+        case QNET__VOXELS_CLIP:
+            if (mask == 0 || !((double)image[x] > job->number)) image[x] = 0;
+            break;
+        case QNET__VOXELS_GET: job->out[i] = mask != 0 ? (float)image[x] : 0; break;
+        case QNET__VOXELS_FIT:
+            if (mask != 0 && (double)image[x] > QNET__SHARP_INSIDE)
+                job->out[i] = (float)job->number;
+            break;
+        case QNET__VOXELS_PEEL:
+            if ((double)mask == job->number) job->out[i] = (float)(value - image[x]);
+            break;
+        }
+    }
+}
+
+static void qnet__voxels_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__voxels_job *job = (const qnet__voxels_job *)arg;
+    const qnet__kspace *k = job->k;
+    const int pads = job->step == QNET__VOXELS_SET || job->step == QNET__VOXELS_CLIP;
+    QNET__UNUSED(worker);
+    for (size_t y = 0; y < k->size[1]; y++) {
+        qnet_real *image = k->image + (z * k->size[1] + y) * k->size[0];
+        const int inside = z < k->n[2] && y < k->n[1];
+        if (inside) qnet__voxels_row(job, image, (z * k->n[1] + y) * k->n[0]);
+        for (size_t x = inside ? k->n[0] : 0; pads && x < k->size[0]; x++) image[x] = 0;
+    }
+}
+
+static void qnet__voxels(qnet__kspace *k, qnet__voxels_step step, const float *value,
+                        const float *mask, float *out, double number)
+{
+    qnet__voxels_job job = {k, step, value, mask, out, number};
+    qnet__parallel(k->ctx, k->size[2], qnet__voxels_task, &job);
+}
+
+/* ---- spectra --------------------------------------------------------------------------------- */
+
+typedef enum qnet__spectrum_step {
+    QNET__SPECTRUM_KERNEL,     /* kernel = real part of `from` */
+    QNET__SPECTRUM_DIPOLE,     /* kernel = D */
+    QNET__SPECTRUM_CONVOLVE,   /* to = kernel from */
+    QNET__SPECTRUM_DECONVOLVE, /* to = from / C where |C| >= threshold, else 0; C = 1 - kernel */
+    QNET__SPECTRUM_INVERT,     /* to = from / D, but sign(D) from / threshold where |D| is below */
+    QNET__SPECTRUM_MERGE       /* to = from where |D| >= threshold, else `to` stays */
+} qnet__spectrum_step;
+
+typedef struct qnet__spectrum_job {
+    const qnet__kspace *k;
+    qnet__spectrum_step step;
+    const qnet_real *from;
+    qnet_real *to;
+    double threshold, b[3];
+} qnet__spectrum_job;
+
+/* Row y of plane z of the dipole kernel. The middle of an even axis is the frequency +1/2 of x and
+   -1/2 of y and z, as in NumPy's rfftn. */
+static void qnet__dipole_row(const qnet__spectrum_job *job, size_t y, size_t z, qnet_real *kernel)
+{
+    const qnet__kspace *k = job->k;
+    const size_t n[3] = {0, y, z};
+    double f[3] = {0, 0, 0}; /* 1/mm */
+    for (int i = 1; i < 3; i++)
+        f[i] = ((double)n[i] - (n[i] < (k->size[i] + 1) / 2 ? 0 : (double)k->size[i])) /
+               ((double)k->size[i] * k->grid->spacing[i]);
+    for (size_t x = 0; x < k->width; x++) {
+        double along, square;
+        f[0] = (double)x / ((double)k->size[0] * k->grid->spacing[0]);
+        along = f[0] * job->b[0] + f[1] * job->b[1] + f[2] * job->b[2];
+        square = f[0] * f[0] + f[1] * f[1] + f[2] * f[2];
+        kernel[x] = (qnet_real)(square > 0 ? 1. / 3 - along * along / square : 0);
+    }
+}
+
+static void qnet__spectrum_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__spectrum_job *job = (const qnet__spectrum_job *)arg;
+    const size_t width = job->k->width;
+    const double inverse = job->threshold > 0 ? 1 / job->threshold : 0;
+    const qnet_real t = (qnet_real)job->threshold, most = (qnet_real)inverse;
+    QNET__UNUSED(worker);
+    for (size_t y = 0; y < job->k->size[1]; y++) {
+        const size_t row = (z * job->k->size[1] + y) * width;
+        const qnet_real *from = job->from != NULL ? job->from + 2 * row : NULL;
+        qnet_real *to = job->to != NULL ? job->to + 2 * row : NULL, *kernel = job->k->kernel + row;
+        if (job->step == QNET__SPECTRUM_DIPOLE) {
+            qnet__dipole_row(job, y, z, kernel);
+            continue;
+        }
+        for (size_t x = 0; x < width; x++) {
+            const qnet_real d = kernel[x], c = 1 - d, size = d < 0 ? -d : d;
+            qnet_real factor = d;
+            if (job->step == QNET__SPECTRUM_KERNEL) {
+                kernel[x] = from[2 * x];
+                continue;
+            }
+            if (job->step == QNET__SPECTRUM_MERGE) {
+                if (size >= t) to[2 * x] = from[2 * x], to[2 * x + 1] = from[2 * x + 1];
+                continue;
+            }
+            if (job->step == QNET__SPECTRUM_DECONVOLVE) factor = c >= t || c <= -t ? 1 / c : 0;
+            if (job->step == QNET__SPECTRUM_INVERT)
+                factor = size > t ? 1 / d : d > 0 ? most : d < 0 ? -most : 0;
+            to[2 * x] = factor * from[2 * x];
+            to[2 * x + 1] = factor * from[2 * x + 1];
+        }
+    }
+}
+
+static void qnet__spectrum(qnet__kspace *k, qnet__spectrum_step step, const qnet_real *from,
+                           qnet_real *to, double threshold)
+{
+    qnet__spectrum_job job = {k, step, from, to, threshold, {0, 0, 0}};
+    if (step == QNET__SPECTRUM_DIPOLE) qnet_field_direction(k->grid, job.b);
+    qnet__parallel(k->ctx, k->size[2], qnet__spectrum_task, &job);
+}
+
+/* The image to a spectrum, and back; the way back spoils the spectrum. */
+static qnet_status qnet__kspace_forward(qnet__kspace *k, qnet_real *spectrum)
+{
+    return qnet__fft_real_by(k->ctx, &k->plan, 0, k->image, spectrum, NULL);
+}
+
+static qnet_status qnet__kspace_inverse(qnet__kspace *k, qnet_real *spectrum)
+{
+    return qnet__fft_real_by(k->ctx, &k->plan, 1, NULL, spectrum, k->image);
+}
+
+/* ---- the configuration ----------------------------------------------------------------------- */
+
+QNET_API void qnet_susceptibility_config_init(qnet_susceptibility_config *config)
+{
+    memset(config, 0, sizeof *config);
+    config->background = QNET_SHARP;
+    config->sharp_threshold = 0.05;
+    config->sharp_radius = 6;
+    config->sharp_unit = QNET_RADIUS_MM;
+    config->tkd_threshold = 0.1;
+    config->iteration_threshold = 0.1;
+    config->iterations = 4;
+    config->mean_zero = 1;
+}
+
+static const qnet__setting qnet__susceptibility_settings[] = {
+    QNET__SETTING(qnet_susceptibility_config, 'd', sharp_threshold, 1e-4, 1),
+    QNET__SETTING(qnet_susceptibility_config, 'd', sharp_radius, 0.1, 1000),
+    QNET__SETTING(qnet_susceptibility_config, 'd', tkd_threshold, 1e-4, 0.5),
+    QNET__SETTING(qnet_susceptibility_config, 'd', iteration_threshold, 0, 1000),
+    QNET__SETTING(qnet_susceptibility_config, 'i', iterations, 0, 1000),
+    QNET__SETTING(qnet_susceptibility_config, 'i', mean_zero, 0, 1),
+    QNET__SETTINGS_END
+};
+
+static qnet_status qnet__susceptibility_check(qnet_context *ctx,
+                                              const qnet_susceptibility_config *config)
+{
+    if ((unsigned)config->background > QNET_VSHARP || (unsigned)config->sharp_unit >
+        QNET_RADIUS_VOXELS)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "susceptibility: background %d or sharp_unit "
+                          "%d: expected one of their enumerations", (int)config->background,
+                          (int)config->sharp_unit);
+    return qnet__settings_check(ctx, "susceptibility", qnet__susceptibility_settings, config);
+}
+
+/* ---- the dipole ------------------------------------------------------------------------------ */
+
+/* The main field lies along z of the world: its part along an axis is the axis's part along z. */
+QNET_API void qnet_field_direction(const qnet_volume *volume, double direction[3])
+{
+    double norm[3], r[3][3];
+    const int valid = qnet__affine_axes(&volume->affine[0][0], norm, r);
+    for (int i = 0; i < 3; i++) direction[i] = valid ? r[2][i] : i == 2;
+}
+
+QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *susceptibility,
+                                       qnet_volume **field)
+{
+    const char *what = "qnet_dipole_field";
+    qnet__kspace k;
+    qnet_volume *v = NULL;
+    qnet_status status;
+    size_t pad[3]; /* to twice the size, as a transform repeats the object at its grid's period */
+    if (ctx == NULL || field == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or field is NULL", what);
+    QNET__TRY(qnet__check_volume(ctx, susceptibility, "qnet_dipole_field: susceptibility", NULL,
+                                 NULL));
+    pad[0] = (size_t)susceptibility->nx;
+    pad[1] = (size_t)susceptibility->ny;
+    pad[2] = (size_t)susceptibility->nz;
+    QNET__TRY(qnet__kspace_open(ctx, what, susceptibility, pad, 1, &k));
+    qnet__voxels(&k, QNET__VOXELS_SET, susceptibility->voxels, NULL, NULL, 0);
+    status = qnet__kspace_forward(&k, k.spectrum[0]);
+    qnet__spectrum(&k, QNET__SPECTRUM_DIPOLE, NULL, NULL, 0);
+    if (status == QNET_OK) {
+        qnet__spectrum(&k, QNET__SPECTRUM_CONVOLVE, k.spectrum[0], k.spectrum[0], 0);
+        status = qnet__kspace_inverse(&k, k.spectrum[0]);
+    }
+    if (status == QNET_OK) status = qnet__volume_like(ctx, susceptibility, &v);
+    if (status == QNET_OK) {
+        qnet__voxels(&k, QNET__VOXELS_GET, NULL, NULL, v->voxels, 0);
+        *field = v;
+    }
+    qnet__kspace_close(&k);
+    return status;
+}
+
+/* ---- the background -------------------------------------------------------------------------- */
+
+#define QNET__SPHERE_ROUNDING (1 + 1e-9) /* a radius of 6 mm has 3 voxels of 2 mm */
+
+/* Half the width of a sphere in voxels; unit: a voxel's sides in the radius's unit. Refuses a
+   sphere that is one voxel, and one that does not fit in the volume. */
+static qnet_status qnet__sphere_reach(qnet_context *ctx, const qnet_susceptibility_config *config,
+                                      const qnet_volume *grid, double radius, double unit[3],
+                                      size_t reach[3])
+{
+    const int n[3] = {grid->nx, grid->ny, grid->nz};
+    for (int i = 0; i < 3; i++) {
+        unit[i] = config->sharp_unit == QNET_RADIUS_MM ? grid->spacing[i] : 1;
+        if (!(radius * QNET__SPHERE_ROUNDING < n[i] * unit[i]))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "susceptibility: sharp_radius %g: expected "
+                              "less than %g, side %d of the volume", radius, n[i] * unit[i], i + 1);
+        reach[i] = (size_t)(radius * QNET__SPHERE_ROUNDING / unit[i]);
+    }
+    if (reach[0] + reach[1] + reach[2] == 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "susceptibility: sharp_radius %g: expected %g "
+                          "or more, a side of a voxel", radius,
+                          fmin(fmin(unit[0], unit[1]), unit[2]));
+    return QNET_OK;
+}
+
+/* kernel = the transform of a sphere of sum 1 around voxel (0, 0, 0): all voxels whose centres lie
+   within the radius. Spoils the spectrum. */
+static qnet_status qnet__sphere_kernel(qnet__kspace *k, const qnet_susceptibility_config *config,
+                                       double radius, qnet_real *spectrum)
+{
+    const double square = radius * radius * QNET__SPHERE_ROUNDING;
+    double unit[3];
+    size_t reach[3], count = 0;
+    QNET__TRY(qnet__sphere_reach(k->ctx, config, k->grid, radius, unit, reach));
+    qnet__zero(k->ctx, k->image, k->size[0] * k->size[1] * k->size[2] * sizeof *k->image);
+    for (int set = 0; set < 2; set++) /* counts, then sets */
+        for (size_t l = 0; l <= 2 * reach[2]; l++)
+            for (size_t j = 0; j <= 2 * reach[1]; j++)
+                for (size_t i = 0; i <= 2 * reach[0]; i++) {
+                    const double dx = ((double)i - (double)reach[0]) * unit[0];
+                    const double dy = ((double)j - (double)reach[1]) * unit[1];
+                    const double dz = ((double)l - (double)reach[2]) * unit[2];
+                    const size_t x = (i + k->size[0] - reach[0]) % k->size[0];
+                    const size_t y = (j + k->size[1] - reach[1]) % k->size[1];
+                    const size_t z = (l + k->size[2] - reach[2]) % k->size[2];
+                    if (dx * dx + dy * dy + dz * dz > square) continue;
+                    if (set) k->image[(z * k->size[1] + y) * k->size[0] + x] =
+                                 (qnet_real)(1 / (double)count);
+                    else count++;
+                }
+    QNET__TRY(qnet__kspace_forward(k, spectrum));
+    qnet__spectrum(k, QNET__SPECTRUM_KERNEL, spectrum, NULL, 0);
+    return QNET_OK;
+}
+
+/* The spheres of SHARP (one) or V-SHARP (down to one voxel, the longest side of a voxel apart), the
+   smallest first: where a larger one fits, what it gives takes the place. Then the kernel is that
+   of the largest, as the deconvolution wants it. eroded: which sphere fits, from 1; local: C * f.
+   Spectra: 0 of the field, 1 of the mask, 2 for what is in between. */
+static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config *config,
+                               const float *field, const float *mask, float *local, float *eroded)
+{
+    const double *side = k->grid->spacing, radius = config->sharp_radius;
+    const double step = config->sharp_unit == QNET_RADIUS_MM
+                            ? fmax(fmax(side[0], side[1]), side[2]) : 1;
+    const int fit = (int)(radius / step * QNET__SPHERE_ROUNDING);
+    const int spheres = config->background == QNET_VSHARP ? qnet__max_int(fit, 1) : 1;
+    qnet__voxels(k, QNET__VOXELS_SET, field, mask, NULL, 0);
+    QNET__TRY(qnet__kspace_forward(k, k->spectrum[0]));
+    qnet__voxels(k, QNET__VOXELS_SET, NULL, mask, NULL, 0);
+    QNET__TRY(qnet__kspace_forward(k, k->spectrum[1]));
+    for (int i = 1; i <= spheres; i++) {
+        QNET__TRY(qnet__sphere_kernel(k, config, radius - (spheres - i) * step, k->spectrum[2]));
+        qnet__spectrum(k, QNET__SPECTRUM_CONVOLVE, k->spectrum[1], k->spectrum[2], 0);
+        QNET__TRY(qnet__kspace_inverse(k, k->spectrum[2]));
+        qnet__voxels(k, QNET__VOXELS_FIT, NULL, mask, eroded, i);
+        qnet__spectrum(k, QNET__SPECTRUM_CONVOLVE, k->spectrum[0], k->spectrum[2], 0);
+        QNET__TRY(qnet__kspace_inverse(k, k->spectrum[2]));
+        qnet__voxels(k, QNET__VOXELS_PEEL, field, eroded, local, i);
+    }
+    qnet__voxels(k, QNET__VOXELS_SET, local, eroded, NULL, 0);
+    QNET__TRY(qnet__kspace_forward(k, k->spectrum[0]));
+    qnet__spectrum(k, QNET__SPECTRUM_DECONVOLVE, k->spectrum[0], k->spectrum[0],
+                   config->sharp_threshold);
+    QNET__TRY(qnet__kspace_inverse(k, k->spectrum[0]));
+    qnet__voxels(k, QNET__VOXELS_GET, NULL, eroded, local, 0);
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
+                                            const qnet_susceptibility_config *config,
+                                            const qnet_volume *field, const qnet_volume *mask,
+                                            qnet_volume **local, qnet_volume **eroded)
+{
+    const char *what = "qnet_background_remove", *name = "qnet_background_remove: field";
+    qnet__kspace k;
+    qnet_volume *made = NULL, *fits = NULL;
+    qnet_status status;
+    double unit[3];
+    size_t reach[3], count, inside = 0;
+    if (ctx == NULL || config == NULL || local == NULL || eroded == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "%s: context, config, local or eroded is NULL", what);
+    QNET__TRY(qnet__susceptibility_check(ctx, config));
+    QNET__TRY(qnet__check_volume(ctx, field, name, NULL, NULL));
+    QNET__TRY(qnet__check_mask(ctx, mask, "qnet_background_remove: mask", field, name));
+    QNET__TRY(qnet__sphere_reach(ctx, config, field, config->sharp_radius, unit, reach));
+    QNET__TRY(qnet__kspace_open(ctx, what, field, reach, 3, &k));
+    status = qnet__volume_like(ctx, field, &made);
+    if (status == QNET_OK) status = qnet__volume_like(ctx, field, &fits);
+    if (status == QNET_OK)
+        status = qnet__sharp(&k, config, field->voxels, mask->voxels, made->voxels, fits->voxels);
+    qnet__kspace_close(&k);
+    if (status == QNET_OK) {
+        count = qnet__voxel_count(field->nx, field->ny, field->nz);
+        for (size_t i = 0; i < count; i++)
+            if (fits->voxels[i] != 0) fits->voxels[i] = 1, inside++;
+        if (inside == 0)
+            status = qnet__fail(ctx, QNET_ERROR_DATA, "%s: no sphere of sharp_radius %g %s fits "
+                                "into the mask", what, config->sharp_radius,
+                                config->sharp_unit == QNET_RADIUS_MM ? "mm" : "voxels");
+    }
+    if (status != QNET_OK) {
+        qnet_volume_destroy(made);
+        qnet_volume_destroy(fits);
+        return status;
+    }
+    *local = made, *eroded = fits;
+    return QNET_OK;
+}
+
+/* ---- the inversion --------------------------------------------------------------------------- */
+
+/* Spectra: 0 of chi by truncated division; 1 with parts of chi_m, spoiled by the way back. */
+static qnet_status qnet__invert(qnet__kspace *k, const qnet_susceptibility_config *config,
+                                const float *local, const float *mask, float *chi)
+{
+    const size_t count = k->n[0] * k->n[1] * k->n[2];
+    double sum = 0;
+    size_t inside = 0;
+    qnet__spectrum(k, QNET__SPECTRUM_DIPOLE, NULL, NULL, 0);
+    qnet__voxels(k, QNET__VOXELS_SET, local, mask, NULL, 0);
+    QNET__TRY(qnet__kspace_forward(k, k->spectrum[0]));
+    qnet__spectrum(k, QNET__SPECTRUM_INVERT, k->spectrum[0], k->spectrum[0],
+                   config->tkd_threshold);
+    for (int i = 0; i <= config->iterations; i++) {
+        if (i > 0) {
+            qnet__voxels(k, QNET__VOXELS_CLIP, NULL, mask, NULL, config->iteration_threshold);
+            QNET__TRY(qnet__kspace_forward(k, k->spectrum[1]));
+        }
+        qnet__spectrum(k, QNET__SPECTRUM_MERGE, k->spectrum[0], k->spectrum[1],
+                       i > 0 ? config->tkd_threshold : 0);
+        QNET__TRY(qnet__kspace_inverse(k, k->spectrum[1]));
+    }
+    qnet__voxels(k, QNET__VOXELS_GET, NULL, mask, chi, 0);
+    if (!config->mean_zero) return QNET_OK;
+    for (size_t i = 0; i < count; i++)
+        if (mask[i] != 0) sum += (double)chi[i], inside++;
+    for (size_t i = 0; i < count; i++)
+        if (mask[i] != 0) chi[i] = (float)((double)chi[i] - sum / (double)inside);
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
+                                        const qnet_susceptibility_config *config,
+                                        const qnet_volume *local, const qnet_volume *mask,
+                                        qnet_volume **susceptibility)
+{
+    const char *what = "qnet_dipole_invert", *name = "qnet_dipole_invert: local field";
+    qnet__kspace k;
+    qnet_volume *chi = NULL;
+    qnet_status status;
+    double unit[3];
+    size_t reach[3];
+    if (ctx == NULL || config == NULL || susceptibility == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "%s: context, config or susceptibility is NULL", what);
+    QNET__TRY(qnet__susceptibility_check(ctx, config));
+    QNET__TRY(qnet__check_volume(ctx, local, name, NULL, NULL));
+    QNET__TRY(qnet__check_mask(ctx, mask, "qnet_dipole_invert: mask", local, name));
+    QNET__TRY(qnet__sphere_reach(ctx, config, local, config->sharp_radius, unit, reach));
+    QNET__TRY(qnet__kspace_open(ctx, what, local, reach, 2, &k));
+    status = qnet__volume_like(ctx, local, &chi);
+    if (status == QNET_OK)
+        status = qnet__invert(&k, config, local->voxels, mask->voxels, chi->voxels);
+    qnet__kspace_close(&k);
+    if (status != QNET_OK) qnet_volume_destroy(chi);
+    else *susceptibility = chi;
+    return status;
+}
+
+/* ---- the mean over echoes -------------------------------------------------------------------- */
+
+typedef struct qnet__average_job {
+    int echoes;
+    size_t plane; /* voxels of a task */
+    const qnet_volume *const *map, *const *magnitude;
+    const double *time;
+    const float *mask;
+    float *out;
+} qnet__average_job;
+
+/* The phase of echo e is 2 pi gamma B0 TE times the field, and its noise goes with 1 / S: the
+   inverse variance of a map is (TE S)^2, but for a factor. 0 where all magnitudes are 0. */
+static void qnet__average_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__average_job *job = (const qnet__average_job *)arg;
+    QNET__UNUSED(worker);
+    for (size_t i = z * job->plane; i < (z + 1) * job->plane; i++) {
+        double sum = 0, weights = 0;
+        for (int e = 0; e < job->echoes && job->mask[i] != 0; e++) {
+            const double root = job->time[e] * (double)job->magnitude[e]->voxels[i];
+            sum += root * root * (double)job->map[e]->voxels[i];
+            weights += root * root;
+        }
+        job->out[i] = weights > 0 ? (float)(sum / weights) : 0;
+    }
+}
+
+QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
+                                                 const qnet_volume *const *susceptibility,
+                                                 const qnet_volume *const *magnitude,
+                                                 const double *echo_time, const qnet_volume *mask,
+                                                 qnet_volume **average)
+{
+    const char *what = "qnet_susceptibility_average";
+    qnet__average_job job;
+    qnet_volume *v = NULL;
+    if (ctx == NULL || average == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or average is NULL", what);
+    QNET__TRY(qnet__check_series(ctx, what, "map", echoes, 1, susceptibility, echo_time, NULL));
+    QNET__TRY(qnet__check_series(ctx, what, "magnitude", echoes, 1, magnitude, echo_time,
+                                 susceptibility[0]));
+    QNET__TRY(qnet__check_mask(ctx, mask, "qnet_susceptibility_average: mask", susceptibility[0],
+                               "qnet_susceptibility_average: map 1"));
+    QNET__TRY(qnet__volume_like(ctx, mask, &v));
+    job.echoes = echoes;
+    job.plane = (size_t)mask->nx * (size_t)mask->ny;
+    job.map = susceptibility, job.magnitude = magnitude, job.time = echo_time;
+    job.mask = mask->voxels, job.out = v->voxels;
+    qnet__parallel(ctx, (size_t)mask->nz, qnet__average_task, &job);
+    *average = v;
+    return QNET_OK;
+}
+
 /* ============================================================================================
-   >>relaxometry
+   >>relaxometry: what the echoes of a voxel say: R2* and T1 from magnitudes, the field from
+   unwrapped phases. Volumes are [nz][ny][nx] on one grid; each voxel is computed alone, in double.
+   Relies on >>context >>nifti.
+   ============================================================================================ */
+
+#define QNET__FIT_CHUNK 4096 /* voxels of a task */
+
+typedef struct qnet__fit_job {
+    int echoes;
+    const float *magnitude[QNET__MAX_ECHOES], *phase[QNET__MAX_ECHOES]; /* [count] each */
+    double time[QNET__MAX_ECHOES]; /* s */
+    double interval, most;         /* s, between echoes (0: log-linear); 1/s, of R2* */
+    const float *mask;             /* [count]; NULL: everywhere */
+    float *a, *b;                  /* [count], what is made; NULL: not needed */
+    size_t count;
+} qnet__fit_job;
+
+/* The line through y[n] over t[n], weighted by w[n]: with the weighted means T and Y
+       slope = sum w (t - T) (y - Y) / sum w (t - T)^2,   intercept = Y - slope T,
+   both 0 where fewer than two weights are above 0. */
+static void qnet__line(int n, const double *t, const double *y, const double *w, double *slope,
+                       double *intercept)
+{
+    double weight = 0, mean_t = 0, mean_y = 0, top = 0, bottom = 0;
+    for (int e = 0; e < n; e++) {
+        weight += w[e];
+        mean_t += w[e] * t[e];
+        mean_y += w[e] * y[e];
+    }
+    *slope = *intercept = 0;
+    if (!(weight > 0)) return;
+    mean_t /= weight;
+    mean_y /= weight;
+    for (int e = 0; e < n; e++) {
+        top += w[e] * (t[e] - mean_t) * (y[e] - mean_y);
+        bottom += w[e] * (t[e] - mean_t) * (t[e] - mean_t);
+    }
+    if (!(bottom > 1e-28 * weight * t[0] * t[0])) return; /* all weight on one echo */
+    *slope = top / bottom;
+    *intercept = mean_y - *slope * mean_t;
+}
+
+/* ARLO (Pei et al. 2015). A decay S = S0 exp(-R t) loses R times its integral, which Simpson's
+   rule gives: d_i = S_i - S_{i+2} = R dt/3 s_i with s_i = S_i + 4 S_{i+1} + S_{i+2}. Least squares
+   in both, with a_i = S_i + 2 S_{i+1} = (s_i + d_i) / 2: R = 3/dt sum d_i a_i / sum s_i a_i. */
+static double qnet__arlo(const qnet__fit_job *p, size_t i)
+{
+    double s0 = (double)p->magnitude[0][i], s1 = (double)p->magnitude[1][i];
+    double top = 0, bottom = 0;
+    for (int e = 2; e < p->echoes; e++) {
+        const double s2 = (double)p->magnitude[e][i], a = s0 + 2 * s1;
+        top += (s0 - s2) * a;
+        bottom += (s0 + 4 * s1 + s2) * a;
+        s0 = s1;
+        s1 = s2;
+    }
+    return bottom > 0 ? 3 * top / (p->interval * bottom) : 0;
+}
+
+/* -slope of ln S over t; the variance of ln S is that of S over S^2, so weights are S^2. */
+static double qnet__loglinear(const qnet__fit_job *p, size_t i)
+{
+    double y[QNET__MAX_ECHOES], w[QNET__MAX_ECHOES], slope, intercept;
+    for (int e = 0; e < p->echoes; e++) {
+        const double s = (double)p->magnitude[e][i];
+        y[e] = s > 0 ? log(s) : 0;
+        w[e] = s > 0 ? s * s : 0;
+    }
+    qnet__line(p->echoes, p->time, y, w, &slope, &intercept);
+    return -slope;
+}
+
+static void qnet__r2star_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__fit_job *p = (const qnet__fit_job *)arg;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, p->count);
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        if (p->mask != NULL && p->mask[i] == 0) continue;
+        const double r2star = p->interval > 0 ? qnet__arlo(p, i) : qnet__loglinear(p, i);
+        p->a[i] = r2star > 0 ? (float)fmin(r2star, p->most) : 0;
+    }
+}
+
+static void qnet__phase_fit_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__fit_job *p = (const qnet__fit_job *)arg;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, p->count);
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        double y[QNET__MAX_ECHOES], w[QNET__MAX_ECHOES], slope, offset;
+        if (p->mask != NULL && p->mask[i] == 0) continue;
+        for (int e = 0; e < p->echoes; e++) {
+            y[e] = (double)p->phase[e][i];
+            w[e] = (double)p->magnitude[e][i] * (double)p->magnitude[e][i];
+        }
+        qnet__line(p->echoes, p->time, y, w, &slope, &offset);
+        if (p->a != NULL) p->a[i] = (float)slope;
+        if (p->b != NULL) p->b[i] = (float)offset;
+    }
+}
+
+/* New volumes on a grid for the results that are asked for: pair[k] where out[k] is not NULL. */
+static qnet_status qnet__pair_like(qnet_context *ctx, const qnet_volume *grid,
+                                   qnet_volume **const out[2], qnet_volume *pair[2])
+{
+    pair[0] = pair[1] = NULL;
+    for (int k = 0; k < 2; k++) {
+        const qnet_status status = out[k] ? qnet__volume_like(ctx, grid, &pair[k]) : QNET_OK;
+        if (status == QNET_OK) continue;
+        qnet_volume_destroy(pair[0]);
+        return status;
+    }
+    return QNET_OK;
+}
+
+/* Runs task over all voxels of a series that was checked; phase, mask, out[k]: may be NULL. */
+static qnet_status qnet__fit(qnet_context *ctx, qnet__fit_job *job, qnet_task task,
+                             const qnet_volume *const *magnitude, const qnet_volume *const *phase,
+                             const double *echo_time, const qnet_volume *mask,
+                             qnet_volume **const out[2])
+{
+    const qnet_volume *grid = magnitude[0];
+    qnet_volume *pair[2];
+    QNET__TRY(qnet__pair_like(ctx, grid, out, pair));
+    for (int e = 0; e < job->echoes; e++) {
+        job->magnitude[e] = magnitude[e]->voxels;
+        job->phase[e] = phase != NULL ? phase[e]->voxels : NULL;
+        job->time[e] = echo_time[e];
+    }
+    job->mask = mask != NULL ? mask->voxels : NULL;
+    job->count = qnet__voxel_count(grid->nx, grid->ny, grid->nz);
+    job->a = pair[0] != NULL ? pair[0]->voxels : NULL;
+    job->b = pair[1] != NULL ? pair[1]->voxels : NULL;
+    qnet__parallel(ctx, (job->count - 1) / QNET__FIT_CHUNK + 1, task, job);
+    if (out[0] != NULL) *out[0] = pair[0];
+    if (out[1] != NULL) *out[1] = pair[1];
+    return QNET_OK;
+}
+
+/* The distance of echoes that follow each other at equal ones, else 0. Sidecars round to .01 ms. */
+static double qnet__echo_interval(int echoes, const double *echo_time)
+{
+    const double interval = (echo_time[echoes - 1] - echo_time[0]) / (echoes - 1);
+    for (int e = 1; e < echoes; e++)
+        if (fabs(echo_time[e] - echo_time[e - 1] - interval) > 0.01 * interval) return 0;
+    return interval;
+}
+
+QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method method, int echoes,
+                                     const qnet_volume *const *magnitude, const double *echo_time,
+                                     const qnet_volume *mask, qnet_volume **r2star)
+{
+    static const char step[] = "qnet_r2star_map";
+    qnet_volume **const out[2] = {r2star, NULL};
+    qnet__fit_job job;
+    if (ctx == NULL || r2star == NULL || (unsigned)method > QNET_R2STAR_LOGLINEAR)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or result is NULL, or the method "
+                          "is none of qnet_r2star_method", step);
+    QNET__TRY(qnet__check_series(ctx, step, "magnitude", echoes, 2, magnitude, echo_time, NULL));
+    if (mask != NULL)
+        QNET__TRY(qnet__check_mask(ctx, mask, "qnet_r2star_map: mask", magnitude[0], "magnitude"));
+    memset(&job, 0, sizeof job);
+    job.echoes = echoes;
+    job.most = 20 / echo_time[0];
+    if (method == QNET_R2STAR_ARLO && echoes < 3)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ARLO needs 3 echoes or more, found %d; "
+                          "QNET_R2STAR_LOGLINEAR needs 2", step, echoes);
+    if (method != QNET_R2STAR_LOGLINEAR && echoes >= 3)
+        job.interval = qnet__echo_interval(echoes, echo_time);
+    if (method == QNET_R2STAR_ARLO && job.interval == 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ARLO needs echoes at equal distances (1 "
+                          "%%), found echo times of %g, %g, ... %g s; QNET_R2STAR_LOGLINEAR takes "
+                          "any", step, echo_time[0], echo_time[1], echo_time[echoes - 1]);
+    return qnet__fit(ctx, &job, qnet__r2star_task, magnitude, NULL, echo_time, mask, out);
+}
+
+QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
+                                    const qnet_volume *const *unwrapped,
+                                    const qnet_volume *const *magnitude, const double *echo_time,
+                                    const qnet_volume *mask, qnet_volume **slope,
+                                    qnet_volume **offset)
+{
+    static const char step[] = "qnet_phase_fit";
+    qnet_volume **const out[2] = {slope, offset};
+    qnet__fit_job job;
+    if (ctx == NULL || (slope == NULL && offset == NULL))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or both results are NULL", step);
+    QNET__TRY(qnet__check_series(ctx, step, "phase", echoes, 2, unwrapped, echo_time, NULL));
+    QNET__TRY(qnet__check_series(ctx, step, "magnitude", echoes, 2, magnitude, echo_time,
+                                 unwrapped[0]));
+    if (mask != NULL)
+        QNET__TRY(qnet__check_mask(ctx, mask, "qnet_phase_fit: mask", unwrapped[0], "phase"));
+    memset(&job, 0, sizeof job);
+    job.echoes = echoes;
+    return qnet__fit(ctx, &job, qnet__phase_fit_task, magnitude, unwrapped, echo_time, mask, out);
+}
+
+/* ---- T1 --------------------------------------------------------------------------------------
+
+   A spoiled gradient echo of flip angle a has S = M0 sin a (1 - E1) / (1 - E1 cos a), with E1 =
+   exp(-TR/T1) and the T2* decay in M0. So y = S / sin a is a line over x = S / tan a, of slope E1
+   and intercept M0 (1 - E1), which two angles give (DESPOT1: Deoni, Rutt & Peters 2003). */
+
+#define QNET__T1_MOST 10.0 /* s; water has 4. Noise gives slopes up to 1, which is infinite T1 */
+
+typedef struct qnet__t1_job {
+    const float *low, *high, *b1, *mask; /* [count] each; b1, mask NULL: 1 everywhere */
+    double angle[2], repetition_time;    /* radians, s */
+    float *t1, *m0;                      /* [count]; NULL: not needed */
+    size_t count;
+} qnet__t1_job;
+
+static void qnet__t1_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__t1_job *p = (const qnet__t1_job *)arg;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, p->count);
+    const double most = exp(-p->repetition_time / QNET__T1_MOST);
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        if (p->mask != NULL && p->mask[i] == 0) continue;
+        const double b1 = p->b1 != NULL ? (double)p->b1[i] : 1;
+        const double y1 = (double)p->low[i] / sin(b1 * p->angle[0]);
+        const double y2 = (double)p->high[i] / sin(b1 * p->angle[1]);
+        const double x1 = y1 * cos(b1 * p->angle[0]), x2 = y2 * cos(b1 * p->angle[1]);
+        const double slope = (y2 - y1) / (x2 - x1), e1 = fmin(slope, most);
+        if (!(slope > 0)) continue; /* NaN, too: no signal, or b1 of 0 */
+        if (p->t1 != NULL) p->t1[i] = (float)(-p->repetition_time / log(e1));
+        if (p->m0 != NULL) p->m0[i] = (float)((y1 - e1 * x1) / (1 - e1));
+    }
+}
+
+QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, double low_angle,
+                                 const qnet_volume *high, double high_angle,
+                                 double repetition_time, const qnet_volume *b1,
+                                 const qnet_volume *mask, qnet_volume **t1, qnet_volume **m0)
+{
+    static const char *const name[4] = {"qnet_t1_map: low", "qnet_t1_map: high", "qnet_t1_map: b1",
+                                        "qnet_t1_map: mask"};
+    const double radian = 3.14159265358979323846 / 180;
+    qnet_volume **const out[2] = {t1, m0};
+    qnet_volume *pair[2];
+    if (ctx == NULL || (t1 == NULL && m0 == NULL))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_t1_map: context or both results are "
+                          "NULL");
+    if (!(low_angle > 0 && low_angle < high_angle && high_angle <= 90))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_t1_map: flip angles of %g and %g "
+                          "degrees, expected the lower one first, within 0 to 90", low_angle,
+                          high_angle);
+    if (!(repetition_time > 0 && repetition_time <= 10))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_t1_map: repetition time of %g, expected "
+                          "seconds, 0 to 10", repetition_time);
+    QNET__TRY(qnet__check_volume(ctx, low, name[0], NULL, NULL));
+    QNET__TRY(qnet__check_volume(ctx, high, name[1], low, name[0]));
+    if (b1 != NULL) QNET__TRY(qnet__check_volume(ctx, b1, name[2], low, name[0]));
+    if (mask != NULL) QNET__TRY(qnet__check_mask(ctx, mask, name[3], low, name[0]));
+    QNET__TRY(qnet__pair_like(ctx, low, out, pair));
+    qnet__t1_job job = {low->voxels, high->voxels, b1 != NULL ? b1->voxels : NULL,
+                        mask != NULL ? mask->voxels : NULL,
+                        {low_angle * radian, high_angle * radian}, repetition_time,
+                        pair[0] != NULL ? pair[0]->voxels : NULL,
+                        pair[1] != NULL ? pair[1]->voxels : NULL,
+                        qnet__voxel_count(low->nx, low->ny, low->nz)};
+    qnet__parallel(ctx, (job.count - 1) / QNET__FIT_CHUNK + 1, qnet__t1_task, &job);
+    if (t1 != NULL) *t1 = pair[0];
+    if (m0 != NULL) *m0 = pair[1];
+    return QNET_OK;
+}
+
+/* ============================================================================================
+   >>maps
    Relies on >>context.
    ============================================================================================ */
 #endif
@@ -14488,12 +16143,6 @@ typedef struct qnet__preparation {
     double half[2];                /* of the frame's side, voxels */
     qnet_cut cut;
 } qnet__preparation;
-
-/* Index of voxel (x, y, z) in voxels[nz][ny][nx]. */
-static size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
-{
-    return ((size_t)z * (size_t)v->ny + (size_t)y) * (size_t)v->nx + (size_t)x;
-}
 
 /* where: "outside of the head become 0", ... */
 static void qnet__warn_of_bad_voxels(qnet_context *ctx, const char *name, size_t bad,
