@@ -10,7 +10,8 @@
 #include "examples/crossval/bids.h"
 #define PTH_IMPLEMENTATION
 #include "weights_tools/pth.h"
-#include "progress.h"
+#define PROGRAM "crossval"
+#include "program.h"
 #include "report.h"
 
 #include <errno.h>
@@ -62,24 +63,6 @@ typedef struct options {
     qnet_hooks hooks;
     qnet_experiment_config config;
 } options;
-
-static int fail(const char *name, const char *value, const char *expected)
-{
-    fprintf(stderr, "crossval: %s %s: expected %s (see --help)\n", name, value ? value : "",
-            expected);
-    return 0;
-}
-
-/* A whole number in low..high. */
-static int whole(const char *name, const char *text, long low, long high, int *out)
-{
-    char *end, expected[80];
-    long value = strtol(text, &end, 10);
-    sprintf(expected, "a whole number from %ld to %ld", low, high);
-    if (end == text || *end || value < low || value > high) return fail(name, text, expected);
-    *out = (int)value;
-    return 1;
-}
 
 static int option_with_value(options *o, const char *name, const char *value)
 {
@@ -208,13 +191,6 @@ static const char *hint(const char *sentence)
     for (size_t i = 0; i < sizeof hints / sizeof *hints; i++)
         if (strstr(sentence, hints[i][0])) return hints[i][1];
     return "";
-}
-
-static void message(void *user, qnet_log_level level, const char *text)
-{
-    fflush(stdout);
-    if (level == QNET_LOG_WARNING) fprintf(stderr, "crossval: warning: %s\n", text);
-    else if (level != QNET_LOG_DEBUG && !((display *)user)->quiet) printf("%s\n", text);
 }
 
 /* The scans of the folder; only maps that the configuration needs must be there. */

@@ -1,14 +1,39 @@
-/* progress.h: a bar on a terminal, a line now and then in a log; and Ctrl-C, which stops the work. */
-#ifndef CROSSVAL_PROGRESS_H
-#define CROSSVAL_PROGRESS_H
+/* program.h: what crossval and maps share: sentences on wrong options, Ctrl-C, which stops the work, progress
+   and messages. PROGRAM: the program's name, defined before. */
+#ifndef CROSSVAL_PROGRAM_H
+#define CROSSVAL_PROGRAM_H
 #include "qnet.h"
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
 #endif
+
+/* ---- Options --------------------------------------------------------------------------------- */
+
+/* Says what an option should be; 0. */
+static int fail(const char *name, const char *value, const char *expected)
+{
+    fprintf(stderr, PROGRAM ": %s %s: expected %s (see --help)\n", name, value ? value : "",
+            expected);
+    return 0;
+}
+
+/* A whole number in low..high. */
+static int whole(const char *name, const char *text, long low, long high, int *out)
+{
+    char *end, expected[80];
+    long value = strtol(text, &end, 10);
+    sprintf(expected, "a whole number from %ld to %ld", low, high);
+    if (end == text || *end || value < low || value > high) return fail(name, text, expected);
+    *out = (int)value;
+    return 1;
+}
+
+/* ---- Progress: a bar on a terminal, a line now and then in a log ----------------------------- */
 
 static volatile sig_atomic_t interrupted;
 
@@ -94,6 +119,14 @@ static int show(void *user, const qnet_progress_info *p)
     sprintf(d->where, "%.63s", p->where);
     sprintf(d->task, "%.31s", p->task);
     return 0;
+}
+
+/* For qnet_log.message, whose user is a display. */
+static void message(void *user, qnet_log_level level, const char *text)
+{
+    fflush(stdout);
+    if (level == QNET_LOG_WARNING) fprintf(stderr, PROGRAM ": warning: %s\n", text);
+    else if (level != QNET_LOG_DEBUG && !((display *)user)->quiet) printf("%s\n", text);
 }
 
 #endif
