@@ -14684,14 +14684,807 @@ QNET_API int qnet_fft_good_size(int n)
 }
 
 /* ============================================================================================
-   >>brain
-   Relies on >>context.
+   >>brain   Brain extraction by BET (Smith: Fast robust automated brain extraction. Human Brain
+   Mapping 17, 2002), with the constants of its second version, bet2.
+
+   In: magnitude I[nz][ny][nx]. Out: a mask of 0 and 1. A closed surface of 2,562 vertices, at first
+   a small sphere in the brain, moves until it lies on the brain's border. All lengths are in mm
+   along the volume's axes, so that voxels need not be cubes.
+
+       t2, t98   2 % and 98 % of the voxels are below; t = t2 + .1 (t98 - t2) parts head and air
+       centre    of gravity of the voxels with I > t, weights min(I - t2, t98 - t2)
+       radius    of a ball of the volume of these voxels; half of it that of the first sphere
+       tm        median of the I with t2 < I < t98 in that ball
+
+   Each of 1,000 steps moves each vertex by st / 2 + f2 sn + f3 n. n: the outward normal; s: from
+   the vertex to the mean of its neighbours, sn and st its parts along n and across; l: mean edge.
+
+       f2 = (1 + tanh(F (1/r - E))) / 2     1/r = 2 |sn| / l^2, the curvature: bends with a radius
+                                            above 10 mm stay, those below 3.33 mm are smoothed
+       f3 = .1 l (Imin - tl) / (Imax - t2)  tl = t2 + threshold^.275 (Imax - t2): outwards in
+                                            bright tissue, inwards where there is dark near by
+       Imin = max(t2, min(tm, I at 0, 1 .. 7 mm inwards))
+       Imax = min(tm, max(t, I at 0, 1, 2, 3 mm inwards))
+
+   The surface lies in the interior of the mask that is made of it; of that mask the largest
+   component is kept, its holes are filled, it is eroded in plane, and islands are removed.
+   Relies on >>context >>text >>nifti.
    ============================================================================================ */
 
+/* ---- the surface ----------------------------------------------------------------------------- */
+
+#define QNET__MESH_ORDER 4       /* how often the icosahedron's edges are halved */
+#define QNET__MESH_VERTICES 2562 /* 10 * 4^order + 2 */
+#define QNET__MESH_FACES 5120    /* 20 * 4^order */
+
+/* Faces run counter-clockwise, seen from outside. Neighbours of a vertex: 6, 5 at the corners of
+   the icosahedron, in that order, too. */
+typedef struct qnet__mesh {
+    double start[QNET__MESH_VERTICES][3]; /* on the sphere of radius 1 */
+    double at[2][QNET__MESH_VERTICES][3]; /* mm; before a step and after */
+    int face[QNET__MESH_FACES][3];
+    int neighbor[QNET__MESH_VERTICES][6], neighbors[QNET__MESH_VERTICES];
+    int link[QNET__MESH_VERTICES][6][2];  /* while it is built */
+} qnet__mesh;
+
+static double qnet__dot3(const double a[3], const double b[3])
+{
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+}
+
+static double qnet__distance3(const double a[3], const double b[3])
+{
+    const double d[3] = {a[0] - b[0], a[1] - b[1], a[2] - b[2]};
+    return sqrt(qnet__dot3(d, d));
+}
+
+/* The vertex in the middle of edge a, b: that of links of a, or else vertex (*count)++. */
+static int qnet__mesh_middle(qnet__mesh *m, int a, int b, int *count)
+{
+    int k = 0, i;
+    double length;
+    if (a > b) k = a, a = b, b = k, k = 0;
+    while (k < m->neighbors[a] && m->link[a][k][0] != b) k++;
+    if (k < m->neighbors[a]) return m->link[a][k][1];
+    for (i = 0; i < 3; i++) m->start[*count][i] = m->start[a][i] + m->start[b][i];
+    length = sqrt(qnet__dot3(m->start[*count], m->start[*count]));
+    for (i = 0; i < 3; i++) m->start[*count][i] /= length;
+    m->link[a][k][0] = b;
+    m->link[a][k][1] = *count;
+    m->neighbors[a]++;
+    return (*count)++;
+}
+
+/* The icosahedron: corners at all (0, +-1, +-golden ratio) / length, turned cyclically; three at
+   equal distances make a face. Each halving makes four faces of one. */
+static void qnet__mesh_build(qnet__mesh *m)
+{
+    const double golden = 1.61803398874989484820, length = sqrt(1 + golden * golden);
+    int vertices = 12, faces = 0;
+    for (int v = 0; v < 12; v++) {
+        m->start[v][v / 4] = 0;
+        m->start[v][(v / 4 + 1) % 3] = (v & 1 ? 1 : -1) / length;
+        m->start[v][(v / 4 + 2) % 3] = (v & 2 ? golden : -golden) / length;
+    }
+    for (int a = 0; a < 12; a++)
+        for (int b = a + 1; b < 12; b++)
+            for (int c = b + 1; c < 12; c++) {
+                double corner[3][3];
+                if (qnet__distance3(m->start[a], m->start[b]) * length > 2.1 ||
+                    qnet__distance3(m->start[b], m->start[c]) * length > 2.1 ||
+                    qnet__distance3(m->start[c], m->start[a]) * length > 2.1)
+                    continue;
+                memcpy(corner[0], m->start[a], sizeof corner[0]);
+                memcpy(corner[1], m->start[b], sizeof corner[0]);
+                memcpy(corner[2], m->start[c], sizeof corner[0]);
+                m->face[faces][0] = a;
+                m->face[faces][1] = qnet__det3(corner) > 0 ? b : c;
+                m->face[faces++][2] = qnet__det3(corner) > 0 ? c : b;
+            }
+    for (int order = 0; order < QNET__MESH_ORDER; order++) {
+        const int old_faces = faces;
+        memset(m->neighbors, 0, sizeof m->neighbors);
+        for (int f = 0; f < old_faces; f++) {
+            int corner[3], middle[3], k;
+            for (k = 0; k < 3; k++) {
+                corner[k] = m->face[f][k];
+                middle[k] = qnet__mesh_middle(m, corner[k], m->face[f][(k + 1) % 3], &vertices);
+            }
+            for (k = 0; k < 3; k++, faces++) {
+                m->face[faces][0] = corner[k];
+                m->face[faces][1] = middle[k];
+                m->face[faces][2] = middle[(k + 2) % 3];
+            }
+            memcpy(m->face[f], middle, sizeof middle);
+        }
+    }
+    /* A face a, b, c says that c comes after b around a. */
+    memset(m->neighbors, 0, sizeof m->neighbors);
+    for (int f = 0; f < faces; f++)
+        for (int k = 0; k < 3; k++) {
+            const int a = m->face[f][k];
+            m->link[a][m->neighbors[a]][0] = m->face[f][(k + 1) % 3];
+            m->link[a][m->neighbors[a]++][1] = m->face[f][(k + 2) % 3];
+        }
+    for (int v = 0; v < vertices; v++)
+        for (int i = 0, k = 0; i < m->neighbors[v]; i++) {
+            m->neighbor[v][i] = m->link[v][k][0];
+            const int next = m->link[v][k][1];
+            for (k = 0; k < m->neighbors[v] && m->link[v][k][0] != next;) k++;
+        }
+}
+
+/* The mean edge, each counted from both of its ends. */
+static double qnet__mesh_edge(const qnet__mesh *m, double (*at)[3])
+{
+    double sum = 0;
+    for (int v = 0; v < QNET__MESH_VERTICES; v++)
+        for (int k = 0; k < m->neighbors[v]; k++)
+            sum += qnet__distance3(at[v], at[m->neighbor[v][k]]);
+    return sum / (6 * QNET__MESH_VERTICES - 12);
+}
+
+/* How much a surface meets itself: over all pairs of vertices nearer than a mean edge, the sum of
+   (distance - that on the sphere)^2, both in mean edges. */
+static double qnet__mesh_crossing(const qnet__mesh *m, double (*at)[3])
+{
+    const double edge = qnet__mesh_edge(m, at);
+    const double first = qnet__mesh_edge(m, (double (*)[3])m->start);
+    double sum = 0;
+    for (int a = 0; a < QNET__MESH_VERTICES; a++)
+        for (int b = a + 1; b < QNET__MESH_VERTICES; b++) {
+            double off;
+            if (fabs(at[a][0] - at[b][0]) >= edge || fabs(at[a][1] - at[b][1]) >= edge ||
+                qnet__distance3(at[a], at[b]) >= edge)
+                continue;
+            off = qnet__distance3(at[a], at[b]) / edge -
+                  qnet__distance3(m->start[a], m->start[b]) / first;
+            sum += off * off;
+        }
+    return sum;
+}
+
+/* Fills voxels[nz][ny][nx], zeros, with 1 inside of the surface. Slice z cuts the faces in directed
+   lines, closed polygons; row y cuts these in points, from each of which on the winding number of
+   the voxels along x is higher or lower by 1. An end at z or y itself counts as above it, and an
+   edge is cut in one way for both of its faces: no polygon has gaps. */
+static void qnet__mesh_fill(const qnet__mesh *m, double (*at)[3], const qnet_volume *volume)
+{
+    const double *mm = volume->spacing;
+    const int nx = volume->nx, ny = volume->ny, nz = volume->nz;
+    for (int f = 0; f < QNET__MESH_FACES; f++) {
+        const int *v = m->face[f];
+        const double low = fmin(at[v[0]][2], fmin(at[v[1]][2], at[v[2]][2])) / mm[2];
+        const double high = fmax(at[v[0]][2], fmax(at[v[1]][2], at[v[2]][2])) / mm[2];
+        const int last_z = (int)fmin(nz - 1.0, high);
+        for (int z = (int)fmax(0, ceil(low)); z <= last_z; z++) {
+            double end[2][2]; /* x, y in voxels, where the line begins and ends */
+            int cuts = 0;
+            for (int k = 0; k < 3; k++) {
+                const int a = v[k], b = v[(k + 1) % 3];
+                const double *p = at[a < b ? a : b], *q = at[a < b ? b : a];
+                const int up = at[a][2] / mm[2] < z;
+                if (up == (at[b][2] / mm[2] < z)) continue;
+                const double t = (z * mm[2] - p[2]) / (q[2] - p[2]);
+                for (int i = 0; i < 2; i++) end[up][i] = (p[i] + t * (q[i] - p[i])) / mm[i];
+                cuts++;
+            }
+            if (cuts != 2) continue;
+            const int last_y = (int)fmin(ny - 1.0, fmax(end[0][1], end[1][1]));
+            for (int y = (int)fmax(0, ceil(fmin(end[0][1], end[1][1]))); y <= last_y; y++) {
+                const int up = end[0][1] < y;
+                if (up == (end[1][1] < y)) continue;
+                const double t = (y - end[0][1]) / (end[1][1] - end[0][1]);
+                const double x = fmax(0, ceil(end[0][0] + t * (end[1][0] - end[0][0])));
+                if (x < nx)
+                    volume->voxels[((size_t)z * (size_t)ny + (size_t)y) * (size_t)nx + (size_t)x]
+                        += up ? -1 : 1;
+            }
+        }
+    }
+    for (size_t row = 0; row < (size_t)nz * (size_t)ny; row++) {
+        float *voxel = volume->voxels + row * (size_t)nx, winding = 0;
+        for (int x = 0; x < nx; x++) {
+            winding += voxel[x];
+            voxel[x] = winding > 0;
+        }
+    }
+}
+
+/* ---- its way to the brain's border ----------------------------------------------------------- */
+
+#define QNET__BET_STEPS 1000
+#define QNET__BET_CHUNK 128    /* vertices of a task */
+#define QNET__BET_PAD 20       /* mm */
+#define QNET__BET_PASSES 6     /* with more smoothing in each */
+#define QNET__BET_CROSSING 4000
+
+typedef struct qnet__bet {
+    const qnet_volume *image;
+    qnet__mesh *mesh;
+    double t2, t98, t, tm, center[3], radius; /* of the head; mm */
+    double per_mm[3];  /* voxels */
+    double bias;       /* threshold^.275 */
+    double edge;       /* mm */
+    double smoothing;  /* of f2 where the surface is concave; 1 in the first pass */
+    int from;          /* mesh->at[from] to at[1 - from] */
+} qnet__bet;
+
+/* I at a place in voxels, from the volume's corner on. Where a head is cut by the volume's border
+   it is taken to go on as it is there, else the surface would be rounded off before; but for 20 mm
+   only, else it would never end. */
+static double qnet__bet_sample(const qnet__bet *b, const double at[3])
+{
+    const int n[3] = {b->image->nx, b->image->ny, b->image->nz};
+    size_t index = 0;
+    for (int i = 2; i >= 0; i--) {
+        const double pad = QNET__BET_PAD * b->per_mm[i];
+        if (!(at[i] >= -pad && at[i] <= n[i] + pad)) return b->t2;
+        index *= (size_t)n[i];
+        if (at[i] >= 0) index += at[i] < n[i] ? (size_t)at[i] : (size_t)n[i] - 1;
+    }
+    return (double)b->image->voxels[index];
+}
+
+/* Vertices of a chunk: mesh->at[from] to at[1 - from]. */
+static void qnet__bet_task(void *arg, size_t chunk, size_t worker)
+{
+    static const double e = (1 / 3.33 + 1 / 10.0) / 2, f = 6 / (1 / 3.33 - 1 / 10.0);
+    const qnet__bet *b = (const qnet__bet *)arg;
+    const qnet__mesh *m = b->mesh;
+    const int size[3] = {b->image->nx, b->image->ny, b->image->nz};
+    double (*const at)[3] = b->mesh->at[b->from], (*const to)[3] = b->mesh->at[1 - b->from];
+    const int first = (int)chunk * QNET__BET_CHUNK;
+    const int end = qnet__min_int(first + QNET__BET_CHUNK, QNET__MESH_VERTICES);
+    QNET__UNUSED(worker);
+    for (int v = first; v < end; v++) {
+        double n[3] = {0, 0, 0}, s[3] = {0, 0, 0}, edge[7][3], place[3], inwards[3];
+        double low = b->tm, high = b->t, length, along, f2, f3;
+        const int count = m->neighbors[v];
+        int i, inside = 1;
+        for (int k = 0; k < count; k++)
+            for (i = 0; i < 3; i++) {
+                edge[k][i] = at[m->neighbor[v][k]][i] - at[v][i];
+                s[i] += edge[k][i];
+            }
+        memcpy(edge[count], edge[0], sizeof edge[0]);
+        for (int k = 0; k < count; k++) { /* the faces' normals, each as long as its area */
+            n[0] += edge[k][1] * edge[k + 1][2] - edge[k][2] * edge[k + 1][1];
+            n[1] += edge[k][2] * edge[k + 1][0] - edge[k][0] * edge[k + 1][2];
+            n[2] += edge[k][0] * edge[k + 1][1] - edge[k][1] * edge[k + 1][0];
+        }
+        length = sqrt(qnet__dot3(n, n));
+        for (i = 0; i < 3; i++) {
+            n[i] = length > 0 ? n[i] / length : 0;
+            s[i] /= count;
+            place[i] = at[v][i] * b->per_mm[i] + 0.5;
+            inwards[i] = -n[i] * b->per_mm[i];
+            inside &= fmin(place[i], place[i] + 7 * inwards[i]) > 0.5 &&
+                      fmax(place[i], place[i] + 7 * inwards[i]) < size[i] - 0.5;
+        }
+        along = qnet__dot3(s, n);
+        f2 = 1 / (1 + exp(-2 * f * (2 * fabs(along) / (b->edge * b->edge) - e)));
+        if (along > 0) f2 = fmin(1, f2 * b->smoothing);
+        for (int depth = 0; depth <= 7; depth++) {
+            const double value = inside ? (double)b->image->voxels[
+                ((ptrdiff_t)place[2] * size[1] + (ptrdiff_t)place[1]) * size[0] +
+                (ptrdiff_t)place[0]] : qnet__bet_sample(b, place);
+            low = value < low ? value : low;
+            high = value > high && depth <= 3 ? value : high;
+            for (i = 0; i < 3; i++) place[i] += inwards[i];
+        }
+        low = fmax(low, b->t2);
+        high = fmin(high, b->tm);
+        f3 = 0.1 * b->edge * (low - b->t2 - b->bias * (high - b->t2)) / (high - b->t2);
+        for (i = 0; i < 3; i++)
+            to[v][i] = at[v][i] + (s[i] - along * n[i]) / 2 + (f2 * along + f3) * n[i];
+    }
+}
+
+/* All steps from the first sphere; the surface is in mesh->at[from] then. */
+static void qnet__bet_run(qnet_context *ctx, qnet__bet *b, int pass)
+{
+    const double most = pow(10, pass + 1);
+    b->from = 0;
+    for (int v = 0; v < QNET__MESH_VERTICES; v++)
+        for (int i = 0; i < 3; i++)
+            b->mesh->at[0][v][i] = b->center[i] + b->radius / 2 * b->mesh->start[v][i];
+    for (int step = 0; step < QNET__BET_STEPS; step++, b->from = 1 - b->from) {
+        const double left = 1 - (double)step / QNET__BET_STEPS; /* in the last quarter it fades */
+        if (step % 50 == 0) b->edge = qnet__mesh_edge(b->mesh, b->mesh->at[b->from]);
+        b->smoothing = pass == 0 ? 1 : left < 0.25 ? 1 + 4 * left * (most - 1) : most;
+        qnet__parallel(ctx, (QNET__MESH_VERTICES - 1) / QNET__BET_CHUNK + 1, qnet__bet_task, b);
+    }
+}
+
+/* The k-th lowest of x[count], from 0, which is put in another order: Hoare's FIND (1961). */
+static float qnet__kth(float *x, size_t count, size_t k)
+{
+    ptrdiff_t low = 0, high = (ptrdiff_t)count - 1, at = (ptrdiff_t)k;
+    while (low < high) {
+        const float pivot = x[low + (high - low) / 2];
+        ptrdiff_t i = low, j = high;
+        while (i <= j) {
+            while (x[i] < pivot) i++;
+            while (pivot < x[j]) j--;
+            if (i > j) break;
+            const float swap = x[i];
+            x[i++] = x[j];
+            x[j--] = swap;
+        }
+        if (at <= j) high = j;
+        else if (at >= i) low = i;
+        else break;
+    }
+    return x[at];
+}
+
+/* Thresholds, centre and radius of the head; value[voxels] is scratch. */
+static qnet_status qnet__bet_head(qnet_context *ctx, qnet__bet *b, const char *name, float *value)
+{
+    const qnet_volume *image = b->image;
+    const size_t voxels = qnet__voxel_count(image->nx, image->ny, image->nz);
+    const double *mm = image->spacing;
+    double sum[4] = {0, 0, 0, 0}; /* of weight * place, and of weights */
+    size_t head = 0, in_ball = 0, at = 0;
+    memcpy(value, image->voxels, voxels * sizeof *value);
+    b->t2 = (double)qnet__kth(value, voxels, voxels / 50);
+    b->t98 = (double)qnet__kth(value, voxels, voxels - 1 - voxels / 50);
+    if (!(b->t98 > b->t2))
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: nearly all voxels are %g, expected an image "
+                          "of a head", name, b->t2);
+    b->t = b->t2 + 0.1 * (b->t98 - b->t2);
+    for (int z = 0; z < image->nz; z++)
+        for (int y = 0; y < image->ny; y++)
+            for (int x = 0; x < image->nx; x++, at++) {
+                const double place[3] = {x * mm[0], y * mm[1], z * mm[2]};
+                const double v = (double)image->voxels[at];
+                const double weight = fmin(v, b->t98) - b->t2;
+                if (!(v > b->t)) continue;
+                head++;
+                sum[3] += weight;
+                for (int i = 0; i < 3; i++) sum[i] += weight * place[i];
+            }
+    for (int i = 0; i < 3; i++) b->center[i] = sum[i] / sum[3];
+    b->radius = cbrt((double)head * mm[0] * mm[1] * mm[2] * 3 / (4 * 3.14159265358979323846));
+    at = 0;
+    for (int z = 0; z < image->nz; z++)
+        for (int y = 0; y < image->ny; y++)
+            for (int x = 0; x < image->nx; x++, at++) {
+                const double place[3] = {x * mm[0], y * mm[1], z * mm[2]};
+                const double v = (double)image->voxels[at];
+                if (v > b->t2 && v < b->t98 && qnet__distance3(place, b->center) < b->radius)
+                    value[in_ball++] = image->voxels[at];
+            }
+    b->tm = in_ball > 0 ? (double)qnet__kth(value, in_ball, in_ball / 2) : 0;
+    if (!(b->tm > b->t))
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the median around the centre of the head is "
+                          "%g, expected more than %g, a tenth of the way from dark to bright: no "
+                          "head is seen", name, b->tm, b->t);
+    return QNET_OK;
+}
+
+/* ---- the mask -------------------------------------------------------------------------------- */
+
+/* Flood fill, breadth first. The component (6 neighbours) of voxel `start`, whose voxels hold
+   `from`: makes them `to`, lists their indices in queue[voxels], and returns how many there are. */
+static size_t qnet__flood(qnet_volume *v, size_t start, float from, float to, uint32_t *queue)
+{
+    const size_t n[3] = {(size_t)v->nx, (size_t)v->ny, (size_t)v->nz};
+    size_t tail = 1;
+    queue[0] = (uint32_t)start;
+    v->voxels[start] = to;
+    for (size_t head = 0; head < tail; head++) {
+        size_t rest = queue[head], step = 1;
+        for (int i = 0; i < 3; step *= n[i], rest /= n[i], i++) {
+            const size_t at = queue[head], x = rest % n[i];
+            if (x > 0 && v->voxels[at - step] == from) {
+                v->voxels[at - step] = to;
+                queue[tail++] = (uint32_t)(at - step);
+            }
+            if (x + 1 < n[i] && v->voxels[at + step] == from) {
+                v->voxels[at + step] = to;
+                queue[tail++] = (uint32_t)(at + step);
+            }
+        }
+    }
+    return tail;
+}
+
+/* Of the mask's components, those of `least` voxels or more stay; least 0: the largest one. Returns
+   how many voxels that are. */
+static size_t qnet__keep_components(qnet_volume *mask, size_t least, uint32_t *queue)
+{
+    const size_t voxels = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    size_t kept = 0, largest = 0, start = 0, i;
+    for (i = 0; i < voxels; i++) {
+        if (mask->voxels[i] != 1) continue;
+        const size_t size = qnet__flood(mask, i, 1, 2, queue);
+        if (least > 0 && size < least)
+            for (size_t k = 0; k < size; k++) mask->voxels[queue[k]] = 0;
+        else kept += size;
+        if (size > largest) largest = size, start = i;
+    }
+    if (least == 0 && largest > 0) kept = qnet__flood(mask, start, 2, 3, queue);
+    for (i = 0; i < voxels; i++) mask->voxels[i] = mask->voxels[i] > (least > 0 ? 1.0f : 2.0f);
+    return kept;
+}
+
+/* What is not connected to the border of the volume outside of the mask becomes mask. */
+static void qnet__fill_holes(qnet_volume *mask, uint32_t *queue)
+{
+    const size_t voxels = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    size_t at = 0;
+    for (int z = 0; z < mask->nz; z++)
+        for (int y = 0; y < mask->ny; y++)
+            for (int x = 0; x < mask->nx; x++, at++)
+                if (mask->voxels[at] == 0 && (x == 0 || x == mask->nx - 1 || y == 0 ||
+                                              y == mask->ny - 1 || z == 0 || z == mask->nz - 1))
+                    qnet__flood(mask, at, 0, 2, queue);
+    for (at = 0; at < voxels; at++) mask->voxels[at] = mask->voxels[at] != 2;
+}
+
+typedef struct qnet__erosion {
+    qnet_volume *mask;
+    uint32_t *distance; /* [nz][ny][nx] */
+    int radius;
+} qnet__erosion;
+
+/* Slice z: a voxel stays where all of the disc around it, dx^2 + dy^2 <= radius^2, is mask; what is
+   beyond the slice is not. distance: to the next voxel along x that is no mask; row dy of the disc
+   reaches w = sqrt(radius^2 - dy^2). */
+static void qnet__erosion_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__erosion *e = (const qnet__erosion *)arg;
+    const int nx = e->mask->nx, ny = e->mask->ny, r = e->radius;
+    const size_t slice = (size_t)nx * (size_t)ny;
+    float *mask = e->mask->voxels + z * slice;
+    uint32_t *distance = e->distance + z * slice;
+    QNET__UNUSED(worker);
+    for (int y = 0; y < ny; y++) {
+        float *voxel = mask + (size_t)y * (size_t)nx;
+        uint32_t *row = distance + (size_t)y * (size_t)nx, d = 0;
+        int x;
+        for (x = 0; x < nx; x++) row[x] = d = voxel[x] != 0 ? d + 1 : 0;
+        for (d = 0, x = nx - 1; x >= 0; x--) {
+            d = voxel[x] != 0 ? d + 1 : 0;
+            if (d < row[x]) row[x] = d;
+        }
+    }
+    for (int y = 0; y < ny; y++)
+        for (int dy = -r; dy <= r; dy++) {
+            const uint32_t w = (uint32_t)sqrt((double)(r * r - dy * dy));
+            float *voxel = mask + (size_t)y * (size_t)nx;
+            const int inside = y + dy >= 0 && y + dy < ny;
+            const uint32_t *row = inside ? distance + (size_t)(y + dy) * (size_t)nx : NULL;
+            for (int x = 0; x < nx; x++)
+                if (!inside || row[x] <= w) voxel[x] = 0;
+        }
+}
+
+QNET_API void qnet_brain_config_init(qnet_brain_config *config)
+{
+    config->threshold = 0.2;
+    config->erode = 4;
+    config->island = 2000;
+}
+
+static const qnet__setting qnet__brain_settings[] = {
+    QNET__SETTING(qnet_brain_config, 'd', threshold, 0.01, 0.99),
+    QNET__SETTING(qnet_brain_config, 'i', erode, 0, 100),
+    QNET__SETTING(qnet_brain_config, 'i', island, 0, INT_MAX),
+    QNET__SETTINGS_END
+};
+
+/* BET's surface as a mask of zeros, with the memory of a call: mesh and work[voxels]. */
+static qnet_status qnet__brain_find(qnet_context *ctx, const qnet_brain_config *config,
+                                    const char *name, qnet__bet *b, uint32_t *work,
+                                    qnet_volume *mask)
+{
+    qnet__erosion erosion = {mask, work, config->erode};
+    size_t before, after;
+    QNET__TRY(qnet__bet_head(ctx, b, name, (float *)(void *)work));
+    b->bias = pow(config->threshold, 0.275);
+    qnet__mesh_build(b->mesh);
+    for (int pass = 0; pass < QNET__BET_PASSES; pass++) {
+        qnet__bet_run(ctx, b, pass);
+        if (qnet__mesh_crossing(b->mesh, b->mesh->at[b->from]) <= QNET__BET_CROSSING) break;
+        if (pass + 1 == QNET__BET_PASSES)
+            qnet__log(ctx, QNET_LOG_WARNING, "%s: the brain's surface meets itself even with much "
+                      "smoothing: look at the mask", name);
+    }
+    qnet__mesh_fill(b->mesh, b->mesh->at[b->from], mask);
+    before = qnet__keep_components(mask, 0, work);
+    qnet__fill_holes(mask, work);
+    if (config->erode > 0) qnet__parallel(ctx, (size_t)mask->nz, qnet__erosion_task, &erosion);
+    after = qnet__keep_components(mask, (size_t)qnet__max_int(1, config->island), work);
+    if (after == 0)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: of a brain of %.0f voxels nothing is left: "
+                          "erode is %d, island %d", name, (double)before, config->erode,
+                          config->island);
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config *config,
+                                     const qnet_volume *magnitude, qnet_volume **mask)
+{
+    static const char name[] = "qnet_brain_mask: magnitude";
+    qnet__arena arena = {NULL, 0};
+    qnet__bet bet;
+    qnet_volume *out = NULL;
+    qnet_status status;
+    size_t voxels, bytes;
+    if (ctx == NULL || config == NULL || mask == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_brain_mask: context, configuration or "
+                          "mask is NULL");
+    QNET__TRY(qnet__settings_check(ctx, "qnet_brain_mask", qnet__brain_settings, config));
+    QNET__TRY(qnet__check_volume(ctx, magnitude, name, NULL, NULL));
+    voxels = qnet__voxel_count(magnitude->nx, magnitude->ny, magnitude->nz);
+    if (voxels > UINT32_MAX)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f voxels, expected %.0f at most", name,
+                          (double)voxels, (double)UINT32_MAX);
+    QNET__TRY(qnet__volume_like(ctx, magnitude, &out));
+    memset(&bet, 0, sizeof bet);
+    bet.image = magnitude;
+    for (int i = 0; i < 3; i++) bet.per_mm[i] = 1 / magnitude->spacing[i];
+    qnet__take(&arena, 1, sizeof *bet.mesh);
+    qnet__take(&arena, voxels, sizeof(uint32_t));
+    status = qnet__arena_alloc(ctx, &arena, &bytes, "finding the brain");
+    if (status == QNET_OK) {
+        bet.mesh = (qnet__mesh *)qnet__take(&arena, 1, sizeof *bet.mesh);
+        status = qnet__brain_find(ctx, config, name, &bet,
+                           (uint32_t *)qnet__take(&arena, voxels, sizeof(uint32_t)), out);
+        qnet__free(ctx, arena.base, bytes);
+    }
+    if (status != QNET_OK) qnet_volume_destroy(out);
+    else *mask = out;
+    return status;
+}
+
 /* ============================================================================================
-   >>unwrap
-   Relies on >>context.
+   >>unwrap   Phase unwrapping by 3DSRNCP, sorting by reliability along a path that need not be
+   continuous (Abdul-Rahman, Gdeisat, Burton, Lalor, Lilley & Moore: Fast and robust three-
+   dimensional best path phase unwrapping algorithm. Applied Optics 46, 2007).
+
+   In: phase p[nz][ny][nx] within some interval of 2 pi, and a mask. Out: p + 2 pi k with one whole
+   number k per voxel; each connected component of the mask (6 neighbours) but for one multiple of
+   2 pi. With g(d) = d - 2 pi round(d / 2 pi), the wrapped difference:
+
+       unreliability of a voxel   u = mean over the pairs of opposite neighbours p-, p+, 13 or,
+                                      at the volume's border, those that lie in it, of
+                                      (g(p- - p) - g(p - p+))^2, a second difference
+       edges                      neighbours a, b along x, y, z in the mask, value u(a) + u(b)
+
+   From the lowest value on, ties in the order of voxels and axes, each edge joins the groups of
+   its ends, if they are two: the smaller is shifted by the 2 pi k with which p(a) - p(b) becomes
+   g(p(a) - p(b)). So noise and open ends of fringes are crossed last. At the mask's rim u sees
+   phase from beyond it, as in scikit-image's unwrap_phase, which this agrees with; the paper takes
+   a random u there, which leaves more voxels wrong.
+   A voxel's u has one owner, and all after that is serial: one volume is unwrapped by some two
+   threads, several best each by one. Relies on >>context >>nifti.
    ============================================================================================ */
+
+#define QNET__PI 3.14159265358979323846
+
+/* value: the bits of a float, not negative, which sort as the float does. end: 3 * voxel + axis. */
+typedef struct qnet__edge { uint32_t value, end; } qnet__edge;
+
+/* A voxel's place in the forest of groups. k: by how many 2 pi it is shifted against its parent; of
+   a root, which is its own parent: how many voxels its group has. */
+typedef struct qnet__group { uint32_t parent; int32_t k; } qnet__group;
+
+/* One unwrapping. 8 bytes per voxel and 48 per voxel of the mask, besides the volumes. */
+typedef struct qnet__unwrapping {
+    const float *phase, *mask;  /* [nz][ny][nx] */
+    float *unwrapped;           /* the same, zeros; the unreliability until it is known */
+    int n[3];                   /* nx, ny, nz */
+    qnet__group *group;         /* [nz][ny][nx] */
+    qnet__edge *edge, *spare;   /* [3 * voxels of the mask] */
+} qnet__unwrapping;
+
+/* The memory of one whose mask has `inside` voxels, as pieces of an arena. */
+static void qnet__unwrap_take(qnet__unwrapping *u, size_t inside, qnet__arena *arena)
+{
+    const size_t voxels = qnet__voxel_count(u->n[0], u->n[1], u->n[2]);
+    u->group = (qnet__group *)qnet__take(arena, voxels, sizeof *u->group);
+    u->edge = (qnet__edge *)qnet__take(arena, inside, 3 * sizeof *u->edge);
+    u->spare = (qnet__edge *)qnet__take(arena, inside, 3 * sizeof *u->edge);
+}
+
+/* g of a difference of two phases from one interval of 2 pi. */
+static float qnet__wrap_difference(float d)
+{
+    const float pi = (float)QNET__PI;
+    return d > pi ? d - 2 * pi : d < -pi ? d + 2 * pi : d;
+}
+
+/* u of slice z. Of each pair the neighbour after the voxel in memory is listed, with the axes, as
+   bits, along which both are a voxel away. Where there is no pair, in a volume of one voxel, u does
+   not matter. */
+static void qnet__unreliability_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__unwrapping *u = (const qnet__unwrapping *)arg;
+    const size_t nx = (size_t)u->n[0], ny = (size_t)u->n[1], nz = (size_t)u->n[2];
+    size_t offset[13], at = z * ny * nx;
+    int axes[13];
+    QNET__UNUSED(worker);
+    for (int i = 0; i < 13; i++) {
+        const int dx = (i + 14) % 3 - 1, dy = (i + 14) / 3 % 3 - 1, dz = (i + 14) / 9 - 1;
+        offset[i] = (size_t)(((ptrdiff_t)dz * (ptrdiff_t)ny + dy) * (ptrdiff_t)nx + dx);
+        axes[i] = (dx != 0) | (dy != 0) << 1 | (dz != 0) << 2;
+    }
+    for (size_t y = 0; y < ny; y++)
+        for (size_t x = 0; x < nx; x++, at++) {
+            const int closed = (x == 0 || x == nx - 1) | (y == 0 || y == ny - 1) << 1 |
+                               (z == 0 || z == nz - 1) << 2; /* axes that have no pair here */
+            const float *p = u->phase + at;
+            float sum = 0, pairs = 0;
+            if (u->mask[at] == 0) continue;
+            for (int i = 0; i < 13; i++) {
+                if (axes[i] & closed) continue;
+                const float second = qnet__wrap_difference(*(p - offset[i]) - *p) -
+                                     qnet__wrap_difference(*p - p[offset[i]]);
+                sum += second * second;
+                pairs++;
+            }
+            u->unwrapped[at] = sum / fmaxf(pairs, 1);
+        }
+}
+
+/* Sorts edge[count] by value, equal values in the order they had: radix sort by 3 digits of 11
+   bits, the lowest first. Returns where they are then, edge or spare. */
+static qnet__edge *qnet__edges_sort(qnet__edge *edge, qnet__edge *spare, size_t count)
+{
+    for (int shift = 0; shift < 33; shift += 11) {
+        uint32_t place[2048], begin = 0;
+        qnet__edge *from = edge;
+        memset(place, 0, sizeof place);
+        for (size_t i = 0; i < count; i++) place[from[i].value >> shift & 2047]++;
+        for (int digit = 0; digit < 2048; digit++) {
+            const uint32_t here = place[digit];
+            place[digit] = begin;
+            begin += here;
+        }
+        for (size_t i = 0; i < count; i++)
+            spare[place[from[i].value >> shift & 2047]++] = from[i];
+        edge = spare;
+        spare = from;
+    }
+    return edge;
+}
+
+/* The root of a voxel's group, and in *k by how many 2 pi the voxel is shifted against it. On the
+   way each second voxel gets its parent's parent as parent (path halving). */
+static uint32_t qnet__group_root(qnet__group *group, uint32_t voxel, int32_t *k)
+{
+    *k = 0;
+    while (group[voxel].parent != voxel) {
+        qnet__group *g = &group[voxel];
+        const qnet__group parent = group[g->parent];
+        if (parent.parent != g->parent) {
+            g->k += parent.k;
+            g->parent = parent.parent;
+        }
+        *k += g->k;
+        voxel = g->parent;
+    }
+    return voxel;
+}
+
+/* What follows from the unreliability: edges, their order, the groups, the phase. */
+static void qnet__unwrap_join(const qnet__unwrapping *u)
+{
+    const size_t step[3] = {1, (size_t)u->n[0], (size_t)u->n[0] * (size_t)u->n[1]};
+    const size_t voxels = step[2] * (size_t)u->n[2];
+    const qnet__edge *edge;
+    size_t count = 0, at = 0;
+    for (int z = 0; z < u->n[2]; z++)
+        for (int y = 0; y < u->n[1]; y++)
+            for (int x = 0; x < u->n[0]; x++, at++) {
+                const int more[3] = {x + 1 < u->n[0], y + 1 < u->n[1], z + 1 < u->n[2]};
+                u->group[at].parent = (uint32_t)at;
+                u->group[at].k = 1;
+                if (u->mask[at] == 0) continue;
+                for (uint32_t axis = 0; axis < 3; axis++) {
+                    if (!more[axis] || u->mask[at + step[axis]] == 0) continue;
+                    const float value = u->unwrapped[at] + u->unwrapped[at + step[axis]];
+                    memcpy(&u->edge[count].value, &value, sizeof value);
+                    u->edge[count++].end = 3 * (uint32_t)at + axis;
+                }
+            }
+    edge = qnet__edges_sort(u->edge, u->spare, count);
+    for (size_t i = 0; i < count; i++) {
+        const uint32_t a = edge[i].end / 3, b = a + (uint32_t)step[edge[i].end % 3];
+        const float d = u->phase[a] - u->phase[b], pi = (float)QNET__PI;
+        int32_t ka, kb, k = d > pi ? 1 : d < -pi ? -1 : 0; /* of b against a */
+        const uint32_t root_a = qnet__group_root(u->group, a, &ka);
+        const uint32_t root_b = qnet__group_root(u->group, b, &kb);
+        qnet__group *to = &u->group[root_a], *from = &u->group[root_b];
+        if (root_a == root_b) continue;
+        k += ka - kb; /* of root b against root a */
+        if (from->k > to->k) {
+            qnet__group *swap = to;
+            to = from;
+            from = swap;
+            k = -k;
+        }
+        to->k += from->k;
+        from->parent = to == &u->group[root_a] ? root_a : root_b;
+        from->k = k;
+    }
+    for (at = 0; at < voxels; at++) {
+        int32_t k;
+        if (u->mask[at] == 0) continue;
+        qnet__group_root(u->group, (uint32_t)at, &k);
+        u->unwrapped[at] = (float)((double)u->phase[at] + 2 * QNET__PI * k);
+    }
+}
+
+/* All of it by the caller's thread, with memory by qnet__unwrap_take: for several at a time, as
+   tasks. */
+QNET__HELPER void qnet__unwrap(qnet__unwrapping *u)
+{
+    for (int z = 0; z < u->n[2]; z++) qnet__unreliability_task(u, (size_t)z, 0);
+    qnet__unwrap_join(u);
+}
+
+#define QNET__PHASE_SPAN 6.29 /* 2 pi, and what rounding to a file's integers adds */
+
+/* Refuses a phase that was checked as a volume, but has an interval of more than 2 pi in the mask;
+   *inside: the mask's voxels. */
+static qnet_status qnet__check_phase(qnet_context *ctx, const qnet_volume *phase, const char *name,
+                                     const qnet_volume *mask, size_t *inside)
+{
+    const size_t voxels = qnet__voxel_count(phase->nx, phase->ny, phase->nz);
+    float low = INFINITY, high = -INFINITY;
+    *inside = 0;
+    for (size_t i = 0; i < voxels; i++) {
+        if (mask->voxels[i] == 0) continue;
+        low = fminf(low, phase->voxels[i]);
+        high = fmaxf(high, phase->voxels[i]);
+        ++*inside;
+    }
+    if ((double)high - (double)low > QNET__PHASE_SPAN)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: from %g to %g in the mask, expected radians "
+                          "in an interval of 2 pi, such as -3.1416 to 3.1416", name, (double)low,
+                          (double)high);
+    if (voxels > UINT32_MAX / 3)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f voxels, expected %.0f at most", name,
+                          (double)voxels, (double)(UINT32_MAX / 3));
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *phase,
+                                       const qnet_volume *mask, qnet_volume **unwrapped)
+{
+    static const char name[] = "qnet_phase_unwrap: phase";
+    qnet__arena arena = {NULL, 0};
+    qnet__unwrapping u;
+    qnet_volume *out = NULL;
+    size_t inside, bytes;
+    qnet_status status;
+    if (ctx == NULL || unwrapped == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_phase_unwrap: context or unwrapped is "
+                          "NULL");
+    QNET__TRY(qnet__check_volume(ctx, phase, name, NULL, NULL));
+    QNET__TRY(qnet__check_mask(ctx, mask, "qnet_phase_unwrap: mask", phase, name));
+    QNET__TRY(qnet__check_phase(ctx, phase, name, mask, &inside));
+    QNET__TRY(qnet__volume_like(ctx, phase, &out));
+    u.phase = phase->voxels, u.mask = mask->voxels, u.unwrapped = out->voxels;
+    u.n[0] = phase->nx, u.n[1] = phase->ny, u.n[2] = phase->nz;
+    qnet__unwrap_take(&u, inside, &arena);
+    status = qnet__arena_alloc(ctx, &arena, &bytes, "unwrapping a phase");
+    if (status != QNET_OK) {
+        qnet_volume_destroy(out);
+        return status;
+    }
+    qnet__unwrap_take(&u, inside, &arena);
+    qnet__parallel(ctx, (size_t)phase->nz, qnet__unreliability_task, &u);
+    qnet__unwrap_join(&u);
+    qnet__free(ctx, arena.base, bytes);
+    *unwrapped = out;
+    return QNET_OK;
+}
 
 /* ============================================================================================
    >>susceptibility: the field of a susceptibility map, and the way back. With b the unit vector of
