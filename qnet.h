@@ -14691,7 +14691,8 @@ QNET_API int qnet_fft_good_size(int n)
    a small sphere in the brain, moves until it lies on the brain's border. All lengths are in mm
    along the volume's axes, so that voxels need not be cubes.
 
-       t2, t98   2 % and 98 % of the voxels are below; t = t2 + .1 (t98 - t2) parts head and air
+       t2, t98   2 % and 98 % of the voxels are below, but t2 <= .1 t98: a volume that lies within
+                 the brain shows no air; t = t2 + .1 (t98 - t2) parts head and air
        centre    of gravity of the voxels with I > t, weights min(I - t2, t98 - t2)
        radius    of a ball of the volume of these voxels; half of it that of the first sphere
        tm        median of the I with t2 < I < t98 in that ball
@@ -15030,6 +15031,7 @@ static qnet_status qnet__bet_head(qnet_context *ctx, qnet__bet *b, const char *n
     memcpy(value, image->voxels, voxels * sizeof *value);
     b->t2 = (double)qnet__kth(value, voxels, voxels / 50);
     b->t98 = (double)qnet__kth(value, voxels, voxels - 1 - voxels / 50);
+    if (b->t98 > b->t2) b->t2 = fmin(b->t2, 0.1 * b->t98);
     if (!(b->t98 > b->t2))
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: nearly all voxels are %g, expected an image "
                           "of a head", name, b->t2);
