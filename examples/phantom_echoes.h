@@ -55,13 +55,15 @@ typedef struct phantom_spin {
 /* Air in the head: below the frontal lobes, and an ear on either side; mm in the scanner. */
 static inline int phantom_is_cavity(const double world[3])
 {
-    const double front[3] = {world[0], world[1] - 58, world[2] + 34}, wide[3] = {16, 14, 12};
-    const double ear[3] = {fabs(world[0]) - 62, world[1] + 25, world[2] + 36}, small[3] = {10, 12, 10};
-    return phantom_depth(front, wide) > 0 || phantom_depth(ear, small) > 0;
+    const double front[3] = {world[0], world[1] - 58, world[2] + 34}, front_radius[3] = {16, 14, 12};
+    const double ear[3] = {fabs(world[0]) - 62, world[1] + 25, world[2] + 36};
+    const double ear_radius[3] = {10, 12, 10};
+    return phantom_depth(front, front_radius) > 0 || phantom_depth(ear, ear_radius) > 0;
 }
 
-/* Tissue outside of the brain by its distance from the outline: water, skull and scalp. The
-   susceptibilities are relative to air, .36 ppm: water -9.05 - .36, bone 2.1 below it, fat .6 above. */
+/* Tissue outside of the brain by its distance from the outline: water, skull and scalp. Their
+   susceptibilities are relative to air, .36 ppm: water -9.05 - .36, bone 2.1 below it, fat .6
+   above. */
 static inline void phantom_around(const phantom_voxel *v, const double world[3], phantom_spin *spin)
 {
     static const float layer[3][5] = { /* down to, chi, R2*, T1, M0 */
@@ -380,11 +382,36 @@ static inline qnet_status phantom_write_echoes(qnet_context *ctx, const phantom_
     return status;
 }
 
-/* phantom_write, of echoes; derivatives/phantom gets the true labels. */
+/* derivatives/TOOL/dseg.tsv: the names of the labels. */
+static inline qnet_status phantom_write_names(qnet_context *ctx, const phantom_config *config,
+                                              const char *folder)
+{
+    qnet_buffer text;
+    qnet_status status;
+    char path[1024];
+    int k;
+    memset(&text, 0, sizeof text);
+    status = qnet_buffer_printf(ctx, &text, "index\tname\n");
+    for (k = 0; k < PHANTOM_WHITE && status == QNET_OK; k++) {
+        status = qnet_buffer_printf(ctx, &text, "%d\t%s\n", k + 1, phantom_tissues[k].name);
+    }
+    if (status == QNET_OK) {
+        status = qnet_buffer_printf(ctx, &text, "8\twhite_matter\n9\tcortex_and_csf\n");
+    }
+    if (status == QNET_OK) {
+        snprintf(path, sizeof path, "%.900s/derivatives/%.40s/dseg.tsv", folder, config->tool);
+        status = qnet_file_replace(ctx, path, text.bytes, text.size);
+    }
+    qnet_buffer_free(ctx, &text);
+    return status;
+}
+
+/* phantom_write, of echoes; derivatives/TOOL gets the true labels. */
 static inline qnet_status phantom_echoes_write(qnet_context *ctx, const phantom_config *config,
                                                const char *folder)
 {
-    return phantom_write_by(ctx, phantom_write_echoes, config, folder);
+    const qnet_status status = phantom_write_by(ctx, phantom_write_echoes, config, folder);
+    return status == QNET_OK ? phantom_write_names(ctx, config, folder) : status;
 }
 
 #endif /* QNET_NO_STDIO */
