@@ -45,7 +45,7 @@ TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 # Those that call public functions only share one compiled header.
 LINKED := $(patsubst %,$(BUILD)/tests/test_%,audit cam delong paper parity scan trace)
 # The networks once more in double precision, where gradients agree to 1e-7, and the plain loops of the reference alone.
-DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity)
+DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity fft susceptibility)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
 COMMA := ,
 FAULTS := $(patsubst tests/faults/%.c,$(BUILD)/tests/faults_%,$(wildcard tests/faults/*.c))
@@ -66,7 +66,7 @@ CORPORA := $(FUZZ:%=$(BUILD)/tests/fuzz_%)
 
 all: examples $(BUILD)/qnet_weights
 
-examples: $(filter-out $(BUILD)/openblas,$(PROGRAMS)) $(if $(HAVE_CXX),$(BUILD)/cpp_program)
+examples: $(filter-out $(BUILD)/openblas $(BUILD)/fftw,$(PROGRAMS)) $(if $(HAVE_CXX),$(BUILD)/cpp_program)
 
 # The header is compiled once for all of them: QNET_IMPLEMENTATION_DONE says that another file holds the
 # implementation. Each also compiles alone: cc -I. examples/lstm_cell.c -lm
@@ -98,6 +98,7 @@ $(BUILD)/qnet_weights: weights_tools/qnet_weights.c weights_tools/pth.h $(BUILD)
 
 EXTRA_own_threads = -pthread
 EXTRA_openblas = -lopenblas
+EXTRA_fftw = -lfftw3f
 
 # In double: an implementation of its own.
 $(BUILD)/gradcheck: examples/gradcheck.c tests/reference.h qnet.h
@@ -240,7 +241,7 @@ $(FOREIGN): test-%:
 # ---- Comparison with other software ---------------------------------------------------------------
 
 # Our side: programs that tests/parity/parity_*.py run. The networks in both precisions.
-PARITY = $(addprefix $(BUILD)/parity/,nets_float nets_double data weights_probe) \
+PARITY = $(addprefix $(BUILD)/parity/,nets_float nets_double data weights_probe maps_float maps_double) \
     $(addprefix $(BUILD)/,qnet_weights crossval make_phantom)
 
 # Virtual environments: $(BUILD)/venv, and $(BUILD)/oracles for packages that need an old NumPy.

@@ -491,8 +491,8 @@ typedef struct qnet_hooks {
 
 /* Makes a context. hooks may be NULL; the struct is copied. Destroy what was made with the
    context before the context itself. Refused, without a sentence as there is no context to hold
-   it: threads below 0 or above 4096, half an allocator or parallel hook, and kernels (cpu, or
-   QNET_CPU_CHOICE) that this machine or build has not. */
+   it: threads below 0 or above 4096, half an allocator, parallel or FFT hook, and kernels (cpu,
+   or QNET_CPU_CHOICE) that this machine or build has not. */
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out);
 QNET_API void qnet_context_destroy(qnet_context *ctx);
 
@@ -2435,7 +2435,8 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     if (cpu == QNET_CPU_AUTO || (h.allocator.alloc == NULL) != (h.allocator.free == NULL) ||
         h.threads < 0 || h.threads > 4096 ||
         (own_threads && (h.parallel.workers < 1 || h.parallel.workers > 4096)) ||
-        (h.parallel.run == NULL && h.parallel.workers != 0 /* `threads` was meant */))
+        (h.parallel.run == NULL && h.parallel.workers != 0 /* `threads` was meant */) ||
+        (h.fft.forward == NULL) != (h.fft.inverse == NULL))
         return QNET_ERROR_ARGUMENT;
     if (h.allocator.alloc == NULL) {
         h.allocator.alloc = qnet__default_alloc;
@@ -2595,8 +2596,9 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
     if (ctx != NULL && ctx->hooks.parallel.run != qnet__default_run) threads = "caller's threads";
     if (ctx == NULL) snprintf(text, size, "%s, %s", build, threads);
     else
-        snprintf(text, size, "%s, %s, %s%s, %lu worker%s", build, threads, qnet_cpu_name(ctx->cpu),
-                 ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "", (unsigned long)workers,
+        snprintf(text, size, "%s, %s, %s%s%s, %lu worker%s", build, threads,
+                 qnet_cpu_name(ctx->cpu), ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "",
+                 ctx->hooks.fft.forward != NULL ? ", FFT" : "", (unsigned long)workers,
                  workers == 1 ? "" : "s");
 }
 
@@ -4216,6 +4218,7 @@ typedef struct qnet__lstm_row {
 /* ---- What Fourier transforms take ------------------------------------------------------------ */
 
 #define QNET__FFT_STAGES 31 /* a length is an int */
+#define QNET__FFT_CHAIN 16  /* products of a large radix that are added one by one */
 
 /* A line of n = radix[0] radix[1] ... points; see >>fft. */
 typedef struct qnet__fft_line {
@@ -6037,17 +6040,23 @@ QNET__INLINE void qnet__fft_any(qnet_real *x, size_t step, const qnet_real *w,
     qnet__lanes_store(x, sum[0]);
     qnet__lanes_store(x + QNET__LANES, sum[1]);
     for (size_t q = 1; q <= p / 2; q++) {
-        qnet__lanes even[2], odd[2];
+        qnet__lanes even[2], odd[2], part[4];
         even[0] = re, even[1] = im;
         odd[0] = odd[1] = qnet__lanes_zero();
-        for (size_t j = 1, at = q; j <= p / 2; j++, at += q, at -= at < p ? 0 : p) {
-            const qnet__lanes c = qnet__lanes_all(circle[2 * at]);
-            const qnet__lanes s = qnet__lanes_all(circle[2 * at + 1]);
-            const qnet_real *from = ab + 4 * (j - 1) * QNET__LANES;
-            even[0] = qnet__lanes_fma(qnet__lanes_load(from), c, even[0]);
-            even[1] = qnet__lanes_fma(qnet__lanes_load(from + QNET__LANES), c, even[1]);
-            odd[0] = qnet__lanes_fma(qnet__lanes_load(from + 3 * QNET__LANES), s, odd[0]);
-            odd[1] = qnet__lanes_fma(qnet__lanes_load(from + 2 * QNET__LANES), s, odd[1]);
+        for (size_t j = 1, at = q, end; j <= p / 2;) {
+            part[0] = part[1] = part[2] = part[3] = qnet__lanes_zero();
+            for (end = qnet__min_size(j + QNET__FFT_CHAIN, p / 2 + 1); j < end; j++) {
+                const qnet__lanes c = qnet__lanes_all(circle[2 * at]);
+                const qnet__lanes s = qnet__lanes_all(circle[2 * at + 1]);
+                const qnet_real *from = ab + 4 * (j - 1) * QNET__LANES;
+                part[0] = qnet__lanes_fma(qnet__lanes_load(from), c, part[0]);
+                part[1] = qnet__lanes_fma(qnet__lanes_load(from + QNET__LANES), c, part[1]);
+                part[2] = qnet__lanes_fma(qnet__lanes_load(from + 3 * QNET__LANES), s, part[2]);
+                part[3] = qnet__lanes_fma(qnet__lanes_load(from + 2 * QNET__LANES), s, part[3]);
+                at += q;
+                at -= at < p ? 0 : p;
+            }
+            even[0] += part[0], even[1] += part[1], odd[0] += part[2], odd[1] += part[3];
         }
         qnet__lanes_store(x + q * step, even[0] + odd[0]);
         qnet__lanes_store(x + q * step + QNET__LANES, even[1] - odd[1]);
@@ -14982,20 +14991,25 @@ static void qnet__bet_task(void *arg, size_t chunk, size_t worker)
     }
 }
 
-/* All steps from the first sphere; the surface is in mesh->at[from] then. */
-static void qnet__bet_run(qnet_context *ctx, qnet__bet *b, int pass)
+/* The first sphere. */
+static void qnet__bet_start(qnet__bet *b)
 {
-    const double most = pow(10, pass + 1);
     b->from = 0;
     for (int v = 0; v < QNET__MESH_VERTICES; v++)
         for (int i = 0; i < 3; i++)
             b->mesh->at[0][v][i] = b->center[i] + b->radius / 2 * b->mesh->start[v][i];
-    for (int step = 0; step < QNET__BET_STEPS; step++, b->from = 1 - b->from) {
-        const double left = 1 - (double)step / QNET__BET_STEPS; /* in the last quarter it fades */
-        if (step % 50 == 0) b->edge = qnet__mesh_edge(b->mesh, b->mesh->at[b->from]);
-        b->smoothing = pass == 0 ? 1 : left < 0.25 ? 1 + 4 * left * (most - 1) : most;
-        qnet__parallel(ctx, (QNET__MESH_VERTICES - 1) / QNET__BET_CHUNK + 1, qnet__bet_task, b);
-    }
+}
+
+/* A step, from 0; the surface is in mesh->at[from] before and after. In a pass after the first one
+   the surface is smoothed ten, a hundred ... times as much where it is concave; in the last quarter
+   of the steps that fades. */
+static void qnet__bet_step(qnet_context *ctx, qnet__bet *b, int pass, int step)
+{
+    const double left = 1 - (double)step / QNET__BET_STEPS, most = pow(10, pass);
+    if (step % 50 == 0) b->edge = qnet__mesh_edge(b->mesh, b->mesh->at[b->from]);
+    b->smoothing = 1 + fmin(1, 4 * left) * (most - 1);
+    qnet__parallel(ctx, (QNET__MESH_VERTICES - 1) / QNET__BET_CHUNK + 1, qnet__bet_task, b);
+    b->from = 1 - b->from;
 }
 
 /* The k-th lowest of x[count], from 0, which is put in another order: Hoare's FIND (1961). */
@@ -15189,7 +15203,8 @@ static qnet_status qnet__brain_find(qnet_context *ctx, const qnet_brain_config *
     b->bias = pow(config->threshold, 0.275);
     qnet__mesh_build(b->mesh);
     for (int pass = 0; pass < QNET__BET_PASSES; pass++) {
-        qnet__bet_run(ctx, b, pass);
+        qnet__bet_start(b);
+        for (int step = 0; step < QNET__BET_STEPS; step++) qnet__bet_step(ctx, b, pass, step);
         if (qnet__mesh_crossing(b->mesh, b->mesh->at[b->from]) <= QNET__BET_CROSSING) break;
         if (pass + 1 == QNET__BET_PASSES)
             qnet__log(ctx, QNET_LOG_WARNING, "%s: the brain's surface meets itself even with much "
@@ -15647,22 +15662,24 @@ typedef struct qnet__spectrum_job {
     double threshold, b[3];
 } qnet__spectrum_job;
 
-/* Row y of plane z of the dipole kernel. The middle of an even axis is the frequency +1/2 of x and
-   -1/2 of y and z, as in NumPy's rfftn. */
+/* Row y of plane z of the dipole kernel. The middle of an even axis is the frequencies 1/2 and -1/2
+   of a voxel: D is the mean of both, where that axis's products with the other ones cancel. So an
+   axis may be flipped. */
 static void qnet__dipole_row(const qnet__spectrum_job *job, size_t y, size_t z, qnet_real *kernel)
 {
     const qnet__kspace *k = job->k;
-    const size_t n[3] = {0, y, z};
-    double f[3] = {0, 0, 0}; /* 1/mm */
-    for (int i = 1; i < 3; i++)
-        f[i] = ((double)n[i] - (n[i] < (k->size[i] + 1) / 2 ? 0 : (double)k->size[i])) /
-               ((double)k->size[i] * k->grid->spacing[i]);
-    for (size_t x = 0; x < k->width; x++) {
-        double along, square;
-        f[0] = (double)x / ((double)k->size[0] * k->grid->spacing[0]);
-        along = f[0] * job->b[0] + f[1] * job->b[1] + f[2] * job->b[2];
-        square = f[0] * f[0] + f[1] * f[1] + f[2] * f[2];
-        kernel[x] = (qnet_real)(square > 0 ? 1. / 3 - along * along / square : 0);
+    size_t n[3] = {0, y, z};
+    for (; n[0] < k->width; n[0]++) {
+        double along = 0, middle = 0, square = 0; /* of k.b; of (k.b)^2; k^2 */
+        for (int i = 0; i < 3; i++) {
+            const size_t size = k->size[i];
+            const double signed_n = (double)n[i] - (2 * n[i] > size ? (double)size : 0);
+            const double f = signed_n / ((double)size * k->grid->spacing[i]); /* 1/mm */
+            square += f * f;
+            if (2 * n[i] == size) middle += f * f * job->b[i] * job->b[i];
+            else along += f * job->b[i];
+        }
+        kernel[n[0]] = (qnet_real)(square > 0 ? 1. / 3 - (along * along + middle) / square : 0);
     }
 }
 
@@ -16184,13 +16201,30 @@ static qnet_status qnet__fit(qnet_context *ctx, qnet__fit_job *job, qnet_task ta
     return QNET_OK;
 }
 
-/* The distance of echoes that follow each other at equal ones, else 0. Sidecars round to .01 ms. */
-static double qnet__echo_interval(int echoes, const double *echo_time)
+/* *interval: the distance of echoes that follow each other at equal ones, for ARLO, or 0 for the
+   log-linear fit; refuses what ARLO cannot take where it is asked for. Sidecars round times. */
+static qnet_status qnet__r2star_interval(qnet_context *ctx, const char *step,
+                                         qnet_r2star_method method, int echoes,
+                                         const double *echo_time, double *interval)
 {
-    const double interval = (echo_time[echoes - 1] - echo_time[0]) / (echoes - 1);
-    for (int e = 1; e < echoes; e++)
-        if (fabs(echo_time[e] - echo_time[e - 1] - interval) > 0.01 * interval) return 0;
-    return interval;
+    *interval = (echo_time[echoes - 1] - echo_time[0]) / (echoes - 1);
+    if (method == QNET_R2STAR_ARLO && echoes < 3)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ARLO needs 3 echoes or more, found %d; "
+                          "QNET_R2STAR_LOGLINEAR needs 2", step, echoes);
+    for (int e = 1; e < echoes; e++) {
+        const double distance = echo_time[e] - echo_time[e - 1];
+        if (method != QNET_R2STAR_LOGLINEAR && echoes > 2 &&
+            fabs(distance - *interval) <= 0.01 * *interval)
+            continue;
+        if (method == QNET_R2STAR_ARLO)
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ARLO needs echoes at equal distances "
+                              "to 1 %%, found %g s from echo %d to %d, %g s on average; "
+                              "QNET_R2STAR_LOGLINEAR takes any", step, distance, e, e + 1,
+                              *interval);
+        *interval = 0;
+        break;
+    }
+    return QNET_OK;
 }
 
 QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method method, int echoes,
@@ -16209,15 +16243,7 @@ QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method metho
     memset(&job, 0, sizeof job);
     job.echoes = echoes;
     job.most = 20 / echo_time[0];
-    if (method == QNET_R2STAR_ARLO && echoes < 3)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ARLO needs 3 echoes or more, found %d; "
-                          "QNET_R2STAR_LOGLINEAR needs 2", step, echoes);
-    if (method != QNET_R2STAR_LOGLINEAR && echoes >= 3)
-        job.interval = qnet__echo_interval(echoes, echo_time);
-    if (method == QNET_R2STAR_ARLO && job.interval == 0)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ARLO needs echoes at equal distances (1 "
-                          "%%), found echo times of %g, %g, ... %g s; QNET_R2STAR_LOGLINEAR takes "
-                          "any", step, echo_time[0], echo_time[1], echo_time[echoes - 1]);
+    QNET__TRY(qnet__r2star_interval(ctx, step, method, echoes, echo_time, &job.interval));
     return qnet__fit(ctx, &job, qnet__r2star_task, magnitude, NULL, echo_time, mask, out);
 }
 
@@ -16314,9 +16340,673 @@ QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, doub
 }
 
 /* ============================================================================================
-   >>maps
-   Relies on >>context.
+   >>maps: the chain from echoes to maps (paper, "Dataset"; MRI Institute's SMART names its steps).
+
+       magnitude of the 2nd echo        -> mask                  BET, or the caller's mask
+       magnitudes                       -> R2*                   ARLO or log-linear
+       phase of each echo               -> unwrapped             3DSRNCP, then made consistent
+       unwrapped / (2 pi gamma B0 TE)   -> field in ppm          of each echo; consensus mode: the
+                                                                 slope of all echoes over TE
+       field -> local field -> QSM                               SHARP; truncated division, iterated
+       QSM of echoes 2 .. 6             -> QSM                   mean weighted by (TE S)^2
+       shortest echo of the large angle -> T1W; of both angles -> T1 and M0
+
+   Volumes of all echoes are there at once as they come, and as unwrapped phases, which their maps
+   replace; scratch memory is that of as many echoes as there are workers.
+   Relies on >>context >>text >>nifti >>brain >>unwrap >>susceptibility >>relaxometry.
    ============================================================================================ */
+
+#define QNET__GAMMA 42.577478518 /* of the proton, MHz/T (CODATA 2018) */
+
+typedef struct qnet__chain {
+    qnet_context *ctx;
+    const qnet_maps_config *config;
+    const qnet_echoes *first, *second;
+    int from, to;                      /* echoes of the mean: from .. to - 1, from 0 */
+    char text[QNET__MAX_ECHOES][16];
+    const char *name[QNET__MAX_ECHOES]; /* of each echo, for sentences */
+    double time[QNET__MAX_ECHOES];     /* s */
+    double scale, shift;               /* phase in radians = scale * stored + shift */
+    qnet_volume *phase[QNET__MAX_ECHOES]; /* unwrapped, then the field, then the map */
+    qnet_maps made;
+    size_t step, steps;                /* of progress */
+    double start;
+} qnet__chain;
+
+/* ---- what is refused ------------------------------------------------------------------------- */
+
+QNET_API void qnet_maps_config_init(qnet_maps_config *config)
+{
+    memset(config, 0, sizeof *config);
+    config->mode = QNET_MAPS_PAPER;
+    qnet_brain_config_init(&config->brain);
+    config->brain_echo = 2;
+    config->first_echo = 2;
+    config->last_echo = 6;
+    qnet_susceptibility_config_init(&config->susceptibility);
+    config->r2star = QNET_R2STAR_AUTO;
+}
+
+static const qnet__setting qnet__maps_settings[] = {
+    QNET__SETTING(qnet_maps_config, 'i', brain_echo, 1, QNET__MAX_ECHOES),
+    QNET__SETTING(qnet_maps_config, 'i', first_echo, 1, QNET__MAX_ECHOES),
+    QNET__SETTING(qnet_maps_config, 'i', last_echo, 1, QNET__MAX_ECHOES),
+    QNET__SETTINGS_END
+};
+
+static qnet_status qnet__maps_check_config(qnet_context *ctx, const qnet_maps_config *c)
+{
+    QNET__TRY(qnet__settings_check(ctx, "maps", qnet__maps_settings, c));
+    QNET__TRY(qnet__settings_check(ctx, "maps: brain", qnet__brain_settings, &c->brain));
+    QNET__TRY(qnet__susceptibility_check(ctx, &c->susceptibility));
+    if (c->first_echo > c->last_echo)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "maps: first_echo %d: expected last_echo, %d, "
+                          "at most", c->first_echo, c->last_echo);
+    if ((unsigned)c->mode > QNET_MAPS_CONSENSUS || (unsigned)c->r2star > QNET_R2STAR_LOGLINEAR)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "maps: mode %d or r2star %d: expected one of "
+                          "their enumerations", (int)c->mode, (int)c->r2star);
+    return QNET_OK;
+}
+
+static void qnet__range(const qnet_volume *v, float *low, float *high)
+{
+    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
+    *low = *high = v->voxels[0];
+    for (size_t i = 1; i < count; i++) {
+        *low = v->voxels[i] < *low ? v->voxels[i] : *low;
+        *high = v->voxels[i] > *high ? v->voxels[i] : *high;
+    }
+}
+
+static qnet_status qnet__check_magnitude(qnet_context *ctx, const qnet_volume *v, const char *name,
+                                         const qnet_volume *grid, const char *grid_name)
+{
+    float low, high;
+    QNET__TRY(qnet__check_volume(ctx, v, name, grid, grid_name));
+    qnet__range(v, &low, &high);
+    if (high > 0) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the magnitude is %g to %g everywhere, expected "
+                      "numbers above 0", name, (double)low, (double)high);
+}
+
+/* The phases as a whole: their grid, and what turns them into radians. A scanner's integers use all
+   of their range, as the phase outside of the head is noise. */
+static qnet_status qnet__check_phases(qnet__chain *c)
+{
+    static const double ranges[3][2] = {{-3.145, 3.145}, {0, 4096}, {-4096, 4096}};
+    const qnet_volume *grid = c->first->echo[0].magnitude;
+    float low = INFINITY, high = -INFINITY;
+    int whole = 1, k = 0;
+    char name[300];
+    for (int e = 0; e < c->first->count; e++) {
+        const qnet_volume *v = c->first->echo[e].phase;
+        float least, most;
+        snprintf(name, sizeof name, "%.250s: phase", c->name[e]);
+        QNET__TRY(qnet__check_volume(c->ctx, v, name, grid, c->name[0]));
+        qnet__range(v, &least, &most);
+        if (least == most)
+            return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: %g everywhere", name, (double)least);
+        for (size_t i = 0; whole && i < qnet__voxel_count(v->nx, v->ny, v->nz); i++)
+            whole = v->voxels[i] == floorf(v->voxels[i]);
+        low = least < low ? least : low;
+        high = most > high ? most : high;
+    }
+    while (k < 3 && !((double)low >= ranges[k][0] && (double)high <= ranges[k][1] &&
+                      (k == 0 || (whole && (double)high - (double)low >
+                                               0.9 * (ranges[k][1] - ranges[k][0])))))
+        k++;
+    if (k == 3)
+        return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: the phases are %s%g to %g, expected "
+                          "radians within +-pi, or a scanner's whole numbers over -4096 to 4095 or "
+                          "0 to 4095", c->name[0], whole ? "whole numbers, " : "", (double)low,
+                          (double)high);
+    c->scale = k == 0 ? 1 : 2 * QNET__PI / (ranges[k][1] - ranges[k][0]);
+    c->shift = k == 1 ? -QNET__PI : 0;
+    if (k > 0)
+        qnet__log(c->ctx, QNET_LOG_INFO, "%s: phases of %g to %g are scaled to +-pi", c->name[0],
+                  (double)low, (double)high);
+    return QNET_OK;
+}
+
+/* One flip angle's magnitude that T1 takes. */
+static qnet_status qnet__check_second(qnet__chain *c)
+{
+    const qnet_echoes *a = c->first, *b = c->second;
+    const char *name = b->count > 0 && b->echo != NULL && b->echo[0].name != NULL
+                           ? b->echo[0].name : "second, echo 1";
+    if (b->count < 1 || b->echo == NULL)
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: the second flip angle has no echo",
+                          name);
+    QNET__TRY(qnet__check_magnitude(c->ctx, b->echo[0].magnitude, name, a->echo[0].magnitude,
+                                    c->name[0]));
+    QNET__TRY(qnet__check_echo_time(c->ctx, name, b->echo[0].echo_time, 0));
+    if (!(fabs(a->echo[0].echo_time - b->echo[0].echo_time) <= 0.01 * a->echo[0].echo_time))
+        return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: echo time of %g s, expected %g as in %s: "
+                          "T1 needs the same decay at both angles", name, b->echo[0].echo_time,
+                          a->echo[0].echo_time, c->name[0]);
+    if (!(a->flip_angle > 0 && b->flip_angle > 0 && a->flip_angle <= 90 && b->flip_angle <= 90 &&
+          a->flip_angle != b->flip_angle))
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: flip angles of %g and %g degrees, "
+                          "expected two different ones above 0, 90 at most", name, a->flip_angle,
+                          b->flip_angle);
+    if (!(a->repetition_time > 0 && a->repetition_time <= 10 &&
+          fabs(a->repetition_time - b->repetition_time) <= 0.01 * a->repetition_time))
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: repetition times of %g and %g, "
+                          "expected the same at both flip angles, in seconds, 10 at most", name,
+                          a->repetition_time, b->repetition_time);
+    return QNET_OK;
+}
+
+/* All that is known to fail, before any work is done. */
+static qnet_status qnet__chain_check(qnet__chain *c, const qnet_volume *mask)
+{
+    const qnet_echoes *in = c->first;
+    double interval;
+    int phases = 0;
+    QNET__TRY(qnet__maps_check_config(c->ctx, c->config));
+    if (in->echo == NULL || in->count < 2 || in->count > QNET__MAX_ECHOES)
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "maps: %d echo%s, expected 2 to %d",
+                          in->count, in->count == 1 ? " only" : "es", QNET__MAX_ECHOES);
+    for (int e = 0; e < in->count; e++) {
+        const qnet_echo *echo = &in->echo[e];
+        snprintf(c->text[e], sizeof c->text[e], "echo %d", e + 1);
+        c->name[e] = echo->name != NULL ? echo->name : c->text[e];
+        QNET__TRY(qnet__check_echo_time(c->ctx, c->name[e], echo->echo_time,
+                                        e > 0 ? in->echo[e - 1].echo_time : 0));
+        QNET__TRY(qnet__check_magnitude(c->ctx, echo->magnitude, c->name[e],
+                                        e > 0 ? in->echo[0].magnitude : NULL, c->name[0]));
+        c->time[e] = echo->echo_time;
+        phases += echo->phase != NULL;
+    }
+    if (mask != NULL)
+        QNET__TRY(qnet__check_mask(c->ctx, mask, "mask", in->echo[0].magnitude, c->name[0]));
+    if (c->second != NULL) QNET__TRY(qnet__check_second(c));
+    QNET__TRY(qnet__r2star_interval(c->ctx, "maps", c->config->r2star, in->count, c->time,
+                                    &interval));
+    if (phases == 0) return QNET_OK;
+    for (int e = 0; e < in->count; e++)
+        if (in->echo[e].phase == NULL)
+            return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: the phase is missing, %d of %d "
+                              "echoes have one", c->name[e], phases, in->count);
+    if (!(in->field_strength >= 0.01 && in->field_strength <= 30))
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: field strength of %g T, expected 0.01 "
+                          "to 30", c->name[0], in->field_strength);
+    if (in->phase_sign != 1 && in->phase_sign != -1)
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: phase_sign %d, expected 1 (Siemens, "
+                          "Philips) or -1 (GE)", c->name[0], in->phase_sign);
+    QNET__TRY(qnet__check_phases(c));
+    c->to = qnet__min_int(c->config->last_echo, in->count);
+    c->from = qnet__min_int(c->config->first_echo, c->to) - 1;
+    return QNET_OK;
+}
+
+/* Reports that a step is done: what of it is worth a line, such as "unwrap" of "echo 2". */
+static qnet_status qnet__chain_report(qnet__chain *c, const char *task, const char *where)
+{
+    const double seconds = qnet__seconds(c->ctx) - c->start, done = (double)++c->step;
+    const double steps = (double)c->steps;
+    const qnet_progress_info info = {
+        task, where, 0, 0, c->step, c->steps, (double)NAN, 0, seconds > 0 ? done / seconds : 0,
+        seconds * (steps - done) / done, done / steps};
+    if (qnet__report(c->ctx, &info) == 0) return QNET_OK;
+    return qnet__fail(c->ctx, QNET_STOPPED, "maps: stopped by the caller after %s%s%s", task,
+                      where[0] ? " of " : "", where);
+}
+
+/* ---- unwrapped phases that are consistent ------------------------------------------------------
+
+   Each echo is unwrapped alone, and so but for one multiple of 2 pi per component of the mask. At
+   the rim, where signal is lost, some voxels and small regions are off by others, which SHARP
+   would spread by its radius: the later the echo, the more. But the phase of a voxel is a line
+   over TE, p0 + w TE, and the offset p0 (of coils and pulses) varies slowly. So
+
+       components   of the first echo: the median of the phase within +-pi; of the second one: that
+                    of its distance to the first one's phase scaled by TE
+       offset       p0(x): the polynomial of second order in space nearest to what both echoes
+                    have at TE 0, weighted by the squared magnitude
+       voxels       of echo e > 1: 2 pi n from where the line through p0 and echo e - 1 is:
+                    n = round((p0 + (phase[e-1] - p0) TE[e] / TE[e-1] - phase[e]) / (2 pi)) */
+
+typedef struct qnet__unwrap_round {
+    const qnet__chain *chain;
+    int first; /* echo of task 0 */
+    qnet__unwrapping work[QNET__MAX_ECHOES];
+    float *scaled[QNET__MAX_ECHOES]; /* phase in radians; NULL: as it came */
+} qnet__unwrap_round;
+
+static void qnet__unwrap_echo_task(void *arg, size_t i, size_t worker)
+{
+    qnet__unwrap_round *round = (qnet__unwrap_round *)arg;
+    const qnet__chain *c = round->chain;
+    const size_t e = (size_t)round->first + i;
+    const qnet_volume *phase = c->first->echo[e].phase;
+    qnet__unwrapping *u = &round->work[i];
+    QNET__UNUSED(worker);
+    u->phase = phase->voxels;
+    u->unwrapped = c->phase[e]->voxels;
+    if (round->scaled[i] != NULL) {
+        for (size_t k = 0; k < qnet__voxel_count(phase->nx, phase->ny, phase->nz); k++)
+            round->scaled[i][k] = (float)(c->scale * (double)phase->voxels[k] + c->shift);
+        u->phase = round->scaled[i];
+    }
+    qnet__unwrap(u);
+}
+
+/* The scratch of as many echoes as are unwrapped at a time. */
+static void qnet__unwrap_round_take(qnet__unwrap_round *round, int slots, size_t inside,
+                                    qnet__arena *arena)
+{
+    const qnet_volume *mask = round->chain->made.mask;
+    const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    for (int i = 0; i < slots; i++) {
+        qnet__unwrapping *u = &round->work[i];
+        u->mask = mask->voxels;
+        u->n[0] = mask->nx, u->n[1] = mask->ny, u->n[2] = mask->nz;
+        qnet__unwrap_take(u, inside, arena);
+        round->scaled[i] = round->chain->scale == 1 ? NULL
+                               : (float *)qnet__take(arena, count, sizeof(float));
+    }
+}
+
+/* phase[0 .. echoes): as many at a time as there are workers. */
+static qnet_status qnet__chain_unwrap(qnet__chain *c, int echoes)
+{
+    const qnet_volume *mask = c->made.mask;
+    const int slots = (int)qnet__min_size(qnet__workers(c->ctx), (size_t)echoes);
+    qnet__unwrap_round round;
+    qnet__arena arena = {NULL, 0};
+    size_t inside = 0, bytes;
+    qnet_status status;
+    memset(&round, 0, sizeof round);
+    round.chain = c;
+    for (int e = 0; e < echoes; e++) QNET__TRY(qnet__volume_like(c->ctx, mask, &c->phase[e]));
+    for (size_t i = 0; i < qnet__voxel_count(mask->nx, mask->ny, mask->nz); i++)
+        inside += mask->voxels[i] != 0;
+    qnet__unwrap_round_take(&round, slots, inside, &arena);
+    QNET__TRY(qnet__arena_alloc(c->ctx, &arena, &bytes, "unwrapping phases"));
+    qnet__unwrap_round_take(&round, slots, inside, &arena);
+    status = QNET_OK;
+    for (int e = 0; e < echoes && status == QNET_OK; e++) {
+        if (e % slots == 0) {
+            round.first = e;
+            qnet__parallel(c->ctx, (size_t)qnet__min_int(slots, echoes - e),
+                           qnet__unwrap_echo_task, &round);
+        }
+        status = qnet__chain_report(c, "unwrap", c->name[e]);
+    }
+    qnet__free(c->ctx, arena.base, bytes);
+    return status;
+}
+
+#define QNET__TURNS 64 /* the most 2 pi that a component is looked for off */
+
+/* Shifts phase, at the `size` voxels of list, by the 2 pi n that is the median of
+   (phase - ratio before) / (2 pi), rounded; before NULL: 0. */
+static void qnet__shift_component(float *phase, const float *before, double ratio,
+                                  const uint32_t *list, size_t size)
+{
+    size_t histogram[2 * QNET__TURNS + 1], below = 0;
+    int n = -QNET__TURNS;
+    memset(histogram, 0, sizeof histogram);
+    for (size_t i = 0; i < size; i++) {
+        const double expected = before != NULL ? ratio * (double)before[list[i]] : 0;
+        const double turns = rint(((double)phase[list[i]] - expected) / (2 * QNET__PI));
+        histogram[(int)fmax(-QNET__TURNS, fmin(turns, QNET__TURNS)) + QNET__TURNS]++;
+    }
+    while ((below += histogram[n + QNET__TURNS]) * 2 < size) n++;
+    for (size_t i = 0; i < size && n != 0; i++)
+        phase[list[i]] = (float)((double)phase[list[i]] - 2 * QNET__PI * n);
+}
+
+static qnet_status qnet__align_components(qnet__chain *c)
+{
+    const qnet_volume *mask = c->made.mask;
+    const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    const double ratio = c->time[1] / c->time[0];
+    qnet_volume *left = NULL;
+    uint32_t *list = (uint32_t *)qnet__alloc(c->ctx, count * sizeof *list);
+    if (list == NULL) return qnet__no_memory(c->ctx, count * sizeof *list, "a mask's components");
+    const qnet_status status = qnet__volume_like(c->ctx, mask, &left);
+    if (status == QNET_OK) memcpy(left->voxels, mask->voxels, count * sizeof(float));
+    for (size_t i = 0; i < count && status == QNET_OK; i++) {
+        if (left->voxels[i] != 1) continue;
+        const size_t size = qnet__flood(left, i, 1, 0, list);
+        qnet__shift_component(c->phase[0]->voxels, NULL, 0, list, size);
+        qnet__shift_component(c->phase[1]->voxels, c->phase[0]->voxels, ratio, list, size);
+    }
+    qnet_volume_destroy(left);
+    qnet__free(c->ctx, list, count * sizeof *list);
+    return status;
+}
+
+#define QNET__OFFSET_TERMS 10 /* 1, x, y, z, xx, xy, xz, yy, yz, zz, each axis over -1 .. 1 */
+
+static void qnet__offset_terms(const qnet_volume *v, int x, int y, int z,
+                               double term[QNET__OFFSET_TERMS])
+{
+    const double at[4] = {1, 2.0 * x / qnet__max_int(v->nx - 1, 1) - 1,
+                          2.0 * y / qnet__max_int(v->ny - 1, 1) - 1,
+                          2.0 * z / qnet__max_int(v->nz - 1, 1) - 1};
+    for (int i = 0, k = 0; i < 4; i++)
+        for (int j = i; j < 4; j++) term[k++] = at[i] * at[j];
+}
+
+/* Solves a x = b, a symmetric and positive definite, by Cholesky's a = l l^T; x takes b's place.
+   What a volume of one slice leaves open is held near 0 by a little more on the diagonal. */
+static void qnet__solve_offset(double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS],
+                               double b[QNET__OFFSET_TERMS])
+{
+    enum { N = QNET__OFFSET_TERMS };
+    for (int i = 0; i < N; i++) a[i][i] += 1e-9 * a[0][0];
+    for (int j = 0; j < N; j++) {
+        for (int k = 0; k < j; k++) a[j][j] -= a[j][k] * a[j][k];
+        a[j][j] = sqrt(fmax(a[j][j], DBL_MIN));
+        for (int i = j + 1; i < N; i++) {
+            for (int k = 0; k < j; k++) a[i][j] -= a[i][k] * a[j][k];
+            a[i][j] /= a[j][j];
+        }
+    }
+    for (int i = 0; i < N; i++) {
+        for (int k = 0; k < i; k++) b[i] -= a[i][k] * b[k];
+        b[i] /= a[i][i];
+    }
+    for (int i = N - 1; i >= 0; i--) {
+        for (int k = i + 1; k < N; k++) b[i] -= a[k][i] * b[k];
+        b[i] /= a[i][i];
+    }
+}
+
+typedef struct qnet__align_job {
+    const qnet__chain *chain;
+    int echoes;
+    double offset[QNET__OFFSET_TERMS]; /* of the polynomial p0 */
+    double (*sums)[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS + 1]; /* [nz]: sum w t t^T, sum w t p0 */
+} qnet__align_job;
+
+/* The sums of slice z for the polynomial. */
+static void qnet__offset_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__align_job *job = (const qnet__align_job *)arg;
+    const qnet__chain *c = job->chain;
+    const qnet_volume *mask = c->made.mask;
+    const float *first = c->phase[0]->voxels, *next = c->phase[1]->voxels;
+    const float *magnitude = c->first->echo[0].magnitude->voxels;
+    const double back = c->time[0] / (c->time[1] - c->time[0]);
+    double (*sum)[QNET__OFFSET_TERMS + 1] = job->sums[z], term[QNET__OFFSET_TERMS];
+    QNET__UNUSED(worker);
+    memset(sum, 0, sizeof job->sums[z]);
+    for (int y = 0; y < mask->ny; y++)
+        for (int x = 0; x < mask->nx; x++) {
+            const size_t i = qnet__voxel_at(mask, x, y, (int)z);
+            if (mask->voxels[i] == 0) continue;
+            const double w = (double)magnitude[i] * (double)magnitude[i];
+            const double p0 = (double)first[i] - back * ((double)next[i] - (double)first[i]);
+            qnet__offset_terms(mask, x, y, (int)z, term);
+            for (int j = 0; j < QNET__OFFSET_TERMS; j++) {
+                for (int k = 0; k <= j; k++) sum[j][k] += w * term[j] * term[k];
+                sum[j][QNET__OFFSET_TERMS] += w * term[j] * p0;
+            }
+        }
+}
+
+static void qnet__align_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__align_job *job = (const qnet__align_job *)arg;
+    const qnet__chain *c = job->chain;
+    const qnet_volume *mask = c->made.mask;
+    double term[QNET__OFFSET_TERMS];
+    QNET__UNUSED(worker);
+    for (int y = 0; y < mask->ny; y++)
+        for (int x = 0; x < mask->nx; x++) {
+            const size_t i = qnet__voxel_at(mask, x, y, (int)z);
+            double p0 = 0, p = (double)c->phase[0]->voxels[i];
+            if (mask->voxels[i] == 0) continue;
+            qnet__offset_terms(mask, x, y, (int)z, term);
+            for (int k = 0; k < QNET__OFFSET_TERMS; k++) p0 += job->offset[k] * term[k];
+            for (int e = 1; e < job->echoes; e++) {
+                float *at = c->phase[e]->voxels + i;
+                const double line = p0 + (p - p0) * c->time[e] / c->time[e - 1];
+                p = (double)*at + 2 * QNET__PI * rint((line - (double)*at) / (2 * QNET__PI));
+                *at = (float)p;
+            }
+        }
+}
+
+/* Makes the unwrapped phases of the first `echoes` consistent. */
+static qnet_status qnet__chain_align(qnet__chain *c, int echoes)
+{
+    const size_t slices = (size_t)c->made.mask->nz;
+    double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS];
+    qnet__align_job job;
+    QNET__TRY(qnet__align_components(c));
+    memset(&job, 0, sizeof job);
+    memset(a, 0, sizeof a);
+    job.chain = c;
+    job.echoes = echoes;
+    void *block = qnet__alloc(c->ctx, slices * sizeof *job.sums);
+    if (block == NULL)
+        return qnet__no_memory(c->ctx, slices * sizeof *job.sums, "the phase offset");
+    job.sums = (double (*)[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS + 1])block;
+    qnet__parallel(c->ctx, slices, qnet__offset_task, &job);
+    for (size_t z = 0; z < slices; z++)
+        for (int j = 0; j < QNET__OFFSET_TERMS; j++) {
+            for (int k = 0; k <= j; k++) a[j][k] += job.sums[z][j][k];
+            job.offset[j] += job.sums[z][j][QNET__OFFSET_TERMS];
+        }
+    qnet__free(c->ctx, block, slices * sizeof *job.sums);
+    qnet__solve_offset(a, job.offset);
+    qnet__parallel(c->ctx, slices, qnet__align_task, &job);
+    return QNET_OK;
+}
+
+/* ---- from phases to susceptibility ----------------------------------------------------------- */
+
+/* field = phase in radians after `time` seconds, as ppm of the main field, in place. */
+static void qnet__to_field(const qnet__chain *c, qnet_volume *v, double time)
+{
+    const double factor = c->first->phase_sign /
+                          (2 * QNET__PI * QNET__GAMMA * c->first->field_strength * time);
+    for (size_t i = 0; i < qnet__voxel_count(v->nx, v->ny, v->nz); i++)
+        v->voxels[i] = (float)(factor * (double)v->voxels[i]);
+}
+
+/* *v, a field, becomes its susceptibility. The first one leaves the mask in which it is known. */
+static qnet_status qnet__chain_invert(qnet__chain *c, qnet_volume **v, const char *where)
+{
+    const qnet_susceptibility_config *config = &c->config->susceptibility;
+    qnet_volume *local = NULL, *eroded = NULL;
+    qnet_status status = qnet_background_remove(c->ctx, config, *v, c->made.mask, &local, &eroded);
+    qnet_volume_destroy(*v);
+    *v = NULL;
+    if (status != QNET_OK) return status;
+    if (c->made.qsm_mask == NULL) c->made.qsm_mask = eroded;
+    else qnet_volume_destroy(eroded);
+    status = qnet__chain_report(c, "background", where);
+    if (status == QNET_OK)
+        status = qnet_dipole_invert(c->ctx, config, local, c->made.qsm_mask, v);
+    qnet_volume_destroy(local);
+    if (status == QNET_OK) status = qnet__chain_report(c, "inversion", where);
+    return status;
+}
+
+static void qnet__drop_phases(qnet__chain *c, int from, int to)
+{
+    for (int e = from; e < to; e++) {
+        qnet_volume_destroy(c->phase[e]);
+        c->phase[e] = NULL;
+    }
+}
+
+/* Paper mode: a map of each echo, then their mean, which has another mean over the mask than its
+   parts. */
+static qnet_status qnet__chain_paper(qnet__chain *c)
+{
+    const int echoes = c->to - c->from;
+    const qnet_volume *map[QNET__MAX_ECHOES], *magnitude[QNET__MAX_ECHOES];
+    const qnet_volume *known;
+    double sum = 0;
+    size_t inside = 0;
+    QNET__TRY(qnet__chain_unwrap(c, c->to));
+    QNET__TRY(qnet__chain_align(c, c->to));
+    qnet__drop_phases(c, 0, c->from);
+    for (int e = c->from; e < c->to; e++) {
+        qnet__to_field(c, c->phase[e], c->time[e]);
+        QNET__TRY(qnet__chain_invert(c, &c->phase[e], c->name[e]));
+        map[e - c->from] = c->phase[e];
+        magnitude[e - c->from] = c->first->echo[e].magnitude;
+    }
+    known = c->made.qsm_mask;
+    QNET__TRY(qnet_susceptibility_average(c->ctx, echoes, map, magnitude, c->time + c->from, known,
+                                          &c->made.qsm));
+    qnet__drop_phases(c, c->from, c->to);
+    if (!c->config->susceptibility.mean_zero) return QNET_OK;
+    const size_t count = qnet__voxel_count(known->nx, known->ny, known->nz);
+    float *qsm = c->made.qsm->voxels;
+    for (size_t i = 0; i < count; i++)
+        if (known->voxels[i] != 0) sum += (double)qsm[i], inside++;
+    for (size_t i = 0; i < count; i++)
+        if (known->voxels[i] != 0) qsm[i] = (float)((double)qsm[i] - sum / (double)inside);
+    return QNET_OK;
+}
+
+/* Consensus mode: the slope of all echoes is one field, in rad/s. */
+static qnet_status qnet__chain_consensus(qnet__chain *c)
+{
+    const int echoes = c->first->count;
+    const qnet_volume *phase[QNET__MAX_ECHOES], *magnitude[QNET__MAX_ECHOES];
+    QNET__TRY(qnet__chain_unwrap(c, echoes));
+    QNET__TRY(qnet__chain_align(c, echoes));
+    for (int e = 0; e < echoes; e++) {
+        phase[e] = c->phase[e];
+        magnitude[e] = c->first->echo[e].magnitude;
+    }
+    QNET__TRY(qnet_phase_fit(c->ctx, echoes, phase, magnitude, c->time, c->made.mask,
+                             &c->made.qsm, NULL));
+    qnet__drop_phases(c, 0, echoes);
+    qnet__to_field(c, c->made.qsm, 1);
+    return qnet__chain_invert(c, &c->made.qsm, "");
+}
+
+#define QNET__SIGN_PART 0.02 /* of the voxels: iron, and veins */
+#define QNET__SIGN_BINS 1024 /* of .5 1/s */
+
+/* Iron raises R2* and susceptibility alike: where R2* is highest, susceptibility must be above the
+   mean, or the phase has the other sign. */
+static void qnet__check_sign(const qnet__chain *c)
+{
+    const qnet_volume *known = c->made.qsm_mask;
+    const float *qsm = c->made.qsm->voxels, *r2star = c->made.r2star->voxels;
+    const size_t count = qnet__voxel_count(known->nx, known->ny, known->nz);
+    size_t histogram[QNET__SIGN_BINS], inside = 0, above = 0;
+    double mean = 0, high = 0;
+    int bin = QNET__SIGN_BINS - 1;
+    memset(histogram, 0, sizeof histogram);
+    for (size_t i = 0; i < count; i++) {
+        if (known->voxels[i] == 0) continue;
+        histogram[(int)fmin(2 * (double)r2star[i], QNET__SIGN_BINS - 1)]++;
+        mean += (double)qsm[i];
+        inside++;
+    }
+    while (bin > 1 && (double)(above += histogram[bin]) < QNET__SIGN_PART * (double)inside) bin--;
+    above = 0;
+    for (size_t i = 0; i < count; i++)
+        if (known->voxels[i] != 0 && 2 * (double)r2star[i] >= bin) high += (double)qsm[i], above++;
+    if (above == 0 || high / (double)above >= mean / (double)inside) return;
+    qnet__log(c->ctx, QNET_LOG_WARNING, "%s: where R2* is above %g 1/s, susceptibility is %.3g ppm "
+              "below its mean, and not above: the phase seems to have the other sign; set "
+              "phase_sign to %d", c->name[0], bin / 2.0,
+              mean / (double)inside - high / (double)above, -c->first->phase_sign);
+}
+
+/* ---- the chain ------------------------------------------------------------------------------- */
+
+/* *out: a copy of the voxels; with `binary` 1 where they are not 0. */
+static qnet_status qnet__copy_volume(qnet_context *ctx, const qnet_volume *v, int binary,
+                                     qnet_volume **out)
+{
+    QNET__TRY(qnet__volume_like(ctx, v, out));
+    for (size_t i = 0; i < qnet__voxel_count(v->nx, v->ny, v->nz); i++)
+        (*out)->voxels[i] = binary ? (v->voxels[i] != 0) : v->voxels[i];
+    return QNET_OK;
+}
+
+static qnet_status qnet__chain_t1(qnet__chain *c)
+{
+    const qnet_echoes *low = c->first, *high = c->second;
+    if (c->second == NULL)
+        return qnet__copy_volume(c->ctx, c->first->echo[0].magnitude, 0, &c->made.t1w);
+    if (low->flip_angle > high->flip_angle) low = c->second, high = c->first;
+    QNET__TRY(qnet__copy_volume(c->ctx, high->echo[0].magnitude, 0, &c->made.t1w));
+    QNET__TRY(qnet_t1_map(c->ctx, low->echo[0].magnitude, low->flip_angle,
+                          high->echo[0].magnitude, high->flip_angle, low->repetition_time, NULL,
+                          c->made.mask, &c->made.t1, &c->made.m0));
+    return qnet__chain_report(c, "T1", "");
+}
+
+static qnet_status qnet__chain_run(qnet__chain *c, const qnet_volume *mask)
+{
+    const int echoes = c->first->count, paper = c->config->mode == QNET_MAPS_PAPER;
+    const int phases = c->first->echo[0].phase != NULL;
+    const int brain = qnet__min_int(c->config->brain_echo, echoes) - 1;
+    const qnet_volume *magnitude[QNET__MAX_ECHOES];
+    c->steps = 1 + (size_t)(mask == NULL) + (size_t)(c->second != NULL);
+    if (phases) c->steps += (size_t)(paper ? c->to + 2 * (c->to - c->from) : echoes + 2);
+    c->start = qnet__seconds(c->ctx);
+    if (mask != NULL) {
+        QNET__TRY(qnet__copy_volume(c->ctx, mask, 1, &c->made.mask));
+    } else {
+        QNET__TRY(qnet_brain_mask(c->ctx, &c->config->brain, c->first->echo[brain].magnitude,
+                                  &c->made.mask));
+        QNET__TRY(qnet__chain_report(c, "brain mask", c->name[brain]));
+    }
+    for (int e = 0; e < echoes; e++) magnitude[e] = c->first->echo[e].magnitude;
+    QNET__TRY(qnet_r2star_map(c->ctx, c->config->r2star, echoes, magnitude, c->time, c->made.mask,
+                              &c->made.r2star));
+    QNET__TRY(qnet__chain_report(c, "R2*", ""));
+    QNET__TRY(qnet__chain_t1(c));
+    if (!phases) return QNET_OK;
+    QNET__TRY(paper ? qnet__chain_paper(c) : qnet__chain_consensus(c));
+    qnet__check_sign(c);
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_maps_from_echoes(qnet_context *ctx, const qnet_maps_config *config,
+                                           const qnet_echoes *first, const qnet_echoes *second,
+                                           const qnet_volume *mask, qnet_maps **maps)
+{
+    qnet__chain c;
+    qnet_maps *out;
+    qnet_status status;
+    if (ctx == NULL || config == NULL || first == NULL || maps == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_maps_from_echoes: context, config, first "
+                          "or maps is NULL");
+    memset(&c, 0, sizeof c);
+    c.ctx = c.made.ctx = ctx;
+    c.config = config;
+    c.first = first, c.second = second;
+    QNET__TRY(qnet__chain_check(&c, mask));
+    out = (qnet_maps *)qnet__alloc(ctx, sizeof *out);
+    if (out == NULL) return qnet__no_memory(ctx, sizeof *out, "maps");
+    status = qnet__chain_run(&c, mask);
+    *out = c.made;
+    if (status == QNET_OK) *maps = out;
+    else {
+        qnet__drop_phases(&c, 0, QNET__MAX_ECHOES);
+        qnet_maps_destroy(out);
+    }
+    return status;
+}
+
+/* NULL is no error. */
+QNET_API void qnet_maps_destroy(qnet_maps *maps)
+{
+    if (maps == NULL) return;
+    qnet_volume_destroy(maps->qsm), qnet_volume_destroy(maps->r2star);
+    qnet_volume_destroy(maps->t1w), qnet_volume_destroy(maps->mask);
+    qnet_volume_destroy(maps->qsm_mask);
+    qnet_volume_destroy(maps->t1), qnet_volume_destroy(maps->m0);
+    qnet__free(maps->ctx, maps, sizeof *maps);
+}
 #endif
 
 #if QNET__HAS_NETWORKS
