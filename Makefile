@@ -43,7 +43,7 @@ export OMP_WAIT_POLICY ?= passive
 PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c)) $(BUILD)/crossval $(BUILD)/maps
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 # Those that call public functions only share one compiled header.
-LINKED := $(patsubst %,$(BUILD)/tests/test_%,audit cam delong paper parity scan trace)
+LINKED := $(patsubst %,$(BUILD)/tests/test_%,audit cam delong paper parity scan sidecar trace)
 # The networks once more in double precision, where gradients agree to 1e-7, and the plain loops of the reference alone.
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity fft susceptibility)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)

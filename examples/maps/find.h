@@ -298,6 +298,9 @@ static qnet_status find_place(bids *b, const char *name, session *s)
 /* Each echo of an acquisition has both images. */
 static qnet_status check_complete(bids *b, const session *s, const acquisition *a)
 {
+    if (a->count == 1 && a->echo[0].magnitude[0])
+        return bids_fail(b, QNET_ERROR_DATA, "%s: is the only echo, expected two or more",
+                         a->echo[0].magnitude);
     for (int e = 0; e < a->count; e++) {
         const echo_file *f = &a->echo[e];
         if (!f->magnitude[0] && !f->phase[0])
@@ -447,8 +450,9 @@ static qnet_status list_all(bids *b, const char *subject, const char *chosen, qn
             status = list_sessions(b, name, chosen, list);
     qnet_buffer_free(b->ctx, &names);
     if (status != QNET_OK || list->size > 0) return status;
-    return bids_fail(b, QNET_ERROR_NOT_FOUND, "%s: no folder %s%s%s%s", b->folder,
-                     subject ? subject : "sub-*", chosen ? "/" : "", chosen ? chosen : "",
+    return bids_fail(b, QNET_ERROR_NOT_FOUND, "%s: no folder sub-%s%s%s%s", b->folder,
+                     !subject ? "*" : strncmp(subject, "sub-", 4) ? subject : subject + 4,
+                     chosen ? "/ses-" : "", !chosen ? "" : strncmp(chosen, "ses-", 4) ? chosen : chosen + 4,
                      subject || chosen ? "" : ": expected a BIDS data set");
 }
 

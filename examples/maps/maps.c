@@ -414,7 +414,12 @@ static qnet_status run_session(job *j, const session_name *name, int *done)
     q.sign_given = phase_sign(j, &q.sign);
     BIDS_TRY(hash_inputs(j, q.sign, &q.hash));
     *done = j->o->resume && is_done(&j->b, j->o->out, &j->s, q.hash);
-    return *done ? QNET_OK : make_maps(j, &q);
+    if (*done) return QNET_OK;
+    if (j->shown.first_fraction < 0) { /* those that were there come at once */
+        j->shown.first_fraction = (double)j->at / j->count;
+        j->shown.begin = time(NULL);
+    }
+    return make_maps(j, &q);
 }
 
 /* ---- All sessions ---------------------------------------------------------------------------- */
@@ -453,11 +458,6 @@ static qnet_status run_all(job *j, const session_name *names, int *failed, int *
         display_clear(&j->shown);
         if (status == QNET_STOPPED || interrupted) return QNET_STOPPED;
         *kept += done;
-        if (done) continue;
-        if (j->shown.first_fraction < 0) { /* what is kept comes at once */
-            j->shown.first_fraction = (double)j->at / j->count;
-            j->shown.begin = time(NULL);
-        }
         if (status == QNET_OK) continue;
         ++*failed;
         fprintf(stderr, "maps: %s: %s%s\n", j->s.name, bids_error(&j->b), hint(bids_error(&j->b)));
