@@ -131,7 +131,7 @@ static void test_fill(void)
         /* Turned inside out there is no inside, where a surface crosses itself, too. */
         v = volume(61, 25, 17, 1, 2, 3);
         for (int k = 0; k < QNET__MESH_VERTICES; k++)
-            m->at[0][k][0] = 2 * centers[c][0] - m->at[0][k][0];
+            for (int i = 0; i < 3; i++) m->at[0][k][i] = centers[c][i] + (i == 0 ? -20 : 20) * m->start[k][i];
         qnet__mesh_fill(m, m->at[0], v);
         CHECK(inside(v) == 0);
         qnet_volume_destroy(v);
