@@ -1,6 +1,7 @@
 # qnet.h: one header, nothing to install. A C compiler and make are all that is needed.
 #
 #   make demo     phantom cohort, cross-validation, report: the whole paper in miniature
+#   make demo-echoes  the same from a scanner's echoes on: phantom echoes, maps, cross-validation, report
 #   make test     every test; the last line is "N passed, N failed"
 #   make examples the example programs, into build/; the header is compiled once for all of them
 #   make paper    the full-size experiment: 52 + 47 subjects, 10 folds, the paper's epochs (days on two cores)
@@ -39,12 +40,12 @@ BUILD = build
 # Threads that wait asleep: on a machine that others use too, spinning ones can cost a factor of ten.
 export OMP_WAIT_POLICY ?= passive
 
-PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c)) $(BUILD)/crossval
+PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c)) $(BUILD)/crossval $(BUILD)/maps
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 # Those that call public functions only share one compiled header.
-LINKED := $(patsubst %,$(BUILD)/tests/test_%,audit cam delong paper parity scan trace)
+LINKED := $(patsubst %,$(BUILD)/tests/test_%,audit cam delong paper parity scan sidecar trace)
 # The networks once more in double precision, where gradients agree to 1e-7, and the plain loops of the reference alone.
-DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity)
+DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity fft susceptibility)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
 COMMA := ,
 FAULTS := $(patsubst tests/faults/%.c,$(BUILD)/tests/faults_%,$(wildcard tests/faults/*.c))
@@ -65,7 +66,7 @@ CORPORA := $(FUZZ:%=$(BUILD)/tests/fuzz_%)
 
 all: examples $(BUILD)/qnet_weights
 
-examples: $(filter-out $(BUILD)/openblas,$(PROGRAMS)) $(if $(HAVE_CXX),$(BUILD)/cpp_program)
+examples: $(filter-out $(BUILD)/openblas $(BUILD)/fftw,$(PROGRAMS)) $(if $(HAVE_CXX),$(BUILD)/cpp_program)
 
 # The header is compiled once for all of them: QNET_IMPLEMENTATION_DONE says that another file holds the
 # implementation. Each also compiles alone: cc -I. examples/lstm_cell.c -lm
@@ -87,12 +88,17 @@ $(BUILD)/crossval: $(wildcard examples/crossval/*) weights_tools/pth.h $(BUILD)/
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -o $@ examples/crossval/crossval.c $(BUILD)/qnet.o -lm
 
+$(BUILD)/maps: $(wildcard examples/maps/* examples/crossval/*) examples/table.h $(BUILD)/qnet.o
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -o $@ examples/maps/maps.c $(BUILD)/qnet.o -lm
+
 $(BUILD)/qnet_weights: weights_tools/qnet_weights.c weights_tools/pth.h $(BUILD)/qnet.o
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -o $@ $< $(BUILD)/qnet.o -lm
 
 EXTRA_own_threads = -pthread
 EXTRA_openblas = -lopenblas
+EXTRA_fftw = -lfftw3f
 
 # In double: an implementation of its own.
 $(BUILD)/gradcheck: examples/gradcheck.c tests/reference.h qnet.h
@@ -111,9 +117,17 @@ demo: $(BUILD)/make_phantom $(BUILD)/crossval
 	$(BUILD)/crossval --data out/demo-cohort --out out/demo --resume $(DEMO_RUN)
 	@echo "Open out/demo/report.html in a browser."
 
+# From echoes: simulated whole heads, their maps with a page of quality for each, the same report.
+demo-echoes: $(BUILD)/make_phantom $(BUILD)/maps $(BUILD)/crossval
+	$(BUILD)/make_phantom --out out/echoes-cohort --echoes $(ECHOES_COHORT)
+	$(BUILD)/maps --data out/echoes-cohort --out out/echoes-cohort/derivatives/qnet --resume
+	$(BUILD)/crossval --data out/echoes-cohort --out out/demo-echoes --resume $(DEMO_RUN)
+	@echo "Open out/demo-echoes/report.html and out/echoes-cohort/derivatives/qnet/sub-01.html in a browser."
+
 # Few subjects, small images, few epochs, random initial weights: so the disease is half as strong again
 # as in the full-size phantom (--effect 1), whose difficulty is that of the paper.
 DEMO_COHORT = --scale small --effect 1.5
+ECHOES_COHORT = --hh 8 --hc 8 --effect 1.5
 DEMO_RUN = --size 64 --folds 3 --epochs1 8 --epochs2 20 --batch 32 --max-slices 8
 
 paper: $(BUILD)/make_phantom $(BUILD)/crossval
@@ -227,7 +241,7 @@ $(FOREIGN): test-%:
 # ---- Comparison with other software ---------------------------------------------------------------
 
 # Our side: programs that tests/parity/parity_*.py run. The networks in both precisions.
-PARITY = $(addprefix $(BUILD)/parity/,nets_float nets_double data weights_probe) \
+PARITY = $(addprefix $(BUILD)/parity/,nets_float nets_double data weights_probe maps_float maps_double) \
     $(addprefix $(BUILD)/,qnet_weights crossval make_phantom)
 
 # Virtual environments: $(BUILD)/venv, and $(BUILD)/oracles for packages that need an old NumPy.

@@ -20,6 +20,7 @@
        >>pool >>stem >>dense >>lstm
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
        >>deflate >>png >>nifti >>weights                                file formats
+       >>fft >>brain >>unwrap >>susceptibility >>relaxometry >>maps     from echoes to maps
        >>image >>cohort >>train                                         data, augmentation, training
        >>metrics >>cam >>experiment                                     evaluation, the protocol
 
@@ -28,9 +29,13 @@
    It holds the whole of one paper: S. Zabihi, E. Rahimian, S. Sharma, S. K. Sethi, S. Gharabaghi,
    A. Asif, E. M. Haacke, M. S. Jog, A. Mohammadi, "Q-Net: A Quantitative Susceptibility
    Mapping-based Deep Neural Network for Differential Diagnosis of Brain Iron Deposition in
-   Hemochromatosis". From QSM, R2* and T1W volumes on disk to a diagnosis for the scan, its heat
-   map, and the statistics that say whether one model is better than another:
+   Hemochromatosis". From the echoes of a scanner, or QSM, R2* and T1W volumes, on disk to a
+   diagnosis for the scan, its heat map, and the statistics that say whether one model is better
+   than another:
 
+       echoes -> brain mask, unwrapped phases, local field, QSM;     >>fft >>brain >>unwrap
+                 R2*, T1W, T1                                        >>susceptibility >>relaxometry
+                                                                     >>maps
        NIfTI files -> slices of the basal ganglia, 3 channels        >>nifti >>cohort
        augmentation (histogram stretching ... crop)                  >>image
        stage 1: ResNet18, Adam, cosine annealing, with and without
@@ -52,7 +57,9 @@
    - It has no weights inside: ImageNet weights come from a file of yours (safetensors; with the
      hook of weights_tools/pth.h also PyTorch's .pth), or training starts from random ones, which
      for 99 subjects is a weaker start than the paper's.
-   - It does not compute QSM or R2* maps from echoes, does not segment, does not register.
+   - It does not segment and does not register: echoes, and both flip angles, must lie on one grid;
+     the mask of the basal ganglia comes from elsewhere. It makes brain masks only.
+   - It joins no coils, reads no k-space and no DICOM, and corrects no bipolar readout.
    - It walks no folders: a list says whose scan lies in which files (examples/crossval/bids.h).
    - No 4-D, complex or RGB volumes, no NIfTI-2, no .hdr/.img pairs: each is an error that says so.
    - It starts no threads of its own, keeps no globals, prints nothing, never exits or aborts.
@@ -100,6 +107,7 @@
        QNET_NO_FILES          networks, layers, optimiser, augmentation and statistics; nothing that
                               knows of files: no NIfTI, no weights files, cohorts, training runs;
                               with QNET_ONLY_INFERENCE no optimiser and no statistics either
+       QNET_NO_MAPS           all but the maps from echoes (API 12)
        QNET_NO_EXPERIMENT     all but the experiment (API 18)
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
        QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
@@ -188,6 +196,9 @@
 
        Dataset          52 HH and 47 HC; 67 men, 32 women of 20 to 85 years; 220 mm shown at .43 mm,
                         2 mm slices: examples/phantom.h, as the data are confidential
+       Maps             BET on the 2nd echo, threshold .2, erode 4, island 2000; 3DSRNCP; SHARP,
+                        threshold .05, kernel 6; truncated division, threshold .1, iteration
+                        threshold .1, 4 iterations; mean of TE2 .. TE6 by SNR: qnet_maps_config
        Preparation      QSM, R2*, T1W as three channels; full-size or cropped: qnet_input_config
        Augmentation     eight steps, each with its probability: qnet_augment_config
        Architecture     ResNet18, 512 features a slice; one BiLSTM layer, Eqs. (1)-(5), two heads:
@@ -200,6 +211,21 @@
 
    CHOICES, where the paper leaves a question open (each a field of a configuration, or fixed)
 
+       brain mask       "erode 4": 4 voxels in plane; "island 2000": components of fewer voxels go
+       unwrapped echoes of 3DSRNCP are known but for 2 pi n, and noise leaves voxels of the rim off
+                        by others: each voxel is put to the 2 pi n nearest to the line over TE that
+                        the echo before and a smooth offset make (>>maps). Without, SHARP spreads
+                        the rim inwards: NRMSE 70.6 % instead of 62.2 % on simulated echoes
+       SHARP's kernel   6 mm, or voxels: sharp_unit; V-SHARP by choice
+       iteration        what is above .1 ppm fills in k-space where the dipole kernel is below .1;
+                        the paper's "iteration threshold" may be either
+       SNR              weights (TE S)^2, the inverse variance of susceptibility from one echo
+       QSM's zero       the mean over the mask in which it is known, as k = 0 is lost
+       R2*              ARLO where echoes are equidistant, else a weighted log-linear fit
+       T1W              the shortest echo of the largest flip angle. STAGE's enhanced one, of both
+                        angles, is not public. T1 wants both scans at one gain of the receiver
+       sign of a phase  GE's is the opposite of others': phase_sign; a warning where iron is
+                        negative
        input            full: 256 x 256; cropped: 224 x 224 of 96 mm around the basal ganglia, that
                         is around their mask's centre of mass
        slices           those with the mask, at most 24, the central ones; padded and masked; of the
@@ -246,6 +272,11 @@
 
    REFERENCES
 
+       Smith 2002 (BET); Abdul-Rahman et al. 2007 (3DSRNCP); Schweser et al. 2011 (SHARP), Wu et al.
+       2012 (V-SHARP); Salomir et al. 2003, Marques & Bowtell 2005 (dipole kernel); Shmueli et al.
+       2009 (TKD), Tang et al. 2013 (iSWIM); Pei et al. 2015 (ARLO); Deoni, Rutt & Peters 2003
+       (DESPOT1); Chen et al. 2018, Gharabaghi et al. 2020 (STAGE, mean of echoes); Bilgic et al.
+       2024 (QSM consensus);
        Zhou et al. 2016 (CAM); He et al. 2016 (ResNet); Ioffe & Szegedy 2015 (batch norm);
        Hochreiter & Schmidhuber 1997, Schuster & Paliwal 1997 (LSTM, BiLSTM); Kingma & Ba 2014
        (Adam); Loshchilov & Hutter 2017 (cosine annealing); Izmailov et al. 2018 (SWA); Buslaev et
@@ -312,6 +343,11 @@ typedef QNET_REAL qnet_real;
 #define QNET__HAS_TRAINING 0
 #else
 #define QNET__HAS_TRAINING 1
+#endif
+#if QNET__HAS_TRAINING && QNET__HAS_FILES && !defined(QNET_NO_MAPS)
+#define QNET__HAS_MAPS 1
+#else
+#define QNET__HAS_MAPS 0
 #endif
 #if QNET__HAS_TRAINING && QNET__HAS_FILES && !defined(QNET_NO_EXPERIMENT)
 #define QNET__HAS_EXPERIMENT 1
@@ -411,6 +447,14 @@ typedef struct qnet_blas {
                   const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);
 } qnet_blas;
 
+/* Fourier transforms of volumes by another library (examples/fftw.c): as qnet_fft_real and
+   qnet_fft_real_inverse define them. Non-zero: it failed. Called outside of tasks only. */
+typedef struct qnet_fft_hook {
+    void *user;
+    int (*forward)(void *user, int nx, int ny, int nz, const float *x, float *spectrum);
+    int (*inverse)(void *user, int nx, int ny, int nz, float *spectrum, float *x);
+} qnet_fft_hook;
+
 typedef enum qnet_log_level { QNET_LOG_DEBUG, QNET_LOG_INFO, QNET_LOG_WARNING } qnet_log_level;
 typedef struct qnet_log {
     void *user;
@@ -465,6 +509,7 @@ typedef struct qnet_hooks {
     qnet_allocator allocator;
     qnet_parallel parallel;
     qnet_blas blas;
+    qnet_fft_hook fft;
     qnet_log log;
     qnet_progress progress;
     qnet_clock clock;
@@ -475,8 +520,8 @@ typedef struct qnet_hooks {
 
 /* Makes a context. hooks may be NULL; the struct is copied. Destroy what was made with the
    context before the context itself. Refused, without a sentence as there is no context to hold
-   it: threads below 0 or above 4096, half an allocator or parallel hook, and kernels (cpu, or
-   QNET_CPU_CHOICE) that this machine or build has not. */
+   it: threads below 0 or above 4096, half an allocator, parallel or FFT hook, and kernels (cpu,
+   or QNET_CPU_CHOICE) that this machine or build has not. */
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out);
 QNET_API void qnet_context_destroy(qnet_context *ctx);
 
@@ -1089,6 +1134,160 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
                                    int channels, const uint8_t *pixels);
 #endif
 #endif
+#endif
+
+#if QNET__HAS_MAPS
+/* ============================================================================================
+   API 12. Maps: from the echoes of a gradient-echo scan to QSM, R2* and T1W (paper, "Dataset").
+   Each step is a function; qnet_maps_from_echoes is the chain. Volumes of one call share a grid; a
+   voxel is inside a mask where that is not 0. Phases are in radians, times in seconds, the field
+   in tesla, susceptibility in ppm, R2* in 1/s. What is made is a new volume on the first one's
+   grid, for the caller to destroy; 0 outside of its mask.
+   ============================================================================================ */
+
+/* ---- Fourier transforms ------------------------------------------------------------------- */
+
+/* data[nz][ny][nx][2], complex, in place, any size: X(k) = sum over n of x(n) exp(-2 pi i k n / N)
+   along each axis; inverse: with exp(+...), divided by the number of points. */
+QNET_API qnet_status qnet_fft(qnet_context *ctx, int nx, int ny, int nz, int inverse,
+                              qnet_real *data);
+/* The same of real numbers: x[nz][ny][nx] to the half of the spectrum that says all,
+   spectrum[nz][ny][nx / 2 + 1][2], and back. The way back overwrites spectrum. With an FFT hook
+   they go there. */
+QNET_API qnet_status qnet_fft_real(qnet_context *ctx, int nx, int ny, int nz, const qnet_real *x,
+                                   qnet_real *spectrum);
+QNET_API qnet_status qnet_fft_real_inverse(qnet_context *ctx, int nx, int ny, int nz,
+                                           qnet_real *spectrum, qnet_real *x);
+/* The smallest size from n on whose prime factors are 2, 3, 5 and 7: quick to transform. */
+QNET_API int qnet_fft_good_size(int n);
+
+/* ---- the brain ---------------------------------------------------------------------------- */
+
+typedef struct qnet_brain_config {
+    double threshold; /* .2: BET's, of 0 to 1; a higher one makes a smaller brain */
+    int erode;        /* 4 voxels, in plane */
+    int island;       /* 2000 voxels: smaller components of the mask are no brain */
+} qnet_brain_config;
+QNET_API void qnet_brain_config_init(qnet_brain_config *config);
+/* Brain extraction (BET, Smith 2002) of a magnitude image: mask of 0 and 1. */
+QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config *config,
+                                     const qnet_volume *magnitude, qnet_volume **mask);
+
+/* ---- the phase ---------------------------------------------------------------------------- */
+
+/* Unwrapped phase by 3DSRNCP (Abdul-Rahman et al. 2007): each connected component of the mask but
+   for one multiple of 2 pi. */
+QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *phase,
+                                       const qnet_volume *mask, qnet_volume **unwrapped);
+/* The line through unwrapped phases over echo_time[echoes], voxel by voxel, weighted by the squared
+   magnitude: slope in rad/s and phase at time 0 (each NULL: not needed). echoes: 2 or more; mask
+   NULL: everywhere. */
+QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
+                                    const qnet_volume *const *unwrapped,
+                                    const qnet_volume *const *magnitude, const double *echo_time,
+                                    const qnet_volume *mask, qnet_volume **slope,
+                                    qnet_volume **offset);
+
+/* ---- the field and the susceptibility ----------------------------------------------------- */
+
+typedef enum qnet_background { QNET_SHARP, QNET_VSHARP } qnet_background;
+typedef enum qnet_radius_unit { QNET_RADIUS_MM, QNET_RADIUS_VOXELS } qnet_radius_unit;
+typedef struct qnet_susceptibility_config {
+    qnet_background background;   /* QNET_SHARP */
+    double sharp_threshold;       /* .05 */
+    double sharp_radius;          /* 6; VSHARP: the largest */
+    qnet_radius_unit sharp_unit;  /* QNET_RADIUS_MM; the paper does not say which */
+    double tkd_threshold;         /* .1 of the dipole kernel, whose values are -2/3 to 1/3 */
+    double iteration_threshold;   /* .1 ppm */
+    int iterations;               /* 4; 0: truncated division alone */
+    int mean_zero;                /* 1: minus its mean over the mask, as k = 0 is lost */
+} qnet_susceptibility_config;
+QNET_API void qnet_susceptibility_config_init(qnet_susceptibility_config *config);
+/* The direction of the main field in the axes of a volume: a unit vector, from its affine. */
+QNET_API void qnet_field_direction(const qnet_volume *volume, double direction[3]);
+/* The relative field change, in ppm, of a susceptibility map in ppm: the dipole kernel. */
+QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *susceptibility,
+                                       qnet_volume **field);
+/* The field (any unit) without what sources outside of the mask add to it: SHARP (Schweser et al.
+   2011) or V-SHARP. eroded: the smaller mask in which it is known. */
+QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
+                                            const qnet_susceptibility_config *config,
+                                            const qnet_volume *field, const qnet_volume *mask,
+                                            qnet_volume **local, qnet_volume **eroded);
+/* Susceptibility in ppm of a local field in ppm: truncated k-space division, iterative (Tang et al.
+   2013). */
+QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
+                                        const qnet_susceptibility_config *config,
+                                        const qnet_volume *local, const qnet_volume *mask,
+                                        qnet_volume **susceptibility);
+/* The mean of maps of several echoes, weighted by (echo time x magnitude)^2. */
+QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
+                                                 const qnet_volume *const *susceptibility,
+                                                 const qnet_volume *const *magnitude,
+                                                 const double *echo_time, const qnet_volume *mask,
+                                                 qnet_volume **average);
+
+/* ---- relaxation --------------------------------------------------------------------------- */
+
+/* R2* of magnitudes at echo_time[echoes]: ARLO (Pei et al. 2015) where there are 3 or more at equal
+   distances, else the log-linear fit weighted by the squared magnitude; within 0 .. 20 / the first
+   echo time. Here and below mask NULL: everywhere. */
+typedef enum qnet_r2star_method { QNET_R2STAR_AUTO, QNET_R2STAR_ARLO, QNET_R2STAR_LOGLINEAR }
+    qnet_r2star_method;
+QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method method, int echoes,
+                                     const qnet_volume *const *magnitude, const double *echo_time,
+                                     const qnet_volume *mask, qnet_volume **r2star);
+/* T1 in s, 0 to 10, and M0 (each NULL: not needed) of two spoiled gradient echoes of one repetition
+   time and two flip angles in degrees (DESPOT1); 0 where there is no signal. b1 (NULL: 1): the
+   actual over the nominal angle. */
+QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, double low_angle,
+                                 const qnet_volume *high, double high_angle,
+                                 double repetition_time, const qnet_volume *b1,
+                                 const qnet_volume *mask, qnet_volume **t1, qnet_volume **m0);
+
+/* ---- the chain ---------------------------------------------------------------------------- */
+
+/* One acquisition. phase: +-pi, or a scanner's integers -4096..4095 or 0..4095, which are scaled,
+   with a line in the log; NULL in all echoes: magnitudes alone. */
+typedef struct qnet_echo {
+    const qnet_volume *magnitude, *phase;
+    double echo_time; /* s */
+    const char *name; /* of its file, for sentences; NULL: "echo 1" */
+} qnet_echo;
+typedef struct qnet_echoes {
+    int count;                /* in the order of their times */
+    const qnet_echo *echo;
+    double field_strength;    /* T */
+    double repetition_time;   /* s; 0: not known */
+    double flip_angle;        /* degrees; 0: not known */
+    int phase_sign;           /* 1: phase grows with the field (Siemens, Philips); -1: GE */
+} qnet_echoes;
+/* PAPER: each echo to susceptibility, then the mean. CONSENSUS: echoes to one field first (QSM
+   consensus, Bilgic et al. 2024), then once to susceptibility. */
+typedef enum qnet_maps_mode { QNET_MAPS_PAPER, QNET_MAPS_CONSENSUS } qnet_maps_mode;
+typedef struct qnet_maps_config {
+    qnet_maps_mode mode;      /* QNET_MAPS_PAPER */
+    qnet_brain_config brain;
+    int brain_echo;           /* 2, from 1: BET's; the last where there are fewer */
+    int first_echo, last_echo; /* 2, 6, from 1: those of the mean; as far as there are any */
+    qnet_susceptibility_config susceptibility;
+    qnet_r2star_method r2star; /* QNET_R2STAR_AUTO */
+} qnet_maps_config;
+QNET_API void qnet_maps_config_init(qnet_maps_config *config);
+typedef struct qnet_maps {
+    qnet_context *ctx;
+    qnet_volume *qsm, *r2star, *t1w; /* qsm NULL: no phases */
+    qnet_volume *mask;        /* of the brain: BET's or the caller's */
+    qnet_volume *qsm_mask;    /* where qsm is known: eroded by SHARP */
+    qnet_volume *t1, *m0;     /* NULL without a second flip angle */
+} qnet_maps;
+/* All maps of one acquisition or of two with different flip angles (second NULL: none), which
+   makes T1 and M0, too. QSM and R2* are of `first`; T1W is the first echo of the larger angle. mask
+   NULL: BET's. */
+QNET_API qnet_status qnet_maps_from_echoes(qnet_context *ctx, const qnet_maps_config *config,
+                                           const qnet_echoes *first, const qnet_echoes *second,
+                                           const qnet_volume *mask, qnet_maps **maps);
+QNET_API void qnet_maps_destroy(qnet_maps *maps);
 #endif
 
 #if QNET__HAS_NETWORKS
@@ -2274,7 +2473,8 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     if (cpu == QNET_CPU_AUTO || (h.allocator.alloc == NULL) != (h.allocator.free == NULL) ||
         h.threads < 0 || h.threads > 4096 ||
         (own_threads && (h.parallel.workers < 1 || h.parallel.workers > 4096)) ||
-        (h.parallel.run == NULL && h.parallel.workers != 0 /* `threads` was meant */))
+        (h.parallel.run == NULL && h.parallel.workers != 0 /* `threads` was meant */) ||
+        (h.fft.forward == NULL) != (h.fft.inverse == NULL))
         return QNET_ERROR_ARGUMENT;
     if (h.allocator.alloc == NULL) {
         h.allocator.alloc = qnet__default_alloc;
@@ -2434,8 +2634,9 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
     if (ctx != NULL && ctx->hooks.parallel.run != qnet__default_run) threads = "caller's threads";
     if (ctx == NULL) snprintf(text, size, "%s, %s", build, threads);
     else
-        snprintf(text, size, "%s, %s, %s%s, %lu worker%s", build, threads, qnet_cpu_name(ctx->cpu),
-                 ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "", (unsigned long)workers,
+        snprintf(text, size, "%s, %s, %s%s%s, %lu worker%s", build, threads,
+                 qnet_cpu_name(ctx->cpu), ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "",
+                 ctx->hooks.fft.forward != NULL ? ", FFT" : "", (unsigned long)workers,
                  workers == 1 ? "" : "s");
 }
 
@@ -2638,7 +2839,6 @@ QNET_API qnet_source qnet_source_memory(qnet_memory_source *state, const void *b
    capacity doubles, so that n appends cost O(n). */
 static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, size_t more)
 {
-    unsigned char *bytes;
     size_t need, capacity;
     if (ctx == NULL || buffer == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "the context or the buffer is NULL");
@@ -2648,7 +2848,7 @@ static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, 
     if (need <= buffer->capacity) return QNET_OK;
     if (!qnet__mul(buffer->capacity, 2, &capacity)) capacity = need;
     capacity = qnet__max_size(qnet__max_size(capacity, need), 256);
-    bytes = (unsigned char *)qnet__alloc(ctx, capacity);
+    unsigned char *bytes = (unsigned char *)qnet__alloc(ctx, capacity);
     if (bytes == NULL) return qnet__no_memory(ctx, capacity, "a buffer");
     if (buffer->size > 0) memcpy(bytes, buffer->bytes, buffer->size);
     qnet__free(ctx, buffer->bytes, buffer->capacity);
@@ -2676,9 +2876,8 @@ QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, 
                                         ...)
 {
     va_list args;
-    int length;
     va_start(args, format);
-    length = vsnprintf(NULL, 0, format, args);
+    const int length = vsnprintf(NULL, 0, format, args);
     va_end(args);
     if (length < 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a text cannot be formatted: \"%.100s\"",
@@ -2706,6 +2905,7 @@ static int qnet__buffer_write(void *user, const void *src, size_t size)
     return qnet_buffer_append(buffer->ctx, buffer, src, size) != QNET_OK;
 }
 
+/* The buffer remembers the context, which a sink does not have. */
 QNET_API qnet_sink qnet_sink_buffer(qnet_context *ctx, qnet_buffer *buffer, const char *name)
 {
     const qnet_sink sink = {buffer, qnet__buffer_write, name};
@@ -2884,10 +3084,9 @@ static int qnet__mkdir(const char *path)
 static int qnet__sync(const char *path)
 {
     const int file = open(path, O_RDONLY);
-    int bad, code;
     if (file < 0) return -1;
-    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
-    code = errno;
+    const int bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
+    const int code = errno;
     close(file);
     errno = code;
     return -bad;
@@ -2922,6 +3121,7 @@ static int qnet__file_read(void *user, void *dst, size_t size, size_t *got)
     return *got < size && ferror(f->stream);
 }
 
+/* As much as fwrite takes; errno says why it took less. */
 static int qnet__file_write(void *user, const void *src, size_t size)
 {
     qnet__file *f = (qnet__file *)user;
@@ -2953,14 +3153,13 @@ static int qnet__is_pointer_file(qnet__file *f)
 QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *path, qnet__file *f,
                                               qnet_source *out)
 {
-    int code;
     if (ctx == NULL || path == NULL || path[0] == '\0')
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
     if (qnet__path_kind(path) == 2) /* fopen opens folders on some systems */
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: it is a folder",
                           path);
     f->stream = qnet__fopen_read(path);
-    code = errno;
+    const int code = errno;
     if (f->stream == NULL && (code == ENOENT || code == ENOTDIR))
         return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: %s", path, !qnet__is_link(path) ?
                           "no such file" : "a link that leads nowhere, as git-annex leaves them: "
@@ -3063,7 +3262,8 @@ static size_t qnet__file_left(const qnet_source *source)
 
 /* Appends the next size bytes of source to out, and a zero behind them; fewer where the source
    ends. For a file that ends within them its length is allocated at once. For a stream out grows to
-   at most 16 times of what has been read, or QNET__READ_TRUST. */
+   at most 16 times of what has been read, or QNET__READ_TRUST: one that claims 4 GB and ends after
+   a few bytes costs 256 KB. */
 QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size_t size,
                                     qnet_buffer *out)
 {
@@ -3118,12 +3318,11 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
 {
     qnet__file file;
     qnet_source source;
-    qnet_status status;
     if (out == NULL || out->bytes != NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_read: expected an empty buffer");
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
     limit = qnet__min_size(limit > 0 ? limit : QNET_MAX_FILE_BYTES, SIZE_MAX - 1);
-    status = qnet__read(ctx, &source, limit + 1, out); /* one byte more: the file is too large */
+    qnet_status status = qnet__read(ctx, &source, limit + 1, out); /* to see what is too large */
     if (status == QNET_OK && out->size > limit)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes", path,
                             (double)limit);
@@ -3168,6 +3367,7 @@ QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
 
 #define QNET__NAME_SIZE 256 /* of an entry of a folder, its end included: POSIX's NAME_MAX + 1 */
 
+/* In the order of bytes, for qsort. */
 static int qnet__compare_names(const void *a, const void *b)
 {
     return strcmp((const char *)a, (const char *)b);
@@ -3233,9 +3433,8 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
 QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
     qnet_buffer list = {NULL, 0, 0, NULL};
-    qnet_status status;
     QNET__NEEDS(ctx, path && names);
-    status = qnet__list_names(ctx, path, &list);
+    qnet_status status = qnet__list_names(ctx, path, &list);
     if (status == QNET_OK && list.size > 0)
         qsort(list.bytes, list.size / QNET__NAME_SIZE, QNET__NAME_SIZE, qnet__compare_names);
     for (size_t at = 0; at < list.size && status == QNET_OK; at += QNET__NAME_SIZE)
@@ -3375,7 +3574,6 @@ static void qnet__lock_tidy(const qnet__lock *lock)
 static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__lock *lock)
 {
     char text[320];
-    qnet_status status;
     size_t n = strlen(folder);
     lock->file = -1;
     if (n + sizeof "/run.lock" > sizeof lock->path)
@@ -3389,7 +3587,7 @@ static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__
     }
     lock->there = n;
     snprintf(lock->path, sizeof lock->path, "%s/run.lock", folder);
-    status = qnet_make_folder(ctx, folder);
+    qnet_status status = qnet_make_folder(ctx, folder);
     if (status == QNET_OK) status = qnet__lock_open(ctx, lock);
     if (status != QNET_OK) {
         qnet__lock_tidy(lock);
@@ -4024,6 +4222,50 @@ typedef struct qnet__lstm_row {
     double *db;               /* backward: += dgates, in double, as many steps add up */
 } qnet__lstm_row;
 
+#if QNET__HAS_MAPS
+/* ---- What Fourier transforms take ------------------------------------------------------------ */
+
+#define QNET__FFT_STAGES 31 /* a length is an int */
+#define QNET__FFT_CHAIN 16  /* products of a large radix that are added one by one */
+
+/* A line of n = radix[0] radix[1] ... points; see >>fft. */
+typedef struct qnet__fft_line {
+    size_t n, stages, radix[QNET__FFT_STAGES]; /* the last one comes first */
+    const qnet_real *twiddle; /* stage by stage: [m][radix - 1][2], n - 1 pairs in all */
+    const qnet_real *circle;  /* stage by stage: [radix][2], cos and sin of 2 pi j / radix */
+    const int *place;         /* [n]: where a point goes before the first stage */
+} qnet__fft_line;
+
+/* What a bundle of lines is, each line in a lane of its own:
+     columns  complex lines beside each other, [n][step] numbers
+     rows     complex lines one after another, [lines][step] numbers
+     real     rows of n real numbers to halves of spectra, n / 2 + 1 complex numbers; inverse: from
+              them. Two rows make one complex line. */
+typedef enum qnet__fft_kind { QNET__FFT_COLUMNS, QNET__FFT_ROWS, QNET__FFT_REAL } qnet__fft_kind;
+
+typedef struct qnet__fft_job {
+    const qnet__fft_line *line;
+    qnet__fft_kind kind;
+    int inverse;
+    const qnet_real *in;
+    qnet_real *out;           /* columns and rows: may be `in` */
+    size_t in_step, out_step; /* in numbers */
+    size_t lines;             /* as many as lanes at most; real: twice as many */
+    qnet_real scale;          /* rows and real: a factor of what comes out */
+    qnet_real *work;          /* [n + largest radix][2][lanes] */
+} qnet__fft_job;
+
+/* Places of a zip, i, i + lanes, i + 1, i + 1 + lanes ... and of every second number from i on. */
+#define QNET__ZIP_2(i) (i), (i) + QNET__LANES
+#define QNET__ZIP_4(i) QNET__ZIP_2(i), QNET__ZIP_2((i) + 1)
+#define QNET__ZIP_8(i) QNET__ZIP_4(i), QNET__ZIP_4((i) + 2)
+#define QNET__ZIP_16(i) QNET__ZIP_8(i), QNET__ZIP_8((i) + 4)
+#define QNET__SECOND_2(i) (i), (i) + 2
+#define QNET__SECOND_4(i) QNET__SECOND_2(i), QNET__SECOND_2((i) + 4)
+#define QNET__SECOND_8(i) QNET__SECOND_4(i), QNET__SECOND_4((i) + 8)
+#define QNET__SECOND_16(i) QNET__SECOND_8(i), QNET__SECOND_8((i) + 16)
+#endif
+
 /* ---- The table of a set ---------------------------------------------------------------------- */
 
 typedef struct qnet__isa {
@@ -4038,6 +4280,10 @@ typedef struct qnet__isa {
     void (*stem)(const qnet__stem_list *list);
     void (*lstm_forward)(const qnet__lstm_row *row);
     void (*lstm_backward)(const qnet__lstm_row *row);
+#if QNET__HAS_MAPS
+    size_t lanes;
+    void (*fft)(const qnet__fft_job *job);
+#endif
 } qnet__isa;
 
 /* As wide as a number: what comparing lanes gives. */
@@ -4121,6 +4367,25 @@ typedef int32_t qnet__lane_int;
 #define qnet__lstm_units_back QNET__ISA(qnet__lstm_units_back)
 #define qnet__lstm_forward_row QNET__ISA(qnet__lstm_forward_row)
 #define qnet__lstm_backward_row QNET__ISA(qnet__lstm_backward_row)
+#define qnet__lanes_zip_low QNET__ISA(qnet__lanes_zip_low)
+#define qnet__lanes_zip_high QNET__ISA(qnet__lanes_zip_high)
+#define qnet__lanes_even QNET__ISA(qnet__lanes_even)
+#define qnet__lanes_odd QNET__ISA(qnet__lanes_odd)
+#define qnet__lanes_transpose QNET__ISA(qnet__lanes_transpose)
+#define qnet__fft_get QNET__ISA(qnet__fft_get)
+#define qnet__fft_put QNET__ISA(qnet__fft_put)
+#define qnet__fft_twist QNET__ISA(qnet__fft_twist)
+#define qnet__fft_2 QNET__ISA(qnet__fft_2)
+#define qnet__fft_4 QNET__ISA(qnet__fft_4)
+#define qnet__fft_odd QNET__ISA(qnet__fft_odd)
+#define qnet__fft_any QNET__ISA(qnet__fft_any)
+#define qnet__fft_stage QNET__ISA(qnet__fft_stage)
+#define qnet__fft_transform QNET__ISA(qnet__fft_transform)
+#define qnet__fft_columns QNET__ISA(qnet__fft_columns)
+#define qnet__fft_rows QNET__ISA(qnet__fft_rows)
+#define qnet__fft_real QNET__ISA(qnet__fft_real)
+#define qnet__fft_real_inverse QNET__ISA(qnet__fft_real_inverse)
+#define qnet__fft_run QNET__ISA(qnet__fft_run)
 #define qnet__isa_table QNET__ISA(qnet__isa_table)
 
 #define QNET__HAS_WINOGRAD (!QNET__ISA_AT_RUN_TIME || QNET__LANES > 4)
@@ -5577,6 +5842,424 @@ static void qnet__lstm_backward_row(const qnet__lstm_row *row)
 }
 #endif
 
+/* ---- Fourier transforms: one line per lane --------------------------------------------------- */
+
+#if QNET__HAS_MAPS
+
+#undef QNET__SHUFFLE
+#undef QNET__PLACES
+#if QNET__LANES > 1
+#if QNET__LANES == 16
+#define QNET__PLACES(order, i) QNET__##order##_16(i)
+#elif QNET__LANES == 8
+#define QNET__PLACES(order, i) QNET__##order##_8(i)
+#elif QNET__LANES == 4
+#define QNET__PLACES(order, i) QNET__##order##_4(i)
+#else
+#define QNET__PLACES(order, i) QNET__##order##_2(i)
+#endif
+#if defined(__clang__)
+#define QNET__SHUFFLE(order, i) return __builtin_shufflevector(a, b, QNET__PLACES(order, i))
+#else
+#define QNET__SHUFFLE(order, i)                           \
+    const qnet__lanes_int at = {QNET__PLACES(order, i)};  \
+    return __builtin_shuffle(a, b, at)
+#endif
+#else
+#define QNET__SHUFFLE(order, i) return (i) == 0 ? a : b
+#endif
+
+/* Of the pairs a[0] b[0] a[1] b[1] ... the first half, the second; and the way back. */
+QNET__INLINE qnet__lanes qnet__lanes_zip_low(qnet__lanes a, qnet__lanes b)
+{
+    QNET__SHUFFLE(ZIP, 0);
+}
+
+QNET__INLINE qnet__lanes qnet__lanes_zip_high(qnet__lanes a, qnet__lanes b)
+{
+    QNET__SHUFFLE(ZIP, (QNET__LANES + 1) / 2);
+}
+
+QNET__INLINE qnet__lanes qnet__lanes_even(qnet__lanes a, qnet__lanes b)
+{
+    QNET__SHUFFLE(SECOND, 0);
+}
+
+QNET__INLINE qnet__lanes qnet__lanes_odd(qnet__lanes a, qnet__lanes b)
+{
+    QNET__SHUFFLE(SECOND, 1);
+}
+
+/* Turns v[lanes][lanes]: a zip of its halves moves a bit of the row's number to the column's. */
+QNET__INLINE void qnet__lanes_transpose(qnet__lanes *v)
+{
+    qnet__lanes t[QNET__LANES];
+    QNET__UNROLL
+    for (int bit = 1; bit < QNET__LANES; bit += bit) {
+        QNET__UNROLL
+        for (int i = 0; i < QNET__LANES / 2; i++) {
+            t[2 * i] = qnet__lanes_zip_low(v[i], v[i + QNET__LANES / 2]);
+            t[2 * i + 1] = qnet__lanes_zip_high(v[i], v[i + QNET__LANES / 2]);
+        }
+        QNET__UNROLL
+        for (int i = 0; i < QNET__LANES; i++) v[i] = t[i];
+    }
+}
+
+#define QNET__FFT_WIDE (QNET__LANES > 1 ? QNET__LANES : 2) /* numbers of a row at a time */
+
+/* v[c][lane] = x[lane][c] of `rows` rows and `columns` columns; 0 beyond. */
+QNET__INLINE void qnet__fft_get(const qnet_real *x, size_t step, size_t rows, size_t columns,
+                                qnet__lanes *v)
+{
+    qnet_real block[QNET__LANES * QNET__FFT_WIDE];
+    if (rows < QNET__LANES || columns < QNET__FFT_WIDE) {
+        memset(block, 0, sizeof block);
+        for (size_t r = 0; r < rows && r < QNET__LANES; r++)
+            for (size_t c = 0; c < columns && c < QNET__FFT_WIDE; c++)
+                block[r * QNET__FFT_WIDE + c] = x[r * step + c];
+        x = block, step = QNET__FFT_WIDE;
+    }
+    QNET__UNROLL
+    for (size_t i = 0; i < QNET__FFT_WIDE; i++)
+        v[i] = qnet__lanes_load(x + i % QNET__LANES * step + i / QNET__LANES * QNET__LANES);
+    qnet__lanes_transpose(v);
+}
+
+/* The way back: y[lane][c] = v[c][lane]. */
+QNET__INLINE void qnet__fft_put(qnet__lanes *v, qnet_real *y, size_t step, size_t rows,
+                                size_t columns)
+{
+    qnet_real block[QNET__LANES * QNET__FFT_WIDE];
+    const int part = rows < QNET__LANES || columns < QNET__FFT_WIDE;
+    qnet_real *to = part ? block : y;
+    const size_t to_step = part ? QNET__FFT_WIDE : step;
+    qnet__lanes_transpose(v);
+    QNET__UNROLL
+    for (size_t i = 0; i < QNET__FFT_WIDE; i++)
+        qnet__lanes_store(to + i % QNET__LANES * to_step + i / QNET__LANES * QNET__LANES, v[i]);
+    for (size_t r = 0; part && r < rows && r < QNET__LANES; r++)
+        for (size_t c = 0; c < columns && c < QNET__FFT_WIDE; c++)
+            y[r * step + c] = block[r * QNET__FFT_WIDE + c];
+}
+
+/* re + i im = x (w[0] + i w[1]), or x in the first stage, where w is 1. */
+QNET__INLINE void qnet__fft_twist(const qnet_real *x, const qnet_real *w, const int first,
+                                  qnet__lanes *re, qnet__lanes *im)
+{
+    const qnet__lanes a = qnet__lanes_load(x), b = qnet__lanes_load(x + QNET__LANES);
+    *re = first ? a : qnet__lanes_fma(a, qnet__lanes_all(w[0]), -(b * w[1]));
+    *im = first ? b : qnet__lanes_fma(a, qnet__lanes_all(w[1]), b * w[0]);
+}
+
+/* Butterflies, in place, of points x[step] apart: X(q) = sum over r of w(r) x(r) e^(-2 pi i qr/p),
+   w(0) = 1. */
+QNET__INLINE void qnet__fft_2(qnet_real *x, size_t step, const qnet_real *w, const int first)
+{
+    qnet__lanes re[2], im[2];
+    qnet__fft_twist(x, w, 1, &re[0], &im[0]);
+    qnet__fft_twist(x + step, w, first, &re[1], &im[1]);
+    qnet__lanes_store(x, re[0] + re[1]);
+    qnet__lanes_store(x + QNET__LANES, im[0] + im[1]);
+    qnet__lanes_store(x + step, re[0] - re[1]);
+    qnet__lanes_store(x + step + QNET__LANES, im[0] - im[1]);
+}
+
+QNET__INLINE void qnet__fft_4(qnet_real *x, size_t step, const qnet_real *w, const int first)
+{
+    qnet__lanes re[4], im[4], sum[2][2], difference[2][2]; /* of 0 and 2, of 1 and 3 */
+    qnet__fft_twist(x, w, 1, &re[0], &im[0]);
+    QNET__UNROLL
+    for (size_t r = 1; r < 4; r++)
+        qnet__fft_twist(x + r * step, w + 2 * (r - 1), first, &re[r], &im[r]);
+    QNET__UNROLL
+    for (size_t r = 0; r < 2; r++) {
+        sum[r][0] = re[r] + re[r + 2], sum[r][1] = im[r] + im[r + 2];
+        difference[r][0] = re[r] - re[r + 2], difference[r][1] = im[r] - im[r + 2];
+    }
+    qnet__lanes_store(x, sum[0][0] + sum[1][0]);
+    qnet__lanes_store(x + QNET__LANES, sum[0][1] + sum[1][1]);
+    qnet__lanes_store(x + step, difference[0][0] + difference[1][1]);
+    qnet__lanes_store(x + step + QNET__LANES, difference[0][1] - difference[1][0]);
+    qnet__lanes_store(x + 2 * step, sum[0][0] - sum[1][0]);
+    qnet__lanes_store(x + 2 * step + QNET__LANES, sum[0][1] - sum[1][1]);
+    qnet__lanes_store(x + 3 * step, difference[0][0] - difference[1][1]);
+    qnet__lanes_store(x + 3 * step + QNET__LANES, difference[0][1] + difference[1][0]);
+}
+
+/* p = 3, 5, 7. With a(j) = x(j) + x(p - j), b(j) = x(j) - x(p - j) and angles 2 pi jq / p
+   X(q), X(p - q) = [x(0) + sum over j <= p / 2 of a(j) cos] -+ i [sum of b(j) sin]. */
+QNET__INLINE void qnet__fft_odd(qnet_real *x, size_t step, const qnet_real *w,
+                                const qnet_real *circle, const size_t p, const int first)
+{
+    qnet__lanes a[4][2], b[4][2], even[2], odd[2], sum[2];
+    qnet__fft_twist(x, w, 1, &a[0][0], &a[0][1]);
+    sum[0] = a[0][0], sum[1] = a[0][1];
+    QNET__UNROLL
+    for (size_t j = 1; j <= p / 2; j++) {
+        qnet__lanes u[2], v[2];
+        qnet__fft_twist(x + j * step, w + 2 * (j - 1), first, &u[0], &u[1]);
+        qnet__fft_twist(x + (p - j) * step, w + 2 * (p - j - 1), first, &v[0], &v[1]);
+        a[j][0] = u[0] + v[0], a[j][1] = u[1] + v[1];
+        b[j][0] = u[0] - v[0], b[j][1] = u[1] - v[1];
+        sum[0] += a[j][0], sum[1] += a[j][1];
+    }
+    qnet__lanes_store(x, sum[0]);
+    qnet__lanes_store(x + QNET__LANES, sum[1]);
+    QNET__UNROLL
+    for (size_t q = 1; q <= p / 2; q++) {
+        even[0] = a[0][0], even[1] = a[0][1];
+        odd[0] = odd[1] = qnet__lanes_zero();
+        QNET__UNROLL
+        for (size_t j = 1; j <= p / 2; j++) {
+            const qnet__lanes c = qnet__lanes_all(circle[2 * (j * q % p)]);
+            const qnet__lanes s = qnet__lanes_all(circle[2 * (j * q % p) + 1]);
+            even[0] = qnet__lanes_fma(a[j][0], c, even[0]);
+            even[1] = qnet__lanes_fma(a[j][1], c, even[1]);
+            odd[0] = qnet__lanes_fma(b[j][1], s, odd[0]); /* of -i b sin */
+            odd[1] = qnet__lanes_fma(b[j][0], s, odd[1]);
+        }
+        qnet__lanes_store(x + q * step, even[0] + odd[0]);
+        qnet__lanes_store(x + q * step + QNET__LANES, even[1] - odd[1]);
+        qnet__lanes_store(x + (p - q) * step, even[0] - odd[0]);
+        qnet__lanes_store(x + (p - q) * step + QNET__LANES, even[1] + odd[1]);
+    }
+}
+
+/* The same for any odd p, with a and b in ab[p / 2][a, b][2][lanes]: p products a point. */
+QNET__INLINE void qnet__fft_any(qnet_real *x, size_t step, const qnet_real *w,
+                                const qnet_real *circle, const size_t p, const int first,
+                                qnet_real *ab)
+{
+    const qnet__lanes re = qnet__lanes_load(x), im = qnet__lanes_load(x + QNET__LANES);
+    qnet__lanes sum[2];
+    sum[0] = re, sum[1] = im;
+    for (size_t j = 1; j <= p / 2; j++) {
+        qnet__lanes u[2], v[2];
+        qnet__fft_twist(x + j * step, w + 2 * (j - 1), first, &u[0], &u[1]);
+        qnet__fft_twist(x + (p - j) * step, w + 2 * (p - j - 1), first, &v[0], &v[1]);
+        for (size_t part = 0; part < 2; part++) {
+            qnet_real *to = ab + (4 * (j - 1) + part) * QNET__LANES;
+            qnet__lanes_store(to, u[part] + v[part]);
+            qnet__lanes_store(to + 2 * QNET__LANES, u[part] - v[part]);
+            sum[part] += u[part] + v[part];
+        }
+    }
+    qnet__lanes_store(x, sum[0]);
+    qnet__lanes_store(x + QNET__LANES, sum[1]);
+    for (size_t q = 1; q <= p / 2; q++) {
+        qnet__lanes even[2], odd[2], part[4];
+        even[0] = re, even[1] = im;
+        odd[0] = odd[1] = qnet__lanes_zero();
+        for (size_t j = 1, at = q, end; j <= p / 2;) {
+            part[0] = part[1] = part[2] = part[3] = qnet__lanes_zero();
+            for (end = qnet__min_size(j + QNET__FFT_CHAIN, p / 2 + 1); j < end; j++) {
+                const qnet__lanes c = qnet__lanes_all(circle[2 * at]);
+                const qnet__lanes s = qnet__lanes_all(circle[2 * at + 1]);
+                const qnet_real *from = ab + 4 * (j - 1) * QNET__LANES;
+                part[0] = qnet__lanes_fma(qnet__lanes_load(from), c, part[0]);
+                part[1] = qnet__lanes_fma(qnet__lanes_load(from + QNET__LANES), c, part[1]);
+                part[2] = qnet__lanes_fma(qnet__lanes_load(from + 3 * QNET__LANES), s, part[2]);
+                part[3] = qnet__lanes_fma(qnet__lanes_load(from + 2 * QNET__LANES), s, part[3]);
+                at += q;
+                at -= at < p ? 0 : p;
+            }
+            even[0] += part[0], even[1] += part[1], odd[0] += part[2], odd[1] += part[3];
+        }
+        qnet__lanes_store(x + q * step, even[0] + odd[0]);
+        qnet__lanes_store(x + q * step + QNET__LANES, even[1] - odd[1]);
+        qnet__lanes_store(x + (p - q) * step, even[0] - odd[0]);
+        qnet__lanes_store(x + (p - q) * step + QNET__LANES, even[1] + odd[1]);
+    }
+}
+
+/* A stage makes of p transforms of m points each, one behind the other, one of p m points. */
+QNET__INLINE void qnet__fft_stage(const qnet__fft_job *job, size_t m, const qnet_real *w,
+                                  const qnet_real *circle, const size_t p, const int first)
+{
+    const size_t n = job->line->n, step = 2 * m * QNET__LANES;
+    qnet_real *x = job->work, *ab = x + 2 * n * QNET__LANES;
+    for (size_t block = 0; block < n; block += p * m, x += (p - 1) * step)
+        for (size_t k = 0; k < m; k++, x += 2 * QNET__LANES) {
+            const qnet_real *wk = w + 2 * k * (p - 1);
+            if (p == 2) qnet__fft_2(x, step, wk, first);
+            else if (p == 4) qnet__fft_4(x, step, wk, first);
+            else if (p == 3 || p == 5 || p == 7) qnet__fft_odd(x, step, wk, circle, p, first);
+            else qnet__fft_any(x, step, wk, circle, p, first, ab);
+        }
+}
+
+static void qnet__fft_transform(const qnet__fft_job *job)
+{
+    const qnet__fft_line *line = job->line;
+    const qnet_real *w = line->twiddle, *circle = line->circle;
+    size_t m = 1;
+    for (size_t i = line->stages; i-- > 0;) {
+        const size_t p = line->radix[i];
+#define QNET__FFT_STAGE(radix)                                            \
+    case radix:                                                           \
+        if (m == 1) qnet__fft_stage(job, 1, w, circle, radix, 1);         \
+        else qnet__fft_stage(job, m, w, circle, radix, 0);                \
+        break
+        switch (p) {
+        QNET__FFT_STAGE(2);
+        QNET__FFT_STAGE(3);
+        QNET__FFT_STAGE(4);
+        QNET__FFT_STAGE(5);
+        QNET__FFT_STAGE(7);
+        default: qnet__fft_stage(job, m, w, circle, p, m == 1);
+        }
+#undef QNET__FFT_STAGE
+        w += 2 * m * (p - 1), circle += 2 * p, m *= p;
+    }
+}
+
+/* The inverse transform is the transform with real and imaginary parts swapped on both sides. */
+static void qnet__fft_columns(const qnet__fft_job *job)
+{
+    const size_t n = job->line->n, point = 2 * QNET__LANES, lines = job->lines;
+    qnet_real *re = job->work + (job->inverse ? QNET__LANES : 0);
+    qnet_real *im = job->work + (job->inverse ? 0 : QNET__LANES);
+    for (size_t j = 0; j < n; j++) {
+        const qnet_real *x = job->in + j * job->in_step;
+        const size_t at = (size_t)job->line->place[j] * point;
+        if (lines == QNET__LANES) {
+            const qnet__lanes a = qnet__lanes_load(x), b = qnet__lanes_load(x + QNET__LANES);
+            qnet__lanes_store(re + at, qnet__lanes_even(a, b));
+            qnet__lanes_store(im + at, qnet__lanes_odd(a, b));
+            continue;
+        }
+        qnet__lanes_store(re + at, qnet__lanes_zero());
+        qnet__lanes_store(im + at, qnet__lanes_zero());
+        for (size_t i = 0; i < lines; i++) re[at + i] = x[2 * i], im[at + i] = x[2 * i + 1];
+    }
+    qnet__fft_transform(job);
+    for (size_t k = 0; k < n; k++, re += point, im += point) {
+        qnet_real *y = job->out + k * job->out_step;
+        if (lines == QNET__LANES) {
+            const qnet__lanes a = qnet__lanes_load(re), b = qnet__lanes_load(im);
+            qnet__lanes_store(y, qnet__lanes_zip_low(a, b));
+            qnet__lanes_store(y + QNET__LANES, qnet__lanes_zip_high(a, b));
+            continue;
+        }
+        for (size_t i = 0; i < lines; i++) y[2 * i] = re[i], y[2 * i + 1] = im[i];
+    }
+}
+
+static void qnet__fft_rows(const qnet__fft_job *job)
+{
+    const size_t n = job->line->n, point = 2 * QNET__LANES, swap = job->inverse ? 1 : 0;
+    qnet__lanes v[QNET__FFT_WIDE];
+    for (size_t e = 0; e < 2 * n; e += QNET__FFT_WIDE) {
+        qnet__fft_get(job->in + e, job->in_step, job->lines, 2 * n - e, v);
+        QNET__UNROLL
+        for (size_t c = 0; c < QNET__FFT_WIDE; c++)
+            if (e + c < 2 * n)
+                qnet__lanes_store(job->work + (size_t)job->line->place[(e + c) / 2] * point +
+                                  ((c & 1) ^ swap) * QNET__LANES, v[c]);
+    }
+    qnet__fft_transform(job);
+    for (size_t e = 0; e < 2 * n; e += QNET__FFT_WIDE) {
+        QNET__UNROLL
+        for (size_t c = 0; c < QNET__FFT_WIDE; c++)
+            v[c] = e + c < 2 * n ? job->scale * qnet__lanes_load(job->work + (e + c) / 2 * point +
+                                                     ((c & 1) ^ swap) * QNET__LANES)
+                                 : qnet__lanes_zero();
+        qnet__fft_put(v, job->out + e, job->out_step, job->lines, 2 * n - e);
+    }
+}
+
+/* Rows a and b, the first lanes and those after them, as Z of z = a + i b:
+   A(k) = (Z(k) + conj Z(n - k)) / 2, B(k) = (Z(k) - conj Z(n - k)) / 2i. */
+static void qnet__fft_real(const qnet__fft_job *job)
+{
+    const size_t n = job->line->n, point = 2 * QNET__LANES, numbers = 2 * (n / 2 + 1);
+    const qnet_real half = job->scale / 2;
+    qnet__lanes v[QNET__FFT_WIDE];
+    for (size_t b = 0; b < 2; b++) {
+        const size_t rows = b ? job->lines - qnet__min_size(job->lines, QNET__LANES) : job->lines;
+        for (size_t e = 0; e < n; e += QNET__FFT_WIDE) {
+            qnet__fft_get(job->in + (rows > 0 ? b * QNET__LANES * job->in_step + e : 0),
+                          job->in_step, rows, n - e, v);
+            QNET__UNROLL
+            for (size_t c = 0; c < QNET__FFT_WIDE; c++)
+                if (e + c < n)
+                    qnet__lanes_store(job->work + (size_t)job->line->place[e + c] * point +
+                                      b * QNET__LANES, v[c]);
+        }
+    }
+    qnet__fft_transform(job);
+    for (size_t b = 0; b < 2; b++) {
+        const size_t rows = b ? job->lines - qnet__min_size(job->lines, QNET__LANES) : job->lines;
+        for (size_t e = 0; rows > 0 && e < numbers; e += QNET__FFT_WIDE) {
+            QNET__UNROLL
+            for (size_t c = 0; c < QNET__FFT_WIDE; c += 2) {
+                const size_t k = qnet__min_size(e + c, numbers - 2) / 2;
+                const qnet_real *z = job->work + k * point;
+                const qnet_real *mirror = job->work + (k > 0 ? n - k : 0) * point;
+                const qnet__lanes zr = qnet__lanes_load(z), mr = qnet__lanes_load(mirror);
+                const qnet__lanes zi = qnet__lanes_load(z + QNET__LANES);
+                const qnet__lanes mi = qnet__lanes_load(mirror + QNET__LANES);
+                v[c] = half * (b ? zi + mi : zr + mr);
+                v[c + 1] = half * (b ? mr - zr : zi - mi);
+            }
+            qnet__fft_put(v, job->out + b * QNET__LANES * job->out_step + e, job->out_step, rows,
+                          numbers - e);
+        }
+    }
+}
+
+/* The way back: Z(k) = A(k) + i B(k), Z(n - k) = conj A(k) + i conj B(k). What must be real, k = 0
+   and k = n / 2, is taken as real. */
+static void qnet__fft_real_inverse(const qnet__fft_job *job)
+{
+    const size_t n = job->line->n, point = 2 * QNET__LANES, numbers = 2 * (n / 2 + 1);
+    const size_t more = job->lines - qnet__min_size(job->lines, QNET__LANES);
+    qnet__lanes a[QNET__FFT_WIDE], b[QNET__FFT_WIDE];
+    for (size_t e = 0; e < numbers; e += QNET__FFT_WIDE) {
+        qnet__fft_get(job->in + e, job->in_step, job->lines, numbers - e, a);
+        qnet__fft_get(job->in + (more > 0 ? QNET__LANES * job->in_step + e : 0), job->in_step, more,
+                      numbers - e, b);
+        QNET__UNROLL
+        for (size_t c = 0; c < QNET__FFT_WIDE; c += 2) {
+            const size_t k = (e + c) / 2, mirror = n - k;
+            qnet_real *z; /* with its parts swapped */
+            if (e + c >= numbers) continue;
+            if (k == 0 || k == mirror) a[c + 1] = b[c + 1] = qnet__lanes_zero();
+            z = job->work + (size_t)job->line->place[k] * point;
+            qnet__lanes_store(z, a[c + 1] + b[c]);
+            qnet__lanes_store(z + QNET__LANES, a[c] - b[c + 1]);
+            if (k == 0) continue;
+            z = job->work + (size_t)job->line->place[mirror] * point;
+            qnet__lanes_store(z, b[c] - a[c + 1]);
+            qnet__lanes_store(z + QNET__LANES, a[c] + b[c + 1]);
+        }
+    }
+    qnet__fft_transform(job);
+    for (size_t i = 0; i < 2; i++) {
+        const size_t rows = i ? more : job->lines;
+        for (size_t e = 0; rows > 0 && e < n; e += QNET__FFT_WIDE) {
+            QNET__UNROLL
+            for (size_t c = 0; c < QNET__FFT_WIDE; c++)
+                a[c] = e + c < n ? job->scale * qnet__lanes_load(job->work + (e + c) * point +
+                                                                 (i ^ 1) * QNET__LANES)
+                                 : qnet__lanes_zero();
+            qnet__fft_put(a, job->out + i * QNET__LANES * job->out_step + e, job->out_step, rows,
+                          n - e);
+        }
+    }
+}
+
+static void qnet__fft_run(const qnet__fft_job *job)
+{
+    if (job->kind == QNET__FFT_COLUMNS) qnet__fft_columns(job);
+    else if (job->kind == QNET__FFT_ROWS) qnet__fft_rows(job);
+    else if (job->inverse) qnet__fft_real_inverse(job);
+    else qnet__fft_real(job);
+}
+
+#endif
+
 /* ---- The table ------------------------------------------------------------------------------- */
 
 static const qnet__isa qnet__isa_table = {
@@ -5588,6 +6271,9 @@ static const qnet__isa qnet__isa_table = {
 #endif
     qnet__maxpool_row, QNET__TRAINING(qnet__stem_winners_of), qnet__lstm_forward_row,
     QNET__TRAINING(qnet__lstm_backward_row)
+#if QNET__HAS_MAPS
+    , QNET__LANES, qnet__fft_run
+#endif
 };
 
 #endif /* QNET__SUFFIX */
@@ -10746,7 +11432,9 @@ static uint32_t qnet__reverse_bits(uint32_t code, int n)
     return r;
 }
 
-/* code[symbols] of these lengths (RFC 1951, 3.2.2), first bit lowest. */
+/* code[symbols] of these lengths (RFC 1951, 3.2.2), first bit lowest. Codes are counted up, and
+   doubled from one length to the next. For the lengths 2, 1, 3, 3 that gives 10, 0, 110, 111: none
+   begins with another one, so no sign between them is needed. */
 static void qnet__canonical_codes(const uint8_t *length, int symbols, uint16_t *code)
 {
     uint32_t next = 0;
@@ -10761,14 +11449,15 @@ enum { QNET__FOR_CODELEN, QNET__FOR_LITLEN, QNET__FOR_DIST };
 /* The table entry of a symbol, without the length of its code; 0 for a reserved symbol. */
 static uint32_t qnet__code_entry(int what, int symbol)
 {
-    uint32_t base, extra;
     if (what == QNET__FOR_CODELEN || (what == QNET__FOR_LITLEN && symbol < 256))
         return (uint32_t)symbol << 16 | QNET__CODE_LITERAL;
     if (what == QNET__FOR_LITLEN && symbol == 256) return QNET__CODE_END;
     if (symbol >= (what == QNET__FOR_LITLEN ? QNET__LITLEN_CODES : QNET__DIST_CODES)) return 0;
-    base = what == QNET__FOR_LITLEN ? qnet__length_base[symbol - 257] : qnet__dist_base[symbol];
-    extra = what == QNET__FOR_LITLEN ? qnet__length_extra[symbol - 257] : qnet__dist_extra[symbol];
-    return base << 16 | extra << 8 | QNET__CODE_BASE;
+    if (what == QNET__FOR_LITLEN)
+        return (uint32_t)qnet__length_base[symbol - 257] << 16 |
+               (uint32_t)qnet__length_extra[symbol - 257] << 8 | QNET__CODE_BASE;
+    return (uint32_t)qnet__dist_base[symbol] << 16 | (uint32_t)qnet__dist_extra[symbol] << 8 |
+           QNET__CODE_BASE;
 }
 
 /* Fills code->table from length[symbols], 0..15 (RFC 1951, 3.2.2). As zlib does, refuses a set of
@@ -10909,9 +11598,9 @@ static void qnet__inflate_refill(qnet__inflate *s)
     while (s->in.count <= 56) {
         if (s->in.at == s->in.end) {
             size_t got;
-            qnet_status status;
             if (s->source_ended) break;
-            status = qnet__read_some(s->ctx, s->source, s->input, sizeof s->input, &got);
+            const qnet_status status =
+                qnet__read_some(s->ctx, s->source, s->input, sizeof s->input, &got);
             if (status != QNET_OK) s->status = status;
             s->source_ended = got == 0;
             s->in.at = s->input;
@@ -10997,12 +11686,11 @@ static const char *qnet__inflate_dynamic(qnet__inflate *s)
         return "the set of code lengths is no prefix code";
     while (at < literals + distances) { /* from here on length[] is that of the real codes */
         uint32_t symbol, repeat = 1;
-        uint8_t fill;
         if (s->in.count < QNET__CODELEN_BITS) qnet__inflate_refill(s);
         symbol = qnet__next_code(&s->in, &codelen, QNET__CODELEN_BITS) >> 16;
         if (s->in.count < 0) return NULL; /* no bit is left: the next to be read tells */
         if (symbol == 16 && at == 0) return "a repeated code length has none before it";
-        fill = (uint8_t)(symbol < 16 ? symbol : symbol == 16 ? length[at - 1] : 0);
+        const uint8_t fill = (uint8_t)(symbol < 16 ? symbol : symbol == 16 ? length[at - 1] : 0);
         if (symbol >= 16)
             repeat = qnet__repeat_base[symbol - 16] +
                      qnet__inflate_bits(s, qnet__repeat_extra[symbol - 16]);
@@ -11024,9 +11712,8 @@ static void qnet__inflate_block(qnet__inflate *s)
 {
     uint8_t length[QNET__FIXED_CODES], dist_length[32];
     const char *wrong = NULL;
-    uint32_t type;
     s->last_block = (int)qnet__inflate_bits(s, 1);
-    type = qnet__inflate_bits(s, 2);
+    const uint32_t type = qnet__inflate_bits(s, 2);
     s->mode = type == 0 ? QNET__IN_STORED : QNET__IN_CODES;
     if (type == 0) {
         /* Bytes were read whole, so what is beyond a multiple of 8 is the rest of this byte. */
@@ -11177,13 +11864,15 @@ static qnet_status qnet__inflate_read(qnet__inflate *s, void *dst, size_t size, 
              -> two Huffman codes, for literals and lengths, and for distances
              -> the codes' lengths, the tokens, the end of the block
 
-   Matches reach back within their piece only, so that nothing moves from one piece to the next. */
+   Matches reach back within their piece only, so that nothing moves from one piece to the next. A
+   window that slides on, and looking for a longer match one byte later, as zlib does both, would
+   make a volume's file about 1 % smaller. */
 
 #define QNET__DEFLATE_PIECE 65535 /* plain bytes of a block: a place, + 1, fits 16 bits */
-#define QNET__HASH_BITS 15
-#define QNET__CHAIN     48   /* earlier places that are tried for a match */
-#define QNET__TOO_FAR   4096 /* a match of 3 from farther costs more than 3 literals */
-#define QNET__CODE_MOST 14   /* bits of a code: so that 16 symbols say all lengths, see below */
+#define QNET__HASH_BITS     15
+#define QNET__CHAIN         48   /* earlier places that are tried for a match */
+#define QNET__TOO_FAR       4096 /* a match of 3 from farther costs more than 3 literals */
+#define QNET__CODE_MOST     14   /* bits of a code: 16 symbols say all lengths, see below */
 
 /* An alphabet of a block: how often each symbol comes, its code and the code's length in bits. */
 typedef struct qnet__alphabet {
@@ -11192,7 +11881,7 @@ typedef struct qnet__alphabet {
     uint16_t code[QNET__LITLEN_CODES];
 } qnet__alphabet;
 
-/* The state of packing, about 750 KB in one block of the heap. */
+/* The state of packing, about 700 KB in one block of the heap. */
 typedef struct qnet__deflate {
     qnet_context *ctx;
     qnet_sink *sink;
@@ -11206,8 +11895,8 @@ typedef struct qnet__deflate {
     uint8_t dist_symbol[QNET__WINDOW + 1];      /* distance -> code */
     uint32_t crc_table[8][256];
     uint16_t head[1 << QNET__HASH_BITS]; /* 1 + the latest place with this hash; 0: none */
-    uint16_t previous[QNET__DEFLATE_PIECE];      /* 1 + the place before with the same hash */
-    uint32_t token[QNET__DEFLATE_PIECE];         /* a literal, or distance << 9 | length */
+    uint16_t previous[QNET__DEFLATE_PIECE]; /* 1 + the place before with the same hash */
+    uint32_t token[QNET__DEFLATE_PIECE];    /* a literal, or distance << 9 | length */
     unsigned char plain[QNET__DEFLATE_PIECE];
     unsigned char out[2 * QNET__DEFLATE_PIECE + 1024]; /* a match of 3 takes 46 bits at most */
 } qnet__deflate;
@@ -11392,13 +12081,12 @@ static void qnet__deflate_tokens(qnet__deflate *d)
 /* Writes the piece as one block. */
 static qnet_status qnet__deflate_block(qnet__deflate *d)
 {
-    qnet_status status;
     qnet__deflate_parse(d);
     qnet__huffman_make(&d->litlen, QNET__LITLEN_CODES);
     qnet__huffman_make(&d->dist, QNET__DIST_CODES);
     qnet__deflate_head(d);
     qnet__deflate_tokens(d);
-    status = qnet__write(d->ctx, d->sink, d->out, d->written);
+    const qnet_status status = qnet__write(d->ctx, d->sink, d->out, d->written);
     d->size = d->written = 0;
     return status;
 }
@@ -11461,7 +12149,6 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     static const unsigned char signature[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
     unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line; /* 8 bits a sample */
     qnet_buffer data = {NULL, 0, 0, NULL};
-    qnet_sink to;
     qnet__deflate *d;
     size_t row, block, total;
     qnet_status status = QNET_OK;
@@ -11478,7 +12165,7 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");
     line = (unsigned char *)(d + 1); /* the filter and a row */
     line[0] = 2;
-    to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
+    qnet_sink to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
     qnet__deflate_start(d, ctx, &to, 1);
     for (size_t y = 0; y < (size_t)height && status == QNET_OK; y++) {
         const uint8_t *p = pixels + y * row;
@@ -11611,7 +12298,14 @@ static void qnet__orientation_text(double r[3][3], char text[4])
     text[3] = '\0';
 }
 
-/* The rotation of a quaternion a + bi + cj + dk of any length but 0 (nifti1.h, "method 2"). */
+/* The rotation of a quaternion a + bi + cj + dk of any length but 0 (nifti1.h, "method 2"). With
+   length 1, where s is 2:
+
+           | 1 - 2 (cc + dd)   2 (bc - ad)       2 (bd + ac)     |
+       R = | 2 (bc + ad)       1 - 2 (bb + dd)   2 (cd - ab)     |
+           | 2 (bd - ac)       2 (cd + ab)       1 - 2 (bb + cc) |
+
+   Row i + 1 is row i with b, c, d and the columns moved on by one, in a cycle. */
 static void qnet__quaternion_to_rotation(const double q[4], double r[3][3])
 {
     const double a = q[0], s = 2 / (a * a + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
@@ -11634,6 +12328,12 @@ static size_t qnet__voxel_count(int nx, int ny, int nz)
         !qnet__mul(n, (size_t)nz, &n))
         return 0;
     return n <= (size_t)QNET_MAX_VOXELS ? n : 0;
+}
+
+/* Index of voxel (x, y, z) in voxels[nz][ny][nx]. */
+QNET__HELPER size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
+{
+    return ((size_t)z * (size_t)v->ny + (size_t)y) * (size_t)v->nx + (size_t)x;
 }
 
 /* A volume of zeros with 1 mm voxels, axes to the right, front and top, voxel (0,0,0) at 0. Set
@@ -11695,14 +12395,13 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     memcpy(affine, volume->affine, sizeof affine);
     for (j = 0; j < 3; j++) { /* i: the old axis along the world axis of letter j */
         const char *letter = to[j] ? strchr(letters, to[j]) : NULL;
-        int flip;
         k = letter ? (int)(letter - letters) : -1;
         if (k < 0 || seen[k % 3]++ || (j == 2 && to[3]))
             return qnet__fail(volume->ctx, QNET_ERROR_ARGUMENT,
                               "qnet_volume_reorient: orientation is \"%.20s\", expected three "
                               "letters, one each of R/L, A/P, S/I", to);
         for (i = 0; world[i] != k % 3; i++) {}
-        flip = (sign[i] > 0) != (k < 3);
+        const int flip = (sign[i] > 0) != (k < 3);
         size[j] = n[i];
         spacing[j] = norm[i];
         step[j] = flip ? -stride[i] : stride[i];
@@ -11872,6 +12571,7 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
         v->affine[i / 4][i % 4] = (double)h->srow[i / 4][i % 4];
         zero = zero && (i % 4 == 3 || v->affine[i / 4][i % 4] == 0);
     }
+    /* Which of them holds, by the table above. */
     v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
     if (v->affine_source < 2) { /* by pixdim: other[] becomes the affine */
         if (sform > 0)
@@ -11897,6 +12597,7 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
                              excess / 2);
         memcpy(v->affine, other, sizeof other);
     }
+    /* In mm; columns and their directions. */
     for (int i = 0; i < 12; i++) v->affine[i / 4][i % 4] *= mm[units];
     if (!qnet__affine_axes(&v->affine[0][0], v->spacing, r))
         return qnet__nifti_fail(in, FORMAT, "the affine of the %s is singular or not finite",
@@ -11918,9 +12619,9 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
     qnet__nifti_header *h = &in->header;
     const unsigned char *magic = h->magic;
     int dim[8];
-    double offset, slope;
     const long size = (int32_t)qnet__load_le32((unsigned char *)h); /* as in a little-endian file */
     const int big = size == 0x5c010000; /* 348 the other way round */
+    /* Which kind of file it is. */
     if (size == 540 || size == 0x1c020000)
         return qnet__nifti_fail(in, UNSUPPORTED, "sizeof_hdr is %d (NIfTI-2), expected 348 "
                                 "(NIfTI-1)", 540);
@@ -11936,6 +12637,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, FORMAT, "not a NIfTI-1 file: magic is %02x %02x %02x %02x, "
                                 "expected 6e 2b 31 00 (\"n+1\")", magic[0], magic[1], magic[2],
                                 magic[3]);
+    /* Its size: one volume of three axes. */
     for (int i = 0; i < 8; i++) dim[i] = h->dim[i];
     if (dim[0] < 1 || dim[0] > 7)
         return qnet__nifti_fail(in, FORMAT, "dim[0] is %d, expected 1 to 7", dim[0]);
@@ -11957,6 +12659,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, LIMIT, "dim is %d x %d x %d, expected at most %.0f voxels "
                                 "(QNET_MAX_VOXELS)", dim[1], dim[2], dim[3],
                                 (double)QNET_MAX_VOXELS);
+    /* The type of a voxel. */
     in->type = qnet__nifti_type(h->datatype, &in->type_name);
     in->bytes = qnet_dtype_size(in->type);
     if (in->type == QNET_BOOL)
@@ -11968,9 +12671,9 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
     if (h->bitpix != 8 * (int)in->bytes)
         qnet__nifti_warn(in, "bitpix is %d, expected %d for datatype %d (%s), which is taken",
                          h->bitpix, 8 * (int)in->bytes, h->datatype, in->type_name);
-    /* 0 is refused: voxels could then start at 348 or 352, and the wrong one of them shifts the
-       picture by some voxels unnoticed. */
-    offset = (double)h->vox_offset;
+    /* Where voxels start. 0 is refused: it could mean 348 or 352, and the wrong one of them shifts
+       the picture by some voxels unnoticed. */
+    const double offset = (double)h->vox_offset;
     if (!(offset >= 352 && offset == floor(offset) && qnet__is_finite(offset)))
         return qnet__nifti_fail(in, FORMAT, "vox_offset is %g, expected a whole number of 352 or "
                                 "more", offset);
@@ -11978,7 +12681,8 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, LIMIT, "vox_offset is %g, expected at most %.0f", offset,
                                 (double)QNET__NIFTI_MAX_OFFSET);
     in->offset = (size_t)offset;
-    slope = (double)h->scl_slope;
+    /* What stored numbers mean. */
+    const double slope = (double)h->scl_slope;
     in->intercept = (double)h->scl_inter;
     /* NaN is what some tools write for "none"; nibabel takes infinity so, too. */
     in->slope = qnet__is_finite(slope) && slope != 0 ? slope : 1; /* 0: no scaling (nifti1.h) */
@@ -12120,7 +12824,6 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
     qnet__nifti_reader *in;
     qnet_volume *volume = NULL;
     size_t room = 0;
-    qnet_status status;
     QNET__NEEDS(ctx, ctx && source && source->read && out);
     in = (qnet__nifti_reader *)qnet__alloc(ctx, sizeof *in);
     if (in == NULL) return qnet__no_memory(ctx, sizeof *in, "reading a NIfTI file");
@@ -12128,7 +12831,7 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
     in->ctx = in->volume.ctx = ctx;
     in->source = source;
     in->name = qnet__source_name(source);
-    status = qnet__nifti_read_parts(in, &room);
+    qnet_status status = qnet__nifti_read_parts(in, &room);
     if (status == QNET_OK) {
         volume = (qnet_volume *)qnet__alloc(ctx, sizeof *volume);
         if (volume == NULL) status = qnet__no_memory(ctx, sizeof *volume, "a volume");
@@ -12213,13 +12916,11 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
 {
     qnet__deflate *d;
     unsigned char *block, header[352];
-    const char *name;
     char orientation[4];
     double spacing[3], r[3][3];
     const size_t deflate_bytes = gzip ? sizeof *d : 0, bytes = deflate_bytes + QNET__NIFTI_PIECE;
-    qnet_status status;
     QNET__NEEDS(ctx, ctx && sink && sink->write && volume && volume->voxels);
-    name = qnet__sink_name(sink);
+    const char *name = qnet__sink_name(sink);
     /* slope 0: float32; else int16 of the nearest multiples of the slope. */
     if (!(slope == 0 || (slope >= (double)FLT_MIN && slope <= (double)FLT_MAX)))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: slope is %g, expected 0 or a number above "
@@ -12238,11 +12939,11 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
                           "qnet_volume_reorient", name, orientation);
     block = (unsigned char *)qnet__alloc(ctx, bytes);
     if (block == NULL) return qnet__no_memory(ctx, bytes, "writing a NIfTI file");
-    /* One block holds deflate's state, if any, and the piece of voxels that is converted. */
+    /* The block holds deflate's state, if any, and the piece of voxels that is converted. */
     d = gzip ? (qnet__deflate *)(void *)block : NULL;
     if (d) qnet__deflate_start(d, ctx, sink, 0);
     qnet__nifti_make_header(volume, slope, spacing, header);
-    status = qnet__nifti_send(ctx, d, sink, header, sizeof header);
+    qnet_status status = qnet__nifti_send(ctx, d, sink, header, sizeof header);
     if (status == QNET_OK)
         status = qnet__nifti_write_voxels(ctx, d, sink, volume, slope, block + deflate_bytes);
     if (status == QNET_OK && d) status = qnet__deflate_finish(d);
@@ -12257,9 +12958,8 @@ QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_v
 {
     qnet__file file;
     qnet_source source;
-    qnet_status status;
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
-    status = qnet_nifti_read(ctx, &source, out);
+    const qnet_status status = qnet_nifti_read(ctx, &source, out);
     qnet__file_close(&file);
     return status;
 }
@@ -12318,6 +13018,119 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
                   worst, name_a);
     return QNET_OK;
 }
+
+#if QNET__HAS_MAPS
+/* ---- the volumes of a call (API 12) ---------------------------------------------------------- */
+
+/* Zeros on the grid of another volume. */
+QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume *grid,
+                                           qnet_volume **out)
+{
+    qnet_volume *v = NULL;
+    QNET__TRY(qnet_volume_create(ctx, grid->nx, grid->ny, grid->nz, &v));
+    memcpy(v->spacing, grid->spacing, sizeof v->spacing);
+    memcpy(v->affine, grid->affine, sizeof v->affine);
+    memcpy(v->orientation, grid->orientation, sizeof v->orientation);
+    v->affine_source = grid->affine_source;
+    *out = v;
+    return QNET_OK;
+}
+
+#define QNET__SHEAR 0.01 /* cosine of the angle between two axes: a header's float32 has 1e-7 */
+
+/* Refuses what no step can work on: no volume, NaN or infinity, a spacing that is not the
+   affine's, axes that are not at right angles; and any other grid than that of `grid` (NULL: this
+   is the first volume). name: of a file, or "qnet_r2star_map: echo 2". */
+QNET__HELPER qnet_status qnet__check_volume(qnet_context *ctx, const qnet_volume *v,
+                                            const char *name, const qnet_volume *grid,
+                                            const char *grid_name)
+{
+    double norm[3], r[3][3];
+    char where[64];
+    if (v == NULL || v->voxels == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: the volume is missing (NULL)", name);
+    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
+    if (count == 0)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: volume of %d x %d x %d, expected sides of 1 "
+                          "or more and at most %.0f voxels", name, v->nx, v->ny, v->nz,
+                          (double)QNET_MAX_VOXELS);
+    if (!qnet__affine_axes(&v->affine[0][0], norm, r))
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the affine is singular or not finite", name);
+    for (int i = 0; i < 3; i++) {
+        const int j = (i + 1) % 3;
+        double cosine = 0;
+        for (int k = 0; k < 3; k++) cosine += v->affine[k][i] * v->affine[k][j];
+        cosine /= norm[i] * norm[j];
+        if (fabs(cosine) > QNET__SHEAR)
+            return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: the affine's axes %d and %d are at "
+                              "%.4g degrees, expected 90: bring it onto an orthogonal grid", name,
+                              i + 1, j + 1, acos(cosine) * 180 / 3.14159265358979323846);
+        if (!(fabs(v->spacing[i] - norm[i]) <= 0.001 * norm[i]))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: spacing[%d] is %g mm, expected %g as "
+                              "in the affine", name, i, v->spacing[i], norm[i]);
+    }
+    if (grid != NULL) QNET__TRY(qnet__check_grid(ctx, grid, grid_name, v, name));
+    for (size_t i = 0; i < count; i++)
+        if (!qnet__is_finite((double)v->voxels[i])) {
+            qnet__voxel_text(v, i, where);
+            return qnet__fail(ctx, QNET_ERROR_NUMERIC, "%s: %s is %g", name, where,
+                              (double)v->voxels[i]);
+        }
+    return QNET_OK;
+}
+
+/* The same of a mask, which must hold a voxel. */
+QNET__HELPER qnet_status qnet__check_mask(qnet_context *ctx, const qnet_volume *mask,
+                                          const char *name, const qnet_volume *grid,
+                                          const char *grid_name)
+{
+    QNET__TRY(qnet__check_volume(ctx, mask, name, grid, grid_name));
+    for (size_t i = 0; i < qnet__voxel_count(mask->nx, mask->ny, mask->nz); i++)
+        if (mask->voxels[i] != 0) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the mask is empty", name);
+}
+
+#define QNET__MAX_ECHOES 64
+
+/* Refuses what is no echo time in seconds, and one that does not come after the one before. */
+QNET__HELPER qnet_status qnet__check_echo_time(qnet_context *ctx, const char *name, double time,
+                                               double before)
+{
+    if (!(time > 0 && qnet__is_finite(time)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: the echo time is missing: expected 0 to 1 "
+                          "s, found %g", name, time);
+    if (time > 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g: expected seconds, 1 at "
+                          "most: this looks like milliseconds", name, time);
+    if (!(time > before))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g s: expected more than %g, "
+                          "that of the echo before", name, time, before);
+    return QNET_OK;
+}
+
+/* Refuses what is no series of `least` echoes or more: volume[echoes] on one grid (NULL: the
+   first one's), and their times. step, kind: "qnet_r2star_map", "magnitude", for sentences. */
+QNET__HELPER qnet_status qnet__check_series(qnet_context *ctx, const char *step, const char *kind,
+                                            int echoes, int least,
+                                            const qnet_volume *const *volume,
+                                            const double *echo_time, const qnet_volume *grid)
+{
+    char name[100], first[100];
+    if (volume == NULL || echo_time == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: volumes or echo times are NULL", step);
+    if (echoes < least || echoes > QNET__MAX_ECHOES)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %d echoes, expected %d to %d", step,
+                          echoes, least, QNET__MAX_ECHOES);
+    snprintf(first, sizeof first, "%s: %s 1", step, kind);
+    for (int e = 0; e < echoes; e++) {
+        snprintf(name, sizeof name, "%s: %s %d", step, kind, e + 1);
+        QNET__TRY(qnet__check_volume(ctx, volume[e], name, grid, first));
+        QNET__TRY(qnet__check_echo_time(ctx, name, echo_time[e], e > 0 ? echo_time[e - 1] : 0));
+        if (grid == NULL) grid = volume[e];
+    }
+    return QNET_OK;
+}
+#endif
 
 /* ============================================================================================
    >>weights
@@ -12410,7 +13223,18 @@ static const char *qnet__duplicate_name(const qnet_safetensor *tensors, int coun
     return NULL;
 }
 
-/* ---- the header's grammar -------------------------------------------------------------------- */
+/* ---- the header's grammar --------------------------------------------------------------------
+   With spaces, tabs and newlines anywhere between its parts:
+
+       header   = "{" [ member { "," member } ] "}"
+       member   = "__metadata__" ":" ( metadata | "null" )  |  string ":" tensor
+       metadata = "{" [ string ":" string { "," string ":" string } ] "}"
+       tensor   = "{" field { "," field } "}"
+       field    = "dtype" ":" string  |  "shape" ":" numbers  |  "data_offsets" ":" numbers
+                  |  string ":" any value of JSON, which is skipped
+       numbers  = "[" [ number { "," number } ] "]"
+
+   One function reads each of them, from f->at on, and leaves f->at behind it. */
 
 /* Refusals begin with the file's name. */
 #define qnet__tensors_fail(f, status, text, ...) \
@@ -12454,7 +13278,6 @@ static qnet_status qnet__header_escape(qnet__safetensors_file *f, unsigned char 
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     const char *simple = f->at[1] ? strchr(from, f->at[1]) : NULL;
     char digits[5] = "";
-    unsigned code;
     if (simple != NULL) {
         *(*write)++ = (unsigned char)to[simple - from];
         f->at += 2;
@@ -12464,7 +13287,7 @@ static qnet_status qnet__header_escape(qnet__safetensors_file *f, unsigned char 
     if (strspn((const char *)f->at + 2, "0123456789abcdefABCDEF") < 4)
         return qnet__header_fail(f, "four hexadecimal digits");
     memcpy(digits, f->at + 2, 4);
-    code = (unsigned)strtoul(digits, NULL, 16);
+    unsigned code = (unsigned)strtoul(digits, NULL, 16);
     if (code == 0) return qnet__header_fail(f, "a character other than NUL");
     if (code >= 0xd800 && code <= 0xdfff) { /* half of a surrogate pair */
         memmove(*write, f->at, 6);
@@ -12656,7 +13479,6 @@ static qnet_status qnet__header_read(qnet__safetensors_file *f)
     for (int i = 0;; i = 1) {
         qnet_safetensor t;
         char *name, *dtype = NULL;
-        size_t size;
         QNET__TRY(qnet__header_key(f, i, &name));
         if (name == NULL) break;
         if (strcmp(name, "__metadata__") == 0) {
@@ -12669,7 +13491,7 @@ static qnet_status qnet__header_read(qnet__safetensors_file *f)
             return qnet__tensors_fail(f, LIMIT, "tensor '%.64s': above %d tensors", name,
                                       QNET_MAX_SAFETENSORS_TENSORS);
         memset(&t, 0, sizeof(t));
-        size = strlen(name);
+        const size_t size = strlen(name);
         memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
         QNET__TRY(qnet__header_tensor(f, &t, &dtype));
         if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
@@ -12730,9 +13552,8 @@ static void qnet__leave_out(qnet__safetensors_file *f)
 static qnet_status qnet__header_load(qnet_context *ctx, qnet_source *source,
                                      qnet__safetensors_file *f)
 {
-    uint64_t length;
     QNET__TRY(qnet__read_exact(ctx, source, 8, "safetensors header length", &f->header));
-    length = qnet__load_le64(f->header.bytes);
+    const uint64_t length = qnet__load_le64(f->header.bytes);
     f->header.size = 0;
     if (length == 0)
         return qnet__tensors_fail(f, FORMAT, "expected a safetensors header of %d bytes or more, "
@@ -12751,7 +13572,6 @@ static qnet_status qnet__header_load(qnet_context *ctx, qnet_source *source,
 static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *source,
                                            qnet__safetensors_file *f)
 {
-    const char *duplicate;
     unsigned char extra;
     size_t size, got;
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
@@ -12760,7 +13580,7 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     QNET__TRY(qnet__header_read(f));
     QNET__TRY(qnet__check_layout(f, &size));
     qnet__leave_out(f);
-    duplicate = qnet__duplicate_name(f->file.tensors, f->file.count);
+    const char *duplicate = qnet__duplicate_name(f->file.tensors, f->file.count);
     if (duplicate != NULL)
         return qnet__tensors_fail(f, FORMAT, "tensor '%s' is there twice", duplicate);
     if (size > QNET_MAX_FILE_BYTES)
@@ -12789,13 +13609,12 @@ QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *sourc
                                            qnet_safetensors **out)
 {
     qnet__safetensors_file *f;
-    qnet_status status;
     QNET__NEEDS(ctx, ctx && source && source->read && out);
     f = (qnet__safetensors_file *)qnet__alloc(ctx, sizeof(*f));
     if (f == NULL) return qnet__no_memory(ctx, sizeof(*f), "a safetensors file");
     memset(f, 0, sizeof(*f));
     f->file.ctx = ctx;
-    status = qnet__safetensors_parse(ctx, source, f);
+    const qnet_status status = qnet__safetensors_parse(ctx, source, f);
     if (status != QNET_OK)
         qnet_safetensors_destroy(&f->file);
     else
@@ -12825,6 +13644,7 @@ static const qnet_safetensor *qnet__safetensors_find(const qnet_safetensors *fil
     return NULL;
 }
 
+/* Names as they stand in the file. */
 QNET_API const qnet_safetensor *qnet_safetensors_find(const qnet_safetensors *file,
                                                       const char *name)
 {
@@ -12921,25 +13741,24 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
                                             const qnet_safetensor *tensors, int count,
                                             const char *const *metadata_pairs, int pairs)
 {
-    const char *file, *duplicate;
     qnet_buffer json = {NULL, 0, 0, NULL};
-    qnet_status status;
     if (ctx == NULL || sink == NULL || sink->write == NULL || count < 0 || pairs < 0 ||
         (count > 0 && tensors == NULL) || (pairs > 0 && metadata_pairs == NULL))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_safetensors_write: an argument is NULL or a count below 0");
-    file = qnet__sink_name(sink);
+    const char *file = qnet__sink_name(sink);
     if (count > QNET_MAX_SAFETENSORS_TENSORS || pairs > QNET_MAX_SAFETENSORS_METADATA)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: above %d tensors or %d metadata keys", file,
                           QNET_MAX_SAFETENSORS_TENSORS, QNET_MAX_SAFETENSORS_METADATA);
     for (int i = 0; i < 2 * pairs; i++)
         if (metadata_pairs[i] == NULL)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: metadata string %d is NULL", file, i);
-    duplicate = qnet__duplicate_name(tensors, count);
+    const char *duplicate = qnet__duplicate_name(tensors, count);
     if (duplicate != NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s' is there twice", file,
                           duplicate);
-    status = qnet_buffer_append(ctx, &json, "length..", 8); /* known at the end */
+    /* Length and header, then the tensors as they are. */
+    qnet_status status = qnet_buffer_append(ctx, &json, "length..", 8); /* known at the end */
     if (status == QNET_OK)
         status = qnet__safetensors_json(ctx, file, tensors, count, metadata_pairs, pairs, &json);
     if (status == QNET_OK && json.size - 8 > QNET_MAX_SAFETENSORS_HEADER)
@@ -13085,9 +13904,8 @@ static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
                                        const qnet_safetensor *t, const char *name)
 {
     const size_t bad = qnet__first_outside(t, qnet__is_variance(name) ? 0 : -QNET__REAL_MAX);
-    double x;
     if (bad == t->count) return QNET_OK;
-    x = qnet__element(t->dtype, t->data, bad);
+    const double x = qnet__element(t->dtype, t->data, bad);
     return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file, name,
                       (double)bad, x, fabs(x) <= QNET__REAL_MAX ? "a variance below 0"
                                                                 : "not finite");
@@ -13190,10 +14008,9 @@ static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
    where any name is right as it is. */
 QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table)
 {
-    const char *first;
     size_t n, k;
     if (file == NULL || table == NULL || file->count == 0) return 0;
-    first = file->tensors[0].name;
+    const char *first = file->tensors[0].name;
     n = strlen(first);
     for (int i = 0; i < file->count; i++) {
         const char *name = file->tensors[i].name;
@@ -13370,15 +14187,14 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
 {
     qnet_safetensor *tensors, *t;
     int64_t *counter;
-    qnet_real *numbers;
-    size_t bytes;
     qnet_status status = QNET_OK;
     QNET__NEEDS(ctx, ctx && sink && table && block);
-    bytes = (sizeof *t + sizeof *counter) * (size_t)table->count + sizeof *block * table->total;
+    const size_t bytes = (sizeof *t + sizeof *counter) * (size_t)table->count +
+                         sizeof *block * table->total;
     t = tensors = (qnet_safetensor *)qnet__alloc(ctx, bytes);
     if (tensors == NULL) return qnet__no_memory(ctx, bytes, "a copy of the weights");
     counter = (int64_t *)(void *)(tensors + table->count);
-    numbers = (qnet_real *)(void *)(counter + table->count);
+    qnet_real *numbers = (qnet_real *)(void *)(counter + table->count);
     for (int real = 0; real < 2; real++)
         for (int i = 0; i < table->count && status == QNET_OK; i++) {
             const qnet_param *p = &table->entries[i];
@@ -13409,10 +14225,9 @@ QNET_API qnet_status qnet_safetensors_load(qnet_context *ctx, const char *path,
         qnet_buffer bytes = {NULL, 0, 0, NULL};
         qnet_memory_source state;
         char sentence[512] = "";
-        int used;
         status = ctx->hooks.weights.read(ctx->hooks.weights.user, ctx, path, &bytes, sentence,
                                          sizeof(sentence));
-        used = status != QNET_OK || bytes.size > 0;
+        const int used = status != QNET_OK || bytes.size > 0;
         source = qnet_source_memory(&state, bytes.bytes, bytes.size, path);
         if (status != QNET_OK) (void)qnet__fail(ctx, status, "%s", sentence);
         else if (used) status = qnet_safetensors_read(ctx, &source, out);
@@ -13431,9 +14246,9 @@ QNET_API qnet_status qnet_weights_load(qnet_context *ctx, const char *path,
                                        int replace_head, int *head_replaced)
 {
     qnet_safetensors *file = NULL;
-    qnet_status status;
     QNET__TRY(qnet_safetensors_load(ctx, path, &file));
-    status = qnet_weights_from_safetensors(ctx, file, table, block, replace_head, head_replaced);
+    const qnet_status status = qnet_weights_from_safetensors(ctx, file, table, block, replace_head,
+                                                             head_replaced);
     qnet_safetensors_destroy(file);
     return status;
 }
@@ -13509,6 +14324,2567 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
 }
 #endif
 
+#if QNET__HAS_MAPS
+/* ============================================================================================
+   >>fft: discrete Fourier transforms of one to three axes, of any size. A line of n = p m points
+   is cut into p interleaved ones of m points (Cooley & Tukey 1965), X and x counted from 0:
+
+       X(k + m q) = sum over r < p of e^(-2 pi i qr/p) [e^(-2 pi i kr/n) X_r(k)],
+       X_r the transform of x(r), x(r + p), x(r + 2 p) ...,
+
+   and so on, down to m = 1. p is 4, 2, 3, 5, 7 or a larger prime, which takes p products a point.
+   Points go first to where the smallest transforms want them; then all stages are in place. Lines
+   are transformed in bundles, one in each lane of a vector (>>kernels): all lanes do the same, and
+   a line's bits do not depend on its neighbours. Two real rows make one complex line.
+
+   x and y are transformed plane by plane, z over the bundles of all planes; the way back is in the
+   opposite order. A task is a plane or some bundles. Twiddle factors are worked out in double.
+   Relies on >>context >>kernels >>nifti.
+   ============================================================================================ */
+
+#define QNET__FFT_BUNDLES 4 /* along z in a task: neighbours in memory */
+
+typedef struct qnet__fft_plan {
+    const qnet__isa *isa;
+    size_t size[3];           /* x, y, z */
+    size_t width;             /* complex numbers in a row of the spectrum */
+    int real;
+    qnet__fft_line line[3];
+    qnet_real *work;          /* [workers][work_size] */
+    size_t work_size;
+    int inverse;              /* of the transform that runs, and its arrays */
+    const qnet_real *in;      /* real: x forward, else the spectrum */
+    qnet_real *out, *spectrum;
+} qnet__fft_plan;
+
+/* Tables of a line; while the arena measures, only their sizes. */
+static void qnet__fft_line_plan(qnet__arena *arena, size_t n, qnet__fft_line *line)
+{
+    static const size_t first[] = {4, 2, 3, 5, 7};
+    const double turn = 2 * 3.14159265358979323846;
+    qnet_real *twiddle = (qnet_real *)qnet__take(arena, 2 * n, sizeof *twiddle);
+    qnet_real *circle = (qnet_real *)qnet__take(arena, 2 * n, sizeof *circle);
+    int *place = (int *)qnet__take(arena, n, sizeof *place);
+    size_t rest = n, p;
+    memset(line, 0, sizeof *line);
+    line->n = n, line->twiddle = twiddle, line->circle = circle, line->place = place;
+    for (size_t i = 0; i < sizeof first / sizeof *first; i++)
+        for (; rest % first[i] == 0; rest /= first[i]) line->radix[line->stages++] = first[i];
+    for (p = 11; rest > 1; p = p * p < rest ? p + 2 : rest % p == 0 ? p : rest)
+        for (; rest % p == 0; rest /= p) line->radix[line->stages++] = p;
+    if (arena->base == NULL) return;
+    for (size_t j = 0; j < n; j++) {
+        size_t left = j, m = n, to = 0;
+        for (size_t i = 0; i < line->stages; i++) {
+            m /= line->radix[i];
+            to += left % line->radix[i] * m;
+            left /= line->radix[i];
+        }
+        place[j] = (int)to;
+    }
+    for (size_t i = line->stages, m = 1; i-- > 0; m *= p) {
+        p = line->radix[i];
+        for (size_t k = 0; k < m; k++)
+            for (size_t r = 1; r < p; r++) {
+                const double angle = turn * (double)(k * r) / (double)(p * m);
+                *twiddle++ = (qnet_real)cos(angle);
+                *twiddle++ = (qnet_real)-sin(angle);
+            }
+        for (size_t j = 0; j < p; j++) {
+            *circle++ = (qnet_real)cos(turn * (double)j / (double)p);
+            *circle++ = (qnet_real)sin(turn * (double)j / (double)p);
+        }
+    }
+}
+
+/* The plan of a size, its tables and the workers' memory in the arena. */
+static void qnet__fft_plan_take(qnet_context *ctx, qnet__arena *arena, int nx, int ny, int nz,
+                                int real, qnet__fft_plan *plan)
+{
+    memset(plan, 0, sizeof *plan);
+    plan->isa = qnet__isa_of(ctx);
+    plan->real = real;
+    plan->size[0] = (size_t)nx, plan->size[1] = (size_t)ny, plan->size[2] = (size_t)nz;
+    plan->width = real ? plan->size[0] / 2 + 1 : plan->size[0];
+    for (int axis = 0; axis < 3; axis++) {
+        qnet__fft_line_plan(arena, plan->size[axis], &plan->line[axis]);
+        plan->work_size = qnet__max_size(plan->work_size, 4 * plan->size[axis] * plan->isa->lanes);
+    }
+    plan->work = (qnet_real *)qnet__take(arena, qnet__workers(ctx),
+                                         plan->work_size * sizeof *plan->work);
+}
+
+/* `lines` lines that lie beside each other from x on, along y or z. */
+static void qnet__fft_lines(const qnet__fft_plan *plan, size_t worker, int axis, qnet_real *x,
+                            size_t lines)
+{
+    qnet__fft_job job = {&plan->line[axis], QNET__FFT_COLUMNS, plan->inverse, NULL, NULL, 0, 0, 0,
+                         1, plan->work + worker * plan->work_size};
+    job.in_step = job.out_step = 2 * plan->width * (axis == 2 ? plan->size[1] : 1);
+    if (plan->size[axis] == 1) return;
+    for (size_t i = 0; i < lines; i += job.lines) {
+        job.lines = qnet__min_size(lines - i, plan->isa->lanes);
+        job.in = job.out = x + 2 * i;
+        plan->isa->fft(&job);
+    }
+}
+
+/* Rows of one plane, along x. */
+static void qnet__fft_rows_of(const qnet__fft_plan *plan, size_t worker, size_t z)
+{
+    const size_t n = plan->size[0], rows = plan->size[1], wide = 2 * plan->width;
+    const size_t in_step = plan->real && !plan->inverse ? n : wide;
+    const size_t out_step = plan->real && plan->inverse ? n : wide;
+    qnet__fft_job job = {&plan->line[0], plan->real ? QNET__FFT_REAL : QNET__FFT_ROWS,
+                         plan->inverse, NULL, NULL, in_step, out_step, 0, 1,
+                         plan->work + worker * plan->work_size};
+    if (plan->inverse)
+        job.scale = (qnet_real)(1 / ((double)n * (double)rows * (double)plan->size[2]));
+    for (size_t y = 0; y < rows; y += job.lines) {
+        job.lines = qnet__min_size(rows - y, plan->isa->lanes * (plan->real ? 2 : 1));
+        job.in = plan->in + (z * rows + y) * in_step;
+        job.out = plan->out + (z * rows + y) * out_step;
+        plan->isa->fft(&job);
+    }
+}
+
+static void qnet__fft_plane_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
+    qnet_real *plane = plan->spectrum + 2 * z * plan->size[1] * plan->width;
+    if (!plan->inverse) qnet__fft_rows_of(plan, worker, z);
+    qnet__fft_lines(plan, worker, 1, plane, plan->width);
+    if (plan->inverse) qnet__fft_rows_of(plan, worker, z);
+}
+
+static void qnet__fft_z_task(void *arg, size_t i, size_t worker)
+{
+    const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
+    const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, lines = plan->size[1] * plan->width;
+    qnet__fft_lines(plan, worker, 2, plan->spectrum + 2 * i * most,
+                    qnet__min_size(lines - i * most, most));
+}
+
+/* Transforms by a plan: spectrum in place or, with a plan of real transforms, from x forward and to
+   y inverse. */
+static void qnet__fft_transform_all(qnet_context *ctx, qnet__fft_plan *plan, int inverse,
+                                    const qnet_real *x, qnet_real *spectrum, qnet_real *y)
+{
+    const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, lines = plan->size[1] * plan->width;
+    plan->inverse = inverse;
+    plan->spectrum = spectrum;
+    plan->in = plan->real && !inverse ? x : spectrum;
+    plan->out = plan->real && inverse ? y : spectrum;
+    if (!inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
+    if (plan->size[2] > 1)
+        qnet__parallel(ctx, (lines - 1) / most + 1, qnet__fft_z_task, plan);
+    if (inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
+}
+
+/* Whether the real transforms of a context go to its hook. */
+static int qnet__fft_hooked(const qnet_context *ctx)
+{
+    return !QNET__REAL_IS_DOUBLE && ctx->hooks.fft.forward != NULL;
+}
+
+/* A real transform by the hook, or by the plan. */
+static qnet_status qnet__fft_real_by(qnet_context *ctx, qnet__fft_plan *plan, int inverse,
+                                     const qnet_real *x, qnet_real *spectrum, qnet_real *y)
+{
+    const qnet_fft_hook *hook = &ctx->hooks.fft;
+    const int nx = (int)plan->size[0], ny = (int)plan->size[1], nz = (int)plan->size[2];
+    int failed;
+    if (!qnet__fft_hooked(ctx)) {
+        qnet__fft_transform_all(ctx, plan, inverse, x, spectrum, y);
+        return QNET_OK;
+    }
+    failed = inverse ? hook->inverse(hook->user, nx, ny, nz, (float *)(void *)spectrum,
+                                     (float *)(void *)y)
+                     : hook->forward(hook->user, nx, ny, nz, (const float *)(const void *)x,
+                                     (float *)(void *)spectrum);
+    if (failed)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "the FFT hook failed (%d) on %d x %d x %d points",
+                          failed, nx, ny, nz);
+    return QNET_OK;
+}
+
+/* One transform with a plan of its own. what: names the function in sentences. */
+static qnet_status qnet__fft_call(qnet_context *ctx, const char *what, int nx, int ny, int nz,
+                                  int real, int inverse, const qnet_real *x, qnet_real *spectrum,
+                                  qnet_real *y)
+{
+    qnet__arena arena = {NULL, 0};
+    qnet__fft_plan plan;
+    size_t bytes;
+    qnet_status status = QNET_OK;
+    if (ctx == NULL || spectrum == NULL || (real && (inverse ? y == NULL : x == NULL)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or data is NULL", what);
+    if (qnet__voxel_count(nx, ny, nz) == 0)
+        return qnet__fail(ctx, nx < 1 || ny < 1 || nz < 1 ? QNET_ERROR_ARGUMENT : QNET_ERROR_LIMIT,
+                          "%s: size is %d x %d x %d, expected sides of 1 or more and at most %.0f "
+                          "points", what, nx, ny, nz, (double)QNET_MAX_VOXELS);
+    qnet__fft_plan_take(ctx, &arena, nx, ny, nz, real, &plan);
+    if (real && qnet__fft_hooked(ctx))
+        return qnet__fft_real_by(ctx, &plan, inverse, x, spectrum, y);
+    QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "a Fourier transform"));
+    qnet__fft_plan_take(ctx, &arena, nx, ny, nz, real, &plan);
+    if (real) status = qnet__fft_real_by(ctx, &plan, inverse, x, spectrum, y);
+    else qnet__fft_transform_all(ctx, &plan, inverse, NULL, spectrum, NULL);
+    qnet__free(ctx, arena.base, bytes);
+    return status;
+}
+
+QNET_API qnet_status qnet_fft(qnet_context *ctx, int nx, int ny, int nz, int inverse,
+                              qnet_real *data)
+{
+    return qnet__fft_call(ctx, "qnet_fft", nx, ny, nz, 0, inverse != 0, NULL, data, NULL);
+}
+
+QNET_API qnet_status qnet_fft_real(qnet_context *ctx, int nx, int ny, int nz, const qnet_real *x,
+                                   qnet_real *spectrum)
+{
+    return qnet__fft_call(ctx, "qnet_fft_real", nx, ny, nz, 1, 0, x, spectrum, NULL);
+}
+
+QNET_API qnet_status qnet_fft_real_inverse(qnet_context *ctx, int nx, int ny, int nz,
+                                           qnet_real *spectrum, qnet_real *x)
+{
+    return qnet__fft_call(ctx, "qnet_fft_real_inverse", nx, ny, nz, 1, 1, NULL, spectrum, x);
+}
+
+QNET_API int qnet_fft_good_size(int n)
+{
+    for (int size = qnet__max_int(n, 1); size < INT_MAX; size++) {
+        int rest = size;
+        for (int p = 2; p < 8; p++)
+            while (rest % p == 0) rest /= p;
+        if (rest == 1) return size;
+    }
+    return n; /* above the last one that an int can hold */
+}
+
+/* ============================================================================================
+   >>brain   Brain extraction by BET (Smith: Fast robust automated brain extraction. Human Brain
+   Mapping 17, 2002), with the constants of its second version, bet2.
+
+   In: magnitude I[nz][ny][nx]. Out: a mask of 0 and 1. A closed surface of 2,562 vertices, at first
+   a small sphere in the brain, moves until it lies on the brain's border. All lengths are in mm
+   along the volume's axes, so that voxels need not be cubes.
+
+       t2, t98   2 % and 98 % of the voxels are below, but t2 <= .1 t98: a volume that lies within
+                 the brain shows no air; t = t2 + .1 (t98 - t2) parts head and air
+       centre    of gravity of the voxels with I > t, weights min(I - t2, t98 - t2)
+       radius    of a ball of the volume of these voxels; half of it that of the first sphere
+       tm        median of the I with t2 < I < t98 in that ball
+
+   Each of 1,000 steps moves each vertex by st / 2 + f2 sn + f3 n. n: the outward normal; s: from
+   the vertex to the mean of its neighbours, sn and st its parts along n and across; l: mean edge.
+
+       f2 = (1 + tanh(F (1/r - E))) / 2     smooths: 1/r = 2 |sn| / l^2 is the curvature; bends with
+                                            a radius above 10 mm stay, those below 3.33 mm go
+       f3 = .1 l (Imin - tl) / (Imax - t2)  fits: tl = t2 + threshold^.275 (Imax - t2); outwards
+                                            where all is bright, inwards where it is dark near by
+       Imin = max(t2, min(tm, I at 0, 1 .. 7 mm inwards))
+       Imax = min(tm, max(t, I at 0, 1, 2, 3 mm inwards))
+       E = (1/3.33 + 1/10) / 2, F = 6 / (1/3.33 - 1/10)
+
+   The lines begin at the vertex, as in the paper; bet2's begin 1 mm inside of it, and its brains
+   are as much larger. A surface that crosses itself is made again, smoother. The voxels whose
+   centres lie inside are the mask; of it the largest component is kept, its holes are filled, it is
+   eroded in plane, and islands are removed. A vertex has one owner in each step.
+   Relies on >>context >>text >>nifti.
+   ============================================================================================ */
+
+#define QNET__PI 3.14159265358979323846
+
+/* ---- the surface ----------------------------------------------------------------------------- */
+
+#define QNET__MESH_ORDER 4       /* how often the icosahedron's edges are halved */
+#define QNET__MESH_VERTICES 2562 /* 10 * 4^order + 2 */
+#define QNET__MESH_FACES 5120    /* 20 * 4^order */
+
+/* Faces run counter-clockwise, seen from outside. Neighbours of a vertex: 6, 5 at the corners of
+   the icosahedron, in that order, too. */
+typedef struct qnet__mesh {
+    double start[QNET__MESH_VERTICES][3]; /* on the sphere of radius 1 */
+    double at[2][QNET__MESH_VERTICES][3]; /* mm; before a step and after */
+    int face[QNET__MESH_FACES][3];
+    int neighbor[QNET__MESH_VERTICES][6], neighbors[QNET__MESH_VERTICES];
+    int link[QNET__MESH_VERTICES][6][2];  /* while it is built */
+} qnet__mesh;
+
+static double qnet__dot3(const double a[3], const double b[3])
+{
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+}
+
+static double qnet__distance3(const double a[3], const double b[3])
+{
+    const double d[3] = {a[0] - b[0], a[1] - b[1], a[2] - b[2]};
+    return sqrt(qnet__dot3(d, d));
+}
+
+/* The vertex in the middle of edge a, b, pushed out to the sphere. Both faces of the edge ask for
+   it: the first makes vertex (*count)++, and a link at the lower end finds it again. */
+static int qnet__mesh_middle(qnet__mesh *m, int a, int b, int *count)
+{
+    const int low = qnet__min_int(a, b), high = qnet__max_int(a, b), middle = *count;
+    double *place = m->start[middle], length;
+    int k = 0;
+    while (k < m->neighbors[low] && m->link[low][k][0] != high) k++;
+    if (k < m->neighbors[low]) return m->link[low][k][1];
+    for (int i = 0; i < 3; i++) place[i] = m->start[a][i] + m->start[b][i];
+    length = sqrt(qnet__dot3(place, place));
+    for (int i = 0; i < 3; i++) place[i] /= length;
+    m->link[low][k][0] = high;
+    m->link[low][k][1] = middle;
+    m->neighbors[low]++;
+    ++*count;
+    return middle;
+}
+
+/* The icosahedron: corners at (0, +-1, +-golden ratio) / length and their cyclic turns; its edges
+   are 2 / length long, and three corners at that distance from each other make a face. Each halving
+   makes four faces of one. */
+static void qnet__mesh_build(qnet__mesh *m)
+{
+    const double golden = 1.61803398874989484820, length = sqrt(1 + golden * golden);
+    int vertices = 12, faces = 0;
+    for (int v = 0; v < 12; v++) {
+        m->start[v][v / 4] = 0;
+        m->start[v][(v / 4 + 1) % 3] = (v & 1 ? 1 : -1) / length;
+        m->start[v][(v / 4 + 2) % 3] = (v & 2 ? golden : -golden) / length;
+    }
+    for (int a = 0; a < 12; a++)
+        for (int b = a + 1; b < 12; b++)
+            for (int c = b + 1; c < 12; c++) {
+                const double *p = m->start[a], *q = m->start[b], *o = m->start[c];
+                double corner[3][3] = {{p[0], p[1], p[2]}, {q[0], q[1], q[2]}, {o[0], o[1], o[2]}};
+                const int left = qnet__det3(corner) > 0; /* a, b, c run counter-clockwise */
+                if (qnet__distance3(p, q) * length > 2.1 || qnet__distance3(q, o) * length > 2.1 ||
+                    qnet__distance3(o, p) * length > 2.1)
+                    continue;
+                m->face[faces][0] = a;
+                m->face[faces][1] = left ? b : c;
+                m->face[faces++][2] = left ? c : b;
+            }
+    for (int order = 0; order < QNET__MESH_ORDER; order++) {
+        const int old_faces = faces;
+        memset(m->neighbors, 0, sizeof m->neighbors);
+        for (int f = 0; f < old_faces; f++) {
+            int corner[3], middle[3], k;
+            for (k = 0; k < 3; k++) {
+                corner[k] = m->face[f][k];
+                middle[k] = qnet__mesh_middle(m, corner[k], m->face[f][(k + 1) % 3], &vertices);
+            }
+            for (k = 0; k < 3; k++, faces++) {
+                m->face[faces][0] = corner[k];
+                m->face[faces][1] = middle[k];
+                m->face[faces][2] = middle[(k + 2) % 3];
+            }
+            memcpy(m->face[f], middle, sizeof middle);
+        }
+    }
+    /* A face a, b, c says that c comes after b around a: a link, to be followed around. */
+    memset(m->neighbors, 0, sizeof m->neighbors);
+    for (int f = 0; f < faces; f++)
+        for (int k = 0; k < 3; k++) {
+            const int a = m->face[f][k];
+            m->link[a][m->neighbors[a]][0] = m->face[f][(k + 1) % 3];
+            m->link[a][m->neighbors[a]++][1] = m->face[f][(k + 2) % 3];
+        }
+    for (int v = 0; v < vertices; v++)
+        for (int i = 0, k = 0; i < m->neighbors[v]; i++) {
+            m->neighbor[v][i] = m->link[v][k][0];
+            const int next = m->link[v][k][1];
+            for (k = 0; k < m->neighbors[v] && m->link[v][k][0] != next;) k++;
+        }
+}
+
+/* The mean edge, each counted from both of its ends. */
+static double qnet__mesh_edge(const qnet__mesh *m, double (*at)[3])
+{
+    double sum = 0;
+    for (int v = 0; v < QNET__MESH_VERTICES; v++)
+        for (int k = 0; k < m->neighbors[v]; k++)
+            sum += qnet__distance3(at[v], at[m->neighbor[v][k]]);
+    return sum / (6 * QNET__MESH_VERTICES - 12);
+}
+
+/* How much a surface crosses itself, as bet2 measures it: over all pairs of vertices nearer than a
+   mean edge, the sum of (distance - that on the sphere)^2, both in mean edges. Neighbours add a
+   little each, two sheets that have met some hundreds for each vertex. */
+static double qnet__mesh_crossing(const qnet__mesh *m, double (*at)[3])
+{
+    const double edge = qnet__mesh_edge(m, at);
+    const double first = qnet__mesh_edge(m, (double (*)[3])m->start);
+    double sum = 0;
+    for (int a = 0; a < QNET__MESH_VERTICES; a++)
+        for (int b = a + 1; b < QNET__MESH_VERTICES; b++) {
+            const double off = qnet__distance3(at[a], at[b]) / edge;
+            if (off >= 1) continue;
+            const double was = qnet__distance3(m->start[a], m->start[b]) / first;
+            sum += (off - was) * (off - was);
+        }
+    return sum;
+}
+
+/* Fills voxels[nz][ny][nx], zeros, with 1 inside of the surface; at: mm, becomes voxels. Slice z
+   cuts the faces in directed lines, closed polygons; row y cuts these in points, from each of which
+   on the winding number along x is higher or lower by 1. An end at z or y itself counts as above
+   it, and an edge is cut from the same of its ends for both of its faces: no polygon has gaps. */
+static void qnet__mesh_fill(const qnet__mesh *m, double (*at)[3], const qnet_volume *volume)
+{
+    const size_t nx = (size_t)volume->nx, rows = (size_t)volume->ny * (size_t)volume->nz;
+    for (int v = 0; v < QNET__MESH_VERTICES; v++)
+        for (int i = 0; i < 3; i++) at[v][i] /= volume->spacing[i];
+    for (int f = 0; f < QNET__MESH_FACES; f++) {
+        const int *v = m->face[f];
+        const double low = fmin(at[v[0]][2], fmin(at[v[1]][2], at[v[2]][2]));
+        const double high = fmax(at[v[0]][2], fmax(at[v[1]][2], at[v[2]][2]));
+        for (double z = fmax(0, ceil(low)); z <= fmin(volume->nz - 1.0, high); z++) {
+            double end[2][2]; /* x, y where the line begins and ends */
+            int cuts = 0;
+            for (int k = 0; k < 3; k++) {
+                const int a = v[k], b = v[(k + 1) % 3], up = at[a][2] < z;
+                const double *p = at[qnet__min_int(a, b)], *q = at[qnet__max_int(a, b)];
+                if (up == (at[b][2] < z)) continue;
+                for (int i = 0; i < 2; i++)
+                    end[up][i] = p[i] + (z - p[2]) / (q[2] - p[2]) * (q[i] - p[i]);
+                cuts++;
+            }
+            if (cuts != 2) continue;
+            const double *p = end[0], *q = end[1];
+            for (double y = fmax(0, ceil(fmin(p[1], q[1])));
+                 y <= fmin(volume->ny - 1.0, fmax(p[1], q[1])); y++) {
+                const double x = p[0] + (y - p[1]) / (q[1] - p[1]) * (q[0] - p[0]);
+                const size_t row = (size_t)z * (size_t)volume->ny + (size_t)y;
+                if ((p[1] < y) == (q[1] < y) || !(ceil(x) < volume->nx)) continue;
+                volume->voxels[row * nx + (size_t)fmax(0, ceil(x))] += p[1] < y ? -1 : 1;
+            }
+        }
+    }
+    for (size_t row = 0; row < rows; row++) {
+        float *voxel = volume->voxels + row * nx, winding = 0;
+        for (size_t x = 0; x < nx; x++) {
+            winding += voxel[x];
+            voxel[x] = winding > 0;
+        }
+    }
+}
+
+/* ---- its way to the brain's border ----------------------------------------------------------- */
+
+#define QNET__BET_STEPS 1000
+#define QNET__BET_CHUNK 128     /* vertices of a task */
+#define QNET__BET_PAD 20        /* mm */
+#define QNET__BET_PASSES 6      /* each smoother than the one before */
+#define QNET__BET_CROSSING 4000 /* more than that of a surface is another pass, as in bet2 */
+
+typedef struct qnet__bet {
+    const qnet_volume *image;
+    qnet__mesh *mesh;
+    double t2, t98, t, tm, center[3], radius; /* of the head; mm */
+    double per_mm[3];  /* voxels */
+    double bias;       /* threshold^.275 */
+    double edge;       /* mm */
+    double smoothing;  /* of f2 where the surface is concave; 1 in the first pass */
+    int from;          /* mesh->at[from] to at[1 - from] */
+} qnet__bet;
+
+/* I at a place in voxels, from the volume's corner on. Where a head is cut by the volume's border
+   it is taken to go on as it is there, else the surface would be rounded off before; but for 20 mm
+   only, else it would never end. */
+static double qnet__bet_sample(const qnet__bet *b, const double at[3])
+{
+    const int n[3] = {b->image->nx, b->image->ny, b->image->nz};
+    size_t index = 0;
+    for (int i = 2; i >= 0; i--) {
+        const double pad = QNET__BET_PAD * b->per_mm[i];
+        if (!(at[i] >= -pad && at[i] <= n[i] + pad)) return b->t2;
+        index *= (size_t)n[i];
+        if (at[i] >= 0) index += at[i] < n[i] ? (size_t)at[i] : (size_t)n[i] - 1;
+    }
+    return (double)b->image->voxels[index];
+}
+
+/* A step of the vertices of a chunk, from mesh->at[from] to at[1 - from]. */
+static void qnet__bet_task(void *arg, size_t chunk, size_t worker)
+{
+    static const double e = (1 / 3.33 + 1 / 10.0) / 2, f = 6 / (1 / 3.33 - 1 / 10.0);
+    const qnet__bet *b = (const qnet__bet *)arg;
+    const qnet__mesh *m = b->mesh;
+    const int size[3] = {b->image->nx, b->image->ny, b->image->nz};
+    double (*const at)[3] = b->mesh->at[b->from], (*const to)[3] = b->mesh->at[1 - b->from];
+    const int first = (int)chunk * QNET__BET_CHUNK;
+    const int end = qnet__min_int(first + QNET__BET_CHUNK, QNET__MESH_VERTICES);
+    QNET__UNUSED(worker);
+    for (int v = first; v < end; v++) {
+        double n[3] = {0, 0, 0}, s[3] = {0, 0, 0}, edge[7][3], place[3], inwards[3];
+        double low = b->tm, high = b->t, length, along, f2, f3;
+        const int count = m->neighbors[v];
+        int i, inside = 1;
+        for (int k = 0; k < count; k++)
+            for (i = 0; i < 3; i++) {
+                edge[k][i] = at[m->neighbor[v][k]][i] - at[v][i];
+                s[i] += edge[k][i];
+            }
+        memcpy(edge[count], edge[0], sizeof edge[0]);
+        for (int k = 0; k < count; k++) { /* the faces' normals, each as long as twice its area */
+            n[0] += edge[k][1] * edge[k + 1][2] - edge[k][2] * edge[k + 1][1];
+            n[1] += edge[k][2] * edge[k + 1][0] - edge[k][0] * edge[k + 1][2];
+            n[2] += edge[k][0] * edge[k + 1][1] - edge[k][1] * edge[k + 1][0];
+        }
+        length = sqrt(qnet__dot3(n, n));
+        for (i = 0; i < 3; i++) {
+            n[i] = length > 0 ? n[i] / length : 0;
+            s[i] /= count;
+            place[i] = at[v][i] * b->per_mm[i] + 0.5;
+            inwards[i] = -n[i] * b->per_mm[i];
+            inside &= fmin(place[i], place[i] + 7 * inwards[i]) > 0.5 &&
+                      fmax(place[i], place[i] + 7 * inwards[i]) < size[i] - 0.5;
+        }
+        along = qnet__dot3(s, n);
+        /* (1 + tanh x) / 2 = 1 / (1 + exp(-2 x)) */
+        f2 = 1 / (1 + exp(-2 * f * (2 * fabs(along) / (b->edge * b->edge) - e)));
+        if (along > 0) f2 = fmin(1, f2 * b->smoothing);
+        for (int depth = 0; depth <= 7; depth++) {
+            const double value = inside ? (double)b->image->voxels[
+                ((ptrdiff_t)place[2] * size[1] + (ptrdiff_t)place[1]) * size[0] +
+                (ptrdiff_t)place[0]] : qnet__bet_sample(b, place);
+            low = value < low ? value : low;
+            high = value > high && depth <= 3 ? value : high;
+            for (i = 0; i < 3; i++) place[i] += inwards[i];
+        }
+        low = fmax(low, b->t2);
+        high = fmin(high, b->tm);
+        f3 = 0.1 * b->edge * (low - b->t2 - b->bias * (high - b->t2)) / (high - b->t2);
+        for (i = 0; i < 3; i++)
+            to[v][i] = at[v][i] + (s[i] - along * n[i]) / 2 + (f2 * along + f3) * n[i];
+    }
+}
+
+/* The first sphere. */
+static void qnet__bet_start(qnet__bet *b)
+{
+    b->from = 0;
+    for (int v = 0; v < QNET__MESH_VERTICES; v++)
+        for (int i = 0; i < 3; i++)
+            b->mesh->at[0][v][i] = b->center[i] + b->radius / 2 * b->mesh->start[v][i];
+}
+
+/* A step, from 0; the surface is in mesh->at[from] before and after. In a pass after the first one
+   the surface is smoothed ten, a hundred ... times as much where it is concave; in the last quarter
+   of the steps that fades. */
+static void qnet__bet_step(qnet_context *ctx, qnet__bet *b, int pass, int step)
+{
+    const double left = 1 - (double)step / QNET__BET_STEPS, most = pow(10, pass);
+    if (step % 50 == 0) b->edge = qnet__mesh_edge(b->mesh, b->mesh->at[b->from]);
+    b->smoothing = 1 + fmin(1, 4 * left) * (most - 1);
+    qnet__parallel(ctx, (QNET__MESH_VERTICES - 1) / QNET__BET_CHUNK + 1, qnet__bet_task, b);
+    b->from = 1 - b->from;
+}
+
+/* The k-th lowest of x[count], from 0; x is put in another order. Hoare's FIND (1961): parted at a
+   pivot, and on with the part that holds place k. */
+static float qnet__kth(float *x, size_t count, size_t k)
+{
+    ptrdiff_t low = 0, high = (ptrdiff_t)count - 1, at = (ptrdiff_t)k;
+    while (low < high) {
+        const float pivot = x[low + (high - low) / 2];
+        ptrdiff_t i = low, j = high;
+        while (i <= j) {
+            while (x[i] < pivot) i++;
+            while (pivot < x[j]) j--;
+            if (i > j) break;
+            const float swap = x[i];
+            x[i++] = x[j];
+            x[j--] = swap;
+        }
+        if (at <= j) high = j;
+        else if (at >= i) low = i;
+        else break;
+    }
+    return x[at];
+}
+
+/* Where a voxel lies, mm. */
+static void qnet__place(const qnet_volume *v, size_t at, double place[3])
+{
+    const size_t nx = (size_t)v->nx, ny = (size_t)v->ny;
+    place[0] = v->spacing[0] * (double)(at % nx);
+    place[1] = v->spacing[1] * (double)(at / nx % ny);
+    place[2] = v->spacing[2] * (double)(at / nx / ny);
+}
+
+/* Thresholds, centre and radius of the head; value[voxels] is scratch. */
+static qnet_status qnet__bet_head(qnet_context *ctx, qnet__bet *b, const char *name, float *value)
+{
+    const qnet_volume *image = b->image;
+    const size_t voxels = qnet__voxel_count(image->nx, image->ny, image->nz);
+    const double voxel_mm3 = image->spacing[0] * image->spacing[1] * image->spacing[2];
+    double place[3], sum[4] = {0, 0, 0, 0}; /* of weight * place, and of weights */
+    size_t head = 0, in_ball = 0;
+    memcpy(value, image->voxels, voxels * sizeof *value);
+    b->t2 = (double)qnet__kth(value, voxels, voxels / 50);
+    b->t98 = (double)qnet__kth(value, voxels, voxels - 1 - voxels / 50);
+    if (!(b->t98 > b->t2))
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: nearly all voxels are %g, expected an image "
+                          "of a head", name, b->t2);
+    b->t2 = fmin(b->t2, 0.1 * b->t98);
+    b->t = b->t2 + 0.1 * (b->t98 - b->t2);
+    for (size_t at = 0; at < voxels; at++) {
+        const double v = (double)image->voxels[at], weight = fmin(v, b->t98) - b->t2;
+        if (!(v > b->t)) continue;
+        qnet__place(image, at, place);
+        for (int i = 0; i < 3; i++) sum[i] += weight * place[i];
+        sum[3] += weight;
+        head++;
+    }
+    for (int i = 0; i < 3; i++) b->center[i] = sum[i] / sum[3];
+    b->radius = cbrt((double)head * voxel_mm3 * 3 / (4 * QNET__PI));
+    for (size_t at = 0; at < voxels; at++) {
+        const double v = (double)image->voxels[at];
+        if (!(v > b->t2 && v < b->t98)) continue;
+        qnet__place(image, at, place);
+        if (qnet__distance3(place, b->center) < b->radius) value[in_ball++] = image->voxels[at];
+    }
+    b->tm = in_ball > 0 ? (double)qnet__kth(value, in_ball, in_ball / 2) : 0;
+    if (!(b->tm > b->t))
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the median around the centre of the head is "
+                          "%g, expected more than %g, a tenth of the way from dark to bright: no "
+                          "head is seen", name, b->tm, b->t);
+    return QNET_OK;
+}
+
+/* ---- the mask -------------------------------------------------------------------------------- */
+
+/* Flood fill, breadth first. The component (6 neighbours) of voxel `start`, whose voxels hold
+   `from`: makes them `to`, lists their indices in queue[voxels], and returns how many there are. */
+static size_t qnet__flood(qnet_volume *v, size_t start, float from, float to, uint32_t *queue)
+{
+    const size_t n[3] = {(size_t)v->nx, (size_t)v->ny, (size_t)v->nz};
+    size_t tail = 1;
+    queue[0] = (uint32_t)start;
+    v->voxels[start] = to;
+    for (size_t head = 0; head < tail; head++) {
+        size_t rest = queue[head], step = 1;
+        for (int i = 0; i < 3; step *= n[i], rest /= n[i], i++) {
+            const size_t at = queue[head], x = rest % n[i];
+            if (x > 0 && v->voxels[at - step] == from) {
+                v->voxels[at - step] = to;
+                queue[tail++] = (uint32_t)(at - step);
+            }
+            if (x + 1 < n[i] && v->voxels[at + step] == from) {
+                v->voxels[at + step] = to;
+                queue[tail++] = (uint32_t)(at + step);
+            }
+        }
+    }
+    return tail;
+}
+
+/* Of the mask's components, those of `least` voxels or more stay; least 0: the largest one. Returns
+   how many voxels that are. */
+static size_t qnet__keep_components(qnet_volume *mask, size_t least, uint32_t *queue)
+{
+    const size_t voxels = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    size_t kept = 0, largest = 0, start = 0, i;
+    for (i = 0; i < voxels; i++) {
+        if (mask->voxels[i] != 1) continue;
+        const size_t size = qnet__flood(mask, i, 1, 2, queue);
+        if (least > 0 && size < least)
+            for (size_t k = 0; k < size; k++) mask->voxels[queue[k]] = 0;
+        else kept += size;
+        if (size > largest) largest = size, start = i;
+    }
+    if (least == 0 && largest > 0) kept = qnet__flood(mask, start, 2, 3, queue);
+    for (i = 0; i < voxels; i++) mask->voxels[i] = mask->voxels[i] > (least > 0 ? 1.0f : 2.0f);
+    return kept;
+}
+
+/* What is not connected to the border of the volume outside of the mask becomes mask. */
+static void qnet__fill_holes(qnet_volume *mask, uint32_t *queue)
+{
+    const size_t voxels = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    size_t at = 0;
+    for (int z = 0; z < mask->nz; z++)
+        for (int y = 0; y < mask->ny; y++)
+            for (int x = 0; x < mask->nx; x++, at++)
+                if (mask->voxels[at] == 0 && (x == 0 || x == mask->nx - 1 || y == 0 ||
+                                              y == mask->ny - 1 || z == 0 || z == mask->nz - 1))
+                    qnet__flood(mask, at, 0, 2, queue);
+    for (at = 0; at < voxels; at++) mask->voxels[at] = mask->voxels[at] != 2;
+}
+
+typedef struct qnet__erosion {
+    qnet_volume *mask;
+    uint32_t *distance; /* [nz][ny][nx] */
+    int radius;
+} qnet__erosion;
+
+/* Slice z: a voxel stays where all of the disc around it, dx^2 + dy^2 <= radius^2, is mask; what is
+   beyond the slice is not. distance: to the next voxel along x that is no mask; row dy of the disc
+   reaches w = sqrt(radius^2 - dy^2). */
+static void qnet__erosion_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__erosion *e = (const qnet__erosion *)arg;
+    const int nx = e->mask->nx, ny = e->mask->ny, r = e->radius;
+    const size_t slice = (size_t)nx * (size_t)ny;
+    float *mask = e->mask->voxels + z * slice;
+    uint32_t *distance = e->distance + z * slice;
+    QNET__UNUSED(worker);
+    for (int y = 0; y < ny; y++) {
+        float *voxel = mask + (size_t)y * (size_t)nx;
+        uint32_t *row = distance + (size_t)y * (size_t)nx, d = 0;
+        int x;
+        for (x = 0; x < nx; x++) row[x] = d = voxel[x] != 0 ? d + 1 : 0;
+        for (d = 0, x = nx - 1; x >= 0; x--) {
+            d = voxel[x] != 0 ? d + 1 : 0;
+            if (d < row[x]) row[x] = d;
+        }
+    }
+    for (int y = 0; y < ny; y++) /* distances are known, so the mask can be changed in place */
+        for (int dy = -r; dy <= r; dy++) {
+            const uint32_t w = (uint32_t)sqrt((double)(r * r - dy * dy));
+            float *voxel = mask + (size_t)y * (size_t)nx;
+            const int inside = y + dy >= 0 && y + dy < ny;
+            const uint32_t *row = inside ? distance + (size_t)(y + dy) * (size_t)nx : NULL;
+            for (int x = 0; x < nx; x++)
+                if (!inside || row[x] <= w) voxel[x] = 0;
+        }
+}
+
+QNET_API void qnet_brain_config_init(qnet_brain_config *config)
+{
+    config->threshold = 0.2;
+    config->erode = 4;
+    config->island = 2000;
+}
+
+static const qnet__setting qnet__brain_settings[] = {
+    QNET__SETTING(qnet_brain_config, 'd', threshold, 0.01, 0.99),
+    QNET__SETTING(qnet_brain_config, 'i', erode, 0, 100),
+    QNET__SETTING(qnet_brain_config, 'i', island, 0, INT_MAX),
+    QNET__SETTINGS_END
+};
+
+/* From thresholds to islands. mask: of zeros; work[voxels]: values, distances, a queue. */
+static qnet_status qnet__brain_find(qnet_context *ctx, const qnet_brain_config *config,
+                                    const char *name, qnet__bet *b, uint32_t *work,
+                                    qnet_volume *mask)
+{
+    qnet__erosion erosion = {mask, work, config->erode};
+    size_t before, after;
+    QNET__TRY(qnet__bet_head(ctx, b, name, (float *)(void *)work));
+    b->bias = pow(config->threshold, 0.275);
+    qnet__mesh_build(b->mesh);
+    for (int pass = 0; pass < QNET__BET_PASSES; pass++) {
+        qnet__bet_start(b);
+        for (int step = 0; step < QNET__BET_STEPS; step++) qnet__bet_step(ctx, b, pass, step);
+        if (qnet__mesh_crossing(b->mesh, b->mesh->at[b->from]) <= QNET__BET_CROSSING) break;
+        if (pass + 1 == QNET__BET_PASSES)
+            qnet__log(ctx, QNET_LOG_WARNING, "%s: the brain's surface meets itself even with much "
+                      "smoothing: look at the mask", name);
+    }
+    qnet__mesh_fill(b->mesh, b->mesh->at[b->from], mask);
+    before = qnet__keep_components(mask, 0, work);
+    qnet__fill_holes(mask, work);
+    if (config->erode > 0) qnet__parallel(ctx, (size_t)mask->nz, qnet__erosion_task, &erosion);
+    after = qnet__keep_components(mask, (size_t)qnet__max_int(1, config->island), work);
+    if (after == 0)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: of a brain of %.0f voxels nothing is left: "
+                          "erode is %d, island %d", name, (double)before, config->erode,
+                          config->island);
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config *config,
+                                     const qnet_volume *magnitude, qnet_volume **mask)
+{
+    static const char name[] = "qnet_brain_mask: magnitude";
+    qnet__arena arena = {NULL, 0};
+    qnet__bet bet;
+    qnet_volume *out = NULL;
+    qnet_status status;
+    size_t voxels, bytes;
+    if (ctx == NULL || config == NULL || mask == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_brain_mask: context, configuration or "
+                          "mask is NULL");
+    QNET__TRY(qnet__settings_check(ctx, "qnet_brain_mask", qnet__brain_settings, config));
+    QNET__TRY(qnet__check_volume(ctx, magnitude, name, NULL, NULL));
+    voxels = qnet__voxel_count(magnitude->nx, magnitude->ny, magnitude->nz);
+    if (voxels > UINT32_MAX)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f voxels, expected %.0f at most", name,
+                          (double)voxels, (double)UINT32_MAX);
+    QNET__TRY(qnet__volume_like(ctx, magnitude, &out));
+    memset(&bet, 0, sizeof bet);
+    bet.image = magnitude;
+    for (int i = 0; i < 3; i++) bet.per_mm[i] = 1 / magnitude->spacing[i];
+    qnet__take(&arena, 1, sizeof *bet.mesh);
+    qnet__take(&arena, voxels, sizeof(uint32_t));
+    status = qnet__arena_alloc(ctx, &arena, &bytes, "finding the brain");
+    if (status == QNET_OK) {
+        bet.mesh = (qnet__mesh *)qnet__take(&arena, 1, sizeof *bet.mesh);
+        status = qnet__brain_find(ctx, config, name, &bet,
+                                  (uint32_t *)qnet__take(&arena, voxels, sizeof(uint32_t)), out);
+        qnet__free(ctx, arena.base, bytes);
+    }
+    if (status != QNET_OK) qnet_volume_destroy(out);
+    else *mask = out;
+    return status;
+}
+
+/* ============================================================================================
+   >>unwrap   Phase unwrapping by 3DSRNCP, sorting by reliability along a path that need not be
+   continuous (Abdul-Rahman, Gdeisat, Burton, Lalor, Lilley & Moore: Fast and robust three-
+   dimensional best path phase unwrapping algorithm. Applied Optics 46, 2007).
+
+   In: phase p[nz][ny][nx] within some interval of 2 pi, and a mask. Out: p + 2 pi k with one whole
+   number k per voxel; each connected component of the mask (6 neighbours) but for one multiple of
+   2 pi. With g(d) = d - 2 pi round(d / 2 pi), the wrapped difference:
+
+       unreliability of a voxel   u = mean over the pairs of opposite neighbours p-, p+, 13 or,
+                                      at the volume's border, those that lie in it, of
+                                      (g(p- - p) - g(p - p+))^2, a second difference
+       edges                      neighbours a, b along x, y, z in the mask, value u(a) + u(b)
+
+   From the lowest value on, ties in the order of voxels and axes, each edge joins the groups of
+   its ends, if they are two: the smaller is shifted by the 2 pi k with which p(a) - p(b) becomes
+   g(p(a) - p(b)). So noise and open ends of fringes are crossed last. At the mask's rim u sees
+   phase from beyond it, as in scikit-image's unwrap_phase, which this agrees with; the paper takes
+   a random u there, which leaves more voxels wrong.
+   A voxel's u has one owner, and all after that is serial: one volume is unwrapped by some two
+   threads, several best each by one. Relies on >>context >>nifti.
+   ============================================================================================ */
+
+
+/* value: the bits of a float, not negative, which sort as the float does. end: 3 * voxel + axis. */
+typedef struct qnet__edge { uint32_t value, end; } qnet__edge;
+
+/* A voxel's place in the forest of groups. k: by how many 2 pi it is shifted against its parent; of
+   a root, which is its own parent: how many voxels its group has. */
+typedef struct qnet__group { uint32_t parent; int32_t k; } qnet__group;
+
+/* One unwrapping. 8 bytes per voxel and 48 per voxel of the mask, besides the volumes. */
+typedef struct qnet__unwrapping {
+    const float *phase, *mask;  /* [nz][ny][nx] */
+    float *unwrapped;           /* the same, zeros; the unreliability until it is known */
+    int n[3];                   /* nx, ny, nz */
+    qnet__group *group;         /* [nz][ny][nx] */
+    qnet__edge *edge, *spare;   /* [3 * voxels of the mask] */
+} qnet__unwrapping;
+
+/* The memory of one whose mask has `inside` voxels, as pieces of an arena. */
+static void qnet__unwrap_take(qnet__unwrapping *u, size_t inside, qnet__arena *arena)
+{
+    const size_t voxels = qnet__voxel_count(u->n[0], u->n[1], u->n[2]);
+    u->group = (qnet__group *)qnet__take(arena, voxels, sizeof *u->group);
+    u->edge = (qnet__edge *)qnet__take(arena, inside, 3 * sizeof *u->edge);
+    u->spare = (qnet__edge *)qnet__take(arena, inside, 3 * sizeof *u->edge);
+}
+
+/* g of a difference of two phases from one interval of 2 pi. */
+static float qnet__wrap_difference(float d)
+{
+    const float pi = (float)QNET__PI;
+    return d > pi ? d - 2 * pi : d < -pi ? d + 2 * pi : d;
+}
+
+/* u of slice z. Of each pair the neighbour after the voxel in memory is listed, with the axes, as
+   bits, along which both are a voxel away. Where there is no pair, in a volume of one voxel, u does
+   not matter. */
+static void qnet__unreliability_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__unwrapping *u = (const qnet__unwrapping *)arg;
+    const size_t nx = (size_t)u->n[0], ny = (size_t)u->n[1], nz = (size_t)u->n[2];
+    size_t offset[13], at = z * ny * nx;
+    int axes[13];
+    QNET__UNUSED(worker);
+    for (int i = 0; i < 13; i++) {
+        const int dx = (i + 14) % 3 - 1, dy = (i + 14) / 3 % 3 - 1, dz = (i + 14) / 9 - 1;
+        offset[i] = (size_t)(((ptrdiff_t)dz * (ptrdiff_t)ny + dy) * (ptrdiff_t)nx + dx);
+        axes[i] = (dx != 0) | (dy != 0) << 1 | (dz != 0) << 2;
+    }
+    for (size_t y = 0; y < ny; y++)
+        for (size_t x = 0; x < nx; x++, at++) {
+            const int closed = (x == 0 || x == nx - 1) | (y == 0 || y == ny - 1) << 1 |
+                               (z == 0 || z == nz - 1) << 2; /* axes that have no pair here */
+            const float *p = u->phase + at;
+            float sum = 0, pairs = 0;
+            if (u->mask[at] == 0) continue;
+            for (int i = 0; i < 13; i++) {
+                if (axes[i] & closed) continue;
+                const float second = qnet__wrap_difference(*(p - offset[i]) - *p) -
+                                     qnet__wrap_difference(*p - p[offset[i]]);
+                sum += second * second;
+                pairs++;
+            }
+            u->unwrapped[at] = sum / fmaxf(pairs, 1);
+        }
+}
+
+/* Sorts edge[count] by value, equal values in the order they had: radix sort by 3 digits of 11
+   bits, the lowest first. Returns where they are then, edge or spare. */
+static qnet__edge *qnet__edges_sort(qnet__edge *edge, qnet__edge *spare, size_t count)
+{
+    for (int shift = 0; shift < 33; shift += 11) {
+        uint32_t place[2048], begin = 0;
+        qnet__edge *from = edge;
+        memset(place, 0, sizeof place);
+        for (size_t i = 0; i < count; i++) place[from[i].value >> shift & 2047]++;
+        for (int digit = 0; digit < 2048; digit++) {
+            const uint32_t here = place[digit];
+            place[digit] = begin;
+            begin += here;
+        }
+        for (size_t i = 0; i < count; i++)
+            spare[place[from[i].value >> shift & 2047]++] = from[i];
+        edge = spare;
+        spare = from;
+    }
+    return edge;
+}
+
+/* The root of a voxel's group, and in *k by how many 2 pi the voxel is shifted against it. On the
+   way each second voxel gets its parent's parent as parent (path halving). */
+static uint32_t qnet__group_root(qnet__group *group, uint32_t voxel, int32_t *k)
+{
+    *k = 0;
+    while (group[voxel].parent != voxel) {
+        qnet__group *g = &group[voxel];
+        const qnet__group parent = group[g->parent];
+        if (parent.parent != g->parent) {
+            g->k += parent.k;
+            g->parent = parent.parent;
+        }
+        *k += g->k;
+        voxel = g->parent;
+    }
+    return voxel;
+}
+
+/* What follows from the unreliability: edges, their order, the groups, the phase. */
+static void qnet__unwrap_join(const qnet__unwrapping *u)
+{
+    const size_t step[3] = {1, (size_t)u->n[0], (size_t)u->n[0] * (size_t)u->n[1]};
+    const size_t voxels = step[2] * (size_t)u->n[2];
+    const qnet__edge *edge;
+    size_t count = 0, at = 0;
+    for (int z = 0; z < u->n[2]; z++)
+        for (int y = 0; y < u->n[1]; y++)
+            for (int x = 0; x < u->n[0]; x++, at++) {
+                const int more[3] = {x + 1 < u->n[0], y + 1 < u->n[1], z + 1 < u->n[2]};
+                u->group[at].parent = (uint32_t)at;
+                u->group[at].k = 1;
+                if (u->mask[at] == 0) continue;
+                for (uint32_t axis = 0; axis < 3; axis++) {
+                    if (!more[axis] || u->mask[at + step[axis]] == 0) continue;
+                    const float value = u->unwrapped[at] + u->unwrapped[at + step[axis]];
+                    memcpy(&u->edge[count].value, &value, sizeof value);
+                    u->edge[count++].end = 3 * (uint32_t)at + axis;
+                }
+            }
+    edge = qnet__edges_sort(u->edge, u->spare, count);
+    for (size_t i = 0; i < count; i++) {
+        const uint32_t a = edge[i].end / 3, b = a + (uint32_t)step[edge[i].end % 3];
+        const float d = u->phase[a] - u->phase[b], pi = (float)QNET__PI;
+        int32_t ka, kb, k = d > pi ? 1 : d < -pi ? -1 : 0; /* of b against a */
+        const uint32_t root_a = qnet__group_root(u->group, a, &ka);
+        const uint32_t root_b = qnet__group_root(u->group, b, &kb);
+        qnet__group *to = &u->group[root_a], *from = &u->group[root_b];
+        if (root_a == root_b) continue;
+        k += ka - kb; /* of root b against root a */
+        if (from->k > to->k) {
+            qnet__group *swap = to;
+            to = from;
+            from = swap;
+            k = -k;
+        }
+        to->k += from->k;
+        from->parent = to == &u->group[root_a] ? root_a : root_b;
+        from->k = k;
+    }
+    for (at = 0; at < voxels; at++) {
+        int32_t k;
+        if (u->mask[at] == 0) continue;
+        qnet__group_root(u->group, (uint32_t)at, &k);
+        u->unwrapped[at] = (float)((double)u->phase[at] + 2 * QNET__PI * k);
+    }
+}
+
+/* All of it by the caller's thread, with memory by qnet__unwrap_take: for several at a time, as
+   tasks. */
+QNET__HELPER void qnet__unwrap(qnet__unwrapping *u)
+{
+    for (int z = 0; z < u->n[2]; z++) qnet__unreliability_task(u, (size_t)z, 0);
+    qnet__unwrap_join(u);
+}
+
+#define QNET__PHASE_SPAN 6.29 /* 2 pi, and what rounding to a file's integers adds */
+
+/* Refuses a phase that was checked as a volume, but has an interval of more than 2 pi in the mask;
+   *inside: the mask's voxels. */
+static qnet_status qnet__check_phase(qnet_context *ctx, const qnet_volume *phase, const char *name,
+                                     const qnet_volume *mask, size_t *inside)
+{
+    const size_t voxels = qnet__voxel_count(phase->nx, phase->ny, phase->nz);
+    float low = INFINITY, high = -INFINITY;
+    *inside = 0;
+    for (size_t i = 0; i < voxels; i++) {
+        if (mask->voxels[i] == 0) continue;
+        low = fminf(low, phase->voxels[i]);
+        high = fmaxf(high, phase->voxels[i]);
+        ++*inside;
+    }
+    if ((double)high - (double)low > QNET__PHASE_SPAN)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: from %g to %g in the mask, expected radians "
+                          "in an interval of 2 pi, such as -3.1416 to 3.1416", name, (double)low,
+                          (double)high);
+    if (voxels > UINT32_MAX / 3)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f voxels, expected %.0f at most", name,
+                          (double)voxels, (double)(UINT32_MAX / 3));
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *phase,
+                                       const qnet_volume *mask, qnet_volume **unwrapped)
+{
+    static const char name[] = "qnet_phase_unwrap: phase";
+    qnet__arena arena = {NULL, 0};
+    qnet__unwrapping u;
+    qnet_volume *out = NULL;
+    size_t inside, bytes;
+    qnet_status status;
+    if (ctx == NULL || unwrapped == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_phase_unwrap: context or unwrapped is "
+                          "NULL");
+    QNET__TRY(qnet__check_volume(ctx, phase, name, NULL, NULL));
+    QNET__TRY(qnet__check_mask(ctx, mask, "qnet_phase_unwrap: mask", phase, name));
+    QNET__TRY(qnet__check_phase(ctx, phase, name, mask, &inside));
+    QNET__TRY(qnet__volume_like(ctx, phase, &out));
+    u.phase = phase->voxels, u.mask = mask->voxels, u.unwrapped = out->voxels;
+    u.n[0] = phase->nx, u.n[1] = phase->ny, u.n[2] = phase->nz;
+    qnet__unwrap_take(&u, inside, &arena);
+    status = qnet__arena_alloc(ctx, &arena, &bytes, "unwrapping a phase");
+    if (status != QNET_OK) {
+        qnet_volume_destroy(out);
+        return status;
+    }
+    qnet__unwrap_take(&u, inside, &arena);
+    qnet__parallel(ctx, (size_t)phase->nz, qnet__unreliability_task, &u);
+    qnet__unwrap_join(&u);
+    qnet__free(ctx, arena.base, bytes);
+    *unwrapped = out;
+    return QNET_OK;
+}
+
+/* ============================================================================================
+   >>susceptibility: the field of a susceptibility map, and the way back. With b the unit vector of
+   the main field and k the spatial frequency in 1/mm, both along the volume's axes, a
+   susceptibility X(k) in ppm changes the main field by D(k) X(k) ppm, with the dipole kernel
+
+       D(k) = 1/3 - (k.b)^2 / k^2, D(0) = 0     (Salomir et al. 2003; Marques & Bowtell 2005).
+
+   Background. What sources outside of the mask add is harmonic inside: the mean over a sphere is
+   the value at its centre. With S a sphere of sum 1, C = 1 - S, * for convolution, M the mask:
+
+       M' = 1 where S * M > 1 - 1e-3,   local = M' F^-1[F(M' (C * field M)) / C where |C| >= t]
+
+   (SHARP, Schweser et al. 2011; elsewhere 0). V-SHARP (Wu et al. 2012) takes at each voxel the
+   largest of several spheres that fits, and divides by the C of the largest of all.
+
+   Inversion. X = F(local) / D where |D| > t, else F(local) sign(D) / t (TKD, Shmueli et al. 2009).
+   Then, some times over: chi_m = chi where it is above the iteration threshold, inside the mask;
+   where |D| < t the transform of chi_m takes the place of X (Tang et al. 2013, "iSWIM").
+
+   Volumes are padded with zeros up to quick sizes (qnet_fft_good_size). S and D are real and even,
+   so half spectra hold all; they are worked out in double, and kept as qnet_real.
+   Relies on >>context >>text >>nifti >>fft.
+   ============================================================================================ */
+
+#define QNET__SHARP_INSIDE 0.999 /* the part of a sphere in the mask above which it fits */
+
+/* The padded grid of a volume, and what is worked out on it. */
+typedef struct qnet__kspace {
+    qnet_context *ctx;
+    const qnet_volume *grid;
+    size_t n[3], size[3], width; /* x, y, z: voxels, padded; of a row of the spectrum */
+    qnet__fft_plan plan;
+    qnet_real *image;            /* [z][y][x], padded */
+    qnet_real *kernel;           /* [z][y][width]: D or the transform of S */
+    qnet_real *spectrum[3];      /* [z][y][width][2] */
+    void *block;
+    size_t bytes;
+} qnet__kspace;
+
+static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int spectra)
+{
+    const size_t rows = k->size[1] * k->size[2];
+    qnet__fft_plan_take(k->ctx, arena, (int)k->size[0], (int)k->size[1], (int)k->size[2], 1,
+                        &k->plan);
+    k->width = k->plan.width;
+    k->image = (qnet_real *)qnet__take(arena, rows * k->size[0], sizeof *k->image);
+    k->kernel = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->kernel);
+    for (int i = 0; i < spectra; i++)
+        k->spectrum[i] = (qnet_real *)qnet__take(arena, 2 * rows * k->width, sizeof(qnet_real));
+}
+
+/* The grid of a volume with at least pad[3] zeros behind its voxels; to be freed by kspace_close.
+   what: names the function in sentences. */
+static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what, const qnet_volume *grid,
+                                     const size_t pad[3], int spectra, qnet__kspace *k)
+{
+    qnet__arena arena = {NULL, 0};
+    const int n[3] = {grid->nx, grid->ny, grid->nz};
+    memset(k, 0, sizeof *k);
+    k->ctx = ctx, k->grid = grid;
+    for (int i = 0; i < 3; i++) {
+        k->n[i] = (size_t)n[i];
+        k->size[i] = (size_t)qnet_fft_good_size(n[i] + (int)pad[i]);
+    }
+    if (qnet__voxel_count((int)k->size[0], (int)k->size[1], (int)k->size[2]) == 0)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %d x %d x %d voxels, padded to %.0f x %.0f x "
+                          "%.0f, are above the limit of %.0f", what, n[0], n[1], n[2],
+                          (double)k->size[0], (double)k->size[1], (double)k->size[2],
+                          (double)QNET_MAX_VOXELS);
+    qnet__kspace_take(k, &arena, spectra);
+    QNET__TRY(qnet__arena_alloc(ctx, &arena, &k->bytes, what));
+    k->block = arena.base;
+    qnet__kspace_take(k, &arena, spectra);
+    return QNET_OK;
+}
+
+static void qnet__kspace_close(qnet__kspace *k) { qnet__free(k->ctx, k->block, k->bytes); }
+
+/* ---- voxels ---------------------------------------------------------------------------------- */
+
+/* What is done at each voxel, with the padded image and with volumes. */
+typedef enum qnet__voxels_step {
+    QNET__VOXELS_SET,  /* image = value inside the mask, 0 outside and in the padding */
+    QNET__VOXELS_CLIP, /* image stays where it is above `number` inside the mask, else 0 */
+    QNET__VOXELS_GET,  /* out = image inside the mask, else 0 */
+    QNET__VOXELS_FIT,  /* out = `number` where image, S * M, says that a sphere fits; or it stays */
+    QNET__VOXELS_PEEL  /* out = value - image where mask is `number`; or it stays */
+} qnet__voxels_step;
+
+typedef struct qnet__voxels_job {
+    const qnet__kspace *k;
+    qnet__voxels_step step;
+    const float *value, *mask; /* [nz][ny][nx]; NULL: 1 everywhere */
+    float *out;
+    double number;
+} qnet__voxels_job;
+
+static void qnet__voxels_row(const qnet__voxels_job *job, qnet_real *image, size_t first)
+{
+    for (size_t x = 0, i = first; x < job->k->n[0]; x++, i++) {
+        const qnet_real value = job->value != NULL ? (qnet_real)job->value[i] : 1;
+        const float mask = job->mask != NULL ? job->mask[i] : 1;
+        switch (job->step) {
+        case QNET__VOXELS_SET: image[x] = mask != 0 ? value : 0; break;
+        case QNET__VOXELS_CLIP:
+            if (mask == 0 || !((double)image[x] > job->number)) image[x] = 0;
+            break;
+        case QNET__VOXELS_GET: job->out[i] = mask != 0 ? (float)image[x] : 0; break;
+        case QNET__VOXELS_FIT:
+            if (mask != 0 && (double)image[x] > QNET__SHARP_INSIDE)
+                job->out[i] = (float)job->number;
+            break;
+        case QNET__VOXELS_PEEL:
+            if ((double)mask == job->number) job->out[i] = (float)(value - image[x]);
+            break;
+        }
+    }
+}
+
+static void qnet__voxels_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__voxels_job *job = (const qnet__voxels_job *)arg;
+    const qnet__kspace *k = job->k;
+    const int pads = job->step == QNET__VOXELS_SET || job->step == QNET__VOXELS_CLIP;
+    QNET__UNUSED(worker);
+    for (size_t y = 0; y < k->size[1]; y++) {
+        qnet_real *image = k->image + (z * k->size[1] + y) * k->size[0];
+        const int inside = z < k->n[2] && y < k->n[1];
+        if (inside) qnet__voxels_row(job, image, (z * k->n[1] + y) * k->n[0]);
+        for (size_t x = inside ? k->n[0] : 0; pads && x < k->size[0]; x++) image[x] = 0;
+    }
+}
+
+static void qnet__voxels(qnet__kspace *k, qnet__voxels_step step, const float *value,
+                        const float *mask, float *out, double number)
+{
+    qnet__voxels_job job = {k, step, value, mask, out, number};
+    qnet__parallel(k->ctx, k->size[2], qnet__voxels_task, &job);
+}
+
+/* ---- spectra --------------------------------------------------------------------------------- */
+
+typedef enum qnet__spectrum_step {
+    QNET__SPECTRUM_KERNEL,     /* kernel = real part of `from` */
+    QNET__SPECTRUM_DIPOLE,     /* kernel = D */
+    QNET__SPECTRUM_CONVOLVE,   /* to = kernel from */
+    QNET__SPECTRUM_DECONVOLVE, /* to = from / C where |C| >= threshold, else 0; C = 1 - kernel */
+    QNET__SPECTRUM_INVERT,     /* to = from / D, but sign(D) from / threshold where |D| is below */
+    QNET__SPECTRUM_MERGE       /* to = from where |D| >= threshold, else `to` stays */
+} qnet__spectrum_step;
+
+typedef struct qnet__spectrum_job {
+    const qnet__kspace *k;
+    qnet__spectrum_step step;
+    const qnet_real *from;
+    qnet_real *to;
+    double threshold, b[3];
+} qnet__spectrum_job;
+
+/* Row y of plane z of the dipole kernel. The middle of an even axis is the frequencies 1/2 and -1/2
+   of a voxel: D is the mean of both, where that axis's products with the other ones cancel. So an
+   axis may be flipped. */
+static void qnet__dipole_row(const qnet__spectrum_job *job, size_t y, size_t z, qnet_real *kernel)
+{
+    const qnet__kspace *k = job->k;
+    size_t n[3] = {0, y, z};
+    for (; n[0] < k->width; n[0]++) {
+        double along = 0, middle = 0, square = 0; /* of k.b; of (k.b)^2; k^2 */
+        for (int i = 0; i < 3; i++) {
+            const size_t size = k->size[i];
+            const double signed_n = (double)n[i] - (2 * n[i] > size ? (double)size : 0);
+            const double f = signed_n / ((double)size * k->grid->spacing[i]); /* 1/mm */
+            square += f * f;
+            if (2 * n[i] == size) middle += f * f * job->b[i] * job->b[i];
+            else along += f * job->b[i];
+        }
+        kernel[n[0]] = (qnet_real)(square > 0 ? 1. / 3 - (along * along + middle) / square : 0);
+    }
+}
+
+static void qnet__spectrum_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__spectrum_job *job = (const qnet__spectrum_job *)arg;
+    const size_t width = job->k->width;
+    const double inverse = job->threshold > 0 ? 1 / job->threshold : 0;
+    const qnet_real t = (qnet_real)job->threshold, most = (qnet_real)inverse;
+    QNET__UNUSED(worker);
+    for (size_t y = 0; y < job->k->size[1]; y++) {
+        const size_t row = (z * job->k->size[1] + y) * width;
+        const qnet_real *from = job->from != NULL ? job->from + 2 * row : NULL;
+        qnet_real *to = job->to != NULL ? job->to + 2 * row : NULL, *kernel = job->k->kernel + row;
+        if (job->step == QNET__SPECTRUM_DIPOLE) {
+            qnet__dipole_row(job, y, z, kernel);
+            continue;
+        }
+        for (size_t x = 0; x < width; x++) {
+            const qnet_real d = kernel[x], c = 1 - d, size = d < 0 ? -d : d;
+            qnet_real factor = d;
+            if (job->step == QNET__SPECTRUM_KERNEL) {
+                kernel[x] = from[2 * x];
+                continue;
+            }
+            if (job->step == QNET__SPECTRUM_MERGE) {
+                if (size >= t) to[2 * x] = from[2 * x], to[2 * x + 1] = from[2 * x + 1];
+                continue;
+            }
+            if (job->step == QNET__SPECTRUM_DECONVOLVE) factor = c >= t || c <= -t ? 1 / c : 0;
+            if (job->step == QNET__SPECTRUM_INVERT)
+                factor = size > t ? 1 / d : d > 0 ? most : d < 0 ? -most : 0;
+            to[2 * x] = factor * from[2 * x];
+            to[2 * x + 1] = factor * from[2 * x + 1];
+        }
+    }
+}
+
+static void qnet__spectrum(qnet__kspace *k, qnet__spectrum_step step, const qnet_real *from,
+                           qnet_real *to, double threshold)
+{
+    qnet__spectrum_job job = {k, step, from, to, threshold, {0, 0, 0}};
+    if (step == QNET__SPECTRUM_DIPOLE) qnet_field_direction(k->grid, job.b);
+    qnet__parallel(k->ctx, k->size[2], qnet__spectrum_task, &job);
+}
+
+/* The image to a spectrum, and back; the way back spoils the spectrum. */
+static qnet_status qnet__kspace_forward(qnet__kspace *k, qnet_real *spectrum)
+{
+    return qnet__fft_real_by(k->ctx, &k->plan, 0, k->image, spectrum, NULL);
+}
+
+static qnet_status qnet__kspace_inverse(qnet__kspace *k, qnet_real *spectrum)
+{
+    return qnet__fft_real_by(k->ctx, &k->plan, 1, NULL, spectrum, k->image);
+}
+
+/* ---- the configuration ----------------------------------------------------------------------- */
+
+QNET_API void qnet_susceptibility_config_init(qnet_susceptibility_config *config)
+{
+    memset(config, 0, sizeof *config);
+    config->background = QNET_SHARP;
+    config->sharp_threshold = 0.05;
+    config->sharp_radius = 6;
+    config->sharp_unit = QNET_RADIUS_MM;
+    config->tkd_threshold = 0.1;
+    config->iteration_threshold = 0.1;
+    config->iterations = 4;
+    config->mean_zero = 1;
+}
+
+static const qnet__setting qnet__susceptibility_settings[] = {
+    QNET__SETTING(qnet_susceptibility_config, 'd', sharp_threshold, 1e-4, 1),
+    QNET__SETTING(qnet_susceptibility_config, 'd', sharp_radius, 0.1, 1000),
+    QNET__SETTING(qnet_susceptibility_config, 'd', tkd_threshold, 1e-4, 0.5),
+    QNET__SETTING(qnet_susceptibility_config, 'd', iteration_threshold, 0, 1000),
+    QNET__SETTING(qnet_susceptibility_config, 'i', iterations, 0, 1000),
+    QNET__SETTING(qnet_susceptibility_config, 'i', mean_zero, 0, 1),
+    QNET__SETTINGS_END
+};
+
+static qnet_status qnet__susceptibility_check(qnet_context *ctx,
+                                              const qnet_susceptibility_config *config)
+{
+    if ((unsigned)config->background > QNET_VSHARP || (unsigned)config->sharp_unit >
+        QNET_RADIUS_VOXELS)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "susceptibility: background %d or sharp_unit "
+                          "%d: expected one of their enumerations", (int)config->background,
+                          (int)config->sharp_unit);
+    return qnet__settings_check(ctx, "susceptibility", qnet__susceptibility_settings, config);
+}
+
+/* ---- the dipole ------------------------------------------------------------------------------ */
+
+/* The main field lies along z of the world: its part along an axis is the axis's part along z. */
+QNET_API void qnet_field_direction(const qnet_volume *volume, double direction[3])
+{
+    double norm[3], r[3][3];
+    const int valid = qnet__affine_axes(&volume->affine[0][0], norm, r);
+    for (int i = 0; i < 3; i++) direction[i] = valid ? r[2][i] : i == 2;
+}
+
+QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *susceptibility,
+                                       qnet_volume **field)
+{
+    const char *what = "qnet_dipole_field";
+    qnet__kspace k;
+    qnet_volume *v = NULL;
+    qnet_status status;
+    size_t pad[3]; /* to twice the size, as a transform repeats the object at its grid's period */
+    if (ctx == NULL || field == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or field is NULL", what);
+    QNET__TRY(qnet__check_volume(ctx, susceptibility, "qnet_dipole_field: susceptibility", NULL,
+                                 NULL));
+    pad[0] = (size_t)susceptibility->nx;
+    pad[1] = (size_t)susceptibility->ny;
+    pad[2] = (size_t)susceptibility->nz;
+    QNET__TRY(qnet__kspace_open(ctx, what, susceptibility, pad, 1, &k));
+    qnet__voxels(&k, QNET__VOXELS_SET, susceptibility->voxels, NULL, NULL, 0);
+    status = qnet__kspace_forward(&k, k.spectrum[0]);
+    qnet__spectrum(&k, QNET__SPECTRUM_DIPOLE, NULL, NULL, 0);
+    if (status == QNET_OK) {
+        qnet__spectrum(&k, QNET__SPECTRUM_CONVOLVE, k.spectrum[0], k.spectrum[0], 0);
+        status = qnet__kspace_inverse(&k, k.spectrum[0]);
+    }
+    if (status == QNET_OK) status = qnet__volume_like(ctx, susceptibility, &v);
+    if (status == QNET_OK) {
+        qnet__voxels(&k, QNET__VOXELS_GET, NULL, NULL, v->voxels, 0);
+        *field = v;
+    }
+    qnet__kspace_close(&k);
+    return status;
+}
+
+/* ---- the background -------------------------------------------------------------------------- */
+
+#define QNET__SPHERE_ROUNDING (1 + 1e-9) /* a radius of 6 mm has 3 voxels of 2 mm */
+
+/* Half the width of a sphere in voxels; unit: a voxel's sides in the radius's unit. Refuses a
+   sphere that is one voxel, and one that does not fit in the volume. */
+static qnet_status qnet__sphere_reach(qnet_context *ctx, const qnet_susceptibility_config *config,
+                                      const qnet_volume *grid, double radius, double unit[3],
+                                      size_t reach[3])
+{
+    const int n[3] = {grid->nx, grid->ny, grid->nz};
+    for (int i = 0; i < 3; i++) {
+        unit[i] = config->sharp_unit == QNET_RADIUS_MM ? grid->spacing[i] : 1;
+        if (!(radius * QNET__SPHERE_ROUNDING < n[i] * unit[i]))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "susceptibility: sharp_radius %g: expected "
+                              "less than %g, side %d of the volume", radius, n[i] * unit[i], i + 1);
+        reach[i] = (size_t)(radius * QNET__SPHERE_ROUNDING / unit[i]);
+    }
+    if (reach[0] + reach[1] + reach[2] == 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "susceptibility: sharp_radius %g: expected %g "
+                          "or more, a side of a voxel", radius,
+                          fmin(fmin(unit[0], unit[1]), unit[2]));
+    return QNET_OK;
+}
+
+/* kernel = the transform of a sphere of sum 1 around voxel (0, 0, 0): all voxels whose centres lie
+   within the radius. Spoils the spectrum. */
+static qnet_status qnet__sphere_kernel(qnet__kspace *k, const qnet_susceptibility_config *config,
+                                       double radius, qnet_real *spectrum)
+{
+    const double square = radius * radius * QNET__SPHERE_ROUNDING;
+    double unit[3];
+    size_t reach[3], count = 0;
+    QNET__TRY(qnet__sphere_reach(k->ctx, config, k->grid, radius, unit, reach));
+    qnet__zero(k->ctx, k->image, k->size[0] * k->size[1] * k->size[2] * sizeof *k->image);
+    for (int set = 0; set < 2; set++) /* counts, then sets */
+        for (size_t l = 0; l <= 2 * reach[2]; l++)
+            for (size_t j = 0; j <= 2 * reach[1]; j++)
+                for (size_t i = 0; i <= 2 * reach[0]; i++) {
+                    const double dx = ((double)i - (double)reach[0]) * unit[0];
+                    const double dy = ((double)j - (double)reach[1]) * unit[1];
+                    const double dz = ((double)l - (double)reach[2]) * unit[2];
+                    const size_t x = (i + k->size[0] - reach[0]) % k->size[0];
+                    const size_t y = (j + k->size[1] - reach[1]) % k->size[1];
+                    const size_t z = (l + k->size[2] - reach[2]) % k->size[2];
+                    if (dx * dx + dy * dy + dz * dz > square) continue;
+                    if (set) k->image[(z * k->size[1] + y) * k->size[0] + x] =
+                                 (qnet_real)(1 / (double)count);
+                    else count++;
+                }
+    QNET__TRY(qnet__kspace_forward(k, spectrum));
+    qnet__spectrum(k, QNET__SPECTRUM_KERNEL, spectrum, NULL, 0);
+    return QNET_OK;
+}
+
+/* The spheres of SHARP (one) or V-SHARP (down to one voxel, the longest side of a voxel apart), the
+   smallest first: where a larger one fits, what it gives takes the place. Then the kernel is that
+   of the largest, as the deconvolution wants it. eroded: which sphere fits, from 1; local: C * f.
+   Spectra: 0 of the field, 1 of the mask, 2 for what is in between. */
+static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config *config,
+                               const float *field, const float *mask, float *local, float *eroded)
+{
+    const double *side = k->grid->spacing, radius = config->sharp_radius;
+    const double step = config->sharp_unit == QNET_RADIUS_MM
+                            ? fmax(fmax(side[0], side[1]), side[2]) : 1;
+    const int fit = (int)(radius / step * QNET__SPHERE_ROUNDING);
+    const int spheres = config->background == QNET_VSHARP ? qnet__max_int(fit, 1) : 1;
+    qnet__voxels(k, QNET__VOXELS_SET, field, mask, NULL, 0);
+    QNET__TRY(qnet__kspace_forward(k, k->spectrum[0]));
+    qnet__voxels(k, QNET__VOXELS_SET, NULL, mask, NULL, 0);
+    QNET__TRY(qnet__kspace_forward(k, k->spectrum[1]));
+    for (int i = 1; i <= spheres; i++) {
+        QNET__TRY(qnet__sphere_kernel(k, config, radius - (spheres - i) * step, k->spectrum[2]));
+        qnet__spectrum(k, QNET__SPECTRUM_CONVOLVE, k->spectrum[1], k->spectrum[2], 0);
+        QNET__TRY(qnet__kspace_inverse(k, k->spectrum[2]));
+        qnet__voxels(k, QNET__VOXELS_FIT, NULL, mask, eroded, i);
+        qnet__spectrum(k, QNET__SPECTRUM_CONVOLVE, k->spectrum[0], k->spectrum[2], 0);
+        QNET__TRY(qnet__kspace_inverse(k, k->spectrum[2]));
+        qnet__voxels(k, QNET__VOXELS_PEEL, field, eroded, local, i);
+    }
+    qnet__voxels(k, QNET__VOXELS_SET, local, eroded, NULL, 0);
+    QNET__TRY(qnet__kspace_forward(k, k->spectrum[0]));
+    qnet__spectrum(k, QNET__SPECTRUM_DECONVOLVE, k->spectrum[0], k->spectrum[0],
+                   config->sharp_threshold);
+    QNET__TRY(qnet__kspace_inverse(k, k->spectrum[0]));
+    qnet__voxels(k, QNET__VOXELS_GET, NULL, eroded, local, 0);
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
+                                            const qnet_susceptibility_config *config,
+                                            const qnet_volume *field, const qnet_volume *mask,
+                                            qnet_volume **local, qnet_volume **eroded)
+{
+    const char *what = "qnet_background_remove", *name = "qnet_background_remove: field";
+    qnet__kspace k;
+    qnet_volume *made = NULL, *fits = NULL;
+    qnet_status status;
+    double unit[3];
+    size_t reach[3], count, inside = 0;
+    if (ctx == NULL || config == NULL || local == NULL || eroded == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "%s: context, config, local or eroded is NULL", what);
+    QNET__TRY(qnet__susceptibility_check(ctx, config));
+    QNET__TRY(qnet__check_volume(ctx, field, name, NULL, NULL));
+    QNET__TRY(qnet__check_mask(ctx, mask, "qnet_background_remove: mask", field, name));
+    QNET__TRY(qnet__sphere_reach(ctx, config, field, config->sharp_radius, unit, reach));
+    QNET__TRY(qnet__kspace_open(ctx, what, field, reach, 3, &k));
+    status = qnet__volume_like(ctx, field, &made);
+    if (status == QNET_OK) status = qnet__volume_like(ctx, field, &fits);
+    if (status == QNET_OK)
+        status = qnet__sharp(&k, config, field->voxels, mask->voxels, made->voxels, fits->voxels);
+    qnet__kspace_close(&k);
+    if (status == QNET_OK) {
+        count = qnet__voxel_count(field->nx, field->ny, field->nz);
+        for (size_t i = 0; i < count; i++)
+            if (fits->voxels[i] != 0) fits->voxels[i] = 1, inside++;
+        if (inside == 0)
+            status = qnet__fail(ctx, QNET_ERROR_DATA, "%s: no sphere of sharp_radius %g %s fits "
+                                "into the mask", what, config->sharp_radius,
+                                config->sharp_unit == QNET_RADIUS_MM ? "mm" : "voxels");
+    }
+    if (status != QNET_OK) {
+        qnet_volume_destroy(made);
+        qnet_volume_destroy(fits);
+        return status;
+    }
+    *local = made, *eroded = fits;
+    return QNET_OK;
+}
+
+/* ---- the inversion --------------------------------------------------------------------------- */
+
+/* Spectra: 0 of chi by truncated division; 1 with parts of chi_m, spoiled by the way back. */
+static qnet_status qnet__invert(qnet__kspace *k, const qnet_susceptibility_config *config,
+                                const float *local, const float *mask, float *chi)
+{
+    const size_t count = k->n[0] * k->n[1] * k->n[2];
+    double sum = 0;
+    size_t inside = 0;
+    qnet__spectrum(k, QNET__SPECTRUM_DIPOLE, NULL, NULL, 0);
+    qnet__voxels(k, QNET__VOXELS_SET, local, mask, NULL, 0);
+    QNET__TRY(qnet__kspace_forward(k, k->spectrum[0]));
+    qnet__spectrum(k, QNET__SPECTRUM_INVERT, k->spectrum[0], k->spectrum[0],
+                   config->tkd_threshold);
+    for (int i = 0; i <= config->iterations; i++) {
+        if (i > 0) {
+            qnet__voxels(k, QNET__VOXELS_CLIP, NULL, mask, NULL, config->iteration_threshold);
+            QNET__TRY(qnet__kspace_forward(k, k->spectrum[1]));
+        }
+        qnet__spectrum(k, QNET__SPECTRUM_MERGE, k->spectrum[0], k->spectrum[1],
+                       i > 0 ? config->tkd_threshold : 0);
+        QNET__TRY(qnet__kspace_inverse(k, k->spectrum[1]));
+    }
+    qnet__voxels(k, QNET__VOXELS_GET, NULL, mask, chi, 0);
+    if (!config->mean_zero) return QNET_OK;
+    for (size_t i = 0; i < count; i++)
+        if (mask[i] != 0) sum += (double)chi[i], inside++;
+    for (size_t i = 0; i < count; i++)
+        if (mask[i] != 0) chi[i] = (float)((double)chi[i] - sum / (double)inside);
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
+                                        const qnet_susceptibility_config *config,
+                                        const qnet_volume *local, const qnet_volume *mask,
+                                        qnet_volume **susceptibility)
+{
+    const char *what = "qnet_dipole_invert", *name = "qnet_dipole_invert: local field";
+    qnet__kspace k;
+    qnet_volume *chi = NULL;
+    qnet_status status;
+    double unit[3];
+    size_t reach[3];
+    if (ctx == NULL || config == NULL || susceptibility == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "%s: context, config or susceptibility is NULL", what);
+    QNET__TRY(qnet__susceptibility_check(ctx, config));
+    QNET__TRY(qnet__check_volume(ctx, local, name, NULL, NULL));
+    QNET__TRY(qnet__check_mask(ctx, mask, "qnet_dipole_invert: mask", local, name));
+    QNET__TRY(qnet__sphere_reach(ctx, config, local, config->sharp_radius, unit, reach));
+    QNET__TRY(qnet__kspace_open(ctx, what, local, reach, 2, &k));
+    status = qnet__volume_like(ctx, local, &chi);
+    if (status == QNET_OK)
+        status = qnet__invert(&k, config, local->voxels, mask->voxels, chi->voxels);
+    qnet__kspace_close(&k);
+    if (status != QNET_OK) qnet_volume_destroy(chi);
+    else *susceptibility = chi;
+    return status;
+}
+
+/* ---- the mean over echoes -------------------------------------------------------------------- */
+
+typedef struct qnet__average_job {
+    int echoes;
+    size_t plane; /* voxels of a task */
+    const qnet_volume *const *map, *const *magnitude;
+    const double *time;
+    const float *mask;
+    float *out;
+} qnet__average_job;
+
+/* The phase of echo e is 2 pi gamma B0 TE times the field, and its noise goes with 1 / S: the
+   inverse variance of a map is (TE S)^2, but for a factor. 0 where all magnitudes are 0. */
+static void qnet__average_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__average_job *job = (const qnet__average_job *)arg;
+    QNET__UNUSED(worker);
+    for (size_t i = z * job->plane; i < (z + 1) * job->plane; i++) {
+        double sum = 0, weights = 0;
+        for (int e = 0; e < job->echoes && job->mask[i] != 0; e++) {
+            const double root = job->time[e] * (double)job->magnitude[e]->voxels[i];
+            sum += root * root * (double)job->map[e]->voxels[i];
+            weights += root * root;
+        }
+        job->out[i] = weights > 0 ? (float)(sum / weights) : 0;
+    }
+}
+
+QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
+                                                 const qnet_volume *const *susceptibility,
+                                                 const qnet_volume *const *magnitude,
+                                                 const double *echo_time, const qnet_volume *mask,
+                                                 qnet_volume **average)
+{
+    const char *what = "qnet_susceptibility_average";
+    qnet__average_job job;
+    qnet_volume *v = NULL;
+    if (ctx == NULL || average == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or average is NULL", what);
+    QNET__TRY(qnet__check_series(ctx, what, "map", echoes, 1, susceptibility, echo_time, NULL));
+    QNET__TRY(qnet__check_series(ctx, what, "magnitude", echoes, 1, magnitude, echo_time,
+                                 susceptibility[0]));
+    QNET__TRY(qnet__check_mask(ctx, mask, "qnet_susceptibility_average: mask", susceptibility[0],
+                               "qnet_susceptibility_average: map 1"));
+    QNET__TRY(qnet__volume_like(ctx, mask, &v));
+    job.echoes = echoes;
+    job.plane = (size_t)mask->nx * (size_t)mask->ny;
+    job.map = susceptibility, job.magnitude = magnitude, job.time = echo_time;
+    job.mask = mask->voxels, job.out = v->voxels;
+    qnet__parallel(ctx, (size_t)mask->nz, qnet__average_task, &job);
+    *average = v;
+    return QNET_OK;
+}
+
+/* ============================================================================================
+   >>relaxometry: what the echoes of a voxel say: R2* and T1 from magnitudes, the field from
+   unwrapped phases. Volumes are [nz][ny][nx] on one grid; each voxel is computed alone, in double.
+   Relies on >>context >>nifti.
+   ============================================================================================ */
+
+#define QNET__FIT_CHUNK 4096 /* voxels of a task */
+
+typedef struct qnet__fit_job {
+    int echoes;
+    const float *magnitude[QNET__MAX_ECHOES], *phase[QNET__MAX_ECHOES]; /* [count] each */
+    double time[QNET__MAX_ECHOES]; /* s */
+    double interval, most;         /* s, between echoes (0: log-linear); 1/s, of R2* */
+    const float *mask;             /* [count]; NULL: everywhere */
+    float *a, *b;                  /* [count], what is made; NULL: not needed */
+    size_t count;
+} qnet__fit_job;
+
+/* The line through y[n] over t[n], weighted by w[n]: with the weighted means T and Y
+       slope = sum w (t - T) (y - Y) / sum w (t - T)^2,   intercept = Y - slope T,
+   both 0 where fewer than two weights are above 0. */
+static void qnet__line(int n, const double *t, const double *y, const double *w, double *slope,
+                       double *intercept)
+{
+    double weight = 0, mean_t = 0, mean_y = 0, top = 0, bottom = 0;
+    for (int e = 0; e < n; e++) {
+        weight += w[e];
+        mean_t += w[e] * t[e];
+        mean_y += w[e] * y[e];
+    }
+    *slope = *intercept = 0;
+    if (!(weight > 0)) return;
+    mean_t /= weight;
+    mean_y /= weight;
+    for (int e = 0; e < n; e++) {
+        top += w[e] * (t[e] - mean_t) * (y[e] - mean_y);
+        bottom += w[e] * (t[e] - mean_t) * (t[e] - mean_t);
+    }
+    if (!(bottom > 1e-28 * weight * t[0] * t[0])) return; /* all weight on one echo */
+    *slope = top / bottom;
+    *intercept = mean_y - *slope * mean_t;
+}
+
+/* ARLO (Pei et al. 2015). A decay S = S0 exp(-R t) loses R times its integral, which Simpson's
+   rule gives: d_i = S_i - S_{i+2} = R dt/3 s_i with s_i = S_i + 4 S_{i+1} + S_{i+2}. Least squares
+   in both, with a_i = S_i + 2 S_{i+1} = (s_i + d_i) / 2: R = 3/dt sum d_i a_i / sum s_i a_i. */
+static double qnet__arlo(const qnet__fit_job *p, size_t i)
+{
+    double s0 = (double)p->magnitude[0][i], s1 = (double)p->magnitude[1][i];
+    double top = 0, bottom = 0;
+    for (int e = 2; e < p->echoes; e++) {
+        const double s2 = (double)p->magnitude[e][i], a = s0 + 2 * s1;
+        top += (s0 - s2) * a;
+        bottom += (s0 + 4 * s1 + s2) * a;
+        s0 = s1;
+        s1 = s2;
+    }
+    return bottom > 0 ? 3 * top / (p->interval * bottom) : 0;
+}
+
+/* -slope of ln S over t; the variance of ln S is that of S over S^2, so weights are S^2. */
+static double qnet__loglinear(const qnet__fit_job *p, size_t i)
+{
+    double y[QNET__MAX_ECHOES], w[QNET__MAX_ECHOES], slope, intercept;
+    for (int e = 0; e < p->echoes; e++) {
+        const double s = (double)p->magnitude[e][i];
+        y[e] = s > 0 ? log(s) : 0;
+        w[e] = s > 0 ? s * s : 0;
+    }
+    qnet__line(p->echoes, p->time, y, w, &slope, &intercept);
+    return -slope;
+}
+
+static void qnet__r2star_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__fit_job *p = (const qnet__fit_job *)arg;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, p->count);
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        if (p->mask != NULL && p->mask[i] == 0) continue;
+        const double r2star = p->interval > 0 ? qnet__arlo(p, i) : qnet__loglinear(p, i);
+        p->a[i] = r2star > 0 ? (float)fmin(r2star, p->most) : 0;
+    }
+}
+
+static void qnet__phase_fit_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__fit_job *p = (const qnet__fit_job *)arg;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, p->count);
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        double y[QNET__MAX_ECHOES], w[QNET__MAX_ECHOES], slope, offset;
+        if (p->mask != NULL && p->mask[i] == 0) continue;
+        for (int e = 0; e < p->echoes; e++) {
+            y[e] = (double)p->phase[e][i];
+            w[e] = (double)p->magnitude[e][i] * (double)p->magnitude[e][i];
+        }
+        qnet__line(p->echoes, p->time, y, w, &slope, &offset);
+        if (p->a != NULL) p->a[i] = (float)slope;
+        if (p->b != NULL) p->b[i] = (float)offset;
+    }
+}
+
+/* New volumes on a grid for the results that are asked for: pair[k] where out[k] is not NULL. */
+static qnet_status qnet__pair_like(qnet_context *ctx, const qnet_volume *grid,
+                                   qnet_volume **const out[2], qnet_volume *pair[2])
+{
+    pair[0] = pair[1] = NULL;
+    for (int k = 0; k < 2; k++) {
+        const qnet_status status = out[k] ? qnet__volume_like(ctx, grid, &pair[k]) : QNET_OK;
+        if (status == QNET_OK) continue;
+        qnet_volume_destroy(pair[0]);
+        return status;
+    }
+    return QNET_OK;
+}
+
+/* Runs task over all voxels of a series that was checked; phase, mask, out[k]: may be NULL. */
+static qnet_status qnet__fit(qnet_context *ctx, qnet__fit_job *job, qnet_task task,
+                             const qnet_volume *const *magnitude, const qnet_volume *const *phase,
+                             const double *echo_time, const qnet_volume *mask,
+                             qnet_volume **const out[2])
+{
+    const qnet_volume *grid = magnitude[0];
+    qnet_volume *pair[2];
+    QNET__TRY(qnet__pair_like(ctx, grid, out, pair));
+    for (int e = 0; e < job->echoes; e++) {
+        job->magnitude[e] = magnitude[e]->voxels;
+        job->phase[e] = phase != NULL ? phase[e]->voxels : NULL;
+        job->time[e] = echo_time[e];
+    }
+    job->mask = mask != NULL ? mask->voxels : NULL;
+    job->count = qnet__voxel_count(grid->nx, grid->ny, grid->nz);
+    job->a = pair[0] != NULL ? pair[0]->voxels : NULL;
+    job->b = pair[1] != NULL ? pair[1]->voxels : NULL;
+    qnet__parallel(ctx, (job->count - 1) / QNET__FIT_CHUNK + 1, task, job);
+    if (out[0] != NULL) *out[0] = pair[0];
+    if (out[1] != NULL) *out[1] = pair[1];
+    return QNET_OK;
+}
+
+/* *interval: the distance of echoes that follow each other at equal ones, for ARLO, or 0 for the
+   log-linear fit; refuses what ARLO cannot take where it is asked for. Sidecars round times. */
+static qnet_status qnet__r2star_interval(qnet_context *ctx, const char *step,
+                                         qnet_r2star_method method, int echoes,
+                                         const double *echo_time, double *interval)
+{
+    *interval = (echo_time[echoes - 1] - echo_time[0]) / (echoes - 1);
+    if (method == QNET_R2STAR_ARLO && echoes < 3)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ARLO needs 3 echoes or more, found %d; "
+                          "QNET_R2STAR_LOGLINEAR needs 2", step, echoes);
+    for (int e = 1; e < echoes; e++) {
+        const double distance = echo_time[e] - echo_time[e - 1];
+        if (method != QNET_R2STAR_LOGLINEAR && echoes > 2 &&
+            fabs(distance - *interval) <= 0.01 * *interval)
+            continue;
+        if (method == QNET_R2STAR_ARLO)
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ARLO needs echoes at equal distances "
+                              "to 1 %%, found %g s from echo %d to %d, %g s on average; "
+                              "QNET_R2STAR_LOGLINEAR takes any", step, distance, e, e + 1,
+                              *interval);
+        *interval = 0;
+        break;
+    }
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method method, int echoes,
+                                     const qnet_volume *const *magnitude, const double *echo_time,
+                                     const qnet_volume *mask, qnet_volume **r2star)
+{
+    static const char step[] = "qnet_r2star_map";
+    qnet_volume **const out[2] = {r2star, NULL};
+    qnet__fit_job job;
+    if (ctx == NULL || r2star == NULL || (unsigned)method > QNET_R2STAR_LOGLINEAR)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or result is NULL, or the method "
+                          "is none of qnet_r2star_method", step);
+    QNET__TRY(qnet__check_series(ctx, step, "magnitude", echoes, 2, magnitude, echo_time, NULL));
+    if (mask != NULL)
+        QNET__TRY(qnet__check_mask(ctx, mask, "qnet_r2star_map: mask", magnitude[0], "magnitude"));
+    memset(&job, 0, sizeof job);
+    job.echoes = echoes;
+    job.most = 20 / echo_time[0];
+    QNET__TRY(qnet__r2star_interval(ctx, step, method, echoes, echo_time, &job.interval));
+    return qnet__fit(ctx, &job, qnet__r2star_task, magnitude, NULL, echo_time, mask, out);
+}
+
+QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
+                                    const qnet_volume *const *unwrapped,
+                                    const qnet_volume *const *magnitude, const double *echo_time,
+                                    const qnet_volume *mask, qnet_volume **slope,
+                                    qnet_volume **offset)
+{
+    static const char step[] = "qnet_phase_fit";
+    qnet_volume **const out[2] = {slope, offset};
+    qnet__fit_job job;
+    if (ctx == NULL || (slope == NULL && offset == NULL))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or both results are NULL", step);
+    QNET__TRY(qnet__check_series(ctx, step, "phase", echoes, 2, unwrapped, echo_time, NULL));
+    QNET__TRY(qnet__check_series(ctx, step, "magnitude", echoes, 2, magnitude, echo_time,
+                                 unwrapped[0]));
+    if (mask != NULL)
+        QNET__TRY(qnet__check_mask(ctx, mask, "qnet_phase_fit: mask", unwrapped[0], "phase"));
+    memset(&job, 0, sizeof job);
+    job.echoes = echoes;
+    return qnet__fit(ctx, &job, qnet__phase_fit_task, magnitude, unwrapped, echo_time, mask, out);
+}
+
+/* ---- T1 --------------------------------------------------------------------------------------
+
+   A spoiled gradient echo of flip angle a has S = M0 sin a (1 - E1) / (1 - E1 cos a), with E1 =
+   exp(-TR/T1) and the T2* decay in M0. So y = S / sin a is a line over x = S / tan a, of slope E1
+   and intercept M0 (1 - E1), which two angles give (DESPOT1: Deoni, Rutt & Peters 2003). */
+
+#define QNET__T1_MOST 10.0 /* s; water has 4. Noise gives slopes up to 1, which is infinite T1 */
+
+typedef struct qnet__t1_job {
+    const float *low, *high, *b1, *mask; /* [count] each; b1, mask NULL: 1 everywhere */
+    double angle[2], repetition_time;    /* radians, s */
+    float *t1, *m0;                      /* [count]; NULL: not needed */
+    size_t count;
+} qnet__t1_job;
+
+static void qnet__t1_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__t1_job *p = (const qnet__t1_job *)arg;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, p->count);
+    const double most = exp(-p->repetition_time / QNET__T1_MOST);
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        if (p->mask != NULL && p->mask[i] == 0) continue;
+        const double b1 = p->b1 != NULL ? (double)p->b1[i] : 1;
+        const double y1 = (double)p->low[i] / sin(b1 * p->angle[0]);
+        const double y2 = (double)p->high[i] / sin(b1 * p->angle[1]);
+        const double x1 = y1 * cos(b1 * p->angle[0]), x2 = y2 * cos(b1 * p->angle[1]);
+        const double slope = (y2 - y1) / (x2 - x1), e1 = fmin(slope, most);
+        if (!(slope > 0)) continue; /* NaN, too: no signal, or b1 of 0 */
+        if (p->t1 != NULL) p->t1[i] = (float)(-p->repetition_time / log(e1));
+        if (p->m0 != NULL) p->m0[i] = (float)((y1 - e1 * x1) / (1 - e1));
+    }
+}
+
+QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, double low_angle,
+                                 const qnet_volume *high, double high_angle,
+                                 double repetition_time, const qnet_volume *b1,
+                                 const qnet_volume *mask, qnet_volume **t1, qnet_volume **m0)
+{
+    static const char *const name[4] = {"qnet_t1_map: low", "qnet_t1_map: high", "qnet_t1_map: b1",
+                                        "qnet_t1_map: mask"};
+    const double radian = 3.14159265358979323846 / 180;
+    qnet_volume **const out[2] = {t1, m0};
+    qnet_volume *pair[2];
+    if (ctx == NULL || (t1 == NULL && m0 == NULL))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_t1_map: context or both results are "
+                          "NULL");
+    if (!(low_angle > 0 && low_angle < high_angle && high_angle <= 90))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_t1_map: flip angles of %g and %g "
+                          "degrees, expected the lower one first, within 0 to 90", low_angle,
+                          high_angle);
+    if (!(repetition_time > 0 && repetition_time <= 10))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_t1_map: repetition time of %g, expected "
+                          "seconds, 0 to 10", repetition_time);
+    QNET__TRY(qnet__check_volume(ctx, low, name[0], NULL, NULL));
+    QNET__TRY(qnet__check_volume(ctx, high, name[1], low, name[0]));
+    if (b1 != NULL) QNET__TRY(qnet__check_volume(ctx, b1, name[2], low, name[0]));
+    if (mask != NULL) QNET__TRY(qnet__check_mask(ctx, mask, name[3], low, name[0]));
+    QNET__TRY(qnet__pair_like(ctx, low, out, pair));
+    qnet__t1_job job = {low->voxels, high->voxels, b1 != NULL ? b1->voxels : NULL,
+                        mask != NULL ? mask->voxels : NULL,
+                        {low_angle * radian, high_angle * radian}, repetition_time,
+                        pair[0] != NULL ? pair[0]->voxels : NULL,
+                        pair[1] != NULL ? pair[1]->voxels : NULL,
+                        qnet__voxel_count(low->nx, low->ny, low->nz)};
+    qnet__parallel(ctx, (job.count - 1) / QNET__FIT_CHUNK + 1, qnet__t1_task, &job);
+    if (t1 != NULL) *t1 = pair[0];
+    if (m0 != NULL) *m0 = pair[1];
+    return QNET_OK;
+}
+
+/* ============================================================================================
+   >>maps: the chain from echoes to maps (paper, "Dataset"; MRI Institute's SMART names its steps).
+
+       magnitude of the 2nd echo        -> mask                  BET, or the caller's mask
+       magnitudes                       -> R2*                   ARLO or log-linear
+       phase of each echo               -> unwrapped             3DSRNCP, then made consistent
+       unwrapped / (2 pi gamma B0 TE)   -> field in ppm          of each echo; consensus mode: the
+                                                                 slope of all echoes over TE
+       field -> local field -> QSM                               SHARP; truncated division, iterated
+       QSM of echoes 2 .. 6             -> QSM                   mean weighted by (TE S)^2
+       shortest echo of the large angle -> T1W; of both angles -> T1 and M0
+
+   Volumes of all echoes are there at once as they come, and as unwrapped phases, which their maps
+   replace; scratch memory is that of as many echoes as there are workers.
+   Relies on >>context >>text >>nifti >>brain >>unwrap >>susceptibility >>relaxometry.
+   ============================================================================================ */
+
+#define QNET__GAMMA 42.577478518 /* of the proton, MHz/T (CODATA 2018) */
+
+typedef struct qnet__chain {
+    qnet_context *ctx;
+    const qnet_maps_config *config;
+    const qnet_echoes *first, *second;
+    int from, to;                      /* echoes of the mean: from .. to - 1, from 0 */
+    char text[QNET__MAX_ECHOES][16];
+    const char *name[QNET__MAX_ECHOES]; /* of each echo, for sentences */
+    double time[QNET__MAX_ECHOES];     /* s */
+    double scale, shift;               /* phase in radians = scale * stored + shift */
+    qnet_volume *phase[QNET__MAX_ECHOES]; /* unwrapped, then the field, then the map */
+    qnet_maps made;
+    size_t step, steps;                /* of progress */
+    double start;
+} qnet__chain;
+
+/* ---- what is refused ------------------------------------------------------------------------- */
+
+QNET_API void qnet_maps_config_init(qnet_maps_config *config)
+{
+    memset(config, 0, sizeof *config);
+    config->mode = QNET_MAPS_PAPER;
+    qnet_brain_config_init(&config->brain);
+    config->brain_echo = 2;
+    config->first_echo = 2;
+    config->last_echo = 6;
+    qnet_susceptibility_config_init(&config->susceptibility);
+    config->r2star = QNET_R2STAR_AUTO;
+}
+
+static const qnet__setting qnet__maps_settings[] = {
+    QNET__SETTING(qnet_maps_config, 'i', brain_echo, 1, QNET__MAX_ECHOES),
+    QNET__SETTING(qnet_maps_config, 'i', first_echo, 1, QNET__MAX_ECHOES),
+    QNET__SETTING(qnet_maps_config, 'i', last_echo, 1, QNET__MAX_ECHOES),
+    QNET__SETTINGS_END
+};
+
+static qnet_status qnet__maps_check_config(qnet_context *ctx, const qnet_maps_config *c)
+{
+    QNET__TRY(qnet__settings_check(ctx, "maps", qnet__maps_settings, c));
+    QNET__TRY(qnet__settings_check(ctx, "maps: brain", qnet__brain_settings, &c->brain));
+    QNET__TRY(qnet__susceptibility_check(ctx, &c->susceptibility));
+    if (c->first_echo > c->last_echo)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "maps: first_echo %d: expected last_echo, %d, "
+                          "at most", c->first_echo, c->last_echo);
+    if ((unsigned)c->mode > QNET_MAPS_CONSENSUS || (unsigned)c->r2star > QNET_R2STAR_LOGLINEAR)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "maps: mode %d or r2star %d: expected one of "
+                          "their enumerations", (int)c->mode, (int)c->r2star);
+    return QNET_OK;
+}
+
+static void qnet__range(const qnet_volume *v, float *low, float *high)
+{
+    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
+    *low = *high = v->voxels[0];
+    for (size_t i = 1; i < count; i++) {
+        *low = v->voxels[i] < *low ? v->voxels[i] : *low;
+        *high = v->voxels[i] > *high ? v->voxels[i] : *high;
+    }
+}
+
+static qnet_status qnet__check_magnitude(qnet_context *ctx, const qnet_volume *v, const char *name,
+                                         const qnet_volume *grid, const char *grid_name)
+{
+    float low, high;
+    QNET__TRY(qnet__check_volume(ctx, v, name, grid, grid_name));
+    qnet__range(v, &low, &high);
+    if (high > 0) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the magnitude is %g to %g everywhere, expected "
+                      "numbers above 0", name, (double)low, (double)high);
+}
+
+/* The phases as a whole: their grid, and what turns them into radians. A scanner's integers use all
+   of their range, as the phase outside of the head is noise. */
+static qnet_status qnet__check_phases(qnet__chain *c)
+{
+    static const double ranges[3][2] = {{-3.145, 3.145}, {0, 4096}, {-4096, 4096}};
+    const qnet_volume *grid = c->first->echo[0].magnitude;
+    float low = INFINITY, high = -INFINITY;
+    int whole = 1, k = 0;
+    char name[300];
+    for (int e = 0; e < c->first->count; e++) {
+        const qnet_volume *v = c->first->echo[e].phase;
+        float least, most;
+        snprintf(name, sizeof name, "%.250s: phase", c->name[e]);
+        QNET__TRY(qnet__check_volume(c->ctx, v, name, grid, c->name[0]));
+        qnet__range(v, &least, &most);
+        if (least == most)
+            return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: %g everywhere", name, (double)least);
+        for (size_t i = 0; whole && i < qnet__voxel_count(v->nx, v->ny, v->nz); i++)
+            whole = v->voxels[i] == floorf(v->voxels[i]);
+        low = least < low ? least : low;
+        high = most > high ? most : high;
+    }
+    while (k < 3 && !((double)low >= ranges[k][0] && (double)high <= ranges[k][1] &&
+                      (k == 0 || (whole && (double)high - (double)low >
+                                               0.9 * (ranges[k][1] - ranges[k][0])))))
+        k++;
+    if (k == 3)
+        return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: the phases are %s%g to %g, expected "
+                          "radians within +-pi, or a scanner's whole numbers over -4096 to 4095 or "
+                          "0 to 4095", c->name[0], whole ? "whole numbers, " : "", (double)low,
+                          (double)high);
+    c->scale = k == 0 ? 1 : 2 * QNET__PI / (ranges[k][1] - ranges[k][0]);
+    c->shift = k == 1 ? -QNET__PI : 0;
+    if (k > 0)
+        qnet__log(c->ctx, QNET_LOG_INFO, "%s: phases of %g to %g are scaled to +-pi", c->name[0],
+                  (double)low, (double)high);
+    return QNET_OK;
+}
+
+/* One flip angle's magnitude that T1 takes. */
+static qnet_status qnet__check_second(qnet__chain *c)
+{
+    const qnet_echoes *a = c->first, *b = c->second;
+    const char *name = b->count > 0 && b->echo != NULL && b->echo[0].name != NULL
+                           ? b->echo[0].name : "second, echo 1";
+    if (b->count < 1 || b->echo == NULL)
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: the second flip angle has no echo",
+                          name);
+    QNET__TRY(qnet__check_magnitude(c->ctx, b->echo[0].magnitude, name, a->echo[0].magnitude,
+                                    c->name[0]));
+    QNET__TRY(qnet__check_echo_time(c->ctx, name, b->echo[0].echo_time, 0));
+    if (!(fabs(a->echo[0].echo_time - b->echo[0].echo_time) <= 0.01 * a->echo[0].echo_time))
+        return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: echo time of %g s, expected %g as in %s: "
+                          "T1 needs the same decay at both angles", name, b->echo[0].echo_time,
+                          a->echo[0].echo_time, c->name[0]);
+    if (!(a->flip_angle > 0 && b->flip_angle > 0 && a->flip_angle <= 90 && b->flip_angle <= 90 &&
+          a->flip_angle != b->flip_angle))
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: flip angles of %g and %g degrees, "
+                          "expected two different ones above 0, 90 at most", name, a->flip_angle,
+                          b->flip_angle);
+    if (!(a->repetition_time > 0 && a->repetition_time <= 10 &&
+          fabs(a->repetition_time - b->repetition_time) <= 0.01 * a->repetition_time))
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: repetition times of %g and %g, "
+                          "expected the same at both flip angles, in seconds, 10 at most", name,
+                          a->repetition_time, b->repetition_time);
+    return QNET_OK;
+}
+
+/* All that is known to fail, before any work is done. */
+static qnet_status qnet__chain_check(qnet__chain *c, const qnet_volume *mask)
+{
+    const qnet_echoes *in = c->first;
+    double interval;
+    int phases = 0;
+    QNET__TRY(qnet__maps_check_config(c->ctx, c->config));
+    if (in->echo == NULL || in->count < 2 || in->count > QNET__MAX_ECHOES)
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "maps: %d echo%s, expected 2 to %d",
+                          in->count, in->count == 1 ? " only" : "es", QNET__MAX_ECHOES);
+    for (int e = 0; e < in->count; e++) {
+        const qnet_echo *echo = &in->echo[e];
+        snprintf(c->text[e], sizeof c->text[e], "echo %d", e + 1);
+        c->name[e] = echo->name != NULL ? echo->name : c->text[e];
+        QNET__TRY(qnet__check_echo_time(c->ctx, c->name[e], echo->echo_time,
+                                        e > 0 ? in->echo[e - 1].echo_time : 0));
+        QNET__TRY(qnet__check_magnitude(c->ctx, echo->magnitude, c->name[e],
+                                        e > 0 ? in->echo[0].magnitude : NULL, c->name[0]));
+        c->time[e] = echo->echo_time;
+        phases += echo->phase != NULL;
+    }
+    if (mask != NULL)
+        QNET__TRY(qnet__check_mask(c->ctx, mask, "mask", in->echo[0].magnitude, c->name[0]));
+    if (c->second != NULL) QNET__TRY(qnet__check_second(c));
+    QNET__TRY(qnet__r2star_interval(c->ctx, "maps", c->config->r2star, in->count, c->time,
+                                    &interval));
+    if (phases == 0) return QNET_OK;
+    for (int e = 0; e < in->count; e++)
+        if (in->echo[e].phase == NULL)
+            return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: the phase is missing, %d of %d "
+                              "echoes have one", c->name[e], phases, in->count);
+    if (!(in->field_strength >= 0.01 && in->field_strength <= 30))
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: field strength of %g T, expected 0.01 "
+                          "to 30", c->name[0], in->field_strength);
+    if (in->phase_sign != 1 && in->phase_sign != -1)
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: phase_sign %d, expected 1 (Siemens, "
+                          "Philips) or -1 (GE)", c->name[0], in->phase_sign);
+    QNET__TRY(qnet__check_phases(c));
+    c->to = qnet__min_int(c->config->last_echo, in->count);
+    c->from = qnet__min_int(c->config->first_echo, c->to) - 1;
+    return QNET_OK;
+}
+
+/* Reports that a step is done: what of it is worth a line, such as "unwrap" of "echo 2". */
+static qnet_status qnet__chain_report(qnet__chain *c, const char *task, const char *where)
+{
+    const double seconds = qnet__seconds(c->ctx) - c->start, done = (double)++c->step;
+    const double steps = (double)c->steps;
+    const qnet_progress_info info = {
+        task, where, 0, 0, c->step, c->steps, (double)NAN, 0, seconds > 0 ? done / seconds : 0,
+        seconds * (steps - done) / done, done / steps};
+    if (qnet__report(c->ctx, &info) == 0) return QNET_OK;
+    return qnet__fail(c->ctx, QNET_STOPPED, "maps: stopped by the caller after %s%s%s", task,
+                      where[0] ? " of " : "", where);
+}
+
+/* ---- unwrapped phases that are consistent ------------------------------------------------------
+
+   Each echo is unwrapped alone, and so but for one multiple of 2 pi per component of the mask. At
+   the rim, where signal is lost, some voxels and small regions are off by others, which SHARP
+   would spread by its radius: the later the echo, the more. But the phase of a voxel is a line
+   over TE, p0 + w TE, and the offset p0 (of coils and pulses) varies slowly. So
+
+       components   of the first echo: the median of the phase within +-pi; of the second one: that
+                    of its distance to the first one's phase scaled by TE
+       offset       p0(x): the polynomial of second order in space nearest to what both echoes
+                    have at TE 0, weighted by the squared magnitude
+       voxels       of echo e > 1: 2 pi n from where the line through p0 and echo e - 1 is:
+                    n = round((p0 + (phase[e-1] - p0) TE[e] / TE[e-1] - phase[e]) / (2 pi)) */
+
+typedef struct qnet__unwrap_round {
+    const qnet__chain *chain;
+    int first; /* echo of task 0 */
+    qnet__unwrapping work[QNET__MAX_ECHOES];
+    float *scaled[QNET__MAX_ECHOES]; /* phase in radians; NULL: as it came */
+} qnet__unwrap_round;
+
+static void qnet__unwrap_echo_task(void *arg, size_t i, size_t worker)
+{
+    qnet__unwrap_round *round = (qnet__unwrap_round *)arg;
+    const qnet__chain *c = round->chain;
+    const size_t e = (size_t)round->first + i;
+    const qnet_volume *phase = c->first->echo[e].phase;
+    qnet__unwrapping *u = &round->work[i];
+    QNET__UNUSED(worker);
+    u->phase = phase->voxels;
+    u->unwrapped = c->phase[e]->voxels;
+    if (round->scaled[i] != NULL) {
+        for (size_t k = 0; k < qnet__voxel_count(phase->nx, phase->ny, phase->nz); k++)
+            round->scaled[i][k] = (float)(c->scale * (double)phase->voxels[k] + c->shift);
+        u->phase = round->scaled[i];
+    }
+    qnet__unwrap(u);
+}
+
+/* The scratch of as many echoes as are unwrapped at a time. */
+static void qnet__unwrap_round_take(qnet__unwrap_round *round, int slots, size_t inside,
+                                    qnet__arena *arena)
+{
+    const qnet_volume *mask = round->chain->made.mask;
+    const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    for (int i = 0; i < slots; i++) {
+        qnet__unwrapping *u = &round->work[i];
+        u->mask = mask->voxels;
+        u->n[0] = mask->nx, u->n[1] = mask->ny, u->n[2] = mask->nz;
+        qnet__unwrap_take(u, inside, arena);
+        round->scaled[i] = round->chain->scale == 1 ? NULL
+                               : (float *)qnet__take(arena, count, sizeof(float));
+    }
+}
+
+/* phase[0 .. echoes): as many at a time as there are workers. */
+static qnet_status qnet__chain_unwrap(qnet__chain *c, int echoes)
+{
+    const qnet_volume *mask = c->made.mask;
+    const int slots = (int)qnet__min_size(qnet__workers(c->ctx), (size_t)echoes);
+    qnet__unwrap_round round;
+    qnet__arena arena = {NULL, 0};
+    size_t inside = 0, bytes;
+    qnet_status status;
+    memset(&round, 0, sizeof round);
+    round.chain = c;
+    for (int e = 0; e < echoes; e++) QNET__TRY(qnet__volume_like(c->ctx, mask, &c->phase[e]));
+    for (size_t i = 0; i < qnet__voxel_count(mask->nx, mask->ny, mask->nz); i++)
+        inside += mask->voxels[i] != 0;
+    qnet__unwrap_round_take(&round, slots, inside, &arena);
+    QNET__TRY(qnet__arena_alloc(c->ctx, &arena, &bytes, "unwrapping phases"));
+    qnet__unwrap_round_take(&round, slots, inside, &arena);
+    status = QNET_OK;
+    for (int e = 0; e < echoes && status == QNET_OK; e++) {
+        if (e % slots == 0) {
+            round.first = e;
+            qnet__parallel(c->ctx, (size_t)qnet__min_int(slots, echoes - e),
+                           qnet__unwrap_echo_task, &round);
+        }
+        status = qnet__chain_report(c, "unwrap", c->name[e]);
+    }
+    qnet__free(c->ctx, arena.base, bytes);
+    return status;
+}
+
+#define QNET__TURNS 64 /* the most 2 pi that a component is looked for off */
+
+/* Shifts phase, at the `size` voxels of list, by the 2 pi n that is the median of
+   (phase - ratio before) / (2 pi), rounded; before NULL: 0. */
+static void qnet__shift_component(float *phase, const float *before, double ratio,
+                                  const uint32_t *list, size_t size)
+{
+    size_t histogram[2 * QNET__TURNS + 1], below = 0;
+    int n = -QNET__TURNS;
+    memset(histogram, 0, sizeof histogram);
+    for (size_t i = 0; i < size; i++) {
+        const double expected = before != NULL ? ratio * (double)before[list[i]] : 0;
+        const double turns = rint(((double)phase[list[i]] - expected) / (2 * QNET__PI));
+        histogram[(int)fmax(-QNET__TURNS, fmin(turns, QNET__TURNS)) + QNET__TURNS]++;
+    }
+    while ((below += histogram[n + QNET__TURNS]) * 2 < size) n++;
+    for (size_t i = 0; i < size && n != 0; i++)
+        phase[list[i]] = (float)((double)phase[list[i]] - 2 * QNET__PI * n);
+}
+
+static qnet_status qnet__align_components(qnet__chain *c)
+{
+    const qnet_volume *mask = c->made.mask;
+    const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    const double ratio = c->time[1] / c->time[0];
+    qnet_volume *left = NULL;
+    uint32_t *list = (uint32_t *)qnet__alloc(c->ctx, count * sizeof *list);
+    if (list == NULL) return qnet__no_memory(c->ctx, count * sizeof *list, "a mask's components");
+    const qnet_status status = qnet__volume_like(c->ctx, mask, &left);
+    if (status == QNET_OK) memcpy(left->voxels, mask->voxels, count * sizeof(float));
+    for (size_t i = 0; i < count && status == QNET_OK; i++) {
+        if (left->voxels[i] != 1) continue;
+        const size_t size = qnet__flood(left, i, 1, 0, list);
+        qnet__shift_component(c->phase[0]->voxels, NULL, 0, list, size);
+        qnet__shift_component(c->phase[1]->voxels, c->phase[0]->voxels, ratio, list, size);
+    }
+    qnet_volume_destroy(left);
+    qnet__free(c->ctx, list, count * sizeof *list);
+    return status;
+}
+
+#define QNET__OFFSET_TERMS 10 /* 1, x, y, z, xx, xy, xz, yy, yz, zz, each axis over -1 .. 1 */
+
+static void qnet__offset_terms(const qnet_volume *v, int x, int y, int z,
+                               double term[QNET__OFFSET_TERMS])
+{
+    const double at[4] = {1, 2.0 * x / qnet__max_int(v->nx - 1, 1) - 1,
+                          2.0 * y / qnet__max_int(v->ny - 1, 1) - 1,
+                          2.0 * z / qnet__max_int(v->nz - 1, 1) - 1};
+    for (int i = 0, k = 0; i < 4; i++)
+        for (int j = i; j < 4; j++) term[k++] = at[i] * at[j];
+}
+
+/* Solves a x = b, a symmetric and positive definite, by Cholesky's a = l l^T; x takes b's place.
+   What a volume of one slice leaves open is held near 0 by a little more on the diagonal. */
+static void qnet__solve_offset(double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS],
+                               double b[QNET__OFFSET_TERMS])
+{
+    enum { N = QNET__OFFSET_TERMS };
+    for (int i = 0; i < N; i++) a[i][i] += 1e-9 * a[0][0];
+    for (int j = 0; j < N; j++) {
+        for (int k = 0; k < j; k++) a[j][j] -= a[j][k] * a[j][k];
+        a[j][j] = sqrt(fmax(a[j][j], DBL_MIN));
+        for (int i = j + 1; i < N; i++) {
+            for (int k = 0; k < j; k++) a[i][j] -= a[i][k] * a[j][k];
+            a[i][j] /= a[j][j];
+        }
+    }
+    for (int i = 0; i < N; i++) {
+        for (int k = 0; k < i; k++) b[i] -= a[i][k] * b[k];
+        b[i] /= a[i][i];
+    }
+    for (int i = N - 1; i >= 0; i--) {
+        for (int k = i + 1; k < N; k++) b[i] -= a[k][i] * b[k];
+        b[i] /= a[i][i];
+    }
+}
+
+typedef struct qnet__align_job {
+    const qnet__chain *chain;
+    int echoes;
+    double offset[QNET__OFFSET_TERMS]; /* of the polynomial p0 */
+    double (*sums)[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS + 1]; /* [nz]: sum w t t^T, sum w t p0 */
+} qnet__align_job;
+
+/* The sums of slice z for the polynomial. */
+static void qnet__offset_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__align_job *job = (const qnet__align_job *)arg;
+    const qnet__chain *c = job->chain;
+    const qnet_volume *mask = c->made.mask;
+    const float *first = c->phase[0]->voxels, *next = c->phase[1]->voxels;
+    const float *magnitude = c->first->echo[0].magnitude->voxels;
+    const double back = c->time[0] / (c->time[1] - c->time[0]);
+    double (*sum)[QNET__OFFSET_TERMS + 1] = job->sums[z], term[QNET__OFFSET_TERMS];
+    QNET__UNUSED(worker);
+    memset(sum, 0, sizeof job->sums[z]);
+    for (int y = 0; y < mask->ny; y++)
+        for (int x = 0; x < mask->nx; x++) {
+            const size_t i = qnet__voxel_at(mask, x, y, (int)z);
+            if (mask->voxels[i] == 0) continue;
+            const double w = (double)magnitude[i] * (double)magnitude[i];
+            const double p0 = (double)first[i] - back * ((double)next[i] - (double)first[i]);
+            qnet__offset_terms(mask, x, y, (int)z, term);
+            for (int j = 0; j < QNET__OFFSET_TERMS; j++) {
+                for (int k = 0; k <= j; k++) sum[j][k] += w * term[j] * term[k];
+                sum[j][QNET__OFFSET_TERMS] += w * term[j] * p0;
+            }
+        }
+}
+
+static void qnet__align_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__align_job *job = (const qnet__align_job *)arg;
+    const qnet__chain *c = job->chain;
+    const qnet_volume *mask = c->made.mask;
+    double term[QNET__OFFSET_TERMS];
+    QNET__UNUSED(worker);
+    for (int y = 0; y < mask->ny; y++)
+        for (int x = 0; x < mask->nx; x++) {
+            const size_t i = qnet__voxel_at(mask, x, y, (int)z);
+            double p0 = 0, p = (double)c->phase[0]->voxels[i];
+            if (mask->voxels[i] == 0) continue;
+            qnet__offset_terms(mask, x, y, (int)z, term);
+            for (int k = 0; k < QNET__OFFSET_TERMS; k++) p0 += job->offset[k] * term[k];
+            for (int e = 1; e < job->echoes; e++) {
+                float *at = c->phase[e]->voxels + i;
+                const double line = p0 + (p - p0) * c->time[e] / c->time[e - 1];
+                p = (double)*at + 2 * QNET__PI * rint((line - (double)*at) / (2 * QNET__PI));
+                *at = (float)p;
+            }
+        }
+}
+
+/* Makes the unwrapped phases of the first `echoes` consistent. */
+static qnet_status qnet__chain_align(qnet__chain *c, int echoes)
+{
+    const size_t slices = (size_t)c->made.mask->nz;
+    double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS];
+    qnet__align_job job;
+    QNET__TRY(qnet__align_components(c));
+    memset(&job, 0, sizeof job);
+    memset(a, 0, sizeof a);
+    job.chain = c;
+    job.echoes = echoes;
+    void *block = qnet__alloc(c->ctx, slices * sizeof *job.sums);
+    if (block == NULL)
+        return qnet__no_memory(c->ctx, slices * sizeof *job.sums, "the phase offset");
+    job.sums = (double (*)[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS + 1])block;
+    qnet__parallel(c->ctx, slices, qnet__offset_task, &job);
+    for (size_t z = 0; z < slices; z++)
+        for (int j = 0; j < QNET__OFFSET_TERMS; j++) {
+            for (int k = 0; k <= j; k++) a[j][k] += job.sums[z][j][k];
+            job.offset[j] += job.sums[z][j][QNET__OFFSET_TERMS];
+        }
+    qnet__free(c->ctx, block, slices * sizeof *job.sums);
+    qnet__solve_offset(a, job.offset);
+    qnet__parallel(c->ctx, slices, qnet__align_task, &job);
+    return QNET_OK;
+}
+
+/* ---- from phases to susceptibility ----------------------------------------------------------- */
+
+/* field = phase in radians after `time` seconds, as ppm of the main field, in place. */
+static void qnet__to_field(const qnet__chain *c, qnet_volume *v, double time)
+{
+    const double factor = c->first->phase_sign /
+                          (2 * QNET__PI * QNET__GAMMA * c->first->field_strength * time);
+    for (size_t i = 0; i < qnet__voxel_count(v->nx, v->ny, v->nz); i++)
+        v->voxels[i] = (float)(factor * (double)v->voxels[i]);
+}
+
+/* *v, a field, becomes its susceptibility. The first one leaves the mask in which it is known. */
+static qnet_status qnet__chain_invert(qnet__chain *c, qnet_volume **v, const char *where)
+{
+    const qnet_susceptibility_config *config = &c->config->susceptibility;
+    qnet_volume *local = NULL, *eroded = NULL;
+    qnet_status status = qnet_background_remove(c->ctx, config, *v, c->made.mask, &local, &eroded);
+    qnet_volume_destroy(*v);
+    *v = NULL;
+    if (status != QNET_OK) return status;
+    if (c->made.qsm_mask == NULL) c->made.qsm_mask = eroded;
+    else qnet_volume_destroy(eroded);
+    status = qnet__chain_report(c, "background", where);
+    if (status == QNET_OK)
+        status = qnet_dipole_invert(c->ctx, config, local, c->made.qsm_mask, v);
+    qnet_volume_destroy(local);
+    if (status == QNET_OK) status = qnet__chain_report(c, "inversion", where);
+    return status;
+}
+
+static void qnet__drop_phases(qnet__chain *c, int from, int to)
+{
+    for (int e = from; e < to; e++) {
+        qnet_volume_destroy(c->phase[e]);
+        c->phase[e] = NULL;
+    }
+}
+
+/* Paper mode: a map of each echo, then their mean, which has another mean over the mask than its
+   parts. */
+static qnet_status qnet__chain_paper(qnet__chain *c)
+{
+    const int echoes = c->to - c->from;
+    const qnet_volume *map[QNET__MAX_ECHOES], *magnitude[QNET__MAX_ECHOES];
+    const qnet_volume *known;
+    double sum = 0;
+    size_t inside = 0;
+    QNET__TRY(qnet__chain_unwrap(c, c->to));
+    QNET__TRY(qnet__chain_align(c, c->to));
+    qnet__drop_phases(c, 0, c->from);
+    for (int e = c->from; e < c->to; e++) {
+        qnet__to_field(c, c->phase[e], c->time[e]);
+        QNET__TRY(qnet__chain_invert(c, &c->phase[e], c->name[e]));
+        map[e - c->from] = c->phase[e];
+        magnitude[e - c->from] = c->first->echo[e].magnitude;
+    }
+    known = c->made.qsm_mask;
+    QNET__TRY(qnet_susceptibility_average(c->ctx, echoes, map, magnitude, c->time + c->from, known,
+                                          &c->made.qsm));
+    qnet__drop_phases(c, c->from, c->to);
+    if (!c->config->susceptibility.mean_zero) return QNET_OK;
+    const size_t count = qnet__voxel_count(known->nx, known->ny, known->nz);
+    float *qsm = c->made.qsm->voxels;
+    for (size_t i = 0; i < count; i++)
+        if (known->voxels[i] != 0) sum += (double)qsm[i], inside++;
+    for (size_t i = 0; i < count; i++)
+        if (known->voxels[i] != 0) qsm[i] = (float)((double)qsm[i] - sum / (double)inside);
+    return QNET_OK;
+}
+
+/* Consensus mode: the slope of all echoes is one field, in rad/s. */
+static qnet_status qnet__chain_consensus(qnet__chain *c)
+{
+    const int echoes = c->first->count;
+    const qnet_volume *phase[QNET__MAX_ECHOES], *magnitude[QNET__MAX_ECHOES];
+    QNET__TRY(qnet__chain_unwrap(c, echoes));
+    QNET__TRY(qnet__chain_align(c, echoes));
+    for (int e = 0; e < echoes; e++) {
+        phase[e] = c->phase[e];
+        magnitude[e] = c->first->echo[e].magnitude;
+    }
+    QNET__TRY(qnet_phase_fit(c->ctx, echoes, phase, magnitude, c->time, c->made.mask,
+                             &c->made.qsm, NULL));
+    qnet__drop_phases(c, 0, echoes);
+    qnet__to_field(c, c->made.qsm, 1);
+    return qnet__chain_invert(c, &c->made.qsm, "");
+}
+
+#define QNET__SIGN_PART 0.02 /* of the voxels: iron, and veins */
+#define QNET__SIGN_BINS 1024 /* of .5 1/s */
+
+/* Iron raises R2* and susceptibility alike: where R2* is highest, susceptibility must be above the
+   mean, or the phase has the other sign. */
+static void qnet__check_sign(const qnet__chain *c)
+{
+    const qnet_volume *known = c->made.qsm_mask;
+    const float *qsm = c->made.qsm->voxels, *r2star = c->made.r2star->voxels;
+    const size_t count = qnet__voxel_count(known->nx, known->ny, known->nz);
+    size_t histogram[QNET__SIGN_BINS], inside = 0, above = 0;
+    double mean = 0, high = 0;
+    int bin = QNET__SIGN_BINS - 1;
+    memset(histogram, 0, sizeof histogram);
+    for (size_t i = 0; i < count; i++) {
+        if (known->voxels[i] == 0) continue;
+        histogram[(int)fmin(2 * (double)r2star[i], QNET__SIGN_BINS - 1)]++;
+        mean += (double)qsm[i];
+        inside++;
+    }
+    while (bin > 1 && (double)(above += histogram[bin]) < QNET__SIGN_PART * (double)inside) bin--;
+    above = 0;
+    for (size_t i = 0; i < count; i++)
+        if (known->voxels[i] != 0 && 2 * (double)r2star[i] >= bin) high += (double)qsm[i], above++;
+    if (above == 0 || high / (double)above >= mean / (double)inside) return;
+    qnet__log(c->ctx, QNET_LOG_WARNING, "%s: where R2* is above %g 1/s, susceptibility is %.3g ppm "
+              "below its mean, and not above: the phase seems to have the other sign; set "
+              "phase_sign to %d", c->name[0], bin / 2.0,
+              mean / (double)inside - high / (double)above, -c->first->phase_sign);
+}
+
+/* ---- the chain ------------------------------------------------------------------------------- */
+
+/* *out: a copy of the voxels; with `binary` 1 where they are not 0. */
+static qnet_status qnet__copy_volume(qnet_context *ctx, const qnet_volume *v, int binary,
+                                     qnet_volume **out)
+{
+    QNET__TRY(qnet__volume_like(ctx, v, out));
+    for (size_t i = 0; i < qnet__voxel_count(v->nx, v->ny, v->nz); i++)
+        (*out)->voxels[i] = binary ? (v->voxels[i] != 0) : v->voxels[i];
+    return QNET_OK;
+}
+
+static qnet_status qnet__chain_t1(qnet__chain *c)
+{
+    const qnet_echoes *low = c->first, *high = c->second;
+    if (c->second == NULL)
+        return qnet__copy_volume(c->ctx, c->first->echo[0].magnitude, 0, &c->made.t1w);
+    if (low->flip_angle > high->flip_angle) low = c->second, high = c->first;
+    QNET__TRY(qnet__copy_volume(c->ctx, high->echo[0].magnitude, 0, &c->made.t1w));
+    QNET__TRY(qnet_t1_map(c->ctx, low->echo[0].magnitude, low->flip_angle,
+                          high->echo[0].magnitude, high->flip_angle, low->repetition_time, NULL,
+                          c->made.mask, &c->made.t1, &c->made.m0));
+    return qnet__chain_report(c, "T1", "");
+}
+
+static qnet_status qnet__chain_run(qnet__chain *c, const qnet_volume *mask)
+{
+    const int echoes = c->first->count, paper = c->config->mode == QNET_MAPS_PAPER;
+    const int phases = c->first->echo[0].phase != NULL;
+    const int brain = qnet__min_int(c->config->brain_echo, echoes) - 1;
+    const qnet_volume *magnitude[QNET__MAX_ECHOES];
+    c->steps = 1 + (size_t)(mask == NULL) + (size_t)(c->second != NULL);
+    if (phases) c->steps += (size_t)(paper ? c->to + 2 * (c->to - c->from) : echoes + 2);
+    c->start = qnet__seconds(c->ctx);
+    if (mask != NULL) {
+        QNET__TRY(qnet__copy_volume(c->ctx, mask, 1, &c->made.mask));
+    } else {
+        QNET__TRY(qnet_brain_mask(c->ctx, &c->config->brain, c->first->echo[brain].magnitude,
+                                  &c->made.mask));
+        QNET__TRY(qnet__chain_report(c, "brain mask", c->name[brain]));
+    }
+    for (int e = 0; e < echoes; e++) magnitude[e] = c->first->echo[e].magnitude;
+    QNET__TRY(qnet_r2star_map(c->ctx, c->config->r2star, echoes, magnitude, c->time, c->made.mask,
+                              &c->made.r2star));
+    QNET__TRY(qnet__chain_report(c, "R2*", ""));
+    QNET__TRY(qnet__chain_t1(c));
+    if (!phases) return QNET_OK;
+    QNET__TRY(paper ? qnet__chain_paper(c) : qnet__chain_consensus(c));
+    qnet__check_sign(c);
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_maps_from_echoes(qnet_context *ctx, const qnet_maps_config *config,
+                                           const qnet_echoes *first, const qnet_echoes *second,
+                                           const qnet_volume *mask, qnet_maps **maps)
+{
+    qnet__chain c;
+    qnet_maps *out;
+    qnet_status status;
+    if (ctx == NULL || config == NULL || first == NULL || maps == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_maps_from_echoes: context, config, first "
+                          "or maps is NULL");
+    memset(&c, 0, sizeof c);
+    c.ctx = c.made.ctx = ctx;
+    c.config = config;
+    c.first = first, c.second = second;
+    QNET__TRY(qnet__chain_check(&c, mask));
+    out = (qnet_maps *)qnet__alloc(ctx, sizeof *out);
+    if (out == NULL) return qnet__no_memory(ctx, sizeof *out, "maps");
+    status = qnet__chain_run(&c, mask);
+    *out = c.made;
+    if (status == QNET_OK) *maps = out;
+    else {
+        qnet__drop_phases(&c, 0, QNET__MAX_ECHOES);
+        qnet_maps_destroy(out);
+    }
+    return status;
+}
+
+/* NULL is no error. */
+QNET_API void qnet_maps_destroy(qnet_maps *maps)
+{
+    if (maps == NULL) return;
+    qnet_volume_destroy(maps->qsm), qnet_volume_destroy(maps->r2star);
+    qnet_volume_destroy(maps->t1w), qnet_volume_destroy(maps->mask);
+    qnet_volume_destroy(maps->qsm_mask);
+    qnet_volume_destroy(maps->t1), qnet_volume_destroy(maps->m0);
+    qnet__free(maps->ctx, maps, sizeof *maps);
+}
+#endif
+
 #if QNET__HAS_NETWORKS
 /* ============================================================================================
    >>image: histogram stretching and augmentation (paper, "Data Augmentation", Fig. 3).
@@ -13543,6 +16919,7 @@ QNET_API void qnet_augment_config_init(qnet_augment_config *config)
     *config = paper;
 }
 
+/* The numbers of torchvision's transforms, for images of 0 to 1. */
 QNET_API void qnet_augment_config_imagenet(qnet_augment_config *config)
 {
     static const double mean[3] = {0.485, 0.456, 0.406}, std[3] = {0.229, 0.224, 0.225};
@@ -13596,6 +16973,7 @@ QNET_API qnet_augmentation qnet_augment_draw(const qnet_augment_config *config, 
     return r;
 }
 
+/* The identity, and the crop from the middle. */
 QNET_API qnet_augmentation qnet_augment_test(int in_h, int in_w, int out_h, int out_w)
 {
     qnet_augmentation r;
@@ -13774,6 +17152,7 @@ typedef struct qnet__power_table {
     float mantissa[(1 << QNET__POWER_BITS) + 1];
 } qnet__power_table;
 
+/* Both tables; entry i of the mantissa's is (1 + i/512) ^ gamma, the last one 2 ^ gamma. */
 static void qnet__power_plan(qnet__power_table *table, double gamma)
 {
     table->exponent[0] = 0;
@@ -13950,6 +17329,10 @@ static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y
 
 /* ---- the whole transform --------------------------------------------------------------------- */
 
+/* Limits, values, places. The scratch block, in the order in which it is used:
+       map_x[in_w], map_y[in_h]   double, the grid distortion
+       x[in_w], y[in_w]           double, the sources of a row of the output
+       image[in_h][in_w][3]       float, after the value transforms; before, room for the limits */
 QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
                                                const qnet_augmentation *record, const float *pixels,
                                                int in_h, int in_w, const float low[3],
@@ -14062,6 +17445,7 @@ QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input
     config->margin = 0.08, config->max_slices = 24;
 }
 
+/* Of a crop the margin is rounded to whole pixels, as many on each side. */
 QNET_API int qnet_input_prepared(const qnet_input_config *config)
 {
     if (config->input == QNET_INPUT_FULL) return config->size;
@@ -14089,6 +17473,7 @@ static const qnet__setting qnet__input_settings[] = {
     QNET__SETTINGS_END
 };
 
+/* QNET_ERROR_ARGUMENT for a configuration with a number out of its range. */
 static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config *c)
 {
     if (c == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: missing");
@@ -14124,12 +17509,6 @@ typedef struct qnet__preparation {
     double half[2];                /* of the frame's side, voxels */
     qnet_cut cut;
 } qnet__preparation;
-
-/* Index of voxel (x, y, z) in voxels[nz][ny][nx]. */
-static size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
-{
-    return ((size_t)z * (size_t)v->ny + (size_t)y) * (size_t)v->nx + (size_t)x;
-}
 
 /* where: "outside of the head become 0", ... */
 static void qnet__warn_of_bad_voxels(qnet_context *ctx, const char *name, size_t bad,
@@ -14496,7 +17875,7 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
     const float inside = in_mask > 0 ? qnet__percentile_where(qsm, mask, 1, n, 50, work) : outside;
     const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
     const float iron = qnet__percentile_where(v[m], qsm, highest, n, 50, work);
-    const int both_signs = negative >= 0.05 * some, any = m;
+    const int both_signs = negative >= 0.05 * some, any = m; /* rows of any map are this one's */
     const struct { int map, holds; const char *why; } rows[] = {
         {any, some < 0.05 * (double)n, "is 0 nearly everywhere"},
         {any, empty > 0.1 * in_mask, "is 0, or was NaN, in more than a tenth of the mask"},
@@ -14625,6 +18004,7 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
             qnet__warn_of_bad_voxels(p->ctx, p->name[m], qnet__clear_outside(p->map[m]),
                                      "outside of the head become 0");
     }
+    /* The mask: what counts of it, and its centre. */
     if (needed < QNET__MAPS) p->map[QNET__MASK] = NULL;
     mask = p->map[QNET__MASK];
     if (mask) {
@@ -14639,10 +18019,12 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
                                    "thalami: a mask of the brain?", p->name[QNET__MASK], ml,
                                    QNET__MASK_ML));
     }
+    /* Slices and frame, and what they hold. */
     QNET__TRY(qnet__choose_slices(p));
     QNET__TRY(qnet__frame_plan(p, mass));
     QNET__TRY(qnet__check_slices(p));
     QNET__TRY(qnet__check_values(p, mask ? mass : p->center));
+    /* What a reader looks at to see that it is the right place. */
     cut->slice[0] = p->z[0];
     cut->slice[1] = p->z[p->slices - 1];
     const double middle = (cut->slice[0] + cut->slice[1]) / 2.0;
@@ -14666,6 +18048,7 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
 
 #define QNET__MAX_SCANS 10000 /* finding duplicates compares all pairs of names */
 
+/* The list of scans lies behind the struct, in one block with it. */
 QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
                                         int scans, qnet_cohort **out)
 {
@@ -14694,6 +18077,7 @@ static size_t qnet__scan_bytes(const qnet_cohort *cohort, int slices)
     return bytes < (double)(SIZE_MAX / 2) ? (size_t)bytes : SIZE_MAX;
 }
 
+/* The blocks of the scans, then that of the list. */
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort)
 {
     if (cohort == NULL) return;
@@ -14754,6 +18138,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     qnet_scan scan;
     memset(&scan, 0, sizeof scan);
     memset(&p, 0, sizeof p);
+    /* Whose scan it is. */
     if (maps->subject == NULL || maps->subject[0] == '\0')
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cohort: a scan needs a subject's name");
     if (strlen(maps->subject) >= sizeof scan.subject)
@@ -14771,12 +18156,14 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     scan.label = maps->label;
     scan.age = maps->age;
     scan.sex = maps->sex;
+    /* Where its images lie, and whether it may join the others. */
     p.ctx = ctx;
     p.config = &cohort->config;
     for (int m = 0; m < QNET__MAPS; m++) p.map[m] = map[m], p.name[m] = name[m];
     QNET__TRY(qnet__cut_plan(&p));
     scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
     QNET__TRY(qnet__cohort_check(cohort, &scan));
+    /* Its block and its images; from here on nothing fails but memory. */
     const size_t bytes = qnet__scan_bytes(cohort, p.slices);
     float *pixels = (float *)qnet__alloc(ctx, bytes);
     if (pixels == NULL) return qnet__no_memory(ctx, bytes, "a scan's slices");
@@ -14801,6 +18188,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
 static const char *const qnet__map_names[QNET__MAPS] = {"QSM map", "R2* map", "T1W image",
                                                         "mask of the basal ganglia"};
 
+/* The maps of a scan that lies in memory have no paths: sentences call them by what they are. */
 QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps)
 {
     if (cohort == NULL) return QNET_ERROR_ARGUMENT;
@@ -14921,9 +18309,10 @@ static int qnet__first_scan(const qnet_cohort *cohort, int s)
 }
 
 /* Each class of subjects is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped.
-   So the folds differ by at most one subject in all, and by at most one in each class. The seed
-   alone decides: the same subjects in the same order give the same folds for both inputs and both
-   stages. */
+   So the folds differ by at most one subject in all, and by at most one in each class: of 47 HC and
+   52 HH in 10 folds, seven folds get 5 HC, three get 4, and the one without a tenth subject is of
+   these three. The seed alone decides: the same subjects in the same order give the same folds for
+   both inputs and both stages. */
 QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *cohort, int folds,
                                        uint64_t seed, int *fold)
 {
@@ -14945,6 +18334,7 @@ QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *coh
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "folds: %d asked for, but there are only %d %s subjects", folds,
                               count[label], name[label]);
+    /* A subject stands for all its scans by the first of them. */
     const size_t bytes = (size_t)scans * sizeof(int);
     int *order = (int *)qnet__alloc(ctx, bytes); /* the first scans of the subjects of a class */
     if (order == NULL) return qnet__no_memory(ctx, bytes, "folds");

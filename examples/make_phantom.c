@@ -2,12 +2,15 @@
 
        make_phantom --out out/phantom
        make_phantom --out out/paper --scale paper --seed 7
+       make_phantom --out out/echoes --echoes
 
+   With --echoes it writes what the scanner records (phantom_echoes.h), for build/maps.
    At the end it prints the subjects and the seconds: 48 subjects of the small scale take a few
    seconds on one core. */
 #define QNET_IMPLEMENTATION
 #include "../qnet.h"
 #include "phantom.h"
+#include "phantom_echoes.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -19,6 +22,9 @@ static const char usage[] =
     "  --out DIR        folder to write; made if it is not there\n"
     "  --scale small    24 + 24 subjects of 96x112x14 voxels, 1.72x1.72x2 mm (default)\n"
     "  --scale paper    52 + 47 subjects of 256x256x32 voxels, .86x.86x2 mm\n"
+    "  --echoes         no maps but multi-echo magnitudes and phases of 4 + 4 whole heads,\n"
+    "                   80x96x56 voxels\n"
+    "  --flips N        of the echoes: 2 for two flip angles; default 1\n"
     "  --hh N           subjects with hemochromatosis\n"
     "  --hc N           healthy controls\n"
     "  --size NXxNYxNZ  voxels; the spacing follows, so that the head fits\n"
@@ -51,10 +57,11 @@ int main(int argc, char **argv)
     qnet_context *ctx = NULL;
     qnet_status status;
     double start;
-    int i, scale = PHANTOM_SMALL;
+    int i, scale = PHANTOM_SMALL, echoes = 0;
     /* The scale is the base that the other options change, wherever it stands. */
-    for (i = 1; i + 1 < argc; i++) {
-        if (strcmp(argv[i], "--scale") == 0) {
+    for (i = 1; i < argc; i++) {
+        echoes |= strcmp(argv[i], "--echoes") == 0;
+        if (i + 1 < argc && strcmp(argv[i], "--scale") == 0) {
             if (strcmp(argv[i + 1], "paper") == 0) {
                 scale = PHANTOM_PAPER;
             } else if (strcmp(argv[i + 1], "small") != 0) {
@@ -62,12 +69,20 @@ int main(int argc, char **argv)
             }
         }
     }
-    phantom_config_init(&config, (phantom_scale)scale);
+    if (echoes) {
+        phantom_echoes_init(&config);
+    } else {
+        phantom_config_init(&config, (phantom_scale)scale);
+    }
     for (i = 1; i < argc; i += 2) {
         const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
             fputs(usage, stdout);
             return 0;
+        }
+        if (strcmp(name, "--echoes") == 0) {
+            i--; /* has no value */
+            continue;
         }
         if (value == NULL) {
             return fail("an option without a value", name);
@@ -89,7 +104,11 @@ int main(int argc, char **argv)
                 nz < 1 || nx > 1024 || ny > 1024 || nz > 256) {
                 return fail("--size is like 96x112x14, at least 16x16x1", value);
             }
-            phantom_config_size(&config, nx, ny, nz);
+            (echoes ? phantom_echoes_size : phantom_config_size)(&config, nx, ny, nz);
+        } else if (strcmp(name, "--flips") == 0) {
+            if (!echoes || !parse_int(value, 1, 2, &config.flips)) {
+                return fail("--flips is 1 or 2, with --echoes", value);
+            }
         } else if (strcmp(name, "--effect") == 0) {
             char *end;
             config.effect = strtod(value, &end);
@@ -104,6 +123,8 @@ int main(int argc, char **argv)
             config.seed = (uint64_t)seed;
         } else if (strcmp(name, "--scale") != 0) {
             return fail("unknown option", name);
+        } else if (echoes) {
+            return fail("--echoes has one scale (see --size)", value);
         }
     }
     if (out == NULL || config.hh + config.hc < 1) {
@@ -120,7 +141,7 @@ int main(int argc, char **argv)
         return 1;
     }
     start = qnet_context_hooks(ctx)->clock.seconds(qnet_context_hooks(ctx)->clock.user);
-    status = phantom_write(ctx, &config, out);
+    status = (echoes ? phantom_echoes_write : phantom_write)(ctx, &config, out);
     if (status != QNET_OK) {
         fprintf(stderr, "make_phantom: %s: %s\n", qnet_status_text(status), qnet_last_error(ctx));
         qnet_context_destroy(ctx);

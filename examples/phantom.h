@@ -35,6 +35,8 @@ typedef struct phantom_config {
     double effect;     /* of the disease; 1: region means alone tell 70-75 % of the subjects */
     double noise;      /* 1: QSM .008 ppm, R2* .8 1/s, T1W 1.5 % of white matter */
     uint64_t seed;
+    const char *tool;  /* the folder under derivatives: "qsm" */
+    int flips;         /* of phantom_echoes.h: flip angles, 1 or 2 */
 } phantom_config;
 
 typedef enum phantom_tissue {
@@ -111,6 +113,7 @@ static inline void phantom_config_init(phantom_config *config, phantom_scale sca
     config->spacing[2] = 2;
     config->z_mm = paper ? -42 : -11;
     config->effect = config->noise = 1;
+    config->tool = "qsm";
     config->seed = 8; /* a typical draw: region means score near their mean over many seeds */
 }
 
@@ -289,6 +292,7 @@ typedef struct phantom_head {
 typedef struct phantom_voxel {
     float chi_plus, chi_minus, r2, t1, m0;
     float share, texture; /* of the nucleus; relative deviation of its chi_plus, before centring */
+    float depth;          /* mm from the brain's outline inwards; below 0: outside, all else 0 */
     short nucleus;        /* -1: none */
     short inside;         /* 1: brain; 2: far enough from its edge for the QSM algorithm */
 } phantom_voxel;
@@ -396,13 +400,14 @@ static inline void phantom_fill(const phantom_head *head, const double world[3],
     int i, d, k;
     memset(v, 0, sizeof *v);
     v->nucleus = -1;
+    v->depth = -99;
     /* Scanner to atlas: shift, turn, scale, then a smooth warp of about 1 mm. */
     x = world[0] - s->shift_mm[0];
     y = world[1] - s->shift_mm[1] + 17;
     p[0] = (head->cos_turn * x + head->sin_turn * y) / s->scale[0];
     p[1] = (head->cos_turn * y - head->sin_turn * x) / s->scale[1] - 17;
     p[2] = (world[2] - s->shift_mm[2]) / s->scale[2];
-    if (fabs(p[0]) > 76 || fabs(p[1] + 17) > 96) {
+    if (fabs(p[0]) > 90 || fabs(p[1] + 17) > 110) {
         return;
     }
     for (d = 0; d < 3; d++) {
@@ -414,6 +419,7 @@ static inline void phantom_fill(const phantom_head *head, const double world[3],
     q[1] = p[1] + 17;
     q[2] = p[2] - 8;
     outline = phantom_depth(q, brain);
+    v->depth = (float)outline;
     if (outline < 0) {
         return;
     }
@@ -465,6 +471,14 @@ static inline void phantom_fill(const phantom_head *head, const double world[3],
     }
 }
 
+/* The place of a voxel, in mm in the scanner. */
+static inline void phantom_world(const phantom_config *config, int x, int y, int z, double *world)
+{
+    world[0] = config->spacing[0] * (x - .5 * (config->nx - 1));
+    world[1] = -17 + config->spacing[1] * (y - .5 * (config->ny - 1));
+    world[2] = config->z_mm + config->spacing[2] * z;
+}
+
 /* ---- Maps ----------------------------------------------------------------------------------- */
 
 typedef struct phantom_maps { qnet_volume *qsm, *r2star, *t1w, *mask; } phantom_maps;
@@ -499,16 +513,14 @@ static inline void phantom_measure(const phantom_config *config, const phantom_s
     int x, y, z;
     for (z = 0; z < config->nz; z++) {
         qnet_rng rng = qnet_rng_at(config->seed, QNET_RANDOM_USER + 4, (uint32_t)z, s->stream);
-        world[2] = config->z_mm + config->spacing[2] * z;
         for (y = 0; y < config->ny; y++) {
-            world[1] = -17 + config->spacing[1] * (y - .5 * (config->ny - 1));
             for (x = 0; x < config->nx; x++, at++) {
                 const phantom_voxel *v = &voxels[at];
                 double chi_plus = v->chi_plus, r2star, signal, streak, bias, a, b;
                 if (!v->inside) {
                     continue;
                 }
-                world[0] = config->spacing[0] * (x - .5 * (config->nx - 1));
+                phantom_world(config, x, y, z, world);
                 if (v->nucleus >= 0) {
                     chi_plus += v->share * s->chi_plus[v->nucleus] *
                                 (v->texture - mean[v->nucleus]);
@@ -541,41 +553,82 @@ static inline void phantom_measure(const phantom_config *config, const phantom_s
     }
 }
 
+/* Fills voxels[nz][ny][nx]; mean[nucleus]: of the texture. */
+static inline void phantom_voxels(const phantom_config *config, const phantom_subject *s,
+                                  phantom_voxel *voxels, double *mean)
+{
+    double weight[PHANTOM_NUCLEI], world[3];
+    phantom_head head;
+    size_t at = 0;
+    int i, x, y, z;
+    phantom_head_init(config, s, &head);
+    for (i = 0; i < PHANTOM_NUCLEI; i++) {
+        mean[i] = weight[i] = 0;
+    }
+    for (z = 0; z < config->nz; z++) {
+        for (y = 0; y < config->ny; y++) {
+            for (x = 0; x < config->nx; x++, at++) {
+                phantom_voxel *v = &voxels[at];
+                phantom_world(config, x, y, z, world);
+                phantom_fill(&head, world, v);
+                if (v->nucleus >= 0) {
+                    mean[v->nucleus] += v->share * v->texture;
+                    weight[v->nucleus] += v->share;
+                }
+            }
+        }
+    }
+    for (i = 0; i < PHANTOM_NUCLEI; i++) {
+        mean[i] = weight[i] > 0 ? mean[i] / weight[i] : 0;
+    }
+}
+
+/* A volume of zeros on the grid of the phantom, RAS. */
+static inline qnet_status phantom_volume(qnet_context *ctx, const phantom_config *config,
+                                         qnet_volume **out)
+{
+    const qnet_status status = qnet_volume_create(ctx, config->nx, config->ny, config->nz, out);
+    qnet_volume *v = *out;
+    int d;
+    if (status != QNET_OK) {
+        return status;
+    }
+    memset(v->affine, 0, sizeof v->affine);
+    for (d = 0; d < 3; d++) {
+        v->spacing[d] = v->affine[d][d] = config->spacing[d];
+    }
+    v->affine[0][3] = -.5 * config->spacing[0] * (config->nx - 1);
+    v->affine[1][3] = -17 - .5 * config->spacing[1] * (config->ny - 1);
+    v->affine[2][3] = config->z_mm;
+    v->affine_source = 2;
+    memcpy(v->orientation, "RAS", 4);
+    memset(v->voxels, 0,
+           (size_t)config->nx * (size_t)config->ny * (size_t)config->nz * sizeof (float));
+    return QNET_OK;
+}
+
 /* Renders a subject: four volumes on one grid, RAS. Give them back with phantom_maps_destroy. */
 static inline qnet_status phantom_render(qnet_context *ctx, const phantom_config *config,
                                          const phantom_subject *s, phantom_maps *out)
 {
     const qnet_allocator *memory = &qnet_context_hooks(ctx)->allocator;
-    double sum[PHANTOM_NUCLEI], weight[PHANTOM_NUCLEI], world[3];
+    double mean[PHANTOM_NUCLEI];
     qnet_volume **volumes[4];
     phantom_maps maps;
     phantom_voxel *voxels;
-    phantom_head head;
-    size_t count, at = 0;
-    int i, d, x, y, z;
+    size_t count;
+    int i;
     memset(&maps, 0, sizeof maps);
     volumes[0] = &maps.qsm;
     volumes[1] = &maps.r2star;
     volumes[2] = &maps.t1w;
     volumes[3] = &maps.mask;
     for (i = 0; i < 4; i++) {
-        qnet_status status = qnet_volume_create(ctx, config->nx, config->ny, config->nz,
-                                                volumes[i]);
+        qnet_status status = phantom_volume(ctx, config, volumes[i]);
         if (status != QNET_OK) {
             phantom_maps_destroy(&maps);
             return status;
         }
-        memset((*volumes[i])->affine, 0, sizeof (*volumes[i])->affine);
-        for (d = 0; d < 3; d++) {
-            (*volumes[i])->spacing[d] = (*volumes[i])->affine[d][d] = config->spacing[d];
-        }
-        (*volumes[i])->affine[0][3] = -.5 * config->spacing[0] * (config->nx - 1);
-        (*volumes[i])->affine[1][3] = -17 - .5 * config->spacing[1] * (config->ny - 1);
-        (*volumes[i])->affine[2][3] = config->z_mm;
-        (*volumes[i])->affine_source = 2;
-        memcpy((*volumes[i])->orientation, "RAS", 4);
-        count = (size_t)config->nx * (size_t)config->ny * (size_t)config->nz;
-        memset((*volumes[i])->voxels, 0, count * sizeof (float));
     }
     count = (size_t)config->nx * (size_t)config->ny * (size_t)config->nz;
     voxels = (phantom_voxel *)memory->alloc(memory->user, count * sizeof *voxels, 64);
@@ -583,28 +636,8 @@ static inline qnet_status phantom_render(qnet_context *ctx, const phantom_config
         phantom_maps_destroy(&maps);
         return QNET_ERROR_MEMORY;
     }
-    phantom_head_init(config, s, &head);
-    memset(sum, 0, sizeof sum);
-    memset(weight, 0, sizeof weight);
-    for (z = 0; z < config->nz; z++) {
-        world[2] = config->z_mm + config->spacing[2] * z;
-        for (y = 0; y < config->ny; y++) {
-            world[1] = -17 + config->spacing[1] * (y - .5 * (config->ny - 1));
-            for (x = 0; x < config->nx; x++, at++) {
-                phantom_voxel *v = &voxels[at];
-                world[0] = config->spacing[0] * (x - .5 * (config->nx - 1));
-                phantom_fill(&head, world, v);
-                if (v->nucleus >= 0) {
-                    sum[v->nucleus] += v->share * v->texture;
-                    weight[v->nucleus] += v->share;
-                }
-            }
-        }
-    }
-    for (i = 0; i < PHANTOM_NUCLEI; i++) {
-        sum[i] = weight[i] > 0 ? sum[i] / weight[i] : 0;
-    }
-    phantom_measure(config, s, voxels, sum, &maps);
+    phantom_voxels(config, s, voxels, mean);
+    phantom_measure(config, s, voxels, mean, &maps);
     memory->free(memory->user, voxels, count * sizeof *voxels);
     *out = maps;
     return QNET_OK;
@@ -631,7 +664,8 @@ static inline qnet_status phantom_write_subject(qnet_context *ctx, const phantom
     phantom_maps maps;
     qnet_status status;
     snprintf(anat, sizeof anat, "%.800s/%s/anat", folder, s->name);
-    snprintf(derived, sizeof derived, "%.800s/derivatives/qsm/%s/anat", folder, s->name);
+    snprintf(derived, sizeof derived, "%.800s/derivatives/%.40s/%s/anat", folder, config->tool,
+             s->name);
     status = qnet_make_folder(ctx, anat);
     if (status == QNET_OK) {
         status = qnet_make_folder(ctx, derived);
@@ -673,7 +707,7 @@ static inline int phantom_may_write(qnet_context *ctx, const char *folder)
     return own;
 }
 
-/* participants.tsv, dataset_description.json, and derivatives/qsm/truth.tsv with the true region
+/* participants.tsv, dataset_description.json, and derivatives/TOOL/truth.tsv with the true region
    means: what a classifier of region means could know at best. */
 static inline qnet_status phantom_write_tables(qnet_context *ctx, const phantom_config *config,
                                                const phantom_subject *subjects, const char *folder)
@@ -719,7 +753,7 @@ static inline qnet_status phantom_write_tables(qnet_context *ctx, const phantom_
         status = qnet_file_replace(ctx, path, people.bytes, people.size);
     }
     if (status == QNET_OK) {
-        snprintf(path, sizeof path, "%.900s/derivatives/qsm/truth.tsv", folder);
+        snprintf(path, sizeof path, "%.900s/derivatives/%.40s/truth.tsv", folder, config->tool);
         status = qnet_file_replace(ctx, path, truth.bytes, truth.size);
     }
     if (status == QNET_OK) {
@@ -731,7 +765,12 @@ static inline qnet_status phantom_write_tables(qnet_context *ctx, const phantom_
     return status;
 }
 
+/* Writes one subject: phantom_write_subject or phantom_write_echoes. */
+typedef qnet_status (*phantom_writer)(qnet_context *ctx, const phantom_config *config,
+                                      const phantom_subject *s, const char *folder);
+
 typedef struct phantom_job {
+    phantom_writer write;
     const phantom_config *config;
     const phantom_subject *subjects;
     const char *folder;
@@ -749,16 +788,15 @@ static inline void phantom_task(void *arg, size_t index, size_t worker)
     hooks.threads = 1;
     job->status[index] = qnet_context_create(&hooks, &ctx);
     if (job->status[index] == QNET_OK) {
-        job->status[index] = phantom_write_subject(ctx, job->config, &job->subjects[index],
-                                                   job->folder);
+        job->status[index] = job->write(ctx, job->config, &job->subjects[index], job->folder);
     }
     qnet_context_destroy(ctx);
 }
 
 /* Writes a whole cohort in BIDS layout under folder, by the context's parallel hook. The tables
    come last: a folder with participants.tsv is complete. */
-static inline qnet_status phantom_write(qnet_context *ctx, const phantom_config *config,
-                                        const char *folder)
+static inline qnet_status phantom_write_by(qnet_context *ctx, phantom_writer write,
+                                           const phantom_config *config, const char *folder)
 {
     const qnet_hooks *hooks = qnet_context_hooks(ctx);
     size_t total = (size_t)(config->hh + config->hc), i;
@@ -774,6 +812,7 @@ static inline qnet_status phantom_write(qnet_context *ctx, const phantom_config 
         return QNET_ERROR_MEMORY;
     }
     phantom_draw(config, subjects);
+    job.write = write;
     job.config = config;
     job.subjects = subjects;
     job.folder = folder;
@@ -784,7 +823,7 @@ static inline qnet_status phantom_write(qnet_context *ctx, const phantom_config 
         for (i = 0; i < total && status == QNET_OK; i++) {
             status = job.status[i];
             if (status != QNET_OK) { /* again, for its sentence: the task's context is gone */
-                status = phantom_write_subject(ctx, config, &subjects[i], folder);
+                status = write(ctx, config, &subjects[i], folder);
             }
         }
     }
@@ -793,6 +832,12 @@ static inline qnet_status phantom_write(qnet_context *ctx, const phantom_config 
     }
     hooks->allocator.free(hooks->allocator.user, subjects, bytes);
     return status;
+}
+
+static inline qnet_status phantom_write(qnet_context *ctx, const phantom_config *config,
+                                        const char *folder)
+{
+    return phantom_write_by(ctx, phantom_write_subject, config, folder);
 }
 
 #endif /* QNET_NO_STDIO */

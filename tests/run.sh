@@ -31,7 +31,7 @@ for program in "$build"/tests/test_* "$build"/tests/double_* "$build"/tests/refe
     printf '%s\n' "$output" | sed '$d'
     add "$(basename "$program")" "$(printf '%s\n' "$output" | tail -n 1)" $status
 done
-for script in crossval weights_tool classify delong install tour; do
+for script in crossval maps weights_tool classify delong install tour; do
     output=$(sh tests/$script.sh "$build" 2>&1)
     status=$?
     printf '%s\n' "$output" | sed '$d'

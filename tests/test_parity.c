@@ -9,6 +9,7 @@
 #include "../qnet.h"
 #include "test.h"
 #include "golden/networks_run.h"
+#include "golden/distance.h"
 #include "plain_scan.h"
 
 static qnet_context *context(void)
@@ -25,31 +26,13 @@ static qnet_context *context(void)
 /* K = strlen / 8 of the letters. */
 static size_t golden_sums(const golden_tensor *golden) { return strlen(golden->sums) / 8; }
 
-/* sums[k] of x[count], doubles or floats. */
-static void golden_sketch(const void *x, int doubles, size_t count, size_t k, double *sums)
-{
-    const float *f = (const float *)x;
-    const double *d = (const double *)x;
-    size_t j;
-    memset(sums, 0, k * sizeof *sums);
-    for (j = 0; j < count; j++) {
-        uint32_t bits = formula_bits(GOLDEN_STREAM, (uint32_t)j);
-        double v = doubles ? d[j] : (double)f[j];
-        sums[(bits >> 16) * k >> 16] += bits & 1 ? -v : v;
-    }
-}
-
 /* |x - golden| / |golden| from the sums of x; 0 / 0 is 0. */
 static double golden_distance(const golden_tensor *golden, const double *sums)
 {
-    double square = 0, norm = golden->norm > 0 ? golden->norm : 1;
+    double units[GOLDEN_SUMS];
     size_t b, k = golden_sums(golden);
-    for (b = 0; b < k; b++) {
-        double unit = golden_number(golden->sums + 8 * b, 8) / 35184372088832.0 - 4; /* 2^45 */
-        double e = sums[b] / norm - unit;
-        square += e * e;
-    }
-    return k > 0 ? sqrt(square) : HUGE_VAL;
+    for (b = 0; b < k; b++) units[b] = golden_number(golden->sums + 8 * b, 8) / 35184372088832.0 - 4; /* 2^45 */
+    return k > 0 ? golden_apart(sums, golden->norm > 0 ? golden->norm : 1, units, k) : HUGE_VAL;
 }
 
 enum { MOST = 256 };

@@ -393,7 +393,7 @@ static void test_base64(void)
         qnet_buffer b;
         writer w;
         memset(&b, 0, sizeof b);
-        w = writer_begin(&r->e, &b, "", 0);
+        w = writer_begin(ctx, &b, "", 0);
         put_base64(&w, (const unsigned char *)"foobar", n);
         CHECK_OK(ctx, writer_end(&w));
         CHECK(b.size == strlen(want[n]) && (n == 0 || memcmp(b.bytes, want[n], b.size) == 0));
@@ -405,7 +405,7 @@ static void test_base64(void)
         writer w;
         memset(bytes, 0, sizeof bytes);
         memset(&b, 0, sizeof b);
-        w = writer_begin(&r->e, &b, "", 0);
+        w = writer_begin(ctx, &b, "", 0);
         put_base64(&w, bytes, sizeof bytes);
         CHECK(b.size == 1336 && strcmp((char *)b.bytes + 1330, "AAAA==") == 0);
         qnet_buffer_free(ctx, &b);

@@ -17,9 +17,10 @@
                                            sub-01_desc-basalganglia_mask.nii.gz
 
    Each map may lie in either anat folder; of two, that of the derivatives is taken, where it is on the
-   maps' grid. It may have more entities in its name (sub-01_acq-gre_Chimap) and be unpacked (.nii).
-   TOOL is the only folder with a Chimap of the first participant. A sidecar's "Units", such as ppb, are
-   compared with ppm and 1/s. The list stays valid until bids_free. */
+   maps' grid. A mask may also lie in another folder under derivatives. Each may have more entities in its
+   name (sub-01_acq-gre_Chimap) and be unpacked (.nii). TOOL is the only folder with a Chimap of the first
+   participant. A sidecar's "Units", such as ppb, are compared with ppm and 1/s. The list stays valid until
+   bids_free. */
 #ifndef BIDS_H
 #define BIDS_H
 #include "qnet.h"
@@ -176,20 +177,52 @@ static const char *json_value(const char *p, int depth, char *out, size_t size)
     return p;
 }
 
-/* The strings of a member of an object into out[size]; "": none. 0: text is no object. */
-static int json_member(const char *text, const char *member, char *out, size_t size)
+/* The value of a member of the object that text is into *value; NULL: it has none. 0: text is no object. */
+static int json_find(const char *text, const char *member, const char **value)
 {
     const char *p = json_blank(strncmp(text, "\xef\xbb\xbf", 3) ? text : text + 3);
+    const char *end = json_value(p, 0, NULL, 0);
     char key[64];
-    out[0] = '\0';
-    if (json_value(p, 0, NULL, 0) == NULL || *p != '{') return 0;
+    *value = NULL;
+    if (end == NULL || *p != '{' || *json_blank(end)) return 0;
     p = json_blank(p + 1);
     while (*p == '"') { /* it is known to be right */
         p = json_blank(json_string(p, key, sizeof key));
-        p = json_blank(json_value(p + 1, 1, strcmp(key, member) ? NULL : out, size));
+        p = json_blank(p + 1);
+        if (*value == NULL && strcmp(key, member) == 0) *value = p;
+        p = json_blank(json_value(p, 1, NULL, 0));
         if (*p == ',') p = json_blank(p + 1);
     }
     return 1;
+}
+
+/* The strings of a member of an object into out[size]; "": none. 0: text is no object. */
+static int json_member(const char *text, const char *member, char *out, size_t size)
+{
+    const char *value;
+    out[0] = '\0';
+    if (!json_find(text, member, &value)) return 0;
+    if (value) json_value(value, 1, out, size);
+    return 1;
+}
+
+/* A number that a member of an object is, also one in quotes. 1: it is in *number; 0: there is no such
+   member, or it is null; -1: it is something else. */
+static inline int json_number(const char *text, const char *member, double *number)
+{
+    const char *value, *end;
+    char digits[64];
+    if (!json_find(text, member, &value) || value == NULL) return 0;
+    end = json_value(value, 1, NULL, 0);
+    if (end - value == 4 && strncmp(value, "null", 4) == 0) return 0;
+    if (*value == '"') {
+        value++;
+        end--;
+    }
+    if (end - value >= (int)sizeof digits) return -1;
+    memcpy(digits, value, (size_t)(end - value));
+    digits[end - value] = '\0';
+    return table_number(digits, number) ? 1 : -1;
 }
 
 /* The text of a small file, ended by a zero byte, to be freed with qnet_buffer_free; empty where there
@@ -458,14 +491,38 @@ static qnet_status bids_find(bids *b, const char *folder, const char *subject, c
     return status;
 }
 
+/* A file in the folders TOOL/TAIL (such as /sub-01/anat) under derivatives: into path[BIDS_PATH], and its
+   TOOL into tool[256]; both "" where there is none. Two tools that have one are an error; `advice` ends its
+   sentence. */
+static qnet_status bids_find_derived(bids *b, const char *tail, const char *subject, const char *suffix,
+                                     const char *advice, char *tool, char *path)
+{
+    char folder[BIDS_PATH], anat[BIDS_PATH], found[BIDS_PATH];
+    const char *name = NULL;
+    qnet_buffer names;
+    qnet_status status;
+    tool[0] = path[0] = '\0';
+    BIDS_TRY(bids_path(b, folder, b->folder, "/derivatives", "", ""));
+    status = bids_list(b, folder, &names);
+    while (status == QNET_OK && (name = bids_next(&names, name)) != NULL) {
+        status = bids_path(b, anat, folder, "/", name, tail);
+        if (status == QNET_OK) status = bids_find(b, anat, subject, suffix, found);
+        if (status != QNET_OK || !found[0]) continue;
+        if (tool[0])
+            status = bids_fail(b, QNET_ERROR_ARGUMENT, "%s: both %s and %s hold a %s of %s, %s", folder,
+                               tool, name, suffix, subject, advice);
+        snprintf(tool, 256, "%s", name);
+        strcpy(path, found);
+    }
+    qnet_buffer_free(b->ctx, &names);
+    return status;
+}
+
 /* The folder of the maps into b->tool: the one given, or the only one with a Chimap of this subject;
    "": the raw folders hold them. */
 static qnet_status bids_find_tool(bids *b, const char *subject)
 {
-    char path[BIDS_PATH], anat[BIDS_PATH], map[BIDS_PATH], tail[80];
-    const char *name = NULL;
-    qnet_buffer names;
-    qnet_status status;
+    char map[BIDS_PATH], tail[80];
     if (b->derivatives) {
         if (strlen(b->derivatives) >= sizeof b->tool)
             return bids_fail(b, QNET_ERROR_LIMIT, "the name of the derivatives folder is too long");
@@ -473,19 +530,7 @@ static qnet_status bids_find_tool(bids *b, const char *subject)
         return QNET_OK;
     }
     snprintf(tail, sizeof tail, "/%s/anat", subject);
-    BIDS_TRY(bids_path(b, path, b->folder, "/derivatives", "", ""));
-    status = bids_list(b, path, &names);
-    while (status == QNET_OK && (name = bids_next(&names, name)) != NULL) {
-        status = bids_path(b, anat, path, "/", name, tail);
-        if (status == QNET_OK) status = bids_find(b, anat, subject, bids_suffix[0], map);
-        if (status != QNET_OK || !map[0]) continue;
-        if (b->tool[0])
-            status = bids_fail(b, QNET_ERROR_ARGUMENT, "%s: both %s and %s hold a Chimap of %s, choose "
-                               "one by its name", path, b->tool, name, subject);
-        snprintf(b->tool, sizeof b->tool, "%s", name);
-    }
-    qnet_buffer_free(b->ctx, &names);
-    return status;
+    return bids_find_derived(b, tail, subject, bids_suffix[0], "choose one by its name", b->tool, map);
 }
 
 /* What may help where a subject has no map: a folder whose name has other zeros before its number, as
@@ -531,7 +576,7 @@ static qnet_status bids_check_units(bids *b, int map, const char *path)
 /* The paths of one scan's maps. */
 static qnet_status bids_find_maps(bids *b, bids_scan *scan)
 {
-    char raw[BIDS_PATH], tool[BIDS_PATH], derived[BIDS_PATH], tail[80], hint[96] = "";
+    char raw[BIDS_PATH], tool[BIDS_PATH], derived[BIDS_PATH], tail[80], other[256], hint[96] = "";
     snprintf(tail, sizeof tail, "/%s/anat", scan->subject);
     BIDS_TRY(bids_path(b, raw, b->folder, tail, "", ""));
     BIDS_TRY(bids_path(b, tool, b->folder, "/derivatives/", b->tool, ""));
@@ -541,6 +586,9 @@ static qnet_status bids_find_maps(bids *b, bids_scan *scan)
         path[0] = '\0';
         if (b->tool[0]) BIDS_TRY(bids_find(b, derived, scan->subject, bids_suffix[m], path));
         if (!path[0]) BIDS_TRY(bids_find(b, raw, scan->subject, bids_suffix[m], path));
+        if (!path[0] && m == 3)
+            BIDS_TRY(bids_find_derived(b, tail, scan->subject, bids_suffix[m],
+                                       "put the right one beside the Chimap", other, path));
         if (path[0]) {
             BIDS_TRY(bids_check_units(b, m, path));
             continue;

@@ -10,26 +10,14 @@
 #include "examples/crossval/bids.h"
 #define PTH_IMPLEMENTATION
 #include "weights_tools/pth.h"
+#define PROGRAM "crossval"
+#include "program.h"
 #include "report.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#if defined(__unix__) || defined(__APPLE__)
-#include <math.h>
-#include <unistd.h>
-#endif
-
-static volatile sig_atomic_t interrupted;
-
-static void on_interrupt(int signal_number)
-{
-    (void)signal_number;
-    interrupted = 1;
-}
 
 static const char help[] =
     "usage: crossval --data DIR --out DIR [options]\n"
@@ -75,24 +63,6 @@ typedef struct options {
     qnet_hooks hooks;
     qnet_experiment_config config;
 } options;
-
-static int fail(const char *name, const char *value, const char *expected)
-{
-    fprintf(stderr, "crossval: %s %s: expected %s (see --help)\n", name, value ? value : "",
-            expected);
-    return 0;
-}
-
-/* A whole number in low..high. */
-static int whole(const char *name, const char *text, long low, long high, int *out)
-{
-    char *end, expected[80];
-    long value = strtol(text, &end, 10);
-    sprintf(expected, "a whole number from %ld to %ld", low, high);
-    if (end == text || *end || value < low || value > high) return fail(name, text, expected);
-    *out = (int)value;
-    return 1;
-}
 
 static int option_with_value(options *o, const char *name, const char *value)
 {
@@ -208,64 +178,6 @@ static int parse(int argc, char **argv, options *o)
     return 1;
 }
 
-/* ---- Progress: a bar on a terminal, a line now and then in a log ----------------------------- */
-
-typedef struct display {
-    int quiet, terminal;
-    time_t begin, last;
-    double first_fraction;
-    char where[64], task[32];
-} display;
-
-static void duration(char text[32], double seconds)
-{
-    if (seconds < 0 || seconds > 1e8)
-        strcpy(text, "--:--");
-    else if (seconds < 3600)
-        sprintf(text, "%d:%02d", (int)seconds / 60, (int)seconds % 60);
-    else
-        sprintf(text, "%dh%02d", (int)(seconds / 3600), (int)(seconds / 60) % 60);
-}
-
-static int show(void *user, const qnet_progress_info *p)
-{
-    display *d = (display *)user;
-    char left[32], bar[21], line[256];
-    const time_t now = time(NULL);
-    const int news = strcmp(d->where, p->where) != 0 || strcmp(d->task, p->task) != 0;
-    double gained;
-    int at;
-    if (interrupted) return 1;
-    if (d->quiet) return 0;
-    if (d->first_fraction < 0 && p->epoch > 0) { /* folds that are done come at once */
-        d->first_fraction = p->fraction;
-        d->begin = now;
-    }
-    if (!news && difftime(now, d->last) < (d->terminal ? 1 : 20)) return 0;
-    gained = d->first_fraction < 0 ? 0 : p->fraction - d->first_fraction;
-    duration(left, gained > 0.002 ? difftime(now, d->begin) * (1 - p->fraction) / gained : -1);
-    at = (int)(p->fraction * 20);
-    for (int i = 0; i < 20; i++) bar[i] = i < at ? '#' : '.';
-    bar[20] = '\0';
-    sprintf(line, "%s %3d%%  left %s  %.50s  %.24s", bar, /* there is work while it is called */
-            p->fraction < 0.99 ? (int)(p->fraction * 100) : 99, left, p->where, p->task);
-    if (p->epoch > 0)
-        sprintf(line + strlen(line), " epoch %d/%d", p->epoch, p->epochs);
-    else if (p->steps > 0)
-        sprintf(line + strlen(line), " %lu/%lu", (unsigned long)p->step, (unsigned long)p->steps);
-    if (p->loss == p->loss && p->epoch > 0) sprintf(line + strlen(line), "  loss %.3f", p->loss);
-    if (p->items_per_second > 0) sprintf(line + strlen(line), "  %.0f/s", p->items_per_second);
-    if (d->terminal)
-        printf("\r%-118.118s", line);
-    else
-        printf("%s\n", line);
-    fflush(stdout);
-    d->last = now;
-    sprintf(d->where, "%.63s", p->where);
-    sprintf(d->task, "%.31s", p->task);
-    return 0;
-}
-
 /* The library's sentences name fields of its configuration; here those are options. */
 static const char *hint(const char *sentence)
 {
@@ -279,13 +191,6 @@ static const char *hint(const char *sentence)
     for (size_t i = 0; i < sizeof hints / sizeof *hints; i++)
         if (strstr(sentence, hints[i][0])) return hints[i][1];
     return "";
-}
-
-static void message(void *user, qnet_log_level level, const char *text)
-{
-    fflush(stdout);
-    if (level == QNET_LOG_WARNING) fprintf(stderr, "crossval: warning: %s\n", text);
-    else if (level != QNET_LOG_DEBUG && !((display *)user)->quiet) printf("%s\n", text);
 }
 
 /* The scans of the folder; only maps that the configuration needs must be there. */
@@ -318,17 +223,9 @@ int main(int argc, char **argv)
         if (ok < 0) fputs(help, stdout);
         return ok < 0 ? 0 : 1;
     }
-    memset(&d, 0, sizeof d);
     memset(&tables, 0, sizeof tables);
     memset(&drawn, 0, sizeof drawn);
-    d.quiet = o.quiet;
-    d.begin = time(NULL);
-    d.first_fraction = -1;
-#if defined(__unix__) || defined(__APPLE__)
-    d.terminal = isatty(1);
-#endif
-    signal(SIGINT, on_interrupt);
-    signal(SIGTERM, on_interrupt);
+    display_begin(&d, o.quiet);
     o.hooks.progress.user = o.hooks.log.user = &d;
     o.hooks.progress.report = show;
     o.hooks.log.message = message;
@@ -347,7 +244,7 @@ int main(int argc, char **argv)
     status = find_scans(ctx, &o, o.hooks.log, &found);
     if (status == QNET_OK)
         status = qnet_experiment_run(ctx, &o.config, &found.dataset, o.out, o.weights, o.resume, &e);
-    if (d.terminal && !o.quiet) printf("\r%-118s\r", "");
+    display_clear(&d);
     if (status == QNET_OK) status = report_tables(e, &tables);
     if (status == QNET_OK && !o.quiet) {
         fwrite(tables.bytes, 1, tables.size, stdout);

@@ -5,68 +5,6 @@
 #include "pictures.h"
 #include "results.h"
 
-/* Begins a member of the open object or array: comma, new line, and its name where it has one. */
-static void put_member(writer *w, const char *name, size_t length)
-{
-    print(w, "%s\n%*s", w->comma ? "," : "", 2 * w->depth, "");
-    w->comma = 1;
-    if (length == 0) return;
-    put(w, "\"");
-    put_bytes(w, name, length);
-    put(w, "\": ");
-}
-
-/* Opens an object or array; settings are tables in HTML. name "": a member of an array. */
-static void open_object(writer *w, const char *name, const char *bracket)
-{
-    if (w->html) {
-        print(w, "<table><tbody><tr><th colspan=\"2\">%s</th></tr>\n", name);
-        return;
-    }
-    if (w->depth > 0) put_member(w, name, strlen(name));
-    put(w, bracket);
-    w->depth++;
-    w->comma = 0;
-}
-
-static void close_object(writer *w, const char *bracket)
-{
-    if (w->html) {
-        put(w, "</tbody></table>\n");
-        return;
-    }
-    w->depth--;
-    print(w, "\n%*s%s%s", 2 * w->depth, "", bracket, w->depth == 0 ? "\n" : "");
-    w->comma = 1;
-}
-
-/* Members "name %d; name %s; name [%g, %g]" of the open object, whose %s are text from outside;
-   the same as rows of a table in HTML, without brackets and quotes. */
-static PRINTF_LIKE(2, 3) void put_members(writer *w, const char *format, ...)
-{
-    const char *end;
-    va_list args;
-    va_start(args, format);
-    for (;; format = end + 2) {
-        const size_t name = strcspn(format, " ");
-        const char *value = format + name + 1;
-        end = value + strcspn(value, ";");
-        if (w->html) {
-            const int list = *value == '[';
-            put(w, "<tr><td>");
-            put_bytes(w, format, name);
-            put(w, "</td><td class=\"n\">");
-            vprint(w, value + list, end - list, "", &args);
-            put(w, "</td></tr>\n");
-        } else {
-            put_member(w, format, name);
-            vprint(w, value, end, "\"", &args);
-        }
-        if (!*end) break;
-    }
-    va_end(args);
-}
-
 #define ADAM_FORMAT "; adam_beta1 %g; adam_beta2 %g; adam_eps %g"
 #define MEAN_FORMAT " {\"mean\": %g, \"std\": %g}"
 #define BOX_FORMAT \
@@ -246,7 +184,7 @@ static void put_delong(writer *w, const qnet_experiment *e)
 /* results.json: every number of the tables and of the figures' boxes. */
 static qnet_status report_json(const qnet_experiment *e, qnet_buffer *json)
 {
-    writer own = writer_begin(e, json, "null", 0), *w = &own;
+    writer own = writer_begin(e->ctx, json, "null", 0), *w = &own;
     open_object(w, "", "{");
     put_settings(w, e);
     put_cohort(w, e);
@@ -271,7 +209,7 @@ static const char *outlier_name(int outlier)
 /* manifest.json: what was run on whom, by which build, and where each scan was cut. */
 static qnet_status report_manifest(const qnet_experiment *e, qnet_buffer *json)
 {
-    writer own = writer_begin(e, json, "null", 0), *w = &own;
+    writer own = writer_begin(e->ctx, json, "null", 0), *w = &own;
     char build[256];
     qnet_describe_build(e->ctx, build, sizeof build);
     open_object(w, "", "{");

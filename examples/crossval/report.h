@@ -183,7 +183,7 @@ static void html_record(writer *w, const qnet_experiment *e)
 /* report.html: one page that needs no other file. p NULL: without these pictures. */
 static qnet_status report_html(const qnet_experiment *e, const pictures *p, qnet_buffer *html)
 {
-    writer own = writer_begin(e, html, "&ndash;", 1), *w = &own;
+    writer own = writer_begin(e->ctx, html, "&ndash;", 1), *w = &own;
     group_counts group[3];
     count_groups(e, -1, group);
     put(w, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta "

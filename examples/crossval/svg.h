@@ -40,7 +40,7 @@ static void put_image(writer *w, const uint8_t *rgb, int width, int height, cons
     qnet_buffer_free(w->ctx, &png);
 }
 
-static void svg_open(writer *w, int height, const char *label)
+static inline void svg_open(writer *w, int height, const char *label)
 {
     print(w, "<svg viewBox=\"0 0 344 %d\" role=\"img\" aria-label=\"%s\">\n", height, label);
 }
@@ -50,7 +50,7 @@ static void svg_line(writer *w, const char *style, double x1, double y1, double 
     print(w, "<path class=\"%s\" d=\"M%.1f,%.1fL%.1f,%.1f\"/>\n", style, x1, y1, x2, y2);
 }
 
-static void svg_rect(writer *w, const char *style, double x, double y, double width, double height)
+static inline void svg_rect(writer *w, const char *style, double x, double y, double width, double height)
 {
     print(w, "<rect class=\"%s\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>\n",
           style, x, y, width, height);
@@ -87,7 +87,7 @@ static double plot_y(const plot *p, double y)
 }
 
 /* The smallest of 1, 2, 5 times a power of ten that goes into range at most `most` times. */
-static double nice_step(double range, int most)
+static inline double nice_step(double range, int most)
 {
     double step = pow(10.0, floor(log10(range / most)));
     if (step * most < range * (1 - 1e-9)) step *= 2;
@@ -97,7 +97,7 @@ static double nice_step(double range, int most)
 }
 
 /* Grid lines and numbers at the multiples of a step, along y (axis 1) or x (axis 0). */
-static void plot_ticks(writer *w, const plot *p, int axis, double step, int decimals)
+static inline void plot_ticks(writer *w, const plot *p, int axis, double step, int decimals)
 {
     const double low = axis ? p->y_low : p->x_low, high = axis ? p->y_high : p->x_high;
     const double bottom = p->top + p->height;
@@ -116,7 +116,7 @@ static void plot_ticks(writer *w, const plot *p, int axis, double step, int deci
 }
 
 /* The two axes and their titles. */
-static void plot_axes(writer *w, const plot *p, const char *x, const char *y)
+static inline void plot_axes(writer *w, const plot *p, const char *x, const char *y)
 {
     const double bottom = p->top + p->height;
     svg_line(w, "a", p->left, bottom, p->left + p->width, bottom);

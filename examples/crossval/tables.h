@@ -201,7 +201,7 @@ static void wrap_lines(writer *w, size_t start)
 /* Tables 1, 2 and 3 in the paper's form, intervals and verdict, as text. */
 static qnet_status report_tables(const qnet_experiment *e, qnet_buffer *text)
 {
-    writer own = writer_begin(e, text, "-", 0), *w = &own;
+    writer own = writer_begin(e->ctx, text, "-", 0), *w = &own;
     group_counts group[3];
     size_t notes;
     count_groups(e, -1, group);

@@ -1,6 +1,7 @@
-/* Text into a buffer: numbers, escaping, and a printf that writes the same in every locale. */
+/* Text into a buffer: numbers, escaping, a printf that writes the same in every locale, JSON. */
 #ifndef CROSSVAL_WRITER_H
 #define CROSSVAL_WRITER_H
+#include "qnet.h"
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -52,7 +53,7 @@ static const char *shortest_text(char text[NUMBER_SIZE], double value)
 }
 
 /* A p-value as Table 2 prints it: four decimals, or "6.2e-33" below .0001. */
-static const char *p_text(char text[NUMBER_SIZE], double p)
+static inline const char *p_text(char text[NUMBER_SIZE], double p)
 {
     if (!(p < 0.0001) || p <= 0.0) return fixed_text(text, p, p <= 0.0 ? 0 : 4);
     snprintf(text, NUMBER_SIZE, "%.1e", p);
@@ -71,12 +72,11 @@ typedef struct writer {
     int depth, comma;    /* of JSON: nesting, and whether a member came before */
 } writer;
 
-static writer writer_begin(const qnet_experiment *e, qnet_buffer *out, const char *missing,
-                           int html)
+static writer writer_begin(qnet_context *ctx, qnet_buffer *out, const char *missing, int html)
 {
     writer w;
     memset(&w, 0, sizeof w);
-    w.ctx = e->ctx;
+    w.ctx = ctx;
     w.out = out;
     w.start = out->size;
     w.missing = missing;
@@ -234,6 +234,70 @@ static PRINTF_LIKE(3, 4) void cells(writer *w, const char *tag, const char *form
         if (w->html) print(w, "<%s%s>", tag, right ? " class=\"n\"" : "");
         vprint(w, format + right, end, NULL, &args);
         if (w->html) print(w, "</%s>", tag);
+        if (!*end) break;
+    }
+    va_end(args);
+}
+
+/* ---- JSON ------------------------------------------------------------------------------------- */
+
+/* Begins a member of the open object or array: comma, new line, and its name where it has one. */
+static void put_member(writer *w, const char *name, size_t length)
+{
+    print(w, "%s\n%*s", w->comma ? "," : "", 2 * w->depth, "");
+    w->comma = 1;
+    if (length == 0) return;
+    put(w, "\"");
+    put_bytes(w, name, length);
+    put(w, "\": ");
+}
+
+/* Opens an object or array; settings are tables in HTML. name "": a member of an array. */
+static void open_object(writer *w, const char *name, const char *bracket)
+{
+    if (w->html) {
+        print(w, "<table><tbody><tr><th colspan=\"2\">%s</th></tr>\n", name);
+        return;
+    }
+    if (w->depth > 0) put_member(w, name, strlen(name));
+    put(w, bracket);
+    w->depth++;
+    w->comma = 0;
+}
+
+static void close_object(writer *w, const char *bracket)
+{
+    if (w->html) {
+        put(w, "</tbody></table>\n");
+        return;
+    }
+    w->depth--;
+    print(w, "\n%*s%s%s", 2 * w->depth, "", bracket, w->depth == 0 ? "\n" : "");
+    w->comma = 1;
+}
+
+/* Members "name %d; name %s; name [%g, %g]" of the open object, whose %s are text from outside;
+   the same as rows of a table in HTML, without brackets and quotes. */
+static PRINTF_LIKE(2, 3) void put_members(writer *w, const char *format, ...)
+{
+    const char *end;
+    va_list args;
+    va_start(args, format);
+    for (;; format = end + 2) {
+        const size_t name = strcspn(format, " ");
+        const char *value = format + name + 1;
+        end = value + strcspn(value, ";");
+        if (w->html) {
+            const int list = *value == '[';
+            put(w, "<tr><td>");
+            put_bytes(w, format, name);
+            put(w, "</td><td class=\"n\">");
+            vprint(w, value + list, end - list, "", &args);
+            put(w, "</td></tr>\n");
+        } else {
+            put_member(w, format, name);
+            vprint(w, value, end, "\"", &args);
+        }
         if (!*end) break;
     }
     va_end(args);

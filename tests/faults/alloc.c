@@ -1097,6 +1097,110 @@ static void preparation_load(trial *t)
     add_hash(t, &input.size, sizeof input.size);
 }
 
+/* ---- maps from echoes ---- */
+
+static qnet_volume *sphere[3]; /* a map or a field, its mask, a magnitude */
+
+static void prepare_maps(void)
+{
+    enum { WIDTH = 14 };
+    for (int k = 0; k < 3; k++) CHECK_OK(plain, qnet_volume_create(plain, WIDTH, WIDTH, WIDTH, &sphere[k]));
+    for (int i = 0; i < WIDTH * WIDTH * WIDTH; i++) {
+        const int x = i % WIDTH - 7, y = i / WIDTH % WIDTH - 7, z = i / WIDTH / WIDTH - 7;
+        sphere[1]->voxels[i] = (float)(x * x + y * y + z * z < 40);
+        sphere[0]->voxels[i] = (float)(x * x < 9 && y * y < 4 && z * z < 9);
+        sphere[2]->voxels[i] = sphere[1]->voxels[i] * (float)(90 + i % 19);
+    }
+}
+
+static void fft(trial *t)
+{
+    qnet_real *x = numbers(2 * 4 * 5 * 6);
+    do TRY(t, qnet_fft(t->ctx, 4, 5, 6, 0, x));
+    while (again(t, NULL, NULL, 0));
+    add_hash(t, x, 2 * 4 * 5 * 6 * sizeof *x);
+    free(x);
+}
+
+static void fft_real(trial *t)
+{
+    qnet_real *x = numbers(4 * 5 * 6), *spectrum = numbers(2 * 3 * 5 * 6);
+    do TRY(t, qnet_fft_real(t->ctx, 4, 5, 6, x, spectrum));
+    while (again(t, NULL, NULL, 0));
+    add_hash(t, spectrum, 2 * 3 * 5 * 6 * sizeof *x);
+    free(x), free(spectrum);
+}
+
+static void fft_real_inverse(trial *t)
+{
+    qnet_real *x = numbers(4 * 5 * 6), *spectrum = numbers(2 * 3 * 5 * 6);
+    do TRY(t, qnet_fft_real_inverse(t->ctx, 4, 5, 6, spectrum, x));
+    while (again(t, NULL, NULL, 0));
+    add_hash(t, x, 4 * 5 * 6 * sizeof *x);
+    free(x), free(spectrum);
+}
+
+/* A step that makes one or two volumes. */
+static void make_volumes(trial *t, qnet_status (*step)(qnet_context *, qnet_volume **), int count)
+{
+    qnet_volume *out[2];
+    do {
+        OUT(out);
+        TRY(t, step(t->ctx, out));
+    } while (again(t, out, NULL, sizeof out));
+    for (int k = 0; t->status == QNET_OK && k < count; k++) {
+        const size_t voxels = (size_t)out[k]->nx * (size_t)out[k]->ny * (size_t)out[k]->nz;
+        add_hash(t, out[k]->voxels, voxels * sizeof(float));
+        qnet_volume_destroy(out[k]);
+    }
+}
+
+static qnet_status field_step(qnet_context *ctx, qnet_volume **out)
+{
+    return qnet_dipole_field(ctx, sphere[0], out);
+}
+
+static qnet_status background_step(qnet_context *ctx, qnet_volume **out)
+{
+    qnet_susceptibility_config config;
+    qnet_susceptibility_config_init(&config);
+    config.sharp_radius = 3;
+    return qnet_background_remove(ctx, &config, sphere[0], sphere[1], out, out + 1);
+}
+
+static qnet_status invert_step(qnet_context *ctx, qnet_volume **out)
+{
+    qnet_susceptibility_config config;
+    qnet_susceptibility_config_init(&config);
+    return qnet_dipole_invert(ctx, &config, sphere[0], sphere[1], out);
+}
+
+static qnet_status average_step(qnet_context *ctx, qnet_volume **out)
+{
+    static const double time[2] = {.01, .02};
+    const qnet_volume *map[2], *magnitude[2];
+    map[0] = map[1] = sphere[0], magnitude[0] = magnitude[1] = sphere[1];
+    return qnet_susceptibility_average(ctx, 2, map, magnitude, time, sphere[1], out);
+}
+
+static qnet_status brain_step(qnet_context *ctx, qnet_volume **out)
+{
+    const qnet_brain_config config = {.2, 1, 10};
+    return qnet_brain_mask(ctx, &config, sphere[2], out);
+}
+
+static qnet_status unwrap_step(qnet_context *ctx, qnet_volume **out)
+{
+    return qnet_phase_unwrap(ctx, sphere[0], sphere[1], out);
+}
+
+static void brain_mask(trial *t) { make_volumes(t, brain_step, 1); }
+static void phase_unwrap(trial *t) { make_volumes(t, unwrap_step, 1); }
+static void dipole_field(trial *t) { make_volumes(t, field_step, 1); }
+static void background_remove(trial *t) { make_volumes(t, background_step, 2); }
+static void dipole_invert(trial *t) { make_volumes(t, invert_step, 1); }
+static void susceptibility_average(trial *t) { make_volumes(t, average_step, 1); }
+
 /* ---- the driver ---- */
 
 /* most: 0, or at how many points what takes long is tried without "all". */
@@ -1129,7 +1233,10 @@ static const one_case cases[] = {
     CASE(roc, 0), CASE(auc, 0), CASE(delong, 0), CASE(bootstrap, 0), CASE(boxplot, 0),
     CASE(experiment_tables, 0), CASE(experiment_json, 20), CASE(experiment_csv, 20),
     CASE(experiment_manifest, 0), CASE(experiment_html, 10), CASE(experiment_publish, 4),
-    CASE(preparation_load, 2), CASE(experiment_run, 1)};
+    CASE(preparation_load, 2), CASE(fft, 0), CASE(fft_real, 0), CASE(fft_real_inverse, 0),
+    CASE(brain_mask, 0), CASE(phase_unwrap, 0), CASE(dipole_field, 0),
+    CASE(background_remove, 0), CASE(dipole_invert, 0),
+    CASE(susceptibility_average, 0), CASE(experiment_run, 1)};
 
 static double no_time(void *user)
 {
@@ -1214,6 +1321,7 @@ static void prepare(void)
     remove_folder(FOLDER);
     CHECK_OK(plain, qnet_make_folder(plain, FOLDER));
     prepare_files();
+    prepare_maps();
     phantom_config_init(&phantom, PHANTOM_SMALL);
     phantom_config_size(&phantom, 32, 40, 12);
     phantom.hh = phantom.hc = 2;
@@ -1252,7 +1360,8 @@ int main(int argc, char **argv)
     qnet_experiment_destroy(experiment);
     qnet_cohort_destroy(cohort);
     bids_free(&data);
-    qnet_volume_destroy(volume);
+    qnet_volume_destroy(volume), qnet_volume_destroy(sphere[0]), qnet_volume_destroy(sphere[1]);
+    qnet_volume_destroy(sphere[2]);
     qnet_buffer_free(plain, &tensors_file);
     qnet_buffer_free(plain, &pth_file);
     qnet_buffer_free(plain, &nifti_file);

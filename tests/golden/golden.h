@@ -10,8 +10,6 @@
 #include "formula.h"
 #include <string.h>
 
-#define GOLDEN_STREAM 777u
-
 typedef struct golden_tensor {
     const char *pass;  /* "eval", "train": outputs in that mode; "grad", "stat"; "weights", "swa" */
     const char *name;  /* as plain_resnet.h, plain_scan.h or the parameter table has it */

@@ -179,7 +179,7 @@ _sign = 1.0 - 2.0 * (_bits & np.uint64(1)).astype(np.float64)
 
 
 def sketch(x, k):
-    """golden_sketch of golden.h: k sums."""
+    """golden_sketch of distance.h: k sums."""
     x = np.ascontiguousarray(x).reshape(-1)
     bucket = ((_bits[:x.size] >> np.uint64(16)) * np.uint64(k) >> np.uint64(16)).astype(np.int64)
     return np.bincount(bucket, weights=_sign[:x.size] * x, minlength=k)

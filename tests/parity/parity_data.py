@@ -21,10 +21,10 @@ def note(text):
 
 
 class Ours:
-    """The C program, and a folder for the arrays that go to it and come back."""
+    """A C program, and a folder for the arrays that go to it and come back."""
 
-    def __init__(self, build):
-        program = os.path.join(build, "parity", "data")
+    def __init__(self, build, program="data"):
+        program = os.path.join(build, "parity", program)
         self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.folder = tempfile.TemporaryDirectory()
 

@@ -1,0 +1,523 @@
+/* maps: from a scanner's echoes in a BIDS folder to the maps that crossval reads (paper, "Dataset").
+
+       build/maps --data BIDS --out BIDS/derivatives/qnet [options]          build/maps --help
+       build/crossval --data BIDS --out DIR
+
+   The work is in qnet.h (qnet_maps_from_echoes); this program finds the echoes and reads their sidecars
+   (find.h), writes the maps (outputs.h) and a page for each session that shows them (quality.h), and stops
+   cleanly on Ctrl-C: run it again with --resume and it goes on. */
+#define QNET_IMPLEMENTATION
+#include "qnet.h"
+#define PROGRAM "maps"
+#include "examples/crossval/program.h"
+#include "outputs.h"
+
+static const char help[] =
+    "usage: maps --data BIDS --out DIR [options]\n"
+    "\n"
+    "Makes QSM, R2* and T1W of multi-echo gradient-echo data as the paper does, and with two flip\n"
+    "angles T1 and M0. Reads *_echo-N_part-mag_MEGRE and *_part-phase_MEGRE (or VFA, with flip-N),\n"
+    ".nii or .nii.gz, and their JSON sidecars; writes *_Chimap, *_R2starmap, *_T1w, *_T1map, *_M0map\n"
+    "and masks, a sidecar for each, and one page per session with pictures of all. crossval --data\n"
+    "BIDS then reads them.\n"
+    "\n"
+    "  --data BIDS         the data set: sub-*/anat or sub-*/ses-*/anat\n"
+    "  --out DIR           the maps: BIDS/derivatives/qnet, where crossval finds them\n"
+    "  --subject NAME      this subject alone          --session NAME  this session alone\n"
+    "  --run N             where several runs fit; and --acq NAME, --suffix MEGRE or VFA\n"
+    "  --mode KIND         paper: each echo to susceptibility, then their mean; consensus: the echoes\n"
+    "                      to one field first (paper)\n"
+    "  --mask FILE         the brain, on the echoes' grid; {subject} and {session} in it stand for\n"
+    "                      names such as sub-01; auto: brain extraction (auto)\n"
+    "  --phase-sign SIGN   1: phase grows with the field, as Siemens and Philips have it; -1: it\n"
+    "                      falls, as GE has it; auto: by the sidecar's Manufacturer (auto)\n"
+    "  --background KIND   sharp or vsharp (sharp)\n"
+    "  --sharp-radius R    of SHARP's sphere, in mm (6)\n"
+    "  --brain-threshold X of brain extraction, 0 to 1: a higher one makes a smaller brain (.2)\n"
+    "  --brain-erode N     voxels taken from its rim, in plane (4)\n"
+    "  --threads N         threads (all)               --cpu KIND      auto, scalar, avx2, avx512,\n"
+    "                                                                  neon (auto)\n"
+    "  --resume            leave sessions as they are whose maps are made of these echoes and settings\n"
+    "  --quiet             errors and warnings only\n"
+    "\n"
+    "Exit status: 0 done, 1 an error (one sentence says which), 130 stopped by Ctrl-C.\n";
+
+typedef struct options {
+    const char *data, *out, *subject, *session, *mask;
+    choice echoes;
+    int sign, resume, quiet; /* sign 0: by the manufacturer */
+    qnet_hooks hooks;
+    qnet_maps_config config;
+} options;
+
+/* A number in low..high. */
+static int decimal(const char *name, const char *text, double low, double high, double *out)
+{
+    char expected[80];
+    double value = 0;
+    snprintf(expected, sizeof expected, "a number from %g to %g", low, high);
+    if (!table_number(text, &value) || !(value >= low && value <= high)) return fail(name, text, expected);
+    *out = value;
+    return 1;
+}
+
+static int option_with_value(options *o, const char *name, const char *value)
+{
+    qnet_maps_config *c = &o->config;
+    if (strcmp(name, "--data") == 0)
+        o->data = value;
+    else if (strcmp(name, "--out") == 0)
+        o->out = value;
+    else if (strcmp(name, "--subject") == 0)
+        o->subject = value;
+    else if (strcmp(name, "--session") == 0)
+        o->session = value;
+    else if (strcmp(name, "--run") == 0)
+        o->echoes.run = value;
+    else if (strcmp(name, "--acq") == 0)
+        o->echoes.acquisition = value;
+    else if (strcmp(name, "--suffix") == 0)
+        o->echoes.suffix = value;
+    else if (strcmp(name, "--mask") == 0)
+        o->mask = strcmp(value, "auto") ? value : NULL;
+    else if (strcmp(name, "--mode") == 0) {
+        if (strcmp(value, "paper") && strcmp(value, "consensus"))
+            return fail(name, value, "paper or consensus");
+        c->mode = *value == 'p' ? QNET_MAPS_PAPER : QNET_MAPS_CONSENSUS;
+    } else if (strcmp(name, "--phase-sign") == 0) {
+        if (strcmp(value, "auto") && strcmp(value, "1") && strcmp(value, "-1"))
+            return fail(name, value, "auto, 1 or -1");
+        o->sign = *value == 'a' ? 0 : *value == '1' ? 1 : -1;
+    } else if (strcmp(name, "--background") == 0) {
+        if (strcmp(value, "sharp") && strcmp(value, "vsharp")) return fail(name, value, "sharp or vsharp");
+        c->susceptibility.background = *value == 's' ? QNET_SHARP : QNET_VSHARP;
+    } else if (strcmp(name, "--sharp-radius") == 0)
+        return decimal(name, value, .1, 100, &c->susceptibility.sharp_radius);
+    else if (strcmp(name, "--brain-threshold") == 0)
+        return decimal(name, value, 0, 1, &c->brain.threshold);
+    else if (strcmp(name, "--brain-erode") == 0)
+        return whole(name, value, 0, 100, &c->brain.erode);
+    else if (strcmp(name, "--threads") == 0)
+        return whole(name, value, 1, 1024, &o->hooks.threads);
+    else if (strcmp(name, "--cpu") == 0) {
+        if (qnet_cpu_parse(value, &o->hooks.cpu) != QNET_OK)
+            return fail(name, value, "auto, scalar, avx2, avx512 or neon");
+    } else
+        return fail(name, "", "a known option");
+    return 1;
+}
+
+/* 1: run; 0: bad usage; -1: help was asked for. */
+static int parse(int argc, char **argv, options *o)
+{
+    memset(o, 0, sizeof *o);
+    qnet_maps_config_init(&o->config);
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+            return -1;
+        else if (strcmp(argv[i], "--resume") == 0)
+            o->resume = 1;
+        else if (strcmp(argv[i], "--quiet") == 0)
+            o->quiet = 1;
+        else if (i + 1 >= argc)
+            return fail(argv[i], "", "a known option and, behind it, its value");
+        else if (!option_with_value(o, argv[i], argv[i + 1]))
+            return 0;
+        else
+            i++;
+    }
+    if (!o->data) return fail("--data", "", "the folder of a BIDS data set");
+    if (!o->out) return fail("--out", "", "a folder for the maps, such as BIDS/derivatives/qnet");
+    return 1;
+}
+
+/* ---- One session ----------------------------------------------------------------------------- */
+
+/* All that one session needs; made once, for the largest. */
+typedef struct job {
+    const options *o;
+    bids b;
+    display shown;
+    session s;
+    int at, count;         /* of the sessions, from 0 */
+    char mask[BIDS_PATH], warnings[4000];
+    qnet_volume *magnitude[2][ECHOES_MOST], *phase[2][ECHOES_MOST], *brain, *ganglia, *labels;
+    char ganglia_path[BIDS_PATH], labels_path[BIDS_PATH], label_name[LABELS_MOST][64];
+} job;
+
+/* For qnet_progress.report: the fraction is that of all sessions. */
+static int report(void *user, const qnet_progress_info *info)
+{
+    job *j = (job *)user;
+    qnet_progress_info p = *info;
+    char where[64];
+    snprintf(where, sizeof where, "%.40s %d/%d", j->s.name, j->at + 1, j->count);
+    p.where = where;
+    p.epoch = 0;
+    p.fraction = (j->at + fmin(fmax(info->fraction, 0), 1)) / j->count;
+    return show(&j->shown, &p);
+}
+
+/* For qnet_log.message: warnings also go to the page. */
+static void keep_message(void *user, qnet_log_level level, const char *text)
+{
+    job *j = (job *)user;
+    const size_t n = strlen(j->warnings);
+    if (level == QNET_LOG_WARNING) snprintf(j->warnings + n, sizeof j->warnings - n, "%s\n", text);
+    if (level == QNET_LOG_WARNING) display_clear(&j->shown);
+    message(&j->shown, level, text);
+}
+
+/* The path of the brain mask into j->mask: {subject} and {session} become names. "": none is given. */
+static qnet_status mask_path(job *j)
+{
+    static const char *const words[2] = {"{subject}", "{session}"};
+    const char *p = j->o->mask ? j->o->mask : "";
+    size_t n = 0;
+    while (*p && n < sizeof j->mask - 1) {
+        int k = 0;
+        while (k < 2 && strncmp(p, words[k], 9) != 0) k++;
+        if (k < 2) {
+            n += (size_t)snprintf(j->mask + n, sizeof j->mask - n, "%s", k ? j->s.label : j->s.subject);
+            p += 9;
+        } else j->mask[n++] = *p++;
+    }
+    if (n >= sizeof j->mask - 1)
+        return bids_fail(&j->b, QNET_ERROR_LIMIT, "--mask: a path of more than %d bytes", BIDS_PATH - 2);
+    j->mask[n] = '\0';
+    if (!n || qnet_file_exists(j->mask)) return QNET_OK;
+    return bids_fail(&j->b, QNET_ERROR_NOT_FOUND, "%s: is not there, expected the brain mask of %s "
+                     "(--mask)", j->mask, j->s.name);
+}
+
+/* The sign of the phase into *sign, and how it is known (see quality.sign_given). */
+static int phase_sign(job *j, int *sign)
+{
+    const echo_file *f = &j->s.first->echo[0];
+    char text[1400];
+    *sign = j->o->sign ? j->o->sign : manufacturer_sign(f->facts.manufacturer);
+    if (j->o->sign || *sign) return j->o->sign != 0;
+    *sign = 1;
+    snprintf(text, sizeof text, "%.1000s: its sidecars name no Manufacturer: phase is taken to grow with "
+             "the field, as with Siemens and Philips; for GE say --phase-sign -1", f->magnitude);
+    keep_message(j, QNET_LOG_WARNING, text);
+    return -1;
+}
+
+/* The hash of all that makes the maps: bytes of the files, what sidecars say, settings. */
+static qnet_status hash_inputs(job *j, int sign, uint64_t *hash)
+{
+    const acquisition *flips[2] = {j->s.first, j->s.second};
+    const char *paths[3] = {NULL, NULL, NULL};
+    qnet_buffer text;
+    qnet_status status = QNET_OK;
+    writer w;
+    *hash = QNET_HASH_START;
+    memset(&text, 0, sizeof text);
+    w = writer_begin(j->b.ctx, &text, "null", 0);
+    open_object(&w, "", "{");
+    put_settings(&w, &j->o->config, j->mask, sign);
+    for (int f = 0; f < 2; f++)
+        for (int e = 0; flips[f] && e < flips[f]->count; e++) {
+            const sidecar *x = &flips[f]->echo[e].facts;
+            put_members(&w, "te %g; tr %g; angle %g; field %g", x->echo_time, x->repetition_time,
+                        x->flip_angle, x->field_strength);
+        }
+    close_object(&w, "}");
+    status = writer_end(&w);
+    if (status == QNET_OK) *hash = qnet_hash(*hash, text.bytes, text.size);
+    qnet_buffer_free(j->b.ctx, &text);
+    for (int f = 0; f < 2; f++)
+        for (int e = 0; flips[f] && e < flips[f]->count; e++) {
+            paths[0] = flips[f]->echo[e].magnitude;
+            paths[1] = flips[f]->echo[e].phase;
+            paths[2] = f == 0 && e == 0 && j->mask[0] ? j->mask : NULL;
+            for (int k = 0; k < 3 && status == QNET_OK; k++) {
+                if (!paths[k]) continue;
+                status = qnet_file_read(j->b.ctx, paths[k], 0, &text);
+                if (status == QNET_OK) *hash = qnet_hash(*hash, text.bytes, text.size);
+                qnet_buffer_free(j->b.ctx, &text);
+            }
+        }
+    return status;
+}
+
+static void unload(job *j)
+{
+    for (int f = 0; f < 2; f++)
+        for (int e = 0; e < ECHOES_MOST; e++) {
+            qnet_volume_destroy(j->magnitude[f][e]);
+            qnet_volume_destroy(j->phase[f][e]);
+            j->magnitude[f][e] = j->phase[f][e] = NULL;
+        }
+    qnet_volume_destroy(j->brain);
+    qnet_volume_destroy(j->ganglia);
+    qnet_volume_destroy(j->labels);
+    j->brain = j->ganglia = j->labels = NULL;
+}
+
+/* The images of an acquisition, and what is known of them, for the library; echo[ECHOES_MOST]. */
+static qnet_status load_flip(job *j, int f, const acquisition *a, int sign, qnet_echo *echo,
+                             qnet_echoes *out)
+{
+    const sidecar *facts = &a->echo[0].facts;
+    for (int e = 0; e < a->count; e++) {
+        const echo_file *file = &a->echo[e];
+        BIDS_TRY(qnet_nifti_load(j->b.ctx, file->magnitude, &j->magnitude[f][e]));
+        BIDS_TRY(qnet_nifti_load(j->b.ctx, file->phase, &j->phase[f][e]));
+        echo[e].magnitude = j->magnitude[f][e];
+        echo[e].phase = j->phase[f][e];
+        echo[e].echo_time = file->facts.echo_time;
+        echo[e].name = file->name;
+    }
+    out->count = a->count;
+    out->echo = echo;
+    out->field_strength = facts->field_strength;
+    out->repetition_time = isnan(facts->repetition_time) ? 0 : facts->repetition_time;
+    out->flip_angle = isnan(facts->flip_angle) ? 0 : facts->flip_angle;
+    out->phase_sign = sign;
+    return QNET_OK;
+}
+
+/* 1: two volumes of the same voxels. */
+static int same_grid(const qnet_volume *a, const qnet_volume *b)
+{
+    int same = a->nx == b->nx && a->ny == b->ny && a->nz == b->nz;
+    for (int r = 0; r < 3; r++)
+        for (int c = 0; c < 4; c++) same &= fabs(a->affine[r][c] - b->affine[r][c]) < (c < 3 ? .01 : .1);
+    return same;
+}
+
+/* A mask or labels of regions from any derivatives folder, for the page alone: what is wrong with them is a
+   warning. */
+static void load_regions(job *j, const char *suffix, const qnet_volume *grid, char *path, qnet_volume **out)
+{
+    char tool[256], text[1400] = "";
+    qnet_status status = bids_find(&j->b, j->s.folder, j->s.name, suffix, path);
+    if (status == QNET_OK && !path[0])
+        status = bids_find_derived(&j->b, j->s.place, j->s.name, suffix, "the page shows neither", tool,
+                                   path);
+    if (status == QNET_OK && path[0]) status = qnet_nifti_load(j->b.ctx, path, out);
+    if (status != QNET_OK) snprintf(text, sizeof text, "%.1300s", bids_error(&j->b));
+    else if (*out && !same_grid(*out, grid))
+        snprintf(text, sizeof text, "%.1000s: is on another grid than the echoes: left out of the page",
+                 path);
+    j->b.error[0] = '\0';
+    if (!text[0] && *out) return;
+    qnet_volume_destroy(*out);
+    *out = NULL;
+    path[0] = '\0';
+    if (text[0]) keep_message(j, QNET_LOG_WARNING, text);
+}
+
+/* The names of the labels, from a table (index, name) beside them, or dseg.tsv at the top of their folder. */
+static void load_label_names(job *j)
+{
+    char path[BIDS_PATH + 16];
+    const char *place = strstr(j->labels_path, j->s.place);
+    size_t columns[2], n = stem_length(j->labels_path);
+    qnet_buffer text;
+    table t;
+    memset(j->label_name, 0, sizeof j->label_name);
+    if (!j->labels_path[0]) return;
+    snprintf(path, sizeof path, "%.*s.tsv", (int)n, j->labels_path);
+    if (!qnet_file_exists(path) && place)
+        snprintf(path, sizeof path, "%.*s/dseg.tsv", (int)(place - j->labels_path), j->labels_path);
+    if (bids_text(&j->b, path, &text) != QNET_OK || text.size == 0 ||
+        table_open(&t, text.bytes, text.size - 1) < 0) {
+        qnet_buffer_free(j->b.ctx, &text);
+        return;
+    }
+    columns[0] = columns[1] = (size_t)-1;
+    if (table_next(&t) > 0)
+        for (size_t c = 0; c < t.columns; c++)
+            for (int k = 0; k < 2; k++)
+                if (strcmp(t.field[c], k ? "name" : "index") == 0) columns[k] = c;
+    while (columns[0] != (size_t)-1 && columns[1] != (size_t)-1 && table_next(&t) > 0) {
+        double label;
+        if (table_number(t.field[columns[0]], &label) && label >= 1 && label < LABELS_MOST)
+            snprintf(j->label_name[(int)label], sizeof j->label_name[0], "%.63s", t.field[columns[1]]);
+    }
+    table_close(&t);
+    qnet_buffer_free(j->b.ctx, &text);
+}
+
+/* The page; the maps are turned to RAS for it. */
+static qnet_status make_page(job *j, quality *q, qnet_maps *maps, qnet_buffer *html)
+{
+    qnet_volume *turned[OUTPUTS + 2];
+    load_regions(j, "desc-basalganglia_mask", maps->mask, j->ganglia_path, &j->ganglia);
+    load_regions(j, "dseg", maps->mask, j->labels_path, &j->labels);
+    load_label_names(j);
+    for (int k = 0; k < OUTPUTS; k++) turned[k] = output_volume(maps, k);
+    turned[OUTPUTS] = j->ganglia;
+    turned[OUTPUTS + 1] = j->labels;
+    for (int k = 0; k < OUTPUTS + 2; k++)
+        if (turned[k]) BIDS_TRY(qnet_volume_reorient(turned[k], "RAS"));
+    q->ganglia = j->ganglia;
+    q->labels = j->labels;
+    q->ganglia_path = j->ganglia_path;
+    q->labels_path = j->labels_path;
+    q->label_name = j->label_name;
+    q->warnings = j->warnings;
+    return quality_page(j->b.ctx, q, html);
+}
+
+/* The maps of j->s, loaded, computed and written. */
+static qnet_status make_maps(job *j, quality *q)
+{
+    qnet_echo echo[2][ECHOES_MOST];
+    qnet_echoes flips[2];
+    qnet_maps *maps = NULL;
+    outputs files;
+    qnet_status status;
+    memset(&files, 0, sizeof files);
+    memset(echo, 0, sizeof echo);
+    memset(flips, 0, sizeof flips);
+    status = load_flip(j, 0, j->s.first, q->sign, echo[0], &flips[0]);
+    if (status == QNET_OK && j->s.second)
+        status = load_flip(j, 1, j->s.second, q->sign, echo[1], &flips[1]);
+    if (status == QNET_OK && j->mask[0]) status = qnet_nifti_load(j->b.ctx, j->mask, &j->brain);
+    if (status == QNET_OK && j->brain && !same_grid(j->brain, j->magnitude[0][0]))
+        status = bids_fail(&j->b, QNET_ERROR_SHAPE, "%s: is on another grid than %s, expected the echoes' "
+                           "(--mask)", j->mask, j->s.first->echo[0].magnitude);
+    if (status == QNET_OK)
+        status = qnet_maps_from_echoes(j->b.ctx, &j->o->config, &flips[0], j->s.second ? &flips[1] : NULL,
+                                       j->brain, &maps);
+    if (status == QNET_OK) {
+        q->maps = maps;
+        status = outputs_make(&j->b, q, &files);
+        if (status == QNET_OK) status = make_page(j, q, maps, &files.page);
+        if (status == QNET_OK) status = outputs_write(&j->b, j->o->out, &j->s, &files);
+    }
+    outputs_free(&j->b, &files);
+    qnet_maps_destroy(maps);
+    unload(j);
+    return status;
+}
+
+/* One session, from its files to its maps. *done: they were there. */
+static qnet_status run_session(job *j, const session_name *name, int *done)
+{
+    quality q;
+    memset(&q, 0, sizeof q);
+    *done = 0;
+    j->warnings[0] = j->b.error[0] = '\0';
+    memcpy(j->s.subject, name->subject, sizeof j->s.subject);
+    memcpy(j->s.label, name->label, sizeof j->s.label);
+    BIDS_TRY(find_echoes(&j->b, &j->o->echoes, &j->s));
+    BIDS_TRY(mask_path(j));
+    q.s = &j->s;
+    q.config = &j->o->config;
+    q.dataset = j->b.name;
+    q.mask = j->mask;
+    q.sign_given = phase_sign(j, &q.sign);
+    BIDS_TRY(hash_inputs(j, q.sign, &q.hash));
+    *done = j->o->resume && is_done(&j->b, j->o->out, &j->s, q.hash);
+    if (*done) return QNET_OK;
+    if (j->shown.first_fraction < 0) { /* those that were there come at once */
+        j->shown.first_fraction = (double)j->at / j->count;
+        j->shown.begin = time(NULL);
+    }
+    return make_maps(j, &q);
+}
+
+/* ---- All sessions ---------------------------------------------------------------------------- */
+
+/* Looks for the files of all sessions, so that what is missing is said before any work. */
+static qnet_status check_sessions(job *j, const session_name *names)
+{
+    for (int i = 0; i < j->count; i++) {
+        memcpy(j->s.subject, names[i].subject, sizeof j->s.subject);
+        memcpy(j->s.label, names[i].label, sizeof j->s.label);
+        BIDS_TRY(find_echoes(&j->b, &j->o->echoes, &j->s));
+        BIDS_TRY(mask_path(j));
+    }
+    if (j->count < 2 || !j->o->mask || strstr(j->o->mask, "{subject}")) return QNET_OK;
+    return bids_fail(&j->b, QNET_ERROR_ARGUMENT, "%s: one mask for %d sessions, expected {subject} in its "
+                     "name, or --subject", j->o->mask, j->count);
+}
+
+/* The library's sentences name fields of its configuration; here those are options. */
+static const char *hint(const char *sentence)
+{
+    static const char *const hints[][2] = {{"choose one by its name", " (--derivatives NAME)"},
+                                           {"phase_sign", " (--phase-sign)"},
+                                           {"brain configuration", " (--brain-threshold, --brain-erode)"}};
+    for (size_t i = 0; i < sizeof hints / sizeof *hints; i++)
+        if (strstr(sentence, hints[i][0])) return hints[i][1];
+    return "";
+}
+
+/* A session that fails is told, and the others are still made; QNET_STOPPED ends all. */
+static qnet_status run_all(job *j, const session_name *names, int *failed, int *kept)
+{
+    for (j->at = 0; j->at < j->count; j->at++) {
+        int done;
+        const qnet_status status = run_session(j, &names[j->at], &done);
+        display_clear(&j->shown);
+        if (status == QNET_STOPPED || interrupted) return QNET_STOPPED;
+        *kept += done;
+        if (status == QNET_OK) continue;
+        ++*failed;
+        fprintf(stderr, "maps: %s: %s%s\n", j->s.name, bids_error(&j->b), hint(bids_error(&j->b)));
+    }
+    return QNET_OK;
+}
+
+int main(int argc, char **argv)
+{
+    options o;
+    job *j;
+    qnet_context *ctx = NULL;
+    qnet_buffer names;
+    qnet_status status;
+    char build[160];
+    int failed = 0, kept = 0, ok = parse(argc, argv, &o);
+    if (ok <= 0) {
+        if (ok < 0) fputs(help, stdout);
+        return ok < 0 ? 0 : 1;
+    }
+    memset(&names, 0, sizeof names);
+    j = (job *)calloc(1, sizeof *j);
+    if (j == NULL) {
+        fprintf(stderr, "maps: %s\n", qnet_status_text(QNET_ERROR_MEMORY));
+        return 1;
+    }
+    display_begin(&j->shown, o.quiet);
+    o.hooks.progress.user = o.hooks.log.user = j;
+    o.hooks.progress.report = report;
+    o.hooks.log.message = keep_message;
+    status = qnet_context_create(&o.hooks, &ctx);
+    if (status != QNET_OK) {
+        fprintf(stderr, "maps: %s (is --cpu right for this machine?)\n", qnet_status_text(status));
+        free(j);
+        return 1;
+    }
+    qnet_describe_build(ctx, build, sizeof build);
+    if (!o.quiet) printf("%s\n", build);
+    j->o = &o;
+    j->b.ctx = ctx;
+    j->b.folder = o.data;
+    j->b.log = o.hooks.log;
+    status = list_all(&j->b, o.subject, o.session, &names);
+    j->count = (int)(names.size / sizeof(session_name));
+    if (status == QNET_OK) status = check_sessions(j, (const session_name *)(void *)names.bytes);
+    if (status == QNET_OK) status = bids_describe(&j->b);
+    if (status == QNET_OK) status = outputs_describe(&j->b, o.out);
+    if (status == QNET_OK)
+        status = run_all(j, (const session_name *)(void *)names.bytes, &failed, &kept);
+    fflush(stdout);
+    if (status == QNET_STOPPED)
+        fprintf(stderr, "maps: stopped; the same command with --resume goes on from here\n");
+    else if (status != QNET_OK)
+        fprintf(stderr, "maps: %s%s\n", bids_error(&j->b), hint(bids_error(&j->b)));
+    else if (!o.quiet && failed < j->count) {
+        printf("Wrote the maps of %d of %d sessions into %s", j->count - failed - kept, j->count, o.out);
+        printf(kept ? "; those of %d were there.\n" : ".\n", kept);
+    }
+    qnet_buffer_free(ctx, &names);
+    qnet_context_destroy(ctx);
+    free(j);
+    return status == QNET_STOPPED ? 130 : status != QNET_OK || failed > 0;
+}

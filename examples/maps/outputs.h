@@ -1,0 +1,180 @@
+/* outputs.h: the files of one session: made in memory, then written, so that all are there or none.
+
+       OUT/sub-01[/ses-1]/anat/sub-01[_ses-1]_Chimap.nii.gz, .json ...     OUT/sub-01[_ses-1].html
+
+   The Chimap, which makes the others count (crossval finds maps by it), goes last and is removed first. Its
+   sidecar has the hash of the inputs and settings, by which --resume knows what is done. */
+#ifndef OUTPUTS_H
+#define OUTPUTS_H
+#include "quality.h"
+
+enum { CHIMAP, R2STARMAP, T1W, T1MAP, M0MAP, BRAIN_MASK, QSM_MASK, OUTPUTS };
+
+static const struct { const char *suffix, *units, *description; } output_kinds[OUTPUTS] = {
+    {"Chimap", "ppm", "magnetic susceptibility (QSM), relative to its mean over the brain; 0 outside of "
+                      "desc-qsm_mask"},
+    {"R2starmap", "1/s", "effective transverse relaxation rate; 0 outside of desc-brain_mask"},
+    {"T1w", "arbitrary", "magnitude of the first echo at the largest flip angle"},
+    {"T1map", "s", "longitudinal relaxation time, of two flip angles"},
+    {"M0map", "arbitrary", "signal without relaxation, of two flip angles"},
+    {"desc-brain_mask", "", "the brain, as it was used"},
+    {"desc-qsm_mask", "", "where the susceptibility is known"}};
+
+static qnet_volume *output_volume(const qnet_maps *m, int k)
+{
+    qnet_volume *const volumes[OUTPUTS] = {m->qsm, m->r2star, m->t1w, m->t1, m->m0, m->mask, m->qsm_mask};
+    return volumes[k];
+}
+
+/* path[BIDS_PATH] of an output; of the page for k = OUTPUTS. */
+static qnet_status output_path(bids *b, const char *out, const session *s, int k, const char *extension,
+                               char *path)
+{
+    char name[200];
+    if (k == OUTPUTS) snprintf(name, sizeof name, "/%s.html", s->name);
+    else snprintf(name, sizeof name, "/%s_%s%s", s->name, output_kinds[k].suffix, extension);
+    return bids_path(b, path, out, k == OUTPUTS ? "" : s->place, name, "");
+}
+
+/* 1: the session's outputs are there, and made from what has this hash. */
+static int is_done(bids *b, const char *out, const session *s, uint64_t hash)
+{
+    char path[BIDS_PATH], expected[32], found[32];
+    qnet_buffer text;
+    int done;
+    for (int k = 0; k <= OUTPUTS; k++) {
+        if ((k == T1MAP || k == M0MAP) && !s->second) continue;
+        if (output_path(b, out, s, k, ".nii.gz", path) != QNET_OK || !qnet_file_exists(path)) return 0;
+        if (k == OUTPUTS) continue;
+        if (output_path(b, out, s, k, ".json", path) != QNET_OK || !qnet_file_exists(path)) return 0;
+    }
+    if (output_path(b, out, s, CHIMAP, ".json", path) != QNET_OK || bids_text(b, path, &text) != QNET_OK)
+        return 0;
+    snprintf(expected, sizeof expected, "%016llx", (unsigned long long)hash);
+    done = text.size > 0 && json_member((const char *)text.bytes, "InputHash", found, sizeof found) &&
+           strcmp(found, expected) == 0;
+    qnet_buffer_free(b->ctx, &text);
+    return done;
+}
+
+/* Appends where a file lies in the data set. */
+static void put_source(writer *w, const bids *b, const char *path)
+{
+    const size_t n = strlen(b->folder);
+    put_members(w, " %s", strncmp(path, b->folder, n) == 0 ? path + n + strspn(path + n, "/") : path);
+}
+
+static qnet_status output_sidecar(const bids *b, const quality *q, int k, qnet_buffer *json)
+{
+    writer own = writer_begin(b->ctx, json, "null", 0), *w = &own;
+    const acquisition *flips[2] = {q->s->first, q->s->second};
+    open_object(w, "", "{");
+    put_members(w, "Description %s", output_kinds[k].description);
+    if (output_kinds[k].units[0]) put_members(w, "Units %s", output_kinds[k].units);
+    if (k >= BRAIN_MASK) put_members(w, "Type %s", "Brain");
+    put_members(w, "MagneticFieldStrength %g; InputHash \"%016llx\"",
+                flips[0]->echo[0].facts.field_strength, (unsigned long long)q->hash);
+    open_object(w, "BasedOn", "[");
+    for (int f = 0; f < 2; f++)
+        for (int e = 0; flips[f] && e < flips[f]->count; e++) {
+            put_source(w, b, flips[f]->echo[e].magnitude);
+            put_source(w, b, flips[f]->echo[e].phase);
+        }
+    close_object(w, "]");
+    put_settings(w, q->config, q->mask, q->sign);
+    close_object(w, "}");
+    return writer_end(w);
+}
+
+typedef struct outputs { qnet_buffer image[OUTPUTS], sidecar[OUTPUTS], page; } outputs;
+
+static void outputs_free(bids *b, outputs *o)
+{
+    for (int k = 0; k < OUTPUTS; k++) {
+        qnet_buffer_free(b->ctx, &o->image[k]);
+        qnet_buffer_free(b->ctx, &o->sidecar[k]);
+    }
+    qnet_buffer_free(b->ctx, &o->page);
+}
+
+/* The images and their sidecars, in memory. */
+static qnet_status outputs_make(bids *b, const quality *q, outputs *o)
+{
+    qnet_status status = QNET_OK;
+    for (int k = 0; k < OUTPUTS && status == QNET_OK; k++) {
+        const qnet_volume *volume = output_volume(q->maps, k);
+        qnet_sink sink = qnet_sink_buffer(b->ctx, &o->image[k], output_kinds[k].suffix);
+        if (volume == NULL) continue;
+        status = qnet_nifti_write(b->ctx, &sink, volume, k >= BRAIN_MASK ? 1 : 0, 1);
+        if (status == QNET_OK) status = output_sidecar(b, q, k, &o->sidecar[k]);
+    }
+    return status;
+}
+
+/* Removes what is there of the session, the Chimap first. */
+static void outputs_remove(bids *b, const char *out, const session *s)
+{
+    char path[BIDS_PATH];
+    for (int k = 0; k <= OUTPUTS; k++) {
+        if (output_path(b, out, s, k, ".nii.gz", path) == QNET_OK) remove(path);
+        if (output_path(b, out, s, k, ".json", path) == QNET_OK) remove(path);
+    }
+}
+
+/* Writes all in place of what was there; if one cannot be written, none is left. */
+static qnet_status outputs_write(bids *b, const char *out, const session *s, const outputs *o)
+{
+    char path[BIDS_PATH];
+    qnet_status status = bids_path(b, path, out, s->place, "", "");
+    if (status == QNET_OK) status = qnet_make_folder(b->ctx, path);
+    if (status != QNET_OK) return status;
+    outputs_remove(b, out, s);
+    status = output_path(b, out, s, OUTPUTS, "", path);
+    if (status == QNET_OK) status = qnet_file_replace(b->ctx, path, o->page.bytes, o->page.size);
+    for (int k = OUTPUTS - 1; k >= 0 && status == QNET_OK; k--) {
+        if (o->image[k].size == 0) continue;
+        status = output_path(b, out, s, k, ".json", path);
+        if (status == QNET_OK)
+            status = qnet_file_replace(b->ctx, path, o->sidecar[k].bytes, o->sidecar[k].size);
+        if (status == QNET_OK) status = output_path(b, out, s, k, ".nii.gz", path);
+        if (status == QNET_OK)
+            status = qnet_file_replace(b->ctx, path, o->image[k].bytes, o->image[k].size);
+    }
+    if (status != QNET_OK) outputs_remove(b, out, s);
+    return status;
+}
+
+/* dataset_description.json. A folder that has one of another program is refused. */
+static qnet_status outputs_describe(bids *b, const char *out)
+{
+    static const char own[] = "qnet.h maps";
+    char path[BIDS_PATH];
+    qnet_buffer text;
+    qnet_status status;
+    writer w;
+    BIDS_TRY(bids_path(b, path, out, "/dataset_description.json", "", ""));
+    BIDS_TRY(bids_text(b, path, &text));
+    if (text.size > 0 && !strstr((const char *)text.bytes, own))
+        status = bids_fail(b, QNET_ERROR_DATA, "%s: is of another program, expected a folder of its own "
+                           "for the maps (--out)", path);
+    else {
+        text.size = 0;
+        w = writer_begin(b->ctx, &text, "null", 0);
+        open_object(&w, "", "{");
+        put_members(&w, "Name %s; BIDSVersion %s; DatasetType %s", "QSM, R2* and T1W from echoes", "1.8.0",
+                    "derivative");
+        open_object(&w, "GeneratedBy", "[");
+        put_members(&w, " {\"Name\": %s, \"Version\": %s}", own, QNET_VERSION);
+        close_object(&w, "]");
+        open_object(&w, "SourceDatasets", "[");
+        put_members(&w, " {\"URL\": %s}", b->folder);
+        close_object(&w, "]");
+        close_object(&w, "}");
+        status = writer_end(&w);
+        if (status == QNET_OK) status = qnet_make_folder(b->ctx, out);
+        if (status == QNET_OK) status = qnet_file_replace(b->ctx, path, text.bytes, text.size);
+    }
+    qnet_buffer_free(b->ctx, &text);
+    return status;
+}
+#endif

@@ -1,0 +1,172 @@
+#!/bin/sh
+# maps.sh BUILD: from simulated echoes to maps, and on to crossval's tables: files, threads, stop and resume, BIDS names,
+# sidecars, bad input.
+bin=$1
+dir=$1/maps-test
+. tests/shell.sh
+
+few='--brain-erode 2 --quiet'
+refused() # the sentence must contain, options of maps...
+{
+    part=$1
+    shift
+    rm -rf "$dir/none"
+    "$bin/maps" --out "$dir/none" $few "$@" > "$dir/stdout" 2> "$dir/log"
+    status=$?
+    if [ $status = 1 ] && grep -q -F -e "$part" "$dir/log" && [ "$(wc -l < "$dir/log")" = 1 ]; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "maps $*: exit $status, expected 1 and one line with \"$part\", got:"
+        tail -n 5 "$dir/log"
+    fi
+    ok "nothing half written" sh -c "! find '$dir/none' -name 'sub-*.*' 2> /dev/null | grep ."
+}
+copy() { rm -rf "$dir/bad"; mkdir -p "$dir/bad"; cp -r "$dir/cohort/sub-01" "$dir/bad"; }
+same() # what, folder, folder: the same images
+{
+    for file in Chimap R2starmap T1w desc-brain_mask desc-qsm_mask; do
+        ok "$1: same $file" cmp "$2/sub-01/anat/sub-01_$file.nii.gz" "$3/sub-01/anat/sub-01_$file.nii.gz"
+    done
+}
+region() # column, row of the table on a page
+{
+    sed -n "s/<tr><td>$2<\/td>//p" "$page" | sed 's/<[^>]*>/ /g; s/&plusmn;/ /g' | awk "{ print \$$1 }"
+}
+said() { cp "$dir/log" "$dir/said"; ok "says $1" grep -q -e "$1" "$dir/said"; } # what the last command printed
+above() { awk "BEGIN { exit !($1 > $2) }"; }
+
+# The whole way, on one thread and on three.
+ok phantom "$bin/make_phantom" --out "$dir/cohort" --echoes --hh 2 --hc 2 --size 48x58x40 --seed 3
+maps=$dir/cohort/derivatives/qnet
+ok "one thread" "$bin/maps" --data "$dir/cohort" --out "$maps" --brain-erode 2 --threads 1
+said '^Wrote the maps of 4 of 4 sessions into '
+for file in Chimap R2starmap T1w desc-brain_mask desc-qsm_mask; do
+    for extension in nii.gz json; do ok "$file.$extension" test -s "$maps/sub-04/anat/sub-04_$file.$extension"; done
+done
+ok "no T1 of one flip angle" test ! -e "$maps/sub-01/anat/sub-01_T1map.nii.gz"
+for key in '"Units": "ppm"' '"BasedOn"' 'sub-01/anat/sub-01_echo-6_part-phase_MEGRE.nii.gz' '"mode": "paper"' '"InputHash"' \
+    '"MagneticFieldStrength": 3'; do
+    ok "the sidecar has $key" grep -q -F "$key" "$maps/sub-01/anat/sub-01_Chimap.json"
+done
+ok "dataset_description.json" grep -q '"GeneratedBy"' "$maps/dataset_description.json"
+page=$maps/sub-01.html
+ok "a page with pictures" test "$(grep -o 'data:image/png' "$page" | wc -l)" = 3
+ok "that loads nothing" sh -c "! grep -E '(src|href)=\"(http|//)' '$page'"
+ok "no warnings" sh -c "! grep -q 'Read with care' '$page'"
+ok "the sign is right" grep -q '<b>right</b>' "$page"
+ok "pallidum above putamen" above "$(region 2 globus_pallidus)" "$(region 2 putamen) + .02"
+ok "putamen above white matter" above "$(region 2 putamen)" "$(region 2 white_matter) + .01"
+ok "R2* of white matter" above 1 "($(region 4 white_matter) - 20) ^ 2" # 20 1/s is the truth
+ok "R2* of the pallidum" above "$(region 4 globus_pallidus)" "$(region 4 putamen) + 5"
+ok "three threads" "$bin/maps" --data "$dir/cohort" --out "$dir/three" $few --threads 3
+ok "quiet is quiet" test ! -s "$dir/log"
+same "three threads" "$maps" "$dir/three"
+ok "crossval reads them" "$bin/crossval" --data "$dir/cohort" --out "$dir/tables" --input crop --size 32 --folds 2 \
+    --epochs1 1 --epochs2 1 --batch 16 --bootstrap 50
+said 'Table 3'
+
+# Resume: what is made of the same stays, what is not is made again.
+ok "resume" "$bin/maps" --data "$dir/cohort" --out "$maps" --brain-erode 2 --resume
+said 'maps of 0 of 4 sessions into .*; those of 4 were there'
+rm "$maps/sub-02/anat/sub-02_T1w.json"
+ok "one is incomplete" "$bin/maps" --data "$dir/cohort" --out "$maps" --brain-erode 2 --resume
+said 'maps of 1 of 4 sessions into .*; those of 3 were there'
+ok "with all its files" test -s "$maps/sub-02/anat/sub-02_T1w.json"
+ok "other settings" "$bin/maps" --data "$dir/cohort" --out "$maps" --subject 01 --mode consensus --background vsharp --resume
+said 'maps of 1 of 1 sessions'
+ok "by these settings" grep -q '"background": "V-SHARP"' "$maps/sub-01/anat/sub-01_Chimap.json"
+ok "the page says so" grep -q 'consensus way' "$page"
+"$bin/maps" --data "$dir/cohort" --out "$dir/stopped" --brain-erode 2 > "$dir/stop" 2>&1 &
+pid=$!
+while kill -0 $pid 2> /dev/null && [ ! -f "$dir/stopped/sub-01/anat/sub-01_Chimap.nii.gz" ]; do sleep 0.02; done
+kill -INT $pid 2> /dev/null
+wait $pid
+ok "stopped by Ctrl-C" test $? = 130
+ok "says how to go on" grep -q -e '--resume' "$dir/stop"
+ok "the last is not there" test ! -e "$dir/stopped/sub-04/anat/sub-04_Chimap.nii.gz"
+ok "goes on" "$bin/maps" --data "$dir/cohort" --out "$dir/stopped" --brain-erode 2 --resume
+said 'those of [1-3] were there'
+same "stopped and resumed" "$dir/three" "$dir/stopped"
+
+# Two flip angles; a mask that is given; sessions and runs; sidecars that apply to several images.
+ok "two flip angles" "$bin/make_phantom" --out "$dir/flips" --echoes --flips 2 --hh 0 --hc 1 --size 40x48x32
+ok "their maps" "$bin/maps" --data "$dir/flips" --out "$dir/flips/derivatives/qnet" $few \
+    --mask "$dir/flips/derivatives/phantom/{subject}/anat/{subject}_desc-brain_mask.nii.gz"
+page=$dir/flips/derivatives/qnet/sub-01.html
+ok "T1 is there" test -s "$dir/flips/derivatives/qnet/sub-01/anat/sub-01_T1map.nii.gz"
+ok "five pictures" test "$(grep -o 'data:image/png' "$page" | wc -l)" = 5
+ok "T1 of white matter" above .01 "($(region 6 white_matter) - .85) ^ 2" # s
+copy; mkdir "$dir/bad/sub-01/ses-1"; mv "$dir/bad/sub-01/anat" "$dir/bad/sub-01/ses-1"
+for file in "$dir/bad/sub-01/ses-1/anat"/*; do mv "$file" "${file%/*}/sub-01_ses-1_run-2_${file##*/sub-01_}"; done
+for part in mag phase; do
+    for echo in 1 2 3 4 5 6; do
+        echo "{\"EchoTime\": 0.0$(printf '%02d' $((echo * 5)))}" > "$dir/bad/echo-${echo}_MEGRE.json"
+        rm "$dir/bad/sub-01/ses-1/anat/sub-01_ses-1_run-2_echo-${echo}_part-${part}_MEGRE.json"
+    done
+done
+echo '{"MagneticFieldStrength": "3", "EchoTime": 0.5, "Manufacturer": "SIEMENS"}' > "$dir/bad/MEGRE.json"
+ok "a session" "$bin/maps" --data "$dir/bad" --out "$dir/session" $few --session 1 --run 02
+ok "with sidecars of all" cmp "$dir/session/sub-01/ses-1/anat/sub-01_ses-1_Chimap.nii.gz" "$dir/three/sub-01/anat/sub-01_Chimap.nii.gz"
+ok "and a page" test -s "$dir/session/sub-01_ses-1.html"
+refused 'no folder sub-*/ses-9' --data "$dir/bad" --session ses-9
+refused 'sub-01_ses-1_echo-*_part-mag_MEGRE' --data "$dir/bad" --run 1
+for file in "$dir/bad/sub-01/ses-1/anat"/*; do cp "$file" "${file%run-2*}run-1${file##*run-2}"; done
+refused '2 sets of echoes fit: sub-01_ses-1_run-1_MEGRE, sub-01_ses-1_run-2_MEGRE; choose one with --run' --data "$dir/bad"
+
+# The sign: GE's by its name; the wrong one is warned of.
+copy; for file in "$dir/bad/sub-01/anat"/*.json; do sed 's/"Phantom"/"GE MEDICAL SYSTEMS"/' "$file" > "$dir/json"; cp "$dir/json" "$file"; done
+ok "the wrong sign" "$bin/maps" --data "$dir/bad" --out "$dir/ge" $few
+said '^maps: warning: .*phase_sign'
+ok "on the page, too" grep -q '<b>wrong?</b>' "$dir/ge/sub-01.html"
+ok "a sign that is given" "$bin/maps" --data "$dir/bad" --out "$dir/ge" $few --phase-sign 1
+same "the other sign" "$dir/three" "$dir/ge"
+for file in "$dir/bad/sub-01/anat"/*.json; do sed '/Manufacturer/d' "$file" > "$dir/json"; cp "$dir/json" "$file"; done
+ok "no manufacturer" "$bin/maps" --data "$dir/bad" --out "$dir/ge" $few
+said '^maps: warning: .*sidecars name no Manufacturer'
+
+# Bad input: one sentence with the file's name, and nothing half written.
+echo=sub-01/anat/sub-01_echo-2_part
+refused 'no folder sub-*: expected a BIDS data set' --data "$dir/nowhere"
+refused 'no folder sub-99' --data "$dir/cohort" --subject 99
+copy; rm -r "$dir/bad/sub-01/anat"; refused 'no sub-01_echo-*_part-mag_MEGRE' --data "$dir/bad"
+copy; rm "$dir/bad/$echo-mag_MEGRE.json"; refused 'sub-01_echo-2_part-mag_MEGRE.nii.gz: has no sidecar, expected sub-01_echo-2_part-mag_MEGRE.json' --data "$dir/bad"
+copy; sed '/EchoTime/d; s/24,/24/' "$dir/cohort/$echo-mag_MEGRE.json" > "$dir/bad/$echo-mag_MEGRE.json"; refused 'echo-2_part-mag_MEGRE.nii.gz: its sidecars have no "EchoTime"' --data "$dir/bad"
+copy; sed 's/0\.01/10/' "$dir/cohort/$echo-mag_MEGRE.json" > "$dir/bad/$echo-mag_MEGRE.json"; refused 'echo-2_part-mag_MEGRE.json: "EchoTime" is 10, expected seconds, at most 1: these are milliseconds' --data "$dir/bad"
+copy; sed 's/0\.01/"soon"/' "$dir/cohort/$echo-mag_MEGRE.json" > "$dir/bad/$echo-mag_MEGRE.json"; refused '"EchoTime" is no number' --data "$dir/bad"
+copy; sed 's/0\.01/0.011/' "$dir/cohort/$echo-phase_MEGRE.json" > "$dir/bad/$echo-phase_MEGRE.json"; refused 'echo-2_part-phase_MEGRE.nii.gz: "EchoTime" is 0.011, expected 0.01, as of' --data "$dir/bad"
+copy; sed 's/0\.01/0.004/' "$dir/cohort/$echo-mag_MEGRE.json" > "$dir/bad/$echo-mag_MEGRE.json"; cp "$dir/bad/$echo-mag_MEGRE.json" "$dir/bad/$echo-phase_MEGRE.json"; refused 'sub-01_echo-2_part-*_MEGRE' --data "$dir/bad"
+copy; head -c 40 "$dir/cohort/$echo-mag_MEGRE.json" > "$dir/bad/$echo-mag_MEGRE.json"; refused 'echo-2_part-mag_MEGRE.json: is no JSON object' --data "$dir/bad"
+copy; for file in "$dir/bad/sub-01/anat"/*.json; do sed '/MagneticFieldStrength/d' "$file" > "$dir/json"; cp "$dir/json" "$file"; done; refused 'echo-1_part-mag_MEGRE.nii.gz: its sidecars have no "MagneticFieldStrength", expected it in tesla' --data "$dir/bad"
+copy; sed 's/"MagneticFieldStrength": 3/"MagneticFieldStrength": 7/' "$dir/cohort/$echo-mag_MEGRE.json" > "$dir/bad/$echo-mag_MEGRE.json"; refused '"MagneticFieldStrength" is 7, expected 3, as of sub-01_echo-1' --data "$dir/bad"
+copy; rm "$dir/bad/sub-01/anat"/*echo-[2-6]*; refused 'echo-1_part-mag_MEGRE.nii.gz: is the only echo, expected two or more' --data "$dir/bad"
+copy; rm "$dir/bad/sub-01/anat"/*echo-3*; refused 'sub-01_MEGRE has 6 echoes, but no echo-3' --data "$dir/bad"
+copy; rm "$dir/bad/$echo-phase_MEGRE.nii.gz"; refused 'echo-2_part-mag_MEGRE.nii.gz: is there without its phase, expected one with part-phase' --data "$dir/bad"
+copy; cp "$dir/bad/$echo-mag_MEGRE.nii.gz" "$dir/bad/$echo-mag_MEGRE.nii"; refused 'is the same echo, expected one' --data "$dir/bad"
+copy; cp "$dir/flips/sub-01/anat/sub-01_echo-2_flip-1_part-phase_VFA.nii.gz" "$dir/bad/$echo-phase_MEGRE.nii.gz"; refused 'sub-01_echo-2_part-*_MEGRE' --data "$dir/bad"
+copy; head -c 3000 "$dir/cohort/$echo-phase_MEGRE.nii.gz" > "$dir/bad/$echo-phase_MEGRE.nii.gz"; refused 'echo-2_part-phase_MEGRE.nii.gz' --data "$dir/bad"
+copy; cp "$dir/bad/$echo-mag_MEGRE.nii.gz" "$dir/bad/$echo-phase_MEGRE.nii.gz"; refused 'part-*_MEGRE: the phases are' --data "$dir/bad"
+refused 'none.nii.gz: is not there, expected the brain mask of sub-01 (--mask)' --data "$dir/bad" --mask "$dir/none.nii.gz"
+refused 'one mask for 4 sessions, expected {subject}' --data "$dir/cohort" --mask "$dir/cohort/$echo-mag_MEGRE.nii.gz"
+copy; refused 'sub-01_desc-brain_mask.nii.gz: is on another grid than' --data "$dir/bad" --mask "$dir/flips/derivatives/phantom/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
+for option in '--nonsense 1' '--mode fast' '--phase-sign 2' '--threads 0' '--brain-threshold x' '--background none' '--out'; do
+    refused "${option%% *}" --data "$dir/cohort" $option
+done
+mkdir "$dir/theirs"; echo '{"Name": "other"}' > "$dir/theirs/dataset_description.json"
+"$bin/maps" --data "$dir/cohort" --out "$dir/theirs" $few > "$dir/stdout" 2> "$dir/refusal"
+ok "another program's folder" grep -q 'theirs/dataset_description.json: is of another program' "$dir/refusal"
+echo precious > "$dir/file"
+"$bin/maps" --data "$dir/cohort" --out "$dir/file/out" $few > "$dir/stdout" 2> "$dir/refusal"
+ok "unwritable output" grep -q 'file/out' "$dir/refusal"
+ok "and the file stays" grep -q precious "$dir/file"
+
+# One session of several fails: the others are made, and what the failed one had is gone with none of its new files.
+cp -r "$dir/cohort" "$dir/mixed"; rm -r "$dir/mixed/derivatives/qnet"
+head -c 3000 "$dir/cohort/$echo-phase_MEGRE.nii.gz" > "$dir/mixed/$echo-phase_MEGRE.nii.gz"
+"$bin/maps" --data "$dir/mixed" --out "$dir/mixed/derivatives/qnet" --brain-erode 2 > "$dir/stdout" 2> "$dir/refusal"
+ok "one of four fails" test $? = 1
+ok "it is named" grep -q '^maps: sub-01: .*echo-2_part-phase' "$dir/refusal"
+ok "three are made" grep -q 'maps of 3 of 4 sessions' "$dir/stdout"
+ok help sh -c "'$bin/maps' --help | grep -q phase-sign"
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
