@@ -10741,14 +10741,12 @@ static uint32_t qnet__adler32(uint32_t adler, const unsigned char *p, size_t siz
 #define QNET__LITLEN_BITS  11
 #define QNET__DIST_BITS    8
 #define QNET__CODELEN_BITS 7
-/* Each second table serves at least two codes: 288/2 of 16 entries, 32/2 of 128. */
-#define QNET__LITLEN_TABLE ((1 << QNET__LITLEN_BITS) + 144 * 16)
-#define QNET__DIST_TABLE   ((1 << QNET__DIST_BITS) + 16 * 128)
 
-/* sub_bits: the index bits of every second table, 0 when no code is longer than index_bits. */
+/* sub_bits: the index bits of every second table, 0 when no code is longer than index_bits. Each
+   second table serves at least two codes: 288/2 of 16 entries, or 32/2 of 128. */
 typedef struct qnet__huffman {
-    uint32_t *table;
     int index_bits, sub_bits;
+    uint32_t table[(1 << QNET__LITLEN_BITS) + 144 * 16]; /* > (1 << QNET__DIST_BITS) + 16 * 128 */
 } qnet__huffman;
 
 /* The low n bits of code in reverse order: deflate packs codes from their first bit on. */
@@ -10869,7 +10867,7 @@ enum {
 #define QNET__INFLATE_STEP  65536 /* plain bytes made at a time, at least */
 #define QNET__INFLATE_SLACK 288   /* one match and the overshoot of its copy in steps of eight */
 
-/* The state of the decoder, about 150 KB: too much for a stack. Input is pulled as it is needed, so
+/* The state of the decoder, about 160 KB: too much for a stack. Input is pulled as it is needed, so
    only the plain side is resumed. The first failure stays in status: readers of bits get zeros from
    then on, and check the status where they end. */
 typedef struct qnet__inflate {
@@ -10878,7 +10876,6 @@ typedef struct qnet__inflate {
     qnet_status status;
     int source_ended, mode, last_block, members;
     qnet__bit_reader in;
-    qnet__huffman litlen, dist;
     size_t stored_left;
     /* out[0..made) are plain bytes, and `gone` more were there before; the caller has those below
        taken; a match may not reach below member, where this gzip member starts. */
@@ -10886,7 +10883,7 @@ typedef struct qnet__inflate {
     uint64_t gone;
     uint32_t crc, member_size;
     uint32_t crc_table[8][256];
-    uint32_t litlen_table[QNET__LITLEN_TABLE], dist_table[QNET__DIST_TABLE];
+    qnet__huffman litlen, dist;
     unsigned char input[16384];
     unsigned char out[QNET__WINDOW + QNET__INFLATE_STEP + QNET__INFLATE_SLACK];
 } qnet__inflate;
@@ -10898,9 +10895,7 @@ static void qnet__inflate_start(qnet__inflate *s, qnet_context *ctx, qnet_source
     memset(s, 0, offsetof(qnet__inflate, crc_table));
     s->ctx = ctx;
     s->source = source;
-    s->litlen.table = s->litlen_table;
     s->litlen.index_bits = QNET__LITLEN_BITS;
-    s->dist.table = s->dist_table;
     s->dist.index_bits = QNET__DIST_BITS;
     memcpy(s->input, first, first_size);
     s->in.at = s->input;
@@ -11003,18 +10998,16 @@ static const char *qnet__inflate_dynamic(qnet__inflate *s)
     uint8_t length[QNET__LITLEN_CODES + QNET__DIST_CODES] = {0};
     uint32_t literals = qnet__inflate_bits(s, 5) + 257, distances = qnet__inflate_bits(s, 5) + 1;
     uint32_t codes = qnet__inflate_bits(s, 4) + 4, i, at = 0;
-    qnet__huffman codelen;
     if (literals > QNET__LITLEN_CODES || distances > QNET__DIST_CODES)
         return "too many length or distance codes";
     for (i = 0; i < codes; i++) length[qnet__codelen_order[i]] = (uint8_t)qnet__inflate_bits(s, 3);
-    codelen.table = s->dist_table; /* free until the distance code is built */
-    codelen.index_bits = QNET__CODELEN_BITS;
-    if (!qnet__huffman_build(&codelen, QNET__FOR_CODELEN, length, 19))
+    s->dist.index_bits = QNET__CODELEN_BITS; /* its table is free so far */
+    if (!qnet__huffman_build(&s->dist, QNET__FOR_CODELEN, length, 19))
         return "the set of code lengths is no prefix code";
     while (at < literals + distances) { /* from here on length[] is that of the real codes */
         uint32_t symbol, repeat = 1;
         if (s->in.count < QNET__CODELEN_BITS) qnet__inflate_refill(s);
-        symbol = qnet__next_code(&s->in, &codelen, QNET__CODELEN_BITS) >> 16;
+        symbol = qnet__next_code(&s->in, &s->dist, QNET__CODELEN_BITS) >> 16;
         if (s->in.count < 0) return NULL; /* no bit is left: the next to be read tells */
         if (symbol == 16 && at == 0) return "a repeated code length has none before it";
         const uint8_t fill = (uint8_t)(symbol < 16 ? symbol : symbol == 16 ? length[at - 1] : 0);
@@ -11025,6 +11018,7 @@ static const char *qnet__inflate_dynamic(qnet__inflate *s)
             return "a repeated code length goes past the last code";
         for (; repeat > 0; repeat--) length[at++] = fill;
     }
+    s->dist.index_bits = QNET__DIST_BITS;
     if (length[256] == 0) return "a block has no code for its end";
     if (!qnet__huffman_build(&s->litlen, QNET__FOR_LITLEN, length, (int)literals))
         return "the set of literal and length codes is no prefix code";
@@ -11075,7 +11069,7 @@ static void qnet__inflate_stored(qnet__inflate *s)
 static void qnet__inflate_codes(qnet__inflate *s)
 {
     qnet__bit_reader in = s->in; /* a copy whose address is not taken stays in registers */
-    const qnet__huffman litlen = s->litlen, dist = s->dist;
+    const qnet__huffman *litlen = &s->litlen, *dist = &s->dist;
     unsigned char *out = s->out + s->made, *end = s->out + QNET__WINDOW + QNET__INFLATE_STEP;
     const unsigned char *member = s->out + s->member;
     const char *wrong = NULL;
@@ -11093,7 +11087,7 @@ static void qnet__inflate_codes(qnet__inflate *s)
                 in = s->in;
             }
         }
-        entry = qnet__next_code(&in, &litlen, QNET__LITLEN_BITS);
+        entry = qnet__next_code(&in, litlen, QNET__LITLEN_BITS);
         if (entry & QNET__CODE_LITERAL) {
             *out++ = (unsigned char)(entry >> 16);
             continue;
@@ -11104,7 +11098,7 @@ static void qnet__inflate_codes(qnet__inflate *s)
             break;
         }
         n = (entry >> 16) + qnet__next_bits(&in, entry >> 8 & 255); /* base + extra bits */
-        entry = qnet__next_code(&in, &dist, QNET__DIST_BITS);
+        entry = qnet__next_code(&in, dist, QNET__DIST_BITS);
         distance = (entry >> 16) + qnet__next_bits(&in, entry >> 8 & 255);
         if (!(entry & QNET__CODE_BASE)) wrong = "a distance that has no code";
         else if (distance > (size_t)(out - member)) wrong = "a distance too far back";
