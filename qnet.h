@@ -13232,7 +13232,6 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
                                                    int replace_head, int *head_replaced)
 {
     const qnet_safetensor *t;
-    size_t classes;
     int replaced = 0, headless = 0;
     QNET__NEEDS(ctx, file && table && block);
     const char *name = qnet__safetensors_name(file);
@@ -13250,7 +13249,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
         QNET__TRY(qnet__weights_match(ctx, &job, p, 1, &t));
         if (t != NULL || qnet__is_tracked(p->name)) continue;
         replaced = 1;
-        headless |= qnet__head_in_file(&job, p->name, &classes) == 0;
+        headless |= qnet__safetensors_find(file, job.prefix, p->name) == NULL;
     }
     if (job.prefix > 0)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
