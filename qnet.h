@@ -11772,7 +11772,8 @@ typedef struct qnet__nifti_header {
     unsigned char magic[4]; /* "n+1": header and voxels in one file */
 } qnet__nifti_header;
 
-#define QNET__NII_BYTES 348 /* of it */
+#define QNET__NII_BYTES 348
+typedef char qnet__nifti_header_unpadded[sizeof(qnet__nifti_header) == QNET__NII_BYTES ? 1 : -1];
 /* After it four bytes; where the first is not 0, extensions up to the offset of the voxels. */
 
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
@@ -12985,7 +12986,7 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
        a prefix before all names ("module.")              passed over, with a warning
        num_batches_tracked missing                        stays as it is in the block
        with replace_head: a head of other classes, none   stays as it is; *head_replaced is set
-       half a head, weight and bias of other classes      refused
+       half a head; weight and bias of unlike classes     refused
        a tensor more or less, another shape or type       refused: it is another network
        NaN, infinity, a variance below 0                  refused: it would make all results NaN */
 
