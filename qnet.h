@@ -2928,8 +2928,13 @@ static int qnet__file_write(void *user, const void *src, size_t size)
 }
 
 /* Sets f->size. Returns 1 for the text that git-annex, DataLad or Git LFS leaves in place of a
-   file's content; a checkout without links has that of the link. The stream is back at its start;
-   pipes are not touched. */
+   file's content:
+
+       /annex/objects/MD5E-s1234--0f3c...         git-annex, an unlocked file
+       ../.git/annex/objects/Qx/3v/MD5E-...       its link, where a checkout cannot have links
+       version https://git-lfs.github.com/...     Git LFS
+
+   The stream is back at its start; pipes are not touched. */
 static int qnet__is_pointer_file(qnet__file *f)
 {
     char text[1024];
@@ -11690,10 +11695,12 @@ QNET_API void qnet_volume_destroy(qnet_volume *volume)
     qnet__free(volume->ctx, volume, sizeof *volume);
 }
 
-/* New axis j runs along an old axis i, backwards where flipped: index_old = n - 1 - index_new. The
-   affine A follows, so that every voxel keeps its place in the world: column j of the new one is
-   column i of A, negated where flipped, and the origin moves by column i times n - 1 to the corner
-   that is index 0 now. The volume is as before on failure. */
+/* New axis j runs along an old axis i, backwards where flipped: index_old = n - 1 - index_new. From
+   "LPS" to "RAS" the first two axes are flipped; from "ASL" to "RAS" all three change places and
+   the last one, now the first, is flipped. The affine A follows, so that every voxel keeps its
+   place in the world: column j of the new one is column i of A, negated where flipped, and the
+   origin moves by column i times n - 1 to the corner that is index 0 now. The volume is as before
+   on failure. */
 QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 {
     static const char letters[] = "RASLPI"; /* letter k is world axis k % 3, negative from 3 on */
@@ -13465,8 +13472,13 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
 /* ---- configurations as text ------------------------------------------------------------------
    "key=value" lines: the metadata of weights files and checkpoints, and what a resume compares. */
 
-/* Appends a line for each setting, its key behind `prefix`. Equal numbers give equal text and
-   different ones different text: no bit is lost. */
+/* Appends a line for each setting, its key behind `prefix`, such as
+
+       size=224
+       box_mm=96
+       margin=0.08
+
+   Equal numbers give equal text and different ones different text: no bit is lost. */
 static qnet_status qnet__settings_text(qnet_context *ctx, qnet_buffer *text, const char *prefix,
                                      const qnet__setting *f, const void *config)
 {
@@ -14234,7 +14246,13 @@ static size_t qnet__clear_outside(qnet_volume *v)
 
    Users bring outlines of 0 and 1, label images, probability atlases and, by mistake, T1W or a
    brain mask. The last two would go unnoticed: every slice would hold some of them. So a mask is
-   made binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice. */
+   made binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice.
+
+       values of the file                              taken as
+       0 and one other value of 1 or more              a mask
+       whole numbers, up to 64 different ones          labels, all of which count
+       0 to 1 (-.1 to 1.1, as splines overshoot)       probabilities, .5 and more count
+       anything else                                   no mask: refused */
 
 #define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
 #define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
@@ -14353,8 +14371,9 @@ static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, d
     return 1;
 }
 
-/* p->z: the range of the configuration, or the central max_slices of those that hold the mask. The
-   mask is not empty (qnet__mask_clean), so there is at least one. */
+/* p->z: the range of the configuration, or the central max_slices of those that hold the mask: of
+   31 slices, where 24 are wanted, three at the bottom and four at the top are left out. The mask is
+   not empty (qnet__mask_clean), so there is at least one. */
 static qnet_status qnet__choose_slices(qnet__preparation *p)
 {
     const qnet_input_config *c = p->config;
@@ -14386,7 +14405,9 @@ static qnet_status qnet__choose_slices(qnet__preparation *p)
        crop   box_mm / size, about box_center_mm or the mask's centre of mass
 
    and step = mm per pixel / voxel size, for each axis. The margin of a crop adds pixels, not
-   millimetres per pixel. */
+   millimetres per pixel. For example, 96 mm on 224 pixels are .429 mm a pixel; with voxels of .5 x
+   .6 mm that is a step of .857 along x and .714 along y. A margin of .08 makes the side 260 pixels,
+   or 111 mm: the network sees 96 mm of them, wherever the augmentation puts its crop. */
 static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
 {
     const qnet_input_config *config = p->config;
@@ -14441,7 +14462,8 @@ static void qnet__window(const qnet_volume *v, const double center[2], const dou
 }
 
 /* No chosen slice of a map may be zero all over the voxels that the image shows, or hold NaN or
-   infinity there, which would spread by interpolation; elsewhere they become 0. */
+   infinity there, which would spread: by interpolation to the pixels about the voxel, and by the
+   network's convolutions from there to all of its output. Elsewhere they become 0. */
 static qnet_status qnet__check_slices(const qnet__preparation *p)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -15015,7 +15037,9 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
 /* ---- what a weights file says of its images -------------------------------------------------- */
 
 #ifndef QNET_NO_STDIO
-/* A preparation: where the slices come from and what the network sees of them. */
+/* A preparation: where the slices come from and what the network sees of them, as the lines that a
+   weights file has and a resume compares: input and rule, then the settings of the input and of the
+   stretch. What training alone does to images, the augmentation, is not of it. */
 static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_config *in,
                                           const qnet_augment_config *a, qnet_buffer *text)
 {
