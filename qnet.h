@@ -3312,21 +3312,18 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
 {
     struct stat mine, named;
     for (int tries = 0; tries < 100; tries++) {
-        int code;
         lock->file = open(lock->path, O_RDWR | O_CREAT | QNET__OPEN_FLAGS, 0666);
         if (lock->file < 0) return qnet__io_error(ctx, lock->path, "opening");
         if (flock(lock->file, LOCK_EX | LOCK_NB) != 0) {
-            const qnet_status status =
-                errno == EWOULDBLOCK ? qnet__lock_busy(ctx, lock, lock->file)
-                                     : qnet__io_error(ctx, lock->path, "locking");
-            code = errno;
+            qnet_status status = QNET_OK;
+            if (errno == EWOULDBLOCK) status = qnet__lock_busy(ctx, lock, lock->file);
+            else if (errno == ENOSYS || errno == ENOLCK || errno == EOPNOTSUPP)
+                qnet__log(ctx, QNET_LOG_WARNING, "%s: this file system has no locks: nothing keeps "
+                          "a second run from this folder", lock->path);
+            else status = qnet__io_error(ctx, lock->path, "locking");
             close(lock->file);
-            if (status == QNET_ERROR_BUSY) return status;
-            if (code != ENOSYS && code != ENOLCK && code != EOPNOTSUPP) return status;
             lock->file = -1;
-            qnet__log(ctx, QNET_LOG_WARNING, "%s: this file system has no locks: nothing keeps a "
-                      "second run from this folder", lock->path);
-            return QNET_OK;
+            return status;
         }
         /* Ours, unless its last holder has removed it since it was opened; what a dead process has
            left goes the same way. */
