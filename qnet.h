@@ -3129,8 +3129,13 @@ static int qnet__file_write(void *user, const void *src, size_t size)
 }
 
 /* Sets f->size. Returns 1 for the text that git-annex, DataLad or Git LFS leaves in place of a
-   file's content; a checkout without links has that of the link. The stream is back at its start;
-   pipes are not touched. */
+   file's content:
+
+       /annex/objects/MD5E-s1234--0f3c...         git-annex, an unlocked file
+       ../.git/annex/objects/Qx/3v/MD5E-...       its link, where a checkout cannot have links
+       version https://git-lfs.github.com/...     Git LFS
+
+   The stream is back at its start; pipes are not touched. */
 static int qnet__is_pointer_file(qnet__file *f)
 {
     char text[1024];
@@ -3508,21 +3513,18 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
 {
     struct stat mine, named;
     for (int tries = 0; tries < 100; tries++) {
-        int code;
         lock->file = open(lock->path, O_RDWR | O_CREAT | QNET__OPEN_FLAGS, 0666);
         if (lock->file < 0) return qnet__io_error(ctx, lock->path, "opening");
         if (flock(lock->file, LOCK_EX | LOCK_NB) != 0) {
-            const qnet_status status =
-                errno == EWOULDBLOCK ? qnet__lock_busy(ctx, lock, lock->file)
-                                     : qnet__io_error(ctx, lock->path, "locking");
-            code = errno;
+            qnet_status status = QNET_OK;
+            if (errno == EWOULDBLOCK) status = qnet__lock_busy(ctx, lock, lock->file);
+            else if (errno == ENOSYS || errno == ENOLCK || errno == EOPNOTSUPP)
+                qnet__log(ctx, QNET_LOG_WARNING, "%s: this file system has no locks: nothing keeps "
+                          "a second run from this folder", lock->path);
+            else status = qnet__io_error(ctx, lock->path, "locking");
             close(lock->file);
-            if (status == QNET_ERROR_BUSY) return status;
-            if (code != ENOSYS && code != ENOLCK && code != EOPNOTSUPP) return status;
             lock->file = -1;
-            qnet__log(ctx, QNET_LOG_WARNING, "%s: this file system has no locks: nothing keeps a "
-                      "second run from this folder", lock->path);
-            return QNET_OK;
+            return status;
         }
         /* Ours, unless its last holder has removed it since it was opened; what a dead process has
            left goes the same way. */
@@ -11414,14 +11416,12 @@ static uint32_t qnet__adler32(uint32_t adler, const unsigned char *p, size_t siz
 #define QNET__LITLEN_BITS  11
 #define QNET__DIST_BITS    8
 #define QNET__CODELEN_BITS 7
-/* Each second table serves at least two codes: 288/2 of 16 entries, 32/2 of 128. */
-#define QNET__LITLEN_TABLE ((1 << QNET__LITLEN_BITS) + 144 * 16)
-#define QNET__DIST_TABLE   ((1 << QNET__DIST_BITS) + 16 * 128)
 
-/* sub_bits: the index bits of every second table, 0 when no code is longer than index_bits. */
+/* sub_bits: the index bits of every second table, 0 when no code is longer than index_bits. Each
+   second table serves at least two codes: 288/2 of 16 entries, or 32/2 of 128. */
 typedef struct qnet__huffman {
-    uint32_t *table;
     int index_bits, sub_bits;
+    uint32_t table[(1 << QNET__LITLEN_BITS) + 144 * 16]; /* > (1 << QNET__DIST_BITS) + 16 * 128 */
 } qnet__huffman;
 
 /* The low n bits of code in reverse order: deflate packs codes from their first bit on. */
@@ -11542,7 +11542,7 @@ enum {
 #define QNET__INFLATE_STEP  65536 /* plain bytes made at a time, at least */
 #define QNET__INFLATE_SLACK 288   /* one match and the overshoot of its copy in steps of eight */
 
-/* The state of the decoder, about 150 KB: too much for a stack. Input is pulled as it is needed, so
+/* The state of the decoder, about 160 KB: too much for a stack. Input is pulled as it is needed, so
    only the plain side is resumed. The first failure stays in status: readers of bits get zeros from
    then on, and check the status where they end. */
 typedef struct qnet__inflate {
@@ -11551,7 +11551,6 @@ typedef struct qnet__inflate {
     qnet_status status;
     int source_ended, mode, last_block, members;
     qnet__bit_reader in;
-    qnet__huffman litlen, dist;
     size_t stored_left;
     /* out[0..made) are plain bytes, and `gone` more were there before; the caller has those below
        taken; a match may not reach below member, where this gzip member starts. */
@@ -11559,7 +11558,7 @@ typedef struct qnet__inflate {
     uint64_t gone;
     uint32_t crc, member_size;
     uint32_t crc_table[8][256];
-    uint32_t litlen_table[QNET__LITLEN_TABLE], dist_table[QNET__DIST_TABLE];
+    qnet__huffman litlen, dist;
     unsigned char input[16384];
     unsigned char out[QNET__WINDOW + QNET__INFLATE_STEP + QNET__INFLATE_SLACK];
 } qnet__inflate;
@@ -11571,9 +11570,7 @@ static void qnet__inflate_start(qnet__inflate *s, qnet_context *ctx, qnet_source
     memset(s, 0, offsetof(qnet__inflate, crc_table));
     s->ctx = ctx;
     s->source = source;
-    s->litlen.table = s->litlen_table;
     s->litlen.index_bits = QNET__LITLEN_BITS;
-    s->dist.table = s->dist_table;
     s->dist.index_bits = QNET__DIST_BITS;
     memcpy(s->input, first, first_size);
     s->in.at = s->input;
@@ -11676,18 +11673,16 @@ static const char *qnet__inflate_dynamic(qnet__inflate *s)
     uint8_t length[QNET__LITLEN_CODES + QNET__DIST_CODES] = {0};
     uint32_t literals = qnet__inflate_bits(s, 5) + 257, distances = qnet__inflate_bits(s, 5) + 1;
     uint32_t codes = qnet__inflate_bits(s, 4) + 4, i, at = 0;
-    qnet__huffman codelen;
     if (literals > QNET__LITLEN_CODES || distances > QNET__DIST_CODES)
         return "too many length or distance codes";
     for (i = 0; i < codes; i++) length[qnet__codelen_order[i]] = (uint8_t)qnet__inflate_bits(s, 3);
-    codelen.table = s->dist_table; /* free until the distance code is built */
-    codelen.index_bits = QNET__CODELEN_BITS;
-    if (!qnet__huffman_build(&codelen, QNET__FOR_CODELEN, length, 19))
+    s->dist.index_bits = QNET__CODELEN_BITS; /* its table is free so far */
+    if (!qnet__huffman_build(&s->dist, QNET__FOR_CODELEN, length, 19))
         return "the set of code lengths is no prefix code";
     while (at < literals + distances) { /* from here on length[] is that of the real codes */
         uint32_t symbol, repeat = 1;
         if (s->in.count < QNET__CODELEN_BITS) qnet__inflate_refill(s);
-        symbol = qnet__next_code(&s->in, &codelen, QNET__CODELEN_BITS) >> 16;
+        symbol = qnet__next_code(&s->in, &s->dist, QNET__CODELEN_BITS) >> 16;
         if (s->in.count < 0) return NULL; /* no bit is left: the next to be read tells */
         if (symbol == 16 && at == 0) return "a repeated code length has none before it";
         const uint8_t fill = (uint8_t)(symbol < 16 ? symbol : symbol == 16 ? length[at - 1] : 0);
@@ -11698,6 +11693,7 @@ static const char *qnet__inflate_dynamic(qnet__inflate *s)
             return "a repeated code length goes past the last code";
         for (; repeat > 0; repeat--) length[at++] = fill;
     }
+    s->dist.index_bits = QNET__DIST_BITS;
     if (length[256] == 0) return "a block has no code for its end";
     if (!qnet__huffman_build(&s->litlen, QNET__FOR_LITLEN, length, (int)literals))
         return "the set of literal and length codes is no prefix code";
@@ -11748,7 +11744,7 @@ static void qnet__inflate_stored(qnet__inflate *s)
 static void qnet__inflate_codes(qnet__inflate *s)
 {
     qnet__bit_reader in = s->in; /* a copy whose address is not taken stays in registers */
-    const qnet__huffman litlen = s->litlen, dist = s->dist;
+    const qnet__huffman *litlen = &s->litlen, *dist = &s->dist;
     unsigned char *out = s->out + s->made, *end = s->out + QNET__WINDOW + QNET__INFLATE_STEP;
     const unsigned char *member = s->out + s->member;
     const char *wrong = NULL;
@@ -11766,7 +11762,7 @@ static void qnet__inflate_codes(qnet__inflate *s)
                 in = s->in;
             }
         }
-        entry = qnet__next_code(&in, &litlen, QNET__LITLEN_BITS);
+        entry = qnet__next_code(&in, litlen, QNET__LITLEN_BITS);
         if (entry & QNET__CODE_LITERAL) {
             *out++ = (unsigned char)(entry >> 16);
             continue;
@@ -11777,7 +11773,7 @@ static void qnet__inflate_codes(qnet__inflate *s)
             break;
         }
         n = (entry >> 16) + qnet__next_bits(&in, entry >> 8 & 255); /* base + extra bits */
-        entry = qnet__next_code(&in, &dist, QNET__DIST_BITS);
+        entry = qnet__next_code(&in, dist, QNET__DIST_BITS);
         distance = (entry >> 16) + qnet__next_bits(&in, entry >> 8 & 255);
         if (!(entry & QNET__CODE_BASE)) wrong = "a distance that has no code";
         else if (distance > (size_t)(out - member)) wrong = "a distance too far back";
@@ -12375,10 +12371,12 @@ QNET_API void qnet_volume_destroy(qnet_volume *volume)
     qnet__free(volume->ctx, volume, sizeof *volume);
 }
 
-/* New axis j runs along an old axis i, backwards where flipped: index_old = n - 1 - index_new. The
-   affine A follows, so that every voxel keeps its place in the world: column j of the new one is
-   column i of A, negated where flipped, and the origin moves by column i times n - 1 to the corner
-   that is index 0 now. The volume is as before on failure. */
+/* New axis j runs along an old axis i, backwards where flipped: index_old = n - 1 - index_new. From
+   "LPS" to "RAS" the first two axes are flipped; from "ASL" to "RAS" all three change places and
+   the last one, now the first, is flipped. The affine A follows, so that every voxel keeps its
+   place in the world: column j of the new one is column i of A, negated where flipped, and the
+   origin moves by column i times n - 1 to the corner that is index 0 now. The volume is as before
+   on failure. */
 QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 {
     static const char letters[] = "RASLPI"; /* letter k is world axis k % 3, negative from 3 on */
@@ -12457,7 +12455,8 @@ typedef struct qnet__nifti_header {
     unsigned char magic[4]; /* "n+1": header and voxels in one file */
 } qnet__nifti_header;
 
-#define QNET__NII_BYTES 348 /* of it */
+#define QNET__NII_BYTES 348
+typedef char qnet__nifti_header_unpadded[sizeof(qnet__nifti_header) == QNET__NII_BYTES ? 1 : -1];
 /* After it four bytes; where the first is not 0, extensions up to the offset of the voxels. */
 
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
@@ -13783,7 +13782,7 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
        a prefix before all names ("module.")              passed over, with a warning
        num_batches_tracked missing                        stays as it is in the block
        with replace_head: a head of other classes, none   stays as it is; *head_replaced is set
-       half a head, weight and bias of other classes      refused
+       half a head; weight and bias of unlike classes     refused
        a tensor more or less, another shape or type       refused: it is another network
        NaN, infinity, a variance below 0                  refused: it would make all results NaN */
 
@@ -14030,7 +14029,6 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
                                                    int replace_head, int *head_replaced)
 {
     const qnet_safetensor *t;
-    size_t classes;
     int replaced = 0, headless = 0;
     QNET__NEEDS(ctx, file && table && block);
     const char *name = qnet__safetensors_name(file);
@@ -14048,7 +14046,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
         QNET__TRY(qnet__weights_match(ctx, &job, p, 1, &t));
         if (t != NULL || qnet__is_tracked(p->name)) continue;
         replaced = 1;
-        headless |= qnet__head_in_file(&job, p->name, &classes) == 0;
+        headless |= qnet__safetensors_find(file, job.prefix, p->name) == NULL;
     }
     if (job.prefix > 0)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
@@ -14269,8 +14267,13 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
 /* ---- configurations as text ------------------------------------------------------------------
    "key=value" lines: the metadata of weights files and checkpoints, and what a resume compares. */
 
-/* Appends a line for each setting, its key behind `prefix`. Equal numbers give equal text and
-   different ones different text: no bit is lost. */
+/* Appends a line for each setting, its key behind `prefix`, such as
+
+       size=224
+       box_mm=96
+       margin=0.08
+
+   Equal numbers give equal text and different ones different text: no bit is lost. */
 static qnet_status qnet__settings_text(qnet_context *ctx, qnet_buffer *text, const char *prefix,
                                      const qnet__setting *f, const void *config)
 {
@@ -17593,7 +17596,13 @@ static size_t qnet__clear_outside(qnet_volume *v)
 
    Users bring outlines of 0 and 1, label images, probability atlases and, by mistake, T1W or a
    brain mask. The last two would go unnoticed: every slice would hold some of them. So a mask is
-   made binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice. */
+   made binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice.
+
+       values of the file                              taken as
+       0 and one other value of 1 or more              a mask
+       whole numbers, up to 64 different ones          labels, all of which count
+       0 to 1 (-.1 to 1.1, as splines overshoot)       probabilities, .5 and more count
+       anything else                                   no mask: refused */
 
 #define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
 #define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
@@ -17712,8 +17721,9 @@ static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, d
     return 1;
 }
 
-/* p->z: the range of the configuration, or the central max_slices of those that hold the mask. The
-   mask is not empty (qnet__mask_clean), so there is at least one. */
+/* p->z: the range of the configuration, or the central max_slices of those that hold the mask: of
+   31 slices, where 24 are wanted, three at the bottom and four at the top are left out. The mask is
+   not empty (qnet__mask_clean), so there is at least one. */
 static qnet_status qnet__choose_slices(qnet__preparation *p)
 {
     const qnet_input_config *c = p->config;
@@ -17745,7 +17755,9 @@ static qnet_status qnet__choose_slices(qnet__preparation *p)
        crop   box_mm / size, about box_center_mm or the mask's centre of mass
 
    and step = mm per pixel / voxel size, for each axis. The margin of a crop adds pixels, not
-   millimetres per pixel. */
+   millimetres per pixel. For example, 96 mm on 224 pixels are .429 mm a pixel; with voxels of .5 x
+   .6 mm that is a step of .857 along x and .714 along y. A margin of .08 makes the side 260 pixels,
+   or 111 mm: the network sees 96 mm of them, wherever the augmentation puts its crop. */
 static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
 {
     const qnet_input_config *config = p->config;
@@ -17800,7 +17812,8 @@ static void qnet__window(const qnet_volume *v, const double center[2], const dou
 }
 
 /* No chosen slice of a map may be zero all over the voxels that the image shows, or hold NaN or
-   infinity there, which would spread by interpolation; elsewhere they become 0. */
+   infinity there, which would spread: by interpolation to the pixels about the voxel, and by the
+   network's convolutions from there to all of its output. Elsewhere they become 0. */
 static qnet_status qnet__check_slices(const qnet__preparation *p)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -18374,7 +18387,9 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
 /* ---- what a weights file says of its images -------------------------------------------------- */
 
 #ifndef QNET_NO_STDIO
-/* A preparation: where the slices come from and what the network sees of them. */
+/* A preparation: where the slices come from and what the network sees of them, as the lines that a
+   weights file has and a resume compares: input and rule, then the settings of the input and of the
+   stretch. What training alone does to images, the augmentation, is not of it. */
 static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_config *in,
                                           const qnet_augment_config *a, qnet_buffer *text)
 {
