@@ -448,7 +448,8 @@ typedef struct qnet_blas {
 } qnet_blas;
 
 /* Fourier transforms of volumes by another library (examples/fftw.c): as qnet_fft_real and
-   qnet_fft_real_inverse define them. Non-zero: it failed. Called outside of tasks only. */
+   qnet_fft_real_inverse define them. Non-zero: it failed. Called outside of tasks only; where
+   QNET_REAL is double, never. */
 typedef struct qnet_fft_hook {
     void *user;
     int (*forward)(void *user, int nx, int ny, int nz, const float *x, float *spectrum);
@@ -1144,7 +1145,8 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
 /* ---- Fourier transforms ------------------------------------------------------------------- */
 
 /* data[nz][ny][nx][2], complex, in place, any size: X(k) = sum over n of x(n) exp(-2 pi i k n / N)
-   along each axis; inverse: with exp(+...), divided by the number of points. */
+   along each axis; inverse: with exp(+...), divided by the number of points. A prime factor p of a
+   side costs p products a point. */
 QNET_API qnet_status qnet_fft(qnet_context *ctx, int nx, int ny, int nz, int inverse,
                               qnet_real *data);
 /* The same of real numbers: x[nz][ny][nx] to the half of the spectrum that says all,
@@ -14520,15 +14522,15 @@ static void qnet__fft_line_plan(qnet__arena *arena, size_t n, qnet__fft_line *li
 {
     static const size_t first[] = {4, 2, 3, 5, 7};
     const double turn = 2 * 3.14159265358979323846;
-    qnet_real *twiddle = (qnet_real *)qnet__take(arena, 2 * n, sizeof *twiddle);
-    qnet_real *circle = (qnet_real *)qnet__take(arena, 2 * n, sizeof *circle);
+    qnet_real *twiddle = (qnet_real *)qnet__take(arena, n, 2 * sizeof *twiddle);
+    qnet_real *circle = (qnet_real *)qnet__take(arena, n, 2 * sizeof *circle);
     int *place = (int *)qnet__take(arena, n, sizeof *place);
     size_t rest = n, p;
     memset(line, 0, sizeof *line);
     line->n = n, line->twiddle = twiddle, line->circle = circle, line->place = place;
     for (size_t i = 0; i < sizeof first / sizeof *first; i++)
         for (; rest % first[i] == 0; rest /= first[i]) line->radix[line->stages++] = first[i];
-    for (p = 11; rest > 1; p = p * p < rest ? p + 2 : rest % p == 0 ? p : rest)
+    for (p = 11; rest > 1; p = p * p < rest ? p + 2 : rest)
         for (; rest % p == 0; rest /= p) line->radix[line->stages++] = p;
     if (arena->base == NULL) return;
     for (size_t j = 0; j < n; j++) {
@@ -14559,17 +14561,17 @@ static void qnet__fft_line_plan(qnet__arena *arena, size_t n, qnet__fft_line *li
 static void qnet__fft_plan_take(qnet_context *ctx, qnet__arena *arena, int nx, int ny, int nz,
                                 int real, qnet__fft_plan *plan)
 {
+    const size_t longest = (size_t)qnet__max_int(nx, qnet__max_int(ny, nz));
     memset(plan, 0, sizeof *plan);
     plan->isa = qnet__isa_of(ctx);
     plan->real = real;
     plan->size[0] = (size_t)nx, plan->size[1] = (size_t)ny, plan->size[2] = (size_t)nz;
     plan->width = real ? plan->size[0] / 2 + 1 : plan->size[0];
-    for (int axis = 0; axis < 3; axis++) {
+    for (int axis = 0; axis < 3; axis++)
         qnet__fft_line_plan(arena, plan->size[axis], &plan->line[axis]);
-        plan->work_size = qnet__max_size(plan->work_size, 4 * plan->size[axis] * plan->isa->lanes);
-    }
-    plan->work = (qnet_real *)qnet__take(arena, qnet__workers(ctx),
-                                         plan->work_size * sizeof *plan->work);
+    plan->work_size = 4 * longest * plan->isa->lanes;
+    plan->work = (qnet_real *)qnet__take(arena, longest, 4 * plan->isa->lanes * qnet__workers(ctx) *
+                                                             sizeof *plan->work);
 }
 
 /* `lines` lines that lie beside each other from x on, along y or z. */
@@ -15580,7 +15582,7 @@ static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int spectra)
     k->image = (qnet_real *)qnet__take(arena, rows * k->size[0], sizeof *k->image);
     k->kernel = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->kernel);
     for (int i = 0; i < spectra; i++)
-        k->spectrum[i] = (qnet_real *)qnet__take(arena, 2 * rows * k->width, sizeof(qnet_real));
+        k->spectrum[i] = (qnet_real *)qnet__take(arena, rows * k->width, 2 * sizeof(qnet_real));
 }
 
 /* The grid of a volume with at least pad[3] zeros behind its voxels; to be freed by kspace_close.
