@@ -1131,9 +1131,9 @@ QNET_API int qnet_fft_good_size(int n);
 /* ---- the brain ---------------------------------------------------------------------------- */
 
 typedef struct qnet_brain_config {
-    double threshold; /* .2: BET's, of 0 to 1; a higher one makes a smaller brain */
-    int erode;        /* 4 voxels, in plane */
-    int island;       /* 2000 voxels: smaller components of the mask are no brain */
+    double threshold; /* .2: BET's, .01 to .99; a higher one makes a smaller brain */
+    int erode;        /* 4 voxels, in plane; 0: the mask as BET has it */
+    int island;       /* 2000 voxels: smaller components of what erosion leaves are no brain */
 } qnet_brain_config;
 QNET_API void qnet_brain_config_init(qnet_brain_config *config);
 /* Brain extraction (BET, Smith 2002) of a magnitude image: mask of 0 and 1. */
@@ -1143,7 +1143,7 @@ QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config 
 /* ---- the phase ---------------------------------------------------------------------------- */
 
 /* Unwrapped phase by 3DSRNCP (Abdul-Rahman et al. 2007): each connected component of the mask but
-   for one multiple of 2 pi. */
+   for one multiple of 2 pi. phase: radians, in the mask in an interval of 2 pi. */
 QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *phase,
                                        const qnet_volume *mask, qnet_volume **unwrapped);
 /* The line through unwrapped phases over echo_time[echoes], voxel by voxel, weighted by the squared
