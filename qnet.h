@@ -15275,7 +15275,8 @@ QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config 
 
        unreliability of a voxel   u = mean over the pairs of opposite neighbours p-, p+, 13 or,
                                       at the volume's border, those that lie in it, of
-                                      (g(p- - p) - g(p - p+))^2, a second difference
+                                      (g(p- - p) - g(p - p+))^2, a second difference; the most
+                                      there is, (2 pi)^2, at a corner, which has no pair
        edges                      neighbours a, b along x, y, z in the mask, value u(a) + u(b)
 
    From the lowest value on, ties in the order of voxels and axes, each edge joins the groups of
@@ -15286,7 +15287,6 @@ QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config 
    A voxel's u has one owner, and all after that is serial: one volume is unwrapped by some two
    threads, several best each by one. Relies on >>context >>nifti.
    ============================================================================================ */
-
 
 /* value: the bits of a float, not negative, which sort as the float does. end: 3 * voxel + axis. */
 typedef struct qnet__edge { uint32_t value, end; } qnet__edge;
@@ -15320,9 +15320,8 @@ static float qnet__wrap_difference(float d)
     return d > pi ? d - 2 * pi : d < -pi ? d + 2 * pi : d;
 }
 
-/* u of slice z. Of each pair the neighbour after the voxel in memory is listed, with the axes, as
-   bits, along which both are a voxel away. Where there is no pair, in a volume of one voxel, u does
-   not matter. */
+/* u of slice z. Of the 27 places around a voxel the 13 after the middle are listed, each with the
+   axes, as bits, along which it is a voxel away; its opposite lies as far before the voxel. */
 static void qnet__unreliability_task(void *arg, size_t z, size_t worker)
 {
     const qnet__unwrapping *u = (const qnet__unwrapping *)arg;
@@ -15337,19 +15336,19 @@ static void qnet__unreliability_task(void *arg, size_t z, size_t worker)
     }
     for (size_t y = 0; y < ny; y++)
         for (size_t x = 0; x < nx; x++, at++) {
-            const int closed = (x == 0 || x == nx - 1) | (y == 0 || y == ny - 1) << 1 |
-                               (z == 0 || z == nz - 1) << 2; /* axes that have no pair here */
+            const int at_border = (x == 0 || x == nx - 1) | (y == 0 || y == ny - 1) << 1 |
+                                  (z == 0 || z == nz - 1) << 2; /* axes */
             const float *p = u->phase + at;
             float sum = 0, pairs = 0;
             if (u->mask[at] == 0) continue;
             for (int i = 0; i < 13; i++) {
-                if (axes[i] & closed) continue;
+                if (axes[i] & at_border) continue;
                 const float second = qnet__wrap_difference(*(p - offset[i]) - *p) -
                                      qnet__wrap_difference(*p - p[offset[i]]);
                 sum += second * second;
                 pairs++;
             }
-            u->unwrapped[at] = sum / fmaxf(pairs, 1);
+            u->unwrapped[at] = pairs > 0 ? sum / pairs : (float)(4 * QNET__PI * QNET__PI);
         }
 }
 

@@ -136,7 +136,7 @@ static void plain_unwrap(const qnet_volume *phase, const qnet_volume *mask, int 
                     u[at] += d * d;
                     pairs++; /* each pair from both of its ends */
                 }
-        if (pairs > 0) u[at] /= pairs;
+        u[at] = pairs > 0 ? u[at] / pairs : 4 * QNET__PI * QNET__PI;
     }
     for (size_t at = 0, step = 1; at < voxels; at++, step = 1)
         for (int axis = 0; axis < 3; step *= (size_t)n[axis++]) {
