@@ -1111,6 +1111,7 @@ static void prepare_maps(void)
         sphere[0]->voxels[i] = (float)(x * x < 9 && y * y < 4 && z * z < 9);
         sphere[2]->voxels[i] = sphere[1]->voxels[i] * (float)(90 + i % 19);
     }
+    for (int i = 0; i < 3; i++) sphere[2]->spacing[i] = sphere[2]->affine[i][i] = 10; /* mm: as large as a head */
 }
 
 static void fft(trial *t)
