@@ -12,7 +12,8 @@ missing()
 from importlib.util import find_spec
 packages = {"torch": "torch", "numpy": "numpy", "scipy": "scipy", "sklearn": "scikit-learn",
             "nibabel": "nibabel", "safetensors": "safetensors", "cv2": "opencv-python-headless",
-            "albumentations": "albumentations"}
+            "albumentations": "albumentations", "skimage": "scikit-image",
+            "brainextractor": "brainextractor"}
 print(*(name for module, name in packages.items() if find_spec(module) is None))
 END
 }
