@@ -4266,6 +4266,9 @@ typedef struct qnet__fft_line {
               them. Two rows make one complex line. */
 typedef enum qnet__fft_kind { QNET__FFT_COLUMNS, QNET__FFT_ROWS, QNET__FFT_REAL } qnet__fft_kind;
 
+/* Which of a point's two numbers those of a row are: the real ones, the imaginary ones, or both. */
+typedef enum qnet__fft_part { QNET__FFT_RE, QNET__FFT_IM, QNET__FFT_PAIRS } qnet__fft_part;
+
 typedef struct qnet__fft_job {
     const qnet__fft_line *line;
     qnet__fft_kind kind;
@@ -4405,6 +4408,9 @@ typedef int32_t qnet__lane_int;
 #define qnet__fft_stage QNET__ISA(qnet__fft_stage)
 #define qnet__fft_transform QNET__ISA(qnet__fft_transform)
 #define qnet__fft_columns QNET__ISA(qnet__fft_columns)
+#define qnet__fft_at QNET__ISA(qnet__fft_at)
+#define qnet__fft_scatter QNET__ISA(qnet__fft_scatter)
+#define qnet__fft_gather QNET__ISA(qnet__fft_gather)
 #define qnet__fft_rows QNET__ISA(qnet__fft_rows)
 #define qnet__fft_real QNET__ISA(qnet__fft_real)
 #define qnet__fft_real_inverse QNET__ISA(qnet__fft_real_inverse)
@@ -6169,52 +6175,65 @@ static void qnet__fft_columns(const qnet__fft_job *job)
     }
 }
 
-static void qnet__fft_rows(const qnet__fft_job *job)
+/* Number e of a row, of the real parts, of the imaginary ones or of both in turn, which the inverse
+   swaps; placed: before the first stage. */
+QNET__INLINE qnet_real *qnet__fft_at(const qnet__fft_job *job, size_t e, const qnet__fft_part part,
+                                     const int placed)
 {
-    const size_t n = job->line->n, point = 2 * QNET__LANES, swap = job->inverse ? 1 : 0;
+    const size_t point = part == QNET__FFT_PAIRS ? e / 2 : e;
+    const size_t which = part == QNET__FFT_PAIRS ? e & 1 : part == QNET__FFT_IM;
+    const size_t at = placed ? (size_t)job->line->place[point] : point;
+    return job->work + (2 * at + (which ^ (job->inverse ? 1 : 0))) * QNET__LANES;
+}
+
+/* x[rows][numbers] to where the first stage wants it, and points to y[rows][numbers]. */
+QNET__INLINE void qnet__fft_scatter(const qnet__fft_job *job, const qnet_real *x, size_t rows,
+                                    size_t numbers, const qnet__fft_part part)
+{
     qnet__lanes v[QNET__FFT_WIDE];
-    for (size_t e = 0; e < 2 * n; e += QNET__FFT_WIDE) {
-        qnet__fft_get(job->in + e, job->in_step, job->lines, 2 * n - e, v);
+    for (size_t e = 0; e < numbers; e += QNET__FFT_WIDE) {
+        qnet__fft_get(x + e, job->in_step, rows, numbers - e, v);
         QNET__UNROLL
         for (size_t c = 0; c < QNET__FFT_WIDE; c++)
-            if (e + c < 2 * n)
-                qnet__lanes_store(job->work + (size_t)job->line->place[(e + c) / 2] * point +
-                                  ((c & 1) ^ swap) * QNET__LANES, v[c]);
-    }
-    qnet__fft_transform(job);
-    for (size_t e = 0; e < 2 * n; e += QNET__FFT_WIDE) {
-        QNET__UNROLL
-        for (size_t c = 0; c < QNET__FFT_WIDE; c++)
-            v[c] = e + c < 2 * n ? job->scale * qnet__lanes_load(job->work + (e + c) / 2 * point +
-                                                     ((c & 1) ^ swap) * QNET__LANES)
-                                 : qnet__lanes_zero();
-        qnet__fft_put(v, job->out + e, job->out_step, job->lines, 2 * n - e);
+            if (e + c < numbers) qnet__lanes_store(qnet__fft_at(job, e + c, part, 1), v[c]);
     }
 }
 
-/* Rows a and b, the first lanes and those after them, as Z of z = a + i b:
-   A(k) = (Z(k) + conj Z(n - k)) / 2, B(k) = (Z(k) - conj Z(n - k)) / 2i. */
+QNET__INLINE void qnet__fft_gather(const qnet__fft_job *job, qnet_real *y, size_t rows,
+                                   size_t numbers, const qnet__fft_part part)
+{
+    qnet__lanes v[QNET__FFT_WIDE];
+    for (size_t e = 0; rows > 0 && e < numbers; e += QNET__FFT_WIDE) {
+        QNET__UNROLL
+        for (size_t c = 0; c < QNET__FFT_WIDE; c++)
+            v[c] = e + c < numbers
+                       ? job->scale * qnet__lanes_load(qnet__fft_at(job, e + c, part, 0))
+                       : qnet__lanes_zero();
+        qnet__fft_put(v, y + e, job->out_step, rows, numbers - e);
+    }
+}
+
+static void qnet__fft_rows(const qnet__fft_job *job)
+{
+    qnet__fft_scatter(job, job->in, job->lines, 2 * job->line->n, QNET__FFT_PAIRS);
+    qnet__fft_transform(job);
+    qnet__fft_gather(job, job->out, job->lines, 2 * job->line->n, QNET__FFT_PAIRS);
+}
+
+/* A and B, the spectra of rows a and b, from Z of z = a + i b; a are the first rows, one per lane, b
+   those after them: A(k) = (Z(k) + conj Z(n - k)) / 2, B(k) = (Z(k) - conj Z(n - k)) / 2i. */
 static void qnet__fft_real(const qnet__fft_job *job)
 {
     const size_t n = job->line->n, point = 2 * QNET__LANES, numbers = 2 * (n / 2 + 1);
+    const size_t more = job->lines - qnet__min_size(job->lines, QNET__LANES);
+    const size_t second = more > 0 ? QNET__LANES : 0; /* the first row b, if there is one */
     const qnet_real half = job->scale / 2;
     qnet__lanes v[QNET__FFT_WIDE];
-    for (size_t b = 0; b < 2; b++) {
-        const size_t rows = b ? job->lines - qnet__min_size(job->lines, QNET__LANES) : job->lines;
-        for (size_t e = 0; e < n; e += QNET__FFT_WIDE) {
-            qnet__fft_get(job->in + (rows > 0 ? b * QNET__LANES * job->in_step + e : 0),
-                          job->in_step, rows, n - e, v);
-            QNET__UNROLL
-            for (size_t c = 0; c < QNET__FFT_WIDE; c++)
-                if (e + c < n)
-                    qnet__lanes_store(job->work + (size_t)job->line->place[e + c] * point +
-                                      b * QNET__LANES, v[c]);
-        }
-    }
+    qnet__fft_scatter(job, job->in, job->lines, n, QNET__FFT_RE);
+    qnet__fft_scatter(job, job->in + second * job->in_step, more, n, QNET__FFT_IM);
     qnet__fft_transform(job);
-    for (size_t b = 0; b < 2; b++) {
-        const size_t rows = b ? job->lines - qnet__min_size(job->lines, QNET__LANES) : job->lines;
-        for (size_t e = 0; rows > 0 && e < numbers; e += QNET__FFT_WIDE) {
+    for (int b = 0; b < (more > 0 ? 2 : 1); b++)
+        for (size_t e = 0; e < numbers; e += QNET__FFT_WIDE) {
             QNET__UNROLL
             for (size_t c = 0; c < QNET__FFT_WIDE; c += 2) {
                 const size_t k = qnet__min_size(e + c, numbers - 2) / 2;
@@ -6226,51 +6245,37 @@ static void qnet__fft_real(const qnet__fft_job *job)
                 v[c] = half * (b ? zi + mi : zr + mr);
                 v[c + 1] = half * (b ? mr - zr : zi - mi);
             }
-            qnet__fft_put(v, job->out + b * QNET__LANES * job->out_step + e, job->out_step, rows,
-                          numbers - e);
+            qnet__fft_put(v, job->out + (b ? second : 0) * job->out_step + e, job->out_step,
+                          b ? more : job->lines, numbers - e);
         }
-    }
 }
 
 /* The way back: Z(k) = A(k) + i B(k), Z(n - k) = conj A(k) + i conj B(k). What must be real, k = 0
    and k = n / 2, is taken as real. */
 static void qnet__fft_real_inverse(const qnet__fft_job *job)
 {
-    const size_t n = job->line->n, point = 2 * QNET__LANES, numbers = 2 * (n / 2 + 1);
+    const size_t n = job->line->n, numbers = 2 * (n / 2 + 1);
     const size_t more = job->lines - qnet__min_size(job->lines, QNET__LANES);
+    const size_t second = more > 0 ? QNET__LANES : 0;
     qnet__lanes a[QNET__FFT_WIDE], b[QNET__FFT_WIDE];
     for (size_t e = 0; e < numbers; e += QNET__FFT_WIDE) {
         qnet__fft_get(job->in + e, job->in_step, job->lines, numbers - e, a);
-        qnet__fft_get(job->in + (more > 0 ? QNET__LANES * job->in_step + e : 0), job->in_step, more,
-                      numbers - e, b);
+        qnet__fft_get(job->in + second * job->in_step + e, job->in_step, more, numbers - e, b);
         QNET__UNROLL
         for (size_t c = 0; c < QNET__FFT_WIDE; c += 2) {
             const size_t k = (e + c) / 2, mirror = n - k;
-            qnet_real *z; /* with its parts swapped */
             if (e + c >= numbers) continue;
             if (k == 0 || k == mirror) a[c + 1] = b[c + 1] = qnet__lanes_zero();
-            z = job->work + (size_t)job->line->place[k] * point;
-            qnet__lanes_store(z, a[c + 1] + b[c]);
-            qnet__lanes_store(z + QNET__LANES, a[c] - b[c + 1]);
+            qnet__lanes_store(qnet__fft_at(job, k, QNET__FFT_RE, 1), a[c] - b[c + 1]);
+            qnet__lanes_store(qnet__fft_at(job, k, QNET__FFT_IM, 1), a[c + 1] + b[c]);
             if (k == 0) continue;
-            z = job->work + (size_t)job->line->place[mirror] * point;
-            qnet__lanes_store(z, b[c] - a[c + 1]);
-            qnet__lanes_store(z + QNET__LANES, a[c] + b[c + 1]);
+            qnet__lanes_store(qnet__fft_at(job, mirror, QNET__FFT_RE, 1), a[c] + b[c + 1]);
+            qnet__lanes_store(qnet__fft_at(job, mirror, QNET__FFT_IM, 1), b[c] - a[c + 1]);
         }
     }
     qnet__fft_transform(job);
-    for (size_t i = 0; i < 2; i++) {
-        const size_t rows = i ? more : job->lines;
-        for (size_t e = 0; rows > 0 && e < n; e += QNET__FFT_WIDE) {
-            QNET__UNROLL
-            for (size_t c = 0; c < QNET__FFT_WIDE; c++)
-                a[c] = e + c < n ? job->scale * qnet__lanes_load(job->work + (e + c) * point +
-                                                                 (i ^ 1) * QNET__LANES)
-                                 : qnet__lanes_zero();
-            qnet__fft_put(a, job->out + i * QNET__LANES * job->out_step + e, job->out_step, rows,
-                          n - e);
-        }
-    }
+    qnet__fft_gather(job, job->out, job->lines, n, QNET__FFT_RE);
+    qnet__fft_gather(job, job->out + second * job->out_step, more, n, QNET__FFT_IM);
 }
 
 static void qnet__fft_run(const qnet__fft_job *job)
