@@ -6220,8 +6220,8 @@ static void qnet__fft_rows(const qnet__fft_job *job)
     qnet__fft_gather(job, job->out, job->lines, 2 * job->line->n, QNET__FFT_PAIRS);
 }
 
-/* A and B, the spectra of rows a and b, from Z of z = a + i b; a are the first rows, one per lane, b
-   those after them: A(k) = (Z(k) + conj Z(n - k)) / 2, B(k) = (Z(k) - conj Z(n - k)) / 2i. */
+/* A and B, the spectra of rows a and b, from Z of z = a + i b; a are the first rows, one per lane,
+   b those after them: A(k) = (Z(k) + conj Z(n - k)) / 2, B(k) = (Z(k) - conj Z(n - k)) / 2i. */
 static void qnet__fft_real(const qnet__fft_job *job)
 {
     const size_t n = job->line->n, point = 2 * QNET__LANES, numbers = 2 * (n / 2 + 1);
