@@ -1,6 +1,6 @@
 /* Room >>conv: every pass in every form against plain loops, PyTorch and central differences. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 
 /* Relative to the largest number of the result, which may have cancelled: up to 2304 products of

@@ -1,6 +1,6 @@
 /* Rooms >>deflate and >>png: hand-made streams of every block kind, round trips, bad input. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 #include "gzip.h"
 

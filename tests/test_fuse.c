@@ -1,7 +1,7 @@
 /* Room >>fuse: passes against their definition, and convolutions that apply a prologue and an epilogue against the
    same done one after the other. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 
 /* Numbers of size 1 after a few operations; sums of up to 700 of them. Double: 1e-15 of each. */

@@ -1,6 +1,6 @@
 /* Rooms >>norm >>pool >>dense, called alone. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 #include "reference.h"
 #include "pool_reference.h"

@@ -2,7 +2,7 @@
    promises: one allocation, the same bits for any number of workers and any batch. Against PyTorch:
    test_parity.c. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 #include "golden/formula_resnet.h"
 #include "plain_resnet.h"

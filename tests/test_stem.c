@@ -1,7 +1,7 @@
 /* Room >>stem: convolution, norm, ReLU and max pooling of the first layer in one, against the same
    one after the other; and the gradient of its weights against the sum that defines it, in double. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 #include "pool_reference.h"
 
