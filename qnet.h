@@ -14522,14 +14522,17 @@ typedef struct qnet__fft_plan {
     qnet__fft_line line[3];
     qnet_real *work;          /* [workers][work_size] */
     size_t work_size;
-    int inverse;              /* of the transform that runs, and its arrays */
-    const qnet_real *x;       /* real: where it comes from forward, and goes to inverse */
-    qnet_real *spectrum, *y;
+    int inverse;              /* of the transform that runs, as what follows */
+    const qnet_real *x;       /* [z][y][x], of a real transform forward */
+    qnet_real *spectrum;      /* [z][y][width][2] */
+    qnet_real *y;             /* [z][y][x], of a real transform inverse */
     qnet__fft_change change;  /* of a filter, or NULL */
     void *arg;
 } qnet__fft_plan;
 
-/* Tables of a line; while the arena measures, only their sizes. */
+/* Tables of a line; while the arena measures, only their sizes. With j = r0 + p0 (r1 + p1 (...)),
+   p0, p1, ... the radices from the last stage to the first, and m0 = n / p0, m1 = m0 / p1, ...,
+   place[j] = m0 r0 + m1 r1 + .... */
 static void qnet__fft_line_plan(qnet__arena *arena, size_t n, qnet__fft_line *line)
 {
     static const size_t first[] = {4, 2, 3, 5, 7};
