@@ -34,6 +34,21 @@ static void test_dataset(void)
     CHECK(youngest < 25 && oldest > 80);
 }
 
+/* "Dataset", steps (i) to (v): from echoes to maps. */
+static void test_maps(void)
+{
+    qnet_maps_config c;
+    qnet_maps_config_init(&c);
+    CHECK(c.mode == QNET_MAPS_PAPER);        /* "reconstructed for each echo individually" */
+    CHECK(c.brain.threshold == .2 && c.brain.erode == 4 && c.brain.island == 2000);
+    CHECK(c.brain_echo == 2);                /* "using the 2nd echo" */
+    CHECK(c.susceptibility.background == QNET_SHARP);
+    CHECK(c.susceptibility.sharp_threshold == .05 && c.susceptibility.sharp_radius == 6);
+    CHECK(c.susceptibility.tkd_threshold == .1);
+    CHECK(c.susceptibility.iteration_threshold == .1 && c.susceptibility.iterations == 4);
+    CHECK(c.first_echo == 2 && c.last_echo == 6); /* "the QSMs from TE2 - TE6" */
+}
+
 /* "Data Preparation": three channels, slices of the basal ganglia, full-size and cropped input. */
 static void test_inputs(void)
 {
@@ -324,6 +339,9 @@ static void test_found_in_the_header(void)
         /* data */
         "52 HH and 47 HC", "67 men, 32 women", "20 to 85 years", ".43 mm", "2 mm slices", "QSM, R2*, T1W",
         "256 x 256", "224 x 224",
+        /* maps */
+        "BET on the 2nd echo, threshold .2, erode 4, island 2000", "3DSRNCP; SHARP, threshold .05, kernel 6",
+        "truncated division, threshold .1, iteration threshold .1, 4 iterations", "mean of TE2 .. TE6 by SNR",
         /* augmentation, in the paper's order */
         "histogram stretching (1), horizontal flip (.5), vertical flip (.5)",
         "brightness and contrast (.7), random gamma (.3), grid distortion",
@@ -361,6 +379,7 @@ int main(void)
 {
     if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
     RUN(test_dataset);
+    RUN(test_maps);
     RUN(test_inputs);
     RUN(test_augmentation);
     RUN(test_resnet18);
