@@ -13042,6 +13042,18 @@ QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume 
     return QNET_OK;
 }
 
+/* 1 when none of x[count] is NaN or infinite, by 16 at a time: volumes are checked at every step. */
+QNET__HELPER int qnet__all_finite(const float *x, size_t count)
+{
+    int bad[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, any = 0;
+    size_t i = 0;
+    for (; i + 16 <= count; i += 16)
+        for (size_t k = 0; k < 16; k++) bad[k] |= x[i + k] - x[i + k] != 0;
+    for (; i < count; i++) any |= x[i] - x[i] != 0;
+    for (int k = 0; k < 16; k++) any |= bad[k];
+    return !any;
+}
+
 #define QNET__SHEAR 0.01 /* cosine of the angle between two axes: a header's float32 has 1e-7 */
 
 /* Refuses what no step can work on: no volume, NaN or infinity, a spacing that is not the
@@ -13076,6 +13088,7 @@ QNET__HELPER qnet_status qnet__check_volume(qnet_context *ctx, const qnet_volume
                               "in the affine", name, i, v->spacing[i], norm[i]);
     }
     if (grid != NULL) QNET__TRY(qnet__check_grid(ctx, grid, grid_name, v, name));
+    if (qnet__all_finite(v->voxels, count)) return QNET_OK;
     for (size_t i = 0; i < count; i++)
         if (!qnet__is_finite((double)v->voxels[i])) {
             qnet__voxel_text(v, i, where);
@@ -14367,14 +14380,17 @@ typedef struct qnet__fft_plan {
     qnet__fft_line line[3];
     qnet_real *work;          /* [workers][work_size] */
     size_t work_size;
-    int inverse;              /* of the transform that runs, and its arrays */
-    const qnet_real *x;       /* real: where it comes from forward, and goes to inverse */
-    qnet_real *spectrum, *y;
+    int inverse;              /* of the transform that runs, as what follows */
+    const qnet_real *x;       /* [z][y][x], of a real transform forward */
+    qnet_real *spectrum;      /* [z][y][width][2] */
+    qnet_real *y;             /* [z][y][x], of a real transform inverse */
     qnet__fft_change change;  /* of a filter, or NULL */
     void *arg;
 } qnet__fft_plan;
 
-/* Tables of a line; while the arena measures, only their sizes. */
+/* Tables of a line; while the arena measures, only their sizes. With j = r0 + p0 (r1 + p1 (...)),
+   p0, p1, ... the radices from the last stage to the first, and m0 = n / p0, m1 = m0 / p1, ...,
+   place[j] = m0 r0 + m1 r1 + .... */
 static void qnet__fft_line_plan(qnet__arena *arena, size_t n, qnet__fft_line *line)
 {
     static const size_t first[] = {4, 2, 3, 5, 7};
@@ -15437,27 +15453,31 @@ QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *pha
 
 #define QNET__SHARP_INSIDE 0.999 /* the part of a sphere in the mask above which it fits */
 
-/* The padded grid of a volume, and what is worked out on it. */
+/* The padded grid of a volume, and what is worked out on it: for one field and mask, or for fields
+   of several echoes and one mask, whose kernels and eroded mask are then made once. */
 typedef struct qnet__kspace {
     qnet_context *ctx;
     const qnet_volume *grid;
     size_t n[3], size[3], width; /* x, y, z: voxels, padded; of a row of the spectrum */
     qnet__fft_plan plan;
     qnet_real *image;            /* [z][y][x], padded */
-    qnet_real *kernel;           /* [z][y][width]: D or the transform of S */
+    qnet_real *sphere, *dipole;  /* [z][y][width]: the transform of S, and D; may be one block */
+    int knows_sphere, knows_dipole; /* once made, where they are two blocks */
     qnet_real *spectrum, *kept;  /* [z][y][width][2]; kept: of the inversion */
     void *block;
     size_t bytes;
 } qnet__kspace;
 
-static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int keeps)
+static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int kernels, int keeps)
 {
     const size_t rows = k->size[1] * k->size[2];
     qnet__fft_plan_take(k->ctx, arena, (int)k->size[0], (int)k->size[1], (int)k->size[2], 1,
                         &k->plan);
     k->width = k->plan.width;
     k->image = (qnet_real *)qnet__take(arena, rows * k->size[0], sizeof *k->image);
-    k->kernel = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->kernel);
+    k->sphere = k->dipole = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->sphere);
+    if (kernels > 1)
+        k->dipole = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->dipole);
     k->spectrum = (qnet_real *)qnet__take(arena, rows * k->width, 2 * sizeof *k->spectrum);
     if (keeps) k->kept = (qnet_real *)qnet__take(arena, rows * k->width, 2 * sizeof *k->kept);
 }
@@ -15465,7 +15485,8 @@ static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int keeps)
 /* The grid of a volume with at least pad[3] zeros behind its voxels; to be freed by kspace_close.
    what: names the function in sentences. */
 static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what, const qnet_volume *grid,
-                                     const size_t pad[3], int keeps, qnet__kspace *k)
+                                     const size_t pad[3], int kernels, int keeps,
+                                     qnet__kspace *k)
 {
     qnet__arena arena = {NULL, 0};
     const int n[3] = {grid->nx, grid->ny, grid->nz};
@@ -15480,10 +15501,10 @@ static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what, const 
                           "%.0f, are above the limit of %.0f", what, n[0], n[1], n[2],
                           (double)k->size[0], (double)k->size[1], (double)k->size[2],
                           (double)QNET_MAX_VOXELS);
-    qnet__kspace_take(k, &arena, keeps);
+    qnet__kspace_take(k, &arena, kernels, keeps);
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &k->bytes, what));
     k->block = arena.base;
-    qnet__kspace_take(k, &arena, keeps);
+    qnet__kspace_take(k, &arena, kernels, keeps);
     return QNET_OK;
 }
 
@@ -15508,25 +15529,34 @@ typedef struct qnet__voxels_job {
     double number;
 } qnet__voxels_job;
 
+/* Row of a volume that begins at voxel `first`; a loop per step, as this is done often. */
 static void qnet__voxels_row(const qnet__voxels_job *job, qnet_real *image, size_t first)
 {
-    for (size_t x = 0, i = first; x < job->k->n[0]; x++, i++) {
-        const qnet_real value = job->value != NULL ? (qnet_real)job->value[i] : 1;
-        const float mask = job->mask != NULL ? job->mask[i] : 1;
-        switch (job->step) {
-        case QNET__VOXELS_SET: image[x] = mask != 0 ? value : 0; break;
-        case QNET__VOXELS_CLIP:
-            if (mask == 0 || !((double)image[x] > job->number)) image[x] = 0;
-            break;
-        case QNET__VOXELS_GET: job->out[i] = mask != 0 ? (float)image[x] : 0; break;
-        case QNET__VOXELS_FIT:
-            if (mask != 0 && (double)image[x] > QNET__SHARP_INSIDE)
-                job->out[i] = (float)job->number;
-            break;
-        case QNET__VOXELS_PEEL:
-            if ((double)mask == job->number) job->out[i] = (float)(value - image[x]);
-            break;
-        }
+    const float *value = job->value != NULL ? job->value + first : NULL;
+    const float *mask = job->mask != NULL ? job->mask + first : NULL;
+    float *out = job->out != NULL ? job->out + first : NULL;
+    const size_t n = job->k->n[0];
+    const qnet_real number = (qnet_real)job->number;
+    size_t x;
+    switch (job->step) {
+    case QNET__VOXELS_SET:
+        for (x = 0; x < n; x++) image[x] = value != NULL ? (qnet_real)value[x] : 1;
+        for (x = 0; x < n && mask != NULL; x++) image[x] = mask[x] != 0 ? image[x] : 0;
+        break;
+    case QNET__VOXELS_CLIP:
+        for (x = 0; x < n; x++) image[x] = mask[x] != 0 && image[x] > number ? image[x] : 0;
+        break;
+    case QNET__VOXELS_GET:
+        for (x = 0; x < n; x++) out[x] = mask == NULL || mask[x] != 0 ? (float)image[x] : 0;
+        break;
+    case QNET__VOXELS_FIT:
+        for (x = 0; x < n; x++)
+            if (mask[x] != 0 && (double)image[x] > QNET__SHARP_INSIDE) out[x] = (float)number;
+        break;
+    case QNET__VOXELS_PEEL:
+        for (x = 0; x < n; x++)
+            out[x] = mask[x] == (float)number ? (float)((qnet_real)value[x] - image[x]) : out[x];
+        break;
     }
 }
 
@@ -15584,7 +15614,7 @@ static void qnet__dipole_task(void *arg, size_t z, size_t worker)
     QNET__UNUSED(worker);
     qnet_field_direction(k->grid, b);
     for (size_t y = 0; y < k->size[1]; y++)
-        qnet__dipole_row(k, b, y, z, k->kernel + (z * k->size[1] + y) * k->width);
+        qnet__dipole_row(k, b, y, z, k->dipole + (z * k->size[1] + y) * k->width);
 }
 
 /* What becomes of a spectrum, between the image and the image. */
@@ -15598,6 +15628,7 @@ typedef enum qnet__filter_step {
 typedef struct qnet__filter_job {
     const qnet__kspace *k;
     qnet__filter_step step;
+    const qnet_real *kernel; /* of k: sphere or dipole */
     double threshold;
 } qnet__filter_job;
 
@@ -15606,7 +15637,7 @@ static void qnet__filter_change(void *arg, size_t first, size_t count)
     const qnet__filter_job *job = (const qnet__filter_job *)arg;
     const qnet_real t = (qnet_real)job->threshold;
     const qnet_real most = (qnet_real)(t > 0 ? 1 / job->threshold : 0);
-    const qnet_real *kernel = job->k->kernel + first;
+    const qnet_real *kernel = job->kernel + first;
     qnet_real *x = job->k->spectrum + 2 * first;
     qnet_real *kept = job->k->kept != NULL ? job->k->kept + 2 * first : NULL;
     switch (job->step) {
@@ -15628,17 +15659,20 @@ static void qnet__filter_change(void *arg, size_t first, size_t count)
         }
         break;
     case QNET__FILTER_MERGE:
-        for (size_t i = 0; i < count; i++)
-            if (kernel[i] >= t || kernel[i] <= -t)
-                x[2 * i] = kept[2 * i], x[2 * i + 1] = kept[2 * i + 1];
+        for (size_t i = 0; i < count; i++) {
+            const int large = kernel[i] >= t || kernel[i] <= -t;
+            x[2 * i] = large ? kept[2 * i] : x[2 * i];
+            x[2 * i + 1] = large ? kept[2 * i + 1] : x[2 * i + 1];
+        }
         break;
     }
 }
 
 /* The image to its spectrum, which a step changes, and back. */
-static qnet_status qnet__filter(qnet__kspace *k, qnet__filter_step step, double threshold)
+static qnet_status qnet__filter(qnet__kspace *k, qnet__filter_step step, const qnet_real *kernel,
+                                double threshold)
 {
-    qnet__filter_job job = {k, step, threshold};
+    qnet__filter_job job = {k, step, kernel, threshold};
     return qnet__fft_filter(k->ctx, &k->plan, k->image, k->spectrum, qnet__filter_change, &job);
 }
 
@@ -15703,10 +15737,10 @@ QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *sus
     pad[0] = (size_t)susceptibility->nx;
     pad[1] = (size_t)susceptibility->ny;
     pad[2] = (size_t)susceptibility->nz;
-    QNET__TRY(qnet__kspace_open(ctx, what, susceptibility, pad, 0, &k));
+    QNET__TRY(qnet__kspace_open(ctx, what, susceptibility, pad, 1, 0, &k));
     qnet__voxels(&k, QNET__VOXELS_SET, susceptibility->voxels, NULL, NULL, 0);
     qnet__parallel(ctx, k.size[2], qnet__dipole_task, &k);
-    status = qnet__filter(&k, QNET__FILTER_CONVOLVE, 0);
+    status = qnet__filter(&k, QNET__FILTER_CONVOLVE, k.dipole, 0);
     if (status == QNET_OK) status = qnet__volume_like(ctx, susceptibility, &v);
     if (status == QNET_OK) {
         qnet__voxels(&k, QNET__VOXELS_GET, NULL, NULL, v->voxels, 0);
@@ -15741,8 +15775,8 @@ static qnet_status qnet__sphere_reach(qnet_context *ctx, const qnet_susceptibili
     return QNET_OK;
 }
 
-/* kernel = the transform of a sphere of sum 1 around voxel (0, 0, 0): all voxels whose centres lie
-   within the radius. Spoils image and spectrum. */
+/* k->sphere = the transform of a sphere of sum 1 around voxel (0, 0, 0): all voxels whose centres
+   lie within the radius. Spoils image and spectrum. */
 static qnet_status qnet__sphere_kernel(qnet__kspace *k, const qnet_susceptibility_config *config,
                                        double radius)
 {
@@ -15768,14 +15802,14 @@ static qnet_status qnet__sphere_kernel(qnet__kspace *k, const qnet_susceptibilit
                 }
     QNET__TRY(qnet__fft_real_by(k->ctx, &k->plan, 0, k->image, k->spectrum, NULL));
     for (size_t i = 0; i < k->width * k->size[1] * k->size[2]; i++)
-        k->kernel[i] = k->spectrum[2 * i];
+        k->sphere[i] = k->spectrum[2 * i];
     return QNET_OK;
 }
 
 /* The spheres of SHARP (one) or V-SHARP (down to one voxel, the longest side of a voxel apart), the
-   smallest first: where a larger one fits, what it gives takes the place. Then the kernel is that
-   of the largest, as the deconvolution wants it. eroded: which sphere fits, from 1; local: C * f,
-   then the local field. */
+   smallest first: where a larger one fits, what it gives takes the place. Then k->sphere is that of
+   the largest, as the deconvolution wants it. eroded: which sphere fits, from 1, as zeros or from
+   the echo before; local: C * f, then the local field. */
 static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config *config,
                                const float *field, const float *mask, float *local, float *eroded)
 {
@@ -15785,18 +15819,35 @@ static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config
     const int fit = (int)(radius / step * QNET__SPHERE_ROUNDING);
     const int spheres = config->background == QNET_VSHARP ? qnet__max_int(fit, 1) : 1;
     for (int i = 1; i <= spheres; i++) {
-        QNET__TRY(qnet__sphere_kernel(k, config, radius - (spheres - i) * step));
-        qnet__voxels(k, QNET__VOXELS_SET, NULL, mask, NULL, 0);
-        QNET__TRY(qnet__filter(k, QNET__FILTER_CONVOLVE, 0));
-        qnet__voxels(k, QNET__VOXELS_FIT, NULL, mask, eroded, i);
+        if (!k->knows_sphere || spheres > 1)
+            QNET__TRY(qnet__sphere_kernel(k, config, radius - (spheres - i) * step));
+        if (!k->knows_sphere) {
+            qnet__voxels(k, QNET__VOXELS_SET, NULL, mask, NULL, 0);
+            QNET__TRY(qnet__filter(k, QNET__FILTER_CONVOLVE, k->sphere, 0));
+            qnet__voxels(k, QNET__VOXELS_FIT, NULL, mask, eroded, i);
+        }
         qnet__voxels(k, QNET__VOXELS_SET, field, mask, NULL, 0);
-        QNET__TRY(qnet__filter(k, QNET__FILTER_CONVOLVE, 0));
+        QNET__TRY(qnet__filter(k, QNET__FILTER_CONVOLVE, k->sphere, 0));
         qnet__voxels(k, QNET__VOXELS_PEEL, field, eroded, local, i);
     }
     qnet__voxels(k, QNET__VOXELS_SET, local, eroded, NULL, 0);
-    QNET__TRY(qnet__filter(k, QNET__FILTER_DECONVOLVE, config->sharp_threshold));
+    QNET__TRY(qnet__filter(k, QNET__FILTER_DECONVOLVE, k->sphere, config->sharp_threshold));
     qnet__voxels(k, QNET__VOXELS_GET, NULL, eroded, local, 0);
+    k->knows_sphere = k->sphere != k->dipole;
     return QNET_OK;
+}
+
+/* Which sphere fits becomes the eroded mask; an empty one is refused. */
+static qnet_status qnet__eroded_mask(qnet_context *ctx, const qnet_susceptibility_config *config,
+                                     qnet_volume *fits)
+{
+    size_t inside = 0;
+    for (size_t i = 0; i < qnet__voxel_count(fits->nx, fits->ny, fits->nz); i++)
+        if (fits->voxels[i] != 0) fits->voxels[i] = 1, inside++;
+    if (inside > 0) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_DATA, "qnet_background_remove: no sphere of sharp_radius %g "
+                      "%s fits into the mask", config->sharp_radius,
+                      config->sharp_unit == QNET_RADIUS_MM ? "mm" : "voxels");
 }
 
 QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
@@ -15809,7 +15860,7 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
     qnet_volume *made = NULL, *fits = NULL;
     qnet_status status;
     double unit[3];
-    size_t reach[3], count, inside = 0;
+    size_t reach[3];
     if (ctx == NULL || config == NULL || local == NULL || eroded == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "%s: context, config, local or eroded is NULL", what);
@@ -15817,21 +15868,13 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
     QNET__TRY(qnet__check_volume(ctx, field, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_background_remove: mask", field, name));
     QNET__TRY(qnet__sphere_reach(ctx, config, field, config->sharp_radius, unit, reach));
-    QNET__TRY(qnet__kspace_open(ctx, what, field, reach, 0, &k));
+    QNET__TRY(qnet__kspace_open(ctx, what, field, reach, 1, 0, &k));
     status = qnet__volume_like(ctx, field, &made);
     if (status == QNET_OK) status = qnet__volume_like(ctx, field, &fits);
     if (status == QNET_OK)
         status = qnet__sharp(&k, config, field->voxels, mask->voxels, made->voxels, fits->voxels);
     qnet__kspace_close(&k);
-    if (status == QNET_OK) {
-        count = qnet__voxel_count(field->nx, field->ny, field->nz);
-        for (size_t i = 0; i < count; i++)
-            if (fits->voxels[i] != 0) fits->voxels[i] = 1, inside++;
-        if (inside == 0)
-            status = qnet__fail(ctx, QNET_ERROR_DATA, "%s: no sphere of sharp_radius %g %s fits "
-                                "into the mask", what, config->sharp_radius,
-                                config->sharp_unit == QNET_RADIUS_MM ? "mm" : "voxels");
-    }
+    if (status == QNET_OK) status = qnet__eroded_mask(ctx, config, fits);
     if (status != QNET_OK) {
         qnet_volume_destroy(made);
         qnet_volume_destroy(fits);
@@ -15850,12 +15893,13 @@ static qnet_status qnet__invert(qnet__kspace *k, const qnet_susceptibility_confi
     const size_t count = k->n[0] * k->n[1] * k->n[2];
     double sum = 0;
     size_t inside = 0;
-    qnet__parallel(k->ctx, k->size[2], qnet__dipole_task, k);
+    if (!k->knows_dipole) qnet__parallel(k->ctx, k->size[2], qnet__dipole_task, k);
+    k->knows_dipole = k->sphere != k->dipole;
     qnet__voxels(k, QNET__VOXELS_SET, local, mask, NULL, 0);
-    QNET__TRY(qnet__filter(k, QNET__FILTER_INVERT, config->tkd_threshold));
+    QNET__TRY(qnet__filter(k, QNET__FILTER_INVERT, k->dipole, config->tkd_threshold));
     for (int i = 0; i < config->iterations; i++) {
         qnet__voxels(k, QNET__VOXELS_CLIP, NULL, mask, NULL, config->iteration_threshold);
-        QNET__TRY(qnet__filter(k, QNET__FILTER_MERGE, config->tkd_threshold));
+        QNET__TRY(qnet__filter(k, QNET__FILTER_MERGE, k->dipole, config->tkd_threshold));
     }
     qnet__voxels(k, QNET__VOXELS_GET, NULL, mask, chi, 0);
     if (!config->mean_zero) return QNET_OK;
@@ -15884,7 +15928,7 @@ QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
     QNET__TRY(qnet__check_volume(ctx, local, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_dipole_invert: mask", local, name));
     QNET__TRY(qnet__sphere_reach(ctx, config, local, config->sharp_radius, unit, reach));
-    QNET__TRY(qnet__kspace_open(ctx, what, local, reach, 1, &k));
+    QNET__TRY(qnet__kspace_open(ctx, what, local, reach, 1, 1, &k));
     status = qnet__volume_like(ctx, local, &chi);
     if (status == QNET_OK)
         status = qnet__invert(&k, config, local->voxels, mask->voxels, chi->voxels);
@@ -16296,13 +16340,27 @@ static qnet_status qnet__maps_check_config(qnet_context *ctx, const qnet_maps_co
     return QNET_OK;
 }
 
+/* The least and the greatest of the voxels, by 16 at a time. */
 static void qnet__range(const qnet_volume *v, float *low, float *high)
 {
     const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
-    *low = *high = v->voxels[0];
-    for (size_t i = 1; i < count; i++) {
-        *low = v->voxels[i] < *low ? v->voxels[i] : *low;
-        *high = v->voxels[i] > *high ? v->voxels[i] : *high;
+    const float *x = v->voxels;
+    float least[16], most[16];
+    size_t i = 0;
+    for (int k = 0; k < 16; k++) least[k] = most[k] = x[0];
+    for (; i + 16 <= count; i += 16)
+        for (size_t k = 0; k < 16; k++) {
+            least[k] = x[i + k] < least[k] ? x[i + k] : least[k];
+            most[k] = x[i + k] > most[k] ? x[i + k] : most[k];
+        }
+    for (; i < count; i++) {
+        least[0] = x[i] < least[0] ? x[i] : least[0];
+        most[0] = x[i] > most[0] ? x[i] : most[0];
+    }
+    *low = least[0], *high = most[0];
+    for (int k = 1; k < 16; k++) {
+        *low = least[k] < *low ? least[k] : *low;
+        *high = most[k] > *high ? most[k] : *high;
     }
 }
 
@@ -16689,6 +16747,16 @@ static qnet_status qnet__chain_align(qnet__chain *c, int echoes)
 
 /* ---- from phases to susceptibility ----------------------------------------------------------- */
 
+/* *out: a copy of the voxels; with `binary` 1 where they are not 0. */
+static qnet_status qnet__copy_volume(qnet_context *ctx, const qnet_volume *v, int binary,
+                                     qnet_volume **out)
+{
+    QNET__TRY(qnet__volume_like(ctx, v, out));
+    for (size_t i = 0; i < qnet__voxel_count(v->nx, v->ny, v->nz); i++)
+        (*out)->voxels[i] = binary ? (v->voxels[i] != 0) : v->voxels[i];
+    return QNET_OK;
+}
+
 /* field = phase in radians after `time` seconds, as ppm of the main field, in place. */
 static void qnet__to_field(const qnet__chain *c, qnet_volume *v, double time)
 {
@@ -16698,22 +16766,36 @@ static void qnet__to_field(const qnet__chain *c, qnet_volume *v, double time)
         v->voxels[i] = (float)(factor * (double)v->voxels[i]);
 }
 
-/* *v, a field, becomes its susceptibility. The first one leaves the mask in which it is known. */
-static qnet_status qnet__chain_invert(qnet__chain *c, qnet_volume **v, const char *where)
+/* phase[from .. to - 1], fields in ppm, become susceptibilities. Kernels and the mask in which they
+   are known are those of the first one. */
+static qnet_status qnet__chain_invert(qnet__chain *c, int from, int to)
 {
     const qnet_susceptibility_config *config = &c->config->susceptibility;
-    qnet_volume *local = NULL, *eroded = NULL;
-    qnet_status status = qnet_background_remove(c->ctx, config, *v, c->made.mask, &local, &eroded);
-    qnet_volume_destroy(*v);
-    *v = NULL;
-    if (status != QNET_OK) return status;
-    if (c->made.qsm_mask == NULL) c->made.qsm_mask = eroded;
-    else qnet_volume_destroy(eroded);
-    status = qnet__chain_report(c, "background", where);
-    if (status == QNET_OK)
-        status = qnet_dipole_invert(c->ctx, config, local, c->made.qsm_mask, v);
+    const qnet_volume *mask = c->made.mask;
+    qnet_volume *local = NULL, *fits = NULL;
+    qnet__kspace k;
+    double unit[3];
+    size_t reach[3];
+    qnet_status status;
+    QNET__TRY(qnet__sphere_reach(c->ctx, config, mask, config->sharp_radius, unit, reach));
+    QNET__TRY(qnet__kspace_open(c->ctx, "susceptibility", mask, reach, 2, 1, &k));
+    status = qnet__volume_like(c->ctx, mask, &local);
+    if (status == QNET_OK) status = qnet__volume_like(c->ctx, mask, &fits);
+    for (int e = from; e < to && status == QNET_OK; e++) {
+        const char *where = to - from > 1 ? c->name[e] : "";
+        float *v = c->phase[e]->voxels;
+        status = qnet__sharp(&k, config, v, mask->voxels, local->voxels, fits->voxels);
+        if (status == QNET_OK && e == from) {
+            status = qnet__copy_volume(c->ctx, fits, 0, &c->made.qsm_mask);
+            if (status == QNET_OK) status = qnet__eroded_mask(c->ctx, config, c->made.qsm_mask);
+        }
+        if (status == QNET_OK) status = qnet__chain_report(c, "background", where);
+        if (status == QNET_OK) status = qnet__invert(&k, config, local->voxels, fits->voxels, v);
+        if (status == QNET_OK) status = qnet__chain_report(c, "inversion", where);
+    }
+    qnet__kspace_close(&k);
     qnet_volume_destroy(local);
-    if (status == QNET_OK) status = qnet__chain_report(c, "inversion", where);
+    qnet_volume_destroy(fits);
     return status;
 }
 
@@ -16739,10 +16821,10 @@ static qnet_status qnet__chain_paper(qnet__chain *c)
     qnet__drop_phases(c, 0, c->from);
     for (int e = c->from; e < c->to; e++) {
         qnet__to_field(c, c->phase[e], c->time[e]);
-        QNET__TRY(qnet__chain_invert(c, &c->phase[e], c->name[e]));
         map[e - c->from] = c->phase[e];
         magnitude[e - c->from] = c->first->echo[e].magnitude;
     }
+    QNET__TRY(qnet__chain_invert(c, c->from, c->to));
     known = c->made.qsm_mask;
     QNET__TRY(qnet_susceptibility_average(c->ctx, echoes, map, magnitude, c->time + c->from, known,
                                           &c->made.qsm));
@@ -16762,17 +16844,22 @@ static qnet_status qnet__chain_consensus(qnet__chain *c)
 {
     const int echoes = c->first->count;
     const qnet_volume *phase[QNET__MAX_ECHOES], *magnitude[QNET__MAX_ECHOES];
+    qnet_volume *slope = NULL;
     QNET__TRY(qnet__chain_unwrap(c, echoes));
     QNET__TRY(qnet__chain_align(c, echoes));
     for (int e = 0; e < echoes; e++) {
         phase[e] = c->phase[e];
         magnitude[e] = c->first->echo[e].magnitude;
     }
-    QNET__TRY(qnet_phase_fit(c->ctx, echoes, phase, magnitude, c->time, c->made.mask,
-                             &c->made.qsm, NULL));
+    QNET__TRY(qnet_phase_fit(c->ctx, echoes, phase, magnitude, c->time, c->made.mask, &slope,
+                             NULL));
     qnet__drop_phases(c, 0, echoes);
-    qnet__to_field(c, c->made.qsm, 1);
-    return qnet__chain_invert(c, &c->made.qsm, "");
+    c->phase[0] = slope;
+    qnet__to_field(c, slope, 1);
+    QNET__TRY(qnet__chain_invert(c, 0, 1));
+    c->made.qsm = slope;
+    c->phase[0] = NULL;
+    return QNET_OK;
 }
 
 #define QNET__SIGN_PART 0.02 /* of the voxels: iron, and veins */
@@ -16807,16 +16894,6 @@ static void qnet__check_sign(const qnet__chain *c)
 }
 
 /* ---- the chain ------------------------------------------------------------------------------- */
-
-/* *out: a copy of the voxels; with `binary` 1 where they are not 0. */
-static qnet_status qnet__copy_volume(qnet_context *ctx, const qnet_volume *v, int binary,
-                                     qnet_volume **out)
-{
-    QNET__TRY(qnet__volume_like(ctx, v, out));
-    for (size_t i = 0; i < qnet__voxel_count(v->nx, v->ny, v->nz); i++)
-        (*out)->voxels[i] = binary ? (v->voxels[i] != 0) : v->voxels[i];
-    return QNET_OK;
-}
 
 static qnet_status qnet__chain_t1(qnet__chain *c)
 {

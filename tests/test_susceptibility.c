@@ -339,14 +339,19 @@ static void run_backwards(void *user, size_t count, qnet_task task, void *arg)
 static void test_workers(void)
 {
     static size_t workers[] = {1, 2, 3, 8};
-    uint64_t hash[4];
-    for (size_t w = 0; w < 4; w++) {
+    uint64_t hash[8];
+    for (size_t w = 0; w < 8; w++) { /* of that hook, then of OpenMP where it is */
         qnet_hooks hooks;
         qnet_context *c;
         qnet_susceptibility_config config;
         qnet_volume *v[3], *made[4] = {NULL, NULL, NULL, NULL};
         memset(&hooks, 0, sizeof hooks);
-        hooks.parallel.run = run_backwards, hooks.parallel.user = &workers[w], hooks.parallel.workers = workers[w];
+        if (w < 4) {
+            hooks.parallel.run = run_backwards, hooks.parallel.user = &workers[w];
+            hooks.parallel.workers = workers[w];
+        } else {
+            hooks.threads = (int)workers[w - 4];
+        }
         CHECK(qnet_context_create(&hooks, &c) == QNET_OK);
         inputs(c, 3, v);
         qnet_susceptibility_config_init(&config);
