@@ -109,6 +109,17 @@ echo '{"MagneticFieldStrength": "3", "EchoTime": 0.5, "Manufacturer": "SIEMENS"}
 ok "a session" "$bin/maps" --data "$dir/bad" --out "$dir/session" $few --session 1 --run 02
 ok "with sidecars of all" cmp "$dir/session/sub-01/ses-1/anat/sub-01_ses-1_Chimap.nii.gz" "$dir/three/sub-01/anat/sub-01_Chimap.nii.gz"
 ok "and a page" test -s "$dir/session/sub-01_ses-1.html"
+for k in 1 2 3 4; do
+    s=sub-0$k; mkdir -p "$dir/visits/derivatives/masks/$s/ses-1/anat" "$dir/visits/derivatives/qnet/$s/ses-1/anat"
+    for file in "$maps/$s/anat"/*.nii.gz; do cp "$file" "$dir/visits/derivatives/qnet/$s/ses-1/anat/${s}_ses-1_${file##*/${s}_}"; done
+    cp "$dir/cohort/derivatives/phantom/$s/anat/${s}_desc-basalganglia_mask.nii.gz" "$dir/visits/derivatives/masks/$s/ses-1/anat/${s}_ses-1_desc-basalganglia_mask.nii.gz"
+done
+cp "$dir/cohort/participants.tsv" "$dir/visits"
+ok "crossval reads a session" "$bin/crossval" --data "$dir/visits" --out "$dir/visit" --session 1 --input crop --size 32 --folds 2 \
+    --epochs1 1 --epochs2 1 --batch 16 --bootstrap 50
+cp -r "$dir/visits/derivatives/masks" "$dir/visits/derivatives/more"
+"$bin/crossval" --data "$dir/visits" --out "$dir/visit2" --session 1 > "$dir/stdout" 2> "$dir/refusal"
+ok "two masks" grep -q 'both masks and more hold a desc-basalganglia_mask of sub-01, put the right one beside the Chimap' "$dir/refusal"
 refused 'no folder sub-*/ses-9' --data "$dir/bad" --session ses-9
 refused 'sub-01_ses-1_echo-*_part-mag_MEGRE' --data "$dir/bad" --run 1
 for file in "$dir/bad/sub-01/ses-1/anat"/*; do cp "$file" "${file%run-2*}run-1${file##*run-2}"; done
