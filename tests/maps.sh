@@ -178,6 +178,10 @@ head -c 3000 "$dir/cohort/$echo-phase_MEGRE.nii.gz" > "$dir/mixed/$echo-phase_ME
 ok "one of four fails" test $? = 1
 ok "it is named" grep -q '^maps: sub-01: .*echo-2_part-phase' "$dir/refusal"
 ok "three are made" grep -q 'maps of 3 of 4 sessions' "$dir/stdout"
+rm -r "$dir/mixed/sub-01/anat"; mkdir "$dir/mixed/sub-05"
+ok "without echoes" "$bin/maps" --data "$dir/mixed" --out "$dir/mixed/derivatives/qnet" --brain-erode 2 --resume
+said '^maps: warning: .*mixed/sub-05/anat: no sub-05_echo-.*: left out'
+ok "others stay" grep -q 'those of 3 were there' "$dir/said"
 ok help sh -c "'$bin/maps' --help | grep -q phase-sign"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -235,7 +235,6 @@ static qnet_status find_key(bids *b, const choice *c, const qnet_buffer *names, 
     char key[256], other[256] = "", list[1100] = "", run[2][32];
     const char *name = NULL;
     int count = 0;
-    s->key[0] = '\0';
     while ((name = bids_next(names, name)) != NULL) {
         const size_t n = strlen(list);
         char quoted[260];
@@ -370,6 +369,7 @@ static qnet_status find_echoes(bids *b, const choice *c, session *s)
     qnet_status status;
     int low;
     s->flips = 0;
+    s->key[0] = '\0';
     memset(s->flip, 0, sizeof s->flip);
     snprintf(s->name, sizeof s->name, "%s%s%s", s->subject, s->label[0] ? "_" : "", s->label);
     snprintf(s->place, sizeof s->place, "/%s%s%s/anat", s->subject, s->label[0] ? "/" : "", s->label);
