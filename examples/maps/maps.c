@@ -457,6 +457,7 @@ static const char *hint(const char *sentence)
 {
     static const char *const hints[][2] = {{"choose one by its name", " (--derivatives NAME)"},
                                            {"phase_sign", " (--phase-sign)"},
+                                           {"sharp_radius", " (--sharp-radius)"},
                                            {"brain configuration", " (--brain-threshold, --brain-erode)"}};
     for (size_t i = 0; i < sizeof hints / sizeof *hints; i++)
         if (strstr(sentence, hints[i][0])) return hints[i][1];
