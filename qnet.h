@@ -448,7 +448,8 @@ typedef struct qnet_blas {
 } qnet_blas;
 
 /* Fourier transforms of volumes by another library (examples/fftw.c): as qnet_fft_real and
-   qnet_fft_real_inverse define them. Non-zero: it failed. Called outside of tasks only. */
+   qnet_fft_real_inverse define them. Non-zero: it failed. Called outside of tasks only; where
+   QNET_REAL is double, never. */
 typedef struct qnet_fft_hook {
     void *user;
     int (*forward)(void *user, int nx, int ny, int nz, const float *x, float *spectrum);
@@ -1144,7 +1145,8 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
 /* ---- Fourier transforms ------------------------------------------------------------------- */
 
 /* data[nz][ny][nx][2], complex, in place, any size: X(k) = sum over n of x(n) exp(-2 pi i k n / N)
-   along each axis; inverse: with exp(+...), divided by the number of points. */
+   along each axis; inverse: with exp(+...), divided by the number of points. A prime factor p of a
+   side costs p products a point. */
 QNET_API qnet_status qnet_fft(qnet_context *ctx, int nx, int ny, int nz, int inverse,
                               qnet_real *data);
 /* The same of real numbers: x[nz][ny][nx] to the half of the spectrum that says all,
@@ -1160,9 +1162,9 @@ QNET_API int qnet_fft_good_size(int n);
 /* ---- the brain ---------------------------------------------------------------------------- */
 
 typedef struct qnet_brain_config {
-    double threshold; /* .2: BET's, of 0 to 1; a higher one makes a smaller brain */
-    int erode;        /* 4 voxels, in plane */
-    int island;       /* 2000 voxels: smaller components of the mask are no brain */
+    double threshold; /* .2: BET's, .01 to .99; a higher one makes a smaller brain */
+    int erode;        /* 4 voxels, in plane; 0: the mask as BET has it */
+    int island;       /* 2000 voxels: smaller components of what erosion leaves are no brain */
 } qnet_brain_config;
 QNET_API void qnet_brain_config_init(qnet_brain_config *config);
 /* Brain extraction (BET, Smith 2002) of a magnitude image: mask of 0 and 1. */
@@ -1172,7 +1174,7 @@ QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config 
 /* ---- the phase ---------------------------------------------------------------------------- */
 
 /* Unwrapped phase by 3DSRNCP (Abdul-Rahman et al. 2007): each connected component of the mask but
-   for one multiple of 2 pi. */
+   for one multiple of 2 pi. phase: radians, in the mask in an interval of 2 pi. */
 QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *phase,
                                        const qnet_volume *mask, qnet_volume **unwrapped);
 /* The line through unwrapped phases over echo_time[echoes], voxel by voxel, weighted by the squared
@@ -13206,6 +13208,18 @@ QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume 
     return QNET_OK;
 }
 
+/* 1 when none of x[count] is NaN or infinite, by 16 at a time: volumes are checked at every step. */
+QNET__HELPER int qnet__all_finite(const float *x, size_t count)
+{
+    int bad[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, any = 0;
+    size_t i = 0;
+    for (; i + 16 <= count; i += 16)
+        for (size_t k = 0; k < 16; k++) bad[k] |= x[i + k] - x[i + k] != 0;
+    for (; i < count; i++) any |= x[i] - x[i] != 0;
+    for (int k = 0; k < 16; k++) any |= bad[k];
+    return !any;
+}
+
 #define QNET__SHEAR 0.01 /* cosine of the angle between two axes: a header's float32 has 1e-7 */
 
 /* Refuses what no step can work on: no volume, NaN or infinity, a spacing that is not the
@@ -13240,6 +13254,7 @@ QNET__HELPER qnet_status qnet__check_volume(qnet_context *ctx, const qnet_volume
                               "in the affine", name, i, v->spacing[i], norm[i]);
     }
     if (grid != NULL) QNET__TRY(qnet__check_grid(ctx, grid, grid_name, v, name));
+    if (qnet__all_finite(v->voxels, count)) return QNET_OK;
     for (size_t i = 0; i < count; i++)
         if (!qnet__is_finite((double)v->voxels[i])) {
             qnet__voxel_text(v, i, where);
@@ -14520,15 +14535,15 @@ static void qnet__fft_line_plan(qnet__arena *arena, size_t n, qnet__fft_line *li
 {
     static const size_t first[] = {4, 2, 3, 5, 7};
     const double turn = 2 * 3.14159265358979323846;
-    qnet_real *twiddle = (qnet_real *)qnet__take(arena, 2 * n, sizeof *twiddle);
-    qnet_real *circle = (qnet_real *)qnet__take(arena, 2 * n, sizeof *circle);
+    qnet_real *twiddle = (qnet_real *)qnet__take(arena, n, 2 * sizeof *twiddle);
+    qnet_real *circle = (qnet_real *)qnet__take(arena, n, 2 * sizeof *circle);
     int *place = (int *)qnet__take(arena, n, sizeof *place);
     size_t rest = n, p;
     memset(line, 0, sizeof *line);
     line->n = n, line->twiddle = twiddle, line->circle = circle, line->place = place;
     for (size_t i = 0; i < sizeof first / sizeof *first; i++)
         for (; rest % first[i] == 0; rest /= first[i]) line->radix[line->stages++] = first[i];
-    for (p = 11; rest > 1; p = p * p < rest ? p + 2 : rest % p == 0 ? p : rest)
+    for (p = 11; rest > 1; p = p * p < rest ? p + 2 : rest)
         for (; rest % p == 0; rest /= p) line->radix[line->stages++] = p;
     if (arena->base == NULL) return;
     for (size_t j = 0; j < n; j++) {
@@ -14559,17 +14574,17 @@ static void qnet__fft_line_plan(qnet__arena *arena, size_t n, qnet__fft_line *li
 static void qnet__fft_plan_take(qnet_context *ctx, qnet__arena *arena, int nx, int ny, int nz,
                                 int real, qnet__fft_plan *plan)
 {
+    const size_t longest = (size_t)qnet__max_int(nx, qnet__max_int(ny, nz));
     memset(plan, 0, sizeof *plan);
     plan->isa = qnet__isa_of(ctx);
     plan->real = real;
     plan->size[0] = (size_t)nx, plan->size[1] = (size_t)ny, plan->size[2] = (size_t)nz;
     plan->width = real ? plan->size[0] / 2 + 1 : plan->size[0];
-    for (int axis = 0; axis < 3; axis++) {
+    for (int axis = 0; axis < 3; axis++)
         qnet__fft_line_plan(arena, plan->size[axis], &plan->line[axis]);
-        plan->work_size = qnet__max_size(plan->work_size, 4 * plan->size[axis] * plan->isa->lanes);
-    }
-    plan->work = (qnet_real *)qnet__take(arena, qnet__workers(ctx),
-                                         plan->work_size * sizeof *plan->work);
+    plan->work_size = 4 * longest * plan->isa->lanes;
+    plan->work = (qnet_real *)qnet__take(arena, longest, 4 * plan->isa->lanes * qnet__workers(ctx) *
+                                                             sizeof *plan->work);
 }
 
 /* `lines` lines that lie beside each other from x on, along y or z. */
@@ -15304,7 +15319,8 @@ QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config 
 
        unreliability of a voxel   u = mean over the pairs of opposite neighbours p-, p+, 13 or,
                                       at the volume's border, those that lie in it, of
-                                      (g(p- - p) - g(p - p+))^2, a second difference
+                                      (g(p- - p) - g(p - p+))^2, a second difference; the most
+                                      there is, (2 pi)^2, at a corner, which has no pair
        edges                      neighbours a, b along x, y, z in the mask, value u(a) + u(b)
 
    From the lowest value on, ties in the order of voxels and axes, each edge joins the groups of
@@ -15315,7 +15331,6 @@ QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config 
    A voxel's u has one owner, and all after that is serial: one volume is unwrapped by some two
    threads, several best each by one. Relies on >>context >>nifti.
    ============================================================================================ */
-
 
 /* value: the bits of a float, not negative, which sort as the float does. end: 3 * voxel + axis. */
 typedef struct qnet__edge { uint32_t value, end; } qnet__edge;
@@ -15349,9 +15364,8 @@ static float qnet__wrap_difference(float d)
     return d > pi ? d - 2 * pi : d < -pi ? d + 2 * pi : d;
 }
 
-/* u of slice z. Of each pair the neighbour after the voxel in memory is listed, with the axes, as
-   bits, along which both are a voxel away. Where there is no pair, in a volume of one voxel, u does
-   not matter. */
+/* u of slice z. Of the 27 places around a voxel the 13 after the middle are listed, each with the
+   axes, as bits, along which it is a voxel away; its opposite lies as far before the voxel. */
 static void qnet__unreliability_task(void *arg, size_t z, size_t worker)
 {
     const qnet__unwrapping *u = (const qnet__unwrapping *)arg;
@@ -15366,19 +15380,19 @@ static void qnet__unreliability_task(void *arg, size_t z, size_t worker)
     }
     for (size_t y = 0; y < ny; y++)
         for (size_t x = 0; x < nx; x++, at++) {
-            const int closed = (x == 0 || x == nx - 1) | (y == 0 || y == ny - 1) << 1 |
-                               (z == 0 || z == nz - 1) << 2; /* axes that have no pair here */
+            const int at_border = (x == 0 || x == nx - 1) | (y == 0 || y == ny - 1) << 1 |
+                                  (z == 0 || z == nz - 1) << 2; /* axes */
             const float *p = u->phase + at;
             float sum = 0, pairs = 0;
             if (u->mask[at] == 0) continue;
             for (int i = 0; i < 13; i++) {
-                if (axes[i] & closed) continue;
+                if (axes[i] & at_border) continue;
                 const float second = qnet__wrap_difference(*(p - offset[i]) - *p) -
                                      qnet__wrap_difference(*p - p[offset[i]]);
                 sum += second * second;
                 pairs++;
             }
-            u->unwrapped[at] = sum / fmaxf(pairs, 1);
+            u->unwrapped[at] = pairs > 0 ? sum / pairs : (float)(4 * QNET__PI * QNET__PI);
         }
 }
 
@@ -15563,35 +15577,40 @@ QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *pha
 
 #define QNET__SHARP_INSIDE 0.999 /* the part of a sphere in the mask above which it fits */
 
-/* The padded grid of a volume, and what is worked out on it. */
+/* The padded grid of a volume, and what is worked out on it: for one field and mask, or for fields
+   of several echoes and one mask, whose kernels and eroded mask are then made once. */
 typedef struct qnet__kspace {
     qnet_context *ctx;
     const qnet_volume *grid;
     size_t n[3], size[3], width; /* x, y, z: voxels, padded; of a row of the spectrum */
     qnet__fft_plan plan;
     qnet_real *image;            /* [z][y][x], padded */
-    qnet_real *kernel;           /* [z][y][width]: D or the transform of S */
+    qnet_real *sphere, *dipole;  /* [z][y][width]: the transform of S, and D; may be one block */
+    int knows_sphere, knows_dipole; /* once made, where they are two blocks */
     qnet_real *spectrum[3];      /* [z][y][width][2] */
     void *block;
     size_t bytes;
 } qnet__kspace;
 
-static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int spectra)
+static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int kernels, int spectra)
 {
     const size_t rows = k->size[1] * k->size[2];
     qnet__fft_plan_take(k->ctx, arena, (int)k->size[0], (int)k->size[1], (int)k->size[2], 1,
                         &k->plan);
     k->width = k->plan.width;
     k->image = (qnet_real *)qnet__take(arena, rows * k->size[0], sizeof *k->image);
-    k->kernel = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->kernel);
+    k->sphere = k->dipole = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->sphere);
+    if (kernels > 1)
+        k->dipole = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->dipole);
     for (int i = 0; i < spectra; i++)
-        k->spectrum[i] = (qnet_real *)qnet__take(arena, 2 * rows * k->width, sizeof(qnet_real));
+        k->spectrum[i] = (qnet_real *)qnet__take(arena, rows * k->width, 2 * sizeof(qnet_real));
 }
 
 /* The grid of a volume with at least pad[3] zeros behind its voxels; to be freed by kspace_close.
    what: names the function in sentences. */
 static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what, const qnet_volume *grid,
-                                     const size_t pad[3], int spectra, qnet__kspace *k)
+                                     const size_t pad[3], int kernels, int spectra,
+                                     qnet__kspace *k)
 {
     qnet__arena arena = {NULL, 0};
     const int n[3] = {grid->nx, grid->ny, grid->nz};
@@ -15606,10 +15625,10 @@ static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what, const 
                           "%.0f, are above the limit of %.0f", what, n[0], n[1], n[2],
                           (double)k->size[0], (double)k->size[1], (double)k->size[2],
                           (double)QNET_MAX_VOXELS);
-    qnet__kspace_take(k, &arena, spectra);
+    qnet__kspace_take(k, &arena, kernels, spectra);
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &k->bytes, what));
     k->block = arena.base;
-    qnet__kspace_take(k, &arena, spectra);
+    qnet__kspace_take(k, &arena, kernels, spectra);
     return QNET_OK;
 }
 
@@ -15634,25 +15653,34 @@ typedef struct qnet__voxels_job {
     double number;
 } qnet__voxels_job;
 
+/* Row of a volume that begins at voxel `first`; a loop per step, as this is done often. */
 static void qnet__voxels_row(const qnet__voxels_job *job, qnet_real *image, size_t first)
 {
-    for (size_t x = 0, i = first; x < job->k->n[0]; x++, i++) {
-        const qnet_real value = job->value != NULL ? (qnet_real)job->value[i] : 1;
-        const float mask = job->mask != NULL ? job->mask[i] : 1;
-        switch (job->step) {
-        case QNET__VOXELS_SET: image[x] = mask != 0 ? value : 0; break;
-        case QNET__VOXELS_CLIP:
-            if (mask == 0 || !((double)image[x] > job->number)) image[x] = 0;
-            break;
-        case QNET__VOXELS_GET: job->out[i] = mask != 0 ? (float)image[x] : 0; break;
-        case QNET__VOXELS_FIT:
-            if (mask != 0 && (double)image[x] > QNET__SHARP_INSIDE)
-                job->out[i] = (float)job->number;
-            break;
-        case QNET__VOXELS_PEEL:
-            if ((double)mask == job->number) job->out[i] = (float)(value - image[x]);
-            break;
-        }
+    const float *value = job->value != NULL ? job->value + first : NULL;
+    const float *mask = job->mask != NULL ? job->mask + first : NULL;
+    float *out = job->out != NULL ? job->out + first : NULL;
+    const size_t n = job->k->n[0];
+    const qnet_real number = (qnet_real)job->number;
+    size_t x;
+    switch (job->step) {
+    case QNET__VOXELS_SET:
+        for (x = 0; x < n; x++) image[x] = value != NULL ? (qnet_real)value[x] : 1;
+        for (x = 0; x < n && mask != NULL; x++) image[x] = mask[x] != 0 ? image[x] : 0;
+        break;
+    case QNET__VOXELS_CLIP:
+        for (x = 0; x < n; x++) image[x] = mask[x] != 0 && image[x] > number ? image[x] : 0;
+        break;
+    case QNET__VOXELS_GET:
+        for (x = 0; x < n; x++) out[x] = mask == NULL || mask[x] != 0 ? (float)image[x] : 0;
+        break;
+    case QNET__VOXELS_FIT:
+        for (x = 0; x < n; x++)
+            if (mask[x] != 0 && (double)image[x] > QNET__SHARP_INSIDE) out[x] = (float)number;
+        break;
+    case QNET__VOXELS_PEEL:
+        for (x = 0; x < n; x++)
+            out[x] = mask[x] == (float)number ? (float)((qnet_real)value[x] - image[x]) : out[x];
+        break;
     }
 }
 
@@ -15691,6 +15719,7 @@ typedef enum qnet__spectrum_step {
 typedef struct qnet__spectrum_job {
     const qnet__kspace *k;
     qnet__spectrum_step step;
+    qnet_real *kernel;
     const qnet_real *from;
     qnet_real *to;
     double threshold, b[3];
@@ -15717,45 +15746,68 @@ static void qnet__dipole_row(const qnet__spectrum_job *job, size_t y, size_t z, 
     }
 }
 
-static void qnet__spectrum_task(void *arg, size_t z, size_t worker)
+/* A row; a loop per step, as this is done often. */
+static void qnet__spectrum_row(const qnet__spectrum_job *job, qnet_real *kernel,
+                               const qnet_real *from, qnet_real *to)
 {
-    const qnet__spectrum_job *job = (const qnet__spectrum_job *)arg;
     const size_t width = job->k->width;
     const double inverse = job->threshold > 0 ? 1 / job->threshold : 0;
     const qnet_real t = (qnet_real)job->threshold, most = (qnet_real)inverse;
-    QNET__UNUSED(worker);
-    for (size_t y = 0; y < job->k->size[1]; y++) {
-        const size_t row = (z * job->k->size[1] + y) * width;
-        const qnet_real *from = job->from != NULL ? job->from + 2 * row : NULL;
-        qnet_real *to = job->to != NULL ? job->to + 2 * row : NULL, *kernel = job->k->kernel + row;
-        if (job->step == QNET__SPECTRUM_DIPOLE) {
-            qnet__dipole_row(job, y, z, kernel);
-            continue;
+    size_t x;
+    switch (job->step) {
+    case QNET__SPECTRUM_KERNEL:
+        for (x = 0; x < width; x++) kernel[x] = from[2 * x];
+        break;
+    case QNET__SPECTRUM_DIPOLE: break;
+    case QNET__SPECTRUM_CONVOLVE:
+        for (x = 0; x < width; x++) {
+            to[2 * x] = kernel[x] * from[2 * x];
+            to[2 * x + 1] = kernel[x] * from[2 * x + 1];
         }
-        for (size_t x = 0; x < width; x++) {
-            const qnet_real d = kernel[x], c = 1 - d, size = d < 0 ? -d : d;
-            qnet_real factor = d;
-            if (job->step == QNET__SPECTRUM_KERNEL) {
-                kernel[x] = from[2 * x];
-                continue;
-            }
-            if (job->step == QNET__SPECTRUM_MERGE) {
-                if (size >= t) to[2 * x] = from[2 * x], to[2 * x + 1] = from[2 * x + 1];
-                continue;
-            }
-            if (job->step == QNET__SPECTRUM_DECONVOLVE) factor = c >= t || c <= -t ? 1 / c : 0;
-            if (job->step == QNET__SPECTRUM_INVERT)
-                factor = size > t ? 1 / d : d > 0 ? most : d < 0 ? -most : 0;
+        break;
+    case QNET__SPECTRUM_DECONVOLVE:
+        for (x = 0; x < width; x++) {
+            const qnet_real c = 1 - kernel[x], factor = c >= t || c <= -t ? 1 / c : 0;
             to[2 * x] = factor * from[2 * x];
             to[2 * x + 1] = factor * from[2 * x + 1];
         }
+        break;
+    case QNET__SPECTRUM_INVERT:
+        for (x = 0; x < width; x++) {
+            const qnet_real d = kernel[x];
+            const qnet_real factor = d > t || d < -t ? 1 / d : d > 0 ? most : d < 0 ? -most : 0;
+            to[2 * x] = factor * from[2 * x];
+            to[2 * x + 1] = factor * from[2 * x + 1];
+        }
+        break;
+    case QNET__SPECTRUM_MERGE:
+        for (x = 0; x < width; x++) {
+            const int kept = kernel[x] >= t || kernel[x] <= -t;
+            to[2 * x] = kept ? from[2 * x] : to[2 * x];
+            to[2 * x + 1] = kept ? from[2 * x + 1] : to[2 * x + 1];
+        }
+        break;
     }
 }
 
-static void qnet__spectrum(qnet__kspace *k, qnet__spectrum_step step, const qnet_real *from,
-                           qnet_real *to, double threshold)
+static void qnet__spectrum_task(void *arg, size_t z, size_t worker)
 {
-    qnet__spectrum_job job = {k, step, from, to, threshold, {0, 0, 0}};
+    const qnet__spectrum_job *job = (const qnet__spectrum_job *)arg;
+    QNET__UNUSED(worker);
+    for (size_t y = 0; y < job->k->size[1]; y++) {
+        const size_t row = (z * job->k->size[1] + y) * job->k->width;
+        if (job->step == QNET__SPECTRUM_DIPOLE) qnet__dipole_row(job, y, z, job->kernel + row);
+        else
+            qnet__spectrum_row(job, job->kernel + row, job->from + 2 * row,
+                               job->to != NULL ? job->to + 2 * row : NULL);
+    }
+}
+
+/* kernel: of k, the one that the step works with. */
+static void qnet__spectrum(qnet__kspace *k, qnet_real *kernel, qnet__spectrum_step step,
+                           const qnet_real *from, qnet_real *to, double threshold)
+{
+    qnet__spectrum_job job = {k, step, kernel, from, to, threshold, {0, 0, 0}};
     if (step == QNET__SPECTRUM_DIPOLE) qnet_field_direction(k->grid, job.b);
     qnet__parallel(k->ctx, k->size[2], qnet__spectrum_task, &job);
 }
@@ -15832,12 +15884,12 @@ QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *sus
     pad[0] = (size_t)susceptibility->nx;
     pad[1] = (size_t)susceptibility->ny;
     pad[2] = (size_t)susceptibility->nz;
-    QNET__TRY(qnet__kspace_open(ctx, what, susceptibility, pad, 1, &k));
+    QNET__TRY(qnet__kspace_open(ctx, what, susceptibility, pad, 1, 1, &k));
     qnet__voxels(&k, QNET__VOXELS_SET, susceptibility->voxels, NULL, NULL, 0);
     status = qnet__kspace_forward(&k, k.spectrum[0]);
-    qnet__spectrum(&k, QNET__SPECTRUM_DIPOLE, NULL, NULL, 0);
+    qnet__spectrum(&k, k.dipole, QNET__SPECTRUM_DIPOLE, NULL, NULL, 0);
     if (status == QNET_OK) {
-        qnet__spectrum(&k, QNET__SPECTRUM_CONVOLVE, k.spectrum[0], k.spectrum[0], 0);
+        qnet__spectrum(&k, k.dipole, QNET__SPECTRUM_CONVOLVE, k.spectrum[0], k.spectrum[0], 0);
         status = qnet__kspace_inverse(&k, k.spectrum[0]);
     }
     if (status == QNET_OK) status = qnet__volume_like(ctx, susceptibility, &v);
@@ -15900,14 +15952,15 @@ static qnet_status qnet__sphere_kernel(qnet__kspace *k, const qnet_susceptibilit
                     else count++;
                 }
     QNET__TRY(qnet__kspace_forward(k, spectrum));
-    qnet__spectrum(k, QNET__SPECTRUM_KERNEL, spectrum, NULL, 0);
+    qnet__spectrum(k, k->sphere, QNET__SPECTRUM_KERNEL, spectrum, NULL, 0);
     return QNET_OK;
 }
 
 /* The spheres of SHARP (one) or V-SHARP (down to one voxel, the longest side of a voxel apart), the
    smallest first: where a larger one fits, what it gives takes the place. Then the kernel is that
-   of the largest, as the deconvolution wants it. eroded: which sphere fits, from 1; local: C * f.
-   Spectra: 0 of the field, 1 of the mask, 2 for what is in between. */
+   of the largest, as the deconvolution wants it. eroded: which sphere fits, from 1, as zeros or
+   from the echo before; local: C * f. Spectra: 0 of the field, 1 of the mask, 2 for what is in
+   between. */
 static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config *config,
                                const float *field, const float *mask, float *local, float *eroded)
 {
@@ -15916,26 +15969,48 @@ static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config
                             ? fmax(fmax(side[0], side[1]), side[2]) : 1;
     const int fit = (int)(radius / step * QNET__SPHERE_ROUNDING);
     const int spheres = config->background == QNET_VSHARP ? qnet__max_int(fit, 1) : 1;
+    const int known = k->knows_sphere;
     qnet__voxels(k, QNET__VOXELS_SET, field, mask, NULL, 0);
     QNET__TRY(qnet__kspace_forward(k, k->spectrum[0]));
-    qnet__voxels(k, QNET__VOXELS_SET, NULL, mask, NULL, 0);
-    QNET__TRY(qnet__kspace_forward(k, k->spectrum[1]));
+    if (!known) {
+        qnet__voxels(k, QNET__VOXELS_SET, NULL, mask, NULL, 0);
+        QNET__TRY(qnet__kspace_forward(k, k->spectrum[1]));
+    }
     for (int i = 1; i <= spheres; i++) {
-        QNET__TRY(qnet__sphere_kernel(k, config, radius - (spheres - i) * step, k->spectrum[2]));
-        qnet__spectrum(k, QNET__SPECTRUM_CONVOLVE, k->spectrum[1], k->spectrum[2], 0);
-        QNET__TRY(qnet__kspace_inverse(k, k->spectrum[2]));
-        qnet__voxels(k, QNET__VOXELS_FIT, NULL, mask, eroded, i);
-        qnet__spectrum(k, QNET__SPECTRUM_CONVOLVE, k->spectrum[0], k->spectrum[2], 0);
+        if (!known || spheres > 1)
+            QNET__TRY(qnet__sphere_kernel(k, config, radius - (spheres - i) * step,
+                                          k->spectrum[2]));
+        if (!known) {
+            qnet__spectrum(k, k->sphere, QNET__SPECTRUM_CONVOLVE, k->spectrum[1], k->spectrum[2],
+                           0);
+            QNET__TRY(qnet__kspace_inverse(k, k->spectrum[2]));
+            qnet__voxels(k, QNET__VOXELS_FIT, NULL, mask, eroded, i);
+        }
+        qnet__spectrum(k, k->sphere, QNET__SPECTRUM_CONVOLVE, k->spectrum[0], k->spectrum[2], 0);
         QNET__TRY(qnet__kspace_inverse(k, k->spectrum[2]));
         qnet__voxels(k, QNET__VOXELS_PEEL, field, eroded, local, i);
     }
     qnet__voxels(k, QNET__VOXELS_SET, local, eroded, NULL, 0);
     QNET__TRY(qnet__kspace_forward(k, k->spectrum[0]));
-    qnet__spectrum(k, QNET__SPECTRUM_DECONVOLVE, k->spectrum[0], k->spectrum[0],
+    qnet__spectrum(k, k->sphere, QNET__SPECTRUM_DECONVOLVE, k->spectrum[0], k->spectrum[0],
                    config->sharp_threshold);
     QNET__TRY(qnet__kspace_inverse(k, k->spectrum[0]));
     qnet__voxels(k, QNET__VOXELS_GET, NULL, eroded, local, 0);
+    k->knows_sphere = k->sphere != k->dipole;
     return QNET_OK;
+}
+
+/* Which sphere fits becomes the eroded mask; an empty one is refused. */
+static qnet_status qnet__eroded_mask(qnet_context *ctx, const qnet_susceptibility_config *config,
+                                     qnet_volume *fits)
+{
+    size_t inside = 0;
+    for (size_t i = 0; i < qnet__voxel_count(fits->nx, fits->ny, fits->nz); i++)
+        if (fits->voxels[i] != 0) fits->voxels[i] = 1, inside++;
+    if (inside > 0) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_DATA, "qnet_background_remove: no sphere of sharp_radius %g "
+                      "%s fits into the mask", config->sharp_radius,
+                      config->sharp_unit == QNET_RADIUS_MM ? "mm" : "voxels");
 }
 
 QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
@@ -15948,7 +16023,7 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
     qnet_volume *made = NULL, *fits = NULL;
     qnet_status status;
     double unit[3];
-    size_t reach[3], count, inside = 0;
+    size_t reach[3];
     if (ctx == NULL || config == NULL || local == NULL || eroded == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "%s: context, config, local or eroded is NULL", what);
@@ -15956,21 +16031,13 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
     QNET__TRY(qnet__check_volume(ctx, field, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_background_remove: mask", field, name));
     QNET__TRY(qnet__sphere_reach(ctx, config, field, config->sharp_radius, unit, reach));
-    QNET__TRY(qnet__kspace_open(ctx, what, field, reach, 3, &k));
+    QNET__TRY(qnet__kspace_open(ctx, what, field, reach, 1, 3, &k));
     status = qnet__volume_like(ctx, field, &made);
     if (status == QNET_OK) status = qnet__volume_like(ctx, field, &fits);
     if (status == QNET_OK)
         status = qnet__sharp(&k, config, field->voxels, mask->voxels, made->voxels, fits->voxels);
     qnet__kspace_close(&k);
-    if (status == QNET_OK) {
-        count = qnet__voxel_count(field->nx, field->ny, field->nz);
-        for (size_t i = 0; i < count; i++)
-            if (fits->voxels[i] != 0) fits->voxels[i] = 1, inside++;
-        if (inside == 0)
-            status = qnet__fail(ctx, QNET_ERROR_DATA, "%s: no sphere of sharp_radius %g %s fits "
-                                "into the mask", what, config->sharp_radius,
-                                config->sharp_unit == QNET_RADIUS_MM ? "mm" : "voxels");
-    }
+    if (status == QNET_OK) status = qnet__eroded_mask(ctx, config, fits);
     if (status != QNET_OK) {
         qnet_volume_destroy(made);
         qnet_volume_destroy(fits);
@@ -15989,17 +16056,18 @@ static qnet_status qnet__invert(qnet__kspace *k, const qnet_susceptibility_confi
     const size_t count = k->n[0] * k->n[1] * k->n[2];
     double sum = 0;
     size_t inside = 0;
-    qnet__spectrum(k, QNET__SPECTRUM_DIPOLE, NULL, NULL, 0);
+    if (!k->knows_dipole) qnet__spectrum(k, k->dipole, QNET__SPECTRUM_DIPOLE, NULL, NULL, 0);
+    k->knows_dipole = k->sphere != k->dipole;
     qnet__voxels(k, QNET__VOXELS_SET, local, mask, NULL, 0);
     QNET__TRY(qnet__kspace_forward(k, k->spectrum[0]));
-    qnet__spectrum(k, QNET__SPECTRUM_INVERT, k->spectrum[0], k->spectrum[0],
+    qnet__spectrum(k, k->dipole, QNET__SPECTRUM_INVERT, k->spectrum[0], k->spectrum[0],
                    config->tkd_threshold);
     for (int i = 0; i <= config->iterations; i++) {
         if (i > 0) {
             qnet__voxels(k, QNET__VOXELS_CLIP, NULL, mask, NULL, config->iteration_threshold);
             QNET__TRY(qnet__kspace_forward(k, k->spectrum[1]));
         }
-        qnet__spectrum(k, QNET__SPECTRUM_MERGE, k->spectrum[0], k->spectrum[1],
+        qnet__spectrum(k, k->dipole, QNET__SPECTRUM_MERGE, k->spectrum[0], k->spectrum[1],
                        i > 0 ? config->tkd_threshold : 0);
         QNET__TRY(qnet__kspace_inverse(k, k->spectrum[1]));
     }
@@ -16030,7 +16098,7 @@ QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
     QNET__TRY(qnet__check_volume(ctx, local, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_dipole_invert: mask", local, name));
     QNET__TRY(qnet__sphere_reach(ctx, config, local, config->sharp_radius, unit, reach));
-    QNET__TRY(qnet__kspace_open(ctx, what, local, reach, 2, &k));
+    QNET__TRY(qnet__kspace_open(ctx, what, local, reach, 1, 2, &k));
     status = qnet__volume_like(ctx, local, &chi);
     if (status == QNET_OK)
         status = qnet__invert(&k, config, local->voxels, mask->voxels, chi->voxels);
@@ -16442,13 +16510,27 @@ static qnet_status qnet__maps_check_config(qnet_context *ctx, const qnet_maps_co
     return QNET_OK;
 }
 
+/* The least and the greatest of the voxels, by 16 at a time. */
 static void qnet__range(const qnet_volume *v, float *low, float *high)
 {
     const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
-    *low = *high = v->voxels[0];
-    for (size_t i = 1; i < count; i++) {
-        *low = v->voxels[i] < *low ? v->voxels[i] : *low;
-        *high = v->voxels[i] > *high ? v->voxels[i] : *high;
+    const float *x = v->voxels;
+    float least[16], most[16];
+    size_t i = 0;
+    for (int k = 0; k < 16; k++) least[k] = most[k] = x[0];
+    for (; i + 16 <= count; i += 16)
+        for (size_t k = 0; k < 16; k++) {
+            least[k] = x[i + k] < least[k] ? x[i + k] : least[k];
+            most[k] = x[i + k] > most[k] ? x[i + k] : most[k];
+        }
+    for (; i < count; i++) {
+        least[0] = x[i] < least[0] ? x[i] : least[0];
+        most[0] = x[i] > most[0] ? x[i] : most[0];
+    }
+    *low = least[0], *high = most[0];
+    for (int k = 1; k < 16; k++) {
+        *low = least[k] < *low ? least[k] : *low;
+        *high = most[k] > *high ? most[k] : *high;
     }
 }
 
@@ -16835,6 +16917,16 @@ static qnet_status qnet__chain_align(qnet__chain *c, int echoes)
 
 /* ---- from phases to susceptibility ----------------------------------------------------------- */
 
+/* *out: a copy of the voxels; with `binary` 1 where they are not 0. */
+static qnet_status qnet__copy_volume(qnet_context *ctx, const qnet_volume *v, int binary,
+                                     qnet_volume **out)
+{
+    QNET__TRY(qnet__volume_like(ctx, v, out));
+    for (size_t i = 0; i < qnet__voxel_count(v->nx, v->ny, v->nz); i++)
+        (*out)->voxels[i] = binary ? (v->voxels[i] != 0) : v->voxels[i];
+    return QNET_OK;
+}
+
 /* field = phase in radians after `time` seconds, as ppm of the main field, in place. */
 static void qnet__to_field(const qnet__chain *c, qnet_volume *v, double time)
 {
@@ -16844,22 +16936,36 @@ static void qnet__to_field(const qnet__chain *c, qnet_volume *v, double time)
         v->voxels[i] = (float)(factor * (double)v->voxels[i]);
 }
 
-/* *v, a field, becomes its susceptibility. The first one leaves the mask in which it is known. */
-static qnet_status qnet__chain_invert(qnet__chain *c, qnet_volume **v, const char *where)
+/* phase[from .. to - 1], fields in ppm, become susceptibilities. Kernels and the mask in which they
+   are known are those of the first one. */
+static qnet_status qnet__chain_invert(qnet__chain *c, int from, int to)
 {
     const qnet_susceptibility_config *config = &c->config->susceptibility;
-    qnet_volume *local = NULL, *eroded = NULL;
-    qnet_status status = qnet_background_remove(c->ctx, config, *v, c->made.mask, &local, &eroded);
-    qnet_volume_destroy(*v);
-    *v = NULL;
-    if (status != QNET_OK) return status;
-    if (c->made.qsm_mask == NULL) c->made.qsm_mask = eroded;
-    else qnet_volume_destroy(eroded);
-    status = qnet__chain_report(c, "background", where);
-    if (status == QNET_OK)
-        status = qnet_dipole_invert(c->ctx, config, local, c->made.qsm_mask, v);
+    const qnet_volume *mask = c->made.mask;
+    qnet_volume *local = NULL, *fits = NULL;
+    qnet__kspace k;
+    double unit[3];
+    size_t reach[3];
+    qnet_status status;
+    QNET__TRY(qnet__sphere_reach(c->ctx, config, mask, config->sharp_radius, unit, reach));
+    QNET__TRY(qnet__kspace_open(c->ctx, "susceptibility", mask, reach, 2, 3, &k));
+    status = qnet__volume_like(c->ctx, mask, &local);
+    if (status == QNET_OK) status = qnet__volume_like(c->ctx, mask, &fits);
+    for (int e = from; e < to && status == QNET_OK; e++) {
+        const char *where = to - from > 1 ? c->name[e] : "";
+        float *v = c->phase[e]->voxels;
+        status = qnet__sharp(&k, config, v, mask->voxels, local->voxels, fits->voxels);
+        if (status == QNET_OK && e == from) {
+            status = qnet__copy_volume(c->ctx, fits, 0, &c->made.qsm_mask);
+            if (status == QNET_OK) status = qnet__eroded_mask(c->ctx, config, c->made.qsm_mask);
+        }
+        if (status == QNET_OK) status = qnet__chain_report(c, "background", where);
+        if (status == QNET_OK) status = qnet__invert(&k, config, local->voxels, fits->voxels, v);
+        if (status == QNET_OK) status = qnet__chain_report(c, "inversion", where);
+    }
+    qnet__kspace_close(&k);
     qnet_volume_destroy(local);
-    if (status == QNET_OK) status = qnet__chain_report(c, "inversion", where);
+    qnet_volume_destroy(fits);
     return status;
 }
 
@@ -16885,10 +16991,10 @@ static qnet_status qnet__chain_paper(qnet__chain *c)
     qnet__drop_phases(c, 0, c->from);
     for (int e = c->from; e < c->to; e++) {
         qnet__to_field(c, c->phase[e], c->time[e]);
-        QNET__TRY(qnet__chain_invert(c, &c->phase[e], c->name[e]));
         map[e - c->from] = c->phase[e];
         magnitude[e - c->from] = c->first->echo[e].magnitude;
     }
+    QNET__TRY(qnet__chain_invert(c, c->from, c->to));
     known = c->made.qsm_mask;
     QNET__TRY(qnet_susceptibility_average(c->ctx, echoes, map, magnitude, c->time + c->from, known,
                                           &c->made.qsm));
@@ -16908,17 +17014,22 @@ static qnet_status qnet__chain_consensus(qnet__chain *c)
 {
     const int echoes = c->first->count;
     const qnet_volume *phase[QNET__MAX_ECHOES], *magnitude[QNET__MAX_ECHOES];
+    qnet_volume *slope = NULL;
     QNET__TRY(qnet__chain_unwrap(c, echoes));
     QNET__TRY(qnet__chain_align(c, echoes));
     for (int e = 0; e < echoes; e++) {
         phase[e] = c->phase[e];
         magnitude[e] = c->first->echo[e].magnitude;
     }
-    QNET__TRY(qnet_phase_fit(c->ctx, echoes, phase, magnitude, c->time, c->made.mask,
-                             &c->made.qsm, NULL));
+    QNET__TRY(qnet_phase_fit(c->ctx, echoes, phase, magnitude, c->time, c->made.mask, &slope,
+                             NULL));
     qnet__drop_phases(c, 0, echoes);
-    qnet__to_field(c, c->made.qsm, 1);
-    return qnet__chain_invert(c, &c->made.qsm, "");
+    c->phase[0] = slope;
+    qnet__to_field(c, slope, 1);
+    QNET__TRY(qnet__chain_invert(c, 0, 1));
+    c->made.qsm = slope;
+    c->phase[0] = NULL;
+    return QNET_OK;
 }
 
 #define QNET__SIGN_PART 0.02 /* of the voxels: iron, and veins */
@@ -16953,16 +17064,6 @@ static void qnet__check_sign(const qnet__chain *c)
 }
 
 /* ---- the chain ------------------------------------------------------------------------------- */
-
-/* *out: a copy of the voxels; with `binary` 1 where they are not 0. */
-static qnet_status qnet__copy_volume(qnet_context *ctx, const qnet_volume *v, int binary,
-                                     qnet_volume **out)
-{
-    QNET__TRY(qnet__volume_like(ctx, v, out));
-    for (size_t i = 0; i < qnet__voxel_count(v->nx, v->ny, v->nz); i++)
-        (*out)->voxels[i] = binary ? (v->voxels[i] != 0) : v->voxels[i];
-    return QNET_OK;
-}
 
 static qnet_status qnet__chain_t1(qnet__chain *c)
 {

@@ -18,6 +18,7 @@ Reads one command a line, answers one line of JSON, as bench/ours.c does.
 
 As a program that shows how near the maps are to the truth: maps_peers.py truth DATA.
 """
+import contextlib
 import glob
 import json
 import os
@@ -60,24 +61,37 @@ class Echoes:
 
 
 def unwrap(echoes, mask):
-    """[echoes] of masked 3DSRNCP, float64 from scikit-image, each less its own constant of the
-    brain: the component's multiple of 2 pi nearest to the phase before, scaled."""
+    """[echoes] of masked 3DSRNCP, made consistent as in room >>maps of qnet.h: components of the
+    first two echoes, then voxels, by whole turns from the line through a smooth offset."""
     from skimage.restoration import unwrap_phase
 
     def one(phase):
         return unwrap_phase(np.ma.array(phase, mask=~mask), rng=1).filled(0).astype(np.float32)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        out = list(pool.map(one, echoes.phase[1:]))
+        out = [u[mask] for u in pool.map(one, echoes.phase)]
+    turn, time = np.float32(2 * np.pi), echoes.time
     labels, count = scipy.ndimage.label(mask)
+    labels = labels[mask]
     for c in range(1, count + 1):
-        inside, before = labels == c, 0
-        for k, u in enumerate(out):
-            turns = np.rint(np.median((u[inside] - before)) / (2 * np.pi))
-            u[inside] -= (2 * np.pi * turns).astype(np.float32)
-            if k + 1 < len(out):
-                before = u[inside] * (echoes.time[k + 2] / echoes.time[k + 1])
-    return out
+        inside = labels == c if count > 1 else slice(None)
+        out[0][inside] -= turn * np.rint(np.median(out[0][inside]) / turn)
+        distance = out[1][inside] - out[0][inside] * np.float32(time[1] / time[0])
+        out[1][inside] -= turn * np.rint(np.median(distance) / turn)
+    at = np.concatenate([[np.ones(mask.sum())], [
+        2 * x / max(n - 1, 1) - 1 for x, n in zip(np.nonzero(mask), mask.shape)]])
+    terms = np.array([at[i] * at[j] for i in range(4) for j in range(i, 4)])
+    offset = out[0] - time[0] / (time[1] - time[0]) * (out[1] - out[0])
+    weighted = terms * echoes.magnitude[0][mask] ** 2
+    offset = np.linalg.solve(weighted @ terms.T, weighted @ offset) @ terms
+    for e in range(1, len(out)):
+        line = offset + (out[e - 1] - offset) * (time[e] / time[e - 1])
+        out[e] += turn * np.rint((line - out[e]) / turn).astype(np.float32)
+    whole = []
+    for u in out:
+        whole.append(np.zeros(mask.shape, np.float32))
+        whole[-1][mask] = u
+    return whole
 
 
 class Grid:
@@ -165,8 +179,8 @@ def chain(echoes, mask, precision):
     grid = Grid(echoes, precision)
     eroded = erode(grid, mask)
     total, weights = np.zeros(mask.shape), np.zeros(mask.shape)
-    for k, u in enumerate(unwrapped, 1):
-        local = background(grid, field_of(echoes, u, k), eroded)
+    for k in range(1, len(unwrapped)):
+        local = background(grid, field_of(echoes, unwrapped[k], k), eroded)
         weight = (echoes.time[k] * echoes.magnitude[k]) ** 2
         total += weight * invert(grid, local, eroded)
         weights += weight
@@ -213,7 +227,7 @@ def timed(rounds, work):
 
 
 def numbers(x, mask):
-    """What both sides compare of a map: mean, deviation, and 5 voxels on the way through it."""
+    """What both sides compare of a map: mean and standard deviation in the mask."""
     v = x[mask].astype(np.float64)
     return [float(v.mean()), float(v.std())]
 
@@ -231,7 +245,7 @@ def maps_unwrap(rounds, precision):
 
 def maps_background(rounds, precision):
     e = state["echoes"]
-    field = field_of(e, unwrap(e, e.mask)[0], 1)
+    field = field_of(e, unwrap(e, e.mask)[1], 1)
 
     def work():
         grid = Grid(e, precision)
@@ -270,8 +284,9 @@ def maps_brain(rounds, precision):
     e = state["echoes"]
 
     def work():
-        bet = BrainExtractor(img=nibabel.Nifti1Image(e.magnitude[1], e.affine), t02t=.02, bt=.2)
-        bet.run()
+        with contextlib.redirect_stdout(sys.stderr):
+            bet = BrainExtractor(img=nibabel.Nifti1Image(e.magnitude[1], e.affine))
+            bet.run()
         return bet.compute_mask() > 0
 
     seconds, mask = timed(rounds, work)

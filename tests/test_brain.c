@@ -1,5 +1,5 @@
-/* Room >>brain: BET against NumPy (tests/golden/make_maps_brain.py), its parts against plain loops and geometry, made-up
-   and simulated heads whose brain is known, any number of workers, and everything that it refuses. */
+/* Room >>brain: BET against NumPy (tests/golden/make_maps_brain.py), its parts against plain loops and geometry,
+   made-up and simulated heads whose brain is known, any number of workers, and everything that it refuses. */
 #if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200112L
 #endif
@@ -63,7 +63,7 @@ static qnet_brain_config config_of(double threshold, int erode, int island)
     return c;
 }
 
-/* ---- the surface -------------------------------------------------------------------------------------------------- */
+/* ---- the surface ------------------------------------------------------------------------------ */
 
 static void test_mesh(void)
 {
@@ -139,7 +139,7 @@ static void test_fill(void)
     free(m);
 }
 
-/* ---- parts -------------------------------------------------------------------------------------------------------- */
+/* ---- parts ------------------------------------------------------------------------------------ */
 
 static int by_size(const void *a, const void *b)
 {
@@ -150,11 +150,12 @@ static int by_size(const void *a, const void *b)
 static void test_kth(void)
 {
     static float x[1000], sorted[1000];
-    for (uint32_t kind = 0; kind < 4; kind++) /* many values, few, one, ascending */
+    static const uint32_t values[4] = {100000, 3, 1, 0}; /* many, few, one, ascending */
+    for (int kind = 0; kind < 4; kind++)
         for (size_t n = 1; n <= 1000; n = n * 3 + 1)
             for (size_t k = 0; k < n; k += n / 7 + 1) {
                 for (size_t i = 0; i < n; i++)
-                    x[i] = sorted[i] = kind == 3 ? (float)i : (float)(formula_bits(91, (uint32_t)i) % (kind == 0 ? 100000 : kind == 1 ? 3 : 1));
+                    x[i] = sorted[i] = kind == 3 ? (float)i : (float)(formula_bits(91, (uint32_t)i) % values[kind]);
                 qsort(sorted, n, sizeof *sorted, by_size);
                 CHECK(qnet__kth(x, n, k) == sorted[k]);
                 qsort(x, n, sizeof *x, by_size);
@@ -244,7 +245,7 @@ static void test_erosion(void)
     }
 }
 
-/* ---- BET ---------------------------------------------------------------------------------------------------------- */
+/* ---- BET -------------------------------------------------------------------------------------- */
 
 /* Thresholds to the last digits; the surface's sums while rounding has not grown yet; the mask at its end. */
 static void test_golden(void)
@@ -284,8 +285,9 @@ static void test_golden(void)
     qnet_volume_destroy(image), qnet_volume_destroy(mask), qnet_volume_destroy(theirs);
 }
 
-/* Without a force of the image (bias 1 on one grey) only curvature moves a vertex. A dent in a sphere is filled more in
-   later passes, up to all the way to the mean of its neighbours, and less at their ends; convex places know no passes. */
+/* Without a force of the image (bias 1 on one grey) only curvature moves a vertex. A dent in a sphere is filled more
+   in later passes, up to all the way to the mean of its neighbours, and less at their ends; convex places do not
+   know of passes. */
 static void test_passes(void)
 {
     static const int cases[5][2] = {{0, 0}, {0, 999}, {1, 0}, {5, 0}, {5, 999}}; /* pass, step */
@@ -331,7 +333,8 @@ static qnet_volume *phantom(double mx, double my, double mz, int cut, qnet_volum
                 const double place[3] = {(x - .5 * nx) * mx / 68, (y - .5 * ny) * my / 82, (z - .5 * nz) * mz / 62};
                 const double r = sqrt(qnet__dot3(place, place)), noise = 40 * formula(93, (uint32_t)at);
                 const double shade = 1 + .2 * place[0] - .15 * place[1]; /* of a coil */
-                v->voxels[at] = (float)((r < 1 ? 900 + 150 * sin(.2 * x) : r < 1.1 ? 50 : r < 1.2 ? 1300 : 0) * shade + noise);
+                const double tissue = r < 1 ? 900 + 150 * sin(.2 * x) : r < 1.1 ? 50 : r < 1.2 ? 1300 : 0;
+                v->voxels[at] = (float)(tissue * shade + noise);
                 (*truth)->voxels[at] = r < 1;
             }
     return v;
@@ -347,7 +350,7 @@ static void test_phantoms(void)
         printf("    %g x %g x %g mm%s: Dice %.4f\n", image->spacing[0], image->spacing[1], image->spacing[2],
                k > 2 ? ", cut" : "", dice(mask, truth));
         CHECK(dice(mask, truth) > .97);
-        for (size_t i = 0, n = size(mask) / (size_t)mask->nz; k > 2 && i < size(mask); i++) /* its first and last slice */
+        for (size_t i = 0, n = size(mask) / (size_t)mask->nz; k > 2 && i < size(mask); i++) /* the end slices */
             if (i >= n && i < size(mask) - n) mask->voxels[i] = truth->voxels[i] = 0;
         if (!CHECK(dice(mask, truth) > .98)) printf("    %g\n", dice(mask, truth));
         qnet_volume_destroy(image), qnet_volume_destroy(truth), qnet_volume_destroy(mask);
@@ -357,7 +360,8 @@ static void test_phantoms(void)
 /* A higher threshold makes a smaller brain, erosion takes what plain loops take, islands go, units do not matter. */
 static void test_config(void)
 {
-    qnet_volume *truth = NULL, *mask[4] = {NULL, NULL, NULL, NULL}, *image = phantom(4, 4, 4, 0, &truth), *scaled = NULL;
+    qnet_volume *truth = NULL, *mask[4] = {NULL, NULL, NULL, NULL}, *scaled = NULL;
+    qnet_volume *image = phantom(4, 4, 4, 0, &truth);
     const qnet_brain_config whole = config_of(.2, 0, 0), small = config_of(.6, 0, 0), eroded = config_of(.2, 3, 500);
     const qnet_brain_config islands = config_of(.2, 8, 20000);
     uint32_t *distance = (uint32_t *)malloc(size(image) * sizeof *distance);
@@ -373,7 +377,8 @@ static void test_config(void)
     for (size_t z = 0; z < (size_t)image->nz; z++) qnet__erosion_task(&e, z, 0);
     CHECK(dice(mask[0], mask[2]) == 1 && inside(mask[2]) > 5000);
     qnet_volume *const untouched = mask[0];
-    CHECK_FAILS(ctx, qnet_brain_mask(ctx, &islands, image, &mask[0]), QNET_ERROR_DATA, "nothing is left: erode is 8, island 20000");
+    CHECK_FAILS(ctx, qnet_brain_mask(ctx, &islands, image, &mask[0]), QNET_ERROR_DATA,
+                "nothing is left: erode is 8, island 20000");
     CHECK(mask[0] == untouched);
     for (int i = 0; i < 4; i++) qnet_volume_destroy(mask[i]);
     free(distance);
@@ -388,7 +393,8 @@ static void test_refused(void)
     CHECK(qnet_brain_mask(NULL, &config, image, &mask) == QNET_ERROR_ARGUMENT);
     CHECK_FAILS(ctx, qnet_brain_mask(ctx, NULL, image, &mask), QNET_ERROR_ARGUMENT, "configuration");
     CHECK_FAILS(ctx, qnet_brain_mask(ctx, &config, image, NULL), QNET_ERROR_ARGUMENT, "mask is NULL");
-    CHECK_FAILS(ctx, qnet_brain_mask(ctx, &config, NULL, &mask), QNET_ERROR_ARGUMENT, "qnet_brain_mask: magnitude: the volume is missing");
+    CHECK_FAILS(ctx, qnet_brain_mask(ctx, &config, NULL, &mask), QNET_ERROR_ARGUMENT,
+                "qnet_brain_mask: magnitude: the volume is missing");
     REFUSED(QNET_ERROR_DATA, "qnet_brain_mask: magnitude: nearly all voxels are 0, expected an image of a head");
     for (size_t i = 0; i < size(image); i++) image->voxels[i] = 700;
     REFUSED(QNET_ERROR_DATA, "nearly all voxels are 700");
@@ -423,7 +429,7 @@ static void test_refused(void)
     }
 }
 
-/* ---- memory, workers ---------------------------------------------------------------------------------------------- */
+/* ---- memory, workers -------------------------------------------------------------------------- */
 
 typedef struct hook { size_t workers; } hook;
 
@@ -468,7 +474,7 @@ static void test_memory_and_workers(void)
     qnet_volume_destroy(image), qnet_volume_destroy(first);
 }
 
-/* ---- simulated and real scans ------------------------------------------------------------------------------------- */
+/* ---- simulated and real scans ----------------------------------------------------------------- */
 
 #define SHARED "../shared/data/"
 
@@ -489,7 +495,8 @@ static void test_shared_scans(void)
             continue;
         }
         CHECK_OK(ctx, qnet_nifti_load(ctx, path, &image));
-        snprintf(path, sizeof path, SHARED "%s/derivatives/truth/sub-01/anat/sub-01_desc-brain_mask.nii.gz", scans[k][1]);
+        snprintf(path, sizeof path, SHARED "%s/derivatives/truth/sub-01/anat/sub-01_desc-brain_mask.nii.gz",
+                 scans[k][1]);
         CHECK_OK(ctx, qnet_nifti_load(ctx, path, &truth));
         CHECK_OK(ctx, qnet_brain_mask(ctx, &config, image, &mask));
         if (mask && truth) {

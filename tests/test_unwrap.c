@@ -95,7 +95,7 @@ static void test_golden(void)
     against_golden(golden_noisy, 61, 220000);
 }
 
-/* ---- the paper's steps in plain loops ----------------------------------------------------------------------------- */
+/* ---- the paper's steps in plain loops --------------------------------------------------------- */
 
 typedef struct plain_edge { double value; size_t a, b, order; } plain_edge;
 
@@ -128,14 +128,15 @@ static void plain_unwrap(const qnet_volume *phase, const qnet_volume *mask, int 
                         x + dx < 0 || x + dx >= n[0] || y + dy < 0 || y + dy >= n[1] || z + dz < 0 || z + dz >= n[2] ||
                         (dx == 0 && dy == 0 && dz == 0))
                         continue;
-                    const size_t far = ((size_t)(z + dz) * (size_t)n[1] + (size_t)(y + dy)) * (size_t)n[0] + (size_t)(x + dx);
-                    const size_t near = 2 * at - far; /* its opposite */
+                    const int index = ((z + dz) * n[1] + y + dy) * n[0] + x + dx;
+                    const double plus = (double)phase->voxels[index];
+                    const double minus = (double)phase->voxels[2 * (int)at - index];
                     const double p = (double)phase->voxels[at];
-                    const double d = plain_wrap((double)phase->voxels[near] - p) - plain_wrap(p - (double)phase->voxels[far]);
+                    const double d = plain_wrap(minus - p) - plain_wrap(p - plus);
                     u[at] += d * d;
                     pairs++; /* each pair from both of its ends */
                 }
-        if (pairs > 0) u[at] /= pairs;
+        u[at] = pairs > 0 ? u[at] / pairs : 4 * QNET__PI * QNET__PI;
     }
     for (size_t at = 0, step = 1; at < voxels; at++, step = 1)
         for (int axis = 0; axis < 3; step *= (size_t)n[axis++]) {
@@ -195,7 +196,7 @@ static void test_reference(void)
         }
 }
 
-/* ---- fields that are known ---------------------------------------------------------------------------------------- */
+/* ---- fields that are known -------------------------------------------------------------------- */
 
 /* A paraboloid with steps of up to 2.9 rad comes back whole; a block of noise in it harms itself only. */
 static void test_known_field(void)
@@ -268,7 +269,7 @@ static void test_sort(void)
     CHECK(qnet__edges_sort(edge, spare, 0) != NULL);
 }
 
-/* ---- bad input, memory, workers ----------------------------------------------------------------------------------- */
+/* ---- bad input, memory, workers --------------------------------------------------------------- */
 
 static void test_refused(void)
 {
@@ -355,7 +356,7 @@ static void test_memory_and_workers(void)
     qnet_volume_destroy(phase), qnet_volume_destroy(mask), qnet_volume_destroy(first), qnet_volume_destroy(out);
 }
 
-/* ---- simulated echoes with a field that is known ------------------------------------------------------------------ */
+/* ---- simulated echoes with a field that is known ---------------------------------------------- */
 
 #define ECHOES "../shared/data/echoes/"
 #define TRUTH ECHOES "derivatives/truth/sub-01/anat/sub-01_desc-"
@@ -376,18 +377,20 @@ static void test_shared_echoes(void)
         char path[200];
         qnet_volume *phase = NULL, *u = NULL;
         size_t wrong = 0, inside = 0;
+        const double radians = 2 * QNET__PI * 42.577478518 * 3 * .01 * (e + 1); /* of a ppm, 3 T */
         snprintf(path, sizeof path, ECHOES "sub-01/anat/sub-01_echo-%d_part-phase_MEGRE.nii.gz", 2 * e + 2);
         CHECK_OK(ctx, qnet_nifti_load(ctx, path, &phase));
         CHECK_OK(ctx, qnet_phase_unwrap(ctx, phase, mask, &u));
         float *off = (float *)malloc(size(u) * sizeof *off);
         for (size_t i = 0; i < size(u); i++)
             if (mask->voxels[i] != 0)
-                off[inside++] = u->voxels[i] - (float)(2 * QNET__PI * 42.577478518 * 3 * .01 * (e + 1)) * field->voxels[i];
+                off[inside++] = u->voxels[i] - (float)radians * field->voxels[i];
         float *copy = (float *)malloc(inside * sizeof *copy);
         memcpy(copy, off, inside * sizeof *copy);
         const float median = qnet__kth(copy, inside, inside / 2);
         for (size_t i = 0; i < inside; i++) wrong += fabs((double)off[i] - (double)median) > QNET__PI;
-        printf("    echo %d: %.3f %% of %d voxels wrong\n", 2 * e + 2, 100.0 * (double)wrong / (double)inside, (int)inside);
+        printf("    echo %d: %.3f %% of %d voxels wrong\n", 2 * e + 2, 100.0 * (double)wrong / (double)inside,
+               (int)inside);
         CHECK((double)wrong <= most[e] * (double)inside);
         free(off), free(copy);
         qnet_volume_destroy(phase), qnet_volume_destroy(u);

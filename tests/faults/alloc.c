@@ -1111,6 +1111,7 @@ static void prepare_maps(void)
         sphere[0]->voxels[i] = (float)(x * x < 9 && y * y < 4 && z * z < 9);
         sphere[2]->voxels[i] = sphere[1]->voxels[i] * (float)(90 + i % 19);
     }
+    for (int i = 0; i < 3; i++) sphere[2]->spacing[i] = sphere[2]->affine[i][i] = 10; /* mm: as large as a head */
 }
 
 static void fft(trial *t)
@@ -1194,6 +1195,49 @@ static qnet_status unwrap_step(qnet_context *ctx, qnet_volume **out)
     return qnet_phase_unwrap(ctx, sphere[0], sphere[1], out);
 }
 
+/* Two magnitudes of a decay and their phases. */
+static const double echo_times[2] = {.01, .02};
+
+static qnet_status r2star_step(qnet_context *ctx, qnet_volume **out)
+{
+    const qnet_volume *const magnitude[2] = {sphere[2], sphere[1]};
+    return qnet_r2star_map(ctx, QNET_R2STAR_AUTO, 2, magnitude, echo_times, sphere[1], out);
+}
+
+static qnet_status phase_fit_step(qnet_context *ctx, qnet_volume **out)
+{
+    const qnet_volume *const magnitude[2] = {sphere[2], sphere[1]}, *const phase[2] = {sphere[0], sphere[1]};
+    return qnet_phase_fit(ctx, 2, phase, magnitude, echo_times, sphere[1], out, out + 1);
+}
+
+static qnet_status t1_step(qnet_context *ctx, qnet_volume **out)
+{
+    return qnet_t1_map(ctx, sphere[1], 6, sphere[2], 24, .036, NULL, NULL, out, out + 1);
+}
+
+static void maps_from_echoes(trial *t)
+{
+    const qnet_echo echo[2] = {{sphere[2], sphere[0], .01, NULL}, {sphere[1], sphere[1], .02, NULL}};
+    const qnet_echoes first = {2, echo, 3, .036, 24, 1}, second = {1, echo, 3, .036, 6, 1};
+    qnet_maps *maps;
+    qnet_maps_config config;
+    qnet_maps_config_init(&config);
+    config.susceptibility.sharp_radius = 3;
+    for (int mode = 0; mode < 2 && t->status == QNET_OK; mode++) {
+        config.mode = mode == 0 ? QNET_MAPS_PAPER : QNET_MAPS_CONSENSUS;
+        do {
+            OUT(maps);
+            TRY(t, qnet_maps_from_echoes(t->ctx, &config, &first, &second, sphere[1], &maps));
+        } while (again(t, &maps, NULL, sizeof maps));
+        if (t->status != QNET_OK) return;
+        add_hash(t, maps->qsm->voxels, 14 * 14 * 14 * sizeof(float));
+        qnet_maps_destroy(maps);
+    }
+}
+
+static void r2star_map(trial *t) { make_volumes(t, r2star_step, 1); }
+static void phase_fit(trial *t) { make_volumes(t, phase_fit_step, 2); }
+static void t1_map(trial *t) { make_volumes(t, t1_step, 2); }
 static void brain_mask(trial *t) { make_volumes(t, brain_step, 1); }
 static void phase_unwrap(trial *t) { make_volumes(t, unwrap_step, 1); }
 static void dipole_field(trial *t) { make_volumes(t, field_step, 1); }
@@ -1236,7 +1280,8 @@ static const one_case cases[] = {
     CASE(preparation_load, 2), CASE(fft, 0), CASE(fft_real, 0), CASE(fft_real_inverse, 0),
     CASE(brain_mask, 0), CASE(phase_unwrap, 0), CASE(dipole_field, 0),
     CASE(background_remove, 0), CASE(dipole_invert, 0),
-    CASE(susceptibility_average, 0), CASE(experiment_run, 1)};
+    CASE(susceptibility_average, 0), CASE(r2star_map, 0), CASE(phase_fit, 0), CASE(t1_map, 0),
+    CASE(maps_from_echoes, 0), CASE(experiment_run, 1)};
 
 static double no_time(void *user)
 {

@@ -19,7 +19,7 @@ def head():
     """I[x, y, z]: a brain with a bright core, a dark gap, a scalp that is brighter still, noise."""
     x, y, z = np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij")
     r = (10 * (x - 21)) ** 2 + (12 * (y - 19)) ** 2 + (16 * (z - 12)) ** 2
-    image = np.where(r < 90 ** 2, 1100, np.where(r < 150 ** 2, 900, np.where(r < 175 ** 2, 60, np.where(r < 190 ** 2, 1500, 0))))
+    image = np.select([r < 90 ** 2, r < 150 ** 2, r < 175 ** 2, r < 190 ** 2], [1100, 900, 60, 1500], 0)
     noise = (formula(90, image.size) * 81).astype(int).reshape(SHAPE[::-1]).transpose()
     return (image + noise).astype(np.float64)
 
@@ -30,7 +30,7 @@ def sphere():
     points = np.array([np.roll([0, a, b * golden], k) for k in range(3) for a in (-1, 1) for b in (-1, 1)])
     points /= np.linalg.norm(points, axis=1)[:, None]
     for _ in range(4):
-        edges = {tuple(sorted(e)) for f in ConvexHull(points).simplices for e in ((f[0], f[1]), (f[1], f[2]), (f[2], f[0]))}
+        edges = {tuple(sorted(e)) for f in ConvexHull(points).simplices for e in zip(f, np.roll(f, 1))}
         middle = np.array([points[a] + points[b] for a, b in sorted(edges)])
         points = np.concatenate([points, middle / np.linalg.norm(middle, axis=1)[:, None]])
     faces = ConvexHull(points).simplices
@@ -114,12 +114,14 @@ surface = Surface(*sphere(), image, found)
 out = io.StringIO()
 out.write("/* maps_brain.h: written by make_maps_brain.py. */\n"
           "/* t2, t98, t, tm, centre (mm), radius (mm) */\n"
-          "static const double golden_head[8] = {%s};\n" % ", ".join("%.15g" % v for v in [*found[:4], *found[4], found[5]]))
+          "static const double golden_head[8] = {%s};\n" %
+          ", ".join("%.15g" % v for v in [*found[:4], *found[4], found[5]]))
 out.write("/* After so many steps: mean edge (mm), sums of x, y, z and of x^2 + y^2 + z^2 (mm) over the vertices. */\n"
           "static const double golden_steps[][6] = {\n")
 for step in range(STEPS + 1):
     if step in (0, 1, 10, 50, 200):
-        out.write("    {%d, %s},\n" % (step, ", ".join("%.13g" % v for v in [surface.edge(), *surface.at.sum(0), (surface.at ** 2).sum()])))
+        sums = [surface.edge(), *surface.at.sum(0), (surface.at ** 2).sum()]
+        out.write("    {%d, %s},\n" % (step, ", ".join("%.13g" % v for v in sums)))
     if step % 50 == 0:
         l = surface.edge()
     if step < STEPS:
@@ -127,7 +129,8 @@ for step in range(STEPS + 1):
 out.write("};\n")
 mask = winding(surface)
 runs = np.flatnonzero(np.diff(np.concatenate([[0], mask.transpose().ravel().astype(int), [0]])))
-out.write("/* The mask, x fastest: voxels outside, inside, outside, ... in turn. */\nstatic const int golden_mask[] = {\n")
+out.write("/* The mask, x fastest: voxels outside, inside, outside, ... in turn. */\n"
+          "static const int golden_mask[] = {\n")
 lengths = [str(v) for v in np.diff(np.concatenate([[0], runs]))]
 for i in range(0, len(lengths), 24):
     out.write("    %s,\n" % ", ".join(lengths[i:i + 24]))

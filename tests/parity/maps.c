@@ -161,6 +161,89 @@ static void unwrap(void)
     qnet_volume_destroy(a), qnet_volume_destroy(b);
 }
 
+/* Echoes: N TIME[N], then the paths of so many volumes. */
+#define MOST 16
+static qnet_volume *series[2][MOST];
+static double echo_time[MOST];
+
+static int times(void)
+{
+    const int n = integer();
+    if (n < 1 || n > MOST) exit(1);
+    for (int e = 0; e < n; e++) echo_time[e] = number();
+    return n;
+}
+
+static const qnet_volume *const *get_series(int which, int n)
+{
+    for (int e = 0; e < n; e++) series[which][e] = get();
+    return (const qnet_volume *const *)series[which];
+}
+
+static void drop_series(void)
+{
+    for (int e = 0; e < 2 * MOST; e++) {
+        qnet_volume_destroy(series[e / MOST][e % MOST]);
+        series[e / MOST][e % MOST] = NULL;
+    }
+}
+
+/* r2star METHOD N TIME[N] MAGNITUDE[N] MASK OUT; fit N TIME[N] PHASE[N] MAGNITUDE[N] MASK SLOPE
+   OFFSET; t1 LOW_ANGLE HIGH_ANGLE TR LOW HIGH B1 MASK T1 M0 */
+static void relaxometry(const char *command)
+{
+    qnet_volume *mask, *made[2] = {NULL, NULL};
+    if (strcmp(command, "r2star") == 0) {
+        const qnet_r2star_method method = (qnet_r2star_method)integer();
+        const int n = times();
+        const qnet_volume *const *magnitude = get_series(0, n);
+        mask = get();
+        put(qnet_r2star_map(ctx, method, n, magnitude, echo_time, mask, made), made, 1);
+    } else if (strcmp(command, "fit") == 0) {
+        const int n = times();
+        const qnet_volume *const *phase = get_series(0, n), *const *magnitude = get_series(1, n);
+        mask = get();
+        put(qnet_phase_fit(ctx, n, phase, magnitude, echo_time, mask, &made[0], &made[1]), made, 2);
+    } else {
+        const double low = number(), high = number(), tr = number();
+        const qnet_volume *const *in = get_series(0, 3);
+        mask = get();
+        put(qnet_t1_map(ctx, in[0], low, in[1], high, tr, in[2], mask, &made[0], &made[1]), made,
+            2);
+    }
+    qnet_volume_destroy(mask);
+    drop_series();
+}
+
+/* chain MODE SIGN B0 N TIME[N] MAGNITUDE[N] PHASE[N] MASK QSM ERODED R2STAR */
+static void chain(void)
+{
+    qnet_maps_config c;
+    qnet_echoes in;
+    qnet_echo echo[MOST];
+    qnet_maps *maps = NULL;
+    qnet_volume *mask, *made[3] = {NULL, NULL, NULL};
+    qnet_maps_config_init(&c);
+    memset(&in, 0, sizeof in);
+    c.mode = (qnet_maps_mode)integer();
+    in.phase_sign = integer(), in.field_strength = number(), in.count = times(), in.echo = echo;
+    get_series(0, in.count), get_series(1, in.count);
+    for (int e = 0; e < in.count; e++) {
+        echo[e].magnitude = series[0][e], echo[e].phase = series[1][e];
+        echo[e].echo_time = echo_time[e], echo[e].name = NULL;
+    }
+    mask = get();
+    const qnet_status status = qnet_maps_from_echoes(ctx, &c, &in, NULL, mask, &maps);
+    if (status == QNET_OK) {
+        made[0] = maps->qsm, made[1] = maps->qsm_mask, made[2] = maps->r2star;
+        maps->qsm = maps->qsm_mask = maps->r2star = NULL; /* put() destroys them */
+    }
+    put(status, made, 3);
+    qnet_maps_destroy(maps);
+    qnet_volume_destroy(mask);
+    drop_series();
+}
+
 int main(void)
 {
     static char line[8192];
@@ -175,6 +258,10 @@ int main(void)
         else if (strcmp(command, "field") == 0 || strcmp(command, "background") == 0 ||
                  strcmp(command, "invert") == 0)
             susceptibility(command);
+        else if (strcmp(command, "r2star") == 0 || strcmp(command, "fit") == 0 ||
+                 strcmp(command, "t1") == 0)
+            relaxometry(command);
+        else if (strcmp(command, "chain") == 0) chain();
         else if (strcmp(command, "brain") == 0) brain();
         else if (strcmp(command, "unwrap") == 0) unwrap();
         else printf("error unknown command %s\n", command);

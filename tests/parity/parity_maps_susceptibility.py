@@ -52,14 +52,14 @@ def rows(build):
         if not folder or not os.path.isdir(os.path.join(folder, "echoes")):
             note("skipped: susceptibility on echoes, which is not there")
             return
-        import glob
         import nibabel
         for which in ("echoes", "echoes_oblique_ge"):
             def load(name):
-                found = glob.glob(os.path.join(folder, which, "derivatives", "truth", "**", "*" + name + "*.nii.gz"), recursive=True)
-                image = nibabel.load(found[0])
+                image = nibabel.load(os.path.join(folder, which, "derivatives", "truth", "sub-01", "anat",
+                                                  "sub-01_%s.nii.gz" % name))
                 return np.asarray(image.dataobj, np.float32).astype(float).transpose(2, 1, 0), image.affine
             chi, affine = load("Chimap")
-            yield from compare(ours, which, affine, chi, load("desc-total_fieldmap")[0], (load("desc-brain_mask")[0] > 0) * 1.)
+            field, mask = load("desc-total_fieldmap")[0], load("desc-brain_mask")[0]
+            yield from compare(ours, which, affine, chi, field, (mask > 0) * 1.)
     finally:
         ours.close()

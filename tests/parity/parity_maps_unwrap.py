@@ -43,7 +43,8 @@ def rows(build):
             note("skipped: unwrapping of echoes, which is not there")
             return
         import nibabel
-        load = lambda *name: np.asarray(nibabel.load(os.path.join(folder, *name)).dataobj, np.float32).transpose(2, 1, 0)
+        def load(*name):
+            return np.asarray(nibabel.load(os.path.join(folder, *name)).dataobj, np.float32).transpose(2, 1, 0)
         mask = load("derivatives", "truth", "sub-01", "anat", "sub-01_desc-brain_mask.nii.gz") > 0
         for echo in range(1, 7):
             phase = load("sub-01", "anat", "sub-01_echo-%d_part-phase_MEGRE.nii.gz" % echo)
