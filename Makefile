@@ -50,7 +50,7 @@ REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
 COMMA := ,
 FAULTS := $(patsubst tests/faults/%.c,$(BUILD)/tests/faults_%,$(wildcard tests/faults/*.c))
 # Every file operation is caught by the linker: GNU's and its like.
-WRAPPED := $(addprefix -Wl$(COMMA)--wrap=,fopen fclose fread ferror rewind fwrite fseek ftell pread open close read write \
+WRAPPED := $(addprefix -Wl$(COMMA)--wrap=,fopen fclose fread ferror rewind fwrite fseek ftell open close read write \
     flock fsync fstat stat mkdir opendir readdir closedir remove rename)
 WRAP := $(shell echo 'int main(void){return 0;}' > /tmp/qnet-wrap-$$$$.c; \
     $(CC) -Wl,--wrap=fopen /tmp/qnet-wrap-$$$$.c -o /tmp/qnet-wrap-$$$$ 2>/dev/null && echo yes; \

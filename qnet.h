@@ -102,7 +102,7 @@
                               but after a power cut one may be empty; for tests
        QNET_ONLY_INFERENCE    files are read, images prepared, both networks run forward, and class
                               activation maps; no training, no statistics, no NIfTI and PNG files
-                              out; no API 18, and so no qnet_preparation_load
+                              out, no API 18. Enough for examples/classify.c
        QNET_ONLY_METRICS      statistics alone: API 1 to 3 and 16
        QNET_NO_FILES          networks, layers, optimiser, augmentation and statistics; nothing that
                               knows of files: no NIfTI, no weights files, cohorts, training runs;
@@ -576,7 +576,7 @@ QNET_API double qnet_rng_uniform(qnet_rng *rng);                  /* [0, 1), 53 
 QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b); /* [a, b) */
 QNET_API uint32_t qnet_rng_below(qnet_rng *rng, uint32_t n); /* 0..n-1, unbiased; 0 for n = 0 */
 QNET_API double qnet_rng_normal(qnet_rng *rng);                   /* mean 0, variance 1 */
-/* Fisher-Yates; count < 2^32. */
+/* Fisher-Yates. */
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count);
 
 /* 64-bit FNV-1a; pass QNET_HASH_START first, the last value to go on. For records, not security. */
@@ -1046,6 +1046,10 @@ QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file);
    has no hash: only what they say was compared. */
 QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safetensors *resnet,
                                              const qnet_safetensors *scan, int *known);
+/* 1 when the network in `file`, or one that its training began with, was trained on the scan with
+   this qnet_scan.source_hash, so that its output for that scan says nothing; 0 also where the file
+   does not tell. */
+QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash);
 
 /* Copies a file's tensors into a block with this table: every name and shape must be there,
    numbers finite and running variances not below 0; float types convert. num_batches_tracked may
@@ -1485,6 +1489,11 @@ QNET_API void qnet_cohort_destroy(qnet_cohort *cohort);
    of (the log hook). */
 QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
                                       const qnet_scan_files *files, int count, qnet_cohort **out);
+/* How the images were prepared for the network in a weights file that an experiment wrote: a
+   deployment that reads it here can't get the preprocessing wrong. QNET_ERROR_MISMATCH for a file
+   without that record or prepared by another rule, and for weights of shuffled labels. */
+QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
+                                           qnet_input_config *input, qnet_augment_config *augment);
 #endif
 
 /* fold[i] in 0..folds-1 for scan i: stratified by label, over subjects, seeded; all scans of a
@@ -1803,7 +1812,7 @@ typedef struct qnet_experiment {
     uint64_t weights_hash;   /* qnet_safetensors_hash of the initial weights file */
     uint64_t run[2]; /* of all that changes a result: the identity that its weights files carry */
     double seconds; /* of training, in all sessions of a run that was stopped and resumed */
-    struct qnet__block *blocks; /* the memory of all this */
+    void *memory[2]; size_t bytes[2]; /* of all this, by qnet_input */
 } qnet_experiment;
 
 #ifndef QNET_NO_STDIO
@@ -1827,15 +1836,6 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
 QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *experiment, qnet_input input,
                                              int repeat, int fold, qnet_model_kind model,
                                              const qnet_param_table *table, qnet_real *weights);
-/* How the images were prepared for the network in a weights file that an experiment wrote: a
-   deployment that reads it here can't get the preprocessing wrong. QNET_ERROR_MISMATCH for a file
-   without that record or prepared by another rule, and for weights of shuffled labels. */
-QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
-                                           qnet_input_config *input, qnet_augment_config *augment);
-/* 1 when the network in `file`, or one that its training began with, was trained on the scan with
-   this qnet_scan.source_hash, so that its output for that scan says nothing; 0 also where the file
-   does not tell. */
-QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash);
 #endif
 QNET_API void qnet_experiment_destroy(qnet_experiment *experiment);
 /* predictions.csv: a row per slice and per scan of every repeat. label and decisions: 1 HH, 0 HC;
@@ -2225,6 +2225,15 @@ QNET__HELPER QNET__PRINTF(2, 3) void qnet__set_error(qnet_context *ctx, const ch
    caller reports it. */
 #define qnet__fail(ctx, status, ...) (qnet__set_error((ctx), __VA_ARGS__), (status))
 
+/* Returns from a public function unless all of these pointers, joined by &&, are there. The
+   sentence names the function and the pointers. */
+#define QNET__NEEDS(ctx, pointers)                                                          \
+    do {                                                                                    \
+        if (!(pointers))                                                                    \
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: a pointer is NULL, expected %s", \
+                              __func__, #pointers);                                         \
+    } while (0)
+
 /* Memory from the allocator hook: aligned to 64 bytes, not zeroed, NULL when there is none. */
 QNET__HELPER void *qnet__alloc(qnet_context *ctx, size_t bytes)
 {
@@ -2362,8 +2371,8 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
 #endif
 }
 
-/* Strict C99 hides what Linux has: as for madvise, names are bound by hand, here and for files.
-   Only where long has 64 bits, as then so have off_t and the parts of a time. */
+/* Strict C99 hides what Linux has: as for madvise, the name is bound by hand. Only where long has
+   64 bits, as then so have the parts of a time. */
 #if defined(__linux__) && defined(__LP64__) && !defined(QNET_NO_STDIO) && \
     (defined(__GNUC__) || defined(__clang__))
 #define QNET__LINUX64 1
@@ -2721,11 +2730,24 @@ QNET_API double qnet_rng_normal(qnet_rng *rng)
     return radius * cos(6.283185307179586477 * qnet_rng_uniform(rng));
 }
 
+/* Uniform in 0..n-1, n > 0. From 2^32 on two words make one number; numbers from the largest
+   multiple of n on would favour some results and are drawn again. */
+static uint64_t qnet__rng_index(qnet_rng *rng, uint64_t n)
+{
+    uint64_t draw;
+    if (n <= UINT32_MAX) return qnet_rng_below(rng, (uint32_t)n);
+    do {
+        draw = (uint64_t)qnet_rng_u32(rng) << 32;
+        draw |= qnet_rng_u32(rng);
+    } while (draw >= UINT64_MAX - UINT64_MAX % n);
+    return draw % n;
+}
+
 /* From the last item on, each is swapped with one of those before it or itself. */
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
 {
     for (size_t i = count; i > 1; i--) {
-        const size_t j = qnet_rng_below(rng, (uint32_t)i);
+        const size_t j = (size_t)qnet__rng_index(rng, i);
         const int swap = items[i - 1];
         items[i - 1] = items[j];
         items[j] = swap;
@@ -2747,10 +2769,18 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
 
    A reader pulls bytes from a qnet_source, a writer pushes them into a qnet_sink; a qnet_buffer
    grows. File formats, checkpoints and tables know these three only.
-   A file is replaced whole: written beside its path under a temporary name, forced to the disk,
-   renamed; after a failure or a power cut the path has the old bytes or the new ones, never a
-   mixture. Folders are made, listed in a fixed order, and locked. Paths are UTF-8. Nothing is
-   allocated on the word of a length field alone: memory follows the bytes that have come.
+   Nothing is allocated on the word of a length field alone: memory follows the bytes that have
+   come. Folders are made, listed in a fixed order, and locked. Paths are UTF-8.
+
+   A file is replaced whole: its path has the old bytes or the new ones, never a mixture.
+
+       step of qnet__file_open_replace and _finish    a power cut behind it leaves
+       new file path.<process>-<n>.tmp, written       the old file, and a .tmp
+       the .tmp forced to the disk                    the old file, and a .tmp
+       renamed to path                                the old file, or the new one
+       the folder's names forced to the disk          the new file
+
+   Any failure removes the .tmp.
    Relies on >>context for memory, threads and sentences.
    ============================================================================================ */
 
@@ -2796,6 +2826,7 @@ static int qnet__memory_read(void *user, void *dst, size_t size, size_t *got)
     return 0;
 }
 
+/* A source of bytes[size], which outlive it; state says how far it has been read. */
 QNET_API qnet_source qnet_source_memory(qnet_memory_source *state, const void *bytes, size_t size,
                                         const char *name)
 {
@@ -2810,7 +2841,6 @@ QNET_API qnet_source qnet_source_memory(qnet_memory_source *state, const void *b
    capacity doubles, so that n appends cost O(n). */
 static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, size_t more)
 {
-    unsigned char *bytes;
     size_t need, capacity;
     if (ctx == NULL || buffer == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "the context or the buffer is NULL");
@@ -2820,7 +2850,7 @@ static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, 
     if (need <= buffer->capacity) return QNET_OK;
     if (!qnet__mul(buffer->capacity, 2, &capacity)) capacity = need;
     capacity = qnet__max_size(qnet__max_size(capacity, need), 256);
-    bytes = (unsigned char *)qnet__alloc(ctx, capacity);
+    unsigned char *bytes = (unsigned char *)qnet__alloc(ctx, capacity);
     if (bytes == NULL) return qnet__no_memory(ctx, capacity, "a buffer");
     if (buffer->size > 0) memcpy(bytes, buffer->bytes, buffer->size);
     qnet__free(ctx, buffer->bytes, buffer->capacity);
@@ -2848,9 +2878,8 @@ QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, 
                                         ...)
 {
     va_list args;
-    int length;
     va_start(args, format);
-    length = vsnprintf(NULL, 0, format, args);
+    const int length = vsnprintf(NULL, 0, format, args);
     va_end(args);
     if (length < 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a text cannot be formatted: \"%.100s\"",
@@ -2863,6 +2892,7 @@ QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, 
     return QNET_OK;
 }
 
+/* Empty afterwards, and of use again. */
 QNET_API void qnet_buffer_free(qnet_context *ctx, qnet_buffer *buffer)
 {
     if (buffer == NULL) return;
@@ -2870,12 +2900,14 @@ QNET_API void qnet_buffer_free(qnet_context *ctx, qnet_buffer *buffer)
     memset(buffer, 0, sizeof *buffer);
 }
 
+/* The write function of a sink that appends to a buffer; qnet__write knows it by its address. */
 static int qnet__buffer_write(void *user, const void *src, size_t size)
 {
     qnet_buffer *buffer = (qnet_buffer *)user;
     return qnet_buffer_append(buffer->ctx, buffer, src, size) != QNET_OK;
 }
 
+/* The buffer remembers the context, which a sink does not have. */
 QNET_API qnet_sink qnet_sink_buffer(qnet_context *ctx, qnet_buffer *buffer, const char *name)
 {
     const qnet_sink sink = {buffer, qnet__buffer_write, name};
@@ -2903,91 +2935,19 @@ QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const v
 
 #ifndef QNET_NO_STDIO
 
-/* ---- What systems do differently. Each function fails as its name in C does, with errno. -----
-   qnet__fopen_read   a file that exists, in binary
-   qnet__fopen_new    a file that does not exist yet, so neither through a link nor over a file
-   qnet__look         what a path leads to: 1 a file, 2 a folder, 3 a device, pipe or socket; 0:
-                      errno says why not
-   qnet__is_link      1 for a symbolic link, also for one whose target does not exist
-   qnet__rename       atomically, over a file of the new name
-   qnet__remove       a file or an empty folder
-   qnet__mkdir        one folder, whose parent exists
-   qnet__sync         forces a closed file, or the names in a folder, to the disk
-   qnet__is_separator 1 for a character between the names of a path
-   qnet__process      the number of this process
-   qnet__fd_...       read, write and close of a lock's file descriptor */
+/* ---- What systems do differently --------------------------------------------------------------
+   QNET__SYSTEM(posix, windows) is the one of its arguments that this system takes, and
+   QNET__NATIVE(native, path, failed) declares a path as this system wants it, or returns `failed`:
+   on Windows UTF-16, as its functions with char take the code page. Each function below fails as
+   its name in C does, with errno. */
 
-#if defined(QNET__POSIX)
-#define qnet__remove remove
-#define qnet__rename rename
-#define qnet__fopen_read(path) fopen((path), "rb")
-#define qnet__is_separator(c) ((c) == '/')
-#define qnet__fopen_new(path) fopen((path), "wbx")
-#define qnet__mkdir(path) mkdir((path), 0777)
-#define qnet__fd_read read
-#define qnet__fd_write write
-#define qnet__fd_close close
-#ifdef __wasi__ /* has none */
-#define qnet__process() 0
-#else
-#define qnet__process() getpid()
-#endif
-/* Strict C99 hides these, too. */
-#if defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
-extern int qnet__fsync(int file) __asm__("fsync");
-extern ptrdiff_t qnet__readlink(const char *path, char *target, size_t size) __asm__("readlink");
-#else
-#define qnet__fsync fsync
-#define qnet__readlink readlink
-#endif
-#if defined(O_NOFOLLOW) && defined(O_CLOEXEC)
-#define QNET__OPEN_FLAGS (O_NOFOLLOW | O_CLOEXEC)
-#elif defined(__O_NOFOLLOW) && defined(__O_CLOEXEC)
-#define QNET__OPEN_FLAGS (__O_NOFOLLOW | __O_CLOEXEC)
-#else
-#define QNET__OPEN_FLAGS 0
-#endif
-
-static int qnet__look(const char *path)
-{
-    struct stat info;
-    if (stat(path, &info) != 0) return 0;
-    return S_ISREG(info.st_mode) ? 1 : S_ISDIR(info.st_mode) ? 2 : 3;
-}
-
-static int qnet__is_link(const char *path)
-{
-    char target[8];
-    return qnet__readlink(path, target, sizeof target) >= 0;
-}
-
-#ifndef QNET_NO_FSYNC
-static int qnet__sync(const char *path)
-{
-    const int file = open(path, O_RDONLY);
-    int bad, code;
-    if (file < 0) return -1;
-    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
-    code = errno;
-    close(file);
-    errno = code;
-    return -bad;
-}
-#else
-#define qnet__sync(path) 0
-#endif
-
-#else
+#ifdef QNET__WINDOWS
+#define QNET__SYSTEM(posix, windows) windows
 #define QNET__UTF16_SIZE 1024 /* of a path, its end included */
-#define qnet__process() _getpid()
-#define qnet__is_separator(c) ((c) == '/' || (c) == '\\')
-#define qnet__is_link(path) 0
-#define qnet__sync(path) 0 /* the open file is forced instead */
-#define qnet__fd_read _read
-#define qnet__fd_write _write
-#define qnet__fd_close _close
-/* Paths are turned to UTF-16, as the functions with char take the system's code page. windows.h is
-   not wanted for four functions; these are its own declarations. */
+#define QNET__NATIVE(native, path, failed) \
+    wchar_t native[QNET__UTF16_SIZE];      \
+    if (!qnet__utf16((path), native)) return failed
+/* windows.h is not wanted for four functions; these are its own declarations. */
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -3005,8 +2965,8 @@ __declspec(dllimport) int __stdcall WideCharToMultiByte(unsigned page, unsigned 
 #endif
 #define QNET__UTF8 65001
 
-/* UTF-8 to the system's UTF-16, without separators at the end, which stat does not take. 0, and
-   errno says why: too long, or no UTF-8. */
+/* UTF-8 to UTF-16, without separators at the end, which stat does not take. 0, and errno says why:
+   too long, or no UTF-8. */
 static int qnet__utf16(const char *path, wchar_t wide[QNET__UTF16_SIZE])
 {
     int n = MultiByteToWideChar(QNET__UTF8, 8 /* strictly */, path, -1, wide, QNET__UTF16_SIZE);
@@ -3018,57 +2978,121 @@ static int qnet__utf16(const char *path, wchar_t wide[QNET__UTF16_SIZE])
         wide[n] = 0;
     return 1;
 }
+#else
+#define QNET__SYSTEM(posix, windows) posix
+#define QNET__NATIVE(native, path, failed) const char *const native = (path)
+#if defined(__linux__) && (defined(__GNUC__) || defined(__clang__)) /* strict C99 hides these */
+extern int qnet__fsync(int file) __asm__("fsync");
+extern ptrdiff_t qnet__readlink(const char *path, char *target, size_t size) __asm__("readlink");
+#else
+#define qnet__fsync fsync
+#define qnet__readlink readlink
+#endif
+#if defined(O_NOFOLLOW) && defined(O_CLOEXEC)
+#define QNET__OPEN_FLAGS (O_NOFOLLOW | O_CLOEXEC)
+#elif defined(__O_NOFOLLOW) && defined(__O_CLOEXEC)
+#define QNET__OPEN_FLAGS (__O_NOFOLLOW | __O_CLOEXEC)
+#else
+#define QNET__OPEN_FLAGS 0
+#endif
+#endif
 
-/* Files and empty folders, as remove does it on POSIX. */
-static int qnet__remove(const char *path)
+/* The number of this process. */
+#ifdef __wasi__ /* has none */
+#define qnet__process() 0
+#else
+#define qnet__process() QNET__SYSTEM(getpid(), _getpid())
+#endif
+
+/* 1 for a character between the names of a path. */
+#define qnet__is_separator(c) ((c) == '/' || QNET__SYSTEM(0, (c) == '\\'))
+
+/* A file that exists, in binary. */
+static FILE *qnet__fopen_read(const char *path)
 {
-    wchar_t wide[QNET__UTF16_SIZE];
-    return qnet__utf16(path, wide) && (_wremove(wide) == 0 || _wrmdir(wide) == 0) ? 0 : -1;
+    QNET__NATIVE(native, path, NULL);
+    return QNET__SYSTEM(fopen(native, "rb"), _wfopen(native, L"rb"));
 }
 
-/* Over a file that is there, too, which the C library's rename refuses on Windows. */
+/* A file that does not exist yet, so neither through a link nor over a file. */
+static FILE *qnet__fopen_new(const char *path)
+{
+    QNET__NATIVE(native, path, NULL);
+#ifdef QNET__WINDOWS
+    const int flags = _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY | _O_NOINHERIT;
+    const int file = _wopen(native, flags, _S_IREAD | _S_IWRITE);
+    return file >= 0 ? _fdopen(file, "wb") : NULL;
+#else
+    return fopen(native, "wbx");
+#endif
+}
+
+/* What a path leads to: 1 a file, 2 a folder, 3 a device, pipe or socket; 0: errno says why not. */
+static int qnet__look(const char *path)
+{
+    struct QNET__SYSTEM(stat, _stat64) info;
+    QNET__NATIVE(native, path, 0);
+    if (QNET__SYSTEM(stat, _wstat64)(native, &info) != 0) return 0;
+    return QNET__SYSTEM(S_ISREG(info.st_mode) ? 1 : S_ISDIR(info.st_mode) ? 2 : 3,
+                        (info.st_mode & _S_IFDIR) != 0 ? 2 : 1);
+}
+
+/* 1 for a symbolic link, also for one whose target does not exist. */
+#ifdef QNET__WINDOWS
+#define qnet__is_link(path) 0
+#else
+static int qnet__is_link(const char *path)
+{
+    char target[8];
+    return qnet__readlink(path, target, sizeof target) >= 0;
+}
+#endif
+
+/* Atomically, over a file of the new name, which the C library's rename refuses on Windows. */
 static int qnet__rename(const char *from, const char *to)
 {
-    wchar_t wide_from[QNET__UTF16_SIZE], wide_to[QNET__UTF16_SIZE];
-    unsigned long code;
-    if (!qnet__utf16(from, wide_from) || !qnet__utf16(to, wide_to)) return -1;
-    if (MoveFileExW(wide_from, wide_to, 1 | 8 /* replaces, writes through */)) return 0;
-    code = GetLastError();
+    QNET__NATIVE(native_from, from, -1);
+    QNET__NATIVE(native_to, to, -1);
+#ifdef QNET__WINDOWS
+    if (MoveFileExW(native_from, native_to, 1 | 8 /* replaces, writes through */)) return 0;
+    const unsigned long code = GetLastError();
     errno = code == 2 || code == 3 ? ENOENT : code == 5 || code == 32 ? EACCES
           : code == 112 ? ENOSPC : EIO;
     return -1;
+#else
+    return rename(native_from, native_to);
+#endif
 }
 
-static FILE *qnet__fopen_read(const char *path)
+/* A file or an empty folder. */
+static int qnet__remove(const char *path)
 {
-    wchar_t wide[QNET__UTF16_SIZE];
-    return qnet__utf16(path, wide) ? _wfopen(wide, L"rb") : NULL;
+    QNET__NATIVE(native, path, -1);
+    return QNET__SYSTEM(remove(native), _wremove(native) == 0 ? 0 : _wrmdir(native));
 }
 
-static FILE *qnet__fopen_new(const char *path)
-{
-    wchar_t wide[QNET__UTF16_SIZE];
-    int file;
-    if (!qnet__utf16(path, wide)) return NULL;
-    file = _wopen(wide, _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY | _O_NOINHERIT,
-                  _S_IREAD | _S_IWRITE);
-    return file >= 0 ? _fdopen(file, "wb") : NULL;
-}
-
-static int qnet__look(const char *path)
-{
-    struct _stat64 info;
-    wchar_t wide[QNET__UTF16_SIZE];
-    if (!qnet__utf16(path, wide) || _wstat64(wide, &info) != 0) return 0;
-    return (info.st_mode & _S_IFDIR) != 0 ? 2 : 1;
-}
-
+/* One folder, whose parent exists. */
 static int qnet__mkdir(const char *path)
 {
-    wchar_t wide[QNET__UTF16_SIZE];
-    return qnet__utf16(path, wide) ? _wmkdir(wide) : -1;
+    QNET__NATIVE(native, path, -1);
+    return QNET__SYSTEM(mkdir(native, 0777), _wmkdir(native));
 }
 
+/* Forces a closed file, or the names in a folder, to the disk; on Windows the file still open is
+   forced instead. */
+#if defined(QNET__WINDOWS) || defined(QNET_NO_FSYNC)
+#define qnet__sync(path) 0
+#else
+static int qnet__sync(const char *path)
+{
+    const int file = open(path, O_RDONLY);
+    if (file < 0) return -1;
+    const int bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
+    const int code = errno;
+    close(file);
+    errno = code;
+    return -bad;
+}
 #endif
 
 /* What a path leads to, as qnet__look; 0: nothing. What cannot be looked at is a file, so
@@ -3099,6 +3123,7 @@ static int qnet__file_read(void *user, void *dst, size_t size, size_t *got)
     return *got < size && ferror(f->stream);
 }
 
+/* As much as fwrite takes; errno says why it took less. */
 static int qnet__file_write(void *user, const void *src, size_t size)
 {
     qnet__file *f = (qnet__file *)user;
@@ -3130,14 +3155,13 @@ static int qnet__is_pointer_file(qnet__file *f)
 QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *path, qnet__file *f,
                                               qnet_source *out)
 {
-    int code;
     if (ctx == NULL || path == NULL || path[0] == '\0')
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
     if (qnet__path_kind(path) == 2) /* fopen opens folders on some systems */
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: it is a folder",
                           path);
     f->stream = qnet__fopen_read(path);
-    code = errno;
+    const int code = errno;
     if (f->stream == NULL && (code == ENOENT || code == ENOTDIR))
         return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: %s", path, !qnet__is_link(path) ?
                           "no such file" : "a link that leads nowhere, as git-annex leaves them: "
@@ -3234,56 +3258,14 @@ static size_t qnet__file_left(const qnet_source *source)
     return at >= 0 && at < f->size ? (size_t)(f->size - at) : 0;
 }
 
-#ifdef QNET__LINUX64
-#define QNET__FILE_PIECES 32
-#define QNET__FILE_LARGE ((size_t)1 << 20) /* bytes from which on all threads read */
-extern ptrdiff_t qnet__pread(int file, void *dst, size_t size, long at) __asm__("pread");
-extern int qnet__fileno(FILE *stream) __asm__("fileno");
-
-typedef struct qnet__pieces_job {
-    int file;
-    long at; /* where in the file dst[size] comes from */
-    unsigned char *dst;
-    size_t size;
-    int whole[QNET__FILE_PIECES]; /* 1: all of this piece has come */
-} qnet__pieces_job;
-
-/* Reads piece i of QNET__FILE_PIECES; a call may give less than it was asked for. */
-static void qnet__pieces_task(void *arg, size_t i, size_t worker)
-{
-    qnet__pieces_job *job = (qnet__pieces_job *)arg;
-    const size_t piece = job->size / QNET__FILE_PIECES + 1;
-    const size_t end = qnet__min_size((i + 1) * piece, job->size);
-    size_t done = qnet__min_size(i * piece, job->size);
-    ptrdiff_t got = 1;
-    QNET__UNUSED(worker);
-    while (done < end && got > 0) {
-        got = qnet__pread(job->file, job->dst + done, end - done, job->at + (long)done);
-        done += got > 0 ? (size_t)got : 0;
-    }
-    job->whole[i] = done == end;
-}
-
-/* Appends the next size bytes of a file, for which there is room, by all threads: Linux reads in
-   several places at a time. Where that fails nothing is appended. */
-static void qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t size, qnet_buffer *out)
-{
-    FILE *stream = ((qnet__file *)source->user)->stream;
-    qnet__pieces_job job = {qnet__fileno(stream), ftell(stream), out->bytes + out->size, size, {0}};
-    int whole = 1;
-    qnet__parallel(ctx, QNET__FILE_PIECES, qnet__pieces_task, &job);
-    for (int i = 0; i < QNET__FILE_PIECES; i++) whole = whole && job.whole[i];
-    if (whole && fseek(stream, job.at + (long)size, SEEK_SET) == 0) out->size += size;
-}
-#endif
-
 #endif /* QNET_NO_STDIO */
 
 #define QNET__READ_TRUST ((size_t)1 << 18) /* bytes allocated before any have been read */
 
 /* Appends the next size bytes of source to out, and a zero behind them; fewer where the source
    ends. For a file that ends within them its length is allocated at once. For a stream out grows to
-   at most 16 times of what has been read, or QNET__READ_TRUST. */
+   at most 16 times of what has been read, or QNET__READ_TRUST: one that claims 4 GB and ends after
+   a few bytes costs 256 KB. */
 QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size_t size,
                                     qnet_buffer *out)
 {
@@ -3291,12 +3273,7 @@ QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size
     size_t got = 1;
 #ifndef QNET_NO_STDIO
     const size_t left = qnet__file_left(source);
-    if (left > 0 && left <= size) {
-        QNET__TRY(qnet__buffer_reserve(ctx, out, left));
-#ifdef QNET__LINUX64
-        if (left >= QNET__FILE_LARGE) qnet__read_pieces(ctx, source, left, out);
-#endif
-    }
+    if (left > 0 && left <= size) QNET__TRY(qnet__buffer_reserve(ctx, out, left));
 #endif
     while (out->size - start < size && got > 0) {
         const size_t done = out->size - start, more = size - done;
@@ -3325,6 +3302,7 @@ QNET__HELPER qnet_status qnet__read_exact(qnet_context *ctx, qnet_source *source
 
 #ifndef QNET_NO_STDIO
 
+/* The whole way of the table above, for bytes that lie in memory. */
 QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, const void *bytes,
                                        size_t size)
 {
@@ -3342,12 +3320,11 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
 {
     qnet__file file;
     qnet_source source;
-    qnet_status status;
     if (out == NULL || out->bytes != NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_read: expected an empty buffer");
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
     limit = qnet__min_size(limit > 0 ? limit : QNET_MAX_FILE_BYTES, SIZE_MAX - 1);
-    status = qnet__read(ctx, &source, limit + 1, out); /* one byte more: the file is too large */
+    qnet_status status = qnet__read(ctx, &source, limit + 1, out); /* to see what is too large */
     if (status == QNET_OK && out->size > limit)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes", path,
                             (double)limit);
@@ -3356,6 +3333,7 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
     return status;
 }
 
+/* What cannot be looked at counts as a file, see qnet__path_kind. */
 QNET_API int qnet_file_exists(const char *path)
 {
     const int kind = path != NULL ? qnet__path_kind(path) : 0;
@@ -3391,6 +3369,7 @@ QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
 
 #define QNET__NAME_SIZE 256 /* of an entry of a folder, its end included: POSIX's NAME_MAX + 1 */
 
+/* In the order of bytes, for qsort. */
 static int qnet__compare_names(const void *a, const void *b)
 {
     return strcmp((const char *)a, (const char *)b);
@@ -3456,10 +3435,8 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
 QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
     qnet_buffer list = {NULL, 0, 0, NULL};
-    qnet_status status;
-    if (path == NULL || names == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "list folder: path or names are NULL");
-    status = qnet__list_names(ctx, path, &list);
+    QNET__NEEDS(ctx, path && names);
+    qnet_status status = qnet__list_names(ctx, path, &list);
     if (status == QNET_OK && list.size > 0)
         qsort(list.bytes, list.size / QNET__NAME_SIZE, QNET__NAME_SIZE, qnet__compare_names);
     for (size_t at = 0; at < list.size && status == QNET_OK; at += QNET__NAME_SIZE)
@@ -3518,7 +3495,8 @@ static void qnet__holder_text(char text[320])
 static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, int file)
 {
     char text[320];
-    const ptrdiff_t n = file < 0 ? 0 : (ptrdiff_t)qnet__fd_read(file, text, sizeof text - 1);
+    ptrdiff_t n = 0;
+    if (file >= 0) n = (ptrdiff_t)QNET__SYSTEM(read, _read)(file, text, sizeof text - 1);
     text[n > 0 ? n : 0] = '\0';
     text[strcspn(text, "\n")] = '\0';
     return qnet__fail(ctx, QNET_ERROR_BUSY, "%s: another run works in this folder: %s", lock->path,
@@ -3598,7 +3576,6 @@ static void qnet__lock_tidy(const qnet__lock *lock)
 static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__lock *lock)
 {
     char text[320];
-    qnet_status status;
     size_t n = strlen(folder);
     lock->file = -1;
     if (n + sizeof "/run.lock" > sizeof lock->path)
@@ -3612,7 +3589,7 @@ static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__
     }
     lock->there = n;
     snprintf(lock->path, sizeof lock->path, "%s/run.lock", folder);
-    status = qnet_make_folder(ctx, folder);
+    qnet_status status = qnet_make_folder(ctx, folder);
     if (status == QNET_OK) status = qnet__lock_open(ctx, lock);
     if (status != QNET_OK) {
         qnet__lock_tidy(lock);
@@ -3620,7 +3597,9 @@ static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__
     }
     qnet__holder_text(text);
     /* The lock holds without its text, should that not be written. */
-    if (lock->file >= 0 && qnet__fd_write(lock->file, text, (unsigned)strlen(text)) < 0) errno = 0;
+    if (lock->file >= 0 &&
+        QNET__SYSTEM(write, _write)(lock->file, text, (unsigned)strlen(text)) < 0)
+        errno = 0;
     return QNET_OK;
 }
 
@@ -3631,7 +3610,7 @@ static void qnet__lock_release(qnet__lock *lock)
     (void)qnet__remove(lock->path);
     if (lock->file >= 0) (void)flock(lock->file, LOCK_UN); /* children may still have it open */
 #endif
-    if (lock->file >= 0) qnet__fd_close(lock->file);
+    if (lock->file >= 0) QNET__SYSTEM(close, _close)(lock->file);
 #ifdef QNET__WINDOWS
     (void)qnet__remove(lock->path);
 #endif
@@ -3775,8 +3754,8 @@ static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, con
     for (; f->key != NULL; f++) {
         const double value = qnet__setting_get(f, config);
         if (!(value >= f->low && value <= f->high))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s %g: expected %.12g to %.12g", what,
-                              f->key, value, f->low, f->high);
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s is %g, expected %.12g to %.12g",
+                              what, f->key, value, f->low, f->high);
     }
     return QNET_OK;
 }
@@ -10981,6 +10960,7 @@ static qnet_status qnet__scan_check_config(qnet_context *ctx, const qnet_scan_co
     return QNET_OK;
 }
 
+/* The paper's model; hidden and steps are ours. */
 QNET_API void qnet_scan_config_init(qnet_scan_config *config)
 {
     /* features, hidden, steps, classes, batch, training */
@@ -10989,6 +10969,7 @@ QNET_API void qnet_scan_config_init(qnet_scan_config *config)
     *config = usual;
 }
 
+/* What qnet_scan_model_create would ask for; 0 for a configuration that it refuses. */
 QNET_API size_t qnet_scan_model_bytes(qnet_context *ctx, const qnet_scan_config *config)
 {
     qnet__arena arena = {NULL, 0};
@@ -11007,8 +10988,7 @@ QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_c
     qnet__arena arena = {NULL, 0};
     qnet__scan_state s;
     size_t bytes;
-    if (ctx == NULL || config == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "scan model: ctx, config or out is NULL");
+    QNET__NEEDS(ctx, ctx && config && out);
     QNET__TRY(qnet__scan_check_config(ctx, config));
     qnet__scan_plan(ctx, config, &arena, &s);
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "the scan model"));
@@ -11030,6 +11010,7 @@ QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_c
     return QNET_OK;
 }
 
+/* Network, state and all are one block. */
 QNET_API void qnet_scan_model_destroy(qnet_scan_model *model)
 {
     if (model != NULL)
@@ -11055,16 +11036,14 @@ QNET_API void qnet_scan_model_init(qnet_scan_model *model, uint64_t seed)
     }
 }
 
-/* batch in 1..config.batch and length[batch] in 1..config.steps. */
-static qnet_status qnet__scan_check_batch(const qnet_scan_model *model, const int *length,
-                                          int batch)
+/* length[count] in 1..config.steps. */
+static qnet_status qnet__check_lengths(const qnet_scan_model *model, const int *length, int count)
 {
-    QNET__TRY(qnet__check_range(model->ctx, "scan model", "batch", batch, 1, model->config.batch));
-    for (int b = 0; b < batch; b++)
-        if (length[b] < 1 || length[b] > model->config.steps)
+    for (int i = 0; i < count; i++)
+        if (length[i] < 1 || length[i] > model->config.steps)
             return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
-                              "scan model: length[%d] must be 1..%d, found %d", b,
-                              model->config.steps, length[b]);
+                              "scan model: length[%d] must be 1..%d, found %d", i,
+                              model->config.steps, length[i]);
     return QNET_OK;
 }
 
@@ -11088,15 +11067,14 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
                                              const int *length, int batch, qnet_real *image_logits,
                                              qnet_real *scan_logits)
 {
-    if (model == NULL || x == NULL || length == NULL)
-        return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "scan model forward: model, x or length is NULL");
+    QNET__NEEDS(model ? model->ctx : NULL, model && x && length);
     qnet_context *ctx = model->ctx;
     qnet__scan_state *s = model->state;
     const qnet_scan_config *config = &model->config;
     const int width = 2 * config->hidden, classes = config->classes;
     s->batch = 0;
-    QNET__TRY(qnet__scan_check_batch(model, length, batch));
+    QNET__TRY(qnet__check_range(ctx, "scan model", "batch", batch, 1, config->batch));
+    QNET__TRY(qnet__check_lengths(model, length, batch));
     s->lstm.batch = batch;
     for (int d = 0; d < 2; d++)
         for (int i = 0; i < 2 * width; i++)
@@ -11125,13 +11103,10 @@ QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet
                                               const qnet_real *dimage_logits,
                                               const qnet_real *dscan_logits)
 {
-    if (model != NULL && !model->config.training)
+    if (model && !model->config.training)
         return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                           "scan model backward: needs a model created with training = 1");
-    if (model == NULL || x == NULL || length == NULL || dimage_logits == NULL ||
-        dscan_logits == NULL)
-        return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "scan model backward: an argument is NULL");
+    QNET__NEEDS(model ? model->ctx : NULL, model && x && length && dimage_logits && dscan_logits);
     qnet_context *ctx = model->ctx;
     qnet__scan_state *s = model->state;
     const qnet_scan_config *config = &model->config;
@@ -11139,7 +11114,7 @@ QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "scan model backward: expected the batch of the last forward pass, %d, "
                           "found %d", s->batch, batch);
-    QNET__TRY(qnet__scan_check_batch(model, length, batch));
+    QNET__TRY(qnet__check_lengths(model, length, batch));
     const int width = 2 * config->hidden, classes = config->classes;
     const size_t rows = (size_t)batch * (size_t)config->steps, w = (size_t)width;
     const size_t k = (size_t)classes;
@@ -11165,9 +11140,7 @@ QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet
         memcpy(s->d.b_hh[d], s->d.lstm.b[d], 2 * w * sizeof(qnet_real));
     return QNET_OK;
 }
-#endif
 
-#if QNET__HAS_TRAINING
 /* loss = CE(scan) + CE(image), each a mean of -log softmax(logits)[label]: over scans, and over all
    their slices, which have their scan's label: label -1 leaves padded steps out. The paper has both
    heads trained with cross-entropy ("Stage 2") and says no more; the weights 1:1 are this library's
@@ -11176,10 +11149,8 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
                                           const int *length, const int *scan_label, int batch,
                                           double *image_loss, double *scan_loss, int backward)
 {
-    if (model == NULL || x == NULL || length == NULL || scan_label == NULL || image_loss == NULL ||
-        scan_loss == NULL)
-        return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "scan model loss: an argument is NULL");
+    QNET__NEEDS(model ? model->ctx : NULL,
+                model && x && length && scan_label && image_loss && scan_loss);
     qnet__scan_state *s = model->state;
     const int steps = model->config.steps, classes = model->config.classes;
     double image, scan;
@@ -11280,17 +11251,12 @@ QNET_API void qnet_adam_step(qnet_context *ctx, const qnet_adam_config *config, 
                              qnet_real *p, const qnet_real *g, qnet_real *m, qnet_real *v,
                              double learning_rate, uint64_t t)
 {
-    qnet__optim_job job;
-    memset(&job, 0, sizeof job);
-    job.count = count;
-    job.p = p, job.g = g, job.m = m, job.v = v;
-    job.b1 = (qnet_real)config->beta1;
-    job.one_b1 = (qnet_real)(1.0 - config->beta1);
-    job.b2 = (qnet_real)config->beta2;
-    job.one_b2 = (qnet_real)(1.0 - config->beta2);
-    job.rate = (qnet_real)(learning_rate / (1.0 - pow(config->beta1, (double)t)));
-    job.root = (qnet_real)(1.0 / sqrt(1.0 - pow(config->beta2, (double)t)));
-    job.eps = (qnet_real)config->eps;
+    const double b1 = config->beta1, b2 = config->beta2;
+    qnet__optim_job job = {count, p, m, v, g, (qnet_real)b1, (qnet_real)(1.0 - b1), (qnet_real)b2,
+                           (qnet_real)(1.0 - b2),
+                           (qnet_real)(learning_rate / (1.0 - pow(b1, (double)t))),
+                           (qnet_real)(1.0 / sqrt(1.0 - pow(b2, (double)t))),
+                           (qnet_real)config->eps, 0};
     qnet__optim_run(ctx, qnet__adam_task, &job);
 }
 
@@ -11319,11 +11285,8 @@ static void qnet__swa_task(void *arg, size_t index, size_t worker)
 QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *average,
                               const qnet_real *p, uint64_t n)
 {
-    qnet__optim_job job;
-    memset(&job, 0, sizeof job);
-    job.count = count;
-    job.p = average, job.g = p;
-    job.share = (qnet_real)(1.0 / ((double)n + 1.0));
+    qnet__optim_job job = {count, average, NULL, NULL, p, 0, 0, 0, 0, 0, 0, 0,
+                           (qnet_real)(1.0 / ((double)n + 1.0))};
     qnet__optim_run(ctx, qnet__swa_task, &job);
 }
 #endif
@@ -11344,6 +11307,11 @@ QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *averag
    symbol's code: that says it all, because codes of one length are numbered in the order of their
    symbols, and shorter ones come first ("canonical"). Bits fill bytes from the lowest on; a
    Huffman code is packed from its first bit, all other numbers from their lowest.
+
+   For example, "abcabcabcd" is the symbols a, b, c, (length 6, distance 3), d, end. In the fixed
+   code that is 3 bits of block head; 8 + 8 + 8 for the letters; 7 for the symbol 260, which says
+   length 6 without extra bits; 5 for the distance code 2, which says 3; 8 for d; 7 for the end: 54
+   bits for 80. The copy may overlap itself: of its six bytes the last three are its own first.
 
    gzip puts a header before the blocks and CRC-32 and size behind them; zlib two bytes and the
    Adler-32 sum. Relies on >>file for bytes.
@@ -11431,9 +11399,15 @@ static uint32_t qnet__adler32(uint32_t adler, const unsigned char *p, size_t siz
 
 /* ---- inflate --------------------------------------------------------------------------------- */
 
-/* A decoding table is indexed by the next bits of the stream. An entry holds, from bit 0: the bits
-   that it consumes (4), what it is (4), the number of extra bits (8), its value (16). Codes longer
-   than the index go through a link to a second table. An entry of 0 is no code at all. */
+/* A decoding table is indexed by the next bits of the stream, more than most codes have: a code of
+   n bits stands in every place whose lowest n bits it is, so one look-up decodes a symbol. Codes
+   longer than the index go through a link to a second table, indexed by the bits behind. Lengths
+   and distances hold base and extra bits, so that no other table is asked. An entry:
+
+       bits  0..3    how many bits of the stream it consumes
+       bits  4..7    what it is, one of the four below; all 0: no code
+       bits  8..15   the number of extra bits
+       bits 16..31   its value */
 #define QNET__CODE_LITERAL 0x10u /* value: the byte, or a code length */
 #define QNET__CODE_BASE    0x20u /* value: the base of a length or distance */
 #define QNET__CODE_END     0x40u /* end of block */
@@ -11460,7 +11434,9 @@ static uint32_t qnet__reverse_bits(uint32_t code, int n)
     return r;
 }
 
-/* code[symbols] of these lengths (RFC 1951, 3.2.2), first bit lowest. */
+/* code[symbols] of these lengths (RFC 1951, 3.2.2), first bit lowest. Codes are counted up, and
+   doubled from one length to the next. For the lengths 2, 1, 3, 3 that gives 10, 0, 110, 111: none
+   begins with another one, so no sign between them is needed. */
 static void qnet__canonical_codes(const uint8_t *length, int symbols, uint16_t *code)
 {
     uint32_t next = 0;
@@ -11475,14 +11451,15 @@ enum { QNET__FOR_CODELEN, QNET__FOR_LITLEN, QNET__FOR_DIST };
 /* The table entry of a symbol, without the length of its code; 0 for a reserved symbol. */
 static uint32_t qnet__code_entry(int what, int symbol)
 {
-    uint32_t base, extra;
     if (what == QNET__FOR_CODELEN || (what == QNET__FOR_LITLEN && symbol < 256))
         return (uint32_t)symbol << 16 | QNET__CODE_LITERAL;
     if (what == QNET__FOR_LITLEN && symbol == 256) return QNET__CODE_END;
     if (symbol >= (what == QNET__FOR_LITLEN ? QNET__LITLEN_CODES : QNET__DIST_CODES)) return 0;
-    base = what == QNET__FOR_LITLEN ? qnet__length_base[symbol - 257] : qnet__dist_base[symbol];
-    extra = what == QNET__FOR_LITLEN ? qnet__length_extra[symbol - 257] : qnet__dist_extra[symbol];
-    return base << 16 | extra << 8 | QNET__CODE_BASE;
+    if (what == QNET__FOR_LITLEN)
+        return (uint32_t)qnet__length_base[symbol - 257] << 16 |
+               (uint32_t)qnet__length_extra[symbol - 257] << 8 | QNET__CODE_BASE;
+    return (uint32_t)qnet__dist_base[symbol] << 16 | (uint32_t)qnet__dist_extra[symbol] << 8 |
+           QNET__CODE_BASE;
 }
 
 /* Fills code->table from length[symbols], 0..15 (RFC 1951, 3.2.2). As zlib does, refuses a set of
@@ -11623,9 +11600,9 @@ static void qnet__inflate_refill(qnet__inflate *s)
     while (s->in.count <= 56) {
         if (s->in.at == s->in.end) {
             size_t got;
-            qnet_status status;
             if (s->source_ended) break;
-            status = qnet__read_some(s->ctx, s->source, s->input, sizeof s->input, &got);
+            const qnet_status status =
+                qnet__read_some(s->ctx, s->source, s->input, sizeof s->input, &got);
             if (status != QNET_OK) s->status = status;
             s->source_ended = got == 0;
             s->in.at = s->input;
@@ -11711,12 +11688,11 @@ static const char *qnet__inflate_dynamic(qnet__inflate *s)
         return "the set of code lengths is no prefix code";
     while (at < literals + distances) { /* from here on length[] is that of the real codes */
         uint32_t symbol, repeat = 1;
-        uint8_t fill;
         if (s->in.count < QNET__CODELEN_BITS) qnet__inflate_refill(s);
         symbol = qnet__next_code(&s->in, &codelen, QNET__CODELEN_BITS) >> 16;
         if (s->in.count < 0) return NULL; /* no bit is left: the next to be read tells */
         if (symbol == 16 && at == 0) return "a repeated code length has none before it";
-        fill = (uint8_t)(symbol < 16 ? symbol : symbol == 16 ? length[at - 1] : 0);
+        const uint8_t fill = (uint8_t)(symbol < 16 ? symbol : symbol == 16 ? length[at - 1] : 0);
         if (symbol >= 16)
             repeat = qnet__repeat_base[symbol - 16] +
                      qnet__inflate_bits(s, qnet__repeat_extra[symbol - 16]);
@@ -11738,9 +11714,8 @@ static void qnet__inflate_block(qnet__inflate *s)
 {
     uint8_t length[QNET__FIXED_CODES], dist_length[32];
     const char *wrong = NULL;
-    uint32_t type;
     s->last_block = (int)qnet__inflate_bits(s, 1);
-    type = qnet__inflate_bits(s, 2);
+    const uint32_t type = qnet__inflate_bits(s, 2);
     s->mode = type == 0 ? QNET__IN_STORED : QNET__IN_CODES;
     if (type == 0) {
         /* Bytes were read whole, so what is beyond a multiple of 8 is the rest of this byte. */
@@ -11764,20 +11739,9 @@ static void qnet__inflate_block(qnet__inflate *s)
 /* Bytes as they are, until the block ends or the room is used. */
 static void qnet__inflate_stored(qnet__inflate *s)
 {
-    size_t room = QNET__WINDOW + QNET__INFLATE_STEP - s->made, n;
-    for (; s->stored_left > 0 && room > 0 && s->status == QNET_OK; s->stored_left -= n, room -= n) {
-        if (s->in.count > 0 || s->in.at == s->in.end) { /* whole bytes that were read ahead */
-            s->out[s->made] = (unsigned char)qnet__inflate_bits(s, 8);
-            n = 1;
-        } else {
-            s->in.bits = 0;
-            n = qnet__min_size(s->stored_left, room);
-            n = qnet__min_size((size_t)(s->in.end - s->in.at), n);
-            memcpy(s->out + s->made, s->in.at, n);
-            s->in.at += n;
-        }
-        s->made += n;
-    }
+    const size_t room = QNET__WINDOW + QNET__INFLATE_STEP;
+    for (; s->stored_left > 0 && s->made < room && s->status == QNET_OK; s->stored_left--)
+        s->out[s->made++] = (unsigned char)qnet__inflate_bits(s, 8);
     if (s->stored_left == 0) s->mode = s->last_block ? QNET__IN_TRAILER : QNET__IN_BLOCK;
 }
 
@@ -11894,47 +11858,52 @@ static qnet_status qnet__inflate_read(qnet__inflate *s, void *dst, size_t size, 
     return QNET_OK;
 }
 
-/* ---- deflate --------------------------------------------------------------------------------- */
+/* ---- deflate ---------------------------------------------------------------------------------
+   Plain bytes are packed in pieces, each one block with a code of its own:
 
-#define QNET__BLOCK     QNET__WINDOW /* plain bytes of one deflate block */
-#define QNET__HASH_BITS 15
-#define QNET__CHAIN     48   /* earlier places that are tried for a match */
-#define QNET__NICE      96   /* a match of this length is taken without a look further */
-#define QNET__TOO_FAR   4096 /* a match of 3 from farther costs more than 3 literals */
+       piece -> chains: for each place the one before it with the same hash of three bytes
+             -> tokens: the longest match along the chain, or a literal; and how often each comes
+             -> two Huffman codes, for literals and lengths, and for distances
+             -> the codes' lengths, the tokens, the end of the block
+
+   Matches reach back within their piece only, so that nothing moves from one piece to the next. A
+   window that slides on, and looking for a longer match one byte later, as zlib does both, would
+   make a volume's file about 1 % smaller. */
+
+#define QNET__DEFLATE_PIECE 65535 /* plain bytes of a block: a place, + 1, fits 16 bits */
+#define QNET__HASH_BITS     15
+#define QNET__CHAIN         48   /* earlier places that are tried for a match */
+#define QNET__TOO_FAR       4096 /* a match of 3 from farther costs more than 3 literals */
+#define QNET__CODE_MOST     14   /* bits of a code: 16 symbols say all lengths, see below */
 
 /* An alphabet of a block: how often each symbol comes, its code and the code's length in bits. */
 typedef struct qnet__alphabet {
-    uint32_t count[QNET__FIXED_CODES];
-    uint8_t length[QNET__FIXED_CODES];
-    uint16_t code[QNET__FIXED_CODES];
+    uint32_t count[QNET__LITLEN_CODES];
+    uint8_t length[QNET__LITLEN_CODES];
+    uint16_t code[QNET__LITLEN_CODES];
 } qnet__alphabet;
 
-/* The state of packing, about 600 KB in one block of the heap. window holds up to 32768 bytes that
-   a match may reach back to and, after them, the block that is being filled. */
+/* The state of packing, about 700 KB in one block of the heap. */
 typedef struct qnet__deflate {
     qnet_context *ctx;
     qnet_sink *sink;
     int zlib; /* 1: the wrapper of RFC 1950; 0: gzip */
     uint64_t bits;
     int bit_count;
-    size_t written; /* bytes in out */
-    /* window[start..size) is not yet coded, [0..hashed) is in the chains */
-    size_t start, size, hashed;
+    size_t size, tokens, written; /* of plain, token, out */
     uint32_t check, plain_size;
-    size_t tokens;
     qnet__alphabet litlen, dist;
     uint8_t length_symbol[QNET__MATCH_MAX + 1]; /* length -> code - 257 */
-    uint8_t dist_symbol[512]; /* distance - 1 < 256: itself; else 256 + (distance - 1 >> 7) */
+    uint8_t dist_symbol[QNET__WINDOW + 1];      /* distance -> code */
     uint32_t crc_table[8][256];
-    int32_t head[1 << QNET__HASH_BITS]; /* latest place with this hash, or -1 */
-    int32_t previous[2 * QNET__WINDOW]; /* the one before a place, or -1 */
-    uint32_t token[QNET__BLOCK];        /* a literal, or distance << 9 | length */
-    unsigned char window[2 * QNET__WINDOW];
-    unsigned char out[QNET__BLOCK + 1024];
+    uint16_t head[1 << QNET__HASH_BITS]; /* 1 + the latest place with this hash; 0: none */
+    uint16_t previous[QNET__DEFLATE_PIECE]; /* 1 + the place before with the same hash */
+    uint32_t token[QNET__DEFLATE_PIECE];    /* a literal, or distance << 9 | length */
+    unsigned char plain[QNET__DEFLATE_PIECE];
+    unsigned char out[2 * QNET__DEFLATE_PIECE + 1024]; /* a match of 3 takes 46 bits at most */
 } qnet__deflate;
 
-/* Adds the low n <= 32 bits of value to the stream. out has room for any block: one that would be
-   larger than its plain bytes is stored as they are. */
+/* Adds the low n <= 32 bits of value to the stream. */
 static void qnet__put_bits(qnet__deflate *d, uint32_t value, int n)
 {
     d->bits |= (uint64_t)value << d->bit_count;
@@ -11943,26 +11912,18 @@ static void qnet__put_bits(qnet__deflate *d, uint32_t value, int n)
         d->out[d->written++] = (unsigned char)(d->bits & 255);
 }
 
-/* The code 0..29 of a distance 1..32768. From 257 on each code starts at a multiple of 128, + 1. */
-static int qnet__distance_symbol(const qnet__deflate *d, uint32_t distance)
-{
-    return d->dist_symbol[distance <= 256 ? distance - 1 : 256 + ((distance - 1) >> 7)];
-}
-
 /* The code of one symbol. */
-static void qnet__put_symbol(qnet__deflate *d, const qnet__alphabet *a, int symbol)
+static void qnet__put_symbol(qnet__deflate *d, const qnet__alphabet *a, uint32_t symbol)
 {
     qnet__put_bits(d, a->code[symbol], a->length[symbol]);
 }
 
-/* Writes the head of the wrapper and makes the tables from a length or distance to its symbol:
-   smallest code first, so that each later one overwrites from its own base on. */
+/* Writes the head of the wrapper and makes the tables from a length or distance to its symbol. */
 static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *sink, int zlib)
 {
     static const unsigned char gzip_head[10] = {0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}; /* no time */
     static const unsigned char zlib_head[2] = {0x78, 0x9c};
-    memset(d, 0, offsetof(qnet__deflate, head));
-    memset(d->head, -1, sizeof d->head);
+    memset(d, 0, offsetof(qnet__deflate, crc_table));
     d->ctx = ctx;
     d->sink = sink;
     d->zlib = zlib;
@@ -11970,255 +11931,169 @@ static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *
     d->written = zlib ? 2 : 10;
     memcpy(d->out, zlib ? zlib_head : gzip_head, d->written);
     qnet__crc32_table(d->crc_table);
-    for (int k = 0; k < 29; k++)
-        for (int i = qnet__length_base[k]; i <= QNET__MATCH_MAX; i++)
-            d->length_symbol[i] = (uint8_t)k;
+    for (int k = 0; k < 29; k++) /* 258 has a code of its own, the last */
+        memset(d->length_symbol + qnet__length_base[k], k, (size_t)1 << qnet__length_extra[k]);
     for (int k = 0; k < QNET__DIST_CODES; k++)
-        for (int i = qnet__dist_base[k] - 1; i < QNET__WINDOW; i += i < 256 ? 1 : 128)
-            d->dist_symbol[i < 256 ? i : 256 + (i >> 7)] = (uint8_t)k;
+        memset(d->dist_symbol + qnet__dist_base[k], k, (size_t)1 << qnet__dist_extra[k]);
 }
 
-/* Puts every place up to and with `last` into the hash chains; a place needs three bytes. */
-static void qnet__deflate_hash(qnet__deflate *d, size_t last)
+/* previous[] of all places of the piece; three bytes make a place. The hash is Knuth's: the high
+   bits of the product are the well mixed ones. */
+static void qnet__deflate_chains(qnet__deflate *d)
 {
-    for (; d->hashed <= last && d->hashed + QNET__MATCH_MIN <= d->size; d->hashed++) {
-        const unsigned char *p = d->window + d->hashed;
-        uint32_t h = ((uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16) * 0x9e3779b1u;
-        /* Knuth's multiplicative hash: the high bits are the well mixed ones. */
-        h >>= 32 - QNET__HASH_BITS;
-        d->previous[d->hashed] = d->head[h];
-        d->head[h] = (int32_t)d->hashed;
+    memset(d->head, 0, sizeof d->head);
+    for (size_t i = 0; i + QNET__MATCH_MIN <= d->size; i++) {
+        const unsigned char *p = d->plain + i;
+        const uint32_t three = (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16;
+        const uint32_t h = three * 0x9e3779b1u >> (32 - QNET__HASH_BITS);
+        d->previous[i] = d->head[h];
+        d->head[h] = (uint16_t)(i + 1);
     }
 }
 
-/* The longest match for the bytes at `at`, within the block; 0 when there is none worth it. */
-static uint32_t qnet__deflate_match(qnet__deflate *d, size_t at, uint32_t *distance)
+/* The longest match for the bytes at `at` as a token; 0 when there is none worth it. */
+static uint32_t qnet__deflate_match(const qnet__deflate *d, size_t at)
 {
-    const unsigned char *p = d->window + at;
-    size_t room = qnet__min_size(d->size - at, QNET__MATCH_MAX), best = QNET__MATCH_MIN - 1;
-    int tries = QNET__CHAIN;
-    qnet__deflate_hash(d, at);
+    const unsigned char *p = d->plain + at;
+    const size_t room = qnet__min_size(d->size - at, QNET__MATCH_MAX);
+    size_t best = QNET__MATCH_MIN - 1, distance = 0, back;
     if (room < QNET__MATCH_MIN) return 0;
     /* Places with the same hash, nearest first. Equal hashes of different bytes do happen: the
        bytes are compared, first the one that would make the match the longest so far. */
-    for (int32_t place = d->previous[at]; place >= 0 && tries > 0;
-         place = d->previous[place], tries--) {
-        const unsigned char *q = d->window + place;
-        size_t n = 0, back = at - (size_t)place;
+    for (size_t place = d->previous[at], tries = QNET__CHAIN; place > 0 && tries > 0;
+         place = d->previous[place - 1], tries--) {
+        const unsigned char *q = d->plain + place - 1;
+        size_t n = 0;
+        back = at + 1 - place;
         if (back > QNET__WINDOW) break; /* those after it are farther still */
         if (q[best] != p[best] || q[0] != p[0]) continue;
         while (n < room && p[n] == q[n]) n++;
         /* the nearest of equal lengths wins: its distance takes fewer bits */
         if (n <= best || (n == QNET__MATCH_MIN && back > QNET__TOO_FAR)) continue;
         best = n;
-        *distance = (uint32_t)back;
-        if (n >= QNET__NICE || n == room) break;
+        distance = back;
+        if (n == room) break;
     }
-    return best < QNET__MATCH_MIN ? 0 : (uint32_t)best;
+    return distance > 0 ? (uint32_t)(distance << 9 | best) : 0;
 }
 
-/* Fills token[] for window[start..size): literals and matches, each match taken only when none
-   longer starts one byte later ("lazy" matching, as in zlib). */
+/* Fills token[] for the piece, with the longest match at each place where there is one. */
 static void qnet__deflate_parse(qnet__deflate *d)
 {
-    size_t at = d->start;
     memset(d->litlen.count, 0, sizeof d->litlen.count);
     memset(d->dist.count, 0, sizeof d->dist.count);
     d->tokens = 0;
-    while (at < d->size) {
-        uint32_t distance = 0, n = qnet__deflate_match(d, at, &distance), later_distance = 0, later;
-        while (n > 0 && n < QNET__NICE && at + 1 < d->size) {
-            later = qnet__deflate_match(d, at + 1, &later_distance);
-            if (later <= n) break;
-            d->litlen.count[d->window[at]]++;
-            d->token[d->tokens++] = d->window[at++];
-            n = later;
-            distance = later_distance;
+    qnet__deflate_chains(d);
+    for (size_t at = 0; at < d->size;) {
+        const uint32_t match = qnet__deflate_match(d, at), n = match & 511;
+        if (n > 0) {
+            d->litlen.count[257 + d->length_symbol[n]]++;
+            d->dist.count[d->dist_symbol[match >> 9]]++;
+        } else {
+            d->litlen.count[d->plain[at]]++;
         }
-        if (n == 0) { /* nothing to go back to */
-            d->litlen.count[d->window[at]]++;
-            d->token[d->tokens++] = d->window[at++];
-            continue;
-        }
-        d->litlen.count[257 + d->length_symbol[n]]++;
-        d->dist.count[qnet__distance_symbol(d, distance)]++;
-        d->token[d->tokens++] = distance << 9 | n;
-        at += n;
-        qnet__deflate_hash(d, at - 1);
+        d->token[d->tokens++] = n > 0 ? match : d->plain[at];
+        at += n > 0 ? n : 1;
     }
     d->litlen.count[256] = 1; /* the end of the block */
 }
 
-/* Code lengths length[symbols] <= limit for these counts, and the codes. Huffman's tree by two
-   queues (leaves and inner nodes both come in rising order of weight), then lengths above the limit
-   are shortened at the least cost elsewhere. At least two codes get a length, so that
-   every decoder takes the set as complete. */
-static void qnet__huffman_make(const uint32_t *count, int symbols, int limit, uint8_t *length,
-                               uint16_t *code)
+/* Lengths of at most QNET__CODE_MOST bits for the counts of an alphabet, and the codes. Huffman's
+   tree by two queues: leaves and inner nodes both come in rising order of weight. Where it gets too
+   deep, flatter counts make a flatter tree. The first two symbols always get a code, so that every
+   decoder takes the set as complete. */
+static void qnet__huffman_make(qnet__alphabet *a, int symbols)
 {
-    uint32_t weight[2 * QNET__FIXED_CODES], kraft = 0;
-    uint16_t order[QNET__FIXED_CODES], parent[2 * QNET__FIXED_CODES];
-    int depth[2 * QNET__FIXED_CODES], of_length[16] = {0}, used = 0, i, k, leaf, inner, node;
-    memset(length, 0, (size_t)symbols);
-    for (i = 0; i < symbols; i++) {
-        if (count[i] == 0) continue;
-        for (k = used++; k > 0 && count[order[k - 1]] > count[i]; k--) order[k] = order[k - 1];
-        order[k] = (uint16_t)i;
-    }
-    for (i = 0; used < 2; i++) /* a second code: one that does not occur */
-        if (count[i] == 0) order[used++] = (uint16_t)i;
-    /* nodes 0..used-1 are the leaves, the rest are made here, each the parent of two below it */
-    for (i = 0; i < used; i++) weight[i] = count[order[i]];
-    for (node = used, leaf = 0, inner = used; node < 2 * used - 1; node++) {
-        weight[node] = 0;
-        for (k = 0; k < 2; k++) { /* the two lightest */
-            int light = leaf < used && (inner == node || weight[leaf] <= weight[inner]);
-            int take = light ? leaf++ : inner++;
-            weight[node] += weight[take];
-            parent[take] = (uint16_t)node;
+    uint32_t weight[2 * QNET__LITLEN_CODES];
+    int order[QNET__LITLEN_CODES], parent[2 * QNET__LITLEN_CODES], depth[2 * QNET__LITLEN_CODES];
+    memset(a->length, 0, sizeof a->length);
+    for (int i = 0; i < 2; i++) a->count[i] += a->count[i] == 0;
+    do {
+        int used = 0, leaf = 0, inner, node, k;
+        for (int i = 0; i < symbols; i++) {
+            if (a->count[i] == 0) continue;
+            for (k = used++; k > 0 && a->count[order[k - 1]] > a->count[i]; k--)
+                order[k] = order[k - 1];
+            order[k] = i;
         }
-    }
-    depth[2 * used - 2] = 0;
-    for (i = 2 * used - 3; i >= 0; i--) {
-        depth[i] = depth[parent[i]] + 1;
-        if (i < used) of_length[qnet__min_int(depth[i], limit)]++;
-    }
-    for (i = 1; i <= limit; i++) kraft += (uint32_t)of_length[i] << (limit - i);
-    /* Truncated depths may break Kraft's inequality, sum of 2^-length <= 1. Each round takes one
-       leaf of the greatest length and makes it the sibling of a leaf of the next smaller length,
-       which goes one level down: the sum falls by 2^-limit. */
-    for (; kraft > 1u << limit; kraft--) {
-        of_length[limit]--;
-        for (i = limit - 1; of_length[i] == 0; i--) {}
-        of_length[i]--;
-        of_length[i + 1] += 2;
-    }
-    /* Which leaf has which depth no longer matters: only how many there are of each. */
-    for (i = limit, k = 0; i >= 1; i--) /* the rarest get the longest */
-        for (leaf = 0; leaf < of_length[i]; leaf++) length[order[k++]] = (uint8_t)i;
-    qnet__canonical_codes(length, symbols, code);
+        /* Nodes 0..used-1 are the leaves, the rest are made here, each the parent of two below. */
+        for (k = 0; k < used; k++) weight[k] = a->count[order[k]];
+        for (node = inner = used; node < 2 * used - 1; node++) {
+            weight[node] = 0;
+            for (k = 0; k < 2; k++) { /* the two lightest */
+                const int light = leaf < used && (inner == node || weight[leaf] <= weight[inner]);
+                const int take = light ? leaf++ : inner++;
+                weight[node] += weight[take];
+                parent[take] = node;
+            }
+        }
+        depth[2 * used - 2] = 0;
+        for (node = 2 * used - 3; node >= 0; node--) {
+            depth[node] = depth[parent[node]] + 1;
+            if (node < used) a->length[order[node]] = (uint8_t)depth[node];
+        }
+        for (int i = 0; i < symbols; i++) a->count[i] -= a->count[i] / 2;
+    } while (depth[0] > QNET__CODE_MOST); /* of the rarest */
+    qnet__canonical_codes(a->length, symbols, a->code);
 }
 
-/* The bits that symbols[count] take: count * (length + extra); symbols below `plain` have no extra
-   bits. */
-static size_t qnet__coded_bits(const uint32_t *count, const uint8_t *length, int symbols,
-                               const uint8_t *extra, int plain)
+/* The head of a dynamic block: the lengths of both codes as one row. Code lengths 0 to 14 and, for
+   runs of zeros, symbol 18 are sixteen symbols, each sent in 4 bits. */
+static void qnet__deflate_head(qnet__deflate *d)
 {
-    size_t bits = 0;
-    for (int i = 0; i < symbols; i++)
-        bits += count[i] * (size_t)(length[i] + (i < plain ? 0 : extra[i - plain]));
-    return bits;
+    static const uint8_t bits[19] = {4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 0, 0, 0, 4};
+    uint8_t all[QNET__LITLEN_CODES + QNET__DIST_CODES];
+    uint16_t code[19];
+    int run;
+    qnet__canonical_codes(bits, 19, code);
+    memcpy(all, d->litlen.length, QNET__LITLEN_CODES);
+    memcpy(all + QNET__LITLEN_CODES, d->dist.length, QNET__DIST_CODES);
+    qnet__put_bits(d, 2 << 1, 3); /* not the last block */
+    qnet__put_bits(d, QNET__LITLEN_CODES - 257, 5);
+    qnet__put_bits(d, QNET__DIST_CODES - 1, 5);
+    qnet__put_bits(d, 19 - 4, 4);
+    for (int i = 0; i < 19; i++) qnet__put_bits(d, bits[qnet__codelen_order[i]], 3);
+    for (int i = 0; i < (int)sizeof all; i += run) {
+        for (run = 0; run < 138 && i + run < (int)sizeof all && all[i + run] == 0;) run++;
+        if (run < 11) run = 1;
+        qnet__put_bits(d, code[run > 1 ? 18 : all[i]], 4);
+        if (run > 1) qnet__put_bits(d, (uint32_t)run - 11, 7);
+    }
 }
 
-/* The tokens of the block in the codes at hand, and its end. */
+/* The tokens of the block, and its end. */
 static void qnet__deflate_tokens(qnet__deflate *d)
 {
     for (size_t i = 0; i < d->tokens; i++) {
-        uint32_t n = d->token[i] & 511, distance = d->token[i] >> 9;
-        int symbol;
+        uint32_t n = d->token[i] & 511, distance = d->token[i] >> 9, symbol;
         if (distance == 0) {
-            qnet__put_symbol(d, &d->litlen, (int)n);
+            qnet__put_symbol(d, &d->litlen, n);
             continue;
         }
         symbol = d->length_symbol[n];
         qnet__put_symbol(d, &d->litlen, 257 + symbol);
         qnet__put_bits(d, n - qnet__length_base[symbol], qnet__length_extra[symbol]);
-        symbol = qnet__distance_symbol(d, distance);
+        symbol = d->dist_symbol[distance];
         qnet__put_symbol(d, &d->dist, symbol);
         qnet__put_bits(d, distance - qnet__dist_base[symbol], qnet__dist_extra[symbol]);
     }
     qnet__put_symbol(d, &d->litlen, 256);
 }
 
-/* The head of a dynamic block: all code lengths as one row, runs shortened, in the code `codelen`.
-   Called twice: with codelen->count all 0 it counts the symbols, makes their code of at most 7 bits
-   and returns how many bits the head will take; then it writes. */
-static size_t qnet__deflate_head(qnet__deflate *d, qnet__alphabet *codelen, int write)
+/* Writes the piece as one block. */
+static qnet_status qnet__deflate_block(qnet__deflate *d)
 {
-    uint8_t all[QNET__LITLEN_CODES + QNET__DIST_CODES];
-    int literals = QNET__LITLEN_CODES, distances = QNET__DIST_CODES, codes = 19, n, run;
-    while (d->litlen.length[literals - 1] == 0) literals--; /* zeros at the end are not sent */
-    while (d->dist.length[distances - 1] == 0) distances--;
-    n = literals + distances;
-    memcpy(all, d->litlen.length, (size_t)literals);
-    memcpy(all + literals, d->dist.length, (size_t)distances);
-    if (write) {
-        while (codes > 4 && codelen->length[qnet__codelen_order[codes - 1]] == 0) codes--;
-        qnet__put_bits(d, (uint32_t)(literals - 257), 5);
-        qnet__put_bits(d, (uint32_t)(distances - 1), 5);
-        qnet__put_bits(d, (uint32_t)(codes - 4), 4);
-        for (int i = 0; i < codes; i++)
-            qnet__put_bits(d, codelen->length[qnet__codelen_order[i]], 3);
-    }
-    for (int i = 0; i < n; i += run) {
-        int symbol = all[i], most = symbol == 0 ? 138 : 6, repeat;
-        /* The first of a run is sent as such, its repeats by 16; zeros all by 17 or 18. */
-        for (run = 1; run < most && i + run < n && all[i + run] == symbol; run++) {}
-        repeat = run >= 3 && (symbol == 0 || (i > 0 && all[i - 1] == symbol));
-        if (repeat) symbol = symbol != 0 ? 16 : run <= 10 ? 17 : 18;
-        else run = 1;
-        codelen->count[symbol]++;
-        if (write) qnet__put_symbol(d, codelen, symbol);
-        if (write && repeat)
-            qnet__put_bits(d, (uint32_t)(run - qnet__repeat_base[symbol - 16]),
-                           qnet__repeat_extra[symbol - 16]);
-    }
-    if (write) return 0;
-    qnet__huffman_make(codelen->count, 19, 7, codelen->length, codelen->code);
-    while (codes > 4 && codelen->length[qnet__codelen_order[codes - 1]] == 0) codes--;
-    return 14 + 3 * (size_t)codes +
-           qnet__coded_bits(codelen->count, codelen->length, 19, qnet__repeat_extra, 16);
-}
-
-/* Codes window[start..size) as one block, stored where that is no larger, and hands it on. */
-static qnet_status qnet__deflate_block(qnet__deflate *d, int last)
-{
-    qnet__alphabet codelen;
-    const size_t n = d->size - d->start;
-    size_t bits, written; /* with codes of its own: exact before a bit is written */
     qnet__deflate_parse(d);
-    qnet__huffman_make(d->litlen.count, QNET__LITLEN_CODES, 15, d->litlen.length, d->litlen.code);
-    qnet__huffman_make(d->dist.count, QNET__DIST_CODES, 15, d->dist.length, d->dist.code);
-    memset(&codelen, 0, sizeof codelen);
-    bits = qnet__deflate_head(d, &codelen, 0) +
-           qnet__coded_bits(d->litlen.count, d->litlen.length, QNET__LITLEN_CODES,
-                            qnet__length_extra, 257) +
-           qnet__coded_bits(d->dist.count, d->dist.length, QNET__DIST_CODES, qnet__dist_extra, 0);
-    qnet__put_bits(d, last ? 1 : 0, 1);
-    if (8 * n + 40 <= bits) { /* ties go to the form that is faster to unpack */
-        qnet__put_bits(d, 0, 2);
-        qnet__put_bits(d, 0, -d->bit_count & 7); /* up to a whole byte */
-        qnet__put_bits(d, (uint32_t)n, 16);
-        qnet__put_bits(d, (uint32_t)n ^ 0xffff, 16);
-        memcpy(d->out + d->written, d->window + d->start, n);
-        d->written += n;
-    } else {
-        qnet__put_bits(d, 2, 2);
-        qnet__deflate_head(d, &codelen, 1);
-        qnet__deflate_tokens(d);
-    }
-    d->start = d->size;
-    written = d->written;
-    d->written = 0;
-    return qnet__write(d->ctx, d->sink, d->out, written);
+    qnet__huffman_make(&d->litlen, QNET__LITLEN_CODES);
+    qnet__huffman_make(&d->dist, QNET__DIST_CODES);
+    qnet__deflate_head(d);
+    qnet__deflate_tokens(d);
+    const qnet_status status = qnet__write(d->ctx, d->sink, d->out, d->written);
+    d->size = d->written = 0;
+    return status;
 }
 
-/* Makes room for the next block: the last 32768 bytes stay, and all places move down with them. */
-static void qnet__deflate_slide(qnet__deflate *d)
-{
-    memmove(d->window, d->window + QNET__WINDOW, QNET__WINDOW);
-    memmove(d->previous, d->previous + QNET__WINDOW, QNET__WINDOW * sizeof d->previous[0]);
-    for (int32_t i = 0; i < 1 << QNET__HASH_BITS; i++)
-        d->head[i] = qnet__max_int(d->head[i] - QNET__WINDOW, -1);
-    for (int32_t i = 0; i < QNET__WINDOW; i++)
-        d->previous[i] = qnet__max_int(d->previous[i] - QNET__WINDOW, -1);
-    d->start -= QNET__WINDOW;
-    d->size -= QNET__WINDOW;
-    d->hashed -= QNET__WINDOW;
-}
-
-/* Appends bytes[size] to the plain stream. A full block is coded only when more bytes follow it, as
-   the last block carries a mark. */
+/* Appends bytes[size] to the plain stream. */
 static qnet_status qnet__deflate_write(qnet__deflate *d, const void *bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)bytes;
@@ -12227,32 +12102,31 @@ static qnet_status qnet__deflate_write(qnet__deflate *d, const void *bytes, size
                        : qnet__crc32_update(d->crc_table, d->check, p, size);
     d->plain_size += (uint32_t)size; /* mod 2^32, as gzip has it */
     for (; size > 0; p += n, size -= n) {
-        if (d->size - d->start == QNET__BLOCK) QNET__TRY(qnet__deflate_block(d, 0));
-        if (d->size == 2 * QNET__WINDOW) qnet__deflate_slide(d);
-        n = qnet__min_size(size, d->start + QNET__BLOCK - d->size);
-        memcpy(d->window + d->size, p, n);
+        n = qnet__min_size(size, QNET__DEFLATE_PIECE - d->size);
+        memcpy(d->plain + d->size, p, n);
         d->size += n;
+        if (d->size == QNET__DEFLATE_PIECE) QNET__TRY(qnet__deflate_block(d));
     }
     return QNET_OK;
 }
 
-/* The last block and the check sums. */
+/* The last bytes, an empty last block in the fixed code, and the check sums. */
 static qnet_status qnet__deflate_finish(qnet__deflate *d)
 {
-    unsigned char trailer[8];
-    QNET__TRY(qnet__deflate_block(d, 1));
+    if (d->size > 0) QNET__TRY(qnet__deflate_block(d));
+    qnet__put_bits(d, 1 | 1 << 1, 3 + 7);
     qnet__put_bits(d, 0, -d->bit_count & 7); /* up to a whole byte */
-    QNET__TRY(qnet__write(d->ctx, d->sink, d->out, d->written));
-    qnet__store(trailer, 4, d->zlib, d->check);
-    qnet__store(trailer + 4, 4, 0, d->plain_size);
-    return qnet__write(d->ctx, d->sink, trailer, d->zlib ? 4 : 8);
+    qnet__store(d->out + d->written, 4, d->zlib, d->check);
+    qnet__store(d->out + d->written + 4, 4, 0, d->plain_size);
+    return qnet__write(d->ctx, d->sink, d->out, d->written + (d->zlib ? 4 : 8));
 }
 
 #if QNET__HAS_TRAINING
 /* ============================================================================================
    >>png   PNG pictures out (ISO/IEC 15948): pixels[height][width][channels], 8 bits, 1 channel
    (grey) or 3 (RGB). A picture is a signature and chunks: IHDR with the sizes, IDAT with the rows,
-   each filtered and all packed by the deflate above, IEND.
+   packed by the deflate above, IEND. A row is sent as its differences, mod 256, to the row above,
+   the format's filter 2 (PNG, 9.2): smooth pictures leave small numbers, which pack better.
    Relies on >>context, >>file and >>deflate.
    ============================================================================================ */
 
@@ -12269,62 +12143,18 @@ static qnet_status qnet__png_chunk(qnet_context *ctx, qnet_sink *sink, const cha
     return qnet__write(ctx, sink, crc, 4);
 }
 
-/* A row of a picture is sent as differences to a prediction from pixels that are known by then,
-   one of five kinds per row; smooth pictures leave small numbers, which deflate packs better.
-   What filter `kind` predicts from the bytes to the left, above and above left (PNG, 9.2). */
-static int qnet__png_predict(int kind, int left, int above, int corner)
-{
-    int p = left + above - corner, a = abs(p - left), b = abs(p - above), c = abs(p - corner);
-    switch (kind) {
-    case 0: return 0;
-    case 1: return left;
-    case 2: return above;
-    case 3: return (left + above) / 2;
-    default: return a <= b && a <= c ? left : b <= c ? above : corner; /* Paeth */
-    }
-}
-
-/* line[2][1 + bytes]: the kind of the filter and row[bytes] filtered by it; above: the row before,
-   NULL for the first. Returns which of the two lines is the one to send: of the five kinds the one
-   with the smallest sum of absolute differences wins (PNG, 12.8). */
-static int qnet__png_filter(const uint8_t *row, const uint8_t *above, size_t bytes, size_t pixel,
-                            unsigned char *line[2])
-{
-    double best = HUGE_VAL;
-    int next = 0; /* the line that is free; the other holds the best so far */
-    for (int kind = 0; kind < 5; kind++) {
-        double sum = 0;
-        line[next][0] = (unsigned char)kind;
-        for (size_t i = 0; i < bytes; i++) {
-            const int left = i >= pixel ? row[i - pixel] : 0, up = above ? above[i] : 0;
-            const int corner = above && i >= pixel ? above[i - pixel] : 0;
-            const int d = (row[i] - qnet__png_predict(kind, left, up, corner)) & 255;
-            line[next][1 + i] = (unsigned char)d;
-            sum += d < 128 ? d : 256 - d; /* mod 256: 255 is as near to 0 as 1 is */
-        }
-        if (sum < best) {
-            best = sum;
-            next = !next;
-        }
-    }
-    return !next;
-}
-
 /* Signature, IHDR, one IDAT with all rows as a zlib stream, IEND. The stream is made in memory
    first, for its length stands before it. */
 QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int width, int height,
                                     int channels, const uint8_t *pixels)
 {
     static const unsigned char signature[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
-    unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line[2];
+    unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line; /* 8 bits a sample */
     qnet_buffer data = {NULL, 0, 0, NULL};
-    qnet_sink to;
     qnet__deflate *d;
     size_t row, block, total;
     qnet_status status = QNET_OK;
-    if (ctx == NULL || sink == NULL || pixels == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_png_write: context, sink or pixels is NULL");
+    QNET__NEEDS(ctx, ctx && sink && pixels);
     if (width < 1 || height < 1 || (channels != 1 && channels != 3))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_png_write: picture is %d x %d x %d, "
                           "expected sides > 0, 1 or 3 channels", width, height, channels);
@@ -12332,24 +12162,23 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     if (width > INT_MAX / 4 || !qnet__mul(row, (size_t)height, &total) || total > INT_MAX / 2)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "qnet_png_write: picture is %d x %d x %d, "
                           "expected at most 2^30 bytes", width, height, channels);
-    block = sizeof *d + 2 * (row + 1);
+    block = sizeof *d + 1 + row;
     d = (qnet__deflate *)qnet__alloc(ctx, block);
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");
-    line[0] = (unsigned char *)(d + 1);
-    line[1] = line[0] + row + 1;
-    /* The rows as a zlib stream in `data`. */
-    to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
+    line = (unsigned char *)(d + 1); /* the filter and a row */
+    line[0] = 2;
+    qnet_sink to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
     qnet__deflate_start(d, ctx, &to, 1);
-    for (int y = 0; y < height && status == QNET_OK; y++) {
-        const uint8_t *p = pixels + (size_t)y * row;
-        const int best = qnet__png_filter(p, y > 0 ? p - row : NULL, row, (size_t)channels, line);
-        status = qnet__deflate_write(d, line[best], row + 1);
+    for (size_t y = 0; y < (size_t)height && status == QNET_OK; y++) {
+        const uint8_t *p = pixels + y * row;
+        for (size_t i = 0; i < row; i++) line[1 + i] = (uint8_t)(p[i] - (y > 0 ? (p - row)[i] : 0));
+        status = qnet__deflate_write(d, line, 1 + row);
     }
     if (status == QNET_OK) status = qnet__deflate_finish(d);
     qnet__free(ctx, d, block);
     qnet__store(head, 4, 1, (uint32_t)width);
     qnet__store(head + 4, 4, 1, (uint32_t)height);
-    head[9] = channels == 3 ? 2 : 0; /* colour type, behind the 8 bits a sample */
+    head[9] = channels == 3 ? 2 : 0; /* RGB or grey */
     if (status == QNET_OK) status = qnet__write(ctx, sink, signature, 8);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IHDR", head, 13);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IDAT", data.bytes, data.size);
@@ -12383,7 +12212,18 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    A file is a header of 348 bytes, extensions, and the voxels, x fastest, as one of ten number
    types, little- or big-endian, plain or in gzip; voxel = stored * slope + intercept, as float.
    What tools are known to write wrongly without doubt about its meaning is repaired with a warning,
-   all else is refused with the field, what was expected, and what was found.
+   all else is refused with the field, what was expected, and what was found. Repaired are:
+
+       bitpix that contradicts datatype       datatype holds, unless more bytes follow than it takes
+       dim[4] to dim[7] of 0                  1
+       a spacing below 0 (pixdim)             its magnitude: the direction is the quaternion's
+       a spacing of 0 of an axis of length 1  1 mm, silently: there is no second slice
+       quaternion longer than 1, up to 5e-6   length 1
+       sform_code above 0, matrix of zeros    the qform, where it is valid
+       neither sform nor qform                left, front, up about the centre; the side is unknown
+       a unit of length that is none          mm
+       slope of 0, NaN or infinity            stored values, silently: this is how "none" is written
+       bytes behind the last voxel            passed over, up to 1 MB
    Relies on >>context, >>file for bytes and >>deflate for gzip.
    ============================================================================================ */
 
@@ -12460,7 +12300,14 @@ static void qnet__orientation_text(double r[3][3], char text[4])
     text[3] = '\0';
 }
 
-/* The rotation of a quaternion a + bi + cj + dk of any length but 0 (nifti1.h, "method 2"). */
+/* The rotation of a quaternion a + bi + cj + dk of any length but 0 (nifti1.h, "method 2"). With
+   length 1, where s is 2:
+
+           | 1 - 2 (cc + dd)   2 (bc - ad)       2 (bd + ac)     |
+       R = | 2 (bc + ad)       1 - 2 (bb + dd)   2 (cd - ab)     |
+           | 2 (bd - ac)       2 (cd + ab)       1 - 2 (bb + cc) |
+
+   Row i + 1 is row i with b, c, d and the columns moved on by one, in a cycle. */
 static void qnet__quaternion_to_rotation(const double q[4], double r[3][3])
 {
     const double a = q[0], s = 2 / (a * a + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
@@ -12498,8 +12345,7 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
 {
     const size_t count = qnet__voxel_count(nx, ny, nz);
     qnet_volume *v;
-    if (ctx == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_volume_create: context or out is NULL");
+    QNET__NEEDS(ctx, ctx && out);
     if (count == 0)
         return qnet__fail(ctx, nx < 1 || ny < 1 || nz < 1 ? QNET_ERROR_ARGUMENT : QNET_ERROR_LIMIT,
                           "qnet_volume_create: size is %d x %d x %d, expected sides of 1 or more "
@@ -12541,9 +12387,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     double norm[3], r[3][3], affine[3][4], spacing[3];
     int world[3], sign[3], n[3], size[3], seen[3] = {0, 0, 0}, moves = 0, i, j, k;
     ptrdiff_t stride[3], step[3], start = 0;
-    if (volume == NULL || to == NULL)
-        return qnet__fail(volume ? volume->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "qnet_volume_reorient: volume or orientation is NULL");
+    QNET__NEEDS(volume ? volume->ctx : NULL, volume && to);
     if (!qnet__affine_axes(&volume->affine[0][0], norm, r))
         return qnet__fail(volume->ctx, QNET_ERROR_DATA,
                           "qnet_volume_reorient: the affine is singular or not finite");
@@ -12553,14 +12397,13 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     memcpy(affine, volume->affine, sizeof affine);
     for (j = 0; j < 3; j++) { /* i: the old axis along the world axis of letter j */
         const char *letter = to[j] ? strchr(letters, to[j]) : NULL;
-        int flip;
         k = letter ? (int)(letter - letters) : -1;
         if (k < 0 || seen[k % 3]++ || (j == 2 && to[3]))
             return qnet__fail(volume->ctx, QNET_ERROR_ARGUMENT,
                               "qnet_volume_reorient: orientation is \"%.20s\", expected three "
                               "letters, one each of R/L, A/P, S/I", to);
         for (i = 0; world[i] != k % 3; i++) {}
-        flip = (sign[i] > 0) != (k < 3);
+        const int flip = (sign[i] > 0) != (k < 3);
         size[j] = n[i];
         spacing[j] = norm[i];
         step[j] = flip ? -stride[i] : stride[i];
@@ -12593,22 +12436,30 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 
 /* ---- the header ------------------------------------------------------------------------------ */
 
-/* The fields of nifti_1_header that are used here: offset in the file and, but for bytes, type. */
-#define QNET__NII_BYTES 348             /* int32 at 0, too, in the byte order of the file */
-#define QNET__NII_DIM 40, QNET_I16      /* [8]: number of axes, then each length */
-#define QNET__NII_DATATYPE 70, QNET_I16 /* qnet__nifti_type */
-#define QNET__NII_BITPIX 72, QNET_I16   /* bits per voxel, as datatype says already */
-#define QNET__NII_PIXDIM 76, QNET_F32   /* [8]: qfac (1 or -1), then each spacing */
-#define QNET__NII_OFFSET 108, QNET_F32  /* of the voxels, 352 without extensions */
-#define QNET__NII_SLOPE 112, QNET_F32   /* voxel = stored * slope + inter; 0: stored */
-#define QNET__NII_INTER 116, QNET_F32
-#define QNET__NII_UNITS 123             /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
-#define QNET__NII_QFORM 252, QNET_I16   /* above 0: the quaternion below is valid */
-#define QNET__NII_SFORM 254, QNET_I16   /* above 0: the matrix below is valid */
-#define QNET__NII_QUATERN 256, QNET_F32 /* [3]: b, c, d */
-#define QNET__NII_QOFFSET 268, QNET_F32 /* [3]: x, y, z */
-#define QNET__NII_SROW 280, QNET_F32    /* [3][4]: the matrix, voxel index to world */
-#define QNET__NII_MAGIC 344             /* char[4]: "n+1": header and voxels in one file */
+/* The header as it lies in the file, in the names of nifti1.h; without padding, as every field lies
+   at a multiple of its size. What has no comment is not read, and 0 in files of ours. */
+typedef struct qnet__nifti_header {
+    int32_t sizeof_hdr; /* 348, in the byte order of the file */
+    char unused_1[34], regular, dim_info; /* regular: 'r', as ANALYZE wants it */
+    int16_t dim[8];     /* number of axes, then the length of each */
+    float intent_p[3];
+    int16_t intent_code, datatype, bitpix, slice_start; /* qnet__nifti_type; bits of a voxel */
+    float pixdim[8];    /* qfac (1 or -1), then the spacing along each axis */
+    float vox_offset;   /* where the voxels start, 352 without extensions */
+    float scl_slope, scl_inter; /* voxel = stored * slope + inter; slope 0: stored */
+    int16_t slice_end;
+    char slice_code, xyzt_units; /* low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
+    float unused_2[4];
+    int32_t glmax, glmin;
+    char descrip[80], aux_file[24];
+    int16_t qform_code, sform_code; /* above 0: quaternion and offset, or matrix, are valid */
+    float quatern[3], qoffset[3];   /* b, c, d; x, y, z */
+    float srow[3][4];   /* voxel index to world */
+    char intent_name[16];
+    unsigned char magic[4]; /* "n+1": header and voxels in one file */
+} qnet__nifti_header;
+
+#define QNET__NII_BYTES 348 /* of it */
 /* After it four bytes; where the first is not 0, extensions up to the offset of the voxels. */
 
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
@@ -12616,13 +12467,14 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 #define QNET__NIFTI_PIECE      65536             /* bytes read or written at a time */
 #define QNET__NIFTI_TRUST      ((size_t)1 << 16) /* voxels allocated on the header's word alone */
 
-/* Between the file's byte order and the other one: the numbers of a header. */
-static void qnet__nifti_swap_header(unsigned char *h)
+/* Between the file's byte order and the other one: the numbers that are read or written. */
+static void qnet__nifti_swap_header(qnet__nifti_header *h)
 {
+    unsigned char *p = (unsigned char *)h;
     static const short runs[6][3] = { /* first byte, count, bytes of each */
         {0, 1, 4}, {40, 8, 2}, {70, 2, 2}, {76, 11, 4}, {252, 2, 2}, {256, 18, 4}};
     for (int i = 0; i < 6; i++)
-        qnet__swap_bytes(h + runs[i][0], (size_t)runs[i][1], (size_t)runs[i][2]);
+        qnet__swap_bytes(p + runs[i][0], (size_t)runs[i][1], (size_t)runs[i][2]);
 }
 
 /* The type of datatype `code`, if that has one real number per voxel, and its name; else BOOL. */
@@ -12641,21 +12493,6 @@ static qnet_dtype qnet__nifti_type(int code, const char **name)
     return QNET_BOOL;
 }
 
-/* Number i of a header's field, which is an offset and a type, I16 or F32. */
-static double qnet__nifti_get(const unsigned char *h, int offset, qnet_dtype type, int i)
-{
-    return qnet__number(h + offset + i * (int)qnet_dtype_size(type), type);
-}
-
-/* Its counterpart: value, rounded to the field's type. */
-static void qnet__nifti_put(unsigned char *h, int offset, qnet_dtype type, int i, double value)
-{
-    const int16_t whole = type == QNET_I16 ? (int16_t)value : 0;
-    const float real = (float)value;
-    if (type == QNET_I16) memcpy(h + offset + 2 * i, &whole, sizeof whole);
-    else memcpy(h + offset + 4 * i, &real, sizeof real);
-}
-
 /* The state of reading, in one block of the heap. After qnet__nifti_parse nothing in here can lead
    a reader out of bounds. */
 typedef struct qnet__nifti_reader {
@@ -12664,11 +12501,11 @@ typedef struct qnet__nifti_reader {
     const char *name;
     qnet_volume volume; /* what will be handed out */
     const char *type_name;
-    int packed, swapped, datatype, bitpix; /* bitpix: 0 when it agrees with datatype */
+    int packed, swapped;
     qnet_dtype type;
     size_t bytes, count, offset;       /* bytes of a voxel, voxels, where they start */
     double slope, intercept;
-    unsigned char header[QNET__NII_BYTES]; /* in the order of this machine */
+    qnet__nifti_header header; /* in the order of this machine */
     qnet__inflate inflate;               /* if packed */
     unsigned char piece[QNET__NIFTI_PIECE];
 } qnet__nifti_reader;
@@ -12682,21 +12519,22 @@ typedef struct qnet__nifti_reader {
 /* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
    the third axis makes the frame left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or
    -1 when that is too much: scanners and FSL write 4e-7, which nifti1_io makes 1 as done here. */
-static double qnet__nifti_qform(const unsigned char *h, const double spacing[3],
+static double qnet__nifti_qform(const qnet__nifti_header *h, const double spacing[3],
                                 double affine[3][4])
 {
-    const double qfac = qnet__nifti_get(h, QNET__NII_PIXDIM, 0) < 0 ? -1 : 1;
     double q[4], r[3][3], rest = 1;
     for (int i = 0; i < 3; i++) {
-        q[1 + i] = qnet__nifti_get(h, QNET__NII_QUATERN, i);
+        q[1 + i] = (double)h->quatern[i];
         rest -= q[1 + i] * q[1 + i];
-        affine[i][3] = qnet__nifti_get(h, QNET__NII_QOFFSET, i);
     }
     if (!(rest >= -1e-5)) return -1;
     q[0] = rest <= 3 * (double)FLT_EPSILON ? 0 : sqrt(rest);
     qnet__quaternion_to_rotation(q, r);
-    for (int i = 0; i < 3; i++)
-        for (int j = 0; j < 3; j++) affine[i][j] = r[i][j] * spacing[j] * (j == 2 ? qfac : 1);
+    for (int i = 0; i < 3; i++) {
+        for (int j = 0; j < 3; j++)
+            affine[i][j] = r[i][j] * spacing[j] * (j == 2 && h->pixdim[0] < 0 ? -1 : 1);
+        affine[i][3] = (double)h->qoffset[i];
+    }
     return fmax(0, -rest);
 }
 
@@ -12706,18 +12544,15 @@ static double qnet__nifti_qform(const unsigned char *h, const double spacing[3],
        sform_code > 0, qform not valid       sform, to be refused
        qform_code > 0                        qform
        neither                               LAS around the centre, as nibabel takes ANALYZE
-   Valid: code above 0, a quaternion of length 1, spacings above 0. Warnings: a unit that is none, a
-   spacing with a sign, a quaternion that is too long, a form that is passed over. */
+   Valid: code above 0, a quaternion of length 1, spacings above 0. */
 static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
 {
     static const char *const source[3] = {"pixdim", "qform", "sform"};
     static const double mm[8] = {1, 1000, 1, .001, 1, 1, 1, 1}; /* of a unit: unknown, m, mm, um */
     qnet_volume *v = &in->volume;
-    const unsigned char *h = in->header;
-    const int dims = (int)qnet__nifti_get(h, QNET__NII_DIM, 0), units = h[QNET__NII_UNITS] & 7;
-    const int qform = (int)qnet__nifti_get(h, QNET__NII_QFORM, 0);
-    const int sform = (int)qnet__nifti_get(h, QNET__NII_SFORM, 0);
-    const int n[3] = {v->nx, v->ny, v->nz};
+    const qnet__nifti_header *h = &in->header;
+    const int n[3] = {v->nx, v->ny, v->nz}, units = h->xyzt_units & 7;
+    const int qform = h->qform_code, sform = h->sform_code;
     double spacing[3], other[3][4], r[3][3], norm[3], excess;
     int negative = 0, zero = 1, qform_valid;
     char text[4] = "";
@@ -12726,8 +12561,8 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
                          "as mm", units);
     /* Both forms are read; the qform also where the sform is used, to compare them. */
     for (int i = 2; i >= 0; i--) {
-        spacing[i] = qnet__nifti_get(h, QNET__NII_PIXDIM, 1 + i);
-        if (spacing[i] == 0 && (i >= dims || n[i] == 1)) spacing[i] = 1; /* no such axis */
+        spacing[i] = (double)h->pixdim[1 + i];
+        if (spacing[i] == 0 && (i >= h->dim[0] || n[i] == 1)) spacing[i] = 1; /* no such axis */
         if (spacing[i] < 0) negative = i + 1;
         spacing[i] = fabs(spacing[i]); /* direction is the quaternion's matter */
     }
@@ -12735,9 +12570,10 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     qform_valid = qform > 0 && excess >= 0 && qnet__affine_axes(&other[0][0], norm, r);
     if (qform_valid) qnet__orientation_text(r, text);
     for (int i = 0; i < 12; i++) {
-        v->affine[i / 4][i % 4] = qnet__nifti_get(h, QNET__NII_SROW, i);
+        v->affine[i / 4][i % 4] = (double)h->srow[i / 4][i % 4];
         zero = zero && (i % 4 == 3 || v->affine[i / 4][i % 4] == 0);
     }
+    /* Which of them holds, by the table above. */
     v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
     if (v->affine_source < 2) { /* by pixdim: other[] becomes the affine */
         if (sform > 0)
@@ -12763,6 +12599,7 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
                              excess / 2);
         memcpy(v->affine, other, sizeof other);
     }
+    /* In mm; columns and their directions. */
     for (int i = 0; i < 12; i++) v->affine[i / 4][i % 4] *= mm[units];
     if (!qnet__affine_axes(&v->affine[0][0], v->spacing, r))
         return qnet__nifti_fail(in, FORMAT, "the affine of the %s is singular or not finite",
@@ -12781,11 +12618,12 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
    some field. */
 static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
 {
-    unsigned char *h = in->header, *magic = h + QNET__NII_MAGIC;
+    qnet__nifti_header *h = &in->header;
+    const unsigned char *magic = h->magic;
     int dim[8];
-    double offset, slope;
-    const long size = (int32_t)qnet__load_le32(h); /* as a little-endian file has it */
+    const long size = (int32_t)qnet__load_le32((unsigned char *)h); /* as in a little-endian file */
     const int big = size == 0x5c010000; /* 348 the other way round */
+    /* Which kind of file it is. */
     if (size == 540 || size == 0x1c020000)
         return qnet__nifti_fail(in, UNSUPPORTED, "sizeof_hdr is %d (NIfTI-2), expected 348 "
                                 "(NIfTI-1)", 540);
@@ -12801,7 +12639,8 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, FORMAT, "not a NIfTI-1 file: magic is %02x %02x %02x %02x, "
                                 "expected 6e 2b 31 00 (\"n+1\")", magic[0], magic[1], magic[2],
                                 magic[3]);
-    for (int i = 0; i < 8; i++) dim[i] = (int)qnet__nifti_get(h, QNET__NII_DIM, i);
+    /* Its size: one volume of three axes. */
+    for (int i = 0; i < 8; i++) dim[i] = h->dim[i];
     if (dim[0] < 1 || dim[0] > 7)
         return qnet__nifti_fail(in, FORMAT, "dim[0] is %d, expected 1 to 7", dim[0]);
     for (int i = 1; i <= 7; i++) {
@@ -12822,23 +12661,21 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, LIMIT, "dim is %d x %d x %d, expected at most %.0f voxels "
                                 "(QNET_MAX_VOXELS)", dim[1], dim[2], dim[3],
                                 (double)QNET_MAX_VOXELS);
-    in->datatype = (int)qnet__nifti_get(h, QNET__NII_DATATYPE, 0);
-    in->type = qnet__nifti_type(in->datatype, &in->type_name);
+    /* The type of a voxel. */
+    in->type = qnet__nifti_type(h->datatype, &in->type_name);
     in->bytes = qnet_dtype_size(in->type);
     if (in->type == QNET_BOOL)
         return qnet__nifti_fail(in, UNSUPPORTED, "datatype is %d, expected one of 2, 4, 8, 16, 64, "
                                 "256, 512, 768, 1024, 1280 (one real number per voxel)",
-                                in->datatype);
+                                h->datatype);
     /* bitpix says nothing new, and tools write it wrongly: uint8 masks from Julia say 32. Should
        datatype be the wrong one of the two, the file has not the length that goes with it. */
-    in->bitpix = (int)qnet__nifti_get(h, QNET__NII_BITPIX, 0);
-    if (in->bitpix == 8 * (int)in->bytes) in->bitpix = 0;
-    else
+    if (h->bitpix != 8 * (int)in->bytes)
         qnet__nifti_warn(in, "bitpix is %d, expected %d for datatype %d (%s), which is taken",
-                         in->bitpix, 8 * (int)in->bytes, in->datatype, in->type_name);
-    /* 0 is refused: voxels could then start at 348 or 352, and the wrong one of them shifts the
-       picture by some voxels unnoticed. */
-    offset = qnet__nifti_get(h, QNET__NII_OFFSET, 0);
+                         h->bitpix, 8 * (int)in->bytes, h->datatype, in->type_name);
+    /* Where voxels start. 0 is refused: it could mean 348 or 352, and the wrong one of them shifts
+       the picture by some voxels unnoticed. */
+    const double offset = (double)h->vox_offset;
     if (!(offset >= 352 && offset == floor(offset) && qnet__is_finite(offset)))
         return qnet__nifti_fail(in, FORMAT, "vox_offset is %g, expected a whole number of 352 or "
                                 "more", offset);
@@ -12846,8 +12683,9 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__nifti_fail(in, LIMIT, "vox_offset is %g, expected at most %.0f", offset,
                                 (double)QNET__NIFTI_MAX_OFFSET);
     in->offset = (size_t)offset;
-    slope = qnet__nifti_get(h, QNET__NII_SLOPE, 0);
-    in->intercept = qnet__nifti_get(h, QNET__NII_INTER, 0);
+    /* What stored numbers mean. */
+    const double slope = (double)h->scl_slope;
+    in->intercept = (double)h->scl_inter;
     /* NaN is what some tools write for "none"; nibabel takes infinity so, too. */
     in->slope = qnet__is_finite(slope) && slope != 0 ? slope : 1; /* 0: no scaling (nifti1.h) */
     if (in->slope != slope) in->intercept = 0;
@@ -12941,14 +12779,15 @@ static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
    wrong. A NIfTI-1 file begins with 5c or 0. */
 static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
 {
+    unsigned char *h = (unsigned char *)&in->header;
     size_t got, more, tail = 0;
-    QNET__TRY(qnet__nifti_next(in, in->header, 2, &got));
-    if (got == 2 && in->header[0] == 0x1f && in->header[1] == 0x8b) {
+    QNET__TRY(qnet__nifti_next(in, h, 2, &got));
+    if (got == 2 && h[0] == 0x1f && h[1] == 0x8b) {
         in->packed = 1;
-        qnet__inflate_start(&in->inflate, in->ctx, in->source, in->header, 2);
+        qnet__inflate_start(&in->inflate, in->ctx, in->source, h, 2);
         got = 0; /* inflate gives the header from its start */
     }
-    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NII_BYTES - got, &more));
+    QNET__TRY(qnet__nifti_next(in, h + got, QNET__NII_BYTES - got, &more));
     if (got + more < QNET__NII_BYTES)
         return qnet__nifti_fail(in, FORMAT, "truncated: expected 348 bytes of NIfTI-1 header, "
                                 "found %d", (int)(got + more));
@@ -12967,10 +12806,10 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
     do {
         QNET__TRY(qnet__nifti_next(in, in->piece, QNET__NIFTI_PIECE, &got));
         tail += got;
-        if (tail > 0 && in->bitpix != 0)
+        if (tail > 0 && in->header.bitpix != 8 * (int)in->bytes)
             return qnet__nifti_fail(in, FORMAT, "bitpix is %d and datatype %d (%s), and more bytes "
                                     "follow than this type takes: one of them is wrong",
-                                    in->bitpix, in->datatype, in->type_name);
+                                    in->header.bitpix, in->header.datatype, in->type_name);
         if (tail > QNET__NIFTI_MAX_TAIL)
             return qnet__nifti_fail(in, FORMAT, "more than %.0f bytes follow the last voxel, "
                                     "expected the end of the file: dim does not fit the file",
@@ -12987,17 +12826,14 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
     qnet__nifti_reader *in;
     qnet_volume *volume = NULL;
     size_t room = 0;
-    qnet_status status;
-    if (ctx == NULL || source == NULL || source->read == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_nifti_read: context, source or out is NULL");
+    QNET__NEEDS(ctx, ctx && source && source->read && out);
     in = (qnet__nifti_reader *)qnet__alloc(ctx, sizeof *in);
     if (in == NULL) return qnet__no_memory(ctx, sizeof *in, "reading a NIfTI file");
     memset(in, 0, offsetof(qnet__nifti_reader, inflate));
     in->ctx = in->volume.ctx = ctx;
     in->source = source;
     in->name = qnet__source_name(source);
-    status = qnet__nifti_read_parts(in, &room);
+    qnet_status status = qnet__nifti_read_parts(in, &room);
     if (status == QNET_OK) {
         volume = (qnet_volume *)qnet__alloc(ctx, sizeof *volume);
         if (volume == NULL) status = qnet__no_memory(ctx, sizeof *volume, "a volume");
@@ -13013,28 +12849,29 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
 
 /* The header, h[352], with the four zeros after it that say "no extensions". A volume whose side is
    unknown (affine_source 0) gets neither form, so that no reader takes it as known. */
-static void qnet__nifti_header(const qnet_volume *v, double slope, const double spacing[3],
-                               unsigned char *h)
+static void qnet__nifti_make_header(const qnet_volume *v, double slope, const double spacing[3],
+                                    unsigned char bytes[352])
 {
-    const int dim[8] = {3, v->nx, v->ny, v->nz, 1, 1, 1, 1}, known = v->affine_source > 0;
-    const int32_t size = QNET__NII_BYTES;
-    memset(h, 0, 352);
-    memcpy(h, &size, sizeof size);
-    h[38] = 'r'; /* "regular", as ANALYZE wants it */
+    const int known = v->affine_source > 0, size[4] = {3, v->nx, v->ny, v->nz};
+    qnet__nifti_header h;
+    memset(&h, 0, sizeof h);
+    h.sizeof_hdr = QNET__NII_BYTES;
+    h.regular = 'r';
     for (int i = 0; i < 8; i++) {
-        qnet__nifti_put(h, QNET__NII_DIM, i, dim[i]);
-        qnet__nifti_put(h, QNET__NII_PIXDIM, i, i > 0 && i < 4 ? spacing[i - 1] : 1);
+        h.dim[i] = (int16_t)(i < 4 ? size[i] : 1);
+        h.pixdim[i] = i > 0 && i < 4 ? (float)spacing[i - 1] : 1;
     }
-    qnet__nifti_put(h, QNET__NII_DATATYPE, 0, slope > 0 ? 4 : 16); /* int16, float32 */
-    qnet__nifti_put(h, QNET__NII_BITPIX, 0, slope > 0 ? 16 : 32);
-    qnet__nifti_put(h, QNET__NII_OFFSET, 0, 352);
-    qnet__nifti_put(h, QNET__NII_SLOPE, 0, slope > 0 ? slope : 1);
-    h[QNET__NII_UNITS] = 2; /* mm */
-    qnet__nifti_put(h, QNET__NII_SFORM, 0, known); /* 1: scanner's coordinates */
-    for (int i = 0; i < 12 && known; i++)
-        qnet__nifti_put(h, QNET__NII_SROW, i, v->affine[i / 4][i % 4]);
-    memcpy(h + QNET__NII_MAGIC, "n+1", 4);
-    if (!qnet__is_little_endian()) qnet__nifti_swap_header(h);
+    h.datatype = slope > 0 ? 4 : 16; /* int16, float32 */
+    h.bitpix = slope > 0 ? 16 : 32;
+    h.vox_offset = 352;
+    h.scl_slope = slope > 0 ? (float)slope : 1;
+    h.xyzt_units = 2; /* mm */
+    h.sform_code = (int16_t)known; /* 1: scanner's coordinates */
+    for (int i = 0; i < 12 && known; i++) h.srow[i / 4][i % 4] = (float)v->affine[i / 4][i % 4];
+    memcpy(h.magic, "n+1", 4);
+    if (!qnet__is_little_endian()) qnet__nifti_swap_header(&h);
+    memset(bytes, 0, 352);
+    memcpy(bytes, &h, sizeof h);
 }
 
 /* To the sink, through deflate where there is one. */
@@ -13051,6 +12888,7 @@ static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d,
 {
     const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = slope > 0 ? 2 : 4;
     const double step = (double)(float)slope; /* as a reader finds it in the header */
+    int16_t whole;
     size_t n;
     for (size_t done = 0; done < count; done += n) {
         n = qnet__min_size(QNET__NIFTI_PIECE / bytes, count - done);
@@ -13064,7 +12902,8 @@ static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d,
                                   "%g: it does not fit int16", qnet__sink_name(sink), where, value,
                                   stored);
             }
-            qnet__nifti_put(piece + 2 * i, 0, QNET_I16, 0, stored);
+            whole = (int16_t)stored;
+            memcpy(piece + 2 * i, &whole, sizeof whole);
         }
         if (!qnet__is_little_endian()) qnet__swap_bytes(piece, n, bytes);
         QNET__TRY(qnet__nifti_send(ctx, d, sink, piece, n * bytes));
@@ -13079,16 +12918,11 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
 {
     qnet__deflate *d;
     unsigned char *block, header[352];
-    const char *name;
     char orientation[4];
     double spacing[3], r[3][3];
     const size_t deflate_bytes = gzip ? sizeof *d : 0, bytes = deflate_bytes + QNET__NIFTI_PIECE;
-    qnet_status status;
-    if (ctx == NULL || sink == NULL || sink->write == NULL || volume == NULL ||
-        volume->voxels == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_nifti_write: context, sink or volume is NULL");
-    name = qnet__sink_name(sink);
+    QNET__NEEDS(ctx, ctx && sink && sink->write && volume && volume->voxels);
+    const char *name = qnet__sink_name(sink);
     /* slope 0: float32; else int16 of the nearest multiples of the slope. */
     if (!(slope == 0 || (slope >= (double)FLT_MIN && slope <= (double)FLT_MAX)))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: slope is %g, expected 0 or a number above "
@@ -13107,11 +12941,11 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
                           "qnet_volume_reorient", name, orientation);
     block = (unsigned char *)qnet__alloc(ctx, bytes);
     if (block == NULL) return qnet__no_memory(ctx, bytes, "writing a NIfTI file");
-    /* One block holds deflate's state, if any, and the piece of voxels that is converted. */
+    /* The block holds deflate's state, if any, and the piece of voxels that is converted. */
     d = gzip ? (qnet__deflate *)(void *)block : NULL;
     if (d) qnet__deflate_start(d, ctx, sink, 0);
-    qnet__nifti_header(volume, slope, spacing, header);
-    status = qnet__nifti_send(ctx, d, sink, header, sizeof header);
+    qnet__nifti_make_header(volume, slope, spacing, header);
+    qnet_status status = qnet__nifti_send(ctx, d, sink, header, sizeof header);
     if (status == QNET_OK)
         status = qnet__nifti_write_voxels(ctx, d, sink, volume, slope, block + deflate_bytes);
     if (status == QNET_OK && d) status = qnet__deflate_finish(d);
@@ -13126,12 +12960,8 @@ QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_v
 {
     qnet__file file;
     qnet_source source;
-    qnet_status status;
-    if (ctx == NULL || path == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_nifti_load: context, path or out is NULL");
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
-    status = qnet_nifti_read(ctx, &source, out);
+    const qnet_status status = qnet_nifti_read(ctx, &source, out);
     qnet__file_close(&file);
     return status;
 }
@@ -13408,7 +13238,18 @@ static const char *qnet__duplicate_name(const qnet_safetensor *tensors, int coun
     return NULL;
 }
 
-/* ---- the header's grammar -------------------------------------------------------------------- */
+/* ---- the header's grammar --------------------------------------------------------------------
+   With spaces, tabs and newlines anywhere between its parts:
+
+       header   = "{" [ member { "," member } ] "}"
+       member   = "__metadata__" ":" ( metadata | "null" )  |  string ":" tensor
+       metadata = "{" [ string ":" string { "," string ":" string } ] "}"
+       tensor   = "{" field { "," field } "}"
+       field    = "dtype" ":" string  |  "shape" ":" numbers  |  "data_offsets" ":" numbers
+                  |  string ":" any value of JSON, which is skipped
+       numbers  = "[" [ number { "," number } ] "]"
+
+   One function reads each of them, from f->at on, and leaves f->at behind it. */
 
 /* Refusals begin with the file's name. */
 #define qnet__tensors_fail(f, status, text, ...) \
@@ -13452,7 +13293,6 @@ static qnet_status qnet__header_escape(qnet__safetensors_file *f, unsigned char 
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     const char *simple = f->at[1] ? strchr(from, f->at[1]) : NULL;
     char digits[5] = "";
-    unsigned code;
     if (simple != NULL) {
         *(*write)++ = (unsigned char)to[simple - from];
         f->at += 2;
@@ -13462,7 +13302,7 @@ static qnet_status qnet__header_escape(qnet__safetensors_file *f, unsigned char 
     if (strspn((const char *)f->at + 2, "0123456789abcdefABCDEF") < 4)
         return qnet__header_fail(f, "four hexadecimal digits");
     memcpy(digits, f->at + 2, 4);
-    code = (unsigned)strtoul(digits, NULL, 16);
+    unsigned code = (unsigned)strtoul(digits, NULL, 16);
     if (code == 0) return qnet__header_fail(f, "a character other than NUL");
     if (code >= 0xd800 && code <= 0xdfff) { /* half of a surrogate pair */
         memmove(*write, f->at, 6);
@@ -13478,9 +13318,9 @@ static qnet_status qnet__header_escape(qnet__safetensors_file *f, unsigned char 
     return QNET_OK;
 }
 
-/* A string, decoded in place and ended by NUL, which takes the closing quote's byte at the latest;
-   *size: its bytes without the NUL. */
-static qnet_status qnet__header_string(qnet__safetensors_file *f, char **text, size_t *size)
+/* A string, decoded in place and ended by NUL, which takes the closing quote's byte at the
+   latest. */
+static qnet_status qnet__header_string(qnet__safetensors_file *f, char **text)
 {
     unsigned char *write; /* <= f->at: no escape is shorter than its character */
     QNET__TRY(qnet__header_expect(f, '"', "a string"));
@@ -13502,19 +13342,18 @@ static qnet_status qnet__header_string(qnet__safetensors_file *f, char **text, s
     }
     f->at++;
     *write = 0;
-    *size = (size_t)((char *)write - *text);
     return QNET_OK;
 }
 
 /* The key of an object's next member, with the comma before it and the colon behind it. *key =
    NULL: the object ends here. */
-static qnet_status qnet__header_key(qnet__safetensors_file *f, int index, char **key, size_t *size)
+static qnet_status qnet__header_key(qnet__safetensors_file *f, int index, char **key)
 {
     int more;
     *key = NULL;
     QNET__TRY(qnet__header_more(f, index, '}', &more));
     if (!more) return QNET_OK;
-    QNET__TRY(qnet__header_string(f, key, size));
+    QNET__TRY(qnet__header_string(f, key));
     return qnet__header_expect(f, ':', "':'");
 }
 
@@ -13549,18 +13388,17 @@ static qnet_status qnet__header_skip(qnet__safetensors_file *f, int depth)
 {
     const int c = qnet__header_peek(f);
     char *text;
-    size_t size;
     int more = 1;
-    if (c == '"') return qnet__header_string(f, &text, &size);
+    if (c == '"') return qnet__header_string(f, &text);
     if (c != '{' && c != '[') {
-        size = strspn((const char *)f->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
+        const size_t size = strspn((const char *)f->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
         f->at += size;
         return size > 0 ? QNET_OK : qnet__header_fail(f, "a value");
     }
     if (depth == 0) return qnet__header_fail(f, "fewer lists within lists");
     f->at++;
     for (int i = 0;; i = 1) {
-        if (c == '{') QNET__TRY(qnet__header_key(f, i, &text, &size));
+        if (c == '{') QNET__TRY(qnet__header_key(f, i, &text));
         else QNET__TRY(qnet__header_more(f, i, ']', &more));
         if (!more || (c == '{' && text == NULL)) return QNET_OK;
         QNET__TRY(qnet__header_skip(f, depth - 1));
@@ -13578,14 +13416,14 @@ static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetenso
     char *key, shape[QNET__SHAPE_TEXT];
     QNET__TRY(qnet__header_expect(f, '{', "'{' of a tensor"));
     for (int i = 0;; i = 1) {
-        QNET__TRY(qnet__header_key(f, i, &key, &size));
+        QNET__TRY(qnet__header_key(f, i, &key));
         if (key == NULL) break;
         for (field = 0; field < 3 && strcmp(key, fields[field]) != 0; field++) {}
         if (field < 3 && seen[field]++)
             return qnet__tensors_fail(f, FORMAT, "tensor '%s': field '%s' is there twice", t->name,
                                       key);
         if (field == 0) {
-            QNET__TRY(qnet__header_string(f, dtype, &size));
+            QNET__TRY(qnet__header_string(f, dtype));
             for (n = 0; qnet_dtype_size((qnet_dtype)n); n++)
                 if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)n)) == 0) break;
             t->dtype = (qnet_dtype)n; /* of size 0 when it is none of the list */
@@ -13627,12 +13465,11 @@ static qnet_status qnet__header_metadata(qnet__safetensors_file *f)
     for (int i = 0;; i = 1) {
         qnet_metadata entry;
         char *key;
-        size_t size, value_size;
-        QNET__TRY(qnet__header_key(f, i, &key, &size));
+        QNET__TRY(qnet__header_key(f, i, &key));
         if (key == NULL) return QNET_OK;
         memset(&entry, 0, sizeof(entry));
-        QNET__TRY(qnet__header_string(f, &entry.value, &value_size));
-        if (size >= sizeof(entry.key)) {
+        QNET__TRY(qnet__header_string(f, &entry.value));
+        if (strlen(key) >= sizeof(entry.key)) {
             f->long_keys++;
             continue;
         }
@@ -13641,7 +13478,7 @@ static qnet_status qnet__header_metadata(qnet__safetensors_file *f)
                                       QNET_MAX_SAFETENSORS_METADATA);
         if (qnet_safetensors_metadata(&f->file, key) != NULL)
             return qnet__tensors_fail(f, FORMAT, "metadata '%s' is there twice", key);
-        memcpy(entry.key, key, size + 1);
+        strcpy(entry.key, key);
         QNET__TRY(qnet_buffer_append(f->file.ctx, &f->metadata, &entry, sizeof(entry)));
         f->file.metadata = (qnet_metadata *)(void *)f->metadata.bytes;
         f->file.metadata_count++;
@@ -13657,8 +13494,7 @@ static qnet_status qnet__header_read(qnet__safetensors_file *f)
     for (int i = 0;; i = 1) {
         qnet_safetensor t;
         char *name, *dtype = NULL;
-        size_t size;
-        QNET__TRY(qnet__header_key(f, i, &name, &size));
+        QNET__TRY(qnet__header_key(f, i, &name));
         if (name == NULL) break;
         if (strcmp(name, "__metadata__") == 0) {
             if (seen_metadata++)
@@ -13670,6 +13506,7 @@ static qnet_status qnet__header_read(qnet__safetensors_file *f)
             return qnet__tensors_fail(f, LIMIT, "tensor '%.64s': above %d tensors", name,
                                       QNET_MAX_SAFETENSORS_TENSORS);
         memset(&t, 0, sizeof(t));
+        const size_t size = strlen(name);
         memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
         QNET__TRY(qnet__header_tensor(f, &t, &dtype));
         if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
@@ -13730,9 +13567,8 @@ static void qnet__leave_out(qnet__safetensors_file *f)
 static qnet_status qnet__header_load(qnet_context *ctx, qnet_source *source,
                                      qnet__safetensors_file *f)
 {
-    uint64_t length;
     QNET__TRY(qnet__read_exact(ctx, source, 8, "safetensors header length", &f->header));
-    length = qnet__load_le64(f->header.bytes);
+    const uint64_t length = qnet__load_le64(f->header.bytes);
     f->header.size = 0;
     if (length == 0)
         return qnet__tensors_fail(f, FORMAT, "expected a safetensors header of %d bytes or more, "
@@ -13751,7 +13587,6 @@ static qnet_status qnet__header_load(qnet_context *ctx, qnet_source *source,
 static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *source,
                                            qnet__safetensors_file *f)
 {
-    const char *duplicate;
     unsigned char extra;
     size_t size, got;
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
@@ -13760,7 +13595,7 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     QNET__TRY(qnet__header_read(f));
     QNET__TRY(qnet__check_layout(f, &size));
     qnet__leave_out(f);
-    duplicate = qnet__duplicate_name(f->file.tensors, f->file.count);
+    const char *duplicate = qnet__duplicate_name(f->file.tensors, f->file.count);
     if (duplicate != NULL)
         return qnet__tensors_fail(f, FORMAT, "tensor '%s' is there twice", duplicate);
     if (size > QNET_MAX_FILE_BYTES)
@@ -13789,14 +13624,12 @@ QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *sourc
                                            qnet_safetensors **out)
 {
     qnet__safetensors_file *f;
-    qnet_status status;
-    if (ctx == NULL || source == NULL || source->read == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_safetensors_read: an argument is NULL");
+    QNET__NEEDS(ctx, ctx && source && source->read && out);
     f = (qnet__safetensors_file *)qnet__alloc(ctx, sizeof(*f));
     if (f == NULL) return qnet__no_memory(ctx, sizeof(*f), "a safetensors file");
     memset(f, 0, sizeof(*f));
     f->file.ctx = ctx;
-    status = qnet__safetensors_parse(ctx, source, f);
+    const qnet_status status = qnet__safetensors_parse(ctx, source, f);
     if (status != QNET_OK)
         qnet_safetensors_destroy(&f->file);
     else
@@ -13826,6 +13659,7 @@ static const qnet_safetensor *qnet__safetensors_find(const qnet_safetensors *fil
     return NULL;
 }
 
+/* Names as they stand in the file. */
 QNET_API const qnet_safetensor *qnet_safetensors_find(const qnet_safetensors *file,
                                                       const char *name)
 {
@@ -13885,6 +13719,8 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
             !qnet__add(at, bytes, &end) || strcmp(t->name, "__metadata__") == 0)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s': name, dtype or shape "
                               "cannot be written", file, t->name);
+        if (bytes > 0 && t->data == NULL)
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s': no data", file, t->name);
         qnet__shape_text(shape, t->ndim, t->shape);
         if (i > 0) QNET__TRY(qnet_buffer_append(ctx, json, ",", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, t->name));
@@ -13896,81 +13732,75 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
     return qnet_buffer_printf(ctx, json, "}%*s", (int)(7 - json->size % 8), "");
 }
 
-/* Length and header of a file with these tensors; names are checked to differ. */
-static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
-                                           const qnet_safetensor *tensors, int count,
-                                           const char *const *pairs, int pair_count)
+/* A tensor's numbers, little-endian on every machine. */
+static qnet_status qnet__write_numbers(qnet_context *ctx, qnet_sink *sink, const qnet_safetensor *t)
 {
-    const char *file = qnet__sink_name(sink), *duplicate;
-    qnet_buffer json = {NULL, 0, 0, NULL};
-    qnet_status status;
-    if (count > QNET_MAX_SAFETENSORS_TENSORS || pair_count > QNET_MAX_SAFETENSORS_METADATA)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: above %d tensors or %d metadata keys", file,
-                          QNET_MAX_SAFETENSORS_TENSORS, QNET_MAX_SAFETENSORS_METADATA);
-    for (int i = 0; i < 2 * pair_count; i++)
-        if (pairs[i] == NULL)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: metadata string %d is NULL", file, i);
-    duplicate = qnet__duplicate_name(tensors, count);
-    if (duplicate != NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s' is there twice", file,
-                          duplicate);
-    status = qnet_buffer_append(ctx, &json, "length..", 8); /* known at the end */
-    if (status == QNET_OK)
-        status = qnet__safetensors_json(ctx, file, tensors, count, pairs, pair_count, &json);
-    if (status == QNET_OK && json.size - 8 > QNET_MAX_SAFETENSORS_HEADER)
-        status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a header of %.0f bytes, the limit is %.0f",
-                            file, (double)json.size - 8, (double)QNET_MAX_SAFETENSORS_HEADER);
-    if (status == QNET_OK) qnet__store(json.bytes, 8, 0, json.size - 8);
-    if (status == QNET_OK) status = qnet__write(ctx, sink, json.bytes, json.size);
-    qnet_buffer_free(ctx, &json);
-    return status;
-}
-
-/* count numbers of `size` bytes in host order, written little-endian. */
-static qnet_status qnet__write_numbers(qnet_context *ctx, qnet_sink *sink, const void *data,
-                                       size_t count, size_t size)
-{
-    const unsigned char *p = (const unsigned char *)data;
+    const unsigned char *p = (const unsigned char *)t->data;
+    const size_t size = qnet_dtype_size(t->dtype);
     unsigned char chunk[4096];
-    size_t n;
-    if (qnet__is_little_endian()) return qnet__write(ctx, sink, data, count * size);
-    for (; count > 0; count -= n, p += n * size) {
-        n = qnet__min_size(count, sizeof(chunk) / size);
-        memcpy(chunk, p, n * size);
-        qnet__swap_bytes(chunk, n, size);
-        QNET__TRY(qnet__write(ctx, sink, chunk, n * size));
+    size_t count, bytes, n;
+    qnet__shape_bytes(t->ndim, t->shape, size, &count, &bytes);
+    if (qnet__is_little_endian()) return qnet__write(ctx, sink, p, bytes);
+    for (; bytes > 0; bytes -= n, p += n) {
+        n = qnet__min_size(bytes, sizeof(chunk));
+        memcpy(chunk, p, n);
+        qnet__swap_bytes(chunk, n / size, size);
+        QNET__TRY(qnet__write(ctx, sink, chunk, n));
     }
     return QNET_OK;
 }
 
-/* Of each tensor name, dtype, ndim, shape and data are read; count and bytes follow from them. */
+/* Of each tensor name, dtype, ndim, shape and data are read; count and bytes follow from them. All
+   that can be refused is refused before the first byte goes out. */
 QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
                                             const qnet_safetensor *tensors, int count,
                                             const char *const *metadata_pairs, int pairs)
 {
-    size_t numbers, bytes;
+    qnet_buffer json = {NULL, 0, 0, NULL};
     if (ctx == NULL || sink == NULL || sink->write == NULL || count < 0 || pairs < 0 ||
         (count > 0 && tensors == NULL) || (pairs > 0 && metadata_pairs == NULL))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_safetensors_write: an argument is NULL or a count below 0");
-    QNET__TRY(qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs));
-    for (int i = 0; i < count; i++) {
-        const size_t size = qnet_dtype_size(tensors[i].dtype);
-        qnet__shape_bytes(tensors[i].ndim, tensors[i].shape, size, &numbers, &bytes);
-        if (numbers > 0 && tensors[i].data == NULL)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s': no data",
-                              qnet__sink_name(sink), tensors[i].name);
-        QNET__TRY(qnet__write_numbers(ctx, sink, tensors[i].data, numbers, size));
+    const char *file = qnet__sink_name(sink);
+    if (count > QNET_MAX_SAFETENSORS_TENSORS || pairs > QNET_MAX_SAFETENSORS_METADATA)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: above %d tensors or %d metadata keys", file,
+                          QNET_MAX_SAFETENSORS_TENSORS, QNET_MAX_SAFETENSORS_METADATA);
+    for (int i = 0; i < 2 * pairs; i++)
+        if (metadata_pairs[i] == NULL)
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: metadata string %d is NULL", file, i);
+    const char *duplicate = qnet__duplicate_name(tensors, count);
+    if (duplicate != NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s' is there twice", file,
+                          duplicate);
+    /* Length and header, then the tensors as they are. */
+    qnet_status status = qnet_buffer_append(ctx, &json, "length..", 8); /* known at the end */
+    if (status == QNET_OK)
+        status = qnet__safetensors_json(ctx, file, tensors, count, metadata_pairs, pairs, &json);
+    if (status == QNET_OK && json.size - 8 > QNET_MAX_SAFETENSORS_HEADER)
+        status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a header of %.0f bytes, the limit is %.0f",
+                            file, (double)json.size - 8, (double)QNET_MAX_SAFETENSORS_HEADER);
+    if (status == QNET_OK) {
+        qnet__store(json.bytes, 8, 0, json.size - 8);
+        status = qnet__write(ctx, sink, json.bytes, json.size);
     }
-    return QNET_OK;
+    for (int i = 0; i < count && status == QNET_OK; i++)
+        status = qnet__write_numbers(ctx, sink, &tensors[i]);
+    qnet_buffer_free(ctx, &json);
+    return status;
 }
 
 /* ---- networks ----------------------------------------------------------------------------------
    A network is a table of parameters: name, shape, layout, and place in one block of numbers. A
    file fits a table when it has a tensor for each name, of the same shape and of a float type, and
    no others. All is checked before the first number is copied: a file that does not fit leaves the
-   block as it was. Three things may differ, each with a warning or a flag: a prefix before all
-   names ("module."), num_batches_tracked, and, with replace_head, the final layer. */
+   block as it was.
+
+       a prefix before all names ("module.")              passed over, with a warning
+       num_batches_tracked missing                        stays as it is in the block
+       with replace_head: a head of other classes, none   stays as it is; *head_replaced is set
+       half a head, weight and bias of other classes      refused
+       a tensor more or less, another shape or type       refused: it is another network
+       NaN, infinity, a variance below 0                  refused: it would make all results NaN */
 
 /* 1 when name ends in `end`. */
 static int qnet__ends_in(const char *name, const char *end)
@@ -14089,9 +13919,8 @@ static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
                                        const qnet_safetensor *t, const char *name)
 {
     const size_t bad = qnet__first_outside(t, qnet__is_variance(name) ? 0 : -QNET__REAL_MAX);
-    double x;
     if (bad == t->count) return QNET_OK;
-    x = qnet__element(t->dtype, t->data, bad);
+    const double x = qnet__element(t->dtype, t->data, bad);
     return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file, name,
                       (double)bad, x, fabs(x) <= QNET__REAL_MAX ? "a variance below 0"
                                                                 : "not finite");
@@ -14194,10 +14023,9 @@ static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
    where any name is right as it is. */
 QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table)
 {
-    const char *first;
     size_t n, k;
     if (file == NULL || table == NULL || file->count == 0) return 0;
-    first = file->tensors[0].name;
+    const char *first = file->tensors[0].name;
     n = strlen(first);
     for (int i = 0; i < file->count; i++) {
         const char *name = file->tensors[i].name;
@@ -14219,9 +14047,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     const qnet_safetensor *t;
     size_t classes;
     int replaced = 0, headless = 0;
-    if (file == NULL || table == NULL || block == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_weights_from_safetensors: an argument is NULL");
+    QNET__NEEDS(ctx, file && table && block);
     const char *name = qnet__safetensors_name(file);
     qnet__weights_job job = {file, name, table, qnet_weights_prefix(file, table), replace_head,
                              block};
@@ -14250,7 +14076,21 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     return QNET_OK;
 }
 
-/* ---- which files belong together ------------------------------------------------------------- */
+/* ---- which files belong together -------------------------------------------------------------
+   Weights that an experiment wrote say of themselves, as metadata:
+
+       model                       resnet, resnetswa or qnet
+       run                         hash of all that changes a result
+       input, repeat, fold         crop or full; from 1
+       subjects, seed, size        hash of the cohort's names; of the run; pixels of an image
+       embedding, embedding_hash   a Q-Net's: the ResNet of its features; hash of that one's tensors
+       trained_on                  a record of 32 digits for each subject, initial weights' included
+       labels                      true or shuffled; weights of the latter know nothing
+       preparation and settings    how images were cut and stretched (>>cohort)
+
+   With them qnet_weights_check_pair refuses a Q-Net on features that it was not trained on,
+   qnet_weights_have_seen tells whether a scan was learnt, and qnet_preparation_load prepares images
+   as they were in training. */
 
 /* h continued by the tensor's bytes as they are in a file, little-endian on every machine. */
 static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
@@ -14306,8 +14146,7 @@ QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safet
     const char *embedding, *model;
     char is[2][QNET__IDENTITY], hash[24];
     int differ = 0;
-    if (resnet == NULL || scan == NULL || known == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_weights_check_pair: an argument is NULL");
+    QNET__NEEDS(ctx, resnet && scan && known);
     for (int i = 0; i < 2; i++) {
         model = qnet_safetensors_metadata(files[i], "model");
         if (model != NULL && (strcmp(model, "qnet") == 0) != i) /* files[1] is the Q-Net */
@@ -14335,52 +14174,56 @@ QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safet
     return QNET_OK;
 }
 
-/* Streams the block: numbers are turned to the file's order 512 at a time, so that no second copy
-   of the network is made. */
+/* A record for each subject: hashes of the name and of the QSM map. The second tells who it is,
+   whatever the name, the order or the crop. */
+#define QNET__RECORD 32 /* digits of a record in "trained_on" */
+
+/* 1 when one of the records (NULL: none) has these digits in its first (0) or second (1) half. */
+static int qnet__records_hold(const char *records, int half, const char *digits)
+{
+    const size_t n = QNET__RECORD / 2;
+    for (; records != NULL && strlen(records) >= QNET__RECORD; records += QNET__RECORD)
+        if (memcmp(records + (half ? n : 0), digits, n) == 0) return 1;
+    return 0;
+}
+
+QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash)
+{
+    char hash[QNET__RECORD / 2 + 1];
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)source_hash);
+    return qnet__records_hold(qnet_safetensors_metadata(file, "trained_on"), 1, hash);
+}
+
+/* A copy of the block in the file's order is written. The 8-byte counters go first, so that every
+   tensor is aligned to its type. Numbers that could not be read back are refused. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
                                         const qnet_param_table *table, const qnet_real *block,
                                         const char *const *metadata_pairs, int pairs)
 {
-    qnet_real chunk[512];
-    qnet_safetensor *tensors;
-    size_t bytes, n;
-    int count = 0;
+    qnet_safetensor *tensors, *t;
+    int64_t *counter;
     qnet_status status = QNET_OK;
-    if (ctx == NULL || sink == NULL || sink->write == NULL || table == NULL || block == NULL ||
-        pairs < 0 || (pairs > 0 && metadata_pairs == NULL))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_weights_write: an argument is NULL or a count below 0");
-    bytes = sizeof(qnet_safetensor) * (size_t)table->count;
-    tensors = (qnet_safetensor *)qnet__alloc(ctx, bytes);
-    if (tensors == NULL) return qnet__no_memory(ctx, bytes, "a weight file's header");
-    /* The 8-byte counters go first, so that every tensor is aligned to its type. Numbers that could
-       not be read back are refused. */
+    QNET__NEEDS(ctx, ctx && sink && table && block);
+    const size_t bytes = (sizeof *t + sizeof *counter) * (size_t)table->count +
+                         sizeof *block * table->total;
+    t = tensors = (qnet_safetensor *)qnet__alloc(ctx, bytes);
+    if (tensors == NULL) return qnet__no_memory(ctx, bytes, "a copy of the weights");
+    counter = (int64_t *)(void *)(tensors + table->count);
+    qnet_real *numbers = (qnet_real *)(void *)(counter + table->count);
     for (int real = 0; real < 2; real++)
         for (int i = 0; i < table->count && status == QNET_OK; i++) {
             const qnet_param *p = &table->entries[i];
-            qnet_safetensor t = qnet__param_in_file(p);
             if (qnet__is_tracked(p->name) == real) continue;
-            tensors[count++] = t;
-            t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
-            t.data = block + p->offset;
-            status = qnet__check_numbers(ctx, qnet__sink_name(sink), &t, p->name);
+            *t = qnet__param_in_file(p);
+            t->data = real ? (const void *)(numbers + p->offset) : counter;
+            for (size_t f = 0; f < p->count && real; f++)
+                numbers[p->offset + f] = block[p->offset + qnet__param_index(p, f)];
+            if (real) status = qnet__check_numbers(ctx, qnet__sink_name(sink), t, p->name);
+            else *counter++ = (int64_t)block[p->offset];
+            t++;
         }
     if (status == QNET_OK)
-        status = qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs);
-    for (int i = 0; status == QNET_OK && i < count; i++) {
-        const qnet_param *p = &table->entries[qnet_param_find(table, tensors[i].name)];
-        if (tensors[i].dtype == QNET_I64) {
-            const int64_t value = (int64_t)block[p->offset];
-            status = qnet__write_numbers(ctx, sink, &value, 1, sizeof(value));
-            continue;
-        }
-        for (size_t f = 0; status == QNET_OK && f < p->count; f += n) {
-            n = qnet__min_size(p->count - f, sizeof(chunk) / sizeof(chunk[0]));
-            for (size_t k = 0; k < n; k++)
-                chunk[k] = block[p->offset + qnet__param_index(p, f + k)];
-            status = qnet__write_numbers(ctx, sink, chunk, n, sizeof(qnet_real));
-        }
-    }
+        status = qnet_safetensors_write(ctx, sink, tensors, table->count, metadata_pairs, pairs);
     qnet__free(ctx, tensors, bytes);
     return status;
 }
@@ -14397,10 +14240,9 @@ QNET_API qnet_status qnet_safetensors_load(qnet_context *ctx, const char *path,
         qnet_buffer bytes = {NULL, 0, 0, NULL};
         qnet_memory_source state;
         char sentence[512] = "";
-        int used;
         status = ctx->hooks.weights.read(ctx->hooks.weights.user, ctx, path, &bytes, sentence,
                                          sizeof(sentence));
-        used = status != QNET_OK || bytes.size > 0;
+        const int used = status != QNET_OK || bytes.size > 0;
         source = qnet_source_memory(&state, bytes.bytes, bytes.size, path);
         if (status != QNET_OK) (void)qnet__fail(ctx, status, "%s", sentence);
         else if (used) status = qnet_safetensors_read(ctx, &source, out);
@@ -14419,9 +14261,9 @@ QNET_API qnet_status qnet_weights_load(qnet_context *ctx, const char *path,
                                        int replace_head, int *head_replaced)
 {
     qnet_safetensors *file = NULL;
-    qnet_status status;
     QNET__TRY(qnet_safetensors_load(ctx, path, &file));
-    status = qnet_weights_from_safetensors(ctx, file, table, block, replace_head, head_replaced);
+    const qnet_status status = qnet_weights_from_safetensors(ctx, file, table, block, replace_head,
+                                                             head_replaced);
     qnet_safetensors_destroy(file);
     return status;
 }
@@ -17178,6 +17020,7 @@ QNET_API void qnet_augment_config_init(qnet_augment_config *config)
     *config = paper;
 }
 
+/* The numbers of torchvision's transforms, for images of 0 to 1. */
 QNET_API void qnet_augment_config_imagenet(qnet_augment_config *config)
 {
     static const double mean[3] = {0.485, 0.456, 0.406}, std[3] = {0.229, 0.224, 0.225};
@@ -17231,6 +17074,7 @@ QNET_API qnet_augmentation qnet_augment_draw(const qnet_augment_config *config, 
     return r;
 }
 
+/* The identity, and the crop from the middle. */
 QNET_API qnet_augmentation qnet_augment_test(int in_h, int in_w, int out_h, int out_w)
 {
     qnet_augmentation r;
@@ -17377,9 +17221,7 @@ QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_c
                                          float high[3], void *scratch)
 {
     float *values = (float *)scratch;
-    if (config == NULL || pixels == NULL || low == NULL || high == NULL || scratch == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stretch: config, pixels, limits or scratch are missing");
+    QNET__NEEDS(ctx, config && pixels && low && high && scratch);
     QNET__TRY(qnet__augment_config_check(ctx, config));
     for (int c = 0; c < 3; c++) {
         size_t n = 0;
@@ -17411,6 +17253,7 @@ typedef struct qnet__power_table {
     float mantissa[(1 << QNET__POWER_BITS) + 1];
 } qnet__power_table;
 
+/* Both tables; entry i of the mantissa's is (1 + i/512) ^ gamma, the last one 2 ^ gamma. */
 static void qnet__power_plan(qnet__power_table *table, double gamma)
 {
     table->exponent[0] = 0;
@@ -17587,6 +17430,10 @@ static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y
 
 /* ---- the whole transform --------------------------------------------------------------------- */
 
+/* Limits, values, places. The scratch block, in the order in which it is used:
+       map_x[in_w], map_y[in_h]   double, the grid distortion
+       x[in_w], y[in_w]           double, the sources of a row of the output
+       image[in_h][in_w][3]       float, after the value transforms; before, room for the limits */
 QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
                                                const qnet_augmentation *record, const float *pixels,
                                                int in_h, int in_w, const float low[3],
@@ -17596,9 +17443,7 @@ QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_aug
     const size_t bytes = qnet_augment_scratch(in_h, in_w);
     qnet_real mean[3], rstd[3];
     float limit[2][3];
-    if (config == NULL || record == NULL || pixels == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: config, record, pixels or output is missing");
+    QNET__NEEDS(ctx, config && record && pixels && out);
     QNET__TRY(qnet__record_check(ctx, record, in_h, in_w, out_h, out_w));
     QNET__TRY(qnet__augment_config_check(ctx, config));
     double *map_x = (double *)(scratch ? scratch : qnet__alloc(ctx, bytes));
@@ -17684,7 +17529,7 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
    (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
    augmentation moves its crop. What a folder holds, and which file is which map, is the caller's
    choice: examples/crossval/bids.h.
-   Relies on >>context >>random >>text >>nifti >>weights >>image.
+   Relies on >>context >>random >>file >>text >>nifti >>weights >>image.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
@@ -17701,6 +17546,7 @@ QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input
     config->margin = 0.08, config->max_slices = 24;
 }
 
+/* Of a crop the margin is rounded to whole pixels, as many on each side. */
 QNET_API int qnet_input_prepared(const qnet_input_config *config)
 {
     if (config->input == QNET_INPUT_FULL) return config->size;
@@ -17728,6 +17574,7 @@ static const qnet__setting qnet__input_settings[] = {
     QNET__SETTINGS_END
 };
 
+/* QNET_ERROR_ARGUMENT for a configuration with a number out of its range. */
 static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config *c)
 {
     if (c == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: missing");
@@ -18040,7 +17887,7 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
    A network trains on anything. Maps in ppb, T2* in the place of R2*, swapped files or a sign that
    one vendor turns give a result that looks like one; so what no brain has is refused, by
    percentiles, which some bad voxels do not move. The limits leave room for 1.5 to 7 T and for
-   heavy iron load; qnet_cohort_add gives them. */
+   heavy iron load; qnet_cohort_add gives them, qnet__unlikely is their table. */
 
 /* Voxels low[]..high[] of the slices that lie within half[] of a centre, in voxels along x and y;
    low > high where the window lies beside the volume. */
@@ -18105,52 +17952,52 @@ static float qnet__percentile_where(const float *v, const float *where, float le
 
 /* Why map m can't be what its name says, or NULL. v[map][n]: the voxels of all maps at the same
    places, v[QNET__MASK] 0 where there is no mask. limit: 1st, 50th and 99th percentile of those
-   that are not 0. Ranges: see qnet_cohort_add. work[2 n]. */
+   that are not 0. work[2 n]. The first row of the table that holds says why. Iron raises QSM, as it
+   is paramagnetic, and R2*, so it shortens T2*: where QSM is highest, T2* is low. */
 static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, float limit[3],
                                   float *work)
 {
     const float *qsm = v[QNET__QSM], *mask = v[QNET__MASK];
+    float *size = work + n, *around = size;
     double some = 0, negative = 0, in_mask = 0, empty = 0;
     for (size_t i = 0; i < n; i++) {
         some += v[m][i] != 0;
         negative += v[m][i] < 0;
         in_mask += mask[i] > 0;
         empty += mask[i] > 0 && v[m][i] == 0;
+        size[i] = fabsf(qsm[i]); /* the sign of some voxels may be anything */
     }
     limit[0] = qnet__percentile_where(v[m], mask, 0, n, 1, work);
     limit[1] = qnet__percentile_where(v[m], mask, 0, n, 50, work);
     limit[2] = qnet__percentile_where(v[m], mask, 0, n, 99, work);
-    if (some < 0.05 * (double)n) return "is 0 nearly everywhere";
-    if (empty > 0.1 * in_mask) return "is 0, or was NaN, in more than a tenth of the mask";
-    if (limit[0] == limit[2]) return "is constant";
-    negative /= some;
-    if (m == QNET__QSM) {
-        float *size = work + n; /* magnitudes: the sign of some voxels may be anything */
-        for (size_t i = 0; i < n; i++) size[i] = fabsf(qsm[i]);
-        const double largest = (double)qnet__percentile_where(size, mask, 0, n, 99, work);
-        if (largest > 3 && negative < 0.05)
-            return limit[1] >= 5 && limit[1] <= 80
-                       ? "looks like R2*: are QSM and R2* swapped?"
-                       : "does not look like susceptibility, which is of both signs";
-        if (largest > 3) return "looks like ppb: divide by 1000";
-        if (largest < 0.005) return "is too small for ppm: a field, a phase, or not in ppm?";
-        for (size_t i = 0; i < n; i++) size[i] = 1 - mask[i]; /* outside of the mask */
-        if (in_mask > 0 && qnet__percentile_where(qsm, mask, 1, n, 50, work) <
-                               qnet__percentile_where(qsm, size, 1, n, 50, work))
-            return "is lower in the mask than around it: of the wrong sign, as GE's phase makes "
-                   "it?";
-    }
-    if (m == QNET__R2STAR) {
-        /* Iron is where QSM is highest, and raises R2* (lowers T2*) there. */
-        const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
-        const float iron = qnet__percentile_where(v[m], qsm, highest, n, 50, work);
-        if (negative > 0.05) return "looks like susceptibility: are QSM and R2* swapped?";
-        if (limit[2] < 1.5f) return "looks like T2* in seconds: R2* is 1/T2*";
-        if (limit[1] > 25 && iron != 0 && iron < 0.9f * limit[1])
-            return "looks like T2* in ms, low where there is iron: R2* is 1000/T2*";
-        if (limit[1] < 5 || limit[1] > 80 || limit[2] > 1000)
-            return "does not look like R2* in 1/s";
-    }
+    const float median = limit[1], largest = qnet__percentile_where(size, mask, 0, n, 99, work);
+    for (size_t i = 0; i < n; i++) around[i] = 1 - mask[i];
+    const float outside = qnet__percentile_where(qsm, around, 1, n, 50, work);
+    const float inside = in_mask > 0 ? qnet__percentile_where(qsm, mask, 1, n, 50, work) : outside;
+    const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
+    const float iron = qnet__percentile_where(v[m], qsm, highest, n, 50, work);
+    const int both_signs = negative >= 0.05 * some, any = m; /* rows of any map are this one's */
+    const struct { int map, holds; const char *why; } rows[] = {
+        {any, some < 0.05 * (double)n, "is 0 nearly everywhere"},
+        {any, empty > 0.1 * in_mask, "is 0, or was NaN, in more than a tenth of the mask"},
+        {any, limit[0] == limit[2], "is constant"},
+        {QNET__QSM, largest > 3 && !both_signs && median >= 5 && median <= 80,
+         "looks like R2*: are QSM and R2* swapped?"},
+        {QNET__QSM, largest > 3 && !both_signs,
+         "does not look like susceptibility, which is of both signs"},
+        {QNET__QSM, largest > 3, "looks like ppb: divide by 1000"},
+        {QNET__QSM, largest < 0.005f, "is too small for ppm: a field, a phase, or not in ppm?"},
+        {QNET__QSM, inside < outside,
+         "is lower in the mask than around it: of the wrong sign, as GE's phase makes it?"},
+        {QNET__R2STAR, negative > 0.05 * some,
+         "looks like susceptibility: are QSM and R2* swapped?"},
+        {QNET__R2STAR, limit[2] < 1.5f, "looks like T2* in seconds: R2* is 1/T2*"},
+        {QNET__R2STAR, median > 25 && iron != 0 && iron < 0.9f * median,
+         "looks like T2* in ms, low where there is iron: R2* is 1000/T2*"},
+        {QNET__R2STAR, median < 5 || median > 80 || limit[2] > 1000,
+         "does not look like R2* in 1/s"}};
+    for (size_t k = 0; k < sizeof rows / sizeof rows[0]; k++)
+        if (rows[k].map == m && rows[k].holds) return rows[k].why;
     return NULL;
 }
 
@@ -18258,6 +18105,7 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
             qnet__warn_of_bad_voxels(p->ctx, p->name[m], qnet__clear_outside(p->map[m]),
                                      "outside of the head become 0");
     }
+    /* The mask: what counts of it, and its centre. */
     if (needed < QNET__MAPS) p->map[QNET__MASK] = NULL;
     mask = p->map[QNET__MASK];
     if (mask) {
@@ -18272,10 +18120,12 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
                                    "thalami: a mask of the brain?", p->name[QNET__MASK], ml,
                                    QNET__MASK_ML));
     }
+    /* Slices and frame, and what they hold. */
     QNET__TRY(qnet__choose_slices(p));
     QNET__TRY(qnet__frame_plan(p, mass));
     QNET__TRY(qnet__check_slices(p));
     QNET__TRY(qnet__check_values(p, mask ? mass : p->center));
+    /* What a reader looks at to see that it is the right place. */
     cut->slice[0] = p->z[0];
     cut->slice[1] = p->z[p->slices - 1];
     const double middle = (cut->slice[0] + cut->slice[1]) / 2.0;
@@ -18299,6 +18149,7 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
 
 #define QNET__MAX_SCANS 10000 /* finding duplicates compares all pairs of names */
 
+/* The list of scans lies behind the struct, in one block with it. */
 QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
                                         int scans, qnet_cohort **out)
 {
@@ -18327,6 +18178,7 @@ static size_t qnet__scan_bytes(const qnet_cohort *cohort, int slices)
     return bytes < (double)(SIZE_MAX / 2) ? (size_t)bytes : SIZE_MAX;
 }
 
+/* The blocks of the scans, then that of the list. */
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort)
 {
     if (cohort == NULL) return;
@@ -18387,6 +18239,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     qnet_scan scan;
     memset(&scan, 0, sizeof scan);
     memset(&p, 0, sizeof p);
+    /* Whose scan it is. */
     if (maps->subject == NULL || maps->subject[0] == '\0')
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cohort: a scan needs a subject's name");
     if (strlen(maps->subject) >= sizeof scan.subject)
@@ -18404,12 +18257,14 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     scan.label = maps->label;
     scan.age = maps->age;
     scan.sex = maps->sex;
+    /* Where its images lie, and whether it may join the others. */
     p.ctx = ctx;
     p.config = &cohort->config;
     for (int m = 0; m < QNET__MAPS; m++) p.map[m] = map[m], p.name[m] = name[m];
     QNET__TRY(qnet__cut_plan(&p));
     scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
     QNET__TRY(qnet__cohort_check(cohort, &scan));
+    /* Its block and its images; from here on nothing fails but memory. */
     const size_t bytes = qnet__scan_bytes(cohort, p.slices);
     float *pixels = (float *)qnet__alloc(ctx, bytes);
     if (pixels == NULL) return qnet__no_memory(ctx, bytes, "a scan's slices");
@@ -18434,6 +18289,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
 static const char *const qnet__map_names[QNET__MAPS] = {"QSM map", "R2* map", "T1W image",
                                                         "mask of the basal ganglia"};
 
+/* The maps of a scan that lies in memory have no paths: sentences call them by what they are. */
 QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps)
 {
     if (cohort == NULL) return QNET_ERROR_ARGUMENT;
@@ -18520,8 +18376,7 @@ QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config
 {
     qnet_cohort *cohort = NULL;
     qnet_status status = QNET_OK;
-    if (files == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "load cohort: files or result are NULL");
+    QNET__NEEDS(ctx, files && out);
     QNET__TRY(qnet_cohort_create(ctx, config, count, &cohort));
     const double start = qnet__seconds(ctx);
     for (int i = 0; i < count && status == QNET_OK; i++) {
@@ -18555,9 +18410,10 @@ static int qnet__first_scan(const qnet_cohort *cohort, int s)
 }
 
 /* Each class of subjects is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped.
-   So the folds differ by at most one subject in all, and by at most one in each class. The seed
-   alone decides: the same subjects in the same order give the same folds for both inputs and both
-   stages. */
+   So the folds differ by at most one subject in all, and by at most one in each class: of 47 HC and
+   52 HH in 10 folds, seven folds get 5 HC, three get 4, and the one without a tenth subject is of
+   these three. The seed alone decides: the same subjects in the same order give the same folds for
+   both inputs and both stages. */
 QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *cohort, int folds,
                                        uint64_t seed, int *fold)
 {
@@ -18579,6 +18435,7 @@ QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *coh
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "folds: %d asked for, but there are only %d %s subjects", folds,
                               count[label], name[label]);
+    /* A subject stands for all its scans by the first of them. */
     const size_t bytes = (size_t)scans * sizeof(int);
     int *order = (int *)qnet__alloc(ctx, bytes); /* the first scans of the subjects of a class */
     if (order == NULL) return qnet__no_memory(ctx, bytes, "folds");
@@ -18600,8 +18457,7 @@ QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *coh
 QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *cohort, int folds,
                                       const int *fold)
 {
-    if (cohort == NULL || fold == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "folds: cohort or folds are missing");
+    QNET__NEEDS(ctx, cohort && fold);
     for (int i = 0; i < cohort->scans_count; i++) {
         if (fold[i] < 0 || fold[i] >= folds)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -18616,6 +18472,73 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
     return QNET_OK;
 }
 
+/* ---- what a weights file says of its images -------------------------------------------------- */
+
+#ifndef QNET_NO_STDIO
+/* A preparation: where the slices come from and what the network sees of them. */
+static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_config *in,
+                                          const qnet_augment_config *a, qnet_buffer *text)
+{
+    QNET__TRY(qnet_buffer_printf(ctx, text, "input=%s\npreparation=%d\n",
+                                 qnet_input_name(in->input), QNET__PREPARATION));
+    QNET__TRY(qnet__settings_text(ctx, text, "", qnet__input_settings, in));
+    return qnet__settings_text(ctx, text, "", qnet__stretch_settings, a);
+}
+
+/* QNET_ERROR_MISMATCH for weights that were trained on permuted labels. */
+static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors *file,
+                                      const char *path)
+{
+    const char *labels = qnet_safetensors_metadata(file, "labels");
+    if (!labels || strcmp(labels, "shuffled") != 0) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                      "%.250s: these weights were trained on shuffled labels, as a control; they "
+                      "know nothing of the disease", path);
+}
+
+/* input and augment change only where all of the record is right. A preparation by another rule, or
+   for shuffled labels, is refused: QNET_ERROR_MISMATCH. */
+static qnet_status qnet__preparation_read(qnet_context *ctx, const qnet_safetensors *file,
+                                          const char *path, qnet_input_config *input,
+                                          qnet_augment_config *augment)
+{
+    const char *name = qnet_safetensors_metadata(file, "input");
+    const char *rule = qnet_safetensors_metadata(file, "preparation");
+    qnet_input_config in;
+    qnet_augment_config a;
+    double number;
+    if (!name || (strcmp(name, "crop") != 0 && strcmp(name, "full") != 0))
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: metadata \"input\" is \"%s\", expected crop or full", path,
+                          name ? name : "");
+    if (!rule || !qnet__parse_number(rule, &number) || number != QNET__PREPARATION)
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: its images were prepared by rule %.16s, those of this qnet.h are by "
+                          "rule %d: the same maps would give other pixels", path,
+                          rule ? rule : "unknown", QNET__PREPARATION);
+    QNET__TRY(qnet__check_labels(ctx, file, path));
+    qnet_input_config_init(&in, name[0] == 'c' ? QNET_INPUT_CROP : QNET_INPUT_FULL);
+    qnet_augment_config_init(&a);
+    QNET__TRY(qnet__settings_read(ctx, file, path, qnet__input_settings, &in));
+    QNET__TRY(qnet__settings_read(ctx, file, path, qnet__stretch_settings, &a));
+    *input = in;
+    *augment = a;
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
+                                           qnet_input_config *input, qnet_augment_config *augment)
+{
+    qnet_safetensors *file = NULL;
+    if (!ctx) return QNET_ERROR_ARGUMENT;
+    QNET__NEEDS(ctx, weights_path && input && augment);
+    QNET__TRY(qnet_safetensors_load(ctx, weights_path, &file));
+    const qnet_status status = qnet__preparation_read(ctx, file, weights_path, input, augment);
+    qnet_safetensors_destroy(file);
+    return status;
+}
+#endif
+
 /* ============================================================================================
    >>train
    Training (paper, "Training Procedure").
@@ -18628,31 +18551,46 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
      batch   -> loss, gradients  -> one step of Adam            for each batch of an epoch
      average += (weights - average) / (n + 1)                   late in a run with SWA
 
+   Images of a batch are prepared in parallel, each from its own random stream (seed, epoch, image):
+
+     prepared slice [36][36][3] -> record drawn -> stretched and moved -> batch[i][32][32][3]
+
    An epoch depends on (seed, epoch) and on what a checkpoint holds, on nothing else, so a run that
-   was stopped goes on with the same bits; each image is augmented from its own random stream, so
-   that the number of threads does not matter either.
+   was stopped goes on with the same bits, with any number of threads. A checkpoint is a
+   safetensors file of
+
+     metadata      kind of run, kernels, seed, hashes of items and initial weights, every setting:
+                   all that decides the bits, which a resume compares; epoch, finished
+     history       [epochs][3]          loss, learning rate and seconds of each epoch
+     weights       [table->total]       the network's block, running statistics at its end
+     adam.m, .v    [table->trainable]   Adam's moments
+     swa.average   [table->trainable]   once the first weights have been averaged
+
+   Up to there a run with SWA and one without are the same, so the second can begin with a
+   checkpoint of the first, and a fold of the experiment trains that part once.
    Relies on >>context >>random >>file >>tensor >>text >>dense >>resnet >>scan >>optim >>weights
    >>image >>cohort.
    ============================================================================================ */
 
 #if QNET__HAS_TRAINING
-/* ---- settings of both stages, as tables ------------------------------------------------------ */
+/* ---- settings of both stages, as tables -------------------------------------------------------
+   Ranges are checked, lines of text made and compared by loops over them. */
 
 /* beta < 1 and eps > 0 keep Adam's divisions from 0. */
-#define QNET__ADAM_SETTING(config, name, low, high) \
-    { "adam." #name, 'd', offsetof(config, adam) + offsetof(qnet_adam_config, name), low, high }
-#define QNET__ADAM_SETTINGS(config)                         \
-    QNET__ADAM_SETTING(config, beta1, 0, 0.999999999999),   \
-    QNET__ADAM_SETTING(config, beta2, 0, 0.999999999999),   \
-    QNET__ADAM_SETTING(config, eps, DBL_MIN, DBL_MAX)
+#define QNET__ADAM_SETTINGS(config)                                    \
+    QNET__SETTING(config, 'd', adam.beta1, 0, 0.999999999999),         \
+    QNET__SETTING(config, 'd', adam.beta2, 0, 0.999999999999),         \
+    QNET__SETTING(config, 'd', adam.eps, DBL_MIN, DBL_MAX)
 
 static const qnet__setting qnet__stage1_settings[] = {
     QNET__SETTING(qnet_stage1_config, 'i', epochs, 1, INT_MAX),
     QNET__SETTING(qnet_stage1_config, 'i', batch, 1, INT_MAX),
     QNET__SETTING(qnet_stage1_config, 'd', rate_first, 0, DBL_MAX),
     QNET__SETTING(qnet_stage1_config, 'd', rate_last, 0, DBL_MAX),
+    QNET__SETTING(qnet_stage1_config, 'i', swa, 0, 1),
     QNET__SETTING(qnet_stage1_config, 'd', swa_share, 0, 1),
     QNET__SETTING(qnet_stage1_config, 'd', swa_rate, 0, DBL_MAX),
+    QNET__SETTING(qnet_stage1_config, 'i', size, 32, 8192),
     QNET__ADAM_SETTINGS(qnet_stage1_config),
     QNET__SETTINGS_END
 };
@@ -18662,6 +18600,7 @@ static const qnet__setting qnet__stage2_settings[] = {
     QNET__SETTING(qnet_stage2_config, 'i', batch, 1, INT_MAX),
     QNET__SETTING(qnet_stage2_config, 'd', rate, 0, DBL_MAX),
     QNET__SETTING(qnet_stage2_config, 'i', hidden, 1, INT_MAX),
+    QNET__SETTING(qnet_stage2_config, 'i', steps, 1, INT_MAX),
     QNET__ADAM_SETTINGS(qnet_stage2_config),
     QNET__SETTINGS_END
 };
@@ -18673,86 +18612,76 @@ static const qnet__setting qnet__training_settings[] = {
     QNET__SETTINGS_END
 };
 
-/* ---- checkpoints: arrays, and lines of text as metadata, in a safetensors file --------------- */
+/* ---- records --------------------------------------------------------------------------------
+   Checkpoints of a run and, in >>experiment, results of a fold: safetensors files whose metadata
+   say line by line ("key=value") whose they are, and whose tensors are one-dimensional arrays. The
+   data of a list of arrays[count] are written, or read into. */
 
-/* count numbers of dtype F32 or F64 at data. */
-typedef struct qnet__slab {
-    const char *name;
-    qnet_dtype dtype;
-    void *data;
-    size_t count;
-} qnet__slab;
-
-#define QNET__SLABS 5
+#define QNET__ARRAYS 5
 #define QNET__REAL_DTYPE (QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32)
-#define QNET__EPOCH_NUMBERS (sizeof(qnet_epoch) / sizeof(double)) /* a history is an array of F64 */
 
-/* text is cut up: it becomes the file's metadata; slabs become its tensors, one-dimensional. */
-static qnet_status qnet__checkpoint_write(qnet_context *ctx, qnet_sink *sink, char *text,
-                                          const qnet__slab *slabs, int count)
+/* text, which is cut up, and arrays[count] into a file. */
+static qnet_status qnet__record_write(qnet_context *ctx, qnet_sink *sink, char *text,
+                                      const qnet_safetensor *arrays, int count)
 {
     const char *pairs[2 * QNET__METADATA_PAIRS];
     const int lines = qnet__metadata_pairs(text, pairs);
-    qnet_safetensor tensors[QNET__SLABS];
-    memset(tensors, 0, sizeof(tensors));
-    for (int i = 0; i < count; i++) {
-        snprintf(tensors[i].name, sizeof(tensors[i].name), "%s", slabs[i].name);
-        tensors[i].dtype = slabs[i].dtype;
-        tensors[i].ndim = 1;
-        tensors[i].shape[0] = slabs[i].count;
-        tensors[i].data = slabs[i].data;
-    }
-    return qnet_safetensors_write(ctx, sink, tensors, count, pairs, lines);
+    return qnet_safetensors_write(ctx, sink, arrays, count, pairs, lines);
 }
 
-/* QNET_ERROR_MISMATCH for the first line of text, which is cut up, that the file has otherwise or
-   not at all; keys that begin with `skip` are not compared (NULL: all are). */
-static qnet_status qnet__checkpoint_compare(qnet_context *ctx, const qnet_safetensors *file,
-                                            const char *name, char *text, const char *skip)
+/* QNET_ERROR_MISMATCH unless the lines of `was`, in file `name`, begin with those of `now`. */
+static qnet_status qnet__text_compare(qnet_context *ctx, const char *name, const char *was,
+                                      const char *now)
 {
-    const char *pairs[2 * QNET__METADATA_PAIRS];
-    const int lines = qnet__metadata_pairs(text, pairs);
-    for (int i = 0; i < lines; i++) {
-        const char *key = pairs[2 * i], *expected = pairs[2 * i + 1];
-        const char *found = qnet_safetensors_metadata(file, key);
-        if (skip != NULL && strncmp(key, skip, strlen(skip)) == 0) continue;
-        if (found == NULL || strcmp(found, expected) != 0)
+    for (size_t line; *now; was += line + (was[line] != '\0'), now += line + 1) {
+        line = strcspn(now, "\n");
+        if (strcspn(was, "\n") != line || memcmp(was, now, line) != 0)
             return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                              "%s: checkpoint of another run: %s: expected %s, found %.64s", name,
-                              key, expected, found ? found : "nothing");
+                              "%s: the run to resume has \"%.*s\", this one has \"%.*s\"", name,
+                              (int)strcspn(was, "\n"), was, (int)line, now);
     }
     return QNET_OK;
 }
 
-/* Copies the file's arrays into the slabs, after all of them have been checked. */
-static qnet_status qnet__checkpoint_copy(qnet_context *ctx, const qnet_safetensors *file,
-                                         const char *name, const qnet__slab *slabs, int count)
+/* The same of a file's metadata, which are in the order of the lines. */
+static qnet_status qnet__record_compare(qnet_context *ctx, const qnet_safetensors *file,
+                                        const char *name, const char *now)
 {
-    for (int i = 0; i < count; i++) {
-        const qnet__slab *s = &slabs[i];
-        const qnet_safetensor *t = qnet_safetensors_find(file, s->name);
-        if (t == NULL || t->dtype != s->dtype || t->ndim != 1 || t->count != s->count)
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: damaged checkpoint: '%s': expected %.0f numbers of type %s, "
-                              "found %.0f of type %s", name, s->name, (double)s->count,
-                              qnet_dtype_name(s->dtype), t ? (double)t->count : 0,
-                              t ? qnet_dtype_name(t->dtype) : "none");
-        for (size_t k = 0; k < s->count; k++)
-            if (!qnet__is_finite(qnet__element(t->dtype, t->data, k)))
-                return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                                  "%s: damaged checkpoint: '%s': number %.0f is not finite", name,
-                                  s->name, (double)k);
-    }
-    for (int i = 0; i < count; i++) {
-        const qnet_safetensor *t = qnet_safetensors_find(file, slabs[i].name);
-        memcpy(slabs[i].data, t->data, t->bytes);
-    }
-    return QNET_OK;
+    qnet_buffer was = {NULL, 0, 0, NULL};
+    qnet_status status = qnet_buffer_printf(ctx, &was, "%s", "");
+    for (int i = 0; i < file->metadata_count && status == QNET_OK; i++)
+        status = qnet_buffer_printf(ctx, &was, "%s=%s\n", file->metadata[i].key,
+                                    file->metadata[i].value);
+    if (status == QNET_OK)
+        status = qnet__text_compare(ctx, name, (const char *)was.bytes, now);
+    qnet_buffer_free(ctx, &was);
+    return status;
 }
 
+/* The file's numbers into arrays[count]: nothing changes unless all are there and finite. */
+static qnet_status qnet__record_read(qnet_context *ctx, const qnet_safetensors *file,
+                                     const char *name, const qnet_safetensor *arrays, int count)
+{
+    const qnet_safetensor *found[QNET__ARRAYS];
+    for (int i = 0; i < count; i++) {
+        const qnet_safetensor *a = &arrays[i], *t = qnet_safetensors_find(file, a->name);
+        if (t == NULL || t->dtype != a->dtype || t->ndim != 1 || t->count != a->count)
+            return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                              "%s: '%s': expected %.0f numbers of type %s, found %.0f of type %s",
+                              name, a->name, (double)a->count, qnet_dtype_name(a->dtype),
+                              t ? (double)t->count : 0, t ? qnet_dtype_name(t->dtype) : "none");
+        QNET__TRY(qnet__check_numbers(ctx, name, t, a->name));
+        found[i] = t;
+    }
+    for (int i = 0; i < count; i++)
+        memcpy((void *)(uintptr_t)arrays[i].data, found[i]->data, found[i]->bytes);
+    return QNET_OK;
+}
 #endif
 
-/* ---- a loop over items in batches, with progress --------------------------------------------- */
+/* ---- a loop over items in batches, with progress ----------------------------------------------
+   n = ceil(count / batch) batches of floor(count / n) or one more items: no batch is much smaller
+   than the others, whose batch norm would be noisier. */
 
 /* Batches of a loop: as few as hold `count` items with at most `batch` in each. */
 static size_t qnet__batches(size_t count, int batch)
@@ -18812,21 +18741,13 @@ static const char *qnet__loop_place(const qnet__loop *p, char text[QNET__PLACE])
 static qnet_status qnet__loop_report(const qnet__loop *p, double loss, double learning_rate)
 {
     const double elapsed = qnet__seconds(p->ctx) - p->start, done = (double)(p->first + p->n);
-    const double count = (double)p->count, epochs = p->epochs > 0 ? p->epochs : 1;
-    const double left = count * (epochs - (p->epoch > 0 ? p->epoch - 1 : 0)) - done;
+    const double epochs = p->epochs > 0 ? p->epochs : 1, all = (double)p->count * epochs;
+    const double left = all - (double)p->count * (p->epoch > 0 ? p->epoch - 1 : 0) - done;
+    const double speed = elapsed > 0 ? done / elapsed : 0;
+    const qnet_progress_info info = {p->task, "", p->epoch, p->epochs, p->step, p->steps, loss,
+                                     learning_rate, speed, speed > 0 ? left / speed : -1,
+                                     1 - left / all};
     char place[QNET__PLACE];
-    qnet_progress_info info;
-    info.task = p->task;
-    info.where = "";
-    info.epoch = p->epoch;
-    info.epochs = p->epochs;
-    info.step = p->step;
-    info.steps = p->steps;
-    info.loss = loss;
-    info.learning_rate = learning_rate;
-    info.items_per_second = elapsed > 0 ? done / elapsed : 0;
-    info.seconds_left = info.items_per_second > 0 ? left / info.items_per_second : -1;
-    info.fraction = 1 - left / (count * epochs);
     if (qnet__report(p->ctx, &info) == 0) return QNET_OK;
     return qnet__fail(p->ctx, QNET_STOPPED, "%s: stopped by the caller",
                       qnet__loop_place(p, place));
@@ -18835,21 +18756,22 @@ static qnet_status qnet__loop_report(const qnet__loop *p, double loss, double le
 /* ---- images: slices of scans, prepared in parallel ------------------------------------------- */
 
 typedef struct qnet__image {
-    int scan, slice, label;
+    int scan, slice;
     uint64_t index; /* in the whole cohort, scan by scan: names the image's random stream */
-    size_t place; /* in an array [scans of the list][max_slices] */
-    int ready;    /* seen once: its pixels are finite, and these are the limits of its stretch, */
+    size_t place;   /* in an array [scans of the list][max_slices] */
+    qnet_status status; /* of its last preparation: a task cannot write to ctx */
+    int ready;      /* seen once: its pixels are finite, and these are the limits of its stretch, */
     float low[3], high[3]; /* which no record changes */
 } qnet__image;
 
-/* A list of images and what is needed to turn some of them into a batch. */
+/* A list of images and what is needed to turn some of them into a batch. Its order is that of the
+   scans and their slices; training visits them in a shuffled one. */
 typedef struct qnet__loader {
     const qnet_cohort *cohort;
     const qnet_augment_config *augment;
     int height, width;           /* of the network's input */
     qnet__image *images; size_t count;
     qnet_real *batch;            /* [largest batch][height][width][3] */
-    qnet_status *status;         /* [largest batch]: a task cannot write to ctx */
     unsigned char *scratch;      /* [workers][scratch_bytes] */
     size_t scratch_bytes;
     uint64_t hash;               /* of pixels, labels, order and random streams of the images */
@@ -18860,12 +18782,13 @@ typedef struct qnet__loader {
     int epoch;                   /* of the augmentation; -1: test time */
 } qnet__loader;
 
-/* Checks the scans and counts their images. */
+/* Checks scans[count], indices into the cohort, and counts their images, which must be as large as
+   the network's input at least, and not more of a scan than it has places for. task: in messages. */
 static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, const char *task,
                                         const qnet_cohort *cohort, const int *scans, int count,
                                         int height, int width)
 {
-    memset(l, 0, sizeof(*l));
+    memset(l, 0, sizeof *l);
     l->cohort = cohort;
     l->height = height;
     l->width = width;
@@ -18877,6 +18800,11 @@ static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, cons
         if (scans[i] < 0 || scans[i] >= cohort->scans_count)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: scan %d: expected 0..%d", task,
                               scans[i], cohort->scans_count - 1);
+        if (cohort->scans[scans[i]].slices > cohort->config.max_slices)
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "%s: subject %s has %d slices: expected %d at most", task,
+                              cohort->scans[scans[i]].subject, cohort->scans[scans[i]].slices,
+                              cohort->config.max_slices);
         l->count += (size_t)cohort->scans[scans[i]].slices;
     }
     if (l->count < 1 || l->count > (size_t)INT_MAX)
@@ -18885,40 +18813,35 @@ static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, cons
     return QNET_OK;
 }
 
-/* Memory for batches of `batch`. */
+/* Memory for batches of `batch`. Scratch is rounded up, so that no two workers write to one cache
+   line. */
 static void qnet__loader_plan(qnet_context *ctx, qnet__loader *l, qnet__arena *a, size_t batch)
 {
-    const size_t pixels = (size_t)l->height * (size_t)l->width;
+    const size_t numbers = 3 * (size_t)l->height * (size_t)l->width;
     const size_t scratch = qnet_augment_scratch(l->cohort->height, l->cohort->width);
-    /* Rounded up, so that no two workers write to one cache line. */
     l->scratch_bytes = (scratch + QNET__ALIGN - 1) / QNET__ALIGN * QNET__ALIGN;
     l->images = (qnet__image *)qnet__take(a, l->count, sizeof(qnet__image));
-    l->batch = (qnet_real *)qnet__take(a, batch * pixels, 3 * sizeof(qnet_real));
-    l->status = (qnet_status *)qnet__take(a, batch, sizeof(qnet_status));
+    l->batch = (qnet_real *)qnet__take(a, batch, numbers * sizeof(qnet_real));
     l->scratch = (unsigned char *)qnet__take(a, qnet__workers(ctx), l->scratch_bytes);
 }
 
 /* Lists the images of scans[count] in order. */
 static void qnet__loader_fill(qnet__loader *l, const int *scans, int count)
 {
-    size_t n = 0;
+    const size_t max_slices = (size_t)l->cohort->config.max_slices;
+    qnet__image *image = l->images;
     l->hash = QNET_HASH_START;
     for (int i = 0; i < count; i++) {
         const qnet_scan *scan = &l->cohort->scans[scans[i]];
-        uint64_t index = 0, bits[3];
-        for (int k = 0; k < scans[i]; k++) index += (uint64_t)l->cohort->scans[k].slices;
-        bits[0] = scan->hash;
-        bits[1] = index;
-        bits[2] = (uint64_t)scan->label;
-        l->hash = qnet_hash(l->hash, bits, sizeof(bits));
-        for (int slice = 0; slice < scan->slices; slice++) {
-            qnet__image *image = &l->images[n++];
-            memset(image, 0, sizeof(*image));
+        uint64_t bits[3] = {scan->hash, 0, (uint64_t)scan->label}; /* 0: its first image */
+        for (int k = 0; k < scans[i]; k++) bits[1] += (uint64_t)l->cohort->scans[k].slices;
+        l->hash = qnet_hash(l->hash, bits, sizeof bits);
+        for (int slice = 0; slice < scan->slices; slice++, image++) {
             image->scan = scans[i];
             image->slice = slice;
-            image->index = index++;
-            image->place = (size_t)i * (size_t)l->cohort->config.max_slices + (size_t)slice;
-            image->label = (int)scan->label;
+            image->index = bits[1] + (uint64_t)slice;
+            image->place = (size_t)i * max_slices + (size_t)slice;
+            image->ready = 0;
         }
     }
 }
@@ -18930,7 +18853,8 @@ static qnet__image *qnet__loader_image(const qnet__loader *l, size_t i)
 }
 
 /* Image i of the batch into its place: the record is drawn from the image's own stream. An image is
-   once in an epoch, so that no two workers write to it. */
+   once in an epoch, so that no two workers write to it. Stretching would clip NaN to 0 and hide it,
+   so pixels are checked before. */
 static qnet_status qnet__loader_apply(qnet_context *ctx, const qnet__loader *l, size_t i,
                                       size_t worker)
 {
@@ -18940,30 +18864,26 @@ static qnet_status qnet__loader_apply(qnet_context *ctx, const qnet__loader *l, 
     const size_t count = (size_t)in_h * (size_t)in_w;
     qnet_real *to = l->batch + i * (size_t)l->height * (size_t)l->width * 3;
     void *scratch = l->scratch + worker * l->scratch_bytes;
-    qnet_augmentation record;
-    if (!image->ready) {
-        for (size_t k = 0; k < 3 * count; k++) /* stretching would clip NaN to 0 and hide it */
-            if (!qnet__is_finite((double)pixels[k]))
-                return qnet__fail(ctx, QNET_ERROR_NUMERIC, "a pixel is NaN or infinite");
+    qnet_rng rng = qnet_rng_at(l->seed, QNET_RANDOM_AUGMENT, (uint32_t)l->epoch, image->index);
+    for (size_t k = 0; !image->ready && k < 3 * count; k++)
+        if (!qnet__is_finite((double)pixels[k]))
+            return qnet__fail(ctx, QNET_ERROR_NUMERIC, "a pixel is NaN or infinite");
+    if (!image->ready)
         QNET__TRY(qnet_stretch_limits(ctx, l->augment, pixels, count, image->low, image->high,
                                       scratch));
-        image->ready = 1;
-    }
-    if (l->epoch < 0) {
-        record = qnet_augment_test(in_h, in_w, l->height, l->width);
-    } else {
-        qnet_rng rng = qnet_rng_at(l->seed, QNET_RANDOM_AUGMENT, (uint32_t)l->epoch, image->index);
-        record = qnet_augment_draw(l->augment, &rng, in_h, in_w, l->height, l->width);
-    }
+    image->ready = 1;
+    const qnet_augmentation record =
+        l->epoch < 0 ? qnet_augment_test(in_h, in_w, l->height, l->width)
+                     : qnet_augment_draw(l->augment, &rng, in_h, in_w, l->height, l->width);
     return qnet_augment_apply_within(ctx, l->augment, &record, pixels, in_h, in_w, image->low,
                                      image->high, to, l->height, l->width, scratch);
 }
 
-/* Runs in parallel: it may not write to the context, so it keeps the status only. */
+/* Runs in parallel. */
 static void qnet__loader_task(void *arg, size_t index, size_t worker)
 {
-    qnet__loader *l = (qnet__loader *)arg;
-    l->status[index] = qnet__loader_apply(NULL, l, index, worker);
+    const qnet__loader *l = (const qnet__loader *)arg;
+    qnet__loader_image(l, index)->status = qnet__loader_apply(NULL, l, index, worker);
 }
 
 /* Fills l->batch with the images of the current batch: those at order[first..], or first.. if order
@@ -18977,14 +18897,14 @@ static qnet_status qnet__loader_load(const qnet__loop *p, qnet__loader *l, int e
     l->first = p->first;
     l->epoch = epoch;
     qnet__parallel(p->ctx, p->n, qnet__loader_task, l);
-    for (size_t i = 0; i < p->n; i++)
-        if (l->status[i] != QNET_OK) {
-            const qnet__image *image = qnet__loader_image(l, i);
-            qnet_status status = qnet__loader_apply(p->ctx, l, i, 0); /* again, for its sentence */
-            return qnet__fail(p->ctx, status, "%s: subject %s, slice %d: %s",
-                              qnet__loop_place(p, place), l->cohort->scans[image->scan].subject,
-                              image->slice, qnet_last_error(p->ctx));
-        }
+    for (size_t i = 0; i < p->n; i++) {
+        const qnet__image *image = qnet__loader_image(l, i);
+        if (image->status == QNET_OK) continue;
+        (void)qnet__loader_apply(p->ctx, l, i, 0); /* again, for its sentence */
+        return qnet__fail(p->ctx, image->status, "%s: subject %s, slice %d: %s",
+                          qnet__loop_place(p, place), l->cohort->scans[image->scan].subject,
+                          image->slice, qnet_last_error(p->ctx));
+    }
     return QNET_OK;
 }
 
@@ -19027,7 +18947,8 @@ QNET_API int qnet_stage1_swa_start(const qnet_stage1_config *config)
     return config->epochs - qnet__max_int(1, (int)floor(config->swa_share * config->epochs + .5));
 }
 
-/* Learning rate of an epoch (from 0): cosine annealing; constant while weights are averaged. */
+/* Learning rate of an epoch (from 0): cosine annealing from rate_first, which would reach rate_last
+   one epoch after the last; constant while weights are averaged. In stage 2 both are its rate. */
 static double qnet__stage1_rate(const qnet_stage1_config *config, int epoch)
 {
     if (config->swa && epoch >= qnet_stage1_swa_start(config)) return config->swa_rate;
@@ -19035,7 +18956,9 @@ static double qnet__stage1_rate(const qnet_stage1_config *config, int epoch)
 }
 
 /* What a run is made of besides its network, in one block. Adam's moments m and v and the average
-   are in the order of the trainable weights, which come first in a network's block. */
+   are in the order of the trainable weights, which come first in a network's block. The stages
+   differ in where a batch comes from: stage 1 has it prepared by the loader, stage 2 gathers rows
+   of features that are there from the start. */
 typedef struct qnet__training_state {
     qnet_training run;          /* first, so that a pointer to it is the start of the block */
     size_t bytes;               /* of the block */
@@ -19062,7 +18985,9 @@ typedef struct qnet__training_state {
     int *batch_length;          /* [largest batch] */
 } qnet__training_state;
 
-/* The whole block; with base NULL it only measures. largest: items of the largest batch. */
+/* The whole block: state, history, what the optimiser keeps of each weight, the order of the items,
+   then what a batch of the stage needs. With base NULL it only measures. largest: items of the
+   largest batch. */
 static void qnet__training_plan(qnet__training_state *s, qnet__arena *a, size_t largest)
 {
     const size_t real = sizeof(qnet_real), trainable = s->table->trainable;
@@ -19093,12 +19018,11 @@ static qnet_status qnet__training_carve(qnet__training_state *s, int largest,
     qnet_resnet *net = s->run.net;
     qnet_scan_model *model = s->run.model;
     qnet__arena arena = {NULL, 0};
-    qnet_status status;
     s->table = net ? net->table : model->table;
     s->weights = net ? net->weights : model->weights;
     s->gradients = net ? net->gradients : model->gradients;
     qnet__training_plan(s, &arena, (size_t)largest);
-    status = qnet__arena_alloc(s->run.ctx, &arena, &s->bytes, "a training run");
+    const qnet_status status = qnet__arena_alloc(s->run.ctx, &arena, &s->bytes, "a training run");
     if (status != QNET_OK) {
         qnet_resnet_destroy(net);
         qnet_scan_model_destroy(model);
@@ -19132,7 +19056,8 @@ static qnet_status qnet__training_ready(const qnet_training *run, const char *fu
     return QNET_OK;
 }
 
-/* order[count] = 0..count-1, shuffled for this epoch. */
+/* order[count] = 0..count-1, shuffled for this epoch: a function of (seed, epoch), whatever the
+   order before. */
 static void qnet__training_shuffle(qnet__training_state *s, int epoch)
 {
     const int purpose = s->run.net ? QNET_RANDOM_SHUFFLE : QNET_RANDOM_SHUFFLE_SCAN;
@@ -19151,13 +19076,15 @@ static qnet_status qnet__loss_check(const qnet__loop *p, qnet_status status, con
                       qnet__loop_place(p, place));
 }
 
-/* Stage 1: loss = mean of -log softmax(logits)[label] over the images of the batch. */
+/* Stage 1: loss = mean of -log softmax(logits)[label] over the n images of the batch, and its
+   gradient dlogits = (softmax(logits) - onehot(label)) / n, from which all others follow. */
 static qnet_status qnet__stage1_loss(qnet__training_state *s, const qnet__loop *p, double *loss)
 {
     qnet__loader *l = &s->loader;
     const int n = (int)p->n;
     QNET__TRY(qnet__loader_load(p, l, s->run.epoch, s->order));
-    for (size_t i = 0; i < p->n; i++) s->batch_label[i] = qnet__loader_image(l, i)->label;
+    for (size_t i = 0; i < p->n; i++)
+        s->batch_label[i] = (int)l->cohort->scans[qnet__loader_image(l, i)->scan].label;
     QNET__TRY(qnet_resnet_forward(s->run.net, l->batch, n, 1, s->logits, NULL));
     QNET__TRY(qnet__loss_check(p, qnet_cross_entropy(p->ctx, p->n, QNET_CLASSES, s->logits,
                                                      s->batch_label, loss, s->logits), loss));
@@ -19170,15 +19097,14 @@ static qnet_status qnet__stage1_loss(qnet__training_state *s, const qnet__loop *
 static qnet_status qnet__stage2_loss(qnet__training_state *s, const qnet__loop *p, double *loss)
 {
     double image = 0, scan = 0;
-    qnet_status status;
     for (size_t i = 0; i < p->n; i++) {
         const size_t item = (size_t)s->order[p->first + i];
         memcpy(s->batch + i * s->row, s->features + item * s->row, s->row * sizeof(qnet_real));
         s->batch_length[i] = s->length[item];
         s->batch_label[i] = s->label[item];
     }
-    status = qnet_scan_model_loss(s->run.model, s->batch, s->batch_length, s->batch_label,
-                                  (int)p->n, &image, &scan, 1);
+    const qnet_status status = qnet_scan_model_loss(s->run.model, s->batch, s->batch_length,
+                                                    s->batch_label, (int)p->n, &image, &scan, 1);
     *loss = image + scan;
     return qnet__loss_check(p, status, loss);
 }
@@ -19187,14 +19113,13 @@ static qnet_status qnet__stage2_loss(qnet__training_state *s, const qnet__loop *
    the last one says nothing of the weights after it. */
 static qnet_status qnet__training_check_weights(const qnet__training_state *s, const qnet__loop *p)
 {
+    const size_t bad = qnet__first_bad(s->weights, s->table->total);
+    const qnet_param *param = s->table->entries;
     char place[QNET__PLACE];
-    for (int i = 0; i < s->table->count; i++) {
-        const qnet_param *param = &s->table->entries[i];
-        if (qnet__first_bad(s->weights + param->offset, param->count) < param->count)
-            return qnet__fail(p->ctx, QNET_ERROR_NUMERIC, "%s: '%s' has become NaN or infinite",
-                              qnet__loop_place(p, place), param->name);
-    }
-    return QNET_OK;
+    if (bad == s->table->total) return QNET_OK;
+    while (bad >= param->offset + param->count) param++;
+    return qnet__fail(p->ctx, QNET_ERROR_NUMERIC, "%s: '%s' has become NaN or infinite",
+                      qnet__loop_place(p, place), param->name);
 }
 
 /* One pass over all items: per batch loss and gradients, one step of Adam; then, late in a run with
@@ -19202,34 +19127,29 @@ static qnet_status qnet__training_check_weights(const qnet__training_state *s, c
    weights of its own step. */
 QNET_API qnet_status qnet_training_epoch(qnet_training *run)
 {
-    double rate, loss = 0, sum = 0;
-    qnet__training_state *s;
-    qnet_epoch *record;
-    qnet__loop p;
+    double loss = 0, sum = 0;
     QNET__TRY(qnet__training_ready(run, "qnet_training_epoch"));
-    s = run->state;
+    qnet__training_state *s = run->state;
     if (run->epoch >= run->epochs)
         return qnet__fail(run->ctx, QNET_ERROR_ARGUMENT,
                           "qnet_training_epoch: all %d epochs are done", run->epochs);
+    const double rate = qnet__stage1_rate(&s->config, run->epoch);
+    qnet__loop p = qnet__loop_begin(run->ctx, s->task, run->epoch + 1, run->epochs, s->count,
+                                    s->batches);
     s->broken = 1; /* until the epoch's end: a step cannot be taken back */
-    rate = qnet__stage1_rate(&s->config, run->epoch);
-    p = qnet__loop_begin(run->ctx, s->task, run->epoch + 1, run->epochs, s->count, s->batches);
     qnet__training_shuffle(s, run->epoch);
     while (qnet__loop_next(&p)) {
         QNET__TRY(run->net ? qnet__stage1_loss(s, &p, &loss) : qnet__stage2_loss(s, &p, &loss));
-        run->step++;
         qnet_adam_step(run->ctx, &s->config.adam, s->table->trainable, s->weights, s->gradients,
-                       s->m, s->v, rate, run->step);
+                       s->m, s->v, rate, ++run->step);
         sum += loss * (double)p.n;
         QNET__TRY(qnet__loop_report(&p, sum / (double)(p.first + p.n), rate));
     }
     QNET__TRY(qnet__training_check_weights(s, &p));
-    if (s->config.swa && run->epoch >= qnet_stage1_swa_start(&s->config)) {
+    if (s->config.swa && run->epoch >= qnet_stage1_swa_start(&s->config))
         qnet_swa_update(run->ctx, s->table->trainable, s->average, s->weights,
-                        (uint64_t)run->averaged);
-        run->averaged++;
-    }
-    record = &run->history[run->epoch++];
+                        (uint64_t)run->averaged++);
+    qnet_epoch *record = &run->history[run->epoch++];
     record->loss = sum / (double)s->count;
     record->learning_rate = rate;
     record->seconds = qnet__seconds(run->ctx) - p.start;
@@ -19239,11 +19159,11 @@ QNET_API qnet_status qnet_training_epoch(qnet_training *run)
 
 /* The averaged weights have seen no batch, so their batch norms' statistics are estimated anew: one
    pass over the training images without augmentation. With momentum n_k / (n_1 + ... + n_k) the
-   running statistics are the mean over all batches, each weighted by its images. */
+   running statistics are the mean over all batches, each weighted by its images. Images are
+   shuffled, so that a batch holds many subjects, as the batches of training did. */
 static qnet_status qnet__training_statistics(qnet__training_state *s)
 {
     qnet_resnet *net = s->run.net;
-    qnet_status status = QNET_OK;
     qnet__loop p =
         qnet__loop_begin(s->run.ctx, "batch-norm statistics", 0, 0, s->count, s->batches);
     for (int i = 0; i < s->table->count; i++) { /* running mean 0, variance 1 */
@@ -19251,25 +19171,21 @@ static qnet_status qnet__training_statistics(qnet__training_state *s)
         for (size_t k = 0; !param->trainable && k < param->count; k++)
             s->weights[param->offset + k] = (qnet_real)qnet__is_variance(param->name);
     }
-    /* Shuffled, so that a batch holds many subjects, as the batches of training did. */
     qnet__training_shuffle(s, s->run.epochs);
-    while (status == QNET_OK && qnet__loop_next(&p)) {
+    while (qnet__loop_next(&p)) {
         qnet_resnet_set_momentum(net, (double)p.n / (double)(p.first + p.n));
-        status = qnet__loader_load(&p, &s->loader, -1, s->order);
-        if (status == QNET_OK)
-            status = qnet_resnet_forward(net, s->loader.batch, (int)p.n, 1, NULL, NULL);
-        if (status == QNET_OK) status = qnet__loop_report(&p, NAN, 0);
+        QNET__TRY(qnet__loader_load(&p, &s->loader, -1, s->order));
+        QNET__TRY(qnet_resnet_forward(net, s->loader.batch, (int)p.n, 1, NULL, NULL));
+        QNET__TRY(qnet__loop_report(&p, NAN, 0));
     }
-    qnet_resnet_set_momentum(net, QNET_BATCHNORM_MOMENTUM);
-    return status == QNET_OK ? qnet__training_check_weights(s, &p) : status;
+    return qnet__training_check_weights(s, &p);
 }
 
 /* Without SWA nothing is left to do: the running statistics have followed the weights. */
 QNET_API qnet_status qnet_training_finish(qnet_training *run)
 {
-    qnet__training_state *s;
     QNET__TRY(qnet__training_ready(run, "qnet_training_finish"));
-    s = run->state;
+    qnet__training_state *s = run->state;
     if (run->epoch < run->epochs)
         return qnet__fail(run->ctx, QNET_ERROR_ARGUMENT,
                           "qnet_training_finish: %d of %d epochs are done", run->epoch,
@@ -19277,14 +19193,18 @@ QNET_API qnet_status qnet_training_finish(qnet_training *run)
     if (s->config.swa && !run->finished) {
         s->broken = 1; /* until the statistics are whole */
         memcpy(s->weights, s->average, s->table->trainable * sizeof(qnet_real));
-        QNET__TRY(qnet__training_statistics(s));
+        const qnet_status status = qnet__training_statistics(s);
+        qnet_resnet_set_momentum(run->net, QNET_BATCHNORM_MOMENTUM);
+        QNET__TRY(status);
         s->broken = 0;
     }
     run->finished = 1;
     return QNET_OK;
 }
 
-/* ---- the checkpoint of a run ----------------------------------------------------------------- */
+/* ---- the checkpoint of a run ------------------------------------------------------------------
+   Written after an epoch, when a run is nothing but its configuration, its numbers and the epoch:
+   steps done and weights averaged follow from that. */
 
 /* The kernels in force. Their roundings differ, so a checkpoint is resumed only with its own. */
 static const char *qnet__kernels_name(const qnet_context *ctx)
@@ -19294,59 +19214,58 @@ static const char *qnet__kernels_name(const qnet_context *ctx)
 }
 
 /* Everything that decides the run's bits, as text: configuration, kernels, initial weights, and a
-   hash of the items with their labels. */
-static qnet_status qnet__training_text(const qnet__training_state *s, qnet_buffer *text)
+   hash of the items with their labels. swa 0: of the run without SWA, up to the first average. */
+static qnet_status qnet__training_text(const qnet__training_state *s, int swa, qnet_buffer *text)
 {
     qnet_context *ctx = s->run.ctx;
-    const qnet_stage1_config *c = &s->config;
+    qnet_stage1_config c = s->config;
     const int stage = s->run.net ? 1 : 2;
+    c.swa = swa;
+    if (!swa) c.swa_share = c.swa_rate = 0; /* which then decide nothing */
     QNET__TRY(qnet_buffer_printf(
         ctx, text,
-        "kind=qnet stage %d checkpoint 2\nreal=%s\nkernels=%s\nnetwork=%s\nseed=0x%016llx\n"
-        "%s and labels=0x%016llx\n",
+        "kind=qnet stage %d checkpoint 3\nreal=%s\nkernels=%s\nnetwork=%s\nseed=0x%016llx\n"
+        "%s and labels=0x%016llx\ninitial weights=0x%016llx\n",
         stage, QNET__REAL_IS_DOUBLE ? "double" : "float", qnet__kernels_name(ctx),
-        s->table->network, (unsigned long long)c->seed, stage == 1 ? "images" : "features",
-        (unsigned long long)s->data_hash));
-    if (stage == 2) {
-        QNET__TRY(qnet__settings_text(ctx, text, "", qnet__stage2_settings, &s->config2));
-        return qnet_buffer_printf(ctx, text, "steps=%d\n", s->config2.steps);
-    }
-    QNET__TRY(qnet_buffer_printf(ctx, text, "swa=%d\nsize=%d\ninitial weights=0x%016llx\n", c->swa,
-                                 c->size, (unsigned long long)s->weights_hash));
-    QNET__TRY(qnet__settings_text(ctx, text, "", qnet__stage1_settings, c));
-    QNET__TRY(qnet__settings_text(ctx, text, "augment.", qnet__stretch_settings, &c->augment));
-    return qnet__settings_text(ctx, text, "augment.", qnet__augment_settings, &c->augment);
+        s->table->network, (unsigned long long)c.seed, stage == 1 ? "images" : "features",
+        (unsigned long long)s->data_hash, (unsigned long long)s->weights_hash));
+    if (stage == 2) return qnet__settings_text(ctx, text, "", qnet__stage2_settings, &s->config2);
+    QNET__TRY(qnet__settings_text(ctx, text, "", qnet__stage1_settings, &c));
+    QNET__TRY(qnet__settings_text(ctx, text, "augment.", qnet__stretch_settings, &c.augment));
+    return qnet__settings_text(ctx, text, "augment.", qnet__augment_settings, &c.augment);
 }
 
-/* The arrays of a checkpoint with this many averaged weights; returns how many arrays. */
-static int qnet__training_slabs(const qnet__training_state *s, int averaged,
-                                qnet__slab slabs[QNET__SLABS])
+/* The arrays of a checkpoint, of which the last is there once a weight has been averaged; returns
+   their number. A history is an array of doubles. */
+static int qnet__training_arrays(const qnet__training_state *s, int averaged,
+                                 qnet_safetensor arrays[QNET__ARRAYS])
 {
-    const size_t trainable = s->table->trainable;
-    const qnet__slab all[QNET__SLABS] = {
-        {"history", QNET_F64, s->run.history, (size_t)s->run.epochs * QNET__EPOCH_NUMBERS},
-        {"weights", QNET__REAL_DTYPE, s->weights, s->table->total},
-        {"adam.m", QNET__REAL_DTYPE, s->m, trainable},
-        {"adam.v", QNET__REAL_DTYPE, s->v, trainable},
-        {"swa.average", QNET__REAL_DTYPE, s->average, trainable}};
-    memcpy(slabs, all, sizeof(all));
-    return averaged > 0 ? QNET__SLABS : QNET__SLABS - 1;
+    const qnet_dtype real = QNET__REAL_DTYPE;
+    const size_t n = s->table->trainable, all = s->table->total;
+    const size_t epochs = (size_t)s->run.epochs * sizeof(qnet_epoch) / sizeof(double);
+    const qnet_safetensor list[QNET__ARRAYS] = {
+        {"history", QNET_F64, 1, {epochs}, epochs, 0, s->run.history},
+        {"weights", real, 1, {all}, all, 0, s->weights},
+        {"adam.m", real, 1, {n}, n, 0, s->m},
+        {"adam.v", real, 1, {n}, n, 0, s->v},
+        {"swa.average", real, 1, {n}, n, 0, s->average}};
+    memcpy(arrays, list, sizeof list);
+    return averaged > 0 ? QNET__ARRAYS : QNET__ARRAYS - 1;
 }
 
 /* The lines of the configuration first, then how far the run is, then the arrays. */
 QNET_API qnet_status qnet_training_write(qnet_training *run, qnet_sink *sink)
 {
     qnet_buffer text = {NULL, 0, 0, NULL};
-    qnet__slab slabs[QNET__SLABS];
+    qnet_safetensor arrays[QNET__ARRAYS];
     qnet_status status;
     QNET__TRY(qnet__training_ready(run, "qnet_training_write"));
-    status = qnet__training_text(run->state, &text);
+    status = qnet__training_text(run->state, run->state->config.swa, &text);
     if (status == QNET_OK)
         status = qnet__settings_text(run->ctx, &text, "", qnet__training_settings, run);
-    if (status == QNET_OK) {
-        const int count = qnet__training_slabs(run->state, run->averaged, slabs);
-        status = qnet__checkpoint_write(run->ctx, sink, (char *)text.bytes, slabs, count);
-    }
+    if (status == QNET_OK)
+        status = qnet__record_write(run->ctx, sink, (char *)text.bytes, arrays,
+                                    qnet__training_arrays(run->state, run->averaged, arrays));
     qnet_buffer_free(run->ctx, &text);
     return status;
 }
@@ -19358,20 +19277,18 @@ static qnet_status qnet__check_variances(qnet_context *ctx, const qnet_safetenso
     const qnet_safetensor *w = qnet_safetensors_find(file, "weights");
     for (int i = 0; i < table->count && w != NULL && w->count == table->total; i++) {
         const qnet_param *p = &table->entries[i];
-        for (size_t k = 0; k < p->count && qnet__is_variance(p->name); k++) {
-            const double value = qnet__element(w->dtype, w->data, p->offset + k);
-            if (value < 0)
-                return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                                  "%s: damaged checkpoint: '%s': number %.0f is %g, a variance "
-                                  "below 0", name, p->name, (double)k, value);
-        }
+        qnet_safetensor part = *w;
+        part.data = (const unsigned char *)w->data + p->offset * qnet_dtype_size(w->dtype);
+        part.count = p->count;
+        if (qnet__is_variance(p->name)) QNET__TRY(qnet__check_numbers(ctx, name, &part, p->name));
     }
     return QNET_OK;
 }
 
-/* QNET_ERROR_MISMATCH for a checkpoint of another run, QNET_ERROR_FORMAT for a damaged one.
-   Everything in the file is checked before the first number of the run changes. Up to the first
-   averaged epoch a run with SWA and one without are the same, so `swa` may then differ. */
+/* QNET_ERROR_MISMATCH for a checkpoint of another run, QNET_ERROR_FORMAT or QNET_ERROR_DATA for a
+   damaged one. Everything in the file is checked before the first number of the run changes. Up to
+   the first averaged epoch a run with SWA and one without are the same, so the file may then be of
+   the latter. */
 static qnet_status qnet__training_restore(qnet_training *run, const qnet_safetensors *file,
                                           const char *name)
 {
@@ -19381,12 +19298,11 @@ static qnet_status qnet__training_restore(qnet_training *run, const qnet_safeten
     const char *swa = qnet_safetensors_metadata(file, "swa");
     const int branch = s->config.swa && swa != NULL && strcmp(swa, "0") == 0;
     qnet_training read = *run;
-    qnet__slab slabs[QNET__SLABS];
+    qnet_safetensor arrays[QNET__ARRAYS];
     qnet_buffer text = {NULL, 0, 0, NULL};
-    qnet_status status = qnet__training_text(s, &text);
+    qnet_status status = qnet__training_text(s, s->config.swa && !branch, &text);
     if (status == QNET_OK)
-        status = qnet__checkpoint_compare(ctx, file, name, (char *)text.bytes,
-                                          branch ? "swa" : NULL);
+        status = qnet__record_compare(ctx, file, name, (const char *)text.bytes);
     qnet_buffer_free(ctx, &text);
     QNET__TRY(status);
     QNET__TRY(qnet__settings_read(ctx, file, name, qnet__training_settings, &read));
@@ -19396,13 +19312,13 @@ static qnet_status qnet__training_restore(qnet_training *run, const qnet_safeten
                           "most, where averaging begins", name, read.epoch, start);
     if (read.epoch > run->epochs || (read.finished && read.epoch < run->epochs))
         return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: damaged checkpoint: epoch %d of %d and finished %d contradict each "
-                          "other", name, read.epoch, run->epochs, read.finished);
+                          "%s: epoch %d of %d and finished %d contradict each other", name,
+                          read.epoch, run->epochs, read.finished);
     read.step = (uint64_t)read.epoch * s->batches;
     read.averaged = s->config.swa ? qnet__max_int(0, read.epoch - start) : 0;
     QNET__TRY(qnet__check_variances(ctx, file, name, s->table));
-    QNET__TRY(qnet__checkpoint_copy(ctx, file, name, slabs,
-                                    qnet__training_slabs(s, read.averaged, slabs)));
+    QNET__TRY(qnet__record_read(ctx, file, name, arrays,
+                                qnet__training_arrays(s, read.averaged, arrays)));
     *run = read;
     s->broken = 0;
     return QNET_OK;
@@ -19412,10 +19328,9 @@ static qnet_status qnet__training_restore(qnet_training *run, const qnet_safeten
 QNET_API qnet_status qnet_training_read(qnet_training *run, qnet_source *source)
 {
     qnet_safetensors *file = NULL;
-    qnet_status status;
     if (run == NULL) return QNET_ERROR_ARGUMENT;
     QNET__TRY(qnet_safetensors_read(run->ctx, source, &file));
-    status = qnet__training_restore(run, file, qnet__source_name(source));
+    const qnet_status status = qnet__training_restore(run, file, qnet__source_name(source));
     qnet_safetensors_destroy(file);
     return status;
 }
@@ -19426,11 +19341,9 @@ QNET_API qnet_status qnet_training_save(qnet_training *run, const char *path)
 {
     qnet__file file;
     qnet_sink sink;
-    qnet_status status;
     QNET__TRY(qnet__training_ready(run, "qnet_training_save"));
     QNET__TRY(qnet__file_open_replace(run->ctx, path, &file, &sink));
-    status = qnet_training_write(run, &sink);
-    return qnet__file_finish(&file, status);
+    return qnet__file_finish(&file, qnet_training_write(run, &sink));
 }
 
 /* qnet_training_read of a path. */
@@ -19438,10 +19351,9 @@ QNET_API qnet_status qnet_training_load(qnet_training *run, const char *path)
 {
     qnet__file file;
     qnet_source source;
-    qnet_status status;
     if (run == NULL) return QNET_ERROR_ARGUMENT;
     QNET__TRY(qnet__file_open_read(run->ctx, path, &file, &source));
-    status = qnet_training_read(run, &source);
+    const qnet_status status = qnet_training_read(run, &source);
     qnet__file_close(&file);
     return status;
 }
@@ -19478,11 +19390,10 @@ static qnet_status qnet__stage1_check_scans(qnet_context *ctx, const qnet_cohort
                 return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 1: scan %d is listed twice",
                                   scans[i]);
     }
-    if (of_label[QNET_HC] == 0 || of_label[QNET_HH] == 0)
-        return qnet__fail(ctx, QNET_ERROR_DATA,
-                          "stage 1: %d scans of HC and %d of HH: expected both to learn from",
-                          of_label[QNET_HC], of_label[QNET_HH]);
-    return QNET_OK;
+    if (of_label[QNET_HC] > 0 && of_label[QNET_HH] > 0) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_DATA,
+                      "stage 1: %d scans of HC and %d of HH: expected both to learn from",
+                      of_label[QNET_HC], of_label[QNET_HH]);
 }
 
 /* Ranges, checked before anything is allocated and before an experiment begins. */
@@ -19493,31 +19404,28 @@ static qnet_status qnet__stage1_config_check(qnet_context *ctx, const qnet_stage
 }
 
 /* ResNet18 on the slices of scans[count], from `weights` or from random ones (He initialisation;
-   the paper starts from ImageNet). Items are images in the order of scans. */
+   the paper starts from ImageNet). Items are images in the order of scans. The network's batch is
+   the run's largest, which may be well below config->batch. */
 QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_config *config,
                                         const qnet_cohort *cohort, const int *scans, int count,
                                         const qnet_real *weights, qnet_training **out)
 {
     qnet__training_state s, *self = NULL;
     qnet_resnet_config net_config;
-    if (ctx == NULL || config == NULL || cohort == NULL || scans == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_stage1_create: an argument is NULL");
+    QNET__NEEDS(ctx, ctx && config && cohort && scans && out);
     QNET__TRY(qnet__stage1_config_check(ctx, config));
-    memset(&s, 0, sizeof(s));
+    memset(&s, 0, sizeof s);
     QNET__TRY(qnet__loader_measure(ctx, &s.loader, "stage 1", cohort, scans, count, config->size,
                                    config->size));
     QNET__TRY(qnet__stage1_check_scans(ctx, cohort, scans, count));
     s.run.ctx = ctx;
     s.run.epochs = config->epochs;
     s.config = *config;
-    s.config.swa = config->swa != 0;
     s.task = config->swa ? "stage 1 SWA" : "stage 1"; /* which of the two runs of a fold it is */
     s.count = s.loader.count;
     s.batches = qnet__batches(s.count, config->batch);
-
     qnet_resnet_config_init(&net_config);
     net_config.height = net_config.width = config->size;
-    /* The largest batch, which may be well below config->batch. */
     net_config.batch = (int)qnet__batch_start(s.count, s.batches, 1);
     QNET__TRY(qnet_resnet_create(ctx, &net_config, &s.run.net));
     QNET__TRY(qnet__training_carve(&s, net_config.batch, &self));
@@ -19546,90 +19454,70 @@ static double qnet__probability_hh(const qnet_real *logits)
     return 1 / (1 + exp((double)logits[QNET_HC] - (double)logits[QNET_HH]));
 }
 
-typedef struct qnet__embedding {
-    qnet__loader loader;
-    qnet_real *batch_features; /* [batch][512] */
-    qnet_real *logits;         /* [batch][2] */
-    qnet_real *features;       /* [places][512]: the results, until all is well */
-    double *probability;       /* [places] */
-} qnet__embedding;
-
-/* The test-time pass (paper: stretching and crop only), batch by batch. */
-static qnet_status qnet__embed_run(qnet_resnet *net, qnet__embedding *e, size_t batch)
+/* The test-time pass over all images of l (paper: stretching and crop only), batch by batch, in
+   eval mode: batch norms use their running statistics. features[images][512], logits[images][2]. */
+static qnet_status qnet__embed_run(qnet_resnet *net, qnet__loader *l, size_t batch,
+                                   qnet_real *features, qnet_real *logits)
 {
-    qnet__loader *l = &e->loader;
     qnet__loop p = qnet__loop_begin(net->ctx, "features", 0, 0, l->count,
                                     qnet__batches(l->count, (int)batch));
     while (qnet__loop_next(&p)) {
+        qnet_real *f = features + p.first * QNET_FEATURES, *z = logits + p.first * QNET_CLASSES;
         QNET__TRY(qnet__loader_load(&p, l, -1, NULL));
-        QNET__TRY(qnet_resnet_forward(net, l->batch, (int)p.n, 0, e->logits, e->batch_features));
-        for (size_t i = 0; i < p.n; i++) {
+        QNET__TRY(qnet_resnet_forward(net, l->batch, (int)p.n, 0, z, f));
+        for (size_t i = 0; i < p.n; i++, f += QNET_FEATURES, z += QNET_CLASSES) {
             const qnet__image *image = qnet__loader_image(l, i);
-            const qnet_real *f = e->batch_features + i * QNET_FEATURES;
-            const qnet_real *z = e->logits + i * QNET_CLASSES;
             if (qnet__first_bad(f, QNET_FEATURES) < QNET_FEATURES ||
                 qnet__first_bad(z, QNET_CLASSES) < QNET_CLASSES)
                 return qnet__fail(net->ctx, QNET_ERROR_NUMERIC,
                                   "features: subject %s, slice %d: the network gives NaN or "
                                   "infinity", l->cohort->scans[image->scan].subject, image->slice);
-            memcpy(e->features + image->place * QNET_FEATURES, f,
-                   QNET_FEATURES * sizeof(qnet_real));
-            e->probability[image->place] = qnet__probability_hh(z);
         }
         QNET__TRY(qnet__loop_report(&p, NAN, 0));
     }
     return QNET_OK;
 }
 
-/* Eval mode: batch norms use their running statistics. Results are copied out at the end, so that a
-   failure leaves the caller's arrays unchanged. Inference gives a slice the same bits in any batch
-   of a network, as its sums run over its own pixels only. */
+/* What the network gave for the images goes to each scan's places at the end, so that a failure
+   leaves the caller's arrays unchanged. Inference gives a slice the same bits in any batch of a
+   network, as its sums run over its own pixels only. */
 QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *augment,
                                 const qnet_cohort *cohort, const int *scans, int count,
                                 qnet_real *features, double *probability)
 {
     const size_t row = QNET_FEATURES * sizeof(qnet_real);
-    qnet__embedding e;
+    qnet_real *f = NULL, *z = NULL; /* [images][512], [images][2] */
+    qnet__loader l;
     qnet__arena arena = {NULL, 0};
-    qnet_context *ctx;
-    qnet_status status;
-    size_t bytes, places, batch;
+    size_t bytes;
     if (net == NULL) return QNET_ERROR_ARGUMENT;
-    ctx = net->ctx;
-    if (augment == NULL || cohort == NULL || scans == NULL || count < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "features: an argument is NULL, or no scan");
+    qnet_context *ctx = net->ctx;
+    QNET__NEEDS(ctx, augment && cohort && scans);
     if (net->config.channels != 3 || net->config.classes != QNET_CLASSES)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "features: a network of %d channels and %d classes: expected 3 and 2",
                           net->config.channels, net->config.classes);
-    memset(&e, 0, sizeof(e));
-    QNET__TRY(qnet__loader_measure(ctx, &e.loader, "features", cohort, scans, count,
-                                   net->config.height, net->config.width));
-    for (int i = 0; i < count; i++)
-        if (cohort->scans[scans[i]].slices > cohort->config.max_slices)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "features: subject %s has %d slices: expected %d at most",
-                              cohort->scans[scans[i]].subject, cohort->scans[scans[i]].slices,
-                              cohort->config.max_slices);
-    e.loader.augment = augment;
-    places = (size_t)count * (size_t)cohort->config.max_slices;
-    batch = qnet__min_size((size_t)net->config.batch, e.loader.count);
+    QNET__TRY(qnet__loader_measure(ctx, &l, "features", cohort, scans, count, net->config.height,
+                                   net->config.width));
+    l.augment = augment;
+    const size_t batch = qnet__min_size((size_t)net->config.batch, l.count);
     for (int pass = 0; pass < 2; pass++) {
-        e.batch_features = (qnet_real *)qnet__take(&arena, batch, row);
-        e.logits = (qnet_real *)qnet__take(&arena, batch, QNET_CLASSES * sizeof(qnet_real));
-        e.features = (qnet_real *)qnet__take(&arena, places, row);
-        e.probability = (double *)qnet__take(&arena, places, sizeof(double));
-        qnet__loader_plan(ctx, &e.loader, &arena, batch);
+        f = (qnet_real *)qnet__take(&arena, l.count, row);
+        z = (qnet_real *)qnet__take(&arena, l.count, QNET_CLASSES * sizeof(qnet_real));
+        qnet__loader_plan(ctx, &l, &arena, batch);
         if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "features"));
     }
-    qnet__loader_fill(&e.loader, scans, count);
-    memset(e.features, 0, places * row);
-    memset(e.probability, 0, places * sizeof(double));
-    status = qnet__embed_run(net, &e, batch);
-    if (status == QNET_OK && features)
-        memcpy(features, e.features, places * row);
-    if (status == QNET_OK && probability)
-        memcpy(probability, e.probability, places * sizeof(double));
+    qnet__loader_fill(&l, scans, count);
+    const qnet_status status = qnet__embed_run(net, &l, batch, f, z);
+    const size_t steps = (size_t)cohort->config.max_slices;
+    const size_t places = status == QNET_OK ? (size_t)count * steps : 0;
+    if (features) memset(features, 0, places * row);
+    if (probability) memset(probability, 0, places * sizeof(double));
+    for (size_t i = 0; places > 0 && i < l.count; i++) {
+        const size_t place = l.images[i].place;
+        if (features) memcpy(features + place * QNET_FEATURES, f + i * QNET_FEATURES, row);
+        if (probability) probability[place] = qnet__probability_hh(z + i * QNET_CLASSES);
+    }
     qnet__free(ctx, arena.base, bytes);
     return status;
 }
@@ -19637,43 +19525,31 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
 #if QNET__HAS_TRAINING
 /* ---- stage 2: scans -------------------------------------------------------------------------- */
 
-/* Ranges, as of stage 1. In an experiment `steps` is the cohort's max_slices. */
-static qnet_status qnet__stage2_config_check(qnet_context *ctx, const qnet_stage2_config *c)
-{
-    QNET__TRY(qnet__settings_check(ctx, "stage 2", qnet__stage2_settings, c));
-    if (c->steps < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 2: steps %d: expected 1 or more",
-                          c->steps);
-    return QNET_OK;
-}
-
 /* Copies the scans, zero beyond their slices, into the run after a check, and hashes all. */
 static qnet_status qnet__stage2_fill(qnet__training_state *s, const qnet_real *features,
                                      const int *length, const int *label)
 {
     const int steps = s->config2.steps;
-    s->data_hash = QNET_HASH_START;
+    uint64_t hash = QNET_HASH_START;
     for (size_t i = 0; i < s->count; i++) {
         const qnet_real *from = features + i * s->row;
-        qnet_real *to = s->features + i * s->row;
-        size_t used, bad;
         if (length[i] < 1 || length[i] > steps || label[i] < 0 || label[i] >= QNET_CLASSES)
             return qnet__fail(s->run.ctx, QNET_ERROR_ARGUMENT,
                               "stage 2: scan %d: length %d, label %d: expected 1..%d and 0 or 1",
                               (int)i, length[i], label[i], steps);
-        used = (size_t)length[i] * QNET_FEATURES;
-        bad = qnet__first_bad(from, used);
+        const size_t used = (size_t)length[i] * QNET_FEATURES, bad = qnet__first_bad(from, used);
         if (bad < used)
             return qnet__fail(s->run.ctx, QNET_ERROR_NUMERIC,
                               "stage 2: scan %d, slice %d: feature %d is NaN or infinite", (int)i,
                               (int)(bad / QNET_FEATURES), (int)(bad % QNET_FEATURES));
-        memcpy(to, from, used * sizeof(qnet_real));
+        memcpy(s->features + i * s->row, from, used * sizeof(qnet_real));
         s->length[i] = length[i];
         s->label[i] = label[i];
-        s->data_hash = qnet_hash(s->data_hash, to, used * sizeof(qnet_real));
-        s->data_hash = qnet_hash(s->data_hash, &s->length[i], sizeof(int));
-        s->data_hash = qnet_hash(s->data_hash, &s->label[i], sizeof(int));
+        hash = qnet_hash(hash, from, used * sizeof(qnet_real));
+        hash = qnet_hash(hash, &length[i], sizeof(int));
+        hash = qnet_hash(hash, &label[i], sizeof(int));
     }
+    s->data_hash = hash;
     return QNET_OK;
 }
 
@@ -19686,14 +19562,11 @@ QNET_API qnet_status qnet_stage2_create(qnet_context *ctx, const qnet_stage2_con
 {
     qnet__training_state s, *self = NULL;
     qnet_scan_config model_config;
-    qnet_status status;
-    if (ctx == NULL || config == NULL || features == NULL || length == NULL || label == NULL ||
-        out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_stage2_create: an argument is NULL");
-    QNET__TRY(qnet__stage2_config_check(ctx, config));
+    QNET__NEEDS(ctx, ctx && config && features && length && label && out);
+    QNET__TRY(qnet__settings_check(ctx, "stage 2", qnet__stage2_settings, config));
     if (count < 1)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 2: %d scans: expected 1 or more", count);
-    memset(&s, 0, sizeof(s));
+    memset(&s, 0, sizeof s);
     s.run.ctx = ctx;
     s.run.epochs = config->epochs;
     s.config2 = *config;
@@ -19705,53 +19578,45 @@ QNET_API qnet_status qnet_stage2_create(qnet_context *ctx, const qnet_stage2_con
     s.count = (size_t)count;
     s.batches = qnet__batches(s.count, config->batch);
     s.row = (size_t)config->steps * QNET_FEATURES;
-
     qnet_scan_config_init(&model_config);
     model_config.hidden = config->hidden;
     model_config.steps = config->steps;
     model_config.batch = (int)qnet__batch_start(s.count, s.batches, 1);
     QNET__TRY(qnet_scan_model_create(ctx, &model_config, &s.run.model));
     QNET__TRY(qnet__training_carve(&s, model_config.batch, &self));
-    status = qnet__stage2_fill(self, features, length, label);
-    if (status != QNET_OK) {
+    const qnet_status status = qnet__stage2_fill(self, features, length, label);
+    if (status == QNET_OK) {
+        qnet_scan_model_init(s.run.model, config->seed);
+        *out = &self->run;
+    } else {
         qnet_training_destroy(&self->run);
-        return status;
     }
-    qnet_scan_model_init(s.run.model, config->seed);
-    *out = &self->run;
-    return QNET_OK;
+    return status;
 }
 #endif
 
 /* features[count][steps][512] are read in place: scans that follow each other are a batch. A scan's
-   result does not depend on what else is in its batch. image[count][steps], scan[count]; logits:
-   room for those of a batch. */
+   result does not depend on what else is in its batch. Both heads' logits are for all scans:
+   image_logits[count][steps][2], scan_logits[count][2]. */
 static qnet_status qnet__predict_run(qnet_scan_model *model, const qnet_real *features,
-                                     const int *length, size_t batch, size_t count,
-                                     qnet_real *image_logits, qnet_real *scan_logits,
-                                     double *image, double *scan)
+                                     const int *length, size_t count, qnet_real *image_logits,
+                                     qnet_real *scan_logits)
 {
     const size_t steps = (size_t)model->config.steps;
     size_t n;
     for (size_t first = 0; first < count; first += n) {
-        n = qnet__min_size(batch, count - first);
+        n = qnet__min_size((size_t)model->config.batch, count - first);
         QNET__TRY(qnet_scan_model_forward(model, features + first * steps * QNET_FEATURES,
-                                          length + first, (int)n, image_logits, scan_logits));
-        for (size_t i = 0; i < n; i++) {
-            const qnet_real *z = image_logits + i * steps * QNET_CLASSES;
-            const qnet_real *whole = scan_logits + i * QNET_CLASSES;
-            const size_t used = (size_t)length[first + i];
-            if (qnet__first_bad(whole, QNET_CLASSES) < QNET_CLASSES ||
-                qnet__first_bad(z, used * QNET_CLASSES) < used * QNET_CLASSES)
-                return qnet__fail(model->ctx, QNET_ERROR_NUMERIC,
-                                  "scan %.0f: the model gives NaN or infinity",
-                                  (double)(first + i));
-            scan[first + i] = qnet__probability_hh(whole);
-            for (size_t t = 0; t < steps; t++)
-                image[(first + i) * steps + t] =
-                    t < used ? qnet__probability_hh(z + t * QNET_CLASSES) : 0;
-        }
+                                          length + first, (int)n,
+                                          image_logits + first * steps * QNET_CLASSES,
+                                          scan_logits + first * QNET_CLASSES));
     }
+    for (size_t i = 0; i < count; i++)
+        if (qnet__first_bad(scan_logits + i * QNET_CLASSES, QNET_CLASSES) < QNET_CLASSES ||
+            qnet__first_bad(image_logits + i * steps * QNET_CLASSES, steps * QNET_CLASSES) <
+                steps * QNET_CLASSES)
+            return qnet__fail(model->ctx, QNET_ERROR_NUMERIC,
+                              "scan %.0f: the model gives NaN or infinity", (double)i);
     return QNET_OK;
 }
 
@@ -19760,42 +19625,32 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
                                              const int *length, int count, double *image,
                                              double *scan)
 {
-    qnet_real *image_logits = NULL, *scan_logits = NULL; /* [batch][steps][2], [batch][2] */
-    double *images = NULL, *scans = NULL;                /* the results, until all is well */
+    qnet_real *image_logits = NULL, *scan_logits = NULL;
     qnet__arena arena = {NULL, 0};
-    qnet_context *ctx;
-    qnet_status status;
-    size_t bytes = 0, batch, steps, n;
+    size_t bytes = 0;
     if (model == NULL) return QNET_ERROR_ARGUMENT;
-    ctx = model->ctx;
-    if (features == NULL || length == NULL || count < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_scan_model_predict: an argument is NULL, or no scan");
+    qnet_context *ctx = model->ctx;
+    QNET__NEEDS(ctx, features && length);
+    QNET__TRY(qnet__check_range(ctx, "scan model", "scans", count, 1, INT_MAX));
     if (model->config.features != QNET_FEATURES || model->config.classes != QNET_CLASSES)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_scan_model_predict: a model of %d features and %d classes: "
                           "expected %d and %d", model->config.features, model->config.classes,
                           QNET_FEATURES, QNET_CLASSES);
-    for (int i = 0; i < count; i++)
-        if (length[i] < 1 || length[i] > model->config.steps)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "qnet_scan_model_predict: scan %d: length %d: expected 1..%d", i,
-                              length[i], model->config.steps);
-    n = (size_t)count;
-    steps = (size_t)model->config.steps;
-    batch = qnet__min_size((size_t)model->config.batch, n);
+    QNET__TRY(qnet__check_lengths(model, length, count));
+    const size_t n = (size_t)count, steps = (size_t)model->config.steps;
     for (int pass = 0; pass < 2; pass++) {
-        image_logits =
-            (qnet_real *)qnet__take(&arena, batch * steps, QNET_CLASSES * sizeof(qnet_real));
-        scan_logits = (qnet_real *)qnet__take(&arena, batch, QNET_CLASSES * sizeof(qnet_real));
-        images = (double *)qnet__take(&arena, n * steps, sizeof(double));
-        scans = (double *)qnet__take(&arena, n, sizeof(double));
+        image_logits = (qnet_real *)qnet__take(&arena, n * steps * QNET_CLASSES, sizeof(qnet_real));
+        scan_logits = (qnet_real *)qnet__take(&arena, n * QNET_CLASSES, sizeof(qnet_real));
         if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "predictions"));
     }
-    status = qnet__predict_run(model, features, length, batch, n, image_logits, scan_logits,
-                               images, scans);
-    if (status == QNET_OK && image) memcpy(image, images, n * steps * sizeof(double));
-    if (status == QNET_OK && scan) memcpy(scan, scans, n * sizeof(double));
+    const qnet_status status = qnet__predict_run(model, features, length, n, image_logits,
+                                                 scan_logits);
+    for (size_t i = 0; status == QNET_OK && scan && i < n; i++)
+        scan[i] = qnet__probability_hh(scan_logits + i * QNET_CLASSES);
+    for (size_t i = 0; status == QNET_OK && image && i < n * steps; i++)
+        image[i] = i % steps < (size_t)length[i / steps]
+                       ? qnet__probability_hh(image_logits + i * QNET_CLASSES) : 0;
     qnet__free(ctx, arena.base, bytes);
     return status;
 }
@@ -19829,14 +19684,13 @@ QNET_API double qnet_normal_cdf(double z)
    e = (Phi(z) - p)/phi(z), z -= e / (1 + z e / 2), which triples the number of right digits. */
 QNET_API double qnet_normal_quantile(double p)
 {
-    double t, z;
     if (p != p) return p;
     if (p <= 0.0) return -HUGE_VAL;
     if (p >= 1.0) return HUGE_VAL;
     if (p > 0.5) return -qnet_normal_quantile(1.0 - p); /* 1 - p is exact here */
-    t = sqrt(-2.0 * log(p));
-    z = (2.515517 + (0.802853 + 0.010328 * t) * t) /
-            (1.0 + (1.432788 + (0.189269 + 0.001308 * t) * t) * t) - t;
+    const double t = sqrt(-2.0 * log(p));
+    double z = (2.515517 + (0.802853 + 0.010328 * t) * t) /
+                   (1.0 + (1.432788 + (0.189269 + 0.001308 * t) * t) * t) - t;
     for (int step = 0; step < 3; step++) {
         const double e = (qnet_normal_cdf(z) - p) / (exp(-0.5 * z * z) * 0.39894228040143267794);
         z -= e / (1.0 + 0.5 * z * e);
@@ -19861,17 +19715,14 @@ static double qnet__share(size_t numerator, size_t denominator)
    DasGupta 2001). */
 QNET_API qnet_interval qnet_wilson(size_t successes, size_t trials, double level)
 {
-    qnet_interval r;
-    double t, p, z, center, half;
-    r.low = 0.0;
-    r.high = 1.0;
-    if (successes > trials || !(level > 0.0 && level < 1.0)) r.low = r.high = (double)NAN;
-    if (trials == 0 || !(r.low == 0.0)) return r;
-    t = (double)trials;
-    p = (double)successes / t;
-    z = -qnet_normal_quantile((1.0 - level) / 2.0);
-    center = (p + z * z / (2.0 * t)) / (1.0 + z * z / t);
-    half = z * sqrt(p * (1.0 - p) / t + z * z / (4.0 * t * t)) / (1.0 + z * z / t);
+    const qnet_interval none = {(double)NAN, (double)NAN};
+    qnet_interval r = {0.0, 1.0};
+    if (successes > trials || !(level > 0.0 && level < 1.0)) return none;
+    if (trials == 0) return r;
+    const double t = (double)trials, p = (double)successes / t;
+    const double z = -qnet_normal_quantile((1.0 - level) / 2.0);
+    const double center = (p + z * z / (2.0 * t)) / (1.0 + z * z / t);
+    const double half = z * sqrt(p * (1.0 - p) / t + z * z / (4.0 * t * t)) / (1.0 + z * z / t);
     if (successes > 0) r.low = center - half; /* at the ends the exact limit is 0 or 1 */
     if (successes < trials) r.high = center + half;
     return r;
@@ -19905,26 +19756,22 @@ QNET_API qnet_metrics qnet_metrics_of(qnet_confusion count)
 static qnet_status qnet__check_items(qnet_context *ctx, const char *what, const int *label,
                                      const double *score, size_t count, size_t *hh)
 {
-    size_t positives = 0;
+    *hh = 0;
     if (!label) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: label is NULL", what);
     if (count == 0) return qnet__fail(ctx, QNET_ERROR_DATA, "%s: there are no items", what);
-    if (count > QNET__MAX_ITEMS) {
+    if (count > QNET__MAX_ITEMS)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: at most %lu items, found %lu", what,
                           (unsigned long)QNET__MAX_ITEMS, (unsigned long)count);
-    }
     for (size_t i = 0; i < count; i++) {
-        if (label[i] != 0 && label[i] != 1) {
+        if (label[i] != 0 && label[i] != 1)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "%s: label of item %lu: expected 0 (HC) or 1 (HH), found %d", what,
                               (unsigned long)i, label[i]);
-        }
-        if (score && score[i] != score[i]) {
+        if (score && score[i] != score[i])
             return qnet__fail(ctx, QNET_ERROR_NUMERIC, "%s: score of item %lu is NaN", what,
                               (unsigned long)i);
-        }
-        positives += (size_t)label[i];
+        *hh += (size_t)label[i];
     }
-    *hh = positives;
     return QNET_OK;
 }
 
@@ -19934,11 +19781,10 @@ static qnet_status qnet__check_curve(qnet_context *ctx, const char *what, const 
 {
     if (!score) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: score is NULL", what);
     QNET__TRY(qnet__check_items(ctx, what, label, score, count, hh));
-    if (*hh == 0 || *hh == count) {
+    if (*hh == 0 || *hh == count)
         return qnet__fail(ctx, QNET_ERROR_DATA,
                           "%s: an ROC curve needs items of both classes, found %lu HH and %lu HC",
                           what, (unsigned long)*hh, (unsigned long)(count - *hh));
-    }
     return QNET_OK;
 }
 
@@ -19946,26 +19792,17 @@ static qnet_status qnet__check_curve(qnet_context *ctx, const char *what, const 
 QNET_API qnet_status qnet_metrics_from(qnet_context *ctx, const int *label, const int *decision,
                                        size_t count, qnet_metrics *out)
 {
-    qnet_confusion c;
-    size_t hh;
-    if (!decision || !out)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_metrics_from: decision or out is NULL");
+    size_t n[2][2] = {{0, 0}, {0, 0}}, hh; /* n[label][decision] */
+    QNET__NEEDS(ctx, decision && out);
     QNET__TRY(qnet__check_items(ctx, "qnet_metrics_from", label, NULL, count, &hh));
-    memset(&c, 0, sizeof c);
     for (size_t i = 0; i < count; i++) {
-        if (decision[i] != 0 && decision[i] != 1) {
+        if (decision[i] != 0 && decision[i] != 1)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "qnet_metrics_from: decision of item %lu: expected 0 or 1, found %d",
                               (unsigned long)i, decision[i]);
-        }
-        if (label[i]) {
-            if (decision[i]) c.tp++;
-            else c.fn++;
-        } else {
-            if (decision[i]) c.fp++;
-            else c.tn++;
-        }
+        n[label[i]][decision[i]]++;
     }
+    const qnet_confusion c = {n[1][1], n[1][0], n[0][0], n[0][1]}; /* tp, fn, tn, fp */
     *out = qnet_metrics_of(c);
     return QNET_OK;
 }
@@ -20038,6 +19875,8 @@ typedef struct qnet__evaluation {
     uint32_t *unit;               /* of a bootstrap: [count], the cluster of each item */
     uint32_t *weight;             /* [workers][count]: how often each cluster was drawn */
     double *auc;                  /* [resamples] */
+    size_t count, units;          /* items, and what is drawn; unset without a bootstrap */
+    uint64_t seed;
     void *block;
     size_t bytes;
 } qnet__evaluation;
@@ -20046,56 +19885,32 @@ typedef struct qnet__evaluation {
 static qnet_status qnet__evaluation_create(qnet_context *ctx, size_t count, int curves,
                                            size_t resamples, qnet__evaluation *e)
 {
-    qnet__arena arena;
-    memset(&arena, 0, sizeof arena);
-    memset(e, 0, sizeof *e);
+    const size_t drawn = resamples > 0 ? count : 0;
+    qnet__arena a = {NULL, 0};
     if (!ctx) return QNET_ERROR_ARGUMENT;
     for (int pass = 0; pass < 2; pass++) {
-        e->ranked = (qnet__ranked *)qnet__take(&arena, count, sizeof(qnet__ranked));
-        e->spare = (qnet__ranked *)qnet__take(&arena, count, sizeof(qnet__ranked));
+        e->ranked = (qnet__ranked *)qnet__take(&a, count, sizeof(qnet__ranked));
+        e->spare = (qnet__ranked *)qnet__take(&a, count, sizeof(qnet__ranked));
         for (int k = 0; k < curves; k++)
-            e->component[k] = (double *)qnet__take(&arena, count, sizeof(double));
-        if (resamples > 0) {
-            e->unit = (uint32_t *)qnet__take(&arena, count, sizeof(uint32_t));
-            e->weight = (uint32_t *)qnet__take(&arena, count,
-                                               qnet__workers(ctx) * sizeof(uint32_t));
-            e->auc = (double *)qnet__take(&arena, resamples, sizeof(double));
-        }
-        if (pass == 0) {
-            e->bytes = arena.at;
-            arena.at = 0;
-            e->block = qnet__alloc(ctx, e->bytes);
-            if (!e->block) return qnet__no_memory(ctx, e->bytes, "an evaluation");
-            arena.base = (unsigned char *)e->block;
-        }
+            e->component[k] = (double *)qnet__take(&a, count, sizeof(double));
+        e->unit = (uint32_t *)qnet__take(&a, drawn, sizeof(uint32_t));
+        e->weight = (uint32_t *)qnet__take(&a, drawn, qnet__workers(ctx) * sizeof(uint32_t));
+        e->auc = (double *)qnet__take(&a, resamples, sizeof(double));
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &a, &e->bytes, "an evaluation"));
     }
+    e->block = a.base;
     return QNET_OK;
 }
 
-static void qnet__evaluation_destroy(qnet_context *ctx, qnet__evaluation *e)
-{
-    qnet__free(ctx, e->block, e->bytes);
-}
-
-/* e->ranked = the items in the order of rising score, none of it NaN. label NULL: none. */
-static void qnet__rank_scores(qnet__evaluation *e, const double *score, const int *label,
-                              size_t count)
+/* e->ranked = the items in the order of rising score, none of it NaN, or (score NULL) of rising
+   cluster; equal ones in the order they had. label NULL: none. */
+static void qnet__rank_items(qnet__evaluation *e, const double *score, const int *cluster,
+                             const int *label, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        e->ranked[i].key = qnet__double_key(score[i]);
+        e->ranked[i].key = qnet__double_key(score ? score[i] : (double)cluster[i]);
         e->ranked[i].item = (uint32_t)i;
         e->ranked[i].hh = label ? (uint32_t)label[i] : 0;
-    }
-    qnet__rank(e->ranked, e->spare, count);
-}
-
-/* e->ranked = the items in the order of rising cluster, those of one in the order they had. */
-static void qnet__rank_clusters(qnet__evaluation *e, const int *cluster, size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        e->ranked[i].key = (uint64_t)((int64_t)cluster[i] - INT_MIN);
-        e->ranked[i].item = (uint32_t)i;
-        e->ranked[i].hh = 0;
     }
     qnet__rank(e->ranked, e->spare, count);
 }
@@ -20108,29 +19923,27 @@ static void qnet__rank_clusters(qnet__evaluation *e, const int *cluster, size_t 
 QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double *score,
                               size_t count, qnet_roc_point *points, size_t *points_count)
 {
+    const qnet_roc_point start = {0.0, 0.0, HUGE_VAL};
     qnet__evaluation e;
-    size_t m, tp = 0, fp = 0, made = 1, end = count;
-    if (!points || !points_count)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_roc: points or points_count is NULL");
+    size_t m, tp = 0, fp = 0, end = count;
+    QNET__NEEDS(ctx, points && points_count);
     QNET__TRY(qnet__check_curve(ctx, "qnet_roc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
-    qnet__rank_scores(&e, score, label, count);
-    points[0].false_positive_rate = 0.0;
-    points[0].true_positive_rate = 0.0;
-    points[0].threshold = HUGE_VAL;
+    qnet__rank_items(&e, score, NULL, label, count);
+    qnet_roc_point *point = points;
+    *point = start;
     while (end > 0) { /* from the highest score down, all items of one score at once */
         const uint64_t key = e.ranked[end - 1].key;
-        points[made].threshold = score[e.ranked[end - 1].item];
+        (++point)->threshold = score[e.ranked[end - 1].item];
         for (; end > 0 && e.ranked[end - 1].key == key; end--) {
             tp += e.ranked[end - 1].hh;
             fp += 1 - e.ranked[end - 1].hh;
         }
-        points[made].false_positive_rate = (double)fp / (double)(count - m);
-        points[made].true_positive_rate = (double)tp / (double)m;
-        made++;
+        point->false_positive_rate = (double)fp / (double)(count - m);
+        point->true_positive_rate = (double)tp / (double)m;
     }
-    *points_count = made;
-    qnet__evaluation_destroy(ctx, &e);
+    *points_count = (size_t)(point - points) + 1;
+    qnet__free(ctx, e.block, e.bytes);
     return QNET_OK;
 }
 
@@ -20147,7 +19960,7 @@ static double qnet__components(qnet__evaluation *e, const int *label, const doub
 {
     const size_t n = count - m;
     uint64_t points = 0, a = 0, b = 0; /* points: twice the pairs won */
-    qnet__rank_scores(e, score, label, count);
+    qnet__rank_items(e, score, NULL, label, count);
     for (size_t first = 0, end; first < count; first = end) {
         uint64_t p = 0, q, won_hh, won_hc; /* twice the pairs that an item of the class wins */
         end = qnet__run_end(e->ranked, count, first);
@@ -20170,11 +19983,11 @@ QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double 
 {
     qnet__evaluation e;
     size_t m;
-    if (!auc) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_auc: auc is NULL");
+    QNET__NEEDS(ctx, auc);
     QNET__TRY(qnet__check_curve(ctx, "qnet_auc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
     *auc = qnet__components(&e, label, score, count, m, NULL);
-    qnet__evaluation_destroy(ctx, &e);
+    qnet__free(ctx, e.block, e.bytes);
     return QNET_OK;
 }
 
@@ -20201,72 +20014,61 @@ QNET_API qnet_interval qnet_logit_interval(double auc, double variance)
     return r;
 }
 
-/* Covariances of AUCs for clustered data (Obuchowski 1997):
-     cov = S10/m + S01/n + (S11 + S11')/(m n),
-     S10 = I10 / ((I10 - 1) m) sum_c x_c x'_c,   x_c = sum of V10 - AUC over HH items of c
-     S01 = I01 / ((I01 - 1) n) sum_c y_c y'_c,   y_c = sum of V01 - AUC over HC items of c
-     S11 = I   / (I - 1)       sum_c x_c y'_c
+/* Variances of AUCs for clustered data (Obuchowski 1997):
+     var = S10/m + S01/n + 2 S11/(m n),
+     S10 = I10 / ((I10 - 1) m) sum_c x_c^2,   x_c = sum of V10 - AUC over HH items of c
+     S01 = I01 / ((I01 - 1) n) sum_c y_c^2,   y_c = sum of V01 - AUC over HC items of c
+     S11 = I   / (I - 1)       sum_c x_c y_c
    with I clusters, I10 of them with HH and I01 with HC items. With clusters of one item (cluster
-   NULL), I10 = m, I01 = n and every x_c y_c = 0: what is left is DeLong's cov(V10)/m + cov(V01)/n
-   with m-1 and n-1. value: variances of AUC 1 and AUC 2, their covariance, and the variance of
-   their difference, formed item by item: curves that differ nowhere have exactly 0. With one curve
-   the second is the first. */
-static qnet_status qnet__covariances(qnet_context *ctx, qnet__evaluation *e, const int *label,
-                                     const int *cluster, size_t count, size_t m, int curves,
-                                     const double auc[2], double value[4])
+   NULL), I10 = m, I01 = n and every x_c y_c = 0: what is left is DeLong's var(V10)/m + var(V01)/n
+   with m-1 and n-1. value: the variances of AUC 1, of AUC 2, and of their difference, formed item
+   by item: curves that differ nowhere have exactly 0. With one curve the second is the first. */
+static qnet_status qnet__variances(qnet_context *ctx, qnet__evaluation *e, const int *label,
+                                   const int *cluster, size_t count, size_t m, int curves,
+                                   const double auc[2], double value[3])
 {
-    static const int pair[4][2] = { { 0, 0 }, { 1, 1 }, { 0, 1 }, { 2, 2 } };
     const double *v0 = e->component[0], *v1 = e->component[curves - 1], auc1 = auc[curves - 1];
     const double hh = (double)m, hc = (double)(count - m);
-    double s10[4], s01[4], s11[4];
-    size_t units = 0, with[2] = { 0, 0 }; /* I, and I01 and I10 */
-    memset(s10, 0, sizeof s10);
-    memset(s01, 0, sizeof s01);
-    memset(s11, 0, sizeof s11);
-    if (cluster) qnet__rank_clusters(e, cluster, count);
+    double s10[3] = {0, 0, 0}, s01[3] = {0, 0, 0}, s11[3] = {0, 0, 0};
+    size_t units = 0, with[2] = {0, 0}; /* I, and I01 and I10 */
+    if (cluster) qnet__rank_items(e, NULL, cluster, NULL, count);
     for (size_t first = 0, end; first < count; first = end, units++) {
-        double sum[2][3]; /* [class][AUC 1, AUC 2, their difference] */
-        int has[2] = { 0, 0 };
-        memset(sum, 0, sizeof sum);
+        double sum[2][3] = {{0, 0, 0}, {0, 0, 0}}; /* [class][AUC 1, AUC 2, their difference] */
+        size_t has[2] = {0, 0};
         end = cluster ? qnet__run_end(e->ranked, count, first) : first + 1;
         for (size_t k = first; k < end; k++) {
             const size_t i = cluster ? e->ranked[k].item : k;
-            const int y = label[i];
-            sum[y][0] += v0[i] - auc[0];
-            sum[y][1] += v1[i] - auc1;
-            sum[y][2] += (v0[i] - v1[i]) - (auc[0] - auc1);
-            has[y] = 1;
+            double *s = sum[label[i]];
+            s[0] += v0[i] - auc[0];
+            s[1] += v1[i] - auc1;
+            s[2] += (v0[i] - v1[i]) - (auc[0] - auc1);
+            has[label[i]] = 1;
         }
-        with[0] += (size_t)has[0];
-        with[1] += (size_t)has[1];
-        for (int j = 0; j < 4; j++) {
-            const double x = sum[1][pair[j][0]], y = sum[0][pair[j][0]];
-            const double x2 = sum[1][pair[j][1]], y2 = sum[0][pair[j][1]];
-            s10[j] += x * x2;
-            s01[j] += y * y2;
-            s11[j] += x * y2 + x2 * y;
+        with[0] += has[0];
+        with[1] += has[1];
+        for (int j = 0; j < 3; j++) {
+            s10[j] += sum[1][j] * sum[1][j];
+            s01[j] += sum[0][j] * sum[0][j];
+            s11[j] += 2 * sum[1][j] * sum[0][j];
         }
     }
-    if (with[0] < 2 || with[1] < 2) {
+    if (with[0] < 2 || with[1] < 2)
         return qnet__fail(ctx, QNET_ERROR_DATA,
                           "qnet_delong_test: a variance needs two %s of each class, found %lu with "
-                          "HH and %lu with HC",
-                          cluster ? "clusters" : "items", (unsigned long)with[1],
-                          (unsigned long)with[0]);
-    }
-    for (int j = 0; j < 4; j++) {
+                          "HH and %lu with HC", cluster ? "clusters" : "items",
+                          (unsigned long)with[1], (unsigned long)with[0]);
+    for (int j = 0; j < 3; j++)
         value[j] = (double)with[1] / ((double)(with[1] - 1) * hh * hh) * s10[j] +
                    (double)with[0] / ((double)(with[0] - 1) * hc * hc) * s01[j] +
                    (double)units / ((double)(units - 1) * hh * hc) * s11[j];
-    }
     return QNET_OK;
 }
 
 /* The test of H0: AUC 1 = AUC 2 for two scores of the same items, which are correlated:
      z = (AUC 1 - AUC 2) / se,  se^2 = var 1 + var 2 - 2 cov,  p = 2 Phi(-|z|)
-   (DeLong et al. 1988; paper, Table 2). se^2 is taken as the variance of the differences. By
-   cluster it is the test that slices of one subject ask for: taken as independent, they make se
-   too small and p too sure. */
+   (DeLong et al. 1988; paper, Table 2). se^2 is taken as the variance of the differences, and the
+   covariance follows from it. By cluster it is the test that slices of one subject ask for: taken
+   as independent, they make se too small and p too sure. */
 QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const double *score1,
                                       const double *score2, const int *cluster, size_t count,
                                       qnet_delong *out)
@@ -20274,30 +20076,29 @@ QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const
     const int curves = score2 ? 2 : 1;
     qnet__evaluation e;
     qnet_delong r;
-    qnet_status status;
-    double value[4];
+    double var[3];
     size_t m;
     memset(&r, 0, sizeof r);
-    if (!out) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_delong_test: out is NULL");
+    QNET__NEEDS(ctx, out);
     QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score1", label, score1, count, &m));
     if (score2)
         QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score2", label, score2, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, curves, 0, &e));
-    for (int k = 0; k < curves; k++) {
+    for (int k = 0; k < curves; k++)
         r.auc[k] = qnet__components(&e, label, k ? score2 : score1, count, m, e.component[k]);
-    }
-    status = qnet__covariances(ctx, &e, label, cluster, count, m, curves, r.auc, value);
-    qnet__evaluation_destroy(ctx, &e);
+    const qnet_status status = qnet__variances(ctx, &e, label, cluster, count, m, curves, r.auc,
+                                               var);
+    qnet__free(ctx, e.block, e.bytes);
     if (status != QNET_OK) return status;
     for (int k = 0; k < curves; k++) {
-        r.variance[k] = value[k];
-        r.ci[k] = qnet__auc_interval(r.auc[k], r.variance[k]);
+        r.variance[k] = var[k];
+        r.ci[k] = qnet__auc_interval(r.auc[k], var[k]);
     }
     if (curves == 2) {
         const double d = r.auc[0] - r.auc[1];
-        r.covariance = value[2];
+        r.covariance = (var[0] + var[1] - var[2]) / 2;
         /* What is left of equal variances is rounding. */
-        if (value[3] > 1e-14 * (r.variance[0] + r.variance[1])) r.se = sqrt(value[3]);
+        if (var[2] > 1e-14 * (var[0] + var[1])) r.se = sqrt(var[2]);
         if (d != 0.0) r.z = r.se > 0.0 ? d / r.se : d > 0.0 ? HUGE_VAL : -HUGE_VAL;
         r.p = erfc(fabs(r.z) * 0.70710678118654752440); /* 2 Phi(-|z|), right far into the tail */
     }
@@ -20315,17 +20116,11 @@ QNET_API const char *qnet_stars(double p)
     return "ns";
 }
 
-/* ---- Bootstrap ----------------------------------------------------------------------------- */
+/* ---- Bootstrap (Efron 1979) -------------------------------------------------------------------
+   A unit is what is drawn: an item, or a whole cluster, because a resample of slices from known
+   subjects would vary less than new subjects do. Items are ranked by score, with their units. */
 
 #define QNET__BOOTSTRAP_TRIES 1000 /* one class in all of them: probability at most 2^-1000 */
-
-/* One bootstrap (Efron 1979). A unit is what is drawn: an item, or a whole cluster, because a
-   resample of slices from known subjects would vary less than new subjects do. */
-typedef struct qnet__bootstrap {
-    const qnet__evaluation *e; /* ranked: in the order of rising score, with units as items */
-    size_t count, units;
-    uint64_t seed;
-} qnet__bootstrap;
 
 /* The AUC where an item counts as often as its unit was drawn, by the sum of qnet__components. In
    double, in which whole numbers below 2^53 are exact. NaN when a class was not drawn. */
@@ -20333,19 +20128,12 @@ static double qnet__weighted_auc(const qnet__ranked *ranked, size_t count, const
 {
     double points = 0.0, hh = 0.0, hc = 0.0;
     for (size_t first = 0, end; first < count; first = end) {
-        double p, q;
-        uint64_t all = 0, of_hh = 0;
+        uint64_t w[2] = {0, 0}; /* of the HC and HH items of one score */
         end = qnet__run_end(ranked, count, first);
-        for (size_t k = first; k < end; k++) {
-            const uint64_t w = weight[ranked[k].item];
-            all += w;
-            of_hh += w * ranked[k].hh;
-        }
-        p = (double)of_hh;
-        q = (double)(all - of_hh);
-        points += p * (2.0 * hc + q);
-        hh += p;
-        hc += q;
+        for (size_t k = first; k < end; k++) w[ranked[k].hh] += weight[ranked[k].item];
+        points += (double)w[1] * (2.0 * hc + (double)w[0]);
+        hh += (double)w[1];
+        hc += (double)w[0];
     }
     return hh > 0.0 && hc > 0.0 ? points / (2.0 * hh * hc) : (double)NAN;
 }
@@ -20355,57 +20143,51 @@ static double qnet__weighted_auc(const qnet__ranked *ranked, size_t count, const
    neither on the number of workers nor on the order of the tasks. */
 static void qnet__bootstrap_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__bootstrap *b = (const qnet__bootstrap *)arg;
-    uint32_t *weight = b->e->weight + worker * b->count;
-    qnet_rng rng = qnet_rng_at(b->seed, QNET_RANDOM_BOOTSTRAP, 0, (uint64_t)index);
+    const qnet__evaluation *e = (const qnet__evaluation *)arg;
+    uint32_t *weight = e->weight + worker * e->count;
+    qnet_rng rng = qnet_rng_at(e->seed, QNET_RANDOM_BOOTSTRAP, 0, (uint64_t)index);
     double auc = (double)NAN;
     for (int attempt = 0; attempt < QNET__BOOTSTRAP_TRIES && auc != auc; attempt++) {
-        memset(weight, 0, b->units * sizeof *weight);
-        for (size_t k = 0; k < b->units; k++) weight[qnet_rng_below(&rng, (uint32_t)b->units)]++;
-        auc = qnet__weighted_auc(b->e->ranked, b->count, weight);
+        memset(weight, 0, e->units * sizeof *weight);
+        for (size_t k = 0; k < e->units; k++) weight[qnet_rng_below(&rng, (uint32_t)e->units)]++;
+        auc = qnet__weighted_auc(e->ranked, e->count, weight);
     }
-    b->e->auc[index] = auc;
+    e->auc[index] = auc;
 }
 
+/* The items are ranked by cluster to number the units, in the order of the clusters' values, then
+   by score for all resamples. */
 QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, const double *score,
                                         const int *cluster, size_t count, int resamples,
                                         uint64_t seed, double *auc)
 {
     qnet__evaluation e;
-    qnet__bootstrap b;
     size_t m, drawn = 0;
-    if (!auc || resamples < 1) {
+    QNET__NEEDS(ctx, auc);
+    if (resamples < 1)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_bootstrap_auc: expected room for auc and 1 resample at least, "
-                          "found %s and %d",
-                          auc ? "room" : "NULL", resamples);
-    }
+                          "qnet_bootstrap_auc: expected 1 resample at least, found %d", resamples);
     QNET__TRY(qnet__check_curve(ctx, "qnet_bootstrap_auc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, 0, (size_t)resamples, &e));
-    b.e = &e;
-    b.count = count;
-    b.units = cluster ? 0 : count;
-    b.seed = seed;
+    e.count = count;
+    e.units = cluster ? 0 : count;
+    e.seed = seed;
     for (size_t i = 0; i < count; i++) e.unit[i] = (uint32_t)i;
-    if (cluster) { /* units are counted in the order of the clusters' values */
-        qnet__rank_clusters(&e, cluster, count);
-        for (size_t first = 0, end; first < count; first = end, b.units++) {
-            end = qnet__run_end(e.ranked, count, first);
-            for (size_t k = first; k < end; k++) e.unit[e.ranked[k].item] = (uint32_t)b.units;
-        }
+    if (cluster) qnet__rank_items(&e, NULL, cluster, NULL, count);
+    for (size_t first = 0, end; cluster && first < count; first = end, e.units++) {
+        end = qnet__run_end(e.ranked, count, first);
+        for (size_t k = first; k < end; k++) e.unit[e.ranked[k].item] = (uint32_t)e.units;
     }
-    qnet__rank_scores(&e, score, label, count);
+    qnet__rank_items(&e, score, NULL, label, count);
     for (size_t k = 0; k < count; k++) e.ranked[k].item = e.unit[e.ranked[k].item];
-    qnet__parallel(ctx, (size_t)resamples, qnet__bootstrap_task, &b);
+    qnet__parallel(ctx, (size_t)resamples, qnet__bootstrap_task, &e);
     while (drawn < (size_t)resamples && e.auc[drawn] == e.auc[drawn]) drawn++;
     if (drawn == (size_t)resamples) memcpy(auc, e.auc, drawn * sizeof *auc);
-    qnet__evaluation_destroy(ctx, &e);
-    if (drawn < (size_t)resamples) {
-        return qnet__fail(ctx, QNET_ERROR_DATA,
-                          "qnet_bootstrap_auc: resample %lu: one class in each of %d samples drawn",
-                          (unsigned long)drawn, QNET__BOOTSTRAP_TRIES);
-    }
-    return QNET_OK;
+    qnet__free(ctx, e.block, e.bytes);
+    if (drawn == (size_t)resamples) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_DATA,
+                      "qnet_bootstrap_auc: resample %lu: one class in each of %d samples drawn",
+                      (unsigned long)drawn, QNET__BOOTSTRAP_TRIES);
 }
 
 /* The share-quantile of values, whose rising order is known, by linear interpolation at position
@@ -20425,39 +20207,33 @@ static double qnet__order_quantile(const double *values, const qnet__ranked *ran
 QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, size_t count,
                                      qnet_boxplot *out)
 {
+    static const double shares[5] = {0.025, 0.25, 0.5, 0.75, 0.975};
     qnet__evaluation e;
-    qnet_boxplot r;
-    double sum = 0.0, squares = 0.0;
+    double sum = 0.0, squares = 0.0, q[5];
     if (!ctx) return QNET_ERROR_ARGUMENT;
-    if (!values || !out || count == 0) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_boxplot_of: expected values[count >= 1] and out, found count %lu",
-                          (unsigned long)count);
-    }
-    for (size_t i = 0; i < count; i++) {
-        if (!qnet__is_finite(values[i])) {
+    QNET__NEEDS(ctx, values && out);
+    if (count == 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_boxplot_of: there are no values");
+    for (size_t i = 0; i < count; i++)
+        if (!qnet__is_finite(values[i]))
             return qnet__fail(ctx, QNET_ERROR_NUMERIC,
                               "qnet_boxplot_of: value %lu is NaN or infinite", (unsigned long)i);
-        }
-    }
     QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
-    qnet__rank_scores(&e, values, NULL, count);
+    qnet__rank_items(&e, values, NULL, NULL, count);
     for (size_t i = 0; i < count; i++) sum += values[e.ranked[i].item];
-    r.mean = sum / (double)count;
+    const double mean = sum / (double)count;
     for (size_t i = 0; i < count; i++) {
-        const double d = values[e.ranked[i].item] - r.mean;
+        const double d = values[e.ranked[i].item] - mean;
         squares += d * d;
     }
-    r.std = count > 1 ? sqrt(squares / (double)(count - 1)) : 0.0;
-    r.low = qnet__order_quantile(values, e.ranked, count, 0.025);
-    r.q1 = qnet__order_quantile(values, e.ranked, count, 0.25);
-    r.median = qnet__order_quantile(values, e.ranked, count, 0.5);
-    r.q3 = qnet__order_quantile(values, e.ranked, count, 0.75);
-    r.high = qnet__order_quantile(values, e.ranked, count, 0.975);
+    for (int i = 0; i < 5; i++) q[i] = qnet__order_quantile(values, e.ranked, count, shares[i]);
+    qnet__free(ctx, e.block, e.bytes);
+    const qnet_boxplot r = {q[0], q[1], q[2], q[3], q[4], mean,
+                            count > 1 ? sqrt(squares / (double)(count - 1)) : 0.0};
     *out = r;
-    qnet__evaluation_destroy(ctx, &e);
     return QNET_OK;
 }
+
 #endif
 
 #if QNET__HAS_NETWORKS
@@ -20476,16 +20252,9 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
 QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index, float *map,
                               float *raw)
 {
-    qnet_context *ctx;
-    qnet_tensor features;
-    const qnet_real *f, *w;
-    float *sums, low = FLT_MAX, high = -FLT_MAX;
-    size_t pixels, bytes;
-    qnet_status status = QNET_OK;
-    if (net == NULL || map == NULL)
-        return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT, "cam: net or map is NULL");
-    ctx = net->ctx;
-    features = qnet_resnet_feature_map(net);
+    QNET__NEEDS(net ? net->ctx : NULL, net && map);
+    qnet_context *ctx = net->ctx;
+    const qnet_tensor features = qnet_resnet_feature_map(net);
     if (features.data == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cam: expected a forward pass before");
     if (index < 0 || (size_t)index >= features.shape[0])
@@ -20495,14 +20264,13 @@ QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index
     if (class_index < 0 || class_index >= net->config.classes)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cam: class must be 0..%d, found %d",
                           net->config.classes - 1, class_index);
-    w = net->weights + (size_t)class_index * QNET_FEATURES +
-        net->table->entries[qnet_param_find(net->table, "fc.weight")].offset;
-    pixels = features.shape[1] * features.shape[2];
-    f = features.data + (size_t)index * pixels * QNET_FEATURES;
-    bytes = pixels * sizeof(float);
-    sums = (float *)qnet__alloc(ctx, bytes);
-    if (sums == NULL)
-        return qnet__no_memory(ctx, bytes, "a class activation map");
+    const qnet_param *fc = &net->table->entries[qnet_param_find(net->table, "fc.weight")];
+    const qnet_real *w = net->weights + fc->offset + (size_t)class_index * QNET_FEATURES;
+    const size_t pixels = features.shape[1] * features.shape[2], bytes = pixels * sizeof(float);
+    const qnet_real *f = features.data + (size_t)index * pixels * QNET_FEATURES;
+    float *sums = (float *)qnet__alloc(ctx, bytes), low = FLT_MAX, high = -FLT_MAX;
+    qnet_status status = QNET_OK;
+    if (sums == NULL) return qnet__no_memory(ctx, bytes, "a class activation map");
     for (size_t p = 0; p < pixels; p++) {
         double sum = 0;
         for (size_t c = 0; c < QNET_FEATURES; c++)
@@ -20515,8 +20283,7 @@ QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index
                                 "%d hold NaN or infinity", class_index);
     }
     if (status == QNET_OK) {
-        if (raw != NULL)
-            memcpy(raw, sums, bytes);
+        if (raw != NULL) memcpy(raw, sums, bytes);
         for (size_t p = 0; p < pixels; p++)
             sums[p] = high > low ? (sums[p] - low) / (high - low) : 0.0f;
         qnet_image_resize(sums, (int)features.shape[1], (int)features.shape[2], 1, map,
@@ -20564,27 +20331,34 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
 #if QNET__HAS_EXPERIMENT
 /* ============================================================================================
    >>experiment
-   The paper's experiment on one cohort: for each input configuration, repeat and fold
-     stage 1            ResNet       cosine annealing over all epochs
-     stage 1 with SWA   ResNetSWA    the same run up to the first averaged epoch (so it continues
-                                     from a checkpoint taken there), then its own tail
-     features           512 per slice from the frozen ResNetSWA, computed once
-     stage 2            Q-Net        BiLSTM and two heads
-   and the test fold's probabilities by all three. Then, per input and per level (slices, scans):
-   metrics, ROC, DeLong's test and bootstrap over the items [repeats][count]. Tables and pictures
-   of the results are the caller's (config.publish). Read from the bottom: qnet_experiment_run,
-   qnet__experiment_run, qnet__input_run, qnet__fold_run. Relies on >>context >>random >>file >>text
-   >>resnet >>weights >>image >>cohort >>train >>metrics.
-   Folds are dealt by subject, so that no model is tested on a subject that it, or a network that it
-   began with, was trained on (paper, "Training Procedure"). Work in progress is in out/checkpoint:
-     config.txt               the configuration, which a resume compares
-     <fold>-resnet.checkpoint, -branch, -swa, -stage2      runs that a resume continues
-     <fold>-result.safetensors     test probabilities and learning curves of a fold that is done
-     weights/<fold>-resnet.safetensors, -resnetswa, -qnet  moved to out/weights at the end
-     publish/                 predictions.csv and the caller's files, moved to out at the end
-   where <fold> is such as crop-repeat01-fold03.
+   The paper's experiment on one cohort. For each input configuration, repeat and fold
+
+     train scans -> stage 1            ResNet       cosine annealing over all epochs
+                 -> stage 1 with SWA   ResNetSWA    the same run up to the first averaged epoch
+                 -> features           [scans][slices][512] of the frozen ResNetSWA
+                 -> stage 2            Q-Net        BiLSTM and two heads
+     test scans  -> probability of HH by each of the three: an item per slice, and one per scan
+
+   and then, per input and level (slices, scans), from items[repeats][count]
+
+     metrics by fold and repeat, ROC, DeLong's test and bootstrap by item and by subject
+
+   Tables and pictures of the results are the caller's (config.publish). Folds are dealt by subject,
+   so that no model is tested on a subject that it, or a network that it began with, was trained on
+   (paper, "Training Procedure"). Work in progress is in out/checkpoint, where <fold> is such as
+   crop-repeat01-fold03:
+
+     config.txt                                   the configuration, which a resume compares
+     <fold>-resnet.checkpoint, -swa, -stage2      runs that a resume continues
+     <fold>-result.safetensors                    probabilities and curves of a fold that is done
+     weights/<fold>-resnet.safetensors, -resnetswa, -qnet     moved to out/weights at the end
+     publish/                                     predictions.csv and the caller's files: to out
+
+   Read from the bottom: qnet_experiment_run, qnet__experiment_run, qnet__input_run, qnet__fold_run.
+   Relies on >>context >>random >>file >>text >>resnet >>weights >>image >>cohort >>train >>metrics.
    ============================================================================================ */
 
+/* As the paper's tables have it. */
 QNET_API const char *qnet_model_name(qnet_model_kind model)
 {
     static const char *const names[QNET_MODELS] = { "ResNet", "ResNetSWA", "Q-Net" };
@@ -20596,6 +20370,7 @@ QNET_API const char *qnet_level_name(qnet_level level)
     return level == QNET_LEVEL_IMAGE ? "image" : level == QNET_LEVEL_SCAN ? "scan" : "unknown";
 }
 
+/* The paper's numbers; repeats and bootstrap are ours. */
 QNET_API void qnet_experiment_config_init(qnet_experiment_config *config)
 {
     memset(config, 0, sizeof *config);
@@ -20626,24 +20401,22 @@ static void qnet__csv_field(char field[132], const char *text)
     *field = '\0';
 }
 
-/* One item; a number that is not finite is an empty field. */
-static qnet_status qnet__csv_row(const qnet_experiment *e, int input, int level, int repeat,
+/* One item of level k / 2 and input k % 2; a number that is not finite is an empty field. */
+static qnet_status qnet__csv_row(const qnet_experiment *e, int k, int repeat,
                                  const qnet_item *item, qnet_buffer *csv)
 {
-    const qnet_participant *p =
-        item->scan >= 0 && item->scan < e->participants_count ? &e->participants[item->scan] : NULL;
+    const qnet_participant *p = &e->participants[item->scan];
     char subject[132], number[QNET_MODELS][32], slice[32] = ",", label[16] = "";
-    qnet__csv_field(subject, p ? p->subject : "");
+    qnet__csv_field(subject, p->subject);
     for (int m = 0; m < QNET_MODELS; m++) {
         qnet__format_number(number[m], sizeof number[m], item->probability[m]);
         if (!qnet__is_finite(item->probability[m])) number[m][0] = '\0';
     }
     if (item->slice >= 0) snprintf(slice, sizeof slice, "%d,%d", item->slice, item->z);
-    if (e->config.shuffle_labels && p)
-        snprintf(label, sizeof label, ",%d", (int)p->true_label);
+    if (e->config.shuffle_labels) snprintf(label, sizeof label, ",%d", (int)p->true_label);
     return qnet_buffer_printf(e->ctx, csv, "%s,%s,%d,%d,%s,%d,%s,%d,%s,%s,%s,%d,%d,%d%s\n",
-                              qnet_level_name((qnet_level)level),
-                              qnet_input_name((qnet_input)input), repeat + 1, item->fold + 1,
+                              qnet_level_name((qnet_level)(k / 2)),
+                              qnet_input_name((qnet_input)(k % 2)), repeat + 1, item->fold + 1,
                               subject, item->scan, slice, item->label, number[0], number[1],
                               number[2], item->decision[0], item->decision[1], item->decision[2],
                               label);
@@ -20652,22 +20425,18 @@ static qnet_status qnet__csv_row(const qnet_experiment *e, int input, int level,
 /* Image level first, crop before full, repeat by repeat, in the order of the cohort. */
 QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *csv)
 {
-    qnet_status status;
-    size_t start;
-    if (!e) return QNET_ERROR_ARGUMENT;
-    if (!csv)
-        return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_csv: the buffer is NULL");
-    start = csv->size;
-    status = qnet_buffer_printf(e->ctx, csv, "level,input,repeat,fold,subject,scan,slice,z,%slabel,"
-                                "p_resnet,p_resnetswa,p_qnet,d_resnet,d_resnetswa,d_qnet%s\n",
-                                e->config.shuffle_labels ? "shuffled_" : "",
-                                e->config.shuffle_labels ? ",true_label" : "");
+    QNET__NEEDS(e ? e->ctx : NULL, e && csv);
+    const int shuffled = e->config.shuffle_labels;
+    const size_t start = csv->size;
+    qnet_status status = qnet_buffer_printf(
+        e->ctx, csv, "level,input,repeat,fold,subject,scan,slice,z,%slabel,p_resnet,p_resnetswa,"
+        "p_qnet,d_resnet,d_resnetswa,d_qnet%s\n", shuffled ? "shuffled_" : "",
+        shuffled ? ",true_label" : "");
     for (int k = 0; k < 2 * QNET_LEVELS; k++) {
-        const int level = k / 2, input = k % 2;
-        const qnet_level_result *r = &e->level[input][level];
-        const size_t rows = e->config.use_input[input] ? (size_t)e->config.repeats * r->count : 0;
+        const qnet_level_result *r = &e->level[k % 2][k / 2];
+        const size_t rows = e->config.use_input[k % 2] ? (size_t)e->config.repeats * r->count : 0;
         for (size_t i = 0; i < rows && status == QNET_OK; i++)
-            status = qnet__csv_row(e, input, level, (int)(i / r->count), &r->items[i], csv);
+            status = qnet__csv_row(e, k, (int)(i / r->count), &r->items[i], csv);
     }
     if (status != QNET_OK) { /* the buffer as it was */
         csv->size = start;
@@ -20676,33 +20445,25 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *
     return status;
 }
 
-/* The memory of an experiment's results is a list of such blocks; data follow at QNET__ALIGN. */
-typedef struct qnet__block {
-    struct qnet__block *next;
-    size_t bytes;
-} qnet__block;
-
 #ifndef QNET_NO_STDIO
 
 /* ---- configuration as text --------------------------------------------------------------------
-   What a resume compares, and what weights files carry. */
+   What a resume compares, line by line, and what weights files carry. config.txt begins with
+
+     version=0.1.0   real=float   kernels=avx2   weights=0000000000000000 (random ones)
+     input=crop   preparation=2   size=224   box_mm=96 ...   stretch=0   percentile_low=1 ...
+
+   then the same for the full input, folds, seed, stage1.epochs ..., augment.p_hflip ... and
+   stage2.epochs ... A run's identity is the hash of this text and of the cohort. */
+
+#define QNET__MAX_REPEATS 99 /* two digits in file names */
 
 static const qnet__setting qnet__experiment_settings[] = {
     QNET__SETTING(qnet_experiment_config, 'i', folds, 2, INT_MAX),
-    QNET__SETTING(qnet_experiment_config, 'i', repeats, 1, 99),
+    QNET__SETTING(qnet_experiment_config, 'i', repeats, 1, QNET__MAX_REPEATS),
     QNET__SETTING(qnet_experiment_config, 'i', shuffle_labels, 0, 1),
     QNET__SETTINGS_END
 };
-
-/* A preparation: where the slices come from and what the network sees of them. */
-static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_config *in,
-                                          const qnet_augment_config *a, qnet_buffer *text)
-{
-    QNET__TRY(qnet_buffer_printf(ctx, text, "input=%s\npreparation=%d\n",
-                                 qnet_input_name(in->input), QNET__PREPARATION));
-    QNET__TRY(qnet__settings_text(ctx, text, "", qnet__input_settings, in));
-    return qnet__settings_text(ctx, text, "", qnet__stretch_settings, a);
-}
 
 /* Every number that changes what a fold computes; the evaluation behind the folds is made anew. */
 static qnet_status qnet__experiment_text(const qnet_experiment *e, qnet_buffer *text)
@@ -20710,8 +20471,7 @@ static qnet_status qnet__experiment_text(const qnet_experiment *e, qnet_buffer *
     qnet_context *ctx = e->ctx;
     const qnet_experiment_config *c = &e->config;
     const qnet_augment_config *a = &c->stage1.augment;
-    QNET__TRY(qnet_buffer_printf(ctx, text, "version=%s\nfolds_of_repeats=2\nreal=%s\nkernels=%s\n"
-                                 "weights=%016llx\n", /* 2: the second way to seed them */
+    QNET__TRY(qnet_buffer_printf(ctx, text, "version=%s\nreal=%s\nkernels=%s\nweights=%016llx\n",
                                  QNET_VERSION, QNET__REAL_IS_DOUBLE ? "double" : "float",
                                  qnet__kernels_name(ctx), (unsigned long long)e->weights_hash));
     for (int i = 0; i < 2; i++)
@@ -20729,17 +20489,19 @@ static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experime
     if (!c->use_input[0] && !c->use_input[1])
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no input configuration is chosen");
     QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__experiment_settings, c));
-    if (c->bootstrap < 2 || c->bootstrap > 10000000) /* no setting: a resume may change it */
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: bootstrap %d: expected 2 to 1e7",
-                          c->bootstrap);
+    /* No setting, as a resume may change it. */
+    QNET__TRY(qnet__check_range(ctx, "experiment", "bootstrap", c->bootstrap, 2, 10000000));
     QNET__TRY(qnet__stage1_config_check(ctx, &c->stage1));
-    return qnet__stage2_config_check(ctx, &c->stage2);
+    return qnet__settings_check(ctx, "stage 2", qnet__stage2_settings, &c->stage2);
 }
 
-/* ---- evaluation of one level ----------------------------------------------------------------- */
+/* ---- evaluation of one level ------------------------------------------------------------------
+   Of the items of slices or of scans: Tables 1 and 3 by qnet__evaluate_figures, Fig. 5 to 8 by
+   qnet__evaluate_model, Table 2 by the pairs in qnet__evaluate_level. */
 
-/* Mean and standard deviation (n - 1; NaN for one value) of count values, `step` apart, of which
-   those that are not finite are left out. */
+/* mean = sum v / n and std = sqrt(sum (v - mean)^2 / (n - 1)) of count values, `step` apart, of
+   which those that are not finite are left out: folds without one of the classes have no AUC. Both
+   are NaN where nothing is left, std also for one value. */
 static qnet_mean_std qnet__mean_std(const double *values, int count, int step)
 {
     qnet_mean_std r;
@@ -20759,8 +20521,11 @@ static qnet_mean_std qnet__mean_std(const double *values, int count, int step)
 
 #define QNET__FIGURES 5 /* accuracy, sensitivity, specificity, F1, AUC */
 
-/* The columns of a level's items that the metrics read, and room for what is computed from them. */
+/* Columns of a level's items, which the metrics read, and room for what is computed from them. */
 typedef struct qnet__columns {
+    qnet_context *ctx;
+    const qnet_experiment_config *config;
+    const int *subject;              /* by scan: the index of its subject */
     int *label, *decision, *cluster; /* [n] */
     double *score, *score1;          /* [n] */
     double *boot;                    /* [bootstrap] */
@@ -20768,176 +20533,141 @@ typedef struct qnet__columns {
     size_t n;
 } qnet__columns;
 
-/* Fills the columns with the items of one model, those of `fold` or (-1) all. subject[scan]: the
-   index of its subject. */
-static void qnet__columns_fill(qnet__columns *c, const qnet_item *items, size_t count, int model,
-                               int fold, const int *subject)
+/* Fills the columns with the items of one model in a repeat, those of `fold` or (-1) all. A cluster
+   is a subject: its slices, or its scans where it came more than once. */
+static void qnet__columns_fill(qnet__columns *c, const qnet_level_result *level, int model,
+                               int repeat, int fold)
 {
+    const qnet_item *item = level->items + (size_t)repeat * level->count;
     c->n = 0;
-    for (size_t i = 0; i < count; i++) {
-        if (fold >= 0 && items[i].fold != fold) continue;
-        c->label[c->n] = items[i].label;
-        c->decision[c->n] = items[i].decision[model];
-        c->cluster[c->n] = subject[items[i].scan];
-        c->score[c->n++] = items[i].probability[model];
+    for (size_t i = 0; i < level->count; i++, item++) {
+        if (fold >= 0 && item->fold != fold) continue;
+        c->label[c->n] = item->label;
+        c->decision[c->n] = item->decision[model];
+        c->cluster[c->n] = c->subject[item->scan];
+        c->score[c->n++] = item->probability[model];
     }
 }
 
 /* The figures of Tables 1 and 3. The AUC of items of one class is NaN. */
-static qnet_status qnet__figures(qnet_context *ctx, const qnet__columns *c,
+static qnet_status qnet__figures(const qnet__columns *c, qnet_metrics *m,
                                  double figure[QNET__FIGURES])
 {
-    qnet_metrics m;
-    QNET__TRY(qnet_metrics_from(ctx, c->label, c->decision, c->n, &m));
-    figure[0] = m.accuracy;
-    figure[1] = m.sensitivity;
-    figure[2] = m.specificity;
-    figure[3] = m.f1;
+    QNET__TRY(qnet_metrics_from(c->ctx, c->label, c->decision, c->n, m));
+    figure[0] = m->accuracy;
+    figure[1] = m->sensitivity;
+    figure[2] = m->specificity;
+    figure[3] = m->f1;
     figure[4] = (double)NAN;
-    if (m.count.tp + m.count.fn == 0 || m.count.tn + m.count.fp == 0) return QNET_OK;
-    return qnet_auc(ctx, c->label, c->score, c->n, &figure[4]);
+    if (m->count.tp + m->count.fn == 0 || m->count.tn + m->count.fp == 0) return QNET_OK;
+    return qnet_auc(c->ctx, c->label, c->score, c->n, &figure[4]);
 }
 
-/* One line of Tables 1 and 3, and the mean of the AUCs within the folds of the first repeat: mean
-   and deviation over repeats, or of one repeat the pooled value and the deviation over folds. On
-   return the columns hold all items of the first repeat. */
-static qnet_status qnet__evaluate_figures(qnet_context *ctx, const qnet_experiment_config *config,
-                                          const qnet_level_result *level, int model,
-                                          const int *subject, qnet__columns *c,
-                                          qnet_model_result *out)
+/* One line of Tables 1 and 3: mean and deviation over repeats, or of one repeat the pooled value
+   and the deviation over folds; and the mean of the AUCs within the folds of the first repeat. On
+   return the columns and out->first are of all items of the first repeat. */
+static qnet_status qnet__evaluate_figures(qnet__columns *c, const qnet_level_result *level,
+                                          int model, qnet_model_result *out)
 {
     qnet_mean_std *const cell[QNET__FIGURES] = {&out->accuracy, &out->sensitivity,
                                                 &out->specificity, &out->f1, &out->auc};
-    const size_t count = level->count;
-    const int repeated = config->repeats > 1;
-    double pooled[QNET__FIGURES];
-    for (int fold = 0; fold < config->folds; fold++) {
-        qnet__columns_fill(c, level->items, count, model, fold, subject);
-        QNET__TRY(qnet__figures(ctx, c, c->values + fold * QNET__FIGURES));
+    const int folds = c->config->folds, repeats = c->config->repeats;
+    for (int k = 0; k < folds; k++) {
+        qnet__columns_fill(c, level, model, 0, k);
+        QNET__TRY(qnet__figures(c, &out->first, c->values + k * QNET__FIGURES));
     }
-    out->auc_within_folds = qnet__mean_std(c->values + 4, config->folds, QNET__FIGURES).mean;
-    for (int k = 0; k < config->repeats && repeated; k++) {
-        qnet__columns_fill(c, level->items + (size_t)k * count, count, model, -1, subject);
-        QNET__TRY(qnet__figures(ctx, c, c->values + k * QNET__FIGURES));
+    for (int q = 0; q < QNET__FIGURES; q++)
+        *cell[q] = qnet__mean_std(c->values + q, folds, QNET__FIGURES);
+    out->auc_within_folds = out->auc.mean;
+    for (int k = repeats - 1; k >= 0; k--) {
+        qnet__columns_fill(c, level, model, k, -1);
+        QNET__TRY(qnet__figures(c, &out->first, c->values + k * QNET__FIGURES));
     }
-    qnet__columns_fill(c, level->items, count, model, -1, subject);
-    QNET__TRY(qnet__figures(ctx, c, pooled));
     for (int q = 0; q < QNET__FIGURES; q++) {
-        *cell[q] = qnet__mean_std(c->values + q, repeated ? config->repeats : config->folds,
-                                  QNET__FIGURES);
-        if (!repeated) cell[q]->mean = pooled[q];
+        const qnet_mean_std pooled = qnet__mean_std(c->values + q, repeats, QNET__FIGURES);
+        cell[q]->mean = pooled.mean;
+        if (repeats > 1) cell[q]->std = pooled.std;
     }
     return QNET_OK;
 }
 
-/* Everything of one model on the first repeat: metrics, ROC curve, and the AUC's intervals by
-   DeLong and by bootstrap, each over items and over subjects. Slices of a subject are not
-   independent: intervals over items, those of the paper, are too narrow (Obuchowski 1997). */
-static qnet_status qnet__evaluate_model(qnet_context *ctx, const qnet_experiment_config *config,
-                                        const qnet__columns *c, qnet_model_result *out)
+/* The rest of one model, on the first repeat: ROC curve, AUC, and its intervals by DeLong and by
+   bootstrap, each over items and over subjects. Slices of a subject are not independent: intervals
+   over items, those of the paper, are too narrow (Obuchowski 1997). */
+static qnet_status qnet__evaluate_model(const qnet__columns *c, qnet_model_result *out)
 {
-    const size_t n = c->n;
+    const int resamples = c->config->bootstrap;
     qnet_delong d;
-    QNET__TRY(qnet_metrics_from(ctx, c->label, c->decision, n, &out->first));
-    QNET__TRY(qnet_auc(ctx, c->label, c->score, n, &out->auc_first));
-    QNET__TRY(qnet_delong_test(ctx, c->label, c->score, NULL, NULL, n, &d));
-    out->auc_ci = d.ci[0];
-    QNET__TRY(qnet_delong_test(ctx, c->label, c->score, NULL, c->cluster, n, &d));
-    out->auc_ci_clustered = qnet_logit_interval(d.auc[0], d.variance[0]);
-    QNET__TRY(qnet_roc(ctx, c->label, c->score, n, out->roc, &out->roc_count));
+    QNET__TRY(qnet_roc(c->ctx, c->label, c->score, c->n, out->roc, &out->roc_count));
     for (int by_subject = 0; by_subject < 2; by_subject++) {
-        QNET__TRY(qnet_bootstrap_auc(ctx, c->label, c->score, by_subject ? c->cluster : NULL, n,
-                                     config->bootstrap, config->seed, c->boot));
-        QNET__TRY(qnet_boxplot_of(ctx, c->boot, (size_t)config->bootstrap,
+        const int *cluster = by_subject ? c->cluster : NULL;
+        QNET__TRY(qnet_delong_test(c->ctx, c->label, c->score, NULL, cluster, c->n, &d));
+        QNET__TRY(qnet_bootstrap_auc(c->ctx, c->label, c->score, cluster, c->n, resamples,
+                                     c->config->seed, c->boot));
+        QNET__TRY(qnet_boxplot_of(c->ctx, c->boot, (size_t)resamples,
                                   by_subject ? &out->bootstrap_clustered : &out->bootstrap));
+        if (by_subject) out->auc_ci_clustered = qnet_logit_interval(d.auc[0], d.variance[0]);
+        else out->auc_ci = d.ci[0];
     }
+    out->auc_first = d.auc[0];
     return QNET_OK;
 }
 
-/* The models one by one, then the pairs of Table 2, in its order. */
-static qnet_status qnet__evaluate_columns(qnet_context *ctx, const qnet_experiment_config *config,
-                                          qnet_level_result *level, const int *subject,
-                                          qnet__columns *c)
+/* Fills a level's results from its items: the models one by one, then the pairs of Table 2, in its
+   order. */
+static qnet_status qnet__evaluate_level(qnet__columns *c, qnet_level_result *level)
 {
-    static const qnet_model_kind pairs[3][2] = { { QNET_MODEL_RESNET_SWA, QNET_MODEL_RESNET },
-                                                 { QNET_MODEL_QNET, QNET_MODEL_RESNET },
-                                                 { QNET_MODEL_QNET, QNET_MODEL_RESNET_SWA } };
+    static const qnet_model_kind pairs[3][2] = {{QNET_MODEL_RESNET_SWA, QNET_MODEL_RESNET},
+                                                {QNET_MODEL_QNET, QNET_MODEL_RESNET},
+                                                {QNET_MODEL_QNET, QNET_MODEL_RESNET_SWA}};
     for (int m = 0; m < QNET_MODELS; m++) {
-        qnet_model_result *out = &level->model[m];
-        QNET__TRY(qnet__evaluate_figures(ctx, config, level, m, subject, c, out));
-        QNET__TRY(qnet__evaluate_model(ctx, config, c, out));
+        QNET__TRY(qnet__evaluate_figures(c, level, m, &level->model[m]));
+        QNET__TRY(qnet__evaluate_model(c, &level->model[m]));
     }
     for (int k = 0; k < 3; k++) {
         qnet_pair_result *pair = &level->pair[k];
         pair->model1 = pairs[k][0];
         pair->model2 = pairs[k][1];
-        qnet__columns_fill(c, level->items, level->count, (int)pair->model1, -1, subject);
+        qnet__columns_fill(c, level, (int)pair->model1, 0, -1);
         memcpy(c->score1, c->score, c->n * sizeof *c->score);
-        qnet__columns_fill(c, level->items, level->count, (int)pair->model2, -1, subject);
-        QNET__TRY(qnet_delong_test(ctx, c->label, c->score1, c->score, NULL, c->n, &pair->by_item));
-        QNET__TRY(qnet_delong_test(ctx, c->label, c->score1, c->score, c->cluster, c->n,
+        qnet__columns_fill(c, level, (int)pair->model2, 0, -1);
+        QNET__TRY(qnet_delong_test(c->ctx, c->label, c->score1, c->score, NULL, c->n,
+                                   &pair->by_item));
+        QNET__TRY(qnet_delong_test(c->ctx, c->label, c->score1, c->score, c->cluster, c->n,
                                    &pair->by_subject));
     }
     return QNET_OK;
 }
 
-/* Fills a level's results from its items. */
-static qnet_status qnet__evaluate_level(qnet_experiment *e, qnet_level_result *level,
-                                        const int *subject)
-{
-    qnet__arena arena = { NULL, 0 };
-    qnet__columns c;
-    qnet_status status;
-    size_t bytes = 0;
-    memset(&c, 0, sizeof c);
-    for (int pass = 0; pass < 2; pass++) {
-        c.label = (int *)qnet__take(&arena, level->count, sizeof(int));
-        c.decision = (int *)qnet__take(&arena, level->count, sizeof(int));
-        c.cluster = (int *)qnet__take(&arena, level->count, sizeof(int));
-        c.score = (double *)qnet__take(&arena, level->count, sizeof(double));
-        c.score1 = (double *)qnet__take(&arena, level->count, sizeof(double));
-        c.boot = (double *)qnet__take(&arena, (size_t)e->config.bootstrap, sizeof(double));
-        c.values = (double *)qnet__take(
-            &arena, (size_t)qnet__max_int(e->config.repeats, e->config.folds),
-            QNET__FIGURES * sizeof(double));
-        if (pass == 0) QNET__TRY(qnet__arena_alloc(e->ctx, &arena, &bytes, "the evaluation"));
-    }
-    status = qnet__evaluate_columns(e->ctx, &e->config, level, subject, &c);
-    qnet__free(e->ctx, arena.base, bytes);
-    return status;
-}
-
 /* ---- what the work on a fold needs ----------------------------------------------------------- */
 
-/* One lives in qnet_experiment_run and is passed down. */
+/* What is being worked on, and with what: one lives in qnet_experiment_run and is passed down.
+   Results go to the experiment e. */
 typedef struct qnet__job {
     qnet_experiment *e;
     const qnet_dataset *data;
-    qnet_cohort *cohort;
+    int resume;
+    qnet_buffer text;     /* the configuration, as config.txt holds it */
+    int opened;           /* 1: out/checkpoint is there and is this run's */
     qnet_resnet *initial; /* holds the initial weights; NULL: random ones */
     int new_head;         /* 1: its fc is none of the file's, and drawn anew for each fold */
-    char subjects[24];    /* hash of the names of the cohort's subjects, in their order */
-    char trained_on[24];  /* the same of initial weights that have no records; "": not known */
     qnet_buffer seen;     /* records of the subjects that the initial weights have seen */
-    qnet_buffer text;     /* the configuration, as config.txt holds it */
-    uint64_t fingerprint; /* of configuration, cohort and initial weights: the run's identity */
-    int resume;
-    int opened;           /* 1: out/checkpoint is there and is this run's */
     int input, repeat, fold; /* all from 0 */
+    qnet_cohort *cohort;  /* of the input */
+    int steps;            /* its max_slices */
     /* By scan of the cohort, each [scans]: */
     int *subject, *fold_of;  /* a subject is the index of its first scan */
     int *image_at;           /* a scan's first image among all of the cohort */
     /* Of the fold, with room for all scans: */
     int *train, *test;       /* scans of its two sides */
     int *length, *label;     /* for stage 2 */
-    int train_count, test_count, test_images;
-    qnet_real *features;     /* [scans][max_slices][512] */
-    double *image, *scan;    /* [scans][max_slices], [scans]: probabilities of HH */
+    int train_count, test_count;
+    qnet_real *features;     /* [scans][steps][512] */
     uint64_t embedding_hash; /* of its resnetswa file, once it is written */
     /* Its result: */
-    double *test_image;      /* [QNET_MODELS][images of the test scans, in order] */
-    double *test_scan;       /* [QNET_MODELS][test scans] */
-    qnet_epoch *curve[QNET_MODELS];
+    double *image, *scan;    /* of HH: [QNET_MODELS][test scans][steps]; [test scans], Q-Net's */
+    qnet_epoch *curve;       /* of all models, one after the other */
+    qnet__columns columns;
     /* Progress, in epochs of stage 1: */
     qnet_progress outer;     /* the caller's hook */
     char where[64];
@@ -20952,67 +20682,81 @@ static int qnet__fold_epochs(const qnet_experiment_config *c)
     return 2 * c->stage1.epochs - qnet_stage1_swa_start(&c->stage1);
 }
 
-/* Length of a model's learning curve. */
-static int qnet__model_epochs(const qnet_experiment_config *c, int model)
+/* Epochs of the learning curves of a fold: two runs of stage 1, one of stage 2. */
+static size_t qnet__curve_epochs(const qnet_experiment_config *c)
 {
-    return model == QNET_MODEL_QNET ? c->stage2.epochs : c->stage1.epochs;
+    return 2 * (size_t)c->stage1.epochs + (size_t)c->stage2.epochs;
 }
 
-/* The arrays of an input's folds; with base NULL it only measures. */
-static void qnet__job_plan(qnet__job *job, qnet__arena *a, size_t images)
+/* The memory of an input, which lives as long as the experiment: results, then what the work on
+   folds and the evaluation need. The first input's also holds what both share. With base NULL it
+   only measures. images: of the cohort. */
+static void qnet__input_plan(qnet__job *job, qnet__arena *a, size_t images, int first)
 {
-    const size_t n = (size_t)job->cohort->scans_count;
-    const size_t steps = (size_t)job->cohort->config.max_slices;
+    qnet_experiment *e = job->e;
+    const qnet_experiment_config *c = &e->config;
+    const size_t n = (size_t)job->cohort->scans_count, repeats = (size_t)c->repeats;
+    const size_t steps = (size_t)job->steps;
+    /* More folds than scans are refused when they are dealt. */
+    const size_t folds = qnet__min_size((size_t)c->folds, n), runs = 2 * repeats * folds;
+    qnet__columns *t = &job->columns;
     int **const ints[] = {&job->subject, &job->fold_of, &job->image_at, &job->train, &job->test,
                           &job->length, &job->label};
+    if (first) {
+        e->participants = (qnet_participant *)qnet__take(a, n, sizeof(qnet_participant));
+        e->fold = (int *)qnet__take(a, n, sizeof(int));
+        e->curves = (qnet_curve *)qnet__take(a, runs, QNET_MODELS * sizeof(qnet_curve));
+        job->curve = (qnet_epoch *)qnet__take(a, runs * qnet__curve_epochs(c), sizeof(qnet_epoch));
+    }
+    for (int k = 0; k < QNET_LEVELS; k++) {
+        qnet_level_result *level = &e->level[job->input][k];
+        level->count = k == QNET_LEVEL_IMAGE ? images : n;
+        level->items = (qnet_item *)qnet__take(a, level->count, repeats * sizeof(qnet_item));
+        for (int m = 0; m < QNET_MODELS; m++)
+            level->model[m].roc = (qnet_roc_point *)qnet__take(a, level->count + 1,
+                                                               sizeof(qnet_roc_point));
+    }
     for (size_t i = 0; i < sizeof ints / sizeof *ints; i++)
         *ints[i] = (int *)qnet__take(a, n, sizeof(int));
     job->features = (qnet_real *)qnet__take(a, n * steps, QNET_FEATURES * sizeof(qnet_real));
-    job->image = (double *)qnet__take(a, n * steps, sizeof(double));
+    job->image = (double *)qnet__take(a, n * steps, QNET_MODELS * sizeof(double));
     job->scan = (double *)qnet__take(a, n, sizeof(double));
-    job->test_image = (double *)qnet__take(a, images, QNET_MODELS * sizeof(double));
-    job->test_scan = (double *)qnet__take(a, n, QNET_MODELS * sizeof(double));
-}
-
-/* Memory that is freed with the experiment: count * size bytes, zeroed. NULL, with the sentence of
-   the error set, when there is none. */
-static void *qnet__experiment_alloc(qnet_experiment *e, size_t count, size_t size, const char *what)
-{
-    size_t bytes = SIZE_MAX;
-    qnet__block *block = NULL;
-    if (qnet__mul(count, size, &bytes) && qnet__add(bytes, QNET__ALIGN, &bytes))
-        block = (qnet__block *)qnet__alloc(e->ctx, bytes);
-    if (block == NULL) {
-        (void)qnet__no_memory(e->ctx, bytes, what);
-        return NULL;
-    }
-    memset(block, 0, bytes);
-    block->next = e->blocks;
-    block->bytes = bytes;
-    e->blocks = block;
-    return (unsigned char *)block + QNET__ALIGN;
+    t->label = (int *)qnet__take(a, images, sizeof(int));
+    t->decision = (int *)qnet__take(a, images, sizeof(int));
+    t->cluster = (int *)qnet__take(a, images, sizeof(int));
+    t->score = (double *)qnet__take(a, images, sizeof(double));
+    t->score1 = (double *)qnet__take(a, images, sizeof(double));
+    t->boot = (double *)qnet__take(a, (size_t)c->bootstrap, sizeof(double));
+    t->values = (double *)qnet__take(a, qnet__max_size(repeats, folds),
+                                     QNET__FIGURES * sizeof(double));
+    t->subject = job->subject;
+    t->ctx = e->ctx;
+    t->config = c;
 }
 
 #define QNET__PATH 960 /* bytes: out, two folders, and a name */
 
-/* The path out/<folder>/<input>-repeat01-fold03-<name>. */
+static const char *const qnet__file_names[QNET_MODELS] = {"resnet", "resnetswa", "qnet"};
+
+/* The path out/<folder>/<input>-repeat01-fold03-<name><end>. */
 static void qnet__fold_path(const qnet_experiment *e, const char *folder, int input, int repeat,
-                            int fold, const char *name, char path[QNET__PATH])
+                            int fold, const char *name, const char *end, char path[QNET__PATH])
 {
-    snprintf(path, QNET__PATH, "%s/%s/%s-repeat%02d-fold%02d-%s", e->out, folder,
-             qnet_input_name((qnet_input)input), repeat + 1, fold + 1, name);
+    snprintf(path, QNET__PATH, "%s/%s/%s-repeat%02d-fold%02d-%s%s", e->out, folder,
+             qnet_input_name((qnet_input)input), repeat + 1, fold + 1, name, end);
 }
 
-/* Of the current fold, in out/checkpoint. */
-static void qnet__job_path(const qnet__job *job, const char *name, char path[QNET__PATH])
+/* A file of the current fold in out/<folder>. */
+static void qnet__job_path(const qnet__job *job, const char *folder, const char *name,
+                           const char *end, char path[QNET__PATH])
 {
-    qnet__fold_path(job->e, "checkpoint", job->input, job->repeat, job->fold, name, path);
+    qnet__fold_path(job->e, folder, job->input, job->repeat, job->fold, name, end, path);
 }
 
-static const char *const qnet__weights_files[QNET_MODELS] = {
-    "resnet.safetensors", "resnetswa.safetensors", "qnet.safetensors"};
-
-/* The experiment's own progress hook: adds where and the share of the whole job, and passes on. */
+/* The experiment's own progress hook: adds where and the share of the whole job, and passes on.
+   The work of an input is taken to grow with its pixels and, within it, with its epochs of stage 1;
+   the rest is short beside them:
+     fraction = share of earlier inputs + share of this one * epochs done / epochs in all. */
 static int qnet__job_progress(void *user, const qnet_progress_info *info)
 {
     const qnet__job *job = (const qnet__job *)user;
@@ -21031,7 +20775,9 @@ static int qnet__job_progress(void *user, const qnet_progress_info *info)
     return job->outer.report(job->outer.user, &full);
 }
 
-/* The seed of a stage: one number per repeat and fold, so that no two runs share a stream. */
+/* The seed of a stage: one number per input, repeat and fold, so that no two folds share a stream.
+   The ResNet and the ResNetSWA of a fold have the same: up to the first averaged epoch they are the
+   same run. Stage 2 draws for other purposes. */
 static uint64_t qnet__job_seed(const qnet__job *job)
 {
     const uint64_t h = qnet_hash(QNET_HASH_START, &job->e->config.seed, sizeof(uint64_t));
@@ -21048,12 +20794,18 @@ static uint64_t qnet__folds_seed(uint64_t seed, int repeat)
     return repeat == 0 ? seed : high << 32 | qnet_rng_u32(&rng);
 }
 
-/* ---- what a weights file says of itself ------------------------------------------------------ */
+/* ---- what a weights file says of itself -------------------------------------------------------
+   Its metadata:
 
-#define QNET__RECORD 32 /* digits */
+     model, version, run, repeat, fold, seed, dataset, simulated     which network it is
+     labels             true, or shuffled: a control, which is refused elsewhere
+     trained_on         a record of each subject on whom it, or what it began with, was trained
+     embedding, embedding_hash      of a Q-Net: the network whose features it learnt from
+     input, preparation, size ... stretch ... std.2      how images were prepared for it
 
-/* What it says of a subject on whom it was trained: hashes of the name and of the QSM map, of which
-   the second tells who it is, whatever the name, the order or the crop. */
+   So a program that uses the file needs no configuration, and can tell that a scan was seen. */
+
+/* What it says of a subject on whom it was trained: hashes of the name and of the QSM map. */
 static void qnet__subject_record(const qnet_scan *scan, char record[QNET__RECORD + 1])
 {
     snprintf(record, QNET__RECORD + 1, "%016llx%016llx",
@@ -21066,17 +20818,15 @@ static void qnet__subject_record(const qnet_scan *scan, char record[QNET__RECORD
    (qnet_weights_check_pair). */
 static qnet_status qnet__weights_text(const qnet__job *job, int model, qnet_buffer *text)
 {
-    static const char *const names[QNET_MODELS] = {"resnet", "resnetswa", "qnet"};
-    qnet_context *ctx = job->e->ctx;
-    const qnet_experiment_config *c = &job->e->config;
+    const qnet_experiment *e = job->e;
+    qnet_context *ctx = e->ctx;
     QNET__TRY(qnet_buffer_printf(
         ctx, text,
-        "model=%s\nversion=%s\nrun=%016llx\nsubjects=%s\nrepeat=%d\nfold=%d\nseed=%llu\n"
-        "dataset=%s\nsimulated=%d\nlabels=%s\ntrained_on=%.*s",
-        names[model], QNET_VERSION, (unsigned long long)job->fingerprint, job->subjects,
-        job->repeat + 1, job->fold + 1, (unsigned long long)c->seed, job->e->dataset,
-        job->e->simulated,
-        c->shuffle_labels ? "shuffled" : "true", (int)job->seen.size,
+        "model=%s\nversion=%s\nrun=%016llx\nrepeat=%d\nfold=%d\nseed=%llu\ndataset=%s\n"
+        "simulated=%d\nlabels=%s\ntrained_on=%.*s",
+        qnet__file_names[model], QNET_VERSION, (unsigned long long)e->run[job->input],
+        job->repeat + 1, job->fold + 1, (unsigned long long)e->config.seed, e->dataset,
+        e->simulated, e->config.shuffle_labels ? "shuffled" : "true", (int)job->seen.size,
         job->seen.size > 0 ? (const char *)job->seen.bytes : ""));
     for (int i = 0; i < job->train_count; i++) {
         char record[QNET__RECORD + 1];
@@ -21087,7 +20837,7 @@ static qnet_status qnet__weights_text(const qnet__job *job, int model, qnet_buff
     if (model == QNET_MODEL_QNET)
         QNET__TRY(qnet_buffer_printf(ctx, text, "embedding=resnetswa\nembedding_hash=%016llx\n",
                                      (unsigned long long)job->embedding_hash));
-    return qnet__preparation_text(ctx, &job->cohort->config, &c->stage1.augment, text);
+    return qnet__preparation_text(ctx, &job->cohort->config, &e->config.stage1.augment, text);
 }
 
 /* Saves a trained network of this fold. */
@@ -21098,8 +20848,7 @@ static qnet_status qnet__job_save_weights(const qnet__job *job, int model,
     char path[QNET__PATH];
     qnet_buffer text = {NULL, 0, 0, NULL};
     qnet_status status = qnet__weights_text(job, model, &text);
-    qnet__fold_path(job->e, "checkpoint/weights", job->input, job->repeat, job->fold,
-                    qnet__weights_files[model], path);
+    qnet__job_path(job, "checkpoint/weights", qnet__file_names[model], ".safetensors", path);
     if (status == QNET_OK) {
         const int n = qnet__metadata_pairs((char *)text.bytes, pairs);
         status = qnet_weights_save(job->e->ctx, path, table, block, pairs, n);
@@ -21112,14 +20861,14 @@ static qnet_status qnet__job_save_weights(const qnet__job *job, int model,
 static qnet_status qnet__experiment_weights_file(const qnet_experiment *e, int input, int repeat,
                                                  int fold, int model, qnet_safetensors **file)
 {
+    const char *name = qnet__file_names[model], *end = ".safetensors";
     char path[QNET__PATH], expected[24];
-    const char *run;
-    qnet__fold_path(e, "checkpoint/weights", input, repeat, fold, qnet__weights_files[model], path);
+    qnet__fold_path(e, "checkpoint/weights", input, repeat, fold, name, end, path);
     if (qnet__path_kind(path) == 0)
-        qnet__fold_path(e, "weights", input, repeat, fold, qnet__weights_files[model], path);
+        qnet__fold_path(e, "weights", input, repeat, fold, name, end, path);
     QNET__TRY(qnet_safetensors_load(e->ctx, path, file));
     snprintf(expected, sizeof expected, "%016llx", (unsigned long long)e->run[input]);
-    run = qnet_safetensors_metadata(*file, "run");
+    const char *run = qnet_safetensors_metadata(*file, "run");
     if (run != NULL && strcmp(run, expected) == 0) return QNET_OK;
     (void)qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%s: weights of run %.16s, expected %s", path,
                      run ? run : "unknown", expected);
@@ -21131,239 +20880,163 @@ QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *e, qnet_inpu
                                              int repeat, int fold, qnet_model_kind model,
                                              const qnet_param_table *table, qnet_real *weights)
 {
-    qnet_safetensors *file;
-    qnet_status status;
-    if (!e) return QNET_ERROR_ARGUMENT;
-    if ((unsigned)input > 1 || repeat < 0 || fold < 0 || (unsigned)model >= QNET_MODELS || !table ||
-        !weights)
+    qnet_safetensors *file = NULL;
+    QNET__NEEDS(e ? e->ctx : NULL, e && table && weights);
+    if ((unsigned)input > 1 || repeat < 0 || fold < 0 || (unsigned)model >= QNET_MODELS)
         return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_experiment_weights: an argument is NULL or out of range");
+                          "qnet_experiment_weights: input, repeat, fold or model is out of range");
     QNET__TRY(qnet__experiment_weights_file(e, (int)input, repeat, fold, (int)model, &file));
-    status = qnet_weights_from_safetensors(e->ctx, file, table, weights, 0, NULL);
+    const qnet_status status = qnet_weights_from_safetensors(e->ctx, file, table, weights, 0, NULL);
     qnet_safetensors_destroy(file);
     return status;
 }
 
-/* QNET_ERROR_MISMATCH for weights that were trained on permuted labels. */
-static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors *file,
-                                      const char *path)
-{
-    const char *labels = qnet_safetensors_metadata(file, "labels");
-    if (!labels || strcmp(labels, "shuffled") != 0) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                      "%.250s: these weights were trained on shuffled labels, as a control; they "
-                      "know nothing of the disease", path);
-}
+/* ---- one fold ---------------------------------------------------------------------------------
+   Files come in this order, each whole or not at all, so that a resume knows by what is there
+   where it has to go on:
 
-/* Compares the second half of each record. */
-QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash)
-{
-    const char *seen = qnet_safetensors_metadata(file, "trained_on");
-    char hash[QNET__RECORD / 2 + 1];
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)source_hash);
-    for (; seen != NULL && strlen(seen) >= QNET__RECORD; seen += QNET__RECORD)
-        if (memcmp(seen + QNET__RECORD / 2, hash, QNET__RECORD / 2) == 0) return 1;
-    return 0;
-}
+     resnet.checkpoint after each epoch; swa.checkpoint after that epoch behind which averaging
+     begins; weights of the ResNet; swa.checkpoint after each further epoch; weights of the
+     ResNetSWA; stage2.checkpoint after each epoch; weights of Q-Net; the result.
 
-/* A preparation by another rule, or for shuffled labels, is refused: QNET_ERROR_MISMATCH. */
-static qnet_status qnet__preparation_read(qnet_context *ctx, const qnet_safetensors *file,
-                                          const char *path, qnet_input_config *in,
-                                          qnet_augment_config *a)
-{
-    const char *name = qnet_safetensors_metadata(file, "input");
-    const char *rule = qnet_safetensors_metadata(file, "preparation");
-    double number;
-    if (!name || (strcmp(name, "crop") != 0 && strcmp(name, "full") != 0))
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: metadata \"input\" is \"%s\", expected crop or full", path,
-                          name ? name : "");
-    if (!rule || !qnet__parse_number(rule, &number) || number != QNET__PREPARATION)
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: its images were prepared by rule %.16s of an earlier or later "
-                          "qnet.h, this one has rule %d: the same maps would give other pixels",
-                          path, rule ? rule : "1", QNET__PREPARATION);
-    QNET__TRY(qnet__check_labels(ctx, file, path));
-    qnet_input_config_init(in, name[0] == 'c' ? QNET_INPUT_CROP : QNET_INPUT_FULL);
-    qnet_augment_config_init(a);
-    QNET__TRY(qnet__settings_read(ctx, file, path, qnet__input_settings, in));
-    return qnet__settings_read(ctx, file, path, qnet__stretch_settings, a);
-}
+   A part that is done is not trained again, but tested and written again: that takes no time. */
 
-/* input and augment change only where all of the record is right. */
-QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
-                                           qnet_input_config *input, qnet_augment_config *augment)
-{
-    qnet_safetensors *file;
-    qnet_input_config in;
-    qnet_augment_config a;
-    qnet_status status;
-    if (!ctx) return QNET_ERROR_ARGUMENT;
-    if (!weights_path || !input || !augment)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_preparation_load: an argument is NULL");
-    QNET__TRY(qnet_safetensors_load(ctx, weights_path, &file));
-    status = qnet__preparation_read(ctx, file, weights_path, &in, &a);
-    qnet_safetensors_destroy(file);
-    if (status != QNET_OK) return status;
-    *input = in;
-    *augment = a;
-    return QNET_OK;
-}
+#define QNET__RESULT 3
 
-/* ---- one fold -------------------------------------------------------------------------------- */
+/* The probabilities of a model's test slices: [test scans][max_slices]. */
+static double *qnet__job_image(const qnet__job *job, int model)
+{
+    return job->image + (size_t)model * (size_t)job->test_count * (size_t)job->steps;
+}
 
 /* The file of a fold's result: its path, the line that says whose it is, and its arrays. */
 static void qnet__fold_file(const qnet__job *job, char path[QNET__PATH], char text[64],
-                            qnet__slab slabs[QNET__SLABS])
+                            qnet_safetensor arrays[QNET__RESULT])
 {
-    static const char *const curves[QNET_MODELS] = {"curve.ResNet", "curve.ResNetSWA",
-                                                    "curve.Q-Net"};
-    const qnet__slab first[2] = {
-        {"image", QNET_F64, job->test_image, (size_t)job->test_images * QNET_MODELS},
-        {"scan", QNET_F64, job->test_scan, (size_t)job->test_count * QNET_MODELS}};
-    qnet__job_path(job, "result.safetensors", path);
-    snprintf(text, 64, "fingerprint=%016llx\n", (unsigned long long)job->fingerprint);
-    memcpy(slabs, first, sizeof first);
-    for (int m = 0; m < QNET_MODELS; m++) {
-        slabs[2 + m].name = curves[m];
-        slabs[2 + m].dtype = QNET_F64;
-        slabs[2 + m].data = job->curve[m];
-        slabs[2 + m].count =
-            (size_t)qnet__model_epochs(&job->e->config, m) * QNET__EPOCH_NUMBERS;
-    }
+    const size_t image = (size_t)(qnet__job_image(job, QNET_MODELS) - job->image);
+    const size_t curve = qnet__curve_epochs(&job->e->config) * sizeof(qnet_epoch) / sizeof(double);
+    const size_t scan = (size_t)job->test_count;
+    const qnet_safetensor list[QNET__RESULT] = {
+        {"image", QNET_F64, 1, {image}, image, 0, job->image},
+        {"scan", QNET_F64, 1, {scan}, scan, 0, job->scan},
+        {"curves", QNET_F64, 1, {curve}, curve, 0, job->curve}};
+    memcpy(arrays, list, sizeof list);
+    qnet__job_path(job, "checkpoint", "result", ".safetensors", path);
+    snprintf(text, 64, "run=%016llx\n", (unsigned long long)job->e->run[job->input]);
 }
 
 /* Writes the result. A fold with this file is done: its checkpoints are not read again. */
 static qnet_status qnet__fold_save(const qnet__job *job)
 {
-    qnet__slab slabs[QNET__SLABS];
+    qnet_safetensor arrays[QNET__RESULT];
     char path[QNET__PATH], text[64];
     qnet__file file;
     qnet_sink sink;
-    qnet_status status;
-    qnet__fold_file(job, path, text, slabs);
+    qnet__fold_file(job, path, text, arrays);
     QNET__TRY(qnet__file_open_replace(job->e->ctx, path, &file, &sink));
-    status = qnet__checkpoint_write(job->e->ctx, &sink, text, slabs, QNET__SLABS);
-    return qnet__file_finish(&file, status);
+    return qnet__file_finish(&file, qnet__record_write(job->e->ctx, &sink, text, arrays,
+                                                       QNET__RESULT));
 }
 
 /* Reads a finished fold back; QNET_ERROR_NOT_FOUND when there is none. */
 static qnet_status qnet__fold_load(const qnet__job *job)
 {
-    qnet__slab slabs[QNET__SLABS];
+    qnet_safetensor arrays[QNET__RESULT];
     char path[QNET__PATH], text[64];
-    qnet_safetensors *file;
+    qnet_safetensors *file = NULL;
     qnet_status status;
-    qnet__fold_file(job, path, text, slabs);
+    qnet__fold_file(job, path, text, arrays);
     if (!qnet_file_exists(path)) return QNET_ERROR_NOT_FOUND;
     QNET__TRY(qnet_safetensors_load(job->e->ctx, path, &file));
-    status = qnet__checkpoint_compare(job->e->ctx, file, path, text, NULL);
+    status = qnet__record_compare(job->e->ctx, file, path, text);
     if (status == QNET_OK)
-        status = qnet__checkpoint_copy(job->e->ctx, file, path, slabs, QNET__SLABS);
+        status = qnet__record_read(job->e->ctx, file, path, arrays, QNET__RESULT);
     qnet_safetensors_destroy(file);
     return status;
 }
 
-/* Keeps what `run` has left: its learning curve, its weights, and the test scans' probabilities in
-   job->image; scan[test scans] (NULL: the mean over a scan's slices) are those of the scans. */
-static qnet_status qnet__fold_keep(qnet__job *job, const qnet_training *run, int model,
-                                   const double *scan)
+/* Keeps what `run` has left of a model: its learning curve, behind those of the models before it,
+   and its weights. */
+static qnet_status qnet__fold_keep(const qnet__job *job, const qnet_training *run, int model)
 {
-    const size_t steps = (size_t)job->cohort->config.max_slices;
-    double *image = job->test_image + model * job->test_images;
-    for (int i = 0; i < job->test_count; i++) {
-        const int slices = job->cohort->scans[job->test[i]].slices;
-        double sum = 0;
-        for (int t = 0; t < slices; t++) {
-            *image = job->image[(size_t)i * steps + (size_t)t];
-            sum += *image++;
-        }
-        job->test_scan[model * job->test_count + i] = scan ? scan[i] : sum / slices;
-    }
-    memcpy(job->curve[model], run->history, (size_t)run->epochs * sizeof(qnet_epoch));
+    memcpy(job->curve + model * job->e->config.stage1.epochs, run->history,
+           (size_t)run->epochs * sizeof(qnet_epoch));
     return qnet__job_save_weights(job, model, run->state->table, run->state->weights);
 }
 
-/* Trains stage 1 to its end, saving after every epoch; the run without SWA leaves a copy at the
-   epoch where the run with SWA leaves its path. */
-static qnet_status qnet__stage1_train(qnet__job *job, qnet_training *run, int swa, int start)
+/* Trains to the end from wherever an earlier session was, saving after every epoch. branch (NULL:
+   none): the checkpoint with which another run begins, of the end of epoch `start`. A resume at
+   that very epoch writes it again, as the session before may have ended in between. Where a user
+   removes a damaged checkpoint, or a branch, its run begins anew and comes to the same bits. */
+static qnet_status qnet__job_train(const qnet__job *job, qnet_training *run, const char *name,
+                                   const char *branch, int start)
 {
-    char checkpoint[QNET__PATH], branch[QNET__PATH];
-    qnet__job_path(job, swa ? "swa.checkpoint" : "resnet.checkpoint", checkpoint);
-    qnet__job_path(job, "branch.checkpoint", branch);
-    if (job->resume && qnet_file_exists(checkpoint)) {
+    char checkpoint[QNET__PATH], other[QNET__PATH];
+    qnet__job_path(job, "checkpoint", name, ".checkpoint", checkpoint);
+    if (qnet_file_exists(checkpoint)) {
         const qnet_status status = qnet_training_load(run, checkpoint);
-        if (status == QNET_ERROR_FORMAT)
+        if (status == QNET_ERROR_FORMAT || status == QNET_ERROR_DATA)
             return qnet__fail(run->ctx, status, "%s; remove that file to do its part again",
                               qnet_last_error(run->ctx));
         QNET__TRY(status);
-    } else if (swa && start > 0) {
-        QNET__TRY(qnet_training_load(run, branch));
     }
-    while (run->epoch < run->epochs) {
+    while (branch && run->epoch < start) {
         QNET__TRY(qnet_training_epoch(run));
-        if (!swa && run->epoch == start) QNET__TRY(qnet_training_save(run, branch));
-        if (run->epoch < run->epochs) QNET__TRY(qnet_training_save(run, checkpoint));
+        QNET__TRY(qnet_training_save(run, checkpoint));
     }
-    QNET__TRY(qnet_training_finish(run));
-    return qnet_training_save(run, checkpoint);
+    if (branch && start > 0 && run->epoch == start) {
+        qnet__job_path(job, "checkpoint", branch, ".checkpoint", other);
+        QNET__TRY(qnet_training_save(run, other));
+    }
+    return qnet_training_run(run, checkpoint);
 }
 
-/* Stage 2 from the training scans' features, in job->features, to its result. */
-static qnet_status qnet__stage2_train(qnet__job *job, qnet_training *run, qnet_resnet *net)
+/* What stage 2 learns from or is tested on: features of scans[count] by the frozen ResNetSWA, their
+   lengths and labels. */
+static qnet_status qnet__fold_embed(qnet__job *job, qnet_resnet *net, const int *scans, int count)
 {
-    char checkpoint[QNET__PATH];
-    qnet__job_path(job, "stage2.checkpoint", checkpoint);
-    if (job->resume && qnet_file_exists(checkpoint)) QNET__TRY(qnet_training_load(run, checkpoint));
-    QNET__TRY(qnet_training_run(run, checkpoint));
-    for (int i = 0; i < job->test_count; i++)
-        job->length[i] = job->cohort->scans[job->test[i]].slices;
-    QNET__TRY(qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->test,
-                         job->test_count, job->features, NULL));
-    QNET__TRY(qnet_scan_model_predict(run->model, job->features, job->length, job->test_count,
-                                      job->image, job->scan));
-    return qnet__fold_keep(job, run, QNET_MODEL_QNET, job->scan);
+    for (int i = 0; i < count; i++) {
+        job->length[i] = job->cohort->scans[scans[i]].slices;
+        job->label[i] = (int)job->cohort->scans[scans[i]].label;
+    }
+    return qnet_embed(net, &job->e->config.stage1.augment, job->cohort, scans, count,
+                      job->features, NULL);
 }
 
-/* Q-Net on the features of the frozen ResNetSWA. */
+/* Q-Net on the features of the frozen ResNetSWA: trained, tested and saved. Its file keeps the hash
+   of that ResNetSWA's, beside which it will lie. */
 static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
 {
     qnet_stage2_config config = job->e->config.stage2;
+    qnet_safetensors *embedding = NULL;
     qnet_training *run = NULL;
-    qnet_status status;
-    config.steps = job->cohort->config.max_slices;
+    QNET__TRY(qnet__experiment_weights_file(job->e, job->input, job->repeat, job->fold,
+                                            QNET_MODEL_RESNET_SWA, &embedding));
+    job->embedding_hash = qnet_safetensors_hash(embedding);
+    qnet_safetensors_destroy(embedding);
+    config.steps = job->steps;
     config.seed = qnet__job_seed(job);
-    for (int i = 0; i < job->train_count; i++) {
-        job->length[i] = job->cohort->scans[job->train[i]].slices;
-        job->label[i] = (int)job->cohort->scans[job->train[i]].label;
-    }
-    QNET__TRY(qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->train,
-                         job->train_count, job->features, NULL));
+    QNET__TRY(qnet__fold_embed(job, net, job->train, job->train_count));
     QNET__TRY(qnet_stage2_create(job->e->ctx, &config, job->features, job->length, job->label,
                                  job->train_count, &run));
-    status = qnet__stage2_train(job, run, net);
+    qnet_status status = qnet__job_train(job, run, "stage2", NULL, 0);
+    if (status == QNET_OK) status = qnet__fold_embed(job, net, job->test, job->test_count);
+    if (status == QNET_OK)
+        status = qnet_scan_model_predict(run->model, job->features, job->length, job->test_count,
+                                         qnet__job_image(job, QNET_MODEL_QNET), job->scan);
+    if (status == QNET_OK) status = qnet__fold_keep(job, run, QNET_MODEL_QNET);
     qnet_training_destroy(run);
     return status;
 }
 
-/* The hash that this fold's Q-Net keeps of its embedding: of the file that both will lie beside. */
-static qnet_status qnet__job_hash_embedding(qnet__job *job)
-{
-    qnet_safetensors *file;
-    QNET__TRY(qnet__experiment_weights_file(job->e, job->input, job->repeat, job->fold,
-                                            QNET_MODEL_RESNET_SWA, &file));
-    job->embedding_hash = qnet_safetensors_hash(file);
-    qnet_safetensors_destroy(file);
-    return QNET_OK;
-}
-
-/* ResNet (swa = 0), or ResNetSWA and Q-Net behind it: trained, tested and saved. */
+/* ResNet (swa = 0), or ResNetSWA and Q-Net behind it: trained, tested and saved. The ResNet leaves
+   the checkpoint with which the ResNetSWA begins. */
 static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
 {
+    const int model = swa ? QNET_MODEL_RESNET_SWA : QNET_MODEL_RESNET;
     qnet_stage1_config config = job->e->config.stage1;
     const int start = qnet_stage1_swa_start(&config);
     qnet_training *run = NULL;
-    qnet_status status;
     config.size = job->cohort->config.size;
     config.seed = qnet__job_seed(job);
     config.swa = swa;
@@ -21371,189 +21044,173 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
     QNET__TRY(qnet_stage1_create(job->e->ctx, &config, job->cohort, job->train, job->train_count,
                                  job->initial ? job->initial->weights : NULL, &run));
     job->run_first = swa ? start : 0;
-    status = qnet__stage1_train(job, run, swa, start);
+    qnet_status status =
+        swa ? qnet__job_train(job, run, "swa", NULL, 0)
+            : qnet__job_train(job, run, "resnet", "swa", start);
     job->epochs += config.epochs - job->run_first;
     job->run_first = -1;
     if (status == QNET_OK)
         status = qnet_embed(run->net, &config.augment, job->cohort, job->test, job->test_count,
-                            NULL, job->image);
-    if (status == QNET_OK)
-        status = qnet__fold_keep(job, run, swa ? QNET_MODEL_RESNET_SWA : QNET_MODEL_RESNET, NULL);
-    if (status == QNET_OK && swa) status = qnet__job_hash_embedding(job);
+                            NULL, qnet__job_image(job, model));
+    if (status == QNET_OK) status = qnet__fold_keep(job, run, model);
     if (status == QNET_OK && swa) status = qnet__fold_stage2(job, run->net);
     qnet_training_destroy(run);
     return status;
 }
 
-/* Trains and tests the three models of one fold, or reads the result of an earlier run. The
+/* Trains and tests the three models of one fold, or reads the result of an earlier session. The
    checkpoints go after the result is on the disk: a kill in between costs no work. */
 static qnet_status qnet__fold_run(qnet__job *job)
 {
-    static const char *const work_files[4] = {"branch.checkpoint", "resnet.checkpoint",
-                                              "swa.checkpoint", "stage2.checkpoint"};
-    if (job->resume) {
-        const qnet_status status = qnet__fold_load(job);
-        if (status != QNET_ERROR_NOT_FOUND) return status;
-    }
+    static const char *const runs[3] = {"resnet", "swa", "stage2"};
+    const qnet_status status = qnet__fold_load(job);
+    if (status != QNET_ERROR_NOT_FOUND) return status;
     QNET__TRY(qnet__fold_stage1(job, 0));
     QNET__TRY(qnet__fold_stage1(job, 1));
     QNET__TRY(qnet__fold_save(job));
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 3; i++) {
         char path[QNET__PATH];
-        qnet__job_path(job, work_files[i], path);
+        qnet__job_path(job, "checkpoint", runs[i], ".checkpoint", path);
         (void)qnet__remove(path);
     }
     return QNET_OK;
 }
 
-/* The items of a fold's test scans, by image and by scan, into their places of the two levels. A
-   scan's decision is the majority of its slices' by the two ResNets, Q-Net's own by Q-Net (paper,
-   Table 3). */
+/* The items of a fold's test scans, by image and by scan, into their places of the two levels. Of
+   the two ResNets a scan has the mean of its slices' probabilities and the majority of their
+   decisions; Q-Net has its own (paper, Table 3). */
 static void qnet__fold_items(const qnet__job *job)
 {
-    const qnet_level_result *scans = &job->e->level[job->input][QNET_LEVEL_SCAN];
-    const qnet_level_result *images = &job->e->level[job->input][QNET_LEVEL_IMAGE];
-    const double *image = job->test_image;
+    const qnet_level_result *level = job->e->level[job->input];
+    const qnet_level_result *scans = &level[QNET_LEVEL_SCAN], *images = &level[QNET_LEVEL_IMAGE];
+    const size_t repeat = (size_t)job->repeat;
     for (int i = 0; i < job->test_count; i++) {
         const int s = job->test[i];
         const qnet_scan *scan = &job->cohort->scans[s];
-        const size_t repeat = (size_t)job->repeat;
         qnet_item *whole = scans->items + repeat * scans->count + (size_t)s;
         qnet_item *slice = images->items + repeat * images->count + (size_t)job->image_at[s];
-        int votes[QNET_MODELS] = { 0, 0, 0 };
+        int votes[QNET_MODELS] = {0, 0, 0};
         whole->scan = s;
         whole->slice = whole->z = -1;
         whole->fold = job->fold;
         whole->label = (int)scan->label;
-        for (int t = 0; t < scan->slices; t++, slice++, image++) {
+        for (int t = 0; t < scan->slices; t++, slice++) {
             *slice = *whole;
             slice->slice = t;
             slice->z = scan->slice_z[t];
             for (int m = 0; m < QNET_MODELS; m++) {
-                slice->probability[m] = image[m * job->test_images];
+                slice->probability[m] = qnet__job_image(job, m)[i * job->steps + t];
                 slice->decision[m] = slice->probability[m] > 0.5;
                 votes[m] += slice->decision[m];
             }
         }
         for (int m = 0; m < QNET_MODELS; m++) {
-            whole->probability[m] = job->test_scan[m * job->test_count + i];
-            whole->decision[m] = 2 * votes[m] > scan->slices; /* a tie is HC */
+            double sum = 0;
+            for (int t = 0; t < scan->slices; t++)
+                sum += qnet__job_image(job, m)[i * job->steps + t];
+            whole->probability[m] = m == QNET_MODEL_QNET ? job->scan[i] : sum / scan->slices;
+            whole->decision[m] = m == QNET_MODEL_QNET ? job->scan[i] > 0.5
+                                                      : 2 * votes[m] > scan->slices;
         }
-        whole->decision[QNET_MODEL_QNET] = whole->probability[QNET_MODEL_QNET] > 0.5;
     }
 }
 
-/* Adds the fold's learning curves to the experiment's, into which it trains. */
-static qnet_status qnet__fold_curves(qnet__job *job)
+/* Adds the fold's learning curves to the experiment's, and the seconds that they hold, of this
+   session or an earlier one. Up to the first averaged epoch the ResNetSWA's is the ResNet's. */
+static void qnet__fold_curves(const qnet__job *job)
 {
     qnet_experiment *e = job->e;
+    const qnet_experiment_config *c = &e->config;
     for (int m = 0; m < QNET_MODELS; m++) {
-        qnet_curve *curve = &e->curves[e->curves_count++];
-        curve->input = job->input;
-        curve->repeat = job->repeat;
-        curve->fold = job->fold;
-        curve->kind = m;
-        curve->epochs = qnet__model_epochs(&e->config, m);
-        curve->epoch = job->curve[m] = (qnet_epoch *)qnet__experiment_alloc(
-            e, (size_t)curve->epochs, sizeof(qnet_epoch), "learning curves");
-        if (!curve->epoch) return QNET_ERROR_MEMORY;
+        const qnet_curve curve = {job->input, job->repeat, job->fold, m,
+                                  m == QNET_MODEL_QNET ? c->stage2.epochs : c->stage1.epochs,
+                                  job->curve + m * c->stage1.epochs};
+        int i = m == QNET_MODEL_RESNET_SWA ? qnet_stage1_swa_start(&c->stage1) : 0;
+        for (; i < curve.epochs; i++) e->seconds += curve.epoch[i].seconds;
+        e->curves[e->curves_count++] = curve;
     }
-    return QNET_OK;
 }
 
 /* ---- initial weights ------------------------------------------------------------------------- */
 
 /* Warns of each way in which the images of the initial weights were prepared otherwise. text: this
    input's preparation as lines, cut up in place. */
-static void qnet__compare_preparation(qnet_context *ctx, const qnet_safetensors *file,
-                                      const char *path, char *text)
+static void qnet__compare_preparation(const qnet_experiment *e, const qnet_safetensors *file,
+                                      char *text)
 {
-    static const char *const stretch[2] = { "percentile", "window" };
-    const char *pairs[2 * QNET__METADATA_PAIRS], *input = "", *other = "", *kind = "0";
-    const int n = qnet__metadata_pairs(text, pairs);
+    static const char *const stretch[2] = {"percentile", "window"};
+    const char *pairs[2 * QNET__METADATA_PAIRS];
+    const char *input = qnet_safetensors_metadata(file, "input");
+    const int n = qnet__metadata_pairs(text, pairs); /* the first is the input */
+    const int kind = e->config.stage1.augment.stretch == QNET_STRETCH_WINDOW;
+    const int crops = strcmp(pairs[1], "crop") == 0 && (!input || strcmp(input, "crop") == 0);
     for (int k = 0; k < n; k++) {
         const char *key = pairs[2 * k], *now = pairs[2 * k + 1];
         const char *was = qnet_safetensors_metadata(file, key);
-        if (strcmp(key, "input") == 0) input = now, other = was ? was : now;
-        if (strcmp(key, "stretch") == 0) kind = now;
-        if (!was && strcmp(key, "preparation") == 0) was = "1"; /* files of before it was said */
         if (!was || strcmp(was, now) == 0) continue;
+        /* Slices are each scan's own, and so is the box's place; a full image has no box. Numbers
+           of the stretch that is not used do not matter. */
         if (strncmp(key, "slice", 5) == 0 || strcmp(key, "max_slices") == 0) continue;
-        if (strncmp(key, "box_", 4) == 0 && /* a full image has none, and its place is the scan's */
-            (strcmp(key, "box_mm") != 0 || strcmp(input, other) != 0 || *input != 'c')) continue;
-        if (strncmp(key, "percentile", 10) == 0 && *kind != '0') continue;
-        if (strncmp(key, "window", 6) == 0 && *kind != '1') continue;
+        if (strncmp(key, "box_", 4) == 0 && !(crops && strcmp(key, "box_mm") == 0)) continue;
+        if (strncmp(key, stretch[!kind], strlen(stretch[!kind])) == 0) continue;
         if (strcmp(key, "stretch") == 0) now = stretch[*now == '1'], was = stretch[*was == '1'];
-        qnet__log(ctx, QNET_LOG_WARNING,
+        qnet__log(e->ctx, QNET_LOG_WARNING,
                   "%.250s: these weights know other images: %s is %.40s in the file and %.40s here",
-                  path, key, was, now);
+                  e->weights, key, was, now);
     }
 }
 
-/* Files of an experiment say how images were prepared: their normalisation is taken unless the
-   configuration has one; files that say nothing are taken for ImageNet's. */
-static qnet_status qnet__initial_preparation(qnet_experiment *e, const qnet_safetensors *file,
-                                             int of_experiment)
+/* Unless the configuration has a normalisation beyond the stretch, that of the weights is taken:
+   files of an experiment say how images were prepared, others are taken for ImageNet's. */
+static qnet_status qnet__initial_preparation(qnet_experiment *e, const qnet_safetensors *file)
 {
-    qnet_context *ctx = e->ctx;
     qnet_augment_config *a = &e->config.stage1.augment, read = *a;
-    int plain = 1; /* not normalised beyond the stretch */
+    const int known = qnet_safetensors_metadata(file, "mean.0") != NULL;
+    int plain = 1;
     for (int c = 0; c < 3; c++) plain = plain && a->mean[c] == 0 && a->std[c] == 1;
-    if (!qnet_safetensors_metadata(file, "mean.0")) {
-        const qnet_safetensor *head = qnet_safetensors_find(file, "fc.weight");
-        if (plain && !of_experiment) qnet_augment_config_imagenet(a);
-        if (!of_experiment && head != NULL && head->shape[0] == QNET_CLASSES)
-            qnet__log(ctx, QNET_LOG_WARNING,
-                      "%.250s: has a head of 2 classes and does not say on whom it was trained nor "
-                      "how its images were prepared: %s, and subjects in common are not noticed",
-                      e->weights, plain ? "ImageNet's mean and std are taken"
-                                        : "mean and std are those given");
-        return QNET_OK;
-    }
-    if (plain) {
-        QNET__TRY(qnet__settings_read(ctx, file, e->weights, qnet__stretch_settings, &read));
+    if (plain && !known) qnet_augment_config_imagenet(a);
+    if (plain && known) {
+        QNET__TRY(qnet__settings_read(e->ctx, file, e->weights, qnet__stretch_settings, &read));
         memcpy(a->mean, read.mean, sizeof a->mean);
         memcpy(a->std, read.std, sizeof a->std);
     }
     for (int i = 0; i < 2; i++) {
         qnet_buffer text = {NULL, 0, 0, NULL};
-        qnet_status status;
-        if (!e->config.use_input[i]) continue;
-        status = qnet__preparation_text(ctx, &e->config.input[i], a, &text);
-        if (status == QNET_OK)
-            qnet__compare_preparation(ctx, file, e->weights, (char *)text.bytes);
-        qnet_buffer_free(ctx, &text);
+        qnet_status status = qnet__preparation_text(e->ctx, &e->config.input[i], a, &text);
+        if (status == QNET_OK && known && e->config.use_input[i])
+            qnet__compare_preparation(e, file, (char *)text.bytes);
+        qnet_buffer_free(e->ctx, &text);
         QNET__TRY(status);
     }
     return QNET_OK;
 }
 
-/* Initial weights into net, and what their file says: on whom they were trained, and how. A head of
-   other than 2 classes is left out, as ImageNet's of 1000; each fold then draws its own. */
-static qnet_status qnet__initial_read(qnet__job *job, const qnet_safetensors *file,
-                                      qnet_resnet *net)
+/* Initial weights into job->initial, and what their file says: on whom they were trained, and how.
+   A head of other than 2 classes is left out, as ImageNet's of 1000: each fold draws its own. */
+static qnet_status qnet__initial_read(qnet__job *job, const qnet_safetensors *file)
 {
     qnet_experiment *e = job->e;
-    const char *subjects = qnet_safetensors_metadata(file, "subjects");
+    qnet_resnet *net = job->initial;
     const char *seen = qnet_safetensors_metadata(file, "trained_on");
+    const qnet_safetensor *head = qnet_safetensors_find(file, "fc.weight");
     e->weights_hash = qnet_safetensors_hash(file);
     qnet_resnet_init(net, e->config.seed);
     QNET__TRY(qnet_weights_from_safetensors(e->ctx, file, net->table, net->weights, 1,
                                             &job->new_head));
     QNET__TRY(qnet__check_labels(e->ctx, file, e->weights));
-    if (subjects) snprintf(job->trained_on, sizeof job->trained_on, "%s", subjects);
-    if (seen) {
-        if (strlen(seen) % QNET__RECORD != 0)
-            return qnet__fail(e->ctx, QNET_ERROR_FORMAT,
-                              "%.250s: metadata \"trained_on\" is not made of %d digits a subject",
-                              e->weights, QNET__RECORD);
-        QNET__TRY(qnet_buffer_append(e->ctx, &job->seen, seen, strlen(seen)));
-    } else if (subjects) {
+    if (seen && strlen(seen) % QNET__RECORD != 0)
+        return qnet__fail(e->ctx, QNET_ERROR_FORMAT,
+                          "%.250s: metadata \"trained_on\" is not made of %d digits a subject",
+                          e->weights, QNET__RECORD);
+    if (seen) QNET__TRY(qnet_buffer_append(e->ctx, &job->seen, seen, strlen(seen)));
+    else if (head && head->shape[0] == QNET_CLASSES)
         qnet__log(e->ctx, QNET_LOG_WARNING,
-                  "%.250s: does not name the subjects that it was trained on one by one; only this "
-                  "very cohort would be noticed", e->weights);
-    }
-    return qnet__initial_preparation(e, file, subjects != NULL);
+                  "%.250s: has a head of 2 classes and does not say on whom it was trained: "
+                  "subjects in common are not noticed%s", e->weights,
+                  qnet_safetensors_metadata(file, "mean.0")
+                      ? "" : "; nor how its images were prepared: ImageNet's mean and std are "
+                             "taken unless others are given");
+    return qnet__initial_preparation(e, file);
 }
 
 /* The file of initial weights into job->initial, a network of the smallest size: only its weights
@@ -21562,7 +21219,7 @@ static qnet_status qnet__initial_weights(qnet__job *job)
 {
     qnet_context *ctx = job->e->ctx;
     qnet_resnet_config c;
-    qnet_safetensors *file;
+    qnet_safetensors *file = NULL;
     qnet_status status;
     qnet_resnet_config_init(&c);
     c.height = c.width = 32;
@@ -21570,35 +21227,28 @@ static qnet_status qnet__initial_weights(qnet__job *job)
     c.training = 0;
     QNET__TRY(qnet_safetensors_load(ctx, job->e->weights, &file));
     status = qnet_resnet_create(ctx, &c, &job->initial);
-    if (status == QNET_OK) status = qnet__initial_read(job, file, job->initial);
+    if (status == QNET_OK) status = qnet__initial_read(job, file);
     qnet_safetensors_destroy(file);
     return status;
 }
 
-/* Every subject comes into a test fold, so the initial weights may have seen none of them: by the
-   records of their file, or by the names of the whole cohort where it has none. */
+/* Every subject comes into a test fold, so the initial weights may have seen none of them. The map
+   tells who it is; the same name with another map is warned of. */
 static qnet_status qnet__check_weights_leak(const qnet__job *job)
 {
     const qnet_experiment *e = job->e;
     const char *seen = (const char *)job->seen.bytes;
-    const int whole = job->seen.size == 0 && strcmp(job->trained_on, job->subjects) == 0;
     int namesakes = 0;
     for (int s = 0; s < job->cohort->scans_count; s++) {
         const qnet_scan *scan = &job->cohort->scans[s];
         char record[QNET__RECORD + 1];
-        int leak = whole, same_name = 0;
         qnet__subject_record(scan, record);
-        for (size_t at = 0; at < job->seen.size; at += QNET__RECORD) {
-            leak |= memcmp(seen + at + QNET__RECORD / 2, record + QNET__RECORD / 2,
-                           QNET__RECORD / 2) == 0;
-            same_name |= memcmp(seen + at, record, QNET__RECORD / 2) == 0;
-        }
-        if (leak)
+        if (qnet__records_hold(seen, 1, record + QNET__RECORD / 2))
             return qnet__fail(e->ctx, QNET_ERROR_LEAK,
                               "%.250s: these weights were trained on subjects of this cohort, such "
                               "as %s; the test folds would not be unseen", e->weights,
                               scan->subject);
-        namesakes += same_name;
+        namesakes += qnet__records_hold(seen, 0, record);
     }
     if (namesakes > 0)
         qnet__log(e->ctx, QNET_LOG_WARNING,
@@ -21620,11 +21270,11 @@ static qnet_status qnet__work_files(const qnet_experiment *e, const char *folder
 {
     char path[QNET__PATH];
     qnet_buffer names = {NULL, 0, 0, NULL};
+    const char *name = NULL;
     qnet_status status;
     snprintf(path, sizeof path, "%s/%s", e->out, folder);
     status = qnet_list_folder(e->ctx, path, &names);
-    for (const char *name = NULL;
-         status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL;) {
+    while (status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL) {
         if (!qnet__ends_in(name, end)) continue;
         ++*count;
         snprintf(path, sizeof path, "%s/%s/%s", e->out, folder, name);
@@ -21657,130 +21307,100 @@ static qnet_status qnet__work_move(const qnet_experiment *e, const char *folder,
                                     target, strerror(errno));
         }
     qnet_buffer_free(e->ctx, &names);
-    QNET__TRY(status);
     snprintf(target, sizeof target, "%s%s", e->out, to);
-    (void)qnet__sync(target);
-    return QNET_OK;
-}
-
-/* QNET_ERROR_MISMATCH with the first line in which two configuration texts differ, or QNET_OK. */
-static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, const char *was,
-                                        const char *now)
-{
-    size_t line = strcspn(was, "\n");
-    while (*was && line == strcspn(now, "\n") && memcmp(was, now, line) == 0) {
-        was += line + (was[line] == '\n');
-        now += line + (now[line] == '\n');
-        line = strcspn(was, "\n");
-    }
-    if (!*was && !*now) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                      "%s: the run to resume has \"%.*s\", this one has \"%.*s\"", path, (int)line,
-                      was, (int)strcspn(now, "\n"), now);
-}
-
-/* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
-   overwrite an unfinished one, which may be days of work. */
-static qnet_status qnet__checkpoint_open(const qnet_experiment *e, int resume,
-                                         const qnet_buffer *text)
-{
-    static const char *const folders[3] = {"checkpoint/publish", "checkpoint/weights",
-                                           "checkpoint"};
-    qnet_context *ctx = e->ctx;
-    char path[QNET__PATH];
-    int temporary = 0, begun = 0, done = 0;
-    for (int i = 0; i < 3; i++) {
-        snprintf(path, sizeof path, "%s/%s", e->out, folders[i]);
-        QNET__TRY(qnet_make_folder(ctx, path));
-        QNET__TRY(qnet__work_files(e, folders[i], ".tmp", 1, &temporary)); /* of a run killed */
-    }
-    QNET__TRY(qnet__work_files(e, "checkpoint", ".checkpoint", 0, &begun));
-    QNET__TRY(qnet__work_files(e, "checkpoint/weights", ".safetensors", 0, &begun));
-    QNET__TRY(qnet__work_files(e, "checkpoint", "-result.safetensors", 0, &done));
-    snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
-    /* Results alone: a run that was complete, and stopped while it tidied up. */
-    if (begun == 0 && done > 0 && !qnet_file_exists(path)) {
-        QNET__TRY(qnet__work_files(e, "checkpoint", "-result.safetensors", 1, &done));
-        done = 0;
-    }
-    if (resume && begun + done > 0 && qnet_file_exists(path)) {
-        qnet_buffer old = {NULL, 0, 0, NULL};
-        qnet_status status = qnet_file_read(ctx, path, 1 << 20, &old);
-        if (status == QNET_OK)
-            status = qnet__config_compare(ctx, path, old.size ? (const char *)old.bytes : "",
-                                          (const char *)text->bytes);
-        qnet_buffer_free(ctx, &old);
-        return status;
-    }
-    if (begun + done > 0)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "%s/checkpoint: holds an unfinished run (%d files); resume it, or remove "
-                          "that folder to begin anew", e->out, begun + done);
-    return qnet_file_replace(ctx, path, text->bytes, text->size);
-}
-
-/* Removes weights of an earlier run from out/weights whose place none of this run's has taken:
-   a fold, repeat or input that it has not. */
-static qnet_status qnet__old_weights_clear(const qnet_experiment *e)
-{
-    const qnet_experiment_config *c = &e->config;
-    char folder[600], path[960];
-    qnet_buffer names = {NULL, 0, 0, NULL};
-    const char *name = NULL;
-    qnet_status status;
-    int removed = 0;
-    snprintf(folder, sizeof folder, "%s/weights", e->out);
-    status = qnet_list_folder(e->ctx, folder, &names);
-    while (status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL) {
-        int input, repeat, fold;
-        char model[16], again[64];
-        if (strlen(name) < 4 ||
-            sscanf(name + 4, "-repeat%2d-fold%6d-%9[a-z]", &repeat, &fold, model) != 3)
-            continue;
-        input = name[0] == 'f' ? QNET_INPUT_FULL : QNET_INPUT_CROP;
-        snprintf(again, sizeof again, "%s-repeat%02d-fold%02d-%s.safetensors",
-                 qnet_input_name((qnet_input)input), repeat, fold, model);
-        if (strcmp(again, name) != 0) continue; /* not a run's */
-        if (c->use_input[input] && repeat <= c->repeats && fold <= c->folds) continue;
-        snprintf(path, sizeof path, "%s/%s", folder, name);
-        (void)qnet__remove(path);
-        removed++;
-    }
-    qnet_buffer_free(e->ctx, &names);
-    if (removed > 0)
-        qnet__log(e->ctx, QNET_LOG_INFO, "%s: %d files of an earlier run were removed", folder,
-                  removed);
+    if (status == QNET_OK) (void)qnet__sync(target);
     return status;
 }
 
-/* predictions.csv beside the files of the caller's publish. */
-static qnet_status qnet__csv_save(const qnet_experiment *e)
+/* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
+   overwrite an unfinished one, which may be days of work. By what is there:
+     no work, no checkpoints         a run begins: config.txt is written
+     results, but no config.txt      a complete run was stopped while it tidied up: as above
+     work and config.txt             a resume goes on, if config.txt is the same; else refused
+     checkpoints, no config.txt      refused: nobody knows whose they are */
+static qnet_status qnet__checkpoint_open(const qnet__job *job)
 {
-    char path[600];
+    static const char *const parts[3] = {"checkpoint/publish", "checkpoint/weights", "checkpoint"};
+    const qnet_experiment *e = job->e;
+    qnet_context *ctx = e->ctx;
+    qnet_buffer was = {NULL, 0, 0, NULL};
+    char path[QNET__PATH];
+    int temporary = 0, begun = 0, done = 0, has_config;
+    qnet_status status;
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s", e->out, parts[i]);
+        QNET__TRY(qnet_make_folder(ctx, path));
+        QNET__TRY(qnet__work_files(e, parts[i], ".tmp", 1, &temporary)); /* of a run killed */
+    }
+    snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
+    has_config = qnet_file_exists(path);
+    QNET__TRY(qnet__work_files(e, "checkpoint", ".checkpoint", 0, &begun));
+    QNET__TRY(qnet__work_files(e, "checkpoint/weights", ".safetensors", 0, &begun));
+    /* Results alone are of a run that was complete, and stopped while it tidied up. */
+    QNET__TRY(qnet__work_files(e, "checkpoint", "-result.safetensors", begun == 0 && !has_config,
+                               &done));
+    if (begun > 0 || has_config) begun += done;
+    if (begun == 0) return qnet_file_replace(ctx, path, job->text.bytes, job->text.size);
+    if (!job->resume || !has_config)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "%s/checkpoint: holds an unfinished run (%d files); resume it, or remove "
+                          "that folder to begin anew", e->out, begun);
+    status = qnet_file_read(ctx, path, 1 << 20, &was);
+    if (status == QNET_OK)
+        status = qnet__text_compare(ctx, path, was.size ? (const char *)was.bytes : "",
+                                    (const char *)job->text.bytes);
+    qnet_buffer_free(ctx, &was);
+    return status;
+}
+
+/* Removes from out/weights what an earlier run had more than this one: an input, repeats, folds.
+   What both have is replaced, and files of other names are the user's. */
+static void qnet__old_weights_clear(const qnet_experiment *e)
+{
+    const qnet_experiment_config *c = &e->config;
+    char path[QNET__PATH];
+    int removed = 0;
+    for (int i = 0; i < 2 * QNET__MAX_REPEATS; i++) {
+        const int input = i % 2, repeat = i / 2;
+        int fold = c->use_input[input] && repeat < c->repeats ? c->folds : 0, before;
+        do {
+            before = removed;
+            for (int m = 0; m < QNET_MODELS; m++) {
+                qnet__fold_path(e, "weights", input, repeat, fold, qnet__file_names[m],
+                                ".safetensors", path);
+                removed += qnet__path_kind(path) != 0 && qnet__remove(path) == 0;
+            }
+            fold++;
+        } while (removed > before);
+    }
+    if (removed > 0)
+        qnet__log(e->ctx, QNET_LOG_INFO, "%s/weights: %d files of an earlier run were removed",
+                  e->out, removed);
+}
+
+/* Publishes a run that is complete: the caller's files and predictions.csv are written, all is
+   moved, weights last, and out/checkpoint is emptied, config.txt before the results. Every step may
+   be repeated: a resume after a kill at any of them finds the folds' results, and comes here
+   again. */
+static qnet_status qnet__publish(const qnet_experiment *e)
+{
+    static const char *const folders[3] = {"publish", "weights", ""};
+    const qnet_publish *publish = &e->config.publish;
     qnet_buffer csv = {NULL, 0, 0, NULL};
+    char path[QNET__PATH];
+    int count = 0;
+    snprintf(path, sizeof path, "%s/checkpoint/publish", e->out);
+    if (publish->write) QNET__TRY(publish->write(publish->user, e, path));
     qnet_status status = qnet_experiment_csv(e, &csv);
     snprintf(path, sizeof path, "%s/checkpoint/publish/predictions.csv", e->out);
     if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, csv.bytes, csv.size);
     qnet_buffer_free(e->ctx, &csv);
-    return status;
-}
-
-/* Publishes a run that is complete. Every step may be repeated: a resume after a kill at any of
-   them finds the folds' results, and comes here again. */
-static qnet_status qnet__publish(const qnet_experiment *e)
-{
-    static const char *const folders[3] = {"publish", "weights", ""};
-    char path[QNET__PATH];
-    int count = 0;
-    snprintf(path, sizeof path, "%s/checkpoint/publish", e->out);
-    if (e->config.publish.write)
-        QNET__TRY(e->config.publish.write(e->config.publish.user, e, path));
-    QNET__TRY(qnet__csv_save(e));
+    QNET__TRY(status);
     QNET__TRY(qnet__work_move(e, "publish", ""));
     snprintf(path, sizeof path, "%s/weights", e->out);
     QNET__TRY(qnet_make_folder(e->ctx, path));
     QNET__TRY(qnet__work_move(e, "weights", "/weights"));
-    QNET__TRY(qnet__old_weights_clear(e));
+    qnet__old_weights_clear(e);
     QNET__TRY(qnet__work_files(e, "checkpoint", ".checkpoint", 1, &count));
     snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
     if (qnet__remove(path) != 0)
@@ -21794,7 +21414,10 @@ static qnet_status qnet__publish(const qnet_experiment *e)
     return QNET_OK;
 }
 
-/* ---- the whole experiment -------------------------------------------------------------------- */
+/* ---- the whole experiment ---------------------------------------------------------------------
+   Arguments, lock of out, initial weights; for each input: cohort, memory, leak check, folds,
+   evaluation, pictures of the caller; files, unlock. Only the lock is written into out before the
+   data of the first input have been read and dealt into folds. */
 
 /* Permutes the true labels over subjects, anew in each repeat: a control that shows leaks. Scans
    of a subject follow it. From here on the cohort has no other labels. */
@@ -21819,15 +21442,8 @@ static void qnet__shuffle_labels(qnet__job *job, int repeat)
    the second input are read again, maybe days later, and must be those of the first. */
 static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort, int input)
 {
-    const int first = e->participants == NULL;
-    if (first) {
-        const size_t n = (size_t)cohort->scans_count;
-        e->participants = (qnet_participant *)qnet__experiment_alloc(
-            e, n, sizeof *e->participants, "participants");
-        e->fold = (int *)qnet__experiment_alloc(e, n, sizeof *e->fold, "participants");
-        if (!e->participants || !e->fold) return QNET_ERROR_MEMORY;
-        e->participants_count = cohort->scans_count;
-    }
+    const int first = e->participants_count == 0;
+    e->participants_count = cohort->scans_count;
     for (int s = 0; s < e->participants_count; s++) {
         qnet_participant *p = &e->participants[s];
         const qnet_scan *scan = &cohort->scans[s];
@@ -21846,140 +21462,107 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
     return QNET_OK;
 }
 
-/* Room for the items and ROC points of a level. */
-static qnet_status qnet__level_create(qnet_experiment *e, qnet_level_result *level, size_t count)
-{
-    level->count = count;
-    level->items = (qnet_item *)qnet__experiment_alloc(e, (size_t)e->config.repeats * count,
-                                                       sizeof(qnet_item), "test items");
-    if (!level->items) return QNET_ERROR_MEMORY;
-    for (int m = 0; m < QNET_MODELS; m++) {
-        level->model[m].roc = (qnet_roc_point *)qnet__experiment_alloc(
-            e, count + 1, sizeof(qnet_roc_point), "ROC curves");
-        if (!level->model[m].roc) return QNET_ERROR_MEMORY;
-    }
-    return QNET_OK;
-}
-
-/* Trains and tests on one fold of a repeat. */
+/* Trains and tests on one fold of a repeat: the scans of its subjects are the test side, all others
+   are the train side. */
 static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
 {
     const qnet_experiment_config *c = &job->e->config;
     job->repeat = repeat;
     job->fold = fold;
-    job->train_count = job->test_count = job->test_images = 0;
-    for (int s = 0; s < job->cohort->scans_count; s++) {
-        if (job->fold_of[s] != fold) {
-            job->train[job->train_count++] = s;
-            continue;
-        }
-        job->test[job->test_count++] = s;
-        job->test_images += job->cohort->scans[s].slices;
-    }
+    job->train_count = job->test_count = 0;
+    for (int s = 0; s < job->cohort->scans_count; s++)
+        if (job->fold_of[s] == fold) job->test[job->test_count++] = s;
+        else job->train[job->train_count++] = s;
     snprintf(job->where, sizeof job->where, "%s repeat %d/%d fold %d/%d",
              qnet_input_name((qnet_input)job->input), repeat + 1, c->repeats, fold + 1, c->folds);
     job->epochs = (double)qnet__fold_epochs(c) * ((double)repeat * c->folds + fold);
-    QNET__TRY(qnet__fold_curves(job));
     QNET__TRY(qnet__fold_run(job));
     qnet__fold_items(job);
+    qnet__fold_curves(job);
+    job->curve += qnet__curve_epochs(c);
     return QNET_OK;
 }
 
-/* One input, whose cohort is in memory: for each repeat, folds are dealt and each is trained and
-   tested; then all items are evaluated, and the caller may draw. The first deal, before out is
-   touched, refuses a cohort with too few subjects for its folds. */
-static qnet_status qnet__input_run(qnet__job *job, int images)
+/* Deals the folds of a repeat, after its labels have been permuted where that is asked for. Labels
+   and folds of the first one are those that the experiment shows. */
+static qnet_status qnet__input_deal(qnet__job *job, int repeat)
 {
     qnet_experiment *e = job->e;
-    qnet_context *ctx = e->ctx;
     const qnet_experiment_config *c = &e->config;
-    qnet_cohort *cohort = job->cohort;
-    qnet_level_result *level = e->level[job->input];
-    const int n = cohort->scans_count;
-    int image = 0;
-    for (int s = 0; s < n; s++) {
-        job->subject[s] = s;
-        for (int q = 0; q < s && job->subject[s] == s; q++)
-            if (strcmp(cohort->scans[q].subject, cohort->scans[s].subject) == 0)
-                job->subject[s] = q;
-        job->image_at[s] = image;
-        image += cohort->scans[s].slices;
+    if (c->shuffle_labels) qnet__shuffle_labels(job, repeat);
+    QNET__TRY(qnet_folds_create(e->ctx, job->cohort, c->folds, qnet__folds_seed(c->seed, repeat),
+                                job->fold_of));
+    for (int s = 0; s < e->participants_count && repeat == 0; s++) {
+        e->participants[s].label = job->cohort->scans[s].label;
+        e->fold[s] = job->fold_of[s];
     }
-    QNET__TRY(qnet__participants(e, cohort, job->input));
+    return qnet_folds_check(e->ctx, job->cohort, c->folds, job->fold_of);
+}
+
+/* One input, whose cohort is in memory: for each repeat, folds are dealt and each is trained and
+   tested; then all items are evaluated, and the caller may draw. out/checkpoint is opened after the
+   data have been read and first dealt: a mistake there leaves no folder. */
+static qnet_status qnet__input_run(qnet__job *job)
+{
+    qnet_experiment *e = job->e;
+    const qnet_experiment_config *c = &e->config;
+    const qnet_scan *scans = job->cohort->scans;
+    int image = 0;
+    for (int s = 0; s < job->cohort->scans_count; s++) {
+        job->image_at[s] = image;
+        image += scans[s].slices;
+        job->subject[s] = 0;
+        while (strcmp(scans[job->subject[s]].subject, scans[s].subject) != 0) job->subject[s]++;
+    }
+    QNET__TRY(qnet__participants(e, job->cohort, job->input));
     QNET__TRY(qnet__check_weights_leak(job));
-    if (c->shuffle_labels) qnet__shuffle_labels(job, 0);
-    for (int s = 0; s < n; s++) e->participants[s].label = cohort->scans[s].label;
-    QNET__TRY(qnet_folds_create(ctx, cohort, c->folds, c->seed, job->fold_of));
-    if (!job->opened) /* not before the data have been read: a mistake there leaves no folder */
-        QNET__TRY(qnet__checkpoint_open(e, job->resume, &job->text));
-    job->opened = 1;
-    QNET__TRY(qnet__level_create(e, &level[QNET_LEVEL_IMAGE], (size_t)images));
-    QNET__TRY(qnet__level_create(e, &level[QNET_LEVEL_SCAN], (size_t)n));
     for (int repeat = 0; repeat < c->repeats; repeat++) {
-        if (c->shuffle_labels) qnet__shuffle_labels(job, repeat);
-        QNET__TRY(qnet_folds_create(ctx, cohort, c->folds, qnet__folds_seed(c->seed, repeat),
-                                    job->fold_of));
-        QNET__TRY(qnet_folds_check(ctx, cohort, c->folds, job->fold_of));
-        if (repeat == 0) memcpy(e->fold, job->fold_of, (size_t)n * sizeof(int));
+        QNET__TRY(qnet__input_deal(job, repeat));
+        if (!job->opened) QNET__TRY(qnet__checkpoint_open(job));
+        job->opened = 1;
         for (int fold = 0; fold < c->folds; fold++)
             QNET__TRY(qnet__input_fold(job, repeat, fold));
     }
     for (int k = 0; k < QNET_LEVELS; k++)
-        QNET__TRY(qnet__evaluate_level(e, &level[k], job->subject));
-    if (c->publish.input != NULL) return c->publish.input(c->publish.user, e, cohort);
-    return QNET_OK;
+        QNET__TRY(qnet__evaluate_level(&job->columns, &e->level[job->input][k]));
+    return c->publish.input ? c->publish.input(c->publish.user, e, job->cohort) : QNET_OK;
 }
 
 /* Reads the cohort of one input and runs its folds. */
 static qnet_status qnet__input_read_and_run(qnet__job *job)
 {
     qnet_experiment *e = job->e;
-    qnet__arena arena = { NULL, 0 };
-    uint64_t subjects = QNET_HASH_START, hash = QNET_HASH_START;
+    const int input = job->input, first = e->memory[!input] == NULL;
+    qnet__arena arena = {NULL, 0};
+    uint64_t hash = QNET_HASH_START;
+    size_t images = 0;
     qnet_status status;
-    size_t bytes;
-    int images = 0;
-    snprintf(job->where, sizeof job->where, "%s", qnet_input_name((qnet_input)job->input));
+    snprintf(job->where, sizeof job->where, "%s", qnet_input_name((qnet_input)input));
     job->epochs = 0;
     job->run_first = -1;
-    QNET__TRY(qnet_cohort_load(e->ctx, &e->config.input[job->input], job->data->scans,
-                               job->data->count, &job->cohort));
+    QNET__TRY(qnet_cohort_load(e->ctx, &e->config.input[input], job->data->scans, job->data->count,
+                               &job->cohort));
     for (int s = 0; s < job->cohort->scans_count; s++) {
         const qnet_scan *scan = &job->cohort->scans[s];
         const int label = (int)scan->label;
-        const size_t name = strlen(scan->subject) + 1;
-        subjects = qnet_hash(subjects, scan->subject, name);
         hash = qnet_hash(hash, &scan->hash, sizeof scan->hash);
-        hash = qnet_hash(hash, scan->subject, name);
+        hash = qnet_hash(hash, scan->subject, strlen(scan->subject) + 1);
         hash = qnet_hash(hash, &label, sizeof label);
-        images += scan->slices;
+        images += (size_t)scan->slices;
     }
-    snprintf(job->subjects, sizeof job->subjects, "%016llx", (unsigned long long)subjects);
-    e->cohort_hash[job->input] = hash;
-    job->fingerprint = qnet_hash(QNET_HASH_START, job->text.bytes, job->text.size + 1) ^ hash;
-    e->run[job->input] = job->fingerprint;
-    qnet__job_plan(job, &arena, (size_t)images);
-    status = qnet__arena_alloc(e->ctx, &arena, &bytes, "the folds");
+    job->steps = job->cohort->config.max_slices;
+    e->cohort_hash[input] = hash;
+    e->run[input] = qnet_hash(QNET_HASH_START, job->text.bytes, job->text.size + 1) ^ hash;
+    qnet__input_plan(job, &arena, images, first);
+    status = qnet__arena_alloc(e->ctx, &arena, &e->bytes[input], "the folds");
+    e->memory[input] = arena.base;
     if (status == QNET_OK) {
-        qnet__job_plan(job, &arena, (size_t)images);
-        status = qnet__input_run(job, images);
+        memset(arena.base, 0, e->bytes[input]);
+        qnet__input_plan(job, &arena, images, first);
+        status = qnet__input_run(job);
     }
-    qnet__free(e->ctx, arena.base, bytes);
     qnet_cohort_destroy(job->cohort);
     return status;
-}
-
-/* Sum over the curves, which hold what earlier sessions took; up to the first averaged epoch the
-   ResNetSWA's is the ResNet's. */
-static double qnet__training_seconds(const qnet_experiment *e)
-{
-    double sum = 0;
-    for (int k = 0; k < e->curves_count; k++) {
-        const qnet_curve *c = &e->curves[k];
-        int i = c->kind == QNET_MODEL_RESNET_SWA ? qnet_stage1_swa_start(&e->config.stage1) : 0;
-        for (; i < c->epochs; i++) sum += c->epoch[i].seconds;
-    }
-    return sum;
 }
 
 /* Under the lock of the output folder: initial weights, the inputs one by one, the files. */
@@ -21987,48 +21570,28 @@ static qnet_status qnet__experiment_run(qnet__job *job)
 {
     qnet_experiment *e = job->e;
     const qnet_experiment_config *c = &e->config;
-    double pixels = 0;
+    double pixels[2] = {0, 0};
     if (e->weights[0]) QNET__TRY(qnet__initial_weights(job));
-    e->curves = (qnet_curve *)qnet__experiment_alloc(
-        e, (size_t)c->repeats * (size_t)c->folds, QNET_MODELS * 2 * sizeof(qnet_curve),
-        "learning curves");
-    if (!e->curves) return QNET_ERROR_MEMORY;
     QNET__TRY(qnet__experiment_text(e, &job->text));
     for (int i = 0; i < 2; i++)
-        if (c->use_input[i]) pixels += (double)c->input[i].size * c->input[i].size;
-    for (int i = 0; i < 2; i++) {
-        if (!c->use_input[i]) continue;
-        job->input = i;
+        if (c->use_input[i]) pixels[i] = (double)c->input[i].size * c->input[i].size;
+    for (job->input = 0; job->input < 2; job->input++) {
         job->share_before += job->share;
-        job->share = (double)c->input[i].size * c->input[i].size / pixels;
-        QNET__TRY(qnet__input_read_and_run(job));
+        job->share = pixels[job->input] / (pixels[0] + pixels[1]);
+        if (c->use_input[job->input]) QNET__TRY(qnet__input_read_and_run(job));
     }
-    e->seconds = qnet__training_seconds(e);
     return qnet__publish(e);
 }
 
-/* Copies a path into dst[512]. */
-static qnet_status qnet__copy_path(qnet_context *ctx, char dst[512], const char *path,
-                                   const char *what)
-{
-    if (strlen(path) >= 512)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "%s: a path of %lu characters, expected at most 511", what,
-                          (unsigned long)strlen(path));
-    memcpy(dst, path, strlen(path) + 1);
-    return QNET_OK;
-}
-
-/* UTF-8 text of a file (NULL: "") into to[size], cut where it must be, control characters (C0, DEL,
-   C1) made spaces: a terminal would obey them. */
+/* UTF-8 text of a file (NULL: "") into to[size], cut where it must be, control characters made
+   spaces: a terminal would obey them. */
 static void qnet__copy_text(char *to, size_t size, const char *text)
 {
     const unsigned char *p = (const unsigned char *)text;
     size_t left = text ? strlen(text) : 0, at = 0, n;
     for (; left > 0 && (n = qnet__utf8_size(p, left)) > 0 && at + n < size; p += n, left -= n) {
-        const int control = *p < 0x20 || *p == 0x7f || (*p == 0xc2 && p[1] < 0xa0);
-        if (control) to[at++] = ' ';
-        for (size_t i = 0; i < n && !control; i++) to[at++] = (char)p[i];
+        if (!qnet__printable(p)) to[at++] = ' ';
+        else memcpy(to + at, p, n), at += n;
     }
     to[at] = '\0';
 }
@@ -22037,16 +21600,24 @@ static void qnet__copy_text(char *to, size_t size, const char *text)
 static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset *data,
                                           const char *out, const char *weights)
 {
+    const struct { char *to; const char *path, *what; } paths[3] = {
+        {e->data, data->folder, "data folder"},
+        {e->out, out, "output folder"},
+        {e->weights, weights, "weights file"}};
     e->simulated = data->simulated;
     qnet__copy_text(e->dataset, sizeof e->dataset, data->name);
     qnet__copy_text(e->dataset_type, sizeof e->dataset_type, data->type);
     qnet__copy_text(e->derivatives, sizeof e->derivatives, data->derivatives);
-    if (data->folder)
-        QNET__TRY(qnet__copy_path(e->ctx, e->data, data->folder, "data folder"));
-    QNET__TRY(qnet__copy_path(e->ctx, e->out, out, "output folder"));
-    if (weights && !*weights)
-        return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "weights file: an empty path");
-    return weights ? qnet__copy_path(e->ctx, e->weights, weights, "weights file") : QNET_OK;
+    for (int i = 0; i < 3; i++) {
+        const size_t length = paths[i].path ? strlen(paths[i].path) : 0;
+        if (length >= sizeof e->out)
+            return qnet__fail(e->ctx, QNET_ERROR_LIMIT,
+                              "%s: a path of %lu characters, expected at most 511", paths[i].what,
+                              (unsigned long)length);
+        if (length > 0) memcpy(paths[i].to, paths[i].path, length + 1);
+    }
+    if (weights == NULL || *weights) return QNET_OK;
+    return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "weights file: an empty path");
 }
 
 /* Arguments, then the lock of the output folder, then the work. A run that fails leaves no
@@ -22056,25 +21627,21 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
                                          const char *weights, int resume,
                                          qnet_experiment **result)
 {
-    qnet_experiment *e;
     qnet__job job;
     qnet__lock lock;
-    qnet_status status;
-    if (!ctx) return QNET_ERROR_ARGUMENT;
-    if (!config || !data || !out || !result)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_run: an argument is NULL");
+    QNET__NEEDS(ctx, ctx && config && data && out && result);
     if (!data->scans || data->count < 1)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_run: no scans");
     QNET__TRY(qnet__experiment_check(ctx, config));
-    e = (qnet_experiment *)qnet__alloc(ctx, sizeof *e);
+    qnet_experiment *e = (qnet_experiment *)qnet__alloc(ctx, sizeof *e);
     if (!e) return qnet__no_memory(ctx, sizeof *e, "an experiment");
     memset(e, 0, sizeof *e);
     e->ctx = ctx;
     e->config = *config;
-    status = qnet__experiment_texts(e, data, out, weights);
+    qnet_status status = qnet__experiment_texts(e, data, out, weights);
     if (status == QNET_OK) status = qnet__lock_take(ctx, e->out, &lock);
     if (status == QNET_OK) {
-        qnet_progress own = {&job, qnet__job_progress};
+        const qnet_progress own = {&job, qnet__job_progress};
         memset(&job, 0, sizeof job);
         job.e = e;
         job.data = data;
@@ -22092,19 +21659,17 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
     else qnet_experiment_destroy(e);
     return status;
 }
+
 #endif /* QNET_NO_STDIO */
 
-/* All results are in e->blocks. */
+/* All results are in the memory of the inputs. */
 QNET_API void qnet_experiment_destroy(qnet_experiment *e)
 {
     if (!e) return;
-    while (e->blocks) {
-        struct qnet__block *block = e->blocks;
-        e->blocks = block->next;
-        qnet__free(e->ctx, block, block->bytes);
-    }
+    for (int i = 0; i < 2; i++) qnet__free(e->ctx, e->memory[i], e->bytes[i]);
     qnet__free(e->ctx, e, sizeof *e);
 }
+
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)

@@ -1016,7 +1016,7 @@ static void test_files(void)
                 FOLDER "/empty.nii: truncated: expected 348");
     CHECK_FAILS(ctx, qnet_nifti_save(ctx, "no/such/folder/a.nii", v, 0), QNET_ERROR_IO,
                 "folder");
-    CHECK_FAILS(ctx, qnet_nifti_load(ctx, NULL, &back), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(ctx, qnet_nifti_load(ctx, NULL, &back), QNET_ERROR_ARGUMENT, "path is missing");
     CHECK_FAILS(ctx, qnet_nifti_save(ctx, FOLDER "/a.nii", NULL, 0), QNET_ERROR_ARGUMENT,
                 "NULL");
     CHECK(back == NULL);

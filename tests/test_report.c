@@ -786,7 +786,7 @@ static void test_bad_input(void)
                                 report_manifest, page };
     recipe *r = made_up(12, 3, 1, 1, 8);
     CHECK(qnet_experiment_csv(NULL, NULL) == QNET_ERROR_ARGUMENT);
-    CHECK_FAILS(ctx, qnet_experiment_csv(&r->e, NULL), QNET_ERROR_ARGUMENT, "buffer is NULL");
+    CHECK_FAILS(ctx, qnet_experiment_csv(&r->e, NULL), QNET_ERROR_ARGUMENT, "expected e && csv");
     for (int k = 0; k < 5; k++) {
         qnet_status status = QNET_ERROR_MEMORY;
         long fail_at = 0;

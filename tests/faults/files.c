@@ -111,11 +111,6 @@ WRAP(long, ftell, (FILE *stream))
     return fault("ftell", path_of(stream), EIO) ? -1 : __real_ftell(stream);
 }
 
-WRAP(ssize_t, pread, (int file, void *to, size_t n, off_t at))
-{
-    return fault("pread", "", EIO) ? -1 : __real_pread(file, to, n, at);
-}
-
 WRAP(int, open, (const char *path, int flags, mode_t mode))
 {
     int file;
