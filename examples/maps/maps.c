@@ -154,6 +154,10 @@ static int report(void *user, const qnet_progress_info *info)
     snprintf(where, sizeof where, "%.40s %d/%d", j->s.name, j->at + 1, j->count);
     p.where = where;
     p.epoch = 0;
+    if (!j->shown.terminal) { /* a line for each session, not for each step */
+        p.task = "";
+        p.steps = 0;
+    }
     p.fraction = (j->at + fmin(fmax(info->fraction, 0), 1)) / j->count;
     return show(&j->shown, &p);
 }
