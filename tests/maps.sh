@@ -173,6 +173,10 @@ echo precious > "$dir/file"
 "$bin/maps" --data "$dir/cohort" --out "$dir/file/out" $few > "$dir/stdout" 2> "$dir/refusal"
 ok "unwritable output" grep -q 'file/out' "$dir/refusal"
 ok "and the file stays" grep -q precious "$dir/file"
+mkdir -p "$dir/full/sub-01/anat/sub-01_R2starmap.nii.gz/x" # what cannot be replaced stands for a full disk
+"$bin/maps" --data "$dir/cohort" --out "$dir/full" $few --subject 01 > "$dir/stdout" 2> "$dir/refusal"
+ok "a file that cannot be written" grep -q 'sub-01_R2starmap.nii.gz' "$dir/refusal"
+ok "takes the others with it" sh -c "! find '$dir/full' -type f -name 'sub-01*' | grep ."
 
 # One session of several fails: the others are made, and what the failed one had is gone with none of its new files.
 cp -r "$dir/cohort" "$dir/mixed"; rm -r "$dir/mixed/derivatives/qnet"
