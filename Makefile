@@ -59,7 +59,7 @@ EXTRA_faults_files = $(WRAPPED)
 FUZZ := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
 CORPORA := $(FUZZ:%=$(BUILD)/tests/fuzz_%)
 
-.PHONY: parity-python all examples demo paper test test-sanitize test-faults fuzz parity parity-build golden bench \
+.PHONY: parity-python all examples demo demo-echoes paper test test-sanitize test-faults fuzz parity parity-build golden bench \
     bench-peers clean tests-build shared install
 
 all: examples $(BUILD)/qnet_weights

@@ -38,6 +38,9 @@ above() { awk "BEGIN { exit !($1 > $2) }"; }
 
 # The whole way, on one thread and on three.
 ok phantom "$bin/make_phantom" --out "$dir/cohort" --echoes --hh 2 --hc 2 --size 48x58x40 --seed 3
+ok "the same phantom on one thread" env OMP_NUM_THREADS=1 "$bin/make_phantom" --out "$dir/again" --echoes --hh 2 --hc 2 \
+    --size 48x58x40 --seed 3
+ok "to the same bits" cmp "$dir/cohort/sub-04/anat/sub-04_echo-6_part-phase_MEGRE.nii.gz" "$dir/again/sub-04/anat/sub-04_echo-6_part-phase_MEGRE.nii.gz"
 maps=$dir/cohort/derivatives/qnet
 ok "one thread" "$bin/maps" --data "$dir/cohort" --out "$maps" --brain-erode 2 --threads 1
 said '^Wrote the maps of 4 of 4 sessions into '
@@ -109,6 +112,17 @@ echo '{"MagneticFieldStrength": "3", "EchoTime": 0.5, "Manufacturer": "SIEMENS"}
 ok "a session" "$bin/maps" --data "$dir/bad" --out "$dir/session" $few --session 1 --run 02
 ok "with sidecars of all" cmp "$dir/session/sub-01/ses-1/anat/sub-01_ses-1_Chimap.nii.gz" "$dir/three/sub-01/anat/sub-01_Chimap.nii.gz"
 ok "and a page" test -s "$dir/session/sub-01_ses-1.html"
+for k in 1 2 3 4; do
+    s=sub-0$k; mkdir -p "$dir/visits/derivatives/masks/$s/ses-1/anat" "$dir/visits/derivatives/qnet/$s/ses-1/anat"
+    for file in "$maps/$s/anat"/*.nii.gz; do cp "$file" "$dir/visits/derivatives/qnet/$s/ses-1/anat/${s}_ses-1_${file##*/${s}_}"; done
+    cp "$dir/cohort/derivatives/phantom/$s/anat/${s}_desc-basalganglia_mask.nii.gz" "$dir/visits/derivatives/masks/$s/ses-1/anat/${s}_ses-1_desc-basalganglia_mask.nii.gz"
+done
+cp "$dir/cohort/participants.tsv" "$dir/visits"
+ok "crossval reads a session" "$bin/crossval" --data "$dir/visits" --out "$dir/visit" --session 1 --input crop --size 32 --folds 2 \
+    --epochs1 1 --epochs2 1 --batch 16 --bootstrap 50
+cp -r "$dir/visits/derivatives/masks" "$dir/visits/derivatives/more"
+"$bin/crossval" --data "$dir/visits" --out "$dir/visit2" --session 1 > "$dir/stdout" 2> "$dir/refusal"
+ok "two masks" grep -q 'both masks and more hold a desc-basalganglia_mask of sub-01, put the right one beside the Chimap' "$dir/refusal"
 refused 'no folder sub-*/ses-9' --data "$dir/bad" --session ses-9
 refused 'sub-01_ses-1_echo-*_part-mag_MEGRE' --data "$dir/bad" --run 1
 for file in "$dir/bad/sub-01/ses-1/anat"/*; do cp "$file" "${file%run-2*}run-1${file##*run-2}"; done
@@ -159,6 +173,10 @@ echo precious > "$dir/file"
 "$bin/maps" --data "$dir/cohort" --out "$dir/file/out" $few > "$dir/stdout" 2> "$dir/refusal"
 ok "unwritable output" grep -q 'file/out' "$dir/refusal"
 ok "and the file stays" grep -q precious "$dir/file"
+mkdir -p "$dir/full/sub-01/anat/sub-01_R2starmap.nii.gz/x" # what cannot be replaced stands for a full disk
+"$bin/maps" --data "$dir/cohort" --out "$dir/full" $few --subject 01 > "$dir/stdout" 2> "$dir/refusal"
+ok "a file that cannot be written" grep -q 'sub-01_R2starmap.nii.gz' "$dir/refusal"
+ok "takes the others with it" sh -c "! find '$dir/full' -type f -name 'sub-01*' | grep ."
 
 # One session of several fails: the others are made, and what the failed one had is gone with none of its new files.
 cp -r "$dir/cohort" "$dir/mixed"; rm -r "$dir/mixed/derivatives/qnet"
@@ -167,6 +185,10 @@ head -c 3000 "$dir/cohort/$echo-phase_MEGRE.nii.gz" > "$dir/mixed/$echo-phase_ME
 ok "one of four fails" test $? = 1
 ok "it is named" grep -q '^maps: sub-01: .*echo-2_part-phase' "$dir/refusal"
 ok "three are made" grep -q 'maps of 3 of 4 sessions' "$dir/stdout"
+rm -r "$dir/mixed/sub-01/anat"; mkdir "$dir/mixed/sub-05"
+ok "without echoes" "$bin/maps" --data "$dir/mixed" --out "$dir/mixed/derivatives/qnet" --brain-erode 2 --resume
+said '^maps: warning: .*mixed/sub-05/anat: no sub-05_echo-.*: left out'
+ok "others stay" grep -q 'those of 3 were there' "$dir/said"
 ok help sh -c "'$bin/maps' --help | grep -q phase-sign"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -41,6 +41,7 @@ typedef struct bids_scan {
 typedef struct bids {
     /* Set before bids_read: */
     const char *derivatives; /* TOOL; NULL: found */
+    const char *session;     /* NAME, where anat folders lie in sub-01/ses-NAME; NULL: in sub-01 */
     int no_masks;            /* 1: slices and boxes are given, so that no mask is needed */
     int any_values;          /* 1: other units are warned of, not refused */
     qnet_log log;            /* of warnings */
@@ -423,6 +424,14 @@ static qnet_status bids_participants(bids *b, const char *path, const void *byte
     return status;
 }
 
+/* tail[150] = "/sub-01/anat", or with the session in it. */
+static void bids_tail(const bids *b, const char *subject, char *tail)
+{
+    const char *session = b->session ? b->session : "";
+    snprintf(tail, 150, "/%.63s%s%.60s/anat", subject, *session ? "/ses-" : "",
+             strncmp(session, "ses-", 4) ? session : session + 4);
+}
+
 /* ---- finding the maps ------------------------------------------------------------------------- */
 
 /* BIDS, with the suffixes of its qMRI extension. */
@@ -522,14 +531,14 @@ static qnet_status bids_find_derived(bids *b, const char *tail, const char *subj
    "": the raw folders hold them. */
 static qnet_status bids_find_tool(bids *b, const char *subject)
 {
-    char map[BIDS_PATH], tail[80];
+    char map[BIDS_PATH], tail[150];
     if (b->derivatives) {
         if (strlen(b->derivatives) >= sizeof b->tool)
             return bids_fail(b, QNET_ERROR_LIMIT, "the name of the derivatives folder is too long");
         strcpy(b->tool, b->derivatives);
         return QNET_OK;
     }
-    snprintf(tail, sizeof tail, "/%s/anat", subject);
+    bids_tail(b, subject, tail);
     return bids_find_derived(b, tail, subject, bids_suffix[0], "choose one by its name", b->tool, map);
 }
 
@@ -576,8 +585,8 @@ static qnet_status bids_check_units(bids *b, int map, const char *path)
 /* The paths of one scan's maps. */
 static qnet_status bids_find_maps(bids *b, bids_scan *scan)
 {
-    char raw[BIDS_PATH], tool[BIDS_PATH], derived[BIDS_PATH], tail[80], other[256], hint[96] = "";
-    snprintf(tail, sizeof tail, "/%s/anat", scan->subject);
+    char raw[BIDS_PATH], tool[BIDS_PATH], derived[BIDS_PATH], tail[150], other[256], hint[96] = "";
+    bids_tail(b, scan->subject, tail);
     BIDS_TRY(bids_path(b, raw, b->folder, tail, "", ""));
     BIDS_TRY(bids_path(b, tool, b->folder, "/derivatives/", b->tool, ""));
     BIDS_TRY(bids_path(b, derived, tool, tail, "", ""));
@@ -608,7 +617,7 @@ static qnet_status bids_find_maps(bids *b, bids_scan *scan)
    make the cohort smaller without a word. */
 static qnet_status bids_check_left_out(bids *b)
 {
-    char folder[BIDS_PATH], anat[BIDS_PATH], map[BIDS_PATH], text[512] = "";
+    char folder[BIDS_PATH], anat[BIDS_PATH], map[BIDS_PATH], tail[150], text[512] = "";
     const char *name = NULL;
     qnet_status status;
     qnet_buffer names;
@@ -619,7 +628,8 @@ static qnet_status bids_check_left_out(bids *b)
         if (strncmp(name, "sub-", 4) != 0 || strlen(name) > 63) continue;
         for (s = 0; s < b->count && strcmp(b->list[s].subject, name) != 0;) s++;
         if (s < b->count) continue;
-        status = bids_path(b, anat, folder, "/", name, "/anat");
+        bids_tail(b, name, tail);
+        status = bids_path(b, anat, folder, tail, "", "");
         if (status == QNET_OK && bids_find(b, anat, name, bids_suffix[0], map) == QNET_OK && !map[0])
             continue; /* several are as good as one */
         if (left++ < 5)

@@ -48,6 +48,7 @@ static const char help[] =
     "  --any-values        maps with values that no brain has are warned of, not refused\n"
     "  --any-orientation   and so are slices far from axial\n"
     "  --derivatives NAME  folder under derivatives/ that holds the maps (default: found)\n"
+    "  --session NAME      the maps lie in sub-*/ses-NAME/anat\n"
     "  --bootstrap N       resamples (2000)        --seed S      seed of everything random (1)\n"
     "  --threads N         threads (all)           --cpu KIND    auto, scalar, avx2, avx512,\n"
     "                                             neon (auto)\n"
@@ -58,7 +59,7 @@ static const char help[] =
     "Exit status: 0 done, 1 an error (one sentence says which), 130 stopped by Ctrl-C.\n";
 
 typedef struct options {
-    const char *data, *out, *weights, *derivatives;
+    const char *data, *out, *weights, *derivatives, *session;
     int resume, quiet;
     qnet_hooks hooks;
     qnet_experiment_config config;
@@ -77,6 +78,8 @@ static int option_with_value(options *o, const char *name, const char *value)
         o->weights = value;
     else if (strcmp(name, "--derivatives") == 0)
         o->derivatives = value;
+    else if (strcmp(name, "--session") == 0)
+        o->session = value;
     else if (strcmp(name, "--folds") == 0)
         return whole(name, value, 2, 100000, &c->folds);
     else if (strcmp(name, "--repeats") == 0)
@@ -199,6 +202,7 @@ static qnet_status find_scans(qnet_context *ctx, const options *o, qnet_log log,
     const qnet_input_config *crop = &o->config.input[QNET_INPUT_CROP];
     memset(found, 0, sizeof *found);
     found->derivatives = o->derivatives;
+    found->session = o->session;
     found->no_masks = crop->slice_count > 0 &&
                       (crop->box_explicit || !o->config.use_input[QNET_INPUT_CROP]);
     found->any_values = crop->any_values;

@@ -158,28 +158,29 @@ static qnet_status sidecar_number(bids *b, const char *path, const char *text, c
     return QNET_OK;
 }
 
-static qnet_status sidecar_read(bids *b, const char *path, sidecar *out)
+/* What the text of a sidecar says replaces what is known. */
+static qnet_status sidecar_parse(bids *b, const char *path, const char *text, sidecar *out)
 {
     const char *value;
-    qnet_buffer text;
-    qnet_status status = bids_text(b, path, &text);
-    const char *json = (const char *)text.bytes;
-    if (status != QNET_OK) return status;
-    if (text.size == 0 || !json_find(json, "", &value))
-        status = bids_fail(b, QNET_ERROR_FORMAT, "%s: is no JSON object", path);
-    if (status == QNET_OK)
-        status = sidecar_number(b, path, json, "EchoTime", 1, "seconds, at most 1", &out->echo_time);
-    if (status == QNET_OK)
-        status = sidecar_number(b, path, json, "RepetitionTime", 30, "seconds, at most 30",
-                                &out->repetition_time);
-    if (status == QNET_OK)
-        status = sidecar_number(b, path, json, "FlipAngle", 180, "degrees, 0 to 180", &out->flip_angle);
-    if (status == QNET_OK)
-        status = sidecar_number(b, path, json, "MagneticFieldStrength", 30, "tesla, at most 30",
-                                &out->field_strength);
-    if (status == QNET_OK && json_find(json, "Manufacturer", &value) && value)
-        json_member(json, "Manufacturer", out->manufacturer, sizeof out->manufacturer);
+    if (!json_find(text, "Manufacturer", &value))
+        return bids_fail(b, QNET_ERROR_FORMAT, "%s: is no JSON object", path);
+    if (value) json_member(text, "Manufacturer", out->manufacturer, sizeof out->manufacturer);
+    BIDS_TRY(sidecar_number(b, path, text, "EchoTime", 1, "seconds, at most 1", &out->echo_time));
+    BIDS_TRY(sidecar_number(b, path, text, "RepetitionTime", 30, "seconds, at most 30",
+                            &out->repetition_time));
+    BIDS_TRY(sidecar_number(b, path, text, "FlipAngle", 180, "degrees, 0 to 180", &out->flip_angle));
+    BIDS_TRY(sidecar_number(b, path, text, "MagneticFieldStrength", 30, "tesla, at most 30",
+                            &out->field_strength));
     out->count++;
+    return QNET_OK;
+}
+
+static qnet_status sidecar_read(bids *b, const char *path, sidecar *out)
+{
+    qnet_buffer text;
+    qnet_status status;
+    BIDS_TRY(bids_text(b, path, &text));
+    status = sidecar_parse(b, path, text.size > 0 ? (const char *)text.bytes : "", out);
     qnet_buffer_free(b->ctx, &text);
     return status;
 }
@@ -234,7 +235,6 @@ static qnet_status find_key(bids *b, const choice *c, const qnet_buffer *names, 
     char key[256], other[256] = "", list[1100] = "", run[2][32];
     const char *name = NULL;
     int count = 0;
-    s->key[0] = '\0';
     while ((name = bids_next(names, name)) != NULL) {
         const size_t n = strlen(list);
         char quoted[260];
@@ -369,6 +369,7 @@ static qnet_status find_echoes(bids *b, const choice *c, session *s)
     qnet_status status;
     int low;
     s->flips = 0;
+    s->key[0] = '\0';
     memset(s->flip, 0, sizeof s->flip);
     snprintf(s->name, sizeof s->name, "%s%s%s", s->subject, s->label[0] ? "_" : "", s->label);
     snprintf(s->place, sizeof s->place, "/%s%s%s/anat", s->subject, s->label[0] ? "/" : "", s->label);

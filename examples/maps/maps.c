@@ -154,6 +154,10 @@ static int report(void *user, const qnet_progress_info *info)
     snprintf(where, sizeof where, "%.40s %d/%d", j->s.name, j->at + 1, j->count);
     p.where = where;
     p.epoch = 0;
+    if (!j->shown.terminal) { /* a line for each session, not for each step */
+        p.task = "";
+        p.steps = 0;
+    }
     p.fraction = (j->at + fmin(fmax(info->fraction, 0), 1)) / j->count;
     return show(&j->shown, &p);
 }
@@ -288,8 +292,8 @@ static int same_grid(const qnet_volume *a, const qnet_volume *b)
     return same;
 }
 
-/* A mask or labels of regions from any derivatives folder, for the page alone: what is wrong with them is a
-   warning. */
+/* A mask or labels of regions from any derivatives folder, for the page alone; without it where there are
+   several, or on another grid. */
 static void load_regions(job *j, const char *suffix, const qnet_volume *grid, char *path, qnet_volume **out)
 {
     char tool[256], text[1400] = "";
@@ -307,7 +311,7 @@ static void load_regions(job *j, const char *suffix, const qnet_volume *grid, ch
     qnet_volume_destroy(*out);
     *out = NULL;
     path[0] = '\0';
-    if (text[0]) keep_message(j, QNET_LOG_WARNING, text);
+    if (text[0]) keep_message(j, QNET_LOG_INFO, text);
 }
 
 /* The names of the labels, from a table (index, name) beside them, or dseg.tsv at the top of their folder. */
@@ -424,15 +428,29 @@ static qnet_status run_session(job *j, const session_name *name, int *done)
 
 /* ---- All sessions ---------------------------------------------------------------------------- */
 
-/* Looks for the files of all sessions, so that what is missing is said before any work. */
-static qnet_status check_sessions(job *j, const session_name *names)
+/* Looks for the files of all sessions, so that what is missing is said before any work; of those that have
+   no echoes at all it warns, and leaves them out, unless there are no others. */
+static qnet_status check_sessions(job *j, session_name *names)
 {
+    int kept = 0;
     for (int i = 0; i < j->count; i++) {
+        qnet_status status;
+        int none;
         memcpy(j->s.subject, names[i].subject, sizeof j->s.subject);
         memcpy(j->s.label, names[i].label, sizeof j->s.label);
-        BIDS_TRY(find_echoes(&j->b, &j->o->echoes, &j->s));
+        status = find_echoes(&j->b, &j->o->echoes, &j->s);
+        none = status == QNET_ERROR_NOT_FOUND && !j->s.key[0];
+        if (status != QNET_OK && (!none || (kept == 0 && i == j->count - 1))) return status;
+        if (none) {
+            char text[1600];
+            snprintf(text, sizeof text, "%.1500s: left out", j->b.error);
+            keep_message(j, QNET_LOG_WARNING, text);
+            continue;
+        }
         BIDS_TRY(mask_path(j));
+        names[kept++] = names[i];
     }
+    j->count = kept;
     if (j->count < 2 || !j->o->mask || strstr(j->o->mask, "{subject}")) return QNET_OK;
     return bids_fail(&j->b, QNET_ERROR_ARGUMENT, "%s: one mask for %d sessions, expected {subject} in its "
                      "name, or --subject", j->o->mask, j->count);
@@ -443,6 +461,7 @@ static const char *hint(const char *sentence)
 {
     static const char *const hints[][2] = {{"choose one by its name", " (--derivatives NAME)"},
                                            {"phase_sign", " (--phase-sign)"},
+                                           {"sharp_radius", " (--sharp-radius)"},
                                            {"brain configuration", " (--brain-threshold, --brain-erode)"}};
     for (size_t i = 0; i < sizeof hints / sizeof *hints; i++)
         if (strstr(sentence, hints[i][0])) return hints[i][1];
@@ -502,7 +521,7 @@ int main(int argc, char **argv)
     j->b.log = o.hooks.log;
     status = list_all(&j->b, o.subject, o.session, &names);
     j->count = (int)(names.size / sizeof(session_name));
-    if (status == QNET_OK) status = check_sessions(j, (const session_name *)(void *)names.bytes);
+    if (status == QNET_OK) status = check_sessions(j, (session_name *)(void *)names.bytes);
     if (status == QNET_OK) status = bids_describe(&j->b);
     if (status == QNET_OK) status = outputs_describe(&j->b, o.out);
     if (status == QNET_OK)

@@ -298,8 +298,8 @@ static void put_region(writer *w, const quality *q, const char *name, const qnet
     put_escaped(w, name);
     put(w, "</td>");
     cells(w, "td", ">%.1f|>%.3f &plusmn; %.3f|>%.1f &plusmn; %.1f",
-          (double)all.n * mask->spacing[0] * mask->spacing[1] * mask->spacing[2] / 1000, chi.mean, chi.sd,
-          r2star.mean, r2star.sd);
+          (double)all.n * mask->spacing[0] * mask->spacing[1] * mask->spacing[2] / 1000,
+          fabs(chi.mean) < .0005 ? 0 : chi.mean /* no "-0.000" */, chi.sd, r2star.mean, r2star.sd);
     if (m->t1) {
         const moments t1 = moments_of(m->t1, mask, label, m->mask);
         cells(w, "td", ">%.2f &plusmn; %.2f", t1.mean, t1.sd);
