@@ -98,11 +98,10 @@ EXTRA_own_threads = -pthread
 EXTRA_openblas = -lopenblas
 EXTRA_fftw = -lfftw3f
 
-# In double: an implementation of its own.
-$(BUILD)/gradcheck: examples/gradcheck.c tests/reference.h qnet.h
-	@mkdir -p $(BUILD)
+# In double.
+$(BUILD)/gradcheck: examples/gradcheck.c tests/reference.h $(BUILD)/tests/qnet_double.o
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) -I. -o $@ $< -lm
+	@$(CC) $(C99) $(CFLAGS) $(ELSEWHERE) -I. -o $@ $< $(BUILD)/tests/qnet_double.o -lm
 
 $(BUILD)/cpp_program: examples/cpp_program.cpp $(BUILD)/qnet.o
 	@echo "  $@"
@@ -150,7 +149,7 @@ $(OPEN)/qnet.h: qnet.h tests/open.awk
 # What all files of one precision are compiled with.
 OF_float = $(CHOICE) $(OPENMP)
 OF_double = -DQNET_REAL=double
-OF_reference = -DQNET_REFERENCE
+OF_reference = -DQNET_REFERENCE -DQNET_NO_FILES
 UNSAFE = -DQNET_NO_FSYNC
 
 OBJECTS := $(patsubst %,$(BUILD)/tests/qnet_%.o,float double reference)
@@ -166,16 +165,20 @@ $(BUILD)/tests/test_%: tests/test_%.c $(BUILD)/tests/qnet_float.o $(TEST_HEADERS
 	$(TEST) $(OF_float) $(BUILD)/tests/qnet_float.o $(EXTRA_test_$*) $(LIBS) -lm
 
 $(BUILD)/tests/double_%: tests/test_%.c $(BUILD)/tests/qnet_double.o $(TEST_HEADERS)
-	$(TEST) $(OF_double) $(BUILD)/tests/qnet_double.o $(LIBS) -lm
+	$(TEST) $(OF_double) $(BUILD)/tests/qnet_double.o $(EXTRA_test_$*) $(LIBS) -lm
 
 $(BUILD)/tests/reference_%: tests/test_%.c $(BUILD)/tests/qnet_reference.o $(TEST_HEADERS)
-	$(TEST) $(OF_reference) $(BUILD)/tests/qnet_reference.o $(LIBS) -lm
+	$(TEST) $(OF_reference) $(BUILD)/tests/qnet_reference.o $(EXTRA_test_$*) $(LIBS) -lm
 
 # Is in double precision.
 $(BUILD)/tests/test_gradcheck: tests/test_gradcheck.c examples/gradcheck.c $(BUILD)/tests/qnet_double.o $(TEST_HEADERS)
 	$(TEST) $(BUILD)/tests/qnet_double.o $(LIBS) -lm
 
 EXTRA_test_identity = -pthread
+# Their plain loops take longer than what is tested.
+EXTRA_test_conv = -O3
+EXTRA_test_stem = -O3
+EXTRA_test_resnet = -O3
 $(BUILD)/tests/test_pth: weights_tools/pth.h
 $(BUILD)/tests/test_identity: examples/own_threads.c
 $(BUILD)/tests/test_audit: examples/audit_paper.c

@@ -3765,6 +3765,7 @@ static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, con
 /* ============================================================================================
    >>kernels: the inner loops that exist once per instruction set (ISA). First the structures that
    they take, which all sets share; then the loops themselves, and the table of a set's functions.
+   A map is x[rows][channels], with a row for each pixel of each image.
 
    Their vector type qnet__lanes is as wide as the set's registers: 16 floats with AVX-512, 8 with
    AVX2, 4 with NEON and wherever else the compiler has vector types, 1 where it has none. On x86
@@ -6911,10 +6912,10 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sums,
 }
 
 /* ============================================================================================
-   >>winograd: 3x3 convolution of stride 1 and 2 by Winograd's minimal filtering: how the tiles of a
-   batch are cut, which memory u, v and m take, and what the workers do. The transforms, with their
-   mathematics, are those of >>kernels. The reference is that of >>conv: the same equation, in
-   another order of sums.
+   >>winograd: 3x3 convolution of x[batch][height][width][channels] at stride 1 and 2 by Winograd's
+   minimal filtering: how the tiles of a batch are cut, which memory u, v and m take, and what the
+   workers do. The transforms, with their mathematics, are those of >>kernels. The reference is that
+   of >>conv: the same equation, in another order of sums.
    Relies on >>context >>kernels >>gemm.
    ============================================================================================ */
 
@@ -9260,8 +9261,9 @@ static void qnet__stem_backward(qnet_context *ctx, qnet__stem_backward_job *p, q
 }
 
 /* ============================================================================================
-   >>dense  Fully connected layer on qnet_gemm; softmax and cross-entropy in double, as there are
-   few classes and much depends on them.
+   >>dense  Fully connected layer y[rows][out] = x[rows][in] w[out][in]^T + b[out] on qnet_gemm;
+   softmax and cross-entropy of logits[rows][classes] in double, as there are few classes and much
+   depends on them.
    Relies on >>gemm >>norm >>pool.
    ============================================================================================ */
 
@@ -11181,8 +11183,8 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
 /* ============================================================================================
    >>optim
    Adam (Kingma & Ba 2014), cosine annealing (Loshchilov & Hutter 2017) and the running average of
-   stochastic weight averaging (Izmailov et al. 2018): loops over flat blocks of numbers, split into
-   chunks of a fixed size. A number depends on no other, so chunks change no bits.
+   stochastic weight averaging (Izmailov et al. 2018): loops over flat blocks of numbers, w[count],
+   split into chunks of a fixed size. A number depends on no other, so chunks change no bits.
    Relies on >>context.
    ============================================================================================ */
 
