@@ -13044,7 +13044,7 @@ QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume 
     return QNET_OK;
 }
 
-/* 1 when none of x[count] is NaN or infinite, by 16 at a time: volumes are checked at every step. */
+/* 1 when none of x[count] is NaN or infinite, by 16 at a time: each step checks its volumes. */
 QNET__HELPER int qnet__all_finite(const float *x, size_t count)
 {
     int bad[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, any = 0;
@@ -14351,7 +14351,8 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
 
 #if QNET__HAS_MAPS
 /* ============================================================================================
-   >>fft: discrete Fourier transforms of one to three axes, of any size. A line of n = p m points
+   >>fft: discrete Fourier transforms of x[nz][ny][nx], any size: of complex numbers, [2] each, in
+   place; of real ones to half of their spectrum, X[nz][ny][nx / 2 + 1][2]. A line of n = p m points
    is cut into p interleaved ones of m points (Cooley & Tukey 1965), X and x counted from 0:
 
        X(k + m q) = sum over r < p of e^(-2 pi i qr/p) [e^(-2 pi i kr/n) X_r(k)],
@@ -15430,9 +15431,10 @@ QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *pha
 }
 
 /* ============================================================================================
-   >>susceptibility: the field of a susceptibility map, and the way back. With b the unit vector of
-   the main field and k the spatial frequency in 1/mm, both along the volume's axes, a
-   susceptibility X(k) in ppm changes the main field by D(k) X(k) ppm, with the dipole kernel
+   >>susceptibility: the field[nz][ny][nx] of a susceptibility map[nz][ny][nx], and the way back.
+   With b the unit vector of the main field and k the spatial frequency in 1/mm, both along the
+   volume's axes, a susceptibility X(k) in ppm changes the main field by D(k) X(k) ppm, with the
+   dipole kernel
 
        D(k) = 1/3 - (k.b)^2 / k^2, D(0) = 0     (Salomir et al. 2003; Marques & Bowtell 2005).
 
