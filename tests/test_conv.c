@@ -246,13 +246,6 @@ static void check_against_reference(qnet_conv2d s)
     free_layer(&l);
 }
 
-static void check_one(qnet_context *ctx, qnet_conv2d s)
-{
-    kinds[0] = ctx, kinds_count = 1;
-    check_against_reference(s);
-    kinds_count = 0;
-}
-
 /* All three passes of Winograd's form with tiles of 4 or 2 (and what is left over), on any map. */
 static void check_tiles(qnet_conv2d s, int side)
 {
@@ -703,6 +696,13 @@ static void fake_sgemm(void *user, int trans_a, int trans_b, int m, int n, int k
     blas_calls++;
     qnet__gemm_ref(trans_a, trans_b, (size_t)m, (size_t)n, (size_t)k, a, (size_t)lda, b, (size_t)ldb, beta,
                    c, (size_t)ldc);
+}
+
+static void check_one(qnet_context *ctx, qnet_conv2d s)
+{
+    kinds[0] = ctx, kinds_count = 1;
+    check_against_reference(s);
+    kinds_count = 0;
 }
 
 static void test_blas_hook(void)
