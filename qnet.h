@@ -3773,6 +3773,21 @@ static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, con
    AVX-512, and each time compiles nothing but the loops. What is below AVX2 is the plain set there,
    without Winograd's transforms. Elsewhere there is one set, with everything.
 
+   Words of this room and of those that call it, >>gemm to >>resnet:
+     tile         rows x columns of a product C that stay in registers; in Winograd's convolution
+                  also the outputs that are made at once, 2x2 to 4x4
+     panel        columns of b, as wide as a tile, packed so that the rows of k follow each other
+     segment      a part of the sum with pointers of its own: a tap, or a row of pixels
+     chain        products that are added one to another before the sum is added to C
+     piece        k's after which the next tile of rows follows, while b stays in cache
+     prologue     what is done to a map while it is read
+     epilogue     what is done to a map before it is written
+     moments      sums of a map's numbers and of their squares, for a batch norm
+     chunk        rows of a map that are read while they stay in cache, with sums of their own
+     partial sum  of some rows or tiles; partial sums are added in a fixed order
+     block        tiles (>>winograd) that a worker takes from the products to the output at once
+     group        64 channels (>>winograd); rows with a partial sum of their own (>>conv)
+
    A function of a set has a name of its own in each set, by a line in the list of names. One that
    calls no other function of the set and uses no lanes is shared and stands before that list. What
    only training runs is left out where QNET__HAS_TRAINING is 0; its place in the table is NULL.
@@ -3789,7 +3804,6 @@ static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, con
    tile, a broadcast and a row of b have to fit in the registers: look for spills in
    qnet__tile_run. For another height see QNET__TILE_ROWS and qnet__tile_size. Bits do not change,
    but for direct dw, whose groups of rows follow from the number of panels (qnet__plan_weights).
-   The words panel, chain, piece, group and block are explained at >>gemm.
 
    To change a schedule of Winograd's convolutions: the loops here know only ranges of tiles and
    groups of channels. Which of them make a task, in what memory, is decided by qnet__winograd_plan
@@ -3859,8 +3873,8 @@ typedef struct qnet__tile {
     uintptr_t ahead;           /* address of a cache line that is asked for ... */
     size_t ahead_step;         /* ... and bytes to that of the next k; see qnet__tile_prefetch */
     size_t chain;              /* products in a chain of additions */
-    int rows;                  /* 6, 4 or 2 */
-    int beside;                /* 1: a[s][m] is a[s][0] + m */
+    int rows;                  /* 4, 2 or, with a_step = 1 or beside, 6 */
+    int beside;                /* 1: a[s][m] is a[s][0] + m; for 6 rows alone */
     int accumulate;            /* 1: adds to what C holds */
 } qnet__tile;
 
@@ -3912,22 +3926,19 @@ typedef struct qnet__tile {
 typedef enum qnet__turn {
     QNET__TURN_NONE,  /* goes on with them */
     QNET__TURN_BEGIN, /* there were none */
-    QNET__TURN_STORE, /* they go to C, and new ones begin */
-    QNET__TURN_ADD    /* they are added to C, and new ones begin */
+    QNET__TURN_CHAIN  /* they go to C, and a new chain begins */
 } qnet__turn;
 
 /* ---- What is done to a map while it is read and written -------------------------------------- */
 
 /* Where a convolution reads a map x[pixels][channels], with what is to be done to each number:
      plain        x
-     scaled       x scale, for max pooling alone
      normalised   max((x - mean) scale + beta, 0): the input of a convolution that follows a batch
                   norm and ReLU, of which only the norm's input x was kept
      gradient     scale (x - shift - (pre - mean) slope): the gradient of a convolution's output
                   pre, from the gradient x of the batch norm's output that follows it */
 typedef enum qnet__prologue_kind {
     QNET__PROLOGUE_PLAIN,
-    QNET__PROLOGUE_SCALED,
     QNET__PROLOGUE_NORMALISED,
     QNET__PROLOGUE_GRADIENT
 } qnet__prologue_kind;
@@ -3994,9 +4005,8 @@ typedef struct qnet__pass_job {
 
 /* What a convolution's tiles go from and to. `Outputs` are pixels of y, or of dy, in all forms. */
 typedef enum qnet__winograd_form {
-    QNET__WINOGRAD_SAME,  /* stride 1 */
-    QNET__WINOGRAD_HALF,  /* stride 2 */
-    QNET__WINOGRAD_DOUBLE /* stride 2, gradient of the inputs */
+    QNET__WINOGRAD_SAME, /* stride 1 */
+    QNET__WINOGRAD_HALF  /* stride 2, forward alone */
 } qnet__winograd_form;
 
 #define QNET__WINOGRAD_MOST 9   /* points of an axis, at most */
@@ -4005,15 +4015,15 @@ typedef enum qnet__winograd_form {
 #define QNET__WINOGRAD_PAD 16   /* numbers between rows: powers of two would share cache sets */
 #define QNET__SQUARE 16 /* channels of a square of kernels: a cache line of floats */
 
-/* A tile of 4 outputs along an axis: its points, the pixels that it reads, those of them that the
-   tile before does not read, and the pixels that it writes. */
+#define QNET__WINOGRAD_OUTPUTS 4 /* of a tile along an axis, at most */
+
+/* A tile of 4 outputs along an axis: its points, the pixels that it reads, and those of them that
+   the tile before does not read. */
 typedef struct qnet__winograd_sizes {
-    int points, in, fresh, out;
+    int points, in, fresh;
 } qnet__winograd_sizes;
 
-static const qnet__winograd_sizes qnet__winograd_sizes_of[3] = {
-    {6, 6, 4, 4}, {9, 9, 8, 4}, {9, 5, 4, 8}
-};
+static const qnet__winograd_sizes qnet__winograd_sizes_of[2] = {{6, 6, 4}, {9, 9, 8}};
 
 /* The points of interpolation; see "Winograd's transforms". */
 #define QNET__WINOGRAD_A 0.625
@@ -4164,9 +4174,10 @@ QNET__HELPER void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, p
 
 /* ---- What pooling, the stem and the LSTM take ------------------------------------------------ */
 
-/* Loops over channels go in blocks of this constant length, which compilers turn into vector
-   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
-   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
+/* Max pooling's backward loops over channels go in blocks of this constant length, which compilers
+   turn into vector code at -O2; channels that are left (none in ResNet18) go one by one. Not 16:
+   gcc -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds
+   none. */
 #define QNET__WIDTH 32
 
 /* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
@@ -4174,10 +4185,9 @@ typedef struct qnet__maxpool {
     const struct qnet__isa *isa;
     size_t height, width, channels, out_height, out_width;
     ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
-    qnet__prologue x;      /* plain;
-                              normalised: the pooled map is that of norm and ReLU, no argmax;
-                              scaled by signs, 1, -1 or 0: that x of a window wins which is
-                              largest, smallest or first */
+    qnet__prologue x;      /* plain, or normalised: then the pooled map is that of norm and ReLU */
+    const qnet_real *sign; /* [channels], 1, -1 or 0: that x of a window wins which is largest,
+                              smallest or first; NULL: the largest. x is plain */
     const qnet_real *dy;
     qnet_real *y, *dx;     /* dx: backward */
     const uint8_t *winner; /* backward: the argmax of the forward pass */
@@ -4346,7 +4356,6 @@ typedef int32_t qnet__lane_int;
 #define qnet__winograd_a QNET__ISA(qnet__winograd_a)
 #define qnet__winograd_bt2 QNET__ISA(qnet__winograd_bt2)
 #define qnet__winograd_at2 QNET__ISA(qnet__winograd_at2)
-#define qnet__winograd_a2 QNET__ISA(qnet__winograd_a2)
 #define qnet__winograd_axis_of QNET__ISA(qnet__winograd_axis_of)
 #define qnet__winograd_tile_in QNET__ISA(qnet__winograd_tile_in)
 #define qnet__winograd_transform QNET__ISA(qnet__winograd_transform)
@@ -4357,13 +4366,9 @@ typedef int32_t qnet__lane_int;
 #define qnet__winograd_gt QNET__ISA(qnet__winograd_gt)
 #define qnet__winograd_kernel_gradients QNET__ISA(qnet__winograd_kernel_gradients)
 #define qnet__winograd_of_kernels QNET__ISA(qnet__winograd_of_kernels)
-#define qnet__winograd_step_of QNET__ISA(qnet__winograd_step_of)
 #define qnet__winograd_same QNET__ISA(qnet__winograd_same)
 #define qnet__winograd_half QNET__ISA(qnet__winograd_half)
-#define qnet__winograd_double QNET__ISA(qnet__winograd_double)
 #define qnet__winograd_run QNET__ISA(qnet__winograd_run)
-#define qnet__maxpool_get QNET__ISA(qnet__maxpool_get)
-#define qnet__maxpool_next QNET__ISA(qnet__maxpool_next)
 #define qnet__maxpool_window QNET__ISA(qnet__maxpool_window)
 #define qnet__maxpool_forward QNET__ISA(qnet__maxpool_forward)
 #define qnet__maxpool_gather QNET__ISA(qnet__maxpool_gather)
@@ -4571,12 +4576,12 @@ QNET__INLINE void qnet__tile_keep(qnet_real *c, const qnet__lanes *acc, const in
 /* The micro-kernel, written once. A step is one k: `wide` loads of b, and per row one broadcast of
    a and `wide` multiply-adds. `rows`, `wide` and `turn` are constants after inlining, so that the
    loops over m and n unroll and acc lives in registers; a_step where it is 1, and `beside`, so that
-   there are registers for all addresses. A chain's sums go to C row by row while the next chain
-   begins: so the multipliers do not wait for them. A sum that is stored is never -0, so that it
-   does not matter which products of zeros are left out. */
+   there are registers for all addresses. A chain's sums go to C (held: are added to what C holds)
+   row by row while the next chain begins, so that the multipliers do not wait for them. A sum that
+   is stored is never -0, so that it does not matter which products of zeros are left out. */
 QNET__INLINE void qnet__tile_step(const qnet__tile *t, const int rows, const int beside,
                                   const qnet_real *const *a, size_t i, const qnet_real *b,
-                                  uintptr_t ahead, const qnet__turn turn,
+                                  uintptr_t ahead, const qnet__turn turn, int held,
                                   qnet__lanes (*acc)[QNET__TILE_WIDE])
 {
     qnet__lanes bk[QNET__TILE_WIDE];
@@ -4588,8 +4593,10 @@ QNET__INLINE void qnet__tile_step(const qnet__tile *t, const int rows, const int
     QNET__UNROLL
     for (m = 0; m < rows; m++) {
         const qnet__lanes x = qnet__lanes_all(beside ? a[0][i + (size_t)m] : a[m][i]);
-        if (turn == QNET__TURN_STORE || turn == QNET__TURN_ADD)
-            qnet__tile_keep(t->c[m] + t->c_at, acc[m], turn == QNET__TURN_ADD);
+        if (turn == QNET__TURN_CHAIN && held)
+            qnet__tile_keep(t->c[m] + t->c_at, acc[m], 1);
+        else if (turn == QNET__TURN_CHAIN)
+            qnet__tile_keep(t->c[m] + t->c_at, acc[m], 0);
         QNET__UNROLL
         for (n = 0; n < QNET__TILE_WIDE; n++)
             acc[m][n] = turn == QNET__TURN_NONE ? qnet__lanes_fma(x, bk[n], acc[m][n]) : x * bk[n];
@@ -4605,15 +4612,12 @@ QNET__INLINE void qnet__tile_rows(const qnet__tile *t, const int rows, const siz
     uintptr_t ahead = t->ahead;
     int m, held = t->accumulate; /* 1: C holds a part of the sum */
     qnet__lanes acc[QNET__TILE_ROWS][QNET__TILE_WIDE];
-    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_BEGIN, acc);
+    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_BEGIN, held, acc);
     i += a_step, b += b_step, ahead += ahead_step;
     for (;;) {
         while (k < t->length) {
             if (chain == t->chain) {
-                if (held)
-                    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_ADD, acc);
-                else
-                    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_STORE, acc);
+                qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_CHAIN, held, acc);
                 held = 1, chain = 1;
                 k++, i += a_step, b += b_step, ahead += ahead_step;
             }
@@ -4621,7 +4625,7 @@ QNET__INLINE void qnet__tile_rows(const qnet__tile *t, const int rows, const siz
             chain += end - k;
             for (; k < end; k++, i += a_step, b += b_step, ahead += ahead_step) {
                 QNET__KEEP_INDEX(i);
-                qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_NONE, acc);
+                qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_NONE, held, acc);
             }
         }
         if (++s == t->segments)
@@ -4641,10 +4645,8 @@ static void qnet__tile_run(const qnet__tile *t)
 {
     if (t->rows == 6 && t->a_step == 1)
         qnet__tile_rows(t, 6, 1, 0);
-    else if (t->rows == 6 && t->beside)
-        qnet__tile_rows(t, 6, t->a_step, 1);
     else if (t->rows == 6)
-        qnet__tile_rows(t, 6, t->a_step, 0);
+        qnet__tile_rows(t, 6, t->a_step, 1);
     else if (t->rows == 4)
         qnet__tile_rows(t, 4, t->a_step, 0);
     else
@@ -4654,7 +4656,7 @@ static void qnet__tile_run(const qnet__tile *t)
 /* ---- Prologue and epilogue of a map, and the pass from memory to memory ---------------------- */
 
 /* What a prologue needs of the channels of a vector; loaded once for many pixels. Here and below
-   `count` is QNET__LANES, but less at the end of channels that fill no vector. */
+   `count` is QNET__LANES or, at the end of channels that fill no vector, 1. */
 typedef struct qnet__prologue_lanes {
     qnet__lanes mean, scale, beta, shift, slope;
 } qnet__prologue_lanes;
@@ -4664,10 +4666,10 @@ QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__p
                                           qnet__prologue_lanes *k)
 {
     memset(k, 0, sizeof *k);
-    if (kind != QNET__PROLOGUE_PLAIN)
-        k->scale = qnet__lanes_load_part(s->scale + c, count);
-    if (kind == QNET__PROLOGUE_NORMALISED || kind == QNET__PROLOGUE_GRADIENT)
-        k->mean = qnet__lanes_load_part(s->mean + c, count);
+    if (kind == QNET__PROLOGUE_PLAIN || s->scale == NULL)
+        return;
+    k->scale = qnet__lanes_load_part(s->scale + c, count);
+    k->mean = qnet__lanes_load_part(s->mean + c, count);
     if (kind == QNET__PROLOGUE_NORMALISED)
         k->beta = qnet__lanes_load_part(s->beta + c, count);
     if (kind == QNET__PROLOGUE_GRADIENT) {
@@ -4686,7 +4688,7 @@ QNET__INLINE qnet__lanes qnet__prologue_get(const qnet__prologue *s, const qnet_
         v = (v - k->mean) * k->scale + k->beta;
         v = qnet__lanes_cut(v, v, 0);
     }
-    if (kind == QNET__PROLOGUE_GRADIENT)
+    if (kind == QNET__PROLOGUE_GRADIENT && s->scale != NULL)
         v = k->scale * (v - k->shift -
                         (qnet__lanes_load_part(s->pre + at, count) - k->mean) * k->slope);
     return v;
@@ -4697,7 +4699,7 @@ QNET__INLINE void qnet__prologue_prefetch(const qnet__prologue *s, const qnet__p
                                           ptrdiff_t at)
 {
     QNET__PREFETCH((uintptr_t)s->x + (size_t)at * sizeof(qnet_real));
-    if (kind == QNET__PROLOGUE_GRADIENT)
+    if (kind == QNET__PROLOGUE_GRADIENT && s->pre != NULL)
         QNET__PREFETCH((uintptr_t)s->pre + (size_t)at * sizeof(qnet_real));
 }
 
@@ -4757,7 +4759,8 @@ QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilog
         sums->sum2 += d * d;
     }
     if (kind == QNET__EPILOGUE_NORMALISE) {
-        v = (v - k->mean) * k->scale + k->beta;
+        if (s->scale != NULL)
+            v = (v - k->mean) * k->scale + k->beta;
         if (s->residual != NULL) {
             qnet__lanes other = qnet__lanes_load_part(s->residual + at, count);
             if (s->residual_mean != NULL)
@@ -4853,36 +4856,35 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
                            &sums[k]);
 }
 
-/* Two cache lines of a row at once. */
+/* All channels, two cache lines of a row at once; those that fill none (none in ResNet18) one by
+   one. */
 QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prologue_kind from,
                                      const qnet__epilogue_kind to, size_t first, size_t rows,
                                      size_t chunk)
 {
     const ptrdiff_t n = (ptrdiff_t)job->channels, step = QNET__PASS_VECTORS * QNET__LANES;
-    for (ptrdiff_t c = 0; c < n / step * step; c += step)
+    ptrdiff_t c = 0;
+    for (; c + step <= n; c += step)
         qnet__pass_column(job, from, to, first, rows, chunk, c, QNET__PASS_VECTORS, QNET__LANES);
+    for (; c < n; c++)
+        qnet__pass_column(job, from, to, first, rows, chunk, c, 1, 1);
 }
 
-/* One of prologue and epilogue is plain. Channels that fill no column (none in ResNet18) come last,
-   a vector or less at a time. */
+/* One of prologue and epilogue is plain. */
 static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
 {
     const qnet__prologue_kind plain = QNET__PROLOGUE_PLAIN, from = job->prologue->kind;
     const qnet__epilogue_kind store = QNET__EPILOGUE_PLAIN, to = job->epilogue->kind;
-    const ptrdiff_t n = (ptrdiff_t)job->channels, step = QNET__PASS_VECTORS * QNET__LANES;
-    if (from == QNET__PROLOGUE_NORMALISED)
+    if (QNET__HAS_TRAINING && from == QNET__PROLOGUE_NORMALISED)
         qnet__pass_columns(job, QNET__PROLOGUE_NORMALISED, store, first, rows, chunk);
     else if (QNET__HAS_TRAINING && from == QNET__PROLOGUE_GRADIENT)
         qnet__pass_columns(job, QNET__PROLOGUE_GRADIENT, store, first, rows, chunk);
     else if (QNET__HAS_TRAINING && to == QNET__EPILOGUE_MOMENTS)
         qnet__pass_columns(job, plain, QNET__EPILOGUE_MOMENTS, first, rows, chunk);
-    else if (to == QNET__EPILOGUE_NORMALISE)
-        qnet__pass_columns(job, plain, QNET__EPILOGUE_NORMALISE, first, rows, chunk);
-    else if (QNET__HAS_TRAINING)
+    else if (QNET__HAS_TRAINING && to == QNET__EPILOGUE_GRADIENT)
         qnet__pass_columns(job, plain, QNET__EPILOGUE_GRADIENT, first, rows, chunk);
-    for (ptrdiff_t c = n / step * step; c < n; c += QNET__LANES)
-        qnet__pass_column(job, from, to, first, rows, chunk, c, 1,
-                          c + QNET__LANES <= n ? QNET__LANES : (size_t)(n - c));
+    else
+        qnet__pass_columns(job, plain, QNET__EPILOGUE_NORMALISE, first, rows, chunk);
 }
 
 #if QNET__HAS_WINOGRAD
@@ -4944,10 +4946,8 @@ static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows,
    All points are in the order 0, infinity, r, two even pixels; -r, the third; t, the fourth. So
    tiles of 3 leave out the last two, those of 2 the last four, with factors in B^T as above.
 
-   Gradient of the inputs: a convolution of dy with the kernel turned round and its channels
-   swapped, so it is the same code. For stride 2 dx_{2i+1} has two taps, on dy_i and dy_{i+1}, and
-   dx_{2i} has one, on dy_i: the same points go from 5 pixels to 8. Gradient of the weights: Y is
-   linear in G g G^T, so
+   Gradients, at stride 1. That of the inputs is a convolution of dy with the kernel turned round
+   and its channels swapped, so it is the same code. That of the weights: Y is linear in G g G^T, so
        dg = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G,
    again a matrix product for each element. */
 
@@ -5042,84 +5042,56 @@ QNET__INLINE void qnet__winograd_a(int points, const qnet__lanes *x, qnet__lanes
     }
 }
 
-/* For stride 2, with 9, 7 or 5 points. Forward, pixel k of the odd ones is x[2 k], and of the even
-   ones x[2 k + 1]; for the gradient of the inputs both are x[k]. */
-QNET__INLINE void qnet__winograd_bt2(const qnet__winograd_form form, int points,
-                                     const qnet__lanes *x, qnet__lanes *y, const ptrdiff_t step)
+/* For stride 2, with 9, 7 or 5 points. Pixel k of the odd ones is x[2 k], of the even ones
+   x[2 k + 1]. */
+QNET__INLINE void qnet__winograd_bt2(int points, const qnet__lanes *x, qnet__lanes *y,
+                                     const ptrdiff_t step)
 {
     const qnet_real r = (qnet_real)QNET__WINOGRAD_R, r2 = (qnet_real)QNET__WINOGRAD_R2;
     const qnet_real t = (qnet_real)QNET__WINOGRAD_T;
-    const int odd = form == QNET__WINOGRAD_HALF ? 2 : 1;
-    const qnet__lanes x1 = x[odd], x2 = x[2 * odd], *even_pixel = x + odd - 1;
     if (points == 9) {
-        const qnet__lanes x3 = x[3 * odd], last = x3 - r2 * x1;
-        const qnet__lanes even = x3 - t * x2, rest = r * (x2 - t * x1);
-        y[0] = last - t * (x2 - r2 * x[0]);
-        y[step] = x[4 * odd] - r2 * x2 - t * last;
+        const qnet__lanes last = x[6] - r2 * x[2];
+        const qnet__lanes even = x[6] - t * x[4], rest = r * (x[4] - t * x[2]);
+        y[0] = last - t * (x[4] - r2 * x[0]);
+        y[step] = x[8] - r2 * x[4] - t * last;
         y[2 * step] = even + rest;
         y[5 * step] = even - rest;
         y[7 * step] = last;
     } else if (points == 7) {
-        y[0] = -t * (x2 - r2 * x[0]);
-        y[step] = x[3 * odd] - r2 * x1;
-        y[2 * step] = (r - t) * (x2 + r * x1);
-        y[5 * step] = y[7 * step] = -(r + t) * (x2 - r * x1);
+        y[0] = -t * (x[4] - r2 * x[0]);
+        y[step] = x[6] - r2 * x[2];
+        y[2 * step] = (r - t) * (x[4] + r * x[2]);
+        y[5 * step] = y[7 * step] = -(r + t) * (x[4] - r * x[2]);
     } else {
-        y[0] = -r * t * (x1 - r * x[0]);
-        y[step] = x2 - r * x1;
-        y[2 * step] = y[5 * step] = y[7 * step] = 2 * r * (r - t) * x1;
+        y[0] = -r * t * (x[2] - r * x[0]);
+        y[step] = x[4] - r * x[2];
+        y[2 * step] = y[5 * step] = y[7 * step] = 2 * r * (r - t) * x[2];
     }
-    y[3 * step] = even_pixel[0];
-    y[4 * step] = even_pixel[odd];
-    y[6 * step] = even_pixel[points > 5 ? 2 * odd : odd];
-    y[8 * step] = even_pixel[points > 7 ? 3 * odd : odd];
+    y[3 * step] = x[1];
+    y[4 * step] = x[3];
+    y[6 * step] = x[points > 5 ? 5 : 3];
+    y[8 * step] = x[points > 7 ? 7 : 3];
 }
 
-QNET__INLINE void qnet__winograd_at2(const qnet__winograd_form form, int points,
-                                     const qnet__lanes *x, qnet__lanes *y, const ptrdiff_t step)
+QNET__INLINE void qnet__winograd_at2(int points, const qnet__lanes *x, qnet__lanes *y,
+                                     const ptrdiff_t step)
 {
     const qnet_real r = (qnet_real)QNET__WINOGRAD_R, r2 = (qnet_real)QNET__WINOGRAD_R2;
     const qnet_real t = (qnet_real)QNET__WINOGRAD_T, t2 = (qnet_real)QNET__WINOGRAD_T2;
-    const int is_double = form == QNET__WINOGRAD_DOUBLE;
-    const ptrdiff_t next = is_double ? 2 * step : step;
-    qnet__lanes *odd = is_double ? y + step : y; /* what the points of the odd pixels give */
+    const qnet__lanes sum = x[2] + x[5], difference = r * (x[2] - x[5]);
     if (points == 9) {
-        const qnet__lanes sum = x[2] + x[5], difference = r * (x[2] - x[5]);
-        odd[0] = x[0] + sum + x[7];
-        odd[next] = difference + t * x[7];
-        odd[2 * next] = r2 * sum + t2 * x[7];
-        odd[3 * next] = x[1] + (r2 * difference + t * t2 * x[7]);
+        y[0] = x[0] + sum + x[7] + x[3];
+        y[step] = difference + t * x[7] + x[4];
+        y[2 * step] = r2 * sum + t2 * x[7] + x[6];
+        y[3 * step] = x[1] + (r2 * difference + t * t2 * x[7]) + x[8];
     } else if (points == 7) {
-        odd[0] = x[0] + (x[2] + x[5]);
-        odd[next] = r * (x[2] - x[5]);
-        odd[2 * next] = odd[3 * next] = x[1] + r2 * (x[2] + x[5]);
+        y[0] = x[0] + sum + x[3];
+        y[step] = difference + x[4];
+        y[2 * step] = y[3 * step] = x[1] + r2 * sum + x[6];
     } else {
-        odd[0] = x[0] + x[2];
-        odd[next] = odd[2 * next] = odd[3 * next] = x[1] + r * x[2];
+        y[0] = x[0] + x[2] + x[3];
+        y[step] = y[2 * step] = y[3 * step] = x[1] + r * x[2] + x[4];
     }
-    y[0] = is_double ? x[3] : odd[0] + x[3];
-    y[next] = is_double ? x[4] : odd[next] + x[4];
-    if (points > 5 || is_double)
-        y[2 * next] = is_double ? x[points > 5 ? 6 : 4] : odd[2 * next] + x[6];
-    if (points > 7 || is_double)
-        y[3 * next] = is_double ? x[points > 7 ? 8 : 4] : odd[3 * next] + x[8];
-}
-
-QNET__INLINE void qnet__winograd_a2(int points, const qnet__lanes *x, qnet__lanes *y,
-                                    const ptrdiff_t step)
-{
-    const qnet_real r = (qnet_real)QNET__WINOGRAD_R, r2 = (qnet_real)QNET__WINOGRAD_R2;
-    const qnet_real t = (qnet_real)QNET__WINOGRAD_T, t2 = (qnet_real)QNET__WINOGRAD_T2;
-    const qnet__lanes even = points > 5 ? x[0] + r2 * x[2] : x[0];
-    const qnet__lanes odd = points > 7 ? r * (x[1] + r2 * x[3]) : r * x[1];
-    y[0] = y[3 * step] = x[0];
-    y[step] = x[(points - 3) / 2];
-    y[2 * step] = even + odd;
-    y[4 * step] = x[1];
-    y[5 * step] = even - odd;
-    y[6 * step] = x[points > 5 ? 2 : 1];
-    y[7 * step] = points > 7 ? (x[0] + t2 * x[2]) + t * (x[1] + t2 * x[3]) : odd;
-    y[8 * step] = x[points > 7 ? 3 : 1];
 }
 
 /* The matrix of a form that a step applies to an axis. */
@@ -5132,15 +5104,13 @@ QNET__INLINE void qnet__winograd_axis_of(const qnet__winograd_form form,
     if (step == QNET__WINOGRAD_INPUT && is_same)
         qnet__winograd_bt(points, x, y, next);
     else if (step == QNET__WINOGRAD_INPUT)
-        qnet__winograd_bt2(form, points, x, y, next);
+        qnet__winograd_bt2(points, x, y, next);
     else if (step == QNET__WINOGRAD_OUTPUT && is_same)
         qnet__winograd_at(points, x, y, next);
     else if (step == QNET__WINOGRAD_OUTPUT)
-        qnet__winograd_at2(form, points, x, y, next);
-    else if (is_same)
-        qnet__winograd_a(points, x, y, next);
+        qnet__winograd_at2(points, x, y, next);
     else
-        qnet__winograd_a2(points, x, y, next);
+        qnet__winograd_a(points, x, y, next);
 }
 
 /* The pixels of the next tile come from memory while this one is transformed: column x of size
@@ -5148,9 +5118,9 @@ QNET__INLINE void qnet__winograd_axis_of(const qnet__winograd_form form,
    be in the tile before. */
 #define QNET__WINOGRAD_AHEAD QNET__WINOGRAD_GROUP
 
-/* v = B^T d B of a tile, to[plane] + channel; or, in step GRADIENT, d = A dY A^T for the channels
-   of a slab. dY is kept in dy_made (NULL: not) for the gradient of the inputs. full: the tile has
-   4x4 outputs, and all loops have constant ends. */
+/* v = B^T d B of a tile, to[plane] + channel; or, in step GRADIENT, d = A dY A^T for channels of
+   a slab. dY is kept in dy_made (NULL: not) for the gradient of the inputs. full: the tile has 4x4
+   outputs, and all loops have constant ends; for stride 1 alone, where most of the time goes. */
 QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__winograd_step step,
                                          const qnet__winograd_form form,
                                          const qnet__prologue_kind kind, const int full,
@@ -5158,8 +5128,8 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
                                          const qnet__winograd_view *next, qnet_real *to)
 {
     const int is_dy = step == QNET__WINOGRAD_GRADIENT, most = qnet__winograd_sizes_of[form].points;
-    const int size = is_dy ? 4 : qnet__winograd_sizes_of[form].in;
-    const int fresh = is_dy ? 4 : qnet__winograd_sizes_of[form].fresh;
+    const int size = is_dy ? QNET__WINOGRAD_OUTPUTS : qnet__winograd_sizes_of[form].in;
+    const int fresh = is_dy ? QNET__WINOGRAD_OUTPUTS : qnet__winograd_sizes_of[form].fresh;
     const int columns = full ? size : now->columns;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
     const qnet__prologue from = is_dy ? p->dy : p->from; /* a copy: stores cannot change it */
@@ -5184,7 +5154,7 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
                 const ptrdiff_t at = now->at[i * size + x];
                 d[i] = at < 0 ? qnet__lanes_zero()
                               : qnet__prologue_get(&from, kind, &k, at + c, QNET__LANES);
-                if (kind == QNET__PROLOGUE_GRADIENT && dy_made != NULL && at >= 0)
+                if (is_dy && dy_made != NULL && at >= 0)
                     qnet__lanes_store(dy_made + at + c, d[i]);
             }
             qnet__winograd_axis_of(form, step, points_y, d, half + x, size);
@@ -5214,7 +5184,7 @@ QNET__INLINE void qnet__winograd_transform(const qnet__winograd *p, const qnet__
     for (ptrdiff_t t = first; t < last; t++, to += is_dy ? p->d_row : p->v_row) {
         now = next;
         qnet__winograd_look(p, t + 1 < p->tiles ? t + 1 : t, map, &next);
-        if (now.points_y == most && now.points_x == most)
+        if (form == QNET__WINOGRAD_SAME && now.points_y == most && now.points_x == most)
             qnet__winograd_tile_in(p, step, form, kind, 1, &now, &next, to);
         else
             qnet__winograd_tile_in(p, step, form, kind, 0, &now, &next, to);
@@ -5231,7 +5201,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
 {
     const qnet__epilogue epilogue = p->epilogue; /* a copy, which stores to the map cannot change */
     const int most = qnet__winograd_sizes_of[form].points;
-    const int size = qnet__winograd_sizes_of[form].out, rows = full ? size : now->rows;
+    const int size = QNET__WINOGRAD_OUTPUTS, rows = full ? size : now->rows;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
     const ptrdiff_t plane = p->m_plane, row = p->x.points * plane;
     ptrdiff_t c;
@@ -5240,7 +5210,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
         const qnet_real *from = m + (c - channel);
         qnet__sums sum = *sums;
         qnet__epilogue_lanes k;
-        qnet__lanes half[8 * QNET__WINOGRAD_MOST];
+        qnet__lanes half[QNET__WINOGRAD_OUTPUTS * QNET__WINOGRAD_MOST];
         for (i = 0; i < size * size && next != NULL; i++)
             if (next->at[i] >= 0)
                 qnet__epilogue_prefetch(&epilogue, kind, next->at[i] + c);
@@ -5254,7 +5224,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
         }
         for (y = 0; y < rows; y++) {
             const ptrdiff_t *at = now->at + size * y;
-            qnet__lanes e[8];
+            qnet__lanes e[QNET__WINOGRAD_OUTPUTS];
             qnet__winograd_axis_of(form, QNET__WINOGRAD_OUTPUT, points_x, half + most * y, e, 1);
             if (kind == QNET__EPILOGUE_MOMENTS && y == 0 && is_first)
                 sum.center = e[0];
@@ -5273,7 +5243,7 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__win
                                         const qnet__epilogue_kind kind, ptrdiff_t block,
                                         ptrdiff_t channel, const qnet_real *m)
 {
-    const int most = qnet__winograd_sizes_of[form].points, size = qnet__winograd_sizes_of[form].out;
+    const int most = qnet__winograd_sizes_of[form].points;
     const ptrdiff_t first = block * p->block;
     const ptrdiff_t last = first + p->block < p->tiles ? first + p->block : p->tiles;
     qnet__sums sums[QNET__WINOGRAD_GROUP / QNET__LANES];
@@ -5286,11 +5256,11 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__win
         now = next;
         if (coming != NULL)
             qnet__winograd_look(p, t + 1, &p->out, &next);
-        if (now.points_y == most && now.points_x == most)
+        if (form == QNET__WINOGRAD_SAME && now.points_y == most && now.points_x == most)
             qnet__winograd_tile_out(p, form, kind, 1, &now, coming, channel, t == first, m, sums);
         else
             qnet__winograd_tile_out(p, form, kind, 0, &now, coming, channel, t == first, m, sums);
-        for (int i = 0; i < size * size; i++)
+        for (int i = 0; i < QNET__WINOGRAD_OUTPUTS * QNET__WINOGRAD_OUTPUTS; i++)
             rows += now.at[i] >= 0;
     }
     for (ptrdiff_t c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANES)
@@ -5370,18 +5340,12 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__wi
 }
 
 #if QNET__HAS_TRAINING
-/* y[3] = G^T x[points], in double too; x is 0 beyond, up to 6 or 9. */
-QNET__INLINE void qnet__winograd_gt(const qnet__winograd_form form, ptrdiff_t points,
-                                    const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
+/* y[3] = G^T x[points], in double too; x is 0 beyond, up to 6. */
+QNET__INLINE void qnet__winograd_gt(ptrdiff_t points, const qnet__wide *x, qnet__wide *y,
+                                    const ptrdiff_t step)
 {
     const double a = QNET__WINOGRAD_A, a2 = a * a, b = QNET__WINOGRAD_B, b2 = b * b;
-    if (form != QNET__WINOGRAD_SAME) {
-        const qnet__wide at_r = QNET__WINOGRAD_MR * x[2], at_minus = QNET__WINOGRAD_MM * x[5];
-        const qnet__wide at_t = QNET__WINOGRAD_MT * x[7];
-        y[0] = QNET__WINOGRAD_M0 * x[0] + (at_r + at_minus + at_t);
-        y[step] = x[3] + x[4] + (x[6] + x[8]);
-        y[2 * step] = x[1] + (QNET__WINOGRAD_R * (at_r - at_minus) + QNET__WINOGRAD_T * at_t);
-    } else if (points == QNET__WINOGRAD_CLOSED) {
+    if (points == QNET__WINOGRAD_CLOSED) {
         y[0] = x[2];
         y[step] = x[0] - x[1] - x[2];
         y[2 * step] = x[1];
@@ -5399,12 +5363,11 @@ QNET__INLINE void qnet__winograd_gt(const qnet__winograd_form form, ptrdiff_t po
 /* dg = G^T du G for input channel i and the output channels of a group, where du is the sum of all
    parts; du[0] is that of i and the group. The points are constants where they are 6 or 3. */
 QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p,
-                                                  const qnet__winograd_form form,
                                                   const ptrdiff_t points_y,
                                                   const ptrdiff_t points_x, ptrdiff_t i,
                                                   ptrdiff_t group, const qnet_real *du)
 {
-    const ptrdiff_t tap = p->src_c * p->dst_c, most = qnet__winograd_sizes_of[form].points;
+    const ptrdiff_t tap = p->src_c * p->dst_c, most = qnet__winograd_sizes_of[0].points;
     qnet_real *dw = p->dw + i * p->dst_c + group * QNET__WINOGRAD_GROUP;
     ptrdiff_t c, x, y, part;
     for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__WIDE) {
@@ -5425,10 +5388,10 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p,
                     e[y] += more;
                 }
             }
-            qnet__winograd_gt(form, points_y, e, half + x, QNET__WINOGRAD_MOST);
+            qnet__winograd_gt(points_y, e, half + x, QNET__WINOGRAD_MOST);
         }
         for (y = 0; y < 3; y++) {
-            qnet__winograd_gt(form, points_x, half + QNET__WINOGRAD_MOST * y, e, 1);
+            qnet__winograd_gt(points_x, half + QNET__WINOGRAD_MOST * y, e, 1);
             QNET__UNROLL
             for (x = 0; x < 3; x++)
                 qnet__wide_round(&e[x], dw + (3 * y + x) * tap + c);
@@ -5443,70 +5406,53 @@ static QNET__NOINLINE void qnet__winograd_of_kernels(const qnet__winograd *p,
                                                      qnet__winograd_step step, ptrdiff_t i,
                                                      ptrdiff_t j, qnet_real *block)
 {
-    const qnet__winograd_form same = QNET__WINOGRAD_SAME, half = QNET__WINOGRAD_HALF;
-    if (step == QNET__WINOGRAD_KERNELS && p->form == same)
-        qnet__winograd_kernels(p, same, i, j, block);
+    if (step == QNET__WINOGRAD_KERNELS && p->form == QNET__WINOGRAD_SAME)
+        qnet__winograd_kernels(p, QNET__WINOGRAD_SAME, i, j, block);
     else if (step == QNET__WINOGRAD_KERNELS)
-        qnet__winograd_kernels(p, half, i, j, block);
+        qnet__winograd_kernels(p, QNET__WINOGRAD_HALF, i, j, block);
 #if QNET__HAS_TRAINING
     else if (p->planes == 36)
-        qnet__winograd_kernel_gradients(p, same, 6, 6, i, j, block);
+        qnet__winograd_kernel_gradients(p, 6, 6, i, j, block);
     else if (p->planes == 9)
-        qnet__winograd_kernel_gradients(p, same, 3, 3, i, j, block);
-    else if (p->form == same)
-        qnet__winograd_kernel_gradients(p, same, p->y.points, p->x.points, i, j, block);
+        qnet__winograd_kernel_gradients(p, 3, 3, i, j, block);
     else
-        qnet__winograd_kernel_gradients(p, half, p->y.points, p->x.points, i, j, block);
+        qnet__winograd_kernel_gradients(p, p->y.points, p->x.points, i, j, block);
 #endif
 }
 
-/* At stride 2 pixels come from a plain map, and the gradient of the inputs goes to one: no network
-   here has the other kinds there, and each takes a fortieth of the time to compile this file. */
-QNET__INLINE void qnet__winograd_step_of(const qnet__winograd *p, qnet__winograd_step step,
-                                         const qnet__winograd_form form, ptrdiff_t i, ptrdiff_t j,
-                                         qnet_real *block)
-{
-    const int is_forward = form != QNET__WINOGRAD_DOUBLE, is_same = form == QNET__WINOGRAD_SAME;
-    const qnet__winograd_step in = QNET__WINOGRAD_INPUT, of_dy = QNET__WINOGRAD_GRADIENT;
-    const qnet__prologue_kind from = step == of_dy ? p->dy.kind : p->from.kind;
-    if (QNET__HAS_TRAINING && is_forward && step == of_dy && from == QNET__PROLOGUE_PLAIN)
-        qnet__winograd_transform(p, of_dy, form, QNET__PROLOGUE_PLAIN, i, j, block);
-    else if (QNET__HAS_TRAINING && is_forward && step == of_dy)
-        qnet__winograd_transform(p, of_dy, form, QNET__PROLOGUE_GRADIENT, i, j, block);
-    else if (step == in && is_same && from != QNET__PROLOGUE_PLAIN)
-        qnet__winograd_transform(p, in, form, QNET__PROLOGUE_NORMALISED, i, j, block);
-    else if (step == in)
-        qnet__winograd_transform(p, in, form, QNET__PROLOGUE_PLAIN, i, j, block);
-    else if (QNET__HAS_TRAINING && p->epilogue.kind == QNET__EPILOGUE_MOMENTS && is_forward)
-        qnet__winograd_output(p, form, QNET__EPILOGUE_MOMENTS, i, j, block);
-    else if (p->epilogue.kind == QNET__EPILOGUE_NORMALISE && is_forward)
-        qnet__winograd_output(p, form, QNET__EPILOGUE_NORMALISE, i, j, block);
-    else if (QNET__HAS_TRAINING && p->epilogue.kind == QNET__EPILOGUE_GRADIENT && is_same)
-        qnet__winograd_output(p, form, QNET__EPILOGUE_GRADIENT, i, j, block);
-    else
-        qnet__winograd_output(p, form, QNET__EPILOGUE_PLAIN, i, j, block);
-}
-
-/* A function for each form, as compilers need much longer for all in one. */
+/* A step on maps, for each kind of prologue or epilogue that a network has; a plain epilogue is a
+   norm without a scale, and a plain dy a gradient without one. A function for each form, as
+   compilers need much longer for both in one. */
 static QNET__NOINLINE void qnet__winograd_same(const qnet__winograd *p, qnet__winograd_step step,
                                                ptrdiff_t i, ptrdiff_t j, qnet_real *block)
 {
-    qnet__winograd_step_of(p, step, QNET__WINOGRAD_SAME, i, j, block);
+    const qnet__winograd_form form = QNET__WINOGRAD_SAME;
+    const qnet__winograd_step in = QNET__WINOGRAD_INPUT, of_dy = QNET__WINOGRAD_GRADIENT;
+    if (QNET__HAS_TRAINING && step == of_dy)
+        qnet__winograd_transform(p, of_dy, form, QNET__PROLOGUE_GRADIENT, i, j, block);
+    else if (QNET__HAS_TRAINING && step == in && p->from.kind == QNET__PROLOGUE_NORMALISED)
+        qnet__winograd_transform(p, in, form, QNET__PROLOGUE_NORMALISED, i, j, block);
+    else if (step == in)
+        qnet__winograd_transform(p, in, form, QNET__PROLOGUE_PLAIN, i, j, block);
+    else if (QNET__HAS_TRAINING && p->epilogue.kind == QNET__EPILOGUE_MOMENTS)
+        qnet__winograd_output(p, form, QNET__EPILOGUE_MOMENTS, i, j, block);
+    else if (QNET__HAS_TRAINING && p->epilogue.kind == QNET__EPILOGUE_GRADIENT)
+        qnet__winograd_output(p, form, QNET__EPILOGUE_GRADIENT, i, j, block);
+    else
+        qnet__winograd_output(p, form, QNET__EPILOGUE_NORMALISE, i, j, block);
 }
 
 static QNET__NOINLINE void qnet__winograd_half(const qnet__winograd *p, qnet__winograd_step step,
                                                ptrdiff_t i, ptrdiff_t j, qnet_real *block)
 {
-    qnet__winograd_step_of(p, step, QNET__WINOGRAD_HALF, i, j, block);
+    const qnet__winograd_form form = QNET__WINOGRAD_HALF;
+    if (step == QNET__WINOGRAD_INPUT)
+        qnet__winograd_transform(p, QNET__WINOGRAD_INPUT, form, QNET__PROLOGUE_PLAIN, i, j, block);
+    else if (QNET__HAS_TRAINING && p->epilogue.kind == QNET__EPILOGUE_MOMENTS)
+        qnet__winograd_output(p, form, QNET__EPILOGUE_MOMENTS, i, j, block);
+    else
+        qnet__winograd_output(p, form, QNET__EPILOGUE_NORMALISE, i, j, block);
 }
-
-#if QNET__HAS_TRAINING
-static QNET__NOINLINE void qnet__winograd_double(const qnet__winograd *p, qnet__winograd_step step,
-                                                 ptrdiff_t i, ptrdiff_t j, qnet_real *block)
-{
-    qnet__winograd_step_of(p, step, QNET__WINOGRAD_DOUBLE, i, j, block);
-}
-#endif
 
 static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i,
                                ptrdiff_t j, qnet_real *block)
@@ -5515,81 +5461,69 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
         qnet__winograd_of_kernels(p, step, i, j, block);
     else if (p->form == QNET__WINOGRAD_SAME)
         qnet__winograd_same(p, step, i, j, block);
-    else if (p->form == QNET__WINOGRAD_HALF)
-        qnet__winograd_half(p, step, i, j, block);
-#if QNET__HAS_TRAINING
     else
-        qnet__winograd_double(p, step, i, j, block);
-#endif
+        qnet__winograd_half(p, step, i, j, block);
 }
 #endif /* QNET__HAS_WINOGRAD */
 
 /* ---- Max pooling ----------------------------------------------------------------------------- */
 
-/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
-QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                         qnet_real x, size_t c)
-{
-    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
-    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
-    return x;
-}
-
-/* A later tap wins only if it is larger, or NaN. Choices are no branches, so that the loops over
-   channels become vector code. */
-QNET__INLINE void qnet__maxpool_next(qnet_real v, int tap, qnet_real *best, int *winner)
-{
-    const int better = (v > *best) | (v != v);
-    *winner = better ? tap : *winner;
-    *best = better ? v : *best;
-}
-
-/* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
-   x[9][channels]. The steps are written out: compilers unroll a loop too late. */
-QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
-                                       const qnet__prologue_kind kind, const qnet_real *const *x,
-                                       const int *tap, size_t c, size_t at)
+/* `count` channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
+   x[9][channels]. A later tap wins only if it is larger, or NaN; ReLU can wait for the winner. The
+   number of a tap is kept as a qnet_real, so that it is chosen like the maximum. */
+QNET__INLINE void qnet__maxpool_window(const qnet__maxpool *pool, const qnet__prologue_kind kind,
+                                       const int by_sign, const qnet_real *const *x,
+                                       const int *tap, size_t c, size_t at, const size_t count)
 {
     const qnet__prologue *s = &pool->x;
-    qnet_real top[QNET__WIDTH];
-    int won[QNET__WIDTH];
-    for (int i = 0; i < n; i++) {
-        const size_t k = c + (size_t)i;
-        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
-        int winner = tap[0];
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[1][k], k), tap[1], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[2][k], k), tap[2], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[3][k], k), tap[3], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[4][k], k), tap[4], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[5][k], k), tap[5], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[6][k], k), tap[6], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[7][k], k), tap[7], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[8][k], k), tap[8], &best, &winner);
-        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
-        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
-        top[i] = best;
-        won[i] = winner;
+    const qnet__lanes zero = qnet__lanes_zero();
+    qnet__lanes best = zero, winner = qnet__lanes_all((qnet_real)tap[0]), sign = zero;
+    qnet__prologue_lanes k;
+    qnet__prologue_channels(s, kind, (ptrdiff_t)c, count, &k);
+    if (by_sign)
+        sign = qnet__lanes_load_part(pool->sign + c, count);
+    for (int t = 0; t < 9; t++) {
+        qnet__lanes v = qnet__lanes_load_part(x[t] + c, count);
+        qnet__lanes_int better;
+        if (kind == QNET__PROLOGUE_NORMALISED)
+            v = (v - k.mean) * k.scale + k.beta;
+        if (by_sign)
+            v *= sign;
+        if (t == 0)
+            best = v;
+        better = (qnet__lanes_int)(v > best) | (qnet__lanes_int)(v != v);
+        winner = qnet__lanes_select(better, qnet__lanes_all((qnet_real)tap[t]), winner);
+        best = qnet__lanes_select(better, v, best);
     }
-    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
-    if (pool->argmax != NULL)
-        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+    if (kind == QNET__PROLOGUE_NORMALISED)
+        best = qnet__lanes_cut(best, best, 0);
+    if (by_sign)
+        best = qnet__lanes_select((qnet__lanes_int)(sign == zero),
+                                  qnet__lanes_load_part(x[0] + c, count), best * sign);
+    qnet__lanes_store_part(pool->y + at, best, count);
+    if (pool->argmax != NULL) {
+        qnet_real won[QNET__LANES];
+        qnet__lanes_store(won, winner);
+        for (size_t i = 0; i < count; i++)
+            pool->argmax[at + i] = (uint8_t)won[i];
+    }
 }
 
 /* One output row: index = image * out_height + row. The window is clipped to the image, which is
    what padding with -infinity means: where a tap is outside, the one before takes part once more,
    or the first inside; that changes nothing. */
 QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
-                                        size_t index)
+                                        const int by_sign, size_t index)
 {
     const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
     const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
     const ptrdiff_t y = 2 * (ptrdiff_t)(index % pool->out_height) - 1;
     const size_t n = pool->channels;
-    size_t c;
     for (size_t ox = 0; ox < pool->out_width; ox++) {
         const size_t at = (index * pool->out_width + ox) * n;
         const ptrdiff_t left = 2 * (ptrdiff_t)ox - 1;
         const qnet_real *x[9];
+        size_t c = 0;
         int tap[9], last = (y < 0 ? 3 : 0) + (left < 0 ? 1 : 0);
         for (int t = 0; t < 9; t++) {
             const ptrdiff_t iy = y + t / 3, ix = left + t % 3;
@@ -5598,18 +5532,18 @@ QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__p
             x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
                                 last % 3) * (ptrdiff_t)n;
         }
-        for (c = 0; c + QNET__WIDTH <= n; c += QNET__WIDTH)
-            qnet__maxpool_window(QNET__WIDTH, pool, kind, x, tap, c, at + c);
-        if (c < n)
-            qnet__maxpool_window((int)(n - c), pool, kind, x, tap, c, at + c);
+        for (; c + QNET__LANES <= n; c += QNET__LANES)
+            qnet__maxpool_window(pool, kind, by_sign, x, tap, c, at + c, QNET__LANES);
+        for (; c < n; c++)
+            qnet__maxpool_window(pool, kind, by_sign, x, tap, c, at + c, 1);
     }
 }
 
 #if QNET__HAS_TRAINING
 /* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
    Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
-QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
-                                       size_t ix, size_t c, qnet_real *dx)
+QNET__INLINE void qnet__maxpool_gather(const int n, const qnet__maxpool *pool, size_t image,
+                                       size_t iy, size_t ix, size_t c, qnet_real *dx)
 {
     const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
     const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
@@ -5638,8 +5572,8 @@ QNET__INLINE void qnet__maxpool_backward(const qnet__maxpool *pool, size_t index
         size_t c = 0;
         for (; c + QNET__WIDTH <= n; c += QNET__WIDTH)
             qnet__maxpool_gather(QNET__WIDTH, pool, image, iy, ix, c, dx + c);
-        if (c < n)
-            qnet__maxpool_gather((int)(n - c), pool, image, iy, ix, c, dx + c);
+        for (; c < n; c++)
+            qnet__maxpool_gather(1, pool, image, iy, ix, c, dx + c);
     }
 }
 #endif
@@ -5652,12 +5586,12 @@ static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
         return;
     }
 #endif
-    if (pool->x.kind == QNET__PROLOGUE_PLAIN)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
-    else if (pool->x.kind == QNET__PROLOGUE_SCALED)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
+    if (QNET__HAS_TRAINING && pool->sign != NULL)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, 1, index);
+    else if (pool->x.kind == QNET__PROLOGUE_PLAIN)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, 0, index);
     else
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, 0, index);
 }
 
 /* ---- The gradient of the stem's weights ------------------------------------------------------ */
@@ -5711,13 +5645,13 @@ static void qnet__stem_winners_of(const qnet__stem_list *p)
 #if QNET__REAL_IS_DOUBLE
 
 /* Double precision is for reference and takes the C library's. */
-QNET__INLINE qnet__lanes qnet__lanes_gate(qnet__lanes x, const int of_tanh)
+static void qnet__lanes_gate(qnet__lanes *x, const int of_tanh)
 {
     qnet_real v[QNET__LANES];
-    qnet__lanes_store(v, x);
+    qnet__lanes_store(v, *x);
     for (size_t i = 0; i < QNET__LANES; i++)
         v[i] = of_tanh ? qnet__tanh(v[i]) : qnet__sigmoid(v[i]);
-    return qnet__lanes_load(v);
+    *x = qnet__lanes_load(v);
 }
 
 #else
@@ -5736,7 +5670,8 @@ QNET__INLINE qnet__lanes qnet__lanes_of_bits(qnet__lanes_int bits)
     return x;
 }
 
-/* sigma(x) = e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) otherwise: no overflow, and small results
+/* *x = tanh(x) or sigma(x).
+   sigma(x) = e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) otherwise: no overflow, and small results
    keep their digits. tanh |x| = -d / (2 + d), d = e^-2|x| - 1. Worst errors over every 257th bit
    pattern of a float: sigma 2.33, tanh 2.49 units in the last place.
 
@@ -5745,11 +5680,11 @@ QNET__INLINE qnet__lanes qnet__lanes_of_bits(qnet__lanes_int bits)
    times it is exact. 2^-m = power * rest, as no float is as small as 2^-150, and the smallest ones
    are to be reached with one rounding, at the end. e^r - 1 = r + r^2 q(r), q fitted (least squares,
    reweighted towards the least maximum) to a relative error of 1.4e-8. */
-QNET__INLINE qnet__lanes qnet__lanes_gate(qnet__lanes x, const int of_tanh)
+static QNET__NOINLINE void qnet__lanes_gate(qnet__lanes *x, const int of_tanh)
 {
-    const qnet__lanes_int sign = qnet__lanes_to_bits(x) & ~0x7fffffff;
+    const qnet__lanes_int sign = qnet__lanes_to_bits(*x) & ~0x7fffffff;
     const qnet__lanes zero = qnet__lanes_zero(), most = qnet__lanes_all(104);
-    const qnet__lanes size = qnet__lanes_of_bits(qnet__lanes_to_bits(x) & 0x7fffffff);
+    const qnet__lanes size = qnet__lanes_of_bits(qnet__lanes_to_bits(*x) & 0x7fffffff);
     qnet__lanes a = of_tanh ? 2.0f * size : size, rounded, m, r, q, expm1, power, rest, d;
     qnet__lanes_int bits;
     a = qnet__lanes_select(a > most, most, a); /* NaN stays */
@@ -5771,10 +5706,11 @@ QNET__INLINE qnet__lanes qnet__lanes_gate(qnet__lanes x, const int of_tanh)
     if (of_tanh) {
         d = power * expm1 * rest + (power * rest - 1.0f); /* near 0: d = e^r - 1 */
         d = d / (2.0f + d);
-        return qnet__lanes_of_bits((qnet__lanes_to_bits(d) & 0x7fffffff) | sign);
+        *x = qnet__lanes_of_bits((qnet__lanes_to_bits(d) & 0x7fffffff) | sign);
+        return;
     }
     d = (power + power * expm1) * rest;
-    return qnet__lanes_select(x < zero, d, qnet__lanes_all(1)) / (1.0f + d);
+    *x = qnet__lanes_select(*x < zero, d, qnet__lanes_all(1)) / (1.0f + d);
 }
 
 #endif
@@ -5789,12 +5725,13 @@ QNET__INLINE void qnet__lstm_units(const qnet__lstm_row *row, size_t j, const si
         a[q] = qnet__lanes_load_part(row->gates + q * n + j, count) +
                qnet__lanes_load_part(row->uh + q * n + j, count) +
                qnet__lanes_load_part(row->b + q * n + j, count);
-    a[0] = qnet__lanes_gate(a[0], 0); /* i (1) */
-    a[1] = qnet__lanes_gate(a[1], 0); /* f (3) */
-    a[2] = qnet__lanes_gate(a[2], 1); /* g */
-    a[3] = qnet__lanes_gate(a[3], 0); /* o (2) */
+    qnet__lanes_gate(&a[0], 0); /* i (1) */
+    qnet__lanes_gate(&a[1], 0); /* f (3) */
+    qnet__lanes_gate(&a[2], 1); /* g */
+    qnet__lanes_gate(&a[3], 0); /* o (2) */
     c = a[1] * qnet__lanes_load_part(row->c_prev + j, count) + a[0] * a[2]; /* c = f c' + i g (4) */
-    t = qnet__lanes_gate(c, 1);
+    t = c;
+    qnet__lanes_gate(&t, 1);
     h = a[3] * t; /* h = o tanh(c) (5) */
     QNET__UNROLL
     for (size_t q = 0; q < 4; q++) qnet__lanes_store_part(row->gates + q * n + j, a[q], count);
@@ -5808,7 +5745,7 @@ static void qnet__lstm_forward_row(const qnet__lstm_row *row)
 {
     size_t j = 0;
     for (; j + QNET__LANES <= row->hidden; j += QNET__LANES) qnet__lstm_units(row, j, QNET__LANES);
-    if (j < row->hidden) qnet__lstm_units(row, j, row->hidden - j);
+    for (; j < row->hidden; j++) qnet__lstm_units(row, j, 1);
 }
 
 #if QNET__HAS_TRAINING
@@ -5849,7 +5786,7 @@ static void qnet__lstm_backward_row(const qnet__lstm_row *row)
     size_t j = 0;
     for (; j + QNET__LANES <= row->hidden; j += QNET__LANES)
         qnet__lstm_units_back(row, j, QNET__LANES);
-    if (j < row->hidden) qnet__lstm_units_back(row, j, row->hidden - j);
+    for (; j < row->hidden; j++) qnet__lstm_units_back(row, j, 1);
 }
 #endif
 
@@ -6312,26 +6249,14 @@ static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
 /* ============================================================================================
    >>gemm: how products are cut into tiles (>>kernels), the packing of the right-hand side, and
    qnet_gemm, C[m][n] = op(A)[m][k] op(B)[k][n] + beta C.
-
-   Words of this room, >>winograd and >>conv:
-     tile         rows x columns of C in registers; in >>winograd also the outputs that are made at
-                  once, 2x2 to 4x4
-     panel        columns of b, as wide as a tile, packed so that the rows of k follow each other
-     segment      a part of the sum with pointers of its own: a tap, or a row of pixels
-     chain        products that are added one to another before the sum is added to C
-     piece        k's after which the next tile of rows follows, while b stays in cache
-     block        tiles (>>winograd) that a worker takes from the products to the output at once
-     group        64 channels (>>winograd); rows with a partial sum of their own (>>conv)
-     chunk        rows of a map whose x stays in cache
-     partial sum  of some rows or tiles; partial sums are added in a fixed order
-     prologue, epilogue   what is done to a map while it is read, and before it is written
    Relies on >>context >>kernels.
    ============================================================================================ */
 
-/* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
+/* Rows of the next tile where `rows` are left: 6 or, behind the last of these, 4 and 2, of which
+   one row may be beyond. */
 static int qnet__tile_size(size_t rows)
 {
-    return rows > 4 ? 6 : rows > 2 ? 4 : 2;
+    return rows >= 6 ? 6 : rows > 2 ? 4 : 2;
 }
 
 /* A tile of which only the rows with c[m] != NULL and the first `columns` columns are wanted: by
@@ -6557,15 +6482,15 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
             } else if (tile.c_at + width < p->columns) {
                 next = p->b[0] + panel + p->b_panel;
             }
-            for (size_t first = 0; first < p->rows; first += QNET__TILE_ROWS) {
-                const int tail = first == full, beside = p->beside && !tail;
-                const size_t part = first / QNET__TILE_ROWS;
+            for (size_t first = 0, part = 0; first < p->rows; first += (size_t)tile.rows, part++) {
+                const int tail = first >= full, beside = p->beside && !tail;
                 tile.rows = qnet__tile_size(p->rows - first);
                 tile.a_rows = tail ? QNET__TILE_ROWS : p->a_rows;
-                tile.a = (tail ? tail_a : beside ? p->a : p->a + first) + s * tile.a_rows;
+                tile.a = (tail ? tail_a + (first - full) : beside ? p->a : p->a + first) +
+                         s * tile.a_rows;
                 tile.a_at = at * p->a_step + (beside ? first : 0);
                 tile.beside = beside;
-                tile.c = tail ? tail_c : p->c + first;
+                tile.c = tail ? tail_c + (first - full) : p->c + first;
                 if (p->accumulate && at == 0 && s == 0)
                     qnet__tile_prefetch_sums(&tile, width);
                 if (p->cold)
@@ -6575,30 +6500,13 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
                 } else {
                     qnet__tile_prefetch(&tile, next_a, p->a_step, p->rows, part - lines);
                 }
-                if (columns < width || (tail && p->rows % 2 != 0))
+                if (columns < width || first + (size_t)tile.rows > p->rows)
                     qnet__run_part(isa, &tile, columns);
                 else
                     isa->tile(&tile);
             }
         }
     }
-}
-
-/* Some rows times a matrix that is packed once and used often: one segment of k. With a_step > 1
-   the rows of a lie beside each other. */
-static void qnet__multiply_rows(const qnet__isa *isa, size_t chain, size_t rows,
-                                size_t columns, size_t k, const qnet_real *const *a, size_t a_step,
-                                const qnet_real *b, size_t b_step, size_t b_panel,
-                                qnet_real *const *c, int accumulate)
-{
-    qnet__product p;
-    memset(&p, 0, sizeof p);
-    p.a = a, p.a_step = a_step, p.beside = a_step > 1;
-    p.b = &b, p.b_step = b_step, p.b_panel = b_panel;
-    p.c = c, p.accumulate = accumulate;
-    p.rows = rows, p.columns = columns, p.segments = 1, p.length = k;
-    p.chain = chain, p.piece = QNET__PIECE;
-    qnet__multiply(isa, &p);
 }
 
 /* ---- qnet_gemm ------------------------------------------------------------------------------- */
@@ -6987,8 +6895,7 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
     memset(p, 0, sizeof *p);
     memset(&x, 0, sizeof x);
     p->isa = isa;
-    p->form = s->stride == 1 ? QNET__WINOGRAD_SAME
-                             : backward ? QNET__WINOGRAD_DOUBLE : QNET__WINOGRAD_HALF;
+    p->form = s->stride == 1 ? QNET__WINOGRAD_SAME : QNET__WINOGRAD_HALF;
     p->backward = backward;
     x.step = s->stride;
     y = x;
@@ -6997,10 +6904,10 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
     y.height = out_h, y.width = out_w, y.channels = s->out_channels;
     p->in = backward ? y : x;
     p->out = backward ? x : y;
-    p->in.border = p->form != QNET__WINOGRAD_DOUBLE;
-    p->in.more = p->form == QNET__WINOGRAD_SAME ? 2 : 1;
+    p->in.border = 1;
+    p->in.more = 3 - s->stride;
     p->in.size = qnet__winograd_sizes_of[p->form].in;
-    p->out.size = qnet__winograd_sizes_of[p->form].out;
+    p->out.size = QNET__WINOGRAD_OUTPUTS;
     p->src_c = p->in.channels;
     p->dst_c = p->out.channels;
     qnet__winograd_cut(&p->y, out_h, side, s->stride);
@@ -7022,7 +6929,7 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
     p->u_plane = p->src_c * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
 }
 
-/* tiles * channels of a v or d: `most` for 36 planes, a quarter for the 81 of stride 2. */
+/* tiles * channels of a v: `most` for 36 planes, a quarter for the 81 of stride 2. */
 static ptrdiff_t qnet__winograd_room(const qnet__winograd *p, ptrdiff_t most)
 {
     return p->form == QNET__WINOGRAD_SAME ? most : most / 4;
@@ -7341,7 +7248,7 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
         p->parts = p->parts < QNET__WINOGRAD_PARTS ? p->parts : QNET__WINOGRAD_PARTS;
         makers = workers, owners = (size_t)p->parts;
     } else if (qnet__winograd_by_channels(p)) {
-        const ptrdiff_t most = qnet__winograd_room(p, QNET__WINOGRAD_ALL) / 2 / p->tiles;
+        const ptrdiff_t most = QNET__WINOGRAD_ALL / 2 / p->tiles;
         p->schedule = QNET__WINOGRAD_BY_SQUARE;
         p->round = p->tiles;
         p->slab = most / QNET__WINOGRAD_GROUP * QNET__WINOGRAD_GROUP;
@@ -7351,7 +7258,7 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
         owners = workers;
     } else {
         p->schedule = QNET__WINOGRAD_BY_ROUND;
-        p->round = qnet__winograd_room(p, QNET__WINOGRAD_ROUND) / 2 / channels; /* v and d */
+        p->round = QNET__WINOGRAD_ROUND / 2 / channels; /* v and d */
         p->round = p->round < QNET__WINOGRAD_WEIGHT_TILES ? p->round : QNET__WINOGRAD_WEIGHT_TILES;
         p->round = p->round < 16 ? 16 : p->round;
         p->round = p->round < p->tiles ? p->round : p->tiles;
@@ -7366,7 +7273,7 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
     p->d = (qnet_real *)qnet__take(arena, makers * (size_t)p->d_plane, bytes);
 }
 
-/* dy_made: gets dy as it is computed, where that is not plain; one of its own maps, or NULL. */
+/* At stride 1. dy_made: gets dy as it is computed; one of its own maps, or NULL. */
 static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int side,
                                    const qnet__prologue *x, const qnet__prologue *dy,
                                    qnet_real *dy_made, qnet_real *dw, void *scratch)
@@ -7431,16 +7338,7 @@ static int qnet__winograd_side(const qnet_conv2d *s, int once)
     return 0;
 }
 
-/* Whether the gradient of the inputs goes this way too; else directly. At stride 2, kernels too
-   large for caches would need 48 MB of scratch for it (256 to 512 channels, 64 images of 14x14
-   pixels), to save about a tenth of its time. */
-static int qnet__winograd_goes_back(const qnet_conv2d *s)
-{
-    return s->stride == 1 ||
-           (int64_t)s->in_channels * s->out_channels <= QNET__WINOGRAD_U_MOST / 81;
-}
-
-/* Scratch of all three passes; as an arena, so that a size that does not fit shows. */
+/* Scratch of all passes that go this way; as an arena, so that a size that does not fit shows. */
 static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d *s, int side)
 {
     const qnet__isa *isa = qnet__isa_of(ctx);
@@ -7448,12 +7346,12 @@ static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d 
     qnet__winograd p;
     qnet__winograd_geometry(&p, isa, s, side, 0);
     qnet__winograd_plan(&p, &forward, qnet__workers(ctx), 0);
-    if (qnet__winograd_goes_back(s)) {
+    if (QNET__HAS_TRAINING && s->stride == 1) {
         qnet__winograd_geometry(&p, isa, s, side, 1);
         qnet__winograd_plan(&p, &data, qnet__workers(ctx), 0);
+        qnet__winograd_geometry(&p, isa, s, side, 0);
+        qnet__winograd_plan_weights(&p, &weights, qnet__workers(ctx));
     }
-    qnet__winograd_geometry(&p, isa, s, side, 0);
-    qnet__winograd_plan_weights(&p, &weights, qnet__workers(ctx));
     return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
 }
 
@@ -7463,10 +7361,15 @@ static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d 
    With zero outside x, and without the batch index,
        y[oy][ox][co] = sum over ky, kx, ci of
                        x[oy s + ky - p][ox s + kx - p][ci] * w[ky][kx][ci][co],
-   2 k^2 ci co FLOPs for each output pixel, as for both gradients. Algorithms: that of >>winograd;
-   direct, by qnet__multiply over pixels where they lie, with no copy of x; a BLAS, where there is
-   a hook, and in a build with QNET_REFERENCE plain loops, both by lowering: x is copied to a
-   matrix with k^2 ci numbers for each output pixel.
+   2 k^2 ci co FLOPs for each output pixel, as for both gradients. Algorithms, of which
+   qnet__conv_pick chooses by the shape:
+     Winograd   >>winograd; 3x3, stride 1 and (forward) 2, whole groups of 64 channels
+     direct     the sum as it stands, by qnet__multiply over pixels where they lie, with no copy of
+                x: a "sweep" over the pixels of y or dx, one over the pixels that dw adds up
+     lowering   x is copied to a matrix with k^2 ci numbers for each output pixel, and the rest is
+                qnet_gemm: where there is a BLAS hook, with plain loops in a build with
+                QNET_REFERENCE, and for dw of odd numbers of channels
+   All of them take a prologue of x and an epilogue of y (qnet__conv_map, qnet__conv_backward).
    Relies on >>context >>kernels >>gemm >>fuse >>winograd.
    ============================================================================================ */
 
@@ -7566,8 +7469,10 @@ static qnet__axis qnet__axis_forward(int in, int out, const qnet_conv2d *s)
 
 /* The inputs i = phase + g s meet the taps k with (i + p - k) divisible by s, k = k0 + t s:
    dx[i] = sum over t of dy[(i + p - k0) / s - t] * w[k0 + t s]. Stride 1 has one phase, and this is
-   the forward sweep with the kernel turned round; stride 2 has four, with no zeros inserted. A
-   phase without taps writes zeros. */
+   the forward sweep with the kernel turned round; stride 2 has four on a map, with no zeros
+   inserted. With 3 taps, stride 2 and padding 1, along an axis:
+       dx[2g] = dy[g] w[1],    dx[2g + 1] = dy[g + 1] w[0] + dy[g] w[2].
+   A phase without taps writes zeros. */
 static qnet__axis qnet__axis_phase(int in, int out, int phase, const qnet_conv2d *s)
 {
     qnet__axis a;
@@ -7600,7 +7505,10 @@ static void qnet__axis_trim(qnet__axis *a)
     }
 }
 
-/* A sweep: forward, or (backward = 1) for the gradient of the inputs, one phase at a time. */
+/* A sweep: forward, or (backward = 1) for the gradient of the inputs, one phase at a time. A task
+   has a band of grid points, about QNET__SWEEP_PIXELS, and some panels of destination channels; it
+   takes QNET__SWEEP_ROWS points at a time, with a table of the pixels under their taps, to
+   qnet__multiply. */
 typedef struct qnet__sweep {
     const qnet__isa *isa;
     qnet_conv2d shape;
@@ -8156,12 +8064,12 @@ static int qnet__conv_side(qnet__conv_algorithm algorithm)
     return algorithm == QNET__CONV_WINOGRAD ? 4 : algorithm == QNET__CONV_WINOGRAD_2 ? 2 : 0;
 }
 
-/* That of the gradient of the inputs. */
+/* That of both gradients. Winograd's form of stride 2 goes forward alone: backward it would save
+   1 % of a training step. */
 static qnet__conv_algorithm qnet__conv_algorithm_back(qnet__conv_algorithm algorithm,
                                                       const qnet_conv2d *s)
 {
-    return qnet__conv_side(algorithm) > 0 && !qnet__winograd_goes_back(s) ? QNET__CONV_DIRECT
-                                                                          : algorithm;
+    return qnet__conv_side(algorithm) > 0 && s->stride > 1 ? QNET__CONV_DIRECT : algorithm;
 }
 
 QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_conv2d *shape)
@@ -8187,19 +8095,22 @@ static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm a
     const qnet__isa *isa = qnet__isa_of(ctx);
     const int side = qnet__conv_side(algorithm);
     qnet_real *column, *zeros;
+    size_t lowered = 0;
     void *product;
     if (algorithm < QNET__CONV_WINOGRAD)
         return qnet__conv_lower_scratch(ctx, s, NULL, &column, &product);
-    if (qnet__conv_algorithm_back(algorithm, s) == QNET__CONV_DIRECT)
-        qnet__sweep_take(&data, isa, s, s->out_channels, s->in_channels, &column, &zeros);
     if (side > 0)
-        return qnet__max_size(data.at, qnet__winograd_scratch(ctx, s, side));
-    qnet__sweep_take(&forward, isa, s, s->in_channels, s->out_channels, &column, &zeros);
-    if (qnet__conv_lowers_weights(ctx, algorithm, s))
-        weights.at = qnet__conv_lower_scratch(ctx, s, NULL, &column, &product);
+        forward.at = qnet__winograd_scratch(ctx, s, side);
     else
-        qnet__plan_weights(&weights, isa, s);
-    return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
+        qnet__sweep_take(&forward, isa, s, s->in_channels, s->out_channels, &column, &zeros);
+    if (QNET__HAS_TRAINING && qnet__conv_algorithm_back(algorithm, s) == QNET__CONV_DIRECT) {
+        qnet__sweep_take(&data, isa, s, s->out_channels, s->in_channels, &column, &zeros);
+        if (qnet__conv_lowers_weights(ctx, algorithm, s))
+            lowered = qnet__conv_lower_scratch(ctx, s, NULL, &column, &product);
+        else
+            qnet__plan_weights(&weights, isa, s);
+    }
+    return qnet__max_size(qnet__max_size(forward.at, data.at), qnet__max_size(weights.at, lowered));
 }
 
 /* Numbers of a kernel that is packed once for many forward passes; 0 where there is no such
@@ -8255,7 +8166,7 @@ static void qnet__epilogue_map(qnet_context *ctx, qnet__epilogue *y, size_t pixe
 }
 
 /* y <- the convolution of x with w or, backward, y <- dx from x = dy. Winograd's form applies the
-   forward prologue at stride 1 and the epilogues, but that of dx at stride 2; else qnet__pass does.
+   forward prologue at stride 1 and all epilogues; else qnet__pass does.
    packed: w by qnet__conv_pack, or NULL. With `add`, which Winograd's form has not, dx is added to
    what y->y holds. temp: as large as x, unless that is plain or its prologue applied. */
 static qnet_status qnet__conv_map(qnet_context *ctx, qnet__conv_algorithm algorithm,
@@ -8264,23 +8175,22 @@ static qnet_status qnet__conv_map(qnet_context *ctx, qnet__conv_algorithm algori
                                   const qnet_real *packed, qnet__epilogue *y, qnet_real *temp,
                                   void *scratch)
 {
-    const int side = qnet__conv_side(algorithm), ends = side > 0 && (s->stride == 1 || !backward);
+    const int side = qnet__conv_side(algorithm);
     size_t in_pixels = qnet__conv_in_pixels(s), out_pixels = qnet__conv_out_pixels(s);
-    qnet__epilogue plain = qnet__epilogue_plain(y->y);
     qnet__prologue from = *x;
     if (side == 0 || s->stride > 1 || backward)
         from = qnet__prologue_plain(qnet__prologue_map(
             ctx, x, backward ? out_pixels : in_pixels,
             backward ? s->out_channels : s->in_channels, temp));
     if (side > 0)
-        qnet__winograd_conv(ctx, s, side, backward, &from, w, packed, ends ? y : &plain, scratch);
+        qnet__winograd_conv(ctx, s, side, backward, &from, w, packed, y, scratch);
     else if (algorithm == QNET__CONV_DIRECT)
         qnet__conv_sweep(ctx, s, backward, add, from.x, w, packed, y->y, scratch);
     else if (backward)
         QNET__TRY(qnet__conv_lower(ctx, s, add, NULL, w, from.x, NULL, y->y, NULL, scratch));
     else
         QNET__TRY(qnet__conv_lower(ctx, s, 0, from.x, w, NULL, y->y, NULL, NULL, scratch));
-    if (!ends)
+    if (side == 0)
         qnet__epilogue_map(ctx, y, backward ? in_pixels : out_pixels,
                            backward ? s->in_channels : s->out_channels);
     return QNET_OK;
@@ -8305,9 +8215,10 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_algorithm a
                                        qnet__epilogue *dx, int add, qnet_real *dw,
                                        qnet_real *temp_x, qnet_real *temp_dy, void *scratch)
 {
-    const int side = qnet__conv_side(algorithm);
+    const qnet__conv_algorithm back = qnet__conv_algorithm_back(algorithm, s);
+    const int side = qnet__conv_side(back);
     qnet__prologue from = *x, made = *dy;
-    if (dw != NULL && (side == 0 || s->stride > 1))
+    if (dw != NULL && side == 0)
         from = qnet__prologue_plain(qnet__prologue_map(ctx, x, qnet__conv_in_pixels(s),
                                                        s->in_channels, temp_x));
     if (dw != NULL && side > 0) {
@@ -8317,14 +8228,13 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_algorithm a
         made = qnet__prologue_plain(qnet__prologue_map(ctx, dy, qnet__conv_out_pixels(s),
                                                        s->out_channels, temp_dy));
     }
-    if (dw != NULL && side == 0 && qnet__conv_lowers_weights(ctx, algorithm, s))
+    if (dw != NULL && side == 0 && qnet__conv_lowers_weights(ctx, back, s))
         QNET__TRY(qnet__conv_lower(ctx, s, 0, from.x, w, made.x, NULL, NULL, dw, scratch));
     else if (dw != NULL && side == 0)
         qnet__conv_weights_direct(ctx, s, from.x, made.x, dw, scratch);
     if (dx == NULL)
         return QNET_OK;
-    return qnet__conv_map(ctx, qnet__conv_algorithm_back(algorithm, s), s, 1, add, &made, w, NULL,
-                          dx, NULL, scratch);
+    return qnet__conv_map(ctx, back, s, 1, add, &made, w, NULL, dx, NULL, scratch);
 }
 
 /* 0 for a shape that is NULL or not valid, (size_t)-1 when the bytes do not fit a size_t. */
@@ -9527,7 +9437,8 @@ QNET_API size_t qnet_lstm_scratch(const qnet_context *ctx, const qnet_lstm *shap
     qnet__arena forward = {NULL, 0}, backward = {NULL, 0};
     if (qnet_lstm_saved(shape) == 0) return 0;
     qnet__lstm_plan(ctx, shape, 0, &l, &forward);
-    qnet__lstm_plan(ctx, shape, 1, &l, &backward);
+    if (QNET__HAS_TRAINING)
+        qnet__lstm_plan(ctx, shape, 1, &l, &backward);
     return qnet__max_size(forward.at, backward.at);
 }
 
@@ -9629,30 +9540,45 @@ typedef struct qnet__lstm_product {
     size_t depth, chunk, chunks, tasks; /* k and panels of a task, tasks of a band and at all */
 } qnet__lstm_product;
 
+/* The product of rows a[..] and a right-hand side of k rows in panels, for qnet__multiply: all but
+   b and the number of rows. */
+static qnet__product qnet__lstm_rows(const qnet__isa *isa, size_t k, size_t columns,
+                                     const qnet_real *const *a, qnet_real *const *c)
+{
+    qnet__product p;
+    memset(&p, 0, sizeof p);
+    p.a = a, p.a_step = 1, p.c = c;
+    p.b_step = isa->columns, p.b_panel = k * isa->columns;
+    p.columns = columns, p.segments = 1, p.length = k;
+    p.chain = QNET__CHAIN_DIRECT, p.piece = QNET__PIECE;
+    return p;
+}
+
 /* A band of rows times some panels, k in pieces. Tasks go through all products of the list. */
 static void qnet__lstm_product_task(void *arg, size_t index, size_t worker)
 {
     const qnet__lstm_product *p = (const qnet__lstm_product *)arg;
-    const qnet_real *a[QNET__LSTM_BAND];
+    const qnet_real *a[QNET__LSTM_BAND], *b;
     qnet_real *c[QNET__LSTM_BAND];
-    size_t first, rows, panel, columns;
+    size_t first, panel, column;
+    qnet__product product;
     QNET__UNUSED(worker);
     for (; index >= p->tasks; p++) index -= p->tasks;
     first = index / p->chunks * QNET__LSTM_BAND;
-    rows = qnet__min_size(QNET__LSTM_BAND, p->rows - first);
-    panel = index % p->chunks * p->chunk;
-    columns = qnet__min_size(p->chunk * p->isa->columns, p->columns - panel * p->isa->columns);
-    for (size_t i = 0; i < rows; i++)
-        c[i] = p->c + (p->c_at != NULL ? p->c_at[first + i] : first + i) * p->columns +
-               panel * p->isa->columns;
+    panel = index % p->chunks * p->chunk, column = panel * p->isa->columns;
+    product = qnet__lstm_rows(p->isa, p->k, qnet__min_size(p->chunk * p->isa->columns,
+                                                           p->columns - column), a, c);
+    product.a_step = p->a_step, product.beside = p->a_step > 1, product.b = &b;
+    product.rows = qnet__min_size(QNET__LSTM_BAND, p->rows - first);
+    for (size_t i = 0; i < product.rows; i++)
+        c[i] = p->c + (p->c_at != NULL ? p->c_at[first + i] : first + i) * p->columns + column;
     for (size_t k = 0; k < p->k; k += p->depth) {
-        const qnet_real *b = p->b + (panel * p->k + k) * p->isa->columns;
-        for (size_t i = 0; i < rows; i++)
+        b = p->b + (panel * p->k + k) * p->isa->columns;
+        for (size_t i = 0; i < product.rows; i++)
             a[i] = p->a + (first + i) * p->a_row + k * p->a_step;
-        qnet__multiply_rows(p->isa, QNET__CHAIN_DIRECT, rows, columns,
-                            qnet__min_size(p->k - k, p->depth), a, p->a_step, b,
-                            p->isa->columns, p->k * p->isa->columns, c,
-                            p->accumulate || k > 0);
+        product.length = qnet__min_size(p->k - k, p->depth);
+        product.accumulate = p->accumulate || k > 0;
+        qnet__multiply(p->isa, &product);
     }
 }
 
@@ -9695,8 +9621,11 @@ static void qnet__lstm_forward_task(void *arg, size_t index, size_t worker)
     const size_t steps = (size_t)l->length[scan[0]];
     qnet_real *uh = l->worker + worker * l->worker_size;
     qnet_real *h = uh + QNET__LSTM_GROUP * l->gate_width;
-    const qnet_real *a[QNET__LSTM_GROUP];
+    const qnet_real *a[QNET__LSTM_GROUP], *u = dir->packed_u;
     qnet_real *c[QNET__LSTM_GROUP];
+    qnet__product product = qnet__lstm_rows(
+        l->isa, n, qnet__panels(l->isa, 4 * n) * l->isa->columns, a, c); /* U h' */
+    product.b = &u;
     memset(uh, 0, QNET__LSTM_GROUP * l->gate_width * sizeof *uh);
     for (size_t i = 0; i < QNET__LSTM_GROUP; i++)
         a[i] = h + i * l->h_width, c[i] = uh + i * l->gate_width;
@@ -9704,10 +9633,8 @@ static void qnet__lstm_forward_task(void *arg, size_t index, size_t worker)
         const size_t step = dir->backwards ? steps - 1 - k : k;
         const size_t active = qnet__lstm_scans(l, g, step);
         const size_t going = k == 0 ? 0 : qnet__lstm_scans(l, g, step + (size_t)dir->backwards);
-        if (going > 0)
-            qnet__multiply_rows(l->isa, QNET__CHAIN_DIRECT, going,
-                                qnet__panels(l->isa, 4 * n) * l->isa->columns, n, a, 1,
-                                dir->packed_u, l->isa->columns, n * l->isa->columns, c, 0);
+        product.rows = going;
+        qnet__multiply(l->isa, &product);
         for (size_t i = 0; i < active; i++) {
             const size_t at = scan[i] * l->steps + step;
             qnet__lstm_row row;
@@ -9833,8 +9760,11 @@ static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
     const size_t steps = (size_t)l->length[scan[0]];
     qnet_real *dh = l->worker + worker * l->worker_size, *dc = dh + QNET__LSTM_GROUP * l->h_width;
     double *db = dir->db + g * 4 * n;
-    const qnet_real *a[QNET__LSTM_GROUP];
+    const qnet_real *a[QNET__LSTM_GROUP], *u = dir->packed_u;
     qnet_real *c[QNET__LSTM_GROUP];
+    qnet__product product = qnet__lstm_rows(
+        l->isa, 4 * n, qnet__panels(l->isa, n) * l->isa->columns, a, c); /* dgates U */
+    product.b = &u;
     memset(dh, 0, QNET__LSTM_GROUP * (l->h_width + n) * sizeof *dh);
     memset(db, 0, 4 * n * sizeof *db);
     for (size_t i = 0; i < QNET__LSTM_GROUP; i++) c[i] = dh + i * l->h_width;
@@ -9857,10 +9787,8 @@ static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
             a[i] = row.dgates;
             l->isa->lstm_backward(&row);
         }
-        if (going > 0)
-            qnet__multiply_rows(l->isa, QNET__CHAIN_DIRECT, going,
-                                qnet__panels(l->isa, n) * l->isa->columns, 4 * n, a, 1,
-                                dir->packed_u, l->isa->columns, 4 * n * l->isa->columns, c, 0);
+        product.rows = going;
+        qnet__multiply(l->isa, &product);
     }
 }
 
@@ -10022,6 +9950,12 @@ typedef struct qnet__resnet_state {
     int batch, train; /* of the last forward pass; batch 0: none, or used up by a backward pass */
 } qnet__resnet_state;
 
+/* Whether the pass that runs is one of training. */
+static int qnet__resnet_trains(const qnet__resnet_state *r)
+{
+    return QNET__HAS_TRAINING && r->train;
+}
+
 /* Names and shape of a conv_bn. prefix is "" or "layer1.0."; only shortcuts, 1x1, have no ReLU. */
 static void qnet__conv_bn_describe(qnet__conv_bn *c, const char *prefix, const char *conv,
                                    const char *norm, const qnet_conv2d *shape)
@@ -10155,7 +10089,7 @@ static size_t qnet__plan_place(qnet__plan *p)
    the blocks behind it have kept. */
 static void qnet__resnet_maps(qnet__plan *p, qnet__resnet_state *r)
 {
-    const int train = r->net.config.training;
+    const int train = QNET__HAS_TRAINING && r->net.config.training;
     const size_t real = sizeof(qnet_real);
     qnet__conv_bn *stem = r->conv_bn;
     const size_t pooled = 64 * qnet__conv_in_pixels(&stem[1].conv);
@@ -10223,10 +10157,7 @@ static void qnet__resnet_sums(qnet__arena *arena, qnet__resnet_state *r)
         }
         numbers = qnet__max_size(numbers, chunks * qnet__max_size((size_t)conv->in_channels, out));
     }
-    r->sums.center = (qnet_real *)qnet__take(arena, numbers, sizeof(qnet_real));
-    r->sums.sum1 = (double *)qnet__take(arena, numbers, sizeof(double));
-    r->sums.sum2 = (double *)qnet__take(arena, numbers, sizeof(double));
-    r->sums.rows = (size_t *)qnet__take(arena, numbers / 64, sizeof(size_t)); /* enough chunks */
+    r->sums = qnet__epilogue_take_sums(arena, numbers / 64, numbers); /* enough chunks */
     r->total[0] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
     r->total[1] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
 }
@@ -10546,11 +10477,11 @@ static qnet_status qnet__conv_bn_forward(qnet__resnet_state *r, qnet__conv_bn *c
     qnet__epilogue e = r->sums;
     e.kind = QNET__EPILOGUE_MOMENTS;
     e.y = c->conv_out;
-    if (!r->train)
+    if (!qnet__resnet_trains(r))
         e = qnet__conv_bn_norm(c, residual, y);
     QNET__TRY(qnet__conv_forward(r->net.ctx, c->algorithm, &c->conv, x, c->w, c->packed, &e, temp,
                                  r->scratch));
-    if (r->train)
+    if (qnet__resnet_trains(r))
         qnet__conv_bn_statistics(r, c, &e);
     return QNET_OK;
 }
@@ -10567,10 +10498,10 @@ static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__res
     if (shortcut != NULL)
         QNET__TRY(qnet__conv_bn_forward(r, shortcut, map, NULL, shortcut->conv_out, NULL));
     QNET__TRY(qnet__conv_bn_forward(r, first, map, NULL, first->conv_out, block->out));
-    qnet__prologue mid = r->train ? qnet__conv_bn_normalised(first)
+    qnet__prologue mid = qnet__resnet_trains(r) ? qnet__conv_bn_normalised(first)
                                   : qnet__prologue_plain(first->conv_out);
     QNET__TRY(qnet__conv_bn_forward(r, second, &mid, residual, block->out, block->out));
-    if (r->train) {
+    if (qnet__resnet_trains(r)) {
         const qnet__prologue conv_out = qnet__prologue_plain(second->conv_out);
         qnet__epilogue sum = qnet__conv_bn_norm(second, residual, block->out);
         if (shortcut != NULL) {
@@ -10602,17 +10533,17 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, const qnet_real *x, 
                                  qnet_conv2d_out_width(conv), 64, 1, &pool));
     pool.x = qnet__conv_bn_normalised(stem);
     pool.y = stem->conv_out;
-    moments.kind = r->train ? QNET__EPILOGUE_MOMENTS : QNET__EPILOGUE_PLAIN;
-    if (r->train) {
+    moments.kind = qnet__resnet_trains(r) ? QNET__EPILOGUE_MOMENTS : QNET__EPILOGUE_PLAIN;
+    if (qnet__resnet_trains(r)) {
         for (int c = 0; c < 64; c++)
             sign[c] = (qnet_real)((stem->gamma[c] > 0) - (stem->gamma[c] < 0));
-        pool.x.kind = QNET__PROLOGUE_SCALED;
-        pool.x.scale = sign;
+        pool.x.kind = QNET__PROLOGUE_PLAIN;
+        pool.sign = sign;
         pool.argmax = r->argmax;
     }
     if (r->stem_fused) {
-        qnet__stem_forward(ctx, conv, x, stem->w, stem->packed, r->train ? &moments : NULL, &pool,
-                           r->scratch);
+        qnet__stem_forward(ctx, conv, x, stem->w, stem->packed,
+                           qnet__resnet_trains(r) ? &moments : NULL, &pool, r->scratch);
     } else {
         const qnet__prologue image = qnet__prologue_plain(x);
         pool.x.x = moments.y = r->stem_out;
@@ -10620,8 +10551,9 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, const qnet_real *x, 
                                      &moments, NULL, r->scratch));
         qnet__maxpool_run(ctx, &pool, (size_t)conv->batch);
     }
-    *map = r->train ? qnet__conv_bn_normalised(stem) : qnet__prologue_plain(stem->conv_out);
-    if (r->train)
+    *map = qnet__resnet_trains(r) ? qnet__conv_bn_normalised(stem)
+                                  : qnet__prologue_plain(stem->conv_out);
+    if (qnet__resnet_trains(r))
         qnet__conv_bn_statistics(r, stem, &moments);
     return QNET_OK;
 }

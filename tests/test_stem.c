@@ -100,8 +100,7 @@ static void forward(qnet_context *ctx, data *d)
 
     qnet__conv_sweep(ctx, &d->conv, 0, 0, d->x, d->w, NULL, d->pre, other);
     p.x = qnet__prologue_plain(d->pre);
-    p.x.kind = QNET__PROLOGUE_SCALED;
-    p.x.scale = d->sign;
+    p.sign = d->sign;
     p.y = d->pool, p.argmax = d->argmax;
     pool_forward_reference(&p, (size_t)d->conv.batch);
     p.y = pool, p.argmax = argmax;
@@ -121,6 +120,7 @@ static void forward(qnet_context *ctx, data *d)
         d->scale[c] = (qnet_real)((double)d->gamma[c] / sqrt(v));
     }
 
+    p.sign = NULL;
     p.x.kind = QNET__PROLOGUE_NORMALISED; /* as in inference */
     p.x.mean = d->mean, p.x.scale = d->scale, p.x.beta = d->beta;
     p.x.x = d->pre, p.argmax = NULL;
