@@ -12976,7 +12976,7 @@ QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume 
     return QNET_OK;
 }
 
-/* 1 when none of x[count] is NaN or infinite, by 16 at a time: each step checks its volumes. */
+/* 1 when none of x[count] is NaN or infinite; by 16 at a time, as every step checks its volumes. */
 QNET__HELPER int qnet__all_finite(const float *x, size_t count)
 {
     int bad[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, any = 0;

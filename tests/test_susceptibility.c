@@ -6,7 +6,7 @@
 #endif
 #define QNET_IMPLEMENTATION
 #define QNET_MAX_VOXELS ((size_t)1 << 22) /* so that a small volume reaches the limit when it is padded */
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 #include "memory.h"
 #include "golden/distance.h"
