@@ -87,6 +87,7 @@ static void test_names(void)
         CHECK(sidecar_fits("sub-01_echo-2_part-phase_MEGRE.json", image) == -1);
         CHECK(sidecar_fits("sub-01_echo-20_MEGRE.json", image) == -1);
         CHECK(sidecar_fits("sub-01_echo-2.json", image) == -1);
+        CHECK(sidecar_fits("sub-01_echo-2_MEGRE.json", "sub-01_echo-20_MEGRE.nii") == -1);
         CHECK(sidecar_fits("MEGR.json", image) == -1);
         CHECK(sidecar_fits("GRE.json", image) == -1);
         CHECK(sidecar_fits("dataset_description.json", image) == -1);
