@@ -160,8 +160,9 @@
    threads, any parallel hook, and after any stop-and-resume. Work is split by shape, never by
    thread count; each output has one owner; partial sums are combined in a fixed order; random
    numbers are counted, not drawn from a state: each is a function of (seed, purpose, epoch,
-   sample). Different kernels (scalar, AVX2, AVX-512, NEON) round differently, and a BLAS or FFT hook
-   keeps whatever promise its library makes. -ffast-math is refused, and its parts should not be used.
+   sample). Different kernels (scalar, AVX2, AVX-512, NEON) round differently, and a BLAS or an FFT
+   hook keeps whatever promise its library makes. -ffast-math is refused, and its parts should not
+   be used.
 
    ERRORS
 
