@@ -28,7 +28,7 @@ C99 = -std=c99 $(WARN) -Wc++-compat
 CXX11 = -std=c++11 $(WARN)
 # QNET_CPU=scalar|avx2|avx512|neon in the environment picks the kernels of benchmarks and of float's tests.
 CHOICE = -D'QNET_CPU_CHOICE=getenv("QNET_CPU")'
-# Tests compile the header with everything in it private, so that what they do not call takes no time.
+# Everything private to one file, so that what it does not call takes no time to compile.
 PRIVATE = -DQNET_STATIC
 OPENMP := $(shell echo 'int main(void){return 0;}' > /tmp/qnet-openmp-$$$$.c; \
     $(CC) -fopenmp /tmp/qnet-openmp-$$$$.c -o /tmp/qnet-openmp-$$$$ 2>/dev/null && echo -fopenmp; \
@@ -42,8 +42,6 @@ export OMP_WAIT_POLICY ?= passive
 
 PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c)) $(BUILD)/crossval $(BUILD)/maps
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
-# Those that call public functions only share one compiled header.
-LINKED := $(patsubst %,$(BUILD)/tests/test_%,audit cam delong paper parity scan sidecar trace)
 # The networks once more in double precision, where gradients agree to 1e-7, and the plain loops of the reference alone.
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity fft susceptibility)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
@@ -100,11 +98,10 @@ EXTRA_own_threads = -pthread
 EXTRA_openblas = -lopenblas
 EXTRA_fftw = -lfftw3f
 
-# In double: an implementation of its own.
-$(BUILD)/gradcheck: examples/gradcheck.c tests/reference.h qnet.h
-	@mkdir -p $(BUILD)
+# In double.
+$(BUILD)/gradcheck: examples/gradcheck.c tests/reference.h $(BUILD)/tests/qnet_double.o
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) -I. -o $@ $< -lm
+	@$(CC) $(C99) $(CFLAGS) $(ELSEWHERE) -I. -o $@ $< $(BUILD)/tests/qnet_double.o -lm
 
 $(BUILD)/cpp_program: examples/cpp_program.cpp $(BUILD)/qnet.o
 	@echo "  $@"
@@ -138,44 +135,55 @@ paper: $(BUILD)/make_phantom $(BUILD)/crossval
 
 test:
 	@$(MAKE) --no-print-directory -j$(JOBS) tests-build
-	@sh tests/run.sh $(BUILD)
+	@sh tests/run.sh $(BUILD) $(JOBS)
 
 tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(FAULTS) $(CORPORA) \
     examples $(BUILD)/qnet_weights
 
-$(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
+# The header is compiled once for all tests of a precision, with its private functions open to them.
+OPEN = $(BUILD)/tests/open
+$(OPEN)/qnet.h: qnet.h tests/open.awk
+	@mkdir -p $(OPEN)
+	@awk -f tests/open.awk qnet.h > $@
 
-$(BUILD)/tests/qnet.o: qnet.h
-	@mkdir -p $(BUILD)/tests
-	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(CHOICE) -DQNET_NO_FSYNC $(OPENMP) -I. -DQNET_IMPLEMENTATION -include stdlib.h -include qnet.h -x c -c /dev/null -o $@
+# What all files of one precision are compiled with.
+OF_float = $(CHOICE) $(OPENMP)
+OF_double = -DQNET_REAL=double
+OF_reference = -DQNET_REFERENCE -DQNET_NO_FILES
+UNSAFE = -DQNET_NO_FSYNC
 
-$(LINKED): $(BUILD)/tests/%: tests/%.c $(BUILD)/tests/qnet.o $(wildcard tests/*.h examples/*.h examples/*/*.h tests/golden/*.h)
+OBJECTS := $(patsubst %,$(BUILD)/tests/qnet_%.o,float double reference)
+$(OBJECTS): $(BUILD)/tests/qnet_%.o: $(OPEN)/qnet.h
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -Iexamples -o $@ $< $(BUILD)/tests/qnet.o $(EXTRA_$*) $(LIBS) -lm
+	@$(CC) $(C99) $(CFLAGS) $(OF_$*) $(UNSAFE) -DQNET_BODIES -DQNET_IMPLEMENTATION -include stdlib.h \
+	    -include $(OPEN)/qnet.h -x c -c /dev/null -o $@
 
-$(BUILD)/tests/%: tests/%.c qnet.h $(wildcard tests/*.h examples/*.h examples/*/*.h tests/golden/*.h)
-	@mkdir -p $(BUILD)/tests
-	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) -DQNET_NO_FSYNC $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) $(LIBS) -lm
+TEST_HEADERS = $(wildcard tests/*.h examples/*.h examples/*/*.h tests/golden/*.h)
+TEST = @echo "  $@"; $(CC) $(C99) $(CFLAGS) -I$(OPEN) -I. -Iexamples -o $@ $<
+
+$(BUILD)/tests/test_%: tests/test_%.c $(BUILD)/tests/qnet_float.o $(TEST_HEADERS)
+	$(TEST) $(OF_float) $(BUILD)/tests/qnet_float.o $(EXTRA_test_$*) $(LIBS) -lm
+
+$(BUILD)/tests/double_%: tests/test_%.c $(BUILD)/tests/qnet_double.o $(TEST_HEADERS)
+	$(TEST) $(OF_double) $(BUILD)/tests/qnet_double.o $(EXTRA_test_$*) $(LIBS) -lm
+
+$(BUILD)/tests/reference_%: tests/test_%.c $(BUILD)/tests/qnet_reference.o $(TEST_HEADERS)
+	$(TEST) $(OF_reference) $(BUILD)/tests/qnet_reference.o $(EXTRA_test_$*) $(LIBS) -lm
+
+# Is in double precision.
+$(BUILD)/tests/test_gradcheck: tests/test_gradcheck.c examples/gradcheck.c $(BUILD)/tests/qnet_double.o $(TEST_HEADERS)
+	$(TEST) $(BUILD)/tests/qnet_double.o $(LIBS) -lm
 
 EXTRA_test_identity = -pthread
-EXTRA_test_files = -UQNET_NO_FSYNC
+# Their plain loops take longer than what is tested.
+EXTRA_test_conv = -O3
+EXTRA_test_stem = -O3
+EXTRA_test_resnet = -O3
+$(BUILD)/tests/test_pth: weights_tools/pth.h
 $(BUILD)/tests/test_identity: examples/own_threads.c
 $(BUILD)/tests/test_audit: examples/audit_paper.c
 $(BUILD)/tests/test_delong: examples/delong.c
-$(BUILD)/tests/test_gradcheck: examples/gradcheck.c
 $(BUILD)/tests/test_trace: examples/trace.c
-
-$(BUILD)/tests/double_%: tests/test_%.c qnet.h $(wildcard tests/*.h tests/golden/*.h)
-	@mkdir -p $(BUILD)/tests
-	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) -DQNET_REAL=double $(PRIVATE) -I. -Iexamples -o $@ $< -lm
-
-$(BUILD)/tests/reference_%: tests/test_%.c qnet.h $(wildcard tests/*.h)
-	@mkdir -p $(BUILD)/tests
-	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) -DQNET_REFERENCE $(PRIVATE) -I. -Iexamples -o $@ $< -lm
 
 # Needs no private function, and its file operations are caught when it is linked.
 $(BUILD)/tests/faults_files: tests/faults/files.c $(BUILD)/qnet.o tests/test.h tests/memory.h $(wildcard tests/folder.h examples/*.[ch] examples/*/*.h)
@@ -191,12 +199,9 @@ $(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/gzip.h tests
 # All that asks for memory is in the portable kernels, which compile in a quarter of the time.
 EXTRA_faults_alloc = -O1 -DQNET_NO_SIMD -DQNET_NO_OPENMP
 
-# What it checks is no kernel: compiled as fast as can be.
-$(BUILD)/tests/fuzz_%: tests/fuzz/%.c tests/fuzz_main.c tests/fuzz/fuzz.h tests/gzip.h tests/memory.h qnet.h weights_tools/pth.h \
-    $(wildcard examples/*.[ch] examples/*/*.h)
-	@mkdir -p $(BUILD)/tests
-	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) -O1 $(PRIVATE) -I. -Iexamples -o $@ $< tests/fuzz_main.c -lm
+$(BUILD)/tests/fuzz_%: tests/fuzz/%.c tests/fuzz_main.c tests/fuzz/fuzz.h $(BUILD)/tests/qnet_float.o weights_tools/pth.h \
+    $(TEST_HEADERS)
+	$(TEST) $(OF_float) tests/fuzz_main.c $(BUILD)/tests/qnet_float.o -lm
 
 # "all": every point, where `make test` tries a part of those that take long.
 test-faults:

@@ -160,8 +160,8 @@
    threads, any parallel hook, and after any stop-and-resume. Work is split by shape, never by
    thread count; each output has one owner; partial sums are combined in a fixed order; random
    numbers are counted, not drawn from a state: each is a function of (seed, purpose, epoch,
-   sample). Different kernels (scalar, AVX2, AVX-512, NEON) round differently, and a BLAS hook keeps
-   whatever promise its library makes. -ffast-math is refused, and its parts should not be used.
+   sample). Different kernels (scalar, AVX2, AVX-512, NEON) round differently, and a BLAS or FFT hook
+   keeps whatever promise its library makes. -ffast-math is refused, and its parts should not be used.
 
    ERRORS
 
@@ -3131,8 +3131,13 @@ static int qnet__file_write(void *user, const void *src, size_t size)
 }
 
 /* Sets f->size. Returns 1 for the text that git-annex, DataLad or Git LFS leaves in place of a
-   file's content; a checkout without links has that of the link. The stream is back at its start;
-   pipes are not touched. */
+   file's content:
+
+       /annex/objects/MD5E-s1234--0f3c...         git-annex, an unlocked file
+       ../.git/annex/objects/Qx/3v/MD5E-...       its link, where a checkout cannot have links
+       version https://git-lfs.github.com/...     Git LFS
+
+   The stream is back at its start; pipes are not touched. */
 static int qnet__is_pointer_file(qnet__file *f)
 {
     char text[1024];
@@ -3510,21 +3515,18 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
 {
     struct stat mine, named;
     for (int tries = 0; tries < 100; tries++) {
-        int code;
         lock->file = open(lock->path, O_RDWR | O_CREAT | QNET__OPEN_FLAGS, 0666);
         if (lock->file < 0) return qnet__io_error(ctx, lock->path, "opening");
         if (flock(lock->file, LOCK_EX | LOCK_NB) != 0) {
-            const qnet_status status =
-                errno == EWOULDBLOCK ? qnet__lock_busy(ctx, lock, lock->file)
-                                     : qnet__io_error(ctx, lock->path, "locking");
-            code = errno;
+            qnet_status status = QNET_OK;
+            if (errno == EWOULDBLOCK) status = qnet__lock_busy(ctx, lock, lock->file);
+            else if (errno == ENOSYS || errno == ENOLCK || errno == EOPNOTSUPP)
+                qnet__log(ctx, QNET_LOG_WARNING, "%s: this file system has no locks: nothing keeps "
+                          "a second run from this folder", lock->path);
+            else status = qnet__io_error(ctx, lock->path, "locking");
             close(lock->file);
-            if (status == QNET_ERROR_BUSY) return status;
-            if (code != ENOSYS && code != ENOLCK && code != EOPNOTSUPP) return status;
             lock->file = -1;
-            qnet__log(ctx, QNET_LOG_WARNING, "%s: this file system has no locks: nothing keeps a "
-                      "second run from this folder", lock->path);
-            return QNET_OK;
+            return status;
         }
         /* Ours, unless its last holder has removed it since it was opened; what a dead process has
            left goes the same way. */
@@ -3763,12 +3765,28 @@ static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, con
 /* ============================================================================================
    >>kernels: the inner loops that exist once per instruction set (ISA). First the structures that
    they take, which all sets share; then the loops themselves, and the table of a set's functions.
+   A map is x[rows][channels], with a row for each pixel of each image.
 
    Their vector type qnet__lanes is as wide as the set's registers: 16 floats with AVX-512, 8 with
    AVX2, 4 with NEON and wherever else the compiler has vector types, 1 where it has none. On x86
    the machine decides at run time: this file then includes itself, once with AVX2 and once with
    AVX-512, and each time compiles nothing but the loops. What is below AVX2 is the plain set there,
    without Winograd's transforms. Elsewhere there is one set, with everything.
+
+   Words of this room and of those that call it, >>gemm to >>resnet:
+     tile         rows x columns of a product C that stay in registers; in Winograd's convolution
+                  also the outputs that are made at once, 2x2 to 4x4
+     panel        columns of b, as wide as a tile, packed so that the rows of k follow each other
+     segment      a part of the sum with pointers of its own: a tap, or a row of pixels
+     chain        products that are added one to another before the sum is added to C
+     piece        k's after which the next tile of rows follows, while b stays in cache
+     prologue     what is done to a map while it is read
+     epilogue     what is done to a map before it is written
+     moments      sums of a map's numbers and of their squares, for a batch norm
+     chunk        rows of a map that are read while they stay in cache, with sums of their own
+     partial sum  of some rows or tiles; partial sums are added in a fixed order
+     block        tiles (>>winograd) that a worker takes from the products to the output at once
+     group        64 channels (>>winograd); rows with a partial sum of their own (>>conv)
 
    A function of a set has a name of its own in each set, by a line in the list of names. One that
    calls no other function of the set and uses no lanes is shared and stands before that list. What
@@ -3786,7 +3804,6 @@ static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, con
    tile, a broadcast and a row of b have to fit in the registers: look for spills in
    qnet__tile_run. For another height see QNET__TILE_ROWS and qnet__tile_size. Bits do not change,
    but for direct dw, whose groups of rows follow from the number of panels (qnet__plan_weights).
-   The words panel, chain, piece, group and block are explained at >>gemm.
 
    To change a schedule of Winograd's convolutions: the loops here know only ranges of tiles and
    groups of channels. Which of them make a task, in what memory, is decided by qnet__winograd_plan
@@ -3856,8 +3873,8 @@ typedef struct qnet__tile {
     uintptr_t ahead;           /* address of a cache line that is asked for ... */
     size_t ahead_step;         /* ... and bytes to that of the next k; see qnet__tile_prefetch */
     size_t chain;              /* products in a chain of additions */
-    int rows;                  /* 6, 4 or 2 */
-    int beside;                /* 1: a[s][m] is a[s][0] + m */
+    int rows;                  /* 4, 2 or, with a_step = 1 or beside, 6 */
+    int beside;                /* 1: a[s][m] is a[s][0] + m; for 6 rows alone */
     int accumulate;            /* 1: adds to what C holds */
 } qnet__tile;
 
@@ -3909,22 +3926,19 @@ typedef struct qnet__tile {
 typedef enum qnet__turn {
     QNET__TURN_NONE,  /* goes on with them */
     QNET__TURN_BEGIN, /* there were none */
-    QNET__TURN_STORE, /* they go to C, and new ones begin */
-    QNET__TURN_ADD    /* they are added to C, and new ones begin */
+    QNET__TURN_CHAIN  /* they go to C, and a new chain begins */
 } qnet__turn;
 
 /* ---- What is done to a map while it is read and written -------------------------------------- */
 
 /* Where a convolution reads a map x[pixels][channels], with what is to be done to each number:
      plain        x
-     scaled       x scale, for max pooling alone
      normalised   max((x - mean) scale + beta, 0): the input of a convolution that follows a batch
                   norm and ReLU, of which only the norm's input x was kept
      gradient     scale (x - shift - (pre - mean) slope): the gradient of a convolution's output
                   pre, from the gradient x of the batch norm's output that follows it */
 typedef enum qnet__prologue_kind {
     QNET__PROLOGUE_PLAIN,
-    QNET__PROLOGUE_SCALED,
     QNET__PROLOGUE_NORMALISED,
     QNET__PROLOGUE_GRADIENT
 } qnet__prologue_kind;
@@ -3991,9 +4005,8 @@ typedef struct qnet__pass_job {
 
 /* What a convolution's tiles go from and to. `Outputs` are pixels of y, or of dy, in all forms. */
 typedef enum qnet__winograd_form {
-    QNET__WINOGRAD_SAME,  /* stride 1 */
-    QNET__WINOGRAD_HALF,  /* stride 2 */
-    QNET__WINOGRAD_DOUBLE /* stride 2, gradient of the inputs */
+    QNET__WINOGRAD_SAME, /* stride 1 */
+    QNET__WINOGRAD_HALF  /* stride 2, forward alone */
 } qnet__winograd_form;
 
 #define QNET__WINOGRAD_MOST 9   /* points of an axis, at most */
@@ -4002,15 +4015,15 @@ typedef enum qnet__winograd_form {
 #define QNET__WINOGRAD_PAD 16   /* numbers between rows: powers of two would share cache sets */
 #define QNET__SQUARE 16 /* channels of a square of kernels: a cache line of floats */
 
-/* A tile of 4 outputs along an axis: its points, the pixels that it reads, those of them that the
-   tile before does not read, and the pixels that it writes. */
+#define QNET__WINOGRAD_OUTPUTS 4 /* of a tile along an axis, at most */
+
+/* A tile of 4 outputs along an axis: its points, the pixels that it reads, and those of them that
+   the tile before does not read. */
 typedef struct qnet__winograd_sizes {
-    int points, in, fresh, out;
+    int points, in, fresh;
 } qnet__winograd_sizes;
 
-static const qnet__winograd_sizes qnet__winograd_sizes_of[3] = {
-    {6, 6, 4, 4}, {9, 9, 8, 4}, {9, 5, 4, 8}
-};
+static const qnet__winograd_sizes qnet__winograd_sizes_of[2] = {{6, 6, 4}, {9, 9, 8}};
 
 /* The points of interpolation; see "Winograd's transforms". */
 #define QNET__WINOGRAD_A 0.625
@@ -4161,9 +4174,10 @@ QNET__HELPER void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, p
 
 /* ---- What pooling, the stem and the LSTM take ------------------------------------------------ */
 
-/* Loops over channels go in blocks of this constant length, which compilers turn into vector
-   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
-   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
+/* Max pooling's backward loops over channels go in blocks of this constant length, which compilers
+   turn into vector code at -O2; channels that are left (none in ResNet18) go one by one. Not 16:
+   gcc -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds
+   none. */
 #define QNET__WIDTH 32
 
 /* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
@@ -4171,10 +4185,9 @@ typedef struct qnet__maxpool {
     const struct qnet__isa *isa;
     size_t height, width, channels, out_height, out_width;
     ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
-    qnet__prologue x;      /* plain;
-                              normalised: the pooled map is that of norm and ReLU, no argmax;
-                              scaled by signs, 1, -1 or 0: that x of a window wins which is
-                              largest, smallest or first */
+    qnet__prologue x;      /* plain, or normalised: then the pooled map is that of norm and ReLU */
+    const qnet_real *sign; /* [channels], 1, -1 or 0: that x of a window wins which is largest,
+                              smallest or first; NULL: the largest. x is plain */
     const qnet_real *dy;
     qnet_real *y, *dx;     /* dx: backward */
     const uint8_t *winner; /* backward: the argmax of the forward pass */
@@ -4244,6 +4257,9 @@ typedef struct qnet__fft_line {
      real     rows of n real numbers to halves of spectra, n / 2 + 1 complex numbers; inverse: from
               them. Two rows make one complex line. */
 typedef enum qnet__fft_kind { QNET__FFT_COLUMNS, QNET__FFT_ROWS, QNET__FFT_REAL } qnet__fft_kind;
+
+/* Which of a point's two numbers those of a row are: the real ones, the imaginary ones, or both. */
+typedef enum qnet__fft_part { QNET__FFT_RE, QNET__FFT_IM, QNET__FFT_PAIRS } qnet__fft_part;
 
 typedef struct qnet__fft_job {
     const qnet__fft_line *line;
@@ -4340,7 +4356,6 @@ typedef int32_t qnet__lane_int;
 #define qnet__winograd_a QNET__ISA(qnet__winograd_a)
 #define qnet__winograd_bt2 QNET__ISA(qnet__winograd_bt2)
 #define qnet__winograd_at2 QNET__ISA(qnet__winograd_at2)
-#define qnet__winograd_a2 QNET__ISA(qnet__winograd_a2)
 #define qnet__winograd_axis_of QNET__ISA(qnet__winograd_axis_of)
 #define qnet__winograd_tile_in QNET__ISA(qnet__winograd_tile_in)
 #define qnet__winograd_transform QNET__ISA(qnet__winograd_transform)
@@ -4351,13 +4366,9 @@ typedef int32_t qnet__lane_int;
 #define qnet__winograd_gt QNET__ISA(qnet__winograd_gt)
 #define qnet__winograd_kernel_gradients QNET__ISA(qnet__winograd_kernel_gradients)
 #define qnet__winograd_of_kernels QNET__ISA(qnet__winograd_of_kernels)
-#define qnet__winograd_step_of QNET__ISA(qnet__winograd_step_of)
 #define qnet__winograd_same QNET__ISA(qnet__winograd_same)
 #define qnet__winograd_half QNET__ISA(qnet__winograd_half)
-#define qnet__winograd_double QNET__ISA(qnet__winograd_double)
 #define qnet__winograd_run QNET__ISA(qnet__winograd_run)
-#define qnet__maxpool_get QNET__ISA(qnet__maxpool_get)
-#define qnet__maxpool_next QNET__ISA(qnet__maxpool_next)
 #define qnet__maxpool_window QNET__ISA(qnet__maxpool_window)
 #define qnet__maxpool_forward QNET__ISA(qnet__maxpool_forward)
 #define qnet__maxpool_gather QNET__ISA(qnet__maxpool_gather)
@@ -4384,6 +4395,9 @@ typedef int32_t qnet__lane_int;
 #define qnet__fft_stage QNET__ISA(qnet__fft_stage)
 #define qnet__fft_transform QNET__ISA(qnet__fft_transform)
 #define qnet__fft_columns QNET__ISA(qnet__fft_columns)
+#define qnet__fft_at QNET__ISA(qnet__fft_at)
+#define qnet__fft_scatter QNET__ISA(qnet__fft_scatter)
+#define qnet__fft_gather QNET__ISA(qnet__fft_gather)
 #define qnet__fft_rows QNET__ISA(qnet__fft_rows)
 #define qnet__fft_real QNET__ISA(qnet__fft_real)
 #define qnet__fft_real_inverse QNET__ISA(qnet__fft_real_inverse)
@@ -4562,12 +4576,12 @@ QNET__INLINE void qnet__tile_keep(qnet_real *c, const qnet__lanes *acc, const in
 /* The micro-kernel, written once. A step is one k: `wide` loads of b, and per row one broadcast of
    a and `wide` multiply-adds. `rows`, `wide` and `turn` are constants after inlining, so that the
    loops over m and n unroll and acc lives in registers; a_step where it is 1, and `beside`, so that
-   there are registers for all addresses. A chain's sums go to C row by row while the next chain
-   begins: so the multipliers do not wait for them. A sum that is stored is never -0, so that it
-   does not matter which products of zeros are left out. */
+   there are registers for all addresses. A chain's sums go to C (held: are added to what C holds)
+   row by row while the next chain begins, so that the multipliers do not wait for them. A sum that
+   is stored is never -0, so that it does not matter which products of zeros are left out. */
 QNET__INLINE void qnet__tile_step(const qnet__tile *t, const int rows, const int beside,
                                   const qnet_real *const *a, size_t i, const qnet_real *b,
-                                  uintptr_t ahead, const qnet__turn turn,
+                                  uintptr_t ahead, const qnet__turn turn, int held,
                                   qnet__lanes (*acc)[QNET__TILE_WIDE])
 {
     qnet__lanes bk[QNET__TILE_WIDE];
@@ -4579,8 +4593,10 @@ QNET__INLINE void qnet__tile_step(const qnet__tile *t, const int rows, const int
     QNET__UNROLL
     for (m = 0; m < rows; m++) {
         const qnet__lanes x = qnet__lanes_all(beside ? a[0][i + (size_t)m] : a[m][i]);
-        if (turn == QNET__TURN_STORE || turn == QNET__TURN_ADD)
-            qnet__tile_keep(t->c[m] + t->c_at, acc[m], turn == QNET__TURN_ADD);
+        if (turn == QNET__TURN_CHAIN && held)
+            qnet__tile_keep(t->c[m] + t->c_at, acc[m], 1);
+        else if (turn == QNET__TURN_CHAIN)
+            qnet__tile_keep(t->c[m] + t->c_at, acc[m], 0);
         QNET__UNROLL
         for (n = 0; n < QNET__TILE_WIDE; n++)
             acc[m][n] = turn == QNET__TURN_NONE ? qnet__lanes_fma(x, bk[n], acc[m][n]) : x * bk[n];
@@ -4596,15 +4612,12 @@ QNET__INLINE void qnet__tile_rows(const qnet__tile *t, const int rows, const siz
     uintptr_t ahead = t->ahead;
     int m, held = t->accumulate; /* 1: C holds a part of the sum */
     qnet__lanes acc[QNET__TILE_ROWS][QNET__TILE_WIDE];
-    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_BEGIN, acc);
+    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_BEGIN, held, acc);
     i += a_step, b += b_step, ahead += ahead_step;
     for (;;) {
         while (k < t->length) {
             if (chain == t->chain) {
-                if (held)
-                    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_ADD, acc);
-                else
-                    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_STORE, acc);
+                qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_CHAIN, held, acc);
                 held = 1, chain = 1;
                 k++, i += a_step, b += b_step, ahead += ahead_step;
             }
@@ -4612,7 +4625,7 @@ QNET__INLINE void qnet__tile_rows(const qnet__tile *t, const int rows, const siz
             chain += end - k;
             for (; k < end; k++, i += a_step, b += b_step, ahead += ahead_step) {
                 QNET__KEEP_INDEX(i);
-                qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_NONE, acc);
+                qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_NONE, held, acc);
             }
         }
         if (++s == t->segments)
@@ -4632,10 +4645,8 @@ static void qnet__tile_run(const qnet__tile *t)
 {
     if (t->rows == 6 && t->a_step == 1)
         qnet__tile_rows(t, 6, 1, 0);
-    else if (t->rows == 6 && t->beside)
-        qnet__tile_rows(t, 6, t->a_step, 1);
     else if (t->rows == 6)
-        qnet__tile_rows(t, 6, t->a_step, 0);
+        qnet__tile_rows(t, 6, t->a_step, 1);
     else if (t->rows == 4)
         qnet__tile_rows(t, 4, t->a_step, 0);
     else
@@ -4645,7 +4656,7 @@ static void qnet__tile_run(const qnet__tile *t)
 /* ---- Prologue and epilogue of a map, and the pass from memory to memory ---------------------- */
 
 /* What a prologue needs of the channels of a vector; loaded once for many pixels. Here and below
-   `count` is QNET__LANES, but less at the end of channels that fill no vector. */
+   `count` is QNET__LANES or, at the end of channels that fill no vector, 1. */
 typedef struct qnet__prologue_lanes {
     qnet__lanes mean, scale, beta, shift, slope;
 } qnet__prologue_lanes;
@@ -4655,10 +4666,10 @@ QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__p
                                           qnet__prologue_lanes *k)
 {
     memset(k, 0, sizeof *k);
-    if (kind != QNET__PROLOGUE_PLAIN)
-        k->scale = qnet__lanes_load_part(s->scale + c, count);
-    if (kind == QNET__PROLOGUE_NORMALISED || kind == QNET__PROLOGUE_GRADIENT)
-        k->mean = qnet__lanes_load_part(s->mean + c, count);
+    if (kind == QNET__PROLOGUE_PLAIN || s->scale == NULL)
+        return;
+    k->scale = qnet__lanes_load_part(s->scale + c, count);
+    k->mean = qnet__lanes_load_part(s->mean + c, count);
     if (kind == QNET__PROLOGUE_NORMALISED)
         k->beta = qnet__lanes_load_part(s->beta + c, count);
     if (kind == QNET__PROLOGUE_GRADIENT) {
@@ -4677,7 +4688,7 @@ QNET__INLINE qnet__lanes qnet__prologue_get(const qnet__prologue *s, const qnet_
         v = (v - k->mean) * k->scale + k->beta;
         v = qnet__lanes_cut(v, v, 0);
     }
-    if (kind == QNET__PROLOGUE_GRADIENT)
+    if (kind == QNET__PROLOGUE_GRADIENT && s->scale != NULL)
         v = k->scale * (v - k->shift -
                         (qnet__lanes_load_part(s->pre + at, count) - k->mean) * k->slope);
     return v;
@@ -4688,7 +4699,7 @@ QNET__INLINE void qnet__prologue_prefetch(const qnet__prologue *s, const qnet__p
                                           ptrdiff_t at)
 {
     QNET__PREFETCH((uintptr_t)s->x + (size_t)at * sizeof(qnet_real));
-    if (kind == QNET__PROLOGUE_GRADIENT)
+    if (kind == QNET__PROLOGUE_GRADIENT && s->pre != NULL)
         QNET__PREFETCH((uintptr_t)s->pre + (size_t)at * sizeof(qnet_real));
 }
 
@@ -4748,7 +4759,8 @@ QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilog
         sums->sum2 += d * d;
     }
     if (kind == QNET__EPILOGUE_NORMALISE) {
-        v = (v - k->mean) * k->scale + k->beta;
+        if (s->scale != NULL)
+            v = (v - k->mean) * k->scale + k->beta;
         if (s->residual != NULL) {
             qnet__lanes other = qnet__lanes_load_part(s->residual + at, count);
             if (s->residual_mean != NULL)
@@ -4844,36 +4856,35 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
                            &sums[k]);
 }
 
-/* Two cache lines of a row at once. */
+/* All channels, two cache lines of a row at once; those that fill none (none in ResNet18) one by
+   one. */
 QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prologue_kind from,
                                      const qnet__epilogue_kind to, size_t first, size_t rows,
                                      size_t chunk)
 {
     const ptrdiff_t n = (ptrdiff_t)job->channels, step = QNET__PASS_VECTORS * QNET__LANES;
-    for (ptrdiff_t c = 0; c < n / step * step; c += step)
+    ptrdiff_t c = 0;
+    for (; c + step <= n; c += step)
         qnet__pass_column(job, from, to, first, rows, chunk, c, QNET__PASS_VECTORS, QNET__LANES);
+    for (; c < n; c++)
+        qnet__pass_column(job, from, to, first, rows, chunk, c, 1, 1);
 }
 
-/* One of prologue and epilogue is plain. Channels that fill no column (none in ResNet18) come last,
-   a vector or less at a time. */
+/* One of prologue and epilogue is plain. */
 static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
 {
     const qnet__prologue_kind plain = QNET__PROLOGUE_PLAIN, from = job->prologue->kind;
     const qnet__epilogue_kind store = QNET__EPILOGUE_PLAIN, to = job->epilogue->kind;
-    const ptrdiff_t n = (ptrdiff_t)job->channels, step = QNET__PASS_VECTORS * QNET__LANES;
-    if (from == QNET__PROLOGUE_NORMALISED)
+    if (QNET__HAS_TRAINING && from == QNET__PROLOGUE_NORMALISED)
         qnet__pass_columns(job, QNET__PROLOGUE_NORMALISED, store, first, rows, chunk);
     else if (QNET__HAS_TRAINING && from == QNET__PROLOGUE_GRADIENT)
         qnet__pass_columns(job, QNET__PROLOGUE_GRADIENT, store, first, rows, chunk);
     else if (QNET__HAS_TRAINING && to == QNET__EPILOGUE_MOMENTS)
         qnet__pass_columns(job, plain, QNET__EPILOGUE_MOMENTS, first, rows, chunk);
-    else if (to == QNET__EPILOGUE_NORMALISE)
-        qnet__pass_columns(job, plain, QNET__EPILOGUE_NORMALISE, first, rows, chunk);
-    else if (QNET__HAS_TRAINING)
+    else if (QNET__HAS_TRAINING && to == QNET__EPILOGUE_GRADIENT)
         qnet__pass_columns(job, plain, QNET__EPILOGUE_GRADIENT, first, rows, chunk);
-    for (ptrdiff_t c = n / step * step; c < n; c += QNET__LANES)
-        qnet__pass_column(job, from, to, first, rows, chunk, c, 1,
-                          c + QNET__LANES <= n ? QNET__LANES : (size_t)(n - c));
+    else
+        qnet__pass_columns(job, plain, QNET__EPILOGUE_NORMALISE, first, rows, chunk);
 }
 
 #if QNET__HAS_WINOGRAD
@@ -4935,10 +4946,8 @@ static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows,
    All points are in the order 0, infinity, r, two even pixels; -r, the third; t, the fourth. So
    tiles of 3 leave out the last two, those of 2 the last four, with factors in B^T as above.
 
-   Gradient of the inputs: a convolution of dy with the kernel turned round and its channels
-   swapped, so it is the same code. For stride 2 dx_{2i+1} has two taps, on dy_i and dy_{i+1}, and
-   dx_{2i} has one, on dy_i: the same points go from 5 pixels to 8. Gradient of the weights: Y is
-   linear in G g G^T, so
+   Gradients, at stride 1. That of the inputs is a convolution of dy with the kernel turned round
+   and its channels swapped, so it is the same code. That of the weights: Y is linear in G g G^T, so
        dg = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G,
    again a matrix product for each element. */
 
@@ -5033,84 +5042,56 @@ QNET__INLINE void qnet__winograd_a(int points, const qnet__lanes *x, qnet__lanes
     }
 }
 
-/* For stride 2, with 9, 7 or 5 points. Forward, pixel k of the odd ones is x[2 k], and of the even
-   ones x[2 k + 1]; for the gradient of the inputs both are x[k]. */
-QNET__INLINE void qnet__winograd_bt2(const qnet__winograd_form form, int points,
-                                     const qnet__lanes *x, qnet__lanes *y, const ptrdiff_t step)
+/* For stride 2, with 9, 7 or 5 points. Pixel k of the odd ones is x[2 k], of the even ones
+   x[2 k + 1]. */
+QNET__INLINE void qnet__winograd_bt2(int points, const qnet__lanes *x, qnet__lanes *y,
+                                     const ptrdiff_t step)
 {
     const qnet_real r = (qnet_real)QNET__WINOGRAD_R, r2 = (qnet_real)QNET__WINOGRAD_R2;
     const qnet_real t = (qnet_real)QNET__WINOGRAD_T;
-    const int odd = form == QNET__WINOGRAD_HALF ? 2 : 1;
-    const qnet__lanes x1 = x[odd], x2 = x[2 * odd], *even_pixel = x + odd - 1;
     if (points == 9) {
-        const qnet__lanes x3 = x[3 * odd], last = x3 - r2 * x1;
-        const qnet__lanes even = x3 - t * x2, rest = r * (x2 - t * x1);
-        y[0] = last - t * (x2 - r2 * x[0]);
-        y[step] = x[4 * odd] - r2 * x2 - t * last;
+        const qnet__lanes last = x[6] - r2 * x[2];
+        const qnet__lanes even = x[6] - t * x[4], rest = r * (x[4] - t * x[2]);
+        y[0] = last - t * (x[4] - r2 * x[0]);
+        y[step] = x[8] - r2 * x[4] - t * last;
         y[2 * step] = even + rest;
         y[5 * step] = even - rest;
         y[7 * step] = last;
     } else if (points == 7) {
-        y[0] = -t * (x2 - r2 * x[0]);
-        y[step] = x[3 * odd] - r2 * x1;
-        y[2 * step] = (r - t) * (x2 + r * x1);
-        y[5 * step] = y[7 * step] = -(r + t) * (x2 - r * x1);
+        y[0] = -t * (x[4] - r2 * x[0]);
+        y[step] = x[6] - r2 * x[2];
+        y[2 * step] = (r - t) * (x[4] + r * x[2]);
+        y[5 * step] = y[7 * step] = -(r + t) * (x[4] - r * x[2]);
     } else {
-        y[0] = -r * t * (x1 - r * x[0]);
-        y[step] = x2 - r * x1;
-        y[2 * step] = y[5 * step] = y[7 * step] = 2 * r * (r - t) * x1;
+        y[0] = -r * t * (x[2] - r * x[0]);
+        y[step] = x[4] - r * x[2];
+        y[2 * step] = y[5 * step] = y[7 * step] = 2 * r * (r - t) * x[2];
     }
-    y[3 * step] = even_pixel[0];
-    y[4 * step] = even_pixel[odd];
-    y[6 * step] = even_pixel[points > 5 ? 2 * odd : odd];
-    y[8 * step] = even_pixel[points > 7 ? 3 * odd : odd];
+    y[3 * step] = x[1];
+    y[4 * step] = x[3];
+    y[6 * step] = x[points > 5 ? 5 : 3];
+    y[8 * step] = x[points > 7 ? 7 : 3];
 }
 
-QNET__INLINE void qnet__winograd_at2(const qnet__winograd_form form, int points,
-                                     const qnet__lanes *x, qnet__lanes *y, const ptrdiff_t step)
+QNET__INLINE void qnet__winograd_at2(int points, const qnet__lanes *x, qnet__lanes *y,
+                                     const ptrdiff_t step)
 {
     const qnet_real r = (qnet_real)QNET__WINOGRAD_R, r2 = (qnet_real)QNET__WINOGRAD_R2;
     const qnet_real t = (qnet_real)QNET__WINOGRAD_T, t2 = (qnet_real)QNET__WINOGRAD_T2;
-    const int is_double = form == QNET__WINOGRAD_DOUBLE;
-    const ptrdiff_t next = is_double ? 2 * step : step;
-    qnet__lanes *odd = is_double ? y + step : y; /* what the points of the odd pixels give */
+    const qnet__lanes sum = x[2] + x[5], difference = r * (x[2] - x[5]);
     if (points == 9) {
-        const qnet__lanes sum = x[2] + x[5], difference = r * (x[2] - x[5]);
-        odd[0] = x[0] + sum + x[7];
-        odd[next] = difference + t * x[7];
-        odd[2 * next] = r2 * sum + t2 * x[7];
-        odd[3 * next] = x[1] + (r2 * difference + t * t2 * x[7]);
+        y[0] = x[0] + sum + x[7] + x[3];
+        y[step] = difference + t * x[7] + x[4];
+        y[2 * step] = r2 * sum + t2 * x[7] + x[6];
+        y[3 * step] = x[1] + (r2 * difference + t * t2 * x[7]) + x[8];
     } else if (points == 7) {
-        odd[0] = x[0] + (x[2] + x[5]);
-        odd[next] = r * (x[2] - x[5]);
-        odd[2 * next] = odd[3 * next] = x[1] + r2 * (x[2] + x[5]);
+        y[0] = x[0] + sum + x[3];
+        y[step] = difference + x[4];
+        y[2 * step] = y[3 * step] = x[1] + r2 * sum + x[6];
     } else {
-        odd[0] = x[0] + x[2];
-        odd[next] = odd[2 * next] = odd[3 * next] = x[1] + r * x[2];
+        y[0] = x[0] + x[2] + x[3];
+        y[step] = y[2 * step] = y[3 * step] = x[1] + r * x[2] + x[4];
     }
-    y[0] = is_double ? x[3] : odd[0] + x[3];
-    y[next] = is_double ? x[4] : odd[next] + x[4];
-    if (points > 5 || is_double)
-        y[2 * next] = is_double ? x[points > 5 ? 6 : 4] : odd[2 * next] + x[6];
-    if (points > 7 || is_double)
-        y[3 * next] = is_double ? x[points > 7 ? 8 : 4] : odd[3 * next] + x[8];
-}
-
-QNET__INLINE void qnet__winograd_a2(int points, const qnet__lanes *x, qnet__lanes *y,
-                                    const ptrdiff_t step)
-{
-    const qnet_real r = (qnet_real)QNET__WINOGRAD_R, r2 = (qnet_real)QNET__WINOGRAD_R2;
-    const qnet_real t = (qnet_real)QNET__WINOGRAD_T, t2 = (qnet_real)QNET__WINOGRAD_T2;
-    const qnet__lanes even = points > 5 ? x[0] + r2 * x[2] : x[0];
-    const qnet__lanes odd = points > 7 ? r * (x[1] + r2 * x[3]) : r * x[1];
-    y[0] = y[3 * step] = x[0];
-    y[step] = x[(points - 3) / 2];
-    y[2 * step] = even + odd;
-    y[4 * step] = x[1];
-    y[5 * step] = even - odd;
-    y[6 * step] = x[points > 5 ? 2 : 1];
-    y[7 * step] = points > 7 ? (x[0] + t2 * x[2]) + t * (x[1] + t2 * x[3]) : odd;
-    y[8 * step] = x[points > 7 ? 3 : 1];
 }
 
 /* The matrix of a form that a step applies to an axis. */
@@ -5123,15 +5104,13 @@ QNET__INLINE void qnet__winograd_axis_of(const qnet__winograd_form form,
     if (step == QNET__WINOGRAD_INPUT && is_same)
         qnet__winograd_bt(points, x, y, next);
     else if (step == QNET__WINOGRAD_INPUT)
-        qnet__winograd_bt2(form, points, x, y, next);
+        qnet__winograd_bt2(points, x, y, next);
     else if (step == QNET__WINOGRAD_OUTPUT && is_same)
         qnet__winograd_at(points, x, y, next);
     else if (step == QNET__WINOGRAD_OUTPUT)
-        qnet__winograd_at2(form, points, x, y, next);
-    else if (is_same)
-        qnet__winograd_a(points, x, y, next);
+        qnet__winograd_at2(points, x, y, next);
     else
-        qnet__winograd_a2(points, x, y, next);
+        qnet__winograd_a(points, x, y, next);
 }
 
 /* The pixels of the next tile come from memory while this one is transformed: column x of size
@@ -5139,9 +5118,9 @@ QNET__INLINE void qnet__winograd_axis_of(const qnet__winograd_form form,
    be in the tile before. */
 #define QNET__WINOGRAD_AHEAD QNET__WINOGRAD_GROUP
 
-/* v = B^T d B of a tile, to[plane] + channel; or, in step GRADIENT, d = A dY A^T for the channels
-   of a slab. dY is kept in dy_made (NULL: not) for the gradient of the inputs. full: the tile has
-   4x4 outputs, and all loops have constant ends. */
+/* v = B^T d B of a tile, to[plane] + channel; or, in step GRADIENT, d = A dY A^T for channels of
+   a slab. dY is kept in dy_made (NULL: not) for the gradient of the inputs. full: the tile has 4x4
+   outputs, and all loops have constant ends; for stride 1 alone, where most of the time goes. */
 QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__winograd_step step,
                                          const qnet__winograd_form form,
                                          const qnet__prologue_kind kind, const int full,
@@ -5149,8 +5128,8 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
                                          const qnet__winograd_view *next, qnet_real *to)
 {
     const int is_dy = step == QNET__WINOGRAD_GRADIENT, most = qnet__winograd_sizes_of[form].points;
-    const int size = is_dy ? 4 : qnet__winograd_sizes_of[form].in;
-    const int fresh = is_dy ? 4 : qnet__winograd_sizes_of[form].fresh;
+    const int size = is_dy ? QNET__WINOGRAD_OUTPUTS : qnet__winograd_sizes_of[form].in;
+    const int fresh = is_dy ? QNET__WINOGRAD_OUTPUTS : qnet__winograd_sizes_of[form].fresh;
     const int columns = full ? size : now->columns;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
     const qnet__prologue from = is_dy ? p->dy : p->from; /* a copy: stores cannot change it */
@@ -5175,7 +5154,7 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
                 const ptrdiff_t at = now->at[i * size + x];
                 d[i] = at < 0 ? qnet__lanes_zero()
                               : qnet__prologue_get(&from, kind, &k, at + c, QNET__LANES);
-                if (kind == QNET__PROLOGUE_GRADIENT && dy_made != NULL && at >= 0)
+                if (is_dy && dy_made != NULL && at >= 0)
                     qnet__lanes_store(dy_made + at + c, d[i]);
             }
             qnet__winograd_axis_of(form, step, points_y, d, half + x, size);
@@ -5205,7 +5184,7 @@ QNET__INLINE void qnet__winograd_transform(const qnet__winograd *p, const qnet__
     for (ptrdiff_t t = first; t < last; t++, to += is_dy ? p->d_row : p->v_row) {
         now = next;
         qnet__winograd_look(p, t + 1 < p->tiles ? t + 1 : t, map, &next);
-        if (now.points_y == most && now.points_x == most)
+        if (form == QNET__WINOGRAD_SAME && now.points_y == most && now.points_x == most)
             qnet__winograd_tile_in(p, step, form, kind, 1, &now, &next, to);
         else
             qnet__winograd_tile_in(p, step, form, kind, 0, &now, &next, to);
@@ -5222,7 +5201,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
 {
     const qnet__epilogue epilogue = p->epilogue; /* a copy, which stores to the map cannot change */
     const int most = qnet__winograd_sizes_of[form].points;
-    const int size = qnet__winograd_sizes_of[form].out, rows = full ? size : now->rows;
+    const int size = QNET__WINOGRAD_OUTPUTS, rows = full ? size : now->rows;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
     const ptrdiff_t plane = p->m_plane, row = p->x.points * plane;
     ptrdiff_t c;
@@ -5231,7 +5210,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
         const qnet_real *from = m + (c - channel);
         qnet__sums sum = *sums;
         qnet__epilogue_lanes k;
-        qnet__lanes half[8 * QNET__WINOGRAD_MOST];
+        qnet__lanes half[QNET__WINOGRAD_OUTPUTS * QNET__WINOGRAD_MOST];
         for (i = 0; i < size * size && next != NULL; i++)
             if (next->at[i] >= 0)
                 qnet__epilogue_prefetch(&epilogue, kind, next->at[i] + c);
@@ -5245,7 +5224,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
         }
         for (y = 0; y < rows; y++) {
             const ptrdiff_t *at = now->at + size * y;
-            qnet__lanes e[8];
+            qnet__lanes e[QNET__WINOGRAD_OUTPUTS];
             qnet__winograd_axis_of(form, QNET__WINOGRAD_OUTPUT, points_x, half + most * y, e, 1);
             if (kind == QNET__EPILOGUE_MOMENTS && y == 0 && is_first)
                 sum.center = e[0];
@@ -5264,7 +5243,7 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__win
                                         const qnet__epilogue_kind kind, ptrdiff_t block,
                                         ptrdiff_t channel, const qnet_real *m)
 {
-    const int most = qnet__winograd_sizes_of[form].points, size = qnet__winograd_sizes_of[form].out;
+    const int most = qnet__winograd_sizes_of[form].points;
     const ptrdiff_t first = block * p->block;
     const ptrdiff_t last = first + p->block < p->tiles ? first + p->block : p->tiles;
     qnet__sums sums[QNET__WINOGRAD_GROUP / QNET__LANES];
@@ -5277,11 +5256,11 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__win
         now = next;
         if (coming != NULL)
             qnet__winograd_look(p, t + 1, &p->out, &next);
-        if (now.points_y == most && now.points_x == most)
+        if (form == QNET__WINOGRAD_SAME && now.points_y == most && now.points_x == most)
             qnet__winograd_tile_out(p, form, kind, 1, &now, coming, channel, t == first, m, sums);
         else
             qnet__winograd_tile_out(p, form, kind, 0, &now, coming, channel, t == first, m, sums);
-        for (int i = 0; i < size * size; i++)
+        for (int i = 0; i < QNET__WINOGRAD_OUTPUTS * QNET__WINOGRAD_OUTPUTS; i++)
             rows += now.at[i] >= 0;
     }
     for (ptrdiff_t c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANES)
@@ -5361,18 +5340,12 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__wi
 }
 
 #if QNET__HAS_TRAINING
-/* y[3] = G^T x[points], in double too; x is 0 beyond, up to 6 or 9. */
-QNET__INLINE void qnet__winograd_gt(const qnet__winograd_form form, ptrdiff_t points,
-                                    const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
+/* y[3] = G^T x[points], in double too; x is 0 beyond, up to 6. */
+QNET__INLINE void qnet__winograd_gt(ptrdiff_t points, const qnet__wide *x, qnet__wide *y,
+                                    const ptrdiff_t step)
 {
     const double a = QNET__WINOGRAD_A, a2 = a * a, b = QNET__WINOGRAD_B, b2 = b * b;
-    if (form != QNET__WINOGRAD_SAME) {
-        const qnet__wide at_r = QNET__WINOGRAD_MR * x[2], at_minus = QNET__WINOGRAD_MM * x[5];
-        const qnet__wide at_t = QNET__WINOGRAD_MT * x[7];
-        y[0] = QNET__WINOGRAD_M0 * x[0] + (at_r + at_minus + at_t);
-        y[step] = x[3] + x[4] + (x[6] + x[8]);
-        y[2 * step] = x[1] + (QNET__WINOGRAD_R * (at_r - at_minus) + QNET__WINOGRAD_T * at_t);
-    } else if (points == QNET__WINOGRAD_CLOSED) {
+    if (points == QNET__WINOGRAD_CLOSED) {
         y[0] = x[2];
         y[step] = x[0] - x[1] - x[2];
         y[2 * step] = x[1];
@@ -5390,12 +5363,11 @@ QNET__INLINE void qnet__winograd_gt(const qnet__winograd_form form, ptrdiff_t po
 /* dg = G^T du G for input channel i and the output channels of a group, where du is the sum of all
    parts; du[0] is that of i and the group. The points are constants where they are 6 or 3. */
 QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p,
-                                                  const qnet__winograd_form form,
                                                   const ptrdiff_t points_y,
                                                   const ptrdiff_t points_x, ptrdiff_t i,
                                                   ptrdiff_t group, const qnet_real *du)
 {
-    const ptrdiff_t tap = p->src_c * p->dst_c, most = qnet__winograd_sizes_of[form].points;
+    const ptrdiff_t tap = p->src_c * p->dst_c, most = qnet__winograd_sizes_of[0].points;
     qnet_real *dw = p->dw + i * p->dst_c + group * QNET__WINOGRAD_GROUP;
     ptrdiff_t c, x, y, part;
     for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__WIDE) {
@@ -5416,10 +5388,10 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p,
                     e[y] += more;
                 }
             }
-            qnet__winograd_gt(form, points_y, e, half + x, QNET__WINOGRAD_MOST);
+            qnet__winograd_gt(points_y, e, half + x, QNET__WINOGRAD_MOST);
         }
         for (y = 0; y < 3; y++) {
-            qnet__winograd_gt(form, points_x, half + QNET__WINOGRAD_MOST * y, e, 1);
+            qnet__winograd_gt(points_x, half + QNET__WINOGRAD_MOST * y, e, 1);
             QNET__UNROLL
             for (x = 0; x < 3; x++)
                 qnet__wide_round(&e[x], dw + (3 * y + x) * tap + c);
@@ -5434,70 +5406,53 @@ static QNET__NOINLINE void qnet__winograd_of_kernels(const qnet__winograd *p,
                                                      qnet__winograd_step step, ptrdiff_t i,
                                                      ptrdiff_t j, qnet_real *block)
 {
-    const qnet__winograd_form same = QNET__WINOGRAD_SAME, half = QNET__WINOGRAD_HALF;
-    if (step == QNET__WINOGRAD_KERNELS && p->form == same)
-        qnet__winograd_kernels(p, same, i, j, block);
+    if (step == QNET__WINOGRAD_KERNELS && p->form == QNET__WINOGRAD_SAME)
+        qnet__winograd_kernels(p, QNET__WINOGRAD_SAME, i, j, block);
     else if (step == QNET__WINOGRAD_KERNELS)
-        qnet__winograd_kernels(p, half, i, j, block);
+        qnet__winograd_kernels(p, QNET__WINOGRAD_HALF, i, j, block);
 #if QNET__HAS_TRAINING
     else if (p->planes == 36)
-        qnet__winograd_kernel_gradients(p, same, 6, 6, i, j, block);
+        qnet__winograd_kernel_gradients(p, 6, 6, i, j, block);
     else if (p->planes == 9)
-        qnet__winograd_kernel_gradients(p, same, 3, 3, i, j, block);
-    else if (p->form == same)
-        qnet__winograd_kernel_gradients(p, same, p->y.points, p->x.points, i, j, block);
+        qnet__winograd_kernel_gradients(p, 3, 3, i, j, block);
     else
-        qnet__winograd_kernel_gradients(p, half, p->y.points, p->x.points, i, j, block);
+        qnet__winograd_kernel_gradients(p, p->y.points, p->x.points, i, j, block);
 #endif
 }
 
-/* At stride 2 pixels come from a plain map, and the gradient of the inputs goes to one: no network
-   here has the other kinds there, and each takes a fortieth of the time to compile this file. */
-QNET__INLINE void qnet__winograd_step_of(const qnet__winograd *p, qnet__winograd_step step,
-                                         const qnet__winograd_form form, ptrdiff_t i, ptrdiff_t j,
-                                         qnet_real *block)
-{
-    const int is_forward = form != QNET__WINOGRAD_DOUBLE, is_same = form == QNET__WINOGRAD_SAME;
-    const qnet__winograd_step in = QNET__WINOGRAD_INPUT, of_dy = QNET__WINOGRAD_GRADIENT;
-    const qnet__prologue_kind from = step == of_dy ? p->dy.kind : p->from.kind;
-    if (QNET__HAS_TRAINING && is_forward && step == of_dy && from == QNET__PROLOGUE_PLAIN)
-        qnet__winograd_transform(p, of_dy, form, QNET__PROLOGUE_PLAIN, i, j, block);
-    else if (QNET__HAS_TRAINING && is_forward && step == of_dy)
-        qnet__winograd_transform(p, of_dy, form, QNET__PROLOGUE_GRADIENT, i, j, block);
-    else if (step == in && is_same && from != QNET__PROLOGUE_PLAIN)
-        qnet__winograd_transform(p, in, form, QNET__PROLOGUE_NORMALISED, i, j, block);
-    else if (step == in)
-        qnet__winograd_transform(p, in, form, QNET__PROLOGUE_PLAIN, i, j, block);
-    else if (QNET__HAS_TRAINING && p->epilogue.kind == QNET__EPILOGUE_MOMENTS && is_forward)
-        qnet__winograd_output(p, form, QNET__EPILOGUE_MOMENTS, i, j, block);
-    else if (p->epilogue.kind == QNET__EPILOGUE_NORMALISE && is_forward)
-        qnet__winograd_output(p, form, QNET__EPILOGUE_NORMALISE, i, j, block);
-    else if (QNET__HAS_TRAINING && p->epilogue.kind == QNET__EPILOGUE_GRADIENT && is_same)
-        qnet__winograd_output(p, form, QNET__EPILOGUE_GRADIENT, i, j, block);
-    else
-        qnet__winograd_output(p, form, QNET__EPILOGUE_PLAIN, i, j, block);
-}
-
-/* A function for each form, as compilers need much longer for all in one. */
+/* A step on maps, for each kind of prologue or epilogue that a network has; a plain epilogue is a
+   norm without a scale, and a plain dy a gradient without one. A function for each form, as
+   compilers need much longer for both in one. */
 static QNET__NOINLINE void qnet__winograd_same(const qnet__winograd *p, qnet__winograd_step step,
                                                ptrdiff_t i, ptrdiff_t j, qnet_real *block)
 {
-    qnet__winograd_step_of(p, step, QNET__WINOGRAD_SAME, i, j, block);
+    const qnet__winograd_form form = QNET__WINOGRAD_SAME;
+    const qnet__winograd_step in = QNET__WINOGRAD_INPUT, of_dy = QNET__WINOGRAD_GRADIENT;
+    if (QNET__HAS_TRAINING && step == of_dy)
+        qnet__winograd_transform(p, of_dy, form, QNET__PROLOGUE_GRADIENT, i, j, block);
+    else if (QNET__HAS_TRAINING && step == in && p->from.kind == QNET__PROLOGUE_NORMALISED)
+        qnet__winograd_transform(p, in, form, QNET__PROLOGUE_NORMALISED, i, j, block);
+    else if (step == in)
+        qnet__winograd_transform(p, in, form, QNET__PROLOGUE_PLAIN, i, j, block);
+    else if (QNET__HAS_TRAINING && p->epilogue.kind == QNET__EPILOGUE_MOMENTS)
+        qnet__winograd_output(p, form, QNET__EPILOGUE_MOMENTS, i, j, block);
+    else if (QNET__HAS_TRAINING && p->epilogue.kind == QNET__EPILOGUE_GRADIENT)
+        qnet__winograd_output(p, form, QNET__EPILOGUE_GRADIENT, i, j, block);
+    else
+        qnet__winograd_output(p, form, QNET__EPILOGUE_NORMALISE, i, j, block);
 }
 
 static QNET__NOINLINE void qnet__winograd_half(const qnet__winograd *p, qnet__winograd_step step,
                                                ptrdiff_t i, ptrdiff_t j, qnet_real *block)
 {
-    qnet__winograd_step_of(p, step, QNET__WINOGRAD_HALF, i, j, block);
+    const qnet__winograd_form form = QNET__WINOGRAD_HALF;
+    if (step == QNET__WINOGRAD_INPUT)
+        qnet__winograd_transform(p, QNET__WINOGRAD_INPUT, form, QNET__PROLOGUE_PLAIN, i, j, block);
+    else if (QNET__HAS_TRAINING && p->epilogue.kind == QNET__EPILOGUE_MOMENTS)
+        qnet__winograd_output(p, form, QNET__EPILOGUE_MOMENTS, i, j, block);
+    else
+        qnet__winograd_output(p, form, QNET__EPILOGUE_NORMALISE, i, j, block);
 }
-
-#if QNET__HAS_TRAINING
-static QNET__NOINLINE void qnet__winograd_double(const qnet__winograd *p, qnet__winograd_step step,
-                                                 ptrdiff_t i, ptrdiff_t j, qnet_real *block)
-{
-    qnet__winograd_step_of(p, step, QNET__WINOGRAD_DOUBLE, i, j, block);
-}
-#endif
 
 static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i,
                                ptrdiff_t j, qnet_real *block)
@@ -5506,81 +5461,69 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
         qnet__winograd_of_kernels(p, step, i, j, block);
     else if (p->form == QNET__WINOGRAD_SAME)
         qnet__winograd_same(p, step, i, j, block);
-    else if (p->form == QNET__WINOGRAD_HALF)
-        qnet__winograd_half(p, step, i, j, block);
-#if QNET__HAS_TRAINING
     else
-        qnet__winograd_double(p, step, i, j, block);
-#endif
+        qnet__winograd_half(p, step, i, j, block);
 }
 #endif /* QNET__HAS_WINOGRAD */
 
 /* ---- Max pooling ----------------------------------------------------------------------------- */
 
-/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
-QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                         qnet_real x, size_t c)
-{
-    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
-    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
-    return x;
-}
-
-/* A later tap wins only if it is larger, or NaN. Choices are no branches, so that the loops over
-   channels become vector code. */
-QNET__INLINE void qnet__maxpool_next(qnet_real v, int tap, qnet_real *best, int *winner)
-{
-    const int better = (v > *best) | (v != v);
-    *winner = better ? tap : *winner;
-    *best = better ? v : *best;
-}
-
-/* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
-   x[9][channels]. The steps are written out: compilers unroll a loop too late. */
-QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
-                                       const qnet__prologue_kind kind, const qnet_real *const *x,
-                                       const int *tap, size_t c, size_t at)
+/* `count` channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
+   x[9][channels]. A later tap wins only if it is larger, or NaN; ReLU can wait for the winner. The
+   number of a tap is kept as a qnet_real, so that it is chosen like the maximum. */
+QNET__INLINE void qnet__maxpool_window(const qnet__maxpool *pool, const qnet__prologue_kind kind,
+                                       const int by_sign, const qnet_real *const *x,
+                                       const int *tap, size_t c, size_t at, const size_t count)
 {
     const qnet__prologue *s = &pool->x;
-    qnet_real top[QNET__WIDTH];
-    int won[QNET__WIDTH];
-    for (int i = 0; i < n; i++) {
-        const size_t k = c + (size_t)i;
-        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
-        int winner = tap[0];
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[1][k], k), tap[1], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[2][k], k), tap[2], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[3][k], k), tap[3], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[4][k], k), tap[4], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[5][k], k), tap[5], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[6][k], k), tap[6], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[7][k], k), tap[7], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[8][k], k), tap[8], &best, &winner);
-        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
-        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
-        top[i] = best;
-        won[i] = winner;
+    const qnet__lanes zero = qnet__lanes_zero();
+    qnet__lanes best = zero, winner = qnet__lanes_all((qnet_real)tap[0]), sign = zero;
+    qnet__prologue_lanes k;
+    qnet__prologue_channels(s, kind, (ptrdiff_t)c, count, &k);
+    if (by_sign)
+        sign = qnet__lanes_load_part(pool->sign + c, count);
+    for (int t = 0; t < 9; t++) {
+        qnet__lanes v = qnet__lanes_load_part(x[t] + c, count);
+        qnet__lanes_int better;
+        if (kind == QNET__PROLOGUE_NORMALISED)
+            v = (v - k.mean) * k.scale + k.beta;
+        if (by_sign)
+            v *= sign;
+        if (t == 0)
+            best = v;
+        better = (qnet__lanes_int)(v > best) | (qnet__lanes_int)(v != v);
+        winner = qnet__lanes_select(better, qnet__lanes_all((qnet_real)tap[t]), winner);
+        best = qnet__lanes_select(better, v, best);
     }
-    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
-    if (pool->argmax != NULL)
-        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+    if (kind == QNET__PROLOGUE_NORMALISED)
+        best = qnet__lanes_cut(best, best, 0);
+    if (by_sign)
+        best = qnet__lanes_select((qnet__lanes_int)(sign == zero),
+                                  qnet__lanes_load_part(x[0] + c, count), best * sign);
+    qnet__lanes_store_part(pool->y + at, best, count);
+    if (pool->argmax != NULL) {
+        qnet_real won[QNET__LANES];
+        qnet__lanes_store(won, winner);
+        for (size_t i = 0; i < count; i++)
+            pool->argmax[at + i] = (uint8_t)won[i];
+    }
 }
 
 /* One output row: index = image * out_height + row. The window is clipped to the image, which is
    what padding with -infinity means: where a tap is outside, the one before takes part once more,
    or the first inside; that changes nothing. */
 QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
-                                        size_t index)
+                                        const int by_sign, size_t index)
 {
     const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
     const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
     const ptrdiff_t y = 2 * (ptrdiff_t)(index % pool->out_height) - 1;
     const size_t n = pool->channels;
-    size_t c;
     for (size_t ox = 0; ox < pool->out_width; ox++) {
         const size_t at = (index * pool->out_width + ox) * n;
         const ptrdiff_t left = 2 * (ptrdiff_t)ox - 1;
         const qnet_real *x[9];
+        size_t c = 0;
         int tap[9], last = (y < 0 ? 3 : 0) + (left < 0 ? 1 : 0);
         for (int t = 0; t < 9; t++) {
             const ptrdiff_t iy = y + t / 3, ix = left + t % 3;
@@ -5589,18 +5532,18 @@ QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__p
             x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
                                 last % 3) * (ptrdiff_t)n;
         }
-        for (c = 0; c + QNET__WIDTH <= n; c += QNET__WIDTH)
-            qnet__maxpool_window(QNET__WIDTH, pool, kind, x, tap, c, at + c);
-        if (c < n)
-            qnet__maxpool_window((int)(n - c), pool, kind, x, tap, c, at + c);
+        for (; c + QNET__LANES <= n; c += QNET__LANES)
+            qnet__maxpool_window(pool, kind, by_sign, x, tap, c, at + c, QNET__LANES);
+        for (; c < n; c++)
+            qnet__maxpool_window(pool, kind, by_sign, x, tap, c, at + c, 1);
     }
 }
 
 #if QNET__HAS_TRAINING
 /* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
    Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
-QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
-                                       size_t ix, size_t c, qnet_real *dx)
+QNET__INLINE void qnet__maxpool_gather(const int n, const qnet__maxpool *pool, size_t image,
+                                       size_t iy, size_t ix, size_t c, qnet_real *dx)
 {
     const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
     const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
@@ -5629,8 +5572,8 @@ QNET__INLINE void qnet__maxpool_backward(const qnet__maxpool *pool, size_t index
         size_t c = 0;
         for (; c + QNET__WIDTH <= n; c += QNET__WIDTH)
             qnet__maxpool_gather(QNET__WIDTH, pool, image, iy, ix, c, dx + c);
-        if (c < n)
-            qnet__maxpool_gather((int)(n - c), pool, image, iy, ix, c, dx + c);
+        for (; c < n; c++)
+            qnet__maxpool_gather(1, pool, image, iy, ix, c, dx + c);
     }
 }
 #endif
@@ -5643,12 +5586,12 @@ static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
         return;
     }
 #endif
-    if (pool->x.kind == QNET__PROLOGUE_PLAIN)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
-    else if (pool->x.kind == QNET__PROLOGUE_SCALED)
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
+    if (QNET__HAS_TRAINING && pool->sign != NULL)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, 1, index);
+    else if (pool->x.kind == QNET__PROLOGUE_PLAIN)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, 0, index);
     else
-        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, 0, index);
 }
 
 /* ---- The gradient of the stem's weights ------------------------------------------------------ */
@@ -5702,13 +5645,13 @@ static void qnet__stem_winners_of(const qnet__stem_list *p)
 #if QNET__REAL_IS_DOUBLE
 
 /* Double precision is for reference and takes the C library's. */
-QNET__INLINE qnet__lanes qnet__lanes_gate(qnet__lanes x, const int of_tanh)
+static void qnet__lanes_gate(qnet__lanes *x, const int of_tanh)
 {
     qnet_real v[QNET__LANES];
-    qnet__lanes_store(v, x);
+    qnet__lanes_store(v, *x);
     for (size_t i = 0; i < QNET__LANES; i++)
         v[i] = of_tanh ? qnet__tanh(v[i]) : qnet__sigmoid(v[i]);
-    return qnet__lanes_load(v);
+    *x = qnet__lanes_load(v);
 }
 
 #else
@@ -5727,7 +5670,8 @@ QNET__INLINE qnet__lanes qnet__lanes_of_bits(qnet__lanes_int bits)
     return x;
 }
 
-/* sigma(x) = e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) otherwise: no overflow, and small results
+/* *x = tanh(x) or sigma(x).
+   sigma(x) = e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) otherwise: no overflow, and small results
    keep their digits. tanh |x| = -d / (2 + d), d = e^-2|x| - 1. Worst errors over every 257th bit
    pattern of a float: sigma 2.33, tanh 2.49 units in the last place.
 
@@ -5736,11 +5680,11 @@ QNET__INLINE qnet__lanes qnet__lanes_of_bits(qnet__lanes_int bits)
    times it is exact. 2^-m = power * rest, as no float is as small as 2^-150, and the smallest ones
    are to be reached with one rounding, at the end. e^r - 1 = r + r^2 q(r), q fitted (least squares,
    reweighted towards the least maximum) to a relative error of 1.4e-8. */
-QNET__INLINE qnet__lanes qnet__lanes_gate(qnet__lanes x, const int of_tanh)
+static QNET__NOINLINE void qnet__lanes_gate(qnet__lanes *x, const int of_tanh)
 {
-    const qnet__lanes_int sign = qnet__lanes_to_bits(x) & ~0x7fffffff;
+    const qnet__lanes_int sign = qnet__lanes_to_bits(*x) & ~0x7fffffff;
     const qnet__lanes zero = qnet__lanes_zero(), most = qnet__lanes_all(104);
-    const qnet__lanes size = qnet__lanes_of_bits(qnet__lanes_to_bits(x) & 0x7fffffff);
+    const qnet__lanes size = qnet__lanes_of_bits(qnet__lanes_to_bits(*x) & 0x7fffffff);
     qnet__lanes a = of_tanh ? 2.0f * size : size, rounded, m, r, q, expm1, power, rest, d;
     qnet__lanes_int bits;
     a = qnet__lanes_select(a > most, most, a); /* NaN stays */
@@ -5762,10 +5706,11 @@ QNET__INLINE qnet__lanes qnet__lanes_gate(qnet__lanes x, const int of_tanh)
     if (of_tanh) {
         d = power * expm1 * rest + (power * rest - 1.0f); /* near 0: d = e^r - 1 */
         d = d / (2.0f + d);
-        return qnet__lanes_of_bits((qnet__lanes_to_bits(d) & 0x7fffffff) | sign);
+        *x = qnet__lanes_of_bits((qnet__lanes_to_bits(d) & 0x7fffffff) | sign);
+        return;
     }
     d = (power + power * expm1) * rest;
-    return qnet__lanes_select(x < zero, d, qnet__lanes_all(1)) / (1.0f + d);
+    *x = qnet__lanes_select(*x < zero, d, qnet__lanes_all(1)) / (1.0f + d);
 }
 
 #endif
@@ -5780,12 +5725,13 @@ QNET__INLINE void qnet__lstm_units(const qnet__lstm_row *row, size_t j, const si
         a[q] = qnet__lanes_load_part(row->gates + q * n + j, count) +
                qnet__lanes_load_part(row->uh + q * n + j, count) +
                qnet__lanes_load_part(row->b + q * n + j, count);
-    a[0] = qnet__lanes_gate(a[0], 0); /* i (1) */
-    a[1] = qnet__lanes_gate(a[1], 0); /* f (3) */
-    a[2] = qnet__lanes_gate(a[2], 1); /* g */
-    a[3] = qnet__lanes_gate(a[3], 0); /* o (2) */
+    qnet__lanes_gate(&a[0], 0); /* i (1) */
+    qnet__lanes_gate(&a[1], 0); /* f (3) */
+    qnet__lanes_gate(&a[2], 1); /* g */
+    qnet__lanes_gate(&a[3], 0); /* o (2) */
     c = a[1] * qnet__lanes_load_part(row->c_prev + j, count) + a[0] * a[2]; /* c = f c' + i g (4) */
-    t = qnet__lanes_gate(c, 1);
+    t = c;
+    qnet__lanes_gate(&t, 1);
     h = a[3] * t; /* h = o tanh(c) (5) */
     QNET__UNROLL
     for (size_t q = 0; q < 4; q++) qnet__lanes_store_part(row->gates + q * n + j, a[q], count);
@@ -5799,7 +5745,7 @@ static void qnet__lstm_forward_row(const qnet__lstm_row *row)
 {
     size_t j = 0;
     for (; j + QNET__LANES <= row->hidden; j += QNET__LANES) qnet__lstm_units(row, j, QNET__LANES);
-    if (j < row->hidden) qnet__lstm_units(row, j, row->hidden - j);
+    for (; j < row->hidden; j++) qnet__lstm_units(row, j, 1);
 }
 
 #if QNET__HAS_TRAINING
@@ -5840,7 +5786,7 @@ static void qnet__lstm_backward_row(const qnet__lstm_row *row)
     size_t j = 0;
     for (; j + QNET__LANES <= row->hidden; j += QNET__LANES)
         qnet__lstm_units_back(row, j, QNET__LANES);
-    if (j < row->hidden) qnet__lstm_units_back(row, j, row->hidden - j);
+    for (; j < row->hidden; j++) qnet__lstm_units_back(row, j, 1);
 }
 #endif
 
@@ -6148,52 +6094,65 @@ static void qnet__fft_columns(const qnet__fft_job *job)
     }
 }
 
-static void qnet__fft_rows(const qnet__fft_job *job)
+/* Number e of a row, of the real parts, of the imaginary ones or of both in turn, which the inverse
+   swaps; placed: before the first stage. */
+QNET__INLINE qnet_real *qnet__fft_at(const qnet__fft_job *job, size_t e, const qnet__fft_part part,
+                                     const int placed)
 {
-    const size_t n = job->line->n, point = 2 * QNET__LANES, swap = job->inverse ? 1 : 0;
+    const size_t point = part == QNET__FFT_PAIRS ? e / 2 : e;
+    const size_t which = part == QNET__FFT_PAIRS ? e & 1 : part == QNET__FFT_IM;
+    const size_t at = placed ? (size_t)job->line->place[point] : point;
+    return job->work + (2 * at + (which ^ (job->inverse ? 1 : 0))) * QNET__LANES;
+}
+
+/* x[rows][numbers] to where the first stage wants it, and points to y[rows][numbers]. */
+QNET__INLINE void qnet__fft_scatter(const qnet__fft_job *job, const qnet_real *x, size_t rows,
+                                    size_t numbers, const qnet__fft_part part)
+{
     qnet__lanes v[QNET__FFT_WIDE];
-    for (size_t e = 0; e < 2 * n; e += QNET__FFT_WIDE) {
-        qnet__fft_get(job->in + e, job->in_step, job->lines, 2 * n - e, v);
+    for (size_t e = 0; e < numbers; e += QNET__FFT_WIDE) {
+        qnet__fft_get(x + e, job->in_step, rows, numbers - e, v);
         QNET__UNROLL
         for (size_t c = 0; c < QNET__FFT_WIDE; c++)
-            if (e + c < 2 * n)
-                qnet__lanes_store(job->work + (size_t)job->line->place[(e + c) / 2] * point +
-                                  ((c & 1) ^ swap) * QNET__LANES, v[c]);
-    }
-    qnet__fft_transform(job);
-    for (size_t e = 0; e < 2 * n; e += QNET__FFT_WIDE) {
-        QNET__UNROLL
-        for (size_t c = 0; c < QNET__FFT_WIDE; c++)
-            v[c] = e + c < 2 * n ? job->scale * qnet__lanes_load(job->work + (e + c) / 2 * point +
-                                                     ((c & 1) ^ swap) * QNET__LANES)
-                                 : qnet__lanes_zero();
-        qnet__fft_put(v, job->out + e, job->out_step, job->lines, 2 * n - e);
+            if (e + c < numbers) qnet__lanes_store(qnet__fft_at(job, e + c, part, 1), v[c]);
     }
 }
 
-/* Rows a and b, the first lanes and those after them, as Z of z = a + i b:
-   A(k) = (Z(k) + conj Z(n - k)) / 2, B(k) = (Z(k) - conj Z(n - k)) / 2i. */
+QNET__INLINE void qnet__fft_gather(const qnet__fft_job *job, qnet_real *y, size_t rows,
+                                   size_t numbers, const qnet__fft_part part)
+{
+    qnet__lanes v[QNET__FFT_WIDE];
+    for (size_t e = 0; rows > 0 && e < numbers; e += QNET__FFT_WIDE) {
+        QNET__UNROLL
+        for (size_t c = 0; c < QNET__FFT_WIDE; c++)
+            v[c] = e + c < numbers
+                       ? job->scale * qnet__lanes_load(qnet__fft_at(job, e + c, part, 0))
+                       : qnet__lanes_zero();
+        qnet__fft_put(v, y + e, job->out_step, rows, numbers - e);
+    }
+}
+
+static void qnet__fft_rows(const qnet__fft_job *job)
+{
+    qnet__fft_scatter(job, job->in, job->lines, 2 * job->line->n, QNET__FFT_PAIRS);
+    qnet__fft_transform(job);
+    qnet__fft_gather(job, job->out, job->lines, 2 * job->line->n, QNET__FFT_PAIRS);
+}
+
+/* A and B, the spectra of rows a and b, from Z of z = a + i b; a are the first rows, one per lane,
+   b those after them: A(k) = (Z(k) + conj Z(n - k)) / 2, B(k) = (Z(k) - conj Z(n - k)) / 2i. */
 static void qnet__fft_real(const qnet__fft_job *job)
 {
     const size_t n = job->line->n, point = 2 * QNET__LANES, numbers = 2 * (n / 2 + 1);
+    const size_t more = job->lines - qnet__min_size(job->lines, QNET__LANES);
+    const size_t second = more > 0 ? QNET__LANES : 0; /* the first row b, if there is one */
     const qnet_real half = job->scale / 2;
     qnet__lanes v[QNET__FFT_WIDE];
-    for (size_t b = 0; b < 2; b++) {
-        const size_t rows = b ? job->lines - qnet__min_size(job->lines, QNET__LANES) : job->lines;
-        for (size_t e = 0; e < n; e += QNET__FFT_WIDE) {
-            qnet__fft_get(job->in + (rows > 0 ? b * QNET__LANES * job->in_step + e : 0),
-                          job->in_step, rows, n - e, v);
-            QNET__UNROLL
-            for (size_t c = 0; c < QNET__FFT_WIDE; c++)
-                if (e + c < n)
-                    qnet__lanes_store(job->work + (size_t)job->line->place[e + c] * point +
-                                      b * QNET__LANES, v[c]);
-        }
-    }
+    qnet__fft_scatter(job, job->in, job->lines, n, QNET__FFT_RE);
+    qnet__fft_scatter(job, job->in + second * job->in_step, more, n, QNET__FFT_IM);
     qnet__fft_transform(job);
-    for (size_t b = 0; b < 2; b++) {
-        const size_t rows = b ? job->lines - qnet__min_size(job->lines, QNET__LANES) : job->lines;
-        for (size_t e = 0; rows > 0 && e < numbers; e += QNET__FFT_WIDE) {
+    for (int b = 0; b < (more > 0 ? 2 : 1); b++)
+        for (size_t e = 0; e < numbers; e += QNET__FFT_WIDE) {
             QNET__UNROLL
             for (size_t c = 0; c < QNET__FFT_WIDE; c += 2) {
                 const size_t k = qnet__min_size(e + c, numbers - 2) / 2;
@@ -6205,51 +6164,37 @@ static void qnet__fft_real(const qnet__fft_job *job)
                 v[c] = half * (b ? zi + mi : zr + mr);
                 v[c + 1] = half * (b ? mr - zr : zi - mi);
             }
-            qnet__fft_put(v, job->out + b * QNET__LANES * job->out_step + e, job->out_step, rows,
-                          numbers - e);
+            qnet__fft_put(v, job->out + (b ? second : 0) * job->out_step + e, job->out_step,
+                          b ? more : job->lines, numbers - e);
         }
-    }
 }
 
 /* The way back: Z(k) = A(k) + i B(k), Z(n - k) = conj A(k) + i conj B(k). What must be real, k = 0
    and k = n / 2, is taken as real. */
 static void qnet__fft_real_inverse(const qnet__fft_job *job)
 {
-    const size_t n = job->line->n, point = 2 * QNET__LANES, numbers = 2 * (n / 2 + 1);
+    const size_t n = job->line->n, numbers = 2 * (n / 2 + 1);
     const size_t more = job->lines - qnet__min_size(job->lines, QNET__LANES);
+    const size_t second = more > 0 ? QNET__LANES : 0;
     qnet__lanes a[QNET__FFT_WIDE], b[QNET__FFT_WIDE];
     for (size_t e = 0; e < numbers; e += QNET__FFT_WIDE) {
         qnet__fft_get(job->in + e, job->in_step, job->lines, numbers - e, a);
-        qnet__fft_get(job->in + (more > 0 ? QNET__LANES * job->in_step + e : 0), job->in_step, more,
-                      numbers - e, b);
+        qnet__fft_get(job->in + second * job->in_step + e, job->in_step, more, numbers - e, b);
         QNET__UNROLL
         for (size_t c = 0; c < QNET__FFT_WIDE; c += 2) {
             const size_t k = (e + c) / 2, mirror = n - k;
-            qnet_real *z; /* with its parts swapped */
             if (e + c >= numbers) continue;
             if (k == 0 || k == mirror) a[c + 1] = b[c + 1] = qnet__lanes_zero();
-            z = job->work + (size_t)job->line->place[k] * point;
-            qnet__lanes_store(z, a[c + 1] + b[c]);
-            qnet__lanes_store(z + QNET__LANES, a[c] - b[c + 1]);
+            qnet__lanes_store(qnet__fft_at(job, k, QNET__FFT_RE, 1), a[c] - b[c + 1]);
+            qnet__lanes_store(qnet__fft_at(job, k, QNET__FFT_IM, 1), a[c + 1] + b[c]);
             if (k == 0) continue;
-            z = job->work + (size_t)job->line->place[mirror] * point;
-            qnet__lanes_store(z, b[c] - a[c + 1]);
-            qnet__lanes_store(z + QNET__LANES, a[c] + b[c + 1]);
+            qnet__lanes_store(qnet__fft_at(job, mirror, QNET__FFT_RE, 1), a[c] + b[c + 1]);
+            qnet__lanes_store(qnet__fft_at(job, mirror, QNET__FFT_IM, 1), b[c] - a[c + 1]);
         }
     }
     qnet__fft_transform(job);
-    for (size_t i = 0; i < 2; i++) {
-        const size_t rows = i ? more : job->lines;
-        for (size_t e = 0; rows > 0 && e < n; e += QNET__FFT_WIDE) {
-            QNET__UNROLL
-            for (size_t c = 0; c < QNET__FFT_WIDE; c++)
-                a[c] = e + c < n ? job->scale * qnet__lanes_load(job->work + (e + c) * point +
-                                                                 (i ^ 1) * QNET__LANES)
-                                 : qnet__lanes_zero();
-            qnet__fft_put(a, job->out + i * QNET__LANES * job->out_step + e, job->out_step, rows,
-                          n - e);
-        }
-    }
+    qnet__fft_gather(job, job->out, job->lines, n, QNET__FFT_RE);
+    qnet__fft_gather(job, job->out + second * job->out_step, more, n, QNET__FFT_IM);
 }
 
 static void qnet__fft_run(const qnet__fft_job *job)
@@ -6304,26 +6249,14 @@ static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
 /* ============================================================================================
    >>gemm: how products are cut into tiles (>>kernels), the packing of the right-hand side, and
    qnet_gemm, C[m][n] = op(A)[m][k] op(B)[k][n] + beta C.
-
-   Words of this room, >>winograd and >>conv:
-     tile         rows x columns of C in registers; in >>winograd also the outputs that are made at
-                  once, 2x2 to 4x4
-     panel        columns of b, as wide as a tile, packed so that the rows of k follow each other
-     segment      a part of the sum with pointers of its own: a tap, or a row of pixels
-     chain        products that are added one to another before the sum is added to C
-     piece        k's after which the next tile of rows follows, while b stays in cache
-     block        tiles (>>winograd) that a worker takes from the products to the output at once
-     group        64 channels (>>winograd); rows with a partial sum of their own (>>conv)
-     chunk        rows of a map whose x stays in cache
-     partial sum  of some rows or tiles; partial sums are added in a fixed order
-     prologue, epilogue   what is done to a map while it is read, and before it is written
    Relies on >>context >>kernels.
    ============================================================================================ */
 
-/* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
+/* Rows of the next tile where `rows` are left: 6 or, behind the last of these, 4 and 2, of which
+   one row may be beyond. */
 static int qnet__tile_size(size_t rows)
 {
-    return rows > 4 ? 6 : rows > 2 ? 4 : 2;
+    return rows >= 6 ? 6 : rows > 2 ? 4 : 2;
 }
 
 /* A tile of which only the rows with c[m] != NULL and the first `columns` columns are wanted: by
@@ -6549,15 +6482,15 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
             } else if (tile.c_at + width < p->columns) {
                 next = p->b[0] + panel + p->b_panel;
             }
-            for (size_t first = 0; first < p->rows; first += QNET__TILE_ROWS) {
-                const int tail = first == full, beside = p->beside && !tail;
-                const size_t part = first / QNET__TILE_ROWS;
+            for (size_t first = 0, part = 0; first < p->rows; first += (size_t)tile.rows, part++) {
+                const int tail = first >= full, beside = p->beside && !tail;
                 tile.rows = qnet__tile_size(p->rows - first);
                 tile.a_rows = tail ? QNET__TILE_ROWS : p->a_rows;
-                tile.a = (tail ? tail_a : beside ? p->a : p->a + first) + s * tile.a_rows;
+                tile.a = (tail ? tail_a + (first - full) : beside ? p->a : p->a + first) +
+                         s * tile.a_rows;
                 tile.a_at = at * p->a_step + (beside ? first : 0);
                 tile.beside = beside;
-                tile.c = tail ? tail_c : p->c + first;
+                tile.c = tail ? tail_c + (first - full) : p->c + first;
                 if (p->accumulate && at == 0 && s == 0)
                     qnet__tile_prefetch_sums(&tile, width);
                 if (p->cold)
@@ -6567,30 +6500,13 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
                 } else {
                     qnet__tile_prefetch(&tile, next_a, p->a_step, p->rows, part - lines);
                 }
-                if (columns < width || (tail && p->rows % 2 != 0))
+                if (columns < width || first + (size_t)tile.rows > p->rows)
                     qnet__run_part(isa, &tile, columns);
                 else
                     isa->tile(&tile);
             }
         }
     }
-}
-
-/* Some rows times a matrix that is packed once and used often: one segment of k. With a_step > 1
-   the rows of a lie beside each other. */
-static void qnet__multiply_rows(const qnet__isa *isa, size_t chain, size_t rows,
-                                size_t columns, size_t k, const qnet_real *const *a, size_t a_step,
-                                const qnet_real *b, size_t b_step, size_t b_panel,
-                                qnet_real *const *c, int accumulate)
-{
-    qnet__product p;
-    memset(&p, 0, sizeof p);
-    p.a = a, p.a_step = a_step, p.beside = a_step > 1;
-    p.b = &b, p.b_step = b_step, p.b_panel = b_panel;
-    p.c = c, p.accumulate = accumulate;
-    p.rows = rows, p.columns = columns, p.segments = 1, p.length = k;
-    p.chain = chain, p.piece = QNET__PIECE;
-    qnet__multiply(isa, &p);
 }
 
 /* ---- qnet_gemm ------------------------------------------------------------------------------- */
@@ -6904,10 +6820,10 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sums,
 }
 
 /* ============================================================================================
-   >>winograd: 3x3 convolution of stride 1 and 2 by Winograd's minimal filtering: how the tiles of a
-   batch are cut, which memory u, v and m take, and what the workers do. The transforms, with their
-   mathematics, are those of >>kernels. The reference is that of >>conv: the same equation, in
-   another order of sums.
+   >>winograd: 3x3 convolution of x[batch][height][width][channels] at stride 1 and 2 by Winograd's
+   minimal filtering: how the tiles of a batch are cut, which memory u, v and m take, and what the
+   workers do. The transforms, with their mathematics, are those of >>kernels. The reference is that
+   of >>conv: the same equation, in another order of sums.
    Relies on >>context >>kernels >>gemm.
    ============================================================================================ */
 
@@ -6979,8 +6895,7 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
     memset(p, 0, sizeof *p);
     memset(&x, 0, sizeof x);
     p->isa = isa;
-    p->form = s->stride == 1 ? QNET__WINOGRAD_SAME
-                             : backward ? QNET__WINOGRAD_DOUBLE : QNET__WINOGRAD_HALF;
+    p->form = s->stride == 1 ? QNET__WINOGRAD_SAME : QNET__WINOGRAD_HALF;
     p->backward = backward;
     x.step = s->stride;
     y = x;
@@ -6989,10 +6904,10 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
     y.height = out_h, y.width = out_w, y.channels = s->out_channels;
     p->in = backward ? y : x;
     p->out = backward ? x : y;
-    p->in.border = p->form != QNET__WINOGRAD_DOUBLE;
-    p->in.more = p->form == QNET__WINOGRAD_SAME ? 2 : 1;
+    p->in.border = 1;
+    p->in.more = 3 - s->stride;
     p->in.size = qnet__winograd_sizes_of[p->form].in;
-    p->out.size = qnet__winograd_sizes_of[p->form].out;
+    p->out.size = QNET__WINOGRAD_OUTPUTS;
     p->src_c = p->in.channels;
     p->dst_c = p->out.channels;
     qnet__winograd_cut(&p->y, out_h, side, s->stride);
@@ -7014,7 +6929,7 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
     p->u_plane = p->src_c * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
 }
 
-/* tiles * channels of a v or d: `most` for 36 planes, a quarter for the 81 of stride 2. */
+/* tiles * channels of a v: `most` for 36 planes, a quarter for the 81 of stride 2. */
 static ptrdiff_t qnet__winograd_room(const qnet__winograd *p, ptrdiff_t most)
 {
     return p->form == QNET__WINOGRAD_SAME ? most : most / 4;
@@ -7333,7 +7248,7 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
         p->parts = p->parts < QNET__WINOGRAD_PARTS ? p->parts : QNET__WINOGRAD_PARTS;
         makers = workers, owners = (size_t)p->parts;
     } else if (qnet__winograd_by_channels(p)) {
-        const ptrdiff_t most = qnet__winograd_room(p, QNET__WINOGRAD_ALL) / 2 / p->tiles;
+        const ptrdiff_t most = QNET__WINOGRAD_ALL / 2 / p->tiles;
         p->schedule = QNET__WINOGRAD_BY_SQUARE;
         p->round = p->tiles;
         p->slab = most / QNET__WINOGRAD_GROUP * QNET__WINOGRAD_GROUP;
@@ -7343,7 +7258,7 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
         owners = workers;
     } else {
         p->schedule = QNET__WINOGRAD_BY_ROUND;
-        p->round = qnet__winograd_room(p, QNET__WINOGRAD_ROUND) / 2 / channels; /* v and d */
+        p->round = QNET__WINOGRAD_ROUND / 2 / channels; /* v and d */
         p->round = p->round < QNET__WINOGRAD_WEIGHT_TILES ? p->round : QNET__WINOGRAD_WEIGHT_TILES;
         p->round = p->round < 16 ? 16 : p->round;
         p->round = p->round < p->tiles ? p->round : p->tiles;
@@ -7358,7 +7273,7 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
     p->d = (qnet_real *)qnet__take(arena, makers * (size_t)p->d_plane, bytes);
 }
 
-/* dy_made: gets dy as it is computed, where that is not plain; one of its own maps, or NULL. */
+/* At stride 1. dy_made: gets dy as it is computed; one of its own maps, or NULL. */
 static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int side,
                                    const qnet__prologue *x, const qnet__prologue *dy,
                                    qnet_real *dy_made, qnet_real *dw, void *scratch)
@@ -7423,16 +7338,7 @@ static int qnet__winograd_side(const qnet_conv2d *s, int once)
     return 0;
 }
 
-/* Whether the gradient of the inputs goes this way too; else directly. At stride 2, kernels too
-   large for caches would need 48 MB of scratch for it (256 to 512 channels, 64 images of 14x14
-   pixels), to save about a tenth of its time. */
-static int qnet__winograd_goes_back(const qnet_conv2d *s)
-{
-    return s->stride == 1 ||
-           (int64_t)s->in_channels * s->out_channels <= QNET__WINOGRAD_U_MOST / 81;
-}
-
-/* Scratch of all three passes; as an arena, so that a size that does not fit shows. */
+/* Scratch of all passes that go this way; as an arena, so that a size that does not fit shows. */
 static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d *s, int side)
 {
     const qnet__isa *isa = qnet__isa_of(ctx);
@@ -7440,12 +7346,12 @@ static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d 
     qnet__winograd p;
     qnet__winograd_geometry(&p, isa, s, side, 0);
     qnet__winograd_plan(&p, &forward, qnet__workers(ctx), 0);
-    if (qnet__winograd_goes_back(s)) {
+    if (QNET__HAS_TRAINING && s->stride == 1) {
         qnet__winograd_geometry(&p, isa, s, side, 1);
         qnet__winograd_plan(&p, &data, qnet__workers(ctx), 0);
+        qnet__winograd_geometry(&p, isa, s, side, 0);
+        qnet__winograd_plan_weights(&p, &weights, qnet__workers(ctx));
     }
-    qnet__winograd_geometry(&p, isa, s, side, 0);
-    qnet__winograd_plan_weights(&p, &weights, qnet__workers(ctx));
     return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
 }
 
@@ -7455,10 +7361,15 @@ static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d 
    With zero outside x, and without the batch index,
        y[oy][ox][co] = sum over ky, kx, ci of
                        x[oy s + ky - p][ox s + kx - p][ci] * w[ky][kx][ci][co],
-   2 k^2 ci co FLOPs for each output pixel, as for both gradients. Algorithms: that of >>winograd;
-   direct, by qnet__multiply over pixels where they lie, with no copy of x; a BLAS, where there is
-   a hook, and in a build with QNET_REFERENCE plain loops, both by lowering: x is copied to a
-   matrix with k^2 ci numbers for each output pixel.
+   2 k^2 ci co FLOPs for each output pixel, as for both gradients. Algorithms, of which
+   qnet__conv_pick chooses by the shape:
+     Winograd   >>winograd; 3x3, stride 1 and (forward) 2, whole groups of 64 channels
+     direct     the sum as it stands, by qnet__multiply over pixels where they lie, with no copy of
+                x: a "sweep" over the pixels of y or dx, one over the pixels that dw adds up
+     lowering   x is copied to a matrix with k^2 ci numbers for each output pixel, and the rest is
+                qnet_gemm: where there is a BLAS hook, with plain loops in a build with
+                QNET_REFERENCE, and for dw of odd numbers of channels
+   All of them take a prologue of x and an epilogue of y (qnet__conv_map, qnet__conv_backward).
    Relies on >>context >>kernels >>gemm >>fuse >>winograd.
    ============================================================================================ */
 
@@ -7558,8 +7469,10 @@ static qnet__axis qnet__axis_forward(int in, int out, const qnet_conv2d *s)
 
 /* The inputs i = phase + g s meet the taps k with (i + p - k) divisible by s, k = k0 + t s:
    dx[i] = sum over t of dy[(i + p - k0) / s - t] * w[k0 + t s]. Stride 1 has one phase, and this is
-   the forward sweep with the kernel turned round; stride 2 has four, with no zeros inserted. A
-   phase without taps writes zeros. */
+   the forward sweep with the kernel turned round; stride 2 has four on a map, with no zeros
+   inserted. With 3 taps, stride 2 and padding 1, along an axis:
+       dx[2g] = dy[g] w[1],    dx[2g + 1] = dy[g + 1] w[0] + dy[g] w[2].
+   A phase without taps writes zeros. */
 static qnet__axis qnet__axis_phase(int in, int out, int phase, const qnet_conv2d *s)
 {
     qnet__axis a;
@@ -7592,7 +7505,10 @@ static void qnet__axis_trim(qnet__axis *a)
     }
 }
 
-/* A sweep: forward, or (backward = 1) for the gradient of the inputs, one phase at a time. */
+/* A sweep: forward, or (backward = 1) for the gradient of the inputs, one phase at a time. A task
+   has a band of grid points, about QNET__SWEEP_PIXELS, and some panels of destination channels; it
+   takes QNET__SWEEP_ROWS points at a time, with a table of the pixels under their taps, to
+   qnet__multiply. */
 typedef struct qnet__sweep {
     const qnet__isa *isa;
     qnet_conv2d shape;
@@ -8148,12 +8064,12 @@ static int qnet__conv_side(qnet__conv_algorithm algorithm)
     return algorithm == QNET__CONV_WINOGRAD ? 4 : algorithm == QNET__CONV_WINOGRAD_2 ? 2 : 0;
 }
 
-/* That of the gradient of the inputs. */
+/* That of both gradients. Winograd's form of stride 2 goes forward alone: backward it would save
+   1 % of a training step. */
 static qnet__conv_algorithm qnet__conv_algorithm_back(qnet__conv_algorithm algorithm,
                                                       const qnet_conv2d *s)
 {
-    return qnet__conv_side(algorithm) > 0 && !qnet__winograd_goes_back(s) ? QNET__CONV_DIRECT
-                                                                          : algorithm;
+    return qnet__conv_side(algorithm) > 0 && s->stride > 1 ? QNET__CONV_DIRECT : algorithm;
 }
 
 QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_conv2d *shape)
@@ -8179,19 +8095,22 @@ static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm a
     const qnet__isa *isa = qnet__isa_of(ctx);
     const int side = qnet__conv_side(algorithm);
     qnet_real *column, *zeros;
+    size_t lowered = 0;
     void *product;
     if (algorithm < QNET__CONV_WINOGRAD)
         return qnet__conv_lower_scratch(ctx, s, NULL, &column, &product);
-    if (qnet__conv_algorithm_back(algorithm, s) == QNET__CONV_DIRECT)
-        qnet__sweep_take(&data, isa, s, s->out_channels, s->in_channels, &column, &zeros);
     if (side > 0)
-        return qnet__max_size(data.at, qnet__winograd_scratch(ctx, s, side));
-    qnet__sweep_take(&forward, isa, s, s->in_channels, s->out_channels, &column, &zeros);
-    if (qnet__conv_lowers_weights(ctx, algorithm, s))
-        weights.at = qnet__conv_lower_scratch(ctx, s, NULL, &column, &product);
+        forward.at = qnet__winograd_scratch(ctx, s, side);
     else
-        qnet__plan_weights(&weights, isa, s);
-    return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
+        qnet__sweep_take(&forward, isa, s, s->in_channels, s->out_channels, &column, &zeros);
+    if (QNET__HAS_TRAINING && qnet__conv_algorithm_back(algorithm, s) == QNET__CONV_DIRECT) {
+        qnet__sweep_take(&data, isa, s, s->out_channels, s->in_channels, &column, &zeros);
+        if (qnet__conv_lowers_weights(ctx, algorithm, s))
+            lowered = qnet__conv_lower_scratch(ctx, s, NULL, &column, &product);
+        else
+            qnet__plan_weights(&weights, isa, s);
+    }
+    return qnet__max_size(qnet__max_size(forward.at, data.at), qnet__max_size(weights.at, lowered));
 }
 
 /* Numbers of a kernel that is packed once for many forward passes; 0 where there is no such
@@ -8247,7 +8166,7 @@ static void qnet__epilogue_map(qnet_context *ctx, qnet__epilogue *y, size_t pixe
 }
 
 /* y <- the convolution of x with w or, backward, y <- dx from x = dy. Winograd's form applies the
-   forward prologue at stride 1 and the epilogues, but that of dx at stride 2; else qnet__pass does.
+   forward prologue at stride 1 and all epilogues; else qnet__pass does.
    packed: w by qnet__conv_pack, or NULL. With `add`, which Winograd's form has not, dx is added to
    what y->y holds. temp: as large as x, unless that is plain or its prologue applied. */
 static qnet_status qnet__conv_map(qnet_context *ctx, qnet__conv_algorithm algorithm,
@@ -8256,23 +8175,22 @@ static qnet_status qnet__conv_map(qnet_context *ctx, qnet__conv_algorithm algori
                                   const qnet_real *packed, qnet__epilogue *y, qnet_real *temp,
                                   void *scratch)
 {
-    const int side = qnet__conv_side(algorithm), ends = side > 0 && (s->stride == 1 || !backward);
+    const int side = qnet__conv_side(algorithm);
     size_t in_pixels = qnet__conv_in_pixels(s), out_pixels = qnet__conv_out_pixels(s);
-    qnet__epilogue plain = qnet__epilogue_plain(y->y);
     qnet__prologue from = *x;
     if (side == 0 || s->stride > 1 || backward)
         from = qnet__prologue_plain(qnet__prologue_map(
             ctx, x, backward ? out_pixels : in_pixels,
             backward ? s->out_channels : s->in_channels, temp));
     if (side > 0)
-        qnet__winograd_conv(ctx, s, side, backward, &from, w, packed, ends ? y : &plain, scratch);
+        qnet__winograd_conv(ctx, s, side, backward, &from, w, packed, y, scratch);
     else if (algorithm == QNET__CONV_DIRECT)
         qnet__conv_sweep(ctx, s, backward, add, from.x, w, packed, y->y, scratch);
     else if (backward)
         QNET__TRY(qnet__conv_lower(ctx, s, add, NULL, w, from.x, NULL, y->y, NULL, scratch));
     else
         QNET__TRY(qnet__conv_lower(ctx, s, 0, from.x, w, NULL, y->y, NULL, NULL, scratch));
-    if (!ends)
+    if (side == 0)
         qnet__epilogue_map(ctx, y, backward ? in_pixels : out_pixels,
                            backward ? s->in_channels : s->out_channels);
     return QNET_OK;
@@ -8297,9 +8215,10 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_algorithm a
                                        qnet__epilogue *dx, int add, qnet_real *dw,
                                        qnet_real *temp_x, qnet_real *temp_dy, void *scratch)
 {
-    const int side = qnet__conv_side(algorithm);
+    const qnet__conv_algorithm back = qnet__conv_algorithm_back(algorithm, s);
+    const int side = qnet__conv_side(back);
     qnet__prologue from = *x, made = *dy;
-    if (dw != NULL && (side == 0 || s->stride > 1))
+    if (dw != NULL && side == 0)
         from = qnet__prologue_plain(qnet__prologue_map(ctx, x, qnet__conv_in_pixels(s),
                                                        s->in_channels, temp_x));
     if (dw != NULL && side > 0) {
@@ -8309,14 +8228,13 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_algorithm a
         made = qnet__prologue_plain(qnet__prologue_map(ctx, dy, qnet__conv_out_pixels(s),
                                                        s->out_channels, temp_dy));
     }
-    if (dw != NULL && side == 0 && qnet__conv_lowers_weights(ctx, algorithm, s))
+    if (dw != NULL && side == 0 && qnet__conv_lowers_weights(ctx, back, s))
         QNET__TRY(qnet__conv_lower(ctx, s, 0, from.x, w, made.x, NULL, NULL, dw, scratch));
     else if (dw != NULL && side == 0)
         qnet__conv_weights_direct(ctx, s, from.x, made.x, dw, scratch);
     if (dx == NULL)
         return QNET_OK;
-    return qnet__conv_map(ctx, qnet__conv_algorithm_back(algorithm, s), s, 1, add, &made, w, NULL,
-                          dx, NULL, scratch);
+    return qnet__conv_map(ctx, back, s, 1, add, &made, w, NULL, dx, NULL, scratch);
 }
 
 /* 0 for a shape that is NULL or not valid, (size_t)-1 when the bytes do not fit a size_t. */
@@ -9253,8 +9171,9 @@ static void qnet__stem_backward(qnet_context *ctx, qnet__stem_backward_job *p, q
 }
 
 /* ============================================================================================
-   >>dense  Fully connected layer on qnet_gemm; softmax and cross-entropy in double, as there are
-   few classes and much depends on them.
+   >>dense  Fully connected layer y[rows][out] = x[rows][in] w[out][in]^T + b[out] on qnet_gemm;
+   softmax and cross-entropy of logits[rows][classes] in double, as there are few classes and much
+   depends on them.
    Relies on >>gemm >>norm >>pool.
    ============================================================================================ */
 
@@ -9518,7 +9437,8 @@ QNET_API size_t qnet_lstm_scratch(const qnet_context *ctx, const qnet_lstm *shap
     qnet__arena forward = {NULL, 0}, backward = {NULL, 0};
     if (qnet_lstm_saved(shape) == 0) return 0;
     qnet__lstm_plan(ctx, shape, 0, &l, &forward);
-    qnet__lstm_plan(ctx, shape, 1, &l, &backward);
+    if (QNET__HAS_TRAINING)
+        qnet__lstm_plan(ctx, shape, 1, &l, &backward);
     return qnet__max_size(forward.at, backward.at);
 }
 
@@ -9620,30 +9540,45 @@ typedef struct qnet__lstm_product {
     size_t depth, chunk, chunks, tasks; /* k and panels of a task, tasks of a band and at all */
 } qnet__lstm_product;
 
+/* The product of rows a[..] and a right-hand side of k rows in panels, for qnet__multiply: all but
+   b and the number of rows. */
+static qnet__product qnet__lstm_rows(const qnet__isa *isa, size_t k, size_t columns,
+                                     const qnet_real *const *a, qnet_real *const *c)
+{
+    qnet__product p;
+    memset(&p, 0, sizeof p);
+    p.a = a, p.a_step = 1, p.c = c;
+    p.b_step = isa->columns, p.b_panel = k * isa->columns;
+    p.columns = columns, p.segments = 1, p.length = k;
+    p.chain = QNET__CHAIN_DIRECT, p.piece = QNET__PIECE;
+    return p;
+}
+
 /* A band of rows times some panels, k in pieces. Tasks go through all products of the list. */
 static void qnet__lstm_product_task(void *arg, size_t index, size_t worker)
 {
     const qnet__lstm_product *p = (const qnet__lstm_product *)arg;
-    const qnet_real *a[QNET__LSTM_BAND];
+    const qnet_real *a[QNET__LSTM_BAND], *b;
     qnet_real *c[QNET__LSTM_BAND];
-    size_t first, rows, panel, columns;
+    size_t first, panel, column;
+    qnet__product product;
     QNET__UNUSED(worker);
     for (; index >= p->tasks; p++) index -= p->tasks;
     first = index / p->chunks * QNET__LSTM_BAND;
-    rows = qnet__min_size(QNET__LSTM_BAND, p->rows - first);
-    panel = index % p->chunks * p->chunk;
-    columns = qnet__min_size(p->chunk * p->isa->columns, p->columns - panel * p->isa->columns);
-    for (size_t i = 0; i < rows; i++)
-        c[i] = p->c + (p->c_at != NULL ? p->c_at[first + i] : first + i) * p->columns +
-               panel * p->isa->columns;
+    panel = index % p->chunks * p->chunk, column = panel * p->isa->columns;
+    product = qnet__lstm_rows(p->isa, p->k, qnet__min_size(p->chunk * p->isa->columns,
+                                                           p->columns - column), a, c);
+    product.a_step = p->a_step, product.beside = p->a_step > 1, product.b = &b;
+    product.rows = qnet__min_size(QNET__LSTM_BAND, p->rows - first);
+    for (size_t i = 0; i < product.rows; i++)
+        c[i] = p->c + (p->c_at != NULL ? p->c_at[first + i] : first + i) * p->columns + column;
     for (size_t k = 0; k < p->k; k += p->depth) {
-        const qnet_real *b = p->b + (panel * p->k + k) * p->isa->columns;
-        for (size_t i = 0; i < rows; i++)
+        b = p->b + (panel * p->k + k) * p->isa->columns;
+        for (size_t i = 0; i < product.rows; i++)
             a[i] = p->a + (first + i) * p->a_row + k * p->a_step;
-        qnet__multiply_rows(p->isa, QNET__CHAIN_DIRECT, rows, columns,
-                            qnet__min_size(p->k - k, p->depth), a, p->a_step, b,
-                            p->isa->columns, p->k * p->isa->columns, c,
-                            p->accumulate || k > 0);
+        product.length = qnet__min_size(p->k - k, p->depth);
+        product.accumulate = p->accumulate || k > 0;
+        qnet__multiply(p->isa, &product);
     }
 }
 
@@ -9686,8 +9621,11 @@ static void qnet__lstm_forward_task(void *arg, size_t index, size_t worker)
     const size_t steps = (size_t)l->length[scan[0]];
     qnet_real *uh = l->worker + worker * l->worker_size;
     qnet_real *h = uh + QNET__LSTM_GROUP * l->gate_width;
-    const qnet_real *a[QNET__LSTM_GROUP];
+    const qnet_real *a[QNET__LSTM_GROUP], *u = dir->packed_u;
     qnet_real *c[QNET__LSTM_GROUP];
+    qnet__product product = qnet__lstm_rows(
+        l->isa, n, qnet__panels(l->isa, 4 * n) * l->isa->columns, a, c); /* U h' */
+    product.b = &u;
     memset(uh, 0, QNET__LSTM_GROUP * l->gate_width * sizeof *uh);
     for (size_t i = 0; i < QNET__LSTM_GROUP; i++)
         a[i] = h + i * l->h_width, c[i] = uh + i * l->gate_width;
@@ -9695,10 +9633,8 @@ static void qnet__lstm_forward_task(void *arg, size_t index, size_t worker)
         const size_t step = dir->backwards ? steps - 1 - k : k;
         const size_t active = qnet__lstm_scans(l, g, step);
         const size_t going = k == 0 ? 0 : qnet__lstm_scans(l, g, step + (size_t)dir->backwards);
-        if (going > 0)
-            qnet__multiply_rows(l->isa, QNET__CHAIN_DIRECT, going,
-                                qnet__panels(l->isa, 4 * n) * l->isa->columns, n, a, 1,
-                                dir->packed_u, l->isa->columns, n * l->isa->columns, c, 0);
+        product.rows = going;
+        qnet__multiply(l->isa, &product);
         for (size_t i = 0; i < active; i++) {
             const size_t at = scan[i] * l->steps + step;
             qnet__lstm_row row;
@@ -9824,8 +9760,11 @@ static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
     const size_t steps = (size_t)l->length[scan[0]];
     qnet_real *dh = l->worker + worker * l->worker_size, *dc = dh + QNET__LSTM_GROUP * l->h_width;
     double *db = dir->db + g * 4 * n;
-    const qnet_real *a[QNET__LSTM_GROUP];
+    const qnet_real *a[QNET__LSTM_GROUP], *u = dir->packed_u;
     qnet_real *c[QNET__LSTM_GROUP];
+    qnet__product product = qnet__lstm_rows(
+        l->isa, 4 * n, qnet__panels(l->isa, n) * l->isa->columns, a, c); /* dgates U */
+    product.b = &u;
     memset(dh, 0, QNET__LSTM_GROUP * (l->h_width + n) * sizeof *dh);
     memset(db, 0, 4 * n * sizeof *db);
     for (size_t i = 0; i < QNET__LSTM_GROUP; i++) c[i] = dh + i * l->h_width;
@@ -9848,10 +9787,8 @@ static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
             a[i] = row.dgates;
             l->isa->lstm_backward(&row);
         }
-        if (going > 0)
-            qnet__multiply_rows(l->isa, QNET__CHAIN_DIRECT, going,
-                                qnet__panels(l->isa, n) * l->isa->columns, 4 * n, a, 1,
-                                dir->packed_u, l->isa->columns, 4 * n * l->isa->columns, c, 0);
+        product.rows = going;
+        qnet__multiply(l->isa, &product);
     }
 }
 
@@ -10013,6 +9950,12 @@ typedef struct qnet__resnet_state {
     int batch, train; /* of the last forward pass; batch 0: none, or used up by a backward pass */
 } qnet__resnet_state;
 
+/* Whether the pass that runs is one of training. */
+static int qnet__resnet_trains(const qnet__resnet_state *r)
+{
+    return QNET__HAS_TRAINING && r->train;
+}
+
 /* Names and shape of a conv_bn. prefix is "" or "layer1.0."; only shortcuts, 1x1, have no ReLU. */
 static void qnet__conv_bn_describe(qnet__conv_bn *c, const char *prefix, const char *conv,
                                    const char *norm, const qnet_conv2d *shape)
@@ -10146,7 +10089,7 @@ static size_t qnet__plan_place(qnet__plan *p)
    the blocks behind it have kept. */
 static void qnet__resnet_maps(qnet__plan *p, qnet__resnet_state *r)
 {
-    const int train = r->net.config.training;
+    const int train = QNET__HAS_TRAINING && r->net.config.training;
     const size_t real = sizeof(qnet_real);
     qnet__conv_bn *stem = r->conv_bn;
     const size_t pooled = 64 * qnet__conv_in_pixels(&stem[1].conv);
@@ -10214,10 +10157,7 @@ static void qnet__resnet_sums(qnet__arena *arena, qnet__resnet_state *r)
         }
         numbers = qnet__max_size(numbers, chunks * qnet__max_size((size_t)conv->in_channels, out));
     }
-    r->sums.center = (qnet_real *)qnet__take(arena, numbers, sizeof(qnet_real));
-    r->sums.sum1 = (double *)qnet__take(arena, numbers, sizeof(double));
-    r->sums.sum2 = (double *)qnet__take(arena, numbers, sizeof(double));
-    r->sums.rows = (size_t *)qnet__take(arena, numbers / 64, sizeof(size_t)); /* enough chunks */
+    r->sums = qnet__epilogue_take_sums(arena, numbers / 64, numbers); /* enough chunks */
     r->total[0] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
     r->total[1] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
 }
@@ -10537,11 +10477,11 @@ static qnet_status qnet__conv_bn_forward(qnet__resnet_state *r, qnet__conv_bn *c
     qnet__epilogue e = r->sums;
     e.kind = QNET__EPILOGUE_MOMENTS;
     e.y = c->conv_out;
-    if (!r->train)
+    if (!qnet__resnet_trains(r))
         e = qnet__conv_bn_norm(c, residual, y);
     QNET__TRY(qnet__conv_forward(r->net.ctx, c->algorithm, &c->conv, x, c->w, c->packed, &e, temp,
                                  r->scratch));
-    if (r->train)
+    if (qnet__resnet_trains(r))
         qnet__conv_bn_statistics(r, c, &e);
     return QNET_OK;
 }
@@ -10558,10 +10498,10 @@ static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__res
     if (shortcut != NULL)
         QNET__TRY(qnet__conv_bn_forward(r, shortcut, map, NULL, shortcut->conv_out, NULL));
     QNET__TRY(qnet__conv_bn_forward(r, first, map, NULL, first->conv_out, block->out));
-    qnet__prologue mid = r->train ? qnet__conv_bn_normalised(first)
+    qnet__prologue mid = qnet__resnet_trains(r) ? qnet__conv_bn_normalised(first)
                                   : qnet__prologue_plain(first->conv_out);
     QNET__TRY(qnet__conv_bn_forward(r, second, &mid, residual, block->out, block->out));
-    if (r->train) {
+    if (qnet__resnet_trains(r)) {
         const qnet__prologue conv_out = qnet__prologue_plain(second->conv_out);
         qnet__epilogue sum = qnet__conv_bn_norm(second, residual, block->out);
         if (shortcut != NULL) {
@@ -10593,17 +10533,17 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, const qnet_real *x, 
                                  qnet_conv2d_out_width(conv), 64, 1, &pool));
     pool.x = qnet__conv_bn_normalised(stem);
     pool.y = stem->conv_out;
-    moments.kind = r->train ? QNET__EPILOGUE_MOMENTS : QNET__EPILOGUE_PLAIN;
-    if (r->train) {
+    moments.kind = qnet__resnet_trains(r) ? QNET__EPILOGUE_MOMENTS : QNET__EPILOGUE_PLAIN;
+    if (qnet__resnet_trains(r)) {
         for (int c = 0; c < 64; c++)
             sign[c] = (qnet_real)((stem->gamma[c] > 0) - (stem->gamma[c] < 0));
-        pool.x.kind = QNET__PROLOGUE_SCALED;
-        pool.x.scale = sign;
+        pool.x.kind = QNET__PROLOGUE_PLAIN;
+        pool.sign = sign;
         pool.argmax = r->argmax;
     }
     if (r->stem_fused) {
-        qnet__stem_forward(ctx, conv, x, stem->w, stem->packed, r->train ? &moments : NULL, &pool,
-                           r->scratch);
+        qnet__stem_forward(ctx, conv, x, stem->w, stem->packed,
+                           qnet__resnet_trains(r) ? &moments : NULL, &pool, r->scratch);
     } else {
         const qnet__prologue image = qnet__prologue_plain(x);
         pool.x.x = moments.y = r->stem_out;
@@ -10611,8 +10551,9 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, const qnet_real *x, 
                                      &moments, NULL, r->scratch));
         qnet__maxpool_run(ctx, &pool, (size_t)conv->batch);
     }
-    *map = r->train ? qnet__conv_bn_normalised(stem) : qnet__prologue_plain(stem->conv_out);
-    if (r->train)
+    *map = qnet__resnet_trains(r) ? qnet__conv_bn_normalised(stem)
+                                  : qnet__prologue_plain(stem->conv_out);
+    if (qnet__resnet_trains(r))
         qnet__conv_bn_statistics(r, stem, &moments);
     return QNET_OK;
 }
@@ -11174,8 +11115,8 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
 /* ============================================================================================
    >>optim
    Adam (Kingma & Ba 2014), cosine annealing (Loshchilov & Hutter 2017) and the running average of
-   stochastic weight averaging (Izmailov et al. 2018): loops over flat blocks of numbers, split into
-   chunks of a fixed size. A number depends on no other, so chunks change no bits.
+   stochastic weight averaging (Izmailov et al. 2018): loops over flat blocks of numbers, w[count],
+   split into chunks of a fixed size. A number depends on no other, so chunks change no bits.
    Relies on >>context.
    ============================================================================================ */
 
@@ -11416,14 +11357,12 @@ static uint32_t qnet__adler32(uint32_t adler, const unsigned char *p, size_t siz
 #define QNET__LITLEN_BITS  11
 #define QNET__DIST_BITS    8
 #define QNET__CODELEN_BITS 7
-/* Each second table serves at least two codes: 288/2 of 16 entries, 32/2 of 128. */
-#define QNET__LITLEN_TABLE ((1 << QNET__LITLEN_BITS) + 144 * 16)
-#define QNET__DIST_TABLE   ((1 << QNET__DIST_BITS) + 16 * 128)
 
-/* sub_bits: the index bits of every second table, 0 when no code is longer than index_bits. */
+/* sub_bits: the index bits of every second table, 0 when no code is longer than index_bits. Each
+   second table serves at least two codes: 288/2 of 16 entries, or 32/2 of 128. */
 typedef struct qnet__huffman {
-    uint32_t *table;
     int index_bits, sub_bits;
+    uint32_t table[(1 << QNET__LITLEN_BITS) + 144 * 16]; /* > (1 << QNET__DIST_BITS) + 16 * 128 */
 } qnet__huffman;
 
 /* The low n bits of code in reverse order: deflate packs codes from their first bit on. */
@@ -11544,7 +11483,7 @@ enum {
 #define QNET__INFLATE_STEP  65536 /* plain bytes made at a time, at least */
 #define QNET__INFLATE_SLACK 288   /* one match and the overshoot of its copy in steps of eight */
 
-/* The state of the decoder, about 150 KB: too much for a stack. Input is pulled as it is needed, so
+/* The state of the decoder, about 160 KB: too much for a stack. Input is pulled as it is needed, so
    only the plain side is resumed. The first failure stays in status: readers of bits get zeros from
    then on, and check the status where they end. */
 typedef struct qnet__inflate {
@@ -11553,7 +11492,6 @@ typedef struct qnet__inflate {
     qnet_status status;
     int source_ended, mode, last_block, members;
     qnet__bit_reader in;
-    qnet__huffman litlen, dist;
     size_t stored_left;
     /* out[0..made) are plain bytes, and `gone` more were there before; the caller has those below
        taken; a match may not reach below member, where this gzip member starts. */
@@ -11561,7 +11499,7 @@ typedef struct qnet__inflate {
     uint64_t gone;
     uint32_t crc, member_size;
     uint32_t crc_table[8][256];
-    uint32_t litlen_table[QNET__LITLEN_TABLE], dist_table[QNET__DIST_TABLE];
+    qnet__huffman litlen, dist;
     unsigned char input[16384];
     unsigned char out[QNET__WINDOW + QNET__INFLATE_STEP + QNET__INFLATE_SLACK];
 } qnet__inflate;
@@ -11573,9 +11511,7 @@ static void qnet__inflate_start(qnet__inflate *s, qnet_context *ctx, qnet_source
     memset(s, 0, offsetof(qnet__inflate, crc_table));
     s->ctx = ctx;
     s->source = source;
-    s->litlen.table = s->litlen_table;
     s->litlen.index_bits = QNET__LITLEN_BITS;
-    s->dist.table = s->dist_table;
     s->dist.index_bits = QNET__DIST_BITS;
     memcpy(s->input, first, first_size);
     s->in.at = s->input;
@@ -11678,18 +11614,16 @@ static const char *qnet__inflate_dynamic(qnet__inflate *s)
     uint8_t length[QNET__LITLEN_CODES + QNET__DIST_CODES] = {0};
     uint32_t literals = qnet__inflate_bits(s, 5) + 257, distances = qnet__inflate_bits(s, 5) + 1;
     uint32_t codes = qnet__inflate_bits(s, 4) + 4, i, at = 0;
-    qnet__huffman codelen;
     if (literals > QNET__LITLEN_CODES || distances > QNET__DIST_CODES)
         return "too many length or distance codes";
     for (i = 0; i < codes; i++) length[qnet__codelen_order[i]] = (uint8_t)qnet__inflate_bits(s, 3);
-    codelen.table = s->dist_table; /* free until the distance code is built */
-    codelen.index_bits = QNET__CODELEN_BITS;
-    if (!qnet__huffman_build(&codelen, QNET__FOR_CODELEN, length, 19))
+    s->dist.index_bits = QNET__CODELEN_BITS; /* its table is free so far */
+    if (!qnet__huffman_build(&s->dist, QNET__FOR_CODELEN, length, 19))
         return "the set of code lengths is no prefix code";
     while (at < literals + distances) { /* from here on length[] is that of the real codes */
         uint32_t symbol, repeat = 1;
         if (s->in.count < QNET__CODELEN_BITS) qnet__inflate_refill(s);
-        symbol = qnet__next_code(&s->in, &codelen, QNET__CODELEN_BITS) >> 16;
+        symbol = qnet__next_code(&s->in, &s->dist, QNET__CODELEN_BITS) >> 16;
         if (s->in.count < 0) return NULL; /* no bit is left: the next to be read tells */
         if (symbol == 16 && at == 0) return "a repeated code length has none before it";
         const uint8_t fill = (uint8_t)(symbol < 16 ? symbol : symbol == 16 ? length[at - 1] : 0);
@@ -11700,6 +11634,7 @@ static const char *qnet__inflate_dynamic(qnet__inflate *s)
             return "a repeated code length goes past the last code";
         for (; repeat > 0; repeat--) length[at++] = fill;
     }
+    s->dist.index_bits = QNET__DIST_BITS;
     if (length[256] == 0) return "a block has no code for its end";
     if (!qnet__huffman_build(&s->litlen, QNET__FOR_LITLEN, length, (int)literals))
         return "the set of literal and length codes is no prefix code";
@@ -11750,7 +11685,7 @@ static void qnet__inflate_stored(qnet__inflate *s)
 static void qnet__inflate_codes(qnet__inflate *s)
 {
     qnet__bit_reader in = s->in; /* a copy whose address is not taken stays in registers */
-    const qnet__huffman litlen = s->litlen, dist = s->dist;
+    const qnet__huffman *litlen = &s->litlen, *dist = &s->dist;
     unsigned char *out = s->out + s->made, *end = s->out + QNET__WINDOW + QNET__INFLATE_STEP;
     const unsigned char *member = s->out + s->member;
     const char *wrong = NULL;
@@ -11768,7 +11703,7 @@ static void qnet__inflate_codes(qnet__inflate *s)
                 in = s->in;
             }
         }
-        entry = qnet__next_code(&in, &litlen, QNET__LITLEN_BITS);
+        entry = qnet__next_code(&in, litlen, QNET__LITLEN_BITS);
         if (entry & QNET__CODE_LITERAL) {
             *out++ = (unsigned char)(entry >> 16);
             continue;
@@ -11779,7 +11714,7 @@ static void qnet__inflate_codes(qnet__inflate *s)
             break;
         }
         n = (entry >> 16) + qnet__next_bits(&in, entry >> 8 & 255); /* base + extra bits */
-        entry = qnet__next_code(&in, &dist, QNET__DIST_BITS);
+        entry = qnet__next_code(&in, dist, QNET__DIST_BITS);
         distance = (entry >> 16) + qnet__next_bits(&in, entry >> 8 & 255);
         if (!(entry & QNET__CODE_BASE)) wrong = "a distance that has no code";
         else if (distance > (size_t)(out - member)) wrong = "a distance too far back";
@@ -12377,10 +12312,12 @@ QNET_API void qnet_volume_destroy(qnet_volume *volume)
     qnet__free(volume->ctx, volume, sizeof *volume);
 }
 
-/* New axis j runs along an old axis i, backwards where flipped: index_old = n - 1 - index_new. The
-   affine A follows, so that every voxel keeps its place in the world: column j of the new one is
-   column i of A, negated where flipped, and the origin moves by column i times n - 1 to the corner
-   that is index 0 now. The volume is as before on failure. */
+/* New axis j runs along an old axis i, backwards where flipped: index_old = n - 1 - index_new. From
+   "LPS" to "RAS" the first two axes are flipped; from "ASL" to "RAS" all three change places and
+   the last one, now the first, is flipped. The affine A follows, so that every voxel keeps its
+   place in the world: column j of the new one is column i of A, negated where flipped, and the
+   origin moves by column i times n - 1 to the corner that is index 0 now. The volume is as before
+   on failure. */
 QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 {
     static const char letters[] = "RASLPI"; /* letter k is world axis k % 3, negative from 3 on */
@@ -12459,7 +12396,8 @@ typedef struct qnet__nifti_header {
     unsigned char magic[4]; /* "n+1": header and voxels in one file */
 } qnet__nifti_header;
 
-#define QNET__NII_BYTES 348 /* of it */
+#define QNET__NII_BYTES 348
+typedef char qnet__nifti_header_unpadded[sizeof(qnet__nifti_header) == QNET__NII_BYTES ? 1 : -1];
 /* After it four bytes; where the first is not 0, extensions up to the offset of the voxels. */
 
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
@@ -13038,7 +12976,7 @@ QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume 
     return QNET_OK;
 }
 
-/* 1 when none of x[count] is NaN or infinite, by 16 at a time: volumes are checked at every step. */
+/* 1 when none of x[count] is NaN or infinite; by 16 at a time, as every step checks its volumes. */
 QNET__HELPER int qnet__all_finite(const float *x, size_t count)
 {
     int bad[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, any = 0;
@@ -13798,7 +13736,7 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
        a prefix before all names ("module.")              passed over, with a warning
        num_batches_tracked missing                        stays as it is in the block
        with replace_head: a head of other classes, none   stays as it is; *head_replaced is set
-       half a head, weight and bias of other classes      refused
+       half a head; weight and bias of unlike classes     refused
        a tensor more or less, another shape or type       refused: it is another network
        NaN, infinity, a variance below 0                  refused: it would make all results NaN */
 
@@ -14045,7 +13983,6 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
                                                    int replace_head, int *head_replaced)
 {
     const qnet_safetensor *t;
-    size_t classes;
     int replaced = 0, headless = 0;
     QNET__NEEDS(ctx, file && table && block);
     const char *name = qnet__safetensors_name(file);
@@ -14063,7 +14000,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
         QNET__TRY(qnet__weights_match(ctx, &job, p, 1, &t));
         if (t != NULL || qnet__is_tracked(p->name)) continue;
         replaced = 1;
-        headless |= qnet__head_in_file(&job, p->name, &classes) == 0;
+        headless |= qnet__safetensors_find(file, job.prefix, p->name) == NULL;
     }
     if (job.prefix > 0)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
@@ -14284,8 +14221,13 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
 /* ---- configurations as text ------------------------------------------------------------------
    "key=value" lines: the metadata of weights files and checkpoints, and what a resume compares. */
 
-/* Appends a line for each setting, its key behind `prefix`. Equal numbers give equal text and
-   different ones different text: no bit is lost. */
+/* Appends a line for each setting, its key behind `prefix`, such as
+
+       size=224
+       box_mm=96
+       margin=0.08
+
+   Equal numbers give equal text and different ones different text: no bit is lost. */
 static qnet_status qnet__settings_text(qnet_context *ctx, qnet_buffer *text, const char *prefix,
                                      const qnet__setting *f, const void *config)
 {
@@ -14341,7 +14283,8 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
 
 #if QNET__HAS_MAPS
 /* ============================================================================================
-   >>fft: discrete Fourier transforms of one to three axes, of any size. A line of n = p m points
+   >>fft: discrete Fourier transforms of x[nz][ny][nx], any size: of complex numbers, [2] each, in
+   place; of real ones to half of their spectrum, X[nz][ny][nx / 2 + 1][2]. A line of n = p m points
    is cut into p interleaved ones of m points (Cooley & Tukey 1965), X and x counted from 0:
 
        X(k + m q) = sum over r < p of e^(-2 pi i qr/p) [e^(-2 pi i kr/n) X_r(k)],
@@ -14353,11 +14296,16 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
    a line's bits do not depend on its neighbours. Two real rows make one complex line.
 
    x and y are transformed plane by plane, z over the bundles of all planes; the way back is in the
-   opposite order. A task is a plane or some bundles. Twiddle factors are worked out in double.
+   opposite order. A task is a plane or some bundles. A filter, a spectrum that is changed number by
+   number between the way there and the way back, does both ways of z while a bundle is in cache.
+   Twiddle factors are worked out in double.
    Relies on >>context >>kernels >>nifti.
    ============================================================================================ */
 
 #define QNET__FFT_BUNDLES 4 /* along z in a task: neighbours in memory */
+
+/* Changes `count` complex numbers of a spectrum, from `first` on in their order in memory. */
+typedef void (*qnet__fft_change)(void *arg, size_t first, size_t count);
 
 typedef struct qnet__fft_plan {
     const qnet__isa *isa;
@@ -14367,12 +14315,17 @@ typedef struct qnet__fft_plan {
     qnet__fft_line line[3];
     qnet_real *work;          /* [workers][work_size] */
     size_t work_size;
-    int inverse;              /* of the transform that runs, and its arrays */
-    const qnet_real *in;      /* real: x forward, else the spectrum */
-    qnet_real *out, *spectrum;
+    int inverse;              /* of the transform that runs, as what follows */
+    const qnet_real *x;       /* [z][y][x], of a real transform forward */
+    qnet_real *spectrum;      /* [z][y][width][2] */
+    qnet_real *y;             /* [z][y][x], of a real transform inverse */
+    qnet__fft_change change;  /* of a filter, or NULL */
+    void *arg;
 } qnet__fft_plan;
 
-/* Tables of a line; while the arena measures, only their sizes. */
+/* Tables of a line; while the arena measures, only their sizes. With j = r0 + p0 (r1 + p1 (...)),
+   p0, p1, ... the radices from the last stage to the first, and m0 = n / p0, m1 = m0 / p1, ...,
+   place[j] = m0 r0 + m1 r1 + .... */
 static void qnet__fft_line_plan(qnet__arena *arena, size_t n, qnet__fft_line *line)
 {
     static const size_t first[] = {4, 2, 3, 5, 7};
@@ -14430,12 +14383,12 @@ static void qnet__fft_plan_take(qnet_context *ctx, qnet__arena *arena, int nx, i
 }
 
 /* `lines` lines that lie beside each other from x on, along y or z. */
-static void qnet__fft_lines(const qnet__fft_plan *plan, size_t worker, int axis, qnet_real *x,
-                            size_t lines)
+static void qnet__fft_lines(const qnet__fft_plan *plan, size_t worker, int axis, int inverse,
+                            qnet_real *x, size_t lines)
 {
-    qnet__fft_job job = {&plan->line[axis], QNET__FFT_COLUMNS, plan->inverse, NULL, NULL, 0, 0, 0,
+    const size_t step = 2 * plan->width * (axis == 2 ? plan->size[1] : 1);
+    qnet__fft_job job = {&plan->line[axis], QNET__FFT_COLUMNS, inverse, NULL, NULL, step, step, 0,
                          1, plan->work + worker * plan->work_size};
-    job.in_step = job.out_step = 2 * plan->width * (axis == 2 ? plan->size[1] : 1);
     if (plan->size[axis] == 1) return;
     for (size_t i = 0; i < lines; i += job.lines) {
         job.lines = qnet__min_size(lines - i, plan->isa->lanes);
@@ -14448,17 +14401,18 @@ static void qnet__fft_lines(const qnet__fft_plan *plan, size_t worker, int axis,
 static void qnet__fft_rows_of(const qnet__fft_plan *plan, size_t worker, size_t z)
 {
     const size_t n = plan->size[0], rows = plan->size[1], wide = 2 * plan->width;
-    const size_t in_step = plan->real && !plan->inverse ? n : wide;
-    const size_t out_step = plan->real && plan->inverse ? n : wide;
+    const int from_real = plan->real && !plan->inverse, to_real = plan->real && plan->inverse;
+    const qnet_real *in = from_real ? plan->x : plan->spectrum;
+    qnet_real *out = to_real ? plan->y : plan->spectrum;
     qnet__fft_job job = {&plan->line[0], plan->real ? QNET__FFT_REAL : QNET__FFT_ROWS,
-                         plan->inverse, NULL, NULL, in_step, out_step, 0, 1,
+                         plan->inverse, NULL, NULL, from_real ? n : wide, to_real ? n : wide, 0, 1,
                          plan->work + worker * plan->work_size};
     if (plan->inverse)
         job.scale = (qnet_real)(1 / ((double)n * (double)rows * (double)plan->size[2]));
     for (size_t y = 0; y < rows; y += job.lines) {
         job.lines = qnet__min_size(rows - y, plan->isa->lanes * (plan->real ? 2 : 1));
-        job.in = plan->in + (z * rows + y) * in_step;
-        job.out = plan->out + (z * rows + y) * out_step;
+        job.in = in + (z * rows + y) * job.in_step;
+        job.out = out + (z * rows + y) * job.out_step;
         plan->isa->fft(&job);
     }
 }
@@ -14468,32 +14422,34 @@ static void qnet__fft_plane_task(void *arg, size_t z, size_t worker)
     const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
     qnet_real *plane = plan->spectrum + 2 * z * plan->size[1] * plan->width;
     if (!plan->inverse) qnet__fft_rows_of(plan, worker, z);
-    qnet__fft_lines(plan, worker, 1, plane, plan->width);
+    qnet__fft_lines(plan, worker, 1, plan->inverse, plane, plan->width);
     if (plan->inverse) qnet__fft_rows_of(plan, worker, z);
 }
 
 static void qnet__fft_z_task(void *arg, size_t i, size_t worker)
 {
     const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
-    const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, lines = plan->size[1] * plan->width;
-    qnet__fft_lines(plan, worker, 2, plan->spectrum + 2 * i * most,
-                    qnet__min_size(lines - i * most, most));
+    const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, all = plan->size[1] * plan->width;
+    const size_t first = i * most, lines = qnet__min_size(all - first, most);
+    qnet__fft_lines(plan, worker, 2, plan->inverse, plan->spectrum + 2 * first, lines);
+    if (plan->change == NULL) return;
+    for (size_t z = 0; z < plan->size[2]; z++) plan->change(plan->arg, z * all + first, lines);
+    qnet__fft_lines(plan, worker, 2, 1, plan->spectrum + 2 * first, lines);
 }
 
 /* Transforms by a plan: spectrum in place or, with a plan of real transforms, from x forward and to
-   y inverse. */
-static void qnet__fft_transform_all(qnet_context *ctx, qnet__fft_plan *plan, int inverse,
-                                    const qnet_real *x, qnet_real *spectrum, qnet_real *y)
+   y inverse; with a change both ways. */
+static void qnet__fft_by(qnet_context *ctx, qnet__fft_plan *plan, int inverse, const qnet_real *x,
+                         qnet_real *spectrum, qnet_real *y, qnet__fft_change change, void *arg)
 {
     const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, lines = plan->size[1] * plan->width;
     plan->inverse = inverse;
-    plan->spectrum = spectrum;
-    plan->in = plan->real && !inverse ? x : spectrum;
-    plan->out = plan->real && inverse ? y : spectrum;
+    plan->x = x, plan->spectrum = spectrum, plan->y = y;
+    plan->change = change, plan->arg = arg;
     if (!inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
-    if (plan->size[2] > 1)
-        qnet__parallel(ctx, (lines - 1) / most + 1, qnet__fft_z_task, plan);
-    if (inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
+    qnet__parallel(ctx, (lines - 1) / most + 1, qnet__fft_z_task, plan);
+    plan->inverse = inverse || change != NULL;
+    if (plan->inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
 }
 
 /* Whether the real transforms of a context go to its hook. */
@@ -14510,7 +14466,7 @@ static qnet_status qnet__fft_real_by(qnet_context *ctx, qnet__fft_plan *plan, in
     const int nx = (int)plan->size[0], ny = (int)plan->size[1], nz = (int)plan->size[2];
     int failed;
     if (!qnet__fft_hooked(ctx)) {
-        qnet__fft_transform_all(ctx, plan, inverse, x, spectrum, y);
+        qnet__fft_by(ctx, plan, inverse, x, spectrum, y, NULL, NULL);
         return QNET_OK;
     }
     failed = inverse ? hook->inverse(hook->user, nx, ny, nz, (float *)(void *)spectrum,
@@ -14521,6 +14477,19 @@ static qnet_status qnet__fft_real_by(qnet_context *ctx, qnet__fft_plan *plan, in
         return qnet__fail(ctx, QNET_ERROR_DATA, "the FFT hook failed (%d) on %d x %d x %d points",
                           failed, nx, ny, nz);
     return QNET_OK;
+}
+
+/* x to its spectrum, which is changed, and back to x. */
+static qnet_status qnet__fft_filter(qnet_context *ctx, qnet__fft_plan *plan, qnet_real *x,
+                                    qnet_real *spectrum, qnet__fft_change change, void *arg)
+{
+    if (!qnet__fft_hooked(ctx)) {
+        qnet__fft_by(ctx, plan, 0, x, spectrum, x, change, arg);
+        return QNET_OK;
+    }
+    QNET__TRY(qnet__fft_real_by(ctx, plan, 0, x, spectrum, NULL));
+    change(arg, 0, plan->width * plan->size[1] * plan->size[2]);
+    return qnet__fft_real_by(ctx, plan, 1, NULL, spectrum, x);
 }
 
 /* One transform with a plan of its own. what: names the function in sentences. */
@@ -14544,7 +14513,7 @@ static qnet_status qnet__fft_call(qnet_context *ctx, const char *what, int nx, i
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "a Fourier transform"));
     qnet__fft_plan_take(ctx, &arena, nx, ny, nz, real, &plan);
     if (real) status = qnet__fft_real_by(ctx, &plan, inverse, x, spectrum, y);
-    else qnet__fft_transform_all(ctx, &plan, inverse, NULL, spectrum, NULL);
+    else qnet__fft_by(ctx, &plan, inverse, NULL, spectrum, NULL, NULL, NULL);
     qnet__free(ctx, arena.base, bytes);
     return status;
 }
@@ -15394,9 +15363,10 @@ QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *pha
 }
 
 /* ============================================================================================
-   >>susceptibility: the field of a susceptibility map, and the way back. With b the unit vector of
-   the main field and k the spatial frequency in 1/mm, both along the volume's axes, a
-   susceptibility X(k) in ppm changes the main field by D(k) X(k) ppm, with the dipole kernel
+   >>susceptibility: the field[nz][ny][nx] of a susceptibility map[nz][ny][nx], and the way back.
+   With b the unit vector of the main field and k the spatial frequency in 1/mm, both along the
+   volume's axes, a susceptibility X(k) in ppm changes the main field by D(k) X(k) ppm, with the
+   dipole kernel
 
        D(k) = 1/3 - (k.b)^2 / k^2, D(0) = 0     (Salomir et al. 2003; Marques & Bowtell 2005).
 
@@ -15429,12 +15399,12 @@ typedef struct qnet__kspace {
     qnet_real *image;            /* [z][y][x], padded */
     qnet_real *sphere, *dipole;  /* [z][y][width]: the transform of S, and D; may be one block */
     int knows_sphere, knows_dipole; /* once made, where they are two blocks */
-    qnet_real *spectrum[3];      /* [z][y][width][2] */
+    qnet_real *spectrum, *kept;  /* [z][y][width][2]; kept: of the inversion */
     void *block;
     size_t bytes;
 } qnet__kspace;
 
-static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int kernels, int spectra)
+static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int kernels, int keeps)
 {
     const size_t rows = k->size[1] * k->size[2];
     qnet__fft_plan_take(k->ctx, arena, (int)k->size[0], (int)k->size[1], (int)k->size[2], 1,
@@ -15444,14 +15414,14 @@ static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int kernels, 
     k->sphere = k->dipole = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->sphere);
     if (kernels > 1)
         k->dipole = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->dipole);
-    for (int i = 0; i < spectra; i++)
-        k->spectrum[i] = (qnet_real *)qnet__take(arena, rows * k->width, 2 * sizeof(qnet_real));
+    k->spectrum = (qnet_real *)qnet__take(arena, rows * k->width, 2 * sizeof *k->spectrum);
+    if (keeps) k->kept = (qnet_real *)qnet__take(arena, rows * k->width, 2 * sizeof *k->kept);
 }
 
 /* The grid of a volume with at least pad[3] zeros behind its voxels; to be freed by kspace_close.
    what: names the function in sentences. */
 static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what, const qnet_volume *grid,
-                                     const size_t pad[3], int kernels, int spectra,
+                                     const size_t pad[3], int kernels, int keeps,
                                      qnet__kspace *k)
 {
     qnet__arena arena = {NULL, 0};
@@ -15467,10 +15437,10 @@ static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what, const 
                           "%.0f, are above the limit of %.0f", what, n[0], n[1], n[2],
                           (double)k->size[0], (double)k->size[1], (double)k->size[2],
                           (double)QNET_MAX_VOXELS);
-    qnet__kspace_take(k, &arena, kernels, spectra);
+    qnet__kspace_take(k, &arena, kernels, keeps);
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &k->bytes, what));
     k->block = arena.base;
-    qnet__kspace_take(k, &arena, kernels, spectra);
+    qnet__kspace_take(k, &arena, kernels, keeps);
     return QNET_OK;
 }
 
@@ -15549,120 +15519,97 @@ static void qnet__voxels(qnet__kspace *k, qnet__voxels_step step, const float *v
 
 /* ---- spectra --------------------------------------------------------------------------------- */
 
-typedef enum qnet__spectrum_step {
-    QNET__SPECTRUM_KERNEL,     /* kernel = real part of `from` */
-    QNET__SPECTRUM_DIPOLE,     /* kernel = D */
-    QNET__SPECTRUM_CONVOLVE,   /* to = kernel from */
-    QNET__SPECTRUM_DECONVOLVE, /* to = from / C where |C| >= threshold, else 0; C = 1 - kernel */
-    QNET__SPECTRUM_INVERT,     /* to = from / D, but sign(D) from / threshold where |D| is below */
-    QNET__SPECTRUM_MERGE       /* to = from where |D| >= threshold, else `to` stays */
-} qnet__spectrum_step;
-
-typedef struct qnet__spectrum_job {
-    const qnet__kspace *k;
-    qnet__spectrum_step step;
-    qnet_real *kernel;
-    const qnet_real *from;
-    qnet_real *to;
-    double threshold, b[3];
-} qnet__spectrum_job;
-
 /* Row y of plane z of the dipole kernel. The middle of an even axis is the frequencies 1/2 and -1/2
    of a voxel: D is the mean of both, where that axis's products with the other ones cancel. So an
    axis may be flipped. */
-static void qnet__dipole_row(const qnet__spectrum_job *job, size_t y, size_t z, qnet_real *kernel)
+static void qnet__dipole_row(const qnet__kspace *k, const double b[3], size_t y, size_t z,
+                             qnet_real *kernel)
 {
-    const qnet__kspace *k = job->k;
-    size_t n[3] = {0, y, z};
-    for (; n[0] < k->width; n[0]++) {
-        double along = 0, middle = 0, square = 0; /* of k.b; of (k.b)^2; k^2 */
-        for (int i = 0; i < 3; i++) {
-            const size_t size = k->size[i];
-            const double signed_n = (double)n[i] - (2 * n[i] > size ? (double)size : 0);
-            const double f = signed_n / ((double)size * k->grid->spacing[i]); /* 1/mm */
-            square += f * f;
-            if (2 * n[i] == size) middle += f * f * job->b[i] * job->b[i];
-            else along += f * job->b[i];
-        }
-        kernel[n[0]] = (qnet_real)(square > 0 ? 1. / 3 - (along * along + middle) / square : 0);
+    const size_t n[3] = {0, y, z};
+    double along = 0, middle = 0, square = 0; /* of k.b; of (k.b)^2; k^2; without x */
+    const double step = 1 / ((double)k->size[0] * k->grid->spacing[0]); /* 1/mm */
+    for (int i = 1; i < 3; i++) {
+        const size_t size = k->size[i];
+        const double signed_n = (double)n[i] - (2 * n[i] > size ? (double)size : 0);
+        const double f = signed_n / ((double)size * k->grid->spacing[i]);
+        square += f * f;
+        if (2 * n[i] == size) middle += f * f * b[i] * b[i];
+        else along += f * b[i];
+    }
+    for (size_t x = 0; x < k->width; x++) {
+        const double f = (double)x * step, k2 = square + f * f, kb = along + f * b[0];
+        const double kb2 = 2 * x == k->size[0] ? along * along + f * f * b[0] * b[0] : kb * kb;
+        kernel[x] = (qnet_real)(k2 > 0 ? 1. / 3 - (kb2 + middle) / k2 : 0);
     }
 }
 
-/* A row; a loop per step, as this is done often. */
-static void qnet__spectrum_row(const qnet__spectrum_job *job, qnet_real *kernel,
-                               const qnet_real *from, qnet_real *to)
+static void qnet__dipole_task(void *arg, size_t z, size_t worker)
 {
-    const size_t width = job->k->width;
-    const double inverse = job->threshold > 0 ? 1 / job->threshold : 0;
-    const qnet_real t = (qnet_real)job->threshold, most = (qnet_real)inverse;
-    size_t x;
-    switch (job->step) {
-    case QNET__SPECTRUM_KERNEL:
-        for (x = 0; x < width; x++) kernel[x] = from[2 * x];
-        break;
-    case QNET__SPECTRUM_DIPOLE: break;
-    case QNET__SPECTRUM_CONVOLVE:
-        for (x = 0; x < width; x++) {
-            to[2 * x] = kernel[x] * from[2 * x];
-            to[2 * x + 1] = kernel[x] * from[2 * x + 1];
-        }
-        break;
-    case QNET__SPECTRUM_DECONVOLVE:
-        for (x = 0; x < width; x++) {
-            const qnet_real c = 1 - kernel[x], factor = c >= t || c <= -t ? 1 / c : 0;
-            to[2 * x] = factor * from[2 * x];
-            to[2 * x + 1] = factor * from[2 * x + 1];
-        }
-        break;
-    case QNET__SPECTRUM_INVERT:
-        for (x = 0; x < width; x++) {
-            const qnet_real d = kernel[x];
-            const qnet_real factor = d > t || d < -t ? 1 / d : d > 0 ? most : d < 0 ? -most : 0;
-            to[2 * x] = factor * from[2 * x];
-            to[2 * x + 1] = factor * from[2 * x + 1];
-        }
-        break;
-    case QNET__SPECTRUM_MERGE:
-        for (x = 0; x < width; x++) {
-            const int kept = kernel[x] >= t || kernel[x] <= -t;
-            to[2 * x] = kept ? from[2 * x] : to[2 * x];
-            to[2 * x + 1] = kept ? from[2 * x + 1] : to[2 * x + 1];
-        }
-        break;
-    }
-}
-
-static void qnet__spectrum_task(void *arg, size_t z, size_t worker)
-{
-    const qnet__spectrum_job *job = (const qnet__spectrum_job *)arg;
+    const qnet__kspace *k = (const qnet__kspace *)arg;
+    double b[3];
     QNET__UNUSED(worker);
-    for (size_t y = 0; y < job->k->size[1]; y++) {
-        const size_t row = (z * job->k->size[1] + y) * job->k->width;
-        if (job->step == QNET__SPECTRUM_DIPOLE) qnet__dipole_row(job, y, z, job->kernel + row);
-        else
-            qnet__spectrum_row(job, job->kernel + row, job->from + 2 * row,
-                               job->to != NULL ? job->to + 2 * row : NULL);
+    qnet_field_direction(k->grid, b);
+    for (size_t y = 0; y < k->size[1]; y++)
+        qnet__dipole_row(k, b, y, z, k->dipole + (z * k->size[1] + y) * k->width);
+}
+
+/* What becomes of a spectrum, between the image and the image. */
+typedef enum qnet__filter_step {
+    QNET__FILTER_CONVOLVE,   /* times the kernel */
+    QNET__FILTER_DECONVOLVE, /* divided by C = 1 - kernel where |C| >= threshold, else 0 */
+    QNET__FILTER_INVERT,     /* divided by D, or by sign(D) threshold where |D| is below; kept */
+    QNET__FILTER_MERGE       /* what was kept where |D| >= threshold */
+} qnet__filter_step;
+
+typedef struct qnet__filter_job {
+    const qnet__kspace *k;
+    qnet__filter_step step;
+    const qnet_real *kernel; /* of k: sphere or dipole */
+    double threshold;
+} qnet__filter_job;
+
+static void qnet__filter_change(void *arg, size_t first, size_t count)
+{
+    const qnet__filter_job *job = (const qnet__filter_job *)arg;
+    const qnet_real t = (qnet_real)job->threshold;
+    const qnet_real most = (qnet_real)(t > 0 ? 1 / job->threshold : 0);
+    const qnet_real *kernel = job->kernel + first;
+    qnet_real *x = job->k->spectrum + 2 * first;
+    qnet_real *kept = job->k->kept != NULL ? job->k->kept + 2 * first : NULL;
+    switch (job->step) {
+    case QNET__FILTER_CONVOLVE:
+        for (size_t i = 0; i < count; i++) x[2 * i] *= kernel[i], x[2 * i + 1] *= kernel[i];
+        break;
+    case QNET__FILTER_DECONVOLVE:
+        for (size_t i = 0; i < count; i++) {
+            const qnet_real c = 1 - kernel[i], factor = c >= t || c <= -t ? 1 / c : 0;
+            x[2 * i] *= factor, x[2 * i + 1] *= factor;
+        }
+        break;
+    case QNET__FILTER_INVERT:
+        for (size_t i = 0; i < count; i++) {
+            const qnet_real d = kernel[i], sign = d > 0 ? most : d < 0 ? -most : 0;
+            const qnet_real factor = d > t || d < -t ? 1 / d : sign;
+            kept[2 * i] = x[2 * i] *= factor;
+            kept[2 * i + 1] = x[2 * i + 1] *= factor;
+        }
+        break;
+    case QNET__FILTER_MERGE:
+        for (size_t i = 0; i < count; i++) {
+            const int large = kernel[i] >= t || kernel[i] <= -t;
+            x[2 * i] = large ? kept[2 * i] : x[2 * i];
+            x[2 * i + 1] = large ? kept[2 * i + 1] : x[2 * i + 1];
+        }
+        break;
     }
 }
 
-/* kernel: of k, the one that the step works with. */
-static void qnet__spectrum(qnet__kspace *k, qnet_real *kernel, qnet__spectrum_step step,
-                           const qnet_real *from, qnet_real *to, double threshold)
+/* The image to its spectrum, which a step changes, and back. */
+static qnet_status qnet__filter(qnet__kspace *k, qnet__filter_step step, const qnet_real *kernel,
+                                double threshold)
 {
-    qnet__spectrum_job job = {k, step, kernel, from, to, threshold, {0, 0, 0}};
-    if (step == QNET__SPECTRUM_DIPOLE) qnet_field_direction(k->grid, job.b);
-    qnet__parallel(k->ctx, k->size[2], qnet__spectrum_task, &job);
-}
-
-/* The image to a spectrum, and back; the way back spoils the spectrum. */
-static qnet_status qnet__kspace_forward(qnet__kspace *k, qnet_real *spectrum)
-{
-    return qnet__fft_real_by(k->ctx, &k->plan, 0, k->image, spectrum, NULL);
-}
-
-static qnet_status qnet__kspace_inverse(qnet__kspace *k, qnet_real *spectrum)
-{
-    return qnet__fft_real_by(k->ctx, &k->plan, 1, NULL, spectrum, k->image);
+    qnet__filter_job job = {k, step, kernel, threshold};
+    return qnet__fft_filter(k->ctx, &k->plan, k->image, k->spectrum, qnet__filter_change, &job);
 }
 
 /* ---- the configuration ----------------------------------------------------------------------- */
@@ -15726,14 +15673,10 @@ QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *sus
     pad[0] = (size_t)susceptibility->nx;
     pad[1] = (size_t)susceptibility->ny;
     pad[2] = (size_t)susceptibility->nz;
-    QNET__TRY(qnet__kspace_open(ctx, what, susceptibility, pad, 1, 1, &k));
+    QNET__TRY(qnet__kspace_open(ctx, what, susceptibility, pad, 1, 0, &k));
     qnet__voxels(&k, QNET__VOXELS_SET, susceptibility->voxels, NULL, NULL, 0);
-    status = qnet__kspace_forward(&k, k.spectrum[0]);
-    qnet__spectrum(&k, k.dipole, QNET__SPECTRUM_DIPOLE, NULL, NULL, 0);
-    if (status == QNET_OK) {
-        qnet__spectrum(&k, k.dipole, QNET__SPECTRUM_CONVOLVE, k.spectrum[0], k.spectrum[0], 0);
-        status = qnet__kspace_inverse(&k, k.spectrum[0]);
-    }
+    qnet__parallel(ctx, k.size[2], qnet__dipole_task, &k);
+    status = qnet__filter(&k, QNET__FILTER_CONVOLVE, k.dipole, 0);
     if (status == QNET_OK) status = qnet__volume_like(ctx, susceptibility, &v);
     if (status == QNET_OK) {
         qnet__voxels(&k, QNET__VOXELS_GET, NULL, NULL, v->voxels, 0);
@@ -15768,10 +15711,10 @@ static qnet_status qnet__sphere_reach(qnet_context *ctx, const qnet_susceptibili
     return QNET_OK;
 }
 
-/* kernel = the transform of a sphere of sum 1 around voxel (0, 0, 0): all voxels whose centres lie
-   within the radius. Spoils the spectrum. */
+/* k->sphere = the transform of a sphere of sum 1 around voxel (0, 0, 0): all voxels whose centres
+   lie within the radius. Spoils image and spectrum. */
 static qnet_status qnet__sphere_kernel(qnet__kspace *k, const qnet_susceptibility_config *config,
-                                       double radius, qnet_real *spectrum)
+                                       double radius)
 {
     const double square = radius * radius * QNET__SPHERE_ROUNDING;
     double unit[3];
@@ -15793,16 +15736,16 @@ static qnet_status qnet__sphere_kernel(qnet__kspace *k, const qnet_susceptibilit
                                  (qnet_real)(1 / (double)count);
                     else count++;
                 }
-    QNET__TRY(qnet__kspace_forward(k, spectrum));
-    qnet__spectrum(k, k->sphere, QNET__SPECTRUM_KERNEL, spectrum, NULL, 0);
+    QNET__TRY(qnet__fft_real_by(k->ctx, &k->plan, 0, k->image, k->spectrum, NULL));
+    for (size_t i = 0; i < k->width * k->size[1] * k->size[2]; i++)
+        k->sphere[i] = k->spectrum[2 * i];
     return QNET_OK;
 }
 
 /* The spheres of SHARP (one) or V-SHARP (down to one voxel, the longest side of a voxel apart), the
-   smallest first: where a larger one fits, what it gives takes the place. Then the kernel is that
-   of the largest, as the deconvolution wants it. eroded: which sphere fits, from 1, as zeros or
-   from the echo before; local: C * f. Spectra: 0 of the field, 1 of the mask, 2 for what is in
-   between. */
+   smallest first: where a larger one fits, what it gives takes the place. Then k->sphere is that of
+   the largest, as the deconvolution wants it. eroded: which sphere fits, from 1, as zeros or from
+   the echo before; local: C * f, then the local field. */
 static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config *config,
                                const float *field, const float *mask, float *local, float *eroded)
 {
@@ -15811,32 +15754,20 @@ static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config
                             ? fmax(fmax(side[0], side[1]), side[2]) : 1;
     const int fit = (int)(radius / step * QNET__SPHERE_ROUNDING);
     const int spheres = config->background == QNET_VSHARP ? qnet__max_int(fit, 1) : 1;
-    const int known = k->knows_sphere;
-    qnet__voxels(k, QNET__VOXELS_SET, field, mask, NULL, 0);
-    QNET__TRY(qnet__kspace_forward(k, k->spectrum[0]));
-    if (!known) {
-        qnet__voxels(k, QNET__VOXELS_SET, NULL, mask, NULL, 0);
-        QNET__TRY(qnet__kspace_forward(k, k->spectrum[1]));
-    }
     for (int i = 1; i <= spheres; i++) {
-        if (!known || spheres > 1)
-            QNET__TRY(qnet__sphere_kernel(k, config, radius - (spheres - i) * step,
-                                          k->spectrum[2]));
-        if (!known) {
-            qnet__spectrum(k, k->sphere, QNET__SPECTRUM_CONVOLVE, k->spectrum[1], k->spectrum[2],
-                           0);
-            QNET__TRY(qnet__kspace_inverse(k, k->spectrum[2]));
+        if (!k->knows_sphere || spheres > 1)
+            QNET__TRY(qnet__sphere_kernel(k, config, radius - (spheres - i) * step));
+        if (!k->knows_sphere) {
+            qnet__voxels(k, QNET__VOXELS_SET, NULL, mask, NULL, 0);
+            QNET__TRY(qnet__filter(k, QNET__FILTER_CONVOLVE, k->sphere, 0));
             qnet__voxels(k, QNET__VOXELS_FIT, NULL, mask, eroded, i);
         }
-        qnet__spectrum(k, k->sphere, QNET__SPECTRUM_CONVOLVE, k->spectrum[0], k->spectrum[2], 0);
-        QNET__TRY(qnet__kspace_inverse(k, k->spectrum[2]));
+        qnet__voxels(k, QNET__VOXELS_SET, field, mask, NULL, 0);
+        QNET__TRY(qnet__filter(k, QNET__FILTER_CONVOLVE, k->sphere, 0));
         qnet__voxels(k, QNET__VOXELS_PEEL, field, eroded, local, i);
     }
     qnet__voxels(k, QNET__VOXELS_SET, local, eroded, NULL, 0);
-    QNET__TRY(qnet__kspace_forward(k, k->spectrum[0]));
-    qnet__spectrum(k, k->sphere, QNET__SPECTRUM_DECONVOLVE, k->spectrum[0], k->spectrum[0],
-                   config->sharp_threshold);
-    QNET__TRY(qnet__kspace_inverse(k, k->spectrum[0]));
+    QNET__TRY(qnet__filter(k, QNET__FILTER_DECONVOLVE, k->sphere, config->sharp_threshold));
     qnet__voxels(k, QNET__VOXELS_GET, NULL, eroded, local, 0);
     k->knows_sphere = k->sphere != k->dipole;
     return QNET_OK;
@@ -15873,7 +15804,7 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
     QNET__TRY(qnet__check_volume(ctx, field, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_background_remove: mask", field, name));
     QNET__TRY(qnet__sphere_reach(ctx, config, field, config->sharp_radius, unit, reach));
-    QNET__TRY(qnet__kspace_open(ctx, what, field, reach, 1, 3, &k));
+    QNET__TRY(qnet__kspace_open(ctx, what, field, reach, 1, 0, &k));
     status = qnet__volume_like(ctx, field, &made);
     if (status == QNET_OK) status = qnet__volume_like(ctx, field, &fits);
     if (status == QNET_OK)
@@ -15891,27 +15822,20 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
 
 /* ---- the inversion --------------------------------------------------------------------------- */
 
-/* Spectra: 0 of chi by truncated division; 1 with parts of chi_m, spoiled by the way back. */
+/* chi by truncated division, whose spectrum is kept, then with parts of chi_m's. */
 static qnet_status qnet__invert(qnet__kspace *k, const qnet_susceptibility_config *config,
                                 const float *local, const float *mask, float *chi)
 {
     const size_t count = k->n[0] * k->n[1] * k->n[2];
     double sum = 0;
     size_t inside = 0;
-    if (!k->knows_dipole) qnet__spectrum(k, k->dipole, QNET__SPECTRUM_DIPOLE, NULL, NULL, 0);
+    if (!k->knows_dipole) qnet__parallel(k->ctx, k->size[2], qnet__dipole_task, k);
     k->knows_dipole = k->sphere != k->dipole;
     qnet__voxels(k, QNET__VOXELS_SET, local, mask, NULL, 0);
-    QNET__TRY(qnet__kspace_forward(k, k->spectrum[0]));
-    qnet__spectrum(k, k->dipole, QNET__SPECTRUM_INVERT, k->spectrum[0], k->spectrum[0],
-                   config->tkd_threshold);
-    for (int i = 0; i <= config->iterations; i++) {
-        if (i > 0) {
-            qnet__voxels(k, QNET__VOXELS_CLIP, NULL, mask, NULL, config->iteration_threshold);
-            QNET__TRY(qnet__kspace_forward(k, k->spectrum[1]));
-        }
-        qnet__spectrum(k, k->dipole, QNET__SPECTRUM_MERGE, k->spectrum[0], k->spectrum[1],
-                       i > 0 ? config->tkd_threshold : 0);
-        QNET__TRY(qnet__kspace_inverse(k, k->spectrum[1]));
+    QNET__TRY(qnet__filter(k, QNET__FILTER_INVERT, k->dipole, config->tkd_threshold));
+    for (int i = 0; i < config->iterations; i++) {
+        qnet__voxels(k, QNET__VOXELS_CLIP, NULL, mask, NULL, config->iteration_threshold);
+        QNET__TRY(qnet__filter(k, QNET__FILTER_MERGE, k->dipole, config->tkd_threshold));
     }
     qnet__voxels(k, QNET__VOXELS_GET, NULL, mask, chi, 0);
     if (!config->mean_zero) return QNET_OK;
@@ -15940,7 +15864,7 @@ QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
     QNET__TRY(qnet__check_volume(ctx, local, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_dipole_invert: mask", local, name));
     QNET__TRY(qnet__sphere_reach(ctx, config, local, config->sharp_radius, unit, reach));
-    QNET__TRY(qnet__kspace_open(ctx, what, local, reach, 1, 2, &k));
+    QNET__TRY(qnet__kspace_open(ctx, what, local, reach, 1, 1, &k));
     status = qnet__volume_like(ctx, local, &chi);
     if (status == QNET_OK)
         status = qnet__invert(&k, config, local->voxels, mask->voxels, chi->voxels);
@@ -16790,7 +16714,7 @@ static qnet_status qnet__chain_invert(qnet__chain *c, int from, int to)
     size_t reach[3];
     qnet_status status;
     QNET__TRY(qnet__sphere_reach(c->ctx, config, mask, config->sharp_radius, unit, reach));
-    QNET__TRY(qnet__kspace_open(c->ctx, "susceptibility", mask, reach, 2, 3, &k));
+    QNET__TRY(qnet__kspace_open(c->ctx, "susceptibility", mask, reach, 2, 1, &k));
     status = qnet__volume_like(c->ctx, mask, &local);
     if (status == QNET_OK) status = qnet__volume_like(c->ctx, mask, &fits);
     for (int e = from; e < to && status == QNET_OK; e++) {
@@ -17694,7 +17618,13 @@ static size_t qnet__clear_outside(qnet_volume *v)
 
    Users bring outlines of 0 and 1, label images, probability atlases and, by mistake, T1W or a
    brain mask. The last two would go unnoticed: every slice would hold some of them. So a mask is
-   made binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice. */
+   made binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice.
+
+       values of the file                              taken as
+       0 and one other value of 1 or more              a mask
+       whole numbers, up to 64 different ones          labels, all of which count
+       0 to 1 (-.1 to 1.1, as splines overshoot)       probabilities, .5 and more count
+       anything else                                   no mask: refused */
 
 #define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
 #define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
@@ -17813,8 +17743,9 @@ static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, d
     return 1;
 }
 
-/* p->z: the range of the configuration, or the central max_slices of those that hold the mask. The
-   mask is not empty (qnet__mask_clean), so there is at least one. */
+/* p->z: the range of the configuration, or the central max_slices of those that hold the mask: of
+   31 slices, where 24 are wanted, three at the bottom and four at the top are left out. The mask is
+   not empty (qnet__mask_clean), so there is at least one. */
 static qnet_status qnet__choose_slices(qnet__preparation *p)
 {
     const qnet_input_config *c = p->config;
@@ -17846,7 +17777,9 @@ static qnet_status qnet__choose_slices(qnet__preparation *p)
        crop   box_mm / size, about box_center_mm or the mask's centre of mass
 
    and step = mm per pixel / voxel size, for each axis. The margin of a crop adds pixels, not
-   millimetres per pixel. */
+   millimetres per pixel. For example, 96 mm on 224 pixels are .429 mm a pixel; with voxels of .5 x
+   .6 mm that is a step of .857 along x and .714 along y. A margin of .08 makes the side 260 pixels,
+   or 111 mm: the network sees 96 mm of them, wherever the augmentation puts its crop. */
 static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
 {
     const qnet_input_config *config = p->config;
@@ -17901,7 +17834,8 @@ static void qnet__window(const qnet_volume *v, const double center[2], const dou
 }
 
 /* No chosen slice of a map may be zero all over the voxels that the image shows, or hold NaN or
-   infinity there, which would spread by interpolation; elsewhere they become 0. */
+   infinity there, which would spread: by interpolation to the pixels about the voxel, and by the
+   network's convolutions from there to all of its output. Elsewhere they become 0. */
 static qnet_status qnet__check_slices(const qnet__preparation *p)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -18475,7 +18409,9 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
 /* ---- what a weights file says of its images -------------------------------------------------- */
 
 #ifndef QNET_NO_STDIO
-/* A preparation: where the slices come from and what the network sees of them. */
+/* A preparation: where the slices come from and what the network sees of them, as the lines that a
+   weights file has and a resume compares: input and rule, then the settings of the input and of the
+   stretch. What training alone does to images, the augmentation, is not of it. */
 static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_config *in,
                                           const qnet_augment_config *a, qnet_buffer *text)
 {
@@ -18783,7 +18719,7 @@ typedef struct qnet__loader {
 } qnet__loader;
 
 /* Checks scans[count], indices into the cohort, and counts their images, which must be as large as
-   the network's input at least, and not more of a scan than it has places for. task: in messages. */
+   the network's input at least, and no more of a scan than it has places for. task: in messages. */
 static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, const char *task,
                                         const qnet_cohort *cohort, const int *scans, int count,
                                         int height, int width)

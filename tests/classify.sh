@@ -20,7 +20,7 @@ says() # exit status, part of what it must print, options of classify...
 }
 
 ok phantom "$bin/make_phantom" --out "$dir/cohort" --hh 2 --hc 2 --scale small --seed 3
-ok "a run" "$bin/crossval" --data "$dir/cohort" --out "$dir/run" --size 32 --folds 2 --epochs1 2 --epochs2 1 \
+ok "a run" "$bin/crossval" --data "$dir/cohort" --out "$dir/run" --size 32 --folds 2 --epochs1 1 --epochs2 1 \
     --batch 16 --bootstrap 20 --seed 7 --threads 1 --quiet
 maps=$(echo "$dir"/cohort/derivatives/*/sub-01/anat)
 qsm=$maps/sub-01_Chimap.nii.gz r2star=$maps/sub-01_R2starmap.nii.gz mask=$maps/sub-01_desc-basalganglia_mask.nii.gz

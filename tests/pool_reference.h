@@ -19,11 +19,11 @@ static void pool_forward_reference(const qnet__maxpool *pool, size_t batch)
             qnet_real v;
             if (iy >= pool->height || ix >= pool->width) continue; /* -1 is large */
             v = s->x[from];
-            if (s->kind == QNET__PROLOGUE_SCALED) v *= s->scale[c];
+            if (pool->sign != NULL) v *= pool->sign[c];
             if (s->kind == QNET__PROLOGUE_NORMALISED) v = (v - s->mean[c]) * s->scale[c] + s->beta[c];
             if (winner < 0 || v > best || v != v) {
                 best = v, winner = tap;
-                pool->y[at] = s->kind == QNET__PROLOGUE_SCALED ? s->x[from] : v;
+                pool->y[at] = pool->sign != NULL ? s->x[from] : v;
             }
         }
         if (s->kind == QNET__PROLOGUE_NORMALISED && best < 0) pool->y[at] = 0;

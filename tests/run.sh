@@ -1,8 +1,24 @@
 #!/bin/sh
-# run.sh BUILD: runs every test program of BUILD/tests and the build checks, and adds up their counts.
+# run.sh BUILD LANES: runs every test program of BUILD/tests, the scripts and the build checks, LANES at a time, shows
+# what they say in a fixed order, and adds up their counts.
+# run.sh BUILD one NAME,NAME...: runs these, one after the other, into BUILD/results.
 build=$1
-passed=0 failed=0 skipped=0
+results=$1/results
 
+if [ "$2" = one ]; then
+    for name in $(echo "$3" | tr , ' '); do
+        case $name in
+        builds_*) sh tests/builds.sh "$build" "${name#builds_}" ;;
+        fuzz_*) "$build/tests/$name" tests/fuzz/corpus/"${name#fuzz_}"/* ;;
+        *) if [ -f "tests/$name.sh" ]; then sh "tests/$name.sh" "$build"; else "$build/tests/$name"; fi ;;
+        esac > "$results/$name.txt" 2>&1
+        echo $? > "$results/$name.running"
+        mv "$results/$name.running" "$results/$name.status" # there when the count is
+    done
+    exit 0
+fi
+
+passed=0 failed=0
 add() # name, last line of its output, exit status
 {
     counts=$(printf '%s\n' "$2" | sed -n 's/^\([0-9][0-9]*\) passed, \([0-9][0-9]*\) failed.*/\1 \2/p')
@@ -17,29 +33,34 @@ add() # name, last line of its output, exit status
     printf '%-28s %s passed, %s failed\n' "$1" "$2" "$3"
 }
 
-# The build checks compile on one core for minutes, beside the tests.
-sh tests/builds.sh "$build" > "$build/builds.txt" 2>&1 &
-builds=$!
+rm -rf "$results"
+mkdir -p "$results"
+# What takes longest begins first. delong and install look at the run that crossval leaves.
+first='builds_gcc test_experiment builds_clang crossval,delong,install test_identity test_train test_conv double_conv'
+names=
 for program in "$build"/tests/test_* "$build"/tests/double_* "$build"/tests/reference_* "$build"/tests/faults_* \
     "$build"/tests/fuzz_*; do
-    [ -x "$program" ] || continue
-    case $program in
-    */fuzz_*) output=$("$program" tests/fuzz/corpus/"${program##*/fuzz_}"/* 2>&1) ;;
-    *) output=$("$program" 2>&1) ;;
-    esac
-    status=$?
-    printf '%s\n' "$output" | sed '$d'
-    add "$(basename "$program")" "$(printf '%s\n' "$output" | tail -n 1)" $status
+    [ -x "$program" ] && names="$names ${program##*/}"
 done
-for script in crossval maps weights_tool classify delong install tour; do
-    output=$(sh tests/$script.sh "$build" 2>&1)
-    status=$?
-    printf '%s\n' "$output" | sed '$d'
-    add "$script" "$(printf '%s\n' "$output" | tail -n 1)" $status
+names="$names crossval maps weights_tool classify delong install tour builds_gcc builds_clang builds_rest"
+rest=
+for name in $names; do
+    case " $first " in *[\ ,]$name[\ ,]*) ;; *) rest="$rest $name" ;; esac
 done
-wait $builds
-status=$?
-sed '$d' "$build/builds.txt"
-add builds "$(tail -n 1 "$build/builds.txt")" $status
-echo "$passed passed, $failed failed"
-[ "$failed" = 0 ]
+show()
+{
+    for name in $names; do
+        until [ -f "$results/$name.status" ] || [ -f "$results/end" ]; do
+            sleep 1
+            kill -0 $$ 2> /dev/null || exit 1
+        done
+        sed '$d' "$results/$name.txt"
+        add "$name" "$(tail -n 1 "$results/$name.txt")" "$(cat "$results/$name.status")"
+    done
+    echo "$passed passed, $failed failed"
+    [ "$failed" = 0 ]
+}
+show &
+printf '%s\n' $first $rest | xargs -P "$2" -n 1 sh tests/run.sh "$build" one
+: > "$results/end"
+wait $!

@@ -1,6 +1,6 @@
 /* test_cam.c: class activation maps against PyTorch, colours, and bad input. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 #include "golden/formula_resnet.h"
 #include "golden/networks.h"

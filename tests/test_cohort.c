@@ -6,7 +6,7 @@
 #define TEST_LINKS 1
 #endif
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 #include "folder.h"
 #include "examples/crossval/cuts.h"

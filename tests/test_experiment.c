@@ -77,6 +77,9 @@ static void write_cohort(qnet_context *ctx, const char *folder, uint64_t people)
 
 static pictures drawn; /* of the last experiment */
 
+enum { RUN_IMAGES = 8 * 3 };
+static double undisturbed[RUN_IMAGES][QNET_MODELS]; /* the probabilities of test_run's first repeat */
+
 static void context_end(qnet_context *ctx)
 {
     pictures_free(ctx, &drawn);
@@ -105,7 +108,7 @@ static void small_config(qnet_experiment_config *c)
     c->input[QNET_INPUT_CROP].max_slices = 3;
     c->folds = 2;
     c->bootstrap = 40;
-    c->stage1.epochs = 3;
+    c->stage1.epochs = 2;
     c->stage1.batch = 8;
     c->stage2.epochs = 4;
     c->stage2.hidden = 8;
@@ -171,7 +174,7 @@ static void test_run(void)
     scans = &e->level[QNET_INPUT_CROP][QNET_LEVEL_SCAN];
     CHECK(e->participants_count == 8);
     CHECK(strcmp(e->dataset, "Eight discs, simulated") == 0 && e->simulated == 1);
-    CHECK(images->count == 24 && scans->count == 8);
+    CHECK(images->count == RUN_IMAGES && scans->count == 8);
     CHECK(e->level[QNET_INPUT_FULL][QNET_LEVEL_SCAN].count == 0);
     CHECK(e->curves_count == 2 * 2 * QNET_MODELS);
     CHECK(drawn.cams[QNET_INPUT_CROP] == 2 && drawn.sheet[QNET_INPUT_CROP].size == (6 * 32 + 20) * 32 * 3);
@@ -257,6 +260,8 @@ static void test_run(void)
     CHECK_OK(ctx, report_manifest(e, &text));
     CHECK_CONTAINS((const char *)text.bytes, "\"derivatives\": \"maps\""); /* found */
     CHECK(e->seconds > 0);
+    for (int i = 0; i < RUN_IMAGES; i++)
+        memcpy(undisturbed[i], images->items[i].probability, sizeof undisturbed[i]);
     qnet_buffer_free(ctx, &text);
     sprintf(path, "%s/report.html", out_folder);
     CHECK(qnet_file_exists(path));
@@ -426,40 +431,34 @@ static int stop(void *user, const qnet_progress_info *info)
     return stop_at > 0 && --stop_at == 0;
 }
 
-/* Stopped at many different moments, resumed each time: the same predictions. */
+/* Stopped at many different moments, resumed each time: the same predictions as test_run's, whose
+   second repeat changes nothing of the first. */
 static void test_stop_and_resume(void)
 {
     qnet_hooks hooks;
     qnet_context *ctx;
     qnet_experiment_config c;
-    qnet_experiment *whole = NULL, *parts = NULL;
+    qnet_experiment *parts = NULL;
     qnet_status status = QNET_STOPPED;
     int stops = 0;
     memset(&hooks, 0, sizeof hooks);
     hooks.progress.report = stop;
     CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
     small_config(&c);
-    stop_at = 0;
-    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/whole", NULL, 0,
-                                      &whole));
     for (int n = 0; status == QNET_STOPPED && n < 200; n++) {
         stop_at = 20 + n; /* reports until the next stop */
-        status = run_folder(ctx, &c, data_folder, "build/test-experiment/parts", NULL,
-                                     n > 0, &parts);
+        status = run_folder(ctx, &c, data_folder, "build/test-experiment/parts", NULL, n > 0, &parts);
         stops += status == QNET_STOPPED;
     }
     CHECK(status == QNET_OK);
     CHECK(stops >= 3);
-    if (whole && parts) {
-        const qnet_level_result *a = &whole->level[0][QNET_LEVEL_IMAGE],
-                                *b = &parts->level[0][QNET_LEVEL_IMAGE];
-        CHECK(a->count == b->count);
-        for (size_t i = 0; i < a->count; i++) {
+    if (parts) {
+        const qnet_level_result *images = &parts->level[0][QNET_LEVEL_IMAGE];
+        CHECK(images->count == RUN_IMAGES);
+        for (size_t i = 0; i < RUN_IMAGES; i++)
             for (int m = 0; m < QNET_MODELS; m++)
-                CHECK(a->items[i].probability[m] == b->items[i].probability[m]);
-        }
+                CHECK(images->items[i].probability[m] == undisturbed[i][m]);
     }
-    qnet_experiment_destroy(whole);
     qnet_experiment_destroy(parts);
     context_end(ctx);
 }

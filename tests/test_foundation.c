@@ -1,6 +1,6 @@
 /* Rooms >>status, >>context, >>random, >>file, >>tensor. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 
 #define FOLDER "build/test_foundation"

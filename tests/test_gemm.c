@@ -1,6 +1,6 @@
 /* Room >>gemm: the micro-kernel in all its forms against plain loops, and qnet_gemm. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 
 /* A sum of k <= 300 products of numbers in -.5 .. .5, against the same in double: k * 1/4 * half a unit

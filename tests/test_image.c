@@ -1,7 +1,7 @@
 /* Room >>image: drawing, stretching, geometry and the whole of qnet_augment_apply. What other
    programs make of each transform is in test_oracles.c. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 
 #define H 43

@@ -1,6 +1,6 @@
 /* Rooms >>norm >>pool >>dense, called alone. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 #include "reference.h"
 #include "pool_reference.h"
@@ -454,8 +454,9 @@ static void maxpool_against_reference(void)
                                     { 1, 8, 7, 70 }, { 3, 1, 9, 31 }, { 1, 9, 6, 16 }, { 2, 3, 1, 48 } };
     qnet_context *ctx = make_context(NULL);
     size_t s, i;
+    enum { PLAIN, BY_SIGN, NORMALISED };
     int kind;
-    for (kind = QNET__PROLOGUE_PLAIN; kind <= QNET__PROLOGUE_NORMALISED; kind++)
+    for (kind = PLAIN; kind <= NORMALISED; kind++)
     for (s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
         int batch = sizes[s][0], h = sizes[s][1], w = sizes[s][2], c = sizes[s][3];
         size_t in = (size_t)batch * (size_t)h * (size_t)w * (size_t)c;
@@ -470,12 +471,14 @@ static void maxpool_against_reference(void)
         for (i = 0; i < (size_t)c; i++) sign[i] = (qnet_real)(i % 3) - 1;
         CHECK_OK(ctx, qnet__maxpool_plan(ctx, "test", batch, h, w, c, 1, &pool));
         pool.x = qnet__prologue_plain(x);
-        if (kind != QNET__PROLOGUE_PLAIN) { /* by sign; or of norm and ReLU: about half are cut */
-            pool.x.kind = (qnet__prologue_kind)kind;
-            pool.x.mean = mean, pool.x.scale = kind == QNET__PROLOGUE_SCALED ? sign : dy;
-            pool.x.beta = beta;
+        if (kind == BY_SIGN) pool.sign = sign;
+        if (kind == NORMALISED) { /* norm and ReLU: about half are cut */
+            pool.x.kind = QNET__PROLOGUE_NORMALISED;
+            pool.x.mean = mean, pool.x.scale = dy, pool.x.beta = beta;
+        }
+        if (kind != PLAIN) {
             pool.y = y;
-            pool.argmax = kind == QNET__PROLOGUE_SCALED ? argmax : NULL;
+            pool.argmax = argmax;
             qnet__maxpool_run(ctx, &pool, (size_t)batch);
         } else {
             CHECK_OK(ctx, qnet_maxpool_forward(ctx, batch, h, w, c, x, y, argmax));
@@ -484,8 +487,7 @@ static void maxpool_against_reference(void)
         pool.argmax = argmax2;
         pool_forward_reference(&pool, (size_t)batch);
         CHECK(same_bits(y, y2, out));
-        if (kind == QNET__PROLOGUE_NORMALISED) memcpy(argmax, argmax2, out); /* the reference's alone */
-        else CHECK(memcmp(argmax, argmax2, out) == 0);
+        CHECK(memcmp(argmax, argmax2, out) == 0);
         CHECK_OK(ctx, qnet_maxpool_backward(ctx, batch, h, w, c, argmax, dy, dx));
         pool.winner = argmax;
         pool.dy = dy;

@@ -1,7 +1,7 @@
 /* Room >>lstm: the cell against Eqs. (1)-(5), the layer against PyTorch, against its own cell and
    against central differences; padding, workers, memory, bad input. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 #include "reference.h"
 

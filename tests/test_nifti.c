@@ -1,7 +1,7 @@
 /* Room >>nifti: headers made byte by byte, every type and byte order, orientation against nibabel's
    answers, round trips, damage, and the real files of ../shared/data where they are at hand. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 #include "gzip.h"
 

@@ -1,6 +1,6 @@
 /* test_optim.c: Adam, the cosine schedule and the SWA average against PyTorch. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 #include "golden/formula.h"
 #include "golden/networks.h"

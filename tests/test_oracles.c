@@ -3,7 +3,7 @@
    what the others say from image.h, metrics.h and nifti.h of tests/golden, which make_*.py there
    write. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 #include "golden/formula.h"
 

@@ -6,7 +6,7 @@
    double: 1e-12 forward, 1e-10 for gradients, 1e-9 for weights after Adam and SWA.
    VERBOSE=1 prints every tensor, otherwise the worst of each table. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 #include "golden/networks_run.h"
 #include "golden/distance.h"

@@ -1,6 +1,6 @@
 /* examples/phantom.h: the cohort that demos and tests share. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "../examples/phantom.h"
 #include "test.h"
 #include "folder.h"

@@ -2,7 +2,7 @@
    promises: one allocation, the same bits for any number of workers and any batch. Against PyTorch:
    test_parity.c. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 #include "golden/formula_resnet.h"
 #include "plain_resnet.h"
@@ -794,7 +794,7 @@ int main(void)
     RUN(test_pack_small_tiles);
     RUN(test_plain);
     RUN(test_training_and_inference);
-    RUN(test_blas);
+    if (!QNET__REAL_IS_DOUBLE) RUN(test_blas); /* the hook's products are of float */
     free(kept);
     return test_end();
 }

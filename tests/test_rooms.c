@@ -1,7 +1,8 @@
 /* The rule that keeps the header easy to see: a room (">>name") calls only rooms above it, and its head says which.
    This program reads qnet.h, finds the room in which each function is defined, and complains about every call from a
    room to a later one, and about heads whose "Relies on >>a >>b." differs from what is called (>>status apart, whose
-   helpers every room uses). It also holds the header to its own word on line width and on its contents. Run it in
+   helpers every room uses), or that name no shape, such as x[rows][channels], where the room has arrays of numbers.
+   It also holds the header to its own word on line width and on its contents. Run it in
    the folder of qnet.h. */
 #include "test.h"
 #include <ctype.h>
@@ -152,7 +153,19 @@ static void test_rooms_call_only_upwards(void)
     free(text);
 }
 
-/* Each room opens with what it computes, and with what it relies on. */
+/* 1: the head that ends before end names the shape of an array: there is a word in brackets. */
+static int names_shape(const char *head, const char *end)
+{
+    for (; head < end; head++) {
+        size_t n = 1;
+        if (head[0] != '[') continue;
+        while (isalnum((unsigned char)head[n]) || head[n] == '_') n++;
+        if (n > 1 && head[n] == ']') return 1;
+    }
+    return 0;
+}
+
+/* Each room opens with what it computes, in which shapes, and with what it relies on. */
 static void test_heads(void)
 {
     char *s = read_file("qnet.h");
@@ -163,8 +176,12 @@ static void test_heads(void)
         int relies[64] = {0}, differs = 0, lines = 0;
         if (!begins_room(s, c)) continue;
         const char *end = strstr(c, "====="), *list = strstr(c, "Relies on ");
+        const char *array = strstr(end, "qnet_real *"), *next = end;
+        while (*next && !begins_room(s, next)) next++;
         for (const char *p = c; p < end; p++) lines += *p == '\n';
         CHECK(lines >= 2);
+        if (!CHECK(!array || array > next || names_shape(c, end)))
+            printf("    >>%s has arrays of numbers: expected a shape such as x[rows][channels]\n", rooms[room]);
         if (list && list < end) {
             const char *stop = strchr(list, '.');
             for (const char *p = list; p < stop; p++) {

@@ -1,7 +1,7 @@
 /* test_scan.c: the scan-level model against central differences, and its promises. Against PyTorch:
    test_parity.c. */
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 #include "reference.h"
 #include "plain_scan.h"

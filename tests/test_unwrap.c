@@ -4,7 +4,7 @@
 #define _POSIX_C_SOURCE 200112L
 #endif
 #define QNET_IMPLEMENTATION
-#include "../qnet.h"
+#include "qnet.h"
 #include "test.h"
 #include "memory.h"
 #include "golden/formula.h"

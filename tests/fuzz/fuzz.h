@@ -11,9 +11,6 @@
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200112L
 #endif
-#ifndef QNET_STATIC
-#define QNET_STATIC
-#endif
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
 #include "../memory.h"

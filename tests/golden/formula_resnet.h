@@ -12,10 +12,18 @@ static size_t formula_file_index(const size_t shape[4], size_t j)
     return ((o * shape[2] + c) * shape[0] + y) * shape[1] + x;
 }
 
-/* Each number is rounded to float, so that both builds of the network hold the same. */
+/* Each number is rounded to float, so that both builds of the network hold the same. They are kept for the next
+   network of this size, as they take longer than its forward pass. */
 static void formula_resnet(qnet_resnet *net)
 {
+    static qnet_real *kept;
+    static size_t kept_count;
+    const size_t bytes = net->table->total * sizeof *kept;
     int i;
+    if (kept_count == net->table->total) {
+        memcpy(net->weights, kept, bytes);
+        return;
+    }
     for (i = 0; i < net->table->count; i++) {
         const qnet_param *p = &net->table->entries[i];
         double fan_in = p->ndim == 4 ? (double)(p->shape[0] * p->shape[1] * p->shape[2]) : 1;
@@ -34,5 +42,9 @@ static void formula_resnet(qnet_resnet *net)
             net->weights[p->offset + j] = (qnet_real)(float)v;
         }
     }
+    free(kept);
+    kept = (qnet_real *)malloc(bytes);
+    kept_count = kept ? net->table->total : 0;
+    if (kept) memcpy(kept, net->weights, bytes);
 }
 #endif
