@@ -1236,8 +1236,8 @@ QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method metho
                                      const qnet_volume *const *magnitude, const double *echo_time,
                                      const qnet_volume *mask, qnet_volume **r2star);
 /* T1 in s, 0 to 10, and M0 (each NULL: not needed) of two spoiled gradient echoes of one repetition
-   time and two flip angles in degrees (DESPOT1); 0 where there is no signal. b1 (NULL: 1): the
-   actual over the nominal angle. */
+   time, one receiver gain and two flip angles in degrees (DESPOT1); 0 where there is no signal. b1
+   (NULL: 1): the actual over the nominal angle. */
 QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, double low_angle,
                                  const qnet_volume *high, double high_angle,
                                  double repetition_time, const qnet_volume *b1,
