@@ -160,8 +160,9 @@
    threads, any parallel hook, and after any stop-and-resume. Work is split by shape, never by
    thread count; each output has one owner; partial sums are combined in a fixed order; random
    numbers are counted, not drawn from a state: each is a function of (seed, purpose, epoch,
-   sample). Different kernels (scalar, AVX2, AVX-512, NEON) round differently, and a BLAS hook keeps
-   whatever promise its library makes. -ffast-math is refused, and its parts should not be used.
+   sample). Different kernels (scalar, AVX2, AVX-512, NEON) round differently, and a BLAS or FFT
+   hook keeps whatever promise its library makes. -ffast-math is refused, and its parts should not
+   be used.
 
    ERRORS
 
@@ -6102,18 +6103,20 @@ QNET__INLINE void qnet__fft_any(qnet_real *x, size_t step, const qnet_real *w,
     }
 }
 
-/* A stage makes of p transforms of m points each, one behind the other, one of p m points. */
+/* A stage makes of p transforms of m points each, one behind the other, one of p m points. radix: p
+   where it has a butterfly of its own, else 0. */
 QNET__INLINE void qnet__fft_stage(const qnet__fft_job *job, size_t m, const qnet_real *w,
-                                  const qnet_real *circle, const size_t p, const int first)
+                                  const qnet_real *circle, const size_t radix, size_t p,
+                                  const int first)
 {
     const size_t n = job->line->n, step = 2 * m * QNET__LANES;
     qnet_real *x = job->work, *ab = x + 2 * n * QNET__LANES;
     for (size_t block = 0; block < n; block += p * m, x += (p - 1) * step)
         for (size_t k = 0; k < m; k++, x += 2 * QNET__LANES) {
             const qnet_real *wk = w + 2 * k * (p - 1);
-            if (p == 2) qnet__fft_2(x, step, wk, first);
-            else if (p == 4) qnet__fft_4(x, step, wk, first);
-            else if (p == 3 || p == 5 || p == 7) qnet__fft_odd(x, step, wk, circle, p, first);
+            if (radix == 2) qnet__fft_2(x, step, wk, first);
+            else if (radix == 4) qnet__fft_4(x, step, wk, first);
+            else if (radix > 0) qnet__fft_odd(x, step, wk, circle, radix, first);
             else qnet__fft_any(x, step, wk, circle, p, first, ab);
         }
 }
@@ -6127,8 +6130,8 @@ static void qnet__fft_transform(const qnet__fft_job *job)
         const size_t p = line->radix[i];
 #define QNET__FFT_STAGE(radix)                                            \
     case radix:                                                           \
-        if (m == 1) qnet__fft_stage(job, 1, w, circle, radix, 1);         \
-        else qnet__fft_stage(job, m, w, circle, radix, 0);                \
+        if (m == 1) qnet__fft_stage(job, 1, w, circle, radix, radix, 1);  \
+        else qnet__fft_stage(job, m, w, circle, radix, radix, 0);         \
         break
         switch (p) {
         QNET__FFT_STAGE(2);
@@ -6136,7 +6139,7 @@ static void qnet__fft_transform(const qnet__fft_job *job)
         QNET__FFT_STAGE(4);
         QNET__FFT_STAGE(5);
         QNET__FFT_STAGE(7);
-        default: qnet__fft_stage(job, m, w, circle, p, m == 1);
+        default: qnet__fft_stage(job, m, w, circle, 0, p, m == 1);
         }
 #undef QNET__FFT_STAGE
         w += 2 * m * (p - 1), circle += 2 * p, m *= p;
