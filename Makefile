@@ -273,13 +273,13 @@ golden:
 bench: $(BUILD)/bench
 	$(BUILD)/bench $(BENCH)
 
-$(BUILD)/bench $(BUILD)/ours: $(BUILD)/%: bench/%.c bench/machine.h tests/golden/formula.h qnet.h
+$(BUILD)/bench $(BUILD)/ours: $(BUILD)/%: bench/%.c bench/machine.h bench/echoes.h tests/golden/formula.h qnet.h
 	@mkdir -p $(BUILD)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(OPENMP) -I. -o $@ $< -lm
 
 # Where libopenblas-dev is: build/bench-openblas --blas shows every row with either matrix product.
-$(BUILD)/bench-openblas: bench/bench.c bench/machine.h qnet.h
+$(BUILD)/bench-openblas: bench/bench.c bench/machine.h bench/echoes.h qnet.h
 	@mkdir -p $(BUILD)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(OPENMP) -DBENCH_OPENBLAS -I. -o $@ $< -lopenblas -lm

@@ -160,8 +160,9 @@
    threads, any parallel hook, and after any stop-and-resume. Work is split by shape, never by
    thread count; each output has one owner; partial sums are combined in a fixed order; random
    numbers are counted, not drawn from a state: each is a function of (seed, purpose, epoch,
-   sample). Different kernels (scalar, AVX2, AVX-512, NEON) round differently, and a BLAS hook keeps
-   whatever promise its library makes. -ffast-math is refused, and its parts should not be used.
+   sample). Different kernels (scalar, AVX2, AVX-512, NEON) round differently, and a BLAS or FFT
+   hook keeps whatever promise its library makes. -ffast-math is refused, and its parts should not
+   be used.
 
    ERRORS
 
@@ -1236,8 +1237,8 @@ QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method metho
                                      const qnet_volume *const *magnitude, const double *echo_time,
                                      const qnet_volume *mask, qnet_volume **r2star);
 /* T1 in s, 0 to 10, and M0 (each NULL: not needed) of two spoiled gradient echoes of one repetition
-   time and two flip angles in degrees (DESPOT1); 0 where there is no signal. b1 (NULL: 1): the
-   actual over the nominal angle. */
+   time, one receiver gain and two flip angles in degrees (DESPOT1); 0 where there is no signal. b1
+   (NULL: 1): the actual over the nominal angle. */
 QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, double low_angle,
                                  const qnet_volume *high, double high_angle,
                                  double repetition_time, const qnet_volume *b1,
@@ -4266,6 +4267,9 @@ typedef struct qnet__fft_line {
               them. Two rows make one complex line. */
 typedef enum qnet__fft_kind { QNET__FFT_COLUMNS, QNET__FFT_ROWS, QNET__FFT_REAL } qnet__fft_kind;
 
+/* Which of a point's two numbers those of a row are: the real ones, the imaginary ones, or both. */
+typedef enum qnet__fft_part { QNET__FFT_RE, QNET__FFT_IM, QNET__FFT_PAIRS } qnet__fft_part;
+
 typedef struct qnet__fft_job {
     const qnet__fft_line *line;
     qnet__fft_kind kind;
@@ -4405,6 +4409,9 @@ typedef int32_t qnet__lane_int;
 #define qnet__fft_stage QNET__ISA(qnet__fft_stage)
 #define qnet__fft_transform QNET__ISA(qnet__fft_transform)
 #define qnet__fft_columns QNET__ISA(qnet__fft_columns)
+#define qnet__fft_at QNET__ISA(qnet__fft_at)
+#define qnet__fft_scatter QNET__ISA(qnet__fft_scatter)
+#define qnet__fft_gather QNET__ISA(qnet__fft_gather)
 #define qnet__fft_rows QNET__ISA(qnet__fft_rows)
 #define qnet__fft_real QNET__ISA(qnet__fft_real)
 #define qnet__fft_real_inverse QNET__ISA(qnet__fft_real_inverse)
@@ -6096,18 +6103,20 @@ QNET__INLINE void qnet__fft_any(qnet_real *x, size_t step, const qnet_real *w,
     }
 }
 
-/* A stage makes of p transforms of m points each, one behind the other, one of p m points. */
+/* A stage makes of p transforms of m points each, one behind the other, one of p m points. radix: p
+   where it has a butterfly of its own, else 0. */
 QNET__INLINE void qnet__fft_stage(const qnet__fft_job *job, size_t m, const qnet_real *w,
-                                  const qnet_real *circle, const size_t p, const int first)
+                                  const qnet_real *circle, const size_t radix, size_t p,
+                                  const int first)
 {
     const size_t n = job->line->n, step = 2 * m * QNET__LANES;
     qnet_real *x = job->work, *ab = x + 2 * n * QNET__LANES;
     for (size_t block = 0; block < n; block += p * m, x += (p - 1) * step)
         for (size_t k = 0; k < m; k++, x += 2 * QNET__LANES) {
             const qnet_real *wk = w + 2 * k * (p - 1);
-            if (p == 2) qnet__fft_2(x, step, wk, first);
-            else if (p == 4) qnet__fft_4(x, step, wk, first);
-            else if (p == 3 || p == 5 || p == 7) qnet__fft_odd(x, step, wk, circle, p, first);
+            if (radix == 2) qnet__fft_2(x, step, wk, first);
+            else if (radix == 4) qnet__fft_4(x, step, wk, first);
+            else if (radix > 0) qnet__fft_odd(x, step, wk, circle, radix, first);
             else qnet__fft_any(x, step, wk, circle, p, first, ab);
         }
 }
@@ -6121,8 +6130,8 @@ static void qnet__fft_transform(const qnet__fft_job *job)
         const size_t p = line->radix[i];
 #define QNET__FFT_STAGE(radix)                                            \
     case radix:                                                           \
-        if (m == 1) qnet__fft_stage(job, 1, w, circle, radix, 1);         \
-        else qnet__fft_stage(job, m, w, circle, radix, 0);                \
+        if (m == 1) qnet__fft_stage(job, 1, w, circle, radix, radix, 1);  \
+        else qnet__fft_stage(job, m, w, circle, radix, radix, 0);         \
         break
         switch (p) {
         QNET__FFT_STAGE(2);
@@ -6130,7 +6139,7 @@ static void qnet__fft_transform(const qnet__fft_job *job)
         QNET__FFT_STAGE(4);
         QNET__FFT_STAGE(5);
         QNET__FFT_STAGE(7);
-        default: qnet__fft_stage(job, m, w, circle, p, m == 1);
+        default: qnet__fft_stage(job, m, w, circle, 0, p, m == 1);
         }
 #undef QNET__FFT_STAGE
         w += 2 * m * (p - 1), circle += 2 * p, m *= p;
@@ -6169,52 +6178,65 @@ static void qnet__fft_columns(const qnet__fft_job *job)
     }
 }
 
-static void qnet__fft_rows(const qnet__fft_job *job)
+/* Number e of a row, of the real parts, of the imaginary ones or of both in turn, which the inverse
+   swaps; placed: before the first stage. */
+QNET__INLINE qnet_real *qnet__fft_at(const qnet__fft_job *job, size_t e, const qnet__fft_part part,
+                                     const int placed)
 {
-    const size_t n = job->line->n, point = 2 * QNET__LANES, swap = job->inverse ? 1 : 0;
+    const size_t point = part == QNET__FFT_PAIRS ? e / 2 : e;
+    const size_t which = part == QNET__FFT_PAIRS ? e & 1 : part == QNET__FFT_IM;
+    const size_t at = placed ? (size_t)job->line->place[point] : point;
+    return job->work + (2 * at + (which ^ (job->inverse ? 1 : 0))) * QNET__LANES;
+}
+
+/* x[rows][numbers] to where the first stage wants it, and points to y[rows][numbers]. */
+QNET__INLINE void qnet__fft_scatter(const qnet__fft_job *job, const qnet_real *x, size_t rows,
+                                    size_t numbers, const qnet__fft_part part)
+{
     qnet__lanes v[QNET__FFT_WIDE];
-    for (size_t e = 0; e < 2 * n; e += QNET__FFT_WIDE) {
-        qnet__fft_get(job->in + e, job->in_step, job->lines, 2 * n - e, v);
+    for (size_t e = 0; e < numbers; e += QNET__FFT_WIDE) {
+        qnet__fft_get(x + e, job->in_step, rows, numbers - e, v);
         QNET__UNROLL
         for (size_t c = 0; c < QNET__FFT_WIDE; c++)
-            if (e + c < 2 * n)
-                qnet__lanes_store(job->work + (size_t)job->line->place[(e + c) / 2] * point +
-                                  ((c & 1) ^ swap) * QNET__LANES, v[c]);
-    }
-    qnet__fft_transform(job);
-    for (size_t e = 0; e < 2 * n; e += QNET__FFT_WIDE) {
-        QNET__UNROLL
-        for (size_t c = 0; c < QNET__FFT_WIDE; c++)
-            v[c] = e + c < 2 * n ? job->scale * qnet__lanes_load(job->work + (e + c) / 2 * point +
-                                                     ((c & 1) ^ swap) * QNET__LANES)
-                                 : qnet__lanes_zero();
-        qnet__fft_put(v, job->out + e, job->out_step, job->lines, 2 * n - e);
+            if (e + c < numbers) qnet__lanes_store(qnet__fft_at(job, e + c, part, 1), v[c]);
     }
 }
 
-/* Rows a and b, the first lanes and those after them, as Z of z = a + i b:
-   A(k) = (Z(k) + conj Z(n - k)) / 2, B(k) = (Z(k) - conj Z(n - k)) / 2i. */
+QNET__INLINE void qnet__fft_gather(const qnet__fft_job *job, qnet_real *y, size_t rows,
+                                   size_t numbers, const qnet__fft_part part)
+{
+    qnet__lanes v[QNET__FFT_WIDE];
+    for (size_t e = 0; rows > 0 && e < numbers; e += QNET__FFT_WIDE) {
+        QNET__UNROLL
+        for (size_t c = 0; c < QNET__FFT_WIDE; c++)
+            v[c] = e + c < numbers
+                       ? job->scale * qnet__lanes_load(qnet__fft_at(job, e + c, part, 0))
+                       : qnet__lanes_zero();
+        qnet__fft_put(v, y + e, job->out_step, rows, numbers - e);
+    }
+}
+
+static void qnet__fft_rows(const qnet__fft_job *job)
+{
+    qnet__fft_scatter(job, job->in, job->lines, 2 * job->line->n, QNET__FFT_PAIRS);
+    qnet__fft_transform(job);
+    qnet__fft_gather(job, job->out, job->lines, 2 * job->line->n, QNET__FFT_PAIRS);
+}
+
+/* A and B, the spectra of rows a and b, from Z of z = a + i b; a are the first rows, one per lane,
+   b those after them: A(k) = (Z(k) + conj Z(n - k)) / 2, B(k) = (Z(k) - conj Z(n - k)) / 2i. */
 static void qnet__fft_real(const qnet__fft_job *job)
 {
     const size_t n = job->line->n, point = 2 * QNET__LANES, numbers = 2 * (n / 2 + 1);
+    const size_t more = job->lines - qnet__min_size(job->lines, QNET__LANES);
+    const size_t second = more > 0 ? QNET__LANES : 0; /* the first row b, if there is one */
     const qnet_real half = job->scale / 2;
     qnet__lanes v[QNET__FFT_WIDE];
-    for (size_t b = 0; b < 2; b++) {
-        const size_t rows = b ? job->lines - qnet__min_size(job->lines, QNET__LANES) : job->lines;
-        for (size_t e = 0; e < n; e += QNET__FFT_WIDE) {
-            qnet__fft_get(job->in + (rows > 0 ? b * QNET__LANES * job->in_step + e : 0),
-                          job->in_step, rows, n - e, v);
-            QNET__UNROLL
-            for (size_t c = 0; c < QNET__FFT_WIDE; c++)
-                if (e + c < n)
-                    qnet__lanes_store(job->work + (size_t)job->line->place[e + c] * point +
-                                      b * QNET__LANES, v[c]);
-        }
-    }
+    qnet__fft_scatter(job, job->in, job->lines, n, QNET__FFT_RE);
+    qnet__fft_scatter(job, job->in + second * job->in_step, more, n, QNET__FFT_IM);
     qnet__fft_transform(job);
-    for (size_t b = 0; b < 2; b++) {
-        const size_t rows = b ? job->lines - qnet__min_size(job->lines, QNET__LANES) : job->lines;
-        for (size_t e = 0; rows > 0 && e < numbers; e += QNET__FFT_WIDE) {
+    for (int b = 0; b < (more > 0 ? 2 : 1); b++)
+        for (size_t e = 0; e < numbers; e += QNET__FFT_WIDE) {
             QNET__UNROLL
             for (size_t c = 0; c < QNET__FFT_WIDE; c += 2) {
                 const size_t k = qnet__min_size(e + c, numbers - 2) / 2;
@@ -6226,51 +6248,37 @@ static void qnet__fft_real(const qnet__fft_job *job)
                 v[c] = half * (b ? zi + mi : zr + mr);
                 v[c + 1] = half * (b ? mr - zr : zi - mi);
             }
-            qnet__fft_put(v, job->out + b * QNET__LANES * job->out_step + e, job->out_step, rows,
-                          numbers - e);
+            qnet__fft_put(v, job->out + (b ? second : 0) * job->out_step + e, job->out_step,
+                          b ? more : job->lines, numbers - e);
         }
-    }
 }
 
 /* The way back: Z(k) = A(k) + i B(k), Z(n - k) = conj A(k) + i conj B(k). What must be real, k = 0
    and k = n / 2, is taken as real. */
 static void qnet__fft_real_inverse(const qnet__fft_job *job)
 {
-    const size_t n = job->line->n, point = 2 * QNET__LANES, numbers = 2 * (n / 2 + 1);
+    const size_t n = job->line->n, numbers = 2 * (n / 2 + 1);
     const size_t more = job->lines - qnet__min_size(job->lines, QNET__LANES);
+    const size_t second = more > 0 ? QNET__LANES : 0;
     qnet__lanes a[QNET__FFT_WIDE], b[QNET__FFT_WIDE];
     for (size_t e = 0; e < numbers; e += QNET__FFT_WIDE) {
         qnet__fft_get(job->in + e, job->in_step, job->lines, numbers - e, a);
-        qnet__fft_get(job->in + (more > 0 ? QNET__LANES * job->in_step + e : 0), job->in_step, more,
-                      numbers - e, b);
+        qnet__fft_get(job->in + second * job->in_step + e, job->in_step, more, numbers - e, b);
         QNET__UNROLL
         for (size_t c = 0; c < QNET__FFT_WIDE; c += 2) {
             const size_t k = (e + c) / 2, mirror = n - k;
-            qnet_real *z; /* with its parts swapped */
             if (e + c >= numbers) continue;
             if (k == 0 || k == mirror) a[c + 1] = b[c + 1] = qnet__lanes_zero();
-            z = job->work + (size_t)job->line->place[k] * point;
-            qnet__lanes_store(z, a[c + 1] + b[c]);
-            qnet__lanes_store(z + QNET__LANES, a[c] - b[c + 1]);
+            qnet__lanes_store(qnet__fft_at(job, k, QNET__FFT_RE, 1), a[c] - b[c + 1]);
+            qnet__lanes_store(qnet__fft_at(job, k, QNET__FFT_IM, 1), a[c + 1] + b[c]);
             if (k == 0) continue;
-            z = job->work + (size_t)job->line->place[mirror] * point;
-            qnet__lanes_store(z, b[c] - a[c + 1]);
-            qnet__lanes_store(z + QNET__LANES, a[c] + b[c + 1]);
+            qnet__lanes_store(qnet__fft_at(job, mirror, QNET__FFT_RE, 1), a[c] + b[c + 1]);
+            qnet__lanes_store(qnet__fft_at(job, mirror, QNET__FFT_IM, 1), b[c] - a[c + 1]);
         }
     }
     qnet__fft_transform(job);
-    for (size_t i = 0; i < 2; i++) {
-        const size_t rows = i ? more : job->lines;
-        for (size_t e = 0; rows > 0 && e < n; e += QNET__FFT_WIDE) {
-            QNET__UNROLL
-            for (size_t c = 0; c < QNET__FFT_WIDE; c++)
-                a[c] = e + c < n ? job->scale * qnet__lanes_load(job->work + (e + c) * point +
-                                                                 (i ^ 1) * QNET__LANES)
-                                 : qnet__lanes_zero();
-            qnet__fft_put(a, job->out + i * QNET__LANES * job->out_step + e, job->out_step, rows,
-                          n - e);
-        }
-    }
+    qnet__fft_gather(job, job->out, job->lines, n, QNET__FFT_RE);
+    qnet__fft_gather(job, job->out + second * job->out_step, more, n, QNET__FFT_IM);
 }
 
 static void qnet__fft_run(const qnet__fft_job *job)
@@ -13208,7 +13216,7 @@ QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume 
     return QNET_OK;
 }
 
-/* 1 when none of x[count] is NaN or infinite, by 16 at a time: volumes are checked at every step. */
+/* 1 when none of x[count] is NaN or infinite; by 16 at a time, as every step checks its volumes. */
 QNET__HELPER int qnet__all_finite(const float *x, size_t count)
 {
     int bad[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, any = 0;
@@ -14511,11 +14519,16 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
    a line's bits do not depend on its neighbours. Two real rows make one complex line.
 
    x and y are transformed plane by plane, z over the bundles of all planes; the way back is in the
-   opposite order. A task is a plane or some bundles. Twiddle factors are worked out in double.
+   opposite order. A task is a plane or some bundles. A filter, a spectrum that is changed number by
+   number between the way there and the way back, does both ways of z while a bundle is in cache.
+   Twiddle factors are worked out in double.
    Relies on >>context >>kernels >>nifti.
    ============================================================================================ */
 
 #define QNET__FFT_BUNDLES 4 /* along z in a task: neighbours in memory */
+
+/* Changes `count` complex numbers of a spectrum, from `first` on in their order in memory. */
+typedef void (*qnet__fft_change)(void *arg, size_t first, size_t count);
 
 typedef struct qnet__fft_plan {
     const qnet__isa *isa;
@@ -14525,12 +14538,17 @@ typedef struct qnet__fft_plan {
     qnet__fft_line line[3];
     qnet_real *work;          /* [workers][work_size] */
     size_t work_size;
-    int inverse;              /* of the transform that runs, and its arrays */
-    const qnet_real *in;      /* real: x forward, else the spectrum */
-    qnet_real *out, *spectrum;
+    int inverse;              /* of the transform that runs, as what follows */
+    const qnet_real *x;       /* [z][y][x], of a real transform forward */
+    qnet_real *spectrum;      /* [z][y][width][2] */
+    qnet_real *y;             /* [z][y][x], of a real transform inverse */
+    qnet__fft_change change;  /* of a filter, or NULL */
+    void *arg;
 } qnet__fft_plan;
 
-/* Tables of a line; while the arena measures, only their sizes. */
+/* Tables of a line; while the arena measures, only their sizes. With j = r0 + p0 (r1 + p1 (...)),
+   p0, p1, ... the radices from the last stage to the first, and m0 = n / p0, m1 = m0 / p1, ...,
+   place[j] = m0 r0 + m1 r1 + .... */
 static void qnet__fft_line_plan(qnet__arena *arena, size_t n, qnet__fft_line *line)
 {
     static const size_t first[] = {4, 2, 3, 5, 7};
@@ -14588,12 +14606,12 @@ static void qnet__fft_plan_take(qnet_context *ctx, qnet__arena *arena, int nx, i
 }
 
 /* `lines` lines that lie beside each other from x on, along y or z. */
-static void qnet__fft_lines(const qnet__fft_plan *plan, size_t worker, int axis, qnet_real *x,
-                            size_t lines)
+static void qnet__fft_lines(const qnet__fft_plan *plan, size_t worker, int axis, int inverse,
+                            qnet_real *x, size_t lines)
 {
-    qnet__fft_job job = {&plan->line[axis], QNET__FFT_COLUMNS, plan->inverse, NULL, NULL, 0, 0, 0,
+    const size_t step = 2 * plan->width * (axis == 2 ? plan->size[1] : 1);
+    qnet__fft_job job = {&plan->line[axis], QNET__FFT_COLUMNS, inverse, NULL, NULL, step, step, 0,
                          1, plan->work + worker * plan->work_size};
-    job.in_step = job.out_step = 2 * plan->width * (axis == 2 ? plan->size[1] : 1);
     if (plan->size[axis] == 1) return;
     for (size_t i = 0; i < lines; i += job.lines) {
         job.lines = qnet__min_size(lines - i, plan->isa->lanes);
@@ -14606,17 +14624,18 @@ static void qnet__fft_lines(const qnet__fft_plan *plan, size_t worker, int axis,
 static void qnet__fft_rows_of(const qnet__fft_plan *plan, size_t worker, size_t z)
 {
     const size_t n = plan->size[0], rows = plan->size[1], wide = 2 * plan->width;
-    const size_t in_step = plan->real && !plan->inverse ? n : wide;
-    const size_t out_step = plan->real && plan->inverse ? n : wide;
+    const int from_real = plan->real && !plan->inverse, to_real = plan->real && plan->inverse;
+    const qnet_real *in = from_real ? plan->x : plan->spectrum;
+    qnet_real *out = to_real ? plan->y : plan->spectrum;
     qnet__fft_job job = {&plan->line[0], plan->real ? QNET__FFT_REAL : QNET__FFT_ROWS,
-                         plan->inverse, NULL, NULL, in_step, out_step, 0, 1,
+                         plan->inverse, NULL, NULL, from_real ? n : wide, to_real ? n : wide, 0, 1,
                          plan->work + worker * plan->work_size};
     if (plan->inverse)
         job.scale = (qnet_real)(1 / ((double)n * (double)rows * (double)plan->size[2]));
     for (size_t y = 0; y < rows; y += job.lines) {
         job.lines = qnet__min_size(rows - y, plan->isa->lanes * (plan->real ? 2 : 1));
-        job.in = plan->in + (z * rows + y) * in_step;
-        job.out = plan->out + (z * rows + y) * out_step;
+        job.in = in + (z * rows + y) * job.in_step;
+        job.out = out + (z * rows + y) * job.out_step;
         plan->isa->fft(&job);
     }
 }
@@ -14626,32 +14645,34 @@ static void qnet__fft_plane_task(void *arg, size_t z, size_t worker)
     const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
     qnet_real *plane = plan->spectrum + 2 * z * plan->size[1] * plan->width;
     if (!plan->inverse) qnet__fft_rows_of(plan, worker, z);
-    qnet__fft_lines(plan, worker, 1, plane, plan->width);
+    qnet__fft_lines(plan, worker, 1, plan->inverse, plane, plan->width);
     if (plan->inverse) qnet__fft_rows_of(plan, worker, z);
 }
 
 static void qnet__fft_z_task(void *arg, size_t i, size_t worker)
 {
     const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
-    const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, lines = plan->size[1] * plan->width;
-    qnet__fft_lines(plan, worker, 2, plan->spectrum + 2 * i * most,
-                    qnet__min_size(lines - i * most, most));
+    const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, all = plan->size[1] * plan->width;
+    const size_t first = i * most, lines = qnet__min_size(all - first, most);
+    qnet__fft_lines(plan, worker, 2, plan->inverse, plan->spectrum + 2 * first, lines);
+    if (plan->change == NULL) return;
+    for (size_t z = 0; z < plan->size[2]; z++) plan->change(plan->arg, z * all + first, lines);
+    qnet__fft_lines(plan, worker, 2, 1, plan->spectrum + 2 * first, lines);
 }
 
 /* Transforms by a plan: spectrum in place or, with a plan of real transforms, from x forward and to
-   y inverse. */
-static void qnet__fft_transform_all(qnet_context *ctx, qnet__fft_plan *plan, int inverse,
-                                    const qnet_real *x, qnet_real *spectrum, qnet_real *y)
+   y inverse; with a change both ways. */
+static void qnet__fft_by(qnet_context *ctx, qnet__fft_plan *plan, int inverse, const qnet_real *x,
+                         qnet_real *spectrum, qnet_real *y, qnet__fft_change change, void *arg)
 {
     const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, lines = plan->size[1] * plan->width;
     plan->inverse = inverse;
-    plan->spectrum = spectrum;
-    plan->in = plan->real && !inverse ? x : spectrum;
-    plan->out = plan->real && inverse ? y : spectrum;
+    plan->x = x, plan->spectrum = spectrum, plan->y = y;
+    plan->change = change, plan->arg = arg;
     if (!inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
-    if (plan->size[2] > 1)
-        qnet__parallel(ctx, (lines - 1) / most + 1, qnet__fft_z_task, plan);
-    if (inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
+    qnet__parallel(ctx, (lines - 1) / most + 1, qnet__fft_z_task, plan);
+    plan->inverse = inverse || change != NULL;
+    if (plan->inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
 }
 
 /* Whether the real transforms of a context go to its hook. */
@@ -14668,7 +14689,7 @@ static qnet_status qnet__fft_real_by(qnet_context *ctx, qnet__fft_plan *plan, in
     const int nx = (int)plan->size[0], ny = (int)plan->size[1], nz = (int)plan->size[2];
     int failed;
     if (!qnet__fft_hooked(ctx)) {
-        qnet__fft_transform_all(ctx, plan, inverse, x, spectrum, y);
+        qnet__fft_by(ctx, plan, inverse, x, spectrum, y, NULL, NULL);
         return QNET_OK;
     }
     failed = inverse ? hook->inverse(hook->user, nx, ny, nz, (float *)(void *)spectrum,
@@ -14679,6 +14700,19 @@ static qnet_status qnet__fft_real_by(qnet_context *ctx, qnet__fft_plan *plan, in
         return qnet__fail(ctx, QNET_ERROR_DATA, "the FFT hook failed (%d) on %d x %d x %d points",
                           failed, nx, ny, nz);
     return QNET_OK;
+}
+
+/* x to its spectrum, which is changed, and back to x. */
+static qnet_status qnet__fft_filter(qnet_context *ctx, qnet__fft_plan *plan, qnet_real *x,
+                                    qnet_real *spectrum, qnet__fft_change change, void *arg)
+{
+    if (!qnet__fft_hooked(ctx)) {
+        qnet__fft_by(ctx, plan, 0, x, spectrum, x, change, arg);
+        return QNET_OK;
+    }
+    QNET__TRY(qnet__fft_real_by(ctx, plan, 0, x, spectrum, NULL));
+    change(arg, 0, plan->width * plan->size[1] * plan->size[2]);
+    return qnet__fft_real_by(ctx, plan, 1, NULL, spectrum, x);
 }
 
 /* One transform with a plan of its own. what: names the function in sentences. */
@@ -14702,7 +14736,7 @@ static qnet_status qnet__fft_call(qnet_context *ctx, const char *what, int nx, i
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "a Fourier transform"));
     qnet__fft_plan_take(ctx, &arena, nx, ny, nz, real, &plan);
     if (real) status = qnet__fft_real_by(ctx, &plan, inverse, x, spectrum, y);
-    else qnet__fft_transform_all(ctx, &plan, inverse, NULL, spectrum, NULL);
+    else qnet__fft_by(ctx, &plan, inverse, NULL, spectrum, NULL, NULL, NULL);
     qnet__free(ctx, arena.base, bytes);
     return status;
 }
@@ -15600,12 +15634,12 @@ typedef struct qnet__kspace {
     qnet_real *image;            /* [z][y][x], padded */
     qnet_real *sphere, *dipole;  /* [z][y][width]: the transform of S, and D; may be one block */
     int knows_sphere, knows_dipole; /* once made, where they are two blocks */
-    qnet_real *spectrum[3];      /* [z][y][width][2] */
+    qnet_real *spectrum, *kept;  /* [z][y][width][2]; kept: of the inversion */
     void *block;
     size_t bytes;
 } qnet__kspace;
 
-static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int kernels, int spectra)
+static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int kernels, int keeps)
 {
     const size_t rows = k->size[1] * k->size[2];
     qnet__fft_plan_take(k->ctx, arena, (int)k->size[0], (int)k->size[1], (int)k->size[2], 1,
@@ -15615,14 +15649,14 @@ static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int kernels, 
     k->sphere = k->dipole = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->sphere);
     if (kernels > 1)
         k->dipole = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->dipole);
-    for (int i = 0; i < spectra; i++)
-        k->spectrum[i] = (qnet_real *)qnet__take(arena, rows * k->width, 2 * sizeof(qnet_real));
+    k->spectrum = (qnet_real *)qnet__take(arena, rows * k->width, 2 * sizeof *k->spectrum);
+    if (keeps) k->kept = (qnet_real *)qnet__take(arena, rows * k->width, 2 * sizeof *k->kept);
 }
 
 /* The grid of a volume with at least pad[3] zeros behind its voxels; to be freed by kspace_close.
    what: names the function in sentences. */
 static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what, const qnet_volume *grid,
-                                     const size_t pad[3], int kernels, int spectra,
+                                     const size_t pad[3], int kernels, int keeps,
                                      qnet__kspace *k)
 {
     qnet__arena arena = {NULL, 0};
@@ -15638,10 +15672,10 @@ static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what, const 
                           "%.0f, are above the limit of %.0f", what, n[0], n[1], n[2],
                           (double)k->size[0], (double)k->size[1], (double)k->size[2],
                           (double)QNET_MAX_VOXELS);
-    qnet__kspace_take(k, &arena, kernels, spectra);
+    qnet__kspace_take(k, &arena, kernels, keeps);
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &k->bytes, what));
     k->block = arena.base;
-    qnet__kspace_take(k, &arena, kernels, spectra);
+    qnet__kspace_take(k, &arena, kernels, keeps);
     return QNET_OK;
 }
 
@@ -15720,120 +15754,97 @@ static void qnet__voxels(qnet__kspace *k, qnet__voxels_step step, const float *v
 
 /* ---- spectra --------------------------------------------------------------------------------- */
 
-typedef enum qnet__spectrum_step {
-    QNET__SPECTRUM_KERNEL,     /* kernel = real part of `from` */
-    QNET__SPECTRUM_DIPOLE,     /* kernel = D */
-    QNET__SPECTRUM_CONVOLVE,   /* to = kernel from */
-    QNET__SPECTRUM_DECONVOLVE, /* to = from / C where |C| >= threshold, else 0; C = 1 - kernel */
-    QNET__SPECTRUM_INVERT,     /* to = from / D, but sign(D) from / threshold where |D| is below */
-    QNET__SPECTRUM_MERGE       /* to = from where |D| >= threshold, else `to` stays */
-} qnet__spectrum_step;
-
-typedef struct qnet__spectrum_job {
-    const qnet__kspace *k;
-    qnet__spectrum_step step;
-    qnet_real *kernel;
-    const qnet_real *from;
-    qnet_real *to;
-    double threshold, b[3];
-} qnet__spectrum_job;
-
 /* Row y of plane z of the dipole kernel. The middle of an even axis is the frequencies 1/2 and -1/2
    of a voxel: D is the mean of both, where that axis's products with the other ones cancel. So an
    axis may be flipped. */
-static void qnet__dipole_row(const qnet__spectrum_job *job, size_t y, size_t z, qnet_real *kernel)
+static void qnet__dipole_row(const qnet__kspace *k, const double b[3], size_t y, size_t z,
+                             qnet_real *kernel)
 {
-    const qnet__kspace *k = job->k;
-    size_t n[3] = {0, y, z};
-    for (; n[0] < k->width; n[0]++) {
-        double along = 0, middle = 0, square = 0; /* of k.b; of (k.b)^2; k^2 */
-        for (int i = 0; i < 3; i++) {
-            const size_t size = k->size[i];
-            const double signed_n = (double)n[i] - (2 * n[i] > size ? (double)size : 0);
-            const double f = signed_n / ((double)size * k->grid->spacing[i]); /* 1/mm */
-            square += f * f;
-            if (2 * n[i] == size) middle += f * f * job->b[i] * job->b[i];
-            else along += f * job->b[i];
-        }
-        kernel[n[0]] = (qnet_real)(square > 0 ? 1. / 3 - (along * along + middle) / square : 0);
+    const size_t n[3] = {0, y, z};
+    double along = 0, middle = 0, square = 0; /* of k.b; of (k.b)^2; k^2; without x */
+    const double step = 1 / ((double)k->size[0] * k->grid->spacing[0]); /* 1/mm */
+    for (int i = 1; i < 3; i++) {
+        const size_t size = k->size[i];
+        const double signed_n = (double)n[i] - (2 * n[i] > size ? (double)size : 0);
+        const double f = signed_n / ((double)size * k->grid->spacing[i]);
+        square += f * f;
+        if (2 * n[i] == size) middle += f * f * b[i] * b[i];
+        else along += f * b[i];
+    }
+    for (size_t x = 0; x < k->width; x++) {
+        const double f = (double)x * step, k2 = square + f * f, kb = along + f * b[0];
+        const double kb2 = 2 * x == k->size[0] ? along * along + f * f * b[0] * b[0] : kb * kb;
+        kernel[x] = (qnet_real)(k2 > 0 ? 1. / 3 - (kb2 + middle) / k2 : 0);
     }
 }
 
-/* A row; a loop per step, as this is done often. */
-static void qnet__spectrum_row(const qnet__spectrum_job *job, qnet_real *kernel,
-                               const qnet_real *from, qnet_real *to)
+static void qnet__dipole_task(void *arg, size_t z, size_t worker)
 {
-    const size_t width = job->k->width;
-    const double inverse = job->threshold > 0 ? 1 / job->threshold : 0;
-    const qnet_real t = (qnet_real)job->threshold, most = (qnet_real)inverse;
-    size_t x;
-    switch (job->step) {
-    case QNET__SPECTRUM_KERNEL:
-        for (x = 0; x < width; x++) kernel[x] = from[2 * x];
-        break;
-    case QNET__SPECTRUM_DIPOLE: break;
-    case QNET__SPECTRUM_CONVOLVE:
-        for (x = 0; x < width; x++) {
-            to[2 * x] = kernel[x] * from[2 * x];
-            to[2 * x + 1] = kernel[x] * from[2 * x + 1];
-        }
-        break;
-    case QNET__SPECTRUM_DECONVOLVE:
-        for (x = 0; x < width; x++) {
-            const qnet_real c = 1 - kernel[x], factor = c >= t || c <= -t ? 1 / c : 0;
-            to[2 * x] = factor * from[2 * x];
-            to[2 * x + 1] = factor * from[2 * x + 1];
-        }
-        break;
-    case QNET__SPECTRUM_INVERT:
-        for (x = 0; x < width; x++) {
-            const qnet_real d = kernel[x];
-            const qnet_real factor = d > t || d < -t ? 1 / d : d > 0 ? most : d < 0 ? -most : 0;
-            to[2 * x] = factor * from[2 * x];
-            to[2 * x + 1] = factor * from[2 * x + 1];
-        }
-        break;
-    case QNET__SPECTRUM_MERGE:
-        for (x = 0; x < width; x++) {
-            const int kept = kernel[x] >= t || kernel[x] <= -t;
-            to[2 * x] = kept ? from[2 * x] : to[2 * x];
-            to[2 * x + 1] = kept ? from[2 * x + 1] : to[2 * x + 1];
-        }
-        break;
-    }
-}
-
-static void qnet__spectrum_task(void *arg, size_t z, size_t worker)
-{
-    const qnet__spectrum_job *job = (const qnet__spectrum_job *)arg;
+    const qnet__kspace *k = (const qnet__kspace *)arg;
+    double b[3];
     QNET__UNUSED(worker);
-    for (size_t y = 0; y < job->k->size[1]; y++) {
-        const size_t row = (z * job->k->size[1] + y) * job->k->width;
-        if (job->step == QNET__SPECTRUM_DIPOLE) qnet__dipole_row(job, y, z, job->kernel + row);
-        else
-            qnet__spectrum_row(job, job->kernel + row, job->from + 2 * row,
-                               job->to != NULL ? job->to + 2 * row : NULL);
+    qnet_field_direction(k->grid, b);
+    for (size_t y = 0; y < k->size[1]; y++)
+        qnet__dipole_row(k, b, y, z, k->dipole + (z * k->size[1] + y) * k->width);
+}
+
+/* What becomes of a spectrum, between the image and the image. */
+typedef enum qnet__filter_step {
+    QNET__FILTER_CONVOLVE,   /* times the kernel */
+    QNET__FILTER_DECONVOLVE, /* divided by C = 1 - kernel where |C| >= threshold, else 0 */
+    QNET__FILTER_INVERT,     /* divided by D, or by sign(D) threshold where |D| is below; kept */
+    QNET__FILTER_MERGE       /* what was kept where |D| >= threshold */
+} qnet__filter_step;
+
+typedef struct qnet__filter_job {
+    const qnet__kspace *k;
+    qnet__filter_step step;
+    const qnet_real *kernel; /* of k: sphere or dipole */
+    double threshold;
+} qnet__filter_job;
+
+static void qnet__filter_change(void *arg, size_t first, size_t count)
+{
+    const qnet__filter_job *job = (const qnet__filter_job *)arg;
+    const qnet_real t = (qnet_real)job->threshold;
+    const qnet_real most = (qnet_real)(t > 0 ? 1 / job->threshold : 0);
+    const qnet_real *kernel = job->kernel + first;
+    qnet_real *x = job->k->spectrum + 2 * first;
+    qnet_real *kept = job->k->kept != NULL ? job->k->kept + 2 * first : NULL;
+    switch (job->step) {
+    case QNET__FILTER_CONVOLVE:
+        for (size_t i = 0; i < count; i++) x[2 * i] *= kernel[i], x[2 * i + 1] *= kernel[i];
+        break;
+    case QNET__FILTER_DECONVOLVE:
+        for (size_t i = 0; i < count; i++) {
+            const qnet_real c = 1 - kernel[i], factor = c >= t || c <= -t ? 1 / c : 0;
+            x[2 * i] *= factor, x[2 * i + 1] *= factor;
+        }
+        break;
+    case QNET__FILTER_INVERT:
+        for (size_t i = 0; i < count; i++) {
+            const qnet_real d = kernel[i], sign = d > 0 ? most : d < 0 ? -most : 0;
+            const qnet_real factor = d > t || d < -t ? 1 / d : sign;
+            kept[2 * i] = x[2 * i] *= factor;
+            kept[2 * i + 1] = x[2 * i + 1] *= factor;
+        }
+        break;
+    case QNET__FILTER_MERGE:
+        for (size_t i = 0; i < count; i++) {
+            const int large = kernel[i] >= t || kernel[i] <= -t;
+            x[2 * i] = large ? kept[2 * i] : x[2 * i];
+            x[2 * i + 1] = large ? kept[2 * i + 1] : x[2 * i + 1];
+        }
+        break;
     }
 }
 
-/* kernel: of k, the one that the step works with. */
-static void qnet__spectrum(qnet__kspace *k, qnet_real *kernel, qnet__spectrum_step step,
-                           const qnet_real *from, qnet_real *to, double threshold)
+/* The image to its spectrum, which a step changes, and back. */
+static qnet_status qnet__filter(qnet__kspace *k, qnet__filter_step step, const qnet_real *kernel,
+                                double threshold)
 {
-    qnet__spectrum_job job = {k, step, kernel, from, to, threshold, {0, 0, 0}};
-    if (step == QNET__SPECTRUM_DIPOLE) qnet_field_direction(k->grid, job.b);
-    qnet__parallel(k->ctx, k->size[2], qnet__spectrum_task, &job);
-}
-
-/* The image to a spectrum, and back; the way back spoils the spectrum. */
-static qnet_status qnet__kspace_forward(qnet__kspace *k, qnet_real *spectrum)
-{
-    return qnet__fft_real_by(k->ctx, &k->plan, 0, k->image, spectrum, NULL);
-}
-
-static qnet_status qnet__kspace_inverse(qnet__kspace *k, qnet_real *spectrum)
-{
-    return qnet__fft_real_by(k->ctx, &k->plan, 1, NULL, spectrum, k->image);
+    qnet__filter_job job = {k, step, kernel, threshold};
+    return qnet__fft_filter(k->ctx, &k->plan, k->image, k->spectrum, qnet__filter_change, &job);
 }
 
 /* ---- the configuration ----------------------------------------------------------------------- */
@@ -15897,14 +15908,10 @@ QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *sus
     pad[0] = (size_t)susceptibility->nx;
     pad[1] = (size_t)susceptibility->ny;
     pad[2] = (size_t)susceptibility->nz;
-    QNET__TRY(qnet__kspace_open(ctx, what, susceptibility, pad, 1, 1, &k));
+    QNET__TRY(qnet__kspace_open(ctx, what, susceptibility, pad, 1, 0, &k));
     qnet__voxels(&k, QNET__VOXELS_SET, susceptibility->voxels, NULL, NULL, 0);
-    status = qnet__kspace_forward(&k, k.spectrum[0]);
-    qnet__spectrum(&k, k.dipole, QNET__SPECTRUM_DIPOLE, NULL, NULL, 0);
-    if (status == QNET_OK) {
-        qnet__spectrum(&k, k.dipole, QNET__SPECTRUM_CONVOLVE, k.spectrum[0], k.spectrum[0], 0);
-        status = qnet__kspace_inverse(&k, k.spectrum[0]);
-    }
+    qnet__parallel(ctx, k.size[2], qnet__dipole_task, &k);
+    status = qnet__filter(&k, QNET__FILTER_CONVOLVE, k.dipole, 0);
     if (status == QNET_OK) status = qnet__volume_like(ctx, susceptibility, &v);
     if (status == QNET_OK) {
         qnet__voxels(&k, QNET__VOXELS_GET, NULL, NULL, v->voxels, 0);
@@ -15939,10 +15946,10 @@ static qnet_status qnet__sphere_reach(qnet_context *ctx, const qnet_susceptibili
     return QNET_OK;
 }
 
-/* kernel = the transform of a sphere of sum 1 around voxel (0, 0, 0): all voxels whose centres lie
-   within the radius. Spoils the spectrum. */
+/* k->sphere = the transform of a sphere of sum 1 around voxel (0, 0, 0): all voxels whose centres
+   lie within the radius. Spoils image and spectrum. */
 static qnet_status qnet__sphere_kernel(qnet__kspace *k, const qnet_susceptibility_config *config,
-                                       double radius, qnet_real *spectrum)
+                                       double radius)
 {
     const double square = radius * radius * QNET__SPHERE_ROUNDING;
     double unit[3];
@@ -15964,16 +15971,16 @@ static qnet_status qnet__sphere_kernel(qnet__kspace *k, const qnet_susceptibilit
                                  (qnet_real)(1 / (double)count);
                     else count++;
                 }
-    QNET__TRY(qnet__kspace_forward(k, spectrum));
-    qnet__spectrum(k, k->sphere, QNET__SPECTRUM_KERNEL, spectrum, NULL, 0);
+    QNET__TRY(qnet__fft_real_by(k->ctx, &k->plan, 0, k->image, k->spectrum, NULL));
+    for (size_t i = 0; i < k->width * k->size[1] * k->size[2]; i++)
+        k->sphere[i] = k->spectrum[2 * i];
     return QNET_OK;
 }
 
 /* The spheres of SHARP (one) or V-SHARP (down to one voxel, the longest side of a voxel apart), the
-   smallest first: where a larger one fits, what it gives takes the place. Then the kernel is that
-   of the largest, as the deconvolution wants it. eroded: which sphere fits, from 1, as zeros or
-   from the echo before; local: C * f. Spectra: 0 of the field, 1 of the mask, 2 for what is in
-   between. */
+   smallest first: where a larger one fits, what it gives takes the place. Then k->sphere is that of
+   the largest, as the deconvolution wants it. eroded: which sphere fits, from 1, as zeros or from
+   the echo before; local: C * f, then the local field. */
 static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config *config,
                                const float *field, const float *mask, float *local, float *eroded)
 {
@@ -15982,32 +15989,20 @@ static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config
                             ? fmax(fmax(side[0], side[1]), side[2]) : 1;
     const int fit = (int)(radius / step * QNET__SPHERE_ROUNDING);
     const int spheres = config->background == QNET_VSHARP ? qnet__max_int(fit, 1) : 1;
-    const int known = k->knows_sphere;
-    qnet__voxels(k, QNET__VOXELS_SET, field, mask, NULL, 0);
-    QNET__TRY(qnet__kspace_forward(k, k->spectrum[0]));
-    if (!known) {
-        qnet__voxels(k, QNET__VOXELS_SET, NULL, mask, NULL, 0);
-        QNET__TRY(qnet__kspace_forward(k, k->spectrum[1]));
-    }
     for (int i = 1; i <= spheres; i++) {
-        if (!known || spheres > 1)
-            QNET__TRY(qnet__sphere_kernel(k, config, radius - (spheres - i) * step,
-                                          k->spectrum[2]));
-        if (!known) {
-            qnet__spectrum(k, k->sphere, QNET__SPECTRUM_CONVOLVE, k->spectrum[1], k->spectrum[2],
-                           0);
-            QNET__TRY(qnet__kspace_inverse(k, k->spectrum[2]));
+        if (!k->knows_sphere || spheres > 1)
+            QNET__TRY(qnet__sphere_kernel(k, config, radius - (spheres - i) * step));
+        if (!k->knows_sphere) {
+            qnet__voxels(k, QNET__VOXELS_SET, NULL, mask, NULL, 0);
+            QNET__TRY(qnet__filter(k, QNET__FILTER_CONVOLVE, k->sphere, 0));
             qnet__voxels(k, QNET__VOXELS_FIT, NULL, mask, eroded, i);
         }
-        qnet__spectrum(k, k->sphere, QNET__SPECTRUM_CONVOLVE, k->spectrum[0], k->spectrum[2], 0);
-        QNET__TRY(qnet__kspace_inverse(k, k->spectrum[2]));
+        qnet__voxels(k, QNET__VOXELS_SET, field, mask, NULL, 0);
+        QNET__TRY(qnet__filter(k, QNET__FILTER_CONVOLVE, k->sphere, 0));
         qnet__voxels(k, QNET__VOXELS_PEEL, field, eroded, local, i);
     }
     qnet__voxels(k, QNET__VOXELS_SET, local, eroded, NULL, 0);
-    QNET__TRY(qnet__kspace_forward(k, k->spectrum[0]));
-    qnet__spectrum(k, k->sphere, QNET__SPECTRUM_DECONVOLVE, k->spectrum[0], k->spectrum[0],
-                   config->sharp_threshold);
-    QNET__TRY(qnet__kspace_inverse(k, k->spectrum[0]));
+    QNET__TRY(qnet__filter(k, QNET__FILTER_DECONVOLVE, k->sphere, config->sharp_threshold));
     qnet__voxels(k, QNET__VOXELS_GET, NULL, eroded, local, 0);
     k->knows_sphere = k->sphere != k->dipole;
     return QNET_OK;
@@ -16044,7 +16039,7 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
     QNET__TRY(qnet__check_volume(ctx, field, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_background_remove: mask", field, name));
     QNET__TRY(qnet__sphere_reach(ctx, config, field, config->sharp_radius, unit, reach));
-    QNET__TRY(qnet__kspace_open(ctx, what, field, reach, 1, 3, &k));
+    QNET__TRY(qnet__kspace_open(ctx, what, field, reach, 1, 0, &k));
     status = qnet__volume_like(ctx, field, &made);
     if (status == QNET_OK) status = qnet__volume_like(ctx, field, &fits);
     if (status == QNET_OK)
@@ -16062,27 +16057,20 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
 
 /* ---- the inversion --------------------------------------------------------------------------- */
 
-/* Spectra: 0 of chi by truncated division; 1 with parts of chi_m, spoiled by the way back. */
+/* chi by truncated division, whose spectrum is kept, then with parts of chi_m's. */
 static qnet_status qnet__invert(qnet__kspace *k, const qnet_susceptibility_config *config,
                                 const float *local, const float *mask, float *chi)
 {
     const size_t count = k->n[0] * k->n[1] * k->n[2];
     double sum = 0;
     size_t inside = 0;
-    if (!k->knows_dipole) qnet__spectrum(k, k->dipole, QNET__SPECTRUM_DIPOLE, NULL, NULL, 0);
+    if (!k->knows_dipole) qnet__parallel(k->ctx, k->size[2], qnet__dipole_task, k);
     k->knows_dipole = k->sphere != k->dipole;
     qnet__voxels(k, QNET__VOXELS_SET, local, mask, NULL, 0);
-    QNET__TRY(qnet__kspace_forward(k, k->spectrum[0]));
-    qnet__spectrum(k, k->dipole, QNET__SPECTRUM_INVERT, k->spectrum[0], k->spectrum[0],
-                   config->tkd_threshold);
-    for (int i = 0; i <= config->iterations; i++) {
-        if (i > 0) {
-            qnet__voxels(k, QNET__VOXELS_CLIP, NULL, mask, NULL, config->iteration_threshold);
-            QNET__TRY(qnet__kspace_forward(k, k->spectrum[1]));
-        }
-        qnet__spectrum(k, k->dipole, QNET__SPECTRUM_MERGE, k->spectrum[0], k->spectrum[1],
-                       i > 0 ? config->tkd_threshold : 0);
-        QNET__TRY(qnet__kspace_inverse(k, k->spectrum[1]));
+    QNET__TRY(qnet__filter(k, QNET__FILTER_INVERT, k->dipole, config->tkd_threshold));
+    for (int i = 0; i < config->iterations; i++) {
+        qnet__voxels(k, QNET__VOXELS_CLIP, NULL, mask, NULL, config->iteration_threshold);
+        QNET__TRY(qnet__filter(k, QNET__FILTER_MERGE, k->dipole, config->tkd_threshold));
     }
     qnet__voxels(k, QNET__VOXELS_GET, NULL, mask, chi, 0);
     if (!config->mean_zero) return QNET_OK;
@@ -16111,7 +16099,7 @@ QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
     QNET__TRY(qnet__check_volume(ctx, local, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_dipole_invert: mask", local, name));
     QNET__TRY(qnet__sphere_reach(ctx, config, local, config->sharp_radius, unit, reach));
-    QNET__TRY(qnet__kspace_open(ctx, what, local, reach, 1, 2, &k));
+    QNET__TRY(qnet__kspace_open(ctx, what, local, reach, 1, 1, &k));
     status = qnet__volume_like(ctx, local, &chi);
     if (status == QNET_OK)
         status = qnet__invert(&k, config, local->voxels, mask->voxels, chi->voxels);
@@ -16961,7 +16949,7 @@ static qnet_status qnet__chain_invert(qnet__chain *c, int from, int to)
     size_t reach[3];
     qnet_status status;
     QNET__TRY(qnet__sphere_reach(c->ctx, config, mask, config->sharp_radius, unit, reach));
-    QNET__TRY(qnet__kspace_open(c->ctx, "susceptibility", mask, reach, 2, 3, &k));
+    QNET__TRY(qnet__kspace_open(c->ctx, "susceptibility", mask, reach, 2, 1, &k));
     status = qnet__volume_like(c->ctx, mask, &local);
     if (status == QNET_OK) status = qnet__volume_like(c->ctx, mask, &fits);
     for (int e = from; e < to && status == QNET_OK; e++) {

@@ -22,6 +22,7 @@
 #define QNET_IMPLEMENTATION
 #include "../qnet.h"
 #include "machine.h"
+#include "echoes.h"
 
 #ifdef BENCH_OPENBLAS
 #include <cblas.h>
@@ -37,7 +38,7 @@ static void check(qnet_context *ctx, qnet_status status)
 }
 
 typedef struct options {
-    int threads, batch, repeats, layers, network, quick, blas, scaling;
+    int threads, batch, repeats, layers, network, maps, quick, blas, scaling;
     qnet_cpu cpu;
 } options;
 
@@ -58,6 +59,7 @@ static const char usage[] =
     "  --cpu NAME     kernels: auto, scalar, avx2, avx512, neon\n"
     "  --layers       the layers only\n"
     "  --network      the whole steps only\n"
+    "  --maps         the steps from echoes to maps only\n"
     "  --scaling      one training step with 1, 2, 4 ... threads up to --threads, and no more\n"
     "  --quick        small batches, few repeats: under a minute\n"
     "  --blas         every row twice, the second time with OpenBLAS as the sgemm hook\n"
@@ -76,17 +78,19 @@ static int number(const char *text, const char *option)
 
 static options parse(int argc, char **argv)
 {
-    options o = {0, 64, 5, 1, 1, 0, 0, 0, QNET_CPU_AUTO};
-    int i, batch = 0, repeats = 0;
+    options o = {0, 64, 5, 1, 1, 1, 0, 0, 0, QNET_CPU_AUTO};
+    int i, batch = 0, repeats = 0, only = 0;
     for (i = 1; i < argc; i++) {
         const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(name, "--help") == 0) {
             fputs(usage, stdout);
             exit(0);
         } else if (strcmp(name, "--layers") == 0) {
-            o.network = 0;
+            only |= 1;
         } else if (strcmp(name, "--network") == 0) {
-            o.layers = 0;
+            only |= 2;
+        } else if (strcmp(name, "--maps") == 0) {
+            only |= 4;
         } else if (strcmp(name, "--scaling") == 0) {
             o.scaling = 1;
         } else if (strcmp(name, "--quick") == 0) {
@@ -111,7 +115,7 @@ static options parse(int argc, char **argv)
             exit(2);
         }
     }
-    if (!o.layers && !o.network) o.layers = o.network = 1;
+    if (only != 0) o.layers = only & 1, o.network = only & 2, o.maps = only & 4;
     o.batch = batch > 0 ? batch : o.quick ? 16 : 64;
     o.repeats = repeats > 0 ? repeats : o.quick ? 2 : 5;
     return o;
@@ -641,6 +645,77 @@ static void bench_data(bench *b)
     for (k = 0; k < 2; k++) unblock(b->ctx, s.score[k], items * sizeof(double));
 }
 
+/* ---- From echoes to maps ---- */
+
+/* An ellipsoid of 128 x 144 x 56 voxels with nuclei, air below it, coils' phases and noise. */
+static qnet_status echoes_make(qnet_context *ctx, echoes_scan *s)
+{
+    enum { NX = 128, NY = 144, NZ = 56, COUNT = NX * NY * NZ };
+    qnet_volume *chi = NULL, *field = NULL;
+    memset(s, 0, sizeof *s);
+    s->ctx = ctx;
+    QNET__TRY(qnet_volume_create(ctx, NX, NY, NZ, &s->mask));
+    for (int i = 0; i < 3; i++) s->mask->affine[i][i] = s->mask->spacing[i] = i < 2 ? 1.5 : 2;
+    QNET__TRY(qnet__volume_like(ctx, s->mask, &chi));
+    for (int i = 0; i < COUNT; i++) {
+        const double x = i % NX - 63.5, y = i / NX % NY - 71.5, z = i / NX / NY - 27.5;
+        const double r = x * x / 2300 + y * y / 3300 + z * z / 576;
+        s->mask->voxels[i] = r < 1;
+        chi->voxels[i] = (float)(r < 1 ? .03 * sin(.3 * x) * cos(.27 * y) * sin(.4 * z) : 0);
+        if ((fabs(x) - 15) * (fabs(x) - 15) + y * y + 2 * z * z < 60) chi->voxels[i] = .15f;
+        if (x * x + (y - 62) * (y - 62) + (z + 24) * (z + 24) < 50) chi->voxels[i] = 6;
+    }
+    QNET__TRY(qnet_dipole_field(ctx, chi, &field));
+    for (int e = 0; e < ECHOES; e++) {
+        const double te = .005 * (e + 1);
+        QNET__TRY(qnet__volume_like(ctx, s->mask, &s->magnitude[e]));
+        QNET__TRY(qnet__volume_like(ctx, s->mask, &s->phase[e]));
+        for (int i = 0; i < COUNT; i++) {
+            qnet_rng rng = qnet_rng_at(1, QNET_RANDOM_USER, (uint32_t)e, (uint64_t)i);
+            const double m = s->mask->voxels[i] != 0 ? 1000 * exp(-te * 20) : 0;
+            const double p = .5 + i % NX * .01 +
+                             2 * QNET__PI * QNET__GAMMA * 3 * te * (double)field->voxels[i];
+            const double a = m * cos(p) + 15 * qnet_rng_normal(&rng);
+            const double b = m * sin(p) + 15 * qnet_rng_normal(&rng);
+            s->magnitude[e]->voxels[i] = (float)sqrt(a * a + b * b);
+            s->phase[e]->voxels[i] = (float)atan2(b, a);
+        }
+    }
+    qnet_volume_destroy(chi), qnet_volume_destroy(field);
+    echoes_ready(s);
+    return QNET_OK;
+}
+
+typedef struct maps_job {
+    echoes_scan scan;
+    echoes_step step;
+} maps_job;
+
+static void maps_work(void *arg)
+{
+    maps_job *j = (maps_job *)arg;
+    check(j->scan.ctx, j->step(&j->scan, NULL, NULL));
+}
+
+/* Volumes read and written once are the bytes: of the chain all echoes and three maps. */
+static void bench_maps(bench *b)
+{
+    static const double volumes[ECHOES_STEPS] = {13, 3, 3, 8, 16, 2};
+    maps_job j;
+    check(b->ctx, echoes_make(b->ctx, &j.scan));
+    check(b->ctx, echoes_unwrap(&j.scan, NULL, NULL));
+    check(b->ctx, echoes_background(&j.scan, NULL, NULL));
+    head(b, "From echoes to maps, 6 echoes of 128 x 144 x 56: unwrapping of all, background and "
+            "inversion\nof one, R2*, the whole chain with a given mask; BET");
+    for (int k = 0; k < ECHOES_STEPS; k++) {
+        j.step = echoes_steps[k].run;
+        row(b, echoes_steps[k].name, 0, volumes[k] * 4 * 128 * 144 * 56,
+            best_of(b, maps_work, &j));
+    }
+    tail(b);
+    echoes_close(&j.scan);
+}
+
 /* ---- Whole steps ---- */
 
 /* An allocator that counts what is out and its peak, and leaves the work to another. */
@@ -947,6 +1022,7 @@ static void run(const options *o, int blas)
         bench_lstm(&b);
         if (!blas) bench_data(&b);
     }
+    if (o->maps && !blas) bench_maps(&b);
     if (o->network) {
         bench_network(&b);
         bench_stage2(&b);

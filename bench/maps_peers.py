@@ -18,6 +18,7 @@ Reads one command a line, answers one line of JSON, as bench/ours.c does.
 
 As a program that shows how near the maps are to the truth: maps_peers.py truth DATA.
 """
+import contextlib
 import glob
 import json
 import os
@@ -283,8 +284,9 @@ def maps_brain(rounds, precision):
     e = state["echoes"]
 
     def work():
-        bet = BrainExtractor(img=nibabel.Nifti1Image(e.magnitude[1], e.affine), t02t=.02, bt=.2)
-        bet.run()
+        with contextlib.redirect_stdout(sys.stderr):
+            bet = BrainExtractor(img=nibabel.Nifti1Image(e.magnitude[1], e.affine))
+            bet.run()
         return bet.compute_mask() > 0
 
     seconds, mask = timed(rounds, work)

@@ -18,6 +18,9 @@
        augmented KIND FILE              one image by a fixed record: flips, colour, grid, affine
        delong COUNT ROUNDS              seconds; both AUCs, variances, covariance, z, p
        bootstrap COUNT RESAMPLES ROUNDS seconds; AUC of the sample, mean and deviation of AUCs
+       maps_open FOLDER                 reads the echoes there
+       maps_unwrap ROUNDS ..., maps_background, maps_invert, maps_r2star, maps_chain, maps_brain
+                                        seconds; what the other side compares: echoes.h
        memory                           values: resident bytes now and at their peak (Linux)
 
    And as a program that starts, predicts and ends: ours predict FILE SIZE IMAGE, where IMAGE holds
@@ -29,6 +32,7 @@
 #include "../qnet.h"
 #include "../tests/golden/formula.h"
 #include "machine.h"
+#include "echoes.h"
 
 #define MOST 4096     /* of ROUNDS and STEPS */
 #define PREPARED 260  /* side of an image before augmentation */
@@ -45,6 +49,7 @@ typedef struct session {
     qnet_real *x, *m, *v, *logits;
     size_t inputs;
     int *label, *length;
+    echoes_scan scan_of_echoes;
     double seconds[MOST], values[MOST];
     int seconds_count, values_count;
 } session;
@@ -101,6 +106,7 @@ static void drop(session *s)
     unblock(s->ctx, s->length, batch * sizeof *s->length);
     qnet_resnet_destroy(s->net);
     qnet_scan_model_destroy(s->scan);
+    echoes_close(&s->scan_of_echoes);
     s->net = NULL, s->scan = NULL;
     s->x = s->m = s->v = s->logits = NULL;
     s->label = s->length = NULL;
@@ -410,6 +416,39 @@ static void bootstrap(session *s, size_t count, int resamples, int rounds)
     for (i = 0; i < 2; i++) unblock(s->ctx, score[i], count * sizeof(double));
 }
 
+/* A folder like ../shared/data/echoes: six echoes of 5 ms, 3 T, and the true mask. */
+static qnet_status echoes_read(qnet_context *ctx, const char *folder, echoes_scan *s)
+{
+    char path[600];
+    memset(s, 0, sizeof *s);
+    s->ctx = ctx;
+    for (int k = 0; k < 2 * ECHOES; k++) {
+        snprintf(path, sizeof path, "%.400s/sub-01/anat/sub-01_echo-%d_part-%s_MEGRE.nii.gz",
+                 folder, k / 2 + 1, k % 2 ? "phase" : "mag");
+        QNET__TRY(qnet_nifti_load(ctx, path, k % 2 ? &s->phase[k / 2] : &s->magnitude[k / 2]));
+    }
+    snprintf(path, sizeof path, "%.400s/derivatives/truth/sub-01/anat/"
+             "sub-01_desc-brain_mask.nii.gz", folder);
+    QNET__TRY(qnet_nifti_load(ctx, path, &s->mask));
+    echoes_ready(s);
+    return QNET_OK;
+}
+
+/* A step of the maps. What it needs of those before is made first, if it is not there. */
+static void maps_step(session *s, echoes_step step, int rounds)
+{
+    echoes_scan *scan = &s->scan_of_echoes;
+    if (scan->mask == NULL) fail("maps_open comes first");
+    if (scan->field == NULL && step != echoes_chain) must(s, echoes_unwrap(scan, NULL, NULL));
+    if (scan->local == NULL && step == echoes_invert) must(s, echoes_background(scan, NULL, NULL));
+    for (int i = 0; i < rounds; i++) {
+        const double start = now(s);
+        must(s, step(scan, NULL, NULL));
+        s->seconds[s->seconds_count++] = now(s) - start;
+    }
+    must(s, step(scan, s->values, &s->values_count));
+}
+
 /* VmRSS and VmHWM of /proc/self/status, in bytes; left out where there is no such file. */
 static void memory(session *s)
 {
@@ -518,6 +557,13 @@ int main(int argc, char **argv)
         } else if (strcmp(word[0], "bootstrap") == 0) {
             bootstrap(&s, (size_t)number(word, 1, 100000000), number(word, 2, 1000000),
                       number(word, 3, MOST));
+        } else if (strcmp(word[0], "maps_open") == 0) {
+            echoes_close(&s.scan_of_echoes);
+            must(&s, echoes_read(s.ctx, word_of(word, 1), &s.scan_of_echoes));
+        } else if (strncmp(word[0], "maps_", 5) == 0) {
+            for (k = 0; k < ECHOES_STEPS && strcmp(word[0], echoes_steps[k].name) != 0;) k++;
+            if (k == ECHOES_STEPS) fail("no such command");
+            maps_step(&s, echoes_steps[k].run, number(word, 1, MOST));
         } else if (strcmp(word[0], "memory") == 0) {
             memory(&s);
         } else {

@@ -9,6 +9,8 @@ the settings of each other program, takes the two best, then lets all run in alt
 and compares medians with the better one. Each row also checks that both sides computed the same
 thing.
 
+The rows maps_... need a folder of echoes (--echoes, default ../shared/data/echoes).
+
 Prints a table, and lines `ratio NAME VALUE`: their time over ours, above 1 means that we are
 faster; for mem_... their memory over ours; over_direct_limit is our speed over that of the peak of
 multiply-adds if all convolutions were direct. `share augment_224` is the augmentation of a batch
@@ -29,7 +31,8 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 NEEDED = {"torch": "torch==2.13.0", "onnxruntime": "onnxruntime", "cv2": "opencv-python-headless",
-          "albumentations": "albumentations==1.0.3", "sklearn": "scikit-learn", "scipy": "scipy"}
+          "albumentations": "albumentations==1.0.3", "sklearn": "scikit-learn", "scipy": "scipy",
+          "skimage": "scikit-image", "nibabel": "nibabel", "brainextractor": "brainextractor"}
 
 # Environments of the other side. PyTorch asks for its activations anew in each step: with "malloc"
 # the C library keeps them instead of giving them back to the system, on huge pages. "passive" lets
@@ -447,6 +450,64 @@ class Bench:
                  "ourselves with one thread", one / all_of,
                  1.8 if self.o.threads <= 2 else 11. / 16 * self.o.threads)
 
+    # ---- From echoes to maps: bench/maps_peers.py ----
+
+    def maps_sides(self):
+        """Ours and theirs with the echoes read; both of this row alone, as memory is measured."""
+        if not os.path.isdir(self.o.echoes):
+            raise RuntimeError("no folder %s: --echoes" % self.o.echoes)
+        sides = (Side([self.o.ours], self.default_environment()),
+                 Side([self.python, os.path.join(HERE, "maps_peers.py")], self.environment("")))
+        sides[0].ask("threads %d" % self.o.threads)
+        if self.o.processor_time:
+            sides[0].ask("processor")
+        for side in sides:
+            side.ask("maps_open %s" % self.o.echoes)
+        return sides
+
+    def maps(self, name, target, bounds):
+        """A step in alternating rounds, theirs by float32 and float64; bounds: of the relative
+        difference of what both sides say of their result, number by number."""
+        ours, theirs = self.maps_sides()
+        mine, times = [], {"float32": [], "float64": []}
+        x = ours.ask("%s 1" % name)["values"]
+        for k in range(self.o.rounds + 1):
+            for precision in times:
+                answer = theirs.ask("%s 1 %s" % (name, precision))
+                if k == 0:
+                    y = answer["values"]
+                else:
+                    times[precision] += answer["seconds"]
+            if k > 0:
+                mine += ours.ask("%s 1" % name)["seconds"]
+        ours.close(), theirs.close()
+        if name == "maps_brain":
+            self.check(name, "Dice below theirs", max(0., y[0] - x[0]), bounds)
+        else:
+            self.check(name, "mean and deviation, in deviations",
+                       max(abs(a - b) for a, b in zip(x, y)) / max(abs(v) for v in y[-2:]), bounds)
+        label = min(times, key=lambda p: statistics.median(times[p]))
+        a, b = statistics.median(mine), statistics.median(times[label])
+        self.row(name, "%.0f ms" % (1e3 * a), "%.0f ms" % (1e3 * b),
+                 "brainextractor" if name == "maps_brain" else
+                 "scikit-image" if name == "maps_unwrap" else "numpy + scipy, " + label, b / a,
+                 target)
+
+    def maps_memory(self):
+        """Peak of the whole chain above what the program holds with libraries and echoes loaded."""
+        found = []
+        for precision in ("float32", "float64"):
+            grown = []
+            for side, line in zip(self.maps_sides(), ("maps_chain 1", "maps_chain 1 " + precision)):
+                base = side.ask("memory")["values"][0]
+                side.ask(line)
+                grown.append(side.ask("memory")["values"][1] - base)
+                side.close()
+            found.append((grown[1], grown[0], precision))
+        b, a, label = min(found)
+        self.row("mem_maps_chain", "%.0f MB" % (1e-6 * a), "%.0f MB" % (1e-6 * b),
+                 "numpy + scipy + scikit-image, " + label, b / a, 2.0)
+
     def run(self):
         rows = [("train_224_b64", lambda: self.train(224)),
                 ("over_direct_limit_224", self.direct_limit),
@@ -463,7 +524,14 @@ class Bench:
                 ("bootstrap_2000x1e5", self.bootstrap),
                 ("mem_train_224_b64", self.memory),
                 ("start_to_first_prediction", self.start),
-                ("scaling", self.scaling)]
+                ("scaling", self.scaling),
+                ("maps_unwrap", lambda: self.maps("maps_unwrap", 4, .02)),
+                ("maps_background", lambda: self.maps("maps_background", 2, 1e-3)),
+                ("maps_invert", lambda: self.maps("maps_invert", 2, 1e-3)),
+                ("maps_r2star", lambda: self.maps("maps_r2star", 2, 1e-4)),
+                ("maps_brain", lambda: self.maps("maps_brain", 4, 0)),
+                ("maps_chain", lambda: self.maps("maps_chain", 4, 1e-3)),
+                ("mem_maps_chain", self.maps_memory)]
         only = self.o.only.split(",") if self.o.only else [n for n, _ in rows]
         unknown = set(only) - set(n for n, _ in rows)
         if unknown:
@@ -550,6 +618,8 @@ def main():
                         "compared on a machine that is busy with other things")
     p.add_argument("--no-compile", action="store_true",
                    help="leave out torch.compile, which takes a minute and a C++ compiler")
+    p.add_argument("--echoes", default="../shared/data/echoes", metavar="FOLDER",
+                   help="six echoes and their true mask, for the rows maps_...")
     p.add_argument("--ours", default="build/ours", help="our program (make build/ours)")
     p.add_argument("--venv", default="build/venv-peers", help="folder of the virtual environment")
     o = p.parse_args()

@@ -160,12 +160,17 @@ static void test_workers(void)
     const size_t all = 35 * 26 * 30, halves = 2 * 18 * 26 * 30;
     static size_t workers[] = {1, 2, 3, 8};
     qnet_real *x = numbers(2 * all), *y = numbers(2 * all), *half = numbers(halves), *back = numbers(all);
-    uint64_t hash[4];
-    for (size_t w = 0; w < 4; w++) {
+    uint64_t hash[8];
+    for (size_t w = 0; w < 8; w++) { /* of that hook, then of OpenMP where it is */
         qnet_hooks hooks;
         qnet_context *c;
         memset(&hooks, 0, sizeof hooks);
-        hooks.parallel.run = run_backwards, hooks.parallel.user = &workers[w], hooks.parallel.workers = workers[w];
+        if (w < 4) {
+            hooks.parallel.run = run_backwards, hooks.parallel.user = &workers[w];
+            hooks.parallel.workers = workers[w];
+        } else {
+            hooks.threads = (int)workers[w - 4];
+        }
         CHECK(qnet_context_create(&hooks, &c) == QNET_OK);
         fill(x, 2 * all, 5);
         memcpy(y, x, 2 * all * sizeof *x);

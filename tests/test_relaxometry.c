@@ -192,6 +192,9 @@ static void test_refused(void)
     s[2]->voxels[33] = INFINITY;
     REFUSED(QNET_ERROR_NUMERIC, "qnet_r2star_map: magnitude 3: voxel (3, 2, 1) is inf");
     s[2]->voxels[33] = 1;
+    s[2]->voxels[59] = NAN;
+    REFUSED(QNET_ERROR_NUMERIC, "magnitude 3: voxel (4, 3, 2) is");
+    s[2]->voxels[59] = 1;
     s[2]->affine[0][3] = 1;
     REFUSED(QNET_ERROR_SHAPE, "magnitude 3: same 5x4x3 shape as qnet_r2star_map: magnitude 1");
     s[2]->affine[0][3] = 0;

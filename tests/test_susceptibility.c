@@ -339,14 +339,19 @@ static void run_backwards(void *user, size_t count, qnet_task task, void *arg)
 static void test_workers(void)
 {
     static size_t workers[] = {1, 2, 3, 8};
-    uint64_t hash[4];
-    for (size_t w = 0; w < 4; w++) {
+    uint64_t hash[8];
+    for (size_t w = 0; w < 8; w++) { /* of that hook, then of OpenMP where it is */
         qnet_hooks hooks;
         qnet_context *c;
         qnet_susceptibility_config config;
         qnet_volume *v[3], *made[4] = {NULL, NULL, NULL, NULL};
         memset(&hooks, 0, sizeof hooks);
-        hooks.parallel.run = run_backwards, hooks.parallel.user = &workers[w], hooks.parallel.workers = workers[w];
+        if (w < 4) {
+            hooks.parallel.run = run_backwards, hooks.parallel.user = &workers[w];
+            hooks.parallel.workers = workers[w];
+        } else {
+            hooks.threads = (int)workers[w - 4];
+        }
         CHECK(qnet_context_create(&hooks, &c) == QNET_OK);
         inputs(c, 3, v);
         qnet_susceptibility_config_init(&config);
@@ -409,6 +414,19 @@ static void test_shared(void)
     }
 }
 
+/* A hook that has its transforms from another context. */
+static int there(void *user, int nx, int ny, int nz, const float *x, float *spectrum)
+{
+    (void)user;
+    return qnet_fft_real(ctx, nx, ny, nz, (const qnet_real *)(const void *)x, (qnet_real *)(void *)spectrum) != QNET_OK;
+}
+
+static int back(void *user, int nx, int ny, int nz, float *spectrum, float *x)
+{
+    (void)user;
+    return qnet_fft_real_inverse(ctx, nx, ny, nz, (qnet_real *)(void *)spectrum, (qnet_real *)(void *)x) != QNET_OK;
+}
+
 static int calls;
 
 static int fails(void *user, int nx, int ny, int nz, const float *x, float *spectrum)
@@ -423,9 +441,10 @@ static int fails_back(void *user, int nx, int ny, int nz, float *spectrum, float
     return fails(user, nx, ny, nz, spectrum, x);
 }
 
-/* Transforms go through the hook, and its failure comes out. */
+/* Transforms go through the hook, to the same bits, and its failure comes out. */
 static void test_hook(void)
 {
+    uint64_t hash[2] = {QNET_HASH_START, QNET_HASH_START};
     memory_watch m;
     qnet_hooks hooks;
     qnet_context *c;
@@ -435,6 +454,20 @@ static void test_hook(void)
     memset(&m, 0, sizeof m);
     memset(&hooks, 0, sizeof hooks);
     hooks.allocator.user = &m, hooks.allocator.alloc = memory_alloc, hooks.allocator.free = memory_free;
+    for (int by = 0; by < 2; by++) {
+        qnet_volume *made[4] = {NULL, NULL, NULL, NULL};
+        if (by) hooks.fft.forward = there, hooks.fft.inverse = back;
+        CHECK(qnet_context_create(&hooks, &c) == QNET_OK);
+        inputs(c, 3, v);
+        qnet_susceptibility_config_init(&config);
+        CHECK_OK(c, qnet_dipole_field(c, v[0], &made[0]));
+        CHECK_OK(c, qnet_background_remove(c, &config, v[1], v[2], &made[1], &made[2]));
+        CHECK_OK(c, qnet_dipole_invert(c, &config, made[1], made[2], &made[3]));
+        for (int i = 0; i < 4; i++) hash[by] = qnet_hash(hash[by], made[i]->voxels, N * sizeof(float));
+        destroy(v, 3), destroy(made, 4);
+        qnet_context_destroy(c);
+    }
+    CHECK(hash[0] == hash[1]);
     hooks.fft.forward = fails, hooks.fft.inverse = fails_back;
     CHECK(qnet_context_create(&hooks, &c) == QNET_OK);
     inputs(c, 0, v);

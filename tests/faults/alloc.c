@@ -1099,19 +1099,19 @@ static void preparation_load(trial *t)
 
 /* ---- maps from echoes ---- */
 
-static qnet_volume *sphere[3]; /* a map or a field, its mask, a magnitude */
+static qnet_volume *sphere[4]; /* a map or a field, its mask, a magnitude; that one as large as a head */
 
 static void prepare_maps(void)
 {
     enum { WIDTH = 14 };
-    for (int k = 0; k < 3; k++) CHECK_OK(plain, qnet_volume_create(plain, WIDTH, WIDTH, WIDTH, &sphere[k]));
+    for (int k = 0; k < 4; k++) CHECK_OK(plain, qnet_volume_create(plain, WIDTH, WIDTH, WIDTH, &sphere[k]));
     for (int i = 0; i < WIDTH * WIDTH * WIDTH; i++) {
         const int x = i % WIDTH - 7, y = i / WIDTH % WIDTH - 7, z = i / WIDTH / WIDTH - 7;
         sphere[1]->voxels[i] = (float)(x * x + y * y + z * z < 40);
         sphere[0]->voxels[i] = (float)(x * x < 9 && y * y < 4 && z * z < 9);
-        sphere[2]->voxels[i] = sphere[1]->voxels[i] * (float)(90 + i % 19);
+        sphere[2]->voxels[i] = sphere[3]->voxels[i] = sphere[1]->voxels[i] * (float)(90 + i % 19);
     }
-    for (int i = 0; i < 3; i++) sphere[2]->spacing[i] = sphere[2]->affine[i][i] = 10; /* mm: as large as a head */
+    for (int i = 0; i < 3; i++) sphere[3]->spacing[i] = sphere[3]->affine[i][i] = 10; /* mm */
 }
 
 static void fft(trial *t)
@@ -1187,7 +1187,7 @@ static qnet_status average_step(qnet_context *ctx, qnet_volume **out)
 static qnet_status brain_step(qnet_context *ctx, qnet_volume **out)
 {
     const qnet_brain_config config = {.2, 1, 10};
-    return qnet_brain_mask(ctx, &config, sphere[2], out);
+    return qnet_brain_mask(ctx, &config, sphere[3], out);
 }
 
 static qnet_status unwrap_step(qnet_context *ctx, qnet_volume **out)
@@ -1406,7 +1406,7 @@ int main(int argc, char **argv)
     qnet_cohort_destroy(cohort);
     bids_free(&data);
     qnet_volume_destroy(volume), qnet_volume_destroy(sphere[0]), qnet_volume_destroy(sphere[1]);
-    qnet_volume_destroy(sphere[2]);
+    qnet_volume_destroy(sphere[2]), qnet_volume_destroy(sphere[3]);
     qnet_buffer_free(plain, &tensors_file);
     qnet_buffer_free(plain, &pth_file);
     qnet_buffer_free(plain, &nifti_file);
