@@ -160,7 +160,7 @@
    threads, any parallel hook, and after any stop-and-resume. Work is split by shape, never by
    thread count; each output has one owner; partial sums are combined in a fixed order; random
    numbers are counted, not drawn from a state: each is a function of (seed, purpose, epoch,
-   sample). Different kernels (scalar, AVX2, AVX-512, NEON) round differently, and a BLAS or an FFT
+   sample). Different kernels (scalar, AVX2, AVX-512, NEON) round differently, and a BLAS or FFT
    hook keeps whatever promise its library makes. -ffast-math is refused, and its parts should not
    be used.
 
@@ -1241,8 +1241,8 @@ QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method metho
                                      const qnet_volume *const *magnitude, const double *echo_time,
                                      const qnet_volume *mask, qnet_volume **r2star);
 /* T1 in s, 0 to 10, and M0 (each NULL: not needed) of two spoiled gradient echoes of one repetition
-   time and two flip angles in degrees (DESPOT1); 0 where there is no signal. b1 (NULL: 1): the
-   actual over the nominal angle. */
+   time, one receiver gain and two flip angles in degrees (DESPOT1); 0 where there is no signal. b1
+   (NULL: 1): the actual over the nominal angle. */
 QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, double low_angle,
                                  const qnet_volume *high, double high_angle,
                                  double repetition_time, const qnet_volume *b1,
@@ -6022,18 +6022,20 @@ QNET__INLINE void qnet__fft_any(qnet_real *x, size_t step, const qnet_real *w,
     }
 }
 
-/* A stage makes of p transforms of m points each, one behind the other, one of p m points. */
+/* A stage makes of p transforms of m points each, one behind the other, one of p m points. radix: p
+   where it has a butterfly of its own, else 0. */
 QNET__INLINE void qnet__fft_stage(const qnet__fft_job *job, size_t m, const qnet_real *w,
-                                  const qnet_real *circle, const size_t p, const int first)
+                                  const qnet_real *circle, const size_t radix, size_t p,
+                                  const int first)
 {
     const size_t n = job->line->n, step = 2 * m * QNET__LANES;
     qnet_real *x = job->work, *ab = x + 2 * n * QNET__LANES;
     for (size_t block = 0; block < n; block += p * m, x += (p - 1) * step)
         for (size_t k = 0; k < m; k++, x += 2 * QNET__LANES) {
             const qnet_real *wk = w + 2 * k * (p - 1);
-            if (p == 2) qnet__fft_2(x, step, wk, first);
-            else if (p == 4) qnet__fft_4(x, step, wk, first);
-            else if (p == 3 || p == 5 || p == 7) qnet__fft_odd(x, step, wk, circle, p, first);
+            if (radix == 2) qnet__fft_2(x, step, wk, first);
+            else if (radix == 4) qnet__fft_4(x, step, wk, first);
+            else if (radix > 0) qnet__fft_odd(x, step, wk, circle, radix, first);
             else qnet__fft_any(x, step, wk, circle, p, first, ab);
         }
 }
@@ -6047,8 +6049,8 @@ static void qnet__fft_transform(const qnet__fft_job *job)
         const size_t p = line->radix[i];
 #define QNET__FFT_STAGE(radix)                                            \
     case radix:                                                           \
-        if (m == 1) qnet__fft_stage(job, 1, w, circle, radix, 1);         \
-        else qnet__fft_stage(job, m, w, circle, radix, 0);                \
+        if (m == 1) qnet__fft_stage(job, 1, w, circle, radix, radix, 1);  \
+        else qnet__fft_stage(job, m, w, circle, radix, radix, 0);         \
         break
         switch (p) {
         QNET__FFT_STAGE(2);
@@ -6056,7 +6058,7 @@ static void qnet__fft_transform(const qnet__fft_job *job)
         QNET__FFT_STAGE(4);
         QNET__FFT_STAGE(5);
         QNET__FFT_STAGE(7);
-        default: qnet__fft_stage(job, m, w, circle, p, m == 1);
+        default: qnet__fft_stage(job, m, w, circle, 0, p, m == 1);
         }
 #undef QNET__FFT_STAGE
         w += 2 * m * (p - 1), circle += 2 * p, m *= p;
@@ -14793,24 +14795,50 @@ static double qnet__bet_sample(const qnet__bet *b, const double at[3])
     return (double)b->image->voxels[index];
 }
 
+/* Imin and Imax of a vertex at `at` with the outward normal n, in mm. A line that keeps half a
+   voxel from the border, as nearly all do, needs no test of its places. */
+static void qnet__bet_line(const qnet__bet *b, const double at[3], const double n[3], double *low,
+                           double *high)
+{
+    const ptrdiff_t nx = b->image->nx, ny = b->image->ny, nz = b->image->nz;
+    const double size[3] = {(double)nx, (double)ny, (double)nz};
+    const float *voxels = b->image->voxels;
+    double place[3], step[3], least = b->tm, most = b->t; /* place: voxels from the corner on */
+    int inside = 1;
+    for (int i = 0; i < 3; i++) {
+        place[i] = at[i] * b->per_mm[i] + 0.5;
+        step[i] = -n[i] * b->per_mm[i];
+        const double end = place[i] + 7 * step[i];
+        inside &= place[i] > 0.5 && place[i] < size[i] - 0.5 && end > 0.5 && end < size[i] - 0.5;
+    }
+    for (int depth = 0; depth <= 7; depth++) {
+        const double value = inside ? (double)voxels[
+            ((ptrdiff_t)place[2] * ny + (ptrdiff_t)place[1]) * nx + (ptrdiff_t)place[0]]
+            : qnet__bet_sample(b, place);
+        least = value < least ? value : least;
+        if (depth <= 3) most = value > most ? value : most;
+        place[0] += step[0], place[1] += step[1], place[2] += step[2];
+    }
+    *low = fmax(least, b->t2);
+    *high = fmin(most, b->tm);
+}
+
 /* A step of the vertices of a chunk, from mesh->at[from] to at[1 - from]. */
 static void qnet__bet_task(void *arg, size_t chunk, size_t worker)
 {
     static const double e = (1 / 3.33 + 1 / 10.0) / 2, f = 6 / (1 / 3.33 - 1 / 10.0);
     const qnet__bet *b = (const qnet__bet *)arg;
     const qnet__mesh *m = b->mesh;
-    const int size[3] = {b->image->nx, b->image->ny, b->image->nz};
     double (*const at)[3] = b->mesh->at[b->from], (*const to)[3] = b->mesh->at[1 - b->from];
     const int first = (int)chunk * QNET__BET_CHUNK;
     const int end = qnet__min_int(first + QNET__BET_CHUNK, QNET__MESH_VERTICES);
     QNET__UNUSED(worker);
     for (int v = first; v < end; v++) {
-        double n[3] = {0, 0, 0}, s[3] = {0, 0, 0}, edge[7][3], place[3], inwards[3];
-        double low = b->tm, high = b->t, length, along, f2, f3;
+        double n[3] = {0, 0, 0}, s[3] = {0, 0, 0}, edge[7][3]; /* to the neighbours, closed */
+        double low, high, length, along, f2, f3;
         const int count = m->neighbors[v];
-        int i, inside = 1;
         for (int k = 0; k < count; k++)
-            for (i = 0; i < 3; i++) {
+            for (int i = 0; i < 3; i++) {
                 edge[k][i] = at[m->neighbor[v][k]][i] - at[v][i];
                 s[i] += edge[k][i];
             }
@@ -14820,31 +14848,18 @@ static void qnet__bet_task(void *arg, size_t chunk, size_t worker)
             n[1] += edge[k][2] * edge[k + 1][0] - edge[k][0] * edge[k + 1][2];
             n[2] += edge[k][0] * edge[k + 1][1] - edge[k][1] * edge[k + 1][0];
         }
-        length = sqrt(qnet__dot3(n, n));
-        for (i = 0; i < 3; i++) {
+        length = sqrt(qnet__dot3(n, n)); /* 0: a point, which has no outside */
+        for (int i = 0; i < 3; i++) {
             n[i] = length > 0 ? n[i] / length : 0;
             s[i] /= count;
-            place[i] = at[v][i] * b->per_mm[i] + 0.5;
-            inwards[i] = -n[i] * b->per_mm[i];
-            inside &= fmin(place[i], place[i] + 7 * inwards[i]) > 0.5 &&
-                      fmax(place[i], place[i] + 7 * inwards[i]) < size[i] - 0.5;
         }
-        along = qnet__dot3(s, n);
+        along = qnet__dot3(s, n); /* sn = along n; above 0 where the surface is concave */
         /* (1 + tanh x) / 2 = 1 / (1 + exp(-2 x)) */
         f2 = 1 / (1 + exp(-2 * f * (2 * fabs(along) / (b->edge * b->edge) - e)));
         if (along > 0) f2 = fmin(1, f2 * b->smoothing);
-        for (int depth = 0; depth <= 7; depth++) {
-            const double value = inside ? (double)b->image->voxels[
-                ((ptrdiff_t)place[2] * size[1] + (ptrdiff_t)place[1]) * size[0] +
-                (ptrdiff_t)place[0]] : qnet__bet_sample(b, place);
-            low = value < low ? value : low;
-            high = value > high && depth <= 3 ? value : high;
-            for (i = 0; i < 3; i++) place[i] += inwards[i];
-        }
-        low = fmax(low, b->t2);
-        high = fmin(high, b->tm);
+        qnet__bet_line(b, at[v], n, &low, &high);
         f3 = 0.1 * b->edge * (low - b->t2 - b->bias * (high - b->t2)) / (high - b->t2);
-        for (i = 0; i < 3; i++)
+        for (int i = 0; i < 3; i++)
             to[v][i] = at[v][i] + (s[i] - along * n[i]) / 2 + (f2 * along + f3) * n[i];
     }
 }
@@ -15009,8 +15024,8 @@ typedef struct qnet__erosion {
 } qnet__erosion;
 
 /* Slice z: a voxel stays where all of the disc around it, dx^2 + dy^2 <= radius^2, is mask; what is
-   beyond the slice is not. distance: to the next voxel along x that is no mask; row dy of the disc
-   reaches w = sqrt(radius^2 - dy^2). */
+   beyond the slice is not. distance: to the next voxel along x that is no mask, from the left, then
+   from the right, too; row dy of the disc reaches w = sqrt(radius^2 - dy^2). */
 static void qnet__erosion_task(void *arg, size_t z, size_t worker)
 {
     const qnet__erosion *e = (const qnet__erosion *)arg;
