@@ -9561,8 +9561,8 @@ static qnet__product qnet__lstm_rows(const qnet__isa *isa, size_t k, size_t colu
 static void qnet__lstm_product_task(void *arg, size_t index, size_t worker)
 {
     const qnet__lstm_product *p = (const qnet__lstm_product *)arg;
-    const qnet_real *a[QNET__LSTM_BAND], *b;
-    qnet_real *c[QNET__LSTM_BAND];
+    const qnet_real *a[QNET__LSTM_BAND] = {NULL}, *b;
+    qnet_real *c[QNET__LSTM_BAND] = {NULL};
     size_t first, panel, column;
     qnet__product product;
     QNET__UNUSED(worker);
@@ -9624,8 +9624,8 @@ static void qnet__lstm_forward_task(void *arg, size_t index, size_t worker)
     const size_t steps = (size_t)l->length[scan[0]];
     qnet_real *uh = l->worker + worker * l->worker_size;
     qnet_real *h = uh + QNET__LSTM_GROUP * l->gate_width;
-    const qnet_real *a[QNET__LSTM_GROUP], *u = dir->packed_u;
-    qnet_real *c[QNET__LSTM_GROUP];
+    const qnet_real *a[QNET__LSTM_GROUP] = {NULL}, *u = dir->packed_u;
+    qnet_real *c[QNET__LSTM_GROUP] = {NULL};
     qnet__product product = qnet__lstm_rows(
         l->isa, n, qnet__panels(l->isa, 4 * n) * l->isa->columns, a, c); /* U h' */
     product.b = &u;
@@ -9763,8 +9763,8 @@ static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
     const size_t steps = (size_t)l->length[scan[0]];
     qnet_real *dh = l->worker + worker * l->worker_size, *dc = dh + QNET__LSTM_GROUP * l->h_width;
     double *db = dir->db + g * 4 * n;
-    const qnet_real *a[QNET__LSTM_GROUP], *u = dir->packed_u;
-    qnet_real *c[QNET__LSTM_GROUP];
+    const qnet_real *a[QNET__LSTM_GROUP] = {NULL}, *u = dir->packed_u;
+    qnet_real *c[QNET__LSTM_GROUP] = {NULL};
     qnet__product product = qnet__lstm_rows(
         l->isa, 4 * n, qnet__panels(l->isa, n) * l->isa->columns, a, c); /* dgates U */
     product.b = &u;
@@ -13679,7 +13679,7 @@ static qnet_status qnet__write_numbers(qnet_context *ctx, qnet_sink *sink, const
     const unsigned char *p = (const unsigned char *)t->data;
     const size_t size = qnet_dtype_size(t->dtype);
     unsigned char chunk[4096];
-    size_t count, bytes, n;
+    size_t count, bytes = 0, n;
     qnet__shape_bytes(t->ndim, t->shape, size, &count, &bytes);
     if (qnet__is_little_endian()) return qnet__write(ctx, sink, p, bytes);
     for (; bytes > 0; bytes -= n, p += n) {
@@ -14834,7 +14834,8 @@ static void qnet__bet_task(void *arg, size_t chunk, size_t worker)
     const int end = qnet__min_int(first + QNET__BET_CHUNK, QNET__MESH_VERTICES);
     QNET__UNUSED(worker);
     for (int v = first; v < end; v++) {
-        double n[3] = {0, 0, 0}, s[3] = {0, 0, 0}, edge[7][3]; /* to the neighbours, closed */
+        double n[3] = {0, 0, 0}, s[3] = {0, 0, 0};
+        double edge[7][3] = {{0, 0, 0}}; /* to the neighbours, closed */
         double low, high, length, along, f2, f3;
         const int count = m->neighbors[v];
         for (int k = 0; k < count; k++)
@@ -16795,7 +16796,8 @@ static qnet_status qnet__chain_paper(qnet__chain *c)
 static qnet_status qnet__chain_consensus(qnet__chain *c)
 {
     const int echoes = c->first->count;
-    const qnet_volume *phase[QNET__MAX_ECHOES], *magnitude[QNET__MAX_ECHOES];
+    const qnet_volume *phase[QNET__MAX_ECHOES] = {NULL};
+    const qnet_volume *magnitude[QNET__MAX_ECHOES] = {NULL};
     qnet_volume *slope = NULL;
     QNET__TRY(qnet__chain_unwrap(c, echoes));
     QNET__TRY(qnet__chain_align(c, echoes));
