@@ -6,7 +6,7 @@
 /* Ends with bids.h; its sentence becomes the context's, where private functions are at hand. */
 static qnet_status folder_end(qnet_context *ctx, bids *b, qnet_status status)
 {
-#ifdef QNET_STATIC
+#ifdef qnet__fail
     if (b->error[0]) (void)qnet__fail(ctx, status, "%s", b->error);
 #endif
     (void)ctx;
