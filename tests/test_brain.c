@@ -404,13 +404,13 @@ static void test_refused(void)
     REFUSED(QNET_ERROR_NUMERIC, "magnitude: voxel (1, 1, 0) is ");
     image->voxels[13] = 0;
     config.threshold = 0;
-    REFUSED(QNET_ERROR_ARGUMENT, "qnet_brain_mask: threshold 0: expected 0.01 to 0.99");
+    REFUSED(QNET_ERROR_ARGUMENT, "qnet_brain_mask: threshold is 0, expected 0.01 to 0.99");
     config.threshold = NAN;
     REFUSED(QNET_ERROR_ARGUMENT, "threshold");
     config.threshold = .2, config.erode = -1;
-    REFUSED(QNET_ERROR_ARGUMENT, "erode -1: expected 0 to 100");
+    REFUSED(QNET_ERROR_ARGUMENT, "erode is -1, expected 0 to 100");
     config.erode = 4, config.island = -1;
-    REFUSED(QNET_ERROR_ARGUMENT, "island -1");
+    REFUSED(QNET_ERROR_ARGUMENT, "island is -1");
     config.island = 2000, image->nx = 0;
     REFUSED(QNET_ERROR_LIMIT, "volume of 0 x 11 x 10");
     image->nx = image->ny = image->nz = 1 << 30;

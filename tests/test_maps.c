@@ -345,7 +345,7 @@ static void test_refused(void)
     CHECK(qnet_maps_from_echoes(NULL, &c, &s.first, NULL, NULL, &maps) == QNET_ERROR_ARGUMENT);
     /* the configuration */
     c.brain_echo = 0;
-    REFUSED(QNET_ERROR_ARGUMENT, "maps: brain_echo 0: expected 1 to 64");
+    REFUSED(QNET_ERROR_ARGUMENT, "maps: brain_echo is 0, expected 1 to 64");
     c.brain_echo = 2, c.first_echo = 5, c.last_echo = 4;
     REFUSED(QNET_ERROR_ARGUMENT, "first_echo 5: expected last_echo, 4, at most");
     c.first_echo = 2, c.last_echo = 6, c.mode = (qnet_maps_mode)2;
@@ -353,9 +353,9 @@ static void test_refused(void)
     c.mode = QNET_MAPS_PAPER, c.r2star = (qnet_r2star_method)7;
     REFUSED(QNET_ERROR_ARGUMENT, "r2star 7");
     c.r2star = QNET_R2STAR_AUTO, c.brain.threshold = 2;
-    REFUSED(QNET_ERROR_ARGUMENT, "threshold 2");
+    REFUSED(QNET_ERROR_ARGUMENT, "threshold is 2");
     c.brain.threshold = .2, c.susceptibility.tkd_threshold = -1;
-    REFUSED(QNET_ERROR_ARGUMENT, "tkd_threshold -1");
+    REFUSED(QNET_ERROR_ARGUMENT, "tkd_threshold is -1");
     c.susceptibility.tkd_threshold = .1;
     /* how many echoes, and when */
     s.first.count = 1;
