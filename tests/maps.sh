@@ -173,10 +173,34 @@ echo precious > "$dir/file"
 "$bin/maps" --data "$dir/cohort" --out "$dir/file/out" $few > "$dir/stdout" 2> "$dir/refusal"
 ok "unwritable output" grep -q 'file/out' "$dir/refusal"
 ok "and the file stays" grep -q precious "$dir/file"
-mkdir -p "$dir/full/sub-01/anat/sub-01_R2starmap.nii.gz/x" # what cannot be replaced stands for a full disk
-"$bin/maps" --data "$dir/cohort" --out "$dir/full" $few --subject 01 > "$dir/stdout" 2> "$dir/refusal"
-ok "a file that cannot be written" grep -q 'sub-01_R2starmap.nii.gz' "$dir/refusal"
-ok "takes the others with it" sh -c "! find '$dir/full' -type f -name 'sub-01*' | grep ."
+
+# What is not by maps stays: the data folder itself, files of others in a folder without or with our description.
+keeps() # sentence, folder, options: refused, and the folder is as it was
+{
+    rm -rf "$dir/before"; cp -r "$2" "$dir/before"
+    part=$1 folder=$2
+    shift 2
+    "$bin/maps" --out "$folder" $few "$@" > "$dir/stdout" 2> "$dir/refusal"
+    ok "$folder: refused" test $? = 1
+    ok "$folder: says $part" sh -c "cat '$dir/refusal'; grep -q -F -e '$part' '$dir/refusal'"
+    ok "$folder: stays as it is" diff -r "$dir/before" "$folder"
+}
+copy; cp "$dir/bad/$echo-mag_MEGRE.nii.gz" "$dir/bad/sub-01/anat/sub-01_T1w.nii.gz"
+keeps 'is a folder of data, expected one of its own for the maps (--out)' "$dir/bad" --data "$dir/bad"
+mkdir -p "$dir/truth/sub-01/anat"
+for file in Chimap T1map; do cp "$dir/bad/$echo-mag_MEGRE.nii.gz" "$dir/truth/sub-01/anat/sub-01_$file.nii.gz"; done
+keeps 'truth/sub-01/anat/sub-01_Chimap.nii.gz: is there and not of this program' "$dir/truth" --data "$dir/bad"
+rm "$dir/truth/sub-01/anat/sub-01_Chimap.nii.gz"
+keeps 'truth/sub-01: is there, but no dataset_description.json' "$dir/truth" --data "$dir/bad"
+mv "$dir/truth/sub-01/anat/sub-01_T1map.nii.gz" "$dir/truth/sub-01/anat/sub-01_R2starmap.nii.gz"
+cp "$dir/three/dataset_description.json" "$dir/truth"
+keeps 'truth/sub-01/anat/sub-01_R2starmap.nii.gz: is there and not of this program' "$dir/truth" --data "$dir/bad"
+cp -r "$dir/three" "$dir/full"
+echo '{"Units": "s"}' > "$dir/full/sub-01/anat/sub-01_T1map.json"; echo theirs > "$dir/full/sub-01/anat/sub-01_T1map.nii.gz"
+ok "beside a T1map of another program" "$bin/maps" --data "$dir/cohort" --out "$dir/full" $few --subject 01
+ok "which stays" grep -q theirs "$dir/full/sub-01/anat/sub-01_T1map.nii.gz"
+rm "$dir/full/sub-01/anat/sub-01_R2starmap.nii.gz"; mkdir -p "$dir/full/sub-01/anat/sub-01_R2starmap.nii.gz/x"
+keeps 'sub-01_R2starmap.nii.gz: is a folder' "$dir/full" --data "$dir/cohort" --subject 01
 
 # One session of several fails: the others are made, and what the failed one had is gone with none of its new files.
 cp -r "$dir/cohort" "$dir/mixed"; rm -r "$dir/mixed/derivatives/qnet"

@@ -447,6 +447,7 @@ static qnet_status check_sessions(job *j, session_name *names)
             keep_message(j, QNET_LOG_WARNING, text);
             continue;
         }
+        BIDS_TRY(outputs_check_session(&j->b, j->o->out, &j->s));
         BIDS_TRY(mask_path(j));
         names[kept++] = names[i];
     }
@@ -522,6 +523,7 @@ int main(int argc, char **argv)
     status = list_all(&j->b, o.subject, o.session, &names);
     j->count = (int)(names.size / sizeof(session_name));
     if (status == QNET_OK) status = check_sessions(j, (session_name *)(void *)names.bytes);
+    if (status == QNET_OK) status = outputs_check(&j->b, o.out);
     if (status == QNET_OK) status = bids_describe(&j->b);
     if (status == QNET_OK) status = outputs_describe(&j->b, o.out);
     if (status == QNET_OK)

@@ -36,25 +36,68 @@ static qnet_status output_path(bids *b, const char *out, const session *s, int k
     return bids_path(b, path, out, k == OUTPUTS ? "" : s->place, name, "");
 }
 
+/* The hash in the sidecar of an output into found[32]; "": there is none, or not by this program. */
+static void output_hash(bids *b, const char *out, const session *s, int k, char *found)
+{
+    char path[BIDS_PATH];
+    qnet_buffer text;
+    found[0] = '\0';
+    if (output_path(b, out, s, k, ".json", path) != QNET_OK || bids_text(b, path, &text) != QNET_OK) {
+        b->error[0] = '\0'; /* what cannot be read is not by this program */
+        return;
+    }
+    if (text.size > 0) json_member((const char *)text.bytes, "InputHash", found, 32);
+    qnet_buffer_free(b->ctx, &text);
+}
+
 /* 1: the session's outputs are there, and made from what has this hash. */
 static int is_done(bids *b, const char *out, const session *s, uint64_t hash)
 {
     char path[BIDS_PATH], expected[32], found[32];
-    qnet_buffer text;
-    int done;
     for (int k = 0; k <= OUTPUTS; k++) {
         if ((k == T1MAP || k == M0MAP) && !s->second) continue;
         if (output_path(b, out, s, k, ".nii.gz", path) != QNET_OK || !qnet_file_exists(path)) return 0;
         if (k == OUTPUTS) continue;
         if (output_path(b, out, s, k, ".json", path) != QNET_OK || !qnet_file_exists(path)) return 0;
     }
-    if (output_path(b, out, s, CHIMAP, ".json", path) != QNET_OK || bids_text(b, path, &text) != QNET_OK)
-        return 0;
+    output_hash(b, out, s, CHIMAP, found);
     snprintf(expected, sizeof expected, "%016llx", (unsigned long long)hash);
-    done = text.size > 0 && json_member((const char *)text.bytes, "InputHash", found, sizeof found) &&
-           strcmp(found, expected) == 0;
-    qnet_buffer_free(b->ctx, &text);
-    return done;
+    return strcmp(found, expected) == 0;
+}
+
+/* Refuses a session whose outputs would replace files that are not of this program. Its own are known by
+   the hash in their sidecar; one that lost its sidecar, and the page, by that of the other maps. */
+static qnet_status outputs_check_session(bids *b, const char *out, const session *s)
+{
+    char path[BIDS_PATH], found[32];
+    qnet_buffer names;
+    int own = 0, folder;
+    const char *echo = s->first->echo[0].magnitude;
+    BIDS_TRY(bids_path(b, path, out, s->place, strrchr(echo, '/'), ""));
+    if (qnet_file_exists(path))
+        return bids_fail(b, QNET_ERROR_ARGUMENT, "%s: is an echo, so %s is a folder of data, expected one "
+                         "of its own for the maps (--out)", path, out);
+    for (int k = 0; k < OUTPUTS; k++) {
+        output_hash(b, out, s, k, found);
+        own |= found[0] != '\0';
+    }
+    for (int k = 0; k <= OUTPUTS; k++) {
+        if ((k == T1MAP || k == M0MAP) && !s->second) continue;
+        output_hash(b, out, s, k < OUTPUTS ? k : CHIMAP, found);
+        for (int e = 0; e < 2; e++) {
+            BIDS_TRY(output_path(b, out, s, k, e ? ".nii.gz" : ".json", path));
+            memset(&names, 0, sizeof names);
+            folder = !qnet_file_exists(path) && qnet_list_folder(b->ctx, path, &names) == QNET_OK;
+            qnet_buffer_free(b->ctx, &names);
+            if (folder)
+                return bids_fail(b, QNET_ERROR_DATA, "%s: is a folder, expected a map or nothing: move it "
+                                 "away, or choose another folder (--out)", path);
+            if (!qnet_file_exists(path) || found[0] || (own && (e || k == OUTPUTS))) continue;
+            return bids_fail(b, QNET_ERROR_DATA, "%s: is there and not of this program, expected another "
+                             "folder for the maps (--out), or move it away", path);
+        }
+    }
+    return QNET_OK;
 }
 
 /* Appends where a file lies in the data set. */
@@ -111,11 +154,16 @@ static qnet_status outputs_make(bids *b, const quality *q, outputs *o)
     return status;
 }
 
-/* Removes what is there of the session, the Chimap first. */
+/* Removes what is there of the session, the Chimap first; of T1 and M0, which may come from elsewhere where
+   there is one flip angle, only those whose sidecar has the hash. */
 static void outputs_remove(bids *b, const char *out, const session *s)
 {
-    char path[BIDS_PATH];
+    char path[BIDS_PATH], found[32];
     for (int k = 0; k <= OUTPUTS; k++) {
+        if ((k == T1MAP || k == M0MAP) && !s->second) {
+            output_hash(b, out, s, k, found);
+            if (!found[0]) continue;
+        }
         if (output_path(b, out, s, k, ".nii.gz", path) == QNET_OK) remove(path);
         if (output_path(b, out, s, k, ".json", path) == QNET_OK) remove(path);
     }
@@ -144,36 +192,55 @@ static qnet_status outputs_write(bids *b, const char *out, const session *s, con
     return status;
 }
 
-/* dataset_description.json. A folder that has one of another program is refused. */
+static const char program_name[] = "qnet.h maps";
+
+/* Refuses a folder of another program: one that has files, hidden ones aside, but no description of this. */
+static qnet_status outputs_check(bids *b, const char *out)
+{
+    char path[BIDS_PATH];
+    const char *name = NULL;
+    qnet_buffer text, names;
+    qnet_status status = QNET_OK;
+    BIDS_TRY(bids_path(b, path, out, "/dataset_description.json", "", ""));
+    BIDS_TRY(bids_text(b, path, &text));
+    if (text.size > 0 && !strstr((const char *)text.bytes, program_name))
+        status = bids_fail(b, QNET_ERROR_DATA, "%s: is of another program, expected a folder of its own "
+                           "for the maps (--out)", path);
+    else if (text.size == 0 && (status = bids_list(b, out, &names)) == QNET_OK) {
+        while ((name = bids_next(&names, name)) != NULL && name[0] == '.') {}
+        if (name)
+            status = bids_fail(b, QNET_ERROR_DATA, "%s/%s: is there, but no dataset_description.json of "
+                               "this program, expected a new or empty folder for the maps (--out)", out,
+                               name);
+        qnet_buffer_free(b->ctx, &names);
+    }
+    qnet_buffer_free(b->ctx, &text);
+    return status;
+}
+
+/* dataset_description.json. */
 static qnet_status outputs_describe(bids *b, const char *out)
 {
-    static const char own[] = "qnet.h maps";
     char path[BIDS_PATH];
     qnet_buffer text;
     qnet_status status;
     writer w;
+    memset(&text, 0, sizeof text);
     BIDS_TRY(bids_path(b, path, out, "/dataset_description.json", "", ""));
-    BIDS_TRY(bids_text(b, path, &text));
-    if (text.size > 0 && !strstr((const char *)text.bytes, own))
-        status = bids_fail(b, QNET_ERROR_DATA, "%s: is of another program, expected a folder of its own "
-                           "for the maps (--out)", path);
-    else {
-        text.size = 0;
-        w = writer_begin(b->ctx, &text, "null", 0);
-        open_object(&w, "", "{");
-        put_members(&w, "Name %s; BIDSVersion %s; DatasetType %s", "QSM, R2* and T1W from echoes", "1.8.0",
-                    "derivative");
-        open_object(&w, "GeneratedBy", "[");
-        put_members(&w, " {\"Name\": %s, \"Version\": %s}", own, QNET_VERSION);
-        close_object(&w, "]");
-        open_object(&w, "SourceDatasets", "[");
-        put_members(&w, " {\"URL\": %s}", b->folder);
-        close_object(&w, "]");
-        close_object(&w, "}");
-        status = writer_end(&w);
-        if (status == QNET_OK) status = qnet_make_folder(b->ctx, out);
-        if (status == QNET_OK) status = qnet_file_replace(b->ctx, path, text.bytes, text.size);
-    }
+    w = writer_begin(b->ctx, &text, "null", 0);
+    open_object(&w, "", "{");
+    put_members(&w, "Name %s; BIDSVersion %s; DatasetType %s", "QSM, R2* and T1W from echoes", "1.8.0",
+                "derivative");
+    open_object(&w, "GeneratedBy", "[");
+    put_members(&w, " {\"Name\": %s, \"Version\": %s}", program_name, QNET_VERSION);
+    close_object(&w, "]");
+    open_object(&w, "SourceDatasets", "[");
+    put_members(&w, " {\"URL\": %s}", b->folder);
+    close_object(&w, "]");
+    close_object(&w, "}");
+    status = writer_end(&w);
+    if (status == QNET_OK) status = qnet_make_folder(b->ctx, out);
+    if (status == QNET_OK) status = qnet_file_replace(b->ctx, path, text.bytes, text.size);
     qnet_buffer_free(b->ctx, &text);
     return status;
 }
