@@ -202,7 +202,19 @@ ok "which stays" grep -q theirs "$dir/full/sub-01/anat/sub-01_T1map.nii.gz"
 rm "$dir/full/sub-01/anat/sub-01_R2starmap.nii.gz"; mkdir -p "$dir/full/sub-01/anat/sub-01_R2starmap.nii.gz/x"
 keeps 'sub-01_R2starmap.nii.gz: is a folder' "$dir/full" --data "$dir/cohort" --subject 01
 
-# One session of several fails: the others are made, and what the failed one had is gone with none of its new files.
+# A run that fails while it writes, as on a full disk, leaves the maps that were there; one that does not removes what it has not.
+cp -r "$dir/three" "$dir/disk"; cp -r "$dir/three" "$dir/before-disk"
+sh -c "trap '' XFSZ; ulimit -f 100; exec '$bin/maps' --data '$dir/cohort' --out '$dir/disk' $few --subject 01 --mode consensus" > "$dir/stdout" 2> "$dir/refusal"
+ok "a full disk" test $? = 1
+ok "names the file" grep -q 'maps: sub-01: .*sub-01.*: ' "$dir/refusal"
+ok "the maps that were there stay, and nothing else" diff -r "$dir/before-disk/sub-01" "$dir/disk/sub-01"
+ok "with their page" diff "$dir/before-disk/sub-01.html" "$dir/disk/sub-01.html"
+for file in sub-01_T1map.nii.gz sub-01_T1map.json; do cp "$dir/flips/derivatives/qnet/sub-01/anat/$file" "$dir/disk/sub-01/anat"; done
+ok "written with room" "$bin/maps" --data "$dir/cohort" --out "$dir/disk" $few --subject 01
+ok "T1 of a former run goes" sh -c "! find '$dir/disk' -name '*T1map*' -o -name '*.new' | grep ."
+same "written anew" "$dir/three" "$dir/disk"
+
+# One session of several fails: the others are made, and of the failed one there are no new files.
 cp -r "$dir/cohort" "$dir/mixed"; rm -r "$dir/mixed/derivatives/qnet"
 head -c 3000 "$dir/cohort/$echo-phase_MEGRE.nii.gz" > "$dir/mixed/$echo-phase_MEGRE.nii.gz"
 "$bin/maps" --data "$dir/mixed" --out "$dir/mixed/derivatives/qnet" --brain-erode 2 > "$dir/stdout" 2> "$dir/refusal"

@@ -2,11 +2,13 @@
 
        OUT/sub-01[/ses-1]/anat/sub-01[_ses-1]_Chimap.nii.gz, .json ...     OUT/sub-01[_ses-1].html
 
-   The Chimap, which makes the others count (crossval finds maps by it), goes last and is removed first. Its
-   sidecar has the hash of the inputs and settings, by which --resume knows what is done. */
+   The Chimap, which makes the others count (crossval finds maps by it), goes last. Its sidecar has the hash
+   of the inputs and settings, by which --resume knows what is done. Files without that hash are of others,
+   and stay as they are. */
 #ifndef OUTPUTS_H
 #define OUTPUTS_H
 #include "quality.h"
+#include <errno.h>
 
 enum { CHIMAP, R2STARMAP, T1W, T1MAP, M0MAP, BRAIN_MASK, QSM_MASK, OUTPUTS };
 
@@ -154,42 +156,75 @@ static qnet_status outputs_make(bids *b, const quality *q, outputs *o)
     return status;
 }
 
-/* Removes what is there of the session, the Chimap first; of T1 and M0, which may come from elsewhere where
-   there is one flip angle, only those whose sidecar has the hash. */
-static void outputs_remove(bids *b, const char *out, const session *s)
+#ifdef _WIN32 /* whose rename replaces nothing */
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+static int rename_over(const char *from, const char *to)
+{
+    wchar_t wide[2][BIDS_PATH];
+    return MultiByteToWideChar(CP_UTF8, 0, from, -1, wide[0], BIDS_PATH) > 0 &&
+           MultiByteToWideChar(CP_UTF8, 0, to, -1, wide[1], BIDS_PATH) > 0 &&
+           MoveFileExW(wide[0], wide[1], MOVEFILE_REPLACE_EXISTING) ? 0 : -1;
+}
+#else
+#define rename_over rename
+#endif
+
+enum { STAGE_WRITE, STAGE_RENAME, STAGE_REMOVE };
+
+/* One stage for one file of a session: its bytes to <path>.new; that to <path>; that, left over, away. */
+static qnet_status output_stage(bids *b, int stage, const char *path, const qnet_buffer *bytes)
+{
+    char made[BIDS_PATH];
+    if (bytes->size == 0) return QNET_OK;
+    BIDS_TRY(bids_path(b, made, path, ".new", "", ""));
+    if (stage == STAGE_WRITE) return qnet_file_replace(b->ctx, made, bytes->bytes, bytes->size);
+    if (stage == STAGE_REMOVE) remove(made);
+    else if (rename_over(made, path) != 0)
+        return bids_fail(b, QNET_ERROR_IO, "%s: cannot be replaced: %s", path, strerror(errno));
+    return QNET_OK;
+}
+
+/* One stage for all files; the page after the sidecars that tell whose it is, the Chimap last. */
+static qnet_status outputs_stage(bids *b, int stage, const char *out, const session *s, const outputs *o)
+{
+    char path[BIDS_PATH];
+    for (int k = OUTPUTS - 1; k >= 0; k--) {
+        if (k == CHIMAP) {
+            BIDS_TRY(output_path(b, out, s, OUTPUTS, "", path));
+            BIDS_TRY(output_stage(b, stage, path, &o->page));
+        }
+        BIDS_TRY(output_path(b, out, s, k, ".json", path));
+        BIDS_TRY(output_stage(b, stage, path, &o->sidecar[k]));
+        BIDS_TRY(output_path(b, out, s, k, ".nii.gz", path));
+        BIDS_TRY(output_stage(b, stage, path, &o->image[k]));
+    }
+    return QNET_OK;
+}
+
+/* Writes all beside what is there, and when all are written, in place of it: if one cannot be written (a
+   full disk), the old ones stay. Then what these maps do not have and former ones had goes: T1 and M0, which
+   are this program's where their sidecar has the hash. */
+static qnet_status outputs_write(bids *b, const char *out, const session *s, const outputs *o)
 {
     char path[BIDS_PATH], found[32];
-    for (int k = 0; k <= OUTPUTS; k++) {
-        if ((k == T1MAP || k == M0MAP) && !s->second) {
-            output_hash(b, out, s, k, found);
-            if (!found[0]) continue;
-        }
+    qnet_status status;
+    BIDS_TRY(bids_path(b, path, out, s->place, "", ""));
+    BIDS_TRY(qnet_make_folder(b->ctx, path));
+    status = outputs_stage(b, STAGE_WRITE, out, s, o);
+    if (status == QNET_OK) status = outputs_stage(b, STAGE_RENAME, out, s, o);
+    if (status != QNET_OK) {
+        outputs_stage(b, STAGE_REMOVE, out, s, o);
+        return status;
+    }
+    for (int k = 0; k < OUTPUTS; k++) {
+        if (o->image[k].size > 0) continue;
+        output_hash(b, out, s, k, found);
+        if (!found[0]) continue;
         if (output_path(b, out, s, k, ".nii.gz", path) == QNET_OK) remove(path);
         if (output_path(b, out, s, k, ".json", path) == QNET_OK) remove(path);
     }
-}
-
-/* Writes all in place of what was there; if one cannot be written, none is left. */
-static qnet_status outputs_write(bids *b, const char *out, const session *s, const outputs *o)
-{
-    char path[BIDS_PATH];
-    qnet_status status = bids_path(b, path, out, s->place, "", "");
-    if (status == QNET_OK) status = qnet_make_folder(b->ctx, path);
-    if (status != QNET_OK) return status;
-    outputs_remove(b, out, s);
-    status = output_path(b, out, s, OUTPUTS, "", path);
-    if (status == QNET_OK) status = qnet_file_replace(b->ctx, path, o->page.bytes, o->page.size);
-    for (int k = OUTPUTS - 1; k >= 0 && status == QNET_OK; k--) {
-        if (o->image[k].size == 0) continue;
-        status = output_path(b, out, s, k, ".json", path);
-        if (status == QNET_OK)
-            status = qnet_file_replace(b->ctx, path, o->sidecar[k].bytes, o->sidecar[k].size);
-        if (status == QNET_OK) status = output_path(b, out, s, k, ".nii.gz", path);
-        if (status == QNET_OK)
-            status = qnet_file_replace(b->ctx, path, o->image[k].bytes, o->image[k].size);
-    }
-    if (status != QNET_OK) outputs_remove(b, out, s);
-    return status;
+    return QNET_OK;
 }
 
 static const char program_name[] = "qnet.h maps";
