@@ -57,7 +57,7 @@ page=$maps/sub-01.html
 ok "a page with pictures" test "$(grep -o 'data:image/png' "$page" | wc -l)" = 3
 ok "that loads nothing" sh -c "! grep -E '(src|href)=\"(http|//)' '$page'"
 ok "no warnings" sh -c "! grep -q 'Read with care' '$page'"
-ok "the sign is right" grep -q '<b>right</b>' "$page"
+ok "the sign is as expected" grep -q '<b>as expected</b>' "$page"
 ok "pallidum above putamen" above "$(region 2 globus_pallidus)" "$(region 2 putamen) + .02"
 ok "putamen above white matter" above "$(region 2 putamen)" "$(region 2 white_matter) + .01"
 ok "R2* of white matter" above 1 "($(region 4 white_matter) - 20) ^ 2" # 20 1/s is the truth
@@ -131,18 +131,29 @@ refused '2 sets of echoes fit: sub-01_ses-1_run-1_MEGRE, sub-01_ses-1_run-2_MEGR
 # The sign: GE's by its name; the wrong one is warned of.
 copy; for file in "$dir/bad/sub-01/anat"/*.json; do sed 's/"Phantom"/"GE MEDICAL SYSTEMS"/' "$file" > "$dir/json"; cp "$dir/json" "$file"; done
 ok "the wrong sign" "$bin/maps" --data "$dir/bad" --out "$dir/ge" $few
-said '^maps: warning: .*phase_sign'
-ok "on the page, too" grep -q '<b>wrong?</b>' "$dir/ge/sub-01.html"
+said '^maps: warning: .*phase_sign to 1 (--phase-sign)'
+ok "on the page, too" grep -q '<b>reversed?</b>' "$dir/ge/sub-01.html"
 ok "a sign that is given" "$bin/maps" --data "$dir/bad" --out "$dir/ge" $few --phase-sign 1
 same "the other sign" "$dir/three" "$dir/ge"
 for file in "$dir/bad/sub-01/anat"/*.json; do sed '/Manufacturer/d' "$file" > "$dir/json"; cp "$dir/json" "$file"; done
 ok "no manufacturer" "$bin/maps" --data "$dir/bad" --out "$dir/ge" $few
 said '^maps: warning: .*sidecars name no Manufacturer'
+for file in "$dir/bad/sub-01/anat"/*.json; do sed 's/{/{"Manufacturer": "Hitachi",/' "$file" > "$dir/json"; cp "$dir/json" "$file"; done
+ok "another manufacturer" "$bin/maps" --data "$dir/bad" --out "$dir/ge" $few
+said '^maps: warning: .*a Manufacturer that is not known here, Hitachi: .*say --phase-sign -1'
+for file in "$dir/bad/sub-01/anat"/*.json; do sed 's/Hitachi/GEHC/' "$file" > "$dir/json"; cp "$dir/json" "$file"; done
+ok "GE by its new name" "$bin/maps" --data "$dir/bad" --out "$dir/ge" $few
+said '^maps: warning: .*phase_sign to 1'
 
+echo > "$dir/README.txt"
 # Bad input: one sentence with the file's name, and nothing half written.
 echo=sub-01/anat/sub-01_echo-2_part
-refused 'no folder sub-*: expected a BIDS data set' --data "$dir/nowhere"
+refused 'nowhere: the folder cannot be opened' --data "$dir/nowhere"
+refused 'README.txt: is a file, expected the folder of a BIDS data set (--data)' --data "$dir/README.txt"
+mkdir "$dir/empty"; echo > "$dir/empty/sub-01.html"; refused 'no folder sub-*: expected a BIDS data set' --data "$dir/empty"
 refused 'no folder sub-99' --data "$dir/cohort" --subject 99
+copy; for file in "$dir/bad/sub-01/anat"/*; do mv "$file" "${file%MEGRE*}GRE${file##*MEGRE}"; done
+refused '(or VFA) .nii.gz or .nii; there is sub-01_echo-1_part-mag_GRE.nii.gz, sub-01_echo-2_part-mag_GRE.nii.gz, sub-01_echo-3_part-mag_GRE.nii.gz, ...' --data "$dir/bad"
 copy; rm -r "$dir/bad/sub-01/anat"; refused 'no sub-01_echo-*_part-mag_MEGRE' --data "$dir/bad"
 copy; rm "$dir/bad/$echo-mag_MEGRE.json"; refused 'sub-01_echo-2_part-mag_MEGRE.nii.gz: has no sidecar, expected sub-01_echo-2_part-mag_MEGRE.json' --data "$dir/bad"
 copy; sed '/EchoTime/d; s/24,/24/' "$dir/cohort/$echo-mag_MEGRE.json" > "$dir/bad/$echo-mag_MEGRE.json"; refused 'echo-2_part-mag_MEGRE.nii.gz: its sidecars have no "EchoTime"' --data "$dir/bad"
@@ -150,7 +161,7 @@ copy; sed 's/0\.01/10/' "$dir/cohort/$echo-mag_MEGRE.json" > "$dir/bad/$echo-mag
 copy; sed 's/0\.01/"soon"/' "$dir/cohort/$echo-mag_MEGRE.json" > "$dir/bad/$echo-mag_MEGRE.json"; refused '"EchoTime" is no number' --data "$dir/bad"
 copy; sed 's/0\.01/0.011/' "$dir/cohort/$echo-phase_MEGRE.json" > "$dir/bad/$echo-phase_MEGRE.json"; refused 'echo-2_part-phase_MEGRE.nii.gz: "EchoTime" is 0.011, expected 0.01, as of' --data "$dir/bad"
 copy; sed 's/0\.01/0.004/' "$dir/cohort/$echo-mag_MEGRE.json" > "$dir/bad/$echo-mag_MEGRE.json"; cp "$dir/bad/$echo-mag_MEGRE.json" "$dir/bad/$echo-phase_MEGRE.json"; refused 'sub-01_echo-2_part-*_MEGRE' --data "$dir/bad"
-copy; head -c 40 "$dir/cohort/$echo-mag_MEGRE.json" > "$dir/bad/$echo-mag_MEGRE.json"; refused 'echo-2_part-mag_MEGRE.json: is no JSON object' --data "$dir/bad"
+copy; head -c 40 "$dir/cohort/$echo-mag_MEGRE.json" > "$dir/bad/$echo-mag_MEGRE.json"; refused 'echo-2_part-mag_MEGRE.json: is no JSON object, see line 3' --data "$dir/bad"
 copy; for file in "$dir/bad/sub-01/anat"/*.json; do sed '/MagneticFieldStrength/d' "$file" > "$dir/json"; cp "$dir/json" "$file"; done; refused 'echo-1_part-mag_MEGRE.nii.gz: its sidecars have no "MagneticFieldStrength", expected it in tesla' --data "$dir/bad"
 copy; sed 's/"MagneticFieldStrength": 3/"MagneticFieldStrength": 7/' "$dir/cohort/$echo-mag_MEGRE.json" > "$dir/bad/$echo-mag_MEGRE.json"; refused '"MagneticFieldStrength" is 7, expected 3, as of sub-01_echo-1' --data "$dir/bad"
 copy; rm "$dir/bad/sub-01/anat"/*echo-[2-6]*; refused 'echo-1_part-mag_MEGRE.nii.gz: is the only echo, expected two or more' --data "$dir/bad"
@@ -161,17 +172,21 @@ copy; cp "$dir/flips/sub-01/anat/sub-01_echo-2_flip-1_part-phase_VFA.nii.gz" "$d
 copy; head -c 3000 "$dir/cohort/$echo-phase_MEGRE.nii.gz" > "$dir/bad/$echo-phase_MEGRE.nii.gz"; refused 'echo-2_part-phase_MEGRE.nii.gz' --data "$dir/bad"
 copy; cp "$dir/bad/$echo-mag_MEGRE.nii.gz" "$dir/bad/$echo-phase_MEGRE.nii.gz"; refused 'part-*_MEGRE: the phases are' --data "$dir/bad"
 refused 'none.nii.gz: is not there, expected the brain mask of sub-01 (--mask)' --data "$dir/bad" --mask "$dir/none.nii.gz"
-refused 'one mask for 4 sessions, expected {subject}' --data "$dir/cohort" --mask "$dir/cohort/$echo-mag_MEGRE.nii.gz"
+refused 'one mask for sub-01 and sub-02, expected {subject}' --data "$dir/cohort" --mask "$dir/cohort/$echo-mag_MEGRE.nii.gz"
 copy; refused 'sub-01_desc-brain_mask.nii.gz: is on another grid than' --data "$dir/bad" --mask "$dir/flips/derivatives/phantom/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
 for option in '--nonsense 1' '--mode fast' '--phase-sign 2' '--threads 0' '--brain-threshold x' '--background none' '--out'; do
     refused "${option%% *}" --data "$dir/cohort" $option
 done
+refused '--brain-threshold 0: expected a number from 0.01 to 0.99' --data "$dir/cohort" --brain-threshold 0
+refused 'maps: --nonsense: expected a known option' --data "$dir/cohort" --nonsense 1
+"$bin/maps" > "$dir/stdout" 2> "$dir/refusal"
+ok "no stray blank" grep -q '^maps: --data: expected' "$dir/refusal"
 mkdir "$dir/theirs"; echo '{"Name": "other"}' > "$dir/theirs/dataset_description.json"
 "$bin/maps" --data "$dir/cohort" --out "$dir/theirs" $few > "$dir/stdout" 2> "$dir/refusal"
 ok "another program's folder" grep -q 'theirs/dataset_description.json: is of another program' "$dir/refusal"
 echo precious > "$dir/file"
 "$bin/maps" --data "$dir/cohort" --out "$dir/file/out" $few > "$dir/stdout" 2> "$dir/refusal"
-ok "unwritable output" grep -q 'file/out' "$dir/refusal"
+ok "unwritable output" grep -q 'file/out.*(--out)' "$dir/refusal"
 ok "and the file stays" grep -q precious "$dir/file"
 
 # What is not by maps stays: the data folder itself, files of others in a folder without or with our description.
@@ -213,6 +228,21 @@ for file in sub-01_T1map.nii.gz sub-01_T1map.json; do cp "$dir/flips/derivatives
 ok "written with room" "$bin/maps" --data "$dir/cohort" --out "$dir/disk" $few --subject 01
 ok "T1 of a former run goes" sh -c "! find '$dir/disk' -name '*T1map*' -o -name '*.new' | grep ."
 same "written anew" "$dir/three" "$dir/disk"
+
+# Masks of two sessions of one subject are two; so are settings in one folder, which is said.
+mkdir -p "$dir/two/sub-01/ses-1/anat" "$dir/two/sub-01/ses-2/anat"; s=sub-01; echo > "$dir/two/sub-01/ses-3.txt"; echo > "$dir/two/sub-02.txt"
+for k in 1 2; do
+    for file in "$dir/cohort/$s/anat"/*_echo-*; do cp "$file" "$dir/two/$s/ses-$k/anat/${s}_ses-${k}_${file##*/${s}_}"; done
+    cp "$maps/$s/anat/${s}_desc-brain_mask.nii.gz" "$dir/two/m_ses-$k.nii.gz"
+done
+cp "$dir/two/m_ses-1.nii.gz" "$dir/two/m_sub-01.nii.gz"
+refused 'm_sub-01.nii.gz: one mask for sub-01_ses-1 and sub-01_ses-2, expected {session} in its name' --data "$dir/two" --mask "$dir/two/m_{subject}.nii.gz"
+ok "a mask for each session" "$bin/maps" --data "$dir/two" --out "$dir/two-maps" $few --mask "$dir/two/m_{session}.nii.gz"
+ok "quietly: files are no subjects" test ! -s "$dir/log"
+ok "other settings for one" "$bin/maps" --data "$dir/two" --out "$dir/two-maps" $few --session 2 --sharp-radius 5 --mask "$dir/two/m_{session}.nii.gz"
+said 'two-maps: 1 session of other settings, not made again in this run: sub-01_ses-1 has sharp_radius 6, here 5'
+ok "the same for the other" "$bin/maps" --data "$dir/two" --out "$dir/two-maps" $few --session 1 --sharp-radius 5 --mask "$dir/two/m_{session}.nii.gz"
+ok "is quiet" test ! -s "$dir/log"
 
 # One session of several fails: the others are made, and of the failed one there are no new files.
 cp -r "$dir/cohort" "$dir/mixed"; rm -r "$dir/mixed/derivatives/qnet"

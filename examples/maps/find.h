@@ -33,7 +33,7 @@ typedef struct acquisition {
 
 typedef struct session {
     char subject[64], label[64], name[130]; /* "sub-01", "ses-1" or "", "sub-01_ses-1" */
-    char place[150], folder[BIDS_PATH];     /* "/sub-01/ses-1/anat", and its path */
+    char place[150], folder[BIDS_PATH];     /* "/sub-01/ses-1/anat", and its path (find_echoes) */
     char key[256];                          /* the files' names without echo, flip, part */
     int flips;
     acquisition flip[2];                    /* in the order of their names */
@@ -158,12 +158,31 @@ static qnet_status sidecar_number(bids *b, const char *path, const char *text, c
     return QNET_OK;
 }
 
+/* The line where the last member that can be read of what is no object ends, from 1. */
+static int json_bad_line(const char *text)
+{
+    const char *p = json_blank(strncmp(text, "\xef\xbb\xbf", 3) ? text : text + 3), *good = p;
+    char key[1024];
+    int line = 1;
+    while (p && (*p == '{' || *p == ',')) {
+        p = json_blank(p + 1);
+        good = p;
+        p = json_string(p, key, sizeof key);
+        p = p && *(p = json_blank(p)) == ':' ? json_value(p + 1, 1, NULL, 0) : NULL;
+        if (p) good = p;
+        if (p) p = json_blank(p);
+    }
+    for (p = text; p < good; p++) line += *p == '\n';
+    return line;
+}
+
 /* What the text of a sidecar says replaces what is known. */
 static qnet_status sidecar_parse(bids *b, const char *path, const char *text, sidecar *out)
 {
     const char *value;
     if (!json_find(text, "Manufacturer", &value))
-        return bids_fail(b, QNET_ERROR_FORMAT, "%s: is no JSON object", path);
+        return bids_fail(b, QNET_ERROR_FORMAT, "%s: is no JSON object, see line %d", path,
+                         json_bad_line(text));
     if (value) json_member(text, "Manufacturer", out->manufacturer, sizeof out->manufacturer);
     BIDS_TRY(sidecar_number(b, path, text, "EchoTime", 1, "seconds, at most 1", &out->echo_time));
     BIDS_TRY(sidecar_number(b, path, text, "RepetitionTime", 30, "seconds, at most 30",
@@ -246,11 +265,20 @@ static qnet_status find_key(bids *b, const choice *c, const qnet_buffer *names, 
         count++;
     }
     if (count == 1) return QNET_OK;
-    if (count == 0)
+    if (count == 0) {
+        while ((name = bids_next(names, name)) != NULL) {
+            char part[32];
+            const size_t n = strlen(list);
+            entity(name, "part", part);
+            if (!stem_length(name) || strcmp(part, "phase") == 0 || n > 700) continue;
+            if (count++ < 3) snprintf(list + n, sizeof list - n, "%s%s", n ? ", " : "; there is ", name);
+        }
         return bids_fail(b, QNET_ERROR_NOT_FOUND, "%s: no %s_echo-*_part-mag_MEGRE (or VFA) .nii.gz or "
-                         ".nii%s", s->folder, s->name,
+                         ".nii%s%s%s", s->folder, s->name,
                          c->run || c->acquisition || c->suffix ? " of the run, acquisition or suffix "
-                                                                 "that was chosen" : "");
+                                                                 "that was chosen" : "", list,
+                         count > 3 ? ", ..." : "");
+    }
     entity(s->key, "run", run[0]);
     entity(other, "run", run[1]);
     return bids_fail(b, QNET_ERROR_ARGUMENT, "%s: %d sets of echoes fit: %s; choose one with %s",
@@ -371,8 +399,6 @@ static qnet_status find_echoes(bids *b, const choice *c, session *s)
     s->flips = 0;
     s->key[0] = '\0';
     memset(s->flip, 0, sizeof s->flip);
-    snprintf(s->name, sizeof s->name, "%s%s%s", s->subject, s->label[0] ? "_" : "", s->label);
-    snprintf(s->place, sizeof s->place, "/%s%s%s/anat", s->subject, s->label[0] ? "/" : "", s->label);
     BIDS_TRY(bids_path(b, s->folder, b->folder, s->place, "", ""));
     BIDS_TRY(bids_list(b, s->folder, &names));
     status = find_key(b, c, &names, s);
@@ -416,6 +442,13 @@ static int is_chosen(const char *chosen, const char *folder)
     return !chosen || strcmp(chosen, folder) == 0 || strcmp(chosen, folder + 4) == 0;
 }
 
+static int is_file(const char *folder, const char *name)
+{
+    char path[BIDS_PATH + 300];
+    snprintf(path, sizeof path, "%.1023s/%.255s", folder, name);
+    return qnet_file_exists(path);
+}
+
 /* The sessions of one subject, as session_names at the end of *list. */
 static qnet_status list_sessions(bids *b, const char *subject, const char *chosen, qnet_buffer *list)
 {
@@ -428,7 +461,7 @@ static qnet_status list_sessions(bids *b, const char *subject, const char *chose
     BIDS_TRY(bids_list(b, folder, &names));
     status = QNET_OK;
     while (status == QNET_OK && (name = bids_next(&names, name)) != NULL) {
-        if (strncmp(name, "ses-", 4) != 0) continue;
+        if (strncmp(name, "ses-", 4) != 0 || is_file(folder, name)) continue;
         sessions++;
         if (is_chosen(chosen, name)) status = list_add(b, list, subject, name);
     }
@@ -444,10 +477,17 @@ static qnet_status list_all(bids *b, const char *subject, const char *chosen, qn
     qnet_buffer names;
     qnet_status status;
     memset(list, 0, sizeof *list);
-    BIDS_TRY(bids_list(b, b->folder, &names));
+    memset(&names, 0, sizeof names);
+    if (qnet_file_exists(b->folder))
+        return bids_fail(b, QNET_ERROR_ARGUMENT, "%s: is a file, expected the folder of a BIDS data set "
+                         "(--data)", b->folder);
+    if (qnet_list_folder(b->ctx, b->folder, &names) != QNET_OK) {
+        qnet_buffer_free(b->ctx, &names);
+        return bids_fail(b, QNET_ERROR_NOT_FOUND, "%s (--data)", qnet_last_error(b->ctx));
+    }
     status = QNET_OK;
     while (status == QNET_OK && (name = bids_next(&names, name)) != NULL)
-        if (strncmp(name, "sub-", 4) == 0 && is_chosen(subject, name))
+        if (strncmp(name, "sub-", 4) == 0 && is_chosen(subject, name) && !is_file(b->folder, name))
             status = list_sessions(b, name, chosen, list);
     qnet_buffer_free(b->ctx, &names);
     if (status != QNET_OK || list->size > 0) return status;
@@ -457,14 +497,17 @@ static qnet_status list_all(bids *b, const char *subject, const char *chosen, qn
                      subject || chosen ? "" : ": expected a BIDS data set");
 }
 
-/* The sign of the phase by its sidecar: -1 for GE, whose phase falls where others' grows, 1 for others; 0:
-   it does not say whose it is. */
+/* The sign of the phase by its sidecar: -1 for GE, whose phase falls where others' grows, 1 for Siemens
+   and Philips; 0: it does not say whose it is, or another's. */
 static int manufacturer_sign(const char *manufacturer)
 {
+    static const char *const grows[3] = {"siemens", "philips", "phantom"}; /* the last: make_phantom's */
     char text[17] = "";
     for (size_t i = 0; manufacturer[i] && i < sizeof text - 1; i++)
         text[i] = (char)(manufacturer[i] | 0x20); /* small letters; blanks stay */
-    if (!text[0]) return 0;
-    return !strcmp(text, "ge") || !strncmp(text, "ge ", 3) || !strcmp(text, "general electric") ? -1 : 1;
+    for (int k = 0; k < 3; k++)
+        if (strncmp(text, grows[k], 7) == 0) return 1;
+    return !strcmp(text, "ge") || !strncmp(text, "ge ", 3) || !strncmp(text, "gehc", 4) ||
+           !strcmp(text, "general electric") ? -1 : 0;
 }
 #endif

@@ -33,7 +33,7 @@ static const char help[] =
     "                      falls, as GE has it; auto: by the sidecar's Manufacturer (auto)\n"
     "  --background KIND   sharp or vsharp (sharp)\n"
     "  --sharp-radius R    of SHARP's sphere, in mm (6)\n"
-    "  --brain-threshold X of brain extraction, 0 to 1: a higher one makes a smaller brain (.2)\n"
+    "  --brain-threshold X of brain extraction, .01 to .99: higher: a smaller brain (.2)\n"
     "  --brain-erode N     voxels taken from its rim, in plane (4)\n"
     "  --threads N         threads (all)               --cpu KIND      auto, scalar, avx2, avx512,\n"
     "                                                                  neon (auto)\n"
@@ -49,6 +49,13 @@ typedef struct options {
     qnet_hooks hooks;
     qnet_maps_config config;
 } options;
+
+/* An option that is missing, or is none; 0. */
+static int refuse(const char *name, const char *expected)
+{
+    fprintf(stderr, "maps: %s: expected %s (see --help)\n", name, expected);
+    return 0;
+}
 
 /* A number in low..high. */
 static int decimal(const char *name, const char *text, double low, double high, double *out)
@@ -94,7 +101,7 @@ static int option_with_value(options *o, const char *name, const char *value)
     } else if (strcmp(name, "--sharp-radius") == 0)
         return decimal(name, value, .1, 100, &c->susceptibility.sharp_radius);
     else if (strcmp(name, "--brain-threshold") == 0)
-        return decimal(name, value, 0, 1, &c->brain.threshold);
+        return decimal(name, value, .01, .99, &c->brain.threshold);
     else if (strcmp(name, "--brain-erode") == 0)
         return whole(name, value, 0, 100, &c->brain.erode);
     else if (strcmp(name, "--threads") == 0)
@@ -103,7 +110,7 @@ static int option_with_value(options *o, const char *name, const char *value)
         if (qnet_cpu_parse(value, &o->hooks.cpu) != QNET_OK)
             return fail(name, value, "auto, scalar, avx2, avx512 or neon");
     } else
-        return fail(name, "", "a known option");
+        return refuse(name, "a known option");
     return 1;
 }
 
@@ -120,14 +127,14 @@ static int parse(int argc, char **argv, options *o)
         else if (strcmp(argv[i], "--quiet") == 0)
             o->quiet = 1;
         else if (i + 1 >= argc)
-            return fail(argv[i], "", "a known option and, behind it, its value");
+            return refuse(argv[i], "a known option and, behind it, its value");
         else if (!option_with_value(o, argv[i], argv[i + 1]))
             return 0;
         else
             i++;
     }
-    if (!o->data) return fail("--data", "", "the folder of a BIDS data set");
-    if (!o->out) return fail("--out", "", "a folder for the maps, such as BIDS/derivatives/qnet");
+    if (!o->data) return refuse("--data", "the folder of a BIDS data set");
+    if (!o->out) return refuse("--out", "a folder for the maps, such as BIDS/derivatives/qnet");
     return 1;
 }
 
@@ -154,6 +161,7 @@ static int report(void *user, const qnet_progress_info *info)
     snprintf(where, sizeof where, "%.40s %d/%d", j->s.name, j->at + 1, j->count);
     p.where = where;
     p.epoch = 0;
+    p.items_per_second = 0; /* steps of very different lengths */
     if (!j->shown.terminal) { /* a line for each session, not for each step */
         p.task = "";
         p.steps = 0;
@@ -162,14 +170,38 @@ static int report(void *user, const qnet_progress_info *info)
     return show(&j->shown, &p);
 }
 
+/* The library's sentences name fields of its configuration; here those are options. */
+static const char *hint(const char *sentence)
+{
+    static const char *const hints[][2] = {{"phase_sign", " (--phase-sign)"},
+                                           {"sharp_radius", " (--sharp-radius)"},
+                                           {": threshold is", " (--brain-threshold)"},
+                                           {": erode is", " (--brain-erode)"}};
+    for (size_t i = 0; i < sizeof hints / sizeof *hints; i++)
+        if (strstr(sentence, hints[i][0])) return hints[i][1];
+    return "";
+}
+
 /* For qnet_log.message: warnings also go to the page. */
 static void keep_message(void *user, qnet_log_level level, const char *text)
 {
     job *j = (job *)user;
     const size_t n = strlen(j->warnings);
-    if (level == QNET_LOG_WARNING) snprintf(j->warnings + n, sizeof j->warnings - n, "%s\n", text);
+    char whole_text[2000];
+    snprintf(whole_text, sizeof whole_text, "%.1900s%s", text, hint(text));
+    if (level == QNET_LOG_WARNING) snprintf(j->warnings + n, sizeof j->warnings - n, "%s\n", whole_text);
     if (level == QNET_LOG_WARNING) display_clear(&j->shown);
-    message(&j->shown, level, text);
+    message(&j->shown, level, whole_text);
+}
+
+/* Its names into j->s. */
+static void session_start(job *j, const session_name *name)
+{
+    session *s = &j->s;
+    memcpy(s->subject, name->subject, sizeof s->subject);
+    memcpy(s->label, name->label, sizeof s->label);
+    snprintf(s->name, sizeof s->name, "%s%s%s", s->subject, s->label[0] ? "_" : "", s->label);
+    snprintf(s->place, sizeof s->place, "/%s%s%s/anat", s->subject, s->label[0] ? "/" : "", s->label);
 }
 
 /* The path of the brain mask into j->mask: {subject} and {session} become names. "": none is given. */
@@ -202,8 +234,10 @@ static int phase_sign(job *j, int *sign)
     *sign = j->o->sign ? j->o->sign : manufacturer_sign(f->facts.manufacturer);
     if (j->o->sign || *sign) return j->o->sign != 0;
     *sign = 1;
-    snprintf(text, sizeof text, "%.1000s: its sidecars name no Manufacturer: phase is taken to grow with "
-             "the field, as with Siemens and Philips; for GE say --phase-sign -1", f->magnitude);
+    snprintf(text, sizeof text, "%.1000s: its sidecars name %s%s: phase is taken to grow with the field, as "
+             "with Siemens and Philips; where it falls, as with GE, say --phase-sign -1", f->magnitude,
+             f->facts.manufacturer[0] ? "a Manufacturer that is not known here, " : "no Manufacturer",
+             f->facts.manufacturer);
     keep_message(j, QNET_LOG_WARNING, text);
     return -1;
 }
@@ -407,8 +441,7 @@ static qnet_status run_session(job *j, const session_name *name, int *done)
     memset(&q, 0, sizeof q);
     *done = 0;
     j->warnings[0] = j->b.error[0] = '\0';
-    memcpy(j->s.subject, name->subject, sizeof j->s.subject);
-    memcpy(j->s.label, name->label, sizeof j->s.label);
+    session_start(j, name);
     BIDS_TRY(find_echoes(&j->b, &j->o->echoes, &j->s));
     BIDS_TRY(mask_path(j));
     q.s = &j->s;
@@ -433,11 +466,11 @@ static qnet_status run_session(job *j, const session_name *name, int *done)
 static qnet_status check_sessions(job *j, session_name *names)
 {
     int kept = 0;
+    char path[BIDS_PATH];
     for (int i = 0; i < j->count; i++) {
         qnet_status status;
         int none;
-        memcpy(j->s.subject, names[i].subject, sizeof j->s.subject);
-        memcpy(j->s.label, names[i].label, sizeof j->s.label);
+        session_start(j, &names[i]);
         status = find_echoes(&j->b, &j->o->echoes, &j->s);
         none = status == QNET_ERROR_NOT_FOUND && !j->s.key[0];
         if (status != QNET_OK && (!none || (kept == 0 && i == j->count - 1))) return status;
@@ -452,21 +485,95 @@ static qnet_status check_sessions(job *j, session_name *names)
         names[kept++] = names[i];
     }
     j->count = kept;
-    if (j->count < 2 || !j->o->mask || strstr(j->o->mask, "{subject}")) return QNET_OK;
-    return bids_fail(&j->b, QNET_ERROR_ARGUMENT, "%s: one mask for %d sessions, expected {subject} in its "
-                     "name, or --subject", j->o->mask, j->count);
+    for (int i = 0; j->o->mask && i < kept; i++) {
+        session_start(j, &names[i]);
+        BIDS_TRY(mask_path(j));
+        strcpy(path, j->mask);
+        for (int k = 0; k < i; k++) {
+            session_start(j, &names[k]);
+            BIDS_TRY(mask_path(j));
+            if (strcmp(path, j->mask) != 0) continue;
+            return bids_fail(&j->b, QNET_ERROR_ARGUMENT, "%s: one mask for %s and %s%s%s, expected %s in its "
+                             "name, or --subject and --session (--mask)", path, j->s.name, names[i].subject,
+                             names[i].label[0] ? "_" : "", names[i].label,
+                             strcmp(names[i].subject, names[k].subject) ? "{subject}" : "{session}");
+        }
+    }
+    return QNET_OK;
 }
 
-/* The library's sentences name fields of its configuration; here those are options. */
-static const char *hint(const char *sentence)
+/* The first member of one object that is not the same in another into text: its name and both values. Signs
+   of the phase and masks are of a session; only whether a mask is given is compared. 0: there is none. */
+static int other_setting(const char *ours, const char *theirs, char text[400])
 {
-    static const char *const hints[][2] = {{"choose one by its name", " (--derivatives NAME)"},
-                                           {"phase_sign", " (--phase-sign)"},
-                                           {"sharp_radius", " (--sharp-radius)"},
-                                           {"brain configuration", " (--brain-threshold, --brain-erode)"}};
-    for (size_t i = 0; i < sizeof hints / sizeof *hints; i++)
-        if (strstr(sentence, hints[i][0])) return hints[i][1];
-    return "";
+    const char *p = json_blank(ours + 1);
+    while (*p == '"') {
+        char key[64];
+        const char *value = json_blank(json_blank(json_string(p, key, sizeof key)) + 1), *other;
+        const size_t n = (size_t)(json_value(value, 1, NULL, 0) - value);
+        size_t m = 0;
+        json_find(theirs, key, &other);
+        if (other) m = (size_t)(json_value(other, 1, NULL, 0) - other);
+        if (strcmp(key, "mask") == 0 ? other && (strncmp(value, "\"auto\"", 6) == 0) !=
+                                                (strncmp(other, "\"auto\"", 6) == 0)
+                                     : strcmp(key, "phase_sign") && (n != m || strncmp(value, other, n))) {
+            snprintf(text, 400, "%s %.*s, here %.*s", key, m < 99 ? (int)m : 99, other ? other : "",
+                     n < 99 ? (int)n : 99, value);
+            return 1;
+        }
+        p = json_blank(value + n);
+        if (*p == ',') p = json_blank(p + 1);
+    }
+    return 0;
+}
+
+/* The object Settings of a text of JSON into object[4000]; "": it has none. */
+static void settings_of(const qnet_buffer *text, char *object)
+{
+    const char *value = NULL;
+    object[0] = '\0';
+    if (text->size > 0 && json_find((const char *)text->bytes, "Settings", &value) && value && *value == '{')
+        snprintf(object, 4000, "%.*s", (int)(json_value(value, 1, NULL, 0) - value), value);
+}
+
+/* Warns of sessions in the folder of the maps that this run does not make, and that other settings made. */
+static qnet_status check_settings(job *j, const session_name *names)
+{
+    char path[BIDS_PATH], ours[4000], theirs[4000], text[400], first[600] = "";
+    bids there = j->b;
+    qnet_buffer list, json;
+    const session_name *other;
+    int count = 0, total, k;
+    writer w;
+    memset(&json, 0, sizeof json);
+    w = writer_begin(j->b.ctx, &json, "null", 0);
+    open_object(&w, "", "{");
+    put_settings(&w, &j->o->config, j->o->mask ? j->o->mask : "", 1);
+    close_object(&w, "}");
+    BIDS_TRY(writer_end(&w));
+    BIDS_TRY(qnet_buffer_append(j->b.ctx, &json, "", 1));
+    settings_of(&json, ours);
+    qnet_buffer_free(j->b.ctx, &json);
+    there.folder = j->o->out;
+    if (list_all(&there, NULL, NULL, &list) != QNET_OK) list.size = 0; /* there is none yet */
+    other = (const session_name *)(const void *)list.bytes;
+    total = (int)(list.size / sizeof *other);
+    for (int i = 0; i < total; i++) {
+        for (k = 0; k < j->count && memcmp(&names[k], &other[i], sizeof *other); k++) {}
+        session_start(j, &other[i]);
+        if (k < j->count || output_path(&there, j->o->out, &j->s, CHIMAP, ".json", path) != QNET_OK ||
+            bids_text(&there, path, &json) != QNET_OK) continue;
+        settings_of(&json, theirs);
+        qnet_buffer_free(j->b.ctx, &json);
+        if (theirs[0] && other_setting(ours, theirs, text) && count++ == 0)
+            snprintf(first, sizeof first, "%s has %s", j->s.name, text);
+    }
+    qnet_buffer_free(j->b.ctx, &list);
+    if (count == 0) return QNET_OK;
+    snprintf(path, sizeof path, "%.300s: %d session%s of other settings, not made again in this run: %s",
+             j->o->out, count, count > 1 ? "s" : "", first);
+    keep_message(j, QNET_LOG_WARNING, path);
+    return QNET_OK;
 }
 
 /* A session that fails is told, and the others are still made; QNET_STOPPED ends all. */
@@ -524,6 +631,7 @@ int main(int argc, char **argv)
     j->count = (int)(names.size / sizeof(session_name));
     if (status == QNET_OK) status = check_sessions(j, (session_name *)(void *)names.bytes);
     if (status == QNET_OK) status = outputs_check(&j->b, o.out);
+    if (status == QNET_OK) status = check_settings(j, (const session_name *)(const void *)names.bytes);
     if (status == QNET_OK) status = bids_describe(&j->b);
     if (status == QNET_OK) status = outputs_describe(&j->b, o.out);
     if (status == QNET_OK)

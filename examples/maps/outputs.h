@@ -276,6 +276,7 @@ static qnet_status outputs_describe(bids *b, const char *out)
     status = writer_end(&w);
     if (status == QNET_OK) status = qnet_make_folder(b->ctx, out);
     if (status == QNET_OK) status = qnet_file_replace(b->ctx, path, text.bytes, text.size);
+    if (status != QNET_OK) bids_fail(b, status, "%s (--out)", qnet_last_error(b->ctx));
     qnet_buffer_free(b->ctx, &text);
     return status;
 }

@@ -204,6 +204,16 @@ static void draw_plane(const view *v, const qnet_volume *map, double low, double
         }
 }
 
+/* A letter of 10 x 14 pixels at a place of rgb, white; of 5 x 7 dots, a bit each from the left. */
+static void draw_letter(char letter, int left, int top, int width, uint8_t *rgb)
+{
+    static const uint8_t dots[2][7] = {{16, 16, 16, 16, 16, 16, 31}, {30, 17, 17, 30, 20, 18, 17}};
+    for (int y = 0; y < 14; y++)
+        for (int x = 0; x < 10; x++)
+            if (dots[letter == 'R'][y / 2] >> (4 - x / 2) & 1)
+                memset(rgb + 3 * ((size_t)(top + y) * (size_t)width + (size_t)(left + x)), 255, 3);
+}
+
 /* <figure> with the three planes of a map. */
 static void put_planes(writer *w, const view *v, const qnet_volume *map, double low, double high,
                        const qnet_volume *within, const qnet_volume *const rim[3], const char *name,
@@ -227,6 +237,10 @@ static void put_planes(writer *w, const view *v, const qnet_volume *map, double 
         const int shift = (height - pixels_along(v, map, across[k][1])) / 2;
         draw_plane(v, map, low, high, within, rim, across[k], left, width,
                    rgb + 3 * (size_t)shift * (size_t)width);
+        if (k < 2 && pixels_along(v, map, across[k][0]) > 40 && height > 40) {
+            draw_letter('R', left + 4, shift + 4, width, rgb);
+            draw_letter('L', left + pixels_along(v, map, across[k][0]) - 14, shift + 4, width, rgb);
+        }
         left += pixels_along(v, map, across[k][0]) + PLANE_GAP;
     }
     put(w, "<figure><div class=\"scroll sheet\">");
@@ -246,8 +260,8 @@ static void put_maps(writer *w, const quality *q)
     put(w, q->ganglia ? " through the basal ganglia" : " through the middle of the brain");
     put(w, "; the patient's right is on the left of the first two.</p>\n");
     put_planes(w, &v, m->qsm, -.15, .15, m->qsm_mask, none, "QSM", "&minus;0.15 (black) to 0.15 ppm (white). "
-               "Deep grey nuclei and veins are bright, white matter is darker; streaks or a dark rim mean "
-               "trouble.");
+               "Deep grey nuclei and veins are bright, white matter is darker; streaks, a dark rim or a "
+               "checkerboard mean trouble.");
     put_planes(w, &v, m->r2star, 0, 60, NULL, none, "R2*", "0 to 60 1/s. Bright: iron, veins, and tissue near "
                "air, where the field is uneven.");
     put_planes(w, &v, m->t1w, 0, 1.2 * quantile_of(m->t1w, m->mask, .98), NULL, rims, "T1W and masks",
@@ -283,7 +297,7 @@ static void put_tiles(writer *w, const quality *q)
     snprintf(text, sizeof text, "%.1f&thinsp;1/s", r2star.mean);
     put_tile(w, text, "mean R2*", "of the brain mask");
     snprintf(note, sizeof note, "%+.3f&thinsp;ppm where R2* is highest", check);
-    put_tile(w, check > 0 ? "right" : "wrong?", "sign of the phase", note);
+    put_tile(w, check > 0 ? "as expected" : "reversed?", "sign of the phase", note);
     put(w, "</div>\n");
 }
 
@@ -309,9 +323,11 @@ static void put_region(writer *w, const quality *q, const char *name, const qnet
 
 static void put_regions(writer *w, const quality *q)
 {
-    put(w, "<h2>Regions</h2>\n<p>Mean &plusmn; standard deviation over voxels. QSM is relative to its mean "
+    int named = 0;
+    put(w, "<h2>Regions</h2>\n<p>Mean &plusmn; standard deviation over voxels of the region inside the "
+           "brain mask, of QSM inside its own mask; ml are of the whole region. QSM is relative to its mean "
            "over the brain: compare differences.</p>\n<div class=\"scroll\"><table><thead><tr>");
-    cells(w, "th", "Region|>ml|>QSM, ppm|>R2*, 1/s");
+    cells(w, "th", "Region|>ml, whole|>QSM, ppm|>R2*, 1/s");
     if (q->maps->t1) cells(w, "th", ">T1, s");
     put(w, "</tr></thead><tbody>\n");
     put_region(w, q, "Brain", q->maps->mask, 0);
@@ -320,9 +336,13 @@ static void put_regions(writer *w, const quality *q)
         char name[80];
         if (q->label_name && q->label_name[label][0]) strcpy(name, q->label_name[label]);
         else snprintf(name, sizeof name, "Label %d", label);
+        named |= q->label_name && q->label_name[label][0];
         put_region(w, q, name, q->labels, label);
     }
     put(w, "</tbody></table></div>\n");
+    if (q->labels && !named)
+        put(w, "<p class=\"small\">A dseg.tsv (index, name) at the top of the labels' folder would name "
+               "them.</p>\n");
 }
 
 /* The numbers that made the maps: a table of the page, or members of an object in JSON. */
