@@ -16595,22 +16595,22 @@ static void qnet__offset_terms(const qnet_volume *v, int x, int y, int z,
 static void qnet__solve_offset(double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS],
                                double b[QNET__OFFSET_TERMS])
 {
-    enum { N = QNET__OFFSET_TERMS };
-    for (int i = 0; i < N; i++) a[i][i] += 1e-9 * a[0][0];
-    for (int j = 0; j < N; j++) {
+    enum { terms = QNET__OFFSET_TERMS };
+    for (int i = 0; i < terms; i++) a[i][i] += 1e-9 * a[0][0];
+    for (int j = 0; j < terms; j++) {
         for (int k = 0; k < j; k++) a[j][j] -= a[j][k] * a[j][k];
         a[j][j] = sqrt(fmax(a[j][j], DBL_MIN));
-        for (int i = j + 1; i < N; i++) {
+        for (int i = j + 1; i < terms; i++) {
             for (int k = 0; k < j; k++) a[i][j] -= a[i][k] * a[j][k];
             a[i][j] /= a[j][j];
         }
     }
-    for (int i = 0; i < N; i++) {
+    for (int i = 0; i < terms; i++) {
         for (int k = 0; k < i; k++) b[i] -= a[i][k] * b[k];
         b[i] /= a[i][i];
     }
-    for (int i = N - 1; i >= 0; i--) {
-        for (int k = i + 1; k < N; k++) b[i] -= a[k][i] * b[k];
+    for (int i = terms - 1; i >= 0; i--) {
+        for (int k = i + 1; k < terms; k++) b[i] -= a[k][i] * b[k];
         b[i] /= a[i][i];
     }
 }
