@@ -157,12 +157,12 @@
    DETERMINISM
 
    The same inputs, seed and build on the same kind of CPU give the same bits, for any number of
-   threads, any parallel hook, and after any stop-and-resume. Work is split by shape, never by
-   thread count; each output has one owner; partial sums are combined in a fixed order; random
-   numbers are counted, not drawn from a state: each is a function of (seed, purpose, epoch,
-   sample). Different kernels (scalar, AVX2, AVX-512, NEON) round differently, and a BLAS or FFT
-   hook keeps whatever promise its library makes. -ffast-math is refused, and its parts should not
-   be used.
+   threads, any parallel hook, after any stop-and-resume, and where machines share the folds of an
+   experiment. Work is split by shape, never by thread count; each output has one owner; partial
+   sums are combined in a fixed order; random numbers are counted, not drawn from a state: each is a
+   function of (seed, purpose, epoch, sample). Different kernels (scalar, AVX2, AVX-512, NEON) round
+   differently, and a BLAS or FFT hook keeps whatever promise its library makes. -ffast-math is
+   refused, and its parts should not be used.
 
    ERRORS
 
@@ -1737,7 +1737,7 @@ typedef struct qnet_experiment_config {
     qnet_stage2_config stage2;    /* steps, seed: set by the experiment */
     qnet_publish publish;         /* all zero: none */
     int keep[QNET_MODELS];        /* 1, 1, 1: models whose weights stay in out/weights */
-    int part, parts;              /* 0, 0: all; 2, 4: the second of four; QNET_COLLECT, 0 */
+    int part, parts;              /* 0, 0: all; 2, 4: the second of four; QNET_COLLECT, 4 */
 } qnet_experiment_config;
 QNET_API void qnet_experiment_config_init(qnet_experiment_config *config);
 
@@ -20490,15 +20490,13 @@ static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experime
     QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__experiment_settings, c));
     /* No setting, as a resume may change it. */
     QNET__TRY(qnet__check_range(ctx, "experiment", "bootstrap", c->bootstrap, 2, 10000000));
-    if (c->part != QNET_COLLECT && (c->part != 0 || c->parts != 0) &&
-        (c->part < 1 || c->part > c->parts))
+    if ((c->part != 0 || c->parts != 0) &&
+        ((c->part < 1 && c->part != QNET_COLLECT) || c->parts < 1 || c->part > c->parts ||
+         c->parts > qnet__folds_count(c)))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "experiment: part %d of %d: expected 1 or more, and no more than there "
-                          "are parts", c->part, c->parts);
-    if (c->part > 0 && c->parts > qnet__folds_count(c))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "experiment: %d parts for %lld folds (of all inputs and repeats): "
-                          "expected no more parts than folds", c->parts, qnet__folds_count(c));
+                          "experiment: part %d of %d: expected 1 to the number of parts, and of "
+                          "parts 1 to %lld, as there are folds (inputs x repeats x folds)",
+                          c->part, c->parts, qnet__folds_count(c));
     QNET__TRY(qnet__stage1_config_check(ctx, &c->stage1));
     return qnet__settings_check(ctx, "stage 2", qnet__stage2_settings, &c->stage2);
 }
@@ -21377,32 +21375,6 @@ static qnet_status qnet__checkpoint_open(const qnet__job *job)
     return qnet__config_compare(job, path);
 }
 
-/* How many parts there are to collect: the folders in out say so. */
-static qnet_status qnet__parts_find(qnet_experiment *e)
-{
-    qnet_buffer names = {NULL, 0, 0, NULL};
-    const char *name = NULL;
-    int part, parts, found = 0;
-    char rest;
-    qnet_status status = qnet_list_folder(e->ctx, e->out, &names);
-    while (status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL) {
-        if (sscanf(name, "part-%d-of-%d%c", &part, &parts, &rest) != 2 || part < 1 || part > parts)
-            continue;
-        if (found > 0 && found != parts)
-            status = qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
-                                "%s: holds parts of %d and parts of %d; remove the folders of "
-                                "those that are not wanted", e->out, found, parts);
-        found = parts;
-    }
-    qnet_buffer_free(e->ctx, &names);
-    if (status == QNET_OK && found == 0)
-        status = qnet__fail(e->ctx, QNET_ERROR_NOT_FOUND,
-                            "%s: holds no part of a run, such as part-1-of-4; run the parts, then "
-                            "collect", e->out);
-    if (status == QNET_OK) e->config.parts = found;
-    return status;
-}
-
 /* Before anything is read: all parts must be there, of this configuration, and finished. That they
    are of these data is seen fold by fold. */
 static qnet_status qnet__parts_check(qnet__job *job)
@@ -21411,7 +21383,7 @@ static qnet_status qnet__parts_check(qnet__job *job)
     const qnet_experiment_config *c = &e->config;
     const long long all = qnet__folds_count(c), per_input = (long long)c->repeats * c->folds;
     char path[QNET__PATH], folder[48], missing[200] = "";
-    QNET__TRY(qnet__parts_find(e));
+    int count = 0;
     for (int part = 1; part <= c->parts; part++) {
         const size_t n = strlen(missing);
         int done;
@@ -21426,12 +21398,14 @@ static qnet_status qnet__parts_check(qnet__job *job)
                             "result", ".safetensors", path);
             done = qnet_file_exists(path);
         }
-        if (!done) snprintf(missing + n, sizeof missing - n, "%s%d", n > 0 ? "," : "", part);
+        if (!done && n + 16 < sizeof missing) /* the sentence is long enough */
+            snprintf(missing + n, sizeof missing - n, "%s%d", n > 0 ? "," : "", part);
+        count += !done;
     }
-    if (!missing[0]) return QNET_OK;
+    if (count == 0) return QNET_OK;
     return qnet__fail(e->ctx, QNET_ERROR_NOT_FOUND,
-                      "%s: of %d parts, missing or not finished: %s; run or resume them, then "
-                      "collect", e->out, c->parts, missing);
+                      "%s: %d of %d parts are missing or not finished: %s; run or resume them, "
+                      "then collect", e->out, count, c->parts, missing);
 }
 
 /* Removes from out/weights what an earlier run had more than this one, an input, repeats or folds,
@@ -21567,6 +21541,7 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
 static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
 {
     const qnet_experiment_config *c = &job->e->config;
+    const double epochs = job->epochs + qnet__fold_epochs(c);
     job->repeat = repeat;
     job->fold = fold;
     job->train_count = job->test_count = 0;
@@ -21575,10 +21550,8 @@ static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
         else job->train[job->train_count++] = s;
     snprintf(job->where, sizeof job->where, "%s repeat %d/%d fold %d/%d",
              qnet_input_name((qnet_input)job->input), repeat + 1, c->repeats, fold + 1, c->folds);
-    job->epochs = (double)qnet__fold_epochs(c) *
-                  (double)(qnet__of_part(c, qnet__fold_number(c, job->input, repeat, fold)) -
-                           qnet__of_part(c, qnet__fold_number(c, job->input, 0, 0)));
     QNET__TRY(qnet__fold_run(job));
+    job->epochs = epochs;
     qnet__fold_items(job);
     qnet__fold_curves(job);
     job->curve += qnet__curve_epochs(c);

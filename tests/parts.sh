@@ -33,7 +33,7 @@ slurm()
         OPTIONS="$small --weights-out features" "$@" sh examples/slurm.sh
 }
 
-says 1 'holds no part of a run' --collect
+says 1 'expected parts there, such as part-1-of-4' --collect
 OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=4 SLURM_PROCID=0 SLURM_NTASKS=1 crossval --part auto > "$dir/1" 2>&1 &
 first=$!
 PMI_RANK=1 PMI_SIZE=4 "$bin/crossval" --data "$dir/cohort" --out "$dir/out" $small --threads 1 --part auto > "$dir/2" 2>&1 &
@@ -53,13 +53,13 @@ done
 ok "it says what comes then" grep -q 'Part 3 of 4 is done.*--collect' "$dir/3"
 ok "a part has no results" test ! -e "$dir/out/predictions.csv" -a -d "$dir/out/part-1-of-4/checkpoint"
 
-says 1 'of 4 parts, missing or not finished: 2; run or resume them, then collect (--part K/N' --collect
+says 1 '1 of 4 parts are missing or not finished: 2; run or resume them, then collect (--part K/N' --collect
 says 1 'holds an unfinished run' --part 2/4
 says 1 'part-2-of-4/checkpoint/config.txt: the run to resume has "seed=7", this one has "seed=8"' --part 2/4 --resume --seed 8
 says 1 'part-1-of-4/checkpoint/config.txt: the run to resume has "seed=7", this one has "seed=8"' --collect --seed 8
 says 1 'expected K/N with K from 1 to N' --part 5/4
 says 1 'expected K/N with K from 1 to N' --part 0/4
-says 1 '5 parts for 4 folds' --part 1/5
+says 1 'part 1 of 5: expected 1 to the number of parts, and of parts 1 to 4' --part 1/5
 says 1 'expected no --part beside it' --part 1/4 --collect
 says 1 'expected to be started by srun, mpirun' --part auto
 export SLURM_ARRAY_TASK_ID=3 SLURM_ARRAY_TASK_MIN=2 SLURM_ARRAY_TASK_COUNT=2
@@ -90,7 +90,7 @@ PBS_VNODENUM=1 PBS_NP=4 crossval --part auto --resume > "$dir/log" 2>&1
 ok "resumed" test $? = 0
 
 mkdir "$dir/out/part-1-of-3"
-says 1 'holds parts of' --collect
+says 1 'expected parts of one number, found parts of ' --collect
 rmdir "$dir/out/part-1-of-3"
 ok "collected" slurm
 for file in predictions.csv weights/crop-repeat01-fold02-resnetswa.safetensors weights/full-repeat01-fold02-qnet.safetensors; do

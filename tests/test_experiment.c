@@ -545,7 +545,7 @@ static void test_damaged_part(qnet_context *ctx, const qnet_experiment_config *c
     write_table(ctx, data_folder, 0, 1);
     CHECK(rename(result, "build/test-experiment/kept") == 0);
     CHECK_FAILS(ctx, run_folder(ctx, c, data_folder, folder, NULL, 0, &e), QNET_ERROR_NOT_FOUND,
-                "of 3 parts, missing or not finished: 2;");
+                "1 of 3 parts are missing or not finished: 2;");
     CHECK(rename("build/test-experiment/kept", result) == 0);
     CHECK(e == NULL);
 }
@@ -576,8 +576,9 @@ static void test_parts(void)
     CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out[1], NULL, 0, &alone));
     CHECK_OK(ctx, qnet_experiment_csv(alone, &text[1]));
     c.part = QNET_COLLECT;
-    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out[0], NULL, 0, &e), QNET_ERROR_NOT_FOUND, "holds no part");
     c.parts = 3;
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out[0], NULL, 0, &e), QNET_ERROR_NOT_FOUND,
+                "3 of 3 parts are missing or not finished: 1,2,3;");
     c.publish.write = publish_at_second;
     c.publish.user = &calls;
     for (int k = 0; k < 4; k++) {
@@ -649,13 +650,13 @@ static void test_bad_arguments(void)
     c.use_input[QNET_INPUT_CROP] = 0;
     CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out_folder, NULL, 0, &e),
                 QNET_ERROR_ARGUMENT, "input");
-    for (int part = 0; part < 6; part++) {
+    for (int k = 0; k < 6; k++) {
+        static const int part[6][2] = { { 0, 2 }, { 3, 2 }, { 1, 3 }, { -2, 2 }, { 1, 0 }, { QNET_COLLECT, 3 } };
         small_config(&c);
-        c.part = part;
-        c.parts = part == 3 ? 3 : 2;
-        if (part == 1 || part == 2) continue;
+        c.part = part[k][0];
+        c.parts = part[k][1];
         CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out_folder, NULL, 0, &e), QNET_ERROR_ARGUMENT,
-                    part == 3 ? "3 parts for 2 folds" : "expected 1 or more");
+                    "expected 1 to the number of parts, and of parts 1 to 2, as there are folds");
     }
     CHECK(e == NULL);
     CHECK(strcmp(qnet_model_name(QNET_MODEL_QNET), "Q-Net") == 0);

@@ -45,4 +45,31 @@ static int part_of(const char *name, const char *value, int *part, int *parts)
     return 1;
 }
 
+/* How many parts to collect: the folders in the output folder say so. */
+static int parts_there(qnet_context *ctx, const char *out, int *parts)
+{
+    qnet_buffer names;
+    size_t at = 0;
+    int found = 0, part, of;
+    char rest, expected[80];
+    memset(&names, 0, sizeof names);
+    (void)qnet_list_folder(ctx, out, &names); /* where it fails, there are none */
+    for (; at < names.size; at += strlen((const char *)names.bytes + at) + 1) {
+        const char *name = (const char *)names.bytes + at;
+        if (sscanf(name, "part-%d-of-%d%c", &part, &of, &rest) != 2 || part < 1 || part > of) continue;
+        if (found == 0 || found == of) {
+            found = of;
+            continue;
+        }
+        sprintf(expected, "parts of one number, found parts of %d and of %d there", found, of);
+        found = -1;
+        break;
+    }
+    qnet_buffer_free(ctx, &names);
+    if (found == 0) strcpy(expected, "parts there, such as part-1-of-4: run them first");
+    if (found < 1) return fail("--out", out, expected);
+    *parts = found;
+    return 1;
+}
+
 #endif

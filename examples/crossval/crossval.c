@@ -265,6 +265,10 @@ int main(int argc, char **argv)
     o.config.publish.user = &drawn; /* cuts: of the input that the page shows */
     o.config.input[o.config.use_input[QNET_INPUT_CROP] ? QNET_INPUT_CROP : QNET_INPUT_FULL].viewer =
         &viewer;
+    if (o.collect && !parts_there(ctx, o.out, &o.config.parts)) {
+        qnet_context_destroy(ctx);
+        return 1;
+    }
     status = find_scans(ctx, &o, o.hooks.log, &found);
     if (status == QNET_OK)
         status = qnet_experiment_run(ctx, &o.config, &found.dataset, o.out, o.weights, o.resume, &e);
