@@ -157,12 +157,12 @@
    DETERMINISM
 
    The same inputs, seed and build on the same kind of CPU give the same bits, for any number of
-   threads, any parallel hook, and after any stop-and-resume. Work is split by shape, never by
-   thread count; each output has one owner; partial sums are combined in a fixed order; random
-   numbers are counted, not drawn from a state: each is a function of (seed, purpose, epoch,
-   sample). Different kernels (scalar, AVX2, AVX-512, NEON) round differently, and a BLAS or FFT
-   hook keeps whatever promise its library makes. -ffast-math is refused, and its parts should not
-   be used.
+   threads, any parallel hook, after any stop-and-resume, and where machines share the folds of an
+   experiment. Work is split by shape, never by thread count; each output has one owner; partial
+   sums are combined in a fixed order; random numbers are counted, not drawn from a state: each is a
+   function of (seed, purpose, epoch, sample). Different kernels (scalar, AVX2, AVX-512, NEON) round
+   differently, and a BLAS or FFT hook keeps whatever promise its library makes. -ffast-math is
+   refused, and its parts should not be used.
 
    ERRORS
 
@@ -1723,6 +1723,8 @@ typedef struct qnet_publish {
     qnet_status (*write)(void *user, const struct qnet_experiment *experiment, const char *folder);
 } qnet_publish;
 
+#define QNET_COLLECT -1 /* as qnet_experiment_config.part */
+
 /* Numbers that change results, and what is made of them. */
 typedef struct qnet_experiment_config {
     int use_input[2];             /* by qnet_input: 1, 1 */
@@ -1734,6 +1736,8 @@ typedef struct qnet_experiment_config {
     qnet_stage1_config stage1;    /* size, seed: set by the experiment */
     qnet_stage2_config stage2;    /* steps, seed: set by the experiment */
     qnet_publish publish;         /* all zero: none */
+    int keep[QNET_MODELS];        /* 1, 1, 1: models whose weights stay in out/weights */
+    int part, parts;              /* 0, 0: all; 2, 4: the second of four; QNET_COLLECT, 4 */
 } qnet_experiment_config;
 QNET_API void qnet_experiment_config_init(qnet_experiment_config *config);
 
@@ -1824,6 +1828,10 @@ typedef struct qnet_experiment {
    bits. weights: a ResNet18 safetensors file, or NULL for random initial weights; with a file,
    inputs that are not normalised otherwise get the mean and std that an experiment recorded in it,
    or ImageNet's; where its images were prepared otherwise, a warning names both values.
+   Several machines share a run by its folds: each is given one of config.parts parts and the same
+   arguments, trains every parts-th fold in out/part-2-of-4, with a lock of its own, and leaves
+   *result NULL. QNET_COLLECT trains nothing: from all parts it makes what one run alone makes, to
+   the same bits, or says which parts are missing, unfinished, or of other settings.
    QNET_ERROR_BUSY while another run, which the sentence names, has the lock out/run.lock.
    QNET_ERROR_LEAK for weights that an experiment trained, they or those they began with, on any
    subject of this cohort, which is known by its QSM map. QNET_ERROR_MISMATCH for weights of
@@ -20308,6 +20316,9 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
      weights/<fold>-resnet.safetensors, -resnetswa, -qnet     moved to out/weights at the end
      publish/                                     predictions.csv and the caller's files: to out
 
+   A part of a run (config.part) has all this in out/part-2-of-4/checkpoint; whoever collects the
+   parts reads the folds there and moves the weights from there.
+
    Read from the bottom: qnet_experiment_run, qnet__experiment_run, qnet__input_run, qnet__fold_run.
    Relies on >>context >>random >>file >>text >>resnet >>weights >>image >>cohort >>train >>metrics.
    ============================================================================================ */
@@ -20334,6 +20345,7 @@ QNET_API void qnet_experiment_config_init(qnet_experiment_config *config)
     qnet_input_config_init(&config->input[QNET_INPUT_FULL], QNET_INPUT_FULL);
     config->folds = 10;
     config->repeats = 1;
+    for (int m = 0; m < QNET_MODELS; m++) config->keep[m] = 1;
     config->bootstrap = 2000;
     config->seed = 1;
     qnet_stage1_config_init(&config->stage1);
@@ -20437,6 +20449,39 @@ static qnet_status qnet__experiment_text(const qnet_experiment *e, qnet_buffer *
     return qnet__settings_text(ctx, text, "stage2.", qnet__stage2_settings, &c->stage2);
 }
 
+/* Folds are numbered from 0: input by input, repeat by repeat. */
+static long long qnet__fold_number(const qnet_experiment_config *c, int input, int repeat, int fold)
+{
+    const int repeats = repeat + (input == 1 && c->use_input[0] ? c->repeats : 0);
+    return (long long)repeats * c->folds + fold;
+}
+
+/* How many of the first n folds are this part's, which has every parts-th; without parts all. */
+static long long qnet__of_part(const qnet_experiment_config *c, long long n)
+{
+    return c->part > 0 ? (n + c->parts - c->part) / c->parts : n;
+}
+
+/* How many of an input's folds are this part's. */
+static long long qnet__input_share(const qnet_experiment_config *c, int input)
+{
+    return qnet__of_part(c, qnet__fold_number(c, input, c->repeats, 0)) -
+           qnet__of_part(c, qnet__fold_number(c, input, 0, 0));
+}
+
+/* All folds, of all parts. */
+static long long qnet__folds_count(const qnet_experiment_config *c)
+{
+    return qnet__fold_number(c, c->use_input[1] != 0, c->repeats, 0);
+}
+
+/* "/part-2-of-4", a folder in out; of part 0 "", for out itself. */
+static void qnet__part_folder(const qnet_experiment_config *c, long long part, char folder[48])
+{
+    folder[0] = '\0';
+    if (part > 0) snprintf(folder, 48, "/part-%lld-of-%d", part, c->parts);
+}
+
 /* All ranges, before a file is touched. */
 static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experiment_config *c)
 {
@@ -20445,6 +20490,13 @@ static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experime
     QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__experiment_settings, c));
     /* No setting, as a resume may change it. */
     QNET__TRY(qnet__check_range(ctx, "experiment", "bootstrap", c->bootstrap, 2, 10000000));
+    if ((c->part != 0 || c->parts != 0) &&
+        ((c->part < 1 && c->part != QNET_COLLECT) || c->parts < 1 || c->part > c->parts ||
+         c->parts > qnet__folds_count(c)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "experiment: part %d of %d: expected 1 to the number of parts, and of "
+                          "parts 1 to %lld, as there are folds (inputs x repeats x folds)",
+                          c->part, c->parts, qnet__folds_count(c));
     QNET__TRY(qnet__stage1_config_check(ctx, &c->stage1));
     return qnet__settings_check(ctx, "stage 2", qnet__stage2_settings, &c->stage2);
 }
@@ -20692,11 +20744,17 @@ static void qnet__input_plan(qnet__job *job, qnet__arena *a, size_t images, int 
 
 static const char *const qnet__file_names[QNET_MODELS] = {"resnet", "resnetswa", "qnet"};
 
-/* The path out/<folder>/<input>-repeat01-fold03-<name><end>. */
+/* The path out/<folder>/<input>-repeat01-fold03-<name><end>. Of the work in progress on parts that
+   are collected, in the folder of the fold's part. */
 static void qnet__fold_path(const qnet_experiment *e, const char *folder, int input, int repeat,
                             int fold, const char *name, const char *end, char path[QNET__PATH])
 {
-    snprintf(path, QNET__PATH, "%s/%s/%s-repeat%02d-fold%02d-%s%s", e->out, folder,
+    const qnet_experiment_config *c = &e->config;
+    const int collected = c->part == QNET_COLLECT && strcmp(folder, "weights") != 0;
+    char part[48];
+    qnet__part_folder(c, collected ? qnet__fold_number(c, input, repeat, fold) % c->parts + 1 : 0,
+                      part);
+    snprintf(path, QNET__PATH, "%s%s/%s/%s-repeat%02d-fold%02d-%s%s", e->out, part, folder,
              qnet_input_name((qnet_input)input), repeat + 1, fold + 1, name, end);
 }
 
@@ -20715,7 +20773,7 @@ static int qnet__job_progress(void *user, const qnet_progress_info *info)
 {
     const qnet__job *job = (const qnet__job *)user;
     const qnet_experiment_config *c = &job->e->config;
-    const double total = (double)qnet__fold_epochs(c) * c->folds * c->repeats;
+    const double total = (double)qnet__fold_epochs(c) * (double)qnet__input_share(c, job->input);
     double epochs = job->epochs;
     qnet_progress_info full = *info;
     if (!job->outer.report) return 0;
@@ -20892,7 +20950,8 @@ static qnet_status qnet__fold_save(const qnet__job *job)
                                                        QNET__RESULT));
 }
 
-/* Reads a finished fold back; QNET_ERROR_NOT_FOUND when there is none. */
+/* Reads a finished fold back; QNET_ERROR_NOT_FOUND when there is none, with a sentence only where
+   there must be one. */
 static qnet_status qnet__fold_load(const qnet__job *job)
 {
     qnet_safetensor arrays[QNET__RESULT];
@@ -20900,9 +20959,12 @@ static qnet_status qnet__fold_load(const qnet__job *job)
     qnet_safetensors *file = NULL;
     qnet_status status;
     qnet__fold_file(job, path, text, arrays);
-    if (!qnet_file_exists(path)) return QNET_ERROR_NOT_FOUND;
+    if (job->e->config.part != QNET_COLLECT && !qnet_file_exists(path)) return QNET_ERROR_NOT_FOUND;
     QNET__TRY(qnet_safetensors_load(job->e->ctx, path, &file));
     status = qnet__record_compare(job->e->ctx, file, path, text);
+    if (status == QNET_ERROR_MISMATCH)
+        status = qnet__fail(job->e->ctx, status, "%s: is of other scans, maps or labels than the "
+                            "data folder holds now; remove that file to do its fold again", path);
     if (status == QNET_OK)
         status = qnet__record_read(job->e->ctx, file, path, arrays, QNET__RESULT);
     qnet_safetensors_destroy(file);
@@ -21018,7 +21080,7 @@ static qnet_status qnet__fold_run(qnet__job *job)
 {
     static const char *const runs[3] = {"resnet", "swa", "stage2"};
     const qnet_status status = qnet__fold_load(job);
-    if (status != QNET_ERROR_NOT_FOUND) return status;
+    if (status != QNET_ERROR_NOT_FOUND || job->e->config.part == QNET_COLLECT) return status;
     QNET__TRY(qnet__fold_stage1(job, 0));
     QNET__TRY(qnet__fold_stage1(job, 1));
     QNET__TRY(qnet__fold_save(job));
@@ -21238,20 +21300,20 @@ static qnet_status qnet__work_files(const qnet_experiment *e, const char *folder
     return status;
 }
 
-/* Moves what is in out/checkpoint/<folder>, but for the system's files, to out<to>, in the order of
-   the names; nothing where a folder is in the way of one. */
+/* Moves what is in out<folder>, but for the system's files, to out<to>, in the order of the names;
+   nothing where a folder is in the way of one. */
 static qnet_status qnet__work_move(const qnet_experiment *e, const char *folder, const char *to)
 {
     char from[QNET__PATH], target[QNET__PATH];
     qnet_buffer names = {NULL, 0, 0, NULL};
     const char *name;
     qnet_status status;
-    snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, folder);
+    snprintf(from, sizeof from, "%s%s", e->out, folder);
     status = qnet_list_folder(e->ctx, from, &names);
     for (int moving = 0; moving < 2; moving++)
         for (name = NULL; status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL;) {
             if (*name == '.') continue;
-            snprintf(from, sizeof from, "%s/checkpoint/%s/%s", e->out, folder, name);
+            snprintf(from, sizeof from, "%s%s/%s", e->out, folder, name);
             snprintf(target, sizeof target, "%s%s/%s", e->out, to, name);
             if (!moving && qnet__path_kind(target) == 2)
                 status = qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder",
@@ -21266,6 +21328,19 @@ static qnet_status qnet__work_move(const qnet_experiment *e, const char *folder,
     return status;
 }
 
+/* QNET_ERROR_MISMATCH unless a config.txt is this run's. */
+static qnet_status qnet__config_compare(const qnet__job *job, const char *path)
+{
+    qnet_context *ctx = job->e->ctx;
+    qnet_buffer was = {NULL, 0, 0, NULL};
+    qnet_status status = qnet_file_read(ctx, path, 1 << 20, &was);
+    if (status == QNET_OK)
+        status = qnet__text_compare(ctx, path, was.size ? (const char *)was.bytes : "",
+                                    (const char *)job->text.bytes);
+    qnet_buffer_free(ctx, &was);
+    return status;
+}
+
 /* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
    overwrite an unfinished one, which may be days of work. By what is there:
      no work, no checkpoints         a run begins: config.txt is written
@@ -21277,10 +21352,8 @@ static qnet_status qnet__checkpoint_open(const qnet__job *job)
     static const char *const parts[3] = {"checkpoint/publish", "checkpoint/weights", "checkpoint"};
     const qnet_experiment *e = job->e;
     qnet_context *ctx = e->ctx;
-    qnet_buffer was = {NULL, 0, 0, NULL};
     char path[QNET__PATH];
     int temporary = 0, begun = 0, done = 0, has_config;
-    qnet_status status;
     for (int i = 0; i < 3; i++) {
         snprintf(path, sizeof path, "%s/%s", e->out, parts[i]);
         QNET__TRY(qnet_make_folder(ctx, path));
@@ -21299,50 +21372,100 @@ static qnet_status qnet__checkpoint_open(const qnet__job *job)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "%s/checkpoint: holds an unfinished run (%d files); resume it, or remove "
                           "that folder to begin anew", e->out, begun);
-    status = qnet_file_read(ctx, path, 1 << 20, &was);
-    if (status == QNET_OK)
-        status = qnet__text_compare(ctx, path, was.size ? (const char *)was.bytes : "",
-                                    (const char *)job->text.bytes);
-    qnet_buffer_free(ctx, &was);
-    return status;
+    return qnet__config_compare(job, path);
 }
 
-/* Removes from out/weights what an earlier run had more than this one: an input, repeats, folds.
-   What both have is replaced, and files of other names are the user's. */
-static void qnet__old_weights_clear(const qnet_experiment *e)
+/* Before anything is read: all parts must be there, of this configuration, and finished. That they
+   are of these data is seen fold by fold. */
+static qnet_status qnet__parts_check(qnet__job *job)
+{
+    qnet_experiment *e = job->e;
+    const qnet_experiment_config *c = &e->config;
+    const long long all = qnet__folds_count(c), per_input = (long long)c->repeats * c->folds;
+    char path[QNET__PATH], folder[48], missing[200] = "";
+    int count = 0;
+    for (int part = 1; part <= c->parts; part++) {
+        const size_t n = strlen(missing);
+        int done;
+        qnet__part_folder(c, part, folder);
+        snprintf(path, sizeof path, "%s%s/checkpoint/config.txt", e->out, folder);
+        done = qnet_file_exists(path);
+        if (done) QNET__TRY(qnet__config_compare(job, path));
+        for (long long k = part - 1; k < all && done; k += c->parts) {
+            const int input = k >= per_input || !c->use_input[0];
+            const int of_input = (int)(k % per_input);
+            qnet__fold_path(e, "checkpoint", input, of_input / c->folds, of_input % c->folds,
+                            "result", ".safetensors", path);
+            done = qnet_file_exists(path);
+        }
+        if (!done && n + 16 < sizeof missing) /* the sentence is long enough */
+            snprintf(missing + n, sizeof missing - n, "%s%d", n > 0 ? "," : "", part);
+        count += !done;
+    }
+    if (count == 0) return QNET_OK;
+    return qnet__fail(e->ctx, QNET_ERROR_NOT_FOUND,
+                      "%s: %d of %d parts are missing or not finished: %s; run or resume them, "
+                      "then collect", e->out, count, c->parts, missing);
+}
+
+/* Removes from out/weights what an earlier run had more than this one, an input, repeats or folds,
+   and models that are not to be kept. What both have is replaced, and files of other names are the
+   user's. */
+static void qnet__old_weights_clear(const qnet_experiment *e, const int keep[QNET_MODELS])
 {
     const qnet_experiment_config *c = &e->config;
     char path[QNET__PATH];
     int removed = 0;
-    for (int i = 0; i < 2 * QNET__MAX_REPEATS; i++) {
-        const int input = i % 2, repeat = i / 2;
-        int fold = c->use_input[input] && repeat < c->repeats ? c->folds : 0, before;
-        do {
-            before = removed;
-            for (int m = 0; m < QNET_MODELS; m++) {
-                qnet__fold_path(e, "weights", input, repeat, fold, qnet__file_names[m],
-                                ".safetensors", path);
-                removed += qnet__path_kind(path) != 0 && qnet__remove(path) == 0;
-            }
-            fold++;
-        } while (removed > before);
+    for (int i = 0; i < 2 * QNET__MAX_REPEATS * QNET_MODELS; i++) {
+        const int model = i % QNET_MODELS, input = i / QNET_MODELS % 2;
+        const int repeat = i / QNET_MODELS / 2;
+        int fold = keep[model] && c->use_input[input] && repeat < c->repeats ? c->folds : 0;
+        for (;; fold++, removed++) {
+            qnet__fold_path(e, "weights", input, repeat, fold, qnet__file_names[model],
+                            ".safetensors", path);
+            if (qnet__path_kind(path) == 0 || qnet__remove(path) != 0) break;
+        }
     }
+    snprintf(path, sizeof path, "%s/weights", e->out);
+    (void)qnet__remove(path); /* if it is empty */
     if (removed > 0)
-        qnet__log(e->ctx, QNET_LOG_INFO, "%s/weights: %d files of an earlier run were removed",
-                  e->out, removed);
+        qnet__log(e->ctx, QNET_LOG_INFO, "%s/weights: %d files of an earlier run, or not to be "
+                  "kept, were removed", e->out, removed);
+}
+
+/* Empties out/checkpoint, or that of a part, config.txt before the results, and removes it. */
+static qnet_status qnet__work_clear(const qnet_experiment *e, int part)
+{
+    static const char *const folders[4] = {"/checkpoint/publish", "/checkpoint/weights",
+                                           "/checkpoint", ""};
+    char path[QNET__PATH], folder[48], work[64];
+    int count = 0;
+    qnet__part_folder(&e->config, part, folder);
+    snprintf(work, sizeof work, "%s/checkpoint", folder);
+    QNET__TRY(qnet__work_files(e, work, ".checkpoint", 1, &count));
+    snprintf(path, sizeof path, "%s%s/config.txt", e->out, work);
+    if (qnet__remove(path) != 0)
+        return qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be removed: %s", path,
+                          strerror(errno));
+    (void)qnet__work_files(e, work, "-result.safetensors", 1, &count);
+    for (int i = 0; i < (part > 0 ? 4 : 3); i++) {
+        snprintf(path, sizeof path, "%s%s%s", e->out, folder, folders[i]);
+        (void)qnet__remove(path); /* if it is empty */
+    }
+    return QNET_OK;
 }
 
 /* Publishes a run that is complete: the caller's files and predictions.csv are written, all is
-   moved, weights last, and out/checkpoint is emptied, config.txt before the results. Every step may
-   be repeated: a resume after a kill at any of them finds the folds' results, and comes here
-   again. */
+   moved, weights last, and out/checkpoint and those of collected parts go. Every step may be
+   repeated: a resume after a kill at any of them finds the folds' results, and comes here again;
+   but one that collects must have all parts, so these go last. */
 static qnet_status qnet__publish(const qnet_experiment *e)
 {
-    static const char *const folders[3] = {"publish", "weights", ""};
+    static const int all[QNET_MODELS] = {1, 1, 1};
     const qnet_publish *publish = &e->config.publish;
+    const int parts = e->config.part == QNET_COLLECT ? e->config.parts : 0;
     qnet_buffer csv = {NULL, 0, 0, NULL};
     char path[QNET__PATH];
-    int count = 0;
     snprintf(path, sizeof path, "%s/checkpoint/publish", e->out);
     if (publish->write) QNET__TRY(publish->write(publish->user, e, path));
     qnet_status status = qnet_experiment_csv(e, &csv);
@@ -21350,21 +21473,18 @@ static qnet_status qnet__publish(const qnet_experiment *e)
     if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, csv.bytes, csv.size);
     qnet_buffer_free(e->ctx, &csv);
     QNET__TRY(status);
-    QNET__TRY(qnet__work_move(e, "publish", ""));
+    QNET__TRY(qnet__work_move(e, "/checkpoint/publish", ""));
     snprintf(path, sizeof path, "%s/weights", e->out);
     QNET__TRY(qnet_make_folder(e->ctx, path));
-    QNET__TRY(qnet__work_move(e, "weights", "/weights"));
-    qnet__old_weights_clear(e);
-    QNET__TRY(qnet__work_files(e, "checkpoint", ".checkpoint", 1, &count));
-    snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
-    if (qnet__remove(path) != 0)
-        return qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be removed: %s", path,
-                          strerror(errno));
-    (void)qnet__work_files(e, "checkpoint", "-result.safetensors", 1, &count);
-    for (int i = 0; i < 3; i++) {
-        snprintf(path, sizeof path, "%s/checkpoint/%s", e->out, folders[i]);
-        (void)qnet__remove(path); /* if it is empty */
+    for (int part = 0; part <= parts; part++) {
+        char folder[48], weights[80];
+        qnet__part_folder(&e->config, part, folder);
+        snprintf(weights, sizeof weights, "%s/checkpoint/weights", folder);
+        QNET__TRY(qnet__work_move(e, weights, "/weights"));
     }
+    qnet__old_weights_clear(e, all);
+    for (int part = 0; part <= parts; part++) QNET__TRY(qnet__work_clear(e, part));
+    qnet__old_weights_clear(e, e->config.keep); /* up to here a resume may draw with them */
     return QNET_OK;
 }
 
@@ -21421,6 +21541,7 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
 static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
 {
     const qnet_experiment_config *c = &job->e->config;
+    const double epochs = job->epochs + qnet__fold_epochs(c);
     job->repeat = repeat;
     job->fold = fold;
     job->train_count = job->test_count = 0;
@@ -21429,8 +21550,8 @@ static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
         else job->train[job->train_count++] = s;
     snprintf(job->where, sizeof job->where, "%s repeat %d/%d fold %d/%d",
              qnet_input_name((qnet_input)job->input), repeat + 1, c->repeats, fold + 1, c->folds);
-    job->epochs = (double)qnet__fold_epochs(c) * ((double)repeat * c->folds + fold);
     QNET__TRY(qnet__fold_run(job));
+    job->epochs = epochs;
     qnet__fold_items(job);
     qnet__fold_curves(job);
     job->curve += qnet__curve_epochs(c);
@@ -21453,9 +21574,10 @@ static qnet_status qnet__input_deal(qnet__job *job, int repeat)
     return qnet_folds_check(e->ctx, job->cohort, c->folds, job->fold_of);
 }
 
-/* One input, whose cohort is in memory: for each repeat, folds are dealt and each is trained and
-   tested; then all items are evaluated, and the caller may draw. out/checkpoint is opened after the
-   data have been read and first dealt: a mistake there leaves no folder. */
+/* One input, whose cohort is in memory: for each repeat, folds are dealt and each of this part is
+   trained and tested; then, where there are no parts, all items are evaluated, and the caller may
+   draw. out/checkpoint is opened after the data have been read and first dealt: a mistake there
+   leaves no folder. */
 static qnet_status qnet__input_run(qnet__job *job)
 {
     qnet_experiment *e = job->e;
@@ -21474,9 +21596,13 @@ static qnet_status qnet__input_run(qnet__job *job)
         QNET__TRY(qnet__input_deal(job, repeat));
         if (!job->opened) QNET__TRY(qnet__checkpoint_open(job));
         job->opened = 1;
-        for (int fold = 0; fold < c->folds; fold++)
-            QNET__TRY(qnet__input_fold(job, repeat, fold));
+        for (int fold = 0; fold < c->folds; fold++) {
+            const long long n = qnet__fold_number(c, job->input, repeat, fold);
+            if (qnet__of_part(c, n + 1) > qnet__of_part(c, n))
+                QNET__TRY(qnet__input_fold(job, repeat, fold));
+        }
     }
+    if (c->part > 0) return QNET_OK;
     for (int k = 0; k < QNET_LEVELS; k++)
         QNET__TRY(qnet__evaluate_level(&job->columns, &e->level[job->input][k]));
     return c->publish.input ? c->publish.input(c->publish.user, e, job->cohort) : QNET_OK;
@@ -21519,7 +21645,8 @@ static qnet_status qnet__input_read_and_run(qnet__job *job)
     return status;
 }
 
-/* Under the lock of the output folder: initial weights, the inputs one by one, the files. */
+/* Under the lock of the output folder: initial weights, the inputs one by one, the files. A part
+   has no files to publish, and reads no input of which it has no folds. */
 static qnet_status qnet__experiment_run(qnet__job *job)
 {
     qnet_experiment *e = job->e;
@@ -21527,14 +21654,17 @@ static qnet_status qnet__experiment_run(qnet__job *job)
     double pixels[2] = {0, 0};
     if (e->weights[0]) QNET__TRY(qnet__initial_weights(job));
     QNET__TRY(qnet__experiment_text(e, &job->text));
+    if (c->part == QNET_COLLECT) QNET__TRY(qnet__parts_check(job));
     for (int i = 0; i < 2; i++)
-        if (c->use_input[i]) pixels[i] = (double)c->input[i].size * c->input[i].size;
+        if (c->use_input[i])
+            pixels[i] = (double)c->input[i].size * c->input[i].size *
+                        (double)qnet__input_share(c, i);
     for (job->input = 0; job->input < 2; job->input++) {
         job->share_before += job->share;
         job->share = pixels[job->input] / (pixels[0] + pixels[1]);
-        if (c->use_input[job->input]) QNET__TRY(qnet__input_read_and_run(job));
+        if (pixels[job->input] > 0) QNET__TRY(qnet__input_read_and_run(job));
     }
-    return qnet__publish(e);
+    return c->part > 0 ? QNET_OK : qnet__publish(e);
 }
 
 /* UTF-8 text of a file (NULL: "") into to[size], cut where it must be, control characters made
@@ -21550,7 +21680,8 @@ static void qnet__copy_text(char *to, size_t size, const char *text)
     to[at] = '\0';
 }
 
-/* What the caller may take away while the experiment lives, copied. */
+/* What the caller may take away while the experiment lives, copied. A part's output folder is its
+   own. */
 static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset *data,
                                           const char *out, const char *weights)
 {
@@ -21558,6 +21689,7 @@ static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset
         {e->data, data->folder, "data folder"},
         {e->out, out, "output folder"},
         {e->weights, weights, "weights file"}};
+    char folder[48];
     e->simulated = data->simulated;
     qnet__copy_text(e->dataset, sizeof e->dataset, data->name);
     qnet__copy_text(e->dataset_type, sizeof e->dataset_type, data->type);
@@ -21570,6 +21702,10 @@ static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset
                               (unsigned long)length);
         if (length > 0) memcpy(paths[i].to, paths[i].path, length + 1);
     }
+    qnet__part_folder(&e->config, e->config.part, folder);
+    if (strlen(e->out) + strlen(folder) >= sizeof e->out)
+        return qnet__fail(e->ctx, QNET_ERROR_LIMIT, "output folder: too long a path for its parts");
+    strcat(e->out, folder);
     if (weights == NULL || *weights) return QNET_OK;
     return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "weights file: an empty path");
 }
@@ -21609,8 +21745,8 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
         qnet_resnet_destroy(job.initial);
         qnet__lock_release(&lock);
     }
-    if (status == QNET_OK) *result = e;
-    else qnet_experiment_destroy(e);
+    if (status == QNET_OK) *result = config->part > 0 ? NULL : e;
+    if (status != QNET_OK || config->part > 0) qnet_experiment_destroy(e);
     return status;
 }
 

@@ -12,6 +12,7 @@
 #include "weights_tools/pth.h"
 #define PROGRAM "crossval"
 #include "program.h"
+#include "cluster.h"
 #include "report.h"
 
 #include <errno.h>
@@ -54,13 +55,19 @@ static const char help[] =
     "                                             neon (auto)\n"
     "  --shuffle-labels    control: labels permuted over subjects, no AUC may stay far above .5\n"
     "  --resume            go on where a stopped run of the same configuration ended\n"
+    "  --part K/N          part K of N of the folds only, on one of several machines; the others\n"
+    "                      do theirs with the same options and --out. auto: from SLURM, MPI or PBS\n"
+    "  --collect           results of all parts that lie in --out; trains nothing\n"
+    "  --weights-out KIND  networks to keep: all, features (ResNetSWA and Q-Net, for new scans)\n"
+    "                      or none (all)\n"
     "  --quiet             no progress, no tables; errors only\n"
     "\n"
-    "Exit status: 0 done, 1 an error (one sentence says which), 130 stopped by Ctrl-C.\n";
+    "Exit status: 0 done, 1 an error (one sentence says which), 130 stopped by Ctrl-C, 75 by\n"
+    "SIGTERM, or by SIGUSR1 at the end of an epoch: go on with --resume.\n";
 
 typedef struct options {
     const char *data, *out, *weights, *derivatives, *session;
-    int resume, quiet;
+    int resume, quiet, collect;
     qnet_hooks hooks;
     qnet_experiment_config config;
 } options;
@@ -138,6 +145,13 @@ static int option_with_value(options *o, const char *name, const char *value)
             return fail(name, value, "X,Y in mm, such as 0,2.5");
         }
         crop->box_explicit = 1;
+    } else if (strcmp(name, "--part") == 0) {
+        return part_of(name, value, &c->part, &c->parts);
+    } else if (strcmp(name, "--weights-out") == 0) {
+        c->keep[QNET_MODEL_RESNET] = strcmp(value, "all") == 0;
+        c->keep[QNET_MODEL_RESNET_SWA] = c->keep[QNET_MODEL_QNET] = strcmp(value, "none") != 0;
+        if (strcmp(value, "all") && strcmp(value, "features") && strcmp(value, "none"))
+            return fail(name, value, "all, features or none");
     } else if (strcmp(name, "--cpu") == 0) {
         if (qnet_cpu_parse(value, &o->hooks.cpu) != QNET_OK)
             return fail(name, value, "auto, scalar, avx2, avx512 or neon");
@@ -161,6 +175,8 @@ static int parse(int argc, char **argv, options *o)
             o->resume = 1;
         else if (strcmp(argv[i], "--quiet") == 0)
             o->quiet = 1;
+        else if (strcmp(argv[i], "--collect") == 0)
+            o->collect = 1;
         else if (strcmp(argv[i], "--shuffle-labels") == 0)
             o->config.shuffle_labels = 1;
         else if (strcmp(argv[i], "--physics-safe") == 0)
@@ -178,6 +194,8 @@ static int parse(int argc, char **argv, options *o)
     }
     if (!o->data) return fail("--data", "", "the folder with participants.tsv");
     if (!o->out) return fail("--out", "", "a folder for the results");
+    if (o->collect && o->config.part) return fail("--collect", "", "no --part beside it");
+    if (o->collect) o->config.part = QNET_COLLECT;
     return 1;
 }
 
@@ -189,6 +207,8 @@ static const char *hint(const char *sentence)
         {"set any_orientation", " (--any-orientation)"},
         {"basalganglia_mask.nii.gz or .nii in", " (or --slices FIRST:N and --center X,Y)"},
         {"choose one by its name", " (--derivatives NAME)"},
+        {", then collect", " (--part K/N for --collect)"},
+        {"is of other scans, maps or labels", " (--part K/N --resume, where it is a part's)"},
         {"input configuration: slice_count", " (--slices, --max-slices)"},
         {"input configuration: size", " (--size)"}};
     for (size_t i = 0; i < sizeof hints / sizeof *hints; i++)
@@ -245,16 +265,23 @@ int main(int argc, char **argv)
     o.config.publish.user = &drawn; /* cuts: of the input that the page shows */
     o.config.input[o.config.use_input[QNET_INPUT_CROP] ? QNET_INPUT_CROP : QNET_INPUT_FULL].viewer =
         &viewer;
+    if (o.collect && !parts_there(ctx, o.out, &o.config.parts)) {
+        qnet_context_destroy(ctx);
+        return 1;
+    }
     status = find_scans(ctx, &o, o.hooks.log, &found);
     if (status == QNET_OK)
         status = qnet_experiment_run(ctx, &o.config, &found.dataset, o.out, o.weights, o.resume, &e);
     display_clear(&d);
-    if (status == QNET_OK) status = report_tables(e, &tables);
-    if (status == QNET_OK && !o.quiet) {
+    if (status == QNET_OK && e) status = report_tables(e, &tables);
+    if (status == QNET_OK && !e && !o.quiet) {
+        printf("Part %d of %d is done. When all are: the same command with --collect for --part.\n",
+               o.config.part, o.config.parts);
+    } else if (status == QNET_OK && !o.quiet) {
         fwrite(tables.bytes, 1, tables.size, stdout);
         printf(
-            "\nWrote %s/report.html, results.json, predictions.csv, manifest.json and weights/.\n",
-            o.out);
+            "\nWrote %s/report.html, results.json, predictions.csv, manifest.json%s.\n", o.out,
+            o.config.keep[QNET_MODEL_QNET] ? " and weights/" : "");
     }
     fflush(stdout);
     if (status == QNET_STOPPED) {
@@ -267,5 +294,5 @@ int main(int argc, char **argv)
     bids_free(&found);
     pictures_free(ctx, &drawn);
     qnet_context_destroy(ctx);
-    return status == QNET_OK ? 0 : status == QNET_STOPPED ? 130 : 1;
+    return status == QNET_OK ? 0 : status != QNET_STOPPED ? 1 : interrupted == SIGINT ? 130 : 75;
 }

@@ -35,12 +35,11 @@ static int whole(const char *name, const char *text, long low, long high, int *o
 
 /* ---- Progress: a bar on a terminal, a line now and then in a log ----------------------------- */
 
-static volatile sig_atomic_t interrupted;
+static volatile sig_atomic_t interrupted; /* by this signal; 0: not */
 
 static void on_interrupt(int signal_number)
 {
-    (void)signal_number;
-    interrupted = 1;
+    interrupted = signal_number;
 }
 
 typedef struct display {
@@ -60,7 +59,8 @@ static void duration(char text[32], double seconds)
         sprintf(text, "%dh%02d", (int)(seconds / 3600), (int)(seconds / 60) % 60);
 }
 
-/* Starts, and takes the signals of Ctrl-C and kill. */
+/* Starts, and takes the signals of Ctrl-C and kill, and the one that clusters send some time before
+   a job's limit. */
 static void display_begin(display *d, int quiet)
 {
     memset(d, 0, sizeof *d);
@@ -72,6 +72,9 @@ static void display_begin(display *d, int quiet)
 #endif
     signal(SIGINT, on_interrupt);
     signal(SIGTERM, on_interrupt);
+#ifdef SIGUSR1
+    signal(SIGUSR1, on_interrupt);
+#endif
 }
 
 /* Takes the bar off a terminal. */
@@ -90,6 +93,10 @@ static int show(void *user, const qnet_progress_info *p)
     const int news = strcmp(d->where, p->where) != 0 || strcmp(d->task, p->task) != 0;
     double gained;
     int at;
+#ifdef SIGUSR1
+    /* With time left, at the first step of an epoch: the checkpoint of the one before is written. */
+    if (interrupted == SIGUSR1) return p->epoch == 0 || p->step == 1;
+#endif
     if (interrupted) return 1;
     if (d->quiet) return 0;
     if (d->first_fraction < 0 && p->epoch > 0) { /* folds that are done come at once */
