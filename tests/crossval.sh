@@ -69,6 +69,22 @@ ok "resumed: same predictions" cmp "$dir/one/predictions.csv" "$dir/stopped/pred
 ok "resumed: same weights" cmp "$dir/one/weights/crop-repeat01-fold02-qnet.safetensors" \
     "$dir/stopped/weights/crop-repeat01-fold02-qnet.safetensors"
 
+# A table as it is: commas, quotes, another disease in a column of its own, n/a, units of ages.
+rm -rf "$dir/named"; cp -r "$dir/cohort" "$dir/named"
+sed '1s/group/Diagnosis/; s/HH$/PD/; s/HC$/Control/; 2,$s/^\(sub-0[1-4]\t[0-9]*\)/\1Y/; s/\t/","/g; s/^/"/; s/$/"/' \
+    "$dir/cohort/participants.tsv" > "$dir/named/participants.tsv"
+echo '"sub-77","40,5","W","n/a"' >> "$dir/named/participants.tsv"
+echo '"sub-78","89+","Male","MSA"' >> "$dir/named/participants.tsv"
+"$bin/crossval" --data "$dir/named" --out "$dir/named-out" $small --group-column diagnosis --positive pd --negative Control \
+    > "$dir/printed" 2> "$dir/refusal"
+ok "other names of groups" cmp "$dir/one/predictions.csv" "$dir/named-out/predictions.csv"
+ok "they are in the tables" grep -q 'share of pd recognised; specificity: share of Control' "$dir/printed"
+ok "in the page" grep -q '<h1>pd or Control? ' "$dir/named-out/report.html"
+ok "and nobody else is" sh -c "! grep -i 'hemochromatosis that\|healthy controls\|>HH\|P(HH)' '$dir/named-out/report.html'"
+for file in results.json manifest.json; do ok "in $file" grep -q '"pd"' "$dir/named-out/$file"; done
+ok "n/a is left out" grep -q '1 participants without a diagnosis (n/a) are left out' "$dir/refusal"
+ok "a third group is left out" grep -q '1 participants of other groups are left out: MSA' "$dir/refusal"
+
 # Bad input: a sentence that names the thing, exit 1, earlier results untouched.
 cp "$dir/one/results.json" "$dir/results.before"
 copy() { rm -rf "$dir/bad"; cp -r "$dir/cohort" "$dir/bad"; }
@@ -97,6 +113,12 @@ refused 'resnet18' --data "$dir/cohort" --weights "$dir/one/weights/crop-repeat0
 refused '--size' --data "$dir/cohort" --size 31
 refused '--seed' --data "$dir/cohort" --seed 18446744073709551616
 refused '--slices' --data "$dir/cohort" --slices 4294967296:3
+refused 'found Control, PD, MSA' --data "$dir/named" --group-column Diagnosis --positive HH --negative Control
+refused '--group-column NAME' --data "$dir/named"
+refused '--positive NAME --negative NAME' --data "$dir/named" --group-column diagnosis
+refused '--negative' --data "$dir/named" --positive PD
+refused '--negative' --data "$dir/named" --positive PD --negative pd
+refused '--positive' --data "$dir/named" --positive 'a<b' --negative x
 refused '--nonsense' --data "$dir/cohort" --nonsense 1
 echo precious > "$dir/file"
 "$bin/crossval" --data "$dir/cohort" --out "$dir/file/out" $small > /dev/null 2> "$dir/refusal"

@@ -842,6 +842,7 @@ static void test_folds(void)
 /* ---- participants.tsv ------------------------------------------------------------------------ */
 
 static bids table_of;
+static const char *group_column, *positive, *negative; /* given to it */
 static bids_scan *rows;
 static int rows_count;
 
@@ -852,6 +853,9 @@ static qnet_status parse(const char *text, size_t size)
     memset(&table_of, 0, sizeof table_of);
     table_of.ctx = ctx;
     table_of.log.message = keep_log;
+    table_of.group_column = group_column;
+    table_of.positive = positive;
+    table_of.negative = negative;
     status = bids_participants(&table_of, "participants.tsv", text, size);
     if (status != QNET_OK) (void)qnet__fail(ctx, status, "%s", table_of.error);
     rows = status == QNET_OK ? table_of.list : NULL;
@@ -859,6 +863,32 @@ static qnet_status parse(const char *text, size_t size)
     return status;
 }
 #define PARSE(text) parse(text, sizeof(text) - 1)
+
+/* Any disease: the column and the names of its groups are given; what is neither is left out. */
+static void test_groups(void)
+{
+    static const char table[] = "participant_id;Diagnosis;age\n1;Patient;89+\n2;control;062Y\n3;n/a;5\n"
+                                "4;PATIENT;40,5\n5;MSA;6\n6;PSP;7\n7;MSA;8\n8;;9\n";
+    group_column = "diagnosis";
+    positive = "patient";
+    negative = "Control";
+    logged[0] = '\0';
+    CHECK_OK(ctx, PARSE(table));
+    if (!rows) return;
+    CHECK(rows_count == 3 && rows[0].label == QNET_HH && rows[1].label == QNET_HC && rows[2].label == QNET_HH);
+    CHECK(rows[0].age == 89 && rows[1].age == 62 && rows[2].age == 40.5);
+    CHECK_LOGGED("! participants.tsv: 2 participants without a diagnosis (n/a) are left out\n"
+                 "! participants.tsv: 3 participants of other groups are left out: MSA, PSP\n");
+    positive = "PD";
+    CHECK_FAILS(ctx, PARSE(table), QNET_ERROR_DATA, "participants.tsv: column diagnosis: no \"PD\", expected it "
+                "in some lines, found Control, Patient, PATIENT, MSA, PSP");
+    positive = negative = NULL;
+    CHECK_FAILS(ctx, PARSE(table), QNET_ERROR_DATA, "line 2, diagnosis: expected HH or HC (set positive and "
+                "negative to name other groups), found \"Patient\"");
+    group_column = NULL;
+    CHECK_FAILS(ctx, PARSE(table), QNET_ERROR_FORMAT, "expected column names, group among them");
+    CHECK_CONTAINS(qnet_last_error(ctx), "set group_column");
+}
 
 static void test_participants(void)
 {
@@ -893,8 +923,9 @@ static void test_participants(void)
                 "line 3: expected 2 fields as in the first line, found 1");
     CHECK_FAILS(ctx, PARSE("participant_id\tgroup\nsub-01\tHC\t5\n"), QNET_ERROR_FORMAT, "found 3");
     CHECK_FAILS(ctx, PARSE("participant_id\tgroup\nsub-01\tPD\n"), QNET_ERROR_DATA,
-                "participants.tsv: line 2, group: expected HH or HC, found \"PD\"");
-    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\nsub-01\t\n"), QNET_ERROR_DATA, "HH or HC");
+                "participants.tsv: line 2, group: expected HH or HC (set positive and negative to name "
+                "other groups), found \"PD\"");
+    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\nsub-01\t\n"), QNET_ERROR_DATA, "no participants");
     CHECK_FAILS(ctx, PARSE("participant_id\tgroup\n\nsub-01\tHC\n01\tHH\n"), QNET_ERROR_DATA,
                 "line 4, participant_id: sub-01 is there twice");
     CHECK_FAILS(ctx, PARSE("participant_id\tgroup\n../../etc\tHC\n"), QNET_ERROR_DATA,
@@ -1371,6 +1402,7 @@ int main(void)
     RUN(test_cohort_memory);
     RUN(test_folds);
     RUN(test_participants);
+    RUN(test_groups);
     RUN(test_read);
     RUN(test_find);
     RUN(test_odd_folders);

@@ -9,7 +9,8 @@
 
    The folder, with the suffixes of BIDS' qMRI extension:
 
-       cohort/participants.tsv            participant_id  group (HH or HC)  age  sex
+       cohort/participants.tsv            participant_id  group (HH or HC)  age  sex; others are not
+                                          read. Without a group (n/a): left out
        cohort/dataset_description.json    Name, DatasetType, Keywords: for the report
        cohort/sub-01/anat/sub-01_T1w.nii.gz
        cohort/derivatives/TOOL/sub-01/anat/sub-01_Chimap.nii.gz      QSM, ppm
@@ -42,6 +43,9 @@ typedef struct bids {
     /* Set before bids_read: */
     const char *derivatives; /* TOOL; NULL: found */
     const char *session;     /* NAME, where anat folders lie in sub-01/ses-NAME; NULL: in sub-01 */
+    const char *group_column;        /* NULL: "group" */
+    const char *positive, *negative; /* in that column, for HH and HC; NULL: "HH" and "HC". Given: others
+                                        are left out */
     int no_masks;            /* 1: slices and boxes are given, so that no mask is needed */
     int any_values;          /* 1: other units are warned of, not refused */
     qnet_log log;            /* of warnings */
@@ -53,6 +57,7 @@ typedef struct bids {
     const char *folder;
     bids_scan *list;
     int count, room;
+    qnet_buffer left_out; /* participants who are none of the two groups, each ended by a zero byte */
     qnet_scan_files *files;
     char tool[256], name[1024], type[128];
 } bids;
@@ -270,11 +275,15 @@ static qnet_status bids_describe(bids *b)
 
 /* ---- participants.tsv ------------------------------------------------------------------------- */
 
+static int bids_lower(int c)
+{
+    return c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c;
+}
+
 /* The same letters, large or small (ASCII). */
 static int bids_same(const char *a, const char *b)
 {
-    for (; *a && *b; a++, b++)
-        if ((*a >= 'A' && *a <= 'Z' ? *a + ('a' - 'A') : *a) != *b) return 0;
+    while (*a && bids_lower(*a) == bids_lower(*b)) a++, b++;
     return *a == *b;
 }
 
@@ -319,6 +328,12 @@ static int bids_sex(const char *field, qnet_sex *sex)
 enum { BIDS_ID, BIDS_GROUP, BIDS_AGE, BIDS_SEX, BIDS_COLUMNS };
 static const char *const bids_columns[BIDS_COLUMNS] = {"participant_id", "group", "age", "sex"};
 
+/* What a column is called in this table. */
+static const char *bids_column(const bids *b, int k)
+{
+    return k == BIDS_GROUP && b->group_column ? b->group_column : bids_columns[k];
+}
+
 /* Says what a field should be: an error, or (of one that only describes) a warning. */
 static qnet_status bids_field(bids *b, const char *path, const table *t, int column, const char *field,
                               const char *expected)
@@ -331,7 +346,18 @@ static qnet_status bids_field(bids *b, const char *path, const table *t, int col
         return QNET_OK;
     }
     return bids_fail(b, QNET_ERROR_DATA, "%s: line %lu, %s: expected %s, found \"%s\"", path,
-                     (unsigned long)t->line, bids_columns[column], expected, shown);
+                     (unsigned long)t->line, bids_column(b, column), expected, shown);
+}
+
+/* Adds a name that is not there to a list such as "a, b, c, ..." in text[size]. */
+static void bids_name(char *text, size_t size, const char *name)
+{
+    const size_t n = strlen(text), length = strlen(name);
+    for (const char *p = text; (p = strstr(p, name)) != NULL; p++)
+        if ((p == text || p[-1] == ' ') && (!p[length] || p[length] == ',')) return;
+    if (n > size - 80) {
+        if (strcmp(text + n - 3, "...")) strcpy(text + n, ", ...");
+    } else snprintf(text + n, size - n, "%s%.60s", n ? ", " : "", name);
 }
 
 /* One line of the table, by column, into *scan. */
@@ -347,9 +373,7 @@ static qnet_status bids_participant(bids *b, const char *path, const table *t,
     if (strspn(label, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-_") < n)
         return bids_field(b, path, t, BIDS_ID, id, "letters, digits, + - _");
     snprintf(scan->subject, sizeof scan->subject, "sub-%.59s", label);
-    if (bids_same(field[BIDS_GROUP], "hh")) scan->label = QNET_HH;
-    else if (bids_same(field[BIDS_GROUP], "hc")) scan->label = QNET_HC;
-    else return bids_field(b, path, t, BIDS_GROUP, field[BIDS_GROUP], "HH or HC");
+    scan->label = bids_same(field[BIDS_GROUP], b->positive ? b->positive : "HH") ? QNET_HH : QNET_HC;
     if (!bids_age(field[BIDS_AGE], &scan->age))
         bids_field(b, path, t, BIDS_AGE, field[BIDS_AGE], "years (0..150) or n/a");
     if (!bids_sex(field[BIDS_SEX], &scan->sex))
@@ -359,6 +383,13 @@ static qnet_status bids_participant(bids *b, const char *path, const table *t,
             return bids_fail(b, QNET_ERROR_DATA, "%s: line %lu, participant_id: %s is there twice",
                              path, (unsigned long)t->line, scan->subject);
     return QNET_OK;
+}
+
+/* 1: the group that a field names is one of the two; 0: it is n/a, or a third one where the two are given. */
+static int bids_is_group(const bids *b, const char *field)
+{
+    return bids_same(field, b->positive ? b->positive : "HH") ||
+           bids_same(field, b->negative ? b->negative : "HC");
 }
 
 /* Room for one more scan in the list. */
@@ -378,35 +409,64 @@ static qnet_status bids_grow(bids *b)
 static qnet_status bids_rows(bids *b, const char *path, table *t)
 {
     size_t column[BIDS_COLUMNS], c;
-    int row = table_next(t), known[BIDS_COLUMNS] = {0, 0, 0, 0}, k;
+    int row = table_next(t), known[BIDS_COLUMNS] = {0, 0, 0, 0}, count[4] = {0, 0, 0, 0}, k; /* HC, HH, n/a, others */
+    char shown[64], others[400] = "";
     if (row == 0) return bids_fail(b, QNET_ERROR_FORMAT, "%s: is empty", path);
     for (c = 0; row > 0 && c < t->columns; c++)
         for (k = 0; k < BIDS_COLUMNS; k++)
-            if (bids_same(t->field[c], bids_columns[k])) {
+            if (bids_same(t->field[c], bids_column(b, k))) {
                 if (known[k]++)
                     return bids_fail(b, QNET_ERROR_FORMAT, "%s: line %lu: two columns named %s", path,
-                                     (unsigned long)t->line, bids_columns[k]);
+                                     (unsigned long)t->line, bids_column(b, k));
                 column[k] = c;
             }
     for (k = BIDS_ID; row > 0 && k <= BIDS_GROUP; k++)
         if (!known[k]) {
-            char shown[64];
             table_show(t->bytes + t->start, t->length, 60, shown);
             return bids_fail(b, QNET_ERROR_FORMAT, "%s: line %lu: expected column names, %s among "
-                             "them, found \"%s\"", path, (unsigned long)t->line, bids_columns[k], shown);
+                             "them, found \"%s\"%s", path, (unsigned long)t->line, bids_column(b, k),
+                             shown, k == BIDS_GROUP ? "; set group_column to the one of the groups" : "");
         }
     while (row > 0 && (row = table_next(t)) > 0) {
         const char *field[BIDS_COLUMNS];
         for (c = 0; c < t->columns && !t->field[c][0];) c++;
         if (c == t->columns) continue; /* nothing but tabs */
         for (k = 0; k < BIDS_COLUMNS; k++) field[k] = known[k] ? t->field[column[k]] : "";
+        if (!bids_is_group(b, field[BIDS_GROUP])) {
+            const int absent = bids_absent(field[BIDS_GROUP]);
+            const char *id = field[BIDS_ID];
+            table_show(field[BIDS_GROUP], strlen(field[BIDS_GROUP]), 60, shown);
+            if (!absent && !b->positive && !b->negative)
+                return bids_field(b, path, t, BIDS_GROUP, field[BIDS_GROUP],
+                                  "HH or HC (set positive and negative to name other groups)");
+            count[absent ? 2 : 3]++;
+            if (!absent) bids_name(others, sizeof others, shown);
+            if (qnet_buffer_printf(b->ctx, &b->left_out, "%s%s", strncmp(id, "sub-", 4) ? "sub-" : "",
+                                   id) != QNET_OK ||
+                qnet_buffer_append(b->ctx, &b->left_out, "", 1) != QNET_OK)
+                return bids_fail(b, QNET_ERROR_MEMORY, "%s", qnet_last_error(b->ctx));
+            continue;
+        }
         if (b->count >= BIDS_SCANS)
             return bids_fail(b, QNET_ERROR_LIMIT, "%s: more than %d participants", path, BIDS_SCANS);
         BIDS_TRY(bids_grow(b));
         BIDS_TRY(bids_participant(b, path, t, field, &b->list[b->count]));
-        b->count++;
+        count[b->list[b->count++].label == QNET_HH]++;
     }
     if (row < 0) return bids_fail(b, QNET_ERROR_FORMAT, "%s: %s", path, t->error);
+    for (k = 0; k < 2; k++) {
+        const char *name = k ? b->positive : b->negative;
+        if (name && count[k] == 0)
+            return bids_fail(b, QNET_ERROR_DATA, "%s: column %s: no \"%.60s\", expected it in some lines, "
+                             "found %s%s%s", path, bids_column(b, BIDS_GROUP), name,
+                             count[!k] ? (k ? b->negative : b->positive) : "",
+                             count[!k] && others[0] ? ", " : "", others);
+    }
+    if (count[2])
+        bids_warn(b, "%s: %d participants without a %s (n/a) are left out", path, count[2],
+                  bids_column(b, BIDS_GROUP));
+    if (count[3])
+        bids_warn(b, "%s: %d participants of other groups are left out: %s", path, count[3], others);
     if (b->count == 0)
         return bids_fail(b, QNET_ERROR_DATA, "%s: no participants below the header", path);
     return QNET_OK;
@@ -618,7 +678,7 @@ static qnet_status bids_find_maps(bids *b, bids_scan *scan)
 static qnet_status bids_check_left_out(bids *b)
 {
     char folder[BIDS_PATH], anat[BIDS_PATH], map[BIDS_PATH], tail[150], text[512] = "";
-    const char *name = NULL;
+    const char *name = NULL, *other;
     qnet_status status;
     qnet_buffer names;
     int left = 0, s;
@@ -628,6 +688,8 @@ static qnet_status bids_check_left_out(bids *b)
         if (strncmp(name, "sub-", 4) != 0 || strlen(name) > 63) continue;
         for (s = 0; s < b->count && strcmp(b->list[s].subject, name) != 0;) s++;
         if (s < b->count) continue;
+        for (other = NULL; (other = bids_next(&b->left_out, other)) && strcmp(other, name);) {}
+        if (other) continue;
         bids_tail(b, name, tail);
         status = bids_path(b, anat, folder, tail, "", "");
         if (status == QNET_OK && bids_find(b, anat, name, bids_suffix[0], map) == QNET_OK && !map[0])
@@ -650,6 +712,7 @@ static void bids_free(bids *b)
 {
     free(b->list);
     free(b->files);
+    if (b->ctx) qnet_buffer_free(b->ctx, &b->left_out);
     b->list = NULL;
     b->files = NULL;
     memset(&b->dataset, 0, sizeof b->dataset);

@@ -49,6 +49,9 @@ static const char help[] =
     "  --any-orientation   and so are slices far from axial\n"
     "  --derivatives NAME  folder under derivatives/ that holds the maps (default: found)\n"
     "  --session NAME      the maps lie in sub-*/ses-NAME/anat\n"
+    "  --group-column NAME the column of participants.tsv that tells the groups (group)\n"
+    "  --positive NAME     what it calls patients (HH) and\n"
+    "  --negative NAME     controls (HC); both or none, other groups are then left out\n"
     "  --bootstrap N       resamples (2000)        --seed S      seed of everything random (1)\n"
     "  --threads N         threads (all)           --cpu KIND    auto, scalar, avx2, avx512,\n"
     "                                             neon (auto)\n"
@@ -59,11 +62,17 @@ static const char help[] =
     "Exit status: 0 done, 1 an error (one sentence says which), 130 stopped by Ctrl-C.\n";
 
 typedef struct options {
-    const char *data, *out, *weights, *derivatives, *session;
+    const char *data, *out, *weights, *derivatives, *session, *group_column, *positive, *negative;
     int resume, quiet;
     qnet_hooks hooks;
     qnet_experiment_config config;
 } options;
+
+static int has_control(const char *text)
+{
+    while (*text && (unsigned char)*text >= 32 && *text != 127) text++;
+    return *text != '\0';
+}
 
 static int option_with_value(options *o, const char *name, const char *value)
 {
@@ -80,7 +89,14 @@ static int option_with_value(options *o, const char *name, const char *value)
         o->derivatives = value;
     else if (strcmp(name, "--session") == 0)
         o->session = value;
-    else if (strcmp(name, "--folds") == 0)
+    else if (strcmp(name, "--group-column") == 0)
+        o->group_column = value;
+    else if (strcmp(name, "--positive") == 0 || strcmp(name, "--negative") == 0) {
+        /* It goes into HTML, JSON and tables as it is. */
+        if (!*value || strlen(value) > 40 || strpbrk(value, "<>&\"\\|") || has_control(value))
+            return fail(name, value, "a name of 1 to 40 bytes without < > & \" | and backslash");
+        *(name[2] == 'p' ? &o->positive : &o->negative) = value;
+    } else if (strcmp(name, "--folds") == 0)
         return whole(name, value, 2, 100000, &c->folds);
     else if (strcmp(name, "--repeats") == 0)
         return whole(name, value, 1, 99, &c->repeats);
@@ -178,6 +194,10 @@ static int parse(int argc, char **argv, options *o)
     }
     if (!o->data) return fail("--data", "", "the folder with participants.tsv");
     if (!o->out) return fail("--out", "", "a folder for the results");
+    if (!o->positive != !o->negative)
+        return fail(o->positive ? "--negative" : "--positive", "", "the name of the other group");
+    if (o->positive && bids_same(o->positive, o->negative))
+        return fail("--negative", o->negative, "another name than that of --positive");
     return 1;
 }
 
@@ -188,6 +208,8 @@ static const char *hint(const char *sentence)
         {"set any_values", " (--any-values)"},
         {"set any_orientation", " (--any-orientation)"},
         {"basalganglia_mask.nii.gz or .nii in", " (or --slices FIRST:N and --center X,Y)"},
+        {"set positive and negative", " (--positive NAME --negative NAME)"},
+        {"set group_column", " (--group-column NAME)"},
         {"choose one by its name", " (--derivatives NAME)"},
         {"input configuration: slice_count", " (--slices, --max-slices)"},
         {"input configuration: size", " (--size)"}};
@@ -203,6 +225,9 @@ static qnet_status find_scans(qnet_context *ctx, const options *o, qnet_log log,
     memset(found, 0, sizeof *found);
     found->derivatives = o->derivatives;
     found->session = o->session;
+    found->group_column = o->group_column;
+    found->positive = o->positive;
+    found->negative = o->negative;
     found->no_masks = crop->slice_count > 0 &&
                       (crop->box_explicit || !o->config.use_input[QNET_INPUT_CROP]);
     found->any_values = crop->any_values;
@@ -242,6 +267,8 @@ int main(int argc, char **argv)
     }
     qnet_describe_build(ctx, build, sizeof build);
     if (!o.quiet) printf("%s\n", build);
+    drawn.group[QNET_HH] = o.positive;
+    drawn.group[QNET_HC] = o.negative;
     o.config.publish.user = &drawn; /* cuts: of the input that the page shows */
     o.config.input[o.config.use_input[QNET_INPUT_CROP] ? QNET_INPUT_CROP : QNET_INPUT_FULL].viewer =
         &viewer;
