@@ -1129,14 +1129,17 @@ static void test_find(void)
     put_text(ROOT "/derivatives/dataset_description.json", "{}");
     CHECK_OK(ctx, read_cohort(&config));
     put_map("derivatives/other", "sub-01", "", WORLD_X, ".nii.gz", ras_n);
-    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_ARGUMENT, "both maps and other");
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_DATA, "sub-01: 2 files fit Chimap: "
+                "derivatives/maps/sub-01/anat/sub-01_Chimap.nii.gz, derivatives/other/sub-01/anat/"
+                "sub-01_Chimap.nii.gz; choose with derivatives=maps");
     derivatives = "maps";
     CHECK_OK(ctx, read_cohort(&config));
     derivatives = "other";
     CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND,
-                "sub-01: no sub-01_R2starmap.nii.gz or .nii in " ROOT
-                "/derivatives/other/sub-01/anat or " ROOT
-                "/sub-01/anat");
+                "sub-01: no sub-01_R2starmap.nii.gz or .nii in " ROOT "/sub-01 or " ROOT
+                "/derivatives/other/sub-01; it has sub-01_Chimap.nii.gz, ");
+    derivatives = "other,maps"; /* in this order */
+    CHECK_OK(ctx, read_cohort(&config));
     derivatives = "nothing";
     CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND, "derivatives/nothing");
     derivatives = NULL;
@@ -1150,6 +1153,201 @@ static void test_find(void)
         }
         CHECK_OK(ctx, read_cohort(&config));
     }
+}
+
+#define CHECK_STR(a, b) CHECK(strcmp(a, b) == 0)
+
+/* ---- layouts ---------------------------------------------------------------------------------
+   Of these tests only names count: files are empty. */
+
+static void put_empty(const char *path)
+{
+    char whole[600], folder[600];
+    snprintf(whole, sizeof whole, ROOT "/%s", path);
+    strcpy(folder, whole);
+    *strrchr(folder, '/') = '\0';
+    CHECK_OK(ctx, qnet_make_folder(ctx, folder));
+    put_text(whole, "");
+}
+
+/* Files a to d, those of one subject, by themselves. */
+static void put_layout(const char *a, const char *b, const char *c, const char *d)
+{
+    remove_all(ROOT);
+    put_empty(a);
+    put_empty(b);
+    put_empty(c);
+    put_empty(d);
+    put_text(ROOT "/participants.tsv", "participant_id\tgroup\nsub-01\tHC\n");
+}
+
+static bids layout;
+
+/* Reads it as it was set up. Scan i is found as `found[0..3]` below ROOT. */
+static qnet_status find_layout(void)
+{
+    qnet_status status;
+    bids set = layout;
+    bids_free(&layout);
+    memset(&layout, 0, sizeof layout);
+    layout.derivatives = set.derivatives;
+    layout.session = set.session;
+    layout.filter = set.filter;
+    layout.t1w = set.t1w;
+    layout.maps = set.maps;
+    layout.write_maps = set.write_maps;
+    layout.no_masks = set.no_masks;
+    layout.log.message = keep_log;
+    status = bids_read(&layout, ctx, ROOT);
+    if (status != QNET_OK) (void)qnet__fail(ctx, status, "%s", layout.error);
+    return status;
+}
+
+static void check_scan(int i, const char *a, const char *b, const char *c, const char *d)
+{
+    const char *const wanted[4] = {a, b, c, d};
+    int m;
+    CHECK(i < layout.count);
+    for (m = 0; m < 4 && i < layout.count; m++) {
+        const char *path = layout.list[i].path[m];
+        const int same = strncmp(path, ROOT "/", sizeof ROOT) == 0 && !strcmp(path + sizeof ROOT, wanted[m]);
+        CHECK(same);
+        if (!same) printf("    found %s, expected %s\n", path, wanted[m]);
+    }
+}
+#define EACH(a, b, c, d)             \
+    put_layout(a, b, c, d);          \
+    CHECK_OK(ctx, find_layout());    \
+    CHECK(layout.count == 1);        \
+    check_scan(0, a, b, c, d)
+
+static void test_layouts(void)
+{
+    static const char chi[] = "derivatives/a/sub-01/anat/sub-01_Chimap.nii.gz",
+                      r2[] = "derivatives/a/sub-01/anat/sub-01_R2starmap.nii",
+                      t1[] = "sub-01/anat/sub-01_T1w.nii.gz",
+                      mask[] = "derivatives/a/sub-01/anat/sub-01_desc-basalganglia_mask.nii.gz";
+    memset(&layout, 0, sizeof layout);
+    EACH(chi, r2, t1, mask);
+    EACH("derivatives/SEPIA/sub-01/Sepia_Chimap.nii.gz", "derivatives/SEPIA/sub-01/Sepia_R2starmap.nii.gz", t1,
+         "derivatives/roi/sub-01/sub-01_desc-basalganglia_mask.nii.gz");
+    EACH("derivatives/qsmxt-v6.4.2/sub-01/ses-1/anat/sub-01_ses-1_run-1_Chimap.nii",
+         "derivatives/qsmxt-v6.4.2/sub-01/ses-1/anat/sub-01_ses-1_run-1_R2starmap.nii",
+         "sub-01/ses-1/anat/sub-01_ses-1_run-1_T1w.nii.gz",
+         "derivatives/masks/sub-01/sub-01_desc-basalganglia_mask.nii.gz");
+    CHECK_STR(layout.list[0].session, "1");
+    CHECK_STR(layout.tool, "qsmxt-v6.4.2");
+    EACH("derivatives/lab/qsm/sub-01_Chimap.nii.gz", "derivatives/lab/r2/sub-01_R2starmap.nii.gz", t1, mask);
+    EACH("sub-01/sub-01_Chimap.nii.gz", "sub-01/anat/sub-01_acq-x_R2starmap.nii.gz", t1, mask);
+    /* Two sessions are two scans, a session's own T1W before the subject's. */
+    put_layout("derivatives/a/sub-01/ses-2/anat/sub-01_ses-2_Chimap.nii",
+               "derivatives/a/sub-01/ses-2/anat/sub-01_ses-2_R2starmap.nii", t1, mask);
+    put_empty("derivatives/a/sub-01/ses-1/anat/sub-01_ses-1_Chimap.nii");
+    put_empty("derivatives/a/sub-01/ses-1/anat/sub-01_ses-1_R2starmap.nii");
+    put_empty("sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz");
+    CHECK_OK(ctx, find_layout());
+    CHECK(layout.count == 2 && layout.dataset.count == 2);
+    check_scan(0, "derivatives/a/sub-01/ses-1/anat/sub-01_ses-1_Chimap.nii",
+               "derivatives/a/sub-01/ses-1/anat/sub-01_ses-1_R2starmap.nii",
+               "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", mask);
+    check_scan(1, "derivatives/a/sub-01/ses-2/anat/sub-01_ses-2_Chimap.nii",
+               "derivatives/a/sub-01/ses-2/anat/sub-01_ses-2_R2starmap.nii", t1, mask);
+    CHECK_STR(layout.dataset.scans[0].subject, layout.dataset.scans[1].subject); /* folds keep them together */
+    layout.session = "ses-2";
+    CHECK_OK(ctx, find_layout());
+    CHECK(layout.count == 1);
+    CHECK_STR(layout.list[0].session, "2");
+    layout.session = "3";
+    CHECK_FAILS(ctx, find_layout(), QNET_ERROR_NOT_FOUND, "in " ROOT "/sub-01/ses-3 or ");
+    layout.session = NULL;
+    /* Runs and acquisitions. */
+    put_layout("derivatives/a/sub-01/anat/sub-01_run-01_Chimap.nii", r2, t1, mask);
+    put_empty("derivatives/a/sub-01/anat/sub-01_run-02_Chimap.nii");
+    put_empty("sub-01/anat/sub-01_acq-mprage_run-2_T1w.nii.gz");
+    put_empty("sub-01/anat/sub-01_acq-stage_T1w.nii.gz");
+    CHECK_FAILS(ctx, find_layout(), QNET_ERROR_DATA, "sub-01: 2 files fit Chimap: derivatives/a/sub-01/anat/"
+                "sub-01_run-01_Chimap.nii, derivatives/a/sub-01/anat/sub-01_run-02_Chimap.nii; "
+                "choose with filter=run=01");
+    layout.filter = "run=2";
+    CHECK_OK(ctx, find_layout()); /* T1W: of those without a run and with run 2, the latter */
+    check_scan(0, "derivatives/a/sub-01/anat/sub-01_run-02_Chimap.nii", r2,
+               "sub-01/anat/sub-01_acq-mprage_run-2_T1w.nii.gz", mask);
+    layout.filter = "run=1,acq=stage";
+    CHECK_OK(ctx, find_layout());
+    check_scan(0, "derivatives/a/sub-01/anat/sub-01_run-01_Chimap.nii", r2,
+               "sub-01/anat/sub-01_acq-stage_T1w.nii.gz", mask);
+    layout.filter = "run=3";
+    CHECK_FAILS(ctx, find_layout(), QNET_ERROR_NOT_FOUND, ", with filter=run=3; it has sub-01_R2starmap.nii");
+    layout.filter = "run-1";
+    CHECK_FAILS(ctx, find_layout(), QNET_ERROR_ARGUMENT, "filter: expected entity=value");
+    layout.filter = "run=1";
+    layout.t1w = "*_acq-*_T1w*";
+    remove(ROOT "/sub-01/anat/sub-01_T1w.nii.gz");
+    put_empty("sub-01/anat/sub-01_acq-se_T1w.nii.gz");
+    CHECK_FAILS(ctx, find_layout(), QNET_ERROR_DATA, "2 files fit T1w: sub-01/anat/sub-01_acq-se_T1w.nii.gz, "
+                "sub-01/anat/sub-01_acq-stage_T1w.nii.gz; choose with t1w=*_acq-se_*");
+    layout.t1w = "sub-*/anat/*stage*";
+    CHECK_OK(ctx, find_layout());
+    CHECK_CONTAINS(layout.list[0].path[2], "acq-stage_T1w");
+    layout.t1w = layout.filter = NULL;
+    bids_free(&layout);
+}
+
+/* The table of maps: what the search finds, edited, read again. */
+static void test_table_of_maps(void)
+{
+    static const char table[] = "subject\tsession\tqsm\tr2star\tt1w\tmask\n";
+    char text[2000];
+    qnet_buffer bytes;
+    memset(&bytes, 0, sizeof bytes);
+    memset(&layout, 0, sizeof layout);
+    put_layout("derivatives/a/sub-01/anat/sub-01_Chimap.nii", "derivatives/a/sub-01/anat/sub-01_R2starmap.nii",
+               "sub-01/anat/sub-01_T1w.nii.gz", "elsewhere/mask.nii");
+    layout.write_maps = ROOT "/tables/maps.tsv";
+    CHECK_OK(ctx, qnet_make_folder(ctx, ROOT "/tables"));
+    logged[0] = '\0';
+    CHECK_OK(ctx, find_layout());
+    CHECK_LOGGED("! sub-01: no sub-01_desc-basalganglia_mask.nii.gz");
+    CHECK_OK(ctx, qnet_file_read(ctx, ROOT "/tables/maps.tsv", 0, &bytes));
+    CHECK_OK(ctx, qnet_buffer_append(ctx, &bytes, "", 1));
+    snprintf(text, sizeof text, "%ssub-01\tn/a\t../../../" ROOT "/derivatives/a/sub-01/anat/sub-01_Chimap.nii\t"
+             "../../../" ROOT "/derivatives/a/sub-01/anat/sub-01_R2starmap.nii\t../../../" ROOT
+             "/sub-01/anat/sub-01_T1w.nii.gz\tn/a\n", table);
+    CHECK_STR((const char *)bytes.bytes, text);
+    CHECK_FAILS(ctx, find_layout(), QNET_ERROR_ARGUMENT, "maps.tsv: is there already");
+    layout.write_maps = NULL;
+    layout.maps = ROOT "/tables/maps.tsv";
+    CHECK_FAILS(ctx, find_layout(), QNET_ERROR_DATA, "maps.tsv: line 2, mask: expected a file, found \"n/a\"");
+    layout.no_masks = 1;
+    CHECK_OK(ctx, find_layout());
+    CHECK(layout.count == 1 && layout.dataset.scans[0].mask == NULL);
+    CHECK_CONTAINS(layout.list[0].path[2], ROOT "/tables/../../../" ROOT "/sub-01/anat/sub-01_T1w.nii.gz");
+    layout.no_masks = 0;
+    /* Beside the folder, any names, two sessions; a line of nobody; a participant without a line. */
+    put_text(ROOT "/participants.tsv", "participant_id\tgroup\nsub-01\tHC\nsub-02\tHH\n");
+    layout.maps = ROOT "/maps.csv";
+    put_text(layout.maps, "mask,qsm,r2star,t1w,subject,session\n"
+                          "elsewhere/mask.nii,derivatives/a/sub-01/anat/sub-01_Chimap.nii,elsewhere/mask.nii,"
+                          "sub-01/anat/sub-01_T1w.nii.gz,01,ses-1\n"
+                          "elsewhere/mask.nii,elsewhere/mask.nii,elsewhere/mask.nii,elsewhere/mask.nii,sub-01,2\n"
+                          "a,b,c,d,sub-09,1\n");
+    CHECK_OK(ctx, find_layout());
+    CHECK(layout.count == 2);
+    check_scan(0, "derivatives/a/sub-01/anat/sub-01_Chimap.nii", "elsewhere/mask.nii",
+               "sub-01/anat/sub-01_T1w.nii.gz", "elsewhere/mask.nii");
+    CHECK_LOGGED("! " ROOT "/maps.csv: 1 lines of subjects without a line in participants.tsv are left out\n"
+                 "! " ROOT "/maps.csv: 1 participants without a line there are left out: sub-02\n");
+    put_text(layout.maps, "subject,qsm,r2star,t1w,mask\n1,a,b,c,d\n");
+    CHECK_FAILS(ctx, find_layout(), QNET_ERROR_DATA, "maps.csv: no line is of a participant of " ROOT);
+    put_text(layout.maps, "subject,qsm,r2star,t1w,mask\n01,a.nii,b,c,d\n");
+    CHECK_FAILS(ctx, find_layout(), QNET_ERROR_NOT_FOUND, "maps.csv: line 2, qsm: there is no file " ROOT "/a.nii");
+    put_text(layout.maps, "subject,qsm,t1w,mask\n01,a.nii,b,c\n");
+    CHECK_FAILS(ctx, find_layout(), QNET_ERROR_FORMAT, "there is no r2star");
+    put_text(layout.maps, "subject,qsm,r2star,t1w,mask\n01,maps.csv,maps.csv,maps.csv,maps.csv\n"
+                          "01,maps.csv,maps.csv,maps.csv,maps.csv\n");
+    CHECK_FAILS(ctx, find_layout(), QNET_ERROR_DATA, "line 3: sub-01 is there twice");
+    bids_free(&layout);
+    qnet_buffer_free(ctx, &bytes);
 }
 
 /* What a folder holds that is not quite right. */
@@ -1166,7 +1364,7 @@ static void test_odd_folders(void)
     put_map("derivatives/maps", "sub-09", "", WORLD_X, ".nii.gz", ras_n);
     CHECK_OK(ctx, qnet_make_folder(ctx, ROOT "/derivatives/maps/sub-10/anat")); /* without maps */
     CHECK_OK(ctx, read_cohort(&config));
-    CHECK_LOGGED("! " ROOT "/derivatives/maps: maps of 1 subjects without a line in "
+    CHECK_LOGGED("! " ROOT ": maps of 1 subjects without a line in "
                  "participants.tsv are left out: sub-09\n");
     for (m = 0; m < 7; m++) {
         static char name[16];
@@ -1175,7 +1373,7 @@ static void test_odd_folders(void)
     }
     CHECK_OK(ctx, read_cohort(&config));
     CHECK_LOGGED("maps of 8 subjects without a line in participants.tsv are left out: sub-09, sub-x0, "
-                 "sub-x1, sub-x2, sub-x3, ...\n");
+                 "sub-x1, sub-x2, sub-x3, sub-x4, sub-x5, sub-x6\n");
     /* Zeros in front of a number. */
     put_cohort();
     put_text(ROOT "/participants.tsv", "participant_id\tgroup\n1\tHC\nsub-02\tHH\n");
@@ -1405,6 +1603,8 @@ int main(void)
     RUN(test_groups);
     RUN(test_read);
     RUN(test_find);
+    RUN(test_layouts);
+    RUN(test_table_of_maps);
     RUN(test_odd_folders);
     RUN(test_bad_folders);
     RUN(test_no_memory);
