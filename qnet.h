@@ -1442,7 +1442,13 @@ QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t
 /* Side of the prepared image: size plus margins for a crop, size for the full image. */
 QNET_API int qnet_input_prepared(const qnet_input_config *config);
 
-/* One scan in memory: the maps share a grid; mask may be NULL where the configuration names slices
+/* Makes a volume one on another volume's grid, by their affines: trilinear, or (nearest) by the
+   nearest voxel; 0 outside of it. NaN spreads to its neighbours. covered: the share of the grid
+   that lies inside; NULL: not needed. */
+QNET_API qnet_status qnet_volume_resample(qnet_volume *volume, const qnet_volume *grid, int nearest,
+                                          double *covered);
+
+/* One scan in memory: the maps share a world; mask may be NULL where the configuration names slices
    and box. */
 typedef struct qnet_scan_maps {
     const char *subject;
@@ -1479,8 +1485,10 @@ QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_conf
    another, and no two subjects may have the same QSM map.
    Slices: a tilt of the axes above 30 degrees is warned of; refused (see any_orientation) are one
    above 45, and one above 30 of slices that were acquired sagittal or coronal.
-   Grids that differ by more than .05 voxels at a corner are refused, by more than .0005 warned
-   of. */
+   Grids: a map whose corners lie more than .05 voxels off those of the QSM map, or of another
+   shape, is resampled onto that grid (qnet_volume_resample; a mask by the nearest voxel), which the
+   log tells; more than .0005 are warned of. It is refused where a file has neither sform nor qform,
+   and where the two share no voxel. */
 QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps);
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort);
 #ifndef QNET_NO_STDIO
@@ -12935,17 +12943,13 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
 #define QNET__REGRID \
     ": bring it onto that grid (flirt -applyxfm -usesqform, antsApplyTransforms, 3dresample)"
 
-/* Whether b has the grid of a, but for rounding. With D = affine_b - affine_a, a corner c of the
-   grid (voxel indices) lies off by D (c, 1) mm, and by that projected on an axis of a, divided by
-   the voxel size, in voxels. The grid is affine: no voxel is further off than the worst corner. */
-static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
-                                    const qnet_volume *b, const char *name_b)
+/* How far b's grid lies off that of a, which has its shape, in voxels. With D = affine_b -
+   affine_a, a corner c of the grid (voxel indices) lies off by D (c, 1) mm, and by that projected
+   on an axis of a, divided by the voxel size, in voxels. The grid is affine: no voxel is further
+   off than the worst corner. */
+static double qnet__grid_distance(const qnet_volume *a, const qnet_volume *b)
 {
     double worst = 0;
-    if (a->nx != b->nx || a->ny != b->ny || a->nz != b->nz)
-        return qnet__fail(ctx, QNET_ERROR_SHAPE,
-                          "%s: grid of %dx%dx%d, expected %dx%dx%d as in %s" QNET__REGRID,
-                          name_b, b->nx, b->ny, b->nz, a->nx, a->ny, a->nz, name_a);
     for (int corner = 0; corner < 8; corner++) {
         const double at[4] = {corner & 1 ? a->nx - 1.0 : 0, corner & 2 ? a->ny - 1.0 : 0,
                               corner & 4 ? a->nz - 1.0 : 0, 1};
@@ -12959,6 +12963,23 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
             worst = fmax(worst, fabs(along) / (a->spacing[c] * a->spacing[c]));
         }
     }
+    return worst;
+}
+
+static int qnet__same_shape(const qnet_volume *a, const qnet_volume *b)
+{
+    return a->nx == b->nx && a->ny == b->ny && a->nz == b->nz;
+}
+
+/* Whether b has the grid of a, but for rounding. */
+static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
+                                    const qnet_volume *b, const char *name_b)
+{
+    if (!qnet__same_shape(a, b))
+        return qnet__fail(ctx, QNET_ERROR_SHAPE,
+                          "%s: grid of %dx%dx%d, expected %dx%dx%d as in %s" QNET__REGRID,
+                          name_b, b->nx, b->ny, b->nz, a->nx, a->ny, a->nz, name_a);
+    const double worst = qnet__grid_distance(a, b);
     if (!(worst <= QNET__GRID_REFUSED))
         return qnet__fail(ctx, QNET_ERROR_SHAPE,
                           "%s: same %dx%dx%d shape as %s, but its corners lie %.3g voxels off, "
@@ -17465,11 +17486,12 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
 #if QNET__HAS_FILES
 /* ============================================================================================
    >>cohort: from volumes to images, scan by scan; folds over individuals.
-   In: QSM, R2*, T1W and mostly a mask of the basal ganglia, each float[nz][ny][nx] on one grid.
+   In: QSM, R2*, T1W and mostly a mask of the basal ganglia, each float[nz][ny][nx], in one world.
    Out: pixels[slices][side][side][3], the maps as channels, in their physical units:
 
-       turn to RAS -> same grid? -> NaN outside of the head to 0 -> mask to its large components
-           -> slices that hold it -> frame -> do the values make sense? -> resample each slice
+       turn to RAS -> NaN outside of the head to 0 -> onto the grid of the QSM map -> mask to its
+           large components -> slices that hold it -> frame -> do the values make sense? -> resample
+           each slice
 
    The frame says where an image lies on the voxel grid. Pixel (row, column) shows the voxel
        x = center_x - (column + 1/2 - side/2) step_x,  y = center_y - (row + 1/2 - side/2) step_y
@@ -17638,6 +17660,90 @@ static size_t qnet__clear_outside(qnet_volume *v)
         } while (cleared > before);
     }
     return cleared;
+}
+
+/* Voxel (i, j, k) of the grid lies in the volume at M (i, j, k, 1), M = A_volume^-1 A_grid, in
+   voxels. Between the centres of voxels the value is trilinear (nearest: that of the nearest one),
+   more than half a voxel outside of the volume it is 0. */
+QNET_API qnet_status qnet_volume_resample(qnet_volume *v, const qnet_volume *grid, int nearest,
+                                          double *covered)
+{
+    double m[3][4], det = 0;
+    QNET__NEEDS(v ? v->ctx : NULL, v && grid);
+    const qnet_volume *from = v;
+    const double(*a)[4] = from->affine;
+    const size_t count = qnet__voxel_count(grid->nx, grid->ny, grid->nz);
+    size_t inside = 0, next = 0;
+    for (int c = 0; c < 3; c++)
+        det += a[0][c] * (a[1][(c + 1) % 3] * a[2][(c + 2) % 3] -
+                          a[1][(c + 2) % 3] * a[2][(c + 1) % 3]);
+    if (!(fabs(det) > 0) || count == 0)
+        return qnet__fail(v->ctx, QNET_ERROR_DATA, "qnet_volume_resample: the affine is singular "
+                          "or not finite, or the grid is empty");
+    for (int i = 0; i < 3; i++)
+        for (int k = 0; k < 4; k++) {
+            m[i][k] = 0;
+            for (int j = 0; j < 3; j++) { /* the inverse's elements are cofactors / det */
+                const int r = (j + 1) % 3, s = (j + 2) % 3, x = (i + 1) % 3, y = (i + 2) % 3;
+                m[i][k] += (a[r][x] * a[s][y] - a[r][y] * a[s][x]) / det *
+                           (grid->affine[j][k] - (k == 3 ? a[j][3] : 0));
+            }
+        }
+    float *voxels = (float *)qnet__alloc(v->ctx, count * sizeof *voxels);
+    if (voxels == NULL) return qnet__no_memory(v->ctx, count * sizeof *voxels, "another grid");
+    for (int k = 0; k < grid->nz; k++)
+        for (int j = 0; j < grid->ny; j++)
+            for (int i = 0; i < grid->nx; i++) {
+                int low[3], high[3], in = 1;
+                const int n[3] = {v->nx, v->ny, v->nz};
+                float f[3], side[2];
+                for (int c = 0; c < 3; c++)
+                    in &= qnet__neighbours(m[c][0] * i + m[c][1] * j + m[c][2] * k + m[c][3], n[c],
+                                           &low[c], &high[c], &f[c]);
+                voxels[next++] = 0;
+                if (!in) continue;
+                inside++;
+                for (int c = 0; c < 3 && nearest; c++) {
+                    low[c] = high[c] = f[c] < 0.5f ? low[c] : high[c];
+                    f[c] = 0;
+                }
+                for (int z = 0; z < 2; z++) {
+                    const int at = z ? high[2] : low[2];
+                    side[z] = qnet__bilinear(v->voxels + qnet__voxel_at(v, low[0], low[1], at),
+                                             v->voxels + qnet__voxel_at(v, low[0], high[1], at),
+                                             (size_t)(high[0] - low[0]), f[0], f[1]);
+                }
+                voxels[next - 1] = side[0] + f[2] * (side[1] - side[0]);
+            }
+    qnet__free(v->ctx, v->voxels, qnet__voxel_count(v->nx, v->ny, v->nz) * sizeof *voxels);
+    v->voxels = voxels;
+    v->nx = grid->nx, v->ny = grid->ny, v->nz = grid->nz;
+    memcpy(v->affine, grid->affine, sizeof v->affine);
+    memcpy(v->spacing, grid->spacing, sizeof v->spacing);
+    memcpy(v->orientation, grid->orientation, sizeof v->orientation);
+    if (covered) *covered = (double)inside / (double)count;
+    return QNET_OK;
+}
+
+/* Map m onto the grid of the QSM map, where it is on another one. Where a file does not say where
+   its grid lies in the world, or both share no voxel, that is refused. */
+static qnet_status qnet__onto_grid(qnet__preparation *p, int m)
+{
+    qnet_volume *v = p->map[m];
+    const qnet_volume *qsm = p->map[QNET__QSM];
+    const int n[3] = {v->nx, v->ny, v->nz};
+    double covered = 0;
+    if (v->affine_source == 0 || qsm->affine_source == 0 ||
+        (qnet__same_shape(qsm, v) && qnet__grid_distance(qsm, v) <= QNET__GRID_REFUSED))
+        return qnet__check_grid(p->ctx, qsm, p->name[QNET__QSM], v, p->name[m]);
+    QNET__TRY(qnet_volume_resample(v, qsm, m == QNET__MASK, &covered));
+    if (covered <= 0)
+        return qnet__fail(p->ctx, QNET_ERROR_SHAPE, "%s: its grid of %dx%dx%d shares no voxel with "
+                          "that of %s", p->name[m], n[0], n[1], n[2], p->name[QNET__QSM]);
+    qnet__log(p->ctx, covered < 0.9 ? QNET_LOG_WARNING : QNET_LOG_INFO, "%s: resampled from "
+              "%dx%dx%d onto the grid of %s, %dx%dx%d; it covers %.0f %% of that", p->name[m], n[0],
+              n[1], n[2], p->name[QNET__QSM], qsm->nx, qsm->ny, qsm->nz, 100 * covered);
+    return QNET_OK;
 }
 
 /* ---- the mask --------------------------------------------------------------------------------
@@ -18060,10 +18166,10 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
             return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", p->name[m],
                               m == QNET__MASK ? ", and no slices or box are given" : "");
         QNET__TRY(qnet__to_axial(p->ctx, p->config, p->map[m], p->name[m]));
-        QNET__TRY(qnet__check_grid(p->ctx, qsm, p->name[QNET__QSM], p->map[m], p->name[m]));
         if (m != QNET__MASK)
             qnet__warn_of_bad_voxels(p->ctx, p->name[m], qnet__clear_outside(p->map[m]),
                                      "outside of the head become 0");
+        QNET__TRY(qnet__onto_grid(p, m));
     }
     /* The mask: what counts of it, and its centre. */
     if (needed < QNET__MAPS) p->map[QNET__MASK] = NULL;

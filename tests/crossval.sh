@@ -63,14 +63,55 @@ wait $pid 2> /dev/null
 "$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small > "$dir/refusal" 2>&1
 ok "an unfinished run is not trodden on" grep -q 'unfinished run' "$dir/refusal"
 "$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" --resume $small --folds 3 > "$dir/refusal" 2>&1
-ok "another configuration is refused" grep -q 'has "folds=2", this one has "folds=3"' "$dir/refusal"
+ok "another configuration is refused" grep -q 'has "--folds 2", this one has "--folds 3"' "$dir/refusal"
 ok "resumed" "$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small --resume
 ok "resumed: same predictions" cmp "$dir/one/predictions.csv" "$dir/stopped/predictions.csv"
 ok "resumed: same weights" cmp "$dir/one/weights/crop-repeat01-fold02-qnet.safetensors" \
     "$dir/stopped/weights/crop-repeat01-fold02-qnet.safetensors"
 
-# Bad input: a sentence that names the thing, exit 1, earlier results untouched.
+# A table as it is: commas, quotes, another disease in a column of its own, n/a, units of ages.
+rm -rf "$dir/named"; cp -r "$dir/cohort" "$dir/named"
+sed '1s/group/Diagnosis/; s/HH$/PD/; s/HC$/Control/; 2,$s/^\(sub-0[1-4]\t[0-9]*\)/\1Y/; s/\t/","/g; s/^/"/; s/$/"/' \
+    "$dir/cohort/participants.tsv" > "$dir/named/participants.tsv"
+echo '"sub-77","40,5","W","n/a"' >> "$dir/named/participants.tsv"
+echo '"sub-78","89+","Male","MSA"' >> "$dir/named/participants.tsv"
+"$bin/crossval" --data "$dir/named" --out "$dir/named-out" $small --group-column diagnosis --positive pd --negative Control \
+    > "$dir/printed" 2> "$dir/refusal"
+ok "other names of groups" cmp "$dir/one/predictions.csv" "$dir/named-out/predictions.csv"
+ok "they are in the tables" grep -q 'share of pd recognised; specificity: share of Control' "$dir/printed"
+ok "in the page" grep -q '<h1>pd or Control? ' "$dir/named-out/report.html"
+ok "and nobody else is" sh -c "! grep -i 'hemochromatosis that\|healthy controls\|>HH\|P(HH)' '$dir/named-out/report.html'"
+for file in results.json manifest.json; do ok "in $file" grep -q '"pd"' "$dir/named-out/$file"; done
+ok "n/a is left out" grep -q '1 participants without a diagnosis (n/a) are left out' "$dir/refusal"
+ok "a third group is left out" grep -q '1 participants of other groups are left out: MSA' "$dir/refusal"
+
 cp "$dir/one/results.json" "$dir/results.before"
+
+# Any layout: the table of what is found, and the same files under other names and in sessions.
+ok "--write-maps" "$bin/crossval" --data "$dir/cohort" --write-maps "$dir/maps.tsv"
+ok "it has all scans" test "$(grep -c '^sub-0[1-8].*Chimap.*R2starmap.*T1w.*mask' "$dir/maps.tsv")" = 8
+mkdir "$dir/table"; cp "$dir/cohort/participants.tsv" "$dir/cohort/dataset_description.json" "$dir/table"
+ok "--maps" "$bin/crossval" --data "$dir/table" --maps "$dir/maps.tsv" --out "$dir/table-out" $small --quiet
+ok "the same predictions" cmp "$dir/one/predictions.csv" "$dir/table-out/predictions.csv"
+for s in 01 02 03 04 05 06 07 08; do
+    for kind in Chimap R2starmap; do
+        mkdir -p "$dir/table/derivatives/SEPIA/sub-$s/ses-1"
+        cp "$dir"/cohort/derivatives/*/sub-$s/anat/*_$kind.nii.gz "$dir/table/derivatives/SEPIA/sub-$s/ses-1/Sepia_$kind.nii.gz"
+    done
+    mkdir -p "$dir/table/sub-$s/ses-1/anat" "$dir/table/derivatives/roi/sub-$s"
+    cp "$dir"/cohort/derivatives/*/sub-$s/anat/*_mask.nii.gz "$dir/table/derivatives/roi/sub-$s/"
+    t1w="$dir/cohort/sub-$s/anat/sub-${s}_T1w.nii.gz"
+    cp "$t1w" "$dir/table/sub-$s/ses-1/anat/sub-${s}_ses-1_acq-stage_T1w.nii.gz"
+    cp "$t1w" "$dir/table/sub-$s/ses-1/anat/sub-${s}_ses-1_acq-mprage_T1w.nii.gz"
+done
+refused 'choose with --t1w *_acq-mprage_*' --data "$dir/table"
+ok "SEPIA in sessions" "$bin/crossval" --data "$dir/table" --filter acq=stage --session 1 --out "$dir/table-out" $small --quiet
+ok "again the same" cmp "$dir/one/predictions.csv" "$dir/table-out/predictions.csv"
+refused 'in '"$dir"'/table/sub-01/ses-2' --data "$dir/table" --session 2
+refused 'with --filter acq=none' --data "$dir/table" --filter acq=none
+refused '--filter: expected entity=value' --data "$dir/table" --filter acq
+
+# Bad input: a sentence that names the thing, exit 1, earlier results untouched.
 copy() { rm -rf "$dir/bad"; cp -r "$dir/cohort" "$dir/bad"; }
 maps=$(cd "$dir/cohort" && echo derivatives/*/sub-01/anat)
 copy; rm "$dir/bad/dataset_description.json"
@@ -90,13 +131,19 @@ copy; echo hello > "$dir/bad/$maps/sub-01_Chimap.nii.gz"; refused sub-01_Chimap 
 copy; cp "$dir/cohort/$maps/sub-01_R2starmap.nii.gz" "$dir/bad/$maps/sub-01_Chimap.nii.gz"
 refused 'swapped' --data "$dir/bad"
 refused '--any-values' --data "$dir/bad"
-copy; rm "$dir/bad/$maps"/*_mask*; refused '--slices FIRST:N and --center X,Y' --data "$dir/bad" --slices 2:4
+copy; rm "$dir/bad/$maps"/*_mask*; refused '(needed unless --slices FIRST:N and --center X,Y are given)' --data "$dir/bad" --slices 2:4
 refused 'folds' --data "$dir/cohort" --folds 9
 refused 'other.safetensors' --data "$dir/cohort" --weights "$dir/other.safetensors"
 refused 'resnet18' --data "$dir/cohort" --weights "$dir/one/weights/crop-repeat01-fold01-qnet.safetensors"
 refused '--size' --data "$dir/cohort" --size 31
 refused '--seed' --data "$dir/cohort" --seed 18446744073709551616
 refused '--slices' --data "$dir/cohort" --slices 4294967296:3
+refused 'found Control, PD, MSA' --data "$dir/named" --group-column Diagnosis --positive HH --negative Control
+refused '--group-column NAME is for another one' --data "$dir/named"
+refused '(--positive NAME --negative NAME are for other groups)' --data "$dir/named" --group-column diagnosis
+refused '--negative' --data "$dir/named" --positive PD
+refused '--negative' --data "$dir/named" --positive PD --negative pd
+refused '--positive' --data "$dir/named" --positive 'a<b' --negative x
 refused '--nonsense' --data "$dir/cohort" --nonsense 1
 echo precious > "$dir/file"
 "$bin/crossval" --data "$dir/cohort" --out "$dir/file/out" $small > /dev/null 2> "$dir/refusal"

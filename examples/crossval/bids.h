@@ -9,18 +9,21 @@
 
    The folder, with the suffixes of BIDS' qMRI extension:
 
-       cohort/participants.tsv            participant_id  group (HH or HC)  age  sex
+       cohort/participants.tsv            participant_id  group (HH or HC)  age  sex; others are not
+                                          read. Without a group (n/a): left out
        cohort/dataset_description.json    Name, DatasetType, Keywords: for the report
        cohort/sub-01/anat/sub-01_T1w.nii.gz
        cohort/derivatives/TOOL/sub-01/anat/sub-01_Chimap.nii.gz      QSM, ppm
                                            sub-01_R2starmap.nii.gz   1/s
                                            sub-01_desc-basalganglia_mask.nii.gz
 
-   Each map may lie in either anat folder; of two, that of the derivatives is taken, where it is on the
-   maps' grid. A mask may also lie in another folder under derivatives. Each may have more entities in its
-   name (sub-01_acq-gre_Chimap) and be unpacked (.nii). TOOL is the only folder with a Chimap of the first
-   participant. A sidecar's "Units", such as ppb, are compared with ppm and 1/s. The list stays valid until
-   bids_free. */
+   Folders below sub-01 may have any name (anat, ses-1/anat, none); each session with a Chimap is a scan of
+   the subject. A derivatives folder may also lie deeper, or hold files sub-01_... without a folder for the
+   subject; below sub-01 its files may be called as the tool likes (SEPIA: Sepia_Chimap.nii.gz).
+   Of several files that fit a map are taken, in this order: those of the Chimap's derivatives folder, raw
+   ones, those of another derivatives folder; those of the session itself; those with the entities of the
+   filter; the one without other entities (sub-01_acq-gre_Chimap). Two that are left are an error.
+   A sidecar's "Units", such as ppb, are compared with ppm and 1/s. The list stays valid until bids_free. */
 #ifndef BIDS_H
 #define BIDS_H
 #include "qnet.h"
@@ -32,16 +35,31 @@
 enum { BIDS_MAPS = 4 }; /* QSM, R2*, T1W, mask */
 
 typedef struct bids_scan {
-    char subject[64], path[BIDS_MAPS][BIDS_PATH]; /* path "": none, of a mask that is not needed */
+    char subject[64], session[64];   /* "sub-01", "1" or "" */
+    char path[BIDS_MAPS][BIDS_PATH]; /* "": none, of a mask that is not needed */
     qnet_label label;
     double age;
     qnet_sex sex;
 } bids_scan;
 
+typedef struct bids_file {
+    char *path;                     /* that of the folder, and behind it */
+    char subject[64], session[64];  /* "sub-01", "1" or "" */
+    size_t name, tool, tool_end;    /* where in path its name, and that of its derivatives folder, begin;
+                                       tool 0: it is raw */
+} bids_file;
+
 typedef struct bids {
     /* Set before bids_read: */
-    const char *derivatives; /* TOOL; NULL: found */
-    const char *session;     /* NAME, where anat folders lie in sub-01/ses-NAME; NULL: in sub-01 */
+    const char *derivatives; /* TOOL, or several with commas, the first that has a map; NULL: found */
+    const char *session;     /* NAME of sub-01/ses-NAME; NULL: each session is a scan of the subject */
+    const char *filter;      /* "acq=stage,run=1": files whose name has another value are not taken */
+    const char *t1w;         /* pattern, such as "*acq-mprage_T1w*", for T1W; with a / for its path */
+    const char *maps;        /* a table that names the files, in place of the search */
+    const char *write_maps;  /* where to write such a table of what is found; the rest is not needed */
+    const char *group_column;        /* NULL: "group" */
+    const char *positive, *negative; /* in that column, for HH and HC; NULL: "HH" and "HC". Given: others
+                                        are left out */
     int no_masks;            /* 1: slices and boxes are given, so that no mask is needed */
     int any_values;          /* 1: other units are warned of, not refused */
     qnet_log log;            /* of warnings */
@@ -53,6 +71,9 @@ typedef struct bids {
     const char *folder;
     bids_scan *list;
     int count, room;
+    qnet_buffer left_out; /* participants who are none of the two groups, each ended by a zero byte */
+    bids_file *index;
+    size_t index_count, index_room;
     qnet_scan_files *files;
     char tool[256], name[1024], type[128];
 } bids;
@@ -270,11 +291,15 @@ static qnet_status bids_describe(bids *b)
 
 /* ---- participants.tsv ------------------------------------------------------------------------- */
 
+static int bids_lower(int c)
+{
+    return c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c;
+}
+
 /* The same letters, large or small (ASCII). */
 static int bids_same(const char *a, const char *b)
 {
-    for (; *a && *b; a++, b++)
-        if ((*a >= 'A' && *a <= 'Z' ? *a + ('a' - 'A') : *a) != *b) return 0;
+    while (*a && bids_lower(*a) == bids_lower(*b)) a++, b++;
     return *a == *b;
 }
 
@@ -319,6 +344,12 @@ static int bids_sex(const char *field, qnet_sex *sex)
 enum { BIDS_ID, BIDS_GROUP, BIDS_AGE, BIDS_SEX, BIDS_COLUMNS };
 static const char *const bids_columns[BIDS_COLUMNS] = {"participant_id", "group", "age", "sex"};
 
+/* What a column is called in this table. */
+static const char *bids_column(const bids *b, int k)
+{
+    return k == BIDS_GROUP && b->group_column ? b->group_column : bids_columns[k];
+}
+
 /* Says what a field should be: an error, or (of one that only describes) a warning. */
 static qnet_status bids_field(bids *b, const char *path, const table *t, int column, const char *field,
                               const char *expected)
@@ -331,7 +362,18 @@ static qnet_status bids_field(bids *b, const char *path, const table *t, int col
         return QNET_OK;
     }
     return bids_fail(b, QNET_ERROR_DATA, "%s: line %lu, %s: expected %s, found \"%s\"", path,
-                     (unsigned long)t->line, bids_columns[column], expected, shown);
+                     (unsigned long)t->line, bids_column(b, column), expected, shown);
+}
+
+/* Adds a name that is not there to a list such as "a, b, c, ..." in text[size]. */
+static void bids_name(char *text, size_t size, const char *name)
+{
+    const size_t n = strlen(text), length = strlen(name);
+    for (const char *p = text; (p = strstr(p, name)) != NULL; p++)
+        if ((p == text || p[-1] == ' ') && (!p[length] || p[length] == ',')) return;
+    if (n > size - 80) {
+        if (strcmp(text + n - 3, "...")) strcpy(text + n, ", ...");
+    } else snprintf(text + n, size - n, "%s%.60s", n ? ", " : "", name);
 }
 
 /* One line of the table, by column, into *scan. */
@@ -347,9 +389,7 @@ static qnet_status bids_participant(bids *b, const char *path, const table *t,
     if (strspn(label, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-_") < n)
         return bids_field(b, path, t, BIDS_ID, id, "letters, digits, + - _");
     snprintf(scan->subject, sizeof scan->subject, "sub-%.59s", label);
-    if (bids_same(field[BIDS_GROUP], "hh")) scan->label = QNET_HH;
-    else if (bids_same(field[BIDS_GROUP], "hc")) scan->label = QNET_HC;
-    else return bids_field(b, path, t, BIDS_GROUP, field[BIDS_GROUP], "HH or HC");
+    scan->label = bids_same(field[BIDS_GROUP], b->positive ? b->positive : "HH") ? QNET_HH : QNET_HC;
     if (!bids_age(field[BIDS_AGE], &scan->age))
         bids_field(b, path, t, BIDS_AGE, field[BIDS_AGE], "years (0..150) or n/a");
     if (!bids_sex(field[BIDS_SEX], &scan->sex))
@@ -359,6 +399,13 @@ static qnet_status bids_participant(bids *b, const char *path, const table *t,
             return bids_fail(b, QNET_ERROR_DATA, "%s: line %lu, participant_id: %s is there twice",
                              path, (unsigned long)t->line, scan->subject);
     return QNET_OK;
+}
+
+/* 1: the group that a field names is one of the two; 0: it is n/a, or a third one where the two are given. */
+static int bids_is_group(const bids *b, const char *field)
+{
+    return bids_same(field, b->positive ? b->positive : "HH") ||
+           bids_same(field, b->negative ? b->negative : "HC");
 }
 
 /* Room for one more scan in the list. */
@@ -378,35 +425,64 @@ static qnet_status bids_grow(bids *b)
 static qnet_status bids_rows(bids *b, const char *path, table *t)
 {
     size_t column[BIDS_COLUMNS], c;
-    int row = table_next(t), known[BIDS_COLUMNS] = {0, 0, 0, 0}, k;
+    int row = table_next(t), known[BIDS_COLUMNS] = {0, 0, 0, 0}, count[4] = {0, 0, 0, 0}, k; /* HC, HH, n/a, others */
+    char shown[64], others[400] = "";
     if (row == 0) return bids_fail(b, QNET_ERROR_FORMAT, "%s: is empty", path);
     for (c = 0; row > 0 && c < t->columns; c++)
         for (k = 0; k < BIDS_COLUMNS; k++)
-            if (bids_same(t->field[c], bids_columns[k])) {
+            if (bids_same(t->field[c], bids_column(b, k))) {
                 if (known[k]++)
                     return bids_fail(b, QNET_ERROR_FORMAT, "%s: line %lu: two columns named %s", path,
-                                     (unsigned long)t->line, bids_columns[k]);
+                                     (unsigned long)t->line, bids_column(b, k));
                 column[k] = c;
             }
     for (k = BIDS_ID; row > 0 && k <= BIDS_GROUP; k++)
         if (!known[k]) {
-            char shown[64];
             table_show(t->bytes + t->start, t->length, 60, shown);
             return bids_fail(b, QNET_ERROR_FORMAT, "%s: line %lu: expected column names, %s among "
-                             "them, found \"%s\"", path, (unsigned long)t->line, bids_columns[k], shown);
+                             "them, found \"%s\"%s", path, (unsigned long)t->line, bids_column(b, k),
+                             shown, k == BIDS_GROUP ? "; set group_column to the one of the groups" : "");
         }
     while (row > 0 && (row = table_next(t)) > 0) {
         const char *field[BIDS_COLUMNS];
         for (c = 0; c < t->columns && !t->field[c][0];) c++;
         if (c == t->columns) continue; /* nothing but tabs */
         for (k = 0; k < BIDS_COLUMNS; k++) field[k] = known[k] ? t->field[column[k]] : "";
+        if (!bids_is_group(b, field[BIDS_GROUP])) {
+            const int absent = bids_absent(field[BIDS_GROUP]);
+            const char *id = field[BIDS_ID];
+            table_show(field[BIDS_GROUP], strlen(field[BIDS_GROUP]), 60, shown);
+            if (!absent && !b->positive && !b->negative)
+                return bids_field(b, path, t, BIDS_GROUP, field[BIDS_GROUP],
+                                  "HH or HC (set positive and negative to name other groups)");
+            count[absent ? 2 : 3]++;
+            if (!absent) bids_name(others, sizeof others, shown);
+            if (qnet_buffer_printf(b->ctx, &b->left_out, "%s%s", strncmp(id, "sub-", 4) ? "sub-" : "",
+                                   id) != QNET_OK ||
+                qnet_buffer_append(b->ctx, &b->left_out, "", 1) != QNET_OK)
+                return bids_fail(b, QNET_ERROR_MEMORY, "%s", qnet_last_error(b->ctx));
+            continue;
+        }
         if (b->count >= BIDS_SCANS)
             return bids_fail(b, QNET_ERROR_LIMIT, "%s: more than %d participants", path, BIDS_SCANS);
         BIDS_TRY(bids_grow(b));
         BIDS_TRY(bids_participant(b, path, t, field, &b->list[b->count]));
-        b->count++;
+        count[b->list[b->count++].label == QNET_HH]++;
     }
     if (row < 0) return bids_fail(b, QNET_ERROR_FORMAT, "%s: %s", path, t->error);
+    for (k = 0; k < 2; k++) {
+        const char *name = k ? b->positive : b->negative;
+        if (name && count[k] == 0)
+            return bids_fail(b, QNET_ERROR_DATA, "%s: column %s: no \"%.60s\", expected it in some lines, "
+                             "found %s%s%s", path, bids_column(b, BIDS_GROUP), name,
+                             count[!k] ? (k ? b->negative : b->positive) : "",
+                             count[!k] && others[0] ? ", " : "", others);
+    }
+    if (count[2])
+        bids_warn(b, "%s: %d participants without a %s (n/a) are left out", path, count[2],
+                  bids_column(b, BIDS_GROUP));
+    if (count[3])
+        bids_warn(b, "%s: %d participants of other groups are left out: %s", path, count[3], others);
     if (b->count == 0)
         return bids_fail(b, QNET_ERROR_DATA, "%s: no participants below the header", path);
     return QNET_OK;
@@ -424,19 +500,10 @@ static qnet_status bids_participants(bids *b, const char *path, const void *byte
     return status;
 }
 
-/* tail[150] = "/sub-01/anat", or with the session in it. */
-static void bids_tail(const bids *b, const char *subject, char *tail)
-{
-    const char *session = b->session ? b->session : "";
-    snprintf(tail, 150, "/%.63s%s%.60s/anat", subject, *session ? "/ses-" : "",
-             strncmp(session, "ses-", 4) ? session : session + 4);
-}
-
 /* ---- finding the maps ------------------------------------------------------------------------- */
 
 /* BIDS, with the suffixes of its qMRI extension. */
-static const char *const bids_suffix[BIDS_MAPS] = {"Chimap", "R2starmap", "T1w",
-                                                   "desc-basalganglia_mask"};
+static const char *const bids_suffix[BIDS_MAPS] = {"Chimap", "R2starmap", "T1w", "mask"};
 
 /* The names in a folder, each ended by a zero byte; none where there is no such folder. */
 static qnet_status bids_list(bids *b, const char *folder, qnet_buffer *names)
@@ -456,104 +523,318 @@ static const char *bids_next(const qnet_buffer *names, const char *name)
     return names->size > 0 && next < (const char *)names->bytes + names->size ? next : NULL;
 }
 
-/* 0: name is not <subject>_<entities>_<suffix>.nii or .nii.gz; 1: it is; 2: and without entities. */
-static int bids_fits(const char *name, const char *subject, const char *suffix)
+/* ---- the index ----------------------------------------------------------------------------------
+
+   The tree is walked once. Of each .nii or .nii.gz in the folders sub-LABEL and derivatives it keeps whose
+   it is, told by its folders or its name; entities such as run-1 are read off the name when asked for. */
+
+/* Deeper than derivatives/TOOL/sub-01/ses-1/anat and two more; also the end of links that go in circles. */
+#define BIDS_DEPTH 8
+
+/* How long the name is without .nii or .nii.gz; 0: it has neither. */
+static size_t bids_stem(const char *name)
 {
-    const size_t length = strlen(name), start = strlen(subject), end = strlen(suffix);
-    const size_t kind = length > 3 && strcmp(name + length - 3, ".gz") == 0 ? 7 : 4;
-    const char *last; /* the suffix */
-    if (length < start + 1 + end + kind || strncmp(name, subject, start) != 0) return 0;
-    last = name + length - kind - end;
-    if (name[start] != '_' || last[-1] != '_' || strncmp(last, suffix, end) != 0 ||
-        strncmp(last + end, ".nii.gz", kind) != 0)
-        return 0;
-    return length == start + 1 + end + kind ? 2 : 1;
+    const size_t n = strlen(name);
+    if (n > 7 && strcmp(name + n - 7, ".nii.gz") == 0) return n - 7;
+    return n > 4 && strcmp(name + n - 4, ".nii") == 0 ? n - 4 : 0;
 }
 
-/* The file of a map in a folder: that without entities if there is one, otherwise the only one. "" into
-   path[BIDS_PATH] where there is none; several are an error. */
-static qnet_status bids_find(bids *b, const char *folder, const char *subject, const char *suffix,
-                             char *path)
+/* The value of an entity, such as "1" of "echo" in "sub-01_echo-1_MEGRE.nii", into value[64]; 0: none. */
+static int bids_entity(const char *name, const char *key, char *value)
 {
-    const char *name = NULL, *match = NULL, *second = NULL;
-    qnet_status status = QNET_OK;
-    qnet_buffer names;
-    int best = 1;
-    path[0] = '\0';
-    BIDS_TRY(bids_list(b, folder, &names));
-    while ((name = bids_next(&names, name)) != NULL) {
-        const int fits = bids_fits(name, subject, suffix);
-        if (fits < best) continue;
-        second = fits == best ? match : NULL;
-        match = name;
-        best = fits;
-        if (second && best == 2) break;
+    const size_t n = strlen(key);
+    const char *p = name;
+    value[0] = '\0';
+    while (p && (strncmp(p, key, n) != 0 || p[n] != '-'))
+        if ((p = strchr(p, '_')) != NULL) p++;
+    if (p == NULL) return 0;
+    snprintf(value, 64, "%.*s", (int)strcspn(p + n + 1, "_."), p + n + 1);
+    return 1;
+}
+
+/* The same labels, leading zeros aside: run-1 and run-01. */
+static int bids_same_label(const char *a, const char *b)
+{
+    while (*a == '0' && a[1]) a++;
+    while (*b == '0' && b[1]) b++;
+    return strcmp(a, b) == 0;
+}
+
+/* A file of the index, unless its name says that it is someone else's. tool: where the name of its
+   derivatives folder begins; 0: it is raw. */
+static qnet_status bids_keep(bids *b, const char *path, const bids_file *in)
+{
+    bids_file *f;
+    char label[64];
+    if (b->index_count == b->index_room) {
+        const size_t room = b->index_room ? 2 * b->index_room : 256;
+        f = (bids_file *)realloc(b->index, room * sizeof *f);
+        if (f == NULL) return bids_fail(b, QNET_ERROR_MEMORY, "no memory for %lu files", (unsigned long)room);
+        b->index = f;
+        b->index_room = room;
     }
-    if (second && best == 2)
-        status = bids_fail(b, QNET_ERROR_DATA, "%s/%s: is there both as .nii and .nii.gz", folder,
-                           second);
-    else if (second)
-        status = bids_fail(b, QNET_ERROR_DATA, "%s: %s and %s both fit %s_*_%s, expected one", folder,
-                           second, match, subject, suffix);
-    else if (match) status = bids_path(b, path, folder, "/", match, "");
-    qnet_buffer_free(b->ctx, &names);
-    return status;
-}
-
-/* A file in the folders TOOL/TAIL (such as /sub-01/anat) under derivatives: into path[BIDS_PATH], and its
-   TOOL into tool[256]; both "" where there is none. Two tools that have one are an error; `advice` ends its
-   sentence. */
-static qnet_status bids_find_derived(bids *b, const char *tail, const char *subject, const char *suffix,
-                                     const char *advice, char *tool, char *path)
-{
-    char folder[BIDS_PATH], anat[BIDS_PATH], found[BIDS_PATH];
-    const char *name = NULL;
-    qnet_buffer names;
-    qnet_status status;
-    tool[0] = path[0] = '\0';
-    BIDS_TRY(bids_path(b, folder, b->folder, "/derivatives", "", ""));
-    status = bids_list(b, folder, &names);
-    while (status == QNET_OK && (name = bids_next(&names, name)) != NULL) {
-        status = bids_path(b, anat, folder, "/", name, tail);
-        if (status == QNET_OK) status = bids_find(b, anat, subject, suffix, found);
-        if (status != QNET_OK || !found[0]) continue;
-        if (tool[0])
-            status = bids_fail(b, QNET_ERROR_ARGUMENT, "%s: both %s and %s hold a %s of %s, %s", folder,
-                               tool, name, suffix, subject, advice);
-        snprintf(tool, 256, "%s", name);
-        strcpy(path, found);
-    }
-    qnet_buffer_free(b->ctx, &names);
-    return status;
-}
-
-/* The folder of the maps into b->tool: the one given, or the only one with a Chimap of this subject;
-   "": the raw folders hold them. */
-static qnet_status bids_find_tool(bids *b, const char *subject)
-{
-    char map[BIDS_PATH], tail[150];
-    if (b->derivatives) {
-        if (strlen(b->derivatives) >= sizeof b->tool)
-            return bids_fail(b, QNET_ERROR_LIMIT, "the name of the derivatives folder is too long");
-        strcpy(b->tool, b->derivatives);
+    f = &b->index[b->index_count];
+    *f = *in;
+    f->name = (size_t)(strrchr(path, '/') + 1 - path);
+    if (bids_entity(path + f->name, "sub", label) && f->subject[0] && strcmp(label, f->subject + 4) != 0)
         return QNET_OK;
-    }
-    bids_tail(b, subject, tail);
-    return bids_find_derived(b, tail, subject, bids_suffix[0], "choose one by its name", b->tool, map);
+    if (!f->subject[0] && label[0] && strlen(label) < 60) snprintf(f->subject, 64, "sub-%.59s", label);
+    if (!f->subject[0]) return QNET_OK;
+    if (bids_entity(path + f->name, "ses", label) && f->session[0] && strcmp(label, f->session) != 0)
+        return QNET_OK;
+    if (!f->session[0]) strcpy(f->session, label);
+    if (f->tool && f->tool_end == 0) f->tool_end = f->name - 1;
+    f->path = (char *)malloc(strlen(path) + 1);
+    if (f->path == NULL) return bids_fail(b, QNET_ERROR_MEMORY, "no memory for the list of files");
+    strcpy(f->path, path);
+    b->index_count++;
+    return QNET_OK;
 }
 
-/* What may help where a subject has no map: a folder whose name has other zeros before its number, as
-   "sub-1" and "sub-01". */
-static void bids_hint(bids *b, const char *folder, const char *subject, char hint[96])
+/* A folder into the index. in: whose it is, as far as the folders above it say. */
+static qnet_status bids_walk(bids *b, const char *folder, int depth, const bids_file *in)
 {
-    const char *name = NULL, *number = subject + 4 + strspn(subject + 4, "0");
+    char path[BIDS_PATH];
+    const char *name = NULL;
+    qnet_status status;
     qnet_buffer names;
-    if (bids_list(b, folder, &names) != QNET_OK) return;
-    while (!hint[0] && (name = bids_next(&names, name)) != NULL)
-        if (*number && strncmp(name, "sub-", 4) == 0 && strcmp(name, subject) != 0 &&
-            strcmp(name + 4 + strspn(name + 4, "0"), number) == 0)
-            snprintf(hint, 96, "; there is a folder %.60s", name);
+    BIDS_TRY(bids_list(b, folder, &names));
+    status = QNET_OK;
+    while (status == QNET_OK && (name = bids_next(&names, name)) != NULL) {
+        const size_t end = strlen(folder);
+        bids_file inner = *in;
+        const int person = strncmp(name, "sub-", 4) == 0 && strlen(name) < 64;
+        if (name[0] == '.' || (depth == 0 && !person && strcmp(name, "derivatives") != 0)) continue;
+        status = bids_path(b, path, folder, "/", name, "");
+        if (status != QNET_OK) break;
+        if (bids_stem(name)) {
+            if (depth > 0) status = bids_keep(b, path, in);
+            continue;
+        }
+        if (depth == 0 && !person) inner.tool = end + 13; /* "/derivatives/" */
+        if (person && !in->subject[0]) {
+            strcpy(inner.subject, name);
+            if (in->tool) inner.tool_end = end > in->tool ? end : in->tool;
+        } else if (strncmp(name, "ses-", 4) == 0 && strlen(name) < 64) strcpy(inner.session, name + 4);
+        if (depth < BIDS_DEPTH) status = bids_walk(b, path, depth + 1, &inner);
+    }
     qnet_buffer_free(b->ctx, &names);
+    return status;
+}
+
+static int bids_compare(const void *a, const void *b)
+{
+    const bids_file *x = (const bids_file *)a, *y = (const bids_file *)b;
+    const int order = strcmp(x->subject, y->subject);
+    return order ? order : strcmp(x->path, y->path);
+}
+
+/* The whole folder into the index, sorted by subject and path. */
+static qnet_status bids_index(bids *b)
+{
+    bids_file none;
+    memset(&none, 0, sizeof none);
+    BIDS_TRY(bids_walk(b, b->folder, 0, &none));
+    if (b->index_count > 0) qsort(b->index, b->index_count, sizeof *b->index, bids_compare);
+    return QNET_OK;
+}
+
+/* The first file of a subject; its others follow. */
+static size_t bids_first(const bids *b, const char *subject)
+{
+    size_t low = 0, high = b->index_count;
+    while (low < high) {
+        const size_t middle = (low + high) / 2;
+        if (strcmp(b->index[middle].subject, subject) < 0) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+/* ---- which file is which map ------------------------------------------------------------------- */
+
+/* A name or path fits a pattern with * (anything) and ? (one character). */
+static int bids_glob(const char *pattern, const char *text)
+{
+    for (; *pattern; pattern++, text++) {
+        if (*pattern == '*') {
+            do
+                if (bids_glob(pattern + 1, text)) return 1;
+            while (*text++);
+            return 0;
+        }
+        if (!*text || (*pattern != '?' && *pattern != *text)) return 0;
+    }
+    return !*text;
+}
+
+/* Whether a file has the suffix of a map, or (T1W) fits the pattern. */
+static int bids_is_map(const bids *b, const bids_file *f, int m)
+{
+    const char *name = f->path + f->name, *suffix;
+    const size_t stem = bids_stem(name), n = strlen(bids_suffix[m]);
+    char value[64];
+    if (m == 2 && b->t1w)
+        return bids_glob(b->t1w, strchr(b->t1w, '/') ? f->path + strlen(b->folder) + 1 : name);
+    if (stem < n) return 0;
+    suffix = name + stem - n;
+    if (strncmp(suffix, bids_suffix[m], n) != 0 || (suffix > name && suffix[-1] != '_')) return 0;
+    return m < 3 || (bids_entity(name, "desc", value) && strcmp(value, "basalganglia") == 0);
+}
+
+/* How many entities of the filter the name has; -1: one of them has another value. */
+static int bids_filter(const bids *b, const char *name)
+{
+    const char *p = b->filter ? b->filter : "";
+    char key[32], wanted[64], value[64];
+    int matches = 0, n = 0;
+    for (; sscanf(p, "%31[A-Za-z0-9]=%63[A-Za-z0-9+]%n", key, wanted, &n) == 2; p += p[n] ? n + 1 : n) {
+        if (!bids_entity(name, key, value)) continue;
+        if (!bids_same_label(value, wanted)) return -1;
+        matches++;
+    }
+    return matches;
+}
+
+/* How many entities a name has besides sub and ses. */
+static int bids_others(const char *name)
+{
+    int count = 0;
+    for (const char *p = name; p; p = strchr(p, '_'), p += p != NULL)
+        count += p[strcspn(p, "_.-")] == '-' && strncmp(p, "sub-", 4) != 0 && strncmp(p, "ses-", 4) != 0;
+    return count;
+}
+
+static qnet_status bids_check_filter(bids *b)
+{
+    const char *p = b->filter;
+    char key[32], wanted[64];
+    while (p) {
+        int n = 0;
+        if (sscanf(p, "%31[A-Za-z0-9]=%63[A-Za-z0-9+]%n", key, wanted, &n) != 2 || (p[n] && p[n] != ','))
+            return bids_fail(b, QNET_ERROR_ARGUMENT, "filter: expected entity=value, such as "
+                             "acq=stage,run=1, found \"%.100s\"", b->filter);
+        p = p[n] ? p + n + 1 : NULL;
+    }
+    return QNET_OK;
+}
+
+/* How near a file is to what is wanted, by its place; -1: it is not. In the order: the derivatives folders
+   that are given, or that of the scan's Chimap, or (for the Chimap) any; the raw folder; where none is
+   given, and for a mask, any other. */
+static int bids_place(const bids *b, const bids_file *f, int m, const bids_file *chimap)
+{
+    const size_t n = f->tool ? f->tool_end - f->tool : 0;
+    const char *p = b->derivatives;
+    int place = 200;
+    if (!f->tool) return 50;
+    for (; p && *p; p += strcspn(p, ","), p += *p == ',', place--)
+        if (strcspn(p, ",") == n && strncmp(p, f->path + f->tool, n) == 0) return place;
+    if (b->derivatives) return m == 3 ? 10 : -1;
+    if (chimap == NULL) return 100;
+    return chimap->tool && chimap->tool_end - chimap->tool == n &&
+           strncmp(chimap->path + chimap->tool, f->path + f->tool, n) == 0 ? 100 : 10;
+}
+
+/* Whether a file is map m of a scan, and how well it fits; -1: it is not. */
+static int bids_fit(const bids *b, const bids_file *f, int m, const char *session, const bids_file *chimap)
+{
+    const char *name = f->path + f->name;
+    const int place = bids_place(b, f, m, chimap), matches = bids_filter(b, name);
+    const size_t start = strlen(f->subject);
+    if (place < 0 || matches < 0 || !bids_is_map(b, f, m)) return -1;
+    if (f->session[0] && strcmp(f->session, session) != 0) return -1;
+    if (!f->tool && (strncmp(name, f->subject, start) != 0 || name[start] != '_')) return -1;
+    return 1000 * place + 200 * (f->session[0] != '\0') + 2 * matches + (bids_others(name) == (m == 3));
+}
+
+/* An entity of name a that b has not, or with another value, into text[100] as "run=1"; 0: none. */
+static int bids_differ(const char *a, const char *b, char *text)
+{
+    for (const char *p = a; p && *p; p = strchr(p, '_'), p += p != NULL) {
+        char key[32], value[64], other[64];
+        if (sscanf(p, "%31[A-Za-z0-9]-", key) != 1 || p[strlen(key)] != '-') continue;
+        if (!bids_entity(a, key, value) || (bids_entity(b, key, other) && strcmp(value, other) == 0)) continue;
+        snprintf(text, 100, "%s=%s", key, value);
+        return 1;
+    }
+    return 0;
+}
+
+/* Several files fit a map equally well: lists them, and what to choose one with. */
+static qnet_status bids_ambiguous(bids *b, const char *subject, int m, const bids_file *const found[],
+                                  int count)
+{
+    const bids_file *x = found[0], *y = found[1];
+    const char *nx = x->path + x->name, *ny = y->path + y->name;
+    const size_t folder = strlen(b->folder) + 1, sx = bids_stem(nx), sy = bids_stem(ny);
+    const size_t tx = x->tool ? x->tool_end - x->tool : 0, ty = y->tool ? y->tool_end - y->tool : 0;
+    char list[700] = "", how[160] = "a table of files", entity[100];
+    for (int i = 0; i < count && i < 4; i++) {
+        const size_t n = strlen(list);
+        snprintf(list + n, sizeof list - n, "%s%.160s", i ? ", " : "", found[i]->path + folder);
+    }
+    if (count > 4) strcat(list, ", ...");
+    if (x->name == y->name && sx == sy && strncmp(x->path, y->path, x->name + sx) == 0)
+        return bids_fail(b, QNET_ERROR_DATA, "%s: is there both as .nii and .nii.gz", x->path);
+    if (tx != ty || strncmp(x->path + x->tool, y->path + y->tool, tx) != 0)
+        snprintf(how, sizeof how, "derivatives=%.*s", (int)(tx < 100 ? tx : 100), x->path + x->tool);
+    else if (bids_differ(nx, ny, entity) || bids_differ(ny, nx, entity)) {
+        if (m != 2) snprintf(how, sizeof how, "filter=%s", entity);
+        else {
+            *strchr(entity, '=') = '-';
+            snprintf(how, sizeof how, "t1w=*_%s_*", entity);
+        }
+    }
+    return bids_fail(b, QNET_ERROR_DATA, "%s: %d files fit %s: %s; choose with %s", subject, count,
+                     bids_suffix[m], list, how);
+}
+
+/* There is no map m of a subject: says where it was looked for, and what there is. */
+static qnet_status bids_missing(bids *b, const char *subject, const char *session, int m)
+{
+    const size_t first = bids_first(b, subject);
+    const char *number = subject + 4 + strspn(subject + 4, "0");
+    char has[400] = "", hint[500] = "", in[200];
+    for (size_t i = first; i < b->index_count && strcmp(b->index[i].subject, subject) == 0; i++) {
+        const bids_file *f = &b->index[i];
+        bids_name(has, sizeof has, f->path + f->name);
+    }
+    if (has[0]) snprintf(hint, sizeof hint, "; it has %s", has);
+    for (size_t i = 0; i < b->index_count && !has[0] && *number && !hint[0]; i++) {
+        const char *other = b->index[i].subject;
+        if (strcmp(other + 4 + strspn(other + 4, "0"), number) == 0)
+            snprintf(hint, sizeof hint, "; there is a folder %s", other);
+    }
+    snprintf(in, sizeof in, "%s%s%s", subject, session[0] ? "/ses-" : "", session);
+    return bids_fail(b, QNET_ERROR_NOT_FOUND, "%s: no %s_%s.nii.gz or .nii in %.300s/%s or "
+                     "%.300s/derivatives/%.200s/%s%s%s%s%s", subject, subject,
+                     m == 3 ? "desc-basalganglia_mask" : m == 2 && b->t1w ? b->t1w : bids_suffix[m],
+                     b->folder, in, b->folder, b->derivatives ? b->derivatives : "*", in,
+                     m == 3 ? " (needed unless slices and box are given)" : "",
+                     b->filter ? ", with filter=" : "", b->filter ? b->filter : "", hint);
+}
+
+/* Map m of a scan: into *out; NULL: there is none. Several that fit equally well are an error. */
+static qnet_status bids_pick(bids *b, const char *subject, const char *session, int m,
+                             const bids_file *chimap, const bids_file **out)
+{
+    const bids_file *found[8];
+    int best = -1, count = 0;
+    *out = NULL;
+    for (size_t i = bids_first(b, subject); i < b->index_count; i++) {
+        const bids_file *f = &b->index[i];
+        const int fit = strcmp(f->subject, subject) ? -2 : bids_fit(b, f, m, session, chimap);
+        if (fit == -2) break;
+        if (fit < 0 || fit < best) continue;
+        if (fit > best) count = 0;
+        best = fit;
+        if (count < 8) found[count] = f;
+        count++;
+    }
+    if (count > 1) return bids_ambiguous(b, subject, m, found, count);
+    if (count == 1) *out = found[0];
+    return QNET_OK;
 }
 
 /* Refuses (see any_values) a map beside which a sidecar, <map>.json, gives "Units" that are not those
@@ -582,66 +863,258 @@ static qnet_status bids_check_units(bids *b, int map, const char *path)
     return QNET_OK;
 }
 
+/* A failure to find a map of a scan: a warning where the table of maps is written, to be filled in there. */
+static qnet_status bids_lacks(bids *b, bids_scan *scan, int m, qnet_status status)
+{
+    if (!b->write_maps) return status;
+    bids_warn(b, "%s", b->error);
+    b->error[0] = scan->path[m][0] = '\0';
+    return QNET_OK;
+}
+
 /* The paths of one scan's maps. */
 static qnet_status bids_find_maps(bids *b, bids_scan *scan)
 {
-    char raw[BIDS_PATH], tool[BIDS_PATH], derived[BIDS_PATH], tail[150], other[256], hint[96] = "";
-    bids_tail(b, scan->subject, tail);
-    BIDS_TRY(bids_path(b, raw, b->folder, tail, "", ""));
-    BIDS_TRY(bids_path(b, tool, b->folder, "/derivatives/", b->tool, ""));
-    BIDS_TRY(bids_path(b, derived, tool, tail, "", ""));
+    const bids_file *file, *chimap = NULL;
     for (int m = 0; m < BIDS_MAPS; m++) {
-        char *path = scan->path[m];
-        path[0] = '\0';
-        if (b->tool[0]) BIDS_TRY(bids_find(b, derived, scan->subject, bids_suffix[m], path));
-        if (!path[0]) BIDS_TRY(bids_find(b, raw, scan->subject, bids_suffix[m], path));
-        if (!path[0] && m == 3)
-            BIDS_TRY(bids_find_derived(b, tail, scan->subject, bids_suffix[m],
-                                       "put the right one beside the Chimap", other, path));
-        if (path[0]) {
-            BIDS_TRY(bids_check_units(b, m, path));
-            continue;
+        qnet_status status = bids_pick(b, scan->subject, scan->session, m, chimap, &file);
+        if (status == QNET_OK && file == NULL) {
+            if (m == 3 && b->no_masks) continue;
+            status = bids_missing(b, scan->subject, scan->session, m);
         }
-        if (m == 3 && b->no_masks) continue;
-        bids_hint(b, b->folder, scan->subject, hint);
-        if (b->tool[0]) bids_hint(b, tool, scan->subject, hint);
-        return bids_fail(b, QNET_ERROR_NOT_FOUND, "%s: no %s_%s.nii.gz or .nii in %s%s%s%s%s",
-                         scan->subject, scan->subject, bids_suffix[m], b->tool[0] ? derived : "",
-                         b->tool[0] ? " or " : "", raw,
-                         m == 3 ? " (needed unless slices and box are given)" : "", hint);
+        if (status == QNET_OK) status = bids_path(b, scan->path[m], file->path, "", "", "");
+        if (status == QNET_OK) status = bids_check_units(b, m, scan->path[m]);
+        if (status != QNET_OK) BIDS_TRY(bids_lacks(b, scan, m, status));
+        else if (m == 0) {
+            chimap = file;
+            if (file->tool) {
+                char tool[256];
+                snprintf(tool, sizeof tool, "%.*s", (int)(file->tool_end - file->tool), file->path + file->tool);
+                bids_name(b->tool, sizeof b->tool, tool);
+            }
+        }
     }
     return QNET_OK;
 }
 
-/* Warns of subjects' folders with a Chimap that are not in the table: a row that was forgotten would
-   make the cohort smaller without a word. */
-static qnet_status bids_check_left_out(bids *b)
+/* Warns of subjects with a Chimap that are not in the table: a row that was forgotten would make the cohort
+   smaller without a word. participants: the rows. */
+static void bids_check_left_out(bids *b, const bids_scan *participants, int count)
 {
-    char folder[BIDS_PATH], anat[BIDS_PATH], map[BIDS_PATH], tail[150], text[512] = "";
-    const char *name = NULL;
-    qnet_status status;
-    qnet_buffer names;
-    int left = 0, s;
-    BIDS_TRY(bids_path(b, folder, b->folder, b->tool[0] ? "/derivatives/" : "", b->tool, ""));
-    BIDS_TRY(bids_list(b, folder, &names));
-    while ((name = bids_next(&names, name)) != NULL) {
-        if (strncmp(name, "sub-", 4) != 0 || strlen(name) > 63) continue;
-        for (s = 0; s < b->count && strcmp(b->list[s].subject, name) != 0;) s++;
-        if (s < b->count) continue;
-        bids_tail(b, name, tail);
-        status = bids_path(b, anat, folder, tail, "", "");
-        if (status == QNET_OK && bids_find(b, anat, name, bids_suffix[0], map) == QNET_OK && !map[0])
-            continue; /* several are as good as one */
-        if (left++ < 5)
-            snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", left > 1 ? ", " : "",
-                     name);
+    char text[400] = "";
+    int left = 0;
+    for (size_t i = 0; i < b->index_count;) {
+        const char *subject = b->index[i].subject, *other = NULL;
+        int known = 0, maps = 0;
+        for (; i < b->index_count && strcmp(b->index[i].subject, subject) == 0; i++)
+            maps |= bids_is_map(b, &b->index[i], 0);
+        for (int s = 0; s < count && maps && !known; s++) known = !strcmp(participants[s].subject, subject);
+        while (!known && (other = bids_next(&b->left_out, other)) != NULL) known = !strcmp(other, subject);
+        if (!maps || known) continue;
+        left++;
+        bids_name(text, sizeof text, subject);
     }
-    qnet_buffer_free(b->ctx, &names);
-    b->error[0] = '\0';
     if (left)
-        bids_warn(b, "%s: maps of %d subjects without a line in participants.tsv are left out: %s%s",
-                  folder, left, text, left > 5 ? ", ..." : "");
+        bids_warn(b, "%s: maps of %d subjects without a line in participants.tsv are left out: %s", b->folder,
+                  left, text);
+}
+
+/* The scans of one participant: one for each session with a Chimap, or for the given one. */
+static qnet_status bids_find_scans(bids *b, const bids_scan *participant)
+{
+    const char *wanted = b->session ? b->session + (strncmp(b->session, "ses-", 4) ? 0 : 4) : NULL;
+    const int before = b->count;
+    int k;
+    for (size_t i = bids_first(b, participant->subject); i <= b->index_count; i++) {
+        const bids_file *f = i < b->index_count ? &b->index[i] : NULL;
+        const int end = f == NULL || strcmp(f->subject, participant->subject) != 0;
+        const char *session = end ? wanted ? wanted : "" : f->session;
+        bids_scan *scan;
+        if (end && b->count > before) break; /* without any, what is missing is told of the whole */
+        if (!end && bids_fit(b, f, 0, session, NULL) < 0) continue;
+        if (!end && wanted && f->session[0] && strcmp(wanted, session) != 0) continue;
+        for (k = before; k < b->count && strcmp(b->list[k].session, session) != 0;) k++;
+        if (k < b->count) continue;
+        if (b->count >= BIDS_SCANS) return bids_fail(b, QNET_ERROR_LIMIT, "more than %d scans", BIDS_SCANS);
+        BIDS_TRY(bids_grow(b));
+        scan = &b->list[b->count];
+        *scan = *participant;
+        snprintf(scan->session, sizeof scan->session, "%.63s", session);
+        BIDS_TRY(bids_find_maps(b, scan));
+        b->count++;
+        if (end) break;
+    }
     return QNET_OK;
+}
+
+/* ---- a table of maps ---------------------------------------------------------------------------
+
+       subject  session  qsm                 r2star                 t1w                 mask
+       sub-01   1        maps/01_qsm.nii.gz  maps/01_r2star.nii.gz  /data/01/t1.nii.gz  n/a
+
+   Paths are relative to the table's folder, or absolute. One line is one scan; session may be left out. */
+
+enum { BIDS_SUBJECT, BIDS_SESSION, BIDS_FILES, BIDS_TABLE = BIDS_FILES + BIDS_MAPS };
+static const char *const bids_table[BIDS_TABLE] = {"subject", "session", "qsm", "r2star", "t1w", "mask"};
+
+static int bids_is_absolute(const char *path)
+{
+    return path[0] == '/' || path[0] == '\\' || (path[0] && path[1] == ':');
+}
+
+/* How long the folder of a path is, with the / at its end. */
+static size_t bids_folder(const char *path)
+{
+    const char *end = strrchr(path, '/');
+    return end ? (size_t)(end - path) + 1 : 0;
+}
+
+/* One line of the table: a scan of the participant of that name, if there is one. */
+static qnet_status bids_table_row(bids *b, const table *t, const size_t column[BIDS_TABLE],
+                                  const bids_scan *participants, int count, int *unknown)
+{
+    const char *id = t->field[column[BIDS_SUBJECT]], *other = NULL;
+    const char *label = strncmp(id, "sub-", 4) ? id : id + 4;
+    const size_t none = t->columns;
+    char session[64] = "";
+    bids_scan *scan;
+    int s = 0;
+    if (column[BIDS_SESSION] != none && !bids_absent(t->field[column[BIDS_SESSION]])) {
+        const char *name = t->field[column[BIDS_SESSION]];
+        snprintf(session, sizeof session, "%.63s", strncmp(name, "ses-", 4) ? name : name + 4);
+    }
+    while (s < count && strcmp(participants[s].subject + 4, label) != 0) s++;
+    if (s == count) {
+        while ((other = bids_next(&b->left_out, other)) != NULL && strcmp(other + 4, label)) {}
+        *unknown += other == NULL;
+        return QNET_OK;
+    }
+    for (int i = 0; i < b->count; i++)
+        if (strcmp(b->list[i].subject, participants[s].subject) == 0 &&
+            strcmp(b->list[i].session, session) == 0)
+            return bids_fail(b, QNET_ERROR_DATA, "%s: line %lu: %s is there twice%s%s", b->maps,
+                             (unsigned long)t->line, participants[s].subject,
+                             session[0] ? ", session " : "", session);
+    if (b->count >= BIDS_SCANS) return bids_fail(b, QNET_ERROR_LIMIT, "more than %d scans", BIDS_SCANS);
+    BIDS_TRY(bids_grow(b));
+    scan = &b->list[b->count];
+    *scan = participants[s];
+    strcpy(scan->session, session);
+    for (int m = 0; m < BIDS_MAPS; m++) {
+        const size_t c = column[BIDS_FILES + m];
+        const char *path = c == none ? "" : t->field[c];
+        char folder[BIDS_PATH] = "";
+        if (bids_absent(path)) {
+            if (m == 3 && b->no_masks) continue;
+            return bids_fail(b, QNET_ERROR_DATA, "%s: line %lu, %s: expected a file, found \"%s\"%s", b->maps,
+                             (unsigned long)t->line, bids_table[BIDS_FILES + m], path,
+                             m == 3 ? " (needed unless slices and box are given)" : "");
+        }
+        if (!bids_is_absolute(path) && bids_folder(b->maps) < sizeof folder)
+            memcpy(folder, b->maps, bids_folder(b->maps));
+        BIDS_TRY(bids_path(b, scan->path[m], folder, path, "", ""));
+        if (!qnet_file_exists(scan->path[m]))
+            return bids_fail(b, QNET_ERROR_NOT_FOUND, "%s: line %lu, %s: there is no file %.600s", b->maps,
+                             (unsigned long)t->line, bids_table[BIDS_FILES + m], scan->path[m]);
+        if (bids_stem(scan->path[m])) BIDS_TRY(bids_check_units(b, m, scan->path[m]));
+    }
+    b->count++;
+    return QNET_OK;
+}
+
+static qnet_status bids_table_rows(bids *b, table *t, const bids_scan *participants, int count)
+{
+    size_t column[BIDS_TABLE], c;
+    int row = table_next(t), unknown = 0, left = 0, k, s;
+    char text[400] = "";
+    for (k = 0; k < BIDS_TABLE && row > 0; k++) {
+        for (c = 0; c < t->columns && !bids_same(t->field[c], bids_table[k]) &&
+                    !(k == 0 && bids_same(t->field[c], "participant_id")); c++) {}
+        column[k] = c;
+        if (c == t->columns && k != BIDS_SESSION && k != BIDS_FILES + 3)
+            return bids_fail(b, QNET_ERROR_FORMAT, "%s: line %lu: expected the columns subject, qsm, r2star, "
+                             "t1w, and if need be session and mask; there is no %s", b->maps,
+                             (unsigned long)t->line, bids_table[k]);
+    }
+    while (row > 0 && (row = table_next(t)) > 0)
+        BIDS_TRY(bids_table_row(b, t, column, participants, count, &unknown));
+    if (row < 0) return bids_fail(b, QNET_ERROR_FORMAT, "%s: %s", b->maps, t->error);
+    if (b->count == 0)
+        return bids_fail(b, QNET_ERROR_DATA, "%s: no line is of a participant of %.300s/participants.tsv",
+                         b->maps, b->folder);
+    if (unknown)
+        bids_warn(b, "%s: %d lines of subjects without a line in participants.tsv are left out", b->maps,
+                  unknown);
+    for (k = 0; k < count; k++) {
+        for (s = 0; s < b->count && strcmp(b->list[s].subject, participants[k].subject) != 0;) s++;
+        if (s < b->count) continue;
+        left++;
+        bids_name(text, sizeof text, participants[k].subject);
+    }
+    if (left) bids_warn(b, "%s: %d participants without a line there are left out: %s", b->maps, left, text);
+    return QNET_OK;
+}
+
+static qnet_status bids_read_table(bids *b, const bids_scan *participants, int count)
+{
+    qnet_buffer text;
+    table t;
+    qnet_status status;
+    memset(&text, 0, sizeof text);
+    status = qnet_file_read(b->ctx, b->maps, (size_t)64 << 20, &text);
+    if (status != QNET_OK) return bids_fail(b, status, "%s", qnet_last_error(b->ctx));
+    if (table_open(&t, text.bytes, text.size) < 0)
+        status = bids_fail(b, QNET_ERROR_MEMORY, "%s: %s", b->maps, t.error);
+    else {
+        status = bids_table_rows(b, &t, participants, count);
+        table_close(&t);
+    }
+    qnet_buffer_free(b->ctx, &text);
+    return status;
+}
+
+/* path[BIDS_PATH], as the table that is written would have it, which lies in another folder. */
+static qnet_status bids_from_table(bids *b, const char *file, char *path)
+{
+    const char *at = b->write_maps;
+    const size_t n = bids_folder(at);
+    char up[BIDS_PATH] = "";
+    if (bids_is_absolute(file)) return bids_path(b, path, file, "", "", "");
+    if (strncmp(file, at, n) == 0) return bids_path(b, path, file + n, "", "", "");
+    for (const char *p = at; !bids_is_absolute(at) && p < at + n; p = strchr(p, '/') + 1) {
+        if (strncmp(p, "../", 3) == 0) break;
+        if (strncmp(p, "./", 2) != 0 && strlen(up) + 4 < sizeof up) strcat(up, "../");
+    }
+    if (!up[0])
+        return bids_fail(b, QNET_ERROR_ARGUMENT, "%s: cannot name the files of %s from there: give the whole "
+                         "path of that folder", at, b->folder);
+    return bids_path(b, path, up, file, "", "");
+}
+
+/* The list as a table of maps. */
+static qnet_status bids_write_table(bids *b)
+{
+    qnet_buffer text;
+    qnet_status status;
+    char path[BIDS_PATH];
+    memset(&text, 0, sizeof text);
+    if (qnet_file_exists(b->write_maps))
+        return bids_fail(b, QNET_ERROR_ARGUMENT, "%s: is there already, expected a new file", b->write_maps);
+    status = qnet_buffer_printf(b->ctx, &text, "subject\tsession\tqsm\tr2star\tt1w\tmask\n");
+    for (int i = 0; i < b->count && status == QNET_OK; i++) {
+        const bids_scan *scan = &b->list[i];
+        status = qnet_buffer_printf(b->ctx, &text, "%s\t%s", scan->subject,
+                                    scan->session[0] ? scan->session : "n/a");
+        for (int m = 0; m < BIDS_MAPS && status == QNET_OK; m++) {
+            strcpy(path, "n/a");
+            if (scan->path[m][0]) status = bids_from_table(b, scan->path[m], path);
+            if (status == QNET_OK) status = qnet_buffer_printf(b->ctx, &text, "\t%s", path);
+        }
+        if (status == QNET_OK) status = qnet_buffer_printf(b->ctx, &text, "\n");
+    }
+    if (status == QNET_OK) status = qnet_file_replace(b->ctx, b->write_maps, text.bytes, text.size);
+    qnet_buffer_free(b->ctx, &text);
+    return status;
 }
 
 /* ---- the whole --------------------------------------------------------------------------------- */
@@ -650,6 +1123,11 @@ static void bids_free(bids *b)
 {
     free(b->list);
     free(b->files);
+    for (size_t i = 0; i < b->index_count; i++) free(b->index[i].path);
+    free(b->index);
+    b->index = NULL;
+    b->index_count = b->index_room = 0;
+    if (b->ctx) qnet_buffer_free(b->ctx, &b->left_out);
     b->list = NULL;
     b->files = NULL;
     memset(&b->dataset, 0, sizeof b->dataset);
@@ -659,6 +1137,24 @@ static void bids_free(bids *b)
 static inline const char *bids_error(const bids *b)
 {
     return b->error[0] ? b->error : qnet_last_error(b->ctx);
+}
+
+/* From the list of participants to that of their scans. */
+static qnet_status bids_scans(bids *b)
+{
+    bids_scan *participants = b->list;
+    const int count = b->count;
+    qnet_status status = QNET_OK;
+    b->list = NULL;
+    b->count = b->room = 0;
+    if (b->maps) status = bids_read_table(b, participants, count);
+    else {
+        status = bids_index(b);
+        if (status == QNET_OK) bids_check_left_out(b, participants, count);
+        for (int i = 0; i < count && status == QNET_OK; i++) status = bids_find_scans(b, &participants[i]);
+    }
+    free(participants);
+    return status;
 }
 
 /* The list in the form of the library. */
@@ -704,10 +1200,9 @@ static inline qnet_status bids_read(bids *b, qnet_context *ctx, const char *fold
     else status = bids_participants(b, path, text.bytes, text.size);
     qnet_buffer_free(ctx, &text);
     if (status == QNET_OK) status = bids_describe(b);
-    if (status == QNET_OK) status = bids_find_tool(b, b->list[0].subject);
-    if (status == QNET_OK) status = bids_check_left_out(b);
-    for (int i = 0; i < b->count && status == QNET_OK; i++) status = bids_find_maps(b, &b->list[i]);
-    if (status == QNET_OK) status = bids_dataset(b);
+    if (status == QNET_OK) status = bids_check_filter(b);
+    if (status == QNET_OK) status = bids_scans(b);
+    if (status == QNET_OK) status = b->write_maps ? bids_write_table(b) : bids_dataset(b);
     if (status != QNET_OK) bids_free(b);
     return status;
 }

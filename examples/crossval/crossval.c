@@ -48,8 +48,16 @@ static const char help[] =
     "  --center X,Y        without a mask: centre of the crop in mm (x right, y front)\n"
     "  --any-values        maps with values that no brain has are warned of, not refused\n"
     "  --any-orientation   and so are slices far from axial\n"
-    "  --derivatives NAME  folder under derivatives/ that holds the maps (default: found)\n"
-    "  --session NAME      the maps lie in sub-*/ses-NAME/anat\n"
+    "  --derivatives NAMES folder under derivatives/ that holds the maps (default: found);\n"
+    "                      several with commas: the first that has one\n"
+    "  --session NAME      this session only (default: each is a scan of its subject)\n"
+    "  --filter LIST       acq=stage,run=1: no files whose names have another acq or run\n"
+    "  --t1w PATTERN       such as '*acq-mprage_T1w*', where several T1W images fit\n"
+    "  --maps FILE         a table that names the files: subject, session, qsm, r2star, t1w, mask\n"
+    "  --write-maps FILE   only writes such a table of what is found in --data, for editing\n"
+    "  --group-column NAME the column of participants.tsv that tells the groups (group)\n"
+    "  --positive NAME     what it calls patients (HH) and\n"
+    "  --negative NAME     controls (HC); both or none, other groups are then left out\n"
     "  --bootstrap N       resamples (2000)        --seed S      seed of everything random (1)\n"
     "  --threads N         threads (all)           --cpu KIND    auto, scalar, avx2, avx512,\n"
     "                                             neon (auto)\n"
@@ -66,11 +74,18 @@ static const char help[] =
     "SIGTERM, or by SIGUSR1 at the end of an epoch: go on with --resume.\n";
 
 typedef struct options {
-    const char *data, *out, *weights, *derivatives, *session;
+    const char *data, *out, *weights, *derivatives, *session, *filter, *t1w, *maps, *write_maps;
+    const char *group_column, *positive, *negative;
     int resume, quiet, collect;
     qnet_hooks hooks;
     qnet_experiment_config config;
 } options;
+
+static int has_control(const char *text)
+{
+    while (*text && (unsigned char)*text >= 32 && *text != 127) text++;
+    return *text != '\0';
+}
 
 static int option_with_value(options *o, const char *name, const char *value)
 {
@@ -87,7 +102,22 @@ static int option_with_value(options *o, const char *name, const char *value)
         o->derivatives = value;
     else if (strcmp(name, "--session") == 0)
         o->session = value;
-    else if (strcmp(name, "--folds") == 0)
+    else if (strcmp(name, "--filter") == 0)
+        o->filter = value;
+    else if (strcmp(name, "--t1w") == 0)
+        o->t1w = value;
+    else if (strcmp(name, "--maps") == 0)
+        o->maps = value;
+    else if (strcmp(name, "--write-maps") == 0)
+        o->write_maps = value;
+    else if (strcmp(name, "--group-column") == 0)
+        o->group_column = value;
+    else if (strcmp(name, "--positive") == 0 || strcmp(name, "--negative") == 0) {
+        /* It goes into HTML, JSON and tables as it is. */
+        if (!*value || strlen(value) > 40 || strpbrk(value, "<>&\"\\|") || has_control(value))
+            return fail(name, value, "a name of 1 to 40 bytes without < > & \" | and backslash");
+        *(name[2] == 'p' ? &o->positive : &o->negative) = value;
+    } else if (strcmp(name, "--folds") == 0)
         return whole(name, value, 2, 100000, &c->folds);
     else if (strcmp(name, "--repeats") == 0)
         return whole(name, value, 1, 99, &c->repeats);
@@ -193,27 +223,65 @@ static int parse(int argc, char **argv, options *o)
             i++;
     }
     if (!o->data) return fail("--data", "", "the folder with participants.tsv");
-    if (!o->out) return fail("--out", "", "a folder for the results");
+    if (o->maps && o->write_maps) return fail("--write-maps", o->write_maps, "no --maps beside it");
+    if (!o->out && !o->write_maps) return fail("--out", "", "a folder for the results");
+    if (!o->positive != !o->negative)
+        return fail(o->positive ? "--negative" : "--positive", "", "the name of the other group");
+    if (o->positive && bids_same(o->positive, o->negative))
+        return fail("--negative", o->negative, "another name than that of --positive");
     if (o->collect && o->config.part) return fail("--collect", "", "no --part beside it");
     if (o->collect) o->config.part = QNET_COLLECT;
     return 1;
 }
 
 /* The library's sentences name fields of its configuration; here those are options. */
-static const char *hint(const char *sentence)
+static const char *in_options(const char *sentence, char text[2000])
 {
-    static const char *const hints[][2] = {
-        {"set any_values", " (--any-values)"},
-        {"set any_orientation", " (--any-orientation)"},
-        {"basalganglia_mask.nii.gz or .nii in", " (or --slices FIRST:N and --center X,Y)"},
-        {"choose one by its name", " (--derivatives NAME)"},
-        {", then collect", " (--part K/N for --collect)"},
-        {"is of other scans, maps or labels", " (--part K/N --resume, where it is a part's)"},
-        {"input configuration: slice_count", " (--slices, --max-slices)"},
-        {"input configuration: size", " (--size)"}};
-    for (size_t i = 0; i < sizeof hints / sizeof *hints; i++)
-        if (strstr(sentence, hints[i][0])) return hints[i][1];
-    return "";
+    static const char *const names[][2] = {
+        {"set any_values", "give --any-values"},
+        {"set any_orientation", "give --any-orientation"},
+        {"(needed unless slices and box are given)", "(needed unless --slices FIRST:N and --center X,Y are given)"},
+        {"and no slices or box are given", "and no --slices FIRST:N or --center X,Y are given"},
+        {"(set positive and negative to name other groups)",
+         "(--positive NAME --negative NAME are for other groups)"},
+        {"set group_column to the one of the groups", "--group-column NAME is for another one"},
+        {"choose with derivatives=", "choose with --derivatives "},
+        {"choose with filter=", "choose with --filter "},
+        {"choose with t1w=", "choose with --t1w "},
+        {"choose with a table of files", "choose with --maps FILE (--write-maps makes one)"},
+        {", with filter=", ", with --filter "},
+        {"filter: expected", "--filter: expected"},
+        {", then collect", " with --part K/N --resume, then --collect"},
+        {"input configuration: slice_count", "--slices: slice_count"},
+        {"expected max_slices", "expected --max-slices"},
+        {"input configuration: size", "--size"},
+        {"folds: ", "--folds: "},
+        {"\"stage1.epochs=", "\"--epochs1 "},
+        {"\"stage2.epochs=", "\"--epochs2 "},
+        {"\"stage1.batch=", "\"--batch "},
+        {"\"folds=", "\"--folds "},
+        {"\"repeats=", "\"--repeats "},
+        {"\"seed=", "\"--seed "},
+        {"\"bootstrap=", "\"--bootstrap "}};
+    size_t n = 0;
+    while (*sentence && n + 100 < 2000) {
+        size_t i = 0;
+        while (i < sizeof names / sizeof *names && strncmp(sentence, names[i][0], strlen(names[i][0]))) i++;
+        if (i == sizeof names / sizeof *names) text[n++] = *sentence++;
+        else {
+            n += (size_t)sprintf(text + n, "%s", names[i][1]);
+            sentence += strlen(names[i][0]);
+        }
+    }
+    text[n] = '\0';
+    return text;
+}
+
+/* For qnet_log.message. */
+static void say(void *user, qnet_log_level level, const char *sentence)
+{
+    char text[2000];
+    message(user, level, in_options(sentence, text));
 }
 
 /* The scans of the folder; only maps that the configuration needs must be there. */
@@ -223,6 +291,13 @@ static qnet_status find_scans(qnet_context *ctx, const options *o, qnet_log log,
     memset(found, 0, sizeof *found);
     found->derivatives = o->derivatives;
     found->session = o->session;
+    found->filter = o->filter;
+    found->t1w = o->t1w;
+    found->maps = o->maps;
+    found->write_maps = o->write_maps;
+    found->group_column = o->group_column;
+    found->positive = o->positive;
+    found->negative = o->negative;
     found->no_masks = crop->slice_count > 0 &&
                       (crop->box_explicit || !o->config.use_input[QNET_INPUT_CROP]);
     found->any_values = crop->any_values;
@@ -252,7 +327,7 @@ int main(int argc, char **argv)
     display_begin(&d, o.quiet);
     o.hooks.progress.user = o.hooks.log.user = &d;
     o.hooks.progress.report = show;
-    o.hooks.log.message = message;
+    o.hooks.log.message = say;
     o.hooks.weights = pth_weights_reader();
     status = qnet_context_create(&o.hooks, &ctx);
     if (status != QNET_OK) {
@@ -262,6 +337,8 @@ int main(int argc, char **argv)
     }
     qnet_describe_build(ctx, build, sizeof build);
     if (!o.quiet) printf("%s\n", build);
+    drawn.group[QNET_HH] = o.positive;
+    drawn.group[QNET_HC] = o.negative;
     o.config.publish.user = &drawn; /* cuts: of the input that the page shows */
     o.config.input[o.config.use_input[QNET_INPUT_CROP] ? QNET_INPUT_CROP : QNET_INPUT_FULL].viewer =
         &viewer;
@@ -270,14 +347,18 @@ int main(int argc, char **argv)
         return 1;
     }
     status = find_scans(ctx, &o, o.hooks.log, &found);
-    if (status == QNET_OK)
+    if (status == QNET_OK && !o.write_maps)
         status = qnet_experiment_run(ctx, &o.config, &found.dataset, o.out, o.weights, o.resume, &e);
     display_clear(&d);
-    if (status == QNET_OK && e) status = report_tables(e, &tables);
-    if (status == QNET_OK && !e && !o.quiet) {
+    if (status == QNET_OK && o.write_maps) {
+        if (!o.quiet) printf("Wrote %s: %d scans.\n", o.write_maps, found.count);
+    } else if (status == QNET_OK && e) {
+        status = report_tables(e, &tables);
+    } else if (status == QNET_OK && !o.quiet) {
         printf("Part %d of %d is done. When all are: the same command with --collect for --part.\n",
                o.config.part, o.config.parts);
-    } else if (status == QNET_OK && !o.quiet) {
+    }
+    if (status == QNET_OK && e && !o.quiet) {
         fwrite(tables.bytes, 1, tables.size, stdout);
         printf(
             "\nWrote %s/report.html, results.json, predictions.csv, manifest.json%s.\n", o.out,
@@ -287,7 +368,8 @@ int main(int argc, char **argv)
     if (status == QNET_STOPPED) {
         fprintf(stderr, "crossval: stopped; the same command with --resume goes on from here\n");
     } else if (status != QNET_OK) {
-        fprintf(stderr, "crossval: %s%s\n", bids_error(&found), hint(bids_error(&found)));
+        char text[2000];
+        fprintf(stderr, "crossval: %s\n", in_options(bids_error(&found), text));
     }
     qnet_buffer_free(ctx, &tables);
     qnet_experiment_destroy(e);

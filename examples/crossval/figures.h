@@ -172,7 +172,7 @@ static void figure_boxes(writer *w, const qnet_experiment *e)
               : "Without stars: there are too few subjects for a test.");
 }
 
-/* Fig. 2 (a): ages in bins of ten years, HH beside HC. */
+/* Fig. 2 (a): ages in bins of ten years, the groups side by side. */
 static void svg_ages(writer *w, const qnet_experiment *e)
 {
     plot p = { 44, 10, 290, 180, 0, 1, 0, 1 };
@@ -211,7 +211,7 @@ static void svg_ages(writer *w, const qnet_experiment *e)
 }
 
 /* Fig. 2 (b): men and women of each group, as bars of one length scale. */
-static void svg_sexes(writer *w, const group_counts group[3])
+static void svg_sexes(writer *w, const qnet_experiment *e, const group_counts group[3])
 {
     static const char *const names[3] = { "men", "women", "unknown" };
     const int most = larger(1, larger(group[0].subjects, group[1].subjects));
@@ -223,7 +223,7 @@ static void svg_sexes(writer *w, const group_counts group[3])
         double y = label ? 10 : 112;
         for (int k = 0; k < (counts[2] ? 3 : 2); k++, y += 27) {
             const double length = 210.0 * counts[k] / most;
-            svg_text(w, "m", "end", 82, y + 15, "%s %s", label ? "HH" : "HC", names[k]);
+            svg_text(w, "m", "end", 82, y + 15, "%s %s", group_tag(e, label), names[k]);
             svg_rect(w, k == 2 ? "no" : label ? "hh" : "hc", 90, y, length, 20);
             svg_text(w, "", "start", 96 + length, y + 15, "%d", counts[k]);
         }
@@ -321,24 +321,22 @@ static void figure_cams(writer *w, const qnet_experiment *e, const pictures *p, 
         put_image(w, rgb + bytes, size, size, "the same slice with its heat map");
         put(w, "</div><figcaption><b>");
         put_escaped(w, s ? s->subject : "");
-        print(w, "</b>, %s, slice %d: P(HH)&nbsp;%.2f%s</figcaption></figure>\n",
-              !s                          ? ""
-              : e->config.shuffle_labels  ? s->label == QNET_HH ? "shuffled label HH"
-                                                                : "shuffled label HC"
-              : s->label == QNET_HH       ? "hemochromatosis" : "healthy control",
-              c->slice + 1, c->probability,
+        print(w, "</b>, %s%s, slice %d: P(%s)&nbsp;%.2f%s</figcaption></figure>\n",
+              e->config.shuffle_labels ? "shuffled label " : "",
+              s ? group_tag(e, s->label == QNET_HH) : "", c->slice + 1, group_tag(e, 1),
+              c->probability,
               s && (c->probability > 0.5) != (s->label == QNET_HH) ? ", wrong" : "");
     }
     print(w, "</div><figcaption><b>Fig. %d.</b> Class activation maps by the image-level "
              "network (ResNetSWA) of the fold that never saw the subject, for the class that "
-             "it chose (HH where its P(HH) of this slice is above .5): left the QSM slice, "
+             "it chose (%s where its P(%s) of this slice is above .5): left the QSM slice, "
              "right the map over it; the patient's right is at the left, slices count from "
              "1 at the bottom of those used. Each map is scaled to its own range, so colours "
              "compare places within a slice, not subjects. A map is %d &times; %d values, "
              "interpolated: it cannot tell apart what is less than 32 pixels apart. Shown "
              "are the middle slices of each group's first scans that Q-Net classified "
              "correctly, of others only where these are too few.</figcaption></figure>\n",
-          input == QNET_INPUT_FULL ? 9 : 10, cells, cells);
+          input == QNET_INPUT_FULL ? 9 : 10, group_tag(e, 1), group_tag(e, 1), cells, cells);
 }
 
 /* The colour scale of the maps. */

@@ -86,6 +86,7 @@ static void put_cohort(writer *w, const qnet_experiment *e)
     for (int k = 2; k >= 0; k--) {
         const group_counts *g = &group[k];
         open_object(w, names[k], "{");
+        if (k < 2) put_members(w, "name %s", group_tag(e, k));
         put_members(w, "subjects %d; scans %d; slices %d; men %d; women %d; age_mean %g; "
                        "age_std %g; age_min %g; age_max %g",
                     g->subjects, g->scans, g->slices, g->men, g->women, g->age_mean, g->age_std,
@@ -235,9 +236,9 @@ static qnet_status report_manifest(const qnet_experiment *e, qnet_buffer *json)
     for (int i = 0; i < e->participants_count; i++) {
         const qnet_participant *p = &e->participants[i];
         put_members(w, " {\"subject\": %s, \"group\": %s, ", p->subject,
-                    p->true_label == QNET_HH ? "HH" : "HC");
+                    group_tag(e, p->true_label == QNET_HH));
         if (e->config.shuffle_labels)
-            print(w, "\"shuffled_group\": \"%s\", ", p->label == QNET_HH ? "HH" : "HC");
+            print(w, "\"shuffled_group\": \"%s\", ", group_tag(e, p->label == QNET_HH));
         print(w, "\"sex\": \"%s\", \"age\": %g, \"slices\": %d, \"fold\": %d}",
               p->sex == QNET_MALE ? "M" : p->sex == QNET_FEMALE ? "F" : "", p->age,
               p->slices, e->fold[i] + 1);

@@ -20,6 +20,8 @@ typedef struct cam_picture {
 
 /* Starts from all zero; [2] is by qnet_input. */
 typedef struct pictures {
+    const char *group[2]; /* what the groups are called, by label; NULL: as in the paper. Set by the
+                             caller, without characters that HTML or JSON would need escaped */
     cut_pictures cuts;
     int size[2];          /* side of the network's input, and of each picture */
     qnet_buffer sheet[2]; /* [size][sheet_width(size)][3]: the QSM channel; empty: not run */

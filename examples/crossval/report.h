@@ -29,8 +29,10 @@ static void html_top(writer *w, const qnet_experiment *e, const group_counts gro
     print(w, "<p class=\"kicker\">Q-Net &middot; report of an experiment%s &middot; ",
           e->config.shuffle_labels ? " &middot; shuffled-label control" : "");
     put_dataset(w, e);
-    print(w, "</p>\n<h1>Hemochromatosis or healthy? Brain iron maps of %d %ssubjects</h1>\n"
-             "<p class=\"verdict\">", group[2].subjects, e->simulated ? "simulated " : "");
+    print(w, "</p>\n<h1>%s or %s? ", group_given(e, 1) ? group_tag(e, 1) : "Hemochromatosis",
+          group_given(e, 0) ? group_tag(e, 0) : "healthy");
+    print(w, "Brain iron maps of %d %ssubjects</h1>\n<p class=\"verdict\">", group[2].subjects,
+          e->simulated ? "simulated " : "");
     put_verdict(w, e);
     put(w, "</p>\n");
     if (has_input(e, input)) {
@@ -41,10 +43,11 @@ static void html_top(writer *w, const qnet_experiment *e, const group_counts gro
         html_tile(w, "Sensitivity", m->sensitivity, percent, m->sensitivity_ci);
         html_tile(w, "Specificity", m->specificity, percent, m->specificity_ci);
         print(w, "</div>\n<p class=\"key\">Q-Net, one decision per scan, %s. The AUC is the "
-                 "chance that a scan of hemochromatosis gets a higher score than one of a "
-                 "healthy control; a coin has 0.5. CI: confidence interval. Research "
-                 "software: no basis for the diagnosis of a patient.</p>\n",
-              input == QNET_INPUT_CROP ? "cropped image" : "full size image");
+                 "chance that a scan of %s gets a higher score than one of %s; a coin has "
+                 "0.5. CI: confidence interval. Research software: no basis for the diagnosis "
+                 "of a patient.</p>\n",
+              input == QNET_INPUT_CROP ? "cropped image" : "full size image",
+              group_title(e, 1), group_title(e, 0));
     }
     put(w, "<div class=\"care\"><b>Read with care</b><ul>\n");
     put_warnings(w, e, group);
@@ -53,7 +56,10 @@ static void html_top(writer *w, const qnet_experiment *e, const group_counts gro
 
 static void html_cohort(writer *w, const qnet_experiment *e, const group_counts group[3])
 {
-    static const char *const names[3] = { "Healthy controls (HC)", "Hemochromatosis (HH)", "All" };
+    const char *const names[3] = {
+        group_given(e, 0) ? group_tag(e, 0) : "Healthy controls (HC)",
+        group_given(e, 1) ? group_tag(e, 1) : "Hemochromatosis (HH)", "All"
+    };
     static const int rows[3] = { 1, 0, 2 };
     print(w, "<h2>What was run</h2>\n<p>%d-fold cross-validation over individuals%s: the "
              "subjects are split into %d folds, and each fold is judged by models that were "
@@ -81,10 +87,11 @@ static void html_cohort(writer *w, const qnet_experiment *e, const group_counts 
     }
     put(w, "</tbody></table></div>\n<figure><div class=\"panels\">\n");
     svg_ages(w, e);
-    svg_sexes(w, group);
-    put(w, "</div><figcaption><span class=\"sw\" style=\"background:var(--hh)\"></span>HH "
-           "&nbsp; <span class=\"sw\" style=\"background:var(--hc)\"></span>HC &nbsp; "
-           "<b>Fig. 2.</b> Age and sex of the subjects.</figcaption></figure>\n");
+    svg_sexes(w, e, group);
+    print(w, "</div><figcaption><span class=\"sw\" style=\"background:var(--hh)\"></span>%s "
+             "&nbsp; <span class=\"sw\" style=\"background:var(--hc)\"></span>%s &nbsp; "
+             "<b>Fig. 2.</b> Age and sex of the subjects.</figcaption></figure>\n",
+          group_tag(e, 1), group_tag(e, 0));
 }
 
 static void html_results(writer *w, const qnet_experiment *e)
@@ -94,9 +101,9 @@ static void html_results(writer *w, const qnet_experiment *e)
     html_rates(w, e, QNET_LEVEL_IMAGE);
     put(w, "<p class=\"key\">");
     put_spread(w, e);
-    put(w, " Sensitivity is the share of hemochromatosis that is recognised, specificity "
-           "that of healthy controls. The F1-score is the mean of both groups', weighted by "
-           "their size.</p>\n");
+    print(w, " Sensitivity is the share of %s that is recognised, specificity that of %s. The "
+             "F1-score is the mean of both groups', weighted by their size.</p>\n",
+          group_title(e, 1), group_title(e, 0));
     if (inputs_of(e, input) == 2) figure_inputs(w, e, QNET_LEVEL_IMAGE);
     figure_models(w, e);
     html_pairs(w, e, QNET_LEVEL_IMAGE);
@@ -109,9 +116,9 @@ static void html_results(writer *w, const qnet_experiment *e)
     put_intervals(w, e, QNET_LEVEL_IMAGE);
     put(w, "<h2>Results by scan</h2>\n");
     html_rates(w, e, QNET_LEVEL_SCAN);
-    put(w, "<p class=\"key\">ResNet and ResNetSWA: majority of their slices, a tie counts as "
-           "healthy; their ROC curves use the mean probability. Q-Net decides once per scan."
-           "</p>\n");
+    print(w, "<p class=\"key\">ResNet and ResNetSWA: majority of their slices, a tie counts as "
+             "%s; their ROC curves use the mean probability. Q-Net decides once per scan."
+             "</p>\n", group_tag(e, 0));
     figure_inputs(w, e, QNET_LEVEL_SCAN);
     html_pairs(w, e, QNET_LEVEL_SCAN);
     put_intervals(w, e, QNET_LEVEL_SCAN);
@@ -125,7 +132,8 @@ static void html_training(writer *w, const qnet_experiment *e, const pictures *p
     if (e->curves_count > 0) figure_learning(w, e);
     put(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold of the first "
            "repeat; no subject is in two.</p>\n<div class=\"scroll\"><table><thead><tr>");
-    cells(w, "th", ">Fold|>HH|>HC|>Men|>Women|>Mean age|Subjects");
+    cells(w, "th", ">Fold|>%s|>%s|>Men|>Women|>Mean age|Subjects", group_tag(e, 1),
+          group_tag(e, 0));
     put(w, "</tr></thead><tbody>\n");
     for (int fold = 0; fold < e->config.folds; fold++) {
         group_counts g[3];

@@ -2,7 +2,29 @@
    verdict in sentences, and where a reader should be careful. Every number is of qnet_experiment. */
 #ifndef CROSSVAL_RESULTS_H
 #define CROSSVAL_RESULTS_H
+#include "pictures.h"
 #include "writer.h"
+
+/* What the user calls a group; NULL: as in the paper. */
+static const char *group_given(const qnet_experiment *e, int hh)
+{
+    const qnet_publish *to = &e->config.publish;
+    return to->input == pictures_input && to->user ? ((const pictures *)to->user)->group[hh] : NULL;
+}
+
+/* Short, as in tables. */
+static const char *group_tag(const qnet_experiment *e, int hh)
+{
+    const char *given = group_given(e, hh);
+    return given ? given : hh ? "HH" : "HC";
+}
+
+/* As a sentence goes on: "a scan of hemochromatosis". */
+static const char *group_title(const qnet_experiment *e, int hh)
+{
+    const char *given = group_given(e, hh);
+    return given ? given : hh ? "hemochromatosis" : "healthy controls";
+}
 
 static int larger(int a, int b)
 {
@@ -162,19 +184,20 @@ static void put_verdict(writer *w, const qnet_experiment *e)
         print(w, "Control run with shuffled labels: there is nothing to learn here, and an "
                  "AUC far above 0.5 would mean a leak. The mean of Q-Net's AUCs within the "
                  "folds is %.3f; one over all of them is expected under 0.5, as a fold with "
-                 "more HH leaves fewer to the training that judges it. ",
-              q->auc_within_folds);
+                 "more %s leaves fewer to the training that judges it. ",
+              q->auc_within_folds, group_tag(e, 1));
     }
     if (e->config.repeats > 1) put(w, "In the first repeat: ");
     print(w, "Of %zu scans that it had never seen in training, %s, %s classified %zu "
              "correctly: accuracy %.1f %% (%s %%). It recognised %zu of %zu scans of "
-             "hemochromatosis (sensitivity %.1f %%) and %zu of %zu of healthy controls "
+             "%s (sensitivity %.1f %%) and %zu of %zu of %s "
              "(specificity %.1f %%); its AUC is %.3f (%s). ",
           level->count,
           input == QNET_INPUT_CROP ? "cropped to the basal ganglia" : "in full size",
           w->html ? "<i>Q-Net</i>" : "Q-Net", c.tp + c.tn, 100 * q->first.accuracy,
           interval_text(w, text[0], q->first.accuracy_ci, 100, 1, 1), c.tp, c.tp + c.fn,
-          100 * q->first.sensitivity, c.tn, c.tn + c.fp, 100 * q->first.specificity,
+          group_title(e, 1), 100 * q->first.sensitivity, c.tn, c.tn + c.fp, group_title(e, 0),
+          100 * q->first.specificity,
           q->auc_first, interval_text(w, text[1], auc, 1, 3, 1));
     if (e->config.shuffle_labels) {
         put(w, q->auc_first == 0.5 && !is_interval(auc)
@@ -236,9 +259,9 @@ static void put_warnings(writer *w, const qnet_experiment *e, const group_counts
     const int least = group[0].subjects < group[1].subjects ? group[0].subjects : group[1].subjects;
     if (e->config.shuffle_labels) {
         print(w, "%sControl run: the labels were shuffled over the subjects before anything "
-                 "else. HH and HC below are the shuffled labels. AUCs by scan as means "
+                 "else. %s and %s below are the shuffled labels. AUCs by scan as means "
                  "within the folds, and over all folds, where they are expected below 0.5:",
-              item);
+              item, group_tag(e, 1), group_tag(e, 0));
         for (int i = 0; i < 2 * QNET_MODELS; i++) {
             const int input = table_input[i / QNET_MODELS], m = i % QNET_MODELS;
             const qnet_model_result *r = &e->level[input][QNET_LEVEL_SCAN].model[m];

@@ -229,9 +229,9 @@ static qnet_status report_tables(const qnet_experiment *e, qnet_buffer *text)
     put(w, "\n");
     notes = w->out->size;
     put_spread(w, e);
-    put(w, "\nSensitivity: share of hemochromatosis recognised; specificity: share of "
-           "healthy controls recognised. F1-score: mean of both groups' F1, weighted by "
-           "their size.");
+    print(w, "\nSensitivity: share of %s recognised; specificity: share of %s recognised. "
+             "F1-score: mean of both groups' F1, weighted by their size.",
+          group_title(e, 1), group_title(e, 0));
     if (is_testable(e)) {
         put(w, " Level: ns p > .05, * p <= .05, ** p <= .01, *** p <= .001, "
                "**** p <= .0001.");

@@ -44,33 +44,12 @@ typedef struct choice { const char *run, *acquisition, *suffix; } choice; /* NUL
 
 /* ---- Names ----------------------------------------------------------------------------------- */
 
-/* How long the name is without .nii or .nii.gz; 0: it has neither. */
-static size_t stem_length(const char *name)
-{
-    const size_t n = strlen(name);
-    if (n > 7 && strcmp(name + n - 7, ".nii.gz") == 0) return n - 7;
-    return n > 4 && strcmp(name + n - 4, ".nii") == 0 ? n - 4 : 0;
-}
-
-/* The value of an entity, such as "1" of "echo" in "sub-01_echo-1_MEGRE.nii", into value[32]; 0: none. */
-static int entity(const char *name, const char *key, char *value)
-{
-    const size_t n = strlen(key);
-    const char *p = name;
-    value[0] = '\0';
-    while (p && (strncmp(p, key, n) != 0 || p[n] != '-'))
-        if ((p = strchr(p, '_')) != NULL) p++;
-    if (p == NULL) return 0;
-    snprintf(value, 32, "%.*s", (int)strcspn(p + n + 1, "_."), p + n + 1);
-    return 1;
-}
-
 /* The name without extension into key[256], and without the entities that tell echoes apart; with_part:
    part-* in place of part-mag and part-phase, and the others stay. */
 static void common_name(const char *name, int with_part, char *key)
 {
     static const char *const apart[3] = {"part-", "echo-", "flip-"};
-    const char *p = name, *end = name + stem_length(name);
+    const char *p = name, *end = name + bids_stem(name);
     size_t n = 0;
     while (p < end) {
         const char *next = strchr(p, '_');
@@ -95,27 +74,90 @@ static const char *suffix_of(const char *name)
     return last ? last + 1 : name;
 }
 
-/* The same labels, leading zeros aside: run-1 and run-01. */
-static int same_label(const char *a, const char *b)
-{
-    while (*a == '0' && a[1]) a++;
-    while (*b == '0' && b[1]) b++;
-    return strcmp(a, b) == 0;
-}
-
 /* 1: name is an echo of this session that the choice allows; its key into key[256]. */
 static int is_echo(const session *s, const choice *c, const char *name, char *key)
 {
     const size_t n = strlen(s->name);
-    char value[32];
-    if (!stem_length(name) || strncmp(name, s->name, n) != 0 || name[n] != '_') return 0;
+    char value[64];
+    if (!bids_stem(name) || strncmp(name, s->name, n) != 0 || name[n] != '_') return 0;
     common_name(name, 0, key);
     if (strcmp(suffix_of(key), "MEGRE") != 0 && strcmp(suffix_of(key), "VFA") != 0) return 0;
     if (c->suffix && strcmp(suffix_of(key), c->suffix) != 0) return 0;
-    if (c->run && (!entity(name, "run", value) || !same_label(value, c->run))) return 0;
-    if (c->acquisition && (!entity(name, "acq", value) || strcmp(value, c->acquisition))) return 0;
-    entity(name, "part", value);
+    if (c->run && (!bids_entity(name, "run", value) || !bids_same_label(value, c->run))) return 0;
+    if (c->acquisition && (!bids_entity(name, "acq", value) || strcmp(value, c->acquisition))) return 0;
+    bids_entity(name, "part", value);
     return !value[0] || strcmp(value, "mag") == 0 || strcmp(value, "phase") == 0;
+}
+
+/* 0: name is not <subject>_<entities>_<suffix>.nii or .nii.gz; 1: it is; 2: and without entities. */
+static int bids_fits(const char *name, const char *subject, const char *suffix)
+{
+    const size_t length = strlen(name), start = strlen(subject), end = strlen(suffix);
+    const size_t kind = length > 3 && strcmp(name + length - 3, ".gz") == 0 ? 7 : 4;
+    const char *last; /* the suffix */
+    if (length < start + 1 + end + kind || strncmp(name, subject, start) != 0) return 0;
+    last = name + length - kind - end;
+    if (name[start] != '_' || last[-1] != '_' || strncmp(last, suffix, end) != 0 ||
+        strncmp(last + end, ".nii.gz", kind) != 0)
+        return 0;
+    return length == start + 1 + end + kind ? 2 : 1;
+}
+
+/* The file of a map in a folder: that without entities if there is one, otherwise the only one. "" into
+   path[BIDS_PATH] where there is none; several are an error. */
+static qnet_status bids_find(bids *b, const char *folder, const char *subject, const char *suffix,
+                             char *path)
+{
+    const char *name = NULL, *match = NULL, *second = NULL;
+    qnet_status status = QNET_OK;
+    qnet_buffer names;
+    int best = 1;
+    path[0] = '\0';
+    BIDS_TRY(bids_list(b, folder, &names));
+    while ((name = bids_next(&names, name)) != NULL) {
+        const int fits = bids_fits(name, subject, suffix);
+        if (fits < best) continue;
+        second = fits == best ? match : NULL;
+        match = name;
+        best = fits;
+        if (second && best == 2) break;
+    }
+    if (second && best == 2)
+        status = bids_fail(b, QNET_ERROR_DATA, "%s/%s: is there both as .nii and .nii.gz", folder,
+                           second);
+    else if (second)
+        status = bids_fail(b, QNET_ERROR_DATA, "%s: %s and %s both fit %s_*_%s, expected one", folder,
+                           second, match, subject, suffix);
+    else if (match) status = bids_path(b, path, folder, "/", match, "");
+    qnet_buffer_free(b->ctx, &names);
+    return status;
+}
+
+/* A file in the folders TOOL/TAIL (such as /sub-01/anat) under derivatives: into path[BIDS_PATH], and its
+   TOOL into tool[256]; both "" where there is none. Two tools that have one are an error; `advice` ends its
+   sentence. */
+static qnet_status bids_find_derived(bids *b, const char *tail, const char *subject, const char *suffix,
+                                     const char *advice, char *tool, char *path)
+{
+    char folder[BIDS_PATH], anat[BIDS_PATH], found[BIDS_PATH];
+    const char *name = NULL;
+    qnet_buffer names;
+    qnet_status status;
+    tool[0] = path[0] = '\0';
+    BIDS_TRY(bids_path(b, folder, b->folder, "/derivatives", "", ""));
+    status = bids_list(b, folder, &names);
+    while (status == QNET_OK && (name = bids_next(&names, name)) != NULL) {
+        status = bids_path(b, anat, folder, "/", name, tail);
+        if (status == QNET_OK) status = bids_find(b, anat, subject, suffix, found);
+        if (status != QNET_OK || !found[0]) continue;
+        if (tool[0])
+            status = bids_fail(b, QNET_ERROR_ARGUMENT, "%s: both %s and %s hold a %s of %s, %s", folder,
+                               tool, name, suffix, subject, advice);
+        snprintf(tool, 256, "%s", name);
+        strcpy(path, found);
+    }
+    qnet_buffer_free(b->ctx, &names);
+    return status;
 }
 
 /* ---- Sidecars -------------------------------------------------------------------------------- */
@@ -123,7 +165,7 @@ static int is_echo(const session *s, const choice *c, const char *name, char *ke
 /* How many entities the name of a sidecar has, if it applies to an image of this name; otherwise -1. */
 static int sidecar_fits(const char *name, const char *image)
 {
-    const size_t n = strlen(name), stem = stem_length(image);
+    const size_t n = strlen(name), stem = bids_stem(image);
     const char *p = name, *end = name + n - 5;
     int count = 0;
     if (n <= 5 || strcmp(end, ".json") != 0) return -1;
@@ -243,7 +285,7 @@ static qnet_status sidecar_find(bids *b, const session *s, const char *path, sid
     BIDS_TRY(sidecar_folder(b, s->folder, image, out));
     if (out->count > 0) return QNET_OK;
     return bids_fail(b, QNET_ERROR_NOT_FOUND, "%s: has no sidecar, expected %.*s.json with EchoTime "
-                     "and MagneticFieldStrength", path, (int)stem_length(image), image);
+                     "and MagneticFieldStrength", path, (int)bids_stem(image), image);
 }
 
 /* ---- Echoes ---------------------------------------------------------------------------------- */
@@ -251,7 +293,7 @@ static qnet_status sidecar_find(bids *b, const session *s, const char *path, sid
 /* The names, without echo, flip and part, that fit: one into s->key. */
 static qnet_status find_key(bids *b, const choice *c, const qnet_buffer *names, session *s)
 {
-    char key[256], other[256] = "", list[1100] = "", run[2][32];
+    char key[256], other[256] = "", list[1100] = "", run[2][64];
     const char *name = NULL;
     int count = 0;
     while ((name = bids_next(names, name)) != NULL) {
@@ -269,8 +311,8 @@ static qnet_status find_key(bids *b, const choice *c, const qnet_buffer *names, 
         while ((name = bids_next(names, name)) != NULL) {
             char part[32];
             const size_t n = strlen(list);
-            entity(name, "part", part);
-            if (!stem_length(name) || strcmp(part, "phase") == 0 || n > 700) continue;
+            bids_entity(name, "part", part);
+            if (!bids_stem(name) || strcmp(part, "phase") == 0 || n > 700) continue;
             if (count++ < 3) snprintf(list + n, sizeof list - n, "%s%s", n ? ", " : "; there is ", name);
         }
         return bids_fail(b, QNET_ERROR_NOT_FOUND, "%s: no %s_echo-*_part-mag_MEGRE (or VFA) .nii.gz or "
@@ -279,8 +321,8 @@ static qnet_status find_key(bids *b, const choice *c, const qnet_buffer *names, 
                                                                  "that was chosen" : "", list,
                          count > 3 ? ", ..." : "");
     }
-    entity(s->key, "run", run[0]);
-    entity(other, "run", run[1]);
+    bids_entity(s->key, "run", run[0]);
+    bids_entity(other, "run", run[1]);
     return bids_fail(b, QNET_ERROR_ARGUMENT, "%s: %d sets of echoes fit: %s; choose one with %s",
                      s->folder, count, list,
                      strcmp(run[0], run[1]) ? "--run"
@@ -300,12 +342,12 @@ static acquisition *find_flip(session *s, const char *flip)
 /* One file of the session's to where it belongs. */
 static qnet_status find_place(bids *b, const char *name, session *s)
 {
-    char number[32], flip[32], part[32], *path;
+    char number[64], flip[64], part[64], *path;
     acquisition *a;
     long echo;
-    entity(name, "flip", flip);
-    entity(name, "part", part);
-    echo = entity(name, "echo", number) && strspn(number, "0123456789") == strlen(number)
+    bids_entity(name, "flip", flip);
+    bids_entity(name, "part", part);
+    echo = bids_entity(name, "echo", number) && strspn(number, "0123456789") == strlen(number)
                ? strtol(number, NULL, 10) : 0;
     if (echo < 1 || echo > ECHOES_MOST)
         return bids_fail(b, QNET_ERROR_DATA, "%s/%s: expected echo-1 to echo-%d in its name", s->folder,

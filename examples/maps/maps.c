@@ -353,7 +353,7 @@ static void load_label_names(job *j)
 {
     char path[BIDS_PATH + 16];
     const char *place = strstr(j->labels_path, j->s.place);
-    size_t columns[2], n = stem_length(j->labels_path);
+    size_t columns[2], n = bids_stem(j->labels_path);
     qnet_buffer text;
     table t;
     memset(j->label_name, 0, sizeof j->label_name);
