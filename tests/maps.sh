@@ -245,12 +245,15 @@ ok "the same for the other" "$bin/maps" --data "$dir/two" --out "$dir/two-maps" 
 ok "is quiet" test ! -s "$dir/log"
 
 # One session of several fails: the others are made, and of the failed one there are no new files.
-cp -r "$dir/cohort" "$dir/mixed"; rm -r "$dir/mixed/derivatives/qnet"
+cp -r "$dir/cohort" "$dir/mixed"; rm -r "$dir/mixed/derivatives/qnet" "$dir/mixed/derivatives/phantom/dseg.tsv"
 head -c 3000 "$dir/cohort/$echo-phase_MEGRE.nii.gz" > "$dir/mixed/$echo-phase_MEGRE.nii.gz"
 "$bin/maps" --data "$dir/mixed" --out "$dir/mixed/derivatives/qnet" --brain-erode 2 > "$dir/stdout" 2> "$dir/refusal"
 ok "one of four fails" test $? = 1
 ok "it is named" grep -q '^maps: sub-01: .*echo-2_part-phase' "$dir/refusal"
 ok "three are made" grep -q 'maps of 3 of 4 sessions' "$dir/stdout"
+ok "regions have names" sh -c "! grep -q 'would name' '$dir/three/sub-02.html'"
+ok "the page says what ml are" grep -q 'ml, whole' "$dir/mixed/derivatives/qnet/sub-02.html"
+ok "and what would name them" grep -q 'A dseg.tsv (index, name) .* would name' "$dir/mixed/derivatives/qnet/sub-02.html"
 rm -r "$dir/mixed/sub-01/anat"; mkdir "$dir/mixed/sub-05"
 ok "without echoes" "$bin/maps" --data "$dir/mixed" --out "$dir/mixed/derivatives/qnet" --brain-erode 2 --resume
 said '^maps: warning: .*mixed/sub-05/anat: no sub-05_echo-.*: left out'
