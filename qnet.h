@@ -16793,14 +16793,15 @@ static void qnet__drop_phases(qnet__chain *c, int from, int to)
    parts. */
 static qnet_status qnet__chain_paper(qnet__chain *c)
 {
-    const int echoes = c->to - c->from;
+    const int echoes = c->to - c->from, unwrapped = qnet__max_int(c->to, 2); /* a line has two */
     const qnet_volume *map[QNET__MAX_ECHOES], *magnitude[QNET__MAX_ECHOES];
     const qnet_volume *known;
     double sum = 0;
     size_t inside = 0;
-    QNET__TRY(qnet__chain_unwrap(c, c->to));
-    QNET__TRY(qnet__chain_align(c, c->to));
+    QNET__TRY(qnet__chain_unwrap(c, unwrapped));
+    QNET__TRY(qnet__chain_align(c, unwrapped));
     qnet__drop_phases(c, 0, c->from);
+    qnet__drop_phases(c, c->to, unwrapped);
     for (int e = c->from; e < c->to; e++) {
         qnet__to_field(c, c->phase[e], c->time[e]);
         map[e - c->from] = c->phase[e];
@@ -16898,7 +16899,8 @@ static qnet_status qnet__chain_run(qnet__chain *c, const qnet_volume *mask)
     const int brain = qnet__min_int(c->config->brain_echo, echoes) - 1;
     const qnet_volume *magnitude[QNET__MAX_ECHOES];
     c->steps = 1 + (size_t)(mask == NULL) + (size_t)(c->second != NULL);
-    if (phases) c->steps += (size_t)(paper ? c->to + 2 * (c->to - c->from) : echoes + 2);
+    if (phases) c->steps += (size_t)(paper ? qnet__max_int(c->to, 2) + 2 * (c->to - c->from)
+                                         : echoes + 2);
     c->start = qnet__seconds(c->ctx);
     if (mask != NULL) {
         QNET__TRY(qnet__copy_volume(c->ctx, mask, 1, &c->made.mask));

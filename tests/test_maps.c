@@ -273,6 +273,11 @@ static void test_parts(void)
     CHECK_OK(ctx, qnet_maps_from_echoes(ctx, &c, &s.first, NULL, s.mask, &other));
     CHECK(differs(other->qsm, maps->qsm) == 0); /* of echo 2 alone, both */
     qnet_maps_destroy(other), qnet_maps_destroy(maps);
+    c.first_echo = c.last_echo = 1; /* of echo 1 alone, which the second one makes consistent */
+    CHECK_OK(ctx, qnet_maps_from_echoes(ctx, &c, &s.first, NULL, s.mask, &maps));
+    const double brain = mean_of(maps->qsm, maps->qsm_mask, 0);
+    CHECK_NEAR(mean_of(maps->qsm, maps->qsm_mask, 1) - brain, .3, .06);
+    qnet_maps_destroy(maps);
     c.first_echo = 40, c.last_echo = 50;
     /* as far as there are any: the last one */
     CHECK_OK(ctx, qnet_maps_from_echoes(ctx, &c, &s.first, NULL, s.mask, &maps));
