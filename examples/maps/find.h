@@ -200,7 +200,7 @@ static qnet_status sidecar_number(bids *b, const char *path, const char *text, c
     return QNET_OK;
 }
 
-/* The line where the last member that can be read of what is no object ends, from 1. */
+/* The line, from 1, of the member or the text behind it that makes of a text no object. */
 static int json_bad_line(const char *text)
 {
     const char *p = json_blank(strncmp(text, "\xef\xbb\xbf", 3) ? text : text + 3), *good = p;
@@ -214,6 +214,7 @@ static int json_bad_line(const char *text)
         if (p) good = p;
         if (p) p = json_blank(p);
     }
+    if (p && *p == '}') good = json_blank(p + 1); /* something behind the object */
     for (p = text; p < good; p++) line += *p == '\n';
     return line;
 }
