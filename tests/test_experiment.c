@@ -523,97 +523,6 @@ static void test_publish(void)
     context_end(ctx);
 }
 
-/* The fraction of progress never falls, nor jumps over folds of other parts. */
-static int watch_fraction(void *user, const qnet_progress_info *info)
-{
-    double *last = (double *)user;
-    CHECK(info->fraction >= *last && info->fraction <= *last + 0.51 && info->fraction <= 1);
-    *last = info->fraction;
-    return 0;
-}
-
-/* What a part left is damaged, is of other labels, or is gone, while others collect. */
-static void test_damaged_part(qnet_context *ctx, const qnet_experiment_config *c)
-{
-    static const char result[] =
-        "build/test-experiment/shared/part-2-of-3/checkpoint/crop-repeat01-fold02-result.safetensors";
-    static const char *const folder = "build/test-experiment/shared";
-    qnet_experiment *e = NULL;
-    write_table(ctx, data_folder, 7, -1); /* another order */
-    CHECK_FAILS(ctx, run_folder(ctx, c, data_folder, folder, NULL, 0, &e), QNET_ERROR_MISMATCH,
-                "part-1-of-3/checkpoint/crop-repeat01-fold01-result.safetensors: is of other scans, maps or labels");
-    write_table(ctx, data_folder, 0, 1);
-    CHECK(rename(result, "build/test-experiment/kept") == 0);
-    CHECK_FAILS(ctx, run_folder(ctx, c, data_folder, folder, NULL, 0, &e), QNET_ERROR_NOT_FOUND,
-                "1 of 3 parts are missing or not finished: 2;");
-    CHECK(rename("build/test-experiment/kept", result) == 0);
-    CHECK(e == NULL);
-}
-
-/* Four folds, of two inputs, in three parts: the parts' results are those of one run, whichever came
-   first, and only what is to be kept remains. */
-static void test_parts(void)
-{
-    static const char *const out[2] = { "build/test-experiment/shared", "build/test-experiment/alone" };
-    static const int order[4] = { 3, 1, 2, QNET_COLLECT };
-    qnet_hooks hooks;
-    qnet_context *ctx;
-    qnet_experiment_config c;
-    qnet_experiment *e = NULL, *alone = NULL;
-    qnet_buffer text[2];
-    char path[256];
-    double last = 0;
-    int calls = 0;
-    memset(&hooks, 0, sizeof hooks);
-    memset(text, 0, sizeof text);
-    hooks.progress.report = watch_fraction;
-    hooks.progress.user = &last;
-    CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
-    tiny_config(&c);
-    c.use_input[QNET_INPUT_FULL] = 1;
-    c.publish.input = NULL;
-    c.publish.write = NULL;
-    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out[1], NULL, 0, &alone));
-    CHECK_OK(ctx, qnet_experiment_csv(alone, &text[1]));
-    c.part = QNET_COLLECT;
-    c.parts = 3;
-    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out[0], NULL, 0, &e), QNET_ERROR_NOT_FOUND,
-                "3 of 3 parts are missing or not finished: 1,2,3;");
-    c.publish.write = publish_at_second;
-    c.publish.user = &calls;
-    for (int k = 0; k < 4; k++) {
-        c.part = order[k];
-        last = 0;
-        e = alone; /* a part sets it */
-        if (k == 3) test_damaged_part(ctx, &c);
-        last = 0;
-        if (k == 3) /* the first time, publish fails */
-            CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out[0], NULL, 0, &e), QNET_ERROR_IO, "mine.txt");
-        last = 0;
-        if (k == 3) c.keep[QNET_MODEL_RESNET] = 0;
-        if (k == 3) CHECK(qnet__remove("build/test-experiment/shared/checkpoint/publish/mine.txt") == 0);
-        CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out[0], NULL, 0, &e));
-        CHECK(k < 3 ? e == NULL : e != NULL && e != alone);
-    }
-    CHECK(last > 0);
-    CHECK_OK(ctx, qnet_experiment_csv(e, &text[0]));
-    CHECK(text[0].size == text[1].size && memcmp(text[0].bytes, text[1].bytes, text[1].size) == 0);
-    CHECK(memcmp(e->run, alone->run, sizeof e->run) == 0 && e->curves_count == alone->curves_count);
-    for (int m = 0; m < QNET_MODELS; m++) {
-        sprintf(path, "%s/weights/full-repeat01-fold02-%s.safetensors", out[0], qnet__file_names[m]);
-        CHECK(qnet_file_exists(path) == (m != QNET_MODEL_RESNET));
-        CHECK(e->level[1][QNET_LEVEL_SCAN].model[m].auc_first == alone->level[1][QNET_LEVEL_SCAN].model[m].auc_first);
-    }
-    for (int part = 1; part <= 3; part++) {
-        sprintf(path, "%s/part-%d-of-3", out[0], part);
-        CHECK(qnet__path_kind(path) == 0);
-    }
-    for (int k = 0; k < 2; k++) qnet_buffer_free(ctx, &text[k]);
-    qnet_experiment_destroy(e);
-    qnet_experiment_destroy(alone);
-    context_end(ctx);
-}
-
 static void test_bad_arguments(void)
 {
     qnet_context *ctx;
@@ -677,6 +586,103 @@ static void forget(qnet_context *ctx, const char *out)
     CHECK_OK(ctx, qnet_make_folder(ctx, e.out));
     strcpy(e.out, out);
     for (int k = 0; k < 2; k++) CHECK_OK(ctx, qnet__work_files(&e, folders[k], "", 1, &count));
+}
+
+/* The fraction of progress never falls, nor jumps over folds of other parts. */
+static int watch_fraction(void *user, const qnet_progress_info *info)
+{
+    double *last = (double *)user;
+    CHECK(info->fraction >= *last && info->fraction <= *last + 0.51 && info->fraction <= 1);
+    *last = info->fraction;
+    return 0;
+}
+
+/* What a part left is damaged, is of other labels, or is gone, while others collect. */
+static void test_damaged_part(qnet_context *ctx, const qnet_experiment_config *c)
+{
+    static const char result[] =
+        "build/test-experiment/shared/part-2-of-3/checkpoint/crop-repeat01-fold02-result.safetensors";
+    static const char *const folder = "build/test-experiment/shared";
+    qnet_experiment *e = NULL;
+    write_table(ctx, data_folder, 7, -1); /* another order */
+    CHECK_FAILS(ctx, run_folder(ctx, c, data_folder, folder, NULL, 0, &e), QNET_ERROR_MISMATCH,
+                "part-1-of-3/checkpoint/crop-repeat01-fold01-result.safetensors: is of other scans, maps or labels");
+    write_table(ctx, data_folder, 0, 1);
+    CHECK(rename(result, "build/test-experiment/kept") == 0);
+    CHECK_FAILS(ctx, run_folder(ctx, c, data_folder, folder, NULL, 0, &e), QNET_ERROR_NOT_FOUND,
+                "1 of 3 parts are missing or not finished: 2;");
+    CHECK(rename("build/test-experiment/kept", result) == 0);
+    CHECK(e == NULL);
+}
+
+/* Four folds, of two inputs, in three parts: the parts' results are those of one run, whichever came
+   first, and only what is to be kept remains. */
+static void test_parts(void)
+{
+    static const char *const out[2] = { "build/test-experiment/shared", "build/test-experiment/alone" };
+    static const int order[4] = { 3, 1, 2, QNET_COLLECT };
+    qnet_hooks hooks;
+    qnet_context *ctx;
+    qnet_experiment_config c;
+    qnet_experiment *e = NULL, *alone = NULL;
+    qnet_buffer text[2];
+    char path[256];
+    double last = 0;
+    int calls = 0;
+    memset(&hooks, 0, sizeof hooks);
+    memset(text, 0, sizeof text);
+    hooks.progress.report = watch_fraction;
+    hooks.progress.user = &last;
+    CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
+    tiny_config(&c);
+    c.use_input[QNET_INPUT_FULL] = 1;
+    for (int part = 1; part <= 3; part++) {
+        sprintf(path, "%s/part-%d-of-3", out[0], part);
+        forget(ctx, path);
+    }
+    forget(ctx, out[0]);
+    forget(ctx, out[1]);
+    c.publish.input = NULL;
+    c.publish.write = NULL;
+    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out[1], NULL, 0, &alone));
+    CHECK_OK(ctx, qnet_experiment_csv(alone, &text[1]));
+    c.part = QNET_COLLECT;
+    c.parts = 3;
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out[0], NULL, 0, &e), QNET_ERROR_NOT_FOUND,
+                "3 of 3 parts are missing or not finished: 1,2,3;");
+    c.publish.write = publish_at_second;
+    c.publish.user = &calls;
+    for (int k = 0; k < 4; k++) {
+        c.part = order[k];
+        last = 0;
+        e = alone; /* a part sets it */
+        if (k == 3) test_damaged_part(ctx, &c);
+        last = 0;
+        if (k == 3) /* the first time, publish fails */
+            CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out[0], NULL, 0, &e), QNET_ERROR_IO, "mine.txt");
+        last = 0;
+        if (k == 3) c.keep[QNET_MODEL_RESNET] = 0;
+        if (k == 3) CHECK(qnet__remove("build/test-experiment/shared/checkpoint/publish/mine.txt") == 0);
+        CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out[0], NULL, 0, &e));
+        CHECK(k < 3 ? e == NULL : e != NULL && e != alone);
+    }
+    CHECK(last > 0);
+    CHECK_OK(ctx, qnet_experiment_csv(e, &text[0]));
+    CHECK(text[0].size == text[1].size && memcmp(text[0].bytes, text[1].bytes, text[1].size) == 0);
+    CHECK(memcmp(e->run, alone->run, sizeof e->run) == 0 && e->curves_count == alone->curves_count);
+    for (int m = 0; m < QNET_MODELS; m++) {
+        sprintf(path, "%s/weights/full-repeat01-fold02-%s.safetensors", out[0], qnet__file_names[m]);
+        CHECK(qnet_file_exists(path) == (m != QNET_MODEL_RESNET));
+        CHECK(e->level[1][QNET_LEVEL_SCAN].model[m].auc_first == alone->level[1][QNET_LEVEL_SCAN].model[m].auc_first);
+    }
+    for (int part = 1; part <= 3; part++) {
+        sprintf(path, "%s/part-%d-of-3", out[0], part);
+        CHECK(qnet__path_kind(path) == 0);
+    }
+    for (int k = 0; k < 2; k++) qnet_buffer_free(ctx, &text[k]);
+    qnet_experiment_destroy(e);
+    qnet_experiment_destroy(alone);
+    context_end(ctx);
 }
 
 /* The QSM map of another person takes the place of the sixth one's while the first input is trained. */
