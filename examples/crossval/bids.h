@@ -425,7 +425,8 @@ static qnet_status bids_grow(bids *b)
 static qnet_status bids_rows(bids *b, const char *path, table *t)
 {
     size_t column[BIDS_COLUMNS], c;
-    int row = table_next(t), known[BIDS_COLUMNS] = {0, 0, 0, 0}, count[4] = {0, 0, 0, 0}, k; /* HC, HH, n/a, others */
+    int count[4] = {0, 0, 0, 0}; /* of HC, HH, n/a, others */
+    int row = table_next(t), known[BIDS_COLUMNS] = {0, 0, 0, 0}, k;
     char shown[64], others[400] = "";
     if (row == 0) return bids_fail(b, QNET_ERROR_FORMAT, "%s: is empty", path);
     for (c = 0; row > 0 && c < t->columns; c++)
@@ -754,7 +755,8 @@ static int bids_differ(const char *a, const char *b, char *text)
     for (const char *p = a; p && *p; p = strchr(p, '_'), p += p != NULL) {
         char key[32], value[64], other[64];
         if (sscanf(p, "%31[A-Za-z0-9]-", key) != 1 || p[strlen(key)] != '-') continue;
-        if (!bids_entity(a, key, value) || (bids_entity(b, key, other) && strcmp(value, other) == 0)) continue;
+        if (!bids_entity(a, key, value) || (bids_entity(b, key, other) && strcmp(value, other) == 0))
+            continue;
         snprintf(text, 100, "%s=%s", key, value);
         return 1;
     }
@@ -889,7 +891,8 @@ static qnet_status bids_find_maps(bids *b, bids_scan *scan)
             chimap = file;
             if (file->tool) {
                 char tool[256];
-                snprintf(tool, sizeof tool, "%.*s", (int)(file->tool_end - file->tool), file->path + file->tool);
+                snprintf(tool, sizeof tool, "%.*s", (int)(file->tool_end - file->tool),
+                         file->path + file->tool);
                 bids_name(b->tool, sizeof b->tool, tool);
             }
         }
@@ -1079,13 +1082,14 @@ static qnet_status bids_from_table(bids *b, const char *file, char *path)
     const char *at = b->write_maps;
     const size_t n = bids_folder(at);
     char up[BIDS_PATH] = "";
+    int known = !bids_is_absolute(at); /* how to go up from there */
     if (bids_is_absolute(file)) return bids_path(b, path, file, "", "", "");
     if (strncmp(file, at, n) == 0) return bids_path(b, path, file + n, "", "", "");
-    for (const char *p = at; !bids_is_absolute(at) && p < at + n; p = strchr(p, '/') + 1) {
-        if (strncmp(p, "../", 3) == 0) break;
-        if (strncmp(p, "./", 2) != 0 && strlen(up) + 4 < sizeof up) strcat(up, "../");
+    for (const char *p = at; known && p < at + n; p = strchr(p, '/') + 1) {
+        if (strncmp(p, "../", 3) == 0 || strlen(up) + 4 > sizeof up) known = 0;
+        else if (strncmp(p, "./", 2) != 0 && p[0] != '/') strcat(up, "../");
     }
-    if (!up[0])
+    if (!known)
         return bids_fail(b, QNET_ERROR_ARGUMENT, "%s: cannot name the files of %s from there: give the whole "
                          "path of that folder", at, b->folder);
     return bids_path(b, path, up, file, "", "");
