@@ -6,6 +6,7 @@ dir=$1/maps-test
 . tests/shell.sh
 
 few='--brain-erode 2 --quiet'
+wanted=1 # exit status; 2 for wrong usage
 refused() # the sentence must contain, options of maps...
 {
     part=$1
@@ -13,11 +14,11 @@ refused() # the sentence must contain, options of maps...
     rm -rf "$dir/none"
     "$bin/maps" --out "$dir/none" $few "$@" > "$dir/stdout" 2> "$dir/log"
     status=$?
-    if [ $status = 1 ] && grep -q -F -e "$part" "$dir/log" && [ "$(wc -l < "$dir/log")" = 1 ]; then
+    if [ $status = $wanted ] && grep -q -F -e "$part" "$dir/log" && [ "$(wc -l < "$dir/log")" = 1 ]; then
         passed=$((passed + 1))
     else
         failed=$((failed + 1))
-        echo "maps $*: exit $status, expected 1 and one line with \"$part\", got:"
+        echo "maps $*: exit $status, expected $wanted and one line with \"$part\", got:"
         tail -n 5 "$dir/log"
     fi
     ok "nothing half written" sh -c "! find '$dir/none' -name 'sub-*.*' 2> /dev/null | grep ."
@@ -163,9 +164,12 @@ copy; cp "$dir/bad/$echo-mag_MEGRE.nii.gz" "$dir/bad/$echo-phase_MEGRE.nii.gz"; 
 refused 'none.nii.gz: is not there, expected the brain mask of sub-01 (--mask)' --data "$dir/bad" --mask "$dir/none.nii.gz"
 refused 'one mask for 4 sessions, expected {subject}' --data "$dir/cohort" --mask "$dir/cohort/$echo-mag_MEGRE.nii.gz"
 copy; refused 'sub-01_desc-brain_mask.nii.gz: is on another grid than' --data "$dir/bad" --mask "$dir/flips/derivatives/phantom/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
-for option in '--nonsense 1' '--mode fast' '--phase-sign 2' '--threads 0' '--brain-threshold x' '--background none' '--out'; do
-    refused "${option%% *}" --data "$dir/cohort" $option
+wanted=2
+for option in '--nonsense 1' '--mode fast' '--phase-sign 2' '--threads=0' '--brain-threshold x' '--background none' '--out'; do
+    refused "${option%%[ =]*}" --data "$dir/cohort" $option
 done
+refused '--mod: no such option; did you mean --mode?' --data "$dir/cohort" --mod paper
+wanted=1
 mkdir "$dir/theirs"; echo '{"Name": "other"}' > "$dir/theirs/dataset_description.json"
 "$bin/maps" --data "$dir/cohort" --out "$dir/theirs" $few > "$dir/stdout" 2> "$dir/refusal"
 ok "another program's folder" grep -q 'theirs/dataset_description.json: is of another program' "$dir/refusal"
