@@ -65,6 +65,9 @@ said "two tools" 'choose with --derivatives SEPIA'
 found "--derivatives" 16 --derivatives medi,SEPIA
 new; put Chimap derivatives/a/sub-@/anat/sub-@_Chimap.nii.gz; put R2starmap derivatives/b/sub-@/anat/sub-@_R2starmap.nii.gz; t1w; mask
 found "maps of several tools" 16
+mask derivatives/more/sub-@/sub-@_desc-basalganglia_mask.nii.gz
+said "two masks" 'choose with --derivatives a,more'
+found "the right one" 16 --derivatives a,b,roi
 new; maps sub-@/anat/sub-@; t1w sub-@/anat/sub-@_acq-mprage_T1w.nii.gz; t1w sub-@/anat/sub-@_acq-stage_T1w.nii.gz; mask
 said "two T1W" 'choose with --t1w *_acq-mprage_*'
 found "--t1w" 16 --t1w '*_acq-stage_*'

@@ -763,15 +763,20 @@ static int bids_differ(const char *a, const char *b, char *text)
     return 0;
 }
 
-/* Several files fit a map equally well: lists them, and what to choose one with. */
-static qnet_status bids_ambiguous(bids *b, const char *subject, int m, const bids_file *const found[],
-                                  int count)
+/* Several files fit a map equally well: lists them, and what to choose one with. A derivatives folder is
+   added to that of the Chimap, or to those given. */
+static qnet_status bids_ambiguous(bids *b, const char *subject, int m, const bids_file *chimap,
+                                  const bids_file *const found[], int count)
 {
     const bids_file *x = found[0], *y = found[1];
     const char *nx = x->path + x->name, *ny = y->path + y->name;
     const size_t folder = strlen(b->folder) + 1, sx = bids_stem(nx), sy = bids_stem(ny);
     const size_t tx = x->tool ? x->tool_end - x->tool : 0, ty = y->tool ? y->tool_end - y->tool : 0;
-    char list[700] = "", how[160] = "a table of files", entity[100];
+    char list[700] = "", how[300] = "a table of files", entity[100], tools[150] = "";
+    if (b->derivatives) snprintf(tools, sizeof tools, "%.140s,", b->derivatives);
+    else if (chimap && chimap->tool)
+        snprintf(tools, sizeof tools, "%.*s,", (int)(chimap->tool_end - chimap->tool),
+                 chimap->path + chimap->tool);
     for (int i = 0; i < count && i < 4; i++) {
         const size_t n = strlen(list);
         snprintf(list + n, sizeof list - n, "%s%.160s", i ? ", " : "", found[i]->path + folder);
@@ -780,7 +785,8 @@ static qnet_status bids_ambiguous(bids *b, const char *subject, int m, const bid
     if (x->name == y->name && sx == sy && strncmp(x->path, y->path, x->name + sx) == 0)
         return bids_fail(b, QNET_ERROR_DATA, "%s: is there both as .nii and .nii.gz", x->path);
     if (tx != ty || strncmp(x->path + x->tool, y->path + y->tool, tx) != 0)
-        snprintf(how, sizeof how, "derivatives=%.*s", (int)(tx < 100 ? tx : 100), x->path + x->tool);
+        snprintf(how, sizeof how, "derivatives=%s%.*s", tools, (int)(tx < 100 ? tx : 100),
+                 x->path + x->tool);
     else if (bids_differ(nx, ny, entity) || bids_differ(ny, nx, entity)) {
         if (m != 2) snprintf(how, sizeof how, "filter=%s", entity);
         else {
@@ -834,7 +840,7 @@ static qnet_status bids_pick(bids *b, const char *subject, const char *session, 
         if (count < 8) found[count] = f;
         count++;
     }
-    if (count > 1) return bids_ambiguous(b, subject, m, found, count);
+    if (count > 1) return bids_ambiguous(b, subject, m, chimap, found, count);
     if (count == 1) *out = found[0];
     return QNET_OK;
 }
