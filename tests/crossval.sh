@@ -4,17 +4,18 @@ bin=$1
 dir=$1/crossval-test
 . tests/shell.sh
 
+wanted=1 # exit status; 2 for wrong usage
 refused() # the sentence must contain, options of crossval...
 {
     part=$1
     shift
     "$bin/crossval" --out "$dir/one" $small "$@" > "$dir/stdout" 2> "$dir/log"
     status=$?
-    if [ $status = 1 ] && grep -q -F -e "$part" "$dir/log" && [ "$(wc -l < "$dir/log")" = 1 ]; then
+    if [ $status = $wanted ] && grep -q -F -e "$part" "$dir/log" && [ "$(wc -l < "$dir/log")" = 1 ]; then
         passed=$((passed + 1))
     else
         failed=$((failed + 1))
-        echo "crossval $*: exit $status, expected 1 and one line with \"$part\", got:"
+        echo "crossval $*: exit $status, expected $wanted and one line with \"$part\", got:"
         tail -n 5 "$dir/log"
     fi
     ok "earlier results stay" cmp -s "$dir/one/results.json" "$dir/results.before"
@@ -135,16 +136,25 @@ copy; rm "$dir/bad/$maps"/*_mask*; refused '(needed unless --slices FIRST:N and 
 refused 'folds' --data "$dir/cohort" --folds 9
 refused 'other.safetensors' --data "$dir/cohort" --weights "$dir/other.safetensors"
 refused 'resnet18' --data "$dir/cohort" --weights "$dir/one/weights/crop-repeat01-fold01-qnet.safetensors"
-refused '--size' --data "$dir/cohort" --size 31
-refused '--seed' --data "$dir/cohort" --seed 18446744073709551616
-refused '--slices' --data "$dir/cohort" --slices 4294967296:3
 refused 'found Control, PD, MSA' --data "$dir/named" --group-column Diagnosis --positive HH --negative Control
 refused '--group-column NAME is for another one' --data "$dir/named"
 refused '(--positive NAME --negative NAME are for other groups)' --data "$dir/named" --group-column diagnosis
+wanted=2
+refused '--slices' --data "$dir/cohort" --slices 4294967296:3
+refused '--seed' --data "$dir/cohort" --seed 18446744073709551616
+refused '--size' --data "$dir/cohort" --size 31
 refused '--negative' --data "$dir/named" --positive PD
 refused '--negative' --data "$dir/named" --positive PD --negative pd
 refused '--positive' --data "$dir/named" --positive 'a<b' --negative x
-refused '--nonsense' --data "$dir/cohort" --nonsense 1
+refused '--nonsense: no such option' --data "$dir/cohort" --nonsense 1
+refused '--fold: no such option; did you mean --folds?' --data "$dir/cohort" --fold 3
+refused '--resme: no such option; did you mean --resume?' --data "$dir/cohort" --resme
+refused '--quiet 1: expected no value' --data "$dir/cohort" --quiet=1
+refused '--folds 1: expected a whole number' --data="$dir/cohort" --folds=1
+refused '--bootstrap --quiet: expected its value' --data "$dir/cohort" --bootstrap --quiet
+refused '--write-maps' --data "$dir/cohort" --maps a --write-maps b
+wanted=1
+ok version sh -c "'$bin/crossval' --version | grep -q '^crossval, qnet.h [0-9]'"
 echo precious > "$dir/file"
 "$bin/crossval" --data "$dir/cohort" --out "$dir/file/out" $small > /dev/null 2> "$dir/refusal"
 ok "unwritable output" grep -q 'file/out' "$dir/refusal"

@@ -1380,6 +1380,16 @@ static void test_table_of_maps(void)
              "/sub-01/anat/sub-01_T1w.nii.gz\tn/a\n", table);
     CHECK_STR((const char *)bytes.bytes, text);
     CHECK_FAILS(ctx, find_layout(), QNET_ERROR_ARGUMENT, "maps.tsv: is there already");
+    layout.write_maps = "./build/../maps.tsv";
+    CHECK_FAILS(ctx, find_layout(), QNET_ERROR_ARGUMENT, "cannot name the files of " ROOT " from there");
+    layout.write_maps = "./test_cohort_maps.tsv"; /* in this folder: as they are */
+    remove(layout.write_maps);
+    CHECK_OK(ctx, find_layout());
+    qnet_buffer_free(ctx, &bytes);
+    CHECK_OK(ctx, qnet_file_read(ctx, layout.write_maps, 0, &bytes));
+    CHECK_OK(ctx, qnet_buffer_append(ctx, &bytes, "", 1));
+    CHECK_CONTAINS((const char *)bytes.bytes, "sub-01\tn/a\t" ROOT "/derivatives/a/sub-01/anat/sub-01_Chimap.nii\t");
+    remove(layout.write_maps);
     layout.write_maps = NULL;
     layout.maps = ROOT "/tables/maps.tsv";
     CHECK_FAILS(ctx, find_layout(), QNET_ERROR_DATA, "maps.tsv: line 2, mask: expected a file, found \"n/a\"");

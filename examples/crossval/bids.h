@@ -425,7 +425,8 @@ static qnet_status bids_grow(bids *b)
 static qnet_status bids_rows(bids *b, const char *path, table *t)
 {
     size_t column[BIDS_COLUMNS], c;
-    int row = table_next(t), known[BIDS_COLUMNS] = {0, 0, 0, 0}, count[4] = {0, 0, 0, 0}, k; /* HC, HH, n/a, others */
+    int count[4] = {0, 0, 0, 0}; /* of HC, HH, n/a, others */
+    int row = table_next(t), known[BIDS_COLUMNS] = {0, 0, 0, 0}, k;
     char shown[64], others[400] = "";
     if (row == 0) return bids_fail(b, QNET_ERROR_FORMAT, "%s: is empty", path);
     for (c = 0; row > 0 && c < t->columns; c++)
@@ -754,22 +755,28 @@ static int bids_differ(const char *a, const char *b, char *text)
     for (const char *p = a; p && *p; p = strchr(p, '_'), p += p != NULL) {
         char key[32], value[64], other[64];
         if (sscanf(p, "%31[A-Za-z0-9]-", key) != 1 || p[strlen(key)] != '-') continue;
-        if (!bids_entity(a, key, value) || (bids_entity(b, key, other) && strcmp(value, other) == 0)) continue;
+        if (!bids_entity(a, key, value) || (bids_entity(b, key, other) && strcmp(value, other) == 0))
+            continue;
         snprintf(text, 100, "%s=%s", key, value);
         return 1;
     }
     return 0;
 }
 
-/* Several files fit a map equally well: lists them, and what to choose one with. */
-static qnet_status bids_ambiguous(bids *b, const char *subject, int m, const bids_file *const found[],
-                                  int count)
+/* Several files fit a map equally well: lists them, and what to choose one with. A derivatives folder is
+   added to that of the Chimap, or to those given. */
+static qnet_status bids_ambiguous(bids *b, const char *subject, int m, const bids_file *chimap,
+                                  const bids_file *const found[], int count)
 {
     const bids_file *x = found[0], *y = found[1];
     const char *nx = x->path + x->name, *ny = y->path + y->name;
     const size_t folder = strlen(b->folder) + 1, sx = bids_stem(nx), sy = bids_stem(ny);
     const size_t tx = x->tool ? x->tool_end - x->tool : 0, ty = y->tool ? y->tool_end - y->tool : 0;
-    char list[700] = "", how[160] = "a table of files", entity[100];
+    char list[700] = "", how[300] = "a table of files", entity[100], tools[150] = "";
+    if (b->derivatives) snprintf(tools, sizeof tools, "%.140s,", b->derivatives);
+    else if (chimap && chimap->tool)
+        snprintf(tools, sizeof tools, "%.*s,", (int)(chimap->tool_end - chimap->tool),
+                 chimap->path + chimap->tool);
     for (int i = 0; i < count && i < 4; i++) {
         const size_t n = strlen(list);
         snprintf(list + n, sizeof list - n, "%s%.160s", i ? ", " : "", found[i]->path + folder);
@@ -778,7 +785,8 @@ static qnet_status bids_ambiguous(bids *b, const char *subject, int m, const bid
     if (x->name == y->name && sx == sy && strncmp(x->path, y->path, x->name + sx) == 0)
         return bids_fail(b, QNET_ERROR_DATA, "%s: is there both as .nii and .nii.gz", x->path);
     if (tx != ty || strncmp(x->path + x->tool, y->path + y->tool, tx) != 0)
-        snprintf(how, sizeof how, "derivatives=%.*s", (int)(tx < 100 ? tx : 100), x->path + x->tool);
+        snprintf(how, sizeof how, "derivatives=%s%.*s", tools, (int)(tx < 100 ? tx : 100),
+                 x->path + x->tool);
     else if (bids_differ(nx, ny, entity) || bids_differ(ny, nx, entity)) {
         if (m != 2) snprintf(how, sizeof how, "filter=%s", entity);
         else {
@@ -832,7 +840,7 @@ static qnet_status bids_pick(bids *b, const char *subject, const char *session, 
         if (count < 8) found[count] = f;
         count++;
     }
-    if (count > 1) return bids_ambiguous(b, subject, m, found, count);
+    if (count > 1) return bids_ambiguous(b, subject, m, chimap, found, count);
     if (count == 1) *out = found[0];
     return QNET_OK;
 }
@@ -889,7 +897,8 @@ static qnet_status bids_find_maps(bids *b, bids_scan *scan)
             chimap = file;
             if (file->tool) {
                 char tool[256];
-                snprintf(tool, sizeof tool, "%.*s", (int)(file->tool_end - file->tool), file->path + file->tool);
+                snprintf(tool, sizeof tool, "%.*s", (int)(file->tool_end - file->tool),
+                         file->path + file->tool);
                 bids_name(b->tool, sizeof b->tool, tool);
             }
         }
@@ -1079,13 +1088,14 @@ static qnet_status bids_from_table(bids *b, const char *file, char *path)
     const char *at = b->write_maps;
     const size_t n = bids_folder(at);
     char up[BIDS_PATH] = "";
+    int known = !bids_is_absolute(at); /* how to go up from there */
     if (bids_is_absolute(file)) return bids_path(b, path, file, "", "", "");
     if (strncmp(file, at, n) == 0) return bids_path(b, path, file + n, "", "", "");
-    for (const char *p = at; !bids_is_absolute(at) && p < at + n; p = strchr(p, '/') + 1) {
-        if (strncmp(p, "../", 3) == 0) break;
-        if (strncmp(p, "./", 2) != 0 && strlen(up) + 4 < sizeof up) strcat(up, "../");
+    for (const char *p = at; known && p < at + n; p = strchr(p, '/') + 1) {
+        if (strncmp(p, "../", 3) == 0 || strlen(up) + 4 > sizeof up) known = 0;
+        else if (strncmp(p, "./", 2) != 0 && p[0] != '/') strcat(up, "../");
     }
-    if (!up[0])
+    if (!known)
         return bids_fail(b, QNET_ERROR_ARGUMENT, "%s: cannot name the files of %s from there: give the whole "
                          "path of that folder", at, b->folder);
     return bids_path(b, path, up, file, "", "");

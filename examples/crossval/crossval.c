@@ -69,9 +69,11 @@ static const char help[] =
     "  --weights-out KIND  networks to keep: all, features (ResNetSWA and Q-Net, for new scans)\n"
     "                      or none (all)\n"
     "  --quiet             no progress, no tables; errors only\n"
+    "  --version           prints the version      --help        prints this\n"
     "\n"
-    "Exit status: 0 done, 1 an error (one sentence says which), 130 stopped by Ctrl-C, 75 by\n"
-    "SIGTERM, or by SIGUSR1 at the end of an epoch: go on with --resume.\n";
+    "A value may also follow a = sign (--folds=3). Exit status: 0 done, 1 an error (one sentence\n"
+    "says which), 2 wrong usage, 130 stopped by Ctrl-C, 75 by SIGTERM, or by SIGUSR1 at the end of\n"
+    "an epoch: go on with --resume.\n";
 
 typedef struct options {
     const char *data, *out, *weights, *derivatives, *session, *filter, *t1w, *maps, *write_maps;
@@ -191,36 +193,40 @@ static int option_with_value(options *o, const char *name, const char *value)
     return 1;
 }
 
-/* 1: run; 0: bad usage; -1: help was asked for. */
+/* 1: run; 0: bad usage; -1: help or version was asked for and is printed. */
 static int parse(int argc, char **argv, options *o)
 {
+    static const char *const flags[] = {"--help", "--version", "--resume", "--quiet", "--shuffle-labels",
+                                        "--physics-safe", "--any-values", "--any-orientation", "--collect", NULL};
+    char name[40];
+    const char *value;
+    int taken;
     memset(o, 0, sizeof *o);
     qnet_experiment_config_init(&o->config);
     o->config.publish.input = pictures_input;
     o->config.publish.write = report_write;
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
-            return -1;
-        else if (strcmp(argv[i], "--resume") == 0)
+    for (int i = 1; i < argc; i += taken) {
+        if (strcmp(argv[i], "-h") == 0) return fputs(help, stdout), -1;
+        taken = read_option(argc, argv, i, help, flags, name, &value);
+        if (taken == 0) return 0;
+        if (strcmp(name, "--help") == 0) return fputs(help, stdout), -1;
+        if (strcmp(name, "--version") == 0) return puts("crossval, qnet.h " QNET_VERSION), -1;
+        if (value) {
+            if (!option_with_value(o, name, value)) return 0;
+        } else if (strcmp(name, "--resume") == 0)
             o->resume = 1;
-        else if (strcmp(argv[i], "--quiet") == 0)
+        else if (strcmp(name, "--quiet") == 0)
             o->quiet = 1;
-        else if (strcmp(argv[i], "--collect") == 0)
+        else if (strcmp(name, "--collect") == 0)
             o->collect = 1;
-        else if (strcmp(argv[i], "--shuffle-labels") == 0)
+        else if (strcmp(name, "--shuffle-labels") == 0)
             o->config.shuffle_labels = 1;
-        else if (strcmp(argv[i], "--physics-safe") == 0)
+        else if (strcmp(name, "--physics-safe") == 0)
             o->config.stage1.augment.physics_safe = 1;
-        else if (strcmp(argv[i], "--any-values") == 0)
+        else if (strcmp(name, "--any-values") == 0)
             o->config.input[0].any_values = o->config.input[1].any_values = 1;
-        else if (strcmp(argv[i], "--any-orientation") == 0)
-            o->config.input[0].any_orientation = o->config.input[1].any_orientation = 1;
-        else if (i + 1 >= argc)
-            return fail(argv[i], "", "a known option and, behind it, its value");
-        else if (!option_with_value(o, argv[i], argv[i + 1]))
-            return 0;
         else
-            i++;
+            o->config.input[0].any_orientation = o->config.input[1].any_orientation = 1;
     }
     if (!o->data) return fail("--data", "", "the folder with participants.tsv");
     if (o->maps && o->write_maps) return fail("--write-maps", o->write_maps, "no --maps beside it");
@@ -240,7 +246,8 @@ static const char *in_options(const char *sentence, char text[2000])
     static const char *const names[][2] = {
         {"set any_values", "give --any-values"},
         {"set any_orientation", "give --any-orientation"},
-        {"(needed unless slices and box are given)", "(needed unless --slices FIRST:N and --center X,Y are given)"},
+        {"(needed unless slices and box are given)",
+         "(needed unless --slices FIRST:N and --center X,Y are given)"},
         {"and no slices or box are given", "and no --slices FIRST:N or --center X,Y are given"},
         {"(set positive and negative to name other groups)",
          "(--positive NAME --negative NAME are for other groups)"},
@@ -318,10 +325,7 @@ int main(int argc, char **argv)
     qnet_status status;
     char build[160];
     int ok = parse(argc, argv, &o);
-    if (ok <= 0) {
-        if (ok < 0) fputs(help, stdout);
-        return ok < 0 ? 0 : 1;
-    }
+    if (ok <= 0) return ok < 0 ? 0 : 2;
     memset(&tables, 0, sizeof tables);
     memset(&drawn, 0, sizeof drawn);
     display_begin(&d, o.quiet);

@@ -22,6 +22,71 @@ static int fail(const char *name, const char *value, const char *expected)
     return 0;
 }
 
+/* How many letters must be changed, added or left out to make b of a (Levenshtein). */
+static int letters_apart(const char *a, const char *b)
+{
+    int row[40]; /* of a's letters up to i and b's up to j */
+    const int n = (int)strlen(b);
+    if (n > 39 || strlen(a) > 39) return 99;
+    for (int j = 0; j <= n; j++) row[j] = j;
+    for (int i = 1; *a; i++, a++) {
+        int before = row[0];
+        row[0] = i;
+        for (int j = 1; j <= n; j++) {
+            const int changed = before + (*a != b[j - 1]), least = row[j] < row[j - 1] ? row[j] : row[j - 1];
+            before = row[j];
+            row[j] = changed < least + 1 ? changed : least + 1;
+        }
+    }
+    return row[n];
+}
+
+/* The option in the text of --help that is most like name, into like[40]; 1: it is the same. */
+static int find_option(const char *text, const char *name, char like[40])
+{
+    int least = 1 + (int)(strlen(name) - 1) / 2; /* of more letters it would be a guess */
+    if (least > 4) least = 4;
+    like[0] = '\0';
+    for (const char *p = text; (p = strstr(p, "--")) != NULL; p += 2) {
+        char option[40];
+        int apart;
+        snprintf(option, sizeof option, "--%.*s", (int)strspn(p + 2, "abcdefghijklmnopqrstuvwxyz0123456789-"),
+                 p + 2);
+        apart = letters_apart(name, option);
+        if (apart == 0) return 1;
+        if (apart < least) {
+            least = apart;
+            strcpy(like, option);
+        }
+    }
+    return 0;
+}
+
+/* Argument i is "--name=value", "--name value" or, of an option without a value, "--name": the name into
+   name[40]. How many arguments that takes; 0: bad usage, of which a sentence is printed. flags: the options
+   without a value, ended by NULL. */
+static int read_option(int argc, char **argv, int i, const char *text, const char *const *flags,
+                       char name[40], const char **value)
+{
+    const char *equal = strncmp(argv[i], "--", 2) ? NULL : strchr(argv[i], '=');
+    char like[40];
+    snprintf(name, 40, "%.*s", equal ? (int)(equal - argv[i]) : 39, argv[i]);
+    *value = equal ? equal + 1 : NULL;
+    if (strncmp(name, "--", 2) != 0) return fail(argv[i], "", "an option, which begins with --");
+    if (!find_option(text, name, like)) {
+        fprintf(stderr, PROGRAM ": %s: no such option%s%s%s (see --help)\n", name,
+                like[0] ? "; did you mean " : "", like, like[0] ? "?" : "");
+        return 0;
+    }
+    while (*flags && strcmp(*flags, name) != 0) flags++;
+    if (*flags) return equal ? fail(name, *value, "no value") : 1;
+    if (equal) return 1;
+    if (i + 1 >= argc || strncmp(argv[i + 1], "--", 2) == 0)
+        return fail(name, i + 1 < argc ? argv[i + 1] : "", "its value");
+    *value = argv[i + 1];
+    return 2;
+}
+
 /* A whole number in low..high. */
 static int whole(const char *name, const char *text, long low, long high, int *out)
 {

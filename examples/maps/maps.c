@@ -39,9 +39,10 @@ static const char help[] =
     "  --threads N         threads (all)               --cpu KIND      auto, scalar, avx2, avx512,\n"
     "                                                                  neon (auto)\n"
     "  --resume            leave sessions as they are whose maps are made of these echoes and settings\n"
-    "  --quiet             errors and warnings only\n"
+    "  --quiet             errors and warnings only    --version       prints the version\n"
+    "  --help              prints this\n"
     "\n"
-    "Exit status: 0 done, 1 an error (one sentence says which), 130 stopped by Ctrl-C.\n";
+    "Exit status: 0 done, 1 an error (one sentence says which), 2 wrong usage, 130 stopped by Ctrl-C.\n";
 
 typedef struct options {
     const char *data, *out, *subject, *session, *mask;
@@ -115,24 +116,24 @@ static int option_with_value(options *o, const char *name, const char *value)
     return 1;
 }
 
-/* 1: run; 0: bad usage; -1: help was asked for. */
+/* 1: run; 0: bad usage; -1: help or version was asked for and is printed. */
 static int parse(int argc, char **argv, options *o)
 {
+    static const char *const flags[] = {"--help", "--version", "--resume", "--quiet", NULL};
+    char name[40];
+    const char *value;
+    int taken;
     memset(o, 0, sizeof *o);
     qnet_maps_config_init(&o->config);
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
-            return -1;
-        else if (strcmp(argv[i], "--resume") == 0)
-            o->resume = 1;
-        else if (strcmp(argv[i], "--quiet") == 0)
-            o->quiet = 1;
-        else if (i + 1 >= argc)
-            return refuse(argv[i], "a known option and, behind it, its value");
-        else if (!option_with_value(o, argv[i], argv[i + 1]))
-            return 0;
-        else
-            i++;
+    for (int i = 1; i < argc; i += taken) {
+        if (strcmp(argv[i], "-h") == 0) return fputs(help, stdout), -1;
+        taken = read_option(argc, argv, i, help, flags, name, &value);
+        if (taken == 0) return 0;
+        if (strcmp(name, "--help") == 0) return fputs(help, stdout), -1;
+        if (strcmp(name, "--version") == 0) return puts("maps, qnet.h " QNET_VERSION), -1;
+        if (value) {
+            if (!option_with_value(o, name, value)) return 0;
+        } else *(strcmp(name, "--resume") == 0 ? &o->resume : &o->quiet) = 1;
     }
     if (!o->data) return refuse("--data", "the folder of a BIDS data set");
     if (!o->out) return refuse("--out", "a folder for the maps, such as BIDS/derivatives/qnet");
@@ -602,10 +603,7 @@ int main(int argc, char **argv)
     qnet_status status;
     char build[160];
     int failed = 0, kept = 0, ok = parse(argc, argv, &o);
-    if (ok <= 0) {
-        if (ok < 0) fputs(help, stdout);
-        return ok < 0 ? 0 : 1;
-    }
+    if (ok <= 0) return ok < 0 ? 0 : 2;
     memset(&names, 0, sizeof names);
     j = (job *)calloc(1, sizeof *j);
     if (j == NULL) {
