@@ -16334,8 +16334,9 @@ static qnet_status qnet__check_phases(qnet__chain *c)
 {
     static const double ranges[3][2] = {{-3.145, 3.145}, {0, 4096}, {-4096, 4096}};
     const qnet_volume *grid = c->first->echo[0].magnitude;
+    const size_t count = qnet__voxel_count(grid->nx, grid->ny, grid->nz);
     float low = INFINITY, high = -INFINITY;
-    int whole = 1, k = 0;
+    int whole = 1, kind = 0;
     char name[300];
     for (int e = 0; e < c->first->count; e++) {
         const qnet_volume *v = c->first->echo[e].phase;
@@ -16350,18 +16351,30 @@ static qnet_status qnet__check_phases(qnet__chain *c)
         low = least < low ? least : low;
         high = most > high ? most : high;
     }
-    while (k < 3 && !((double)low >= ranges[k][0] && (double)high <= ranges[k][1] &&
-                      (k == 0 || (whole && (double)high - (double)low >
-                                               0.9 * (ranges[k][1] - ranges[k][0])))))
-        k++;
-    if (k == 3)
+    while (kind < 3 &&
+           !((double)low >= ranges[kind][0] && (double)high <= ranges[kind][1] &&
+             (kind == 0 || (whole && (double)high - (double)low >
+                                         0.9 * (ranges[kind][1] - ranges[kind][0])))))
+        kind++;
+    if (kind == 3)
         return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: the phases are %s%g to %g, expected "
                           "radians within +-pi, or a scanner's whole numbers over -4096 to 4095 or "
                           "0 to 4095", c->name[0], whole ? "whole numbers, " : "", (double)low,
                           (double)high);
-    c->scale = k == 0 ? 1 : 2 * QNET__PI / (ranges[k][1] - ranges[k][0]);
-    c->shift = k == 1 ? -QNET__PI : 0;
-    if (k > 0)
+    if (low >= -1.1f && high <= 1.1f)
+        return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: the phases of all echoes are %g to %g, "
+                          "within +-1, expected +-pi: multiply by pi where they are of -1 to 1",
+                          c->name[0], (double)low, (double)high);
+    for (int e = 1; e < c->first->count; e++)
+        for (int k = 0; k < e; k++)
+            if (memcmp(c->first->echo[e].phase->voxels, c->first->echo[k].phase->voxels,
+                       count * sizeof(float)) == 0)
+                return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: phases are the same numbers as "
+                                  "those of %s: they do not grow with the echo time", c->name[e],
+                                  c->name[k]);
+    c->scale = kind == 0 ? 1 : 2 * QNET__PI / (ranges[kind][1] - ranges[kind][0]);
+    c->shift = kind == 1 ? -QNET__PI : 0;
+    if (kind > 0)
         qnet__log(c->ctx, QNET_LOG_INFO, "%s: phases of %g to %g are scaled to +-pi", c->name[0],
                   (double)low, (double)high);
     return QNET_OK;
@@ -16450,6 +16463,103 @@ static qnet_status qnet__chain_report(qnet__chain *c, const char *task, const ch
     if (qnet__report(c->ctx, &info) == 0) return QNET_OK;
     return qnet__fail(c->ctx, QNET_STOPPED, "maps: stopped by the caller after %s%s%s", task,
                       where[0] ? " of " : "", where);
+}
+
+/* ---- phases that grow with the echo time -------------------------------------------------------
+
+   Of files in another order than that of their times each step would make a map, and a wrong one.
+   Along a row or column of a slice, from where it enters the mask to where it leaves, an unwrapped
+   phase is exact but for one constant. With g[e] that of echo e less its mean there, d = g[last] -
+   g[first], and sums over all of these, weighted by the squared magnitude of the last echo,
+
+       a[e] = sum g[e] d / sum d d   rises by (TE[e] - TE[e-1]) / (TE[last] - TE[first]),
+
+   as g is a line over TE. Two echoes exchanged make a fall, all in reverse order a middle one
+   below 0. Noise moves the a between the first and the last together, in their order. */
+
+typedef struct qnet__growth_job {
+    const qnet__chain *chain;
+    int echoes;
+    double (*sums)[QNET__MAX_ECHOES]; /* [nz]: of g[e] d */
+} qnet__growth_job;
+
+/* Adds what `count` voxels from i on, `stride` apart, have to sums. */
+static void qnet__growth_run(const qnet__growth_job *job, size_t i, size_t stride, int count,
+                             double sums[QNET__MAX_ECHOES])
+{
+    const qnet__chain *c = job->chain;
+    const int last = job->echoes - 1;
+    const float *magnitude = c->first->echo[last].magnitude->voxels;
+    const float *low = c->phase[0]->voxels, *high = c->phase[last]->voxels;
+    double weight = 0, of_d = 0;
+    for (int k = 0; k < count; k++) {
+        const size_t at = i + (size_t)k * stride;
+        const double w = (double)magnitude[at] * (double)magnitude[at];
+        weight += w;
+        of_d += w * ((double)high[at] - (double)low[at]);
+    }
+    if (!(weight > 0)) return;
+    for (int k = 0; k < count; k++) {
+        const size_t at = i + (size_t)k * stride;
+        const double w = (double)magnitude[at] * (double)magnitude[at];
+        const double d = (double)high[at] - (double)low[at] - of_d / weight;
+        for (int e = 0; e <= last; e++) sums[e] += w * (double)c->phase[e]->voxels[at] * d;
+    }
+}
+
+static void qnet__growth_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__growth_job *job = (const qnet__growth_job *)arg;
+    const qnet_volume *mask = job->chain->made.mask;
+    QNET__UNUSED(worker);
+    memset(job->sums[z], 0, sizeof job->sums[z]);
+    for (int along = 0; along < 2; along++) { /* x, y */
+        const int lines = along == 0 ? mask->ny : mask->nx, n = along == 0 ? mask->nx : mask->ny;
+        const size_t stride = along == 0 ? 1 : (size_t)mask->nx;
+        for (int line = 0; line < lines; line++) {
+            const size_t from = qnet__voxel_at(mask, along == 0 ? 0 : line, along == 0 ? line : 0,
+                                               (int)z);
+            for (int k = 0, run = 0; k <= n; k++) {
+                if (k < n && mask->voxels[from + (size_t)k * stride] != 0) run++;
+                else {
+                    qnet__growth_run(job, from + (size_t)(k - run) * stride, stride, run,
+                                     job->sums[z]);
+                    run = 0;
+                }
+            }
+        }
+    }
+}
+
+/* The fall that is refused, as part of the rise that is expected. Simulated and real scans rise by
+   .86 or more, with noise of half the signal by .54; two echoes exchanged fall by .68 or more. */
+#define QNET__FALL 0.25
+
+static qnet_status qnet__check_growth(const qnet__chain *c, int echoes)
+{
+    const int last = echoes - 1, middle = echoes / 2;
+    const size_t slices = (size_t)c->made.mask->nz;
+    double sum[QNET__MAX_ECHOES] = {0};
+    qnet__growth_job job = {c, echoes, NULL};
+    void *block = qnet__alloc(c->ctx, slices * sizeof *job.sums);
+    if (block == NULL)
+        return qnet__no_memory(c->ctx, slices * sizeof *job.sums, "the growth of the phase");
+    job.sums = (double (*)[QNET__MAX_ECHOES])block;
+    qnet__parallel(c->ctx, slices, qnet__growth_task, &job);
+    for (size_t z = 0; z < slices; z++)
+        for (int e = 0; e < echoes; e++) sum[e] += job.sums[z][e];
+    qnet__free(c->ctx, block, slices * sizeof *job.sums);
+    const double fall = -QNET__FALL * (sum[last] - sum[0]) / (c->time[last] - c->time[0]);
+    for (int e = 1; e < echoes; e++)
+        if (sum[e] - sum[e - 1] < fall * (c->time[e] - c->time[e - 1]))
+            return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: after those of %s, its phases do not "
+                              "grow with the echo time as those of the others do: files "
+                              "exchanged, or readouts of alternating direction?", c->name[e],
+                              c->name[e - 1]);
+    if (echoes > 2 && sum[middle] < fall * c->time[middle])
+        return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: its phases do not grow with the echo time "
+                          "from the first echo's on: files in reverse order?", c->name[middle]);
+    return QNET_OK;
 }
 
 /* ---- unwrapped phases that are consistent ------------------------------------------------------
@@ -16677,6 +16787,7 @@ static qnet_status qnet__chain_align(qnet__chain *c, int echoes)
     const size_t slices = (size_t)c->made.mask->nz;
     double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS];
     qnet__align_job job;
+    QNET__TRY(qnet__check_growth(c, echoes));
     QNET__TRY(qnet__align_components(c));
     memset(&job, 0, sizeof job);
     memset(a, 0, sizeof a);

@@ -402,6 +402,30 @@ static void test_refused(void)
     free_scan(&s);
     make_scan(&s, 1);
     CHECK(s.phase[1]->voxels[5] == phase);
+    for (int e = 0; e < MOST; e++) /* phases in half turns */
+        for (int i = 0; i < COUNT; i++) s.phase[e]->voxels[i] /= (float)PI;
+    REFUSED(QNET_ERROR_DATA, "within +-1, expected +-pi: multiply by pi");
+    free_scan(&s);
+    make_scan(&s, 1);
+    /* phases that do not grow with the echo time */
+    s.echo[3].phase = s.phase[1];
+    REFUSED(QNET_ERROR_DATA, "echo 4: phases are the same numbers as those of echo 2: they do not grow");
+    s.echo[3].phase = s.phase[3];
+    for (int mode = QNET_MAPS_PAPER; mode <= QNET_MAPS_CONSENSUS; mode++) {
+        c.mode = (qnet_maps_mode)mode;
+        for (int a = 0; a < MOST; a++)
+            for (int b = a + 1; b < MOST; b++) {
+                s.echo[a].phase = s.phase[b], s.echo[b].phase = s.phase[a];
+                REFUSED(QNET_ERROR_DATA, "its phases do not grow with the echo time as those of the others do");
+                s.echo[a].phase = s.phase[a], s.echo[b].phase = s.phase[b];
+            }
+        s.echo[1].phase = s.phase[4], s.echo[4].phase = s.phase[1];
+        REFUSED(QNET_ERROR_DATA, "echo 3: after those of echo 2, its phases");
+        for (int e = 0; e < MOST; e++) s.echo[e].phase = s.phase[MOST - 1 - e];
+        REFUSED(QNET_ERROR_DATA, "echo 4: its phases do not grow with the echo time from the first echo's on");
+        for (int e = 0; e < MOST; e++) s.echo[e].phase = s.phase[e];
+    }
+    c.mode = QNET_MAPS_PAPER;
     s.mask->affine[0][1] = .3;
     REFUSED(QNET_ERROR_UNSUPPORTED, "mask: the affine's axes 1 and 2 are at 84");
     s.mask->affine[0][1] = 0, kept = s.mask, s.mask = none;
