@@ -16264,7 +16264,7 @@ QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, doub
    Relies on >>context >>text >>nifti >>brain >>unwrap >>susceptibility >>relaxometry.
    ============================================================================================ */
 
-#define QNET__CHAIN "qnet_maps_from_echoes" /* of sentences */
+#define QNET__WHOLE "qnet_maps_from_echoes" /* of sentences */
 
 typedef struct qnet__chain {
     qnet_context *ctx;
@@ -16304,17 +16304,17 @@ static const qnet__setting qnet__maps_settings[] = {
 
 static qnet_status qnet__maps_check_config(qnet_context *ctx, const qnet_maps_config *c)
 {
-    QNET__TRY(qnet__settings_check(ctx, QNET__CHAIN, qnet__maps_settings, c));
-    QNET__TRY(qnet__settings_check(ctx, QNET__CHAIN ": brain", qnet__brain_settings, &c->brain));
-    QNET__TRY(qnet__susceptibility_check(ctx, QNET__CHAIN, &c->susceptibility));
+    QNET__TRY(qnet__settings_check(ctx, QNET__WHOLE, qnet__maps_settings, c));
+    QNET__TRY(qnet__settings_check(ctx, QNET__WHOLE ": brain", qnet__brain_settings, &c->brain));
+    QNET__TRY(qnet__susceptibility_check(ctx, QNET__WHOLE, &c->susceptibility));
     if (c->first_echo > c->last_echo)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, QNET__CHAIN ": first_echo %d: expected "
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": first_echo %d: expected "
                           "last_echo, %d, at most", c->first_echo, c->last_echo);
     if ((unsigned)c->mode > QNET_MAPS_CONSENSUS)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, QNET__CHAIN ": mode %d: expected one of "
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": mode %d: expected one of "
                           "qnet_maps_mode", (int)c->mode);
     if ((unsigned)c->r2star > QNET_R2STAR_LOGLINEAR)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, QNET__CHAIN ": r2star %d: expected one of "
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": r2star %d: expected one of "
                           "qnet_r2star_method", (int)c->r2star);
     return QNET_OK;
 }
@@ -16468,10 +16468,10 @@ static qnet_status qnet__chain_check(qnet__chain *c, const qnet_volume *mask)
     int phases = 0;
     QNET__TRY(qnet__maps_check_config(c->ctx, c->config));
     if (in->count < 2 || in->count > QNET__MAX_ECHOES)
-        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, QNET__CHAIN ": %d echo%s, expected 2 to %d",
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": %d echo%s, expected 2 to %d",
                           in->count, in->count == 1 ? " only" : "es", QNET__MAX_ECHOES);
     if (in->echo == NULL)
-        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, QNET__CHAIN ": first->echo is NULL");
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": first->echo is NULL");
     for (int e = 0; e < in->count; e++) {
         const qnet_echo *echo = &in->echo[e];
         snprintf(c->text[e], sizeof c->text[e], "echo %d", e + 1);
@@ -16488,7 +16488,7 @@ static qnet_status qnet__chain_check(qnet__chain *c, const qnet_volume *mask)
         QNET__TRY(qnet__look_at_mask(c->ctx, mask));
     }
     if (c->second != NULL) QNET__TRY(qnet__check_second(c));
-    QNET__TRY(qnet__r2star_interval(c->ctx, QNET__CHAIN, c->config->r2star, in->count, c->time,
+    QNET__TRY(qnet__r2star_interval(c->ctx, QNET__WHOLE, c->config->r2star, in->count, c->time,
                                     &interval));
     if (phases == 0) return QNET_OK;
     for (int e = 0; e < in->count; e++)
@@ -16503,7 +16503,7 @@ static qnet_status qnet__chain_check(qnet__chain *c, const qnet_volume *mask)
                           "Philips) or -1 (GE)", c->name[0], in->phase_sign);
     QNET__TRY(qnet__check_phases(c));
     if (c->config->first_echo > in->count)
-        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, QNET__CHAIN ": first_echo %d: there are %d "
+        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": first_echo %d: there are %d "
                           "echoes", c->config->first_echo, in->count);
     c->to = qnet__min_int(c->config->last_echo, in->count);
     c->from = c->config->first_echo - 1;
@@ -16519,7 +16519,7 @@ static qnet_status qnet__chain_report(qnet__chain *c, const char *task, const ch
         task, where, 0, 0, c->step, c->steps, (double)NAN, 0, seconds > 0 ? done / seconds : 0,
         seconds * (steps - done) / done, done / steps};
     if (qnet__report(c->ctx, &info) == 0) return QNET_OK;
-    return qnet__fail(c->ctx, QNET_STOPPED, QNET__CHAIN ": stopped by the caller after "
+    return qnet__fail(c->ctx, QNET_STOPPED, QNET__WHOLE ": stopped by the caller after "
                       "%s%s%s", task, where[0] ? " of " : "", where);
 }
 
@@ -17107,7 +17107,7 @@ QNET_API qnet_status qnet_maps_from_echoes(qnet_context *ctx, const qnet_maps_co
     qnet_maps *out;
     qnet_status status;
     if (ctx == NULL || config == NULL || first == NULL || maps == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, QNET__CHAIN ": context, config, first or maps "
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": context, config, first or maps "
                           "is NULL");
     memset(&c, 0, sizeof c);
     c.ctx = c.made.ctx = ctx;
