@@ -674,7 +674,8 @@ static qnet_status echoes_make(qnet_context *ctx, echoes_scan *s)
             qnet_rng rng = qnet_rng_at(1, QNET_RANDOM_USER, (uint32_t)e, (uint64_t)i);
             const double m = s->mask->voxels[i] != 0 ? 1000 * exp(-te * 20) : 0;
             const double p = .5 + i % NX * .01 +
-                             2 * QNET__PI * QNET__GAMMA * 3 * te * (double)field->voxels[i];
+                             2 * QNET__PI * QNET_GAMMA_MHZ_PER_T * 3 * te *
+                                 (double)field->voxels[i];
             const double a = m * cos(p) + 15 * qnet_rng_normal(&rng);
             const double b = m * sin(p) + 15 * qnet_rng_normal(&rng);
             s->magnitude[e]->voxels[i] = (float)sqrt(a * a + b * b);

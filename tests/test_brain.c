@@ -399,7 +399,7 @@ static void test_refused(void)
     for (size_t i = 0; i < size(image); i++) image->voxels[i] = 700;
     REFUSED(QNET_ERROR_DATA, "nearly all voxels are 700");
     for (size_t i = 0; i < size(image); i++) image->voxels[i] = i % 9 == 0; /* no brain: specks */
-    REFUSED(QNET_ERROR_DATA, "magnitude: ");
+    REFUSED(QNET_ERROR_DATA, "magnitude: around the centre no voxel is between 0 and 1, dark and bright");
     image->voxels[13] = NAN;
     REFUSED(QNET_ERROR_NUMERIC, "magnitude: voxel (1, 1, 0) is ");
     image->voxels[13] = 0;

@@ -278,10 +278,9 @@ static void test_parts(void)
     const double brain = mean_of(maps->qsm, maps->qsm_mask, 0);
     CHECK_NEAR(mean_of(maps->qsm, maps->qsm_mask, 1) - brain, .3, .06);
     qnet_maps_destroy(maps);
-    c.first_echo = 40, c.last_echo = 50;
-    /* as far as there are any: the last one */
+    c.first_echo = MOST, c.last_echo = 50; /* as far as there are any: the last one */
     CHECK_OK(ctx, qnet_maps_from_echoes(ctx, &c, &s.first, NULL, s.mask, &maps));
-    c.first_echo = c.last_echo = MOST;
+    c.last_echo = MOST;
     CHECK_OK(ctx, qnet_maps_from_echoes(ctx, &c, &s.first, NULL, s.mask, &other));
     CHECK(differs(other->qsm, maps->qsm) == 0);
     qnet_maps_destroy(other), qnet_maps_destroy(maps);
@@ -343,6 +342,7 @@ static void test_refused(void)
     s.echo[1].name = "sub-01_echo-2.nii.gz";
 #define REFUSED(status, part) \
     CHECK_FAILS(ctx, qnet_maps_from_echoes(ctx, &c, &s.first, &s.second, s.mask, &maps), status, part)
+#define CHAIN "qnet_maps_from_echoes: "
 #define ECHO_1 "sub-01_echo-2.nii.gz: "
     CHECK_FAILS(ctx, qnet_maps_from_echoes(ctx, NULL, &s.first, NULL, NULL, &maps), QNET_ERROR_ARGUMENT, "NULL");
     CHECK_FAILS(ctx, qnet_maps_from_echoes(ctx, &c, NULL, NULL, NULL, &maps), QNET_ERROR_ARGUMENT, "NULL");
@@ -350,27 +350,31 @@ static void test_refused(void)
     CHECK(qnet_maps_from_echoes(NULL, &c, &s.first, NULL, NULL, &maps) == QNET_ERROR_ARGUMENT);
     /* the configuration */
     c.brain_echo = 0;
-    REFUSED(QNET_ERROR_ARGUMENT, "maps: brain_echo is 0, expected 1 to 64");
+    REFUSED(QNET_ERROR_ARGUMENT, CHAIN "brain_echo is 0, expected 1 to 64");
     c.brain_echo = 2, c.first_echo = 5, c.last_echo = 4;
     REFUSED(QNET_ERROR_ARGUMENT, "first_echo 5: expected last_echo, 4, at most");
     c.first_echo = 2, c.last_echo = 6, c.mode = (qnet_maps_mode)2;
-    REFUSED(QNET_ERROR_ARGUMENT, "mode 2");
+    REFUSED(QNET_ERROR_ARGUMENT, CHAIN "mode 2: expected one of qnet_maps_mode");
     c.mode = QNET_MAPS_PAPER, c.r2star = (qnet_r2star_method)7;
-    REFUSED(QNET_ERROR_ARGUMENT, "r2star 7");
+    REFUSED(QNET_ERROR_ARGUMENT, CHAIN "r2star 7: expected one of qnet_r2star_method");
     c.r2star = QNET_R2STAR_AUTO, c.brain.threshold = 2;
     REFUSED(QNET_ERROR_ARGUMENT, "threshold is 2");
     c.brain.threshold = .2, c.susceptibility.tkd_threshold = -1;
-    REFUSED(QNET_ERROR_ARGUMENT, "tkd_threshold is -1");
-    c.susceptibility.tkd_threshold = .1;
+    REFUSED(QNET_ERROR_ARGUMENT, CHAIN "tkd_threshold is -1");
+    c.susceptibility.tkd_threshold = .1, c.first_echo = c.last_echo = 7;
+    REFUSED(QNET_ERROR_ARGUMENT, CHAIN "first_echo 7: there are 6 echoes");
+    c.first_echo = 2, c.last_echo = 6;
     /* how many echoes, and when */
     s.first.count = 1;
-    REFUSED(QNET_ERROR_ARGUMENT, "maps: 1 echo only, expected 2 to 64");
+    REFUSED(QNET_ERROR_ARGUMENT, CHAIN "1 echo only, expected 2 to 64");
     s.first.count = 65;
     REFUSED(QNET_ERROR_ARGUMENT, "65 echoes");
     s.first.count = MOST, s.first.echo = NULL;
-    REFUSED(QNET_ERROR_ARGUMENT, "maps: 6 echoes");
+    REFUSED(QNET_ERROR_ARGUMENT, CHAIN "first->echo is NULL");
     s.first.echo = s.echo, s.echo[1].echo_time = 0;
     REFUSED(QNET_ERROR_ARGUMENT, ECHO_1 "the echo time is missing");
+    s.echo[1].echo_time = 5e-5;
+    REFUSED(QNET_ERROR_ARGUMENT, ECHO_1 "echo time of 5e-05: expected seconds, 0.0001 to 1");
     s.echo[1].echo_time = 10;
     REFUSED(QNET_ERROR_ARGUMENT, ECHO_1 "echo time of 10: expected seconds, 1 at most: this looks like milliseconds");
     s.echo[1].echo_time = .005;
@@ -407,11 +411,39 @@ static void test_refused(void)
     free_scan(&s);
     make_scan(&s, 1);
     CHECK(s.phase[1]->voxels[5] == phase);
+    for (int e = 0; e < MOST; e++) /* phases in half turns */
+        for (int i = 0; i < COUNT; i++) s.phase[e]->voxels[i] /= (float)PI;
+    REFUSED(QNET_ERROR_DATA, "within +-1, expected +-pi: multiply by pi");
+    free_scan(&s);
+    make_scan(&s, 1);
+    /* phases that do not grow with the echo time */
+    s.echo[3].phase = s.phase[1];
+    REFUSED(QNET_ERROR_DATA, "echo 4: phases are the same numbers as those of echo 2: they do not grow");
+    s.echo[3].phase = s.phase[3];
+    for (int mode = QNET_MAPS_PAPER; mode <= QNET_MAPS_CONSENSUS; mode++) {
+        c.mode = (qnet_maps_mode)mode;
+        for (int a = 0; a < MOST; a++)
+            for (int b = a + 1; b < MOST; b++) {
+                s.echo[a].phase = s.phase[b], s.echo[b].phase = s.phase[a];
+                REFUSED(QNET_ERROR_DATA, "its phases do not grow with the echo time as those of the others do");
+                s.echo[a].phase = s.phase[a], s.echo[b].phase = s.phase[b];
+            }
+        s.echo[1].phase = s.phase[4], s.echo[4].phase = s.phase[1];
+        REFUSED(QNET_ERROR_DATA, "echo 3: after those of echo 2, its phases");
+        for (int e = 0; e < MOST; e++) s.echo[e].phase = s.phase[MOST - 1 - e];
+        REFUSED(QNET_ERROR_DATA, "echo 4: its phases do not grow with the echo time from the first echo's on");
+        for (int e = 0; e < MOST; e++) s.echo[e].phase = s.phase[e];
+    }
+    c.mode = QNET_MAPS_PAPER;
     s.mask->affine[0][1] = .3;
     REFUSED(QNET_ERROR_UNSUPPORTED, "mask: the affine's axes 1 and 2 are at 84");
     s.mask->affine[0][1] = 0, kept = s.mask, s.mask = none;
     REFUSED(QNET_ERROR_DATA, "mask: the mask is empty");
-    s.mask = other;
+    s.mask = kept, s.mask->voxels[7] = -1;
+    REFUSED(QNET_ERROR_DATA, "mask: a value of -1, expected 0 and 1, or labels: a map");
+    s.mask->voxels[7] = .3f;
+    REFUSED(QNET_ERROR_DATA, "mask: a value of 0.3");
+    s.mask->voxels[7] = 0, s.mask = other;
     REFUSED(QNET_ERROR_SHAPE, "mask: same");
     s.mask = kept;
     /* the scanner */
@@ -439,6 +471,36 @@ static void test_refused(void)
     REFUSED(QNET_ERROR_ARGUMENT, "low.nii: repetition times of 36 and 36, expected the same at both");
     CHECK(maps == untouched);
     qnet_volume_destroy(none), qnet_volume_destroy(other);
+    free_scan(&s);
+}
+
+/* What may be no brain, or no map of one, is made and warned of. */
+static void test_warned(void)
+{
+    scan s;
+    qnet_maps *maps = NULL;
+    const qnet_maps_config c = small_config(QNET_MAPS_PAPER);
+    make_scan(&s, 1);
+#define WARNED(mask, count, part) \
+    warnings = 0; \
+    CHECK_OK(ctx, qnet_maps_from_echoes(ctx, &c, &s.first, NULL, mask, &maps)); \
+    CHECK(warnings == (count)); \
+    CHECK_CONTAINS(logged, part); \
+    qnet_maps_destroy(maps), maps = NULL
+    s.mask->voxels[NX * NY * 14 + NX * 20 + 18] = 3;
+    WARNED(s.mask, 1, "mask: values of 1 to 3 beside 0: maps are made in all of them, 319 ml");
+    for (int i = 0; i < COUNT; i++) s.mask->voxels[i] = i / NX / NY < 14 && s.mask->voxels[i] != 0 ? 1.f : 0;
+    WARNED(s.mask, 1, "mask: 159 ml, and maps are made in it; a brain has 300 to 2500");
+    for (int i = 0; i < COUNT; i++) s.mask->voxels[i] = tissue(i % NX, i / NX % NY, i / NX / NY) >= 0 ? 1.f : 0;
+    s.first.field_strength = .02;
+    WARNED(s.mask, 1, "echo 1: QSM has a 99th percentile of about ");
+    s.first.phase_sign = -1; /* which is not what is wrong first */
+    WARNED(s.mask, 1, "echo 1: QSM has a 99th percentile of about ");
+    s.first.field_strength = 3, s.first.phase_sign = 1;
+    for (int e = 0; e < MOST; e++) s.echo[e].echo_time /= 20, s.echo[e].phase = NULL;
+    WARNED(s.mask, 1, "echo 1: R2* has a median of about 384 1/s and a 99th percentile of");
+    for (int e = 0; e < MOST; e++) s.echo[e].echo_time *= 20 * 6;
+    WARNED(s.mask, 1, "expected 5 to 80 and 1000 at most: wrong echo times");
     free_scan(&s);
 }
 
@@ -497,7 +559,7 @@ static void test_stops_memory_workers(void)
             memset(&stopped, 0, sizeof stopped);
             stopped.at = at;
             CHECK_FAILS(c, qnet_maps_from_echoes(c, &config, &s.first, &s.second, s.mask, &maps), QNET_STOPPED,
-                        "maps: stopped by the caller after");
+                        "qnet_maps_from_echoes: stopped by the caller after");
             CHECK(maps == NULL && watch.bytes == before);
         }
         for (size_t at = 1; at <= calls - 5; at += 1 + calls / 6) { /* all of them: tests/faults/alloc.c */
@@ -712,6 +774,7 @@ int main(void)
     RUN(test_parts);
     RUN(test_consistent_phases);
     RUN(test_refused);
+    RUN(test_warned);
     RUN(test_stops_memory_workers);
     RUN(test_echoes);
     RUN(test_oblique_ge);

@@ -516,8 +516,8 @@ static void test_refusals(void)
     CONFIG(iteration_threshold, -1, "iteration_threshold is -1");
     CONFIG(iterations, -1, "iterations is -1");
     CONFIG(mean_zero, 2, "mean_zero is 2");
-    CONFIG(background, (qnet_background)7, "background 7");
-    CONFIG(sharp_unit, (qnet_radius_unit)3, "sharp_unit 3");
+    CONFIG(background, (qnet_background)7, "background 7: expected one of qnet_background");
+    CONFIG(sharp_unit, (qnet_radius_unit)3, "sharp_unit 3: expected one of qnet_radius_unit");
 #undef CONFIG
     CHECK_FAILS(ctx, qnet_dipole_invert(ctx, &good, v[1], small, &out), QNET_ERROR_SHAPE, "mask");
     v[1]->voxels[100] = NAN;
