@@ -1142,9 +1142,9 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
 /* ============================================================================================
    API 12. Maps: from the echoes of a gradient-echo scan to QSM, R2* and T1W (paper, "Dataset").
    Each step is a function; qnet_maps_from_echoes is the chain. Volumes of one call share a grid; a
-   voxel is inside a mask where that is not 0. Phases are in radians, times in seconds, the field
-   in tesla, susceptibility in ppm, R2* in 1/s. What is made is a new volume on the first one's
-   grid, for the caller to destroy; 0 outside of its mask.
+   voxel is inside a mask where that is not 0. Phases are in radians, times in seconds, field
+   strength (B0) in tesla, susceptibility in ppm, R2* in 1/s. What is made is a new volume on the
+   first one's grid, for the caller to destroy; 0 outside of its mask, but for t1w, a copy.
    ============================================================================================ */
 
 /* ---- Fourier transforms ------------------------------------------------------------------- */
@@ -1234,15 +1234,16 @@ QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
 
 /* R2* of magnitudes at echo_time[echoes]: ARLO (Pei et al. 2015) where there are 3 or more at equal
    distances, else the log-linear fit weighted by the squared magnitude; within 0 .. 20 / the first
-   echo time. Here and below mask NULL: everywhere. */
+   echo time, and 0 where an echo is not above 0. Here and below mask NULL: everywhere. */
 typedef enum qnet_r2star_method { QNET_R2STAR_AUTO, QNET_R2STAR_ARLO, QNET_R2STAR_LOGLINEAR }
     qnet_r2star_method;
 QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method method, int echoes,
                                      const qnet_volume *const *magnitude, const double *echo_time,
                                      const qnet_volume *mask, qnet_volume **r2star);
-/* T1 in s, 0 to 10, and M0 (each NULL: not needed) of two spoiled gradient echoes of one repetition
-   time, one receiver gain and two flip angles in degrees (DESPOT1); 0 where there is no signal. b1
-   (NULL: 1): the actual over the nominal angle. */
+/* T1 in s and M0 (each NULL: not needed) of two spoiled gradient echoes of one repetition time, one
+   receiver gain and two flip angles in degrees (DESPOT1). 10 s is a ceiling: noise gives more. b1
+   (NULL: 1): the actual over the nominal angle. Both are 0 where a signal is not above 0, an actual
+   angle is not within 0 to 180 degrees, or no T1 makes the signals. */
 QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, double low_angle,
                                  const qnet_volume *high, double high_angle,
                                  double repetition_time, const qnet_volume *b1,
@@ -1272,7 +1273,8 @@ typedef struct qnet_maps_config {
     qnet_maps_mode mode;      /* QNET_MAPS_PAPER */
     qnet_brain_config brain;
     int brain_echo;           /* 2, from 1: BET's; the last where there are fewer */
-    int first_echo, last_echo; /* 2, 6, from 1: those of the mean; as far as there are any */
+    int first_echo, last_echo; /* 2, 6, from 1: those of PAPER's mean; as far as there are any;
+                                  CONSENSUS takes all */
     qnet_susceptibility_config susceptibility;
     qnet_r2star_method r2star; /* QNET_R2STAR_AUTO */
 } qnet_maps_config;
@@ -15390,10 +15392,12 @@ QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *pha
    Background. What sources outside of the mask add is harmonic inside: the mean over a sphere is
    the value at its centre. With S a sphere of sum 1, C = 1 - S, * for convolution, M the mask:
 
-       M' = 1 where S * M > 1 - 1e-3,   local = M' F^-1[F(M' (C * field M)) / C where |C| >= t]
+       M' = 1 where S * M > 1 - 1 / (2 n),   local = M' F^-1[F(M' (C * field M)) / C where |C| >= t]
 
-   (SHARP, Schweser et al. 2011; elsewhere 0). V-SHARP (Wu et al. 2012) takes at each voxel the
-   largest of several spheres that fits, and divides by the C of the largest of all.
+   (SHARP, Schweser et al. 2011; elsewhere 0). S has n voxels, of which none may lie outside of M;
+   1 - 1e-3, as is usual, says so of fewer than 1000 alone. V-SHARP (Wu et al. 2012)
+   takes at each voxel the largest of several spheres that fits, and divides by the C of the largest
+   of all.
 
    Inversion. X = F(local) / D where |D| > t, else F(local) sign(D) / t (TKD, Shmueli et al. 2009).
    Then, some times over: chi_m = chi where it is above the iteration threshold, inside the mask;
@@ -15403,8 +15407,6 @@ QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *pha
    so half spectra hold all; they are worked out in double, and kept as qnet_real.
    Relies on >>context >>text >>nifti >>fft.
    ============================================================================================ */
-
-#define QNET__SHARP_INSIDE 0.999 /* the part of a sphere in the mask above which it fits */
 
 /* The padded grid of a volume, and what is worked out on it: for one field and mask, or for fields
    of several echoes and one mask, whose kernels and eroded mask are then made once. */
@@ -15416,6 +15418,7 @@ typedef struct qnet__kspace {
     qnet_real *image;            /* [z][y][x], padded */
     qnet_real *sphere, *dipole;  /* [z][y][width]: the transform of S, and D; may be one block */
     int knows_sphere, knows_dipole; /* once made, where they are two blocks */
+    double fits;                 /* the part of the sphere in the mask above which it fits */
     qnet_real *spectrum, *kept;  /* [z][y][width][2]; kept: of the inversion */
     void *block;
     size_t bytes;
@@ -15504,7 +15507,7 @@ static void qnet__voxels_row(const qnet__voxels_job *job, qnet_real *image, size
         break;
     case QNET__VOXELS_FIT:
         for (x = 0; x < n; x++)
-            if (mask[x] != 0 && (double)image[x] > QNET__SHARP_INSIDE) out[x] = (float)number;
+            if (mask[x] != 0 && (double)image[x] > job->k->fits) out[x] = (float)number;
         break;
     case QNET__VOXELS_PEEL:
         for (x = 0; x < n; x++)
@@ -15753,16 +15756,17 @@ static qnet_status qnet__sphere_kernel(qnet__kspace *k, const qnet_susceptibilit
                                  (qnet_real)(1 / (double)count);
                     else count++;
                 }
+    k->fits = 1 - 0.5 / (double)count;
     QNET__TRY(qnet__fft_real_by(k->ctx, &k->plan, 0, k->image, k->spectrum, NULL));
     for (size_t i = 0; i < k->width * k->size[1] * k->size[2]; i++)
         k->sphere[i] = k->spectrum[2 * i];
     return QNET_OK;
 }
 
-/* The spheres of SHARP (one) or V-SHARP (down to one voxel, the longest side of a voxel apart), the
-   smallest first: where a larger one fits, what it gives takes the place. Then k->sphere is that of
-   the largest, as the deconvolution wants it. eroded: which sphere fits, from 1, as zeros or from
-   the echo before; local: C * f, then the local field. */
+/* The spheres of SHARP (one) or V-SHARP (radii the longest side of a voxel apart, the smallest of
+   them between one and two sides), the smallest first: where a larger one fits, what it gives takes
+   the place. Then k->sphere is that of the largest, as the deconvolution wants it. eroded: which
+   sphere fits, from 1, as zeros or from the echo before; local: C * f, then the local field. */
 static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config *config,
                                const float *field, const float *mask, float *local, float *eroded)
 {
@@ -15983,7 +15987,8 @@ static void qnet__line(int n, const double *t, const double *y, const double *w,
         top += w[e] * (t[e] - mean_t) * (y[e] - mean_y);
         bottom += w[e] * (t[e] - mean_t) * (t[e] - mean_t);
     }
-    if (!(bottom > 1e-28 * weight * t[0] * t[0])) return; /* all weight on one echo */
+    /* All weight on one echo: a spread of times within 1e-14 of the first is rounding. */
+    if (!(bottom > 1e-28 * weight * t[0] * t[0])) return;
     *slope = top / bottom;
     *intercept = mean_y - *slope * mean_t;
 }
@@ -16011,8 +16016,8 @@ static double qnet__loglinear(const qnet__fit_job *p, size_t i)
     double y[QNET__MAX_ECHOES], w[QNET__MAX_ECHOES], slope, intercept;
     for (int e = 0; e < p->echoes; e++) {
         const double s = (double)p->magnitude[e][i];
-        y[e] = s > 0 ? log(s) : 0;
-        w[e] = s > 0 ? s * s : 0;
+        y[e] = log(s);
+        w[e] = s * s;
     }
     qnet__line(p->echoes, p->time, y, w, &slope, &intercept);
     return -slope;
@@ -16024,7 +16029,10 @@ static void qnet__r2star_task(void *arg, size_t chunk, size_t worker)
     const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, p->count);
     QNET__UNUSED(worker);
     for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        int e = 0;
         if (p->mask != NULL && p->mask[i] == 0) continue;
+        while (e < p->echoes && p->magnitude[e][i] > 0) e++;
+        if (e < p->echoes) continue;
         const double r2star = p->interval > 0 ? qnet__arlo(p, i) : qnet__loglinear(p, i);
         p->a[i] = r2star > 0 ? (float)fmin(r2star, p->most) : 0;
     }
@@ -16181,7 +16189,8 @@ static void qnet__t1_task(void *arg, size_t chunk, size_t worker)
         const double y2 = (double)p->high[i] / sin(b1 * p->angle[1]);
         const double x1 = y1 * cos(b1 * p->angle[0]), x2 = y2 * cos(b1 * p->angle[1]);
         const double slope = (y2 - y1) / (x2 - x1), e1 = fmin(slope, most);
-        if (!(slope > 0)) continue; /* NaN, too: no signal, or b1 of 0 */
+        if (!(p->low[i] > 0 && p->high[i] > 0 && b1 > 0 && b1 * p->angle[1] < QNET__PI)) continue;
+        if (!(slope > 0)) continue; /* NaN, too */
         if (p->t1 != NULL) p->t1[i] = (float)(-p->repetition_time / log(e1));
         if (p->m0 != NULL) p->m0[i] = (float)((y1 - e1 * x1) / (1 - e1));
     }
@@ -16194,7 +16203,7 @@ QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, doub
 {
     static const char *const name[4] = {"qnet_t1_map: low", "qnet_t1_map: high", "qnet_t1_map: b1",
                                         "qnet_t1_map: mask"};
-    const double radian = 3.14159265358979323846 / 180;
+    const double radian = QNET__PI / 180;
     qnet_volume **const out[2] = {t1, m0};
     qnet_volume *pair[2];
     if (ctx == NULL || (t1 == NULL && m0 == NULL))
@@ -16632,7 +16641,8 @@ static void qnet__align_echo(const qnet__aligning *a, int e, int whole, int tell
     if (stray && tell && !whole)
         qnet__log(a->chain->ctx, QNET_LOG_WARNING, "%s: the phases are no line over echo times "
                   "from a smooth offset: %.2g rad off, and %.1f %% of the voxels by multiples of "
-                  "2 pi; they stay as unwrapped, but for one multiple", a->chain->name[e], rms, 100 * share);
+                  "2 pi; they stay as unwrapped, but for one multiple",
+                  a->chain->name[e], rms, 100 * share);
     for (size_t i = 0; i < a->size; i++) {
         const size_t at = a->list[i];
         const double turns = stray || whole ? n : rint(qnet__turns_off(a, e, at));
@@ -16817,7 +16827,7 @@ static qnet_status qnet__chain_consensus(qnet__chain *c)
 }
 
 #define QNET__SIGN_PART 0.02 /* of the voxels: iron, and veins */
-#define QNET__SIGN_BINS 1024 /* of .5 1/s */
+#define QNET__SIGN_BINS 1024 /* of .5 1/s, finer than noise; above 512 1/s is hardly a signal */
 
 /* Iron raises R2* and susceptibility alike: where R2* is highest, susceptibility must be above the
    mean, or the phase has the other sign. */
