@@ -328,6 +328,53 @@ static void test_consistent_phases(void)
     free_scan(&s);
 }
 
+/* Phases that are consistent as they come stay so: in two components with an offset near pi, and where the offset is
+   cubic, no polynomial of second order, which the log tells. Off by turns other than their component's first: none. */
+static void test_alignment_breaks_nothing(void)
+{
+    for (int cubic = 0; cubic < 2; cubic++) {
+        scan s;
+        qnet_maps_config config = small_config(QNET_MAPS_PAPER);
+        qnet__chain c;
+        size_t broken = 0;
+        make_scan(&s, 1);
+        memset(&c, 0, sizeof c);
+        c.ctx = ctx, c.config = &config, c.first = &s.first, c.made.mask = s.mask;
+        for (int i = 0; i < COUNT; i++)
+            if (!cubic && i % NX == 12) s.mask->voxels[i] = 0;
+        for (int e = 0; e < MOST; e++) {
+            c.time[e] = .005 * (e + 1), c.name[e] = "echo";
+            c.phase[e] = head_volume();
+            for (int i = 0; i < COUNT; i++) {
+                const double a = (i % NX - 17.5) / 18, b = (i / NX % NY - 19.5) / 20, d = (i / NX / NY - 13.5) / 14;
+                const double offset = cubic ? 7 * (a * a * a - 3 * a * b * b) : 3.1 + .5 * a;
+                if (s.mask->voxels[i] != 0) c.phase[e]->voxels[i] = (float)(offset + 100 * b * d * c.time[e]);
+            }
+        }
+        qnet_volume *before[MOST];
+        for (int e = 0; e < MOST; e++) {
+            before[e] = head_volume();
+            memcpy(before[e]->voxels, c.phase[e]->voxels, COUNT * sizeof(float));
+        }
+        warnings = 0;
+        CHECK_OK(ctx, qnet__chain_align(&c, MOST));
+        CHECK(cubic ? warnings > 0 && strstr(logged, "no line over echo times") != NULL : warnings == 0);
+        for (int e = 0; e < MOST; e++) {
+            double moved[2] = {NAN, NAN};
+            for (int i = 0; i < COUNT; i++) {
+                const double turns = rint((double)(c.phase[e]->voxels[i] - before[e]->voxels[i]) / (2 * PI));
+                double *all = &moved[!cubic && i % NX > 12];
+                if (s.mask->voxels[i] == 0) continue;
+                if (*all != *all) *all = turns; /* NaN */
+                broken += turns != *all;
+            }
+            qnet_volume_destroy(before[e]), qnet_volume_destroy(c.phase[e]);
+        }
+        if (!CHECK(broken == 0)) printf("    %s: %lu voxels\n", cubic ? "cubic" : "components", (unsigned long)broken);
+        free_scan(&s);
+    }
+}
+
 /* ---- what is refused --------------------------------------------------------------------------- */
 
 static void test_refused(void)
@@ -773,6 +820,7 @@ int main(void)
     RUN(test_truth);
     RUN(test_parts);
     RUN(test_consistent_phases);
+    RUN(test_alignment_breaks_nothing);
     RUN(test_refused);
     RUN(test_warned);
     RUN(test_stops_memory_workers);

@@ -110,13 +110,24 @@ static void test_decay(void)
     CHECK_NEAR(r->voxels[5], 20 / .005, 1e-3);
     qnet_volume_destroy(r);
     for (int e = 0; e < 3; e++) memset(s[e]->voxels, 0, N * sizeof(float));
-    s[0]->voxels[1] = 1;                            /* 3 / dt = 600: within the limit */
-    s[0]->voxels[2] = 1, s[1]->voxels[2] = -.45f;   /* no decay has this: 3 / dt * .1 / -.08 */
+    s[0]->voxels[1] = 1, s[1]->voxels[1] = s[2]->voxels[1] = 1e-9f; /* 3 / dt = 600: within the limit */
+    s[0]->voxels[2] = 1, s[1]->voxels[2] = -.45f;                   /* no decay has this: 3 / dt * .1 / -.08 */
     s[2]->voxels[3] = 1;
     CHECK_OK(ctx, qnet_r2star_map(ctx, QNET_R2STAR_ARLO, 3, views(s), equal, NULL, &r));
     CHECK(r->voxels[0] == 0 && r->voxels[2] == 0 && r->voxels[3] == 0);
     CHECK_NEAR(r->voxels[1], 600, 1e-3);
-    qnet_volume_destroy(r), qnet_volume_destroy(mask);
+    qnet_volume_destroy(r);
+    for (int method = QNET_R2STAR_ARLO; method <= QNET_R2STAR_LOGLINEAR; method++) /* a decay with a hole in any echo */
+        for (int hole = 0; hole < 4; hole++) {
+            for (int e = 0; e < 4; e++)
+                for (int i = 0; i < N; i++)
+                    s[e]->voxels[i] = e == hole && i < 2 ? (float)-i : (float)exp(-100 * equal[e]);
+            CHECK_OK(ctx, qnet_r2star_map(ctx, (qnet_r2star_method)method, 4, views(s), equal, NULL, &r));
+            CHECK(r->voxels[0] == 0 && r->voxels[1] == 0);
+            CHECK_NEAR(r->voxels[2], 100, .1);
+            qnet_volume_destroy(r);
+        }
+    qnet_volume_destroy(mask);
     destroy(s);
 }
 
@@ -129,8 +140,17 @@ static void test_t1_edges(void)
     CHECK_OK(ctx, qnet_t1_map(ctx, low, 6, high, 24, .036, b1, NULL, &t1, &m0));
     for (int i = 0; i < N; i++) {
         CHECK(t1->voxels[i] >= 0 && t1->voxels[i] <= 10.001f && qnet__is_finite((double)m0->voxels[i]));
-        CHECK(low->voxels[i] != 0 || t1->voxels[i] == 0);
+        CHECK((low->voxels[i] > 0 && b1->voxels[i] > 0) || (t1->voxels[i] == 0 && m0->voxels[i] == 0));
     }
+    qnet_volume_destroy(t1), qnet_volume_destroy(m0);
+    /* A signal at one angle alone, and actual angles of -24, 360 and 144 degrees. */
+    for (int i = 0; i < N; i++) {
+        low->voxels[i] = i == 0 ? 0.f : i == 1 ? -5.f : 60.f, high->voxels[i] = i == 2 ? 0.f : i == 3 ? -5.f : 120.f;
+        b1->voxels[i] = i == 4 ? -1.f : i == 5 ? 15.f : i == 6 ? 16.f : i == 7 ? 6.f : 1.f;
+    }
+    CHECK_OK(ctx, qnet_t1_map(ctx, low, 6, high, 24, .036, b1, NULL, &t1, &m0));
+    for (int i = 0; i < 7; i++) CHECK(t1->voxels[i] == 0 && m0->voxels[i] == 0);
+    CHECK(t1->voxels[8] > 0 && m0->voxels[8] > 0);
     qnet_volume_destroy(t1), qnet_volume_destroy(m0);
     /* M0 alone, and the limit: E1 of 1 and above is 10 s. */
     for (int i = 0; i < N; i++) {

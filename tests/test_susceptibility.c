@@ -291,6 +291,41 @@ static void test_background(void)
     }
 }
 
+/* Of a sphere of more than 1000 voxels (the paper's grid, .43 x .43 x 2 mm) each one lies in the mask, counted one by
+   one; a mask with holes, so that many spheres miss a single voxel. */
+static void test_sphere_fits(void)
+{
+    enum { X = 64, Y = 60, Z = 20, R = 14, RZ = 3 };
+    static const double no[3] = {0, 0, 0}, side[3] = {.43, .43, 2};
+    qnet_volume *field = volume(ctx, X, Y, Z, 1), *mask = volume(ctx, X, Y, Z, 1), *local = NULL, *eroded = NULL;
+    qnet_susceptibility_config c;
+    size_t wrong = 0, inside = 0, voxels = 0;
+    turn(field, side, no), turn(mask, side, no);
+    for (int i = 0; i < X * Y * Z; i++)
+        mask->voxels[i] = i != (9 * Y + 2) * X + 30 && i != (4 * Y + 57) * X + 20;
+    qnet_susceptibility_config_init(&c);
+    CHECK_OK(ctx, qnet_background_remove(ctx, &c, field, mask, &local, &eroded));
+    for (int z = 0; z < Z; z++)
+        for (int y = 0; y < Y; y++)
+            for (int x = 0; x < X; x++) {
+                int fits = 1;
+                voxels = 0;
+                for (int k = -RZ; k <= RZ; k++)
+                    for (int j = -R; j <= R; j++)
+                        for (int i = -R; i <= R; i++) {
+                            if (i * i * .43 * .43 + j * j * .43 * .43 + k * k * 4. > 36.0001) continue;
+                            voxels++;
+                            fits = fits && x + i >= 0 && x + i < X && y + j >= 0 && y + j < Y && z + k >= 0 &&
+                                   z + k < Z && mask->voxels[((z + k) * Y + y + j) * X + x + i] != 0;
+                        }
+                inside += fits != 0;
+                wrong += fits != (eroded->voxels[(z * Y + y) * X + x] != 0);
+            }
+    printf("    a sphere of %lu voxels fits %lu times\n", (unsigned long)voxels, (unsigned long)inside);
+    CHECK(voxels > 1000 && inside > 1000 && wrong == 0);
+    qnet_volume_destroy(field), qnet_volume_destroy(mask), qnet_volume_destroy(local), qnet_volume_destroy(eroded);
+}
+
 static void test_direction(void)
 {
     static const double side[3] = {1, 2, 3}, tilt[3] = {17, 0, 0}, no[3] = {0, 0, 0};
@@ -555,6 +590,7 @@ int main(void)
     RUN(test_average);
     RUN(test_sphere);
     RUN(test_background);
+    RUN(test_sphere_fits);
     RUN(test_direction);
     RUN(test_axes);
     RUN(test_workers);

@@ -104,7 +104,8 @@ def sharp(f, mask, spacing, radius=6., threshold=.05, voxels=False, variable=Fal
     fits, f1 = np.zeros(size), np.zeros(size)
     for i in range(count):
         s = sphere(size, radius - (count - 1 - i) * step, unit)
-        inside = (irfftn(np.fft.rfftn(m) * s, size) > 1 - 1e-3) & (m > 0)
+        voxels_in = 1 / irfftn(s, size)[0, 0, 0]
+        inside = (irfftn(np.fft.rfftn(m) * s, size) > 1 - .5 / voxels_in) & (m > 0)
         c = g - irfftn(np.fft.rfftn(g) * s, size)
         f1[inside], fits[inside] = c[inside], 1
     c = 1 - s
