@@ -51,19 +51,19 @@ static void test_names(void)
     session s;
     memset(&s, 0, sizeof s);
     strcpy(s.name, "sub-01");
-    CHECK(stem_length("a.nii.gz") == 1 && stem_length("ab.nii") == 2);
-    CHECK(stem_length(".nii.gz") == 0 && stem_length("a.json") == 0 && stem_length("a.gz") == 0);
-    CHECK(entity("sub-01_echo-12_part-mag_MEGRE.nii", "echo", value) && strcmp(value, "12") == 0);
-    CHECK(entity("sub-01_run-2.nii", "run", value) && strcmp(value, "2") == 0);
-    CHECK(!entity("sub-01_MEGRE.nii", "echo", value) && value[0] == '\0');
-    CHECK(!entity("sub-xecho-1_MEGRE.nii", "echo", value));
+    CHECK(bids_stem("a.nii.gz") == 1 && bids_stem("ab.nii") == 2);
+    CHECK(bids_stem(".nii.gz") == 0 && bids_stem("a.json") == 0 && bids_stem("a.gz") == 0);
+    CHECK(bids_entity("sub-01_echo-12_part-mag_MEGRE.nii", "echo", value) && strcmp(value, "12") == 0);
+    CHECK(bids_entity("sub-01_run-2.nii", "run", value) && strcmp(value, "2") == 0);
+    CHECK(!bids_entity("sub-01_MEGRE.nii", "echo", value) && value[0] == '\0');
+    CHECK(!bids_entity("sub-xecho-1_MEGRE.nii", "echo", value));
     common_name("sub-01_run-1_echo-2_flip-1_part-mag_VFA.nii.gz", 0, key);
     CHECK(strcmp(key, "sub-01_run-1_VFA") == 0);
     common_name("sub-01_run-1_echo-2_flip-1_part-mag_VFA.nii.gz", 1, key);
     CHECK(strcmp(key, "sub-01_run-1_echo-2_flip-1_part-*_VFA") == 0);
     common_name("sub-01_part-phase_echo-2_MEGRE.nii", 0, key);
     CHECK(strcmp(key, "sub-01_MEGRE") == 0);
-    CHECK(same_label("01", "1") && same_label("0", "00") && !same_label("10", "1"));
+    CHECK(bids_same_label("01", "1") && bids_same_label("0", "00") && !bids_same_label("10", "1"));
     {
         static const choice any = {NULL, NULL, NULL}, second = {"2", NULL, NULL}, named = {NULL, "a", "VFA"};
         CHECK(is_echo(&s, &any, "sub-01_echo-1_part-mag_MEGRE.nii.gz", key));
