@@ -1225,7 +1225,7 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
                                             const qnet_volume *field, const qnet_volume *mask,
                                             qnet_volume **local, qnet_volume **eroded);
 /* Susceptibility in ppm of a local field in ppm: truncated k-space division, iterative (Tang et al.
-   2013). */
+   2013). Padded by a quarter of each side; in the chain by the radius of SHARP's sphere. */
 QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
                                         const qnet_susceptibility_config *config,
                                         const qnet_volume *local, const qnet_volume *mask,
@@ -15609,7 +15609,8 @@ static void qnet__dipole_row(const qnet__kspace *k, const double b[3], size_t y,
     for (size_t x = 0; x < k->width; x++) {
         const double f = (double)x * step, k2 = square + f * f, kb = along + f * b[0];
         const double kb2 = 2 * x == k->size[0] ? along * along + f * f * b[0] * b[0] : kb * kb;
-        kernel[x] = (qnet_real)(k2 > 0 ? 1. / 3 - (kb2 + middle) / k2 : 0);
+        const double d = k2 > 0 ? 1. / 3 - (kb2 + middle) / k2 : 0;
+        kernel[x] = (qnet_real)(fabs(d) > 1e-12 ? d : 0); /* else its sign is rounding's */
     }
 }
 
@@ -15928,16 +15929,17 @@ QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
     qnet__kspace k;
     qnet_volume *chi = NULL;
     qnet_status status;
-    double unit[3];
-    size_t reach[3];
+    size_t pad[3]; /* a quarter: the field at a face leaks less into the opposite one */
     if (ctx == NULL || config == NULL || susceptibility == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "%s: context, config or susceptibility is NULL", what);
     QNET__TRY(qnet__susceptibility_check(ctx, "qnet_dipole_invert", config));
     QNET__TRY(qnet__check_volume(ctx, local, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_dipole_invert: mask", local, name));
-    QNET__TRY(qnet__sphere_reach(ctx, config, local, config->sharp_radius, unit, reach));
-    QNET__TRY(qnet__kspace_open(ctx, what, local, reach, 1, 1, &k));
+    pad[0] = ((size_t)local->nx + 3) / 4;
+    pad[1] = ((size_t)local->ny + 3) / 4;
+    pad[2] = ((size_t)local->nz + 3) / 4;
+    QNET__TRY(qnet__kspace_open(ctx, what, local, pad, 1, 1, &k));
     status = qnet__volume_like(ctx, local, &chi);
     if (status == QNET_OK)
         status = qnet__invert(&k, config, local->voxels, mask->voxels, chi->voxels);
@@ -16928,7 +16930,7 @@ static void qnet__to_field(const qnet__chain *c, qnet_volume *v, double time)
 }
 
 /* phase[from .. to - 1], fields in ppm, become susceptibilities. Kernels and the mask in which they
-   are known are those of the first one. */
+   are known are those of the first one; one grid, padded by SHARP's sphere, serves both steps. */
 static qnet_status qnet__chain_invert(qnet__chain *c, int from, int to)
 {
     const qnet_susceptibility_config *config = &c->config->susceptibility;

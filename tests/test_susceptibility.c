@@ -131,8 +131,8 @@ static void test_golden(void)
         invert(&c, g, "iSWIM", field, v[2]);
         c.iterations = 0, c.mean_zero = 0;
         invert(&c, g, "TKD", field, v[2]);
-        c.iterations = 2, c.mean_zero = 1, c.tkd_threshold = .2, c.iteration_threshold = .05, c.sharp_radius = 3;
-        c.sharp_unit = QNET_RADIUS_VOXELS;
+        c.iterations = 2, c.mean_zero = 1, c.tkd_threshold = .2, c.iteration_threshold = .05;
+        c.sharp_radius = 900; /* is not looked at */
         invert(&c, g, "iSWIM, other values", field, v[2]);
         qnet_volume_destroy(field);
         destroy(v, 3);
@@ -520,7 +520,8 @@ static void refuse_config(qnet_susceptibility_config c, const char *part, const 
 {
     qnet_volume *out = NULL, *eroded = NULL;
     CHECK_FAILS(ctx, qnet_background_remove(ctx, &c, field, mask, &out, &eroded), QNET_ERROR_ARGUMENT, part);
-    CHECK_FAILS(ctx, qnet_dipole_invert(ctx, &c, field, mask, &out), QNET_ERROR_ARGUMENT, part);
+    if (strstr(part, "expected") == NULL) /* of the sphere, which the inversion has not */
+        CHECK_FAILS(ctx, qnet_dipole_invert(ctx, &c, field, mask, &out), QNET_ERROR_ARGUMENT, part);
     CHECK(out == NULL && eroded == NULL);
 }
 

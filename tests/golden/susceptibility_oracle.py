@@ -59,6 +59,7 @@ def dipole(size, spacing, b):
     square[0, 0, 0] = 1
     d = np.mean([of(signs) for signs in itertools.product((1, -1), repeat=3)], 0)
     d[0, 0, 0] = 0
+    d[np.abs(d) < 1e-12] = 0  # its sign would be rounding's
     return d
 
 
@@ -114,11 +115,9 @@ def sharp(f, mask, spacing, radius=6., threshold=.05, voxels=False, variable=Fal
     return cut(local, f.shape), cut(fits, f.shape)
 
 
-def invert(local, mask, spacing, b, radius=6., voxels=False, threshold=.1, strong=.1, iterations=4,
-           mean_zero=True):
+def invert(local, mask, spacing, b, threshold=.1, strong=.1, iterations=4, mean_zero=True):
     """Shmueli et al. 2009 and, with iterations, Tang et al. 2013."""
-    unit = (1, 1, 1) if voxels else spacing
-    size = [good_size(n + r) for n, r in zip(local.shape, reach(radius, unit)[::-1])]
+    size = [good_size(n + (n + 3) // 4) for n in local.shape]
     d, m = dipole(size, spacing, b), padded(mask, size)
     large = np.abs(d) > threshold
     x = np.fft.rfftn(padded(local * mask, size)) * np.where(large, 1 / np.where(large, d, 1),
