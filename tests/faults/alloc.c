@@ -1099,16 +1099,17 @@ static void preparation_load(trial *t)
 
 /* ---- maps from echoes ---- */
 
-static qnet_volume *sphere[4]; /* a map or a field, its mask, a magnitude; that one as large as a head */
+static qnet_volume *sphere[6]; /* a map or a field, its mask, a magnitude; that one as large as a head; two phases */
 
 static void prepare_maps(void)
 {
     enum { WIDTH = 14 };
-    for (int k = 0; k < 4; k++) CHECK_OK(plain, qnet_volume_create(plain, WIDTH, WIDTH, WIDTH, &sphere[k]));
+    for (int k = 0; k < 6; k++) CHECK_OK(plain, qnet_volume_create(plain, WIDTH, WIDTH, WIDTH, &sphere[k]));
     for (int i = 0; i < WIDTH * WIDTH * WIDTH; i++) {
         const int x = i % WIDTH - 7, y = i / WIDTH % WIDTH - 7, z = i / WIDTH / WIDTH - 7;
         sphere[1]->voxels[i] = (float)(x * x + y * y + z * z < 40);
         sphere[0]->voxels[i] = (float)(x * x < 9 && y * y < 4 && z * z < 9);
+        sphere[4]->voxels[i] = (float)(.2 * z), sphere[5]->voxels[i] = (float)(.4 * z);
         sphere[2]->voxels[i] = sphere[3]->voxels[i] = sphere[1]->voxels[i] * (float)(90 + i % 19);
     }
     for (int i = 0; i < 3; i++) sphere[3]->spacing[i] = sphere[3]->affine[i][i] = 10; /* mm */
@@ -1217,7 +1218,7 @@ static qnet_status t1_step(qnet_context *ctx, qnet_volume **out)
 
 static void maps_from_echoes(trial *t)
 {
-    const qnet_echo echo[2] = {{sphere[2], sphere[0], .01, NULL}, {sphere[1], sphere[1], .02, NULL}};
+    const qnet_echo echo[2] = {{sphere[2], sphere[4], .01, NULL}, {sphere[1], sphere[5], .02, NULL}};
     const qnet_echoes first = {2, echo, 3, .036, 24, 1}, second = {1, echo, 3, .036, 6, 1};
     qnet_maps *maps;
     qnet_maps_config config;
@@ -1405,8 +1406,8 @@ int main(int argc, char **argv)
     qnet_experiment_destroy(experiment);
     qnet_cohort_destroy(cohort);
     bids_free(&data);
-    qnet_volume_destroy(volume), qnet_volume_destroy(sphere[0]), qnet_volume_destroy(sphere[1]);
-    qnet_volume_destroy(sphere[2]), qnet_volume_destroy(sphere[3]);
+    qnet_volume_destroy(volume);
+    for (int k = 0; k < 6; k++) qnet_volume_destroy(sphere[k]);
     qnet_buffer_free(plain, &tensors_file);
     qnet_buffer_free(plain, &pth_file);
     qnet_buffer_free(plain, &nifti_file);
