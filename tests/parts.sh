@@ -53,17 +53,17 @@ done
 ok "it says what comes then" grep -q 'Part 3 of 4 is done.*--collect' "$dir/3"
 ok "a part has no results" test ! -e "$dir/out/predictions.csv" -a -d "$dir/out/part-1-of-4/checkpoint"
 
-says 1 '1 of 4 parts are missing or not finished: 2; run or resume them, then collect (--part K/N' --collect
+says 1 '1 of 4 parts are missing or not finished: 2; run or resume them with --part K/N --resume, then --collect' --collect
 says 1 'holds an unfinished run' --part 2/4
-says 1 'part-2-of-4/checkpoint/config.txt: the run to resume has "seed=7", this one has "seed=8"' --part 2/4 --resume --seed 8
-says 1 'part-1-of-4/checkpoint/config.txt: the run to resume has "seed=7", this one has "seed=8"' --collect --seed 8
-says 1 'expected K/N with K from 1 to N' --part 5/4
-says 1 'expected K/N with K from 1 to N' --part 0/4
+says 1 'part-2-of-4/checkpoint/config.txt: the run to resume has "--seed 7", this one has "--seed 8"' --part 2/4 --resume --seed 8
+says 1 'part-1-of-4/checkpoint/config.txt: the run to resume has "--seed 7", this one has "--seed 8"' --collect --seed 8
+says 2 'expected K/N with K from 1 to N' --part 5/4
+says 2 'expected K/N with K from 1 to N' --part 0/4
 says 1 'part 1 of 5: expected 1 to the number of parts, and of parts 1 to 4' --part 1/5
-says 1 'expected no --part beside it' --part 1/4 --collect
-says 1 'expected to be started by srun, mpirun' --part auto
+says 2 'expected no --part beside it' --part 1/4 --collect
+says 2 'expected to be started by srun, mpirun' --part auto
 export SLURM_ARRAY_TASK_ID=3 SLURM_ARRAY_TASK_MIN=2 SLURM_ARRAY_TASK_COUNT=2
-says 1 'without gaps; else K/N' --part auto
+says 2 'without gaps; else K/N' --part auto
 unset SLURM_ARRAY_TASK_ID
 
 # Signals: at once, and at the end of an epoch; the script queues again.
