@@ -215,8 +215,9 @@
        brain mask       "erode 4": 4 voxels in plane; "island 2000": components of fewer voxels go
        unwrapped echoes of 3DSRNCP are known but for 2 pi n, and noise leaves voxels of the rim off
                         by others: each voxel is put to the 2 pi n nearest to the line over TE that
-                        the echo before and a smooth offset make (>>maps). Without, SHARP spreads
-                        the rim inwards: NRMSE 70.6 % instead of 62.2 % on simulated echoes
+                        the echo before and a smooth offset make (>>maps), unless the offset is no
+                        polynomial of second order. Without, SHARP spreads the rim inwards: NRMSE
+                        70.6 % instead of 62.2 % on simulated echoes
        SHARP's kernel   6 mm, or voxels: sharp_unit; V-SHARP by choice
        iteration        what is above .1 ppm fills in k-space where the dipole kernel is below .1;
                         the paper's "iteration threshold" may be either
@@ -2076,6 +2077,8 @@ QNET__HELPER int qnet__add(size_t a, size_t b, size_t *out)
     *out = a + b;
     return 1;
 }
+
+#define QNET__PI 3.14159265358979323846
 
 QNET__HELPER size_t qnet__min_size(size_t a, size_t b) { return a < b ? a : b; }
 QNET__HELPER size_t qnet__max_size(size_t a, size_t b) { return a > b ? a : b; }
@@ -12293,7 +12296,7 @@ static size_t qnet__voxel_count(int nx, int ny, int nz)
     if (nx < 1 || ny < 1 || nz < 1 || !qnet__mul((size_t)nx, (size_t)ny, &n) ||
         !qnet__mul(n, (size_t)nz, &n))
         return 0;
-    return n <= (size_t)QNET_MAX_VOXELS ? n : 0;
+    return n <= (size_t)QNET_MAX_VOXELS && n <= UINT32_MAX ? n : 0;
 }
 
 /* Index of voxel (x, y, z) in voxels[nz][ny][nx]. */
@@ -12948,6 +12951,42 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
 #endif
 #endif
 
+/* Between these are the maps of a head: of |QSM| the 99th percentile, ppm; of R2* the median and
+   the 99th percentile, 1/s. */
+#define QNET__QSM_LEAST 0.005f
+#define QNET__QSM_MOST 3.0f
+#define QNET__R2STAR_LEAST 5.0f
+#define QNET__R2STAR_MOST 80.0f
+#define QNET__R2STAR_HIGH 1000.0f
+
+/* Flood fill, breadth first. The component of voxel `start`, whose voxels hold `from`: makes them
+   `to`, lists their indices in queue[], which has room for all of `from`, and returns how many that
+   is. neighbors: 6, by faces, or 26, by edges and corners, too. */
+QNET__HELPER size_t qnet__flood(qnet_volume *v, int neighbors, size_t start, float from, float to,
+                                uint32_t *queue)
+{
+    /* Places in a cube of 27 around a voxel, which is 13: the faces, then the others. */
+    static const signed char place[26] = {4, 10, 12, 14, 16, 22, 0,  1,  2,  3,  5,  6,  7,
+                                          8, 9,  11, 15, 17, 18, 19, 20, 21, 23, 24, 25, 26};
+    size_t tail = 1;
+    queue[0] = (uint32_t)start;
+    v->voxels[start] = to;
+    for (size_t head = 0; head < tail; head++) {
+        const int x = (int)(queue[head] % (uint32_t)v->nx);
+        const int row = (int)(queue[head] / (uint32_t)v->nx), y = row % v->ny, z = row / v->ny;
+        for (int k = 0; k < neighbors; k++) {
+            const int i = x + place[k] % 3 - 1, j = y + place[k] / 3 % 3 - 1;
+            const int l = z + place[k] / 9 - 1;
+            if (i < 0 || i >= v->nx || j < 0 || j >= v->ny || l < 0 || l >= v->nz) continue;
+            const size_t at = qnet__voxel_at(v, i, j, l);
+            if (v->voxels[at] != from) continue;
+            v->voxels[at] = to;
+            queue[tail++] = (uint32_t)at;
+        }
+    }
+    return tail;
+}
+
 #define QNET__GRID_REFUSED 0.05  /* voxels: beyond it the maps show visibly different tissue */
 #define QNET__GRID_WARNED 0.0005 /* a header's float32 is off by a tenth of that at most */
 #define QNET__REGRID \
@@ -13058,7 +13097,7 @@ QNET__HELPER qnet_status qnet__check_volume(qnet_context *ctx, const qnet_volume
         if (fabs(cosine) > QNET__SHEAR)
             return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: the affine's axes %d and %d are at "
                               "%.4g degrees, expected 90: bring it onto an orthogonal grid", name,
-                              i + 1, j + 1, acos(cosine) * 180 / 3.14159265358979323846);
+                              i + 1, j + 1, acos(cosine) * 180 / QNET__PI);
         if (!(fabs(v->spacing[i] - norm[i]) <= 0.001 * norm[i]))
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: spacing[%d] is %g mm, expected %g as "
                               "in the affine", name, i, v->spacing[i], norm[i]);
@@ -14376,7 +14415,7 @@ typedef struct qnet__fft_plan {
 static void qnet__fft_line_plan(qnet__arena *arena, size_t n, qnet__fft_line *line)
 {
     static const size_t first[] = {4, 2, 3, 5, 7};
-    const double turn = 2 * 3.14159265358979323846;
+    const double turn = 2 * QNET__PI;
     qnet_real *twiddle = (qnet_real *)qnet__take(arena, n, 2 * sizeof *twiddle);
     qnet_real *circle = (qnet_real *)qnet__take(arena, n, 2 * sizeof *circle);
     int *place = (int *)qnet__take(arena, n, sizeof *place);
@@ -14625,8 +14664,6 @@ QNET_API int qnet_fft_good_size(int n)
    eroded in plane, and islands are removed. A vertex has one owner in each step.
    Relies on >>context >>text >>nifti.
    ============================================================================================ */
-
-#define QNET__PI 3.14159265358979323846
 
 /* ---- the surface ----------------------------------------------------------------------------- */
 
@@ -15008,31 +15045,6 @@ static qnet_status qnet__bet_head(qnet_context *ctx, qnet__bet *b, const char *n
 
 /* ---- the mask -------------------------------------------------------------------------------- */
 
-/* Flood fill, breadth first. The component (6 neighbours) of voxel `start`, whose voxels hold
-   `from`: makes them `to`, lists their indices in queue[voxels], and returns how many there are. */
-static size_t qnet__flood(qnet_volume *v, size_t start, float from, float to, uint32_t *queue)
-{
-    const size_t n[3] = {(size_t)v->nx, (size_t)v->ny, (size_t)v->nz};
-    size_t tail = 1;
-    queue[0] = (uint32_t)start;
-    v->voxels[start] = to;
-    for (size_t head = 0; head < tail; head++) {
-        size_t rest = queue[head], step = 1;
-        for (int i = 0; i < 3; step *= n[i], rest /= n[i], i++) {
-            const size_t at = queue[head], x = rest % n[i];
-            if (x > 0 && v->voxels[at - step] == from) {
-                v->voxels[at - step] = to;
-                queue[tail++] = (uint32_t)(at - step);
-            }
-            if (x + 1 < n[i] && v->voxels[at + step] == from) {
-                v->voxels[at + step] = to;
-                queue[tail++] = (uint32_t)(at + step);
-            }
-        }
-    }
-    return tail;
-}
-
 /* Of the mask's components, those of `least` voxels or more stay; least 0: the largest one. Returns
    how many voxels that are. */
 static size_t qnet__keep_components(qnet_volume *mask, size_t least, uint32_t *queue)
@@ -15041,13 +15053,13 @@ static size_t qnet__keep_components(qnet_volume *mask, size_t least, uint32_t *q
     size_t kept = 0, largest = 0, start = 0, i;
     for (i = 0; i < voxels; i++) {
         if (mask->voxels[i] != 1) continue;
-        const size_t size = qnet__flood(mask, i, 1, 2, queue);
+        const size_t size = qnet__flood(mask, 6, i, 1, 2, queue);
         if (least > 0 && size < least)
             for (size_t k = 0; k < size; k++) mask->voxels[queue[k]] = 0;
         else kept += size;
         if (size > largest) largest = size, start = i;
     }
-    if (least == 0 && largest > 0) kept = qnet__flood(mask, start, 2, 3, queue);
+    if (least == 0 && largest > 0) kept = qnet__flood(mask, 6, start, 2, 3, queue);
     for (i = 0; i < voxels; i++) mask->voxels[i] = mask->voxels[i] > (least > 0 ? 1.0f : 2.0f);
     return kept;
 }
@@ -15062,7 +15074,7 @@ static void qnet__fill_holes(qnet_volume *mask, uint32_t *queue)
             for (int x = 0; x < mask->nx; x++, at++)
                 if (mask->voxels[at] == 0 && (x == 0 || x == mask->nx - 1 || y == 0 ||
                                               y == mask->ny - 1 || z == 0 || z == mask->nz - 1))
-                    qnet__flood(mask, at, 0, 2, queue);
+                    qnet__flood(mask, 6, at, 0, 2, queue);
     for (at = 0; at < voxels; at++) mask->voxels[at] = mask->voxels[at] != 2;
 }
 
@@ -15163,9 +15175,6 @@ QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config 
     QNET__TRY(qnet__settings_check(ctx, "qnet_brain_mask", qnet__brain_settings, config));
     QNET__TRY(qnet__check_volume(ctx, magnitude, name, NULL, NULL));
     voxels = qnet__voxel_count(magnitude->nx, magnitude->ny, magnitude->nz);
-    if (voxels > UINT32_MAX)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f voxels, expected %.0f at most", name,
-                          (double)voxels, (double)UINT32_MAX);
     QNET__TRY(qnet__volume_like(ctx, magnitude, &out));
     memset(&bet, 0, sizeof bet);
     bet.image = magnitude;
@@ -15896,13 +15905,21 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
 
 /* ---- the inversion --------------------------------------------------------------------------- */
 
+/* Takes from chi[count] its mean over the mask, there. */
+static void qnet__mean_zero(float *chi, const float *mask, size_t count)
+{
+    double sum = 0;
+    size_t inside = 0;
+    for (size_t i = 0; i < count; i++)
+        if (mask[i] != 0) sum += (double)chi[i], inside++;
+    for (size_t i = 0; i < count; i++)
+        if (mask[i] != 0) chi[i] = (float)((double)chi[i] - sum / (double)inside);
+}
+
 /* chi by truncated division, whose spectrum is kept, then with parts of chi_m's. */
 static qnet_status qnet__invert(qnet__kspace *k, const qnet_susceptibility_config *config,
                                 const float *local, const float *mask, float *chi)
 {
-    const size_t count = k->n[0] * k->n[1] * k->n[2];
-    double sum = 0;
-    size_t inside = 0;
     if (!k->knows_dipole) qnet__parallel(k->ctx, k->size[2], qnet__dipole_task, k);
     k->knows_dipole = k->sphere != k->dipole;
     qnet__voxels(k, QNET__VOXELS_SET, local, mask, NULL, 0);
@@ -15912,11 +15929,7 @@ static qnet_status qnet__invert(qnet__kspace *k, const qnet_susceptibility_confi
         QNET__TRY(qnet__filter(k, QNET__FILTER_MERGE, k->dipole, config->tkd_threshold));
     }
     qnet__voxels(k, QNET__VOXELS_GET, NULL, mask, chi, 0);
-    if (!config->mean_zero) return QNET_OK;
-    for (size_t i = 0; i < count; i++)
-        if (mask[i] != 0) sum += (double)chi[i], inside++;
-    for (size_t i = 0; i < count; i++)
-        if (mask[i] != 0) chi[i] = (float)((double)chi[i] - sum / (double)inside);
+    if (config->mean_zero) qnet__mean_zero(chi, mask, k->n[0] * k->n[1] * k->n[2]);
     return QNET_OK;
 }
 
@@ -16797,6 +16810,7 @@ typedef struct qnet__aligning {
     qnet__chain *chain;
     double offset[QNET__OFFSET_TERMS]; /* of the polynomial p0 */
     uint32_t *list;                    /* the voxels of a component */
+    int8_t *turns;                     /* of each of them, in the echo at hand */
     size_t size;
 } qnet__aligning;
 
@@ -16831,7 +16845,8 @@ static void qnet__align_echo(const qnet__aligning *a, int e, int whole, int tell
     for (size_t i = 0; i < a->size; i++) {
         const double off = qnet__turns_off(a, e, a->list[i]), turns = rint(off);
         square += (off - turns) * (off - turns);
-        histogram[(int)fmax(-QNET__TURNS, fmin(turns, QNET__TURNS)) + QNET__TURNS]++;
+        a->turns[i] = (int8_t)fmax(-QNET__TURNS, fmin(turns, QNET__TURNS));
+        histogram[a->turns[i] + QNET__TURNS]++;
     }
     while ((below += histogram[n + QNET__TURNS]) * 2 < a->size) n++;
     const double share = 1 - (double)histogram[n + QNET__TURNS] / (double)a->size;
@@ -16844,7 +16859,7 @@ static void qnet__align_echo(const qnet__aligning *a, int e, int whole, int tell
                   a->chain->name[e], rms, 100 * share);
     for (size_t i = 0; i < a->size; i++) {
         const size_t at = a->list[i];
-        const double turns = stray || whole ? n : rint(qnet__turns_off(a, e, at));
+        const int turns = stray || whole ? n : a->turns[i];
         phase[at] = (float)((double)phase[at] - 2 * QNET__PI * turns);
     }
 }
@@ -16888,6 +16903,7 @@ static qnet_status qnet__chain_align(qnet__chain *c, int echoes)
 {
     const qnet_volume *mask = c->made.mask;
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    const size_t bytes = count * (sizeof(uint32_t) + sizeof(int8_t));
     size_t start = 0, most = 0;
     qnet_volume *left = NULL;
     qnet__aligning a;
@@ -16895,25 +16911,26 @@ static qnet_status qnet__chain_align(qnet__chain *c, int echoes)
     a.chain = c;
     QNET__TRY(qnet__check_growth(c, echoes));
     QNET__TRY(qnet__copy_volume(c->ctx, mask, 1, &left));
-    a.list = (uint32_t *)qnet__alloc(c->ctx, count * sizeof *a.list);
+    a.list = (uint32_t *)qnet__alloc(c->ctx, bytes);
     if (a.list == NULL) {
         qnet_volume_destroy(left);
-        return qnet__no_memory(c->ctx, count * sizeof *a.list, "a mask's components");
+        return qnet__no_memory(c->ctx, bytes, "a mask's components");
     }
+    a.turns = (int8_t *)(a.list + count);
     for (size_t i = 0; i < count; i++) {
-        const size_t size = left->voxels[i] == 1 ? qnet__flood(left, i, 1, 2, a.list) : 0;
+        const size_t size = left->voxels[i] == 1 ? qnet__flood(left, 6, i, 1, 2, a.list) : 0;
         if (size > most) most = size, start = i;
     }
     for (size_t k = 0; k <= count; k++) { /* the largest first */
         const size_t i = k == 0 ? start : k - 1;
         if (left->voxels[i] != 2) continue;
-        a.size = qnet__flood(left, i, 2, 0, a.list);
+        a.size = qnet__flood(left, 6, i, 2, 0, a.list);
         qnet__align_echo(&a, 0, 1, 0);
         if (k == 0) qnet__align_echo(&a, 1, 1, 0), qnet__fit_offset(&a);
         for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, k == 0);
     }
     qnet_volume_destroy(left);
-    qnet__free(c->ctx, a.list, count * sizeof *a.list);
+    qnet__free(c->ctx, a.list, bytes);
     return QNET_OK;
 }
 
@@ -16977,8 +16994,6 @@ static qnet_status qnet__chain_paper(qnet__chain *c)
     const int echoes = c->to - c->from, unwrapped = qnet__max_int(c->to, 2); /* a line has two */
     const qnet_volume *map[QNET__MAX_ECHOES], *magnitude[QNET__MAX_ECHOES];
     const qnet_volume *known;
-    double sum = 0;
-    size_t inside = 0;
     QNET__TRY(qnet__chain_unwrap(c, unwrapped));
     QNET__TRY(qnet__chain_align(c, unwrapped));
     qnet__drop_phases(c, 0, c->from);
@@ -16993,13 +17008,9 @@ static qnet_status qnet__chain_paper(qnet__chain *c)
     QNET__TRY(qnet_susceptibility_average(c->ctx, echoes, map, magnitude, c->time + c->from, known,
                                           &c->made.qsm));
     qnet__drop_phases(c, c->from, c->to);
-    if (!c->config->susceptibility.mean_zero) return QNET_OK;
-    const size_t count = qnet__voxel_count(known->nx, known->ny, known->nz);
-    float *qsm = c->made.qsm->voxels;
-    for (size_t i = 0; i < count; i++)
-        if (known->voxels[i] != 0) sum += (double)qsm[i], inside++;
-    for (size_t i = 0; i < count; i++)
-        if (known->voxels[i] != 0) qsm[i] = (float)((double)qsm[i] - sum / (double)inside);
+    if (c->config->susceptibility.mean_zero)
+        qnet__mean_zero(c->made.qsm->voxels, known->voxels,
+                        qnet__voxel_count(known->nx, known->ny, known->nz));
     return QNET_OK;
 }
 
@@ -17054,13 +17065,14 @@ static int qnet__look_at_maps(const qnet__chain *c)
     const double median = qnet__size_inside(c->made.r2star, c->made.mask, 0.5);
     const double most = qnet__size_inside(c->made.r2star, c->made.mask, 0.99);
     double qsm;
-    if (median < 5 || median > 80 || most > 1000)
+    if (median < (double)QNET__R2STAR_LEAST || median > (double)QNET__R2STAR_MOST ||
+        most > (double)QNET__R2STAR_HIGH)
         qnet__log(c->ctx, QNET_LOG_WARNING, "%s: R2* has a median of about %.3g 1/s and a "
                   "99th percentile of %.3g, expected 5 to 80 and 1000 at most: wrong echo times, "
                   "or no brain in the mask?", c->name[0], median, most);
     if (c->made.qsm == NULL) return 0;
     qsm = qnet__size_inside(c->made.qsm, c->made.qsm_mask, 0.99);
-    if (qsm >= 0.005 && qsm <= 3) return 0;
+    if (qsm >= (double)QNET__QSM_LEAST && qsm <= (double)QNET__QSM_MOST) return 0;
     qnet__log(c->ctx, QNET_LOG_WARNING, "%s: QSM has a 99th percentile of about %.3g ppm, "
               "without its sign, expected 0.005 to 3: wrong echo times, field strength or unit of "
               "the phases?",
@@ -17550,7 +17562,7 @@ static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int
     for (int i = 0; record->grid && i < in_h; i++)
         map_y[i] = qnet__grid_entry(record->grid_y, in_h, i);
     if (record->affine) {
-        const double radians = record->angle * 3.14159265358979323846 / 180;
+        const double radians = record->angle * QNET__PI / 180;
         const double a = record->scale * cos(radians), b = record->scale * sin(radians);
         const double cx = in_w / 2.0, cy = in_h / 2.0, det = record->scale * record->scale;
         const double tx = (1 - a) * cx - b * cy + record->dx * in_w;
@@ -17848,7 +17860,7 @@ static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *co
     QNET__TRY(qnet_volume_reorient(v, "RAS"));
     for (int c = 0; c < 3; c++)
         tilt = fmax(tilt, acos(fmin(fabs(v->affine[c][c]) / v->spacing[c], 1)));
-    tilt *= 180 / 3.14159265358979323846;
+    tilt *= 180 / QNET__PI;
     if (tilt > 30)
         return qnet__unless(ctx, config->any_orientation || (tilt <= 45 && axial),
                             "any_orientation", "%.300s: its axes are turned by %.0f degrees from "
@@ -18018,30 +18030,6 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
     return QNET_OK;
 }
 
-/* Flood fill, breadth first. The component (26 neighbours) of voxel `start`, whose voxels hold
-   `from`: makes them `to`, lists their indices in queue[], which has room for all of the mask, and
-   returns how many there are. */
-static size_t qnet__mask_component(qnet_volume *mask, size_t start, float from, float to,
-                                   size_t *queue)
-{
-    const int nx = mask->nx, ny = mask->ny, nz = mask->nz;
-    size_t tail = 1;
-    queue[0] = start;
-    mask->voxels[start] = to;
-    for (size_t head = 0; head < tail; head++) {
-        const int x = (int)(queue[head] % (size_t)nx), row = (int)(queue[head] / (size_t)nx);
-        for (int d = 0; d < 27; d++) {
-            const int i = x + d % 3 - 1, j = row % ny + d / 3 % 3 - 1, k = row / ny + d / 9 - 1;
-            if (i < 0 || i >= nx || j < 0 || j >= ny || k < 0 || k >= nz) continue;
-            const size_t at = qnet__voxel_at(mask, i, j, k);
-            if (mask->voxels[at] != from) continue;
-            mask->voxels[at] = to;
-            queue[tail++] = at;
-        }
-    }
-    return tail;
-}
-
 /* Clears all components of a binary mask that are smaller than a fiftieth of the largest: nuclei
    stay, strays go, which would add slices. A piece that is just not cleared moves the centre by
    2 mm at 10 cm. */
@@ -18054,14 +18042,14 @@ static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const 
     if (n == 0)
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is .5 or more, the mask is empty",
                           name);
-    size_t *queue = (size_t *)qnet__alloc(ctx, n * sizeof *queue);
+    uint32_t *queue = (uint32_t *)qnet__alloc(ctx, n * sizeof *queue);
     if (queue == NULL) return qnet__no_memory(ctx, n * sizeof *queue, "a mask's components");
     for (size_t i = 0; i < count; i++)
         if (mask->voxels[i] == 1)
-            largest = qnet__max_size(largest, qnet__mask_component(mask, i, 1, 2, queue));
+            largest = qnet__max_size(largest, qnet__flood(mask, 26, i, 1, 2, queue));
     for (size_t i = 0; i < count; i++) {
         if (mask->voxels[i] != 2) continue;
-        const size_t size = qnet__mask_component(mask, i, 2, 1, queue);
+        const size_t size = qnet__flood(mask, 26, i, 2, 1, queue);
         if (50 * size >= largest) continue;
         for (size_t k = 0; k < size; k++) mask->voxels[queue[k]] = 0;
         lost += size;
@@ -18270,12 +18258,14 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
         {any, some < 0.05 * (double)n, "is 0 nearly everywhere"},
         {any, empty > 0.1 * in_mask, "is 0, or was NaN, in more than a tenth of the mask"},
         {any, limit[0] == limit[2], "is constant"},
-        {QNET__QSM, largest > 3 && !both_signs && median >= 5 && median <= 80,
+        {QNET__QSM, largest > QNET__QSM_MOST && !both_signs && median >= QNET__R2STAR_LEAST &&
+             median <= QNET__R2STAR_MOST,
          "looks like R2*: are QSM and R2* swapped?"},
-        {QNET__QSM, largest > 3 && !both_signs,
+        {QNET__QSM, largest > QNET__QSM_MOST && !both_signs,
          "does not look like susceptibility, which is of both signs"},
-        {QNET__QSM, largest > 3, "looks like ppb: divide by 1000"},
-        {QNET__QSM, largest < 0.005f, "is too small for ppm: a field, a phase, or not in ppm?"},
+        {QNET__QSM, largest > QNET__QSM_MOST, "looks like ppb: divide by 1000"},
+        {QNET__QSM, largest < QNET__QSM_LEAST,
+         "is too small for ppm: a field, a phase, or not in ppm?"},
         {QNET__QSM, inside < outside,
          "is lower in the mask than around it: of the wrong sign, as GE's phase makes it?"},
         {QNET__R2STAR, negative > 0.05 * some,
@@ -18283,7 +18273,8 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
         {QNET__R2STAR, limit[2] < 1.5f, "looks like T2* in seconds: R2* is 1/T2*"},
         {QNET__R2STAR, median > 25 && iron != 0 && iron < 0.9f * median,
          "looks like T2* in ms, low where there is iron: R2* is 1000/T2*"},
-        {QNET__R2STAR, median < 5 || median > 80 || limit[2] > 1000,
+        {QNET__R2STAR, median < QNET__R2STAR_LEAST || median > QNET__R2STAR_MOST ||
+         limit[2] > QNET__R2STAR_HIGH,
          "does not look like R2* in 1/s"}};
     for (size_t k = 0; k < sizeof rows / sizeof rows[0]; k++)
         if (rows[k].map == m && rows[k].holds) return rows[k].why;

@@ -7,6 +7,7 @@
 #include "qnet.h"
 #include "test.h"
 #include "memory.h"
+#include "workers.h"
 #include "golden/formula.h"
 #include "golden/maps_brain.h"
 
@@ -431,18 +432,10 @@ static void test_refused(void)
 
 /* ---- memory, workers -------------------------------------------------------------------------- */
 
-typedef struct hook { size_t workers; } hook;
-
-/* Tasks from the last to the first, by the workers in turn. */
-static void backwards(void *user, size_t count, qnet_task task, void *arg)
-{
-    while (count-- > 0) task(arg, count, count % ((const hook *)user)->workers);
-}
-
 /* The same bits for any number of workers; each allocation failed in turn. */
 static void test_memory_and_workers(void)
 {
-    static const size_t workers[4] = {1, 2, 3, 8};
+    static size_t workers[4] = {1, 2, 3, 8};
     const qnet_brain_config config = config_of(.2, 2, 100);
     qnet_volume *image = head(), *first = NULL, *mask = NULL;
     CHECK_OK(ctx, qnet_brain_mask(ctx, &config, image, &first));
@@ -450,10 +443,9 @@ static void test_memory_and_workers(void)
         memory_watch watch;
         qnet_hooks hooks;
         qnet_context *c = NULL;
-        hook h = {workers[w]};
         memset(&hooks, 0, sizeof hooks), memset(&watch, 0, sizeof watch);
         hooks.allocator.user = &watch, hooks.allocator.alloc = memory_alloc, hooks.allocator.free = memory_free;
-        hooks.parallel.user = &h, hooks.parallel.run = backwards, hooks.parallel.workers = h.workers;
+        workers_hook(&hooks, &workers[w]);
         CHECK(qnet_context_create(&hooks, &c) == QNET_OK);
         const size_t before = watch.bytes;
         for (size_t n = 1; n <= 3; n++) {

@@ -8,6 +8,7 @@
 #include "qnet.h"
 #include "test.h"
 #include "memory.h"
+#include "workers.h"
 #include "golden/distance.h"
 #include "golden/maps_fft.h"
 
@@ -148,12 +149,6 @@ static void test_not_hermitian(void)
     CHECK_NEAR(x[0], 16. / 12, 1e-6); /* (3 + 2 (1 - 1) + 4 + 2 + 2 (0 + 2) + 3) / 12 */
 }
 
-/* A parallel hook with as many workers as one likes, tasks backwards, worker numbers all over. */
-static void run_backwards(void *user, size_t count, qnet_task task, void *arg)
-{
-    while (count-- > 0) task(arg, count, count * 7 % *(size_t *)user);
-}
-
 static void test_workers(void)
 {
     static const int n[3] = {35, 26, 30};
@@ -166,8 +161,7 @@ static void test_workers(void)
         qnet_context *c;
         memset(&hooks, 0, sizeof hooks);
         if (w < 4) {
-            hooks.parallel.run = run_backwards, hooks.parallel.user = &workers[w];
-            hooks.parallel.workers = workers[w];
+            workers_hook(&hooks, &workers[w]);
         } else {
             hooks.threads = (int)workers[w - 4];
         }

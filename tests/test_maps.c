@@ -8,6 +8,7 @@
 #include "qnet.h"
 #include "test.h"
 #include "memory.h"
+#include "workers.h"
 
 #define PI 3.14159265358979323846
 #define MOST 6
@@ -570,16 +571,11 @@ static int stop(void *user, const qnet_progress_info *info)
     return s->reports == s->at;
 }
 
-static void backwards(void *user, size_t count, qnet_task task, void *arg)
-{
-    (void)user;
-    while (count-- > 0) task(arg, count, count % 3);
-}
-
 static void test_stops_memory_workers(void)
 {
     scan s;
     memory_watch watch;
+    size_t three = 3;
     qnet_hooks hooks;
     qnet_context *c = NULL;
     qnet_maps *maps = NULL, *other = NULL;
@@ -587,7 +583,7 @@ static void test_stops_memory_workers(void)
     make_scan(&s, 1);
     memset(&watch, 0, sizeof watch), memset(&hooks, 0, sizeof hooks);
     hooks.allocator.user = &watch, hooks.allocator.alloc = memory_alloc, hooks.allocator.free = memory_free;
-    hooks.parallel.run = backwards, hooks.parallel.workers = 3;
+    workers_hook(&hooks, &three);
     hooks.progress.user = &stopped, hooks.progress.report = stop;
     CHECK(qnet_context_create(&hooks, &c) == QNET_OK);
     const size_t before = watch.bytes;

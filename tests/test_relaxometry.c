@@ -7,6 +7,7 @@
 #include "qnet.h"
 #include "test.h"
 #include "memory.h"
+#include "workers.h"
 #include "golden/formula.h"
 #include "golden/maps_relaxometry.h"
 
@@ -255,23 +256,17 @@ static void test_refused(void)
     destroy(s);
 }
 
-/* Tasks from the last to the first, by the workers in turn. */
-static void backwards(void *user, size_t count, qnet_task task, void *arg)
-{
-    (void)user;
-    while (count-- > 0) task(arg, count, count % 3);
-}
-
 /* Every allocation failed in turn: no leak, nothing made; then the same bits as the other context's. */
 static void test_memory_and_workers(void)
 {
     memory_watch watch;
+    size_t three = 3;
     qnet_hooks hooks;
     qnet_context *c = NULL;
     qnet_volume *s[MOST], *a = NULL, *b = NULL, *r = NULL, *r2 = NULL;
     memset(&hooks, 0, sizeof hooks), memset(&watch, 0, sizeof watch);
     hooks.allocator.user = &watch, hooks.allocator.alloc = memory_alloc, hooks.allocator.free = memory_free;
-    hooks.parallel.run = backwards, hooks.parallel.workers = 3;
+    workers_hook(&hooks, &three);
     CHECK(qnet_context_create(&hooks, &c) == QNET_OK);
     relaxometry_series(s, 10, 20, 40);
     const size_t before = watch.bytes;
@@ -294,7 +289,7 @@ static void test_memory_and_workers(void)
     CHECK(watch.bytes == before && watch.wrong == NULL);
     qnet_context_destroy(c);
     CHECK(watch.bytes == 0);
-    free(watch.live);
+    memory_end(&watch);
     destroy(s);
 }
 

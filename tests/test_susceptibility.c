@@ -8,6 +8,7 @@
 #include "qnet.h"
 #include "test.h"
 #include "memory.h"
+#include "workers.h"
 #include "golden/distance.h"
 #include "golden/maps_susceptibility.h"
 
@@ -365,11 +366,6 @@ static void test_axes(void)
     destroy(v, 3);
 }
 
-static void run_backwards(void *user, size_t count, qnet_task task, void *arg)
-{
-    while (count-- > 0) task(arg, count, count * 5 % *(size_t *)user);
-}
-
 static void test_workers(void)
 {
     static size_t workers[] = {1, 2, 3, 8};
@@ -381,8 +377,7 @@ static void test_workers(void)
         qnet_volume *v[3], *made[4] = {NULL, NULL, NULL, NULL};
         memset(&hooks, 0, sizeof hooks);
         if (w < 4) {
-            hooks.parallel.run = run_backwards, hooks.parallel.user = &workers[w];
-            hooks.parallel.workers = workers[w];
+            workers_hook(&hooks, &workers[w]);
         } else {
             hooks.threads = (int)workers[w - 4];
         }

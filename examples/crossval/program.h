@@ -17,8 +17,9 @@
 /* Says what an option should be; 0. */
 static int fail(const char *name, const char *value, const char *expected)
 {
-    fprintf(stderr, PROGRAM ": %s %s: expected %s (see --help)\n", name, value ? value : "",
-            expected);
+    const int given = value && *value;
+    fprintf(stderr, PROGRAM ": %s%s%s: expected %s (see --help)\n", name, given ? " " : "",
+            given ? value : "", expected);
     return 0;
 }
 

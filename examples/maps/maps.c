@@ -52,13 +52,6 @@ typedef struct options {
     qnet_maps_config config;
 } options;
 
-/* An option that is missing, or is none; 0. */
-static int refuse(const char *name, const char *expected)
-{
-    fprintf(stderr, "maps: %s: expected %s (see --help)\n", name, expected);
-    return 0;
-}
-
 /* A number in low..high. */
 static int decimal(const char *name, const char *text, double low, double high, double *out)
 {
@@ -112,7 +105,7 @@ static int option_with_value(options *o, const char *name, const char *value)
         if (qnet_cpu_parse(value, &o->hooks.cpu) != QNET_OK)
             return fail(name, value, "auto, scalar, avx2, avx512 or neon");
     } else
-        return refuse(name, "a known option");
+        return fail(name, "", "a known option");
     return 1;
 }
 
@@ -135,8 +128,8 @@ static int parse(int argc, char **argv, options *o)
             if (!option_with_value(o, name, value)) return 0;
         } else *(strcmp(name, "--resume") == 0 ? &o->resume : &o->quiet) = 1;
     }
-    if (!o->data) return refuse("--data", "the folder of a BIDS data set");
-    if (!o->out) return refuse("--out", "a folder for the maps, such as BIDS/derivatives/qnet");
+    if (!o->data) return fail("--data", "", "the folder of a BIDS data set");
+    if (!o->out) return fail("--out", "", "a folder for the maps, such as BIDS/derivatives/qnet");
     return 1;
 }
 
