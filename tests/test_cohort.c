@@ -932,26 +932,26 @@ static qnet_status parse(const char *text, size_t size)
 /* Any disease: the column and the names of its groups are given; what is neither is left out. */
 static void test_groups(void)
 {
-    static const char table[] = "participant_id;Diagnosis;age\n1;Patient;89+\n2;control;062Y\n3;n/a;5\n"
+    static const char text[] = "participant_id;Diagnosis;age\n1;Patient;89+\n2;control;062Y\n3;n/a;5\n"
                                 "4;PATIENT;40,5\n5;MSA;6\n6;PSP;7\n7;MSA;8\n8;;9\n";
     group_column = "diagnosis";
     positive = "patient";
     negative = "Control";
     logged[0] = '\0';
-    CHECK_OK(ctx, PARSE(table));
+    CHECK_OK(ctx, PARSE(text));
     if (!rows) return;
     CHECK(rows_count == 3 && rows[0].label == QNET_HH && rows[1].label == QNET_HC && rows[2].label == QNET_HH);
     CHECK(rows[0].age == 89 && rows[1].age == 62 && rows[2].age == 40.5);
     CHECK_LOGGED("! participants.tsv: 2 participants without a diagnosis (n/a) are left out\n"
                  "! participants.tsv: 3 participants of other groups are left out: MSA, PSP\n");
     positive = "PD";
-    CHECK_FAILS(ctx, PARSE(table), QNET_ERROR_DATA, "participants.tsv: column diagnosis: no \"PD\", expected it "
+    CHECK_FAILS(ctx, PARSE(text), QNET_ERROR_DATA, "participants.tsv: column diagnosis: no \"PD\", expected it "
                 "in some lines, found Control, Patient, PATIENT, MSA, PSP");
     positive = negative = NULL;
-    CHECK_FAILS(ctx, PARSE(table), QNET_ERROR_DATA, "line 2, diagnosis: expected HH or HC (set positive and "
+    CHECK_FAILS(ctx, PARSE(text), QNET_ERROR_DATA, "line 2, diagnosis: expected HH or HC (set positive and "
                 "negative to name other groups), found \"Patient\"");
     group_column = NULL;
-    CHECK_FAILS(ctx, PARSE(table), QNET_ERROR_FORMAT, "expected column names, group among them");
+    CHECK_FAILS(ctx, PARSE(text), QNET_ERROR_FORMAT, "expected column names, group among them");
     CHECK_CONTAINS(qnet_last_error(ctx), "set group_column");
 }
 
@@ -1361,7 +1361,7 @@ static void test_layouts(void)
 /* The table of maps: what the search finds, edited, read again. */
 static void test_table_of_maps(void)
 {
-    static const char table[] = "subject\tsession\tqsm\tr2star\tt1w\tmask\n";
+    static const char header[] = "subject\tsession\tqsm\tr2star\tt1w\tmask\n";
     char text[2000];
     qnet_buffer bytes;
     memset(&bytes, 0, sizeof bytes);
@@ -1377,7 +1377,7 @@ static void test_table_of_maps(void)
     CHECK_OK(ctx, qnet_buffer_append(ctx, &bytes, "", 1));
     snprintf(text, sizeof text, "%ssub-01\tn/a\t../../../" ROOT "/derivatives/a/sub-01/anat/sub-01_Chimap.nii\t"
              "../../../" ROOT "/derivatives/a/sub-01/anat/sub-01_R2starmap.nii\t../../../" ROOT
-             "/sub-01/anat/sub-01_T1w.nii.gz\tn/a\n", table);
+             "/sub-01/anat/sub-01_T1w.nii.gz\tn/a\n", header);
     CHECK_STR((const char *)bytes.bytes, text);
     CHECK_FAILS(ctx, find_layout(), QNET_ERROR_ARGUMENT, "maps.tsv: is there already");
     layout.write_maps = "./build/../maps.tsv";

@@ -794,7 +794,10 @@ static void test_oblique_ge(void)
     printf("; %.3f, %.1f %% with the truth, T1 median error %.1f %%\n", correlation, nrmse,
            100 * median_error(maps->t1, t1, maps->mask, 1));
     CHECK(correlation >= .30 && nrmse <= 210);
-    CHECK(median_error(maps->t1, t1, maps->mask, 1) < .075); /* noise: SNR 60 before the decay */
+    CHECK(median_error(maps->t1, t1, maps->mask, 1) < .075); /* of single voxels, whose SNR is 60 before the decay */
+    /* Without the noise; the gain is that of white matter, deep nuclei are 6 to 8 % above the truth. */
+    regions(maps->t1, labels, maps->mask, a), regions(t1, labels, maps->mask, b);
+    for (int k = 1; k < 8; k++) CHECK_NEAR(a[k] / b[k], 1, k == 1 ? .01 : .1);
     regions(maps->qsm, labels, maps->qsm_mask, qsm);
     CHECK(qsm[6] > qsm[4] && qsm[6] > qsm[5] && qsm[4] > qsm[7] && qsm[5] > qsm[7] && qsm[7] > qsm[1]);
     qnet_maps_destroy(maps);

@@ -321,6 +321,77 @@ static int same_grid(const qnet_volume *a, const qnet_volume *b)
     return same;
 }
 
+/* 0: name is not <subject>_<entities>_<suffix>.nii or .nii.gz; 1: it is; 2: and without entities. */
+static int bids_fits(const char *name, const char *subject, const char *suffix)
+{
+    const size_t length = strlen(name), start = strlen(subject), end = strlen(suffix);
+    const size_t kind = length > 3 && strcmp(name + length - 3, ".gz") == 0 ? 7 : 4;
+    const char *last; /* the suffix */
+    if (length < start + 1 + end + kind || strncmp(name, subject, start) != 0) return 0;
+    last = name + length - kind - end;
+    if (name[start] != '_' || last[-1] != '_' || strncmp(last, suffix, end) != 0 ||
+        strncmp(last + end, ".nii.gz", kind) != 0)
+        return 0;
+    return length == start + 1 + end + kind ? 2 : 1;
+}
+
+/* The file of a map in a folder: that without entities if there is one, otherwise the only one. "" into
+   path[BIDS_PATH] where there is none; several are an error. */
+static qnet_status bids_find(bids *b, const char *folder, const char *subject, const char *suffix,
+                             char *path)
+{
+    const char *name = NULL, *match = NULL, *second = NULL;
+    qnet_status status = QNET_OK;
+    qnet_buffer names;
+    int best = 1;
+    path[0] = '\0';
+    BIDS_TRY(bids_list(b, folder, &names));
+    while ((name = bids_next(&names, name)) != NULL) {
+        const int fits = bids_fits(name, subject, suffix);
+        if (fits < best) continue;
+        second = fits == best ? match : NULL;
+        match = name;
+        best = fits;
+        if (second && best == 2) break;
+    }
+    if (second && best == 2)
+        status = bids_fail(b, QNET_ERROR_DATA, "%s/%s: is there both as .nii and .nii.gz", folder,
+                           second);
+    else if (second)
+        status = bids_fail(b, QNET_ERROR_DATA, "%s: %s and %s both fit %s_*_%s, expected one", folder,
+                           second, match, subject, suffix);
+    else if (match) status = bids_path(b, path, folder, "/", match, "");
+    qnet_buffer_free(b->ctx, &names);
+    return status;
+}
+
+/* A file in the folders TOOL/TAIL (such as /sub-01/anat) under derivatives: into path[BIDS_PATH], and its
+   TOOL into tool[256]; both "" where there is none. Two tools that have one are an error; `advice` ends its
+   sentence. */
+static qnet_status bids_find_derived(bids *b, const char *tail, const char *subject, const char *suffix,
+                                     const char *advice, char *tool, char *path)
+{
+    char folder[BIDS_PATH], anat[BIDS_PATH], found[BIDS_PATH];
+    const char *name = NULL;
+    qnet_buffer names;
+    qnet_status status;
+    tool[0] = path[0] = '\0';
+    BIDS_TRY(bids_path(b, folder, b->folder, "/derivatives", "", ""));
+    status = bids_list(b, folder, &names);
+    while (status == QNET_OK && (name = bids_next(&names, name)) != NULL) {
+        status = bids_path(b, anat, folder, "/", name, tail);
+        if (status == QNET_OK) status = bids_find(b, anat, subject, suffix, found);
+        if (status != QNET_OK || !found[0]) continue;
+        if (tool[0])
+            status = bids_fail(b, QNET_ERROR_ARGUMENT, "%s: both %s and %s hold a %s of %s, %s", folder,
+                               tool, name, suffix, subject, advice);
+        snprintf(tool, 256, "%s", name);
+        strcpy(path, found);
+    }
+    qnet_buffer_free(b->ctx, &names);
+    return status;
+}
+
 /* A mask or labels of regions from any derivatives folder, for the page alone; without it where there are
    several, or on another grid. */
 static void load_regions(job *j, const char *suffix, const qnet_volume *grid, char *path, qnet_volume **out)
