@@ -106,8 +106,9 @@ class Grid:
         # The sphere, its sum 1, around voxel 0.
         at = np.meshgrid(*[np.arange(-r, r + 1) for r in reach], indexing="ij")
         inside = sum((a * s) ** 2 for a, s in zip(at, echoes.spacing)) <= radius ** 2
+        self.voxels = inside.sum()
         sphere = np.zeros(self.size, self.real)
-        sphere[tuple(a[inside] % n for a, n in zip(at, self.size))] = 1 / inside.sum()
+        sphere[tuple(a[inside] % n for a, n in zip(at, self.size))] = 1 / self.voxels
         self.sphere = self.forward(sphere).real
         # The dipole kernel; B0 along world z.
         b = echoes.affine[2, :3] / echoes.spacing
@@ -130,7 +131,7 @@ class Grid:
 
 
 def erode(grid, mask):
-    return mask & (grid.inverse(grid.forward(mask) * grid.sphere) > 1 - 1e-3)
+    return mask & (grid.inverse(grid.forward(mask) * grid.sphere) > 1 - .5 / grid.voxels)
 
 
 def background(grid, field, eroded, threshold=.05):
