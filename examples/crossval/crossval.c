@@ -61,6 +61,8 @@ static const char help[] =
     "  --bootstrap N       resamples (2000)        --seed S      seed of everything random (1)\n"
     "  --threads N         threads (all)           --cpu KIND    auto, scalar, avx2, avx512,\n"
     "                                             neon (auto)\n"
+    "  --permute N         permutations of the labels against the out-of-fold scores (10000; 0: none)\n"
+    "  --prevalence P      that predictive values are stated at, .02 or 1/50 (cohort's and 1/200)\n"
     "  --shuffle-labels    control: labels permuted over subjects, no AUC may stay far above .5\n"
     "  --resume            go on where a stopped run of the same configuration ended\n"
     "  --part K/N          part K of N of the folds only, on one of several machines; the others\n"
@@ -78,7 +80,8 @@ static const char help[] =
 typedef struct options {
     const char *data, *out, *weights, *derivatives, *session, *filter, *t1w, *maps, *write_maps;
     const char *group_column, *positive, *negative;
-    int resume, quiet, collect;
+    int resume, quiet, collect, permutations;
+    double prevalence;
     qnet_hooks hooks;
     qnet_experiment_config config;
 } options;
@@ -87,6 +90,18 @@ static int has_control(const char *text)
 {
     while (*text && (unsigned char)*text >= 32 && *text != 127) text++;
     return *text != '\0';
+}
+
+/* ".02" or "1/50". */
+static int prevalence_of(const char *name, const char *value, double *prevalence)
+{
+    char *end;
+    double below = 1;
+    *prevalence = strtod(value, &end);
+    if (*end == '/') below = strtod(end + 1, &end);
+    *prevalence /= below;
+    return (end > value && !*end && *prevalence > 0 && *prevalence < 1) ||
+           fail(name, value, "a share between 0 and 1, such as .02 or 1/50");
 }
 
 static int option_with_value(options *o, const char *name, const char *value)
@@ -129,6 +144,10 @@ static int option_with_value(options *o, const char *name, const char *value)
         return whole(name, value, 1, 100000, &c->stage2.epochs);
     else if (strcmp(name, "--bootstrap") == 0)
         return whole(name, value, 2, 10000000, &c->bootstrap);
+    else if (strcmp(name, "--permute") == 0)
+        return whole(name, value, 0, 10000000, &o->permutations);
+    else if (strcmp(name, "--prevalence") == 0)
+        return prevalence_of(name, value, &o->prevalence);
     else if (strcmp(name, "--threads") == 0)
         return whole(name, value, 1, 1024, &o->hooks.threads);
     else if (strcmp(name, "--batch") == 0) {
@@ -203,6 +222,7 @@ static int parse(int argc, char **argv, options *o)
     int taken;
     memset(o, 0, sizeof *o);
     qnet_experiment_config_init(&o->config);
+    o->permutations = 10000;
     o->config.publish.input = pictures_input;
     o->config.publish.write = report_write;
     for (int i = 1; i < argc; i += taken) {
@@ -318,7 +338,7 @@ int main(int argc, char **argv)
     display d;
     bids found;
     pictures drawn;
-    const qnet_viewer viewer = {&drawn.cuts, cut_show};
+    const qnet_viewer viewer = {&drawn, pictures_scan};
     qnet_context *ctx = NULL;
     qnet_experiment *e = NULL;
     qnet_buffer tables;
@@ -343,6 +363,8 @@ int main(int argc, char **argv)
     if (!o.quiet) printf("%s\n", build);
     drawn.group[QNET_HH] = o.positive;
     drawn.group[QNET_HC] = o.negative;
+    drawn.permutations = o.permutations;
+    drawn.prevalence = o.prevalence;
     o.config.publish.user = &drawn; /* cuts: of the input that the page shows */
     o.config.input[o.config.use_input[QNET_INPUT_CROP] ? QNET_INPUT_CROP : QNET_INPUT_FULL].viewer =
         &viewer;

@@ -393,7 +393,7 @@ static void figure_cuts(writer *w, const qnet_experiment *e, const cut_pictures 
     for (int i = 0; i < e->participants_count; i++) {
         const qnet_participant *p = &e->participants[i];
         const qnet_cut *c = &p->cut[input];
-        print(w, "<figure%s>", c->outlier ? " class=\"odd\"" : "");
+        print(w, "<figure id=\"scan-%d\"%s>", i + 1, c->outlier ? " class=\"odd\"" : "");
         put_image(w, cuts->rgb + (size_t)i * CUT_BYTES, 2 * CUT_SIDE, CUT_SIDE,
                   "where this scan was cut");
         put(w, "<figcaption>");

@@ -182,23 +182,6 @@ static void put_delong(writer *w, const qnet_experiment *e)
     close_object(w, "]");
 }
 
-/* results.json: every number of the tables and of the figures' boxes. */
-static qnet_status report_json(const qnet_experiment *e, qnet_buffer *json)
-{
-    writer own = writer_begin(e->ctx, json, "null", 0), *w = &own;
-    open_object(w, "", "{");
-    put_settings(w, e);
-    put_cohort(w, e);
-    put_levels(w, e, put_model);
-    put_delong(w, e);
-    open_object(w, "bootstrap", "{");
-    put_members(w, "resamples %d", e->config.bootstrap);
-    put_levels(w, e, put_boxes);
-    close_object(w, "}");
-    close_object(w, "}");
-    return writer_end(w);
-}
-
 /* What is unlike the cohort in a cut. */
 static const char *outlier_name(int outlier)
 {

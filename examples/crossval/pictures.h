@@ -4,6 +4,7 @@
 #ifndef PICTURES_H
 #define PICTURES_H
 #include "cuts.h"
+#include "regions.h"
 #include <string.h>
 
 #ifndef CAM_SCANS
@@ -22,6 +23,9 @@ typedef struct cam_picture {
 typedef struct pictures {
     const char *group[2]; /* what the groups are called, by label; NULL: as in the paper. Set by the
                              caller, without characters that HTML or JSON would need escaped */
+    double prevalence;    /* that PPV and NPV are stated at besides the cohort's; 0: none given */
+    int permutations;     /* of the permutation test; 0: none */
+    regions means;
     cut_pictures cuts;
     int size[2];          /* side of the network's input, and of each picture */
     qnet_buffer sheet[2]; /* [size][sheet_width(size)][3]: the QSM channel; empty: not run */
@@ -38,10 +42,18 @@ static inline int sheet_width(int size)
 static inline void pictures_free(qnet_context *ctx, pictures *p)
 {
     free(p->cuts.rgb);
+    free(p->means.mean);
     for (int i = 0; i < 2; i++) {
         qnet_buffer_free(ctx, &p->sheet[i]);
         qnet_buffer_free(ctx, &p->cam_rgb[i]);
     }
+}
+
+/* For a qnet_viewer, whose user is a pictures: what is taken of each scan while its volumes are in memory. */
+static inline void pictures_scan(void *user, const qnet_scan *scan, const qnet_scan_maps *maps)
+{
+    cut_show(&((pictures *)user)->cuts, scan, maps);
+    region_add(&((pictures *)user)->means, scan, maps);
 }
 
 /* Appends this many bytes, zeroed. */

@@ -296,12 +296,13 @@ static void put_warnings(writer *w, const qnet_experiment *e, const group_counts
           least < STARS_SUBJECTS ? "" : "; those by subject are the ones to rely on",
           end);
     if (least < STARS_SUBJECTS) {
-        print(w, "%sNo stars and no p-values: with %d subjects in the smaller group, "
+        print(w, "%sNo stars and no p-values of DeLong's test: with %d subjects in the smaller group, "
                  "DeLong's normal approximation does not hold, nor do its intervals; %d are "
                  "the least. Many slices do not make up for few subjects.%s",
               item, least, STARS_SUBJECTS, end);
     } else {
-        print(w, "%sp-values are not corrected for the number of comparisons.%s", item, end);
+        print(w, "%sp-values are not corrected for the number of comparisons, but for those under "
+                 "Holm.%s", item, end);
     }
     if (e->config.repeats > 1) {
         print(w, "%sROC curves, intervals, p-values and bootstraps are those of the first "
