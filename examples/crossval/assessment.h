@@ -10,8 +10,10 @@ static void put_assessment_css(writer *w)
 {
     put(w, ".miss{background:var(--warn);box-shadow:inset 0 -2px var(--warnline)}tr.missed>:first-child{"
            "box-shadow:inset 4px 0 var(--warnline)}svg .ring{fill:none;stroke:var(--ink);stroke-width:1.5}"
-           ".confusion th,.confusion td{text-align:center}.open{columns:2;column-gap:2rem;padding-left:1.2rem}"
-           "@media(max-width:48rem){.open{columns:1}}\n");
+           ".matrices{display:flex;flex-wrap:wrap;gap:.6rem 2rem}.confusion th,.confusion td{text-align:center}"
+           ".open{columns:2;column-gap:2rem;padding-left:1.2rem}.facts td:last-child{white-space:normal}"
+           ".facts td.wrap{min-width:24rem}@media(max-width:48rem){.open{columns:1}"
+           ".facts td.wrap{min-width:16rem}}\n");
 }
 
 static void svg_dot(writer *w, const char *style, double x, double y, double radius)
@@ -74,7 +76,7 @@ static void figure_dots(writer *w, const qnet_experiment *e, const assessments *
 
 static void html_confusion(writer *w, const qnet_experiment *e, const assessments *all)
 {
-    put(w, "<h3>Confusion matrices</h3>\n<div class=\"panels\">\n");
+    put(w, "<h3>Confusion matrices</h3>\n<div class=\"matrices\">\n");
     for (int k = 0; k < all->count * QNET_MODELS; k++) {
         const assessment *a = &all->of[k / QNET_MODELS];
         const assessed_model *m = &a->model[k % QNET_MODELS];
@@ -349,10 +351,12 @@ static void svg_calibration(writer *w, const qnet_experiment *e, const assessmen
 {
     const plot p = {44, 8, 290, 250, 0, 1, 0, 1};
     const calibration *c = &a->model[QNET_MODEL_QNET].fit;
+    char share[80];
     svg_open(w, 302, "Calibration of Q-Net");
     plot_ticks(w, &p, 0, 0.2, 1);
     plot_ticks(w, &p, 1, 0.2, 1);
-    plot_axes(w, &p, "Probability by Q-Net", "Share of these who are");
+    snprintf(share, sizeof share, "Share who are %.60s", group_tag(e, 1));
+    plot_axes(w, &p, "Probability by Q-Net", share);
     svg_line(w, "d", p.left, p.top + p.height, p.left + p.width, p.top);
     if (is_testable(e) && isfinite(c->slope)) {
         put(w, "<path class=\"l solid c2\" d=\"");
@@ -380,6 +384,7 @@ static void svg_benefit(writer *w, const plot *p, const assessment *a, const dou
         const double t = fmin(p->x_high * i / 100, 0.995);
         const double all = prevalence - (1 - prevalence) * t / (1 - t);
         const double v = probability ? net_benefit(a->label, probability, (size_t)a->count, prevalence, t) : all;
+        if (!probability && all < p->y_low) break;
         print(w, "%s%.1f,%.1f", i == 0 ? "M" : "L", plot_x(p, t), plot_y(p, fmax(v, p->y_low)));
     }
     put(w, "\"/>\n");
@@ -400,8 +405,8 @@ static void svg_decisions(writer *w, const assessment *a, double prevalence)
     svg_benefit(w, &p, a, NULL, prevalence, "d");
     for (int m = 0; m < QNET_MODELS; m++) svg_benefit(w, &p, a, a->model[m].probability, prevalence, styles[m]);
     for (int m = 0; m < QNET_MODELS; m++) {
-        print(w, "<path class=\"%s\" d=\"M244.0,%dh26\"/>\n", styles[m], 20 + 18 * m);
-        svg_text(w, "", "start", 276, 24 + 18 * m, "%s", a->model[m].name);
+        print(w, "<path class=\"%s\" d=\"M228.0,%dh26\"/>\n", styles[m], 20 + 18 * m);
+        svg_text(w, "", "start", 260, 24 + 18 * m, "%s", a->model[m].name);
     }
     put(w, "</svg>\n");
 }

@@ -182,7 +182,7 @@ static void html_checklist(writer *w, const qnet_experiment *e, const assessment
     put(w, "<h2 id=\"checklist\">For a paper: CLAIM and TRIPOD+AI</h2>\n<p>What this program knows of the items of "
            "CLAIM (Tejani et al. 2024, <i>Radiology: Artificial Intelligence</i> 6:e240300) and TRIPOD+AI (Collins "
            "et al. 2024, <i>BMJ</i> 385:e078378), as a start for the authors' own; topics are in short, the lists "
-           "themselves are what counts.</p>\n<div class=\"scroll\"><table class=\"wide\"><thead><tr>");
+           "themselves are what counts.</p>\n<div class=\"scroll\"><table class=\"wide facts\"><thead><tr>");
     cells(w, "th", "CLAIM|TRIPOD+AI|Topic|Filled in|On this page");
     put(w, "</tr></thead><tbody>\n");
     for (int f = 0; f < FACTS; f++) {
@@ -190,7 +190,7 @@ static void html_checklist(writer *w, const qnet_experiment *e, const assessment
         cells(w, "td", "%s|%s", facts[f][0], facts[f][1]);
         print(w, "<th scope=\"row\">%s</th><td class=\"wrap\">", facts[f][2]);
         put_fact(w, e, (fact)f, a, group);
-        print(w, "</td><td class=\"wrap\">%s</td></tr>\n", facts[f][3]);
+        print(w, "</td><td>%s</td></tr>\n", facts[f][3]);
     }
     put(w, "</tbody></table></div>\n");
     put_open(w, "CLAIM", open_claim);
