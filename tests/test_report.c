@@ -216,6 +216,7 @@ static void made_up_curves(recipe *r)
             const double t = (k + 1.0) / c->epochs;
             c->epoch[k].loss = (c->kind == QNET_MODEL_QNET ? 1.35 : 0.69) * (0.25 + 0.75 * exp(-3 * t)) +
                                0.03 * qnet_rng_normal(&rng);
+            c->epoch[k].validation = c->epoch[k].loss + 0.2 * t;
         }
     }
 }
@@ -865,6 +866,7 @@ static void test_html(void)
     check_html((const char *)b.bytes);
     CHECK_CONTAINS((const char *)b.bytes, "A map is 1 &times; 1 values"); /* of 32 x 32 pixels */
     CHECK_CONTAINS((const char *)b.bytes, "With images in full size, Q-Net's AUC is ");
+    CHECK(occurrences((const char *)b.bytes, "\"l watched c") == 0);
     for (int input = 0; input < 2; input++) { /* a picture's slice that is called what it is not says so */
         for (int i = 0; i < 4; i++) {
             const cam_picture *c = &r->drawn.cam[input][i];
@@ -875,6 +877,11 @@ static void test_html(void)
     CHECK_OK(ctx, page(e, &again));
     CHECK(b.size == again.size && memcmp(b.bytes, again.bytes, b.size) == 0);
     qnet_buffer_free(ctx, &b);
+    qnet_buffer_free(ctx, &again);
+    e->config.inner_validation = 1; /* a second curve for each model and input */
+    CHECK_OK(ctx, page(e, &again));
+    CHECK(occurrences((const char *)again.bytes, "\"l watched c") == 6);
+    CHECK_CONTAINS((const char *)again.bytes, "Nothing was chosen by it");
     qnet_buffer_free(ctx, &again);
     destroy(r);
 }

@@ -64,6 +64,8 @@ static const char help[] =
     "  --permute N         permutations of the labels against the out-of-fold scores (10000; 0: none)\n"
     "  --prevalence P      that predictive values are stated at, .02 or 1/50 (cohort's and 1/200)\n"
     "  --shuffle-labels    control: labels permuted over subjects, no AUC may stay far above .5\n"
+    "  --inner-validation  a second learning curve: while a fold is tested, the next is not trained on\n"
+    "                      either but watched; nothing is chosen by it\n"
     "  --resume            go on where a stopped run of the same configuration ended\n"
     "  --part K/N          part K of N of the folds only, on one of several machines; the others\n"
     "                      do theirs with the same options and --out. auto: from SLURM, MPI or PBS\n"
@@ -216,7 +218,7 @@ static int option_with_value(options *o, const char *name, const char *value)
 static int parse(int argc, char **argv, options *o)
 {
     static const char *const flags[] = {"--help", "--version", "--resume", "--quiet", "--shuffle-labels",
-                                        "--physics-safe", "--any-values", "--any-orientation", "--collect", NULL};
+                                        "--inner-validation", "--physics-safe", "--any-values", "--any-orientation", "--collect", NULL};
     char name[40];
     const char *value;
     int taken;
@@ -241,6 +243,8 @@ static int parse(int argc, char **argv, options *o)
             o->collect = 1;
         else if (strcmp(name, "--shuffle-labels") == 0)
             o->config.shuffle_labels = 1;
+        else if (strcmp(name, "--inner-validation") == 0)
+            o->config.inner_validation = 1;
         else if (strcmp(name, "--physics-safe") == 0)
             o->config.stage1.augment.physics_safe = 1;
         else if (strcmp(name, "--any-values") == 0)
@@ -283,6 +287,7 @@ static const char *in_options(const char *sentence, char text[2000])
         {"expected max_slices", "expected --max-slices"},
         {"input configuration: size", "--size"},
         {"folds: ", "--folds: "},
+        {"with inner_validation", "with --inner-validation"},
         {"\"stage1.epochs=", "\"--epochs1 "},
         {"\"stage2.epochs=", "\"--epochs2 "},
         {"\"stage1.batch=", "\"--batch "},

@@ -272,6 +272,10 @@ static void put_warnings(writer *w, const qnet_experiment *e, const group_counts
         put(w, " no sign of a leak where both are near 0.5 or below.");
         put(w, end);
     }
+    if (e->config.inner_validation) {
+        print(w, "%sWith --inner-validation: while a fold is tested, the next one is only watched, so the networks "
+                 "are trained on fewer subjects than without; the baselines are not.%s", item, end);
+    }
     if (group[2].subjects < 50 || least < 20) {
         print(w, "%sSmall cohort: %d subjects, %d in the smaller group. One scan more or "
                  "less moves the scan-level accuracy by %.1f points; read the intervals "
