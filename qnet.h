@@ -22093,9 +22093,6 @@ static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
     job->repeat = repeat;
     job->fold = fold;
     job->train_count = job->test_count = job->watch_count = 0;
-    if (c->inner_validation && c->folds < 3)
-        return qnet__fail(job->e->ctx, QNET_ERROR_ARGUMENT,
-                          "folds: %d, expected 3 or more with inner_validation", c->folds);
     for (int s = 0; s < job->cohort->scans_count; s++)
         if (job->fold_of[s] == fold) job->test[job->test_count++] = s;
         else if (c->inner_validation && job->fold_of[s] == (fold + 1) % c->folds)
@@ -22117,6 +22114,9 @@ static qnet_status qnet__input_deal(qnet__job *job, int repeat)
 {
     qnet_experiment *e = job->e;
     const qnet_experiment_config *c = &e->config;
+    if (c->inner_validation && c->folds < 3)
+        return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT,
+                          "folds: %d, expected 3 or more with inner_validation", c->folds);
     if (c->shuffle_labels) qnet__shuffle_labels(job, repeat);
     QNET__TRY(qnet_folds_create(e->ctx, job->cohort, c->folds, qnet__folds_seed(c->seed, repeat),
                                 job->fold_of));
