@@ -13,7 +13,9 @@ static void put_assessment_css(writer *w)
            "svg .l.watched{stroke-dasharray:5 4;stroke-width:2.5}.matrices{display:flex;flex-wrap:wrap;gap:.6rem 2rem}.confusion th,.confusion td{text-align:center}"
            ".open{columns:2;column-gap:2rem;padding-left:1.2rem}.facts td:last-child{white-space:normal}"
            ".facts td.wrap{min-width:24rem}@media(max-width:48rem){.open{columns:1}"
-           ".facts td.wrap{min-width:16rem}}\n");
+           ".facts td.wrap{min-width:16rem}}@media print{.tight{font-size:7.5pt}.tight th,.tight td{"
+           "padding:.15rem .25rem}.facts td.wrap{min-width:10rem}.facts th{white-space:normal}"
+           ".sortable{break-inside:auto}}\n");
 }
 
 static void svg_dot(writer *w, const char *style, double x, double y, double radius)
@@ -156,7 +158,7 @@ static void html_single(writer *w, const qnet_experiment *e, const pictures *p, 
 /* The head of a table of the section; in plain text its title stands above. */
 static void table_begin(writer *w, const char *title, const char *caption)
 {
-    if (w->html) print(w, "<p class=\"cap\">%s%s</p>\n<div class=\"scroll\"><table class=\"wide\"><thead><tr>", title,
+    if (w->html) print(w, "<p class=\"cap\">%s%s</p>\n<div class=\"scroll\"><table class=\"wide tight\"><thead><tr>", title,
                        caption);
     else print(w, "\n%s\n\n", title);
 }
@@ -424,21 +426,25 @@ static void figure_worth(writer *w, const qnet_experiment *e, const assessments 
         svg_calibration(w, e, a);
         print(w, "</div><div class=\"panel\"><h4>Decision curves &middot; %s</h4>\n", input_title(a->input));
         svg_decisions(w, a, at);
-        print(w, "</div></div><figcaption>Left: of subjects with similar probabilities, what share is %s, with "
-                 "Wilson's 95&nbsp;%% intervals; on the dashed diagonal the probabilities mean what they say. ",
-              group_tag(e, 1));
-        print(w, "Brier score %.3f, where always saying the cohort's share of %.3f would have %.3f; mean probability "
-                 "%.3f.", c->brier, a->share, a->share * (1 - a->share), c->mean);
-        if (is_testable(e) && isfinite(c->slope)) {
-            print(w, " The line is logit P = %.2f + %.2f logit(probability), standard errors %.2f and %.2f: "
-                     "0 and 1 when calibrated, a slope below 1 when too sure.",
-                  c->intercept, c->slope, c->intercept_error, c->slope_error);
-        } else {
-            put(w, " No slope: there are too few subjects, or the probabilities separate the groups.");
+        put(w, "</div></div><figcaption>");
+        if (i == 0) {
+            print(w, "Left: of subjects with similar probabilities, what share is %s, with Wilson's 95&nbsp;%% "
+                     "intervals; on the dashed diagonal the probabilities mean what they say. The line is logit P = "
+                     "intercept + slope logit(probability): 0 and 1 when calibrated, a slope below 1 when too sure. "
+                     "Right: net benefit at a prevalence of %s&nbsp;%%, true positives less false ones weighed by the "
+                     "threshold's odds, of all (Vickers &amp; Elkin 2006); dashed: treat all; the line at 0: treat "
+                     "nobody. A model helps where it is above both.<br>",
+                  group_tag(e, 1), share_text(text, at));
         }
-        print(w, " Right: net benefit at a prevalence of %s&nbsp;%%, true positives less false ones weighed by the "
-                 "threshold's odds, of all (Vickers &amp; Elkin 2006); dashed: treat all; the line at 0: treat "
-                 "nobody. A model helps where it is above both.</figcaption></figure>\n", share_text(text, at));
+        print(w, "Brier score %.3f, where always saying the cohort's share of %.3f would have %.3f; mean probability "
+                 "%.3f", c->brier, a->share, a->share * (1 - a->share), c->mean);
+        if (is_testable(e) && isfinite(c->slope)) {
+            print(w, "; intercept %.2f and slope %.2f, standard errors %.2f and %.2f.", c->intercept, c->slope,
+                  c->intercept_error, c->slope_error);
+        } else {
+            put(w, "; no slope: there are too few subjects, or the probabilities separate the groups.");
+        }
+        put(w, "</figcaption></figure>\n");
     }
 }
 
