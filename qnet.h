@@ -21,7 +21,7 @@
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
        >>deflate >>png >>nifti >>weights                                file formats
        >>fft >>brain >>unwrap >>susceptibility >>relaxometry >>maps     from echoes to maps
-       >>image >>cohort >>train                                         data, augmentation, training
+       >>image >>locate >>cohort >>train                                data, augmentation, training
        >>metrics >>cam >>experiment                                     evaluation, the protocol
 
    WHAT IT DOES
@@ -36,7 +36,7 @@
        echoes -> brain mask, unwrapped phases, local field, QSM;     >>fft >>brain >>unwrap
                  R2*, T1W, T1                                        >>susceptibility >>relaxometry
                                                                      >>maps
-       NIfTI files -> slices of the basal ganglia, 3 channels        >>nifti >>cohort
+       NIfTI files -> slices of the basal ganglia, 3 channels        >>nifti >>locate >>cohort
        augmentation (histogram stretching ... crop)                  >>image
        stage 1: ResNet18, Adam, cosine annealing, with and without
                 stochastic weight averaging                          >>resnet >>optim >>train
@@ -58,7 +58,8 @@
      hook of weights_tools/pth.h also PyTorch's .pth), or training starts from random ones, which
      for 99 subjects is a weaker start than the paper's.
    - It does not segment and does not register: echoes, and both flip angles, must lie on one grid;
-     the mask of the basal ganglia comes from elsewhere. It makes brain masks only.
+     a mask of the basal ganglia comes from elsewhere, and without one only their place is found
+     (qnet_locate). It makes brain masks only.
    - It joins no coils, reads no k-space and no DICOM, and corrects no bipolar readout.
    - It walks no folders: a list says whose scan lies in which files (examples/crossval/bids.h).
    - No 4-D, complex or RGB volumes, no NIfTI-2, no .hdr/.img pairs: each is an error that says so.
@@ -1407,6 +1408,9 @@ typedef struct qnet_input_config {
     int slice_first, slice_count; /* explicit range along z, upwards from 0; count 0: by the mask */
     double box_center_mm[2];      /* explicit centre (x right, y front); used when box_explicit */
     int box_explicit;
+    int locate;        /* 0: slices and box are found by qnet_locate where there is no mask; 1: even
+                          where there is one, which then is for the viewer only */
+    int use_channel[3]; /* 1, 1, 1: QSM, R2*, T1W; 0: the channel is 0 in all images (ablations) */
     int any_values;      /* 1: maps with values that no brain has are warned of, not refused */
     int any_orientation; /* 1: and so are slices far from axial */
     const struct qnet_viewer *viewer; /* NULL: none */
@@ -1419,8 +1423,10 @@ typedef struct qnet_cut {
     double center_mm[3]; /* the same in the world, in the middle of the slices */
     double side_mm;      /* of the prepared images */
     int slice[2];        /* the lowest and the highest one, from 0 at the bottom */
-    double offset_mm[2]; /* the mask's centre of mass from that of the head in its slices, along x
-                            and y; NaN without a mask */
+    double offset_mm[2]; /* the mask's centre of mass, or the place found, from that of the head in
+                            its slices, along x and y; NaN where the place is given */
+    int located;         /* 1: the place was found by qnet_locate, with this confidence; 0: NaN */
+    double confidence;
     int mask_voxels, mask_left_out; /* what counts of the mask, and of its small pieces does not */
     int outlier;         /* far from most of the cohort: 1 the mask's place, 2 the slices' number */
 } qnet_cut;
@@ -1459,8 +1465,24 @@ QNET_API int qnet_input_prepared(const qnet_input_config *config);
 QNET_API qnet_status qnet_volume_resample(qnet_volume *volume, const qnet_volume *grid, int nearest,
                                           double *covered);
 
-/* One scan in memory: the maps share a world; mask may be NULL where the configuration names slices
-   and box. */
+/* Where the basal ganglia lie, as qnet_locate finds them. */
+typedef struct qnet_location {
+    double center[2];    /* of the nuclei: voxels along x and y; */
+    double center_mm[3]; /* the same in the world, in the middle of the slices */
+    int slice_first, slice_count; /* along z, from 0 at the bottom */
+    double confidence;   /* 0..1; below QNET_LOCATE_DOUBTFUL: somebody should look at it */
+} qnet_location;
+#define QNET_LOCATE_DOUBTFUL 0.5
+
+/* The basal ganglia from QSM and R2* alone, both on one grid turned to RAS (qnet_volume_reorient),
+   0 or noise outside of the brain: the bright nuclei on both sides of the midline. No atlas, no
+   registration. QNET_ERROR_DATA where nothing looks like them. */
+QNET_API qnet_status qnet_locate(qnet_context *ctx, const qnet_volume *qsm,
+                                 const qnet_volume *r2star, qnet_location *location);
+
+/* One scan in memory: the maps share a world. mask NULL: the place of the basal ganglia is found
+   (qnet_locate), unless the configuration names slices and box. R2* and T1W may be NULL where the
+   configuration does not use their channel, R2* only if nothing has to be found. */
 typedef struct qnet_scan_maps {
     const char *subject;
     qnet_label label; double age; qnet_sex sex;
@@ -1483,7 +1505,8 @@ QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_conf
    Mask: 0 and 1, labels 1..N of which all count, or a probability in 0..1 from .5 on; what is none
    of these is refused, as is (see any_values) one of more than 200 ml, such as a brain's.
    Components of less than a fiftieth of the largest one are left out; slices are those that hold
-   the rest, the box is about its centre of mass.
+   the rest, the box is about its centre of mass. Without a mask both are those of qnet_locate,
+   which the log tells; a doubtful place is warned of.
    NaN or infinity becomes 0 outside of the head, that is where it is joined, through others of its
    slice, to the slice's edge or to a voxel of 0; and where no image looks. Elsewhere it is
    refused, as is a map that is 0 all over a slice's image.
@@ -17720,8 +17743,412 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
 
 #if QNET__HAS_FILES
 /* ============================================================================================
+   >>locate: where the basal ganglia lie, from QSM and R2* alone, for scans without a mask.
+   The paper chose the slices that hold them by hand ("Data Preparation"). Here they are found as
+   what they are in these maps: a pair of bodies on both sides of the midline in the middle of the
+   head, that hold iron and so are bright in QSM and in R2* alike. The globus pallidus is brightest
+   at any age and with any disease; what lies around it follows by anatomy. Nothing is registered,
+   no atlas is needed; all sizes are in mm.
+
+       means over blocks of 2 mm -> smoothed by 2 mm -> the head: where R2* is likely, and alike
+           in neighbours -> its middle -> score = sqrt(excess of QSM * excess of R2*) over the
+           medians there -> the midline about which the score is most symmetric -> pair = the lower
+           of the scores on both sides -> centre of mass of pair^3 -> slices, box, confidence
+
+   A dentate nucleus, red nucleus or substantia nigra is as bright. The dentate lies further back
+   and below, the others nearer to the midline than the 14 mm from which on the pair counts.
+   Relies on >>context >>nifti >>image.
+   ============================================================================================ */
+
+#define QNET__LOCATE_MM 2.0 /* of a block, about, and of the smoothing (standard deviation) */
+#define QNET__PAIR_NEAR 14  /* mm from the midline where the pair counts: pallidum and putamen, */
+#define QNET__PAIR_FAR 36   /* not thalamus and insula */
+#define QNET__PAIR_BACK 14  /* mm from its centre: what belongs to it; further in front is the */
+#define QNET__PAIR_FRONT 22 /* head of the caudate nucleus */
+#define QNET__PAIR_HEIGHT 12
+
+/* What is known while a place is looked for. Maps are [n[2]][n[1]][n[0]], of blocks. */
+typedef struct qnet__locator {
+    qnet_context *ctx;
+    int n[3], block[3];    /* blocks along x, y, z; voxels in each */
+    double mm[3];          /* of a block */
+    size_t count;
+    float *known;          /* share of a neighbourhood in which both maps have values */
+    float *qsm, *r2star;   /* smoothed */
+    float *spread;         /* mean of R2* squared */
+    float *score, *pair, *work;
+    double low[3], high[3]; /* the middle of the head, mm from the first block's centre */
+    double across, along;  /* a point of the midline, mm along x and y */
+    double turn;           /* of the midline from the y axis, radians: positive to the left */
+    double center[3];      /* of the pair, mm */
+} qnet__locator;
+
+QNET__HELPER size_t qnet__block_at(const qnet__locator *l, int x, int y, int z)
+{
+    return ((size_t)z * (size_t)l->n[1] + (size_t)y) * (size_t)l->n[0] + (size_t)x;
+}
+
+/* Sums of the voxels of each block that are finite and not 0 in both maps: 1, QSM, R2*, R2*^2. A
+   map that is not masked may hold anything outside of the head, so R2* is cut to 0..300 1/s. */
+static void qnet__blocks(qnet__locator *l, const qnet_volume *qsm, const qnet_volume *r2star)
+{
+    for (int z = 0; z < l->n[2] * l->block[2]; z++)
+        for (int y = 0; y < l->n[1] * l->block[1]; y++)
+            for (int x = 0; x < l->n[0] * l->block[0]; x++) {
+                const size_t at = qnet__voxel_at(qsm, x, y, z);
+                const float q = qsm->voxels[at], r = r2star->voxels[at];
+                const size_t to = qnet__block_at(l, x / l->block[0], y / l->block[1],
+                                                 z / l->block[2]);
+                if (q == 0 || r == 0 || !(fabsf(q) < 1e6f && fabsf(r) < 1e6f)) continue;
+                const float cut = fminf(fmaxf(r, 0), 300);
+                l->known[to] += 1;
+                l->qsm[to] += q;
+                l->r2star[to] += cut;
+                l->spread[to] += cut * cut;
+            }
+}
+
+/* map = its blocks smoothed by a Gaussian, axis by axis; 0 outside. */
+static void qnet__smooth(const qnet__locator *l, float *map)
+{
+    size_t step = 1;
+    for (int a = 0; a < 3; step *= (size_t)l->n[a], a++) {
+        const double sigma = fmin(QNET__LOCATE_MM / l->mm[a], 1.5);
+        const int n = l->n[a], reach = (int)ceil(3 * sigma);
+        double weight[6], whole = 0;
+        for (int j = -reach; j <= reach; j++)
+            whole += weight[j < 0 ? -j : j] = exp(-0.5 * (j / sigma) * (j / sigma));
+        for (size_t i = 0; i < l->count; i++) {
+            float *line = map + i;
+            if (i / step % (size_t)n != 0) continue; /* not the first block of a line */
+            for (int k = 0; k < n; k++) l->work[k] = line[(size_t)k * step];
+            for (int k = 0; k < n; k++) {
+                double sum = 0;
+                for (int j = qnet__max_int(-reach, -k); j <= reach && k + j < n; j++)
+                    sum += weight[j < 0 ? -j : j] * (double)l->work[k + j];
+                line[(size_t)k * step] = (float)(sum / whole);
+            }
+        }
+    }
+}
+
+/* The smoothed maps, and what of them is head: there R2* is 5 to 100 1/s and spreads by less than
+   .6 of itself among neighbours, which noise does not. Elsewhere known becomes 0. */
+static void qnet__head(qnet__locator *l)
+{
+    float *const map[4] = {l->known, l->qsm, l->r2star, l->spread};
+    for (int k = 0; k < 4; k++) qnet__smooth(l, map[k]);
+    const double most = l->block[0] * l->block[1] * l->block[2];
+    for (size_t i = 0; i < l->count; i++) {
+        const double share = (double)l->known[i], q = (double)l->qsm[i] / share;
+        const double r = (double)l->r2star[i] / share;
+        const double spread = (double)l->spread[i] / share - r * r;
+        l->known[i] = share > 0.5 * most && r > 5 && r < 100 && spread < 0.36 * r * r;
+        l->qsm[i] = l->known[i] > 0 ? (float)q : 0;
+        l->r2star[i] = l->known[i] > 0 ? (float)r : 0;
+    }
+}
+
+/* low and high: the middle of the head, where a pair is looked for. Its ends along each axis are
+   those of its blocks, but for .5 % on either side. Across, the middle is 100 mm wide. From back to
+   front the basal ganglia lie about .6 of the way, and about halfway up in a head that is there
+   from top to bottom, which a slab of less than 100 mm is not. Returns 0 where there is no head. */
+static int qnet__middle(qnet__locator *l)
+{
+    static const double share[3][2] = {{0, 1}, {0.4, 0.8}, {0.25, 0.7}};
+    size_t step = 1;
+    for (int a = 0; a < 3; step *= (size_t)l->n[a], a++) {
+        double all = 0, sum = 0, ends[2] = {-1, -1};
+        for (int k = 0; k < l->n[a]; k++) l->work[k] = 0;
+        for (size_t i = 0; i < l->count; i++) l->work[i / step % (size_t)l->n[a]] += l->known[i];
+        for (int k = 0; k < l->n[a]; k++) all += (double)l->work[k];
+        if (!(all > 0)) return 0;
+        for (int k = 0; k < l->n[a]; k++) {
+            sum += (double)l->work[k];
+            if (ends[0] < 0 && sum > 0.005 * all) ends[0] = k * l->mm[a];
+            if (ends[1] < 0 && sum >= 0.995 * all) ends[1] = k * l->mm[a];
+        }
+        const double size = ends[1] - ends[0];
+        const int whole = a == 2 && size < 100;
+        l->low[a] = whole ? ends[0] : ends[0] + share[a][0] * size;
+        l->high[a] = whole ? ends[1] : ends[0] + share[a][1] * size;
+        l->center[a] = (l->low[a] + l->high[a]) / 2;
+        if (a == 0) l->low[a] = l->center[a] - 50, l->high[a] = l->center[a] + 50;
+    }
+    return 1;
+}
+
+/* map's blocks of the middle of the head, gathered in work, and their q-th percentile. */
+static float qnet__middle_percentile(qnet__locator *l, const float *map, double q)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < l->count; i++)
+        if (l->known[i] > 0) l->work[n++] = map[i];
+    return qnet__percentile(l->work, n, q);
+}
+
+/* score = sqrt((chi - median)+ (R2* - median)+) in the middle of the head, as a share of its 99.5th
+   percentile and 1 at most, so that a vein weighs no more than a nucleus; elsewhere 0. Returns 0
+   where that percentile is 0. */
+static int qnet__score(qnet__locator *l)
+{
+    const float q = qnet__middle_percentile(l, l->qsm, 50);
+    const float r = qnet__middle_percentile(l, l->r2star, 50);
+    for (size_t i = 0; i < l->count; i++)
+        l->score[i] = l->known[i] > 0 ? sqrtf(fmaxf(l->qsm[i] - q, 0) * fmaxf(l->r2star[i] - r, 0))
+                                      : 0;
+    const float most = qnet__middle_percentile(l, l->score, 99.5);
+    for (size_t i = 0; i < l->count && most > 0; i++) l->score[i] = fminf(l->score[i] / most, 1);
+    return most > 0;
+}
+
+/* Of a plane[n[1]][n[0]] the value at the mirror image of block (x, y), 0 outside, and how far that
+   block lies from the midline, mm. With m = (cos turn, sin turn) across the midline,
+       distance = ((x, y) - (across, along)) m,   image = (x, y) - 2 distance m. */
+static float qnet__mirrored(const qnet__locator *l, const float *plane, int x, int y,
+                            double *distance)
+{
+    const double m[2] = {cos(l->turn), sin(l->turn)};
+    const double d = (x * l->mm[0] - l->across) * m[0] + (y * l->mm[1] - l->along) * m[1];
+    int x0, x1, y0, y1;
+    float fx, fy;
+    *distance = fabs(d);
+    if (!qnet__neighbours(x - 2 * d * m[0] / l->mm[0], l->n[0], &x0, &x1, &fx) ||
+        !qnet__neighbours(y - 2 * d * m[1] / l->mm[1], l->n[1], &y0, &y1, &fy))
+        return 0;
+    return qnet__bilinear(plane + y0 * l->n[0] + x0, plane + y1 * l->n[0] + x0, (size_t)(x1 - x0),
+                          fx, fy);
+}
+
+/* Sum over plane[n[1]][n[0]] of the lower of both sides, where the pair counts. */
+static double qnet__symmetry(const qnet__locator *l, const float *plane)
+{
+    double sum = 0, distance;
+    for (int i = 0; i < l->n[0] * l->n[1]; i++) {
+        if (plane[i] == 0) continue;
+        const float other = qnet__mirrored(l, plane, i % l->n[0], i / l->n[0], &distance);
+        if (distance >= QNET__PAIR_NEAR && distance <= QNET__PAIR_FAR)
+            sum += (double)fminf(plane[i], other);
+    }
+    return sum;
+}
+
+/* The midline: the line through the slices about which score^3, summed over those within low..high,
+   is most symmetric; at center[1] within `reach` mm of where it is, turned by up to 15 degrees.
+   Then pair = min(score, score mirrored). */
+static void qnet__midline(qnet__locator *l, int reach)
+{
+    const size_t plane = (size_t)l->n[0] * (size_t)l->n[1];
+    const double across = l->across - tan(l->turn) * (l->center[1] - l->along);
+    double best = -1, found[2] = {0, 0}, distance;
+    for (size_t i = 0; i < plane; i++) {
+        const double y = (double)(i / (size_t)l->n[0]) * l->mm[1];
+        l->work[i] = 0;
+        for (int z = 0; z < l->n[2] && y >= l->low[1] && y <= l->high[1]; z++) {
+            const float s = l->score[(size_t)z * plane + i];
+            if (z * l->mm[2] >= l->low[2] && z * l->mm[2] <= l->high[2]) l->work[i] += s * s * s;
+        }
+    }
+    l->along = l->center[1];
+    for (int degrees = -15; degrees <= 15; degrees += 3)
+        for (int mm = -reach; mm <= reach; mm++) {
+            l->turn = degrees * QNET__PI / 180;
+            l->across = across + mm;
+            const double sum = qnet__symmetry(l, l->work);
+            if (sum > best) best = sum, found[0] = l->turn, found[1] = l->across;
+        }
+    l->turn = found[0], l->across = found[1];
+    for (size_t i = 0; i < l->count; i++) {
+        const float *slice = l->score + i / plane * plane;
+        const int at = (int)(i % plane);
+        const float other = qnet__mirrored(l, slice, at % l->n[0], at / l->n[0], &distance);
+        const int counts = distance >= QNET__PAIR_NEAR && distance <= QNET__PAIR_FAR;
+        l->pair[i] = counts ? fminf(l->score[i], other) : 0;
+    }
+}
+
+/* low..high along y and z: what belongs to a pair with its centre there. */
+static void qnet__pair_limits(qnet__locator *l)
+{
+    l->low[1] = l->center[1] - QNET__PAIR_BACK, l->high[1] = l->center[1] + QNET__PAIR_FRONT;
+    l->low[2] = l->center[2] - QNET__PAIR_HEIGHT, l->high[2] = l->center[2] + QNET__PAIR_HEIGHT;
+}
+
+/* center: that of pair^3 within low..high, which it then moves along, until it stays (mean shift,
+   Comaniciu & Meer 2002). Returns the sum of pair^3. */
+static double qnet__pair_center(qnet__locator *l)
+{
+    double all = 0;
+    for (int step = 0; step < 10; step++) {
+        double sum[4] = {0, 0, 0, 0};
+        for (int z = 0; z < l->n[2]; z++)
+            for (int i = 0; i < l->n[0] * l->n[1]; i++) {
+                const double at[3] = {i % l->n[0] * l->mm[0], i / l->n[0] * l->mm[1],
+                                      z * l->mm[2]};
+                const double p = (double)l->pair[qnet__block_at(l, i, 0, z)];
+                if (at[2] < l->low[2] || at[2] > l->high[2]) break;
+                if (p == 0 || at[1] < l->low[1] || at[1] > l->high[1]) continue;
+                for (int a = 0; a < 3; a++) sum[a] += p * p * p * at[a];
+                sum[3] += p * p * p;
+            }
+        all = sum[3];
+        if (!(all > 0)) return 0;
+        for (int a = 0; a < 3; a++) l->center[a] = sum[a] / all;
+        qnet__pair_limits(l);
+    }
+    return all;
+}
+
+/* The largest sum of those that qnet__pair_center comes to from every 8 mm of the height: center
+   and limits are its. */
+static double qnet__best_pair(qnet__locator *l)
+{
+    const double low[2] = {l->low[1], l->low[2]}, high[2] = {l->high[1], l->high[2]};
+    double best = 0, found[3] = {0, 0, 0};
+    for (double z = low[1]; z <= high[1]; z += 8) {
+        l->low[1] = low[0], l->high[1] = high[0];
+        l->low[2] = z - QNET__PAIR_HEIGHT, l->high[2] = z + QNET__PAIR_HEIGHT;
+        const double sum = qnet__pair_center(l);
+        if (sum > best) {
+            best = sum;
+            memcpy(found, l->center, sizeof found);
+        }
+    }
+    memcpy(l->center, found, sizeof found);
+    qnet__pair_limits(l);
+    return best;
+}
+
+#define QNET__NUCLEI_FRONT 3    /* mm: their centre of mass before that of the pair */
+#define QNET__NUCLEI_BELOW 12.5 /* mm: their lowest slice below it, */
+#define QNET__NUCLEI_TOP 16     /* and the highest one above it, at least */
+#define QNET__FAINT 0.05f
+#define QNET__AREA 60
+#define QNET__NUCLEI_MOST 27    /* and at most */
+
+/* How far the nuclei reach above the pair's centre, mm: as long as .6 cm^2 of a slice are as bright
+   as the faintest of them, the body of the caudate nucleus. */
+static double qnet__nuclei_top(const qnet__locator *l)
+{
+    const size_t plane = (size_t)l->n[0] * (size_t)l->n[1];
+    int z = (int)floor(l->center[2] / l->mm[2] + 0.5);
+    for (; z < l->n[2]; z++) {
+        double area = 0;
+        for (size_t i = 0; i < plane; i++) {
+            const double y = (double)(i / (size_t)l->n[0]) * l->mm[1];
+            if (y >= l->low[1] && y <= l->high[1])
+                area += (l->pair[(size_t)z * plane + i] > QNET__FAINT) * l->mm[0] * l->mm[1];
+        }
+        if (area < QNET__AREA) break;
+    }
+    return fmin(fmax((z + 0.5) * l->mm[2] - l->center[2], QNET__NUCLEI_TOP), QNET__NUCLEI_MOST);
+}
+
+/* What was found, in voxels and in the world. */
+static void qnet__location(const qnet__locator *l, const qnet_volume *qsm, qnet_location *found)
+{
+    const double *mm = qsm->spacing;
+    const double front[2] = {-sin(l->turn) * QNET__NUCLEI_FRONT, cos(l->turn) * QNET__NUCLEI_FRONT};
+    double at[3];
+    for (int a = 0; a < 3; a++)
+        at[a] = (l->center[a] / l->mm[a] + 0.5) * l->block[a] - 0.5;
+    for (int k = 0; k < 2; k++) found->center[k] = at[k] + front[k] / mm[k];
+    const double first = ceil(at[2] - QNET__NUCLEI_BELOW / mm[2]);
+    const double last = floor(at[2] + qnet__nuclei_top(l) / mm[2]);
+    found->slice_first = (int)fmax(first, 0);
+    found->slice_count = (int)fmin(last, qsm->nz - 1) - found->slice_first + 1;
+    at[2] = found->slice_first + (found->slice_count - 1) / 2.0;
+    for (int a = 0; a < 3; a++)
+        found->center_mm[a] = qsm->affine[a][0] * found->center[0] +
+                              qsm->affine[a][1] * found->center[1] + qsm->affine[a][2] * at[2] +
+                              qsm->affine[a][3];
+}
+
+/* How much of score^3 within the limits, 14 to 36 mm from the midline, is alike on both sides. */
+static double qnet__pair_share(const qnet__locator *l)
+{
+    double sum[2] = {0, 0}, distance;
+    for (size_t i = 0; i < l->count; i++) {
+        const int x = (int)(i % (size_t)l->n[0]), row = (int)(i / (size_t)l->n[0]);
+        const double y = row % l->n[1] * l->mm[1], z = row / l->n[1] * l->mm[2];
+        if (y < l->low[1] || y > l->high[1] || z < l->low[2] || z > l->high[2]) continue;
+        (void)qnet__mirrored(l, l->score, x, row % l->n[1], &distance);
+        if (distance < QNET__PAIR_NEAR || distance > QNET__PAIR_FAR) continue;
+        sum[0] += pow((double)l->pair[i], 3);
+        sum[1] += pow((double)l->score[i], 3);
+    }
+    return sum[1] > 0 ? sum[0] / sum[1] : 0;
+}
+
+static qnet_status qnet__locate_run(qnet__locator *l, const qnet_volume *qsm,
+                                    const qnet_volume *r2star, qnet_location *found)
+{
+    qnet__blocks(l, qsm, r2star);
+    qnet__head(l);
+    if (!qnet__middle(l))
+        return qnet__fail(l->ctx, QNET_ERROR_DATA, "locate: nothing in the maps is like a brain");
+    l->across = l->center[0], l->along = l->center[1];
+    int pair = qnet__score(l);
+    if (pair) {
+        qnet__midline(l, 20);
+        pair = qnet__best_pair(l) > 0;
+    }
+    if (pair) {
+        qnet__midline(l, 6);
+        pair = qnet__pair_center(l) > 0;
+    }
+    if (!pair)
+        return qnet__fail(l->ctx, QNET_ERROR_DATA, "locate: nothing in the middle of the head is "
+                          "bright in QSM and R2* on both sides of a midline");
+    qnet__location(l, qsm, found);
+    found->confidence = qnet__pair_share(l);
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_locate(qnet_context *ctx, const qnet_volume *qsm,
+                                 const qnet_volume *r2star, qnet_location *location)
+{
+    qnet__locator l;
+    qnet_location found;
+    memset(&l, 0, sizeof l);
+    memset(&found, 0, sizeof found);
+    if (!ctx) return QNET_ERROR_ARGUMENT;
+    QNET__NEEDS(ctx, qsm && r2star && location);
+    QNET__TRY(qnet__check_grid(ctx, qsm, "QSM map", r2star, "R2* map"));
+    if (strcmp(qsm->orientation, "RAS") != 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "locate: the maps' axes are %.3s, expected "
+                          "RAS: turn them with qnet_volume_reorient", qsm->orientation);
+    l.ctx = ctx;
+    const int n[3] = {qsm->nx, qsm->ny, qsm->nz};
+    for (int a = 0; a < 3; a++) {
+        const double mm = qsm->spacing[a];
+        if (!(mm >= 0.1 && mm <= 10) || (a < 2 && n[a] * mm < 80))
+            return qnet__fail(ctx, QNET_ERROR_DATA, "locate: %d voxels of %g mm along %c, expected "
+                              "0.1 to 10 mm%s", n[a], mm, "xyz"[a],
+                              a < 2 ? " and 80 mm or more in all" : "");
+        l.block[a] = qnet__min_int(qnet__max_int((int)floor(QNET__LOCATE_MM / mm + 0.5), 1), n[a]);
+        l.n[a] = n[a] / l.block[a];
+        l.mm[a] = mm * l.block[a];
+    }
+    l.count = (size_t)l.n[0] * (size_t)l.n[1] * (size_t)l.n[2];
+    float **const map[] = {&l.known, &l.qsm, &l.r2star, &l.spread, &l.score, &l.pair, &l.work};
+    const size_t maps = sizeof map / sizeof map[0];
+    const size_t line = (size_t)qnet__max_int(l.n[0], qnet__max_int(l.n[1], l.n[2]));
+    const size_t bytes = (maps * l.count + line) * sizeof(float); /* work may be a line */
+    float *block = (float *)qnet__alloc(ctx, bytes);
+    if (block == NULL) return qnet__no_memory(ctx, bytes, "finding the basal ganglia");
+    memset(block, 0, bytes);
+    for (size_t k = 0; k < maps; k++) *map[k] = block + k * l.count;
+    const qnet_status status = qnet__locate_run(&l, qsm, r2star, &found);
+    qnet__free(ctx, block, bytes);
+    if (status == QNET_OK) *location = found;
+    return status;
+}
+
+/* ============================================================================================
    >>cohort: from volumes to images, scan by scan; folds over individuals.
-   In: QSM, R2*, T1W and mostly a mask of the basal ganglia, each float[nz][ny][nx], in one world.
+   In: QSM, R2*, T1W and mostly a mask of the basal ganglia, each float[nz][ny][nx], in one world;
+   without a mask >>locate says where these are.
    Out: pixels[slices][side][side][3], the maps as channels, in their physical units:
 
        turn to RAS -> NaN outside of the head to 0 -> onto the grid of the QSM map -> mask to its
@@ -17736,7 +18163,7 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
    (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
    augmentation moves its crop. What a folder holds, and which file is which map, is the caller's
    choice: examples/crossval/bids.h.
-   Relies on >>context >>random >>file >>text >>nifti >>weights >>image.
+   Relies on >>context >>random >>file >>text >>nifti >>weights >>image >>locate.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
@@ -17751,6 +18178,7 @@ QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input
     config->size = input == QNET_INPUT_FULL ? 256 : 224;
     config->box_mm = 96; /* 224 pixels of the paper's .43 mm */
     config->margin = 0.08, config->max_slices = 24;
+    for (int c = 0; c < 3; c++) config->use_channel[c] = 1;
 }
 
 /* Of a crop the margin is rounded to whole pixels, as many on each side. */
@@ -17767,6 +18195,8 @@ QNET_API int qnet_input_prepared(const qnet_input_config *config)
 #define QNET__MAX_SLICES 1024 /* of a scan */
 
 /* Ranges in which nothing below can overflow. */
+#define QNET__CHANNEL_USE(c) \
+    { "use_channel." #c, 'i', offsetof(qnet_input_config, use_channel) + c * sizeof(int), 0, 1 }
 static const qnet__setting qnet__input_settings[] = {
     QNET__SETTING(qnet_input_config, 'i', size, 32, QNET__MAX_SIDE),
     QNET__SETTING(qnet_input_config, 'd', box_mm, 1, 1000),
@@ -17775,6 +18205,8 @@ static const qnet__setting qnet__input_settings[] = {
     QNET__SETTING(qnet_input_config, 'i', slice_first, 0, INT_MAX),
     QNET__SETTING(qnet_input_config, 'i', slice_count, 0, QNET__MAX_SLICES),
     QNET__SETTING(qnet_input_config, 'i', box_explicit, 0, 1),
+    QNET__SETTING(qnet_input_config, 'i', locate, 0, 1),
+    QNET__CHANNEL_USE(0), QNET__CHANNEL_USE(1), QNET__CHANNEL_USE(2),
     { "box_center_mm.0", 'd', offsetof(qnet_input_config, box_center_mm), -1e6, 1e6 },
     { "box_center_mm.1", 'd', offsetof(qnet_input_config, box_center_mm) + sizeof(double), -1e6,
       1e6 },
@@ -17789,6 +18221,9 @@ static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config 
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "input configuration: input is neither crop nor full");
     QNET__TRY(qnet__settings_check(ctx, "input configuration", qnet__input_settings, c));
+    if (!c->use_channel[0] && !c->use_channel[1] && !c->use_channel[2])
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "input configuration: use_channel: expected one channel at least");
     if (c->slice_count > c->max_slices)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "input configuration: slice_count %d: expected max_slices, %d, at most",
@@ -17798,19 +18233,29 @@ static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config 
 
 enum { QNET__QSM, QNET__R2STAR, QNET__T1W, QNET__MASK, QNET__MAPS };
 
-/* How many of the maps are needed: the mask is where slices or box come from it. */
-static int qnet__maps_needed(const qnet_input_config *config)
+/* 1: slices and box are not both in the configuration: they come from the mask, or are found. */
+static int qnet__place_wanted(const qnet_input_config *config)
 {
-    return config->slice_count == 0 || (config->input == QNET_INPUT_CROP && !config->box_explicit)
-               ? QNET__MAPS : QNET__MASK;
+    return config->slice_count == 0 || (config->input == QNET_INPUT_CROP && !config->box_explicit);
+}
+
+/* Whether a scan needs map m: QSM gives the grid and tells persons apart, R2* also helps to find
+   the place. has_mask: the scan has one. */
+static int qnet__map_needed(const qnet_input_config *config, int m, int has_mask)
+{
+    const int wanted = qnet__place_wanted(config), found = config->locate || !has_mask;
+    if (m == QNET__MASK) return wanted && has_mask;
+    return m == QNET__QSM || config->use_channel[m] || (m == QNET__R2STAR && wanted && found);
 }
 
 /* What is known of a scan while its images are prepared. */
 typedef struct qnet__preparation {
     qnet_context *ctx;
     const qnet_input_config *config;
-    qnet_volume *map[QNET__MAPS];  /* [nz][ny][nx] each, on one grid; mask NULL: not needed */
+    qnet_volume *map[QNET__MAPS];  /* [nz][ny][nx] each, on one grid; NULL: not needed */
     const char *name[QNET__MAPS];  /* for error sentences */
+    const char *subject;
+    qnet_location found;           /* of the basal ganglia, where cut.located */
     int slices, z[QNET__MAX_SLICES]; /* those chosen, lowest first */
     int side;                      /* of the frame, pixels */
     double center[2], step[2];     /* voxels, voxels per pixel; along x and y */
@@ -18086,15 +18531,22 @@ static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, d
     return 1;
 }
 
-/* p->z: the range of the configuration, or the central max_slices of those that hold the mask: of
-   31 slices, where 24 are wanted, three at the bottom and four at the top are left out. The mask is
-   not empty (qnet__mask_clean), so there is at least one. */
+/* Whether slice z holds the basal ganglia, by where they were found, or by the mask. */
+static int qnet__holds_nuclei(const qnet__preparation *p, int z)
+{
+    double at[2];
+    if (p->cut.located) return z >= p->found.slice_first &&
+                               z < p->found.slice_first + p->found.slice_count;
+    return qnet__center_of_mass(p->map[QNET__MASK], &z, 1, at);
+}
+
+/* p->z: the range of the configuration, or the central max_slices of those that hold the basal
+   ganglia: of 31 slices, where 24 are wanted, three at the bottom and four at the top are left out.
+   A mask is not empty (qnet__mask_clean), so there is at least one. */
 static qnet_status qnet__choose_slices(qnet__preparation *p)
 {
     const qnet_input_config *c = p->config;
-    const qnet_volume *mask = p->map[QNET__MASK];
     const int nz = p->map[QNET__QSM]->nz;
-    double at[2];
     int n = 0;
     if (c->slice_count > 0) {
         if (c->slice_count > nz || c->slice_first > nz - c->slice_count)
@@ -18106,18 +18558,18 @@ static qnet_status qnet__choose_slices(qnet__preparation *p)
         p->slices = n;
         return QNET_OK;
     }
-    for (int z = 0; z < nz; z++) n += qnet__center_of_mass(mask, &z, 1, at);
+    for (int z = 0; z < nz; z++) n += qnet__holds_nuclei(p, z);
     int skip = qnet__max_int(n - c->max_slices, 0) / 2; /* of an odd surplus more goes at the top */
     for (int z = 0; z < nz && p->slices < c->max_slices; z++)
-        if (qnet__center_of_mass(mask, &z, 1, at) && skip-- <= 0) p->z[p->slices++] = z;
+        if (qnet__holds_nuclei(p, z) && skip-- <= 0) p->z[p->slices++] = z;
     return QNET_OK;
 }
 
 /* Centre and step of the frame on this scan's grid, in voxels; see the head of this room. mass: the
-   mask's centre, where there is one. mm per pixel are
+   mask's centre of mass or the place that was found. mm per pixel are
 
        full   longer side of the slices / size, about the middle of the grid
-       crop   box_mm / size, about box_center_mm or the mask's centre of mass
+       crop   box_mm / size, about box_center_mm or mass
 
    and step = mm per pixel / voxel size, for each axis. The margin of a crop adds pixels, not
    millimetres per pixel. For example, 96 mm on 224 pixels are .429 mm a pixel; with voxels of .5 x
@@ -18187,6 +18639,7 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
     for (int t = 0; t < p->slices; t++)
         for (int m = QNET__QSM; m <= QNET__T1W; m++) {
             int some = 0;
+            if (p->map[m] == NULL) continue;
             for (int y = low[1]; y <= high[1]; y++)
                 for (int x = low[0]; x <= high[0]; x++) {
                     const float v = p->map[m]->voxels[qnet__voxel_at(grid, x, y, p->z[t])];
@@ -18203,8 +18656,9 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
                                   p->name[m], p->z[t]);
         }
     for (int m = QNET__QSM; m <= QNET__T1W; m++) {
-        float *voxels = p->map[m]->voxels;
         size_t bad = 0;
+        if (p->map[m] == NULL) continue;
+        float *voxels = p->map[m]->voxels;
         for (size_t i = 0; i < qnet__voxel_count(grid->nx, grid->ny, grid->nz); i++) {
             if (qnet__is_finite((double)voxels[i])) continue;
             voxels[i] = 0;
@@ -18313,9 +18767,10 @@ static qnet_status qnet__check_values(const qnet__preparation *p, const double c
                            row * sizeof *block);
     for (int m = QNET__QSM; m <= QNET__T1W && status == QNET_OK; m++) {
         float limit[3];
+        if (p->map[m] == NULL) continue;
         const char *why = qnet__unlikely(m, v, n, limit, block + QNET__MAPS * n);
         for (int k = 0; why == NULL && k < m; k++)
-            if (memcmp(p->map[m]->voxels, p->map[k]->voxels, whole) == 0)
+            if (p->map[k] && memcmp(p->map[m]->voxels, p->map[k]->voxels, whole) == 0)
                 why = "is a copy of another map of this scan";
         if (why != NULL)
             status = qnet__unless(p->ctx, p->config->any_values, "any_values", "%.400s: %s (1 %%, "
@@ -18336,9 +18791,9 @@ static int qnet__samples(double step)
     return step <= 2 ? 1 : qnet__min_int((int)ceil(step), 64);
 }
 
-/* image[side][side][3] of slice z, all three maps: bilinear between voxel centres, zero outside of
-   the volume. A pixel larger than two voxels is the mean of samples on a grid within it, or fine
-   detail would be aliased. */
+/* image[side][side][3] of slice z, 0 in channels that are not used: bilinear between voxel centres,
+   zero outside of the volume. A pixel larger than two voxels is the mean of samples on a grid
+   within it, or fine detail would be aliased. */
 static void qnet__resample_slice(const qnet__preparation *p, int z, float *image)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -18357,6 +18812,7 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
                 !qnet__neighbours(p->center[1] - below * p->step[1], grid->ny, &y0, &y1, &fy))
                 continue;
             for (int m = 0; m < 3; m++) {
+                if (!p->config->use_channel[m]) continue;
                 const float *a = p->map[m]->voxels + qnet__voxel_at(grid, x0, y0, z);
                 const float *b = p->map[m]->voxels + qnet__voxel_at(grid, x0, y1, z);
                 sum[m] += qnet__bilinear(a, b, (size_t)(x1 - x0), fx, fy);
@@ -18366,45 +18822,68 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
     }
 }
 
+/* The mask: what counts of it, and its centre of mass, in voxels. */
+static qnet_status qnet__mask_plan(qnet__preparation *p, double mass[2])
+{
+    qnet_volume *mask = p->map[QNET__MASK];
+    const double *mm = mask->spacing;
+    QNET__TRY(qnet__mask_binary(p->ctx, mask, p->name[QNET__MASK]));
+    QNET__TRY(qnet__mask_clean(p->ctx, mask, p->name[QNET__MASK], &p->cut));
+    (void)qnet__center_of_mass(mask, NULL, mask->nz, mass);
+    const double ml = p->cut.mask_voxels * mm[0] * mm[1] * mm[2] / 1000;
+    if (!(ml > QNET__MASK_ML)) return QNET_OK;
+    return qnet__unless(p->ctx, p->config->any_values, "any_values", "%.400s: %.0f ml, more than "
+                        "the %d of basal ganglia and thalami: a mask of the brain?",
+                        p->name[QNET__MASK], ml, QNET__MASK_ML);
+}
+
+/* Where there is no mask: p->found, and its centre in voxels. */
+static qnet_status qnet__locate_plan(qnet__preparation *p, double mass[2])
+{
+    QNET__TRY(qnet_locate(p->ctx, p->map[QNET__QSM], p->map[QNET__R2STAR], &p->found));
+    const int doubtful = p->found.confidence < QNET_LOCATE_DOUBTFUL;
+    p->cut.located = 1;
+    p->cut.confidence = p->found.confidence;
+    memcpy(mass, p->found.center, 2 * sizeof *mass);
+    qnet__log(p->ctx, doubtful ? QNET_LOG_WARNING : QNET_LOG_INFO, "%s: basal ganglia found in the "
+              "maps about (%.0f, %.0f, %.0f) mm, slices %d..%d, confidence %.2f%s", p->subject,
+              p->found.center_mm[0], p->found.center_mm[1], p->found.center_mm[2],
+              p->found.slice_first, p->found.slice_first + p->found.slice_count - 1,
+              p->found.confidence, doubtful ? ": look whether they are there, or give a mask" : "");
+    return QNET_OK;
+}
+
 /* Everything but the images: checks the maps, chooses the slices, places the frame, and fills
    p->cut. The order counts: what is refused first has the plainest sentence, and values are looked
    at where the frame is. */
 static qnet_status qnet__cut_plan(qnet__preparation *p)
 {
-    const int needed = qnet__maps_needed(p->config);
-    const qnet_volume *qsm = p->map[QNET__QSM], *mask;
+    const int has_mask = p->map[QNET__MASK] != NULL;
     qnet_cut *cut = &p->cut;
     double head[2], mass[2] = {0, 0};
-    for (int m = 0; m < needed; m++) {
+    for (int m = 0; m < QNET__MAPS; m++) {
+        if (!qnet__map_needed(p->config, m, has_mask)) {
+            p->map[m] = NULL;
+            continue;
+        }
         if (p->map[m] == NULL)
-            return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", p->name[m],
-                              m == QNET__MASK ? ", and no slices or box are given" : "");
+            return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "%s: missing", p->name[m]);
         QNET__TRY(qnet__to_axial(p->ctx, p->config, p->map[m], p->name[m]));
         if (m != QNET__MASK)
             qnet__warn_of_bad_voxels(p->ctx, p->name[m], qnet__clear_outside(p->map[m]),
                                      "outside of the head become 0");
         QNET__TRY(qnet__onto_grid(p, m));
     }
-    /* The mask: what counts of it, and its centre. */
-    if (needed < QNET__MAPS) p->map[QNET__MASK] = NULL;
-    mask = p->map[QNET__MASK];
-    if (mask) {
-        QNET__TRY(qnet__mask_binary(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK]));
-        QNET__TRY(qnet__mask_clean(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK], cut));
-        (void)qnet__center_of_mass(mask, NULL, mask->nz, mass);
-        const double ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] /
-                          1000;
-        if (ml > QNET__MASK_ML)
-            QNET__TRY(qnet__unless(p->ctx, p->config->any_values, "any_values",
-                                   "%.400s: %.0f ml, more than the %d of basal ganglia and "
-                                   "thalami: a mask of the brain?", p->name[QNET__MASK], ml,
-                                   QNET__MASK_ML));
-    }
+    const qnet_volume *qsm = p->map[QNET__QSM], *mask = p->map[QNET__MASK];
+    cut->confidence = (double)NAN;
+    if (mask) QNET__TRY(qnet__mask_plan(p, mass));
+    if (qnet__place_wanted(p->config) && (mask == NULL || p->config->locate))
+        QNET__TRY(qnet__locate_plan(p, mass));
     /* Slices and frame, and what they hold. */
     QNET__TRY(qnet__choose_slices(p));
     QNET__TRY(qnet__frame_plan(p, mass));
     QNET__TRY(qnet__check_slices(p));
-    QNET__TRY(qnet__check_values(p, mask ? mass : p->center));
+    QNET__TRY(qnet__check_values(p, mask || cut->located ? mass : p->center));
     /* What a reader looks at to see that it is the right place. */
     cut->slice[0] = p->z[0];
     cut->slice[1] = p->z[p->slices - 1];
@@ -18415,7 +18894,8 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
     cut->side_mm = p->side * p->step[0] * qsm->spacing[0];
     for (int k = 0; k < 2; k++) {
         cut->center[k] = p->center[k];
-        cut->offset_mm[k] = mask && qnet__center_of_mass(qsm, p->z, p->slices, head)
+        cut->offset_mm[k] = (mask || cut->located) &&
+                                    qnet__center_of_mass(qsm, p->z, p->slices, head)
                                 ? (mass[k] - head[k]) * qsm->spacing[k] : (double)NAN;
     }
     return QNET_OK;
@@ -18540,6 +19020,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     /* Where its images lie, and whether it may join the others. */
     p.ctx = ctx;
     p.config = &cohort->config;
+    p.subject = maps->subject;
     for (int m = 0; m < QNET__MAPS; m++) p.map[m] = map[m], p.name[m] = name[m];
     QNET__TRY(qnet__cut_plan(&p));
     scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
@@ -18559,7 +19040,8 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     scan.cut = p.cut;
     cohort->scans[cohort->scans_count++] = scan;
     if (cohort->config.viewer) {
-        qnet_scan_maps seen = *maps;
+        qnet_scan_maps seen = *maps; /* the volumes that were looked at */
+        seen.r2star = p.map[QNET__R2STAR], seen.t1w = p.map[QNET__T1W];
         seen.mask = p.map[QNET__MASK];
         cohort->config.viewer->show(cohort->config.viewer->user, &scan, &seen);
     }
@@ -18580,23 +19062,22 @@ QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *
 #ifndef QNET_NO_STDIO
 #define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
 
-/* Measure k of a scan: where the mask lies in the head, along x (k = 0) and y (1), mm, or the
-   number of slices (2). NaN: no mask. */
+/* Measure k of a scan: where the basal ganglia lie in the head, along x (k = 0) and y (1), mm, or
+   the number of slices (2). NaN: unknown. */
 static double qnet__cut_measure(const qnet_scan *scan, int k)
 {
     return k < 2 ? scan->cut.offset_mm[k] : scan->slices;
 }
 
-/* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
-   than in most of the cohort: further from the median than 5 standard deviations and than what
-   persons and outlines differ by. A standard deviation is estimated by 1.4826 times the median of
-   the distances to the median, which outliers do not move (exact for a normal distribution). */
+/* Marks and warns of scans whose basal ganglia lie elsewhere in the head, or in other numbers of
+   slices, than in most of the cohort: further from the median than 5 standard deviations and than
+   what persons and outlines differ by. A standard deviation is estimated by 1.4826 times the median
+   of the distances to the median, which outliers do not move (exact for a normal distribution). */
 static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
 {
     static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
-    static const char *const what[3] = {"mm to the right from the head's centre to the mask's",
-                                        "mm to the front from the head's centre to the mask's",
-                                        "slices with the mask"};
+    static const char *const what[3] = {"mm to the right of the head's centre",
+                                        "mm to the front of the head's centre", "slices"};
     const int n = cohort->scans_count;
     const size_t bytes = (size_t)n * sizeof(float);
     if (n < QNET__OUTLIER_SCANS) return QNET_OK;
@@ -18620,8 +19101,9 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
             if (!(fabs(value - median) > limit)) continue;
             scan->cut.outlier |= k < 2 ? 1 : 2;
             qnet__log(cohort->ctx, QNET_LOG_WARNING,
-                      "%s: %.0f %s, the cohort's median is %.0f: look at the mask", scan->subject,
-                      value, what[k], median);
+                      "%s: the basal ganglia lie %s%.0f %s, the cohort's median is %.0f: look at "
+                      "the %s", scan->subject, k < 2 ? "" : "in ", value, what[k], median,
+                      scan->cut.located ? "place that was found" : "mask");
         }
     }
     qnet__free(cohort->ctx, work, bytes);
@@ -18633,14 +19115,13 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
 static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_files *files)
 {
     const char *const path[QNET__MAPS] = {files->qsm, files->r2star, files->t1w, files->mask};
-    const int needed = qnet__maps_needed(&cohort->config);
     qnet_volume *v[QNET__MAPS] = {NULL, NULL, NULL, NULL};
     qnet_status status = QNET_OK;
-    for (int m = 0; m < needed && status == QNET_OK; m++) {
+    for (int m = 0; m < QNET__MAPS && status == QNET_OK; m++) {
+        if (!qnet__map_needed(&cohort->config, m, files->mask != NULL)) continue;
         if (path[m] == NULL)
-            status = qnet__fail(cohort->ctx, QNET_ERROR_NOT_FOUND, "%.63s: no file of the %s%s",
-                                files->subject ? files->subject : "", qnet__map_names[m],
-                                m == QNET__MASK ? ", and no slices or box are given" : "");
+            status = qnet__fail(cohort->ctx, QNET_ERROR_NOT_FOUND, "%.63s: no file of the %s",
+                                files->subject ? files->subject : "", qnet__map_names[m]);
         else status = qnet_nifti_load(cohort->ctx, path[m], &v[m]);
     }
     const qnet_scan_maps maps = {files->subject, files->label, files->age, files->sex,
