@@ -2,6 +2,7 @@
    writing it, results.json and manifest.json. */
 #ifndef CROSSVAL_REPORT_H
 #define CROSSVAL_REPORT_H
+#include "attribution.h"
 #include "figures.h"
 #include "json.h"
 #include "style.h"
@@ -200,18 +201,12 @@ static qnet_status report_html(const qnet_experiment *e, const pictures *p, qnet
     put_dataset(w, e);
     print(w, "%s</title>\n<style>\n", e->simulated ? " (simulated subjects)" : "");
     put_css(w);
+    put_heat_css(w);
     put(w, "</style>\n</head>\n<body>\n<main>\n");
     html_top(w, e, group);
     html_cohort(w, e, group);
     if (has_input(e, main_input(e))) html_results(w, e);
-    if (p && p->cams[0] + p->cams[1] > 0) {
-        put(w, "<h2>Where the network looks</h2>\n<p>Red regions speak most for the class "
-               "that the network chose, dark blue ones least. The maps show where evidence "
-               "was found, not that it is right.</p>\n");
-        svg_colour_bar(w);
-        figure_cams(w, e, p, QNET_INPUT_FULL);
-        figure_cams(w, e, p, QNET_INPUT_CROP);
-    }
+    if (p) html_attribution(w, e, p);
     html_training(w, e, p);
     html_record(w, e);
     print(w, "<p class=\"small\">Written by qnet.h %s. Method: Zabihi et al., <i>Q-Net: a "
