@@ -86,7 +86,7 @@ static void figure_models(writer *w, const qnet_experiment *e)
             lines[m].style = m;
             lines[m].name = qnet_model_name((qnet_model_kind)m);
         }
-        print(w, "<div class=\"panel\"><h4>%s</h4>\n", input_title(input[i]));
+        print(w, "<div class=\"panel\"><h3>%s</h3>\n", input_title(input[i]));
         svg_roc(w, lines, QNET_MODELS, "ROC curves of the three models");
         put(w, "</div>");
     }
@@ -155,7 +155,7 @@ static void figure_boxes(writer *w, const qnet_experiment *e)
     put(w, "<figure><div class=\"panels two\">");
     for (int i = 0; i < 2 * inputs; i++) {
         const int by_subject = i % 2;
-        print(w, "<div class=\"panel\"><h4>%s, %s resampled</h4>\n",
+        print(w, "<div class=\"panel\"><h3>%s, %s resampled</h3>\n",
               input_title(input[i / 2]), by_subject ? "subjects" : "images");
         svg_boxes(w, e, &e->level[input[i / 2]][QNET_LEVEL_IMAGE], by_subject);
         put(w, "</div>");
@@ -193,7 +193,7 @@ static void svg_ages(writer *w, const qnet_experiment *e)
     p.x_high = 10 * (last + 1);
     step = fmax(1, nice_step(most, 5));
     p.y_high = ceil(most / step) * step;
-    put(w, "<div class=\"panel\"><h4>Age</h4>\n");
+    put(w, "<div class=\"panel\"><h3>Age</h3>\n");
     svg_open(w, 236, "Ages of both groups");
     plot_ticks(w, &p, 1, step, 0);
     plot_ticks(w, &p, 0, 10, 0);
@@ -215,7 +215,7 @@ static void svg_sexes(writer *w, const qnet_experiment *e, const group_counts gr
 {
     static const char *const names[3] = { "men", "women", "unknown" };
     const int most = larger(1, larger(group[0].subjects, group[1].subjects));
-    put(w, "<div class=\"panel\"><h4>Sex</h4>\n");
+    put(w, "<div class=\"panel\"><h3>Sex</h3>\n");
     svg_open(w, 200, "Men and women of both groups");
     for (int label = 1; label >= 0; label--) {
         const group_counts *g = &group[label];
@@ -289,7 +289,7 @@ static void figure_learning(writer *w, const qnet_experiment *e)
         step = nice_step(most, 5);
         p.x_high = larger(2, epochs);
         p.y_high = ceil(most / step - 1e-9) * step;
-        print(w, "<div class=\"panel\"><h4>%s &middot; %s</h4>\n",
+        print(w, "<div class=\"panel\"><h3>%s &middot; %s</h3>\n",
               qnet_model_name((qnet_model_kind)model), input_title(input));
         svg_open(w, 222, "Training loss over epochs");
         plot_ticks(w, &p, 1, step, step < 0.01 ? 3 : step < 0.1 ? 2 : step < 1 ? 1 : 0);

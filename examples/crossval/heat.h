@@ -147,9 +147,11 @@ static inline void put_heat(writer *w, const heat_map *h, const char *id, const 
     print(w, "\n<use href=\"#%s\" x=\"212\"/>", id);
     heat_cells(w, 212, h->is_signed ? "opacity=\".8\"" : "opacity=\".5\"", h, h->is_signed ? 1 : HEAT_FINER);
     if (any && air) heat_image(w, 212, "", air, h->side, h->side, 2);
+    print(w, "<rect class=\"rim\" x=\"106\" width=\"100\" height=\"100\"/>");
     for (int x = 0; x < 300; x += 106) /* the patient's sides */
-        print(w, "<text x=\"%d\" y=\"10\">R</text><text x=\"%d\" y=\"10\" text-anchor=\"end\">L</text>", x + 3,
-              x + 97);
+        print(w, "<text x=\"%d\" y=\"10\"%s>R</text><text x=\"%d\" y=\"10\"%s text-anchor=\"end\">L</text>", x + 3,
+              x == 106 && h->is_signed ? " class=\"plain\"" : "", x + 97,
+              x == 106 && h->is_signed ? " class=\"plain\"" : "");
     put(w, "</svg>\n");
     free(air);
 }
@@ -331,10 +333,11 @@ static inline void put_heat_css(writer *w)
 {
     put(w,
   ".heat{display:block;width:100%;height:auto}.heat text{fill:#fff;font-size:9px;paint-order:stroke;"
-  "stroke:#000;stroke-width:2px}\n.heat .cells{image-rendering:pixelated}.rim{stroke:var(--muted);"
-  "stroke-width:.5}\n.stack{display:flex;overflow-x:auto;scroll-snap-type:x mandatory;gap:.5rem}"
+  "stroke:#000;stroke-width:2px}.heat .plain{fill:var(--ink);stroke:none}\n.heat .cells{"
+  "image-rendering:pixelated}.rim{stroke:var(--muted);stroke-width:.5}.heat .rim{fill:none}\n.stack{display:flex;overflow-x:auto;scroll-snap-type:x mandatory;gap:.5rem}"
   ".stack>div{flex:0 0 100%;scroll-snap-align:start;min-width:0}.stack p{margin:.2rem 0 .4rem;"
-  "font-size:.875rem;color:var(--muted)}\n.slices rect{cursor:default}\n@media print{.stack>div{"
+  "font-size:.875rem;color:var(--muted)}\n.slices{font-size:10px}.slices .on{stroke:var(--ink);"
+  "stroke-width:1.5}.stack+input{width:100%;margin:.2rem 0}\n@media print{.stack>div{"
   "display:none}.stack>div.key{display:block}.heat,.bar{print-color-adjust:exact}}\n");
 }
 #endif

@@ -25,6 +25,8 @@ typedef struct cam_picture {
 typedef struct pictures {
     const char *group[2]; /* what the groups are called, by label; NULL: as in the paper. Set by the
                              caller, without characters that HTML or JSON would need escaped */
+    const char *command; /* to run again, with the date; NULL: not shown. Set by the caller, too */
+    char date[12];
     cut_pictures cuts;
     int size[2];          /* side of the network's input, and of the sheet's pictures */
     qnet_buffer sheet[2]; /* [size][sheet_width(size)][3]: the QSM channel; empty: not run */

@@ -49,10 +49,15 @@ static void put_css(writer *w)
   "th{border-bottom:1px solid var(--ink)}\nthead th[colspan]{text-align:center}td.n,th.n{"
   "text-align:right}tbody th{font-weight:600}\ntbody tr.first>*{border-top:1px solid "
   "var(--line)}tr.best>*{background:var(--card)}\ntd.wrap{white-space:normal;"
-  "min-width:16rem}.cap{margin:2rem 0 .5rem;color:var(--muted);font-size:.9375rem}.cap b{"
+  "min-width:16rem}td.wrap code{overflow-wrap:anywhere}caption{text-align:left;color:var(--muted);font-size:.9375rem;"
+  "position:sticky;left:0;width:min(46rem,100vw - 2.5rem);padding:1.6rem 0 .5rem;white-space:normal}"
+  "caption b{color:var(--ink)}\n.sortable thead th{cursor:pointer}.sortable [aria-sort]::after{"
+  "content:' \\25b4'}.sortable [aria-sort=descending]::after{content:' \\25be'}.toc ul{"
+  "list-style:none;margin:1.5rem 0 0;padding:0;display:flex;flex-wrap:wrap;gap:.3rem 1.4rem}"
+  "h2{scroll-margin-top:.5rem}.read{margin:.2rem 0;min-height:3.2em}\n.cap{margin:2rem 0 .5rem;color:var(--muted);font-size:.9375rem}.cap b{"
   "color:var(--ink)}\nfigure{margin:1.8rem 0}figcaption{margin-top:.6rem}figcaption b{"
   "color:var(--ink)}\n.panels{display:grid;grid-template-columns:repeat(auto-fit,"
-  "minmax(17.5rem,1fr));gap:1.2rem 1.8rem}\n.panels h4{margin:0 0 .2rem;font-size:1rem;"
+  "minmax(17.5rem,1fr));gap:1.2rem 1.8rem}\n.panels h3{margin:0 0 .2rem;font-size:1rem;"
   "font-weight:600}.panel{min-width:0;max-width:31rem}.two{"
   "grid-template-columns:repeat(auto-fit,minmax(max(17.5rem,40%),1fr))}\n");
     put(w,
@@ -88,7 +93,7 @@ static void put_css(writer *w)
   "@media print{:root{--ink:#000;--muted:#444;--paper:#fff;--card:#f3f3f3;--line:#ccc;"
   "--resnet:#8a8f98;--swa:#a6398a;--qnet:#15255c;--hh:#d55e00;--hc:#5b94e8;--crop:#0a7f63;"
   "--full:#5e4400;--link:#0b57a8;--none:#b9c0c9;--warn:#fff}body{font-size:10.5pt}main{max-width:none;padding:0}"
-  ".scroll{overflow:visible}.sheet img{min-width:0}h2,h3,h4,.cap{break-after:avoid}"
+  ".scroll{overflow:visible}.sheet img{min-width:0}h2,h3,caption,.cap{break-after:avoid}"
   "figure,table,.tile,.care,.cam,.panel{break-inside:avoid}th,td{padding:.2rem .4rem}"
   ".wide{font-size:8.5pt}}\n");
 }
