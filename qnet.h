@@ -283,8 +283,9 @@
        Hochreiter & Schmidhuber 1997, Schuster & Paliwal 1997 (LSTM, BiLSTM); Kingma & Ba 2014
        (Adam); Loshchilov & Hutter 2017 (cosine annealing); Izmailov et al. 2018 (SWA); Buslaev et
        al. 2020 (Albumentations); DeLong et al. 1988, Sun & Xu 2014, Obuchowski 1997 (ROC areas);
-       Wilson 1927 (intervals); Salmon et al. 2011 (Philox); RFC 1950-1952 (deflate, gzip); the
-       NIfTI-1 standard of the NIfTI Data Format Working Group; the safetensors format. */
+       Wilson 1927 (intervals); Cox 1958 (logistic regression); Salmon et al. 2011 (Philox); RFC
+       1950-1952 (deflate, gzip); the NIfTI-1 standard of the NIfTI Data Format Working Group; the
+       safetensors format. */
 #ifndef QNET_H
 #define QNET_H
 
@@ -1694,6 +1695,16 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
    statistics. */
 QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, size_t count,
                                      qnet_boxplot *out);
+
+/* Logistic regression of label[count] on x[count][predictors], by maximum likelihood:
+     P(label = 1 | x) = 1 / (1 + exp(-(c[0] + sum_j c[1+j] x[j]))),
+   less the penalty ridge/2 sum_j c[1+j]^2 (0: none). coefficients[1 + predictors] = c; errors, of
+   the same size (NULL: none): their standard errors, of the curvature with the penalty.
+   predictors 0: the intercept alone. QNET_ERROR_DATA with one class and, without a penalty, where
+   there is no finite maximum: the predictors separate the labels, or depend on each other. */
+QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, const double *x,
+                                       size_t count, size_t predictors, double ridge,
+                                       double *coefficients, double *errors);
 #endif
 
 #if QNET__HAS_NETWORKS
@@ -19942,7 +19953,8 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
 /* ============================================================================================
    >>metrics
    What the paper's "Results" are made of: the confusion matrix and its rates, voting, ROC curve,
-   AUC, DeLong's test (by item, and by subject after Obuchowski 1997), bootstrap of AUCs, the stars.
+   AUC, DeLong's test (by item, and by subject after Obuchowski 1997), bootstrap of AUCs,
+   the stars; and logistic regression, for what networks are calibrated by and compared with.
    Every function takes columns of `count` items (slices or scans): label[count], 1 for HH, the
    positive class, and 0 for HC; score[count] or decision[count]; cluster[count], the subject of
    each item. m is the number of HH items, n that of HC items. All is in double; counts of pairs are
@@ -20514,6 +20526,167 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
                             count > 1 ? sqrt(squares / (double)(count - 1)) : 0.0};
     *out = r;
     return QNET_OK;
+}
+
+/* ---- Logistic regression (Cox 1958) ----------------------------------------------------------
+   With a 1 put before each x, q = 1 + predictors coefficients c and eta_i = c . x_i, P_i =
+   1 / (1 + exp(-eta_i)), the penalised log-likelihood and its derivatives are
+     l = -sum_i log(1 + exp(-+eta_i)) - ridge/2 sum_j>0 c_j^2,   - where the label is 1, + where 0
+     g = sum_i (label_i - P_i) x_i - ridge c,   H = sum_i P_i (1 - P_i) x_i x_i' + ridge I,
+   both without ridge at c_0.
+   l is concave, so Newton's steps H^-1 g, halved while l falls, end at its maximum (McCullagh &
+   Nelder 1989, 4.4). */
+
+#define QNET__LOGISTIC_MOST 1000 /* predictors: H is a matrix of their number squared */
+#define QNET__LOGISTIC_STEPS 100 /* ten are many, unless there is no maximum */
+
+/* eta[count] of coefficients c[1 + predictors]; returns l. */
+static double qnet__logistic_value(const int *label, const double *x, size_t count,
+                                   size_t predictors, double ridge, const double *c, double *eta)
+{
+    double sum = 0.0;
+    for (size_t j = 1; j <= predictors; j++) sum -= ridge / 2 * c[j] * c[j];
+    for (size_t i = 0; i < count; i++) {
+        double e = c[0];
+        for (size_t j = 0; j < predictors; j++) e += c[1 + j] * x[i * predictors + j];
+        eta[i] = e;
+        if (!label[i]) e = -e;
+        sum -= e > 0 ? log1p(exp(-e)) : log1p(exp(e)) - e;
+    }
+    return sum;
+}
+
+/* g[q], and of H[q][q] the lower half, at eta[count]. */
+static void qnet__logistic_slope(const int *label, const double *x, size_t count,
+                                 size_t predictors, double ridge, const double *c,
+                                 const double *eta, double *g, double *h)
+{
+    const size_t q = predictors + 1;
+    for (size_t j = 0; j < q; j++) {
+        g[j] = j ? -ridge * c[j] : 0.0;
+        for (size_t k = 0; k <= j; k++) h[j * q + k] = j && j == k ? ridge : 0.0;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const double *xi = x + i * predictors - 1; /* xi[j] of coefficient j > 0 */
+        const double small = exp(-fabs(eta[i])), w = small / ((1 + small) * (1 + small));
+        const double wrong = (label[i] == (eta[i] > 0) ? small : 1.0) / (1 + small);
+        for (size_t j = 0; j < q; j++) {
+            const double xj = j ? xi[j] : 1.0;
+            g[j] += (label[i] ? wrong : -wrong) * xj;
+            for (size_t k = 0; k <= j; k++) h[j * q + k] += w * xj * (k ? xi[k] : 1.0);
+        }
+    }
+}
+
+/* The lower half of a[q][q] = L L' becomes L (Cholesky); 0 where a is singular but for rounding. */
+static int qnet__cholesky(double *a, size_t q)
+{
+    for (size_t j = 0; j < q; j++) {
+        const double diagonal = a[j * q + j];
+        for (size_t i = j; i < q; i++)
+            for (size_t k = 0; k < j; k++) a[i * q + j] -= a[i * q + k] * a[j * q + k];
+        if (!(a[j * q + j] > 1e-13 * diagonal) || !qnet__is_finite(diagonal)) return 0;
+        a[j * q + j] = sqrt(a[j * q + j]);
+        for (size_t i = j + 1; i < q; i++) a[i * q + j] /= a[j * q + j];
+    }
+    return 1;
+}
+
+/* b[q] becomes L^-1 b, and from there L'^-1 b where `both`. */
+static void qnet__cholesky_solve(const double *l, size_t q, int both, double *b)
+{
+    for (size_t j = 0; j < q; j++) {
+        for (size_t k = 0; k < j; k++) b[j] -= l[j * q + k] * b[k];
+        b[j] /= l[j * q + j];
+    }
+    for (size_t j = both ? q : 0; j-- > 0;) {
+        for (size_t k = j + 1; k < q; k++) b[j] -= l[k * q + j] * b[k];
+        b[j] /= l[j * q + j];
+    }
+}
+
+/* Ends when a step moves no eta by more than 1e-10; what is left is its square. Labels that a plane
+   separates, with items on it or without, have no maximum: each step moves eta by about 1. */
+QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, const double *x,
+                                       size_t count, size_t predictors, double ridge,
+                                       double *coefficients, double *errors)
+{
+    const char *what = "qnet_logistic_fit";
+    const size_t q = predictors + 1;
+    qnet__arena a = {NULL, 0};
+    double *h = NULL, *c = NULL, *step = NULL, *trial = NULL, *eta = NULL, *moved = NULL;
+    double most = 1.0;
+    int taken = 0, apart = 0, regular = 1;
+    size_t hh, bytes = 0;
+    QNET__NEEDS(ctx, coefficients && (x || predictors == 0));
+    QNET__TRY(qnet__check_items(ctx, what, label, NULL, count, &hh));
+    if (hh == 0 || hh == count)
+        return qnet__fail(ctx, QNET_ERROR_DATA,
+                          "%s: expected items of both classes, found %lu HH and %lu HC", what,
+                          (unsigned long)hh, (unsigned long)(count - hh));
+    if (predictors > QNET__LOGISTIC_MOST)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: at most %d predictors, found %lu", what,
+                          QNET__LOGISTIC_MOST, (unsigned long)predictors);
+    if (!(ridge >= 0.0 && qnet__is_finite(ridge)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ridge: expected 0 or more, found %g", what,
+                          ridge);
+    for (size_t i = 0; i < count * predictors; i++)
+        if (!qnet__is_finite(x[i]))
+            return qnet__fail(ctx, QNET_ERROR_NUMERIC,
+                              "%s: x of item %lu, predictor %lu is NaN or infinite", what,
+                              (unsigned long)(i / predictors), (unsigned long)(i % predictors));
+    for (int pass = 0; pass < 2; pass++) {
+        h = (double *)qnet__take(&a, q * q, sizeof *h);
+        c = (double *)qnet__take(&a, q, sizeof *c);
+        step = (double *)qnet__take(&a, q, sizeof *step);
+        trial = (double *)qnet__take(&a, q, sizeof *trial);
+        eta = (double *)qnet__take(&a, count, sizeof *eta);
+        moved = (double *)qnet__take(&a, count, sizeof *moved);
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &a, &bytes, "a logistic regression"));
+    }
+    for (size_t j = 0; j < q; j++) c[j] = 0.0;
+    double value = qnet__logistic_value(label, x, count, predictors, ridge, c, eta);
+    for (; taken < QNET__LOGISTIC_STEPS && most > 1e-10 && !apart; taken++) {
+        double reached = 0.0, share = 1.0;
+        qnet__logistic_slope(label, x, count, predictors, ridge, c, eta, step, h);
+        regular = qnet__cholesky(h, q);
+        if (!regular) break;
+        qnet__cholesky_solve(h, q, 1, step);
+        for (regular = 0; !regular && share > 1e-12; share /= 2) {
+            for (size_t j = 0; j < q; j++) trial[j] = c[j] + share * step[j];
+            reached = qnet__logistic_value(label, x, count, predictors, ridge, trial, moved);
+            regular = reached >= value - 1e-12 * fabs(value); /* less is rounding */
+        }
+        if (!regular) break;
+        most = 0.0;
+        apart = ridge <= 0.0;
+        for (size_t i = 0; i < count; i++) {
+            most = fmax(most, fabs(moved[i] - eta[i]));
+            apart = apart && label[i] == (moved[i] > 0);
+            eta[i] = moved[i];
+        }
+        for (size_t j = 0; j < q; j++) c[j] = trial[j];
+        value = reached;
+    }
+    const int settled = regular && !apart && most <= 1e-10;
+    for (size_t j = 0; settled && j < q; j++) {
+        coefficients[j] = c[j];
+        if (!errors) continue;
+        for (size_t k = 0; k < q; k++) step[k] = k == j; /* (H^-1)[j][j] = |L^-1 e_j|^2 */
+        qnet__cholesky_solve(h, q, 0, step);
+        errors[j] = 0.0;
+        for (size_t k = 0; k < q; k++) errors[j] += step[k] * step[k];
+        errors[j] = sqrt(errors[j]);
+    }
+    qnet__free(ctx, a.base, bytes);
+    if (settled) return QNET_OK;
+    if (!regular && taken == 0)
+        return qnet__fail(ctx, QNET_ERROR_DATA,
+                          "%s: the predictors depend on each other, or are too large or small; "
+                          "expected a ridge above 0, or fewer predictors", what);
+    return qnet__fail(ctx, QNET_ERROR_DATA,
+                      "%s: the predictors separate the labels, so there is no finite maximum; "
+                      "expected a ridge above 0", what);
 }
 
 #endif
