@@ -1131,7 +1131,8 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to);
 QNET_API uint32_t qnet_crc32(uint32_t crc, const void *bytes, size_t size);
 
 #if QNET__HAS_TRAINING
-/* PNG of rgb[height][width][channels], 8 bits, channels 1 (grey) or 3. */
+/* PNG of pixels[height][width][channels], 8 bits: grey, grey and alpha, RGB or RGBA, by the
+   channels 1 to 4. */
 QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int width, int height,
                                     int channels, const uint8_t *pixels);
 #ifndef QNET_NO_STDIO
@@ -1420,6 +1421,7 @@ typedef struct qnet_cut {
     double center[2];    /* middle of the images: voxels along x and y after orientation to RAS */
     double center_mm[3]; /* the same in the world, in the middle of the slices */
     double side_mm;      /* of the prepared images */
+    double slice_mm;     /* from one slice to the next, along the world's z */
     int slice[2];        /* the lowest and the highest one, from 0 at the bottom */
     double offset_mm[2]; /* the mask's centre of mass from that of the head in its slices, along x
                             and y; NaN without a mask */
@@ -1711,19 +1713,35 @@ QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, cons
 
 #if QNET__HAS_NETWORKS
 /* ============================================================================================
-   API 17. Class activation maps (Zhou et al. 2016; paper, Fig. 9 and 10).
+   API 17. Class activation maps (Zhou et al. 2016; paper, Fig. 9 and 10), and what the decision on
+   a whole scan rests on (Selvaraju et al. 2017).
    ============================================================================================ */
 
 /* map[h][w] of net->config's input size, after a forward pass that held image `index` of the batch:
    sum over channels of fc.weight[class][channel] * features, bilinear to the image's size, scaled
-   to 0..1. High (red) = evidence for the class. A flat map gives 0 everywhere, NaN or infinity in
-   it QNET_ERROR_NUMERIC. raw (NULL: none) gets the map before scaling, [fh][fw]. */
+   to 0..1. High = evidence for the class. A flat map gives 0 everywhere, NaN or infinity in it
+   QNET_ERROR_NUMERIC. raw[fh][fw] gets the map before scaling. Either may be NULL. */
 QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index, float *map,
                               float *raw);
-/* JET colours, 0.3 heat + 0.5 image, as rgb[height][width][3]; grey[height][width] in 0..1. */
+/* The same of other weights than a class's: raw[fh][fw] = sum over c of weights[512] * features.
+   Its mean is the sum over c of weights times that image's averaged features. */
+QNET_API qnet_status qnet_cam_weighted(const qnet_resnet *net, int index, const qnet_real *weights,
+                                       float *raw);
+#if QNET__HAS_TRAINING
+/* The scan head's logit of HH less that of HC, which decides, of one scan features[steps][512] of
+   `length` slices: gradient[steps][512] is its derivative by each feature, through the BiLSTM;
+   contribution[steps] (NULL: none) = sum over c of gradient * features, by slice: above 0 for HH,
+   below for HC. Both are 0 past the scan's end. Slice t's map is that of qnet_cam_weighted with
+   gradient[t]: its mean over the map is contribution[t]. */
+QNET_API qnet_status qnet_scan_attribution(qnet_scan_model *model, const qnet_real *features,
+                                           int length, qnet_real *gradient, double *contribution);
+#endif
+/* Colour of a value in 0..1: viridis, dark blue to yellow; what lies outside is clipped. */
+QNET_API void qnet_viridis(double value, uint8_t rgb[3]);
+/* Those colours, half and half with the image, as rgb[height][width][3]; grey[height][width] in
+   0..1. */
 QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, int width,
                                uint8_t *rgb);
-QNET_API void qnet_jet(double value, uint8_t rgb[3]);
 #endif
 
 #if QNET__HAS_EXPERIMENT
@@ -12226,9 +12244,9 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     size_t row, block, total;
     qnet_status status = QNET_OK;
     QNET__NEEDS(ctx, ctx && sink && pixels);
-    if (width < 1 || height < 1 || (channels != 1 && channels != 3))
+    if (width < 1 || height < 1 || channels < 1 || channels > 4)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_png_write: picture is %d x %d x %d, "
-                          "expected sides > 0, 1 or 3 channels", width, height, channels);
+                          "expected sides > 0, 1 to 4 channels", width, height, channels);
     row = (size_t)width * (size_t)channels;
     if (width > INT_MAX / 4 || !qnet__mul(row, (size_t)height, &total) || total > INT_MAX / 2)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "qnet_png_write: picture is %d x %d x %d, "
@@ -12249,7 +12267,7 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     qnet__free(ctx, d, block);
     qnet__store(head, 4, 1, (uint32_t)width);
     qnet__store(head + 4, 4, 1, (uint32_t)height);
-    head[9] = channels == 3 ? 2 : 0; /* RGB or grey */
+    head[9] = (unsigned char)((channels > 2 ? 2 : 0) + (channels % 2 ? 0 : 4)); /* colour, alpha */
     if (status == QNET_OK) status = qnet__write(ctx, sink, signature, 8);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IHDR", head, 13);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IDAT", data.bytes, data.size);
@@ -18517,6 +18535,7 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
         cut->center_mm[k] = qsm->affine[k][0] * p->center[0] + qsm->affine[k][1] * p->center[1] +
                             qsm->affine[k][2] * middle + qsm->affine[k][3];
     cut->side_mm = p->side * p->step[0] * qsm->spacing[0];
+    cut->slice_mm = qsm->affine[2][2];
     for (int k = 0; k < 2; k++) {
         cut->center[k] = p->center[k];
         cut->offset_mm[k] = mask && qnet__center_of_mass(qsm, p->z, p->slices, head)
@@ -20793,56 +20812,116 @@ QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, cons
    Class activation maps (Zhou et al. 2016; paper, Fig. 9 and 10). The class score is linear in the
    averaged features, score = sum_c w[c] mean_p f[p][c] + b = mean_p (sum_c w[c] f[p][c]) + b, so
    the inner sum, one number per pixel p of the last map, says how much each place adds to it.
-   Relies on >>context >>tensor >>resnet >>image.
+   Behind a BiLSTM the score is not linear: its gradient by the averaged features takes the place of
+   w, as in Grad-CAM (Selvaraju et al. 2017, Eqs. 1 and 2, but without their ReLU, so that evidence
+   for both classes is seen): to first order, how much each place of each slice adds.
+   Relies on >>context >>tensor >>lstm >>resnet >>scan >>image.
    ============================================================================================ */
 
-/* raw[p] = sum_c fc.weight[class][c] f[p][c] over the pixels p of image `index`;
-   map[height][width] = (raw - its least) / (its greatest - its least), resized, and 0 everywhere
-   where raw is flat. The bias, the same everywhere, drops out. The sums are taken in double and
-   allocated for this call: no training step comes here. */
+/* raw[p] = sum_c weights[c] f[p][c] over the pixels p of image `index`, summed in double. */
+QNET_API qnet_status qnet_cam_weighted(const qnet_resnet *net, int index, const qnet_real *weights,
+                                       float *raw)
+{
+    QNET__NEEDS(net ? net->ctx : NULL, net && weights && raw);
+    const qnet_tensor features = qnet_resnet_feature_map(net);
+    if (features.data == NULL)
+        return qnet__fail(net->ctx, QNET_ERROR_ARGUMENT, "cam: expected a forward pass before");
+    if (index < 0 || (size_t)index >= features.shape[0])
+        return qnet__fail(net->ctx, QNET_ERROR_ARGUMENT,
+                          "cam: image must be 0..%d, as in the last forward pass, found %d",
+                          (int)features.shape[0] - 1, index);
+    const size_t pixels = features.shape[1] * features.shape[2];
+    const qnet_real *f = features.data + (size_t)index * pixels * QNET_FEATURES;
+    for (int pass = 0; pass < 2; pass++) /* checked before raw is written */
+        for (size_t p = 0; p < pixels; p++) {
+            double sum = 0;
+            for (size_t c = 0; c < QNET_FEATURES; c++)
+                sum += (double)weights[c] * (double)f[p * QNET_FEATURES + c];
+            if (pass == 1) raw[p] = (float)sum;
+            else if (!qnet__is_finite((double)(float)sum))
+                return qnet__fail(net->ctx, QNET_ERROR_NUMERIC,
+                                  "cam: the features or their weights hold NaN or infinity");
+        }
+    return QNET_OK;
+}
+
+/* The weights are row `class` of fc.weight; map[height][width] = (raw - its least) / (its greatest
+   - its least), resized, and 0 everywhere where raw is flat. The bias, the same everywhere, drops
+   out. Memory is allocated for this call: no training step comes here. */
 QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index, float *map,
                               float *raw)
 {
-    QNET__NEEDS(net ? net->ctx : NULL, net && map);
-    qnet_context *ctx = net->ctx;
-    const qnet_tensor features = qnet_resnet_feature_map(net);
-    if (features.data == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cam: expected a forward pass before");
-    if (index < 0 || (size_t)index >= features.shape[0])
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "cam: image must be 0..%d, as in the last forward pass, found %d",
-                          (int)features.shape[0] - 1, index);
+    QNET__NEEDS(net ? net->ctx : NULL, net && (map || raw));
     if (class_index < 0 || class_index >= net->config.classes)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cam: class must be 0..%d, found %d",
+        return qnet__fail(net->ctx, QNET_ERROR_ARGUMENT, "cam: class must be 0..%d, found %d",
                           net->config.classes - 1, class_index);
     const qnet_param *fc = &net->table->entries[qnet_param_find(net->table, "fc.weight")];
-    const qnet_real *w = net->weights + fc->offset + (size_t)class_index * QNET_FEATURES;
-    const size_t pixels = features.shape[1] * features.shape[2], bytes = pixels * sizeof(float);
-    const qnet_real *f = features.data + (size_t)index * pixels * QNET_FEATURES;
-    float *sums = (float *)qnet__alloc(ctx, bytes), low = FLT_MAX, high = -FLT_MAX;
-    qnet_status status = QNET_OK;
-    if (sums == NULL) return qnet__no_memory(ctx, bytes, "a class activation map");
-    for (size_t p = 0; p < pixels; p++) {
-        double sum = 0;
-        for (size_t c = 0; c < QNET_FEATURES; c++)
-            sum += (double)w[c] * (double)f[p * QNET_FEATURES + c];
-        sums[p] = (float)sum;
-        low = sums[p] < low ? sums[p] : low;
-        high = sums[p] > high ? sums[p] : high;
-        if (!qnet__is_finite((double)sums[p]))
-            status = qnet__fail(ctx, QNET_ERROR_NUMERIC, "cam: the features or fc.weight of class "
-                                "%d hold NaN or infinity", class_index);
-    }
+    const qnet_tensor features = qnet_resnet_feature_map(net);
+    const int h = features.data ? (int)features.shape[1] : 1;
+    const int w = features.data ? (int)features.shape[2] : 1;
+    const size_t pixels = (size_t)h * (size_t)w, bytes = pixels * sizeof(float);
+    float *sums = (float *)qnet__alloc(net->ctx, bytes), low = FLT_MAX, high = -FLT_MAX;
+    if (sums == NULL) return qnet__no_memory(net->ctx, bytes, "a class activation map");
+    const qnet_status status = qnet_cam_weighted(
+        net, index, net->weights + fc->offset + (size_t)class_index * QNET_FEATURES, sums);
     if (status == QNET_OK) {
         if (raw != NULL) memcpy(raw, sums, bytes);
+        for (size_t p = 0; p < pixels; p++) {
+            low = sums[p] < low ? sums[p] : low;
+            high = sums[p] > high ? sums[p] : high;
+        }
         for (size_t p = 0; p < pixels; p++)
             sums[p] = high > low ? (sums[p] - low) / (high - low) : 0.0f;
-        qnet_image_resize(sums, (int)features.shape[1], (int)features.shape[2], 1, map,
-                          net->config.height, net->config.width);
+        if (map != NULL)
+            qnet_image_resize(sums, h, w, 1, map, net->config.height, net->config.width);
     }
-    qnet__free(ctx, sums, bytes);
+    qnet__free(net->ctx, sums, bytes);
     return status;
 }
+
+#if QNET__HAS_TRAINING
+/* Forward: logit[k] = [y_1 ... y_steps] scan_head[k]^T + bias, y = BiLSTM(x). So for logit[HH] -
+   logit[HC], dy[t] is the difference of the head's two rows at step t, and dx comes from >>lstm,
+   which takes no gradient past the scan's end. Nothing of the model but its state is written. */
+QNET_API qnet_status qnet_scan_attribution(qnet_scan_model *model, const qnet_real *features,
+                                           int length, qnet_real *gradient, double *contribution)
+{
+    QNET__NEEDS(model ? model->ctx : NULL, model && features && gradient);
+    qnet_context *ctx = model->ctx;
+    qnet__scan_state *s = model->state;
+    const size_t in = (size_t)model->config.features, steps = (size_t)model->config.steps;
+    const size_t all = steps * 2 * (size_t)model->config.hidden, count = steps * in;
+    const qnet_lstm_gradients none = {{NULL, NULL}, {NULL, NULL}, {NULL, NULL}};
+    qnet_real *dy, *dx;
+    qnet__arena arena = {NULL, 0};
+    size_t bytes = 0;
+    if (model->config.classes != QNET_CLASSES)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "attribution: a scan model of %d classes, "
+                          "expected %d", model->config.classes, QNET_CLASSES);
+    QNET__TRY(qnet_scan_model_forward(model, features, &length, 1, NULL, NULL));
+    for (int pass = 0; pass < 2; pass++) {
+        dy = (qnet_real *)qnet__take(&arena, all, sizeof *dy);
+        dx = (qnet_real *)qnet__take(&arena, count, sizeof *dx);
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "a scan's attribution"));
+    }
+    for (size_t i = 0; i < all; i++)
+        dy[i] = s->p.scan_w[QNET_HH * all + i] - s->p.scan_w[QNET_HC * all + i];
+    qnet_status status = qnet_lstm_backward(ctx, &s->lstm, &length, &s->weights, features, s->y,
+                                            s->saved, dy, dx, &none, s->scratch);
+    if (status == QNET_OK && qnet__first_bad(dx, count) < count)
+        status = qnet__fail(ctx, QNET_ERROR_NUMERIC, "attribution: the gradient holds NaN or "
+                            "infinity");
+    if (status == QNET_OK) memcpy(gradient, dx, count * sizeof *dx);
+    for (size_t t = 0; status == QNET_OK && contribution && t < steps; t++) {
+        double sum = 0;
+        for (size_t c = 0; t < (size_t)length && c < in; c++)
+            sum += (double)dx[t * in + c] * (double)features[t * in + c];
+        contribution[t] = sum;
+    }
+    qnet__free(ctx, arena.base, bytes);
+    return status;
+}
+#endif
 
 /* v clipped to 0..1; NaN gives 0. */
 static double qnet__unit_range(double v)
@@ -20856,15 +20935,24 @@ static uint8_t qnet__cam_byte(double v)
     return (uint8_t)(qnet__unit_range(v) * 255 + 0.5);
 }
 
-/* MATLAB's and OpenCV's JET: blue 0, cyan, green .5, yellow, red 1; each colour is a trapezium of
-   slope 4 around 1/4 (blue), 1/2 (green) and 3/4 (red). */
-QNET_API void qnet_jet(double value, uint8_t rgb[3])
+/* Viridis (van der Walt & Smith 2015) at 17 of its 256 colours, and straight lines between, at most
+   6 of 255 off. Its lightness rises steadily, also for those who see no red or no green. Not the
+   JET of the paper's Fig. 9 and 10: that is brightest in the middle, so it shows edges where the
+   map has none, and its ends look alike without red (Borland & Taylor 2007). */
+QNET_API void qnet_viridis(double value, uint8_t rgb[3])
 {
+    static const uint8_t colour[17][3] = {
+        {68, 1, 84},    {72, 24, 106},  {71, 45, 123},  {66, 64, 134},  {59, 82, 139},
+        {51, 99, 141},  {44, 114, 142}, {38, 129, 142}, {33, 144, 140}, {31, 159, 136},
+        {40, 174, 128}, {62, 188, 116}, {93, 201, 99},  {130, 211, 76}, {171, 220, 50},
+        {213, 226, 26}, {253, 231, 37}};
+    const double at = 16 * qnet__unit_range(value), below = at < 15 ? floor(at) : 15;
+    const uint8_t *low = colour[(int)below], *high = colour[(int)below + 1];
     for (int i = 0; i < 3; i++)
-        rgb[i] = qnet__cam_byte(1.5 - fabs(4 * qnet__unit_range(value) - (3 - i)));
+        rgb[i] = qnet__cam_byte((low[i] + (at - below) * (high[i] - low[i])) / 255);
 }
 
-/* rgb = 0.3 JET(map) + 0.5 grey, the weights of Zhou et al.'s published program. */
+/* rgb = (viridis(map) + grey) / 2. */
 QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, int width,
                                uint8_t *rgb)
 {
@@ -20872,9 +20960,9 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
     for (size_t p = 0; p < size; p++) {
         const double g = qnet__unit_range((double)grey[p]);
         uint8_t heat[3];
-        qnet_jet((double)map[p], heat);
+        qnet_viridis((double)map[p], heat);
         for (size_t i = 0; i < 3; i++)
-            rgb[3 * p + i] = qnet__cam_byte(0.3 * heat[i] / 255.0 + 0.5 * g);
+            rgb[3 * p + i] = qnet__cam_byte((heat[i] / 255.0 + g) / 2);
     }
 }
 #endif

@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static const char help[] =
     "usage: crossval --data DIR --out DIR [options]\n"
@@ -331,6 +332,22 @@ static int is_done(const char *out)
     return qnet_file_exists(path);
 }
 
+/* The arguments as one line that a shell would read as them; cut off where it is full. */
+static void command_line(int argc, char **argv, char *text, size_t size)
+{
+    size_t n = 0;
+    for (int i = 0; i < argc; i++) {
+        const char *a = argv[i];
+        const int quoted = !*a || a[strspn(a, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+                                              "0123456789-_=+,./:@%")];
+        if (n + 8 > size) return;
+        n += (size_t)sprintf(text + n, "%s%s", i > 0 ? " " : "", quoted ? "'" : "");
+        for (; *a && n + 8 < size; a++)
+            n += (size_t)sprintf(text + n, *a == '\'' ? "'\\''" : "%c", *a);
+        n += (size_t)sprintf(text + n, "%s", quoted ? "'" : "");
+    }
+}
+
 int main(int argc, char **argv)
 {
     options o;
@@ -342,7 +359,8 @@ int main(int argc, char **argv)
     qnet_experiment *e = NULL;
     qnet_buffer tables;
     qnet_status status;
-    char build[160];
+    char build[160], command[2000];
+    const time_t now = time(NULL);
     int ok = parse(argc, argv, &o);
     if (ok <= 0) return ok < 0 ? 0 : 2;
     memset(&tables, 0, sizeof tables);
@@ -362,6 +380,9 @@ int main(int argc, char **argv)
     if (!o.quiet) printf("%s\n", build);
     drawn.group[QNET_HH] = o.positive;
     drawn.group[QNET_HC] = o.negative;
+    command_line(argc, argv, command, sizeof command);
+    drawn.command = command;
+    strftime(drawn.date, sizeof drawn.date, "%Y-%m-%d", localtime(&now));
     o.config.publish.user = &drawn; /* cuts: of the input that the page shows */
     o.config.input[o.config.use_input[QNET_INPUT_CROP] ? QNET_INPUT_CROP : QNET_INPUT_FULL].viewer =
         &viewer;
