@@ -12,7 +12,7 @@
 
        manual         what it does and does NOT do, quick start, options, systems, memory,
                       threads, determinism, errors, formats, choices, references
-       API 1 .. 18    every public type and function, in the order of the data's way
+       API 1 .. 19    every public type and function, in the order of the data's way
        END OF API     read no further to use the library, read on to audit it
        >>status >>context >>random >>file >>tensor >>text              the ground floor
        >>kernels                                                         per instruction set
@@ -22,7 +22,7 @@
        >>deflate >>png >>nifti >>weights                                file formats
        >>fft >>brain >>unwrap >>susceptibility >>relaxometry >>maps     from echoes to maps
        >>image >>locate >>cohort >>train                                data, augmentation, training
-       >>metrics >>cam >>experiment                                     evaluation, the protocol
+       >>metrics >>cam >>predict >>experiment                           evaluation, new scans, the protocol
 
    WHAT IT DOES
 
@@ -45,6 +45,7 @@
        cross-validation over individuals, accuracy ... F1, ROC, AUC,
                 DeLong, bootstrap, voting                            >>metrics >>experiment
        class activation maps                                         >>cam
+       a model of all subjects, for scans that come after the study  >>predict
 
    examples/crossval makes of that Tables 1-3 and Figures 3 and 5-10, as one HTML page.
 
@@ -101,15 +102,15 @@
                               only malloc, snprintf, strtod and their like are asked; no clock
        QNET_NO_FSYNC          files are not forced to the disk before they get their name: quicker,
                               but after a power cut one may be empty; for tests
-       QNET_ONLY_INFERENCE    files are read, images prepared, both networks run forward, and class
-                              activation maps; no training, no statistics, no NIfTI and PNG files
-                              out, no API 18. Enough for examples/classify.c
+       QNET_ONLY_INFERENCE    files are read, images prepared, both networks run forward, class
+                              activation maps, new scans predicted; no training, no statistics, no
+                              NIfTI and PNG files out, no API 18. Enough for examples/new_scan.c
        QNET_ONLY_METRICS      statistics alone: API 1 to 3 and 16
        QNET_NO_FILES          networks, layers, optimiser, augmentation and statistics; nothing that
                               knows of files: no NIfTI, no weights files, cohorts, training runs;
                               with QNET_ONLY_INFERENCE no optimiser and no statistics either
        QNET_NO_MAPS           all but the maps from echoes (API 12)
-       QNET_NO_EXPERIMENT     all but the experiment (API 18)
+       QNET_NO_EXPERIMENT     all but the experiment (API 18) and its final model
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
        QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
        QNET_PASTED            this text is part of another header, so that it cannot include itself
@@ -284,8 +285,9 @@
        Hochreiter & Schmidhuber 1997, Schuster & Paliwal 1997 (LSTM, BiLSTM); Kingma & Ba 2014
        (Adam); Loshchilov & Hutter 2017 (cosine annealing); Izmailov et al. 2018 (SWA); Buslaev et
        al. 2020 (Albumentations); DeLong et al. 1988, Sun & Xu 2014, Obuchowski 1997 (ROC areas);
-       Wilson 1927 (intervals); Salmon et al. 2011 (Philox); RFC 1950-1952 (deflate, gzip); the
-       NIfTI-1 standard of the NIfTI Data Format Working Group; the safetensors format. */
+       Wilson 1927 (intervals); Cox 1958 (logistic regression); Salmon et al. 2011 (Philox); RFC
+       1950-1952 (deflate, gzip); the NIfTI-1 standard of the NIfTI Data Format Working Group; the
+       safetensors format. */
 #ifndef QNET_H
 #define QNET_H
 
@@ -1445,6 +1447,7 @@ typedef struct qnet_scan {
     const float *pixels; /* [slices][height][width][3] */
     uint64_t hash;      /* of the pixels */
     uint64_t source_hash; /* of the QSM volume as read: it stays however the images are cut */
+    double spacing[3];  /* of the maps, mm, along x, y, z after orientation to RAS */
     qnet_cut cut;
 } qnet_scan;
 
@@ -1719,6 +1722,16 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
    statistics. */
 QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, size_t count,
                                      qnet_boxplot *out);
+
+/* Logistic regression of label[count] on x[count][predictors], by maximum likelihood:
+     P(label = 1 | x) = 1 / (1 + exp(-(c[0] + sum_j c[1+j] x[j]))),
+   less the penalty ridge/2 sum_j c[1+j]^2 (0: none). coefficients[1 + predictors] = c; errors, of
+   the same size (NULL: none): their standard errors, of the curvature with the penalty.
+   predictors 0: the intercept alone. QNET_ERROR_DATA with one class and, without a penalty, where
+   there is no finite maximum: the predictors separate the labels, or depend on each other. */
+QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, const double *x,
+                                       size_t count, size_t predictors, double ridge,
+                                       double *coefficients, double *errors);
 #endif
 
 #if QNET__HAS_NETWORKS
@@ -1911,6 +1924,97 @@ QNET_API void qnet_experiment_destroy(qnet_experiment *experiment);
    scan: index in the order of participants.tsv; slice from 0, the lowest; z: its index in the
    volume. Of shuffled labels the column is shuffled_label, and true_label is the last. */
 QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet_buffer *csv);
+#endif
+
+#if QNET__HAS_FILES && !defined(QNET_NO_STDIO)
+/* ============================================================================================
+   API 19. New scans: a model of all subjects of a study, in one folder, and what it says of a scan
+   that comes after the study. For research only: no number here is a diagnosis.
+   ============================================================================================ */
+
+#if QNET__HAS_EXPERIMENT
+/* Makes the folder out/model of an experiment whose folds are done and whose weights lie in
+   out/weights (ResNetSWA and Q-Net). Arguments are those of qnet_experiment_run, config.part 0.
+   Trained on the scans of all subjects, for as many epochs as each fold was: a ResNetSWA and, on
+   its features, a Q-Net; of the cropped input, or of the full one where that alone is used. For
+   what it has not seen the folds of the first repeat stand: each scan of the study is judged by the
+   network that did not know it. In the folder:
+
+     resnetswa.safetensors, qnet.safetensors              the final networks
+     fold01-resnetswa.safetensors, fold01-qnet ...        those of the folds, for the spread
+     model.safetensors     preparation and, of the study's scans: label, probability, measures
+                           (below), distance of the features; calibration; hashes of all networks
+
+   calibration: logistic regression of the labels on logit P (Platt 1999), with a penalty of 1/2
+   slope^2; none where a class has fewer than 10 scans. It holds for the study's share of HH.
+   distance: Mahalanobis's, of a scan's mean features from those of the training scans, whose
+   covariance is shrunk (Ledoit & Wolf 2004), as they are fewer than features; the limit is Tukey's
+   outer fence of the study's, third quartile + 3 interquartile ranges.
+   Work in progress lies in out/model/checkpoint: resume goes on from there with the same bits.
+   QNET_ERROR_NOT_FOUND and QNET_ERROR_MISMATCH: the folds' weights are not there, or not of these
+   data and this configuration. */
+QNET_API qnet_status qnet_experiment_final(qnet_context *ctx, const qnet_experiment_config *config,
+                                           const qnet_dataset *data, const char *out,
+                                           const char *weights, int resume);
+#endif
+
+/* What is compared of a scan's maps, in its slices and box; voxels of 0 left out. */
+typedef enum qnet_measure {
+    QNET_MEASURE_QSM,      /* 99th percentile of |QSM|, ppm */
+    QNET_MEASURE_R2STAR,   /* median of R2*, 1/s */
+    QNET_MEASURE_R2STAR_P99,
+    QNET_MEASURE_X,        /* size of a voxel, mm: to the right */
+    QNET_MEASURE_Y,        /* to the front */
+    QNET_MEASURE_Z,        /* upwards */
+    QNET_MEASURES
+} qnet_measure;
+QNET_API const char *qnet_measure_name(int measure); /* "median of R2*, 1/s" */
+
+typedef struct qnet_predictor {
+    qnet_context *ctx;
+    qnet_input_config input;     /* how scans are to be prepared: for qnet_cohort_load */
+    qnet_augment_config augment;
+    int anyway;                  /* 0; set to 1, a refused scan gets its probability, too */
+    qnet_resnet *resnet;         /* after a run with the final weights: for qnet_cam */
+    qnet_scan_model *qnet;
+    const qnet_safetensors *record; /* its metadata say of which run, data set ... it is */
+    int folds, scans;            /* of the study; 0, 0: made of two files, which know no study */
+    double intercept, slope;     /* calibrated = 1 / (1 + exp(-(intercept + slope logit P))) */
+    int calibrated;              /* 0: there is no calibration */
+    double limit;                /* of the distance */
+    /* Of the study, [scans] each: */
+    const double *label, *probability, *distance;
+    const double *measures;      /* [scans][QNET_MEASURES] */
+    struct qnet__predictor_state *state;
+} qnet_predictor;
+
+/* What a model says of a scan. Its arrays are the predictor's, until its next run. */
+typedef struct qnet_prediction {
+    double probability;          /* of HH; NaN where the scan is refused */
+    double calibrated;           /* the same; NaN without a calibration */
+    const double *by_fold;       /* [predictor->folds]: by each fold's model; NaN ... */
+    int slices;
+    const double *by_slice, *by_slice_resnet; /* [slices]: Q-Net's, ResNetSWA's; lowest first */
+    double distance;             /* NaN: no study */
+    double farther;              /* share of the study's scans that lie farther away than this one */
+    double measure[QNET_MEASURES];
+    int unlike;                  /* bit m: measure m is more than 1.5 times as high as in any scan of
+                                    the study, or as low; bit QNET_MEASURES: distance > limit */
+    int seen;                    /* 1: a network was trained on this scan */
+    int refused;                 /* 1: unlike or seen, and not predictor->anyway */
+} qnet_prediction;
+
+/* Opens a model's folder: all its files are read and must be of one training. */
+QNET_API qnet_status qnet_predictor_open(qnet_context *ctx, const char *folder,
+                                         qnet_predictor **out);
+/* A predictor of two files, such as a fold's: of a scan that this fold tested its probability has
+   the bits that the experiment got (with batches of 16 images or more). */
+QNET_API qnet_status qnet_predictor_open_pair(qnet_context *ctx, const char *resnetswa,
+                                              const char *qnet, qnet_predictor **out);
+/* Scan `scan` of a cohort that was made with predictor->input; the label is not looked at. */
+QNET_API qnet_status qnet_predictor_run(qnet_predictor *predictor, const qnet_cohort *cohort,
+                                        int scan, qnet_prediction *out);
+QNET_API void qnet_predictor_destroy(qnet_predictor *predictor);
 #endif
 
 #ifdef __cplusplus
@@ -19043,6 +19147,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     for (int m = 0; m < QNET__MAPS; m++) p.map[m] = map[m], p.name[m] = name[m];
     QNET__TRY(qnet__cut_plan(&p));
     scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
+    memcpy(scan.spacing, p.map[QNET__QSM]->spacing, sizeof scan.spacing);
     QNET__TRY(qnet__cohort_check(cohort, &scan));
     /* Its block and its images; from here on nothing fails but memory. */
     const size_t bytes = qnet__scan_bytes(cohort, p.slices);
@@ -19394,12 +19499,15 @@ static const qnet__setting qnet__training_settings[] = {
     QNET__SETTINGS_END
 };
 
-/* ---- records --------------------------------------------------------------------------------
-   Checkpoints of a run and, in >>experiment, results of a fold: safetensors files whose metadata
-   say line by line ("key=value") whose they are, and whose tensors are one-dimensional arrays. The
-   data of a list of arrays[count] are written, or read into. */
+#endif
 
-#define QNET__ARRAYS 5
+/* ---- records --------------------------------------------------------------------------------
+   Checkpoints of a run, results of a fold and what a final model knows of its study: safetensors
+   files whose metadata say line by line ("key=value") whose they are, and whose tensors are
+   one-dimensional arrays. The data of a list of arrays[count] are written, or read into. */
+
+#define QNET__ARRAYS 6     /* the most that a record has */
+#define QNET__CHECKPOINT 5 /* of a checkpoint */
 #define QNET__REAL_DTYPE (QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32)
 
 /* text, which is cut up, and arrays[count] into a file. */
@@ -19459,7 +19567,6 @@ static qnet_status qnet__record_read(qnet_context *ctx, const qnet_safetensors *
         memcpy((void *)(uintptr_t)arrays[i].data, found[i]->data, found[i]->bytes);
     return QNET_OK;
 }
-#endif
 
 /* ---- a loop over items in batches, with progress ----------------------------------------------
    n = ceil(count / batch) batches of floor(count / n) or one more items: no batch is much smaller
@@ -20020,26 +20127,26 @@ static qnet_status qnet__training_text(const qnet__training_state *s, int swa, q
 /* The arrays of a checkpoint, of which the last is there once a weight has been averaged; returns
    their number. A history is an array of doubles. */
 static int qnet__training_arrays(const qnet__training_state *s, int averaged,
-                                 qnet_safetensor arrays[QNET__ARRAYS])
+                                 qnet_safetensor arrays[QNET__CHECKPOINT])
 {
     const qnet_dtype real = QNET__REAL_DTYPE;
     const size_t n = s->table->trainable, all = s->table->total;
     const size_t epochs = (size_t)s->run.epochs * sizeof(qnet_epoch) / sizeof(double);
-    const qnet_safetensor list[QNET__ARRAYS] = {
+    const qnet_safetensor list[QNET__CHECKPOINT] = {
         {"history", QNET_F64, 1, {epochs}, epochs, 0, s->run.history},
         {"weights", real, 1, {all}, all, 0, s->weights},
         {"adam.m", real, 1, {n}, n, 0, s->m},
         {"adam.v", real, 1, {n}, n, 0, s->v},
         {"swa.average", real, 1, {n}, n, 0, s->average}};
     memcpy(arrays, list, sizeof list);
-    return averaged > 0 ? QNET__ARRAYS : QNET__ARRAYS - 1;
+    return averaged > 0 ? QNET__CHECKPOINT : QNET__CHECKPOINT - 1;
 }
 
 /* The lines of the configuration first, then how far the run is, then the arrays. */
 QNET_API qnet_status qnet_training_write(qnet_training *run, qnet_sink *sink)
 {
     qnet_buffer text = {NULL, 0, 0, NULL};
-    qnet_safetensor arrays[QNET__ARRAYS];
+    qnet_safetensor arrays[QNET__CHECKPOINT];
     qnet_status status;
     QNET__TRY(qnet__training_ready(run, "qnet_training_write"));
     status = qnet__training_text(run->state, run->state->config.swa, &text);
@@ -20080,7 +20187,7 @@ static qnet_status qnet__training_restore(qnet_training *run, const qnet_safeten
     const char *swa = qnet_safetensors_metadata(file, "swa");
     const int branch = s->config.swa && swa != NULL && strcmp(swa, "0") == 0;
     qnet_training read = *run;
-    qnet_safetensor arrays[QNET__ARRAYS];
+    qnet_safetensor arrays[QNET__CHECKPOINT];
     qnet_buffer text = {NULL, 0, 0, NULL};
     qnet_status status = qnet__training_text(s, s->config.swa && !branch, &text);
     if (status == QNET_OK)
@@ -20442,7 +20549,8 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
 /* ============================================================================================
    >>metrics
    What the paper's "Results" are made of: the confusion matrix and its rates, voting, ROC curve,
-   AUC, DeLong's test (by item, and by subject after Obuchowski 1997), bootstrap of AUCs, the stars.
+   AUC, DeLong's test (by item, and by subject after Obuchowski 1997), bootstrap of AUCs,
+   the stars; and logistic regression, for what networks are calibrated by and compared with.
    Every function takes columns of `count` items (slices or scans): label[count], 1 for HH, the
    positive class, and 0 for HC; score[count] or decision[count]; cluster[count], the subject of
    each item. m is the number of HH items, n that of HC items. All is in double; counts of pairs are
@@ -21016,6 +21124,167 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
     return QNET_OK;
 }
 
+/* ---- Logistic regression (Cox 1958) ----------------------------------------------------------
+   With a 1 put before each x, q = 1 + predictors coefficients c and eta_i = c . x_i, P_i =
+   1 / (1 + exp(-eta_i)), the penalised log-likelihood and its derivatives are
+     l = -sum_i log(1 + exp(-+eta_i)) - ridge/2 sum_j>0 c_j^2,   - where the label is 1, + where 0
+     g = sum_i (label_i - P_i) x_i - ridge c,   H = sum_i P_i (1 - P_i) x_i x_i' + ridge I,
+   both without ridge at c_0.
+   l is concave, so Newton's steps H^-1 g, halved while l falls, end at its maximum (McCullagh &
+   Nelder 1989, 4.4). */
+
+#define QNET__LOGISTIC_MOST 1000 /* predictors: H is a matrix of their number squared */
+#define QNET__LOGISTIC_STEPS 100 /* ten are many, unless there is no maximum */
+
+/* eta[count] of coefficients c[1 + predictors]; returns l. */
+static double qnet__logistic_value(const int *label, const double *x, size_t count,
+                                   size_t predictors, double ridge, const double *c, double *eta)
+{
+    double sum = 0.0;
+    for (size_t j = 1; j <= predictors; j++) sum -= ridge / 2 * c[j] * c[j];
+    for (size_t i = 0; i < count; i++) {
+        double e = c[0];
+        for (size_t j = 0; j < predictors; j++) e += c[1 + j] * x[i * predictors + j];
+        eta[i] = e;
+        if (!label[i]) e = -e;
+        sum -= e > 0 ? log1p(exp(-e)) : log1p(exp(e)) - e;
+    }
+    return sum;
+}
+
+/* g[q], and of H[q][q] the lower half, at eta[count]. */
+static void qnet__logistic_slope(const int *label, const double *x, size_t count,
+                                 size_t predictors, double ridge, const double *c,
+                                 const double *eta, double *g, double *h)
+{
+    const size_t q = predictors + 1;
+    for (size_t j = 0; j < q; j++) {
+        g[j] = j ? -ridge * c[j] : 0.0;
+        for (size_t k = 0; k <= j; k++) h[j * q + k] = j && j == k ? ridge : 0.0;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const double *xi = x + i * predictors - 1; /* xi[j] of coefficient j > 0 */
+        const double small = exp(-fabs(eta[i])), w = small / ((1 + small) * (1 + small));
+        const double wrong = (label[i] == (eta[i] > 0) ? small : 1.0) / (1 + small);
+        for (size_t j = 0; j < q; j++) {
+            const double xj = j ? xi[j] : 1.0;
+            g[j] += (label[i] ? wrong : -wrong) * xj;
+            for (size_t k = 0; k <= j; k++) h[j * q + k] += w * xj * (k ? xi[k] : 1.0);
+        }
+    }
+}
+
+/* The lower half of a[q][q] = L L' becomes L (Cholesky); 0 where a is singular but for rounding. */
+static int qnet__cholesky(double *a, size_t q)
+{
+    for (size_t j = 0; j < q; j++) {
+        const double diagonal = a[j * q + j];
+        for (size_t i = j; i < q; i++)
+            for (size_t k = 0; k < j; k++) a[i * q + j] -= a[i * q + k] * a[j * q + k];
+        if (!(a[j * q + j] > 1e-13 * diagonal) || !qnet__is_finite(diagonal)) return 0;
+        a[j * q + j] = sqrt(a[j * q + j]);
+        for (size_t i = j + 1; i < q; i++) a[i * q + j] /= a[j * q + j];
+    }
+    return 1;
+}
+
+/* b[q] becomes L^-1 b, and from there L'^-1 b where `both`. */
+static void qnet__cholesky_solve(const double *l, size_t q, int both, double *b)
+{
+    for (size_t j = 0; j < q; j++) {
+        for (size_t k = 0; k < j; k++) b[j] -= l[j * q + k] * b[k];
+        b[j] /= l[j * q + j];
+    }
+    for (size_t j = both ? q : 0; j-- > 0;) {
+        for (size_t k = j + 1; k < q; k++) b[j] -= l[k * q + j] * b[k];
+        b[j] /= l[j * q + j];
+    }
+}
+
+/* Ends when a step moves no eta by more than 1e-10; what is left is its square. Labels that a plane
+   separates, with items on it or without, have no maximum: each step moves eta by about 1. */
+QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, const double *x,
+                                       size_t count, size_t predictors, double ridge,
+                                       double *coefficients, double *errors)
+{
+    const char *what = "qnet_logistic_fit";
+    const size_t q = predictors + 1;
+    qnet__arena a = {NULL, 0};
+    double *h = NULL, *c = NULL, *step = NULL, *trial = NULL, *eta = NULL, *moved = NULL;
+    double most = 1.0;
+    int taken = 0, apart = 0, regular = 1;
+    size_t hh, bytes = 0;
+    QNET__NEEDS(ctx, coefficients && (x || predictors == 0));
+    QNET__TRY(qnet__check_items(ctx, what, label, NULL, count, &hh));
+    if (hh == 0 || hh == count)
+        return qnet__fail(ctx, QNET_ERROR_DATA,
+                          "%s: expected items of both classes, found %lu HH and %lu HC", what,
+                          (unsigned long)hh, (unsigned long)(count - hh));
+    if (predictors > QNET__LOGISTIC_MOST)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: at most %d predictors, found %lu", what,
+                          QNET__LOGISTIC_MOST, (unsigned long)predictors);
+    if (!(ridge >= 0.0 && qnet__is_finite(ridge)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ridge: expected 0 or more, found %g", what,
+                          ridge);
+    for (size_t i = 0; i < count * predictors; i++)
+        if (!qnet__is_finite(x[i]))
+            return qnet__fail(ctx, QNET_ERROR_NUMERIC,
+                              "%s: x of item %lu, predictor %lu is NaN or infinite", what,
+                              (unsigned long)(i / predictors), (unsigned long)(i % predictors));
+    for (int pass = 0; pass < 2; pass++) {
+        h = (double *)qnet__take(&a, q * q, sizeof *h);
+        c = (double *)qnet__take(&a, q, sizeof *c);
+        step = (double *)qnet__take(&a, q, sizeof *step);
+        trial = (double *)qnet__take(&a, q, sizeof *trial);
+        eta = (double *)qnet__take(&a, count, sizeof *eta);
+        moved = (double *)qnet__take(&a, count, sizeof *moved);
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &a, &bytes, "a logistic regression"));
+    }
+    for (size_t j = 0; j < q; j++) c[j] = 0.0;
+    double value = qnet__logistic_value(label, x, count, predictors, ridge, c, eta);
+    for (; taken < QNET__LOGISTIC_STEPS && most > 1e-10 && !apart; taken++) {
+        double reached = 0.0, share = 1.0;
+        qnet__logistic_slope(label, x, count, predictors, ridge, c, eta, step, h);
+        regular = qnet__cholesky(h, q);
+        if (!regular) break;
+        qnet__cholesky_solve(h, q, 1, step);
+        for (regular = 0; !regular && share > 1e-12; share /= 2) {
+            for (size_t j = 0; j < q; j++) trial[j] = c[j] + share * step[j];
+            reached = qnet__logistic_value(label, x, count, predictors, ridge, trial, moved);
+            regular = reached >= value - 1e-12 * fabs(value); /* less is rounding */
+        }
+        if (!regular) break;
+        most = 0.0;
+        apart = ridge <= 0.0;
+        for (size_t i = 0; i < count; i++) {
+            most = fmax(most, fabs(moved[i] - eta[i]));
+            apart = apart && label[i] == (moved[i] > 0);
+            eta[i] = moved[i];
+        }
+        for (size_t j = 0; j < q; j++) c[j] = trial[j];
+        value = reached;
+    }
+    const int settled = regular && !apart && most <= 1e-10;
+    for (size_t j = 0; settled && j < q; j++) {
+        coefficients[j] = c[j];
+        if (!errors) continue;
+        for (size_t k = 0; k < q; k++) step[k] = k == j; /* (H^-1)[j][j] = |L^-1 e_j|^2 */
+        qnet__cholesky_solve(h, q, 0, step);
+        errors[j] = 0.0;
+        for (size_t k = 0; k < q; k++) errors[j] += step[k] * step[k];
+        errors[j] = sqrt(errors[j]);
+    }
+    qnet__free(ctx, a.base, bytes);
+    if (settled) return QNET_OK;
+    if (!regular && taken == 0)
+        return qnet__fail(ctx, QNET_ERROR_DATA,
+                          "%s: the predictors depend on each other, or are too large or small; "
+                          "expected a ridge above 0, or fewer predictors", what);
+    return qnet__fail(ctx, QNET_ERROR_DATA,
+                      "%s: the predictors separate the labels, so there is no finite maximum; "
+                      "expected a ridge above 0", what);
+}
+
 #endif
 
 #if QNET__HAS_NETWORKS
@@ -21179,6 +21448,358 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
 }
 #endif
 
+#if QNET__HAS_FILES && !defined(QNET_NO_STDIO)
+/* ============================================================================================
+   >>predict
+   A scan that comes after the study. The folder of a model (qnet_experiment_final makes it) holds
+   pairs of networks, the final ones and each fold's, and a record of the study's scans. Of a scan
+
+     x[slices][512]      its features by a pair's ResNetSWA
+     P                   of HH, by the pair's Q-Net from x
+     calibrated          1 / (1 + exp(-(a + b logit P))); a, b: >>experiment
+     distance            |W (mean_t x[t] - m)|, m[512] the mean of the study's scans, W[512][512],
+                         lower triangular, W' W the inverse of their covariance: Mahalanobis's
+                         distance, as in Lee et al. 2018 but for one class
+     measure[6]          of its maps, beside the study's
+
+   Networks judge whatever they are shown, so a scan that is unlike those of the study is refused.
+   Relies on >>context >>weights >>tensor >>text >>resnet >>scan >>image >>cohort >>train.
+   ============================================================================================ */
+
+#define QNET__MOST_FOLDS 1000
+#define QNET__MEASURE_RATIO 1.5 /* above the study's highest, or below its lowest value */
+#define QNET__TRIANGLE ((size_t)QNET_FEATURES * (QNET_FEATURES + 1) / 2)
+
+struct qnet__predictor_state {
+    qnet_predictor p;                    /* what the caller has */
+    qnet_safetensors *record;            /* model.safetensors; of two files NULL */
+    qnet_safetensors *pair[QNET__MOST_FOLDS + 1][2]; /* ResNetSWA, Q-Net: final, then by fold */
+    void *memory; size_t bytes;          /* of what follows */
+    double *label, *probability, *distance, *measures; /* of the study's scans */
+    double *mean, *whitening;            /* m[512]; the rows of W up to the diagonal */
+    double *by_fold, *by_slice, *by_slice_resnet;
+    qnet_real *features;                 /* [max_slices][512] */
+    float *voxels;                       /* [max_slices][height][width] */
+};
+
+static const qnet__setting qnet__record_settings[] = {
+    QNET__SETTING(qnet_predictor, 'i', folds, 2, QNET__MOST_FOLDS),
+    QNET__SETTING(qnet_predictor, 'i', scans, 2, QNET__MAX_SCANS),
+    QNET__SETTING(qnet_predictor, 'i', calibrated, 0, 1),
+    QNET__SETTING(qnet_predictor, 'd', intercept, -DBL_MAX, DBL_MAX),
+    QNET__SETTING(qnet_predictor, 'd', slope, -DBL_MAX, DBL_MAX),
+    QNET__SETTING(qnet_predictor, 'd', limit, 0, DBL_MAX),
+    QNET__SETTINGS_END
+};
+
+QNET_API const char *qnet_measure_name(int measure)
+{
+    static const char *const names[QNET_MEASURES] = {
+        "99th percentile of |QSM|, ppm", "median of R2*, 1/s", "99th percentile of R2*, 1/s",
+        "voxel size to the right, mm", "voxel size to the front, mm", "voxel size upwards, mm"};
+    return (unsigned)measure < QNET_MEASURES ? names[measure] : "unknown";
+}
+
+/* Measures of a scan from its prepared slices. work: [slices][height][width]. */
+static void qnet__measure(const qnet_cohort *cohort, const qnet_scan *scan, float *work,
+                          double measure[QNET_MEASURES])
+{
+    const size_t n = (size_t)scan->slices * (size_t)cohort->height * (size_t)cohort->width;
+    for (int c = 0; c < 2; c++) { /* QSM, R2* */
+        size_t k = 0;
+        for (size_t i = 0; i < n; i++)
+            if (scan->pixels[3 * i + (size_t)c] != 0) work[k++] = fabsf(scan->pixels[3 * i + (size_t)c]);
+        measure[2 * c] = (double)qnet__percentile(work, k, 99);
+        if (c == 1) measure[1] = (double)qnet__percentile(work, k, 50);
+    }
+    memcpy(measure + QNET_MEASURE_X, scan->spacing, sizeof scan->spacing);
+}
+
+/* Features, averaged over the slices, and P by the networks at hand; per slice into the state. */
+static qnet_status qnet__judge(struct qnet__predictor_state *s, const qnet_cohort *cohort, int scan,
+                               double mean[QNET_FEATURES], double *probability)
+{
+    const int slices = cohort->scans[scan].slices;
+    QNET__TRY(qnet_embed(s->p.resnet, &s->p.augment, cohort, &scan, 1, s->features,
+                         s->by_slice_resnet));
+    QNET__TRY(qnet_scan_model_predict(s->p.qnet, s->features, &slices, 1, s->by_slice,
+                                      probability));
+    for (int f = 0; f < QNET_FEATURES; f++) {
+        mean[f] = 0;
+        for (int t = 0; t < slices; t++)
+            mean[f] += (double)s->features[t * QNET_FEATURES + f] / slices;
+    }
+    return QNET_OK;
+}
+
+/* |W (x - m)|. */
+static double qnet__distance(const double *whitening, const double *mean, const double *x)
+{
+    double sum = 0;
+    for (int i = 0; i < QNET_FEATURES; i++) {
+        double y = 0;
+        for (int k = 0; k <= i; k++) y += *whitening++ * (x[k] - mean[k]);
+        sum += y * y;
+    }
+    return sqrt(sum);
+}
+
+/* ln(P / (1 - P)), of P held off 0 and 1 by a millionth. */
+static double qnet__logit(double p)
+{
+    p = fmin(fmax(p, 1e-6), 1 - 1e-6);
+    return log(p / (1 - p));
+}
+
+/* The weights of pair k into the networks. */
+static qnet_status qnet__predictor_take(const struct qnet__predictor_state *s, int k)
+{
+    const qnet_predictor *p = &s->p;
+    QNET__TRY(qnet_weights_from_safetensors(p->ctx, s->pair[k][0], p->resnet->table,
+                                            p->resnet->weights, 0, NULL));
+    return qnet_weights_from_safetensors(p->ctx, s->pair[k][1], p->qnet->table, p->qnet->weights, 0,
+                                         NULL);
+}
+
+/* The files of pair k, and whether they belong together and, by the hashes in the record, to the
+   model. */
+static qnet_status qnet__predictor_pair(struct qnet__predictor_state *s, int k, const char *resnet,
+                                        const char *qnet)
+{
+    qnet_context *ctx = s->p.ctx;
+    const char *hashes = s->record ? qnet_safetensors_metadata(s->record, "hashes") : NULL;
+    char hash[24];
+    int known = 1;
+    QNET__TRY(qnet_safetensors_load(ctx, resnet, &s->pair[k][0]));
+    QNET__TRY(qnet_safetensors_load(ctx, qnet, &s->pair[k][1]));
+    QNET__TRY(qnet_weights_check_pair(ctx, s->pair[k][0], s->pair[k][1], &known));
+    QNET__TRY(qnet__check_labels(ctx, s->pair[k][1], qnet));
+    if (!known)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: does not say on whose features it was trained: "
+                  "whether it belongs to %s cannot be checked", qnet, resnet);
+    if (!s->record) return QNET_OK;
+    snprintf(hash, sizeof hash, "%016llx",
+             (unsigned long long)qnet_safetensors_hash(s->pair[k][1]));
+    if (known && hashes && strlen(hashes) == 16 * ((size_t)s->p.folds + 1) &&
+        memcmp(hashes + 16 * k, hash, 16) == 0)
+        return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: is not of the training that this folder's "
+                      "model.safetensors records", qnet);
+}
+
+/* Networks of the size of the final ones, and memory for the study and the results of a scan. */
+static qnet_status qnet__predictor_plan(struct qnet__predictor_state *s)
+{
+    qnet_predictor *p = &s->p;
+    const qnet_safetensor *hidden = qnet_safetensors_find(s->pair[0][1], "lstm.weight_hh_l0");
+    const size_t n = (size_t)p->scans, steps = (size_t)p->input.max_slices;
+    const size_t side = (size_t)qnet_input_prepared(&p->input);
+    qnet__arena a = {NULL, 0};
+    qnet_resnet_config resnet;
+    qnet_scan_config scan;
+    for (int pass = 0; pass < 2; pass++) {
+        s->label = (double *)qnet__take(&a, n, sizeof(double));
+        s->probability = (double *)qnet__take(&a, n, sizeof(double));
+        s->distance = (double *)qnet__take(&a, n, sizeof(double));
+        s->measures = (double *)qnet__take(&a, n, QNET_MEASURES * sizeof(double));
+        s->mean = (double *)qnet__take(&a, n ? QNET_FEATURES : 0, sizeof(double));
+        s->whitening = (double *)qnet__take(&a, n ? QNET__TRIANGLE : 0, sizeof(double));
+        s->by_fold = (double *)qnet__take(&a, (size_t)p->folds, sizeof(double));
+        s->by_slice = (double *)qnet__take(&a, steps, sizeof(double));
+        s->by_slice_resnet = (double *)qnet__take(&a, steps, sizeof(double));
+        s->features = (qnet_real *)qnet__take(&a, steps, QNET_FEATURES * sizeof(qnet_real));
+        s->voxels = (float *)qnet__take(&a, steps * side, side * sizeof(float));
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(p->ctx, &a, &s->bytes, "a predictor"));
+        s->memory = a.base;
+    }
+    p->label = s->label;
+    p->probability = s->probability;
+    p->distance = s->distance;
+    p->measures = s->measures;
+    qnet_resnet_config_init(&resnet);
+    resnet.height = resnet.width = p->input.size;
+    resnet.batch = 16; /* slices at once, as many as keep the bits of training's networks */
+    resnet.training = 0;
+    qnet_scan_config_init(&scan);
+    if (hidden && hidden->ndim == 2 && hidden->shape[1] <= 4096) /* else loading tells what is wrong */
+        scan.hidden = (int)hidden->shape[1];
+    scan.steps = p->input.max_slices;
+    scan.batch = 1;
+    scan.training = 0;
+    QNET__TRY(qnet_resnet_create(p->ctx, &resnet, &p->resnet));
+    return qnet_scan_model_create(p->ctx, &scan, &p->qnet);
+}
+
+QNET_API void qnet_predictor_destroy(qnet_predictor *p)
+{
+    if (!p) return;
+    struct qnet__predictor_state *s = p->state;
+    for (int k = 0; k <= p->folds; k++)
+        for (int i = 0; i < 2; i++) qnet_safetensors_destroy(s->pair[k][i]);
+    qnet_safetensors_destroy(s->record);
+    qnet_resnet_destroy(p->resnet);
+    qnet_scan_model_destroy(p->qnet);
+    qnet__free(p->ctx, s->memory, s->bytes);
+    qnet__free(p->ctx, s, sizeof *s);
+}
+
+/* The record of a model's folder: its numbers, then, once there is memory, the arrays. */
+static qnet_status qnet__predictor_record(struct qnet__predictor_state *s, const char *path)
+{
+    const size_t n = (size_t)s->p.scans;
+    const qnet_safetensor arrays[6] = {
+        {"label", QNET_F64, 1, {n}, n, 0, s->label},
+        {"probability", QNET_F64, 1, {n}, n, 0, s->probability},
+        {"distance", QNET_F64, 1, {n}, n, 0, s->distance},
+        {"measures", QNET_F64, 1, {n * QNET_MEASURES}, n * QNET_MEASURES, 0, s->measures},
+        {"mean", QNET_F64, 1, {QNET_FEATURES}, QNET_FEATURES, 0, s->mean},
+        {"whitening", QNET_F64, 1, {QNET__TRIANGLE}, QNET__TRIANGLE, 0, s->whitening}};
+    return qnet__record_read(s->p.ctx, s->record, path, arrays, 6);
+}
+
+/* A folder (files NULL), or two files. */
+static qnet_status qnet__predictor_open(struct qnet__predictor_state *s, const char *folder,
+                                        const char *const *files)
+{
+    qnet_predictor *p = &s->p;
+    char path[2][1024];
+    if (folder) {
+        const char *model;
+        snprintf(path[0], sizeof path[0], "%s/model.safetensors", folder);
+        QNET__TRY(qnet_safetensors_load(p->ctx, path[0], &s->record));
+        model = qnet_safetensors_metadata(s->record, "model");
+        if (!model || strcmp(model, "final") != 0)
+            return qnet__fail(p->ctx, QNET_ERROR_MISMATCH, "%s: metadata \"model\": expected final, "
+                              "found %.16s", path[0], model ? model : "nothing");
+        QNET__TRY(qnet__settings_read(p->ctx, s->record, path[0], qnet__record_settings, p));
+        QNET__TRY(qnet__preparation_read(p->ctx, s->record, path[0], &p->input, &p->augment));
+        p->record = s->record;
+    }
+    for (int k = 0; k <= p->folds; k++) {
+        char fold[24] = "";
+        if (k > 0) snprintf(fold, sizeof fold, "fold%02d-", k);
+        for (int i = 0; i < 2; i++)
+            snprintf(path[i], sizeof path[i], "%s%s%s%s%s", folder ? folder : files[i],
+                     folder ? "/" : "", folder ? fold : "",
+                     !folder ? "" : i == 0 ? "resnetswa" : "qnet", folder ? ".safetensors" : "");
+        QNET__TRY(qnet__predictor_pair(s, k, path[0], path[1]));
+    }
+    if (!folder) {
+        p->record = s->pair[0][1];
+        QNET__TRY(qnet__preparation_read(p->ctx, p->record, files[1], &p->input, &p->augment));
+    }
+    QNET__TRY(qnet__predictor_plan(s));
+    if (folder) {
+        snprintf(path[0], sizeof path[0], "%s/model.safetensors", folder);
+        QNET__TRY(qnet__predictor_record(s, path[0]));
+    }
+    for (int k = p->folds; k >= 0; k--) QNET__TRY(qnet__predictor_take(s, k));
+    return QNET_OK;
+}
+
+static qnet_status qnet__predictor_new(qnet_context *ctx, const char *folder,
+                                       const char *const *files, qnet_predictor **out)
+{
+    struct qnet__predictor_state *s = (struct qnet__predictor_state *)qnet__alloc(ctx, sizeof *s);
+    if (!s) return qnet__no_memory(ctx, sizeof *s, "a predictor");
+    memset(s, 0, sizeof *s);
+    s->p.ctx = ctx;
+    s->p.state = s;
+    const qnet_status status = qnet__predictor_open(s, folder, files);
+    if (status == QNET_OK) *out = &s->p;
+    else qnet_predictor_destroy(&s->p);
+    return status;
+}
+
+QNET_API qnet_status qnet_predictor_open(qnet_context *ctx, const char *folder,
+                                         qnet_predictor **out)
+{
+    if (!ctx) return QNET_ERROR_ARGUMENT;
+    QNET__NEEDS(ctx, folder && out);
+    if (strlen(folder) > 960)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.60s...: the path is too long", folder);
+    return qnet__predictor_new(ctx, folder, NULL, out);
+}
+
+QNET_API qnet_status qnet_predictor_open_pair(qnet_context *ctx, const char *resnetswa,
+                                              const char *qnet, qnet_predictor **out)
+{
+    const char *const files[2] = {resnetswa, qnet};
+    if (!ctx) return QNET_ERROR_ARGUMENT;
+    QNET__NEEDS(ctx, resnetswa && qnet && out);
+    if (strlen(resnetswa) > 960 || strlen(qnet) > 960)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.60s...: the path is too long", resnetswa);
+    return qnet__predictor_new(ctx, NULL, files, out);
+}
+
+/* How the scan lies to the study's: measures, distance. x: its mean features by the final network.
+   NaN, as of a measure that is not a number, counts as unlike. */
+static void qnet__predictor_compare(struct qnet__predictor_state *s, const double *x,
+                                    qnet_prediction *r)
+{
+    const qnet_predictor *p = &s->p;
+    int farther = 0;
+    r->distance = r->farther = (double)NAN;
+    if (p->scans == 0) return;
+    r->distance = qnet__distance(s->whitening, s->mean, x);
+    for (int i = 0; i < p->scans; i++) farther += p->distance[i] > r->distance;
+    r->farther = (double)farther / p->scans;
+    if (!(r->distance <= p->limit)) r->unlike |= 1 << QNET_MEASURES;
+    for (int m = 0; m < QNET_MEASURES; m++) {
+        double low = DBL_MAX, high = 0;
+        for (int i = 0; i < p->scans; i++) {
+            low = fmin(low, p->measures[i * QNET_MEASURES + m]);
+            high = fmax(high, p->measures[i * QNET_MEASURES + m]);
+        }
+        if (!(r->measure[m] >= low / QNET__MEASURE_RATIO &&
+              r->measure[m] <= high * QNET__MEASURE_RATIO))
+            r->unlike |= 1 << m;
+    }
+}
+
+/* The folds' networks, then the final ones, which stay. */
+QNET_API qnet_status qnet_predictor_run(qnet_predictor *p, const qnet_cohort *cohort, int scan,
+                                        qnet_prediction *out)
+{
+    QNET__NEEDS(p ? p->ctx : NULL, p && cohort && out);
+    struct qnet__predictor_state *s = p->state;
+    const qnet_input_config *in = &p->input, *is = &cohort->config;
+    double x[QNET_FEATURES];
+    qnet_prediction r;
+    memset(&r, 0, sizeof r);
+    if (scan < 0 || scan >= cohort->scans_count)
+        return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "predictor: scan %d of a cohort of %d", scan,
+                          cohort->scans_count);
+    if (is->input != in->input || is->size != in->size || is->box_mm != in->box_mm ||
+        is->margin != in->margin || is->max_slices != in->max_slices)
+        return qnet__fail(p->ctx, QNET_ERROR_MISMATCH, "predictor: the cohort was prepared by "
+                          "another configuration; make it with predictor->input");
+    const qnet_scan *of = &cohort->scans[scan];
+    for (int k = p->folds; k >= 0; k--) {
+        QNET__TRY(qnet__predictor_take(s, k));
+        QNET__TRY(qnet__judge(s, cohort, scan, x, k > 0 ? &s->by_fold[k - 1] : &r.probability));
+    }
+    qnet__measure(cohort, of, s->voxels, r.measure);
+    qnet__predictor_compare(s, x, &r);
+    r.seen = qnet_weights_have_seen(s->pair[0][1], of->source_hash);
+    r.refused = (r.seen || r.unlike) && !p->anyway;
+    r.slices = of->slices;
+    for (int t = 0; t < r.slices && r.refused; t++)
+        s->by_slice[t] = s->by_slice_resnet[t] = (double)NAN;
+    for (int k = 0; k < p->folds && r.refused; k++) s->by_fold[k] = (double)NAN;
+    if (r.refused) r.probability = (double)NAN;
+    r.calibrated = p->calibrated
+                       ? 1 / (1 + exp(-(p->intercept + p->slope * qnet__logit(r.probability))))
+                       : (double)NAN;
+    if (r.refused) r.calibrated = (double)NAN; /* fmin and fmax lose NaN */
+    r.by_fold = s->by_fold;
+    r.by_slice = s->by_slice;
+    r.by_slice_resnet = s->by_slice_resnet;
+    *out = r;
+    return QNET_OK;
+}
+#endif
+
 #if QNET__HAS_EXPERIMENT
 /* ============================================================================================
    >>experiment
@@ -21205,11 +21826,15 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
      weights/<fold>-resnet.safetensors, -resnetswa, -qnet     moved to out/weights at the end
      publish/                                     predictions.csv and the caller's files: to out
 
+   A final model (qnet_experiment_final) is one more fold, numbered behind the others, that all
+   subjects train and none tests. Its out is out/model, and publish/ becomes that folder.
+
    A part of a run (config.part) has all this in out/part-2-of-4/checkpoint; whoever collects the
    parts reads the folds there and moves the weights from there.
 
    Read from the bottom: qnet_experiment_run, qnet__experiment_run, qnet__input_run, qnet__fold_run.
-   Relies on >>context >>random >>file >>text >>resnet >>weights >>image >>cohort >>train >>metrics.
+   Relies on >>context >>random >>file >>text >>resnet >>weights >>image >>cohort >>train >>metrics
+   >>predict.
    ============================================================================================ */
 
 /* As the paper's tables have it. */
@@ -21542,6 +22167,7 @@ typedef struct qnet__job {
     qnet_experiment *e;
     const qnet_dataset *data;
     int resume;
+    const char *study;    /* of a final model: the output folder of its experiment; else NULL */
     qnet_buffer text;     /* the configuration, as config.txt holds it */
     int opened;           /* 1: out/checkpoint is there and is this run's */
     qnet_resnet *initial; /* holds the initial weights; NULL: random ones */
@@ -21662,7 +22288,8 @@ static int qnet__job_progress(void *user, const qnet_progress_info *info)
 {
     const qnet__job *job = (const qnet__job *)user;
     const qnet_experiment_config *c = &job->e->config;
-    const double total = (double)qnet__fold_epochs(c) * (double)qnet__input_share(c, job->input);
+    const double total = job->study ? c->stage1.epochs : (double)qnet__fold_epochs(c) *
+                                                         (double)qnet__input_share(c, job->input);
     double epochs = job->epochs;
     qnet_progress_info full = *info;
     if (!job->outer.report) return 0;
@@ -21698,7 +22325,8 @@ static uint64_t qnet__folds_seed(uint64_t seed, int repeat)
 /* ---- what a weights file says of itself -------------------------------------------------------
    Its metadata:
 
-     model, version, run, repeat, fold, seed, dataset, simulated     which network it is
+     model, version, run, repeat, fold, seed, dataset, simulated     which network it is; fold 0:
+                        a final one, of all subjects
      labels             true, or shuffled: a control, which is refused elsewhere
      trained_on         a record of each subject on whom it, or what it began with, was trained
      embedding, embedding_hash      of a Q-Net: the network whose features it learnt from
@@ -21726,7 +22354,8 @@ static qnet_status qnet__weights_text(const qnet__job *job, int model, qnet_buff
         "model=%s\nversion=%s\nrun=%016llx\nrepeat=%d\nfold=%d\nseed=%llu\ndataset=%s\n"
         "simulated=%d\nlabels=%s\ntrained_on=%.*s",
         qnet__file_names[model], QNET_VERSION, (unsigned long long)e->run[job->input],
-        job->repeat + 1, job->fold + 1, (unsigned long long)e->config.seed, e->dataset,
+        job->repeat + 1, job->study ? 0 : job->fold + 1, (unsigned long long)e->config.seed,
+        e->dataset,
         e->simulated, e->config.shuffle_labels ? "shuffled" : "true", (int)job->seen.size,
         job->seen.size > 0 ? (const char *)job->seen.bytes : ""));
     for (int i = 0; i < job->train_count; i++) {
@@ -21925,8 +22554,9 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
     QNET__TRY(qnet_stage2_create(job->e->ctx, &config, job->features, job->length, job->label,
                                  job->train_count, &run));
     qnet_status status = qnet__job_train(job, run, "stage2", NULL, 0);
-    if (status == QNET_OK) status = qnet__fold_embed(job, net, job->test, job->test_count);
-    if (status == QNET_OK)
+    if (status == QNET_OK && job->test_count > 0)
+        status = qnet__fold_embed(job, net, job->test, job->test_count);
+    if (status == QNET_OK && job->test_count > 0)
         status = qnet_scan_model_predict(run->model, job->features, job->length, job->test_count,
                                          qnet__job_image(job, QNET_MODEL_QNET), job->scan);
     if (status == QNET_OK) status = qnet__fold_keep(job, run, QNET_MODEL_QNET);
@@ -21948,13 +22578,13 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
     if (job->new_head) qnet__resnet_init_head(job->initial, config.seed);
     QNET__TRY(qnet_stage1_create(job->e->ctx, &config, job->cohort, job->train, job->train_count,
                                  job->initial ? job->initial->weights : NULL, &run));
-    job->run_first = swa ? start : 0;
+    job->run_first = swa && !job->study ? start : 0;
     qnet_status status =
         swa ? qnet__job_train(job, run, "swa", NULL, 0)
             : qnet__job_train(job, run, "resnet", "swa", start);
     job->epochs += config.epochs - job->run_first;
     job->run_first = -1;
-    if (status == QNET_OK)
+    if (status == QNET_OK && job->test_count > 0)
         status = qnet_embed(run->net, &config.augment, job->cohort, job->test, job->test_count,
                             NULL, qnet__job_image(job, model));
     if (status == QNET_OK) status = qnet__fold_keep(job, run, model);
@@ -22377,6 +23007,301 @@ static qnet_status qnet__publish(const qnet_experiment *e)
     return QNET_OK;
 }
 
+/* ---- a model of all subjects ------------------------------------------------------------------
+   The networks of the folds of the first repeat, each shown the whole cohort, tell what a network
+   makes of scans that it has not seen; then the final networks are trained, and are shown the
+   cohort for the place of its features. All is put together in out/checkpoint/publish, opened there
+   once as a user would, and moved. */
+
+#define QNET__FEW_SCANS 10 /* of a class: too few to calibrate by */
+
+/* Of the scans of the cohort, [scans] each; doubles, as a record has them. */
+typedef struct qnet__study {
+    double *label, *probability, *distance, *measures; /* measures[scans][6] */
+    double *x;          /* [scans][512]: mean features by one network */
+    double *mean;       /* [512] */
+    double *covariance; /* [512][512], of which the lower half is used; then its Cholesky factor */
+    double *whitening;  /* W by rows, up to the diagonal */
+    float *work;        /* [max_slices][height][width] */
+    int *labels;        /* as the regression wants them */
+    qnet_predictor at;  /* calibration, limit, counts: what the record says */
+    qnet_buffer hashes; /* of the Q-Nets: final, then by fold; a place of 16 digits each */
+} qnet__study;
+
+/* Mean and covariance of rows x[k][512], k in list[n]. The covariance S is drawn towards mu I, mu =
+   tr S / p, by the share that is best where features are more than scans (Ledoit & Wolf: A
+   well-conditioned estimator for large-dimensional covariance matrices, J Multivariate Anal 2004):
+     share = min(b, d) / d,  d = |S - mu I|^2,  b = 1/n^2 sum_k |x_k x_k' - S|^2 (x less the mean)
+   Then the Cholesky factor takes its place. */
+static qnet_status qnet__study_fit(qnet_context *ctx, qnet__study *s, const int *list, int n)
+{
+    enum { p = QNET_FEATURES };
+    double *const c = s->covariance, fourth = 0, square = 0, trace = 0;
+    for (int f = 0; f < p; f++) {
+        s->mean[f] = 0;
+        for (int k = 0; k < n; k++) s->mean[f] += s->x[list[k] * p + f] / n;
+    }
+    memset(c, 0, (size_t)p * p * sizeof *c);
+    for (int k = 0; k < n; k++) {
+        const double *x = s->x + list[k] * p;
+        double norm = 0;
+        for (int i = 0; i < p; i++) {
+            const double y = x[i] - s->mean[i];
+            for (int j = 0; j <= i; j++) c[i * p + j] += y * (x[j] - s->mean[j]) / n;
+            norm += y * y;
+        }
+        fourth += norm * norm;
+    }
+    for (int i = 0; i < p; i++) {
+        for (int j = 0; j < i; j++) square += 2 * c[i * p + j] * c[i * p + j];
+        square += c[i * p + i] * c[i * p + i];
+        trace += c[i * p + i];
+    }
+    const double mu = trace / p, d = square - p * mu * mu, b = (fourth / n - square) / n;
+    const double share = d > 0 ? fmin(fmax(b, 0), d) / d : 1;
+    for (int i = 0; i < p; i++) {
+        for (int j = 0; j <= i; j++) c[i * p + j] *= 1 - share;
+        c[i * p + i] += share * mu;
+    }
+    if (qnet__cholesky(c, p)) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_DATA, "final model: the features of the %d training scans "
+                      "do not vary enough to tell what is unlike them", n);
+}
+
+/* Rows of W = L^-1, up to the diagonal: W L = I, column by column. */
+static void qnet__study_whiten(qnet__study *s)
+{
+    double unit[QNET_FEATURES];
+    for (int j = 0; j < QNET_FEATURES; j++) {
+        memset(unit, 0, sizeof unit);
+        unit[j] = 1;
+        qnet__cholesky_solve(s->covariance, QNET_FEATURES, 0, unit);
+        for (int i = j; i < QNET_FEATURES; i++) s->whitening[i * (i + 1) / 2 + j] = unit[i];
+    }
+}
+
+/* The whole cohort by the pair of files path[2]: features; of the scans of `fold` (-1: none) also
+   their probabilities. A place for the hash is filled. */
+static qnet_status qnet__study_judge(const qnet__job *job, qnet__study *s, char *const path[2],
+                                     int fold)
+{
+    qnet_context *ctx = job->e->ctx;
+    qnet_predictor *p = NULL;
+    char hash[24];
+    QNET__TRY(qnet_predictor_open_pair(ctx, path[0], path[1], &p));
+    snprintf(hash, sizeof hash, "%016llx",
+             (unsigned long long)qnet_safetensors_hash(p->state->pair[0][1]));
+    memcpy(s->hashes.bytes + 16 * (fold + 1), hash, 16);
+    qnet_status status = QNET_OK;
+    for (int i = 0; i < job->cohort->scans_count && status == QNET_OK; i++) {
+        double probability;
+        status = qnet__judge(p->state, job->cohort, i, s->x + i * QNET_FEATURES, &probability);
+        if (job->fold_of[i] == fold) s->probability[i] = probability;
+    }
+    qnet_predictor_destroy(p);
+    return status;
+}
+
+/* One fold: probabilities and distances of its test scans. Its files must be of this run. */
+static qnet_status qnet__study_fold(qnet__job *job, qnet__study *s, int fold)
+{
+    static const qnet_model_kind models[2] = {QNET_MODEL_RESNET_SWA, QNET_MODEL_QNET};
+    qnet_context *ctx = job->e->ctx;
+    qnet_experiment folds = *job->e; /* whose out is the study's */
+    char resnet[QNET__PATH], qnet[QNET__PATH], *path[2] = {resnet, qnet};
+    double y[QNET_FEATURES];
+    strcpy(folds.out, job->study);
+    for (int i = 0; i < 2; i++) {
+        qnet_safetensors *file = NULL;
+        qnet_status status = qnet__experiment_weights_file(&folds, job->input, 0, fold,
+                                                           (int)models[i], &file);
+        qnet_safetensors_destroy(file);
+        if (status == QNET_ERROR_NOT_FOUND || status == QNET_ERROR_MISMATCH)
+            return qnet__fail(ctx, status, "%s; a final model takes ResNetSWA and Q-Net of every "
+                              "fold from there, of an experiment on these data with these settings "
+                              "that is done", qnet_last_error(ctx));
+        QNET__TRY(status);
+        qnet__fold_path(&folds, "weights", job->input, 0, fold, qnet__file_names[models[i]],
+                        ".safetensors", path[i]);
+    }
+    QNET__TRY(qnet__study_judge(job, s, path, fold));
+    job->train_count = 0;
+    for (int i = 0; i < job->cohort->scans_count; i++)
+        if (job->fold_of[i] != fold) job->train[job->train_count++] = i;
+    QNET__TRY(qnet__study_fit(ctx, s, job->train, job->train_count));
+    for (int i = 0; i < job->cohort->scans_count; i++) {
+        double sum = 0;
+        if (job->fold_of[i] != fold) continue;
+        for (int f = 0; f < QNET_FEATURES; f++) y[f] = s->x[i * QNET_FEATURES + f] - s->mean[f];
+        qnet__cholesky_solve(s->covariance, QNET_FEATURES, 0, y);
+        for (int f = 0; f < QNET_FEATURES; f++) sum += y[f] * y[f];
+        s->distance[i] = sqrt(sum);
+    }
+    return QNET_OK;
+}
+
+/* Calibration and limit, from what the folds have said. x is made use of. */
+static qnet_status qnet__study_summary(const qnet__job *job, qnet__study *s)
+{
+    const int n = job->cohort->scans_count;
+    double c[2] = {0, 1};
+    qnet_boxplot box;
+    int hh = 0;
+    for (int i = 0; i < n; i++) {
+        hh += s->labels[i] = (int)job->cohort->scans[i].label;
+        s->label[i] = s->labels[i];
+        s->x[i] = qnet__logit(s->probability[i]);
+        qnet__measure(job->cohort, &job->cohort->scans[i], s->work, s->measures + i * QNET_MEASURES);
+    }
+    s->at.folds = job->e->config.folds;
+    s->at.scans = n;
+    s->at.calibrated = hh >= QNET__FEW_SCANS && n - hh >= QNET__FEW_SCANS;
+    if (s->at.calibrated)
+        QNET__TRY(qnet_logistic_fit(job->e->ctx, s->labels, s->x, (size_t)n, 1, 1, c, NULL));
+    s->at.intercept = c[0];
+    s->at.slope = c[1];
+    QNET__TRY(qnet_boxplot_of(job->e->ctx, s->distance, (size_t)n, &box));
+    s->at.limit = box.q3 + 3 * (box.q3 - box.q1);
+    return QNET_OK;
+}
+
+/* from, whole, to out/checkpoint/publish/<name>. */
+static qnet_status qnet__final_copy(const qnet_experiment *e, const char *from, const char *name)
+{
+    char path[QNET__PATH];
+    qnet_buffer bytes = {NULL, 0, 0, NULL};
+    snprintf(path, sizeof path, "%s/checkpoint/publish/%s.safetensors", e->out, name);
+    qnet_status status = qnet_file_read(e->ctx, from, 0, &bytes);
+    if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, bytes.bytes, bytes.size);
+    qnet_buffer_free(e->ctx, &bytes);
+    return status;
+}
+
+/* model.safetensors: what qnet_predictor_open reads, and which study it is. */
+static qnet_status qnet__final_record(const qnet__job *job, const qnet__study *s)
+{
+    const qnet_experiment *e = job->e;
+    const size_t n = (size_t)s->at.scans;
+    const qnet_safetensor arrays[6] = {
+        {"label", QNET_F64, 1, {n}, n, 0, s->label},
+        {"probability", QNET_F64, 1, {n}, n, 0, s->probability},
+        {"distance", QNET_F64, 1, {n}, n, 0, s->distance},
+        {"measures", QNET_F64, 1, {n * QNET_MEASURES}, n * QNET_MEASURES, 0, s->measures},
+        {"mean", QNET_F64, 1, {QNET_FEATURES}, QNET_FEATURES, 0, s->mean},
+        {"whitening", QNET_F64, 1, {QNET__TRIANGLE}, QNET__TRIANGLE, 0, s->whitening}};
+    char path[QNET__PATH];
+    qnet_buffer text = {NULL, 0, 0, NULL};
+    qnet__file file;
+    qnet_sink sink;
+    qnet_status status = qnet_buffer_printf(
+        e->ctx, &text, "model=final\nversion=%s\nrun=%016llx\nseed=%llu\ndataset=%s\nsimulated=%d\n"
+        "labels=true\ncalibration=%s\nhashes=%.*s\n", QNET_VERSION,
+        (unsigned long long)e->run[job->input], (unsigned long long)e->config.seed, e->dataset,
+        e->simulated, s->at.calibrated ? "Platt" : "none", (int)s->hashes.size,
+        (const char *)s->hashes.bytes);
+    if (status == QNET_OK)
+        status = qnet__settings_text(e->ctx, &text, "", qnet__record_settings, &s->at);
+    if (status == QNET_OK)
+        status = qnet__preparation_text(e->ctx, &job->cohort->config, &e->config.stage1.augment,
+                                        &text);
+    snprintf(path, sizeof path, "%s/checkpoint/publish/model.safetensors", e->out);
+    if (status == QNET_OK) status = qnet__file_open_replace(e->ctx, path, &file, &sink);
+    if (status == QNET_OK)
+        status = qnet__file_finish(&file, qnet__record_write(e->ctx, &sink, (char *)text.bytes,
+                                                             arrays, 6));
+    qnet_buffer_free(e->ctx, &text);
+    return status;
+}
+
+/* Trains on all subjects, and puts the folder together in out/checkpoint/publish. */
+static qnet_status qnet__final_make(qnet__job *job, qnet__study *s)
+{
+    static const int models[2] = {QNET_MODEL_RESNET_SWA, QNET_MODEL_QNET};
+    qnet_experiment *e = job->e, folds = *e;
+    char from[2][QNET__PATH], *path[2] = {from[0], from[1]}, name[64];
+    qnet_predictor *opened = NULL;
+    strcpy(folds.out, job->study);
+    job->fold = e->config.folds;
+    job->train_count = job->test_count = 0;
+    for (int i = 0; i < job->cohort->scans_count; i++) job->train[job->train_count++] = i;
+    QNET__TRY(qnet__fold_stage1(job, 1));
+    for (int i = 0; i < 2; i++)
+        qnet__job_path(job, "checkpoint/weights", qnet__file_names[models[i]], ".safetensors",
+                       path[i]);
+    QNET__TRY(qnet__study_judge(job, s, path, -1));
+    QNET__TRY(qnet__study_fit(e->ctx, s, job->train, job->train_count));
+    qnet__study_whiten(s);
+    for (int k = 0; k < 2 * (e->config.folds + 1); k++) {
+        const char *model = qnet__file_names[models[k % 2]];
+        snprintf(name, sizeof name, "%s", model);
+        if (k >= 2) {
+            snprintf(name, sizeof name, "fold%02d-%s", k / 2, model);
+            qnet__fold_path(&folds, "weights", job->input, 0, k / 2 - 1, model, ".safetensors",
+                            path[k % 2]);
+        }
+        QNET__TRY(qnet__final_copy(e, path[k % 2], name));
+    }
+    QNET__TRY(qnet__final_record(job, s));
+    snprintf(from[0], sizeof from[0], "%s/checkpoint/publish", e->out);
+    QNET__TRY(qnet_predictor_open(e->ctx, from[0], &opened));
+    qnet_predictor_destroy(opened);
+    return QNET_OK;
+}
+
+/* Files of folds that an earlier model had more, then the work in progress go. */
+static qnet_status qnet__final_publish(const qnet__job *job)
+{
+    const qnet_experiment *e = job->e;
+    char path[QNET__PATH];
+    int count = 0;
+    QNET__TRY(qnet__work_move(e, "/checkpoint/publish", ""));
+    for (int fold = e->config.folds; fold < QNET__MOST_FOLDS; fold++) {
+        snprintf(path, sizeof path, "%s/fold%02d-resnetswa.safetensors", e->out, fold + 1);
+        if (qnet__path_kind(path) == 0 || qnet__remove(path) != 0) break;
+        snprintf(path, sizeof path, "%s/fold%02d-qnet.safetensors", e->out, fold + 1);
+        (void)qnet__remove(path);
+    }
+    QNET__TRY(qnet__work_files(e, "checkpoint/weights", ".safetensors", 1, &count));
+    return qnet__work_clear(e, 0);
+}
+
+/* All of it, for the cohort in memory, whose folds have been dealt. */
+static qnet_status qnet__final_run(qnet__job *job)
+{
+    qnet_context *ctx = job->e->ctx;
+    const size_t n = (size_t)job->cohort->scans_count, p = QNET_FEATURES;
+    const size_t side = (size_t)job->cohort->height;
+    qnet__arena a = {NULL, 0};
+    qnet__study s;
+    size_t bytes = 0;
+    qnet_status status = QNET_OK;
+    memset(&s, 0, sizeof s);
+    for (int pass = 0; pass < 2; pass++) {
+        s.label = (double *)qnet__take(&a, n, sizeof(double));
+        s.probability = (double *)qnet__take(&a, n, sizeof(double));
+        s.distance = (double *)qnet__take(&a, n, sizeof(double));
+        s.measures = (double *)qnet__take(&a, n, QNET_MEASURES * sizeof(double));
+        s.x = (double *)qnet__take(&a, n, p * sizeof(double));
+        s.mean = (double *)qnet__take(&a, p, sizeof(double));
+        s.covariance = (double *)qnet__take(&a, p, p * sizeof(double));
+        s.whitening = (double *)qnet__take(&a, QNET__TRIANGLE, sizeof(double));
+        s.work = (float *)qnet__take(&a, side * side, (size_t)job->steps * sizeof(float));
+        s.labels = (int *)qnet__take(&a, n, sizeof(int));
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &a, &bytes, "the study"));
+    }
+    for (int k = 0; k <= job->e->config.folds && status == QNET_OK; k++)
+        status = qnet_buffer_append(ctx, &s.hashes, "0000000000000000", 16);
+    for (int fold = 0; fold < job->e->config.folds && status == QNET_OK; fold++)
+        status = qnet__study_fold(job, &s, fold);
+    if (status == QNET_OK) status = qnet__study_summary(job, &s);
+    if (status == QNET_OK) status = qnet__checkpoint_open(job);
+    if (status == QNET_OK) status = qnet__final_make(job, &s);
+    if (status == QNET_OK) status = qnet__final_publish(job);
+    qnet_buffer_free(ctx, &s.hashes);
+    qnet__free(ctx, a.base, bytes);
+    return status;
+}
+
 /* ---- the whole experiment ---------------------------------------------------------------------
    Arguments, lock of out, initial weights; for each input: cohort, memory, leak check, folds,
    evaluation, pictures of the caller; files, unlock. Only the lock is written into out before the
@@ -22483,6 +23408,7 @@ static qnet_status qnet__input_run(qnet__job *job)
     QNET__TRY(qnet__check_weights_leak(job));
     for (int repeat = 0; repeat < c->repeats; repeat++) {
         QNET__TRY(qnet__input_deal(job, repeat));
+        if (job->study) return qnet__final_run(job);
         if (!job->opened) QNET__TRY(qnet__checkpoint_open(job));
         job->opened = 1;
         for (int fold = 0; fold < c->folds; fold++) {
@@ -22535,7 +23461,8 @@ static qnet_status qnet__input_read_and_run(qnet__job *job)
 }
 
 /* Under the lock of the output folder: initial weights, the inputs one by one, the files. A part
-   has no files to publish, and reads no input of which it has no folds. */
+   has no files to publish, and reads no input of which it has no folds. A final model is of one
+   input. */
 static qnet_status qnet__experiment_run(qnet__job *job)
 {
     qnet_experiment *e = job->e;
@@ -22544,6 +23471,11 @@ static qnet_status qnet__experiment_run(qnet__job *job)
     if (e->weights[0]) QNET__TRY(qnet__initial_weights(job));
     QNET__TRY(qnet__experiment_text(e, &job->text));
     if (c->part == QNET_COLLECT) QNET__TRY(qnet__parts_check(job));
+    if (job->study) {
+        job->input = c->use_input[QNET_INPUT_CROP] ? QNET_INPUT_CROP : QNET_INPUT_FULL;
+        job->share = 1;
+        return qnet__input_read_and_run(job);
+    }
     for (int i = 0; i < 2; i++)
         if (c->use_input[i])
             pixels[i] = (double)c->input[i].size * c->input[i].size *
@@ -22570,9 +23502,9 @@ static void qnet__copy_text(char *to, size_t size, const char *text)
 }
 
 /* What the caller may take away while the experiment lives, copied. A part's output folder is its
-   own. */
+   own, and so is that of a final model. */
 static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset *data,
-                                          const char *out, const char *weights)
+                                          const char *out, const char *weights, int final)
 {
     const struct { char *to; const char *path, *what; } paths[3] = {
         {e->data, data->folder, "data folder"},
@@ -22592,6 +23524,7 @@ static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset
         if (length > 0) memcpy(paths[i].to, paths[i].path, length + 1);
     }
     qnet__part_folder(&e->config, e->config.part, folder);
+    if (final) strcpy(folder, "/model");
     if (strlen(e->out) + strlen(folder) >= sizeof e->out)
         return qnet__fail(e->ctx, QNET_ERROR_LIMIT, "output folder: too long a path for its parts");
     strcat(e->out, folder);
@@ -22600,24 +23533,22 @@ static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset
 }
 
 /* Arguments, then the lock of the output folder, then the work. A run that fails leaves no
-   experiment, but its files in out/checkpoint. */
-QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
-                                         const qnet_dataset *data, const char *out,
-                                         const char *weights, int resume,
-                                         qnet_experiment **result)
+   experiment, but its files in out/checkpoint. result NULL: a final model is asked for. */
+static qnet_status qnet__experiment_start(qnet_context *ctx, const qnet_experiment_config *config,
+                                          const qnet_dataset *data, const char *out,
+                                          const char *weights, int resume, qnet_experiment **result)
 {
     qnet__job job;
     qnet__lock lock;
-    QNET__NEEDS(ctx, ctx && config && data && out && result);
     if (!data->scans || data->count < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_run: no scans");
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no scans");
     QNET__TRY(qnet__experiment_check(ctx, config));
     qnet_experiment *e = (qnet_experiment *)qnet__alloc(ctx, sizeof *e);
     if (!e) return qnet__no_memory(ctx, sizeof *e, "an experiment");
     memset(e, 0, sizeof *e);
     e->ctx = ctx;
     e->config = *config;
-    qnet_status status = qnet__experiment_texts(e, data, out, weights);
+    qnet_status status = qnet__experiment_texts(e, data, out, weights, result == NULL);
     if (status == QNET_OK) status = qnet__lock_take(ctx, e->out, &lock);
     if (status == QNET_OK) {
         const qnet_progress own = {&job, qnet__job_progress};
@@ -22625,6 +23556,7 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
         job.e = e;
         job.data = data;
         job.resume = resume;
+        job.study = result ? NULL : out;
         job.outer = ctx->hooks.progress;
         qnet_set_progress(ctx, own);
         status = qnet__experiment_run(&job);
@@ -22634,9 +23566,33 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
         qnet_resnet_destroy(job.initial);
         qnet__lock_release(&lock);
     }
-    if (status == QNET_OK) *result = config->part > 0 ? NULL : e;
-    if (status != QNET_OK || config->part > 0) qnet_experiment_destroy(e);
+    const int keep = status == QNET_OK && result && config->part <= 0;
+    if (status == QNET_OK && result) *result = keep ? e : NULL;
+    if (!keep) qnet_experiment_destroy(e);
     return status;
+}
+
+QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
+                                         const qnet_dataset *data, const char *out,
+                                         const char *weights, int resume,
+                                         qnet_experiment **result)
+{
+    QNET__NEEDS(ctx, ctx && config && data && out && result);
+    return qnet__experiment_start(ctx, config, data, out, weights, resume, result);
+}
+
+QNET_API qnet_status qnet_experiment_final(qnet_context *ctx, const qnet_experiment_config *config,
+                                           const qnet_dataset *data, const char *out,
+                                           const char *weights, int resume)
+{
+    QNET__NEEDS(ctx, ctx && config && data && out);
+    if (config->part != 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "final model: it is one training, and has no "
+                          "parts: collect those of the folds first");
+    if (config->shuffle_labels)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "final model: labels are shuffled: it would know "
+                          "nothing of the disease");
+    return qnet__experiment_start(ctx, config, data, out, weights, resume, NULL);
 }
 
 #endif /* QNET_NO_STDIO */

@@ -70,6 +70,9 @@ static const char help[] =
     "  --part K/N          part K of N of the folds only, on one of several machines; the others\n"
     "                      do theirs with the same options and --out. auto: from SLURM, MPI or PBS\n"
     "  --collect           results of all parts that lie in --out; trains nothing\n"
+    "  --final             then a model of all subjects, trained as long as each fold was, for new\n"
+    "                      scans (build/predict): the folder OUT/model. Where the cross-validation\n"
+    "                      in --out is done, that alone; it takes its weights from there\n"
     "  --weights-out KIND  networks to keep: all, features (ResNetSWA and Q-Net, for new scans)\n"
     "                      or none (all)\n"
     "  --quiet             no progress, no tables; errors only\n"
@@ -82,7 +85,7 @@ static const char help[] =
 typedef struct options {
     const char *data, *out, *weights, *derivatives, *session, *filter, *t1w, *maps, *write_maps;
     const char *group_column, *positive, *negative;
-    int resume, quiet, collect;
+    int resume, quiet, collect, final;
     qnet_hooks hooks;
     qnet_experiment_config config;
 } options;
@@ -220,7 +223,7 @@ static int parse(int argc, char **argv, options *o)
 {
     static const char *const flags[] = {"--help", "--version", "--resume", "--quiet", "--shuffle-labels",
                                         "--physics-safe", "--any-values", "--any-orientation", "--collect", "--locate",
-                                        NULL};
+                                        "--final", NULL};
     char name[40];
     const char *value;
     int taken;
@@ -242,6 +245,8 @@ static int parse(int argc, char **argv, options *o)
             o->quiet = 1;
         else if (strcmp(name, "--collect") == 0)
             o->collect = 1;
+        else if (strcmp(name, "--final") == 0)
+            o->final = 1;
         else if (strcmp(name, "--shuffle-labels") == 0)
             o->config.shuffle_labels = 1;
         else if (strcmp(name, "--physics-safe") == 0)
@@ -261,6 +266,10 @@ static int parse(int argc, char **argv, options *o)
     if (o->positive && bids_same(o->positive, o->negative))
         return fail("--negative", o->negative, "another name than that of --positive");
     if (o->collect && o->config.part) return fail("--collect", "", "no --part beside it");
+    if (o->final && o->config.part) return fail("--final", "", "no --part beside it: give it with --collect");
+    if (o->final && o->config.shuffle_labels) return fail("--final", "", "no --shuffle-labels beside it");
+    if (o->final && !o->config.keep[QNET_MODEL_QNET])
+        return fail("--final", "", "--weights-out features or all: it is made of the folds' weights");
     if (o->collect) o->config.part = QNET_COLLECT;
     return 1;
 }
@@ -334,6 +343,16 @@ static qnet_status find_scans(qnet_context *ctx, const options *o, qnet_log log,
     return bids_read(found, ctx, o->data);
 }
 
+/* 1: the results of a run that is done lie in the output folder. */
+static int is_done(const char *out)
+{
+    char path[1100];
+    snprintf(path, sizeof path, "%.1000s/checkpoint/config.txt", out);
+    if (qnet_file_exists(path)) return 0;
+    snprintf(path, sizeof path, "%.1000s/predictions.csv", out);
+    return qnet_file_exists(path);
+}
+
 /* The arguments as one line that a shell would read as them; cut off where it is full. */
 static void command_line(int argc, char **argv, char *text, size_t size)
 {
@@ -393,14 +412,18 @@ int main(int argc, char **argv)
         return 1;
     }
     status = find_scans(ctx, &o, o.hooks.log, &found);
-    if (status == QNET_OK && !o.write_maps)
+    if (status == QNET_OK && !o.write_maps && !(o.final && !o.collect && is_done(o.out)))
         status = qnet_experiment_run(ctx, &o.config, &found.dataset, o.out, o.weights, o.resume, &e);
+    if (status == QNET_OK && o.final && !o.write_maps) {
+        o.config.part = o.config.parts = 0;
+        status = qnet_experiment_final(ctx, &o.config, &found.dataset, o.out, o.weights, o.resume);
+    }
     display_clear(&d);
     if (status == QNET_OK && o.write_maps) {
         if (!o.quiet) printf("Wrote %s: %d scans.\n", o.write_maps, found.count);
     } else if (status == QNET_OK && e) {
         status = report_tables(e, &tables);
-    } else if (status == QNET_OK && !o.quiet) {
+    } else if (status == QNET_OK && !o.quiet && !o.final) {
         printf("Part %d of %d is done. When all are: the same command with --collect for --part.\n",
                o.config.part, o.config.parts);
     }
@@ -410,6 +433,7 @@ int main(int argc, char **argv)
             "\nWrote %s/report.html, results.json, predictions.csv, manifest.json%s.\n", o.out,
             o.config.keep[QNET_MODEL_QNET] ? " and weights/" : "");
     }
+    if (status == QNET_OK && o.final && !o.quiet) printf("Wrote %s/model, for build/predict.\n", o.out);
     fflush(stdout);
     if (status == QNET_STOPPED) {
         fprintf(stderr, "crossval: stopped; the same command with --resume goes on from here\n");
