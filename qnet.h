@@ -1019,10 +1019,10 @@ typedef struct qnet_safetensor {
     size_t count, bytes;
     const void *data; /* in host order; may be unaligned */
 } qnet_safetensor;
-typedef struct qnet_metadata { char key[64]; char *value; } qnet_metadata;
+typedef struct qnet_metadata { char *key, *value; } qnet_metadata;
 
-/* A parsed file: owns its bytes. What no network here can need is left out, with a warning in the
-   log: tensors of other dtypes (F8, C64 ...), names above 127 and metadata keys above 63 bytes. */
+/* A parsed file, which owns its bytes and texts. Tensors of other dtypes (F8, C64 ...) and names of
+   more than 127 bytes are refused. */
 typedef struct qnet_safetensors {
     qnet_context *ctx;
     qnet_safetensor *tensors; int count;
@@ -1036,10 +1036,12 @@ QNET_API const qnet_safetensor *qnet_safetensors_find(const qnet_safetensors *fi
                                                       const char *name);
 QNET_API const char *qnet_safetensors_metadata(const qnet_safetensors *file,
                                                const char *key); /* or NULL */
+#if QNET__HAS_TRAINING
 /* Tensors in the order given; data in host order. */
 QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
                                             const qnet_safetensor *tensors, int count,
                                             const char *const *metadata_pairs, int pairs);
+#endif
 
 /* Hash of a file's tensors in whatever order: names, types, shapes and numbers; no metadata, and no
    num_batches_tracked. */
@@ -1067,20 +1069,24 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
 /* Bytes of the prefix that stands before all names of the file, as "module." of DataParallel or
    "_orig_mod." of torch.compile, where the rest is a name of the table; 0: there is none. */
 QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table);
+#if QNET__HAS_TRAINING
 /* metadata_pairs: key, value, key, value, ...; `pairs` of them. A number that could not be read
    back (not finite, a variance below 0) is QNET_ERROR_DATA, before anything is written. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
                                         const qnet_param_table *table, const qnet_real *block,
                                         const char *const *metadata_pairs, int pairs);
 #ifndef QNET_NO_STDIO
+QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
+                                       const qnet_param_table *table, const qnet_real *block,
+                                       const char *const *metadata_pairs, int pairs);
+#endif
+#endif
+#ifndef QNET_NO_STDIO
 QNET_API qnet_status qnet_safetensors_load(qnet_context *ctx, const char *path,
                                            qnet_safetensors **out);
 QNET_API qnet_status qnet_weights_load(qnet_context *ctx, const char *path,
                                        const qnet_param_table *table, qnet_real *block,
                                        int replace_head, int *head_replaced);
-QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
-                                       const qnet_param_table *table, const qnet_real *block,
-                                       const char *const *metadata_pairs, int pairs);
 #endif
 
 /* ============================================================================================
@@ -8496,37 +8502,26 @@ static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t
     return QNET_OK;
 }
 
-/* Scratch of a batch norm: what the passes want to know of each channel, and their sums. */
+/* A batch norm. With x its input over `rows` rows, y its output before residual and ReLU, g the
+   gradient of y and d = x - mean (Ioffe & Szegedy 2015, section 3), per channel:
+
+       y = d scale + beta,  scale = gamma rstd,  rstd = 1 / sqrt(variance + eps);
+       dbeta = sum g,  dgamma = rstd sum g d,
+       dx = scale (g - mean_g - d slope_g),  mean_g = sum g / rows,
+       slope_g = rstd^2 sum g d / rows.
+
+   All arrays are [channels]; sums are taken in double. */
 typedef struct qnet__norm {
-    double *total1, *total2;          /* [channels]: sums over all chunks */
-    qnet_real *scale, *shift, *slope; /* [channels]; of qnet__prologue_kind */
-    qnet__epilogue sums;              /* center, sum1, sum2 and rows of each chunk */
+    size_t channels;
+    const qnet_real *gamma, *beta;
+    qnet_real *running_mean, *running_var; /* or NULL */
+    qnet_real *mean, *rstd;      /* statistics of the last training batch */
+    const qnet_real *center;     /* mean; running_mean at inference */
+    qnet_real *scale;            /* at inference by running_var */
+    qnet_real *dgamma, *dbeta;   /* or NULL */
+    qnet_real *mean_g, *slope_g;
+    double *total[2];            /* two sums over all chunks of a pass */
 } qnet__norm;
-
-static void qnet__norm_plan(qnet__norm *norm, size_t rows, int channels, qnet__arena *arena)
-{
-    const size_t n = (size_t)channels, chunks = qnet__pass_chunks(rows, n);
-    norm->total1 = (double *)qnet__take(arena, n, sizeof(double));
-    norm->total2 = (double *)qnet__take(arena, n, sizeof(double));
-    norm->scale = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
-    norm->shift = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
-    norm->slope = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
-    norm->sums = qnet__epilogue_take_sums(arena, chunks, chunks * n);
-}
-
-/* Five numbers per chunk and channel, in floats: under 5 % of x at the sizes of ResNet18. 0 for
-   sizes out of range. */
-QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels)
-{
-    qnet__norm norm;
-    qnet__arena arena = { NULL, 0 };
-    size_t numbers;
-    QNET__UNUSED(ctx);
-    if (rows < 1 || channels < 1) return 0;
-    if (!qnet__mul(rows, (size_t)channels, &numbers)) return SIZE_MAX;
-    qnet__norm_plan(&norm, rows, channels, &arena);
-    return arena.at;
-}
 
 /* (1 - momentum) running + momentum * batch; 1 replaces and 0 keeps what stood there, even NaN. */
 static qnet_real qnet__running(qnet_real running, double momentum, double batch)
@@ -8536,27 +8531,116 @@ static qnet_real qnet__running(qnet_real running, double momentum, double batch)
     return (qnet_real)((1 - momentum) * (double)running + momentum * batch);
 }
 
-/* y = act((x - mean) scale + beta + residual). */
-static void qnet__norm_apply(qnet_context *ctx, size_t rows, int channels, const qnet_real *x,
-                             const qnet_real *mean, const qnet_real *scale, const qnet_real *beta,
-                             const qnet_real *residual, int relu, qnet_real *y)
+/* mean, rstd and scale from the moments of a batch, and the running statistics, which move: the
+   variance without bias, var * rows / (rows - 1); of a single row there is none, and the biased one
+   (0) is taken. */
+static void qnet__norm_statistics(qnet_context *ctx, const qnet__norm *norm,
+                                  const qnet__epilogue *moments, size_t rows, double momentum)
 {
-    const qnet__prologue prologue = qnet__prologue_plain(x);
-    qnet__epilogue epilogue = qnet__epilogue_plain(y);
-    epilogue.kind = QNET__EPILOGUE_NORMALISE;
-    epilogue.mean = mean;
-    epilogue.scale = scale;
-    epilogue.beta = beta;
-    epilogue.residual = residual;
-    epilogue.relu = relu;
-    qnet__pass(ctx, &prologue, &epilogue, rows, (size_t)channels);
+    const double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
+    qnet__epilogue_totals(ctx, moments, norm->channels, norm->total[0], norm->total[1]);
+    for (size_t c = 0; c < norm->channels; c++) {
+        const double mean = norm->total[0][c], var = norm->total[1][c];
+        const double rstd = 1 / sqrt(var + QNET_BATCHNORM_EPS);
+        norm->mean[c] = (qnet_real)mean;
+        norm->rstd[c] = (qnet_real)rstd;
+        norm->scale[c] = (qnet_real)((double)norm->gamma[c] * rstd);
+        if (norm->running_mean != NULL)
+            norm->running_mean[c] = qnet__running(norm->running_mean[c], momentum, mean);
+        if (norm->running_var != NULL)
+            norm->running_var[c] = qnet__running(norm->running_var[c], momentum, var * unbias);
+    }
+}
+
+/* center and scale of inference: constants, so rows do not depend on each other. */
+static void qnet__norm_freeze(qnet__norm *norm)
+{
+    norm->center = norm->running_mean;
+    for (size_t c = 0; c < norm->channels; c++)
+        norm->scale[c] = (qnet_real)((double)norm->gamma[c] /
+                                     sqrt((double)norm->running_var[c] + QNET_BATCHNORM_EPS));
+}
+
+/* Epilogue y = act((x - center) scale + beta + residual). */
+static qnet__epilogue qnet__norm_epilogue(const qnet__norm *norm, const qnet_real *residual,
+                                          int relu, qnet_real *y)
+{
+    qnet__epilogue e = qnet__epilogue_plain(y);
+    e.kind = QNET__EPILOGUE_NORMALISE;
+    e.mean = norm->center, e.scale = norm->scale, e.beta = norm->beta;
+    e.residual = residual;
+    e.relu = relu;
+    return e;
+}
+
+/* Epilogue that stores the gradient g of the norm of x, with the sums for qnet__norm_gradient in
+   the memory of `sums`. */
+static qnet__epilogue qnet__norm_sums(const qnet__norm *norm, const qnet__epilogue *sums,
+                                      const qnet_real *x, qnet_real *g)
+{
+    qnet__epilogue e = *sums;
+    e.kind = QNET__EPILOGUE_GRADIENT;
+    e.y = g;
+    e.pre = x, e.mean = norm->mean;
+    return e;
+}
+
+/* dbeta, dgamma, mean_g and slope_g from those sums. */
+static void qnet__norm_gradient(qnet_context *ctx, const qnet__norm *norm,
+                                const qnet__epilogue *sums, size_t rows)
+{
+    qnet__epilogue_totals(ctx, sums, norm->channels, norm->total[0], norm->total[1]);
+    for (size_t c = 0; c < norm->channels; c++) {
+        const double rstd = (double)norm->rstd[c];
+        const double sum_g = norm->total[0][c], sum_gd = norm->total[1][c];
+        if (norm->dbeta != NULL) norm->dbeta[c] = (qnet_real)sum_g;
+        if (norm->dgamma != NULL) norm->dgamma[c] = (qnet_real)(rstd * sum_gd);
+        norm->mean_g[c] = (qnet_real)(sum_g / (double)rows);
+        norm->slope_g[c] = (qnet_real)(rstd * rstd * sum_gd / (double)rows);
+    }
+}
+
+/* Prologue dx from g, after qnet__norm_gradient. */
+static qnet__prologue qnet__norm_dx(const qnet__norm *norm, const qnet_real *x, const qnet_real *g)
+{
+    qnet__prologue p = qnet__prologue_plain(g);
+    p.kind = QNET__PROLOGUE_GRADIENT;
+    p.pre = x, p.mean = norm->mean, p.scale = norm->scale;
+    p.shift = norm->mean_g, p.slope = norm->slope_g;
+    return p;
+}
+
+/* Carves what the passes want to know of each channel; returns the memory of their sums. */
+static qnet__epilogue qnet__norm_plan(qnet__norm *norm, size_t rows, int channels,
+                                      qnet__arena *arena)
+{
+    const size_t n = (size_t)channels, chunks = qnet__pass_chunks(rows, n);
+    memset(norm, 0, sizeof *norm);
+    norm->channels = n;
+    norm->total[0] = (double *)qnet__take(arena, n, sizeof(double));
+    norm->total[1] = (double *)qnet__take(arena, n, sizeof(double));
+    norm->scale = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
+    norm->mean_g = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
+    norm->slope_g = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
+    return qnet__epilogue_take_sums(arena, chunks, chunks * n);
+}
+
+/* Five numbers per chunk and channel, in floats: under 5 % of x at the sizes of ResNet18. 0 for
+   sizes out of range. */
+QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels)
+{
+    qnet__norm norm;
+    qnet__arena arena = {NULL, 0};
+    size_t numbers;
+    QNET__UNUSED(ctx);
+    if (rows < 1 || channels < 1) return 0;
+    if (!qnet__mul(rows, (size_t)channels, &numbers)) return SIZE_MAX;
+    qnet__norm_plan(&norm, rows, channels, &arena);
+    return arena.at;
 }
 
 #if QNET__HAS_TRAINING
-/* mean = sum x / rows, var = sum (x - mean)^2 / rows, rstd = 1 / sqrt(var + eps),
-   y = act(gamma (x - mean) rstd + beta + residual).
-   running = (1 - momentum) running + momentum * {mean, var * rows / (rows - 1)}; with a single row
-   the unbiased variance does not exist, and the biased one (0) is taken. */
+/* y = act(norm(x) + residual) by the moments of x[rows][channels]: a pass for them, and one for y. */
 QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int channels,
                                             const qnet_real *x, const qnet_real *gamma,
                                             const qnet_real *beta, const qnet_real *residual,
@@ -8566,11 +8650,9 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
 {
     const qnet__prologue prologue = qnet__prologue_plain(x);
     qnet__norm norm;
-    qnet__arena arena = { NULL, 0 };
-    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
+    qnet__arena arena = {NULL, 0};
+    const size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
     void *block, *owned;
-    double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
-
     QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_forward", rows, "channels", channels,
                                 x && gamma && beta && mean && rstd && y));
     if (!(momentum >= 0 && momentum <= 1))
@@ -8579,29 +8661,21 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
                           momentum);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "batch norm", &block, &owned));
     arena.base = (unsigned char *)block;
-    qnet__norm_plan(&norm, rows, channels, &arena);
-
-    norm.sums.kind = QNET__EPILOGUE_MOMENTS;
-    qnet__pass(ctx, &prologue, &norm.sums, rows, (size_t)channels);
-    qnet__epilogue_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
-    for (size_t c = 0; c < (size_t)channels; c++) {
-        double m = norm.total1[c], v = norm.total2[c], r = 1 / sqrt(v + QNET_BATCHNORM_EPS);
-        mean[c] = (qnet_real)m;
-        rstd[c] = (qnet_real)r;
-        norm.scale[c] = (qnet_real)((double)gamma[c] * r);
-        if (running_mean != NULL)
-            running_mean[c] = qnet__running(running_mean[c], momentum, m);
-        if (running_var != NULL)
-            running_var[c] = qnet__running(running_var[c], momentum, v * unbias);
-    }
-    qnet__norm_apply(ctx, rows, channels, x, mean, norm.scale, beta, residual, relu, y);
+    qnet__epilogue moments = qnet__norm_plan(&norm, rows, channels, &arena);
+    norm.gamma = gamma, norm.beta = beta;
+    norm.running_mean = running_mean, norm.running_var = running_var;
+    norm.center = norm.mean = mean, norm.rstd = rstd;
+    moments.kind = QNET__EPILOGUE_MOMENTS;
+    qnet__pass(ctx, &prologue, &moments, rows, norm.channels);
+    qnet__norm_statistics(ctx, &norm, &moments, rows, momentum);
+    qnet__epilogue epilogue = qnet__norm_epilogue(&norm, residual, relu, y);
+    qnet__pass(ctx, &prologue, &epilogue, rows, norm.channels);
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
 }
 #endif
 
-/* y = act(gamma (x - running_mean) / sqrt(running_var + eps) + beta + residual): the statistics are
-   constants here, so rows do not depend on each other. */
+/* y = act(norm(x) + residual) by the running statistics, in one pass. */
 QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, int channels,
                                               const qnet_real *x, const qnet_real *gamma,
                                               const qnet_real *beta, const qnet_real *running_mean,
@@ -8609,24 +8683,26 @@ QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, in
                                               const qnet_real *residual, int relu, qnet_real *y)
 {
     const size_t bytes = (size_t)qnet__max_int(channels, 1) * sizeof(qnet_real);
-    qnet_real *scale;
+    const qnet__prologue prologue = qnet__prologue_plain(x);
+    qnet__norm norm;
     QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_inference", rows, "channels", channels,
                                 x && gamma && beta && running_mean && running_var && y));
-    scale = (qnet_real *)qnet__alloc(ctx, bytes);
-    if (scale == NULL) return qnet__no_memory(ctx, bytes, "batch norm");
-    for (int c = 0; c < channels; c++)
-        scale[c] = (qnet_real)((double)gamma[c] /
-                               sqrt((double)running_var[c] + QNET_BATCHNORM_EPS));
-    qnet__norm_apply(ctx, rows, channels, x, running_mean, scale, beta, residual, relu, y);
-    qnet__free(ctx, scale, bytes);
+    memset(&norm, 0, sizeof norm);
+    norm.channels = (size_t)channels;
+    norm.gamma = gamma, norm.beta = beta;
+    norm.running_mean = (qnet_real *)(uintptr_t)running_mean; /* are only read */
+    norm.running_var = (qnet_real *)(uintptr_t)running_var;
+    norm.scale = (qnet_real *)qnet__alloc(ctx, bytes);
+    if (norm.scale == NULL) return qnet__no_memory(ctx, bytes, "batch norm");
+    qnet__norm_freeze(&norm);
+    qnet__epilogue epilogue = qnet__norm_epilogue(&norm, residual, relu, y);
+    qnet__pass(ctx, &prologue, &epilogue, rows, norm.channels);
+    qnet__free(ctx, norm.scale, bytes);
     return QNET_OK;
 }
 
 #if QNET__HAS_TRAINING
-/* Forward: y = act(v + residual), v = gamma xhat + beta, xhat = (x - mean) rstd.
-   g = dy where y > 0 (all of dy without ReLU); dresidual = g; dbeta = sum g;
-   dgamma = sum g xhat = rstd sum g (x - mean);
-   dx = gamma rstd (g - mean(g) - xhat mean(g xhat)). Ioffe & Szegedy 2015, section 3.
+/* Forward: y = act(norm(x) + residual). g = dy where y > 0 (all of dy without ReLU); dresidual = g.
    Between the passes g lies in dresidual or, with a ReLU, in dx. */
 QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int channels,
                                              const qnet_real *x, const qnet_real *gamma,
@@ -8635,43 +8711,29 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
                                              qnet_real *dresidual, qnet_real *dgamma,
                                              qnet_real *dbeta, void *scratch)
 {
+    const qnet__prologue plain = qnet__prologue_plain(dy);
     qnet__norm norm;
-    qnet__arena arena = { NULL, 0 };
-    qnet__prologue prologue = qnet__prologue_plain(dy);
-    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
+    qnet__arena arena = {NULL, 0};
+    const size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
     void *block, *owned;
-
     QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_backward", rows, "channels", channels,
                                 x && gamma && mean && rstd && dy));
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "batch norm backward", &block, &owned));
     arena.base = (unsigned char *)block;
-    qnet__norm_plan(&norm, rows, channels, &arena);
-
-    norm.sums.kind = QNET__EPILOGUE_GRADIENT;
-    norm.sums.y = dresidual != NULL ? dresidual : y != NULL ? dx : NULL;
-    norm.sums.mask = y;
-    norm.sums.pre = x;
-    norm.sums.mean = mean;
-    qnet__pass(ctx, &prologue, &norm.sums, rows, (size_t)channels);
-    qnet__epilogue_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
-    for (size_t c = 0; c < (size_t)channels; c++) {
-        double r = (double)rstd[c], sum_g = norm.total1[c], sum_gd = norm.total2[c];
-        if (dbeta != NULL) dbeta[c] = (qnet_real)sum_g;
-        if (dgamma != NULL) dgamma[c] = (qnet_real)(r * sum_gd);
-        norm.scale[c] = (qnet_real)((double)gamma[c] * r);
-        norm.shift[c] = (qnet_real)(sum_g / (double)rows);
-        norm.slope[c] = (qnet_real)(r * r * sum_gd / (double)rows);
-    }
+    qnet__epilogue sums = qnet__norm_plan(&norm, rows, channels, &arena);
+    norm.mean = (qnet_real *)(uintptr_t)mean; /* are only read */
+    norm.rstd = (qnet_real *)(uintptr_t)rstd;
+    norm.dgamma = dgamma, norm.dbeta = dbeta;
+    for (size_t c = 0; c < norm.channels; c++)
+        norm.scale[c] = (qnet_real)((double)gamma[c] * (double)rstd[c]);
+    sums = qnet__norm_sums(&norm, &sums, x, dresidual != NULL ? dresidual : y != NULL ? dx : NULL);
+    sums.mask = y;
+    qnet__pass(ctx, &plain, &sums, rows, norm.channels);
+    qnet__norm_gradient(ctx, &norm, &sums, rows);
     if (dx != NULL) {
+        const qnet__prologue prologue = qnet__norm_dx(&norm, x, sums.y != NULL ? sums.y : dy);
         qnet__epilogue epilogue = qnet__epilogue_plain(dx);
-        prologue.kind = QNET__PROLOGUE_GRADIENT;
-        prologue.x = norm.sums.y != NULL ? norm.sums.y : dy;
-        prologue.pre = x;
-        prologue.mean = mean;
-        prologue.scale = norm.scale;
-        prologue.shift = norm.shift;
-        prologue.slope = norm.slope;
-        qnet__pass(ctx, &prologue, &epilogue, rows, (size_t)channels);
+        qnet__pass(ctx, &prologue, &epilogue, rows, norm.channels);
     }
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
@@ -10074,28 +10136,18 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
 #define QNET__RESNET_TRAINED (3 * QNET__CONV_BNS + 2) /* table entries that are trained */
 #define QNET__RESNET_PARAMS (QNET__RESNET_TRAINED + 3 * QNET__CONV_BNS)
 
-/* A convolution, the batch norm after it and, if relu, a ReLU. With x the convolution's output over
-   N = batch out_h out_w pixels, y the norm's, g the gradient of y and d = x - mean (Ioffe & Szegedy
-   2015, section 3), per channel:
-
-       y = d scale + beta,  scale = gamma rstd,  rstd = 1 / sqrt(variance + eps);
-       dbeta = sum g,  dgamma = rstd sum g d,
-       dx = scale (g - mean_g - d slope_g),  mean_g = sum g / N,  slope_g = rstd^2 sum g d / N. */
+/* A convolution, the batch norm after it (see qnet__norm), whose rows are the batch's pixels, and,
+   if relu, a ReLU. */
 typedef struct qnet__conv_bn {
     char conv_name[32], norm_name[32]; /* "layer1.0.conv1", "layer1.0.bn1" */
     qnet_conv2d conv;                  /* its batch: the largest, then that of the last pass */
     qnet__conv_algorithm algorithm; /* of the largest batch: any batch then has the same bits */
     int relu;
-    qnet_real *w, *gamma, *beta;                     /* in net->weights */
-    qnet_real *running_mean, *running_var, *tracked; /* in net->weights */
-    qnet_real *dw, *dgamma, *dbeta;                  /* in net->gradients */
+    qnet__norm norm;          /* its numbers in net->weights and net->gradients, like these: */
+    qnet_real *w, *tracked, *dw;
     qnet_real *packed;        /* w for the kernels, see qnet_resnet_pack; or NULL */
     qnet_real *conv_out;      /* [batch][out_h][out_w][out], after the norm at inference; of the
                                  stem: pooled, see >>stem */
-    qnet_real *mean, *rstd;   /* [out]: statistics of the last training batch */
-    const qnet_real *center;  /* mean; running_mean at inference */
-    qnet_real *scale;         /* [out]; at inference by running_var */
-    qnet_real *mean_g, *slope_g; /* [out] */
 } qnet__conv_bn;
 
 /* out = ReLU(second(first(x)) + shortcut(x)): indices of conv_bns, which follow each other;
@@ -10119,8 +10171,7 @@ typedef struct qnet__resnet_state {
     qnet_real *stem_out, *dstem; /* [batch][out_h][out_w][64], unless fused: conv, its gradient */
     qnet_real *features, *dfeatures; /* [batch][512] */
     void *scratch;            /* of the layer that runs */
-    qnet__epilogue sums;      /* the memory of the sums of a norm, per chunk ... */
-    double *total[2];         /* ... and of all chunks, [512] */
+    qnet__epilogue sums;      /* the memory of the sums of a norm, per chunk */
     void *packed;             /* of all conv_bns */
     size_t packed_bytes;
     double momentum;
@@ -10335,8 +10386,6 @@ static void qnet__resnet_sums(qnet__arena *arena, qnet__resnet_state *r)
         numbers = qnet__max_size(numbers, chunks * qnet__max_size((size_t)conv->in_channels, out));
     }
     r->sums = qnet__epilogue_take_sums(arena, numbers / 64, numbers); /* enough chunks */
-    r->total[0] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
-    r->total[1] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
 }
 
 /* Points c, conv_bn number u, at its entries of the weights and gradients, in the order of the
@@ -10346,15 +10395,15 @@ static void qnet__conv_bn_bind(qnet__conv_bn *c, int u, const qnet__resnet_state
     const qnet_param *p = &r->params[3 * u], *running = p + QNET__RESNET_TRAINED;
     qnet_real *weights = r->net.weights, *gradients = r->net.gradients;
     c->w = weights + p[0].offset;
-    c->gamma = weights + p[1].offset;
-    c->beta = weights + p[2].offset;
-    c->running_mean = weights + running[0].offset;
-    c->running_var = weights + running[1].offset;
+    c->norm.gamma = weights + p[1].offset;
+    c->norm.beta = weights + p[2].offset;
+    c->norm.running_mean = weights + running[0].offset;
+    c->norm.running_var = weights + running[1].offset;
     c->tracked = weights + running[2].offset;
     if (gradients == NULL) return;
     c->dw = gradients + p[0].offset;
-    c->dgamma = gradients + p[1].offset;
-    c->dbeta = gradients + p[2].offset;
+    c->norm.dgamma = gradients + p[1].offset;
+    c->norm.dbeta = gradients + p[2].offset;
 }
 
 /* Carves the whole network from an arena; with base NULL it only measures. In this order: state,
@@ -10363,6 +10412,7 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
                               qnet__arena *arena, qnet__resnet_state *r)
 {
     const size_t real = sizeof(qnet_real), batch = (size_t)config->batch;
+    double *total[2]; /* [512], for all norms */
     qnet__plan plan;
     memset(r, 0, sizeof *r);
     r->net.ctx = ctx;
@@ -10375,17 +10425,20 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
     r->net.weights = (qnet_real *)qnet__take(arena, r->table.total, real);
     if (config->training)
         r->net.gradients = (qnet_real *)qnet__take(arena, r->table.trainable, real);
+    for (int i = 0; i < 2; i++)
+        total[i] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
     for (int u = 0; u < QNET__CONV_BNS; u++) {
         qnet__conv_bn *c = &r->conv_bn[u];
-        const size_t out = (size_t)c->conv.out_channels;
+        const size_t out = c->norm.channels = (size_t)c->conv.out_channels;
         c->algorithm = u == 0 && r->stem_fused ? QNET__CONV_DIRECT
                                                : qnet__conv_pick(ctx, &c->conv, !config->training);
-        c->scale = (qnet_real *)qnet__take(arena, out, real);
+        c->norm.total[0] = total[0], c->norm.total[1] = total[1];
+        c->norm.scale = (qnet_real *)qnet__take(arena, out, real);
         if (config->training) {
-            c->mean = (qnet_real *)qnet__take(arena, out, real);
-            c->rstd = (qnet_real *)qnet__take(arena, out, real);
-            c->mean_g = (qnet_real *)qnet__take(arena, out, real);
-            c->slope_g = (qnet_real *)qnet__take(arena, out, real);
+            c->norm.mean = (qnet_real *)qnet__take(arena, out, real);
+            c->norm.rstd = (qnet_real *)qnet__take(arena, out, real);
+            c->norm.mean_g = (qnet_real *)qnet__take(arena, out, real);
+            c->norm.slope_g = (qnet_real *)qnet__take(arena, out, real);
         }
         if (arena->base != NULL)
             qnet__conv_bn_bind(c, u, r);
@@ -10593,20 +10646,8 @@ static qnet__prologue qnet__conv_bn_normalised(const qnet__conv_bn *c)
 {
     qnet__prologue p = qnet__prologue_plain(c->conv_out);
     p.kind = QNET__PROLOGUE_NORMALISED;
-    p.mean = c->center, p.scale = c->scale, p.beta = c->beta;
+    p.mean = c->norm.center, p.scale = c->norm.scale, p.beta = c->norm.beta;
     return p;
-}
-
-/* Epilogue y = act(norm + residual). */
-static qnet__epilogue qnet__conv_bn_norm(const qnet__conv_bn *c, const qnet_real *residual,
-                                         qnet_real *y)
-{
-    qnet__epilogue e = qnet__epilogue_plain(y);
-    e.kind = QNET__EPILOGUE_NORMALISE;
-    e.mean = c->center, e.scale = c->scale, e.beta = c->beta;
-    e.residual = residual;
-    e.relu = c->relu;
-    return e;
 }
 
 /* Shapes, centres and, at inference, scales of a pass over `batch` images. */
@@ -10617,31 +10658,17 @@ static void qnet__resnet_begin(qnet__resnet_state *r, int batch, int train)
     for (int u = 0; u < QNET__CONV_BNS; u++) {
         qnet__conv_bn *c = &r->conv_bn[u];
         c->conv.batch = batch;
-        c->center = train ? c->mean : c->running_mean;
-        for (int i = 0; i < c->conv.out_channels && !train; i++)
-            c->scale[i] = (qnet_real)((double)c->gamma[i] /
-                                      sqrt((double)c->running_var[i] + QNET_BATCHNORM_EPS));
+        c->norm.center = c->norm.mean;
+        if (!train) qnet__norm_freeze(&c->norm);
     }
 }
 
-/* mean, rstd and scale of a norm from the moments of this batch; the running statistics move.
-   momentum and the unbiased variance as in qnet_batchnorm_forward. */
+/* The norm's statistics from the moments of this batch. */
 static void qnet__conv_bn_statistics(qnet__resnet_state *r, qnet__conv_bn *c,
                                      const qnet__epilogue *moments)
 {
-    const size_t n = (size_t)c->conv.out_channels;
-    const double rows = (double)qnet__conv_out_pixels(&c->conv);
-    qnet__epilogue_totals(r->net.ctx, moments, n, r->total[0], r->total[1]);
-    for (size_t i = 0; i < n; i++) {
-        const double mean = r->total[0][i], var = r->total[1][i];
-        const double rstd = 1 / sqrt(var + QNET_BATCHNORM_EPS);
-        c->mean[i] = (qnet_real)mean;
-        c->rstd[i] = (qnet_real)rstd;
-        c->scale[i] = (qnet_real)((double)c->gamma[i] * rstd);
-        c->running_mean[i] = qnet__running(c->running_mean[i], r->momentum, mean);
-        c->running_var[i] = qnet__running(c->running_var[i], r->momentum,
-                                          var * (rows / (rows - 1)));
-    }
+    qnet__norm_statistics(r->net.ctx, &c->norm, moments, qnet__conv_out_pixels(&c->conv),
+                          r->momentum);
     *c->tracked += 1;
 }
 
@@ -10655,7 +10682,7 @@ static qnet_status qnet__conv_bn_forward(qnet__resnet_state *r, qnet__conv_bn *c
     e.kind = QNET__EPILOGUE_MOMENTS;
     e.y = c->conv_out;
     if (!qnet__resnet_trains(r))
-        e = qnet__conv_bn_norm(c, residual, y);
+        e = qnet__norm_epilogue(&c->norm, residual, c->relu, y);
     QNET__TRY(qnet__conv_forward(r->net.ctx, c->algorithm, &c->conv, x, c->w, c->packed, &e, temp,
                                  r->scratch));
     if (qnet__resnet_trains(r))
@@ -10680,10 +10707,10 @@ static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__res
     QNET__TRY(qnet__conv_bn_forward(r, second, &mid, residual, block->out, block->out));
     if (qnet__resnet_trains(r)) {
         const qnet__prologue conv_out = qnet__prologue_plain(second->conv_out);
-        qnet__epilogue sum = qnet__conv_bn_norm(second, residual, block->out);
+        qnet__epilogue sum = qnet__norm_epilogue(&second->norm, residual, 1, block->out);
         if (shortcut != NULL) {
-            sum.residual_mean = shortcut->mean, sum.residual_scale = shortcut->scale;
-            sum.residual_beta = shortcut->beta;
+            sum.residual_mean = shortcut->norm.mean, sum.residual_scale = shortcut->norm.scale;
+            sum.residual_beta = shortcut->norm.beta;
         } else if (map->kind == QNET__PROLOGUE_NORMALISED) { /* the pooled map */
             sum.residual_mean = map->mean, sum.residual_scale = map->scale;
             sum.residual_beta = map->beta;
@@ -10713,7 +10740,7 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, const qnet_real *x, 
     moments.kind = qnet__resnet_trains(r) ? QNET__EPILOGUE_MOMENTS : QNET__EPILOGUE_PLAIN;
     if (qnet__resnet_trains(r)) {
         for (int c = 0; c < 64; c++)
-            sign[c] = (qnet_real)((stem->gamma[c] > 0) - (stem->gamma[c] < 0));
+            sign[c] = (qnet_real)((stem->norm.gamma[c] > 0) - (stem->norm.gamma[c] < 0));
         pool.x.kind = QNET__PROLOGUE_PLAIN;
         pool.sign = sign;
         pool.argmax = r->argmax;
@@ -10778,32 +10805,11 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-/* dbeta, dgamma, mean_g and slope_g of a norm from the sums of g and g d over the batch's pixels:
-   see qnet__conv_bn. In double, as is their sum over chunks. */
-static void qnet__conv_bn_gradient(qnet__resnet_state *r, qnet__conv_bn *c,
+/* dbeta, dgamma and what the gradient of conv_out needs, from the sums of g and g d. */
+static void qnet__conv_bn_gradient(qnet__resnet_state *r, const qnet__conv_bn *c,
                                    const qnet__epilogue *sums)
 {
-    const size_t n = (size_t)c->conv.out_channels;
-    const double rows = (double)qnet__conv_out_pixels(&c->conv);
-    qnet__epilogue_totals(r->net.ctx, sums, n, r->total[0], r->total[1]);
-    for (size_t i = 0; i < n; i++) {
-        const double rstd = (double)c->rstd[i], sum_g = r->total[0][i], sum_gd = r->total[1][i];
-        c->dbeta[i] = (qnet_real)sum_g;
-        c->dgamma[i] = (qnet_real)(rstd * sum_gd);
-        c->mean_g[i] = (qnet_real)(sum_g / rows);
-        c->slope_g[i] = (qnet_real)(rstd * rstd * sum_gd / rows);
-    }
-}
-
-/* Epilogue that stores the gradient g of a norm, with the sums for qnet__conv_bn_gradient. */
-static qnet__epilogue qnet__conv_bn_sums(const qnet__resnet_state *r, const qnet__conv_bn *c,
-                                         qnet_real *g)
-{
-    qnet__epilogue e = r->sums;
-    e.kind = QNET__EPILOGUE_GRADIENT;
-    e.y = g;
-    e.pre = c->conv_out, e.mean = c->mean;
-    return e;
+    qnet__norm_gradient(r->net.ctx, &c->norm, sums, qnet__conv_out_pixels(&c->conv));
 }
 
 /* From the gradient g of the norm: dw and, unless e is NULL, e <- the gradient of the input x. The
@@ -10812,10 +10818,7 @@ static qnet_status qnet__conv_bn_backward(qnet__resnet_state *r, qnet__conv_bn *
                                           const qnet__prologue *x, const qnet_real *g,
                                           qnet__epilogue *e, int add, qnet_real *temp)
 {
-    qnet__prologue dconv_out = qnet__prologue_plain(g);
-    dconv_out.kind = QNET__PROLOGUE_GRADIENT;
-    dconv_out.pre = c->conv_out, dconv_out.mean = c->mean, dconv_out.scale = c->scale;
-    dconv_out.shift = c->mean_g, dconv_out.slope = c->slope_g;
+    const qnet__prologue dconv_out = qnet__norm_dx(&c->norm, c->conv_out, g);
     return qnet__conv_backward(r->net.ctx, c->algorithm, &c->conv, x, c->w, &dconv_out, e, add,
                                c->dw, temp, c->conv_out, r->scratch);
 }
@@ -10831,10 +10834,11 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
     const qnet__prologue x = before != NULL ? qnet__prologue_plain(before->out)
                                             : qnet__conv_bn_normalised(r->conv_bn);
     qnet_real *dx = before != NULL ? before->dout : r->dpooled;
-    qnet__epilogue dmid = qnet__conv_bn_sums(r, first, block->dmid), dmap = r->sums;
+    qnet__epilogue dmid = qnet__norm_sums(&first->norm, &r->sums, first->conv_out, block->dmid);
+    qnet__epilogue dmap = r->sums;
 
     /* Forward: sum = norm2(conv2(ReLU(norm1(conv1)))) + ...; the mask is that of the inner ReLU. */
-    dmid.scale = first->scale, dmid.beta = first->beta;
+    dmid.scale = first->norm.scale, dmid.beta = first->norm.beta;
     QNET__TRY(qnet__conv_bn_backward(r, second, &mid, block->dout, &dmid, 0, block->out));
     qnet__conv_bn_gradient(r, first, &dmid);
 
@@ -10843,7 +10847,7 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
     dmap.kind = QNET__EPILOGUE_GRADIENT;
     dmap.y = dx;
     if (previous != NULL)
-        dmap.pre = previous->conv_out, dmap.mean = previous->mean, dmap.mask = x.x;
+        dmap.pre = previous->conv_out, dmap.mean = previous->norm.mean, dmap.mask = x.x;
     if (block->shortcut < 0) {
         /* Forward: residual = x. */
         dmap.residual = block->dout;
@@ -10852,7 +10856,7 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
         /* Forward: residual = norm(conv(x)). */
         qnet__conv_bn *shortcut = &r->conv_bn[block->shortcut];
         const qnet__prologue dsum = qnet__prologue_plain(block->dout);
-        qnet__epilogue sums = qnet__conv_bn_sums(r, shortcut, NULL);
+        qnet__epilogue sums = qnet__norm_sums(&shortcut->norm, &r->sums, shortcut->conv_out, NULL);
         qnet__epilogue plain = qnet__epilogue_plain(dx);
         QNET__TRY(qnet__conv_bn_backward(r, first, &x, block->dmid, &plain, 0, NULL));
         qnet__pass(r->net.ctx, &dsum, &sums, qnet__conv_out_pixels(&shortcut->conv),
@@ -10875,15 +10879,16 @@ static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, const qnet_
     qnet__conv_bn *stem = r->conv_bn, whole = *stem;
     const qnet_conv2d *conv = &stem->conv;
     qnet_context *ctx = r->net.ctx;
-    qnet__epilogue sums = qnet__conv_bn_sums(r, stem, r->dpooled);
-    sums.scale = stem->scale, sums.beta = stem->beta; /* masks where the ReLU has cut the maximum */
+    const qnet__norm *norm = &stem->norm;
+    qnet__epilogue sums = qnet__norm_sums(norm, &r->sums, stem->conv_out, r->dpooled);
+    sums.scale = norm->scale, sums.beta = norm->beta; /* masks where the ReLU has cut the maximum */
     if (r->stem_fused) {
         qnet__arena arena = {(unsigned char *)r->scratch, 0};
         qnet__stem_backward_job job;
         qnet__stem_backward_plan(ctx, conv, &arena, &job);
         job.x = x, job.argmax = r->argmax;
         job.w = stem->w, job.dw = stem->dw;
-        job.scale = stem->scale, job.shift = stem->mean_g, job.slope = stem->slope_g;
+        job.scale = norm->scale, job.shift = norm->mean_g, job.slope = norm->slope_g;
         qnet__stem_backward(ctx, &job, &sums);
         qnet__conv_bn_gradient(r, stem, &sums);
         qnet__parallel(ctx, 147, qnet__stem_weight_task, &job);
@@ -10928,7 +10933,7 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
                                   r->scratch));
     /* Forward: features = mean over pixels of the last block's output, ReLU(norm + shortcut). */
     QNET__TRY(qnet_avgpool_backward(ctx, batch, pixels, QNET_FEATURES, r->dfeatures, last->dout));
-    qnet__epilogue sums = qnet__conv_bn_sums(r, second, last->dout);
+    qnet__epilogue sums = qnet__norm_sums(&second->norm, &r->sums, second->conv_out, last->dout);
     sums.mask = last->out;
     qnet__epilogue_map(ctx, &sums, (size_t)batch * pixels, QNET_FEATURES);
     qnet__conv_bn_gradient(r, second, &sums);
@@ -11382,10 +11387,9 @@ QNET_API void qnet_adam_step(qnet_context *ctx, const qnet_adam_config *config, 
    Loshchilov & Hutter 2017, whose restarts the paper does not mention. */
 QNET_API double qnet_cosine_rate(double eta_0, double eta_min, int epoch, int epochs)
 {
-    const double pi = 3.14159265358979323846;
     if (epoch <= 0) return eta_0;
     if (epoch >= epochs) return eta_min; /* no restart */
-    return eta_min + (eta_0 - eta_min) * (1.0 + cos(pi * epoch / epochs)) / 2.0;
+    return eta_min + (eta_0 - eta_min) * (1.0 + cos(QNET__PI * epoch / epochs)) / 2.0;
 }
 
 /* average[n+1] = average[n] + (p - average[n]) / (n + 1): the mean of all p so far, Eq. in sec. 3.2
@@ -12989,39 +12993,45 @@ static void qnet__nifti_make_header(const qnet_volume *v, double slope, const do
     memcpy(bytes, &h, sizeof h);
 }
 
-/* To the sink, through deflate where there is one. */
-static qnet_status qnet__nifti_send(qnet_context *ctx, qnet__deflate *d, qnet_sink *sink,
-                                    const unsigned char *bytes, size_t size)
+/* What writing needs, in one block of the heap. */
+typedef struct qnet__nifti_writer {
+    qnet_context *ctx;
+    qnet_sink *sink;
+    int gzip;
+    qnet__deflate deflate; /* if gzip */
+    unsigned char piece[QNET__NIFTI_PIECE];
+} qnet__nifti_writer;
+
+static qnet_status qnet__nifti_send(qnet__nifti_writer *to, const void *bytes, size_t size)
 {
-    return d ? qnet__deflate_write(d, bytes, size) : qnet__write(ctx, sink, bytes, size);
+    return to->gzip ? qnet__deflate_write(&to->deflate, bytes, size)
+                    : qnet__write(to->ctx, to->sink, bytes, size);
 }
 
-/* The voxels, by way of piece[QNET__NIFTI_PIECE]. Halves are rounded to even, as numpy does. */
-static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d, qnet_sink *sink,
-                                            const qnet_volume *v, double slope,
-                                            unsigned char *piece)
+/* The voxels, piece by piece. Halves are rounded to even, as numpy does. */
+static qnet_status qnet__nifti_write_voxels(qnet__nifti_writer *to, const qnet_volume *v,
+                                            double slope)
 {
     const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = slope > 0 ? 2 : 4;
     const double step = (double)(float)slope; /* as a reader finds it in the header */
-    int16_t whole;
     size_t n;
     for (size_t done = 0; done < count; done += n) {
         n = qnet__min_size(QNET__NIFTI_PIECE / bytes, count - done);
-        if (slope == 0) memcpy(piece, v->voxels + done, n * bytes);
+        if (slope == 0) memcpy(to->piece, v->voxels + done, n * bytes);
         for (size_t i = 0; i < n && slope > 0; i++) {
             const double value = (double)v->voxels[done + i], stored = rint(value / step);
             if (!(stored >= -32768 && stored <= 32767)) { /* NaN, too */
                 char where[64];
                 qnet__voxel_text(v, done + i, where);
-                return qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored as "
-                                  "%g: it does not fit int16", qnet__sink_name(sink), where, value,
-                                  stored);
+                return qnet__fail(to->ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored "
+                                  "as %g: it does not fit int16", qnet__sink_name(to->sink), where,
+                                  value, stored);
             }
-            whole = (int16_t)stored;
-            memcpy(piece + 2 * i, &whole, sizeof whole);
+            const int16_t whole = (int16_t)stored;
+            memcpy(to->piece + 2 * i, &whole, sizeof whole);
         }
-        if (!qnet__is_little_endian()) qnet__swap_bytes(piece, n, bytes);
-        QNET__TRY(qnet__nifti_send(ctx, d, sink, piece, n * bytes));
+        if (!qnet__is_little_endian()) qnet__swap_bytes(to->piece, n, bytes);
+        QNET__TRY(qnet__nifti_send(to, to->piece, n * bytes));
     }
     return QNET_OK;
 }
@@ -13031,11 +13041,10 @@ static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d,
 QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const qnet_volume *volume,
                                       double slope, int gzip)
 {
-    qnet__deflate *d;
-    unsigned char *block, header[352];
+    qnet__nifti_writer *to;
+    unsigned char header[352];
     char orientation[4];
     double spacing[3], r[3][3];
-    const size_t deflate_bytes = gzip ? sizeof *d : 0, bytes = deflate_bytes + QNET__NIFTI_PIECE;
     QNET__NEEDS(ctx, ctx && sink && sink->write && volume && volume->voxels);
     const char *name = qnet__sink_name(sink);
     /* slope 0: float32; else int16 of the nearest multiples of the slope. */
@@ -13054,17 +13063,15 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the side of the volume is unknown "
                           "(affine_source 0): a file says so in the order LAS only, not %s; "
                           "qnet_volume_reorient", name, orientation);
-    block = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (block == NULL) return qnet__no_memory(ctx, bytes, "writing a NIfTI file");
-    /* The block holds deflate's state, if any, and the piece of voxels that is converted. */
-    d = gzip ? (qnet__deflate *)(void *)block : NULL;
-    if (d) qnet__deflate_start(d, ctx, sink, 0);
+    to = (qnet__nifti_writer *)qnet__alloc(ctx, sizeof *to);
+    if (to == NULL) return qnet__no_memory(ctx, sizeof *to, "writing a NIfTI file");
+    to->ctx = ctx, to->sink = sink, to->gzip = gzip;
+    if (gzip) qnet__deflate_start(&to->deflate, ctx, sink, 0);
     qnet__nifti_make_header(volume, slope, spacing, header);
-    qnet_status status = qnet__nifti_send(ctx, d, sink, header, sizeof header);
-    if (status == QNET_OK)
-        status = qnet__nifti_write_voxels(ctx, d, sink, volume, slope, block + deflate_bytes);
-    if (status == QNET_OK && d) status = qnet__deflate_finish(d);
-    qnet__free(ctx, block, bytes);
+    qnet_status status = qnet__nifti_send(to, header, sizeof header);
+    if (status == QNET_OK) status = qnet__nifti_write_voxels(to, volume, slope);
+    if (status == QNET_OK && gzip) status = qnet__deflate_finish(&to->deflate);
+    qnet__free(ctx, to, sizeof *to);
     return status;
 }
 #endif
@@ -13202,18 +13209,6 @@ QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume 
     return QNET_OK;
 }
 
-/* 1 when none of x[count] is NaN or infinite; by 16 at a time, as every step checks its volumes. */
-QNET__HELPER int qnet__all_finite(const float *x, size_t count)
-{
-    int bad[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, any = 0;
-    size_t i = 0;
-    for (; i + 16 <= count; i += 16)
-        for (size_t k = 0; k < 16; k++) bad[k] |= x[i + k] - x[i + k] != 0;
-    for (; i < count; i++) any |= x[i] - x[i] != 0;
-    for (int k = 0; k < 16; k++) any |= bad[k];
-    return !any;
-}
-
 #define QNET__SHEAR 0.01 /* cosine of the angle between two axes: a header's float32 has 1e-7 */
 
 /* Refuses what no step can work on: no volume, NaN or infinity, a spacing that is not the
@@ -13248,7 +13243,6 @@ QNET__HELPER qnet_status qnet__check_volume(qnet_context *ctx, const qnet_volume
                               "in the affine", name, i, v->spacing[i], norm[i]);
     }
     if (grid != NULL) QNET__TRY(qnet__check_grid(ctx, grid, grid_name, v, name));
-    if (qnet__all_finite(v->voxels, count)) return QNET_OK;
     for (size_t i = 0; i < count; i++)
         if (!qnet__is_finite((double)v->voxels[i])) {
             qnet__voxel_text(v, i, where);
@@ -13325,9 +13319,8 @@ QNET__HELPER qnet_status qnet__check_series(qnet_context *ctx, const char *step,
        {"__metadata__": {"key": "value", ...},
         "fc.bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, ...}
    with offsets from the end of the header (https://github.com/huggingface/safetensors, format).
-   The reader takes this grammar only, in one pass, and skips fields of a tensor that it does not
-   know. Strings are decoded in place, as no escape is shorter than what it stands for; surrogate
-   pairs stay as they are written.
+   The reader takes this grammar only, in one pass. Strings are decoded in place, as no escape is
+   shorter than what it stands for; surrogate pairs stay as they are written.
 
    A network is one block of qnet_real and a table of its parameters: name, shape, layout, offset.
    In memory a convolution is [kh][kw][in][out], in a file [out][in][kh][kw], as PyTorch has it; all
@@ -13358,9 +13351,7 @@ typedef struct qnet__safetensors_file {
     qnet_safetensors file;
     char name[256];
     qnet_buffer header, data, tensors, metadata;
-    unsigned char *at;       /* the position in the header */
-    int left_out, long_keys; /* tensors and keys that are not read, */
-    char first_out[160];     /* and which tensor was the first */
+    unsigned char *at; /* the position in the header */
 } qnet__safetensors_file;
 
 /* The path that the file was read from. */
@@ -13395,6 +13386,11 @@ static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t 
 /* Number i of an array, aligned or not. */
 static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
 {
+    if (dtype == QNET_F32) { /* nearly always, so without the switch */
+        float x;
+        memcpy(&x, (const unsigned char *)data + 4 * i, sizeof x);
+        return (double)x;
+    }
     return qnet__number((const unsigned char *)data + i * qnet_dtype_size(dtype), dtype);
 }
 
@@ -13415,7 +13411,6 @@ static const char *qnet__duplicate_name(const qnet_safetensor *tensors, int coun
        metadata = "{" [ string ":" string { "," string ":" string } ] "}"
        tensor   = "{" field { "," field } "}"
        field    = "dtype" ":" string  |  "shape" ":" numbers  |  "data_offsets" ":" numbers
-                  |  string ":" any value of JSON, which is skipped
        numbers  = "[" [ number { "," number } ] "]"
 
    One function reads each of them, from f->at on, and leaves f->at behind it. */
@@ -13550,59 +13545,37 @@ static qnet_status qnet__header_numbers(qnet__safetensors_file *f, size_t *numbe
     }
 }
 
-#define QNET__HEADER_DEPTH 16 /* lists within lists that are skipped */
-
-/* Skips a value of any kind: a string, a list, an object, a number or a word. */
-static qnet_status qnet__header_skip(qnet__safetensors_file *f, int depth)
-{
-    const int c = qnet__header_peek(f);
-    char *text;
-    int more = 1;
-    if (c == '"') return qnet__header_string(f, &text);
-    if (c != '{' && c != '[') {
-        const size_t size = strspn((const char *)f->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
-        f->at += size;
-        return size > 0 ? QNET_OK : qnet__header_fail(f, "a value");
-    }
-    if (depth == 0) return qnet__header_fail(f, "fewer lists within lists");
-    f->at++;
-    for (int i = 0;; i = 1) {
-        if (c == '{') QNET__TRY(qnet__header_key(f, i, &text));
-        else QNET__TRY(qnet__header_more(f, i, ']', &more));
-        if (!more || (c == '{' && text == NULL)) return QNET_OK;
-        QNET__TRY(qnet__header_skip(f, depth - 1));
-    }
-}
-
-/* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t, in any order, each once;
-   *dtype: what the file says. The shape must take exactly the bytes between the offsets, unless the
-   size of that dtype is not known. t->data: the first offset, a number until the bytes are read. */
-static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetensor *t, char **dtype)
+/* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t, each once, in any order. The
+   shape takes exactly the bytes between the offsets. t->data: the first offset, a number until the
+   bytes are read. */
+static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetensor *t)
 {
     static const char *const fields[3] = {"dtype", "shape", "data_offsets"};
-    size_t offsets[2] = {0, 0}, size, bytes;
+    size_t offsets[2] = {0, 0}, bytes;
     int seen[3] = {0, 0, 0}, n, field;
-    char *key, shape[QNET__SHAPE_TEXT];
+    char *key, *dtype, shape[QNET__SHAPE_TEXT];
     QNET__TRY(qnet__header_expect(f, '{', "'{' of a tensor"));
     for (int i = 0;; i = 1) {
         QNET__TRY(qnet__header_key(f, i, &key));
         if (key == NULL) break;
         for (field = 0; field < 3 && strcmp(key, fields[field]) != 0; field++) {}
-        if (field < 3 && seen[field]++)
-            return qnet__tensors_fail(f, FORMAT, "tensor '%s': field '%s' is there twice", t->name,
-                                      key);
+        if (field == 3 || seen[field]++)
+            return qnet__tensors_fail(f, FORMAT, "tensor '%s': field '%s' is %s", t->name, key,
+                                      field == 3 ? "none of dtype, shape and data_offsets"
+                                                 : "there twice");
         if (field == 0) {
-            QNET__TRY(qnet__header_string(f, dtype));
-            for (n = 0; qnet_dtype_size((qnet_dtype)n); n++)
-                if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)n)) == 0) break;
-            t->dtype = (qnet_dtype)n; /* of size 0 when it is none of the list */
+            QNET__TRY(qnet__header_string(f, &dtype));
+            for (n = 0; n <= QNET_BOOL && strcmp(dtype, qnet_dtype_name((qnet_dtype)n)) != 0;) n++;
+            if (n > QNET_BOOL)
+                return qnet__tensors_fail(f, UNSUPPORTED, "tensor '%s': dtype %.32s: expected a "
+                                          "type from F64 to F16, BF16, I64 to U8 or BOOL", t->name,
+                                          dtype);
+            t->dtype = (qnet_dtype)n;
         } else if (field == 1) {
             QNET__TRY(qnet__header_numbers(f, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
-        } else if (field == 2) {
+        } else {
             QNET__TRY(qnet__header_numbers(f, offsets, 2, &n));
             if (n != 2) return qnet__header_fail(f, "two data_offsets");
-        } else {
-            QNET__TRY(qnet__header_skip(f, QNET__HEADER_DEPTH));
         }
     }
     /* All three fields, offsets in order, and as many bytes as the shape takes. */
@@ -13615,9 +13588,8 @@ static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetenso
                                   t->name, (double)offsets[0], (double)offsets[1]);
     t->bytes = offsets[1] - offsets[0];
     t->data = (const void *)(uintptr_t)offsets[0];
-    size = qnet_dtype_size(t->dtype);
-    if (size == 0 || (qnet__shape_bytes(t->ndim, t->shape, size, &t->count, &bytes) &&
-                      bytes == t->bytes))
+    if (qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &t->count, &bytes) &&
+        bytes == t->bytes)
         return QNET_OK;
     qnet__shape_text(shape, t->ndim, t->shape);
     return qnet__tensors_fail(f, FORMAT, "tensor '%s': %s %s does not take the %.0f bytes of its "
@@ -13625,44 +13597,39 @@ static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetenso
                               (double)t->bytes);
 }
 
-/* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. Values
+/* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. Both
    stay where they are decoded, in f->header. */
 static qnet_status qnet__header_metadata(qnet__safetensors_file *f)
 {
-    if (qnet__header_peek(f) == 'n') return qnet__header_skip(f, 0);
+    if (qnet__header_peek(f) == 'n' && strncmp((char *)f->at, "null", 4) == 0) {
+        f->at += 4;
+        return QNET_OK;
+    }
     QNET__TRY(qnet__header_expect(f, '{', "'{' of __metadata__"));
     for (int i = 0;; i = 1) {
         qnet_metadata entry;
-        char *key;
-        QNET__TRY(qnet__header_key(f, i, &key));
-        if (key == NULL) return QNET_OK;
-        memset(&entry, 0, sizeof(entry));
+        QNET__TRY(qnet__header_key(f, i, &entry.key));
+        if (entry.key == NULL) return QNET_OK;
         QNET__TRY(qnet__header_string(f, &entry.value));
-        if (strlen(key) >= sizeof(entry.key)) {
-            f->long_keys++;
-            continue;
-        }
         if (f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
-            return qnet__tensors_fail(f, LIMIT, "metadata '%s': above %d keys", key,
+            return qnet__tensors_fail(f, LIMIT, "metadata '%s': above %d keys", entry.key,
                                       QNET_MAX_SAFETENSORS_METADATA);
-        if (qnet_safetensors_metadata(&f->file, key) != NULL)
-            return qnet__tensors_fail(f, FORMAT, "metadata '%s' is there twice", key);
-        strcpy(entry.key, key);
+        if (qnet_safetensors_metadata(&f->file, entry.key) != NULL)
+            return qnet__tensors_fail(f, FORMAT, "metadata '%s' is there twice", entry.key);
         QNET__TRY(qnet_buffer_append(f->file.ctx, &f->metadata, &entry, sizeof(entry)));
         f->file.metadata = (qnet_metadata *)(void *)f->metadata.bytes;
         f->file.metadata_count++;
     }
 }
 
-/* The whole header into f->tensors and f->metadata. Tensors that no network here can need get ndim
-   -1: their bytes count for the layout. */
+/* The whole header into f->tensors and f->metadata. */
 static qnet_status qnet__header_read(qnet__safetensors_file *f)
 {
     int seen_metadata = 0;
     QNET__TRY(qnet__header_expect(f, '{', "'{'"));
     for (int i = 0;; i = 1) {
         qnet_safetensor t;
-        char *name, *dtype = NULL;
+        char *name;
         QNET__TRY(qnet__header_key(f, i, &name));
         if (name == NULL) break;
         if (strcmp(name, "__metadata__") == 0) {
@@ -13675,16 +13642,11 @@ static qnet_status qnet__header_read(qnet__safetensors_file *f)
             return qnet__tensors_fail(f, LIMIT, "tensor '%.64s': above %d tensors", name,
                                       QNET_MAX_SAFETENSORS_TENSORS);
         memset(&t, 0, sizeof(t));
-        const size_t size = strlen(name);
-        memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
-        QNET__TRY(qnet__header_tensor(f, &t, &dtype));
-        if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
-            if (f->left_out++ == 0)
-                snprintf(f->first_out, sizeof(f->first_out), "tensor '%.64s', %s%.32s", t.name,
-                         size >= sizeof(t.name) ? "a name above 127 bytes" : "dtype ",
-                         size >= sizeof(t.name) ? "" : dtype);
-            t.ndim = -1;
-        }
+        if (strlen(name) >= sizeof(t.name))
+            return qnet__tensors_fail(f, LIMIT, "tensor '%.64s...': a name above %d bytes", name,
+                                      (int)sizeof(t.name) - 1);
+        strcpy(t.name, name);
+        QNET__TRY(qnet__header_tensor(f, &t));
         QNET__TRY(qnet_buffer_append(f->file.ctx, &f->tensors, &t, sizeof(t)));
         f->file.tensors = (qnet_safetensor *)(void *)f->tensors.bytes;
         f->file.count++;
@@ -13714,22 +13676,6 @@ static qnet_status qnet__check_layout(const qnet__safetensors_file *f, size_t *s
     if (sum == *size) return QNET_OK;
     return qnet__tensors_fail(f, FORMAT, "there is a hole between the tensors: they end at byte "
                               "%.0f and have %.0f", (double)*size, (double)sum);
-}
-
-/* Removes the tensors that are not read from the list, with a warning; the layout was checked with
-   them. */
-static void qnet__leave_out(qnet__safetensors_file *f)
-{
-    int kept = 0;
-    for (int i = 0; i < f->file.count; i++)
-        if (f->file.tensors[i].ndim >= 0) f->file.tensors[kept++] = f->file.tensors[i];
-    f->file.count = kept;
-    if (f->left_out > 0)
-        qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: tensors that are left out: %d, the first is "
-                  "%s", f->name, f->left_out, f->first_out);
-    if (f->long_keys > 0)
-        qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: metadata that are left out, keys above 63 "
-                  "bytes: %d", f->name, f->long_keys);
 }
 
 /* The length that a file begins with, and as many bytes of JSON, into f->header. */
@@ -13763,7 +13709,6 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     f->at = f->header.bytes;
     QNET__TRY(qnet__header_read(f));
     QNET__TRY(qnet__check_layout(f, &size));
-    qnet__leave_out(f);
     const char *duplicate = qnet__duplicate_name(f->file.tensors, f->file.count);
     if (duplicate != NULL)
         return qnet__tensors_fail(f, FORMAT, "tensor '%s' is there twice", duplicate);
@@ -13843,6 +13788,7 @@ QNET_API const char *qnet_safetensors_metadata(const qnet_safetensors *file, con
     return NULL;
 }
 
+#if QNET__HAS_TRAINING
 /* ---- writing --------------------------------------------------------------------------------- */
 
 /* text as a JSON string; QNET_ERROR_ARGUMENT when it is not UTF-8. */
@@ -13957,6 +13903,7 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
     qnet_buffer_free(ctx, &json);
     return status;
 }
+#endif
 
 /* ---- networks ----------------------------------------------------------------------------------
    A network is a table of parameters: name, shape, layout, and place in one block of numbers. A
@@ -13967,7 +13914,7 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
        a prefix before all names ("module.")              passed over, with a warning
        num_batches_tracked missing                        stays as it is in the block
        with replace_head: a head of other classes, none   stays as it is; *head_replaced is set
-       half a head; weight and bias of unlike classes     refused
+       a head of which a part fits                        refused
        a tensor more or less, another shape or type       refused: it is another network
        NaN, infinity, a variance below 0                  refused: it would make all results NaN */
 
@@ -14027,59 +13974,33 @@ static float qnet__load_f32(const void *data, size_t i)
     return value;
 }
 
-#define QNET__COPY_FILTERS 64 /* of a tile, */
-#define QNET__COPY_NUMBERS 8  /* and as many numbers of each */
+#define QNET__COPY_FILTERS 8 /* which are read side by side, so that half a cache line is written */
 
-/* The tensor's numbers to to[p->count], in memory's order. A convolution's [filter][number] is
-   transposed in a tile to [number][filter], whose rows are stored in full cache lines: rows of
-   memory are a power of two apart, so single numbers would compete for a set of the cache. */
+/* The tensor's numbers to to[p->count], in memory's order: a convolution's [filter][number] becomes
+   [number][filter]. Rows of memory are a power of two apart, so that numbers written one by one
+   would compete for a set of the cache. */
 static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
-    const size_t out = p->shape[3], filter = p->count / qnet__max_size(out, 1);
-    qnet_real tile[QNET__COPY_NUMBERS][QNET__COPY_FILTERS];
-    size_t n;
-    if (t->dtype != QNET_F32 || p->layout != QNET_LAYOUT_HWIO || filter < QNET__COPY_NUMBERS) {
-        for (size_t k = 0; k < p->count; k++)
-            to[qnet__param_index(p, k)] = (qnet_real)qnet__element(t->dtype, t->data, k);
-        return;
-    }
-    for (size_t f = 0; f < filter; f += QNET__COPY_NUMBERS) {
-        const size_t at = qnet__min_size(f, filter - QNET__COPY_NUMBERS); /* some once more */
-        for (size_t first = 0; first < out; first += n) {
-            n = qnet__min_size(out - first, QNET__COPY_FILTERS);
-            for (size_t o = 0; o < n; o++) {
-                const size_t from = (first + o) * filter + at;
-                QNET__UNROLL
-                for (size_t k = 0; k < QNET__COPY_NUMBERS; k++)
-                    tile[k][o] = (qnet_real)qnet__load_f32(t->data, from + k);
-            }
-            for (size_t k = 0; k < QNET__COPY_NUMBERS; k++)
-                memcpy(to + qnet__param_index(p, at + k) + first, tile[k], n * sizeof(qnet_real));
+    const size_t out = p->layout == QNET_LAYOUT_HWIO ? p->shape[3] : 1, filter = p->count / out;
+    for (size_t first = 0; first < out; first += QNET__COPY_FILTERS)
+        for (size_t k = 0; k < filter; k++) {
+            qnet_real *row = to + qnet__param_index(p, k);
+            for (size_t o = first; o < qnet__min_size(out, first + QNET__COPY_FILTERS); o++)
+                row[o] = (qnet_real)qnet__element(t->dtype, t->data, o * filter + k);
         }
-    }
 }
 
 #define QNET__REAL_MAX (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)
-#define QNET__NUMBERS_RUN 1024
 
 /* The first number of the tensor outside [least, QNET__REAL_MAX], or t->count. NaN fails every
-   comparison. Runs of F32 are tested without a branch for each number, so in vectors. */
+   comparison. */
 static size_t qnet__first_outside(const qnet_safetensor *t, double least)
 {
-    size_t k = 0;
-    for (int inside = 1; t->dtype == QNET_F32 && t->count - k >= QNET__NUMBERS_RUN;) {
-        for (size_t i = 0; i < QNET__NUMBERS_RUN; i++) {
-            const float x = qnet__load_f32(t->data, k + i);
-            inside &= (x <= FLT_MAX) & (x >= (float)least);
-        }
-        if (!inside) break;
-        k += QNET__NUMBERS_RUN;
-    }
-    for (; k < t->count; k++) {
+    for (size_t k = 0; k < t->count; k++) {
         const double x = qnet__element(t->dtype, t->data, k);
-        if (!(x >= least && x <= QNET__REAL_MAX)) break;
+        if (!(x >= least && x <= QNET__REAL_MAX)) return k;
     }
-    return k;
+    return t->count;
 }
 
 /* Refuses a tensor with a number that no network can have: NaN, infinity, one that qnet_real cannot
@@ -14095,76 +14016,48 @@ static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
                                                                 : "not finite");
 }
 
-/* What is matched with what, and where the numbers go. */
+/* What is matched with what. */
 typedef struct qnet__weights_job {
     const qnet_safetensors *file;
     const char *name;
     const qnet_param_table *table;
     size_t prefix; /* bytes before the table's name in each of the file */
     int replace_head;
-    qnet_real *block;
 } qnet__weights_job;
-
-/* Of the head that `name` belongs to, "fc." for "fc.bias": how many tensors of it the file has.
-   *classes: the rows of its weight there, 0 without one. */
-static int qnet__head_in_file(const qnet__weights_job *job, const char *name, size_t *classes)
-{
-    const char *dot = strrchr(name, '.');
-    const size_t n = dot != NULL ? (size_t)(dot - name) + 1 : 0;
-    int count = 0;
-    *classes = 0;
-    for (int i = 0; i < job->file->count && qnet__is_head(name); i++) {
-        const qnet_safetensor *t = &job->file->tensors[i];
-        if (strncmp(t->name + job->prefix, name, n) != 0) continue;
-        count++;
-        if (strcmp(t->name + job->prefix + n, "weight") == 0 && t->ndim > 0) *classes = t->shape[0];
-    }
-    return count;
-}
 
 /* The refusal of entry p: the file is one of another network. */
 #define qnet__mismatch(text, ...)                                                                 \
     qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s'" text, job->name,    \
                job->table->network, p->name, __VA_ARGS__)
 
-/* Finds entry p in the file and checks presence, type, classes, shape and, with `numbers`, each
-   number. *found = NULL: what is in the block stays (a counter that is missing, a head that is to
-   be trained anew). With ctx NULL no sentence is made. */
+/* Finds entry p in the file and checks presence, type, shape and, with `numbers`, each number.
+   *found = NULL: what is in the block stays (a counter that is missing, a head that is to be trained
+   anew). */
 static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_job *job,
                                        const qnet_param *p, int numbers,
                                        const qnet_safetensor **found)
 {
     const qnet_safetensor expected = qnet__param_in_file(p);
     const qnet_safetensor *t = qnet__safetensors_find(job->file, job->prefix, p->name);
+    const int new_head = job->replace_head && qnet__is_head(p->name);
     char want[QNET__SHAPE_TEXT], have[QNET__SHAPE_TEXT];
-    size_t classes;
-    const int is_head = qnet__is_head(p->name);
-    const int in_head = qnet__head_in_file(job, p->name, &classes);
     int unequal;
     *found = NULL;
-    /* Presence. */
     if (t == NULL) {
-        const qnet__safetensors_file *f = (const qnet__safetensors_file *)(const void *)job->file;
-        if (qnet__is_tracked(p->name) || (job->replace_head && is_head && in_head == 0))
-            return QNET_OK;
-        return qnet__mismatch(" is missing%s%s", f->left_out ? "; left out was " : "",
-                              f->first_out);
+        if (qnet__is_tracked(p->name) || new_head) return QNET_OK;
+        return qnet__mismatch(" is missing%s", "");
     }
-    /* Type, then classes: weight and bias of a head must agree with each other. */
     if (expected.dtype == QNET_I64 ? t->dtype != QNET_I64 : t->dtype > QNET_BF16)
         return qnet__mismatch(": expected dtype %s, found %s",
                               expected.dtype == QNET_I64 ? "I64" : "F64, F32, F16 or BF16",
                               qnet_dtype_name(t->dtype));
-    if (classes > 0 && t->ndim > 0 && t->shape[0] != classes)
-        return qnet__mismatch(" has %.0f classes, its weight %.0f", (double)t->shape[0],
-                              (double)classes);
-    /* Shape, from the last dimension: unequal = 0: all agree; 1: all but the number of rows, which
-       a head may have otherwise when it is to be replaced. */
+    /* Shape, from the last dimension: unequal = 0: all agree; 1: all but the number of rows, a
+       head's classes. */
     unequal = t->ndim == expected.ndim ? t->ndim : QNET__SAFETENSORS_DIMS + 1;
     while (unequal > 0 && unequal <= QNET__SAFETENSORS_DIMS &&
            t->shape[unequal - 1] == expected.shape[unequal - 1])
         unequal--;
-    if (unequal == 1 && job->replace_head && is_head) return QNET_OK;
+    if (unequal == 1 && new_head) return QNET_OK;
     if (unequal > 0) {
         qnet__shape_text(want, expected.ndim, expected.shape);
         qnet__shape_text(have, t->ndim, t->shape);
@@ -14173,18 +14066,6 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
     if (numbers) QNET__TRY(qnet__check_numbers(ctx, job->name, t, p->name));
     *found = t;
     return QNET_OK;
-}
-
-/* Copies entry `index` of the table, which has been checked, into the block; of what the file does
-   not have the block keeps its numbers. */
-static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__weights_job *job = (const qnet__weights_job *)arg;
-    const qnet_param *p = &job->table->entries[index];
-    const qnet_safetensor *t = NULL;
-    QNET__UNUSED(worker);
-    if (qnet__weights_match(NULL, job, p, 0, &t) == QNET_OK && t != NULL)
-        qnet__param_copy(p, t, job->block + p->offset);
 }
 
 /* Frameworks wrap a network and put "module." or "backbone." before all names. The longest common
@@ -14208,17 +14089,17 @@ QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_par
     return 0;
 }
 
-/* All entries are checked before the first one is copied. */
+/* Prefix, tensors that are too many, then entry by entry; see the table above. */
 QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet_safetensors *file,
                                                    const qnet_param_table *table, qnet_real *block,
                                                    int replace_head, int *head_replaced)
 {
     const qnet_safetensor *t;
-    int replaced = 0, headless = 0;
+    int replaced = 0, kept = 0, headless = 0; /* tensors of a head */
     QNET__NEEDS(ctx, file && table && block);
     const char *name = qnet__safetensors_name(file);
-    qnet__weights_job job = {file, name, table, qnet_weights_prefix(file, table), replace_head,
-                             block};
+    const qnet__weights_job job = {file, name, table, qnet_weights_prefix(file, table),
+                                   replace_head};
     /* Extra tensors: a file of a larger network must not pass for this one. */
     for (int i = 0; i < file->count; i++)
         if (qnet_param_find(table, file->tensors[i].name + job.prefix) < 0 &&
@@ -14226,12 +14107,20 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
             return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                               "%s: not weights of %s: tensor '%s' is not one of its %d", name,
                               table->network, file->tensors[i].name, table->count);
-    for (int i = 0; i < table->count; i++) {
-        const qnet_param *p = &table->entries[i];
-        QNET__TRY(qnet__weights_match(ctx, &job, p, 1, &t));
-        if (t != NULL || qnet__is_tracked(p->name)) continue;
-        replaced = 1;
-        headless |= qnet__safetensors_find(file, job.prefix, p->name) == NULL;
+    /* All entries are checked before the first one is copied. */
+    for (int copy = 0; copy < 2; copy++) {
+        for (int i = 0; i < table->count; i++) {
+            const qnet_param *p = &table->entries[i];
+            QNET__TRY(qnet__weights_match(ctx, &job, p, !copy, &t));
+            if (t != NULL && copy) qnet__param_copy(p, t, block + p->offset);
+            if (t == NULL && qnet__is_tracked(p->name)) continue;
+            kept += t != NULL && qnet__is_head(p->name);
+            replaced += t == NULL;
+            headless |= qnet__safetensors_find(file, job.prefix, p->name) == NULL;
+        }
+        if (kept > 0 && replaced > 0)
+            return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: of its head's "
+                              "tensors only %d fit", name, table->network, kept);
     }
     if (job.prefix > 0)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
@@ -14239,8 +14128,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     if (headless)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: there is no head (fc) in it: it must be trained anew",
                   name);
-    qnet__parallel(file->ctx, (size_t)table->count, qnet__weights_copy_task, &job);
-    if (head_replaced != NULL) *head_replaced = replaced;
+    if (head_replaced != NULL) *head_replaced = replaced > 0;
     return QNET_OK;
 }
 
@@ -14362,6 +14250,7 @@ QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t sourc
     return qnet__records_hold(qnet_safetensors_metadata(file, "trained_on"), 1, hash);
 }
 
+#if QNET__HAS_TRAINING
 /* A copy of the block in the file's order is written. The 8-byte counters go first, so that every
    tensor is aligned to its type. Numbers that could not be read back are refused. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
@@ -14395,6 +14284,21 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
     qnet__free(ctx, tensors, bytes);
     return status;
 }
+
+#ifndef QNET_NO_STDIO
+/* qnet_weights_write to a path, which is replaced only when all has been written. */
+QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
+                                       const qnet_param_table *table, const qnet_real *block,
+                                       const char *const *metadata_pairs, int pairs)
+{
+    qnet__file file;
+    qnet_sink sink;
+    QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
+    return qnet__file_finish(&file, qnet_weights_write(ctx, &sink, table, block, metadata_pairs,
+                                                       pairs));
+}
+#endif
+#endif
 
 #ifndef QNET_NO_STDIO
 /* qnet_safetensors_read of a path, or of what the hook for other kinds of files makes of it. */
@@ -14434,18 +14338,6 @@ QNET_API qnet_status qnet_weights_load(qnet_context *ctx, const char *path,
                                                              head_replaced);
     qnet_safetensors_destroy(file);
     return status;
-}
-
-/* qnet_weights_write to a path, which is replaced only when all has been written. */
-QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
-                                       const qnet_param_table *table, const qnet_real *block,
-                                       const char *const *metadata_pairs, int pairs)
-{
-    qnet__file file;
-    qnet_sink sink;
-    QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    return qnet__file_finish(&file, qnet_weights_write(ctx, &sink, table, block, metadata_pairs,
-                                                       pairs));
 }
 #endif
 
@@ -19593,13 +19485,15 @@ typedef struct qnet__loop {
     double start;        /* seconds */
     size_t step;         /* the current batch, from 1, which holds */
     size_t first, n;     /* items first .. first + n - 1 */
+    char of_epoch[48];   /* ", epoch 3 of 100", or "" */
 } qnet__loop;
 
 /* The clock is read here: call it where the work begins. */
 static qnet__loop qnet__loop_begin(qnet_context *ctx, const char *task, int epoch, int epochs,
                                    size_t count, size_t steps)
 {
-    const qnet__loop p = {ctx, task, epoch, epochs, count, steps, qnet__seconds(ctx), 0, 0, 0};
+    qnet__loop p = {ctx, task, epoch, epochs, count, steps, qnet__seconds(ctx), 0, 0, 0, ""};
+    if (epochs > 0) snprintf(p.of_epoch, sizeof p.of_epoch, ", epoch %d of %d", epoch, epochs);
     return p;
 }
 
@@ -19612,18 +19506,10 @@ static int qnet__loop_next(qnet__loop *p)
     return 1;
 }
 
-#define QNET__PLACE 128 /* bytes of text */
-
-/* "stage 1, epoch 3 of 100, step 2 of 17" into text: where an error happened. */
-static const char *qnet__loop_place(const qnet__loop *p, char text[QNET__PLACE])
-{
-    char epoch[48] = "";
-    if (p->epochs > 0)
-        snprintf(epoch, sizeof(epoch), ", epoch %d of %d", p->epoch, p->epochs);
-    snprintf(text, QNET__PLACE, "%s%s, step %.0f of %.0f", p->task, epoch, (double)p->step,
-             (double)p->steps);
-    return text;
-}
+/* "stage 1, epoch 3 of 100, step 2 of 17: ...": a failure and where it happened. */
+#define qnet__loop_fail(p, status, text, ...)                                                     \
+    qnet__fail((p)->ctx, status, "%s%s, step %.0f of %.0f: " text, (p)->task, (p)->of_epoch,      \
+               (double)(p)->step, (double)(p)->steps, __VA_ARGS__)
 
 /* Reports that the current batch is done. The fraction is that of all epochs of this run; the
    experiment wraps the hook and replaces it by its own. */
@@ -19636,10 +19522,8 @@ static qnet_status qnet__loop_report(const qnet__loop *p, double loss, double le
     const qnet_progress_info info = {p->task, "", p->epoch, p->epochs, p->step, p->steps, loss,
                                      learning_rate, speed, speed > 0 ? left / speed : -1,
                                      1 - left / all};
-    char place[QNET__PLACE];
     if (qnet__report(p->ctx, &info) == 0) return QNET_OK;
-    return qnet__fail(p->ctx, QNET_STOPPED, "%s: stopped by the caller",
-                      qnet__loop_place(p, place));
+    return qnet__loop_fail(p, QNET_STOPPED, "%s", "stopped by the caller");
 }
 
 /* ---- images: slices of scans, prepared in parallel ------------------------------------------- */
@@ -19781,7 +19665,6 @@ static void qnet__loader_task(void *arg, size_t index, size_t worker)
 static qnet_status qnet__loader_load(const qnet__loop *p, qnet__loader *l, int epoch,
                                      const int *order)
 {
-    char place[QNET__PLACE];
     l->order = order;
     l->first = p->first;
     l->epoch = epoch;
@@ -19790,9 +19673,9 @@ static qnet_status qnet__loader_load(const qnet__loop *p, qnet__loader *l, int e
         const qnet__image *image = qnet__loader_image(l, i);
         if (image->status == QNET_OK) continue;
         (void)qnet__loader_apply(p->ctx, l, i, 0); /* again, for its sentence */
-        return qnet__fail(p->ctx, image->status, "%s: subject %s, slice %d: %s",
-                          qnet__loop_place(p, place), l->cohort->scans[image->scan].subject,
-                          image->slice, qnet_last_error(p->ctx));
+        return qnet__loop_fail(p, image->status, "subject %s, slice %d: %s",
+                               l->cohort->scans[image->scan].subject, image->slice,
+                               qnet_last_error(p->ctx));
     }
     return QNET_OK;
 }
@@ -19958,11 +19841,9 @@ static void qnet__training_shuffle(qnet__training_state *s, int epoch)
 /* The status of a loss: QNET_ERROR_NUMERIC, with epoch and step, where it is not finite. */
 static qnet_status qnet__loss_check(const qnet__loop *p, qnet_status status, const double *loss)
 {
-    char place[QNET__PLACE];
     if (status != QNET_ERROR_NUMERIC && (status != QNET_OK || qnet__is_finite(*loss)))
         return status;
-    return qnet__fail(p->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
-                      qnet__loop_place(p, place));
+    return qnet__loop_fail(p, QNET_ERROR_NUMERIC, "%s", "the loss is NaN or infinite");
 }
 
 /* Stage 1: loss = mean of -log softmax(logits)[label] over the n images of the batch, and its
@@ -20004,11 +19885,9 @@ static qnet_status qnet__training_check_weights(const qnet__training_state *s, c
 {
     const size_t bad = qnet__first_bad(s->weights, s->table->total);
     const qnet_param *param = s->table->entries;
-    char place[QNET__PLACE];
     if (bad == s->table->total) return QNET_OK;
     while (bad >= param->offset + param->count) param++;
-    return qnet__fail(p->ctx, QNET_ERROR_NUMERIC, "%s: '%s' has become NaN or infinite",
-                      qnet__loop_place(p, place), param->name);
+    return qnet__loop_fail(p, QNET_ERROR_NUMERIC, "'%s' has become NaN or infinite", param->name);
 }
 
 /* One pass over all items: per batch loss and gradients, one step of Adam; then, late in a run with
