@@ -19402,6 +19402,7 @@ static const qnet__setting qnet__training_settings[] = {
 #define QNET__CHECKPOINT 5 /* of a checkpoint */
 #define QNET__REAL_DTYPE (QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32)
 
+#if QNET__HAS_TRAINING
 /* text, which is cut up, and arrays[count] into a file. */
 static qnet_status qnet__record_write(qnet_context *ctx, qnet_sink *sink, char *text,
                                       const qnet_safetensor *arrays, int count)
@@ -19410,6 +19411,7 @@ static qnet_status qnet__record_write(qnet_context *ctx, qnet_sink *sink, char *
     const int lines = qnet__metadata_pairs(text, pairs);
     return qnet_safetensors_write(ctx, sink, arrays, count, pairs, lines);
 }
+#endif
 
 /* QNET_ERROR_MISMATCH unless the lines of `was`, in file `name`, begin with those of `now`. */
 static qnet_status qnet__text_compare(qnet_context *ctx, const char *name, const char *was,
