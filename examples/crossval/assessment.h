@@ -139,7 +139,7 @@ static void html_subjects(writer *w, const qnet_experiment *e, const assessment 
 static void html_single(writer *w, const qnet_experiment *e, const pictures *p, const assessments *all)
 {
     const int cuts = p && p->cuts.rgb && p->cuts.count == e->participants_count;
-    put(w, "<h2 id=\"subjects\">Subject by subject</h2>\n");
+    put(w, "<h2>Subject by subject</h2>\n");
     figure_dots(w, e, all);
     html_confusion(w, e, all);
     print(w, "<p class=\"key\">%sFirst repeat.</p>\n",
@@ -451,7 +451,7 @@ static void figure_worth(writer *w, const qnet_experiment *e, const assessments 
 static void html_assessment(writer *w, const qnet_experiment *e, const assessments *all)
 {
     const pictures *given = pictures_of(e);
-    put(w, "<h2 id=\"baselines\">Beside simpler models</h2>\n<p>Would less do? Two logistic regressions under the "
+    put(w, "<h2>Beside simpler models</h2>\n<p>Would less do? Two logistic regressions under the "
            "same folds: age and sex alone; and the means of QSM and R2* within the mask (without one: the box) in "
            "the slices that are used. Both with a ridge of 1 on predictors standardised on the training folds only; "
            "what is not known of a subject is set to the training folds' mean.</p>\n");
@@ -465,7 +465,7 @@ static void html_assessment(writer *w, const qnet_experiment *e, const assessmen
     put_compared(w, all);
     html_spreads(w, e);
     html_subgroups(w, e, all);
-    put(w, "<h2 id=\"worth\">What the probabilities are worth</h2>\n");
+    put(w, "<h2>What the probabilities are worth</h2>\n");
     figure_worth(w, e, all);
     put_predictive(w, e, all);
     if (!(given && given->prevalence > 0)) {

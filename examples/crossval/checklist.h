@@ -179,7 +179,7 @@ static void put_open(writer *w, const char *name, const char *const *items)
 
 static void html_checklist(writer *w, const qnet_experiment *e, const assessment *a, const group_counts group[3])
 {
-    put(w, "<h2 id=\"checklist\">For a paper: CLAIM and TRIPOD+AI</h2>\n<p>What this program knows of the items of "
+    put(w, "<h2>For a paper: CLAIM and TRIPOD+AI</h2>\n<p>What this program knows of the items of "
            "CLAIM (Tejani et al. 2024, <i>Radiology: Artificial Intelligence</i> 6:e240300) and TRIPOD+AI (Collins "
            "et al. 2024, <i>BMJ</i> 385:e078378), as a start for the authors' own; topics are in short, the lists "
            "themselves are what counts.</p>\n<div class=\"scroll\"><table class=\"wide facts\"><thead><tr>");

@@ -134,7 +134,7 @@ static void html_pairs(writer *w, const qnet_experiment *e, int level)
     const int image = level == QNET_LEVEL_IMAGE;
     print(w, "<p class=\"cap\">%sDeLong tests of all pairs of ROC curves, %s level; "
              "H<sub>0</sub>: AUC<sub>1</sub> = AUC<sub>2</sub>.%s</p>\n<div class=\"scroll\">"
-             "<table class=\"wide\"><thead><tr><th></th><th colspan=\"2\">Variables</th>"
+             "<table class=\"wide\"><thead><tr><td></td><th colspan=\"2\">Variables</th>"
              "<th colspan=\"2\">AUCs</th><th colspan=\"4\">By %s</th>%s</tr><tr>",
           image ? "<b>Table 2.</b> " : "", qnet_level_name((qnet_level)level),
           image ? " By image, as in the paper, slices count as independent: between two "
