@@ -49,7 +49,7 @@ static void figure_scans(writer *w, const qnet_experiment *e, const pictures *p,
         const cam_picture *c = &p->scan[input][i];
         scan_name(w, e, c, name);
         snprintf(id, sizeof id, "scan-%d-%d", input, i + 1);
-        put(w, "<figure class=\"cam\">");
+        print(w, "<figure class=\"cam\" id=\"heat-%d-%d\">", input, c->scan + 1); /* the subjects' table links here */
         put_scan_caption(w, e, c, "");
         put_heat_scan(w, &c->heat, id, name, group_tag(e, 1), group_tag(e, 0));
         put(w, "</figure>\n");
