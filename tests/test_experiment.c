@@ -977,7 +977,7 @@ static void test_inner_validation(void)
             CHECK(b->epoch[k].validation == d->epoch[k].validation && b->epoch[k].loss == d->epoch[k].loss);
             CHECK(b->epoch[k].loss != a->epoch[k].loss); /* of fewer images */
         }
-        if (i == 0) CHECK_NEAR(b->epoch[1].validation, loss, 1e-12);
+        if (i == 0) CHECK_NEAR(b->epoch[1].validation, loss, 1e-6); /* in float; inference folds the norms */
     }
     c.folds = 2;
     CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/watched-two", NULL, 0, &e[2]),
