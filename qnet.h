@@ -1588,6 +1588,7 @@ QNET_API void qnet_stage2_config_init(qnet_stage2_config *config);
 
 typedef struct qnet_epoch {
     double loss, learning_rate, seconds;
+    double validation; /* loss on scans that are only watched; NaN: none */
 } qnet_epoch; /* stage 2: scan + image */
 
 /* A training run of either stage: network, optimiser, averages, history; owns its memory. An epoch
@@ -1811,6 +1812,9 @@ typedef struct qnet_experiment_config {
     int folds, repeats;           /* 10, 1 */
     int bootstrap;                /* 2000 resamples */
     int shuffle_labels;           /* 1: labels permuted over subjects in each repeat, a control */
+    /* 1: while a fold is tested, the next one is not trained on either, but watched: its loss after
+       each epoch is the curves' validation. Nothing is chosen by it. Needs 3 folds. */
+    int inner_validation;
     uint64_t seed;                /* 1; stages and folds derive theirs from it */
     qnet_stage1_config stage1;    /* size, seed: set by the experiment */
     qnet_stage2_config stage2;    /* steps, seed: set by the experiment */
@@ -19340,7 +19344,7 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
 
      metadata      kind of run, kernels, seed, hashes of items and initial weights, every setting:
                    all that decides the bits, which a resume compares; epoch, finished
-     history       [epochs][3]          loss, learning rate and seconds of each epoch
+     history       [epochs][4]          loss, learning rate, seconds, validation of each epoch
      weights       [table->total]       the network's block, running statistics at its end
      adam.m, .v    [table->trainable]   Adam's moments
      swa.average   [table->trainable]   once the first weights have been averaged
@@ -19923,6 +19927,7 @@ QNET_API qnet_status qnet_training_epoch(qnet_training *run)
     record->loss = sum / (double)s->count;
     record->learning_rate = rate;
     record->seconds = qnet__seconds(run->ctx) - p.start;
+    record->validation = (double)NAN;
     s->broken = 0;
     return QNET_OK;
 }
@@ -21823,6 +21828,7 @@ static const qnet__setting qnet__experiment_settings[] = {
     QNET__SETTING(qnet_experiment_config, 'i', folds, 2, INT_MAX),
     QNET__SETTING(qnet_experiment_config, 'i', repeats, 1, QNET__MAX_REPEATS),
     QNET__SETTING(qnet_experiment_config, 'i', shuffle_labels, 0, 1),
+    QNET__SETTING(qnet_experiment_config, 'i', inner_validation, 0, 1),
     QNET__SETTINGS_END
 };
 
@@ -22061,13 +22067,14 @@ typedef struct qnet__job {
     int *subject, *fold_of;  /* a subject is the index of its first scan */
     int *image_at;           /* a scan's first image among all of the cohort */
     /* Of the fold, with room for all scans: */
-    int *train, *test;       /* scans of its two sides */
-    int *length, *label;     /* for stage 2 */
-    int train_count, test_count;
+    int *train, *test, *watch; /* scans of its two sides, and those of inner_validation */
+    int *length, *label;       /* for stage 2 */
+    int train_count, test_count, watch_count;
     qnet_real *features;     /* [scans][steps][512] */
     uint64_t embedding_hash; /* of its resnetswa file, once it is written */
     /* Its result: */
     double *image, *scan;    /* of HH: [QNET_MODELS][test scans][steps]; [test scans], Q-Net's */
+    double *watched;         /* of HH: [watch scans][steps + 1] */
     qnet_epoch *curve;       /* of all models, one after the other */
     qnet__columns columns;
     /* Progress, in epochs of stage 1: */
@@ -22076,6 +22083,7 @@ typedef struct qnet__job {
     double share_before, share; /* of the whole job: earlier inputs, this input */
     double epochs;           /* of this input, before the present stage-1 run */
     int run_first;           /* epoch at which that began; -1: not stage 1 */
+    int watching;            /* epochs done while scans are watched, otherwise 0 */
 } qnet__job;
 
 /* Epochs of stage 1 of a fold, where the runs with and without SWA share the first ones. */
@@ -22103,7 +22111,7 @@ static void qnet__input_plan(qnet__job *job, qnet__arena *a, size_t images, int 
     const size_t folds = qnet__min_size((size_t)c->folds, n), runs = 2 * repeats * folds;
     qnet__columns *t = &job->columns;
     int **const ints[] = {&job->subject, &job->fold_of, &job->image_at, &job->train, &job->test,
-                          &job->length, &job->label};
+                          &job->watch, &job->length, &job->label};
     if (first) {
         e->participants = (qnet_participant *)qnet__take(a, n, sizeof(qnet_participant));
         e->fold = (int *)qnet__take(a, n, sizeof(int));
@@ -22123,6 +22131,8 @@ static void qnet__input_plan(qnet__job *job, qnet__arena *a, size_t images, int 
     job->features = (qnet_real *)qnet__take(a, n * steps, QNET_FEATURES * sizeof(qnet_real));
     job->image = (double *)qnet__take(a, n * steps, QNET_MODELS * sizeof(double));
     job->scan = (double *)qnet__take(a, n, sizeof(double));
+    job->watched = (double *)qnet__take(a, c->inner_validation ? n * (steps + 1) : 0,
+                                        sizeof(double));
     t->label = (int *)qnet__take(a, images, sizeof(int));
     t->decision = (int *)qnet__take(a, images, sizeof(int));
     t->cluster = (int *)qnet__take(a, images, sizeof(int));
@@ -22174,8 +22184,10 @@ static int qnet__job_progress(void *user, const qnet_progress_info *info)
     double epochs = job->epochs;
     qnet_progress_info full = *info;
     if (!job->outer.report) return 0;
-    if (job->run_first >= 0) { /* without an epoch: the batch-norm pass behind the last one */
-        double done = (info->epoch > 0 ? info->epoch - 1 : c->stage1.epochs) - job->run_first;
+    if (job->run_first >= 0) { /* without an epoch: watched scans, or the last pass */
+        double done = (info->epoch > 0    ? info->epoch - 1
+                       : job->watching > 0 ? job->watching
+                                           : c->stage1.epochs) - job->run_first;
         if (info->epoch > 0 && info->steps > 0) done += (double)info->step / (double)info->steps;
         if (done > 0) epochs += done;
     }
@@ -22379,11 +22391,54 @@ static qnet_status qnet__fold_keep(const qnet__job *job, const qnet_training *ru
     return qnet__job_save_weights(job, model, run->state->table, run->state->weights);
 }
 
+/* The loss of HH's probability p, cut off where it would be without bounds. */
+static double qnet__watch_loss(int label, double p)
+{
+    return -log(fmax(label ? p : 1 - p, 1e-7));
+}
+
+/* The last epoch's validation: cross-entropy of the watched scans by the network as it is, as a
+   test would have it, by image and, of Q-Net (whose features are theirs), by scan. */
+static qnet_status qnet__job_watch(qnet__job *job, qnet_training *run)
+{
+    double *image = job->watched, *scan = image + (size_t)job->watch_count * (size_t)job->steps;
+    double images = 0, by_image = 0, by_scan = 0;
+    if (job->watch_count == 0) return QNET_OK;
+    job->watching = run->epoch;
+    const qnet_status status =
+        run->net ? qnet_embed(run->net, &job->e->config.stage1.augment, job->cohort, job->watch,
+                              job->watch_count, NULL, image)
+                 : qnet_scan_model_predict(run->model, job->features, job->length,
+                                           job->watch_count, image, scan);
+    job->watching = 0;
+    QNET__TRY(status);
+    for (int i = 0; i < job->watch_count; i++) {
+        const qnet_scan *s = &job->cohort->scans[job->watch[i]];
+        for (int t = 0; t < s->slices; t++, images++)
+            by_image += qnet__watch_loss((int)s->label, image[i * job->steps + t]);
+        if (run->model) by_scan += qnet__watch_loss((int)s->label, scan[i]) / job->watch_count;
+    }
+    run->history[run->epoch - 1].validation = by_image / images + by_scan;
+    return QNET_OK;
+}
+
+/* Epochs up to `end`, each watched and saved. */
+static qnet_status qnet__job_epochs(qnet__job *job, qnet_training *run, int end,
+                                    const char *checkpoint)
+{
+    while (run->epoch < end) {
+        QNET__TRY(qnet_training_epoch(run));
+        QNET__TRY(qnet__job_watch(job, run));
+        QNET__TRY(qnet_training_save(run, checkpoint));
+    }
+    return QNET_OK;
+}
+
 /* Trains to the end from wherever an earlier session was, saving after every epoch. branch (NULL:
    none): the checkpoint with which another run begins, of the end of epoch `start`. A resume at
    that very epoch writes it again, as the session before may have ended in between. Where a user
    removes a damaged checkpoint, or a branch, its run begins anew and comes to the same bits. */
-static qnet_status qnet__job_train(const qnet__job *job, qnet_training *run, const char *name,
+static qnet_status qnet__job_train(qnet__job *job, qnet_training *run, const char *name,
                                    const char *branch, int start)
 {
     char checkpoint[QNET__PATH], other[QNET__PATH];
@@ -22395,14 +22450,12 @@ static qnet_status qnet__job_train(const qnet__job *job, qnet_training *run, con
                               qnet_last_error(run->ctx));
         QNET__TRY(status);
     }
-    while (branch && run->epoch < start) {
-        QNET__TRY(qnet_training_epoch(run));
-        QNET__TRY(qnet_training_save(run, checkpoint));
-    }
+    if (branch) QNET__TRY(qnet__job_epochs(job, run, start, checkpoint));
     if (branch && start > 0 && run->epoch == start) {
         qnet__job_path(job, "checkpoint", branch, ".checkpoint", other);
         QNET__TRY(qnet_training_save(run, other));
     }
+    QNET__TRY(qnet__job_epochs(job, run, run->epochs, checkpoint));
     return qnet_training_run(run, checkpoint);
 }
 
@@ -22434,7 +22487,9 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
     QNET__TRY(qnet__fold_embed(job, net, job->train, job->train_count));
     QNET__TRY(qnet_stage2_create(job->e->ctx, &config, job->features, job->length, job->label,
                                  job->train_count, &run));
-    qnet_status status = qnet__job_train(job, run, "stage2", NULL, 0);
+    qnet_status status = QNET_OK;
+    if (job->watch_count > 0) status = qnet__fold_embed(job, net, job->watch, job->watch_count);
+    if (status == QNET_OK) status = qnet__job_train(job, run, "stage2", NULL, 0);
     if (status == QNET_OK && job->test_count > 0)
         status = qnet__fold_embed(job, net, job->test, job->test_count);
     if (status == QNET_OK && job->test_count > 0)
@@ -23103,7 +23158,7 @@ static qnet_status qnet__final_make(qnet__job *job, qnet__study *s)
     qnet_predictor *opened = NULL;
     strcpy(folds.out, job->study);
     job->fold = e->config.folds;
-    job->train_count = job->test_count = 0;
+    job->train_count = job->test_count = job->watch_count = 0;
     for (int i = 0; i < job->cohort->scans_count; i++) job->train[job->train_count++] = i;
     QNET__TRY(qnet__fold_stage1(job, 1));
     for (int i = 0; i < 2; i++)
@@ -23232,16 +23287,18 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
 }
 
 /* Trains and tests on one fold of a repeat: the scans of its subjects are the test side, all others
-   are the train side. */
+   are the train side, but for those of the next fold where that is only watched. */
 static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
 {
     const qnet_experiment_config *c = &job->e->config;
     const double epochs = job->epochs + qnet__fold_epochs(c);
     job->repeat = repeat;
     job->fold = fold;
-    job->train_count = job->test_count = 0;
+    job->train_count = job->test_count = job->watch_count = 0;
     for (int s = 0; s < job->cohort->scans_count; s++)
         if (job->fold_of[s] == fold) job->test[job->test_count++] = s;
+        else if (c->inner_validation && job->fold_of[s] == (fold + 1) % c->folds)
+            job->watch[job->watch_count++] = s;
         else job->train[job->train_count++] = s;
     snprintf(job->where, sizeof job->where, "%s repeat %d/%d fold %d/%d",
              qnet_input_name((qnet_input)job->input), repeat + 1, c->repeats, fold + 1, c->folds);
@@ -23259,6 +23316,9 @@ static qnet_status qnet__input_deal(qnet__job *job, int repeat)
 {
     qnet_experiment *e = job->e;
     const qnet_experiment_config *c = &e->config;
+    if (c->inner_validation && c->folds < 3)
+        return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT,
+                          "folds: %d, expected 3 or more with inner_validation", c->folds);
     if (c->shuffle_labels) qnet__shuffle_labels(job, repeat);
     QNET__TRY(qnet_folds_create(e->ctx, job->cohort, c->folds, qnet__folds_seed(c->seed, repeat),
                                 job->fold_of));

@@ -914,6 +914,78 @@ static void test_shuffled_labels(void)
     context_end(ctx);
 }
 
+/* What the last epoch's validation of a ResNet should be: the loss of the network that it left, on the fold
+   behind the tested one. */
+static qnet_status watched_again(void *user, const qnet_experiment *e, const qnet_cohort *cohort)
+{
+    double *loss = (double *)user, probability[8], images = 0;
+    int watch[8], count = 0;
+    qnet_resnet_config config;
+    qnet_resnet *net = NULL;
+    qnet_resnet_config_init(&config);
+    config.height = config.width = cohort->config.size;
+    config.batch = 3;
+    config.training = 0;
+    for (int s = 0; s < 8; s++) if (e->fold[s] == 1) watch[count++] = s;
+    CHECK_OK(e->ctx, qnet_resnet_create(e->ctx, &config, &net));
+    CHECK_OK(e->ctx, qnet_experiment_weights(e, QNET_INPUT_CROP, 0, 0, QNET_MODEL_RESNET, net->table, net->weights));
+    CHECK_OK(e->ctx, qnet_embed(net, &e->config.stage1.augment, cohort, watch, count, NULL, probability));
+    for (int i = 0; i < count; i++, images++)
+        *loss -= log(cohort->scans[watch[i]].label == QNET_HH ? probability[i] : 1 - probability[i]);
+    *loss /= images;
+    qnet_resnet_destroy(net);
+    return QNET_OK;
+}
+
+/* A fold that is watched, not trained on: a second curve, the same bits after stops, and nothing else. */
+static void test_inner_validation(void)
+{
+    qnet_hooks hooks;
+    qnet_context *ctx;
+    qnet_experiment_config c;
+    qnet_experiment *e[3] = { NULL, NULL, NULL };
+    qnet_status status = QNET_STOPPED;
+    double loss = 0;
+    int stops = 0, n = 0;
+    memset(&hooks, 0, sizeof hooks);
+    hooks.progress.report = stop;
+    CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
+    tiny_config(&c);
+    c.use_input[QNET_INPUT_FULL] = 0;
+    c.folds = 4;
+    c.stage1.epochs = c.stage2.epochs = 2;
+    memset(&c.publish, 0, sizeof c.publish);
+    stop_at = 100000;
+    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/plain", NULL, 0, &e[0]));
+    c.inner_validation = 1;
+    c.publish.user = &loss;
+    c.publish.input = watched_again;
+    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/watched", NULL, 0, &e[1]));
+    c.publish.input = NULL;
+    for (; status == QNET_STOPPED && n < 200; n++) {
+        stop_at = 30 + n;
+        status = run_folder(ctx, &c, data_folder, "build/test-experiment/watched-parts", NULL, n > 0, &e[2]);
+        stops += status == QNET_STOPPED;
+    }
+    CHECK(status == QNET_OK && stops >= 2);
+    for (int i = 0; e[0] && e[1] && e[2] && i < e[1]->curves_count; i++) {
+        const qnet_curve *a = &e[0]->curves[i], *b = &e[1]->curves[i], *d = &e[2]->curves[i];
+        CHECK(a->epochs == 2 && b->epochs == 2 && d->epochs == 2 && b->kind == a->kind);
+        for (int k = 0; k < 2; k++) {
+            CHECK(a->epoch[k].validation != a->epoch[k].validation);
+            CHECK(b->epoch[k].validation > 0 && b->epoch[k].validation < 20);
+            CHECK(b->epoch[k].validation == d->epoch[k].validation && b->epoch[k].loss == d->epoch[k].loss);
+            CHECK(b->epoch[k].loss != a->epoch[k].loss); /* of fewer images */
+        }
+        if (i == 0) CHECK_NEAR(b->epoch[1].validation, loss, 1e-12);
+    }
+    c.folds = 2;
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/watched-two", NULL, 0, &e[2]),
+                QNET_ERROR_ARGUMENT, "expected 3 or more with inner_validation");
+    for (int i = 0; i < 3; i++) qnet_experiment_destroy(e[i]);
+    context_end(ctx);
+}
+
 int main(void)
 {
     RUN(test_run);
@@ -928,5 +1000,6 @@ int main(void)
     RUN(test_leak);
     RUN(test_initial_weights);
     RUN(test_shuffled_labels);
+    RUN(test_inner_validation);
     return test_end();
 }
