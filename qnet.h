@@ -21,8 +21,8 @@
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
        >>deflate >>png >>nifti >>weights                                file formats
        >>fft >>brain >>unwrap >>susceptibility >>relaxometry >>maps     from echoes to maps
-       >>image >>cohort >>train                                         data, augmentation, training
-       >>metrics >>cam >>predict >>experiment              evaluation, new scans, the protocol
+       >>image >>locate >>cohort >>train                                data, augmentation, training
+       >>metrics >>cam >>predict >>experiment                           evaluation, new scans, the protocol
 
    WHAT IT DOES
 
@@ -36,7 +36,7 @@
        echoes -> brain mask, unwrapped phases, local field, QSM;     >>fft >>brain >>unwrap
                  R2*, T1W, T1                                        >>susceptibility >>relaxometry
                                                                      >>maps
-       NIfTI files -> slices of the basal ganglia, 3 channels        >>nifti >>cohort
+       NIfTI files -> slices of the basal ganglia, 3 channels        >>nifti >>locate >>cohort
        augmentation (histogram stretching ... crop)                  >>image
        stage 1: ResNet18, Adam, cosine annealing, with and without
                 stochastic weight averaging                          >>resnet >>optim >>train
@@ -59,7 +59,8 @@
      hook of weights_tools/pth.h also PyTorch's .pth), or training starts from random ones, which
      for 99 subjects is a weaker start than the paper's.
    - It does not segment and does not register: echoes, and both flip angles, must lie on one grid;
-     the mask of the basal ganglia comes from elsewhere. It makes brain masks only.
+     a mask of the basal ganglia comes from elsewhere, and without one only their place is found
+     (qnet_locate). It makes brain masks only.
    - It joins no coils, reads no k-space and no DICOM, and corrects no bipolar readout.
    - It walks no folders: a list says whose scan lies in which files (examples/crossval/bids.h).
    - No 4-D, complex or RGB volumes, no NIfTI-2, no .hdr/.img pairs: each is an error that says so.
@@ -1022,10 +1023,10 @@ typedef struct qnet_safetensor {
     size_t count, bytes;
     const void *data; /* in host order; may be unaligned */
 } qnet_safetensor;
-typedef struct qnet_metadata { char key[64]; char *value; } qnet_metadata;
+typedef struct qnet_metadata { char *key, *value; } qnet_metadata;
 
-/* A parsed file: owns its bytes. What no network here can need is left out, with a warning in the
-   log: tensors of other dtypes (F8, C64 ...), names above 127 and metadata keys above 63 bytes. */
+/* A parsed file, which owns its bytes and texts. Tensors of other dtypes (F8, C64 ...) and names of
+   more than 127 bytes are refused. */
 typedef struct qnet_safetensors {
     qnet_context *ctx;
     qnet_safetensor *tensors; int count;
@@ -1039,10 +1040,12 @@ QNET_API const qnet_safetensor *qnet_safetensors_find(const qnet_safetensors *fi
                                                       const char *name);
 QNET_API const char *qnet_safetensors_metadata(const qnet_safetensors *file,
                                                const char *key); /* or NULL */
+#if QNET__HAS_TRAINING
 /* Tensors in the order given; data in host order. */
 QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
                                             const qnet_safetensor *tensors, int count,
                                             const char *const *metadata_pairs, int pairs);
+#endif
 
 /* Hash of a file's tensors in whatever order: names, types, shapes and numbers; no metadata, and no
    num_batches_tracked. */
@@ -1070,20 +1073,24 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
 /* Bytes of the prefix that stands before all names of the file, as "module." of DataParallel or
    "_orig_mod." of torch.compile, where the rest is a name of the table; 0: there is none. */
 QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table);
+#if QNET__HAS_TRAINING
 /* metadata_pairs: key, value, key, value, ...; `pairs` of them. A number that could not be read
    back (not finite, a variance below 0) is QNET_ERROR_DATA, before anything is written. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
                                         const qnet_param_table *table, const qnet_real *block,
                                         const char *const *metadata_pairs, int pairs);
 #ifndef QNET_NO_STDIO
+QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
+                                       const qnet_param_table *table, const qnet_real *block,
+                                       const char *const *metadata_pairs, int pairs);
+#endif
+#endif
+#ifndef QNET_NO_STDIO
 QNET_API qnet_status qnet_safetensors_load(qnet_context *ctx, const char *path,
                                            qnet_safetensors **out);
 QNET_API qnet_status qnet_weights_load(qnet_context *ctx, const char *path,
                                        const qnet_param_table *table, qnet_real *block,
                                        int replace_head, int *head_replaced);
-QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
-                                       const qnet_param_table *table, const qnet_real *block,
-                                       const char *const *metadata_pairs, int pairs);
 #endif
 
 /* ============================================================================================
@@ -1414,6 +1421,9 @@ typedef struct qnet_input_config {
     int slice_first, slice_count; /* explicit range along z, upwards from 0; count 0: by the mask */
     double box_center_mm[2];      /* explicit centre (x right, y front); used when box_explicit */
     int box_explicit;
+    int locate;        /* 0: slices and box are found by qnet_locate where there is no mask; 1: even
+                          where there is one, which then is for the viewer only */
+    int use_channel[3]; /* 1, 1, 1: QSM, R2*, T1W; 0: the channel is 0 in all images (ablations) */
     int any_values;      /* 1: maps with values that no brain has are warned of, not refused */
     int any_orientation; /* 1: and so are slices far from axial */
     const struct qnet_viewer *viewer; /* NULL: none */
@@ -1427,8 +1437,10 @@ typedef struct qnet_cut {
     double side_mm;      /* of the prepared images */
     double slice_mm;     /* from one slice to the next, along the world's z */
     int slice[2];        /* the lowest and the highest one, from 0 at the bottom */
-    double offset_mm[2]; /* the mask's centre of mass from that of the head in its slices, along x
-                            and y; NaN without a mask */
+    double offset_mm[2]; /* the mask's centre of mass, or the place found, from that of the head in
+                            its slices, along x and y; NaN where the place is given */
+    int located;         /* 1: the place was found by qnet_locate, with this confidence; 0: NaN */
+    double confidence;
     int mask_voxels, mask_left_out; /* what counts of the mask, and of its small pieces does not */
     int outlier;         /* far from most of the cohort: 1 the mask's place, 2 the slices' number */
 } qnet_cut;
@@ -1468,8 +1480,24 @@ QNET_API int qnet_input_prepared(const qnet_input_config *config);
 QNET_API qnet_status qnet_volume_resample(qnet_volume *volume, const qnet_volume *grid, int nearest,
                                           double *covered);
 
-/* One scan in memory: the maps share a world; mask may be NULL where the configuration names slices
-   and box. */
+/* Where the basal ganglia lie, as qnet_locate finds them. */
+typedef struct qnet_location {
+    double center[2];    /* of the nuclei: voxels along x and y; */
+    double center_mm[3]; /* the same in the world, in the middle of the slices */
+    int slice_first, slice_count; /* along z, from 0 at the bottom */
+    double confidence;   /* 0..1; below QNET_LOCATE_DOUBTFUL: somebody should look at it */
+} qnet_location;
+#define QNET_LOCATE_DOUBTFUL 0.5
+
+/* The basal ganglia from QSM and R2* alone, both on one grid turned to RAS (qnet_volume_reorient),
+   0 or noise outside of the brain: the bright nuclei on both sides of the midline. No atlas, no
+   registration. QNET_ERROR_DATA where nothing looks like them. */
+QNET_API qnet_status qnet_locate(qnet_context *ctx, const qnet_volume *qsm,
+                                 const qnet_volume *r2star, qnet_location *location);
+
+/* One scan in memory: the maps share a world. mask NULL: the place of the basal ganglia is found
+   (qnet_locate), unless the configuration names slices and box. R2* and T1W may be NULL where the
+   configuration does not use their channel, R2* only if nothing has to be found. */
 typedef struct qnet_scan_maps {
     const char *subject;
     qnet_label label; double age; qnet_sex sex;
@@ -1492,7 +1520,8 @@ QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_conf
    Mask: 0 and 1, labels 1..N of which all count, or a probability in 0..1 from .5 on; what is none
    of these is refused, as is (see any_values) one of more than 200 ml, such as a brain's.
    Components of less than a fiftieth of the largest one are left out; slices are those that hold
-   the rest, the box is about its centre of mass.
+   the rest, the box is about its centre of mass. Without a mask both are those of qnet_locate,
+   which the log tells; a doubtful place is warned of.
    NaN or infinity becomes 0 outside of the head, that is where it is joined, through others of its
    slice, to the slice's edge or to a voxel of 0; and where no image looks. Elsewhere it is
    refused, as is a map that is 0 all over a slice's image.
@@ -8478,37 +8507,26 @@ static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t
     return QNET_OK;
 }
 
-/* Scratch of a batch norm: what the passes want to know of each channel, and their sums. */
+/* A batch norm. With x its input over `rows` rows, y its output before residual and ReLU, g the
+   gradient of y and d = x - mean (Ioffe & Szegedy 2015, section 3), per channel:
+
+       y = d scale + beta,  scale = gamma rstd,  rstd = 1 / sqrt(variance + eps);
+       dbeta = sum g,  dgamma = rstd sum g d,
+       dx = scale (g - mean_g - d slope_g),  mean_g = sum g / rows,
+       slope_g = rstd^2 sum g d / rows.
+
+   All arrays are [channels]; sums are taken in double. */
 typedef struct qnet__norm {
-    double *total1, *total2;          /* [channels]: sums over all chunks */
-    qnet_real *scale, *shift, *slope; /* [channels]; of qnet__prologue_kind */
-    qnet__epilogue sums;              /* center, sum1, sum2 and rows of each chunk */
+    size_t channels;
+    const qnet_real *gamma, *beta;
+    qnet_real *running_mean, *running_var; /* or NULL */
+    qnet_real *mean, *rstd;      /* statistics of the last training batch */
+    const qnet_real *center;     /* mean; running_mean at inference */
+    qnet_real *scale;            /* at inference by running_var */
+    qnet_real *dgamma, *dbeta;   /* or NULL */
+    qnet_real *mean_g, *slope_g;
+    double *total[2];            /* two sums over all chunks of a pass */
 } qnet__norm;
-
-static void qnet__norm_plan(qnet__norm *norm, size_t rows, int channels, qnet__arena *arena)
-{
-    const size_t n = (size_t)channels, chunks = qnet__pass_chunks(rows, n);
-    norm->total1 = (double *)qnet__take(arena, n, sizeof(double));
-    norm->total2 = (double *)qnet__take(arena, n, sizeof(double));
-    norm->scale = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
-    norm->shift = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
-    norm->slope = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
-    norm->sums = qnet__epilogue_take_sums(arena, chunks, chunks * n);
-}
-
-/* Five numbers per chunk and channel, in floats: under 5 % of x at the sizes of ResNet18. 0 for
-   sizes out of range. */
-QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels)
-{
-    qnet__norm norm;
-    qnet__arena arena = { NULL, 0 };
-    size_t numbers;
-    QNET__UNUSED(ctx);
-    if (rows < 1 || channels < 1) return 0;
-    if (!qnet__mul(rows, (size_t)channels, &numbers)) return SIZE_MAX;
-    qnet__norm_plan(&norm, rows, channels, &arena);
-    return arena.at;
-}
 
 /* (1 - momentum) running + momentum * batch; 1 replaces and 0 keeps what stood there, even NaN. */
 static qnet_real qnet__running(qnet_real running, double momentum, double batch)
@@ -8518,27 +8536,116 @@ static qnet_real qnet__running(qnet_real running, double momentum, double batch)
     return (qnet_real)((1 - momentum) * (double)running + momentum * batch);
 }
 
-/* y = act((x - mean) scale + beta + residual). */
-static void qnet__norm_apply(qnet_context *ctx, size_t rows, int channels, const qnet_real *x,
-                             const qnet_real *mean, const qnet_real *scale, const qnet_real *beta,
-                             const qnet_real *residual, int relu, qnet_real *y)
+/* mean, rstd and scale from the moments of a batch, and the running statistics, which move: the
+   variance without bias, var * rows / (rows - 1); of a single row there is none, and the biased one
+   (0) is taken. */
+static void qnet__norm_statistics(qnet_context *ctx, const qnet__norm *norm,
+                                  const qnet__epilogue *moments, size_t rows, double momentum)
 {
-    const qnet__prologue prologue = qnet__prologue_plain(x);
-    qnet__epilogue epilogue = qnet__epilogue_plain(y);
-    epilogue.kind = QNET__EPILOGUE_NORMALISE;
-    epilogue.mean = mean;
-    epilogue.scale = scale;
-    epilogue.beta = beta;
-    epilogue.residual = residual;
-    epilogue.relu = relu;
-    qnet__pass(ctx, &prologue, &epilogue, rows, (size_t)channels);
+    const double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
+    qnet__epilogue_totals(ctx, moments, norm->channels, norm->total[0], norm->total[1]);
+    for (size_t c = 0; c < norm->channels; c++) {
+        const double mean = norm->total[0][c], var = norm->total[1][c];
+        const double rstd = 1 / sqrt(var + QNET_BATCHNORM_EPS);
+        norm->mean[c] = (qnet_real)mean;
+        norm->rstd[c] = (qnet_real)rstd;
+        norm->scale[c] = (qnet_real)((double)norm->gamma[c] * rstd);
+        if (norm->running_mean != NULL)
+            norm->running_mean[c] = qnet__running(norm->running_mean[c], momentum, mean);
+        if (norm->running_var != NULL)
+            norm->running_var[c] = qnet__running(norm->running_var[c], momentum, var * unbias);
+    }
+}
+
+/* center and scale of inference: constants, so rows do not depend on each other. */
+static void qnet__norm_freeze(qnet__norm *norm)
+{
+    norm->center = norm->running_mean;
+    for (size_t c = 0; c < norm->channels; c++)
+        norm->scale[c] = (qnet_real)((double)norm->gamma[c] /
+                                     sqrt((double)norm->running_var[c] + QNET_BATCHNORM_EPS));
+}
+
+/* Epilogue y = act((x - center) scale + beta + residual). */
+static qnet__epilogue qnet__norm_epilogue(const qnet__norm *norm, const qnet_real *residual,
+                                          int relu, qnet_real *y)
+{
+    qnet__epilogue e = qnet__epilogue_plain(y);
+    e.kind = QNET__EPILOGUE_NORMALISE;
+    e.mean = norm->center, e.scale = norm->scale, e.beta = norm->beta;
+    e.residual = residual;
+    e.relu = relu;
+    return e;
+}
+
+/* Epilogue that stores the gradient g of the norm of x, with the sums for qnet__norm_gradient in
+   the memory of `sums`. */
+static qnet__epilogue qnet__norm_sums(const qnet__norm *norm, const qnet__epilogue *sums,
+                                      const qnet_real *x, qnet_real *g)
+{
+    qnet__epilogue e = *sums;
+    e.kind = QNET__EPILOGUE_GRADIENT;
+    e.y = g;
+    e.pre = x, e.mean = norm->mean;
+    return e;
+}
+
+/* dbeta, dgamma, mean_g and slope_g from those sums. */
+static void qnet__norm_gradient(qnet_context *ctx, const qnet__norm *norm,
+                                const qnet__epilogue *sums, size_t rows)
+{
+    qnet__epilogue_totals(ctx, sums, norm->channels, norm->total[0], norm->total[1]);
+    for (size_t c = 0; c < norm->channels; c++) {
+        const double rstd = (double)norm->rstd[c];
+        const double sum_g = norm->total[0][c], sum_gd = norm->total[1][c];
+        if (norm->dbeta != NULL) norm->dbeta[c] = (qnet_real)sum_g;
+        if (norm->dgamma != NULL) norm->dgamma[c] = (qnet_real)(rstd * sum_gd);
+        norm->mean_g[c] = (qnet_real)(sum_g / (double)rows);
+        norm->slope_g[c] = (qnet_real)(rstd * rstd * sum_gd / (double)rows);
+    }
+}
+
+/* Prologue dx from g, after qnet__norm_gradient. */
+static qnet__prologue qnet__norm_dx(const qnet__norm *norm, const qnet_real *x, const qnet_real *g)
+{
+    qnet__prologue p = qnet__prologue_plain(g);
+    p.kind = QNET__PROLOGUE_GRADIENT;
+    p.pre = x, p.mean = norm->mean, p.scale = norm->scale;
+    p.shift = norm->mean_g, p.slope = norm->slope_g;
+    return p;
+}
+
+/* Carves what the passes want to know of each channel; returns the memory of their sums. */
+static qnet__epilogue qnet__norm_plan(qnet__norm *norm, size_t rows, int channels,
+                                      qnet__arena *arena)
+{
+    const size_t n = (size_t)channels, chunks = qnet__pass_chunks(rows, n);
+    memset(norm, 0, sizeof *norm);
+    norm->channels = n;
+    norm->total[0] = (double *)qnet__take(arena, n, sizeof(double));
+    norm->total[1] = (double *)qnet__take(arena, n, sizeof(double));
+    norm->scale = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
+    norm->mean_g = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
+    norm->slope_g = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
+    return qnet__epilogue_take_sums(arena, chunks, chunks * n);
+}
+
+/* Five numbers per chunk and channel, in floats: under 5 % of x at the sizes of ResNet18. 0 for
+   sizes out of range. */
+QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels)
+{
+    qnet__norm norm;
+    qnet__arena arena = {NULL, 0};
+    size_t numbers;
+    QNET__UNUSED(ctx);
+    if (rows < 1 || channels < 1) return 0;
+    if (!qnet__mul(rows, (size_t)channels, &numbers)) return SIZE_MAX;
+    qnet__norm_plan(&norm, rows, channels, &arena);
+    return arena.at;
 }
 
 #if QNET__HAS_TRAINING
-/* mean = sum x / rows, var = sum (x - mean)^2 / rows, rstd = 1 / sqrt(var + eps),
-   y = act(gamma (x - mean) rstd + beta + residual).
-   running = (1 - momentum) running + momentum * {mean, var * rows / (rows - 1)}; with a single row
-   the unbiased variance does not exist, and the biased one (0) is taken. */
+/* y = act(norm(x) + residual) by the moments of x[rows][channels]: a pass for them, and one for y. */
 QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int channels,
                                             const qnet_real *x, const qnet_real *gamma,
                                             const qnet_real *beta, const qnet_real *residual,
@@ -8548,11 +8655,9 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
 {
     const qnet__prologue prologue = qnet__prologue_plain(x);
     qnet__norm norm;
-    qnet__arena arena = { NULL, 0 };
-    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
+    qnet__arena arena = {NULL, 0};
+    const size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
     void *block, *owned;
-    double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
-
     QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_forward", rows, "channels", channels,
                                 x && gamma && beta && mean && rstd && y));
     if (!(momentum >= 0 && momentum <= 1))
@@ -8561,29 +8666,21 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
                           momentum);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "batch norm", &block, &owned));
     arena.base = (unsigned char *)block;
-    qnet__norm_plan(&norm, rows, channels, &arena);
-
-    norm.sums.kind = QNET__EPILOGUE_MOMENTS;
-    qnet__pass(ctx, &prologue, &norm.sums, rows, (size_t)channels);
-    qnet__epilogue_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
-    for (size_t c = 0; c < (size_t)channels; c++) {
-        double m = norm.total1[c], v = norm.total2[c], r = 1 / sqrt(v + QNET_BATCHNORM_EPS);
-        mean[c] = (qnet_real)m;
-        rstd[c] = (qnet_real)r;
-        norm.scale[c] = (qnet_real)((double)gamma[c] * r);
-        if (running_mean != NULL)
-            running_mean[c] = qnet__running(running_mean[c], momentum, m);
-        if (running_var != NULL)
-            running_var[c] = qnet__running(running_var[c], momentum, v * unbias);
-    }
-    qnet__norm_apply(ctx, rows, channels, x, mean, norm.scale, beta, residual, relu, y);
+    qnet__epilogue moments = qnet__norm_plan(&norm, rows, channels, &arena);
+    norm.gamma = gamma, norm.beta = beta;
+    norm.running_mean = running_mean, norm.running_var = running_var;
+    norm.center = norm.mean = mean, norm.rstd = rstd;
+    moments.kind = QNET__EPILOGUE_MOMENTS;
+    qnet__pass(ctx, &prologue, &moments, rows, norm.channels);
+    qnet__norm_statistics(ctx, &norm, &moments, rows, momentum);
+    qnet__epilogue epilogue = qnet__norm_epilogue(&norm, residual, relu, y);
+    qnet__pass(ctx, &prologue, &epilogue, rows, norm.channels);
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
 }
 #endif
 
-/* y = act(gamma (x - running_mean) / sqrt(running_var + eps) + beta + residual): the statistics are
-   constants here, so rows do not depend on each other. */
+/* y = act(norm(x) + residual) by the running statistics, in one pass. */
 QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, int channels,
                                               const qnet_real *x, const qnet_real *gamma,
                                               const qnet_real *beta, const qnet_real *running_mean,
@@ -8591,24 +8688,26 @@ QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, in
                                               const qnet_real *residual, int relu, qnet_real *y)
 {
     const size_t bytes = (size_t)qnet__max_int(channels, 1) * sizeof(qnet_real);
-    qnet_real *scale;
+    const qnet__prologue prologue = qnet__prologue_plain(x);
+    qnet__norm norm;
     QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_inference", rows, "channels", channels,
                                 x && gamma && beta && running_mean && running_var && y));
-    scale = (qnet_real *)qnet__alloc(ctx, bytes);
-    if (scale == NULL) return qnet__no_memory(ctx, bytes, "batch norm");
-    for (int c = 0; c < channels; c++)
-        scale[c] = (qnet_real)((double)gamma[c] /
-                               sqrt((double)running_var[c] + QNET_BATCHNORM_EPS));
-    qnet__norm_apply(ctx, rows, channels, x, running_mean, scale, beta, residual, relu, y);
-    qnet__free(ctx, scale, bytes);
+    memset(&norm, 0, sizeof norm);
+    norm.channels = (size_t)channels;
+    norm.gamma = gamma, norm.beta = beta;
+    norm.running_mean = (qnet_real *)(uintptr_t)running_mean; /* are only read */
+    norm.running_var = (qnet_real *)(uintptr_t)running_var;
+    norm.scale = (qnet_real *)qnet__alloc(ctx, bytes);
+    if (norm.scale == NULL) return qnet__no_memory(ctx, bytes, "batch norm");
+    qnet__norm_freeze(&norm);
+    qnet__epilogue epilogue = qnet__norm_epilogue(&norm, residual, relu, y);
+    qnet__pass(ctx, &prologue, &epilogue, rows, norm.channels);
+    qnet__free(ctx, norm.scale, bytes);
     return QNET_OK;
 }
 
 #if QNET__HAS_TRAINING
-/* Forward: y = act(v + residual), v = gamma xhat + beta, xhat = (x - mean) rstd.
-   g = dy where y > 0 (all of dy without ReLU); dresidual = g; dbeta = sum g;
-   dgamma = sum g xhat = rstd sum g (x - mean);
-   dx = gamma rstd (g - mean(g) - xhat mean(g xhat)). Ioffe & Szegedy 2015, section 3.
+/* Forward: y = act(norm(x) + residual). g = dy where y > 0 (all of dy without ReLU); dresidual = g.
    Between the passes g lies in dresidual or, with a ReLU, in dx. */
 QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int channels,
                                              const qnet_real *x, const qnet_real *gamma,
@@ -8617,43 +8716,29 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
                                              qnet_real *dresidual, qnet_real *dgamma,
                                              qnet_real *dbeta, void *scratch)
 {
+    const qnet__prologue plain = qnet__prologue_plain(dy);
     qnet__norm norm;
-    qnet__arena arena = { NULL, 0 };
-    qnet__prologue prologue = qnet__prologue_plain(dy);
-    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
+    qnet__arena arena = {NULL, 0};
+    const size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
     void *block, *owned;
-
     QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_backward", rows, "channels", channels,
                                 x && gamma && mean && rstd && dy));
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "batch norm backward", &block, &owned));
     arena.base = (unsigned char *)block;
-    qnet__norm_plan(&norm, rows, channels, &arena);
-
-    norm.sums.kind = QNET__EPILOGUE_GRADIENT;
-    norm.sums.y = dresidual != NULL ? dresidual : y != NULL ? dx : NULL;
-    norm.sums.mask = y;
-    norm.sums.pre = x;
-    norm.sums.mean = mean;
-    qnet__pass(ctx, &prologue, &norm.sums, rows, (size_t)channels);
-    qnet__epilogue_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
-    for (size_t c = 0; c < (size_t)channels; c++) {
-        double r = (double)rstd[c], sum_g = norm.total1[c], sum_gd = norm.total2[c];
-        if (dbeta != NULL) dbeta[c] = (qnet_real)sum_g;
-        if (dgamma != NULL) dgamma[c] = (qnet_real)(r * sum_gd);
-        norm.scale[c] = (qnet_real)((double)gamma[c] * r);
-        norm.shift[c] = (qnet_real)(sum_g / (double)rows);
-        norm.slope[c] = (qnet_real)(r * r * sum_gd / (double)rows);
-    }
+    qnet__epilogue sums = qnet__norm_plan(&norm, rows, channels, &arena);
+    norm.mean = (qnet_real *)(uintptr_t)mean; /* are only read */
+    norm.rstd = (qnet_real *)(uintptr_t)rstd;
+    norm.dgamma = dgamma, norm.dbeta = dbeta;
+    for (size_t c = 0; c < norm.channels; c++)
+        norm.scale[c] = (qnet_real)((double)gamma[c] * (double)rstd[c]);
+    sums = qnet__norm_sums(&norm, &sums, x, dresidual != NULL ? dresidual : y != NULL ? dx : NULL);
+    sums.mask = y;
+    qnet__pass(ctx, &plain, &sums, rows, norm.channels);
+    qnet__norm_gradient(ctx, &norm, &sums, rows);
     if (dx != NULL) {
+        const qnet__prologue prologue = qnet__norm_dx(&norm, x, sums.y != NULL ? sums.y : dy);
         qnet__epilogue epilogue = qnet__epilogue_plain(dx);
-        prologue.kind = QNET__PROLOGUE_GRADIENT;
-        prologue.x = norm.sums.y != NULL ? norm.sums.y : dy;
-        prologue.pre = x;
-        prologue.mean = mean;
-        prologue.scale = norm.scale;
-        prologue.shift = norm.shift;
-        prologue.slope = norm.slope;
-        qnet__pass(ctx, &prologue, &epilogue, rows, (size_t)channels);
+        qnet__pass(ctx, &prologue, &epilogue, rows, norm.channels);
     }
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
@@ -10056,28 +10141,18 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
 #define QNET__RESNET_TRAINED (3 * QNET__CONV_BNS + 2) /* table entries that are trained */
 #define QNET__RESNET_PARAMS (QNET__RESNET_TRAINED + 3 * QNET__CONV_BNS)
 
-/* A convolution, the batch norm after it and, if relu, a ReLU. With x the convolution's output over
-   N = batch out_h out_w pixels, y the norm's, g the gradient of y and d = x - mean (Ioffe & Szegedy
-   2015, section 3), per channel:
-
-       y = d scale + beta,  scale = gamma rstd,  rstd = 1 / sqrt(variance + eps);
-       dbeta = sum g,  dgamma = rstd sum g d,
-       dx = scale (g - mean_g - d slope_g),  mean_g = sum g / N,  slope_g = rstd^2 sum g d / N. */
+/* A convolution, the batch norm after it (see qnet__norm), whose rows are the batch's pixels, and,
+   if relu, a ReLU. */
 typedef struct qnet__conv_bn {
     char conv_name[32], norm_name[32]; /* "layer1.0.conv1", "layer1.0.bn1" */
     qnet_conv2d conv;                  /* its batch: the largest, then that of the last pass */
     qnet__conv_algorithm algorithm; /* of the largest batch: any batch then has the same bits */
     int relu;
-    qnet_real *w, *gamma, *beta;                     /* in net->weights */
-    qnet_real *running_mean, *running_var, *tracked; /* in net->weights */
-    qnet_real *dw, *dgamma, *dbeta;                  /* in net->gradients */
+    qnet__norm norm;          /* its numbers in net->weights and net->gradients, like these: */
+    qnet_real *w, *tracked, *dw;
     qnet_real *packed;        /* w for the kernels, see qnet_resnet_pack; or NULL */
     qnet_real *conv_out;      /* [batch][out_h][out_w][out], after the norm at inference; of the
                                  stem: pooled, see >>stem */
-    qnet_real *mean, *rstd;   /* [out]: statistics of the last training batch */
-    const qnet_real *center;  /* mean; running_mean at inference */
-    qnet_real *scale;         /* [out]; at inference by running_var */
-    qnet_real *mean_g, *slope_g; /* [out] */
 } qnet__conv_bn;
 
 /* out = ReLU(second(first(x)) + shortcut(x)): indices of conv_bns, which follow each other;
@@ -10101,8 +10176,7 @@ typedef struct qnet__resnet_state {
     qnet_real *stem_out, *dstem; /* [batch][out_h][out_w][64], unless fused: conv, its gradient */
     qnet_real *features, *dfeatures; /* [batch][512] */
     void *scratch;            /* of the layer that runs */
-    qnet__epilogue sums;      /* the memory of the sums of a norm, per chunk ... */
-    double *total[2];         /* ... and of all chunks, [512] */
+    qnet__epilogue sums;      /* the memory of the sums of a norm, per chunk */
     void *packed;             /* of all conv_bns */
     size_t packed_bytes;
     double momentum;
@@ -10317,8 +10391,6 @@ static void qnet__resnet_sums(qnet__arena *arena, qnet__resnet_state *r)
         numbers = qnet__max_size(numbers, chunks * qnet__max_size((size_t)conv->in_channels, out));
     }
     r->sums = qnet__epilogue_take_sums(arena, numbers / 64, numbers); /* enough chunks */
-    r->total[0] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
-    r->total[1] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
 }
 
 /* Points c, conv_bn number u, at its entries of the weights and gradients, in the order of the
@@ -10328,15 +10400,15 @@ static void qnet__conv_bn_bind(qnet__conv_bn *c, int u, const qnet__resnet_state
     const qnet_param *p = &r->params[3 * u], *running = p + QNET__RESNET_TRAINED;
     qnet_real *weights = r->net.weights, *gradients = r->net.gradients;
     c->w = weights + p[0].offset;
-    c->gamma = weights + p[1].offset;
-    c->beta = weights + p[2].offset;
-    c->running_mean = weights + running[0].offset;
-    c->running_var = weights + running[1].offset;
+    c->norm.gamma = weights + p[1].offset;
+    c->norm.beta = weights + p[2].offset;
+    c->norm.running_mean = weights + running[0].offset;
+    c->norm.running_var = weights + running[1].offset;
     c->tracked = weights + running[2].offset;
     if (gradients == NULL) return;
     c->dw = gradients + p[0].offset;
-    c->dgamma = gradients + p[1].offset;
-    c->dbeta = gradients + p[2].offset;
+    c->norm.dgamma = gradients + p[1].offset;
+    c->norm.dbeta = gradients + p[2].offset;
 }
 
 /* Carves the whole network from an arena; with base NULL it only measures. In this order: state,
@@ -10345,6 +10417,7 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
                               qnet__arena *arena, qnet__resnet_state *r)
 {
     const size_t real = sizeof(qnet_real), batch = (size_t)config->batch;
+    double *total[2]; /* [512], for all norms */
     qnet__plan plan;
     memset(r, 0, sizeof *r);
     r->net.ctx = ctx;
@@ -10357,17 +10430,20 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
     r->net.weights = (qnet_real *)qnet__take(arena, r->table.total, real);
     if (config->training)
         r->net.gradients = (qnet_real *)qnet__take(arena, r->table.trainable, real);
+    for (int i = 0; i < 2; i++)
+        total[i] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
     for (int u = 0; u < QNET__CONV_BNS; u++) {
         qnet__conv_bn *c = &r->conv_bn[u];
-        const size_t out = (size_t)c->conv.out_channels;
+        const size_t out = c->norm.channels = (size_t)c->conv.out_channels;
         c->algorithm = u == 0 && r->stem_fused ? QNET__CONV_DIRECT
                                                : qnet__conv_pick(ctx, &c->conv, !config->training);
-        c->scale = (qnet_real *)qnet__take(arena, out, real);
+        c->norm.total[0] = total[0], c->norm.total[1] = total[1];
+        c->norm.scale = (qnet_real *)qnet__take(arena, out, real);
         if (config->training) {
-            c->mean = (qnet_real *)qnet__take(arena, out, real);
-            c->rstd = (qnet_real *)qnet__take(arena, out, real);
-            c->mean_g = (qnet_real *)qnet__take(arena, out, real);
-            c->slope_g = (qnet_real *)qnet__take(arena, out, real);
+            c->norm.mean = (qnet_real *)qnet__take(arena, out, real);
+            c->norm.rstd = (qnet_real *)qnet__take(arena, out, real);
+            c->norm.mean_g = (qnet_real *)qnet__take(arena, out, real);
+            c->norm.slope_g = (qnet_real *)qnet__take(arena, out, real);
         }
         if (arena->base != NULL)
             qnet__conv_bn_bind(c, u, r);
@@ -10575,20 +10651,8 @@ static qnet__prologue qnet__conv_bn_normalised(const qnet__conv_bn *c)
 {
     qnet__prologue p = qnet__prologue_plain(c->conv_out);
     p.kind = QNET__PROLOGUE_NORMALISED;
-    p.mean = c->center, p.scale = c->scale, p.beta = c->beta;
+    p.mean = c->norm.center, p.scale = c->norm.scale, p.beta = c->norm.beta;
     return p;
-}
-
-/* Epilogue y = act(norm + residual). */
-static qnet__epilogue qnet__conv_bn_norm(const qnet__conv_bn *c, const qnet_real *residual,
-                                         qnet_real *y)
-{
-    qnet__epilogue e = qnet__epilogue_plain(y);
-    e.kind = QNET__EPILOGUE_NORMALISE;
-    e.mean = c->center, e.scale = c->scale, e.beta = c->beta;
-    e.residual = residual;
-    e.relu = c->relu;
-    return e;
 }
 
 /* Shapes, centres and, at inference, scales of a pass over `batch` images. */
@@ -10599,31 +10663,17 @@ static void qnet__resnet_begin(qnet__resnet_state *r, int batch, int train)
     for (int u = 0; u < QNET__CONV_BNS; u++) {
         qnet__conv_bn *c = &r->conv_bn[u];
         c->conv.batch = batch;
-        c->center = train ? c->mean : c->running_mean;
-        for (int i = 0; i < c->conv.out_channels && !train; i++)
-            c->scale[i] = (qnet_real)((double)c->gamma[i] /
-                                      sqrt((double)c->running_var[i] + QNET_BATCHNORM_EPS));
+        c->norm.center = c->norm.mean;
+        if (!train) qnet__norm_freeze(&c->norm);
     }
 }
 
-/* mean, rstd and scale of a norm from the moments of this batch; the running statistics move.
-   momentum and the unbiased variance as in qnet_batchnorm_forward. */
+/* The norm's statistics from the moments of this batch. */
 static void qnet__conv_bn_statistics(qnet__resnet_state *r, qnet__conv_bn *c,
                                      const qnet__epilogue *moments)
 {
-    const size_t n = (size_t)c->conv.out_channels;
-    const double rows = (double)qnet__conv_out_pixels(&c->conv);
-    qnet__epilogue_totals(r->net.ctx, moments, n, r->total[0], r->total[1]);
-    for (size_t i = 0; i < n; i++) {
-        const double mean = r->total[0][i], var = r->total[1][i];
-        const double rstd = 1 / sqrt(var + QNET_BATCHNORM_EPS);
-        c->mean[i] = (qnet_real)mean;
-        c->rstd[i] = (qnet_real)rstd;
-        c->scale[i] = (qnet_real)((double)c->gamma[i] * rstd);
-        c->running_mean[i] = qnet__running(c->running_mean[i], r->momentum, mean);
-        c->running_var[i] = qnet__running(c->running_var[i], r->momentum,
-                                          var * (rows / (rows - 1)));
-    }
+    qnet__norm_statistics(r->net.ctx, &c->norm, moments, qnet__conv_out_pixels(&c->conv),
+                          r->momentum);
     *c->tracked += 1;
 }
 
@@ -10637,7 +10687,7 @@ static qnet_status qnet__conv_bn_forward(qnet__resnet_state *r, qnet__conv_bn *c
     e.kind = QNET__EPILOGUE_MOMENTS;
     e.y = c->conv_out;
     if (!qnet__resnet_trains(r))
-        e = qnet__conv_bn_norm(c, residual, y);
+        e = qnet__norm_epilogue(&c->norm, residual, c->relu, y);
     QNET__TRY(qnet__conv_forward(r->net.ctx, c->algorithm, &c->conv, x, c->w, c->packed, &e, temp,
                                  r->scratch));
     if (qnet__resnet_trains(r))
@@ -10662,10 +10712,10 @@ static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__res
     QNET__TRY(qnet__conv_bn_forward(r, second, &mid, residual, block->out, block->out));
     if (qnet__resnet_trains(r)) {
         const qnet__prologue conv_out = qnet__prologue_plain(second->conv_out);
-        qnet__epilogue sum = qnet__conv_bn_norm(second, residual, block->out);
+        qnet__epilogue sum = qnet__norm_epilogue(&second->norm, residual, 1, block->out);
         if (shortcut != NULL) {
-            sum.residual_mean = shortcut->mean, sum.residual_scale = shortcut->scale;
-            sum.residual_beta = shortcut->beta;
+            sum.residual_mean = shortcut->norm.mean, sum.residual_scale = shortcut->norm.scale;
+            sum.residual_beta = shortcut->norm.beta;
         } else if (map->kind == QNET__PROLOGUE_NORMALISED) { /* the pooled map */
             sum.residual_mean = map->mean, sum.residual_scale = map->scale;
             sum.residual_beta = map->beta;
@@ -10695,7 +10745,7 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, const qnet_real *x, 
     moments.kind = qnet__resnet_trains(r) ? QNET__EPILOGUE_MOMENTS : QNET__EPILOGUE_PLAIN;
     if (qnet__resnet_trains(r)) {
         for (int c = 0; c < 64; c++)
-            sign[c] = (qnet_real)((stem->gamma[c] > 0) - (stem->gamma[c] < 0));
+            sign[c] = (qnet_real)((stem->norm.gamma[c] > 0) - (stem->norm.gamma[c] < 0));
         pool.x.kind = QNET__PROLOGUE_PLAIN;
         pool.sign = sign;
         pool.argmax = r->argmax;
@@ -10760,32 +10810,11 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-/* dbeta, dgamma, mean_g and slope_g of a norm from the sums of g and g d over the batch's pixels:
-   see qnet__conv_bn. In double, as is their sum over chunks. */
-static void qnet__conv_bn_gradient(qnet__resnet_state *r, qnet__conv_bn *c,
+/* dbeta, dgamma and what the gradient of conv_out needs, from the sums of g and g d. */
+static void qnet__conv_bn_gradient(qnet__resnet_state *r, const qnet__conv_bn *c,
                                    const qnet__epilogue *sums)
 {
-    const size_t n = (size_t)c->conv.out_channels;
-    const double rows = (double)qnet__conv_out_pixels(&c->conv);
-    qnet__epilogue_totals(r->net.ctx, sums, n, r->total[0], r->total[1]);
-    for (size_t i = 0; i < n; i++) {
-        const double rstd = (double)c->rstd[i], sum_g = r->total[0][i], sum_gd = r->total[1][i];
-        c->dbeta[i] = (qnet_real)sum_g;
-        c->dgamma[i] = (qnet_real)(rstd * sum_gd);
-        c->mean_g[i] = (qnet_real)(sum_g / rows);
-        c->slope_g[i] = (qnet_real)(rstd * rstd * sum_gd / rows);
-    }
-}
-
-/* Epilogue that stores the gradient g of a norm, with the sums for qnet__conv_bn_gradient. */
-static qnet__epilogue qnet__conv_bn_sums(const qnet__resnet_state *r, const qnet__conv_bn *c,
-                                         qnet_real *g)
-{
-    qnet__epilogue e = r->sums;
-    e.kind = QNET__EPILOGUE_GRADIENT;
-    e.y = g;
-    e.pre = c->conv_out, e.mean = c->mean;
-    return e;
+    qnet__norm_gradient(r->net.ctx, &c->norm, sums, qnet__conv_out_pixels(&c->conv));
 }
 
 /* From the gradient g of the norm: dw and, unless e is NULL, e <- the gradient of the input x. The
@@ -10794,10 +10823,7 @@ static qnet_status qnet__conv_bn_backward(qnet__resnet_state *r, qnet__conv_bn *
                                           const qnet__prologue *x, const qnet_real *g,
                                           qnet__epilogue *e, int add, qnet_real *temp)
 {
-    qnet__prologue dconv_out = qnet__prologue_plain(g);
-    dconv_out.kind = QNET__PROLOGUE_GRADIENT;
-    dconv_out.pre = c->conv_out, dconv_out.mean = c->mean, dconv_out.scale = c->scale;
-    dconv_out.shift = c->mean_g, dconv_out.slope = c->slope_g;
+    const qnet__prologue dconv_out = qnet__norm_dx(&c->norm, c->conv_out, g);
     return qnet__conv_backward(r->net.ctx, c->algorithm, &c->conv, x, c->w, &dconv_out, e, add,
                                c->dw, temp, c->conv_out, r->scratch);
 }
@@ -10813,10 +10839,11 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
     const qnet__prologue x = before != NULL ? qnet__prologue_plain(before->out)
                                             : qnet__conv_bn_normalised(r->conv_bn);
     qnet_real *dx = before != NULL ? before->dout : r->dpooled;
-    qnet__epilogue dmid = qnet__conv_bn_sums(r, first, block->dmid), dmap = r->sums;
+    qnet__epilogue dmid = qnet__norm_sums(&first->norm, &r->sums, first->conv_out, block->dmid);
+    qnet__epilogue dmap = r->sums;
 
     /* Forward: sum = norm2(conv2(ReLU(norm1(conv1)))) + ...; the mask is that of the inner ReLU. */
-    dmid.scale = first->scale, dmid.beta = first->beta;
+    dmid.scale = first->norm.scale, dmid.beta = first->norm.beta;
     QNET__TRY(qnet__conv_bn_backward(r, second, &mid, block->dout, &dmid, 0, block->out));
     qnet__conv_bn_gradient(r, first, &dmid);
 
@@ -10825,7 +10852,7 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
     dmap.kind = QNET__EPILOGUE_GRADIENT;
     dmap.y = dx;
     if (previous != NULL)
-        dmap.pre = previous->conv_out, dmap.mean = previous->mean, dmap.mask = x.x;
+        dmap.pre = previous->conv_out, dmap.mean = previous->norm.mean, dmap.mask = x.x;
     if (block->shortcut < 0) {
         /* Forward: residual = x. */
         dmap.residual = block->dout;
@@ -10834,7 +10861,7 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
         /* Forward: residual = norm(conv(x)). */
         qnet__conv_bn *shortcut = &r->conv_bn[block->shortcut];
         const qnet__prologue dsum = qnet__prologue_plain(block->dout);
-        qnet__epilogue sums = qnet__conv_bn_sums(r, shortcut, NULL);
+        qnet__epilogue sums = qnet__norm_sums(&shortcut->norm, &r->sums, shortcut->conv_out, NULL);
         qnet__epilogue plain = qnet__epilogue_plain(dx);
         QNET__TRY(qnet__conv_bn_backward(r, first, &x, block->dmid, &plain, 0, NULL));
         qnet__pass(r->net.ctx, &dsum, &sums, qnet__conv_out_pixels(&shortcut->conv),
@@ -10857,15 +10884,16 @@ static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, const qnet_
     qnet__conv_bn *stem = r->conv_bn, whole = *stem;
     const qnet_conv2d *conv = &stem->conv;
     qnet_context *ctx = r->net.ctx;
-    qnet__epilogue sums = qnet__conv_bn_sums(r, stem, r->dpooled);
-    sums.scale = stem->scale, sums.beta = stem->beta; /* masks where the ReLU has cut the maximum */
+    const qnet__norm *norm = &stem->norm;
+    qnet__epilogue sums = qnet__norm_sums(norm, &r->sums, stem->conv_out, r->dpooled);
+    sums.scale = norm->scale, sums.beta = norm->beta; /* masks where the ReLU has cut the maximum */
     if (r->stem_fused) {
         qnet__arena arena = {(unsigned char *)r->scratch, 0};
         qnet__stem_backward_job job;
         qnet__stem_backward_plan(ctx, conv, &arena, &job);
         job.x = x, job.argmax = r->argmax;
         job.w = stem->w, job.dw = stem->dw;
-        job.scale = stem->scale, job.shift = stem->mean_g, job.slope = stem->slope_g;
+        job.scale = norm->scale, job.shift = norm->mean_g, job.slope = norm->slope_g;
         qnet__stem_backward(ctx, &job, &sums);
         qnet__conv_bn_gradient(r, stem, &sums);
         qnet__parallel(ctx, 147, qnet__stem_weight_task, &job);
@@ -10910,7 +10938,7 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
                                   r->scratch));
     /* Forward: features = mean over pixels of the last block's output, ReLU(norm + shortcut). */
     QNET__TRY(qnet_avgpool_backward(ctx, batch, pixels, QNET_FEATURES, r->dfeatures, last->dout));
-    qnet__epilogue sums = qnet__conv_bn_sums(r, second, last->dout);
+    qnet__epilogue sums = qnet__norm_sums(&second->norm, &r->sums, second->conv_out, last->dout);
     sums.mask = last->out;
     qnet__epilogue_map(ctx, &sums, (size_t)batch * pixels, QNET_FEATURES);
     qnet__conv_bn_gradient(r, second, &sums);
@@ -11364,10 +11392,9 @@ QNET_API void qnet_adam_step(qnet_context *ctx, const qnet_adam_config *config, 
    Loshchilov & Hutter 2017, whose restarts the paper does not mention. */
 QNET_API double qnet_cosine_rate(double eta_0, double eta_min, int epoch, int epochs)
 {
-    const double pi = 3.14159265358979323846;
     if (epoch <= 0) return eta_0;
     if (epoch >= epochs) return eta_min; /* no restart */
-    return eta_min + (eta_0 - eta_min) * (1.0 + cos(pi * epoch / epochs)) / 2.0;
+    return eta_min + (eta_0 - eta_min) * (1.0 + cos(QNET__PI * epoch / epochs)) / 2.0;
 }
 
 /* average[n+1] = average[n] + (p - average[n]) / (n + 1): the mean of all p so far, Eq. in sec. 3.2
@@ -12971,39 +12998,45 @@ static void qnet__nifti_make_header(const qnet_volume *v, double slope, const do
     memcpy(bytes, &h, sizeof h);
 }
 
-/* To the sink, through deflate where there is one. */
-static qnet_status qnet__nifti_send(qnet_context *ctx, qnet__deflate *d, qnet_sink *sink,
-                                    const unsigned char *bytes, size_t size)
+/* What writing needs, in one block of the heap. */
+typedef struct qnet__nifti_writer {
+    qnet_context *ctx;
+    qnet_sink *sink;
+    int gzip;
+    qnet__deflate deflate; /* if gzip */
+    unsigned char piece[QNET__NIFTI_PIECE];
+} qnet__nifti_writer;
+
+static qnet_status qnet__nifti_send(qnet__nifti_writer *to, const void *bytes, size_t size)
 {
-    return d ? qnet__deflate_write(d, bytes, size) : qnet__write(ctx, sink, bytes, size);
+    return to->gzip ? qnet__deflate_write(&to->deflate, bytes, size)
+                    : qnet__write(to->ctx, to->sink, bytes, size);
 }
 
-/* The voxels, by way of piece[QNET__NIFTI_PIECE]. Halves are rounded to even, as numpy does. */
-static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d, qnet_sink *sink,
-                                            const qnet_volume *v, double slope,
-                                            unsigned char *piece)
+/* The voxels, piece by piece. Halves are rounded to even, as numpy does. */
+static qnet_status qnet__nifti_write_voxels(qnet__nifti_writer *to, const qnet_volume *v,
+                                            double slope)
 {
     const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = slope > 0 ? 2 : 4;
     const double step = (double)(float)slope; /* as a reader finds it in the header */
-    int16_t whole;
     size_t n;
     for (size_t done = 0; done < count; done += n) {
         n = qnet__min_size(QNET__NIFTI_PIECE / bytes, count - done);
-        if (slope == 0) memcpy(piece, v->voxels + done, n * bytes);
+        if (slope == 0) memcpy(to->piece, v->voxels + done, n * bytes);
         for (size_t i = 0; i < n && slope > 0; i++) {
             const double value = (double)v->voxels[done + i], stored = rint(value / step);
             if (!(stored >= -32768 && stored <= 32767)) { /* NaN, too */
                 char where[64];
                 qnet__voxel_text(v, done + i, where);
-                return qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored as "
-                                  "%g: it does not fit int16", qnet__sink_name(sink), where, value,
-                                  stored);
+                return qnet__fail(to->ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored "
+                                  "as %g: it does not fit int16", qnet__sink_name(to->sink), where,
+                                  value, stored);
             }
-            whole = (int16_t)stored;
-            memcpy(piece + 2 * i, &whole, sizeof whole);
+            const int16_t whole = (int16_t)stored;
+            memcpy(to->piece + 2 * i, &whole, sizeof whole);
         }
-        if (!qnet__is_little_endian()) qnet__swap_bytes(piece, n, bytes);
-        QNET__TRY(qnet__nifti_send(ctx, d, sink, piece, n * bytes));
+        if (!qnet__is_little_endian()) qnet__swap_bytes(to->piece, n, bytes);
+        QNET__TRY(qnet__nifti_send(to, to->piece, n * bytes));
     }
     return QNET_OK;
 }
@@ -13013,11 +13046,10 @@ static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d,
 QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const qnet_volume *volume,
                                       double slope, int gzip)
 {
-    qnet__deflate *d;
-    unsigned char *block, header[352];
+    qnet__nifti_writer *to;
+    unsigned char header[352];
     char orientation[4];
     double spacing[3], r[3][3];
-    const size_t deflate_bytes = gzip ? sizeof *d : 0, bytes = deflate_bytes + QNET__NIFTI_PIECE;
     QNET__NEEDS(ctx, ctx && sink && sink->write && volume && volume->voxels);
     const char *name = qnet__sink_name(sink);
     /* slope 0: float32; else int16 of the nearest multiples of the slope. */
@@ -13036,17 +13068,15 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the side of the volume is unknown "
                           "(affine_source 0): a file says so in the order LAS only, not %s; "
                           "qnet_volume_reorient", name, orientation);
-    block = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (block == NULL) return qnet__no_memory(ctx, bytes, "writing a NIfTI file");
-    /* The block holds deflate's state, if any, and the piece of voxels that is converted. */
-    d = gzip ? (qnet__deflate *)(void *)block : NULL;
-    if (d) qnet__deflate_start(d, ctx, sink, 0);
+    to = (qnet__nifti_writer *)qnet__alloc(ctx, sizeof *to);
+    if (to == NULL) return qnet__no_memory(ctx, sizeof *to, "writing a NIfTI file");
+    to->ctx = ctx, to->sink = sink, to->gzip = gzip;
+    if (gzip) qnet__deflate_start(&to->deflate, ctx, sink, 0);
     qnet__nifti_make_header(volume, slope, spacing, header);
-    qnet_status status = qnet__nifti_send(ctx, d, sink, header, sizeof header);
-    if (status == QNET_OK)
-        status = qnet__nifti_write_voxels(ctx, d, sink, volume, slope, block + deflate_bytes);
-    if (status == QNET_OK && d) status = qnet__deflate_finish(d);
-    qnet__free(ctx, block, bytes);
+    qnet_status status = qnet__nifti_send(to, header, sizeof header);
+    if (status == QNET_OK) status = qnet__nifti_write_voxels(to, volume, slope);
+    if (status == QNET_OK && gzip) status = qnet__deflate_finish(&to->deflate);
+    qnet__free(ctx, to, sizeof *to);
     return status;
 }
 #endif
@@ -13184,18 +13214,6 @@ QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume 
     return QNET_OK;
 }
 
-/* 1 when none of x[count] is NaN or infinite; by 16 at a time, as every step checks its volumes. */
-QNET__HELPER int qnet__all_finite(const float *x, size_t count)
-{
-    int bad[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, any = 0;
-    size_t i = 0;
-    for (; i + 16 <= count; i += 16)
-        for (size_t k = 0; k < 16; k++) bad[k] |= x[i + k] - x[i + k] != 0;
-    for (; i < count; i++) any |= x[i] - x[i] != 0;
-    for (int k = 0; k < 16; k++) any |= bad[k];
-    return !any;
-}
-
 #define QNET__SHEAR 0.01 /* cosine of the angle between two axes: a header's float32 has 1e-7 */
 
 /* Refuses what no step can work on: no volume, NaN or infinity, a spacing that is not the
@@ -13230,7 +13248,6 @@ QNET__HELPER qnet_status qnet__check_volume(qnet_context *ctx, const qnet_volume
                               "in the affine", name, i, v->spacing[i], norm[i]);
     }
     if (grid != NULL) QNET__TRY(qnet__check_grid(ctx, grid, grid_name, v, name));
-    if (qnet__all_finite(v->voxels, count)) return QNET_OK;
     for (size_t i = 0; i < count; i++)
         if (!qnet__is_finite((double)v->voxels[i])) {
             qnet__voxel_text(v, i, where);
@@ -13307,9 +13324,8 @@ QNET__HELPER qnet_status qnet__check_series(qnet_context *ctx, const char *step,
        {"__metadata__": {"key": "value", ...},
         "fc.bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, ...}
    with offsets from the end of the header (https://github.com/huggingface/safetensors, format).
-   The reader takes this grammar only, in one pass, and skips fields of a tensor that it does not
-   know. Strings are decoded in place, as no escape is shorter than what it stands for; surrogate
-   pairs stay as they are written.
+   The reader takes this grammar only, in one pass. Strings are decoded in place, as no escape is
+   shorter than what it stands for; surrogate pairs stay as they are written.
 
    A network is one block of qnet_real and a table of its parameters: name, shape, layout, offset.
    In memory a convolution is [kh][kw][in][out], in a file [out][in][kh][kw], as PyTorch has it; all
@@ -13340,9 +13356,7 @@ typedef struct qnet__safetensors_file {
     qnet_safetensors file;
     char name[256];
     qnet_buffer header, data, tensors, metadata;
-    unsigned char *at;       /* the position in the header */
-    int left_out, long_keys; /* tensors and keys that are not read, */
-    char first_out[160];     /* and which tensor was the first */
+    unsigned char *at; /* the position in the header */
 } qnet__safetensors_file;
 
 /* The path that the file was read from. */
@@ -13377,6 +13391,11 @@ static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t 
 /* Number i of an array, aligned or not. */
 static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
 {
+    if (dtype == QNET_F32) { /* nearly always, so without the switch */
+        float x;
+        memcpy(&x, (const unsigned char *)data + 4 * i, sizeof x);
+        return (double)x;
+    }
     return qnet__number((const unsigned char *)data + i * qnet_dtype_size(dtype), dtype);
 }
 
@@ -13397,7 +13416,6 @@ static const char *qnet__duplicate_name(const qnet_safetensor *tensors, int coun
        metadata = "{" [ string ":" string { "," string ":" string } ] "}"
        tensor   = "{" field { "," field } "}"
        field    = "dtype" ":" string  |  "shape" ":" numbers  |  "data_offsets" ":" numbers
-                  |  string ":" any value of JSON, which is skipped
        numbers  = "[" [ number { "," number } ] "]"
 
    One function reads each of them, from f->at on, and leaves f->at behind it. */
@@ -13532,59 +13550,37 @@ static qnet_status qnet__header_numbers(qnet__safetensors_file *f, size_t *numbe
     }
 }
 
-#define QNET__HEADER_DEPTH 16 /* lists within lists that are skipped */
-
-/* Skips a value of any kind: a string, a list, an object, a number or a word. */
-static qnet_status qnet__header_skip(qnet__safetensors_file *f, int depth)
-{
-    const int c = qnet__header_peek(f);
-    char *text;
-    int more = 1;
-    if (c == '"') return qnet__header_string(f, &text);
-    if (c != '{' && c != '[') {
-        const size_t size = strspn((const char *)f->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
-        f->at += size;
-        return size > 0 ? QNET_OK : qnet__header_fail(f, "a value");
-    }
-    if (depth == 0) return qnet__header_fail(f, "fewer lists within lists");
-    f->at++;
-    for (int i = 0;; i = 1) {
-        if (c == '{') QNET__TRY(qnet__header_key(f, i, &text));
-        else QNET__TRY(qnet__header_more(f, i, ']', &more));
-        if (!more || (c == '{' && text == NULL)) return QNET_OK;
-        QNET__TRY(qnet__header_skip(f, depth - 1));
-    }
-}
-
-/* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t, in any order, each once;
-   *dtype: what the file says. The shape must take exactly the bytes between the offsets, unless the
-   size of that dtype is not known. t->data: the first offset, a number until the bytes are read. */
-static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetensor *t, char **dtype)
+/* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t, each once, in any order. The
+   shape takes exactly the bytes between the offsets. t->data: the first offset, a number until the
+   bytes are read. */
+static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetensor *t)
 {
     static const char *const fields[3] = {"dtype", "shape", "data_offsets"};
-    size_t offsets[2] = {0, 0}, size, bytes;
+    size_t offsets[2] = {0, 0}, bytes;
     int seen[3] = {0, 0, 0}, n, field;
-    char *key, shape[QNET__SHAPE_TEXT];
+    char *key, *dtype, shape[QNET__SHAPE_TEXT];
     QNET__TRY(qnet__header_expect(f, '{', "'{' of a tensor"));
     for (int i = 0;; i = 1) {
         QNET__TRY(qnet__header_key(f, i, &key));
         if (key == NULL) break;
         for (field = 0; field < 3 && strcmp(key, fields[field]) != 0; field++) {}
-        if (field < 3 && seen[field]++)
-            return qnet__tensors_fail(f, FORMAT, "tensor '%s': field '%s' is there twice", t->name,
-                                      key);
+        if (field == 3 || seen[field]++)
+            return qnet__tensors_fail(f, FORMAT, "tensor '%s': field '%s' is %s", t->name, key,
+                                      field == 3 ? "none of dtype, shape and data_offsets"
+                                                 : "there twice");
         if (field == 0) {
-            QNET__TRY(qnet__header_string(f, dtype));
-            for (n = 0; qnet_dtype_size((qnet_dtype)n); n++)
-                if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)n)) == 0) break;
-            t->dtype = (qnet_dtype)n; /* of size 0 when it is none of the list */
+            QNET__TRY(qnet__header_string(f, &dtype));
+            for (n = 0; n <= QNET_BOOL && strcmp(dtype, qnet_dtype_name((qnet_dtype)n)) != 0;) n++;
+            if (n > QNET_BOOL)
+                return qnet__tensors_fail(f, UNSUPPORTED, "tensor '%s': dtype %.32s: expected a "
+                                          "type from F64 to F16, BF16, I64 to U8 or BOOL", t->name,
+                                          dtype);
+            t->dtype = (qnet_dtype)n;
         } else if (field == 1) {
             QNET__TRY(qnet__header_numbers(f, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
-        } else if (field == 2) {
+        } else {
             QNET__TRY(qnet__header_numbers(f, offsets, 2, &n));
             if (n != 2) return qnet__header_fail(f, "two data_offsets");
-        } else {
-            QNET__TRY(qnet__header_skip(f, QNET__HEADER_DEPTH));
         }
     }
     /* All three fields, offsets in order, and as many bytes as the shape takes. */
@@ -13597,9 +13593,8 @@ static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetenso
                                   t->name, (double)offsets[0], (double)offsets[1]);
     t->bytes = offsets[1] - offsets[0];
     t->data = (const void *)(uintptr_t)offsets[0];
-    size = qnet_dtype_size(t->dtype);
-    if (size == 0 || (qnet__shape_bytes(t->ndim, t->shape, size, &t->count, &bytes) &&
-                      bytes == t->bytes))
+    if (qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &t->count, &bytes) &&
+        bytes == t->bytes)
         return QNET_OK;
     qnet__shape_text(shape, t->ndim, t->shape);
     return qnet__tensors_fail(f, FORMAT, "tensor '%s': %s %s does not take the %.0f bytes of its "
@@ -13607,44 +13602,39 @@ static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetenso
                               (double)t->bytes);
 }
 
-/* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. Values
+/* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. Both
    stay where they are decoded, in f->header. */
 static qnet_status qnet__header_metadata(qnet__safetensors_file *f)
 {
-    if (qnet__header_peek(f) == 'n') return qnet__header_skip(f, 0);
+    if (qnet__header_peek(f) == 'n' && strncmp((char *)f->at, "null", 4) == 0) {
+        f->at += 4;
+        return QNET_OK;
+    }
     QNET__TRY(qnet__header_expect(f, '{', "'{' of __metadata__"));
     for (int i = 0;; i = 1) {
         qnet_metadata entry;
-        char *key;
-        QNET__TRY(qnet__header_key(f, i, &key));
-        if (key == NULL) return QNET_OK;
-        memset(&entry, 0, sizeof(entry));
+        QNET__TRY(qnet__header_key(f, i, &entry.key));
+        if (entry.key == NULL) return QNET_OK;
         QNET__TRY(qnet__header_string(f, &entry.value));
-        if (strlen(key) >= sizeof(entry.key)) {
-            f->long_keys++;
-            continue;
-        }
         if (f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
-            return qnet__tensors_fail(f, LIMIT, "metadata '%s': above %d keys", key,
+            return qnet__tensors_fail(f, LIMIT, "metadata '%s': above %d keys", entry.key,
                                       QNET_MAX_SAFETENSORS_METADATA);
-        if (qnet_safetensors_metadata(&f->file, key) != NULL)
-            return qnet__tensors_fail(f, FORMAT, "metadata '%s' is there twice", key);
-        strcpy(entry.key, key);
+        if (qnet_safetensors_metadata(&f->file, entry.key) != NULL)
+            return qnet__tensors_fail(f, FORMAT, "metadata '%s' is there twice", entry.key);
         QNET__TRY(qnet_buffer_append(f->file.ctx, &f->metadata, &entry, sizeof(entry)));
         f->file.metadata = (qnet_metadata *)(void *)f->metadata.bytes;
         f->file.metadata_count++;
     }
 }
 
-/* The whole header into f->tensors and f->metadata. Tensors that no network here can need get ndim
-   -1: their bytes count for the layout. */
+/* The whole header into f->tensors and f->metadata. */
 static qnet_status qnet__header_read(qnet__safetensors_file *f)
 {
     int seen_metadata = 0;
     QNET__TRY(qnet__header_expect(f, '{', "'{'"));
     for (int i = 0;; i = 1) {
         qnet_safetensor t;
-        char *name, *dtype = NULL;
+        char *name;
         QNET__TRY(qnet__header_key(f, i, &name));
         if (name == NULL) break;
         if (strcmp(name, "__metadata__") == 0) {
@@ -13657,16 +13647,11 @@ static qnet_status qnet__header_read(qnet__safetensors_file *f)
             return qnet__tensors_fail(f, LIMIT, "tensor '%.64s': above %d tensors", name,
                                       QNET_MAX_SAFETENSORS_TENSORS);
         memset(&t, 0, sizeof(t));
-        const size_t size = strlen(name);
-        memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
-        QNET__TRY(qnet__header_tensor(f, &t, &dtype));
-        if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
-            if (f->left_out++ == 0)
-                snprintf(f->first_out, sizeof(f->first_out), "tensor '%.64s', %s%.32s", t.name,
-                         size >= sizeof(t.name) ? "a name above 127 bytes" : "dtype ",
-                         size >= sizeof(t.name) ? "" : dtype);
-            t.ndim = -1;
-        }
+        if (strlen(name) >= sizeof(t.name))
+            return qnet__tensors_fail(f, LIMIT, "tensor '%.64s...': a name above %d bytes", name,
+                                      (int)sizeof(t.name) - 1);
+        strcpy(t.name, name);
+        QNET__TRY(qnet__header_tensor(f, &t));
         QNET__TRY(qnet_buffer_append(f->file.ctx, &f->tensors, &t, sizeof(t)));
         f->file.tensors = (qnet_safetensor *)(void *)f->tensors.bytes;
         f->file.count++;
@@ -13696,22 +13681,6 @@ static qnet_status qnet__check_layout(const qnet__safetensors_file *f, size_t *s
     if (sum == *size) return QNET_OK;
     return qnet__tensors_fail(f, FORMAT, "there is a hole between the tensors: they end at byte "
                               "%.0f and have %.0f", (double)*size, (double)sum);
-}
-
-/* Removes the tensors that are not read from the list, with a warning; the layout was checked with
-   them. */
-static void qnet__leave_out(qnet__safetensors_file *f)
-{
-    int kept = 0;
-    for (int i = 0; i < f->file.count; i++)
-        if (f->file.tensors[i].ndim >= 0) f->file.tensors[kept++] = f->file.tensors[i];
-    f->file.count = kept;
-    if (f->left_out > 0)
-        qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: tensors that are left out: %d, the first is "
-                  "%s", f->name, f->left_out, f->first_out);
-    if (f->long_keys > 0)
-        qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: metadata that are left out, keys above 63 "
-                  "bytes: %d", f->name, f->long_keys);
 }
 
 /* The length that a file begins with, and as many bytes of JSON, into f->header. */
@@ -13745,7 +13714,6 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     f->at = f->header.bytes;
     QNET__TRY(qnet__header_read(f));
     QNET__TRY(qnet__check_layout(f, &size));
-    qnet__leave_out(f);
     const char *duplicate = qnet__duplicate_name(f->file.tensors, f->file.count);
     if (duplicate != NULL)
         return qnet__tensors_fail(f, FORMAT, "tensor '%s' is there twice", duplicate);
@@ -13825,6 +13793,7 @@ QNET_API const char *qnet_safetensors_metadata(const qnet_safetensors *file, con
     return NULL;
 }
 
+#if QNET__HAS_TRAINING
 /* ---- writing --------------------------------------------------------------------------------- */
 
 /* text as a JSON string; QNET_ERROR_ARGUMENT when it is not UTF-8. */
@@ -13939,6 +13908,7 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
     qnet_buffer_free(ctx, &json);
     return status;
 }
+#endif
 
 /* ---- networks ----------------------------------------------------------------------------------
    A network is a table of parameters: name, shape, layout, and place in one block of numbers. A
@@ -13949,7 +13919,7 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
        a prefix before all names ("module.")              passed over, with a warning
        num_batches_tracked missing                        stays as it is in the block
        with replace_head: a head of other classes, none   stays as it is; *head_replaced is set
-       half a head; weight and bias of unlike classes     refused
+       a head of which a part fits                        refused
        a tensor more or less, another shape or type       refused: it is another network
        NaN, infinity, a variance below 0                  refused: it would make all results NaN */
 
@@ -14009,59 +13979,33 @@ static float qnet__load_f32(const void *data, size_t i)
     return value;
 }
 
-#define QNET__COPY_FILTERS 64 /* of a tile, */
-#define QNET__COPY_NUMBERS 8  /* and as many numbers of each */
+#define QNET__COPY_FILTERS 8 /* which are read side by side, so that half a cache line is written */
 
-/* The tensor's numbers to to[p->count], in memory's order. A convolution's [filter][number] is
-   transposed in a tile to [number][filter], whose rows are stored in full cache lines: rows of
-   memory are a power of two apart, so single numbers would compete for a set of the cache. */
+/* The tensor's numbers to to[p->count], in memory's order: a convolution's [filter][number] becomes
+   [number][filter]. Rows of memory are a power of two apart, so that numbers written one by one
+   would compete for a set of the cache. */
 static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
-    const size_t out = p->shape[3], filter = p->count / qnet__max_size(out, 1);
-    qnet_real tile[QNET__COPY_NUMBERS][QNET__COPY_FILTERS];
-    size_t n;
-    if (t->dtype != QNET_F32 || p->layout != QNET_LAYOUT_HWIO || filter < QNET__COPY_NUMBERS) {
-        for (size_t k = 0; k < p->count; k++)
-            to[qnet__param_index(p, k)] = (qnet_real)qnet__element(t->dtype, t->data, k);
-        return;
-    }
-    for (size_t f = 0; f < filter; f += QNET__COPY_NUMBERS) {
-        const size_t at = qnet__min_size(f, filter - QNET__COPY_NUMBERS); /* some once more */
-        for (size_t first = 0; first < out; first += n) {
-            n = qnet__min_size(out - first, QNET__COPY_FILTERS);
-            for (size_t o = 0; o < n; o++) {
-                const size_t from = (first + o) * filter + at;
-                QNET__UNROLL
-                for (size_t k = 0; k < QNET__COPY_NUMBERS; k++)
-                    tile[k][o] = (qnet_real)qnet__load_f32(t->data, from + k);
-            }
-            for (size_t k = 0; k < QNET__COPY_NUMBERS; k++)
-                memcpy(to + qnet__param_index(p, at + k) + first, tile[k], n * sizeof(qnet_real));
+    const size_t out = p->layout == QNET_LAYOUT_HWIO ? p->shape[3] : 1, filter = p->count / out;
+    for (size_t first = 0; first < out; first += QNET__COPY_FILTERS)
+        for (size_t k = 0; k < filter; k++) {
+            qnet_real *row = to + qnet__param_index(p, k);
+            for (size_t o = first; o < qnet__min_size(out, first + QNET__COPY_FILTERS); o++)
+                row[o] = (qnet_real)qnet__element(t->dtype, t->data, o * filter + k);
         }
-    }
 }
 
 #define QNET__REAL_MAX (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)
-#define QNET__NUMBERS_RUN 1024
 
 /* The first number of the tensor outside [least, QNET__REAL_MAX], or t->count. NaN fails every
-   comparison. Runs of F32 are tested without a branch for each number, so in vectors. */
+   comparison. */
 static size_t qnet__first_outside(const qnet_safetensor *t, double least)
 {
-    size_t k = 0;
-    for (int inside = 1; t->dtype == QNET_F32 && t->count - k >= QNET__NUMBERS_RUN;) {
-        for (size_t i = 0; i < QNET__NUMBERS_RUN; i++) {
-            const float x = qnet__load_f32(t->data, k + i);
-            inside &= (x <= FLT_MAX) & (x >= (float)least);
-        }
-        if (!inside) break;
-        k += QNET__NUMBERS_RUN;
-    }
-    for (; k < t->count; k++) {
+    for (size_t k = 0; k < t->count; k++) {
         const double x = qnet__element(t->dtype, t->data, k);
-        if (!(x >= least && x <= QNET__REAL_MAX)) break;
+        if (!(x >= least && x <= QNET__REAL_MAX)) return k;
     }
-    return k;
+    return t->count;
 }
 
 /* Refuses a tensor with a number that no network can have: NaN, infinity, one that qnet_real cannot
@@ -14077,76 +14021,48 @@ static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
                                                                 : "not finite");
 }
 
-/* What is matched with what, and where the numbers go. */
+/* What is matched with what. */
 typedef struct qnet__weights_job {
     const qnet_safetensors *file;
     const char *name;
     const qnet_param_table *table;
     size_t prefix; /* bytes before the table's name in each of the file */
     int replace_head;
-    qnet_real *block;
 } qnet__weights_job;
-
-/* Of the head that `name` belongs to, "fc." for "fc.bias": how many tensors of it the file has.
-   *classes: the rows of its weight there, 0 without one. */
-static int qnet__head_in_file(const qnet__weights_job *job, const char *name, size_t *classes)
-{
-    const char *dot = strrchr(name, '.');
-    const size_t n = dot != NULL ? (size_t)(dot - name) + 1 : 0;
-    int count = 0;
-    *classes = 0;
-    for (int i = 0; i < job->file->count && qnet__is_head(name); i++) {
-        const qnet_safetensor *t = &job->file->tensors[i];
-        if (strncmp(t->name + job->prefix, name, n) != 0) continue;
-        count++;
-        if (strcmp(t->name + job->prefix + n, "weight") == 0 && t->ndim > 0) *classes = t->shape[0];
-    }
-    return count;
-}
 
 /* The refusal of entry p: the file is one of another network. */
 #define qnet__mismatch(text, ...)                                                                 \
     qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s'" text, job->name,    \
                job->table->network, p->name, __VA_ARGS__)
 
-/* Finds entry p in the file and checks presence, type, classes, shape and, with `numbers`, each
-   number. *found = NULL: what is in the block stays (a counter that is missing, a head that is to
-   be trained anew). With ctx NULL no sentence is made. */
+/* Finds entry p in the file and checks presence, type, shape and, with `numbers`, each number.
+   *found = NULL: what is in the block stays (a counter that is missing, a head that is to be trained
+   anew). */
 static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_job *job,
                                        const qnet_param *p, int numbers,
                                        const qnet_safetensor **found)
 {
     const qnet_safetensor expected = qnet__param_in_file(p);
     const qnet_safetensor *t = qnet__safetensors_find(job->file, job->prefix, p->name);
+    const int new_head = job->replace_head && qnet__is_head(p->name);
     char want[QNET__SHAPE_TEXT], have[QNET__SHAPE_TEXT];
-    size_t classes;
-    const int is_head = qnet__is_head(p->name);
-    const int in_head = qnet__head_in_file(job, p->name, &classes);
     int unequal;
     *found = NULL;
-    /* Presence. */
     if (t == NULL) {
-        const qnet__safetensors_file *f = (const qnet__safetensors_file *)(const void *)job->file;
-        if (qnet__is_tracked(p->name) || (job->replace_head && is_head && in_head == 0))
-            return QNET_OK;
-        return qnet__mismatch(" is missing%s%s", f->left_out ? "; left out was " : "",
-                              f->first_out);
+        if (qnet__is_tracked(p->name) || new_head) return QNET_OK;
+        return qnet__mismatch(" is missing%s", "");
     }
-    /* Type, then classes: weight and bias of a head must agree with each other. */
     if (expected.dtype == QNET_I64 ? t->dtype != QNET_I64 : t->dtype > QNET_BF16)
         return qnet__mismatch(": expected dtype %s, found %s",
                               expected.dtype == QNET_I64 ? "I64" : "F64, F32, F16 or BF16",
                               qnet_dtype_name(t->dtype));
-    if (classes > 0 && t->ndim > 0 && t->shape[0] != classes)
-        return qnet__mismatch(" has %.0f classes, its weight %.0f", (double)t->shape[0],
-                              (double)classes);
-    /* Shape, from the last dimension: unequal = 0: all agree; 1: all but the number of rows, which
-       a head may have otherwise when it is to be replaced. */
+    /* Shape, from the last dimension: unequal = 0: all agree; 1: all but the number of rows, a
+       head's classes. */
     unequal = t->ndim == expected.ndim ? t->ndim : QNET__SAFETENSORS_DIMS + 1;
     while (unequal > 0 && unequal <= QNET__SAFETENSORS_DIMS &&
            t->shape[unequal - 1] == expected.shape[unequal - 1])
         unequal--;
-    if (unequal == 1 && job->replace_head && is_head) return QNET_OK;
+    if (unequal == 1 && new_head) return QNET_OK;
     if (unequal > 0) {
         qnet__shape_text(want, expected.ndim, expected.shape);
         qnet__shape_text(have, t->ndim, t->shape);
@@ -14155,18 +14071,6 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
     if (numbers) QNET__TRY(qnet__check_numbers(ctx, job->name, t, p->name));
     *found = t;
     return QNET_OK;
-}
-
-/* Copies entry `index` of the table, which has been checked, into the block; of what the file does
-   not have the block keeps its numbers. */
-static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__weights_job *job = (const qnet__weights_job *)arg;
-    const qnet_param *p = &job->table->entries[index];
-    const qnet_safetensor *t = NULL;
-    QNET__UNUSED(worker);
-    if (qnet__weights_match(NULL, job, p, 0, &t) == QNET_OK && t != NULL)
-        qnet__param_copy(p, t, job->block + p->offset);
 }
 
 /* Frameworks wrap a network and put "module." or "backbone." before all names. The longest common
@@ -14190,17 +14094,17 @@ QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_par
     return 0;
 }
 
-/* All entries are checked before the first one is copied. */
+/* Prefix, tensors that are too many, then entry by entry; see the table above. */
 QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet_safetensors *file,
                                                    const qnet_param_table *table, qnet_real *block,
                                                    int replace_head, int *head_replaced)
 {
     const qnet_safetensor *t;
-    int replaced = 0, headless = 0;
+    int replaced = 0, kept = 0, headless = 0; /* tensors of a head */
     QNET__NEEDS(ctx, file && table && block);
     const char *name = qnet__safetensors_name(file);
-    qnet__weights_job job = {file, name, table, qnet_weights_prefix(file, table), replace_head,
-                             block};
+    const qnet__weights_job job = {file, name, table, qnet_weights_prefix(file, table),
+                                   replace_head};
     /* Extra tensors: a file of a larger network must not pass for this one. */
     for (int i = 0; i < file->count; i++)
         if (qnet_param_find(table, file->tensors[i].name + job.prefix) < 0 &&
@@ -14208,12 +14112,20 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
             return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                               "%s: not weights of %s: tensor '%s' is not one of its %d", name,
                               table->network, file->tensors[i].name, table->count);
-    for (int i = 0; i < table->count; i++) {
-        const qnet_param *p = &table->entries[i];
-        QNET__TRY(qnet__weights_match(ctx, &job, p, 1, &t));
-        if (t != NULL || qnet__is_tracked(p->name)) continue;
-        replaced = 1;
-        headless |= qnet__safetensors_find(file, job.prefix, p->name) == NULL;
+    /* All entries are checked before the first one is copied. */
+    for (int copy = 0; copy < 2; copy++) {
+        for (int i = 0; i < table->count; i++) {
+            const qnet_param *p = &table->entries[i];
+            QNET__TRY(qnet__weights_match(ctx, &job, p, !copy, &t));
+            if (t != NULL && copy) qnet__param_copy(p, t, block + p->offset);
+            if (t == NULL && qnet__is_tracked(p->name)) continue;
+            kept += t != NULL && qnet__is_head(p->name);
+            replaced += t == NULL;
+            headless |= qnet__safetensors_find(file, job.prefix, p->name) == NULL;
+        }
+        if (kept > 0 && replaced > 0)
+            return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: of its head's "
+                              "tensors only %d fit", name, table->network, kept);
     }
     if (job.prefix > 0)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
@@ -14221,8 +14133,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     if (headless)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: there is no head (fc) in it: it must be trained anew",
                   name);
-    qnet__parallel(file->ctx, (size_t)table->count, qnet__weights_copy_task, &job);
-    if (head_replaced != NULL) *head_replaced = replaced;
+    if (head_replaced != NULL) *head_replaced = replaced > 0;
     return QNET_OK;
 }
 
@@ -14344,6 +14255,7 @@ QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t sourc
     return qnet__records_hold(qnet_safetensors_metadata(file, "trained_on"), 1, hash);
 }
 
+#if QNET__HAS_TRAINING
 /* A copy of the block in the file's order is written. The 8-byte counters go first, so that every
    tensor is aligned to its type. Numbers that could not be read back are refused. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
@@ -14377,6 +14289,21 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
     qnet__free(ctx, tensors, bytes);
     return status;
 }
+
+#ifndef QNET_NO_STDIO
+/* qnet_weights_write to a path, which is replaced only when all has been written. */
+QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
+                                       const qnet_param_table *table, const qnet_real *block,
+                                       const char *const *metadata_pairs, int pairs)
+{
+    qnet__file file;
+    qnet_sink sink;
+    QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
+    return qnet__file_finish(&file, qnet_weights_write(ctx, &sink, table, block, metadata_pairs,
+                                                       pairs));
+}
+#endif
+#endif
 
 #ifndef QNET_NO_STDIO
 /* qnet_safetensors_read of a path, or of what the hook for other kinds of files makes of it. */
@@ -14416,18 +14343,6 @@ QNET_API qnet_status qnet_weights_load(qnet_context *ctx, const char *path,
                                                              head_replaced);
     qnet_safetensors_destroy(file);
     return status;
-}
-
-/* qnet_weights_write to a path, which is replaced only when all has been written. */
-QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
-                                       const qnet_param_table *table, const qnet_real *block,
-                                       const char *const *metadata_pairs, int pairs)
-{
-    qnet__file file;
-    qnet_sink sink;
-    QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    return qnet__file_finish(&file, qnet_weights_write(ctx, &sink, table, block, metadata_pairs,
-                                                       pairs));
 }
 #endif
 
@@ -17847,8 +17762,412 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
 
 #if QNET__HAS_FILES
 /* ============================================================================================
+   >>locate: where the basal ganglia lie, from QSM and R2* alone, for scans without a mask.
+   The paper chose the slices that hold them by hand ("Data Preparation"). Here they are found as
+   what they are in these maps: a pair of bodies on both sides of the midline in the middle of the
+   head, that hold iron and so are bright in QSM and in R2* alike. The globus pallidus is brightest
+   at any age and with any disease; what lies around it follows by anatomy. Nothing is registered,
+   no atlas is needed; all sizes are in mm.
+
+       means over blocks of 2 mm -> smoothed by 2 mm -> the head: where R2* is likely, and alike
+           in neighbours -> its middle -> score = sqrt(excess of QSM * excess of R2*) over the
+           medians there -> the midline about which the score is most symmetric -> pair = the lower
+           of the scores on both sides -> centre of mass of pair^3 -> slices, box, confidence
+
+   A dentate nucleus, red nucleus or substantia nigra is as bright. The dentate lies further back
+   and below, the others nearer to the midline than the 14 mm from which on the pair counts.
+   Relies on >>context >>nifti >>image.
+   ============================================================================================ */
+
+#define QNET__LOCATE_MM 2.0 /* of a block, about, and of the smoothing (standard deviation) */
+#define QNET__PAIR_NEAR 14  /* mm from the midline where the pair counts: pallidum and putamen, */
+#define QNET__PAIR_FAR 36   /* not thalamus and insula */
+#define QNET__PAIR_BACK 14  /* mm from its centre: what belongs to it; further in front is the */
+#define QNET__PAIR_FRONT 22 /* head of the caudate nucleus */
+#define QNET__PAIR_HEIGHT 12
+
+/* What is known while a place is looked for. Maps are [n[2]][n[1]][n[0]], of blocks. */
+typedef struct qnet__locator {
+    qnet_context *ctx;
+    int n[3], block[3];    /* blocks along x, y, z; voxels in each */
+    double mm[3];          /* of a block */
+    size_t count;
+    float *known;          /* share of a neighbourhood in which both maps have values */
+    float *qsm, *r2star;   /* smoothed */
+    float *spread;         /* mean of R2* squared */
+    float *score, *pair, *work;
+    double low[3], high[3]; /* the middle of the head, mm from the first block's centre */
+    double across, along;  /* a point of the midline, mm along x and y */
+    double turn;           /* of the midline from the y axis, radians: positive to the left */
+    double center[3];      /* of the pair, mm */
+} qnet__locator;
+
+QNET__HELPER size_t qnet__block_at(const qnet__locator *l, int x, int y, int z)
+{
+    return ((size_t)z * (size_t)l->n[1] + (size_t)y) * (size_t)l->n[0] + (size_t)x;
+}
+
+/* Sums of the voxels of each block that are finite and not 0 in both maps: 1, QSM, R2*, R2*^2. A
+   map that is not masked may hold anything outside of the head, so R2* is cut to 0..300 1/s. */
+static void qnet__blocks(qnet__locator *l, const qnet_volume *qsm, const qnet_volume *r2star)
+{
+    for (int z = 0; z < l->n[2] * l->block[2]; z++)
+        for (int y = 0; y < l->n[1] * l->block[1]; y++)
+            for (int x = 0; x < l->n[0] * l->block[0]; x++) {
+                const size_t at = qnet__voxel_at(qsm, x, y, z);
+                const float q = qsm->voxels[at], r = r2star->voxels[at];
+                const size_t to = qnet__block_at(l, x / l->block[0], y / l->block[1],
+                                                 z / l->block[2]);
+                if (q == 0 || r == 0 || !(fabsf(q) < 1e6f && fabsf(r) < 1e6f)) continue;
+                const float cut = fminf(fmaxf(r, 0), 300);
+                l->known[to] += 1;
+                l->qsm[to] += q;
+                l->r2star[to] += cut;
+                l->spread[to] += cut * cut;
+            }
+}
+
+/* map = its blocks smoothed by a Gaussian, axis by axis; 0 outside. */
+static void qnet__smooth(const qnet__locator *l, float *map)
+{
+    size_t step = 1;
+    for (int a = 0; a < 3; step *= (size_t)l->n[a], a++) {
+        const double sigma = fmin(QNET__LOCATE_MM / l->mm[a], 1.5);
+        const int n = l->n[a], reach = (int)ceil(3 * sigma);
+        double weight[6], whole = 0;
+        for (int j = -reach; j <= reach; j++)
+            whole += weight[j < 0 ? -j : j] = exp(-0.5 * (j / sigma) * (j / sigma));
+        for (size_t i = 0; i < l->count; i++) {
+            float *line = map + i;
+            if (i / step % (size_t)n != 0) continue; /* not the first block of a line */
+            for (int k = 0; k < n; k++) l->work[k] = line[(size_t)k * step];
+            for (int k = 0; k < n; k++) {
+                double sum = 0;
+                for (int j = qnet__max_int(-reach, -k); j <= reach && k + j < n; j++)
+                    sum += weight[j < 0 ? -j : j] * (double)l->work[k + j];
+                line[(size_t)k * step] = (float)(sum / whole);
+            }
+        }
+    }
+}
+
+/* The smoothed maps, and what of them is head: there R2* is 5 to 100 1/s and spreads by less than
+   .6 of itself among neighbours, which noise does not. Elsewhere known becomes 0. */
+static void qnet__head(qnet__locator *l)
+{
+    float *const map[4] = {l->known, l->qsm, l->r2star, l->spread};
+    for (int k = 0; k < 4; k++) qnet__smooth(l, map[k]);
+    const double most = l->block[0] * l->block[1] * l->block[2];
+    for (size_t i = 0; i < l->count; i++) {
+        const double share = (double)l->known[i], q = (double)l->qsm[i] / share;
+        const double r = (double)l->r2star[i] / share;
+        const double spread = (double)l->spread[i] / share - r * r;
+        l->known[i] = share > 0.5 * most && r > 5 && r < 100 && spread < 0.36 * r * r;
+        l->qsm[i] = l->known[i] > 0 ? (float)q : 0;
+        l->r2star[i] = l->known[i] > 0 ? (float)r : 0;
+    }
+}
+
+/* low and high: the middle of the head, where a pair is looked for. Its ends along each axis are
+   those of its blocks, but for .5 % on either side. Across, the middle is 100 mm wide. From back to
+   front the basal ganglia lie about .6 of the way, and about halfway up in a head that is there
+   from top to bottom, which a slab of less than 100 mm is not. Returns 0 where there is no head. */
+static int qnet__middle(qnet__locator *l)
+{
+    static const double share[3][2] = {{0, 1}, {0.4, 0.8}, {0.25, 0.7}};
+    size_t step = 1;
+    for (int a = 0; a < 3; step *= (size_t)l->n[a], a++) {
+        double all = 0, sum = 0, ends[2] = {-1, -1};
+        for (int k = 0; k < l->n[a]; k++) l->work[k] = 0;
+        for (size_t i = 0; i < l->count; i++) l->work[i / step % (size_t)l->n[a]] += l->known[i];
+        for (int k = 0; k < l->n[a]; k++) all += (double)l->work[k];
+        if (!(all > 0)) return 0;
+        for (int k = 0; k < l->n[a]; k++) {
+            sum += (double)l->work[k];
+            if (ends[0] < 0 && sum > 0.005 * all) ends[0] = k * l->mm[a];
+            if (ends[1] < 0 && sum >= 0.995 * all) ends[1] = k * l->mm[a];
+        }
+        const double size = ends[1] - ends[0];
+        const int whole = a == 2 && size < 100;
+        l->low[a] = whole ? ends[0] : ends[0] + share[a][0] * size;
+        l->high[a] = whole ? ends[1] : ends[0] + share[a][1] * size;
+        l->center[a] = (l->low[a] + l->high[a]) / 2;
+        if (a == 0) l->low[a] = l->center[a] - 50, l->high[a] = l->center[a] + 50;
+    }
+    return 1;
+}
+
+/* map's blocks of the middle of the head, gathered in work, and their q-th percentile. */
+static float qnet__middle_percentile(qnet__locator *l, const float *map, double q)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < l->count; i++)
+        if (l->known[i] > 0) l->work[n++] = map[i];
+    return qnet__percentile(l->work, n, q);
+}
+
+/* score = sqrt((chi - median)+ (R2* - median)+) in the middle of the head, as a share of its 99.5th
+   percentile and 1 at most, so that a vein weighs no more than a nucleus; elsewhere 0. Returns 0
+   where that percentile is 0. */
+static int qnet__score(qnet__locator *l)
+{
+    const float q = qnet__middle_percentile(l, l->qsm, 50);
+    const float r = qnet__middle_percentile(l, l->r2star, 50);
+    for (size_t i = 0; i < l->count; i++)
+        l->score[i] = l->known[i] > 0 ? sqrtf(fmaxf(l->qsm[i] - q, 0) * fmaxf(l->r2star[i] - r, 0))
+                                      : 0;
+    const float most = qnet__middle_percentile(l, l->score, 99.5);
+    for (size_t i = 0; i < l->count && most > 0; i++) l->score[i] = fminf(l->score[i] / most, 1);
+    return most > 0;
+}
+
+/* Of a plane[n[1]][n[0]] the value at the mirror image of block (x, y), 0 outside, and how far that
+   block lies from the midline, mm. With m = (cos turn, sin turn) across the midline,
+       distance = ((x, y) - (across, along)) m,   image = (x, y) - 2 distance m. */
+static float qnet__mirrored(const qnet__locator *l, const float *plane, int x, int y,
+                            double *distance)
+{
+    const double m[2] = {cos(l->turn), sin(l->turn)};
+    const double d = (x * l->mm[0] - l->across) * m[0] + (y * l->mm[1] - l->along) * m[1];
+    int x0, x1, y0, y1;
+    float fx, fy;
+    *distance = fabs(d);
+    if (!qnet__neighbours(x - 2 * d * m[0] / l->mm[0], l->n[0], &x0, &x1, &fx) ||
+        !qnet__neighbours(y - 2 * d * m[1] / l->mm[1], l->n[1], &y0, &y1, &fy))
+        return 0;
+    return qnet__bilinear(plane + y0 * l->n[0] + x0, plane + y1 * l->n[0] + x0, (size_t)(x1 - x0),
+                          fx, fy);
+}
+
+/* Sum over plane[n[1]][n[0]] of the lower of both sides, where the pair counts. */
+static double qnet__symmetry(const qnet__locator *l, const float *plane)
+{
+    double sum = 0, distance;
+    for (int i = 0; i < l->n[0] * l->n[1]; i++) {
+        if (plane[i] == 0) continue;
+        const float other = qnet__mirrored(l, plane, i % l->n[0], i / l->n[0], &distance);
+        if (distance >= QNET__PAIR_NEAR && distance <= QNET__PAIR_FAR)
+            sum += (double)fminf(plane[i], other);
+    }
+    return sum;
+}
+
+/* The midline: the line through the slices about which score^3, summed over those within low..high,
+   is most symmetric; at center[1] within `reach` mm of where it is, turned by up to 15 degrees.
+   Then pair = min(score, score mirrored). */
+static void qnet__midline(qnet__locator *l, int reach)
+{
+    const size_t plane = (size_t)l->n[0] * (size_t)l->n[1];
+    const double across = l->across - tan(l->turn) * (l->center[1] - l->along);
+    double best = -1, found[2] = {0, 0}, distance;
+    for (size_t i = 0; i < plane; i++) {
+        const double y = (double)(i / (size_t)l->n[0]) * l->mm[1];
+        l->work[i] = 0;
+        for (int z = 0; z < l->n[2] && y >= l->low[1] && y <= l->high[1]; z++) {
+            const float s = l->score[(size_t)z * plane + i];
+            if (z * l->mm[2] >= l->low[2] && z * l->mm[2] <= l->high[2]) l->work[i] += s * s * s;
+        }
+    }
+    l->along = l->center[1];
+    for (int degrees = -15; degrees <= 15; degrees += 3)
+        for (int mm = -reach; mm <= reach; mm++) {
+            l->turn = degrees * QNET__PI / 180;
+            l->across = across + mm;
+            const double sum = qnet__symmetry(l, l->work);
+            if (sum > best) best = sum, found[0] = l->turn, found[1] = l->across;
+        }
+    l->turn = found[0], l->across = found[1];
+    for (size_t i = 0; i < l->count; i++) {
+        const float *slice = l->score + i / plane * plane;
+        const int at = (int)(i % plane);
+        const float other = qnet__mirrored(l, slice, at % l->n[0], at / l->n[0], &distance);
+        const int counts = distance >= QNET__PAIR_NEAR && distance <= QNET__PAIR_FAR;
+        l->pair[i] = counts ? fminf(l->score[i], other) : 0;
+    }
+}
+
+/* low..high along y and z: what belongs to a pair with its centre there. */
+static void qnet__pair_limits(qnet__locator *l)
+{
+    l->low[1] = l->center[1] - QNET__PAIR_BACK, l->high[1] = l->center[1] + QNET__PAIR_FRONT;
+    l->low[2] = l->center[2] - QNET__PAIR_HEIGHT, l->high[2] = l->center[2] + QNET__PAIR_HEIGHT;
+}
+
+/* center: that of pair^3 within low..high, which it then moves along, until it stays (mean shift,
+   Comaniciu & Meer 2002). Returns the sum of pair^3. */
+static double qnet__pair_center(qnet__locator *l)
+{
+    double all = 0;
+    for (int step = 0; step < 10; step++) {
+        double sum[4] = {0, 0, 0, 0};
+        for (int z = 0; z < l->n[2]; z++)
+            for (int i = 0; i < l->n[0] * l->n[1]; i++) {
+                const double at[3] = {i % l->n[0] * l->mm[0], i / l->n[0] * l->mm[1],
+                                      z * l->mm[2]};
+                const double p = (double)l->pair[qnet__block_at(l, i, 0, z)];
+                if (at[2] < l->low[2] || at[2] > l->high[2]) break;
+                if (p == 0 || at[1] < l->low[1] || at[1] > l->high[1]) continue;
+                for (int a = 0; a < 3; a++) sum[a] += p * p * p * at[a];
+                sum[3] += p * p * p;
+            }
+        all = sum[3];
+        if (!(all > 0)) return 0;
+        for (int a = 0; a < 3; a++) l->center[a] = sum[a] / all;
+        qnet__pair_limits(l);
+    }
+    return all;
+}
+
+/* The largest sum of those that qnet__pair_center comes to from every 8 mm of the height: center
+   and limits are its. */
+static double qnet__best_pair(qnet__locator *l)
+{
+    const double low[2] = {l->low[1], l->low[2]}, high[2] = {l->high[1], l->high[2]};
+    double best = 0, found[3] = {0, 0, 0};
+    for (double z = low[1]; z <= high[1]; z += 8) {
+        l->low[1] = low[0], l->high[1] = high[0];
+        l->low[2] = z - QNET__PAIR_HEIGHT, l->high[2] = z + QNET__PAIR_HEIGHT;
+        const double sum = qnet__pair_center(l);
+        if (sum > best) {
+            best = sum;
+            memcpy(found, l->center, sizeof found);
+        }
+    }
+    memcpy(l->center, found, sizeof found);
+    qnet__pair_limits(l);
+    return best;
+}
+
+#define QNET__NUCLEI_FRONT 3    /* mm: their centre of mass before that of the pair */
+#define QNET__NUCLEI_BELOW 12.5 /* mm: their lowest slice below it, */
+#define QNET__NUCLEI_TOP 16     /* and the highest one above it, at least */
+#define QNET__FAINT 0.05f
+#define QNET__AREA 60
+#define QNET__NUCLEI_MOST 27    /* and at most */
+
+/* How far the nuclei reach above the pair's centre, mm: as long as .6 cm^2 of a slice are as bright
+   as the faintest of them, the body of the caudate nucleus. */
+static double qnet__nuclei_top(const qnet__locator *l)
+{
+    const size_t plane = (size_t)l->n[0] * (size_t)l->n[1];
+    int z = (int)floor(l->center[2] / l->mm[2] + 0.5);
+    for (; z < l->n[2]; z++) {
+        double area = 0;
+        for (size_t i = 0; i < plane; i++) {
+            const double y = (double)(i / (size_t)l->n[0]) * l->mm[1];
+            if (y >= l->low[1] && y <= l->high[1])
+                area += (l->pair[(size_t)z * plane + i] > QNET__FAINT) * l->mm[0] * l->mm[1];
+        }
+        if (area < QNET__AREA) break;
+    }
+    return fmin(fmax((z + 0.5) * l->mm[2] - l->center[2], QNET__NUCLEI_TOP), QNET__NUCLEI_MOST);
+}
+
+/* What was found, in voxels and in the world. */
+static void qnet__location(const qnet__locator *l, const qnet_volume *qsm, qnet_location *found)
+{
+    const double *mm = qsm->spacing;
+    const double front[2] = {-sin(l->turn) * QNET__NUCLEI_FRONT, cos(l->turn) * QNET__NUCLEI_FRONT};
+    double at[3];
+    for (int a = 0; a < 3; a++)
+        at[a] = (l->center[a] / l->mm[a] + 0.5) * l->block[a] - 0.5;
+    for (int k = 0; k < 2; k++) found->center[k] = at[k] + front[k] / mm[k];
+    const double first = ceil(at[2] - QNET__NUCLEI_BELOW / mm[2]);
+    const double last = floor(at[2] + qnet__nuclei_top(l) / mm[2]);
+    found->slice_first = (int)fmax(first, 0);
+    found->slice_count = (int)fmin(last, qsm->nz - 1) - found->slice_first + 1;
+    at[2] = found->slice_first + (found->slice_count - 1) / 2.0;
+    for (int a = 0; a < 3; a++)
+        found->center_mm[a] = qsm->affine[a][0] * found->center[0] +
+                              qsm->affine[a][1] * found->center[1] + qsm->affine[a][2] * at[2] +
+                              qsm->affine[a][3];
+}
+
+/* How much of score^3 within the limits, 14 to 36 mm from the midline, is alike on both sides. */
+static double qnet__pair_share(const qnet__locator *l)
+{
+    double sum[2] = {0, 0}, distance;
+    for (size_t i = 0; i < l->count; i++) {
+        const int x = (int)(i % (size_t)l->n[0]), row = (int)(i / (size_t)l->n[0]);
+        const double y = row % l->n[1] * l->mm[1], z = row / l->n[1] * l->mm[2];
+        if (y < l->low[1] || y > l->high[1] || z < l->low[2] || z > l->high[2]) continue;
+        (void)qnet__mirrored(l, l->score, x, row % l->n[1], &distance);
+        if (distance < QNET__PAIR_NEAR || distance > QNET__PAIR_FAR) continue;
+        sum[0] += pow((double)l->pair[i], 3);
+        sum[1] += pow((double)l->score[i], 3);
+    }
+    return sum[1] > 0 ? sum[0] / sum[1] : 0;
+}
+
+static qnet_status qnet__locate_run(qnet__locator *l, const qnet_volume *qsm,
+                                    const qnet_volume *r2star, qnet_location *found)
+{
+    qnet__blocks(l, qsm, r2star);
+    qnet__head(l);
+    if (!qnet__middle(l))
+        return qnet__fail(l->ctx, QNET_ERROR_DATA, "locate: nothing in the maps is like a brain");
+    l->across = l->center[0], l->along = l->center[1];
+    int pair = qnet__score(l);
+    if (pair) {
+        qnet__midline(l, 20);
+        pair = qnet__best_pair(l) > 0;
+    }
+    if (pair) {
+        qnet__midline(l, 6);
+        pair = qnet__pair_center(l) > 0;
+    }
+    if (!pair)
+        return qnet__fail(l->ctx, QNET_ERROR_DATA, "locate: nothing in the middle of the head is "
+                          "bright in QSM and R2* on both sides of a midline");
+    qnet__location(l, qsm, found);
+    found->confidence = qnet__pair_share(l);
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_locate(qnet_context *ctx, const qnet_volume *qsm,
+                                 const qnet_volume *r2star, qnet_location *location)
+{
+    qnet__locator l;
+    qnet_location found;
+    memset(&l, 0, sizeof l);
+    memset(&found, 0, sizeof found);
+    if (!ctx) return QNET_ERROR_ARGUMENT;
+    QNET__NEEDS(ctx, qsm && r2star && location);
+    QNET__TRY(qnet__check_grid(ctx, qsm, "QSM map", r2star, "R2* map"));
+    if (strcmp(qsm->orientation, "RAS") != 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "locate: the maps' axes are %.3s, expected "
+                          "RAS: turn them with qnet_volume_reorient", qsm->orientation);
+    l.ctx = ctx;
+    const int n[3] = {qsm->nx, qsm->ny, qsm->nz};
+    for (int a = 0; a < 3; a++) {
+        const double mm = qsm->spacing[a];
+        if (!(mm >= 0.1 && mm <= 10) || (a < 2 && n[a] * mm < 80))
+            return qnet__fail(ctx, QNET_ERROR_DATA, "locate: %d voxels of %g mm along %c, expected "
+                              "0.1 to 10 mm%s", n[a], mm, "xyz"[a],
+                              a < 2 ? " and 80 mm or more in all" : "");
+        l.block[a] = qnet__min_int(qnet__max_int((int)floor(QNET__LOCATE_MM / mm + 0.5), 1), n[a]);
+        l.n[a] = n[a] / l.block[a];
+        l.mm[a] = mm * l.block[a];
+    }
+    l.count = (size_t)l.n[0] * (size_t)l.n[1] * (size_t)l.n[2];
+    float **const map[] = {&l.known, &l.qsm, &l.r2star, &l.spread, &l.score, &l.pair, &l.work};
+    const size_t maps = sizeof map / sizeof map[0];
+    const size_t line = (size_t)qnet__max_int(l.n[0], qnet__max_int(l.n[1], l.n[2]));
+    const size_t bytes = (maps * l.count + line) * sizeof(float); /* work may be a line */
+    float *block = (float *)qnet__alloc(ctx, bytes);
+    if (block == NULL) return qnet__no_memory(ctx, bytes, "finding the basal ganglia");
+    memset(block, 0, bytes);
+    for (size_t k = 0; k < maps; k++) *map[k] = block + k * l.count;
+    const qnet_status status = qnet__locate_run(&l, qsm, r2star, &found);
+    qnet__free(ctx, block, bytes);
+    if (status == QNET_OK) *location = found;
+    return status;
+}
+
+/* ============================================================================================
    >>cohort: from volumes to images, scan by scan; folds over individuals.
-   In: QSM, R2*, T1W and mostly a mask of the basal ganglia, each float[nz][ny][nx], in one world.
+   In: QSM, R2*, T1W and mostly a mask of the basal ganglia, each float[nz][ny][nx], in one world;
+   without a mask >>locate says where these are.
    Out: pixels[slices][side][side][3], the maps as channels, in their physical units:
 
        turn to RAS -> NaN outside of the head to 0 -> onto the grid of the QSM map -> mask to its
@@ -17863,7 +18182,7 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
    (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
    augmentation moves its crop. What a folder holds, and which file is which map, is the caller's
    choice: examples/crossval/bids.h.
-   Relies on >>context >>random >>file >>text >>nifti >>weights >>image.
+   Relies on >>context >>random >>file >>text >>nifti >>weights >>image >>locate.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
@@ -17878,6 +18197,7 @@ QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input
     config->size = input == QNET_INPUT_FULL ? 256 : 224;
     config->box_mm = 96; /* 224 pixels of the paper's .43 mm */
     config->margin = 0.08, config->max_slices = 24;
+    for (int c = 0; c < 3; c++) config->use_channel[c] = 1;
 }
 
 /* Of a crop the margin is rounded to whole pixels, as many on each side. */
@@ -17894,6 +18214,8 @@ QNET_API int qnet_input_prepared(const qnet_input_config *config)
 #define QNET__MAX_SLICES 1024 /* of a scan */
 
 /* Ranges in which nothing below can overflow. */
+#define QNET__CHANNEL_USE(c) \
+    { "use_channel." #c, 'i', offsetof(qnet_input_config, use_channel) + c * sizeof(int), 0, 1 }
 static const qnet__setting qnet__input_settings[] = {
     QNET__SETTING(qnet_input_config, 'i', size, 32, QNET__MAX_SIDE),
     QNET__SETTING(qnet_input_config, 'd', box_mm, 1, 1000),
@@ -17902,6 +18224,8 @@ static const qnet__setting qnet__input_settings[] = {
     QNET__SETTING(qnet_input_config, 'i', slice_first, 0, INT_MAX),
     QNET__SETTING(qnet_input_config, 'i', slice_count, 0, QNET__MAX_SLICES),
     QNET__SETTING(qnet_input_config, 'i', box_explicit, 0, 1),
+    QNET__SETTING(qnet_input_config, 'i', locate, 0, 1),
+    QNET__CHANNEL_USE(0), QNET__CHANNEL_USE(1), QNET__CHANNEL_USE(2),
     { "box_center_mm.0", 'd', offsetof(qnet_input_config, box_center_mm), -1e6, 1e6 },
     { "box_center_mm.1", 'd', offsetof(qnet_input_config, box_center_mm) + sizeof(double), -1e6,
       1e6 },
@@ -17916,6 +18240,9 @@ static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config 
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "input configuration: input is neither crop nor full");
     QNET__TRY(qnet__settings_check(ctx, "input configuration", qnet__input_settings, c));
+    if (!c->use_channel[0] && !c->use_channel[1] && !c->use_channel[2])
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "input configuration: use_channel: expected one channel at least");
     if (c->slice_count > c->max_slices)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "input configuration: slice_count %d: expected max_slices, %d, at most",
@@ -17925,19 +18252,29 @@ static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config 
 
 enum { QNET__QSM, QNET__R2STAR, QNET__T1W, QNET__MASK, QNET__MAPS };
 
-/* How many of the maps are needed: the mask is where slices or box come from it. */
-static int qnet__maps_needed(const qnet_input_config *config)
+/* 1: slices and box are not both in the configuration: they come from the mask, or are found. */
+static int qnet__place_wanted(const qnet_input_config *config)
 {
-    return config->slice_count == 0 || (config->input == QNET_INPUT_CROP && !config->box_explicit)
-               ? QNET__MAPS : QNET__MASK;
+    return config->slice_count == 0 || (config->input == QNET_INPUT_CROP && !config->box_explicit);
+}
+
+/* Whether a scan needs map m: QSM gives the grid and tells persons apart, R2* also helps to find
+   the place. has_mask: the scan has one. */
+static int qnet__map_needed(const qnet_input_config *config, int m, int has_mask)
+{
+    const int wanted = qnet__place_wanted(config), found = config->locate || !has_mask;
+    if (m == QNET__MASK) return wanted && has_mask;
+    return m == QNET__QSM || config->use_channel[m] || (m == QNET__R2STAR && wanted && found);
 }
 
 /* What is known of a scan while its images are prepared. */
 typedef struct qnet__preparation {
     qnet_context *ctx;
     const qnet_input_config *config;
-    qnet_volume *map[QNET__MAPS];  /* [nz][ny][nx] each, on one grid; mask NULL: not needed */
+    qnet_volume *map[QNET__MAPS];  /* [nz][ny][nx] each, on one grid; NULL: not needed */
     const char *name[QNET__MAPS];  /* for error sentences */
+    const char *subject;
+    qnet_location found;           /* of the basal ganglia, where cut.located */
     int slices, z[QNET__MAX_SLICES]; /* those chosen, lowest first */
     int side;                      /* of the frame, pixels */
     double center[2], step[2];     /* voxels, voxels per pixel; along x and y */
@@ -18213,15 +18550,22 @@ static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, d
     return 1;
 }
 
-/* p->z: the range of the configuration, or the central max_slices of those that hold the mask: of
-   31 slices, where 24 are wanted, three at the bottom and four at the top are left out. The mask is
-   not empty (qnet__mask_clean), so there is at least one. */
+/* Whether slice z holds the basal ganglia, by where they were found, or by the mask. */
+static int qnet__holds_nuclei(const qnet__preparation *p, int z)
+{
+    double at[2];
+    if (p->cut.located) return z >= p->found.slice_first &&
+                               z < p->found.slice_first + p->found.slice_count;
+    return qnet__center_of_mass(p->map[QNET__MASK], &z, 1, at);
+}
+
+/* p->z: the range of the configuration, or the central max_slices of those that hold the basal
+   ganglia: of 31 slices, where 24 are wanted, three at the bottom and four at the top are left out.
+   A mask is not empty (qnet__mask_clean), so there is at least one. */
 static qnet_status qnet__choose_slices(qnet__preparation *p)
 {
     const qnet_input_config *c = p->config;
-    const qnet_volume *mask = p->map[QNET__MASK];
     const int nz = p->map[QNET__QSM]->nz;
-    double at[2];
     int n = 0;
     if (c->slice_count > 0) {
         if (c->slice_count > nz || c->slice_first > nz - c->slice_count)
@@ -18233,18 +18577,18 @@ static qnet_status qnet__choose_slices(qnet__preparation *p)
         p->slices = n;
         return QNET_OK;
     }
-    for (int z = 0; z < nz; z++) n += qnet__center_of_mass(mask, &z, 1, at);
+    for (int z = 0; z < nz; z++) n += qnet__holds_nuclei(p, z);
     int skip = qnet__max_int(n - c->max_slices, 0) / 2; /* of an odd surplus more goes at the top */
     for (int z = 0; z < nz && p->slices < c->max_slices; z++)
-        if (qnet__center_of_mass(mask, &z, 1, at) && skip-- <= 0) p->z[p->slices++] = z;
+        if (qnet__holds_nuclei(p, z) && skip-- <= 0) p->z[p->slices++] = z;
     return QNET_OK;
 }
 
 /* Centre and step of the frame on this scan's grid, in voxels; see the head of this room. mass: the
-   mask's centre, where there is one. mm per pixel are
+   mask's centre of mass or the place that was found. mm per pixel are
 
        full   longer side of the slices / size, about the middle of the grid
-       crop   box_mm / size, about box_center_mm or the mask's centre of mass
+       crop   box_mm / size, about box_center_mm or mass
 
    and step = mm per pixel / voxel size, for each axis. The margin of a crop adds pixels, not
    millimetres per pixel. For example, 96 mm on 224 pixels are .429 mm a pixel; with voxels of .5 x
@@ -18314,6 +18658,7 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
     for (int t = 0; t < p->slices; t++)
         for (int m = QNET__QSM; m <= QNET__T1W; m++) {
             int some = 0;
+            if (p->map[m] == NULL) continue;
             for (int y = low[1]; y <= high[1]; y++)
                 for (int x = low[0]; x <= high[0]; x++) {
                     const float v = p->map[m]->voxels[qnet__voxel_at(grid, x, y, p->z[t])];
@@ -18330,8 +18675,9 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
                                   p->name[m], p->z[t]);
         }
     for (int m = QNET__QSM; m <= QNET__T1W; m++) {
-        float *voxels = p->map[m]->voxels;
         size_t bad = 0;
+        if (p->map[m] == NULL) continue;
+        float *voxels = p->map[m]->voxels;
         for (size_t i = 0; i < qnet__voxel_count(grid->nx, grid->ny, grid->nz); i++) {
             if (qnet__is_finite((double)voxels[i])) continue;
             voxels[i] = 0;
@@ -18440,9 +18786,10 @@ static qnet_status qnet__check_values(const qnet__preparation *p, const double c
                            row * sizeof *block);
     for (int m = QNET__QSM; m <= QNET__T1W && status == QNET_OK; m++) {
         float limit[3];
+        if (p->map[m] == NULL) continue;
         const char *why = qnet__unlikely(m, v, n, limit, block + QNET__MAPS * n);
         for (int k = 0; why == NULL && k < m; k++)
-            if (memcmp(p->map[m]->voxels, p->map[k]->voxels, whole) == 0)
+            if (p->map[k] && memcmp(p->map[m]->voxels, p->map[k]->voxels, whole) == 0)
                 why = "is a copy of another map of this scan";
         if (why != NULL)
             status = qnet__unless(p->ctx, p->config->any_values, "any_values", "%.400s: %s (1 %%, "
@@ -18463,9 +18810,9 @@ static int qnet__samples(double step)
     return step <= 2 ? 1 : qnet__min_int((int)ceil(step), 64);
 }
 
-/* image[side][side][3] of slice z, all three maps: bilinear between voxel centres, zero outside of
-   the volume. A pixel larger than two voxels is the mean of samples on a grid within it, or fine
-   detail would be aliased. */
+/* image[side][side][3] of slice z, 0 in channels that are not used: bilinear between voxel centres,
+   zero outside of the volume. A pixel larger than two voxels is the mean of samples on a grid
+   within it, or fine detail would be aliased. */
 static void qnet__resample_slice(const qnet__preparation *p, int z, float *image)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -18484,6 +18831,7 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
                 !qnet__neighbours(p->center[1] - below * p->step[1], grid->ny, &y0, &y1, &fy))
                 continue;
             for (int m = 0; m < 3; m++) {
+                if (!p->config->use_channel[m]) continue;
                 const float *a = p->map[m]->voxels + qnet__voxel_at(grid, x0, y0, z);
                 const float *b = p->map[m]->voxels + qnet__voxel_at(grid, x0, y1, z);
                 sum[m] += qnet__bilinear(a, b, (size_t)(x1 - x0), fx, fy);
@@ -18493,45 +18841,68 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
     }
 }
 
+/* The mask: what counts of it, and its centre of mass, in voxels. */
+static qnet_status qnet__mask_plan(qnet__preparation *p, double mass[2])
+{
+    qnet_volume *mask = p->map[QNET__MASK];
+    const double *mm = mask->spacing;
+    QNET__TRY(qnet__mask_binary(p->ctx, mask, p->name[QNET__MASK]));
+    QNET__TRY(qnet__mask_clean(p->ctx, mask, p->name[QNET__MASK], &p->cut));
+    (void)qnet__center_of_mass(mask, NULL, mask->nz, mass);
+    const double ml = p->cut.mask_voxels * mm[0] * mm[1] * mm[2] / 1000;
+    if (!(ml > QNET__MASK_ML)) return QNET_OK;
+    return qnet__unless(p->ctx, p->config->any_values, "any_values", "%.400s: %.0f ml, more than "
+                        "the %d of basal ganglia and thalami: a mask of the brain?",
+                        p->name[QNET__MASK], ml, QNET__MASK_ML);
+}
+
+/* Where there is no mask: p->found, and its centre in voxels. */
+static qnet_status qnet__locate_plan(qnet__preparation *p, double mass[2])
+{
+    QNET__TRY(qnet_locate(p->ctx, p->map[QNET__QSM], p->map[QNET__R2STAR], &p->found));
+    const int doubtful = p->found.confidence < QNET_LOCATE_DOUBTFUL;
+    p->cut.located = 1;
+    p->cut.confidence = p->found.confidence;
+    memcpy(mass, p->found.center, 2 * sizeof *mass);
+    qnet__log(p->ctx, doubtful ? QNET_LOG_WARNING : QNET_LOG_INFO, "%s: basal ganglia found in the "
+              "maps about (%.0f, %.0f, %.0f) mm, slices %d..%d, confidence %.2f%s", p->subject,
+              p->found.center_mm[0], p->found.center_mm[1], p->found.center_mm[2],
+              p->found.slice_first, p->found.slice_first + p->found.slice_count - 1,
+              p->found.confidence, doubtful ? ": look whether they are there, or give a mask" : "");
+    return QNET_OK;
+}
+
 /* Everything but the images: checks the maps, chooses the slices, places the frame, and fills
    p->cut. The order counts: what is refused first has the plainest sentence, and values are looked
    at where the frame is. */
 static qnet_status qnet__cut_plan(qnet__preparation *p)
 {
-    const int needed = qnet__maps_needed(p->config);
-    const qnet_volume *qsm = p->map[QNET__QSM], *mask;
+    const int has_mask = p->map[QNET__MASK] != NULL;
     qnet_cut *cut = &p->cut;
     double head[2], mass[2] = {0, 0};
-    for (int m = 0; m < needed; m++) {
+    for (int m = 0; m < QNET__MAPS; m++) {
+        if (!qnet__map_needed(p->config, m, has_mask)) {
+            p->map[m] = NULL;
+            continue;
+        }
         if (p->map[m] == NULL)
-            return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", p->name[m],
-                              m == QNET__MASK ? ", and no slices or box are given" : "");
+            return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "%s: missing", p->name[m]);
         QNET__TRY(qnet__to_axial(p->ctx, p->config, p->map[m], p->name[m]));
         if (m != QNET__MASK)
             qnet__warn_of_bad_voxels(p->ctx, p->name[m], qnet__clear_outside(p->map[m]),
                                      "outside of the head become 0");
         QNET__TRY(qnet__onto_grid(p, m));
     }
-    /* The mask: what counts of it, and its centre. */
-    if (needed < QNET__MAPS) p->map[QNET__MASK] = NULL;
-    mask = p->map[QNET__MASK];
-    if (mask) {
-        QNET__TRY(qnet__mask_binary(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK]));
-        QNET__TRY(qnet__mask_clean(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK], cut));
-        (void)qnet__center_of_mass(mask, NULL, mask->nz, mass);
-        const double ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] /
-                          1000;
-        if (ml > QNET__MASK_ML)
-            QNET__TRY(qnet__unless(p->ctx, p->config->any_values, "any_values",
-                                   "%.400s: %.0f ml, more than the %d of basal ganglia and "
-                                   "thalami: a mask of the brain?", p->name[QNET__MASK], ml,
-                                   QNET__MASK_ML));
-    }
+    const qnet_volume *qsm = p->map[QNET__QSM], *mask = p->map[QNET__MASK];
+    cut->confidence = (double)NAN;
+    if (mask) QNET__TRY(qnet__mask_plan(p, mass));
+    if (qnet__place_wanted(p->config) && (mask == NULL || p->config->locate))
+        QNET__TRY(qnet__locate_plan(p, mass));
     /* Slices and frame, and what they hold. */
     QNET__TRY(qnet__choose_slices(p));
     QNET__TRY(qnet__frame_plan(p, mass));
     QNET__TRY(qnet__check_slices(p));
-    QNET__TRY(qnet__check_values(p, mask ? mass : p->center));
+    QNET__TRY(qnet__check_values(p, mask || cut->located ? mass : p->center));
     /* What a reader looks at to see that it is the right place. */
     cut->slice[0] = p->z[0];
     cut->slice[1] = p->z[p->slices - 1];
@@ -18543,7 +18914,8 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
     cut->slice_mm = qsm->affine[2][2];
     for (int k = 0; k < 2; k++) {
         cut->center[k] = p->center[k];
-        cut->offset_mm[k] = mask && qnet__center_of_mass(qsm, p->z, p->slices, head)
+        cut->offset_mm[k] = (mask || cut->located) &&
+                                    qnet__center_of_mass(qsm, p->z, p->slices, head)
                                 ? (mass[k] - head[k]) * qsm->spacing[k] : (double)NAN;
     }
     return QNET_OK;
@@ -18668,6 +19040,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     /* Where its images lie, and whether it may join the others. */
     p.ctx = ctx;
     p.config = &cohort->config;
+    p.subject = maps->subject;
     for (int m = 0; m < QNET__MAPS; m++) p.map[m] = map[m], p.name[m] = name[m];
     QNET__TRY(qnet__cut_plan(&p));
     scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
@@ -18688,7 +19061,8 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     scan.cut = p.cut;
     cohort->scans[cohort->scans_count++] = scan;
     if (cohort->config.viewer) {
-        qnet_scan_maps seen = *maps;
+        qnet_scan_maps seen = *maps; /* the volumes that were looked at */
+        seen.r2star = p.map[QNET__R2STAR], seen.t1w = p.map[QNET__T1W];
         seen.mask = p.map[QNET__MASK];
         cohort->config.viewer->show(cohort->config.viewer->user, &scan, &seen);
     }
@@ -18709,23 +19083,22 @@ QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *
 #ifndef QNET_NO_STDIO
 #define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
 
-/* Measure k of a scan: where the mask lies in the head, along x (k = 0) and y (1), mm, or the
-   number of slices (2). NaN: no mask. */
+/* Measure k of a scan: where the basal ganglia lie in the head, along x (k = 0) and y (1), mm, or
+   the number of slices (2). NaN: unknown. */
 static double qnet__cut_measure(const qnet_scan *scan, int k)
 {
     return k < 2 ? scan->cut.offset_mm[k] : scan->slices;
 }
 
-/* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
-   than in most of the cohort: further from the median than 5 standard deviations and than what
-   persons and outlines differ by. A standard deviation is estimated by 1.4826 times the median of
-   the distances to the median, which outliers do not move (exact for a normal distribution). */
+/* Marks and warns of scans whose basal ganglia lie elsewhere in the head, or in other numbers of
+   slices, than in most of the cohort: further from the median than 5 standard deviations and than
+   what persons and outlines differ by. A standard deviation is estimated by 1.4826 times the median
+   of the distances to the median, which outliers do not move (exact for a normal distribution). */
 static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
 {
     static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
-    static const char *const what[3] = {"mm to the right from the head's centre to the mask's",
-                                        "mm to the front from the head's centre to the mask's",
-                                        "slices with the mask"};
+    static const char *const what[3] = {"mm to the right of the head's centre",
+                                        "mm to the front of the head's centre", "slices"};
     const int n = cohort->scans_count;
     const size_t bytes = (size_t)n * sizeof(float);
     if (n < QNET__OUTLIER_SCANS) return QNET_OK;
@@ -18749,8 +19122,9 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
             if (!(fabs(value - median) > limit)) continue;
             scan->cut.outlier |= k < 2 ? 1 : 2;
             qnet__log(cohort->ctx, QNET_LOG_WARNING,
-                      "%s: %.0f %s, the cohort's median is %.0f: look at the mask", scan->subject,
-                      value, what[k], median);
+                      "%s: the basal ganglia lie %s%.0f %s, the cohort's median is %.0f: look at "
+                      "the %s", scan->subject, k < 2 ? "" : "in ", value, what[k], median,
+                      scan->cut.located ? "place that was found" : "mask");
         }
     }
     qnet__free(cohort->ctx, work, bytes);
@@ -18762,14 +19136,13 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
 static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_files *files)
 {
     const char *const path[QNET__MAPS] = {files->qsm, files->r2star, files->t1w, files->mask};
-    const int needed = qnet__maps_needed(&cohort->config);
     qnet_volume *v[QNET__MAPS] = {NULL, NULL, NULL, NULL};
     qnet_status status = QNET_OK;
-    for (int m = 0; m < needed && status == QNET_OK; m++) {
+    for (int m = 0; m < QNET__MAPS && status == QNET_OK; m++) {
+        if (!qnet__map_needed(&cohort->config, m, files->mask != NULL)) continue;
         if (path[m] == NULL)
-            status = qnet__fail(cohort->ctx, QNET_ERROR_NOT_FOUND, "%.63s: no file of the %s%s",
-                                files->subject ? files->subject : "", qnet__map_names[m],
-                                m == QNET__MASK ? ", and no slices or box are given" : "");
+            status = qnet__fail(cohort->ctx, QNET_ERROR_NOT_FOUND, "%.63s: no file of the %s",
+                                files->subject ? files->subject : "", qnet__map_names[m]);
         else status = qnet_nifti_load(cohort->ctx, path[m], &v[m]);
     }
     const qnet_scan_maps maps = {files->subject, files->label, files->age, files->sex,
@@ -19034,6 +19407,7 @@ static const qnet__setting qnet__training_settings[] = {
 #define QNET__CHECKPOINT 5 /* of a checkpoint */
 #define QNET__REAL_DTYPE (QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32)
 
+#if QNET__HAS_TRAINING
 /* text, which is cut up, and arrays[count] into a file. */
 static qnet_status qnet__record_write(qnet_context *ctx, qnet_sink *sink, char *text,
                                       const qnet_safetensor *arrays, int count)
@@ -19042,6 +19416,7 @@ static qnet_status qnet__record_write(qnet_context *ctx, qnet_sink *sink, char *
     const int lines = qnet__metadata_pairs(text, pairs);
     return qnet_safetensors_write(ctx, sink, arrays, count, pairs, lines);
 }
+#endif
 
 /* QNET_ERROR_MISMATCH unless the lines of `was`, in file `name`, begin with those of `now`. */
 static qnet_status qnet__text_compare(qnet_context *ctx, const char *name, const char *was,
@@ -19117,13 +19492,15 @@ typedef struct qnet__loop {
     double start;        /* seconds */
     size_t step;         /* the current batch, from 1, which holds */
     size_t first, n;     /* items first .. first + n - 1 */
+    char of_epoch[48];   /* ", epoch 3 of 100", or "" */
 } qnet__loop;
 
 /* The clock is read here: call it where the work begins. */
 static qnet__loop qnet__loop_begin(qnet_context *ctx, const char *task, int epoch, int epochs,
                                    size_t count, size_t steps)
 {
-    const qnet__loop p = {ctx, task, epoch, epochs, count, steps, qnet__seconds(ctx), 0, 0, 0};
+    qnet__loop p = {ctx, task, epoch, epochs, count, steps, qnet__seconds(ctx), 0, 0, 0, ""};
+    if (epochs > 0) snprintf(p.of_epoch, sizeof p.of_epoch, ", epoch %d of %d", epoch, epochs);
     return p;
 }
 
@@ -19136,18 +19513,10 @@ static int qnet__loop_next(qnet__loop *p)
     return 1;
 }
 
-#define QNET__PLACE 128 /* bytes of text */
-
-/* "stage 1, epoch 3 of 100, step 2 of 17" into text: where an error happened. */
-static const char *qnet__loop_place(const qnet__loop *p, char text[QNET__PLACE])
-{
-    char epoch[48] = "";
-    if (p->epochs > 0)
-        snprintf(epoch, sizeof(epoch), ", epoch %d of %d", p->epoch, p->epochs);
-    snprintf(text, QNET__PLACE, "%s%s, step %.0f of %.0f", p->task, epoch, (double)p->step,
-             (double)p->steps);
-    return text;
-}
+/* "stage 1, epoch 3 of 100, step 2 of 17: ...": a failure and where it happened. */
+#define qnet__loop_fail(p, status, text, ...)                                                     \
+    qnet__fail((p)->ctx, status, "%s%s, step %.0f of %.0f: " text, (p)->task, (p)->of_epoch,      \
+               (double)(p)->step, (double)(p)->steps, __VA_ARGS__)
 
 /* Reports that the current batch is done. The fraction is that of all epochs of this run; the
    experiment wraps the hook and replaces it by its own. */
@@ -19160,10 +19529,8 @@ static qnet_status qnet__loop_report(const qnet__loop *p, double loss, double le
     const qnet_progress_info info = {p->task, "", p->epoch, p->epochs, p->step, p->steps, loss,
                                      learning_rate, speed, speed > 0 ? left / speed : -1,
                                      1 - left / all};
-    char place[QNET__PLACE];
     if (qnet__report(p->ctx, &info) == 0) return QNET_OK;
-    return qnet__fail(p->ctx, QNET_STOPPED, "%s: stopped by the caller",
-                      qnet__loop_place(p, place));
+    return qnet__loop_fail(p, QNET_STOPPED, "%s", "stopped by the caller");
 }
 
 /* ---- images: slices of scans, prepared in parallel ------------------------------------------- */
@@ -19305,7 +19672,6 @@ static void qnet__loader_task(void *arg, size_t index, size_t worker)
 static qnet_status qnet__loader_load(const qnet__loop *p, qnet__loader *l, int epoch,
                                      const int *order)
 {
-    char place[QNET__PLACE];
     l->order = order;
     l->first = p->first;
     l->epoch = epoch;
@@ -19314,9 +19680,9 @@ static qnet_status qnet__loader_load(const qnet__loop *p, qnet__loader *l, int e
         const qnet__image *image = qnet__loader_image(l, i);
         if (image->status == QNET_OK) continue;
         (void)qnet__loader_apply(p->ctx, l, i, 0); /* again, for its sentence */
-        return qnet__fail(p->ctx, image->status, "%s: subject %s, slice %d: %s",
-                          qnet__loop_place(p, place), l->cohort->scans[image->scan].subject,
-                          image->slice, qnet_last_error(p->ctx));
+        return qnet__loop_fail(p, image->status, "subject %s, slice %d: %s",
+                               l->cohort->scans[image->scan].subject, image->slice,
+                               qnet_last_error(p->ctx));
     }
     return QNET_OK;
 }
@@ -19482,11 +19848,9 @@ static void qnet__training_shuffle(qnet__training_state *s, int epoch)
 /* The status of a loss: QNET_ERROR_NUMERIC, with epoch and step, where it is not finite. */
 static qnet_status qnet__loss_check(const qnet__loop *p, qnet_status status, const double *loss)
 {
-    char place[QNET__PLACE];
     if (status != QNET_ERROR_NUMERIC && (status != QNET_OK || qnet__is_finite(*loss)))
         return status;
-    return qnet__fail(p->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
-                      qnet__loop_place(p, place));
+    return qnet__loop_fail(p, QNET_ERROR_NUMERIC, "%s", "the loss is NaN or infinite");
 }
 
 /* Stage 1: loss = mean of -log softmax(logits)[label] over the n images of the batch, and its
@@ -19528,11 +19892,9 @@ static qnet_status qnet__training_check_weights(const qnet__training_state *s, c
 {
     const size_t bad = qnet__first_bad(s->weights, s->table->total);
     const qnet_param *param = s->table->entries;
-    char place[QNET__PLACE];
     if (bad == s->table->total) return QNET_OK;
     while (bad >= param->offset + param->count) param++;
-    return qnet__fail(p->ctx, QNET_ERROR_NUMERIC, "%s: '%s' has become NaN or infinite",
-                      qnet__loop_place(p, place), param->name);
+    return qnet__loop_fail(p, QNET_ERROR_NUMERIC, "'%s' has become NaN or infinite", param->name);
 }
 
 /* One pass over all items: per batch loss and gradients, one step of Adam; then, late in a run with

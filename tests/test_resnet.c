@@ -654,7 +654,8 @@ static void test_plain(void)
             for (k = 0; k < q->count && q->ndim == 1 && q->trainable; k++)
                 net->weights[q->offset + k] += (qnet_real)((formula(302, (uint32_t)(q->offset + k)) - .5) * .5);
         }
-        for (c = 0; c < 64; c++) net->state->conv_bn[0].gamma[c] *= (qnet_real)(c == 9 ? 0 : c % 3 ? 1 : -.5);
+        for (c = 0; c < 64; c++) /* of bn1 */
+            net->weights[net->table->entries[1].offset + (size_t)c] *= (qnet_real)(c == 9 ? 0 : c % 3 ? 1 : -.5);
         weights = (qnet_real *)malloc((total + net->table->trainable) * sizeof *weights);
         memcpy(weights, net->weights, total * sizeof *weights);
         memset(&p, 0, sizeof p);
@@ -698,8 +699,8 @@ static void test_training_and_inference(void)
     size_t i;
     qnet_resnet_init(net, 6);
     for (c = 0; c < 64; c++) {
-        net->state->conv_bn[0].gamma[c] *= (qnet_real)(c % 7 == 0 ? 0 : c % 3 ? 1 : -.5);
-        net->state->conv_bn[0].beta[c] = (qnet_real)(.2 * (c % 5) - .3);
+        net->weights[net->table->entries[1].offset + (size_t)c] *= (qnet_real)(c % 7 == 0 ? 0 : c % 3 ? 1 : -.5);
+        net->weights[net->table->entries[2].offset + (size_t)c] = (qnet_real)(.2 * (c % 5) - .3);
     }
     qnet_resnet_set_momentum(net, 1); /* running = batch */
     CHECK_OK(ctx, qnet_resnet_forward(net, x, 3, 1, logits[0], features[0]));
@@ -707,7 +708,7 @@ static void test_training_and_inference(void)
         qnet__conv_bn *unit = &net->state->conv_bn[u];
         const double n = (double)qnet__conv_out_pixels(&unit->conv);
         for (c = 0; c < unit->conv.out_channels; c++)
-            unit->running_var[c] = (qnet_real)((double)unit->running_var[c] * (n - 1) / n);
+            unit->norm.running_var[c] = (qnet_real)((double)unit->norm.running_var[c] * (n - 1) / n);
     }
     CHECK_OK(ctx, qnet_resnet_forward(net, x, 3, 0, logits[1], features[1]));
     for (i = 0; i < 3 * QNET_FEATURES; i++) {

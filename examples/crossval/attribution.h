@@ -70,7 +70,7 @@ static void figure_scans(writer *w, const qnet_experiment *e, const pictures *p,
 /* Fig. 9 (full size), Fig. 10 (cropped). */
 static void figure_cams(writer *w, const qnet_experiment *e, const pictures *p, int input)
 {
-    char name[NAME_SIZE], id[40], alt[NAME_SIZE + 120], z[NUMBER_SIZE];
+    char name[NAME_SIZE], id[40], alt[NAME_SIZE + 120], number[NUMBER_SIZE];
     double in_air = 0;
     if (p->cams[input] == 0) return;
     print(w, "<figure><h3>ResNetSWA, single slices: %s</h3>\n", input_title(input));
@@ -79,11 +79,12 @@ static void figure_cams(writer *w, const qnet_experiment *e, const pictures *p, 
         const cam_picture *c = &p->cam[input][i];
         const heat_scan *h = &c->heat;
         const heat_map map = { h->grey, h->air, h->cells, h->side, h->rows, h->columns, 0 };
-        char of[64];
+        const char *z = fixed_text(number, h->z_mm[0], 1);
+        char of[96];
         scan_name(w, e, c, name);
         snprintf(id, sizeof id, "cam-%d-%d", input, i + 1);
         snprintf(alt, sizeof alt, "%s, slice %d at z %s mm: QSM, map of %d x %d cells, map over QSM", name,
-                 c->slice + 1, fixed_text(z, h->z_mm[0], 1), h->rows, h->columns);
+                 c->slice + 1, z, h->rows, h->columns);
         snprintf(of, sizeof of, ", slice %d, z&nbsp;=&nbsp;%s&nbsp;mm", c->slice + 1, z);
         put(w, "<figure class=\"cam\">");
         put_heat(w, &map, id, "", alt);

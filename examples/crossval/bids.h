@@ -36,7 +36,7 @@ enum { BIDS_MAPS = 4 }; /* QSM, R2*, T1W, mask */
 
 typedef struct bids_scan {
     char subject[64], session[64];   /* "sub-01", "1" or "" */
-    char path[BIDS_MAPS][BIDS_PATH]; /* "": none, of a mask that is not needed */
+    char path[BIDS_MAPS][BIDS_PATH]; /* "": none, of a map that is not needed */
     qnet_label label;
     double age;
     qnet_sex sex;
@@ -60,7 +60,7 @@ typedef struct bids {
     const char *group_column;        /* NULL: "group" */
     const char *positive, *negative; /* in that column, for HH and HC; NULL: "HH" and "HC". Given: others
                                         are left out */
-    int no_masks;            /* 1: slices and boxes are given, so that no mask is needed */
+    int no_r2star, no_t1w;   /* 1: a scan may lack it, as its channel is not used */
     int any_values;          /* 1: other units are warned of, not refused */
     qnet_log log;            /* of warnings */
     /* Its results: */
@@ -798,6 +798,12 @@ static qnet_status bids_ambiguous(bids *b, const char *subject, int m, const bid
                      bids_suffix[m], list, how);
 }
 
+/* Without a mask the basal ganglia are found in the maps (qnet_locate). */
+static int bids_optional(const bids *b, int m)
+{
+    return m == 3 || (m == 2 && b->no_t1w) || (m == 1 && b->no_r2star);
+}
+
 /* There is no map m of a subject: says where it was looked for, and what there is. */
 static qnet_status bids_missing(bids *b, const char *subject, const char *session, int m)
 {
@@ -816,10 +822,9 @@ static qnet_status bids_missing(bids *b, const char *subject, const char *sessio
     }
     snprintf(in, sizeof in, "%s%s%s", subject, session[0] ? "/ses-" : "", session);
     return bids_fail(b, QNET_ERROR_NOT_FOUND, "%s: no %s_%s.nii.gz or .nii in %.300s/%s or "
-                     "%.300s/derivatives/%.200s/%s%s%s%s%s", subject, subject,
-                     m == 3 ? "desc-basalganglia_mask" : m == 2 && b->t1w ? b->t1w : bids_suffix[m],
+                     "%.300s/derivatives/%.200s/%s%s%s%s", subject, subject,
+                     m == 2 && b->t1w ? b->t1w : bids_suffix[m],
                      b->folder, in, b->folder, b->derivatives ? b->derivatives : "*", in,
-                     m == 3 ? " (needed unless slices and box are given)" : "",
                      b->filter ? ", with filter=" : "", b->filter ? b->filter : "", hint);
 }
 
@@ -887,7 +892,7 @@ static qnet_status bids_find_maps(bids *b, bids_scan *scan)
     for (int m = 0; m < BIDS_MAPS; m++) {
         qnet_status status = bids_pick(b, scan->subject, scan->session, m, chimap, &file);
         if (status == QNET_OK && file == NULL) {
-            if (m == 3 && b->no_masks) continue;
+            if (bids_optional(b, m)) continue;
             status = bids_missing(b, scan->subject, scan->session, m);
         }
         if (status == QNET_OK) status = bids_path(b, scan->path[m], file->path, "", "", "");
@@ -1014,10 +1019,9 @@ static qnet_status bids_table_row(bids *b, const table *t, const size_t column[B
         const char *path = c == none ? "" : t->field[c];
         char folder[BIDS_PATH] = "";
         if (bids_absent(path)) {
-            if (m == 3 && b->no_masks) continue;
-            return bids_fail(b, QNET_ERROR_DATA, "%s: line %lu, %s: expected a file, found \"%s\"%s", b->maps,
-                             (unsigned long)t->line, bids_table[BIDS_FILES + m], path,
-                             m == 3 ? " (needed unless slices and box are given)" : "");
+            if (bids_optional(b, m)) continue;
+            return bids_fail(b, QNET_ERROR_DATA, "%s: line %lu, %s: expected a file, found \"%s\"", b->maps,
+                             (unsigned long)t->line, bids_table[BIDS_FILES + m], path);
         }
         if (!bids_is_absolute(path) && bids_folder(b->maps) < sizeof folder)
             memcpy(folder, b->maps, bids_folder(b->maps));
@@ -1040,7 +1044,7 @@ static qnet_status bids_table_rows(bids *b, table *t, const bids_scan *participa
         for (c = 0; c < t->columns && !bids_same(t->field[c], bids_table[k]) &&
                     !(k == 0 && bids_same(t->field[c], "participant_id")); c++) {}
         column[k] = c;
-        if (c == t->columns && k != BIDS_SESSION && k != BIDS_FILES + 3)
+        if (c == t->columns && k != BIDS_SESSION && !bids_optional(b, k - BIDS_FILES))
             return bids_fail(b, QNET_ERROR_FORMAT, "%s: line %lu: expected the columns subject, qsm, r2star, "
                              "t1w, and if need be session and mask; there is no %s", b->maps,
                              (unsigned long)t->line, bids_table[k]);
@@ -1181,8 +1185,8 @@ static qnet_status bids_dataset(bids *b)
         f->age = scan->age;
         f->sex = scan->sex;
         f->qsm = scan->path[0];
-        f->r2star = scan->path[1];
-        f->t1w = scan->path[2];
+        f->r2star = scan->path[1][0] ? scan->path[1] : NULL;
+        f->t1w = scan->path[2][0] ? scan->path[2] : NULL;
         f->mask = scan->path[3][0] ? scan->path[3] : NULL;
     }
     b->dataset.folder = b->folder;

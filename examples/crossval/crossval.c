@@ -31,8 +31,8 @@ static const char help[] =
     "and the weights of each fold into the output folder.\n"
     "\n"
     "  --data DIR          participants.tsv (participant_id age sex group) and, per subject,\n"
-    "                      *_Chimap, *_R2starmap, *_T1w and *_desc-basalganglia_mask (.nii or "
-    ".nii.gz)\n"
+    "                      *_Chimap, *_R2starmap, *_T1w and, if there is one,\n"
+    "                      *_desc-basalganglia_mask (.nii or .nii.gz)\n"
     "  --out DIR           results; earlier ones are replaced only when all is done\n"
     "  --input KIND        full, crop or both (both)\n"
     "  --size N            side of the network's input in pixels, 32 or more (crop 224, full 256)\n"
@@ -45,8 +45,11 @@ static const char help[] =
     "  --stretch KIND      percentile (per slice, the paper's) or window (fixed ppm and 1/s)\n"
     "  --physics-safe      no brightness, contrast, gamma or vertical flip in augmentation\n"
     "  --max-slices N      slices of a scan, the central ones (24)\n"
-    "  --slices FIRST:N    without a mask: N slices from FIRST, counted upwards from 0\n"
-    "  --center X,Y        without a mask: centre of the crop in mm (x right, y front)\n"
+    "  --locate            slices and crop by the basal ganglia as found in QSM and R2*, even where\n"
+    "                      there is a mask; without one that is the default\n"
+    "  --slices FIRST:N    no mask, not located: N slices from FIRST, counted upwards from 0\n"
+    "  --center X,Y        and centre of the crop in mm (x right, y front)\n"
+    "  --channels LIST     of qsm, r2star, t1w: the others are 0, for ablations (all three)\n"
     "  --any-values        maps with values that no brain has are warned of, not refused\n"
     "  --any-orientation   and so are slices far from axial\n"
     "  --derivatives NAMES folder under derivatives/ that holds the maps (default: found);\n"
@@ -91,6 +94,22 @@ static int has_control(const char *text)
 {
     while (*text && (unsigned char)*text >= 32 && *text != 127) text++;
     return *text != '\0';
+}
+
+/* --channels: names with commas, in any order. */
+static int channels_of(const char *value, qnet_experiment_config *c)
+{
+    static const char *const names[3] = {"qsm", "r2star", "t1w"};
+    int used[3] = {0, 0, 0}, k;
+    for (const char *at = value; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
+        const size_t n = strcspn(at, ",");
+        for (k = 0; k < 3 && (strlen(names[k]) != n || strncmp(at, names[k], n)); k++) {}
+        if (k == 3 || used[k]) return fail("--channels", value, "one or more of qsm,r2star,t1w");
+        used[k] = 1;
+    }
+    memcpy(c->input[QNET_INPUT_CROP].use_channel, used, sizeof used);
+    memcpy(c->input[QNET_INPUT_FULL].use_channel, used, sizeof used);
+    return 1;
 }
 
 static int option_with_value(options *o, const char *name, const char *value)
@@ -181,6 +200,8 @@ static int option_with_value(options *o, const char *name, const char *value)
             return fail(name, value, "X,Y in mm, such as 0,2.5");
         }
         crop->box_explicit = 1;
+    } else if (strcmp(name, "--channels") == 0) {
+        return channels_of(value, c);
     } else if (strcmp(name, "--part") == 0) {
         return part_of(name, value, &c->part, &c->parts);
     } else if (strcmp(name, "--weights-out") == 0) {
@@ -201,7 +222,8 @@ static int option_with_value(options *o, const char *name, const char *value)
 static int parse(int argc, char **argv, options *o)
 {
     static const char *const flags[] = {"--help", "--version", "--resume", "--quiet", "--shuffle-labels",
-                                        "--physics-safe", "--any-values", "--any-orientation", "--collect", "--final", NULL};
+                                        "--physics-safe", "--any-values", "--any-orientation", "--collect", "--locate",
+                                        "--final", NULL};
     char name[40];
     const char *value;
     int taken;
@@ -229,6 +251,8 @@ static int parse(int argc, char **argv, options *o)
             o->config.shuffle_labels = 1;
         else if (strcmp(name, "--physics-safe") == 0)
             o->config.stage1.augment.physics_safe = 1;
+        else if (strcmp(name, "--locate") == 0)
+            o->config.input[0].locate = o->config.input[1].locate = 1;
         else if (strcmp(name, "--any-values") == 0)
             o->config.input[0].any_values = o->config.input[1].any_values = 1;
         else
@@ -256,9 +280,6 @@ static const char *in_options(const char *sentence, char text[2000])
     static const char *const names[][2] = {
         {"set any_values", "give --any-values"},
         {"set any_orientation", "give --any-orientation"},
-        {"(needed unless slices and box are given)",
-         "(needed unless --slices FIRST:N and --center X,Y are given)"},
-        {"and no slices or box are given", "and no --slices FIRST:N or --center X,Y are given"},
         {"(set positive and negative to name other groups)",
          "(--positive NAME --negative NAME are for other groups)"},
         {"set group_column to the one of the groups", "--group-column NAME is for another one"},
@@ -315,8 +336,8 @@ static qnet_status find_scans(qnet_context *ctx, const options *o, qnet_log log,
     found->group_column = o->group_column;
     found->positive = o->positive;
     found->negative = o->negative;
-    found->no_masks = crop->slice_count > 0 &&
-                      (crop->box_explicit || !o->config.use_input[QNET_INPUT_CROP]);
+    found->no_r2star = !crop->use_channel[1];
+    found->no_t1w = !crop->use_channel[2];
     found->any_values = crop->any_values;
     found->log = log;
     return bids_read(found, ctx, o->data);

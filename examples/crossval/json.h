@@ -48,11 +48,12 @@ static void put_settings(writer *w, const qnet_experiment *e)
         open_object(w, i == 0 ? "input_full" : "input_crop", "{");
         put_members(w, "size %d; box_mm %g; margin %g; max_slices %d; slice_first %d; "
                        "slice_count %d; box_explicit %d; box_center_mm [%g, %g]; derivatives %s; "
-                       "any_values %d; any_orientation %d",
+                       "any_values %d; any_orientation %d; locate %d; use_channel [%d, %d, %d]",
                     in->size, in->box_mm, in->margin, in->max_slices, in->slice_first,
                     in->slice_count, in->box_explicit, in->box_center_mm[0],
                     in->box_center_mm[1], e->derivatives,
-                    in->any_values, in->any_orientation);
+                    in->any_values, in->any_orientation, in->locate, in->use_channel[0],
+                    in->use_channel[1], in->use_channel[2]);
         close_object(w, "}");
     }
     open_object(w, "stage1", "{");
@@ -202,8 +203,8 @@ static qnet_status report_json(const qnet_experiment *e, qnet_buffer *json)
 /* What is unlike the cohort in a cut. */
 static const char *outlier_name(int outlier)
 {
-    static const char *const names[4] = {"", "place of the mask", "number of slices",
-                                         "place of the mask, number of slices"};
+    static const char *const names[4] = {"", "place in the head", "number of slices",
+                                         "place in the head, number of slices"};
     return names[outlier & 3];
 }
 
@@ -251,10 +252,11 @@ static qnet_status report_manifest(const qnet_experiment *e, qnet_buffer *json)
             const qnet_cut *c = &e->participants[i].cut[input];
             put_members(w, " {\"subject\": %s, \"slices\": [%d, %d], \"center_voxel\": [%g, %g], "
                            "\"center_mm\": [%g, %g, %g], \"side_mm\": %g, \"mask_voxels\": %d, "
-                           "\"mask_left_out\": %d, \"outlier\": %s}",
+                           "\"mask_left_out\": %d, \"located\": %d, \"confidence\": %g, "
+                           "\"outlier\": %s}",
                         e->participants[i].subject, c->slice[0], c->slice[1], c->center[0],
                         c->center[1], c->center_mm[0], c->center_mm[1], c->center_mm[2],
-                        c->side_mm, c->mask_voxels, c->mask_left_out,
+                        c->side_mm, c->mask_voxels, c->mask_left_out, c->located, c->confidence,
                         outlier_name(c->outlier));
         }
         close_object(w, "]");
