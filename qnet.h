@@ -22,7 +22,7 @@
        >>deflate >>png >>nifti >>weights                                file formats
        >>fft >>brain >>unwrap >>susceptibility >>relaxometry >>maps     from echoes to maps
        >>image >>locate >>cohort >>train                                data, augmentation, training
-       >>metrics >>cam >>predict >>experiment                           evaluation, new scans, the protocol
+       >>metrics >>cam >>predict >>experiment              evaluation, new scans, the protocol
 
    WHAT IT DOES
 
@@ -2006,11 +2006,11 @@ typedef struct qnet_prediction {
     int slices;
     const double *by_slice, *by_slice_resnet; /* [slices]: Q-Net's, ResNetSWA's; lowest first */
     double distance;             /* NaN: no study */
-    double farther;              /* share of the study's scans that lie farther away than this one */
+    double farther;              /* share of the study's scans that lie farther away than this */
     double measure[QNET_MEASURES];
-    int unlike;                  /* bit m: measure m is more than 1.5 times (a voxel's size: 1.25) as
-                                    high as in any scan of the study, or as low; bit
-                                    QNET_MEASURES: distance > limit */
+    int unlike;                  /* bit m: measure m is more than 1.5 times (voxels: 1.25) as high
+                                    as in any scan of the study, or as low; bit QNET_MEASURES:
+                                    distance > limit */
     int seen;                    /* 1: a network was trained on this scan */
     int refused;                 /* 1: unlike or seen, and not predictor->anyway */
 } qnet_prediction;
@@ -21349,7 +21349,7 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
      measure[6]          of its maps, beside the study's
 
    Networks judge whatever they are shown, so a scan that is unlike those of the study is refused.
-   Relies on >>context >>text >>resnet >>weights >>image >>cohort >>train.
+   Relies on >>context >>resnet >>scan >>weights >>image >>cohort >>train.
    ============================================================================================ */
 
 #define QNET__MOST_FOLDS 1000
@@ -21559,8 +21559,8 @@ static qnet_status qnet__predictor_open(struct qnet__predictor_state *s, const c
         QNET__TRY(qnet_safetensors_load(p->ctx, record, &s->record));
         model = qnet_safetensors_metadata(s->record, "model");
         if (!model || strcmp(model, "final") != 0)
-            return qnet__fail(p->ctx, QNET_ERROR_MISMATCH, "%s: metadata \"model\": expected final, "
-                              "found %.16s", record, model ? model : "nothing");
+            return qnet__fail(p->ctx, QNET_ERROR_MISMATCH, "%s: metadata \"model\": expected "
+                              "final, found %.16s", record, model ? model : "nothing");
         QNET__TRY(qnet__settings_read(p->ctx, s->record, record, qnet__record_settings, p));
     } else {
         QNET__TRY(qnet__predictor_pair(s, 0, files));
@@ -21656,7 +21656,8 @@ QNET_API qnet_status qnet_predictor_run(qnet_predictor *p, const qnet_cohort *co
         return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "predictor: scan %d of a cohort of %d", scan,
                           cohort->scans_count);
     if (is->input != in->input || is->size != in->size || is->box_mm != in->box_mm ||
-        is->margin != in->margin || is->max_slices != in->max_slices)
+        is->margin != in->margin || is->max_slices != in->max_slices ||
+        memcmp(is->use_channel, in->use_channel, sizeof in->use_channel) != 0)
         return qnet__fail(p->ctx, QNET_ERROR_MISMATCH, "predictor: the cohort was prepared by "
                           "another configuration; make it with predictor->input");
     const qnet_scan *of = &cohort->scans[scan];
@@ -22966,9 +22967,9 @@ static qnet_status qnet__study_fold(qnet__job *job, qnet__study *q, const qnet_e
         const qnet_status status = qnet__experiment_weights_file(e, job->input, 0, fold, models[i],
                                                                  &s->pair[0][i]);
         if (status == QNET_ERROR_NOT_FOUND || status == QNET_ERROR_MISMATCH)
-            return qnet__fail(e->ctx, status, "%s; a final model takes ResNetSWA and Q-Net of every "
-                              "fold from there, of an experiment on these data with these settings "
-                              "that is done", qnet_last_error(e->ctx));
+            return qnet__fail(e->ctx, status, "%s; a final model takes ResNetSWA and Q-Net of "
+                              "every fold from there, of an experiment on these data with these "
+                              "settings that is done", qnet_last_error(e->ctx));
         QNET__TRY(status);
     }
     QNET__TRY(qnet_weights_check_pair(e->ctx, s->pair[0][0], s->pair[0][1], &known));
@@ -23415,8 +23416,8 @@ QNET_API qnet_status qnet_experiment_final(qnet_context *ctx, const qnet_experim
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "final model: it is one training, and has no "
                           "parts: collect those of the folds first");
     if (config->shuffle_labels)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "final model: labels are shuffled: it would know "
-                          "nothing of the disease");
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "final model: labels are shuffled: it would "
+                          "know nothing of the disease");
     if (config->folds > QNET__MOST_FOLDS)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "final model: %d folds, expected %d at most",
                           config->folds, QNET__MOST_FOLDS);

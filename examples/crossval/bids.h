@@ -1262,7 +1262,6 @@ static inline qnet_status bids_read_subject(bids *b, qnet_context *ctx, const ch
     who.age = (double)NAN;
     b->ctx = ctx;
     b->folder = b->root;
-    b->no_masks = 1;
     if (strlen(folder) + 3 > sizeof b->root)
         return bids_fail(b, QNET_ERROR_LIMIT, "%.60s...: path of more than %d bytes", folder, BIDS_PATH - 1);
     if (bids_subject_root(b, folder, &who)) {

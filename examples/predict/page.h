@@ -214,6 +214,7 @@ static qnet_status page_json(const scan_page *page, qnet_buffer *json)
     put_members(w, "distance %g; limit %g; farther %g", r->distance, p->scans ? p->limit : (double)NAN, r->farther);
     json_numbers(w, "by_fold", r->by_fold, p->folds);
     json_study(w, page);
+    put_members(w, "located %d; confidence %g", scan->cut.located, scan->cut.confidence);
     open_object(w, "slices", "[");
     for (int t = 0; t < r->slices; t++)
         put_members(w, " {\"z\": %d, \"qnet\": %g, \"resnetswa\": %g, \"contribution\": %g}", scan->slice_z[t],
@@ -378,8 +379,11 @@ static void html_scan(writer *w, const scan_page *page)
         put(w, "<figure class=\"where\">");
         put_image(w, page->cut.rgb, 2 * CUT_SIDE, CUT_SIDE, "T1W with mask, box and slices");
         put(w, "<figcaption>Where the images were cut: left an axial slice with box (blue) and mask (orange), right a "
-               "coronal one with the first and last slice. The patient's right is at the left.</figcaption>"
-               "</figure>\n");
+               "coronal one with the first and last slice. The patient's right is at the left.");
+        if (scan->cut.located)
+            print(w, " There is no mask: the basal ganglia were found in QSM and R2*, with a confidence of %.2f.",
+                  scan->cut.confidence);
+        put(w, "</figcaption></figure>\n");
     }
     if (page->qsm.voxels[0] + page->qsm.voxels[1] > 0) {
         put(w, "<div class=\"scroll\"><table><thead><tr>");
