@@ -22,7 +22,7 @@
        >>deflate >>png >>nifti >>weights                                file formats
        >>fft >>brain >>unwrap >>susceptibility >>relaxometry >>maps     from echoes to maps
        >>image >>locate >>cohort >>train                                data, augmentation, training
-       >>metrics >>cam >>predict >>experiment                           evaluation, new scans, the protocol
+       >>metrics >>cam >>predict >>experiment              evaluation, new scans, the protocol
 
    WHAT IT DOES
 
@@ -273,6 +273,9 @@
        initial weights  those of an experiment say on whom they were trained, by hashes of names and
                         QSM maps; a map in common is refused, a name in common whose map is another
                         is warned of
+       a final model    trained for as many epochs as each fold, as these are fixed; calibrated by
+                        Platt's regression on the folds' predictions; what lies outside of Tukey's
+                        outer fence of the folds' Mahalanobis distances gets no probability
 
    REFERENCES
 
@@ -285,9 +288,10 @@
        Hochreiter & Schmidhuber 1997, Schuster & Paliwal 1997 (LSTM, BiLSTM); Kingma & Ba 2014
        (Adam); Loshchilov & Hutter 2017 (cosine annealing); Izmailov et al. 2018 (SWA); Buslaev et
        al. 2020 (Albumentations); DeLong et al. 1988, Sun & Xu 2014, Obuchowski 1997 (ROC areas);
-       Wilson 1927 (intervals); Cox 1958 (logistic regression); Salmon et al. 2011 (Philox); RFC
-       1950-1952 (deflate, gzip); the NIfTI-1 standard of the NIfTI Data Format Working Group; the
-       safetensors format. */
+       Wilson 1927 (intervals); Cox 1958 (logistic regression); Platt 1999 (calibration); Ledoit &
+       Wolf 2004, Lee et al. 2018, Tukey 1977 (scans unlike the study); Salmon et al. 2011 (Philox);
+       RFC 1950-1952 (deflate, gzip); the NIfTI-1 standard of the NIfTI Data Format Working Group;
+       the safetensors format. */
 #ifndef QNET_H
 #define QNET_H
 
@@ -2006,10 +2010,11 @@ typedef struct qnet_prediction {
     int slices;
     const double *by_slice, *by_slice_resnet; /* [slices]: Q-Net's, ResNetSWA's; lowest first */
     double distance;             /* NaN: no study */
-    double farther;              /* share of the study's scans that lie farther away than this one */
+    double farther;              /* share of the study's scans that lie farther away than this */
     double measure[QNET_MEASURES];
-    int unlike;                  /* bit m: measure m is more than 1.5 times as high as in any scan of
-                                    the study, or as low; bit QNET_MEASURES: distance > limit */
+    int unlike;                  /* bit m: measure m is more than 1.5 times (voxels: 1.25) as high
+                                    as in any scan of the study, or as low; bit QNET_MEASURES:
+                                    distance > limit */
     int seen;                    /* 1: a network was trained on this scan */
     int refused;                 /* 1: unlike or seen, and not predictor->anyway */
 } qnet_prediction;
@@ -21343,26 +21348,31 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
      x[slices][512]      its features by a pair's ResNetSWA
      P                   of HH, by the pair's Q-Net from x
      calibrated          1 / (1 + exp(-(a + b logit P))); a, b: >>experiment
-     distance            |W (mean_t x[t] - m)|, m[512] the mean of the study's scans, W[512][512],
-                         lower triangular, W' W the inverse of their covariance: Mahalanobis's
-                         distance, as in Lee et al. 2018 but for one class
+     distance            |L^-1 (mean_t x[t] - m)|, m[512] the mean of the study's scans, L L' their
+                         covariance (>>experiment): Mahalanobis's, as in Lee et al. 2018 but for
+                         one class
      measure[6]          of its maps, beside the study's
 
    Networks judge whatever they are shown, so a scan that is unlike those of the study is refused.
-   Relies on >>context >>weights >>tensor >>text >>resnet >>scan >>image >>cohort >>train.
+   Relies on >>context >>resnet >>scan >>weights >>image >>cohort >>train.
    ============================================================================================ */
 
 #define QNET__MOST_FOLDS 1000
-#define QNET__MEASURE_RATIO 1.5 /* above the study's highest, or below its lowest value */
-#define QNET__TRIANGLE ((size_t)QNET_FEATURES * (QNET_FEATURES + 1) / 2)
+/* Above the study's highest value, or below its lowest one: of values, of voxels. */
+#define QNET__RATIO 1.5
+#define QNET__RATIO_SIZE 1.25
+
+/* The arrays of a record, all F64: of the scans label, probability, distance and measures[6]; m and
+   the rows of L up to the diagonal. */
+enum { QNET__LABEL, QNET__PROBABILITY, QNET__DISTANCE, QNET__MEASURE, QNET__MEAN, QNET__FACTOR,
+       QNET__STUDY };
 
 struct qnet__predictor_state {
     qnet_predictor p;                    /* what the caller has */
     qnet_safetensors *record;            /* model.safetensors; of two files NULL */
     qnet_safetensors *pair[QNET__MOST_FOLDS + 1][2]; /* ResNetSWA, Q-Net: final, then by fold */
     void *memory; size_t bytes;          /* of what follows */
-    double *label, *probability, *distance, *measures; /* of the study's scans */
-    double *mean, *whitening;            /* m[512]; the rows of W up to the diagonal */
+    double *study[QNET__STUDY];
     double *by_fold, *by_slice, *by_slice_resnet;
     qnet_real *features;                 /* [max_slices][512] */
     float *voxels;                       /* [max_slices][height][width] */
@@ -21391,41 +21401,25 @@ static void qnet__measure(const qnet_cohort *cohort, const qnet_scan *scan, floa
                           double measure[QNET_MEASURES])
 {
     const size_t n = (size_t)scan->slices * (size_t)cohort->height * (size_t)cohort->width;
-    for (int c = 0; c < 2; c++) { /* QSM, R2* */
+    for (size_t c = 0; c < 2; c++) { /* QSM, R2* */
         size_t k = 0;
-        for (size_t i = 0; i < n; i++)
-            if (scan->pixels[3 * i + (size_t)c] != 0) work[k++] = fabsf(scan->pixels[3 * i + (size_t)c]);
+        for (size_t i = c; i < 3 * n; i += 3)
+            if (scan->pixels[i] != 0) work[k++] = fabsf(scan->pixels[i]);
         measure[2 * c] = (double)qnet__percentile(work, k, 99);
         if (c == 1) measure[1] = (double)qnet__percentile(work, k, 50);
     }
     memcpy(measure + QNET_MEASURE_X, scan->spacing, sizeof scan->spacing);
 }
 
-/* Features, averaged over the slices, and P by the networks at hand; per slice into the state. */
-static qnet_status qnet__judge(struct qnet__predictor_state *s, const qnet_cohort *cohort, int scan,
-                               double mean[QNET_FEATURES], double *probability)
+/* |L^-1 (x - m)|. factor: the rows of L up to the diagonal. */
+static double qnet__distance(const double *factor, const double *mean, const double *x)
 {
-    const int slices = cohort->scans[scan].slices;
-    QNET__TRY(qnet_embed(s->p.resnet, &s->p.augment, cohort, &scan, 1, s->features,
-                         s->by_slice_resnet));
-    QNET__TRY(qnet_scan_model_predict(s->p.qnet, s->features, &slices, 1, s->by_slice,
-                                      probability));
-    for (int f = 0; f < QNET_FEATURES; f++) {
-        mean[f] = 0;
-        for (int t = 0; t < slices; t++)
-            mean[f] += (double)s->features[t * QNET_FEATURES + f] / slices;
-    }
-    return QNET_OK;
-}
-
-/* |W (x - m)|. */
-static double qnet__distance(const double *whitening, const double *mean, const double *x)
-{
-    double sum = 0;
+    double y[QNET_FEATURES], sum = 0;
     for (int i = 0; i < QNET_FEATURES; i++) {
-        double y = 0;
-        for (int k = 0; k <= i; k++) y += *whitening++ * (x[k] - mean[k]);
-        sum += y * y;
+        y[i] = x[i] - mean[i];
+        for (int k = 0; k < i; k++) y[i] -= *factor++ * y[k];
+        y[i] /= *factor++;
+        sum += y[i] * y[i];
     }
     return sqrt(sum);
 }
@@ -21437,59 +21431,59 @@ static double qnet__logit(double p)
     return log(p / (1 - p));
 }
 
-/* The weights of pair k into the networks. */
-static qnet_status qnet__predictor_take(const struct qnet__predictor_state *s, int k)
+/* A scan by pair k: features, averaged over the slices, and P; by slice into the state. */
+static qnet_status qnet__judge(struct qnet__predictor_state *s, int k, const qnet_cohort *cohort,
+                               int scan, double mean[QNET_FEATURES], double *probability)
 {
     const qnet_predictor *p = &s->p;
+    const int slices = cohort->scans[scan].slices;
     QNET__TRY(qnet_weights_from_safetensors(p->ctx, s->pair[k][0], p->resnet->table,
                                             p->resnet->weights, 0, NULL));
-    return qnet_weights_from_safetensors(p->ctx, s->pair[k][1], p->qnet->table, p->qnet->weights, 0,
-                                         NULL);
+    QNET__TRY(qnet_weights_from_safetensors(p->ctx, s->pair[k][1], p->qnet->table, p->qnet->weights,
+                                            0, NULL));
+    QNET__TRY(qnet_embed(p->resnet, &p->augment, cohort, &scan, 1, s->features,
+                         s->by_slice_resnet));
+    QNET__TRY(qnet_scan_model_predict(p->qnet, s->features, &slices, 1, s->by_slice, probability));
+    for (int f = 0; f < QNET_FEATURES; f++) {
+        mean[f] = 0;
+        for (int t = 0; t < slices; t++)
+            mean[f] += (double)s->features[t * QNET_FEATURES + f] / slices;
+    }
+    return QNET_OK;
 }
 
-/* The files of pair k, and whether they belong together and, by the hashes in the record, to the
-   model. */
-static qnet_status qnet__predictor_pair(struct qnet__predictor_state *s, int k, const char *resnet,
-                                        const char *qnet)
+/* The arrays of a record; data NULL before there is memory. */
+static void qnet__study_arrays(const struct qnet__predictor_state *s,
+                               qnet_safetensor arrays[QNET__STUDY])
 {
-    qnet_context *ctx = s->p.ctx;
-    const char *hashes = s->record ? qnet_safetensors_metadata(s->record, "hashes") : NULL;
-    char hash[24];
-    int known = 1;
-    QNET__TRY(qnet_safetensors_load(ctx, resnet, &s->pair[k][0]));
-    QNET__TRY(qnet_safetensors_load(ctx, qnet, &s->pair[k][1]));
-    QNET__TRY(qnet_weights_check_pair(ctx, s->pair[k][0], s->pair[k][1], &known));
-    QNET__TRY(qnet__check_labels(ctx, s->pair[k][1], qnet));
-    if (!known)
-        qnet__log(ctx, QNET_LOG_WARNING, "%s: does not say on whose features it was trained: "
-                  "whether it belongs to %s cannot be checked", qnet, resnet);
-    if (!s->record) return QNET_OK;
-    snprintf(hash, sizeof hash, "%016llx",
-             (unsigned long long)qnet_safetensors_hash(s->pair[k][1]));
-    if (known && hashes && strlen(hashes) == 16 * ((size_t)s->p.folds + 1) &&
-        memcmp(hashes + 16 * k, hash, 16) == 0)
-        return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: is not of the training that this folder's "
-                      "model.safetensors records", qnet);
+    static const char *const names[QNET__STUDY] = {"label", "probability", "distance", "measures",
+                                                   "mean", "factor"};
+    const size_t n = (size_t)s->p.scans, p = n > 0 ? QNET_FEATURES : 0;
+    const size_t sizes[QNET__STUDY] = {n, n, n, n * QNET_MEASURES, p, p * (p + 1) / 2};
+    memset(arrays, 0, QNET__STUDY * sizeof *arrays);
+    for (int i = 0; i < QNET__STUDY; i++) {
+        strcpy(arrays[i].name, names[i]);
+        arrays[i].dtype = QNET_F64;
+        arrays[i].ndim = 1;
+        arrays[i].shape[0] = arrays[i].count = sizes[i];
+        arrays[i].data = s->study[i];
+    }
 }
 
-/* Networks of the size of the final ones, and memory for the study and the results of a scan. */
-static qnet_status qnet__predictor_plan(struct qnet__predictor_state *s)
+/* Networks, and memory for the study and the results of a scan. */
+static qnet_status qnet__predictor_plan(struct qnet__predictor_state *s, int hidden)
 {
     qnet_predictor *p = &s->p;
-    const qnet_safetensor *hidden = qnet_safetensors_find(s->pair[0][1], "lstm.weight_hh_l0");
-    const size_t n = (size_t)p->scans, steps = (size_t)p->input.max_slices;
+    const size_t steps = (size_t)p->input.max_slices;
     const size_t side = (size_t)qnet_input_prepared(&p->input);
+    qnet_safetensor arrays[QNET__STUDY];
     qnet__arena a = {NULL, 0};
     qnet_resnet_config resnet;
     qnet_scan_config scan;
+    qnet__study_arrays(s, arrays);
     for (int pass = 0; pass < 2; pass++) {
-        s->label = (double *)qnet__take(&a, n, sizeof(double));
-        s->probability = (double *)qnet__take(&a, n, sizeof(double));
-        s->distance = (double *)qnet__take(&a, n, sizeof(double));
-        s->measures = (double *)qnet__take(&a, n, QNET_MEASURES * sizeof(double));
-        s->mean = (double *)qnet__take(&a, n ? QNET_FEATURES : 0, sizeof(double));
-        s->whitening = (double *)qnet__take(&a, n ? QNET__TRIANGLE : 0, sizeof(double));
+        for (int i = 0; i < QNET__STUDY; i++)
+            s->study[i] = (double *)qnet__take(&a, arrays[i].count, sizeof(double));
         s->by_fold = (double *)qnet__take(&a, (size_t)p->folds, sizeof(double));
         s->by_slice = (double *)qnet__take(&a, steps, sizeof(double));
         s->by_slice_resnet = (double *)qnet__take(&a, steps, sizeof(double));
@@ -21498,17 +21492,16 @@ static qnet_status qnet__predictor_plan(struct qnet__predictor_state *s)
         if (pass == 0) QNET__TRY(qnet__arena_alloc(p->ctx, &a, &s->bytes, "a predictor"));
         s->memory = a.base;
     }
-    p->label = s->label;
-    p->probability = s->probability;
-    p->distance = s->distance;
-    p->measures = s->measures;
+    p->label = s->study[QNET__LABEL];
+    p->probability = s->study[QNET__PROBABILITY];
+    p->distance = s->study[QNET__DISTANCE];
+    p->measures = s->study[QNET__MEASURE];
     qnet_resnet_config_init(&resnet);
     resnet.height = resnet.width = p->input.size;
     resnet.batch = 16; /* slices at once, as many as keep the bits of training's networks */
     resnet.training = 0;
     qnet_scan_config_init(&scan);
-    if (hidden && hidden->ndim == 2 && hidden->shape[1] <= 4096) /* else loading tells what is wrong */
-        scan.hidden = (int)hidden->shape[1];
+    scan.hidden = hidden;
     scan.steps = p->input.max_slices;
     scan.batch = 1;
     scan.training = 0;
@@ -21516,76 +21509,94 @@ static qnet_status qnet__predictor_plan(struct qnet__predictor_state *s)
     return qnet_scan_model_create(p->ctx, &scan, &p->qnet);
 }
 
+static void qnet__predictor_clear(struct qnet__predictor_state *s)
+{
+    for (int k = 0; k <= s->p.folds; k++)
+        for (int i = 0; i < 2; i++) qnet_safetensors_destroy(s->pair[k][i]);
+    qnet_safetensors_destroy(s->record);
+    qnet_resnet_destroy(s->p.resnet);
+    qnet_scan_model_destroy(s->p.qnet);
+    qnet__free(s->p.ctx, s->memory, s->bytes);
+}
+
 QNET_API void qnet_predictor_destroy(qnet_predictor *p)
 {
     if (!p) return;
-    struct qnet__predictor_state *s = p->state;
-    for (int k = 0; k <= p->folds; k++)
-        for (int i = 0; i < 2; i++) qnet_safetensors_destroy(s->pair[k][i]);
-    qnet_safetensors_destroy(s->record);
-    qnet_resnet_destroy(p->resnet);
-    qnet_scan_model_destroy(p->qnet);
-    qnet__free(p->ctx, s->memory, s->bytes);
-    qnet__free(p->ctx, s, sizeof *s);
+    qnet__predictor_clear(p->state);
+    qnet__free(p->ctx, p->state, sizeof *p->state);
 }
 
-/* The record of a model's folder: its numbers, then, once there is memory, the arrays. */
-static qnet_status qnet__predictor_record(struct qnet__predictor_state *s, const char *path)
+/* The files of pair k, and whether they belong together and, by the hashes in the record, to the
+   model. */
+static qnet_status qnet__predictor_pair(struct qnet__predictor_state *s, int k,
+                                        const char *const path[2])
 {
-    const size_t n = (size_t)s->p.scans;
-    const qnet_safetensor arrays[6] = {
-        {"label", QNET_F64, 1, {n}, n, 0, s->label},
-        {"probability", QNET_F64, 1, {n}, n, 0, s->probability},
-        {"distance", QNET_F64, 1, {n}, n, 0, s->distance},
-        {"measures", QNET_F64, 1, {n * QNET_MEASURES}, n * QNET_MEASURES, 0, s->measures},
-        {"mean", QNET_F64, 1, {QNET_FEATURES}, QNET_FEATURES, 0, s->mean},
-        {"whitening", QNET_F64, 1, {QNET__TRIANGLE}, QNET__TRIANGLE, 0, s->whitening}};
-    return qnet__record_read(s->p.ctx, s->record, path, arrays, 6);
+    qnet_context *ctx = s->p.ctx;
+    const char *hashes = s->record ? qnet_safetensors_metadata(s->record, "hashes") : NULL;
+    char hash[24];
+    int known = 1;
+    for (int i = 0; i < 2; i++) QNET__TRY(qnet_safetensors_load(ctx, path[i], &s->pair[k][i]));
+    QNET__TRY(qnet_weights_check_pair(ctx, s->pair[k][0], s->pair[k][1], &known));
+    QNET__TRY(qnet__check_labels(ctx, s->pair[k][1], path[1]));
+    if (!known)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: does not say whose features it was trained on: "
+                  "whether it belongs to %s cannot be checked", path[1], path[0]);
+    snprintf(hash, sizeof hash, "%016llx",
+             (unsigned long long)qnet_safetensors_hash(s->pair[k][1]));
+    if (!s->record || (known && hashes && strlen(hashes) == 16 * ((size_t)s->p.folds + 1) &&
+                       memcmp(hashes + 16 * k, hash, 16) == 0))
+        return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: is not of the training that this folder's "
+                      "model.safetensors records", path[1]);
 }
 
-/* A folder (files NULL), or two files. */
+/* A folder, or (NULL) two files. */
 static qnet_status qnet__predictor_open(struct qnet__predictor_state *s, const char *folder,
-                                        const char *const *files)
+                                        const char *const files[2])
 {
     qnet_predictor *p = &s->p;
-    char path[2][1024];
+    char path[2][1024], record[1024];
+    const char *const in_folder[2] = {path[0], path[1]};
+    qnet_safetensor arrays[QNET__STUDY];
     if (folder) {
         const char *model;
-        snprintf(path[0], sizeof path[0], "%s/model.safetensors", folder);
-        QNET__TRY(qnet_safetensors_load(p->ctx, path[0], &s->record));
+        snprintf(record, sizeof record, "%s/model.safetensors", folder);
+        QNET__TRY(qnet_safetensors_load(p->ctx, record, &s->record));
         model = qnet_safetensors_metadata(s->record, "model");
         if (!model || strcmp(model, "final") != 0)
-            return qnet__fail(p->ctx, QNET_ERROR_MISMATCH, "%s: metadata \"model\": expected final, "
-                              "found %.16s", path[0], model ? model : "nothing");
-        QNET__TRY(qnet__settings_read(p->ctx, s->record, path[0], qnet__record_settings, p));
-        QNET__TRY(qnet__preparation_read(p->ctx, s->record, path[0], &p->input, &p->augment));
-        p->record = s->record;
+            return qnet__fail(p->ctx, QNET_ERROR_MISMATCH, "%s: metadata \"model\": expected "
+                              "final, found %.16s", record, model ? model : "nothing");
+        QNET__TRY(qnet__settings_read(p->ctx, s->record, record, qnet__record_settings, p));
+    } else {
+        QNET__TRY(qnet__predictor_pair(s, 0, files));
     }
-    for (int k = 0; k <= p->folds; k++) {
+    p->record = folder ? s->record : s->pair[0][1];
+    QNET__TRY(qnet__preparation_read(p->ctx, p->record, folder ? record : files[1], &p->input,
+                                     &p->augment));
+    for (int k = 0; k <= p->folds && folder; k++) {
         char fold[24] = "";
         if (k > 0) snprintf(fold, sizeof fold, "fold%02d-", k);
-        for (int i = 0; i < 2; i++)
-            snprintf(path[i], sizeof path[i], "%s%s%s%s%s", folder ? folder : files[i],
-                     folder ? "/" : "", folder ? fold : "",
-                     !folder ? "" : i == 0 ? "resnetswa" : "qnet", folder ? ".safetensors" : "");
-        QNET__TRY(qnet__predictor_pair(s, k, path[0], path[1]));
+        snprintf(path[0], sizeof path[0], "%s/%sresnetswa.safetensors", folder, fold);
+        snprintf(path[1], sizeof path[1], "%s/%sqnet.safetensors", folder, fold);
+        QNET__TRY(qnet__predictor_pair(s, k, in_folder));
     }
-    if (!folder) {
-        p->record = s->pair[0][1];
-        QNET__TRY(qnet__preparation_read(p->ctx, p->record, files[1], &p->input, &p->augment));
-    }
-    QNET__TRY(qnet__predictor_plan(s));
-    if (folder) {
-        snprintf(path[0], sizeof path[0], "%s/model.safetensors", folder);
-        QNET__TRY(qnet__predictor_record(s, path[0]));
-    }
-    for (int k = p->folds; k >= 0; k--) QNET__TRY(qnet__predictor_take(s, k));
-    return QNET_OK;
+    const qnet_safetensor *u = qnet_safetensors_find(s->pair[0][1], "lstm.weight_hh_l0");
+    if (!u || u->ndim != 2 || u->shape[1] < 1 || u->shape[1] > 4096)
+        return qnet__fail(p->ctx, QNET_ERROR_MISMATCH, "%s: there is no lstm.weight_hh_l0 of a "
+                          "Q-Net in it", qnet__safetensors_name(s->pair[0][1]));
+    QNET__TRY(qnet__predictor_plan(s, (int)u->shape[1]));
+    if (!folder) return QNET_OK;
+    qnet__study_arrays(s, arrays);
+    return qnet__record_read(p->ctx, s->record, record, arrays, QNET__STUDY);
 }
 
 static qnet_status qnet__predictor_new(qnet_context *ctx, const char *folder,
-                                       const char *const *files, qnet_predictor **out)
+                                       const char *const files[2], qnet_predictor **out)
 {
+    for (int i = 0; i < (folder ? 1 : 2); i++)
+        if (strlen(folder ? folder : files[i]) > 960)
+            return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.60s...: the path is too long",
+                              folder ? folder : files[i]);
     struct qnet__predictor_state *s = (struct qnet__predictor_state *)qnet__alloc(ctx, sizeof *s);
     if (!s) return qnet__no_memory(ctx, sizeof *s, "a predictor");
     memset(s, 0, sizeof *s);
@@ -21600,10 +21611,7 @@ static qnet_status qnet__predictor_new(qnet_context *ctx, const char *folder,
 QNET_API qnet_status qnet_predictor_open(qnet_context *ctx, const char *folder,
                                          qnet_predictor **out)
 {
-    if (!ctx) return QNET_ERROR_ARGUMENT;
-    QNET__NEEDS(ctx, folder && out);
-    if (strlen(folder) > 960)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.60s...: the path is too long", folder);
+    QNET__NEEDS(ctx, ctx && folder && out);
     return qnet__predictor_new(ctx, folder, NULL, out);
 }
 
@@ -21611,35 +21619,31 @@ QNET_API qnet_status qnet_predictor_open_pair(qnet_context *ctx, const char *res
                                               const char *qnet, qnet_predictor **out)
 {
     const char *const files[2] = {resnetswa, qnet};
-    if (!ctx) return QNET_ERROR_ARGUMENT;
-    QNET__NEEDS(ctx, resnetswa && qnet && out);
-    if (strlen(resnetswa) > 960 || strlen(qnet) > 960)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.60s...: the path is too long", resnetswa);
+    QNET__NEEDS(ctx, ctx && resnetswa && qnet && out);
     return qnet__predictor_new(ctx, NULL, files, out);
 }
 
 /* How the scan lies to the study's: measures, distance. x: its mean features by the final network.
-   NaN, as of a measure that is not a number, counts as unlike. */
-static void qnet__predictor_compare(struct qnet__predictor_state *s, const double *x,
+   NaN counts as unlike. */
+static void qnet__predictor_compare(const struct qnet__predictor_state *s, const double *x,
                                     qnet_prediction *r)
 {
     const qnet_predictor *p = &s->p;
     int farther = 0;
     r->distance = r->farther = (double)NAN;
     if (p->scans == 0) return;
-    r->distance = qnet__distance(s->whitening, s->mean, x);
+    r->distance = qnet__distance(s->study[QNET__FACTOR], s->study[QNET__MEAN], x);
     for (int i = 0; i < p->scans; i++) farther += p->distance[i] > r->distance;
     r->farther = (double)farther / p->scans;
     if (!(r->distance <= p->limit)) r->unlike |= 1 << QNET_MEASURES;
     for (int m = 0; m < QNET_MEASURES; m++) {
+        const double ratio = m < QNET_MEASURE_X ? QNET__RATIO : QNET__RATIO_SIZE;
         double low = DBL_MAX, high = 0;
         for (int i = 0; i < p->scans; i++) {
             low = fmin(low, p->measures[i * QNET_MEASURES + m]);
             high = fmax(high, p->measures[i * QNET_MEASURES + m]);
         }
-        if (!(r->measure[m] >= low / QNET__MEASURE_RATIO &&
-              r->measure[m] <= high * QNET__MEASURE_RATIO))
-            r->unlike |= 1 << m;
+        if (!(r->measure[m] >= low / ratio && r->measure[m] <= high * ratio)) r->unlike |= 1 << m;
     }
 }
 
@@ -21650,34 +21654,33 @@ QNET_API qnet_status qnet_predictor_run(qnet_predictor *p, const qnet_cohort *co
     QNET__NEEDS(p ? p->ctx : NULL, p && cohort && out);
     struct qnet__predictor_state *s = p->state;
     const qnet_input_config *in = &p->input, *is = &cohort->config;
-    double x[QNET_FEATURES];
+    double x[QNET_FEATURES], hidden = 0;
     qnet_prediction r;
     memset(&r, 0, sizeof r);
     if (scan < 0 || scan >= cohort->scans_count)
         return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "predictor: scan %d of a cohort of %d", scan,
                           cohort->scans_count);
     if (is->input != in->input || is->size != in->size || is->box_mm != in->box_mm ||
-        is->margin != in->margin || is->max_slices != in->max_slices)
+        is->margin != in->margin || is->max_slices != in->max_slices ||
+        memcmp(is->use_channel, in->use_channel, sizeof in->use_channel) != 0)
         return qnet__fail(p->ctx, QNET_ERROR_MISMATCH, "predictor: the cohort was prepared by "
                           "another configuration; make it with predictor->input");
     const qnet_scan *of = &cohort->scans[scan];
-    for (int k = p->folds; k >= 0; k--) {
-        QNET__TRY(qnet__predictor_take(s, k));
-        QNET__TRY(qnet__judge(s, cohort, scan, x, k > 0 ? &s->by_fold[k - 1] : &r.probability));
-    }
+    for (int k = p->folds; k >= 0; k--)
+        QNET__TRY(qnet__judge(s, k, cohort, scan, x, k ? &s->by_fold[k - 1] : &r.probability));
     qnet__measure(cohort, of, s->voxels, r.measure);
     qnet__predictor_compare(s, x, &r);
     r.seen = qnet_weights_have_seen(s->pair[0][1], of->source_hash);
     r.refused = (r.seen || r.unlike) && !p->anyway;
     r.slices = of->slices;
-    for (int t = 0; t < r.slices && r.refused; t++)
-        s->by_slice[t] = s->by_slice_resnet[t] = (double)NAN;
-    for (int k = 0; k < p->folds && r.refused; k++) s->by_fold[k] = (double)NAN;
-    if (r.refused) r.probability = (double)NAN;
     r.calibrated = p->calibrated
                        ? 1 / (1 + exp(-(p->intercept + p->slope * qnet__logit(r.probability))))
                        : (double)NAN;
-    if (r.refused) r.calibrated = (double)NAN; /* fmin and fmax lose NaN */
+    if (r.refused) hidden = (double)NAN;
+    r.probability += hidden;
+    r.calibrated += hidden;
+    for (int k = 0; k < p->folds; k++) s->by_fold[k] += hidden;
+    for (int t = 0; t < r.slices; t++) s->by_slice[t] += hidden, s->by_slice_resnet[t] += hidden;
     r.by_fold = s->by_fold;
     r.by_slice = s->by_slice;
     r.by_slice_resnet = s->by_slice_resnet;
@@ -22282,20 +22285,21 @@ static qnet_status qnet__job_save_weights(const qnet__job *job, int model,
 
 /* The file is in out/checkpoint/weights or, once it has been published, in out/weights. */
 static qnet_status qnet__experiment_weights_file(const qnet_experiment *e, int input, int repeat,
-                                                 int fold, int model, qnet_safetensors **file)
+                                                 int fold, int model, qnet_safetensors **out)
 {
     const char *name = qnet__file_names[model], *end = ".safetensors";
     char path[QNET__PATH], expected[24];
+    qnet_safetensors *file = NULL;
     qnet__fold_path(e, "checkpoint/weights", input, repeat, fold, name, end, path);
     if (qnet__path_kind(path) == 0)
         qnet__fold_path(e, "weights", input, repeat, fold, name, end, path);
-    QNET__TRY(qnet_safetensors_load(e->ctx, path, file));
+    QNET__TRY(qnet_safetensors_load(e->ctx, path, &file));
     snprintf(expected, sizeof expected, "%016llx", (unsigned long long)e->run[input]);
-    const char *run = qnet_safetensors_metadata(*file, "run");
-    if (run != NULL && strcmp(run, expected) == 0) return QNET_OK;
+    const char *run = qnet_safetensors_metadata(file, "run");
+    if (run != NULL && strcmp(run, expected) == 0) return *out = file, QNET_OK;
     (void)qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%s: weights of run %.16s, expected %s", path,
                      run ? run : "unknown", expected);
-    qnet_safetensors_destroy(*file);
+    qnet_safetensors_destroy(file);
     return QNET_ERROR_MISMATCH;
 }
 
@@ -22951,252 +22955,201 @@ static qnet_status qnet__publish(const qnet_experiment *e)
 
 #define QNET__FEW_SCANS 10 /* of a class: too few to calibrate by */
 
-/* Of the scans of the cohort, [scans] each; doubles, as a record has them. */
 typedef struct qnet__study {
-    double *label, *probability, *distance, *measures; /* measures[scans][6] */
-    double *x;          /* [scans][512]: mean features by one network */
-    double *mean;       /* [512] */
-    double *covariance; /* [512][512], of which the lower half is used; then its Cholesky factor */
-    double *whitening;  /* W by rows, up to the diagonal */
-    float *work;        /* [max_slices][height][width] */
-    int *labels;        /* as the regression wants them */
-    qnet_predictor at;  /* calibration, limit, counts: what the record says */
-    qnet_buffer hashes; /* of the Q-Nets: final, then by fold; a place of 16 digits each */
+    struct qnet__predictor_state *s; /* what is found out, and the networks of one fold at a time */
+    double *x;          /* [scans][512]: mean features by these */
+    double *covariance; /* [512][512], of which the lower half is used */
+    int *label;         /* [scans] */
+    char *hashes;       /* of the Q-Nets, final, then by fold: 16 digits each */
 } qnet__study;
 
-/* Mean and covariance of rows x[k][512], k in list[n]. The covariance S is drawn towards mu I, mu =
-   tr S / p, by the share that is best where features are more than scans (Ledoit & Wolf: A
-   well-conditioned estimator for large-dimensional covariance matrices, J Multivariate Anal 2004):
-     share = min(b, d) / d,  d = |S - mu I|^2,  b = 1/n^2 sum_k |x_k x_k' - S|^2 (x less the mean)
-   Then the Cholesky factor takes its place. */
-static qnet_status qnet__study_fit(qnet_context *ctx, qnet__study *s, const int *list, int n)
+/* Mean and covariance of rows x[k][512], k in list[n], the latter as its Cholesky factor. It is
+   drawn from that of the scans, S, towards mu I, mu = tr S / p, by the share that is best where
+   features are more than scans (Ledoit & Wolf: A well-conditioned estimator for large-dimensional
+   covariance matrices. J Multivariate Anal 2004, sec. 3.2):
+     share = min(b, d) / d,  d = |S - mu I|^2,  b = 1/n^2 sum_k |x_k x_k' - S|^2, x less the mean */
+static qnet_status qnet__study_fit(qnet_context *ctx, const qnet__study *q, const int *list, int n)
 {
     enum { p = QNET_FEATURES };
-    double *const c = s->covariance, fourth = 0, square = 0, trace = 0;
-    for (int f = 0; f < p; f++) {
-        s->mean[f] = 0;
-        for (int k = 0; k < n; k++) s->mean[f] += s->x[list[k] * p + f] / n;
-    }
+    double *const c = q->covariance, *const mean = q->s->study[QNET__MEAN];
+    double *factor = q->s->study[QNET__FACTOR], fourth = 0, square = 0, trace = 0;
     memset(c, 0, (size_t)p * p * sizeof *c);
+    for (int f = 0; f < p; f++) {
+        mean[f] = 0;
+        for (int k = 0; k < n; k++) mean[f] += q->x[list[k] * p + f] / n;
+    }
     for (int k = 0; k < n; k++) {
-        const double *x = s->x + list[k] * p;
+        const double *x = q->x + list[k] * p;
         double norm = 0;
         for (int i = 0; i < p; i++) {
-            const double y = x[i] - s->mean[i];
-            for (int j = 0; j <= i; j++) c[i * p + j] += y * (x[j] - s->mean[j]) / n;
-            norm += y * y;
+            for (int j = 0; j <= i; j++)
+                c[i * p + j] += (x[i] - mean[i]) * (x[j] - mean[j]) / n;
+            norm += (x[i] - mean[i]) * (x[i] - mean[i]);
         }
         fourth += norm * norm;
     }
     for (int i = 0; i < p; i++) {
-        for (int j = 0; j < i; j++) square += 2 * c[i * p + j] * c[i * p + j];
-        square += c[i * p + i] * c[i * p + i];
+        for (int j = 0; j <= i; j++) square += (i == j ? 1 : 2) * c[i * p + j] * c[i * p + j];
         trace += c[i * p + i];
     }
     const double mu = trace / p, d = square - p * mu * mu, b = (fourth / n - square) / n;
     const double share = d > 0 ? fmin(fmax(b, 0), d) / d : 1;
-    for (int i = 0; i < p; i++) {
-        for (int j = 0; j <= i; j++) c[i * p + j] *= 1 - share;
-        c[i * p + i] += share * mu;
-    }
-    if (qnet__cholesky(c, p)) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_DATA, "final model: the features of the %d training scans "
-                      "do not vary enough to tell what is unlike them", n);
-}
-
-/* Rows of W = L^-1, up to the diagonal: W L = I, column by column. */
-static void qnet__study_whiten(qnet__study *s)
-{
-    double unit[QNET_FEATURES];
-    for (int j = 0; j < QNET_FEATURES; j++) {
-        memset(unit, 0, sizeof unit);
-        unit[j] = 1;
-        qnet__cholesky_solve(s->covariance, QNET_FEATURES, 0, unit);
-        for (int i = j; i < QNET_FEATURES; i++) s->whitening[i * (i + 1) / 2 + j] = unit[i];
-    }
-}
-
-/* The whole cohort by the pair of files path[2]: features; of the scans of `fold` (-1: none) also
-   their probabilities. A place for the hash is filled. */
-static qnet_status qnet__study_judge(const qnet__job *job, qnet__study *s, char *const path[2],
-                                     int fold)
-{
-    qnet_context *ctx = job->e->ctx;
-    qnet_predictor *p = NULL;
-    char hash[24];
-    QNET__TRY(qnet_predictor_open_pair(ctx, path[0], path[1], &p));
-    snprintf(hash, sizeof hash, "%016llx",
-             (unsigned long long)qnet_safetensors_hash(p->state->pair[0][1]));
-    memcpy(s->hashes.bytes + 16 * (fold + 1), hash, 16);
-    qnet_status status = QNET_OK;
-    for (int i = 0; i < job->cohort->scans_count && status == QNET_OK; i++) {
-        double probability;
-        status = qnet__judge(p->state, job->cohort, i, s->x + i * QNET_FEATURES, &probability);
-        if (job->fold_of[i] == fold) s->probability[i] = probability;
-    }
-    qnet_predictor_destroy(p);
-    return status;
-}
-
-/* One fold: probabilities and distances of its test scans. Its files must be of this run. */
-static qnet_status qnet__study_fold(qnet__job *job, qnet__study *s, int fold)
-{
-    static const qnet_model_kind models[2] = {QNET_MODEL_RESNET_SWA, QNET_MODEL_QNET};
-    qnet_context *ctx = job->e->ctx;
-    qnet_experiment folds = *job->e; /* whose out is the study's */
-    char resnet[QNET__PATH], qnet[QNET__PATH], *path[2] = {resnet, qnet};
-    double y[QNET_FEATURES];
-    strcpy(folds.out, job->study);
-    for (int i = 0; i < 2; i++) {
-        qnet_safetensors *file = NULL;
-        qnet_status status = qnet__experiment_weights_file(&folds, job->input, 0, fold,
-                                                           (int)models[i], &file);
-        qnet_safetensors_destroy(file);
-        if (status == QNET_ERROR_NOT_FOUND || status == QNET_ERROR_MISMATCH)
-            return qnet__fail(ctx, status, "%s; a final model takes ResNetSWA and Q-Net of every "
-                              "fold from there, of an experiment on these data with these settings "
-                              "that is done", qnet_last_error(ctx));
-        QNET__TRY(status);
-        qnet__fold_path(&folds, "weights", job->input, 0, fold, qnet__file_names[models[i]],
-                        ".safetensors", path[i]);
-    }
-    QNET__TRY(qnet__study_judge(job, s, path, fold));
-    job->train_count = 0;
-    for (int i = 0; i < job->cohort->scans_count; i++)
-        if (job->fold_of[i] != fold) job->train[job->train_count++] = i;
-    QNET__TRY(qnet__study_fit(ctx, s, job->train, job->train_count));
-    for (int i = 0; i < job->cohort->scans_count; i++) {
-        double sum = 0;
-        if (job->fold_of[i] != fold) continue;
-        for (int f = 0; f < QNET_FEATURES; f++) y[f] = s->x[i * QNET_FEATURES + f] - s->mean[f];
-        qnet__cholesky_solve(s->covariance, QNET_FEATURES, 0, y);
-        for (int f = 0; f < QNET_FEATURES; f++) sum += y[f] * y[f];
-        s->distance[i] = sqrt(sum);
-    }
+    for (int i = 0; i < p; i++)
+        for (int j = 0; j <= i; j++)
+            c[i * p + j] = (1 - share) * c[i * p + j] + (i == j ? share * mu : 0);
+    if (!qnet__cholesky(c, p))
+        return qnet__fail(ctx, QNET_ERROR_DATA, "final model: the features of the %d training "
+                          "scans do not vary enough to tell what is unlike them", n);
+    for (int i = 0; i < p; i++, factor += i) memcpy(factor, c + i * p, ((size_t)i + 1) * sizeof *c);
     return QNET_OK;
 }
 
-/* Calibration and limit, from what the folds have said. x is made use of. */
-static qnet_status qnet__study_summary(const qnet__job *job, qnet__study *s)
+/* The whole cohort by the networks of a fold of experiment e, those of this run: features, a fit to
+   the training scans and, of the test scans, probability and distance. The final networks' fold is
+   behind the others; it tests none. */
+static qnet_status qnet__study_fold(qnet__job *job, qnet__study *q, const qnet_experiment *e,
+                                    int fold)
 {
-    const int n = job->cohort->scans_count;
+    static const int models[2] = {QNET_MODEL_RESNET_SWA, QNET_MODEL_QNET};
+    struct qnet__predictor_state *s = q->s;
+    const int final = fold == e->config.folds;
+    char hash[24];
+    int known;
+    job->train_count = 0;
+    for (int i = 0; i < 2; i++) {
+        qnet_safetensors_destroy(s->pair[0][i]);
+        s->pair[0][i] = NULL;
+        const qnet_status status = qnet__experiment_weights_file(e, job->input, 0, fold, models[i],
+                                                                 &s->pair[0][i]);
+        if (status == QNET_ERROR_NOT_FOUND || status == QNET_ERROR_MISMATCH)
+            return qnet__fail(e->ctx, status, "%s; a final model takes ResNetSWA and Q-Net of "
+                              "every fold from there, of an experiment on these data with these "
+                              "settings that is done", qnet_last_error(e->ctx));
+        QNET__TRY(status);
+    }
+    QNET__TRY(qnet_weights_check_pair(e->ctx, s->pair[0][0], s->pair[0][1], &known));
+    snprintf(hash, sizeof hash, "%016llx",
+             (unsigned long long)qnet_safetensors_hash(s->pair[0][1]));
+    memcpy(q->hashes + (final ? 0 : 16 * (fold + 1)), hash, 16);
+    for (int i = 0; i < s->p.scans; i++) {
+        double probability;
+        QNET__TRY(qnet__judge(s, 0, job->cohort, i, q->x + i * QNET_FEATURES, &probability));
+        if (job->fold_of[i] == fold) s->study[QNET__PROBABILITY][i] = probability;
+        else job->train[job->train_count++] = i;
+    }
+    QNET__TRY(qnet__study_fit(e->ctx, q, job->train, job->train_count));
+    for (int i = 0; i < s->p.scans; i++)
+        if (job->fold_of[i] == fold)
+            s->study[QNET__DISTANCE][i] = qnet__distance(s->study[QNET__FACTOR],
+                                                         s->study[QNET__MEAN],
+                                                         q->x + i * QNET_FEATURES);
+    return QNET_OK;
+}
+
+/* Measures, calibration and limit, from what the folds have said. x is made use of. */
+static qnet_status qnet__study_summary(const qnet__job *job, qnet__study *q)
+{
+    struct qnet__predictor_state *s = q->s;
+    const int n = s->p.scans;
     double c[2] = {0, 1};
     qnet_boxplot box;
     int hh = 0;
     for (int i = 0; i < n; i++) {
-        hh += s->labels[i] = (int)job->cohort->scans[i].label;
-        s->label[i] = s->labels[i];
-        s->x[i] = qnet__logit(s->probability[i]);
-        qnet__measure(job->cohort, &job->cohort->scans[i], s->work, s->measures + i * QNET_MEASURES);
+        hh += q->label[i] = (int)job->cohort->scans[i].label;
+        s->study[QNET__LABEL][i] = q->label[i];
+        q->x[i] = qnet__logit(s->p.probability[i]);
+        qnet__measure(job->cohort, &job->cohort->scans[i], s->voxels,
+                      s->study[QNET__MEASURE] + i * QNET_MEASURES);
     }
-    s->at.folds = job->e->config.folds;
-    s->at.scans = n;
-    s->at.calibrated = hh >= QNET__FEW_SCANS && n - hh >= QNET__FEW_SCANS;
-    if (s->at.calibrated)
-        QNET__TRY(qnet_logistic_fit(job->e->ctx, s->labels, s->x, (size_t)n, 1, 1, c, NULL));
-    s->at.intercept = c[0];
-    s->at.slope = c[1];
-    QNET__TRY(qnet_boxplot_of(job->e->ctx, s->distance, (size_t)n, &box));
-    s->at.limit = box.q3 + 3 * (box.q3 - box.q1);
+    s->p.calibrated = hh >= QNET__FEW_SCANS && n - hh >= QNET__FEW_SCANS;
+    if (s->p.calibrated)
+        QNET__TRY(qnet_logistic_fit(job->e->ctx, q->label, q->x, (size_t)n, 1, 1, c, NULL));
+    s->p.intercept = c[0];
+    s->p.slope = c[1];
+    QNET__TRY(qnet_boxplot_of(job->e->ctx, s->p.distance, (size_t)n, &box));
+    s->p.limit = box.q3 + 3 * (box.q3 - box.q1);
     return QNET_OK;
 }
 
-/* from, whole, to out/checkpoint/publish/<name>. */
-static qnet_status qnet__final_copy(const qnet_experiment *e, const char *from, const char *name)
-{
-    char path[QNET__PATH];
-    qnet_buffer bytes = {NULL, 0, 0, NULL};
-    snprintf(path, sizeof path, "%s/checkpoint/publish/%s.safetensors", e->out, name);
-    qnet_status status = qnet_file_read(e->ctx, from, 0, &bytes);
-    if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, bytes.bytes, bytes.size);
-    qnet_buffer_free(e->ctx, &bytes);
-    return status;
-}
-
 /* model.safetensors: what qnet_predictor_open reads, and which study it is. */
-static qnet_status qnet__final_record(const qnet__job *job, const qnet__study *s)
+static qnet_status qnet__final_record(const qnet__job *job, const qnet__study *q, const char *path)
 {
     const qnet_experiment *e = job->e;
-    const size_t n = (size_t)s->at.scans;
-    const qnet_safetensor arrays[6] = {
-        {"label", QNET_F64, 1, {n}, n, 0, s->label},
-        {"probability", QNET_F64, 1, {n}, n, 0, s->probability},
-        {"distance", QNET_F64, 1, {n}, n, 0, s->distance},
-        {"measures", QNET_F64, 1, {n * QNET_MEASURES}, n * QNET_MEASURES, 0, s->measures},
-        {"mean", QNET_F64, 1, {QNET_FEATURES}, QNET_FEATURES, 0, s->mean},
-        {"whitening", QNET_F64, 1, {QNET__TRIANGLE}, QNET__TRIANGLE, 0, s->whitening}};
-    char path[QNET__PATH];
+    qnet_safetensor arrays[QNET__STUDY];
     qnet_buffer text = {NULL, 0, 0, NULL};
     qnet__file file;
     qnet_sink sink;
     qnet_status status = qnet_buffer_printf(
         e->ctx, &text, "model=final\nversion=%s\nrun=%016llx\nseed=%llu\ndataset=%s\nsimulated=%d\n"
-        "labels=true\ncalibration=%s\nhashes=%.*s\n", QNET_VERSION,
-        (unsigned long long)e->run[job->input], (unsigned long long)e->config.seed, e->dataset,
-        e->simulated, s->at.calibrated ? "Platt" : "none", (int)s->hashes.size,
-        (const char *)s->hashes.bytes);
+        "calibration=%s\nhashes=%.*s\n", QNET_VERSION, (unsigned long long)e->run[job->input],
+        (unsigned long long)e->config.seed, e->dataset, e->simulated,
+        q->s->p.calibrated ? "Platt" : "none", 16 * (e->config.folds + 1), q->hashes);
     if (status == QNET_OK)
-        status = qnet__settings_text(e->ctx, &text, "", qnet__record_settings, &s->at);
+        status = qnet__settings_text(e->ctx, &text, "", qnet__record_settings, &q->s->p);
     if (status == QNET_OK)
         status = qnet__preparation_text(e->ctx, &job->cohort->config, &e->config.stage1.augment,
                                         &text);
-    snprintf(path, sizeof path, "%s/checkpoint/publish/model.safetensors", e->out);
+    qnet__study_arrays(q->s, arrays);
     if (status == QNET_OK) status = qnet__file_open_replace(e->ctx, path, &file, &sink);
     if (status == QNET_OK)
         status = qnet__file_finish(&file, qnet__record_write(e->ctx, &sink, (char *)text.bytes,
-                                                             arrays, 6));
+                                                             arrays, QNET__STUDY));
     qnet_buffer_free(e->ctx, &text);
     return status;
 }
 
-/* Trains on all subjects, and puts the folder together in out/checkpoint/publish. */
-static qnet_status qnet__final_make(qnet__job *job, qnet__study *s)
+/* The folder in out/checkpoint/publish: all networks, those of the folds from `folds`, the record;
+   then it is opened. */
+static qnet_status qnet__final_files(const qnet__job *job, const qnet__study *q,
+                                     const qnet_experiment *folds)
 {
     static const int models[2] = {QNET_MODEL_RESNET_SWA, QNET_MODEL_QNET};
-    qnet_experiment *e = job->e, folds = *e;
-    char from[2][QNET__PATH], *path[2] = {from[0], from[1]}, name[64];
+    const qnet_experiment *e = job->e;
+    const int count = e->config.folds;
+    char from[QNET__PATH], to[QNET__PATH];
     qnet_predictor *opened = NULL;
-    strcpy(folds.out, job->study);
-    job->fold = e->config.folds;
-    job->train_count = job->test_count = job->watch_count = 0;
-    for (int i = 0; i < job->cohort->scans_count; i++) job->train[job->train_count++] = i;
-    QNET__TRY(qnet__fold_stage1(job, 1));
-    for (int i = 0; i < 2; i++)
-        qnet__job_path(job, "checkpoint/weights", qnet__file_names[models[i]], ".safetensors",
-                       path[i]);
-    QNET__TRY(qnet__study_judge(job, s, path, -1));
-    QNET__TRY(qnet__study_fit(e->ctx, s, job->train, job->train_count));
-    qnet__study_whiten(s);
-    for (int k = 0; k < 2 * (e->config.folds + 1); k++) {
-        const char *model = qnet__file_names[models[k % 2]];
-        snprintf(name, sizeof name, "%s", model);
-        if (k >= 2) {
-            snprintf(name, sizeof name, "fold%02d-%s", k / 2, model);
-            qnet__fold_path(&folds, "weights", job->input, 0, k / 2 - 1, model, ".safetensors",
-                            path[k % 2]);
-        }
-        QNET__TRY(qnet__final_copy(e, path[k % 2], name));
+    for (int k = 0; k < 2 * (count + 1); k++) {
+        const int fold = k / 2;
+        const char *name = qnet__file_names[models[k % 2]];
+        qnet_buffer bytes = {NULL, 0, 0, NULL};
+        qnet__fold_path(fold == count ? e : folds, fold == count ? "checkpoint/weights" : "weights",
+                        job->input, 0, fold, name, ".safetensors", from);
+        if (fold == count)
+            snprintf(to, sizeof to, "%s/checkpoint/publish/%s.safetensors", e->out, name);
+        else
+            snprintf(to, sizeof to, "%s/checkpoint/publish/fold%02d-%s.safetensors", e->out,
+                     fold + 1, name);
+        qnet_status status = qnet_file_read(e->ctx, from, 0, &bytes);
+        if (status == QNET_OK) status = qnet_file_replace(e->ctx, to, bytes.bytes, bytes.size);
+        qnet_buffer_free(e->ctx, &bytes);
+        QNET__TRY(status);
     }
-    QNET__TRY(qnet__final_record(job, s));
-    snprintf(from[0], sizeof from[0], "%s/checkpoint/publish", e->out);
-    QNET__TRY(qnet_predictor_open(e->ctx, from[0], &opened));
+    snprintf(to, sizeof to, "%s/checkpoint/publish/model.safetensors", e->out);
+    QNET__TRY(qnet__final_record(job, q, to));
+    *strrchr(to, '/') = '\0';
+    QNET__TRY(qnet_predictor_open(e->ctx, to, &opened));
     qnet_predictor_destroy(opened);
     return QNET_OK;
 }
 
-/* Files of folds that an earlier model had more, then the work in progress go. */
-static qnet_status qnet__final_publish(const qnet__job *job)
+/* The folds' say, the training, the files; the files of an earlier model go when all are there. */
+static qnet_status qnet__final_make(qnet__job *job, qnet__study *q)
 {
-    const qnet_experiment *e = job->e;
-    char path[QNET__PATH];
+    qnet_experiment *e = job->e, folds = *e;
     int count = 0;
+    strcpy(folds.out, job->study);
+    for (int fold = 0; fold < e->config.folds; fold++)
+        QNET__TRY(qnet__study_fold(job, q, &folds, fold));
+    QNET__TRY(qnet__study_summary(job, q));
+    QNET__TRY(qnet__checkpoint_open(job));
+    job->fold = e->config.folds;
+    job->train_count = job->test_count = job->watch_count = 0;
+    for (int i = 0; i < q->s->p.scans; i++) job->train[job->train_count++] = i;
+    QNET__TRY(qnet__fold_stage1(job, 1));
+    QNET__TRY(qnet__study_fold(job, q, e, job->fold));
+    QNET__TRY(qnet__final_files(job, q, &folds));
+    QNET__TRY(qnet__work_files(e, ".", ".safetensors", 1, &count));
     QNET__TRY(qnet__work_move(e, "/checkpoint/publish", ""));
-    for (int fold = e->config.folds; fold < QNET__MOST_FOLDS; fold++) {
-        snprintf(path, sizeof path, "%s/fold%02d-resnetswa.safetensors", e->out, fold + 1);
-        if (qnet__path_kind(path) == 0 || qnet__remove(path) != 0) break;
-        snprintf(path, sizeof path, "%s/fold%02d-qnet.safetensors", e->out, fold + 1);
-        (void)qnet__remove(path);
-    }
     QNET__TRY(qnet__work_files(e, "checkpoint/weights", ".safetensors", 1, &count));
     return qnet__work_clear(e, 0);
 }
@@ -23204,37 +23157,29 @@ static qnet_status qnet__final_publish(const qnet__job *job)
 /* All of it, for the cohort in memory, whose folds have been dealt. */
 static qnet_status qnet__final_run(qnet__job *job)
 {
-    qnet_context *ctx = job->e->ctx;
+    const qnet_experiment_config *c = &job->e->config;
     const size_t n = (size_t)job->cohort->scans_count, p = QNET_FEATURES;
-    const size_t side = (size_t)job->cohort->height;
     qnet__arena a = {NULL, 0};
-    qnet__study s;
+    qnet__study q;
     size_t bytes = 0;
-    qnet_status status = QNET_OK;
-    memset(&s, 0, sizeof s);
     for (int pass = 0; pass < 2; pass++) {
-        s.label = (double *)qnet__take(&a, n, sizeof(double));
-        s.probability = (double *)qnet__take(&a, n, sizeof(double));
-        s.distance = (double *)qnet__take(&a, n, sizeof(double));
-        s.measures = (double *)qnet__take(&a, n, QNET_MEASURES * sizeof(double));
-        s.x = (double *)qnet__take(&a, n, p * sizeof(double));
-        s.mean = (double *)qnet__take(&a, p, sizeof(double));
-        s.covariance = (double *)qnet__take(&a, p, p * sizeof(double));
-        s.whitening = (double *)qnet__take(&a, QNET__TRIANGLE, sizeof(double));
-        s.work = (float *)qnet__take(&a, side * side, (size_t)job->steps * sizeof(float));
-        s.labels = (int *)qnet__take(&a, n, sizeof(int));
-        if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &a, &bytes, "the study"));
+        q.s = (struct qnet__predictor_state *)qnet__take(&a, 1, sizeof *q.s);
+        q.x = (double *)qnet__take(&a, n, p * sizeof(double));
+        q.covariance = (double *)qnet__take(&a, p, p * sizeof(double));
+        q.label = (int *)qnet__take(&a, n, sizeof(int));
+        q.hashes = (char *)qnet__take(&a, (size_t)c->folds + 1, 16);
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(job->e->ctx, &a, &bytes, "the study"));
     }
-    for (int k = 0; k <= job->e->config.folds && status == QNET_OK; k++)
-        status = qnet_buffer_append(ctx, &s.hashes, "0000000000000000", 16);
-    for (int fold = 0; fold < job->e->config.folds && status == QNET_OK; fold++)
-        status = qnet__study_fold(job, &s, fold);
-    if (status == QNET_OK) status = qnet__study_summary(job, &s);
-    if (status == QNET_OK) status = qnet__checkpoint_open(job);
-    if (status == QNET_OK) status = qnet__final_make(job, &s);
-    if (status == QNET_OK) status = qnet__final_publish(job);
-    qnet_buffer_free(ctx, &s.hashes);
-    qnet__free(ctx, a.base, bytes);
+    memset(q.s, 0, sizeof *q.s);
+    q.s->p.ctx = job->e->ctx;
+    q.s->p.input = job->cohort->config;
+    q.s->p.augment = c->stage1.augment;
+    q.s->p.folds = c->folds;
+    q.s->p.scans = (int)n;
+    qnet_status status = qnet__predictor_plan(q.s, c->stage2.hidden);
+    if (status == QNET_OK) status = qnet__final_make(job, &q);
+    qnet__predictor_clear(q.s);
+    qnet__free(job->e->ctx, a.base, bytes);
     return status;
 }
 
@@ -23531,8 +23476,11 @@ QNET_API qnet_status qnet_experiment_final(qnet_context *ctx, const qnet_experim
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "final model: it is one training, and has no "
                           "parts: collect those of the folds first");
     if (config->shuffle_labels)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "final model: labels are shuffled: it would know "
-                          "nothing of the disease");
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "final model: labels are shuffled: it would "
+                          "know nothing of the disease");
+    if (config->folds > QNET__MOST_FOLDS)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "final model: %d folds, expected %d at most",
+                          config->folds, QNET__MOST_FOLDS);
     return qnet__experiment_start(ctx, config, data, out, weights, resume, NULL);
 }
 
