@@ -4451,6 +4451,23 @@ typedef enum qnet__fft_kind { QNET__FFT_COLUMNS, QNET__FFT_ROWS, QNET__FFT_REAL 
 /* Which of a point's two numbers those of a row are: the real ones, the imaginary ones, or both. */
 typedef enum qnet__fft_part { QNET__FFT_RE, QNET__FFT_IM, QNET__FFT_PAIRS } qnet__fft_part;
 
+/* What becomes of a spectrum X, number by number, between the way there and the way back; K the
+   kernel, real, t the threshold. See >>susceptibility. */
+typedef enum qnet__filter_step {
+    QNET__FILTER_CONVOLVE,   /* K X */
+    QNET__FILTER_DECONVOLVE, /* X / (1 - K) where |1 - K| >= t, else 0 */
+    QNET__FILTER_INVERT,     /* X / K, or X sign(K) / t where |K| < t; kept, too */
+    QNET__FILTER_MERGE       /* what was kept where |K| >= t, else X */
+} qnet__filter_step;
+
+typedef struct qnet__fft_filter {
+    qnet__filter_step step;
+    const qnet_real *kernel;  /* [numbers]: of the spectrum */
+    qnet_real *kept;          /* [2][numbers]: real and imaginary parts; of the last two steps */
+    size_t numbers;
+    qnet_real threshold;
+} qnet__fft_filter;
+
 typedef struct qnet__fft_job {
     const qnet__fft_line *line;
     qnet__fft_kind kind;
@@ -4460,7 +4477,9 @@ typedef struct qnet__fft_job {
     size_t in_step, out_step; /* in numbers */
     size_t lines;             /* as many as lanes at most; real: twice as many */
     qnet_real scale;          /* rows and real: a factor of what comes out */
-    qnet_real *work;          /* [n + largest radix][2][lanes] */
+    qnet_real *work;          /* [n + largest radix][2][lanes]; filtered columns: twice, 2 n apart */
+    const qnet__fft_filter *filter; /* columns: if any, they go there and back */
+    size_t first, step;       /* point k of the first column is number first + k step */
 } qnet__fft_job;
 
 /* Places of a zip, i, i + lanes, i + 1, i + 1 + lanes ... and of every second number from i on. */
@@ -4584,6 +4603,7 @@ typedef int32_t qnet__lane_int;
 #define qnet__fft_any QNET__ISA(qnet__fft_any)
 #define qnet__fft_stage QNET__ISA(qnet__fft_stage)
 #define qnet__fft_transform QNET__ISA(qnet__fft_transform)
+#define qnet__fft_filtered QNET__ISA(qnet__fft_filtered)
 #define qnet__fft_columns QNET__ISA(qnet__fft_columns)
 #define qnet__fft_at QNET__ISA(qnet__fft_at)
 #define qnet__fft_scatter QNET__ISA(qnet__fft_scatter)
@@ -6254,6 +6274,39 @@ static void qnet__fft_transform(const qnet__fft_job *job)
     }
 }
 
+/* A step of a filter on numbers i .. i + lines - 1. */
+QNET__INLINE void qnet__fft_filtered(const qnet__fft_filter *f, size_t i, size_t lines,
+                                     qnet__lanes *re, qnet__lanes *im)
+{
+    const qnet__lanes kernel = lines == QNET__LANES ? qnet__lanes_load(f->kernel + i)
+                                                    : qnet__lanes_load_part(f->kernel + i, lines);
+    const qnet__lanes zero = qnet__lanes_zero(), one = qnet__lanes_all(1);
+    const qnet__lanes t = qnet__lanes_all(f->threshold);
+    const qnet__lanes d = f->step == QNET__FILTER_DECONVOLVE ? one - kernel : kernel;
+    const qnet__lanes_int large = (qnet__lanes_int)(d >= t) | (qnet__lanes_int)(d <= -t);
+    qnet__lanes factor = d;
+    if (f->step == QNET__FILTER_MERGE) {
+        const qnet_real *kept = f->kept + i, *kept_im = kept + f->numbers;
+        const int whole = lines == QNET__LANES;
+        *re = qnet__lanes_select(large, whole ? qnet__lanes_load(kept)
+                                              : qnet__lanes_load_part(kept, lines), *re);
+        *im = qnet__lanes_select(large, whole ? qnet__lanes_load(kept_im)
+                                              : qnet__lanes_load_part(kept_im, lines), *im);
+        return;
+    }
+    if (f->step == QNET__FILTER_DECONVOLVE)
+        factor = qnet__lanes_select(large, one / d, zero);
+    if (f->step == QNET__FILTER_INVERT) {
+        const qnet__lanes sign = qnet__lanes_select((qnet__lanes_int)(d > zero), one,
+                                     qnet__lanes_select((qnet__lanes_int)(d < zero), -one, zero));
+        factor = qnet__lanes_select(large, one / d, sign / t);
+    }
+    *re *= factor, *im *= factor;
+    if (f->step != QNET__FILTER_INVERT) return;
+    qnet__lanes_store_part(f->kept + i, *re, lines);
+    qnet__lanes_store_part(f->kept + f->numbers + i, *im, lines);
+}
+
 /* The inverse transform is the transform with real and imaginary parts swapped on both sides. */
 static void qnet__fft_columns(const qnet__fft_job *job)
 {
@@ -6274,6 +6327,19 @@ static void qnet__fft_columns(const qnet__fft_job *job)
         for (size_t i = 0; i < lines; i++) re[at + i] = x[2 * i], im[at + i] = x[2 * i + 1];
     }
     qnet__fft_transform(job);
+    if (job->filter != NULL) {
+        qnet__fft_job back = *job;
+        back.work = job->work + 2 * n * point;
+        for (size_t k = 0; k < n; k++, re += point, im += point) {
+            qnet_real *to = back.work + (size_t)job->line->place[k] * point;
+            qnet__lanes a = qnet__lanes_load(re), b = qnet__lanes_load(im);
+            qnet__fft_filtered(job->filter, job->first + k * job->step, lines, &a, &b);
+            qnet__lanes_store(to, b);
+            qnet__lanes_store(to + QNET__LANES, a);
+        }
+        qnet__fft_transform(&back);
+        re = back.work + QNET__LANES, im = back.work;
+    }
     for (size_t k = 0; k < n; k++, re += point, im += point) {
         qnet_real *y = job->out + k * job->out_step;
         if (lines == QNET__LANES) {
@@ -14428,16 +14494,27 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
    a line's bits do not depend on its neighbours. Two real rows make one complex line.
 
    x and y are transformed plane by plane, z over the bundles of all planes; the way back is in the
-   opposite order. A task is a plane or some bundles. A filter, a spectrum that is changed number by
-   number between the way there and the way back, does both ways of z while a bundle is in cache.
-   Twiddle factors are worked out in double.
+   opposite order. A task is a plane or some bundles. Twiddle factors are worked out in double.
+
+   A filter changes a spectrum number by number between the way there and the way back: both ways of
+   z are one step, while a bundle is in cache. Between two filters in a row both ways of x and y are
+   one step, too: a plane's rows come out, its caller makes the rows that go in of them, and no
+   image is in memory. Rows outside of a mask are neither made nor transformed.
    Relies on >>context >>kernels >>nifti.
    ============================================================================================ */
 
 #define QNET__FFT_BUNDLES 4 /* along z in a task: neighbours in memory */
 
-/* Changes `count` complex numbers of a spectrum, from `first` on in their order in memory. */
-typedef void (*qnet__fft_change)(void *arg, size_t first, size_t count);
+/* Gives or takes row[nx], row y of plane z of a real image; of a filter. */
+typedef void (*qnet__fft_row)(void *arg, size_t y, size_t z, qnet_real *row);
+
+typedef struct qnet__fft_pass {
+    qnet__fft_row load;       /* from -> rows */
+    void *from;
+    qnet__fft_filter filter;  /* of the spectrum */
+    qnet__fft_row store;      /* rows -> to */
+    void *to;
+} qnet__fft_pass;
 
 typedef struct qnet__fft_plan {
     const qnet__isa *isa;
@@ -14447,12 +14524,14 @@ typedef struct qnet__fft_plan {
     qnet__fft_line line[3];
     qnet_real *work;          /* [workers][work_size] */
     size_t work_size;
-    int inverse;              /* of the transform that runs, as what follows */
+    size_t first[3], end[3];  /* y and z, [1] and [2]: rows that are not 0 and that are wanted */
+    /* Of the transform that runs: */
+    int inverse, forward;     /* what is done of planes, in this order; of z: inverse, or forward */
     const qnet_real *x;       /* [z][y][x], of a real transform forward */
     qnet_real *spectrum;      /* [z][y][width][2] */
     qnet_real *y;             /* [z][y][x], of a real transform inverse */
-    qnet__fft_change change;  /* of a filter, or NULL */
-    void *arg;
+    const qnet__fft_pass *load, *store; /* where rows come from and go to instead of x and y */
+    const qnet__fft_filter *filter;     /* of z, or NULL */
 } qnet__fft_plan;
 
 /* Tables of a line; while the arena measures, only their sizes. With j = r0 + p0 (r1 + p1 (...)),
@@ -14509,79 +14588,104 @@ static void qnet__fft_plan_take(qnet_context *ctx, qnet__arena *arena, int nx, i
     plan->width = real ? plan->size[0] / 2 + 1 : plan->size[0];
     for (int axis = 0; axis < 3; axis++)
         qnet__fft_line_plan(arena, plan->size[axis], &plan->line[axis]);
-    plan->work_size = 4 * longest * plan->isa->lanes;
-    plan->work = (qnet_real *)qnet__take(arena, longest, 4 * plan->isa->lanes * qnet__workers(ctx) *
+    for (int axis = 0; axis < 3; axis++) plan->end[axis] = plan->size[axis];
+    plan->work_size = 10 * longest * plan->isa->lanes; /* two lines' work, a bundle's rows */
+    plan->work = (qnet_real *)qnet__take(arena, longest, 10 * plan->isa->lanes *
+                                                             qnet__workers(ctx) *
                                                              sizeof *plan->work);
 }
 
-/* `lines` lines that lie beside each other from x on, along y or z. */
+/* `lines` lines that lie beside each other from number `first` of a plane on, along y or z. */
 static void qnet__fft_lines(const qnet__fft_plan *plan, size_t worker, int axis, int inverse,
-                            qnet_real *x, size_t lines)
+                            qnet_real *plane, size_t first, size_t lines)
 {
-    const size_t step = 2 * plan->width * (axis == 2 ? plan->size[1] : 1);
-    qnet__fft_job job = {&plan->line[axis], QNET__FFT_COLUMNS, inverse, NULL, NULL, step, step, 0,
-                         1, plan->work + worker * plan->work_size};
-    if (plan->size[axis] == 1) return;
-    for (size_t i = 0; i < lines; i += job.lines) {
-        job.lines = qnet__min_size(lines - i, plan->isa->lanes);
-        job.in = job.out = x + 2 * i;
+    const size_t step = plan->width * (axis == 2 ? plan->size[1] : 1);
+    qnet__fft_job job = {&plan->line[axis], QNET__FFT_COLUMNS, inverse, NULL, NULL, 2 * step,
+                         2 * step, 0, 1, plan->work + worker * plan->work_size,
+                         axis == 2 ? plan->filter : NULL, first, step};
+    if (plan->size[axis] == 1 && job.filter == NULL) return;
+    for (size_t end = first + lines; job.first < end; job.first += job.lines) {
+        job.lines = qnet__min_size(end - job.first, plan->isa->lanes);
+        job.in = job.out = plane + 2 * job.first;
         plan->isa->fft(&job);
     }
 }
 
 /* Rows of one plane, along x. */
-static void qnet__fft_rows_of(const qnet__fft_plan *plan, size_t worker, size_t z)
+static void qnet__fft_rows_of(const qnet__fft_plan *plan, size_t worker, int inverse, size_t z)
 {
-    const size_t n = plan->size[0], rows = plan->size[1], wide = 2 * plan->width;
-    const int from_real = plan->real && !plan->inverse, to_real = plan->real && plan->inverse;
+    const size_t n = plan->size[0], wide = 2 * plan->width, lanes = plan->isa->lanes;
+    const int from_real = plan->real && !inverse, to_real = plan->real && inverse;
+    const qnet__fft_pass *load = inverse ? NULL : plan->load, *store = inverse ? plan->store : NULL;
     const qnet_real *in = from_real ? plan->x : plan->spectrum;
     qnet_real *out = to_real ? plan->y : plan->spectrum;
-    qnet__fft_job job = {&plan->line[0], plan->real ? QNET__FFT_REAL : QNET__FFT_ROWS,
-                         plan->inverse, NULL, NULL, from_real ? n : wide, to_real ? n : wide, 0, 1,
-                         plan->work + worker * plan->work_size};
-    if (plan->inverse)
-        job.scale = (qnet_real)(1 / ((double)n * (double)rows * (double)plan->size[2]));
-    for (size_t y = 0; y < rows; y += job.lines) {
-        job.lines = qnet__min_size(rows - y, plan->isa->lanes * (plan->real ? 2 : 1));
-        job.in = in + (z * rows + y) * job.in_step;
-        job.out = out + (z * rows + y) * job.out_step;
+    qnet_real *work = plan->work + worker * plan->work_size;
+    qnet_real *rows = work + plan->work_size - 2 * lanes * n; /* [2 lanes][x], of a filter */
+    qnet__fft_job job = {&plan->line[0], plan->real ? QNET__FFT_REAL : QNET__FFT_ROWS, inverse,
+                         NULL, NULL, from_real ? n : wide, to_real ? n : wide, 0, 1, work, NULL, 0,
+                         0};
+    if (inverse)
+        job.scale = (qnet_real)(1 / ((double)n * (double)plan->size[1] * (double)plan->size[2]));
+    for (size_t y = plan->first[1]; y < plan->end[1]; y += job.lines) {
+        job.lines = qnet__min_size(plan->end[1] - y, lanes * (plan->real ? 2 : 1));
+        job.in = load != NULL ? rows : in + (z * plan->size[1] + y) * job.in_step;
+        job.out = store != NULL ? rows : out + (z * plan->size[1] + y) * job.out_step;
+        for (size_t i = 0; load != NULL && i < job.lines; i++)
+            load->load(load->from, y + i, z, rows + i * n);
         plan->isa->fft(&job);
+        for (size_t i = 0; store != NULL && i < job.lines; i++)
+            store->store(store->to, y + i, z, rows + i * n);
     }
 }
 
 static void qnet__fft_plane_task(void *arg, size_t z, size_t worker)
 {
     const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
-    qnet_real *plane = plan->spectrum + 2 * z * plan->size[1] * plan->width;
-    if (!plan->inverse) qnet__fft_rows_of(plan, worker, z);
-    qnet__fft_lines(plan, worker, 1, plan->inverse, plane, plan->width);
-    if (plan->inverse) qnet__fft_rows_of(plan, worker, z);
+    const size_t row = 2 * plan->width, rows = plan->size[1];
+    const int wanted = z >= plan->first[2] && z < plan->end[2];
+    qnet_real *plane = plan->spectrum + z * rows * row;
+    if (plan->inverse && wanted) {
+        qnet__fft_lines(plan, worker, 1, 1, plane, 0, plan->width);
+        qnet__fft_rows_of(plan, worker, 1, z);
+    }
+    if (plan->forward && wanted) {
+        memset(plane, 0, plan->first[1] * row * sizeof *plane);
+        qnet__fft_rows_of(plan, worker, 0, z);
+        memset(plane + plan->end[1] * row, 0, (rows - plan->end[1]) * row * sizeof *plane);
+        qnet__fft_lines(plan, worker, 1, 0, plane, 0, plan->width);
+    } else if (plan->forward) memset(plane, 0, rows * row * sizeof *plane);
 }
 
 static void qnet__fft_z_task(void *arg, size_t i, size_t worker)
 {
     const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
     const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, all = plan->size[1] * plan->width;
-    const size_t first = i * most, lines = qnet__min_size(all - first, most);
-    qnet__fft_lines(plan, worker, 2, plan->inverse, plan->spectrum + 2 * first, lines);
-    if (plan->change == NULL) return;
-    for (size_t z = 0; z < plan->size[2]; z++) plan->change(plan->arg, z * all + first, lines);
-    qnet__fft_lines(plan, worker, 2, 1, plan->spectrum + 2 * first, lines);
+    qnet__fft_lines(plan, worker, 2, !plan->forward, plan->spectrum, i * most,
+                    qnet__min_size(all - i * most, most));
 }
 
-/* Transforms by a plan: spectrum in place or, with a plan of real transforms, from x forward and to
-   y inverse; with a change both ways. */
-static void qnet__fft_by(qnet_context *ctx, qnet__fft_plan *plan, int inverse, const qnet_real *x,
-                         qnet_real *spectrum, qnet_real *y, qnet__fft_change change, void *arg)
+static void qnet__fft_planes(qnet_context *ctx, qnet__fft_plan *plan)
+{
+    qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
+}
+
+static void qnet__fft_along_z(qnet_context *ctx, qnet__fft_plan *plan)
 {
     const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, lines = plan->size[1] * plan->width;
-    plan->inverse = inverse;
-    plan->x = x, plan->spectrum = spectrum, plan->y = y;
-    plan->change = change, plan->arg = arg;
-    if (!inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
     qnet__parallel(ctx, (lines - 1) / most + 1, qnet__fft_z_task, plan);
-    plan->inverse = inverse || change != NULL;
-    if (plan->inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
+}
+
+/* Transforms by a plan: spectrum in place or, with a plan of real transforms, from x or, if it is
+   not NULL, a pass's rows forward, and to y inverse. */
+static void qnet__fft_by(qnet_context *ctx, qnet__fft_plan *plan, int inverse, const qnet_real *x,
+                         const qnet__fft_pass *load, qnet_real *spectrum, qnet_real *y)
+{
+    plan->inverse = inverse, plan->forward = !inverse;
+    plan->x = x, plan->spectrum = spectrum, plan->y = y;
+    plan->load = load, plan->store = NULL, plan->filter = NULL;
+    if (!inverse) qnet__fft_planes(ctx, plan);
+    qnet__fft_along_z(ctx, plan);
+    if (inverse) qnet__fft_planes(ctx, plan);
 }
 
 /* Whether the real transforms of a context go to its hook. */
@@ -14598,7 +14702,7 @@ static qnet_status qnet__fft_real_by(qnet_context *ctx, qnet__fft_plan *plan, in
     const int nx = (int)plan->size[0], ny = (int)plan->size[1], nz = (int)plan->size[2];
     int failed;
     if (!qnet__fft_hooked(ctx)) {
-        qnet__fft_by(ctx, plan, inverse, x, spectrum, y, NULL, NULL);
+        qnet__fft_by(ctx, plan, inverse, x, NULL, spectrum, y);
         return QNET_OK;
     }
     failed = inverse ? hook->inverse(hook->user, nx, ny, nz, (float *)(void *)spectrum,
@@ -14611,17 +14715,77 @@ static qnet_status qnet__fft_real_by(qnet_context *ctx, qnet__fft_plan *plan, in
     return QNET_OK;
 }
 
-/* x to its spectrum, which is changed, and back to x. */
-static qnet_status qnet__fft_filter(qnet_context *ctx, qnet__fft_plan *plan, qnet_real *x,
-                                    qnet_real *spectrum, qnet__fft_change change, void *arg)
+/* Rows of plane z of an image that lies in memory, for a hook. */
+static void qnet__fft_image_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
+    const int wanted = z >= plan->first[2] && z < plan->end[2];
+    QNET__UNUSED(worker);
+    for (size_t y = 0; y < plan->size[1]; y++) {
+        qnet_real *row = plan->y + (z * plan->size[1] + y) * plan->size[0];
+        if (!wanted || y < plan->first[1] || y >= plan->end[1])
+            memset(row, 0, plan->size[0] * sizeof *row);
+        else if (plan->load != NULL) plan->load->load(plan->load->from, y, z, row);
+        else plan->store->store(plan->store->to, y, z, row);
+    }
+}
+
+/* The spectrum of a pass's rows. image[z][y][x]: for a hook. */
+static qnet_status qnet__fft_load(qnet_context *ctx, qnet__fft_plan *plan,
+                                  const qnet__fft_pass *pass, qnet_real *spectrum,
+                                  qnet_real *image)
 {
     if (!qnet__fft_hooked(ctx)) {
-        qnet__fft_by(ctx, plan, 0, x, spectrum, x, change, arg);
+        qnet__fft_by(ctx, plan, 0, NULL, pass, spectrum, NULL);
         return QNET_OK;
     }
-    QNET__TRY(qnet__fft_real_by(ctx, plan, 0, x, spectrum, NULL));
-    change(arg, 0, plan->width * plan->size[1] * plan->size[2]);
-    return qnet__fft_real_by(ctx, plan, 1, NULL, spectrum, x);
+    plan->load = pass, plan->y = image;
+    qnet__parallel(ctx, plan->size[2], qnet__fft_image_task, plan);
+    return qnet__fft_real_by(ctx, plan, 0, image, spectrum, NULL);
+}
+
+/* The filter of a pass alone, number by number: columns of one point each. */
+static void qnet__fft_filter_all(const qnet__fft_plan *plan, const qnet__fft_filter *filter,
+                                 qnet_real *spectrum)
+{
+    static const int place = 0;
+    qnet__fft_line point;
+    memset(&point, 0, sizeof point);
+    point.n = 1, point.place = &place;
+    qnet__fft_job job = {&point, QNET__FFT_COLUMNS, 0, NULL, NULL, 0, 0, 0, 1, plan->work, filter,
+                         0, 0};
+    for (; job.first < filter->numbers; job.first += job.lines) {
+        job.lines = qnet__min_size(filter->numbers - job.first, plan->isa->lanes);
+        job.in = job.out = spectrum + 2 * job.first;
+        plan->isa->fft(&job);
+    }
+}
+
+/* Filters one after the other: pass[count], the last one again until they are `total`. What one
+   stores the next one may load, as far as it is of the same plane. */
+static qnet_status qnet__fft_filters(qnet_context *ctx, qnet__fft_plan *plan,
+                                     const qnet__fft_pass *pass, size_t count, size_t total,
+                                     qnet_real *spectrum, qnet_real *image)
+{
+    plan->spectrum = spectrum;
+    for (size_t i = 0; i < total && qnet__fft_hooked(ctx); i++) {
+        const qnet__fft_pass *now = &pass[qnet__min_size(i, count - 1)];
+        QNET__TRY(qnet__fft_load(ctx, plan, now, spectrum, image));
+        qnet__fft_filter_all(plan, &now->filter, spectrum);
+        QNET__TRY(qnet__fft_real_by(ctx, plan, 1, NULL, spectrum, image));
+        plan->load = NULL, plan->store = now;
+        qnet__parallel(ctx, plan->size[2], qnet__fft_image_task, plan);
+    }
+    for (size_t i = 0; i <= total && !qnet__fft_hooked(ctx); i++) {
+        plan->store = i > 0 ? &pass[qnet__min_size(i, count) - 1] : NULL;
+        plan->load = i < total ? &pass[qnet__min_size(i, count - 1)] : NULL;
+        plan->inverse = i > 0, plan->forward = i < total;
+        qnet__fft_planes(ctx, plan);
+        if (i == total) break;
+        plan->filter = &plan->load->filter;
+        qnet__fft_along_z(ctx, plan);
+    }
+    return QNET_OK;
 }
 
 /* One transform with a plan of its own. what: names the function in sentences. */
@@ -14645,7 +14809,7 @@ static qnet_status qnet__fft_call(qnet_context *ctx, const char *what, int nx, i
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "a Fourier transform"));
     qnet__fft_plan_take(ctx, &arena, nx, ny, nz, real, &plan);
     if (real) status = qnet__fft_real_by(ctx, &plan, inverse, x, spectrum, y);
-    else qnet__fft_by(ctx, &plan, inverse, NULL, spectrum, NULL, NULL, NULL);
+    else qnet__fft_by(ctx, &plan, inverse, NULL, NULL, spectrum, NULL);
     qnet__free(ctx, arena.base, bytes);
     return status;
 }
@@ -15263,7 +15427,8 @@ QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config 
    threads, several best each by one. Relies on >>context >>nifti.
    ============================================================================================ */
 
-/* value: the bits of a float, not negative, which sort as the float does. end: 3 * voxel + axis. */
+/* value: in its lower 30 bits those of a float of 0 to 2, which sort as the float does, above them
+   1 + the k, -1 to 1, with which p(a) - p(b) is g(p(a) - p(b)). end: 3 * voxel + axis. */
 typedef struct qnet__edge { uint32_t value, end; } qnet__edge;
 
 /* A voxel's place in the forest of groups. k: by how many 2 pi it is shifted against its parent; of
@@ -15288,61 +15453,76 @@ static void qnet__unwrap_take(qnet__unwrapping *u, size_t inside, qnet__arena *a
     u->spare = (qnet__edge *)qnet__take(arena, inside, 3 * sizeof *u->edge);
 }
 
-/* g of a difference of two phases from one interval of 2 pi. */
-static float qnet__wrap_difference(float d)
+#define QNET__UNRELIABLE 16    /* voxels of a row at a time */
+#define QNET__EDGE_BITS 30     /* of the edge's value, a float below 2 */
+#define QNET__EDGES_AHEAD 12
+
+/* u of the voxels [z][y][x .. x + count), which all lie off the border along x, or are one. Of the
+   27 places around a voxel the 13 after the middle are listed; its opposite lies as far before the
+   voxel. A pair is left out where it is a voxel away along an axis at whose border the voxel is;
+   border, pair: bits of axes. */
+QNET__INLINE void qnet__unreliability(const qnet__unwrapping *u, size_t at, int border,
+                                      const size_t count)
 {
-    const float pi = (float)QNET__PI;
-    return d > pi ? d - 2 * pi : d < -pi ? d + 2 * pi : d;
+    const ptrdiff_t nx = u->n[0], ny = u->n[1];
+    const float pi = (float)QNET__PI, most = 4 * pi * pi;
+    float sum[QNET__UNRELIABLE], pairs = 0;
+    for (size_t k = 0; k < count; k++) sum[k] = 0;
+    for (int i = 14; i < 27; i++) {
+        const int dx = i % 3 - 1, dy = i / 3 % 3 - 1, dz = i / 9 - 1;
+        const int pair = (dx != 0) | (dy != 0) << 1 | (dz != 0) << 2;
+        if (pair & border) continue;
+        const float *p = u->phase + at, *after = p + ((dz * ny + dy) * nx + dx);
+        const float *before = p - ((dz * ny + dy) * nx + dx);
+        for (size_t k = 0; k < count; k++) { /* g as a difference of comparisons, for vectors */
+            const float a = before[k] - p[k], b = p[k] - after[k];
+            const float second = a - 2 * pi * (float)((a > pi) - (a < -pi)) -
+                                 (b - 2 * pi * (float)((b > pi) - (b < -pi)));
+            sum[k] += second * second;
+        }
+        pairs++;
+    }
+    for (size_t k = 0; k < count; k++) {
+        const float mean = pairs > 0 ? sum[k] / pairs : most; /* above it: wild phase at the rim */
+        if (u->mask[at + k] != 0) u->unwrapped[at + k] = (mean < most ? mean : most) / 64;
+    }
 }
 
-/* u of slice z. Of the 27 places around a voxel the 13 after the middle are listed, each with the
-   axes, as bits, along which it is a voxel away; its opposite lies as far before the voxel. */
 static void qnet__unreliability_task(void *arg, size_t z, size_t worker)
 {
     const qnet__unwrapping *u = (const qnet__unwrapping *)arg;
     const size_t nx = (size_t)u->n[0], ny = (size_t)u->n[1], nz = (size_t)u->n[2];
-    size_t offset[13], at = z * ny * nx;
-    int axes[13];
+    size_t at = z * ny * nx;
     QNET__UNUSED(worker);
-    for (int i = 0; i < 13; i++) {
-        const int dx = (i + 14) % 3 - 1, dy = (i + 14) / 3 % 3 - 1, dz = (i + 14) / 9 - 1;
-        offset[i] = (size_t)(((ptrdiff_t)dz * (ptrdiff_t)ny + dy) * (ptrdiff_t)nx + dx);
-        axes[i] = (dx != 0) | (dy != 0) << 1 | (dz != 0) << 2;
-    }
     for (size_t y = 0; y < ny; y++)
-        for (size_t x = 0; x < nx; x++, at++) {
-            const int at_border = (x == 0 || x == nx - 1) | (y == 0 || y == ny - 1) << 1 |
-                                  (z == 0 || z == nz - 1) << 2; /* axes */
-            const float *p = u->phase + at;
-            float sum = 0, pairs = 0;
-            if (u->mask[at] == 0) continue;
-            for (int i = 0; i < 13; i++) {
-                if (axes[i] & at_border) continue;
-                const float second = qnet__wrap_difference(*(p - offset[i]) - *p) -
-                                     qnet__wrap_difference(*p - p[offset[i]]);
-                sum += second * second;
-                pairs++;
-            }
-            u->unwrapped[at] = pairs > 0 ? sum / pairs : (float)(4 * QNET__PI * QNET__PI);
+        for (size_t x = 0, count; x < nx; x += count, at += count) {
+            const int border = (x == 0 || x == nx - 1) | (y == 0 || y == ny - 1) << 1 |
+                               (z == 0 || z == nz - 1) << 2;
+            size_t inside = 0;
+            count = x > 0 && x + QNET__UNRELIABLE < nx ? QNET__UNRELIABLE : 1;
+            for (size_t k = 0; k < count; k++) inside += u->mask[at + k] != 0;
+            if (inside == 0) continue;
+            if (count == 1) qnet__unreliability(u, at, border, 1);
+            else qnet__unreliability(u, at, border, QNET__UNRELIABLE);
         }
 }
 
-/* Sorts edge[count] by value, equal values in the order they had: radix sort by 3 digits of 11
+/* Sorts edge[count] by value, equal values in the order they had: radix sort by 3 digits of 10
    bits, the lowest first. Returns where they are then, edge or spare. */
 static qnet__edge *qnet__edges_sort(qnet__edge *edge, qnet__edge *spare, size_t count)
 {
-    for (int shift = 0; shift < 33; shift += 11) {
-        uint32_t place[2048], begin = 0;
+    for (int shift = 0; shift < QNET__EDGE_BITS; shift += 10) {
+        uint32_t place[1024], begin = 0;
         qnet__edge *from = edge;
         memset(place, 0, sizeof place);
-        for (size_t i = 0; i < count; i++) place[from[i].value >> shift & 2047]++;
-        for (int digit = 0; digit < 2048; digit++) {
+        for (size_t i = 0; i < count; i++) place[from[i].value >> shift & 1023]++;
+        for (int digit = 0; digit < 1024; digit++) {
             const uint32_t here = place[digit];
             place[digit] = begin;
             begin += here;
         }
         for (size_t i = 0; i < count; i++)
-            spare[place[from[i].value >> shift & 2047]++] = from[i];
+            spare[place[from[i].value >> shift & 1023]++] = from[i];
         edge = spare;
         spare = from;
     }
@@ -15372,6 +15552,7 @@ static void qnet__unwrap_join(const qnet__unwrapping *u)
 {
     const size_t step[3] = {1, (size_t)u->n[0], (size_t)u->n[0] * (size_t)u->n[1]};
     const size_t voxels = step[2] * (size_t)u->n[2];
+    const float pi = (float)QNET__PI;
     const qnet__edge *edge;
     size_t count = 0, at = 0;
     for (int z = 0; z < u->n[2]; z++)
@@ -15382,17 +15563,25 @@ static void qnet__unwrap_join(const qnet__unwrapping *u)
                 u->group[at].k = 1;
                 if (u->mask[at] == 0) continue;
                 for (uint32_t axis = 0; axis < 3; axis++) {
-                    if (!more[axis] || u->mask[at + step[axis]] == 0) continue;
-                    const float value = u->unwrapped[at] + u->unwrapped[at + step[axis]];
-                    memcpy(&u->edge[count].value, &value, sizeof value);
-                    u->edge[count++].end = 3 * (uint32_t)at + axis;
+                    const size_t b = at + step[axis];
+                    if (!more[axis] || u->mask[b] == 0) continue;
+                    const float value = u->unwrapped[at] + u->unwrapped[b];
+                    const float d = u->phase[at] - u->phase[b];
+                    qnet__edge *e = &u->edge[count++];
+                    memcpy(&e->value, &value, sizeof value);
+                    e->value |= (d > pi ? 2u : d < -pi ? 0u : 1u) << QNET__EDGE_BITS;
+                    e->end = 3 * (uint32_t)at + axis;
                 }
             }
     edge = qnet__edges_sort(u->edge, u->spare, count);
     for (size_t i = 0; i < count; i++) {
         const uint32_t a = edge[i].end / 3, b = a + (uint32_t)step[edge[i].end % 3];
-        const float d = u->phase[a] - u->phase[b], pi = (float)QNET__PI;
-        int32_t ka, kb, k = d > pi ? 1 : d < -pi ? -1 : 0; /* of b against a */
+        int32_t ka, kb, k = (int32_t)(edge[i].value >> QNET__EDGE_BITS) - 1; /* of b against a */
+        if (i + QNET__EDGES_AHEAD < count) { /* one after the other they are anywhere in memory */
+            const uint32_t end = edge[i + QNET__EDGES_AHEAD].end;
+            QNET__PREFETCH(&u->group[end / 3]);
+            QNET__PREFETCH(&u->group[end / 3 + step[end % 3]]);
+        }
         const uint32_t root_a = qnet__group_root(u->group, a, &ka);
         const uint32_t root_b = qnet__group_root(u->group, b, &kb);
         qnet__group *to = &u->group[root_a], *from = &u->group[root_b];
@@ -15519,12 +15708,15 @@ typedef struct qnet__kspace {
     qnet_context *ctx;
     const qnet_volume *grid;
     size_t n[3], size[3], width; /* x, y, z: voxels, padded; of a row of the spectrum */
+    size_t numbers;              /* of the spectrum, complex */
     qnet__fft_plan plan;
-    qnet_real *image;            /* [z][y][x], padded */
+    qnet_real *image;            /* [z][y][x], padded; NULL but for a hook */
     qnet_real *sphere, *dipole;  /* [z][y][width]: the transform of S, and D; may be one block */
     int knows_sphere, knows_dipole; /* once made, where they are two blocks */
+    double unit[3], square;      /* of the sphere: a voxel's sides, its radius squared */
     double fits;                 /* the part of the sphere in the mask above which it fits */
-    qnet_real *spectrum, *kept;  /* [z][y][width][2]; kept: of the inversion */
+    qnet_real *spectrum;         /* [z][y][width][2] */
+    qnet_real *kept;             /* [2][z][y][width]; of the inversion */
     void *block;
     size_t bytes;
 } qnet__kspace;
@@ -15535,12 +15727,13 @@ static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int kernels, 
     qnet__fft_plan_take(k->ctx, arena, (int)k->size[0], (int)k->size[1], (int)k->size[2], 1,
                         &k->plan);
     k->width = k->plan.width;
-    k->image = (qnet_real *)qnet__take(arena, rows * k->size[0], sizeof *k->image);
-    k->sphere = k->dipole = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->sphere);
-    if (kernels > 1)
-        k->dipole = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->dipole);
-    k->spectrum = (qnet_real *)qnet__take(arena, rows * k->width, 2 * sizeof *k->spectrum);
-    if (keeps) k->kept = (qnet_real *)qnet__take(arena, rows * k->width, 2 * sizeof *k->kept);
+    k->numbers = rows * k->width;
+    if (qnet__fft_hooked(k->ctx))
+        k->image = (qnet_real *)qnet__take(arena, rows * k->size[0], sizeof *k->image);
+    k->sphere = k->dipole = (qnet_real *)qnet__take(arena, k->numbers, sizeof *k->sphere);
+    if (kernels > 1) k->dipole = (qnet_real *)qnet__take(arena, k->numbers, sizeof *k->dipole);
+    k->spectrum = (qnet_real *)qnet__take(arena, k->numbers, 2 * sizeof *k->spectrum);
+    if (keeps) k->kept = (qnet_real *)qnet__take(arena, k->numbers, 2 * sizeof *k->kept);
 }
 
 /* The grid of a volume with at least pad[3] zeros behind its voxels; to be freed by kspace_close.
@@ -15571,75 +15764,83 @@ static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what, const 
 
 static void qnet__kspace_close(qnet__kspace *k) { qnet__free(k->ctx, k->block, k->bytes); }
 
+/* Filters are of the rows and planes alone that a mask has voxels in; NULL: of all. */
+static void qnet__kspace_bound(qnet__kspace *k, const float *mask)
+{
+    size_t *first = k->plan.first, *end = k->plan.end, at = 0;
+    for (int i = 1; i < 3; i++) {
+        first[i] = mask != NULL ? k->n[i] : 0;
+        end[i] = mask != NULL ? 0 : k->n[i];
+    }
+    if (mask == NULL) return;
+    for (size_t z = 0; z < k->n[2]; z++)
+        for (size_t y = 0; y < k->n[1]; y++) {
+            size_t x = 0;
+            while (x < k->n[0] && mask[at + x] == 0) x++;
+            at += k->n[0];
+            if (x == k->n[0]) continue;
+            first[1] = qnet__min_size(first[1], y), first[2] = qnet__min_size(first[2], z);
+            end[1] = qnet__max_size(end[1], y + 1), end[2] = z + 1;
+        }
+}
+
 /* ---- voxels ---------------------------------------------------------------------------------- */
 
-/* What is done at each voxel, with the padded image and with volumes. */
+/* What is done at each voxel of an image's row, on the way in and on the way out. */
 typedef enum qnet__voxels_step {
-    QNET__VOXELS_SET,  /* image = value inside the mask, 0 outside and in the padding */
-    QNET__VOXELS_CLIP, /* image stays where it is above `number` inside the mask, else 0 */
+    QNET__VOXELS_SET,  /* image = value above `number` inside the mask, 0 outside and behind it */
     QNET__VOXELS_GET,  /* out = image inside the mask, else 0 */
     QNET__VOXELS_FIT,  /* out = `number` where image, S * M, says that a sphere fits; or it stays */
     QNET__VOXELS_PEEL  /* out = value - image where mask is `number`; or it stays */
 } qnet__voxels_step;
 
-typedef struct qnet__voxels_job {
+typedef struct qnet__voxels {
     const qnet__kspace *k;
     qnet__voxels_step step;
     const float *value, *mask; /* [nz][ny][nx]; NULL: 1 everywhere */
     float *out;
     double number;
-} qnet__voxels_job;
+} qnet__voxels;
 
-/* Row of a volume that begins at voxel `first`; a loop per step, as this is done often. */
-static void qnet__voxels_row(const qnet__voxels_job *job, qnet_real *image, size_t first)
+static void qnet__voxels_row(void *arg, size_t y, size_t z, qnet_real *image)
 {
-    const float *value = job->value != NULL ? job->value + first : NULL;
-    const float *mask = job->mask != NULL ? job->mask + first : NULL;
-    float *out = job->out != NULL ? job->out + first : NULL;
-    const size_t n = job->k->n[0];
-    const qnet_real number = (qnet_real)job->number;
+    const qnet__voxels *v = (const qnet__voxels *)arg;
+    const size_t n = v->k->n[0], first = (z * v->k->n[1] + y) * n;
+    const float *value = v->value != NULL ? v->value + first : NULL;
+    const float *mask = v->mask != NULL ? v->mask + first : NULL;
+    float *out = v->out != NULL ? v->out + first : NULL;
+    const float number = (float)v->number;
     size_t x;
-    switch (job->step) {
+    switch (v->step) {
     case QNET__VOXELS_SET:
-        for (x = 0; x < n; x++) image[x] = value != NULL ? (qnet_real)value[x] : 1;
-        for (x = 0; x < n && mask != NULL; x++) image[x] = mask[x] != 0 ? image[x] : 0;
-        break;
-    case QNET__VOXELS_CLIP:
-        for (x = 0; x < n; x++) image[x] = mask[x] != 0 && image[x] > number ? image[x] : 0;
+        for (x = 0; x < n; x++)
+            image[x] = mask != NULL && mask[x] == 0 ? 0 : value == NULL ? 1
+                           : value[x] > number ? (qnet_real)value[x] : 0;
+        for (; x < v->k->size[0]; x++) image[x] = 0;
         break;
     case QNET__VOXELS_GET:
         for (x = 0; x < n; x++) out[x] = mask == NULL || mask[x] != 0 ? (float)image[x] : 0;
         break;
     case QNET__VOXELS_FIT:
         for (x = 0; x < n; x++)
-            if (mask[x] != 0 && (double)image[x] > job->k->fits) out[x] = (float)number;
+            if (mask[x] != 0 && (double)image[x] > v->k->fits) out[x] = number;
         break;
     case QNET__VOXELS_PEEL:
         for (x = 0; x < n; x++)
-            out[x] = mask[x] == (float)number ? (float)((qnet_real)value[x] - image[x]) : out[x];
+            out[x] = mask[x] == number ? (float)((qnet_real)value[x] - image[x]) : out[x];
         break;
     }
 }
 
-static void qnet__voxels_task(void *arg, size_t z, size_t worker)
+/* A filter from voxels to voxels. */
+static qnet__fft_pass qnet__voxels_pass(const qnet__kspace *k, qnet__voxels *from,
+                                        qnet__filter_step step, const qnet_real *kernel,
+                                        double threshold, qnet__voxels *to)
 {
-    const qnet__voxels_job *job = (const qnet__voxels_job *)arg;
-    const qnet__kspace *k = job->k;
-    const int pads = job->step == QNET__VOXELS_SET || job->step == QNET__VOXELS_CLIP;
-    QNET__UNUSED(worker);
-    for (size_t y = 0; y < k->size[1]; y++) {
-        qnet_real *image = k->image + (z * k->size[1] + y) * k->size[0];
-        const int inside = z < k->n[2] && y < k->n[1];
-        if (inside) qnet__voxels_row(job, image, (z * k->n[1] + y) * k->n[0]);
-        for (size_t x = inside ? k->n[0] : 0; pads && x < k->size[0]; x++) image[x] = 0;
-    }
-}
-
-static void qnet__voxels(qnet__kspace *k, qnet__voxels_step step, const float *value,
-                        const float *mask, float *out, double number)
-{
-    qnet__voxels_job job = {k, step, value, mask, out, number};
-    qnet__parallel(k->ctx, k->size[2], qnet__voxels_task, &job);
+    const qnet__fft_pass pass = {
+        qnet__voxels_row, from, {step, kernel, k->kept, k->numbers, (qnet_real)threshold},
+        qnet__voxels_row, to};
+    return pass;
 }
 
 /* ---- spectra --------------------------------------------------------------------------------- */
@@ -15677,65 +15878,6 @@ static void qnet__dipole_task(void *arg, size_t z, size_t worker)
     qnet_field_direction(k->grid, b);
     for (size_t y = 0; y < k->size[1]; y++)
         qnet__dipole_row(k, b, y, z, k->dipole + (z * k->size[1] + y) * k->width);
-}
-
-/* What becomes of a spectrum, between the image and the image. */
-typedef enum qnet__filter_step {
-    QNET__FILTER_CONVOLVE,   /* times the kernel */
-    QNET__FILTER_DECONVOLVE, /* divided by C = 1 - kernel where |C| >= threshold, else 0 */
-    QNET__FILTER_INVERT,     /* divided by D, or by sign(D) threshold where |D| is below; kept */
-    QNET__FILTER_MERGE       /* what was kept where |D| >= threshold */
-} qnet__filter_step;
-
-typedef struct qnet__filter_job {
-    const qnet__kspace *k;
-    qnet__filter_step step;
-    const qnet_real *kernel; /* of k: sphere or dipole */
-    double threshold;
-} qnet__filter_job;
-
-static void qnet__filter_change(void *arg, size_t first, size_t count)
-{
-    const qnet__filter_job *job = (const qnet__filter_job *)arg;
-    const qnet_real t = (qnet_real)job->threshold;
-    const qnet_real most = (qnet_real)(t > 0 ? 1 / job->threshold : 0);
-    const qnet_real *kernel = job->kernel + first;
-    qnet_real *x = job->k->spectrum + 2 * first;
-    qnet_real *kept = job->k->kept != NULL ? job->k->kept + 2 * first : NULL;
-    switch (job->step) {
-    case QNET__FILTER_CONVOLVE:
-        for (size_t i = 0; i < count; i++) x[2 * i] *= kernel[i], x[2 * i + 1] *= kernel[i];
-        break;
-    case QNET__FILTER_DECONVOLVE:
-        for (size_t i = 0; i < count; i++) {
-            const qnet_real c = 1 - kernel[i], factor = c >= t || c <= -t ? 1 / c : 0;
-            x[2 * i] *= factor, x[2 * i + 1] *= factor;
-        }
-        break;
-    case QNET__FILTER_INVERT:
-        for (size_t i = 0; i < count; i++) {
-            const qnet_real d = kernel[i], sign = d > 0 ? most : d < 0 ? -most : 0;
-            const qnet_real factor = d > t || d < -t ? 1 / d : sign;
-            kept[2 * i] = x[2 * i] *= factor;
-            kept[2 * i + 1] = x[2 * i + 1] *= factor;
-        }
-        break;
-    case QNET__FILTER_MERGE:
-        for (size_t i = 0; i < count; i++) {
-            const int large = kernel[i] >= t || kernel[i] <= -t;
-            x[2 * i] = large ? kept[2 * i] : x[2 * i];
-            x[2 * i + 1] = large ? kept[2 * i + 1] : x[2 * i + 1];
-        }
-        break;
-    }
-}
-
-/* The image to its spectrum, which a step changes, and back. */
-static qnet_status qnet__filter(qnet__kspace *k, qnet__filter_step step, const qnet_real *kernel,
-                                double threshold)
-{
-    qnet__filter_job job = {k, step, kernel, threshold};
-    return qnet__fft_filter(k->ctx, &k->plan, k->image, k->spectrum, qnet__filter_change, &job);
 }
 
 /* ---- the configuration ----------------------------------------------------------------------- */
@@ -15802,15 +15944,19 @@ QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *sus
     pad[1] = (size_t)susceptibility->ny;
     pad[2] = (size_t)susceptibility->nz;
     QNET__TRY(qnet__kspace_open(ctx, what, susceptibility, pad, 1, 0, &k));
-    qnet__voxels(&k, QNET__VOXELS_SET, susceptibility->voxels, NULL, NULL, 0);
-    qnet__parallel(ctx, k.size[2], qnet__dipole_task, &k);
-    status = qnet__filter(&k, QNET__FILTER_CONVOLVE, k.dipole, 0);
-    if (status == QNET_OK) status = qnet__volume_like(ctx, susceptibility, &v);
+    status = qnet__volume_like(ctx, susceptibility, &v);
     if (status == QNET_OK) {
-        qnet__voxels(&k, QNET__VOXELS_GET, NULL, NULL, v->voxels, 0);
-        *field = v;
+        qnet__voxels from = {&k, QNET__VOXELS_SET, susceptibility->voxels, NULL, NULL, -INFINITY};
+        qnet__voxels to = {&k, QNET__VOXELS_GET, NULL, NULL, v->voxels, 0};
+        const qnet__fft_pass pass = qnet__voxels_pass(&k, &from, QNET__FILTER_CONVOLVE, k.dipole,
+                                                      0, &to);
+        qnet__kspace_bound(&k, NULL);
+        qnet__parallel(ctx, k.size[2], qnet__dipole_task, &k);
+        status = qnet__fft_filters(ctx, &k.plan, &pass, 1, 1, k.spectrum, k.image);
     }
     qnet__kspace_close(&k);
+    if (status != QNET_OK) qnet_volume_destroy(v);
+    else *field = v;
     return status;
 }
 
@@ -15839,35 +15985,36 @@ static qnet_status qnet__sphere_reach(qnet_context *ctx, const qnet_susceptibili
     return QNET_OK;
 }
 
-/* k->sphere = the transform of a sphere of sum 1 around voxel (0, 0, 0): all voxels whose centres
-   lie within the radius. Spoils image and spectrum. */
+/* Row y of plane z of a sphere of ones around voxel (0, 0, 0), in a grid that repeats: all voxels
+   whose centres lie within the radius. */
+static void qnet__sphere_row(void *arg, size_t y, size_t z, qnet_real *row)
+{
+    const qnet__kspace *k = (const qnet__kspace *)arg;
+    const double dy = (double)qnet__min_size(y, k->size[1] - y) * k->unit[1];
+    const double dz = (double)qnet__min_size(z, k->size[2] - z) * k->unit[2];
+    for (size_t x = 0; x < k->size[0]; x++) {
+        const double dx = (double)qnet__min_size(x, k->size[0] - x) * k->unit[0];
+        row[x] = dx * dx + dy * dy + dz * dz <= k->square;
+    }
+}
+
+/* k->sphere = the transform of a sphere of sum 1. Spoils the spectrum. */
 static qnet_status qnet__sphere_kernel(qnet__kspace *k, const qnet_susceptibility_config *config,
                                        double radius)
 {
-    const double square = radius * radius * QNET__SPHERE_ROUNDING;
-    double unit[3];
-    size_t reach[3], count = 0;
-    QNET__TRY(qnet__sphere_reach(k->ctx, config, k->grid, radius, unit, reach));
-    qnet__zero(k->ctx, k->image, k->size[0] * k->size[1] * k->size[2] * sizeof *k->image);
-    for (int set = 0; set < 2; set++) /* counts, then sets */
-        for (size_t l = 0; l <= 2 * reach[2]; l++)
-            for (size_t j = 0; j <= 2 * reach[1]; j++)
-                for (size_t i = 0; i <= 2 * reach[0]; i++) {
-                    const double dx = ((double)i - (double)reach[0]) * unit[0];
-                    const double dy = ((double)j - (double)reach[1]) * unit[1];
-                    const double dz = ((double)l - (double)reach[2]) * unit[2];
-                    const size_t x = (i + k->size[0] - reach[0]) % k->size[0];
-                    const size_t y = (j + k->size[1] - reach[1]) % k->size[1];
-                    const size_t z = (l + k->size[2] - reach[2]) % k->size[2];
-                    if (dx * dx + dy * dy + dz * dz > square) continue;
-                    if (set) k->image[(z * k->size[1] + y) * k->size[0] + x] =
-                                 (qnet_real)(1 / (double)count);
-                    else count++;
-                }
-    k->fits = 1 - 0.5 / (double)count;
-    QNET__TRY(qnet__fft_real_by(k->ctx, &k->plan, 0, k->image, k->spectrum, NULL));
-    for (size_t i = 0; i < k->width * k->size[1] * k->size[2]; i++)
-        k->sphere[i] = k->spectrum[2 * i];
+    qnet__fft_pass pass;
+    qnet__fft_plan whole = k->plan; /* of the padded grid, not of a mask */
+    size_t reach[3];
+    memset(&pass, 0, sizeof pass);
+    pass.load = qnet__sphere_row, pass.from = k;
+    for (int i = 0; i < 3; i++) whole.first[i] = 0, whole.end[i] = k->size[i];
+    QNET__TRY(qnet__sphere_reach(k->ctx, config, k->grid, radius, k->unit, reach));
+    k->square = radius * radius * QNET__SPHERE_ROUNDING;
+    QNET__TRY(qnet__fft_load(k->ctx, &whole, &pass, k->spectrum, k->image));
+    const double voxels = rint((double)k->spectrum[0]); /* at frequency 0 is the sum of the ones */
+    k->fits = 1 - 0.5 / voxels;
+    for (size_t i = 0; i < k->numbers; i++)
+        k->sphere[i] = (qnet_real)((double)k->spectrum[2 * i] / voxels);
     return QNET_OK;
 }
 
@@ -15883,21 +16030,27 @@ static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config
                             ? fmax(fmax(side[0], side[1]), side[2]) : 1;
     const int fit = (int)(radius / step * QNET__SPHERE_ROUNDING);
     const int spheres = config->background == QNET_VSHARP ? qnet__max_int(fit, 1) : 1;
+    qnet__kspace_bound(k, mask);
     for (int i = 1; i <= spheres; i++) {
+        qnet__voxels whole = {k, QNET__VOXELS_SET, NULL, mask, NULL, 0};
+        qnet__voxels fits = {k, QNET__VOXELS_FIT, NULL, mask, eroded, (double)i};
+        qnet__voxels in = {k, QNET__VOXELS_SET, field, mask, NULL, -INFINITY};
+        qnet__voxels peel = {k, QNET__VOXELS_PEEL, field, eroded, local, (double)i};
+        qnet__voxels peeled = {k, QNET__VOXELS_SET, local, eroded, NULL, -INFINITY};
+        qnet__voxels get = {k, QNET__VOXELS_GET, NULL, eroded, local, 0};
+        qnet__fft_pass pass[3];
+        size_t count = 0;
         if (!k->knows_sphere || spheres > 1)
             QNET__TRY(qnet__sphere_kernel(k, config, radius - (spheres - i) * step));
-        if (!k->knows_sphere) {
-            qnet__voxels(k, QNET__VOXELS_SET, NULL, mask, NULL, 0);
-            QNET__TRY(qnet__filter(k, QNET__FILTER_CONVOLVE, k->sphere, 0));
-            qnet__voxels(k, QNET__VOXELS_FIT, NULL, mask, eroded, i);
-        }
-        qnet__voxels(k, QNET__VOXELS_SET, field, mask, NULL, 0);
-        QNET__TRY(qnet__filter(k, QNET__FILTER_CONVOLVE, k->sphere, 0));
-        qnet__voxels(k, QNET__VOXELS_PEEL, field, eroded, local, i);
+        if (!k->knows_sphere)
+            pass[count++] = qnet__voxels_pass(k, &whole, QNET__FILTER_CONVOLVE, k->sphere, 0,
+                                              &fits);
+        pass[count++] = qnet__voxels_pass(k, &in, QNET__FILTER_CONVOLVE, k->sphere, 0, &peel);
+        if (i == spheres)
+            pass[count++] = qnet__voxels_pass(k, &peeled, QNET__FILTER_DECONVOLVE, k->sphere,
+                                              config->sharp_threshold, &get);
+        QNET__TRY(qnet__fft_filters(k->ctx, &k->plan, pass, count, count, k->spectrum, k->image));
     }
-    qnet__voxels(k, QNET__VOXELS_SET, local, eroded, NULL, 0);
-    QNET__TRY(qnet__filter(k, QNET__FILTER_DECONVOLVE, k->sphere, config->sharp_threshold));
-    qnet__voxels(k, QNET__VOXELS_GET, NULL, eroded, local, 0);
     k->knows_sphere = k->sphere != k->dipole;
     return QNET_OK;
 }
@@ -15951,15 +16104,49 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
 
 /* ---- the inversion --------------------------------------------------------------------------- */
 
-/* Takes from chi[count] its mean over the mask, there. */
-static void qnet__mean_zero(float *chi, const float *mask, size_t count)
+#define QNET__MEAN_CHUNKS 64
+
+typedef struct qnet__mean_job {
+    float *chi;
+    const float *mask;                 /* [count] */
+    size_t count, inside[QNET__MEAN_CHUNKS];
+    double sum[QNET__MEAN_CHUNKS], mean;
+} qnet__mean_job;
+
+static void qnet__mean_task(void *arg, size_t chunk, size_t worker)
 {
+    qnet__mean_job *job = (qnet__mean_job *)arg;
+    const size_t size = (job->count - 1) / QNET__MEAN_CHUNKS + 1;
+    const size_t end = qnet__min_size((chunk + 1) * size, job->count);
     double sum = 0;
     size_t inside = 0;
-    for (size_t i = 0; i < count; i++)
-        if (mask[i] != 0) sum += (double)chi[i], inside++;
-    for (size_t i = 0; i < count; i++)
-        if (mask[i] != 0) chi[i] = (float)((double)chi[i] - sum / (double)inside);
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * size; i < end; i++)
+        if (job->mask[i] != 0) sum += (double)job->chi[i], inside++;
+    job->sum[chunk] = sum, job->inside[chunk] = inside;
+}
+
+static void qnet__shift_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__mean_job *job = (const qnet__mean_job *)arg;
+    const size_t size = (job->count - 1) / QNET__MEAN_CHUNKS + 1;
+    const size_t end = qnet__min_size((chunk + 1) * size, job->count);
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * size; i < end; i++)
+        if (job->mask[i] != 0) job->chi[i] = (float)((double)job->chi[i] - job->mean);
+}
+
+/* Takes from chi[count] its mean over the mask, there. */
+static void qnet__mean_zero(qnet_context *ctx, float *chi, const float *mask, size_t count)
+{
+    qnet__mean_job job;
+    double sum = 0;
+    size_t inside = 0;
+    job.chi = chi, job.mask = mask, job.count = count;
+    qnet__parallel(ctx, QNET__MEAN_CHUNKS, qnet__mean_task, &job);
+    for (int i = 0; i < QNET__MEAN_CHUNKS; i++) sum += job.sum[i], inside += job.inside[i];
+    job.mean = sum / (double)inside;
+    qnet__parallel(ctx, QNET__MEAN_CHUNKS, qnet__shift_task, &job);
 }
 
 /* chi by truncated division, whose spectrum is kept, then with parts of chi_m's. */
@@ -15968,14 +16155,15 @@ static qnet_status qnet__invert(qnet__kspace *k, const qnet_susceptibility_confi
 {
     if (!k->knows_dipole) qnet__parallel(k->ctx, k->size[2], qnet__dipole_task, k);
     k->knows_dipole = k->sphere != k->dipole;
-    qnet__voxels(k, QNET__VOXELS_SET, local, mask, NULL, 0);
-    QNET__TRY(qnet__filter(k, QNET__FILTER_INVERT, k->dipole, config->tkd_threshold));
-    for (int i = 0; i < config->iterations; i++) {
-        qnet__voxels(k, QNET__VOXELS_CLIP, NULL, mask, NULL, config->iteration_threshold);
-        QNET__TRY(qnet__filter(k, QNET__FILTER_MERGE, k->dipole, config->tkd_threshold));
-    }
-    qnet__voxels(k, QNET__VOXELS_GET, NULL, mask, chi, 0);
-    if (config->mean_zero) qnet__mean_zero(chi, mask, k->n[0] * k->n[1] * k->n[2]);
+    qnet__voxels in = {k, QNET__VOXELS_SET, local, mask, NULL, -INFINITY};
+    qnet__voxels out = {k, QNET__VOXELS_GET, NULL, mask, chi, 0};
+    qnet__voxels high = {k, QNET__VOXELS_SET, chi, mask, NULL, config->iteration_threshold};
+    const qnet__fft_pass pass[2] = {
+        qnet__voxels_pass(k, &in, QNET__FILTER_INVERT, k->dipole, config->tkd_threshold, &out),
+        qnet__voxels_pass(k, &high, QNET__FILTER_MERGE, k->dipole, config->tkd_threshold, &out)};
+    QNET__TRY(qnet__fft_filters(k->ctx, &k->plan, pass, 2, 1 + (size_t)config->iterations,
+                                k->spectrum, k->image));
+    if (config->mean_zero) qnet__mean_zero(k->ctx, chi, mask, k->n[0] * k->n[1] * k->n[2]);
     return QNET_OK;
 }
 
@@ -16000,8 +16188,10 @@ QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
     pad[2] = ((size_t)local->nz + 3) / 4;
     QNET__TRY(qnet__kspace_open(ctx, what, local, pad, 1, 1, &k));
     status = qnet__volume_like(ctx, local, &chi);
-    if (status == QNET_OK)
+    if (status == QNET_OK) {
+        qnet__kspace_bound(&k, mask->voxels);
         status = qnet__invert(&k, config, local->voxels, mask->voxels, chi->voxels);
+    }
     qnet__kspace_close(&k);
     if (status != QNET_OK) qnet_volume_destroy(chi);
     else *susceptibility = chi;
@@ -16809,14 +16999,14 @@ static qnet_status qnet__chain_unwrap(qnet__chain *c, int echoes)
 
 #define QNET__OFFSET_TERMS 10 /* 1, x, y, z, xx, xy, xz, yy, yz, zz, each axis over -1 .. 1 */
 
-static void qnet__offset_terms(const qnet_volume *v, int x, int y, int z,
-                               double term[QNET__OFFSET_TERMS])
+static void qnet__offset_terms(const qnet_volume *v, uint32_t i, double term[QNET__OFFSET_TERMS])
 {
+    const uint32_t nx = (uint32_t)v->nx, ny = (uint32_t)v->ny, x = i % nx, row = i / nx;
     const double at[4] = {1, 2.0 * x / qnet__max_int(v->nx - 1, 1) - 1,
-                          2.0 * y / qnet__max_int(v->ny - 1, 1) - 1,
-                          2.0 * z / qnet__max_int(v->nz - 1, 1) - 1};
-    for (int i = 0, k = 0; i < 4; i++)
-        for (int j = i; j < 4; j++) term[k++] = at[i] * at[j];
+                          2.0 * (row % ny) / qnet__max_int(v->ny - 1, 1) - 1,
+                          2.0 * (row / ny) / qnet__max_int(v->nz - 1, 1) - 1};
+    for (int j = 0, k = 0; j < 4; j++)
+        for (int l = j; l < 4; l++) term[k++] = at[j] * at[l];
 }
 
 /* Solves a x = b, a symmetric and positive definite, by Cholesky's a = l l^T; x takes b's place.
@@ -16852,47 +17042,146 @@ static void qnet__solve_offset(double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS],
 #define QNET__ALIGN_SHARE 0.05
 #define QNET__ALIGN_RMS 0.5
 
+/* What a task of QNET__FIT_CHUNK voxels of a component finds; the parts are added in their order. */
+typedef struct qnet__align_part {
+    double square;                                /* of the distances to the line less 2 pi n */
+    uint32_t turns[2 * QNET__TURNS + 1];          /* how many voxels are so many off */
+    double sum[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS], right[QNET__OFFSET_TERMS]; /* equations */
+} qnet__align_part;
+
 typedef struct qnet__aligning {
     qnet__chain *chain;
     double offset[QNET__OFFSET_TERMS]; /* of the polynomial p0 */
-    uint32_t *list;                    /* the voxels of a component */
-    int8_t *turns;                     /* of each of them, in the echo at hand */
+    uint32_t *list;                    /* [size]: the voxels of a component */
+    float *p0;                         /* [size]: p0 there */
+    int8_t *turns;                     /* [size]: of each of them, in the echo at hand */
     size_t size;
+    qnet__align_part *part;            /* [chunks] */
+    int echo, all, by;                 /* the echo at hand; all voxels move, by so many turns */
 } qnet__aligning;
 
-static void qnet__offset_terms_at(const qnet_volume *v, size_t i, double term[QNET__OFFSET_TERMS])
+static void qnet__aligning_take(qnet__aligning *a, size_t inside, qnet__arena *arena)
 {
-    const size_t nx = (size_t)v->nx, ny = (size_t)v->ny;
-    qnet__offset_terms(v, (int)(i % nx), (int)(i / nx % ny), (int)(i / nx / ny), term);
+    a->part = (qnet__align_part *)qnet__take(arena, (inside - 1) / QNET__FIT_CHUNK + 1,
+                                             sizeof *a->part);
+    a->list = (uint32_t *)qnet__take(arena, inside, sizeof *a->list);
+    a->p0 = (float *)qnet__take(arena, inside, sizeof *a->p0);
+    a->turns = (int8_t *)qnet__take(arena, inside, sizeof *a->turns);
 }
 
-/* How many whole turns voxel i of echo e is from the line, which echo 0 has at 0; not rounded. */
-static double qnet__turns_off(const qnet__aligning *a, int e, size_t i)
+/* Runs a task for each chunk of the component; returns how many these are. */
+static size_t qnet__align_by(qnet__aligning *a, qnet_task task)
 {
+    const size_t chunks = (a->size - 1) / QNET__FIT_CHUNK + 1;
+    qnet__parallel(a->chain->ctx, chunks, task, a);
+    return chunks;
+}
+
+/* The equations of the polynomial nearest to the offset that the first two echoes have. */
+static void qnet__fit_offset_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__aligning *a = (const qnet__aligning *)arg;
     const qnet__chain *c = a->chain;
-    const double phase = (double)c->phase[e]->voxels[i];
-    double term[QNET__OFFSET_TERMS], p0 = 0;
-    if (e == 0) return phase / (2 * QNET__PI);
-    qnet__offset_terms_at(c->made.mask, i, term);
-    for (int k = 0; k < QNET__OFFSET_TERMS; k++) p0 += a->offset[k] * term[k];
-    const double before = (double)c->phase[e - 1]->voxels[i];
-    return (phase - p0 - (before - p0) * c->time[e] / c->time[e - 1]) / (2 * QNET__PI);
+    const float *magnitude = c->first->echo[0].magnitude->voxels;
+    const double back = c->time[0] / (c->time[1] - c->time[0]);
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
+    qnet__align_part *part = &a->part[chunk];
+    double term[QNET__OFFSET_TERMS];
+    QNET__UNUSED(worker);
+    memset(part, 0, sizeof *part);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        const uint32_t at = a->list[i];
+        const double w = (double)magnitude[at] * (double)magnitude[at];
+        const double first = (double)c->phase[0]->voxels[at];
+        const double p0 = first - back * ((double)c->phase[1]->voxels[at] - first);
+        qnet__offset_terms(c->made.mask, at, term);
+        for (int j = 0; j < QNET__OFFSET_TERMS; j++) {
+            for (int k = 0; k <= j; k++) part->sum[j][k] += w * term[j] * term[k];
+            part->right[j] += w * term[j] * p0;
+        }
+    }
+}
+
+static void qnet__fit_offset(qnet__aligning *a)
+{
+    const size_t chunks = qnet__align_by(a, qnet__fit_offset_task);
+    double sum[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS];
+    memset(sum, 0, sizeof sum);
+    memset(a->offset, 0, sizeof a->offset);
+    for (size_t i = 0; i < chunks; i++)
+        for (int j = 0; j < QNET__OFFSET_TERMS; j++) {
+            for (int k = 0; k <= j; k++) sum[j][k] += a->part[i].sum[j][k];
+            a->offset[j] += a->part[i].right[j];
+        }
+    qnet__solve_offset(sum, a->offset);
+}
+
+static void qnet__p0_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__aligning *a = (const qnet__aligning *)arg;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
+    double term[QNET__OFFSET_TERMS];
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        double p0 = 0;
+        qnet__offset_terms(a->chain->made.mask, a->list[i], term);
+        for (int k = 0; k < QNET__OFFSET_TERMS; k++) p0 += a->offset[k] * term[k];
+        a->p0[i] = (float)p0;
+    }
+}
+
+/* How many whole turns each voxel of the echo at hand is from the line, which echo 0 has at 0. */
+static void qnet__turns_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__aligning *a = (const qnet__aligning *)arg;
+    const qnet__chain *c = a->chain;
+    const int e = a->echo;
+    const float *phase = c->phase[e]->voxels, *before = e > 0 ? c->phase[e - 1]->voxels : NULL;
+    const double ratio = e > 0 ? c->time[e] / c->time[e - 1] : 0, most = QNET__TURNS;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
+    qnet__align_part *part = &a->part[chunk];
+    double square = 0;
+    QNET__UNUSED(worker);
+    memset(part->turns, 0, sizeof part->turns);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        const uint32_t at = a->list[i];
+        const double p0 = (double)a->p0[i];
+        const double line = e > 0 ? p0 + ((double)before[at] - p0) * ratio : 0;
+        const double off = ((double)phase[at] - line) / (2 * QNET__PI);
+        const double near_by = off > most ? most : off < -most ? -most : off;
+        const int turns = (int)(near_by + (near_by < 0 ? -0.5 : 0.5)); /* to the nearest */
+        square += (off - turns) * (off - turns);
+        a->turns[i] = (int8_t)turns;
+        part->turns[turns + QNET__TURNS]++;
+    }
+    part->square = square;
+}
+
+static void qnet__move_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__aligning *a = (const qnet__aligning *)arg;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
+    float *phase = a->chain->phase[a->echo]->voxels;
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        float *p = &phase[a->list[i]];
+        *p = (float)((double)*p - 2 * QNET__PI * (a->all ? a->by : a->turns[i]));
+    }
 }
 
 /* Moves the component's phase of echo e by whole turns: each voxel by its own, or all by the
    median where `whole` is set or the line does not describe the phases. tell: to the log. */
-static void qnet__align_echo(const qnet__aligning *a, int e, int whole, int tell)
+static void qnet__align_echo(qnet__aligning *a, int e, int whole, int tell)
 {
-    size_t histogram[2 * QNET__TURNS + 1], below = 0;
-    float *phase = a->chain->phase[e]->voxels;
+    size_t histogram[2 * QNET__TURNS + 1], below = 0, chunks;
     double square = 0;
     int n = -QNET__TURNS;
+    a->echo = e;
+    chunks = qnet__align_by(a, qnet__turns_task);
     memset(histogram, 0, sizeof histogram);
-    for (size_t i = 0; i < a->size; i++) {
-        const double off = qnet__turns_off(a, e, a->list[i]), turns = rint(off);
-        square += (off - turns) * (off - turns);
-        a->turns[i] = (int8_t)fmax(-QNET__TURNS, fmin(turns, QNET__TURNS));
-        histogram[a->turns[i] + QNET__TURNS]++;
+    for (size_t i = 0; i < chunks; i++) {
+        square += a->part[i].square;
+        for (int k = 0; k <= 2 * QNET__TURNS; k++) histogram[k] += a->part[i].turns[k];
     }
     while ((below += histogram[n + QNET__TURNS]) * 2 < a->size) n++;
     const double share = 1 - (double)histogram[n + QNET__TURNS] / (double)a->size;
@@ -16903,34 +17192,8 @@ static void qnet__align_echo(const qnet__aligning *a, int e, int whole, int tell
                   "from a smooth offset: %.2g rad off, and %.1f %% of the voxels by multiples of "
                   "2 pi; they stay as unwrapped, but for one multiple",
                   a->chain->name[e], rms, 100 * share);
-    for (size_t i = 0; i < a->size; i++) {
-        const size_t at = a->list[i];
-        const int turns = stray || whole ? n : a->turns[i];
-        phase[at] = (float)((double)phase[at] - 2 * QNET__PI * turns);
-    }
-}
-
-/* The polynomial nearest to the offset that the first two echoes have in the component. */
-static void qnet__fit_offset(qnet__aligning *a)
-{
-    const qnet__chain *c = a->chain;
-    const float *magnitude = c->first->echo[0].magnitude->voxels;
-    const double back = c->time[0] / (c->time[1] - c->time[0]);
-    double sum[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS], term[QNET__OFFSET_TERMS];
-    memset(sum, 0, sizeof sum);
-    memset(a->offset, 0, sizeof a->offset);
-    for (size_t i = 0; i < a->size; i++) {
-        const size_t at = a->list[i];
-        const double w = (double)magnitude[at] * (double)magnitude[at];
-        const double first = (double)c->phase[0]->voxels[at];
-        const double p0 = first - back * ((double)c->phase[1]->voxels[at] - first);
-        qnet__offset_terms_at(c->made.mask, at, term);
-        for (int j = 0; j < QNET__OFFSET_TERMS; j++) {
-            for (int k = 0; k <= j; k++) sum[j][k] += w * term[j] * term[k];
-            a->offset[j] += w * term[j] * p0;
-        }
-    }
-    qnet__solve_offset(sum, a->offset);
+    a->all = stray || whole, a->by = n;
+    if (!a->all || n != 0) qnet__align_by(a, qnet__move_task);
 }
 
 /* *out: a copy of the voxels; with `binary` 1 where they are not 0. */
@@ -16943,40 +17206,64 @@ static qnet_status qnet__copy_volume(qnet_context *ctx, const qnet_volume *v, in
     return QNET_OK;
 }
 
+/* The components of left, a mask of 1, become 2, and the largest of several 3; returns its value. */
+static float qnet__largest_component(qnet_volume *left, uint32_t *queue)
+{
+    size_t start = 0, most = 0, components = 0;
+    for (size_t i = 0; i < qnet__voxel_count(left->nx, left->ny, left->nz); i++) {
+        const size_t size = left->voxels[i] == 1 ? qnet__flood(left, 6, i, 1, 2, queue) : 0;
+        components += size > 0;
+        if (size > most) most = size, start = i;
+    }
+    if (components < 2) return 2;
+    qnet__flood(left, 6, start, 2, 3, queue);
+    return 3;
+}
+
 /* Makes the unwrapped phases of the first `echoes` consistent: of the largest component, which says
    the offset, then of the others. */
 static qnet_status qnet__chain_align(qnet__chain *c, int echoes)
 {
     const qnet_volume *mask = c->made.mask;
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
-    const size_t bytes = count * (sizeof(uint32_t) + sizeof(int8_t));
-    size_t start = 0, most = 0;
+    size_t inside = 0, bytes;
+    qnet__arena arena = {NULL, 0};
     qnet_volume *left = NULL;
     qnet__aligning a;
+    qnet_status status;
     memset(&a, 0, sizeof a);
     a.chain = c;
     QNET__TRY(qnet__check_growth(c, echoes));
+    for (size_t i = 0; i < count; i++) inside += mask->voxels[i] != 0;
     QNET__TRY(qnet__copy_volume(c->ctx, mask, 1, &left));
-    a.list = (uint32_t *)qnet__alloc(c->ctx, bytes);
-    if (a.list == NULL) {
+    qnet__aligning_take(&a, inside, &arena);
+    status = qnet__arena_alloc(c->ctx, &arena, &bytes, "a mask's components");
+    if (status != QNET_OK) {
         qnet_volume_destroy(left);
-        return qnet__no_memory(c->ctx, bytes, "a mask's components");
+        return status;
     }
-    a.turns = (int8_t *)(a.list + count);
+    qnet__aligning_take(&a, inside, &arena);
+    const float largest = qnet__largest_component(left, a.list);
+    for (size_t i = 0; i < count; i++) { /* in the order of memory, as it is gone over often */
+        if (left->voxels[i] != largest) continue;
+        a.list[a.size++] = (uint32_t)i;
+        left->voxels[i] = 0;
+    }
+    memset(a.p0, 0, a.size * sizeof *a.p0);
+    qnet__align_echo(&a, 0, 1, 0);
+    qnet__align_echo(&a, 1, 1, 0);
+    qnet__fit_offset(&a);
+    qnet__align_by(&a, qnet__p0_task);
+    for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, 1);
     for (size_t i = 0; i < count; i++) {
-        const size_t size = left->voxels[i] == 1 ? qnet__flood(left, 6, i, 1, 2, a.list) : 0;
-        if (size > most) most = size, start = i;
-    }
-    for (size_t k = 0; k <= count; k++) { /* the largest first */
-        const size_t i = k == 0 ? start : k - 1;
         if (left->voxels[i] != 2) continue;
         a.size = qnet__flood(left, 6, i, 2, 0, a.list);
+        qnet__align_by(&a, qnet__p0_task);
         qnet__align_echo(&a, 0, 1, 0);
-        if (k == 0) qnet__align_echo(&a, 1, 1, 0), qnet__fit_offset(&a);
-        for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, k == 0);
+        for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, 0);
     }
     qnet_volume_destroy(left);
-    qnet__free(c->ctx, a.list, bytes);
+    qnet__free(c->ctx, arena.base, bytes);
     return QNET_OK;
 }
 
@@ -17055,7 +17342,7 @@ static qnet_status qnet__chain_paper(qnet__chain *c)
                                           &c->made.qsm));
     qnet__drop_phases(c, c->from, c->to);
     if (c->config->susceptibility.mean_zero)
-        qnet__mean_zero(c->made.qsm->voxels, known->voxels,
+        qnet__mean_zero(c->ctx, c->made.qsm->voxels, known->voxels,
                         qnet__voxel_count(known->nx, known->ny, known->nz));
     return QNET_OK;
 }
