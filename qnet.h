@@ -8754,23 +8754,6 @@ static void qnet__sum_columns(qnet_context *ctx, size_t batch, size_t rows, size
     qnet__parallel(ctx, batch * ((columns - 1) / QNET__COLUMNS + 1), qnet__column_sums_task, &job);
 }
 
-/* dx[pixels][channels] of one image. */
-typedef struct qnet__avgpool {
-    size_t pixels, channels;
-    const qnet_real *dy; /* [batch][channels] */
-    qnet_real *dx;       /* [batch][pixels][channels] */
-} qnet__avgpool;
-
-static void qnet__avgpool_backward_task(void *arg, size_t image, size_t worker)
-{
-    const qnet__avgpool *pool = (const qnet__avgpool *)arg;
-    const qnet_real *dy = pool->dy + image * pool->channels;
-    qnet_real *dx = pool->dx + image * pool->pixels * pool->channels;
-    QNET__UNUSED(worker);
-    for (size_t p = 0; p < pool->pixels; p++, dx += pool->channels)
-        for (size_t c = 0; c < pool->channels; c++) dx[c] = dy[c] / (qnet_real)pool->pixels;
-}
-
 /* batch * pixels rows of channels, as for the other layers. */
 static qnet_status qnet__avgpool_check(qnet_context *ctx, const char *name, int batch,
                                        size_t pixels, int channels, int pointers_are_there)
@@ -8798,9 +8781,11 @@ QNET_API qnet_status qnet_avgpool_forward(qnet_context *ctx, int batch, size_t p
 QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t pixels,
                                            int channels, const qnet_real *dy, qnet_real *dx)
 {
-    qnet__avgpool pool = {pixels, (size_t)channels, dy, dx};
+    const size_t n = (size_t)channels;
     QNET__TRY(qnet__avgpool_check(ctx, "qnet_avgpool_backward", batch, pixels, channels, dy && dx));
-    qnet__parallel(ctx, (size_t)batch, qnet__avgpool_backward_task, &pool);
+    for (int b = 0; b < batch; b++, dy += n)
+        for (size_t p = 0; p < pixels; p++, dx += n)
+            for (size_t c = 0; c < n; c++) dx[c] = dy[c] / (qnet_real)pixels;
     return QNET_OK;
 }
 #endif
@@ -10405,8 +10390,7 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
     qnet__arena arena = {NULL, 0};
     qnet__resnet_state r;
     size_t bytes;
-    if (ctx == NULL || config == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: ctx, config or out is NULL");
+    QNET__NEEDS(ctx, ctx && config && out);
     QNET__TRY(qnet__resnet_check_config(ctx, config));
     qnet__resnet_plan(ctx, config, &arena, &r);
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "ResNet18"));
@@ -10654,9 +10638,7 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, const qnet_real *x, 
 QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, int batch, int train,
                                          qnet_real *logits, qnet_real *features)
 {
-    if (net == NULL || x == NULL)
-        return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "resnet forward: net or x is NULL");
+    QNET__NEEDS(net ? net->ctx : NULL, net && x);
     qnet_context *ctx = net->ctx;
     qnet__resnet_state *r = net->state;
     const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
@@ -10793,9 +10775,7 @@ static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, const qnet_
 QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
                                           const qnet_real *dlogits)
 {
-    if (net == NULL || x == NULL || dlogits == NULL)
-        return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "resnet backward: net, x or dlogits is NULL");
+    QNET__NEEDS(net ? net->ctx : NULL, net && x && dlogits);
     qnet_context *ctx = net->ctx;
     qnet__resnet_state *r = net->state;
     const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
@@ -13888,28 +13868,20 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet
 
 #define QNET__REAL_MAX (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)
 
-/* The first number of the tensor outside [least, QNET__REAL_MAX], or t->count. NaN fails every
-   comparison. */
-static size_t qnet__first_outside(const qnet_safetensor *t, double least)
-{
-    for (size_t k = 0; k < t->count; k++) {
-        const double x = qnet__element(t->dtype, t->data, k);
-        if (!(x >= least && x <= QNET__REAL_MAX)) return k;
-    }
-    return t->count;
-}
-
-/* Refuses a tensor with a number that no network can have: NaN, infinity, one that qnet_real cannot
-   hold, or a variance below 0, whose root batch norm takes. */
+/* Refuses a tensor with a number that no network can have: NaN, which fails every comparison,
+   infinity, one that qnet_real cannot hold, or a variance below 0, whose root batch norm takes. */
 static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
                                        const qnet_safetensor *t, const char *name)
 {
-    const size_t bad = qnet__first_outside(t, qnet__is_variance(name) ? 0 : -QNET__REAL_MAX);
-    if (bad == t->count) return QNET_OK;
-    const double x = qnet__element(t->dtype, t->data, bad);
-    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file, name,
-                      (double)bad, x, fabs(x) <= QNET__REAL_MAX ? "a variance below 0"
-                                                                : "not finite");
+    const double least = qnet__is_variance(name) ? 0 : -QNET__REAL_MAX;
+    for (size_t k = 0; k < t->count; k++) {
+        const double x = qnet__element(t->dtype, t->data, k);
+        if (!(x >= least && x <= QNET__REAL_MAX))
+            return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file,
+                              name, (double)k, x, fabs(x) <= QNET__REAL_MAX ? "a variance below 0"
+                                                                            : "not finite");
+    }
+    return QNET_OK;
 }
 
 /* What is matched with what. */
