@@ -888,6 +888,85 @@ static void test_html(void)
     destroy(r);
 }
 
+/* Whether an attribute of that value is in the page, and once. */
+static long with_value(const char *text, const char *attribute, const char *value, size_t length)
+{
+    char part[200];
+    snprintf(part, sizeof part, "%s=\"%.*s\"", attribute, (int)length, value);
+    return occurrences(text, part);
+}
+
+/* What a reader by keyboard or by ear needs. */
+static void test_access(void)
+{
+    recipe *r = made_up(12, 3, 1, 1, 32);
+    qnet_buffer b;
+    const char *text;
+    int level = 1;
+    memset(&b, 0, sizeof b);
+    CHECK_OK(ctx, page(&r->e, &b));
+    text = (const char *)b.bytes;
+    for (const char *p = text; (p = strstr(p, "href=\"#")) != NULL;) { /* contents, and slices used twice */
+        p += 7;
+        CHECK(with_value(text, "id", p, strcspn(p, "\"")) == 1);
+    }
+    CHECK(occurrences(text, "<li><a href=\"#") == occurrences(text, "<h2 id=\"") && occurrences(text, "<h2>") == 0);
+    CHECK_CONTAINS(text, "<a href=\"#results-by-scan\">Results by scan</a>");
+    CHECK(occurrences(text, "<th>") == 0 && occurrences(text, "<th ") == occurrences(text, "<th scope=\""));
+    CHECK(occurrences(text, "<caption>") >= 8 && occurrences(text, "<p class=\"cap\">") == 0);
+    CHECK_CONTAINS(text, "<div tabindex=\"0\" class=\"scroll\"><table class=\"wide pin\"><caption><b>Table 1.</b>");
+    CHECK(occurrences(text, "<div class=\"scroll") == 0);
+    for (const char *p = text; (p = strstr(p, "<h")) != NULL; p++) { /* no heading skips a level */
+        if (p[2] < '1' || p[2] > '6') continue;
+        CHECK(p[2] - '0' <= level + 1);
+        level = p[2] - '0';
+    }
+    for (const char *p = text; (p = strstr(p, "<svg class=\"heat")) != NULL; p++) { /* each says which it is */
+        const char *label = strstr(p, "aria-label=\"") + 12;
+        CHECK(with_value(text, "aria-label", label, strcspn(label, "\"")) <= 2); /* both inputs have one */
+        CHECK(strncmp(label, "sub-", 4) == 0 || strncmp(label, "a&#60;", 6) == 0);
+    }
+    CHECK(occurrences(text, "<div class=\"key\">") == 2); /* of each scan one slice, for paper */
+    CHECK(occurrences(text, "Command, ") == 0);
+    r->drawn.command = "build/crossval --data 'a <b>'";
+    strcpy(r->drawn.date, "2026-01-02");
+    qnet_buffer_free(ctx, &b);
+    CHECK_OK(ctx, page(&r->e, &b));
+    CHECK_CONTAINS((const char *)b.bytes, "Command, 2026-01-02</td><td class=\"wrap\"><code>build/crossval --data "
+                                          "&#39;a &#60;b&#62;&#39;</code>");
+    qnet_buffer_free(ctx, &b);
+    destroy(r);
+}
+
+/* A head across the slice, with a dark hole in it: greys are ppm, and air is what the edge reaches. */
+static void test_heat(void)
+{
+    enum { IN = 40, SIZE = 32 };
+    float pixels[IN * IN * 3], cells[4] = {1, 0, 0, 0}, whole[4] = {-1, 1, 1, -1};
+    uint8_t grey[SIZE * SIZE], air[SIZE * SIZE];
+    for (int i = 0; i < IN * IN; i++) {
+        const int y = i / IN - 4, x = i % IN - 4, hole = y == 16 && x >= 14 && x < 18;
+        const int head = y >= 8 && y < 24 && x >= 0 && x < 32;
+        pixels[3 * i] = !head ? 0.2f : x < 16 ? -1 : x == 31 ? 1 : 0.075f;
+        pixels[3 * i + 1] = 1;
+        pixels[3 * i + 2] = head && !hole ? 100.0f : 2.0f;
+    }
+    heat_slice(pixels, IN, SIZE, grey, air);
+    for (int i = 0; i < SIZE * SIZE; i++) CHECK(air[i] == (i / SIZE < 8 || i / SIZE >= 24));
+    CHECK(grey[0] == 0 && grey[8 * SIZE] == 0 && grey[8 * SIZE + 31] == 255); /* air; below and above the window */
+    CHECK_NEAR(grey[8 * SIZE + 20], 255 / 2., 5); /* .075 ppm is in its middle; 32 greys */
+    CHECK_NEAR(heat_in_air(cells, 2, 2, air, SIZE), .5, 1e-12);
+    CHECK_NEAR(heat_in_air(whole, 2, 2, air, SIZE), .5, 1e-12);
+    cells[0] = 0;
+    CHECK(heat_in_air(cells, 2, 2, air, SIZE) == 0);
+    for (int i = 0; i < IN * IN; i++) { /* without T1W the other maps tell */
+        pixels[3 * i] = pixels[3 * i + 2] > 50 ? 0.1f : 0;
+        pixels[3 * i + 1] = pixels[3 * i + 2] = 0;
+    }
+    heat_slice(pixels, IN, SIZE, grey, air);
+    for (int i = 0; i < SIZE * SIZE; i++) CHECK(air[i] == (i / SIZE < 8 || i / SIZE >= 24));
+}
+
 /* One input, no pictures, no curves, no ages: pages that lack things are still pages. */
 static void test_sparse(void)
 {
@@ -1026,6 +1105,8 @@ int main(int argc, char **argv)
     RUN(test_csv);
     RUN(test_dataset);
     RUN(test_html);
+    RUN(test_access);
+    RUN(test_heat);
     RUN(test_sparse);
     RUN(test_bad_input);
     RUN(test_locale);

@@ -150,7 +150,7 @@ static void html_subjects(writer *w, const qnet_experiment *e, const pictures *p
 
 static void html_single(writer *w, const qnet_experiment *e, const pictures *p, const assessments *all)
 {
-    put(w, "<h2>Subject by subject</h2>\n");
+    put(w, "<h2>Subject by subject</h2>\n<h3>Probabilities by Q-Net</h3>\n");
     figure_dots(w, e, all);
     html_confusion(w, e, all);
     print(w, "<p class=\"key\">%sFirst repeat.</p>\n",
@@ -476,8 +476,9 @@ static void html_assessment(writer *w, const qnet_experiment *e, const assessmen
     put_compared(w, all);
     html_spreads(w, e);
     html_subgroups(w, e, all);
-    put(w, "<h2>What the probabilities are worth</h2>\n");
+    put(w, "<h2>What the probabilities are worth</h2>\n<h3>Calibration and net benefit</h3>\n");
     figure_worth(w, e, all);
+    put(w, "<h3>Predictive values</h3>\n");
     put_predictive(w, e, all);
     if (!(given && given->prevalence > 0)) {
         put(w, "<p class=\"key\">The cohort's own prevalence is that of its recruiting");

@@ -73,8 +73,8 @@ static void html_cohort(writer *w, const qnet_experiment *e, const group_counts 
              "<b>ResNetSWA</b> (the same with stochastic weight averaging), both of which "
              "vote over the slices of a scan, and <b>Q-Net</b> (the frozen ResNetSWA's "
              "features of all slices through a bidirectional LSTM, %d epochs). Each image "
-             "holds three channels: QSM, R2* and T1-weighted.</p>\n<div class=\"scroll\">"
-             "<table><thead><tr>",
+             "holds three channels: QSM, R2* and T1-weighted.</p>\n<p class=\"cap\">Who took "
+             "part.</p>\n<div class=\"scroll\"><table><thead><tr>",
           e->config.stage1.epochs, e->config.stage2.epochs);
     cells(w, "th", "Group|>Subjects|>Men|>Women|>Age, mean &plusmn; SD|>Age range|>Scans|"
                    ">Slices");
