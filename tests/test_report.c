@@ -692,6 +692,7 @@ static void test_assessed(void)
     CHECK(occurrences((const char *)b.bytes, "&nbsp;&#10007;") == wrong);
     CHECK(occurrences((const char *)b.bytes, "<tr class=\"missed\">") == missed);
     CHECK(occurrences((const char *)b.bytes, "pin sortable\">") == 2);
+    CHECK(occurrences((const char *)b.bytes, "Q-Net says</th><th scope=\"col\">Pictures</th>") == 2);
     CHECK(occurrences((const char *)b.bytes, "href=\"#scan-24\"") == 2);
     CHECK(occurrences((const char *)b.bytes, "id=\"scan-24\"") == 1);
     CHECK(occurrences((const char *)b.bytes, "<circle class=\"ring\"") == missed);

@@ -119,7 +119,7 @@ static void html_subjects(writer *w, const qnet_experiment *e, const pictures *p
     print(w, "<details%s><summary>%s: every scan, its probabilities of %s, and what was wrong</summary>\n"
              "<div class=\"scroll\"><table class=\"wide pin sortable\"><thead><tr>",
           shown ? " open" : "", input_title(a->input), group_tag(e, 1));
-    cells(w, "th", "Subject|>Fold|>Age|Sex|Is%s|>ResNet|>ResNetSWA|>Q-Net|Q-Net says|",
+    cells(w, "th", "Subject|>Fold|>Age|Sex|Is%s|>ResNet|>ResNetSWA|>Q-Net|Q-Net says",
           e->config.shuffle_labels ? " (shuffled)" : "");
     if (p) cells(w, "th", "Pictures");
     put(w, "</tr></thead><tbody>\n");
@@ -392,13 +392,14 @@ static void svg_calibration(writer *w, const qnet_experiment *e, const assessmen
 static void svg_benefit(writer *w, const plot *p, const assessment *a, const double *probability, double prevalence,
                         const char *style)
 {
+    int drawing = 0; /* not below the axis */
     print(w, "<path class=\"%s\" d=\"", style);
     for (int i = 0; i <= 100; i++) {
         const double t = fmin(p->x_high * i / 100, 0.995);
         const double all = prevalence - (1 - prevalence) * t / (1 - t);
         const double v = probability ? net_benefit(a->label, probability, (size_t)a->count, prevalence, t) : all;
-        if (!probability && all < p->y_low) break;
-        print(w, "%s%.1f,%.1f", i == 0 ? "M" : "L", plot_x(p, t), plot_y(p, fmax(v, p->y_low)));
+        if (v >= p->y_low) print(w, "%s%.1f,%.1f", drawing ? "L" : "M", plot_x(p, t), plot_y(p, v));
+        drawing = v >= p->y_low;
     }
     put(w, "\"/>\n");
 }
