@@ -1592,6 +1592,7 @@ QNET_API void qnet_stage2_config_init(qnet_stage2_config *config);
 
 typedef struct qnet_epoch {
     double loss, learning_rate, seconds;
+    double validation; /* loss on scans that are only watched; NaN: none */
 } qnet_epoch; /* stage 2: scan + image */
 
 /* A training run of either stage: network, optimiser, averages, history; owns its memory. An epoch
@@ -1815,6 +1816,9 @@ typedef struct qnet_experiment_config {
     int folds, repeats;           /* 10, 1 */
     int bootstrap;                /* 2000 resamples */
     int shuffle_labels;           /* 1: labels permuted over subjects in each repeat, a control */
+    /* 1: while a fold is tested, the next one is not trained on either, but watched: its loss after
+       each epoch is the curves' validation. Nothing is chosen by it. Needs 3 folds. */
+    int inner_validation;
     uint64_t seed;                /* 1; stages and folds derive theirs from it */
     qnet_stage1_config stage1;    /* size, seed: set by the experiment */
     qnet_stage2_config stage2;    /* steps, seed: set by the experiment */
@@ -2174,6 +2178,8 @@ QNET_API void qnet_predictor_destroy(qnet_predictor *predictor);
 #endif
 #endif
 
+/* What each compiler calls restrict, which C++ lacks, and a function like printf, whose format it
+   then checks. */
 #if defined(__GNUC__) || defined(__clang__)
 #define QNET__RESTRICT __restrict__
 #ifdef __MINGW32__ /* whose own printf, as the compiler knows it, has no %zu: ours and C99's do */
@@ -2193,6 +2199,7 @@ QNET_API void qnet_predictor_destroy(qnet_predictor *predictor);
 #define QNET__HELPER static
 #endif
 
+/* A parameter that a hook's or a task's signature demands. */
 #define QNET__UNUSED(x) ((void)(x))
 
 /* Returns from the function with the status of expr unless it is QNET_OK. */
@@ -2219,7 +2226,8 @@ QNET_API const char *qnet_status_name(qnet_status status)
     return (unsigned)status < QNET_STATUS_COUNT ? names[status] : "unknown status";
 }
 
-/* *out = a * b; 0 and *out untouched when the product does not fit. */
+/* *out = a * b; 0 and *out untouched when the product does not fit. Sizes from files and callers
+   are multiplied by this alone; those of a plan that has been checked may use the operator. */
 QNET__HELPER int qnet__mul(size_t a, size_t b, size_t *out)
 {
     if (b != 0 && a > (size_t)-1 / b) return 0;
@@ -2273,7 +2281,8 @@ QNET__HELPER void qnet__store(unsigned char *p, int bytes, int big, uint64_t v)
         p[big ? bytes - 1 - i : i] = (unsigned char)(v & 255);
 }
 
-/* Reverses the bytes of each of count numbers of `size` bytes at p. */
+/* Reverses the bytes of each of count numbers of `size` bytes at p, in place: between the order of
+   a file and that of this machine. */
 QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
 {
     for (; count > 0; count--, p += size) {
@@ -2347,8 +2356,9 @@ QNET__HELPER double qnet__number(const unsigned char *p, qnet_dtype dtype)
 #define QNET__ALIGN 64 /* a cache line, and the widest vector register */
 #define QNET__SENTENCE 1024 /* bytes of a sentence, its end included */
 
+/* Small, in one block of the caller's allocator; networks, volumes and runs point to it. */
 struct qnet_context {
-    qnet_hooks hooks;
+    qnet_hooks hooks; /* none NULL but blas, fft, log, progress and weights, which may be */
     qnet_cpu cpu;     /* the kernels in force: never AUTO */
     char error[QNET__SENTENCE]; /* of the last failure */
 };
@@ -2445,7 +2455,15 @@ QNET__HELPER qnet_status qnet__no_memory(qnet_context *ctx, size_t bytes, const 
 }
 
 /* Carves one block into aligned pieces. A plan runs twice: with base NULL it only adds up `at`,
-   the size of the block; then on the block itself it returns the same pieces. */
+   the size of the block; then on the block itself it returns the same pieces:
+
+       for (int pass = 0; pass < 2; pass++) {
+           x = (float *)qnet__take(&arena, n, sizeof *x);
+           y = (int *)qnet__take(&arena, m, sizeof *y);
+           if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "what it is for"));
+       }
+
+   So no size is written down twice, and one test finds out that memory is short. */
 typedef struct qnet__arena {
     unsigned char *base;
     size_t at;
@@ -2485,7 +2503,10 @@ extern int qnet__madvise(void *block, size_t size, int advice) __asm__("madvise"
 #define QNET__MADV_HUGEPAGE 14
 #endif
 
-/* The default allocator: malloc, with the pointer that free needs kept just below the block. */
+/* The default allocator: malloc, with the pointer that free needs kept just below the block:
+
+       raw                       block (a multiple of align)
+       | up to align - 1 | raw | size bytes ...                                              */
 static void *qnet__default_alloc(void *user, size_t size, size_t align)
 {
     size_t bytes;
@@ -2764,7 +2785,8 @@ QNET__HELPER double qnet__seconds(qnet_context *ctx)
     return ctx->hooks.clock.seconds(ctx->hooks.clock.user);
 }
 
-/* Hands info to the progress hook; non-zero: the caller wants to stop. */
+/* Hands info to the progress hook; non-zero: the caller wants to stop, and what runs returns
+   QNET_STOPPED. */
 QNET__HELPER int qnet__report(qnet_context *ctx, const qnet_progress_info *info)
 {
     const qnet_progress *progress = &ctx->hooks.progress;
@@ -2786,7 +2808,8 @@ QNET__HELPER QNET__PRINTF(3, 4) void qnet__log(qnet_context *ctx, qnet_log_level
 #define QNET__QUOTE(x) #x
 #define QNET__VALUE_TEXT(x) QNET__QUOTE(x) /* the text of a macro's value */
 
-/* What a record of results has to name. */
+/* What a record of results has to name, as roundings depend on it: "qnet 0.1.0, float, gcc 12.2,
+   OpenMP, avx2, 2 workers". */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size)
 {
     static const char build[] = "qnet " QNET_VERSION
@@ -3302,7 +3325,8 @@ typedef struct qnet__file {
     long size; /* when it was opened for reading; 0: not known, as of pipes */
 } qnet__file;
 
-/* The source and the sink of an open file. */
+/* The source and the sink of an open file. fread returns less at the end and on a failure, which
+   ferror tells apart. */
 static int qnet__file_read(void *user, void *dst, size_t size, size_t *got)
 {
     qnet__file *f = (qnet__file *)user;
@@ -3885,7 +3909,8 @@ static char qnet__decimal_sign(void)
     return probe[1];
 }
 
-/* value as text[size] with a decimal point, in as few digits as bring the same double back. */
+/* value as text[size] with a decimal point, in as few digits as bring the same double back: 15 are
+   enough for what was written with no more, 17 for all. */
 static void qnet__format_number(char *text, size_t size, double value)
 {
     const char sign = qnet__decimal_sign();
@@ -4448,6 +4473,23 @@ typedef enum qnet__fft_kind { QNET__FFT_COLUMNS, QNET__FFT_ROWS, QNET__FFT_REAL 
 /* Which of a point's two numbers those of a row are: the real ones, the imaginary ones, or both. */
 typedef enum qnet__fft_part { QNET__FFT_RE, QNET__FFT_IM, QNET__FFT_PAIRS } qnet__fft_part;
 
+/* What becomes of a spectrum X, number by number, between the way there and the way back; K the
+   kernel, real, t the threshold. See >>susceptibility. */
+typedef enum qnet__filter_step {
+    QNET__FILTER_CONVOLVE,   /* K X */
+    QNET__FILTER_DECONVOLVE, /* X / (1 - K) where |1 - K| >= t, else 0 */
+    QNET__FILTER_INVERT,     /* X / K, or X sign(K) / t where |K| < t; kept, too */
+    QNET__FILTER_MERGE       /* what was kept where |K| >= t, else X */
+} qnet__filter_step;
+
+typedef struct qnet__fft_filter {
+    qnet__filter_step step;
+    const qnet_real *kernel;  /* [numbers]: of the spectrum */
+    qnet_real *kept;          /* [2][numbers]: real and imaginary parts; of the last two steps */
+    size_t numbers;
+    qnet_real threshold;
+} qnet__fft_filter;
+
 typedef struct qnet__fft_job {
     const qnet__fft_line *line;
     qnet__fft_kind kind;
@@ -4457,7 +4499,9 @@ typedef struct qnet__fft_job {
     size_t in_step, out_step; /* in numbers */
     size_t lines;             /* as many as lanes at most; real: twice as many */
     qnet_real scale;          /* rows and real: a factor of what comes out */
-    qnet_real *work;          /* [n + largest radix][2][lanes] */
+    qnet_real *work;          /* [n + largest radix][2][lanes]; filtered columns: twice, 2 n apart */
+    const qnet__fft_filter *filter; /* columns: if any, they go there and back */
+    size_t first, step;       /* point k of the first column is number first + k step */
 } qnet__fft_job;
 
 /* Places of a zip, i, i + lanes, i + 1, i + 1 + lanes ... and of every second number from i on. */
@@ -4581,6 +4625,7 @@ typedef int32_t qnet__lane_int;
 #define qnet__fft_any QNET__ISA(qnet__fft_any)
 #define qnet__fft_stage QNET__ISA(qnet__fft_stage)
 #define qnet__fft_transform QNET__ISA(qnet__fft_transform)
+#define qnet__fft_filtered QNET__ISA(qnet__fft_filtered)
 #define qnet__fft_columns QNET__ISA(qnet__fft_columns)
 #define qnet__fft_at QNET__ISA(qnet__fft_at)
 #define qnet__fft_scatter QNET__ISA(qnet__fft_scatter)
@@ -6251,6 +6296,39 @@ static void qnet__fft_transform(const qnet__fft_job *job)
     }
 }
 
+/* A step of a filter on numbers i .. i + lines - 1. */
+QNET__INLINE void qnet__fft_filtered(const qnet__fft_filter *f, size_t i, size_t lines,
+                                     qnet__lanes *re, qnet__lanes *im)
+{
+    const qnet__lanes kernel = lines == QNET__LANES ? qnet__lanes_load(f->kernel + i)
+                                                    : qnet__lanes_load_part(f->kernel + i, lines);
+    const qnet__lanes zero = qnet__lanes_zero(), one = qnet__lanes_all(1);
+    const qnet__lanes t = qnet__lanes_all(f->threshold);
+    const qnet__lanes d = f->step == QNET__FILTER_DECONVOLVE ? one - kernel : kernel;
+    const qnet__lanes_int large = (qnet__lanes_int)(d >= t) | (qnet__lanes_int)(d <= -t);
+    qnet__lanes factor = d;
+    if (f->step == QNET__FILTER_MERGE) {
+        const qnet_real *kept = f->kept + i, *kept_im = kept + f->numbers;
+        const int whole = lines == QNET__LANES;
+        *re = qnet__lanes_select(large, whole ? qnet__lanes_load(kept)
+                                              : qnet__lanes_load_part(kept, lines), *re);
+        *im = qnet__lanes_select(large, whole ? qnet__lanes_load(kept_im)
+                                              : qnet__lanes_load_part(kept_im, lines), *im);
+        return;
+    }
+    if (f->step == QNET__FILTER_DECONVOLVE)
+        factor = qnet__lanes_select(large, one / d, zero);
+    if (f->step == QNET__FILTER_INVERT) {
+        const qnet__lanes sign = qnet__lanes_select((qnet__lanes_int)(d > zero), one,
+                                     qnet__lanes_select((qnet__lanes_int)(d < zero), -one, zero));
+        factor = qnet__lanes_select(large, one / d, sign / t);
+    }
+    *re *= factor, *im *= factor;
+    if (f->step != QNET__FILTER_INVERT) return;
+    qnet__lanes_store_part(f->kept + i, *re, lines);
+    qnet__lanes_store_part(f->kept + f->numbers + i, *im, lines);
+}
+
 /* The inverse transform is the transform with real and imaginary parts swapped on both sides. */
 static void qnet__fft_columns(const qnet__fft_job *job)
 {
@@ -6271,6 +6349,19 @@ static void qnet__fft_columns(const qnet__fft_job *job)
         for (size_t i = 0; i < lines; i++) re[at + i] = x[2 * i], im[at + i] = x[2 * i + 1];
     }
     qnet__fft_transform(job);
+    if (job->filter != NULL) {
+        qnet__fft_job back = *job;
+        back.work = job->work + 2 * n * point;
+        for (size_t k = 0; k < n; k++, re += point, im += point) {
+            qnet_real *to = back.work + (size_t)job->line->place[k] * point;
+            qnet__lanes a = qnet__lanes_load(re), b = qnet__lanes_load(im);
+            qnet__fft_filtered(job->filter, job->first + k * job->step, lines, &a, &b);
+            qnet__lanes_store(to, b);
+            qnet__lanes_store(to + QNET__LANES, a);
+        }
+        qnet__fft_transform(&back);
+        re = back.work + QNET__LANES, im = back.work;
+    }
     for (size_t k = 0; k < n; k++, re += point, im += point) {
         qnet_real *y = job->out + k * job->out_step;
         if (lines == QNET__LANES) {
@@ -8490,8 +8581,9 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
    Relies on >>context >>kernels >>gemm >>fuse.
    ============================================================================================ */
 
-/* Fails unless rows and channels (by the caller's word for them) are 1 or more, their product fits
-   a size_t, and no required pointer is NULL. */
+/* Fails unless rows and channels (by the caller's word for them) are 1 or more, their product in
+   doubles fits a size_t, and no required pointer is NULL. After it the layers of this room and the
+   next ones compute sizes without further tests. */
 static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t rows,
                                      const char *word, int channels, int pointers_are_there)
 {
@@ -8646,7 +8738,7 @@ QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int
 }
 
 #if QNET__HAS_TRAINING
-/* y = act(norm(x) + residual) by the moments of x[rows][channels]: a pass for them, and one for y. */
+/* y = act(norm(x) + residual) by the moments of x[rows][channels]: a pass for them, one for y. */
 QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int channels,
                                             const qnet_real *x, const qnet_real *gamma,
                                             const qnet_real *beta, const qnet_real *residual,
@@ -8776,6 +8868,9 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
 
 /* ---- Max pooling ----------------------------------------------------------------------------- */
 
+/* Task `index` is one row of one image: of y forward, [batch][out_height], and of dx backward,
+   [batch][height], which gathers from the windows that its pixels may have won. So no two tasks
+   write to one number, and sums have one order. */
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
     const qnet__maxpool *pool = (const qnet__maxpool *)arg;
@@ -8856,6 +8951,8 @@ typedef struct qnet__column_sums {
     qnet_real *sum;     /* [batch][columns] */
 } qnet__column_sums;
 
+/* Up to QNET__COLUMNS columns of one b, from the first row to the last: the order of the sum, and
+   so its bits, are those of one thread. */
 static void qnet__column_sums_task(void *arg, size_t index, size_t worker)
 {
     const qnet__column_sums *job = (const qnet__column_sums *)arg;
@@ -8878,23 +8975,7 @@ static void qnet__sum_columns(qnet_context *ctx, size_t batch, size_t rows, size
     qnet__parallel(ctx, batch * ((columns - 1) / QNET__COLUMNS + 1), qnet__column_sums_task, &job);
 }
 
-/* dx[pixels][channels] of one image. */
-typedef struct qnet__avgpool {
-    size_t pixels, channels;
-    const qnet_real *dy; /* [batch][channels] */
-    qnet_real *dx;       /* [batch][pixels][channels] */
-} qnet__avgpool;
-
-static void qnet__avgpool_backward_task(void *arg, size_t image, size_t worker)
-{
-    const qnet__avgpool *pool = (const qnet__avgpool *)arg;
-    const qnet_real *dy = pool->dy + image * pool->channels;
-    qnet_real *dx = pool->dx + image * pool->pixels * pool->channels;
-    QNET__UNUSED(worker);
-    for (size_t p = 0; p < pool->pixels; p++, dx += pool->channels)
-        for (size_t c = 0; c < pool->channels; c++) dx[c] = dy[c] / (qnet_real)pool->pixels;
-}
-
+/* batch * pixels rows of channels, as for the other layers. */
 static qnet_status qnet__avgpool_check(qnet_context *ctx, const char *name, int batch,
                                        size_t pixels, int channels, int pointers_are_there)
 {
@@ -8921,9 +9002,11 @@ QNET_API qnet_status qnet_avgpool_forward(qnet_context *ctx, int batch, size_t p
 QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t pixels,
                                            int channels, const qnet_real *dy, qnet_real *dx)
 {
-    qnet__avgpool pool = {pixels, (size_t)channels, dy, dx};
+    const size_t n = (size_t)channels;
     QNET__TRY(qnet__avgpool_check(ctx, "qnet_avgpool_backward", batch, pixels, channels, dy && dx));
-    qnet__parallel(ctx, (size_t)batch, qnet__avgpool_backward_task, &pool);
+    for (int b = 0; b < batch; b++, dy += n)
+        for (size_t p = 0; p < pixels; p++, dx += n)
+            for (size_t c = 0; c < n; c++) dx[c] = dy[c] / (qnet_real)pixels;
     return QNET_OK;
 }
 #endif
@@ -9422,7 +9505,8 @@ static void qnet__stem_backward(qnet_context *ctx, qnet__stem_backward_job *p, q
    Relies on >>gemm >>norm >>pool.
    ============================================================================================ */
 
-/* The largest of the three products' needs: x w^T, dy^T x, dy w. */
+/* The largest of the three products' needs: x w^T (forward, [rows][out]), dy^T x (dw, [out][in])
+   and dy w (dx, [rows][in]). */
 QNET_API size_t qnet_dense_scratch(const qnet_context *ctx, size_t rows, int in, int out)
 {
     size_t i, o, bytes;
@@ -9449,7 +9533,8 @@ QNET_API qnet_status qnet_dense_forward(qnet_context *ctx, size_t rows, int in, 
 }
 
 #if QNET__HAS_TRAINING
-/* Forward: y = x w^T + b, so dw = dy^T x, db = sum of dy over rows, dx = dy w. */
+/* Forward: y = x w^T + b, so dw = dy^T x, db = sum of dy over rows, dx = dy w. What is NULL of dx,
+   dw and db is not computed. */
 QNET_API qnet_status qnet_dense_backward(qnet_context *ctx, size_t rows, int in, int out,
                                          const qnet_real *x, const qnet_real *w,
                                          const qnet_real *dy, qnet_real *dx, qnet_real *dw,
@@ -10526,8 +10611,7 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
     qnet__arena arena = {NULL, 0};
     qnet__resnet_state r;
     size_t bytes;
-    if (ctx == NULL || config == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: ctx, config or out is NULL");
+    QNET__NEEDS(ctx, ctx && config && out);
     QNET__TRY(qnet__resnet_check_config(ctx, config));
     qnet__resnet_plan(ctx, config, &arena, &r);
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "ResNet18"));
@@ -10775,9 +10859,7 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, const qnet_real *x, 
 QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, int batch, int train,
                                          qnet_real *logits, qnet_real *features)
 {
-    if (net == NULL || x == NULL)
-        return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "resnet forward: net or x is NULL");
+    QNET__NEEDS(net ? net->ctx : NULL, net && x);
     qnet_context *ctx = net->ctx;
     qnet__resnet_state *r = net->state;
     const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
@@ -10914,9 +10996,7 @@ static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, const qnet_
 QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
                                           const qnet_real *dlogits)
 {
-    if (net == NULL || x == NULL || dlogits == NULL)
-        return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "resnet backward: net, x or dlogits is NULL");
+    QNET__NEEDS(net ? net->ctx : NULL, net && x && dlogits);
     qnet_context *ctx = net->ctx;
     qnet__resnet_state *r = net->state;
     const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
@@ -12266,7 +12346,8 @@ static qnet_status qnet__png_chunk(qnet_context *ctx, qnet_sink *sink, const cha
 }
 
 /* Signature, IHDR, one IDAT with all rows as a zlib stream, IEND. The stream is made in memory
-   first, for its length stands before it. */
+   first, for its length stands before it. IHDR: width and height in 4 bytes each, 8 bits a sample,
+   colour type 2 (RGB) or 0 (grey), then deflate, filters by row, no interlacing: all 0. */
 QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int width, int height,
                                     int channels, const uint8_t *pixels)
 {
@@ -12372,6 +12453,8 @@ static int qnet__affine_axes(const double *affine, double norm[3], double r[3][3
         for (int i = 0; i < 3; i++) r[i][j] = affine[4 * i + j] / norm[j];
     }
     if (fabs(qnet__det3(r)) < 1e-6) return 0; /* unit columns that lie (nearly) in one plane */
+    /* An affine without shear is there at once; the worst that passes the test above takes some 25
+       steps, as each halves what is too long at first. */
     for (int step = 0; step < 30; step++) {
         const double det = qnet__det3(r);
         double next[3][3];
@@ -12387,7 +12470,7 @@ static int qnet__affine_axes(const double *affine, double norm[3], double r[3][3
     return 1;
 }
 
-#define QNET__AXIS_TIE 1e-6
+#define QNET__AXIS_TIE 1e-6 /* direction cosines closer than that are taken as equal */
 
 /* world[j]: 0 right-left, 1 front-back, 2 up-down, the world axis nearest to voxel axis j; sign[j]:
    1 towards right, front, up. Axes are settled from the clearest on, each world axis once, as
@@ -12444,7 +12527,8 @@ static void qnet__quaternion_to_rotation(const double q[4], double r[3][3])
 
 /* ---- volumes --------------------------------------------------------------------------------- */
 
-/* nx * ny * nz, or 0 when a side is not positive or the product is above QNET_MAX_VOXELS. */
+/* nx * ny * nz, or 0 when a side is not positive or the product is above QNET_MAX_VOXELS, or above
+   what 32 bits hold, as qnet__flood's indices have. */
 static size_t qnet__voxel_count(int nx, int ny, int nz)
 {
     size_t n;
@@ -12538,7 +12622,8 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
             if (flip) affine[k][3] += volume->affine[k][i] * (n[i] - 1);
         }
     }
-    /* The fields are set in any case, since the caller may have changed the affine. */
+    /* The voxels are copied to their new order, unless that is the old one. The other fields are
+       set in any case, since the caller may have changed the affine. */
     if (moves) {
         const size_t bytes = qnet__voxel_count(n[0], n[1], n[2]) * sizeof(float);
         float *voxels = (float *)qnet__alloc(volume->ctx, bytes), *next = voxels;
@@ -12618,8 +12703,8 @@ static qnet_dtype qnet__nifti_type(int code, const char **name)
     return QNET_BOOL;
 }
 
-/* The state of reading, in one block of the heap. After qnet__nifti_parse nothing in here can lead
-   a reader out of bounds. */
+/* The state of reading, in one block of the heap: 230 KB with the unpacking of gzip. After
+   qnet__nifti_parse nothing in here can lead a reader out of bounds. */
 typedef struct qnet__nifti_reader {
     qnet_context *ctx;
     qnet_source *source;
@@ -12641,9 +12726,11 @@ typedef struct qnet__nifti_reader {
 #define qnet__nifti_warn(in, text, ...) \
     qnet__log((in)->ctx, QNET_LOG_WARNING, "%s: " text, (in)->name, __VA_ARGS__)
 
-/* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
-   the third axis makes the frame left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or
-   -1 when that is too much: scanners and FSL write 4e-7, which nifti1_io makes 1 as done here. */
+/* affine of the quaternion in the header ("method 2" of nifti1.h): its column j is column j of the
+   rotation times spacing j; then the offset. The header has b, c and d; a = sqrt(1 - bb - cc - dd)
+   is not negative by definition. qfac, in pixdim[0], is -1 where the third axis makes the frame
+   left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or -1 when that is too much:
+   scanners and FSL write 4e-7, which nifti1_io makes 1 as done here. */
 static double qnet__nifti_qform(const qnet__nifti_header *h, const double spacing[3],
                                 double affine[3][4])
 {
@@ -12684,7 +12771,8 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     if (units > 3)
         qnet__nifti_warn(in, "xyzt_units has the spatial unit %d, which is none of NIfTI-1: taken "
                          "as mm", units);
-    /* Both forms are read; the qform also where the sform is used, to compare them. */
+    /* Both forms are read; the qform also where the sform is used, to compare them. spacing[]: of
+       pixdim, positive, 1 for an axis without a second slice; other[]: the qform. */
     for (int i = 2; i >= 0; i--) {
         spacing[i] = (double)h->pixdim[1 + i];
         if (spacing[i] == 0 && (i >= h->dim[0] || n[i] == 1)) spacing[i] = 1; /* no such axis */
@@ -12835,7 +12923,7 @@ static qnet_status qnet__nifti_next(qnet__nifti_reader *in, void *dst, size_t si
     return QNET_OK;
 }
 
-/* "voxel (x, y, z)" of the volume for sentences. */
+/* "voxel (x, y, z)" of the volume, counted from 0 in the file's order, for sentences. */
 static void qnet__voxel_text(const qnet_volume *v, size_t at, char text[64])
 {
     const size_t row = (size_t)v->nx, slice = row * (size_t)v->ny;
@@ -12868,9 +12956,9 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
     return QNET_OK;
 }
 
-/* All voxels into volume.voxels; *room is how many it holds, also on failure. The array grows to at
-   most 16 times of what has been read, or QNET__NIFTI_TRUST: a short file with a large dim costs
-   little memory. */
+/* All voxels into volume.voxels, piece by piece: read, unpacked, converted to float. *room is how
+   many it holds, also on failure. The array grows to at most 16 times of what has been read, or
+   QNET__NIFTI_TRUST: a short file with a large dim costs little memory. */
 static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
 {
     size_t got, n;
@@ -12972,8 +13060,9 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
 #if QNET__HAS_TRAINING
 /* ---- writing: little-endian, float32 or int16 with a slope, the affine as sform -------------- */
 
-/* The header, h[352], with the four zeros after it that say "no extensions". A volume whose side is
-   unknown (affine_source 0) gets neither form, so that no reader takes it as known. */
+/* The header, bytes[352], with the four zeros after it that say "no extensions". Only sform is
+   written: a quaternion cannot hold a sheared affine. A volume whose side is unknown (affine_source
+   0) gets neither form, so that no reader takes it as known. */
 static void qnet__nifti_make_header(const qnet_volume *v, double slope, const double spacing[3],
                                     unsigned char bytes[352])
 {
@@ -12999,7 +13088,7 @@ static void qnet__nifti_make_header(const qnet_volume *v, double slope, const do
     memcpy(bytes, &h, sizeof h);
 }
 
-/* What writing needs, in one block of the heap. */
+/* What writing needs, in one block of the heap: bytes go to the sink, through deflate if gzip. */
 typedef struct qnet__nifti_writer {
     qnet_context *ctx;
     qnet_sink *sink;
@@ -13173,12 +13262,14 @@ static double qnet__grid_distance(const qnet_volume *a, const qnet_volume *b)
     return worst;
 }
 
+/* Whether voxel by voxel may be computed with both, as far as their counts say. */
 static int qnet__same_shape(const qnet_volume *a, const qnet_volume *b)
 {
     return a->nx == b->nx && a->ny == b->ny && a->nz == b->nz;
 }
 
-/* Whether b has the grid of a, but for rounding. */
+/* Whether b has the grid of a, but for rounding: maps are combined voxel by voxel, and a shift of
+   half a voxel is no error that anyone would see in the results. */
 static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
                                     const qnet_volume *b, const char *name_b)
 {
@@ -13201,7 +13292,7 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
 #if QNET__HAS_MAPS
 /* ---- the volumes of a call (API 12) ---------------------------------------------------------- */
 
-/* Zeros on the grid of another volume. */
+/* Zeros on the grid of another volume: its sides, affine, spacing and orientation. */
 QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume *grid,
                                            qnet_volume **out)
 {
@@ -13258,7 +13349,7 @@ QNET__HELPER qnet_status qnet__check_volume(qnet_context *ctx, const qnet_volume
     return QNET_OK;
 }
 
-/* The same of a mask, which must hold a voxel. */
+/* The same of a mask, which must hold a voxel: any number but 0 is inside. */
 QNET__HELPER qnet_status qnet__check_mask(qnet_context *ctx, const qnet_volume *mask,
                                           const char *name, const qnet_volume *grid,
                                           const char *grid_name)
@@ -13551,9 +13642,9 @@ static qnet_status qnet__header_numbers(qnet__safetensors_file *f, size_t *numbe
     }
 }
 
-/* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t, each once, in any order. The
-   shape takes exactly the bytes between the offsets. t->data: the first offset, a number until the
-   bytes are read. */
+/* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t: each once, in any order.
+   The shape takes exactly the bytes between the offsets. t->data: the first offset, a number until
+   the bytes are read. */
 static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetensor *t)
 {
     static const char *const fields[3] = {"dtype", "shape", "data_offsets"};
@@ -13998,28 +14089,20 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet
 
 #define QNET__REAL_MAX (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)
 
-/* The first number of the tensor outside [least, QNET__REAL_MAX], or t->count. NaN fails every
-   comparison. */
-static size_t qnet__first_outside(const qnet_safetensor *t, double least)
-{
-    for (size_t k = 0; k < t->count; k++) {
-        const double x = qnet__element(t->dtype, t->data, k);
-        if (!(x >= least && x <= QNET__REAL_MAX)) return k;
-    }
-    return t->count;
-}
-
-/* Refuses a tensor with a number that no network can have: NaN, infinity, one that qnet_real cannot
-   hold, or a variance below 0, whose root batch norm takes. */
+/* Refuses a tensor with a number that no network can have: NaN, which fails every comparison,
+   infinity, one that qnet_real cannot hold, or a variance below 0, whose root batch norm takes. */
 static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
                                        const qnet_safetensor *t, const char *name)
 {
-    const size_t bad = qnet__first_outside(t, qnet__is_variance(name) ? 0 : -QNET__REAL_MAX);
-    if (bad == t->count) return QNET_OK;
-    const double x = qnet__element(t->dtype, t->data, bad);
-    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file, name,
-                      (double)bad, x, fabs(x) <= QNET__REAL_MAX ? "a variance below 0"
-                                                                : "not finite");
+    const double least = qnet__is_variance(name) ? 0 : -QNET__REAL_MAX;
+    for (size_t k = 0; k < t->count; k++) {
+        const double x = qnet__element(t->dtype, t->data, k);
+        if (!(x >= least && x <= QNET__REAL_MAX))
+            return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file,
+                              name, (double)k, x, fabs(x) <= QNET__REAL_MAX ? "a variance below 0"
+                                                                            : "not finite");
+    }
+    return QNET_OK;
 }
 
 /* What is matched with what. */
@@ -14037,8 +14120,8 @@ typedef struct qnet__weights_job {
                job->table->network, p->name, __VA_ARGS__)
 
 /* Finds entry p in the file and checks presence, type, shape and, with `numbers`, each number.
-   *found = NULL: what is in the block stays (a counter that is missing, a head that is to be trained
-   anew). */
+   *found = NULL: what is in the block stays (a counter that is missing, a head that is to be
+   trained anew). */
 static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_job *job,
                                        const qnet_param *p, int numbers,
                                        const qnet_safetensor **found)
@@ -14425,16 +14508,27 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
    a line's bits do not depend on its neighbours. Two real rows make one complex line.
 
    x and y are transformed plane by plane, z over the bundles of all planes; the way back is in the
-   opposite order. A task is a plane or some bundles. A filter, a spectrum that is changed number by
-   number between the way there and the way back, does both ways of z while a bundle is in cache.
-   Twiddle factors are worked out in double.
+   opposite order. A task is a plane or some bundles. Twiddle factors are worked out in double.
+
+   A filter changes a spectrum number by number between the way there and the way back: both ways of
+   z are one step, while a bundle is in cache. Between two filters in a row both ways of x and y are
+   one step, too: a plane's rows come out, its caller makes the rows that go in of them, and no
+   image is in memory. Rows outside of a mask are neither made nor transformed.
    Relies on >>context >>kernels >>nifti.
    ============================================================================================ */
 
 #define QNET__FFT_BUNDLES 4 /* along z in a task: neighbours in memory */
 
-/* Changes `count` complex numbers of a spectrum, from `first` on in their order in memory. */
-typedef void (*qnet__fft_change)(void *arg, size_t first, size_t count);
+/* Gives or takes row[nx], row y of plane z of a real image; of a filter. */
+typedef void (*qnet__fft_row)(void *arg, size_t y, size_t z, qnet_real *row);
+
+typedef struct qnet__fft_pass {
+    qnet__fft_row load;       /* from -> rows */
+    void *from;
+    qnet__fft_filter filter;  /* of the spectrum */
+    qnet__fft_row store;      /* rows -> to */
+    void *to;
+} qnet__fft_pass;
 
 typedef struct qnet__fft_plan {
     const qnet__isa *isa;
@@ -14444,12 +14538,14 @@ typedef struct qnet__fft_plan {
     qnet__fft_line line[3];
     qnet_real *work;          /* [workers][work_size] */
     size_t work_size;
-    int inverse;              /* of the transform that runs, as what follows */
+    size_t first[3], end[3];  /* y and z, [1] and [2]: rows that are not 0 and that are wanted */
+    /* Of the transform that runs: */
+    int inverse, forward;     /* what is done of planes, in this order; of z: inverse, or forward */
     const qnet_real *x;       /* [z][y][x], of a real transform forward */
     qnet_real *spectrum;      /* [z][y][width][2] */
     qnet_real *y;             /* [z][y][x], of a real transform inverse */
-    qnet__fft_change change;  /* of a filter, or NULL */
-    void *arg;
+    const qnet__fft_pass *load, *store; /* where rows come from and go to instead of x and y */
+    const qnet__fft_filter *filter;     /* of z, or NULL */
 } qnet__fft_plan;
 
 /* Tables of a line; while the arena measures, only their sizes. With j = r0 + p0 (r1 + p1 (...)),
@@ -14506,79 +14602,104 @@ static void qnet__fft_plan_take(qnet_context *ctx, qnet__arena *arena, int nx, i
     plan->width = real ? plan->size[0] / 2 + 1 : plan->size[0];
     for (int axis = 0; axis < 3; axis++)
         qnet__fft_line_plan(arena, plan->size[axis], &plan->line[axis]);
-    plan->work_size = 4 * longest * plan->isa->lanes;
-    plan->work = (qnet_real *)qnet__take(arena, longest, 4 * plan->isa->lanes * qnet__workers(ctx) *
+    for (int axis = 0; axis < 3; axis++) plan->end[axis] = plan->size[axis];
+    plan->work_size = 10 * longest * plan->isa->lanes; /* two lines' work, a bundle's rows */
+    plan->work = (qnet_real *)qnet__take(arena, longest, 10 * plan->isa->lanes *
+                                                             qnet__workers(ctx) *
                                                              sizeof *plan->work);
 }
 
-/* `lines` lines that lie beside each other from x on, along y or z. */
+/* `lines` lines that lie beside each other from number `first` of a plane on, along y or z. */
 static void qnet__fft_lines(const qnet__fft_plan *plan, size_t worker, int axis, int inverse,
-                            qnet_real *x, size_t lines)
+                            qnet_real *plane, size_t first, size_t lines)
 {
-    const size_t step = 2 * plan->width * (axis == 2 ? plan->size[1] : 1);
-    qnet__fft_job job = {&plan->line[axis], QNET__FFT_COLUMNS, inverse, NULL, NULL, step, step, 0,
-                         1, plan->work + worker * plan->work_size};
-    if (plan->size[axis] == 1) return;
-    for (size_t i = 0; i < lines; i += job.lines) {
-        job.lines = qnet__min_size(lines - i, plan->isa->lanes);
-        job.in = job.out = x + 2 * i;
+    const size_t step = plan->width * (axis == 2 ? plan->size[1] : 1);
+    qnet__fft_job job = {&plan->line[axis], QNET__FFT_COLUMNS, inverse, NULL, NULL, 2 * step,
+                         2 * step, 0, 1, plan->work + worker * plan->work_size,
+                         axis == 2 ? plan->filter : NULL, first, step};
+    if (plan->size[axis] == 1 && job.filter == NULL) return;
+    for (size_t end = first + lines; job.first < end; job.first += job.lines) {
+        job.lines = qnet__min_size(end - job.first, plan->isa->lanes);
+        job.in = job.out = plane + 2 * job.first;
         plan->isa->fft(&job);
     }
 }
 
 /* Rows of one plane, along x. */
-static void qnet__fft_rows_of(const qnet__fft_plan *plan, size_t worker, size_t z)
+static void qnet__fft_rows_of(const qnet__fft_plan *plan, size_t worker, int inverse, size_t z)
 {
-    const size_t n = plan->size[0], rows = plan->size[1], wide = 2 * plan->width;
-    const int from_real = plan->real && !plan->inverse, to_real = plan->real && plan->inverse;
+    const size_t n = plan->size[0], wide = 2 * plan->width, lanes = plan->isa->lanes;
+    const int from_real = plan->real && !inverse, to_real = plan->real && inverse;
+    const qnet__fft_pass *load = inverse ? NULL : plan->load, *store = inverse ? plan->store : NULL;
     const qnet_real *in = from_real ? plan->x : plan->spectrum;
     qnet_real *out = to_real ? plan->y : plan->spectrum;
-    qnet__fft_job job = {&plan->line[0], plan->real ? QNET__FFT_REAL : QNET__FFT_ROWS,
-                         plan->inverse, NULL, NULL, from_real ? n : wide, to_real ? n : wide, 0, 1,
-                         plan->work + worker * plan->work_size};
-    if (plan->inverse)
-        job.scale = (qnet_real)(1 / ((double)n * (double)rows * (double)plan->size[2]));
-    for (size_t y = 0; y < rows; y += job.lines) {
-        job.lines = qnet__min_size(rows - y, plan->isa->lanes * (plan->real ? 2 : 1));
-        job.in = in + (z * rows + y) * job.in_step;
-        job.out = out + (z * rows + y) * job.out_step;
+    qnet_real *work = plan->work + worker * plan->work_size;
+    qnet_real *rows = work + plan->work_size - 2 * lanes * n; /* [2 lanes][x], of a filter */
+    qnet__fft_job job = {&plan->line[0], plan->real ? QNET__FFT_REAL : QNET__FFT_ROWS, inverse,
+                         NULL, NULL, from_real ? n : wide, to_real ? n : wide, 0, 1, work, NULL, 0,
+                         0};
+    if (inverse)
+        job.scale = (qnet_real)(1 / ((double)n * (double)plan->size[1] * (double)plan->size[2]));
+    for (size_t y = plan->first[1]; y < plan->end[1]; y += job.lines) {
+        job.lines = qnet__min_size(plan->end[1] - y, lanes * (plan->real ? 2 : 1));
+        job.in = load != NULL ? rows : in + (z * plan->size[1] + y) * job.in_step;
+        job.out = store != NULL ? rows : out + (z * plan->size[1] + y) * job.out_step;
+        for (size_t i = 0; load != NULL && i < job.lines; i++)
+            load->load(load->from, y + i, z, rows + i * n);
         plan->isa->fft(&job);
+        for (size_t i = 0; store != NULL && i < job.lines; i++)
+            store->store(store->to, y + i, z, rows + i * n);
     }
 }
 
 static void qnet__fft_plane_task(void *arg, size_t z, size_t worker)
 {
     const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
-    qnet_real *plane = plan->spectrum + 2 * z * plan->size[1] * plan->width;
-    if (!plan->inverse) qnet__fft_rows_of(plan, worker, z);
-    qnet__fft_lines(plan, worker, 1, plan->inverse, plane, plan->width);
-    if (plan->inverse) qnet__fft_rows_of(plan, worker, z);
+    const size_t row = 2 * plan->width, rows = plan->size[1];
+    const int wanted = z >= plan->first[2] && z < plan->end[2];
+    qnet_real *plane = plan->spectrum + z * rows * row;
+    if (plan->inverse && wanted) {
+        qnet__fft_lines(plan, worker, 1, 1, plane, 0, plan->width);
+        qnet__fft_rows_of(plan, worker, 1, z);
+    }
+    if (plan->forward && wanted) {
+        memset(plane, 0, plan->first[1] * row * sizeof *plane);
+        qnet__fft_rows_of(plan, worker, 0, z);
+        memset(plane + plan->end[1] * row, 0, (rows - plan->end[1]) * row * sizeof *plane);
+        qnet__fft_lines(plan, worker, 1, 0, plane, 0, plan->width);
+    } else if (plan->forward) memset(plane, 0, rows * row * sizeof *plane);
 }
 
 static void qnet__fft_z_task(void *arg, size_t i, size_t worker)
 {
     const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
     const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, all = plan->size[1] * plan->width;
-    const size_t first = i * most, lines = qnet__min_size(all - first, most);
-    qnet__fft_lines(plan, worker, 2, plan->inverse, plan->spectrum + 2 * first, lines);
-    if (plan->change == NULL) return;
-    for (size_t z = 0; z < plan->size[2]; z++) plan->change(plan->arg, z * all + first, lines);
-    qnet__fft_lines(plan, worker, 2, 1, plan->spectrum + 2 * first, lines);
+    qnet__fft_lines(plan, worker, 2, !plan->forward, plan->spectrum, i * most,
+                    qnet__min_size(all - i * most, most));
 }
 
-/* Transforms by a plan: spectrum in place or, with a plan of real transforms, from x forward and to
-   y inverse; with a change both ways. */
-static void qnet__fft_by(qnet_context *ctx, qnet__fft_plan *plan, int inverse, const qnet_real *x,
-                         qnet_real *spectrum, qnet_real *y, qnet__fft_change change, void *arg)
+static void qnet__fft_planes(qnet_context *ctx, qnet__fft_plan *plan)
+{
+    qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
+}
+
+static void qnet__fft_along_z(qnet_context *ctx, qnet__fft_plan *plan)
 {
     const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, lines = plan->size[1] * plan->width;
-    plan->inverse = inverse;
-    plan->x = x, plan->spectrum = spectrum, plan->y = y;
-    plan->change = change, plan->arg = arg;
-    if (!inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
     qnet__parallel(ctx, (lines - 1) / most + 1, qnet__fft_z_task, plan);
-    plan->inverse = inverse || change != NULL;
-    if (plan->inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
+}
+
+/* Transforms by a plan: spectrum in place or, with a plan of real transforms, from x or, if it is
+   not NULL, a pass's rows forward, and to y inverse. */
+static void qnet__fft_by(qnet_context *ctx, qnet__fft_plan *plan, int inverse, const qnet_real *x,
+                         const qnet__fft_pass *load, qnet_real *spectrum, qnet_real *y)
+{
+    plan->inverse = inverse, plan->forward = !inverse;
+    plan->x = x, plan->spectrum = spectrum, plan->y = y;
+    plan->load = load, plan->store = NULL, plan->filter = NULL;
+    if (!inverse) qnet__fft_planes(ctx, plan);
+    qnet__fft_along_z(ctx, plan);
+    if (inverse) qnet__fft_planes(ctx, plan);
 }
 
 /* Whether the real transforms of a context go to its hook. */
@@ -14595,7 +14716,7 @@ static qnet_status qnet__fft_real_by(qnet_context *ctx, qnet__fft_plan *plan, in
     const int nx = (int)plan->size[0], ny = (int)plan->size[1], nz = (int)plan->size[2];
     int failed;
     if (!qnet__fft_hooked(ctx)) {
-        qnet__fft_by(ctx, plan, inverse, x, spectrum, y, NULL, NULL);
+        qnet__fft_by(ctx, plan, inverse, x, NULL, spectrum, y);
         return QNET_OK;
     }
     failed = inverse ? hook->inverse(hook->user, nx, ny, nz, (float *)(void *)spectrum,
@@ -14608,17 +14729,77 @@ static qnet_status qnet__fft_real_by(qnet_context *ctx, qnet__fft_plan *plan, in
     return QNET_OK;
 }
 
-/* x to its spectrum, which is changed, and back to x. */
-static qnet_status qnet__fft_filter(qnet_context *ctx, qnet__fft_plan *plan, qnet_real *x,
-                                    qnet_real *spectrum, qnet__fft_change change, void *arg)
+/* Rows of plane z of an image that lies in memory, for a hook. */
+static void qnet__fft_image_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
+    const int wanted = z >= plan->first[2] && z < plan->end[2];
+    QNET__UNUSED(worker);
+    for (size_t y = 0; y < plan->size[1]; y++) {
+        qnet_real *row = plan->y + (z * plan->size[1] + y) * plan->size[0];
+        if (!wanted || y < plan->first[1] || y >= plan->end[1])
+            memset(row, 0, plan->size[0] * sizeof *row);
+        else if (plan->load != NULL) plan->load->load(plan->load->from, y, z, row);
+        else plan->store->store(plan->store->to, y, z, row);
+    }
+}
+
+/* The spectrum of a pass's rows. image[z][y][x]: for a hook. */
+static qnet_status qnet__fft_load(qnet_context *ctx, qnet__fft_plan *plan,
+                                  const qnet__fft_pass *pass, qnet_real *spectrum,
+                                  qnet_real *image)
 {
     if (!qnet__fft_hooked(ctx)) {
-        qnet__fft_by(ctx, plan, 0, x, spectrum, x, change, arg);
+        qnet__fft_by(ctx, plan, 0, NULL, pass, spectrum, NULL);
         return QNET_OK;
     }
-    QNET__TRY(qnet__fft_real_by(ctx, plan, 0, x, spectrum, NULL));
-    change(arg, 0, plan->width * plan->size[1] * plan->size[2]);
-    return qnet__fft_real_by(ctx, plan, 1, NULL, spectrum, x);
+    plan->load = pass, plan->y = image;
+    qnet__parallel(ctx, plan->size[2], qnet__fft_image_task, plan);
+    return qnet__fft_real_by(ctx, plan, 0, image, spectrum, NULL);
+}
+
+/* The filter of a pass alone, number by number: columns of one point each. */
+static void qnet__fft_filter_all(const qnet__fft_plan *plan, const qnet__fft_filter *filter,
+                                 qnet_real *spectrum)
+{
+    static const int place = 0;
+    qnet__fft_line point;
+    memset(&point, 0, sizeof point);
+    point.n = 1, point.place = &place;
+    qnet__fft_job job = {&point, QNET__FFT_COLUMNS, 0, NULL, NULL, 0, 0, 0, 1, plan->work, filter,
+                         0, 0};
+    for (; job.first < filter->numbers; job.first += job.lines) {
+        job.lines = qnet__min_size(filter->numbers - job.first, plan->isa->lanes);
+        job.in = job.out = spectrum + 2 * job.first;
+        plan->isa->fft(&job);
+    }
+}
+
+/* Filters one after the other: pass[count], the last one again until they are `total`. What one
+   stores the next one may load, as far as it is of the same plane. */
+static qnet_status qnet__fft_filters(qnet_context *ctx, qnet__fft_plan *plan,
+                                     const qnet__fft_pass *pass, size_t count, size_t total,
+                                     qnet_real *spectrum, qnet_real *image)
+{
+    plan->spectrum = spectrum;
+    for (size_t i = 0; i < total && qnet__fft_hooked(ctx); i++) {
+        const qnet__fft_pass *now = &pass[qnet__min_size(i, count - 1)];
+        QNET__TRY(qnet__fft_load(ctx, plan, now, spectrum, image));
+        qnet__fft_filter_all(plan, &now->filter, spectrum);
+        QNET__TRY(qnet__fft_real_by(ctx, plan, 1, NULL, spectrum, image));
+        plan->load = NULL, plan->store = now;
+        qnet__parallel(ctx, plan->size[2], qnet__fft_image_task, plan);
+    }
+    for (size_t i = 0; i <= total && !qnet__fft_hooked(ctx); i++) {
+        plan->store = i > 0 ? &pass[qnet__min_size(i, count) - 1] : NULL;
+        plan->load = i < total ? &pass[qnet__min_size(i, count - 1)] : NULL;
+        plan->inverse = i > 0, plan->forward = i < total;
+        qnet__fft_planes(ctx, plan);
+        if (i == total) break;
+        plan->filter = &plan->load->filter;
+        qnet__fft_along_z(ctx, plan);
+    }
+    return QNET_OK;
 }
 
 /* One transform with a plan of its own. what: names the function in sentences. */
@@ -14642,7 +14823,7 @@ static qnet_status qnet__fft_call(qnet_context *ctx, const char *what, int nx, i
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "a Fourier transform"));
     qnet__fft_plan_take(ctx, &arena, nx, ny, nz, real, &plan);
     if (real) status = qnet__fft_real_by(ctx, &plan, inverse, x, spectrum, y);
-    else qnet__fft_by(ctx, &plan, inverse, NULL, spectrum, NULL, NULL, NULL);
+    else qnet__fft_by(ctx, &plan, inverse, NULL, NULL, spectrum, NULL);
     qnet__free(ctx, arena.base, bytes);
     return status;
 }
@@ -15260,7 +15441,8 @@ QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config 
    threads, several best each by one. Relies on >>context >>nifti.
    ============================================================================================ */
 
-/* value: the bits of a float, not negative, which sort as the float does. end: 3 * voxel + axis. */
+/* value: in its lower 30 bits those of a float of 0 to 2, which sort as the float does, above them
+   1 + the k, -1 to 1, with which p(a) - p(b) is g(p(a) - p(b)). end: 3 * voxel + axis. */
 typedef struct qnet__edge { uint32_t value, end; } qnet__edge;
 
 /* A voxel's place in the forest of groups. k: by how many 2 pi it is shifted against its parent; of
@@ -15285,61 +15467,76 @@ static void qnet__unwrap_take(qnet__unwrapping *u, size_t inside, qnet__arena *a
     u->spare = (qnet__edge *)qnet__take(arena, inside, 3 * sizeof *u->edge);
 }
 
-/* g of a difference of two phases from one interval of 2 pi. */
-static float qnet__wrap_difference(float d)
+#define QNET__UNRELIABLE 16    /* voxels of a row at a time */
+#define QNET__EDGE_BITS 30     /* of the edge's value, a float below 2 */
+#define QNET__EDGES_AHEAD 12
+
+/* u of the voxels [z][y][x .. x + count), which all lie off the border along x, or are one. Of the
+   27 places around a voxel the 13 after the middle are listed; its opposite lies as far before the
+   voxel. A pair is left out where it is a voxel away along an axis at whose border the voxel is;
+   border, pair: bits of axes. */
+QNET__INLINE void qnet__unreliability(const qnet__unwrapping *u, size_t at, int border,
+                                      const size_t count)
 {
-    const float pi = (float)QNET__PI;
-    return d > pi ? d - 2 * pi : d < -pi ? d + 2 * pi : d;
+    const ptrdiff_t nx = u->n[0], ny = u->n[1];
+    const float pi = (float)QNET__PI, most = 4 * pi * pi;
+    float sum[QNET__UNRELIABLE], pairs = 0;
+    for (size_t k = 0; k < count; k++) sum[k] = 0;
+    for (int i = 14; i < 27; i++) {
+        const int dx = i % 3 - 1, dy = i / 3 % 3 - 1, dz = i / 9 - 1;
+        const int pair = (dx != 0) | (dy != 0) << 1 | (dz != 0) << 2;
+        if (pair & border) continue;
+        const float *p = u->phase + at, *after = p + ((dz * ny + dy) * nx + dx);
+        const float *before = p - ((dz * ny + dy) * nx + dx);
+        for (size_t k = 0; k < count; k++) { /* g as a difference of comparisons, for vectors */
+            const float a = before[k] - p[k], b = p[k] - after[k];
+            const float second = a - 2 * pi * (float)((a > pi) - (a < -pi)) -
+                                 (b - 2 * pi * (float)((b > pi) - (b < -pi)));
+            sum[k] += second * second;
+        }
+        pairs++;
+    }
+    for (size_t k = 0; k < count; k++) {
+        const float mean = pairs > 0 ? sum[k] / pairs : most; /* above it: wild phase at the rim */
+        if (u->mask[at + k] != 0) u->unwrapped[at + k] = (mean < most ? mean : most) / 64;
+    }
 }
 
-/* u of slice z. Of the 27 places around a voxel the 13 after the middle are listed, each with the
-   axes, as bits, along which it is a voxel away; its opposite lies as far before the voxel. */
 static void qnet__unreliability_task(void *arg, size_t z, size_t worker)
 {
     const qnet__unwrapping *u = (const qnet__unwrapping *)arg;
     const size_t nx = (size_t)u->n[0], ny = (size_t)u->n[1], nz = (size_t)u->n[2];
-    size_t offset[13], at = z * ny * nx;
-    int axes[13];
+    size_t at = z * ny * nx;
     QNET__UNUSED(worker);
-    for (int i = 0; i < 13; i++) {
-        const int dx = (i + 14) % 3 - 1, dy = (i + 14) / 3 % 3 - 1, dz = (i + 14) / 9 - 1;
-        offset[i] = (size_t)(((ptrdiff_t)dz * (ptrdiff_t)ny + dy) * (ptrdiff_t)nx + dx);
-        axes[i] = (dx != 0) | (dy != 0) << 1 | (dz != 0) << 2;
-    }
     for (size_t y = 0; y < ny; y++)
-        for (size_t x = 0; x < nx; x++, at++) {
-            const int at_border = (x == 0 || x == nx - 1) | (y == 0 || y == ny - 1) << 1 |
-                                  (z == 0 || z == nz - 1) << 2; /* axes */
-            const float *p = u->phase + at;
-            float sum = 0, pairs = 0;
-            if (u->mask[at] == 0) continue;
-            for (int i = 0; i < 13; i++) {
-                if (axes[i] & at_border) continue;
-                const float second = qnet__wrap_difference(*(p - offset[i]) - *p) -
-                                     qnet__wrap_difference(*p - p[offset[i]]);
-                sum += second * second;
-                pairs++;
-            }
-            u->unwrapped[at] = pairs > 0 ? sum / pairs : (float)(4 * QNET__PI * QNET__PI);
+        for (size_t x = 0, count; x < nx; x += count, at += count) {
+            const int border = (x == 0 || x == nx - 1) | (y == 0 || y == ny - 1) << 1 |
+                               (z == 0 || z == nz - 1) << 2;
+            size_t inside = 0;
+            count = x > 0 && x + QNET__UNRELIABLE < nx ? QNET__UNRELIABLE : 1;
+            for (size_t k = 0; k < count; k++) inside += u->mask[at + k] != 0;
+            if (inside == 0) continue;
+            if (count == 1) qnet__unreliability(u, at, border, 1);
+            else qnet__unreliability(u, at, border, QNET__UNRELIABLE);
         }
 }
 
-/* Sorts edge[count] by value, equal values in the order they had: radix sort by 3 digits of 11
+/* Sorts edge[count] by value, equal values in the order they had: radix sort by 3 digits of 10
    bits, the lowest first. Returns where they are then, edge or spare. */
 static qnet__edge *qnet__edges_sort(qnet__edge *edge, qnet__edge *spare, size_t count)
 {
-    for (int shift = 0; shift < 33; shift += 11) {
-        uint32_t place[2048], begin = 0;
+    for (int shift = 0; shift < QNET__EDGE_BITS; shift += 10) {
+        uint32_t place[1024], begin = 0;
         qnet__edge *from = edge;
         memset(place, 0, sizeof place);
-        for (size_t i = 0; i < count; i++) place[from[i].value >> shift & 2047]++;
-        for (int digit = 0; digit < 2048; digit++) {
+        for (size_t i = 0; i < count; i++) place[from[i].value >> shift & 1023]++;
+        for (int digit = 0; digit < 1024; digit++) {
             const uint32_t here = place[digit];
             place[digit] = begin;
             begin += here;
         }
         for (size_t i = 0; i < count; i++)
-            spare[place[from[i].value >> shift & 2047]++] = from[i];
+            spare[place[from[i].value >> shift & 1023]++] = from[i];
         edge = spare;
         spare = from;
     }
@@ -15369,6 +15566,7 @@ static void qnet__unwrap_join(const qnet__unwrapping *u)
 {
     const size_t step[3] = {1, (size_t)u->n[0], (size_t)u->n[0] * (size_t)u->n[1]};
     const size_t voxels = step[2] * (size_t)u->n[2];
+    const float pi = (float)QNET__PI;
     const qnet__edge *edge;
     size_t count = 0, at = 0;
     for (int z = 0; z < u->n[2]; z++)
@@ -15379,17 +15577,25 @@ static void qnet__unwrap_join(const qnet__unwrapping *u)
                 u->group[at].k = 1;
                 if (u->mask[at] == 0) continue;
                 for (uint32_t axis = 0; axis < 3; axis++) {
-                    if (!more[axis] || u->mask[at + step[axis]] == 0) continue;
-                    const float value = u->unwrapped[at] + u->unwrapped[at + step[axis]];
-                    memcpy(&u->edge[count].value, &value, sizeof value);
-                    u->edge[count++].end = 3 * (uint32_t)at + axis;
+                    const size_t b = at + step[axis];
+                    if (!more[axis] || u->mask[b] == 0) continue;
+                    const float value = u->unwrapped[at] + u->unwrapped[b];
+                    const float d = u->phase[at] - u->phase[b];
+                    qnet__edge *e = &u->edge[count++];
+                    memcpy(&e->value, &value, sizeof value);
+                    e->value |= (d > pi ? 2u : d < -pi ? 0u : 1u) << QNET__EDGE_BITS;
+                    e->end = 3 * (uint32_t)at + axis;
                 }
             }
     edge = qnet__edges_sort(u->edge, u->spare, count);
     for (size_t i = 0; i < count; i++) {
         const uint32_t a = edge[i].end / 3, b = a + (uint32_t)step[edge[i].end % 3];
-        const float d = u->phase[a] - u->phase[b], pi = (float)QNET__PI;
-        int32_t ka, kb, k = d > pi ? 1 : d < -pi ? -1 : 0; /* of b against a */
+        int32_t ka, kb, k = (int32_t)(edge[i].value >> QNET__EDGE_BITS) - 1; /* of b against a */
+        if (i + QNET__EDGES_AHEAD < count) { /* one after the other they are anywhere in memory */
+            const uint32_t end = edge[i + QNET__EDGES_AHEAD].end;
+            QNET__PREFETCH(&u->group[end / 3]);
+            QNET__PREFETCH(&u->group[end / 3 + step[end % 3]]);
+        }
         const uint32_t root_a = qnet__group_root(u->group, a, &ka);
         const uint32_t root_b = qnet__group_root(u->group, b, &kb);
         qnet__group *to = &u->group[root_a], *from = &u->group[root_b];
@@ -15516,12 +15722,15 @@ typedef struct qnet__kspace {
     qnet_context *ctx;
     const qnet_volume *grid;
     size_t n[3], size[3], width; /* x, y, z: voxels, padded; of a row of the spectrum */
+    size_t numbers;              /* of the spectrum, complex */
     qnet__fft_plan plan;
-    qnet_real *image;            /* [z][y][x], padded */
+    qnet_real *image;            /* [z][y][x], padded; NULL but for a hook */
     qnet_real *sphere, *dipole;  /* [z][y][width]: the transform of S, and D; may be one block */
     int knows_sphere, knows_dipole; /* once made, where they are two blocks */
+    double unit[3], square;      /* of the sphere: a voxel's sides, its radius squared */
     double fits;                 /* the part of the sphere in the mask above which it fits */
-    qnet_real *spectrum, *kept;  /* [z][y][width][2]; kept: of the inversion */
+    qnet_real *spectrum;         /* [z][y][width][2] */
+    qnet_real *kept;             /* [2][z][y][width]; of the inversion */
     void *block;
     size_t bytes;
 } qnet__kspace;
@@ -15532,12 +15741,13 @@ static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int kernels, 
     qnet__fft_plan_take(k->ctx, arena, (int)k->size[0], (int)k->size[1], (int)k->size[2], 1,
                         &k->plan);
     k->width = k->plan.width;
-    k->image = (qnet_real *)qnet__take(arena, rows * k->size[0], sizeof *k->image);
-    k->sphere = k->dipole = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->sphere);
-    if (kernels > 1)
-        k->dipole = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->dipole);
-    k->spectrum = (qnet_real *)qnet__take(arena, rows * k->width, 2 * sizeof *k->spectrum);
-    if (keeps) k->kept = (qnet_real *)qnet__take(arena, rows * k->width, 2 * sizeof *k->kept);
+    k->numbers = rows * k->width;
+    if (qnet__fft_hooked(k->ctx))
+        k->image = (qnet_real *)qnet__take(arena, rows * k->size[0], sizeof *k->image);
+    k->sphere = k->dipole = (qnet_real *)qnet__take(arena, k->numbers, sizeof *k->sphere);
+    if (kernels > 1) k->dipole = (qnet_real *)qnet__take(arena, k->numbers, sizeof *k->dipole);
+    k->spectrum = (qnet_real *)qnet__take(arena, k->numbers, 2 * sizeof *k->spectrum);
+    if (keeps) k->kept = (qnet_real *)qnet__take(arena, k->numbers, 2 * sizeof *k->kept);
 }
 
 /* The grid of a volume with at least pad[3] zeros behind its voxels; to be freed by kspace_close.
@@ -15568,75 +15778,83 @@ static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what, const 
 
 static void qnet__kspace_close(qnet__kspace *k) { qnet__free(k->ctx, k->block, k->bytes); }
 
+/* Filters are of the rows and planes alone that a mask has voxels in; NULL: of all. */
+static void qnet__kspace_bound(qnet__kspace *k, const float *mask)
+{
+    size_t *first = k->plan.first, *end = k->plan.end, at = 0;
+    for (int i = 1; i < 3; i++) {
+        first[i] = mask != NULL ? k->n[i] : 0;
+        end[i] = mask != NULL ? 0 : k->n[i];
+    }
+    if (mask == NULL) return;
+    for (size_t z = 0; z < k->n[2]; z++)
+        for (size_t y = 0; y < k->n[1]; y++) {
+            size_t x = 0;
+            while (x < k->n[0] && mask[at + x] == 0) x++;
+            at += k->n[0];
+            if (x == k->n[0]) continue;
+            first[1] = qnet__min_size(first[1], y), first[2] = qnet__min_size(first[2], z);
+            end[1] = qnet__max_size(end[1], y + 1), end[2] = z + 1;
+        }
+}
+
 /* ---- voxels ---------------------------------------------------------------------------------- */
 
-/* What is done at each voxel, with the padded image and with volumes. */
+/* What is done at each voxel of an image's row, on the way in and on the way out. */
 typedef enum qnet__voxels_step {
-    QNET__VOXELS_SET,  /* image = value inside the mask, 0 outside and in the padding */
-    QNET__VOXELS_CLIP, /* image stays where it is above `number` inside the mask, else 0 */
+    QNET__VOXELS_SET,  /* image = value above `number` inside the mask, 0 outside and behind it */
     QNET__VOXELS_GET,  /* out = image inside the mask, else 0 */
     QNET__VOXELS_FIT,  /* out = `number` where image, S * M, says that a sphere fits; or it stays */
     QNET__VOXELS_PEEL  /* out = value - image where mask is `number`; or it stays */
 } qnet__voxels_step;
 
-typedef struct qnet__voxels_job {
+typedef struct qnet__voxels {
     const qnet__kspace *k;
     qnet__voxels_step step;
     const float *value, *mask; /* [nz][ny][nx]; NULL: 1 everywhere */
     float *out;
     double number;
-} qnet__voxels_job;
+} qnet__voxels;
 
-/* Row of a volume that begins at voxel `first`; a loop per step, as this is done often. */
-static void qnet__voxels_row(const qnet__voxels_job *job, qnet_real *image, size_t first)
+static void qnet__voxels_row(void *arg, size_t y, size_t z, qnet_real *image)
 {
-    const float *value = job->value != NULL ? job->value + first : NULL;
-    const float *mask = job->mask != NULL ? job->mask + first : NULL;
-    float *out = job->out != NULL ? job->out + first : NULL;
-    const size_t n = job->k->n[0];
-    const qnet_real number = (qnet_real)job->number;
+    const qnet__voxels *v = (const qnet__voxels *)arg;
+    const size_t n = v->k->n[0], first = (z * v->k->n[1] + y) * n;
+    const float *value = v->value != NULL ? v->value + first : NULL;
+    const float *mask = v->mask != NULL ? v->mask + first : NULL;
+    float *out = v->out != NULL ? v->out + first : NULL;
+    const float number = (float)v->number;
     size_t x;
-    switch (job->step) {
+    switch (v->step) {
     case QNET__VOXELS_SET:
-        for (x = 0; x < n; x++) image[x] = value != NULL ? (qnet_real)value[x] : 1;
-        for (x = 0; x < n && mask != NULL; x++) image[x] = mask[x] != 0 ? image[x] : 0;
-        break;
-    case QNET__VOXELS_CLIP:
-        for (x = 0; x < n; x++) image[x] = mask[x] != 0 && image[x] > number ? image[x] : 0;
+        for (x = 0; x < n; x++)
+            image[x] = mask != NULL && mask[x] == 0 ? 0 : value == NULL ? 1
+                           : value[x] > number ? (qnet_real)value[x] : 0;
+        for (; x < v->k->size[0]; x++) image[x] = 0;
         break;
     case QNET__VOXELS_GET:
         for (x = 0; x < n; x++) out[x] = mask == NULL || mask[x] != 0 ? (float)image[x] : 0;
         break;
     case QNET__VOXELS_FIT:
         for (x = 0; x < n; x++)
-            if (mask[x] != 0 && (double)image[x] > job->k->fits) out[x] = (float)number;
+            if (mask[x] != 0 && (double)image[x] > v->k->fits) out[x] = number;
         break;
     case QNET__VOXELS_PEEL:
         for (x = 0; x < n; x++)
-            out[x] = mask[x] == (float)number ? (float)((qnet_real)value[x] - image[x]) : out[x];
+            out[x] = mask[x] == number ? (float)((qnet_real)value[x] - image[x]) : out[x];
         break;
     }
 }
 
-static void qnet__voxels_task(void *arg, size_t z, size_t worker)
+/* A filter from voxels to voxels. */
+static qnet__fft_pass qnet__voxels_pass(const qnet__kspace *k, qnet__voxels *from,
+                                        qnet__filter_step step, const qnet_real *kernel,
+                                        double threshold, qnet__voxels *to)
 {
-    const qnet__voxels_job *job = (const qnet__voxels_job *)arg;
-    const qnet__kspace *k = job->k;
-    const int pads = job->step == QNET__VOXELS_SET || job->step == QNET__VOXELS_CLIP;
-    QNET__UNUSED(worker);
-    for (size_t y = 0; y < k->size[1]; y++) {
-        qnet_real *image = k->image + (z * k->size[1] + y) * k->size[0];
-        const int inside = z < k->n[2] && y < k->n[1];
-        if (inside) qnet__voxels_row(job, image, (z * k->n[1] + y) * k->n[0]);
-        for (size_t x = inside ? k->n[0] : 0; pads && x < k->size[0]; x++) image[x] = 0;
-    }
-}
-
-static void qnet__voxels(qnet__kspace *k, qnet__voxels_step step, const float *value,
-                        const float *mask, float *out, double number)
-{
-    qnet__voxels_job job = {k, step, value, mask, out, number};
-    qnet__parallel(k->ctx, k->size[2], qnet__voxels_task, &job);
+    const qnet__fft_pass pass = {
+        qnet__voxels_row, from, {step, kernel, k->kept, k->numbers, (qnet_real)threshold},
+        qnet__voxels_row, to};
+    return pass;
 }
 
 /* ---- spectra --------------------------------------------------------------------------------- */
@@ -15674,65 +15892,6 @@ static void qnet__dipole_task(void *arg, size_t z, size_t worker)
     qnet_field_direction(k->grid, b);
     for (size_t y = 0; y < k->size[1]; y++)
         qnet__dipole_row(k, b, y, z, k->dipole + (z * k->size[1] + y) * k->width);
-}
-
-/* What becomes of a spectrum, between the image and the image. */
-typedef enum qnet__filter_step {
-    QNET__FILTER_CONVOLVE,   /* times the kernel */
-    QNET__FILTER_DECONVOLVE, /* divided by C = 1 - kernel where |C| >= threshold, else 0 */
-    QNET__FILTER_INVERT,     /* divided by D, or by sign(D) threshold where |D| is below; kept */
-    QNET__FILTER_MERGE       /* what was kept where |D| >= threshold */
-} qnet__filter_step;
-
-typedef struct qnet__filter_job {
-    const qnet__kspace *k;
-    qnet__filter_step step;
-    const qnet_real *kernel; /* of k: sphere or dipole */
-    double threshold;
-} qnet__filter_job;
-
-static void qnet__filter_change(void *arg, size_t first, size_t count)
-{
-    const qnet__filter_job *job = (const qnet__filter_job *)arg;
-    const qnet_real t = (qnet_real)job->threshold;
-    const qnet_real most = (qnet_real)(t > 0 ? 1 / job->threshold : 0);
-    const qnet_real *kernel = job->kernel + first;
-    qnet_real *x = job->k->spectrum + 2 * first;
-    qnet_real *kept = job->k->kept != NULL ? job->k->kept + 2 * first : NULL;
-    switch (job->step) {
-    case QNET__FILTER_CONVOLVE:
-        for (size_t i = 0; i < count; i++) x[2 * i] *= kernel[i], x[2 * i + 1] *= kernel[i];
-        break;
-    case QNET__FILTER_DECONVOLVE:
-        for (size_t i = 0; i < count; i++) {
-            const qnet_real c = 1 - kernel[i], factor = c >= t || c <= -t ? 1 / c : 0;
-            x[2 * i] *= factor, x[2 * i + 1] *= factor;
-        }
-        break;
-    case QNET__FILTER_INVERT:
-        for (size_t i = 0; i < count; i++) {
-            const qnet_real d = kernel[i], sign = d > 0 ? most : d < 0 ? -most : 0;
-            const qnet_real factor = d > t || d < -t ? 1 / d : sign;
-            kept[2 * i] = x[2 * i] *= factor;
-            kept[2 * i + 1] = x[2 * i + 1] *= factor;
-        }
-        break;
-    case QNET__FILTER_MERGE:
-        for (size_t i = 0; i < count; i++) {
-            const int large = kernel[i] >= t || kernel[i] <= -t;
-            x[2 * i] = large ? kept[2 * i] : x[2 * i];
-            x[2 * i + 1] = large ? kept[2 * i + 1] : x[2 * i + 1];
-        }
-        break;
-    }
-}
-
-/* The image to its spectrum, which a step changes, and back. */
-static qnet_status qnet__filter(qnet__kspace *k, qnet__filter_step step, const qnet_real *kernel,
-                                double threshold)
-{
-    qnet__filter_job job = {k, step, kernel, threshold};
-    return qnet__fft_filter(k->ctx, &k->plan, k->image, k->spectrum, qnet__filter_change, &job);
 }
 
 /* ---- the configuration ----------------------------------------------------------------------- */
@@ -15799,15 +15958,19 @@ QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *sus
     pad[1] = (size_t)susceptibility->ny;
     pad[2] = (size_t)susceptibility->nz;
     QNET__TRY(qnet__kspace_open(ctx, what, susceptibility, pad, 1, 0, &k));
-    qnet__voxels(&k, QNET__VOXELS_SET, susceptibility->voxels, NULL, NULL, 0);
-    qnet__parallel(ctx, k.size[2], qnet__dipole_task, &k);
-    status = qnet__filter(&k, QNET__FILTER_CONVOLVE, k.dipole, 0);
-    if (status == QNET_OK) status = qnet__volume_like(ctx, susceptibility, &v);
+    status = qnet__volume_like(ctx, susceptibility, &v);
     if (status == QNET_OK) {
-        qnet__voxels(&k, QNET__VOXELS_GET, NULL, NULL, v->voxels, 0);
-        *field = v;
+        qnet__voxels from = {&k, QNET__VOXELS_SET, susceptibility->voxels, NULL, NULL, -INFINITY};
+        qnet__voxels to = {&k, QNET__VOXELS_GET, NULL, NULL, v->voxels, 0};
+        const qnet__fft_pass pass = qnet__voxels_pass(&k, &from, QNET__FILTER_CONVOLVE, k.dipole,
+                                                      0, &to);
+        qnet__kspace_bound(&k, NULL);
+        qnet__parallel(ctx, k.size[2], qnet__dipole_task, &k);
+        status = qnet__fft_filters(ctx, &k.plan, &pass, 1, 1, k.spectrum, k.image);
     }
     qnet__kspace_close(&k);
+    if (status != QNET_OK) qnet_volume_destroy(v);
+    else *field = v;
     return status;
 }
 
@@ -15836,35 +15999,36 @@ static qnet_status qnet__sphere_reach(qnet_context *ctx, const qnet_susceptibili
     return QNET_OK;
 }
 
-/* k->sphere = the transform of a sphere of sum 1 around voxel (0, 0, 0): all voxels whose centres
-   lie within the radius. Spoils image and spectrum. */
+/* Row y of plane z of a sphere of ones around voxel (0, 0, 0), in a grid that repeats: all voxels
+   whose centres lie within the radius. */
+static void qnet__sphere_row(void *arg, size_t y, size_t z, qnet_real *row)
+{
+    const qnet__kspace *k = (const qnet__kspace *)arg;
+    const double dy = (double)qnet__min_size(y, k->size[1] - y) * k->unit[1];
+    const double dz = (double)qnet__min_size(z, k->size[2] - z) * k->unit[2];
+    for (size_t x = 0; x < k->size[0]; x++) {
+        const double dx = (double)qnet__min_size(x, k->size[0] - x) * k->unit[0];
+        row[x] = dx * dx + dy * dy + dz * dz <= k->square;
+    }
+}
+
+/* k->sphere = the transform of a sphere of sum 1. Spoils the spectrum. */
 static qnet_status qnet__sphere_kernel(qnet__kspace *k, const qnet_susceptibility_config *config,
                                        double radius)
 {
-    const double square = radius * radius * QNET__SPHERE_ROUNDING;
-    double unit[3];
-    size_t reach[3], count = 0;
-    QNET__TRY(qnet__sphere_reach(k->ctx, config, k->grid, radius, unit, reach));
-    qnet__zero(k->ctx, k->image, k->size[0] * k->size[1] * k->size[2] * sizeof *k->image);
-    for (int set = 0; set < 2; set++) /* counts, then sets */
-        for (size_t l = 0; l <= 2 * reach[2]; l++)
-            for (size_t j = 0; j <= 2 * reach[1]; j++)
-                for (size_t i = 0; i <= 2 * reach[0]; i++) {
-                    const double dx = ((double)i - (double)reach[0]) * unit[0];
-                    const double dy = ((double)j - (double)reach[1]) * unit[1];
-                    const double dz = ((double)l - (double)reach[2]) * unit[2];
-                    const size_t x = (i + k->size[0] - reach[0]) % k->size[0];
-                    const size_t y = (j + k->size[1] - reach[1]) % k->size[1];
-                    const size_t z = (l + k->size[2] - reach[2]) % k->size[2];
-                    if (dx * dx + dy * dy + dz * dz > square) continue;
-                    if (set) k->image[(z * k->size[1] + y) * k->size[0] + x] =
-                                 (qnet_real)(1 / (double)count);
-                    else count++;
-                }
-    k->fits = 1 - 0.5 / (double)count;
-    QNET__TRY(qnet__fft_real_by(k->ctx, &k->plan, 0, k->image, k->spectrum, NULL));
-    for (size_t i = 0; i < k->width * k->size[1] * k->size[2]; i++)
-        k->sphere[i] = k->spectrum[2 * i];
+    qnet__fft_pass pass;
+    qnet__fft_plan whole = k->plan; /* of the padded grid, not of a mask */
+    size_t reach[3];
+    memset(&pass, 0, sizeof pass);
+    pass.load = qnet__sphere_row, pass.from = k;
+    for (int i = 0; i < 3; i++) whole.first[i] = 0, whole.end[i] = k->size[i];
+    QNET__TRY(qnet__sphere_reach(k->ctx, config, k->grid, radius, k->unit, reach));
+    k->square = radius * radius * QNET__SPHERE_ROUNDING;
+    QNET__TRY(qnet__fft_load(k->ctx, &whole, &pass, k->spectrum, k->image));
+    const double voxels = rint((double)k->spectrum[0]); /* at frequency 0 is the sum of the ones */
+    k->fits = 1 - 0.5 / voxels;
+    for (size_t i = 0; i < k->numbers; i++)
+        k->sphere[i] = (qnet_real)((double)k->spectrum[2 * i] / voxels);
     return QNET_OK;
 }
 
@@ -15880,21 +16044,27 @@ static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config
                             ? fmax(fmax(side[0], side[1]), side[2]) : 1;
     const int fit = (int)(radius / step * QNET__SPHERE_ROUNDING);
     const int spheres = config->background == QNET_VSHARP ? qnet__max_int(fit, 1) : 1;
+    qnet__kspace_bound(k, mask);
     for (int i = 1; i <= spheres; i++) {
+        qnet__voxels whole = {k, QNET__VOXELS_SET, NULL, mask, NULL, 0};
+        qnet__voxels fits = {k, QNET__VOXELS_FIT, NULL, mask, eroded, (double)i};
+        qnet__voxels in = {k, QNET__VOXELS_SET, field, mask, NULL, -INFINITY};
+        qnet__voxels peel = {k, QNET__VOXELS_PEEL, field, eroded, local, (double)i};
+        qnet__voxels peeled = {k, QNET__VOXELS_SET, local, eroded, NULL, -INFINITY};
+        qnet__voxels get = {k, QNET__VOXELS_GET, NULL, eroded, local, 0};
+        qnet__fft_pass pass[3];
+        size_t count = 0;
         if (!k->knows_sphere || spheres > 1)
             QNET__TRY(qnet__sphere_kernel(k, config, radius - (spheres - i) * step));
-        if (!k->knows_sphere) {
-            qnet__voxels(k, QNET__VOXELS_SET, NULL, mask, NULL, 0);
-            QNET__TRY(qnet__filter(k, QNET__FILTER_CONVOLVE, k->sphere, 0));
-            qnet__voxels(k, QNET__VOXELS_FIT, NULL, mask, eroded, i);
-        }
-        qnet__voxels(k, QNET__VOXELS_SET, field, mask, NULL, 0);
-        QNET__TRY(qnet__filter(k, QNET__FILTER_CONVOLVE, k->sphere, 0));
-        qnet__voxels(k, QNET__VOXELS_PEEL, field, eroded, local, i);
+        if (!k->knows_sphere)
+            pass[count++] = qnet__voxels_pass(k, &whole, QNET__FILTER_CONVOLVE, k->sphere, 0,
+                                              &fits);
+        pass[count++] = qnet__voxels_pass(k, &in, QNET__FILTER_CONVOLVE, k->sphere, 0, &peel);
+        if (i == spheres)
+            pass[count++] = qnet__voxels_pass(k, &peeled, QNET__FILTER_DECONVOLVE, k->sphere,
+                                              config->sharp_threshold, &get);
+        QNET__TRY(qnet__fft_filters(k->ctx, &k->plan, pass, count, count, k->spectrum, k->image));
     }
-    qnet__voxels(k, QNET__VOXELS_SET, local, eroded, NULL, 0);
-    QNET__TRY(qnet__filter(k, QNET__FILTER_DECONVOLVE, k->sphere, config->sharp_threshold));
-    qnet__voxels(k, QNET__VOXELS_GET, NULL, eroded, local, 0);
     k->knows_sphere = k->sphere != k->dipole;
     return QNET_OK;
 }
@@ -15948,15 +16118,49 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
 
 /* ---- the inversion --------------------------------------------------------------------------- */
 
-/* Takes from chi[count] its mean over the mask, there. */
-static void qnet__mean_zero(float *chi, const float *mask, size_t count)
+#define QNET__MEAN_CHUNKS 64
+
+typedef struct qnet__mean_job {
+    float *chi;
+    const float *mask;                 /* [count] */
+    size_t count, inside[QNET__MEAN_CHUNKS];
+    double sum[QNET__MEAN_CHUNKS], mean;
+} qnet__mean_job;
+
+static void qnet__mean_task(void *arg, size_t chunk, size_t worker)
 {
+    qnet__mean_job *job = (qnet__mean_job *)arg;
+    const size_t size = (job->count - 1) / QNET__MEAN_CHUNKS + 1;
+    const size_t end = qnet__min_size((chunk + 1) * size, job->count);
     double sum = 0;
     size_t inside = 0;
-    for (size_t i = 0; i < count; i++)
-        if (mask[i] != 0) sum += (double)chi[i], inside++;
-    for (size_t i = 0; i < count; i++)
-        if (mask[i] != 0) chi[i] = (float)((double)chi[i] - sum / (double)inside);
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * size; i < end; i++)
+        if (job->mask[i] != 0) sum += (double)job->chi[i], inside++;
+    job->sum[chunk] = sum, job->inside[chunk] = inside;
+}
+
+static void qnet__shift_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__mean_job *job = (const qnet__mean_job *)arg;
+    const size_t size = (job->count - 1) / QNET__MEAN_CHUNKS + 1;
+    const size_t end = qnet__min_size((chunk + 1) * size, job->count);
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * size; i < end; i++)
+        if (job->mask[i] != 0) job->chi[i] = (float)((double)job->chi[i] - job->mean);
+}
+
+/* Takes from chi[count] its mean over the mask, there. */
+static void qnet__mean_zero(qnet_context *ctx, float *chi, const float *mask, size_t count)
+{
+    qnet__mean_job job;
+    double sum = 0;
+    size_t inside = 0;
+    job.chi = chi, job.mask = mask, job.count = count;
+    qnet__parallel(ctx, QNET__MEAN_CHUNKS, qnet__mean_task, &job);
+    for (int i = 0; i < QNET__MEAN_CHUNKS; i++) sum += job.sum[i], inside += job.inside[i];
+    job.mean = sum / (double)inside;
+    qnet__parallel(ctx, QNET__MEAN_CHUNKS, qnet__shift_task, &job);
 }
 
 /* chi by truncated division, whose spectrum is kept, then with parts of chi_m's. */
@@ -15965,14 +16169,15 @@ static qnet_status qnet__invert(qnet__kspace *k, const qnet_susceptibility_confi
 {
     if (!k->knows_dipole) qnet__parallel(k->ctx, k->size[2], qnet__dipole_task, k);
     k->knows_dipole = k->sphere != k->dipole;
-    qnet__voxels(k, QNET__VOXELS_SET, local, mask, NULL, 0);
-    QNET__TRY(qnet__filter(k, QNET__FILTER_INVERT, k->dipole, config->tkd_threshold));
-    for (int i = 0; i < config->iterations; i++) {
-        qnet__voxels(k, QNET__VOXELS_CLIP, NULL, mask, NULL, config->iteration_threshold);
-        QNET__TRY(qnet__filter(k, QNET__FILTER_MERGE, k->dipole, config->tkd_threshold));
-    }
-    qnet__voxels(k, QNET__VOXELS_GET, NULL, mask, chi, 0);
-    if (config->mean_zero) qnet__mean_zero(chi, mask, k->n[0] * k->n[1] * k->n[2]);
+    qnet__voxels in = {k, QNET__VOXELS_SET, local, mask, NULL, -INFINITY};
+    qnet__voxels out = {k, QNET__VOXELS_GET, NULL, mask, chi, 0};
+    qnet__voxels high = {k, QNET__VOXELS_SET, chi, mask, NULL, config->iteration_threshold};
+    const qnet__fft_pass pass[2] = {
+        qnet__voxels_pass(k, &in, QNET__FILTER_INVERT, k->dipole, config->tkd_threshold, &out),
+        qnet__voxels_pass(k, &high, QNET__FILTER_MERGE, k->dipole, config->tkd_threshold, &out)};
+    QNET__TRY(qnet__fft_filters(k->ctx, &k->plan, pass, 2, 1 + (size_t)config->iterations,
+                                k->spectrum, k->image));
+    if (config->mean_zero) qnet__mean_zero(k->ctx, chi, mask, k->n[0] * k->n[1] * k->n[2]);
     return QNET_OK;
 }
 
@@ -15997,8 +16202,10 @@ QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
     pad[2] = ((size_t)local->nz + 3) / 4;
     QNET__TRY(qnet__kspace_open(ctx, what, local, pad, 1, 1, &k));
     status = qnet__volume_like(ctx, local, &chi);
-    if (status == QNET_OK)
+    if (status == QNET_OK) {
+        qnet__kspace_bound(&k, mask->voxels);
         status = qnet__invert(&k, config, local->voxels, mask->voxels, chi->voxels);
+    }
     qnet__kspace_close(&k);
     if (status != QNET_OK) qnet_volume_destroy(chi);
     else *susceptibility = chi;
@@ -16806,14 +17013,14 @@ static qnet_status qnet__chain_unwrap(qnet__chain *c, int echoes)
 
 #define QNET__OFFSET_TERMS 10 /* 1, x, y, z, xx, xy, xz, yy, yz, zz, each axis over -1 .. 1 */
 
-static void qnet__offset_terms(const qnet_volume *v, int x, int y, int z,
-                               double term[QNET__OFFSET_TERMS])
+static void qnet__offset_terms(const qnet_volume *v, uint32_t i, double term[QNET__OFFSET_TERMS])
 {
+    const uint32_t nx = (uint32_t)v->nx, ny = (uint32_t)v->ny, x = i % nx, row = i / nx;
     const double at[4] = {1, 2.0 * x / qnet__max_int(v->nx - 1, 1) - 1,
-                          2.0 * y / qnet__max_int(v->ny - 1, 1) - 1,
-                          2.0 * z / qnet__max_int(v->nz - 1, 1) - 1};
-    for (int i = 0, k = 0; i < 4; i++)
-        for (int j = i; j < 4; j++) term[k++] = at[i] * at[j];
+                          2.0 * (row % ny) / qnet__max_int(v->ny - 1, 1) - 1,
+                          2.0 * (row / ny) / qnet__max_int(v->nz - 1, 1) - 1};
+    for (int j = 0, k = 0; j < 4; j++)
+        for (int l = j; l < 4; l++) term[k++] = at[j] * at[l];
 }
 
 /* Solves a x = b, a symmetric and positive definite, by Cholesky's a = l l^T; x takes b's place.
@@ -16849,47 +17056,146 @@ static void qnet__solve_offset(double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS],
 #define QNET__ALIGN_SHARE 0.05
 #define QNET__ALIGN_RMS 0.5
 
+/* What a task of QNET__FIT_CHUNK voxels of a component finds; the parts are added in their order. */
+typedef struct qnet__align_part {
+    double square;                                /* of the distances to the line less 2 pi n */
+    uint32_t turns[2 * QNET__TURNS + 1];          /* how many voxels are so many off */
+    double sum[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS], right[QNET__OFFSET_TERMS]; /* equations */
+} qnet__align_part;
+
 typedef struct qnet__aligning {
     qnet__chain *chain;
     double offset[QNET__OFFSET_TERMS]; /* of the polynomial p0 */
-    uint32_t *list;                    /* the voxels of a component */
-    int8_t *turns;                     /* of each of them, in the echo at hand */
+    uint32_t *list;                    /* [size]: the voxels of a component */
+    float *p0;                         /* [size]: p0 there */
+    int8_t *turns;                     /* [size]: of each of them, in the echo at hand */
     size_t size;
+    qnet__align_part *part;            /* [chunks] */
+    int echo, all, by;                 /* the echo at hand; all voxels move, by so many turns */
 } qnet__aligning;
 
-static void qnet__offset_terms_at(const qnet_volume *v, size_t i, double term[QNET__OFFSET_TERMS])
+static void qnet__aligning_take(qnet__aligning *a, size_t inside, qnet__arena *arena)
 {
-    const size_t nx = (size_t)v->nx, ny = (size_t)v->ny;
-    qnet__offset_terms(v, (int)(i % nx), (int)(i / nx % ny), (int)(i / nx / ny), term);
+    a->part = (qnet__align_part *)qnet__take(arena, (inside - 1) / QNET__FIT_CHUNK + 1,
+                                             sizeof *a->part);
+    a->list = (uint32_t *)qnet__take(arena, inside, sizeof *a->list);
+    a->p0 = (float *)qnet__take(arena, inside, sizeof *a->p0);
+    a->turns = (int8_t *)qnet__take(arena, inside, sizeof *a->turns);
 }
 
-/* How many whole turns voxel i of echo e is from the line, which echo 0 has at 0; not rounded. */
-static double qnet__turns_off(const qnet__aligning *a, int e, size_t i)
+/* Runs a task for each chunk of the component; returns how many these are. */
+static size_t qnet__align_by(qnet__aligning *a, qnet_task task)
 {
+    const size_t chunks = (a->size - 1) / QNET__FIT_CHUNK + 1;
+    qnet__parallel(a->chain->ctx, chunks, task, a);
+    return chunks;
+}
+
+/* The equations of the polynomial nearest to the offset that the first two echoes have. */
+static void qnet__fit_offset_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__aligning *a = (const qnet__aligning *)arg;
     const qnet__chain *c = a->chain;
-    const double phase = (double)c->phase[e]->voxels[i];
-    double term[QNET__OFFSET_TERMS], p0 = 0;
-    if (e == 0) return phase / (2 * QNET__PI);
-    qnet__offset_terms_at(c->made.mask, i, term);
-    for (int k = 0; k < QNET__OFFSET_TERMS; k++) p0 += a->offset[k] * term[k];
-    const double before = (double)c->phase[e - 1]->voxels[i];
-    return (phase - p0 - (before - p0) * c->time[e] / c->time[e - 1]) / (2 * QNET__PI);
+    const float *magnitude = c->first->echo[0].magnitude->voxels;
+    const double back = c->time[0] / (c->time[1] - c->time[0]);
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
+    qnet__align_part *part = &a->part[chunk];
+    double term[QNET__OFFSET_TERMS];
+    QNET__UNUSED(worker);
+    memset(part, 0, sizeof *part);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        const uint32_t at = a->list[i];
+        const double w = (double)magnitude[at] * (double)magnitude[at];
+        const double first = (double)c->phase[0]->voxels[at];
+        const double p0 = first - back * ((double)c->phase[1]->voxels[at] - first);
+        qnet__offset_terms(c->made.mask, at, term);
+        for (int j = 0; j < QNET__OFFSET_TERMS; j++) {
+            for (int k = 0; k <= j; k++) part->sum[j][k] += w * term[j] * term[k];
+            part->right[j] += w * term[j] * p0;
+        }
+    }
+}
+
+static void qnet__fit_offset(qnet__aligning *a)
+{
+    const size_t chunks = qnet__align_by(a, qnet__fit_offset_task);
+    double sum[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS];
+    memset(sum, 0, sizeof sum);
+    memset(a->offset, 0, sizeof a->offset);
+    for (size_t i = 0; i < chunks; i++)
+        for (int j = 0; j < QNET__OFFSET_TERMS; j++) {
+            for (int k = 0; k <= j; k++) sum[j][k] += a->part[i].sum[j][k];
+            a->offset[j] += a->part[i].right[j];
+        }
+    qnet__solve_offset(sum, a->offset);
+}
+
+static void qnet__p0_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__aligning *a = (const qnet__aligning *)arg;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
+    double term[QNET__OFFSET_TERMS];
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        double p0 = 0;
+        qnet__offset_terms(a->chain->made.mask, a->list[i], term);
+        for (int k = 0; k < QNET__OFFSET_TERMS; k++) p0 += a->offset[k] * term[k];
+        a->p0[i] = (float)p0;
+    }
+}
+
+/* How many whole turns each voxel of the echo at hand is from the line, which echo 0 has at 0. */
+static void qnet__turns_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__aligning *a = (const qnet__aligning *)arg;
+    const qnet__chain *c = a->chain;
+    const int e = a->echo;
+    const float *phase = c->phase[e]->voxels, *before = e > 0 ? c->phase[e - 1]->voxels : NULL;
+    const double ratio = e > 0 ? c->time[e] / c->time[e - 1] : 0, most = QNET__TURNS;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
+    qnet__align_part *part = &a->part[chunk];
+    double square = 0;
+    QNET__UNUSED(worker);
+    memset(part->turns, 0, sizeof part->turns);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        const uint32_t at = a->list[i];
+        const double p0 = (double)a->p0[i];
+        const double line = e > 0 ? p0 + ((double)before[at] - p0) * ratio : 0;
+        const double off = ((double)phase[at] - line) / (2 * QNET__PI);
+        const double near_by = off > most ? most : off < -most ? -most : off;
+        const int turns = (int)(near_by + (near_by < 0 ? -0.5 : 0.5)); /* to the nearest */
+        square += (off - turns) * (off - turns);
+        a->turns[i] = (int8_t)turns;
+        part->turns[turns + QNET__TURNS]++;
+    }
+    part->square = square;
+}
+
+static void qnet__move_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__aligning *a = (const qnet__aligning *)arg;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
+    float *phase = a->chain->phase[a->echo]->voxels;
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        float *p = &phase[a->list[i]];
+        *p = (float)((double)*p - 2 * QNET__PI * (a->all ? a->by : a->turns[i]));
+    }
 }
 
 /* Moves the component's phase of echo e by whole turns: each voxel by its own, or all by the
    median where `whole` is set or the line does not describe the phases. tell: to the log. */
-static void qnet__align_echo(const qnet__aligning *a, int e, int whole, int tell)
+static void qnet__align_echo(qnet__aligning *a, int e, int whole, int tell)
 {
-    size_t histogram[2 * QNET__TURNS + 1], below = 0;
-    float *phase = a->chain->phase[e]->voxels;
+    size_t histogram[2 * QNET__TURNS + 1], below = 0, chunks;
     double square = 0;
     int n = -QNET__TURNS;
+    a->echo = e;
+    chunks = qnet__align_by(a, qnet__turns_task);
     memset(histogram, 0, sizeof histogram);
-    for (size_t i = 0; i < a->size; i++) {
-        const double off = qnet__turns_off(a, e, a->list[i]), turns = rint(off);
-        square += (off - turns) * (off - turns);
-        a->turns[i] = (int8_t)fmax(-QNET__TURNS, fmin(turns, QNET__TURNS));
-        histogram[a->turns[i] + QNET__TURNS]++;
+    for (size_t i = 0; i < chunks; i++) {
+        square += a->part[i].square;
+        for (int k = 0; k <= 2 * QNET__TURNS; k++) histogram[k] += a->part[i].turns[k];
     }
     while ((below += histogram[n + QNET__TURNS]) * 2 < a->size) n++;
     const double share = 1 - (double)histogram[n + QNET__TURNS] / (double)a->size;
@@ -16900,34 +17206,8 @@ static void qnet__align_echo(const qnet__aligning *a, int e, int whole, int tell
                   "from a smooth offset: %.2g rad off, and %.1f %% of the voxels by multiples of "
                   "2 pi; they stay as unwrapped, but for one multiple",
                   a->chain->name[e], rms, 100 * share);
-    for (size_t i = 0; i < a->size; i++) {
-        const size_t at = a->list[i];
-        const int turns = stray || whole ? n : a->turns[i];
-        phase[at] = (float)((double)phase[at] - 2 * QNET__PI * turns);
-    }
-}
-
-/* The polynomial nearest to the offset that the first two echoes have in the component. */
-static void qnet__fit_offset(qnet__aligning *a)
-{
-    const qnet__chain *c = a->chain;
-    const float *magnitude = c->first->echo[0].magnitude->voxels;
-    const double back = c->time[0] / (c->time[1] - c->time[0]);
-    double sum[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS], term[QNET__OFFSET_TERMS];
-    memset(sum, 0, sizeof sum);
-    memset(a->offset, 0, sizeof a->offset);
-    for (size_t i = 0; i < a->size; i++) {
-        const size_t at = a->list[i];
-        const double w = (double)magnitude[at] * (double)magnitude[at];
-        const double first = (double)c->phase[0]->voxels[at];
-        const double p0 = first - back * ((double)c->phase[1]->voxels[at] - first);
-        qnet__offset_terms_at(c->made.mask, at, term);
-        for (int j = 0; j < QNET__OFFSET_TERMS; j++) {
-            for (int k = 0; k <= j; k++) sum[j][k] += w * term[j] * term[k];
-            a->offset[j] += w * term[j] * p0;
-        }
-    }
-    qnet__solve_offset(sum, a->offset);
+    a->all = stray || whole, a->by = n;
+    if (!a->all || n != 0) qnet__align_by(a, qnet__move_task);
 }
 
 /* *out: a copy of the voxels; with `binary` 1 where they are not 0. */
@@ -16940,40 +17220,64 @@ static qnet_status qnet__copy_volume(qnet_context *ctx, const qnet_volume *v, in
     return QNET_OK;
 }
 
+/* The components of left, a mask of 1, become 2, and the largest of several 3; returns its value. */
+static float qnet__largest_component(qnet_volume *left, uint32_t *queue)
+{
+    size_t start = 0, most = 0, components = 0;
+    for (size_t i = 0; i < qnet__voxel_count(left->nx, left->ny, left->nz); i++) {
+        const size_t size = left->voxels[i] == 1 ? qnet__flood(left, 6, i, 1, 2, queue) : 0;
+        components += size > 0;
+        if (size > most) most = size, start = i;
+    }
+    if (components < 2) return 2;
+    qnet__flood(left, 6, start, 2, 3, queue);
+    return 3;
+}
+
 /* Makes the unwrapped phases of the first `echoes` consistent: of the largest component, which says
    the offset, then of the others. */
 static qnet_status qnet__chain_align(qnet__chain *c, int echoes)
 {
     const qnet_volume *mask = c->made.mask;
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
-    const size_t bytes = count * (sizeof(uint32_t) + sizeof(int8_t));
-    size_t start = 0, most = 0;
+    size_t inside = 0, bytes;
+    qnet__arena arena = {NULL, 0};
     qnet_volume *left = NULL;
     qnet__aligning a;
+    qnet_status status;
     memset(&a, 0, sizeof a);
     a.chain = c;
     QNET__TRY(qnet__check_growth(c, echoes));
+    for (size_t i = 0; i < count; i++) inside += mask->voxels[i] != 0;
     QNET__TRY(qnet__copy_volume(c->ctx, mask, 1, &left));
-    a.list = (uint32_t *)qnet__alloc(c->ctx, bytes);
-    if (a.list == NULL) {
+    qnet__aligning_take(&a, inside, &arena);
+    status = qnet__arena_alloc(c->ctx, &arena, &bytes, "a mask's components");
+    if (status != QNET_OK) {
         qnet_volume_destroy(left);
-        return qnet__no_memory(c->ctx, bytes, "a mask's components");
+        return status;
     }
-    a.turns = (int8_t *)(a.list + count);
+    qnet__aligning_take(&a, inside, &arena);
+    const float largest = qnet__largest_component(left, a.list);
+    for (size_t i = 0; i < count; i++) { /* in the order of memory, as it is gone over often */
+        if (left->voxels[i] != largest) continue;
+        a.list[a.size++] = (uint32_t)i;
+        left->voxels[i] = 0;
+    }
+    memset(a.p0, 0, a.size * sizeof *a.p0);
+    qnet__align_echo(&a, 0, 1, 0);
+    qnet__align_echo(&a, 1, 1, 0);
+    qnet__fit_offset(&a);
+    qnet__align_by(&a, qnet__p0_task);
+    for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, 1);
     for (size_t i = 0; i < count; i++) {
-        const size_t size = left->voxels[i] == 1 ? qnet__flood(left, 6, i, 1, 2, a.list) : 0;
-        if (size > most) most = size, start = i;
-    }
-    for (size_t k = 0; k <= count; k++) { /* the largest first */
-        const size_t i = k == 0 ? start : k - 1;
         if (left->voxels[i] != 2) continue;
         a.size = qnet__flood(left, 6, i, 2, 0, a.list);
+        qnet__align_by(&a, qnet__p0_task);
         qnet__align_echo(&a, 0, 1, 0);
-        if (k == 0) qnet__align_echo(&a, 1, 1, 0), qnet__fit_offset(&a);
-        for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, k == 0);
+        for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, 0);
     }
     qnet_volume_destroy(left);
-    qnet__free(c->ctx, a.list, bytes);
+    qnet__free(c->ctx, arena.base, bytes);
     return QNET_OK;
 }
 
@@ -17052,7 +17356,7 @@ static qnet_status qnet__chain_paper(qnet__chain *c)
                                           &c->made.qsm));
     qnet__drop_phases(c, c->from, c->to);
     if (c->config->susceptibility.mean_zero)
-        qnet__mean_zero(c->made.qsm->voxels, known->voxels,
+        qnet__mean_zero(c->ctx, c->made.qsm->voxels, known->voxels,
                         qnet__voxel_count(known->nx, known->ny, known->nz));
     return QNET_OK;
 }
@@ -19346,7 +19650,7 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
 
      metadata      kind of run, kernels, seed, hashes of items and initial weights, every setting:
                    all that decides the bits, which a resume compares; epoch, finished
-     history       [epochs][3]          loss, learning rate and seconds of each epoch
+     history       [epochs][4]          loss, learning rate, seconds, validation of each epoch
      weights       [table->total]       the network's block, running statistics at its end
      adam.m, .v    [table->trainable]   Adam's moments
      swa.average   [table->trainable]   once the first weights have been averaged
@@ -19361,7 +19665,7 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
 /* ---- settings of both stages, as tables -------------------------------------------------------
    Ranges are checked, lines of text made and compared by loops over them. */
 
-/* beta < 1 and eps > 0 keep Adam's divisions from 0. */
+/* beta < 1 and eps > 0 keep Adam's divisions from 0: 1 - beta^t and sqrt(v) + eps. */
 #define QNET__ADAM_SETTINGS(config)                                    \
     QNET__SETTING(config, 'd', adam.beta1, 0, 0.999999999999),         \
     QNET__SETTING(config, 'd', adam.beta2, 0, 0.999999999999),         \
@@ -19390,7 +19694,8 @@ static const qnet__setting qnet__stage2_settings[] = {
     QNET__SETTINGS_END
 };
 
-/* How far a run is; all the rest follows from the epoch. */
+/* How far a run is. All the rest follows from the epoch: Adam's step t = epoch * batches, how many
+   weights are averaged, the order of the items, the learning rate. */
 static const qnet__setting qnet__training_settings[] = {
     QNET__SETTING(qnet_training, 'i', epoch, 0, INT_MAX),
     QNET__SETTING(qnet_training, 'i', finished, 0, 1),
@@ -19409,7 +19714,7 @@ static const qnet__setting qnet__training_settings[] = {
 #define QNET__REAL_DTYPE (QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32)
 
 #if QNET__HAS_TRAINING
-/* text, which is cut up, and arrays[count] into a file. */
+/* text, which is cut up in place into keys and values, and arrays[count] into a file. */
 static qnet_status qnet__record_write(qnet_context *ctx, qnet_sink *sink, char *text,
                                       const qnet_safetensor *arrays, int count)
 {
@@ -19478,7 +19783,8 @@ static size_t qnet__batches(size_t count, int batch)
     return (count + (size_t)batch - 1) / (size_t)batch;
 }
 
-/* First item of batch k of n: the sizes of two batches differ by one at most. */
+/* First item of batch k of n: the sizes of two batches differ by one at most. 10 items in 3 batches
+   begin at 0, 4 and 7. */
 static size_t qnet__batch_start(size_t count, size_t n, size_t k)
 {
     return count / n * k + qnet__min_size(k, count % n);
@@ -19519,8 +19825,9 @@ static int qnet__loop_next(qnet__loop *p)
     qnet__fail((p)->ctx, status, "%s%s, step %.0f of %.0f: " text, (p)->task, (p)->of_epoch,      \
                (double)(p)->step, (double)(p)->steps, __VA_ARGS__)
 
-/* Reports that the current batch is done. The fraction is that of all epochs of this run; the
-   experiment wraps the hook and replaces it by its own. */
+/* Reports that the current batch is done: items per second of this epoch, and by that the seconds
+   that all remaining epochs take; -1 where the clock has not moved yet. The fraction is that of all
+   epochs of this run; the experiment wraps the hook and replaces it by its own. */
 static qnet_status qnet__loop_report(const qnet__loop *p, double loss, double learning_rate)
 {
     const double elapsed = qnet__seconds(p->ctx) - p->start, done = (double)(p->first + p->n);
@@ -19564,7 +19871,8 @@ typedef struct qnet__loader {
 } qnet__loader;
 
 /* Checks scans[count], indices into the cohort, and counts their images, which must be as large as
-   the network's input at least, and no more of a scan than it has places for. task: in messages. */
+   the network's input at least (augmentation crops), and no more of a scan than it has places for.
+   task: in messages. */
 static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, const char *task,
                                         const qnet_cohort *cohort, const int *scans, int count,
                                         int height, int width)
@@ -19606,7 +19914,8 @@ static void qnet__loader_plan(qnet_context *ctx, qnet__loader *l, qnet__arena *a
     l->scratch = (unsigned char *)qnet__take(a, qnet__workers(ctx), l->scratch_bytes);
 }
 
-/* Lists the images of scans[count] in order. */
+/* Lists the images of scans[count] in order, and hashes what they are made of: each scan's pixels,
+   its place in the cohort, which names the random streams, and its label. */
 static void qnet__loader_fill(qnet__loader *l, const int *scans, int count)
 {
     const size_t max_slices = (size_t)l->cohort->config.max_slices;
@@ -19627,7 +19936,7 @@ static void qnet__loader_fill(qnet__loader *l, const int *scans, int count)
     }
 }
 
-/* Image i of the current batch. */
+/* Image i of the current batch, by the order of the epoch, or by that of the list. */
 static qnet__image *qnet__loader_image(const qnet__loader *l, size_t i)
 {
     return &l->images[l->order ? (size_t)l->order[l->first + i] : l->first + i];
@@ -19660,7 +19969,7 @@ static qnet_status qnet__loader_apply(qnet_context *ctx, const qnet__loader *l, 
                                      image->high, to, l->height, l->width, scratch);
 }
 
-/* Runs in parallel. */
+/* Runs in parallel: the status stays with the image, as tasks do not write to the context. */
 static void qnet__loader_task(void *arg, size_t index, size_t worker)
 {
     const qnet__loader *l = (const qnet__loader *)arg;
@@ -19691,7 +20000,8 @@ static qnet_status qnet__loader_load(const qnet__loop *p, qnet__loader *l, int e
 #if QNET__HAS_TRAINING
 /* ---- the training of both stages ------------------------------------------------------------- */
 
-/* The paper's numbers ("Training Procedure"); where SWA starts and its rate are ours. */
+/* The paper's numbers ("Training Procedure"): 100 epochs in batches of 64, the rate annealed from
+   3e-4 to 1e-4. Where SWA starts, after three quarters, and its rate, the last one, are ours. */
 QNET_API void qnet_stage1_config_init(qnet_stage1_config *config)
 {
     memset(config, 0, sizeof(*config));
@@ -19708,7 +20018,8 @@ QNET_API void qnet_stage1_config_init(qnet_stage1_config *config)
     config->seed = 1;
 }
 
-/* The paper's numbers; hidden and steps are ours. */
+/* The paper's numbers: 50 epochs in batches of 64 at a rate of 3e-4. The size of the LSTM's state
+   and the number of slices, which the paper does not give, are ours. */
 QNET_API void qnet_stage2_config_init(qnet_stage2_config *config)
 {
     memset(config, 0, sizeof(*config));
@@ -19929,6 +20240,7 @@ QNET_API qnet_status qnet_training_epoch(qnet_training *run)
     record->loss = sum / (double)s->count;
     record->learning_rate = rate;
     record->seconds = qnet__seconds(run->ctx) - p.start;
+    record->validation = (double)NAN;
     s->broken = 0;
     return QNET_OK;
 }
@@ -19957,7 +20269,8 @@ static qnet_status qnet__training_statistics(qnet__training_state *s)
     return qnet__training_check_weights(s, &p);
 }
 
-/* Without SWA nothing is left to do: the running statistics have followed the weights. */
+/* With SWA the average becomes the weights, and the running statistics are estimated for it.
+   Without, nothing is left to do: they have followed the weights. */
 QNET_API qnet_status qnet_training_finish(qnet_training *run)
 {
     QNET__TRY(qnet__training_ready(run, "qnet_training_finish"));
@@ -20046,7 +20359,8 @@ QNET_API qnet_status qnet_training_write(qnet_training *run, qnet_sink *sink)
     return status;
 }
 
-/* The running variances in a file's flat block: none may be below 0, as in a weights file. */
+/* The running variances in a file's flat block: none may be below 0, as in a weights file. The
+   block is checked as a whole for NaN and infinity; here each variance is a part of it. */
 static qnet_status qnet__check_variances(qnet_context *ctx, const qnet_safetensors *file,
                                          const char *name, const qnet_param_table *table)
 {
@@ -20062,9 +20376,9 @@ static qnet_status qnet__check_variances(qnet_context *ctx, const qnet_safetenso
 }
 
 /* QNET_ERROR_MISMATCH for a checkpoint of another run, QNET_ERROR_FORMAT or QNET_ERROR_DATA for a
-   damaged one. Everything in the file is checked before the first number of the run changes. Up to
-   the first averaged epoch a run with SWA and one without are the same, so the file may then be of
-   the latter. */
+   damaged one. In this order: the configuration's lines, epoch and finished, variances, arrays. All
+   is checked before the first number of the run changes. Up to the first averaged epoch a run with
+   SWA and one without are the same, so the file may then be of the latter. */
 static qnet_status qnet__training_restore(qnet_training *run, const qnet_safetensors *file,
                                           const char *name)
 {
@@ -20134,8 +20448,9 @@ QNET_API qnet_status qnet_training_load(qnet_training *run, const char *path)
     return status;
 }
 
-/* Goes on from wherever the run is. The last save is made again on a run that is finished: the one
-   before may have failed. */
+/* Goes on from wherever the run is, and saves after each epoch: a power cut costs one epoch at
+   most, as a file is replaced whole (>>file). The last save is made again on a run that is
+   finished: the one before may have failed. */
 QNET_API qnet_status qnet_training_run(qnet_training *run, const char *checkpoint)
 {
     QNET__TRY(qnet__training_ready(run, "qnet_training_run"));
@@ -20150,7 +20465,8 @@ QNET_API qnet_status qnet_training_run(qnet_training *run, const char *checkpoin
 
 /* ---- stage 1: images ------------------------------------------------------------------------- */
 
-/* Of scans[count], which lie in the cohort: each once, and of either class at least one. */
+/* Of scans[count], which lie in the cohort: each once, and of either class at least one. A scan
+   that is there twice would weigh double; of one class alone nothing can be learnt. */
 static qnet_status qnet__stage1_check_scans(qnet_context *ctx, const qnet_cohort *cohort,
                                             const int *scans, int count)
 {
@@ -20301,7 +20617,8 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
 #if QNET__HAS_TRAINING
 /* ---- stage 2: scans -------------------------------------------------------------------------- */
 
-/* Copies the scans, zero beyond their slices, into the run after a check, and hashes all. */
+/* Copies the scans, zero beyond their slices, into the run after a check, and hashes all: features
+   of other weights or other slices are other items, which a resume refuses. */
 static qnet_status qnet__stage2_fill(qnet__training_state *s, const qnet_real *features,
                                      const int *length, const int *label)
 {
@@ -20396,7 +20713,8 @@ static qnet_status qnet__predict_run(qnet_scan_model *model, const qnet_real *fe
     return QNET_OK;
 }
 
-/* features[count][steps][512], length[count] in 1..steps; probabilities of padded steps are 0. */
+/* features[count][steps][512], length[count] in 1..steps; image[count][steps] and scan[count] are
+   P(HH) of each slice and scan, or NULL; of padded steps 0. On failure both are as before. */
 QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_real *features,
                                              const int *length, int count, double *image,
                                              double *scan)
@@ -21840,6 +22158,7 @@ static const qnet__setting qnet__experiment_settings[] = {
     QNET__SETTING(qnet_experiment_config, 'i', folds, 2, INT_MAX),
     QNET__SETTING(qnet_experiment_config, 'i', repeats, 1, QNET__MAX_REPEATS),
     QNET__SETTING(qnet_experiment_config, 'i', shuffle_labels, 0, 1),
+    QNET__SETTING(qnet_experiment_config, 'i', inner_validation, 0, 1),
     QNET__SETTINGS_END
 };
 
@@ -22078,14 +22397,15 @@ typedef struct qnet__job {
     int *subject, *fold_of;  /* a subject is the index of its first scan */
     int *image_at;           /* a scan's first image among all of the cohort */
     /* Of the fold, with room for all scans: */
-    int *train, *test;       /* scans of its two sides */
-    int *length, *label;     /* for stage 2 */
-    int train_count, test_count;
+    int *train, *test, *watch; /* scans of its two sides, and those of inner_validation */
+    int *length, *label;       /* for stage 2 */
+    int train_count, test_count, watch_count;
     qnet_real *features;     /* [scans][steps][512] */
     uint64_t embedding_hash; /* of its resnetswa file, once it is written */
     int batch;               /* of its ResNets */
     /* Its result: */
     double *image, *scan;    /* of HH: [QNET_MODELS][test scans][steps]; [test scans], Q-Net's */
+    double *watched;         /* of HH: [watch scans][steps + 1] */
     qnet_epoch *curve;       /* of all models, one after the other */
     qnet__columns columns;
     /* Progress, in epochs of stage 1: */
@@ -22094,6 +22414,7 @@ typedef struct qnet__job {
     double share_before, share; /* of the whole job: earlier inputs, this input */
     double epochs;           /* of this input, before the present stage-1 run */
     int run_first;           /* epoch at which that began; -1: not stage 1 */
+    int watching;            /* epochs done while scans are watched, otherwise 0 */
 } qnet__job;
 
 /* Epochs of stage 1 of a fold, where the runs with and without SWA share the first ones. */
@@ -22121,7 +22442,7 @@ static void qnet__input_plan(qnet__job *job, qnet__arena *a, size_t images, int 
     const size_t folds = qnet__min_size((size_t)c->folds, n), runs = 2 * repeats * folds;
     qnet__columns *t = &job->columns;
     int **const ints[] = {&job->subject, &job->fold_of, &job->image_at, &job->train, &job->test,
-                          &job->length, &job->label};
+                          &job->watch, &job->length, &job->label};
     if (first) {
         e->participants = (qnet_participant *)qnet__take(a, n, sizeof(qnet_participant));
         e->fold = (int *)qnet__take(a, n, sizeof(int));
@@ -22141,6 +22462,8 @@ static void qnet__input_plan(qnet__job *job, qnet__arena *a, size_t images, int 
     job->features = (qnet_real *)qnet__take(a, n * steps, QNET_FEATURES * sizeof(qnet_real));
     job->image = (double *)qnet__take(a, n * steps, QNET_MODELS * sizeof(double));
     job->scan = (double *)qnet__take(a, n, sizeof(double));
+    job->watched = (double *)qnet__take(a, c->inner_validation ? n * (steps + 1) : 0,
+                                        sizeof(double));
     t->label = (int *)qnet__take(a, images, sizeof(int));
     t->decision = (int *)qnet__take(a, images, sizeof(int));
     t->cluster = (int *)qnet__take(a, images, sizeof(int));
@@ -22192,8 +22515,10 @@ static int qnet__job_progress(void *user, const qnet_progress_info *info)
     double epochs = job->epochs;
     qnet_progress_info full = *info;
     if (!job->outer.report) return 0;
-    if (job->run_first >= 0) { /* without an epoch: the batch-norm pass behind the last one */
-        double done = (info->epoch > 0 ? info->epoch - 1 : c->stage1.epochs) - job->run_first;
+    if (job->run_first >= 0) { /* without an epoch: watched scans, or the last pass */
+        double done = (info->epoch > 0    ? info->epoch - 1
+                       : job->watching > 0 ? job->watching
+                                           : c->stage1.epochs) - job->run_first;
         if (info->epoch > 0 && info->steps > 0) done += (double)info->step / (double)info->steps;
         if (done > 0) epochs += done;
     }
@@ -22399,11 +22724,54 @@ static qnet_status qnet__fold_keep(const qnet__job *job, const qnet_training *ru
     return qnet__job_save_weights(job, model, run->state->table, run->state->weights);
 }
 
+/* The loss of HH's probability p, cut off where it would be without bounds. */
+static double qnet__watch_loss(int label, double p)
+{
+    return -log(fmax(label ? p : 1 - p, 1e-7));
+}
+
+/* The last epoch's validation: cross-entropy of the watched scans by the network as it is, as a
+   test would have it, by image and, of Q-Net (whose features are theirs), by scan. */
+static qnet_status qnet__job_watch(qnet__job *job, qnet_training *run)
+{
+    double *image = job->watched, *scan = image + (size_t)job->watch_count * (size_t)job->steps;
+    double images = 0, by_image = 0, by_scan = 0;
+    if (job->watch_count == 0) return QNET_OK;
+    job->watching = run->epoch;
+    const qnet_status status =
+        run->net ? qnet_embed(run->net, &job->e->config.stage1.augment, job->cohort, job->watch,
+                              job->watch_count, NULL, image)
+                 : qnet_scan_model_predict(run->model, job->features, job->length,
+                                           job->watch_count, image, scan);
+    job->watching = 0;
+    QNET__TRY(status);
+    for (int i = 0; i < job->watch_count; i++) {
+        const qnet_scan *s = &job->cohort->scans[job->watch[i]];
+        for (int t = 0; t < s->slices; t++, images++)
+            by_image += qnet__watch_loss((int)s->label, image[i * job->steps + t]);
+        if (run->model) by_scan += qnet__watch_loss((int)s->label, scan[i]) / job->watch_count;
+    }
+    run->history[run->epoch - 1].validation = by_image / images + by_scan;
+    return QNET_OK;
+}
+
+/* Epochs up to `end`, each watched and saved. */
+static qnet_status qnet__job_epochs(qnet__job *job, qnet_training *run, int end,
+                                    const char *checkpoint)
+{
+    while (run->epoch < end) {
+        QNET__TRY(qnet_training_epoch(run));
+        QNET__TRY(qnet__job_watch(job, run));
+        QNET__TRY(qnet_training_save(run, checkpoint));
+    }
+    return QNET_OK;
+}
+
 /* Trains to the end from wherever an earlier session was, saving after every epoch. branch (NULL:
    none): the checkpoint with which another run begins, of the end of epoch `start`. A resume at
    that very epoch writes it again, as the session before may have ended in between. Where a user
    removes a damaged checkpoint, or a branch, its run begins anew and comes to the same bits. */
-static qnet_status qnet__job_train(const qnet__job *job, qnet_training *run, const char *name,
+static qnet_status qnet__job_train(qnet__job *job, qnet_training *run, const char *name,
                                    const char *branch, int start)
 {
     char checkpoint[QNET__PATH], other[QNET__PATH];
@@ -22415,14 +22783,12 @@ static qnet_status qnet__job_train(const qnet__job *job, qnet_training *run, con
                               qnet_last_error(run->ctx));
         QNET__TRY(status);
     }
-    while (branch && run->epoch < start) {
-        QNET__TRY(qnet_training_epoch(run));
-        QNET__TRY(qnet_training_save(run, checkpoint));
-    }
+    if (branch) QNET__TRY(qnet__job_epochs(job, run, start, checkpoint));
     if (branch && start > 0 && run->epoch == start) {
         qnet__job_path(job, "checkpoint", branch, ".checkpoint", other);
         QNET__TRY(qnet_training_save(run, other));
     }
+    QNET__TRY(qnet__job_epochs(job, run, run->epochs, checkpoint));
     return qnet_training_run(run, checkpoint);
 }
 
@@ -22454,7 +22820,9 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
     QNET__TRY(qnet__fold_embed(job, net, job->train, job->train_count));
     QNET__TRY(qnet_stage2_create(job->e->ctx, &config, job->features, job->length, job->label,
                                  job->train_count, &run));
-    qnet_status status = qnet__job_train(job, run, "stage2", NULL, 0);
+    qnet_status status = QNET_OK;
+    if (job->watch_count > 0) status = qnet__fold_embed(job, net, job->watch, job->watch_count);
+    if (status == QNET_OK) status = qnet__job_train(job, run, "stage2", NULL, 0);
     if (status == QNET_OK && job->test_count > 0)
         status = qnet__fold_embed(job, net, job->test, job->test_count);
     if (status == QNET_OK && job->test_count > 0)
@@ -23107,7 +23475,7 @@ static qnet_status qnet__final_make(qnet__job *job, qnet__study *q)
     snprintf(job->where, sizeof job->where, "%s, all subjects",
              qnet_input_name((qnet_input)job->input));
     job->fold = e->config.folds;
-    job->train_count = job->test_count = 0;
+    job->train_count = job->test_count = job->watch_count = 0;
     for (int i = 0; i < q->s->p.scans; i++) job->train[job->train_count++] = i;
     QNET__TRY(qnet__fold_stage1(job, 1));
     QNET__TRY(qnet__study_fold(job, q, e, job->fold));
@@ -23196,16 +23564,18 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
 }
 
 /* Trains and tests on one fold of a repeat: the scans of its subjects are the test side, all others
-   are the train side. */
+   are the train side, but for those of the next fold where that is only watched. */
 static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
 {
     const qnet_experiment_config *c = &job->e->config;
     const double epochs = job->epochs + qnet__fold_epochs(c);
     job->repeat = repeat;
     job->fold = fold;
-    job->train_count = job->test_count = 0;
+    job->train_count = job->test_count = job->watch_count = 0;
     for (int s = 0; s < job->cohort->scans_count; s++)
         if (job->fold_of[s] == fold) job->test[job->test_count++] = s;
+        else if (c->inner_validation && job->fold_of[s] == (fold + 1) % c->folds)
+            job->watch[job->watch_count++] = s;
         else job->train[job->train_count++] = s;
     snprintf(job->where, sizeof job->where, "%s repeat %d/%d fold %d/%d",
              qnet_input_name((qnet_input)job->input), repeat + 1, c->repeats, fold + 1, c->folds);
@@ -23223,6 +23593,9 @@ static qnet_status qnet__input_deal(qnet__job *job, int repeat)
 {
     qnet_experiment *e = job->e;
     const qnet_experiment_config *c = &e->config;
+    if (c->inner_validation && c->folds < 3)
+        return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT,
+                          "folds: %d, expected 3 or more with inner_validation", c->folds);
     if (c->shuffle_labels) qnet__shuffle_labels(job, repeat);
     QNET__TRY(qnet_folds_create(e->ctx, job->cohort, c->folds, qnet__folds_seed(c->seed, repeat),
                                 job->fold_of));

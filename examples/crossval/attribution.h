@@ -42,15 +42,20 @@ static void figure_scans(writer *w, const qnet_experiment *e, const pictures *p,
 {
     char name[NAME_SIZE], id[40];
     if (p->scans[input] == 0) return;
-    print(w, "<figure><h3>Q-Net, whole scans: %s</h3>\n", input_title(input));
+    print(w, "<figure class=\"long\"><h3>Q-Net, whole scans: %s</h3>\n", input_title(input));
     put_heat_scales(w, 1, group_tag(e, 1), group_tag(e, 0));
     put(w, "<div class=\"cams\">\n");
     for (int i = 0; i < p->scans[input]; i++) {
         const cam_picture *c = &p->scan[input][i];
+        char odds[NUMBER_SIZE], all[NUMBER_SIZE], of[120];
+        double sum = 0;
         scan_name(w, e, c, name);
         snprintf(id, sizeof id, "scan-%d-%d", input, i + 1);
         put(w, "<figure class=\"cam\">");
-        put_scan_caption(w, e, c, "");
+        for (int t = 0; t < c->heat.slices; t++) sum += c->heat.contribution[t];
+        snprintf(of, sizeof of, ", log odds %s; contributions add up to %s",
+                 fixed_text(odds, log(c->probability / (1 - c->probability)), 2), fixed_text(all, sum, 2));
+        put_scan_caption(w, e, c, of);
         put_heat_scan(w, &c->heat, id, name, group_tag(e, 1), group_tag(e, 0));
         put(w, "</figure>\n");
     }
@@ -61,7 +66,7 @@ static void figure_scans(writer *w, const qnet_experiment *e, const pictures *p,
              "BiLSTM; its map tells the places of the slice that it comes from (Grad-CAM, but with both signs), "
              "and the map's mean is the contribution. Colours are by the strongest cell of the scan, so they "
              "compare slices of a scan, not scans. Bars: contributions of all slices. They are of first order and "
-             "need not add up to the log odds. The patient's right is at the left; z is that of the scanner's "
+             "need not add up to the log odds, whose rest is the same for all scans or beyond first order. The patient's right is at the left; z is that of the scanner's "
              "world. Shown are the first scans of each group that Q-Net classified correctly and, where there is "
              "one, the first that it did not.</figcaption></figure>\n",
           p->scan[input][0].heat.rows, p->scan[input][0].heat.columns, group_tag(e, 1));
@@ -73,7 +78,7 @@ static void figure_cams(writer *w, const qnet_experiment *e, const pictures *p, 
     char name[NAME_SIZE], id[40], alt[NAME_SIZE + 120], number[NUMBER_SIZE];
     double in_air = 0;
     if (p->cams[input] == 0) return;
-    print(w, "<figure><h3>ResNetSWA, single slices: %s</h3>\n", input_title(input));
+    print(w, "<figure class=\"long\"><h3>ResNetSWA, single slices: %s</h3>\n", input_title(input));
     put(w, "<div class=\"cams\">\n");
     for (int i = 0; i < p->cams[input]; i++) {
         const cam_picture *c = &p->cam[input][i];

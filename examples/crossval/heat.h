@@ -338,6 +338,6 @@ static inline void put_heat_css(writer *w)
   ".stack>div{flex:0 0 100%;scroll-snap-align:start;min-width:0}.stack p{margin:.2rem 0 .4rem;"
   "font-size:.875rem;color:var(--muted)}\n.slices{font-size:10px}.slices .on{stroke:var(--ink);"
   "stroke-width:1.5}.stack+input{width:100%;margin:.2rem 0}\n@media print{.stack>div{"
-  "display:none}.stack>div.key{display:block}.heat,.bar{print-color-adjust:exact}}\n");
+  "display:none}.stack>div.key{display:block}.heat,.bar{print-color-adjust:exact}.long{break-inside:auto!important}}\n");
 }
 #endif

@@ -54,7 +54,8 @@ static void put_css(writer *w)
   "caption b{color:var(--ink)}\n.sortable thead th{cursor:pointer}.sortable [aria-sort]::after{"
   "content:' \\25b4'}.sortable [aria-sort=descending]::after{content:' \\25be'}.toc ul{"
   "list-style:none;margin:1.5rem 0 0;padding:0;display:flex;flex-wrap:wrap;gap:.3rem 1.4rem}"
-  "h2{scroll-margin-top:.5rem}.read{margin:.2rem 0;min-height:3.2em}\n.cap{margin:2rem 0 .5rem;color:var(--muted);font-size:.9375rem}.cap b{"
+  "h2{scroll-margin-top:.5rem}.read{margin:.2rem 0;min-height:3.2em}input{"
+  "accent-color:var(--link)}\n.cap{margin:2rem 0 .5rem;color:var(--muted);font-size:.9375rem}.cap b{"
   "color:var(--ink)}\nfigure{margin:1.8rem 0}figcaption{margin-top:.6rem}figcaption b{"
   "color:var(--ink)}\n.panels{display:grid;grid-template-columns:repeat(auto-fit,"
   "minmax(17.5rem,1fr));gap:1.2rem 1.8rem}\n.panels h3{margin:0 0 .2rem;font-size:1rem;"
@@ -94,7 +95,7 @@ static void put_css(writer *w)
   "--resnet:#8a8f98;--swa:#a6398a;--qnet:#15255c;--hh:#d55e00;--hc:#5b94e8;--crop:#0a7f63;"
   "--full:#5e4400;--link:#0b57a8;--none:#b9c0c9;--warn:#fff}body{font-size:10.5pt}main{max-width:none;padding:0}"
   ".scroll{overflow:visible}.sheet img{min-width:0}h2,h3,caption,.cap{break-after:avoid}"
-  "figure,table,.tile,.care,.cam,.panel{break-inside:avoid}th,td{padding:.2rem .4rem}"
+  ".read,.stack+input{display:none}figure,table,.tile,.care,.cam,.panel{break-inside:avoid}th,td{padding:.2rem .4rem}"
   ".wide{font-size:8.5pt}}\n");
 }
 
