@@ -266,7 +266,8 @@ static void svg_strip(writer *w, const scan_page *page, const double *value, dou
     }
     if (here <= high) {
         svg_line(w, "here", plot_x(&p, here), p.top, plot_x(&p, here), p.top + p.height);
-        svg_text(w, "", "middle", plot_x(&p, here), p.top - 6, "this scan");
+        svg_text(w, "", here > 0.9 * high ? "end" : here < 0.1 * high ? "start" : "middle", plot_x(&p, here), p.top - 6,
+                 "this scan");
     }
     put(w, "</svg>\n");
 }
