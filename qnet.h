@@ -2002,11 +2002,12 @@ typedef struct qnet_predictor {
     struct qnet__predictor_state *state;
 } qnet_predictor;
 
-/* What a model says of a scan. Its arrays are the predictor's, until its next run. */
+/* What a model says of a scan. Arrays are the predictor's, until its next run. Where the scan is
+   refused, all that the networks say is NaN. */
 typedef struct qnet_prediction {
-    double probability;          /* of HH; NaN where the scan is refused */
+    double probability;          /* of HH */
     double calibrated;           /* the same; NaN without a calibration */
-    const double *by_fold;       /* [predictor->folds]: by each fold's model; NaN ... */
+    const double *by_fold;       /* [predictor->folds]: by each fold's model */
     int slices;
     const double *by_slice, *by_slice_resnet; /* [slices]: Q-Net's, ResNetSWA's; lowest first */
     double distance;             /* NaN: no study */
@@ -2023,7 +2024,7 @@ typedef struct qnet_prediction {
 QNET_API qnet_status qnet_predictor_open(qnet_context *ctx, const char *folder,
                                          qnet_predictor **out);
 /* A predictor of two files, such as a fold's: of a scan that this fold tested its probability has
-   the bits that the experiment got (with batches of 16 images or more). */
+   the bits that the experiment got (but, with QNET_ONLY_INFERENCE, for batches below 16). */
 QNET_API qnet_status qnet_predictor_open_pair(qnet_context *ctx, const char *resnetswa,
                                               const char *qnet, qnet_predictor **out);
 /* Scan `scan` of a cohort that was made with predictor->input; the label is not looked at. */
@@ -19764,7 +19765,9 @@ static qnet_status qnet__record_read(qnet_context *ctx, const qnet_safetensors *
                               "%s: '%s': expected %.0f numbers of type %s, found %.0f of type %s",
                               name, a->name, (double)a->count, qnet_dtype_name(a->dtype),
                               t ? (double)t->count : 0, t ? qnet_dtype_name(t->dtype) : "none");
-        QNET__TRY(qnet__check_numbers(ctx, name, t, a->name));
+        /* Of epochs without a validation that is NaN. */
+        if (strcmp(a->name, "history") != 0 && strcmp(a->name, "curves") != 0)
+            QNET__TRY(qnet__check_numbers(ctx, name, t, a->name));
         found[i] = t;
     }
     for (int i = 0; i < count; i++)
@@ -21667,7 +21670,7 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
      measure[6]          of its maps, beside the study's
 
    Networks judge whatever they are shown, so a scan that is unlike those of the study is refused.
-   Relies on >>context >>resnet >>scan >>weights >>image >>cohort >>train.
+   Relies on >>context >>text >>resnet >>scan >>weights >>image >>cohort >>train.
    ============================================================================================ */
 
 #define QNET__MOST_FOLDS 1000
@@ -21744,12 +21747,31 @@ static double qnet__logit(double p)
     return log(p / (1 - p));
 }
 
+/* Makes the ResNet one that computes pair k to the bits of its training: batches of 16 or more all
+   have the same; what was trained with less is what it was then. */
+static qnet_status qnet__predictor_resnet(struct qnet__predictor_state *s, int k)
+{
+    const char *text = qnet_safetensors_metadata(s->pair[k][0], "batch");
+    qnet_resnet_config c;
+    double batch = 16;
+    if (!text || !qnet__parse_number(text, &batch) || !(batch >= 1 && batch <= 16)) batch = 16;
+    if (s->p.resnet && s->p.resnet->config.batch == (int)batch) return QNET_OK;
+    qnet_resnet_destroy(s->p.resnet);
+    s->p.resnet = NULL;
+    qnet_resnet_config_init(&c);
+    c.height = c.width = s->p.input.size;
+    c.batch = (int)batch;
+    c.training = QNET__HAS_TRAINING && c.batch < 16;
+    return qnet_resnet_create(s->p.ctx, &c, &s->p.resnet);
+}
+
 /* A scan by pair k: features, averaged over the slices, and P; by slice into the state. */
 static qnet_status qnet__judge(struct qnet__predictor_state *s, int k, const qnet_cohort *cohort,
                                int scan, double mean[QNET_FEATURES], double *probability)
 {
     const qnet_predictor *p = &s->p;
     const int slices = cohort->scans[scan].slices;
+    QNET__TRY(qnet__predictor_resnet(s, k));
     QNET__TRY(qnet_weights_from_safetensors(p->ctx, s->pair[k][0], p->resnet->table,
                                             p->resnet->weights, 0, NULL));
     QNET__TRY(qnet_weights_from_safetensors(p->ctx, s->pair[k][1], p->qnet->table, p->qnet->weights,
@@ -21783,7 +21805,7 @@ static void qnet__study_arrays(const struct qnet__predictor_state *s,
     }
 }
 
-/* Networks, and memory for the study and the results of a scan. */
+/* The scan model, and memory for the study and the results of a scan. */
 static qnet_status qnet__predictor_plan(struct qnet__predictor_state *s, int hidden)
 {
     qnet_predictor *p = &s->p;
@@ -21791,7 +21813,6 @@ static qnet_status qnet__predictor_plan(struct qnet__predictor_state *s, int hid
     const size_t side = (size_t)qnet_input_prepared(&p->input);
     qnet_safetensor arrays[QNET__STUDY];
     qnet__arena a = {NULL, 0};
-    qnet_resnet_config resnet;
     qnet_scan_config scan;
     qnet__study_arrays(s, arrays);
     for (int pass = 0; pass < 2; pass++) {
@@ -21809,16 +21830,11 @@ static qnet_status qnet__predictor_plan(struct qnet__predictor_state *s, int hid
     p->probability = s->study[QNET__PROBABILITY];
     p->distance = s->study[QNET__DISTANCE];
     p->measures = s->study[QNET__MEASURE];
-    qnet_resnet_config_init(&resnet);
-    resnet.height = resnet.width = p->input.size;
-    resnet.batch = 16; /* slices at once, as many as keep the bits of training's networks */
-    resnet.training = 0;
     qnet_scan_config_init(&scan);
     scan.hidden = hidden;
     scan.steps = p->input.max_slices;
     scan.batch = 1;
     scan.training = 0;
-    QNET__TRY(qnet_resnet_create(p->ctx, &resnet, &p->resnet));
     return qnet_scan_model_create(p->ctx, &scan, &p->qnet);
 }
 
@@ -22388,6 +22404,7 @@ typedef struct qnet__job {
     int train_count, test_count, watch_count;
     qnet_real *features;     /* [scans][steps][512] */
     uint64_t embedding_hash; /* of its resnetswa file, once it is written */
+    int batch;               /* of its ResNets */
     /* Its result: */
     double *image, *scan;    /* of HH: [QNET_MODELS][test scans][steps]; [test scans], Q-Net's */
     double *watched;         /* of HH: [watch scans][steps + 1] */
@@ -22536,6 +22553,7 @@ static uint64_t qnet__folds_seed(uint64_t seed, int repeat)
 
      model, version, run, repeat, fold, seed, dataset, simulated     which network it is; fold 0:
                         a final one, of all subjects
+     batch              the largest of the ResNet, on which last bits depend below 16
      labels             true, or shuffled: a control, which is refused elsewhere
      trained_on         a record of each subject on whom it, or what it began with, was trained
      embedding, embedding_hash      of a Q-Net: the network whose features it learnt from
@@ -22560,9 +22578,9 @@ static qnet_status qnet__weights_text(const qnet__job *job, int model, qnet_buff
     qnet_context *ctx = e->ctx;
     QNET__TRY(qnet_buffer_printf(
         ctx, text,
-        "model=%s\nversion=%s\nrun=%016llx\nrepeat=%d\nfold=%d\nseed=%llu\ndataset=%s\n"
-        "simulated=%d\nlabels=%s\ntrained_on=%.*s",
-        qnet__file_names[model], QNET_VERSION, (unsigned long long)e->run[job->input],
+        "model=%s\nversion=%s\nrun=%016llx\nbatch=%d\nrepeat=%d\nfold=%d\nseed=%llu\n"
+        "dataset=%s\nsimulated=%d\nlabels=%s\ntrained_on=%.*s",
+        qnet__file_names[model], QNET_VERSION, (unsigned long long)e->run[job->input], job->batch,
         job->repeat + 1, job->study ? 0 : job->fold + 1, (unsigned long long)e->config.seed,
         e->dataset,
         e->simulated, e->config.shuffle_labels ? "shuffled" : "true", (int)job->seen.size,
@@ -22832,6 +22850,7 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
     QNET__TRY(qnet_stage1_create(job->e->ctx, &config, job->cohort, job->train, job->train_count,
                                  job->initial ? job->initial->weights : NULL, &run));
     job->run_first = swa && !job->study ? start : 0;
+    job->batch = run->net->config.batch;
     qnet_status status =
         swa ? qnet__job_train(job, run, "swa", NULL, 0)
             : qnet__job_train(job, run, "resnet", "swa", start);
@@ -23279,7 +23298,7 @@ typedef struct qnet__study {
 /* Mean and covariance of rows x[k][512], k in list[n], the latter as its Cholesky factor. It is
    drawn from that of the scans, S, towards mu I, mu = tr S / p, by the share that is best where
    features are more than scans (Ledoit & Wolf: A well-conditioned estimator for large-dimensional
-   covariance matrices. J Multivariate Anal 2004, sec. 3.2):
+   covariance matrices. J Multivariate Anal 88, 2004):
      share = min(b, d) / d,  d = |S - mu I|^2,  b = 1/n^2 sum_k |x_k x_k' - S|^2, x less the mean */
 static qnet_status qnet__study_fit(qnet_context *ctx, const qnet__study *q, const int *list, int n)
 {
@@ -23455,6 +23474,8 @@ static qnet_status qnet__final_make(qnet__job *job, qnet__study *q)
         QNET__TRY(qnet__study_fold(job, q, &folds, fold));
     QNET__TRY(qnet__study_summary(job, q));
     QNET__TRY(qnet__checkpoint_open(job));
+    snprintf(job->where, sizeof job->where, "%s, all subjects",
+             qnet_input_name((qnet_input)job->input));
     job->fold = e->config.folds;
     job->train_count = job->test_count = job->watch_count = 0;
     for (int i = 0; i < q->s->p.scans; i++) job->train[job->train_count++] = i;

@@ -19,12 +19,12 @@ says() # exit status, part of what it must print, options of predict...
         tail -n 5 "$dir/log"
     fi
 }
+small='--size 32 --folds 2 --max-slices 4 --epochs1 2 --epochs2 3 --batch 16 --bootstrap 20 --seed 7 --quiet'
 crossval() # output folder, options...
 {
     out=$1
     shift
-    "$bin/crossval" --data "$dir/cohort" --out "$out" --size 32 --folds 2 --max-slices 4 --epochs1 2 --epochs2 3 \
-        --batch 16 --bootstrap 20 --seed 7 --quiet "$@"
+    "$bin/crossval" --data "$dir/cohort" --out "$out" $small "$@"
 }
 refused() # exit status, part of its sentence, output folder, options of crossval...
 {
@@ -53,7 +53,7 @@ sums "$model" > "$dir/sums"
 ok "7 files" test "$(wc -l < "$dir/sums")" = 7
 cp "$run/predictions.csv" "$dir/before.csv"
 rm -r "$model"
-crossval "$run" --final > "$dir/log" 2>&1 &
+"$bin/crossval" --data "$dir/cohort" --out "$run" $small --final > "$dir/log" 2>&1 &
 pid=$!
 i=0
 while [ $i -lt 600 ] && kill -0 $pid 2> /dev/null && [ ! -f "$model/checkpoint/crop-repeat01-fold03-swa.checkpoint" ]; do

@@ -26,7 +26,7 @@ static void put_anchor(writer *w, const char *text)
 }
 
 /* The contents: a link for each <h2> of the body. */
-static void put_contents(writer *w, const char *body)
+static inline void put_contents(writer *w, const char *body)
 {
     put(w, "<nav class=\"toc\" aria-label=\"Contents\"><ul>\n");
     for (const char *p = body; (p = strstr(p, "<h2>")) != NULL;) {

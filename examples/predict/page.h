@@ -4,6 +4,7 @@
 #define PREDICT_PAGE_H
 #include "../crossval/cuts.h"
 #include "../crossval/heat.h"
+#include "../crossval/page.h"
 #include "../crossval/style.h"
 
 /* A map's voxels within the mask, by halves: those to the left and to the right of the mask's middle. */
@@ -265,7 +266,8 @@ static void svg_strip(writer *w, const scan_page *page, const double *value, dou
     }
     if (here <= high) {
         svg_line(w, "here", plot_x(&p, here), p.top, plot_x(&p, here), p.top + p.height);
-        svg_text(w, "", "middle", plot_x(&p, here), p.top - 6, "this scan");
+        svg_text(w, "", here > 0.9 * high ? "end" : here < 0.1 * high ? "start" : "middle", plot_x(&p, here), p.top - 6,
+                 "this scan");
     }
     put(w, "</svg>\n");
 }
@@ -444,7 +446,16 @@ static void html_record(writer *w, const scan_page *page)
 
 static qnet_status page_html(const scan_page *page, qnet_buffer *html)
 {
-    writer own = writer_begin(page->p->ctx, html, "&ndash;", 1), *w = &own;
+    qnet_buffer body;
+    writer own = writer_begin(page->p->ctx, html, "&ndash;", 1), *w = &own, inner;
+    memset(&body, 0, sizeof body);
+    inner = writer_begin(page->p->ctx, &body, "&ndash;", 1);
+    html_verdict(&inner, page);
+    html_study(&inner, page);
+    html_heat(&inner, page);
+    html_scan(&inner, page);
+    html_record(&inner, page);
+    w->status = inner.status;
     put(w, "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
            "content=\"width=device-width,initial-scale=1\"><title>");
     put_escaped(w, page->name);
@@ -453,12 +464,11 @@ static qnet_status page_html(const scan_page *page, qnet_buffer *html)
     put_heat_css(w);
     put(w, ".where img{width:min(32rem,100%);image-rendering:pixelated}.one{max-width:44rem}svg .here{"
            "stroke:var(--ink);stroke-width:2}\n</style></head><body><main>\n");
-    html_verdict(w, page);
-    html_study(w, page);
-    html_heat(w, page);
-    html_scan(w, page);
-    html_record(w, page);
-    put(w, "</main></body></html>\n");
+    if (body.size > 0) put_body(w, (const char *)body.bytes);
+    put(w, "</main>");
+    put_script(w);
+    put(w, "</body></html>\n");
+    qnet_buffer_free(page->p->ctx, &body);
     return writer_end(w);
 }
 
