@@ -22,7 +22,7 @@
        >>deflate >>png >>nifti >>weights                                file formats
        >>fft >>brain >>unwrap >>susceptibility >>relaxometry >>maps     from echoes to maps
        >>image >>locate >>cohort >>train                                data, augmentation, training
-       >>metrics >>cam >>predict >>experiment                           evaluation, new scans, the protocol
+       >>metrics >>cam >>predict >>experiment              evaluation, new scans, the protocol
 
    WHAT IT DOES
 
@@ -273,6 +273,9 @@
        initial weights  those of an experiment say on whom they were trained, by hashes of names and
                         QSM maps; a map in common is refused, a name in common whose map is another
                         is warned of
+       a final model    trained for as many epochs as each fold, as these are fixed; calibrated by
+                        Platt's regression on the folds' predictions; what lies outside of Tukey's
+                        outer fence of the folds' Mahalanobis distances gets no probability
 
    REFERENCES
 
@@ -285,9 +288,10 @@
        Hochreiter & Schmidhuber 1997, Schuster & Paliwal 1997 (LSTM, BiLSTM); Kingma & Ba 2014
        (Adam); Loshchilov & Hutter 2017 (cosine annealing); Izmailov et al. 2018 (SWA); Buslaev et
        al. 2020 (Albumentations); DeLong et al. 1988, Sun & Xu 2014, Obuchowski 1997 (ROC areas);
-       Wilson 1927 (intervals); Cox 1958 (logistic regression); Salmon et al. 2011 (Philox); RFC
-       1950-1952 (deflate, gzip); the NIfTI-1 standard of the NIfTI Data Format Working Group; the
-       safetensors format. */
+       Wilson 1927 (intervals); Cox 1958 (logistic regression); Platt 1999 (calibration); Ledoit &
+       Wolf 2004, Lee et al. 2018, Tukey 1977 (scans unlike the study); Salmon et al. 2011 (Philox);
+       RFC 1950-1952 (deflate, gzip); the NIfTI-1 standard of the NIfTI Data Format Working Group;
+       the safetensors format. */
 #ifndef QNET_H
 #define QNET_H
 
@@ -1588,6 +1592,7 @@ QNET_API void qnet_stage2_config_init(qnet_stage2_config *config);
 
 typedef struct qnet_epoch {
     double loss, learning_rate, seconds;
+    double validation; /* loss on scans that are only watched; NaN: none */
 } qnet_epoch; /* stage 2: scan + image */
 
 /* A training run of either stage: network, optimiser, averages, history; owns its memory. An epoch
@@ -1811,6 +1816,9 @@ typedef struct qnet_experiment_config {
     int folds, repeats;           /* 10, 1 */
     int bootstrap;                /* 2000 resamples */
     int shuffle_labels;           /* 1: labels permuted over subjects in each repeat, a control */
+    /* 1: while a fold is tested, the next one is not trained on either, but watched: its loss after
+       each epoch is the curves' validation. Nothing is chosen by it. Needs 3 folds. */
+    int inner_validation;
     uint64_t seed;                /* 1; stages and folds derive theirs from it */
     qnet_stage1_config stage1;    /* size, seed: set by the experiment */
     qnet_stage2_config stage2;    /* steps, seed: set by the experiment */
@@ -2002,10 +2010,11 @@ typedef struct qnet_prediction {
     int slices;
     const double *by_slice, *by_slice_resnet; /* [slices]: Q-Net's, ResNetSWA's; lowest first */
     double distance;             /* NaN: no study */
-    double farther;              /* share of the study's scans that lie farther away than this one */
+    double farther;              /* share of the study's scans that lie farther away than this */
     double measure[QNET_MEASURES];
-    int unlike;                  /* bit m: measure m is more than 1.5 times as high as in any scan of
-                                    the study, or as low; bit QNET_MEASURES: distance > limit */
+    int unlike;                  /* bit m: measure m is more than 1.5 times (voxels: 1.25) as high
+                                    as in any scan of the study, or as low; bit QNET_MEASURES:
+                                    distance > limit */
     int seen;                    /* 1: a network was trained on this scan */
     int refused;                 /* 1: unlike or seen, and not predictor->anyway */
 } qnet_prediction;
@@ -4442,6 +4451,23 @@ typedef enum qnet__fft_kind { QNET__FFT_COLUMNS, QNET__FFT_ROWS, QNET__FFT_REAL 
 /* Which of a point's two numbers those of a row are: the real ones, the imaginary ones, or both. */
 typedef enum qnet__fft_part { QNET__FFT_RE, QNET__FFT_IM, QNET__FFT_PAIRS } qnet__fft_part;
 
+/* What becomes of a spectrum X, number by number, between the way there and the way back; K the
+   kernel, real, t the threshold. See >>susceptibility. */
+typedef enum qnet__filter_step {
+    QNET__FILTER_CONVOLVE,   /* K X */
+    QNET__FILTER_DECONVOLVE, /* X / (1 - K) where |1 - K| >= t, else 0 */
+    QNET__FILTER_INVERT,     /* X / K, or X sign(K) / t where |K| < t; kept, too */
+    QNET__FILTER_MERGE       /* what was kept where |K| >= t, else X */
+} qnet__filter_step;
+
+typedef struct qnet__fft_filter {
+    qnet__filter_step step;
+    const qnet_real *kernel;  /* [numbers]: of the spectrum */
+    qnet_real *kept;          /* [2][numbers]: real and imaginary parts; of the last two steps */
+    size_t numbers;
+    qnet_real threshold;
+} qnet__fft_filter;
+
 typedef struct qnet__fft_job {
     const qnet__fft_line *line;
     qnet__fft_kind kind;
@@ -4451,7 +4477,9 @@ typedef struct qnet__fft_job {
     size_t in_step, out_step; /* in numbers */
     size_t lines;             /* as many as lanes at most; real: twice as many */
     qnet_real scale;          /* rows and real: a factor of what comes out */
-    qnet_real *work;          /* [n + largest radix][2][lanes] */
+    qnet_real *work;          /* [n + largest radix][2][lanes]; filtered columns: twice, 2 n apart */
+    const qnet__fft_filter *filter; /* columns: if any, they go there and back */
+    size_t first, step;       /* point k of the first column is number first + k step */
 } qnet__fft_job;
 
 /* Places of a zip, i, i + lanes, i + 1, i + 1 + lanes ... and of every second number from i on. */
@@ -4575,6 +4603,7 @@ typedef int32_t qnet__lane_int;
 #define qnet__fft_any QNET__ISA(qnet__fft_any)
 #define qnet__fft_stage QNET__ISA(qnet__fft_stage)
 #define qnet__fft_transform QNET__ISA(qnet__fft_transform)
+#define qnet__fft_filtered QNET__ISA(qnet__fft_filtered)
 #define qnet__fft_columns QNET__ISA(qnet__fft_columns)
 #define qnet__fft_at QNET__ISA(qnet__fft_at)
 #define qnet__fft_scatter QNET__ISA(qnet__fft_scatter)
@@ -6245,6 +6274,39 @@ static void qnet__fft_transform(const qnet__fft_job *job)
     }
 }
 
+/* A step of a filter on numbers i .. i + lines - 1. */
+QNET__INLINE void qnet__fft_filtered(const qnet__fft_filter *f, size_t i, size_t lines,
+                                     qnet__lanes *re, qnet__lanes *im)
+{
+    const qnet__lanes kernel = lines == QNET__LANES ? qnet__lanes_load(f->kernel + i)
+                                                    : qnet__lanes_load_part(f->kernel + i, lines);
+    const qnet__lanes zero = qnet__lanes_zero(), one = qnet__lanes_all(1);
+    const qnet__lanes t = qnet__lanes_all(f->threshold);
+    const qnet__lanes d = f->step == QNET__FILTER_DECONVOLVE ? one - kernel : kernel;
+    const qnet__lanes_int large = (qnet__lanes_int)(d >= t) | (qnet__lanes_int)(d <= -t);
+    qnet__lanes factor = d;
+    if (f->step == QNET__FILTER_MERGE) {
+        const qnet_real *kept = f->kept + i, *kept_im = kept + f->numbers;
+        const int whole = lines == QNET__LANES;
+        *re = qnet__lanes_select(large, whole ? qnet__lanes_load(kept)
+                                              : qnet__lanes_load_part(kept, lines), *re);
+        *im = qnet__lanes_select(large, whole ? qnet__lanes_load(kept_im)
+                                              : qnet__lanes_load_part(kept_im, lines), *im);
+        return;
+    }
+    if (f->step == QNET__FILTER_DECONVOLVE)
+        factor = qnet__lanes_select(large, one / d, zero);
+    if (f->step == QNET__FILTER_INVERT) {
+        const qnet__lanes sign = qnet__lanes_select((qnet__lanes_int)(d > zero), one,
+                                     qnet__lanes_select((qnet__lanes_int)(d < zero), -one, zero));
+        factor = qnet__lanes_select(large, one / d, sign / t);
+    }
+    *re *= factor, *im *= factor;
+    if (f->step != QNET__FILTER_INVERT) return;
+    qnet__lanes_store_part(f->kept + i, *re, lines);
+    qnet__lanes_store_part(f->kept + f->numbers + i, *im, lines);
+}
+
 /* The inverse transform is the transform with real and imaginary parts swapped on both sides. */
 static void qnet__fft_columns(const qnet__fft_job *job)
 {
@@ -6265,6 +6327,19 @@ static void qnet__fft_columns(const qnet__fft_job *job)
         for (size_t i = 0; i < lines; i++) re[at + i] = x[2 * i], im[at + i] = x[2 * i + 1];
     }
     qnet__fft_transform(job);
+    if (job->filter != NULL) {
+        qnet__fft_job back = *job;
+        back.work = job->work + 2 * n * point;
+        for (size_t k = 0; k < n; k++, re += point, im += point) {
+            qnet_real *to = back.work + (size_t)job->line->place[k] * point;
+            qnet__lanes a = qnet__lanes_load(re), b = qnet__lanes_load(im);
+            qnet__fft_filtered(job->filter, job->first + k * job->step, lines, &a, &b);
+            qnet__lanes_store(to, b);
+            qnet__lanes_store(to + QNET__LANES, a);
+        }
+        qnet__fft_transform(&back);
+        re = back.work + QNET__LANES, im = back.work;
+    }
     for (size_t k = 0; k < n; k++, re += point, im += point) {
         qnet_real *y = job->out + k * job->out_step;
         if (lines == QNET__LANES) {
@@ -14419,16 +14494,27 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
    a line's bits do not depend on its neighbours. Two real rows make one complex line.
 
    x and y are transformed plane by plane, z over the bundles of all planes; the way back is in the
-   opposite order. A task is a plane or some bundles. A filter, a spectrum that is changed number by
-   number between the way there and the way back, does both ways of z while a bundle is in cache.
-   Twiddle factors are worked out in double.
+   opposite order. A task is a plane or some bundles. Twiddle factors are worked out in double.
+
+   A filter changes a spectrum number by number between the way there and the way back: both ways of
+   z are one step, while a bundle is in cache. Between two filters in a row both ways of x and y are
+   one step, too: a plane's rows come out, its caller makes the rows that go in of them, and no
+   image is in memory. Rows outside of a mask are neither made nor transformed.
    Relies on >>context >>kernels >>nifti.
    ============================================================================================ */
 
 #define QNET__FFT_BUNDLES 4 /* along z in a task: neighbours in memory */
 
-/* Changes `count` complex numbers of a spectrum, from `first` on in their order in memory. */
-typedef void (*qnet__fft_change)(void *arg, size_t first, size_t count);
+/* Gives or takes row[nx], row y of plane z of a real image; of a filter. */
+typedef void (*qnet__fft_row)(void *arg, size_t y, size_t z, qnet_real *row);
+
+typedef struct qnet__fft_pass {
+    qnet__fft_row load;       /* from -> rows */
+    void *from;
+    qnet__fft_filter filter;  /* of the spectrum */
+    qnet__fft_row store;      /* rows -> to */
+    void *to;
+} qnet__fft_pass;
 
 typedef struct qnet__fft_plan {
     const qnet__isa *isa;
@@ -14438,12 +14524,14 @@ typedef struct qnet__fft_plan {
     qnet__fft_line line[3];
     qnet_real *work;          /* [workers][work_size] */
     size_t work_size;
-    int inverse;              /* of the transform that runs, as what follows */
+    size_t first[3], end[3];  /* y and z, [1] and [2]: rows that are not 0 and that are wanted */
+    /* Of the transform that runs: */
+    int inverse, forward;     /* what is done of planes, in this order; of z: inverse, or forward */
     const qnet_real *x;       /* [z][y][x], of a real transform forward */
     qnet_real *spectrum;      /* [z][y][width][2] */
     qnet_real *y;             /* [z][y][x], of a real transform inverse */
-    qnet__fft_change change;  /* of a filter, or NULL */
-    void *arg;
+    const qnet__fft_pass *load, *store; /* where rows come from and go to instead of x and y */
+    const qnet__fft_filter *filter;     /* of z, or NULL */
 } qnet__fft_plan;
 
 /* Tables of a line; while the arena measures, only their sizes. With j = r0 + p0 (r1 + p1 (...)),
@@ -14500,79 +14588,104 @@ static void qnet__fft_plan_take(qnet_context *ctx, qnet__arena *arena, int nx, i
     plan->width = real ? plan->size[0] / 2 + 1 : plan->size[0];
     for (int axis = 0; axis < 3; axis++)
         qnet__fft_line_plan(arena, plan->size[axis], &plan->line[axis]);
-    plan->work_size = 4 * longest * plan->isa->lanes;
-    plan->work = (qnet_real *)qnet__take(arena, longest, 4 * plan->isa->lanes * qnet__workers(ctx) *
+    for (int axis = 0; axis < 3; axis++) plan->end[axis] = plan->size[axis];
+    plan->work_size = 10 * longest * plan->isa->lanes; /* two lines' work, a bundle's rows */
+    plan->work = (qnet_real *)qnet__take(arena, longest, 10 * plan->isa->lanes *
+                                                             qnet__workers(ctx) *
                                                              sizeof *plan->work);
 }
 
-/* `lines` lines that lie beside each other from x on, along y or z. */
+/* `lines` lines that lie beside each other from number `first` of a plane on, along y or z. */
 static void qnet__fft_lines(const qnet__fft_plan *plan, size_t worker, int axis, int inverse,
-                            qnet_real *x, size_t lines)
+                            qnet_real *plane, size_t first, size_t lines)
 {
-    const size_t step = 2 * plan->width * (axis == 2 ? plan->size[1] : 1);
-    qnet__fft_job job = {&plan->line[axis], QNET__FFT_COLUMNS, inverse, NULL, NULL, step, step, 0,
-                         1, plan->work + worker * plan->work_size};
-    if (plan->size[axis] == 1) return;
-    for (size_t i = 0; i < lines; i += job.lines) {
-        job.lines = qnet__min_size(lines - i, plan->isa->lanes);
-        job.in = job.out = x + 2 * i;
+    const size_t step = plan->width * (axis == 2 ? plan->size[1] : 1);
+    qnet__fft_job job = {&plan->line[axis], QNET__FFT_COLUMNS, inverse, NULL, NULL, 2 * step,
+                         2 * step, 0, 1, plan->work + worker * plan->work_size,
+                         axis == 2 ? plan->filter : NULL, first, step};
+    if (plan->size[axis] == 1 && job.filter == NULL) return;
+    for (size_t end = first + lines; job.first < end; job.first += job.lines) {
+        job.lines = qnet__min_size(end - job.first, plan->isa->lanes);
+        job.in = job.out = plane + 2 * job.first;
         plan->isa->fft(&job);
     }
 }
 
 /* Rows of one plane, along x. */
-static void qnet__fft_rows_of(const qnet__fft_plan *plan, size_t worker, size_t z)
+static void qnet__fft_rows_of(const qnet__fft_plan *plan, size_t worker, int inverse, size_t z)
 {
-    const size_t n = plan->size[0], rows = plan->size[1], wide = 2 * plan->width;
-    const int from_real = plan->real && !plan->inverse, to_real = plan->real && plan->inverse;
+    const size_t n = plan->size[0], wide = 2 * plan->width, lanes = plan->isa->lanes;
+    const int from_real = plan->real && !inverse, to_real = plan->real && inverse;
+    const qnet__fft_pass *load = inverse ? NULL : plan->load, *store = inverse ? plan->store : NULL;
     const qnet_real *in = from_real ? plan->x : plan->spectrum;
     qnet_real *out = to_real ? plan->y : plan->spectrum;
-    qnet__fft_job job = {&plan->line[0], plan->real ? QNET__FFT_REAL : QNET__FFT_ROWS,
-                         plan->inverse, NULL, NULL, from_real ? n : wide, to_real ? n : wide, 0, 1,
-                         plan->work + worker * plan->work_size};
-    if (plan->inverse)
-        job.scale = (qnet_real)(1 / ((double)n * (double)rows * (double)plan->size[2]));
-    for (size_t y = 0; y < rows; y += job.lines) {
-        job.lines = qnet__min_size(rows - y, plan->isa->lanes * (plan->real ? 2 : 1));
-        job.in = in + (z * rows + y) * job.in_step;
-        job.out = out + (z * rows + y) * job.out_step;
+    qnet_real *work = plan->work + worker * plan->work_size;
+    qnet_real *rows = work + plan->work_size - 2 * lanes * n; /* [2 lanes][x], of a filter */
+    qnet__fft_job job = {&plan->line[0], plan->real ? QNET__FFT_REAL : QNET__FFT_ROWS, inverse,
+                         NULL, NULL, from_real ? n : wide, to_real ? n : wide, 0, 1, work, NULL, 0,
+                         0};
+    if (inverse)
+        job.scale = (qnet_real)(1 / ((double)n * (double)plan->size[1] * (double)plan->size[2]));
+    for (size_t y = plan->first[1]; y < plan->end[1]; y += job.lines) {
+        job.lines = qnet__min_size(plan->end[1] - y, lanes * (plan->real ? 2 : 1));
+        job.in = load != NULL ? rows : in + (z * plan->size[1] + y) * job.in_step;
+        job.out = store != NULL ? rows : out + (z * plan->size[1] + y) * job.out_step;
+        for (size_t i = 0; load != NULL && i < job.lines; i++)
+            load->load(load->from, y + i, z, rows + i * n);
         plan->isa->fft(&job);
+        for (size_t i = 0; store != NULL && i < job.lines; i++)
+            store->store(store->to, y + i, z, rows + i * n);
     }
 }
 
 static void qnet__fft_plane_task(void *arg, size_t z, size_t worker)
 {
     const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
-    qnet_real *plane = plan->spectrum + 2 * z * plan->size[1] * plan->width;
-    if (!plan->inverse) qnet__fft_rows_of(plan, worker, z);
-    qnet__fft_lines(plan, worker, 1, plan->inverse, plane, plan->width);
-    if (plan->inverse) qnet__fft_rows_of(plan, worker, z);
+    const size_t row = 2 * plan->width, rows = plan->size[1];
+    const int wanted = z >= plan->first[2] && z < plan->end[2];
+    qnet_real *plane = plan->spectrum + z * rows * row;
+    if (plan->inverse && wanted) {
+        qnet__fft_lines(plan, worker, 1, 1, plane, 0, plan->width);
+        qnet__fft_rows_of(plan, worker, 1, z);
+    }
+    if (plan->forward && wanted) {
+        memset(plane, 0, plan->first[1] * row * sizeof *plane);
+        qnet__fft_rows_of(plan, worker, 0, z);
+        memset(plane + plan->end[1] * row, 0, (rows - plan->end[1]) * row * sizeof *plane);
+        qnet__fft_lines(plan, worker, 1, 0, plane, 0, plan->width);
+    } else if (plan->forward) memset(plane, 0, rows * row * sizeof *plane);
 }
 
 static void qnet__fft_z_task(void *arg, size_t i, size_t worker)
 {
     const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
     const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, all = plan->size[1] * plan->width;
-    const size_t first = i * most, lines = qnet__min_size(all - first, most);
-    qnet__fft_lines(plan, worker, 2, plan->inverse, plan->spectrum + 2 * first, lines);
-    if (plan->change == NULL) return;
-    for (size_t z = 0; z < plan->size[2]; z++) plan->change(plan->arg, z * all + first, lines);
-    qnet__fft_lines(plan, worker, 2, 1, plan->spectrum + 2 * first, lines);
+    qnet__fft_lines(plan, worker, 2, !plan->forward, plan->spectrum, i * most,
+                    qnet__min_size(all - i * most, most));
 }
 
-/* Transforms by a plan: spectrum in place or, with a plan of real transforms, from x forward and to
-   y inverse; with a change both ways. */
-static void qnet__fft_by(qnet_context *ctx, qnet__fft_plan *plan, int inverse, const qnet_real *x,
-                         qnet_real *spectrum, qnet_real *y, qnet__fft_change change, void *arg)
+static void qnet__fft_planes(qnet_context *ctx, qnet__fft_plan *plan)
+{
+    qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
+}
+
+static void qnet__fft_along_z(qnet_context *ctx, qnet__fft_plan *plan)
 {
     const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, lines = plan->size[1] * plan->width;
-    plan->inverse = inverse;
-    plan->x = x, plan->spectrum = spectrum, plan->y = y;
-    plan->change = change, plan->arg = arg;
-    if (!inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
     qnet__parallel(ctx, (lines - 1) / most + 1, qnet__fft_z_task, plan);
-    plan->inverse = inverse || change != NULL;
-    if (plan->inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
+}
+
+/* Transforms by a plan: spectrum in place or, with a plan of real transforms, from x or, if it is
+   not NULL, a pass's rows forward, and to y inverse. */
+static void qnet__fft_by(qnet_context *ctx, qnet__fft_plan *plan, int inverse, const qnet_real *x,
+                         const qnet__fft_pass *load, qnet_real *spectrum, qnet_real *y)
+{
+    plan->inverse = inverse, plan->forward = !inverse;
+    plan->x = x, plan->spectrum = spectrum, plan->y = y;
+    plan->load = load, plan->store = NULL, plan->filter = NULL;
+    if (!inverse) qnet__fft_planes(ctx, plan);
+    qnet__fft_along_z(ctx, plan);
+    if (inverse) qnet__fft_planes(ctx, plan);
 }
 
 /* Whether the real transforms of a context go to its hook. */
@@ -14589,7 +14702,7 @@ static qnet_status qnet__fft_real_by(qnet_context *ctx, qnet__fft_plan *plan, in
     const int nx = (int)plan->size[0], ny = (int)plan->size[1], nz = (int)plan->size[2];
     int failed;
     if (!qnet__fft_hooked(ctx)) {
-        qnet__fft_by(ctx, plan, inverse, x, spectrum, y, NULL, NULL);
+        qnet__fft_by(ctx, plan, inverse, x, NULL, spectrum, y);
         return QNET_OK;
     }
     failed = inverse ? hook->inverse(hook->user, nx, ny, nz, (float *)(void *)spectrum,
@@ -14602,17 +14715,77 @@ static qnet_status qnet__fft_real_by(qnet_context *ctx, qnet__fft_plan *plan, in
     return QNET_OK;
 }
 
-/* x to its spectrum, which is changed, and back to x. */
-static qnet_status qnet__fft_filter(qnet_context *ctx, qnet__fft_plan *plan, qnet_real *x,
-                                    qnet_real *spectrum, qnet__fft_change change, void *arg)
+/* Rows of plane z of an image that lies in memory, for a hook. */
+static void qnet__fft_image_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
+    const int wanted = z >= plan->first[2] && z < plan->end[2];
+    QNET__UNUSED(worker);
+    for (size_t y = 0; y < plan->size[1]; y++) {
+        qnet_real *row = plan->y + (z * plan->size[1] + y) * plan->size[0];
+        if (!wanted || y < plan->first[1] || y >= plan->end[1])
+            memset(row, 0, plan->size[0] * sizeof *row);
+        else if (plan->load != NULL) plan->load->load(plan->load->from, y, z, row);
+        else plan->store->store(plan->store->to, y, z, row);
+    }
+}
+
+/* The spectrum of a pass's rows. image[z][y][x]: for a hook. */
+static qnet_status qnet__fft_load(qnet_context *ctx, qnet__fft_plan *plan,
+                                  const qnet__fft_pass *pass, qnet_real *spectrum,
+                                  qnet_real *image)
 {
     if (!qnet__fft_hooked(ctx)) {
-        qnet__fft_by(ctx, plan, 0, x, spectrum, x, change, arg);
+        qnet__fft_by(ctx, plan, 0, NULL, pass, spectrum, NULL);
         return QNET_OK;
     }
-    QNET__TRY(qnet__fft_real_by(ctx, plan, 0, x, spectrum, NULL));
-    change(arg, 0, plan->width * plan->size[1] * plan->size[2]);
-    return qnet__fft_real_by(ctx, plan, 1, NULL, spectrum, x);
+    plan->load = pass, plan->y = image;
+    qnet__parallel(ctx, plan->size[2], qnet__fft_image_task, plan);
+    return qnet__fft_real_by(ctx, plan, 0, image, spectrum, NULL);
+}
+
+/* The filter of a pass alone, number by number: columns of one point each. */
+static void qnet__fft_filter_all(const qnet__fft_plan *plan, const qnet__fft_filter *filter,
+                                 qnet_real *spectrum)
+{
+    static const int place = 0;
+    qnet__fft_line point;
+    memset(&point, 0, sizeof point);
+    point.n = 1, point.place = &place;
+    qnet__fft_job job = {&point, QNET__FFT_COLUMNS, 0, NULL, NULL, 0, 0, 0, 1, plan->work, filter,
+                         0, 0};
+    for (; job.first < filter->numbers; job.first += job.lines) {
+        job.lines = qnet__min_size(filter->numbers - job.first, plan->isa->lanes);
+        job.in = job.out = spectrum + 2 * job.first;
+        plan->isa->fft(&job);
+    }
+}
+
+/* Filters one after the other: pass[count], the last one again until they are `total`. What one
+   stores the next one may load, as far as it is of the same plane. */
+static qnet_status qnet__fft_filters(qnet_context *ctx, qnet__fft_plan *plan,
+                                     const qnet__fft_pass *pass, size_t count, size_t total,
+                                     qnet_real *spectrum, qnet_real *image)
+{
+    plan->spectrum = spectrum;
+    for (size_t i = 0; i < total && qnet__fft_hooked(ctx); i++) {
+        const qnet__fft_pass *now = &pass[qnet__min_size(i, count - 1)];
+        QNET__TRY(qnet__fft_load(ctx, plan, now, spectrum, image));
+        qnet__fft_filter_all(plan, &now->filter, spectrum);
+        QNET__TRY(qnet__fft_real_by(ctx, plan, 1, NULL, spectrum, image));
+        plan->load = NULL, plan->store = now;
+        qnet__parallel(ctx, plan->size[2], qnet__fft_image_task, plan);
+    }
+    for (size_t i = 0; i <= total && !qnet__fft_hooked(ctx); i++) {
+        plan->store = i > 0 ? &pass[qnet__min_size(i, count) - 1] : NULL;
+        plan->load = i < total ? &pass[qnet__min_size(i, count - 1)] : NULL;
+        plan->inverse = i > 0, plan->forward = i < total;
+        qnet__fft_planes(ctx, plan);
+        if (i == total) break;
+        plan->filter = &plan->load->filter;
+        qnet__fft_along_z(ctx, plan);
+    }
+    return QNET_OK;
 }
 
 /* One transform with a plan of its own. what: names the function in sentences. */
@@ -14636,7 +14809,7 @@ static qnet_status qnet__fft_call(qnet_context *ctx, const char *what, int nx, i
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "a Fourier transform"));
     qnet__fft_plan_take(ctx, &arena, nx, ny, nz, real, &plan);
     if (real) status = qnet__fft_real_by(ctx, &plan, inverse, x, spectrum, y);
-    else qnet__fft_by(ctx, &plan, inverse, NULL, spectrum, NULL, NULL, NULL);
+    else qnet__fft_by(ctx, &plan, inverse, NULL, NULL, spectrum, NULL);
     qnet__free(ctx, arena.base, bytes);
     return status;
 }
@@ -15254,7 +15427,8 @@ QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config 
    threads, several best each by one. Relies on >>context >>nifti.
    ============================================================================================ */
 
-/* value: the bits of a float, not negative, which sort as the float does. end: 3 * voxel + axis. */
+/* value: in its lower 30 bits those of a float of 0 to 2, which sort as the float does, above them
+   1 + the k, -1 to 1, with which p(a) - p(b) is g(p(a) - p(b)). end: 3 * voxel + axis. */
 typedef struct qnet__edge { uint32_t value, end; } qnet__edge;
 
 /* A voxel's place in the forest of groups. k: by how many 2 pi it is shifted against its parent; of
@@ -15279,61 +15453,76 @@ static void qnet__unwrap_take(qnet__unwrapping *u, size_t inside, qnet__arena *a
     u->spare = (qnet__edge *)qnet__take(arena, inside, 3 * sizeof *u->edge);
 }
 
-/* g of a difference of two phases from one interval of 2 pi. */
-static float qnet__wrap_difference(float d)
+#define QNET__UNRELIABLE 16    /* voxels of a row at a time */
+#define QNET__EDGE_BITS 30     /* of the edge's value, a float below 2 */
+#define QNET__EDGES_AHEAD 12
+
+/* u of the voxels [z][y][x .. x + count), which all lie off the border along x, or are one. Of the
+   27 places around a voxel the 13 after the middle are listed; its opposite lies as far before the
+   voxel. A pair is left out where it is a voxel away along an axis at whose border the voxel is;
+   border, pair: bits of axes. */
+QNET__INLINE void qnet__unreliability(const qnet__unwrapping *u, size_t at, int border,
+                                      const size_t count)
 {
-    const float pi = (float)QNET__PI;
-    return d > pi ? d - 2 * pi : d < -pi ? d + 2 * pi : d;
+    const ptrdiff_t nx = u->n[0], ny = u->n[1];
+    const float pi = (float)QNET__PI, most = 4 * pi * pi;
+    float sum[QNET__UNRELIABLE], pairs = 0;
+    for (size_t k = 0; k < count; k++) sum[k] = 0;
+    for (int i = 14; i < 27; i++) {
+        const int dx = i % 3 - 1, dy = i / 3 % 3 - 1, dz = i / 9 - 1;
+        const int pair = (dx != 0) | (dy != 0) << 1 | (dz != 0) << 2;
+        if (pair & border) continue;
+        const float *p = u->phase + at, *after = p + ((dz * ny + dy) * nx + dx);
+        const float *before = p - ((dz * ny + dy) * nx + dx);
+        for (size_t k = 0; k < count; k++) { /* g as a difference of comparisons, for vectors */
+            const float a = before[k] - p[k], b = p[k] - after[k];
+            const float second = a - 2 * pi * (float)((a > pi) - (a < -pi)) -
+                                 (b - 2 * pi * (float)((b > pi) - (b < -pi)));
+            sum[k] += second * second;
+        }
+        pairs++;
+    }
+    for (size_t k = 0; k < count; k++) {
+        const float mean = pairs > 0 ? sum[k] / pairs : most; /* above it: wild phase at the rim */
+        if (u->mask[at + k] != 0) u->unwrapped[at + k] = (mean < most ? mean : most) / 64;
+    }
 }
 
-/* u of slice z. Of the 27 places around a voxel the 13 after the middle are listed, each with the
-   axes, as bits, along which it is a voxel away; its opposite lies as far before the voxel. */
 static void qnet__unreliability_task(void *arg, size_t z, size_t worker)
 {
     const qnet__unwrapping *u = (const qnet__unwrapping *)arg;
     const size_t nx = (size_t)u->n[0], ny = (size_t)u->n[1], nz = (size_t)u->n[2];
-    size_t offset[13], at = z * ny * nx;
-    int axes[13];
+    size_t at = z * ny * nx;
     QNET__UNUSED(worker);
-    for (int i = 0; i < 13; i++) {
-        const int dx = (i + 14) % 3 - 1, dy = (i + 14) / 3 % 3 - 1, dz = (i + 14) / 9 - 1;
-        offset[i] = (size_t)(((ptrdiff_t)dz * (ptrdiff_t)ny + dy) * (ptrdiff_t)nx + dx);
-        axes[i] = (dx != 0) | (dy != 0) << 1 | (dz != 0) << 2;
-    }
     for (size_t y = 0; y < ny; y++)
-        for (size_t x = 0; x < nx; x++, at++) {
-            const int at_border = (x == 0 || x == nx - 1) | (y == 0 || y == ny - 1) << 1 |
-                                  (z == 0 || z == nz - 1) << 2; /* axes */
-            const float *p = u->phase + at;
-            float sum = 0, pairs = 0;
-            if (u->mask[at] == 0) continue;
-            for (int i = 0; i < 13; i++) {
-                if (axes[i] & at_border) continue;
-                const float second = qnet__wrap_difference(*(p - offset[i]) - *p) -
-                                     qnet__wrap_difference(*p - p[offset[i]]);
-                sum += second * second;
-                pairs++;
-            }
-            u->unwrapped[at] = pairs > 0 ? sum / pairs : (float)(4 * QNET__PI * QNET__PI);
+        for (size_t x = 0, count; x < nx; x += count, at += count) {
+            const int border = (x == 0 || x == nx - 1) | (y == 0 || y == ny - 1) << 1 |
+                               (z == 0 || z == nz - 1) << 2;
+            size_t inside = 0;
+            count = x > 0 && x + QNET__UNRELIABLE < nx ? QNET__UNRELIABLE : 1;
+            for (size_t k = 0; k < count; k++) inside += u->mask[at + k] != 0;
+            if (inside == 0) continue;
+            if (count == 1) qnet__unreliability(u, at, border, 1);
+            else qnet__unreliability(u, at, border, QNET__UNRELIABLE);
         }
 }
 
-/* Sorts edge[count] by value, equal values in the order they had: radix sort by 3 digits of 11
+/* Sorts edge[count] by value, equal values in the order they had: radix sort by 3 digits of 10
    bits, the lowest first. Returns where they are then, edge or spare. */
 static qnet__edge *qnet__edges_sort(qnet__edge *edge, qnet__edge *spare, size_t count)
 {
-    for (int shift = 0; shift < 33; shift += 11) {
-        uint32_t place[2048], begin = 0;
+    for (int shift = 0; shift < QNET__EDGE_BITS; shift += 10) {
+        uint32_t place[1024], begin = 0;
         qnet__edge *from = edge;
         memset(place, 0, sizeof place);
-        for (size_t i = 0; i < count; i++) place[from[i].value >> shift & 2047]++;
-        for (int digit = 0; digit < 2048; digit++) {
+        for (size_t i = 0; i < count; i++) place[from[i].value >> shift & 1023]++;
+        for (int digit = 0; digit < 1024; digit++) {
             const uint32_t here = place[digit];
             place[digit] = begin;
             begin += here;
         }
         for (size_t i = 0; i < count; i++)
-            spare[place[from[i].value >> shift & 2047]++] = from[i];
+            spare[place[from[i].value >> shift & 1023]++] = from[i];
         edge = spare;
         spare = from;
     }
@@ -15363,6 +15552,7 @@ static void qnet__unwrap_join(const qnet__unwrapping *u)
 {
     const size_t step[3] = {1, (size_t)u->n[0], (size_t)u->n[0] * (size_t)u->n[1]};
     const size_t voxels = step[2] * (size_t)u->n[2];
+    const float pi = (float)QNET__PI;
     const qnet__edge *edge;
     size_t count = 0, at = 0;
     for (int z = 0; z < u->n[2]; z++)
@@ -15373,17 +15563,25 @@ static void qnet__unwrap_join(const qnet__unwrapping *u)
                 u->group[at].k = 1;
                 if (u->mask[at] == 0) continue;
                 for (uint32_t axis = 0; axis < 3; axis++) {
-                    if (!more[axis] || u->mask[at + step[axis]] == 0) continue;
-                    const float value = u->unwrapped[at] + u->unwrapped[at + step[axis]];
-                    memcpy(&u->edge[count].value, &value, sizeof value);
-                    u->edge[count++].end = 3 * (uint32_t)at + axis;
+                    const size_t b = at + step[axis];
+                    if (!more[axis] || u->mask[b] == 0) continue;
+                    const float value = u->unwrapped[at] + u->unwrapped[b];
+                    const float d = u->phase[at] - u->phase[b];
+                    qnet__edge *e = &u->edge[count++];
+                    memcpy(&e->value, &value, sizeof value);
+                    e->value |= (d > pi ? 2u : d < -pi ? 0u : 1u) << QNET__EDGE_BITS;
+                    e->end = 3 * (uint32_t)at + axis;
                 }
             }
     edge = qnet__edges_sort(u->edge, u->spare, count);
     for (size_t i = 0; i < count; i++) {
         const uint32_t a = edge[i].end / 3, b = a + (uint32_t)step[edge[i].end % 3];
-        const float d = u->phase[a] - u->phase[b], pi = (float)QNET__PI;
-        int32_t ka, kb, k = d > pi ? 1 : d < -pi ? -1 : 0; /* of b against a */
+        int32_t ka, kb, k = (int32_t)(edge[i].value >> QNET__EDGE_BITS) - 1; /* of b against a */
+        if (i + QNET__EDGES_AHEAD < count) { /* one after the other they are anywhere in memory */
+            const uint32_t end = edge[i + QNET__EDGES_AHEAD].end;
+            QNET__PREFETCH(&u->group[end / 3]);
+            QNET__PREFETCH(&u->group[end / 3 + step[end % 3]]);
+        }
         const uint32_t root_a = qnet__group_root(u->group, a, &ka);
         const uint32_t root_b = qnet__group_root(u->group, b, &kb);
         qnet__group *to = &u->group[root_a], *from = &u->group[root_b];
@@ -15510,12 +15708,15 @@ typedef struct qnet__kspace {
     qnet_context *ctx;
     const qnet_volume *grid;
     size_t n[3], size[3], width; /* x, y, z: voxels, padded; of a row of the spectrum */
+    size_t numbers;              /* of the spectrum, complex */
     qnet__fft_plan plan;
-    qnet_real *image;            /* [z][y][x], padded */
+    qnet_real *image;            /* [z][y][x], padded; NULL but for a hook */
     qnet_real *sphere, *dipole;  /* [z][y][width]: the transform of S, and D; may be one block */
     int knows_sphere, knows_dipole; /* once made, where they are two blocks */
+    double unit[3], square;      /* of the sphere: a voxel's sides, its radius squared */
     double fits;                 /* the part of the sphere in the mask above which it fits */
-    qnet_real *spectrum, *kept;  /* [z][y][width][2]; kept: of the inversion */
+    qnet_real *spectrum;         /* [z][y][width][2] */
+    qnet_real *kept;             /* [2][z][y][width]; of the inversion */
     void *block;
     size_t bytes;
 } qnet__kspace;
@@ -15526,12 +15727,13 @@ static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int kernels, 
     qnet__fft_plan_take(k->ctx, arena, (int)k->size[0], (int)k->size[1], (int)k->size[2], 1,
                         &k->plan);
     k->width = k->plan.width;
-    k->image = (qnet_real *)qnet__take(arena, rows * k->size[0], sizeof *k->image);
-    k->sphere = k->dipole = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->sphere);
-    if (kernels > 1)
-        k->dipole = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->dipole);
-    k->spectrum = (qnet_real *)qnet__take(arena, rows * k->width, 2 * sizeof *k->spectrum);
-    if (keeps) k->kept = (qnet_real *)qnet__take(arena, rows * k->width, 2 * sizeof *k->kept);
+    k->numbers = rows * k->width;
+    if (qnet__fft_hooked(k->ctx))
+        k->image = (qnet_real *)qnet__take(arena, rows * k->size[0], sizeof *k->image);
+    k->sphere = k->dipole = (qnet_real *)qnet__take(arena, k->numbers, sizeof *k->sphere);
+    if (kernels > 1) k->dipole = (qnet_real *)qnet__take(arena, k->numbers, sizeof *k->dipole);
+    k->spectrum = (qnet_real *)qnet__take(arena, k->numbers, 2 * sizeof *k->spectrum);
+    if (keeps) k->kept = (qnet_real *)qnet__take(arena, k->numbers, 2 * sizeof *k->kept);
 }
 
 /* The grid of a volume with at least pad[3] zeros behind its voxels; to be freed by kspace_close.
@@ -15562,75 +15764,83 @@ static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what, const 
 
 static void qnet__kspace_close(qnet__kspace *k) { qnet__free(k->ctx, k->block, k->bytes); }
 
+/* Filters are of the rows and planes alone that a mask has voxels in; NULL: of all. */
+static void qnet__kspace_bound(qnet__kspace *k, const float *mask)
+{
+    size_t *first = k->plan.first, *end = k->plan.end, at = 0;
+    for (int i = 1; i < 3; i++) {
+        first[i] = mask != NULL ? k->n[i] : 0;
+        end[i] = mask != NULL ? 0 : k->n[i];
+    }
+    if (mask == NULL) return;
+    for (size_t z = 0; z < k->n[2]; z++)
+        for (size_t y = 0; y < k->n[1]; y++) {
+            size_t x = 0;
+            while (x < k->n[0] && mask[at + x] == 0) x++;
+            at += k->n[0];
+            if (x == k->n[0]) continue;
+            first[1] = qnet__min_size(first[1], y), first[2] = qnet__min_size(first[2], z);
+            end[1] = qnet__max_size(end[1], y + 1), end[2] = z + 1;
+        }
+}
+
 /* ---- voxels ---------------------------------------------------------------------------------- */
 
-/* What is done at each voxel, with the padded image and with volumes. */
+/* What is done at each voxel of an image's row, on the way in and on the way out. */
 typedef enum qnet__voxels_step {
-    QNET__VOXELS_SET,  /* image = value inside the mask, 0 outside and in the padding */
-    QNET__VOXELS_CLIP, /* image stays where it is above `number` inside the mask, else 0 */
+    QNET__VOXELS_SET,  /* image = value above `number` inside the mask, 0 outside and behind it */
     QNET__VOXELS_GET,  /* out = image inside the mask, else 0 */
     QNET__VOXELS_FIT,  /* out = `number` where image, S * M, says that a sphere fits; or it stays */
     QNET__VOXELS_PEEL  /* out = value - image where mask is `number`; or it stays */
 } qnet__voxels_step;
 
-typedef struct qnet__voxels_job {
+typedef struct qnet__voxels {
     const qnet__kspace *k;
     qnet__voxels_step step;
     const float *value, *mask; /* [nz][ny][nx]; NULL: 1 everywhere */
     float *out;
     double number;
-} qnet__voxels_job;
+} qnet__voxels;
 
-/* Row of a volume that begins at voxel `first`; a loop per step, as this is done often. */
-static void qnet__voxels_row(const qnet__voxels_job *job, qnet_real *image, size_t first)
+static void qnet__voxels_row(void *arg, size_t y, size_t z, qnet_real *image)
 {
-    const float *value = job->value != NULL ? job->value + first : NULL;
-    const float *mask = job->mask != NULL ? job->mask + first : NULL;
-    float *out = job->out != NULL ? job->out + first : NULL;
-    const size_t n = job->k->n[0];
-    const qnet_real number = (qnet_real)job->number;
+    const qnet__voxels *v = (const qnet__voxels *)arg;
+    const size_t n = v->k->n[0], first = (z * v->k->n[1] + y) * n;
+    const float *value = v->value != NULL ? v->value + first : NULL;
+    const float *mask = v->mask != NULL ? v->mask + first : NULL;
+    float *out = v->out != NULL ? v->out + first : NULL;
+    const float number = (float)v->number;
     size_t x;
-    switch (job->step) {
+    switch (v->step) {
     case QNET__VOXELS_SET:
-        for (x = 0; x < n; x++) image[x] = value != NULL ? (qnet_real)value[x] : 1;
-        for (x = 0; x < n && mask != NULL; x++) image[x] = mask[x] != 0 ? image[x] : 0;
-        break;
-    case QNET__VOXELS_CLIP:
-        for (x = 0; x < n; x++) image[x] = mask[x] != 0 && image[x] > number ? image[x] : 0;
+        for (x = 0; x < n; x++)
+            image[x] = mask != NULL && mask[x] == 0 ? 0 : value == NULL ? 1
+                           : value[x] > number ? (qnet_real)value[x] : 0;
+        for (; x < v->k->size[0]; x++) image[x] = 0;
         break;
     case QNET__VOXELS_GET:
         for (x = 0; x < n; x++) out[x] = mask == NULL || mask[x] != 0 ? (float)image[x] : 0;
         break;
     case QNET__VOXELS_FIT:
         for (x = 0; x < n; x++)
-            if (mask[x] != 0 && (double)image[x] > job->k->fits) out[x] = (float)number;
+            if (mask[x] != 0 && (double)image[x] > v->k->fits) out[x] = number;
         break;
     case QNET__VOXELS_PEEL:
         for (x = 0; x < n; x++)
-            out[x] = mask[x] == (float)number ? (float)((qnet_real)value[x] - image[x]) : out[x];
+            out[x] = mask[x] == number ? (float)((qnet_real)value[x] - image[x]) : out[x];
         break;
     }
 }
 
-static void qnet__voxels_task(void *arg, size_t z, size_t worker)
+/* A filter from voxels to voxels. */
+static qnet__fft_pass qnet__voxels_pass(const qnet__kspace *k, qnet__voxels *from,
+                                        qnet__filter_step step, const qnet_real *kernel,
+                                        double threshold, qnet__voxels *to)
 {
-    const qnet__voxels_job *job = (const qnet__voxels_job *)arg;
-    const qnet__kspace *k = job->k;
-    const int pads = job->step == QNET__VOXELS_SET || job->step == QNET__VOXELS_CLIP;
-    QNET__UNUSED(worker);
-    for (size_t y = 0; y < k->size[1]; y++) {
-        qnet_real *image = k->image + (z * k->size[1] + y) * k->size[0];
-        const int inside = z < k->n[2] && y < k->n[1];
-        if (inside) qnet__voxels_row(job, image, (z * k->n[1] + y) * k->n[0]);
-        for (size_t x = inside ? k->n[0] : 0; pads && x < k->size[0]; x++) image[x] = 0;
-    }
-}
-
-static void qnet__voxels(qnet__kspace *k, qnet__voxels_step step, const float *value,
-                        const float *mask, float *out, double number)
-{
-    qnet__voxels_job job = {k, step, value, mask, out, number};
-    qnet__parallel(k->ctx, k->size[2], qnet__voxels_task, &job);
+    const qnet__fft_pass pass = {
+        qnet__voxels_row, from, {step, kernel, k->kept, k->numbers, (qnet_real)threshold},
+        qnet__voxels_row, to};
+    return pass;
 }
 
 /* ---- spectra --------------------------------------------------------------------------------- */
@@ -15668,65 +15878,6 @@ static void qnet__dipole_task(void *arg, size_t z, size_t worker)
     qnet_field_direction(k->grid, b);
     for (size_t y = 0; y < k->size[1]; y++)
         qnet__dipole_row(k, b, y, z, k->dipole + (z * k->size[1] + y) * k->width);
-}
-
-/* What becomes of a spectrum, between the image and the image. */
-typedef enum qnet__filter_step {
-    QNET__FILTER_CONVOLVE,   /* times the kernel */
-    QNET__FILTER_DECONVOLVE, /* divided by C = 1 - kernel where |C| >= threshold, else 0 */
-    QNET__FILTER_INVERT,     /* divided by D, or by sign(D) threshold where |D| is below; kept */
-    QNET__FILTER_MERGE       /* what was kept where |D| >= threshold */
-} qnet__filter_step;
-
-typedef struct qnet__filter_job {
-    const qnet__kspace *k;
-    qnet__filter_step step;
-    const qnet_real *kernel; /* of k: sphere or dipole */
-    double threshold;
-} qnet__filter_job;
-
-static void qnet__filter_change(void *arg, size_t first, size_t count)
-{
-    const qnet__filter_job *job = (const qnet__filter_job *)arg;
-    const qnet_real t = (qnet_real)job->threshold;
-    const qnet_real most = (qnet_real)(t > 0 ? 1 / job->threshold : 0);
-    const qnet_real *kernel = job->kernel + first;
-    qnet_real *x = job->k->spectrum + 2 * first;
-    qnet_real *kept = job->k->kept != NULL ? job->k->kept + 2 * first : NULL;
-    switch (job->step) {
-    case QNET__FILTER_CONVOLVE:
-        for (size_t i = 0; i < count; i++) x[2 * i] *= kernel[i], x[2 * i + 1] *= kernel[i];
-        break;
-    case QNET__FILTER_DECONVOLVE:
-        for (size_t i = 0; i < count; i++) {
-            const qnet_real c = 1 - kernel[i], factor = c >= t || c <= -t ? 1 / c : 0;
-            x[2 * i] *= factor, x[2 * i + 1] *= factor;
-        }
-        break;
-    case QNET__FILTER_INVERT:
-        for (size_t i = 0; i < count; i++) {
-            const qnet_real d = kernel[i], sign = d > 0 ? most : d < 0 ? -most : 0;
-            const qnet_real factor = d > t || d < -t ? 1 / d : sign;
-            kept[2 * i] = x[2 * i] *= factor;
-            kept[2 * i + 1] = x[2 * i + 1] *= factor;
-        }
-        break;
-    case QNET__FILTER_MERGE:
-        for (size_t i = 0; i < count; i++) {
-            const int large = kernel[i] >= t || kernel[i] <= -t;
-            x[2 * i] = large ? kept[2 * i] : x[2 * i];
-            x[2 * i + 1] = large ? kept[2 * i + 1] : x[2 * i + 1];
-        }
-        break;
-    }
-}
-
-/* The image to its spectrum, which a step changes, and back. */
-static qnet_status qnet__filter(qnet__kspace *k, qnet__filter_step step, const qnet_real *kernel,
-                                double threshold)
-{
-    qnet__filter_job job = {k, step, kernel, threshold};
-    return qnet__fft_filter(k->ctx, &k->plan, k->image, k->spectrum, qnet__filter_change, &job);
 }
 
 /* ---- the configuration ----------------------------------------------------------------------- */
@@ -15793,15 +15944,19 @@ QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *sus
     pad[1] = (size_t)susceptibility->ny;
     pad[2] = (size_t)susceptibility->nz;
     QNET__TRY(qnet__kspace_open(ctx, what, susceptibility, pad, 1, 0, &k));
-    qnet__voxels(&k, QNET__VOXELS_SET, susceptibility->voxels, NULL, NULL, 0);
-    qnet__parallel(ctx, k.size[2], qnet__dipole_task, &k);
-    status = qnet__filter(&k, QNET__FILTER_CONVOLVE, k.dipole, 0);
-    if (status == QNET_OK) status = qnet__volume_like(ctx, susceptibility, &v);
+    status = qnet__volume_like(ctx, susceptibility, &v);
     if (status == QNET_OK) {
-        qnet__voxels(&k, QNET__VOXELS_GET, NULL, NULL, v->voxels, 0);
-        *field = v;
+        qnet__voxels from = {&k, QNET__VOXELS_SET, susceptibility->voxels, NULL, NULL, -INFINITY};
+        qnet__voxels to = {&k, QNET__VOXELS_GET, NULL, NULL, v->voxels, 0};
+        const qnet__fft_pass pass = qnet__voxels_pass(&k, &from, QNET__FILTER_CONVOLVE, k.dipole,
+                                                      0, &to);
+        qnet__kspace_bound(&k, NULL);
+        qnet__parallel(ctx, k.size[2], qnet__dipole_task, &k);
+        status = qnet__fft_filters(ctx, &k.plan, &pass, 1, 1, k.spectrum, k.image);
     }
     qnet__kspace_close(&k);
+    if (status != QNET_OK) qnet_volume_destroy(v);
+    else *field = v;
     return status;
 }
 
@@ -15830,35 +15985,36 @@ static qnet_status qnet__sphere_reach(qnet_context *ctx, const qnet_susceptibili
     return QNET_OK;
 }
 
-/* k->sphere = the transform of a sphere of sum 1 around voxel (0, 0, 0): all voxels whose centres
-   lie within the radius. Spoils image and spectrum. */
+/* Row y of plane z of a sphere of ones around voxel (0, 0, 0), in a grid that repeats: all voxels
+   whose centres lie within the radius. */
+static void qnet__sphere_row(void *arg, size_t y, size_t z, qnet_real *row)
+{
+    const qnet__kspace *k = (const qnet__kspace *)arg;
+    const double dy = (double)qnet__min_size(y, k->size[1] - y) * k->unit[1];
+    const double dz = (double)qnet__min_size(z, k->size[2] - z) * k->unit[2];
+    for (size_t x = 0; x < k->size[0]; x++) {
+        const double dx = (double)qnet__min_size(x, k->size[0] - x) * k->unit[0];
+        row[x] = dx * dx + dy * dy + dz * dz <= k->square;
+    }
+}
+
+/* k->sphere = the transform of a sphere of sum 1. Spoils the spectrum. */
 static qnet_status qnet__sphere_kernel(qnet__kspace *k, const qnet_susceptibility_config *config,
                                        double radius)
 {
-    const double square = radius * radius * QNET__SPHERE_ROUNDING;
-    double unit[3];
-    size_t reach[3], count = 0;
-    QNET__TRY(qnet__sphere_reach(k->ctx, config, k->grid, radius, unit, reach));
-    qnet__zero(k->ctx, k->image, k->size[0] * k->size[1] * k->size[2] * sizeof *k->image);
-    for (int set = 0; set < 2; set++) /* counts, then sets */
-        for (size_t l = 0; l <= 2 * reach[2]; l++)
-            for (size_t j = 0; j <= 2 * reach[1]; j++)
-                for (size_t i = 0; i <= 2 * reach[0]; i++) {
-                    const double dx = ((double)i - (double)reach[0]) * unit[0];
-                    const double dy = ((double)j - (double)reach[1]) * unit[1];
-                    const double dz = ((double)l - (double)reach[2]) * unit[2];
-                    const size_t x = (i + k->size[0] - reach[0]) % k->size[0];
-                    const size_t y = (j + k->size[1] - reach[1]) % k->size[1];
-                    const size_t z = (l + k->size[2] - reach[2]) % k->size[2];
-                    if (dx * dx + dy * dy + dz * dz > square) continue;
-                    if (set) k->image[(z * k->size[1] + y) * k->size[0] + x] =
-                                 (qnet_real)(1 / (double)count);
-                    else count++;
-                }
-    k->fits = 1 - 0.5 / (double)count;
-    QNET__TRY(qnet__fft_real_by(k->ctx, &k->plan, 0, k->image, k->spectrum, NULL));
-    for (size_t i = 0; i < k->width * k->size[1] * k->size[2]; i++)
-        k->sphere[i] = k->spectrum[2 * i];
+    qnet__fft_pass pass;
+    qnet__fft_plan whole = k->plan; /* of the padded grid, not of a mask */
+    size_t reach[3];
+    memset(&pass, 0, sizeof pass);
+    pass.load = qnet__sphere_row, pass.from = k;
+    for (int i = 0; i < 3; i++) whole.first[i] = 0, whole.end[i] = k->size[i];
+    QNET__TRY(qnet__sphere_reach(k->ctx, config, k->grid, radius, k->unit, reach));
+    k->square = radius * radius * QNET__SPHERE_ROUNDING;
+    QNET__TRY(qnet__fft_load(k->ctx, &whole, &pass, k->spectrum, k->image));
+    const double voxels = rint((double)k->spectrum[0]); /* at frequency 0 is the sum of the ones */
+    k->fits = 1 - 0.5 / voxels;
+    for (size_t i = 0; i < k->numbers; i++)
+        k->sphere[i] = (qnet_real)((double)k->spectrum[2 * i] / voxels);
     return QNET_OK;
 }
 
@@ -15874,21 +16030,27 @@ static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config
                             ? fmax(fmax(side[0], side[1]), side[2]) : 1;
     const int fit = (int)(radius / step * QNET__SPHERE_ROUNDING);
     const int spheres = config->background == QNET_VSHARP ? qnet__max_int(fit, 1) : 1;
+    qnet__kspace_bound(k, mask);
     for (int i = 1; i <= spheres; i++) {
+        qnet__voxels whole = {k, QNET__VOXELS_SET, NULL, mask, NULL, 0};
+        qnet__voxels fits = {k, QNET__VOXELS_FIT, NULL, mask, eroded, (double)i};
+        qnet__voxels in = {k, QNET__VOXELS_SET, field, mask, NULL, -INFINITY};
+        qnet__voxels peel = {k, QNET__VOXELS_PEEL, field, eroded, local, (double)i};
+        qnet__voxels peeled = {k, QNET__VOXELS_SET, local, eroded, NULL, -INFINITY};
+        qnet__voxels get = {k, QNET__VOXELS_GET, NULL, eroded, local, 0};
+        qnet__fft_pass pass[3];
+        size_t count = 0;
         if (!k->knows_sphere || spheres > 1)
             QNET__TRY(qnet__sphere_kernel(k, config, radius - (spheres - i) * step));
-        if (!k->knows_sphere) {
-            qnet__voxels(k, QNET__VOXELS_SET, NULL, mask, NULL, 0);
-            QNET__TRY(qnet__filter(k, QNET__FILTER_CONVOLVE, k->sphere, 0));
-            qnet__voxels(k, QNET__VOXELS_FIT, NULL, mask, eroded, i);
-        }
-        qnet__voxels(k, QNET__VOXELS_SET, field, mask, NULL, 0);
-        QNET__TRY(qnet__filter(k, QNET__FILTER_CONVOLVE, k->sphere, 0));
-        qnet__voxels(k, QNET__VOXELS_PEEL, field, eroded, local, i);
+        if (!k->knows_sphere)
+            pass[count++] = qnet__voxels_pass(k, &whole, QNET__FILTER_CONVOLVE, k->sphere, 0,
+                                              &fits);
+        pass[count++] = qnet__voxels_pass(k, &in, QNET__FILTER_CONVOLVE, k->sphere, 0, &peel);
+        if (i == spheres)
+            pass[count++] = qnet__voxels_pass(k, &peeled, QNET__FILTER_DECONVOLVE, k->sphere,
+                                              config->sharp_threshold, &get);
+        QNET__TRY(qnet__fft_filters(k->ctx, &k->plan, pass, count, count, k->spectrum, k->image));
     }
-    qnet__voxels(k, QNET__VOXELS_SET, local, eroded, NULL, 0);
-    QNET__TRY(qnet__filter(k, QNET__FILTER_DECONVOLVE, k->sphere, config->sharp_threshold));
-    qnet__voxels(k, QNET__VOXELS_GET, NULL, eroded, local, 0);
     k->knows_sphere = k->sphere != k->dipole;
     return QNET_OK;
 }
@@ -15942,15 +16104,49 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
 
 /* ---- the inversion --------------------------------------------------------------------------- */
 
-/* Takes from chi[count] its mean over the mask, there. */
-static void qnet__mean_zero(float *chi, const float *mask, size_t count)
+#define QNET__MEAN_CHUNKS 64
+
+typedef struct qnet__mean_job {
+    float *chi;
+    const float *mask;                 /* [count] */
+    size_t count, inside[QNET__MEAN_CHUNKS];
+    double sum[QNET__MEAN_CHUNKS], mean;
+} qnet__mean_job;
+
+static void qnet__mean_task(void *arg, size_t chunk, size_t worker)
 {
+    qnet__mean_job *job = (qnet__mean_job *)arg;
+    const size_t size = (job->count - 1) / QNET__MEAN_CHUNKS + 1;
+    const size_t end = qnet__min_size((chunk + 1) * size, job->count);
     double sum = 0;
     size_t inside = 0;
-    for (size_t i = 0; i < count; i++)
-        if (mask[i] != 0) sum += (double)chi[i], inside++;
-    for (size_t i = 0; i < count; i++)
-        if (mask[i] != 0) chi[i] = (float)((double)chi[i] - sum / (double)inside);
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * size; i < end; i++)
+        if (job->mask[i] != 0) sum += (double)job->chi[i], inside++;
+    job->sum[chunk] = sum, job->inside[chunk] = inside;
+}
+
+static void qnet__shift_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__mean_job *job = (const qnet__mean_job *)arg;
+    const size_t size = (job->count - 1) / QNET__MEAN_CHUNKS + 1;
+    const size_t end = qnet__min_size((chunk + 1) * size, job->count);
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * size; i < end; i++)
+        if (job->mask[i] != 0) job->chi[i] = (float)((double)job->chi[i] - job->mean);
+}
+
+/* Takes from chi[count] its mean over the mask, there. */
+static void qnet__mean_zero(qnet_context *ctx, float *chi, const float *mask, size_t count)
+{
+    qnet__mean_job job;
+    double sum = 0;
+    size_t inside = 0;
+    job.chi = chi, job.mask = mask, job.count = count;
+    qnet__parallel(ctx, QNET__MEAN_CHUNKS, qnet__mean_task, &job);
+    for (int i = 0; i < QNET__MEAN_CHUNKS; i++) sum += job.sum[i], inside += job.inside[i];
+    job.mean = sum / (double)inside;
+    qnet__parallel(ctx, QNET__MEAN_CHUNKS, qnet__shift_task, &job);
 }
 
 /* chi by truncated division, whose spectrum is kept, then with parts of chi_m's. */
@@ -15959,14 +16155,15 @@ static qnet_status qnet__invert(qnet__kspace *k, const qnet_susceptibility_confi
 {
     if (!k->knows_dipole) qnet__parallel(k->ctx, k->size[2], qnet__dipole_task, k);
     k->knows_dipole = k->sphere != k->dipole;
-    qnet__voxels(k, QNET__VOXELS_SET, local, mask, NULL, 0);
-    QNET__TRY(qnet__filter(k, QNET__FILTER_INVERT, k->dipole, config->tkd_threshold));
-    for (int i = 0; i < config->iterations; i++) {
-        qnet__voxels(k, QNET__VOXELS_CLIP, NULL, mask, NULL, config->iteration_threshold);
-        QNET__TRY(qnet__filter(k, QNET__FILTER_MERGE, k->dipole, config->tkd_threshold));
-    }
-    qnet__voxels(k, QNET__VOXELS_GET, NULL, mask, chi, 0);
-    if (config->mean_zero) qnet__mean_zero(chi, mask, k->n[0] * k->n[1] * k->n[2]);
+    qnet__voxels in = {k, QNET__VOXELS_SET, local, mask, NULL, -INFINITY};
+    qnet__voxels out = {k, QNET__VOXELS_GET, NULL, mask, chi, 0};
+    qnet__voxels high = {k, QNET__VOXELS_SET, chi, mask, NULL, config->iteration_threshold};
+    const qnet__fft_pass pass[2] = {
+        qnet__voxels_pass(k, &in, QNET__FILTER_INVERT, k->dipole, config->tkd_threshold, &out),
+        qnet__voxels_pass(k, &high, QNET__FILTER_MERGE, k->dipole, config->tkd_threshold, &out)};
+    QNET__TRY(qnet__fft_filters(k->ctx, &k->plan, pass, 2, 1 + (size_t)config->iterations,
+                                k->spectrum, k->image));
+    if (config->mean_zero) qnet__mean_zero(k->ctx, chi, mask, k->n[0] * k->n[1] * k->n[2]);
     return QNET_OK;
 }
 
@@ -15991,8 +16188,10 @@ QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
     pad[2] = ((size_t)local->nz + 3) / 4;
     QNET__TRY(qnet__kspace_open(ctx, what, local, pad, 1, 1, &k));
     status = qnet__volume_like(ctx, local, &chi);
-    if (status == QNET_OK)
+    if (status == QNET_OK) {
+        qnet__kspace_bound(&k, mask->voxels);
         status = qnet__invert(&k, config, local->voxels, mask->voxels, chi->voxels);
+    }
     qnet__kspace_close(&k);
     if (status != QNET_OK) qnet_volume_destroy(chi);
     else *susceptibility = chi;
@@ -16800,14 +16999,14 @@ static qnet_status qnet__chain_unwrap(qnet__chain *c, int echoes)
 
 #define QNET__OFFSET_TERMS 10 /* 1, x, y, z, xx, xy, xz, yy, yz, zz, each axis over -1 .. 1 */
 
-static void qnet__offset_terms(const qnet_volume *v, int x, int y, int z,
-                               double term[QNET__OFFSET_TERMS])
+static void qnet__offset_terms(const qnet_volume *v, uint32_t i, double term[QNET__OFFSET_TERMS])
 {
+    const uint32_t nx = (uint32_t)v->nx, ny = (uint32_t)v->ny, x = i % nx, row = i / nx;
     const double at[4] = {1, 2.0 * x / qnet__max_int(v->nx - 1, 1) - 1,
-                          2.0 * y / qnet__max_int(v->ny - 1, 1) - 1,
-                          2.0 * z / qnet__max_int(v->nz - 1, 1) - 1};
-    for (int i = 0, k = 0; i < 4; i++)
-        for (int j = i; j < 4; j++) term[k++] = at[i] * at[j];
+                          2.0 * (row % ny) / qnet__max_int(v->ny - 1, 1) - 1,
+                          2.0 * (row / ny) / qnet__max_int(v->nz - 1, 1) - 1};
+    for (int j = 0, k = 0; j < 4; j++)
+        for (int l = j; l < 4; l++) term[k++] = at[j] * at[l];
 }
 
 /* Solves a x = b, a symmetric and positive definite, by Cholesky's a = l l^T; x takes b's place.
@@ -16843,47 +17042,146 @@ static void qnet__solve_offset(double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS],
 #define QNET__ALIGN_SHARE 0.05
 #define QNET__ALIGN_RMS 0.5
 
+/* What a task of QNET__FIT_CHUNK voxels of a component finds; the parts are added in their order. */
+typedef struct qnet__align_part {
+    double square;                                /* of the distances to the line less 2 pi n */
+    uint32_t turns[2 * QNET__TURNS + 1];          /* how many voxels are so many off */
+    double sum[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS], right[QNET__OFFSET_TERMS]; /* equations */
+} qnet__align_part;
+
 typedef struct qnet__aligning {
     qnet__chain *chain;
     double offset[QNET__OFFSET_TERMS]; /* of the polynomial p0 */
-    uint32_t *list;                    /* the voxels of a component */
-    int8_t *turns;                     /* of each of them, in the echo at hand */
+    uint32_t *list;                    /* [size]: the voxels of a component */
+    float *p0;                         /* [size]: p0 there */
+    int8_t *turns;                     /* [size]: of each of them, in the echo at hand */
     size_t size;
+    qnet__align_part *part;            /* [chunks] */
+    int echo, all, by;                 /* the echo at hand; all voxels move, by so many turns */
 } qnet__aligning;
 
-static void qnet__offset_terms_at(const qnet_volume *v, size_t i, double term[QNET__OFFSET_TERMS])
+static void qnet__aligning_take(qnet__aligning *a, size_t inside, qnet__arena *arena)
 {
-    const size_t nx = (size_t)v->nx, ny = (size_t)v->ny;
-    qnet__offset_terms(v, (int)(i % nx), (int)(i / nx % ny), (int)(i / nx / ny), term);
+    a->part = (qnet__align_part *)qnet__take(arena, (inside - 1) / QNET__FIT_CHUNK + 1,
+                                             sizeof *a->part);
+    a->list = (uint32_t *)qnet__take(arena, inside, sizeof *a->list);
+    a->p0 = (float *)qnet__take(arena, inside, sizeof *a->p0);
+    a->turns = (int8_t *)qnet__take(arena, inside, sizeof *a->turns);
 }
 
-/* How many whole turns voxel i of echo e is from the line, which echo 0 has at 0; not rounded. */
-static double qnet__turns_off(const qnet__aligning *a, int e, size_t i)
+/* Runs a task for each chunk of the component; returns how many these are. */
+static size_t qnet__align_by(qnet__aligning *a, qnet_task task)
 {
+    const size_t chunks = (a->size - 1) / QNET__FIT_CHUNK + 1;
+    qnet__parallel(a->chain->ctx, chunks, task, a);
+    return chunks;
+}
+
+/* The equations of the polynomial nearest to the offset that the first two echoes have. */
+static void qnet__fit_offset_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__aligning *a = (const qnet__aligning *)arg;
     const qnet__chain *c = a->chain;
-    const double phase = (double)c->phase[e]->voxels[i];
-    double term[QNET__OFFSET_TERMS], p0 = 0;
-    if (e == 0) return phase / (2 * QNET__PI);
-    qnet__offset_terms_at(c->made.mask, i, term);
-    for (int k = 0; k < QNET__OFFSET_TERMS; k++) p0 += a->offset[k] * term[k];
-    const double before = (double)c->phase[e - 1]->voxels[i];
-    return (phase - p0 - (before - p0) * c->time[e] / c->time[e - 1]) / (2 * QNET__PI);
+    const float *magnitude = c->first->echo[0].magnitude->voxels;
+    const double back = c->time[0] / (c->time[1] - c->time[0]);
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
+    qnet__align_part *part = &a->part[chunk];
+    double term[QNET__OFFSET_TERMS];
+    QNET__UNUSED(worker);
+    memset(part, 0, sizeof *part);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        const uint32_t at = a->list[i];
+        const double w = (double)magnitude[at] * (double)magnitude[at];
+        const double first = (double)c->phase[0]->voxels[at];
+        const double p0 = first - back * ((double)c->phase[1]->voxels[at] - first);
+        qnet__offset_terms(c->made.mask, at, term);
+        for (int j = 0; j < QNET__OFFSET_TERMS; j++) {
+            for (int k = 0; k <= j; k++) part->sum[j][k] += w * term[j] * term[k];
+            part->right[j] += w * term[j] * p0;
+        }
+    }
+}
+
+static void qnet__fit_offset(qnet__aligning *a)
+{
+    const size_t chunks = qnet__align_by(a, qnet__fit_offset_task);
+    double sum[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS];
+    memset(sum, 0, sizeof sum);
+    memset(a->offset, 0, sizeof a->offset);
+    for (size_t i = 0; i < chunks; i++)
+        for (int j = 0; j < QNET__OFFSET_TERMS; j++) {
+            for (int k = 0; k <= j; k++) sum[j][k] += a->part[i].sum[j][k];
+            a->offset[j] += a->part[i].right[j];
+        }
+    qnet__solve_offset(sum, a->offset);
+}
+
+static void qnet__p0_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__aligning *a = (const qnet__aligning *)arg;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
+    double term[QNET__OFFSET_TERMS];
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        double p0 = 0;
+        qnet__offset_terms(a->chain->made.mask, a->list[i], term);
+        for (int k = 0; k < QNET__OFFSET_TERMS; k++) p0 += a->offset[k] * term[k];
+        a->p0[i] = (float)p0;
+    }
+}
+
+/* How many whole turns each voxel of the echo at hand is from the line, which echo 0 has at 0. */
+static void qnet__turns_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__aligning *a = (const qnet__aligning *)arg;
+    const qnet__chain *c = a->chain;
+    const int e = a->echo;
+    const float *phase = c->phase[e]->voxels, *before = e > 0 ? c->phase[e - 1]->voxels : NULL;
+    const double ratio = e > 0 ? c->time[e] / c->time[e - 1] : 0, most = QNET__TURNS;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
+    qnet__align_part *part = &a->part[chunk];
+    double square = 0;
+    QNET__UNUSED(worker);
+    memset(part->turns, 0, sizeof part->turns);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        const uint32_t at = a->list[i];
+        const double p0 = (double)a->p0[i];
+        const double line = e > 0 ? p0 + ((double)before[at] - p0) * ratio : 0;
+        const double off = ((double)phase[at] - line) / (2 * QNET__PI);
+        const double near_by = off > most ? most : off < -most ? -most : off;
+        const int turns = (int)(near_by + (near_by < 0 ? -0.5 : 0.5)); /* to the nearest */
+        square += (off - turns) * (off - turns);
+        a->turns[i] = (int8_t)turns;
+        part->turns[turns + QNET__TURNS]++;
+    }
+    part->square = square;
+}
+
+static void qnet__move_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__aligning *a = (const qnet__aligning *)arg;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
+    float *phase = a->chain->phase[a->echo]->voxels;
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        float *p = &phase[a->list[i]];
+        *p = (float)((double)*p - 2 * QNET__PI * (a->all ? a->by : a->turns[i]));
+    }
 }
 
 /* Moves the component's phase of echo e by whole turns: each voxel by its own, or all by the
    median where `whole` is set or the line does not describe the phases. tell: to the log. */
-static void qnet__align_echo(const qnet__aligning *a, int e, int whole, int tell)
+static void qnet__align_echo(qnet__aligning *a, int e, int whole, int tell)
 {
-    size_t histogram[2 * QNET__TURNS + 1], below = 0;
-    float *phase = a->chain->phase[e]->voxels;
+    size_t histogram[2 * QNET__TURNS + 1], below = 0, chunks;
     double square = 0;
     int n = -QNET__TURNS;
+    a->echo = e;
+    chunks = qnet__align_by(a, qnet__turns_task);
     memset(histogram, 0, sizeof histogram);
-    for (size_t i = 0; i < a->size; i++) {
-        const double off = qnet__turns_off(a, e, a->list[i]), turns = rint(off);
-        square += (off - turns) * (off - turns);
-        a->turns[i] = (int8_t)fmax(-QNET__TURNS, fmin(turns, QNET__TURNS));
-        histogram[a->turns[i] + QNET__TURNS]++;
+    for (size_t i = 0; i < chunks; i++) {
+        square += a->part[i].square;
+        for (int k = 0; k <= 2 * QNET__TURNS; k++) histogram[k] += a->part[i].turns[k];
     }
     while ((below += histogram[n + QNET__TURNS]) * 2 < a->size) n++;
     const double share = 1 - (double)histogram[n + QNET__TURNS] / (double)a->size;
@@ -16894,34 +17192,8 @@ static void qnet__align_echo(const qnet__aligning *a, int e, int whole, int tell
                   "from a smooth offset: %.2g rad off, and %.1f %% of the voxels by multiples of "
                   "2 pi; they stay as unwrapped, but for one multiple",
                   a->chain->name[e], rms, 100 * share);
-    for (size_t i = 0; i < a->size; i++) {
-        const size_t at = a->list[i];
-        const int turns = stray || whole ? n : a->turns[i];
-        phase[at] = (float)((double)phase[at] - 2 * QNET__PI * turns);
-    }
-}
-
-/* The polynomial nearest to the offset that the first two echoes have in the component. */
-static void qnet__fit_offset(qnet__aligning *a)
-{
-    const qnet__chain *c = a->chain;
-    const float *magnitude = c->first->echo[0].magnitude->voxels;
-    const double back = c->time[0] / (c->time[1] - c->time[0]);
-    double sum[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS], term[QNET__OFFSET_TERMS];
-    memset(sum, 0, sizeof sum);
-    memset(a->offset, 0, sizeof a->offset);
-    for (size_t i = 0; i < a->size; i++) {
-        const size_t at = a->list[i];
-        const double w = (double)magnitude[at] * (double)magnitude[at];
-        const double first = (double)c->phase[0]->voxels[at];
-        const double p0 = first - back * ((double)c->phase[1]->voxels[at] - first);
-        qnet__offset_terms_at(c->made.mask, at, term);
-        for (int j = 0; j < QNET__OFFSET_TERMS; j++) {
-            for (int k = 0; k <= j; k++) sum[j][k] += w * term[j] * term[k];
-            a->offset[j] += w * term[j] * p0;
-        }
-    }
-    qnet__solve_offset(sum, a->offset);
+    a->all = stray || whole, a->by = n;
+    if (!a->all || n != 0) qnet__align_by(a, qnet__move_task);
 }
 
 /* *out: a copy of the voxels; with `binary` 1 where they are not 0. */
@@ -16934,40 +17206,64 @@ static qnet_status qnet__copy_volume(qnet_context *ctx, const qnet_volume *v, in
     return QNET_OK;
 }
 
+/* The components of left, a mask of 1, become 2, and the largest of several 3; returns its value. */
+static float qnet__largest_component(qnet_volume *left, uint32_t *queue)
+{
+    size_t start = 0, most = 0, components = 0;
+    for (size_t i = 0; i < qnet__voxel_count(left->nx, left->ny, left->nz); i++) {
+        const size_t size = left->voxels[i] == 1 ? qnet__flood(left, 6, i, 1, 2, queue) : 0;
+        components += size > 0;
+        if (size > most) most = size, start = i;
+    }
+    if (components < 2) return 2;
+    qnet__flood(left, 6, start, 2, 3, queue);
+    return 3;
+}
+
 /* Makes the unwrapped phases of the first `echoes` consistent: of the largest component, which says
    the offset, then of the others. */
 static qnet_status qnet__chain_align(qnet__chain *c, int echoes)
 {
     const qnet_volume *mask = c->made.mask;
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
-    const size_t bytes = count * (sizeof(uint32_t) + sizeof(int8_t));
-    size_t start = 0, most = 0;
+    size_t inside = 0, bytes;
+    qnet__arena arena = {NULL, 0};
     qnet_volume *left = NULL;
     qnet__aligning a;
+    qnet_status status;
     memset(&a, 0, sizeof a);
     a.chain = c;
     QNET__TRY(qnet__check_growth(c, echoes));
+    for (size_t i = 0; i < count; i++) inside += mask->voxels[i] != 0;
     QNET__TRY(qnet__copy_volume(c->ctx, mask, 1, &left));
-    a.list = (uint32_t *)qnet__alloc(c->ctx, bytes);
-    if (a.list == NULL) {
+    qnet__aligning_take(&a, inside, &arena);
+    status = qnet__arena_alloc(c->ctx, &arena, &bytes, "a mask's components");
+    if (status != QNET_OK) {
         qnet_volume_destroy(left);
-        return qnet__no_memory(c->ctx, bytes, "a mask's components");
+        return status;
     }
-    a.turns = (int8_t *)(a.list + count);
+    qnet__aligning_take(&a, inside, &arena);
+    const float largest = qnet__largest_component(left, a.list);
+    for (size_t i = 0; i < count; i++) { /* in the order of memory, as it is gone over often */
+        if (left->voxels[i] != largest) continue;
+        a.list[a.size++] = (uint32_t)i;
+        left->voxels[i] = 0;
+    }
+    memset(a.p0, 0, a.size * sizeof *a.p0);
+    qnet__align_echo(&a, 0, 1, 0);
+    qnet__align_echo(&a, 1, 1, 0);
+    qnet__fit_offset(&a);
+    qnet__align_by(&a, qnet__p0_task);
+    for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, 1);
     for (size_t i = 0; i < count; i++) {
-        const size_t size = left->voxels[i] == 1 ? qnet__flood(left, 6, i, 1, 2, a.list) : 0;
-        if (size > most) most = size, start = i;
-    }
-    for (size_t k = 0; k <= count; k++) { /* the largest first */
-        const size_t i = k == 0 ? start : k - 1;
         if (left->voxels[i] != 2) continue;
         a.size = qnet__flood(left, 6, i, 2, 0, a.list);
+        qnet__align_by(&a, qnet__p0_task);
         qnet__align_echo(&a, 0, 1, 0);
-        if (k == 0) qnet__align_echo(&a, 1, 1, 0), qnet__fit_offset(&a);
-        for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, k == 0);
+        for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, 0);
     }
     qnet_volume_destroy(left);
-    qnet__free(c->ctx, a.list, bytes);
+    qnet__free(c->ctx, arena.base, bytes);
     return QNET_OK;
 }
 
@@ -17046,7 +17342,7 @@ static qnet_status qnet__chain_paper(qnet__chain *c)
                                           &c->made.qsm));
     qnet__drop_phases(c, c->from, c->to);
     if (c->config->susceptibility.mean_zero)
-        qnet__mean_zero(c->made.qsm->voxels, known->voxels,
+        qnet__mean_zero(c->ctx, c->made.qsm->voxels, known->voxels,
                         qnet__voxel_count(known->nx, known->ny, known->nz));
     return QNET_OK;
 }
@@ -19340,7 +19636,7 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
 
      metadata      kind of run, kernels, seed, hashes of items and initial weights, every setting:
                    all that decides the bits, which a resume compares; epoch, finished
-     history       [epochs][3]          loss, learning rate and seconds of each epoch
+     history       [epochs][4]          loss, learning rate, seconds, validation of each epoch
      weights       [table->total]       the network's block, running statistics at its end
      adam.m, .v    [table->trainable]   Adam's moments
      swa.average   [table->trainable]   once the first weights have been averaged
@@ -19923,6 +20219,7 @@ QNET_API qnet_status qnet_training_epoch(qnet_training *run)
     record->loss = sum / (double)s->count;
     record->learning_rate = rate;
     record->seconds = qnet__seconds(run->ctx) - p.start;
+    record->validation = (double)NAN;
     s->broken = 0;
     return QNET_OK;
 }
@@ -21338,26 +21635,31 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
      x[slices][512]      its features by a pair's ResNetSWA
      P                   of HH, by the pair's Q-Net from x
      calibrated          1 / (1 + exp(-(a + b logit P))); a, b: >>experiment
-     distance            |W (mean_t x[t] - m)|, m[512] the mean of the study's scans, W[512][512],
-                         lower triangular, W' W the inverse of their covariance: Mahalanobis's
-                         distance, as in Lee et al. 2018 but for one class
+     distance            |L^-1 (mean_t x[t] - m)|, m[512] the mean of the study's scans, L L' their
+                         covariance (>>experiment): Mahalanobis's, as in Lee et al. 2018 but for
+                         one class
      measure[6]          of its maps, beside the study's
 
    Networks judge whatever they are shown, so a scan that is unlike those of the study is refused.
-   Relies on >>context >>weights >>tensor >>text >>resnet >>scan >>image >>cohort >>train.
+   Relies on >>context >>resnet >>scan >>weights >>image >>cohort >>train.
    ============================================================================================ */
 
 #define QNET__MOST_FOLDS 1000
-#define QNET__MEASURE_RATIO 1.5 /* above the study's highest, or below its lowest value */
-#define QNET__TRIANGLE ((size_t)QNET_FEATURES * (QNET_FEATURES + 1) / 2)
+/* Above the study's highest value, or below its lowest one: of values, of voxels. */
+#define QNET__RATIO 1.5
+#define QNET__RATIO_SIZE 1.25
+
+/* The arrays of a record, all F64: of the scans label, probability, distance and measures[6]; m and
+   the rows of L up to the diagonal. */
+enum { QNET__LABEL, QNET__PROBABILITY, QNET__DISTANCE, QNET__MEASURE, QNET__MEAN, QNET__FACTOR,
+       QNET__STUDY };
 
 struct qnet__predictor_state {
     qnet_predictor p;                    /* what the caller has */
     qnet_safetensors *record;            /* model.safetensors; of two files NULL */
     qnet_safetensors *pair[QNET__MOST_FOLDS + 1][2]; /* ResNetSWA, Q-Net: final, then by fold */
     void *memory; size_t bytes;          /* of what follows */
-    double *label, *probability, *distance, *measures; /* of the study's scans */
-    double *mean, *whitening;            /* m[512]; the rows of W up to the diagonal */
+    double *study[QNET__STUDY];
     double *by_fold, *by_slice, *by_slice_resnet;
     qnet_real *features;                 /* [max_slices][512] */
     float *voxels;                       /* [max_slices][height][width] */
@@ -21386,41 +21688,25 @@ static void qnet__measure(const qnet_cohort *cohort, const qnet_scan *scan, floa
                           double measure[QNET_MEASURES])
 {
     const size_t n = (size_t)scan->slices * (size_t)cohort->height * (size_t)cohort->width;
-    for (int c = 0; c < 2; c++) { /* QSM, R2* */
+    for (size_t c = 0; c < 2; c++) { /* QSM, R2* */
         size_t k = 0;
-        for (size_t i = 0; i < n; i++)
-            if (scan->pixels[3 * i + (size_t)c] != 0) work[k++] = fabsf(scan->pixels[3 * i + (size_t)c]);
+        for (size_t i = c; i < 3 * n; i += 3)
+            if (scan->pixels[i] != 0) work[k++] = fabsf(scan->pixels[i]);
         measure[2 * c] = (double)qnet__percentile(work, k, 99);
         if (c == 1) measure[1] = (double)qnet__percentile(work, k, 50);
     }
     memcpy(measure + QNET_MEASURE_X, scan->spacing, sizeof scan->spacing);
 }
 
-/* Features, averaged over the slices, and P by the networks at hand; per slice into the state. */
-static qnet_status qnet__judge(struct qnet__predictor_state *s, const qnet_cohort *cohort, int scan,
-                               double mean[QNET_FEATURES], double *probability)
+/* |L^-1 (x - m)|. factor: the rows of L up to the diagonal. */
+static double qnet__distance(const double *factor, const double *mean, const double *x)
 {
-    const int slices = cohort->scans[scan].slices;
-    QNET__TRY(qnet_embed(s->p.resnet, &s->p.augment, cohort, &scan, 1, s->features,
-                         s->by_slice_resnet));
-    QNET__TRY(qnet_scan_model_predict(s->p.qnet, s->features, &slices, 1, s->by_slice,
-                                      probability));
-    for (int f = 0; f < QNET_FEATURES; f++) {
-        mean[f] = 0;
-        for (int t = 0; t < slices; t++)
-            mean[f] += (double)s->features[t * QNET_FEATURES + f] / slices;
-    }
-    return QNET_OK;
-}
-
-/* |W (x - m)|. */
-static double qnet__distance(const double *whitening, const double *mean, const double *x)
-{
-    double sum = 0;
+    double y[QNET_FEATURES], sum = 0;
     for (int i = 0; i < QNET_FEATURES; i++) {
-        double y = 0;
-        for (int k = 0; k <= i; k++) y += *whitening++ * (x[k] - mean[k]);
-        sum += y * y;
+        y[i] = x[i] - mean[i];
+        for (int k = 0; k < i; k++) y[i] -= *factor++ * y[k];
+        y[i] /= *factor++;
+        sum += y[i] * y[i];
     }
     return sqrt(sum);
 }
@@ -21432,59 +21718,59 @@ static double qnet__logit(double p)
     return log(p / (1 - p));
 }
 
-/* The weights of pair k into the networks. */
-static qnet_status qnet__predictor_take(const struct qnet__predictor_state *s, int k)
+/* A scan by pair k: features, averaged over the slices, and P; by slice into the state. */
+static qnet_status qnet__judge(struct qnet__predictor_state *s, int k, const qnet_cohort *cohort,
+                               int scan, double mean[QNET_FEATURES], double *probability)
 {
     const qnet_predictor *p = &s->p;
+    const int slices = cohort->scans[scan].slices;
     QNET__TRY(qnet_weights_from_safetensors(p->ctx, s->pair[k][0], p->resnet->table,
                                             p->resnet->weights, 0, NULL));
-    return qnet_weights_from_safetensors(p->ctx, s->pair[k][1], p->qnet->table, p->qnet->weights, 0,
-                                         NULL);
+    QNET__TRY(qnet_weights_from_safetensors(p->ctx, s->pair[k][1], p->qnet->table, p->qnet->weights,
+                                            0, NULL));
+    QNET__TRY(qnet_embed(p->resnet, &p->augment, cohort, &scan, 1, s->features,
+                         s->by_slice_resnet));
+    QNET__TRY(qnet_scan_model_predict(p->qnet, s->features, &slices, 1, s->by_slice, probability));
+    for (int f = 0; f < QNET_FEATURES; f++) {
+        mean[f] = 0;
+        for (int t = 0; t < slices; t++)
+            mean[f] += (double)s->features[t * QNET_FEATURES + f] / slices;
+    }
+    return QNET_OK;
 }
 
-/* The files of pair k, and whether they belong together and, by the hashes in the record, to the
-   model. */
-static qnet_status qnet__predictor_pair(struct qnet__predictor_state *s, int k, const char *resnet,
-                                        const char *qnet)
+/* The arrays of a record; data NULL before there is memory. */
+static void qnet__study_arrays(const struct qnet__predictor_state *s,
+                               qnet_safetensor arrays[QNET__STUDY])
 {
-    qnet_context *ctx = s->p.ctx;
-    const char *hashes = s->record ? qnet_safetensors_metadata(s->record, "hashes") : NULL;
-    char hash[24];
-    int known = 1;
-    QNET__TRY(qnet_safetensors_load(ctx, resnet, &s->pair[k][0]));
-    QNET__TRY(qnet_safetensors_load(ctx, qnet, &s->pair[k][1]));
-    QNET__TRY(qnet_weights_check_pair(ctx, s->pair[k][0], s->pair[k][1], &known));
-    QNET__TRY(qnet__check_labels(ctx, s->pair[k][1], qnet));
-    if (!known)
-        qnet__log(ctx, QNET_LOG_WARNING, "%s: does not say on whose features it was trained: "
-                  "whether it belongs to %s cannot be checked", qnet, resnet);
-    if (!s->record) return QNET_OK;
-    snprintf(hash, sizeof hash, "%016llx",
-             (unsigned long long)qnet_safetensors_hash(s->pair[k][1]));
-    if (known && hashes && strlen(hashes) == 16 * ((size_t)s->p.folds + 1) &&
-        memcmp(hashes + 16 * k, hash, 16) == 0)
-        return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: is not of the training that this folder's "
-                      "model.safetensors records", qnet);
+    static const char *const names[QNET__STUDY] = {"label", "probability", "distance", "measures",
+                                                   "mean", "factor"};
+    const size_t n = (size_t)s->p.scans, p = n > 0 ? QNET_FEATURES : 0;
+    const size_t sizes[QNET__STUDY] = {n, n, n, n * QNET_MEASURES, p, p * (p + 1) / 2};
+    memset(arrays, 0, QNET__STUDY * sizeof *arrays);
+    for (int i = 0; i < QNET__STUDY; i++) {
+        strcpy(arrays[i].name, names[i]);
+        arrays[i].dtype = QNET_F64;
+        arrays[i].ndim = 1;
+        arrays[i].shape[0] = arrays[i].count = sizes[i];
+        arrays[i].data = s->study[i];
+    }
 }
 
-/* Networks of the size of the final ones, and memory for the study and the results of a scan. */
-static qnet_status qnet__predictor_plan(struct qnet__predictor_state *s)
+/* Networks, and memory for the study and the results of a scan. */
+static qnet_status qnet__predictor_plan(struct qnet__predictor_state *s, int hidden)
 {
     qnet_predictor *p = &s->p;
-    const qnet_safetensor *hidden = qnet_safetensors_find(s->pair[0][1], "lstm.weight_hh_l0");
-    const size_t n = (size_t)p->scans, steps = (size_t)p->input.max_slices;
+    const size_t steps = (size_t)p->input.max_slices;
     const size_t side = (size_t)qnet_input_prepared(&p->input);
+    qnet_safetensor arrays[QNET__STUDY];
     qnet__arena a = {NULL, 0};
     qnet_resnet_config resnet;
     qnet_scan_config scan;
+    qnet__study_arrays(s, arrays);
     for (int pass = 0; pass < 2; pass++) {
-        s->label = (double *)qnet__take(&a, n, sizeof(double));
-        s->probability = (double *)qnet__take(&a, n, sizeof(double));
-        s->distance = (double *)qnet__take(&a, n, sizeof(double));
-        s->measures = (double *)qnet__take(&a, n, QNET_MEASURES * sizeof(double));
-        s->mean = (double *)qnet__take(&a, n ? QNET_FEATURES : 0, sizeof(double));
-        s->whitening = (double *)qnet__take(&a, n ? QNET__TRIANGLE : 0, sizeof(double));
+        for (int i = 0; i < QNET__STUDY; i++)
+            s->study[i] = (double *)qnet__take(&a, arrays[i].count, sizeof(double));
         s->by_fold = (double *)qnet__take(&a, (size_t)p->folds, sizeof(double));
         s->by_slice = (double *)qnet__take(&a, steps, sizeof(double));
         s->by_slice_resnet = (double *)qnet__take(&a, steps, sizeof(double));
@@ -21493,17 +21779,16 @@ static qnet_status qnet__predictor_plan(struct qnet__predictor_state *s)
         if (pass == 0) QNET__TRY(qnet__arena_alloc(p->ctx, &a, &s->bytes, "a predictor"));
         s->memory = a.base;
     }
-    p->label = s->label;
-    p->probability = s->probability;
-    p->distance = s->distance;
-    p->measures = s->measures;
+    p->label = s->study[QNET__LABEL];
+    p->probability = s->study[QNET__PROBABILITY];
+    p->distance = s->study[QNET__DISTANCE];
+    p->measures = s->study[QNET__MEASURE];
     qnet_resnet_config_init(&resnet);
     resnet.height = resnet.width = p->input.size;
     resnet.batch = 16; /* slices at once, as many as keep the bits of training's networks */
     resnet.training = 0;
     qnet_scan_config_init(&scan);
-    if (hidden && hidden->ndim == 2 && hidden->shape[1] <= 4096) /* else loading tells what is wrong */
-        scan.hidden = (int)hidden->shape[1];
+    scan.hidden = hidden;
     scan.steps = p->input.max_slices;
     scan.batch = 1;
     scan.training = 0;
@@ -21511,76 +21796,94 @@ static qnet_status qnet__predictor_plan(struct qnet__predictor_state *s)
     return qnet_scan_model_create(p->ctx, &scan, &p->qnet);
 }
 
+static void qnet__predictor_clear(struct qnet__predictor_state *s)
+{
+    for (int k = 0; k <= s->p.folds; k++)
+        for (int i = 0; i < 2; i++) qnet_safetensors_destroy(s->pair[k][i]);
+    qnet_safetensors_destroy(s->record);
+    qnet_resnet_destroy(s->p.resnet);
+    qnet_scan_model_destroy(s->p.qnet);
+    qnet__free(s->p.ctx, s->memory, s->bytes);
+}
+
 QNET_API void qnet_predictor_destroy(qnet_predictor *p)
 {
     if (!p) return;
-    struct qnet__predictor_state *s = p->state;
-    for (int k = 0; k <= p->folds; k++)
-        for (int i = 0; i < 2; i++) qnet_safetensors_destroy(s->pair[k][i]);
-    qnet_safetensors_destroy(s->record);
-    qnet_resnet_destroy(p->resnet);
-    qnet_scan_model_destroy(p->qnet);
-    qnet__free(p->ctx, s->memory, s->bytes);
-    qnet__free(p->ctx, s, sizeof *s);
+    qnet__predictor_clear(p->state);
+    qnet__free(p->ctx, p->state, sizeof *p->state);
 }
 
-/* The record of a model's folder: its numbers, then, once there is memory, the arrays. */
-static qnet_status qnet__predictor_record(struct qnet__predictor_state *s, const char *path)
+/* The files of pair k, and whether they belong together and, by the hashes in the record, to the
+   model. */
+static qnet_status qnet__predictor_pair(struct qnet__predictor_state *s, int k,
+                                        const char *const path[2])
 {
-    const size_t n = (size_t)s->p.scans;
-    const qnet_safetensor arrays[6] = {
-        {"label", QNET_F64, 1, {n}, n, 0, s->label},
-        {"probability", QNET_F64, 1, {n}, n, 0, s->probability},
-        {"distance", QNET_F64, 1, {n}, n, 0, s->distance},
-        {"measures", QNET_F64, 1, {n * QNET_MEASURES}, n * QNET_MEASURES, 0, s->measures},
-        {"mean", QNET_F64, 1, {QNET_FEATURES}, QNET_FEATURES, 0, s->mean},
-        {"whitening", QNET_F64, 1, {QNET__TRIANGLE}, QNET__TRIANGLE, 0, s->whitening}};
-    return qnet__record_read(s->p.ctx, s->record, path, arrays, 6);
+    qnet_context *ctx = s->p.ctx;
+    const char *hashes = s->record ? qnet_safetensors_metadata(s->record, "hashes") : NULL;
+    char hash[24];
+    int known = 1;
+    for (int i = 0; i < 2; i++) QNET__TRY(qnet_safetensors_load(ctx, path[i], &s->pair[k][i]));
+    QNET__TRY(qnet_weights_check_pair(ctx, s->pair[k][0], s->pair[k][1], &known));
+    QNET__TRY(qnet__check_labels(ctx, s->pair[k][1], path[1]));
+    if (!known)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: does not say whose features it was trained on: "
+                  "whether it belongs to %s cannot be checked", path[1], path[0]);
+    snprintf(hash, sizeof hash, "%016llx",
+             (unsigned long long)qnet_safetensors_hash(s->pair[k][1]));
+    if (!s->record || (known && hashes && strlen(hashes) == 16 * ((size_t)s->p.folds + 1) &&
+                       memcmp(hashes + 16 * k, hash, 16) == 0))
+        return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: is not of the training that this folder's "
+                      "model.safetensors records", path[1]);
 }
 
-/* A folder (files NULL), or two files. */
+/* A folder, or (NULL) two files. */
 static qnet_status qnet__predictor_open(struct qnet__predictor_state *s, const char *folder,
-                                        const char *const *files)
+                                        const char *const files[2])
 {
     qnet_predictor *p = &s->p;
-    char path[2][1024];
+    char path[2][1024], record[1024];
+    const char *const in_folder[2] = {path[0], path[1]};
+    qnet_safetensor arrays[QNET__STUDY];
     if (folder) {
         const char *model;
-        snprintf(path[0], sizeof path[0], "%s/model.safetensors", folder);
-        QNET__TRY(qnet_safetensors_load(p->ctx, path[0], &s->record));
+        snprintf(record, sizeof record, "%s/model.safetensors", folder);
+        QNET__TRY(qnet_safetensors_load(p->ctx, record, &s->record));
         model = qnet_safetensors_metadata(s->record, "model");
         if (!model || strcmp(model, "final") != 0)
-            return qnet__fail(p->ctx, QNET_ERROR_MISMATCH, "%s: metadata \"model\": expected final, "
-                              "found %.16s", path[0], model ? model : "nothing");
-        QNET__TRY(qnet__settings_read(p->ctx, s->record, path[0], qnet__record_settings, p));
-        QNET__TRY(qnet__preparation_read(p->ctx, s->record, path[0], &p->input, &p->augment));
-        p->record = s->record;
+            return qnet__fail(p->ctx, QNET_ERROR_MISMATCH, "%s: metadata \"model\": expected "
+                              "final, found %.16s", record, model ? model : "nothing");
+        QNET__TRY(qnet__settings_read(p->ctx, s->record, record, qnet__record_settings, p));
+    } else {
+        QNET__TRY(qnet__predictor_pair(s, 0, files));
     }
-    for (int k = 0; k <= p->folds; k++) {
+    p->record = folder ? s->record : s->pair[0][1];
+    QNET__TRY(qnet__preparation_read(p->ctx, p->record, folder ? record : files[1], &p->input,
+                                     &p->augment));
+    for (int k = 0; k <= p->folds && folder; k++) {
         char fold[24] = "";
         if (k > 0) snprintf(fold, sizeof fold, "fold%02d-", k);
-        for (int i = 0; i < 2; i++)
-            snprintf(path[i], sizeof path[i], "%s%s%s%s%s", folder ? folder : files[i],
-                     folder ? "/" : "", folder ? fold : "",
-                     !folder ? "" : i == 0 ? "resnetswa" : "qnet", folder ? ".safetensors" : "");
-        QNET__TRY(qnet__predictor_pair(s, k, path[0], path[1]));
+        snprintf(path[0], sizeof path[0], "%s/%sresnetswa.safetensors", folder, fold);
+        snprintf(path[1], sizeof path[1], "%s/%sqnet.safetensors", folder, fold);
+        QNET__TRY(qnet__predictor_pair(s, k, in_folder));
     }
-    if (!folder) {
-        p->record = s->pair[0][1];
-        QNET__TRY(qnet__preparation_read(p->ctx, p->record, files[1], &p->input, &p->augment));
-    }
-    QNET__TRY(qnet__predictor_plan(s));
-    if (folder) {
-        snprintf(path[0], sizeof path[0], "%s/model.safetensors", folder);
-        QNET__TRY(qnet__predictor_record(s, path[0]));
-    }
-    for (int k = p->folds; k >= 0; k--) QNET__TRY(qnet__predictor_take(s, k));
-    return QNET_OK;
+    const qnet_safetensor *u = qnet_safetensors_find(s->pair[0][1], "lstm.weight_hh_l0");
+    if (!u || u->ndim != 2 || u->shape[1] < 1 || u->shape[1] > 4096)
+        return qnet__fail(p->ctx, QNET_ERROR_MISMATCH, "%s: there is no lstm.weight_hh_l0 of a "
+                          "Q-Net in it", qnet__safetensors_name(s->pair[0][1]));
+    QNET__TRY(qnet__predictor_plan(s, (int)u->shape[1]));
+    if (!folder) return QNET_OK;
+    qnet__study_arrays(s, arrays);
+    return qnet__record_read(p->ctx, s->record, record, arrays, QNET__STUDY);
 }
 
 static qnet_status qnet__predictor_new(qnet_context *ctx, const char *folder,
-                                       const char *const *files, qnet_predictor **out)
+                                       const char *const files[2], qnet_predictor **out)
 {
+    for (int i = 0; i < (folder ? 1 : 2); i++)
+        if (strlen(folder ? folder : files[i]) > 960)
+            return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.60s...: the path is too long",
+                              folder ? folder : files[i]);
     struct qnet__predictor_state *s = (struct qnet__predictor_state *)qnet__alloc(ctx, sizeof *s);
     if (!s) return qnet__no_memory(ctx, sizeof *s, "a predictor");
     memset(s, 0, sizeof *s);
@@ -21595,10 +21898,7 @@ static qnet_status qnet__predictor_new(qnet_context *ctx, const char *folder,
 QNET_API qnet_status qnet_predictor_open(qnet_context *ctx, const char *folder,
                                          qnet_predictor **out)
 {
-    if (!ctx) return QNET_ERROR_ARGUMENT;
-    QNET__NEEDS(ctx, folder && out);
-    if (strlen(folder) > 960)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.60s...: the path is too long", folder);
+    QNET__NEEDS(ctx, ctx && folder && out);
     return qnet__predictor_new(ctx, folder, NULL, out);
 }
 
@@ -21606,35 +21906,31 @@ QNET_API qnet_status qnet_predictor_open_pair(qnet_context *ctx, const char *res
                                               const char *qnet, qnet_predictor **out)
 {
     const char *const files[2] = {resnetswa, qnet};
-    if (!ctx) return QNET_ERROR_ARGUMENT;
-    QNET__NEEDS(ctx, resnetswa && qnet && out);
-    if (strlen(resnetswa) > 960 || strlen(qnet) > 960)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.60s...: the path is too long", resnetswa);
+    QNET__NEEDS(ctx, ctx && resnetswa && qnet && out);
     return qnet__predictor_new(ctx, NULL, files, out);
 }
 
 /* How the scan lies to the study's: measures, distance. x: its mean features by the final network.
-   NaN, as of a measure that is not a number, counts as unlike. */
-static void qnet__predictor_compare(struct qnet__predictor_state *s, const double *x,
+   NaN counts as unlike. */
+static void qnet__predictor_compare(const struct qnet__predictor_state *s, const double *x,
                                     qnet_prediction *r)
 {
     const qnet_predictor *p = &s->p;
     int farther = 0;
     r->distance = r->farther = (double)NAN;
     if (p->scans == 0) return;
-    r->distance = qnet__distance(s->whitening, s->mean, x);
+    r->distance = qnet__distance(s->study[QNET__FACTOR], s->study[QNET__MEAN], x);
     for (int i = 0; i < p->scans; i++) farther += p->distance[i] > r->distance;
     r->farther = (double)farther / p->scans;
     if (!(r->distance <= p->limit)) r->unlike |= 1 << QNET_MEASURES;
     for (int m = 0; m < QNET_MEASURES; m++) {
+        const double ratio = m < QNET_MEASURE_X ? QNET__RATIO : QNET__RATIO_SIZE;
         double low = DBL_MAX, high = 0;
         for (int i = 0; i < p->scans; i++) {
             low = fmin(low, p->measures[i * QNET_MEASURES + m]);
             high = fmax(high, p->measures[i * QNET_MEASURES + m]);
         }
-        if (!(r->measure[m] >= low / QNET__MEASURE_RATIO &&
-              r->measure[m] <= high * QNET__MEASURE_RATIO))
-            r->unlike |= 1 << m;
+        if (!(r->measure[m] >= low / ratio && r->measure[m] <= high * ratio)) r->unlike |= 1 << m;
     }
 }
 
@@ -21645,34 +21941,33 @@ QNET_API qnet_status qnet_predictor_run(qnet_predictor *p, const qnet_cohort *co
     QNET__NEEDS(p ? p->ctx : NULL, p && cohort && out);
     struct qnet__predictor_state *s = p->state;
     const qnet_input_config *in = &p->input, *is = &cohort->config;
-    double x[QNET_FEATURES];
+    double x[QNET_FEATURES], hidden = 0;
     qnet_prediction r;
     memset(&r, 0, sizeof r);
     if (scan < 0 || scan >= cohort->scans_count)
         return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "predictor: scan %d of a cohort of %d", scan,
                           cohort->scans_count);
     if (is->input != in->input || is->size != in->size || is->box_mm != in->box_mm ||
-        is->margin != in->margin || is->max_slices != in->max_slices)
+        is->margin != in->margin || is->max_slices != in->max_slices ||
+        memcmp(is->use_channel, in->use_channel, sizeof in->use_channel) != 0)
         return qnet__fail(p->ctx, QNET_ERROR_MISMATCH, "predictor: the cohort was prepared by "
                           "another configuration; make it with predictor->input");
     const qnet_scan *of = &cohort->scans[scan];
-    for (int k = p->folds; k >= 0; k--) {
-        QNET__TRY(qnet__predictor_take(s, k));
-        QNET__TRY(qnet__judge(s, cohort, scan, x, k > 0 ? &s->by_fold[k - 1] : &r.probability));
-    }
+    for (int k = p->folds; k >= 0; k--)
+        QNET__TRY(qnet__judge(s, k, cohort, scan, x, k ? &s->by_fold[k - 1] : &r.probability));
     qnet__measure(cohort, of, s->voxels, r.measure);
     qnet__predictor_compare(s, x, &r);
     r.seen = qnet_weights_have_seen(s->pair[0][1], of->source_hash);
     r.refused = (r.seen || r.unlike) && !p->anyway;
     r.slices = of->slices;
-    for (int t = 0; t < r.slices && r.refused; t++)
-        s->by_slice[t] = s->by_slice_resnet[t] = (double)NAN;
-    for (int k = 0; k < p->folds && r.refused; k++) s->by_fold[k] = (double)NAN;
-    if (r.refused) r.probability = (double)NAN;
     r.calibrated = p->calibrated
                        ? 1 / (1 + exp(-(p->intercept + p->slope * qnet__logit(r.probability))))
                        : (double)NAN;
-    if (r.refused) r.calibrated = (double)NAN; /* fmin and fmax lose NaN */
+    if (r.refused) hidden = (double)NAN;
+    r.probability += hidden;
+    r.calibrated += hidden;
+    for (int k = 0; k < p->folds; k++) s->by_fold[k] += hidden;
+    for (int t = 0; t < r.slices; t++) s->by_slice[t] += hidden, s->by_slice_resnet[t] += hidden;
     r.by_fold = s->by_fold;
     r.by_slice = s->by_slice;
     r.by_slice_resnet = s->by_slice_resnet;
@@ -21823,6 +22118,7 @@ static const qnet__setting qnet__experiment_settings[] = {
     QNET__SETTING(qnet_experiment_config, 'i', folds, 2, INT_MAX),
     QNET__SETTING(qnet_experiment_config, 'i', repeats, 1, QNET__MAX_REPEATS),
     QNET__SETTING(qnet_experiment_config, 'i', shuffle_labels, 0, 1),
+    QNET__SETTING(qnet_experiment_config, 'i', inner_validation, 0, 1),
     QNET__SETTINGS_END
 };
 
@@ -22061,13 +22357,14 @@ typedef struct qnet__job {
     int *subject, *fold_of;  /* a subject is the index of its first scan */
     int *image_at;           /* a scan's first image among all of the cohort */
     /* Of the fold, with room for all scans: */
-    int *train, *test;       /* scans of its two sides */
-    int *length, *label;     /* for stage 2 */
-    int train_count, test_count;
+    int *train, *test, *watch; /* scans of its two sides, and those of inner_validation */
+    int *length, *label;       /* for stage 2 */
+    int train_count, test_count, watch_count;
     qnet_real *features;     /* [scans][steps][512] */
     uint64_t embedding_hash; /* of its resnetswa file, once it is written */
     /* Its result: */
     double *image, *scan;    /* of HH: [QNET_MODELS][test scans][steps]; [test scans], Q-Net's */
+    double *watched;         /* of HH: [watch scans][steps + 1] */
     qnet_epoch *curve;       /* of all models, one after the other */
     qnet__columns columns;
     /* Progress, in epochs of stage 1: */
@@ -22076,6 +22373,7 @@ typedef struct qnet__job {
     double share_before, share; /* of the whole job: earlier inputs, this input */
     double epochs;           /* of this input, before the present stage-1 run */
     int run_first;           /* epoch at which that began; -1: not stage 1 */
+    int watching;            /* epochs done while scans are watched, otherwise 0 */
 } qnet__job;
 
 /* Epochs of stage 1 of a fold, where the runs with and without SWA share the first ones. */
@@ -22103,7 +22401,7 @@ static void qnet__input_plan(qnet__job *job, qnet__arena *a, size_t images, int 
     const size_t folds = qnet__min_size((size_t)c->folds, n), runs = 2 * repeats * folds;
     qnet__columns *t = &job->columns;
     int **const ints[] = {&job->subject, &job->fold_of, &job->image_at, &job->train, &job->test,
-                          &job->length, &job->label};
+                          &job->watch, &job->length, &job->label};
     if (first) {
         e->participants = (qnet_participant *)qnet__take(a, n, sizeof(qnet_participant));
         e->fold = (int *)qnet__take(a, n, sizeof(int));
@@ -22123,6 +22421,8 @@ static void qnet__input_plan(qnet__job *job, qnet__arena *a, size_t images, int 
     job->features = (qnet_real *)qnet__take(a, n * steps, QNET_FEATURES * sizeof(qnet_real));
     job->image = (double *)qnet__take(a, n * steps, QNET_MODELS * sizeof(double));
     job->scan = (double *)qnet__take(a, n, sizeof(double));
+    job->watched = (double *)qnet__take(a, c->inner_validation ? n * (steps + 1) : 0,
+                                        sizeof(double));
     t->label = (int *)qnet__take(a, images, sizeof(int));
     t->decision = (int *)qnet__take(a, images, sizeof(int));
     t->cluster = (int *)qnet__take(a, images, sizeof(int));
@@ -22174,8 +22474,10 @@ static int qnet__job_progress(void *user, const qnet_progress_info *info)
     double epochs = job->epochs;
     qnet_progress_info full = *info;
     if (!job->outer.report) return 0;
-    if (job->run_first >= 0) { /* without an epoch: the batch-norm pass behind the last one */
-        double done = (info->epoch > 0 ? info->epoch - 1 : c->stage1.epochs) - job->run_first;
+    if (job->run_first >= 0) { /* without an epoch: watched scans, or the last pass */
+        double done = (info->epoch > 0    ? info->epoch - 1
+                       : job->watching > 0 ? job->watching
+                                           : c->stage1.epochs) - job->run_first;
         if (info->epoch > 0 && info->steps > 0) done += (double)info->step / (double)info->steps;
         if (done > 0) epochs += done;
     }
@@ -22270,20 +22572,21 @@ static qnet_status qnet__job_save_weights(const qnet__job *job, int model,
 
 /* The file is in out/checkpoint/weights or, once it has been published, in out/weights. */
 static qnet_status qnet__experiment_weights_file(const qnet_experiment *e, int input, int repeat,
-                                                 int fold, int model, qnet_safetensors **file)
+                                                 int fold, int model, qnet_safetensors **out)
 {
     const char *name = qnet__file_names[model], *end = ".safetensors";
     char path[QNET__PATH], expected[24];
+    qnet_safetensors *file = NULL;
     qnet__fold_path(e, "checkpoint/weights", input, repeat, fold, name, end, path);
     if (qnet__path_kind(path) == 0)
         qnet__fold_path(e, "weights", input, repeat, fold, name, end, path);
-    QNET__TRY(qnet_safetensors_load(e->ctx, path, file));
+    QNET__TRY(qnet_safetensors_load(e->ctx, path, &file));
     snprintf(expected, sizeof expected, "%016llx", (unsigned long long)e->run[input]);
-    const char *run = qnet_safetensors_metadata(*file, "run");
-    if (run != NULL && strcmp(run, expected) == 0) return QNET_OK;
+    const char *run = qnet_safetensors_metadata(file, "run");
+    if (run != NULL && strcmp(run, expected) == 0) return *out = file, QNET_OK;
     (void)qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%s: weights of run %.16s, expected %s", path,
                      run ? run : "unknown", expected);
-    qnet_safetensors_destroy(*file);
+    qnet_safetensors_destroy(file);
     return QNET_ERROR_MISMATCH;
 }
 
@@ -22379,11 +22682,54 @@ static qnet_status qnet__fold_keep(const qnet__job *job, const qnet_training *ru
     return qnet__job_save_weights(job, model, run->state->table, run->state->weights);
 }
 
+/* The loss of HH's probability p, cut off where it would be without bounds. */
+static double qnet__watch_loss(int label, double p)
+{
+    return -log(fmax(label ? p : 1 - p, 1e-7));
+}
+
+/* The last epoch's validation: cross-entropy of the watched scans by the network as it is, as a
+   test would have it, by image and, of Q-Net (whose features are theirs), by scan. */
+static qnet_status qnet__job_watch(qnet__job *job, qnet_training *run)
+{
+    double *image = job->watched, *scan = image + (size_t)job->watch_count * (size_t)job->steps;
+    double images = 0, by_image = 0, by_scan = 0;
+    if (job->watch_count == 0) return QNET_OK;
+    job->watching = run->epoch;
+    const qnet_status status =
+        run->net ? qnet_embed(run->net, &job->e->config.stage1.augment, job->cohort, job->watch,
+                              job->watch_count, NULL, image)
+                 : qnet_scan_model_predict(run->model, job->features, job->length,
+                                           job->watch_count, image, scan);
+    job->watching = 0;
+    QNET__TRY(status);
+    for (int i = 0; i < job->watch_count; i++) {
+        const qnet_scan *s = &job->cohort->scans[job->watch[i]];
+        for (int t = 0; t < s->slices; t++, images++)
+            by_image += qnet__watch_loss((int)s->label, image[i * job->steps + t]);
+        if (run->model) by_scan += qnet__watch_loss((int)s->label, scan[i]) / job->watch_count;
+    }
+    run->history[run->epoch - 1].validation = by_image / images + by_scan;
+    return QNET_OK;
+}
+
+/* Epochs up to `end`, each watched and saved. */
+static qnet_status qnet__job_epochs(qnet__job *job, qnet_training *run, int end,
+                                    const char *checkpoint)
+{
+    while (run->epoch < end) {
+        QNET__TRY(qnet_training_epoch(run));
+        QNET__TRY(qnet__job_watch(job, run));
+        QNET__TRY(qnet_training_save(run, checkpoint));
+    }
+    return QNET_OK;
+}
+
 /* Trains to the end from wherever an earlier session was, saving after every epoch. branch (NULL:
    none): the checkpoint with which another run begins, of the end of epoch `start`. A resume at
    that very epoch writes it again, as the session before may have ended in between. Where a user
    removes a damaged checkpoint, or a branch, its run begins anew and comes to the same bits. */
-static qnet_status qnet__job_train(const qnet__job *job, qnet_training *run, const char *name,
+static qnet_status qnet__job_train(qnet__job *job, qnet_training *run, const char *name,
                                    const char *branch, int start)
 {
     char checkpoint[QNET__PATH], other[QNET__PATH];
@@ -22395,14 +22741,12 @@ static qnet_status qnet__job_train(const qnet__job *job, qnet_training *run, con
                               qnet_last_error(run->ctx));
         QNET__TRY(status);
     }
-    while (branch && run->epoch < start) {
-        QNET__TRY(qnet_training_epoch(run));
-        QNET__TRY(qnet_training_save(run, checkpoint));
-    }
+    if (branch) QNET__TRY(qnet__job_epochs(job, run, start, checkpoint));
     if (branch && start > 0 && run->epoch == start) {
         qnet__job_path(job, "checkpoint", branch, ".checkpoint", other);
         QNET__TRY(qnet_training_save(run, other));
     }
+    QNET__TRY(qnet__job_epochs(job, run, run->epochs, checkpoint));
     return qnet_training_run(run, checkpoint);
 }
 
@@ -22434,7 +22778,9 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
     QNET__TRY(qnet__fold_embed(job, net, job->train, job->train_count));
     QNET__TRY(qnet_stage2_create(job->e->ctx, &config, job->features, job->length, job->label,
                                  job->train_count, &run));
-    qnet_status status = qnet__job_train(job, run, "stage2", NULL, 0);
+    qnet_status status = QNET_OK;
+    if (job->watch_count > 0) status = qnet__fold_embed(job, net, job->watch, job->watch_count);
+    if (status == QNET_OK) status = qnet__job_train(job, run, "stage2", NULL, 0);
     if (status == QNET_OK && job->test_count > 0)
         status = qnet__fold_embed(job, net, job->test, job->test_count);
     if (status == QNET_OK && job->test_count > 0)
@@ -22896,252 +23242,201 @@ static qnet_status qnet__publish(const qnet_experiment *e)
 
 #define QNET__FEW_SCANS 10 /* of a class: too few to calibrate by */
 
-/* Of the scans of the cohort, [scans] each; doubles, as a record has them. */
 typedef struct qnet__study {
-    double *label, *probability, *distance, *measures; /* measures[scans][6] */
-    double *x;          /* [scans][512]: mean features by one network */
-    double *mean;       /* [512] */
-    double *covariance; /* [512][512], of which the lower half is used; then its Cholesky factor */
-    double *whitening;  /* W by rows, up to the diagonal */
-    float *work;        /* [max_slices][height][width] */
-    int *labels;        /* as the regression wants them */
-    qnet_predictor at;  /* calibration, limit, counts: what the record says */
-    qnet_buffer hashes; /* of the Q-Nets: final, then by fold; a place of 16 digits each */
+    struct qnet__predictor_state *s; /* what is found out, and the networks of one fold at a time */
+    double *x;          /* [scans][512]: mean features by these */
+    double *covariance; /* [512][512], of which the lower half is used */
+    int *label;         /* [scans] */
+    char *hashes;       /* of the Q-Nets, final, then by fold: 16 digits each */
 } qnet__study;
 
-/* Mean and covariance of rows x[k][512], k in list[n]. The covariance S is drawn towards mu I, mu =
-   tr S / p, by the share that is best where features are more than scans (Ledoit & Wolf: A
-   well-conditioned estimator for large-dimensional covariance matrices, J Multivariate Anal 2004):
-     share = min(b, d) / d,  d = |S - mu I|^2,  b = 1/n^2 sum_k |x_k x_k' - S|^2 (x less the mean)
-   Then the Cholesky factor takes its place. */
-static qnet_status qnet__study_fit(qnet_context *ctx, qnet__study *s, const int *list, int n)
+/* Mean and covariance of rows x[k][512], k in list[n], the latter as its Cholesky factor. It is
+   drawn from that of the scans, S, towards mu I, mu = tr S / p, by the share that is best where
+   features are more than scans (Ledoit & Wolf: A well-conditioned estimator for large-dimensional
+   covariance matrices. J Multivariate Anal 2004, sec. 3.2):
+     share = min(b, d) / d,  d = |S - mu I|^2,  b = 1/n^2 sum_k |x_k x_k' - S|^2, x less the mean */
+static qnet_status qnet__study_fit(qnet_context *ctx, const qnet__study *q, const int *list, int n)
 {
     enum { p = QNET_FEATURES };
-    double *const c = s->covariance, fourth = 0, square = 0, trace = 0;
-    for (int f = 0; f < p; f++) {
-        s->mean[f] = 0;
-        for (int k = 0; k < n; k++) s->mean[f] += s->x[list[k] * p + f] / n;
-    }
+    double *const c = q->covariance, *const mean = q->s->study[QNET__MEAN];
+    double *factor = q->s->study[QNET__FACTOR], fourth = 0, square = 0, trace = 0;
     memset(c, 0, (size_t)p * p * sizeof *c);
+    for (int f = 0; f < p; f++) {
+        mean[f] = 0;
+        for (int k = 0; k < n; k++) mean[f] += q->x[list[k] * p + f] / n;
+    }
     for (int k = 0; k < n; k++) {
-        const double *x = s->x + list[k] * p;
+        const double *x = q->x + list[k] * p;
         double norm = 0;
         for (int i = 0; i < p; i++) {
-            const double y = x[i] - s->mean[i];
-            for (int j = 0; j <= i; j++) c[i * p + j] += y * (x[j] - s->mean[j]) / n;
-            norm += y * y;
+            for (int j = 0; j <= i; j++)
+                c[i * p + j] += (x[i] - mean[i]) * (x[j] - mean[j]) / n;
+            norm += (x[i] - mean[i]) * (x[i] - mean[i]);
         }
         fourth += norm * norm;
     }
     for (int i = 0; i < p; i++) {
-        for (int j = 0; j < i; j++) square += 2 * c[i * p + j] * c[i * p + j];
-        square += c[i * p + i] * c[i * p + i];
+        for (int j = 0; j <= i; j++) square += (i == j ? 1 : 2) * c[i * p + j] * c[i * p + j];
         trace += c[i * p + i];
     }
     const double mu = trace / p, d = square - p * mu * mu, b = (fourth / n - square) / n;
     const double share = d > 0 ? fmin(fmax(b, 0), d) / d : 1;
-    for (int i = 0; i < p; i++) {
-        for (int j = 0; j <= i; j++) c[i * p + j] *= 1 - share;
-        c[i * p + i] += share * mu;
-    }
-    if (qnet__cholesky(c, p)) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_DATA, "final model: the features of the %d training scans "
-                      "do not vary enough to tell what is unlike them", n);
-}
-
-/* Rows of W = L^-1, up to the diagonal: W L = I, column by column. */
-static void qnet__study_whiten(qnet__study *s)
-{
-    double unit[QNET_FEATURES];
-    for (int j = 0; j < QNET_FEATURES; j++) {
-        memset(unit, 0, sizeof unit);
-        unit[j] = 1;
-        qnet__cholesky_solve(s->covariance, QNET_FEATURES, 0, unit);
-        for (int i = j; i < QNET_FEATURES; i++) s->whitening[i * (i + 1) / 2 + j] = unit[i];
-    }
-}
-
-/* The whole cohort by the pair of files path[2]: features; of the scans of `fold` (-1: none) also
-   their probabilities. A place for the hash is filled. */
-static qnet_status qnet__study_judge(const qnet__job *job, qnet__study *s, char *const path[2],
-                                     int fold)
-{
-    qnet_context *ctx = job->e->ctx;
-    qnet_predictor *p = NULL;
-    char hash[24];
-    QNET__TRY(qnet_predictor_open_pair(ctx, path[0], path[1], &p));
-    snprintf(hash, sizeof hash, "%016llx",
-             (unsigned long long)qnet_safetensors_hash(p->state->pair[0][1]));
-    memcpy(s->hashes.bytes + 16 * (fold + 1), hash, 16);
-    qnet_status status = QNET_OK;
-    for (int i = 0; i < job->cohort->scans_count && status == QNET_OK; i++) {
-        double probability;
-        status = qnet__judge(p->state, job->cohort, i, s->x + i * QNET_FEATURES, &probability);
-        if (job->fold_of[i] == fold) s->probability[i] = probability;
-    }
-    qnet_predictor_destroy(p);
-    return status;
-}
-
-/* One fold: probabilities and distances of its test scans. Its files must be of this run. */
-static qnet_status qnet__study_fold(qnet__job *job, qnet__study *s, int fold)
-{
-    static const qnet_model_kind models[2] = {QNET_MODEL_RESNET_SWA, QNET_MODEL_QNET};
-    qnet_context *ctx = job->e->ctx;
-    qnet_experiment folds = *job->e; /* whose out is the study's */
-    char resnet[QNET__PATH], qnet[QNET__PATH], *path[2] = {resnet, qnet};
-    double y[QNET_FEATURES];
-    strcpy(folds.out, job->study);
-    for (int i = 0; i < 2; i++) {
-        qnet_safetensors *file = NULL;
-        qnet_status status = qnet__experiment_weights_file(&folds, job->input, 0, fold,
-                                                           (int)models[i], &file);
-        qnet_safetensors_destroy(file);
-        if (status == QNET_ERROR_NOT_FOUND || status == QNET_ERROR_MISMATCH)
-            return qnet__fail(ctx, status, "%s; a final model takes ResNetSWA and Q-Net of every "
-                              "fold from there, of an experiment on these data with these settings "
-                              "that is done", qnet_last_error(ctx));
-        QNET__TRY(status);
-        qnet__fold_path(&folds, "weights", job->input, 0, fold, qnet__file_names[models[i]],
-                        ".safetensors", path[i]);
-    }
-    QNET__TRY(qnet__study_judge(job, s, path, fold));
-    job->train_count = 0;
-    for (int i = 0; i < job->cohort->scans_count; i++)
-        if (job->fold_of[i] != fold) job->train[job->train_count++] = i;
-    QNET__TRY(qnet__study_fit(ctx, s, job->train, job->train_count));
-    for (int i = 0; i < job->cohort->scans_count; i++) {
-        double sum = 0;
-        if (job->fold_of[i] != fold) continue;
-        for (int f = 0; f < QNET_FEATURES; f++) y[f] = s->x[i * QNET_FEATURES + f] - s->mean[f];
-        qnet__cholesky_solve(s->covariance, QNET_FEATURES, 0, y);
-        for (int f = 0; f < QNET_FEATURES; f++) sum += y[f] * y[f];
-        s->distance[i] = sqrt(sum);
-    }
+    for (int i = 0; i < p; i++)
+        for (int j = 0; j <= i; j++)
+            c[i * p + j] = (1 - share) * c[i * p + j] + (i == j ? share * mu : 0);
+    if (!qnet__cholesky(c, p))
+        return qnet__fail(ctx, QNET_ERROR_DATA, "final model: the features of the %d training "
+                          "scans do not vary enough to tell what is unlike them", n);
+    for (int i = 0; i < p; i++, factor += i) memcpy(factor, c + i * p, ((size_t)i + 1) * sizeof *c);
     return QNET_OK;
 }
 
-/* Calibration and limit, from what the folds have said. x is made use of. */
-static qnet_status qnet__study_summary(const qnet__job *job, qnet__study *s)
+/* The whole cohort by the networks of a fold of experiment e, those of this run: features, a fit to
+   the training scans and, of the test scans, probability and distance. The final networks' fold is
+   behind the others; it tests none. */
+static qnet_status qnet__study_fold(qnet__job *job, qnet__study *q, const qnet_experiment *e,
+                                    int fold)
 {
-    const int n = job->cohort->scans_count;
+    static const int models[2] = {QNET_MODEL_RESNET_SWA, QNET_MODEL_QNET};
+    struct qnet__predictor_state *s = q->s;
+    const int final = fold == e->config.folds;
+    char hash[24];
+    int known;
+    job->train_count = 0;
+    for (int i = 0; i < 2; i++) {
+        qnet_safetensors_destroy(s->pair[0][i]);
+        s->pair[0][i] = NULL;
+        const qnet_status status = qnet__experiment_weights_file(e, job->input, 0, fold, models[i],
+                                                                 &s->pair[0][i]);
+        if (status == QNET_ERROR_NOT_FOUND || status == QNET_ERROR_MISMATCH)
+            return qnet__fail(e->ctx, status, "%s; a final model takes ResNetSWA and Q-Net of "
+                              "every fold from there, of an experiment on these data with these "
+                              "settings that is done", qnet_last_error(e->ctx));
+        QNET__TRY(status);
+    }
+    QNET__TRY(qnet_weights_check_pair(e->ctx, s->pair[0][0], s->pair[0][1], &known));
+    snprintf(hash, sizeof hash, "%016llx",
+             (unsigned long long)qnet_safetensors_hash(s->pair[0][1]));
+    memcpy(q->hashes + (final ? 0 : 16 * (fold + 1)), hash, 16);
+    for (int i = 0; i < s->p.scans; i++) {
+        double probability;
+        QNET__TRY(qnet__judge(s, 0, job->cohort, i, q->x + i * QNET_FEATURES, &probability));
+        if (job->fold_of[i] == fold) s->study[QNET__PROBABILITY][i] = probability;
+        else job->train[job->train_count++] = i;
+    }
+    QNET__TRY(qnet__study_fit(e->ctx, q, job->train, job->train_count));
+    for (int i = 0; i < s->p.scans; i++)
+        if (job->fold_of[i] == fold)
+            s->study[QNET__DISTANCE][i] = qnet__distance(s->study[QNET__FACTOR],
+                                                         s->study[QNET__MEAN],
+                                                         q->x + i * QNET_FEATURES);
+    return QNET_OK;
+}
+
+/* Measures, calibration and limit, from what the folds have said. x is made use of. */
+static qnet_status qnet__study_summary(const qnet__job *job, qnet__study *q)
+{
+    struct qnet__predictor_state *s = q->s;
+    const int n = s->p.scans;
     double c[2] = {0, 1};
     qnet_boxplot box;
     int hh = 0;
     for (int i = 0; i < n; i++) {
-        hh += s->labels[i] = (int)job->cohort->scans[i].label;
-        s->label[i] = s->labels[i];
-        s->x[i] = qnet__logit(s->probability[i]);
-        qnet__measure(job->cohort, &job->cohort->scans[i], s->work, s->measures + i * QNET_MEASURES);
+        hh += q->label[i] = (int)job->cohort->scans[i].label;
+        s->study[QNET__LABEL][i] = q->label[i];
+        q->x[i] = qnet__logit(s->p.probability[i]);
+        qnet__measure(job->cohort, &job->cohort->scans[i], s->voxels,
+                      s->study[QNET__MEASURE] + i * QNET_MEASURES);
     }
-    s->at.folds = job->e->config.folds;
-    s->at.scans = n;
-    s->at.calibrated = hh >= QNET__FEW_SCANS && n - hh >= QNET__FEW_SCANS;
-    if (s->at.calibrated)
-        QNET__TRY(qnet_logistic_fit(job->e->ctx, s->labels, s->x, (size_t)n, 1, 1, c, NULL));
-    s->at.intercept = c[0];
-    s->at.slope = c[1];
-    QNET__TRY(qnet_boxplot_of(job->e->ctx, s->distance, (size_t)n, &box));
-    s->at.limit = box.q3 + 3 * (box.q3 - box.q1);
+    s->p.calibrated = hh >= QNET__FEW_SCANS && n - hh >= QNET__FEW_SCANS;
+    if (s->p.calibrated)
+        QNET__TRY(qnet_logistic_fit(job->e->ctx, q->label, q->x, (size_t)n, 1, 1, c, NULL));
+    s->p.intercept = c[0];
+    s->p.slope = c[1];
+    QNET__TRY(qnet_boxplot_of(job->e->ctx, s->p.distance, (size_t)n, &box));
+    s->p.limit = box.q3 + 3 * (box.q3 - box.q1);
     return QNET_OK;
 }
 
-/* from, whole, to out/checkpoint/publish/<name>. */
-static qnet_status qnet__final_copy(const qnet_experiment *e, const char *from, const char *name)
-{
-    char path[QNET__PATH];
-    qnet_buffer bytes = {NULL, 0, 0, NULL};
-    snprintf(path, sizeof path, "%s/checkpoint/publish/%s.safetensors", e->out, name);
-    qnet_status status = qnet_file_read(e->ctx, from, 0, &bytes);
-    if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, bytes.bytes, bytes.size);
-    qnet_buffer_free(e->ctx, &bytes);
-    return status;
-}
-
 /* model.safetensors: what qnet_predictor_open reads, and which study it is. */
-static qnet_status qnet__final_record(const qnet__job *job, const qnet__study *s)
+static qnet_status qnet__final_record(const qnet__job *job, const qnet__study *q, const char *path)
 {
     const qnet_experiment *e = job->e;
-    const size_t n = (size_t)s->at.scans;
-    const qnet_safetensor arrays[6] = {
-        {"label", QNET_F64, 1, {n}, n, 0, s->label},
-        {"probability", QNET_F64, 1, {n}, n, 0, s->probability},
-        {"distance", QNET_F64, 1, {n}, n, 0, s->distance},
-        {"measures", QNET_F64, 1, {n * QNET_MEASURES}, n * QNET_MEASURES, 0, s->measures},
-        {"mean", QNET_F64, 1, {QNET_FEATURES}, QNET_FEATURES, 0, s->mean},
-        {"whitening", QNET_F64, 1, {QNET__TRIANGLE}, QNET__TRIANGLE, 0, s->whitening}};
-    char path[QNET__PATH];
+    qnet_safetensor arrays[QNET__STUDY];
     qnet_buffer text = {NULL, 0, 0, NULL};
     qnet__file file;
     qnet_sink sink;
     qnet_status status = qnet_buffer_printf(
         e->ctx, &text, "model=final\nversion=%s\nrun=%016llx\nseed=%llu\ndataset=%s\nsimulated=%d\n"
-        "labels=true\ncalibration=%s\nhashes=%.*s\n", QNET_VERSION,
-        (unsigned long long)e->run[job->input], (unsigned long long)e->config.seed, e->dataset,
-        e->simulated, s->at.calibrated ? "Platt" : "none", (int)s->hashes.size,
-        (const char *)s->hashes.bytes);
+        "calibration=%s\nhashes=%.*s\n", QNET_VERSION, (unsigned long long)e->run[job->input],
+        (unsigned long long)e->config.seed, e->dataset, e->simulated,
+        q->s->p.calibrated ? "Platt" : "none", 16 * (e->config.folds + 1), q->hashes);
     if (status == QNET_OK)
-        status = qnet__settings_text(e->ctx, &text, "", qnet__record_settings, &s->at);
+        status = qnet__settings_text(e->ctx, &text, "", qnet__record_settings, &q->s->p);
     if (status == QNET_OK)
         status = qnet__preparation_text(e->ctx, &job->cohort->config, &e->config.stage1.augment,
                                         &text);
-    snprintf(path, sizeof path, "%s/checkpoint/publish/model.safetensors", e->out);
+    qnet__study_arrays(q->s, arrays);
     if (status == QNET_OK) status = qnet__file_open_replace(e->ctx, path, &file, &sink);
     if (status == QNET_OK)
         status = qnet__file_finish(&file, qnet__record_write(e->ctx, &sink, (char *)text.bytes,
-                                                             arrays, 6));
+                                                             arrays, QNET__STUDY));
     qnet_buffer_free(e->ctx, &text);
     return status;
 }
 
-/* Trains on all subjects, and puts the folder together in out/checkpoint/publish. */
-static qnet_status qnet__final_make(qnet__job *job, qnet__study *s)
+/* The folder in out/checkpoint/publish: all networks, those of the folds from `folds`, the record;
+   then it is opened. */
+static qnet_status qnet__final_files(const qnet__job *job, const qnet__study *q,
+                                     const qnet_experiment *folds)
 {
     static const int models[2] = {QNET_MODEL_RESNET_SWA, QNET_MODEL_QNET};
-    qnet_experiment *e = job->e, folds = *e;
-    char from[2][QNET__PATH], *path[2] = {from[0], from[1]}, name[64];
+    const qnet_experiment *e = job->e;
+    const int count = e->config.folds;
+    char from[QNET__PATH], to[QNET__PATH];
     qnet_predictor *opened = NULL;
-    strcpy(folds.out, job->study);
-    job->fold = e->config.folds;
-    job->train_count = job->test_count = 0;
-    for (int i = 0; i < job->cohort->scans_count; i++) job->train[job->train_count++] = i;
-    QNET__TRY(qnet__fold_stage1(job, 1));
-    for (int i = 0; i < 2; i++)
-        qnet__job_path(job, "checkpoint/weights", qnet__file_names[models[i]], ".safetensors",
-                       path[i]);
-    QNET__TRY(qnet__study_judge(job, s, path, -1));
-    QNET__TRY(qnet__study_fit(e->ctx, s, job->train, job->train_count));
-    qnet__study_whiten(s);
-    for (int k = 0; k < 2 * (e->config.folds + 1); k++) {
-        const char *model = qnet__file_names[models[k % 2]];
-        snprintf(name, sizeof name, "%s", model);
-        if (k >= 2) {
-            snprintf(name, sizeof name, "fold%02d-%s", k / 2, model);
-            qnet__fold_path(&folds, "weights", job->input, 0, k / 2 - 1, model, ".safetensors",
-                            path[k % 2]);
-        }
-        QNET__TRY(qnet__final_copy(e, path[k % 2], name));
+    for (int k = 0; k < 2 * (count + 1); k++) {
+        const int fold = k / 2;
+        const char *name = qnet__file_names[models[k % 2]];
+        qnet_buffer bytes = {NULL, 0, 0, NULL};
+        qnet__fold_path(fold == count ? e : folds, fold == count ? "checkpoint/weights" : "weights",
+                        job->input, 0, fold, name, ".safetensors", from);
+        if (fold == count)
+            snprintf(to, sizeof to, "%s/checkpoint/publish/%s.safetensors", e->out, name);
+        else
+            snprintf(to, sizeof to, "%s/checkpoint/publish/fold%02d-%s.safetensors", e->out,
+                     fold + 1, name);
+        qnet_status status = qnet_file_read(e->ctx, from, 0, &bytes);
+        if (status == QNET_OK) status = qnet_file_replace(e->ctx, to, bytes.bytes, bytes.size);
+        qnet_buffer_free(e->ctx, &bytes);
+        QNET__TRY(status);
     }
-    QNET__TRY(qnet__final_record(job, s));
-    snprintf(from[0], sizeof from[0], "%s/checkpoint/publish", e->out);
-    QNET__TRY(qnet_predictor_open(e->ctx, from[0], &opened));
+    snprintf(to, sizeof to, "%s/checkpoint/publish/model.safetensors", e->out);
+    QNET__TRY(qnet__final_record(job, q, to));
+    *strrchr(to, '/') = '\0';
+    QNET__TRY(qnet_predictor_open(e->ctx, to, &opened));
     qnet_predictor_destroy(opened);
     return QNET_OK;
 }
 
-/* Files of folds that an earlier model had more, then the work in progress go. */
-static qnet_status qnet__final_publish(const qnet__job *job)
+/* The folds' say, the training, the files; the files of an earlier model go when all are there. */
+static qnet_status qnet__final_make(qnet__job *job, qnet__study *q)
 {
-    const qnet_experiment *e = job->e;
-    char path[QNET__PATH];
+    qnet_experiment *e = job->e, folds = *e;
     int count = 0;
+    strcpy(folds.out, job->study);
+    for (int fold = 0; fold < e->config.folds; fold++)
+        QNET__TRY(qnet__study_fold(job, q, &folds, fold));
+    QNET__TRY(qnet__study_summary(job, q));
+    QNET__TRY(qnet__checkpoint_open(job));
+    job->fold = e->config.folds;
+    job->train_count = job->test_count = job->watch_count = 0;
+    for (int i = 0; i < q->s->p.scans; i++) job->train[job->train_count++] = i;
+    QNET__TRY(qnet__fold_stage1(job, 1));
+    QNET__TRY(qnet__study_fold(job, q, e, job->fold));
+    QNET__TRY(qnet__final_files(job, q, &folds));
+    QNET__TRY(qnet__work_files(e, ".", ".safetensors", 1, &count));
     QNET__TRY(qnet__work_move(e, "/checkpoint/publish", ""));
-    for (int fold = e->config.folds; fold < QNET__MOST_FOLDS; fold++) {
-        snprintf(path, sizeof path, "%s/fold%02d-resnetswa.safetensors", e->out, fold + 1);
-        if (qnet__path_kind(path) == 0 || qnet__remove(path) != 0) break;
-        snprintf(path, sizeof path, "%s/fold%02d-qnet.safetensors", e->out, fold + 1);
-        (void)qnet__remove(path);
-    }
     QNET__TRY(qnet__work_files(e, "checkpoint/weights", ".safetensors", 1, &count));
     return qnet__work_clear(e, 0);
 }
@@ -23149,37 +23444,29 @@ static qnet_status qnet__final_publish(const qnet__job *job)
 /* All of it, for the cohort in memory, whose folds have been dealt. */
 static qnet_status qnet__final_run(qnet__job *job)
 {
-    qnet_context *ctx = job->e->ctx;
+    const qnet_experiment_config *c = &job->e->config;
     const size_t n = (size_t)job->cohort->scans_count, p = QNET_FEATURES;
-    const size_t side = (size_t)job->cohort->height;
     qnet__arena a = {NULL, 0};
-    qnet__study s;
+    qnet__study q;
     size_t bytes = 0;
-    qnet_status status = QNET_OK;
-    memset(&s, 0, sizeof s);
     for (int pass = 0; pass < 2; pass++) {
-        s.label = (double *)qnet__take(&a, n, sizeof(double));
-        s.probability = (double *)qnet__take(&a, n, sizeof(double));
-        s.distance = (double *)qnet__take(&a, n, sizeof(double));
-        s.measures = (double *)qnet__take(&a, n, QNET_MEASURES * sizeof(double));
-        s.x = (double *)qnet__take(&a, n, p * sizeof(double));
-        s.mean = (double *)qnet__take(&a, p, sizeof(double));
-        s.covariance = (double *)qnet__take(&a, p, p * sizeof(double));
-        s.whitening = (double *)qnet__take(&a, QNET__TRIANGLE, sizeof(double));
-        s.work = (float *)qnet__take(&a, side * side, (size_t)job->steps * sizeof(float));
-        s.labels = (int *)qnet__take(&a, n, sizeof(int));
-        if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &a, &bytes, "the study"));
+        q.s = (struct qnet__predictor_state *)qnet__take(&a, 1, sizeof *q.s);
+        q.x = (double *)qnet__take(&a, n, p * sizeof(double));
+        q.covariance = (double *)qnet__take(&a, p, p * sizeof(double));
+        q.label = (int *)qnet__take(&a, n, sizeof(int));
+        q.hashes = (char *)qnet__take(&a, (size_t)c->folds + 1, 16);
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(job->e->ctx, &a, &bytes, "the study"));
     }
-    for (int k = 0; k <= job->e->config.folds && status == QNET_OK; k++)
-        status = qnet_buffer_append(ctx, &s.hashes, "0000000000000000", 16);
-    for (int fold = 0; fold < job->e->config.folds && status == QNET_OK; fold++)
-        status = qnet__study_fold(job, &s, fold);
-    if (status == QNET_OK) status = qnet__study_summary(job, &s);
-    if (status == QNET_OK) status = qnet__checkpoint_open(job);
-    if (status == QNET_OK) status = qnet__final_make(job, &s);
-    if (status == QNET_OK) status = qnet__final_publish(job);
-    qnet_buffer_free(ctx, &s.hashes);
-    qnet__free(ctx, a.base, bytes);
+    memset(q.s, 0, sizeof *q.s);
+    q.s->p.ctx = job->e->ctx;
+    q.s->p.input = job->cohort->config;
+    q.s->p.augment = c->stage1.augment;
+    q.s->p.folds = c->folds;
+    q.s->p.scans = (int)n;
+    qnet_status status = qnet__predictor_plan(q.s, c->stage2.hidden);
+    if (status == QNET_OK) status = qnet__final_make(job, &q);
+    qnet__predictor_clear(q.s);
+    qnet__free(job->e->ctx, a.base, bytes);
     return status;
 }
 
@@ -23232,16 +23519,18 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
 }
 
 /* Trains and tests on one fold of a repeat: the scans of its subjects are the test side, all others
-   are the train side. */
+   are the train side, but for those of the next fold where that is only watched. */
 static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
 {
     const qnet_experiment_config *c = &job->e->config;
     const double epochs = job->epochs + qnet__fold_epochs(c);
     job->repeat = repeat;
     job->fold = fold;
-    job->train_count = job->test_count = 0;
+    job->train_count = job->test_count = job->watch_count = 0;
     for (int s = 0; s < job->cohort->scans_count; s++)
         if (job->fold_of[s] == fold) job->test[job->test_count++] = s;
+        else if (c->inner_validation && job->fold_of[s] == (fold + 1) % c->folds)
+            job->watch[job->watch_count++] = s;
         else job->train[job->train_count++] = s;
     snprintf(job->where, sizeof job->where, "%s repeat %d/%d fold %d/%d",
              qnet_input_name((qnet_input)job->input), repeat + 1, c->repeats, fold + 1, c->folds);
@@ -23259,6 +23548,9 @@ static qnet_status qnet__input_deal(qnet__job *job, int repeat)
 {
     qnet_experiment *e = job->e;
     const qnet_experiment_config *c = &e->config;
+    if (c->inner_validation && c->folds < 3)
+        return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT,
+                          "folds: %d, expected 3 or more with inner_validation", c->folds);
     if (c->shuffle_labels) qnet__shuffle_labels(job, repeat);
     QNET__TRY(qnet_folds_create(e->ctx, job->cohort, c->folds, qnet__folds_seed(c->seed, repeat),
                                 job->fold_of));
@@ -23471,8 +23763,11 @@ QNET_API qnet_status qnet_experiment_final(qnet_context *ctx, const qnet_experim
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "final model: it is one training, and has no "
                           "parts: collect those of the folds first");
     if (config->shuffle_labels)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "final model: labels are shuffled: it would know "
-                          "nothing of the disease");
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "final model: labels are shuffled: it would "
+                          "know nothing of the disease");
+    if (config->folds > QNET__MOST_FOLDS)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "final model: %d folds, expected %d at most",
+                          config->folds, QNET__MOST_FOLDS);
     return qnet__experiment_start(ctx, config, data, out, weights, resume, NULL);
 }
 

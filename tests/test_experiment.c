@@ -463,6 +463,102 @@ static void test_stop_and_resume(void)
     context_end(ctx);
 }
 
+/* qnet_experiment_final on a folder. */
+static qnet_status final_folder(qnet_context *ctx, const qnet_experiment_config *config, const char *out, int resume)
+{
+    bids b;
+    qnet_status status;
+    memset(&b, 0, sizeof b);
+    status = bids_read(&b, ctx, data_folder);
+    if (status == QNET_OK) status = qnet_experiment_final(ctx, config, &b.dataset, out, NULL, resume);
+    return folder_end(ctx, &b, status);
+}
+
+static uint64_t hash_of(qnet_context *ctx, const char *path)
+{
+    qnet_buffer bytes = {NULL, 0, 0, NULL};
+    uint64_t hash;
+    CHECK_OK(ctx, qnet_file_read(ctx, path, 0, &bytes));
+    hash = qnet_hash(QNET_HASH_START, bytes.bytes, bytes.size);
+    qnet_buffer_free(ctx, &bytes);
+    return hash;
+}
+
+#define MODEL "build/test-experiment/parts/model"
+
+/* A model of all subjects of the run that test_stop_and_resume left: stopped at many moments, the same bits as at
+   once; what it knows of the study, and says of a scan of it. */
+static void test_final(void)
+{
+    static const char *const files[3] = {MODEL "/model.safetensors", MODEL "/qnet.safetensors",
+                                         MODEL "/resnetswa.safetensors"};
+    qnet_hooks hooks;
+    qnet_context *ctx;
+    qnet_experiment_config c;
+    qnet_predictor *p = NULL;
+    qnet_prediction r;
+    qnet_cohort *cohort = NULL;
+    qnet_log quiet;
+    qnet_status status = QNET_STOPPED;
+    uint64_t at_once[3];
+    int stops = 0;
+    memset(&hooks, 0, sizeof hooks);
+    memset(&quiet, 0, sizeof quiet);
+    hooks.allocator.alloc = counted_alloc;
+    hooks.allocator.free = counted_free;
+    hooks.progress.report = stop;
+    allocated = 0;
+    CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
+    small_config(&c);
+    stop_at = 0;
+    c.part = c.parts = 1;
+    CHECK_FAILS(ctx, final_folder(ctx, &c, "build/test-experiment/parts", 0), QNET_ERROR_ARGUMENT, "has no parts");
+    c.part = c.parts = 0;
+    c.shuffle_labels = 1;
+    CHECK_FAILS(ctx, final_folder(ctx, &c, "build/test-experiment/parts", 0), QNET_ERROR_ARGUMENT, "labels are shuffled");
+    c.shuffle_labels = 0;
+    c.seed = 2;
+    CHECK_FAILS(ctx, final_folder(ctx, &c, "build/test-experiment/parts", 0), QNET_ERROR_MISMATCH,
+                "a final model takes ResNetSWA and Q-Net of every fold");
+    c.seed = 1;
+    CHECK_FAILS(ctx, final_folder(ctx, &c, "build/test-experiment/nothing", 0), QNET_ERROR_NOT_FOUND,
+                "crop-repeat01-fold01-resnetswa.safetensors");
+    CHECK(!qnet_file_exists(MODEL) && !qnet_file_exists("build/test-experiment/nothing"));
+    CHECK_OK(ctx, final_folder(ctx, &c, "build/test-experiment/parts", 0));
+    CHECK(!qnet_file_exists(MODEL "/checkpoint"));
+    for (int i = 0; i < 3; i++) at_once[i] = hash_of(ctx, files[i]);
+    for (int n = 0; status == QNET_STOPPED && n < 200; n++) {
+        stop_at = 30 + n;
+        status = final_folder(ctx, &c, "build/test-experiment/parts", n > 0);
+        stops += status == QNET_STOPPED;
+    }
+    stop_at = 0;
+    CHECK_OK(ctx, status);
+    CHECK(stops >= 2);
+    for (int i = 0; i < 3; i++) CHECK(hash_of(ctx, files[i]) == at_once[i]);
+
+    CHECK_OK(ctx, qnet_predictor_open(ctx, MODEL, &p));
+    if (!p) return;
+    CHECK(p->folds == 2 && p->scans == 8 && !p->calibrated); /* 4 scans of a class are too few */
+    CHECK_OK(ctx, load_folder(ctx, &p->input, data_folder, NULL, quiet, &cohort));
+    for (int i = 0; i < 8 && cohort; i++) {
+        CHECK(p->label[i] == (i < 4) && p->probability[i] >= 0 && p->probability[i] <= 1 && p->distance[i] > 0);
+        CHECK(p->measures[i * QNET_MEASURES + QNET_MEASURE_X] == 3);
+        p->anyway = 0;
+        CHECK_OK(ctx, qnet_predictor_run(p, cohort, i, &r));
+        CHECK(r.seen && r.refused && r.unlike == 0 && r.probability != r.probability);
+        CHECK(r.by_fold[0] != r.by_fold[0] && r.by_slice[0] != r.by_slice[0]);
+        p->anyway = 1;
+        CHECK_OK(ctx, qnet_predictor_run(p, cohort, i, &r));
+        CHECK(!r.refused && r.probability >= 0 && r.probability <= 1);
+        CHECK(r.by_fold[0] == p->probability[i] || r.by_fold[1] == p->probability[i]); /* the one that tested it */
+    }
+    qnet_cohort_destroy(cohort);
+    qnet_predictor_destroy(p);
+    context_end(ctx);
+    CHECK(allocated == 0);
+}
+
 /* The first time, writes one file and fails. */
 static qnet_status publish_at_second(void *user, const qnet_experiment *e, const char *folder)
 {
@@ -914,6 +1010,78 @@ static void test_shuffled_labels(void)
     context_end(ctx);
 }
 
+/* What the last epoch's validation of a ResNet should be: the loss of the network that it left, on the fold
+   behind the tested one. */
+static qnet_status watched_again(void *user, const qnet_experiment *e, const qnet_cohort *cohort)
+{
+    double *loss = (double *)user, probability[8], images = 0;
+    int watch[8], count = 0;
+    qnet_resnet_config config;
+    qnet_resnet *net = NULL;
+    qnet_resnet_config_init(&config);
+    config.height = config.width = cohort->config.size;
+    config.batch = 3;
+    config.training = 0;
+    for (int s = 0; s < 8; s++) if (e->fold[s] == 1) watch[count++] = s;
+    CHECK_OK(e->ctx, qnet_resnet_create(e->ctx, &config, &net));
+    CHECK_OK(e->ctx, qnet_experiment_weights(e, QNET_INPUT_CROP, 0, 0, QNET_MODEL_RESNET, net->table, net->weights));
+    CHECK_OK(e->ctx, qnet_embed(net, &e->config.stage1.augment, cohort, watch, count, NULL, probability));
+    for (int i = 0; i < count; i++, images++)
+        *loss -= log(cohort->scans[watch[i]].label == QNET_HH ? probability[i] : 1 - probability[i]);
+    *loss /= images;
+    qnet_resnet_destroy(net);
+    return QNET_OK;
+}
+
+/* A fold that is watched, not trained on: a second curve, the same bits after stops, and nothing else. */
+static void test_inner_validation(void)
+{
+    qnet_hooks hooks;
+    qnet_context *ctx;
+    qnet_experiment_config c;
+    qnet_experiment *e[3] = { NULL, NULL, NULL };
+    qnet_status status = QNET_STOPPED;
+    double loss = 0;
+    int stops = 0, n = 0;
+    memset(&hooks, 0, sizeof hooks);
+    hooks.progress.report = stop;
+    CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
+    tiny_config(&c);
+    c.use_input[QNET_INPUT_FULL] = 0;
+    c.folds = 4;
+    c.stage1.epochs = c.stage2.epochs = 2;
+    memset(&c.publish, 0, sizeof c.publish);
+    stop_at = 100000;
+    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/plain", NULL, 0, &e[0]));
+    c.inner_validation = 1;
+    c.publish.user = &loss;
+    c.publish.input = watched_again;
+    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/watched", NULL, 0, &e[1]));
+    c.publish.input = NULL;
+    for (; status == QNET_STOPPED && n < 200; n++) {
+        stop_at = 30 + n;
+        status = run_folder(ctx, &c, data_folder, "build/test-experiment/watched-parts", NULL, n > 0, &e[2]);
+        stops += status == QNET_STOPPED;
+    }
+    CHECK(status == QNET_OK && stops >= 2);
+    for (int i = 0; e[0] && e[1] && e[2] && i < e[1]->curves_count; i++) {
+        const qnet_curve *a = &e[0]->curves[i], *b = &e[1]->curves[i], *d = &e[2]->curves[i];
+        CHECK(a->epochs == 2 && b->epochs == 2 && d->epochs == 2 && b->kind == a->kind);
+        for (int k = 0; k < 2; k++) {
+            CHECK(a->epoch[k].validation != a->epoch[k].validation);
+            CHECK(b->epoch[k].validation > 0 && b->epoch[k].validation < 20);
+            CHECK(b->epoch[k].validation == d->epoch[k].validation && b->epoch[k].loss == d->epoch[k].loss);
+            CHECK(b->epoch[k].loss != a->epoch[k].loss); /* of fewer images */
+        }
+        if (i == 0) CHECK_NEAR(b->epoch[1].validation, loss, 1e-12);
+    }
+    c.folds = 2;
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/watched-two", NULL, 0, &e[2]),
+                QNET_ERROR_ARGUMENT, "expected 3 or more with inner_validation");
+    for (int i = 0; i < 3; i++) qnet_experiment_destroy(e[i]);
+    context_end(ctx);
+}
+
 int main(void)
 {
     RUN(test_run);
@@ -921,6 +1089,7 @@ int main(void)
     RUN(test_preparation);
     RUN(test_dataset);
     RUN(test_stop_and_resume);
+    RUN(test_final);
     RUN(test_publish);
     RUN(test_parts);
     RUN(test_bad_arguments);
@@ -928,5 +1097,6 @@ int main(void)
     RUN(test_leak);
     RUN(test_initial_weights);
     RUN(test_shuffled_labels);
+    RUN(test_inner_validation);
     return test_end();
 }

@@ -215,6 +215,7 @@ static void made_up_curves(recipe *r)
             const double t = (k + 1.0) / c->epochs;
             c->epoch[k].loss = (c->kind == QNET_MODEL_QNET ? 1.35 : 0.69) * (0.25 + 0.75 * exp(-3 * t)) +
                                0.03 * qnet_rng_normal(&rng);
+            c->epoch[k].validation = c->epoch[k].loss + 0.2 * t;
         }
     }
 }
@@ -292,6 +293,24 @@ static void destroy(recipe *r)
 static qnet_status page(const qnet_experiment *e, qnet_buffer *html)
 {
     return report_html(e, &((const recipe *)(const void *)e)->drawn, html); /* e is its first member */
+}
+
+/* As crossval does: options of the report, and means of the regions, which tell the groups apart a little. */
+static void give_options(recipe *r, int permutations, double prevalence)
+{
+    r->e.config.publish.input = pictures_input;
+    r->e.config.publish.user = &r->drawn;
+    r->drawn.permutations = permutations;
+    r->drawn.prevalence = prevalence;
+    for (int s = 0; s < r->subjects; s++) {
+        qnet_rng rng = qnet_rng_at(6, QNET_RANDOM_USER, 0, (uint64_t)s);
+        region_means *m;
+        r->drawn.means.mean = (region_means *)realloc(r->drawn.means.mean, (size_t)(s + 1) * sizeof *m);
+        m = &r->drawn.means.mean[r->drawn.means.count++];
+        m->qsm = 0.06 + 0.02 * ((r->e.participants[s].label == QNET_HH) + qnet_rng_normal(&rng));
+        m->r2star = 30 + 5 * qnet_rng_normal(&rng);
+        m->masked = 1;
+    }
 }
 
 /* ---- Reading back --------------------------------------------------------------------- */
@@ -609,15 +628,128 @@ static void test_cuts(void)
     CHECK_CONTAINS((const char *)b.bytes,
                    "{\"subject\": \"sub-06\", \"slices\": [3, 19], \"center_voxel\": [71.5, 0], "
                    "\"center_mm\": [0, 0, -20.25], \"side_mm\": 111.4, \"mask_voxels\": 2000, "
-                   "\"mask_left_out\": 1, \"outlier\": \"place of the mask, number of slices\"}");
+                   "\"mask_left_out\": 1, \"located\": 0, \"confidence\": 0, \"outlier\": \"place in the head, number of slices\"}");
     qnet_buffer_free(ctx, &b);
     r->drawn.cuts.count = 12;
     r->drawn.cuts.rgb = rgb;
     CHECK_OK(ctx, page(e, &b));
     CHECK(occurrences((const char *)b.bytes, "<details open><summary>Where the images were cut") == 1);
     CHECK(occurrences((const char *)b.bytes, "alt=\"where this scan was cut\"") == 12);
-    CHECK(occurrences((const char *)b.bytes, "<figure class=\"odd\">") == 1);
-    CHECK_CONTAINS((const char *)b.bytes, "sub-06, slices 3&ndash;19, <b>look: place of the mask, ");
+    CHECK(occurrences((const char *)b.bytes, " class=\"odd\">") == 1);
+    CHECK_CONTAINS((const char *)b.bytes, "sub-06, slices 3&ndash;19, <b>look: place in the head, ");
+    qnet_buffer_free(ctx, &b);
+    destroy(r);
+}
+
+/* What is said of subjects: against the library's own tests where both are of the same, and counted. */
+static void test_assessed(void)
+{
+    static uint8_t rgb[24 * 2 * CUT_SIDE * CUT_SIDE * 3];
+    recipe *r = made_up(24, 3, 2, 1, 0);
+    qnet_experiment *e = &r->e;
+    long wrong = 0, missed = 0;
+    assessments all;
+    qnet_buffer b;
+    memset(&b, 0, sizeof b);
+    give_options(r, 200, 0.02);
+    CHECK_OK(ctx, assess_all(e, &all));
+    CHECK(all.count == 2 && all.of[0].input == QNET_INPUT_FULL && all.of[1].input == QNET_INPUT_CROP);
+    for (int i = 0; i < all.count; i++) {
+        const assessment *a = &all.of[i];
+        const qnet_level_result *l = &e->level[a->input][QNET_LEVEL_SCAN];
+        int in_groups[2] = { 0, 0 };
+        CHECK(a->count == 24 && !a->several);
+        for (int m = 0; m < QNET_MODELS; m++) {
+            CHECK_NEAR(a->model[m].auc, l->model[m].auc_first, 1e-15);
+            CHECK(memcmp(&a->model[m].metrics.count, &l->model[m].first.count, sizeof(qnet_confusion)) == 0);
+            wrong += (long)(l->model[m].first.count.fn + l->model[m].first.count.fp);
+        }
+        missed += (long)(l->model[QNET_MODEL_QNET].first.count.fn + l->model[QNET_MODEL_QNET].first.count.fp);
+        for (int k = 0; k < COMPARISONS; k++) {
+            const comparison *c = &a->pair[k];
+            if (k < 3 && l->pair[k].by_subject.se > 0) CHECK_NEAR(c->p[0], l->pair[k].by_subject.p, 1e-12);
+            CHECK(!(c->holm[0] < c->p[0]) && c->holm[1] >= c->p[1] && c->only[0] + c->only[1] <= 24);
+            CHECK_NEAR(c->p[1], mcnemar_exact(c->only[0], c->only[1]), 0);
+        }
+        for (int m = 0; m < ASSESSED; m++) {
+            CHECK(a->model[m].has && a->model[m].permutation_p >= 1 / 201.0 && a->model[m].permutation_p <= 1);
+            CHECK((a->model[m].permutation_p <= 0.05) == (a->model[m].auc > 0.7));
+        }
+        CHECK(strcmp(a->model[BASELINE_REGIONS].name, "Mask's means") == 0);
+        for (int k = 0; k < SUBGROUPS; k++) {
+            subgroup s;
+            CHECK_OK(ctx, assess_subgroup(e, a, k, assess_median_age(e, a), &s));
+            CHECK(s.auc_ci.low != s.auc_ci.low); /* fewer than ten of either group */
+            in_groups[k / 2] += s.count;
+        }
+        CHECK(in_groups[0] == 23 && in_groups[1] == 23); /* one without a sex, one without an age */
+    }
+    assess_free(e, &all);
+    r->drawn.cuts.count = 24;
+    r->drawn.cuts.rgb = rgb;
+    CHECK_OK(ctx, page(e, &b));
+    r->drawn.cuts.rgb = NULL;
+    CHECK(occurrences((const char *)b.bytes, "&nbsp;&#10007;") == wrong);
+    CHECK(occurrences((const char *)b.bytes, "<tr class=\"missed\">") == missed);
+    CHECK(occurrences((const char *)b.bytes, "pin sortable\">") == 2);
+    CHECK(occurrences((const char *)b.bytes, "href=\"#scan-24\"") == 2);
+    CHECK(occurrences((const char *)b.bytes, "id=\"scan-24\"") == 1);
+    CHECK(occurrences((const char *)b.bytes, "<circle class=\"ring\"") == missed);
+    CHECK_CONTAINS((const char *)b.bytes, ">2.0</td>"); /* the given prevalence, in percent */
+    CHECK_CONTAINS((const char *)b.bytes, "of 200 permutations");
+    CHECK_CONTAINS((const char *)b.bytes, "Deep learning: ResNet18");
+    CHECK_CONTAINS((const char *)b.bytes, "<li>44 Funding</li>");
+    for (int k = 0; k < 4; k++) { /* targets of links */
+        static const char *const ids[4] = { "subject-by-subject", "beside-simpler-models",
+                                            "what-the-probabilities-are-worth", "for-a-paper-claim-and-tripod-ai" };
+        char id[60];
+        sprintf(id, "<h2 id=\"%s\">", ids[k]);
+        CHECK(occurrences((const char *)b.bytes, id) == 1);
+    }
+    qnet_buffer_free(ctx, &b);
+    CHECK_OK(ctx, report_json(e, &b));
+    CHECK(is_json(&b));
+    CHECK(occurrences((const char *)b.bytes, "\n  \"by_subject\": {") == 1);
+    CHECK(occurrences((const char *)b.bytes, "\"brier\": ") == 10);
+    CHECK(occurrences((const char *)b.bytes, "{\"prevalence\": 0.02, ") == 10);
+    qnet_buffer_free(ctx, &b);
+    destroy(r);
+}
+
+/* Two scans of each of twelve subjects: they count once, by the mean and the majority. */
+static void test_assessed_several(void)
+{
+    recipe *r = made_up(24, 3, 2, 0, 0);
+    qnet_experiment *e = &r->e;
+    qnet_item *items = e->level[QNET_INPUT_CROP][QNET_LEVEL_SCAN].items;
+    assessments all;
+    qnet_buffer b;
+    memset(&b, 0, sizeof b);
+    for (int s = 0; s < 24; s++) {
+        items[s].label = s < 12;
+        e->fold[s] = items[s].fold = s / 2 % 4;
+        if (s % 2) strcpy(e->participants[s].subject, e->participants[s - 1].subject);
+    }
+    items[0].probability[QNET_MODEL_QNET] = 0.9;
+    items[1].probability[QNET_MODEL_QNET] = 0.2;
+    items[0].decision[QNET_MODEL_QNET] = 1;
+    items[1].decision[QNET_MODEL_QNET] = 0;
+    CHECK_OK(ctx, assess_all(e, &all));
+    CHECK(all.count == 1 && all.of[0].count == 12 && all.of[0].several);
+    CHECK_NEAR(all.of[0].model[QNET_MODEL_QNET].probability[0], 0.55, 1e-15);
+    CHECK(all.of[0].model[QNET_MODEL_QNET].decision[0] == 0); /* a tie */
+    CHECK(all.of[0].label[5] == 1 && all.of[0].label[6] == 0 && all.of[0].fold[5] == 1);
+    CHECK(all.of[0].pair[2].p[0] != all.of[0].pair[2].p[0]); /* six subjects are too few for DeLong */
+    CHECK(!all.of[0].model[BASELINE_REGIONS].has);           /* nobody gave their means */
+    assess_free(e, &all);
+    CHECK_OK(ctx, page(e, &b));
+    CHECK_CONTAINS((const char *)b.bytes, "Some subjects have several scans");
+    CHECK_CONTAINS((const char *)b.bytes, ", scan 2</th>");
+    CHECK(strstr((const char *)b.bytes, "Mask's means") == NULL);
+    qnet_buffer_free(ctx, &b);
+    for (int s = 0; s < 24; s++) items[s].label = 1; /* one class: nothing to assess, and still a page */
+    CHECK_OK(ctx, page(e, &b));
+    CHECK(strstr((const char *)b.bytes, "Subject by subject") == NULL);
     qnet_buffer_free(ctx, &b);
     destroy(r);
 }
@@ -667,7 +799,7 @@ static void test_dataset(void)
         if (simulated) html[2] = "&#38; \xc3\xa9t\xc3\xa9. Its subjects are simulated: ";
         CHECK_OK(ctx, page(e, &b));
         for (int k = 0; k < 4; k++) CHECK_CONTAINS((const char *)b.bytes, html[k]);
-        CHECK(occurrences((const char *)b.bytes, "imulated") == (simulated ? 4 : 0));
+        CHECK(occurrences((const char *)b.bytes, "imulated") == (simulated ? 5 : 0));
         qnet_buffer_free(ctx, &b);
         CHECK_OK(ctx, report_tables(e, &b));
         CHECK_CONTAINS((const char *)b.bytes, "\nData: Iron <b>\"1\"</b> & ");
@@ -684,7 +816,7 @@ static void test_dataset(void)
     }
     e->dataset[0] = '\0';
     CHECK_OK(ctx, page(e, &b));
-    CHECK(occurrences((const char *)b.bytes, "data set not named") == 4);
+    CHECK(occurrences((const char *)b.bytes, "data set not named") == 5);
     qnet_buffer_free(ctx, &b);
     CHECK_OK(ctx, report_json(e, &b));
     CHECK_CONTAINS((const char *)b.bytes, "\"dataset\": null");
@@ -734,6 +866,7 @@ static void test_html(void)
     check_html((const char *)b.bytes);
     CHECK_CONTAINS((const char *)b.bytes, "resolution, 1 &times; 1 cells of 32 pixels"); /* of 32 x 32 */
     CHECK_CONTAINS((const char *)b.bytes, "With images in full size, Q-Net's AUC is ");
+    CHECK(occurrences((const char *)b.bytes, "\"l watched c") == 0);
     for (int input = 0; input < 2; input++) { /* a picture's slice that is called what it is not says so */
         for (int i = 0; i < 4; i++) {
             const cam_picture *c = &r->drawn.cam[input][i];
@@ -744,6 +877,11 @@ static void test_html(void)
     CHECK_OK(ctx, page(e, &again));
     CHECK(b.size == again.size && memcmp(b.bytes, again.bytes, b.size) == 0);
     qnet_buffer_free(ctx, &b);
+    qnet_buffer_free(ctx, &again);
+    e->config.inner_validation = 1; /* a second curve for each model and input */
+    CHECK_OK(ctx, page(e, &again));
+    CHECK(occurrences((const char *)again.bytes, "\"l watched c") == 6);
+    CHECK_CONTAINS((const char *)again.bytes, "Nothing was chosen by it");
     qnet_buffer_free(ctx, &again);
     destroy(r);
 }
@@ -928,6 +1066,7 @@ static int write_all(const char *folder)
     const text_function texts[2] = { report_tables, qnet_experiment_csv };
     recipe *r = made_up(99, 24, 1, 1, 224);
     int bad;
+    give_options(r, 10000, 0);
     strcpy(r->e.participants[0].subject, "sub-01");
     bad = report_write(&r->drawn, &r->e, folder) != QNET_OK;
     for (int k = 0; k < 2; k++) {
@@ -959,6 +1098,8 @@ int main(int argc, char **argv)
     RUN(test_few_subjects);
     RUN(test_json);
     RUN(test_cuts);
+    RUN(test_assessed);
+    RUN(test_assessed_several);
     RUN(test_csv);
     RUN(test_dataset);
     RUN(test_html);

@@ -75,7 +75,7 @@ typedef struct bids {
     bids_file *index;
     size_t index_count, index_room;
     qnet_scan_files *files;
-    char tool[256], name[1024], type[128];
+    char tool[256], name[1024], type[128], root[BIDS_PATH];
 } bids;
 
 #define BIDS_TRY(call)                                  \
@@ -1217,6 +1217,83 @@ static inline qnet_status bids_read(bids *b, qnet_context *ctx, const char *fold
     if (status == QNET_OK) status = bids_check_filter(b);
     if (status == QNET_OK) status = bids_scans(b);
     if (status == QNET_OK) status = b->write_maps ? bids_write_table(b) : bids_dataset(b);
+    if (status != QNET_OK) bids_free(b);
+    return status;
+}
+
+/* ---- one subject --------------------------------------------------------------------------------- */
+
+/* The folder of whose files is looked for: of cohort/sub-01, cohort/sub-01/ses-1 and cohort/derivatives/TOOL/
+   sub-01 it is cohort, with the subject, and the session unless one is given, in *who; of any other folder it
+   is that folder. 1: the first kind. */
+static int bids_subject_root(bids *b, const char *folder, bids_scan *who)
+{
+    size_t n;
+    char *name;
+    snprintf(b->root, sizeof b->root, "%s%s", strchr(folder, '/') ? "" : "./", folder);
+    for (n = strlen(b->root); n > 1 && b->root[n - 1] == '/';) b->root[--n] = '\0';
+    name = strrchr(b->root, '/') + 1;
+    if (strncmp(name, "ses-", 4) == 0 && strlen(name) < 64) {
+        char *before = name - 1;
+        while (before > b->root && before[-1] != '/') before--;
+        if (strncmp(before, "sub-", 4) == 0) {
+            strcpy(who->session, name + 4);
+            name[-1] = '\0';
+            name = before;
+        }
+    }
+    if (strncmp(name, "sub-", 4) != 0 || strlen(name) > 63) return 0;
+    strcpy(who->subject, name);
+    if (name == b->root + 1) name++; /* of "/sub-01" */
+    name[-1] = '\0';
+    for (name = b->root; (name = strstr(name, "/derivatives/")) != NULL; name++) *name = '\0';
+    return 1;
+}
+
+/* The scan of one subject into b->dataset, of a folder as above; the label (HC), age and sex say nothing. A
+   mask may be missing. */
+static inline qnet_status bids_read_subject(bids *b, qnet_context *ctx, const char *folder)
+{
+    bids_scan who;
+    bids_file in;
+    qnet_status status = QNET_OK;
+    memset(&who, 0, sizeof who);
+    memset(&in, 0, sizeof in);
+    who.age = (double)NAN;
+    b->ctx = ctx;
+    b->folder = b->root;
+    if (strlen(folder) + 3 > sizeof b->root)
+        return bids_fail(b, QNET_ERROR_LIMIT, "%.60s...: path of more than %d bytes", folder, BIDS_PATH - 1);
+    if (bids_subject_root(b, folder, &who)) {
+        if (!b->session && who.session[0]) {
+            strcpy(b->type, who.session); /* where it stays */
+            b->session = b->type;
+        }
+        status = bids_index(b);
+    } else { /* as a derivatives folder that holds one subject */
+        for (int named = 1; named >= 0 && status == QNET_OK && b->index_count == 0; named--) {
+            in.tool = (size_t)(strrchr(b->root, '/') + 1 - b->root);
+            in.tool_end = strlen(b->root);
+            if (!named) strcpy(in.subject, "sub-scan"); /* their names are of no one */
+            status = bids_walk(b, b->root, 1, &in);
+        }
+        if (status == QNET_OK && b->index_count == 0)
+            status = bids_fail(b, QNET_ERROR_NOT_FOUND, "%s: no .nii or .nii.gz file is in that folder", folder);
+        if (status == QNET_OK) {
+            qsort(b->index, b->index_count, sizeof *b->index, bids_compare);
+            strcpy(who.subject, b->index[0].subject);
+            if (strcmp(who.subject, b->index[b->index_count - 1].subject) != 0)
+                status = bids_fail(b, QNET_ERROR_DATA, "%s: holds files of %s and of %s, expected those of one "
+                                   "subject", folder, who.subject, b->index[b->index_count - 1].subject);
+        }
+    }
+    who.session[0] = '\0';
+    if (status == QNET_OK) status = bids_check_filter(b);
+    if (status == QNET_OK) status = bids_find_scans(b, &who);
+    if (status == QNET_OK && b->count > 1)
+        status = bids_fail(b, QNET_ERROR_DATA, "%s: has %d sessions, %s and %s among them; choose with session=%s",
+                           folder, b->count, b->list[0].session, b->list[1].session, b->list[0].session);
+    if (status == QNET_OK) status = bids_dataset(b);
     if (status != QNET_OK) bids_free(b);
     return status;
 }

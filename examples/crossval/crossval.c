@@ -21,7 +21,8 @@
 #include <string.h>
 #include <time.h>
 
-static const char help[] =
+/* In two: C99 promises no longer strings than 4095 bytes. */
+static const char help_data[] =
     "usage: crossval --data DIR --out DIR [options]\n"
     "\n"
     "Trains and tests ResNet, ResNetSWA and Q-Net by cross-validation over individuals, prints "
@@ -61,11 +62,16 @@ static const char help[] =
     "  --write-maps FILE   only writes such a table of what is found in --data, for editing\n"
     "  --group-column NAME the column of participants.tsv that tells the groups (group)\n"
     "  --positive NAME     what it calls patients (HH) and\n"
-    "  --negative NAME     controls (HC); both or none, other groups are then left out\n"
+    "  --negative NAME     controls (HC); both or none, other groups are then left out\n";
+static const char help_run[] =
     "  --bootstrap N       resamples (2000)        --seed S      seed of everything random (1)\n"
     "  --threads N         threads (all)           --cpu KIND    auto, scalar, avx2, avx512,\n"
     "                                             neon (auto)\n"
+    "  --permute N         permutations of the labels against the out-of-fold scores (10000; 0: none)\n"
+    "  --prevalence P      that predictive values are stated at, .02 or 1/50 (cohort's and 1/200)\n"
     "  --shuffle-labels    control: labels permuted over subjects, no AUC may stay far above .5\n"
+    "  --inner-validation  a second learning curve: while a fold is tested, the next is not trained on\n"
+    "                      either but watched; nothing is chosen by it\n"
     "  --resume            go on where a stopped run of the same configuration ended\n"
     "  --part K/N          part K of N of the folds only, on one of several machines; the others\n"
     "                      do theirs with the same options and --out. auto: from SLURM, MPI or PBS\n"
@@ -85,7 +91,8 @@ static const char help[] =
 typedef struct options {
     const char *data, *out, *weights, *derivatives, *session, *filter, *t1w, *maps, *write_maps;
     const char *group_column, *positive, *negative;
-    int resume, quiet, collect, final;
+    int resume, quiet, collect, final, permutations;
+    double prevalence;
     qnet_hooks hooks;
     qnet_experiment_config config;
 } options;
@@ -94,6 +101,18 @@ static int has_control(const char *text)
 {
     while (*text && (unsigned char)*text >= 32 && *text != 127) text++;
     return *text != '\0';
+}
+
+/* ".02" or "1/50". */
+static int prevalence_of(const char *name, const char *value, double *prevalence)
+{
+    char *end;
+    double below = 1;
+    *prevalence = strtod(value, &end);
+    if (*end == '/') below = strtod(end + 1, &end);
+    *prevalence /= below;
+    return (end > value && !*end && *prevalence > 0 && *prevalence < 1) ||
+           fail(name, value, "a share between 0 and 1, such as .02 or 1/50");
 }
 
 /* --channels: names with commas, in any order. */
@@ -152,6 +171,10 @@ static int option_with_value(options *o, const char *name, const char *value)
         return whole(name, value, 1, 100000, &c->stage2.epochs);
     else if (strcmp(name, "--bootstrap") == 0)
         return whole(name, value, 2, 10000000, &c->bootstrap);
+    else if (strcmp(name, "--permute") == 0)
+        return whole(name, value, 0, 10000000, &o->permutations);
+    else if (strcmp(name, "--prevalence") == 0)
+        return prevalence_of(name, value, &o->prevalence);
     else if (strcmp(name, "--threads") == 0)
         return whole(name, value, 1, 1024, &o->hooks.threads);
     else if (strcmp(name, "--batch") == 0) {
@@ -222,13 +245,15 @@ static int option_with_value(options *o, const char *name, const char *value)
 static int parse(int argc, char **argv, options *o)
 {
     static const char *const flags[] = {"--help", "--version", "--resume", "--quiet", "--shuffle-labels",
-                                        "--physics-safe", "--any-values", "--any-orientation", "--collect", "--locate",
-                                        "--final", NULL};
-    char name[40];
+                                        "--inner-validation", "--physics-safe", "--any-values", "--any-orientation",
+                                        "--collect", "--locate", "--final", NULL};
+    char name[40], help[sizeof help_data + sizeof help_run];
     const char *value;
     int taken;
+    snprintf(help, sizeof help, "%s%s", help_data, help_run);
     memset(o, 0, sizeof *o);
     qnet_experiment_config_init(&o->config);
+    o->permutations = 10000;
     o->config.publish.input = pictures_input;
     o->config.publish.write = report_write;
     for (int i = 1; i < argc; i += taken) {
@@ -249,6 +274,8 @@ static int parse(int argc, char **argv, options *o)
             o->final = 1;
         else if (strcmp(name, "--shuffle-labels") == 0)
             o->config.shuffle_labels = 1;
+        else if (strcmp(name, "--inner-validation") == 0)
+            o->config.inner_validation = 1;
         else if (strcmp(name, "--physics-safe") == 0)
             o->config.stage1.augment.physics_safe = 1;
         else if (strcmp(name, "--locate") == 0)
@@ -294,6 +321,7 @@ static const char *in_options(const char *sentence, char text[2000])
         {"expected max_slices", "expected --max-slices"},
         {"input configuration: size", "--size"},
         {"folds: ", "--folds: "},
+        {"with inner_validation", "with --inner-validation"},
         {"\"stage1.epochs=", "\"--epochs1 "},
         {"\"stage2.epochs=", "\"--epochs2 "},
         {"\"stage1.batch=", "\"--batch "},
@@ -375,7 +403,7 @@ int main(int argc, char **argv)
     display d;
     bids found;
     pictures drawn;
-    const qnet_viewer viewer = {&drawn.cuts, cut_show};
+    const qnet_viewer viewer = {&drawn, pictures_scan};
     qnet_context *ctx = NULL;
     qnet_experiment *e = NULL;
     qnet_buffer tables;
@@ -401,6 +429,8 @@ int main(int argc, char **argv)
     if (!o.quiet) printf("%s\n", build);
     drawn.group[QNET_HH] = o.positive;
     drawn.group[QNET_HC] = o.negative;
+    drawn.permutations = o.permutations;
+    drawn.prevalence = o.prevalence;
     command_line(argc, argv, command, sizeof command);
     drawn.command = command;
     strftime(drawn.date, sizeof drawn.date, "%Y-%m-%d", localtime(&now));

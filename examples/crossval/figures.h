@@ -231,12 +231,35 @@ static void svg_sexes(writer *w, const qnet_experiment *e, const group_counts gr
     put(w, "</svg></div>\n");
 }
 
-/* Loss of curve c at an epoch; NaN where it has none, or is of another input or model. */
-static double loss_at(const qnet_experiment *e, int c, int input, int model, int epoch)
+/* Loss of curve c at an epoch, on the training items or those that were only watched; NaN where it has none,
+   or is of another input or model. */
+static double loss_at(const qnet_experiment *e, int c, int input, int model, int epoch, int watched)
 {
     const qnet_curve *curve = &e->curves[c];
+    double loss;
     if (curve->input != input || curve->kind != model || epoch >= curve->epochs) return (double)NAN;
-    return isfinite(curve->epoch[epoch].loss) ? curve->epoch[epoch].loss : (double)NAN;
+    loss = watched ? curve->epoch[epoch].validation : curve->epoch[epoch].loss;
+    return isfinite(loss) ? loss : (double)NAN;
+}
+
+/* The mean over the curves of an input and model. */
+static void svg_loss_mean(writer *w, const qnet_experiment *e, int input, int model, const plot *p, int epochs,
+                          int watched)
+{
+    print(w, "<polyline class=\"l %s c%d\" points=\"", watched ? "watched" : "solid", model);
+    for (int i = 0; i < epochs; i++) {
+        double sum = 0;
+        int n = 0;
+        for (int c = 0; c < e->curves_count; c++) {
+            const double loss = loss_at(e, c, input, model, i, watched);
+            if (loss != loss) continue;
+            sum += loss;
+            n++;
+        }
+        if (n == 0) continue;
+        print(w, "%.1f,%.1f ", plot_x(p, i + 1), plot_y(p, sum / n));
+    }
+    put(w, "\"/>\n");
 }
 
 /* One polyline per fold and repeat (thin), and their mean (thick). */
@@ -247,26 +270,14 @@ static void svg_loss_lines(writer *w, const qnet_experiment *e, int input, int m
         if (e->curves[c].input != input || e->curves[c].kind != model) continue;
         print(w, "<polyline class=\"t c%d\" points=\"", model);
         for (int i = 0; i < epochs; i++) {
-            const double loss = loss_at(e, c, input, model, i);
+            const double loss = loss_at(e, c, input, model, i, 0);
             if (loss != loss) continue;
             print(w, "%.1f,%.1f ", plot_x(p, i + 1), plot_y(p, loss));
         }
         put(w, "\"/>\n");
     }
-    print(w, "<polyline class=\"l solid c%d\" points=\"", model);
-    for (int i = 0; i < epochs; i++) {
-        double sum = 0;
-        int n = 0;
-        for (int c = 0; c < e->curves_count; c++) {
-            const double loss = loss_at(e, c, input, model, i);
-            if (loss != loss) continue;
-            sum += loss;
-            n++;
-        }
-        if (n == 0) continue;
-        print(w, "%.1f,%.1f ", plot_x(p, i + 1), plot_y(p, sum / n));
-    }
-    put(w, "\"/>\n");
+    svg_loss_mean(w, e, input, model, p, epochs, 0);
+    if (e->config.inner_validation) svg_loss_mean(w, e, input, model, p, epochs, 1);
 }
 
 static void figure_learning(writer *w, const qnet_experiment *e)
@@ -279,8 +290,8 @@ static void figure_learning(writer *w, const qnet_experiment *e)
         double most = 0, step;
         for (int c = 0; c < e->curves_count; c++) {
             for (int i = 0; i < e->curves[c].epochs; i++) {
-                const double loss = loss_at(e, c, input, model, i);
-                if (loss > most) most = loss;
+                most = fmax(most, loss_at(e, c, input, model, i, 0)); /* leaves out NaN */
+                if (e->config.inner_validation) most = fmax(most, loss_at(e, c, input, model, i, 1));
             }
             if (e->curves[c].input == input && e->curves[c].kind == model)
                 epochs = larger(epochs, e->curves[c].epochs);
@@ -300,7 +311,12 @@ static void figure_learning(writer *w, const qnet_experiment *e)
     }
     put(w, "</div><figcaption>Training loss, one thin line per fold, their mean thick. "
            "ResNet and ResNetSWA: cross-entropy by image on augmented slices. Q-Net: sum of "
-           "the two heads' cross-entropies, by scan and by image.</figcaption></figure>\n");
+           "the two heads' cross-entropies, by scan and by image.");
+    if (e->config.inner_validation) {
+        put(w, " Dashed: the mean loss, not augmented, on subjects of the training side that were not trained on "
+               "but watched: while a fold is tested, those of the next one. Nothing was chosen by it.");
+    }
+    put(w, "</figcaption></figure>\n");
 }
 
 /* Fig. 3. */
@@ -337,7 +353,7 @@ static void figure_cuts(writer *w, const qnet_experiment *e, const cut_pictures 
     for (int i = 0; i < e->participants_count; i++) {
         const qnet_participant *p = &e->participants[i];
         const qnet_cut *c = &p->cut[input];
-        print(w, "<figure%s>", c->outlier ? " class=\"odd\"" : "");
+        print(w, "<figure id=\"scan-%d\"%s>", i + 1, c->outlier ? " class=\"odd\"" : "");
         put_image(w, cuts->rgb + (size_t)i * CUT_BYTES, 2 * CUT_SIDE, CUT_SIDE,
                   "where this scan was cut");
         put(w, "<figcaption>");

@@ -38,9 +38,9 @@ static void put_settings(writer *w, const qnet_experiment *e)
     const qnet_stage2_config *s2 = &c->stage2;
     open_object(w, w->html ? "experiment" : "config", "{");
     put_members(w, "version %s; seed %llu; folds %d; repeats %d; bootstrap %d; "
-                   "shuffle_labels %d; cam_scans %d; initial_weights %s",
+                   "shuffle_labels %d; inner_validation %d; cam_scans %d; initial_weights %s",
                 QNET_VERSION, (unsigned long long)c->seed, c->folds, c->repeats, c->bootstrap,
-                c->shuffle_labels, CAM_SCANS, e->weights[0] ? e->weights : "random");
+                c->shuffle_labels, c->inner_validation, CAM_SCANS, e->weights[0] ? e->weights : "random");
     if (w->html) close_object(w, "}"); /* in JSON the others are within */
     for (int i = 0; i < 2; i++) {
         const qnet_input_config *in = &c->input[table_input[i]];
@@ -181,23 +181,6 @@ static void put_delong(writer *w, const qnet_experiment *e)
         close_object(w, "}");
     }
     close_object(w, "]");
-}
-
-/* results.json: every number of the tables and of the figures' boxes. */
-static qnet_status report_json(const qnet_experiment *e, qnet_buffer *json)
-{
-    writer own = writer_begin(e->ctx, json, "null", 0), *w = &own;
-    open_object(w, "", "{");
-    put_settings(w, e);
-    put_cohort(w, e);
-    put_levels(w, e, put_model);
-    put_delong(w, e);
-    open_object(w, "bootstrap", "{");
-    put_members(w, "resamples %d", e->config.bootstrap);
-    put_levels(w, e, put_boxes);
-    close_object(w, "}");
-    close_object(w, "}");
-    return writer_end(w);
 }
 
 /* What is unlike the cohort in a cut. */

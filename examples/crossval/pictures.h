@@ -5,6 +5,7 @@
 #define PICTURES_H
 #include "cuts.h"
 #include "heat.h"
+#include "regions.h"
 #include <string.h>
 
 #ifndef CAM_SCANS
@@ -25,6 +26,9 @@ typedef struct cam_picture {
 typedef struct pictures {
     const char *group[2]; /* what the groups are called, by label; NULL: as in the paper. Set by the
                              caller, without characters that HTML or JSON would need escaped */
+    double prevalence;    /* that PPV and NPV are stated at besides the cohort's; 0: none given */
+    int permutations;     /* of the permutation test; 0: none */
+    regions means;
     const char *command; /* to run again, with the date; NULL: not shown. Set by the caller, too */
     char date[12];
     cut_pictures cuts;
@@ -54,10 +58,18 @@ static inline void pictures_clear(pictures *p, int input)
 static inline void pictures_free(qnet_context *ctx, pictures *p)
 {
     free(p->cuts.rgb);
+    free(p->means.mean);
     for (int i = 0; i < 2; i++) {
         qnet_buffer_free(ctx, &p->sheet[i]);
         pictures_clear(p, i);
     }
+}
+
+/* For a qnet_viewer, whose user is a pictures: what is taken of each scan while its volumes are in memory. */
+static inline void pictures_scan(void *user, const qnet_scan *scan, const qnet_scan_maps *maps)
+{
+    cut_show(&((pictures *)user)->cuts, scan, maps);
+    region_add(&((pictures *)user)->means, scan, maps);
 }
 
 /* Appends this many bytes, zeroed. */

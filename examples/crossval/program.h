@@ -144,7 +144,7 @@ static void display_begin(display *d, int quiet)
 }
 
 /* Takes the bar off a terminal. */
-static void display_clear(const display *d)
+static inline void display_clear(const display *d)
 {
     if (d->terminal && !d->quiet) printf("\r%-118s\r", "");
     fflush(stdout);

@@ -1,8 +1,9 @@
-/* The report of an experiment: report.html, and the function that crossval gives to the library for
-   writing it, results.json and manifest.json. */
+/* The report of an experiment: report.html, results.json, the tables for the terminal, and the function that
+   crossval gives to the library for writing the files. */
 #ifndef CROSSVAL_REPORT_H
 #define CROSSVAL_REPORT_H
 #include "attribution.h"
+#include "checklist.h"
 #include "figures.h"
 #include "json.h"
 #include "page.h"
@@ -209,8 +210,10 @@ static qnet_status report_html(const qnet_experiment *e, const pictures *p, qnet
     count_groups(e, -1, group);
     html_cohort(&body, e, group);
     if (has_input(e, main_input(e))) html_results(&body, e);
+    html_assessed(&body, e, p, group, 0);
     if (p) html_attribution(&body, e, p);
     html_training(&body, e, p);
+    html_assessed(&body, e, p, group, 1);
     html_record(&body, e, p);
     put(w, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta "
            "name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta "
@@ -219,6 +222,7 @@ static qnet_status report_html(const qnet_experiment *e, const pictures *p, qnet
     print(w, "%s</title>\n<style>\n", e->simulated ? " (simulated subjects)" : "");
     put_css(w);
     put_heat_css(w);
+    put_assessment_css(w);
     put(w, "</style>\n</head>\n<body>\n<main>\n");
     html_top(w, e, group);
     if (own.status == QNET_OK) own.status = writer_end(&body);
@@ -234,6 +238,72 @@ static qnet_status report_html(const qnet_experiment *e, const pictures *p, qnet
           QNET_VERSION);
     put_script(w);
     put(w, "</body>\n</html>\n");
+    return writer_end(w);
+}
+
+/* results.json: every number of the tables and of the figures' boxes. */
+static qnet_status report_json(const qnet_experiment *e, qnet_buffer *json)
+{
+    writer own = writer_begin(e->ctx, json, "null", 0), *w = &own;
+    open_object(w, "", "{");
+    put_settings(w, e);
+    put_cohort(w, e);
+    put_levels(w, e, put_model);
+    put_delong(w, e);
+    open_object(w, "bootstrap", "{");
+    put_members(w, "resamples %d", e->config.bootstrap);
+    put_levels(w, e, put_boxes);
+    close_object(w, "}");
+    json_assessed(w, e);
+    close_object(w, "}");
+    return writer_end(w);
+}
+
+/* Tables 1, 2 and 3 in the paper's form, intervals and verdict, as text. */
+static qnet_status report_tables(const qnet_experiment *e, qnet_buffer *text)
+{
+    writer own = writer_begin(e->ctx, text, "-", 0), *w = &own;
+    group_counts group[3];
+    size_t notes;
+    count_groups(e, -1, group);
+    print(w, "Table 1. Image-level classifiers, %d-fold cross-validation over individuals.\n"
+             "MEAN +- STD, in percent; AUC from 0 to 1.\n\n", e->config.folds);
+    text_rates(w, e, QNET_LEVEL_IMAGE);
+    put(w, "\nTable 2. DeLong tests, image level; H0: AUC 1 = AUC 2.\nAs in the paper, "
+           "slices count as independent: half of all cohorts have a star between two\n"
+           "equally good models. The test to read is the next, by subject.\n\n");
+    put_pairs(w, e, QNET_LEVEL_IMAGE, 0, 0);
+    put(w, "\nThe same by subject: its slices are one cluster (Obuchowski 1997).\n\n");
+    put_pairs(w, e, QNET_LEVEL_IMAGE, 1, 1);
+    put(w, "\nTable 3. Scan-level classifiers, in percent; ResNet and ResNetSWA vote over "
+           "the slices of a scan.\n\n");
+    text_rates(w, e, QNET_LEVEL_SCAN);
+    put(w, "\nDeLong tests, scan level, by subject.\n\n");
+    put_pairs(w, e, QNET_LEVEL_SCAN, 1, 1);
+    put(w, "\n95 % intervals, image level. AUC: DeLong, by subject on the logit scale; "
+           "others: Wilson,\npercent, by image."
+           "\n\n");
+    put_intervals(w, e, QNET_LEVEL_IMAGE);
+    put(w, "\n95 % intervals, scan level. AUC: DeLong, by subject on the logit scale; "
+           "others: Wilson,\npercent.\n\n");
+    put_intervals(w, e, QNET_LEVEL_SCAN);
+    text_assessed(w, e);
+    put(w, "\n");
+    notes = w->out->size;
+    put_spread(w, e);
+    print(w, "\nSensitivity: share of %s recognised; specificity: share of %s recognised. "
+             "F1-score: mean of both groups' F1, weighted by their size.",
+          group_title(e, 1), group_title(e, 0));
+    if (is_testable(e)) {
+        put(w, " Level: ns p > .05, * p <= .05, ** p <= .01, *** p <= .001, "
+               "**** p <= .0001.");
+    }
+    put(w, "\n\n");
+    put_warnings(w, e, group);
+    put(w, "\n");
+    put_verdict(w, e);
+    put(w, "\n");
+    wrap_lines(w, notes);
     return writer_end(w);
 }
 

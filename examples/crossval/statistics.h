@@ -157,8 +157,9 @@ static void permutation_test(const int *label, const double *const *score, int s
         p[k] = 1;
         for (size_t i = 0; i < count; i++) {
             int *r = &rank[(size_t)k * count + i];
-            for (size_t j = *r = 0; j < count; j++)
-                *r += 2 * (score[k][j] < score[k][i]) + (score[k][j] <= score[k][i] && score[k][j] >= score[k][i]);
+            *r = 0;
+            for (size_t j = 0; j < count; j++)
+                *r += (score[k][j] < score[k][i]) + (score[k][j] <= score[k][i]);
         }
     }
     for (int t = 0; t < permutations; t++) {
