@@ -866,6 +866,8 @@ static void test_html(void)
     check_html((const char *)b.bytes);
     CHECK_CONTAINS((const char *)b.bytes, "resolution, 1 &times; 1 cells of 32 pixels"); /* of 32 x 32 */
     CHECK_CONTAINS((const char *)b.bytes, "With images in full size, Q-Net's AUC is ");
+    CHECK(occurrences((const char *)b.bytes, "<a href=\"#heat-") > 0 && /* each to a picture that is there */
+          occurrences((const char *)b.bytes, "<a href=\"#heat-") == occurrences((const char *)b.bytes, " id=\"heat-"));
     CHECK(occurrences((const char *)b.bytes, "\"l watched c") == 0);
     for (int input = 0; input < 2; input++) { /* a picture's slice that is called what it is not says so */
         for (int i = 0; i < 4; i++) {
