@@ -2177,6 +2177,8 @@ QNET_API void qnet_predictor_destroy(qnet_predictor *predictor);
 #endif
 #endif
 
+/* What each compiler calls restrict, which C++ lacks, and a function like printf, whose format it
+   then checks. */
 #if defined(__GNUC__) || defined(__clang__)
 #define QNET__RESTRICT __restrict__
 #ifdef __MINGW32__ /* whose own printf, as the compiler knows it, has no %zu: ours and C99's do */
@@ -2196,6 +2198,7 @@ QNET_API void qnet_predictor_destroy(qnet_predictor *predictor);
 #define QNET__HELPER static
 #endif
 
+/* A parameter that a hook's or a task's signature demands. */
 #define QNET__UNUSED(x) ((void)(x))
 
 /* Returns from the function with the status of expr unless it is QNET_OK. */
@@ -2222,7 +2225,8 @@ QNET_API const char *qnet_status_name(qnet_status status)
     return (unsigned)status < QNET_STATUS_COUNT ? names[status] : "unknown status";
 }
 
-/* *out = a * b; 0 and *out untouched when the product does not fit. */
+/* *out = a * b; 0 and *out untouched when the product does not fit. Sizes from files and callers
+   are multiplied by this alone; those of a plan that has been checked may use the operator. */
 QNET__HELPER int qnet__mul(size_t a, size_t b, size_t *out)
 {
     if (b != 0 && a > (size_t)-1 / b) return 0;
@@ -2276,7 +2280,8 @@ QNET__HELPER void qnet__store(unsigned char *p, int bytes, int big, uint64_t v)
         p[big ? bytes - 1 - i : i] = (unsigned char)(v & 255);
 }
 
-/* Reverses the bytes of each of count numbers of `size` bytes at p. */
+/* Reverses the bytes of each of count numbers of `size` bytes at p, in place: between the order of
+   a file and that of this machine. */
 QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
 {
     for (; count > 0; count--, p += size) {
@@ -2350,8 +2355,9 @@ QNET__HELPER double qnet__number(const unsigned char *p, qnet_dtype dtype)
 #define QNET__ALIGN 64 /* a cache line, and the widest vector register */
 #define QNET__SENTENCE 1024 /* bytes of a sentence, its end included */
 
+/* Small, in one block of the caller's allocator; networks, volumes and runs point to it. */
 struct qnet_context {
-    qnet_hooks hooks;
+    qnet_hooks hooks; /* none NULL but blas, fft, log, progress and weights, which may be */
     qnet_cpu cpu;     /* the kernels in force: never AUTO */
     char error[QNET__SENTENCE]; /* of the last failure */
 };
@@ -2448,7 +2454,15 @@ QNET__HELPER qnet_status qnet__no_memory(qnet_context *ctx, size_t bytes, const 
 }
 
 /* Carves one block into aligned pieces. A plan runs twice: with base NULL it only adds up `at`,
-   the size of the block; then on the block itself it returns the same pieces. */
+   the size of the block; then on the block itself it returns the same pieces:
+
+       for (int pass = 0; pass < 2; pass++) {
+           x = (float *)qnet__take(&arena, n, sizeof *x);
+           y = (int *)qnet__take(&arena, m, sizeof *y);
+           if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "what it is for"));
+       }
+
+   So no size is written down twice, and one test finds out that memory is short. */
 typedef struct qnet__arena {
     unsigned char *base;
     size_t at;
@@ -2488,7 +2502,10 @@ extern int qnet__madvise(void *block, size_t size, int advice) __asm__("madvise"
 #define QNET__MADV_HUGEPAGE 14
 #endif
 
-/* The default allocator: malloc, with the pointer that free needs kept just below the block. */
+/* The default allocator: malloc, with the pointer that free needs kept just below the block:
+
+       raw                       block (a multiple of align)
+       | up to align - 1 | raw | size bytes ...                                              */
 static void *qnet__default_alloc(void *user, size_t size, size_t align)
 {
     size_t bytes;
@@ -2767,7 +2784,8 @@ QNET__HELPER double qnet__seconds(qnet_context *ctx)
     return ctx->hooks.clock.seconds(ctx->hooks.clock.user);
 }
 
-/* Hands info to the progress hook; non-zero: the caller wants to stop. */
+/* Hands info to the progress hook; non-zero: the caller wants to stop, and what runs returns
+   QNET_STOPPED. */
 QNET__HELPER int qnet__report(qnet_context *ctx, const qnet_progress_info *info)
 {
     const qnet_progress *progress = &ctx->hooks.progress;
@@ -2789,7 +2807,8 @@ QNET__HELPER QNET__PRINTF(3, 4) void qnet__log(qnet_context *ctx, qnet_log_level
 #define QNET__QUOTE(x) #x
 #define QNET__VALUE_TEXT(x) QNET__QUOTE(x) /* the text of a macro's value */
 
-/* What a record of results has to name. */
+/* What a record of results has to name, as roundings depend on it: "qnet 0.1.0, float, gcc 12.2,
+   OpenMP, avx2, 2 workers". */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size)
 {
     static const char build[] = "qnet " QNET_VERSION
@@ -3305,7 +3324,8 @@ typedef struct qnet__file {
     long size; /* when it was opened for reading; 0: not known, as of pipes */
 } qnet__file;
 
-/* The source and the sink of an open file. */
+/* The source and the sink of an open file. fread returns less at the end and on a failure, which
+   ferror tells apart. */
 static int qnet__file_read(void *user, void *dst, size_t size, size_t *got)
 {
     qnet__file *f = (qnet__file *)user;
@@ -3888,7 +3908,8 @@ static char qnet__decimal_sign(void)
     return probe[1];
 }
 
-/* value as text[size] with a decimal point, in as few digits as bring the same double back. */
+/* value as text[size] with a decimal point, in as few digits as bring the same double back: 15 are
+   enough for what was written with no more, 17 for all. */
 static void qnet__format_number(char *text, size_t size, double value)
 {
     const char sign = qnet__decimal_sign();
@@ -8559,8 +8580,9 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
    Relies on >>context >>kernels >>gemm >>fuse.
    ============================================================================================ */
 
-/* Fails unless rows and channels (by the caller's word for them) are 1 or more, their product fits
-   a size_t, and no required pointer is NULL. */
+/* Fails unless rows and channels (by the caller's word for them) are 1 or more, their product in
+   doubles fits a size_t, and no required pointer is NULL. After it the layers of this room and the
+   next ones compute sizes without further tests. */
 static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t rows,
                                      const char *word, int channels, int pointers_are_there)
 {
@@ -8715,7 +8737,7 @@ QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int
 }
 
 #if QNET__HAS_TRAINING
-/* y = act(norm(x) + residual) by the moments of x[rows][channels]: a pass for them, and one for y. */
+/* y = act(norm(x) + residual) by the moments of x[rows][channels]: a pass for them, one for y. */
 QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int channels,
                                             const qnet_real *x, const qnet_real *gamma,
                                             const qnet_real *beta, const qnet_real *residual,
@@ -8845,6 +8867,9 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
 
 /* ---- Max pooling ----------------------------------------------------------------------------- */
 
+/* Task `index` is one row of one image: of y forward, [batch][out_height], and of dx backward,
+   [batch][height], which gathers from the windows that its pixels may have won. So no two tasks
+   write to one number, and sums have one order. */
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
     const qnet__maxpool *pool = (const qnet__maxpool *)arg;
@@ -8925,6 +8950,8 @@ typedef struct qnet__column_sums {
     qnet_real *sum;     /* [batch][columns] */
 } qnet__column_sums;
 
+/* Up to QNET__COLUMNS columns of one b, from the first row to the last: the order of the sum, and
+   so its bits, are those of one thread. */
 static void qnet__column_sums_task(void *arg, size_t index, size_t worker)
 {
     const qnet__column_sums *job = (const qnet__column_sums *)arg;
@@ -8947,23 +8974,7 @@ static void qnet__sum_columns(qnet_context *ctx, size_t batch, size_t rows, size
     qnet__parallel(ctx, batch * ((columns - 1) / QNET__COLUMNS + 1), qnet__column_sums_task, &job);
 }
 
-/* dx[pixels][channels] of one image. */
-typedef struct qnet__avgpool {
-    size_t pixels, channels;
-    const qnet_real *dy; /* [batch][channels] */
-    qnet_real *dx;       /* [batch][pixels][channels] */
-} qnet__avgpool;
-
-static void qnet__avgpool_backward_task(void *arg, size_t image, size_t worker)
-{
-    const qnet__avgpool *pool = (const qnet__avgpool *)arg;
-    const qnet_real *dy = pool->dy + image * pool->channels;
-    qnet_real *dx = pool->dx + image * pool->pixels * pool->channels;
-    QNET__UNUSED(worker);
-    for (size_t p = 0; p < pool->pixels; p++, dx += pool->channels)
-        for (size_t c = 0; c < pool->channels; c++) dx[c] = dy[c] / (qnet_real)pool->pixels;
-}
-
+/* batch * pixels rows of channels, as for the other layers. */
 static qnet_status qnet__avgpool_check(qnet_context *ctx, const char *name, int batch,
                                        size_t pixels, int channels, int pointers_are_there)
 {
@@ -8990,9 +9001,11 @@ QNET_API qnet_status qnet_avgpool_forward(qnet_context *ctx, int batch, size_t p
 QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t pixels,
                                            int channels, const qnet_real *dy, qnet_real *dx)
 {
-    qnet__avgpool pool = {pixels, (size_t)channels, dy, dx};
+    const size_t n = (size_t)channels;
     QNET__TRY(qnet__avgpool_check(ctx, "qnet_avgpool_backward", batch, pixels, channels, dy && dx));
-    qnet__parallel(ctx, (size_t)batch, qnet__avgpool_backward_task, &pool);
+    for (int b = 0; b < batch; b++, dy += n)
+        for (size_t p = 0; p < pixels; p++, dx += n)
+            for (size_t c = 0; c < n; c++) dx[c] = dy[c] / (qnet_real)pixels;
     return QNET_OK;
 }
 #endif
@@ -9491,7 +9504,8 @@ static void qnet__stem_backward(qnet_context *ctx, qnet__stem_backward_job *p, q
    Relies on >>gemm >>norm >>pool.
    ============================================================================================ */
 
-/* The largest of the three products' needs: x w^T, dy^T x, dy w. */
+/* The largest of the three products' needs: x w^T (forward, [rows][out]), dy^T x (dw, [out][in])
+   and dy w (dx, [rows][in]). */
 QNET_API size_t qnet_dense_scratch(const qnet_context *ctx, size_t rows, int in, int out)
 {
     size_t i, o, bytes;
@@ -9518,7 +9532,8 @@ QNET_API qnet_status qnet_dense_forward(qnet_context *ctx, size_t rows, int in, 
 }
 
 #if QNET__HAS_TRAINING
-/* Forward: y = x w^T + b, so dw = dy^T x, db = sum of dy over rows, dx = dy w. */
+/* Forward: y = x w^T + b, so dw = dy^T x, db = sum of dy over rows, dx = dy w. What is NULL of dx,
+   dw and db is not computed. */
 QNET_API qnet_status qnet_dense_backward(qnet_context *ctx, size_t rows, int in, int out,
                                          const qnet_real *x, const qnet_real *w,
                                          const qnet_real *dy, qnet_real *dx, qnet_real *dw,
@@ -10595,8 +10610,7 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
     qnet__arena arena = {NULL, 0};
     qnet__resnet_state r;
     size_t bytes;
-    if (ctx == NULL || config == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: ctx, config or out is NULL");
+    QNET__NEEDS(ctx, ctx && config && out);
     QNET__TRY(qnet__resnet_check_config(ctx, config));
     qnet__resnet_plan(ctx, config, &arena, &r);
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "ResNet18"));
@@ -10844,9 +10858,7 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, const qnet_real *x, 
 QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, int batch, int train,
                                          qnet_real *logits, qnet_real *features)
 {
-    if (net == NULL || x == NULL)
-        return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "resnet forward: net or x is NULL");
+    QNET__NEEDS(net ? net->ctx : NULL, net && x);
     qnet_context *ctx = net->ctx;
     qnet__resnet_state *r = net->state;
     const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
@@ -10983,9 +10995,7 @@ static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, const qnet_
 QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
                                           const qnet_real *dlogits)
 {
-    if (net == NULL || x == NULL || dlogits == NULL)
-        return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "resnet backward: net, x or dlogits is NULL");
+    QNET__NEEDS(net ? net->ctx : NULL, net && x && dlogits);
     qnet_context *ctx = net->ctx;
     qnet__resnet_state *r = net->state;
     const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
@@ -12335,7 +12345,8 @@ static qnet_status qnet__png_chunk(qnet_context *ctx, qnet_sink *sink, const cha
 }
 
 /* Signature, IHDR, one IDAT with all rows as a zlib stream, IEND. The stream is made in memory
-   first, for its length stands before it. */
+   first, for its length stands before it. IHDR: width and height in 4 bytes each, 8 bits a sample,
+   colour type 2 (RGB) or 0 (grey), then deflate, filters by row, no interlacing: all 0. */
 QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int width, int height,
                                     int channels, const uint8_t *pixels)
 {
@@ -12441,6 +12452,8 @@ static int qnet__affine_axes(const double *affine, double norm[3], double r[3][3
         for (int i = 0; i < 3; i++) r[i][j] = affine[4 * i + j] / norm[j];
     }
     if (fabs(qnet__det3(r)) < 1e-6) return 0; /* unit columns that lie (nearly) in one plane */
+    /* An affine without shear is there at once; the worst that passes the test above takes some 25
+       steps, as each halves what is too long at first. */
     for (int step = 0; step < 30; step++) {
         const double det = qnet__det3(r);
         double next[3][3];
@@ -12456,7 +12469,7 @@ static int qnet__affine_axes(const double *affine, double norm[3], double r[3][3
     return 1;
 }
 
-#define QNET__AXIS_TIE 1e-6
+#define QNET__AXIS_TIE 1e-6 /* direction cosines closer than that are taken as equal */
 
 /* world[j]: 0 right-left, 1 front-back, 2 up-down, the world axis nearest to voxel axis j; sign[j]:
    1 towards right, front, up. Axes are settled from the clearest on, each world axis once, as
@@ -12513,7 +12526,8 @@ static void qnet__quaternion_to_rotation(const double q[4], double r[3][3])
 
 /* ---- volumes --------------------------------------------------------------------------------- */
 
-/* nx * ny * nz, or 0 when a side is not positive or the product is above QNET_MAX_VOXELS. */
+/* nx * ny * nz, or 0 when a side is not positive or the product is above QNET_MAX_VOXELS, or above
+   what 32 bits hold, as qnet__flood's indices have. */
 static size_t qnet__voxel_count(int nx, int ny, int nz)
 {
     size_t n;
@@ -12607,7 +12621,8 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
             if (flip) affine[k][3] += volume->affine[k][i] * (n[i] - 1);
         }
     }
-    /* The fields are set in any case, since the caller may have changed the affine. */
+    /* The voxels are copied to their new order, unless that is the old one. The other fields are
+       set in any case, since the caller may have changed the affine. */
     if (moves) {
         const size_t bytes = qnet__voxel_count(n[0], n[1], n[2]) * sizeof(float);
         float *voxels = (float *)qnet__alloc(volume->ctx, bytes), *next = voxels;
@@ -12687,8 +12702,8 @@ static qnet_dtype qnet__nifti_type(int code, const char **name)
     return QNET_BOOL;
 }
 
-/* The state of reading, in one block of the heap. After qnet__nifti_parse nothing in here can lead
-   a reader out of bounds. */
+/* The state of reading, in one block of the heap: 230 KB with the unpacking of gzip. After
+   qnet__nifti_parse nothing in here can lead a reader out of bounds. */
 typedef struct qnet__nifti_reader {
     qnet_context *ctx;
     qnet_source *source;
@@ -12710,9 +12725,11 @@ typedef struct qnet__nifti_reader {
 #define qnet__nifti_warn(in, text, ...) \
     qnet__log((in)->ctx, QNET_LOG_WARNING, "%s: " text, (in)->name, __VA_ARGS__)
 
-/* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
-   the third axis makes the frame left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or
-   -1 when that is too much: scanners and FSL write 4e-7, which nifti1_io makes 1 as done here. */
+/* affine of the quaternion in the header ("method 2" of nifti1.h): its column j is column j of the
+   rotation times spacing j; then the offset. The header has b, c and d; a = sqrt(1 - bb - cc - dd)
+   is not negative by definition. qfac, in pixdim[0], is -1 where the third axis makes the frame
+   left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or -1 when that is too much:
+   scanners and FSL write 4e-7, which nifti1_io makes 1 as done here. */
 static double qnet__nifti_qform(const qnet__nifti_header *h, const double spacing[3],
                                 double affine[3][4])
 {
@@ -12753,7 +12770,8 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     if (units > 3)
         qnet__nifti_warn(in, "xyzt_units has the spatial unit %d, which is none of NIfTI-1: taken "
                          "as mm", units);
-    /* Both forms are read; the qform also where the sform is used, to compare them. */
+    /* Both forms are read; the qform also where the sform is used, to compare them. spacing[]: of
+       pixdim, positive, 1 for an axis without a second slice; other[]: the qform. */
     for (int i = 2; i >= 0; i--) {
         spacing[i] = (double)h->pixdim[1 + i];
         if (spacing[i] == 0 && (i >= h->dim[0] || n[i] == 1)) spacing[i] = 1; /* no such axis */
@@ -12904,7 +12922,7 @@ static qnet_status qnet__nifti_next(qnet__nifti_reader *in, void *dst, size_t si
     return QNET_OK;
 }
 
-/* "voxel (x, y, z)" of the volume for sentences. */
+/* "voxel (x, y, z)" of the volume, counted from 0 in the file's order, for sentences. */
 static void qnet__voxel_text(const qnet_volume *v, size_t at, char text[64])
 {
     const size_t row = (size_t)v->nx, slice = row * (size_t)v->ny;
@@ -12937,9 +12955,9 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
     return QNET_OK;
 }
 
-/* All voxels into volume.voxels; *room is how many it holds, also on failure. The array grows to at
-   most 16 times of what has been read, or QNET__NIFTI_TRUST: a short file with a large dim costs
-   little memory. */
+/* All voxels into volume.voxels, piece by piece: read, unpacked, converted to float. *room is how
+   many it holds, also on failure. The array grows to at most 16 times of what has been read, or
+   QNET__NIFTI_TRUST: a short file with a large dim costs little memory. */
 static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
 {
     size_t got, n;
@@ -13041,8 +13059,9 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
 #if QNET__HAS_TRAINING
 /* ---- writing: little-endian, float32 or int16 with a slope, the affine as sform -------------- */
 
-/* The header, h[352], with the four zeros after it that say "no extensions". A volume whose side is
-   unknown (affine_source 0) gets neither form, so that no reader takes it as known. */
+/* The header, bytes[352], with the four zeros after it that say "no extensions". Only sform is
+   written: a quaternion cannot hold a sheared affine. A volume whose side is unknown (affine_source
+   0) gets neither form, so that no reader takes it as known. */
 static void qnet__nifti_make_header(const qnet_volume *v, double slope, const double spacing[3],
                                     unsigned char bytes[352])
 {
@@ -13068,7 +13087,7 @@ static void qnet__nifti_make_header(const qnet_volume *v, double slope, const do
     memcpy(bytes, &h, sizeof h);
 }
 
-/* What writing needs, in one block of the heap. */
+/* What writing needs, in one block of the heap: bytes go to the sink, through deflate if gzip. */
 typedef struct qnet__nifti_writer {
     qnet_context *ctx;
     qnet_sink *sink;
@@ -13242,12 +13261,14 @@ static double qnet__grid_distance(const qnet_volume *a, const qnet_volume *b)
     return worst;
 }
 
+/* Whether voxel by voxel may be computed with both, as far as their counts say. */
 static int qnet__same_shape(const qnet_volume *a, const qnet_volume *b)
 {
     return a->nx == b->nx && a->ny == b->ny && a->nz == b->nz;
 }
 
-/* Whether b has the grid of a, but for rounding. */
+/* Whether b has the grid of a, but for rounding: maps are combined voxel by voxel, and a shift of
+   half a voxel is no error that anyone would see in the results. */
 static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
                                     const qnet_volume *b, const char *name_b)
 {
@@ -13270,7 +13291,7 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
 #if QNET__HAS_MAPS
 /* ---- the volumes of a call (API 12) ---------------------------------------------------------- */
 
-/* Zeros on the grid of another volume. */
+/* Zeros on the grid of another volume: its sides, affine, spacing and orientation. */
 QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume *grid,
                                            qnet_volume **out)
 {
@@ -13327,7 +13348,7 @@ QNET__HELPER qnet_status qnet__check_volume(qnet_context *ctx, const qnet_volume
     return QNET_OK;
 }
 
-/* The same of a mask, which must hold a voxel. */
+/* The same of a mask, which must hold a voxel: any number but 0 is inside. */
 QNET__HELPER qnet_status qnet__check_mask(qnet_context *ctx, const qnet_volume *mask,
                                           const char *name, const qnet_volume *grid,
                                           const char *grid_name)
@@ -13620,9 +13641,9 @@ static qnet_status qnet__header_numbers(qnet__safetensors_file *f, size_t *numbe
     }
 }
 
-/* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t, each once, in any order. The
-   shape takes exactly the bytes between the offsets. t->data: the first offset, a number until the
-   bytes are read. */
+/* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t: each once, in any order.
+   The shape takes exactly the bytes between the offsets. t->data: the first offset, a number until
+   the bytes are read. */
 static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetensor *t)
 {
     static const char *const fields[3] = {"dtype", "shape", "data_offsets"};
@@ -14067,28 +14088,20 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet
 
 #define QNET__REAL_MAX (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)
 
-/* The first number of the tensor outside [least, QNET__REAL_MAX], or t->count. NaN fails every
-   comparison. */
-static size_t qnet__first_outside(const qnet_safetensor *t, double least)
-{
-    for (size_t k = 0; k < t->count; k++) {
-        const double x = qnet__element(t->dtype, t->data, k);
-        if (!(x >= least && x <= QNET__REAL_MAX)) return k;
-    }
-    return t->count;
-}
-
-/* Refuses a tensor with a number that no network can have: NaN, infinity, one that qnet_real cannot
-   hold, or a variance below 0, whose root batch norm takes. */
+/* Refuses a tensor with a number that no network can have: NaN, which fails every comparison,
+   infinity, one that qnet_real cannot hold, or a variance below 0, whose root batch norm takes. */
 static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
                                        const qnet_safetensor *t, const char *name)
 {
-    const size_t bad = qnet__first_outside(t, qnet__is_variance(name) ? 0 : -QNET__REAL_MAX);
-    if (bad == t->count) return QNET_OK;
-    const double x = qnet__element(t->dtype, t->data, bad);
-    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file, name,
-                      (double)bad, x, fabs(x) <= QNET__REAL_MAX ? "a variance below 0"
-                                                                : "not finite");
+    const double least = qnet__is_variance(name) ? 0 : -QNET__REAL_MAX;
+    for (size_t k = 0; k < t->count; k++) {
+        const double x = qnet__element(t->dtype, t->data, k);
+        if (!(x >= least && x <= QNET__REAL_MAX))
+            return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file,
+                              name, (double)k, x, fabs(x) <= QNET__REAL_MAX ? "a variance below 0"
+                                                                            : "not finite");
+    }
+    return QNET_OK;
 }
 
 /* What is matched with what. */
@@ -14106,8 +14119,8 @@ typedef struct qnet__weights_job {
                job->table->network, p->name, __VA_ARGS__)
 
 /* Finds entry p in the file and checks presence, type, shape and, with `numbers`, each number.
-   *found = NULL: what is in the block stays (a counter that is missing, a head that is to be trained
-   anew). */
+   *found = NULL: what is in the block stays (a counter that is missing, a head that is to be
+   trained anew). */
 static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_job *job,
                                        const qnet_param *p, int numbers,
                                        const qnet_safetensor **found)
@@ -19651,7 +19664,7 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
 /* ---- settings of both stages, as tables -------------------------------------------------------
    Ranges are checked, lines of text made and compared by loops over them. */
 
-/* beta < 1 and eps > 0 keep Adam's divisions from 0. */
+/* beta < 1 and eps > 0 keep Adam's divisions from 0: 1 - beta^t and sqrt(v) + eps. */
 #define QNET__ADAM_SETTINGS(config)                                    \
     QNET__SETTING(config, 'd', adam.beta1, 0, 0.999999999999),         \
     QNET__SETTING(config, 'd', adam.beta2, 0, 0.999999999999),         \
@@ -19680,7 +19693,8 @@ static const qnet__setting qnet__stage2_settings[] = {
     QNET__SETTINGS_END
 };
 
-/* How far a run is; all the rest follows from the epoch. */
+/* How far a run is. All the rest follows from the epoch: Adam's step t = epoch * batches, how many
+   weights are averaged, the order of the items, the learning rate. */
 static const qnet__setting qnet__training_settings[] = {
     QNET__SETTING(qnet_training, 'i', epoch, 0, INT_MAX),
     QNET__SETTING(qnet_training, 'i', finished, 0, 1),
@@ -19699,7 +19713,7 @@ static const qnet__setting qnet__training_settings[] = {
 #define QNET__REAL_DTYPE (QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32)
 
 #if QNET__HAS_TRAINING
-/* text, which is cut up, and arrays[count] into a file. */
+/* text, which is cut up in place into keys and values, and arrays[count] into a file. */
 static qnet_status qnet__record_write(qnet_context *ctx, qnet_sink *sink, char *text,
                                       const qnet_safetensor *arrays, int count)
 {
@@ -19768,7 +19782,8 @@ static size_t qnet__batches(size_t count, int batch)
     return (count + (size_t)batch - 1) / (size_t)batch;
 }
 
-/* First item of batch k of n: the sizes of two batches differ by one at most. */
+/* First item of batch k of n: the sizes of two batches differ by one at most. 10 items in 3 batches
+   begin at 0, 4 and 7. */
 static size_t qnet__batch_start(size_t count, size_t n, size_t k)
 {
     return count / n * k + qnet__min_size(k, count % n);
@@ -19809,8 +19824,9 @@ static int qnet__loop_next(qnet__loop *p)
     qnet__fail((p)->ctx, status, "%s%s, step %.0f of %.0f: " text, (p)->task, (p)->of_epoch,      \
                (double)(p)->step, (double)(p)->steps, __VA_ARGS__)
 
-/* Reports that the current batch is done. The fraction is that of all epochs of this run; the
-   experiment wraps the hook and replaces it by its own. */
+/* Reports that the current batch is done: items per second of this epoch, and by that the seconds
+   that all remaining epochs take; -1 where the clock has not moved yet. The fraction is that of all
+   epochs of this run; the experiment wraps the hook and replaces it by its own. */
 static qnet_status qnet__loop_report(const qnet__loop *p, double loss, double learning_rate)
 {
     const double elapsed = qnet__seconds(p->ctx) - p->start, done = (double)(p->first + p->n);
@@ -19854,7 +19870,8 @@ typedef struct qnet__loader {
 } qnet__loader;
 
 /* Checks scans[count], indices into the cohort, and counts their images, which must be as large as
-   the network's input at least, and no more of a scan than it has places for. task: in messages. */
+   the network's input at least (augmentation crops), and no more of a scan than it has places for.
+   task: in messages. */
 static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, const char *task,
                                         const qnet_cohort *cohort, const int *scans, int count,
                                         int height, int width)
@@ -19896,7 +19913,8 @@ static void qnet__loader_plan(qnet_context *ctx, qnet__loader *l, qnet__arena *a
     l->scratch = (unsigned char *)qnet__take(a, qnet__workers(ctx), l->scratch_bytes);
 }
 
-/* Lists the images of scans[count] in order. */
+/* Lists the images of scans[count] in order, and hashes what they are made of: each scan's pixels,
+   its place in the cohort, which names the random streams, and its label. */
 static void qnet__loader_fill(qnet__loader *l, const int *scans, int count)
 {
     const size_t max_slices = (size_t)l->cohort->config.max_slices;
@@ -19917,7 +19935,7 @@ static void qnet__loader_fill(qnet__loader *l, const int *scans, int count)
     }
 }
 
-/* Image i of the current batch. */
+/* Image i of the current batch, by the order of the epoch, or by that of the list. */
 static qnet__image *qnet__loader_image(const qnet__loader *l, size_t i)
 {
     return &l->images[l->order ? (size_t)l->order[l->first + i] : l->first + i];
@@ -19950,7 +19968,7 @@ static qnet_status qnet__loader_apply(qnet_context *ctx, const qnet__loader *l, 
                                      image->high, to, l->height, l->width, scratch);
 }
 
-/* Runs in parallel. */
+/* Runs in parallel: the status stays with the image, as tasks do not write to the context. */
 static void qnet__loader_task(void *arg, size_t index, size_t worker)
 {
     const qnet__loader *l = (const qnet__loader *)arg;
@@ -19981,7 +19999,8 @@ static qnet_status qnet__loader_load(const qnet__loop *p, qnet__loader *l, int e
 #if QNET__HAS_TRAINING
 /* ---- the training of both stages ------------------------------------------------------------- */
 
-/* The paper's numbers ("Training Procedure"); where SWA starts and its rate are ours. */
+/* The paper's numbers ("Training Procedure"): 100 epochs in batches of 64, the rate annealed from
+   3e-4 to 1e-4. Where SWA starts, after three quarters, and its rate, the last one, are ours. */
 QNET_API void qnet_stage1_config_init(qnet_stage1_config *config)
 {
     memset(config, 0, sizeof(*config));
@@ -19998,7 +20017,8 @@ QNET_API void qnet_stage1_config_init(qnet_stage1_config *config)
     config->seed = 1;
 }
 
-/* The paper's numbers; hidden and steps are ours. */
+/* The paper's numbers: 50 epochs in batches of 64 at a rate of 3e-4. The size of the LSTM's state
+   and the number of slices, which the paper does not give, are ours. */
 QNET_API void qnet_stage2_config_init(qnet_stage2_config *config)
 {
     memset(config, 0, sizeof(*config));
@@ -20248,7 +20268,8 @@ static qnet_status qnet__training_statistics(qnet__training_state *s)
     return qnet__training_check_weights(s, &p);
 }
 
-/* Without SWA nothing is left to do: the running statistics have followed the weights. */
+/* With SWA the average becomes the weights, and the running statistics are estimated for it.
+   Without, nothing is left to do: they have followed the weights. */
 QNET_API qnet_status qnet_training_finish(qnet_training *run)
 {
     QNET__TRY(qnet__training_ready(run, "qnet_training_finish"));
@@ -20337,7 +20358,8 @@ QNET_API qnet_status qnet_training_write(qnet_training *run, qnet_sink *sink)
     return status;
 }
 
-/* The running variances in a file's flat block: none may be below 0, as in a weights file. */
+/* The running variances in a file's flat block: none may be below 0, as in a weights file. The
+   block is checked as a whole for NaN and infinity; here each variance is a part of it. */
 static qnet_status qnet__check_variances(qnet_context *ctx, const qnet_safetensors *file,
                                          const char *name, const qnet_param_table *table)
 {
@@ -20353,9 +20375,9 @@ static qnet_status qnet__check_variances(qnet_context *ctx, const qnet_safetenso
 }
 
 /* QNET_ERROR_MISMATCH for a checkpoint of another run, QNET_ERROR_FORMAT or QNET_ERROR_DATA for a
-   damaged one. Everything in the file is checked before the first number of the run changes. Up to
-   the first averaged epoch a run with SWA and one without are the same, so the file may then be of
-   the latter. */
+   damaged one. In this order: the configuration's lines, epoch and finished, variances, arrays. All
+   is checked before the first number of the run changes. Up to the first averaged epoch a run with
+   SWA and one without are the same, so the file may then be of the latter. */
 static qnet_status qnet__training_restore(qnet_training *run, const qnet_safetensors *file,
                                           const char *name)
 {
@@ -20425,8 +20447,9 @@ QNET_API qnet_status qnet_training_load(qnet_training *run, const char *path)
     return status;
 }
 
-/* Goes on from wherever the run is. The last save is made again on a run that is finished: the one
-   before may have failed. */
+/* Goes on from wherever the run is, and saves after each epoch: a power cut costs one epoch at
+   most, as a file is replaced whole (>>file). The last save is made again on a run that is
+   finished: the one before may have failed. */
 QNET_API qnet_status qnet_training_run(qnet_training *run, const char *checkpoint)
 {
     QNET__TRY(qnet__training_ready(run, "qnet_training_run"));
@@ -20441,7 +20464,8 @@ QNET_API qnet_status qnet_training_run(qnet_training *run, const char *checkpoin
 
 /* ---- stage 1: images ------------------------------------------------------------------------- */
 
-/* Of scans[count], which lie in the cohort: each once, and of either class at least one. */
+/* Of scans[count], which lie in the cohort: each once, and of either class at least one. A scan
+   that is there twice would weigh double; of one class alone nothing can be learnt. */
 static qnet_status qnet__stage1_check_scans(qnet_context *ctx, const qnet_cohort *cohort,
                                             const int *scans, int count)
 {
@@ -20592,7 +20616,8 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
 #if QNET__HAS_TRAINING
 /* ---- stage 2: scans -------------------------------------------------------------------------- */
 
-/* Copies the scans, zero beyond their slices, into the run after a check, and hashes all. */
+/* Copies the scans, zero beyond their slices, into the run after a check, and hashes all: features
+   of other weights or other slices are other items, which a resume refuses. */
 static qnet_status qnet__stage2_fill(qnet__training_state *s, const qnet_real *features,
                                      const int *length, const int *label)
 {
@@ -20687,7 +20712,8 @@ static qnet_status qnet__predict_run(qnet_scan_model *model, const qnet_real *fe
     return QNET_OK;
 }
 
-/* features[count][steps][512], length[count] in 1..steps; probabilities of padded steps are 0. */
+/* features[count][steps][512], length[count] in 1..steps; image[count][steps] and scan[count] are
+   P(HH) of each slice and scan, or NULL; of padded steps 0. On failure both are as before. */
 QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_real *features,
                                              const int *length, int count, double *image,
                                              double *scan)

@@ -6,10 +6,12 @@
 #include "crossval/report.h"
 #include "test.h"
 #include "folder.h"
+#include "quick.h"
 
 static const char data_folder[] = "build/test-experiment/data",
                   out_folder[] = "build/test-experiment/out",
-                  other_folder[] = "build/test-experiment/other"; /* other people, the same names */
+                  other_folder[] = "build/test-experiment/other", /* other people, the same names */
+                  start[] = "build/test-experiment/start.safetensors"; /* random weights, drawn once */
 
 /* A disc with two bright nuclei; those of HH are brighter. kind: 0 QSM, 1 R2*, 2 T1W, 3 mask. */
 static void write_map(qnet_context *ctx, const char *path, uint64_t people, int subject, int kind)
@@ -100,6 +102,15 @@ static qnet_resnet *small_resnet(qnet_context *ctx, int classes)
     return net;
 }
 
+/* A file of random weights that says of itself what `pairs` say. */
+static void write_weights(qnet_context *ctx, const char *path, int classes, const char *const *pairs, int n)
+{
+    qnet_resnet *net = small_resnet(ctx, classes);
+    quick_weights(net);
+    CHECK_OK(ctx, qnet_weights_save(ctx, path, net->table, net->weights, pairs, n));
+    qnet_resnet_destroy(net);
+}
+
 static void small_config(qnet_experiment_config *c)
 {
     qnet_experiment_config_init(c);
@@ -166,9 +177,10 @@ static void test_run(void)
     hooks.allocator.free = counted_free;
     CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
     write_cohort(ctx, data_folder, 5);
+    write_weights(ctx, start, QNET_CLASSES, NULL, 0);
     small_config(&c);
     c.repeats = 2;
-    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out_folder, NULL, 0, &e));
+    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out_folder, start, 0, &e));
     if (!e) return;
     images = &e->level[QNET_INPUT_CROP][QNET_LEVEL_IMAGE];
     scans = &e->level[QNET_INPUT_CROP][QNET_LEVEL_SCAN];
@@ -447,7 +459,7 @@ static void test_stop_and_resume(void)
     small_config(&c);
     for (int n = 0; status == QNET_STOPPED && n < 200; n++) {
         stop_at = 20 + n; /* reports until the next stop */
-        status = run_folder(ctx, &c, data_folder, "build/test-experiment/parts", NULL, n > 0, &parts);
+        status = run_folder(ctx, &c, data_folder, "build/test-experiment/parts", start, n > 0, &parts);
         stops += status == QNET_STOPPED;
     }
     CHECK(status == QNET_OK);
@@ -701,11 +713,11 @@ static void test_damaged_part(qnet_context *ctx, const qnet_experiment_config *c
     static const char *const folder = "build/test-experiment/shared";
     qnet_experiment *e = NULL;
     write_table(ctx, data_folder, 7, -1); /* another order */
-    CHECK_FAILS(ctx, run_folder(ctx, c, data_folder, folder, NULL, 0, &e), QNET_ERROR_MISMATCH,
+    CHECK_FAILS(ctx, run_folder(ctx, c, data_folder, folder, start, 0, &e), QNET_ERROR_MISMATCH,
                 "part-1-of-3/checkpoint/crop-repeat01-fold01-result.safetensors: is of other scans, maps or labels");
     write_table(ctx, data_folder, 0, 1);
     CHECK(rename(result, "build/test-experiment/kept") == 0);
-    CHECK_FAILS(ctx, run_folder(ctx, c, data_folder, folder, NULL, 0, &e), QNET_ERROR_NOT_FOUND,
+    CHECK_FAILS(ctx, run_folder(ctx, c, data_folder, folder, start, 0, &e), QNET_ERROR_NOT_FOUND,
                 "1 of 3 parts are missing or not finished: 2;");
     CHECK(rename("build/test-experiment/kept", result) == 0);
     CHECK(e == NULL);
@@ -740,11 +752,11 @@ static void test_parts(void)
     forget(ctx, out[1]);
     c.publish.input = NULL;
     c.publish.write = NULL;
-    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out[1], NULL, 0, &alone));
+    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out[1], start, 0, &alone));
     CHECK_OK(ctx, qnet_experiment_csv(alone, &text[1]));
     c.part = QNET_COLLECT;
     c.parts = 3;
-    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out[0], NULL, 0, &e), QNET_ERROR_NOT_FOUND,
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out[0], start, 0, &e), QNET_ERROR_NOT_FOUND,
                 "3 of 3 parts are missing or not finished: 1,2,3;");
     c.publish.write = publish_at_second;
     c.publish.user = &calls;
@@ -755,11 +767,11 @@ static void test_parts(void)
         if (k == 3) test_damaged_part(ctx, &c);
         last = 0;
         if (k == 3) /* the first time, publish fails */
-            CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out[0], NULL, 0, &e), QNET_ERROR_IO, "mine.txt");
+            CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out[0], start, 0, &e), QNET_ERROR_IO, "mine.txt");
         last = 0;
         if (k == 3) c.keep[QNET_MODEL_RESNET] = 0;
         if (k == 3) CHECK(qnet__remove("build/test-experiment/shared/checkpoint/publish/mine.txt") == 0);
-        CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out[0], NULL, 0, &e));
+        CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out[0], start, 0, &e));
         CHECK(k < 3 ? e == NULL : e != NULL && e != alone);
     }
     CHECK(last > 0);
@@ -805,7 +817,7 @@ static void test_changed_maps(void)
     forget(plain, "build/test-experiment/changed");
     tiny_config(&c);
     c.use_input[QNET_INPUT_FULL] = 1;
-    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/changed", NULL, 0, &e),
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/changed", start, 0, &e),
                 QNET_ERROR_MISMATCH, "the QSM map of sub-06: it was changed while the first input was trained");
     CHECK(e == NULL);
     write_cohort(plain, data_folder, 5);
@@ -891,15 +903,6 @@ static void test_leak(void)
     context_end(ctx);
 }
 
-/* A file of random weights that says of itself what `pairs` say. */
-static void write_weights(qnet_context *ctx, const char *path, int classes, const char *const *pairs, int n)
-{
-    qnet_resnet *net = small_resnet(ctx, classes);
-    qnet_resnet_init(net, 3);
-    CHECK_OK(ctx, qnet_weights_save(ctx, path, net->table, net->weights, pairs, n));
-    qnet_resnet_destroy(net);
-}
-
 /* How its images were prepared is part of a network: what initial weights say of it is followed
    (normalisation), or the difference is told. */
 static void test_initial_weights(void)
@@ -982,7 +985,7 @@ static void test_shuffled_labels(void)
         sprintf(path, "%s/weights/%s", out, in_weights[k].name);
         CHECK_OK(ctx, qnet_file_replace(ctx, path, "old", 3));
     }
-    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out, NULL, 0, &e));
+    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out, start, 0, &e));
     for (int k = 0; k < 4; k++) {
         sprintf(path, "%s/weights/%s", out, in_weights[k].name);
         CHECK(qnet_file_exists(path) == in_weights[k].stays);

@@ -1047,7 +1047,7 @@ static void test_copy(void)
         for (k = 0; k < (int)p.count; k++)
             ref[qnet__param_index(&p, (size_t)k)] = (qnet_real)qnet__element(QNET_F32, file, (size_t)k);
         CHECK(p.count <= 6000 && memcmp(fast, ref, sizeof fast) == 0);
-        CHECK(qnet__first_outside(&t, -QNET__REAL_MAX) == t.count);
+        CHECK(qnet__check_numbers(NULL, "file.st", &t, "w") == QNET_OK);
     }
 }
 
