@@ -67,7 +67,7 @@ static void figure_dots(writer *w, const qnet_experiment *e, const assessments *
 {
     put(w, "<figure><div class=\"panels two\">");
     for (int i = 0; i < all->count; i++) {
-        print(w, "<div class=\"panel\"><h4>%s</h4>\n", input_title(all->of[i].input));
+        print(w, "<div class=\"panel\"><h3>%s</h3>\n", input_title(all->of[i].input));
         svg_dots(w, e, &all->of[i]);
         put(w, "</div>");
     }
@@ -433,10 +433,10 @@ static void figure_worth(writer *w, const qnet_experiment *e, const assessments 
         const assessment *a = &all->of[i];
         const calibration *c = &a->model[QNET_MODEL_QNET].fit;
         const double at = given && given->prevalence > 0 ? given->prevalence : a->share;
-        print(w, "<figure><div class=\"panels two\"><div class=\"panel\"><h4>Calibration &middot; %s</h4>\n",
+        print(w, "<figure><div class=\"panels two\"><div class=\"panel\"><h3>Calibration &middot; %s</h3>\n",
               input_title(a->input));
         svg_calibration(w, e, a);
-        print(w, "</div><div class=\"panel\"><h4>Decision curves &middot; %s</h4>\n", input_title(a->input));
+        print(w, "</div><div class=\"panel\"><h3>Decision curves &middot; %s</h3>\n", input_title(a->input));
         svg_decisions(w, a, at);
         put(w, "</div></div><figcaption>");
         if (i == 0) {

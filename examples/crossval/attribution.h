@@ -66,7 +66,7 @@ static void figure_scans(writer *w, const qnet_experiment *e, const pictures *p,
              "BiLSTM; its map tells the places of the slice that it comes from (Grad-CAM, but with both signs), "
              "and the map's mean is the contribution. Colours are by the strongest cell of the scan, so they "
              "compare slices of a scan, not scans. Bars: contributions of all slices. They are of first order and "
-             "need not add up to the log odds, whose rest is the same for all scans or beyond first order. The patient's right is at the left; z is that of the scanner's "
+             "need not add up to the log odds. The patient's right is at the left; z is that of the scanner's "
              "world. Shown are the first scans of each group that Q-Net classified correctly and, where there is "
              "one, the first that it did not.</figcaption></figure>\n",
           p->scan[input][0].heat.rows, p->scan[input][0].heat.columns, group_tag(e, 1));
