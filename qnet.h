@@ -15396,6 +15396,7 @@ typedef struct qnet__unwrapping {
     int n[3];                   /* nx, ny, nz */
     qnet__group *group;         /* [nz][ny][nx] */
     qnet__edge *edge, *spare;   /* [3 * voxels of the mask] */
+    size_t components;          /* of the mask, once it is unwrapped */
 } qnet__unwrapping;
 
 /* The memory of one whose mask has `inside` voxels, as pieces of an arena. */
@@ -15465,18 +15466,19 @@ static void qnet__unreliability_task(void *arg, size_t z, size_t worker)
    bits, the lowest first. Returns where they are then, edge or spare. */
 static qnet__edge *qnet__edges_sort(qnet__edge *edge, qnet__edge *spare, size_t count)
 {
-    for (int shift = 0; shift < QNET__EDGE_BITS; shift += 10) {
-        uint32_t place[1024], begin = 0;
+    uint32_t place[3][1024];
+    memset(place, 0, sizeof place);
+    for (size_t i = 0; i < count; i++)
+        for (int digit = 0; digit < 3; digit++) place[digit][edge[i].value >> 10 * digit & 1023]++;
+    for (int digit = 0; digit < 3; digit++) {
+        uint32_t begin = 0, *to = place[digit];
         qnet__edge *from = edge;
-        memset(place, 0, sizeof place);
-        for (size_t i = 0; i < count; i++) place[from[i].value >> shift & 1023]++;
-        for (int digit = 0; digit < 1024; digit++) {
-            const uint32_t here = place[digit];
-            place[digit] = begin;
+        for (int value = 0; value < 1024; value++) {
+            const uint32_t here = to[value];
+            to[value] = begin;
             begin += here;
         }
-        for (size_t i = 0; i < count; i++)
-            spare[place[from[i].value >> shift & 1023]++] = from[i];
+        for (size_t i = 0; i < count; i++) spare[to[from[i].value >> 10 * digit & 1023]++] = from[i];
         edge = spare;
         spare = from;
     }
@@ -15502,7 +15504,7 @@ static uint32_t qnet__group_root(qnet__group *group, uint32_t voxel, int32_t *k)
 }
 
 /* What follows from the unreliability: edges, their order, the groups, the phase. */
-static void qnet__unwrap_join(const qnet__unwrapping *u)
+static void qnet__unwrap_join(qnet__unwrapping *u)
 {
     const size_t step[3] = {1, (size_t)u->n[0], (size_t)u->n[0] * (size_t)u->n[1]};
     const size_t voxels = step[2] * (size_t)u->n[2];
@@ -15551,10 +15553,11 @@ static void qnet__unwrap_join(const qnet__unwrapping *u)
         from->parent = to == &u->group[root_a] ? root_a : root_b;
         from->k = k;
     }
+    u->components = 0;
     for (at = 0; at < voxels; at++) {
         int32_t k;
         if (u->mask[at] == 0) continue;
-        qnet__group_root(u->group, (uint32_t)at, &k);
+        u->components += qnet__group_root(u->group, (uint32_t)at, &k) == at;
         u->unwrapped[at] = (float)((double)u->phase[at] + 2 * QNET__PI * k);
     }
 }
@@ -15742,8 +15745,10 @@ static void qnet__kspace_bound(qnet__kspace *k, const float *mask)
 
 /* What is done at each voxel of an image's row, on the way in and on the way out. */
 typedef enum qnet__voxels_step {
-    QNET__VOXELS_SET,  /* image = value above `number` inside the mask, 0 outside and behind it */
+    QNET__VOXELS_ONES, /* image = 1 inside the mask, else 0 */
+    QNET__VOXELS_SET,  /* image = value above `number` inside the mask, else 0 */
     QNET__VOXELS_GET,  /* out = image inside the mask, else 0 */
+    QNET__VOXELS_ALL,  /* out = image */
     QNET__VOXELS_FIT,  /* out = `number` where image, S * M, says that a sphere fits; or it stays */
     QNET__VOXELS_PEEL  /* out = value - image where mask is `number`; or it stays */
 } qnet__voxels_step;
@@ -15751,39 +15756,59 @@ typedef enum qnet__voxels_step {
 typedef struct qnet__voxels {
     const qnet__kspace *k;
     qnet__voxels_step step;
-    const float *value, *mask; /* [nz][ny][nx]; NULL: 1 everywhere */
+    const float *value, *mask; /* [nz][ny][nx] */
     float *out;
     double number;
 } qnet__voxels;
 
+/* Voxels from index `at` on. Selected, not skipped, and `count` a constant: for vectors. */
+QNET__INLINE void qnet__voxels_do(const qnet__voxels *v, size_t at, qnet_real *image,
+                                  const size_t count)
+{
+    const float *value = v->value + at, *mask = v->mask + at, number = (float)v->number;
+    float *out = v->out + at;
+    size_t i;
+    switch (v->step) {
+    case QNET__VOXELS_ONES:
+        for (i = 0; i < count; i++) image[i] = mask[i] != 0 ? (qnet_real)1 : 0;
+        break;
+    case QNET__VOXELS_SET:
+        for (i = 0; i < count; i++) {
+            const float x = value[i];
+            image[i] = (mask[i] != 0) & (x > number) ? (qnet_real)x : 0;
+        }
+        break;
+    case QNET__VOXELS_GET:
+        for (i = 0; i < count; i++) {
+            const float x = (float)image[i];
+            out[i] = mask[i] != 0 ? x : 0;
+        }
+        break;
+    case QNET__VOXELS_ALL:
+        for (i = 0; i < count; i++) out[i] = (float)image[i];
+        break;
+    case QNET__VOXELS_FIT:
+        for (i = 0; i < count; i++)
+            if (mask[i] != 0 && (double)image[i] > v->k->fits) out[i] = number;
+        break;
+    case QNET__VOXELS_PEEL:
+        for (i = 0; i < count; i++) {
+            const float peeled = (float)((qnet_real)value[i] - image[i]), was = out[i];
+            out[i] = mask[i] == number ? peeled : was;
+        }
+        break;
+    }
+}
+
 static void qnet__voxels_row(void *arg, size_t y, size_t z, qnet_real *image)
 {
     const qnet__voxels *v = (const qnet__voxels *)arg;
-    const size_t n = v->k->n[0], first = (z * v->k->n[1] + y) * n;
-    const float *value = v->value != NULL ? v->value + first : NULL;
-    const float *mask = v->mask != NULL ? v->mask + first : NULL;
-    float *out = v->out != NULL ? v->out + first : NULL;
-    const float number = (float)v->number;
-    size_t x;
-    switch (v->step) {
-    case QNET__VOXELS_SET:
-        for (x = 0; x < n; x++)
-            image[x] = mask != NULL && mask[x] == 0 ? 0 : value == NULL ? 1
-                           : value[x] > number ? (qnet_real)value[x] : 0;
-        for (; x < v->k->size[0]; x++) image[x] = 0;
-        break;
-    case QNET__VOXELS_GET:
-        for (x = 0; x < n; x++) out[x] = mask == NULL || mask[x] != 0 ? (float)image[x] : 0;
-        break;
-    case QNET__VOXELS_FIT:
-        for (x = 0; x < n; x++)
-            if (mask[x] != 0 && (double)image[x] > v->k->fits) out[x] = number;
-        break;
-    case QNET__VOXELS_PEEL:
-        for (x = 0; x < n; x++)
-            out[x] = mask[x] == number ? (float)((qnet_real)value[x] - image[x]) : out[x];
-        break;
-    }
+    const size_t n = v->k->n[0], at = (z * v->k->n[1] + y) * n;
+    size_t x = 0;
+    for (; x + 16 <= n; x += 16) qnet__voxels_do(v, at + x, image + x, 16);
+    for (; x < n; x++) qnet__voxels_do(v, at + x, image + x, 1);
+    if (v->step > QNET__VOXELS_SET) return;
+    for (; x < v->k->size[0]; x++) image[x] = 0;
 }
 
 /* A filter from voxels to voxels. */
@@ -15900,8 +15925,9 @@ QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *sus
     QNET__TRY(qnet__kspace_open(ctx, what, susceptibility, pad, 1, 0, &k));
     status = qnet__volume_like(ctx, susceptibility, &v);
     if (status == QNET_OK) {
-        qnet__voxels from = {&k, QNET__VOXELS_SET, susceptibility->voxels, NULL, NULL, -INFINITY};
-        qnet__voxels to = {&k, QNET__VOXELS_GET, NULL, NULL, v->voxels, 0};
+        const float *x = susceptibility->voxels;
+        qnet__voxels from = {&k, QNET__VOXELS_SET, x, x, v->voxels, -INFINITY};
+        qnet__voxels to = {&k, QNET__VOXELS_ALL, x, x, v->voxels, 0};
         const qnet__fft_pass pass = qnet__voxels_pass(&k, &from, QNET__FILTER_CONVOLVE, k.dipole,
                                                       0, &to);
         qnet__kspace_bound(&k, NULL);
@@ -15986,12 +16012,12 @@ static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config
     const int spheres = config->background == QNET_VSHARP ? qnet__max_int(fit, 1) : 1;
     qnet__kspace_bound(k, mask);
     for (int i = 1; i <= spheres; i++) {
-        qnet__voxels whole = {k, QNET__VOXELS_SET, NULL, mask, NULL, 0};
-        qnet__voxels fits = {k, QNET__VOXELS_FIT, NULL, mask, eroded, (double)i};
-        qnet__voxels in = {k, QNET__VOXELS_SET, field, mask, NULL, -INFINITY};
+        qnet__voxels whole = {k, QNET__VOXELS_ONES, field, mask, local, 0};
+        qnet__voxels fits = {k, QNET__VOXELS_FIT, field, mask, eroded, (double)i};
+        qnet__voxels in = {k, QNET__VOXELS_SET, field, mask, local, -INFINITY};
         qnet__voxels peel = {k, QNET__VOXELS_PEEL, field, eroded, local, (double)i};
-        qnet__voxels peeled = {k, QNET__VOXELS_SET, local, eroded, NULL, -INFINITY};
-        qnet__voxels get = {k, QNET__VOXELS_GET, NULL, eroded, local, 0};
+        qnet__voxels peeled = {k, QNET__VOXELS_SET, local, eroded, local, -INFINITY};
+        qnet__voxels get = {k, QNET__VOXELS_GET, local, eroded, local, 0};
         qnet__fft_pass pass[3];
         size_t count = 0;
         if (!k->knows_sphere || spheres > 1)
@@ -16109,9 +16135,9 @@ static qnet_status qnet__invert(qnet__kspace *k, const qnet_susceptibility_confi
 {
     if (!k->knows_dipole) qnet__parallel(k->ctx, k->size[2], qnet__dipole_task, k);
     k->knows_dipole = k->sphere != k->dipole;
-    qnet__voxels in = {k, QNET__VOXELS_SET, local, mask, NULL, -INFINITY};
-    qnet__voxels out = {k, QNET__VOXELS_GET, NULL, mask, chi, 0};
-    qnet__voxels high = {k, QNET__VOXELS_SET, chi, mask, NULL, config->iteration_threshold};
+    qnet__voxels in = {k, QNET__VOXELS_SET, local, mask, chi, -INFINITY};
+    qnet__voxels out = {k, QNET__VOXELS_GET, local, mask, chi, 0};
+    qnet__voxels high = {k, QNET__VOXELS_SET, chi, mask, chi, config->iteration_threshold};
     const qnet__fft_pass pass[2] = {
         qnet__voxels_pass(k, &in, QNET__FILTER_INVERT, k->dipole, config->tkd_threshold, &out),
         qnet__voxels_pass(k, &high, QNET__FILTER_MERGE, k->dipole, config->tkd_threshold, &out)};
@@ -16180,22 +16206,14 @@ static void qnet__average_task(void *arg, size_t z, size_t worker)
     }
 }
 
-QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
-                                                 const qnet_volume *const *susceptibility,
-                                                 const qnet_volume *const *magnitude,
-                                                 const double *echo_time, const qnet_volume *mask,
-                                                 qnet_volume **average)
+/* Of volumes that were checked. */
+static qnet_status qnet__average(qnet_context *ctx, int echoes,
+                                 const qnet_volume *const *susceptibility,
+                                 const qnet_volume *const *magnitude, const double *echo_time,
+                                 const qnet_volume *mask, qnet_volume **average)
 {
-    const char *what = "qnet_susceptibility_average";
     qnet__average_job job;
     qnet_volume *v = NULL;
-    if (ctx == NULL || average == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or average is NULL", what);
-    QNET__TRY(qnet__check_series(ctx, what, "map", echoes, 1, susceptibility, echo_time, NULL));
-    QNET__TRY(qnet__check_series(ctx, what, "magnitude", echoes, 1, magnitude, echo_time,
-                                 susceptibility[0]));
-    QNET__TRY(qnet__check_mask(ctx, mask, "qnet_susceptibility_average: mask", susceptibility[0],
-                               "qnet_susceptibility_average: map 1"));
     QNET__TRY(qnet__volume_like(ctx, mask, &v));
     job.echoes = echoes;
     job.plane = (size_t)mask->nx * (size_t)mask->ny;
@@ -16204,6 +16222,23 @@ QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
     qnet__parallel(ctx, (size_t)mask->nz, qnet__average_task, &job);
     *average = v;
     return QNET_OK;
+}
+
+QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
+                                                 const qnet_volume *const *susceptibility,
+                                                 const qnet_volume *const *magnitude,
+                                                 const double *echo_time, const qnet_volume *mask,
+                                                 qnet_volume **average)
+{
+    const char *what = "qnet_susceptibility_average";
+    if (ctx == NULL || average == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or average is NULL", what);
+    QNET__TRY(qnet__check_series(ctx, what, "map", echoes, 1, susceptibility, echo_time, NULL));
+    QNET__TRY(qnet__check_series(ctx, what, "magnitude", echoes, 1, magnitude, echo_time,
+                                 susceptibility[0]));
+    QNET__TRY(qnet__check_mask(ctx, mask, "qnet_susceptibility_average: mask", susceptibility[0],
+                               "qnet_susceptibility_average: map 1"));
+    return qnet__average(ctx, echoes, susceptibility, magnitude, echo_time, mask, average);
 }
 
 /* ============================================================================================
@@ -16377,24 +16412,33 @@ static qnet_status qnet__r2star_interval(qnet_context *ctx, const char *step,
     return QNET_OK;
 }
 
+/* Of a series that was checked. step: of sentences. */
+static qnet_status qnet__r2star(qnet_context *ctx, const char *step, qnet_r2star_method method,
+                                int echoes, const qnet_volume *const *magnitude,
+                                const double *echo_time, const qnet_volume *mask,
+                                qnet_volume **r2star)
+{
+    qnet_volume **const out[2] = {r2star, NULL};
+    qnet__fit_job job;
+    memset(&job, 0, sizeof job);
+    job.echoes = echoes;
+    job.most = 20 / echo_time[0];
+    QNET__TRY(qnet__r2star_interval(ctx, step, method, echoes, echo_time, &job.interval));
+    return qnet__fit(ctx, &job, qnet__r2star_task, magnitude, NULL, echo_time, mask, out);
+}
+
 QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method method, int echoes,
                                      const qnet_volume *const *magnitude, const double *echo_time,
                                      const qnet_volume *mask, qnet_volume **r2star)
 {
     static const char step[] = "qnet_r2star_map";
-    qnet_volume **const out[2] = {r2star, NULL};
-    qnet__fit_job job;
     if (ctx == NULL || r2star == NULL || (unsigned)method > QNET_R2STAR_LOGLINEAR)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or result is NULL, or the method "
                           "is none of qnet_r2star_method", step);
     QNET__TRY(qnet__check_series(ctx, step, "magnitude", echoes, 2, magnitude, echo_time, NULL));
     if (mask != NULL)
         QNET__TRY(qnet__check_mask(ctx, mask, "qnet_r2star_map: mask", magnitude[0], "magnitude"));
-    memset(&job, 0, sizeof job);
-    job.echoes = echoes;
-    job.most = 20 / echo_time[0];
-    QNET__TRY(qnet__r2star_interval(ctx, step, method, echoes, echo_time, &job.interval));
-    return qnet__fit(ctx, &job, qnet__r2star_task, magnitude, NULL, echo_time, mask, out);
+    return qnet__r2star(ctx, step, method, echoes, magnitude, echo_time, mask, r2star);
 }
 
 QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
@@ -16519,6 +16563,7 @@ typedef struct qnet__chain {
     double time[QNET__MAX_ECHOES];     /* s */
     double scale, shift;               /* phase in radians = scale * stored + shift */
     qnet_volume *phase[QNET__MAX_ECHOES]; /* unwrapped, then the field, then the map */
+    size_t components;                 /* of the mask; 0: not known yet */
     qnet_maps made;
     size_t step, steps;                /* of progress */
     double start;
@@ -16947,6 +16992,7 @@ static qnet_status qnet__chain_unwrap(qnet__chain *c, int echoes)
         }
         status = qnet__chain_report(c, "unwrap", c->name[e]);
     }
+    c->components = round.work[0].components;
     qnet__free(c->ctx, arena.base, bytes);
     return status;
 }
@@ -17197,7 +17243,7 @@ static qnet_status qnet__chain_align(qnet__chain *c, int echoes)
         return status;
     }
     qnet__aligning_take(&a, inside, &arena);
-    const float largest = qnet__largest_component(left, a.list);
+    const float largest = c->components == 1 ? 1 : qnet__largest_component(left, a.list);
     for (size_t i = 0; i < count; i++) { /* in the order of memory, as it is gone over often */
         if (left->voxels[i] != largest) continue;
         a.list[a.size++] = (uint32_t)i;
@@ -17292,8 +17338,8 @@ static qnet_status qnet__chain_paper(qnet__chain *c)
     }
     QNET__TRY(qnet__chain_invert(c, c->from, c->to));
     known = c->made.qsm_mask;
-    QNET__TRY(qnet_susceptibility_average(c->ctx, echoes, map, magnitude, c->time + c->from, known,
-                                          &c->made.qsm));
+    QNET__TRY(qnet__average(c->ctx, echoes, map, magnitude, c->time + c->from, known,
+                            &c->made.qsm));
     qnet__drop_phases(c, c->from, c->to);
     if (c->config->susceptibility.mean_zero)
         qnet__mean_zero(c->ctx, c->made.qsm->voxels, known->voxels,
@@ -17431,8 +17477,8 @@ static qnet_status qnet__chain_run(qnet__chain *c, const qnet_volume *mask)
         QNET__TRY(qnet__chain_report(c, "brain mask", c->name[brain]));
     }
     for (int e = 0; e < echoes; e++) magnitude[e] = c->first->echo[e].magnitude;
-    QNET__TRY(qnet_r2star_map(c->ctx, c->config->r2star, echoes, magnitude, c->time, c->made.mask,
-                              &c->made.r2star));
+    QNET__TRY(qnet__r2star(c->ctx, QNET__WHOLE, c->config->r2star, echoes, magnitude, c->time,
+                           c->made.mask, &c->made.r2star));
     QNET__TRY(qnet__chain_report(c, "R2*", ""));
     QNET__TRY(qnet__chain_t1(c));
     if (phases) QNET__TRY(paper ? qnet__chain_paper(c) : qnet__chain_consensus(c));
