@@ -4317,7 +4317,7 @@ typedef struct qnet__fft_job {
     size_t in_step, out_step; /* in numbers */
     size_t lines;             /* as many as lanes at most; real: twice as many */
     qnet_real scale;          /* rows and real: a factor of what comes out */
-    qnet_real *work;          /* [n + largest radix][2][lanes]; filtered columns: twice, 2 n apart */
+    qnet_real *work;          /* [n + largest radix][2][lanes]; of a filter twice, 2 n points apart */
     const qnet__fft_filter *filter; /* columns: if any, they go there and back */
     size_t first, step;       /* point k of the first column is number first + k step */
 } qnet__fft_job;
@@ -14501,11 +14501,14 @@ static void qnet__fft_line_plan(qnet__arena *arena, size_t n, qnet__fft_line *li
     size_t rest = n, p;
     memset(line, 0, sizeof *line);
     line->n = n, line->twiddle = twiddle, line->circle = circle, line->place = place;
+    /* 4 before 2: one stage of 4 goes over memory half as often as two of 2, and its butterfly has
+       no products but those with the twiddles. */
     for (size_t i = 0; i < sizeof first / sizeof *first; i++)
         for (; rest % first[i] == 0; rest /= first[i]) line->radix[line->stages++] = first[i];
     for (p = 11; rest > 1; p = p * p < rest ? p + 2 : rest)
         for (; rest % p == 0; rest /= p) line->radix[line->stages++] = p;
     if (arena->base == NULL) return;
+    /* The digits of j in mixed radix, turned around: for n = 2^k the reversal of its bits. */
     for (size_t j = 0; j < n; j++) {
         size_t left = j, m = n, to = 0;
         for (size_t i = 0; i < line->stages; i++) {
@@ -14515,6 +14518,7 @@ static void qnet__fft_line_plan(qnet__arena *arena, size_t n, qnet__fft_line *li
         }
         place[j] = (int)to;
     }
+    /* Of the stage that makes p m points of m: e^(-2 pi i kr / pm), and the p-th roots of 1. */
     for (size_t i = line->stages, m = 1; i-- > 0; m *= p) {
         p = line->radix[i];
         for (size_t k = 0; k < m; k++)
@@ -14592,6 +14596,9 @@ static void qnet__fft_rows_of(const qnet__fft_plan *plan, size_t worker, int inv
     }
 }
 
+/* Plane z, one way, or back and forth where filters follow each other. Forward, rows that are not
+   wanted are zeros, and so are their transforms along x: nothing is computed for them. On the way
+   back they are left as they are, as nothing reads them. */
 static void qnet__fft_plane_task(void *arg, size_t z, size_t worker)
 {
     const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
@@ -14610,6 +14617,7 @@ static void qnet__fft_plane_task(void *arg, size_t z, size_t worker)
     } else if (plan->forward) memset(plane, 0, rows * row * sizeof *plane);
 }
 
+/* Bundles along z that are neighbours in memory, so that cache lines are used whole. */
 static void qnet__fft_z_task(void *arg, size_t i, size_t worker)
 {
     const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
@@ -14768,12 +14776,14 @@ static qnet_status qnet__fft_call(qnet_context *ctx, const char *what, int nx, i
     return status;
 }
 
+/* No scale forward, 1 / (nx ny nz) inverse, as numpy.fft has it. */
 QNET_API qnet_status qnet_fft(qnet_context *ctx, int nx, int ny, int nz, int inverse,
                               qnet_real *data)
 {
     return qnet__fft_call(ctx, "qnet_fft", nx, ny, nz, 0, inverse != 0, NULL, data, NULL);
 }
 
+/* X(nx - k) = conj X(k), so that k = 0 .. nx / 2 say all: numpy.fft.rfftn of x[z][y][x]. */
 QNET_API qnet_status qnet_fft_real(qnet_context *ctx, int nx, int ny, int nz, const qnet_real *x,
                                    qnet_real *spectrum)
 {
@@ -14786,6 +14796,7 @@ QNET_API qnet_status qnet_fft_real_inverse(qnet_context *ctx, int nx, int ny, in
     return qnet__fft_call(ctx, "qnet_fft_real_inverse", nx, ny, nz, 1, 1, NULL, spectrum, x);
 }
 
+/* From n on, the next size of the factors 2, 3, 5 and 7 alone, which have their butterflies. */
 QNET_API int qnet_fft_good_size(int n)
 {
     for (int size = qnet__max_int(n, 1); size < INT_MAX; size++) {
@@ -14845,6 +14856,7 @@ typedef struct qnet__mesh {
     int link[QNET__MESH_VERTICES][6][2];  /* while it is built */
 } qnet__mesh;
 
+/* Vectors of three. */
 static double qnet__dot3(const double a[3], const double b[3])
 {
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
@@ -15280,6 +15292,8 @@ static void qnet__erosion_task(void *arg, size_t z, size_t worker)
         }
 }
 
+/* The paper: BET of "threshold 0.2, erode 4, island 2000". That erosion is in voxels in plane, and
+   islands are counted in voxels, is our reading: the software that has these fields is closed. */
 QNET_API void qnet_brain_config_init(qnet_brain_config *config)
 {
     config->threshold = 0.2;
@@ -15313,6 +15327,7 @@ static qnet_status qnet__brain_find(qnet_context *ctx, const qnet_brain_config *
                       "smoothing: look at the mask", name);
     }
     qnet__mesh_fill(b->mesh, b->mesh->at[b->from], mask);
+    /* A surface that still meets itself cuts pieces off and encloses holes: one body is made. */
     before = qnet__keep_components(mask, 0, work);
     qnet__fill_holes(mask, work);
     if (config->erode > 0) qnet__parallel(ctx, (size_t)mask->nz, qnet__erosion_task, &erosion);
@@ -15378,7 +15393,8 @@ QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config 
    phase from beyond it, as in scikit-image's unwrap_phase, which this agrees with; the paper takes
    a random u there, which leaves more voxels wrong.
    A voxel's u has one owner, and all after that is serial: one volume is unwrapped by some two
-   threads, several best each by one. Relies on >>context >>nifti.
+   threads, several best each by one. Half of the time is the sort, and then memory: edges by value
+   are anywhere in the volume. Relies on >>context >>nifti.
    ============================================================================================ */
 
 /* value: in its lower 30 bits those of a float of 0 to 2, which sort as the float does, above them
@@ -15478,7 +15494,8 @@ static qnet__edge *qnet__edges_sort(qnet__edge *edge, qnet__edge *spare, size_t 
             to[value] = begin;
             begin += here;
         }
-        for (size_t i = 0; i < count; i++) spare[to[from[i].value >> 10 * digit & 1023]++] = from[i];
+        for (size_t i = 0; i < count; i++)
+            spare[to[from[i].value >> 10 * digit & 1023]++] = from[i];
         edge = spare;
         spare = from;
     }
@@ -15530,6 +15547,7 @@ static void qnet__unwrap_join(qnet__unwrapping *u)
                 }
             }
     edge = qnet__edges_sort(u->edge, u->spare, count);
+    /* Kruskal's minimum spanning tree; a voxel's k is the sum along its way to the root. */
     for (size_t i = 0; i < count; i++) {
         const uint32_t a = edge[i].end / 3, b = a + (uint32_t)step[edge[i].end % 3];
         int32_t ka, kb, k = (int32_t)(edge[i].value >> QNET__EDGE_BITS) - 1; /* of b against a */
@@ -15678,6 +15696,9 @@ typedef struct qnet__kspace {
     size_t bytes;
 } qnet__kspace;
 
+/* Its memory, as pieces of an arena. kernels: 1, or 2 for sphere and dipole at once; keeps: for the
+   inversion. With both 16 bytes per point of the padded grid: spectrum and what is kept are half
+   as many complex numbers as there are points, each kernel half as many real ones, of 4 bytes. */
 static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int kernels, int keeps)
 {
     const size_t rows = k->size[1] * k->size[2];
@@ -15849,6 +15870,7 @@ static void qnet__dipole_row(const qnet__kspace *k, const double b[3], size_t y,
     }
 }
 
+/* D(k) of plane z, k in cycles per mm along the volume's axes. */
 static void qnet__dipole_task(void *arg, size_t z, size_t worker)
 {
     const qnet__kspace *k = (const qnet__kspace *)arg;
@@ -15861,6 +15883,8 @@ static void qnet__dipole_task(void *arg, size_t z, size_t worker)
 
 /* ---- the configuration ----------------------------------------------------------------------- */
 
+/* The paper, "Dataset": SHARP of threshold .05 and radius 6, of which it prints no unit (public
+   codes of that number mean mm); division truncated at .1; iteration at .1, 4 times. */
 QNET_API void qnet_susceptibility_config_init(qnet_susceptibility_config *config)
 {
     memset(config, 0, sizeof *config);
@@ -15907,6 +15931,7 @@ QNET_API void qnet_field_direction(const qnet_volume *volume, double direction[3
     for (int i = 0; i < 3; i++) direction[i] = valid ? r[2][i] : i == 2;
 }
 
+/* field[nz][ny][nx] = F^-1[D F susceptibility], both in ppm. */
 QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *susceptibility,
                                        qnet_volume **field)
 {
@@ -16048,6 +16073,8 @@ static qnet_status qnet__eroded_mask(qnet_context *ctx, const qnet_susceptibilit
                       config->sharp_unit == QNET_RADIUS_MM ? "mm" : "voxels");
 }
 
+/* SHARP or V-SHARP of field[nz][ny][nx], in ppm or any other unit, as it is linear. Padding by the
+   sphere's reach keeps the convolution from reaching around the grid. */
 QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
                                             const qnet_susceptibility_config *config,
                                             const qnet_volume *field, const qnet_volume *mask,
@@ -16147,6 +16174,7 @@ static qnet_status qnet__invert(qnet__kspace *k, const qnet_susceptibility_confi
     return QNET_OK;
 }
 
+/* susceptibility[nz][ny][nx] of a local field, both in ppm; 0 outside of the mask. */
 QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
                                         const qnet_susceptibility_config *config,
                                         const qnet_volume *local, const qnet_volume *mask,
@@ -16156,7 +16184,11 @@ QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
     qnet__kspace k;
     qnet_volume *chi = NULL;
     qnet_status status;
-    size_t pad[3]; /* a quarter: the field at a face leaks less into the opposite one */
+    /* A quarter of each side: a mask may reach the volume's faces, and to a transform the object
+       repeats itself at the grid's period. The chain pads by SHARP's reach: a voxel that SHARP
+       keeps is that far from each face, so three times as much, 18 mm, lie between object and
+       repetition. */
+    size_t pad[3];
     if (ctx == NULL || config == NULL || susceptibility == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "%s: context, config or susceptibility is NULL", what);
@@ -16315,6 +16347,7 @@ static double qnet__loglinear(const qnet__fit_job *p, size_t i)
     return -slope;
 }
 
+/* a: R2* in 1/s, from 0 to 20 / TE[1]; it stays 0 where a magnitude is not above 0. */
 static void qnet__r2star_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__fit_job *p = (const qnet__fit_job *)arg;
@@ -16330,6 +16363,8 @@ static void qnet__r2star_task(void *arg, size_t chunk, size_t worker)
     }
 }
 
+/* a: slope in rad/s, b: phase at TE 0 in rad. Weights are S^2, as a phase's variance is 1 / S^2 but
+   for a factor. */
 static void qnet__phase_fit_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__fit_job *p = (const qnet__fit_job *)arg;
@@ -16427,6 +16462,7 @@ static qnet_status qnet__r2star(qnet_context *ctx, const char *step, qnet_r2star
     return qnet__fit(ctx, &job, qnet__r2star_task, magnitude, NULL, echo_time, mask, out);
 }
 
+/* AUTO: ARLO of three echoes or more at equal distances, else log-linear. */
 QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method method, int echoes,
                                      const qnet_volume *const *magnitude, const double *echo_time,
                                      const qnet_volume *mask, qnet_volume **r2star)
@@ -16441,6 +16477,7 @@ QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method metho
     return qnet__r2star(ctx, step, method, echoes, magnitude, echo_time, mask, r2star);
 }
 
+/* The field of consensus mode (QSM Consensus Organization Committee, Bilgic et al. 2024). */
 QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
                                     const qnet_volume *const *unwrapped,
                                     const qnet_volume *const *magnitude, const double *echo_time,
@@ -16477,6 +16514,8 @@ typedef struct qnet__t1_job {
     size_t count;
 } qnet__t1_job;
 
+/* t1 in s, m0 in the magnitude's unit; both stay 0 where a signal is not above 0, or where noise
+   has made the slope so. b1 scales both angles. */
 static void qnet__t1_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__t1_job *p = (const qnet__t1_job *)arg;
@@ -16571,6 +16610,7 @@ typedef struct qnet__chain {
 
 /* ---- what is refused ------------------------------------------------------------------------- */
 
+/* The paper, "Dataset": BET of the second echo, QSM as the mean of TE2 .. TE6. */
 QNET_API void qnet_maps_config_init(qnet_maps_config *config)
 {
     memset(config, 0, sizeof *config);
@@ -16631,6 +16671,7 @@ static void qnet__range(const qnet_volume *v, float *low, float *high)
     }
 }
 
+/* Refuses what is no volume, or of another grid, or without any signal. */
 static qnet_status qnet__check_magnitude(qnet_context *ctx, const qnet_volume *v, const char *name,
                                          const qnet_volume *grid, const char *grid_name)
 {
@@ -16853,6 +16894,7 @@ static void qnet__growth_run(const qnet__growth_job *job, size_t i, size_t strid
     }
 }
 
+/* Slice z: all of its rows, then all of its columns, in runs that lie in the mask. */
 static void qnet__growth_task(void *arg, size_t z, size_t worker)
 {
     const qnet__growth_job *job = (const qnet__growth_job *)arg;
@@ -16881,6 +16923,7 @@ static void qnet__growth_task(void *arg, size_t z, size_t worker)
    .86 or more, with noise of half the signal by .54; two echoes exchanged fall by .68 or more. */
 #define QNET__FALL 0.25
 
+/* Refuses unwrapped phases whose a[e], see above, fall from one echo to the next. */
 static qnet_status qnet__check_growth(const qnet__chain *c, int echoes)
 {
     const int last = echoes - 1, middle = echoes / 2;
@@ -16932,6 +16975,7 @@ typedef struct qnet__unwrap_round {
     float *scaled[QNET__MAX_ECHOES]; /* phase in radians; NULL: as it came */
 } qnet__unwrap_round;
 
+/* Echo first + i, in radians, by one worker. */
 static void qnet__unwrap_echo_task(void *arg, size_t i, size_t worker)
 {
     qnet__unwrap_round *round = (qnet__unwrap_round *)arg;
@@ -17042,7 +17086,7 @@ static void qnet__solve_offset(double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS],
 #define QNET__ALIGN_SHARE 0.05
 #define QNET__ALIGN_RMS 0.5
 
-/* What a task of QNET__FIT_CHUNK voxels of a component finds; the parts are added in their order. */
+/* What a task of QNET__FIT_CHUNK voxels of a component finds; parts are added in their order. */
 typedef struct qnet__align_part {
     double square;                                /* of the distances to the line less 2 pi n */
     uint32_t turns[2 * QNET__TURNS + 1];          /* how many voxels are so many off */
@@ -17116,6 +17160,7 @@ static void qnet__fit_offset(qnet__aligning *a)
     qnet__solve_offset(sum, a->offset);
 }
 
+/* p0 at each voxel of the list, in rad. */
 static void qnet__p0_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__aligning *a = (const qnet__aligning *)arg;
@@ -17157,6 +17202,7 @@ static void qnet__turns_task(void *arg, size_t chunk, size_t worker)
     part->square = square;
 }
 
+/* phase[e] less 2 pi times the turns, all or each voxel's own. */
 static void qnet__move_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__aligning *a = (const qnet__aligning *)arg;
@@ -17206,18 +17252,18 @@ static qnet_status qnet__copy_volume(qnet_context *ctx, const qnet_volume *v, in
     return QNET_OK;
 }
 
-/* The components of left, a mask of 1, become 2, and the largest of several 3; returns its value. */
+/* The voxels of the components of left, a mask of 1, become 2, 3 ...; returns the largest one's. */
 static float qnet__largest_component(qnet_volume *left, uint32_t *queue)
 {
-    size_t start = 0, most = 0, components = 0;
+    size_t most = 0;
+    float mark = 2, largest = 2;
     for (size_t i = 0; i < qnet__voxel_count(left->nx, left->ny, left->nz); i++) {
-        const size_t size = left->voxels[i] == 1 ? qnet__flood(left, 6, i, 1, 2, queue) : 0;
-        components += size > 0;
-        if (size > most) most = size, start = i;
+        if (left->voxels[i] != 1) continue;
+        const size_t size = qnet__flood(left, 6, i, 1, mark, queue);
+        if (size > most) most = size, largest = mark;
+        mark++;
     }
-    if (components < 2) return 2;
-    qnet__flood(left, 6, start, 2, 3, queue);
-    return 3;
+    return largest;
 }
 
 /* Makes the unwrapped phases of the first `echoes` consistent: of the largest component, which says
@@ -17256,8 +17302,8 @@ static qnet_status qnet__chain_align(qnet__chain *c, int echoes)
     qnet__align_by(&a, qnet__p0_task);
     for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, 1);
     for (size_t i = 0; i < count; i++) {
-        if (left->voxels[i] != 2) continue;
-        a.size = qnet__flood(left, 6, i, 2, 0, a.list);
+        if (left->voxels[i] == 0) continue;
+        a.size = qnet__flood(left, 6, i, left->voxels[i], 0, a.list);
         qnet__align_by(&a, qnet__p0_task);
         qnet__align_echo(&a, 0, 1, 0);
         for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, 0);
@@ -17312,6 +17358,7 @@ static qnet_status qnet__chain_invert(qnet__chain *c, int from, int to)
     return status;
 }
 
+/* Frees phases as soon as no step needs them: 4 bytes per voxel and echo. */
 static void qnet__drop_phases(qnet__chain *c, int from, int to)
 {
     for (int e = from; e < to; e++) {
@@ -17446,6 +17493,8 @@ static void qnet__check_sign(const qnet__chain *c)
 
 /* ---- the chain ------------------------------------------------------------------------------- */
 
+/* T1W is the image of the larger angle, whose contrast is that of T1, at its shortest echo, where
+   R2* weighs least. Two angles also give T1 and M0. */
 static qnet_status qnet__chain_t1(qnet__chain *c)
 {
     const qnet_echoes *low = c->first, *high = c->second;
@@ -17459,6 +17508,7 @@ static qnet_status qnet__chain_t1(qnet__chain *c)
     return qnet__chain_report(c, "T1", "");
 }
 
+/* The steps, in the order of the table at the head of the room. */
 static qnet_status qnet__chain_run(qnet__chain *c, const qnet_volume *mask)
 {
     const int echoes = c->first->count, paper = c->config->mode == QNET_MAPS_PAPER;
