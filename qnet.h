@@ -4317,7 +4317,7 @@ typedef struct qnet__fft_job {
     size_t in_step, out_step; /* in numbers */
     size_t lines;             /* as many as lanes at most; real: twice as many */
     qnet_real scale;          /* rows and real: a factor of what comes out */
-    qnet_real *work;          /* [n + largest radix][2][lanes]; of a filter twice, 2 n points apart */
+    qnet_real *work;          /* [n + largest radix][2][lanes]; filter: two, 2 n points apart */
     const qnet__fft_filter *filter; /* columns: if any, they go there and back */
     size_t first, step;       /* point k of the first column is number first + k step */
 } qnet__fft_job;
@@ -15796,7 +15796,7 @@ QNET__INLINE void qnet__voxels_do(const qnet__voxels *v, size_t at, qnet_real *i
     case QNET__VOXELS_SET:
         for (i = 0; i < count; i++) {
             const float x = value[i];
-            image[i] = (mask[i] != 0) & (x > number) ? (qnet_real)x : 0;
+            image[i] = ((mask[i] != 0) & (x > number)) ? (qnet_real)x : 0;
         }
         break;
     case QNET__VOXELS_GET:
