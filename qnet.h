@@ -643,6 +643,12 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
 QNET_API int qnet_file_exists(const char *path);
 /* Makes a folder and its parents; one that exists is no error. POSIX and Windows. */
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path);
+/* Makes a folder and keeps other runs from it, in this process and in others, by a file run.lock
+   that the system locks. QNET_ERROR_BUSY: another run has it, and the sentence says which. */
+typedef struct qnet_folder_lock qnet_folder_lock;
+QNET_API qnet_status qnet_folder_lock_take(qnet_context *ctx, const char *path,
+                                           qnet_folder_lock **lock);
+QNET_API void qnet_folder_lock_release(qnet_folder_lock *lock); /* NULL is no error */
 /* Appends the names of a folder's entries, sorted by strcmp, each ended by a zero byte. */
 QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names);
 #endif
@@ -3499,11 +3505,13 @@ QNET__HELPER const char *qnet__list_next(const qnet_buffer *list, const char *na
    still leads to it, write the holder's text. Releasing: remove the file, unlock, close, remove the
    folders that were made and are empty. */
 
-typedef struct qnet__lock {
+struct qnet_folder_lock {
+    qnet_context *ctx;
     char path[640]; /* of the file */
     int file;       /* -1: none, on a system without locks */
     size_t there;   /* bytes of the folder's path that existed before */
-} qnet__lock;
+};
+typedef struct qnet_folder_lock qnet__lock;
 
 /* "process 1234 on host since 2026-05-31 17:04:05 UTC", by the calendar (Howard Hinnant's
    days-to-civil, years from March on): gmtime's result is shared by threads. */
@@ -3647,6 +3655,26 @@ static void qnet__lock_release(qnet__lock *lock)
     (void)qnet__remove(lock->path);
 #endif
     qnet__lock_tidy(lock);
+}
+
+QNET_API qnet_status qnet_folder_lock_take(qnet_context *ctx, const char *path,
+                                           qnet_folder_lock **lock)
+{
+    QNET__NEEDS(ctx, ctx && path && lock);
+    qnet_folder_lock *made = (qnet_folder_lock *)qnet__alloc(ctx, sizeof *made);
+    if (!made) return qnet__no_memory(ctx, sizeof *made, "a folder's lock");
+    made->ctx = ctx;
+    const qnet_status status = qnet__lock_take(ctx, path, made);
+    if (status != QNET_OK) qnet__free(ctx, made, sizeof *made);
+    else *lock = made;
+    return status;
+}
+
+QNET_API void qnet_folder_lock_release(qnet_folder_lock *lock)
+{
+    if (lock == NULL) return;
+    qnet__lock_release(lock);
+    qnet__free(lock->ctx, lock, sizeof *lock);
 }
 
 #endif /* QNET_NO_STDIO */
