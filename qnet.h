@@ -15698,7 +15698,7 @@ QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *pha
 
    A grid cannot tell its highest frequency from the same with the other sign. Where b is oblique to
    its axes, D differs between the two and jumps there, by way of their mean: the field rings along
-   that axis at edges.
+   that axis at edges. A measured field does not, so that SHARP takes nothing off for it.
 
    Volumes are padded with zeros up to quick sizes (qnet_fft_good_size). S and D are real and even,
    so half spectra hold all; they are worked out in double, and kept as qnet_real.
