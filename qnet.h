@@ -650,6 +650,12 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
 QNET_API int qnet_file_exists(const char *path);
 /* Makes a folder and its parents; one that exists is no error. POSIX and Windows. */
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path);
+/* Makes a folder and keeps other runs from it, in this process and in others, by a file run.lock
+   that the system locks. QNET_ERROR_BUSY: another run has it, and the sentence says which. */
+typedef struct qnet_folder_lock qnet_folder_lock;
+QNET_API qnet_status qnet_folder_lock_take(qnet_context *ctx, const char *path,
+                                           qnet_folder_lock **lock);
+QNET_API void qnet_folder_lock_release(qnet_folder_lock *lock); /* NULL is no error */
 /* Appends the names of a folder's entries, sorted by strcmp, each ended by a zero byte. */
 QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names);
 #endif
@@ -3680,11 +3686,13 @@ QNET__HELPER const char *qnet__list_next(const qnet_buffer *list, const char *na
    still leads to it, write the holder's text. Releasing: remove the file, unlock, close, remove the
    folders that were made and are empty. */
 
-typedef struct qnet__lock {
+struct qnet_folder_lock {
+    qnet_context *ctx;
     char path[640]; /* of the file */
     int file;       /* -1: none, on a system without locks */
     size_t there;   /* bytes of the folder's path that existed before */
-} qnet__lock;
+};
+typedef struct qnet_folder_lock qnet__lock;
 
 /* "process 1234 on host since 2026-05-31 17:04:05 UTC", by the calendar (Howard Hinnant's
    days-to-civil, years from March on): gmtime's result is shared by threads. */
@@ -3828,6 +3836,26 @@ static void qnet__lock_release(qnet__lock *lock)
     (void)qnet__remove(lock->path);
 #endif
     qnet__lock_tidy(lock);
+}
+
+QNET_API qnet_status qnet_folder_lock_take(qnet_context *ctx, const char *path,
+                                           qnet_folder_lock **lock)
+{
+    QNET__NEEDS(ctx, ctx && path && lock);
+    qnet_folder_lock *made = (qnet_folder_lock *)qnet__alloc(ctx, sizeof *made);
+    if (!made) return qnet__no_memory(ctx, sizeof *made, "a folder's lock");
+    made->ctx = ctx;
+    const qnet_status status = qnet__lock_take(ctx, path, made);
+    if (status != QNET_OK) qnet__free(ctx, made, sizeof *made);
+    else *lock = made;
+    return status;
+}
+
+QNET_API void qnet_folder_lock_release(qnet_folder_lock *lock)
+{
+    if (lock == NULL) return;
+    qnet__lock_release(lock);
+    qnet__free(lock->ctx, lock, sizeof *lock);
 }
 
 #endif /* QNET_NO_STDIO */
@@ -4499,7 +4527,7 @@ typedef struct qnet__fft_job {
     size_t in_step, out_step; /* in numbers */
     size_t lines;             /* as many as lanes at most; real: twice as many */
     qnet_real scale;          /* rows and real: a factor of what comes out */
-    qnet_real *work;          /* [n + largest radix][2][lanes]; filtered columns: twice, 2 n apart */
+    qnet_real *work;          /* [n + largest radix][2][lanes]; filter: two, 2 n points apart */
     const qnet__fft_filter *filter; /* columns: if any, they go there and back */
     size_t first, step;       /* point k of the first column is number first + k step */
 } qnet__fft_job;
@@ -14561,11 +14589,14 @@ static void qnet__fft_line_plan(qnet__arena *arena, size_t n, qnet__fft_line *li
     size_t rest = n, p;
     memset(line, 0, sizeof *line);
     line->n = n, line->twiddle = twiddle, line->circle = circle, line->place = place;
+    /* 4 before 2: one stage of 4 goes over memory half as often as two of 2, and its butterfly has
+       no products but those with the twiddles. */
     for (size_t i = 0; i < sizeof first / sizeof *first; i++)
         for (; rest % first[i] == 0; rest /= first[i]) line->radix[line->stages++] = first[i];
     for (p = 11; rest > 1; p = p * p < rest ? p + 2 : rest)
         for (; rest % p == 0; rest /= p) line->radix[line->stages++] = p;
     if (arena->base == NULL) return;
+    /* The digits of j in mixed radix, turned around: for n = 2^k the reversal of its bits. */
     for (size_t j = 0; j < n; j++) {
         size_t left = j, m = n, to = 0;
         for (size_t i = 0; i < line->stages; i++) {
@@ -14575,6 +14606,7 @@ static void qnet__fft_line_plan(qnet__arena *arena, size_t n, qnet__fft_line *li
         }
         place[j] = (int)to;
     }
+    /* Of the stage that makes p m points of m: e^(-2 pi i kr / pm), and the p-th roots of 1. */
     for (size_t i = line->stages, m = 1; i-- > 0; m *= p) {
         p = line->radix[i];
         for (size_t k = 0; k < m; k++)
@@ -14652,6 +14684,9 @@ static void qnet__fft_rows_of(const qnet__fft_plan *plan, size_t worker, int inv
     }
 }
 
+/* Plane z, one way, or back and forth where filters follow each other. Forward, rows that are not
+   wanted are zeros, and so are their transforms along x: nothing is computed for them. On the way
+   back they are left as they are, as nothing reads them. */
 static void qnet__fft_plane_task(void *arg, size_t z, size_t worker)
 {
     const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
@@ -14670,6 +14705,7 @@ static void qnet__fft_plane_task(void *arg, size_t z, size_t worker)
     } else if (plan->forward) memset(plane, 0, rows * row * sizeof *plane);
 }
 
+/* Bundles along z that are neighbours in memory, so that cache lines are used whole. */
 static void qnet__fft_z_task(void *arg, size_t i, size_t worker)
 {
     const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
@@ -14828,12 +14864,14 @@ static qnet_status qnet__fft_call(qnet_context *ctx, const char *what, int nx, i
     return status;
 }
 
+/* No scale forward, 1 / (nx ny nz) inverse, as numpy.fft has it. */
 QNET_API qnet_status qnet_fft(qnet_context *ctx, int nx, int ny, int nz, int inverse,
                               qnet_real *data)
 {
     return qnet__fft_call(ctx, "qnet_fft", nx, ny, nz, 0, inverse != 0, NULL, data, NULL);
 }
 
+/* X(nx - k) = conj X(k), so that k = 0 .. nx / 2 say all: numpy.fft.rfftn of x[z][y][x]. */
 QNET_API qnet_status qnet_fft_real(qnet_context *ctx, int nx, int ny, int nz, const qnet_real *x,
                                    qnet_real *spectrum)
 {
@@ -14846,6 +14884,7 @@ QNET_API qnet_status qnet_fft_real_inverse(qnet_context *ctx, int nx, int ny, in
     return qnet__fft_call(ctx, "qnet_fft_real_inverse", nx, ny, nz, 1, 1, NULL, spectrum, x);
 }
 
+/* From n on, the next size of the factors 2, 3, 5 and 7 alone, which have their butterflies. */
 QNET_API int qnet_fft_good_size(int n)
 {
     for (int size = qnet__max_int(n, 1); size < INT_MAX; size++) {
@@ -14905,6 +14944,7 @@ typedef struct qnet__mesh {
     int link[QNET__MESH_VERTICES][6][2];  /* while it is built */
 } qnet__mesh;
 
+/* Vectors of three. */
 static double qnet__dot3(const double a[3], const double b[3])
 {
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
@@ -15340,6 +15380,8 @@ static void qnet__erosion_task(void *arg, size_t z, size_t worker)
         }
 }
 
+/* The paper: BET of "threshold 0.2, erode 4, island 2000". That erosion is in voxels in plane, and
+   islands are counted in voxels, is our reading: the software that has these fields is closed. */
 QNET_API void qnet_brain_config_init(qnet_brain_config *config)
 {
     config->threshold = 0.2;
@@ -15373,6 +15415,7 @@ static qnet_status qnet__brain_find(qnet_context *ctx, const qnet_brain_config *
                       "smoothing: look at the mask", name);
     }
     qnet__mesh_fill(b->mesh, b->mesh->at[b->from], mask);
+    /* A surface that still meets itself cuts pieces off and encloses holes: one body is made. */
     before = qnet__keep_components(mask, 0, work);
     qnet__fill_holes(mask, work);
     if (config->erode > 0) qnet__parallel(ctx, (size_t)mask->nz, qnet__erosion_task, &erosion);
@@ -15438,7 +15481,8 @@ QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config 
    phase from beyond it, as in scikit-image's unwrap_phase, which this agrees with; the paper takes
    a random u there, which leaves more voxels wrong.
    A voxel's u has one owner, and all after that is serial: one volume is unwrapped by some two
-   threads, several best each by one. Relies on >>context >>nifti.
+   threads, several best each by one. Half of the time is the sort, and then memory: edges by value
+   are anywhere in the volume. Relies on >>context >>nifti.
    ============================================================================================ */
 
 /* value: in its lower 30 bits those of a float of 0 to 2, which sort as the float does, above them
@@ -15456,6 +15500,7 @@ typedef struct qnet__unwrapping {
     int n[3];                   /* nx, ny, nz */
     qnet__group *group;         /* [nz][ny][nx] */
     qnet__edge *edge, *spare;   /* [3 * voxels of the mask] */
+    size_t components;          /* of the mask, once it is unwrapped */
 } qnet__unwrapping;
 
 /* The memory of one whose mask has `inside` voxels, as pieces of an arena. */
@@ -15525,18 +15570,20 @@ static void qnet__unreliability_task(void *arg, size_t z, size_t worker)
    bits, the lowest first. Returns where they are then, edge or spare. */
 static qnet__edge *qnet__edges_sort(qnet__edge *edge, qnet__edge *spare, size_t count)
 {
-    for (int shift = 0; shift < QNET__EDGE_BITS; shift += 10) {
-        uint32_t place[1024], begin = 0;
+    uint32_t place[3][1024];
+    memset(place, 0, sizeof place);
+    for (size_t i = 0; i < count; i++)
+        for (int digit = 0; digit < 3; digit++) place[digit][edge[i].value >> 10 * digit & 1023]++;
+    for (int digit = 0; digit < 3; digit++) {
+        uint32_t begin = 0, *to = place[digit];
         qnet__edge *from = edge;
-        memset(place, 0, sizeof place);
-        for (size_t i = 0; i < count; i++) place[from[i].value >> shift & 1023]++;
-        for (int digit = 0; digit < 1024; digit++) {
-            const uint32_t here = place[digit];
-            place[digit] = begin;
+        for (int value = 0; value < 1024; value++) {
+            const uint32_t here = to[value];
+            to[value] = begin;
             begin += here;
         }
         for (size_t i = 0; i < count; i++)
-            spare[place[from[i].value >> shift & 1023]++] = from[i];
+            spare[to[from[i].value >> 10 * digit & 1023]++] = from[i];
         edge = spare;
         spare = from;
     }
@@ -15562,7 +15609,7 @@ static uint32_t qnet__group_root(qnet__group *group, uint32_t voxel, int32_t *k)
 }
 
 /* What follows from the unreliability: edges, their order, the groups, the phase. */
-static void qnet__unwrap_join(const qnet__unwrapping *u)
+static void qnet__unwrap_join(qnet__unwrapping *u)
 {
     const size_t step[3] = {1, (size_t)u->n[0], (size_t)u->n[0] * (size_t)u->n[1]};
     const size_t voxels = step[2] * (size_t)u->n[2];
@@ -15588,6 +15635,7 @@ static void qnet__unwrap_join(const qnet__unwrapping *u)
                 }
             }
     edge = qnet__edges_sort(u->edge, u->spare, count);
+    /* Kruskal's minimum spanning tree; a voxel's k is the sum along its way to the root. */
     for (size_t i = 0; i < count; i++) {
         const uint32_t a = edge[i].end / 3, b = a + (uint32_t)step[edge[i].end % 3];
         int32_t ka, kb, k = (int32_t)(edge[i].value >> QNET__EDGE_BITS) - 1; /* of b against a */
@@ -15611,10 +15659,11 @@ static void qnet__unwrap_join(const qnet__unwrapping *u)
         from->parent = to == &u->group[root_a] ? root_a : root_b;
         from->k = k;
     }
+    u->components = 0;
     for (at = 0; at < voxels; at++) {
         int32_t k;
         if (u->mask[at] == 0) continue;
-        qnet__group_root(u->group, (uint32_t)at, &k);
+        u->components += qnet__group_root(u->group, (uint32_t)at, &k) == at;
         u->unwrapped[at] = (float)((double)u->phase[at] + 2 * QNET__PI * k);
     }
 }
@@ -15709,7 +15758,7 @@ QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *pha
 
    A grid cannot tell its highest frequency from the same with the other sign. Where b is oblique to
    its axes, D differs between the two and jumps there, by way of their mean: the field rings along
-   that axis at edges.
+   that axis at edges. A measured field does not, so that SHARP takes nothing off for it.
 
    Volumes are padded with zeros up to quick sizes (qnet_fft_good_size). S and D are real and even,
    so half spectra hold all; they are worked out in double, and kept as qnet_real.
@@ -15735,6 +15784,9 @@ typedef struct qnet__kspace {
     size_t bytes;
 } qnet__kspace;
 
+/* Its memory, as pieces of an arena. kernels: 1, or 2 for sphere and dipole at once; keeps: for the
+   inversion. With both 16 bytes per point of the padded grid: spectrum and what is kept are half
+   as many complex numbers as there are points, each kernel half as many real ones, of 4 bytes. */
 static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int kernels, int keeps)
 {
     const size_t rows = k->size[1] * k->size[2];
@@ -15802,8 +15854,10 @@ static void qnet__kspace_bound(qnet__kspace *k, const float *mask)
 
 /* What is done at each voxel of an image's row, on the way in and on the way out. */
 typedef enum qnet__voxels_step {
-    QNET__VOXELS_SET,  /* image = value above `number` inside the mask, 0 outside and behind it */
+    QNET__VOXELS_ONES, /* image = 1 inside the mask, else 0 */
+    QNET__VOXELS_SET,  /* image = value above `number` inside the mask, else 0 */
     QNET__VOXELS_GET,  /* out = image inside the mask, else 0 */
+    QNET__VOXELS_ALL,  /* out = image */
     QNET__VOXELS_FIT,  /* out = `number` where image, S * M, says that a sphere fits; or it stays */
     QNET__VOXELS_PEEL  /* out = value - image where mask is `number`; or it stays */
 } qnet__voxels_step;
@@ -15811,39 +15865,59 @@ typedef enum qnet__voxels_step {
 typedef struct qnet__voxels {
     const qnet__kspace *k;
     qnet__voxels_step step;
-    const float *value, *mask; /* [nz][ny][nx]; NULL: 1 everywhere */
+    const float *value, *mask; /* [nz][ny][nx] */
     float *out;
     double number;
 } qnet__voxels;
 
+/* Voxels from index `at` on. Selected, not skipped, and `count` a constant: for vectors. */
+QNET__INLINE void qnet__voxels_do(const qnet__voxels *v, size_t at, qnet_real *image,
+                                  const size_t count)
+{
+    const float *value = v->value + at, *mask = v->mask + at, number = (float)v->number;
+    float *out = v->out + at;
+    size_t i;
+    switch (v->step) {
+    case QNET__VOXELS_ONES:
+        for (i = 0; i < count; i++) image[i] = mask[i] != 0 ? (qnet_real)1 : 0;
+        break;
+    case QNET__VOXELS_SET:
+        for (i = 0; i < count; i++) {
+            const float x = value[i];
+            image[i] = ((mask[i] != 0) & (x > number)) ? (qnet_real)x : 0;
+        }
+        break;
+    case QNET__VOXELS_GET:
+        for (i = 0; i < count; i++) {
+            const float x = (float)image[i];
+            out[i] = mask[i] != 0 ? x : 0;
+        }
+        break;
+    case QNET__VOXELS_ALL:
+        for (i = 0; i < count; i++) out[i] = (float)image[i];
+        break;
+    case QNET__VOXELS_FIT:
+        for (i = 0; i < count; i++)
+            if (mask[i] != 0 && (double)image[i] > v->k->fits) out[i] = number;
+        break;
+    case QNET__VOXELS_PEEL:
+        for (i = 0; i < count; i++) {
+            const float peeled = (float)((qnet_real)value[i] - image[i]), was = out[i];
+            out[i] = mask[i] == number ? peeled : was;
+        }
+        break;
+    }
+}
+
 static void qnet__voxels_row(void *arg, size_t y, size_t z, qnet_real *image)
 {
     const qnet__voxels *v = (const qnet__voxels *)arg;
-    const size_t n = v->k->n[0], first = (z * v->k->n[1] + y) * n;
-    const float *value = v->value != NULL ? v->value + first : NULL;
-    const float *mask = v->mask != NULL ? v->mask + first : NULL;
-    float *out = v->out != NULL ? v->out + first : NULL;
-    const float number = (float)v->number;
-    size_t x;
-    switch (v->step) {
-    case QNET__VOXELS_SET:
-        for (x = 0; x < n; x++)
-            image[x] = mask != NULL && mask[x] == 0 ? 0 : value == NULL ? 1
-                           : value[x] > number ? (qnet_real)value[x] : 0;
-        for (; x < v->k->size[0]; x++) image[x] = 0;
-        break;
-    case QNET__VOXELS_GET:
-        for (x = 0; x < n; x++) out[x] = mask == NULL || mask[x] != 0 ? (float)image[x] : 0;
-        break;
-    case QNET__VOXELS_FIT:
-        for (x = 0; x < n; x++)
-            if (mask[x] != 0 && (double)image[x] > v->k->fits) out[x] = number;
-        break;
-    case QNET__VOXELS_PEEL:
-        for (x = 0; x < n; x++)
-            out[x] = mask[x] == number ? (float)((qnet_real)value[x] - image[x]) : out[x];
-        break;
-    }
+    const size_t n = v->k->n[0], at = (z * v->k->n[1] + y) * n;
+    size_t x = 0;
+    for (; x + 16 <= n; x += 16) qnet__voxels_do(v, at + x, image + x, 16);
+    for (; x < n; x++) qnet__voxels_do(v, at + x, image + x, 1);
+    if (v->step > QNET__VOXELS_SET) return;
+    for (; x < v->k->size[0]; x++) image[x] = 0;
 }
 
 /* A filter from voxels to voxels. */
@@ -15884,6 +15958,7 @@ static void qnet__dipole_row(const qnet__kspace *k, const double b[3], size_t y,
     }
 }
 
+/* D(k) of plane z, k in cycles per mm along the volume's axes. */
 static void qnet__dipole_task(void *arg, size_t z, size_t worker)
 {
     const qnet__kspace *k = (const qnet__kspace *)arg;
@@ -15896,6 +15971,8 @@ static void qnet__dipole_task(void *arg, size_t z, size_t worker)
 
 /* ---- the configuration ----------------------------------------------------------------------- */
 
+/* The paper, "Dataset": SHARP of threshold .05 and radius 6, of which it prints no unit (public
+   codes of that number mean mm); division truncated at .1; iteration at .1, 4 times. */
 QNET_API void qnet_susceptibility_config_init(qnet_susceptibility_config *config)
 {
     memset(config, 0, sizeof *config);
@@ -15942,6 +16019,7 @@ QNET_API void qnet_field_direction(const qnet_volume *volume, double direction[3
     for (int i = 0; i < 3; i++) direction[i] = valid ? r[2][i] : i == 2;
 }
 
+/* field[nz][ny][nx] = F^-1[D F susceptibility], both in ppm. */
 QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *susceptibility,
                                        qnet_volume **field)
 {
@@ -15960,8 +16038,9 @@ QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *sus
     QNET__TRY(qnet__kspace_open(ctx, what, susceptibility, pad, 1, 0, &k));
     status = qnet__volume_like(ctx, susceptibility, &v);
     if (status == QNET_OK) {
-        qnet__voxels from = {&k, QNET__VOXELS_SET, susceptibility->voxels, NULL, NULL, -INFINITY};
-        qnet__voxels to = {&k, QNET__VOXELS_GET, NULL, NULL, v->voxels, 0};
+        const float *x = susceptibility->voxels;
+        qnet__voxels from = {&k, QNET__VOXELS_SET, x, x, v->voxels, -INFINITY};
+        qnet__voxels to = {&k, QNET__VOXELS_ALL, x, x, v->voxels, 0};
         const qnet__fft_pass pass = qnet__voxels_pass(&k, &from, QNET__FILTER_CONVOLVE, k.dipole,
                                                       0, &to);
         qnet__kspace_bound(&k, NULL);
@@ -16046,12 +16125,12 @@ static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config
     const int spheres = config->background == QNET_VSHARP ? qnet__max_int(fit, 1) : 1;
     qnet__kspace_bound(k, mask);
     for (int i = 1; i <= spheres; i++) {
-        qnet__voxels whole = {k, QNET__VOXELS_SET, NULL, mask, NULL, 0};
-        qnet__voxels fits = {k, QNET__VOXELS_FIT, NULL, mask, eroded, (double)i};
-        qnet__voxels in = {k, QNET__VOXELS_SET, field, mask, NULL, -INFINITY};
+        qnet__voxels whole = {k, QNET__VOXELS_ONES, field, mask, local, 0};
+        qnet__voxels fits = {k, QNET__VOXELS_FIT, field, mask, eroded, (double)i};
+        qnet__voxels in = {k, QNET__VOXELS_SET, field, mask, local, -INFINITY};
         qnet__voxels peel = {k, QNET__VOXELS_PEEL, field, eroded, local, (double)i};
-        qnet__voxels peeled = {k, QNET__VOXELS_SET, local, eroded, NULL, -INFINITY};
-        qnet__voxels get = {k, QNET__VOXELS_GET, NULL, eroded, local, 0};
+        qnet__voxels peeled = {k, QNET__VOXELS_SET, local, eroded, local, -INFINITY};
+        qnet__voxels get = {k, QNET__VOXELS_GET, local, eroded, local, 0};
         qnet__fft_pass pass[3];
         size_t count = 0;
         if (!k->knows_sphere || spheres > 1)
@@ -16082,6 +16161,8 @@ static qnet_status qnet__eroded_mask(qnet_context *ctx, const qnet_susceptibilit
                       config->sharp_unit == QNET_RADIUS_MM ? "mm" : "voxels");
 }
 
+/* SHARP or V-SHARP of field[nz][ny][nx], in ppm or any other unit, as it is linear. Padding by the
+   sphere's reach keeps the convolution from reaching around the grid. */
 QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
                                             const qnet_susceptibility_config *config,
                                             const qnet_volume *field, const qnet_volume *mask,
@@ -16169,9 +16250,9 @@ static qnet_status qnet__invert(qnet__kspace *k, const qnet_susceptibility_confi
 {
     if (!k->knows_dipole) qnet__parallel(k->ctx, k->size[2], qnet__dipole_task, k);
     k->knows_dipole = k->sphere != k->dipole;
-    qnet__voxels in = {k, QNET__VOXELS_SET, local, mask, NULL, -INFINITY};
-    qnet__voxels out = {k, QNET__VOXELS_GET, NULL, mask, chi, 0};
-    qnet__voxels high = {k, QNET__VOXELS_SET, chi, mask, NULL, config->iteration_threshold};
+    qnet__voxels in = {k, QNET__VOXELS_SET, local, mask, chi, -INFINITY};
+    qnet__voxels out = {k, QNET__VOXELS_GET, local, mask, chi, 0};
+    qnet__voxels high = {k, QNET__VOXELS_SET, chi, mask, chi, config->iteration_threshold};
     const qnet__fft_pass pass[2] = {
         qnet__voxels_pass(k, &in, QNET__FILTER_INVERT, k->dipole, config->tkd_threshold, &out),
         qnet__voxels_pass(k, &high, QNET__FILTER_MERGE, k->dipole, config->tkd_threshold, &out)};
@@ -16181,6 +16262,7 @@ static qnet_status qnet__invert(qnet__kspace *k, const qnet_susceptibility_confi
     return QNET_OK;
 }
 
+/* susceptibility[nz][ny][nx] of a local field, both in ppm; 0 outside of the mask. */
 QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
                                         const qnet_susceptibility_config *config,
                                         const qnet_volume *local, const qnet_volume *mask,
@@ -16190,7 +16272,11 @@ QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
     qnet__kspace k;
     qnet_volume *chi = NULL;
     qnet_status status;
-    size_t pad[3]; /* a quarter: the field at a face leaks less into the opposite one */
+    /* A quarter of each side: a mask may reach the volume's faces, and to a transform the object
+       repeats itself at the grid's period. The chain pads by SHARP's reach: a voxel that SHARP
+       keeps is that far from each face, so three times as much, 18 mm, lie between object and
+       repetition. */
+    size_t pad[3];
     if (ctx == NULL || config == NULL || susceptibility == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "%s: context, config or susceptibility is NULL", what);
@@ -16240,22 +16326,14 @@ static void qnet__average_task(void *arg, size_t z, size_t worker)
     }
 }
 
-QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
-                                                 const qnet_volume *const *susceptibility,
-                                                 const qnet_volume *const *magnitude,
-                                                 const double *echo_time, const qnet_volume *mask,
-                                                 qnet_volume **average)
+/* Of volumes that were checked. */
+static qnet_status qnet__average(qnet_context *ctx, int echoes,
+                                 const qnet_volume *const *susceptibility,
+                                 const qnet_volume *const *magnitude, const double *echo_time,
+                                 const qnet_volume *mask, qnet_volume **average)
 {
-    const char *what = "qnet_susceptibility_average";
     qnet__average_job job;
     qnet_volume *v = NULL;
-    if (ctx == NULL || average == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or average is NULL", what);
-    QNET__TRY(qnet__check_series(ctx, what, "map", echoes, 1, susceptibility, echo_time, NULL));
-    QNET__TRY(qnet__check_series(ctx, what, "magnitude", echoes, 1, magnitude, echo_time,
-                                 susceptibility[0]));
-    QNET__TRY(qnet__check_mask(ctx, mask, "qnet_susceptibility_average: mask", susceptibility[0],
-                               "qnet_susceptibility_average: map 1"));
     QNET__TRY(qnet__volume_like(ctx, mask, &v));
     job.echoes = echoes;
     job.plane = (size_t)mask->nx * (size_t)mask->ny;
@@ -16264,6 +16342,23 @@ QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
     qnet__parallel(ctx, (size_t)mask->nz, qnet__average_task, &job);
     *average = v;
     return QNET_OK;
+}
+
+QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
+                                                 const qnet_volume *const *susceptibility,
+                                                 const qnet_volume *const *magnitude,
+                                                 const double *echo_time, const qnet_volume *mask,
+                                                 qnet_volume **average)
+{
+    const char *what = "qnet_susceptibility_average";
+    if (ctx == NULL || average == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or average is NULL", what);
+    QNET__TRY(qnet__check_series(ctx, what, "map", echoes, 1, susceptibility, echo_time, NULL));
+    QNET__TRY(qnet__check_series(ctx, what, "magnitude", echoes, 1, magnitude, echo_time,
+                                 susceptibility[0]));
+    QNET__TRY(qnet__check_mask(ctx, mask, "qnet_susceptibility_average: mask", susceptibility[0],
+                               "qnet_susceptibility_average: map 1"));
+    return qnet__average(ctx, echoes, susceptibility, magnitude, echo_time, mask, average);
 }
 
 /* ============================================================================================
@@ -16340,6 +16435,7 @@ static double qnet__loglinear(const qnet__fit_job *p, size_t i)
     return -slope;
 }
 
+/* a: R2* in 1/s, from 0 to 20 / TE[1]; it stays 0 where a magnitude is not above 0. */
 static void qnet__r2star_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__fit_job *p = (const qnet__fit_job *)arg;
@@ -16355,6 +16451,8 @@ static void qnet__r2star_task(void *arg, size_t chunk, size_t worker)
     }
 }
 
+/* a: slope in rad/s, b: phase at TE 0 in rad. Weights are S^2, as a phase's variance is 1 / S^2 but
+   for a factor. */
 static void qnet__phase_fit_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__fit_job *p = (const qnet__fit_job *)arg;
@@ -16437,19 +16535,14 @@ static qnet_status qnet__r2star_interval(qnet_context *ctx, const char *step,
     return QNET_OK;
 }
 
-QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method method, int echoes,
-                                     const qnet_volume *const *magnitude, const double *echo_time,
-                                     const qnet_volume *mask, qnet_volume **r2star)
+/* Of a series that was checked. step: of sentences. */
+static qnet_status qnet__r2star(qnet_context *ctx, const char *step, qnet_r2star_method method,
+                                int echoes, const qnet_volume *const *magnitude,
+                                const double *echo_time, const qnet_volume *mask,
+                                qnet_volume **r2star)
 {
-    static const char step[] = "qnet_r2star_map";
     qnet_volume **const out[2] = {r2star, NULL};
     qnet__fit_job job;
-    if (ctx == NULL || r2star == NULL || (unsigned)method > QNET_R2STAR_LOGLINEAR)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or result is NULL, or the method "
-                          "is none of qnet_r2star_method", step);
-    QNET__TRY(qnet__check_series(ctx, step, "magnitude", echoes, 2, magnitude, echo_time, NULL));
-    if (mask != NULL)
-        QNET__TRY(qnet__check_mask(ctx, mask, "qnet_r2star_map: mask", magnitude[0], "magnitude"));
     memset(&job, 0, sizeof job);
     job.echoes = echoes;
     job.most = 20 / echo_time[0];
@@ -16457,6 +16550,22 @@ QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method metho
     return qnet__fit(ctx, &job, qnet__r2star_task, magnitude, NULL, echo_time, mask, out);
 }
 
+/* AUTO: ARLO of three echoes or more at equal distances, else log-linear. */
+QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method method, int echoes,
+                                     const qnet_volume *const *magnitude, const double *echo_time,
+                                     const qnet_volume *mask, qnet_volume **r2star)
+{
+    static const char step[] = "qnet_r2star_map";
+    if (ctx == NULL || r2star == NULL || (unsigned)method > QNET_R2STAR_LOGLINEAR)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or result is NULL, or the method "
+                          "is none of qnet_r2star_method", step);
+    QNET__TRY(qnet__check_series(ctx, step, "magnitude", echoes, 2, magnitude, echo_time, NULL));
+    if (mask != NULL)
+        QNET__TRY(qnet__check_mask(ctx, mask, "qnet_r2star_map: mask", magnitude[0], "magnitude"));
+    return qnet__r2star(ctx, step, method, echoes, magnitude, echo_time, mask, r2star);
+}
+
+/* The field of consensus mode (QSM Consensus Organization Committee, Bilgic et al. 2024). */
 QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
                                     const qnet_volume *const *unwrapped,
                                     const qnet_volume *const *magnitude, const double *echo_time,
@@ -16493,6 +16602,8 @@ typedef struct qnet__t1_job {
     size_t count;
 } qnet__t1_job;
 
+/* t1 in s, m0 in the magnitude's unit; both stay 0 where a signal is not above 0, or where noise
+   has made the slope so. b1 scales both angles. */
 static void qnet__t1_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__t1_job *p = (const qnet__t1_job *)arg;
@@ -16579,6 +16690,7 @@ typedef struct qnet__chain {
     double time[QNET__MAX_ECHOES];     /* s */
     double scale, shift;               /* phase in radians = scale * stored + shift */
     qnet_volume *phase[QNET__MAX_ECHOES]; /* unwrapped, then the field, then the map */
+    size_t components;                 /* of the mask; 0: not known yet */
     qnet_maps made;
     size_t step, steps;                /* of progress */
     double start;
@@ -16586,6 +16698,7 @@ typedef struct qnet__chain {
 
 /* ---- what is refused ------------------------------------------------------------------------- */
 
+/* The paper, "Dataset": BET of the second echo, QSM as the mean of TE2 .. TE6. */
 QNET_API void qnet_maps_config_init(qnet_maps_config *config)
 {
     memset(config, 0, sizeof *config);
@@ -16646,6 +16759,7 @@ static void qnet__range(const qnet_volume *v, float *low, float *high)
     }
 }
 
+/* Refuses what is no volume, or of another grid, or without any signal. */
 static qnet_status qnet__check_magnitude(qnet_context *ctx, const qnet_volume *v, const char *name,
                                          const qnet_volume *grid, const char *grid_name)
 {
@@ -16868,6 +16982,7 @@ static void qnet__growth_run(const qnet__growth_job *job, size_t i, size_t strid
     }
 }
 
+/* Slice z: all of its rows, then all of its columns, in runs that lie in the mask. */
 static void qnet__growth_task(void *arg, size_t z, size_t worker)
 {
     const qnet__growth_job *job = (const qnet__growth_job *)arg;
@@ -16896,6 +17011,7 @@ static void qnet__growth_task(void *arg, size_t z, size_t worker)
    .86 or more, with noise of half the signal by .54; two echoes exchanged fall by .68 or more. */
 #define QNET__FALL 0.25
 
+/* Refuses unwrapped phases whose a[e], see above, fall from one echo to the next. */
 static qnet_status qnet__check_growth(const qnet__chain *c, int echoes)
 {
     const int last = echoes - 1, middle = echoes / 2;
@@ -16947,6 +17063,7 @@ typedef struct qnet__unwrap_round {
     float *scaled[QNET__MAX_ECHOES]; /* phase in radians; NULL: as it came */
 } qnet__unwrap_round;
 
+/* Echo first + i, in radians, by one worker. */
 static void qnet__unwrap_echo_task(void *arg, size_t i, size_t worker)
 {
     qnet__unwrap_round *round = (qnet__unwrap_round *)arg;
@@ -17007,6 +17124,7 @@ static qnet_status qnet__chain_unwrap(qnet__chain *c, int echoes)
         }
         status = qnet__chain_report(c, "unwrap", c->name[e]);
     }
+    c->components = round.work[0].components;
     qnet__free(c->ctx, arena.base, bytes);
     return status;
 }
@@ -17056,7 +17174,7 @@ static void qnet__solve_offset(double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS],
 #define QNET__ALIGN_SHARE 0.05
 #define QNET__ALIGN_RMS 0.5
 
-/* What a task of QNET__FIT_CHUNK voxels of a component finds; the parts are added in their order. */
+/* What a task of QNET__FIT_CHUNK voxels of a component finds; parts are added in their order. */
 typedef struct qnet__align_part {
     double square;                                /* of the distances to the line less 2 pi n */
     uint32_t turns[2 * QNET__TURNS + 1];          /* how many voxels are so many off */
@@ -17130,6 +17248,7 @@ static void qnet__fit_offset(qnet__aligning *a)
     qnet__solve_offset(sum, a->offset);
 }
 
+/* p0 at each voxel of the list, in rad. */
 static void qnet__p0_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__aligning *a = (const qnet__aligning *)arg;
@@ -17171,6 +17290,7 @@ static void qnet__turns_task(void *arg, size_t chunk, size_t worker)
     part->square = square;
 }
 
+/* phase[e] less 2 pi times the turns, all or each voxel's own. */
 static void qnet__move_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__aligning *a = (const qnet__aligning *)arg;
@@ -17220,18 +17340,18 @@ static qnet_status qnet__copy_volume(qnet_context *ctx, const qnet_volume *v, in
     return QNET_OK;
 }
 
-/* The components of left, a mask of 1, become 2, and the largest of several 3; returns its value. */
+/* The voxels of the components of left, a mask of 1, become 2, 3 ...; returns the largest one's. */
 static float qnet__largest_component(qnet_volume *left, uint32_t *queue)
 {
-    size_t start = 0, most = 0, components = 0;
+    size_t most = 0;
+    float mark = 2, largest = 2;
     for (size_t i = 0; i < qnet__voxel_count(left->nx, left->ny, left->nz); i++) {
-        const size_t size = left->voxels[i] == 1 ? qnet__flood(left, 6, i, 1, 2, queue) : 0;
-        components += size > 0;
-        if (size > most) most = size, start = i;
+        if (left->voxels[i] != 1) continue;
+        const size_t size = qnet__flood(left, 6, i, 1, mark, queue);
+        if (size > most) most = size, largest = mark;
+        mark++;
     }
-    if (components < 2) return 2;
-    qnet__flood(left, 6, start, 2, 3, queue);
-    return 3;
+    return largest;
 }
 
 /* Makes the unwrapped phases of the first `echoes` consistent: of the largest component, which says
@@ -17257,7 +17377,7 @@ static qnet_status qnet__chain_align(qnet__chain *c, int echoes)
         return status;
     }
     qnet__aligning_take(&a, inside, &arena);
-    const float largest = qnet__largest_component(left, a.list);
+    const float largest = c->components == 1 ? 1 : qnet__largest_component(left, a.list);
     for (size_t i = 0; i < count; i++) { /* in the order of memory, as it is gone over often */
         if (left->voxels[i] != largest) continue;
         a.list[a.size++] = (uint32_t)i;
@@ -17270,8 +17390,8 @@ static qnet_status qnet__chain_align(qnet__chain *c, int echoes)
     qnet__align_by(&a, qnet__p0_task);
     for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, 1);
     for (size_t i = 0; i < count; i++) {
-        if (left->voxels[i] != 2) continue;
-        a.size = qnet__flood(left, 6, i, 2, 0, a.list);
+        if (left->voxels[i] == 0) continue;
+        a.size = qnet__flood(left, 6, i, left->voxels[i], 0, a.list);
         qnet__align_by(&a, qnet__p0_task);
         qnet__align_echo(&a, 0, 1, 0);
         for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, 0);
@@ -17326,6 +17446,7 @@ static qnet_status qnet__chain_invert(qnet__chain *c, int from, int to)
     return status;
 }
 
+/* Frees phases as soon as no step needs them: 4 bytes per voxel and echo. */
 static void qnet__drop_phases(qnet__chain *c, int from, int to)
 {
     for (int e = from; e < to; e++) {
@@ -17352,8 +17473,8 @@ static qnet_status qnet__chain_paper(qnet__chain *c)
     }
     QNET__TRY(qnet__chain_invert(c, c->from, c->to));
     known = c->made.qsm_mask;
-    QNET__TRY(qnet_susceptibility_average(c->ctx, echoes, map, magnitude, c->time + c->from, known,
-                                          &c->made.qsm));
+    QNET__TRY(qnet__average(c->ctx, echoes, map, magnitude, c->time + c->from, known,
+                            &c->made.qsm));
     qnet__drop_phases(c, c->from, c->to);
     if (c->config->susceptibility.mean_zero)
         qnet__mean_zero(c->ctx, c->made.qsm->voxels, known->voxels,
@@ -17460,6 +17581,8 @@ static void qnet__check_sign(const qnet__chain *c)
 
 /* ---- the chain ------------------------------------------------------------------------------- */
 
+/* T1W is the image of the larger angle, whose contrast is that of T1, at its shortest echo, where
+   R2* weighs least. Two angles also give T1 and M0. */
 static qnet_status qnet__chain_t1(qnet__chain *c)
 {
     const qnet_echoes *low = c->first, *high = c->second;
@@ -17473,6 +17596,7 @@ static qnet_status qnet__chain_t1(qnet__chain *c)
     return qnet__chain_report(c, "T1", "");
 }
 
+/* The steps, in the order of the table at the head of the room. */
 static qnet_status qnet__chain_run(qnet__chain *c, const qnet_volume *mask)
 {
     const int echoes = c->first->count, paper = c->config->mode == QNET_MAPS_PAPER;
@@ -17491,8 +17615,8 @@ static qnet_status qnet__chain_run(qnet__chain *c, const qnet_volume *mask)
         QNET__TRY(qnet__chain_report(c, "brain mask", c->name[brain]));
     }
     for (int e = 0; e < echoes; e++) magnitude[e] = c->first->echo[e].magnitude;
-    QNET__TRY(qnet_r2star_map(c->ctx, c->config->r2star, echoes, magnitude, c->time, c->made.mask,
-                              &c->made.r2star));
+    QNET__TRY(qnet__r2star(c->ctx, QNET__WHOLE, c->config->r2star, echoes, magnitude, c->time,
+                           c->made.mask, &c->made.r2star));
     QNET__TRY(qnet__chain_report(c, "R2*", ""));
     QNET__TRY(qnet__chain_t1(c));
     if (phases) QNET__TRY(paper ? qnet__chain_paper(c) : qnet__chain_consensus(c));

@@ -261,6 +261,12 @@ rm -r "$dir/mixed/sub-01/anat"; mkdir "$dir/mixed/sub-05"
 ok "without echoes" "$bin/maps" --data "$dir/mixed" --out "$dir/mixed/derivatives/qnet" --brain-erode 2 --resume
 said '^maps: warning: .*mixed/sub-05/anat: no sub-05_echo-.*: left out'
 ok "others stay" grep -q 'those of 3 were there' "$dir/said"
+if command -v flock > /dev/null; then # another run holds the folder
+    flock "$maps/run.lock" "$bin/maps" --data "$dir/cohort" --out "$maps" --brain-erode 2 --resume > "$dir/stdout" 2> "$dir/refusal"
+    ok "two runs in one folder" test $? = 1
+    ok "the second is told" grep -q 'another run works in this folder' "$dir/refusal"
+    rm -f "$maps/run.lock"
+fi
 ok help sh -c "'$bin/maps' --help | grep -q phase-sign"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -663,6 +663,7 @@ int main(int argc, char **argv)
     options o;
     job *j;
     qnet_context *ctx = NULL;
+    qnet_folder_lock *lock = NULL;
     qnet_buffer names;
     qnet_status status;
     char build[160];
@@ -696,6 +697,7 @@ int main(int argc, char **argv)
     if (status == QNET_OK) status = outputs_check(&j->b, o.out);
     if (status == QNET_OK) status = check_settings(j, (const session_name *)(const void *)names.bytes);
     if (status == QNET_OK) status = bids_describe(&j->b);
+    if (status == QNET_OK) status = qnet_folder_lock_take(ctx, o.out, &lock);
     if (status == QNET_OK) status = outputs_describe(&j->b, o.out);
     if (status == QNET_OK)
         status = run_all(j, (const session_name *)(void *)names.bytes, &failed, &kept);
@@ -708,6 +710,7 @@ int main(int argc, char **argv)
         printf("Wrote the maps of %d of %d sessions into %s", j->count - failed - kept, j->count, o.out);
         printf(kept ? "; those of %d were there.\n" : ".\n", kept);
     }
+    qnet_folder_lock_release(lock);
     qnet_buffer_free(ctx, &names);
     qnet_context_destroy(ctx);
     free(j);
