@@ -308,7 +308,7 @@ $(BUILD)/bench-openblas: bench/bench.c bench/machine.h bench/echoes.h qnet.h
 
 # Side by side with PyTorch, ONNX Runtime, Albumentations, scikit-learn and pROC, in a virtual
 # environment of their own. PEERS="--only train_64_b64 --rounds 3": bench/peers.py --help
-bench-peers: $(BUILD)/ours
+bench-peers: $(BUILD)/ours $(BUILD)/make_phantom $(BUILD)/crossval
 	python3 bench/peers.py --venv $(BUILD)/venv-peers --ours $(BUILD)/ours $(PEERS)
 
 # ---- For programs that want a library -------------------------------------------------------------

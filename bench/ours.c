@@ -8,7 +8,8 @@
        processor                        from here on, seconds are the processor's, not the clock's
        free                             drops networks and data
        peak                             values: FLOP/s, copied bytes/s, and the direct form's FLOPs
-                                        of a training image of 224, 128 and 64 pixels
+                                        of a training image of 224, 128 and 64 pixels, and of
+                                        inference at 224
        weights RESNET SCAN              writes initial weights to these files
        train FILE SIZE BATCH STEPS      seconds and loss of each step; goes on where it was
        infer FILE SIZE BATCH ROUNDS     seconds of each round; probability of class 1 by image
@@ -536,7 +537,8 @@ int main(int argc, char **argv)
             s.values[0] = measure_peak(s.ctx);
             s.values[1] = measure_copy(s.ctx);
             for (k = 0; k < 3; k++) s.values[2 + k] = network_flops(k == 0 ? 224 : 256 >> k, 1);
-            s.values_count = 5;
+            s.values[5] = network_flops(224, 0);
+            s.values_count = 6;
         } else if (strcmp(word[0], "weights") == 0) {
             write_weights(&s, word_of(word, 1), word_of(word, 2));
         } else if (strcmp(word[0], "train") == 0) {

@@ -154,10 +154,11 @@ class Bench:
         self.check(name, what, max(abs(a - b) / max(abs(a), abs(b), 1e-300)
                                    for a, b in zip(ours, theirs)), bound)
 
-    def row(self, name, ours, theirs, setting, ratio, target, met=None):
-        met = ratio >= target if met is None else met
+    def row(self, name, ours, theirs, setting, ratio, target, flops_per_second=None):
+        """flops_per_second: of our side, in the direct form, for its share of the peak."""
+        share = "%.0f %%" % (100 * flops_per_second / self.peak) if flops_per_second else ""
         self.table.append((name, ours, theirs, setting, "%.3g" % ratio, ">= %g" % target,
-                           "yes" if met else "no"))
+                           "yes" if ratio >= target else "no", share))
         self.ratios.append((name, ratio))
         self.say("  %s: ours %s, theirs %s (%s), ratio %.3g, target %g"
                  % (name, ours, theirs, setting, ratio, target))
@@ -174,6 +175,8 @@ class Bench:
         found = []
         for env, setting in settings:
             label = "+".join(x for x in (setting, env) if x)
+            if self.o.settings and label not in self.o.settings.split(","):
+                continue
             try:
                 side = self.theirs(env)
                 runs = self.enough(side.ask(command % 2 + " " + setting, limit)["seconds"][1])
@@ -235,8 +238,9 @@ class Bench:
         self.same(name, "loss of the first step", x[:1], y[:1], 1e-5)
         self.same(name, "losses of steps 2 and 3", x[1:3], y[1:3], 1e-3)
         self.ours_time[name] = a
+        flops = 64 * self.flops[("train", size)]
         self.row(name, "%.1f images/s" % (64 / a), "%.1f images/s" % (64 / b), "torch " + label,
-                 b / a, 2.0)
+                 b / a, 2.0, flops / a)
 
     def direct_limit(self):
         """Training at 224 x 224 over what the peak of multiply-adds allows the direct form."""
@@ -269,7 +273,7 @@ class Bench:
             self.check("%s_%s" % (name, kind), "probabilities",
                        max(abs(p - q) for p, q in zip(x, y)), 1e-4)
             self.row("%s_%s" % (name, kind), "%.2f ms" % (1e3 * a), "%.2f ms" % (1e3 * b), label,
-                     b / a, target)
+                     b / a, target, batch * self.flops[("infer", 224)] / a)
 
     def stage2(self, ragged):
         name = "stage2_ragged" if ragged else "stage2"
@@ -278,7 +282,11 @@ class Bench:
                                                          "without_onednn"])]
         a, b, label, x, y = self.duel("stage2 %s %d %%d" % (self.scan, ragged), settings)
         self.same(name, "losses of the first 3 steps", x[:3], y[:3], 1e-4)
-        self.row(name, "%.1f ms" % (1e3 * a), "%.1f ms" % (1e3 * b), "torch " + label, b / a, 2.0)
+        # Forward W x and U h, then dW, dU and dh; 64 scans of 24 slices, or of 12 to 24.
+        steps = sum(12 + i * 5 % 13 for i in range(64)) if ragged else 64 * 24
+        flops = 2 * steps * (2 * 512 * 2048 + 3 * 256 * 2048)
+        self.row(name, "%.1f ms" % (1e3 * a), "%.1f ms" % (1e3 * b), "torch " + label, b / a, 1.4,
+                 flops / a)
 
     def augment(self, stretch):
         name = "augment_stretch" if stretch else "augment"
@@ -312,7 +320,7 @@ class Bench:
         a, b = statistics.median(batches), statistics.median(steps)
         self.table.append(("augment_share_224", "%.1f ms" % (1e3 * a), "%.1f ms" % (1e3 * b),
                            "our own training step", "%.2f %%" % (100 * a / b), "< 2 %",
-                           "yes" if a / b < .02 else "no"))
+                           "yes" if a / b < .02 else "no", ""))
         self.shares.append(("augment_224", a / b))
         self.say("  augment_share_224: %.2f %% of the training step, target < 2 %%" % (100 * a / b))
 
@@ -400,7 +408,7 @@ class Bench:
         self.row("mem_train_224_b64", "%.0f MB" % (1e-6 * a), "%.0f MB" % (1e-6 * b),
                  "torch " + label + ", its least", b / a, 2.0)
         self.table.append(("mem_train_224_b64, alone", "%.0f MB" % (1e-6 * a), "", "", "",
-                           "<= 1000 MB", "yes" if a <= 1e9 else "no"))
+                           "<= 1000 MB", "yes" if a <= 1e9 else "no", ""))
 
     def start(self):
         """From the start of the process to the printed probability: 45 MB of weights and an image
@@ -449,6 +457,44 @@ class Bench:
         self.row("scaling_1_to_%d" % self.o.threads, "%.2f s" % all_of, "%.2f s" % one,
                  "ourselves with one thread", one / all_of,
                  1.8 if self.o.threads <= 2 else 11. / 16 * self.o.threads)
+
+    def experiment(self):
+        """crossval and experiment_torch.py on the demo's cohort: both inputs, all models, from
+        files to statistics, in short. Theirs without its imports, ours with its report."""
+        build = os.path.dirname(os.path.abspath(self.o.ours))
+        data, out = (os.path.join(self.folder, n) for n in ("cohort", "experiment"))
+        size = "--size 64 --folds 2 --epochs1 2 --epochs2 20 --batch 32 --max-slices 8".split()
+        if not os.path.isdir(data):
+            subprocess.check_call([os.path.join(build, "make_phantom"), "--out", data, "--effect",
+                                   "1.5", "--hh", "12", "--hc", "12"], stdout=subprocess.DEVNULL)
+        ours = [os.path.join(build, "crossval"), "--quiet", "--data", data, "--out", out]
+        theirs = [self.python, os.path.join(HERE, "experiment_torch.py"), "--data", data]
+        threads = ["--threads", str(self.o.threads)]
+        settings = [(e, w) for e in ("malloc", "malloc+passive") for w in (0, self.o.threads)]
+        mine, times, scores = [], {s: [] for s in settings}, {}
+        for k in range(max(2, self.o.rounds // 3)):
+            start = time.perf_counter()
+            subprocess.check_call(ours + size + threads, env=self.default_environment())
+            mine.append(time.perf_counter() - start)
+            for env, workers in list(times):
+                text = subprocess.check_output(theirs + size + threads + ["--workers",
+                                                                          str(workers)],
+                                               env=self.environment(env),
+                                               stderr=subprocess.DEVNULL)
+                answer = json.loads(text.splitlines()[-1])
+                times[env, workers].append(answer["seconds"])
+                scores = answer["auc"]
+                self.say("  %s, %d workers: %.1f s, ours %.1f s"
+                         % (env, workers, answer["seconds"], mine[-1]))
+            if k == 0:  # the best alone goes on
+                best = min(times, key=lambda s: times[s][0])
+                times = {best: times[best]}
+        with open(os.path.join(out, "results.json")) as f:
+            self.say("  AUCs, image and scan: theirs %s" % scores)
+            self.say("  ours: see %s" % f.name)
+        a, b = statistics.median(mine), statistics.median(times[best])
+        self.row("experiment", "%.1f s" % a, "%.1f s" % b, "torch %s, %d workers" % best, b / a,
+                 2.5)
 
     # ---- From echoes to maps: bench/maps_peers.py ----
 
@@ -525,6 +571,7 @@ class Bench:
                 ("mem_train_224_b64", self.memory),
                 ("start_to_first_prediction", self.start),
                 ("scaling", self.scaling),
+                ("experiment", self.experiment),
                 ("maps_unwrap", lambda: self.maps("maps_unwrap", 4, .02)),
                 ("maps_background", lambda: self.maps("maps_background", 2, 1e-3)),
                 ("maps_invert", lambda: self.maps("maps_invert", 2, 1e-3)),
@@ -543,9 +590,11 @@ class Bench:
                  % (self.o.threads, "s" if self.o.threads > 1 else "", self.o.rounds,
                     "processor time" if self.o.processor_time else "wall clock",
                     os.getloadavg()[0]))
-        peak, copy = self.ours().ask("peak")["values"][:2]
-        self.say("machine: %.0f GFLOP/s of multiply-adds, %.1f GB/s of a copy"
-                 % (1e-9 * peak, 1e-9 * copy))
+        self.peak, copy, *flops = self.ours().ask("peak")["values"]
+        self.flops = dict(zip((("train", 224), ("train", 128), ("train", 64), ("infer", 224)),
+                              flops))
+        self.say("machine: %s, %.0f GFLOP/s of multiply-adds, %.1f GB/s of a copy"
+                 % (processor(), 1e-9 * self.peak, 1e-9 * copy))
         self.ours().ask("weights %s %s" % (self.resnet, self.scan))
         for name, work in rows:
             if name not in only:
@@ -564,7 +613,7 @@ class Bench:
         return 1 if self.failed else 0
 
     def report(self):
-        head = ("work", "ours", "theirs", "their best setting", "ratio", "target", "met")
+        head = ("work", "ours", "theirs", "their best setting", "ratio", "target", "met", "of peak")
         width = [max(len(r[i]) for r in self.table + [head]) for i in range(len(head))]
         self.say("")
         for r in [head, tuple("-" * w for w in width)] + self.table:
@@ -578,12 +627,22 @@ class Bench:
             self.say("FAILED: " + text)
 
 
+def processor():
+    try:
+        with open("/proc/cpuinfo") as f:
+            found = dict(re.findall(r"^(cpu family|model|model name)\s*: (.*)$", f.read(), re.M))
+        return "%(model name)s (family %(cpu family)s, model %(model)s)" % found
+    except (OSError, KeyError):
+        return "unknown processor"
+
+
 def environment(folder):
     """The Python of the virtual environment at `folder`, made if it is not there. It sees what the
     system's Python has; only what is missing there, or of another version, is installed."""
     python = os.path.join(folder, "bin", "python")
     missing = "import importlib.metadata as m\n" \
-        "names = {'cv2': 'opencv-python-headless', 'sklearn': 'scikit-learn'}\n" \
+        "names = {'cv2': 'opencv-python-headless', 'sklearn': 'scikit-learn', " \
+        "'skimage': 'scikit-image'}\n" \
         "for name in %r:\n" \
         "    try: print(name, m.version(names.get(name, name)))\n" \
         "    except m.PackageNotFoundError: pass\n" % (list(NEEDED),)
@@ -611,6 +670,8 @@ def main():
     p.add_argument("--rounds", type=int, default=7, help="alternating rounds (default 7)")
     p.add_argument("--search", type=int, default=2,
                    help="runs of each setting in the search for the best (default 2)")
+    p.add_argument("--settings", default="", metavar="NAME,...",
+                   help="try these settings alone, such as channels_last+malloc")
     p.add_argument("--threads", type=int, default=os.cpu_count() or 2,
                    help="of both sides (default: the number of cores)")
     p.add_argument("--processor-time", action="store_true",
