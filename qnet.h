@@ -13842,14 +13842,6 @@ static size_t qnet__param_index(const qnet_param *p, size_t f)
     return (f % taps * in + f / taps % in) * out + f / taps / in;
 }
 
-/* Number i of an F32 tensor. */
-static float qnet__load_f32(const void *data, size_t i)
-{
-    float value;
-    memcpy(&value, (const unsigned char *)data + 4 * i, sizeof(value));
-    return value;
-}
-
 #define QNET__COPY_FILTERS 8 /* which are read side by side, so that half a cache line is written */
 
 /* The tensor's numbers to to[p->count], in memory's order: a convolution's [filter][number] becomes
@@ -21435,7 +21427,7 @@ static qnet_status qnet__initial_read(qnet__job *job, const qnet_safetensors *fi
     const char *seen = qnet_safetensors_metadata(file, "trained_on");
     const qnet_safetensor *head = qnet_safetensors_find(file, "fc.weight");
     e->weights_hash = qnet_safetensors_hash(file);
-    qnet_resnet_init(net, e->config.seed);
+    qnet__resnet_init_head(net, e->config.seed); /* all else is in the file */
     QNET__TRY(qnet_weights_from_safetensors(e->ctx, file, net->table, net->weights, 1,
                                             &job->new_head));
     QNET__TRY(qnet__check_labels(e->ctx, file, e->weights));

@@ -21,7 +21,8 @@ refused() # the sentence must contain, options of crossval...
     ok "earlier results stay" cmp -s "$dir/one/results.json" "$dir/results.before"
 }
 
-small='--input crop --size 32 --folds 2 --max-slices 8 --epochs1 2 --epochs2 2 --batch 16 --bootstrap 50 --seed 7'
+small="--input crop --size 32 --folds 2 --max-slices 8 --epochs1 2 --epochs2 2 --batch 16 --bootstrap 50 --seed 7 --weights $dir/start"
+ok start "$bin/tests/test_weights" "$dir/start"
 ok phantom "$bin/make_phantom" --out "$dir/cohort" --hh 4 --hc 4 --scale small --seed 3
 ok "one thread" "$bin/crossval" --data "$dir/cohort" --out "$dir/one" $small --threads 1
 cp "$dir/log" "$dir/printed"
