@@ -70,11 +70,14 @@ examples: $(filter-out $(BUILD)/openblas $(BUILD)/fftw,$(PROGRAMS)) $(if $(HAVE_
 # implementation. Each also compiles alone: cc -I. examples/lstm_cell.c -lm
 ELSEWHERE = -DQNET_IMPLEMENTATION_DONE
 
+# Warnings are shown and kept beside the object, for tests/builds.sh.
+KEPT = 2> $@.warnings; status=$$?; cat $@.warnings >&2; exit $$status
+
 # Included, not compiled by its own name: only so can it include itself once per instruction set.
 $(BUILD)/qnet.o: qnet.h
 	@mkdir -p $(BUILD)
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -DQNET_IMPLEMENTATION -include qnet.h -x c -c /dev/null -o $@
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -DQNET_IMPLEMENTATION -include qnet.h -x c -c /dev/null -o $@ $(KEPT)
 
 $(BUILD)/trace: tests/plain_resnet.h tests/plain_scan.h
 
@@ -160,7 +163,7 @@ OBJECTS := $(patsubst %,$(BUILD)/tests/qnet_%.o,float double reference)
 $(OBJECTS): $(BUILD)/tests/qnet_%.o: $(OPEN)/qnet.h
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OF_$*) $(UNSAFE) -DQNET_BODIES -DQNET_IMPLEMENTATION -include stdlib.h \
-	    -include $(OPEN)/qnet.h -x c -c /dev/null -o $@
+	    -include $(OPEN)/qnet.h -x c -c /dev/null -o $@ $(KEPT)
 
 TEST_HEADERS = $(wildcard tests/*.h examples/*.h examples/*/*.h tests/golden/*.h)
 TEST = @echo "  $@"; $(CC) $(C99) $(CFLAGS) -I$(OPEN) -I. -Iexamples -o $@ $<

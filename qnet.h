@@ -2249,6 +2249,7 @@ QNET__HELPER int qnet__add(size_t a, size_t b, size_t *out)
     return 1;
 }
 
+/* C99 has no M_PI. */
 #define QNET__PI 3.14159265358979323846
 
 QNET__HELPER size_t qnet__min_size(size_t a, size_t b) { return a < b ? a : b; }
@@ -8650,7 +8651,9 @@ static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t
        dx = scale (g - mean_g - d slope_g),  mean_g = sum g / rows,
        slope_g = rstd^2 sum g d / rows.
 
-   All arrays are [channels]; sums are taken in double. */
+   All arrays are [channels]; sums are taken in double. In a step of training: a pass that sums the
+   moments of x, _statistics, and _epilogue, or a prologue where the next layer reads x; backward a
+   pass with _sums, _gradient, and the prologue _dx. */
 typedef struct qnet__norm {
     size_t channels;
     const qnet_real *gamma, *beta;
@@ -12616,7 +12619,8 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
     return QNET_OK;
 }
 
-/* NULL is no error. nx, ny, nz must be what they were: they say how large the block is. */
+/* NULL is no error. nx, ny, nz must be what they were: they say how large the block is, which the
+   allocator hook is told. */
 QNET_API void qnet_volume_destroy(qnet_volume *volume)
 {
     if (volume == NULL) return;
@@ -12729,7 +12733,8 @@ static void qnet__nifti_swap_header(qnet__nifti_header *h)
         qnet__swap_bytes(p + runs[i][0], (size_t)runs[i][1], (size_t)runs[i][2]);
 }
 
-/* The type of datatype `code`, if that has one real number per voxel, and its name; else BOOL. */
+/* The type of datatype `code`, if that has one real number per voxel, and its name; else BOOL: of
+   complex numbers, colours, and floats of 128 bits. */
 static qnet_dtype qnet__nifti_type(int code, const char **name)
 {
     static const struct { int code; qnet_dtype type; const char *name; } types[10] = {
@@ -12952,7 +12957,8 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* dst[size] from the file, unpacked; *got < size only at its end. */
+/* dst[size] from the file, unpacked; *got < size only at its end: a source may give less than it
+   was asked for at any time, and is asked again. */
 static qnet_status qnet__nifti_next(qnet__nifti_reader *in, void *dst, size_t size, size_t *got)
 {
     size_t n = 0;
@@ -13250,7 +13256,8 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
 
 /* Flood fill, breadth first. The component of voxel `start`, whose voxels hold `from`: makes them
    `to`, lists their indices in queue[], which has room for all of `from`, and returns how many that
-   is. neighbors: 6, by faces, or 26, by edges and corners, too. */
+   is. neighbors: 6, by faces, or 26, by edges and corners, too. A voxel enters the queue once, as
+   it holds `to` from then on: time goes as the component's size, and nothing recurses. */
 QNET__HELPER size_t qnet__flood(qnet_volume *v, int neighbors, size_t start, float from, float to,
                                 uint32_t *queue)
 {
@@ -14103,14 +14110,6 @@ static size_t qnet__param_index(const qnet_param *p, size_t f)
     const size_t taps = p->shape[0] * p->shape[1], in = p->shape[2], out = p->shape[3];
     if (p->layout != QNET_LAYOUT_HWIO) return f;
     return (f % taps * in + f / taps % in) * out + f / taps / in;
-}
-
-/* Number i of an F32 tensor. */
-static float qnet__load_f32(const void *data, size_t i)
-{
-    float value;
-    memcpy(&value, (const unsigned char *)data + 4 * i, sizeof(value));
-    return value;
 }
 
 #define QNET__COPY_FILTERS 8 /* which are read side by side, so that half a cache line is written */
@@ -19960,7 +19959,8 @@ static int qnet__loop_next(qnet__loop *p)
     return 1;
 }
 
-/* "stage 1, epoch 3 of 100, step 2 of 17: ...": a failure and where it happened. */
+/* "stage 1, epoch 3 of 100, step 2 of 17: ...": a failure and where it happened. p: qnet__loop *;
+   text: a literal. */
 #define qnet__loop_fail(p, status, text, ...)                                                     \
     qnet__fail((p)->ctx, status, "%s%s, step %.0f of %.0f: " text, (p)->task, (p)->of_epoch,      \
                (double)(p)->step, (double)(p)->steps, __VA_ARGS__)
@@ -20288,7 +20288,7 @@ static qnet_status qnet__training_ready(const qnet_training *run, const char *fu
 }
 
 /* order[count] = 0..count-1, shuffled for this epoch: a function of (seed, epoch), whatever the
-   order before. */
+   order before. The stages draw from streams of their own. */
 static void qnet__training_shuffle(qnet__training_state *s, int epoch)
 {
     const int purpose = s->run.net ? QNET_RANDOM_SHUFFLE : QNET_RANDOM_SHUFFLE_SCAN;
@@ -20297,7 +20297,8 @@ static void qnet__training_shuffle(qnet__training_state *s, int epoch)
     qnet_rng_shuffle(&rng, s->order, s->count);
 }
 
-/* The status of a loss: QNET_ERROR_NUMERIC, with epoch and step, where it is not finite. */
+/* The status of a loss: QNET_ERROR_NUMERIC, with epoch and step, where it is not finite. Any other
+   failure keeps its sentence. */
 static qnet_status qnet__loss_check(const qnet__loop *p, qnet_status status, const double *loss)
 {
     if (status != QNET_ERROR_NUMERIC && (status != QNET_OK || qnet__is_finite(*loss)))
@@ -20687,7 +20688,8 @@ static double qnet__probability_hh(const qnet_real *logits)
 }
 
 /* The test-time pass over all images of l (paper: stretching and crop only), batch by batch, in
-   eval mode: batch norms use their running statistics. features[images][512], logits[images][2]. */
+   eval mode: batch norms use their running statistics. features[images][512], logits[images][2].
+   Finite weights can still give NaN, by sums that overflow: that is a failure, and no result. */
 static qnet_status qnet__embed_run(qnet_resnet *net, qnet__loader *l, size_t batch,
                                    qnet_real *features, qnet_real *logits)
 {
@@ -23139,7 +23141,7 @@ static qnet_status qnet__initial_read(qnet__job *job, const qnet_safetensors *fi
     const char *seen = qnet_safetensors_metadata(file, "trained_on");
     const qnet_safetensor *head = qnet_safetensors_find(file, "fc.weight");
     e->weights_hash = qnet_safetensors_hash(file);
-    qnet_resnet_init(net, e->config.seed);
+    qnet__resnet_init_head(net, e->config.seed); /* all else is in the file */
     QNET__TRY(qnet_weights_from_safetensors(e->ctx, file, net->table, net->weights, 1,
                                             &job->new_head));
     QNET__TRY(qnet__check_labels(e->ctx, file, e->weights));

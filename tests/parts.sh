@@ -6,7 +6,8 @@ dir=$1/parts-test
 . tests/shell.sh
 unset OMPI_COMM_WORLD_RANK PMI_RANK SLURM_ARRAY_TASK_ID SLURM_ARRAY_JOB_ID SLURM_PROCID SLURM_CPUS_PER_TASK PBS_VNODENUM PARTS
 
-small='--size 32 --folds 2 --max-slices 4 --epochs1 2 --epochs2 2 --batch 8 --bootstrap 20 --seed 7'
+small="--size 32 --folds 2 --max-slices 4 --epochs1 2 --epochs2 2 --batch 8 --bootstrap 20 --seed 7 --weights $dir/start"
+ok start "$bin/tests/test_weights" "$dir/start"
 crossval() { "$bin/crossval" --data "$dir/cohort" --out "$dir/out" $small --threads 1 "$@"; }
 says() # exit status, part of the one sentence, options of crossval...
 {

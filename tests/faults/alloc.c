@@ -10,6 +10,7 @@
 #include "weights_tools/pth.h"
 #include "../memory.h"
 #include "../test.h"
+#include "../quick.h"
 #include "examples/crossval/bids.h"
 #define CAM_SCANS 1
 #include "crossval/report.h"
@@ -781,13 +782,37 @@ static qnet_stage1_config stage1_config(void)
     return config;
 }
 
+static qnet_real *start_weights; /* and the file START of them */
+#define START FOLDER "/start.safetensors"
+
+static void prepare_start(void)
+{
+    static const char *const nobody[2] = {"trained_on", ""};
+    qnet_resnet_config config;
+    qnet_resnet *net = NULL;
+    size_t bytes;
+    qnet_resnet_config_init(&config);
+    config.height = config.width = PIXELS;
+    config.batch = 1;
+    config.training = 0;
+    CHECK_OK(plain, qnet_resnet_create(plain, &config, &net));
+    if (net == NULL) exit(2);
+    quick_weights(net);
+    bytes = net->table->total * sizeof *net->weights;
+    start_weights = (qnet_real *)malloc(bytes);
+    if (start_weights == NULL) exit(2);
+    memcpy(start_weights, net->weights, bytes);
+    CHECK_OK(plain, qnet_weights_save(plain, START, net->table, net->weights, nobody, 1));
+    qnet_resnet_destroy(net);
+}
+
 static void stage1_create(trial *t)
 {
     const qnet_stage1_config config = stage1_config();
     qnet_training *run;
     do {
         OUT(run);
-        TRY(t, qnet_stage1_create(t->ctx, &config, cohort, scans, 2, NULL, &run));
+        TRY(t, qnet_stage1_create(t->ctx, &config, cohort, scans, 2, start_weights, &run));
     } while (again(t, &run, NULL, sizeof run));
     if (t->status == QNET_OK) qnet_training_destroy(run);
 }
@@ -797,7 +822,7 @@ static void stage1_run(trial *t)
 {
     const qnet_stage1_config config = stage1_config();
     qnet_training *run = NULL;
-    CHECK_OK(t->ctx, qnet_stage1_create(t->ctx, &config, cohort, scans, 2, NULL, &run));
+    CHECK_OK(t->ctx, qnet_stage1_create(t->ctx, &config, cohort, scans, 2, start_weights, &run));
     do TRY(t, qnet_training_run(run, FOLDER "/stage1"));
     while (again(t, NULL, NULL, 0));
     add_hash(t, run->net->weights, run->net->table->total * sizeof(qnet_real));
@@ -1065,7 +1090,7 @@ static void experiment_run(trial *t)
     remove_folder(FOLDER "/out");
     do {
         OUT(e);
-        TRY(t, qnet_experiment_run(t->ctx, &config, &data.dataset, FOLDER "/out", NULL, t->attempt, &e));
+        TRY(t, qnet_experiment_run(t->ctx, &config, &data.dataset, FOLDER "/out", START, t->attempt, &e));
         pictures_free(t->ctx, &drawn);
     } while (again(t, &e, NULL, sizeof e));
     if (t->status != QNET_OK) return;
@@ -1391,8 +1416,9 @@ static void prepare(void)
     CHECK_OK(plain, phantom_write(plain, &phantom, DATA));
     CHECK(bids_read(&data, plain, DATA) == QNET_OK);
     CHECK_OK(plain, qnet_cohort_load(plain, &input, data.dataset.scans, data.dataset.count, &cohort));
+    prepare_start();
     all_plain.calls = 0;
-    CHECK_OK(plain, qnet_experiment_run(plain, &config, &data.dataset, FOLDER "/whole", NULL, 0,
+    CHECK_OK(plain, qnet_experiment_run(plain, &config, &data.dataset, FOLDER "/whole", START, 0,
                                         &experiment));
     pictures_free(plain, &drawn);
     if (experiment == NULL) return;
@@ -1429,6 +1455,7 @@ int main(int argc, char **argv)
     qnet_buffer_free(plain, &pth_file);
     qnet_buffer_free(plain, &nifti_file);
     qnet_buffer_free(plain, &nifti_gz_file);
+    free(start_weights);
     remove_folder(FOLDER);
     qnet_context_destroy(plain);
     CHECK(all_plain.count == 0 && all_plain.wrong == NULL);
