@@ -232,7 +232,8 @@
        input            full: 256 x 256; cropped: 224 x 224 of 96 mm around the basal ganglia, that
                         is around their mask's centre of mass
        slices           those with the mask, at most 24, the central ones; padded and masked; of the
-                        mask count the components from a fiftieth of the largest one on
+                        mask count the components from a fiftieth of the largest one on. Without a
+                        mask, where the paper chose them by hand: by qnet_locate
        stretching       1st..99th percentile of the non-zero pixels, per slice and channel, to 0..1
        augmentation     ranges of Albumentations 0.5-1.0, which the paper cites; as there, the grid
                         distortion pulls the pixels that a fifth of the prepared side leaves over
@@ -18866,7 +18867,8 @@ static qnet_status qnet__locate_plan(qnet__preparation *p, double mass[2])
     memcpy(mass, p->found.center, 2 * sizeof *mass);
     qnet__log(p->ctx, doubtful ? QNET_LOG_WARNING : QNET_LOG_INFO, "%s: basal ganglia found in the "
               "maps about (%.0f, %.0f, %.0f) mm, slices %d..%d, confidence %.2f%s", p->subject,
-              p->found.center_mm[0], p->found.center_mm[1], p->found.center_mm[2],
+              floor(p->found.center_mm[0] + 0.5), floor(p->found.center_mm[1] + 0.5),
+              floor(p->found.center_mm[2] + 0.5),
               p->found.slice_first, p->found.slice_first + p->found.slice_count - 1,
               p->found.confidence, doubtful ? ": look whether they are there, or give a mask" : "");
     return QNET_OK;
@@ -19129,6 +19131,19 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
     return QNET_OK;
 }
 
+/* Masks and qnet_locate differ by some mm and slices: where only some scans have a mask, and these
+   are of one group, that tells the groups apart. */
+static void qnet__cohort_warn_of_places(const qnet_cohort *cohort)
+{
+    int located = 0;
+    for (int s = 0; s < cohort->scans_count; s++) located += cohort->scans[s].cut.located;
+    if (located > 0 && located < cohort->scans_count)
+        qnet__log(cohort->ctx, QNET_LOG_WARNING,
+                  "%d of %d scans have no mask and are cut where the basal ganglia were found, the "
+                  "others by their masks: set locate, so that all are cut alike", located,
+                  cohort->scans_count);
+}
+
 /* Reads one scan's volumes and appends them. The volumes are freed in any case: memory holds those
    of one scan at a time. */
 static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_files *files)
@@ -19170,6 +19185,7 @@ QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config
                                 files[i].subject);
     }
     if (status == QNET_OK) status = qnet__cohort_outliers(cohort);
+    if (status == QNET_OK) qnet__cohort_warn_of_places(cohort);
     if (status == QNET_OK) *out = cohort;
     else qnet_cohort_destroy(cohort);
     return status;
