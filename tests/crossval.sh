@@ -135,7 +135,8 @@ refused '--any-values' --data "$dir/bad"
 copy; rm "$dir/bad/$maps"/*_mask* "$dir/bad"/sub-*/anat/*_T1w*
 refused T1w --data "$dir/bad"
 ok "no mask of one, no T1W" "$bin/crossval" --data "$dir/bad" --out "$dir/less" $small --channels qsm,r2star --quiet
-ok "which is warned of" grep -q 'warning: 1 of 8 scans have no mask.*give --locate' "$dir/log"
+cp "$dir/log" "$dir/printed"
+ok "which is warned of" grep -q 'warning: 1 of 8 scans have no mask.*give --locate' "$dir/printed"
 ok "and told" grep -q '"located": 1, "confidence": ' "$dir/less/manifest.json"
 refused 'folds' --data "$dir/cohort" --folds 9
 refused 'other.safetensors' --data "$dir/cohort" --weights "$dir/other.safetensors"
