@@ -137,7 +137,12 @@ copy; echo hello > "$dir/bad/$maps/sub-01_Chimap.nii.gz"; refused sub-01_Chimap 
 copy; cp "$dir/cohort/$maps/sub-01_R2starmap.nii.gz" "$dir/bad/$maps/sub-01_Chimap.nii.gz"
 refused 'swapped' --data "$dir/bad"
 refused '--any-values' --data "$dir/bad"
-copy; rm "$dir/bad/$maps"/*_mask*; refused '(needed unless --slices FIRST:N and --center X,Y are given)' --data "$dir/bad" --slices 2:4
+copy; rm "$dir/bad/$maps"/*_mask* "$dir/bad"/sub-*/anat/*_T1w*
+refused T1w --data "$dir/bad"
+ok "no mask of one, no T1W" "$bin/crossval" --data "$dir/bad" --out "$dir/less" $small --channels qsm,r2star --quiet
+cp "$dir/log" "$dir/printed"
+ok "which is warned of" grep -q 'warning: 1 of 8 scans have no mask.*give --locate' "$dir/printed"
+ok "and told" grep -q '"located": 1, "confidence": ' "$dir/less/manifest.json"
 refused 'folds' --data "$dir/cohort" --folds 9
 refused '--folds: 2, expected 3 or more with --inner-validation' --data "$dir/cohort" --inner-validation
 refused 'other.safetensors' --data "$dir/cohort" --weights "$dir/other.safetensors"
@@ -146,6 +151,7 @@ refused 'found Control, PD, MSA' --data "$dir/named" --group-column Diagnosis --
 refused '--group-column NAME is for another one' --data "$dir/named"
 refused '(--positive NAME --negative NAME are for other groups)' --data "$dir/named" --group-column diagnosis
 wanted=2
+refused '--channels' --data "$dir/cohort" --channels qsm,qsm
 refused '--slices' --data "$dir/cohort" --slices 4294967296:3
 refused '--seed' --data "$dir/cohort" --seed 18446744073709551616
 refused '--size' --data "$dir/cohort" --size 31

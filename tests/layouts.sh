@@ -74,7 +74,9 @@ found "--t1w" 16 --t1w '*_acq-stage_*'
 new; maps sub-@/anat/sub-@; mask
 said "no T1W" 'sub-01: no sub-01_T1w.nii.gz or .nii in'
 new; maps sub-@/anat/sub-@; t1w
-said "no mask" '(needed unless --slices FIRST:N and --center X,Y are given)'
+ok "no mask" "$bin/crossval" --data "$dir/bad" --write-maps "$dir/maps.tsv"
+ok "no mask: it need not be there" test "$(grep -c 'T1w.nii.gz.n/a$' "$dir/maps.tsv")" = 16
+rm -f "$dir/maps.tsv"
 new; maps derivatives/maps/sub-@/anat/sub-@; t1w; mask
 sed 's/group/diagnosis/; s/HH/patient/; s/HC/control/; s/\t/;/g' "$from/participants.tsv" > "$dir/bad/participants.tsv"
 said "another column" '--group-column NAME'

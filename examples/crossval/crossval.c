@@ -306,6 +306,7 @@ static const char *in_options(const char *sentence, char text[2000])
 {
     static const char *const names[][2] = {
         {"set any_values", "give --any-values"},
+        {"set locate", "give --locate"},
         {"set any_orientation", "give --any-orientation"},
         {"(set positive and negative to name other groups)",
          "(--positive NAME --negative NAME are for other groups)"},

@@ -359,6 +359,7 @@ static void figure_cuts(writer *w, const qnet_experiment *e, const cut_pictures 
         put(w, "<figcaption>");
         put_escaped(w, p->subject);
         print(w, ", slices %d&ndash;%d", c->slice[0], c->slice[1]);
+        if (c->located) print(w, ", found without a mask (confidence %.2f)", c->confidence);
         if (c->outlier) print(w, ", <b>look: %s</b>", outlier_name(c->outlier));
         put(w, "</figcaption></figure>\n");
     }
