@@ -13,6 +13,12 @@
 #define SHEET_GAP 4
 #define SHEET_EPOCH 1000000 /* draws that no training sees */
 
+/* A scan that was left out of the cohort, by --exclude or --skip-bad. */
+typedef struct left_out {
+    char subject[64], session[64]; /* "sub-01", "" */
+    const char *why;
+} left_out;
+
 typedef struct cam_picture {
     int scan, slice;
     double probability; /* of HH */
@@ -22,6 +28,8 @@ typedef struct cam_picture {
 typedef struct pictures {
     const char *group[2]; /* what the groups are called, by label; NULL: as in the paper. Set by the
                              caller, without characters that HTML or JSON would need escaped */
+    left_out *out;        /* [outs] */
+    int outs;
     cut_pictures cuts;
     int size[2];          /* side of the network's input, and of each picture */
     qnet_buffer sheet[2]; /* [size][sheet_width(size)][3]: the QSM channel; empty: not run */
@@ -38,6 +46,7 @@ static inline int sheet_width(int size)
 static inline void pictures_free(qnet_context *ctx, pictures *p)
 {
     free(p->cuts.rgb);
+    free(p->out);
     for (int i = 0; i < 2; i++) {
         qnet_buffer_free(ctx, &p->sheet[i]);
         qnet_buffer_free(ctx, &p->cam_rgb[i]);

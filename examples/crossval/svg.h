@@ -23,21 +23,27 @@ static void put_base64(writer *w, const unsigned char *bytes, size_t size)
     }
 }
 
-/* <img> with rgb[height][width][3] inside. alt is HTML already. */
-static void put_image(writer *w, const uint8_t *rgb, int width, int height, const char *alt)
+/* pixels[height][width][channels] as a PNG in a data URL. */
+static void put_png(writer *w, const uint8_t *pixels, int width, int height, int channels)
 {
     qnet_buffer png;
     qnet_sink sink;
     memset(&png, 0, sizeof png);
     if (w->status != QNET_OK) return;
     sink = qnet_sink_buffer(w->ctx, &png, "a picture in memory");
-    w->status = qnet_png_write(w->ctx, &sink, width, height, 3, rgb);
+    w->status = qnet_png_write(w->ctx, &sink, width, height, channels, pixels);
     if (w->status == QNET_ERROR_IO) w->status = QNET_ERROR_MEMORY; /* it has no other reason */
-    print(w, "<img width=\"%d\" height=\"%d\" style=\"height:auto\" alt=\"%s\" "
-             "src=\"data:image/png;base64,", width, height, alt);
+    put(w, "data:image/png;base64,");
     if (w->status == QNET_OK) put_base64(w, png.bytes, png.size);
-    put(w, "\">");
     qnet_buffer_free(w->ctx, &png);
+}
+
+/* <img> with rgb[height][width][3] inside. alt is HTML already. */
+static inline void put_image(writer *w, const uint8_t *rgb, int width, int height, const char *alt)
+{
+    print(w, "<img width=\"%d\" height=\"%d\" style=\"height:auto\" alt=\"%s\" src=\"", width, height, alt);
+    put_png(w, rgb, width, height, 3);
+    put(w, "\">");
 }
 
 static inline void svg_open(writer *w, int height, const char *label)
