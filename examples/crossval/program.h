@@ -177,7 +177,7 @@ static void display_stamp(const display *d)
 }
 
 /* The bar in one row of `width`: what matters least goes first where it is narrow. */
-static void display_row(char line[256], int width, const char *bar, const char *head,
+static void display_row(char line[400], int width, const char *bar, const char *head,
                         const qnet_progress_info *p)
 {
     char step[64] = "", rest[64] = "";
@@ -187,7 +187,7 @@ static void display_row(char line[256], int width, const char *bar, const char *
     if (p->items_per_second > 0 && p->items_per_second < 1e9)
         sprintf(rest + strlen(rest), "  %.0f/s", p->items_per_second);
     for (int brief = 0; brief < 4; brief++) { /* without rest, then bar, then where */
-        snprintf(line, 256, "%s%s%s  %.*s%s%.24s%s%s", brief < 2 ? bar : "", brief < 2 ? " " : "", head,
+        snprintf(line, 400, "%s%s%s  %.*s%s%.24s%s%s", brief < 2 ? bar : "", brief < 2 ? " " : "", head,
                  brief < 3 ? 50 : 0, p->where, brief < 3 ? "  " : "", p->task, step, brief < 1 ? rest : "");
         if ((int)strlen(line) <= width) return;
     }
@@ -197,7 +197,7 @@ static void display_row(char line[256], int width, const char *bar, const char *
 static int show(void *user, const qnet_progress_info *p)
 {
     display *d = (display *)user;
-    char left[32], head[64], bar[21], line[256];
+    char left[32], head[64], bar[21], line[400];
     const int width = d->terminal ? display_width() : 250;
     const time_t now = time(NULL);
     const int news = strcmp(d->where, p->where) != 0 || strcmp(d->task, p->task) != 0;
