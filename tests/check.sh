@@ -110,10 +110,9 @@ said "participants.tsv: line 6, participant_id: sub-04 is there twice"
 copy
 patch "$dir/bad/sub-03/anat/sub-03_T1w.nii.gz" 292 '\000\000\172\104' # srow_x[3] = 1000 mm
 cp "$(file 04 Chimap)" "$(file 08 Chimap)"
-checked "another place, a copy, folds" 1 4 --folds 5
+checked "another place, a copy, folds" 1 3 --folds 5
 said "sub-03_T1w.nii.gz: its grid of 96x112x14 shares no voxel with that of"
 said "sub-04 and sub-08 have the same QSM map; if it is right, give --any-values"
-said "--folds: 5 asked for, but there are only 4 HH subjects"
 said "--folds: 5 asked for, but there are only 4 HC subjects"
 ok "what to do" grep -q "register it to the QSM map, or copy the header that it lost" "$dir/stderr"
 

@@ -504,16 +504,17 @@ static qnet_status bids_rows(bids *b, const char *path, table *t)
         if (excluded || !bids_is_group(b, field[BIDS_GROUP])) {
             const int absent = bids_absent(field[BIDS_GROUP]);
             table_show(field[BIDS_GROUP], strlen(field[BIDS_GROUP]), 60, shown);
-            if (!excluded && !absent && !b->positive && !b->negative) { /* told once, with their number */
-                if (unknown++) continue;
-                (void)bids_field(b, path, t, BIDS_GROUP, field[BIDS_GROUP],
-                                 "HH or HC (set positive and negative to name other groups)");
-                if (b->problem == NULL) return QNET_ERROR_DATA;
-                strcpy(wrong, b->error);
-                continue;
+            if (!excluded && !absent && !b->positive && !b->negative) {
+                if (unknown++ == 0) { /* told once, with their number */
+                    (void)bids_field(b, path, t, BIDS_GROUP, field[BIDS_GROUP],
+                                     "HH or HC (set positive and negative to name other groups)");
+                    if (b->problem == NULL) return QNET_ERROR_DATA;
+                    strcpy(wrong, b->error);
+                }
+            } else if (!excluded) {
+                count[absent ? 2 : 3]++;
+                if (!absent) bids_name(others, sizeof others, shown);
             }
-            if (!excluded) count[absent ? 2 : 3]++;
-            if (!excluded && !absent) bids_name(others, sizeof others, shown);
             if (qnet_buffer_printf(b->ctx, &b->left_out, "%s%s", strncmp(id, "sub-", 4) ? "sub-" : "",
                                    id) != QNET_OK ||
                 qnet_buffer_append(b->ctx, &b->left_out, "", 1) != QNET_OK)
@@ -530,6 +531,7 @@ static qnet_status bids_rows(bids *b, const char *path, table *t)
     if (row < 0) return bids_fail(b, QNET_ERROR_FORMAT, "%s: %s", path, t->error);
     if (unknown > 0) {
         bids_fail(b, QNET_ERROR_DATA, unknown > 1 ? "%.1500s; so in %d lines" : "%.1500s", wrong, unknown);
+        if (b->count == 0) return QNET_ERROR_DATA;
         BIDS_TRY(bids_problem(b, -1, QNET_ERROR_DATA));
     }
     BIDS_TRY(bids_check_exclude(b, path));
@@ -547,7 +549,7 @@ static qnet_status bids_rows(bids *b, const char *path, table *t)
     if (count[3])
         bids_warn(b, "%s: %d participants of other groups are left out: %s", path, count[3], others);
     if (b->count == 0)
-        return bids_fail(b, QNET_ERROR_DATA, unknown || b->left_out.size ? "%s: no participants are left"
+        return bids_fail(b, QNET_ERROR_DATA, b->left_out.size ? "%s: no participants are left"
                          : "%s: no participants below the header", path);
     return QNET_OK;
 }

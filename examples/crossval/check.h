@@ -175,6 +175,8 @@ static const char *check_advice(const char *text)
         {"shares no voxel", "register it to the QSM map, or copy the header that it lost"},
         {"same QSM map", "find out whose it is, and leave the other out"},
         {"folds: ", "choose fewer --folds"},
+        {"asked for, the volume has", "choose other --slices"},
+        {": the box about voxel", "choose another --center, in mm of the world of the files"},
         {"link that leads nowhere", "download it (git annex get, datalad get)"},
         {"", "export or copy the file anew"}};
     size_t i = 0;
@@ -339,13 +341,15 @@ static qnet_status check_folds(check *c)
     static const char *const name[2] = {"HC", "HH"};
     const bids *b = c->found;
     int subjects[2] = {0, 0}, too_few = 0;
+    for (int i = 0; i < c->notes && !c->skip_bad; i++) /* lines of the table: it would follow from them */
+        if (c->note[i].scan < 0 && c->note[i].level == QNET_LOG_ERROR) return QNET_OK;
     for (int i = 0; i < b->count; i++)
         if (!c->scan[i].out && (i == 0 || strcmp(b->list[i - 1].subject, b->list[i].subject)))
             subjects[b->list[i].label == QNET_HH]++;
     for (int k = 0; k < 2; k++) {
         const char *given = k ? b->positive : b->negative;
         if (subjects[k] >= c->config->folds) continue;
-        too_few = 1;
+        if (too_few++) break; /* one is enough */
         check_say(c, -1, QNET_LOG_ERROR, "folds: %d asked for, but there are only %d %s subjects",
                   c->config->folds, subjects[k], given ? given : name[k]);
     }

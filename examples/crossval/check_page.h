@@ -441,6 +441,7 @@ static qnet_status check_html(const check *c, const char *estimated, qnet_buffer
     char list[2000];
     for (int i = 0; i < b->count; i++) bad += c->scan[i].problems > 0, taken += c->scan[i].taken;
     check_bad_list(c, list, sizeof list);
+    if (bad == b->count) list[0] = '\0'; /* nobody would be left */
     put(w, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" "
            "content=\"width=device-width, initial-scale=1\">\n<meta name=\"color-scheme\" content=\"light dark\">"
            "\n<title>Q-Net check: ");

@@ -146,7 +146,7 @@ static int option_with_value(options *o, const char *name, const char *value)
         if (!whole(name, value, 32, 2048, &crop->size)) return 0;
         full->size = crop->size;
     } else if (strcmp(name, "--max-slices") == 0) {
-        if (!whole(name, value, 1, 4096, &crop->max_slices)) return 0;
+        if (!whole(name, value, 1, 1024, &crop->max_slices)) return 0;
         full->max_slices = crop->max_slices;
     } else if (strcmp(name, "--seed") == 0) {
         char *end;
@@ -180,8 +180,8 @@ static int option_with_value(options *o, const char *name, const char *value)
         full->slice_first = crop->slice_first;
         full->slice_count = crop->slice_count;
     } else if (strcmp(name, "--center") == 0) {
-        if (sscanf(value, "%lf,%lf%c", &crop->box_center_mm[0], &crop->box_center_mm[1], &rest) !=
-            2) {
+        if (sscanf(value, "%lf,%lf%c", &crop->box_center_mm[0], &crop->box_center_mm[1], &rest) != 2 ||
+            !(fabs(crop->box_center_mm[0]) < 1e6 && fabs(crop->box_center_mm[1]) < 1e6)) {
             return fail(name, value, "X,Y in mm, such as 0,2.5");
         }
         crop->box_explicit = 1;
@@ -274,9 +274,10 @@ static const char *in_options(const char *sentence, char text[2000])
         {"filter: expected", "--filter: expected"},
         {"exclude: ", "--exclude: "},
         {", then collect", " with --part K/N --resume, then --collect"},
-        {"input configuration: slice_count", "--slices: slice_count"},
+        {"input configuration: slice_count", "--slices FIRST:N: N is"},
         {"expected max_slices", "expected --max-slices"},
         {"input configuration: size", "--size"},
+        {"experiment: part ", "--part: part "},
         {"folds: ", "--folds: "},
         {"\"stage1.epochs=", "\"--epochs1 "},
         {"\"stage2.epochs=", "\"--epochs2 "},
@@ -284,7 +285,19 @@ static const char *in_options(const char *sentence, char text[2000])
         {"\"folds=", "\"--folds "},
         {"\"repeats=", "\"--repeats "},
         {"\"seed=", "\"--seed "},
-        {"\"bootstrap=", "\"--bootstrap "}};
+        {"\"bootstrap=", "\"--bootstrap "},
+        {"\"size=", "\"--size "},
+        {"\"max_slices=", "\"--max-slices "},
+        {"\"slice_first=", "\"--slices FIRST "},
+        {"\"slice_count=", "\"--slices N "},
+        {"\"box_explicit=", "\"--center "},
+        {"\"box_center_mm.0=", "\"--center X "},
+        {"\"box_center_mm.1=", "\"--center Y "},
+        {"\"stretch=", "\"--stretch "},
+        {"\"augment.physics_safe=", "\"--physics-safe "},
+        {"\"shuffle_labels=", "\"--shuffle-labels "},
+        {"\"input=", "\"--input "},
+        {"\"kernels=", "\"--cpu "}};
     size_t n = 0;
     while (*sentence && n + 100 < 2000) {
         size_t i = 0;
@@ -417,8 +430,9 @@ static void print_failure(const check *c)
     check_print_notes(c, QNET_LOG_ERROR, "crossval: ", stderr);
     if (c->problems == 1) return;
     check_bad_list(c, list, sizeof list);
-    fprintf(stderr, "crossval: %d problems, %d of %d scans cannot be used%s%s%s\n", c->problems, bad,
-            c->found->count, c->showing ? "" : "; --check shows them on a page",
+    if (bad == c->found->count) list[0] = '\0'; /* nobody would be left */
+    snprintf(text, sizeof text, ", %d of %d scans cannot be used", bad, c->found->count);
+    fprintf(stderr, "crossval: %d problems%s%s%s%s\n", c->problems, bad ? text : "", c->showing ? "" : "; --check shows them on a page",
             list[0] ? "; to leave them out: --skip-bad or --exclude " : "", list);
 }
 
@@ -460,8 +474,11 @@ int main(int argc, char **argv)
     c.estimate = o.quiet || o.collect ? NULL : show_estimate;
     status = qnet_context_create(&o.hooks, &ctx);
     if (status != QNET_OK) {
-        fprintf(stderr, "crossval: %s (is --cpu right for this machine?)\n",
-                qnet_status_text(status));
+        o.hooks.cpu = QNET_CPU_AUTO;
+        if (qnet_context_create(&o.hooks, &ctx) != QNET_OK) fputs("crossval: no memory\n", stderr);
+        else fprintf(stderr, "crossval: --cpu: this machine does not have it; its best is %s\n",
+                     qnet_cpu_name(qnet_context_cpu(ctx)));
+        qnet_context_destroy(ctx);
         return 1;
     }
     c.ctx = found.ctx = ctx;

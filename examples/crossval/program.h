@@ -176,19 +176,24 @@ static void display_stamp(const display *d)
         printf("%s  ", text);
 }
 
-/* The bar in one row of `width`: what matters least goes first where it is narrow. */
-static void display_row(char line[400], int width, const char *bar, const char *head,
-                        const qnet_progress_info *p)
+/* The bar in one row of `width`; what matters least goes first where it is narrow: speed and loss, half of
+   the bar, all of it, where. */
+static void display_row(char line[400], int width, const char *left, const qnet_progress_info *p)
 {
+    static const int bars[5] = {20, 20, 10, 0, 0};
     char step[64] = "", rest[64] = "";
     if (p->epoch > 0) sprintf(step, " epoch %d/%d", p->epoch, p->epochs);
     else if (p->steps > 0) sprintf(step, " %lu/%lu", (unsigned long)p->step, (unsigned long)p->steps);
     if (p->loss == p->loss && p->epoch > 0) sprintf(rest, "  loss %.3f", p->loss);
     if (p->items_per_second > 0 && p->items_per_second < 1e9)
         sprintf(rest + strlen(rest), "  %.0f/s", p->items_per_second);
-    for (int brief = 0; brief < 4; brief++) { /* without rest, then bar, then where */
-        snprintf(line, 400, "%s%s%s  %.*s%s%.24s%s%s", brief < 2 ? bar : "", brief < 2 ? " " : "", head,
-                 brief < 3 ? 50 : 0, p->where, brief < 3 ? "  " : "", p->task, step, brief < 1 ? rest : "");
+    for (int brief = 0; brief < 5; brief++) {
+        const int bar = bars[brief], at = (int)(p->fraction * bar);
+        for (int i = 0; i < bar; i++) line[i] = i < at ? '#' : '.';
+        /* Below 100 %: there is work while it is called. */
+        snprintf(line + bar, 350, " %3d%%  left %s  %.*s%s%.24s%s%s",
+                 p->fraction < 0.99 ? (int)(p->fraction * 100) : 99, left, brief < 4 ? 50 : 0, p->where,
+                 brief < 4 ? "  " : "", p->task, step, brief < 1 ? rest : "");
         if ((int)strlen(line) <= width) return;
     }
 }
@@ -197,12 +202,11 @@ static void display_row(char line[400], int width, const char *bar, const char *
 static int show(void *user, const qnet_progress_info *p)
 {
     display *d = (display *)user;
-    char left[32], head[64], bar[21], line[400];
+    char left[32], line[400];
     const int width = d->terminal ? display_width() : 250;
     const time_t now = time(NULL);
     const int news = strcmp(d->where, p->where) != 0 || strcmp(d->task, p->task) != 0;
     double gained;
-    int at;
 #ifdef SIGUSR1
     /* With time left, at the first step of an epoch: the checkpoint of the one before is written. */
     if (interrupted == SIGUSR1) return p->epoch == 0 || p->step == 1;
@@ -217,12 +221,7 @@ static int show(void *user, const qnet_progress_info *p)
     gained = d->first_fraction < 0 ? 0 : p->fraction - d->first_fraction;
     duration(left, gained > 0.002 ? difftime(now, d->begin) * (1 - p->fraction) / gained
                    : d->expected > 0 ? d->expected * (1 - p->fraction) : -1);
-    at = (int)(p->fraction * 20);
-    for (int i = 0; i < 20; i++) bar[i] = i < at ? '#' : '.';
-    bar[20] = '\0';
-    sprintf(head, "%3d%%  left %s", /* there is work while it is called */
-            p->fraction < 0.99 ? (int)(p->fraction * 100) : 99, left);
-    display_row(line, width, bar, head, p);
+    display_row(line, width, left, p);
     if (d->terminal) printf("\r%-*.*s", width, width, line);
     else {
         display_stamp(d);
