@@ -1832,7 +1832,7 @@ typedef struct qnet_dataset {
     int simulated;                    /* 1: no real subjects: every result says so */
     int count;
     const qnet_scan_files *scans;
-    /* Makes the cohort of an input, which the run destroys; NULL: qnet_cohort_load does, of scans. */
+    /* Makes the cohort of an input, which the run destroys; NULL: qnet_cohort_load of scans. */
     qnet_status (*read)(void *user, const qnet_input_config *config, qnet_cohort **cohort);
     void *user;
 } qnet_dataset;
