@@ -28,8 +28,8 @@ checked() # what, exit status, number of problems, options...; for eight scans, 
 said() # sentence: on the terminal, and on the page, where quotes are escaped and the data folder is left out
 {
     ok "\"$1\"" grep -q -F -e "$1" "$dir/stderr"
-    part=$(echo "$1" | sed "s|$dir/bad/||g; s/\"/\&#34;/g")
-    ok "page: \"$part\"" grep -q -F -e "$part" "$page"
+    part=$(echo "$1" | sed "s|$dir/bad/||g; s/\"/\&#34;/g; s/^sub-0[0-9]: //")
+    ok "page: \"$part\"" sh -c 'sed "s/<[^>]*>//g" "$1" | grep -q -F -e "$2"' sh "$page" "$part"
 }
 
 ok phantom "$bin/make_phantom" --out "$dir/cohort" --hh 4 --hc 4 --scale small --seed 3

@@ -161,6 +161,9 @@ static int check_repeats(const check *c, int i, int *others, char *list, size_t 
 static const char *check_advice(const char *text)
 {
     static const char *const advice[][2] = {
+        {"swapped?", "exchange the two files, or their columns in the table of --maps FILE"},
+        {"wrong sign", "multiply the map by -1"},
+        {"same QSM map", "find out whose it is, and leave the other out"},
         {"HH or HC", ""}, {"; if it is right", ""}, {"; choose with", ""}, {"is there twice", ""},
         {"participants.tsv", "mend that line"},
         {"mask.nii.gz or .nii in", "draw it, or give --slices FIRST:N and --center X,Y for all"},
@@ -173,7 +176,6 @@ static const char *check_advice(const char *text)
         {"is empty", "draw it anew, or give --slices FIRST:N and --center X,Y for all"},
         {"is no mask", "name the mask with --maps FILE, or give --slices FIRST:N and --center X,Y"},
         {"shares no voxel", "register it to the QSM map, or copy the header that it lost"},
-        {"same QSM map", "find out whose it is, and leave the other out"},
         {"folds: ", "choose fewer --folds"},
         {"asked for, the volume has", "choose other --slices"},
         {": the box about voxel", "choose another --center, in mm of the world of the files"},
@@ -356,6 +358,17 @@ static qnet_status check_folds(check *c)
     return too_few ? QNET_ERROR_DATA : QNET_OK;
 }
 
+/* By scan, those about the whole first; of a scan in the order in which they were found. */
+static void check_sort(check *c)
+{
+    for (int i = 1; i < c->notes; i++) {
+        const check_note note = c->note[i];
+        int k = i;
+        for (; k > 0 && c->note[k - 1].scan > note.scan; k--) c->note[k] = c->note[k - 1];
+        c->note[k] = note;
+    }
+}
+
 /* Remembers who is left out. why must stay. */
 static void check_leave_out(check *c, const char *subject, const char *session, const char *why)
 {
@@ -459,6 +472,7 @@ static qnet_status check_read(void *user, const qnet_input_config *config, qnet_
             if (status == QNET_OK || probed == QNET_STOPPED) status = probed;
         }
     }
+    check_sort(c);
     c->begun = 1;
     c->failed = status == QNET_ERROR_DATA;
     if (status == QNET_OK) *out = cohort;

@@ -221,6 +221,7 @@ static const char *spacing_text(const check_scan *s, char text[48])
 static const char *range_text(const check_scan *s, int m, int decimals, char text[48])
 {
     const int wide = fabs((double)s->value[m][2]) >= 1000;
+    if (fabs((double)s->value[m][2]) < 1 && decimals < 2) decimals = 2; /* no R2* is that small */
     strcpy(text, "-");
     if (s->n[m][0] > 0)
         snprintf(text, 48, wide ? "%.*e..%.*e" : "%.*f..%.*f", wide ? 1 : decimals, (double)s->value[m][0],
@@ -302,38 +303,57 @@ static void check_print_notes(const check *c, qnet_log_level level, const char *
 
 /* ---- the page --------------------------------------------------------------------------------- */
 
-/* A sentence, in which the data folder goes without saying. */
+/* A sentence, in which the data folder goes without saying, and options are set as code. */
 static void put_sentence(writer *w, const check *c, const char *text)
 {
     const size_t n = strlen(c->found->folder);
-    char shorter[2000];
-    size_t k = 0;
-    while (*text && k + 1 < sizeof shorter) {
+    char piece[2000];
+    while (*text) {
+        size_t k = 0;
+        const int option = strncmp(text, "--", 2) == 0 && text[2] >= 'a' && text[2] <= 'z';
+        if (option) k = 2 + strspn(text + 2, "abcdefghijklmnopqrstuvwxyz-");
+        else
+            while (text[k] && k + 1 < sizeof piece && strncmp(text + k, " --", 3) &&
+                   (strncmp(text + k, c->found->folder, n) || text[k + n] != '/')) k++;
+        if (!option && strncmp(text + k, " --", 3) == 0) k++;
+        snprintf(piece, sizeof piece, "%.*s", (int)k, text);
+        put(w, option ? "<code>" : "");
+        put_escaped(w, piece);
+        put(w, option ? "</code>" : "");
+        text += k;
         if (strncmp(text, c->found->folder, n) == 0 && text[n] == '/') text += n + 1;
-        else shorter[k++] = *text++;
     }
-    shorter[k] = '\0';
-    put_escaped(w, shorter);
+}
+
+/* How long the "sub-01: " is that a sentence begins with, where the name stands before it anyway. */
+static size_t check_prefix(const check *c, const check_note *n)
+{
+    const char *subject = check_subject(c, n);
+    const size_t length = strlen(subject);
+    return length && strncmp(n->text, subject, length) == 0 && strncmp(n->text + length, ": ", 2) == 0
+               ? length + 2 : 0;
 }
 
 static void html_notes(writer *w, const check *c, qnet_log_level level)
 {
-    char name[160], names[300];
+    char name[160], names[600]; /* others' names; a sentence */
     int others;
     put(w, "<ul class=\"notes\">\n");
     for (int i = 0; i < c->notes; i++) {
         const check_note *n = &c->note[i];
         const char *advice = level == QNET_LOG_ERROR ? check_advice(n->text) : "";
-        if (n->level != level || check_repeats(c, i, &others, names, sizeof names)) continue;
+        if (n->level != level || check_repeats(c, i, &others, names, 300)) continue;
         if (n->scan >= 0) print(w, "<li><a href=\"#s%d\">", n->scan);
         else put(w, "<li><b>");
         put_escaped(w, check_name(c, n->scan, name));
         put(w, n->scan >= 0 ? "</a> " : "</b> ");
-        put_sentence(w, c, n->text);
+        put_sentence(w, c, n->text + check_prefix(c, n));
         if (*advice) {
+            snprintf(names + 300, sizeof names - 300, "%c%s.", advice[0] >= 'a' ? advice[0] - 32 : advice[0],
+                     advice + 1);
             put(w, ". <i>");
-            put_escaped(w, advice);
-            put(w, ".</i>");
+            put_sentence(w, c, names + 300);
+            put(w, "</i>");
         }
         if (others) {
             print(w, " The same of %d other%s: ", others, others > 1 ? "s" : "");
@@ -400,7 +420,7 @@ static void html_pictures(writer *w, const check *c)
             if (n->scan != i) continue;
             print(w, "<p class=\"%s\">", n->level == QNET_LOG_ERROR ? "problem"
                                          : n->level == QNET_LOG_WARNING ? "warning" : "small");
-            put_sentence(w, c, n->text);
+            put_sentence(w, c, n->text + check_prefix(c, n));
             put(w, "</p>\n");
         }
         put(w, "</figure>\n");
@@ -411,7 +431,7 @@ static void html_pictures(writer *w, const check *c)
 static void check_css(writer *w)
 {
     put_css(w);
-    put(w, ".notes{padding-left:1.1rem}.notes li{margin:.45rem 0;max-width:56rem;overflow-wrap:anywhere}.notes i{"
+    put(w, ".notes{padding-left:1.1rem}.notes li{margin:.45rem 0;max-width:56rem;overflow-wrap:anywhere}.notes code,.scans code{white-space:nowrap}.notes i{"
            "font-style:normal;color:var(--muted)}tr.bad td{background:var(--warn)}.scans{display:grid;"
            "grid-template-columns:repeat(auto-fill,minmax(min(100%,30rem),1fr));gap:1.6rem 2rem}.scans figure{"
            "margin:0;padding-top:.6rem;border-top:1px solid var(--line)}.scans figcaption{margin:0 0 .5rem}"
