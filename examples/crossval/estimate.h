@@ -3,6 +3,9 @@
 #ifndef CROSSVAL_ESTIMATE_H
 #define CROSSVAL_ESTIMATE_H
 #include "program.h"
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/resource.h>
+#endif
 
 typedef struct estimate {
     int images, scans;
@@ -103,6 +106,22 @@ static long long estimate_folds(const qnet_experiment_config *c, int input)
     return n;
 }
 
+/* The most memory that this process has had so far, bytes; 0: unknown. */
+static double estimate_peak(void)
+{
+#if defined(__unix__) || defined(__APPLE__)
+    struct rusage usage;
+    if (getrusage(RUSAGE_SELF, &usage) != 0) return 0;
+#ifdef __APPLE__
+    return (double)usage.ru_maxrss;
+#else
+    return 1024.0 * (double)usage.ru_maxrss;
+#endif
+#else
+    return 0;
+#endif
+}
+
 /* From one cohort: those of the other input have as many images, of another size. folder: where a
    checkpoint may be written for the time of it; NULL: nowhere. */
 static qnet_status estimate_make(qnet_context *ctx, const qnet_experiment_config *c, const qnet_cohort *cohort,
@@ -157,6 +176,8 @@ static qnet_status estimate_make(qnet_context *ctx, const qnet_experiment_config
                               (double)cohort->scans_count * cohort->config.max_slices * QNET_FEATURES * bytes;
         if (folds > 0) out->memory = fmax(out->memory, memory);
     }
+    /* The probe was at full size: what it took is known, with all that is not counted above. */
+    out->memory = fmax(out->memory, estimate_peak());
     out->work_disk += 2 * 4 * p.numbers[0] * bytes; /* two checkpoints of stage 1, one of them being written */
     return QNET_OK;
 }
