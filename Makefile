@@ -40,7 +40,7 @@ BUILD = build
 # Threads that wait asleep: on a machine that others use too, spinning ones can cost a factor of ten.
 export OMP_WAIT_POLICY ?= passive
 
-PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c)) $(BUILD)/crossval $(BUILD)/maps
+PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c)) $(BUILD)/crossval $(BUILD)/maps $(BUILD)/predict
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 # The networks once more in double precision, where gradients agree to 1e-7, and the plain loops of the reference alone.
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity fft susceptibility)
@@ -85,6 +85,10 @@ $(BUILD)/%: examples/%.c $(BUILD)/qnet.o $(wildcard examples/*.h examples/*/*.h)
 $(BUILD)/crossval: $(wildcard examples/crossval/*) weights_tools/pth.h $(BUILD)/qnet.o
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -o $@ examples/crossval/crossval.c $(BUILD)/qnet.o -lm
+
+$(BUILD)/predict: $(wildcard examples/predict/* examples/crossval/*) examples/table.h $(BUILD)/qnet.o
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -o $@ examples/predict/predict.c $(BUILD)/qnet.o -lm
 
 $(BUILD)/maps: $(wildcard examples/maps/* examples/crossval/*) examples/table.h $(BUILD)/qnet.o
 	@echo "  $@"

@@ -12,7 +12,7 @@
 
        manual         what it does and does NOT do, quick start, options, systems, memory,
                       threads, determinism, errors, formats, choices, references
-       API 1 .. 18    every public type and function, in the order of the data's way
+       API 1 .. 19    every public type and function, in the order of the data's way
        END OF API     read no further to use the library, read on to audit it
        >>status >>context >>random >>file >>tensor >>text              the ground floor
        >>kernels                                                         per instruction set
@@ -21,8 +21,8 @@
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
        >>deflate >>png >>nifti >>weights                                file formats
        >>fft >>brain >>unwrap >>susceptibility >>relaxometry >>maps     from echoes to maps
-       >>image >>cohort >>train                                         data, augmentation, training
-       >>metrics >>cam >>experiment                                     evaluation, the protocol
+       >>image >>locate >>cohort >>train                                data, augmentation, training
+       >>metrics >>cam >>predict >>experiment              evaluation, new scans, the protocol
 
    WHAT IT DOES
 
@@ -36,7 +36,7 @@
        echoes -> brain mask, unwrapped phases, local field, QSM;     >>fft >>brain >>unwrap
                  R2*, T1W, T1                                        >>susceptibility >>relaxometry
                                                                      >>maps
-       NIfTI files -> slices of the basal ganglia, 3 channels        >>nifti >>cohort
+       NIfTI files -> slices of the basal ganglia, 3 channels        >>nifti >>locate >>cohort
        augmentation (histogram stretching ... crop)                  >>image
        stage 1: ResNet18, Adam, cosine annealing, with and without
                 stochastic weight averaging                          >>resnet >>optim >>train
@@ -45,6 +45,7 @@
        cross-validation over individuals, accuracy ... F1, ROC, AUC,
                 DeLong, bootstrap, voting                            >>metrics >>experiment
        class activation maps                                         >>cam
+       a model of all subjects, for scans that come after the study  >>predict
 
    examples/crossval makes of that Tables 1-3 and Figures 3 and 5-10, as one HTML page.
 
@@ -58,7 +59,8 @@
      hook of weights_tools/pth.h also PyTorch's .pth), or training starts from random ones, which
      for 99 subjects is a weaker start than the paper's.
    - It does not segment and does not register: echoes, and both flip angles, must lie on one grid;
-     the mask of the basal ganglia comes from elsewhere. It makes brain masks only.
+     a mask of the basal ganglia comes from elsewhere, and without one only their place is found
+     (qnet_locate). It makes brain masks only.
    - It joins no coils, reads no k-space and no DICOM, and corrects no bipolar readout.
    - It walks no folders: a list says whose scan lies in which files (examples/crossval/bids.h).
    - No 4-D, complex or RGB volumes, no NIfTI-2, no .hdr/.img pairs: each is an error that says so.
@@ -100,15 +102,15 @@
                               only malloc, snprintf, strtod and their like are asked; no clock
        QNET_NO_FSYNC          files are not forced to the disk before they get their name: quicker,
                               but after a power cut one may be empty; for tests
-       QNET_ONLY_INFERENCE    files are read, images prepared, both networks run forward, and class
-                              activation maps; no training, no statistics, no NIfTI and PNG files
-                              out, no API 18. Enough for examples/classify.c
+       QNET_ONLY_INFERENCE    files are read, images prepared, both networks run forward, class
+                              activation maps, new scans predicted; no training, no statistics, no
+                              NIfTI and PNG files out, no API 18. Enough for examples/new_scan.c
        QNET_ONLY_METRICS      statistics alone: API 1 to 3 and 16
        QNET_NO_FILES          networks, layers, optimiser, augmentation and statistics; nothing that
                               knows of files: no NIfTI, no weights files, cohorts, training runs;
                               with QNET_ONLY_INFERENCE no optimiser and no statistics either
        QNET_NO_MAPS           all but the maps from echoes (API 12)
-       QNET_NO_EXPERIMENT     all but the experiment (API 18)
+       QNET_NO_EXPERIMENT     all but the experiment (API 18) and its final model
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
        QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
        QNET_PASTED            this text is part of another header, so that it cannot include itself
@@ -271,6 +273,9 @@
        initial weights  those of an experiment say on whom they were trained, by hashes of names and
                         QSM maps; a map in common is refused, a name in common whose map is another
                         is warned of
+       a final model    trained for as many epochs as each fold, as these are fixed; calibrated by
+                        Platt's regression on the folds' predictions; what lies outside of Tukey's
+                        outer fence of the folds' Mahalanobis distances gets no probability
 
    REFERENCES
 
@@ -283,8 +288,10 @@
        Hochreiter & Schmidhuber 1997, Schuster & Paliwal 1997 (LSTM, BiLSTM); Kingma & Ba 2014
        (Adam); Loshchilov & Hutter 2017 (cosine annealing); Izmailov et al. 2018 (SWA); Buslaev et
        al. 2020 (Albumentations); DeLong et al. 1988, Sun & Xu 2014, Obuchowski 1997 (ROC areas);
-       Wilson 1927 (intervals); Salmon et al. 2011 (Philox); RFC 1950-1952 (deflate, gzip); the
-       NIfTI-1 standard of the NIfTI Data Format Working Group; the safetensors format. */
+       Wilson 1927 (intervals); Cox 1958 (logistic regression); Platt 1999 (calibration); Ledoit &
+       Wolf 2004, Lee et al. 2018, Tukey 1977 (scans unlike the study); Salmon et al. 2011 (Philox);
+       RFC 1950-1952 (deflate, gzip); the NIfTI-1 standard of the NIfTI Data Format Working Group;
+       the safetensors format. */
 #ifndef QNET_H
 #define QNET_H
 
@@ -1022,10 +1029,10 @@ typedef struct qnet_safetensor {
     size_t count, bytes;
     const void *data; /* in host order; may be unaligned */
 } qnet_safetensor;
-typedef struct qnet_metadata { char key[64]; char *value; } qnet_metadata;
+typedef struct qnet_metadata { char *key, *value; } qnet_metadata;
 
-/* A parsed file: owns its bytes. What no network here can need is left out, with a warning in the
-   log: tensors of other dtypes (F8, C64 ...), names above 127 and metadata keys above 63 bytes. */
+/* A parsed file, which owns its bytes and texts. Tensors of other dtypes (F8, C64 ...) and names of
+   more than 127 bytes are refused. */
 typedef struct qnet_safetensors {
     qnet_context *ctx;
     qnet_safetensor *tensors; int count;
@@ -1039,10 +1046,12 @@ QNET_API const qnet_safetensor *qnet_safetensors_find(const qnet_safetensors *fi
                                                       const char *name);
 QNET_API const char *qnet_safetensors_metadata(const qnet_safetensors *file,
                                                const char *key); /* or NULL */
+#if QNET__HAS_TRAINING
 /* Tensors in the order given; data in host order. */
 QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
                                             const qnet_safetensor *tensors, int count,
                                             const char *const *metadata_pairs, int pairs);
+#endif
 
 /* Hash of a file's tensors in whatever order: names, types, shapes and numbers; no metadata, and no
    num_batches_tracked. */
@@ -1070,20 +1079,24 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
 /* Bytes of the prefix that stands before all names of the file, as "module." of DataParallel or
    "_orig_mod." of torch.compile, where the rest is a name of the table; 0: there is none. */
 QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table);
+#if QNET__HAS_TRAINING
 /* metadata_pairs: key, value, key, value, ...; `pairs` of them. A number that could not be read
    back (not finite, a variance below 0) is QNET_ERROR_DATA, before anything is written. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
                                         const qnet_param_table *table, const qnet_real *block,
                                         const char *const *metadata_pairs, int pairs);
 #ifndef QNET_NO_STDIO
+QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
+                                       const qnet_param_table *table, const qnet_real *block,
+                                       const char *const *metadata_pairs, int pairs);
+#endif
+#endif
+#ifndef QNET_NO_STDIO
 QNET_API qnet_status qnet_safetensors_load(qnet_context *ctx, const char *path,
                                            qnet_safetensors **out);
 QNET_API qnet_status qnet_weights_load(qnet_context *ctx, const char *path,
                                        const qnet_param_table *table, qnet_real *block,
                                        int replace_head, int *head_replaced);
-QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
-                                       const qnet_param_table *table, const qnet_real *block,
-                                       const char *const *metadata_pairs, int pairs);
 #endif
 
 /* ============================================================================================
@@ -1135,7 +1148,8 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to);
 QNET_API uint32_t qnet_crc32(uint32_t crc, const void *bytes, size_t size);
 
 #if QNET__HAS_TRAINING
-/* PNG of rgb[height][width][channels], 8 bits, channels 1 (grey) or 3. */
+/* PNG of pixels[height][width][channels], 8 bits: grey, grey and alpha, RGB or RGBA, by the
+   channels 1 to 4. */
 QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int width, int height,
                                     int channels, const uint8_t *pixels);
 #ifndef QNET_NO_STDIO
@@ -1414,6 +1428,9 @@ typedef struct qnet_input_config {
     int slice_first, slice_count; /* explicit range along z, upwards from 0; count 0: by the mask */
     double box_center_mm[2];      /* explicit centre (x right, y front); used when box_explicit */
     int box_explicit;
+    int locate;        /* 0: slices and box are found by qnet_locate where there is no mask; 1: even
+                          where there is one, which then is for the viewer only */
+    int use_channel[3]; /* 1, 1, 1: QSM, R2*, T1W; 0: the channel is 0 in all images (ablations) */
     int any_values;      /* 1: maps with values that no brain has are warned of, not refused */
     int any_orientation; /* 1: and so are slices far from axial */
     const struct qnet_viewer *viewer; /* NULL: none */
@@ -1425,9 +1442,12 @@ typedef struct qnet_cut {
     double center[2];    /* middle of the images: voxels along x and y after orientation to RAS */
     double center_mm[3]; /* the same in the world, in the middle of the slices */
     double side_mm;      /* of the prepared images */
+    double slice_mm;     /* from one slice to the next, along the world's z */
     int slice[2];        /* the lowest and the highest one, from 0 at the bottom */
-    double offset_mm[2]; /* the mask's centre of mass from that of the head in its slices, along x
-                            and y; NaN without a mask */
+    double offset_mm[2]; /* the mask's centre of mass, or the place found, from that of the head in
+                            its slices, along x and y; NaN where the place is given */
+    int located;         /* 1: the place was found by qnet_locate, with this confidence; 0: NaN */
+    double confidence;
     int mask_voxels, mask_left_out; /* what counts of the mask, and of its small pieces does not */
     int outlier;         /* far from most of the cohort: 1 the mask's place, 2 the slices' number */
 } qnet_cut;
@@ -1444,6 +1464,7 @@ typedef struct qnet_scan {
     const float *pixels; /* [slices][height][width][3] */
     uint64_t hash;      /* of the pixels */
     uint64_t source_hash; /* of the QSM volume as read: it stays however the images are cut */
+    double spacing[3];  /* of the maps, mm, along x, y, z after orientation to RAS */
     qnet_cut cut;
 } qnet_scan;
 
@@ -1466,8 +1487,24 @@ QNET_API int qnet_input_prepared(const qnet_input_config *config);
 QNET_API qnet_status qnet_volume_resample(qnet_volume *volume, const qnet_volume *grid, int nearest,
                                           double *covered);
 
-/* One scan in memory: the maps share a world; mask may be NULL where the configuration names slices
-   and box. */
+/* Where the basal ganglia lie, as qnet_locate finds them. */
+typedef struct qnet_location {
+    double center[2];    /* of the nuclei: voxels along x and y; */
+    double center_mm[3]; /* the same in the world, in the middle of the slices */
+    int slice_first, slice_count; /* along z, from 0 at the bottom */
+    double confidence;   /* 0..1; below QNET_LOCATE_DOUBTFUL: somebody should look at it */
+} qnet_location;
+#define QNET_LOCATE_DOUBTFUL 0.5
+
+/* The basal ganglia from QSM and R2* alone, both on one grid turned to RAS (qnet_volume_reorient),
+   0 or noise outside of the brain: the bright nuclei on both sides of the midline. No atlas, no
+   registration. QNET_ERROR_DATA where nothing looks like them. */
+QNET_API qnet_status qnet_locate(qnet_context *ctx, const qnet_volume *qsm,
+                                 const qnet_volume *r2star, qnet_location *location);
+
+/* One scan in memory: the maps share a world. mask NULL: the place of the basal ganglia is found
+   (qnet_locate), unless the configuration names slices and box. R2* and T1W may be NULL where the
+   configuration does not use their channel, R2* only if nothing has to be found. */
 typedef struct qnet_scan_maps {
     const char *subject;
     qnet_label label; double age; qnet_sex sex;
@@ -1490,7 +1527,8 @@ QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_conf
    Mask: 0 and 1, labels 1..N of which all count, or a probability in 0..1 from .5 on; what is none
    of these is refused, as is (see any_values) one of more than 200 ml, such as a brain's.
    Components of less than a fiftieth of the largest one are left out; slices are those that hold
-   the rest, the box is about its centre of mass.
+   the rest, the box is about its centre of mass. Without a mask both are those of qnet_locate,
+   which the log tells; a doubtful place is warned of.
    NaN or infinity becomes 0 outside of the head, that is where it is joined, through others of its
    slice, to the slice's edge or to a voxel of 0; and where no image looks. Elsewhere it is
    refused, as is a map that is 0 all over a slice's image.
@@ -1567,6 +1605,7 @@ QNET_API void qnet_stage2_config_init(qnet_stage2_config *config);
 
 typedef struct qnet_epoch {
     double loss, learning_rate, seconds;
+    double validation; /* loss on scans that are only watched; NaN: none */
 } qnet_epoch; /* stage 2: scan + image */
 
 /* A training run of either stage: network, optimiser, averages, history; owns its memory. An epoch
@@ -1707,23 +1746,49 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
    statistics. */
 QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, size_t count,
                                      qnet_boxplot *out);
+
+/* Logistic regression of label[count] on x[count][predictors], by maximum likelihood:
+     P(label = 1 | x) = 1 / (1 + exp(-(c[0] + sum_j c[1+j] x[j]))),
+   less the penalty ridge/2 sum_j c[1+j]^2 (0: none). coefficients[1 + predictors] = c; errors, of
+   the same size (NULL: none): their standard errors, of the curvature with the penalty.
+   predictors 0: the intercept alone. QNET_ERROR_DATA with one class and, without a penalty, where
+   there is no finite maximum: the predictors separate the labels, or depend on each other. */
+QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, const double *x,
+                                       size_t count, size_t predictors, double ridge,
+                                       double *coefficients, double *errors);
 #endif
 
 #if QNET__HAS_NETWORKS
 /* ============================================================================================
-   API 17. Class activation maps (Zhou et al. 2016; paper, Fig. 9 and 10).
+   API 17. Class activation maps (Zhou et al. 2016; paper, Fig. 9 and 10), and what the decision on
+   a whole scan rests on (Selvaraju et al. 2017).
    ============================================================================================ */
 
 /* map[h][w] of net->config's input size, after a forward pass that held image `index` of the batch:
    sum over channels of fc.weight[class][channel] * features, bilinear to the image's size, scaled
-   to 0..1. High (red) = evidence for the class. A flat map gives 0 everywhere, NaN or infinity in
-   it QNET_ERROR_NUMERIC. raw (NULL: none) gets the map before scaling, [fh][fw]. */
+   to 0..1. High = evidence for the class. A flat map gives 0 everywhere, NaN or infinity in it
+   QNET_ERROR_NUMERIC. raw[fh][fw] gets the map before scaling. Either may be NULL. */
 QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index, float *map,
                               float *raw);
-/* JET colours, 0.3 heat + 0.5 image, as rgb[height][width][3]; grey[height][width] in 0..1. */
+/* The same of other weights than a class's: raw[fh][fw] = sum over c of weights[512] * features.
+   Its mean is the sum over c of weights times that image's averaged features. */
+QNET_API qnet_status qnet_cam_weighted(const qnet_resnet *net, int index, const qnet_real *weights,
+                                       float *raw);
+#if QNET__HAS_TRAINING
+/* The scan head's logit of HH less that of HC, which decides, of one scan features[steps][512] of
+   `length` slices: gradient[steps][512] is its derivative by each feature, through the BiLSTM;
+   contribution[steps] (NULL: none) = sum over c of gradient * features, by slice: above 0 for HH,
+   below for HC. Both are 0 past the scan's end. Slice t's map is that of qnet_cam_weighted with
+   gradient[t]: its mean over the map is contribution[t]. */
+QNET_API qnet_status qnet_scan_attribution(qnet_scan_model *model, const qnet_real *features,
+                                           int length, qnet_real *gradient, double *contribution);
+#endif
+/* Colour of a value in 0..1: viridis, dark blue to yellow; what lies outside is clipped. */
+QNET_API void qnet_viridis(double value, uint8_t rgb[3]);
+/* Those colours, half and half with the image, as rgb[height][width][3]; grey[height][width] in
+   0..1. */
 QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, int width,
                                uint8_t *rgb);
-QNET_API void qnet_jet(double value, uint8_t rgb[3]);
 #endif
 
 #if QNET__HAS_EXPERIMENT
@@ -1764,6 +1829,9 @@ typedef struct qnet_experiment_config {
     int folds, repeats;           /* 10, 1 */
     int bootstrap;                /* 2000 resamples */
     int shuffle_labels;           /* 1: labels permuted over subjects in each repeat, a control */
+    /* 1: while a fold is tested, the next one is not trained on either, but watched: its loss after
+       each epoch is the curves' validation. Nothing is chosen by it. Needs 3 folds. */
+    int inner_validation;
     uint64_t seed;                /* 1; stages and folds derive theirs from it */
     qnet_stage1_config stage1;    /* size, seed: set by the experiment */
     qnet_stage2_config stage2;    /* steps, seed: set by the experiment */
@@ -1886,6 +1954,98 @@ QNET_API void qnet_experiment_destroy(qnet_experiment *experiment);
    scan: index in the order of participants.tsv; slice from 0, the lowest; z: its index in the
    volume. Of shuffled labels the column is shuffled_label, and true_label is the last. */
 QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet_buffer *csv);
+#endif
+
+#if QNET__HAS_FILES && !defined(QNET_NO_STDIO)
+/* ============================================================================================
+   API 19. New scans: a model of all subjects of a study, in one folder, and what it says of a scan
+   that comes after the study. For research only: no number here is a diagnosis.
+   ============================================================================================ */
+
+#if QNET__HAS_EXPERIMENT
+/* Makes the folder out/model of an experiment whose folds are done and whose weights lie in
+   out/weights (ResNetSWA and Q-Net). Arguments are those of qnet_experiment_run, config.part 0.
+   Trained on the scans of all subjects, for as many epochs as each fold was: a ResNetSWA and, on
+   its features, a Q-Net; of the cropped input, or of the full one where that alone is used. For
+   what it has not seen the folds of the first repeat stand: each scan of the study is judged by the
+   network that did not know it. In the folder:
+
+     resnetswa.safetensors, qnet.safetensors              the final networks
+     fold01-resnetswa.safetensors, fold01-qnet ...        those of the folds, for the spread
+     model.safetensors     preparation and, of the study's scans: label, probability, measures
+                           (below), distance of the features; calibration; hashes of all networks
+
+   calibration: logistic regression of the labels on logit P (Platt 1999), with a penalty of 1/2
+   slope^2; none where a class has fewer than 10 scans. It holds for the study's share of HH.
+   distance: Mahalanobis's, of a scan's mean features from those of the training scans, whose
+   covariance is shrunk (Ledoit & Wolf 2004), as they are fewer than features; the limit is Tukey's
+   outer fence of the study's, third quartile + 3 interquartile ranges.
+   Work in progress lies in out/model/checkpoint: resume goes on from there with the same bits.
+   QNET_ERROR_NOT_FOUND and QNET_ERROR_MISMATCH: the folds' weights are not there, or not of these
+   data and this configuration. */
+QNET_API qnet_status qnet_experiment_final(qnet_context *ctx, const qnet_experiment_config *config,
+                                           const qnet_dataset *data, const char *out,
+                                           const char *weights, int resume);
+#endif
+
+/* What is compared of a scan's maps, in its slices and box; voxels of 0 left out. */
+typedef enum qnet_measure {
+    QNET_MEASURE_QSM,      /* 99th percentile of |QSM|, ppm */
+    QNET_MEASURE_R2STAR,   /* median of R2*, 1/s */
+    QNET_MEASURE_R2STAR_P99,
+    QNET_MEASURE_X,        /* size of a voxel, mm: to the right */
+    QNET_MEASURE_Y,        /* to the front */
+    QNET_MEASURE_Z,        /* upwards */
+    QNET_MEASURES
+} qnet_measure;
+QNET_API const char *qnet_measure_name(int measure); /* "median of R2*, 1/s" */
+
+typedef struct qnet_predictor {
+    qnet_context *ctx;
+    qnet_input_config input;     /* how scans are to be prepared: for qnet_cohort_load */
+    qnet_augment_config augment;
+    int anyway;                  /* 0; set to 1, a refused scan gets its probability, too */
+    qnet_resnet *resnet;         /* after a run with the final weights: for qnet_cam */
+    qnet_scan_model *qnet;
+    const qnet_safetensors *record; /* its metadata say of which run, data set ... it is */
+    int folds, scans;            /* of the study; 0, 0: made of two files, which know no study */
+    double intercept, slope;     /* calibrated = 1 / (1 + exp(-(intercept + slope logit P))) */
+    int calibrated;              /* 0: there is no calibration */
+    double limit;                /* of the distance */
+    /* Of the study, [scans] each: */
+    const double *label, *probability, *distance;
+    const double *measures;      /* [scans][QNET_MEASURES] */
+    struct qnet__predictor_state *state;
+} qnet_predictor;
+
+/* What a model says of a scan. Its arrays are the predictor's, until its next run. */
+typedef struct qnet_prediction {
+    double probability;          /* of HH; NaN where the scan is refused */
+    double calibrated;           /* the same; NaN without a calibration */
+    const double *by_fold;       /* [predictor->folds]: by each fold's model; NaN ... */
+    int slices;
+    const double *by_slice, *by_slice_resnet; /* [slices]: Q-Net's, ResNetSWA's; lowest first */
+    double distance;             /* NaN: no study */
+    double farther;              /* share of the study's scans that lie farther away than this */
+    double measure[QNET_MEASURES];
+    int unlike;                  /* bit m: measure m is more than 1.5 times (voxels: 1.25) as high
+                                    as in any scan of the study, or as low; bit QNET_MEASURES:
+                                    distance > limit */
+    int seen;                    /* 1: a network was trained on this scan */
+    int refused;                 /* 1: unlike or seen, and not predictor->anyway */
+} qnet_prediction;
+
+/* Opens a model's folder: all its files are read and must be of one training. */
+QNET_API qnet_status qnet_predictor_open(qnet_context *ctx, const char *folder,
+                                         qnet_predictor **out);
+/* A predictor of two files, such as a fold's: of a scan that this fold tested its probability has
+   the bits that the experiment got (with batches of 16 images or more). */
+QNET_API qnet_status qnet_predictor_open_pair(qnet_context *ctx, const char *resnetswa,
+                                              const char *qnet, qnet_predictor **out);
+/* Scan `scan` of a cohort that was made with predictor->input; the label is not looked at. */
+QNET_API qnet_status qnet_predictor_run(qnet_predictor *predictor, const qnet_cohort *cohort,
+                                        int scan, qnet_prediction *out);
+QNET_API void qnet_predictor_destroy(qnet_predictor *predictor);
 #endif
 
 #ifdef __cplusplus
@@ -2033,6 +2193,8 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 #endif
 #endif
 
+/* What each compiler calls restrict, which C++ lacks, and a function like printf, whose format it
+   then checks. */
 #if defined(__GNUC__) || defined(__clang__)
 #define QNET__RESTRICT __restrict__
 #ifdef __MINGW32__ /* whose own printf, as the compiler knows it, has no %zu: ours and C99's do */
@@ -2052,6 +2214,7 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 #define QNET__HELPER static
 #endif
 
+/* A parameter that a hook's or a task's signature demands. */
 #define QNET__UNUSED(x) ((void)(x))
 
 /* Returns from the function with the status of expr unless it is QNET_OK. */
@@ -2078,7 +2241,8 @@ QNET_API const char *qnet_status_name(qnet_status status)
     return (unsigned)status < QNET_STATUS_COUNT ? names[status] : "unknown status";
 }
 
-/* *out = a * b; 0 and *out untouched when the product does not fit. */
+/* *out = a * b; 0 and *out untouched when the product does not fit. Sizes from files and callers
+   are multiplied by this alone; those of a plan that has been checked may use the operator. */
 QNET__HELPER int qnet__mul(size_t a, size_t b, size_t *out)
 {
     if (b != 0 && a > (size_t)-1 / b) return 0;
@@ -2132,7 +2296,8 @@ QNET__HELPER void qnet__store(unsigned char *p, int bytes, int big, uint64_t v)
         p[big ? bytes - 1 - i : i] = (unsigned char)(v & 255);
 }
 
-/* Reverses the bytes of each of count numbers of `size` bytes at p. */
+/* Reverses the bytes of each of count numbers of `size` bytes at p, in place: between the order of
+   a file and that of this machine. */
 QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
 {
     for (; count > 0; count--, p += size) {
@@ -2206,8 +2371,9 @@ QNET__HELPER double qnet__number(const unsigned char *p, qnet_dtype dtype)
 #define QNET__ALIGN 64 /* a cache line, and the widest vector register */
 #define QNET__SENTENCE 1024 /* bytes of a sentence, its end included */
 
+/* Small, in one block of the caller's allocator; networks, volumes and runs point to it. */
 struct qnet_context {
-    qnet_hooks hooks;
+    qnet_hooks hooks; /* none NULL but blas, fft, log, progress and weights, which may be */
     qnet_cpu cpu;     /* the kernels in force: never AUTO */
     char error[QNET__SENTENCE]; /* of the last failure */
     int told;         /* 1: the log has it already */
@@ -2306,7 +2472,15 @@ QNET__HELPER qnet_status qnet__no_memory(qnet_context *ctx, size_t bytes, const 
 }
 
 /* Carves one block into aligned pieces. A plan runs twice: with base NULL it only adds up `at`,
-   the size of the block; then on the block itself it returns the same pieces. */
+   the size of the block; then on the block itself it returns the same pieces:
+
+       for (int pass = 0; pass < 2; pass++) {
+           x = (float *)qnet__take(&arena, n, sizeof *x);
+           y = (int *)qnet__take(&arena, m, sizeof *y);
+           if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "what it is for"));
+       }
+
+   So no size is written down twice, and one test finds out that memory is short. */
 typedef struct qnet__arena {
     unsigned char *base;
     size_t at;
@@ -2346,7 +2520,10 @@ extern int qnet__madvise(void *block, size_t size, int advice) __asm__("madvise"
 #define QNET__MADV_HUGEPAGE 14
 #endif
 
-/* The default allocator: malloc, with the pointer that free needs kept just below the block. */
+/* The default allocator: malloc, with the pointer that free needs kept just below the block:
+
+       raw                       block (a multiple of align)
+       | up to align - 1 | raw | size bytes ...                                              */
 static void *qnet__default_alloc(void *user, size_t size, size_t align)
 {
     size_t bytes;
@@ -2625,7 +2802,8 @@ QNET__HELPER double qnet__seconds(qnet_context *ctx)
     return ctx->hooks.clock.seconds(ctx->hooks.clock.user);
 }
 
-/* Hands info to the progress hook; non-zero: the caller wants to stop. */
+/* Hands info to the progress hook; non-zero: the caller wants to stop, and what runs returns
+   QNET_STOPPED. */
 QNET__HELPER int qnet__report(qnet_context *ctx, const qnet_progress_info *info)
 {
     const qnet_progress *progress = &ctx->hooks.progress;
@@ -2657,7 +2835,8 @@ QNET__HELPER void qnet__note(qnet_context *ctx, qnet_status *status, qnet_status
 #define QNET__QUOTE(x) #x
 #define QNET__VALUE_TEXT(x) QNET__QUOTE(x) /* the text of a macro's value */
 
-/* What a record of results has to name. */
+/* What a record of results has to name, as roundings depend on it: "qnet 0.1.0, float, gcc 12.2,
+   OpenMP, avx2, 2 workers". */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size)
 {
     static const char build[] = "qnet " QNET_VERSION
@@ -3173,7 +3352,8 @@ typedef struct qnet__file {
     long size; /* when it was opened for reading; 0: not known, as of pipes */
 } qnet__file;
 
-/* The source and the sink of an open file. */
+/* The source and the sink of an open file. fread returns less at the end and on a failure, which
+   ferror tells apart. */
 static int qnet__file_read(void *user, void *dst, size_t size, size_t *got)
 {
     qnet__file *f = (qnet__file *)user;
@@ -3756,7 +3936,8 @@ static char qnet__decimal_sign(void)
     return probe[1];
 }
 
-/* value as text[size] with a decimal point, in as few digits as bring the same double back. */
+/* value as text[size] with a decimal point, in as few digits as bring the same double back: 15 are
+   enough for what was written with no more, 17 for all. */
 static void qnet__format_number(char *text, size_t size, double value)
 {
     const char sign = qnet__decimal_sign();
@@ -4319,6 +4500,23 @@ typedef enum qnet__fft_kind { QNET__FFT_COLUMNS, QNET__FFT_ROWS, QNET__FFT_REAL 
 /* Which of a point's two numbers those of a row are: the real ones, the imaginary ones, or both. */
 typedef enum qnet__fft_part { QNET__FFT_RE, QNET__FFT_IM, QNET__FFT_PAIRS } qnet__fft_part;
 
+/* What becomes of a spectrum X, number by number, between the way there and the way back; K the
+   kernel, real, t the threshold. See >>susceptibility. */
+typedef enum qnet__filter_step {
+    QNET__FILTER_CONVOLVE,   /* K X */
+    QNET__FILTER_DECONVOLVE, /* X / (1 - K) where |1 - K| >= t, else 0 */
+    QNET__FILTER_INVERT,     /* X / K, or X sign(K) / t where |K| < t; kept, too */
+    QNET__FILTER_MERGE       /* what was kept where |K| >= t, else X */
+} qnet__filter_step;
+
+typedef struct qnet__fft_filter {
+    qnet__filter_step step;
+    const qnet_real *kernel;  /* [numbers]: of the spectrum */
+    qnet_real *kept;          /* [2][numbers]: real and imaginary parts; of the last two steps */
+    size_t numbers;
+    qnet_real threshold;
+} qnet__fft_filter;
+
 typedef struct qnet__fft_job {
     const qnet__fft_line *line;
     qnet__fft_kind kind;
@@ -4328,7 +4526,9 @@ typedef struct qnet__fft_job {
     size_t in_step, out_step; /* in numbers */
     size_t lines;             /* as many as lanes at most; real: twice as many */
     qnet_real scale;          /* rows and real: a factor of what comes out */
-    qnet_real *work;          /* [n + largest radix][2][lanes] */
+    qnet_real *work;          /* [n + largest radix][2][lanes]; filtered columns: twice, 2 n apart */
+    const qnet__fft_filter *filter; /* columns: if any, they go there and back */
+    size_t first, step;       /* point k of the first column is number first + k step */
 } qnet__fft_job;
 
 /* Places of a zip, i, i + lanes, i + 1, i + 1 + lanes ... and of every second number from i on. */
@@ -4452,6 +4652,7 @@ typedef int32_t qnet__lane_int;
 #define qnet__fft_any QNET__ISA(qnet__fft_any)
 #define qnet__fft_stage QNET__ISA(qnet__fft_stage)
 #define qnet__fft_transform QNET__ISA(qnet__fft_transform)
+#define qnet__fft_filtered QNET__ISA(qnet__fft_filtered)
 #define qnet__fft_columns QNET__ISA(qnet__fft_columns)
 #define qnet__fft_at QNET__ISA(qnet__fft_at)
 #define qnet__fft_scatter QNET__ISA(qnet__fft_scatter)
@@ -6122,6 +6323,39 @@ static void qnet__fft_transform(const qnet__fft_job *job)
     }
 }
 
+/* A step of a filter on numbers i .. i + lines - 1. */
+QNET__INLINE void qnet__fft_filtered(const qnet__fft_filter *f, size_t i, size_t lines,
+                                     qnet__lanes *re, qnet__lanes *im)
+{
+    const qnet__lanes kernel = lines == QNET__LANES ? qnet__lanes_load(f->kernel + i)
+                                                    : qnet__lanes_load_part(f->kernel + i, lines);
+    const qnet__lanes zero = qnet__lanes_zero(), one = qnet__lanes_all(1);
+    const qnet__lanes t = qnet__lanes_all(f->threshold);
+    const qnet__lanes d = f->step == QNET__FILTER_DECONVOLVE ? one - kernel : kernel;
+    const qnet__lanes_int large = (qnet__lanes_int)(d >= t) | (qnet__lanes_int)(d <= -t);
+    qnet__lanes factor = d;
+    if (f->step == QNET__FILTER_MERGE) {
+        const qnet_real *kept = f->kept + i, *kept_im = kept + f->numbers;
+        const int whole = lines == QNET__LANES;
+        *re = qnet__lanes_select(large, whole ? qnet__lanes_load(kept)
+                                              : qnet__lanes_load_part(kept, lines), *re);
+        *im = qnet__lanes_select(large, whole ? qnet__lanes_load(kept_im)
+                                              : qnet__lanes_load_part(kept_im, lines), *im);
+        return;
+    }
+    if (f->step == QNET__FILTER_DECONVOLVE)
+        factor = qnet__lanes_select(large, one / d, zero);
+    if (f->step == QNET__FILTER_INVERT) {
+        const qnet__lanes sign = qnet__lanes_select((qnet__lanes_int)(d > zero), one,
+                                     qnet__lanes_select((qnet__lanes_int)(d < zero), -one, zero));
+        factor = qnet__lanes_select(large, one / d, sign / t);
+    }
+    *re *= factor, *im *= factor;
+    if (f->step != QNET__FILTER_INVERT) return;
+    qnet__lanes_store_part(f->kept + i, *re, lines);
+    qnet__lanes_store_part(f->kept + f->numbers + i, *im, lines);
+}
+
 /* The inverse transform is the transform with real and imaginary parts swapped on both sides. */
 static void qnet__fft_columns(const qnet__fft_job *job)
 {
@@ -6142,6 +6376,19 @@ static void qnet__fft_columns(const qnet__fft_job *job)
         for (size_t i = 0; i < lines; i++) re[at + i] = x[2 * i], im[at + i] = x[2 * i + 1];
     }
     qnet__fft_transform(job);
+    if (job->filter != NULL) {
+        qnet__fft_job back = *job;
+        back.work = job->work + 2 * n * point;
+        for (size_t k = 0; k < n; k++, re += point, im += point) {
+            qnet_real *to = back.work + (size_t)job->line->place[k] * point;
+            qnet__lanes a = qnet__lanes_load(re), b = qnet__lanes_load(im);
+            qnet__fft_filtered(job->filter, job->first + k * job->step, lines, &a, &b);
+            qnet__lanes_store(to, b);
+            qnet__lanes_store(to + QNET__LANES, a);
+        }
+        qnet__fft_transform(&back);
+        re = back.work + QNET__LANES, im = back.work;
+    }
     for (size_t k = 0; k < n; k++, re += point, im += point) {
         qnet_real *y = job->out + k * job->out_step;
         if (lines == QNET__LANES) {
@@ -8361,8 +8608,9 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
    Relies on >>context >>kernels >>gemm >>fuse.
    ============================================================================================ */
 
-/* Fails unless rows and channels (by the caller's word for them) are 1 or more, their product fits
-   a size_t, and no required pointer is NULL. */
+/* Fails unless rows and channels (by the caller's word for them) are 1 or more, their product in
+   doubles fits a size_t, and no required pointer is NULL. After it the layers of this room and the
+   next ones compute sizes without further tests. */
 static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t rows,
                                      const char *word, int channels, int pointers_are_there)
 {
@@ -8379,37 +8627,26 @@ static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t
     return QNET_OK;
 }
 
-/* Scratch of a batch norm: what the passes want to know of each channel, and their sums. */
+/* A batch norm. With x its input over `rows` rows, y its output before residual and ReLU, g the
+   gradient of y and d = x - mean (Ioffe & Szegedy 2015, section 3), per channel:
+
+       y = d scale + beta,  scale = gamma rstd,  rstd = 1 / sqrt(variance + eps);
+       dbeta = sum g,  dgamma = rstd sum g d,
+       dx = scale (g - mean_g - d slope_g),  mean_g = sum g / rows,
+       slope_g = rstd^2 sum g d / rows.
+
+   All arrays are [channels]; sums are taken in double. */
 typedef struct qnet__norm {
-    double *total1, *total2;          /* [channels]: sums over all chunks */
-    qnet_real *scale, *shift, *slope; /* [channels]; of qnet__prologue_kind */
-    qnet__epilogue sums;              /* center, sum1, sum2 and rows of each chunk */
+    size_t channels;
+    const qnet_real *gamma, *beta;
+    qnet_real *running_mean, *running_var; /* or NULL */
+    qnet_real *mean, *rstd;      /* statistics of the last training batch */
+    const qnet_real *center;     /* mean; running_mean at inference */
+    qnet_real *scale;            /* at inference by running_var */
+    qnet_real *dgamma, *dbeta;   /* or NULL */
+    qnet_real *mean_g, *slope_g;
+    double *total[2];            /* two sums over all chunks of a pass */
 } qnet__norm;
-
-static void qnet__norm_plan(qnet__norm *norm, size_t rows, int channels, qnet__arena *arena)
-{
-    const size_t n = (size_t)channels, chunks = qnet__pass_chunks(rows, n);
-    norm->total1 = (double *)qnet__take(arena, n, sizeof(double));
-    norm->total2 = (double *)qnet__take(arena, n, sizeof(double));
-    norm->scale = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
-    norm->shift = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
-    norm->slope = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
-    norm->sums = qnet__epilogue_take_sums(arena, chunks, chunks * n);
-}
-
-/* Five numbers per chunk and channel, in floats: under 5 % of x at the sizes of ResNet18. 0 for
-   sizes out of range. */
-QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels)
-{
-    qnet__norm norm;
-    qnet__arena arena = { NULL, 0 };
-    size_t numbers;
-    QNET__UNUSED(ctx);
-    if (rows < 1 || channels < 1) return 0;
-    if (!qnet__mul(rows, (size_t)channels, &numbers)) return SIZE_MAX;
-    qnet__norm_plan(&norm, rows, channels, &arena);
-    return arena.at;
-}
 
 /* (1 - momentum) running + momentum * batch; 1 replaces and 0 keeps what stood there, even NaN. */
 static qnet_real qnet__running(qnet_real running, double momentum, double batch)
@@ -8419,27 +8656,116 @@ static qnet_real qnet__running(qnet_real running, double momentum, double batch)
     return (qnet_real)((1 - momentum) * (double)running + momentum * batch);
 }
 
-/* y = act((x - mean) scale + beta + residual). */
-static void qnet__norm_apply(qnet_context *ctx, size_t rows, int channels, const qnet_real *x,
-                             const qnet_real *mean, const qnet_real *scale, const qnet_real *beta,
-                             const qnet_real *residual, int relu, qnet_real *y)
+/* mean, rstd and scale from the moments of a batch, and the running statistics, which move: the
+   variance without bias, var * rows / (rows - 1); of a single row there is none, and the biased one
+   (0) is taken. */
+static void qnet__norm_statistics(qnet_context *ctx, const qnet__norm *norm,
+                                  const qnet__epilogue *moments, size_t rows, double momentum)
 {
-    const qnet__prologue prologue = qnet__prologue_plain(x);
-    qnet__epilogue epilogue = qnet__epilogue_plain(y);
-    epilogue.kind = QNET__EPILOGUE_NORMALISE;
-    epilogue.mean = mean;
-    epilogue.scale = scale;
-    epilogue.beta = beta;
-    epilogue.residual = residual;
-    epilogue.relu = relu;
-    qnet__pass(ctx, &prologue, &epilogue, rows, (size_t)channels);
+    const double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
+    qnet__epilogue_totals(ctx, moments, norm->channels, norm->total[0], norm->total[1]);
+    for (size_t c = 0; c < norm->channels; c++) {
+        const double mean = norm->total[0][c], var = norm->total[1][c];
+        const double rstd = 1 / sqrt(var + QNET_BATCHNORM_EPS);
+        norm->mean[c] = (qnet_real)mean;
+        norm->rstd[c] = (qnet_real)rstd;
+        norm->scale[c] = (qnet_real)((double)norm->gamma[c] * rstd);
+        if (norm->running_mean != NULL)
+            norm->running_mean[c] = qnet__running(norm->running_mean[c], momentum, mean);
+        if (norm->running_var != NULL)
+            norm->running_var[c] = qnet__running(norm->running_var[c], momentum, var * unbias);
+    }
+}
+
+/* center and scale of inference: constants, so rows do not depend on each other. */
+static void qnet__norm_freeze(qnet__norm *norm)
+{
+    norm->center = norm->running_mean;
+    for (size_t c = 0; c < norm->channels; c++)
+        norm->scale[c] = (qnet_real)((double)norm->gamma[c] /
+                                     sqrt((double)norm->running_var[c] + QNET_BATCHNORM_EPS));
+}
+
+/* Epilogue y = act((x - center) scale + beta + residual). */
+static qnet__epilogue qnet__norm_epilogue(const qnet__norm *norm, const qnet_real *residual,
+                                          int relu, qnet_real *y)
+{
+    qnet__epilogue e = qnet__epilogue_plain(y);
+    e.kind = QNET__EPILOGUE_NORMALISE;
+    e.mean = norm->center, e.scale = norm->scale, e.beta = norm->beta;
+    e.residual = residual;
+    e.relu = relu;
+    return e;
+}
+
+/* Epilogue that stores the gradient g of the norm of x, with the sums for qnet__norm_gradient in
+   the memory of `sums`. */
+static qnet__epilogue qnet__norm_sums(const qnet__norm *norm, const qnet__epilogue *sums,
+                                      const qnet_real *x, qnet_real *g)
+{
+    qnet__epilogue e = *sums;
+    e.kind = QNET__EPILOGUE_GRADIENT;
+    e.y = g;
+    e.pre = x, e.mean = norm->mean;
+    return e;
+}
+
+/* dbeta, dgamma, mean_g and slope_g from those sums. */
+static void qnet__norm_gradient(qnet_context *ctx, const qnet__norm *norm,
+                                const qnet__epilogue *sums, size_t rows)
+{
+    qnet__epilogue_totals(ctx, sums, norm->channels, norm->total[0], norm->total[1]);
+    for (size_t c = 0; c < norm->channels; c++) {
+        const double rstd = (double)norm->rstd[c];
+        const double sum_g = norm->total[0][c], sum_gd = norm->total[1][c];
+        if (norm->dbeta != NULL) norm->dbeta[c] = (qnet_real)sum_g;
+        if (norm->dgamma != NULL) norm->dgamma[c] = (qnet_real)(rstd * sum_gd);
+        norm->mean_g[c] = (qnet_real)(sum_g / (double)rows);
+        norm->slope_g[c] = (qnet_real)(rstd * rstd * sum_gd / (double)rows);
+    }
+}
+
+/* Prologue dx from g, after qnet__norm_gradient. */
+static qnet__prologue qnet__norm_dx(const qnet__norm *norm, const qnet_real *x, const qnet_real *g)
+{
+    qnet__prologue p = qnet__prologue_plain(g);
+    p.kind = QNET__PROLOGUE_GRADIENT;
+    p.pre = x, p.mean = norm->mean, p.scale = norm->scale;
+    p.shift = norm->mean_g, p.slope = norm->slope_g;
+    return p;
+}
+
+/* Carves what the passes want to know of each channel; returns the memory of their sums. */
+static qnet__epilogue qnet__norm_plan(qnet__norm *norm, size_t rows, int channels,
+                                      qnet__arena *arena)
+{
+    const size_t n = (size_t)channels, chunks = qnet__pass_chunks(rows, n);
+    memset(norm, 0, sizeof *norm);
+    norm->channels = n;
+    norm->total[0] = (double *)qnet__take(arena, n, sizeof(double));
+    norm->total[1] = (double *)qnet__take(arena, n, sizeof(double));
+    norm->scale = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
+    norm->mean_g = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
+    norm->slope_g = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
+    return qnet__epilogue_take_sums(arena, chunks, chunks * n);
+}
+
+/* Five numbers per chunk and channel, in floats: under 5 % of x at the sizes of ResNet18. 0 for
+   sizes out of range. */
+QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels)
+{
+    qnet__norm norm;
+    qnet__arena arena = {NULL, 0};
+    size_t numbers;
+    QNET__UNUSED(ctx);
+    if (rows < 1 || channels < 1) return 0;
+    if (!qnet__mul(rows, (size_t)channels, &numbers)) return SIZE_MAX;
+    qnet__norm_plan(&norm, rows, channels, &arena);
+    return arena.at;
 }
 
 #if QNET__HAS_TRAINING
-/* mean = sum x / rows, var = sum (x - mean)^2 / rows, rstd = 1 / sqrt(var + eps),
-   y = act(gamma (x - mean) rstd + beta + residual).
-   running = (1 - momentum) running + momentum * {mean, var * rows / (rows - 1)}; with a single row
-   the unbiased variance does not exist, and the biased one (0) is taken. */
+/* y = act(norm(x) + residual) by the moments of x[rows][channels]: a pass for them, one for y. */
 QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int channels,
                                             const qnet_real *x, const qnet_real *gamma,
                                             const qnet_real *beta, const qnet_real *residual,
@@ -8449,11 +8775,9 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
 {
     const qnet__prologue prologue = qnet__prologue_plain(x);
     qnet__norm norm;
-    qnet__arena arena = { NULL, 0 };
-    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
+    qnet__arena arena = {NULL, 0};
+    const size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
     void *block, *owned;
-    double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
-
     QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_forward", rows, "channels", channels,
                                 x && gamma && beta && mean && rstd && y));
     if (!(momentum >= 0 && momentum <= 1))
@@ -8462,29 +8786,21 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
                           momentum);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "batch norm", &block, &owned));
     arena.base = (unsigned char *)block;
-    qnet__norm_plan(&norm, rows, channels, &arena);
-
-    norm.sums.kind = QNET__EPILOGUE_MOMENTS;
-    qnet__pass(ctx, &prologue, &norm.sums, rows, (size_t)channels);
-    qnet__epilogue_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
-    for (size_t c = 0; c < (size_t)channels; c++) {
-        double m = norm.total1[c], v = norm.total2[c], r = 1 / sqrt(v + QNET_BATCHNORM_EPS);
-        mean[c] = (qnet_real)m;
-        rstd[c] = (qnet_real)r;
-        norm.scale[c] = (qnet_real)((double)gamma[c] * r);
-        if (running_mean != NULL)
-            running_mean[c] = qnet__running(running_mean[c], momentum, m);
-        if (running_var != NULL)
-            running_var[c] = qnet__running(running_var[c], momentum, v * unbias);
-    }
-    qnet__norm_apply(ctx, rows, channels, x, mean, norm.scale, beta, residual, relu, y);
+    qnet__epilogue moments = qnet__norm_plan(&norm, rows, channels, &arena);
+    norm.gamma = gamma, norm.beta = beta;
+    norm.running_mean = running_mean, norm.running_var = running_var;
+    norm.center = norm.mean = mean, norm.rstd = rstd;
+    moments.kind = QNET__EPILOGUE_MOMENTS;
+    qnet__pass(ctx, &prologue, &moments, rows, norm.channels);
+    qnet__norm_statistics(ctx, &norm, &moments, rows, momentum);
+    qnet__epilogue epilogue = qnet__norm_epilogue(&norm, residual, relu, y);
+    qnet__pass(ctx, &prologue, &epilogue, rows, norm.channels);
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
 }
 #endif
 
-/* y = act(gamma (x - running_mean) / sqrt(running_var + eps) + beta + residual): the statistics are
-   constants here, so rows do not depend on each other. */
+/* y = act(norm(x) + residual) by the running statistics, in one pass. */
 QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, int channels,
                                               const qnet_real *x, const qnet_real *gamma,
                                               const qnet_real *beta, const qnet_real *running_mean,
@@ -8492,24 +8808,26 @@ QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, in
                                               const qnet_real *residual, int relu, qnet_real *y)
 {
     const size_t bytes = (size_t)qnet__max_int(channels, 1) * sizeof(qnet_real);
-    qnet_real *scale;
+    const qnet__prologue prologue = qnet__prologue_plain(x);
+    qnet__norm norm;
     QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_inference", rows, "channels", channels,
                                 x && gamma && beta && running_mean && running_var && y));
-    scale = (qnet_real *)qnet__alloc(ctx, bytes);
-    if (scale == NULL) return qnet__no_memory(ctx, bytes, "batch norm");
-    for (int c = 0; c < channels; c++)
-        scale[c] = (qnet_real)((double)gamma[c] /
-                               sqrt((double)running_var[c] + QNET_BATCHNORM_EPS));
-    qnet__norm_apply(ctx, rows, channels, x, running_mean, scale, beta, residual, relu, y);
-    qnet__free(ctx, scale, bytes);
+    memset(&norm, 0, sizeof norm);
+    norm.channels = (size_t)channels;
+    norm.gamma = gamma, norm.beta = beta;
+    norm.running_mean = (qnet_real *)(uintptr_t)running_mean; /* are only read */
+    norm.running_var = (qnet_real *)(uintptr_t)running_var;
+    norm.scale = (qnet_real *)qnet__alloc(ctx, bytes);
+    if (norm.scale == NULL) return qnet__no_memory(ctx, bytes, "batch norm");
+    qnet__norm_freeze(&norm);
+    qnet__epilogue epilogue = qnet__norm_epilogue(&norm, residual, relu, y);
+    qnet__pass(ctx, &prologue, &epilogue, rows, norm.channels);
+    qnet__free(ctx, norm.scale, bytes);
     return QNET_OK;
 }
 
 #if QNET__HAS_TRAINING
-/* Forward: y = act(v + residual), v = gamma xhat + beta, xhat = (x - mean) rstd.
-   g = dy where y > 0 (all of dy without ReLU); dresidual = g; dbeta = sum g;
-   dgamma = sum g xhat = rstd sum g (x - mean);
-   dx = gamma rstd (g - mean(g) - xhat mean(g xhat)). Ioffe & Szegedy 2015, section 3.
+/* Forward: y = act(norm(x) + residual). g = dy where y > 0 (all of dy without ReLU); dresidual = g.
    Between the passes g lies in dresidual or, with a ReLU, in dx. */
 QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int channels,
                                              const qnet_real *x, const qnet_real *gamma,
@@ -8518,43 +8836,29 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
                                              qnet_real *dresidual, qnet_real *dgamma,
                                              qnet_real *dbeta, void *scratch)
 {
+    const qnet__prologue plain = qnet__prologue_plain(dy);
     qnet__norm norm;
-    qnet__arena arena = { NULL, 0 };
-    qnet__prologue prologue = qnet__prologue_plain(dy);
-    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
+    qnet__arena arena = {NULL, 0};
+    const size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
     void *block, *owned;
-
     QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_backward", rows, "channels", channels,
                                 x && gamma && mean && rstd && dy));
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "batch norm backward", &block, &owned));
     arena.base = (unsigned char *)block;
-    qnet__norm_plan(&norm, rows, channels, &arena);
-
-    norm.sums.kind = QNET__EPILOGUE_GRADIENT;
-    norm.sums.y = dresidual != NULL ? dresidual : y != NULL ? dx : NULL;
-    norm.sums.mask = y;
-    norm.sums.pre = x;
-    norm.sums.mean = mean;
-    qnet__pass(ctx, &prologue, &norm.sums, rows, (size_t)channels);
-    qnet__epilogue_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
-    for (size_t c = 0; c < (size_t)channels; c++) {
-        double r = (double)rstd[c], sum_g = norm.total1[c], sum_gd = norm.total2[c];
-        if (dbeta != NULL) dbeta[c] = (qnet_real)sum_g;
-        if (dgamma != NULL) dgamma[c] = (qnet_real)(r * sum_gd);
-        norm.scale[c] = (qnet_real)((double)gamma[c] * r);
-        norm.shift[c] = (qnet_real)(sum_g / (double)rows);
-        norm.slope[c] = (qnet_real)(r * r * sum_gd / (double)rows);
-    }
+    qnet__epilogue sums = qnet__norm_plan(&norm, rows, channels, &arena);
+    norm.mean = (qnet_real *)(uintptr_t)mean; /* are only read */
+    norm.rstd = (qnet_real *)(uintptr_t)rstd;
+    norm.dgamma = dgamma, norm.dbeta = dbeta;
+    for (size_t c = 0; c < norm.channels; c++)
+        norm.scale[c] = (qnet_real)((double)gamma[c] * (double)rstd[c]);
+    sums = qnet__norm_sums(&norm, &sums, x, dresidual != NULL ? dresidual : y != NULL ? dx : NULL);
+    sums.mask = y;
+    qnet__pass(ctx, &plain, &sums, rows, norm.channels);
+    qnet__norm_gradient(ctx, &norm, &sums, rows);
     if (dx != NULL) {
+        const qnet__prologue prologue = qnet__norm_dx(&norm, x, sums.y != NULL ? sums.y : dy);
         qnet__epilogue epilogue = qnet__epilogue_plain(dx);
-        prologue.kind = QNET__PROLOGUE_GRADIENT;
-        prologue.x = norm.sums.y != NULL ? norm.sums.y : dy;
-        prologue.pre = x;
-        prologue.mean = mean;
-        prologue.scale = norm.scale;
-        prologue.shift = norm.shift;
-        prologue.slope = norm.slope;
-        qnet__pass(ctx, &prologue, &epilogue, rows, (size_t)channels);
+        qnet__pass(ctx, &prologue, &epilogue, rows, norm.channels);
     }
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
@@ -8591,6 +8895,9 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
 
 /* ---- Max pooling ----------------------------------------------------------------------------- */
 
+/* Task `index` is one row of one image: of y forward, [batch][out_height], and of dx backward,
+   [batch][height], which gathers from the windows that its pixels may have won. So no two tasks
+   write to one number, and sums have one order. */
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
     const qnet__maxpool *pool = (const qnet__maxpool *)arg;
@@ -8671,6 +8978,8 @@ typedef struct qnet__column_sums {
     qnet_real *sum;     /* [batch][columns] */
 } qnet__column_sums;
 
+/* Up to QNET__COLUMNS columns of one b, from the first row to the last: the order of the sum, and
+   so its bits, are those of one thread. */
 static void qnet__column_sums_task(void *arg, size_t index, size_t worker)
 {
     const qnet__column_sums *job = (const qnet__column_sums *)arg;
@@ -8693,23 +9002,7 @@ static void qnet__sum_columns(qnet_context *ctx, size_t batch, size_t rows, size
     qnet__parallel(ctx, batch * ((columns - 1) / QNET__COLUMNS + 1), qnet__column_sums_task, &job);
 }
 
-/* dx[pixels][channels] of one image. */
-typedef struct qnet__avgpool {
-    size_t pixels, channels;
-    const qnet_real *dy; /* [batch][channels] */
-    qnet_real *dx;       /* [batch][pixels][channels] */
-} qnet__avgpool;
-
-static void qnet__avgpool_backward_task(void *arg, size_t image, size_t worker)
-{
-    const qnet__avgpool *pool = (const qnet__avgpool *)arg;
-    const qnet_real *dy = pool->dy + image * pool->channels;
-    qnet_real *dx = pool->dx + image * pool->pixels * pool->channels;
-    QNET__UNUSED(worker);
-    for (size_t p = 0; p < pool->pixels; p++, dx += pool->channels)
-        for (size_t c = 0; c < pool->channels; c++) dx[c] = dy[c] / (qnet_real)pool->pixels;
-}
-
+/* batch * pixels rows of channels, as for the other layers. */
 static qnet_status qnet__avgpool_check(qnet_context *ctx, const char *name, int batch,
                                        size_t pixels, int channels, int pointers_are_there)
 {
@@ -8736,9 +9029,11 @@ QNET_API qnet_status qnet_avgpool_forward(qnet_context *ctx, int batch, size_t p
 QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t pixels,
                                            int channels, const qnet_real *dy, qnet_real *dx)
 {
-    qnet__avgpool pool = {pixels, (size_t)channels, dy, dx};
+    const size_t n = (size_t)channels;
     QNET__TRY(qnet__avgpool_check(ctx, "qnet_avgpool_backward", batch, pixels, channels, dy && dx));
-    qnet__parallel(ctx, (size_t)batch, qnet__avgpool_backward_task, &pool);
+    for (int b = 0; b < batch; b++, dy += n)
+        for (size_t p = 0; p < pixels; p++, dx += n)
+            for (size_t c = 0; c < n; c++) dx[c] = dy[c] / (qnet_real)pixels;
     return QNET_OK;
 }
 #endif
@@ -9237,7 +9532,8 @@ static void qnet__stem_backward(qnet_context *ctx, qnet__stem_backward_job *p, q
    Relies on >>gemm >>norm >>pool.
    ============================================================================================ */
 
-/* The largest of the three products' needs: x w^T, dy^T x, dy w. */
+/* The largest of the three products' needs: x w^T (forward, [rows][out]), dy^T x (dw, [out][in])
+   and dy w (dx, [rows][in]). */
 QNET_API size_t qnet_dense_scratch(const qnet_context *ctx, size_t rows, int in, int out)
 {
     size_t i, o, bytes;
@@ -9264,7 +9560,8 @@ QNET_API qnet_status qnet_dense_forward(qnet_context *ctx, size_t rows, int in, 
 }
 
 #if QNET__HAS_TRAINING
-/* Forward: y = x w^T + b, so dw = dy^T x, db = sum of dy over rows, dx = dy w. */
+/* Forward: y = x w^T + b, so dw = dy^T x, db = sum of dy over rows, dx = dy w. What is NULL of dx,
+   dw and db is not computed. */
 QNET_API qnet_status qnet_dense_backward(qnet_context *ctx, size_t rows, int in, int out,
                                          const qnet_real *x, const qnet_real *w,
                                          const qnet_real *dy, qnet_real *dx, qnet_real *dw,
@@ -9957,28 +10254,18 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
 #define QNET__RESNET_TRAINED (3 * QNET__CONV_BNS + 2) /* table entries that are trained */
 #define QNET__RESNET_PARAMS (QNET__RESNET_TRAINED + 3 * QNET__CONV_BNS)
 
-/* A convolution, the batch norm after it and, if relu, a ReLU. With x the convolution's output over
-   N = batch out_h out_w pixels, y the norm's, g the gradient of y and d = x - mean (Ioffe & Szegedy
-   2015, section 3), per channel:
-
-       y = d scale + beta,  scale = gamma rstd,  rstd = 1 / sqrt(variance + eps);
-       dbeta = sum g,  dgamma = rstd sum g d,
-       dx = scale (g - mean_g - d slope_g),  mean_g = sum g / N,  slope_g = rstd^2 sum g d / N. */
+/* A convolution, the batch norm after it (see qnet__norm), whose rows are the batch's pixels, and,
+   if relu, a ReLU. */
 typedef struct qnet__conv_bn {
     char conv_name[32], norm_name[32]; /* "layer1.0.conv1", "layer1.0.bn1" */
     qnet_conv2d conv;                  /* its batch: the largest, then that of the last pass */
     qnet__conv_algorithm algorithm; /* of the largest batch: any batch then has the same bits */
     int relu;
-    qnet_real *w, *gamma, *beta;                     /* in net->weights */
-    qnet_real *running_mean, *running_var, *tracked; /* in net->weights */
-    qnet_real *dw, *dgamma, *dbeta;                  /* in net->gradients */
+    qnet__norm norm;          /* its numbers in net->weights and net->gradients, like these: */
+    qnet_real *w, *tracked, *dw;
     qnet_real *packed;        /* w for the kernels, see qnet_resnet_pack; or NULL */
     qnet_real *conv_out;      /* [batch][out_h][out_w][out], after the norm at inference; of the
                                  stem: pooled, see >>stem */
-    qnet_real *mean, *rstd;   /* [out]: statistics of the last training batch */
-    const qnet_real *center;  /* mean; running_mean at inference */
-    qnet_real *scale;         /* [out]; at inference by running_var */
-    qnet_real *mean_g, *slope_g; /* [out] */
 } qnet__conv_bn;
 
 /* out = ReLU(second(first(x)) + shortcut(x)): indices of conv_bns, which follow each other;
@@ -10002,8 +10289,7 @@ typedef struct qnet__resnet_state {
     qnet_real *stem_out, *dstem; /* [batch][out_h][out_w][64], unless fused: conv, its gradient */
     qnet_real *features, *dfeatures; /* [batch][512] */
     void *scratch;            /* of the layer that runs */
-    qnet__epilogue sums;      /* the memory of the sums of a norm, per chunk ... */
-    double *total[2];         /* ... and of all chunks, [512] */
+    qnet__epilogue sums;      /* the memory of the sums of a norm, per chunk */
     void *packed;             /* of all conv_bns */
     size_t packed_bytes;
     double momentum;
@@ -10218,8 +10504,6 @@ static void qnet__resnet_sums(qnet__arena *arena, qnet__resnet_state *r)
         numbers = qnet__max_size(numbers, chunks * qnet__max_size((size_t)conv->in_channels, out));
     }
     r->sums = qnet__epilogue_take_sums(arena, numbers / 64, numbers); /* enough chunks */
-    r->total[0] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
-    r->total[1] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
 }
 
 /* Points c, conv_bn number u, at its entries of the weights and gradients, in the order of the
@@ -10229,15 +10513,15 @@ static void qnet__conv_bn_bind(qnet__conv_bn *c, int u, const qnet__resnet_state
     const qnet_param *p = &r->params[3 * u], *running = p + QNET__RESNET_TRAINED;
     qnet_real *weights = r->net.weights, *gradients = r->net.gradients;
     c->w = weights + p[0].offset;
-    c->gamma = weights + p[1].offset;
-    c->beta = weights + p[2].offset;
-    c->running_mean = weights + running[0].offset;
-    c->running_var = weights + running[1].offset;
+    c->norm.gamma = weights + p[1].offset;
+    c->norm.beta = weights + p[2].offset;
+    c->norm.running_mean = weights + running[0].offset;
+    c->norm.running_var = weights + running[1].offset;
     c->tracked = weights + running[2].offset;
     if (gradients == NULL) return;
     c->dw = gradients + p[0].offset;
-    c->dgamma = gradients + p[1].offset;
-    c->dbeta = gradients + p[2].offset;
+    c->norm.dgamma = gradients + p[1].offset;
+    c->norm.dbeta = gradients + p[2].offset;
 }
 
 /* Carves the whole network from an arena; with base NULL it only measures. In this order: state,
@@ -10246,6 +10530,7 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
                               qnet__arena *arena, qnet__resnet_state *r)
 {
     const size_t real = sizeof(qnet_real), batch = (size_t)config->batch;
+    double *total[2]; /* [512], for all norms */
     qnet__plan plan;
     memset(r, 0, sizeof *r);
     r->net.ctx = ctx;
@@ -10258,17 +10543,20 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
     r->net.weights = (qnet_real *)qnet__take(arena, r->table.total, real);
     if (config->training)
         r->net.gradients = (qnet_real *)qnet__take(arena, r->table.trainable, real);
+    for (int i = 0; i < 2; i++)
+        total[i] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
     for (int u = 0; u < QNET__CONV_BNS; u++) {
         qnet__conv_bn *c = &r->conv_bn[u];
-        const size_t out = (size_t)c->conv.out_channels;
+        const size_t out = c->norm.channels = (size_t)c->conv.out_channels;
         c->algorithm = u == 0 && r->stem_fused ? QNET__CONV_DIRECT
                                                : qnet__conv_pick(ctx, &c->conv, !config->training);
-        c->scale = (qnet_real *)qnet__take(arena, out, real);
+        c->norm.total[0] = total[0], c->norm.total[1] = total[1];
+        c->norm.scale = (qnet_real *)qnet__take(arena, out, real);
         if (config->training) {
-            c->mean = (qnet_real *)qnet__take(arena, out, real);
-            c->rstd = (qnet_real *)qnet__take(arena, out, real);
-            c->mean_g = (qnet_real *)qnet__take(arena, out, real);
-            c->slope_g = (qnet_real *)qnet__take(arena, out, real);
+            c->norm.mean = (qnet_real *)qnet__take(arena, out, real);
+            c->norm.rstd = (qnet_real *)qnet__take(arena, out, real);
+            c->norm.mean_g = (qnet_real *)qnet__take(arena, out, real);
+            c->norm.slope_g = (qnet_real *)qnet__take(arena, out, real);
         }
         if (arena->base != NULL)
             qnet__conv_bn_bind(c, u, r);
@@ -10350,8 +10638,7 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
     qnet__arena arena = {NULL, 0};
     qnet__resnet_state r;
     size_t bytes;
-    if (ctx == NULL || config == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: ctx, config or out is NULL");
+    QNET__NEEDS(ctx, ctx && config && out);
     QNET__TRY(qnet__resnet_check_config(ctx, config));
     qnet__resnet_plan(ctx, config, &arena, &r);
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "ResNet18"));
@@ -10476,20 +10763,8 @@ static qnet__prologue qnet__conv_bn_normalised(const qnet__conv_bn *c)
 {
     qnet__prologue p = qnet__prologue_plain(c->conv_out);
     p.kind = QNET__PROLOGUE_NORMALISED;
-    p.mean = c->center, p.scale = c->scale, p.beta = c->beta;
+    p.mean = c->norm.center, p.scale = c->norm.scale, p.beta = c->norm.beta;
     return p;
-}
-
-/* Epilogue y = act(norm + residual). */
-static qnet__epilogue qnet__conv_bn_norm(const qnet__conv_bn *c, const qnet_real *residual,
-                                         qnet_real *y)
-{
-    qnet__epilogue e = qnet__epilogue_plain(y);
-    e.kind = QNET__EPILOGUE_NORMALISE;
-    e.mean = c->center, e.scale = c->scale, e.beta = c->beta;
-    e.residual = residual;
-    e.relu = c->relu;
-    return e;
 }
 
 /* Shapes, centres and, at inference, scales of a pass over `batch` images. */
@@ -10500,31 +10775,17 @@ static void qnet__resnet_begin(qnet__resnet_state *r, int batch, int train)
     for (int u = 0; u < QNET__CONV_BNS; u++) {
         qnet__conv_bn *c = &r->conv_bn[u];
         c->conv.batch = batch;
-        c->center = train ? c->mean : c->running_mean;
-        for (int i = 0; i < c->conv.out_channels && !train; i++)
-            c->scale[i] = (qnet_real)((double)c->gamma[i] /
-                                      sqrt((double)c->running_var[i] + QNET_BATCHNORM_EPS));
+        c->norm.center = c->norm.mean;
+        if (!train) qnet__norm_freeze(&c->norm);
     }
 }
 
-/* mean, rstd and scale of a norm from the moments of this batch; the running statistics move.
-   momentum and the unbiased variance as in qnet_batchnorm_forward. */
+/* The norm's statistics from the moments of this batch. */
 static void qnet__conv_bn_statistics(qnet__resnet_state *r, qnet__conv_bn *c,
                                      const qnet__epilogue *moments)
 {
-    const size_t n = (size_t)c->conv.out_channels;
-    const double rows = (double)qnet__conv_out_pixels(&c->conv);
-    qnet__epilogue_totals(r->net.ctx, moments, n, r->total[0], r->total[1]);
-    for (size_t i = 0; i < n; i++) {
-        const double mean = r->total[0][i], var = r->total[1][i];
-        const double rstd = 1 / sqrt(var + QNET_BATCHNORM_EPS);
-        c->mean[i] = (qnet_real)mean;
-        c->rstd[i] = (qnet_real)rstd;
-        c->scale[i] = (qnet_real)((double)c->gamma[i] * rstd);
-        c->running_mean[i] = qnet__running(c->running_mean[i], r->momentum, mean);
-        c->running_var[i] = qnet__running(c->running_var[i], r->momentum,
-                                          var * (rows / (rows - 1)));
-    }
+    qnet__norm_statistics(r->net.ctx, &c->norm, moments, qnet__conv_out_pixels(&c->conv),
+                          r->momentum);
     *c->tracked += 1;
 }
 
@@ -10538,7 +10799,7 @@ static qnet_status qnet__conv_bn_forward(qnet__resnet_state *r, qnet__conv_bn *c
     e.kind = QNET__EPILOGUE_MOMENTS;
     e.y = c->conv_out;
     if (!qnet__resnet_trains(r))
-        e = qnet__conv_bn_norm(c, residual, y);
+        e = qnet__norm_epilogue(&c->norm, residual, c->relu, y);
     QNET__TRY(qnet__conv_forward(r->net.ctx, c->algorithm, &c->conv, x, c->w, c->packed, &e, temp,
                                  r->scratch));
     if (qnet__resnet_trains(r))
@@ -10563,10 +10824,10 @@ static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__res
     QNET__TRY(qnet__conv_bn_forward(r, second, &mid, residual, block->out, block->out));
     if (qnet__resnet_trains(r)) {
         const qnet__prologue conv_out = qnet__prologue_plain(second->conv_out);
-        qnet__epilogue sum = qnet__conv_bn_norm(second, residual, block->out);
+        qnet__epilogue sum = qnet__norm_epilogue(&second->norm, residual, 1, block->out);
         if (shortcut != NULL) {
-            sum.residual_mean = shortcut->mean, sum.residual_scale = shortcut->scale;
-            sum.residual_beta = shortcut->beta;
+            sum.residual_mean = shortcut->norm.mean, sum.residual_scale = shortcut->norm.scale;
+            sum.residual_beta = shortcut->norm.beta;
         } else if (map->kind == QNET__PROLOGUE_NORMALISED) { /* the pooled map */
             sum.residual_mean = map->mean, sum.residual_scale = map->scale;
             sum.residual_beta = map->beta;
@@ -10596,7 +10857,7 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, const qnet_real *x, 
     moments.kind = qnet__resnet_trains(r) ? QNET__EPILOGUE_MOMENTS : QNET__EPILOGUE_PLAIN;
     if (qnet__resnet_trains(r)) {
         for (int c = 0; c < 64; c++)
-            sign[c] = (qnet_real)((stem->gamma[c] > 0) - (stem->gamma[c] < 0));
+            sign[c] = (qnet_real)((stem->norm.gamma[c] > 0) - (stem->norm.gamma[c] < 0));
         pool.x.kind = QNET__PROLOGUE_PLAIN;
         pool.sign = sign;
         pool.argmax = r->argmax;
@@ -10625,9 +10886,7 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, const qnet_real *x, 
 QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, int batch, int train,
                                          qnet_real *logits, qnet_real *features)
 {
-    if (net == NULL || x == NULL)
-        return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "resnet forward: net or x is NULL");
+    QNET__NEEDS(net ? net->ctx : NULL, net && x);
     qnet_context *ctx = net->ctx;
     qnet__resnet_state *r = net->state;
     const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
@@ -10661,32 +10920,11 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-/* dbeta, dgamma, mean_g and slope_g of a norm from the sums of g and g d over the batch's pixels:
-   see qnet__conv_bn. In double, as is their sum over chunks. */
-static void qnet__conv_bn_gradient(qnet__resnet_state *r, qnet__conv_bn *c,
+/* dbeta, dgamma and what the gradient of conv_out needs, from the sums of g and g d. */
+static void qnet__conv_bn_gradient(qnet__resnet_state *r, const qnet__conv_bn *c,
                                    const qnet__epilogue *sums)
 {
-    const size_t n = (size_t)c->conv.out_channels;
-    const double rows = (double)qnet__conv_out_pixels(&c->conv);
-    qnet__epilogue_totals(r->net.ctx, sums, n, r->total[0], r->total[1]);
-    for (size_t i = 0; i < n; i++) {
-        const double rstd = (double)c->rstd[i], sum_g = r->total[0][i], sum_gd = r->total[1][i];
-        c->dbeta[i] = (qnet_real)sum_g;
-        c->dgamma[i] = (qnet_real)(rstd * sum_gd);
-        c->mean_g[i] = (qnet_real)(sum_g / rows);
-        c->slope_g[i] = (qnet_real)(rstd * rstd * sum_gd / rows);
-    }
-}
-
-/* Epilogue that stores the gradient g of a norm, with the sums for qnet__conv_bn_gradient. */
-static qnet__epilogue qnet__conv_bn_sums(const qnet__resnet_state *r, const qnet__conv_bn *c,
-                                         qnet_real *g)
-{
-    qnet__epilogue e = r->sums;
-    e.kind = QNET__EPILOGUE_GRADIENT;
-    e.y = g;
-    e.pre = c->conv_out, e.mean = c->mean;
-    return e;
+    qnet__norm_gradient(r->net.ctx, &c->norm, sums, qnet__conv_out_pixels(&c->conv));
 }
 
 /* From the gradient g of the norm: dw and, unless e is NULL, e <- the gradient of the input x. The
@@ -10695,10 +10933,7 @@ static qnet_status qnet__conv_bn_backward(qnet__resnet_state *r, qnet__conv_bn *
                                           const qnet__prologue *x, const qnet_real *g,
                                           qnet__epilogue *e, int add, qnet_real *temp)
 {
-    qnet__prologue dconv_out = qnet__prologue_plain(g);
-    dconv_out.kind = QNET__PROLOGUE_GRADIENT;
-    dconv_out.pre = c->conv_out, dconv_out.mean = c->mean, dconv_out.scale = c->scale;
-    dconv_out.shift = c->mean_g, dconv_out.slope = c->slope_g;
+    const qnet__prologue dconv_out = qnet__norm_dx(&c->norm, c->conv_out, g);
     return qnet__conv_backward(r->net.ctx, c->algorithm, &c->conv, x, c->w, &dconv_out, e, add,
                                c->dw, temp, c->conv_out, r->scratch);
 }
@@ -10714,10 +10949,11 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
     const qnet__prologue x = before != NULL ? qnet__prologue_plain(before->out)
                                             : qnet__conv_bn_normalised(r->conv_bn);
     qnet_real *dx = before != NULL ? before->dout : r->dpooled;
-    qnet__epilogue dmid = qnet__conv_bn_sums(r, first, block->dmid), dmap = r->sums;
+    qnet__epilogue dmid = qnet__norm_sums(&first->norm, &r->sums, first->conv_out, block->dmid);
+    qnet__epilogue dmap = r->sums;
 
     /* Forward: sum = norm2(conv2(ReLU(norm1(conv1)))) + ...; the mask is that of the inner ReLU. */
-    dmid.scale = first->scale, dmid.beta = first->beta;
+    dmid.scale = first->norm.scale, dmid.beta = first->norm.beta;
     QNET__TRY(qnet__conv_bn_backward(r, second, &mid, block->dout, &dmid, 0, block->out));
     qnet__conv_bn_gradient(r, first, &dmid);
 
@@ -10726,7 +10962,7 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
     dmap.kind = QNET__EPILOGUE_GRADIENT;
     dmap.y = dx;
     if (previous != NULL)
-        dmap.pre = previous->conv_out, dmap.mean = previous->mean, dmap.mask = x.x;
+        dmap.pre = previous->conv_out, dmap.mean = previous->norm.mean, dmap.mask = x.x;
     if (block->shortcut < 0) {
         /* Forward: residual = x. */
         dmap.residual = block->dout;
@@ -10735,7 +10971,7 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
         /* Forward: residual = norm(conv(x)). */
         qnet__conv_bn *shortcut = &r->conv_bn[block->shortcut];
         const qnet__prologue dsum = qnet__prologue_plain(block->dout);
-        qnet__epilogue sums = qnet__conv_bn_sums(r, shortcut, NULL);
+        qnet__epilogue sums = qnet__norm_sums(&shortcut->norm, &r->sums, shortcut->conv_out, NULL);
         qnet__epilogue plain = qnet__epilogue_plain(dx);
         QNET__TRY(qnet__conv_bn_backward(r, first, &x, block->dmid, &plain, 0, NULL));
         qnet__pass(r->net.ctx, &dsum, &sums, qnet__conv_out_pixels(&shortcut->conv),
@@ -10758,15 +10994,16 @@ static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, const qnet_
     qnet__conv_bn *stem = r->conv_bn, whole = *stem;
     const qnet_conv2d *conv = &stem->conv;
     qnet_context *ctx = r->net.ctx;
-    qnet__epilogue sums = qnet__conv_bn_sums(r, stem, r->dpooled);
-    sums.scale = stem->scale, sums.beta = stem->beta; /* masks where the ReLU has cut the maximum */
+    const qnet__norm *norm = &stem->norm;
+    qnet__epilogue sums = qnet__norm_sums(norm, &r->sums, stem->conv_out, r->dpooled);
+    sums.scale = norm->scale, sums.beta = norm->beta; /* masks where the ReLU has cut the maximum */
     if (r->stem_fused) {
         qnet__arena arena = {(unsigned char *)r->scratch, 0};
         qnet__stem_backward_job job;
         qnet__stem_backward_plan(ctx, conv, &arena, &job);
         job.x = x, job.argmax = r->argmax;
         job.w = stem->w, job.dw = stem->dw;
-        job.scale = stem->scale, job.shift = stem->mean_g, job.slope = stem->slope_g;
+        job.scale = norm->scale, job.shift = norm->mean_g, job.slope = norm->slope_g;
         qnet__stem_backward(ctx, &job, &sums);
         qnet__conv_bn_gradient(r, stem, &sums);
         qnet__parallel(ctx, 147, qnet__stem_weight_task, &job);
@@ -10786,9 +11023,7 @@ static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, const qnet_
 QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
                                           const qnet_real *dlogits)
 {
-    if (net == NULL || x == NULL || dlogits == NULL)
-        return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "resnet backward: net, x or dlogits is NULL");
+    QNET__NEEDS(net ? net->ctx : NULL, net && x && dlogits);
     qnet_context *ctx = net->ctx;
     qnet__resnet_state *r = net->state;
     const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
@@ -10811,7 +11046,7 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
                                   r->scratch));
     /* Forward: features = mean over pixels of the last block's output, ReLU(norm + shortcut). */
     QNET__TRY(qnet_avgpool_backward(ctx, batch, pixels, QNET_FEATURES, r->dfeatures, last->dout));
-    qnet__epilogue sums = qnet__conv_bn_sums(r, second, last->dout);
+    qnet__epilogue sums = qnet__norm_sums(&second->norm, &r->sums, second->conv_out, last->dout);
     sums.mask = last->out;
     qnet__epilogue_map(ctx, &sums, (size_t)batch * pixels, QNET_FEATURES);
     qnet__conv_bn_gradient(r, second, &sums);
@@ -11265,10 +11500,9 @@ QNET_API void qnet_adam_step(qnet_context *ctx, const qnet_adam_config *config, 
    Loshchilov & Hutter 2017, whose restarts the paper does not mention. */
 QNET_API double qnet_cosine_rate(double eta_0, double eta_min, int epoch, int epochs)
 {
-    const double pi = 3.14159265358979323846;
     if (epoch <= 0) return eta_0;
     if (epoch >= epochs) return eta_min; /* no restart */
-    return eta_min + (eta_0 - eta_min) * (1.0 + cos(pi * epoch / epochs)) / 2.0;
+    return eta_min + (eta_0 - eta_min) * (1.0 + cos(QNET__PI * epoch / epochs)) / 2.0;
 }
 
 /* average[n+1] = average[n] + (p - average[n]) / (n + 1): the mean of all p so far, Eq. in sec. 3.2
@@ -12139,7 +12373,8 @@ static qnet_status qnet__png_chunk(qnet_context *ctx, qnet_sink *sink, const cha
 }
 
 /* Signature, IHDR, one IDAT with all rows as a zlib stream, IEND. The stream is made in memory
-   first, for its length stands before it. */
+   first, for its length stands before it. IHDR: width and height in 4 bytes each, 8 bits a sample,
+   colour type 2 (RGB) or 0 (grey), then deflate, filters by row, no interlacing: all 0. */
 QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int width, int height,
                                     int channels, const uint8_t *pixels)
 {
@@ -12150,9 +12385,9 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     size_t row, block, total;
     qnet_status status = QNET_OK;
     QNET__NEEDS(ctx, ctx && sink && pixels);
-    if (width < 1 || height < 1 || (channels != 1 && channels != 3))
+    if (width < 1 || height < 1 || channels < 1 || channels > 4)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_png_write: picture is %d x %d x %d, "
-                          "expected sides > 0, 1 or 3 channels", width, height, channels);
+                          "expected sides > 0, 1 to 4 channels", width, height, channels);
     row = (size_t)width * (size_t)channels;
     if (width > INT_MAX / 4 || !qnet__mul(row, (size_t)height, &total) || total > INT_MAX / 2)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "qnet_png_write: picture is %d x %d x %d, "
@@ -12173,7 +12408,7 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     qnet__free(ctx, d, block);
     qnet__store(head, 4, 1, (uint32_t)width);
     qnet__store(head + 4, 4, 1, (uint32_t)height);
-    head[9] = channels == 3 ? 2 : 0; /* RGB or grey */
+    head[9] = (unsigned char)((channels > 2 ? 2 : 0) + (channels % 2 ? 0 : 4)); /* colour, alpha */
     if (status == QNET_OK) status = qnet__write(ctx, sink, signature, 8);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IHDR", head, 13);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IDAT", data.bytes, data.size);
@@ -12245,6 +12480,8 @@ static int qnet__affine_axes(const double *affine, double norm[3], double r[3][3
         for (int i = 0; i < 3; i++) r[i][j] = affine[4 * i + j] / norm[j];
     }
     if (fabs(qnet__det3(r)) < 1e-6) return 0; /* unit columns that lie (nearly) in one plane */
+    /* An affine without shear is there at once; the worst that passes the test above takes some 25
+       steps, as each halves what is too long at first. */
     for (int step = 0; step < 30; step++) {
         const double det = qnet__det3(r);
         double next[3][3];
@@ -12260,7 +12497,7 @@ static int qnet__affine_axes(const double *affine, double norm[3], double r[3][3
     return 1;
 }
 
-#define QNET__AXIS_TIE 1e-6
+#define QNET__AXIS_TIE 1e-6 /* direction cosines closer than that are taken as equal */
 
 /* world[j]: 0 right-left, 1 front-back, 2 up-down, the world axis nearest to voxel axis j; sign[j]:
    1 towards right, front, up. Axes are settled from the clearest on, each world axis once, as
@@ -12317,7 +12554,8 @@ static void qnet__quaternion_to_rotation(const double q[4], double r[3][3])
 
 /* ---- volumes --------------------------------------------------------------------------------- */
 
-/* nx * ny * nz, or 0 when a side is not positive or the product is above QNET_MAX_VOXELS. */
+/* nx * ny * nz, or 0 when a side is not positive or the product is above QNET_MAX_VOXELS, or above
+   what 32 bits hold, as qnet__flood's indices have. */
 static size_t qnet__voxel_count(int nx, int ny, int nz)
 {
     size_t n;
@@ -12411,7 +12649,8 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
             if (flip) affine[k][3] += volume->affine[k][i] * (n[i] - 1);
         }
     }
-    /* The fields are set in any case, since the caller may have changed the affine. */
+    /* The voxels are copied to their new order, unless that is the old one. The other fields are
+       set in any case, since the caller may have changed the affine. */
     if (moves) {
         const size_t bytes = qnet__voxel_count(n[0], n[1], n[2]) * sizeof(float);
         float *voxels = (float *)qnet__alloc(volume->ctx, bytes), *next = voxels;
@@ -12491,8 +12730,8 @@ static qnet_dtype qnet__nifti_type(int code, const char **name)
     return QNET_BOOL;
 }
 
-/* The state of reading, in one block of the heap. After qnet__nifti_parse nothing in here can lead
-   a reader out of bounds. */
+/* The state of reading, in one block of the heap: 230 KB with the unpacking of gzip. After
+   qnet__nifti_parse nothing in here can lead a reader out of bounds. */
 typedef struct qnet__nifti_reader {
     qnet_context *ctx;
     qnet_source *source;
@@ -12514,9 +12753,11 @@ typedef struct qnet__nifti_reader {
 #define qnet__nifti_warn(in, text, ...) \
     qnet__log((in)->ctx, QNET_LOG_WARNING, "%s: " text, (in)->name, __VA_ARGS__)
 
-/* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
-   the third axis makes the frame left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or
-   -1 when that is too much: scanners and FSL write 4e-7, which nifti1_io makes 1 as done here. */
+/* affine of the quaternion in the header ("method 2" of nifti1.h): its column j is column j of the
+   rotation times spacing j; then the offset. The header has b, c and d; a = sqrt(1 - bb - cc - dd)
+   is not negative by definition. qfac, in pixdim[0], is -1 where the third axis makes the frame
+   left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or -1 when that is too much:
+   scanners and FSL write 4e-7, which nifti1_io makes 1 as done here. */
 static double qnet__nifti_qform(const qnet__nifti_header *h, const double spacing[3],
                                 double affine[3][4])
 {
@@ -12557,7 +12798,8 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     if (units > 3)
         qnet__nifti_warn(in, "xyzt_units has the spatial unit %d, which is none of NIfTI-1: taken "
                          "as mm", units);
-    /* Both forms are read; the qform also where the sform is used, to compare them. */
+    /* Both forms are read; the qform also where the sform is used, to compare them. spacing[]: of
+       pixdim, positive, 1 for an axis without a second slice; other[]: the qform. */
     for (int i = 2; i >= 0; i--) {
         spacing[i] = (double)h->pixdim[1 + i];
         if (spacing[i] == 0 && (i >= h->dim[0] || n[i] == 1)) spacing[i] = 1; /* no such axis */
@@ -12708,7 +12950,7 @@ static qnet_status qnet__nifti_next(qnet__nifti_reader *in, void *dst, size_t si
     return QNET_OK;
 }
 
-/* "voxel (x, y, z)" of the volume for sentences. */
+/* "voxel (x, y, z)" of the volume, counted from 0 in the file's order, for sentences. */
 static void qnet__voxel_text(const qnet_volume *v, size_t at, char text[64])
 {
     const size_t row = (size_t)v->nx, slice = row * (size_t)v->ny;
@@ -12741,9 +12983,9 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
     return QNET_OK;
 }
 
-/* All voxels into volume.voxels; *room is how many it holds, also on failure. The array grows to at
-   most 16 times of what has been read, or QNET__NIFTI_TRUST: a short file with a large dim costs
-   little memory. */
+/* All voxels into volume.voxels, piece by piece: read, unpacked, converted to float. *room is how
+   many it holds, also on failure. The array grows to at most 16 times of what has been read, or
+   QNET__NIFTI_TRUST: a short file with a large dim costs little memory. */
 static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
 {
     size_t got, n;
@@ -12845,8 +13087,9 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
 #if QNET__HAS_TRAINING
 /* ---- writing: little-endian, float32 or int16 with a slope, the affine as sform -------------- */
 
-/* The header, h[352], with the four zeros after it that say "no extensions". A volume whose side is
-   unknown (affine_source 0) gets neither form, so that no reader takes it as known. */
+/* The header, bytes[352], with the four zeros after it that say "no extensions". Only sform is
+   written: a quaternion cannot hold a sheared affine. A volume whose side is unknown (affine_source
+   0) gets neither form, so that no reader takes it as known. */
 static void qnet__nifti_make_header(const qnet_volume *v, double slope, const double spacing[3],
                                     unsigned char bytes[352])
 {
@@ -12872,39 +13115,45 @@ static void qnet__nifti_make_header(const qnet_volume *v, double slope, const do
     memcpy(bytes, &h, sizeof h);
 }
 
-/* To the sink, through deflate where there is one. */
-static qnet_status qnet__nifti_send(qnet_context *ctx, qnet__deflate *d, qnet_sink *sink,
-                                    const unsigned char *bytes, size_t size)
+/* What writing needs, in one block of the heap: bytes go to the sink, through deflate if gzip. */
+typedef struct qnet__nifti_writer {
+    qnet_context *ctx;
+    qnet_sink *sink;
+    int gzip;
+    qnet__deflate deflate; /* if gzip */
+    unsigned char piece[QNET__NIFTI_PIECE];
+} qnet__nifti_writer;
+
+static qnet_status qnet__nifti_send(qnet__nifti_writer *to, const void *bytes, size_t size)
 {
-    return d ? qnet__deflate_write(d, bytes, size) : qnet__write(ctx, sink, bytes, size);
+    return to->gzip ? qnet__deflate_write(&to->deflate, bytes, size)
+                    : qnet__write(to->ctx, to->sink, bytes, size);
 }
 
-/* The voxels, by way of piece[QNET__NIFTI_PIECE]. Halves are rounded to even, as numpy does. */
-static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d, qnet_sink *sink,
-                                            const qnet_volume *v, double slope,
-                                            unsigned char *piece)
+/* The voxels, piece by piece. Halves are rounded to even, as numpy does. */
+static qnet_status qnet__nifti_write_voxels(qnet__nifti_writer *to, const qnet_volume *v,
+                                            double slope)
 {
     const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = slope > 0 ? 2 : 4;
     const double step = (double)(float)slope; /* as a reader finds it in the header */
-    int16_t whole;
     size_t n;
     for (size_t done = 0; done < count; done += n) {
         n = qnet__min_size(QNET__NIFTI_PIECE / bytes, count - done);
-        if (slope == 0) memcpy(piece, v->voxels + done, n * bytes);
+        if (slope == 0) memcpy(to->piece, v->voxels + done, n * bytes);
         for (size_t i = 0; i < n && slope > 0; i++) {
             const double value = (double)v->voxels[done + i], stored = rint(value / step);
             if (!(stored >= -32768 && stored <= 32767)) { /* NaN, too */
                 char where[64];
                 qnet__voxel_text(v, done + i, where);
-                return qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored as "
-                                  "%g: it does not fit int16", qnet__sink_name(sink), where, value,
-                                  stored);
+                return qnet__fail(to->ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored "
+                                  "as %g: it does not fit int16", qnet__sink_name(to->sink), where,
+                                  value, stored);
             }
-            whole = (int16_t)stored;
-            memcpy(piece + 2 * i, &whole, sizeof whole);
+            const int16_t whole = (int16_t)stored;
+            memcpy(to->piece + 2 * i, &whole, sizeof whole);
         }
-        if (!qnet__is_little_endian()) qnet__swap_bytes(piece, n, bytes);
-        QNET__TRY(qnet__nifti_send(ctx, d, sink, piece, n * bytes));
+        if (!qnet__is_little_endian()) qnet__swap_bytes(to->piece, n, bytes);
+        QNET__TRY(qnet__nifti_send(to, to->piece, n * bytes));
     }
     return QNET_OK;
 }
@@ -12914,11 +13163,10 @@ static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d,
 QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const qnet_volume *volume,
                                       double slope, int gzip)
 {
-    qnet__deflate *d;
-    unsigned char *block, header[352];
+    qnet__nifti_writer *to;
+    unsigned char header[352];
     char orientation[4];
     double spacing[3], r[3][3];
-    const size_t deflate_bytes = gzip ? sizeof *d : 0, bytes = deflate_bytes + QNET__NIFTI_PIECE;
     QNET__NEEDS(ctx, ctx && sink && sink->write && volume && volume->voxels);
     const char *name = qnet__sink_name(sink);
     /* slope 0: float32; else int16 of the nearest multiples of the slope. */
@@ -12937,17 +13185,15 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the side of the volume is unknown "
                           "(affine_source 0): a file says so in the order LAS only, not %s; "
                           "qnet_volume_reorient", name, orientation);
-    block = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (block == NULL) return qnet__no_memory(ctx, bytes, "writing a NIfTI file");
-    /* The block holds deflate's state, if any, and the piece of voxels that is converted. */
-    d = gzip ? (qnet__deflate *)(void *)block : NULL;
-    if (d) qnet__deflate_start(d, ctx, sink, 0);
+    to = (qnet__nifti_writer *)qnet__alloc(ctx, sizeof *to);
+    if (to == NULL) return qnet__no_memory(ctx, sizeof *to, "writing a NIfTI file");
+    to->ctx = ctx, to->sink = sink, to->gzip = gzip;
+    if (gzip) qnet__deflate_start(&to->deflate, ctx, sink, 0);
     qnet__nifti_make_header(volume, slope, spacing, header);
-    qnet_status status = qnet__nifti_send(ctx, d, sink, header, sizeof header);
-    if (status == QNET_OK)
-        status = qnet__nifti_write_voxels(ctx, d, sink, volume, slope, block + deflate_bytes);
-    if (status == QNET_OK && d) status = qnet__deflate_finish(d);
-    qnet__free(ctx, block, bytes);
+    qnet_status status = qnet__nifti_send(to, header, sizeof header);
+    if (status == QNET_OK) status = qnet__nifti_write_voxels(to, volume, slope);
+    if (status == QNET_OK && gzip) status = qnet__deflate_finish(&to->deflate);
+    qnet__free(ctx, to, sizeof *to);
     return status;
 }
 #endif
@@ -13043,12 +13289,14 @@ static double qnet__grid_distance(const qnet_volume *a, const qnet_volume *b)
     return worst;
 }
 
+/* Whether voxel by voxel may be computed with both, as far as their counts say. */
 static int qnet__same_shape(const qnet_volume *a, const qnet_volume *b)
 {
     return a->nx == b->nx && a->ny == b->ny && a->nz == b->nz;
 }
 
-/* Whether b has the grid of a, but for rounding. */
+/* Whether b has the grid of a, but for rounding: maps are combined voxel by voxel, and a shift of
+   half a voxel is no error that anyone would see in the results. */
 static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
                                     const qnet_volume *b, const char *name_b)
 {
@@ -13071,7 +13319,7 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
 #if QNET__HAS_MAPS
 /* ---- the volumes of a call (API 12) ---------------------------------------------------------- */
 
-/* Zeros on the grid of another volume. */
+/* Zeros on the grid of another volume: its sides, affine, spacing and orientation. */
 QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume *grid,
                                            qnet_volume **out)
 {
@@ -13083,18 +13331,6 @@ QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume 
     v->affine_source = grid->affine_source;
     *out = v;
     return QNET_OK;
-}
-
-/* 1 when none of x[count] is NaN or infinite; by 16 at a time, as every step checks its volumes. */
-QNET__HELPER int qnet__all_finite(const float *x, size_t count)
-{
-    int bad[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, any = 0;
-    size_t i = 0;
-    for (; i + 16 <= count; i += 16)
-        for (size_t k = 0; k < 16; k++) bad[k] |= x[i + k] - x[i + k] != 0;
-    for (; i < count; i++) any |= x[i] - x[i] != 0;
-    for (int k = 0; k < 16; k++) any |= bad[k];
-    return !any;
 }
 
 #define QNET__SHEAR 0.01 /* cosine of the angle between two axes: a header's float32 has 1e-7 */
@@ -13131,7 +13367,6 @@ QNET__HELPER qnet_status qnet__check_volume(qnet_context *ctx, const qnet_volume
                               "in the affine", name, i, v->spacing[i], norm[i]);
     }
     if (grid != NULL) QNET__TRY(qnet__check_grid(ctx, grid, grid_name, v, name));
-    if (qnet__all_finite(v->voxels, count)) return QNET_OK;
     for (size_t i = 0; i < count; i++)
         if (!qnet__is_finite((double)v->voxels[i])) {
             qnet__voxel_text(v, i, where);
@@ -13141,7 +13376,7 @@ QNET__HELPER qnet_status qnet__check_volume(qnet_context *ctx, const qnet_volume
     return QNET_OK;
 }
 
-/* The same of a mask, which must hold a voxel. */
+/* The same of a mask, which must hold a voxel: any number but 0 is inside. */
 QNET__HELPER qnet_status qnet__check_mask(qnet_context *ctx, const qnet_volume *mask,
                                           const char *name, const qnet_volume *grid,
                                           const char *grid_name)
@@ -13208,9 +13443,8 @@ QNET__HELPER qnet_status qnet__check_series(qnet_context *ctx, const char *step,
        {"__metadata__": {"key": "value", ...},
         "fc.bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, ...}
    with offsets from the end of the header (https://github.com/huggingface/safetensors, format).
-   The reader takes this grammar only, in one pass, and skips fields of a tensor that it does not
-   know. Strings are decoded in place, as no escape is shorter than what it stands for; surrogate
-   pairs stay as they are written.
+   The reader takes this grammar only, in one pass. Strings are decoded in place, as no escape is
+   shorter than what it stands for; surrogate pairs stay as they are written.
 
    A network is one block of qnet_real and a table of its parameters: name, shape, layout, offset.
    In memory a convolution is [kh][kw][in][out], in a file [out][in][kh][kw], as PyTorch has it; all
@@ -13241,9 +13475,7 @@ typedef struct qnet__safetensors_file {
     qnet_safetensors file;
     char name[256];
     qnet_buffer header, data, tensors, metadata;
-    unsigned char *at;       /* the position in the header */
-    int left_out, long_keys; /* tensors and keys that are not read, */
-    char first_out[160];     /* and which tensor was the first */
+    unsigned char *at; /* the position in the header */
 } qnet__safetensors_file;
 
 /* The path that the file was read from. */
@@ -13278,6 +13510,11 @@ static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t 
 /* Number i of an array, aligned or not. */
 static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
 {
+    if (dtype == QNET_F32) { /* nearly always, so without the switch */
+        float x;
+        memcpy(&x, (const unsigned char *)data + 4 * i, sizeof x);
+        return (double)x;
+    }
     return qnet__number((const unsigned char *)data + i * qnet_dtype_size(dtype), dtype);
 }
 
@@ -13298,7 +13535,6 @@ static const char *qnet__duplicate_name(const qnet_safetensor *tensors, int coun
        metadata = "{" [ string ":" string { "," string ":" string } ] "}"
        tensor   = "{" field { "," field } "}"
        field    = "dtype" ":" string  |  "shape" ":" numbers  |  "data_offsets" ":" numbers
-                  |  string ":" any value of JSON, which is skipped
        numbers  = "[" [ number { "," number } ] "]"
 
    One function reads each of them, from f->at on, and leaves f->at behind it. */
@@ -13433,59 +13669,37 @@ static qnet_status qnet__header_numbers(qnet__safetensors_file *f, size_t *numbe
     }
 }
 
-#define QNET__HEADER_DEPTH 16 /* lists within lists that are skipped */
-
-/* Skips a value of any kind: a string, a list, an object, a number or a word. */
-static qnet_status qnet__header_skip(qnet__safetensors_file *f, int depth)
-{
-    const int c = qnet__header_peek(f);
-    char *text;
-    int more = 1;
-    if (c == '"') return qnet__header_string(f, &text);
-    if (c != '{' && c != '[') {
-        const size_t size = strspn((const char *)f->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
-        f->at += size;
-        return size > 0 ? QNET_OK : qnet__header_fail(f, "a value");
-    }
-    if (depth == 0) return qnet__header_fail(f, "fewer lists within lists");
-    f->at++;
-    for (int i = 0;; i = 1) {
-        if (c == '{') QNET__TRY(qnet__header_key(f, i, &text));
-        else QNET__TRY(qnet__header_more(f, i, ']', &more));
-        if (!more || (c == '{' && text == NULL)) return QNET_OK;
-        QNET__TRY(qnet__header_skip(f, depth - 1));
-    }
-}
-
-/* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t, in any order, each once;
-   *dtype: what the file says. The shape must take exactly the bytes between the offsets, unless the
-   size of that dtype is not known. t->data: the first offset, a number until the bytes are read. */
-static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetensor *t, char **dtype)
+/* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t: each once, in any order.
+   The shape takes exactly the bytes between the offsets. t->data: the first offset, a number until
+   the bytes are read. */
+static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetensor *t)
 {
     static const char *const fields[3] = {"dtype", "shape", "data_offsets"};
-    size_t offsets[2] = {0, 0}, size, bytes;
+    size_t offsets[2] = {0, 0}, bytes;
     int seen[3] = {0, 0, 0}, n, field;
-    char *key, shape[QNET__SHAPE_TEXT];
+    char *key, *dtype, shape[QNET__SHAPE_TEXT];
     QNET__TRY(qnet__header_expect(f, '{', "'{' of a tensor"));
     for (int i = 0;; i = 1) {
         QNET__TRY(qnet__header_key(f, i, &key));
         if (key == NULL) break;
         for (field = 0; field < 3 && strcmp(key, fields[field]) != 0; field++) {}
-        if (field < 3 && seen[field]++)
-            return qnet__tensors_fail(f, FORMAT, "tensor '%s': field '%s' is there twice", t->name,
-                                      key);
+        if (field == 3 || seen[field]++)
+            return qnet__tensors_fail(f, FORMAT, "tensor '%s': field '%s' is %s", t->name, key,
+                                      field == 3 ? "none of dtype, shape and data_offsets"
+                                                 : "there twice");
         if (field == 0) {
-            QNET__TRY(qnet__header_string(f, dtype));
-            for (n = 0; qnet_dtype_size((qnet_dtype)n); n++)
-                if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)n)) == 0) break;
-            t->dtype = (qnet_dtype)n; /* of size 0 when it is none of the list */
+            QNET__TRY(qnet__header_string(f, &dtype));
+            for (n = 0; n <= QNET_BOOL && strcmp(dtype, qnet_dtype_name((qnet_dtype)n)) != 0;) n++;
+            if (n > QNET_BOOL)
+                return qnet__tensors_fail(f, UNSUPPORTED, "tensor '%s': dtype %.32s: expected a "
+                                          "type from F64 to F16, BF16, I64 to U8 or BOOL", t->name,
+                                          dtype);
+            t->dtype = (qnet_dtype)n;
         } else if (field == 1) {
             QNET__TRY(qnet__header_numbers(f, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
-        } else if (field == 2) {
+        } else {
             QNET__TRY(qnet__header_numbers(f, offsets, 2, &n));
             if (n != 2) return qnet__header_fail(f, "two data_offsets");
-        } else {
-            QNET__TRY(qnet__header_skip(f, QNET__HEADER_DEPTH));
         }
     }
     /* All three fields, offsets in order, and as many bytes as the shape takes. */
@@ -13498,9 +13712,8 @@ static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetenso
                                   t->name, (double)offsets[0], (double)offsets[1]);
     t->bytes = offsets[1] - offsets[0];
     t->data = (const void *)(uintptr_t)offsets[0];
-    size = qnet_dtype_size(t->dtype);
-    if (size == 0 || (qnet__shape_bytes(t->ndim, t->shape, size, &t->count, &bytes) &&
-                      bytes == t->bytes))
+    if (qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &t->count, &bytes) &&
+        bytes == t->bytes)
         return QNET_OK;
     qnet__shape_text(shape, t->ndim, t->shape);
     return qnet__tensors_fail(f, FORMAT, "tensor '%s': %s %s does not take the %.0f bytes of its "
@@ -13508,44 +13721,39 @@ static qnet_status qnet__header_tensor(qnet__safetensors_file *f, qnet_safetenso
                               (double)t->bytes);
 }
 
-/* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. Values
+/* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. Both
    stay where they are decoded, in f->header. */
 static qnet_status qnet__header_metadata(qnet__safetensors_file *f)
 {
-    if (qnet__header_peek(f) == 'n') return qnet__header_skip(f, 0);
+    if (qnet__header_peek(f) == 'n' && strncmp((char *)f->at, "null", 4) == 0) {
+        f->at += 4;
+        return QNET_OK;
+    }
     QNET__TRY(qnet__header_expect(f, '{', "'{' of __metadata__"));
     for (int i = 0;; i = 1) {
         qnet_metadata entry;
-        char *key;
-        QNET__TRY(qnet__header_key(f, i, &key));
-        if (key == NULL) return QNET_OK;
-        memset(&entry, 0, sizeof(entry));
+        QNET__TRY(qnet__header_key(f, i, &entry.key));
+        if (entry.key == NULL) return QNET_OK;
         QNET__TRY(qnet__header_string(f, &entry.value));
-        if (strlen(key) >= sizeof(entry.key)) {
-            f->long_keys++;
-            continue;
-        }
         if (f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
-            return qnet__tensors_fail(f, LIMIT, "metadata '%s': above %d keys", key,
+            return qnet__tensors_fail(f, LIMIT, "metadata '%s': above %d keys", entry.key,
                                       QNET_MAX_SAFETENSORS_METADATA);
-        if (qnet_safetensors_metadata(&f->file, key) != NULL)
-            return qnet__tensors_fail(f, FORMAT, "metadata '%s' is there twice", key);
-        strcpy(entry.key, key);
+        if (qnet_safetensors_metadata(&f->file, entry.key) != NULL)
+            return qnet__tensors_fail(f, FORMAT, "metadata '%s' is there twice", entry.key);
         QNET__TRY(qnet_buffer_append(f->file.ctx, &f->metadata, &entry, sizeof(entry)));
         f->file.metadata = (qnet_metadata *)(void *)f->metadata.bytes;
         f->file.metadata_count++;
     }
 }
 
-/* The whole header into f->tensors and f->metadata. Tensors that no network here can need get ndim
-   -1: their bytes count for the layout. */
+/* The whole header into f->tensors and f->metadata. */
 static qnet_status qnet__header_read(qnet__safetensors_file *f)
 {
     int seen_metadata = 0;
     QNET__TRY(qnet__header_expect(f, '{', "'{'"));
     for (int i = 0;; i = 1) {
         qnet_safetensor t;
-        char *name, *dtype = NULL;
+        char *name;
         QNET__TRY(qnet__header_key(f, i, &name));
         if (name == NULL) break;
         if (strcmp(name, "__metadata__") == 0) {
@@ -13558,16 +13766,11 @@ static qnet_status qnet__header_read(qnet__safetensors_file *f)
             return qnet__tensors_fail(f, LIMIT, "tensor '%.64s': above %d tensors", name,
                                       QNET_MAX_SAFETENSORS_TENSORS);
         memset(&t, 0, sizeof(t));
-        const size_t size = strlen(name);
-        memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
-        QNET__TRY(qnet__header_tensor(f, &t, &dtype));
-        if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
-            if (f->left_out++ == 0)
-                snprintf(f->first_out, sizeof(f->first_out), "tensor '%.64s', %s%.32s", t.name,
-                         size >= sizeof(t.name) ? "a name above 127 bytes" : "dtype ",
-                         size >= sizeof(t.name) ? "" : dtype);
-            t.ndim = -1;
-        }
+        if (strlen(name) >= sizeof(t.name))
+            return qnet__tensors_fail(f, LIMIT, "tensor '%.64s...': a name above %d bytes", name,
+                                      (int)sizeof(t.name) - 1);
+        strcpy(t.name, name);
+        QNET__TRY(qnet__header_tensor(f, &t));
         QNET__TRY(qnet_buffer_append(f->file.ctx, &f->tensors, &t, sizeof(t)));
         f->file.tensors = (qnet_safetensor *)(void *)f->tensors.bytes;
         f->file.count++;
@@ -13597,22 +13800,6 @@ static qnet_status qnet__check_layout(const qnet__safetensors_file *f, size_t *s
     if (sum == *size) return QNET_OK;
     return qnet__tensors_fail(f, FORMAT, "there is a hole between the tensors: they end at byte "
                               "%.0f and have %.0f", (double)*size, (double)sum);
-}
-
-/* Removes the tensors that are not read from the list, with a warning; the layout was checked with
-   them. */
-static void qnet__leave_out(qnet__safetensors_file *f)
-{
-    int kept = 0;
-    for (int i = 0; i < f->file.count; i++)
-        if (f->file.tensors[i].ndim >= 0) f->file.tensors[kept++] = f->file.tensors[i];
-    f->file.count = kept;
-    if (f->left_out > 0)
-        qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: tensors that are left out: %d, the first is "
-                  "%s", f->name, f->left_out, f->first_out);
-    if (f->long_keys > 0)
-        qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: metadata that are left out, keys above 63 "
-                  "bytes: %d", f->name, f->long_keys);
 }
 
 /* The length that a file begins with, and as many bytes of JSON, into f->header. */
@@ -13646,7 +13833,6 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     f->at = f->header.bytes;
     QNET__TRY(qnet__header_read(f));
     QNET__TRY(qnet__check_layout(f, &size));
-    qnet__leave_out(f);
     const char *duplicate = qnet__duplicate_name(f->file.tensors, f->file.count);
     if (duplicate != NULL)
         return qnet__tensors_fail(f, FORMAT, "tensor '%s' is there twice", duplicate);
@@ -13726,6 +13912,7 @@ QNET_API const char *qnet_safetensors_metadata(const qnet_safetensors *file, con
     return NULL;
 }
 
+#if QNET__HAS_TRAINING
 /* ---- writing --------------------------------------------------------------------------------- */
 
 /* text as a JSON string; QNET_ERROR_ARGUMENT when it is not UTF-8. */
@@ -13840,6 +14027,7 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
     qnet_buffer_free(ctx, &json);
     return status;
 }
+#endif
 
 /* ---- networks ----------------------------------------------------------------------------------
    A network is a table of parameters: name, shape, layout, and place in one block of numbers. A
@@ -13850,7 +14038,7 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
        a prefix before all names ("module.")              passed over, with a warning
        num_batches_tracked missing                        stays as it is in the block
        with replace_head: a head of other classes, none   stays as it is; *head_replaced is set
-       half a head; weight and bias of unlike classes     refused
+       a head of which a part fits                        refused
        a tensor more or less, another shape or type       refused: it is another network
        NaN, infinity, a variance below 0                  refused: it would make all results NaN */
 
@@ -13910,144 +14098,82 @@ static float qnet__load_f32(const void *data, size_t i)
     return value;
 }
 
-#define QNET__COPY_FILTERS 64 /* of a tile, */
-#define QNET__COPY_NUMBERS 8  /* and as many numbers of each */
+#define QNET__COPY_FILTERS 8 /* which are read side by side, so that half a cache line is written */
 
-/* The tensor's numbers to to[p->count], in memory's order. A convolution's [filter][number] is
-   transposed in a tile to [number][filter], whose rows are stored in full cache lines: rows of
-   memory are a power of two apart, so single numbers would compete for a set of the cache. */
+/* The tensor's numbers to to[p->count], in memory's order: a convolution's [filter][number] becomes
+   [number][filter]. Rows of memory are a power of two apart, so that numbers written one by one
+   would compete for a set of the cache. */
 static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
-    const size_t out = p->shape[3], filter = p->count / qnet__max_size(out, 1);
-    qnet_real tile[QNET__COPY_NUMBERS][QNET__COPY_FILTERS];
-    size_t n;
-    if (t->dtype != QNET_F32 || p->layout != QNET_LAYOUT_HWIO || filter < QNET__COPY_NUMBERS) {
-        for (size_t k = 0; k < p->count; k++)
-            to[qnet__param_index(p, k)] = (qnet_real)qnet__element(t->dtype, t->data, k);
-        return;
-    }
-    for (size_t f = 0; f < filter; f += QNET__COPY_NUMBERS) {
-        const size_t at = qnet__min_size(f, filter - QNET__COPY_NUMBERS); /* some once more */
-        for (size_t first = 0; first < out; first += n) {
-            n = qnet__min_size(out - first, QNET__COPY_FILTERS);
-            for (size_t o = 0; o < n; o++) {
-                const size_t from = (first + o) * filter + at;
-                QNET__UNROLL
-                for (size_t k = 0; k < QNET__COPY_NUMBERS; k++)
-                    tile[k][o] = (qnet_real)qnet__load_f32(t->data, from + k);
-            }
-            for (size_t k = 0; k < QNET__COPY_NUMBERS; k++)
-                memcpy(to + qnet__param_index(p, at + k) + first, tile[k], n * sizeof(qnet_real));
+    const size_t out = p->layout == QNET_LAYOUT_HWIO ? p->shape[3] : 1, filter = p->count / out;
+    for (size_t first = 0; first < out; first += QNET__COPY_FILTERS)
+        for (size_t k = 0; k < filter; k++) {
+            qnet_real *row = to + qnet__param_index(p, k);
+            for (size_t o = first; o < qnet__min_size(out, first + QNET__COPY_FILTERS); o++)
+                row[o] = (qnet_real)qnet__element(t->dtype, t->data, o * filter + k);
         }
-    }
 }
 
 #define QNET__REAL_MAX (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)
-#define QNET__NUMBERS_RUN 1024
 
-/* The first number of the tensor outside [least, QNET__REAL_MAX], or t->count. NaN fails every
-   comparison. Runs of F32 are tested without a branch for each number, so in vectors. */
-static size_t qnet__first_outside(const qnet_safetensor *t, double least)
-{
-    size_t k = 0;
-    for (int inside = 1; t->dtype == QNET_F32 && t->count - k >= QNET__NUMBERS_RUN;) {
-        for (size_t i = 0; i < QNET__NUMBERS_RUN; i++) {
-            const float x = qnet__load_f32(t->data, k + i);
-            inside &= (x <= FLT_MAX) & (x >= (float)least);
-        }
-        if (!inside) break;
-        k += QNET__NUMBERS_RUN;
-    }
-    for (; k < t->count; k++) {
-        const double x = qnet__element(t->dtype, t->data, k);
-        if (!(x >= least && x <= QNET__REAL_MAX)) break;
-    }
-    return k;
-}
-
-/* Refuses a tensor with a number that no network can have: NaN, infinity, one that qnet_real cannot
-   hold, or a variance below 0, whose root batch norm takes. */
+/* Refuses a tensor with a number that no network can have: NaN, which fails every comparison,
+   infinity, one that qnet_real cannot hold, or a variance below 0, whose root batch norm takes. */
 static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
                                        const qnet_safetensor *t, const char *name)
 {
-    const size_t bad = qnet__first_outside(t, qnet__is_variance(name) ? 0 : -QNET__REAL_MAX);
-    if (bad == t->count) return QNET_OK;
-    const double x = qnet__element(t->dtype, t->data, bad);
-    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file, name,
-                      (double)bad, x, fabs(x) <= QNET__REAL_MAX ? "a variance below 0"
-                                                                : "not finite");
+    const double least = qnet__is_variance(name) ? 0 : -QNET__REAL_MAX;
+    for (size_t k = 0; k < t->count; k++) {
+        const double x = qnet__element(t->dtype, t->data, k);
+        if (!(x >= least && x <= QNET__REAL_MAX))
+            return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file,
+                              name, (double)k, x, fabs(x) <= QNET__REAL_MAX ? "a variance below 0"
+                                                                            : "not finite");
+    }
+    return QNET_OK;
 }
 
-/* What is matched with what, and where the numbers go. */
+/* What is matched with what. */
 typedef struct qnet__weights_job {
     const qnet_safetensors *file;
     const char *name;
     const qnet_param_table *table;
     size_t prefix; /* bytes before the table's name in each of the file */
     int replace_head;
-    qnet_real *block;
 } qnet__weights_job;
-
-/* Of the head that `name` belongs to, "fc." for "fc.bias": how many tensors of it the file has.
-   *classes: the rows of its weight there, 0 without one. */
-static int qnet__head_in_file(const qnet__weights_job *job, const char *name, size_t *classes)
-{
-    const char *dot = strrchr(name, '.');
-    const size_t n = dot != NULL ? (size_t)(dot - name) + 1 : 0;
-    int count = 0;
-    *classes = 0;
-    for (int i = 0; i < job->file->count && qnet__is_head(name); i++) {
-        const qnet_safetensor *t = &job->file->tensors[i];
-        if (strncmp(t->name + job->prefix, name, n) != 0) continue;
-        count++;
-        if (strcmp(t->name + job->prefix + n, "weight") == 0 && t->ndim > 0) *classes = t->shape[0];
-    }
-    return count;
-}
 
 /* The refusal of entry p: the file is one of another network. */
 #define qnet__mismatch(text, ...)                                                                 \
     qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s'" text, job->name,    \
                job->table->network, p->name, __VA_ARGS__)
 
-/* Finds entry p in the file and checks presence, type, classes, shape and, with `numbers`, each
-   number. *found = NULL: what is in the block stays (a counter that is missing, a head that is to
-   be trained anew). With ctx NULL no sentence is made. */
+/* Finds entry p in the file and checks presence, type, shape and, with `numbers`, each number.
+   *found = NULL: what is in the block stays (a counter that is missing, a head that is to be
+   trained anew). */
 static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_job *job,
                                        const qnet_param *p, int numbers,
                                        const qnet_safetensor **found)
 {
     const qnet_safetensor expected = qnet__param_in_file(p);
     const qnet_safetensor *t = qnet__safetensors_find(job->file, job->prefix, p->name);
+    const int new_head = job->replace_head && qnet__is_head(p->name);
     char want[QNET__SHAPE_TEXT], have[QNET__SHAPE_TEXT];
-    size_t classes;
-    const int is_head = qnet__is_head(p->name);
-    const int in_head = qnet__head_in_file(job, p->name, &classes);
     int unequal;
     *found = NULL;
-    /* Presence. */
     if (t == NULL) {
-        const qnet__safetensors_file *f = (const qnet__safetensors_file *)(const void *)job->file;
-        if (qnet__is_tracked(p->name) || (job->replace_head && is_head && in_head == 0))
-            return QNET_OK;
-        return qnet__mismatch(" is missing%s%s", f->left_out ? "; left out was " : "",
-                              f->first_out);
+        if (qnet__is_tracked(p->name) || new_head) return QNET_OK;
+        return qnet__mismatch(" is missing%s", "");
     }
-    /* Type, then classes: weight and bias of a head must agree with each other. */
     if (expected.dtype == QNET_I64 ? t->dtype != QNET_I64 : t->dtype > QNET_BF16)
         return qnet__mismatch(": expected dtype %s, found %s",
                               expected.dtype == QNET_I64 ? "I64" : "F64, F32, F16 or BF16",
                               qnet_dtype_name(t->dtype));
-    if (classes > 0 && t->ndim > 0 && t->shape[0] != classes)
-        return qnet__mismatch(" has %.0f classes, its weight %.0f", (double)t->shape[0],
-                              (double)classes);
-    /* Shape, from the last dimension: unequal = 0: all agree; 1: all but the number of rows, which
-       a head may have otherwise when it is to be replaced. */
+    /* Shape, from the last dimension: unequal = 0: all agree; 1: all but the number of rows, a
+       head's classes. */
     unequal = t->ndim == expected.ndim ? t->ndim : QNET__SAFETENSORS_DIMS + 1;
     while (unequal > 0 && unequal <= QNET__SAFETENSORS_DIMS &&
            t->shape[unequal - 1] == expected.shape[unequal - 1])
         unequal--;
-    if (unequal == 1 && job->replace_head && is_head) return QNET_OK;
+    if (unequal == 1 && new_head) return QNET_OK;
     if (unequal > 0) {
         qnet__shape_text(want, expected.ndim, expected.shape);
         qnet__shape_text(have, t->ndim, t->shape);
@@ -14056,18 +14182,6 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
     if (numbers) QNET__TRY(qnet__check_numbers(ctx, job->name, t, p->name));
     *found = t;
     return QNET_OK;
-}
-
-/* Copies entry `index` of the table, which has been checked, into the block; of what the file does
-   not have the block keeps its numbers. */
-static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__weights_job *job = (const qnet__weights_job *)arg;
-    const qnet_param *p = &job->table->entries[index];
-    const qnet_safetensor *t = NULL;
-    QNET__UNUSED(worker);
-    if (qnet__weights_match(NULL, job, p, 0, &t) == QNET_OK && t != NULL)
-        qnet__param_copy(p, t, job->block + p->offset);
 }
 
 /* Frameworks wrap a network and put "module." or "backbone." before all names. The longest common
@@ -14091,17 +14205,17 @@ QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_par
     return 0;
 }
 
-/* All entries are checked before the first one is copied. */
+/* Prefix, tensors that are too many, then entry by entry; see the table above. */
 QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet_safetensors *file,
                                                    const qnet_param_table *table, qnet_real *block,
                                                    int replace_head, int *head_replaced)
 {
     const qnet_safetensor *t;
-    int replaced = 0, headless = 0;
+    int replaced = 0, kept = 0, headless = 0; /* tensors of a head */
     QNET__NEEDS(ctx, file && table && block);
     const char *name = qnet__safetensors_name(file);
-    qnet__weights_job job = {file, name, table, qnet_weights_prefix(file, table), replace_head,
-                             block};
+    const qnet__weights_job job = {file, name, table, qnet_weights_prefix(file, table),
+                                   replace_head};
     /* Extra tensors: a file of a larger network must not pass for this one. */
     for (int i = 0; i < file->count; i++)
         if (qnet_param_find(table, file->tensors[i].name + job.prefix) < 0 &&
@@ -14109,12 +14223,20 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
             return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                               "%s: not weights of %s: tensor '%s' is not one of its %d", name,
                               table->network, file->tensors[i].name, table->count);
-    for (int i = 0; i < table->count; i++) {
-        const qnet_param *p = &table->entries[i];
-        QNET__TRY(qnet__weights_match(ctx, &job, p, 1, &t));
-        if (t != NULL || qnet__is_tracked(p->name)) continue;
-        replaced = 1;
-        headless |= qnet__safetensors_find(file, job.prefix, p->name) == NULL;
+    /* All entries are checked before the first one is copied. */
+    for (int copy = 0; copy < 2; copy++) {
+        for (int i = 0; i < table->count; i++) {
+            const qnet_param *p = &table->entries[i];
+            QNET__TRY(qnet__weights_match(ctx, &job, p, !copy, &t));
+            if (t != NULL && copy) qnet__param_copy(p, t, block + p->offset);
+            if (t == NULL && qnet__is_tracked(p->name)) continue;
+            kept += t != NULL && qnet__is_head(p->name);
+            replaced += t == NULL;
+            headless |= qnet__safetensors_find(file, job.prefix, p->name) == NULL;
+        }
+        if (kept > 0 && replaced > 0)
+            return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: of its head's "
+                              "tensors only %d fit", name, table->network, kept);
     }
     if (job.prefix > 0)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
@@ -14122,8 +14244,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     if (headless)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: there is no head (fc) in it: it must be trained anew",
                   name);
-    qnet__parallel(file->ctx, (size_t)table->count, qnet__weights_copy_task, &job);
-    if (head_replaced != NULL) *head_replaced = replaced;
+    if (head_replaced != NULL) *head_replaced = replaced > 0;
     return QNET_OK;
 }
 
@@ -14245,6 +14366,7 @@ QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t sourc
     return qnet__records_hold(qnet_safetensors_metadata(file, "trained_on"), 1, hash);
 }
 
+#if QNET__HAS_TRAINING
 /* A copy of the block in the file's order is written. The 8-byte counters go first, so that every
    tensor is aligned to its type. Numbers that could not be read back are refused. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
@@ -14278,6 +14400,21 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
     qnet__free(ctx, tensors, bytes);
     return status;
 }
+
+#ifndef QNET_NO_STDIO
+/* qnet_weights_write to a path, which is replaced only when all has been written. */
+QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
+                                       const qnet_param_table *table, const qnet_real *block,
+                                       const char *const *metadata_pairs, int pairs)
+{
+    qnet__file file;
+    qnet_sink sink;
+    QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
+    return qnet__file_finish(&file, qnet_weights_write(ctx, &sink, table, block, metadata_pairs,
+                                                       pairs));
+}
+#endif
+#endif
 
 #ifndef QNET_NO_STDIO
 /* qnet_safetensors_read of a path, or of what the hook for other kinds of files makes of it. */
@@ -14317,18 +14454,6 @@ QNET_API qnet_status qnet_weights_load(qnet_context *ctx, const char *path,
                                                              head_replaced);
     qnet_safetensors_destroy(file);
     return status;
-}
-
-/* qnet_weights_write to a path, which is replaced only when all has been written. */
-QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
-                                       const qnet_param_table *table, const qnet_real *block,
-                                       const char *const *metadata_pairs, int pairs)
-{
-    qnet__file file;
-    qnet_sink sink;
-    QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    return qnet__file_finish(&file, qnet_weights_write(ctx, &sink, table, block, metadata_pairs,
-                                                       pairs));
 }
 #endif
 
@@ -14410,16 +14535,27 @@ static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA
    a line's bits do not depend on its neighbours. Two real rows make one complex line.
 
    x and y are transformed plane by plane, z over the bundles of all planes; the way back is in the
-   opposite order. A task is a plane or some bundles. A filter, a spectrum that is changed number by
-   number between the way there and the way back, does both ways of z while a bundle is in cache.
-   Twiddle factors are worked out in double.
+   opposite order. A task is a plane or some bundles. Twiddle factors are worked out in double.
+
+   A filter changes a spectrum number by number between the way there and the way back: both ways of
+   z are one step, while a bundle is in cache. Between two filters in a row both ways of x and y are
+   one step, too: a plane's rows come out, its caller makes the rows that go in of them, and no
+   image is in memory. Rows outside of a mask are neither made nor transformed.
    Relies on >>context >>kernels >>nifti.
    ============================================================================================ */
 
 #define QNET__FFT_BUNDLES 4 /* along z in a task: neighbours in memory */
 
-/* Changes `count` complex numbers of a spectrum, from `first` on in their order in memory. */
-typedef void (*qnet__fft_change)(void *arg, size_t first, size_t count);
+/* Gives or takes row[nx], row y of plane z of a real image; of a filter. */
+typedef void (*qnet__fft_row)(void *arg, size_t y, size_t z, qnet_real *row);
+
+typedef struct qnet__fft_pass {
+    qnet__fft_row load;       /* from -> rows */
+    void *from;
+    qnet__fft_filter filter;  /* of the spectrum */
+    qnet__fft_row store;      /* rows -> to */
+    void *to;
+} qnet__fft_pass;
 
 typedef struct qnet__fft_plan {
     const qnet__isa *isa;
@@ -14429,12 +14565,14 @@ typedef struct qnet__fft_plan {
     qnet__fft_line line[3];
     qnet_real *work;          /* [workers][work_size] */
     size_t work_size;
-    int inverse;              /* of the transform that runs, as what follows */
+    size_t first[3], end[3];  /* y and z, [1] and [2]: rows that are not 0 and that are wanted */
+    /* Of the transform that runs: */
+    int inverse, forward;     /* what is done of planes, in this order; of z: inverse, or forward */
     const qnet_real *x;       /* [z][y][x], of a real transform forward */
     qnet_real *spectrum;      /* [z][y][width][2] */
     qnet_real *y;             /* [z][y][x], of a real transform inverse */
-    qnet__fft_change change;  /* of a filter, or NULL */
-    void *arg;
+    const qnet__fft_pass *load, *store; /* where rows come from and go to instead of x and y */
+    const qnet__fft_filter *filter;     /* of z, or NULL */
 } qnet__fft_plan;
 
 /* Tables of a line; while the arena measures, only their sizes. With j = r0 + p0 (r1 + p1 (...)),
@@ -14491,79 +14629,104 @@ static void qnet__fft_plan_take(qnet_context *ctx, qnet__arena *arena, int nx, i
     plan->width = real ? plan->size[0] / 2 + 1 : plan->size[0];
     for (int axis = 0; axis < 3; axis++)
         qnet__fft_line_plan(arena, plan->size[axis], &plan->line[axis]);
-    plan->work_size = 4 * longest * plan->isa->lanes;
-    plan->work = (qnet_real *)qnet__take(arena, longest, 4 * plan->isa->lanes * qnet__workers(ctx) *
+    for (int axis = 0; axis < 3; axis++) plan->end[axis] = plan->size[axis];
+    plan->work_size = 10 * longest * plan->isa->lanes; /* two lines' work, a bundle's rows */
+    plan->work = (qnet_real *)qnet__take(arena, longest, 10 * plan->isa->lanes *
+                                                             qnet__workers(ctx) *
                                                              sizeof *plan->work);
 }
 
-/* `lines` lines that lie beside each other from x on, along y or z. */
+/* `lines` lines that lie beside each other from number `first` of a plane on, along y or z. */
 static void qnet__fft_lines(const qnet__fft_plan *plan, size_t worker, int axis, int inverse,
-                            qnet_real *x, size_t lines)
+                            qnet_real *plane, size_t first, size_t lines)
 {
-    const size_t step = 2 * plan->width * (axis == 2 ? plan->size[1] : 1);
-    qnet__fft_job job = {&plan->line[axis], QNET__FFT_COLUMNS, inverse, NULL, NULL, step, step, 0,
-                         1, plan->work + worker * plan->work_size};
-    if (plan->size[axis] == 1) return;
-    for (size_t i = 0; i < lines; i += job.lines) {
-        job.lines = qnet__min_size(lines - i, plan->isa->lanes);
-        job.in = job.out = x + 2 * i;
+    const size_t step = plan->width * (axis == 2 ? plan->size[1] : 1);
+    qnet__fft_job job = {&plan->line[axis], QNET__FFT_COLUMNS, inverse, NULL, NULL, 2 * step,
+                         2 * step, 0, 1, plan->work + worker * plan->work_size,
+                         axis == 2 ? plan->filter : NULL, first, step};
+    if (plan->size[axis] == 1 && job.filter == NULL) return;
+    for (size_t end = first + lines; job.first < end; job.first += job.lines) {
+        job.lines = qnet__min_size(end - job.first, plan->isa->lanes);
+        job.in = job.out = plane + 2 * job.first;
         plan->isa->fft(&job);
     }
 }
 
 /* Rows of one plane, along x. */
-static void qnet__fft_rows_of(const qnet__fft_plan *plan, size_t worker, size_t z)
+static void qnet__fft_rows_of(const qnet__fft_plan *plan, size_t worker, int inverse, size_t z)
 {
-    const size_t n = plan->size[0], rows = plan->size[1], wide = 2 * plan->width;
-    const int from_real = plan->real && !plan->inverse, to_real = plan->real && plan->inverse;
+    const size_t n = plan->size[0], wide = 2 * plan->width, lanes = plan->isa->lanes;
+    const int from_real = plan->real && !inverse, to_real = plan->real && inverse;
+    const qnet__fft_pass *load = inverse ? NULL : plan->load, *store = inverse ? plan->store : NULL;
     const qnet_real *in = from_real ? plan->x : plan->spectrum;
     qnet_real *out = to_real ? plan->y : plan->spectrum;
-    qnet__fft_job job = {&plan->line[0], plan->real ? QNET__FFT_REAL : QNET__FFT_ROWS,
-                         plan->inverse, NULL, NULL, from_real ? n : wide, to_real ? n : wide, 0, 1,
-                         plan->work + worker * plan->work_size};
-    if (plan->inverse)
-        job.scale = (qnet_real)(1 / ((double)n * (double)rows * (double)plan->size[2]));
-    for (size_t y = 0; y < rows; y += job.lines) {
-        job.lines = qnet__min_size(rows - y, plan->isa->lanes * (plan->real ? 2 : 1));
-        job.in = in + (z * rows + y) * job.in_step;
-        job.out = out + (z * rows + y) * job.out_step;
+    qnet_real *work = plan->work + worker * plan->work_size;
+    qnet_real *rows = work + plan->work_size - 2 * lanes * n; /* [2 lanes][x], of a filter */
+    qnet__fft_job job = {&plan->line[0], plan->real ? QNET__FFT_REAL : QNET__FFT_ROWS, inverse,
+                         NULL, NULL, from_real ? n : wide, to_real ? n : wide, 0, 1, work, NULL, 0,
+                         0};
+    if (inverse)
+        job.scale = (qnet_real)(1 / ((double)n * (double)plan->size[1] * (double)plan->size[2]));
+    for (size_t y = plan->first[1]; y < plan->end[1]; y += job.lines) {
+        job.lines = qnet__min_size(plan->end[1] - y, lanes * (plan->real ? 2 : 1));
+        job.in = load != NULL ? rows : in + (z * plan->size[1] + y) * job.in_step;
+        job.out = store != NULL ? rows : out + (z * plan->size[1] + y) * job.out_step;
+        for (size_t i = 0; load != NULL && i < job.lines; i++)
+            load->load(load->from, y + i, z, rows + i * n);
         plan->isa->fft(&job);
+        for (size_t i = 0; store != NULL && i < job.lines; i++)
+            store->store(store->to, y + i, z, rows + i * n);
     }
 }
 
 static void qnet__fft_plane_task(void *arg, size_t z, size_t worker)
 {
     const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
-    qnet_real *plane = plan->spectrum + 2 * z * plan->size[1] * plan->width;
-    if (!plan->inverse) qnet__fft_rows_of(plan, worker, z);
-    qnet__fft_lines(plan, worker, 1, plan->inverse, plane, plan->width);
-    if (plan->inverse) qnet__fft_rows_of(plan, worker, z);
+    const size_t row = 2 * plan->width, rows = plan->size[1];
+    const int wanted = z >= plan->first[2] && z < plan->end[2];
+    qnet_real *plane = plan->spectrum + z * rows * row;
+    if (plan->inverse && wanted) {
+        qnet__fft_lines(plan, worker, 1, 1, plane, 0, plan->width);
+        qnet__fft_rows_of(plan, worker, 1, z);
+    }
+    if (plan->forward && wanted) {
+        memset(plane, 0, plan->first[1] * row * sizeof *plane);
+        qnet__fft_rows_of(plan, worker, 0, z);
+        memset(plane + plan->end[1] * row, 0, (rows - plan->end[1]) * row * sizeof *plane);
+        qnet__fft_lines(plan, worker, 1, 0, plane, 0, plan->width);
+    } else if (plan->forward) memset(plane, 0, rows * row * sizeof *plane);
 }
 
 static void qnet__fft_z_task(void *arg, size_t i, size_t worker)
 {
     const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
     const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, all = plan->size[1] * plan->width;
-    const size_t first = i * most, lines = qnet__min_size(all - first, most);
-    qnet__fft_lines(plan, worker, 2, plan->inverse, plan->spectrum + 2 * first, lines);
-    if (plan->change == NULL) return;
-    for (size_t z = 0; z < plan->size[2]; z++) plan->change(plan->arg, z * all + first, lines);
-    qnet__fft_lines(plan, worker, 2, 1, plan->spectrum + 2 * first, lines);
+    qnet__fft_lines(plan, worker, 2, !plan->forward, plan->spectrum, i * most,
+                    qnet__min_size(all - i * most, most));
 }
 
-/* Transforms by a plan: spectrum in place or, with a plan of real transforms, from x forward and to
-   y inverse; with a change both ways. */
-static void qnet__fft_by(qnet_context *ctx, qnet__fft_plan *plan, int inverse, const qnet_real *x,
-                         qnet_real *spectrum, qnet_real *y, qnet__fft_change change, void *arg)
+static void qnet__fft_planes(qnet_context *ctx, qnet__fft_plan *plan)
+{
+    qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
+}
+
+static void qnet__fft_along_z(qnet_context *ctx, qnet__fft_plan *plan)
 {
     const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, lines = plan->size[1] * plan->width;
-    plan->inverse = inverse;
-    plan->x = x, plan->spectrum = spectrum, plan->y = y;
-    plan->change = change, plan->arg = arg;
-    if (!inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
     qnet__parallel(ctx, (lines - 1) / most + 1, qnet__fft_z_task, plan);
-    plan->inverse = inverse || change != NULL;
-    if (plan->inverse) qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
+}
+
+/* Transforms by a plan: spectrum in place or, with a plan of real transforms, from x or, if it is
+   not NULL, a pass's rows forward, and to y inverse. */
+static void qnet__fft_by(qnet_context *ctx, qnet__fft_plan *plan, int inverse, const qnet_real *x,
+                         const qnet__fft_pass *load, qnet_real *spectrum, qnet_real *y)
+{
+    plan->inverse = inverse, plan->forward = !inverse;
+    plan->x = x, plan->spectrum = spectrum, plan->y = y;
+    plan->load = load, plan->store = NULL, plan->filter = NULL;
+    if (!inverse) qnet__fft_planes(ctx, plan);
+    qnet__fft_along_z(ctx, plan);
+    if (inverse) qnet__fft_planes(ctx, plan);
 }
 
 /* Whether the real transforms of a context go to its hook. */
@@ -14580,7 +14743,7 @@ static qnet_status qnet__fft_real_by(qnet_context *ctx, qnet__fft_plan *plan, in
     const int nx = (int)plan->size[0], ny = (int)plan->size[1], nz = (int)plan->size[2];
     int failed;
     if (!qnet__fft_hooked(ctx)) {
-        qnet__fft_by(ctx, plan, inverse, x, spectrum, y, NULL, NULL);
+        qnet__fft_by(ctx, plan, inverse, x, NULL, spectrum, y);
         return QNET_OK;
     }
     failed = inverse ? hook->inverse(hook->user, nx, ny, nz, (float *)(void *)spectrum,
@@ -14593,17 +14756,77 @@ static qnet_status qnet__fft_real_by(qnet_context *ctx, qnet__fft_plan *plan, in
     return QNET_OK;
 }
 
-/* x to its spectrum, which is changed, and back to x. */
-static qnet_status qnet__fft_filter(qnet_context *ctx, qnet__fft_plan *plan, qnet_real *x,
-                                    qnet_real *spectrum, qnet__fft_change change, void *arg)
+/* Rows of plane z of an image that lies in memory, for a hook. */
+static void qnet__fft_image_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
+    const int wanted = z >= plan->first[2] && z < plan->end[2];
+    QNET__UNUSED(worker);
+    for (size_t y = 0; y < plan->size[1]; y++) {
+        qnet_real *row = plan->y + (z * plan->size[1] + y) * plan->size[0];
+        if (!wanted || y < plan->first[1] || y >= plan->end[1])
+            memset(row, 0, plan->size[0] * sizeof *row);
+        else if (plan->load != NULL) plan->load->load(plan->load->from, y, z, row);
+        else plan->store->store(plan->store->to, y, z, row);
+    }
+}
+
+/* The spectrum of a pass's rows. image[z][y][x]: for a hook. */
+static qnet_status qnet__fft_load(qnet_context *ctx, qnet__fft_plan *plan,
+                                  const qnet__fft_pass *pass, qnet_real *spectrum,
+                                  qnet_real *image)
 {
     if (!qnet__fft_hooked(ctx)) {
-        qnet__fft_by(ctx, plan, 0, x, spectrum, x, change, arg);
+        qnet__fft_by(ctx, plan, 0, NULL, pass, spectrum, NULL);
         return QNET_OK;
     }
-    QNET__TRY(qnet__fft_real_by(ctx, plan, 0, x, spectrum, NULL));
-    change(arg, 0, plan->width * plan->size[1] * plan->size[2]);
-    return qnet__fft_real_by(ctx, plan, 1, NULL, spectrum, x);
+    plan->load = pass, plan->y = image;
+    qnet__parallel(ctx, plan->size[2], qnet__fft_image_task, plan);
+    return qnet__fft_real_by(ctx, plan, 0, image, spectrum, NULL);
+}
+
+/* The filter of a pass alone, number by number: columns of one point each. */
+static void qnet__fft_filter_all(const qnet__fft_plan *plan, const qnet__fft_filter *filter,
+                                 qnet_real *spectrum)
+{
+    static const int place = 0;
+    qnet__fft_line point;
+    memset(&point, 0, sizeof point);
+    point.n = 1, point.place = &place;
+    qnet__fft_job job = {&point, QNET__FFT_COLUMNS, 0, NULL, NULL, 0, 0, 0, 1, plan->work, filter,
+                         0, 0};
+    for (; job.first < filter->numbers; job.first += job.lines) {
+        job.lines = qnet__min_size(filter->numbers - job.first, plan->isa->lanes);
+        job.in = job.out = spectrum + 2 * job.first;
+        plan->isa->fft(&job);
+    }
+}
+
+/* Filters one after the other: pass[count], the last one again until they are `total`. What one
+   stores the next one may load, as far as it is of the same plane. */
+static qnet_status qnet__fft_filters(qnet_context *ctx, qnet__fft_plan *plan,
+                                     const qnet__fft_pass *pass, size_t count, size_t total,
+                                     qnet_real *spectrum, qnet_real *image)
+{
+    plan->spectrum = spectrum;
+    for (size_t i = 0; i < total && qnet__fft_hooked(ctx); i++) {
+        const qnet__fft_pass *now = &pass[qnet__min_size(i, count - 1)];
+        QNET__TRY(qnet__fft_load(ctx, plan, now, spectrum, image));
+        qnet__fft_filter_all(plan, &now->filter, spectrum);
+        QNET__TRY(qnet__fft_real_by(ctx, plan, 1, NULL, spectrum, image));
+        plan->load = NULL, plan->store = now;
+        qnet__parallel(ctx, plan->size[2], qnet__fft_image_task, plan);
+    }
+    for (size_t i = 0; i <= total && !qnet__fft_hooked(ctx); i++) {
+        plan->store = i > 0 ? &pass[qnet__min_size(i, count) - 1] : NULL;
+        plan->load = i < total ? &pass[qnet__min_size(i, count - 1)] : NULL;
+        plan->inverse = i > 0, plan->forward = i < total;
+        qnet__fft_planes(ctx, plan);
+        if (i == total) break;
+        plan->filter = &plan->load->filter;
+        qnet__fft_along_z(ctx, plan);
+    }
+    return QNET_OK;
 }
 
 /* One transform with a plan of its own. what: names the function in sentences. */
@@ -14627,7 +14850,7 @@ static qnet_status qnet__fft_call(qnet_context *ctx, const char *what, int nx, i
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "a Fourier transform"));
     qnet__fft_plan_take(ctx, &arena, nx, ny, nz, real, &plan);
     if (real) status = qnet__fft_real_by(ctx, &plan, inverse, x, spectrum, y);
-    else qnet__fft_by(ctx, &plan, inverse, NULL, spectrum, NULL, NULL, NULL);
+    else qnet__fft_by(ctx, &plan, inverse, NULL, NULL, spectrum, NULL);
     qnet__free(ctx, arena.base, bytes);
     return status;
 }
@@ -15245,7 +15468,8 @@ QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config 
    threads, several best each by one. Relies on >>context >>nifti.
    ============================================================================================ */
 
-/* value: the bits of a float, not negative, which sort as the float does. end: 3 * voxel + axis. */
+/* value: in its lower 30 bits those of a float of 0 to 2, which sort as the float does, above them
+   1 + the k, -1 to 1, with which p(a) - p(b) is g(p(a) - p(b)). end: 3 * voxel + axis. */
 typedef struct qnet__edge { uint32_t value, end; } qnet__edge;
 
 /* A voxel's place in the forest of groups. k: by how many 2 pi it is shifted against its parent; of
@@ -15270,61 +15494,76 @@ static void qnet__unwrap_take(qnet__unwrapping *u, size_t inside, qnet__arena *a
     u->spare = (qnet__edge *)qnet__take(arena, inside, 3 * sizeof *u->edge);
 }
 
-/* g of a difference of two phases from one interval of 2 pi. */
-static float qnet__wrap_difference(float d)
+#define QNET__UNRELIABLE 16    /* voxels of a row at a time */
+#define QNET__EDGE_BITS 30     /* of the edge's value, a float below 2 */
+#define QNET__EDGES_AHEAD 12
+
+/* u of the voxels [z][y][x .. x + count), which all lie off the border along x, or are one. Of the
+   27 places around a voxel the 13 after the middle are listed; its opposite lies as far before the
+   voxel. A pair is left out where it is a voxel away along an axis at whose border the voxel is;
+   border, pair: bits of axes. */
+QNET__INLINE void qnet__unreliability(const qnet__unwrapping *u, size_t at, int border,
+                                      const size_t count)
 {
-    const float pi = (float)QNET__PI;
-    return d > pi ? d - 2 * pi : d < -pi ? d + 2 * pi : d;
+    const ptrdiff_t nx = u->n[0], ny = u->n[1];
+    const float pi = (float)QNET__PI, most = 4 * pi * pi;
+    float sum[QNET__UNRELIABLE], pairs = 0;
+    for (size_t k = 0; k < count; k++) sum[k] = 0;
+    for (int i = 14; i < 27; i++) {
+        const int dx = i % 3 - 1, dy = i / 3 % 3 - 1, dz = i / 9 - 1;
+        const int pair = (dx != 0) | (dy != 0) << 1 | (dz != 0) << 2;
+        if (pair & border) continue;
+        const float *p = u->phase + at, *after = p + ((dz * ny + dy) * nx + dx);
+        const float *before = p - ((dz * ny + dy) * nx + dx);
+        for (size_t k = 0; k < count; k++) { /* g as a difference of comparisons, for vectors */
+            const float a = before[k] - p[k], b = p[k] - after[k];
+            const float second = a - 2 * pi * (float)((a > pi) - (a < -pi)) -
+                                 (b - 2 * pi * (float)((b > pi) - (b < -pi)));
+            sum[k] += second * second;
+        }
+        pairs++;
+    }
+    for (size_t k = 0; k < count; k++) {
+        const float mean = pairs > 0 ? sum[k] / pairs : most; /* above it: wild phase at the rim */
+        if (u->mask[at + k] != 0) u->unwrapped[at + k] = (mean < most ? mean : most) / 64;
+    }
 }
 
-/* u of slice z. Of the 27 places around a voxel the 13 after the middle are listed, each with the
-   axes, as bits, along which it is a voxel away; its opposite lies as far before the voxel. */
 static void qnet__unreliability_task(void *arg, size_t z, size_t worker)
 {
     const qnet__unwrapping *u = (const qnet__unwrapping *)arg;
     const size_t nx = (size_t)u->n[0], ny = (size_t)u->n[1], nz = (size_t)u->n[2];
-    size_t offset[13], at = z * ny * nx;
-    int axes[13];
+    size_t at = z * ny * nx;
     QNET__UNUSED(worker);
-    for (int i = 0; i < 13; i++) {
-        const int dx = (i + 14) % 3 - 1, dy = (i + 14) / 3 % 3 - 1, dz = (i + 14) / 9 - 1;
-        offset[i] = (size_t)(((ptrdiff_t)dz * (ptrdiff_t)ny + dy) * (ptrdiff_t)nx + dx);
-        axes[i] = (dx != 0) | (dy != 0) << 1 | (dz != 0) << 2;
-    }
     for (size_t y = 0; y < ny; y++)
-        for (size_t x = 0; x < nx; x++, at++) {
-            const int at_border = (x == 0 || x == nx - 1) | (y == 0 || y == ny - 1) << 1 |
-                                  (z == 0 || z == nz - 1) << 2; /* axes */
-            const float *p = u->phase + at;
-            float sum = 0, pairs = 0;
-            if (u->mask[at] == 0) continue;
-            for (int i = 0; i < 13; i++) {
-                if (axes[i] & at_border) continue;
-                const float second = qnet__wrap_difference(*(p - offset[i]) - *p) -
-                                     qnet__wrap_difference(*p - p[offset[i]]);
-                sum += second * second;
-                pairs++;
-            }
-            u->unwrapped[at] = pairs > 0 ? sum / pairs : (float)(4 * QNET__PI * QNET__PI);
+        for (size_t x = 0, count; x < nx; x += count, at += count) {
+            const int border = (x == 0 || x == nx - 1) | (y == 0 || y == ny - 1) << 1 |
+                               (z == 0 || z == nz - 1) << 2;
+            size_t inside = 0;
+            count = x > 0 && x + QNET__UNRELIABLE < nx ? QNET__UNRELIABLE : 1;
+            for (size_t k = 0; k < count; k++) inside += u->mask[at + k] != 0;
+            if (inside == 0) continue;
+            if (count == 1) qnet__unreliability(u, at, border, 1);
+            else qnet__unreliability(u, at, border, QNET__UNRELIABLE);
         }
 }
 
-/* Sorts edge[count] by value, equal values in the order they had: radix sort by 3 digits of 11
+/* Sorts edge[count] by value, equal values in the order they had: radix sort by 3 digits of 10
    bits, the lowest first. Returns where they are then, edge or spare. */
 static qnet__edge *qnet__edges_sort(qnet__edge *edge, qnet__edge *spare, size_t count)
 {
-    for (int shift = 0; shift < 33; shift += 11) {
-        uint32_t place[2048], begin = 0;
+    for (int shift = 0; shift < QNET__EDGE_BITS; shift += 10) {
+        uint32_t place[1024], begin = 0;
         qnet__edge *from = edge;
         memset(place, 0, sizeof place);
-        for (size_t i = 0; i < count; i++) place[from[i].value >> shift & 2047]++;
-        for (int digit = 0; digit < 2048; digit++) {
+        for (size_t i = 0; i < count; i++) place[from[i].value >> shift & 1023]++;
+        for (int digit = 0; digit < 1024; digit++) {
             const uint32_t here = place[digit];
             place[digit] = begin;
             begin += here;
         }
         for (size_t i = 0; i < count; i++)
-            spare[place[from[i].value >> shift & 2047]++] = from[i];
+            spare[place[from[i].value >> shift & 1023]++] = from[i];
         edge = spare;
         spare = from;
     }
@@ -15354,6 +15593,7 @@ static void qnet__unwrap_join(const qnet__unwrapping *u)
 {
     const size_t step[3] = {1, (size_t)u->n[0], (size_t)u->n[0] * (size_t)u->n[1]};
     const size_t voxels = step[2] * (size_t)u->n[2];
+    const float pi = (float)QNET__PI;
     const qnet__edge *edge;
     size_t count = 0, at = 0;
     for (int z = 0; z < u->n[2]; z++)
@@ -15364,17 +15604,25 @@ static void qnet__unwrap_join(const qnet__unwrapping *u)
                 u->group[at].k = 1;
                 if (u->mask[at] == 0) continue;
                 for (uint32_t axis = 0; axis < 3; axis++) {
-                    if (!more[axis] || u->mask[at + step[axis]] == 0) continue;
-                    const float value = u->unwrapped[at] + u->unwrapped[at + step[axis]];
-                    memcpy(&u->edge[count].value, &value, sizeof value);
-                    u->edge[count++].end = 3 * (uint32_t)at + axis;
+                    const size_t b = at + step[axis];
+                    if (!more[axis] || u->mask[b] == 0) continue;
+                    const float value = u->unwrapped[at] + u->unwrapped[b];
+                    const float d = u->phase[at] - u->phase[b];
+                    qnet__edge *e = &u->edge[count++];
+                    memcpy(&e->value, &value, sizeof value);
+                    e->value |= (d > pi ? 2u : d < -pi ? 0u : 1u) << QNET__EDGE_BITS;
+                    e->end = 3 * (uint32_t)at + axis;
                 }
             }
     edge = qnet__edges_sort(u->edge, u->spare, count);
     for (size_t i = 0; i < count; i++) {
         const uint32_t a = edge[i].end / 3, b = a + (uint32_t)step[edge[i].end % 3];
-        const float d = u->phase[a] - u->phase[b], pi = (float)QNET__PI;
-        int32_t ka, kb, k = d > pi ? 1 : d < -pi ? -1 : 0; /* of b against a */
+        int32_t ka, kb, k = (int32_t)(edge[i].value >> QNET__EDGE_BITS) - 1; /* of b against a */
+        if (i + QNET__EDGES_AHEAD < count) { /* one after the other they are anywhere in memory */
+            const uint32_t end = edge[i + QNET__EDGES_AHEAD].end;
+            QNET__PREFETCH(&u->group[end / 3]);
+            QNET__PREFETCH(&u->group[end / 3 + step[end % 3]]);
+        }
         const uint32_t root_a = qnet__group_root(u->group, a, &ka);
         const uint32_t root_b = qnet__group_root(u->group, b, &kb);
         qnet__group *to = &u->group[root_a], *from = &u->group[root_b];
@@ -15501,12 +15749,15 @@ typedef struct qnet__kspace {
     qnet_context *ctx;
     const qnet_volume *grid;
     size_t n[3], size[3], width; /* x, y, z: voxels, padded; of a row of the spectrum */
+    size_t numbers;              /* of the spectrum, complex */
     qnet__fft_plan plan;
-    qnet_real *image;            /* [z][y][x], padded */
+    qnet_real *image;            /* [z][y][x], padded; NULL but for a hook */
     qnet_real *sphere, *dipole;  /* [z][y][width]: the transform of S, and D; may be one block */
     int knows_sphere, knows_dipole; /* once made, where they are two blocks */
+    double unit[3], square;      /* of the sphere: a voxel's sides, its radius squared */
     double fits;                 /* the part of the sphere in the mask above which it fits */
-    qnet_real *spectrum, *kept;  /* [z][y][width][2]; kept: of the inversion */
+    qnet_real *spectrum;         /* [z][y][width][2] */
+    qnet_real *kept;             /* [2][z][y][width]; of the inversion */
     void *block;
     size_t bytes;
 } qnet__kspace;
@@ -15517,12 +15768,13 @@ static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int kernels, 
     qnet__fft_plan_take(k->ctx, arena, (int)k->size[0], (int)k->size[1], (int)k->size[2], 1,
                         &k->plan);
     k->width = k->plan.width;
-    k->image = (qnet_real *)qnet__take(arena, rows * k->size[0], sizeof *k->image);
-    k->sphere = k->dipole = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->sphere);
-    if (kernels > 1)
-        k->dipole = (qnet_real *)qnet__take(arena, rows * k->width, sizeof *k->dipole);
-    k->spectrum = (qnet_real *)qnet__take(arena, rows * k->width, 2 * sizeof *k->spectrum);
-    if (keeps) k->kept = (qnet_real *)qnet__take(arena, rows * k->width, 2 * sizeof *k->kept);
+    k->numbers = rows * k->width;
+    if (qnet__fft_hooked(k->ctx))
+        k->image = (qnet_real *)qnet__take(arena, rows * k->size[0], sizeof *k->image);
+    k->sphere = k->dipole = (qnet_real *)qnet__take(arena, k->numbers, sizeof *k->sphere);
+    if (kernels > 1) k->dipole = (qnet_real *)qnet__take(arena, k->numbers, sizeof *k->dipole);
+    k->spectrum = (qnet_real *)qnet__take(arena, k->numbers, 2 * sizeof *k->spectrum);
+    if (keeps) k->kept = (qnet_real *)qnet__take(arena, k->numbers, 2 * sizeof *k->kept);
 }
 
 /* The grid of a volume with at least pad[3] zeros behind its voxels; to be freed by kspace_close.
@@ -15553,75 +15805,83 @@ static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what, const 
 
 static void qnet__kspace_close(qnet__kspace *k) { qnet__free(k->ctx, k->block, k->bytes); }
 
+/* Filters are of the rows and planes alone that a mask has voxels in; NULL: of all. */
+static void qnet__kspace_bound(qnet__kspace *k, const float *mask)
+{
+    size_t *first = k->plan.first, *end = k->plan.end, at = 0;
+    for (int i = 1; i < 3; i++) {
+        first[i] = mask != NULL ? k->n[i] : 0;
+        end[i] = mask != NULL ? 0 : k->n[i];
+    }
+    if (mask == NULL) return;
+    for (size_t z = 0; z < k->n[2]; z++)
+        for (size_t y = 0; y < k->n[1]; y++) {
+            size_t x = 0;
+            while (x < k->n[0] && mask[at + x] == 0) x++;
+            at += k->n[0];
+            if (x == k->n[0]) continue;
+            first[1] = qnet__min_size(first[1], y), first[2] = qnet__min_size(first[2], z);
+            end[1] = qnet__max_size(end[1], y + 1), end[2] = z + 1;
+        }
+}
+
 /* ---- voxels ---------------------------------------------------------------------------------- */
 
-/* What is done at each voxel, with the padded image and with volumes. */
+/* What is done at each voxel of an image's row, on the way in and on the way out. */
 typedef enum qnet__voxels_step {
-    QNET__VOXELS_SET,  /* image = value inside the mask, 0 outside and in the padding */
-    QNET__VOXELS_CLIP, /* image stays where it is above `number` inside the mask, else 0 */
+    QNET__VOXELS_SET,  /* image = value above `number` inside the mask, 0 outside and behind it */
     QNET__VOXELS_GET,  /* out = image inside the mask, else 0 */
     QNET__VOXELS_FIT,  /* out = `number` where image, S * M, says that a sphere fits; or it stays */
     QNET__VOXELS_PEEL  /* out = value - image where mask is `number`; or it stays */
 } qnet__voxels_step;
 
-typedef struct qnet__voxels_job {
+typedef struct qnet__voxels {
     const qnet__kspace *k;
     qnet__voxels_step step;
     const float *value, *mask; /* [nz][ny][nx]; NULL: 1 everywhere */
     float *out;
     double number;
-} qnet__voxels_job;
+} qnet__voxels;
 
-/* Row of a volume that begins at voxel `first`; a loop per step, as this is done often. */
-static void qnet__voxels_row(const qnet__voxels_job *job, qnet_real *image, size_t first)
+static void qnet__voxels_row(void *arg, size_t y, size_t z, qnet_real *image)
 {
-    const float *value = job->value != NULL ? job->value + first : NULL;
-    const float *mask = job->mask != NULL ? job->mask + first : NULL;
-    float *out = job->out != NULL ? job->out + first : NULL;
-    const size_t n = job->k->n[0];
-    const qnet_real number = (qnet_real)job->number;
+    const qnet__voxels *v = (const qnet__voxels *)arg;
+    const size_t n = v->k->n[0], first = (z * v->k->n[1] + y) * n;
+    const float *value = v->value != NULL ? v->value + first : NULL;
+    const float *mask = v->mask != NULL ? v->mask + first : NULL;
+    float *out = v->out != NULL ? v->out + first : NULL;
+    const float number = (float)v->number;
     size_t x;
-    switch (job->step) {
+    switch (v->step) {
     case QNET__VOXELS_SET:
-        for (x = 0; x < n; x++) image[x] = value != NULL ? (qnet_real)value[x] : 1;
-        for (x = 0; x < n && mask != NULL; x++) image[x] = mask[x] != 0 ? image[x] : 0;
-        break;
-    case QNET__VOXELS_CLIP:
-        for (x = 0; x < n; x++) image[x] = mask[x] != 0 && image[x] > number ? image[x] : 0;
+        for (x = 0; x < n; x++)
+            image[x] = mask != NULL && mask[x] == 0 ? 0 : value == NULL ? 1
+                           : value[x] > number ? (qnet_real)value[x] : 0;
+        for (; x < v->k->size[0]; x++) image[x] = 0;
         break;
     case QNET__VOXELS_GET:
         for (x = 0; x < n; x++) out[x] = mask == NULL || mask[x] != 0 ? (float)image[x] : 0;
         break;
     case QNET__VOXELS_FIT:
         for (x = 0; x < n; x++)
-            if (mask[x] != 0 && (double)image[x] > job->k->fits) out[x] = (float)number;
+            if (mask[x] != 0 && (double)image[x] > v->k->fits) out[x] = number;
         break;
     case QNET__VOXELS_PEEL:
         for (x = 0; x < n; x++)
-            out[x] = mask[x] == (float)number ? (float)((qnet_real)value[x] - image[x]) : out[x];
+            out[x] = mask[x] == number ? (float)((qnet_real)value[x] - image[x]) : out[x];
         break;
     }
 }
 
-static void qnet__voxels_task(void *arg, size_t z, size_t worker)
+/* A filter from voxels to voxels. */
+static qnet__fft_pass qnet__voxels_pass(const qnet__kspace *k, qnet__voxels *from,
+                                        qnet__filter_step step, const qnet_real *kernel,
+                                        double threshold, qnet__voxels *to)
 {
-    const qnet__voxels_job *job = (const qnet__voxels_job *)arg;
-    const qnet__kspace *k = job->k;
-    const int pads = job->step == QNET__VOXELS_SET || job->step == QNET__VOXELS_CLIP;
-    QNET__UNUSED(worker);
-    for (size_t y = 0; y < k->size[1]; y++) {
-        qnet_real *image = k->image + (z * k->size[1] + y) * k->size[0];
-        const int inside = z < k->n[2] && y < k->n[1];
-        if (inside) qnet__voxels_row(job, image, (z * k->n[1] + y) * k->n[0]);
-        for (size_t x = inside ? k->n[0] : 0; pads && x < k->size[0]; x++) image[x] = 0;
-    }
-}
-
-static void qnet__voxels(qnet__kspace *k, qnet__voxels_step step, const float *value,
-                        const float *mask, float *out, double number)
-{
-    qnet__voxels_job job = {k, step, value, mask, out, number};
-    qnet__parallel(k->ctx, k->size[2], qnet__voxels_task, &job);
+    const qnet__fft_pass pass = {
+        qnet__voxels_row, from, {step, kernel, k->kept, k->numbers, (qnet_real)threshold},
+        qnet__voxels_row, to};
+    return pass;
 }
 
 /* ---- spectra --------------------------------------------------------------------------------- */
@@ -15659,65 +15919,6 @@ static void qnet__dipole_task(void *arg, size_t z, size_t worker)
     qnet_field_direction(k->grid, b);
     for (size_t y = 0; y < k->size[1]; y++)
         qnet__dipole_row(k, b, y, z, k->dipole + (z * k->size[1] + y) * k->width);
-}
-
-/* What becomes of a spectrum, between the image and the image. */
-typedef enum qnet__filter_step {
-    QNET__FILTER_CONVOLVE,   /* times the kernel */
-    QNET__FILTER_DECONVOLVE, /* divided by C = 1 - kernel where |C| >= threshold, else 0 */
-    QNET__FILTER_INVERT,     /* divided by D, or by sign(D) threshold where |D| is below; kept */
-    QNET__FILTER_MERGE       /* what was kept where |D| >= threshold */
-} qnet__filter_step;
-
-typedef struct qnet__filter_job {
-    const qnet__kspace *k;
-    qnet__filter_step step;
-    const qnet_real *kernel; /* of k: sphere or dipole */
-    double threshold;
-} qnet__filter_job;
-
-static void qnet__filter_change(void *arg, size_t first, size_t count)
-{
-    const qnet__filter_job *job = (const qnet__filter_job *)arg;
-    const qnet_real t = (qnet_real)job->threshold;
-    const qnet_real most = (qnet_real)(t > 0 ? 1 / job->threshold : 0);
-    const qnet_real *kernel = job->kernel + first;
-    qnet_real *x = job->k->spectrum + 2 * first;
-    qnet_real *kept = job->k->kept != NULL ? job->k->kept + 2 * first : NULL;
-    switch (job->step) {
-    case QNET__FILTER_CONVOLVE:
-        for (size_t i = 0; i < count; i++) x[2 * i] *= kernel[i], x[2 * i + 1] *= kernel[i];
-        break;
-    case QNET__FILTER_DECONVOLVE:
-        for (size_t i = 0; i < count; i++) {
-            const qnet_real c = 1 - kernel[i], factor = c >= t || c <= -t ? 1 / c : 0;
-            x[2 * i] *= factor, x[2 * i + 1] *= factor;
-        }
-        break;
-    case QNET__FILTER_INVERT:
-        for (size_t i = 0; i < count; i++) {
-            const qnet_real d = kernel[i], sign = d > 0 ? most : d < 0 ? -most : 0;
-            const qnet_real factor = d > t || d < -t ? 1 / d : sign;
-            kept[2 * i] = x[2 * i] *= factor;
-            kept[2 * i + 1] = x[2 * i + 1] *= factor;
-        }
-        break;
-    case QNET__FILTER_MERGE:
-        for (size_t i = 0; i < count; i++) {
-            const int large = kernel[i] >= t || kernel[i] <= -t;
-            x[2 * i] = large ? kept[2 * i] : x[2 * i];
-            x[2 * i + 1] = large ? kept[2 * i + 1] : x[2 * i + 1];
-        }
-        break;
-    }
-}
-
-/* The image to its spectrum, which a step changes, and back. */
-static qnet_status qnet__filter(qnet__kspace *k, qnet__filter_step step, const qnet_real *kernel,
-                                double threshold)
-{
-    qnet__filter_job job = {k, step, kernel, threshold};
-    return qnet__fft_filter(k->ctx, &k->plan, k->image, k->spectrum, qnet__filter_change, &job);
 }
 
 /* ---- the configuration ----------------------------------------------------------------------- */
@@ -15784,15 +15985,19 @@ QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *sus
     pad[1] = (size_t)susceptibility->ny;
     pad[2] = (size_t)susceptibility->nz;
     QNET__TRY(qnet__kspace_open(ctx, what, susceptibility, pad, 1, 0, &k));
-    qnet__voxels(&k, QNET__VOXELS_SET, susceptibility->voxels, NULL, NULL, 0);
-    qnet__parallel(ctx, k.size[2], qnet__dipole_task, &k);
-    status = qnet__filter(&k, QNET__FILTER_CONVOLVE, k.dipole, 0);
-    if (status == QNET_OK) status = qnet__volume_like(ctx, susceptibility, &v);
+    status = qnet__volume_like(ctx, susceptibility, &v);
     if (status == QNET_OK) {
-        qnet__voxels(&k, QNET__VOXELS_GET, NULL, NULL, v->voxels, 0);
-        *field = v;
+        qnet__voxels from = {&k, QNET__VOXELS_SET, susceptibility->voxels, NULL, NULL, -INFINITY};
+        qnet__voxels to = {&k, QNET__VOXELS_GET, NULL, NULL, v->voxels, 0};
+        const qnet__fft_pass pass = qnet__voxels_pass(&k, &from, QNET__FILTER_CONVOLVE, k.dipole,
+                                                      0, &to);
+        qnet__kspace_bound(&k, NULL);
+        qnet__parallel(ctx, k.size[2], qnet__dipole_task, &k);
+        status = qnet__fft_filters(ctx, &k.plan, &pass, 1, 1, k.spectrum, k.image);
     }
     qnet__kspace_close(&k);
+    if (status != QNET_OK) qnet_volume_destroy(v);
+    else *field = v;
     return status;
 }
 
@@ -15821,35 +16026,36 @@ static qnet_status qnet__sphere_reach(qnet_context *ctx, const qnet_susceptibili
     return QNET_OK;
 }
 
-/* k->sphere = the transform of a sphere of sum 1 around voxel (0, 0, 0): all voxels whose centres
-   lie within the radius. Spoils image and spectrum. */
+/* Row y of plane z of a sphere of ones around voxel (0, 0, 0), in a grid that repeats: all voxels
+   whose centres lie within the radius. */
+static void qnet__sphere_row(void *arg, size_t y, size_t z, qnet_real *row)
+{
+    const qnet__kspace *k = (const qnet__kspace *)arg;
+    const double dy = (double)qnet__min_size(y, k->size[1] - y) * k->unit[1];
+    const double dz = (double)qnet__min_size(z, k->size[2] - z) * k->unit[2];
+    for (size_t x = 0; x < k->size[0]; x++) {
+        const double dx = (double)qnet__min_size(x, k->size[0] - x) * k->unit[0];
+        row[x] = dx * dx + dy * dy + dz * dz <= k->square;
+    }
+}
+
+/* k->sphere = the transform of a sphere of sum 1. Spoils the spectrum. */
 static qnet_status qnet__sphere_kernel(qnet__kspace *k, const qnet_susceptibility_config *config,
                                        double radius)
 {
-    const double square = radius * radius * QNET__SPHERE_ROUNDING;
-    double unit[3];
-    size_t reach[3], count = 0;
-    QNET__TRY(qnet__sphere_reach(k->ctx, config, k->grid, radius, unit, reach));
-    qnet__zero(k->ctx, k->image, k->size[0] * k->size[1] * k->size[2] * sizeof *k->image);
-    for (int set = 0; set < 2; set++) /* counts, then sets */
-        for (size_t l = 0; l <= 2 * reach[2]; l++)
-            for (size_t j = 0; j <= 2 * reach[1]; j++)
-                for (size_t i = 0; i <= 2 * reach[0]; i++) {
-                    const double dx = ((double)i - (double)reach[0]) * unit[0];
-                    const double dy = ((double)j - (double)reach[1]) * unit[1];
-                    const double dz = ((double)l - (double)reach[2]) * unit[2];
-                    const size_t x = (i + k->size[0] - reach[0]) % k->size[0];
-                    const size_t y = (j + k->size[1] - reach[1]) % k->size[1];
-                    const size_t z = (l + k->size[2] - reach[2]) % k->size[2];
-                    if (dx * dx + dy * dy + dz * dz > square) continue;
-                    if (set) k->image[(z * k->size[1] + y) * k->size[0] + x] =
-                                 (qnet_real)(1 / (double)count);
-                    else count++;
-                }
-    k->fits = 1 - 0.5 / (double)count;
-    QNET__TRY(qnet__fft_real_by(k->ctx, &k->plan, 0, k->image, k->spectrum, NULL));
-    for (size_t i = 0; i < k->width * k->size[1] * k->size[2]; i++)
-        k->sphere[i] = k->spectrum[2 * i];
+    qnet__fft_pass pass;
+    qnet__fft_plan whole = k->plan; /* of the padded grid, not of a mask */
+    size_t reach[3];
+    memset(&pass, 0, sizeof pass);
+    pass.load = qnet__sphere_row, pass.from = k;
+    for (int i = 0; i < 3; i++) whole.first[i] = 0, whole.end[i] = k->size[i];
+    QNET__TRY(qnet__sphere_reach(k->ctx, config, k->grid, radius, k->unit, reach));
+    k->square = radius * radius * QNET__SPHERE_ROUNDING;
+    QNET__TRY(qnet__fft_load(k->ctx, &whole, &pass, k->spectrum, k->image));
+    const double voxels = rint((double)k->spectrum[0]); /* at frequency 0 is the sum of the ones */
+    k->fits = 1 - 0.5 / voxels;
+    for (size_t i = 0; i < k->numbers; i++)
+        k->sphere[i] = (qnet_real)((double)k->spectrum[2 * i] / voxels);
     return QNET_OK;
 }
 
@@ -15865,21 +16071,27 @@ static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config
                             ? fmax(fmax(side[0], side[1]), side[2]) : 1;
     const int fit = (int)(radius / step * QNET__SPHERE_ROUNDING);
     const int spheres = config->background == QNET_VSHARP ? qnet__max_int(fit, 1) : 1;
+    qnet__kspace_bound(k, mask);
     for (int i = 1; i <= spheres; i++) {
+        qnet__voxels whole = {k, QNET__VOXELS_SET, NULL, mask, NULL, 0};
+        qnet__voxels fits = {k, QNET__VOXELS_FIT, NULL, mask, eroded, (double)i};
+        qnet__voxels in = {k, QNET__VOXELS_SET, field, mask, NULL, -INFINITY};
+        qnet__voxels peel = {k, QNET__VOXELS_PEEL, field, eroded, local, (double)i};
+        qnet__voxels peeled = {k, QNET__VOXELS_SET, local, eroded, NULL, -INFINITY};
+        qnet__voxels get = {k, QNET__VOXELS_GET, NULL, eroded, local, 0};
+        qnet__fft_pass pass[3];
+        size_t count = 0;
         if (!k->knows_sphere || spheres > 1)
             QNET__TRY(qnet__sphere_kernel(k, config, radius - (spheres - i) * step));
-        if (!k->knows_sphere) {
-            qnet__voxels(k, QNET__VOXELS_SET, NULL, mask, NULL, 0);
-            QNET__TRY(qnet__filter(k, QNET__FILTER_CONVOLVE, k->sphere, 0));
-            qnet__voxels(k, QNET__VOXELS_FIT, NULL, mask, eroded, i);
-        }
-        qnet__voxels(k, QNET__VOXELS_SET, field, mask, NULL, 0);
-        QNET__TRY(qnet__filter(k, QNET__FILTER_CONVOLVE, k->sphere, 0));
-        qnet__voxels(k, QNET__VOXELS_PEEL, field, eroded, local, i);
+        if (!k->knows_sphere)
+            pass[count++] = qnet__voxels_pass(k, &whole, QNET__FILTER_CONVOLVE, k->sphere, 0,
+                                              &fits);
+        pass[count++] = qnet__voxels_pass(k, &in, QNET__FILTER_CONVOLVE, k->sphere, 0, &peel);
+        if (i == spheres)
+            pass[count++] = qnet__voxels_pass(k, &peeled, QNET__FILTER_DECONVOLVE, k->sphere,
+                                              config->sharp_threshold, &get);
+        QNET__TRY(qnet__fft_filters(k->ctx, &k->plan, pass, count, count, k->spectrum, k->image));
     }
-    qnet__voxels(k, QNET__VOXELS_SET, local, eroded, NULL, 0);
-    QNET__TRY(qnet__filter(k, QNET__FILTER_DECONVOLVE, k->sphere, config->sharp_threshold));
-    qnet__voxels(k, QNET__VOXELS_GET, NULL, eroded, local, 0);
     k->knows_sphere = k->sphere != k->dipole;
     return QNET_OK;
 }
@@ -15933,15 +16145,49 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
 
 /* ---- the inversion --------------------------------------------------------------------------- */
 
-/* Takes from chi[count] its mean over the mask, there. */
-static void qnet__mean_zero(float *chi, const float *mask, size_t count)
+#define QNET__MEAN_CHUNKS 64
+
+typedef struct qnet__mean_job {
+    float *chi;
+    const float *mask;                 /* [count] */
+    size_t count, inside[QNET__MEAN_CHUNKS];
+    double sum[QNET__MEAN_CHUNKS], mean;
+} qnet__mean_job;
+
+static void qnet__mean_task(void *arg, size_t chunk, size_t worker)
 {
+    qnet__mean_job *job = (qnet__mean_job *)arg;
+    const size_t size = (job->count - 1) / QNET__MEAN_CHUNKS + 1;
+    const size_t end = qnet__min_size((chunk + 1) * size, job->count);
     double sum = 0;
     size_t inside = 0;
-    for (size_t i = 0; i < count; i++)
-        if (mask[i] != 0) sum += (double)chi[i], inside++;
-    for (size_t i = 0; i < count; i++)
-        if (mask[i] != 0) chi[i] = (float)((double)chi[i] - sum / (double)inside);
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * size; i < end; i++)
+        if (job->mask[i] != 0) sum += (double)job->chi[i], inside++;
+    job->sum[chunk] = sum, job->inside[chunk] = inside;
+}
+
+static void qnet__shift_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__mean_job *job = (const qnet__mean_job *)arg;
+    const size_t size = (job->count - 1) / QNET__MEAN_CHUNKS + 1;
+    const size_t end = qnet__min_size((chunk + 1) * size, job->count);
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * size; i < end; i++)
+        if (job->mask[i] != 0) job->chi[i] = (float)((double)job->chi[i] - job->mean);
+}
+
+/* Takes from chi[count] its mean over the mask, there. */
+static void qnet__mean_zero(qnet_context *ctx, float *chi, const float *mask, size_t count)
+{
+    qnet__mean_job job;
+    double sum = 0;
+    size_t inside = 0;
+    job.chi = chi, job.mask = mask, job.count = count;
+    qnet__parallel(ctx, QNET__MEAN_CHUNKS, qnet__mean_task, &job);
+    for (int i = 0; i < QNET__MEAN_CHUNKS; i++) sum += job.sum[i], inside += job.inside[i];
+    job.mean = sum / (double)inside;
+    qnet__parallel(ctx, QNET__MEAN_CHUNKS, qnet__shift_task, &job);
 }
 
 /* chi by truncated division, whose spectrum is kept, then with parts of chi_m's. */
@@ -15950,14 +16196,15 @@ static qnet_status qnet__invert(qnet__kspace *k, const qnet_susceptibility_confi
 {
     if (!k->knows_dipole) qnet__parallel(k->ctx, k->size[2], qnet__dipole_task, k);
     k->knows_dipole = k->sphere != k->dipole;
-    qnet__voxels(k, QNET__VOXELS_SET, local, mask, NULL, 0);
-    QNET__TRY(qnet__filter(k, QNET__FILTER_INVERT, k->dipole, config->tkd_threshold));
-    for (int i = 0; i < config->iterations; i++) {
-        qnet__voxels(k, QNET__VOXELS_CLIP, NULL, mask, NULL, config->iteration_threshold);
-        QNET__TRY(qnet__filter(k, QNET__FILTER_MERGE, k->dipole, config->tkd_threshold));
-    }
-    qnet__voxels(k, QNET__VOXELS_GET, NULL, mask, chi, 0);
-    if (config->mean_zero) qnet__mean_zero(chi, mask, k->n[0] * k->n[1] * k->n[2]);
+    qnet__voxels in = {k, QNET__VOXELS_SET, local, mask, NULL, -INFINITY};
+    qnet__voxels out = {k, QNET__VOXELS_GET, NULL, mask, chi, 0};
+    qnet__voxels high = {k, QNET__VOXELS_SET, chi, mask, NULL, config->iteration_threshold};
+    const qnet__fft_pass pass[2] = {
+        qnet__voxels_pass(k, &in, QNET__FILTER_INVERT, k->dipole, config->tkd_threshold, &out),
+        qnet__voxels_pass(k, &high, QNET__FILTER_MERGE, k->dipole, config->tkd_threshold, &out)};
+    QNET__TRY(qnet__fft_filters(k->ctx, &k->plan, pass, 2, 1 + (size_t)config->iterations,
+                                k->spectrum, k->image));
+    if (config->mean_zero) qnet__mean_zero(k->ctx, chi, mask, k->n[0] * k->n[1] * k->n[2]);
     return QNET_OK;
 }
 
@@ -15982,8 +16229,10 @@ QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
     pad[2] = ((size_t)local->nz + 3) / 4;
     QNET__TRY(qnet__kspace_open(ctx, what, local, pad, 1, 1, &k));
     status = qnet__volume_like(ctx, local, &chi);
-    if (status == QNET_OK)
+    if (status == QNET_OK) {
+        qnet__kspace_bound(&k, mask->voxels);
         status = qnet__invert(&k, config, local->voxels, mask->voxels, chi->voxels);
+    }
     qnet__kspace_close(&k);
     if (status != QNET_OK) qnet_volume_destroy(chi);
     else *susceptibility = chi;
@@ -16791,14 +17040,14 @@ static qnet_status qnet__chain_unwrap(qnet__chain *c, int echoes)
 
 #define QNET__OFFSET_TERMS 10 /* 1, x, y, z, xx, xy, xz, yy, yz, zz, each axis over -1 .. 1 */
 
-static void qnet__offset_terms(const qnet_volume *v, int x, int y, int z,
-                               double term[QNET__OFFSET_TERMS])
+static void qnet__offset_terms(const qnet_volume *v, uint32_t i, double term[QNET__OFFSET_TERMS])
 {
+    const uint32_t nx = (uint32_t)v->nx, ny = (uint32_t)v->ny, x = i % nx, row = i / nx;
     const double at[4] = {1, 2.0 * x / qnet__max_int(v->nx - 1, 1) - 1,
-                          2.0 * y / qnet__max_int(v->ny - 1, 1) - 1,
-                          2.0 * z / qnet__max_int(v->nz - 1, 1) - 1};
-    for (int i = 0, k = 0; i < 4; i++)
-        for (int j = i; j < 4; j++) term[k++] = at[i] * at[j];
+                          2.0 * (row % ny) / qnet__max_int(v->ny - 1, 1) - 1,
+                          2.0 * (row / ny) / qnet__max_int(v->nz - 1, 1) - 1};
+    for (int j = 0, k = 0; j < 4; j++)
+        for (int l = j; l < 4; l++) term[k++] = at[j] * at[l];
 }
 
 /* Solves a x = b, a symmetric and positive definite, by Cholesky's a = l l^T; x takes b's place.
@@ -16834,47 +17083,146 @@ static void qnet__solve_offset(double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS],
 #define QNET__ALIGN_SHARE 0.05
 #define QNET__ALIGN_RMS 0.5
 
+/* What a task of QNET__FIT_CHUNK voxels of a component finds; the parts are added in their order. */
+typedef struct qnet__align_part {
+    double square;                                /* of the distances to the line less 2 pi n */
+    uint32_t turns[2 * QNET__TURNS + 1];          /* how many voxels are so many off */
+    double sum[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS], right[QNET__OFFSET_TERMS]; /* equations */
+} qnet__align_part;
+
 typedef struct qnet__aligning {
     qnet__chain *chain;
     double offset[QNET__OFFSET_TERMS]; /* of the polynomial p0 */
-    uint32_t *list;                    /* the voxels of a component */
-    int8_t *turns;                     /* of each of them, in the echo at hand */
+    uint32_t *list;                    /* [size]: the voxels of a component */
+    float *p0;                         /* [size]: p0 there */
+    int8_t *turns;                     /* [size]: of each of them, in the echo at hand */
     size_t size;
+    qnet__align_part *part;            /* [chunks] */
+    int echo, all, by;                 /* the echo at hand; all voxels move, by so many turns */
 } qnet__aligning;
 
-static void qnet__offset_terms_at(const qnet_volume *v, size_t i, double term[QNET__OFFSET_TERMS])
+static void qnet__aligning_take(qnet__aligning *a, size_t inside, qnet__arena *arena)
 {
-    const size_t nx = (size_t)v->nx, ny = (size_t)v->ny;
-    qnet__offset_terms(v, (int)(i % nx), (int)(i / nx % ny), (int)(i / nx / ny), term);
+    a->part = (qnet__align_part *)qnet__take(arena, (inside - 1) / QNET__FIT_CHUNK + 1,
+                                             sizeof *a->part);
+    a->list = (uint32_t *)qnet__take(arena, inside, sizeof *a->list);
+    a->p0 = (float *)qnet__take(arena, inside, sizeof *a->p0);
+    a->turns = (int8_t *)qnet__take(arena, inside, sizeof *a->turns);
 }
 
-/* How many whole turns voxel i of echo e is from the line, which echo 0 has at 0; not rounded. */
-static double qnet__turns_off(const qnet__aligning *a, int e, size_t i)
+/* Runs a task for each chunk of the component; returns how many these are. */
+static size_t qnet__align_by(qnet__aligning *a, qnet_task task)
 {
+    const size_t chunks = (a->size - 1) / QNET__FIT_CHUNK + 1;
+    qnet__parallel(a->chain->ctx, chunks, task, a);
+    return chunks;
+}
+
+/* The equations of the polynomial nearest to the offset that the first two echoes have. */
+static void qnet__fit_offset_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__aligning *a = (const qnet__aligning *)arg;
     const qnet__chain *c = a->chain;
-    const double phase = (double)c->phase[e]->voxels[i];
-    double term[QNET__OFFSET_TERMS], p0 = 0;
-    if (e == 0) return phase / (2 * QNET__PI);
-    qnet__offset_terms_at(c->made.mask, i, term);
-    for (int k = 0; k < QNET__OFFSET_TERMS; k++) p0 += a->offset[k] * term[k];
-    const double before = (double)c->phase[e - 1]->voxels[i];
-    return (phase - p0 - (before - p0) * c->time[e] / c->time[e - 1]) / (2 * QNET__PI);
+    const float *magnitude = c->first->echo[0].magnitude->voxels;
+    const double back = c->time[0] / (c->time[1] - c->time[0]);
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
+    qnet__align_part *part = &a->part[chunk];
+    double term[QNET__OFFSET_TERMS];
+    QNET__UNUSED(worker);
+    memset(part, 0, sizeof *part);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        const uint32_t at = a->list[i];
+        const double w = (double)magnitude[at] * (double)magnitude[at];
+        const double first = (double)c->phase[0]->voxels[at];
+        const double p0 = first - back * ((double)c->phase[1]->voxels[at] - first);
+        qnet__offset_terms(c->made.mask, at, term);
+        for (int j = 0; j < QNET__OFFSET_TERMS; j++) {
+            for (int k = 0; k <= j; k++) part->sum[j][k] += w * term[j] * term[k];
+            part->right[j] += w * term[j] * p0;
+        }
+    }
+}
+
+static void qnet__fit_offset(qnet__aligning *a)
+{
+    const size_t chunks = qnet__align_by(a, qnet__fit_offset_task);
+    double sum[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS];
+    memset(sum, 0, sizeof sum);
+    memset(a->offset, 0, sizeof a->offset);
+    for (size_t i = 0; i < chunks; i++)
+        for (int j = 0; j < QNET__OFFSET_TERMS; j++) {
+            for (int k = 0; k <= j; k++) sum[j][k] += a->part[i].sum[j][k];
+            a->offset[j] += a->part[i].right[j];
+        }
+    qnet__solve_offset(sum, a->offset);
+}
+
+static void qnet__p0_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__aligning *a = (const qnet__aligning *)arg;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
+    double term[QNET__OFFSET_TERMS];
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        double p0 = 0;
+        qnet__offset_terms(a->chain->made.mask, a->list[i], term);
+        for (int k = 0; k < QNET__OFFSET_TERMS; k++) p0 += a->offset[k] * term[k];
+        a->p0[i] = (float)p0;
+    }
+}
+
+/* How many whole turns each voxel of the echo at hand is from the line, which echo 0 has at 0. */
+static void qnet__turns_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__aligning *a = (const qnet__aligning *)arg;
+    const qnet__chain *c = a->chain;
+    const int e = a->echo;
+    const float *phase = c->phase[e]->voxels, *before = e > 0 ? c->phase[e - 1]->voxels : NULL;
+    const double ratio = e > 0 ? c->time[e] / c->time[e - 1] : 0, most = QNET__TURNS;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
+    qnet__align_part *part = &a->part[chunk];
+    double square = 0;
+    QNET__UNUSED(worker);
+    memset(part->turns, 0, sizeof part->turns);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        const uint32_t at = a->list[i];
+        const double p0 = (double)a->p0[i];
+        const double line = e > 0 ? p0 + ((double)before[at] - p0) * ratio : 0;
+        const double off = ((double)phase[at] - line) / (2 * QNET__PI);
+        const double near_by = off > most ? most : off < -most ? -most : off;
+        const int turns = (int)(near_by + (near_by < 0 ? -0.5 : 0.5)); /* to the nearest */
+        square += (off - turns) * (off - turns);
+        a->turns[i] = (int8_t)turns;
+        part->turns[turns + QNET__TURNS]++;
+    }
+    part->square = square;
+}
+
+static void qnet__move_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__aligning *a = (const qnet__aligning *)arg;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
+    float *phase = a->chain->phase[a->echo]->voxels;
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
+        float *p = &phase[a->list[i]];
+        *p = (float)((double)*p - 2 * QNET__PI * (a->all ? a->by : a->turns[i]));
+    }
 }
 
 /* Moves the component's phase of echo e by whole turns: each voxel by its own, or all by the
    median where `whole` is set or the line does not describe the phases. tell: to the log. */
-static void qnet__align_echo(const qnet__aligning *a, int e, int whole, int tell)
+static void qnet__align_echo(qnet__aligning *a, int e, int whole, int tell)
 {
-    size_t histogram[2 * QNET__TURNS + 1], below = 0;
-    float *phase = a->chain->phase[e]->voxels;
+    size_t histogram[2 * QNET__TURNS + 1], below = 0, chunks;
     double square = 0;
     int n = -QNET__TURNS;
+    a->echo = e;
+    chunks = qnet__align_by(a, qnet__turns_task);
     memset(histogram, 0, sizeof histogram);
-    for (size_t i = 0; i < a->size; i++) {
-        const double off = qnet__turns_off(a, e, a->list[i]), turns = rint(off);
-        square += (off - turns) * (off - turns);
-        a->turns[i] = (int8_t)fmax(-QNET__TURNS, fmin(turns, QNET__TURNS));
-        histogram[a->turns[i] + QNET__TURNS]++;
+    for (size_t i = 0; i < chunks; i++) {
+        square += a->part[i].square;
+        for (int k = 0; k <= 2 * QNET__TURNS; k++) histogram[k] += a->part[i].turns[k];
     }
     while ((below += histogram[n + QNET__TURNS]) * 2 < a->size) n++;
     const double share = 1 - (double)histogram[n + QNET__TURNS] / (double)a->size;
@@ -16885,34 +17233,8 @@ static void qnet__align_echo(const qnet__aligning *a, int e, int whole, int tell
                   "from a smooth offset: %.2g rad off, and %.1f %% of the voxels by multiples of "
                   "2 pi; they stay as unwrapped, but for one multiple",
                   a->chain->name[e], rms, 100 * share);
-    for (size_t i = 0; i < a->size; i++) {
-        const size_t at = a->list[i];
-        const int turns = stray || whole ? n : a->turns[i];
-        phase[at] = (float)((double)phase[at] - 2 * QNET__PI * turns);
-    }
-}
-
-/* The polynomial nearest to the offset that the first two echoes have in the component. */
-static void qnet__fit_offset(qnet__aligning *a)
-{
-    const qnet__chain *c = a->chain;
-    const float *magnitude = c->first->echo[0].magnitude->voxels;
-    const double back = c->time[0] / (c->time[1] - c->time[0]);
-    double sum[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS], term[QNET__OFFSET_TERMS];
-    memset(sum, 0, sizeof sum);
-    memset(a->offset, 0, sizeof a->offset);
-    for (size_t i = 0; i < a->size; i++) {
-        const size_t at = a->list[i];
-        const double w = (double)magnitude[at] * (double)magnitude[at];
-        const double first = (double)c->phase[0]->voxels[at];
-        const double p0 = first - back * ((double)c->phase[1]->voxels[at] - first);
-        qnet__offset_terms_at(c->made.mask, at, term);
-        for (int j = 0; j < QNET__OFFSET_TERMS; j++) {
-            for (int k = 0; k <= j; k++) sum[j][k] += w * term[j] * term[k];
-            a->offset[j] += w * term[j] * p0;
-        }
-    }
-    qnet__solve_offset(sum, a->offset);
+    a->all = stray || whole, a->by = n;
+    if (!a->all || n != 0) qnet__align_by(a, qnet__move_task);
 }
 
 /* *out: a copy of the voxels; with `binary` 1 where they are not 0. */
@@ -16925,40 +17247,64 @@ static qnet_status qnet__copy_volume(qnet_context *ctx, const qnet_volume *v, in
     return QNET_OK;
 }
 
+/* The components of left, a mask of 1, become 2, and the largest of several 3; returns its value. */
+static float qnet__largest_component(qnet_volume *left, uint32_t *queue)
+{
+    size_t start = 0, most = 0, components = 0;
+    for (size_t i = 0; i < qnet__voxel_count(left->nx, left->ny, left->nz); i++) {
+        const size_t size = left->voxels[i] == 1 ? qnet__flood(left, 6, i, 1, 2, queue) : 0;
+        components += size > 0;
+        if (size > most) most = size, start = i;
+    }
+    if (components < 2) return 2;
+    qnet__flood(left, 6, start, 2, 3, queue);
+    return 3;
+}
+
 /* Makes the unwrapped phases of the first `echoes` consistent: of the largest component, which says
    the offset, then of the others. */
 static qnet_status qnet__chain_align(qnet__chain *c, int echoes)
 {
     const qnet_volume *mask = c->made.mask;
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
-    const size_t bytes = count * (sizeof(uint32_t) + sizeof(int8_t));
-    size_t start = 0, most = 0;
+    size_t inside = 0, bytes;
+    qnet__arena arena = {NULL, 0};
     qnet_volume *left = NULL;
     qnet__aligning a;
+    qnet_status status;
     memset(&a, 0, sizeof a);
     a.chain = c;
     QNET__TRY(qnet__check_growth(c, echoes));
+    for (size_t i = 0; i < count; i++) inside += mask->voxels[i] != 0;
     QNET__TRY(qnet__copy_volume(c->ctx, mask, 1, &left));
-    a.list = (uint32_t *)qnet__alloc(c->ctx, bytes);
-    if (a.list == NULL) {
+    qnet__aligning_take(&a, inside, &arena);
+    status = qnet__arena_alloc(c->ctx, &arena, &bytes, "a mask's components");
+    if (status != QNET_OK) {
         qnet_volume_destroy(left);
-        return qnet__no_memory(c->ctx, bytes, "a mask's components");
+        return status;
     }
-    a.turns = (int8_t *)(a.list + count);
+    qnet__aligning_take(&a, inside, &arena);
+    const float largest = qnet__largest_component(left, a.list);
+    for (size_t i = 0; i < count; i++) { /* in the order of memory, as it is gone over often */
+        if (left->voxels[i] != largest) continue;
+        a.list[a.size++] = (uint32_t)i;
+        left->voxels[i] = 0;
+    }
+    memset(a.p0, 0, a.size * sizeof *a.p0);
+    qnet__align_echo(&a, 0, 1, 0);
+    qnet__align_echo(&a, 1, 1, 0);
+    qnet__fit_offset(&a);
+    qnet__align_by(&a, qnet__p0_task);
+    for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, 1);
     for (size_t i = 0; i < count; i++) {
-        const size_t size = left->voxels[i] == 1 ? qnet__flood(left, 6, i, 1, 2, a.list) : 0;
-        if (size > most) most = size, start = i;
-    }
-    for (size_t k = 0; k <= count; k++) { /* the largest first */
-        const size_t i = k == 0 ? start : k - 1;
         if (left->voxels[i] != 2) continue;
         a.size = qnet__flood(left, 6, i, 2, 0, a.list);
+        qnet__align_by(&a, qnet__p0_task);
         qnet__align_echo(&a, 0, 1, 0);
-        if (k == 0) qnet__align_echo(&a, 1, 1, 0), qnet__fit_offset(&a);
-        for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, k == 0);
+        for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, 0);
     }
     qnet_volume_destroy(left);
-    qnet__free(c->ctx, a.list, bytes);
+    qnet__free(c->ctx, arena.base, bytes);
     return QNET_OK;
 }
 
@@ -17037,7 +17383,7 @@ static qnet_status qnet__chain_paper(qnet__chain *c)
                                           &c->made.qsm));
     qnet__drop_phases(c, c->from, c->to);
     if (c->config->susceptibility.mean_zero)
-        qnet__mean_zero(c->made.qsm->voxels, known->voxels,
+        qnet__mean_zero(c->ctx, c->made.qsm->voxels, known->voxels,
                         qnet__voxel_count(known->nx, known->ny, known->nz));
     return QNET_OK;
 }
@@ -17748,8 +18094,412 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
 
 #if QNET__HAS_FILES
 /* ============================================================================================
+   >>locate: where the basal ganglia lie, from QSM and R2* alone, for scans without a mask.
+   The paper chose the slices that hold them by hand ("Data Preparation"). Here they are found as
+   what they are in these maps: a pair of bodies on both sides of the midline in the middle of the
+   head, that hold iron and so are bright in QSM and in R2* alike. The globus pallidus is brightest
+   at any age and with any disease; what lies around it follows by anatomy. Nothing is registered,
+   no atlas is needed; all sizes are in mm.
+
+       means over blocks of 2 mm -> smoothed by 2 mm -> the head: where R2* is likely, and alike
+           in neighbours -> its middle -> score = sqrt(excess of QSM * excess of R2*) over the
+           medians there -> the midline about which the score is most symmetric -> pair = the lower
+           of the scores on both sides -> centre of mass of pair^3 -> slices, box, confidence
+
+   A dentate nucleus, red nucleus or substantia nigra is as bright. The dentate lies further back
+   and below, the others nearer to the midline than the 14 mm from which on the pair counts.
+   Relies on >>context >>nifti >>image.
+   ============================================================================================ */
+
+#define QNET__LOCATE_MM 2.0 /* of a block, about, and of the smoothing (standard deviation) */
+#define QNET__PAIR_NEAR 14  /* mm from the midline where the pair counts: pallidum and putamen, */
+#define QNET__PAIR_FAR 36   /* not thalamus and insula */
+#define QNET__PAIR_BACK 14  /* mm from its centre: what belongs to it; further in front is the */
+#define QNET__PAIR_FRONT 22 /* head of the caudate nucleus */
+#define QNET__PAIR_HEIGHT 12
+
+/* What is known while a place is looked for. Maps are [n[2]][n[1]][n[0]], of blocks. */
+typedef struct qnet__locator {
+    qnet_context *ctx;
+    int n[3], block[3];    /* blocks along x, y, z; voxels in each */
+    double mm[3];          /* of a block */
+    size_t count;
+    float *known;          /* share of a neighbourhood in which both maps have values */
+    float *qsm, *r2star;   /* smoothed */
+    float *spread;         /* mean of R2* squared */
+    float *score, *pair, *work;
+    double low[3], high[3]; /* the middle of the head, mm from the first block's centre */
+    double across, along;  /* a point of the midline, mm along x and y */
+    double turn;           /* of the midline from the y axis, radians: positive to the left */
+    double center[3];      /* of the pair, mm */
+} qnet__locator;
+
+QNET__HELPER size_t qnet__block_at(const qnet__locator *l, int x, int y, int z)
+{
+    return ((size_t)z * (size_t)l->n[1] + (size_t)y) * (size_t)l->n[0] + (size_t)x;
+}
+
+/* Sums of the voxels of each block that are finite and not 0 in both maps: 1, QSM, R2*, R2*^2. A
+   map that is not masked may hold anything outside of the head, so R2* is cut to 0..300 1/s. */
+static void qnet__blocks(qnet__locator *l, const qnet_volume *qsm, const qnet_volume *r2star)
+{
+    for (int z = 0; z < l->n[2] * l->block[2]; z++)
+        for (int y = 0; y < l->n[1] * l->block[1]; y++)
+            for (int x = 0; x < l->n[0] * l->block[0]; x++) {
+                const size_t at = qnet__voxel_at(qsm, x, y, z);
+                const float q = qsm->voxels[at], r = r2star->voxels[at];
+                const size_t to = qnet__block_at(l, x / l->block[0], y / l->block[1],
+                                                 z / l->block[2]);
+                if (q == 0 || r == 0 || !(fabsf(q) < 1e6f && fabsf(r) < 1e6f)) continue;
+                const float cut = fminf(fmaxf(r, 0), 300);
+                l->known[to] += 1;
+                l->qsm[to] += q;
+                l->r2star[to] += cut;
+                l->spread[to] += cut * cut;
+            }
+}
+
+/* map = its blocks smoothed by a Gaussian, axis by axis; 0 outside. */
+static void qnet__smooth(const qnet__locator *l, float *map)
+{
+    size_t step = 1;
+    for (int a = 0; a < 3; step *= (size_t)l->n[a], a++) {
+        const double sigma = fmin(QNET__LOCATE_MM / l->mm[a], 1.5);
+        const int n = l->n[a], reach = (int)ceil(3 * sigma);
+        double weight[6], whole = 0;
+        for (int j = -reach; j <= reach; j++)
+            whole += weight[j < 0 ? -j : j] = exp(-0.5 * (j / sigma) * (j / sigma));
+        for (size_t i = 0; i < l->count; i++) {
+            float *line = map + i;
+            if (i / step % (size_t)n != 0) continue; /* not the first block of a line */
+            for (int k = 0; k < n; k++) l->work[k] = line[(size_t)k * step];
+            for (int k = 0; k < n; k++) {
+                double sum = 0;
+                for (int j = qnet__max_int(-reach, -k); j <= reach && k + j < n; j++)
+                    sum += weight[j < 0 ? -j : j] * (double)l->work[k + j];
+                line[(size_t)k * step] = (float)(sum / whole);
+            }
+        }
+    }
+}
+
+/* The smoothed maps, and what of them is head: there R2* is 5 to 100 1/s and spreads by less than
+   .6 of itself among neighbours, which noise does not. Elsewhere known becomes 0. */
+static void qnet__head(qnet__locator *l)
+{
+    float *const map[4] = {l->known, l->qsm, l->r2star, l->spread};
+    for (int k = 0; k < 4; k++) qnet__smooth(l, map[k]);
+    const double most = l->block[0] * l->block[1] * l->block[2];
+    for (size_t i = 0; i < l->count; i++) {
+        const double share = (double)l->known[i], q = (double)l->qsm[i] / share;
+        const double r = (double)l->r2star[i] / share;
+        const double spread = (double)l->spread[i] / share - r * r;
+        l->known[i] = share > 0.5 * most && r > 5 && r < 100 && spread < 0.36 * r * r;
+        l->qsm[i] = l->known[i] > 0 ? (float)q : 0;
+        l->r2star[i] = l->known[i] > 0 ? (float)r : 0;
+    }
+}
+
+/* low and high: the middle of the head, where a pair is looked for. Its ends along each axis are
+   those of its blocks, but for .5 % on either side. Across, the middle is 100 mm wide. From back to
+   front the basal ganglia lie about .6 of the way, and about halfway up in a head that is there
+   from top to bottom, which a slab of less than 100 mm is not. Returns 0 where there is no head. */
+static int qnet__middle(qnet__locator *l)
+{
+    static const double share[3][2] = {{0, 1}, {0.4, 0.8}, {0.25, 0.7}};
+    size_t step = 1;
+    for (int a = 0; a < 3; step *= (size_t)l->n[a], a++) {
+        double all = 0, sum = 0, ends[2] = {-1, -1};
+        for (int k = 0; k < l->n[a]; k++) l->work[k] = 0;
+        for (size_t i = 0; i < l->count; i++) l->work[i / step % (size_t)l->n[a]] += l->known[i];
+        for (int k = 0; k < l->n[a]; k++) all += (double)l->work[k];
+        if (!(all > 0)) return 0;
+        for (int k = 0; k < l->n[a]; k++) {
+            sum += (double)l->work[k];
+            if (ends[0] < 0 && sum > 0.005 * all) ends[0] = k * l->mm[a];
+            if (ends[1] < 0 && sum >= 0.995 * all) ends[1] = k * l->mm[a];
+        }
+        const double size = ends[1] - ends[0];
+        const int whole = a == 2 && size < 100;
+        l->low[a] = whole ? ends[0] : ends[0] + share[a][0] * size;
+        l->high[a] = whole ? ends[1] : ends[0] + share[a][1] * size;
+        l->center[a] = (l->low[a] + l->high[a]) / 2;
+        if (a == 0) l->low[a] = l->center[a] - 50, l->high[a] = l->center[a] + 50;
+    }
+    return 1;
+}
+
+/* map's blocks of the middle of the head, gathered in work, and their q-th percentile. */
+static float qnet__middle_percentile(qnet__locator *l, const float *map, double q)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < l->count; i++)
+        if (l->known[i] > 0) l->work[n++] = map[i];
+    return qnet__percentile(l->work, n, q);
+}
+
+/* score = sqrt((chi - median)+ (R2* - median)+) in the middle of the head, as a share of its 99.5th
+   percentile and 1 at most, so that a vein weighs no more than a nucleus; elsewhere 0. Returns 0
+   where that percentile is 0. */
+static int qnet__score(qnet__locator *l)
+{
+    const float q = qnet__middle_percentile(l, l->qsm, 50);
+    const float r = qnet__middle_percentile(l, l->r2star, 50);
+    for (size_t i = 0; i < l->count; i++)
+        l->score[i] = l->known[i] > 0 ? sqrtf(fmaxf(l->qsm[i] - q, 0) * fmaxf(l->r2star[i] - r, 0))
+                                      : 0;
+    const float most = qnet__middle_percentile(l, l->score, 99.5);
+    for (size_t i = 0; i < l->count && most > 0; i++) l->score[i] = fminf(l->score[i] / most, 1);
+    return most > 0;
+}
+
+/* Of a plane[n[1]][n[0]] the value at the mirror image of block (x, y), 0 outside, and how far that
+   block lies from the midline, mm. With m = (cos turn, sin turn) across the midline,
+       distance = ((x, y) - (across, along)) m,   image = (x, y) - 2 distance m. */
+static float qnet__mirrored(const qnet__locator *l, const float *plane, int x, int y,
+                            double *distance)
+{
+    const double m[2] = {cos(l->turn), sin(l->turn)};
+    const double d = (x * l->mm[0] - l->across) * m[0] + (y * l->mm[1] - l->along) * m[1];
+    int x0, x1, y0, y1;
+    float fx, fy;
+    *distance = fabs(d);
+    if (!qnet__neighbours(x - 2 * d * m[0] / l->mm[0], l->n[0], &x0, &x1, &fx) ||
+        !qnet__neighbours(y - 2 * d * m[1] / l->mm[1], l->n[1], &y0, &y1, &fy))
+        return 0;
+    return qnet__bilinear(plane + y0 * l->n[0] + x0, plane + y1 * l->n[0] + x0, (size_t)(x1 - x0),
+                          fx, fy);
+}
+
+/* Sum over plane[n[1]][n[0]] of the lower of both sides, where the pair counts. */
+static double qnet__symmetry(const qnet__locator *l, const float *plane)
+{
+    double sum = 0, distance;
+    for (int i = 0; i < l->n[0] * l->n[1]; i++) {
+        if (plane[i] == 0) continue;
+        const float other = qnet__mirrored(l, plane, i % l->n[0], i / l->n[0], &distance);
+        if (distance >= QNET__PAIR_NEAR && distance <= QNET__PAIR_FAR)
+            sum += (double)fminf(plane[i], other);
+    }
+    return sum;
+}
+
+/* The midline: the line through the slices about which score^3, summed over those within low..high,
+   is most symmetric; at center[1] within `reach` mm of where it is, turned by up to 15 degrees.
+   Then pair = min(score, score mirrored). */
+static void qnet__midline(qnet__locator *l, int reach)
+{
+    const size_t plane = (size_t)l->n[0] * (size_t)l->n[1];
+    const double across = l->across - tan(l->turn) * (l->center[1] - l->along);
+    double best = -1, found[2] = {0, 0}, distance;
+    for (size_t i = 0; i < plane; i++) {
+        const double y = (double)(i / (size_t)l->n[0]) * l->mm[1];
+        l->work[i] = 0;
+        for (int z = 0; z < l->n[2] && y >= l->low[1] && y <= l->high[1]; z++) {
+            const float s = l->score[(size_t)z * plane + i];
+            if (z * l->mm[2] >= l->low[2] && z * l->mm[2] <= l->high[2]) l->work[i] += s * s * s;
+        }
+    }
+    l->along = l->center[1];
+    for (int degrees = -15; degrees <= 15; degrees += 3)
+        for (int mm = -reach; mm <= reach; mm++) {
+            l->turn = degrees * QNET__PI / 180;
+            l->across = across + mm;
+            const double sum = qnet__symmetry(l, l->work);
+            if (sum > best) best = sum, found[0] = l->turn, found[1] = l->across;
+        }
+    l->turn = found[0], l->across = found[1];
+    for (size_t i = 0; i < l->count; i++) {
+        const float *slice = l->score + i / plane * plane;
+        const int at = (int)(i % plane);
+        const float other = qnet__mirrored(l, slice, at % l->n[0], at / l->n[0], &distance);
+        const int counts = distance >= QNET__PAIR_NEAR && distance <= QNET__PAIR_FAR;
+        l->pair[i] = counts ? fminf(l->score[i], other) : 0;
+    }
+}
+
+/* low..high along y and z: what belongs to a pair with its centre there. */
+static void qnet__pair_limits(qnet__locator *l)
+{
+    l->low[1] = l->center[1] - QNET__PAIR_BACK, l->high[1] = l->center[1] + QNET__PAIR_FRONT;
+    l->low[2] = l->center[2] - QNET__PAIR_HEIGHT, l->high[2] = l->center[2] + QNET__PAIR_HEIGHT;
+}
+
+/* center: that of pair^3 within low..high, which it then moves along, until it stays (mean shift,
+   Comaniciu & Meer 2002). Returns the sum of pair^3. */
+static double qnet__pair_center(qnet__locator *l)
+{
+    double all = 0;
+    for (int step = 0; step < 10; step++) {
+        double sum[4] = {0, 0, 0, 0};
+        for (int z = 0; z < l->n[2]; z++)
+            for (int i = 0; i < l->n[0] * l->n[1]; i++) {
+                const double at[3] = {i % l->n[0] * l->mm[0], i / l->n[0] * l->mm[1],
+                                      z * l->mm[2]};
+                const double p = (double)l->pair[qnet__block_at(l, i, 0, z)];
+                if (at[2] < l->low[2] || at[2] > l->high[2]) break;
+                if (p == 0 || at[1] < l->low[1] || at[1] > l->high[1]) continue;
+                for (int a = 0; a < 3; a++) sum[a] += p * p * p * at[a];
+                sum[3] += p * p * p;
+            }
+        all = sum[3];
+        if (!(all > 0)) return 0;
+        for (int a = 0; a < 3; a++) l->center[a] = sum[a] / all;
+        qnet__pair_limits(l);
+    }
+    return all;
+}
+
+/* The largest sum of those that qnet__pair_center comes to from every 8 mm of the height: center
+   and limits are its. */
+static double qnet__best_pair(qnet__locator *l)
+{
+    const double low[2] = {l->low[1], l->low[2]}, high[2] = {l->high[1], l->high[2]};
+    double best = 0, found[3] = {0, 0, 0};
+    for (double z = low[1]; z <= high[1]; z += 8) {
+        l->low[1] = low[0], l->high[1] = high[0];
+        l->low[2] = z - QNET__PAIR_HEIGHT, l->high[2] = z + QNET__PAIR_HEIGHT;
+        const double sum = qnet__pair_center(l);
+        if (sum > best) {
+            best = sum;
+            memcpy(found, l->center, sizeof found);
+        }
+    }
+    memcpy(l->center, found, sizeof found);
+    qnet__pair_limits(l);
+    return best;
+}
+
+#define QNET__NUCLEI_FRONT 3    /* mm: their centre of mass before that of the pair */
+#define QNET__NUCLEI_BELOW 12.5 /* mm: their lowest slice below it, */
+#define QNET__NUCLEI_TOP 16     /* and the highest one above it, at least */
+#define QNET__FAINT 0.05f
+#define QNET__AREA 60
+#define QNET__NUCLEI_MOST 27    /* and at most */
+
+/* How far the nuclei reach above the pair's centre, mm: as long as .6 cm^2 of a slice are as bright
+   as the faintest of them, the body of the caudate nucleus. */
+static double qnet__nuclei_top(const qnet__locator *l)
+{
+    const size_t plane = (size_t)l->n[0] * (size_t)l->n[1];
+    int z = (int)floor(l->center[2] / l->mm[2] + 0.5);
+    for (; z < l->n[2]; z++) {
+        double area = 0;
+        for (size_t i = 0; i < plane; i++) {
+            const double y = (double)(i / (size_t)l->n[0]) * l->mm[1];
+            if (y >= l->low[1] && y <= l->high[1])
+                area += (l->pair[(size_t)z * plane + i] > QNET__FAINT) * l->mm[0] * l->mm[1];
+        }
+        if (area < QNET__AREA) break;
+    }
+    return fmin(fmax((z + 0.5) * l->mm[2] - l->center[2], QNET__NUCLEI_TOP), QNET__NUCLEI_MOST);
+}
+
+/* What was found, in voxels and in the world. */
+static void qnet__location(const qnet__locator *l, const qnet_volume *qsm, qnet_location *found)
+{
+    const double *mm = qsm->spacing;
+    const double front[2] = {-sin(l->turn) * QNET__NUCLEI_FRONT, cos(l->turn) * QNET__NUCLEI_FRONT};
+    double at[3];
+    for (int a = 0; a < 3; a++)
+        at[a] = (l->center[a] / l->mm[a] + 0.5) * l->block[a] - 0.5;
+    for (int k = 0; k < 2; k++) found->center[k] = at[k] + front[k] / mm[k];
+    const double first = ceil(at[2] - QNET__NUCLEI_BELOW / mm[2]);
+    const double last = floor(at[2] + qnet__nuclei_top(l) / mm[2]);
+    found->slice_first = (int)fmax(first, 0);
+    found->slice_count = (int)fmin(last, qsm->nz - 1) - found->slice_first + 1;
+    at[2] = found->slice_first + (found->slice_count - 1) / 2.0;
+    for (int a = 0; a < 3; a++)
+        found->center_mm[a] = qsm->affine[a][0] * found->center[0] +
+                              qsm->affine[a][1] * found->center[1] + qsm->affine[a][2] * at[2] +
+                              qsm->affine[a][3];
+}
+
+/* How much of score^3 within the limits, 14 to 36 mm from the midline, is alike on both sides. */
+static double qnet__pair_share(const qnet__locator *l)
+{
+    double sum[2] = {0, 0}, distance;
+    for (size_t i = 0; i < l->count; i++) {
+        const int x = (int)(i % (size_t)l->n[0]), row = (int)(i / (size_t)l->n[0]);
+        const double y = row % l->n[1] * l->mm[1], z = row / l->n[1] * l->mm[2];
+        if (y < l->low[1] || y > l->high[1] || z < l->low[2] || z > l->high[2]) continue;
+        (void)qnet__mirrored(l, l->score, x, row % l->n[1], &distance);
+        if (distance < QNET__PAIR_NEAR || distance > QNET__PAIR_FAR) continue;
+        sum[0] += pow((double)l->pair[i], 3);
+        sum[1] += pow((double)l->score[i], 3);
+    }
+    return sum[1] > 0 ? sum[0] / sum[1] : 0;
+}
+
+static qnet_status qnet__locate_run(qnet__locator *l, const qnet_volume *qsm,
+                                    const qnet_volume *r2star, qnet_location *found)
+{
+    qnet__blocks(l, qsm, r2star);
+    qnet__head(l);
+    if (!qnet__middle(l))
+        return qnet__fail(l->ctx, QNET_ERROR_DATA, "locate: nothing in the maps is like a brain");
+    l->across = l->center[0], l->along = l->center[1];
+    int pair = qnet__score(l);
+    if (pair) {
+        qnet__midline(l, 20);
+        pair = qnet__best_pair(l) > 0;
+    }
+    if (pair) {
+        qnet__midline(l, 6);
+        pair = qnet__pair_center(l) > 0;
+    }
+    if (!pair)
+        return qnet__fail(l->ctx, QNET_ERROR_DATA, "locate: nothing in the middle of the head is "
+                          "bright in QSM and R2* on both sides of a midline");
+    qnet__location(l, qsm, found);
+    found->confidence = qnet__pair_share(l);
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_locate(qnet_context *ctx, const qnet_volume *qsm,
+                                 const qnet_volume *r2star, qnet_location *location)
+{
+    qnet__locator l;
+    qnet_location found;
+    memset(&l, 0, sizeof l);
+    memset(&found, 0, sizeof found);
+    if (!ctx) return QNET_ERROR_ARGUMENT;
+    QNET__NEEDS(ctx, qsm && r2star && location);
+    QNET__TRY(qnet__check_grid(ctx, qsm, "QSM map", r2star, "R2* map"));
+    if (strcmp(qsm->orientation, "RAS") != 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "locate: the maps' axes are %.3s, expected "
+                          "RAS: turn them with qnet_volume_reorient", qsm->orientation);
+    l.ctx = ctx;
+    const int n[3] = {qsm->nx, qsm->ny, qsm->nz};
+    for (int a = 0; a < 3; a++) {
+        const double mm = qsm->spacing[a];
+        if (!(mm >= 0.1 && mm <= 10) || (a < 2 && n[a] * mm < 80))
+            return qnet__fail(ctx, QNET_ERROR_DATA, "locate: %d voxels of %g mm along %c, expected "
+                              "0.1 to 10 mm%s", n[a], mm, "xyz"[a],
+                              a < 2 ? " and 80 mm or more in all" : "");
+        l.block[a] = qnet__min_int(qnet__max_int((int)floor(QNET__LOCATE_MM / mm + 0.5), 1), n[a]);
+        l.n[a] = n[a] / l.block[a];
+        l.mm[a] = mm * l.block[a];
+    }
+    l.count = (size_t)l.n[0] * (size_t)l.n[1] * (size_t)l.n[2];
+    float **const map[] = {&l.known, &l.qsm, &l.r2star, &l.spread, &l.score, &l.pair, &l.work};
+    const size_t maps = sizeof map / sizeof map[0];
+    const size_t line = (size_t)qnet__max_int(l.n[0], qnet__max_int(l.n[1], l.n[2]));
+    const size_t bytes = (maps * l.count + line) * sizeof(float); /* work may be a line */
+    float *block = (float *)qnet__alloc(ctx, bytes);
+    if (block == NULL) return qnet__no_memory(ctx, bytes, "finding the basal ganglia");
+    memset(block, 0, bytes);
+    for (size_t k = 0; k < maps; k++) *map[k] = block + k * l.count;
+    const qnet_status status = qnet__locate_run(&l, qsm, r2star, &found);
+    qnet__free(ctx, block, bytes);
+    if (status == QNET_OK) *location = found;
+    return status;
+}
+
+/* ============================================================================================
    >>cohort: from volumes to images, scan by scan; folds over individuals.
-   In: QSM, R2*, T1W and mostly a mask of the basal ganglia, each float[nz][ny][nx], in one world.
+   In: QSM, R2*, T1W and mostly a mask of the basal ganglia, each float[nz][ny][nx], in one world;
+   without a mask >>locate says where these are.
    Out: pixels[slices][side][side][3], the maps as channels, in their physical units:
 
        turn to RAS -> NaN outside of the head to 0 -> onto the grid of the QSM map -> mask to its
@@ -17764,7 +18514,7 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
    (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
    augmentation moves its crop. What a folder holds, and which file is which map, is the caller's
    choice: examples/crossval/bids.h.
-   Relies on >>context >>random >>file >>text >>nifti >>weights >>image.
+   Relies on >>context >>random >>file >>text >>nifti >>weights >>image >>locate.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
@@ -17779,6 +18529,7 @@ QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input
     config->size = input == QNET_INPUT_FULL ? 256 : 224;
     config->box_mm = 96; /* 224 pixels of the paper's .43 mm */
     config->margin = 0.08, config->max_slices = 24;
+    for (int c = 0; c < 3; c++) config->use_channel[c] = 1;
 }
 
 /* Of a crop the margin is rounded to whole pixels, as many on each side. */
@@ -17795,6 +18546,8 @@ QNET_API int qnet_input_prepared(const qnet_input_config *config)
 #define QNET__MAX_SLICES 1024 /* of a scan */
 
 /* Ranges in which nothing below can overflow. */
+#define QNET__CHANNEL_USE(c) \
+    { "use_channel." #c, 'i', offsetof(qnet_input_config, use_channel) + c * sizeof(int), 0, 1 }
 static const qnet__setting qnet__input_settings[] = {
     QNET__SETTING(qnet_input_config, 'i', size, 32, QNET__MAX_SIDE),
     QNET__SETTING(qnet_input_config, 'd', box_mm, 1, 1000),
@@ -17803,6 +18556,8 @@ static const qnet__setting qnet__input_settings[] = {
     QNET__SETTING(qnet_input_config, 'i', slice_first, 0, INT_MAX),
     QNET__SETTING(qnet_input_config, 'i', slice_count, 0, QNET__MAX_SLICES),
     QNET__SETTING(qnet_input_config, 'i', box_explicit, 0, 1),
+    QNET__SETTING(qnet_input_config, 'i', locate, 0, 1),
+    QNET__CHANNEL_USE(0), QNET__CHANNEL_USE(1), QNET__CHANNEL_USE(2),
     { "box_center_mm.0", 'd', offsetof(qnet_input_config, box_center_mm), -1e6, 1e6 },
     { "box_center_mm.1", 'd', offsetof(qnet_input_config, box_center_mm) + sizeof(double), -1e6,
       1e6 },
@@ -17817,6 +18572,9 @@ static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config 
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "input configuration: input is neither crop nor full");
     QNET__TRY(qnet__settings_check(ctx, "input configuration", qnet__input_settings, c));
+    if (!c->use_channel[0] && !c->use_channel[1] && !c->use_channel[2])
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "input configuration: use_channel: expected one channel at least");
     if (c->slice_count > c->max_slices)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "input configuration: slice_count %d: expected max_slices, %d, at most",
@@ -17826,19 +18584,29 @@ static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config 
 
 enum { QNET__QSM, QNET__R2STAR, QNET__T1W, QNET__MASK, QNET__MAPS };
 
-/* How many of the maps are needed: the mask is where slices or box come from it. */
-static int qnet__maps_needed(const qnet_input_config *config)
+/* 1: slices and box are not both in the configuration: they come from the mask, or are found. */
+static int qnet__place_wanted(const qnet_input_config *config)
 {
-    return config->slice_count == 0 || (config->input == QNET_INPUT_CROP && !config->box_explicit)
-               ? QNET__MAPS : QNET__MASK;
+    return config->slice_count == 0 || (config->input == QNET_INPUT_CROP && !config->box_explicit);
+}
+
+/* Whether a scan needs map m: QSM gives the grid and tells persons apart, R2* also helps to find
+   the place. has_mask: the scan has one. */
+static int qnet__map_needed(const qnet_input_config *config, int m, int has_mask)
+{
+    const int wanted = qnet__place_wanted(config), found = config->locate || !has_mask;
+    if (m == QNET__MASK) return wanted && has_mask;
+    return m == QNET__QSM || config->use_channel[m] || (m == QNET__R2STAR && wanted && found);
 }
 
 /* What is known of a scan while its images are prepared. */
 typedef struct qnet__preparation {
     qnet_context *ctx;
     const qnet_input_config *config;
-    qnet_volume *map[QNET__MAPS];  /* [nz][ny][nx] each, on one grid; mask NULL: not needed */
+    qnet_volume *map[QNET__MAPS];  /* [nz][ny][nx] each, on one grid; NULL: not needed */
     const char *name[QNET__MAPS];  /* for error sentences */
+    const char *subject;
+    qnet_location found;           /* of the basal ganglia, where cut.located */
     int slices, z[QNET__MAX_SLICES]; /* those chosen, lowest first */
     int side;                      /* of the frame, pixels */
     double center[2], step[2];     /* voxels, voxels per pixel; along x and y */
@@ -18114,15 +18882,22 @@ static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, d
     return 1;
 }
 
-/* p->z: the range of the configuration, or the central max_slices of those that hold the mask: of
-   31 slices, where 24 are wanted, three at the bottom and four at the top are left out. The mask is
-   not empty (qnet__mask_clean), so there is at least one. */
+/* Whether slice z holds the basal ganglia, by where they were found, or by the mask. */
+static int qnet__holds_nuclei(const qnet__preparation *p, int z)
+{
+    double at[2];
+    if (p->cut.located) return z >= p->found.slice_first &&
+                               z < p->found.slice_first + p->found.slice_count;
+    return qnet__center_of_mass(p->map[QNET__MASK], &z, 1, at);
+}
+
+/* p->z: the range of the configuration, or the central max_slices of those that hold the basal
+   ganglia: of 31 slices, where 24 are wanted, three at the bottom and four at the top are left out.
+   A mask is not empty (qnet__mask_clean), so there is at least one. */
 static qnet_status qnet__choose_slices(qnet__preparation *p)
 {
     const qnet_input_config *c = p->config;
-    const qnet_volume *mask = p->map[QNET__MASK];
     const int nz = p->map[QNET__QSM]->nz;
-    double at[2];
     int n = 0;
     if (c->slice_count > 0) {
         if (c->slice_count > nz || c->slice_first > nz - c->slice_count)
@@ -18134,18 +18909,18 @@ static qnet_status qnet__choose_slices(qnet__preparation *p)
         p->slices = n;
         return QNET_OK;
     }
-    for (int z = 0; z < nz; z++) n += qnet__center_of_mass(mask, &z, 1, at);
+    for (int z = 0; z < nz; z++) n += qnet__holds_nuclei(p, z);
     int skip = qnet__max_int(n - c->max_slices, 0) / 2; /* of an odd surplus more goes at the top */
     for (int z = 0; z < nz && p->slices < c->max_slices; z++)
-        if (qnet__center_of_mass(mask, &z, 1, at) && skip-- <= 0) p->z[p->slices++] = z;
+        if (qnet__holds_nuclei(p, z) && skip-- <= 0) p->z[p->slices++] = z;
     return QNET_OK;
 }
 
 /* Centre and step of the frame on this scan's grid, in voxels; see the head of this room. mass: the
-   mask's centre, where there is one. mm per pixel are
+   mask's centre of mass or the place that was found. mm per pixel are
 
        full   longer side of the slices / size, about the middle of the grid
-       crop   box_mm / size, about box_center_mm or the mask's centre of mass
+       crop   box_mm / size, about box_center_mm or mass
 
    and step = mm per pixel / voxel size, for each axis. The margin of a crop adds pixels, not
    millimetres per pixel. For example, 96 mm on 224 pixels are .429 mm a pixel; with voxels of .5 x
@@ -18215,6 +18990,7 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
     for (int t = 0; t < p->slices; t++)
         for (int m = QNET__QSM; m <= QNET__T1W; m++) {
             int some = 0;
+            if (p->map[m] == NULL) continue;
             for (int y = low[1]; y <= high[1]; y++)
                 for (int x = low[0]; x <= high[0]; x++) {
                     const float v = p->map[m]->voxels[qnet__voxel_at(grid, x, y, p->z[t])];
@@ -18231,8 +19007,9 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
                                   p->name[m], p->z[t]);
         }
     for (int m = QNET__QSM; m <= QNET__T1W; m++) {
-        float *voxels = p->map[m]->voxels;
         size_t bad = 0;
+        if (p->map[m] == NULL) continue;
+        float *voxels = p->map[m]->voxels;
         for (size_t i = 0; i < qnet__voxel_count(grid->nx, grid->ny, grid->nz); i++) {
             if (qnet__is_finite((double)voxels[i])) continue;
             voxels[i] = 0;
@@ -18341,9 +19118,10 @@ static qnet_status qnet__check_values(const qnet__preparation *p, const double c
                            row * sizeof *block);
     for (int m = QNET__QSM; m <= QNET__T1W && status != QNET_ERROR_MEMORY; m++) {
         float limit[3];
+        if (p->map[m] == NULL) continue;
         const char *why = qnet__unlikely(m, v, n, limit, block + QNET__MAPS * n);
         for (int k = 0; why == NULL && k < m; k++)
-            if (memcmp(p->map[m]->voxels, p->map[k]->voxels, whole) == 0)
+            if (p->map[k] && memcmp(p->map[m]->voxels, p->map[k]->voxels, whole) == 0)
                 why = "is a copy of another map of this scan";
         if (why != NULL)
             qnet__note(p->ctx, &status, qnet__unless(p->ctx, p->config->any_values, "any_values",
@@ -18364,9 +19142,9 @@ static int qnet__samples(double step)
     return step <= 2 ? 1 : qnet__min_int((int)ceil(step), 64);
 }
 
-/* image[side][side][3] of slice z, all three maps: bilinear between voxel centres, zero outside of
-   the volume. A pixel larger than two voxels is the mean of samples on a grid within it, or fine
-   detail would be aliased. */
+/* image[side][side][3] of slice z, 0 in channels that are not used: bilinear between voxel centres,
+   zero outside of the volume. A pixel larger than two voxels is the mean of samples on a grid
+   within it, or fine detail would be aliased. */
 static void qnet__resample_slice(const qnet__preparation *p, int z, float *image)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -18385,6 +19163,7 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
                 !qnet__neighbours(p->center[1] - below * p->step[1], grid->ny, &y0, &y1, &fy))
                 continue;
             for (int m = 0; m < 3; m++) {
+                if (!p->config->use_channel[m]) continue;
                 const float *a = p->map[m]->voxels + qnet__voxel_at(grid, x0, y0, z);
                 const float *b = p->map[m]->voxels + qnet__voxel_at(grid, x0, y1, z);
                 sum[m] += qnet__bilinear(a, b, (size_t)(x1 - x0), fx, fy);
@@ -18394,20 +19173,53 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
     }
 }
 
+/* The mask: what counts of it, and its centre of mass, in voxels. */
+static qnet_status qnet__mask_plan(qnet__preparation *p, double mass[2])
+{
+    qnet_volume *mask = p->map[QNET__MASK];
+    const double *mm = mask->spacing;
+    QNET__TRY(qnet__mask_binary(p->ctx, mask, p->name[QNET__MASK]));
+    QNET__TRY(qnet__mask_clean(p->ctx, mask, p->name[QNET__MASK], &p->cut));
+    (void)qnet__center_of_mass(mask, NULL, mask->nz, mass);
+    const double ml = p->cut.mask_voxels * mm[0] * mm[1] * mm[2] / 1000;
+    if (!(ml > QNET__MASK_ML)) return QNET_OK;
+    return qnet__unless(p->ctx, p->config->any_values, "any_values", "%.400s: %.0f ml, more than "
+                        "the %d of basal ganglia and thalami: a mask of the brain?",
+                        p->name[QNET__MASK], ml, QNET__MASK_ML);
+}
+
+/* Where there is no mask: p->found, and its centre in voxels. */
+static qnet_status qnet__locate_plan(qnet__preparation *p, double mass[2])
+{
+    QNET__TRY(qnet_locate(p->ctx, p->map[QNET__QSM], p->map[QNET__R2STAR], &p->found));
+    const int doubtful = p->found.confidence < QNET_LOCATE_DOUBTFUL;
+    p->cut.located = 1;
+    p->cut.confidence = p->found.confidence;
+    memcpy(mass, p->found.center, 2 * sizeof *mass);
+    qnet__log(p->ctx, doubtful ? QNET_LOG_WARNING : QNET_LOG_INFO, "%s: basal ganglia found in the "
+              "maps about (%.0f, %.0f, %.0f) mm, slices %d..%d, confidence %.2f%s", p->subject,
+              p->found.center_mm[0], p->found.center_mm[1], p->found.center_mm[2],
+              p->found.slice_first, p->found.slice_first + p->found.slice_count - 1,
+              p->found.confidence, doubtful ? ": look whether they are there, or give a mask" : "");
+    return QNET_OK;
+}
+
 /* Everything but the images: checks the maps, chooses the slices, places the frame, and fills
    p->cut. The order counts: what is refused first has the plainest sentence, and values are looked
    at where the frame is. */
 static qnet_status qnet__cut_plan(qnet__preparation *p)
 {
-    const int needed = qnet__maps_needed(p->config);
-    const qnet_volume *qsm = p->map[QNET__QSM], *mask;
+    const int has_mask = p->map[QNET__MASK] != NULL;
     qnet_cut *cut = &p->cut;
     qnet_status status = QNET_OK;
     double head[2], mass[2] = {0, 0};
-    for (int m = 0; m < needed; m++) {
+    for (int m = 0; m < QNET__MAPS; m++) {
+        if (!qnet__map_needed(p->config, m, has_mask)) {
+            p->map[m] = NULL;
+            continue;
+        }
         if (p->map[m] == NULL)
-            return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", p->name[m],
-                              m == QNET__MASK ? ", and no slices or box are given" : "");
+            return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "%s: missing", p->name[m]);
         const qnet_status turned = qnet__to_axial(p->ctx, p->config, p->map[m], p->name[m]);
         qnet__note(p->ctx, &status, turned);
         if (m == QNET__QSM) QNET__TRY(status); /* the others would be measured by it */
@@ -18418,26 +19230,16 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
         qnet__note(p->ctx, &status, qnet__onto_grid(p, m));
     }
     QNET__TRY(status);
-    /* The mask: what counts of it, and its centre. */
-    if (needed < QNET__MAPS) p->map[QNET__MASK] = NULL;
-    mask = p->map[QNET__MASK];
-    if (mask) {
-        QNET__TRY(qnet__mask_binary(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK]));
-        QNET__TRY(qnet__mask_clean(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK], cut));
-        (void)qnet__center_of_mass(mask, NULL, mask->nz, mass);
-        const double ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] /
-                          1000;
-        if (ml > QNET__MASK_ML)
-            QNET__TRY(qnet__unless(p->ctx, p->config->any_values, "any_values",
-                                   "%.400s: %.0f ml, more than the %d of basal ganglia and "
-                                   "thalami: a mask of the brain?", p->name[QNET__MASK], ml,
-                                   QNET__MASK_ML));
-    }
+    const qnet_volume *qsm = p->map[QNET__QSM], *mask = p->map[QNET__MASK];
+    cut->confidence = (double)NAN;
+    if (mask) QNET__TRY(qnet__mask_plan(p, mass));
+    if (qnet__place_wanted(p->config) && (mask == NULL || p->config->locate))
+        QNET__TRY(qnet__locate_plan(p, mass));
     /* Slices and frame, and what they hold. */
     QNET__TRY(qnet__choose_slices(p));
     QNET__TRY(qnet__frame_plan(p, mass));
     QNET__TRY(qnet__check_slices(p));
-    QNET__TRY(qnet__check_values(p, mask ? mass : p->center));
+    QNET__TRY(qnet__check_values(p, mask || cut->located ? mass : p->center));
     /* What a reader looks at to see that it is the right place. */
     cut->slice[0] = p->z[0];
     cut->slice[1] = p->z[p->slices - 1];
@@ -18446,9 +19248,11 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
         cut->center_mm[k] = qsm->affine[k][0] * p->center[0] + qsm->affine[k][1] * p->center[1] +
                             qsm->affine[k][2] * middle + qsm->affine[k][3];
     cut->side_mm = p->side * p->step[0] * qsm->spacing[0];
+    cut->slice_mm = qsm->affine[2][2];
     for (int k = 0; k < 2; k++) {
         cut->center[k] = p->center[k];
-        cut->offset_mm[k] = mask && qnet__center_of_mass(qsm, p->z, p->slices, head)
+        cut->offset_mm[k] = (mask || cut->located) &&
+                                    qnet__center_of_mass(qsm, p->z, p->slices, head)
                                 ? (mass[k] - head[k]) * qsm->spacing[k] : (double)NAN;
     }
     return QNET_OK;
@@ -18577,9 +19381,11 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     /* Where its images lie, and whether it may join the others. */
     p.ctx = ctx;
     p.config = &cohort->config;
+    p.subject = maps->subject;
     for (int m = 0; m < QNET__MAPS; m++) p.map[m] = map[m], p.name[m] = name[m];
     QNET__TRY(qnet__cut_plan(&p));
     scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
+    memcpy(scan.spacing, p.map[QNET__QSM]->spacing, sizeof scan.spacing);
     QNET__TRY(qnet__cohort_check(cohort, &scan));
     /* Its block and its images; from here on nothing fails but memory. */
     const size_t bytes = qnet__scan_bytes(cohort, p.slices);
@@ -18596,7 +19402,8 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     scan.cut = p.cut;
     cohort->scans[cohort->scans_count++] = scan;
     if (cohort->config.viewer) {
-        qnet_scan_maps seen = *maps;
+        qnet_scan_maps seen = *maps; /* the volumes that were looked at */
+        seen.r2star = p.map[QNET__R2STAR], seen.t1w = p.map[QNET__T1W];
         seen.mask = p.map[QNET__MASK];
         cohort->config.viewer->show(cohort->config.viewer->user, &scan, &seen);
     }
@@ -18616,23 +19423,22 @@ QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *
 
 #define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
 
-/* Measure k of a scan: where the mask lies in the head, along x (k = 0) and y (1), mm, or the
-   number of slices (2). NaN: no mask. */
+/* Measure k of a scan: where the basal ganglia lie in the head, along x (k = 0) and y (1), mm, or
+   the number of slices (2). NaN: unknown. */
 static double qnet__cut_measure(const qnet_scan *scan, int k)
 {
     return k < 2 ? scan->cut.offset_mm[k] : scan->slices;
 }
 
-/* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
-   than in most of the cohort: further from the median than 5 standard deviations and than what
-   persons and outlines differ by. A standard deviation is estimated by 1.4826 times the median of
-   the distances to the median, which outliers do not move (exact for a normal distribution). */
+/* Marks and warns of scans whose basal ganglia lie elsewhere in the head, or in other numbers of
+   slices, than in most of the cohort: further from the median than 5 standard deviations and than
+   what persons and outlines differ by. A standard deviation is estimated by 1.4826 times the median
+   of the distances to the median, which outliers do not move (exact for a normal distribution). */
 QNET_API qnet_status qnet_cohort_outliers(qnet_cohort *cohort)
 {
     static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
-    static const char *const what[3] = {"mm to the right from the head's centre to the mask's",
-                                        "mm to the front from the head's centre to the mask's",
-                                        "slices with the mask"};
+    static const char *const what[3] = {"mm to the right of the head's centre",
+                                        "mm to the front of the head's centre", "slices"};
     const int n = cohort ? cohort->scans_count : 0;
     const size_t bytes = (size_t)n * sizeof(float);
     if (n < QNET__OUTLIER_SCANS) return QNET_OK;
@@ -18656,8 +19462,9 @@ QNET_API qnet_status qnet_cohort_outliers(qnet_cohort *cohort)
             if (!(fabs(value - median) > limit)) continue;
             scan->cut.outlier |= k < 2 ? 1 : 2;
             qnet__log(cohort->ctx, QNET_LOG_WARNING,
-                      "%s: %.0f %s, the cohort's median is %.0f: look at the mask", scan->subject,
-                      value, what[k], median);
+                      "%s: the basal ganglia lie %s%.0f %s, the cohort's median is %.0f: look at "
+                      "the %s", scan->subject, k < 2 ? "" : "in ", value, what[k], median,
+                      scan->cut.located ? "place that was found" : "mask");
         }
     }
     qnet__free(cohort->ctx, work, bytes);
@@ -18673,17 +19480,18 @@ QNET_API qnet_status qnet_cohort_read(qnet_cohort *const *cohorts, int count,
     qnet_context *ctx = cohorts[0]->ctx;
     qnet_volume *v[QNET__MAPS] = {NULL, NULL, NULL, NULL};
     qnet_status status = QNET_OK;
-    int needed = 0, added = 0;
+    int added = 0;
     QNET__NEEDS(ctx, files);
     const char *const path[QNET__MAPS] = {files->qsm, files->r2star, files->t1w, files->mask};
-    for (int k = 0; k < count; k++)
-        needed = qnet__max_int(needed, qnet__maps_needed(&cohorts[k]->config));
-    for (int m = 0; m < needed && status != QNET_ERROR_MEMORY; m++) {
+    for (int m = 0; m < QNET__MAPS && status != QNET_ERROR_MEMORY; m++) {
         qnet_status one;
+        int needed = 0;
+        for (int k = 0; k < count; k++)
+            needed |= qnet__map_needed(&cohorts[k]->config, m, files->mask != NULL);
+        if (!needed) continue;
         if (path[m]) one = qnet_nifti_load(ctx, path[m], &v[m]);
-        else one = qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%.63s: no file of the %s%s",
-                              files->subject ? files->subject : "", qnet__map_names[m],
-                              m == QNET__MASK ? ", and no slices or box are given" : "");
+        else one = qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%.63s: no file of the %s",
+                              files->subject ? files->subject : "", qnet__map_names[m]);
         qnet__note(ctx, &status, one);
     }
     const qnet_scan_maps maps = {files->subject, files->label, files->age, files->sex,
@@ -18896,7 +19704,7 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
 
      metadata      kind of run, kernels, seed, hashes of items and initial weights, every setting:
                    all that decides the bits, which a resume compares; epoch, finished
-     history       [epochs][3]          loss, learning rate and seconds of each epoch
+     history       [epochs][4]          loss, learning rate, seconds, validation of each epoch
      weights       [table->total]       the network's block, running statistics at its end
      adam.m, .v    [table->trainable]   Adam's moments
      swa.average   [table->trainable]   once the first weights have been averaged
@@ -18911,7 +19719,7 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
 /* ---- settings of both stages, as tables -------------------------------------------------------
    Ranges are checked, lines of text made and compared by loops over them. */
 
-/* beta < 1 and eps > 0 keep Adam's divisions from 0. */
+/* beta < 1 and eps > 0 keep Adam's divisions from 0: 1 - beta^t and sqrt(v) + eps. */
 #define QNET__ADAM_SETTINGS(config)                                    \
     QNET__SETTING(config, 'd', adam.beta1, 0, 0.999999999999),         \
     QNET__SETTING(config, 'd', adam.beta2, 0, 0.999999999999),         \
@@ -18940,22 +19748,27 @@ static const qnet__setting qnet__stage2_settings[] = {
     QNET__SETTINGS_END
 };
 
-/* How far a run is; all the rest follows from the epoch. */
+/* How far a run is. All the rest follows from the epoch: Adam's step t = epoch * batches, how many
+   weights are averaged, the order of the items, the learning rate. */
 static const qnet__setting qnet__training_settings[] = {
     QNET__SETTING(qnet_training, 'i', epoch, 0, INT_MAX),
     QNET__SETTING(qnet_training, 'i', finished, 0, 1),
     QNET__SETTINGS_END
 };
 
-/* ---- records --------------------------------------------------------------------------------
-   Checkpoints of a run and, in >>experiment, results of a fold: safetensors files whose metadata
-   say line by line ("key=value") whose they are, and whose tensors are one-dimensional arrays. The
-   data of a list of arrays[count] are written, or read into. */
+#endif
 
-#define QNET__ARRAYS 5
+/* ---- records --------------------------------------------------------------------------------
+   Checkpoints of a run, results of a fold and what a final model knows of its study: safetensors
+   files whose metadata say line by line ("key=value") whose they are, and whose tensors are
+   one-dimensional arrays. The data of a list of arrays[count] are written, or read into. */
+
+#define QNET__ARRAYS 6     /* the most that a record has */
+#define QNET__CHECKPOINT 5 /* of a checkpoint */
 #define QNET__REAL_DTYPE (QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32)
 
-/* text, which is cut up, and arrays[count] into a file. */
+#if QNET__HAS_TRAINING
+/* text, which is cut up in place into keys and values, and arrays[count] into a file. */
 static qnet_status qnet__record_write(qnet_context *ctx, qnet_sink *sink, char *text,
                                       const qnet_safetensor *arrays, int count)
 {
@@ -18963,6 +19776,7 @@ static qnet_status qnet__record_write(qnet_context *ctx, qnet_sink *sink, char *
     const int lines = qnet__metadata_pairs(text, pairs);
     return qnet_safetensors_write(ctx, sink, arrays, count, pairs, lines);
 }
+#endif
 
 /* QNET_ERROR_MISMATCH unless the lines of `was`, in file `name`, begin with those of `now`. */
 static qnet_status qnet__text_compare(qnet_context *ctx, const char *name, const char *was,
@@ -19012,7 +19826,6 @@ static qnet_status qnet__record_read(qnet_context *ctx, const qnet_safetensors *
         memcpy((void *)(uintptr_t)arrays[i].data, found[i]->data, found[i]->bytes);
     return QNET_OK;
 }
-#endif
 
 /* ---- a loop over items in batches, with progress ----------------------------------------------
    n = ceil(count / batch) batches of floor(count / n) or one more items: no batch is much smaller
@@ -19024,7 +19837,8 @@ static size_t qnet__batches(size_t count, int batch)
     return (count + (size_t)batch - 1) / (size_t)batch;
 }
 
-/* First item of batch k of n: the sizes of two batches differ by one at most. */
+/* First item of batch k of n: the sizes of two batches differ by one at most. 10 items in 3 batches
+   begin at 0, 4 and 7. */
 static size_t qnet__batch_start(size_t count, size_t n, size_t k)
 {
     return count / n * k + qnet__min_size(k, count % n);
@@ -19039,13 +19853,15 @@ typedef struct qnet__loop {
     double start;        /* seconds */
     size_t step;         /* the current batch, from 1, which holds */
     size_t first, n;     /* items first .. first + n - 1 */
+    char of_epoch[48];   /* ", epoch 3 of 100", or "" */
 } qnet__loop;
 
 /* The clock is read here: call it where the work begins. */
 static qnet__loop qnet__loop_begin(qnet_context *ctx, const char *task, int epoch, int epochs,
                                    size_t count, size_t steps)
 {
-    const qnet__loop p = {ctx, task, epoch, epochs, count, steps, qnet__seconds(ctx), 0, 0, 0};
+    qnet__loop p = {ctx, task, epoch, epochs, count, steps, qnet__seconds(ctx), 0, 0, 0, ""};
+    if (epochs > 0) snprintf(p.of_epoch, sizeof p.of_epoch, ", epoch %d of %d", epoch, epochs);
     return p;
 }
 
@@ -19058,21 +19874,14 @@ static int qnet__loop_next(qnet__loop *p)
     return 1;
 }
 
-#define QNET__PLACE 128 /* bytes of text */
+/* "stage 1, epoch 3 of 100, step 2 of 17: ...": a failure and where it happened. */
+#define qnet__loop_fail(p, status, text, ...)                                                     \
+    qnet__fail((p)->ctx, status, "%s%s, step %.0f of %.0f: " text, (p)->task, (p)->of_epoch,      \
+               (double)(p)->step, (double)(p)->steps, __VA_ARGS__)
 
-/* "stage 1, epoch 3 of 100, step 2 of 17" into text: where an error happened. */
-static const char *qnet__loop_place(const qnet__loop *p, char text[QNET__PLACE])
-{
-    char epoch[48] = "";
-    if (p->epochs > 0)
-        snprintf(epoch, sizeof(epoch), ", epoch %d of %d", p->epoch, p->epochs);
-    snprintf(text, QNET__PLACE, "%s%s, step %.0f of %.0f", p->task, epoch, (double)p->step,
-             (double)p->steps);
-    return text;
-}
-
-/* Reports that the current batch is done. The fraction is that of all epochs of this run; the
-   experiment wraps the hook and replaces it by its own. */
+/* Reports that the current batch is done: items per second of this epoch, and by that the seconds
+   that all remaining epochs take; -1 where the clock has not moved yet. The fraction is that of all
+   epochs of this run; the experiment wraps the hook and replaces it by its own. */
 static qnet_status qnet__loop_report(const qnet__loop *p, double loss, double learning_rate)
 {
     const double elapsed = qnet__seconds(p->ctx) - p->start, done = (double)(p->first + p->n);
@@ -19082,10 +19891,8 @@ static qnet_status qnet__loop_report(const qnet__loop *p, double loss, double le
     const qnet_progress_info info = {p->task, "", p->epoch, p->epochs, p->step, p->steps, loss,
                                      learning_rate, speed, speed > 0 ? left / speed : -1,
                                      1 - left / all};
-    char place[QNET__PLACE];
     if (qnet__report(p->ctx, &info) == 0) return QNET_OK;
-    return qnet__fail(p->ctx, QNET_STOPPED, "%s: stopped by the caller",
-                      qnet__loop_place(p, place));
+    return qnet__loop_fail(p, QNET_STOPPED, "%s", "stopped by the caller");
 }
 
 /* ---- images: slices of scans, prepared in parallel ------------------------------------------- */
@@ -19118,7 +19925,8 @@ typedef struct qnet__loader {
 } qnet__loader;
 
 /* Checks scans[count], indices into the cohort, and counts their images, which must be as large as
-   the network's input at least, and no more of a scan than it has places for. task: in messages. */
+   the network's input at least (augmentation crops), and no more of a scan than it has places for.
+   task: in messages. */
 static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, const char *task,
                                         const qnet_cohort *cohort, const int *scans, int count,
                                         int height, int width)
@@ -19160,7 +19968,8 @@ static void qnet__loader_plan(qnet_context *ctx, qnet__loader *l, qnet__arena *a
     l->scratch = (unsigned char *)qnet__take(a, qnet__workers(ctx), l->scratch_bytes);
 }
 
-/* Lists the images of scans[count] in order. */
+/* Lists the images of scans[count] in order, and hashes what they are made of: each scan's pixels,
+   its place in the cohort, which names the random streams, and its label. */
 static void qnet__loader_fill(qnet__loader *l, const int *scans, int count)
 {
     const size_t max_slices = (size_t)l->cohort->config.max_slices;
@@ -19181,7 +19990,7 @@ static void qnet__loader_fill(qnet__loader *l, const int *scans, int count)
     }
 }
 
-/* Image i of the current batch. */
+/* Image i of the current batch, by the order of the epoch, or by that of the list. */
 static qnet__image *qnet__loader_image(const qnet__loader *l, size_t i)
 {
     return &l->images[l->order ? (size_t)l->order[l->first + i] : l->first + i];
@@ -19214,7 +20023,7 @@ static qnet_status qnet__loader_apply(qnet_context *ctx, const qnet__loader *l, 
                                      image->high, to, l->height, l->width, scratch);
 }
 
-/* Runs in parallel. */
+/* Runs in parallel: the status stays with the image, as tasks do not write to the context. */
 static void qnet__loader_task(void *arg, size_t index, size_t worker)
 {
     const qnet__loader *l = (const qnet__loader *)arg;
@@ -19227,7 +20036,6 @@ static void qnet__loader_task(void *arg, size_t index, size_t worker)
 static qnet_status qnet__loader_load(const qnet__loop *p, qnet__loader *l, int epoch,
                                      const int *order)
 {
-    char place[QNET__PLACE];
     l->order = order;
     l->first = p->first;
     l->epoch = epoch;
@@ -19236,9 +20044,9 @@ static qnet_status qnet__loader_load(const qnet__loop *p, qnet__loader *l, int e
         const qnet__image *image = qnet__loader_image(l, i);
         if (image->status == QNET_OK) continue;
         (void)qnet__loader_apply(p->ctx, l, i, 0); /* again, for its sentence */
-        return qnet__fail(p->ctx, image->status, "%s: subject %s, slice %d: %s",
-                          qnet__loop_place(p, place), l->cohort->scans[image->scan].subject,
-                          image->slice, qnet_last_error(p->ctx));
+        return qnet__loop_fail(p, image->status, "subject %s, slice %d: %s",
+                               l->cohort->scans[image->scan].subject, image->slice,
+                               qnet_last_error(p->ctx));
     }
     return QNET_OK;
 }
@@ -19246,7 +20054,8 @@ static qnet_status qnet__loader_load(const qnet__loop *p, qnet__loader *l, int e
 #if QNET__HAS_TRAINING
 /* ---- the training of both stages ------------------------------------------------------------- */
 
-/* The paper's numbers ("Training Procedure"); where SWA starts and its rate are ours. */
+/* The paper's numbers ("Training Procedure"): 100 epochs in batches of 64, the rate annealed from
+   3e-4 to 1e-4. Where SWA starts, after three quarters, and its rate, the last one, are ours. */
 QNET_API void qnet_stage1_config_init(qnet_stage1_config *config)
 {
     memset(config, 0, sizeof(*config));
@@ -19263,7 +20072,8 @@ QNET_API void qnet_stage1_config_init(qnet_stage1_config *config)
     config->seed = 1;
 }
 
-/* The paper's numbers; hidden and steps are ours. */
+/* The paper's numbers: 50 epochs in batches of 64 at a rate of 3e-4. The size of the LSTM's state
+   and the number of slices, which the paper does not give, are ours. */
 QNET_API void qnet_stage2_config_init(qnet_stage2_config *config)
 {
     memset(config, 0, sizeof(*config));
@@ -19404,11 +20214,9 @@ static void qnet__training_shuffle(qnet__training_state *s, int epoch)
 /* The status of a loss: QNET_ERROR_NUMERIC, with epoch and step, where it is not finite. */
 static qnet_status qnet__loss_check(const qnet__loop *p, qnet_status status, const double *loss)
 {
-    char place[QNET__PLACE];
     if (status != QNET_ERROR_NUMERIC && (status != QNET_OK || qnet__is_finite(*loss)))
         return status;
-    return qnet__fail(p->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
-                      qnet__loop_place(p, place));
+    return qnet__loop_fail(p, QNET_ERROR_NUMERIC, "%s", "the loss is NaN or infinite");
 }
 
 /* Stage 1: loss = mean of -log softmax(logits)[label] over the n images of the batch, and its
@@ -19450,11 +20258,9 @@ static qnet_status qnet__training_check_weights(const qnet__training_state *s, c
 {
     const size_t bad = qnet__first_bad(s->weights, s->table->total);
     const qnet_param *param = s->table->entries;
-    char place[QNET__PLACE];
     if (bad == s->table->total) return QNET_OK;
     while (bad >= param->offset + param->count) param++;
-    return qnet__fail(p->ctx, QNET_ERROR_NUMERIC, "%s: '%s' has become NaN or infinite",
-                      qnet__loop_place(p, place), param->name);
+    return qnet__loop_fail(p, QNET_ERROR_NUMERIC, "'%s' has become NaN or infinite", param->name);
 }
 
 /* One pass over all items: per batch loss and gradients, one step of Adam; then, late in a run with
@@ -19488,6 +20294,7 @@ QNET_API qnet_status qnet_training_epoch(qnet_training *run)
     record->loss = sum / (double)s->count;
     record->learning_rate = rate;
     record->seconds = qnet__seconds(run->ctx) - p.start;
+    record->validation = (double)NAN;
     s->broken = 0;
     return QNET_OK;
 }
@@ -19516,7 +20323,8 @@ static qnet_status qnet__training_statistics(qnet__training_state *s)
     return qnet__training_check_weights(s, &p);
 }
 
-/* Without SWA nothing is left to do: the running statistics have followed the weights. */
+/* With SWA the average becomes the weights, and the running statistics are estimated for it.
+   Without, nothing is left to do: they have followed the weights. */
 QNET_API qnet_status qnet_training_finish(qnet_training *run)
 {
     QNET__TRY(qnet__training_ready(run, "qnet_training_finish"));
@@ -19573,26 +20381,26 @@ static qnet_status qnet__training_text(const qnet__training_state *s, int swa, q
 /* The arrays of a checkpoint, of which the last is there once a weight has been averaged; returns
    their number. A history is an array of doubles. */
 static int qnet__training_arrays(const qnet__training_state *s, int averaged,
-                                 qnet_safetensor arrays[QNET__ARRAYS])
+                                 qnet_safetensor arrays[QNET__CHECKPOINT])
 {
     const qnet_dtype real = QNET__REAL_DTYPE;
     const size_t n = s->table->trainable, all = s->table->total;
     const size_t epochs = (size_t)s->run.epochs * sizeof(qnet_epoch) / sizeof(double);
-    const qnet_safetensor list[QNET__ARRAYS] = {
+    const qnet_safetensor list[QNET__CHECKPOINT] = {
         {"history", QNET_F64, 1, {epochs}, epochs, 0, s->run.history},
         {"weights", real, 1, {all}, all, 0, s->weights},
         {"adam.m", real, 1, {n}, n, 0, s->m},
         {"adam.v", real, 1, {n}, n, 0, s->v},
         {"swa.average", real, 1, {n}, n, 0, s->average}};
     memcpy(arrays, list, sizeof list);
-    return averaged > 0 ? QNET__ARRAYS : QNET__ARRAYS - 1;
+    return averaged > 0 ? QNET__CHECKPOINT : QNET__CHECKPOINT - 1;
 }
 
 /* The lines of the configuration first, then how far the run is, then the arrays. */
 QNET_API qnet_status qnet_training_write(qnet_training *run, qnet_sink *sink)
 {
     qnet_buffer text = {NULL, 0, 0, NULL};
-    qnet_safetensor arrays[QNET__ARRAYS];
+    qnet_safetensor arrays[QNET__CHECKPOINT];
     qnet_status status;
     QNET__TRY(qnet__training_ready(run, "qnet_training_write"));
     status = qnet__training_text(run->state, run->state->config.swa, &text);
@@ -19605,7 +20413,8 @@ QNET_API qnet_status qnet_training_write(qnet_training *run, qnet_sink *sink)
     return status;
 }
 
-/* The running variances in a file's flat block: none may be below 0, as in a weights file. */
+/* The running variances in a file's flat block: none may be below 0, as in a weights file. The
+   block is checked as a whole for NaN and infinity; here each variance is a part of it. */
 static qnet_status qnet__check_variances(qnet_context *ctx, const qnet_safetensors *file,
                                          const char *name, const qnet_param_table *table)
 {
@@ -19621,9 +20430,9 @@ static qnet_status qnet__check_variances(qnet_context *ctx, const qnet_safetenso
 }
 
 /* QNET_ERROR_MISMATCH for a checkpoint of another run, QNET_ERROR_FORMAT or QNET_ERROR_DATA for a
-   damaged one. Everything in the file is checked before the first number of the run changes. Up to
-   the first averaged epoch a run with SWA and one without are the same, so the file may then be of
-   the latter. */
+   damaged one. In this order: the configuration's lines, epoch and finished, variances, arrays. All
+   is checked before the first number of the run changes. Up to the first averaged epoch a run with
+   SWA and one without are the same, so the file may then be of the latter. */
 static qnet_status qnet__training_restore(qnet_training *run, const qnet_safetensors *file,
                                           const char *name)
 {
@@ -19633,7 +20442,7 @@ static qnet_status qnet__training_restore(qnet_training *run, const qnet_safeten
     const char *swa = qnet_safetensors_metadata(file, "swa");
     const int branch = s->config.swa && swa != NULL && strcmp(swa, "0") == 0;
     qnet_training read = *run;
-    qnet_safetensor arrays[QNET__ARRAYS];
+    qnet_safetensor arrays[QNET__CHECKPOINT];
     qnet_buffer text = {NULL, 0, 0, NULL};
     qnet_status status = qnet__training_text(s, s->config.swa && !branch, &text);
     if (status == QNET_OK)
@@ -19693,8 +20502,9 @@ QNET_API qnet_status qnet_training_load(qnet_training *run, const char *path)
     return status;
 }
 
-/* Goes on from wherever the run is. The last save is made again on a run that is finished: the one
-   before may have failed. */
+/* Goes on from wherever the run is, and saves after each epoch: a power cut costs one epoch at
+   most, as a file is replaced whole (>>file). The last save is made again on a run that is
+   finished: the one before may have failed. */
 QNET_API qnet_status qnet_training_run(qnet_training *run, const char *checkpoint)
 {
     QNET__TRY(qnet__training_ready(run, "qnet_training_run"));
@@ -19709,7 +20519,8 @@ QNET_API qnet_status qnet_training_run(qnet_training *run, const char *checkpoin
 
 /* ---- stage 1: images ------------------------------------------------------------------------- */
 
-/* Of scans[count], which lie in the cohort: each once, and of either class at least one. */
+/* Of scans[count], which lie in the cohort: each once, and of either class at least one. A scan
+   that is there twice would weigh double; of one class alone nothing can be learnt. */
 static qnet_status qnet__stage1_check_scans(qnet_context *ctx, const qnet_cohort *cohort,
                                             const int *scans, int count)
 {
@@ -19860,7 +20671,8 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
 #if QNET__HAS_TRAINING
 /* ---- stage 2: scans -------------------------------------------------------------------------- */
 
-/* Copies the scans, zero beyond their slices, into the run after a check, and hashes all. */
+/* Copies the scans, zero beyond their slices, into the run after a check, and hashes all: features
+   of other weights or other slices are other items, which a resume refuses. */
 static qnet_status qnet__stage2_fill(qnet__training_state *s, const qnet_real *features,
                                      const int *length, const int *label)
 {
@@ -19955,7 +20767,8 @@ static qnet_status qnet__predict_run(qnet_scan_model *model, const qnet_real *fe
     return QNET_OK;
 }
 
-/* features[count][steps][512], length[count] in 1..steps; probabilities of padded steps are 0. */
+/* features[count][steps][512], length[count] in 1..steps; image[count][steps] and scan[count] are
+   P(HH) of each slice and scan, or NULL; of padded steps 0. On failure both are as before. */
 QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_real *features,
                                              const int *length, int count, double *image,
                                              double *scan)
@@ -19995,7 +20808,8 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
 /* ============================================================================================
    >>metrics
    What the paper's "Results" are made of: the confusion matrix and its rates, voting, ROC curve,
-   AUC, DeLong's test (by item, and by subject after Obuchowski 1997), bootstrap of AUCs, the stars.
+   AUC, DeLong's test (by item, and by subject after Obuchowski 1997), bootstrap of AUCs,
+   the stars; and logistic regression, for what networks are calibrated by and compared with.
    Every function takes columns of `count` items (slices or scans): label[count], 1 for HH, the
    positive class, and 0 for HC; score[count] or decision[count]; cluster[count], the subject of
    each item. m is the number of HH items, n that of HC items. All is in double; counts of pairs are
@@ -20569,6 +21383,167 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
     return QNET_OK;
 }
 
+/* ---- Logistic regression (Cox 1958) ----------------------------------------------------------
+   With a 1 put before each x, q = 1 + predictors coefficients c and eta_i = c . x_i, P_i =
+   1 / (1 + exp(-eta_i)), the penalised log-likelihood and its derivatives are
+     l = -sum_i log(1 + exp(-+eta_i)) - ridge/2 sum_j>0 c_j^2,   - where the label is 1, + where 0
+     g = sum_i (label_i - P_i) x_i - ridge c,   H = sum_i P_i (1 - P_i) x_i x_i' + ridge I,
+   both without ridge at c_0.
+   l is concave, so Newton's steps H^-1 g, halved while l falls, end at its maximum (McCullagh &
+   Nelder 1989, 4.4). */
+
+#define QNET__LOGISTIC_MOST 1000 /* predictors: H is a matrix of their number squared */
+#define QNET__LOGISTIC_STEPS 100 /* ten are many, unless there is no maximum */
+
+/* eta[count] of coefficients c[1 + predictors]; returns l. */
+static double qnet__logistic_value(const int *label, const double *x, size_t count,
+                                   size_t predictors, double ridge, const double *c, double *eta)
+{
+    double sum = 0.0;
+    for (size_t j = 1; j <= predictors; j++) sum -= ridge / 2 * c[j] * c[j];
+    for (size_t i = 0; i < count; i++) {
+        double e = c[0];
+        for (size_t j = 0; j < predictors; j++) e += c[1 + j] * x[i * predictors + j];
+        eta[i] = e;
+        if (!label[i]) e = -e;
+        sum -= e > 0 ? log1p(exp(-e)) : log1p(exp(e)) - e;
+    }
+    return sum;
+}
+
+/* g[q], and of H[q][q] the lower half, at eta[count]. */
+static void qnet__logistic_slope(const int *label, const double *x, size_t count,
+                                 size_t predictors, double ridge, const double *c,
+                                 const double *eta, double *g, double *h)
+{
+    const size_t q = predictors + 1;
+    for (size_t j = 0; j < q; j++) {
+        g[j] = j ? -ridge * c[j] : 0.0;
+        for (size_t k = 0; k <= j; k++) h[j * q + k] = j && j == k ? ridge : 0.0;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const double *xi = x + i * predictors - 1; /* xi[j] of coefficient j > 0 */
+        const double small = exp(-fabs(eta[i])), w = small / ((1 + small) * (1 + small));
+        const double wrong = (label[i] == (eta[i] > 0) ? small : 1.0) / (1 + small);
+        for (size_t j = 0; j < q; j++) {
+            const double xj = j ? xi[j] : 1.0;
+            g[j] += (label[i] ? wrong : -wrong) * xj;
+            for (size_t k = 0; k <= j; k++) h[j * q + k] += w * xj * (k ? xi[k] : 1.0);
+        }
+    }
+}
+
+/* The lower half of a[q][q] = L L' becomes L (Cholesky); 0 where a is singular but for rounding. */
+static int qnet__cholesky(double *a, size_t q)
+{
+    for (size_t j = 0; j < q; j++) {
+        const double diagonal = a[j * q + j];
+        for (size_t i = j; i < q; i++)
+            for (size_t k = 0; k < j; k++) a[i * q + j] -= a[i * q + k] * a[j * q + k];
+        if (!(a[j * q + j] > 1e-13 * diagonal) || !qnet__is_finite(diagonal)) return 0;
+        a[j * q + j] = sqrt(a[j * q + j]);
+        for (size_t i = j + 1; i < q; i++) a[i * q + j] /= a[j * q + j];
+    }
+    return 1;
+}
+
+/* b[q] becomes L^-1 b, and from there L'^-1 b where `both`. */
+static void qnet__cholesky_solve(const double *l, size_t q, int both, double *b)
+{
+    for (size_t j = 0; j < q; j++) {
+        for (size_t k = 0; k < j; k++) b[j] -= l[j * q + k] * b[k];
+        b[j] /= l[j * q + j];
+    }
+    for (size_t j = both ? q : 0; j-- > 0;) {
+        for (size_t k = j + 1; k < q; k++) b[j] -= l[k * q + j] * b[k];
+        b[j] /= l[j * q + j];
+    }
+}
+
+/* Ends when a step moves no eta by more than 1e-10; what is left is its square. Labels that a plane
+   separates, with items on it or without, have no maximum: each step moves eta by about 1. */
+QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, const double *x,
+                                       size_t count, size_t predictors, double ridge,
+                                       double *coefficients, double *errors)
+{
+    const char *what = "qnet_logistic_fit";
+    const size_t q = predictors + 1;
+    qnet__arena a = {NULL, 0};
+    double *h = NULL, *c = NULL, *step = NULL, *trial = NULL, *eta = NULL, *moved = NULL;
+    double most = 1.0;
+    int taken = 0, apart = 0, regular = 1;
+    size_t hh, bytes = 0;
+    QNET__NEEDS(ctx, coefficients && (x || predictors == 0));
+    QNET__TRY(qnet__check_items(ctx, what, label, NULL, count, &hh));
+    if (hh == 0 || hh == count)
+        return qnet__fail(ctx, QNET_ERROR_DATA,
+                          "%s: expected items of both classes, found %lu HH and %lu HC", what,
+                          (unsigned long)hh, (unsigned long)(count - hh));
+    if (predictors > QNET__LOGISTIC_MOST)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: at most %d predictors, found %lu", what,
+                          QNET__LOGISTIC_MOST, (unsigned long)predictors);
+    if (!(ridge >= 0.0 && qnet__is_finite(ridge)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ridge: expected 0 or more, found %g", what,
+                          ridge);
+    for (size_t i = 0; i < count * predictors; i++)
+        if (!qnet__is_finite(x[i]))
+            return qnet__fail(ctx, QNET_ERROR_NUMERIC,
+                              "%s: x of item %lu, predictor %lu is NaN or infinite", what,
+                              (unsigned long)(i / predictors), (unsigned long)(i % predictors));
+    for (int pass = 0; pass < 2; pass++) {
+        h = (double *)qnet__take(&a, q * q, sizeof *h);
+        c = (double *)qnet__take(&a, q, sizeof *c);
+        step = (double *)qnet__take(&a, q, sizeof *step);
+        trial = (double *)qnet__take(&a, q, sizeof *trial);
+        eta = (double *)qnet__take(&a, count, sizeof *eta);
+        moved = (double *)qnet__take(&a, count, sizeof *moved);
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &a, &bytes, "a logistic regression"));
+    }
+    for (size_t j = 0; j < q; j++) c[j] = 0.0;
+    double value = qnet__logistic_value(label, x, count, predictors, ridge, c, eta);
+    for (; taken < QNET__LOGISTIC_STEPS && most > 1e-10 && !apart; taken++) {
+        double reached = 0.0, share = 1.0;
+        qnet__logistic_slope(label, x, count, predictors, ridge, c, eta, step, h);
+        regular = qnet__cholesky(h, q);
+        if (!regular) break;
+        qnet__cholesky_solve(h, q, 1, step);
+        for (regular = 0; !regular && share > 1e-12; share /= 2) {
+            for (size_t j = 0; j < q; j++) trial[j] = c[j] + share * step[j];
+            reached = qnet__logistic_value(label, x, count, predictors, ridge, trial, moved);
+            regular = reached >= value - 1e-12 * fabs(value); /* less is rounding */
+        }
+        if (!regular) break;
+        most = 0.0;
+        apart = ridge <= 0.0;
+        for (size_t i = 0; i < count; i++) {
+            most = fmax(most, fabs(moved[i] - eta[i]));
+            apart = apart && label[i] == (moved[i] > 0);
+            eta[i] = moved[i];
+        }
+        for (size_t j = 0; j < q; j++) c[j] = trial[j];
+        value = reached;
+    }
+    const int settled = regular && !apart && most <= 1e-10;
+    for (size_t j = 0; settled && j < q; j++) {
+        coefficients[j] = c[j];
+        if (!errors) continue;
+        for (size_t k = 0; k < q; k++) step[k] = k == j; /* (H^-1)[j][j] = |L^-1 e_j|^2 */
+        qnet__cholesky_solve(h, q, 0, step);
+        errors[j] = 0.0;
+        for (size_t k = 0; k < q; k++) errors[j] += step[k] * step[k];
+        errors[j] = sqrt(errors[j]);
+    }
+    qnet__free(ctx, a.base, bytes);
+    if (settled) return QNET_OK;
+    if (!regular && taken == 0)
+        return qnet__fail(ctx, QNET_ERROR_DATA,
+                          "%s: the predictors depend on each other, or are too large or small; "
+                          "expected a ridge above 0, or fewer predictors", what);
+    return qnet__fail(ctx, QNET_ERROR_DATA,
+                      "%s: the predictors separate the labels, so there is no finite maximum; "
+                      "expected a ridge above 0", what);
+}
+
 #endif
 
 #if QNET__HAS_NETWORKS
@@ -20577,56 +21552,116 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
    Class activation maps (Zhou et al. 2016; paper, Fig. 9 and 10). The class score is linear in the
    averaged features, score = sum_c w[c] mean_p f[p][c] + b = mean_p (sum_c w[c] f[p][c]) + b, so
    the inner sum, one number per pixel p of the last map, says how much each place adds to it.
-   Relies on >>context >>tensor >>resnet >>image.
+   Behind a BiLSTM the score is not linear: its gradient by the averaged features takes the place of
+   w, as in Grad-CAM (Selvaraju et al. 2017, Eqs. 1 and 2, but without their ReLU, so that evidence
+   for both classes is seen): to first order, how much each place of each slice adds.
+   Relies on >>context >>tensor >>lstm >>resnet >>scan >>image.
    ============================================================================================ */
 
-/* raw[p] = sum_c fc.weight[class][c] f[p][c] over the pixels p of image `index`;
-   map[height][width] = (raw - its least) / (its greatest - its least), resized, and 0 everywhere
-   where raw is flat. The bias, the same everywhere, drops out. The sums are taken in double and
-   allocated for this call: no training step comes here. */
+/* raw[p] = sum_c weights[c] f[p][c] over the pixels p of image `index`, summed in double. */
+QNET_API qnet_status qnet_cam_weighted(const qnet_resnet *net, int index, const qnet_real *weights,
+                                       float *raw)
+{
+    QNET__NEEDS(net ? net->ctx : NULL, net && weights && raw);
+    const qnet_tensor features = qnet_resnet_feature_map(net);
+    if (features.data == NULL)
+        return qnet__fail(net->ctx, QNET_ERROR_ARGUMENT, "cam: expected a forward pass before");
+    if (index < 0 || (size_t)index >= features.shape[0])
+        return qnet__fail(net->ctx, QNET_ERROR_ARGUMENT,
+                          "cam: image must be 0..%d, as in the last forward pass, found %d",
+                          (int)features.shape[0] - 1, index);
+    const size_t pixels = features.shape[1] * features.shape[2];
+    const qnet_real *f = features.data + (size_t)index * pixels * QNET_FEATURES;
+    for (int pass = 0; pass < 2; pass++) /* checked before raw is written */
+        for (size_t p = 0; p < pixels; p++) {
+            double sum = 0;
+            for (size_t c = 0; c < QNET_FEATURES; c++)
+                sum += (double)weights[c] * (double)f[p * QNET_FEATURES + c];
+            if (pass == 1) raw[p] = (float)sum;
+            else if (!qnet__is_finite((double)(float)sum))
+                return qnet__fail(net->ctx, QNET_ERROR_NUMERIC,
+                                  "cam: the features or their weights hold NaN or infinity");
+        }
+    return QNET_OK;
+}
+
+/* The weights are row `class` of fc.weight; map[height][width] = (raw - its least) / (its greatest
+   - its least), resized, and 0 everywhere where raw is flat. The bias, the same everywhere, drops
+   out. Memory is allocated for this call: no training step comes here. */
 QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index, float *map,
                               float *raw)
 {
-    QNET__NEEDS(net ? net->ctx : NULL, net && map);
-    qnet_context *ctx = net->ctx;
-    const qnet_tensor features = qnet_resnet_feature_map(net);
-    if (features.data == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cam: expected a forward pass before");
-    if (index < 0 || (size_t)index >= features.shape[0])
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "cam: image must be 0..%d, as in the last forward pass, found %d",
-                          (int)features.shape[0] - 1, index);
+    QNET__NEEDS(net ? net->ctx : NULL, net && (map || raw));
     if (class_index < 0 || class_index >= net->config.classes)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cam: class must be 0..%d, found %d",
+        return qnet__fail(net->ctx, QNET_ERROR_ARGUMENT, "cam: class must be 0..%d, found %d",
                           net->config.classes - 1, class_index);
     const qnet_param *fc = &net->table->entries[qnet_param_find(net->table, "fc.weight")];
-    const qnet_real *w = net->weights + fc->offset + (size_t)class_index * QNET_FEATURES;
-    const size_t pixels = features.shape[1] * features.shape[2], bytes = pixels * sizeof(float);
-    const qnet_real *f = features.data + (size_t)index * pixels * QNET_FEATURES;
-    float *sums = (float *)qnet__alloc(ctx, bytes), low = FLT_MAX, high = -FLT_MAX;
-    qnet_status status = QNET_OK;
-    if (sums == NULL) return qnet__no_memory(ctx, bytes, "a class activation map");
-    for (size_t p = 0; p < pixels; p++) {
-        double sum = 0;
-        for (size_t c = 0; c < QNET_FEATURES; c++)
-            sum += (double)w[c] * (double)f[p * QNET_FEATURES + c];
-        sums[p] = (float)sum;
-        low = sums[p] < low ? sums[p] : low;
-        high = sums[p] > high ? sums[p] : high;
-        if (!qnet__is_finite((double)sums[p]))
-            status = qnet__fail(ctx, QNET_ERROR_NUMERIC, "cam: the features or fc.weight of class "
-                                "%d hold NaN or infinity", class_index);
-    }
+    const qnet_tensor features = qnet_resnet_feature_map(net);
+    const int h = features.data ? (int)features.shape[1] : 1;
+    const int w = features.data ? (int)features.shape[2] : 1;
+    const size_t pixels = (size_t)h * (size_t)w, bytes = pixels * sizeof(float);
+    float *sums = (float *)qnet__alloc(net->ctx, bytes), low = FLT_MAX, high = -FLT_MAX;
+    if (sums == NULL) return qnet__no_memory(net->ctx, bytes, "a class activation map");
+    const qnet_status status = qnet_cam_weighted(
+        net, index, net->weights + fc->offset + (size_t)class_index * QNET_FEATURES, sums);
     if (status == QNET_OK) {
         if (raw != NULL) memcpy(raw, sums, bytes);
+        for (size_t p = 0; p < pixels; p++) {
+            low = sums[p] < low ? sums[p] : low;
+            high = sums[p] > high ? sums[p] : high;
+        }
         for (size_t p = 0; p < pixels; p++)
             sums[p] = high > low ? (sums[p] - low) / (high - low) : 0.0f;
-        qnet_image_resize(sums, (int)features.shape[1], (int)features.shape[2], 1, map,
-                          net->config.height, net->config.width);
+        if (map != NULL)
+            qnet_image_resize(sums, h, w, 1, map, net->config.height, net->config.width);
     }
-    qnet__free(ctx, sums, bytes);
+    qnet__free(net->ctx, sums, bytes);
     return status;
 }
+
+#if QNET__HAS_TRAINING
+/* Forward: logit[k] = [y_1 ... y_steps] scan_head[k]^T + bias, y = BiLSTM(x). So for logit[HH] -
+   logit[HC], dy[t] is the difference of the head's two rows at step t, and dx comes from >>lstm,
+   which takes no gradient past the scan's end. Nothing of the model but its state is written. */
+QNET_API qnet_status qnet_scan_attribution(qnet_scan_model *model, const qnet_real *features,
+                                           int length, qnet_real *gradient, double *contribution)
+{
+    QNET__NEEDS(model ? model->ctx : NULL, model && features && gradient);
+    qnet_context *ctx = model->ctx;
+    qnet__scan_state *s = model->state;
+    const size_t in = (size_t)model->config.features, steps = (size_t)model->config.steps;
+    const size_t all = steps * 2 * (size_t)model->config.hidden, count = steps * in;
+    const qnet_lstm_gradients none = {{NULL, NULL}, {NULL, NULL}, {NULL, NULL}};
+    qnet_real *dy, *dx;
+    qnet__arena arena = {NULL, 0};
+    size_t bytes = 0;
+    if (model->config.classes != QNET_CLASSES)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "attribution: a scan model of %d classes, "
+                          "expected %d", model->config.classes, QNET_CLASSES);
+    QNET__TRY(qnet_scan_model_forward(model, features, &length, 1, NULL, NULL));
+    for (int pass = 0; pass < 2; pass++) {
+        dy = (qnet_real *)qnet__take(&arena, all, sizeof *dy);
+        dx = (qnet_real *)qnet__take(&arena, count, sizeof *dx);
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "a scan's attribution"));
+    }
+    for (size_t i = 0; i < all; i++)
+        dy[i] = s->p.scan_w[QNET_HH * all + i] - s->p.scan_w[QNET_HC * all + i];
+    qnet_status status = qnet_lstm_backward(ctx, &s->lstm, &length, &s->weights, features, s->y,
+                                            s->saved, dy, dx, &none, s->scratch);
+    if (status == QNET_OK && qnet__first_bad(dx, count) < count)
+        status = qnet__fail(ctx, QNET_ERROR_NUMERIC, "attribution: the gradient holds NaN or "
+                            "infinity");
+    if (status == QNET_OK) memcpy(gradient, dx, count * sizeof *dx);
+    for (size_t t = 0; status == QNET_OK && contribution && t < steps; t++) {
+        double sum = 0;
+        for (size_t c = 0; t < (size_t)length && c < in; c++)
+            sum += (double)dx[t * in + c] * (double)features[t * in + c];
+        contribution[t] = sum;
+    }
+    qnet__free(ctx, arena.base, bytes);
+    return status;
+}
+#endif
 
 /* v clipped to 0..1; NaN gives 0. */
 static double qnet__unit_range(double v)
@@ -20640,15 +21675,24 @@ static uint8_t qnet__cam_byte(double v)
     return (uint8_t)(qnet__unit_range(v) * 255 + 0.5);
 }
 
-/* MATLAB's and OpenCV's JET: blue 0, cyan, green .5, yellow, red 1; each colour is a trapezium of
-   slope 4 around 1/4 (blue), 1/2 (green) and 3/4 (red). */
-QNET_API void qnet_jet(double value, uint8_t rgb[3])
+/* Viridis (van der Walt & Smith 2015) at 17 of its 256 colours, and straight lines between, at most
+   6 of 255 off. Its lightness rises steadily, also for those who see no red or no green. Not the
+   JET of the paper's Fig. 9 and 10: that is brightest in the middle, so it shows edges where the
+   map has none, and its ends look alike without red (Borland & Taylor 2007). */
+QNET_API void qnet_viridis(double value, uint8_t rgb[3])
 {
+    static const uint8_t colour[17][3] = {
+        {68, 1, 84},    {72, 24, 106},  {71, 45, 123},  {66, 64, 134},  {59, 82, 139},
+        {51, 99, 141},  {44, 114, 142}, {38, 129, 142}, {33, 144, 140}, {31, 159, 136},
+        {40, 174, 128}, {62, 188, 116}, {93, 201, 99},  {130, 211, 76}, {171, 220, 50},
+        {213, 226, 26}, {253, 231, 37}};
+    const double at = 16 * qnet__unit_range(value), below = at < 15 ? floor(at) : 15;
+    const uint8_t *low = colour[(int)below], *high = colour[(int)below + 1];
     for (int i = 0; i < 3; i++)
-        rgb[i] = qnet__cam_byte(1.5 - fabs(4 * qnet__unit_range(value) - (3 - i)));
+        rgb[i] = qnet__cam_byte((low[i] + (at - below) * (high[i] - low[i])) / 255);
 }
 
-/* rgb = 0.3 JET(map) + 0.5 grey, the weights of Zhou et al.'s published program. */
+/* rgb = (viridis(map) + grey) / 2. */
 QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, int width,
                                uint8_t *rgb)
 {
@@ -20656,10 +21700,360 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
     for (size_t p = 0; p < size; p++) {
         const double g = qnet__unit_range((double)grey[p]);
         uint8_t heat[3];
-        qnet_jet((double)map[p], heat);
+        qnet_viridis((double)map[p], heat);
         for (size_t i = 0; i < 3; i++)
-            rgb[3 * p + i] = qnet__cam_byte(0.3 * heat[i] / 255.0 + 0.5 * g);
+            rgb[3 * p + i] = qnet__cam_byte((heat[i] / 255.0 + g) / 2);
     }
+}
+#endif
+
+#if QNET__HAS_FILES && !defined(QNET_NO_STDIO)
+/* ============================================================================================
+   >>predict
+   A scan that comes after the study. The folder of a model (qnet_experiment_final makes it) holds
+   pairs of networks, the final ones and each fold's, and a record of the study's scans. Of a scan
+
+     x[slices][512]      its features by a pair's ResNetSWA
+     P                   of HH, by the pair's Q-Net from x
+     calibrated          1 / (1 + exp(-(a + b logit P))); a, b: >>experiment
+     distance            |L^-1 (mean_t x[t] - m)|, m[512] the mean of the study's scans, L L' their
+                         covariance (>>experiment): Mahalanobis's, as in Lee et al. 2018 but for
+                         one class
+     measure[6]          of its maps, beside the study's
+
+   Networks judge whatever they are shown, so a scan that is unlike those of the study is refused.
+   Relies on >>context >>resnet >>scan >>weights >>image >>cohort >>train.
+   ============================================================================================ */
+
+#define QNET__MOST_FOLDS 1000
+/* Above the study's highest value, or below its lowest one: of values, of voxels. */
+#define QNET__RATIO 1.5
+#define QNET__RATIO_SIZE 1.25
+
+/* The arrays of a record, all F64: of the scans label, probability, distance and measures[6]; m and
+   the rows of L up to the diagonal. */
+enum { QNET__LABEL, QNET__PROBABILITY, QNET__DISTANCE, QNET__MEASURE, QNET__MEAN, QNET__FACTOR,
+       QNET__STUDY };
+
+struct qnet__predictor_state {
+    qnet_predictor p;                    /* what the caller has */
+    qnet_safetensors *record;            /* model.safetensors; of two files NULL */
+    qnet_safetensors *pair[QNET__MOST_FOLDS + 1][2]; /* ResNetSWA, Q-Net: final, then by fold */
+    void *memory; size_t bytes;          /* of what follows */
+    double *study[QNET__STUDY];
+    double *by_fold, *by_slice, *by_slice_resnet;
+    qnet_real *features;                 /* [max_slices][512] */
+    float *voxels;                       /* [max_slices][height][width] */
+};
+
+static const qnet__setting qnet__record_settings[] = {
+    QNET__SETTING(qnet_predictor, 'i', folds, 2, QNET__MOST_FOLDS),
+    QNET__SETTING(qnet_predictor, 'i', scans, 2, QNET__MAX_SCANS),
+    QNET__SETTING(qnet_predictor, 'i', calibrated, 0, 1),
+    QNET__SETTING(qnet_predictor, 'd', intercept, -DBL_MAX, DBL_MAX),
+    QNET__SETTING(qnet_predictor, 'd', slope, -DBL_MAX, DBL_MAX),
+    QNET__SETTING(qnet_predictor, 'd', limit, 0, DBL_MAX),
+    QNET__SETTINGS_END
+};
+
+QNET_API const char *qnet_measure_name(int measure)
+{
+    static const char *const names[QNET_MEASURES] = {
+        "99th percentile of |QSM|, ppm", "median of R2*, 1/s", "99th percentile of R2*, 1/s",
+        "voxel size to the right, mm", "voxel size to the front, mm", "voxel size upwards, mm"};
+    return (unsigned)measure < QNET_MEASURES ? names[measure] : "unknown";
+}
+
+/* Measures of a scan from its prepared slices. work: [slices][height][width]. */
+static void qnet__measure(const qnet_cohort *cohort, const qnet_scan *scan, float *work,
+                          double measure[QNET_MEASURES])
+{
+    const size_t n = (size_t)scan->slices * (size_t)cohort->height * (size_t)cohort->width;
+    for (size_t c = 0; c < 2; c++) { /* QSM, R2* */
+        size_t k = 0;
+        for (size_t i = c; i < 3 * n; i += 3)
+            if (scan->pixels[i] != 0) work[k++] = fabsf(scan->pixels[i]);
+        measure[2 * c] = (double)qnet__percentile(work, k, 99);
+        if (c == 1) measure[1] = (double)qnet__percentile(work, k, 50);
+    }
+    memcpy(measure + QNET_MEASURE_X, scan->spacing, sizeof scan->spacing);
+}
+
+/* |L^-1 (x - m)|. factor: the rows of L up to the diagonal. */
+static double qnet__distance(const double *factor, const double *mean, const double *x)
+{
+    double y[QNET_FEATURES], sum = 0;
+    for (int i = 0; i < QNET_FEATURES; i++) {
+        y[i] = x[i] - mean[i];
+        for (int k = 0; k < i; k++) y[i] -= *factor++ * y[k];
+        y[i] /= *factor++;
+        sum += y[i] * y[i];
+    }
+    return sqrt(sum);
+}
+
+/* ln(P / (1 - P)), of P held off 0 and 1 by a millionth. */
+static double qnet__logit(double p)
+{
+    p = fmin(fmax(p, 1e-6), 1 - 1e-6);
+    return log(p / (1 - p));
+}
+
+/* A scan by pair k: features, averaged over the slices, and P; by slice into the state. */
+static qnet_status qnet__judge(struct qnet__predictor_state *s, int k, const qnet_cohort *cohort,
+                               int scan, double mean[QNET_FEATURES], double *probability)
+{
+    const qnet_predictor *p = &s->p;
+    const int slices = cohort->scans[scan].slices;
+    QNET__TRY(qnet_weights_from_safetensors(p->ctx, s->pair[k][0], p->resnet->table,
+                                            p->resnet->weights, 0, NULL));
+    QNET__TRY(qnet_weights_from_safetensors(p->ctx, s->pair[k][1], p->qnet->table, p->qnet->weights,
+                                            0, NULL));
+    QNET__TRY(qnet_embed(p->resnet, &p->augment, cohort, &scan, 1, s->features,
+                         s->by_slice_resnet));
+    QNET__TRY(qnet_scan_model_predict(p->qnet, s->features, &slices, 1, s->by_slice, probability));
+    for (int f = 0; f < QNET_FEATURES; f++) {
+        mean[f] = 0;
+        for (int t = 0; t < slices; t++)
+            mean[f] += (double)s->features[t * QNET_FEATURES + f] / slices;
+    }
+    return QNET_OK;
+}
+
+/* The arrays of a record; data NULL before there is memory. */
+static void qnet__study_arrays(const struct qnet__predictor_state *s,
+                               qnet_safetensor arrays[QNET__STUDY])
+{
+    static const char *const names[QNET__STUDY] = {"label", "probability", "distance", "measures",
+                                                   "mean", "factor"};
+    const size_t n = (size_t)s->p.scans, p = n > 0 ? QNET_FEATURES : 0;
+    const size_t sizes[QNET__STUDY] = {n, n, n, n * QNET_MEASURES, p, p * (p + 1) / 2};
+    memset(arrays, 0, QNET__STUDY * sizeof *arrays);
+    for (int i = 0; i < QNET__STUDY; i++) {
+        strcpy(arrays[i].name, names[i]);
+        arrays[i].dtype = QNET_F64;
+        arrays[i].ndim = 1;
+        arrays[i].shape[0] = arrays[i].count = sizes[i];
+        arrays[i].data = s->study[i];
+    }
+}
+
+/* Networks, and memory for the study and the results of a scan. */
+static qnet_status qnet__predictor_plan(struct qnet__predictor_state *s, int hidden)
+{
+    qnet_predictor *p = &s->p;
+    const size_t steps = (size_t)p->input.max_slices;
+    const size_t side = (size_t)qnet_input_prepared(&p->input);
+    qnet_safetensor arrays[QNET__STUDY];
+    qnet__arena a = {NULL, 0};
+    qnet_resnet_config resnet;
+    qnet_scan_config scan;
+    qnet__study_arrays(s, arrays);
+    for (int pass = 0; pass < 2; pass++) {
+        for (int i = 0; i < QNET__STUDY; i++)
+            s->study[i] = (double *)qnet__take(&a, arrays[i].count, sizeof(double));
+        s->by_fold = (double *)qnet__take(&a, (size_t)p->folds, sizeof(double));
+        s->by_slice = (double *)qnet__take(&a, steps, sizeof(double));
+        s->by_slice_resnet = (double *)qnet__take(&a, steps, sizeof(double));
+        s->features = (qnet_real *)qnet__take(&a, steps, QNET_FEATURES * sizeof(qnet_real));
+        s->voxels = (float *)qnet__take(&a, steps * side, side * sizeof(float));
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(p->ctx, &a, &s->bytes, "a predictor"));
+        s->memory = a.base;
+    }
+    p->label = s->study[QNET__LABEL];
+    p->probability = s->study[QNET__PROBABILITY];
+    p->distance = s->study[QNET__DISTANCE];
+    p->measures = s->study[QNET__MEASURE];
+    qnet_resnet_config_init(&resnet);
+    resnet.height = resnet.width = p->input.size;
+    resnet.batch = 16; /* slices at once, as many as keep the bits of training's networks */
+    resnet.training = 0;
+    qnet_scan_config_init(&scan);
+    scan.hidden = hidden;
+    scan.steps = p->input.max_slices;
+    scan.batch = 1;
+    scan.training = 0;
+    QNET__TRY(qnet_resnet_create(p->ctx, &resnet, &p->resnet));
+    return qnet_scan_model_create(p->ctx, &scan, &p->qnet);
+}
+
+static void qnet__predictor_clear(struct qnet__predictor_state *s)
+{
+    for (int k = 0; k <= s->p.folds; k++)
+        for (int i = 0; i < 2; i++) qnet_safetensors_destroy(s->pair[k][i]);
+    qnet_safetensors_destroy(s->record);
+    qnet_resnet_destroy(s->p.resnet);
+    qnet_scan_model_destroy(s->p.qnet);
+    qnet__free(s->p.ctx, s->memory, s->bytes);
+}
+
+QNET_API void qnet_predictor_destroy(qnet_predictor *p)
+{
+    if (!p) return;
+    qnet__predictor_clear(p->state);
+    qnet__free(p->ctx, p->state, sizeof *p->state);
+}
+
+/* The files of pair k, and whether they belong together and, by the hashes in the record, to the
+   model. */
+static qnet_status qnet__predictor_pair(struct qnet__predictor_state *s, int k,
+                                        const char *const path[2])
+{
+    qnet_context *ctx = s->p.ctx;
+    const char *hashes = s->record ? qnet_safetensors_metadata(s->record, "hashes") : NULL;
+    char hash[24];
+    int known = 1;
+    for (int i = 0; i < 2; i++) QNET__TRY(qnet_safetensors_load(ctx, path[i], &s->pair[k][i]));
+    QNET__TRY(qnet_weights_check_pair(ctx, s->pair[k][0], s->pair[k][1], &known));
+    QNET__TRY(qnet__check_labels(ctx, s->pair[k][1], path[1]));
+    if (!known)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: does not say whose features it was trained on: "
+                  "whether it belongs to %s cannot be checked", path[1], path[0]);
+    snprintf(hash, sizeof hash, "%016llx",
+             (unsigned long long)qnet_safetensors_hash(s->pair[k][1]));
+    if (!s->record || (known && hashes && strlen(hashes) == 16 * ((size_t)s->p.folds + 1) &&
+                       memcmp(hashes + 16 * k, hash, 16) == 0))
+        return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: is not of the training that this folder's "
+                      "model.safetensors records", path[1]);
+}
+
+/* A folder, or (NULL) two files. */
+static qnet_status qnet__predictor_open(struct qnet__predictor_state *s, const char *folder,
+                                        const char *const files[2])
+{
+    qnet_predictor *p = &s->p;
+    char path[2][1024], record[1024];
+    const char *const in_folder[2] = {path[0], path[1]};
+    qnet_safetensor arrays[QNET__STUDY];
+    if (folder) {
+        const char *model;
+        snprintf(record, sizeof record, "%s/model.safetensors", folder);
+        QNET__TRY(qnet_safetensors_load(p->ctx, record, &s->record));
+        model = qnet_safetensors_metadata(s->record, "model");
+        if (!model || strcmp(model, "final") != 0)
+            return qnet__fail(p->ctx, QNET_ERROR_MISMATCH, "%s: metadata \"model\": expected "
+                              "final, found %.16s", record, model ? model : "nothing");
+        QNET__TRY(qnet__settings_read(p->ctx, s->record, record, qnet__record_settings, p));
+    } else {
+        QNET__TRY(qnet__predictor_pair(s, 0, files));
+    }
+    p->record = folder ? s->record : s->pair[0][1];
+    QNET__TRY(qnet__preparation_read(p->ctx, p->record, folder ? record : files[1], &p->input,
+                                     &p->augment));
+    for (int k = 0; k <= p->folds && folder; k++) {
+        char fold[24] = "";
+        if (k > 0) snprintf(fold, sizeof fold, "fold%02d-", k);
+        snprintf(path[0], sizeof path[0], "%s/%sresnetswa.safetensors", folder, fold);
+        snprintf(path[1], sizeof path[1], "%s/%sqnet.safetensors", folder, fold);
+        QNET__TRY(qnet__predictor_pair(s, k, in_folder));
+    }
+    const qnet_safetensor *u = qnet_safetensors_find(s->pair[0][1], "lstm.weight_hh_l0");
+    if (!u || u->ndim != 2 || u->shape[1] < 1 || u->shape[1] > 4096)
+        return qnet__fail(p->ctx, QNET_ERROR_MISMATCH, "%s: there is no lstm.weight_hh_l0 of a "
+                          "Q-Net in it", qnet__safetensors_name(s->pair[0][1]));
+    QNET__TRY(qnet__predictor_plan(s, (int)u->shape[1]));
+    if (!folder) return QNET_OK;
+    qnet__study_arrays(s, arrays);
+    return qnet__record_read(p->ctx, s->record, record, arrays, QNET__STUDY);
+}
+
+static qnet_status qnet__predictor_new(qnet_context *ctx, const char *folder,
+                                       const char *const files[2], qnet_predictor **out)
+{
+    for (int i = 0; i < (folder ? 1 : 2); i++)
+        if (strlen(folder ? folder : files[i]) > 960)
+            return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.60s...: the path is too long",
+                              folder ? folder : files[i]);
+    struct qnet__predictor_state *s = (struct qnet__predictor_state *)qnet__alloc(ctx, sizeof *s);
+    if (!s) return qnet__no_memory(ctx, sizeof *s, "a predictor");
+    memset(s, 0, sizeof *s);
+    s->p.ctx = ctx;
+    s->p.state = s;
+    const qnet_status status = qnet__predictor_open(s, folder, files);
+    if (status == QNET_OK) *out = &s->p;
+    else qnet_predictor_destroy(&s->p);
+    return status;
+}
+
+QNET_API qnet_status qnet_predictor_open(qnet_context *ctx, const char *folder,
+                                         qnet_predictor **out)
+{
+    QNET__NEEDS(ctx, ctx && folder && out);
+    return qnet__predictor_new(ctx, folder, NULL, out);
+}
+
+QNET_API qnet_status qnet_predictor_open_pair(qnet_context *ctx, const char *resnetswa,
+                                              const char *qnet, qnet_predictor **out)
+{
+    const char *const files[2] = {resnetswa, qnet};
+    QNET__NEEDS(ctx, ctx && resnetswa && qnet && out);
+    return qnet__predictor_new(ctx, NULL, files, out);
+}
+
+/* How the scan lies to the study's: measures, distance. x: its mean features by the final network.
+   NaN counts as unlike. */
+static void qnet__predictor_compare(const struct qnet__predictor_state *s, const double *x,
+                                    qnet_prediction *r)
+{
+    const qnet_predictor *p = &s->p;
+    int farther = 0;
+    r->distance = r->farther = (double)NAN;
+    if (p->scans == 0) return;
+    r->distance = qnet__distance(s->study[QNET__FACTOR], s->study[QNET__MEAN], x);
+    for (int i = 0; i < p->scans; i++) farther += p->distance[i] > r->distance;
+    r->farther = (double)farther / p->scans;
+    if (!(r->distance <= p->limit)) r->unlike |= 1 << QNET_MEASURES;
+    for (int m = 0; m < QNET_MEASURES; m++) {
+        const double ratio = m < QNET_MEASURE_X ? QNET__RATIO : QNET__RATIO_SIZE;
+        double low = DBL_MAX, high = 0;
+        for (int i = 0; i < p->scans; i++) {
+            low = fmin(low, p->measures[i * QNET_MEASURES + m]);
+            high = fmax(high, p->measures[i * QNET_MEASURES + m]);
+        }
+        if (!(r->measure[m] >= low / ratio && r->measure[m] <= high * ratio)) r->unlike |= 1 << m;
+    }
+}
+
+/* The folds' networks, then the final ones, which stay. */
+QNET_API qnet_status qnet_predictor_run(qnet_predictor *p, const qnet_cohort *cohort, int scan,
+                                        qnet_prediction *out)
+{
+    QNET__NEEDS(p ? p->ctx : NULL, p && cohort && out);
+    struct qnet__predictor_state *s = p->state;
+    const qnet_input_config *in = &p->input, *is = &cohort->config;
+    double x[QNET_FEATURES], hidden = 0;
+    qnet_prediction r;
+    memset(&r, 0, sizeof r);
+    if (scan < 0 || scan >= cohort->scans_count)
+        return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "predictor: scan %d of a cohort of %d", scan,
+                          cohort->scans_count);
+    if (is->input != in->input || is->size != in->size || is->box_mm != in->box_mm ||
+        is->margin != in->margin || is->max_slices != in->max_slices ||
+        memcmp(is->use_channel, in->use_channel, sizeof in->use_channel) != 0)
+        return qnet__fail(p->ctx, QNET_ERROR_MISMATCH, "predictor: the cohort was prepared by "
+                          "another configuration; make it with predictor->input");
+    const qnet_scan *of = &cohort->scans[scan];
+    for (int k = p->folds; k >= 0; k--)
+        QNET__TRY(qnet__judge(s, k, cohort, scan, x, k ? &s->by_fold[k - 1] : &r.probability));
+    qnet__measure(cohort, of, s->voxels, r.measure);
+    qnet__predictor_compare(s, x, &r);
+    r.seen = qnet_weights_have_seen(s->pair[0][1], of->source_hash);
+    r.refused = (r.seen || r.unlike) && !p->anyway;
+    r.slices = of->slices;
+    r.calibrated = p->calibrated
+                       ? 1 / (1 + exp(-(p->intercept + p->slope * qnet__logit(r.probability))))
+                       : (double)NAN;
+    if (r.refused) hidden = (double)NAN;
+    r.probability += hidden;
+    r.calibrated += hidden;
+    for (int k = 0; k < p->folds; k++) s->by_fold[k] += hidden;
+    for (int t = 0; t < r.slices; t++) s->by_slice[t] += hidden, s->by_slice_resnet[t] += hidden;
+    r.by_fold = s->by_fold;
+    r.by_slice = s->by_slice;
+    r.by_slice_resnet = s->by_slice_resnet;
+    *out = r;
+    return QNET_OK;
 }
 #endif
 
@@ -20689,11 +22083,15 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
      weights/<fold>-resnet.safetensors, -resnetswa, -qnet     moved to out/weights at the end
      publish/                                     predictions.csv and the caller's files: to out
 
+   A final model (qnet_experiment_final) is one more fold, numbered behind the others, that all
+   subjects train and none tests. Its out is out/model, and publish/ becomes that folder.
+
    A part of a run (config.part) has all this in out/part-2-of-4/checkpoint; whoever collects the
    parts reads the folds there and moves the weights from there.
 
    Read from the bottom: qnet_experiment_run, qnet__experiment_run, qnet__input_run, qnet__fold_run.
-   Relies on >>context >>random >>file >>text >>resnet >>weights >>image >>cohort >>train >>metrics.
+   Relies on >>context >>random >>file >>text >>resnet >>weights >>image >>cohort >>train >>metrics
+   >>predict.
    ============================================================================================ */
 
 /* As the paper's tables have it. */
@@ -20801,6 +22199,7 @@ static const qnet__setting qnet__experiment_settings[] = {
     QNET__SETTING(qnet_experiment_config, 'i', folds, 2, INT_MAX),
     QNET__SETTING(qnet_experiment_config, 'i', repeats, 1, QNET__MAX_REPEATS),
     QNET__SETTING(qnet_experiment_config, 'i', shuffle_labels, 0, 1),
+    QNET__SETTING(qnet_experiment_config, 'i', inner_validation, 0, 1),
     QNET__SETTINGS_END
 };
 
@@ -21026,6 +22425,7 @@ typedef struct qnet__job {
     qnet_experiment *e;
     const qnet_dataset *data;
     int resume;
+    const char *study;    /* of a final model: the output folder of its experiment; else NULL */
     qnet_buffer text;     /* the configuration, as config.txt holds it */
     int opened;           /* 1: out/checkpoint is there and is this run's */
     qnet_resnet *initial; /* holds the initial weights; NULL: random ones */
@@ -21038,13 +22438,14 @@ typedef struct qnet__job {
     int *subject, *fold_of;  /* a subject is the index of its first scan */
     int *image_at;           /* a scan's first image among all of the cohort */
     /* Of the fold, with room for all scans: */
-    int *train, *test;       /* scans of its two sides */
-    int *length, *label;     /* for stage 2 */
-    int train_count, test_count;
+    int *train, *test, *watch; /* scans of its two sides, and those of inner_validation */
+    int *length, *label;       /* for stage 2 */
+    int train_count, test_count, watch_count;
     qnet_real *features;     /* [scans][steps][512] */
     uint64_t embedding_hash; /* of its resnetswa file, once it is written */
     /* Its result: */
     double *image, *scan;    /* of HH: [QNET_MODELS][test scans][steps]; [test scans], Q-Net's */
+    double *watched;         /* of HH: [watch scans][steps + 1] */
     qnet_epoch *curve;       /* of all models, one after the other */
     qnet__columns columns;
     /* Progress, in epochs of stage 1: */
@@ -21053,6 +22454,7 @@ typedef struct qnet__job {
     double share_before, share; /* of the whole job: earlier inputs, this input */
     double epochs;           /* of this input, before the present stage-1 run */
     int run_first;           /* epoch at which that began; -1: not stage 1 */
+    int watching;            /* epochs done while scans are watched, otherwise 0 */
 } qnet__job;
 
 /* Epochs of stage 1 of a fold, where the runs with and without SWA share the first ones. */
@@ -21080,7 +22482,7 @@ static void qnet__input_plan(qnet__job *job, qnet__arena *a, size_t images, int 
     const size_t folds = qnet__min_size((size_t)c->folds, n), runs = 2 * repeats * folds;
     qnet__columns *t = &job->columns;
     int **const ints[] = {&job->subject, &job->fold_of, &job->image_at, &job->train, &job->test,
-                          &job->length, &job->label};
+                          &job->watch, &job->length, &job->label};
     if (first) {
         e->participants = (qnet_participant *)qnet__take(a, n, sizeof(qnet_participant));
         e->fold = (int *)qnet__take(a, n, sizeof(int));
@@ -21100,6 +22502,8 @@ static void qnet__input_plan(qnet__job *job, qnet__arena *a, size_t images, int 
     job->features = (qnet_real *)qnet__take(a, n * steps, QNET_FEATURES * sizeof(qnet_real));
     job->image = (double *)qnet__take(a, n * steps, QNET_MODELS * sizeof(double));
     job->scan = (double *)qnet__take(a, n, sizeof(double));
+    job->watched = (double *)qnet__take(a, c->inner_validation ? n * (steps + 1) : 0,
+                                        sizeof(double));
     t->label = (int *)qnet__take(a, images, sizeof(int));
     t->decision = (int *)qnet__take(a, images, sizeof(int));
     t->cluster = (int *)qnet__take(a, images, sizeof(int));
@@ -21146,12 +22550,15 @@ static int qnet__job_progress(void *user, const qnet_progress_info *info)
 {
     const qnet__job *job = (const qnet__job *)user;
     const qnet_experiment_config *c = &job->e->config;
-    const double total = (double)qnet__fold_epochs(c) * (double)qnet__input_share(c, job->input);
+    const double total = job->study ? c->stage1.epochs : (double)qnet__fold_epochs(c) *
+                                                         (double)qnet__input_share(c, job->input);
     double epochs = job->epochs;
     qnet_progress_info full = *info;
     if (!job->outer.report) return 0;
-    if (job->run_first >= 0) { /* without an epoch: the batch-norm pass behind the last one */
-        double done = (info->epoch > 0 ? info->epoch - 1 : c->stage1.epochs) - job->run_first;
+    if (job->run_first >= 0) { /* without an epoch: watched scans, or the last pass */
+        double done = (info->epoch > 0    ? info->epoch - 1
+                       : job->watching > 0 ? job->watching
+                                           : c->stage1.epochs) - job->run_first;
         if (info->epoch > 0 && info->steps > 0) done += (double)info->step / (double)info->steps;
         if (done > 0) epochs += done;
     }
@@ -21182,7 +22589,8 @@ static uint64_t qnet__folds_seed(uint64_t seed, int repeat)
 /* ---- what a weights file says of itself -------------------------------------------------------
    Its metadata:
 
-     model, version, run, repeat, fold, seed, dataset, simulated     which network it is
+     model, version, run, repeat, fold, seed, dataset, simulated     which network it is; fold 0:
+                        a final one, of all subjects
      labels             true, or shuffled: a control, which is refused elsewhere
      trained_on         a record of each subject on whom it, or what it began with, was trained
      embedding, embedding_hash      of a Q-Net: the network whose features it learnt from
@@ -21210,7 +22618,8 @@ static qnet_status qnet__weights_text(const qnet__job *job, int model, qnet_buff
         "model=%s\nversion=%s\nrun=%016llx\nrepeat=%d\nfold=%d\nseed=%llu\ndataset=%s\n"
         "simulated=%d\nlabels=%s\ntrained_on=%.*s",
         qnet__file_names[model], QNET_VERSION, (unsigned long long)e->run[job->input],
-        job->repeat + 1, job->fold + 1, (unsigned long long)e->config.seed, e->dataset,
+        job->repeat + 1, job->study ? 0 : job->fold + 1, (unsigned long long)e->config.seed,
+        e->dataset,
         e->simulated, e->config.shuffle_labels ? "shuffled" : "true", (int)job->seen.size,
         job->seen.size > 0 ? (const char *)job->seen.bytes : ""));
     for (int i = 0; i < job->train_count; i++) {
@@ -21244,20 +22653,21 @@ static qnet_status qnet__job_save_weights(const qnet__job *job, int model,
 
 /* The file is in out/checkpoint/weights or, once it has been published, in out/weights. */
 static qnet_status qnet__experiment_weights_file(const qnet_experiment *e, int input, int repeat,
-                                                 int fold, int model, qnet_safetensors **file)
+                                                 int fold, int model, qnet_safetensors **out)
 {
     const char *name = qnet__file_names[model], *end = ".safetensors";
     char path[QNET__PATH], expected[24];
+    qnet_safetensors *file = NULL;
     qnet__fold_path(e, "checkpoint/weights", input, repeat, fold, name, end, path);
     if (qnet__path_kind(path) == 0)
         qnet__fold_path(e, "weights", input, repeat, fold, name, end, path);
-    QNET__TRY(qnet_safetensors_load(e->ctx, path, file));
+    QNET__TRY(qnet_safetensors_load(e->ctx, path, &file));
     snprintf(expected, sizeof expected, "%016llx", (unsigned long long)e->run[input]);
-    const char *run = qnet_safetensors_metadata(*file, "run");
-    if (run != NULL && strcmp(run, expected) == 0) return QNET_OK;
+    const char *run = qnet_safetensors_metadata(file, "run");
+    if (run != NULL && strcmp(run, expected) == 0) return *out = file, QNET_OK;
     (void)qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%s: weights of run %.16s, expected %s", path,
                      run ? run : "unknown", expected);
-    qnet_safetensors_destroy(*file);
+    qnet_safetensors_destroy(file);
     return QNET_ERROR_MISMATCH;
 }
 
@@ -21353,11 +22763,54 @@ static qnet_status qnet__fold_keep(const qnet__job *job, const qnet_training *ru
     return qnet__job_save_weights(job, model, run->state->table, run->state->weights);
 }
 
+/* The loss of HH's probability p, cut off where it would be without bounds. */
+static double qnet__watch_loss(int label, double p)
+{
+    return -log(fmax(label ? p : 1 - p, 1e-7));
+}
+
+/* The last epoch's validation: cross-entropy of the watched scans by the network as it is, as a
+   test would have it, by image and, of Q-Net (whose features are theirs), by scan. */
+static qnet_status qnet__job_watch(qnet__job *job, qnet_training *run)
+{
+    double *image = job->watched, *scan = image + (size_t)job->watch_count * (size_t)job->steps;
+    double images = 0, by_image = 0, by_scan = 0;
+    if (job->watch_count == 0) return QNET_OK;
+    job->watching = run->epoch;
+    const qnet_status status =
+        run->net ? qnet_embed(run->net, &job->e->config.stage1.augment, job->cohort, job->watch,
+                              job->watch_count, NULL, image)
+                 : qnet_scan_model_predict(run->model, job->features, job->length,
+                                           job->watch_count, image, scan);
+    job->watching = 0;
+    QNET__TRY(status);
+    for (int i = 0; i < job->watch_count; i++) {
+        const qnet_scan *s = &job->cohort->scans[job->watch[i]];
+        for (int t = 0; t < s->slices; t++, images++)
+            by_image += qnet__watch_loss((int)s->label, image[i * job->steps + t]);
+        if (run->model) by_scan += qnet__watch_loss((int)s->label, scan[i]) / job->watch_count;
+    }
+    run->history[run->epoch - 1].validation = by_image / images + by_scan;
+    return QNET_OK;
+}
+
+/* Epochs up to `end`, each watched and saved. */
+static qnet_status qnet__job_epochs(qnet__job *job, qnet_training *run, int end,
+                                    const char *checkpoint)
+{
+    while (run->epoch < end) {
+        QNET__TRY(qnet_training_epoch(run));
+        QNET__TRY(qnet__job_watch(job, run));
+        QNET__TRY(qnet_training_save(run, checkpoint));
+    }
+    return QNET_OK;
+}
+
 /* Trains to the end from wherever an earlier session was, saving after every epoch. branch (NULL:
    none): the checkpoint with which another run begins, of the end of epoch `start`. A resume at
    that very epoch writes it again, as the session before may have ended in between. Where a user
    removes a damaged checkpoint, or a branch, its run begins anew and comes to the same bits. */
-static qnet_status qnet__job_train(const qnet__job *job, qnet_training *run, const char *name,
+static qnet_status qnet__job_train(qnet__job *job, qnet_training *run, const char *name,
                                    const char *branch, int start)
 {
     char checkpoint[QNET__PATH], other[QNET__PATH];
@@ -21369,14 +22822,12 @@ static qnet_status qnet__job_train(const qnet__job *job, qnet_training *run, con
                               qnet_last_error(run->ctx));
         QNET__TRY(status);
     }
-    while (branch && run->epoch < start) {
-        QNET__TRY(qnet_training_epoch(run));
-        QNET__TRY(qnet_training_save(run, checkpoint));
-    }
+    if (branch) QNET__TRY(qnet__job_epochs(job, run, start, checkpoint));
     if (branch && start > 0 && run->epoch == start) {
         qnet__job_path(job, "checkpoint", branch, ".checkpoint", other);
         QNET__TRY(qnet_training_save(run, other));
     }
+    QNET__TRY(qnet__job_epochs(job, run, run->epochs, checkpoint));
     return qnet_training_run(run, checkpoint);
 }
 
@@ -21408,9 +22859,12 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
     QNET__TRY(qnet__fold_embed(job, net, job->train, job->train_count));
     QNET__TRY(qnet_stage2_create(job->e->ctx, &config, job->features, job->length, job->label,
                                  job->train_count, &run));
-    qnet_status status = qnet__job_train(job, run, "stage2", NULL, 0);
-    if (status == QNET_OK) status = qnet__fold_embed(job, net, job->test, job->test_count);
-    if (status == QNET_OK)
+    qnet_status status = QNET_OK;
+    if (job->watch_count > 0) status = qnet__fold_embed(job, net, job->watch, job->watch_count);
+    if (status == QNET_OK) status = qnet__job_train(job, run, "stage2", NULL, 0);
+    if (status == QNET_OK && job->test_count > 0)
+        status = qnet__fold_embed(job, net, job->test, job->test_count);
+    if (status == QNET_OK && job->test_count > 0)
         status = qnet_scan_model_predict(run->model, job->features, job->length, job->test_count,
                                          qnet__job_image(job, QNET_MODEL_QNET), job->scan);
     if (status == QNET_OK) status = qnet__fold_keep(job, run, QNET_MODEL_QNET);
@@ -21432,13 +22886,13 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
     if (job->new_head) qnet__resnet_init_head(job->initial, config.seed);
     QNET__TRY(qnet_stage1_create(job->e->ctx, &config, job->cohort, job->train, job->train_count,
                                  job->initial ? job->initial->weights : NULL, &run));
-    job->run_first = swa ? start : 0;
+    job->run_first = swa && !job->study ? start : 0;
     qnet_status status =
         swa ? qnet__job_train(job, run, "swa", NULL, 0)
             : qnet__job_train(job, run, "resnet", "swa", start);
     job->epochs += config.epochs - job->run_first;
     job->run_first = -1;
-    if (status == QNET_OK)
+    if (status == QNET_OK && job->test_count > 0)
         status = qnet_embed(run->net, &config.augment, job->cohort, job->test, job->test_count,
                             NULL, qnet__job_image(job, model));
     if (status == QNET_OK) status = qnet__fold_keep(job, run, model);
@@ -21861,6 +23315,242 @@ static qnet_status qnet__publish(const qnet_experiment *e)
     return QNET_OK;
 }
 
+/* ---- a model of all subjects ------------------------------------------------------------------
+   The networks of the folds of the first repeat, each shown the whole cohort, tell what a network
+   makes of scans that it has not seen; then the final networks are trained, and are shown the
+   cohort for the place of its features. All is put together in out/checkpoint/publish, opened there
+   once as a user would, and moved. */
+
+#define QNET__FEW_SCANS 10 /* of a class: too few to calibrate by */
+
+typedef struct qnet__study {
+    struct qnet__predictor_state *s; /* what is found out, and the networks of one fold at a time */
+    double *x;          /* [scans][512]: mean features by these */
+    double *covariance; /* [512][512], of which the lower half is used */
+    int *label;         /* [scans] */
+    char *hashes;       /* of the Q-Nets, final, then by fold: 16 digits each */
+} qnet__study;
+
+/* Mean and covariance of rows x[k][512], k in list[n], the latter as its Cholesky factor. It is
+   drawn from that of the scans, S, towards mu I, mu = tr S / p, by the share that is best where
+   features are more than scans (Ledoit & Wolf: A well-conditioned estimator for large-dimensional
+   covariance matrices. J Multivariate Anal 2004, sec. 3.2):
+     share = min(b, d) / d,  d = |S - mu I|^2,  b = 1/n^2 sum_k |x_k x_k' - S|^2, x less the mean */
+static qnet_status qnet__study_fit(qnet_context *ctx, const qnet__study *q, const int *list, int n)
+{
+    enum { p = QNET_FEATURES };
+    double *const c = q->covariance, *const mean = q->s->study[QNET__MEAN];
+    double *factor = q->s->study[QNET__FACTOR], fourth = 0, square = 0, trace = 0;
+    memset(c, 0, (size_t)p * p * sizeof *c);
+    for (int f = 0; f < p; f++) {
+        mean[f] = 0;
+        for (int k = 0; k < n; k++) mean[f] += q->x[list[k] * p + f] / n;
+    }
+    for (int k = 0; k < n; k++) {
+        const double *x = q->x + list[k] * p;
+        double norm = 0;
+        for (int i = 0; i < p; i++) {
+            for (int j = 0; j <= i; j++)
+                c[i * p + j] += (x[i] - mean[i]) * (x[j] - mean[j]) / n;
+            norm += (x[i] - mean[i]) * (x[i] - mean[i]);
+        }
+        fourth += norm * norm;
+    }
+    for (int i = 0; i < p; i++) {
+        for (int j = 0; j <= i; j++) square += (i == j ? 1 : 2) * c[i * p + j] * c[i * p + j];
+        trace += c[i * p + i];
+    }
+    const double mu = trace / p, d = square - p * mu * mu, b = (fourth / n - square) / n;
+    const double share = d > 0 ? fmin(fmax(b, 0), d) / d : 1;
+    for (int i = 0; i < p; i++)
+        for (int j = 0; j <= i; j++)
+            c[i * p + j] = (1 - share) * c[i * p + j] + (i == j ? share * mu : 0);
+    if (!qnet__cholesky(c, p))
+        return qnet__fail(ctx, QNET_ERROR_DATA, "final model: the features of the %d training "
+                          "scans do not vary enough to tell what is unlike them", n);
+    for (int i = 0; i < p; i++, factor += i) memcpy(factor, c + i * p, ((size_t)i + 1) * sizeof *c);
+    return QNET_OK;
+}
+
+/* The whole cohort by the networks of a fold of experiment e, those of this run: features, a fit to
+   the training scans and, of the test scans, probability and distance. The final networks' fold is
+   behind the others; it tests none. */
+static qnet_status qnet__study_fold(qnet__job *job, qnet__study *q, const qnet_experiment *e,
+                                    int fold)
+{
+    static const int models[2] = {QNET_MODEL_RESNET_SWA, QNET_MODEL_QNET};
+    struct qnet__predictor_state *s = q->s;
+    const int final = fold == e->config.folds;
+    char hash[24];
+    int known;
+    job->train_count = 0;
+    for (int i = 0; i < 2; i++) {
+        qnet_safetensors_destroy(s->pair[0][i]);
+        s->pair[0][i] = NULL;
+        const qnet_status status = qnet__experiment_weights_file(e, job->input, 0, fold, models[i],
+                                                                 &s->pair[0][i]);
+        if (status == QNET_ERROR_NOT_FOUND || status == QNET_ERROR_MISMATCH)
+            return qnet__fail(e->ctx, status, "%s; a final model takes ResNetSWA and Q-Net of "
+                              "every fold from there, of an experiment on these data with these "
+                              "settings that is done", qnet_last_error(e->ctx));
+        QNET__TRY(status);
+    }
+    QNET__TRY(qnet_weights_check_pair(e->ctx, s->pair[0][0], s->pair[0][1], &known));
+    snprintf(hash, sizeof hash, "%016llx",
+             (unsigned long long)qnet_safetensors_hash(s->pair[0][1]));
+    memcpy(q->hashes + (final ? 0 : 16 * (fold + 1)), hash, 16);
+    for (int i = 0; i < s->p.scans; i++) {
+        double probability;
+        QNET__TRY(qnet__judge(s, 0, job->cohort, i, q->x + i * QNET_FEATURES, &probability));
+        if (job->fold_of[i] == fold) s->study[QNET__PROBABILITY][i] = probability;
+        else job->train[job->train_count++] = i;
+    }
+    QNET__TRY(qnet__study_fit(e->ctx, q, job->train, job->train_count));
+    for (int i = 0; i < s->p.scans; i++)
+        if (job->fold_of[i] == fold)
+            s->study[QNET__DISTANCE][i] = qnet__distance(s->study[QNET__FACTOR],
+                                                         s->study[QNET__MEAN],
+                                                         q->x + i * QNET_FEATURES);
+    return QNET_OK;
+}
+
+/* Measures, calibration and limit, from what the folds have said. x is made use of. */
+static qnet_status qnet__study_summary(const qnet__job *job, qnet__study *q)
+{
+    struct qnet__predictor_state *s = q->s;
+    const int n = s->p.scans;
+    double c[2] = {0, 1};
+    qnet_boxplot box;
+    int hh = 0;
+    for (int i = 0; i < n; i++) {
+        hh += q->label[i] = (int)job->cohort->scans[i].label;
+        s->study[QNET__LABEL][i] = q->label[i];
+        q->x[i] = qnet__logit(s->p.probability[i]);
+        qnet__measure(job->cohort, &job->cohort->scans[i], s->voxels,
+                      s->study[QNET__MEASURE] + i * QNET_MEASURES);
+    }
+    s->p.calibrated = hh >= QNET__FEW_SCANS && n - hh >= QNET__FEW_SCANS;
+    if (s->p.calibrated)
+        QNET__TRY(qnet_logistic_fit(job->e->ctx, q->label, q->x, (size_t)n, 1, 1, c, NULL));
+    s->p.intercept = c[0];
+    s->p.slope = c[1];
+    QNET__TRY(qnet_boxplot_of(job->e->ctx, s->p.distance, (size_t)n, &box));
+    s->p.limit = box.q3 + 3 * (box.q3 - box.q1);
+    return QNET_OK;
+}
+
+/* model.safetensors: what qnet_predictor_open reads, and which study it is. */
+static qnet_status qnet__final_record(const qnet__job *job, const qnet__study *q, const char *path)
+{
+    const qnet_experiment *e = job->e;
+    qnet_safetensor arrays[QNET__STUDY];
+    qnet_buffer text = {NULL, 0, 0, NULL};
+    qnet__file file;
+    qnet_sink sink;
+    qnet_status status = qnet_buffer_printf(
+        e->ctx, &text, "model=final\nversion=%s\nrun=%016llx\nseed=%llu\ndataset=%s\nsimulated=%d\n"
+        "calibration=%s\nhashes=%.*s\n", QNET_VERSION, (unsigned long long)e->run[job->input],
+        (unsigned long long)e->config.seed, e->dataset, e->simulated,
+        q->s->p.calibrated ? "Platt" : "none", 16 * (e->config.folds + 1), q->hashes);
+    if (status == QNET_OK)
+        status = qnet__settings_text(e->ctx, &text, "", qnet__record_settings, &q->s->p);
+    if (status == QNET_OK)
+        status = qnet__preparation_text(e->ctx, &job->cohort->config, &e->config.stage1.augment,
+                                        &text);
+    qnet__study_arrays(q->s, arrays);
+    if (status == QNET_OK) status = qnet__file_open_replace(e->ctx, path, &file, &sink);
+    if (status == QNET_OK)
+        status = qnet__file_finish(&file, qnet__record_write(e->ctx, &sink, (char *)text.bytes,
+                                                             arrays, QNET__STUDY));
+    qnet_buffer_free(e->ctx, &text);
+    return status;
+}
+
+/* The folder in out/checkpoint/publish: all networks, those of the folds from `folds`, the record;
+   then it is opened. */
+static qnet_status qnet__final_files(const qnet__job *job, const qnet__study *q,
+                                     const qnet_experiment *folds)
+{
+    static const int models[2] = {QNET_MODEL_RESNET_SWA, QNET_MODEL_QNET};
+    const qnet_experiment *e = job->e;
+    const int count = e->config.folds;
+    char from[QNET__PATH], to[QNET__PATH];
+    qnet_predictor *opened = NULL;
+    for (int k = 0; k < 2 * (count + 1); k++) {
+        const int fold = k / 2;
+        const char *name = qnet__file_names[models[k % 2]];
+        qnet_buffer bytes = {NULL, 0, 0, NULL};
+        qnet__fold_path(fold == count ? e : folds, fold == count ? "checkpoint/weights" : "weights",
+                        job->input, 0, fold, name, ".safetensors", from);
+        if (fold == count)
+            snprintf(to, sizeof to, "%s/checkpoint/publish/%s.safetensors", e->out, name);
+        else
+            snprintf(to, sizeof to, "%s/checkpoint/publish/fold%02d-%s.safetensors", e->out,
+                     fold + 1, name);
+        qnet_status status = qnet_file_read(e->ctx, from, 0, &bytes);
+        if (status == QNET_OK) status = qnet_file_replace(e->ctx, to, bytes.bytes, bytes.size);
+        qnet_buffer_free(e->ctx, &bytes);
+        QNET__TRY(status);
+    }
+    snprintf(to, sizeof to, "%s/checkpoint/publish/model.safetensors", e->out);
+    QNET__TRY(qnet__final_record(job, q, to));
+    *strrchr(to, '/') = '\0';
+    QNET__TRY(qnet_predictor_open(e->ctx, to, &opened));
+    qnet_predictor_destroy(opened);
+    return QNET_OK;
+}
+
+/* The folds' say, the training, the files; the files of an earlier model go when all are there. */
+static qnet_status qnet__final_make(qnet__job *job, qnet__study *q)
+{
+    qnet_experiment *e = job->e, folds = *e;
+    int count = 0;
+    strcpy(folds.out, job->study);
+    for (int fold = 0; fold < e->config.folds; fold++)
+        QNET__TRY(qnet__study_fold(job, q, &folds, fold));
+    QNET__TRY(qnet__study_summary(job, q));
+    QNET__TRY(qnet__checkpoint_open(job));
+    job->fold = e->config.folds;
+    job->train_count = job->test_count = job->watch_count = 0;
+    for (int i = 0; i < q->s->p.scans; i++) job->train[job->train_count++] = i;
+    QNET__TRY(qnet__fold_stage1(job, 1));
+    QNET__TRY(qnet__study_fold(job, q, e, job->fold));
+    QNET__TRY(qnet__final_files(job, q, &folds));
+    QNET__TRY(qnet__work_files(e, ".", ".safetensors", 1, &count));
+    QNET__TRY(qnet__work_move(e, "/checkpoint/publish", ""));
+    QNET__TRY(qnet__work_files(e, "checkpoint/weights", ".safetensors", 1, &count));
+    return qnet__work_clear(e, 0);
+}
+
+/* All of it, for the cohort in memory, whose folds have been dealt. */
+static qnet_status qnet__final_run(qnet__job *job)
+{
+    const qnet_experiment_config *c = &job->e->config;
+    const size_t n = (size_t)job->cohort->scans_count, p = QNET_FEATURES;
+    qnet__arena a = {NULL, 0};
+    qnet__study q;
+    size_t bytes = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        q.s = (struct qnet__predictor_state *)qnet__take(&a, 1, sizeof *q.s);
+        q.x = (double *)qnet__take(&a, n, p * sizeof(double));
+        q.covariance = (double *)qnet__take(&a, p, p * sizeof(double));
+        q.label = (int *)qnet__take(&a, n, sizeof(int));
+        q.hashes = (char *)qnet__take(&a, (size_t)c->folds + 1, 16);
+        if (pass == 0) QNET__TRY(qnet__arena_alloc(job->e->ctx, &a, &bytes, "the study"));
+    }
+    memset(q.s, 0, sizeof *q.s);
+    q.s->p.ctx = job->e->ctx;
+    q.s->p.input = job->cohort->config;
+    q.s->p.augment = c->stage1.augment;
+    q.s->p.folds = c->folds;
+    q.s->p.scans = (int)n;
+    qnet_status status = qnet__predictor_plan(q.s, c->stage2.hidden);
+    if (status == QNET_OK) status = qnet__final_make(job, &q);
+    qnet__predictor_clear(q.s);
+    qnet__free(job->e->ctx, a.base, bytes);
+    return status;
+}
+
 /* ---- the whole experiment ---------------------------------------------------------------------
    Arguments, lock of out, initial weights; for each input: cohort, memory, leak check, folds,
    evaluation, pictures of the caller; files, unlock. Only the lock is written into out before the
@@ -21910,16 +23600,18 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
 }
 
 /* Trains and tests on one fold of a repeat: the scans of its subjects are the test side, all others
-   are the train side. */
+   are the train side, but for those of the next fold where that is only watched. */
 static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
 {
     const qnet_experiment_config *c = &job->e->config;
     const double epochs = job->epochs + qnet__fold_epochs(c);
     job->repeat = repeat;
     job->fold = fold;
-    job->train_count = job->test_count = 0;
+    job->train_count = job->test_count = job->watch_count = 0;
     for (int s = 0; s < job->cohort->scans_count; s++)
         if (job->fold_of[s] == fold) job->test[job->test_count++] = s;
+        else if (c->inner_validation && job->fold_of[s] == (fold + 1) % c->folds)
+            job->watch[job->watch_count++] = s;
         else job->train[job->train_count++] = s;
     snprintf(job->where, sizeof job->where, "%s repeat %d/%d fold %d/%d",
              qnet_input_name((qnet_input)job->input), repeat + 1, c->repeats, fold + 1, c->folds);
@@ -21937,6 +23629,9 @@ static qnet_status qnet__input_deal(qnet__job *job, int repeat)
 {
     qnet_experiment *e = job->e;
     const qnet_experiment_config *c = &e->config;
+    if (c->inner_validation && c->folds < 3)
+        return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT,
+                          "folds: %d, expected 3 or more with inner_validation", c->folds);
     if (c->shuffle_labels) qnet__shuffle_labels(job, repeat);
     QNET__TRY(qnet_folds_create(e->ctx, job->cohort, c->folds, qnet__folds_seed(c->seed, repeat),
                                 job->fold_of));
@@ -21967,6 +23662,7 @@ static qnet_status qnet__input_run(qnet__job *job)
     QNET__TRY(qnet__check_weights_leak(job));
     for (int repeat = 0; repeat < c->repeats; repeat++) {
         QNET__TRY(qnet__input_deal(job, repeat));
+        if (job->study) return qnet__final_run(job);
         if (!job->opened) QNET__TRY(qnet__checkpoint_open(job));
         job->opened = 1;
         for (int fold = 0; fold < c->folds; fold++) {
@@ -22021,7 +23717,8 @@ static qnet_status qnet__input_read_and_run(qnet__job *job)
 }
 
 /* Under the lock of the output folder: initial weights, the inputs one by one, the files. A part
-   has no files to publish, and reads no input of which it has no folds. */
+   has no files to publish, and reads no input of which it has no folds. A final model is of one
+   input. */
 static qnet_status qnet__experiment_run(qnet__job *job)
 {
     qnet_experiment *e = job->e;
@@ -22030,6 +23727,11 @@ static qnet_status qnet__experiment_run(qnet__job *job)
     if (e->weights[0]) QNET__TRY(qnet__initial_weights(job));
     QNET__TRY(qnet__experiment_text(e, &job->text));
     if (c->part == QNET_COLLECT) QNET__TRY(qnet__parts_check(job));
+    if (job->study) {
+        job->input = c->use_input[QNET_INPUT_CROP] ? QNET_INPUT_CROP : QNET_INPUT_FULL;
+        job->share = 1;
+        return qnet__input_read_and_run(job);
+    }
     for (int i = 0; i < 2; i++)
         if (c->use_input[i])
             pixels[i] = (double)c->input[i].size * c->input[i].size *
@@ -22056,9 +23758,9 @@ static void qnet__copy_text(char *to, size_t size, const char *text)
 }
 
 /* What the caller may take away while the experiment lives, copied. A part's output folder is its
-   own. */
+   own, and so is that of a final model. */
 static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset *data,
-                                          const char *out, const char *weights)
+                                          const char *out, const char *weights, int final)
 {
     const struct { char *to; const char *path, *what; } paths[3] = {
         {e->data, data->folder, "data folder"},
@@ -22078,6 +23780,7 @@ static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset
         if (length > 0) memcpy(paths[i].to, paths[i].path, length + 1);
     }
     qnet__part_folder(&e->config, e->config.part, folder);
+    if (final) strcpy(folder, "/model");
     if (strlen(e->out) + strlen(folder) >= sizeof e->out)
         return qnet__fail(e->ctx, QNET_ERROR_LIMIT, "output folder: too long a path for its parts");
     strcat(e->out, folder);
@@ -22086,24 +23789,22 @@ static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset
 }
 
 /* Arguments, then the lock of the output folder, then the work. A run that fails leaves no
-   experiment, but its files in out/checkpoint. */
-QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
-                                         const qnet_dataset *data, const char *out,
-                                         const char *weights, int resume,
-                                         qnet_experiment **result)
+   experiment, but its files in out/checkpoint. result NULL: a final model is asked for. */
+static qnet_status qnet__experiment_start(qnet_context *ctx, const qnet_experiment_config *config,
+                                          const qnet_dataset *data, const char *out,
+                                          const char *weights, int resume, qnet_experiment **result)
 {
     qnet__job job;
     qnet__lock lock;
-    QNET__NEEDS(ctx, ctx && config && data && out && result);
     if (!data->scans || data->count < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_run: no scans");
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no scans");
     QNET__TRY(qnet__experiment_check(ctx, config));
     qnet_experiment *e = (qnet_experiment *)qnet__alloc(ctx, sizeof *e);
     if (!e) return qnet__no_memory(ctx, sizeof *e, "an experiment");
     memset(e, 0, sizeof *e);
     e->ctx = ctx;
     e->config = *config;
-    qnet_status status = qnet__experiment_texts(e, data, out, weights);
+    qnet_status status = qnet__experiment_texts(e, data, out, weights, result == NULL);
     if (status == QNET_OK) status = qnet__lock_take(ctx, e->out, &lock);
     if (status == QNET_OK) {
         const qnet_progress own = {&job, qnet__job_progress};
@@ -22111,6 +23812,7 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
         job.e = e;
         job.data = data;
         job.resume = resume;
+        job.study = result ? NULL : out;
         job.outer = ctx->hooks.progress;
         qnet_set_progress(ctx, own);
         status = qnet__experiment_run(&job);
@@ -22120,9 +23822,36 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
         qnet_resnet_destroy(job.initial);
         qnet__lock_release(&lock);
     }
-    if (status == QNET_OK) *result = config->part > 0 ? NULL : e;
-    if (status != QNET_OK || config->part > 0) qnet_experiment_destroy(e);
+    const int keep = status == QNET_OK && result && config->part <= 0;
+    if (status == QNET_OK && result) *result = keep ? e : NULL;
+    if (!keep) qnet_experiment_destroy(e);
     return status;
+}
+
+QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
+                                         const qnet_dataset *data, const char *out,
+                                         const char *weights, int resume,
+                                         qnet_experiment **result)
+{
+    QNET__NEEDS(ctx, ctx && config && data && out && result);
+    return qnet__experiment_start(ctx, config, data, out, weights, resume, result);
+}
+
+QNET_API qnet_status qnet_experiment_final(qnet_context *ctx, const qnet_experiment_config *config,
+                                           const qnet_dataset *data, const char *out,
+                                           const char *weights, int resume)
+{
+    QNET__NEEDS(ctx, ctx && config && data && out);
+    if (config->part != 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "final model: it is one training, and has no "
+                          "parts: collect those of the folds first");
+    if (config->shuffle_labels)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "final model: labels are shuffled: it would "
+                          "know nothing of the disease");
+    if (config->folds > QNET__MOST_FOLDS)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "final model: %d folds, expected %d at most",
+                          config->folds, QNET__MOST_FOLDS);
+    return qnet__experiment_start(ctx, config, data, out, weights, resume, NULL);
 }
 
 #endif /* QNET_NO_STDIO */

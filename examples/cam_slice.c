@@ -4,7 +4,7 @@
 
    Weights: OUT/weights/...-resnet.safetensors of crossval, which also say how to prepare the image.
    Z: the slice, counted upwards from 0; without it, the one with the highest probability of HH.
-   The picture shows the QSM channel and, beside it, the map over it: red is evidence for HH.
+   The picture shows the QSM channel and, beside it, the map over it: yellow is evidence for HH.
    Prints "slice Z: probability of HH P, brightest at row R, column C". The map has a value for
    every 32 x 32 pixels, interpolated; for research only, not a diagnosis. */
 #define QNET_IMPLEMENTATION

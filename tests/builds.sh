@@ -163,9 +163,9 @@ for cc in $compilers; do
             check "$switch without $name" sh -c "! nm '$build/$switch.o' | grep -q ' [Tt] qnet_$name'"
         done
     done
-    check "$cc classify by inference alone" $cc -std=c99 $warn -O1 $openmp -DQNET_ONLY_INFERENCE -I. examples/classify.c \
-        -o "$build/classify" -lm
-    check "$cc classify's help" sh -c "'$build/classify' --help | grep -q 'usage: classify QSM'"
+    check "$cc new_scan by inference alone" $cc -std=c99 $warn -O1 $openmp -DQNET_ONLY_INFERENCE -I. examples/new_scan.c \
+        -o "$build/new_scan" -lm
+    check "$cc new_scan's usage" sh -c "'$build/new_scan' 2>&1 | grep -q 'usage: new_scan OUT/model'"
     check "$cc NO_FILES without files" sh -c "! nm -u '$build/NO_FILES.o' | grep -wE 'fopen|open|rename|opendir'"
     check "$cc two ONLY" sh -c "$cc -DQNET_ONLY_METRICS -DQNET_ONLY_INFERENCE -I. -fsyntax-only '$build/network.c' 2>&1 |
         grep -q 'define one'"

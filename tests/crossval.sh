@@ -77,11 +77,15 @@ sed '1s/group/Diagnosis/; s/HH$/PD/; s/HC$/Control/; 2,$s/^\(sub-0[1-4]\t[0-9]*\
 echo '"sub-77","40,5","W","n/a"' >> "$dir/named/participants.tsv"
 echo '"sub-78","89+","Male","MSA"' >> "$dir/named/participants.tsv"
 "$bin/crossval" --data "$dir/named" --out "$dir/named-out" $small --group-column diagnosis --positive pd --negative Control \
-    > "$dir/printed" 2> "$dir/refusal"
+    --permute 20 --prevalence 1/50 > "$dir/printed" 2> "$dir/refusal"
 ok "other names of groups" cmp "$dir/one/predictions.csv" "$dir/named-out/predictions.csv"
 ok "they are in the tables" grep -q 'share of pd recognised; specificity: share of Control' "$dir/printed"
 ok "in the page" grep -q '<h1>pd or Control? ' "$dir/named-out/report.html"
 ok "and nobody else is" sh -c "! grep -i 'hemochromatosis that\|healthy controls\|>HH\|P(HH)' '$dir/named-out/report.html'"
+ok "--permute" grep -q '"permutations": 20' "$dir/named-out/results.json"
+ok "--prevalence" grep -q '"prevalence": 0.02, "ppv": ' "$dir/named-out/results.json"
+ok "a baseline of the maps" grep -q "Mask's means" "$dir/named-out/report.html"
+ok "links to where a scan was cut" grep -q 'href="#scan-8"' "$dir/named-out/report.html"
 for file in results.json manifest.json; do ok "in $file" grep -q '"pd"' "$dir/named-out/$file"; done
 ok "n/a is left out" grep -q '1 participants without a diagnosis (n/a) are left out' "$dir/refusal"
 ok "a third group is left out" grep -q '1 participants of other groups are left out: MSA' "$dir/refusal"
@@ -106,8 +110,8 @@ for s in 01 02 03 04 05 06 07 08; do
     cp "$t1w" "$dir/table/sub-$s/ses-1/anat/sub-${s}_ses-1_acq-mprage_T1w.nii.gz"
 done
 refused 'choose with --t1w *_acq-mprage_*' --data "$dir/table"
-ok "SEPIA in sessions" "$bin/crossval" --data "$dir/table" --filter acq=stage --session 1 --out "$dir/table-out" $small --quiet
-ok "again the same" cmp "$dir/one/predictions.csv" "$dir/table-out/predictions.csv"
+ok "SEPIA in sessions" "$bin/crossval" --data "$dir/table" --filter acq=stage --session 1 --write-maps "$dir/sepia.tsv"
+ok "all its scans" test "$(grep -c 'ses-1/Sepia_Chimap.*Sepia_R2starmap.*acq-stage_T1w.*mask' "$dir/sepia.tsv")" = 8
 refused 'in '"$dir"'/table/sub-01/ses-2' --data "$dir/table" --session 2
 refused 'with --filter acq=none' --data "$dir/table" --filter acq=none
 refused '--filter: expected entity=value' --data "$dir/table" --filter acq
@@ -134,6 +138,7 @@ refused 'swapped' --data "$dir/bad"
 refused '--any-values' --data "$dir/bad"
 copy; rm "$dir/bad/$maps"/*_mask*; refused '(needed unless --slices FIRST:N and --center X,Y are given)' --data "$dir/bad" --slices 2:4
 refused 'folds' --data "$dir/cohort" --folds 9
+refused '--folds: 2, expected 3 or more with --inner-validation' --data "$dir/cohort" --inner-validation
 refused 'other.safetensors' --data "$dir/cohort" --weights "$dir/other.safetensors"
 refused 'resnet18' --data "$dir/cohort" --weights "$dir/one/weights/crop-repeat01-fold01-qnet.safetensors"
 refused 'found Control, PD, MSA' --data "$dir/named" --group-column Diagnosis --positive HH --negative Control
@@ -143,6 +148,7 @@ wanted=2
 refused '--slices' --data "$dir/cohort" --slices 4294967296:3
 refused '--seed' --data "$dir/cohort" --seed 18446744073709551616
 refused '--size' --data "$dir/cohort" --size 31
+refused '--prevalence 2: expected a share between 0 and 1' --data "$dir/cohort" --prevalence 2
 refused '--negative' --data "$dir/named" --positive PD
 refused '--negative' --data "$dir/named" --positive PD --negative pd
 refused '--positive' --data "$dir/named" --positive 'a<b' --negative x

@@ -36,8 +36,8 @@ static inline qnet_status load_folder(qnet_context *ctx, const qnet_input_config
     bids b;
     memset(&b, 0, sizeof b);
     b.derivatives = derivatives;
-    b.no_masks = config->slice_count > 0 &&
-                 (config->input == QNET_INPUT_FULL || config->box_explicit);
+    b.no_r2star = !config->use_channel[1];
+    b.no_t1w = !config->use_channel[2];
     b.any_values = config->any_values;
     b.log = log;
     status = bids_read(&b, ctx, folder);

@@ -95,7 +95,7 @@ static void test_where(void)
     CHECK(map[95] == 0 && map[0] == 0);
     f.data[0] = (qnet_real)HUGE_VAL;
     map[7] = 9;
-    CHECK_FAILS(ctx, qnet_cam(net, 0, 1, map, NULL), QNET_ERROR_NUMERIC, "class 1");
+    CHECK_FAILS(ctx, qnet_cam(net, 0, 1, map, NULL), QNET_ERROR_NUMERIC, "NaN or infinity");
     CHECK(map[7] == 9);
     free(x);
     qnet_resnet_destroy(net);
@@ -150,44 +150,94 @@ static void test_bad_input(void)
     qnet_context_destroy(ctx);
 }
 
-/* OpenCV's COLORMAP_JET at its ends and corners (it has 256 entries, so one unit of slack). */
+/* Viridis as matplotlib 3.10 has it; in between, straight lines stand for it. */
 static void test_colours(void)
 {
-    static const double value[9] = {0, .125, .25, .375, .5, .625, .75, .875, 1};
-    static const int jet[9][3] = {{0, 0, 128}, {0, 0, 255}, {0, 128, 255}, {0, 255, 255}, {128, 255, 128},
-                                  {255, 255, 0}, {255, 128, 0}, {255, 0, 0}, {128, 0, 0}};
+    static const int at[11] = {0, 24, 51, 77, 102, 128, 153, 179, 204, 231, 255}; /* of 0..255 */
+    static const int viridis[11][3] = {{68, 1, 84}, {72, 35, 116}, {65, 68, 135}, {52, 96, 141}, {42, 120, 142},
+                                       {33, 145, 140}, {34, 168, 132}, {68, 191, 112}, {122, 209, 81},
+                                       {192, 223, 37}, {253, 231, 37}};
+    static const double outside[3][2] = {{-3, 0}, {7, 1}, {(double)NAN, 0}};
     uint8_t rgb[3], other[3];
-    int i, c;
-    for (i = 0; i < 9; i++) {
-        qnet_jet(value[i], rgb);
-        for (c = 0; c < 3; c++) CHECK_NEAR(rgb[c], jet[i][c], 1);
+    double before = 0;
+    for (int i = 0; i < 11; i++) {
+        qnet_viridis(at[i] / 255., rgb);
+        for (int c = 0; c < 3; c++) CHECK_NEAR(rgb[c], viridis[i][c], 6);
     }
-    qnet_jet(-3, rgb);
-    qnet_jet(0, other);
-    CHECK(memcmp(rgb, other, 3) == 0);
-    qnet_jet(7, rgb);
-    qnet_jet(1, other);
-    CHECK(memcmp(rgb, other, 3) == 0);
-    qnet_jet(NAN, rgb);
-    qnet_jet(0, other);
-    CHECK(memcmp(rgb, other, 3) == 0);
+    for (int i = 0; i <= 100; i++) { /* never darker than before: Rec. 709's luminance, gamma and all */
+        qnet_viridis(i / 100., rgb);
+        const double light = .2126 * pow(rgb[0], 2.2) + .7152 * pow(rgb[1], 2.2) + .0722 * pow(rgb[2], 2.2);
+        CHECK(light > before);
+        before = light;
+    }
+    for (int i = 0; i < 3; i++) {
+        qnet_viridis(outside[i][0], rgb);
+        qnet_viridis(outside[i][1], other);
+        CHECK(memcmp(rgb, other, 3) == 0);
+    }
 }
 
 static void test_overlay(void)
 {
-    const float map[4] = {.875f, .125f, .5f, 2}, grey[4] = {0, 1, .5f, -1};
+    const float map[4] = {0, 1, .5f, 2}, grey[4] = {0, 1, .5f, -1};
     uint8_t rgb[12 + 1];
     rgb[12] = 77;
     qnet_cam_overlay(map, grey, 2, 2, rgb);
-    CHECK_NEAR(rgb[0], .3 * 255, 1); /* hot and dark: red */
-    CHECK(rgb[1] == 0 && rgb[2] == 0);
-    CHECK_NEAR(rgb[3], .5 * 255, 1); /* cold and bright: bluish */
-    CHECK_NEAR(rgb[5], .8 * 255, 1);
-    CHECK_NEAR(rgb[7], (.3 + .25) * 255, 1);
-    CHECK_NEAR(rgb[9], .3 * 128, 1); /* both are clipped to 0..1 */
-    CHECK(rgb[10] == 0 && rgb[12] == 77);
+    CHECK_NEAR(rgb[0], 34, 1); /* half of viridis, half of the image */
+    CHECK_NEAR(rgb[2], 42, 1);
+    CHECK_NEAR(rgb[3], (253 + 255) / 2., 1);
+    CHECK_NEAR(rgb[5], (37 + 255) / 2., 1);
+    CHECK_NEAR(rgb[7], (144 + 127.5) / 2, 1);
+    CHECK_NEAR(rgb[9], 253 / 2., 1); /* both are clipped to 0..1 */
+    CHECK_NEAR(rgb[11], 37 / 2., 1);
+    CHECK(rgb[12] == 77);
     qnet_cam_overlay(map, grey, 0, 2, rgb + 12);
     CHECK(rgb[12] == 77);
+}
+
+/* A slice's map for a decision on the scan: its mean is what the slice contributes, sum_c g_c f_c, as features
+   are means of the map. Tolerance: float's rounding of those means. */
+static void test_scan_maps(void)
+{
+    qnet_context *ctx = context();
+    qnet_resnet *net = make_net(ctx, 64, 96, 3);
+    qnet_scan_config config;
+    qnet_scan_model *model = NULL;
+    qnet_real *x = (qnet_real *)malloc(3 * 64 * 96 * 3 * sizeof *x);
+    qnet_real *features = (qnet_real *)calloc(2 * 4 * 512, sizeof *features), *gradient = features + 4 * 512;
+    double contribution[4];
+    float raw[6] = {0};
+    for (size_t j = 0; j < 3 * 64 * 96 * 3; j++) x[j] = (qnet_real)((formula(208, (uint32_t)j) - .5) * 4);
+    qnet_scan_config_init(&config);
+    config.hidden = 8;
+    config.steps = 4;
+    config.batch = 1;
+    config.training = 0;
+    CHECK_OK(ctx, qnet_scan_model_create(ctx, &config, &model));
+    qnet_scan_model_init(model, 3);
+    CHECK_FAILS(ctx, qnet_cam_weighted(net, 0, gradient, raw), QNET_ERROR_ARGUMENT, "forward pass");
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 3, 0, NULL, features));
+    CHECK_OK(ctx, qnet_scan_attribution(model, features, 3, gradient, contribution));
+    for (int t = 0; t < 3; t++) {
+        double mean = 0, size = 0;
+        for (int c = 0; c < 512; c++) size += fabs((double)gradient[t * 512 + c] * (double)features[t * 512 + c]);
+        CHECK_OK(ctx, qnet_cam_weighted(net, t, gradient + t * 512, raw));
+        for (int p = 0; p < 6; p++) mean += (double)raw[p] / 6;
+        CHECK(size > 0 && contribution[t] != 0);
+        CHECK_NEAR(mean, contribution[t], 1e-5 * size);
+    }
+    CHECK(contribution[3] == 0);
+    raw[0] = 5;
+    gradient[7] = (qnet_real)HUGE_VAL;
+    CHECK_FAILS(ctx, qnet_cam_weighted(net, 0, gradient, raw), QNET_ERROR_NUMERIC, "NaN or infinity");
+    CHECK_FAILS(ctx, qnet_cam_weighted(net, 3, gradient, raw), QNET_ERROR_ARGUMENT, "found 3");
+    CHECK_FAILS(ctx, qnet_cam_weighted(net, 0, NULL, raw), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK(raw[0] == 5);
+    free(x);
+    free(features);
+    qnet_scan_model_destroy(model);
+    qnet_resnet_destroy(net);
+    qnet_context_destroy(ctx);
 }
 
 int main(void)
@@ -197,5 +247,6 @@ int main(void)
     RUN(test_bad_input);
     RUN(test_colours);
     RUN(test_overlay);
+    RUN(test_scan_maps);
     return test_end();
 }

@@ -385,10 +385,10 @@ static void test_bad_maps(void)
 
     keep = maps.mask;
     maps.mask = NULL;
-    FAILS(&config, QNET_ERROR_ARGUMENT, "mask of the basal ganglia: missing");
+    FAILS(&config, QNET_ERROR_DATA, "nothing in the maps is like a brain");
     other = config;
-    other.slice_count = 2; /* the box still needs the mask */
-    FAILS(&other, QNET_ERROR_ARGUMENT, "mask of the basal ganglia: missing");
+    other.slice_count = 2; /* the box still needs the mask, or to be found */
+    FAILS(&other, QNET_ERROR_DATA, "nothing in the maps is like a brain");
     maps.mask = keep;
 
     other.box_explicit = 1;
@@ -720,14 +720,14 @@ static void test_cuts(void)
     logged[0] = '\0';
     CHECK_OK(ctx, qnet_cohort_outliers(many));
     for (s = 0; s < SCANS; s++) CHECK(many->scans[s].cut.outlier == (s == 4 ? 1 : 0));
-    CHECK_LOGGED("! sub-04: 16 mm to the front from the head's centre to the mask's, the cohort's "
+    CHECK_LOGGED("! sub-04: the basal ganglia lie 16 mm to the front of the head's centre, the cohort's "
                  "median is -4: look at the mask");
     i = many->scans[7].slices;
     many->scans[7].slices = 20; /* far more than the others' 3 */
     CHECK_OK(ctx, qnet_cohort_outliers(many));
     many->scans[7].slices = i;
     CHECK(many->scans[7].cut.outlier == 2);
-    CHECK_LOGGED("! sub-07: 20 slices with the mask, the cohort's median is 3");
+    CHECK_LOGGED("! sub-07: the basal ganglia lie in 20 slices, the cohort's median is 3");
     many->scans_count = 9; /* too few to say */
     many->scans[4].cut.outlier = 0;
     CHECK_OK(ctx, qnet_cohort_outliers(many));
@@ -1261,7 +1261,6 @@ static qnet_status find_layout(void)
     layout.t1w = set.t1w;
     layout.maps = set.maps;
     layout.write_maps = set.write_maps;
-    layout.no_masks = set.no_masks;
     layout.log.message = keep_log;
     status = bids_read(&layout, ctx, ROOT);
     if (status != QNET_OK) (void)qnet__fail(ctx, status, "%s", layout.error);
@@ -1370,9 +1369,7 @@ static void test_table_of_maps(void)
                "sub-01/anat/sub-01_T1w.nii.gz", "elsewhere/mask.nii");
     layout.write_maps = ROOT "/tables/maps.tsv";
     CHECK_OK(ctx, qnet_make_folder(ctx, ROOT "/tables"));
-    logged[0] = '\0';
-    CHECK_OK(ctx, find_layout());
-    CHECK_LOGGED("! sub-01: no sub-01_desc-basalganglia_mask.nii.gz");
+    CHECK_OK(ctx, find_layout()); /* it has no mask, which may be */
     CHECK_OK(ctx, qnet_file_read(ctx, ROOT "/tables/maps.tsv", 0, &bytes));
     CHECK_OK(ctx, qnet_buffer_append(ctx, &bytes, "", 1));
     snprintf(text, sizeof text, "%ssub-01\tn/a\t../../../" ROOT "/derivatives/a/sub-01/anat/sub-01_Chimap.nii\t"
@@ -1392,12 +1389,9 @@ static void test_table_of_maps(void)
     remove(layout.write_maps);
     layout.write_maps = NULL;
     layout.maps = ROOT "/tables/maps.tsv";
-    CHECK_FAILS(ctx, find_layout(), QNET_ERROR_DATA, "maps.tsv: line 2, mask: expected a file, found \"n/a\"");
-    layout.no_masks = 1;
     CHECK_OK(ctx, find_layout());
     CHECK(layout.count == 1 && layout.dataset.scans[0].mask == NULL);
     CHECK_CONTAINS(layout.list[0].path[2], ROOT "/tables/../../../" ROOT "/sub-01/anat/sub-01_T1w.nii.gz");
-    layout.no_masks = 0;
     /* Beside the folder, any names, two sessions; a line of nobody; a participant without a line. */
     put_text(ROOT "/participants.tsv", "participant_id\tgroup\nsub-01\tHC\nsub-02\tHH\n");
     layout.maps = ROOT "/maps.csv";
@@ -1501,8 +1495,7 @@ static void test_bad_folders(void)
     CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND, "sub-03: no sub-03_Chimap");
     put_cohort();
     remove(map_path("derivatives/maps", "sub-02", "", "desc-basalganglia_mask", ".nii.gz"));
-    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND,
-                "needed unless slices and box are given");
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_DATA, "nothing in the maps is like a brain");
     config.slice_count = 3;
     config.box_explicit = 1;
     CHECK_OK(ctx, read_cohort(&config));
@@ -1559,8 +1552,8 @@ static void test_bad_folders(void)
                     "sub-01: no file of the mask");
         files.qsm = files.r2star = files.t1w = path;
         put_cohort();
-        CHECK_FAILS(ctx, qnet_cohort_load(ctx, &config, &files, 1, &cohort), QNET_ERROR_NOT_FOUND,
-                    "sub-01: no file of the mask of the basal ganglia, and no slices or box are given");
+        CHECK_FAILS(ctx, qnet_cohort_load(ctx, &config, &files, 1, &cohort), QNET_ERROR_DATA,
+                    "nothing in the maps is like a brain"); /* without a mask it is looked for */
         memset(deep, 'a', sizeof deep - 1);
         CHECK_FAILS(ctx, load_folder(ctx, &config, deep, NULL, none, &cohort), QNET_ERROR_LIMIT, "path");
     }

@@ -660,7 +660,7 @@ static uint32_t get_be32(const unsigned char *p)
 /* Takes a picture apart again with nothing from the writer but inflate. */
 static void png_round_trip(int width, int height, int channels)
 {
-    static const int order[3] = {0x49484452, 0x49444154, 0x49454e44};
+    static const int order[3] = {0x49484452, 0x49444154, 0x49454e44}, colour[4] = {0, 4, 2, 6};
     size_t row = (size_t)width * (size_t)channels, size = row * (size_t)height, i, at = 8;
     unsigned char *pixels = made(3, size), *plain = NULL;
     qnet__inflate *s = (qnet__inflate *)malloc(sizeof *s);
@@ -678,7 +678,7 @@ static void png_round_trip(int width, int height, int channels)
         if (k == 0) {
             CHECK(n == 13 && (int)get_be32(png.bytes + at + 8) == width);
             CHECK((int)get_be32(png.bytes + at + 12) == height);
-            CHECK(png.bytes[at + 16] == 8 && png.bytes[at + 17] == (channels == 3 ? 2 : 0));
+            CHECK(png.bytes[at + 16] == 8 && png.bytes[at + 17] == colour[channels - 1]);
         }
         if (k == 1) {
             CHECK(png.bytes[at + 8] == 0x78 &&
@@ -734,6 +734,8 @@ static void test_png(void)
     png_round_trip(1, 1, 3);
     png_round_trip(7, 5, 3);
     png_round_trip(13, 31, 1);
+    png_round_trip(13, 31, 2);
+    png_round_trip(7, 9, 4);
     png_round_trip(101, 99, 3);
     png_round_trip(1, 300, 3);
     png_round_trip(300, 1, 1);
@@ -750,7 +752,7 @@ static void test_png(void)
     CHECK_FAILS(ctx, qnet_png_write(ctx, &sink, 2, 2, 3, NULL), QNET_ERROR_ARGUMENT, "NULL");
     CHECK_FAILS(ctx, qnet_png_write(ctx, &sink, 0, 2, 3, pixels), QNET_ERROR_ARGUMENT, "0 x 2 x 3");
     CHECK_FAILS(ctx, qnet_png_write(ctx, &sink, 2, -1, 3, pixels), QNET_ERROR_ARGUMENT, "2 x -1");
-    CHECK_FAILS(ctx, qnet_png_write(ctx, &sink, 2, 2, 4, pixels), QNET_ERROR_ARGUMENT, "x 4");
+    CHECK_FAILS(ctx, qnet_png_write(ctx, &sink, 2, 2, 5, pixels), QNET_ERROR_ARGUMENT, "x 5");
     CHECK_FAILS(ctx, qnet_png_write(ctx, &sink, 1 << 17, 1 << 17, 1, pixels), QNET_ERROR_LIMIT,
                 "2^30");
 #ifndef QNET_NO_STDIO

@@ -6,10 +6,12 @@
 #include "crossval/report.h"
 #include "test.h"
 #include "folder.h"
+#include "quick.h"
 
 static const char data_folder[] = "build/test-experiment/data",
                   out_folder[] = "build/test-experiment/out",
-                  other_folder[] = "build/test-experiment/other"; /* other people, the same names */
+                  other_folder[] = "build/test-experiment/other", /* other people, the same names */
+                  start[] = "build/test-experiment/start.safetensors"; /* random weights, drawn once */
 
 /* A disc with two bright nuclei; those of HH are brighter. kind: 0 QSM, 1 R2*, 2 T1W, 3 mask. */
 static void write_map(qnet_context *ctx, const char *path, uint64_t people, int subject, int kind)
@@ -100,6 +102,15 @@ static qnet_resnet *small_resnet(qnet_context *ctx, int classes)
     return net;
 }
 
+/* A file of random weights that says of itself what `pairs` say. */
+static void write_weights(qnet_context *ctx, const char *path, int classes, const char *const *pairs, int n)
+{
+    qnet_resnet *net = small_resnet(ctx, classes);
+    quick_weights(net);
+    CHECK_OK(ctx, qnet_weights_save(ctx, path, net->table, net->weights, pairs, n));
+    qnet_resnet_destroy(net);
+}
+
 static void small_config(qnet_experiment_config *c)
 {
     qnet_experiment_config_init(c);
@@ -166,9 +177,10 @@ static void test_run(void)
     hooks.allocator.free = counted_free;
     CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
     write_cohort(ctx, data_folder, 5);
+    write_weights(ctx, start, QNET_CLASSES, NULL, 0);
     small_config(&c);
     c.repeats = 2;
-    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out_folder, NULL, 0, &e));
+    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out_folder, start, 0, &e));
     if (!e) return;
     images = &e->level[QNET_INPUT_CROP][QNET_LEVEL_IMAGE];
     scans = &e->level[QNET_INPUT_CROP][QNET_LEVEL_SCAN];
@@ -447,7 +459,7 @@ static void test_stop_and_resume(void)
     small_config(&c);
     for (int n = 0; status == QNET_STOPPED && n < 200; n++) {
         stop_at = 20 + n; /* reports until the next stop */
-        status = run_folder(ctx, &c, data_folder, "build/test-experiment/parts", NULL, n > 0, &parts);
+        status = run_folder(ctx, &c, data_folder, "build/test-experiment/parts", start, n > 0, &parts);
         stops += status == QNET_STOPPED;
     }
     CHECK(status == QNET_OK);
@@ -461,6 +473,102 @@ static void test_stop_and_resume(void)
     }
     qnet_experiment_destroy(parts);
     context_end(ctx);
+}
+
+/* qnet_experiment_final on a folder. */
+static qnet_status final_folder(qnet_context *ctx, const qnet_experiment_config *config, const char *out, int resume)
+{
+    bids b;
+    qnet_status status;
+    memset(&b, 0, sizeof b);
+    status = bids_read(&b, ctx, data_folder);
+    if (status == QNET_OK) status = qnet_experiment_final(ctx, config, &b.dataset, out, NULL, resume);
+    return folder_end(ctx, &b, status);
+}
+
+static uint64_t hash_of(qnet_context *ctx, const char *path)
+{
+    qnet_buffer bytes = {NULL, 0, 0, NULL};
+    uint64_t hash;
+    CHECK_OK(ctx, qnet_file_read(ctx, path, 0, &bytes));
+    hash = qnet_hash(QNET_HASH_START, bytes.bytes, bytes.size);
+    qnet_buffer_free(ctx, &bytes);
+    return hash;
+}
+
+#define MODEL "build/test-experiment/parts/model"
+
+/* A model of all subjects of the run that test_stop_and_resume left: stopped at many moments, the same bits as at
+   once; what it knows of the study, and says of a scan of it. */
+static void test_final(void)
+{
+    static const char *const files[3] = {MODEL "/model.safetensors", MODEL "/qnet.safetensors",
+                                         MODEL "/resnetswa.safetensors"};
+    qnet_hooks hooks;
+    qnet_context *ctx;
+    qnet_experiment_config c;
+    qnet_predictor *p = NULL;
+    qnet_prediction r;
+    qnet_cohort *cohort = NULL;
+    qnet_log quiet;
+    qnet_status status = QNET_STOPPED;
+    uint64_t at_once[3];
+    int stops = 0;
+    memset(&hooks, 0, sizeof hooks);
+    memset(&quiet, 0, sizeof quiet);
+    hooks.allocator.alloc = counted_alloc;
+    hooks.allocator.free = counted_free;
+    hooks.progress.report = stop;
+    allocated = 0;
+    CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
+    small_config(&c);
+    stop_at = 0;
+    c.part = c.parts = 1;
+    CHECK_FAILS(ctx, final_folder(ctx, &c, "build/test-experiment/parts", 0), QNET_ERROR_ARGUMENT, "has no parts");
+    c.part = c.parts = 0;
+    c.shuffle_labels = 1;
+    CHECK_FAILS(ctx, final_folder(ctx, &c, "build/test-experiment/parts", 0), QNET_ERROR_ARGUMENT, "labels are shuffled");
+    c.shuffle_labels = 0;
+    c.seed = 2;
+    CHECK_FAILS(ctx, final_folder(ctx, &c, "build/test-experiment/parts", 0), QNET_ERROR_MISMATCH,
+                "a final model takes ResNetSWA and Q-Net of every fold");
+    c.seed = 1;
+    CHECK_FAILS(ctx, final_folder(ctx, &c, "build/test-experiment/nothing", 0), QNET_ERROR_NOT_FOUND,
+                "crop-repeat01-fold01-resnetswa.safetensors");
+    CHECK(!qnet_file_exists(MODEL) && !qnet_file_exists("build/test-experiment/nothing"));
+    CHECK_OK(ctx, final_folder(ctx, &c, "build/test-experiment/parts", 0));
+    CHECK(!qnet_file_exists(MODEL "/checkpoint"));
+    for (int i = 0; i < 3; i++) at_once[i] = hash_of(ctx, files[i]);
+    for (int n = 0; status == QNET_STOPPED && n < 200; n++) {
+        stop_at = 30 + n;
+        status = final_folder(ctx, &c, "build/test-experiment/parts", n > 0);
+        stops += status == QNET_STOPPED;
+    }
+    stop_at = 0;
+    CHECK_OK(ctx, status);
+    CHECK(stops >= 2);
+    for (int i = 0; i < 3; i++) CHECK(hash_of(ctx, files[i]) == at_once[i]);
+
+    CHECK_OK(ctx, qnet_predictor_open(ctx, MODEL, &p));
+    if (!p) return;
+    CHECK(p->folds == 2 && p->scans == 8 && !p->calibrated); /* 4 scans of a class are too few */
+    CHECK_OK(ctx, load_folder(ctx, &p->input, data_folder, NULL, quiet, &cohort));
+    for (int i = 0; i < 8 && cohort; i++) {
+        CHECK(p->label[i] == (i < 4) && p->probability[i] >= 0 && p->probability[i] <= 1 && p->distance[i] > 0);
+        CHECK(p->measures[i * QNET_MEASURES + QNET_MEASURE_X] == 3);
+        p->anyway = 0;
+        CHECK_OK(ctx, qnet_predictor_run(p, cohort, i, &r));
+        CHECK(r.seen && r.refused && r.unlike == 0 && r.probability != r.probability);
+        CHECK(r.by_fold[0] != r.by_fold[0] && r.by_slice[0] != r.by_slice[0]);
+        p->anyway = 1;
+        CHECK_OK(ctx, qnet_predictor_run(p, cohort, i, &r));
+        CHECK(!r.refused && r.probability >= 0 && r.probability <= 1);
+        CHECK(r.by_fold[0] == p->probability[i] || r.by_fold[1] == p->probability[i]); /* the one that tested it */
+    }
+    qnet_cohort_destroy(cohort);
+    qnet_predictor_destroy(p);
+    context_end(ctx);
+    CHECK(allocated == 0);
 }
 
 /* The first time, writes one file and fails. */
@@ -605,11 +713,11 @@ static void test_damaged_part(qnet_context *ctx, const qnet_experiment_config *c
     static const char *const folder = "build/test-experiment/shared";
     qnet_experiment *e = NULL;
     write_table(ctx, data_folder, 7, -1); /* another order */
-    CHECK_FAILS(ctx, run_folder(ctx, c, data_folder, folder, NULL, 0, &e), QNET_ERROR_MISMATCH,
+    CHECK_FAILS(ctx, run_folder(ctx, c, data_folder, folder, start, 0, &e), QNET_ERROR_MISMATCH,
                 "part-1-of-3/checkpoint/crop-repeat01-fold01-result.safetensors: is of other scans, maps or labels");
     write_table(ctx, data_folder, 0, 1);
     CHECK(rename(result, "build/test-experiment/kept") == 0);
-    CHECK_FAILS(ctx, run_folder(ctx, c, data_folder, folder, NULL, 0, &e), QNET_ERROR_NOT_FOUND,
+    CHECK_FAILS(ctx, run_folder(ctx, c, data_folder, folder, start, 0, &e), QNET_ERROR_NOT_FOUND,
                 "1 of 3 parts are missing or not finished: 2;");
     CHECK(rename("build/test-experiment/kept", result) == 0);
     CHECK(e == NULL);
@@ -644,11 +752,11 @@ static void test_parts(void)
     forget(ctx, out[1]);
     c.publish.input = NULL;
     c.publish.write = NULL;
-    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out[1], NULL, 0, &alone));
+    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out[1], start, 0, &alone));
     CHECK_OK(ctx, qnet_experiment_csv(alone, &text[1]));
     c.part = QNET_COLLECT;
     c.parts = 3;
-    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out[0], NULL, 0, &e), QNET_ERROR_NOT_FOUND,
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out[0], start, 0, &e), QNET_ERROR_NOT_FOUND,
                 "3 of 3 parts are missing or not finished: 1,2,3;");
     c.publish.write = publish_at_second;
     c.publish.user = &calls;
@@ -659,11 +767,11 @@ static void test_parts(void)
         if (k == 3) test_damaged_part(ctx, &c);
         last = 0;
         if (k == 3) /* the first time, publish fails */
-            CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out[0], NULL, 0, &e), QNET_ERROR_IO, "mine.txt");
+            CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out[0], start, 0, &e), QNET_ERROR_IO, "mine.txt");
         last = 0;
         if (k == 3) c.keep[QNET_MODEL_RESNET] = 0;
         if (k == 3) CHECK(qnet__remove("build/test-experiment/shared/checkpoint/publish/mine.txt") == 0);
-        CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out[0], NULL, 0, &e));
+        CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out[0], start, 0, &e));
         CHECK(k < 3 ? e == NULL : e != NULL && e != alone);
     }
     CHECK(last > 0);
@@ -709,7 +817,7 @@ static void test_changed_maps(void)
     forget(plain, "build/test-experiment/changed");
     tiny_config(&c);
     c.use_input[QNET_INPUT_FULL] = 1;
-    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/changed", NULL, 0, &e),
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/changed", start, 0, &e),
                 QNET_ERROR_MISMATCH, "the QSM map of sub-06: it was changed while the first input was trained");
     CHECK(e == NULL);
     write_cohort(plain, data_folder, 5);
@@ -795,15 +903,6 @@ static void test_leak(void)
     context_end(ctx);
 }
 
-/* A file of random weights that says of itself what `pairs` say. */
-static void write_weights(qnet_context *ctx, const char *path, int classes, const char *const *pairs, int n)
-{
-    qnet_resnet *net = small_resnet(ctx, classes);
-    qnet_resnet_init(net, 3);
-    CHECK_OK(ctx, qnet_weights_save(ctx, path, net->table, net->weights, pairs, n));
-    qnet_resnet_destroy(net);
-}
-
 /* How its images were prepared is part of a network: what initial weights say of it is followed
    (normalisation), or the difference is told. */
 static void test_initial_weights(void)
@@ -886,7 +985,7 @@ static void test_shuffled_labels(void)
         sprintf(path, "%s/weights/%s", out, in_weights[k].name);
         CHECK_OK(ctx, qnet_file_replace(ctx, path, "old", 3));
     }
-    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out, NULL, 0, &e));
+    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out, start, 0, &e));
     for (int k = 0; k < 4; k++) {
         sprintf(path, "%s/weights/%s", out, in_weights[k].name);
         CHECK(qnet_file_exists(path) == in_weights[k].stays);
@@ -914,6 +1013,78 @@ static void test_shuffled_labels(void)
     context_end(ctx);
 }
 
+/* What the last epoch's validation of a ResNet should be: the loss of the network that it left, on the fold
+   behind the tested one. */
+static qnet_status watched_again(void *user, const qnet_experiment *e, const qnet_cohort *cohort)
+{
+    double *loss = (double *)user, probability[8], images = 0;
+    int watch[8], count = 0;
+    qnet_resnet_config config;
+    qnet_resnet *net = NULL;
+    qnet_resnet_config_init(&config);
+    config.height = config.width = cohort->config.size;
+    config.batch = 3;
+    config.training = 0;
+    for (int s = 0; s < 8; s++) if (e->fold[s] == 1) watch[count++] = s;
+    CHECK_OK(e->ctx, qnet_resnet_create(e->ctx, &config, &net));
+    CHECK_OK(e->ctx, qnet_experiment_weights(e, QNET_INPUT_CROP, 0, 0, QNET_MODEL_RESNET, net->table, net->weights));
+    CHECK_OK(e->ctx, qnet_embed(net, &e->config.stage1.augment, cohort, watch, count, NULL, probability));
+    for (int i = 0; i < count; i++, images++)
+        *loss -= log(cohort->scans[watch[i]].label == QNET_HH ? probability[i] : 1 - probability[i]);
+    *loss /= images;
+    qnet_resnet_destroy(net);
+    return QNET_OK;
+}
+
+/* A fold that is watched, not trained on: a second curve, the same bits after stops, and nothing else. */
+static void test_inner_validation(void)
+{
+    qnet_hooks hooks;
+    qnet_context *ctx;
+    qnet_experiment_config c;
+    qnet_experiment *e[3] = { NULL, NULL, NULL };
+    qnet_status status = QNET_STOPPED;
+    double loss = 0;
+    int stops = 0, n = 0;
+    memset(&hooks, 0, sizeof hooks);
+    hooks.progress.report = stop;
+    CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
+    tiny_config(&c);
+    c.use_input[QNET_INPUT_FULL] = 0;
+    c.folds = 4;
+    c.stage1.epochs = c.stage2.epochs = 2;
+    memset(&c.publish, 0, sizeof c.publish);
+    stop_at = 100000;
+    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/plain", NULL, 0, &e[0]));
+    c.inner_validation = 1;
+    c.publish.user = &loss;
+    c.publish.input = watched_again;
+    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/watched", NULL, 0, &e[1]));
+    c.publish.input = NULL;
+    for (; status == QNET_STOPPED && n < 200; n++) {
+        stop_at = 30 + n;
+        status = run_folder(ctx, &c, data_folder, "build/test-experiment/watched-parts", NULL, n > 0, &e[2]);
+        stops += status == QNET_STOPPED;
+    }
+    CHECK(status == QNET_OK && stops >= 2);
+    for (int i = 0; e[0] && e[1] && e[2] && i < e[1]->curves_count; i++) {
+        const qnet_curve *a = &e[0]->curves[i], *b = &e[1]->curves[i], *d = &e[2]->curves[i];
+        CHECK(a->epochs == 2 && b->epochs == 2 && d->epochs == 2 && b->kind == a->kind);
+        for (int k = 0; k < 2; k++) {
+            CHECK(a->epoch[k].validation != a->epoch[k].validation);
+            CHECK(b->epoch[k].validation > 0 && b->epoch[k].validation < 20);
+            CHECK(b->epoch[k].validation == d->epoch[k].validation && b->epoch[k].loss == d->epoch[k].loss);
+            CHECK(b->epoch[k].loss != a->epoch[k].loss); /* of fewer images */
+        }
+        if (i == 0) CHECK_NEAR(b->epoch[1].validation, loss, 1e-12);
+    }
+    c.folds = 2;
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/watched-two", NULL, 0, &e[2]),
+                QNET_ERROR_ARGUMENT, "expected 3 or more with inner_validation");
+    for (int i = 0; i < 3; i++) qnet_experiment_destroy(e[i]);
+    context_end(ctx);
+}
+
 int main(void)
 {
     RUN(test_run);
@@ -921,6 +1092,7 @@ int main(void)
     RUN(test_preparation);
     RUN(test_dataset);
     RUN(test_stop_and_resume);
+    RUN(test_final);
     RUN(test_publish);
     RUN(test_parts);
     RUN(test_bad_arguments);
@@ -928,5 +1100,6 @@ int main(void)
     RUN(test_leak);
     RUN(test_initial_weights);
     RUN(test_shuffled_labels);
+    RUN(test_inner_validation);
     return test_end();
 }

@@ -184,6 +184,7 @@ static void test_steps(void)
         CHECK_OK(ctx, qnet_background_remove(ctx, &c.susceptibility, field, s.mask, &local, &eroded));
         chi[e] = head_volume();
         CHECK_OK(ctx, qnet__kspace_open(ctx, "inversion", field, sphere, 1, 1, &k)); /* padded as the chain does */
+        qnet__kspace_bound(&k, eroded->voxels);
         CHECK_OK(ctx, qnet__invert(&k, &c.susceptibility, local->voxels, eroded->voxels, chi[e]->voxels));
         qnet__kspace_close(&k);
         qnet_volume_destroy(field), qnet_volume_destroy(local);

@@ -4,6 +4,14 @@
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
 #include "test.h"
+#include "golden/formula.h"
+
+typedef struct {
+    int count, predictors;
+    double ridge, low[20], span[20], expected[2 * 21];
+} logistic_set;
+
+#include "golden/statistics.h"
 
 static qnet_context *ctx;
 
@@ -648,14 +656,93 @@ static void test_boxplot(void)
     CHECK_FAILS(ctx, qnet_boxplot_of(ctx, NULL, 3, &b), QNET_ERROR_ARGUMENT, "values");
 }
 
+/* statsmodels and scikit-learn stop at 1e-8 of what is left of the score; conditions are up to 1e4. */
+static void test_logistic(void)
+{
+    for (size_t k = 0; k < sizeof logistic_sets / sizeof *logistic_sets; k++) {
+        const logistic_set *set = &logistic_sets[k];
+        const size_t n = (size_t)set->count, p = (size_t)set->predictors;
+        const uint32_t first = 2000 + 40 * (uint32_t)k;
+        double x[113 * 20], c[21], error[21], again[21];
+        int y[113];
+        for (size_t i = 0; i < n; i++) {
+            const uint32_t at = (uint32_t)i;
+            y[i] = formula(first, at) < 0.25 + 0.5 * formula(first + 1, at);
+            for (size_t j = 0; j < p; j++)
+                x[i * p + j] = set->low[j] + set->span[j] * formula(first + 1 + (uint32_t)j, at);
+        }
+        CHECK_OK(ctx, qnet_logistic_fit(ctx, y, x, n, p, set->ridge, c, error));
+        CHECK_OK(ctx, qnet_logistic_fit(ctx, y, x, n, p, set->ridge, again, NULL));
+        CHECK(memcmp(c, again, (1 + p) * sizeof *c) == 0);
+        for (size_t j = 0; j <= p; j++) {
+            CHECK_NEAR(c[j], set->expected[j], 1e-8 * (1 + fabs(set->expected[j])));
+            CHECK_NEAR(error[j], set->expected[1 + p + j], 1e-8 * set->expected[1 + p + j]);
+        }
+    }
+    { /* the intercept alone is the logit of the share; its error is 1/sqrt(n p (1-p)) */
+        static const int y[5] = { 1, 0, 0, 1, 0 };
+        double c, error;
+        CHECK_OK(ctx, qnet_logistic_fit(ctx, y, NULL, 5, 0, 0, &c, &error));
+        CHECK_NEAR(c, log(2.0 / 3), 1e-14);
+        CHECK_NEAR(error, 1 / sqrt(1.2), 1e-12); /* of the point before a last step below 1e-10 */
+    }
+}
+
+static void test_logistic_limits(void)
+{
+    static const int y[6] = { 0, 0, 0, 1, 1, 1 }, ones[6] = { 1, 1, 1, 1, 1, 1 };
+    static const int odd[6] = { 0, 0, 2, 1, 1, 1 }, mixed_y[6] = { 0, 1, 0, 1, 0, 1 };
+    static const double apart[6] = { 1, 2, 3, 4, 5, 6 }, touching[6] = { 1, 2, 3, 3, 5, 6 };
+    static const double twice[12] = { 1, 2, 2, 4, 5, 10, 3, 6, 7, 14, 8, 16 };
+    static const double constant[6] = { 7, 7, 7, 7, 7, 7 };
+    double bad[6], huge[6], c[3] = { -7, -7, -7 }, error[3] = { -7, -7, -7 };
+    const double *const refused[2] = { apart, touching };
+    for (int k = 0; k < 2; k++) {
+        CHECK_FAILS(ctx, qnet_logistic_fit(ctx, y, refused[k], 6, 1, 0, c, error), QNET_ERROR_DATA,
+                    "predictors separate the labels");
+    }
+    CHECK_FAILS(ctx, qnet_logistic_fit(ctx, mixed_y, twice, 6, 2, 0, c, error), QNET_ERROR_DATA,
+                "depend on each other");
+    CHECK_FAILS(ctx, qnet_logistic_fit(ctx, mixed_y, constant, 6, 1, 0, c, error), QNET_ERROR_DATA,
+                "depend on each other");
+    CHECK_FAILS(ctx, qnet_logistic_fit(ctx, ones, apart, 6, 1, 1, c, error), QNET_ERROR_DATA,
+                "found 6 HH and 0 HC");
+    CHECK_FAILS(ctx, qnet_logistic_fit(ctx, odd, apart, 6, 1, 1, c, error), QNET_ERROR_ARGUMENT,
+                "item 2: expected 0 (HC) or 1 (HH), found 2");
+    CHECK_FAILS(ctx, qnet_logistic_fit(ctx, y, apart, 0, 1, 1, c, error), QNET_ERROR_DATA, "no items");
+    CHECK_FAILS(ctx, qnet_logistic_fit(ctx, y, NULL, 6, 1, 1, c, error), QNET_ERROR_ARGUMENT, "x");
+    CHECK_FAILS(ctx, qnet_logistic_fit(ctx, NULL, apart, 6, 1, 1, c, error), QNET_ERROR_ARGUMENT, "label");
+    CHECK_FAILS(ctx, qnet_logistic_fit(ctx, y, apart, 6, 1, 1, NULL, error), QNET_ERROR_ARGUMENT,
+                "coefficients");
+    CHECK_FAILS(ctx, qnet_logistic_fit(ctx, y, apart, 6, 1, -1, c, error), QNET_ERROR_ARGUMENT,
+                "ridge: expected 0 or more, found -1");
+    CHECK_FAILS(ctx, qnet_logistic_fit(ctx, y, apart, 6, 1, (double)NAN, c, error), QNET_ERROR_ARGUMENT,
+                "ridge");
+    CHECK_FAILS(ctx, qnet_logistic_fit(ctx, y, apart, 6, 1001, 1, c, error), QNET_ERROR_LIMIT, "at most 1000");
+    memcpy(bad, apart, sizeof bad);
+    bad[4] = HUGE_VAL;
+    CHECK_FAILS(ctx, qnet_logistic_fit(ctx, y, bad, 6, 1, 1, c, error), QNET_ERROR_NUMERIC,
+                "item 4, predictor 0");
+    for (int i = 0; i < 6; i++) huge[i] = touching[i] * 1e300;
+    CHECK_FAILS(ctx, qnet_logistic_fit(ctx, mixed_y, huge, 6, 1, 0, c, error), QNET_ERROR_DATA, "too large");
+    CHECK(c[0] == -7 && c[2] == -7 && error[0] == -7 && error[2] == -7);
+    /* what separates is fitted under a penalty, on a scale far from 1 too */
+    CHECK_OK(ctx, qnet_logistic_fit(ctx, y, apart, 6, 1, 1e-6, c, error));
+    CHECK(c[1] > 5 && c[1] < 100 && error[1] > 0);
+    for (int i = 0; i < 6; i++) huge[i] = 1e6 + touching[i];
+    CHECK_OK(ctx, qnet_logistic_fit(ctx, mixed_y, touching, 6, 1, 0, c, NULL));
+    CHECK_OK(ctx, qnet_logistic_fit(ctx, mixed_y, huge, 6, 1, 0, error, NULL));
+    CHECK_NEAR(error[1], c[1], 1e-4 * fabs(c[1])); /* a condition of 1e12 */
+}
+
 static void test_no_memory(void)
 {
     qnet_roc_point points[N + 1];
-    double auc, boot[8];
+    double auc, boot[8], fit[2];
     size_t n;
     qnet_delong d;
     qnet_boxplot b;
-    for (int call = 0; call < 5; call++) {
+    for (int call = 0; call < 6; call++) {
         long fail_at = 0;
         qnet_status status = QNET_ERROR_MEMORY;
         for (; status == QNET_ERROR_MEMORY && fail_at < 20; fail_at++) {
@@ -669,6 +756,7 @@ static void test_no_memory(void)
             if (call == 2) status = qnet_delong_test(k, label, s1, s2, pure, N, &d);
             if (call == 3) status = qnet_bootstrap_auc(k, label, s1, pure, N, 8, 1, boot);
             if (call == 4) status = qnet_boxplot_of(k, s1, N, &b);
+            if (call == 5) status = qnet_logistic_fit(k, label, s1, N, 1, 0, fit, NULL);
             if (status != QNET_OK) CHECK_CONTAINS(qnet_last_error(k), "memory");
             CHECK(c.alive == alive);
             qnet_context_destroy(k);
@@ -701,6 +789,8 @@ int main(void)
     RUN(test_bootstrap_by_copies);
     RUN(test_workers);
     RUN(test_boxplot);
+    RUN(test_logistic);
+    RUN(test_logistic_limits);
     RUN(test_no_memory);
     qnet_context_destroy(ctx);
     return test_end();

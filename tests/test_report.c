@@ -145,40 +145,43 @@ static void evaluate(recipe *r, int input, int level)
     free(boot);
 }
 
-/* A head-like blob with two bright nuclei; heat: its activation map over it. */
+/* A head-like blob with two bright nuclei, of `slices` slices, and maps over them, signed or not. */
+static void made_up_heat(heat_scan *h, int scan, int size, int slices)
+{
+    float *pixels = (float *)zeroed((size_t)size * (size_t)size * 3, sizeof(float));
+    CHECK(heat_scan_room(h, slices, size));
+    for (int t = 0; t < slices; t++) {
+        for (int i = 0; i < size * size; i++) {
+            const double u = 2.0 * (i % size + 0.5) / size - 1, v = 2.0 * (i / size + 0.5) / size - 1;
+            const double nuclei = exp(-40 * ((fabs(u) - 0.25) * (fabs(u) - 0.25) + v * v));
+            const int head = u * u / 0.6 + v * v / 0.85 < 1;
+            pixels[3 * i] = head ? (float)(0.03 * sin(9 * u) * cos(8 * v) + 0.2 * nuclei) : 0;
+            pixels[3 * i + 2] = head ? 100 : 1;
+        }
+        heat_slice(pixels, size, size, h->grey + t * h->side * h->side, h->air + t * h->side * h->side);
+        for (int i = 0; i < h->rows * h->columns; i++) {
+            const double u = 2.0 * (i % h->columns + 0.5) / h->columns - 1;
+            const double v = 2.0 * (i / h->columns + 0.5) / h->rows - 1;
+            const double bump = exp(-9 * ((u - 0.2) * (u - 0.2) + (v + 0.05 * scan / 9) * v));
+            h->cells[t * h->rows * h->columns + i] = (float)(slices == 1 ? bump : (t % 3 - 0.8) * bump);
+        }
+        h->contribution[t] = 0.3 * (t % 3 - 0.8);
+        h->z_mm[t] = 2.5 * t - 7;
+    }
+    free(pixels);
+}
+
 static void made_up_picture(pictures *d, int input, int scan, int size)
 {
-    const size_t pixels = (size_t)size * (size_t)size;
-    float *map = (float *)zeroed(pixels, sizeof(float)), *grey = (float *)zeroed(pixels, sizeof(float));
-    uint8_t *grey_rgb, *rgb;
     cam_picture *c = &d->cam[input][d->cams[input]++];
-    CHECK_OK(ctx, picture_room(ctx, &d->cam_rgb[input], 6 * pixels));
-    grey_rgb = d->cam_rgb[input].bytes + d->cam_rgb[input].size - 6 * pixels;
-    rgb = grey_rgb + 3 * pixels;
     c->scan = scan;
     c->slice = 7;
     c->probability = 0.1 + 0.13 * (scan % 7);
-    for (int y = 0; y < size; y++) {
-        for (int x = 0; x < size; x++) {
-            const double u = 2.0 * x / size - 1, v = 2.0 * y / size - 1;
-            const double head = u * u / 0.6 + v * v / 0.85 < 1 ? 0.35 + 0.1 * sin(9 * u) * cos(8 * v) : 0;
-            const double nuclei = exp(-40 * ((fabs(u) - 0.25) * (fabs(u) - 0.25) + v * v));
-            const size_t p = (size_t)y * (size_t)size + (size_t)x;
-            grey[p] = (float)(head + 0.5 * nuclei);
-            map[p] = (float)exp(-9 * ((u - 0.2) * (u - 0.2) + (v + 0.05 * scan / 9) * v));
-        }
-    }
-    for (size_t p = 0; p < 3 * pixels; p++) grey_rgb[p] = (uint8_t)(255 * grey[p / 3]);
-    for (size_t p = 0; p < pixels; p++) {
-        uint8_t jet[3];
-        qnet_jet((double)map[p], jet);
-        for (int k = 0; k < 3; k++) {
-            const double v = 0.3 * jet[k] + 0.5 * 255 * (double)grey[p];
-            rgb[3 * p + (size_t)k] = (uint8_t)(v > 255 ? 255 : v);
-        }
-    }
-    free(map);
-    free(grey);
+    made_up_heat(&c->heat, scan, size, 1);
+    if (input != QNET_INPUT_CROP || d->scans[input] == 2) return;
+    d->scan[input][d->scans[input]] = *c;
+    c = &d->scan[input][d->scans[input]++];
+    made_up_heat(&c->heat, scan, size, size > 100 ? 14 : 2);
 }
 
 static void made_up_pictures(recipe *r, int input, int size)
@@ -186,15 +189,11 @@ static void made_up_pictures(recipe *r, int input, int size)
     pictures *d = &r->drawn;
     const int wide = sheet_width(size);
     d->size[input] = size;
-    made_up_picture(d, input, 0, size);
     CHECK_OK(ctx, picture_room(ctx, &d->sheet[input], (size_t)wide * (size_t)size * 3));
     memset(d->sheet[input].bytes, 255, d->sheet[input].size);
     for (int k = 0; k < 6; k++)
         for (int p = 0; p < size * size; p++)
-            memset(d->sheet[input].bytes + 3 * (p / size * wide + p % size + k * (size + 4)),
-                   d->cam_rgb[input].bytes[3 * p] / (k % 3 + 1) + 20 * (k / 2), 3);
-    d->cams[input] = 0;
-    d->cam_rgb[input].size = 0;
+            memset(d->sheet[input].bytes + 3 * (p / size * wide + p % size + k * (size + 4)), p / size * k % 256, 3);
     for (int i = 0; i < 4; i++) made_up_picture(d, input, i * 3 + 1, size);
 }
 
@@ -216,6 +215,7 @@ static void made_up_curves(recipe *r)
             const double t = (k + 1.0) / c->epochs;
             c->epoch[k].loss = (c->kind == QNET_MODEL_QNET ? 1.35 : 0.69) * (0.25 + 0.75 * exp(-3 * t)) +
                                0.03 * qnet_rng_normal(&rng);
+            c->epoch[k].validation = c->epoch[k].loss + 0.2 * t;
         }
     }
 }
@@ -293,6 +293,24 @@ static void destroy(recipe *r)
 static qnet_status page(const qnet_experiment *e, qnet_buffer *html)
 {
     return report_html(e, &((const recipe *)(const void *)e)->drawn, html); /* e is its first member */
+}
+
+/* As crossval does: options of the report, and means of the regions, which tell the groups apart a little. */
+static void give_options(recipe *r, int permutations, double prevalence)
+{
+    r->e.config.publish.input = pictures_input;
+    r->e.config.publish.user = &r->drawn;
+    r->drawn.permutations = permutations;
+    r->drawn.prevalence = prevalence;
+    for (int s = 0; s < r->subjects; s++) {
+        qnet_rng rng = qnet_rng_at(6, QNET_RANDOM_USER, 0, (uint64_t)s);
+        region_means *m;
+        r->drawn.means.mean = (region_means *)realloc(r->drawn.means.mean, (size_t)(s + 1) * sizeof *m);
+        m = &r->drawn.means.mean[r->drawn.means.count++];
+        m->qsm = 0.06 + 0.02 * ((r->e.participants[s].label == QNET_HH) + qnet_rng_normal(&rng));
+        m->r2star = 30 + 5 * qnet_rng_normal(&rng);
+        m->masked = 1;
+    }
 }
 
 /* ---- Reading back --------------------------------------------------------------------- */
@@ -610,15 +628,128 @@ static void test_cuts(void)
     CHECK_CONTAINS((const char *)b.bytes,
                    "{\"subject\": \"sub-06\", \"slices\": [3, 19], \"center_voxel\": [71.5, 0], "
                    "\"center_mm\": [0, 0, -20.25], \"side_mm\": 111.4, \"mask_voxels\": 2000, "
-                   "\"mask_left_out\": 1, \"outlier\": \"place of the mask, number of slices\"}");
+                   "\"mask_left_out\": 1, \"located\": 0, \"confidence\": 0, \"outlier\": \"place in the head, number of slices\"}");
     qnet_buffer_free(ctx, &b);
     r->drawn.cuts.count = 12;
     r->drawn.cuts.rgb = rgb;
     CHECK_OK(ctx, page(e, &b));
     CHECK(occurrences((const char *)b.bytes, "<details open><summary>Where the images were cut") == 1);
     CHECK(occurrences((const char *)b.bytes, "alt=\"where this scan was cut\"") == 12);
-    CHECK(occurrences((const char *)b.bytes, "<figure class=\"odd\">") == 1);
-    CHECK_CONTAINS((const char *)b.bytes, "sub-06, slices 3&ndash;19, <b>look: place of the mask, ");
+    CHECK(occurrences((const char *)b.bytes, " class=\"odd\">") == 1);
+    CHECK_CONTAINS((const char *)b.bytes, "sub-06, slices 3&ndash;19, <b>look: place in the head, ");
+    qnet_buffer_free(ctx, &b);
+    destroy(r);
+}
+
+/* What is said of subjects: against the library's own tests where both are of the same, and counted. */
+static void test_assessed(void)
+{
+    static uint8_t rgb[24 * 2 * CUT_SIDE * CUT_SIDE * 3];
+    recipe *r = made_up(24, 3, 2, 1, 0);
+    qnet_experiment *e = &r->e;
+    long wrong = 0, missed = 0;
+    assessments all;
+    qnet_buffer b;
+    memset(&b, 0, sizeof b);
+    give_options(r, 200, 0.02);
+    CHECK_OK(ctx, assess_all(e, &all));
+    CHECK(all.count == 2 && all.of[0].input == QNET_INPUT_FULL && all.of[1].input == QNET_INPUT_CROP);
+    for (int i = 0; i < all.count; i++) {
+        const assessment *a = &all.of[i];
+        const qnet_level_result *l = &e->level[a->input][QNET_LEVEL_SCAN];
+        int in_groups[2] = { 0, 0 };
+        CHECK(a->count == 24 && !a->several);
+        for (int m = 0; m < QNET_MODELS; m++) {
+            CHECK_NEAR(a->model[m].auc, l->model[m].auc_first, 1e-15);
+            CHECK(memcmp(&a->model[m].metrics.count, &l->model[m].first.count, sizeof(qnet_confusion)) == 0);
+            wrong += (long)(l->model[m].first.count.fn + l->model[m].first.count.fp);
+        }
+        missed += (long)(l->model[QNET_MODEL_QNET].first.count.fn + l->model[QNET_MODEL_QNET].first.count.fp);
+        for (int k = 0; k < COMPARISONS; k++) {
+            const comparison *c = &a->pair[k];
+            if (k < 3 && l->pair[k].by_subject.se > 0) CHECK_NEAR(c->p[0], l->pair[k].by_subject.p, 1e-12);
+            CHECK(!(c->holm[0] < c->p[0]) && c->holm[1] >= c->p[1] && c->only[0] + c->only[1] <= 24);
+            CHECK_NEAR(c->p[1], mcnemar_exact(c->only[0], c->only[1]), 0);
+        }
+        for (int m = 0; m < ASSESSED; m++) {
+            CHECK(a->model[m].has && a->model[m].permutation_p >= 1 / 201.0 && a->model[m].permutation_p <= 1);
+            CHECK((a->model[m].permutation_p <= 0.05) == (a->model[m].auc > 0.7));
+        }
+        CHECK(strcmp(a->model[BASELINE_REGIONS].name, "Mask's means") == 0);
+        for (int k = 0; k < SUBGROUPS; k++) {
+            subgroup s;
+            CHECK_OK(ctx, assess_subgroup(e, a, k, assess_median_age(e, a), &s));
+            CHECK(s.auc_ci.low != s.auc_ci.low); /* fewer than ten of either group */
+            in_groups[k / 2] += s.count;
+        }
+        CHECK(in_groups[0] == 23 && in_groups[1] == 23); /* one without a sex, one without an age */
+    }
+    assess_free(e, &all);
+    r->drawn.cuts.count = 24;
+    r->drawn.cuts.rgb = rgb;
+    CHECK_OK(ctx, page(e, &b));
+    r->drawn.cuts.rgb = NULL;
+    CHECK(occurrences((const char *)b.bytes, "&nbsp;&#10007;") == wrong);
+    CHECK(occurrences((const char *)b.bytes, "<tr class=\"missed\">") == missed);
+    CHECK(occurrences((const char *)b.bytes, "pin sortable\">") == 2);
+    CHECK(occurrences((const char *)b.bytes, "href=\"#scan-24\"") == 2);
+    CHECK(occurrences((const char *)b.bytes, "id=\"scan-24\"") == 1);
+    CHECK(occurrences((const char *)b.bytes, "<circle class=\"ring\"") == missed);
+    CHECK_CONTAINS((const char *)b.bytes, ">2.0</td>"); /* the given prevalence, in percent */
+    CHECK_CONTAINS((const char *)b.bytes, "of 200 permutations");
+    CHECK_CONTAINS((const char *)b.bytes, "Deep learning: ResNet18");
+    CHECK_CONTAINS((const char *)b.bytes, "<li>44 Funding</li>");
+    for (int k = 0; k < 4; k++) { /* targets of links */
+        static const char *const ids[4] = { "subject-by-subject", "beside-simpler-models",
+                                            "what-the-probabilities-are-worth", "for-a-paper-claim-and-tripod-ai" };
+        char id[60];
+        sprintf(id, "<h2 id=\"%s\">", ids[k]);
+        CHECK(occurrences((const char *)b.bytes, id) == 1);
+    }
+    qnet_buffer_free(ctx, &b);
+    CHECK_OK(ctx, report_json(e, &b));
+    CHECK(is_json(&b));
+    CHECK(occurrences((const char *)b.bytes, "\n  \"by_subject\": {") == 1);
+    CHECK(occurrences((const char *)b.bytes, "\"brier\": ") == 10);
+    CHECK(occurrences((const char *)b.bytes, "{\"prevalence\": 0.02, ") == 10);
+    qnet_buffer_free(ctx, &b);
+    destroy(r);
+}
+
+/* Two scans of each of twelve subjects: they count once, by the mean and the majority. */
+static void test_assessed_several(void)
+{
+    recipe *r = made_up(24, 3, 2, 0, 0);
+    qnet_experiment *e = &r->e;
+    qnet_item *items = e->level[QNET_INPUT_CROP][QNET_LEVEL_SCAN].items;
+    assessments all;
+    qnet_buffer b;
+    memset(&b, 0, sizeof b);
+    for (int s = 0; s < 24; s++) {
+        items[s].label = s < 12;
+        e->fold[s] = items[s].fold = s / 2 % 4;
+        if (s % 2) strcpy(e->participants[s].subject, e->participants[s - 1].subject);
+    }
+    items[0].probability[QNET_MODEL_QNET] = 0.9;
+    items[1].probability[QNET_MODEL_QNET] = 0.2;
+    items[0].decision[QNET_MODEL_QNET] = 1;
+    items[1].decision[QNET_MODEL_QNET] = 0;
+    CHECK_OK(ctx, assess_all(e, &all));
+    CHECK(all.count == 1 && all.of[0].count == 12 && all.of[0].several);
+    CHECK_NEAR(all.of[0].model[QNET_MODEL_QNET].probability[0], 0.55, 1e-15);
+    CHECK(all.of[0].model[QNET_MODEL_QNET].decision[0] == 0); /* a tie */
+    CHECK(all.of[0].label[5] == 1 && all.of[0].label[6] == 0 && all.of[0].fold[5] == 1);
+    CHECK(all.of[0].pair[2].p[0] != all.of[0].pair[2].p[0]); /* six subjects are too few for DeLong */
+    CHECK(!all.of[0].model[BASELINE_REGIONS].has);           /* nobody gave their means */
+    assess_free(e, &all);
+    CHECK_OK(ctx, page(e, &b));
+    CHECK_CONTAINS((const char *)b.bytes, "Some subjects have several scans");
+    CHECK_CONTAINS((const char *)b.bytes, ", scan 2</th>");
+    CHECK(strstr((const char *)b.bytes, "Mask's means") == NULL);
+    qnet_buffer_free(ctx, &b);
+    for (int s = 0; s < 24; s++) items[s].label = 1; /* one class: nothing to assess, and still a page */
+    CHECK_OK(ctx, page(e, &b));
+    CHECK(strstr((const char *)b.bytes, "Subject by subject") == NULL);
     qnet_buffer_free(ctx, &b);
     destroy(r);
 }
@@ -668,7 +799,7 @@ static void test_dataset(void)
         if (simulated) html[2] = "&#38; \xc3\xa9t\xc3\xa9. Its subjects are simulated: ";
         CHECK_OK(ctx, page(e, &b));
         for (int k = 0; k < 4; k++) CHECK_CONTAINS((const char *)b.bytes, html[k]);
-        CHECK(occurrences((const char *)b.bytes, "imulated") == (simulated ? 4 : 0));
+        CHECK(occurrences((const char *)b.bytes, "imulated") == (simulated ? 5 : 0));
         qnet_buffer_free(ctx, &b);
         CHECK_OK(ctx, report_tables(e, &b));
         CHECK_CONTAINS((const char *)b.bytes, "\nData: Iron <b>\"1\"</b> & ");
@@ -685,7 +816,7 @@ static void test_dataset(void)
     }
     e->dataset[0] = '\0';
     CHECK_OK(ctx, page(e, &b));
-    CHECK(occurrences((const char *)b.bytes, "data set not named") == 4);
+    CHECK(occurrences((const char *)b.bytes, "data set not named") == 5);
     qnet_buffer_free(ctx, &b);
     CHECK_OK(ctx, report_json(e, &b));
     CHECK_CONTAINS((const char *)b.bytes, "\"dataset\": null");
@@ -705,7 +836,7 @@ static void check_html(const char *text)
         if (occurrences(text, open) + occurrences(text, open_with) != occurrences(text, close)) printf("<%s>\n", tags[i]);
         CHECK(occurrences(text, open) + occurrences(text, open_with) == occurrences(text, close));
     }
-    CHECK(strstr(text, "http") == NULL && strstr(text, "<script") == NULL && strstr(text, "url(#jet") != NULL);
+    CHECK(strstr(text, "http") == NULL && strstr(text, "src=\"/") == NULL && strstr(text, "url(#scale-map") != NULL);
     CHECK(strstr(text, "a<b>") == NULL && strstr(text, "<main> &") == NULL && strstr(text, "nan") == NULL);
     CHECK_CONTAINS(text, "a&#60;b&#62;&#34;x&#34;,  &#39;&#38;");
     CHECK_CONTAINS(text, "width=device-width");
@@ -733,20 +864,105 @@ static void test_html(void)
     memset(&again, 0, sizeof again);
     CHECK_OK(ctx, page(e, &b));
     check_html((const char *)b.bytes);
-    CHECK_CONTAINS((const char *)b.bytes, "A map is 1 &times; 1 values"); /* of 32 x 32 pixels */
+    CHECK_CONTAINS((const char *)b.bytes, "resolution, 1 &times; 1 cells of 32 pixels"); /* of 32 x 32 */
     CHECK_CONTAINS((const char *)b.bytes, "With images in full size, Q-Net's AUC is ");
+    CHECK(occurrences((const char *)b.bytes, "\"l watched c") == 0);
     for (int input = 0; input < 2; input++) { /* a picture's slice that is called what it is not says so */
         for (int i = 0; i < 4; i++) {
             const cam_picture *c = &r->drawn.cam[input][i];
             wrong += (c->probability > 0.5) != (e->participants[c->scan].label == QNET_HH);
         }
     }
-    CHECK(wrong > 0 && occurrences((const char *)b.bytes, ", wrong</figcaption>") == wrong);
+    CHECK(wrong > 0 && occurrences((const char *)b.bytes, " wrong</strong></figcaption>") >= wrong);
     CHECK_OK(ctx, page(e, &again));
     CHECK(b.size == again.size && memcmp(b.bytes, again.bytes, b.size) == 0);
     qnet_buffer_free(ctx, &b);
     qnet_buffer_free(ctx, &again);
+    e->config.inner_validation = 1; /* a second curve for each model and input */
+    CHECK_OK(ctx, page(e, &again));
+    CHECK(occurrences((const char *)again.bytes, "\"l watched c") == 6);
+    CHECK_CONTAINS((const char *)again.bytes, "Nothing was chosen by it");
+    qnet_buffer_free(ctx, &again);
     destroy(r);
+}
+
+/* Whether an attribute of that value is in the page, and once. */
+static long with_value(const char *text, const char *attribute, const char *value, size_t length)
+{
+    char part[200];
+    snprintf(part, sizeof part, "%s=\"%.*s\"", attribute, (int)length, value);
+    return occurrences(text, part);
+}
+
+/* What a reader by keyboard or by ear needs. */
+static void test_access(void)
+{
+    recipe *r = made_up(12, 3, 1, 1, 32);
+    qnet_buffer b;
+    const char *text;
+    int level = 1;
+    memset(&b, 0, sizeof b);
+    CHECK_OK(ctx, page(&r->e, &b));
+    text = (const char *)b.bytes;
+    for (const char *p = text; (p = strstr(p, "href=\"#")) != NULL;) { /* contents, and slices used twice */
+        p += 7;
+        CHECK(with_value(text, "id", p, strcspn(p, "\"")) == 1);
+    }
+    CHECK(occurrences(text, "<li><a href=\"#") == occurrences(text, "<h2 id=\"") && occurrences(text, "<h2>") == 0);
+    CHECK_CONTAINS(text, "<a href=\"#results-by-scan\">Results by scan</a>");
+    CHECK(occurrences(text, "<th>") == 0 && occurrences(text, "<th ") == occurrences(text, "<th scope=\""));
+    CHECK(occurrences(text, "<caption>") >= 8 && occurrences(text, "<p class=\"cap\">") == 0);
+    CHECK_CONTAINS(text, "<div tabindex=\"0\" class=\"scroll\"><table class=\"wide pin\"><caption><b>Table 1.</b>");
+    CHECK(occurrences(text, "<div class=\"scroll") == 0);
+    for (const char *p = text; (p = strstr(p, "<h")) != NULL; p++) { /* no heading skips a level */
+        if (p[2] < '1' || p[2] > '6') continue;
+        CHECK(p[2] - '0' <= level + 1);
+        level = p[2] - '0';
+    }
+    for (const char *p = text; (p = strstr(p, "<svg class=\"heat")) != NULL; p++) { /* each says which it is */
+        const char *label = strstr(p, "aria-label=\"") + 12;
+        CHECK(with_value(text, "aria-label", label, strcspn(label, "\"")) <= 2); /* both inputs have one */
+        CHECK(strncmp(label, "sub-", 4) == 0 || strncmp(label, "a&#60;", 6) == 0);
+    }
+    CHECK(occurrences(text, "<div class=\"key\">") == 2); /* of each scan one slice, for paper */
+    CHECK(occurrences(text, "Command, ") == 0);
+    r->drawn.command = "build/crossval --data 'a <b>'";
+    strcpy(r->drawn.date, "2026-01-02");
+    qnet_buffer_free(ctx, &b);
+    CHECK_OK(ctx, page(&r->e, &b));
+    CHECK_CONTAINS((const char *)b.bytes, "Command, 2026-01-02</td><td class=\"wrap\"><code>build/crossval --data "
+                                          "&#39;a &#60;b&#62;&#39;</code>");
+    qnet_buffer_free(ctx, &b);
+    destroy(r);
+}
+
+/* A head across the slice, with a dark hole in it: greys are ppm, and air is what the edge reaches. */
+static void test_heat(void)
+{
+    enum { IN = 40, SIZE = 32 };
+    float pixels[IN * IN * 3], cells[4] = {1, 0, 0, 0}, whole[4] = {-1, 1, 1, -1};
+    uint8_t grey[SIZE * SIZE], air[SIZE * SIZE];
+    for (int i = 0; i < IN * IN; i++) {
+        const int y = i / IN - 4, x = i % IN - 4, hole = y == 16 && x >= 14 && x < 18;
+        const int head = y >= 8 && y < 24 && x >= 0 && x < 32;
+        pixels[3 * i] = !head ? 0.2f : x < 16 ? -1 : x == 31 ? 1 : 0.075f;
+        pixels[3 * i + 1] = 1;
+        pixels[3 * i + 2] = head && !hole ? 100.0f : 2.0f;
+    }
+    heat_slice(pixels, IN, SIZE, grey, air);
+    for (int i = 0; i < SIZE * SIZE; i++) CHECK(air[i] == (i / SIZE < 8 || i / SIZE >= 24));
+    CHECK(grey[0] == 0 && grey[8 * SIZE] == 0 && grey[8 * SIZE + 31] == 255); /* air; below and above the window */
+    CHECK_NEAR(grey[8 * SIZE + 20], 255 / 2., 5); /* .075 ppm is in its middle; 32 greys */
+    CHECK_NEAR(heat_in_air(cells, 2, 2, air, SIZE), .5, 1e-12);
+    CHECK_NEAR(heat_in_air(whole, 2, 2, air, SIZE), .5, 1e-12);
+    cells[0] = 0;
+    CHECK(heat_in_air(cells, 2, 2, air, SIZE) == 0);
+    for (int i = 0; i < IN * IN; i++) { /* without T1W the other maps tell */
+        pixels[3 * i] = pixels[3 * i + 2] > 50 ? 0.1f : 0;
+        pixels[3 * i + 1] = pixels[3 * i + 2] = 0;
+    }
+    heat_slice(pixels, IN, SIZE, grey, air);
+    for (int i = 0; i < SIZE * SIZE; i++) CHECK(air[i] == (i / SIZE < 8 || i / SIZE >= 24));
 }
 
 /* One input, no pictures, no curves, no ages: pages that lack things are still pages. */
@@ -790,7 +1006,7 @@ static void test_bad_input(void)
     for (int k = 0; k < 5; k++) {
         qnet_status status = QNET_ERROR_MEMORY;
         long fail_at = 0;
-        for (; status == QNET_ERROR_MEMORY && fail_at < 200; fail_at++) {
+        for (; status == QNET_ERROR_MEMORY && fail_at < 600; fail_at++) {
             counting c = { 0, 0, -1 };
             qnet_hooks hooks;
             qnet_context *own = NULL;
@@ -850,6 +1066,7 @@ static int write_all(const char *folder)
     const text_function texts[2] = { report_tables, qnet_experiment_csv };
     recipe *r = made_up(99, 24, 1, 1, 224);
     int bad;
+    give_options(r, 10000, 0);
     strcpy(r->e.participants[0].subject, "sub-01");
     bad = report_write(&r->drawn, &r->e, folder) != QNET_OK;
     for (int k = 0; k < 2; k++) {
@@ -881,9 +1098,13 @@ int main(int argc, char **argv)
     RUN(test_few_subjects);
     RUN(test_json);
     RUN(test_cuts);
+    RUN(test_assessed);
+    RUN(test_assessed_several);
     RUN(test_csv);
     RUN(test_dataset);
     RUN(test_html);
+    RUN(test_access);
+    RUN(test_heat);
     RUN(test_sparse);
     RUN(test_bad_input);
     RUN(test_locale);

@@ -4,6 +4,7 @@
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
 #include "test.h"
+#include "quick.h"
 #include "golden/formula_resnet.h"
 #include "plain_resnet.h"
 
@@ -93,14 +94,14 @@ static qnet_real *numbers(uint32_t i, size_t count, double scale)
     return x;
 }
 
-/* Initial weights by seed 1: drawn once, copied after. */
+/* The same weights each time: drawn once, copied after. */
 static qnet_real *kept; /* freed by main */
 static void initialise(qnet_resnet *net)
 {
     size_t bytes = net->table->total * sizeof(qnet_real);
     if (!kept) {
         kept = (qnet_real *)malloc(bytes);
-        qnet_resnet_init(net, 1);
+        quick_weights(net);
         memcpy(kept, net->weights, bytes);
     }
     memcpy(net->weights, kept, bytes);
@@ -512,7 +513,8 @@ static void test_pack(void)
     CHECK_OK(ctx, qnet_resnet_forward(training, x, 3, 0, other, NULL));
     CHECK(memcmp(other, packed, sizeof other) == 0 && memcmp(other, plain, sizeof other) != 0);
     CHECK(qnet_resnet_pack(training) == QNET_ERROR_ARGUMENT);
-    qnet_resnet_init(net, 9), qnet_resnet_init(training, 9); /* the packed form is dropped */
+    qnet_resnet_init(net, 9); /* the packed form is dropped */
+    memcpy(training->weights, net->weights, net->table->total * sizeof *net->weights);
     CHECK_OK(ctx, qnet_resnet_forward(net, x, 3, 0, packed, NULL));
     CHECK_OK(ctx, qnet_resnet_forward(training, x, 3, 0, other, NULL));
     CHECK(memcmp(other, packed, sizeof other) == 0);
@@ -646,7 +648,7 @@ static void test_plain(void)
         qnet_resnet_config_init(&config);
         config.height = h, config.width = w, config.channels = channels, config.batch = n + (int)(i % 2);
         CHECK_OK(ctx, qnet_resnet_create(ctx, &config, &net));
-        qnet_resnet_init(net, 5);
+        quick_weights(net);
         total = net->table->total;
         for (j = 0; j < (size_t)net->table->count; j++) { /* no norm as it starts */
             const qnet_param *q = &net->table->entries[j];
@@ -654,7 +656,8 @@ static void test_plain(void)
             for (k = 0; k < q->count && q->ndim == 1 && q->trainable; k++)
                 net->weights[q->offset + k] += (qnet_real)((formula(302, (uint32_t)(q->offset + k)) - .5) * .5);
         }
-        for (c = 0; c < 64; c++) net->state->conv_bn[0].gamma[c] *= (qnet_real)(c == 9 ? 0 : c % 3 ? 1 : -.5);
+        for (c = 0; c < 64; c++) /* of bn1 */
+            net->weights[net->table->entries[1].offset + (size_t)c] *= (qnet_real)(c == 9 ? 0 : c % 3 ? 1 : -.5);
         weights = (qnet_real *)malloc((total + net->table->trainable) * sizeof *weights);
         memcpy(weights, net->weights, total * sizeof *weights);
         memset(&p, 0, sizeof p);
@@ -696,10 +699,10 @@ static void test_training_and_inference(void)
     double difference = 0, norm = 0;
     int u, c;
     size_t i;
-    qnet_resnet_init(net, 6);
+    initialise(net);
     for (c = 0; c < 64; c++) {
-        net->state->conv_bn[0].gamma[c] *= (qnet_real)(c % 7 == 0 ? 0 : c % 3 ? 1 : -.5);
-        net->state->conv_bn[0].beta[c] = (qnet_real)(.2 * (c % 5) - .3);
+        net->weights[net->table->entries[1].offset + (size_t)c] *= (qnet_real)(c % 7 == 0 ? 0 : c % 3 ? 1 : -.5);
+        net->weights[net->table->entries[2].offset + (size_t)c] = (qnet_real)(.2 * (c % 5) - .3);
     }
     qnet_resnet_set_momentum(net, 1); /* running = batch */
     CHECK_OK(ctx, qnet_resnet_forward(net, x, 3, 1, logits[0], features[0]));
@@ -707,7 +710,7 @@ static void test_training_and_inference(void)
         qnet__conv_bn *unit = &net->state->conv_bn[u];
         const double n = (double)qnet__conv_out_pixels(&unit->conv);
         for (c = 0; c < unit->conv.out_channels; c++)
-            unit->running_var[c] = (qnet_real)((double)unit->running_var[c] * (n - 1) / n);
+            unit->norm.running_var[c] = (qnet_real)((double)unit->norm.running_var[c] * (n - 1) / n);
     }
     CHECK_OK(ctx, qnet_resnet_forward(net, x, 3, 0, logits[1], features[1]));
     for (i = 0; i < 3 * QNET_FEATURES; i++) {
@@ -753,11 +756,11 @@ static void test_blas(void)
     CHECK(qnet_context_create(&hooks, &ctx[1]) == QNET_OK);
     for (i = 0; i < 2; i++) {
         net[i] = make_net(ctx[i], 33, 40, 3, 0);
-        qnet_resnet_init(net[i], 8);
+        initialise(net[i]);
         CHECK_OK(ctx[i], qnet_resnet_forward(net[i], x, 3, 0, eval[i], NULL));
         qnet_resnet_destroy(net[i]);
         net[i] = make_net(ctx[i], 33, 40, 3, 1);
-        qnet_resnet_init(net[i], 8);
+        initialise(net[i]);
         CHECK_OK(ctx[i], qnet_resnet_forward(net[i], x, 3, 1, logits[i], NULL));
         CHECK_OK(ctx[i], qnet_resnet_backward(net[i], x, 3, dlogits));
     }

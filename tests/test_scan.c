@@ -143,6 +143,56 @@ static void test_pieces(void)
     qnet_context_destroy(ctx);
 }
 
+/* What qnet_scan_attribution differentiates, of scan 1 or 0: logit of HH less that of HC. */
+typedef struct attribution_job { qnet_scan_model *model; const qnet_real *x; int length; } attribution_job;
+static double logit_difference(void *user)
+{
+    attribution_job *j = (attribution_job *)user;
+    qnet_real scan[2];
+    if (qnet_scan_model_forward(j->model, j->x, &j->length, 1, NULL, scan) != QNET_OK) return 1e9;
+    return (double)scan[QNET_HH] - (double)scan[QNET_HC];
+}
+
+static void test_attribution(void)
+{
+    qnet_context *ctx = context(NULL);
+    qnet_scan_model *model = make_model(ctx, B, 0), *three = NULL;
+    qnet_scan_config config = model->config;
+    qnet_real x[B * T * I], gradient[T * I], kept;
+    double contribution[T];
+    fill(model);
+    input(x);
+    for (int b = 0; b < B; b++) {
+        attribution_job j = {model, x + b * T * I, length[b]};
+        CHECK_OK(ctx, qnet_scan_attribution(model, j.x, j.length, gradient, contribution));
+        /* as in test_gradient, but a single logit, not a mean of many losses */
+        CHECK_NEAR(worst_gradient(logit_difference, &j, x + b * T * I, gradient, T * I,
+                                  QNET__REAL_IS_DOUBLE ? 1e-5 : 1e-2).error, 0, QNET__REAL_IS_DOUBLE ? 1e-7 : .1);
+        for (int t = 0; t < T; t++) {
+            double sum = 0;
+            for (int c = 0; c < I; c++) sum += (double)gradient[t * I + c] * (double)j.x[t * I + c];
+            CHECK_NEAR(contribution[t], sum, 1e-9);
+            CHECK((t < length[b]) == (contribution[t] != 0));
+        }
+    }
+    kept = gradient[0];
+    CHECK_OK(ctx, qnet_scan_attribution(model, x + 4 * T * I, T, gradient, NULL));
+    CHECK(gradient[0] == kept);
+    CHECK_FAILS(ctx, qnet_scan_attribution(model, x, 8, gradient, NULL), QNET_ERROR_ARGUMENT, "1..7, found 8");
+    CHECK_FAILS(ctx, qnet_scan_attribution(model, NULL, 3, gradient, NULL), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(ctx, qnet_scan_attribution(model, x, 3, NULL, NULL), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK(qnet_scan_attribution(NULL, x, 3, gradient, NULL) == QNET_ERROR_ARGUMENT);
+    model->weights[0] = (qnet_real)NAN;
+    CHECK_FAILS(ctx, qnet_scan_attribution(model, x, 3, gradient, contribution), QNET_ERROR_NUMERIC, "NaN");
+    CHECK(gradient[0] == kept);
+    config.classes = 3;
+    CHECK_OK(ctx, qnet_scan_model_create(ctx, &config, &three));
+    CHECK_FAILS(ctx, qnet_scan_attribution(three, x, 3, gradient, NULL), QNET_ERROR_ARGUMENT, "3 classes, expected 2");
+    qnet_scan_model_destroy(three);
+    qnet_scan_model_destroy(model);
+    qnet_context_destroy(ctx);
+}
+
 /* A scan's logits do not depend on the batch that it is in. */
 static void test_batch_independence(void)
 {
@@ -384,6 +434,7 @@ int main(void)
     RUN(test_table);
     RUN(test_gradient);
     RUN(test_pieces);
+    RUN(test_attribution);
     RUN(test_batch_independence);
     RUN(test_workers);
     RUN(test_memory);

@@ -672,20 +672,18 @@ static void edit(qnet_buffer *bytes, const char *from, const char *to)
 static void refuse1(qnet_training *run, qnet_safetensors *file, const char *key, const char *value,
                     qnet_status status, const char *words)
 {
-    char text[32], name[64];
-    char *was;
+    char text[32], none[] = "none";
+    qnet_metadata was;
     int i;
     for (i = 0; i < file->metadata_count; i++)
         if (strcmp(file->metadata[i].key, key) == 0) break;
     CHECK(i < file->metadata_count);
     if (i == file->metadata_count) return;
-    was = file->metadata[i].value;
-    snprintf(name, sizeof(name), "%s", key);
-    if (value == NULL) strcpy(file->metadata[i].key, "none");
+    was = file->metadata[i];
+    if (value == NULL) file->metadata[i].key = none;
     else file->metadata[i].value = strcpy(text, value);
     CHECK_FAILS(run->ctx, qnet__training_restore(run, file, "ck"), status, words);
-    strcpy(file->metadata[i].key, name);
-    file->metadata[i].value = was;
+    file->metadata[i] = was;
 }
 
 static void test_stage1_refuses_other_checkpoints(void)

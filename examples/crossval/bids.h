@@ -36,7 +36,7 @@ enum { BIDS_MAPS = 4 }; /* QSM, R2*, T1W, mask */
 
 typedef struct bids_scan {
     char subject[64], session[64];   /* "sub-01", "1" or "" */
-    char path[BIDS_MAPS][BIDS_PATH]; /* "": none, of a mask that is not needed */
+    char path[BIDS_MAPS][BIDS_PATH]; /* "": none, of a map that is not needed */
     qnet_label label;
     double age;
     qnet_sex sex;
@@ -61,7 +61,7 @@ typedef struct bids {
     const char *positive, *negative; /* in that column, for HH and HC; NULL: "HH" and "HC". Given: others
                                         are left out */
     const char *exclude;     /* participants to leave out, "sub-03,07" */
-    int no_masks;            /* 1: slices and boxes are given, so that no mask is needed */
+    int no_r2star, no_t1w;   /* 1: a scan may lack it, as its channel is not used */
     int any_values;          /* 1: other units are warned of, not refused */
     qnet_log log;            /* of warnings */
     /* Is told each problem with a line of a table (scan -1) or with the files of a scan, by its place in
@@ -80,7 +80,7 @@ typedef struct bids {
     bids_file *index;
     size_t index_count, index_room;
     qnet_scan_files *files;
-    char tool[256], name[1024], type[128];
+    char tool[256], name[1024], type[128], root[BIDS_PATH];
 } bids;
 
 #define BIDS_TRY(call)                                  \
@@ -856,6 +856,12 @@ static qnet_status bids_ambiguous(bids *b, const char *subject, int m, const bid
                      bids_suffix[m], list, how);
 }
 
+/* Without a mask the basal ganglia are found in the maps (qnet_locate). */
+static int bids_optional(const bids *b, int m)
+{
+    return m == 3 || (m == 2 && b->no_t1w) || (m == 1 && b->no_r2star);
+}
+
 /* There is no map m of a subject: says where it was looked for, and what there is. */
 static qnet_status bids_missing(bids *b, const char *subject, const char *session, int m)
 {
@@ -874,10 +880,9 @@ static qnet_status bids_missing(bids *b, const char *subject, const char *sessio
     }
     snprintf(in, sizeof in, "%s%s%s", subject, session[0] ? "/ses-" : "", session);
     return bids_fail(b, QNET_ERROR_NOT_FOUND, "%s: no %s_%s.nii.gz or .nii in %.300s/%s or "
-                     "%.300s/derivatives/%.200s/%s%s%s%s%s", subject, subject,
-                     m == 3 ? "desc-basalganglia_mask" : m == 2 && b->t1w ? b->t1w : bids_suffix[m],
+                     "%.300s/derivatives/%.200s/%s%s%s%s", subject, subject,
+                     m == 2 && b->t1w ? b->t1w : bids_suffix[m],
                      b->folder, in, b->folder, b->derivatives ? b->derivatives : "*", in,
-                     m == 3 ? " (needed unless slices and box are given)" : "",
                      b->filter ? ", with filter=" : "", b->filter ? b->filter : "", hint);
 }
 
@@ -946,7 +951,7 @@ static qnet_status bids_find_maps(bids *b, bids_scan *scan)
     for (int m = 0; m < BIDS_MAPS; m++) {
         qnet_status status = bids_pick(b, scan->subject, scan->session, m, chimap, &file);
         if (status == QNET_OK && file == NULL) {
-            if (m == 3 && b->no_masks) continue;
+            if (bids_optional(b, m)) continue;
             status = bids_missing(b, scan->subject, scan->session, m);
         }
         if (status == QNET_OK) status = bids_path(b, scan->path[m], file->path, "", "", "");
@@ -1075,10 +1080,9 @@ static qnet_status bids_table_row(bids *b, const table *t, const size_t column[B
         const char *path = c == none ? "" : t->field[c];
         char folder[BIDS_PATH] = "";
         if (bids_absent(path)) {
-            if (m == 3 && b->no_masks) continue;
-            bids_fail(b, QNET_ERROR_DATA, "%s: line %lu, %s: expected a file, found \"%s\"%s", b->maps,
-                      (unsigned long)t->line, bids_table[BIDS_FILES + m], path,
-                      m == 3 ? " (needed unless slices and box are given)" : "");
+            if (bids_optional(b, m)) continue;
+            bids_fail(b, QNET_ERROR_DATA, "%s: line %lu, %s: expected a file, found \"%s\"", b->maps,
+                      (unsigned long)t->line, bids_table[BIDS_FILES + m], path);
             BIDS_TRY(bids_problem(b, b->count, QNET_ERROR_DATA));
             continue;
         }
@@ -1106,7 +1110,7 @@ static qnet_status bids_table_rows(bids *b, table *t, const bids_scan *participa
         for (c = 0; c < t->columns && !bids_same(t->field[c], bids_table[k]) &&
                     !(k == 0 && bids_same(t->field[c], "participant_id")); c++) {}
         column[k] = c;
-        if (c == t->columns && k != BIDS_SESSION && k != BIDS_FILES + 3)
+        if (c == t->columns && k != BIDS_SESSION && !bids_optional(b, k - BIDS_FILES))
             return bids_fail(b, QNET_ERROR_FORMAT, "%s: line %lu: expected the columns subject, qsm, r2star, "
                              "t1w, and if need be session and mask; there is no %s", b->maps,
                              (unsigned long)t->line, bids_table[k]);
@@ -1279,6 +1283,83 @@ static inline qnet_status bids_read(bids *b, qnet_context *ctx, const char *fold
     if (status == QNET_OK) status = bids_check_filter(b);
     if (status == QNET_OK) status = bids_scans(b);
     if (status == QNET_OK && b->write_maps) status = bids_write_table(b);
+    if (status == QNET_OK) status = bids_dataset(b);
+    if (status != QNET_OK) bids_free(b);
+    return status;
+}
+
+/* ---- one subject --------------------------------------------------------------------------------- */
+
+/* The folder of whose files is looked for: of cohort/sub-01, cohort/sub-01/ses-1 and cohort/derivatives/TOOL/
+   sub-01 it is cohort, with the subject, and the session unless one is given, in *who; of any other folder it
+   is that folder. 1: the first kind. */
+static int bids_subject_root(bids *b, const char *folder, bids_scan *who)
+{
+    size_t n;
+    char *name;
+    snprintf(b->root, sizeof b->root, "%s%s", strchr(folder, '/') ? "" : "./", folder);
+    for (n = strlen(b->root); n > 1 && b->root[n - 1] == '/';) b->root[--n] = '\0';
+    name = strrchr(b->root, '/') + 1;
+    if (strncmp(name, "ses-", 4) == 0 && strlen(name) < 64) {
+        char *before = name - 1;
+        while (before > b->root && before[-1] != '/') before--;
+        if (strncmp(before, "sub-", 4) == 0) {
+            strcpy(who->session, name + 4);
+            name[-1] = '\0';
+            name = before;
+        }
+    }
+    if (strncmp(name, "sub-", 4) != 0 || strlen(name) > 63) return 0;
+    strcpy(who->subject, name);
+    if (name == b->root + 1) name++; /* of "/sub-01" */
+    name[-1] = '\0';
+    for (name = b->root; (name = strstr(name, "/derivatives/")) != NULL; name++) *name = '\0';
+    return 1;
+}
+
+/* The scan of one subject into b->dataset, of a folder as above; the label (HC), age and sex say nothing. A
+   mask may be missing. */
+static inline qnet_status bids_read_subject(bids *b, qnet_context *ctx, const char *folder)
+{
+    bids_scan who;
+    bids_file in;
+    qnet_status status = QNET_OK;
+    memset(&who, 0, sizeof who);
+    memset(&in, 0, sizeof in);
+    who.age = (double)NAN;
+    b->ctx = ctx;
+    b->folder = b->root;
+    if (strlen(folder) + 3 > sizeof b->root)
+        return bids_fail(b, QNET_ERROR_LIMIT, "%.60s...: path of more than %d bytes", folder, BIDS_PATH - 1);
+    if (bids_subject_root(b, folder, &who)) {
+        if (!b->session && who.session[0]) {
+            strcpy(b->type, who.session); /* where it stays */
+            b->session = b->type;
+        }
+        status = bids_index(b);
+    } else { /* as a derivatives folder that holds one subject */
+        for (int named = 1; named >= 0 && status == QNET_OK && b->index_count == 0; named--) {
+            in.tool = (size_t)(strrchr(b->root, '/') + 1 - b->root);
+            in.tool_end = strlen(b->root);
+            if (!named) strcpy(in.subject, "sub-scan"); /* their names are of no one */
+            status = bids_walk(b, b->root, 1, &in);
+        }
+        if (status == QNET_OK && b->index_count == 0)
+            status = bids_fail(b, QNET_ERROR_NOT_FOUND, "%s: no .nii or .nii.gz file is in that folder", folder);
+        if (status == QNET_OK) {
+            qsort(b->index, b->index_count, sizeof *b->index, bids_compare);
+            strcpy(who.subject, b->index[0].subject);
+            if (strcmp(who.subject, b->index[b->index_count - 1].subject) != 0)
+                status = bids_fail(b, QNET_ERROR_DATA, "%s: holds files of %s and of %s, expected those of one "
+                                   "subject", folder, who.subject, b->index[b->index_count - 1].subject);
+        }
+    }
+    who.session[0] = '\0';
+    if (status == QNET_OK) status = bids_check_filter(b);
+    if (status == QNET_OK) status = bids_find_scans(b, &who);
+    if (status == QNET_OK && b->count > 1)
+        status = bids_fail(b, QNET_ERROR_DATA, "%s: has %d sessions, %s and %s among them; choose with session=%s",
+                           folder, b->count, b->list[0].session, b->list[1].session, b->list[0].session);
     if (status == QNET_OK) status = bids_dataset(b);
     if (status != QNET_OK) bids_free(b);
     return status;

@@ -260,14 +260,8 @@ static void check_show(void *user, const qnet_scan *scan, const qnet_scan_maps *
 /* 1: the basal ganglia were found without a mask. */
 static int check_located(const qnet_cut *cut, double *confidence)
 {
-#ifdef QNET_LOCATE_DOUBTFUL
     *confidence = cut->confidence;
     return cut->located;
-#else
-    (void)cut;
-    *confidence = 1;
-    return 0;
-#endif
 }
 
 /* The most frequent of the voxel sizes, and how many scans have it. */

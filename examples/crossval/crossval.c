@@ -20,8 +20,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-static const char help[] =
+/* In two: C99 promises no longer strings than 4095 bytes. */
+static const char help_data[] =
     "usage: crossval --data DIR --out DIR [options]\n"
     "\n"
     "Trains and tests ResNet, ResNetSWA and Q-Net by cross-validation over individuals, prints "
@@ -31,8 +33,8 @@ static const char help[] =
     "and the weights of each fold into the output folder.\n"
     "\n"
     "  --data DIR          participants.tsv (participant_id age sex group) and, per subject,\n"
-    "                      *_Chimap, *_R2starmap, *_T1w and *_desc-basalganglia_mask (.nii or "
-    ".nii.gz)\n"
+    "                      *_Chimap, *_R2starmap, *_T1w and, if there is one,\n"
+    "                      *_desc-basalganglia_mask (.nii or .nii.gz)\n"
     "  --out DIR           results; earlier ones are replaced only when all is done\n"
     "  --input KIND        full, crop or both (both)\n"
     "  --size N            side of the network's input in pixels, 32 or more (crop 224, full 256)\n"
@@ -45,8 +47,11 @@ static const char help[] =
     "  --stretch KIND      percentile (per slice, the paper's) or window (fixed ppm and 1/s)\n"
     "  --physics-safe      no brightness, contrast, gamma or vertical flip in augmentation\n"
     "  --max-slices N      slices of a scan, the central ones (24)\n"
-    "  --slices FIRST:N    without a mask: N slices from FIRST, counted upwards from 0\n"
-    "  --center X,Y        without a mask: centre of the crop in mm (x right, y front)\n"
+    "  --locate            slices and crop by the basal ganglia as found in QSM and R2*, even where\n"
+    "                      there is a mask; without one that is the default\n"
+    "  --slices FIRST:N    no mask, not located: N slices from FIRST, counted upwards from 0\n"
+    "  --center X,Y        and centre of the crop in mm (x right, y front)\n"
+    "  --channels LIST     of qsm, r2star, t1w: the others are 0, for ablations (all three)\n"
     "  --any-values        maps with values that no brain has are warned of, not refused\n"
     "  --any-orientation   and so are slices far from axial\n"
     "  --derivatives NAMES folder under derivatives/ that holds the maps (default: found);\n"
@@ -63,15 +68,23 @@ static const char help[] =
     "                      it, estimates the run, and writes check.html with a picture of each scan\n"
     "                      (into --out, else here); exit status 1 if there is a problem\n"
     "  --exclude LIST      participants to leave out, as 03,sub-07, or @FILE that lists them\n"
-    "  --skip-bad          leaves out the scans that have problems; the report says which\n"
+    "  --skip-bad          leaves out the scans that have problems; the report says which\n";
+static const char help_run[] =
     "  --bootstrap N       resamples (2000)        --seed S      seed of everything random (1)\n"
     "  --threads N         threads (all)           --cpu KIND    auto, scalar, avx2, avx512,\n"
     "                                             neon (auto)\n"
+    "  --permute N         permutations of the labels against the out-of-fold scores (10000; 0: none)\n"
+    "  --prevalence P      that predictive values are stated at, .02 or 1/50 (cohort's and 1/200)\n"
     "  --shuffle-labels    control: labels permuted over subjects, no AUC may stay far above .5\n"
+    "  --inner-validation  a second learning curve: while a fold is tested, the next is not trained on\n"
+    "                      either but watched; nothing is chosen by it\n"
     "  --resume            go on where a stopped run of the same configuration ended\n"
     "  --part K/N          part K of N of the folds only, on one of several machines; the others\n"
     "                      do theirs with the same options and --out. auto: from SLURM, MPI or PBS\n"
     "  --collect           results of all parts that lie in --out; trains nothing\n"
+    "  --final             then a model of all subjects, trained as long as each fold was, for new\n"
+    "                      scans (build/predict): the folder OUT/model. Where the cross-validation\n"
+    "                      in --out is done, that alone; it takes its weights from there\n"
     "  --weights-out KIND  networks to keep: all, features (ResNetSWA and Q-Net, for new scans)\n"
     "                      or none (all)\n"
     "  --quiet             no progress, no tables; errors only\n"
@@ -84,7 +97,8 @@ static const char help[] =
 typedef struct options {
     const char *data, *out, *weights, *derivatives, *session, *filter, *t1w, *maps, *write_maps;
     const char *group_column, *positive, *negative, *exclude;
-    int resume, quiet, collect, check, skip_bad;
+    int resume, quiet, collect, final, permutations, check, skip_bad;
+    double prevalence;
     qnet_hooks hooks;
     qnet_experiment_config config;
 } options;
@@ -93,6 +107,34 @@ static int has_control(const char *text)
 {
     while (*text && (unsigned char)*text >= 32 && *text != 127) text++;
     return *text != '\0';
+}
+
+/* ".02" or "1/50". */
+static int prevalence_of(const char *name, const char *value, double *prevalence)
+{
+    char *end;
+    double below = 1;
+    *prevalence = strtod(value, &end);
+    if (*end == '/') below = strtod(end + 1, &end);
+    *prevalence /= below;
+    return (end > value && !*end && *prevalence > 0 && *prevalence < 1) ||
+           fail(name, value, "a share between 0 and 1, such as .02 or 1/50");
+}
+
+/* --channels: names with commas, in any order. */
+static int channels_of(const char *value, qnet_experiment_config *c)
+{
+    static const char *const names[3] = {"qsm", "r2star", "t1w"};
+    int used[3] = {0, 0, 0}, k;
+    for (const char *at = value; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
+        const size_t n = strcspn(at, ",");
+        for (k = 0; k < 3 && (strlen(names[k]) != n || strncmp(at, names[k], n)); k++) {}
+        if (k == 3 || used[k]) return fail("--channels", value, "one or more of qsm,r2star,t1w");
+        used[k] = 1;
+    }
+    memcpy(c->input[QNET_INPUT_CROP].use_channel, used, sizeof used);
+    memcpy(c->input[QNET_INPUT_FULL].use_channel, used, sizeof used);
+    return 1;
 }
 
 static int option_with_value(options *o, const char *name, const char *value)
@@ -137,6 +179,10 @@ static int option_with_value(options *o, const char *name, const char *value)
         return whole(name, value, 1, 100000, &c->stage2.epochs);
     else if (strcmp(name, "--bootstrap") == 0)
         return whole(name, value, 2, 10000000, &c->bootstrap);
+    else if (strcmp(name, "--permute") == 0)
+        return whole(name, value, 0, 10000000, &o->permutations);
+    else if (strcmp(name, "--prevalence") == 0)
+        return prevalence_of(name, value, &o->prevalence);
     else if (strcmp(name, "--threads") == 0)
         return whole(name, value, 1, 1024, &o->hooks.threads);
     else if (strcmp(name, "--batch") == 0) {
@@ -185,6 +231,8 @@ static int option_with_value(options *o, const char *name, const char *value)
             return fail(name, value, "X,Y in mm, such as 0,2.5");
         }
         crop->box_explicit = 1;
+    } else if (strcmp(name, "--channels") == 0) {
+        return channels_of(value, c);
     } else if (strcmp(name, "--part") == 0) {
         return part_of(name, value, &c->part, &c->parts);
     } else if (strcmp(name, "--weights-out") == 0) {
@@ -205,13 +253,16 @@ static int option_with_value(options *o, const char *name, const char *value)
 static int parse(int argc, char **argv, options *o)
 {
     static const char *const flags[] = {"--help", "--version", "--resume", "--quiet", "--shuffle-labels",
-                                        "--physics-safe", "--any-values", "--any-orientation", "--collect", "--check",
+                                        "--inner-validation", "--physics-safe", "--any-values", "--any-orientation",
+                                        "--collect", "--locate", "--final", "--check",
                                         "--skip-bad", NULL};
-    char name[40];
+    char name[40], help[sizeof help_data + sizeof help_run];
     const char *value;
     int taken;
+    snprintf(help, sizeof help, "%s%s", help_data, help_run);
     memset(o, 0, sizeof *o);
     qnet_experiment_config_init(&o->config);
+    o->permutations = 10000;
     o->config.publish.input = pictures_input;
     o->config.publish.write = report_write;
     for (int i = 1; i < argc; i += taken) {
@@ -232,10 +283,16 @@ static int parse(int argc, char **argv, options *o)
             o->check = 1;
         else if (strcmp(name, "--skip-bad") == 0)
             o->skip_bad = 1;
+        else if (strcmp(name, "--final") == 0)
+            o->final = 1;
         else if (strcmp(name, "--shuffle-labels") == 0)
             o->config.shuffle_labels = 1;
+        else if (strcmp(name, "--inner-validation") == 0)
+            o->config.inner_validation = 1;
         else if (strcmp(name, "--physics-safe") == 0)
             o->config.stage1.augment.physics_safe = 1;
+        else if (strcmp(name, "--locate") == 0)
+            o->config.input[0].locate = o->config.input[1].locate = 1;
         else if (strcmp(name, "--any-values") == 0)
             o->config.input[0].any_values = o->config.input[1].any_values = 1;
         else
@@ -250,6 +307,10 @@ static int parse(int argc, char **argv, options *o)
     if (o->positive && bids_same(o->positive, o->negative))
         return fail("--negative", o->negative, "another name than that of --positive");
     if (o->collect && o->config.part) return fail("--collect", "", "no --part beside it");
+    if (o->final && o->config.part) return fail("--final", "", "no --part beside it: give it with --collect");
+    if (o->final && o->config.shuffle_labels) return fail("--final", "", "no --shuffle-labels beside it");
+    if (o->final && !o->config.keep[QNET_MODEL_QNET])
+        return fail("--final", "", "--weights-out features or all: it is made of the folds' weights");
     if (o->collect) o->config.part = QNET_COLLECT;
     return 1;
 }
@@ -260,9 +321,6 @@ static const char *in_options(const char *sentence, char text[2000])
     static const char *const names[][2] = {
         {"set any_values", "give --any-values"},
         {"set any_orientation", "give --any-orientation"},
-        {"(needed unless slices and box are given)",
-         "(needed unless --slices FIRST:N and --center X,Y are given)"},
-        {"and no slices or box are given", "and no --slices FIRST:N or --center X,Y are given"},
         {"(set positive and negative to name other groups)",
          "(--positive NAME --negative NAME are for other groups)"},
         {"set group_column to the one of the groups", "--group-column NAME is for another one"},
@@ -279,6 +337,7 @@ static const char *in_options(const char *sentence, char text[2000])
         {"input configuration: size", "--size"},
         {"experiment: part ", "--part: part "},
         {"folds: ", "--folds: "},
+        {"with inner_validation", "with --inner-validation"},
         {"\"stage1.epochs=", "\"--epochs1 "},
         {"\"stage2.epochs=", "\"--epochs2 "},
         {"\"stage1.batch=", "\"--batch "},
@@ -328,8 +387,8 @@ static qnet_status find_scans(check *c, const options *o, const char *exclude)
     found->positive = o->positive;
     found->negative = o->negative;
     found->exclude = exclude;
-    found->no_masks = crop->slice_count > 0 &&
-                      (crop->box_explicit || !o->config.use_input[QNET_INPUT_CROP]);
+    found->no_r2star = !crop->use_channel[1];
+    found->no_t1w = !crop->use_channel[2];
     found->any_values = crop->any_values;
     found->log = qnet_context_hooks(c->ctx)->log;
     if (!o->write_maps || o->check) {
@@ -436,6 +495,32 @@ static void print_failure(const check *c)
             list[0] ? "; to leave them out: --skip-bad or --exclude " : "", list);
 }
 
+/* 1: the results of a run that is done lie in the output folder. */
+static int is_done(const char *out)
+{
+    char path[1100];
+    snprintf(path, sizeof path, "%.1000s/checkpoint/config.txt", out);
+    if (qnet_file_exists(path)) return 0;
+    snprintf(path, sizeof path, "%.1000s/predictions.csv", out);
+    return qnet_file_exists(path);
+}
+
+/* The arguments as one line that a shell would read as them; cut off where it is full. */
+static void command_line(int argc, char **argv, char *text, size_t size)
+{
+    size_t n = 0;
+    for (int i = 0; i < argc; i++) {
+        const char *a = argv[i];
+        const int quoted = !*a || a[strspn(a, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+                                              "0123456789-_=+,./:@%")];
+        if (n + 8 > size) return;
+        n += (size_t)sprintf(text + n, "%s%s", i > 0 ? " " : "", quoted ? "'" : "");
+        for (; *a && n + 8 < size; a++)
+            n += (size_t)sprintf(text + n, *a == '\'' ? "'\\''" : "%c", *a);
+        n += (size_t)sprintf(text + n, "%s", quoted ? "'" : "");
+    }
+}
+
 int main(int argc, char **argv)
 {
     options o;
@@ -443,12 +528,13 @@ int main(int argc, char **argv)
     bids found;
     check c;
     pictures drawn;
-    const qnet_viewer viewer = {&drawn.cuts, cut_show};
+    const qnet_viewer viewer = {&drawn, pictures_scan};
     qnet_context *ctx = NULL;
     qnet_experiment *e = NULL;
     qnet_buffer tables, exclude;
     qnet_status status;
-    char build[160];
+    char build[160], command[2000];
+    const time_t now = time(NULL);
     int ok = parse(argc, argv, &o);
     if (ok <= 0) return ok < 0 ? 0 : 2;
     memset(&tables, 0, sizeof tables);
@@ -486,6 +572,11 @@ int main(int argc, char **argv)
     if (!o.quiet) printf("%s\n", build);
     drawn.group[QNET_HH] = o.positive;
     drawn.group[QNET_HC] = o.negative;
+    drawn.permutations = o.permutations;
+    drawn.prevalence = o.prevalence;
+    command_line(argc, argv, command, sizeof command);
+    drawn.command = command;
+    strftime(drawn.date, sizeof drawn.date, "%Y-%m-%d", localtime(&now));
     o.config.publish.user = &drawn; /* cuts: of the input that the page shows */
     if (!o.check)
         o.config.input[o.config.use_input[QNET_INPUT_CROP] ? QNET_INPUT_CROP : QNET_INPUT_FULL].viewer =
@@ -497,14 +588,18 @@ int main(int argc, char **argv)
     status = read_exclude(ctx, o.exclude, &exclude);
     if (status == QNET_OK) status = find_scans(&c, &o, exclude.size ? (const char *)exclude.bytes : o.exclude);
     if (status == QNET_OK && o.check) status = run_check(&c, &o);
-    else if (status == QNET_OK && !o.write_maps)
+    else if (status == QNET_OK && !o.write_maps && !(o.final && !o.collect && is_done(o.out)))
         status = qnet_experiment_run(ctx, &o.config, &found.dataset, o.out, o.weights, o.resume, &e);
+    if (status == QNET_OK && o.final && !o.write_maps && !o.check) {
+        o.config.part = o.config.parts = 0;
+        status = qnet_experiment_final(ctx, &o.config, &found.dataset, o.out, o.weights, o.resume);
+    }
     display_clear(&d);
     if (status == QNET_OK && o.write_maps) {
         if (!o.quiet) printf("Wrote %s: %d scans.\n", o.write_maps, found.count);
     } else if (status == QNET_OK && e) {
         status = report_tables(e, &tables);
-    } else if (status == QNET_OK && !o.quiet && !o.check) {
+    } else if (status == QNET_OK && !o.quiet && !o.final && !o.check) {
         printf("Part %d of %d is done. When all are: the same command with --collect for --part.\n",
                o.config.part, o.config.parts);
     }
@@ -514,6 +609,7 @@ int main(int argc, char **argv)
             "\nWrote %s/report.html, results.json, predictions.csv, manifest.json%s.\n", o.out,
             o.config.keep[QNET_MODEL_QNET] ? " and weights/" : "");
     }
+    if (status == QNET_OK && o.final && !o.check && !o.quiet) printf("Wrote %s/model, for build/predict.\n", o.out);
     fflush(stdout);
     if (status == QNET_STOPPED) {
         fprintf(stderr, o.check ? "crossval: stopped\n"

@@ -18,7 +18,8 @@ typedef struct cut_pictures {
 static void cut_picture(const qnet_scan *scan, const qnet_scan_maps *maps, uint8_t *rgb)
 {
     static const uint8_t mask_colour[3] = {230, 159, 0}, box_colour[3] = {86, 180, 233};
-    const qnet_volume *t1w = maps->t1w, *mask = maps->mask;
+    const qnet_volume *mask = maps->mask; /* T1W, or what there is */
+    const qnet_volume *t1w = maps->t1w ? maps->t1w : maps->r2star ? maps->r2star : maps->qsm;
     const qnet_cut *cut = &scan->cut;
     const int nx = t1w->nx, ny = t1w->ny, nz = t1w->nz;
     const double *mm = t1w->spacing, middle = CUT_SIDE / 2.0;

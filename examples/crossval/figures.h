@@ -1,4 +1,4 @@
-/* The paper's figures in HTML and SVG: Fig. 2, 3 and 5-10, learning curves, and where the images
+/* The paper's figures in HTML and SVG: Fig. 2, 3 and 5-8, learning curves, and where the images
    were cut. */
 #ifndef CROSSVAL_FIGURES_H
 #define CROSSVAL_FIGURES_H
@@ -61,7 +61,7 @@ static void figure_inputs(writer *w, const qnet_experiment *e, int level)
     const int inputs = inputs_of(e, input);
     for (int i = 0; i < inputs; i++) {
         lines[i].result = &e->level[input[i]][level].model[QNET_MODEL_QNET];
-        lines[i].style = input[i] == QNET_INPUT_FULL ? 1 : 2;
+        lines[i].style = input[i] == QNET_INPUT_FULL ? 4 : 3;
         lines[i].name = input[i] == QNET_INPUT_FULL ? "Full size" : "Cropped";
     }
     put(w, "<figure class=\"side\"><div class=\"panel\">\n");
@@ -86,7 +86,7 @@ static void figure_models(writer *w, const qnet_experiment *e)
             lines[m].style = m;
             lines[m].name = qnet_model_name((qnet_model_kind)m);
         }
-        print(w, "<div class=\"panel\"><h4>%s</h4>\n", input_title(input[i]));
+        print(w, "<div class=\"panel\"><h3>%s</h3>\n", input_title(input[i]));
         svg_roc(w, lines, QNET_MODELS, "ROC curves of the three models");
         put(w, "</div>");
     }
@@ -155,7 +155,7 @@ static void figure_boxes(writer *w, const qnet_experiment *e)
     put(w, "<figure><div class=\"panels two\">");
     for (int i = 0; i < 2 * inputs; i++) {
         const int by_subject = i % 2;
-        print(w, "<div class=\"panel\"><h4>%s, %s resampled</h4>\n",
+        print(w, "<div class=\"panel\"><h3>%s, %s resampled</h3>\n",
               input_title(input[i / 2]), by_subject ? "subjects" : "images");
         svg_boxes(w, e, &e->level[input[i / 2]][QNET_LEVEL_IMAGE], by_subject);
         put(w, "</div>");
@@ -193,7 +193,7 @@ static void svg_ages(writer *w, const qnet_experiment *e)
     p.x_high = 10 * (last + 1);
     step = fmax(1, nice_step(most, 5));
     p.y_high = ceil(most / step) * step;
-    put(w, "<div class=\"panel\"><h4>Age</h4>\n");
+    put(w, "<div class=\"panel\"><h3>Age</h3>\n");
     svg_open(w, 236, "Ages of both groups");
     plot_ticks(w, &p, 1, step, 0);
     plot_ticks(w, &p, 0, 10, 0);
@@ -215,7 +215,7 @@ static void svg_sexes(writer *w, const qnet_experiment *e, const group_counts gr
 {
     static const char *const names[3] = { "men", "women", "unknown" };
     const int most = larger(1, larger(group[0].subjects, group[1].subjects));
-    put(w, "<div class=\"panel\"><h4>Sex</h4>\n");
+    put(w, "<div class=\"panel\"><h3>Sex</h3>\n");
     svg_open(w, 200, "Men and women of both groups");
     for (int label = 1; label >= 0; label--) {
         const group_counts *g = &group[label];
@@ -231,12 +231,35 @@ static void svg_sexes(writer *w, const qnet_experiment *e, const group_counts gr
     put(w, "</svg></div>\n");
 }
 
-/* Loss of curve c at an epoch; NaN where it has none, or is of another input or model. */
-static double loss_at(const qnet_experiment *e, int c, int input, int model, int epoch)
+/* Loss of curve c at an epoch, on the training items or those that were only watched; NaN where it has none,
+   or is of another input or model. */
+static double loss_at(const qnet_experiment *e, int c, int input, int model, int epoch, int watched)
 {
     const qnet_curve *curve = &e->curves[c];
+    double loss;
     if (curve->input != input || curve->kind != model || epoch >= curve->epochs) return (double)NAN;
-    return isfinite(curve->epoch[epoch].loss) ? curve->epoch[epoch].loss : (double)NAN;
+    loss = watched ? curve->epoch[epoch].validation : curve->epoch[epoch].loss;
+    return isfinite(loss) ? loss : (double)NAN;
+}
+
+/* The mean over the curves of an input and model. */
+static void svg_loss_mean(writer *w, const qnet_experiment *e, int input, int model, const plot *p, int epochs,
+                          int watched)
+{
+    print(w, "<polyline class=\"l %s c%d\" points=\"", watched ? "watched" : "solid", model);
+    for (int i = 0; i < epochs; i++) {
+        double sum = 0;
+        int n = 0;
+        for (int c = 0; c < e->curves_count; c++) {
+            const double loss = loss_at(e, c, input, model, i, watched);
+            if (loss != loss) continue;
+            sum += loss;
+            n++;
+        }
+        if (n == 0) continue;
+        print(w, "%.1f,%.1f ", plot_x(p, i + 1), plot_y(p, sum / n));
+    }
+    put(w, "\"/>\n");
 }
 
 /* One polyline per fold and repeat (thin), and their mean (thick). */
@@ -247,26 +270,14 @@ static void svg_loss_lines(writer *w, const qnet_experiment *e, int input, int m
         if (e->curves[c].input != input || e->curves[c].kind != model) continue;
         print(w, "<polyline class=\"t c%d\" points=\"", model);
         for (int i = 0; i < epochs; i++) {
-            const double loss = loss_at(e, c, input, model, i);
+            const double loss = loss_at(e, c, input, model, i, 0);
             if (loss != loss) continue;
             print(w, "%.1f,%.1f ", plot_x(p, i + 1), plot_y(p, loss));
         }
         put(w, "\"/>\n");
     }
-    print(w, "<polyline class=\"l solid c%d\" points=\"", model);
-    for (int i = 0; i < epochs; i++) {
-        double sum = 0;
-        int n = 0;
-        for (int c = 0; c < e->curves_count; c++) {
-            const double loss = loss_at(e, c, input, model, i);
-            if (loss != loss) continue;
-            sum += loss;
-            n++;
-        }
-        if (n == 0) continue;
-        print(w, "%.1f,%.1f ", plot_x(p, i + 1), plot_y(p, sum / n));
-    }
-    put(w, "\"/>\n");
+    svg_loss_mean(w, e, input, model, p, epochs, 0);
+    if (e->config.inner_validation) svg_loss_mean(w, e, input, model, p, epochs, 1);
 }
 
 static void figure_learning(writer *w, const qnet_experiment *e)
@@ -279,8 +290,8 @@ static void figure_learning(writer *w, const qnet_experiment *e)
         double most = 0, step;
         for (int c = 0; c < e->curves_count; c++) {
             for (int i = 0; i < e->curves[c].epochs; i++) {
-                const double loss = loss_at(e, c, input, model, i);
-                if (loss > most) most = loss;
+                most = fmax(most, loss_at(e, c, input, model, i, 0)); /* leaves out NaN */
+                if (e->config.inner_validation) most = fmax(most, loss_at(e, c, input, model, i, 1));
             }
             if (e->curves[c].input == input && e->curves[c].kind == model)
                 epochs = larger(epochs, e->curves[c].epochs);
@@ -289,7 +300,7 @@ static void figure_learning(writer *w, const qnet_experiment *e)
         step = nice_step(most, 5);
         p.x_high = larger(2, epochs);
         p.y_high = ceil(most / step - 1e-9) * step;
-        print(w, "<div class=\"panel\"><h4>%s &middot; %s</h4>\n",
+        print(w, "<div class=\"panel\"><h3>%s &middot; %s</h3>\n",
               qnet_model_name((qnet_model_kind)model), input_title(input));
         svg_open(w, 222, "Training loss over epochs");
         plot_ticks(w, &p, 1, step, step < 0.01 ? 3 : step < 0.1 ? 2 : step < 1 ? 1 : 0);
@@ -300,63 +311,12 @@ static void figure_learning(writer *w, const qnet_experiment *e)
     }
     put(w, "</div><figcaption>Training loss, one thin line per fold, their mean thick. "
            "ResNet and ResNetSWA: cross-entropy by image on augmented slices. Q-Net: sum of "
-           "the two heads' cross-entropies, by scan and by image.</figcaption></figure>\n");
-}
-
-/* Fig. 9 (full size), Fig. 10 (cropped). */
-static void figure_cams(writer *w, const qnet_experiment *e, const pictures *p, int input)
-{
-    const int size = p->size[input];
-    const size_t bytes = (size_t)size * (size_t)size * 3;
-    const int cells = (size + 31) / 32; /* a side of the last layer's maps: halved five times, rounded up */
-    if (p->cams[input] == 0) return;
-    print(w, "<figure><h3>%s</h3>\n<div class=\"cams\">\n", input_title(input));
-    for (int i = 0; i < p->cams[input]; i++) {
-        const cam_picture *c = &p->cam[input][i];
-        const uint8_t *rgb = p->cam_rgb[input].bytes + (size_t)i * 2 * bytes;
-        const qnet_participant *s =
-            c->scan >= 0 && c->scan < e->participants_count ? &e->participants[c->scan] : NULL;
-        put(w, "<figure class=\"cam\"><div>");
-        put_image(w, rgb, size, size, "QSM slice");
-        put_image(w, rgb + bytes, size, size, "the same slice with its heat map");
-        put(w, "</div><figcaption><b>");
-        put_escaped(w, s ? s->subject : "");
-        print(w, "</b>, %s%s, slice %d: P(%s)&nbsp;%.2f%s</figcaption></figure>\n",
-              e->config.shuffle_labels ? "shuffled label " : "",
-              s ? group_tag(e, s->label == QNET_HH) : "", c->slice + 1, group_tag(e, 1),
-              c->probability,
-              s && (c->probability > 0.5) != (s->label == QNET_HH) ? ", wrong" : "");
+           "the two heads' cross-entropies, by scan and by image.");
+    if (e->config.inner_validation) {
+        put(w, " Dashed: the mean loss, not augmented, on subjects of the training side that were not trained on "
+               "but watched: while a fold is tested, those of the next one. Nothing was chosen by it.");
     }
-    print(w, "</div><figcaption><b>Fig. %d.</b> Class activation maps by the image-level "
-             "network (ResNetSWA) of the fold that never saw the subject, for the class that "
-             "it chose (%s where its P(%s) of this slice is above .5): left the QSM slice, "
-             "right the map over it; the patient's right is at the left, slices count from "
-             "1 at the bottom of those used. Each map is scaled to its own range, so colours "
-             "compare places within a slice, not subjects. A map is %d &times; %d values, "
-             "interpolated: it cannot tell apart what is less than 32 pixels apart. Shown "
-             "are the middle slices of each group's first scans that Q-Net classified "
-             "correctly, of others only where these are too few.</figcaption></figure>\n",
-          input == QNET_INPUT_FULL ? 9 : 10, group_tag(e, 1), group_tag(e, 1), cells, cells);
-}
-
-/* The colour scale of the maps. */
-static void svg_colour_bar(writer *w)
-{
-    put(w, "<div class=\"bar\">");
-    svg_open(w, 44, "Colour scale, from blue for no evidence to red for most");
-    put(w, "<defs><linearGradient id=\"jet\">");
-    for (int i = 0; i <= 16; i++) {
-        uint8_t rgb[3];
-        char colour[8];
-        qnet_jet(i / 16.0, rgb);
-        snprintf(colour, sizeof colour, "#%02x%02x%02x", rgb[0], rgb[1], rgb[2]);
-        print(w, "<stop offset=\"%.4f\" stop-color=\"%s\"/>", i / 16.0, colour);
-    }
-    put(w, "</linearGradient></defs>\n<rect x=\"0\" y=\"2\" width=\"344\" height=\"16\" "
-           "fill=\"url(#jet)\"/>\n");
-    svg_text(w, "m", "start", 0, 36, "least evidence");
-    svg_text(w, "m", "end", 344, 36, "most evidence for the class");
-    put(w, "</svg></div>\n");
+    put(w, "</figcaption></figure>\n");
 }
 
 /* Fig. 3. */
@@ -393,7 +353,7 @@ static void figure_cuts(writer *w, const qnet_experiment *e, const cut_pictures 
     for (int i = 0; i < e->participants_count; i++) {
         const qnet_participant *p = &e->participants[i];
         const qnet_cut *c = &p->cut[input];
-        print(w, "<figure%s>", c->outlier ? " class=\"odd\"" : "");
+        print(w, "<figure id=\"scan-%d\"%s>", i + 1, c->outlier ? " class=\"odd\"" : "");
         put_image(w, cuts->rgb + (size_t)i * CUT_BYTES, 2 * CUT_SIDE, CUT_SIDE,
                   "where this scan was cut");
         put(w, "<figcaption>");

@@ -38,9 +38,9 @@ static void put_settings(writer *w, const qnet_experiment *e)
     const qnet_stage2_config *s2 = &c->stage2;
     open_object(w, w->html ? "experiment" : "config", "{");
     put_members(w, "version %s; seed %llu; folds %d; repeats %d; bootstrap %d; "
-                   "shuffle_labels %d; cam_scans %d; initial_weights %s",
+                   "shuffle_labels %d; inner_validation %d; cam_scans %d; initial_weights %s",
                 QNET_VERSION, (unsigned long long)c->seed, c->folds, c->repeats, c->bootstrap,
-                c->shuffle_labels, CAM_SCANS, e->weights[0] ? e->weights : "random");
+                c->shuffle_labels, c->inner_validation, CAM_SCANS, e->weights[0] ? e->weights : "random");
     if (w->html) close_object(w, "}"); /* in JSON the others are within */
     for (int i = 0; i < 2; i++) {
         const qnet_input_config *in = &c->input[table_input[i]];
@@ -48,11 +48,12 @@ static void put_settings(writer *w, const qnet_experiment *e)
         open_object(w, i == 0 ? "input_full" : "input_crop", "{");
         put_members(w, "size %d; box_mm %g; margin %g; max_slices %d; slice_first %d; "
                        "slice_count %d; box_explicit %d; box_center_mm [%g, %g]; derivatives %s; "
-                       "any_values %d; any_orientation %d",
+                       "any_values %d; any_orientation %d; locate %d; use_channel [%d, %d, %d]",
                     in->size, in->box_mm, in->margin, in->max_slices, in->slice_first,
                     in->slice_count, in->box_explicit, in->box_center_mm[0],
                     in->box_center_mm[1], e->derivatives,
-                    in->any_values, in->any_orientation);
+                    in->any_values, in->any_orientation, in->locate, in->use_channel[0],
+                    in->use_channel[1], in->use_channel[2]);
         close_object(w, "}");
     }
     open_object(w, "stage1", "{");
@@ -195,28 +196,11 @@ static void put_delong(writer *w, const qnet_experiment *e)
     close_object(w, "]");
 }
 
-/* results.json: every number of the tables and of the figures' boxes. */
-static qnet_status report_json(const qnet_experiment *e, qnet_buffer *json)
-{
-    writer own = writer_begin(e->ctx, json, "null", 0), *w = &own;
-    open_object(w, "", "{");
-    put_settings(w, e);
-    put_cohort(w, e);
-    put_levels(w, e, put_model);
-    put_delong(w, e);
-    open_object(w, "bootstrap", "{");
-    put_members(w, "resamples %d", e->config.bootstrap);
-    put_levels(w, e, put_boxes);
-    close_object(w, "}");
-    close_object(w, "}");
-    return writer_end(w);
-}
-
 /* What is unlike the cohort in a cut. */
 static const char *outlier_name(int outlier)
 {
-    static const char *const names[4] = {"", "place of the mask", "number of slices",
-                                         "place of the mask, number of slices"};
+    static const char *const names[4] = {"", "place in the head", "number of slices",
+                                         "place in the head, number of slices"};
     return names[outlier & 3];
 }
 
@@ -265,10 +249,11 @@ static qnet_status report_manifest(const qnet_experiment *e, qnet_buffer *json)
             const qnet_cut *c = &e->participants[i].cut[input];
             put_members(w, " {\"subject\": %s, \"slices\": [%d, %d], \"center_voxel\": [%g, %g], "
                            "\"center_mm\": [%g, %g, %g], \"side_mm\": %g, \"mask_voxels\": %d, "
-                           "\"mask_left_out\": %d, \"outlier\": %s}",
+                           "\"mask_left_out\": %d, \"located\": %d, \"confidence\": %g, "
+                           "\"outlier\": %s}",
                         e->participants[i].subject, c->slice[0], c->slice[1], c->center[0],
                         c->center[1], c->center_mm[0], c->center_mm[1], c->center_mm[2],
-                        c->side_mm, c->mask_voxels, c->mask_left_out,
+                        c->side_mm, c->mask_voxels, c->mask_left_out, c->located, c->confidence,
                         outlier_name(c->outlier));
         }
         close_object(w, "]");

@@ -1,9 +1,11 @@
 /* pictures.h: the pictures of the report that need images or networks: where each scan was cut (cuts.h),
-   Fig. 3 (augmentation), Fig. 9 and 10 (class activation maps). qnet_publish.input draws them while the
-   images of one input are in memory. */
+   Fig. 3 (augmentation), Fig. 9 and 10 (class activation maps), and what Q-Net's decisions rest on (heat.h).
+   qnet_publish.input draws them while the images of one input are in memory. */
 #ifndef PICTURES_H
 #define PICTURES_H
 #include "cuts.h"
+#include "heat.h"
+#include "regions.h"
 #include <string.h>
 
 #ifndef CAM_SCANS
@@ -19,9 +21,11 @@ typedef struct left_out {
     const char *why;
 } left_out;
 
+/* A scan with its map: of ResNetSWA for the middle slice, 0..1 by its own range, or of Q-Net for all. */
 typedef struct cam_picture {
-    int scan, slice;
-    double probability; /* of HH */
+    int scan, slice;    /* slice: the middle one */
+    double probability; /* of HH, by slice or by scan */
+    heat_scan heat;
 } cam_picture;
 
 /* Starts from all zero; [2] is by qnet_input. */
@@ -30,12 +34,18 @@ typedef struct pictures {
                              caller, without characters that HTML or JSON would need escaped */
     left_out *out;        /* [outs] */
     int outs;
+    double prevalence;    /* that PPV and NPV are stated at besides the cohort's; 0: none given */
+    int permutations;     /* of the permutation test; 0: none */
+    regions means;
+    const char *command; /* to run again, with the date; NULL: not shown. Set by the caller, too */
+    char date[12];
     cut_pictures cuts;
-    int size[2];          /* side of the network's input, and of each picture */
+    int size[2];          /* side of the network's input, and of the sheet's pictures */
     qnet_buffer sheet[2]; /* [size][sheet_width(size)][3]: the QSM channel; empty: not run */
     int cams[2];
     cam_picture cam[2][2 * CAM_SCANS];
-    qnet_buffer cam_rgb[2]; /* [cams][2][size][size][3]: the QSM slice, then the map over it */
+    int scans[2];         /* Q-Net's, of the input that the verdict is about */
+    cam_picture scan[2][2 * CAM_SCANS];
 } pictures;
 
 static inline int sheet_width(int size)
@@ -43,14 +53,33 @@ static inline int sheet_width(int size)
     return SHEET_COLUMNS * size + (SHEET_COLUMNS - 1) * SHEET_GAP;
 }
 
+/* Takes the maps of an input away. */
+static inline void pictures_clear(pictures *p, int input)
+{
+    for (int i = 0; i < 2 * CAM_SCANS; i++) {
+        heat_scan_free(&p->cam[input][i].heat);
+        heat_scan_free(&p->scan[input][i].heat);
+    }
+    p->cams[input] = p->scans[input] = 0;
+}
+
 static inline void pictures_free(qnet_context *ctx, pictures *p)
 {
     free(p->cuts.rgb);
     free(p->out);
+    free(p->means.mean);
     for (int i = 0; i < 2; i++) {
         qnet_buffer_free(ctx, &p->sheet[i]);
-        qnet_buffer_free(ctx, &p->cam_rgb[i]);
+        pictures_clear(p, i);
     }
+}
+
+/* For a qnet_viewer, whose user is a pictures: what is taken of each scan while its volumes are in memory. */
+static inline void pictures_scan(void *user, const qnet_scan *scan, const qnet_scan_maps *maps)
+{
+    if (scan == NULL) return; /* it has only been read */
+    cut_show(&((pictures *)user)->cuts, scan, maps);
+    region_add(&((pictures *)user)->means, scan, maps);
 }
 
 /* Appends this many bytes, zeroed. */
@@ -70,16 +99,16 @@ static uint8_t picture_byte(double v)
     return (uint8_t)(v <= 0 ? 0 : v >= 1 ? 255 : (int)(v * 255 + 0.5));
 }
 
-/* The middle slice of a scan into out[size][size][3]: as the network sees it, or for the eye, without the
-   normalisation, in 0..1. record NULL: without augmentation. */
-static qnet_status picture_slice(const qnet_experiment *e, const qnet_cohort *cohort, int scan, int for_eye,
+/* The middle slice of a scan, for the eye: without the normalisation, in 0..1. record NULL: without
+   augmentation. out[size][size][3]. */
+static qnet_status picture_slice(const qnet_experiment *e, const qnet_cohort *cohort, int scan,
                                  const qnet_augmentation *record, qnet_real *out)
 {
     const int size = cohort->config.size, side = cohort->height;
     const qnet_augmentation test = qnet_augment_test(side, side, size, size);
     const float *slice = qnet_scan_slice(cohort, scan, cohort->scans[scan].slices / 2);
     qnet_augment_config config = e->config.stage1.augment;
-    for (int c = 0; c < 3 && for_eye; c++) {
+    for (int c = 0; c < 3; c++) {
         config.mean[c] = 0;
         config.std[c] = 1;
     }
@@ -101,7 +130,7 @@ static qnet_status draw_sheet(const qnet_experiment *e, const qnet_cohort *cohor
         qnet_rng rng = qnet_rng_at(e->config.seed, QNET_RANDOM_AUGMENT, SHEET_EPOCH, (uint64_t)k);
         const qnet_augmentation record =
             qnet_augment_draw(&e->config.stage1.augment, &rng, side, side, size, size);
-        status = picture_slice(e, cohort, scan, 1, k == 0 ? NULL : &record, work);
+        status = picture_slice(e, cohort, scan, k == 0 ? NULL : &record, work);
         for (int i = 0; i < size * size && status == QNET_OK; i++)
             memset(sheet->bytes + 3 * (i / size * width + i % size + k * (size + SHEET_GAP)),
                    picture_byte((double)work[3 * i]), 3);
@@ -109,65 +138,111 @@ static qnet_status draw_sheet(const qnet_experiment *e, const qnet_cohort *cohor
     return status;
 }
 
-/* Appends the map of the middle slice of scan s by the ResNetSWA of the fold that never saw it, for the
-   class that the slice is given. work: [size][size] times three qnet_real, two float. */
-static qnet_status draw_cam(const qnet_experiment *e, const qnet_cohort *cohort, pictures *p, int s,
-                            qnet_resnet *net, qnet_real *work)
+/* The middle slice of scan s and its map by the ResNetSWA of the fold that never saw it, in net, for the class
+   that the slice is given. x[size][size][3]. */
+static qnet_status draw_cam(const qnet_experiment *e, const qnet_cohort *cohort, int s, qnet_resnet *net,
+                            qnet_real *x, cam_picture *cam)
 {
-    const int input = (int)cohort->config.input, size = cohort->config.size;
-    const size_t pixels = (size_t)size * (size_t)size;
-    float *map = (float *)(void *)(work + 3 * pixels), *grey = map + pixels;
-    cam_picture *cam = &p->cam[input][p->cams[input]];
+    const int size = cohort->config.size, side = cohort->height, middle = cohort->scans[s].slices / 2;
+    const qnet_augmentation test = qnet_augment_test(side, side, size, size);
+    const float *pixels = qnet_scan_slice(cohort, s, middle);
+    heat_scan *heat = &cam->heat;
+    float low, high;
     qnet_real logits[QNET_CLASSES], probability[QNET_CLASSES];
-    uint8_t *rgb;
-    qnet_status status = picture_room(e->ctx, &p->cam_rgb[input], 6 * pixels);
+    qnet_status status = heat_scan_room(heat, 1, size) ? QNET_OK : QNET_ERROR_MEMORY;
     if (status == QNET_OK)
-        status = qnet_experiment_weights(e, (qnet_input)input, 0, e->fold[s], QNET_MODEL_RESNET_SWA, net->table,
-                                         net->weights);
-    if (status == QNET_OK) status = picture_slice(e, cohort, s, 1, NULL, work);
-    if (status != QNET_OK) return status;
-    rgb = p->cam_rgb[input].bytes + p->cam_rgb[input].size - 6 * pixels;
-    for (size_t i = 0; i < pixels; i++) {
-        grey[i] = (float)work[3 * i];
-        memset(rgb + 3 * i, picture_byte((double)grey[i]), 3);
-    }
-    status = picture_slice(e, cohort, s, 0, NULL, work);
-    if (status == QNET_OK) status = qnet_resnet_forward(net, work, 1, 0, logits, NULL);
+        status = qnet_augment_apply(e->ctx, &e->config.stage1.augment, &test, pixels, side, side, x, size, size,
+                                    NULL);
+    if (status == QNET_OK) status = qnet_resnet_forward(net, x, 1, 0, logits, NULL);
     if (status != QNET_OK) return status;
     qnet_softmax(1, QNET_CLASSES, logits, probability);
-    status = qnet_cam(net, 0, probability[QNET_HH] > (qnet_real)0.5 ? QNET_HH : QNET_HC, map, NULL);
+    status = qnet_cam(net, 0, probability[QNET_HH] > (qnet_real)0.5 ? QNET_HH : QNET_HC, NULL, heat->cells);
     if (status != QNET_OK) return status;
-    qnet_cam_overlay(map, grey, size, size, rgb + 3 * pixels);
-    cam->scan = s;
-    cam->slice = cohort->scans[s].slices / 2;
+    low = high = heat->cells[0];
+    for (int i = 1; i < heat->rows * heat->columns; i++) {
+        low = fminf(low, heat->cells[i]);
+        high = fmaxf(high, heat->cells[i]);
+    }
+    for (int i = 0; i < heat->rows * heat->columns; i++)
+        heat->cells[i] = high > low ? (heat->cells[i] - low) / (high - low) : 0;
+    heat_slice(pixels, side, size, heat->grey, heat->air);
+    heat->z_mm[0] = heat_z_mm(&cohort->scans[s], middle);
+    cam->slice = middle;
     cam->probability = (double)probability[QNET_HH];
-    p->cams[input]++;
     return QNET_OK;
 }
 
-/* Fig. 9, 10: the first CAM_SCANS scans of each class that Q-Net's scan head gets right (or any, where it
-   gets too few right), by a network for one image without gradients. */
-static qnet_status draw_cams(const qnet_experiment *e, const qnet_cohort *cohort, pictures *p, qnet_real *work)
+/* All slices of scan s and their maps by the Q-Net of that fold. */
+static qnet_status draw_scan(const qnet_experiment *e, const qnet_cohort *cohort, int s, qnet_resnet *net,
+                             qnet_scan_model *model, cam_picture *cam)
 {
-    const qnet_item *items = e->level[cohort->config.input][QNET_LEVEL_SCAN].items;
+    const qnet_input input = cohort->config.input;
+    const qnet_status status =
+        qnet_experiment_weights(e, input, 0, e->fold[s], QNET_MODEL_QNET, model->table, model->weights);
+    cam->slice = cohort->scans[s].slices / 2;
+    cam->probability = e->level[input][QNET_LEVEL_SCAN].items[s].probability[QNET_MODEL_QNET];
+    return status == QNET_OK ? heat_scan_make(cohort, s, &e->config.stage1.augment, net, model, &cam->heat)
+                             : status;
+}
+
+/* Appends to cam[n] scans of a class that Q-Net's scan head gets right, or those that it does not, the first
+   ones, up to cam[most]; how many there are then. */
+static int choose_scans(const qnet_experiment *e, int input, int label, int right, cam_picture *cam, int n, int most)
+{
+    const qnet_item *items = e->level[input][QNET_LEVEL_SCAN].items;
+    for (int s = 0; s < e->participants_count && n < most; s++)
+        if (items[s].label == label && (items[s].decision[QNET_MODEL_QNET] == label) == right) cam[n++].scan = s;
+    return n;
+}
+
+/* Fig. 9, 10: CAM_SCANS scans of each class that Q-Net's scan head gets right, or any, where it gets too few
+   right. Q-Net's own maps: of the same scans, but of one less where it got one wrong, which is shown, too. */
+static void choose_cams(const qnet_experiment *e, pictures *p, int input)
+{
+    const int whole = input == QNET_INPUT_CROP || !e->config.use_input[QNET_INPUT_CROP];
+    for (int label = 1; label >= 0; label--) {
+        int *n = &p->cams[input], *m = &p->scans[input], most = *n + CAM_SCANS, wrong;
+        *n = choose_scans(e, input, label, 1, p->cam[input], *n, most);
+        *n = choose_scans(e, input, label, 0, p->cam[input], *n, most);
+        if (!whole) continue;
+        most = *m + CAM_SCANS;
+        wrong = choose_scans(e, input, label, 0, p->scan[input], *m, *m + 1) - *m;
+        *m = choose_scans(e, input, label, 1, p->scan[input], *m, most - wrong);
+        *m = choose_scans(e, input, label, 0, p->scan[input], *m, *m + wrong);
+    }
+}
+
+/* By networks for one image, or scan, without gradients. x[size][size][3]. */
+static qnet_status draw_cams(const qnet_experiment *e, const qnet_cohort *cohort, pictures *p, qnet_real *x)
+{
+    const int input = (int)cohort->config.input;
     qnet_resnet_config config;
+    qnet_scan_config scan_config;
     qnet_resnet *net = NULL;
+    qnet_scan_model *model = NULL;
     qnet_status status;
     qnet_resnet_config_init(&config);
     config.height = config.width = cohort->config.size;
     config.batch = 1;
     config.training = 0;
+    qnet_scan_config_init(&scan_config);
+    scan_config.hidden = e->config.stage2.hidden;
+    scan_config.steps = cohort->config.max_slices;
+    scan_config.batch = 1;
+    scan_config.training = 0;
+    choose_cams(e, p, input);
     status = qnet_resnet_create(e->ctx, &config, &net);
-    for (int label = 1; label >= 0; label--) {
-        int drawn = 0;
-        for (int right = 1; right >= 0; right--)
-            for (int s = 0; s < cohort->scans_count && drawn < CAM_SCANS && status == QNET_OK; s++) {
-                if (items[s].label != label) continue;
-                if ((items[s].decision[QNET_MODEL_QNET] == label) != right) continue;
-                status = draw_cam(e, cohort, p, s, net, work);
-                drawn++;
-            }
+    if (status == QNET_OK) status = qnet_scan_model_create(e->ctx, &scan_config, &model);
+    for (int i = 0; i < p->cams[input] + p->scans[input] && status == QNET_OK; i++) {
+        const int whole = i >= p->cams[input];
+        cam_picture *cam = whole ? &p->scan[input][i - p->cams[input]] : &p->cam[input][i];
+        status = qnet_experiment_weights(e, (qnet_input)input, 0, e->fold[cam->scan], QNET_MODEL_RESNET_SWA,
+                                         net->table, net->weights);
+        if (status == QNET_OK)
+            status = whole ? draw_scan(e, cohort, cam->scan, net, model, cam)
+                           : draw_cam(e, cohort, cam->scan, net, x, cam);
     }
+    qnet_scan_model_destroy(model);
     qnet_resnet_destroy(net);
     return status;
 }
@@ -182,9 +257,9 @@ static inline qnet_status pictures_input(void *user, const qnet_experiment *e, c
     qnet_status status;
     memset(&work, 0, sizeof work);
     p->size[input] = size;
-    p->cams[input] = 0;
-    p->sheet[input].size = p->cam_rgb[input].size = 0;
-    status = picture_room(e->ctx, &work, pixels * (3 * sizeof(qnet_real) + 2 * sizeof(float)));
+    pictures_clear(p, input);
+    p->sheet[input].size = 0;
+    status = picture_room(e->ctx, &work, pixels * 3 * sizeof(qnet_real));
     if (status == QNET_OK)
         status = draw_sheet(e, cohort, &p->sheet[input], (qnet_real *)(void *)work.bytes);
     if (status == QNET_OK) status = draw_cams(e, cohort, p, (qnet_real *)(void *)work.bytes);

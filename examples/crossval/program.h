@@ -160,7 +160,7 @@ static int display_width(void)
 }
 
 /* Takes the bar off a terminal. */
-static void display_clear(const display *d)
+static inline void display_clear(const display *d)
 {
     if (d->terminal && !d->quiet) printf("\r%*s\r", display_width(), "");
     fflush(stdout);

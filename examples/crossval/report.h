@@ -1,9 +1,12 @@
-/* The report of an experiment: report.html, and the function that crossval gives to the library for
-   writing it, results.json and manifest.json. */
+/* The report of an experiment: report.html, results.json, the tables for the terminal, and the function that
+   crossval gives to the library for writing the files. */
 #ifndef CROSSVAL_REPORT_H
 #define CROSSVAL_REPORT_H
+#include "attribution.h"
+#include "checklist.h"
 #include "figures.h"
 #include "json.h"
+#include "page.h"
 #include "style.h"
 #include "tables.h"
 
@@ -70,8 +73,8 @@ static void html_cohort(writer *w, const qnet_experiment *e, const group_counts 
              "<b>ResNetSWA</b> (the same with stochastic weight averaging), both of which "
              "vote over the slices of a scan, and <b>Q-Net</b> (the frozen ResNetSWA's "
              "features of all slices through a bidirectional LSTM, %d epochs). Each image "
-             "holds three channels: QSM, R2* and T1-weighted.</p>\n<div class=\"scroll\">"
-             "<table><thead><tr>",
+             "holds three channels: QSM, R2* and T1-weighted.</p>\n<p class=\"cap\">Who took "
+             "part.</p>\n<div class=\"scroll\"><table><thead><tr>",
           e->config.stage1.epochs, e->config.stage2.epochs);
     cells(w, "th", "Group|>Subjects|>Men|>Women|>Age, mean &plusmn; SD|>Age range|>Scans|"
                    ">Slices");
@@ -131,7 +134,7 @@ static void html_training(writer *w, const qnet_experiment *e, const pictures *p
     if (p) figure_augmented(w, p);
     if (e->curves_count > 0) figure_learning(w, e);
     put(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold of the first "
-           "repeat; no subject is in two.</p>\n<div class=\"scroll\"><table><thead><tr>");
+           "repeat; no subject is in two.</p>\n<div class=\"scroll\"><table class=\"sortable\"><thead><tr>");
     cells(w, "th", ">Fold|>%s|>%s|>Men|>Women|>Mean age|Subjects", group_tag(e, 1),
           group_tag(e, 0));
     put(w, "</tr></thead><tbody>\n");
@@ -153,7 +156,7 @@ static void html_training(writer *w, const qnet_experiment *e, const pictures *p
     put(w, "</tbody></table></div>\n");
 }
 
-static void html_record(writer *w, const qnet_experiment *e)
+static void html_record(writer *w, const qnet_experiment *e, const pictures *p)
 {
     static const char *const names[3] = { "Build", "Data", "Results" };
     const int minutes = e->seconds >= 600;
@@ -161,7 +164,15 @@ static void html_record(writer *w, const qnet_experiment *e)
     qnet_describe_build(e->ctx, build, sizeof build);
     put(w, "<h2>Record</h2>\n<p>Everything that changes a number on this page. The same "
            "configuration, data, build and kind of processor give the same numbers again."
-           "</p>\n<div class=\"scroll\"><table><tbody>\n");
+           " Beside this page: <a href=\"predictions.csv\">predictions.csv</a>, a row for each "
+           "slice and scan; <a href=\"results.json\">results.json</a>, all numbers; <a "
+           "href=\"manifest.json\">manifest.json</a>, this record.</p>\n<div class=\"scroll\">"
+           "<table><tbody>\n");
+    if (p && p->command) { /* one line: the only one that differs between runs with the same results */
+        print(w, "<tr class=\"run\"><td>Command, %s</td><td class=\"wrap\"><code>", p->date);
+        put_escaped(w, p->command);
+        put(w, "</code></td></tr>\n");
+    }
     for (int i = 0; i < 3; i++) {
         print(w, "<tr><td>%s</td><td class=\"wrap\">", names[i]);
         put_escaped(w, i == 0 ? build : i == 1 ? e->data : e->out);
@@ -191,34 +202,108 @@ static void html_record(writer *w, const qnet_experiment *e)
 /* report.html: one page that needs no other file. p NULL: without these pictures. */
 static qnet_status report_html(const qnet_experiment *e, const pictures *p, qnet_buffer *html)
 {
-    writer own = writer_begin(e->ctx, html, "&ndash;", 1), *w = &own;
+    qnet_buffer sections;
+    writer own = writer_begin(e->ctx, html, "&ndash;", 1), body, *w = &own;
     group_counts group[3];
+    memset(&sections, 0, sizeof sections);
+    body = writer_begin(e->ctx, &sections, "&ndash;", 1);
     count_groups(e, -1, group);
+    html_cohort(&body, e, group);
+    if (has_input(e, main_input(e))) html_results(&body, e);
+    html_assessed(&body, e, p, group, 0);
+    if (p) html_attribution(&body, e, p);
+    html_training(&body, e, p);
+    html_assessed(&body, e, p, group, 1);
+    html_record(&body, e, p);
     put(w, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta "
            "name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta "
            "name=\"color-scheme\" content=\"light dark\">\n<title>Q-Net report: ");
     put_dataset(w, e);
     print(w, "%s</title>\n<style>\n", e->simulated ? " (simulated subjects)" : "");
     put_css(w);
+    put_heat_css(w);
+    put_assessment_css(w);
     put(w, "</style>\n</head>\n<body>\n<main>\n");
     html_top(w, e, group);
-    html_cohort(w, e, group);
-    if (has_input(e, main_input(e))) html_results(w, e);
-    if (p && p->cams[0] + p->cams[1] > 0) {
-        put(w, "<h2>Where the network looks</h2>\n<p>Red regions speak most for the class "
-               "that the network chose, dark blue ones least. The maps show where evidence "
-               "was found, not that it is right.</p>\n");
-        svg_colour_bar(w);
-        figure_cams(w, e, p, QNET_INPUT_FULL);
-        figure_cams(w, e, p, QNET_INPUT_CROP);
+    if (own.status == QNET_OK) own.status = writer_end(&body);
+    if (own.status == QNET_OK) {
+        put_contents(w, (const char *)sections.bytes);
+        put_body(w, (const char *)sections.bytes);
     }
-    html_training(w, e, p);
-    html_record(w, e);
+    qnet_buffer_free(e->ctx, &sections);
     print(w, "<p class=\"small\">Written by qnet.h %s. Method: Zabihi et al., <i>Q-Net: a "
              "quantitative susceptibility mapping-based deep neural network for differential "
              "diagnosis of brain iron deposition in hemochromatosis</i>. Tests: DeLong et "
-             "al. 1988, Obuchowski 1997, Wilson 1927.</p>\n</main>\n</body>\n</html>\n",
+             "al. 1988, Obuchowski 1997, Wilson 1927.</p>\n</main>\n",
           QNET_VERSION);
+    put_script(w);
+    put(w, "</body>\n</html>\n");
+    return writer_end(w);
+}
+
+/* results.json: every number of the tables and of the figures' boxes. */
+static qnet_status report_json(const qnet_experiment *e, qnet_buffer *json)
+{
+    writer own = writer_begin(e->ctx, json, "null", 0), *w = &own;
+    open_object(w, "", "{");
+    put_settings(w, e);
+    put_cohort(w, e);
+    put_levels(w, e, put_model);
+    put_delong(w, e);
+    open_object(w, "bootstrap", "{");
+    put_members(w, "resamples %d", e->config.bootstrap);
+    put_levels(w, e, put_boxes);
+    close_object(w, "}");
+    json_assessed(w, e);
+    close_object(w, "}");
+    return writer_end(w);
+}
+
+/* Tables 1, 2 and 3 in the paper's form, intervals and verdict, as text. */
+static qnet_status report_tables(const qnet_experiment *e, qnet_buffer *text)
+{
+    writer own = writer_begin(e->ctx, text, "-", 0), *w = &own;
+    group_counts group[3];
+    size_t notes;
+    count_groups(e, -1, group);
+    print(w, "Table 1. Image-level classifiers, %d-fold cross-validation over individuals.\n"
+             "MEAN +- STD, in percent; AUC from 0 to 1.\n\n", e->config.folds);
+    text_rates(w, e, QNET_LEVEL_IMAGE);
+    put(w, "\nTable 2. DeLong tests, image level; H0: AUC 1 = AUC 2.\nAs in the paper, "
+           "slices count as independent: half of all cohorts have a star between two\n"
+           "equally good models. The test to read is the next, by subject.\n\n");
+    put_pairs(w, e, QNET_LEVEL_IMAGE, 0, 0);
+    put(w, "\nThe same by subject: its slices are one cluster (Obuchowski 1997).\n\n");
+    put_pairs(w, e, QNET_LEVEL_IMAGE, 1, 1);
+    put(w, "\nTable 3. Scan-level classifiers, in percent; ResNet and ResNetSWA vote over "
+           "the slices of a scan.\n\n");
+    text_rates(w, e, QNET_LEVEL_SCAN);
+    put(w, "\nDeLong tests, scan level, by subject.\n\n");
+    put_pairs(w, e, QNET_LEVEL_SCAN, 1, 1);
+    put(w, "\n95 % intervals, image level. AUC: DeLong, by subject on the logit scale; "
+           "others: Wilson,\npercent, by image."
+           "\n\n");
+    put_intervals(w, e, QNET_LEVEL_IMAGE);
+    put(w, "\n95 % intervals, scan level. AUC: DeLong, by subject on the logit scale; "
+           "others: Wilson,\npercent.\n\n");
+    put_intervals(w, e, QNET_LEVEL_SCAN);
+    text_assessed(w, e);
+    put(w, "\n");
+    notes = w->out->size;
+    put_spread(w, e);
+    print(w, "\nSensitivity: share of %s recognised; specificity: share of %s recognised. "
+             "F1-score: mean of both groups' F1, weighted by their size.",
+          group_title(e, 1), group_title(e, 0));
+    if (is_testable(e)) {
+        put(w, " Level: ns p > .05, * p <= .05, ** p <= .01, *** p <= .001, "
+               "**** p <= .0001.");
+    }
+    put(w, "\n\n");
+    put_warnings(w, e, group);
+    put(w, "\n");
+    put_verdict(w, e);
+    put(w, "\n");
+    wrap_lines(w, notes);
     return writer_end(w);
 }
 

@@ -304,6 +304,10 @@ static void put_warnings(writer *w, const qnet_experiment *e, const group_counts
         put(w, ".");
         put(w, end);
     }
+    if (e->config.inner_validation) {
+        print(w, "%sWith --inner-validation: while a fold is tested, the next one is only watched, so the networks "
+                 "are trained on fewer subjects than without; the baselines are not.%s", item, end);
+    }
     if (group[2].subjects < 50 || least < 20) {
         print(w, "%sSmall cohort: %d subjects, %d in the smaller group. One scan more or "
                  "less moves the scan-level accuracy by %.1f points; read the intervals "
@@ -328,12 +332,13 @@ static void put_warnings(writer *w, const qnet_experiment *e, const group_counts
           least < STARS_SUBJECTS ? "" : "; those by subject are the ones to rely on",
           end);
     if (least < STARS_SUBJECTS) {
-        print(w, "%sNo stars and no p-values: with %d subjects in the smaller group, "
+        print(w, "%sNo stars and no p-values of DeLong's test: with %d subjects in the smaller group, "
                  "DeLong's normal approximation does not hold, nor do its intervals; %d are "
                  "the least. Many slices do not make up for few subjects.%s",
               item, least, STARS_SUBJECTS, end);
     } else {
-        print(w, "%sp-values are not corrected for the number of comparisons.%s", item, end);
+        print(w, "%sp-values are not corrected for the number of comparisons, but for those under "
+                 "Holm.%s", item, end);
     }
     if (e->config.repeats > 1) {
         print(w, "%sROC curves, intervals, p-values and bootstraps are those of the first "

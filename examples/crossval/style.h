@@ -3,16 +3,20 @@
 #define CROSSVAL_STYLE_H
 #include "writer.h"
 
-/* Colours: Okabe & Ito's blue and vermilion with a grey; lines also differ by their dashes. */
+/* One colour has one meaning on the whole page: a group (--hh, --hc; also the maps' two directions), a model
+   (--resnet, --swa, --qnet) or an input (--crop, --full). HH's is Okabe & Ito's vermilion; the others were
+   searched for so that any two differ by 15 (light page) or 12 (dark) in CIEDE2000 for all three kinds of
+   colour blindness as Machado et al. (2009) simulate them, and by 3:1 in contrast from the page. Lines of
+   models and inputs also differ by their dashes. */
 static void put_css(writer *w)
 {
     put(w,
   ":root{--ink:#1c2430;--muted:#5b6574;--line:#d5dae1;--paper:#fff;--card:#f5f7f9;"
-  "--resnet:#6f7782;--swa:#d55e00;--qnet:#0067a8;--hh:#d55e00;--hc:#4a90b8;"
-  "--none:#b9c0c9;--warn:#fdf6e7;--warnline:#d9a520}\n@media(prefers-color-scheme:dark){"
+  "--resnet:#8a8f98;--swa:#a6398a;--qnet:#15255c;--hh:#d55e00;--hc:#5b94e8;--crop:#0a7f63;"
+  "--full:#5e4400;--link:#0b57a8;--none:#b9c0c9;--warn:#fdf6e7;--warnline:#d9a520}\n@media(prefers-color-scheme:dark){"
   ":root{--ink:#e5e9ee;--muted:#a3adba;--line:#3a4350;--paper:#14181e;--card:#1d232b;"
-  "--resnet:#a7afba;--swa:#f08a3c;--qnet:#58b0ea;--hh:#f08a3c;--hc:#6fb3d9;"
-  "--none:#5b6574;--warn:#2b2517;--warnline:#b98d1c}}\n*{box-sizing:border-box}html{"
+  "--resnet:#848b96;--swa:#e9a0d8;--qnet:#eef2ff;--hh:#f0813a;--hc:#3f88e8;--crop:#4fb783;"
+  "--full:#f2d95c;--link:#8ab4f8;--none:#5b6574;--warn:#2b2517;--warnline:#b98d1c}}\n*{box-sizing:border-box}html{"
   "-webkit-text-size-adjust:100%}\nbody{margin:0;background:var(--paper);"
   "color:var(--ink);font:16px/1.6 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica "
   "Neue','Liberation Sans',Arial,sans-serif}\nmain{max-width:68rem;margin:0 auto;"
@@ -45,10 +49,16 @@ static void put_css(writer *w)
   "th{border-bottom:1px solid var(--ink)}\nthead th[colspan]{text-align:center}td.n,th.n{"
   "text-align:right}tbody th{font-weight:600}\ntbody tr.first>*{border-top:1px solid "
   "var(--line)}tr.best>*{background:var(--card)}\ntd.wrap{white-space:normal;"
-  "min-width:16rem}.cap{margin:2rem 0 .5rem;color:var(--muted);font-size:.9375rem}.cap b{"
+  "min-width:16rem}td.wrap code{overflow-wrap:anywhere}caption{text-align:left;color:var(--muted);font-size:.9375rem;"
+  "position:sticky;left:0;width:min(46rem,100vw - 2.5rem);padding:1.6rem 0 .5rem;white-space:normal}"
+  "caption b{color:var(--ink)}\n.sortable thead th{cursor:pointer}.sortable [aria-sort]::after{"
+  "content:' \\25b4'}.sortable [aria-sort=descending]::after{content:' \\25be'}.toc ul{"
+  "list-style:none;margin:1.5rem 0 0;padding:0;display:flex;flex-wrap:wrap;gap:.3rem 1.4rem}"
+  "h2{scroll-margin-top:.5rem}.read{margin:.2rem 0;min-height:3.2em}input{"
+  "accent-color:var(--link)}\n.cap{margin:2rem 0 .5rem;color:var(--muted);font-size:.9375rem}.cap b{"
   "color:var(--ink)}\nfigure{margin:1.8rem 0}figcaption{margin-top:.6rem}figcaption b{"
   "color:var(--ink)}\n.panels{display:grid;grid-template-columns:repeat(auto-fit,"
-  "minmax(17.5rem,1fr));gap:1.2rem 1.8rem}\n.panels h4{margin:0 0 .2rem;font-size:1rem;"
+  "minmax(17.5rem,1fr));gap:1.2rem 1.8rem}\n.panels h3{margin:0 0 .2rem;font-size:1rem;"
   "font-weight:600}.panel{min-width:0;max-width:31rem}.two{"
   "grid-template-columns:repeat(auto-fit,minmax(max(17.5rem,40%),1fr))}\n");
     put(w,
@@ -57,8 +67,9 @@ static void put_css(writer *w)
   "svg .a{stroke:var(--muted);stroke-width:1;fill:none}\nsvg .d{stroke:var(--muted);"
   "stroke-width:1;stroke-dasharray:4 4;fill:none}\nsvg .l{fill:none;stroke-width:2;"
   "stroke-linejoin:round}svg .t{fill:none;stroke-width:1;opacity:.4}\n.c0{"
-  "stroke:var(--resnet)}.c1{stroke:var(--swa)}.c2{stroke:var(--qnet)}\nsvg .l.c0{"
-  "stroke-dasharray:2 3}svg .l.c1{stroke-dasharray:8 3}svg .l.solid{"
+  "stroke:var(--resnet)}.c1{stroke:var(--swa)}.c2{stroke:var(--qnet)}.c3{stroke:var(--crop)}"
+  ".c4{stroke:var(--full)}\nsvg .l.c0{stroke-dasharray:2 3}svg .l.c1{stroke-dasharray:8 3}"
+  "svg .l.c4{stroke-dasharray:9 3 2 3}svg .l.solid{"
   "stroke-dasharray:none}\nsvg .b0{fill:var(--resnet)}svg .b1{fill:var(--swa)}svg .b2{"
   "fill:var(--qnet)}\nsvg .box{stroke:var(--ink);stroke-width:1;fill-opacity:.55}svg "
   ".med{stroke:var(--ink);stroke-width:2.5}\nsvg .hh{fill:var(--hh)}svg .hc{"
@@ -66,24 +77,25 @@ static void put_css(writer *w)
   "display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 0}\n"
   ".cuts{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.7rem}\n"
   ".cuts figure{margin:0}.cuts img{width:100%;height:auto;image-rendering:pixelated}"
-  ".cuts .odd img{outline:3px solid var(--hh)}\n"
-  ".cams{display:grid;grid-template-columns:repeat(auto-fill,minmax(17.5rem,1fr));"
-  "gap:1.4rem}\n.cam{margin:0}.cam div{display:flex;gap:3px}.cam img{width:50%;"
-  "min-width:0;display:block;background:#000}.cam figcaption{margin-top:.35rem}\n.sheet "
+  ".cuts .odd img{outline:3px solid var(--warnline)}\n"
+  ".cams{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(22rem,100%),1fr));"
+  "gap:1.6rem}\n.cam{margin:0;min-width:0}.cam figcaption{margin:.35rem 0}.wrong{"
+  "color:var(--ink);background:var(--warn);border:1px solid var(--warnline);border-radius:4px;"
+  "padding:0 .35em;white-space:nowrap}\n.sheet "
   "img{display:block;width:100%;min-width:44rem}.bar{max-width:22rem;margin:.8rem 0}\n"
   ".sets{columns:19rem;column-gap:2rem}.sets table{width:100%;break-inside:avoid;"
   "margin:0 0 1.4rem;font-size:.9375rem;border-width:1px}.sets td,.sets th{"
   "padding:.12rem .4rem}.sets td{white-space:normal;overflow-wrap:anywhere}\na{"
-  "color:var(--qnet)}code{font-size:.9em}\n@media(min-width:48rem){.side{display:grid;"
+  "color:var(--link)}code{font-size:.9em}\n@media(min-width:48rem){.side{display:grid;"
   "grid-template-columns:minmax(0,29rem) 1fr;column-gap:1.8rem;align-items:end}.side "
   "figcaption{padding-bottom:2rem}}\n@media(max-width:30rem){main{padding:1.25rem 1rem "
   "3rem}h1{font-size:1.5rem}.verdict{font-size:1.05rem}.tiles{grid-template-columns:1fr "
   "1fr}.tile{padding:.65rem .8rem}.tile b{font-size:1.4rem}th,td{padding:.34rem .5rem}}\n"
   "@media print{:root{--ink:#000;--muted:#444;--paper:#fff;--card:#f3f3f3;--line:#ccc;"
-  "--resnet:#6f7782;--swa:#d55e00;--qnet:#0067a8;--hh:#d55e00;--hc:#4a90b8;"
-  "--none:#b9c0c9;--warn:#fff}body{font-size:10.5pt}main{max-width:none;padding:0}"
-  ".scroll{overflow:visible}.sheet img{min-width:0}h2,h3,h4,.cap{break-after:avoid}"
-  "figure,table,.tile,.care,.cam,.panel{break-inside:avoid}th,td{padding:.2rem .4rem}"
+  "--resnet:#8a8f98;--swa:#a6398a;--qnet:#15255c;--hh:#d55e00;--hc:#5b94e8;--crop:#0a7f63;"
+  "--full:#5e4400;--link:#0b57a8;--none:#b9c0c9;--warn:#fff}body{font-size:10.5pt}main{max-width:none;padding:0}"
+  ".scroll{overflow:visible}.sheet img{min-width:0}h2,h3,caption,.cap{break-after:avoid}"
+  ".read,.stack+input{display:none}figure,table,.tile,.care,.cam,.panel{break-inside:avoid}th,td{padding:.2rem .4rem}"
   ".wide{font-size:8.5pt}}\n");
 }
 

@@ -134,7 +134,7 @@ static void html_pairs(writer *w, const qnet_experiment *e, int level)
     const int image = level == QNET_LEVEL_IMAGE;
     print(w, "<p class=\"cap\">%sDeLong tests of all pairs of ROC curves, %s level; "
              "H<sub>0</sub>: AUC<sub>1</sub> = AUC<sub>2</sub>.%s</p>\n<div class=\"scroll\">"
-             "<table class=\"wide\"><thead><tr><th></th><th colspan=\"2\">Variables</th>"
+             "<table class=\"wide\"><thead><tr><td></td><th colspan=\"2\">Variables</th>"
              "<th colspan=\"2\">AUCs</th><th colspan=\"4\">By %s</th>%s</tr><tr>",
           image ? "<b>Table 2.</b> " : "", qnet_level_name((qnet_level)level),
           image ? " By image, as in the paper, slices count as independent: between two "
@@ -196,53 +196,6 @@ static void wrap_lines(writer *w, size_t start)
         }
         if (w->out->bytes[i] == ' ') space = i;
     }
-}
-
-/* Tables 1, 2 and 3 in the paper's form, intervals and verdict, as text. */
-static qnet_status report_tables(const qnet_experiment *e, qnet_buffer *text)
-{
-    writer own = writer_begin(e->ctx, text, "-", 0), *w = &own;
-    group_counts group[3];
-    size_t notes;
-    count_groups(e, -1, group);
-    print(w, "Table 1. Image-level classifiers, %d-fold cross-validation over individuals.\n"
-             "MEAN +- STD, in percent; AUC from 0 to 1.\n\n", e->config.folds);
-    text_rates(w, e, QNET_LEVEL_IMAGE);
-    put(w, "\nTable 2. DeLong tests, image level; H0: AUC 1 = AUC 2.\nAs in the paper, "
-           "slices count as independent: half of all cohorts have a star between two\n"
-           "equally good models. The test to read is the next, by subject.\n\n");
-    put_pairs(w, e, QNET_LEVEL_IMAGE, 0, 0);
-    put(w, "\nThe same by subject: its slices are one cluster (Obuchowski 1997).\n\n");
-    put_pairs(w, e, QNET_LEVEL_IMAGE, 1, 1);
-    put(w, "\nTable 3. Scan-level classifiers, in percent; ResNet and ResNetSWA vote over "
-           "the slices of a scan.\n\n");
-    text_rates(w, e, QNET_LEVEL_SCAN);
-    put(w, "\nDeLong tests, scan level, by subject.\n\n");
-    put_pairs(w, e, QNET_LEVEL_SCAN, 1, 1);
-    put(w, "\n95 % intervals, image level. AUC: DeLong, by subject on the logit scale; "
-           "others: Wilson,\npercent, by image."
-           "\n\n");
-    put_intervals(w, e, QNET_LEVEL_IMAGE);
-    put(w, "\n95 % intervals, scan level. AUC: DeLong, by subject on the logit scale; "
-           "others: Wilson,\npercent.\n\n");
-    put_intervals(w, e, QNET_LEVEL_SCAN);
-    put(w, "\n");
-    notes = w->out->size;
-    put_spread(w, e);
-    print(w, "\nSensitivity: share of %s recognised; specificity: share of %s recognised. "
-             "F1-score: mean of both groups' F1, weighted by their size.",
-          group_title(e, 1), group_title(e, 0));
-    if (is_testable(e)) {
-        put(w, " Level: ns p > .05, * p <= .05, ** p <= .01, *** p <= .001, "
-               "**** p <= .0001.");
-    }
-    put(w, "\n\n");
-    put_warnings(w, e, group);
-    put(w, "\n");
-    put_verdict(w, e);
-    put(w, "\n");
-    wrap_lines(w, notes);
-    return writer_end(w);
 }
 
 #endif

@@ -72,7 +72,7 @@ typedef struct writer {
     int depth, comma;    /* of JSON: nesting, and whether a member came before */
 } writer;
 
-static writer writer_begin(qnet_context *ctx, qnet_buffer *out, const char *missing, int html)
+static inline writer writer_begin(qnet_context *ctx, qnet_buffer *out, const char *missing, int html)
 {
     writer w;
     memset(&w, 0, sizeof w);
@@ -85,7 +85,7 @@ static writer writer_begin(qnet_context *ctx, qnet_buffer *out, const char *miss
 }
 
 /* The outcome; a failure leaves the buffer as it was found. */
-static qnet_status writer_end(writer *w)
+static inline qnet_status writer_end(writer *w)
 {
     if (w->status != QNET_OK) {
         w->out->size = w->start;
@@ -223,7 +223,7 @@ static PRINTF_LIKE(2, 3) void print(writer *w, const char *format, ...)
 
 /* Cells of a table row, "%s|>%.3f|>%d": in HTML <tag> elements, those after a > to the right;
    in plain text the widths make the columns. */
-static PRINTF_LIKE(3, 4) void cells(writer *w, const char *tag, const char *format, ...)
+static inline PRINTF_LIKE(3, 4) void cells(writer *w, const char *tag, const char *format, ...)
 {
     const char *end;
     va_list args;
@@ -253,7 +253,7 @@ static void put_member(writer *w, const char *name, size_t length)
 }
 
 /* Opens an object or array; settings are tables in HTML. name "": a member of an array. */
-static void open_object(writer *w, const char *name, const char *bracket)
+static inline void open_object(writer *w, const char *name, const char *bracket)
 {
     if (w->html) {
         print(w, "<table><tbody><tr><th colspan=\"2\">%s</th></tr>\n", name);
@@ -265,7 +265,7 @@ static void open_object(writer *w, const char *name, const char *bracket)
     w->comma = 0;
 }
 
-static void close_object(writer *w, const char *bracket)
+static inline void close_object(writer *w, const char *bracket)
 {
     if (w->html) {
         put(w, "</tbody></table>\n");
@@ -278,7 +278,7 @@ static void close_object(writer *w, const char *bracket)
 
 /* Members "name %d; name %s; name [%g, %g]" of the open object, whose %s are text from outside;
    the same as rows of a table in HTML, without brackets and quotes. */
-static PRINTF_LIKE(2, 3) void put_members(writer *w, const char *format, ...)
+static inline PRINTF_LIKE(2, 3) void put_members(writer *w, const char *format, ...)
 {
     const char *end;
     va_list args;

@@ -401,6 +401,23 @@ static void scan_model_predict(trial *t)
     qnet_scan_model_destroy(model);
 }
 
+static void scan_attribution(trial *t)
+{
+    const qnet_scan_config config = small_scan_config();
+    qnet_real *x = numbers(2 * QNET_FEATURES), gradient[2 * QNET_FEATURES];
+    qnet_scan_model *model = NULL;
+    double contribution[2];
+    CHECK_OK(t->ctx, qnet_scan_model_create(t->ctx, &config, &model));
+    qnet_scan_model_init(model, 1);
+    do {
+        OUT(contribution), OUT(gradient);
+        TRY(t, qnet_scan_attribution(model, x, 2, gradient, contribution));
+    } while (again(t, contribution, NULL, sizeof contribution));
+    add_hash(t, gradient, sizeof gradient);
+    free(x);
+    qnet_scan_model_destroy(model);
+}
+
 /* ---- files ---- */
 
 /* A table of three entries in the place of a network's. */
@@ -1264,7 +1281,7 @@ static const one_case cases[] = {
     CASE(dense_backward, 0), CASE(lstm_forward, 0), CASE(lstm_backward, 0), CASE(resnet_create, 0),
     CASE(resnet_pack, 0), 
     CASE(cam, 0), CASE(scan_model_create, 0),
-    CASE(scan_model_predict, 0), CASE(weights_write, 0), CASE(weights_save, 0),
+    CASE(scan_model_predict, 0), CASE(scan_attribution, 0), CASE(weights_write, 0), CASE(weights_save, 0),
     CASE(weights_load, 0), CASE(weights_load_pth, 0), CASE(pth_to, 0), CASE(pth_from, 0),
     CASE(safetensors_read, 0), CASE(safetensors_load, 0), CASE(safetensors_write, 0),
     CASE(volume_create, 0), CASE(nifti_read, 0), CASE(nifti_read_gz, 0), CASE(nifti_load, 0),

@@ -25,8 +25,7 @@ static void wrap(qnet_context *ctx, const uint8_t *header, size_t size, size_t n
     MUST(qnet_buffer_append(ctx, out, zeros, n) == QNET_OK);
 }
 
-/* Tensors side by side in the block, but for those that are left out, each as large as its shape
-   says, no two of one name. */
+/* Tensors side by side in the block, each as large as its shape says, no two of one name. */
 static void check(const qnet_safetensors *f)
 {
     size_t sum = 0;

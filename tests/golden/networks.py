@@ -308,6 +308,17 @@ def run_scan(dtype):
     return out, [float(image_loss.detach()), float(scan_loss.detach())]
 
 
+def run_attribution(dtype):
+    """What qnet_scan_attribution is, of the same scans: d (logit of HH - logit of HC) / d features."""
+    net = ScanModel(**SCAN).double()
+    fill_scan(net)
+    x = rounded(t(200, (len(SCAN_LENGTH), SCAN["steps"], SCAN["features"])) * 2).to(dtype)
+    x.requires_grad_()
+    _, scan = net.to(dtype)(x, SCAN_LENGTH)
+    return {("attribution", "features"):
+            to_array(torch.autograd.grad((scan[:, 1] - scan[:, 0]).sum(), x)[0])}
+
+
 # 20 steps of Adam with the cosine schedule, then 5 at its last rate with a snapshot after each,
 # their average, and one pass over the first 5 batches that finds the batch norms' statistics anew.
 # At the paper's rates differences grow a hundred-thousandfold in 25 steps (Adam moves a weight by

@@ -111,8 +111,10 @@ static int scan(qnet_context *ctx)
     static char pass[] = "train";
     qnet_scan_model *model = run_scan_create(ctx);
     qnet_real *x = run_numbers(200, (size_t)RUN_SCANS * RUN_STEPS * QNET_FEATURES, 2, 0);
+    qnet_real *gradient = (qnet_real *)calloc((size_t)RUN_SCANS * RUN_STEPS * QNET_FEATURES, sizeof *gradient);
+    const size_t shape[3] = {RUN_SCANS, RUN_STEPS, QNET_FEATURES};
     double loss[2] = {0, 0};
-    int failed = model == NULL || x == NULL;
+    int failed = model == NULL || x == NULL || gradient == NULL;
     if (!failed) {
         plain_net p = plain(ctx, model->table, model->weights, model->gradients, on_trace, pass);
         failed = plain_scan(&p, &model->config, x, run_scan_length, run_scan_label, RUN_SCANS,
@@ -121,8 +123,13 @@ static int scan(qnet_context *ctx)
                                       &loss[0], &loss[1], 1) != QNET_OK;
         plain_free(&p);
         put_params("grad", model->table, model->gradients, 1);
+        for (size_t i = 0; i < RUN_SCANS && !failed; i++)
+            failed = qnet_scan_attribution(model, x + i * shape[1] * shape[2], run_scan_length[i],
+                                           gradient + i * shape[1] * shape[2], NULL) != QNET_OK;
+        put("attribution", "features", gradient, 3, shape);
         put_numbers("losses", loss, 2);
     }
+    free(gradient);
     free(x);
     qnet_scan_model_destroy(model);
     return failed;

@@ -12,7 +12,8 @@ import networks as n
 
 FEW = 64  # tensors of fewer numbers are judged together
 HERE = os.path.dirname(os.path.abspath(__file__))
-LIMIT = {"eval": 1e-12, "train": 1e-12, "stat": 1e-12, "grad": 1e-10, "weights": 1e-9, "swa": 1e-9}
+LIMIT = {"eval": 1e-12, "train": 1e-12, "stat": 1e-12, "grad": 1e-10, "attribution": 1e-10,
+         "weights": 1e-9, "swa": 1e-9}
 
 
 def float_rows(title, ours, theirs, exact, few):
@@ -66,6 +67,8 @@ def all_rows(build):
         yield from double_rows(title, ours, exact)
     exact, losses = n.run_scan(torch.float64)
     theirs, _ = n.run_scan(torch.float32)
+    exact.update(n.run_attribution(torch.float64))
+    theirs.update(n.run_attribution(torch.float32))
     ours = stream.tensors(build, "nets_float", ["scan"])
     yield from float_rows("BiLSTM", ours, theirs, exact, few)
     yield from loss_rows("BiLSTM float32", ours["losses", "losses"], losses, 1e-5)

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 packages = {"torch": "torch", "numpy": "numpy", "scipy": "scipy", "sklearn": "scikit-learn",
             "nibabel": "nibabel", "safetensors": "safetensors", "cv2": "opencv-python-headless",
             "albumentations": "albumentations", "skimage": "scikit-image",
-            "brainextractor": "brainextractor"}
+            "brainextractor": "brainextractor", "statsmodels": "statsmodels"}
 print(*(name for module, name in packages.items() if find_spec(module) is None))
 END
 }

@@ -1,0 +1,235 @@
+/* predict: what the model of a study says of one more scan.
+
+       build/crossval --data COHORT --out OUT --final
+       build/predict --model OUT/model --subject FOLDER              build/predict --help
+
+   Prints one line, and writes a page and a JSON file of all that is known of it: the probability of HH with its
+   spread over the folds' networks, calibrated, beside those of the study's scans; what the decision rests on; and
+   how unlike the study's scans this one is: a scan that is too unlike gets no probability.
+   With --weights OUT --fold K it is the two networks of one fold that judge: for a scan that they were tested on
+   that is the number in the p_qnet column of OUT/predictions.csv, to its last bit. */
+#define QNET_IMPLEMENTATION
+#include "qnet.h"
+
+#define PROGRAM "predict"
+#include "page.h"
+#include "../crossval/bids.h"
+#include "../crossval/program.h"
+
+static const char help[] =
+    "usage: predict --model FOLDER --subject FOLDER [options]\n"
+    "       predict --model FOLDER QSM R2STAR T1W [MASK] [options]\n"
+    "       predict --weights OUT --fold K ... the same\n"
+    "\n"
+    "The probability that a scan shows hemochromatosis. For research only, not a diagnosis.\n"
+    "\n"
+    "  --model FOLDER      of all subjects of a study: OUT/model of crossval --final\n"
+    "  --weights OUT       or the output folder of crossval, or the folder with the weights themselves,\n"
+    "  --fold K            and one of its folds, from 1; of a scan of that study, the one that tested it:\n"
+    "                      manifest.json\n"
+    "  --repeat R          from 1 (1)      --input KIND    crop or full (crop where OUT has it)\n"
+    "  --subject FOLDER    with the maps of one subject: COHORT/sub-01, found as crossval finds them,\n"
+    "                      or any folder with ..._Chimap, ..._R2starmap, ..._T1w, ..._mask\n"
+    "  --derivatives TOOL, --session NAME, --filter acq=stage,run=1, --t1w PATTERN\n"
+    "                      which of several files, as for crossval\n"
+    "  QSM R2STAR T1W      NIfTI maps of one scan: ppm, 1/s, any unit\n"
+    "  MASK                of the basal ganglia\n"
+    "  --out FOLDER        for NAME.html and NAME.json (prediction)\n"
+    "  --anyway            a probability also of a scan that is too unlike those of the study, or that the\n"
+    "                      networks were trained on\n"
+    "  --any-values, --any-orientation   go on with maps that would be refused, with a warning\n"
+    "  --version           prints the version      --help        prints this\n"
+    "\n"
+    "A value may also follow a = sign. Exit status: 0 done, 1 an error (one sentence says which), 2 wrong\n"
+    "usage, 3 the scan is too unlike, or known to the networks: no probability.\n";
+
+typedef struct options {
+    const char *model, *weights, *input, *subject, *out;
+    const char *derivatives, *session, *filter, *t1w;
+    const char *path[4]; /* QSM, R2*, T1W, mask or NULL */
+    int paths, fold, repeat, anyway, any_values, any_orientation;
+} options;
+
+static int option_with_value(options *o, const char *name, const char *value)
+{
+    const struct { const char *name, **to; } texts[] = {
+        {"--model", &o->model}, {"--weights", &o->weights}, {"--subject", &o->subject}, {"--out", &o->out},
+        {"--derivatives", &o->derivatives}, {"--session", &o->session}, {"--filter", &o->filter},
+        {"--t1w", &o->t1w}, {"--input", &o->input}};
+    if (strcmp(name, "--fold") == 0) return whole(name, value, 1, 100000, &o->fold);
+    if (strcmp(name, "--repeat") == 0) return whole(name, value, 1, 99, &o->repeat);
+    if (strcmp(name, "--input") == 0 && strcmp(value, "crop") && strcmp(value, "full"))
+        return fail(name, value, "crop or full");
+    if (!*value) return fail(name, "", "its value");
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        if (strcmp(name, texts[i].name) == 0) *texts[i].to = value;
+    return 1;
+}
+
+/* 1: run; 0: bad usage; -1: help or version was asked for and is printed. */
+static int parse(int argc, char **argv, options *o)
+{
+    static const char *const flags[] = {"--help", "--version", "--anyway", "--any-values", "--any-orientation", NULL};
+    char name[40];
+    const char *value;
+    int taken;
+    memset(o, 0, sizeof *o);
+    o->repeat = 1;
+    o->out = "prediction";
+    for (int i = 1; i < argc; i += taken) {
+        taken = 1;
+        if (strcmp(argv[i], "-h") == 0) return fputs(help, stdout), -1;
+        if (strncmp(argv[i], "--", 2) != 0) {
+            if (o->paths == 4) return fail(argv[i], "", "at most four files");
+            o->path[o->paths++] = argv[i];
+            continue;
+        }
+        taken = read_option(argc, argv, i, help, flags, name, &value);
+        if (taken == 0) return 0;
+        if (strcmp(name, "--help") == 0) return fputs(help, stdout), -1;
+        if (strcmp(name, "--version") == 0) return puts("predict, qnet.h " QNET_VERSION), -1;
+        if (value && !option_with_value(o, name, value)) return 0;
+        o->anyway |= strcmp(name, "--anyway") == 0;
+        o->any_values |= strcmp(name, "--any-values") == 0;
+        o->any_orientation |= strcmp(name, "--any-orientation") == 0;
+    }
+    if (!o->model == !o->weights) return fail("--model", "", "a model's folder, or --weights and --fold");
+    if (o->weights && o->fold == 0) return fail("--fold", "", "the fold whose weights to take");
+    if (o->model && (o->fold || o->input)) return fail("--model", "", "no --fold and no --input beside it");
+    if (o->subject ? o->paths > 0 : o->paths < 3)
+        return fail("files", "", "--subject FOLDER, or QSM R2STAR T1W and, if there is one, MASK");
+    return 1;
+}
+
+/* The library's sentences name fields of its configuration; here those are options. */
+static const char *in_options(const char *text)
+{
+    return strstr(text, "set any_values")            ? " (--any-values)"
+           : strstr(text, "set any_orientation")     ? " (--any-orientation)"
+           : strstr(text, "choose with derivatives") ? " (--derivatives)"
+           : strstr(text, "choose with filter")      ? " (--filter)"
+           : strstr(text, "choose with session")     ? " (--session)"
+           : strstr(text, "choose with t1w")         ? " (--t1w)"
+                                                     : "";
+}
+
+static qnet_status open_model(qnet_context *ctx, const options *o, qnet_predictor **p)
+{
+    static const char *const models[2] = {"resnetswa", "qnet"}, *const inputs[2] = {"crop", "full"};
+    char path[2][1100];
+    if (o->model) return qnet_predictor_open(ctx, o->model, p);
+    snprintf(path[0], sizeof path[0], "%.1000s/checkpoint/config.txt", o->weights);
+    if (qnet_file_exists(path[0])) /* it was perhaps stopped while it moved its files */
+        message(NULL, QNET_LOG_WARNING, "a run into this folder has not ended: its weights may be of an earlier one");
+    for (int k = 0; k < 4; k++) { /* the last one's sentence, if there is none */
+        if (o->input && strcmp(o->input, inputs[k % 2]) != 0) continue;
+        for (int m = 0; m < 2; m++)
+            snprintf(path[m], sizeof path[m], "%.1000s/%s%s-repeat%02d-fold%02d-%s.safetensors", o->weights,
+                     k < 2 ? "weights/" : "", inputs[k % 2], o->repeat, o->fold, models[m]);
+        if (qnet_file_exists(path[1])) break;
+    }
+    return qnet_predictor_open_pair(ctx, path[0], path[1], p);
+}
+
+/* What the scan is called: the sub-... of the QSM map's name, or all of that without its ending. */
+static void name_of(const char *path, char name[64])
+{
+    const char *file = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
+    char label[64];
+    if (bids_entity(file, "sub", label)) snprintf(name, 64, "sub-%.59s", label);
+    else snprintf(name, 64, "%.*s", (int)(bids_stem(file) && bids_stem(file) < 63 ? bids_stem(file) : 63), file);
+    if (!*name) strcpy(name, "scan");
+}
+
+/* The scan's files, found or given. */
+static qnet_status find_files(qnet_context *ctx, const options *o, bids *found, char name[64], qnet_scan_files *files)
+{
+    memset(found, 0, sizeof *found);
+    memset(files, 0, sizeof *files);
+    if (o->subject) {
+        found->derivatives = o->derivatives;
+        found->session = o->session;
+        found->filter = o->filter;
+        found->t1w = o->t1w;
+        found->any_values = o->any_values;
+        found->log = qnet_context_hooks(ctx)->log;
+        BIDS_TRY(bids_read_subject(found, ctx, o->subject));
+        *files = found->dataset.scans[0];
+        snprintf(name, 64, "%.63s", files->subject);
+    } else {
+        found->ctx = ctx;
+        name_of(o->path[0], name);
+        files->age = (double)NAN;
+        files->qsm = o->path[0];
+        files->r2star = o->path[1];
+        files->t1w = o->path[2];
+        files->mask = o->path[3];
+    }
+    files->subject = name;
+    return QNET_OK;
+}
+
+/* All of it; the sentence of a failure is in the context or in found. */
+static qnet_status predict(qnet_context *ctx, const options *o, bids *found, scan_page *page)
+{
+    qnet_viewer viewer;
+    qnet_status status;
+    viewer.user = page;
+    viewer.show = page_show;
+    page->model = o->model ? o->model : o->weights;
+    status = open_model(ctx, o, &page->p);
+    if (status == QNET_OK) status = find_files(ctx, o, found, page->name, &page->files);
+    if (status != QNET_OK) return status;
+    page->p->anyway = o->anyway;
+    page->p->input.any_values = o->any_values;
+    page->p->input.any_orientation = o->any_orientation;
+    page->p->input.viewer = &viewer;
+    status = qnet_cohort_load(ctx, &page->p->input, &page->files, 1, &page->cohort);
+    page->p->input.viewer = NULL;
+    if (status == QNET_OK) status = qnet_predictor_run(page->p, page->cohort, 0, &page->r);
+    if (status == QNET_OK && !page->r.refused)
+        status = heat_scan_make(page->cohort, 0, &page->p->augment, page->p->resnet, page->p->qnet, &page->heat);
+    if (status == QNET_OK) status = page_write(page, o->out);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    options o;
+    display d;
+    bids found;
+    scan_page page;
+    qnet_context *ctx = NULL;
+    qnet_hooks hooks;
+    qnet_status status;
+    const char *simulated;
+    int ok = parse(argc, argv, &o);
+    if (ok <= 0) return ok < 0 ? 0 : 2;
+    memset(&page, 0, sizeof page);
+    memset(&found, 0, sizeof found);
+    memset(&hooks, 0, sizeof hooks);
+    display_begin(&d, 1);
+    hooks.log.user = hooks.progress.user = &d;
+    hooks.log.message = message;
+    hooks.progress.report = show;
+    if (qnet_context_create(&hooks, &ctx) != QNET_OK) return 1;
+    status = predict(ctx, &o, &found, &page);
+    if (status == QNET_OK) {
+        simulated = qnet_safetensors_metadata(page.p->record, "simulated");
+        if (simulated && strcmp(simulated, "1") == 0)
+            message(&d, QNET_LOG_WARNING, "this model was trained on simulated subjects");
+        if (page.r.seen && o.anyway)
+            message(&d, QNET_LOG_WARNING, "these networks were trained on this scan: what they say is worth nothing");
+        page_line(&page);
+    } else if (status == QNET_STOPPED) {
+        fputs("predict: stopped\n", stderr);
+    } else {
+        const char *text = found.error[0] ? found.error : qnet_last_error(ctx);
+        fprintf(stderr, "predict: %s%s\n", *text ? text : qnet_status_text(status), in_options(text));
+    }
+    ok = page.r.refused ? 3 : 0;
+    page_free(&page);
+    bids_free(&found);
+    qnet_context_destroy(ctx);
+    return status == QNET_OK ? ok : 1;
+}

@@ -1,0 +1,176 @@
+#!/bin/sh
+# predict.sh BUILD: a model of all subjects of a small run, stopped and resumed; what it and the folds' networks say of
+# scans of the study and of others; and what is refused.
+bin=$1
+dir=$1/predict-test
+. tests/shell.sh
+
+says() # exit status, part of what it must print, options of predict...
+{
+    want=$1 part=$2
+    shift 2
+    "$bin/predict" "$@" --out "$dir/out" > "$dir/log" 2>&1
+    status=$?
+    if [ $status = "$want" ] && grep -q -F -e "$part" "$dir/log"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "predict $*: exit $status, expected $want and \"$part\", got:"
+        tail -n 5 "$dir/log"
+    fi
+}
+crossval() # output folder, options...
+{
+    out=$1
+    shift
+    "$bin/crossval" --data "$dir/cohort" --out "$out" --size 32 --folds 2 --max-slices 4 --epochs1 2 --epochs2 3 \
+        --batch 16 --bootstrap 20 --seed 7 --quiet "$@"
+}
+refused() # exit status, part of its sentence, output folder, options of crossval...
+{
+    want=$1 part=$2
+    shift 2
+    crossval "$@" > "$dir/log" 2>&1
+    status=$?
+    ok "crossval $*: exit $status, says $(tail -n 1 "$dir/log")" \
+        test $status = "$want" -a "$(grep -c -F -e "$part" "$dir/log")" = 1
+}
+number() { sed -n "s/^  \"$1\": \([^,]*\),*$/\1/p" "$dir/out/$2.json"; } # of the file of a scan
+
+ok phantom "$bin/make_phantom" --out "$dir/cohort" --hh 10 --hc 10 --scale small --seed 3
+ok "new subjects" "$bin/make_phantom" --out "$dir/new" --hh 1 --hc 1 --scale small --seed 9
+run=$dir/run model=$dir/run/model
+
+# The final model, at once and after a stop. It is made of a run that is done.
+refused 2 'expected no --part beside it' "$run" --final --part 1/2
+refused 2 'expected no --shuffle-labels beside it' "$run" --final --shuffle-labels
+refused 2 'expected --weights-out features or all' "$run" --final --weights-out none
+ok "a run and its model" crossval "$run" --final --threads 1
+cp -r "$model" "$dir/first"
+ok "no work is left" test ! -e "$model/checkpoint" -a ! -e "$model/run.lock"
+sums() { (cd "$1" && cksum ./*.safetensors); }
+sums "$model" > "$dir/sums"
+ok "7 files" test "$(wc -l < "$dir/sums")" = 7
+cp "$run/predictions.csv" "$dir/before.csv"
+rm -r "$model"
+crossval "$run" --final > "$dir/log" 2>&1 &
+pid=$!
+i=0
+while [ $i -lt 600 ] && kill -0 $pid 2> /dev/null && [ ! -f "$model/checkpoint/crop-repeat01-fold03-swa.checkpoint" ]; do
+    sleep 0.05
+    i=$((i + 1))
+done
+kill -TERM $pid
+wait $pid
+ok "stopped" test $? = 75
+refused 1 'holds an unfinished run' "$run" --final
+refused 1 'model/checkpoint/config.txt: the run to resume has' "$run" --final --resume --epochs2 4 # its folds are others'
+ok "resumed" crossval "$run" --final --resume --threads 2
+sums "$model" > "$dir/again"
+ok "the same bits" cmp "$dir/sums" "$dir/again"
+ok "the folds were not trained again" cmp "$dir/before.csv" "$run/predictions.csv"
+refused 1 'a final model takes ResNetSWA and Q-Net of every fold' "$run" --final --seed 8
+mv "$run/weights/crop-repeat01-fold02-qnet.safetensors" "$dir/aside"
+refused 1 'crop-repeat01-fold02-qnet.safetensors' "$run" --final
+mv "$dir/aside" "$run/weights/crop-repeat01-fold02-qnet.safetensors"
+sums "$model" > "$dir/again"
+ok "the model stays" cmp "$dir/sums" "$dir/again"
+
+# A fold's networks say of a scan that they were tested on what predictions.csv has, to the last bit.
+maps=$(echo "$dir"/cohort/derivatives/*/sub-01/anat)
+qsm=$maps/sub-01_Chimap.nii.gz r2star=$maps/sub-01_R2starmap.nii.gz mask=$maps/sub-01_desc-basalganglia_mask.nii.gz
+t1w=$dir/cohort/sub-01/anat/sub-01_T1w.nii.gz weights=$run/weights
+set -- "$qsm" "$r2star" "$t1w" "$mask"
+for input in crop full; do
+    for subject in sub-01 sub-12; do
+        row=$(awk -F, -v input=$input -v s=$subject '$1 == "scan" && $2 == input && $5 == s { print $4, $12 }' "$run/predictions.csv")
+        fold=${row% *} p=${row#* }
+        says 0 "$subject: probability of HH $(printf %.4f "$p") (research only, not a diagnosis)" --weights "$run" \
+            --fold "$fold" --input $input --subject "$dir/cohort/$subject"
+        ok "$input, $subject: $(number probability $subject), expected $p" test "$(number probability $subject)" = "$p"
+    done
+done
+row=$(awk -F, '$1 == "scan" && $2 == "crop" && $5 == "sub-01" { print $4, $12 }' "$run/predictions.csv")
+fold=${row% *} p=${row#* } other=$((3 - fold))
+says 0 "sub-01: probability of HH $(printf %.4f "$p")" "$@" --weights "$weights" --fold "$fold"
+ok "the same by files" test "$(number probability sub-01)" = "$p"
+says 0 'warning: this model was trained on simulated subjects' "$@" --weights "$weights" --fold "$fold"
+says 3 'no probability: these networks were trained on this scan' "$@" --weights "$weights" --fold "$other"
+ok "none in the file" test "$(number probability sub-01)" = null
+says 0 'these networks were trained on this scan: what they say is worth nothing' "$@" --weights "$weights" --fold "$other" --anyway
+mkdir -p "$dir/unfinished/checkpoint"
+cp -r "$weights" "$dir/unfinished/weights"
+: > "$dir/unfinished/checkpoint/config.txt"
+says 0 'warning: a run into this folder has not ended' "$@" --weights "$dir/unfinished" --fold "$fold"
+rm -r "$dir/unfinished"
+
+# The model of all: of a new scan, found in three ways; of one of the study; of one that is unlike.
+new=$dir/new/sub-01
+says 0 'sub-01: probability of HH 0.' --model "$model" --subject "$new" --anyway
+line=$(sed '/warning/d' "$dir/log")
+ok "calibrated, with the folds' range: $line" sh -c "echo '$line' | grep -q ', calibrated 0.*, by the folds. networks 0.* to 0.*less typical'"
+p=$(number probability sub-01)
+says 0 "$line" --model "$model" --subject "$(echo "$dir"/new/derivatives/*/sub-01)" --anyway
+mkdir "$dir/loose"
+cp "$dir"/new/derivatives/*/sub-01/anat/sub-01_*.nii.gz "$new/anat/sub-01_T1w.nii.gz" "$dir/loose"
+says 0 "$line" --model "$model" --subject "$dir/loose" --anyway
+ok "the same in each way" test "$(number probability sub-01)" = "$p"
+if python3 -c '' 2> /dev/null; then
+    ok "JSON" python3 -c 'import json, sys; json.load(open(sys.argv[1]))' "$dir/out/sub-01.json"
+fi
+ok "the page is there" grep -q '<h1>sub-01: probability of hemochromatosis' "$dir/out/sub-01.html"
+ok "it says what it is" grep -q 'Research only' "$dir/out/sub-01.html"
+ok "it loads nothing" sh -c "! grep -E '(src|href)=\"(http|//)' '$dir/out/sub-01.html'"
+for name in Chimap R2starmap T1w; do mv "$dir/loose/sub-01_$name.nii.gz" "$dir/loose/map_$name.nii.gz"; done
+mv "$dir/loose/sub-01_desc-basalganglia_mask.nii.gz" "$dir/loose/roi_desc-basalganglia_mask.nii.gz"
+says 0 'sub-scan: probability of HH 0.' --model "$model" --subject "$dir/loose" --anyway
+ok "and without names" test "$(number probability sub-scan)" = "$p"
+says 3 'no probability: these networks were trained on this scan' --model "$model" --subject "$dir/cohort/sub-01"
+ok "a page of that, too" grep -q '<h1>sub-01: no probability' "$dir/out/sub-01.html"
+ok phantom "$bin/make_phantom" --out "$dir/far" --hh 1 --hc 1 --scale paper --seed 9
+says 3 'no probability: the scan is unlike those of the study: voxel size to the right, mm' --model "$model" \
+    --subject "$dir/far/sub-01"
+says 0 'probability of HH 0.' --model "$model" --subject "$dir/far/sub-01" --anyway
+real=../shared/data/cohort16/sub-01
+if [ -d "$real" ]; then says 3 'no probability: the scan is unlike those of the study' --model "$model" --subject "$real"; fi
+ok "20 lines of C" "$bin/new_scan" "$model" "$@"
+ok "say the same" grep -q '^refused: a scan of the study' "$dir/log"
+
+# Folders and pairs that are wrong.
+broken() # part of the sentence, what to do in a copy of the model...
+{
+    part=$1
+    shift
+    rm -rf "$dir/broken"
+    cp -r "$model" "$dir/broken"
+    (cd "$dir/broken" && "$@")
+    says 1 "$part" --model "$dir/broken" --subject "$new"
+}
+broken 'broken/model.safetensors: ' rm model.safetensors
+broken 'broken/fold02-qnet.safetensors: ' rm fold02-qnet.safetensors
+broken 'broken/fold01-resnetswa.safetensors: ' sh -c ': > fold01-resnetswa.safetensors'
+broken 'trained on the features of' cp fold01-resnetswa.safetensors fold02-resnetswa.safetensors
+broken 'is not of the training that' sh -c 'cp fold01-resnetswa.safetensors resnetswa.safetensors; cp fold01-qnet.safetensors qnet.safetensors'
+broken 'expected final, found qnet' cp qnet.safetensors model.safetensors
+broken 'are the two files swapped?' sh -c 'cp qnet.safetensors resnetswa.safetensors'
+says 1 'none/model.safetensors' --model "$dir/none" --subject "$new"
+says 1 "full-repeat01-fold03-resnetswa.safetensors" "$@" --weights "$weights" --fold 3 --input full
+
+# Maps and the command line.
+says 1 'sub-01_R2starmap.nii.gz: looks like R2*: are QSM and R2* swapped?' "$r2star" "$qsm" "$t1w" "$mask" --model "$model"
+says 1 '(--any-values)' "$r2star" "$qsm" "$t1w" "$mask" --model "$model"
+says 1 'sub-01_T1w.nii.gz: is no mask' "$qsm" "$r2star" "$t1w" "$t1w" --model "$model"
+says 1 'none.nii' "$dir/none.nii" "$r2star" "$t1w" "$mask" --model "$model"
+says 1 'sub-99' --model "$model" --subject "$dir/cohort/sub-99"
+says 1 'holds files of sub-01 and of sub-' --model "$model" --subject "$dir/new/derivatives"
+says 2 'expected a model' "$@"
+says 2 'expected the fold' "$@" --weights "$weights"
+says 2 '--fold 1x: expected a whole number' "$@" --weights "$weights" --fold 1x
+says 2 '--input both: expected crop or full' "$@" --weights "$weights" --fold 1 --input both
+says 2 'did you mean --model?' --modl x
+says 2 'files: expected --subject FOLDER' "$qsm" "$r2star" --model "$model"
+says 2 'files: expected --subject FOLDER' "$@" --model "$model" --subject "$new"
+says 0 'usage: predict --model FOLDER' --help
+rm -rf "$dir"
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
