@@ -1549,7 +1549,7 @@ static void test_bad_folders(void)
         files.subject = "sub-01";
         CHECK_FAILS(ctx, qnet_cohort_load(ctx, &config, &files, 0, &cohort), QNET_ERROR_LIMIT, "0 scans");
         CHECK_FAILS(ctx, qnet_cohort_load(ctx, &config, &files, 1, &cohort), QNET_ERROR_NOT_FOUND,
-                    "sub-01: no file of the mask");
+                    "sub-01: no file of the T1W image");
         files.qsm = files.r2star = files.t1w = path;
         put_cohort();
         CHECK_FAILS(ctx, qnet_cohort_load(ctx, &config, &files, 1, &cohort), QNET_ERROR_DATA,
