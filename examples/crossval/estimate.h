@@ -176,8 +176,9 @@ static qnet_status estimate_make(qnet_context *ctx, const qnet_experiment_config
                               (double)cohort->scans_count * cohort->config.max_slices * QNET_FEATURES * bytes;
         if (folds > 0) out->memory = fmax(out->memory, memory);
     }
-    /* The probe was at full size: what it took is known, with all that is not counted above. */
-    out->memory = fmax(out->memory, estimate_peak());
+    /* The probe was at full size: what it took is known, with all that is not counted above. Beside it
+       lies the checkpoint that the averaged run begins with, while it is read. */
+    out->memory = fmax(out->memory, estimate_peak()) + 3 * p.numbers[0] * bytes;
     out->work_disk += 2 * 4 * p.numbers[0] * bytes; /* two checkpoints of stage 1, one of them being written */
     return QNET_OK;
 }
