@@ -1605,7 +1605,7 @@ QNET_API void qnet_stage2_config_init(qnet_stage2_config *config);
 
 typedef struct qnet_epoch {
     double loss, learning_rate, seconds;
-    double validation; /* loss on scans that are only watched; NaN: none */
+    double validation; /* loss on scans that are only watched; 0: none */
 } qnet_epoch; /* stage 2: scan + image */
 
 /* A training run of either stage: network, optimiser, averages, history; owns its memory. An epoch
@@ -20294,7 +20294,7 @@ QNET_API qnet_status qnet_training_epoch(qnet_training *run)
     record->loss = sum / (double)s->count;
     record->learning_rate = rate;
     record->seconds = qnet__seconds(run->ctx) - p.start;
-    record->validation = (double)NAN;
+    record->validation = 0;
     s->broken = 0;
     return QNET_OK;
 }

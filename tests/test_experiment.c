@@ -1071,12 +1071,12 @@ static void test_inner_validation(void)
         const qnet_curve *a = &e[0]->curves[i], *b = &e[1]->curves[i], *d = &e[2]->curves[i];
         CHECK(a->epochs == 2 && b->epochs == 2 && d->epochs == 2 && b->kind == a->kind);
         for (int k = 0; k < 2; k++) {
-            CHECK(a->epoch[k].validation != a->epoch[k].validation);
+            CHECK(a->epoch[k].validation <= 0);
             CHECK(b->epoch[k].validation > 0 && b->epoch[k].validation < 20);
             CHECK(b->epoch[k].validation == d->epoch[k].validation && b->epoch[k].loss == d->epoch[k].loss);
             CHECK(b->epoch[k].loss != a->epoch[k].loss); /* of fewer images */
         }
-        if (i == 0) CHECK_NEAR(b->epoch[1].validation, loss, 1e-12);
+        if (i == 0) CHECK_NEAR(b->epoch[1].validation, loss, 1e-6); /* in float; inference folds the norms */
     }
     c.folds = 2;
     CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/watched-two", NULL, 0, &e[2]),

@@ -692,6 +692,7 @@ static void test_assessed(void)
     CHECK(occurrences((const char *)b.bytes, "&nbsp;&#10007;") == wrong);
     CHECK(occurrences((const char *)b.bytes, "<tr class=\"missed\">") == missed);
     CHECK(occurrences((const char *)b.bytes, "pin sortable\">") == 2);
+    CHECK(occurrences((const char *)b.bytes, "Q-Net says</th><th scope=\"col\">Pictures</th>") == 2);
     CHECK(occurrences((const char *)b.bytes, "href=\"#scan-24\"") == 2);
     CHECK(occurrences((const char *)b.bytes, "id=\"scan-24\"") == 1);
     CHECK(occurrences((const char *)b.bytes, "<circle class=\"ring\"") == missed);
@@ -866,6 +867,8 @@ static void test_html(void)
     check_html((const char *)b.bytes);
     CHECK_CONTAINS((const char *)b.bytes, "resolution, 1 &times; 1 cells of 32 pixels"); /* of 32 x 32 */
     CHECK_CONTAINS((const char *)b.bytes, "With images in full size, Q-Net's AUC is ");
+    CHECK(occurrences((const char *)b.bytes, "<a href=\"#heat-") > 0 && /* each to a picture that is there */
+          occurrences((const char *)b.bytes, "<a href=\"#heat-") == occurrences((const char *)b.bytes, " id=\"heat-"));
     CHECK(occurrences((const char *)b.bytes, "\"l watched c") == 0);
     for (int input = 0; input < 2; input++) { /* a picture's slice that is called what it is not says so */
         for (int i = 0; i < 4; i++) {

@@ -99,17 +99,29 @@ static void html_confusion(writer *w, const qnet_experiment *e, const assessment
     put(w, "</div>\n");
 }
 
-/* A row per scan; `cuts`: there are pictures to link to. */
-static void html_subjects(writer *w, const qnet_experiment *e, const assessment *a, int cuts)
+/* Links to the pictures of a scan: where it was cut, and what Q-Net's decision rests on. */
+static void put_links(writer *w, const qnet_experiment *e, const pictures *p, int input, int scan)
+{
+    const int cuts = p->cuts.rgb && p->cuts.count == e->participants_count;
+    put(w, "<td>");
+    if (cuts) print(w, "<a href=\"#scan-%d\">cut</a>", scan + 1);
+    for (int k = 0; k < p->scans[input]; k++)
+        if (p->scan[input][k].scan == scan)
+            print(w, "%s<a href=\"#heat-%d-%d\">heat map</a>", cuts ? ", " : "", input, scan + 1);
+    put(w, "</td>");
+}
+
+/* A row per scan. */
+static void html_subjects(writer *w, const qnet_experiment *e, const pictures *p, const assessment *a)
 {
     const qnet_level_result *l = &e->level[a->input][QNET_LEVEL_SCAN];
     const int shown = a->input == main_input(e);
     print(w, "<details%s><summary>%s: every scan, its probabilities of %s, and what was wrong</summary>\n"
              "<div class=\"scroll\"><table class=\"wide pin sortable\"><thead><tr>",
           shown ? " open" : "", input_title(a->input), group_tag(e, 1));
-    cells(w, "th", "Subject|>Fold|>Age|Sex|Is%s|>ResNet|>ResNetSWA|>Q-Net|Q-Net says|",
+    cells(w, "th", "Subject|>Fold|>Age|Sex|Is%s|>ResNet|>ResNetSWA|>Q-Net|Q-Net says",
           e->config.shuffle_labels ? " (shuffled)" : "");
-    if (cuts) cells(w, "th", "Picture");
+    if (p) cells(w, "th", "Pictures");
     put(w, "</tr></thead><tbody>\n");
     for (size_t i = 0; i < l->count; i++) {
         const qnet_item *item = &l->items[i];
@@ -130,7 +142,7 @@ static void html_subjects(writer *w, const qnet_experiment *e, const assessment 
                   miss ? "&nbsp;&#10007;" : "");
         }
         print(w, "<td%s>%s%s</td>", wrong ? " class=\"miss\"" : "", group_tag(e, says), wrong ? ", wrong" : "");
-        if (cuts) print(w, "<td><a href=\"#scan-%d\">cut</a></td>", item->scan + 1);
+        if (p) put_links(w, e, p, a->input, item->scan);
         put(w, "</tr>\n");
     }
     put(w, "</tbody></table></div></details>\n");
@@ -138,8 +150,7 @@ static void html_subjects(writer *w, const qnet_experiment *e, const assessment 
 
 static void html_single(writer *w, const qnet_experiment *e, const pictures *p, const assessments *all)
 {
-    const int cuts = p && p->cuts.rgb && p->cuts.count == e->participants_count;
-    put(w, "<h2>Subject by subject</h2>\n");
+    put(w, "<h2>Subject by subject</h2>\n<h3>Probabilities by Q-Net</h3>\n");
     figure_dots(w, e, all);
     html_confusion(w, e, all);
     print(w, "<p class=\"key\">%sFirst repeat.</p>\n",
@@ -147,7 +158,7 @@ static void html_single(writer *w, const qnet_experiment *e, const pictures *p, 
                                "the mean of its scans' probabilities and the majority of their decisions. "
                              : "");
     put(w, "<h3>Every scan</h3>\n");
-    for (int i = 0; i < all->count; i++) html_subjects(w, e, &all->of[i], cuts);
+    for (int i = 0; i < all->count; i++) html_subjects(w, e, p, &all->of[i]);
     put(w, "<p class=\"key\">&#10007; marks a wrong decision, a bar before the subject one of Q-Net. ResNet and "
            "ResNetSWA decide by the majority of slices; shown is the mean of their probabilities, which can lie "
            "on the other side of .5.</p>\n");
@@ -381,13 +392,14 @@ static void svg_calibration(writer *w, const qnet_experiment *e, const assessmen
 static void svg_benefit(writer *w, const plot *p, const assessment *a, const double *probability, double prevalence,
                         const char *style)
 {
+    int drawing = 0; /* not below the axis */
     print(w, "<path class=\"%s\" d=\"", style);
     for (int i = 0; i <= 100; i++) {
         const double t = fmin(p->x_high * i / 100, 0.995);
         const double all = prevalence - (1 - prevalence) * t / (1 - t);
         const double v = probability ? net_benefit(a->label, probability, (size_t)a->count, prevalence, t) : all;
-        if (!probability && all < p->y_low) break;
-        print(w, "%s%.1f,%.1f", i == 0 ? "M" : "L", plot_x(p, t), plot_y(p, fmax(v, p->y_low)));
+        if (v >= p->y_low) print(w, "%s%.1f,%.1f", drawing ? "L" : "M", plot_x(p, t), plot_y(p, v));
+        drawing = v >= p->y_low;
     }
     put(w, "\"/>\n");
 }
@@ -465,8 +477,9 @@ static void html_assessment(writer *w, const qnet_experiment *e, const assessmen
     put_compared(w, all);
     html_spreads(w, e);
     html_subgroups(w, e, all);
-    put(w, "<h2>What the probabilities are worth</h2>\n");
+    put(w, "<h2>What the probabilities are worth</h2>\n<h3>Calibration and net benefit</h3>\n");
     figure_worth(w, e, all);
+    put(w, "<h3>Predictive values</h3>\n");
     put_predictive(w, e, all);
     if (!(given && given->prevalence > 0)) {
         put(w, "<p class=\"key\">The cohort's own prevalence is that of its recruiting");

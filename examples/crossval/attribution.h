@@ -51,7 +51,7 @@ static void figure_scans(writer *w, const qnet_experiment *e, const pictures *p,
         double sum = 0;
         scan_name(w, e, c, name);
         snprintf(id, sizeof id, "scan-%d-%d", input, i + 1);
-        put(w, "<figure class=\"cam\">");
+        print(w, "<figure class=\"cam\" id=\"heat-%d-%d\">", input, c->scan + 1); /* the subjects' table links here */
         for (int t = 0; t < c->heat.slices; t++) sum += c->heat.contribution[t];
         snprintf(of, sizeof of, ", log odds %s; contributions add up to %s",
                  fixed_text(odds, log(c->probability / (1 - c->probability)), 2), fixed_text(all, sum, 2));

@@ -239,7 +239,7 @@ static double loss_at(const qnet_experiment *e, int c, int input, int model, int
     double loss;
     if (curve->input != input || curve->kind != model || epoch >= curve->epochs) return (double)NAN;
     loss = watched ? curve->epoch[epoch].validation : curve->epoch[epoch].loss;
-    return isfinite(loss) ? loss : (double)NAN;
+    return isfinite(loss) && !(watched && loss <= 0) ? loss : (double)NAN;
 }
 
 /* The mean over the curves of an input and model. */
