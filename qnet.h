@@ -466,7 +466,13 @@ typedef struct qnet_fft_hook {
     int (*inverse)(void *user, int nx, int ny, int nz, float *spectrum, float *x);
 } qnet_fft_hook;
 
-typedef enum qnet_log_level { QNET_LOG_DEBUG, QNET_LOG_INFO, QNET_LOG_WARNING } qnet_log_level;
+/* ERROR: of several problems that one call looks for, each, before it fails. */
+typedef enum qnet_log_level {
+    QNET_LOG_DEBUG,
+    QNET_LOG_INFO,
+    QNET_LOG_WARNING,
+    QNET_LOG_ERROR
+} qnet_log_level;
 typedef struct qnet_log {
     void *user;
     void (*message)(void *user, qnet_log_level level, const char *text);
@@ -1411,7 +1417,8 @@ typedef enum qnet_input { QNET_INPUT_CROP, QNET_INPUT_FULL } qnet_input;
 QNET_API const char *qnet_input_name(qnet_input input); /* "crop", "full" */
 
 /* Is shown each scan of a cohort while its volumes are in memory, turned to RAS, for pictures of
-   what was cut. maps->mask: what counts of the mask; NULL: not needed. */
+   what was cut. maps->mask: what counts of the mask; NULL: not needed. Where it is read from files,
+   it comes before that with scan NULL and the maps as they are in the files (NULL: unreadable). */
 struct qnet_scan;
 struct qnet_scan_maps;
 typedef struct qnet_viewer {
@@ -1547,11 +1554,17 @@ QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_conf
    and where the two share no voxel. */
 QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps);
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort);
+/* Marks, and warns of, scans whose basal ganglia lie elsewhere in the head, or in other numbers of
+   slices, than in most of ten or more; warns where some scans have a mask and others were located. */
+QNET_API qnet_status qnet_cohort_outliers(qnet_cohort *cohort);
 #ifndef QNET_NO_STDIO
+/* Reads the files of one scan and appends it to each of count cohorts of different inputs, or to
+   none. Sentences name the file; every problem goes to the log (QNET_LOG_ERROR), the last is that
+   of the status. */
+QNET_API qnet_status qnet_cohort_read(qnet_cohort *const *cohorts, int count,
+                                      const qnet_scan_files *files);
 /* A cohort of files[count]: volumes are read, cut and freed one scan after the other, so memory
-   holds the slices of all and the volumes of one. Error sentences name the file. A scan whose mask
-   lies elsewhere in the head, or in other numbers of slices, than in most of ten or more is warned
-   of (the log hook). */
+   holds the slices of all and the volumes of one. All scans are tried before it fails. */
 QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
                                       const qnet_scan_files *files, int count, qnet_cohort **out);
 /* How the images were prepared for the network in a weights file that an experiment wrote: a
@@ -1894,6 +1907,9 @@ typedef struct qnet_dataset {
     int simulated;                    /* 1: no real subjects: every result says so */
     int count;
     const qnet_scan_files *scans;
+    /* Makes the cohort of an input, which the run destroys; NULL: qnet_cohort_load of scans. */
+    qnet_status (*read)(void *user, const qnet_input_config *config, qnet_cohort **cohort);
+    void *user;
 } qnet_dataset;
 
 typedef struct qnet_experiment {
@@ -2369,6 +2385,7 @@ struct qnet_context {
     qnet_hooks hooks; /* none NULL but blas, fft, log, progress and weights, which may be */
     qnet_cpu cpu;     /* the kernels in force: never AUTO */
     char error[QNET__SENTENCE]; /* of the last failure */
+    int told;         /* 1: the log has it already */
 };
 
 /* Bytes of the UTF-8 character at p[left], 0 if it is none: no overlong forms, no surrogates,
@@ -2420,6 +2437,7 @@ QNET__HELPER QNET__PRINTF(2, 3) void qnet__set_error(qnet_context *ctx, const ch
     if (ctx == NULL) return;
     va_start(args, fmt);
     qnet__sentence(ctx->error, fmt, args);
+    ctx->told = 0;
     va_end(args);
 }
 
@@ -2811,6 +2829,16 @@ QNET__HELPER QNET__PRINTF(3, 4) void qnet__log(qnet_context *ctx, qnet_log_level
     qnet__sentence(text, fmt, args);
     va_end(args);
     ctx->hooks.log.message(ctx->hooks.log.user, level, text);
+}
+
+/* Where several problems are looked for, each goes to the log, and *status is the last one's. */
+QNET__HELPER void qnet__note(qnet_context *ctx, qnet_status *status, qnet_status found)
+{
+    if (found == QNET_OK) return;
+    *status = found;
+    if (!ctx->told && found != QNET_ERROR_MEMORY)
+        qnet__log(ctx, QNET_LOG_ERROR, "%s", ctx->error);
+    ctx->told = 1;
 }
 
 #define QNET__QUOTE(x) #x
@@ -19246,7 +19274,7 @@ static qnet_status qnet__check_values(const qnet__preparation *p, const double c
                 if (p->map[m])
                     memcpy(v[m] + at, p->map[m]->voxels + qnet__voxel_at(grid, low[0], y, p->z[t]),
                            row * sizeof *block);
-    for (int m = QNET__QSM; m <= QNET__T1W && status == QNET_OK; m++) {
+    for (int m = QNET__QSM; m <= QNET__T1W && status != QNET_ERROR_MEMORY; m++) {
         float limit[3];
         if (p->map[m] == NULL) continue;
         const char *why = qnet__unlikely(m, v, n, limit, block + QNET__MAPS * n);
@@ -19254,10 +19282,10 @@ static qnet_status qnet__check_values(const qnet__preparation *p, const double c
             if (p->map[k] && memcmp(p->map[m]->voxels, p->map[k]->voxels, whole) == 0)
                 why = "is a copy of another map of this scan";
         if (why != NULL)
-            status = qnet__unless(p->ctx, p->config->any_values, "any_values", "%.400s: %s (1 %%, "
-                                  "half and 99 %% of its values are below %.3g, %.3g and %.3g)",
-                                  p->name[m], why, (double)limit[0], (double)limit[1],
-                                  (double)limit[2]);
+            qnet__note(p->ctx, &status, qnet__unless(p->ctx, p->config->any_values, "any_values",
+                       "%.400s: %s (1 %%, half and 99 %% of its values are below %.3g, %.3g and "
+                       "%.3g)", p->name[m], why, (double)limit[0], (double)limit[1],
+                       (double)limit[2]));
     }
     qnet__free(p->ctx, block, bytes);
     return status;
@@ -19342,6 +19370,7 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
 {
     const int has_mask = p->map[QNET__MASK] != NULL;
     qnet_cut *cut = &p->cut;
+    qnet_status status = QNET_OK;
     double head[2], mass[2] = {0, 0};
     for (int m = 0; m < QNET__MAPS; m++) {
         if (!qnet__map_needed(p->config, m, has_mask)) {
@@ -19350,12 +19379,16 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
         }
         if (p->map[m] == NULL)
             return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "%s: missing", p->name[m]);
-        QNET__TRY(qnet__to_axial(p->ctx, p->config, p->map[m], p->name[m]));
+        const qnet_status turned = qnet__to_axial(p->ctx, p->config, p->map[m], p->name[m]);
+        qnet__note(p->ctx, &status, turned);
+        if (m == QNET__QSM) QNET__TRY(status); /* the others would be measured by it */
+        if (turned != QNET_OK) continue;
         if (m != QNET__MASK)
             qnet__warn_of_bad_voxels(p->ctx, p->name[m], qnet__clear_outside(p->map[m]),
                                      "outside of the head become 0");
-        QNET__TRY(qnet__onto_grid(p, m));
+        qnet__note(p->ctx, &status, qnet__onto_grid(p, m));
     }
+    QNET__TRY(status);
     const qnet_volume *qsm = p->map[QNET__QSM], *mask = p->map[QNET__MASK];
     cut->confidence = (double)NAN;
     if (mask) QNET__TRY(qnet__mask_plan(p, mass));
@@ -19421,13 +19454,17 @@ static size_t qnet__scan_bytes(const qnet_cohort *cohort, int slices)
     return bytes < (double)(SIZE_MAX / 2) ? (size_t)bytes : SIZE_MAX;
 }
 
+static void qnet__scan_free(const qnet_cohort *cohort, int s)
+{
+    qnet__free(cohort->ctx, (void *)(uintptr_t)cohort->scans[s].pixels,
+               qnet__scan_bytes(cohort, cohort->scans[s].slices));
+}
+
 /* The blocks of the scans, then that of the list. */
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort)
 {
     if (cohort == NULL) return;
-    for (int s = 0; s < cohort->scans_count; s++)
-        qnet__free(cohort->ctx, (void *)(uintptr_t)cohort->scans[s].pixels,
-                   qnet__scan_bytes(cohort, cohort->scans[s].slices));
+    for (int s = 0; s < cohort->scans_count; s++) qnet__scan_free(cohort, s);
     qnet__free(cohort->ctx, cohort,
                sizeof *cohort + (size_t)cohort->capacity * sizeof *cohort->scans);
 }
@@ -19543,7 +19580,6 @@ QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *
     return qnet__cohort_append(cohort, maps, qnet__map_names);
 }
 
-#ifndef QNET_NO_STDIO
 #define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
 
 /* Measure k of a scan: where the basal ganglia lie in the head, along x (k = 0) and y (1), mm, or
@@ -19553,17 +19589,31 @@ static double qnet__cut_measure(const qnet_scan *scan, int k)
     return k < 2 ? scan->cut.offset_mm[k] : scan->slices;
 }
 
+/* Masks and qnet_locate differ by some mm and slices: where only some scans have a mask, and these
+   are of one group, that tells the groups apart. */
+static void qnet__cohort_warn_of_places(const qnet_cohort *cohort)
+{
+    int located = 0;
+    for (int s = 0; s < cohort->scans_count; s++) located += cohort->scans[s].cut.located;
+    if (located > 0 && located < cohort->scans_count)
+        qnet__log(cohort->ctx, QNET_LOG_WARNING,
+                  "%d of %d scans have no mask and are cut where the basal ganglia were found, the "
+                  "others by their masks: set locate, so that all are cut alike", located,
+                  cohort->scans_count);
+}
+
 /* Marks and warns of scans whose basal ganglia lie elsewhere in the head, or in other numbers of
    slices, than in most of the cohort: further from the median than 5 standard deviations and than
    what persons and outlines differ by. A standard deviation is estimated by 1.4826 times the median
    of the distances to the median, which outliers do not move (exact for a normal distribution). */
-static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
+QNET_API qnet_status qnet_cohort_outliers(qnet_cohort *cohort)
 {
     static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
     static const char *const what[3] = {"mm to the right of the head's centre",
                                         "mm to the front of the head's centre", "slices"};
-    const int n = cohort->scans_count;
+    const int n = cohort ? cohort->scans_count : 0;
     const size_t bytes = (size_t)n * sizeof(float);
+    if (cohort) qnet__cohort_warn_of_places(cohort);
     if (n < QNET__OUTLIER_SCANS) return QNET_OK;
     float *work = (float *)qnet__alloc(cohort->ctx, bytes);
     if (work == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
@@ -19594,36 +19644,41 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
     return QNET_OK;
 }
 
-/* Masks and qnet_locate differ by some mm and slices: where only some scans have a mask, and these
-   are of one group, that tells the groups apart. */
-static void qnet__cohort_warn_of_places(const qnet_cohort *cohort)
+#ifndef QNET_NO_STDIO
+/* The volumes are freed in any case: memory holds those of one scan at a time. */
+QNET_API qnet_status qnet_cohort_read(qnet_cohort *const *cohorts, int count,
+                                      const qnet_scan_files *files)
 {
-    int located = 0;
-    for (int s = 0; s < cohort->scans_count; s++) located += cohort->scans[s].cut.located;
-    if (located > 0 && located < cohort->scans_count)
-        qnet__log(cohort->ctx, QNET_LOG_WARNING,
-                  "%d of %d scans have no mask and are cut where the basal ganglia were found, the "
-                  "others by their masks: set locate, so that all are cut alike", located,
-                  cohort->scans_count);
-}
-
-/* Reads one scan's volumes and appends them. The volumes are freed in any case: memory holds those
-   of one scan at a time. */
-static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_files *files)
-{
-    const char *const path[QNET__MAPS] = {files->qsm, files->r2star, files->t1w, files->mask};
+    if (cohorts == NULL || count < 1 || cohorts[0] == NULL) return QNET_ERROR_ARGUMENT;
+    qnet_context *ctx = cohorts[0]->ctx;
     qnet_volume *v[QNET__MAPS] = {NULL, NULL, NULL, NULL};
     qnet_status status = QNET_OK;
-    for (int m = 0; m < QNET__MAPS && status == QNET_OK; m++) {
-        if (!qnet__map_needed(&cohort->config, m, files->mask != NULL)) continue;
-        if (path[m] == NULL)
-            status = qnet__fail(cohort->ctx, QNET_ERROR_NOT_FOUND, "%.63s: no file of the %s",
-                                files->subject ? files->subject : "", qnet__map_names[m]);
-        else status = qnet_nifti_load(cohort->ctx, path[m], &v[m]);
+    int added = 0;
+    QNET__NEEDS(ctx, files);
+    const char *const path[QNET__MAPS] = {files->qsm, files->r2star, files->t1w, files->mask};
+    for (int m = 0; m < QNET__MAPS && status != QNET_ERROR_MEMORY; m++) {
+        qnet_status one;
+        int needed = 0;
+        for (int k = 0; k < count; k++)
+            needed |= qnet__map_needed(&cohorts[k]->config, m, files->mask != NULL);
+        if (!needed) continue;
+        if (path[m]) one = qnet_nifti_load(ctx, path[m], &v[m]);
+        else one = qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%.63s: no file of the %s",
+                              files->subject ? files->subject : "", qnet__map_names[m]);
+        qnet__note(ctx, &status, one);
     }
     const qnet_scan_maps maps = {files->subject, files->label, files->age, files->sex,
                                  v[QNET__QSM], v[QNET__R2STAR], v[QNET__T1W], v[QNET__MASK]};
-    if (status == QNET_OK) status = qnet__cohort_append(cohort, &maps, path);
+    for (int k = 0; k < count; k++) {
+        const qnet_viewer *viewer = cohorts[k]->config.viewer;
+        if (viewer) viewer->show(viewer->user, NULL, &maps);
+    }
+    while (status == QNET_OK && added < count) {
+        qnet__note(ctx, &status, qnet__cohort_append(cohorts[added], &maps, path));
+        added += status == QNET_OK;
+    }
+    for (int k = 0; k < added && status != QNET_OK; k++)
+        qnet__scan_free(cohorts[k], --cohorts[k]->scans_count);
     for (int m = 0; m < QNET__MAPS; m++) qnet_volume_destroy(v[m]);
     return status;
 }
@@ -19633,22 +19688,22 @@ QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config
                                       const qnet_scan_files *files, int count, qnet_cohort **out)
 {
     qnet_cohort *cohort = NULL;
-    qnet_status status = QNET_OK;
+    qnet_status status = QNET_OK, stopped = QNET_OK;
     QNET__NEEDS(ctx, files && out);
     QNET__TRY(qnet_cohort_create(ctx, config, count, &cohort));
     const double start = qnet__seconds(ctx);
-    for (int i = 0; i < count && status == QNET_OK; i++) {
-        status = qnet__cohort_load_one(cohort, &files[i]);
+    for (int i = 0; i < count && status != QNET_ERROR_MEMORY && stopped == QNET_OK; i++) {
+        const qnet_status one = qnet_cohort_read(&cohort, 1, &files[i]);
+        if (one != QNET_OK) status = one;
         const double seconds = qnet__seconds(ctx) - start, done = i + 1;
         const qnet_progress_info info = {
             "read cohort", files[i].subject, 0, 0, (size_t)i + 1, (size_t)count, (double)NAN, 0,
             seconds > 0 ? done / seconds : 0, seconds * (count - done) / done, done / count};
-        if (status == QNET_OK && qnet__report(ctx, &info))
-            status = qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s",
-                                files[i].subject);
+        if (qnet__report(ctx, &info))
+            status = stopped = qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after "
+                                          "%s", files[i].subject);
     }
-    if (status == QNET_OK) status = qnet__cohort_outliers(cohort);
-    if (status == QNET_OK) qnet__cohort_warn_of_places(cohort);
+    if (status == QNET_OK) status = qnet_cohort_outliers(cohort);
     if (status == QNET_OK) *out = cohort;
     else qnet_cohort_destroy(cohort);
     return status;
@@ -23822,6 +23877,7 @@ static qnet_status qnet__input_run(qnet__job *job)
 static qnet_status qnet__input_read_and_run(qnet__job *job)
 {
     qnet_experiment *e = job->e;
+    const qnet_dataset *data = job->data;
     const int input = job->input, first = e->memory[!input] == NULL;
     qnet__arena arena = {NULL, 0};
     uint64_t hash = QNET_HASH_START;
@@ -23830,8 +23886,9 @@ static qnet_status qnet__input_read_and_run(qnet__job *job)
     snprintf(job->where, sizeof job->where, "%s", qnet_input_name((qnet_input)input));
     job->epochs = 0;
     job->run_first = -1;
-    QNET__TRY(qnet_cohort_load(e->ctx, &e->config.input[input], job->data->scans, job->data->count,
-                               &job->cohort));
+    QNET__TRY(data->read ? data->read(data->user, &e->config.input[input], &job->cohort)
+                         : qnet_cohort_load(e->ctx, &e->config.input[input], data->scans,
+                                            data->count, &job->cohort));
     for (int s = 0; s < job->cohort->scans_count; s++) {
         const qnet_scan *scan = &job->cohort->scans[s];
         const int label = (int)scan->label;

@@ -11,11 +11,11 @@ refused() # the sentence must contain, options of crossval...
     shift
     "$bin/crossval" --out "$dir/one" $small "$@" > "$dir/stdout" 2> "$dir/log"
     status=$?
-    if [ $status = $wanted ] && grep -q -F -e "$part" "$dir/log" && [ "$(wc -l < "$dir/log")" = 1 ]; then
+    if [ $status = $wanted ] && grep -q -F -e "$part" "$dir/log" && [ "$(wc -l < "$dir/log")" -le 4 ]; then
         passed=$((passed + 1))
     else
         failed=$((failed + 1))
-        echo "crossval $*: exit $status, expected $wanted and one line with \"$part\", got:"
+        echo "crossval $*: exit $status, expected $wanted and a few lines with \"$part\", got:"
         tail -n 5 "$dir/log"
     fi
     ok "earlier results stay" cmp -s "$dir/one/results.json" "$dir/results.before"

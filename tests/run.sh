@@ -42,7 +42,7 @@ for program in "$build"/tests/test_* "$build"/tests/double_* "$build"/tests/refe
     "$build"/tests/fuzz_*; do
     [ -x "$program" ] && names="$names ${program##*/}"
 done
-names="$names crossval parts layouts maps weights_tool predict delong install tour builds_gcc builds_clang builds_rest"
+names="$names crossval parts layouts check maps weights_tool predict delong install tour builds_gcc builds_clang builds_rest"
 rest=
 for name in $names; do
     case " $first " in *[\ ,]$name[\ ,]*) ;; *) rest="$rest $name" ;; esac

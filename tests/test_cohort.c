@@ -450,7 +450,7 @@ static void test_values(void)
         {"R2* map: looks like T2* in ms", 1, 0, 1000, 0},
         {"R2* map: looks like T2* in seconds", 1, 0, 1, 0},
         {"R2* map: does not look like R2* in 1/s", 1, 60, 0, 0},
-        {"QSM map: looks like R2*: are QSM and R2* swapped?", 3, 1, 0, 0},
+        {"R2* map: looks like susceptibility: are QSM and R2* swapped?", 3, 1, 0, 0},
         {"QSM map: is lower in the mask than around it: of the wrong sign", 0, -1, 0, 0},
         {"T1W image: is a copy of another map", 4, 1, 0, 0},
         {"T1W image: is a copy of another map", 5, 1, 0, 0}};
@@ -718,19 +718,19 @@ static void test_cuts(void)
     }
     CHECK(orange > 50 && blue > 100);
     logged[0] = '\0';
-    CHECK_OK(ctx, qnet__cohort_outliers(many));
+    CHECK_OK(ctx, qnet_cohort_outliers(many));
     for (s = 0; s < SCANS; s++) CHECK(many->scans[s].cut.outlier == (s == 4 ? 1 : 0));
     CHECK_LOGGED("! sub-04: the basal ganglia lie 16 mm to the front of the head's centre, the cohort's "
                  "median is -4: look at the mask");
     i = many->scans[7].slices;
     many->scans[7].slices = 20; /* far more than the others' 3 */
-    CHECK_OK(ctx, qnet__cohort_outliers(many));
+    CHECK_OK(ctx, qnet_cohort_outliers(many));
     many->scans[7].slices = i;
     CHECK(many->scans[7].cut.outlier == 2);
     CHECK_LOGGED("! sub-07: the basal ganglia lie in 20 slices, the cohort's median is 3");
     many->scans_count = 9; /* too few to say */
     many->scans[4].cut.outlier = 0;
-    CHECK_OK(ctx, qnet__cohort_outliers(many));
+    CHECK_OK(ctx, qnet_cohort_outliers(many));
     many->scans_count = SCANS;
     free(pictures.rgb);
     CHECK(many->scans[4].cut.outlier == 0);
@@ -1531,6 +1531,14 @@ static void test_bad_folders(void)
     put_text(path, "this is no NIfTI file");
     CHECK(read_cohort(&config) == QNET_ERROR_FORMAT);
     CHECK_CONTAINS(qnet_last_error(ctx), r2);
+    /* All problems are told: two files of one scan, one of another. */
+    put_text(map_path("derivatives/maps", "sub-02", "", "Chimap", ".nii.gz"), "this is none");
+    put_text(map_path("derivatives/maps", "sub-01", "", "Chimap", ".nii.gz"), "this is none");
+    logged[0] = '\0';
+    CHECK(read_cohort(&config) == QNET_ERROR_FORMAT);
+    CHECK_CONTAINS(logged, "sub-01_Chimap");
+    CHECK_CONTAINS(logged, "sub-02_Chimap");
+    CHECK_LOGGED("sub-02_R2starmap");
     /* Arguments. */
     CHECK_FAILS(ctx, qnet_cohort_load(ctx, &config, NULL, 1, &cohort), QNET_ERROR_ARGUMENT, "files");
     {
@@ -1541,7 +1549,7 @@ static void test_bad_folders(void)
         files.subject = "sub-01";
         CHECK_FAILS(ctx, qnet_cohort_load(ctx, &config, &files, 0, &cohort), QNET_ERROR_LIMIT, "0 scans");
         CHECK_FAILS(ctx, qnet_cohort_load(ctx, &config, &files, 1, &cohort), QNET_ERROR_NOT_FOUND,
-                    "sub-01: no file of the QSM map");
+                    "sub-01: no file of the T1W image");
         files.qsm = files.r2star = files.t1w = path;
         put_cohort();
         CHECK_FAILS(ctx, qnet_cohort_load(ctx, &config, &files, 1, &cohort), QNET_ERROR_DATA,

@@ -60,16 +60,21 @@ typedef struct bids {
     const char *group_column;        /* NULL: "group" */
     const char *positive, *negative; /* in that column, for HH and HC; NULL: "HH" and "HC". Given: others
                                         are left out */
+    const char *exclude;     /* participants to leave out, "sub-03,07" */
     int no_r2star, no_t1w;   /* 1: a scan may lack it, as its channel is not used */
     int any_values;          /* 1: other units are warned of, not refused */
     qnet_log log;            /* of warnings */
+    /* Is told each problem with a line of a table (scan -1) or with the files of a scan, by its place in
+       the list; NULL: the first one ends the search. */
+    void (*problem)(void *user, int scan, const char *sentence);
+    void *problem_user;
     /* Its results: */
     qnet_dataset dataset;
     char error[1600];        /* one sentence, where it fails */
     /* Private: */
     qnet_context *ctx;
     const char *folder;
-    bids_scan *list;
+    bids_scan *list;         /* as dataset.scans; of files that were not found the path is "" */
     int count, room;
     qnet_buffer left_out; /* participants who are none of the two groups, each ended by a zero byte */
     bids_file *index;
@@ -92,6 +97,15 @@ static qnet_status bids_fail(bids *b, qnet_status status, const char *format, ..
     vsnprintf(b->error, sizeof b->error, format, arguments);
     va_end(arguments);
     return status;
+}
+
+/* Tells a problem, behind which the search goes on, or gives its status back. */
+static qnet_status bids_problem(bids *b, int scan, qnet_status status)
+{
+    if (b->problem == NULL || status == QNET_ERROR_MEMORY) return status;
+    b->problem(b->problem_user, scan, b->error);
+    b->error[0] = '\0';
+    return QNET_OK;
 }
 
 static void bids_warn(const bids *b, const char *format, ...)
@@ -289,6 +303,13 @@ static qnet_status bids_describe(bids *b)
     return QNET_OK;
 }
 
+/* The name behind `name` (NULL: the first) in a list; NULL: none. */
+static const char *bids_next(const qnet_buffer *names, const char *name)
+{
+    const char *next = name ? name + strlen(name) + 1 : (const char *)names->bytes;
+    return names->size > 0 && next < (const char *)names->bytes + names->size ? next : NULL;
+}
+
 /* ---- participants.tsv ------------------------------------------------------------------------- */
 
 static int bids_lower(int c)
@@ -401,6 +422,33 @@ static qnet_status bids_participant(bids *b, const char *path, const table *t,
     return QNET_OK;
 }
 
+/* Whether a list such as "sub-03,07" names a subject, as "sub-03". */
+static int bids_is_named(const char *list, const char *subject)
+{
+    for (const char *p = list; p && *p; p += strspn(p, ", \t\r\n")) {
+        const size_t n = strcspn(p, ", \t\r\n"), start = strncmp(p, "sub-", 4) ? 4 : 0;
+        if (strlen(subject + start) == n && strncmp(p, subject + start, n) == 0) return 1;
+        p += n;
+    }
+    return 0;
+}
+
+/* Every name of the list must be that of a participant: a misspelt one would stay in the cohort. */
+static qnet_status bids_check_exclude(bids *b, const char *path)
+{
+    for (const char *p = b->exclude, *other; p && *p; p += strspn(p, ", \t\r\n")) {
+        const size_t n = strcspn(p, ", \t\r\n");
+        char name[80];
+        snprintf(name, sizeof name, "%s%.*s", strncmp(p, "sub-", 4) ? "sub-" : "", (int)(n < 64 ? n : 64), p);
+        other = NULL;
+        while (n > 0 && (other = bids_next(&b->left_out, other)) != NULL && strcmp(other, name)) {}
+        if (n > 0 && other == NULL)
+            return bids_fail(b, QNET_ERROR_ARGUMENT, "exclude: %s is no participant of %s", name, path);
+        p += n;
+    }
+    return QNET_OK;
+}
+
 /* 1: the group that a field names is one of the two; 0: it is n/a, or a third one where the two are given. */
 static int bids_is_group(const bids *b, const char *field)
 {
@@ -426,8 +474,8 @@ static qnet_status bids_rows(bids *b, const char *path, table *t)
 {
     size_t column[BIDS_COLUMNS], c;
     int count[4] = {0, 0, 0, 0}; /* of HC, HH, n/a, others */
-    int row = table_next(t), known[BIDS_COLUMNS] = {0, 0, 0, 0}, k;
-    char shown[64], others[400] = "";
+    int row = table_next(t), known[BIDS_COLUMNS] = {0, 0, 0, 0}, unknown = 0, k;
+    char shown[64], others[400] = "", wrong[1600] = "";
     if (row == 0) return bids_fail(b, QNET_ERROR_FORMAT, "%s: is empty", path);
     for (c = 0; row > 0 && c < t->columns; c++)
         for (k = 0; k < BIDS_COLUMNS; k++)
@@ -449,15 +497,24 @@ static qnet_status bids_rows(bids *b, const char *path, table *t)
         for (c = 0; c < t->columns && !t->field[c][0];) c++;
         if (c == t->columns) continue; /* nothing but tabs */
         for (k = 0; k < BIDS_COLUMNS; k++) field[k] = known[k] ? t->field[column[k]] : "";
-        if (!bids_is_group(b, field[BIDS_GROUP])) {
+        char subject[80];
+        const char *id = field[BIDS_ID];
+        snprintf(subject, sizeof subject, "%s%.64s", strncmp(id, "sub-", 4) ? "sub-" : "", id);
+        const int excluded = bids_is_named(b->exclude, subject);
+        if (excluded || !bids_is_group(b, field[BIDS_GROUP])) {
             const int absent = bids_absent(field[BIDS_GROUP]);
-            const char *id = field[BIDS_ID];
             table_show(field[BIDS_GROUP], strlen(field[BIDS_GROUP]), 60, shown);
-            if (!absent && !b->positive && !b->negative)
-                return bids_field(b, path, t, BIDS_GROUP, field[BIDS_GROUP],
-                                  "HH or HC (set positive and negative to name other groups)");
-            count[absent ? 2 : 3]++;
-            if (!absent) bids_name(others, sizeof others, shown);
+            if (!excluded && !absent && !b->positive && !b->negative) {
+                if (unknown++ == 0) { /* told once, with their number */
+                    (void)bids_field(b, path, t, BIDS_GROUP, field[BIDS_GROUP],
+                                     "HH or HC (set positive and negative to name other groups)");
+                    if (b->problem == NULL) return QNET_ERROR_DATA;
+                    strcpy(wrong, b->error);
+                }
+            } else if (!excluded) {
+                count[absent ? 2 : 3]++;
+                if (!absent) bids_name(others, sizeof others, shown);
+            }
             if (qnet_buffer_printf(b->ctx, &b->left_out, "%s%s", strncmp(id, "sub-", 4) ? "sub-" : "",
                                    id) != QNET_OK ||
                 qnet_buffer_append(b->ctx, &b->left_out, "", 1) != QNET_OK)
@@ -467,10 +524,17 @@ static qnet_status bids_rows(bids *b, const char *path, table *t)
         if (b->count >= BIDS_SCANS)
             return bids_fail(b, QNET_ERROR_LIMIT, "%s: more than %d participants", path, BIDS_SCANS);
         BIDS_TRY(bids_grow(b));
-        BIDS_TRY(bids_participant(b, path, t, field, &b->list[b->count]));
-        count[b->list[b->count++].label == QNET_HH]++;
+        const qnet_status status = bids_participant(b, path, t, field, &b->list[b->count]);
+        if (status != QNET_OK) BIDS_TRY(bids_problem(b, -1, status));
+        else count[b->list[b->count++].label == QNET_HH]++;
     }
     if (row < 0) return bids_fail(b, QNET_ERROR_FORMAT, "%s: %s", path, t->error);
+    if (unknown > 0) {
+        bids_fail(b, QNET_ERROR_DATA, unknown > 1 ? "%.1500s; so in %d lines" : "%.1500s", wrong, unknown);
+        if (b->count == 0) return QNET_ERROR_DATA;
+        BIDS_TRY(bids_problem(b, -1, QNET_ERROR_DATA));
+    }
+    BIDS_TRY(bids_check_exclude(b, path));
     for (k = 0; k < 2; k++) {
         const char *name = k ? b->positive : b->negative;
         if (name && count[k] == 0)
@@ -485,7 +549,8 @@ static qnet_status bids_rows(bids *b, const char *path, table *t)
     if (count[3])
         bids_warn(b, "%s: %d participants of other groups are left out: %s", path, count[3], others);
     if (b->count == 0)
-        return bids_fail(b, QNET_ERROR_DATA, "%s: no participants below the header", path);
+        return bids_fail(b, QNET_ERROR_DATA, b->left_out.size ? "%s: no participants are left"
+                         : "%s: no participants below the header", path);
     return QNET_OK;
 }
 
@@ -515,13 +580,6 @@ static qnet_status bids_list(bids *b, const char *folder, qnet_buffer *names)
     if (status == QNET_OK || status == QNET_ERROR_NOT_FOUND) return QNET_OK;
     qnet_buffer_free(b->ctx, names);
     return bids_fail(b, status, "%s", qnet_last_error(b->ctx));
-}
-
-/* The name behind `name` (NULL: the first) in a list; NULL: none. */
-static const char *bids_next(const qnet_buffer *names, const char *name)
-{
-    const char *next = name ? name + strlen(name) + 1 : (const char *)names->bytes;
-    return names->size > 0 && next < (const char *)names->bytes + names->size ? next : NULL;
 }
 
 /* ---- the index ----------------------------------------------------------------------------------
@@ -876,12 +934,13 @@ static qnet_status bids_check_units(bids *b, int map, const char *path)
     return QNET_OK;
 }
 
-/* A failure to find a map of a scan: a warning where the table of maps is written, to be filled in there. */
-static qnet_status bids_lacks(bids *b, bids_scan *scan, int m, qnet_status status)
+/* A failure to find a map of a scan: a problem, or a warning where the table of maps is written, to be
+   filled in there. */
+static qnet_status bids_lacks(bids *b, const bids_scan *scan, qnet_status status)
 {
-    if (!b->write_maps) return status;
+    if (!b->write_maps || b->problem) return bids_problem(b, (int)(scan - b->list), status);
     bids_warn(b, "%s", b->error);
-    b->error[0] = scan->path[m][0] = '\0';
+    b->error[0] = '\0';
     return QNET_OK;
 }
 
@@ -896,9 +955,7 @@ static qnet_status bids_find_maps(bids *b, bids_scan *scan)
             status = bids_missing(b, scan->subject, scan->session, m);
         }
         if (status == QNET_OK) status = bids_path(b, scan->path[m], file->path, "", "", "");
-        if (status == QNET_OK) status = bids_check_units(b, m, scan->path[m]);
-        if (status != QNET_OK) BIDS_TRY(bids_lacks(b, scan, m, status));
-        else if (m == 0) {
+        if (status == QNET_OK && m == 0) {
             chimap = file;
             if (file->tool) {
                 char tool[256];
@@ -907,6 +964,8 @@ static qnet_status bids_find_maps(bids *b, bids_scan *scan)
                 bids_name(b->tool, sizeof b->tool, tool);
             }
         }
+        if (status == QNET_OK) status = bids_check_units(b, m, scan->path[m]);
+        if (status != QNET_OK) BIDS_TRY(bids_lacks(b, scan, status));
     }
     return QNET_OK;
 }
@@ -1005,10 +1064,12 @@ static qnet_status bids_table_row(bids *b, const table *t, const size_t column[B
     }
     for (int i = 0; i < b->count; i++)
         if (strcmp(b->list[i].subject, participants[s].subject) == 0 &&
-            strcmp(b->list[i].session, session) == 0)
-            return bids_fail(b, QNET_ERROR_DATA, "%s: line %lu: %s is there twice%s%s", b->maps,
-                             (unsigned long)t->line, participants[s].subject,
-                             session[0] ? ", session " : "", session);
+            strcmp(b->list[i].session, session) == 0) {
+            bids_fail(b, QNET_ERROR_DATA, "%s: line %lu: %s is there twice%s%s", b->maps,
+                      (unsigned long)t->line, participants[s].subject, session[0] ? ", session " : "",
+                      session);
+            return bids_problem(b, -1, QNET_ERROR_DATA);
+        }
     if (b->count >= BIDS_SCANS) return bids_fail(b, QNET_ERROR_LIMIT, "more than %d scans", BIDS_SCANS);
     BIDS_TRY(bids_grow(b));
     scan = &b->list[b->count];
@@ -1020,16 +1081,21 @@ static qnet_status bids_table_row(bids *b, const table *t, const size_t column[B
         char folder[BIDS_PATH] = "";
         if (bids_absent(path)) {
             if (bids_optional(b, m)) continue;
-            return bids_fail(b, QNET_ERROR_DATA, "%s: line %lu, %s: expected a file, found \"%s\"", b->maps,
-                             (unsigned long)t->line, bids_table[BIDS_FILES + m], path);
+            bids_fail(b, QNET_ERROR_DATA, "%s: line %lu, %s: expected a file, found \"%s\"", b->maps,
+                      (unsigned long)t->line, bids_table[BIDS_FILES + m], path);
+            BIDS_TRY(bids_problem(b, b->count, QNET_ERROR_DATA));
+            continue;
         }
         if (!bids_is_absolute(path) && bids_folder(b->maps) < sizeof folder)
             memcpy(folder, b->maps, bids_folder(b->maps));
         BIDS_TRY(bids_path(b, scan->path[m], folder, path, "", ""));
-        if (!qnet_file_exists(scan->path[m]))
-            return bids_fail(b, QNET_ERROR_NOT_FOUND, "%s: line %lu, %s: there is no file %.600s", b->maps,
-                             (unsigned long)t->line, bids_table[BIDS_FILES + m], scan->path[m]);
-        if (bids_stem(scan->path[m])) BIDS_TRY(bids_check_units(b, m, scan->path[m]));
+        qnet_status status = QNET_OK;
+        if (!qnet_file_exists(scan->path[m])) {
+            status = bids_fail(b, QNET_ERROR_NOT_FOUND, "%s: line %lu, %s: there is no file %.600s", b->maps,
+                               (unsigned long)t->line, bids_table[BIDS_FILES + m], scan->path[m]);
+            scan->path[m][0] = '\0';
+        } else if (bids_stem(scan->path[m])) status = bids_check_units(b, m, scan->path[m]);
+        if (status != QNET_OK) BIDS_TRY(bids_problem(b, b->count, status));
     }
     b->count++;
     return QNET_OK;
@@ -1184,7 +1250,7 @@ static qnet_status bids_dataset(bids *b)
         f->label = scan->label;
         f->age = scan->age;
         f->sex = scan->sex;
-        f->qsm = scan->path[0];
+        f->qsm = scan->path[0][0] ? scan->path[0] : NULL;
         f->r2star = scan->path[1][0] ? scan->path[1] : NULL;
         f->t1w = scan->path[2][0] ? scan->path[2] : NULL;
         f->mask = scan->path[3][0] ? scan->path[3] : NULL;
@@ -1216,7 +1282,8 @@ static inline qnet_status bids_read(bids *b, qnet_context *ctx, const char *fold
     if (status == QNET_OK) status = bids_describe(b);
     if (status == QNET_OK) status = bids_check_filter(b);
     if (status == QNET_OK) status = bids_scans(b);
-    if (status == QNET_OK) status = b->write_maps ? bids_write_table(b) : bids_dataset(b);
+    if (status == QNET_OK && b->write_maps) status = bids_write_table(b);
+    if (status == QNET_OK) status = bids_dataset(b);
     if (status != QNET_OK) bids_free(b);
     return status;
 }

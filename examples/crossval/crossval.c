@@ -12,6 +12,7 @@
 #include "weights_tools/pth.h"
 #define PROGRAM "crossval"
 #include "program.h"
+#include "check_page.h"
 #include "cluster.h"
 #include "report.h"
 
@@ -62,7 +63,12 @@ static const char help_data[] =
     "  --write-maps FILE   only writes such a table of what is found in --data, for editing\n"
     "  --group-column NAME the column of participants.tsv that tells the groups (group)\n"
     "  --positive NAME     what it calls patients (HH) and\n"
-    "  --negative NAME     controls (HC); both or none, other groups are then left out\n";
+    "  --negative NAME     controls (HC); both or none, other groups are then left out\n"
+    "  --check             trains nothing: reads all scans, lists every problem and what to do about\n"
+    "                      it, estimates the run, and writes check.html with a picture of each scan\n"
+    "                      (into --out, else here); exit status 1 if there is a problem\n"
+    "  --exclude LIST      participants to leave out, as 03,sub-07, or @FILE that lists them\n"
+    "  --skip-bad          leaves out the scans that have problems; the report says which\n";
 static const char help_run[] =
     "  --bootstrap N       resamples (2000)        --seed S      seed of everything random (1)\n"
     "  --threads N         threads (all)           --cpu KIND    auto, scalar, avx2, avx512,\n"
@@ -90,8 +96,8 @@ static const char help_run[] =
 
 typedef struct options {
     const char *data, *out, *weights, *derivatives, *session, *filter, *t1w, *maps, *write_maps;
-    const char *group_column, *positive, *negative;
-    int resume, quiet, collect, final, permutations;
+    const char *group_column, *positive, *negative, *exclude;
+    int resume, quiet, collect, final, permutations, check, skip_bad;
     double prevalence;
     qnet_hooks hooks;
     qnet_experiment_config config;
@@ -156,6 +162,8 @@ static int option_with_value(options *o, const char *name, const char *value)
         o->write_maps = value;
     else if (strcmp(name, "--group-column") == 0)
         o->group_column = value;
+    else if (strcmp(name, "--exclude") == 0)
+        o->exclude = value;
     else if (strcmp(name, "--positive") == 0 || strcmp(name, "--negative") == 0) {
         /* It goes into HTML, JSON and tables as it is. */
         if (!*value || strlen(value) > 40 || strpbrk(value, "<>&\"\\|") || has_control(value))
@@ -184,7 +192,7 @@ static int option_with_value(options *o, const char *name, const char *value)
         if (!whole(name, value, 32, 2048, &crop->size)) return 0;
         full->size = crop->size;
     } else if (strcmp(name, "--max-slices") == 0) {
-        if (!whole(name, value, 1, 4096, &crop->max_slices)) return 0;
+        if (!whole(name, value, 1, 1024, &crop->max_slices)) return 0;
         full->max_slices = crop->max_slices;
     } else if (strcmp(name, "--seed") == 0) {
         char *end;
@@ -218,8 +226,8 @@ static int option_with_value(options *o, const char *name, const char *value)
         full->slice_first = crop->slice_first;
         full->slice_count = crop->slice_count;
     } else if (strcmp(name, "--center") == 0) {
-        if (sscanf(value, "%lf,%lf%c", &crop->box_center_mm[0], &crop->box_center_mm[1], &rest) !=
-            2) {
+        if (sscanf(value, "%lf,%lf%c", &crop->box_center_mm[0], &crop->box_center_mm[1], &rest) != 2 ||
+            !(fabs(crop->box_center_mm[0]) < 1e6 && fabs(crop->box_center_mm[1]) < 1e6)) {
             return fail(name, value, "X,Y in mm, such as 0,2.5");
         }
         crop->box_explicit = 1;
@@ -246,7 +254,8 @@ static int parse(int argc, char **argv, options *o)
 {
     static const char *const flags[] = {"--help", "--version", "--resume", "--quiet", "--shuffle-labels",
                                         "--inner-validation", "--physics-safe", "--any-values", "--any-orientation",
-                                        "--collect", "--locate", "--final", NULL};
+                                        "--collect", "--locate", "--final", "--check",
+                                        "--skip-bad", NULL};
     char name[40], help[sizeof help_data + sizeof help_run];
     const char *value;
     int taken;
@@ -270,6 +279,10 @@ static int parse(int argc, char **argv, options *o)
             o->quiet = 1;
         else if (strcmp(name, "--collect") == 0)
             o->collect = 1;
+        else if (strcmp(name, "--check") == 0)
+            o->check = 1;
+        else if (strcmp(name, "--skip-bad") == 0)
+            o->skip_bad = 1;
         else if (strcmp(name, "--final") == 0)
             o->final = 1;
         else if (strcmp(name, "--shuffle-labels") == 0)
@@ -287,7 +300,8 @@ static int parse(int argc, char **argv, options *o)
     }
     if (!o->data) return fail("--data", "", "the folder with participants.tsv");
     if (o->maps && o->write_maps) return fail("--write-maps", o->write_maps, "no --maps beside it");
-    if (!o->out && !o->write_maps) return fail("--out", "", "a folder for the results");
+    if (o->check && o->collect) return fail("--check", "", "no --collect beside it");
+    if (!o->out && !o->write_maps && !o->check) return fail("--out", "", "a folder for the results");
     if (!o->positive != !o->negative)
         return fail(o->positive ? "--negative" : "--positive", "", "the name of the other group");
     if (o->positive && bids_same(o->positive, o->negative))
@@ -317,10 +331,12 @@ static const char *in_options(const char *sentence, char text[2000])
         {"choose with a table of files", "choose with --maps FILE (--write-maps makes one)"},
         {", with filter=", ", with --filter "},
         {"filter: expected", "--filter: expected"},
+        {"exclude: ", "--exclude: "},
         {", then collect", " with --part K/N --resume, then --collect"},
-        {"input configuration: slice_count", "--slices: slice_count"},
+        {"input configuration: slice_count", "--slices FIRST:N: N is"},
         {"expected max_slices", "expected --max-slices"},
         {"input configuration: size", "--size"},
+        {"experiment: part ", "--part: part "},
         {"folds: ", "--folds: "},
         {"with inner_validation", "with --inner-validation"},
         {"\"stage1.epochs=", "\"--epochs1 "},
@@ -329,7 +345,19 @@ static const char *in_options(const char *sentence, char text[2000])
         {"\"folds=", "\"--folds "},
         {"\"repeats=", "\"--repeats "},
         {"\"seed=", "\"--seed "},
-        {"\"bootstrap=", "\"--bootstrap "}};
+        {"\"bootstrap=", "\"--bootstrap "},
+        {"\"size=", "\"--size "},
+        {"\"max_slices=", "\"--max-slices "},
+        {"\"slice_first=", "\"--slices FIRST "},
+        {"\"slice_count=", "\"--slices N "},
+        {"\"box_explicit=", "\"--center "},
+        {"\"box_center_mm.0=", "\"--center X "},
+        {"\"box_center_mm.1=", "\"--center Y "},
+        {"\"stretch=", "\"--stretch "},
+        {"\"augment.physics_safe=", "\"--physics-safe "},
+        {"\"shuffle_labels=", "\"--shuffle-labels "},
+        {"\"input=", "\"--input "},
+        {"\"kernels=", "\"--cpu "}};
     size_t n = 0;
     while (*sentence && n + 100 < 2000) {
         size_t i = 0;
@@ -344,18 +372,12 @@ static const char *in_options(const char *sentence, char text[2000])
     return text;
 }
 
-/* For qnet_log.message. */
-static void say(void *user, qnet_log_level level, const char *sentence)
-{
-    char text[2000];
-    message(user, level, in_options(sentence, text));
-}
-
-/* The scans of the folder; only maps that the configuration needs must be there. */
-static qnet_status find_scans(qnet_context *ctx, const options *o, qnet_log log, bids *found)
+/* The scans of the folder; only maps that the configuration needs must be there. Problems go to c. */
+static qnet_status find_scans(check *c, const options *o, const char *exclude)
 {
     const qnet_input_config *crop = &o->config.input[QNET_INPUT_CROP];
-    memset(found, 0, sizeof *found);
+    bids *found = c->found;
+    qnet_status status;
     found->derivatives = o->derivatives;
     found->session = o->session;
     found->filter = o->filter;
@@ -365,11 +387,113 @@ static qnet_status find_scans(qnet_context *ctx, const options *o, qnet_log log,
     found->group_column = o->group_column;
     found->positive = o->positive;
     found->negative = o->negative;
+    found->exclude = exclude;
     found->no_r2star = !crop->use_channel[1];
     found->no_t1w = !crop->use_channel[2];
     found->any_values = crop->any_values;
-    found->log = log;
-    return bids_read(found, ctx, o->data);
+    found->log = qnet_context_hooks(c->ctx)->log;
+    if (!o->write_maps || o->check) {
+        found->problem = check_problem;
+        found->problem_user = c;
+    }
+    status = bids_read(found, c->ctx, o->data);
+    if (status == QNET_OK && !check_begin(c)) status = QNET_ERROR_MEMORY;
+    found->dataset.read = check_read;
+    found->dataset.user = c;
+    for (const char *p = exclude; status == QNET_OK && p && *p; p += strspn(p, ", \t\r\n")) {
+        char name[64];
+        snprintf(name, sizeof name, "%s%.*s", strncmp(p, "sub-", 4) ? "sub-" : "",
+                 (int)strcspn(p, ", \t\r\n"), p);
+        p += strcspn(p, ", \t\r\n");
+        if (name[4]) check_leave_out(c, name, "", "--exclude");
+    }
+    return status;
+}
+
+/* For check.estimate: before the first epoch, two lines; --check shows them behind its table. */
+static qnet_status show_estimate(check *c, const qnet_cohort *cohort)
+{
+    display *d = c->shown;
+    estimate e;
+    qnet_status status;
+    display_clear(d);
+    d->silent = 1;
+    status = estimate_make(c->ctx, c->config, cohort, c->folder, &e);
+    d->silent = 0;
+    if (status != QNET_OK) return status == QNET_STOPPED || status == QNET_ERROR_MEMORY ? status : QNET_OK;
+    estimate_text(&e, c->config, c->text);
+    d->expected = e.seconds;
+    if (!c->showing) {
+        display_stamp(d);
+        printf("%s\n", c->text);
+        fflush(stdout);
+    }
+    return QNET_OK;
+}
+
+/* --check: all scans are read, none is kept; then the table, the sentences, and the page. */
+static qnet_status run_check(check *c, const options *o)
+{
+    const int input = o->config.use_input[QNET_INPUT_CROP] ? QNET_INPUT_CROP : QNET_INPUT_FULL;
+    qnet_cohort *cohort = NULL;
+    qnet_buffer html;
+    qnet_status status, written;
+    char path[700];
+    if (o->out) {
+        written = qnet_make_folder(c->ctx, o->out);
+        if (written != QNET_OK) return written;
+    }
+    c->showing = 1;
+    c->draw = check_draw;
+    c->box_mm = input == QNET_INPUT_CROP ? o->config.input[input].box_mm : 0;
+    status = check_read(c, &o->config.input[input], &cohort);
+    if (cohort) qnet_cohort_destroy(cohort);
+    display_clear(c->shown);
+    if (status == QNET_STOPPED || (status != QNET_OK && c->problems == 0)) return status;
+    snprintf(path, sizeof path, "%.600s%scheck.html", o->out ? o->out : "", o->out ? "/" : "");
+    memset(&html, 0, sizeof html);
+    written = check_html(c, c->text, &html);
+    if (written == QNET_OK) written = qnet_file_replace(c->ctx, path, html.bytes, html.size);
+    qnet_buffer_free(c->ctx, &html);
+    if (!o->quiet) {
+        printf("\n");
+        check_print(c, stdout);
+        if (c->warnings) printf("\nWarnings: accepted, but odd.\n");
+        check_print_notes(c, QNET_LOG_WARNING, "  ", stdout);
+        if (c->text[0]) printf("\n%s\n", c->text);
+        if (written == QNET_OK) printf("\nWrote %s, with a picture of each scan: open it in a browser.\n", path);
+        if (c->problems == 0) printf("No problems: this cohort can be trained on.\n");
+    }
+    return written != QNET_OK ? written : status;
+}
+
+/* What --exclude names: the list, or the text of a file. */
+static qnet_status read_exclude(qnet_context *ctx, const char *given, qnet_buffer *text)
+{
+    qnet_status status;
+    if (given == NULL || *given != '@') return QNET_OK;
+    status = qnet_file_read(ctx, given + 1, (size_t)1 << 20, text);
+    return status == QNET_OK ? qnet_buffer_append(ctx, text, "", 1) : status;
+}
+
+/* All problems, or the one sentence of what failed. */
+static void print_failure(const check *c)
+{
+    char text[2000], list[1000];
+    int bad = 0;
+    if (!c->failed) {
+        if (!c->scan) check_print_notes(c, QNET_LOG_ERROR, "crossval: ", stderr);
+        fprintf(stderr, "crossval: %s\n", in_options(bids_error(c->found), text));
+        return;
+    }
+    for (int i = 0; c->scan && i < c->found->count; i++) bad += c->scan[i].problems > 0;
+    check_print_notes(c, QNET_LOG_ERROR, "crossval: ", stderr);
+    if (c->problems == 1) return;
+    check_bad_list(c, list, sizeof list);
+    if (bad == c->found->count) list[0] = '\0'; /* nobody would be left */
+    snprintf(text, sizeof text, ", %d of %d scans cannot be used", bad, c->found->count);
+    fprintf(stderr, "crossval: %d problems%s%s%s%s\n", c->problems, bad ? text : "", c->showing ? "" : "; --check shows them on a page",
+            list[0] ? "; to leave them out: --skip-bad or --exclude " : "", list);
 }
 
 /* 1: the results of a run that is done lie in the output folder. */
@@ -403,29 +527,48 @@ int main(int argc, char **argv)
     options o;
     display d;
     bids found;
+    check c;
     pictures drawn;
     const qnet_viewer viewer = {&drawn, pictures_scan};
     qnet_context *ctx = NULL;
     qnet_experiment *e = NULL;
-    qnet_buffer tables;
+    qnet_buffer tables, exclude;
     qnet_status status;
     char build[160], command[2000];
     const time_t now = time(NULL);
     int ok = parse(argc, argv, &o);
     if (ok <= 0) return ok < 0 ? 0 : 2;
     memset(&tables, 0, sizeof tables);
+    memset(&exclude, 0, sizeof exclude);
     memset(&drawn, 0, sizeof drawn);
+    memset(&found, 0, sizeof found);
+    memset(&c, 0, sizeof c);
     display_begin(&d, o.quiet);
-    o.hooks.progress.user = o.hooks.log.user = &d;
+    o.hooks.progress.user = &d;
     o.hooks.progress.report = show;
-    o.hooks.log.message = say;
+    o.hooks.log.user = &c;
+    o.hooks.log.message = check_message;
     o.hooks.weights = pth_weights_reader();
+    c.shown = &d;
+    c.drawn = &drawn;
+    c.found = &found;
+    c.config = &o.config;
+    c.skip_bad = o.skip_bad;
+    c.showing = o.check;
+    c.in_options = in_options;
+    c.current = -1;
+    c.folder = o.out;
+    c.estimate = o.quiet || o.collect ? NULL : show_estimate;
     status = qnet_context_create(&o.hooks, &ctx);
     if (status != QNET_OK) {
-        fprintf(stderr, "crossval: %s (is --cpu right for this machine?)\n",
-                qnet_status_text(status));
+        o.hooks.cpu = QNET_CPU_AUTO;
+        if (qnet_context_create(&o.hooks, &ctx) != QNET_OK) fputs("crossval: no memory\n", stderr);
+        else fprintf(stderr, "crossval: --cpu: this machine does not have it; its best is %s\n",
+                     qnet_cpu_name(qnet_context_cpu(ctx)));
+        qnet_context_destroy(ctx);
         return 1;
     }
+    c.ctx = found.ctx = ctx;
     qnet_describe_build(ctx, build, sizeof build);
     if (!o.quiet) printf("%s\n", build);
     drawn.group[QNET_HH] = o.positive;
@@ -436,16 +579,19 @@ int main(int argc, char **argv)
     drawn.command = command;
     strftime(drawn.date, sizeof drawn.date, "%Y-%m-%d", localtime(&now));
     o.config.publish.user = &drawn; /* cuts: of the input that the page shows */
-    o.config.input[o.config.use_input[QNET_INPUT_CROP] ? QNET_INPUT_CROP : QNET_INPUT_FULL].viewer =
-        &viewer;
+    if (!o.check)
+        o.config.input[o.config.use_input[QNET_INPUT_CROP] ? QNET_INPUT_CROP : QNET_INPUT_FULL].viewer =
+            &viewer;
     if (o.collect && !parts_there(ctx, o.out, &o.config.parts)) {
         qnet_context_destroy(ctx);
         return 1;
     }
-    status = find_scans(ctx, &o, o.hooks.log, &found);
-    if (status == QNET_OK && !o.write_maps && !(o.final && !o.collect && is_done(o.out)))
+    status = read_exclude(ctx, o.exclude, &exclude);
+    if (status == QNET_OK) status = find_scans(&c, &o, exclude.size ? (const char *)exclude.bytes : o.exclude);
+    if (status == QNET_OK && o.check) status = run_check(&c, &o);
+    else if (status == QNET_OK && !o.write_maps && !(o.final && !o.collect && is_done(o.out)))
         status = qnet_experiment_run(ctx, &o.config, &found.dataset, o.out, o.weights, o.resume, &e);
-    if (status == QNET_OK && o.final && !o.write_maps) {
+    if (status == QNET_OK && o.final && !o.write_maps && !o.check) {
         o.config.part = o.config.parts = 0;
         status = qnet_experiment_final(ctx, &o.config, &found.dataset, o.out, o.weights, o.resume);
     }
@@ -454,7 +600,7 @@ int main(int argc, char **argv)
         if (!o.quiet) printf("Wrote %s: %d scans.\n", o.write_maps, found.count);
     } else if (status == QNET_OK && e) {
         status = report_tables(e, &tables);
-    } else if (status == QNET_OK && !o.quiet && !o.final) {
+    } else if (status == QNET_OK && !o.quiet && !o.final && !o.check) {
         printf("Part %d of %d is done. When all are: the same command with --collect for --part.\n",
                o.config.part, o.config.parts);
     }
@@ -464,18 +610,18 @@ int main(int argc, char **argv)
             "\nWrote %s/report.html, results.json, predictions.csv, manifest.json%s.\n", o.out,
             o.config.keep[QNET_MODEL_QNET] ? " and weights/" : "");
     }
-    if (status == QNET_OK && o.final && !o.quiet) printf("Wrote %s/model, for build/predict.\n", o.out);
+    if (status == QNET_OK && o.final && !o.check && !o.quiet) printf("Wrote %s/model, for build/predict.\n", o.out);
     fflush(stdout);
     if (status == QNET_STOPPED) {
-        fprintf(stderr, "crossval: stopped; the same command with --resume goes on from here\n");
-    } else if (status != QNET_OK) {
-        char text[2000];
-        fprintf(stderr, "crossval: %s\n", in_options(bids_error(&found), text));
-    }
+        fprintf(stderr, o.check ? "crossval: stopped\n"
+                        : "crossval: stopped; the same command with --resume goes on from here\n");
+    } else if (status != QNET_OK) print_failure(&c);
     qnet_buffer_free(ctx, &tables);
     qnet_experiment_destroy(e);
+    check_free(&c);
     bids_free(&found);
     pictures_free(ctx, &drawn);
+    qnet_buffer_free(ctx, &exclude);
     qnet_context_destroy(ctx);
     return status == QNET_OK ? 0 : status != QNET_STOPPED ? 1 : interrupted == SIGINT ? 130 : 75;
 }

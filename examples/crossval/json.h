@@ -76,6 +76,18 @@ static void put_dataset_members(writer *w, const qnet_experiment *e)
     put_members(w, "dataset_type %s; simulated %d", e->dataset_type, e->simulated);
 }
 
+/* Who was left out by the user, and why. */
+static void put_left_out(writer *w, const qnet_experiment *e)
+{
+    int count;
+    const left_out *out = left_out_of(e, &count);
+    open_object(w, "left_out", "[");
+    for (int i = 0; i < count; i++)
+        put_members(w, " {\"subject\": %s, \"session\": %s, \"why\": %s}", out[i].subject, out[i].session,
+                    out[i].why);
+    close_object(w, "]");
+}
+
 static void put_cohort(writer *w, const qnet_experiment *e)
 {
     static const char names[3][4] = { "HC", "HH", "all" };
@@ -94,6 +106,7 @@ static void put_cohort(writer *w, const qnet_experiment *e)
                     g->age_low, g->age_high);
         close_object(w, "}");
     }
+    put_left_out(w, e);
     close_object(w, "}");
 }
 
@@ -216,6 +229,7 @@ static qnet_status report_manifest(const qnet_experiment *e, qnet_buffer *json)
         put_members(w, "initial_weights \"%016llx\"", (unsigned long long)e->weights_hash);
     close_object(w, "}");
     put_settings(w, e);
+    put_left_out(w, e);
     open_object(w, "scans", "[");
     for (int i = 0; i < e->participants_count; i++) {
         const qnet_participant *p = &e->participants[i];

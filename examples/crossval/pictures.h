@@ -15,6 +15,12 @@
 #define SHEET_GAP 4
 #define SHEET_EPOCH 1000000 /* draws that no training sees */
 
+/* A scan that was left out of the cohort, by --exclude or --skip-bad. */
+typedef struct left_out {
+    char subject[64], session[64]; /* "sub-01", "" */
+    const char *why;
+} left_out;
+
 /* A scan with its map: of ResNetSWA for the middle slice, 0..1 by its own range, or of Q-Net for all. */
 typedef struct cam_picture {
     int scan, slice;    /* slice: the middle one */
@@ -26,6 +32,8 @@ typedef struct cam_picture {
 typedef struct pictures {
     const char *group[2]; /* what the groups are called, by label; NULL: as in the paper. Set by the
                              caller, without characters that HTML or JSON would need escaped */
+    left_out *out;        /* [outs] */
+    int outs;
     double prevalence;    /* that PPV and NPV are stated at besides the cohort's; 0: none given */
     int permutations;     /* of the permutation test; 0: none */
     regions means;
@@ -58,6 +66,7 @@ static inline void pictures_clear(pictures *p, int input)
 static inline void pictures_free(qnet_context *ctx, pictures *p)
 {
     free(p->cuts.rgb);
+    free(p->out);
     free(p->means.mean);
     for (int i = 0; i < 2; i++) {
         qnet_buffer_free(ctx, &p->sheet[i]);
@@ -68,6 +77,7 @@ static inline void pictures_free(qnet_context *ctx, pictures *p)
 /* For a qnet_viewer, whose user is a pictures: what is taken of each scan while its volumes are in memory. */
 static inline void pictures_scan(void *user, const qnet_scan *scan, const qnet_scan_maps *maps)
 {
+    if (scan == NULL) return; /* it has only been read */
     cut_show(&((pictures *)user)->cuts, scan, maps);
     region_add(&((pictures *)user)->means, scan, maps);
 }

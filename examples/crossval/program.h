@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 #if defined(__unix__) || defined(__APPLE__)
+#include <sys/ioctl.h>
 #include <unistd.h>
 #endif
 
@@ -110,8 +111,10 @@ static void on_interrupt(int signal_number)
 
 typedef struct display {
     int quiet, terminal;
+    int silent;         /* 1: for the time being it shows nothing, and only listens to Ctrl-C */
     time_t begin, last;
     double first_fraction;
+    double expected;    /* seconds of the whole, as long as the work itself does not tell; 0: unknown */
     char where[64], task[32];
 } display;
 
@@ -143,50 +146,87 @@ static void display_begin(display *d, int quiet)
 #endif
 }
 
+/* Columns of the terminal, asked for anew each time: windows change. A bar ends one before the last, at
+   which some terminals go on to the next row. */
+static int display_width(void)
+{
+    const char *columns = getenv("COLUMNS");
+    int width = columns ? atoi(columns) : 0;
+#ifdef TIOCGWINSZ
+    struct winsize size;
+    if (ioctl(1, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) width = size.ws_col;
+#endif
+    return (width >= 20 && width <= 250 ? width : width > 250 ? 250 : 80) - 1;
+}
+
 /* Takes the bar off a terminal. */
 static inline void display_clear(const display *d)
 {
-    if (d->terminal && !d->quiet) printf("\r%-118s\r", "");
+    if (d->terminal && !d->quiet) printf("\r%*s\r", display_width(), "");
     fflush(stdout);
+}
+
+/* Before a line of a log, which nobody watches: when it was written. */
+static void display_stamp(const display *d)
+{
+    const time_t now = time(NULL);
+    const struct tm *local = localtime(&now);
+    char text[32];
+    if (!d->terminal && local && strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", local) > 0)
+        printf("%s  ", text);
+}
+
+/* The bar in one row of `width`; what matters least goes first where it is narrow: speed and loss, half of
+   the bar, all of it, where. */
+static void display_row(char line[400], int width, const char *left, const qnet_progress_info *p)
+{
+    static const int bars[5] = {20, 20, 10, 0, 0};
+    char step[64] = "", rest[64] = "";
+    if (p->epoch > 0) sprintf(step, " epoch %d/%d", p->epoch, p->epochs);
+    else if (p->steps > 0) sprintf(step, " %lu/%lu", (unsigned long)p->step, (unsigned long)p->steps);
+    if (p->loss == p->loss && p->epoch > 0) sprintf(rest, "  loss %.3f", p->loss);
+    if (p->items_per_second > 0 && p->items_per_second < 1e9)
+        sprintf(rest + strlen(rest), "  %.0f/s", p->items_per_second);
+    for (int brief = 0; brief < 5; brief++) {
+        const int bar = bars[brief], at = (int)(p->fraction * bar);
+        for (int i = 0; i < bar; i++) line[i] = i < at ? '#' : '.';
+        /* Below 100 %: there is work while it is called. */
+        snprintf(line + bar, 350, " %3d%%  left %s  %.*s%s%.24s%s%s",
+                 p->fraction < 0.99 ? (int)(p->fraction * 100) : 99, left, brief < 4 ? 50 : 0, p->where,
+                 brief < 4 ? "  " : "", p->task, step, brief < 1 ? rest : "");
+        if ((int)strlen(line) <= width) return;
+    }
 }
 
 /* For qnet_progress.report, whose user is a display. */
 static int show(void *user, const qnet_progress_info *p)
 {
     display *d = (display *)user;
-    char left[32], bar[21], line[256];
+    char left[32], line[400];
+    const int width = d->terminal ? display_width() : 250;
     const time_t now = time(NULL);
     const int news = strcmp(d->where, p->where) != 0 || strcmp(d->task, p->task) != 0;
     double gained;
-    int at;
 #ifdef SIGUSR1
     /* With time left, at the first step of an epoch: the checkpoint of the one before is written. */
     if (interrupted == SIGUSR1) return p->epoch == 0 || p->step == 1;
 #endif
     if (interrupted) return 1;
-    if (d->quiet) return 0;
+    if (d->quiet || d->silent) return 0;
     if (d->first_fraction < 0 && p->epoch > 0) { /* folds that are done come at once */
         d->first_fraction = p->fraction;
         d->begin = now;
     }
     if (!news && difftime(now, d->last) < (d->terminal ? 1 : 20)) return 0;
     gained = d->first_fraction < 0 ? 0 : p->fraction - d->first_fraction;
-    duration(left, gained > 0.002 ? difftime(now, d->begin) * (1 - p->fraction) / gained : -1);
-    at = (int)(p->fraction * 20);
-    for (int i = 0; i < 20; i++) bar[i] = i < at ? '#' : '.';
-    bar[20] = '\0';
-    sprintf(line, "%s %3d%%  left %s  %.50s  %.24s", bar, /* there is work while it is called */
-            p->fraction < 0.99 ? (int)(p->fraction * 100) : 99, left, p->where, p->task);
-    if (p->epoch > 0)
-        sprintf(line + strlen(line), " epoch %d/%d", p->epoch, p->epochs);
-    else if (p->steps > 0)
-        sprintf(line + strlen(line), " %lu/%lu", (unsigned long)p->step, (unsigned long)p->steps);
-    if (p->loss == p->loss && p->epoch > 0) sprintf(line + strlen(line), "  loss %.3f", p->loss);
-    if (p->items_per_second > 0) sprintf(line + strlen(line), "  %.0f/s", p->items_per_second);
-    if (d->terminal)
-        printf("\r%-118.118s", line);
-    else
+    duration(left, gained > 0.002 ? difftime(now, d->begin) * (1 - p->fraction) / gained
+                   : d->expected > 0 ? d->expected * (1 - p->fraction) : -1);
+    display_row(line, width, left, p);
+    if (d->terminal) printf("\r%-*.*s", width, width, line);
+    else {
+        display_stamp(d);
         printf("%s\n", line);
+    }
     fflush(stdout);
     d->last = now;
     sprintf(d->where, "%.63s", p->where);
@@ -197,9 +237,14 @@ static int show(void *user, const qnet_progress_info *p)
 /* For qnet_log.message, whose user is a display. */
 static void message(void *user, qnet_log_level level, const char *text)
 {
-    fflush(stdout);
-    if (level == QNET_LOG_WARNING) fprintf(stderr, PROGRAM ": warning: %s\n", text);
-    else if (level != QNET_LOG_DEBUG && !((display *)user)->quiet) printf("%s\n", text);
+    const display *d = (const display *)user;
+    display_clear(d);
+    if (level >= QNET_LOG_WARNING)
+        fprintf(stderr, PROGRAM ": %s%s\n", level == QNET_LOG_WARNING ? "warning: " : "", text);
+    else if (level != QNET_LOG_DEBUG && !d->quiet) {
+        display_stamp(d);
+        printf("%s\n", text);
+    }
 }
 
 #endif

@@ -12,6 +12,15 @@ static const char *group_given(const qnet_experiment *e, int hh)
     return to->input == pictures_input && to->user ? ((const pictures *)to->user)->group[hh] : NULL;
 }
 
+/* The scans that --exclude and --skip-bad left out. */
+static const left_out *left_out_of(const qnet_experiment *e, int *count)
+{
+    const qnet_publish *to = &e->config.publish;
+    const pictures *p = to->input == pictures_input ? (const pictures *)to->user : NULL;
+    *count = p ? p->outs : 0;
+    return p ? p->out : NULL;
+}
+
 /* Short, as in tables. */
 static const char *group_tag(const qnet_experiment *e, int hh)
 {
@@ -153,12 +162,18 @@ static const char *interval_text(const writer *w, char text[TEXT_SIZE],
     return text;
 }
 
+/* Text from outside, in a page or on a terminal. */
+static void put_plain(writer *w, const char *text)
+{
+    if (w->html) put_escaped(w, text);
+    else put(w, text);
+}
+
 /* The data set's name, or that it has none. */
 static void put_dataset(writer *w, const qnet_experiment *e)
 {
     if (!e->dataset[0]) put(w, "data set not named");
-    else if (w->html) put_escaped(w, e->dataset);
-    else put(w, e->dataset);
+    else put_plain(w, e->dataset);
 }
 
 /* The verdict in plain sentences, about the scan-level Q-Net. */
@@ -257,6 +272,8 @@ static void put_warnings(writer *w, const qnet_experiment *e, const group_counts
     const char *item = w->html ? "<li>" : "- ", *end = w->html ? "</li>\n" : "\n";
     const int epochs1 = e->config.stage1.epochs, epochs2 = e->config.stage2.epochs;
     const int least = group[0].subjects < group[1].subjects ? group[0].subjects : group[1].subjects;
+    const left_out *out;
+    int outs;
     if (e->config.shuffle_labels) {
         print(w, "%sControl run: the labels were shuffled over the subjects before anything "
                  "else. %s and %s below are the shuffled labels. AUCs by scan as means "
@@ -270,6 +287,21 @@ static void put_warnings(writer *w, const qnet_experiment *e, const group_counts
                   qnet_model_name((qnet_model_kind)m), r->auc_within_folds, r->auc_first);
         }
         put(w, " no sign of a leak where both are near 0.5 or below.");
+        put(w, end);
+    }
+    out = left_out_of(e, &outs);
+    if (outs > 0) {
+        print(w, "%s%d scan%s left out before training:", item, outs, outs > 1 ? "s were" : " was");
+        for (int i = 0; i < outs; i++) {
+            put(w, i ? "; " : " ");
+            put_plain(w, out[i].subject);
+            if (out[i].session[0]) put(w, " session ");
+            put_plain(w, out[i].session);
+            put(w, " (");
+            put_plain(w, out[i].why);
+            put(w, ")");
+        }
+        put(w, ".");
         put(w, end);
     }
     if (e->config.inner_validation) {
