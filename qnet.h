@@ -1555,7 +1555,7 @@ QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_conf
 QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps);
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort);
 /* Marks, and warns of, scans whose basal ganglia lie elsewhere in the head, or in other numbers of
-   slices, than in most of ten or more; warns where some scans have a mask and others were located. */
+   slices, than in most of ten or more; warns where only some scans have a mask. */
 QNET_API qnet_status qnet_cohort_outliers(qnet_cohort *cohort);
 #ifndef QNET_NO_STDIO
 /* Reads the files of one scan and appends it to each of count cohorts of different inputs, or to
