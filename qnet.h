@@ -19992,9 +19992,7 @@ static qnet_status qnet__record_read(qnet_context *ctx, const qnet_safetensors *
                               "%s: '%s': expected %.0f numbers of type %s, found %.0f of type %s",
                               name, a->name, (double)a->count, qnet_dtype_name(a->dtype),
                               t ? (double)t->count : 0, t ? qnet_dtype_name(t->dtype) : "none");
-        /* Of epochs without a validation that is NaN. */
-        if (strcmp(a->name, "history") != 0 && strcmp(a->name, "curves") != 0)
-            QNET__TRY(qnet__check_numbers(ctx, name, t, a->name));
+        QNET__TRY(qnet__check_numbers(ctx, name, t, a->name));
         found[i] = t;
     }
     for (int i = 0; i < count; i++)
