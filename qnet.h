@@ -1417,13 +1417,14 @@ typedef enum qnet_input { QNET_INPUT_CROP, QNET_INPUT_FULL } qnet_input;
 QNET_API const char *qnet_input_name(qnet_input input); /* "crop", "full" */
 
 /* Is shown each scan of a cohort while its volumes are in memory, turned to RAS, for pictures of
-   what was cut. maps->mask: what counts of the mask; NULL: not needed. Where it is read from files,
-   it comes before that with scan NULL and the maps as they are in the files (NULL: unreadable). */
+   what was cut. maps->mask: what counts of the mask; NULL: not needed. read, NULL: none, is shown
+   the maps before that as they are in the files, those that cannot be read as NULL. */
 struct qnet_scan;
 struct qnet_scan_maps;
 typedef struct qnet_viewer {
     void *user;
     void (*show)(void *user, const struct qnet_scan *scan, const struct qnet_scan_maps *maps);
+    void (*read)(void *user, const struct qnet_scan_maps *maps);
 } qnet_viewer;
 
 typedef struct qnet_input_config {
@@ -19560,7 +19561,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     scan.hash = qnet_hash(QNET_HASH_START, pixels, (size_t)p.slices * image * sizeof *pixels);
     scan.cut = p.cut;
     cohort->scans[cohort->scans_count++] = scan;
-    if (cohort->config.viewer) {
+    if (cohort->config.viewer && cohort->config.viewer->show) {
         qnet_scan_maps seen = *maps; /* the volumes that were looked at */
         seen.r2star = p.map[QNET__R2STAR], seen.t1w = p.map[QNET__T1W];
         seen.mask = p.map[QNET__MASK];
@@ -19671,7 +19672,7 @@ QNET_API qnet_status qnet_cohort_read(qnet_cohort *const *cohorts, int count,
                                  v[QNET__QSM], v[QNET__R2STAR], v[QNET__T1W], v[QNET__MASK]};
     for (int k = 0; k < count; k++) {
         const qnet_viewer *viewer = cohorts[k]->config.viewer;
-        if (viewer) viewer->show(viewer->user, NULL, &maps);
+        if (viewer && viewer->read) viewer->read(viewer->user, &maps);
     }
     while (status == QNET_OK && added < count) {
         qnet__note(ctx, &status, qnet__cohort_append(cohorts[added], &maps, path));
@@ -21598,13 +21599,13 @@ static void qnet__logistic_slope(const int *label, const double *x, size_t count
         for (size_t k = 0; k <= j; k++) h[j * q + k] = j && j == k ? ridge : 0.0;
     }
     for (size_t i = 0; i < count; i++) {
-        const double *xi = x + i * predictors - 1; /* xi[j] of coefficient j > 0 */
-        const double small = exp(-fabs(eta[i])), w = small / ((1 + small) * (1 + small));
-        const double wrong = (label[i] == (eta[i] > 0) ? small : 1.0) / (1 + small);
+        const double *xi = x + i * predictors; /* xi[j - 1] of coefficient j > 0 */
+        const double e = exp(-fabs(eta[i])), w = e / ((1 + e) * (1 + e)); /* w = P (1 - P) */
+        const double wrong = (label[i] == (eta[i] > 0) ? e : 1.0) / (1 + e);
         for (size_t j = 0; j < q; j++) {
-            const double xj = j ? xi[j] : 1.0;
+            const double xj = j ? xi[j - 1] : 1.0;
             g[j] += (label[i] ? wrong : -wrong) * xj;
-            for (size_t k = 0; k <= j; k++) h[j * q + k] += w * xj * (k ? xi[k] : 1.0);
+            for (size_t k = 0; k <= j; k++) h[j * q + k] += w * xj * (k ? xi[k - 1] : 1.0);
         }
     }
 }
@@ -22142,6 +22143,7 @@ static qnet_status qnet__predictor_open(struct qnet__predictor_state *s, const c
         return qnet__fail(p->ctx, QNET_ERROR_MISMATCH, "%s: there is no lstm.weight_hh_l0 of a "
                           "Q-Net in it", qnet__safetensors_name(s->pair[0][1]));
     QNET__TRY(qnet__predictor_plan(s, (int)u->shape[1]));
+    QNET__TRY(qnet__predictor_resnet(s, 0));
     if (!folder) return QNET_OK;
     qnet__study_arrays(s, arrays);
     return qnet__record_read(p->ctx, s->record, record, arrays, QNET__STUDY);
@@ -23530,10 +23532,10 @@ typedef struct qnet__study {
      share = min(b, d) / d,  d = |S - mu I|^2,  b = 1/n^2 sum_k |x_k x_k' - S|^2, x less the mean */
 static qnet_status qnet__study_fit(qnet_context *ctx, const qnet__study *q, const int *list, int n)
 {
-    enum { p = QNET_FEATURES };
+    const int p = QNET_FEATURES;
     double *const c = q->covariance, *const mean = q->s->study[QNET__MEAN];
     double *factor = q->s->study[QNET__FACTOR], fourth = 0, square = 0, trace = 0;
-    memset(c, 0, (size_t)p * p * sizeof *c);
+    memset(c, 0, (size_t)(p * p) * sizeof *c);
     for (int f = 0; f < p; f++) {
         mean[f] = 0;
         for (int k = 0; k < n; k++) mean[f] += q->x[list[k] * p + f] / n;

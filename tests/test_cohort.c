@@ -681,7 +681,7 @@ static void test_cuts(void)
     qnet_input_config config = small_config(QNET_INPUT_CROP);
     qnet_cohort *many = NULL;
     cut_pictures pictures = {0, NULL};
-    const qnet_viewer viewer = {&pictures, cut_show};
+    const qnet_viewer viewer = {&pictures, cut_show, NULL};
     int s, i, orange = 0, blue = 0;
     config.max_slices = NZ;
     config.viewer = &viewer;

@@ -482,7 +482,7 @@ static qnet_status final_folder(qnet_context *ctx, const qnet_experiment_config 
     qnet_status status;
     memset(&b, 0, sizeof b);
     status = bids_read(&b, ctx, data_folder);
-    if (status == QNET_OK) status = qnet_experiment_final(ctx, config, &b.dataset, out, NULL, resume);
+    if (status == QNET_OK) status = qnet_experiment_final(ctx, config, &b.dataset, out, start, resume);
     return folder_end(ctx, &b, status);
 }
 

@@ -232,28 +232,35 @@ static void check_values(const qnet_volume *v, float value[3])
     free(some);
 }
 
-/* For qnet_viewer. */
-static void check_show(void *user, const qnet_scan *scan, const qnet_scan_maps *maps)
+/* For qnet_viewer: the maps of the scan as they are in the files. */
+static void check_map(void *user, const qnet_scan_maps *maps)
 {
     check *c = (check *)user;
     check_scan *s = &c->scan[c->current];
     qnet_volume *const map[BIDS_MAPS] = {maps->qsm, maps->r2star, maps->t1w, maps->mask};
-    if (c->inner.show) c->inner.show(c->inner.user, scan, maps);
     if (!c->showing) return;
-    for (int m = 0; m < BIDS_MAPS && scan == NULL; m++) {
+    for (int m = 0; m < BIDS_MAPS; m++) {
         if (map[m] == NULL) continue;
         s->n[m][0] = map[m]->nx, s->n[m][1] = map[m]->ny, s->n[m][2] = map[m]->nz;
         memcpy(s->mm[m], map[m]->spacing, sizeof s->mm[m]);
         memcpy(s->axes[m], map[m]->orientation, sizeof s->axes[m]);
         if (m < 3) check_values(map[m], s->value[m]);
     }
-    if (scan) {
-        const double *mm = maps->qsm->spacing;
-        s->taken = 1;
-        s->cut = scan->cut;
-        s->slices = scan->slices;
-        s->mask_ml = scan->cut.mask_voxels * mm[0] * mm[1] * mm[2] / 1000;
-    }
+    if (c->draw) c->draw(c, s, NULL, maps);
+}
+
+/* For qnet_viewer: where it was cut. */
+static void check_show(void *user, const qnet_scan *scan, const qnet_scan_maps *maps)
+{
+    check *c = (check *)user;
+    check_scan *s = &c->scan[c->current];
+    const double *mm = maps->qsm->spacing;
+    if (c->inner.show) c->inner.show(c->inner.user, scan, maps);
+    if (!c->showing) return;
+    s->taken = 1;
+    s->cut = scan->cut;
+    s->slices = scan->slices;
+    s->mask_ml = scan->cut.mask_voxels * mm[0] * mm[1] * mm[2] / 1000;
     if (c->draw) c->draw(c, s, scan, maps);
 }
 
@@ -435,6 +442,7 @@ static qnet_status check_read(void *user, const qnet_input_config *config, qnet_
     if (config->viewer) c->inner = *config->viewer;
     c->viewer.user = c;
     c->viewer.show = check_show;
+    c->viewer.read = check_map;
     seen.viewer = &c->viewer;
     status = qnet_cohort_create(c->ctx, &seen, c->found->count, &cohort);
     for (int i = 0; i < c->found->count && !c->begun && c->skip_bad && !c->showing; i++)

@@ -529,7 +529,7 @@ int main(int argc, char **argv)
     bids found;
     check c;
     pictures drawn;
-    const qnet_viewer viewer = {&drawn, pictures_scan};
+    const qnet_viewer viewer = {&drawn, pictures_scan, NULL};
     qnet_context *ctx = NULL;
     qnet_experiment *e = NULL;
     qnet_buffer tables, exclude;

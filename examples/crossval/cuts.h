@@ -69,7 +69,6 @@ static inline void cut_show(void *user, const qnet_scan *scan, const qnet_scan_m
     cut_pictures *pictures = (cut_pictures *)user;
     const size_t count = (size_t)pictures->count;
     uint8_t *rgb = NULL;
-    if (scan == NULL) return; /* it has not been cut yet */
     pictures->count++;
     if (count == 0 || pictures->rgb) rgb = (uint8_t *)realloc(pictures->rgb, (count + 1) * CUT_BYTES);
     if (rgb) cut_picture(scan, maps, rgb + count * CUT_BYTES);

@@ -77,7 +77,6 @@ static inline void pictures_free(qnet_context *ctx, pictures *p)
 /* For a qnet_viewer, whose user is a pictures: what is taken of each scan while its volumes are in memory. */
 static inline void pictures_scan(void *user, const qnet_scan *scan, const qnet_scan_maps *maps)
 {
-    if (scan == NULL) return; /* it has only been read */
     cut_show(&((pictures *)user)->cuts, scan, maps);
     region_add(&((pictures *)user)->means, scan, maps);
 }

@@ -176,6 +176,7 @@ static qnet_status predict(qnet_context *ctx, const options *o, bids *found, sca
     qnet_status status;
     viewer.user = page;
     viewer.show = page_show;
+    viewer.read = NULL;
     page->model = o->model ? o->model : o->weights;
     status = open_model(ctx, o, &page->p);
     if (status == QNET_OK) status = find_files(ctx, o, found, page->name, &page->files);
