@@ -1984,7 +1984,7 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
                            (below), distance of the features; calibration; hashes of all networks
 
    calibration: logistic regression of the labels on logit P (Platt 1999), with a penalty of 1/2
-   slope^2; none where a class has fewer than 10 scans. It holds for the study's share of HH.
+   slope^2; none where a class has fewer than 10 scans, or the slope is not positive. It holds for the study's share of HH.
    distance: Mahalanobis's, of a scan's mean features from those of the training scans, whose
    covariance is shrunk (Ledoit & Wolf 2004), as they are fewer than features; the limit is Tukey's
    outer fence of the study's, third quartile + 3 interquartile ranges.
@@ -23559,7 +23559,7 @@ static qnet_status qnet__study_fit(qnet_context *ctx, const qnet__study *q, cons
     for (int i = 0; i < p; i++)
         for (int j = 0; j <= i; j++)
             c[i * p + j] = (1 - share) * c[i * p + j] + (i == j ? share * mu : 0);
-    if (!qnet__cholesky(c, p))
+    if (!qnet__cholesky(c, (size_t)p))
         return qnet__fail(ctx, QNET_ERROR_DATA, "final model: the features of the %d training "
                           "scans do not vary enough to tell what is unlike them", n);
     for (int i = 0; i < p; i++, factor += i) memcpy(factor, c + i * p, ((size_t)i + 1) * sizeof *c);
@@ -23597,7 +23597,9 @@ static qnet_status qnet__study_fold(qnet__job *job, qnet__study *q, const qnet_e
         double probability;
         QNET__TRY(qnet__judge(s, 0, job->cohort, i, q->x + i * QNET_FEATURES, &probability));
         if (job->fold_of[i] == fold) s->study[QNET__PROBABILITY][i] = probability;
-        else job->train[job->train_count++] = i;
+        else if (final || !e->config.inner_validation ||
+                 job->fold_of[i] != (fold + 1) % e->config.folds) /* what was watched */
+            job->train[job->train_count++] = i;
     }
     QNET__TRY(qnet__study_fit(e->ctx, q, job->train, job->train_count));
     for (int i = 0; i < s->p.scans; i++)
@@ -23626,6 +23628,11 @@ static qnet_status qnet__study_summary(const qnet__job *job, qnet__study *q)
     s->p.calibrated = hh >= QNET__FEW_SCANS && n - hh >= QNET__FEW_SCANS;
     if (s->p.calibrated)
         QNET__TRY(qnet_logistic_fit(job->e->ctx, q->label, q->x, (size_t)n, 1, 1, c, NULL));
+    if (!(c[1] > 0)) { /* the study has not learnt to tell them apart */
+        s->p.calibrated = 0;
+        c[0] = 0;
+        c[1] = 1;
+    }
     s->p.intercept = c[0];
     s->p.slope = c[1];
     QNET__TRY(qnet_boxplot_of(job->e->ctx, s->p.distance, (size_t)n, &box));

@@ -27,7 +27,8 @@ int main(int argc, char **argv)
     if (status == QNET_OK) status = qnet_predictor_run(predictor, cohort, 0, &r);
     if (status != QNET_OK) fprintf(stderr, "new_scan: %s\n", qnet_last_error(ctx));
     else if (r.refused) puts(r.seen ? "refused: a scan of the study" : "refused: unlike the study's scans");
-    else printf("P(HH) %.4f, calibrated %.4f\n", r.probability, r.calibrated);
+    else if (predictor->calibrated) printf("P(HH) %.4f, calibrated %.4f\n", r.probability, r.calibrated);
+    else printf("P(HH) %.4f\n", r.probability); /* the study was too small to calibrate by */
     for (int k = 0; status == QNET_OK && k < predictor->folds; k++) printf("fold %d: %.4f\n", k + 1, r.by_fold[k]);
     if (status == QNET_OK) printf("distance %.1f, limit %.1f\n", r.distance, predictor->limit);
     qnet_cohort_destroy(cohort);

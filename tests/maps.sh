@@ -123,7 +123,7 @@ ok "crossval reads a session" "$bin/crossval" --data "$dir/visits" --out "$dir/v
     --epochs1 1 --epochs2 1 --batch 16 --bootstrap 50
 cp -r "$dir/visits/derivatives/masks" "$dir/visits/derivatives/more"
 "$bin/crossval" --data "$dir/visits" --out "$dir/visit2" --session 1 > "$dir/stdout" 2> "$dir/refusal"
-ok "two masks" grep -q 'sub-01: 2 files fit mask: .*/masks/.*/more/.*; choose with --derivatives qnet,masks$' "$dir/refusal"
+ok "two masks" grep -q 'sub-01: 2 files fit mask: .*/masks/.*/more/.*; choose with --derivatives qnet,masks' "$dir/refusal"
 refused 'no folder sub-*/ses-9' --data "$dir/bad" --session ses-9
 refused 'sub-01_ses-1_echo-*_part-mag_MEGRE' --data "$dir/bad" --run 1
 for file in "$dir/bad/sub-01/ses-1/anat"/*; do cp "$file" "${file%run-2*}run-1${file##*run-2}"; done

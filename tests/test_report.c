@@ -307,9 +307,9 @@ static void give_options(recipe *r, int permutations, double prevalence)
         region_means *m;
         r->drawn.means.mean = (region_means *)realloc(r->drawn.means.mean, (size_t)(s + 1) * sizeof *m);
         m = &r->drawn.means.mean[r->drawn.means.count++];
-        m->qsm = 0.06 + 0.02 * ((r->e.participants[s].label == QNET_HH) + qnet_rng_normal(&rng));
-        m->r2star = 30 + 5 * qnet_rng_normal(&rng);
-        m->masked = 1;
+        m->mask[0] = 0.06 + 0.02 * ((r->e.participants[s].label == QNET_HH) + qnet_rng_normal(&rng));
+        m->mask[1] = 30 + 5 * qnet_rng_normal(&rng);
+        m->box[0] = m->box[1] = 0;
     }
 }
 

@@ -132,10 +132,11 @@ static qnet_status assess_baselines(const qnet_experiment *e, assessment *a, dou
     const regions *r = p && p->means.count == e->participants_count && p->means.mean ? &p->means : NULL;
     const size_t n = (size_t)a->count;
     int known[2] = {0, 0}, masked = 1;
+    for (int i = 0; r && i < r->count; i++) masked &= isfinite(r->mean[i].mask[0]) != 0;
     qnet_status status = QNET_OK;
     for (int k = 0; k < 2; k++) {
         assessed_model *m = &a->model[QNET_MODELS + k];
-        for (size_t i = 0; i < 2 * n; i++) x[i] = k || i % 2 ? 0 : (double)NAN;
+        for (size_t i = 0; i < 2 * n; i++) x[i] = (double)NAN;
         for (int i = 0; i < e->participants_count; i++) {
             const qnet_participant *s = &e->participants[i];
             double *row = x + 2 * of[i];
@@ -144,16 +145,21 @@ static qnet_status assess_baselines(const qnet_experiment *e, assessment *a, dou
                 row[1] = s->sex == QNET_SEX_UNKNOWN ? (double)NAN : s->sex == QNET_MALE;
                 known[0] += isfinite(row[0]) || isfinite(row[1]);
             } else if (k == 1 && r) {
-                double scans = 0;
-                for (int j = 0; j < e->participants_count; j++) scans += of[j] == of[i];
-                row[0] += r->mean[i].qsm / scans;
-                row[1] += r->mean[i].r2star / scans;
-                known[1]++;
-                masked &= r->mean[i].masked;
+                for (int c = 0; c < 2 && i == a->participant[of[i]]; c++) { /* over the subject's scans */
+                    double sum = 0, scans = 0;
+                    for (int j = 0; j < e->participants_count; j++) {
+                        const double value = masked ? r->mean[j].mask[c] : r->mean[j].box[c];
+                        if (of[j] != of[i] || !isfinite(value)) continue;
+                        sum += value;
+                        scans++;
+                    }
+                    if (scans > 0) row[c] = sum / scans;
+                    known[1] += c == 0 && scans > 0;
+                }
             }
         }
         m->name = k == 0 ? "Age and sex" : masked ? "Mask's means" : "Box's means";
-        if (known[k] == 0) continue;
+        if (2 * known[k] < a->count) continue; /* the others get the mean: more of them is no baseline */
         status = baseline_predict(e->ctx, a->label, a->fold, n, x, 2, y, z, m->probability);
         m->has = status == QNET_OK;
         for (size_t i = 0; i < n; i++) m->decision[i] = m->probability[i] > 0.5;

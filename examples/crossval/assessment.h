@@ -464,14 +464,17 @@ static void html_assessment(writer *w, const qnet_experiment *e, const assessmen
 {
     const pictures *given = pictures_of(e);
     put(w, "<h2>Beside simpler models</h2>\n<p>Would less do? Two logistic regressions under the "
-           "same folds: age and sex alone; and the means of QSM and R2* within the mask (without one: the box) in "
+           "same folds: age and sex alone; and the means of QSM and R2* within the mask (the box, if a scan has none) in "
            "the slices that are used. Both with a ridge of 1 on predictors standardised on the training folds only; "
-           "what is not known of a subject is set to the training folds' mean.</p>\n");
+           "what is not known of a subject is set to the training folds' mean. A model that has learnt nothing, a "
+           "baseline included, gives each fold the share of its training, and so an AUC below 0.5 over all folds: "
+           "beating such a baseline says little.</p>\n");
     put_assessed(w, e, all);
     if (given && given->permutations > 0) {
         print(w, "<p class=\"key\">p: of %d permutations of the labels over the subjects, the share with an AUC as "
                  "high, the labels themselves included. It tests that these out-of-fold probabilities have nothing to "
-                 "do with the labels. Nothing is trained anew for it: the control that trains on permuted labels, and "
+                 "do with the labels. Nothing is trained anew for it: it errs on the safe side, as where there is "
+                 "nothing to learn the AUC over all folds is expected below 0.5; the control that trains on permuted labels, and "
                  "so finds leaks, is <code>--shuffle-labels</code>.</p>\n", given->permutations);
     }
     put_compared(w, all);

@@ -1,5 +1,5 @@
-/* regions.h: means of QSM and R2* of each scan, which a baseline of the report is fitted on: within the
-   mask in the slices that are used or, without a mask, within the box, air left out. Taken while a scan's
+/* regions.h: means of QSM and R2* of each scan in the slices that are used, which a baseline of the report
+   is fitted on: within the mask or, where a scan of the cohort has none, within the box, air left out. Taken while a scan's
    volumes are in memory, turned to RAS. */
 #ifndef CROSSVAL_REGIONS_H
 #define CROSSVAL_REGIONS_H
@@ -8,8 +8,7 @@
 #include <stdlib.h>
 
 typedef struct region_means {
-    double qsm, r2star; /* ppm, 1/s; NaN: nothing there */
-    int masked;
+    double mask[2], box[2]; /* of QSM, ppm, and of R2*, 1/s; NaN: nothing there */
 } region_means;
 
 typedef struct regions {
@@ -17,13 +16,13 @@ typedef struct regions {
     region_means *mean; /* [count]; NULL: no memory */
 } regions;
 
-static region_means region_of(const qnet_scan *scan, const qnet_scan_maps *maps)
+/* mean[2] within the mask or, NULL, within the box. */
+static void region_mean(const qnet_scan *scan, const qnet_scan_maps *maps, const qnet_volume *mask, double mean[2])
 {
-    const qnet_volume *qsm = maps->qsm, *mask = maps->mask;
+    const qnet_volume *qsm = maps->qsm;
     const qnet_cut *cut = &scan->cut;
     const size_t nx = (size_t)qsm->nx, ny = (size_t)qsm->ny;
     double sum[2] = {0, 0}, n = 0;
-    region_means r;
     for (int z = cut->slice[0]; z <= cut->slice[1]; z++) {
         for (size_t i = 0; i < nx * ny; i++) {
             const size_t at = (size_t)z * nx * ny + i;
@@ -37,10 +36,8 @@ static region_means region_of(const qnet_scan *scan, const qnet_scan_maps *maps)
             n++;
         }
     }
-    r.qsm = n > 0 ? sum[0] / n : (double)NAN;
-    r.r2star = n > 0 && maps->r2star ? sum[1] / n : (double)NAN;
-    r.masked = mask != NULL;
-    return r;
+    mean[0] = n > 0 ? sum[0] / n : (double)NAN;
+    mean[1] = n > 0 && maps->r2star ? sum[1] / n : (double)NAN;
 }
 
 /* For a qnet_viewer: appends the means of one scan. */
@@ -49,8 +46,13 @@ static inline void region_add(regions *all, const qnet_scan *scan, const qnet_sc
     const size_t count = (size_t)all->count++;
     region_means *mean = NULL;
     if (count == 0 || all->mean) mean = (region_means *)realloc(all->mean, (count + 1) * sizeof *mean);
-    if (mean) mean[count] = region_of(scan, maps);
-    else free(all->mean);
+    if (mean) {
+        mean[count].mask[0] = mean[count].mask[1] = (double)NAN;
+        if (maps->mask) region_mean(scan, maps, maps->mask, mean[count].mask);
+        region_mean(scan, maps, NULL, mean[count].box);
+    } else {
+        free(all->mean);
+    }
     all->mean = mean;
 }
 #endif

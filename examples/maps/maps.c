@@ -697,7 +697,10 @@ int main(int argc, char **argv)
     if (status == QNET_OK) status = outputs_check(&j->b, o.out);
     if (status == QNET_OK) status = check_settings(j, (const session_name *)(const void *)names.bytes);
     if (status == QNET_OK) status = bids_describe(&j->b);
-    if (status == QNET_OK) status = qnet_folder_lock_take(ctx, o.out, &lock);
+    if (status == QNET_OK) {
+        status = qnet_folder_lock_take(ctx, o.out, &lock);
+        if (status != QNET_OK) bids_fail(&j->b, status, "%s (--out)", qnet_last_error(ctx));
+    }
     if (status == QNET_OK) status = outputs_describe(&j->b, o.out);
     if (status == QNET_OK)
         status = run_all(j, (const session_name *)(void *)names.bytes, &failed, &kept);

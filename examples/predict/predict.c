@@ -119,8 +119,9 @@ static qnet_status open_model(qnet_context *ctx, const options *o, qnet_predicto
     char path[2][1100];
     if (o->model) return qnet_predictor_open(ctx, o->model, p);
     snprintf(path[0], sizeof path[0], "%.1000s/checkpoint/config.txt", o->weights);
+    const qnet_log *log = &qnet_context_hooks(ctx)->log;
     if (qnet_file_exists(path[0])) /* it was perhaps stopped while it moved its files */
-        message(NULL, QNET_LOG_WARNING, "a run into this folder has not ended: its weights may be of an earlier one");
+        log->message(log->user, QNET_LOG_WARNING, "a run into this folder has not ended: its weights may be of an earlier one");
     for (int k = 0; k < 4; k++) { /* the last one's sentence, if there is none */
         if (o->input && strcmp(o->input, inputs[k % 2]) != 0) continue;
         for (int m = 0; m < 2; m++)
