@@ -177,11 +177,12 @@ static void test_regions(void)
     region_add(&all, &scan, &maps);
     maps.r2star = NULL;
     region_add(&all, &scan, &maps);
-    CHECK(all.count == 3 && all.mean[0].masked && !all.mean[1].masked);
-    CHECK_NEAR(all.mean[0].qsm, 8, 1e-12);     /* (3 + 13) / 2 */
-    CHECK_NEAR(all.mean[0].r2star, 2, 1e-12);  /* slices 1 to 3 */
-    CHECK_NEAR(all.mean[1].qsm, 21.5, 1e-12);  /* columns 0 to 2, of which 0 is air; rows 1 to 3 */
-    CHECK(all.mean[2].qsm == all.mean[1].qsm && all.mean[2].r2star != all.mean[2].r2star);
+    CHECK(all.count == 3 && isfinite(all.mean[0].mask[0]) && !isfinite(all.mean[1].mask[0]));
+    CHECK_NEAR(all.mean[0].mask[0], 8, 1e-12);  /* (3 + 13) / 2 */
+    CHECK_NEAR(all.mean[0].mask[1], 2, 1e-12);  /* slices 1 to 3 */
+    CHECK_NEAR(all.mean[1].box[0], 21.5, 1e-12); /* columns 0 to 2, of which 0 is air; rows 1 to 3 */
+    CHECK(all.mean[0].box[0] == all.mean[1].box[0]);
+    CHECK(all.mean[2].box[0] == all.mean[1].box[0] && !isfinite(all.mean[2].box[1]));
     free(all.mean);
     for (int m = 0; m < 3; m++) qnet_volume_destroy(v[m]);
 }
