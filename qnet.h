@@ -1984,7 +1984,8 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
                            (below), distance of the features; calibration; hashes of all networks
 
    calibration: logistic regression of the labels on logit P (Platt 1999), with a penalty of 1/2
-   slope^2; none where a class has fewer than 10 scans, or the slope is not positive. It holds for the study's share of HH.
+   slope^2; none where a class has fewer than 10 scans or the slope is not positive. It holds for
+   the study's share of HH.
    distance: Mahalanobis's, of a scan's mean features from those of the training scans, whose
    covariance is shrunk (Ledoit & Wolf 2004), as they are fewer than features; the limit is Tukey's
    outer fence of the study's, third quartile + 3 interquartile ranges.
