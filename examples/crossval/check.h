@@ -469,10 +469,7 @@ static qnet_status check_read(void *user, const qnet_input_config *config, qnet_
     if (cohort && cohort->scans_count > 0 && (status == QNET_OK || c->showing)) {
         const qnet_status compared = qnet_cohort_outliers(cohort);
         if (status == QNET_OK) status = compared;
-        if (c->estimate && !c->begun && status != QNET_STOPPED) {
-            const qnet_status probed = c->estimate(c, cohort);
-            if (status == QNET_OK || probed == QNET_STOPPED) status = probed;
-        }
+        if (c->estimate && !c->begun && status == QNET_OK) status = c->estimate(c, cohort);
     }
     check_sort(c);
     c->begun = 1;
