@@ -226,7 +226,7 @@ static void test_memory(void)
     qnet_cohort_destroy(cohort);
     qnet_context_destroy(ctx);
     CHECK(watch.count == 0 && watch.wrong == NULL);
-    free(watch.live);
+    memory_end(&watch);
     remove(PAIR "resnet");
     remove(PAIR "qnet");
 }
