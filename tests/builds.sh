@@ -169,7 +169,7 @@ for cc in $compilers; do
     check "$cc two ONLY" sh -c "$cc -DQNET_ONLY_METRICS -DQNET_ONLY_INFERENCE -I. -fsyntax-only '$build/network.c' 2>&1 |
         grep -q 'define one'"
     # switches that leave something out leave it out
-    check "$cc NO_SIMD without AVX" sh -c "! grep -q ymm '$build/QNET_NO_SIMD.s'"
+    check "$cc NO_SIMD without AVX" sh -c "! grep -q %ymm '$build/QNET_NO_SIMD.s'"
     check "$cc NO_OPENMP without OpenMP" sh -c "! grep -qiE 'gomp|kmpc|omp_get' '$build/QNET_NO_OPENMP.s'"
     case $(uname -m)$openmp in x86_64-fopenmp)
         # what is looked for is there otherwise
