@@ -173,7 +173,7 @@ for cc in $compilers; do
     check "$cc NO_OPENMP without OpenMP" sh -c "! grep -qiE 'gomp|kmpc|omp_get' '$build/QNET_NO_OPENMP.s'"
     case $(uname -m)$openmp in x86_64-fopenmp)
         # what is looked for is there otherwise
-        check "$cc has AVX" grep -q ymm "$build/QNET_NO_OPENMP.s"
+        check "$cc has AVX" grep -q %ymm "$build/QNET_NO_OPENMP.s"
         check "$cc has OpenMP" grep -qiE 'gomp|kmpc|omp_get' "$build/QNET_NO_SIMD.s"
     esac
     # macros of others, before the header and all that it includes
