@@ -3,11 +3,14 @@ rm -rf "$dir"
 mkdir -p "$dir"
 passed=0 failed=0
 
-ok() # what, command...
+ok() # what, command...; it may look at $dir/log, what the last one printed
 {
     what=$1
     shift
-    if "$@" > "$dir/log" 2>&1; then
+    "$@" > "$dir/log.now" 2>&1
+    ran=$?
+    mv "$dir/log.now" "$dir/log"
+    if [ $ran = 0 ]; then
         passed=$((passed + 1))
     else
         failed=$((failed + 1))
