@@ -22,7 +22,7 @@
        >>deflate >>png >>nifti >>weights                                file formats
        >>fft >>brain >>unwrap >>susceptibility >>relaxometry >>maps     from echoes to maps
        >>image >>locate >>cohort >>train                                data, augmentation, training
-       >>metrics >>cam >>predict >>experiment                           evaluation, new scans, protocol
+       >>metrics >>cam >>predict >>experiment                           evaluation, the protocol
 
    WHAT IT DOES
 
