@@ -11,7 +11,7 @@
 
 int main(int argc, char **argv)
 {
-    qnet_scan_files files = {"scan", QNET_HC, 0, QNET_SEX_UNKNOWN, NULL, NULL, NULL, NULL};
+    qnet_scan_files files = {"scan", QNET_HC, 0, QNET_SEX_UNKNOWN, NULL, NULL, NULL, NULL, NULL};
     qnet_context *ctx;
     qnet_predictor *predictor = NULL;
     qnet_cohort *cohort = NULL;
