@@ -452,7 +452,7 @@ static qnet_status list_sessions(bids *b, const char *subject, const char *chose
 }
 
 /* All sessions of the data set that are asked for (NULL: all), in the order of their names. */
-static qnet_status list_all(bids *b, const char *subject, const char *chosen, qnet_buffer *list)
+static inline qnet_status list_all(bids *b, const char *subject, const char *chosen, qnet_buffer *list)
 {
     const char *name = NULL;
     qnet_buffer names;

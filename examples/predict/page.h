@@ -6,6 +6,7 @@
 #include "../crossval/heat.h"
 #include "../crossval/page.h"
 #include "../crossval/style.h"
+#include "echoes.h"
 
 /* A map's voxels within the mask, by halves: those to the left and to the right of the mask's middle. */
 typedef struct region { double voxels[2], sum[2], square[2]; } region;
@@ -14,6 +15,7 @@ typedef struct scan_page {
     const char *model;     /* the folder, as given */
     char name[64];
     qnet_scan_files files;
+    made_maps made;
     qnet_predictor *p;
     qnet_cohort *cohort;   /* of the scan */
     qnet_prediction r;
@@ -209,6 +211,9 @@ static qnet_status page_json(const scan_page *page, qnet_buffer *json)
                 strcmp(metadata(page, "simulated"), "1") == 0, metadata(page, "run"), qnet_input_name(p->input.input));
     put_members(w, "qsm %s; r2star %s; t1w %s; mask %s", page->files.qsm, page->files.r2star, page->files.t1w,
                 page->files.mask ? page->files.mask : "");
+    if (page->made.how[0])
+        put_members(w, "maps_made %s; maps_mode %s; maps_as_study %d", page->made.how, page->made.mode,
+                    page->made.as_study);
     put_members(w, "refused %d; seen %d; unlike %d", r->refused, r->seen, r->unlike != 0);
     put_members(w, "probability %g; calibrated %g; calibration %s; intercept %g; slope %g", r->probability,
                 r->calibrated, p->calibrated ? "Platt" : "none", p->intercept, p->slope);
@@ -433,6 +438,7 @@ static void html_record(writer *w, const scan_page *page)
     record_row(w, "R2*", page->files.r2star);
     record_row(w, "T1W", page->files.t1w);
     record_row(w, "Mask", page->files.mask);
+    record_row(w, "Maps made", page->made.how);
     record_row(w, "Model", page->model);
     record_row(w, "Trained on", metadata(page, "dataset"));
     record_row(w, "Run", metadata(page, "run"));

@@ -13,7 +13,6 @@
 
 #define PROGRAM "predict"
 #include "page.h"
-#include "../crossval/bids.h"
 #include "../crossval/program.h"
 
 static const char help[] =
@@ -29,12 +28,15 @@ static const char help[] =
     "                      manifest.json\n"
     "  --repeat R          from 1 (1)      --input KIND    crop or full (crop where OUT has it)\n"
     "  --subject FOLDER    with the maps of one subject: COHORT/sub-01, found as crossval finds them,\n"
-    "                      or any folder with ..._Chimap, ..._R2starmap, ..._T1w, ..._mask\n"
+    "                      or any folder with ..._Chimap, ..._R2starmap, ..._T1w, ..._mask; or with\n"
+    "                      echoes, found as maps finds them: maps are made of them as the study's were\n"
     "  --derivatives TOOL, --session NAME, --filter acq=stage,run=1, --t1w PATTERN\n"
     "                      which of several files, as for crossval\n"
+    "  --run N, --acq NAME, --suffix MEGRE, --phase-sign 1, --brain-mask FILE, --mode paper\n"
+    "                      of echoes, as for maps (whose --mask is the brain's)\n"
     "  QSM R2STAR T1W      NIfTI maps of one scan: ppm, 1/s, any unit\n"
     "  MASK                of the basal ganglia\n"
-    "  --out FOLDER        for NAME.html and NAME.json (prediction)\n"
+    "  --out FOLDER        for NAME.html, NAME.json and maps that are made (prediction)\n"
     "  --anyway            a probability also of a scan that is too unlike those of the study, or that the\n"
     "                      networks were trained on\n"
     "  --any-values, --any-orientation   go on with maps that would be refused, with a warning\n"
@@ -47,6 +49,7 @@ typedef struct options {
     const char *model, *weights, *input, *subject, *out;
     const char *derivatives, *session, *filter, *t1w;
     const char *path[4]; /* QSM, R2*, T1W, mask or NULL */
+    echo_options echo;
     int paths, fold, repeat, anyway, any_values, any_orientation;
 } options;
 
@@ -55,11 +58,19 @@ static int option_with_value(options *o, const char *name, const char *value)
     const struct { const char *name, **to; } texts[] = {
         {"--model", &o->model}, {"--weights", &o->weights}, {"--subject", &o->subject}, {"--out", &o->out},
         {"--derivatives", &o->derivatives}, {"--session", &o->session}, {"--filter", &o->filter},
-        {"--t1w", &o->t1w}, {"--input", &o->input}};
+        {"--t1w", &o->t1w}, {"--input", &o->input}, {"--mode", &o->echo.mode}, {"--run", &o->echo.echoes.run},
+        {"--acq", &o->echo.echoes.acquisition}, {"--suffix", &o->echo.echoes.suffix},
+        {"--brain-mask", &o->echo.brain_mask}};
     if (strcmp(name, "--fold") == 0) return whole(name, value, 1, 100000, &o->fold);
     if (strcmp(name, "--repeat") == 0) return whole(name, value, 1, 99, &o->repeat);
     if (strcmp(name, "--input") == 0 && strcmp(value, "crop") && strcmp(value, "full"))
         return fail(name, value, "crop or full");
+    if (strcmp(name, "--mode") == 0 && strcmp(value, "paper") && strcmp(value, "consensus"))
+        return fail(name, value, "paper or consensus");
+    if (strcmp(name, "--phase-sign") == 0) {
+        o->echo.sign = strcmp(value, "1") == 0 ? 1 : strcmp(value, "-1") == 0 ? -1 : 0;
+        return o->echo.sign != 0 || strcmp(value, "auto") == 0 || fail(name, value, "auto, 1 or -1");
+    }
     if (!*value) return fail(name, "", "its value");
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (strcmp(name, texts[i].name) == 0) *texts[i].to = value;
@@ -142,9 +153,20 @@ static void name_of(const char *path, char name[64])
     if (!*name) strcpy(name, "scan");
 }
 
-/* The scan's files, found or given. */
-static qnet_status find_files(qnet_context *ctx, const options *o, bids *found, char name[64], qnet_scan_files *files)
+/* For bids.problem, whose user is a text[1600]: the first one. */
+static void keep_problem(void *user, int scan, const char *sentence)
 {
+    char *text = (char *)user;
+    (void)scan;
+    if (!text[0]) snprintf(text, 1600, "%s", sentence);
+}
+
+/* The scan's files, found, made or given. */
+static qnet_status find_files(qnet_context *ctx, const options *o, bids *found, scan_page *page)
+{
+    qnet_scan_files *files = &page->files;
+    char problem[1600] = "";
+    const char *study = qnet_safetensors_metadata(page->p->record, "maps");
     memset(found, 0, sizeof *found);
     memset(files, 0, sizeof *files);
     if (o->subject) {
@@ -154,19 +176,25 @@ static qnet_status find_files(qnet_context *ctx, const options *o, bids *found, 
         found->t1w = o->t1w;
         found->any_values = o->any_values;
         found->log = qnet_context_hooks(ctx)->log;
+        found->problem = keep_problem;
+        found->problem_user = problem;
         BIDS_TRY(bids_read_subject(found, ctx, o->subject));
         *files = found->dataset.scans[0];
-        snprintf(name, 64, "%.63s", files->subject);
+        if (problem[0] && (files->qsm || files->r2star)) return bids_fail(found, QNET_ERROR_DATA, "%s", problem);
+        if (problem[0])
+            BIDS_TRY(maps_from_echoes(found, &o->echo, study, o->out, problem, files, &page->made));
+        snprintf(page->name, sizeof page->name, "%.40s%s%.18s", files->subject, files->session ? "_ses-" : "",
+                 files->session ? files->session : "");
     } else {
         found->ctx = ctx;
-        name_of(o->path[0], name);
+        name_of(o->path[0], page->name);
         files->age = (double)NAN;
         files->qsm = o->path[0];
         files->r2star = o->path[1];
         files->t1w = o->path[2];
         files->mask = o->path[3];
     }
-    files->subject = name;
+    files->subject = page->name;
     return QNET_OK;
 }
 
@@ -180,7 +208,7 @@ static qnet_status predict(qnet_context *ctx, const options *o, bids *found, sca
     viewer.read = NULL;
     page->model = o->model ? o->model : o->weights;
     status = open_model(ctx, o, &page->p);
-    if (status == QNET_OK) status = find_files(ctx, o, found, page->name, &page->files);
+    if (status == QNET_OK) status = find_files(ctx, o, found, page);
     if (status != QNET_OK) return status;
     page->p->anyway = o->anyway;
     page->p->input.any_values = o->any_values;
@@ -222,6 +250,7 @@ int main(int argc, char **argv)
             message(&d, QNET_LOG_WARNING, "this model was trained on simulated subjects");
         if (page.r.seen && o.anyway)
             message(&d, QNET_LOG_WARNING, "these networks were trained on this scan: what they say is worth nothing");
+        if (page.made.how[0]) fprintf(stderr, "predict: maps were made %s: %s\n", page.made.how, page.made.path[0]);
         page_line(&page);
     } else if (status == QNET_STOPPED) {
         fputs("predict: stopped\n", stderr);
