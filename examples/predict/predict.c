@@ -32,6 +32,7 @@ static const char help[] =
     "                      echoes, found as maps finds them: maps are made of them as the study's were\n"
     "  --derivatives TOOL, --session NAME, --filter acq=stage,run=1, --t1w PATTERN\n"
     "                      which of several files, as for crossval\n"
+    "  --echoes            even if there are maps\n"
     "  --run N, --acq NAME, --suffix MEGRE, --phase-sign 1, --brain-mask FILE, --mode paper\n"
     "                      of echoes, as for maps (whose --mask is the brain's)\n"
     "  QSM R2STAR T1W      NIfTI maps of one scan: ppm, 1/s, any unit\n"
@@ -49,8 +50,8 @@ typedef struct options {
     const char *model, *weights, *input, *subject, *out;
     const char *derivatives, *session, *filter, *t1w;
     const char *path[4]; /* QSM, R2*, T1W, mask or NULL */
-    echo_options echo;
-    int paths, fold, repeat, anyway, any_values, any_orientation;
+    echo_options echo; /* how maps are made of echoes; echoes 1: even if there are maps */
+    int paths, fold, repeat, anyway, echoes, any_values, any_orientation;
 } options;
 
 static int option_with_value(options *o, const char *name, const char *value)
@@ -80,7 +81,7 @@ static int option_with_value(options *o, const char *name, const char *value)
 /* 1: run; 0: bad usage; -1: help or version was asked for and is printed. */
 static int parse(int argc, char **argv, options *o)
 {
-    static const char *const flags[] = {"--help", "--version", "--anyway", "--any-values", "--any-orientation", NULL};
+    static const char *const flags[] = {"--help", "--version", "--anyway", "--echoes", "--any-values", "--any-orientation", NULL};
     char name[40];
     const char *value;
     int taken;
@@ -101,6 +102,7 @@ static int parse(int argc, char **argv, options *o)
         if (strcmp(name, "--version") == 0) return puts("predict, qnet.h " QNET_VERSION), -1;
         if (value && !option_with_value(o, name, value)) return 0;
         o->anyway |= strcmp(name, "--anyway") == 0;
+        o->echoes |= strcmp(name, "--echoes") == 0;
         o->any_values |= strcmp(name, "--any-values") == 0;
         o->any_orientation |= strcmp(name, "--any-orientation") == 0;
     }
@@ -124,22 +126,50 @@ static const char *in_options(const char *text)
                                                      : "";
 }
 
-static qnet_status open_model(qnet_context *ctx, const options *o, qnet_predictor **p)
+/* The file of a network of a fold: where = 0 in OUT/weights, 1 in the folder itself. */
+static void fold_path(const options *o, int where, const char *input, int fold, const char *model, char path[1100])
 {
-    static const char *const models[2] = {"resnetswa", "qnet"}, *const inputs[2] = {"crop", "full"};
-    char path[2][1100];
-    if (o->model) return qnet_predictor_open(ctx, o->model, p);
-    snprintf(path[0], sizeof path[0], "%.1000s/checkpoint/config.txt", o->weights);
+    snprintf(path, 1100, "%.1000s/%s%s-repeat%02d-fold%02d-%s.safetensors", o->weights, where ? "" : "weights/", input,
+             o->repeat, fold, model);
+}
+
+static qnet_status open_model(qnet_context *ctx, const options *o, bids *found, qnet_predictor **p)
+{
+    static const char *const inputs[2] = {"crop", "full"};
     const qnet_log *log = &qnet_context_hooks(ctx)->log;
+    char path[2][1100];
+    int k = 0, folds = 0;
+    found->ctx = ctx;
+    if (o->model) {
+        snprintf(path[0], sizeof path[0], "%.1000s/model.safetensors", o->model);
+        snprintf(path[1], sizeof path[1], "%.1000s/model/model.safetensors", o->model);
+        if (!qnet_file_exists(path[0]) && qnet_file_exists(path[1]))
+            return bids_fail(found, QNET_ERROR_NOT_FOUND, "%s: is not there; the model lies in --model %.1000s/model",
+                             path[0], o->model);
+        snprintf(path[1], sizeof path[1], "%.1000s/predictions.csv", o->model);
+        if (!qnet_file_exists(path[0]) && qnet_file_exists(path[1]))
+            return bids_fail(found, QNET_ERROR_NOT_FOUND, "%s: is not there; crossval with --final makes a model, in "
+                             "%.400s/model; or take a fold: --weights %.400s --fold 1", path[0], o->model, o->model);
+        return qnet_predictor_open(ctx, o->model, p);
+    }
+    snprintf(path[0], sizeof path[0], "%.1000s/checkpoint/config.txt", o->weights);
     if (qnet_file_exists(path[0])) /* it was perhaps stopped while it moved its files */
         log->message(log->user, QNET_LOG_WARNING, "a run into this folder has not ended: its weights may be of an earlier one");
-    for (int k = 0; k < 4; k++) { /* the last one's sentence, if there is none */
-        if (o->input && strcmp(o->input, inputs[k % 2]) != 0) continue;
-        for (int m = 0; m < 2; m++)
-            snprintf(path[m], sizeof path[m], "%.1000s/%s%s-repeat%02d-fold%02d-%s.safetensors", o->weights,
-                     k < 2 ? "weights/" : "", inputs[k % 2], o->repeat, o->fold, models[m]);
-        if (qnet_file_exists(path[1])) break;
+    for (int i = 0; i < 4 && folds == 0; i++) { /* crop before full, OUT/weights before the folder itself */
+        if (o->input && strcmp(o->input, inputs[i % 2]) != 0) continue;
+        for (k = i;; folds++) {
+            fold_path(o, k / 2, inputs[k % 2], folds + 1, "qnet", path[1]);
+            if (!qnet_file_exists(path[1])) break;
+        }
     }
+    fold_path(o, k / 2, inputs[k % 2], o->fold, "resnetswa", path[0]);
+    fold_path(o, k / 2, inputs[k % 2], o->fold, "qnet", path[1]);
+    if (folds > 0 && o->fold > folds)
+        return bids_fail(found, QNET_ERROR_NOT_FOUND, "%s: is not there: of this input and repeat there are --fold 1 "
+                         "to %d", path[0], folds);
+    if (folds == 0)
+        return bids_fail(found, QNET_ERROR_NOT_FOUND, "%s: is not there; expected %.200s to be the output folder of "
+                         "crossval, with weights/ of that input and repeat", path[1], o->weights);
     return qnet_predictor_open_pair(ctx, path[0], path[1], p);
 }
 
@@ -180,8 +210,11 @@ static qnet_status find_files(qnet_context *ctx, const options *o, bids *found, 
         found->problem_user = problem;
         BIDS_TRY(bids_read_subject(found, ctx, o->subject));
         *files = found->dataset.scans[0];
-        if (problem[0] && (files->qsm || files->r2star)) return bids_fail(found, QNET_ERROR_DATA, "%s", problem);
-        if (problem[0])
+        if (problem[0] && (files->qsm || files->r2star) && !o->echoes)
+            return bids_fail(found, QNET_ERROR_DATA, "%.1500s%s", problem,
+                             strstr(problem, "_MEGRE") || strstr(problem, "_VFA")
+                                 ? "; --echoes makes all maps of its echoes" : "");
+        if (problem[0] || o->echoes)
             BIDS_TRY(maps_from_echoes(found, &o->echo, study, o->out, problem, files, &page->made));
         snprintf(page->name, sizeof page->name, "%.40s%s%.18s", files->subject, files->session ? "_ses-" : "",
                  files->session ? files->session : "");
@@ -207,9 +240,10 @@ static qnet_status predict(qnet_context *ctx, const options *o, bids *found, sca
     viewer.show = page_show;
     viewer.read = NULL;
     page->model = o->model ? o->model : o->weights;
-    status = open_model(ctx, o, &page->p);
+    status = open_model(ctx, o, found, &page->p);
     if (status == QNET_OK) status = find_files(ctx, o, found, page);
     if (status != QNET_OK) return status;
+    page_groups(page);
     page->p->anyway = o->anyway;
     page->p->input.any_values = o->any_values;
     page->p->input.any_orientation = o->any_orientation;
