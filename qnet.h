@@ -103,8 +103,9 @@
        QNET_NO_FSYNC          files are not forced to the disk before they get their name: quicker,
                               but after a power cut one may be empty; for tests
        QNET_ONLY_INFERENCE    files are read, images prepared, both networks run forward, class
-                              activation maps, new scans predicted; no training, no statistics, no
-                              NIfTI and PNG files out, no API 18. Enough for examples/new_scan.c
+                              activation maps, new scans predicted; no training, so no
+                              augmentation, folds, statistics and API 18, and nothing that writes
+                              a file or makes a folder. Enough for examples/new_scan.c
        QNET_ONLY_METRICS      statistics alone: API 1 to 3 and 16
        QNET_NO_FILES          networks, layers, optimiser, augmentation and statistics; nothing that
                               knows of files: no NIfTI, no weights files, cohorts, training runs;
@@ -2282,8 +2283,8 @@ QNET__HELPER size_t qnet__max_size(size_t a, size_t b) { return a > b ? a : b; }
 QNET__HELPER int qnet__min_int(int a, int b) { return a < b ? a : b; }
 QNET__HELPER int qnet__max_int(int a, int b) { return a > b ? a : b; }
 
-/* 1 for a number, 0 for NaN and the infinities. isfinite is a macro in C, with warnings on mingw,
-   and a function in C++. */
+/* 1 for a number, 0 for NaN and the infinities: with themselves these have the difference NaN.
+   isfinite is a macro in C, with warnings on mingw, and a function in C++. */
 QNET__HELPER int qnet__is_finite(double x) { return x - x == 0.0; }
 
 /* 1 when a number's lowest byte lies first in memory. */
@@ -3061,7 +3062,8 @@ static int qnet__memory_read(void *user, void *dst, size_t size, size_t *got)
     return 0;
 }
 
-/* A source of bytes[size], which outlive it; state says how far it has been read. */
+/* A source of bytes[size], which outlive it; state says how far it has been read, so that a second
+   reader goes on where the first one stopped. */
 QNET_API qnet_source qnet_source_memory(qnet_memory_source *state, const void *bytes, size_t size,
                                         const char *name)
 {
@@ -3520,7 +3522,7 @@ QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *
    to the disk and renamed to its path. On any failure it is removed and what was at path stays. */
 QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
 {
-    int bad = ferror(f->stream);
+    int bad = ferror(f->stream); /* what fwrite buffered may fail as late as fclose */
     errno = 0;
 #if defined(QNET__WINDOWS) && !defined(QNET_NO_FSYNC)
     bad = bad || fflush(f->stream) != 0 || _commit(_fileno(f->stream)) != 0;
@@ -3570,6 +3572,7 @@ static qnet_status qnet__make_folders(qnet_context *ctx, const char *path, size_
     if (ctx == NULL || path == NULL || path[0] == '\0')
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
     QNET__TRY(qnet_buffer_append(ctx, &copy, path, strlen(path)));
+    /* Up to each separator, and as a whole, the path is one folder: "a", "a/b", "a/b/c". */
     for (size_t i = 1; i <= copy.size; i++) {
         if (path[i] != '\0' && !qnet__is_separator(path[i])) continue;
         copy.bytes[i] = '\0';
@@ -3580,6 +3583,7 @@ static qnet_status qnet__make_folders(qnet_context *ctx, const char *path, size_
         copy.bytes[i] = (unsigned char)path[i];
     }
     qnet_buffer_free(ctx, &copy);
+    /* "No such file" says that a folder above could not be made: that one's reason is the cause. */
     if (code == ENOENT) code = first;
     errno = 0;
     if (qnet__path_kind(path) == 2) return QNET_OK;
@@ -12836,7 +12840,8 @@ static void qnet__voxel_text(const qnet_volume *v, size_t at, char text[64])
 }
 
 /* voxels[first..first + count) = slope * stored + intercept of what is in the piece, computed in
-   double, then rounded to float. */
+   double, then rounded to float: once, so that a map of int16 with a slope of 0.001 has the floats
+   nearest to its thousandths, as nibabel has them. */
 static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, size_t count)
 {
     const int scaled = in->slope != 1 || in->intercept != 0;
@@ -12964,11 +12969,10 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
 #if QNET__HAS_TRAINING
 /* ---- writing: little-endian, float32 or int16 with a slope, the affine as sform -------------- */
 
-/* The header, bytes[352], with the four zeros after it that say "no extensions". Only sform is
-   written: a quaternion cannot hold a sheared affine. A volume whose side is unknown (affine_source
-   0) gets neither form, so that no reader takes it as known. */
-static void qnet__nifti_make_header(const qnet_volume *v, double slope, const double spacing[3],
-                                    unsigned char bytes[352])
+/* The header. Only sform is written: a quaternion cannot hold a sheared affine. A volume whose side
+   is unknown (affine_source 0) gets neither form, so that no reader takes it as known. */
+static qnet__nifti_header qnet__nifti_make_header(const qnet_volume *v, double slope,
+                                                  const double spacing[3])
 {
     const int known = v->affine_source > 0, size[4] = {3, v->nx, v->ny, v->nz};
     qnet__nifti_header h;
@@ -12988,11 +12992,11 @@ static void qnet__nifti_make_header(const qnet_volume *v, double slope, const do
     for (int i = 0; i < 12 && known; i++) h.srow[i / 4][i % 4] = (float)v->affine[i / 4][i % 4];
     memcpy(h.magic, "n+1", 4);
     if (!qnet__is_little_endian()) qnet__nifti_swap_header(&h);
-    memset(bytes, 0, 352);
-    memcpy(bytes, &h, sizeof h);
+    return h;
 }
 
-/* What writing needs, in one block of the heap: bytes go to the sink, through deflate if gzip. */
+/* What writing needs, in one block of the heap: bytes go to the sink, through deflate if gzip. No
+   voxels are copied but those of the piece, so that a volume is written in little memory. */
 typedef struct qnet__nifti_writer {
     qnet_context *ctx;
     qnet_sink *sink;
@@ -13042,7 +13046,6 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
                                       double slope, int gzip)
 {
     qnet__nifti_writer *to;
-    unsigned char header[352];
     char orientation[4];
     double spacing[3], r[3][3];
     QNET__NEEDS(ctx, ctx && sink && sink->write && volume && volume->voxels);
@@ -13067,8 +13070,9 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
     if (to == NULL) return qnet__no_memory(ctx, sizeof *to, "writing a NIfTI file");
     to->ctx = ctx, to->sink = sink, to->gzip = gzip;
     if (gzip) qnet__deflate_start(&to->deflate, ctx, sink, 0, slope > 0 ? 2 : 4);
-    qnet__nifti_make_header(volume, slope, spacing, header);
-    qnet_status status = qnet__nifti_send(to, header, sizeof header);
+    const qnet__nifti_header header = qnet__nifti_make_header(volume, slope, spacing);
+    qnet_status status = qnet__nifti_send(to, &header, sizeof header);
+    if (status == QNET_OK) status = qnet__nifti_send(to, "\0\0\0", 4); /* no extensions */
     if (status == QNET_OK) status = qnet__nifti_write_voxels(to, volume, slope);
     if (status == QNET_OK && gzip) status = qnet__deflate_finish(&to->deflate);
     qnet__free(ctx, to, sizeof *to);
@@ -13695,7 +13699,9 @@ static qnet_status qnet__header_load(qnet_context *ctx, qnet_source *source,
                               "found %.0f", (double)QNET_MAX_SAFETENSORS_HEADER, (double)length);
 }
 
-/* Fills f from the source: header, layout, then the tensors' bytes, in this machine's order. */
+/* Fills f from the source: header, layout, then the tensors' bytes, in this machine's order. That
+   the tensors cover all bytes is known before any of these is read, so their number is the last
+   offset. Offsets become pointers at the end, as the block moves while it grows. */
 static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *source,
                                            qnet__safetensors_file *f)
 {
@@ -13954,8 +13960,12 @@ static qnet_safetensor qnet__param_in_file(const qnet_param *p)
     return t;
 }
 
-/* Where number f of the file's [out][in][kh][kw] lies in memory's [kh][kw][in][out]; the order of
-   the taps, [kh][kw], is the same in both. */
+/* Where number f of the file's [out][in][kh][kw] lies in memory's [kh][kw][in][out]. The order of
+   the taps, [kh][kw], is the same in both, so with t of them
+
+       f = (o in + i) taps + t    is at    (t in + i) out + o
+
+   Of conv1, [64][3][7][7] in the file, number 50 is o = 0, i = 1, t = 1, and lies at 256. */
 static size_t qnet__param_index(const qnet_param *p, size_t f)
 {
     const size_t taps = p->shape[0] * p->shape[1], in = p->shape[2], out = p->shape[3];
@@ -14020,6 +14030,7 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
     const int new_head = job->replace_head && qnet__is_head(p->name);
     char want[QNET__SHAPE_TEXT], have[QNET__SHAPE_TEXT];
     int unequal;
+    /* Presence, then type: I64 for counters, for all others one that becomes qnet_real. */
     *found = NULL;
     if (t == NULL) {
         if (qnet__is_tracked(p->name) || new_head) return QNET_OK;
@@ -14246,7 +14257,7 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
     if (tensors == NULL) return qnet__no_memory(ctx, bytes, "a copy of the weights");
     counter = (int64_t *)(void *)(tensors + table->count);
     qnet_real *numbers = (qnet_real *)(void *)(counter + table->count);
-    for (int real = 0; real < 2; real++)
+    for (int real = 0; real < 2; real++) /* counters, then numbers */
         for (int i = 0; i < table->count && status == QNET_OK; i++) {
             const qnet_param *p = &table->entries[i];
             if (qnet__is_tracked(p->name) == real) continue;
@@ -14305,7 +14316,8 @@ QNET_API qnet_status qnet_safetensors_load(qnet_context *ctx, const char *path,
     return status;
 }
 
-/* qnet_weights_from_safetensors of a path. */
+/* qnet_weights_from_safetensors of a path. The file's bytes are freed before this returns: they are
+   needed while they are copied only. */
 QNET_API qnet_status qnet_weights_load(qnet_context *ctx, const char *path,
                                        const qnet_param_table *table, qnet_real *block,
                                        int replace_head, int *head_replaced)
