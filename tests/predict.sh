@@ -152,7 +152,7 @@ says 0 'sub-01: probability of patient 0.' --model "$dir/named-run/model" --subj
 ok "with the study's settings" grep -q 'maps were made of 6 echoes, mode consensus, as the study.s' "$dir/log"
 ok "so says the file" grep -q '"maps_as_study": 1' "$dir/out/sub-01.json"
 for name in Chimap R2starmap T1w; do
-    ok "the $name of program maps" cmp "$dir/out/sub-01/anat/sub-01_$name.nii.gz" "$dir/maps/sub-01/anat/sub-01_$name.nii.gz"
+    ok "the $name of program maps" cmp "$dir/out/maps/sub-01/anat/sub-01_$name.nii.gz" "$dir/maps/sub-01/anat/sub-01_$name.nii.gz"
 done
 p=$(number probability sub-01)
 ok "the names" grep -q '<h1>sub-01: probability of patient .*</h1>' "$dir/out/sub-01.html"
@@ -165,7 +165,7 @@ ok "the same by files" test "$(number probability sub-01)" = "$p"
 says 0 'sub-01: probability of patient 0.' --weights "$dir/named-run" --fold 2 "$@"
 ok "20 lines of C know the names" sh -c "'$bin/new_scan' '$dir/named-run/model' '$1' '$2' '$3' | grep -q -e '^P(patient)' -e ^refused"
 cp -r "$dir/echoes/sub-01" "$dir/loose-echoes"
-says 0 'does not say how the study.s maps were made: these are made in the mode paper (--mode)' --model "$model" \
+says 0 "does not say how the study's maps were made: these are made in the mode paper (--mode)" --model "$model" \
     --subject "$dir/loose-echoes/anat" --anyway
 rm "$dir/loose-echoes/anat/sub-01_echo-3_part-phase_MEGRE.nii.gz"
 says 1 'is there without its phase' --model "$model" --subject "$dir/loose-echoes/anat"

@@ -11,6 +11,7 @@ static void put_assessment_css(writer *w)
     put(w, ".miss{background:var(--warn);box-shadow:inset 0 -2px var(--warnline)}tr.missed>:first-child{"
            "box-shadow:inset 4px 0 var(--warnline)}svg .ring{fill:none;stroke:var(--ink);stroke-width:1.5}"
            "svg .l.watched{stroke-dasharray:5 4;stroke-width:2.5}.matrices{display:flex;flex-wrap:wrap;gap:.6rem 2rem}.confusion th,.confusion td{text-align:center}"
+           "@media(max-width:30rem){.confusion th{white-space:normal}}"
            ".open{columns:2;column-gap:2rem;padding-left:1.2rem}.facts td:last-child{white-space:normal}"
            ".facts td.wrap{min-width:24rem}@media(max-width:48rem){.open{columns:1}"
            ".facts td.wrap{min-width:16rem}}@media print{.tight{font-size:7.5pt}.tight th,.tight td{"

@@ -65,13 +65,13 @@ static qnet_status echo_session(bids *b, const echo_options *o, const char *subj
     return status;
 }
 
-/* The maps of the session into files in `out`. */
+/* The maps of the session into files in out/maps. */
 static qnet_status echo_maps(bids *b, const echo_options *o, const char *study, const char *out, const session *s,
                              made_maps *made)
 {
     static const int kinds[3] = {CHIMAP, R2STARMAP, T1W};
     const qnet_maps_config config = echo_config(b, o, study, made);
-    char text[1400] = "";
+    char text[1400] = "", folder[BIDS_PATH];
     images loaded;
     outputs files;
     quality q;
@@ -85,14 +85,15 @@ static qnet_status echo_maps(bids *b, const echo_options *o, const char *study, 
     q.mask = o->brain_mask ? o->brain_mask : "";
     q.sign_given = phase_sign(s, o->sign, &q.sign, text);
     if (text[0]) bids_warn(b, "%s", text);
-    BIDS_TRY(outputs_check_session(b, out, s));
+    BIDS_TRY(bids_path(b, folder, out, "/maps", "", ""));
+    BIDS_TRY(outputs_check_session(b, folder, s));
     BIDS_TRY(hash_inputs(b, s, &config, q.mask, q.sign, &q.hash));
     status = maps_of_session(b, s, &config, q.mask, q.sign, &loaded, &maps);
     q.maps = maps;
     if (status == QNET_OK) status = outputs_make(b, &q, &files);
-    if (status == QNET_OK) status = outputs_write(b, out, s, &files);
+    if (status == QNET_OK) status = outputs_write(b, folder, s, &files);
     for (int k = 0; k < 3 && status == QNET_OK; k++)
-        status = output_path(b, out, s, kinds[k], ".nii.gz", made->path[k]);
+        status = output_path(b, folder, s, kinds[k], ".nii.gz", made->path[k]);
     snprintf(made->how, sizeof made->how, "of %d echoes%s, mode %s%s", s->first->count,
              s->second ? " at two flip angles" : "", made->mode, made->as_study ? ", as the study's" : "");
     outputs_free(b, &files);

@@ -264,7 +264,7 @@ static int strip_level(const plot *p, const double *value, const double *label, 
     return level;
 }
 
-/* The study's scans as dots, the negative group below the positive one; this one as a line; limit (NaN: none) dashed. */
+/* The study's scans as dots, the negative group below; this one as a line; limit (NaN: none) dashed. */
 static void svg_strip(writer *w, const scan_page *page, const double *value, double here, double limit, double high,
                       double step, int decimals, const char *label, const char *axis)
 {
@@ -361,12 +361,12 @@ static void html_study(writer *w, const scan_page *page)
     snprintf(axis, sizeof axis, "Probability of %s", page->group[1]);
     svg_strip(w, page, p->probability, r->probability, (double)NAN, 1, 0.2, 1,
               "Probabilities: this scan and those of the study", axis);
-    print(w, "<figcaption><span class=\"sw\" style=\"background:var(--hh)\"></span>%d %s and <span class=\"sw\" "
-             "style=\"background:var(--hc)\"></span>%d %s of the study, each judged by the networks that were not "
-             "trained on it. ", all[1], page->group[1], all[0], page->group[0]);
+    print(w, "<figcaption>Scans of the study: <span class=\"sw\" style=\"background:var(--hh)\"></span>%d %s, "
+             "<span class=\"sw\" style=\"background:var(--hc)\"></span>%d %s, each judged by the networks that were "
+             "not trained on it. ", all[1], page->group[1], all[0], page->group[0]);
     if (!r->refused)
-        print(w, "%d of the %s and %d of the %s have a lower probability than this scan.", below[0], page->group[0],
-              below[1], page->group[1]);
+        print(w, "A lower probability than this scan: %d of %d %s, %d of %d %s.", below[1], all[1], page->group[1],
+              below[0], all[0], page->group[0]);
     put(w, "</figcaption></figure>\n<figure class=\"panel\">\n");
     svg_strip(w, page, p->distance, r->distance, p->limit, 1.05 * high, nice_step(1.05 * high, 6), high < 6,
               "Distance of the features: this scan and those of the study", "Distance of the features");
@@ -418,8 +418,9 @@ static void html_scan(writer *w, const scan_page *page)
         put(w, "</figcaption></figure>\n");
     }
     if (page->qsm.voxels[0] + page->qsm.voxels[1] > 0) {
-        put(w, "<div class=\"scroll\"><table><thead><tr>");
-        cells(w, "th", "Within the mask|>QSM, ppm, mean|>SD|>R2*, 1/s, mean|>SD|>Volume, ml");
+        put(w, "<p class=\"cap\">Means within the mask, by its halves.</p>\n<div class=\"scroll\"><table><thead>"
+               "<tr>");
+        cells(w, "th", "Half|>QSM, ppm, mean|>SD|>R2*, 1/s, mean|>SD|>Volume, ml");
         put(w, "</tr></thead><tbody>\n");
         for (int k = 0; k < 3; k++) {
             const region *q = &page->qsm;
@@ -434,7 +435,8 @@ static void html_scan(writer *w, const scan_page *page)
         put(w, "</tbody></table></div>\n");
     }
     if (r->refused) return;
-    put(w, "<div class=\"scroll\"><table><thead><tr>");
+    put(w, "<p class=\"cap\">By slice, from 0 at the bottom of the volume.</p>\n<div class=\"scroll\"><table><thead>"
+           "<tr>");
     cells(w, "th", ">Slice|>P(%s), Q-Net|>P(%s), ResNetSWA", page->group[1], page->group[1]);
     put(w, "</tr></thead><tbody>\n");
     for (int t = 0; t < r->slices; t++) {
@@ -442,7 +444,7 @@ static void html_scan(writer *w, const scan_page *page)
         cells(w, "td", ">%d|>%.3f|>%.3f", scan->slice_z[t], r->by_slice[t], r->by_slice_resnet[t]);
         put(w, "</tr>\n");
     }
-    put(w, "</tbody></table></div>\n<p class=\"key\">Slices from 0 at the bottom of the volume.</p>\n");
+    put(w, "</tbody></table></div>\n");
 }
 
 static void record_row(writer *w, const char *name, const char *value)
@@ -493,8 +495,8 @@ static qnet_status page_html(const scan_page *page, qnet_buffer *html)
     put(w, ": prediction, research only</title>\n<style>\n");
     put_css(w);
     put_heat_css(w);
-    put(w, ".where img{width:min(32rem,100%);image-rendering:pixelated}.one{max-width:44rem}svg .here{"
-           "stroke:var(--ink);stroke-width:2}\n</style></head><body><main>\n");
+    put(w, ".where img{width:min(32rem,100%);image-rendering:pixelated}.one{max-width:44rem}.one .slices{"
+           "max-width:32rem}svg .here{stroke:var(--ink);stroke-width:2}\n</style></head><body><main>\n");
     if (body.size > 0) put_body(w, (const char *)body.bytes);
     put(w, "</main>");
     put_script(w);
