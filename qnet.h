@@ -2267,7 +2267,8 @@ QNET__HELPER int qnet__mul(size_t a, size_t b, size_t *out)
     return 1;
 }
 
-/* *out = a + b; 0 and *out untouched when the sum does not fit. */
+/* *out = a + b; 0 and *out untouched when the sum does not fit: unsigned sums wrap without a word,
+   so the test comes first. */
 QNET__HELPER int qnet__add(size_t a, size_t b, size_t *out)
 {
     if (a > (size_t)-1 - b) return 0;
@@ -2481,7 +2482,8 @@ QNET__HELPER void qnet__free(qnet_context *ctx, void *p, size_t bytes)
         ctx->hooks.allocator.free(ctx->hooks.allocator.user, p, bytes > 0 ? bytes : 1);
 }
 
-/* The failure of an allocation of `bytes` for `what`; SIZE_MAX: a sum that overflowed. */
+/* The failure of an allocation of `bytes` for `what`; SIZE_MAX: a sum that overflowed. Sizes are
+   written as %.0f: %zu is not in every C library, and a double holds all up to 2^53. */
 QNET__HELPER qnet_status qnet__no_memory(qnet_context *ctx, size_t bytes, const char *what)
 {
     if (bytes == SIZE_MAX)
@@ -12450,7 +12452,8 @@ static size_t qnet__voxel_count(int nx, int ny, int nz)
     return n <= (size_t)QNET_MAX_VOXELS && n <= UINT32_MAX ? n : 0;
 }
 
-/* Index of voxel (x, y, z) in voxels[nz][ny][nx]. */
+/* Index of voxel (x, y, z) in voxels[nz][ny][nx]. As a size_t: 2048 x 2048 x 512 voxels are the
+   most that an int could count. */
 QNET__HELPER size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
 {
     return ((size_t)z * (size_t)v->ny + (size_t)y) * (size_t)v->nx + (size_t)x;
@@ -12590,7 +12593,9 @@ typedef char qnet__nifti_header_unpadded[sizeof(qnet__nifti_header) == QNET__NII
 #define QNET__NIFTI_PIECE      65536             /* bytes read or written at a time */
 #define QNET__NIFTI_TRUST      ((size_t)1 << 16) /* voxels allocated on the header's word alone */
 
-/* Between the file's byte order and the other one: the numbers that are read or written. */
+/* Between the file's byte order and the other one: the numbers that are read or written, which lie
+   in six runs: sizeof_hdr; dim; datatype and bitpix; pixdim to scl_inter; the codes of both forms;
+   quaternion, offset and matrix. */
 static void qnet__nifti_swap_header(qnet__nifti_header *h)
 {
     unsigned char *p = (unsigned char *)h;
@@ -12866,8 +12871,9 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
 }
 
 /* All voxels into volume.voxels, piece by piece: read, unpacked, converted to float. *room is how
-   many it holds, also on failure. The array grows to at most 16 times of what has been read, or
-   QNET__NIFTI_TRUST: a short file with a large dim costs little memory. */
+   many it holds, also on failure, so that the caller can give the block back. The array grows to at
+   most 16 times of what has been read, or QNET__NIFTI_TRUST: a short file with a large dim costs
+   little memory. */
 static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
 {
     size_t got, n;
@@ -13292,8 +13298,9 @@ QNET__HELPER qnet_status qnet__check_echo_time(qnet_context *ctx, const char *na
     return QNET_OK;
 }
 
-/* Refuses what is no series of `least` echoes or more: volume[echoes] on one grid (NULL: the
-   first one's), and their times. step, kind: "qnet_r2star_map", "magnitude", for sentences. */
+/* Refuses what is no series of `least` echoes or more, before any work is done on it:
+   volume[echoes] on one grid (NULL: the first one's), and their times. step, kind:
+   "qnet_r2star_map", "magnitude", for sentences. */
 QNET__HELPER qnet_status qnet__check_series(qnet_context *ctx, const char *step, const char *kind,
                                             int echoes, int least,
                                             const qnet_volume *const *volume,
@@ -13660,7 +13667,7 @@ static qnet_status qnet__header_read(qnet__safetensors_file *f)
 /* ---- reading --------------------------------------------------------------------------------- */
 
 /* Checks that the tensors cover bytes 0..*size, each byte once: no two overlap, and the sum of
-   their sizes is the largest end. */
+   their sizes is the largest end. The order in which the header names them does not matter. */
 static qnet_status qnet__check_layout(const qnet__safetensors_file *f, size_t *size)
 {
     size_t sum = 0;
@@ -13813,7 +13820,7 @@ static qnet_status qnet__write_json_string(qnet_context *ctx, qnet_buffer *json,
 }
 
 /* Appends the JSON of tensors[count], whose name, dtype, ndim and shape count, and of the metadata
-   pairs[pair_count][2]. */
+   pairs[pair_count][2]: one line as in the room's head, without spaces but those at its end. */
 static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
                                           const qnet_safetensor *tensors, int count,
                                           const char *const *pairs, int pair_count,
@@ -14166,7 +14173,8 @@ QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file)
     return sum;
 }
 
-/* "crop repeat 1 fold 2 resnetswa of run 1f0c...", with ? for what the file does not say. */
+/* "crop repeat 1 fold 2 resnetswa of run 1f0c...", with ? for what the file does not say: who reads
+   the refusal of a pair sees at a glance in what the two differ. */
 #define QNET__IDENTITY 160
 static void qnet__identity_text(const qnet_safetensors *file, char text[QNET__IDENTITY])
 {
