@@ -12452,8 +12452,7 @@ static size_t qnet__voxel_count(int nx, int ny, int nz)
     return n <= (size_t)QNET_MAX_VOXELS && n <= UINT32_MAX ? n : 0;
 }
 
-/* Index of voxel (x, y, z) in voxels[nz][ny][nx]. As a size_t: 2048 x 2048 x 512 voxels are the
-   most that an int could count. */
+/* Index of voxel (x, y, z) in voxels[nz][ny][nx]. */
 QNET__HELPER size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
 {
     return ((size_t)z * (size_t)v->ny + (size_t)y) * (size_t)v->nx + (size_t)x;
