@@ -12116,10 +12116,11 @@ static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *
 /* Bytes of the run that begins at `at`, at most QNET__MATCH_MAX; it does not leave its piece. */
 static size_t qnet__deflate_run(const qnet__deflate *d, size_t at)
 {
-    const unsigned char *p = d->plain + at;
-    const size_t most = at < d->period ? 0 : qnet__min_size(d->size - at, QNET__MATCH_MAX);
+    const size_t most = qnet__min_size(d->size - at, QNET__MATCH_MAX);
     size_t n = 0;
-    while (n < most && p[n] == p[n - d->period]) n++;
+    if (at < d->period) return 0;
+    const unsigned char *p = d->plain + at, *before = p - d->period;
+    while (n < most && p[n] == before[n]) n++;
     return n;
 }
 
