@@ -18667,6 +18667,9 @@ QNET_API qnet_status qnet_locate(qnet_context *ctx, const qnet_volume *qsm,
    (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
    augmentation moves its crop. What a folder holds, and which file is which map, is the caller's
    choice: examples/crossval/bids.h.
+   The paper's slices have .43 mm a pixel and are 2 mm thick; other grids are brought to the same
+   millimetres a pixel, so that one network sees nuclei of one size. 99 scans of up to 24 slices of
+   260 x 260 x 3 float are 1.9 GB at most: images are cut once, and stretched in every epoch anew.
    Relies on >>context >>random >>file >>text >>nifti >>weights >>image >>locate.
    ============================================================================================ */
 
@@ -18698,7 +18701,8 @@ QNET_API int qnet_input_prepared(const qnet_input_config *config)
 #define QNET__MAX_SIDE 2048   /* pixels */
 #define QNET__MAX_SLICES 1024 /* of a scan */
 
-/* Ranges in which nothing below can overflow. */
+/* Ranges in which nothing below can overflow: sizes in pixels, box_mm and box_center_mm in mm, the
+   margin as a share of size. */
 #define QNET__CHANNEL_USE(c) \
     { "use_channel." #c, 'i', offsetof(qnet_input_config, use_channel) + c * sizeof(int), 0, 1 }
 static const qnet__setting qnet__input_settings[] = {
@@ -18774,7 +18778,8 @@ static void qnet__warn_of_bad_voxels(qnet_context *ctx, const char *name, size_t
                   (double)bad, where);
 }
 
-/* A refusal, with the field of the configuration that waives it; a warning once it is waived. */
+/* A refusal, with the field of the configuration that waives it; a warning once it is waived. What
+   looks wrong to a rule may be right: a scan at 9.4 T, an animal's, a map in another unit. */
 static QNET__PRINTF(4, 5) qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field,
                                                    const char *format, ...)
 {
@@ -18794,7 +18799,9 @@ static QNET__PRINTF(4, 5) qnet_status qnet__unless(qnet_context *ctx, int waived
 /* Turns a volume to RAS by permuting and flipping axes. These may lie aslant: slices are then
    planes of the axis nearest to upwards, which for slices acquired at 50 degrees from axial is not
    the one across them. tilt: the largest angle between an axis and that of the head,
-   acos(|affine[c][c]| / spacing[c]). */
+   acos(|affine[c][c]| / spacing[c]), as column c of the affine is spacing[c] times the unit vector
+   along voxel axis c. Slices along the line of the two commissures are tilted by 5 to 15 degrees.
+   */
 static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
                                   qnet_volume *v, const char *name)
 {
@@ -18820,7 +18827,8 @@ static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *co
 
 /* Fits leave NaN and infinity outside of the head: they become 0 where they are joined, through
    their like within a slice, to the slice's edge or to a voxel of 0. Alternates sweeps in both
-   directions until none changes a voxel. Returns how many did. */
+   directions until none changes a voxel: a sweep carries a 0 on along rows and down columns as far
+   as a region goes, so that mostly two or three do. Returns how many voxels became 0. */
 static size_t qnet__clear_outside(qnet_volume *v)
 {
     const int nx = v->nx, ny = v->ny;
@@ -18846,7 +18854,12 @@ static size_t qnet__clear_outside(qnet_volume *v)
 
 /* Voxel (i, j, k) of the grid lies in the volume at M (i, j, k, 1), M = A_volume^-1 A_grid, in
    voxels. Between the centres of voxels the value is trilinear (nearest: that of the nearest one),
-   more than half a voxel outside of the volume it is 0. */
+   more than half a voxel outside of the volume it is 0. With f the fractions along x, y and z,
+
+       v = (1 - f_z) plane_0 + f_z plane_1,   plane_k bilinear in (f_x, f_y) of slice floor(z) + k
+
+   No smoothing comes before: a finer volume loses detail to aliasing, but maps of one scan differ
+   in their grids by little. */
 QNET_API qnet_status qnet_volume_resample(qnet_volume *v, const qnet_volume *grid, int nearest,
                                           double *covered)
 {
@@ -18906,8 +18919,9 @@ QNET_API qnet_status qnet_volume_resample(qnet_volume *v, const qnet_volume *gri
     return QNET_OK;
 }
 
-/* Map m onto the grid of the QSM map, where it is on another one. Where a file does not say where
-   its grid lies in the world, or both share no voxel, that is refused. */
+/* Map m onto the grid of the QSM map, where it is on another one: QSM, which carries most of the
+   difference between the groups, is the map that is not interpolated twice. Where a file does not
+   say where its grid lies in the world, or both share no voxel, that is refused. */
 static qnet_status qnet__onto_grid(qnet__preparation *p, int m)
 {
     qnet_volume *v = p->map[m];
@@ -18978,7 +18992,8 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
 
 /* Clears all components of a binary mask that are smaller than a fiftieth of the largest: nuclei
    stay, strays go, which would add slices. A piece that is just not cleared moves the centre by
-   2 mm at 10 cm. */
+   2 mm at 10 cm. Voxels that share a corner are one piece. The first flood of a piece marks it 2,
+   and the largest is known when all are marked; the second one lists it again, as 1 or to clear. */
 static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const char *name,
                                     qnet_cut *cut)
 {
@@ -19013,8 +19028,8 @@ static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const 
 
 /* ---- which slices, which part of them -------------------------------------------------------- */
 
-/* Centre of mass, along x and y, of the voxels that are not 0 in slices z[count] (NULL: in all); 0
-   when there are none. */
+/* Centre of mass, along x and y, of the voxels that are not 0 in slices z[count] (NULL: in all):
+   of a mask, or, as a map is 0 around it, of the head. Returns 0 when there are none. */
 static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, double center[2])
 {
     double n = 0, sum[2] = {0, 0};
@@ -19179,7 +19194,9 @@ static float qnet__percentile_where(const float *v, const float *where, float le
 /* Why map m can't be what its name says, or NULL. v[map][n]: the voxels of all maps at the same
    places, v[QNET__MASK] 0 where there is no mask. limit: 1st, 50th and 99th percentile of those
    that are not 0. work[2 n]. The first row of the table that holds says why. Iron raises QSM, as it
-   is paramagnetic, and R2*, so it shortens T2*: where QSM is highest, T2* is low. */
+   is paramagnetic, and R2*, so it shortens T2*: where QSM is highest, T2* is low. At 3 T the globus
+   pallidus has .13 ppm and 37 1/s, white matter -.03 ppm and 20 1/s, a T2* of 50 ms (QSM challenge
+   2.0): T2* in ms is of the size of R2* in 1/s, and only iron tells one from the other. */
 static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, float limit[3],
                                   float *work)
 {
@@ -19234,7 +19251,8 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
 
 /* Refuses values that no brain has, in the chosen slices about a centre (voxels), and a map that is
    a copy of another. The maps' voxels in the window are gathered in v[map][n], so that the same
-   index is the same place in all of them. */
+   index is the same place in all of them. The window has one size in mm whatever the images show: a
+   scan is not refused for one input and taken for the other. */
 static qnet_status qnet__check_values(const qnet__preparation *p, const double center[2])
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -19280,7 +19298,8 @@ static qnet_status qnet__check_values(const qnet__preparation *p, const double c
 /* ---- images ---------------------------------------------------------------------------------- */
 
 /* Samples per pixel along an axis: one up to 2 voxels a pixel (bilinear then skips none but at the
-   end of that range), above that one per voxel, whose mean is taken. */
+   end of that range), above that one per voxel, whose mean is taken. A full slice of 512 voxels on
+   256 pixels still has one; on 64 pixels it has 8 x 8. */
 static int qnet__samples(double step)
 {
     return step <= 2 ? 1 : qnet__min_int((int)ceil(step), 64);
@@ -19317,7 +19336,8 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
     }
 }
 
-/* The mask: what counts of it, and its centre of mass, in voxels. */
+/* The mask: what counts of it, and its centre of mass, in voxels. Its volume, voxels times mm^3, in
+   ml. */
 static qnet_status qnet__mask_plan(qnet__preparation *p, double mass[2])
 {
     qnet_volume *mask = p->map[QNET__MASK];
@@ -19428,7 +19448,8 @@ QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_conf
     return QNET_OK;
 }
 
-/* Bytes of a scan's block: pixels and slice_z. SIZE_MAX, which no allocation has: too many. */
+/* Bytes of a scan's block: pixels[slices][height][width][3] and slice_z[slices]. SIZE_MAX, which no
+   allocation has: too many. In double, where a product of these is exact and cannot wrap. */
 static size_t qnet__scan_bytes(const qnet_cohort *cohort, int slices)
 {
     const double image = (double)cohort->height * cohort->width * 3 * sizeof(float);
@@ -19459,8 +19480,8 @@ QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t
            (size_t)t * (size_t)cohort->height * (size_t)cohort->width * 3;
 }
 
-/* A subject has one label, and no two subjects have the same QSM map: a network would be trained
-   and tested on one brain. */
+/* A subject has one label, and no two subjects have the same QSM map: folds part subjects by their
+   names, so a network would be trained and tested on one brain. */
 static qnet_status qnet__cohort_check(const qnet_cohort *cohort, const qnet_scan *scan)
 {
     for (int s = 0; s < cohort->scans_count; s++) {
@@ -19611,7 +19632,9 @@ QNET_API qnet_status qnet_cohort_outliers(qnet_cohort *cohort)
 }
 
 #ifndef QNET_NO_STDIO
-/* The volumes are freed in any case: memory holds those of one scan at a time. */
+/* Every file is tried, so that all that is missing is told at once. Cohorts are appended to one
+   after the other, and when one refuses the scan, those before it lose it again: all have the same
+   scans at the same places. The volumes are freed in any case: memory holds those of one scan. */
 QNET_API qnet_status qnet_cohort_read(qnet_cohort *const *cohorts, int count,
                                       const qnet_scan_files *files)
 {
@@ -19681,7 +19704,7 @@ QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config
    Cross-validation is over individuals: all scans of a subject share a fold, or a network would be
    tested on a brain that it has seen (paper, "Training Procedure"). */
 
-/* The first scan of scan s's subject. */
+/* The first scan of scan s's subject, which stands for all of them. */
 static int qnet__first_scan(const qnet_cohort *cohort, int s)
 {
     int first = 0;
@@ -19698,42 +19721,39 @@ QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *coh
                                        uint64_t seed, int *fold)
 {
     static const char *const name[2] = {"HC", "HH"};
-    int count[2] = {0, 0}, next = 0;
+    qnet_status status = QNET_OK;
+    int next = 0;
+    size_t count[2] = {0, 0};
     if (cohort == NULL || fold == NULL || folds < 2)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "folds: %d of a cohort, expected 2 or more",
                           folds);
-    const int scans = cohort->scans_count;
-    for (int s = 0; s < scans; s++) {
-        const int first = qnet__first_scan(cohort, s), label = cohort->scans[s].label == QNET_HH;
-        if (cohort->scans[s].label != cohort->scans[first].label)
-            return qnet__fail(ctx, QNET_ERROR_DATA, "folds: subject %s has scans of both labels",
-                              cohort->scans[s].subject);
-        count[label] += first == s;
-    }
-    for (int label = 0; label < 2; label++)
-        if (folds > count[label])
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "folds: %d asked for, but there are only %d %s subjects", folds,
-                              count[label], name[label]);
-    /* A subject stands for all its scans by the first of them. */
-    const size_t bytes = (size_t)scans * sizeof(int);
-    int *order = (int *)qnet__alloc(ctx, bytes); /* the first scans of the subjects of a class */
+    /* order[2][scans]: of either class the subjects, for each of which its first scan stands. */
+    const size_t scans = (size_t)cohort->scans_count, bytes = 2 * scans * sizeof(int);
+    int *order = (int *)qnet__alloc(ctx, bytes);
     if (order == NULL) return qnet__no_memory(ctx, bytes, "folds");
-    for (int label = 0; label < 2; label++) {
-        qnet_rng rng = qnet_rng_at(seed, QNET_RANDOM_FOLDS, (uint32_t)label, 0);
-        size_t n = 0;
-        for (int s = 0; s < scans; s++)
-            if ((cohort->scans[s].label == QNET_HH) == label && qnet__first_scan(cohort, s) == s)
-                order[n++] = s;
-        qnet_rng_shuffle(&rng, order, n);
-        for (size_t i = 0; i < n; i++) fold[order[i]] = next++ % folds;
+    for (int s = 0; s < cohort->scans_count; s++) {
+        const size_t label = cohort->scans[s].label == QNET_HH;
+        if (qnet__first_scan(cohort, s) == s) order[label * scans + count[label]++] = s;
     }
-    for (int s = 0; s < scans; s++) fold[s] = fold[qnet__first_scan(cohort, s)];
+    for (int label = 1; label >= 0; label--)
+        if ((size_t)folds > count[label])
+            status = qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                                "folds: %d asked for, but there are only %d %s subjects", folds,
+                                (int)count[label], name[label]);
+    for (size_t label = 0; label < 2 && status == QNET_OK; label++) {
+        qnet_rng rng = qnet_rng_at(seed, QNET_RANDOM_FOLDS, (uint32_t)label, 0);
+        int *of_class = order + label * scans;
+        qnet_rng_shuffle(&rng, of_class, count[label]);
+        for (size_t i = 0; i < count[label]; i++) fold[of_class[i]] = next++ % folds;
+    }
+    for (int s = 0; s < cohort->scans_count && status == QNET_OK; s++)
+        fold[s] = fold[qnet__first_scan(cohort, s)];
     qnet__free(ctx, order, bytes);
-    return QNET_OK;
+    return status;
 }
 
-/* The opposite side of the leak check: whatever made the folds, no subject may be in two. */
+/* What no result survives: a subject in two folds, so that a network is tested on a brain that it
+   was trained on. Looked at whatever made the folds. */
 QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *cohort, int folds,
                                       const int *fold)
 {
@@ -19865,9 +19885,11 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
 
 #if QNET__HAS_TRAINING
 /* ---- settings of both stages, as tables -------------------------------------------------------
-   Ranges are checked, lines of text made and compared by loops over them. */
+   Ranges are checked, lines of text made and compared by loops over them. Rates are steps of Adam,
+   which divides the gradient by its size: a rate of 3e-4 moves a weight by about that much. */
 
-/* beta < 1 and eps > 0 keep Adam's divisions from 0: 1 - beta^t and sqrt(v) + eps. */
+/* beta < 1 and eps > 0 keep Adam's divisions from 0: 1 - beta^t and sqrt(v) + eps (Kingma & Ba
+   2015). */
 #define QNET__ADAM_SETTINGS(config)                                    \
     QNET__SETTING(config, 'd', adam.beta1, 0, 0.999999999999),         \
     QNET__SETTING(config, 'd', adam.beta2, 0, 0.999999999999),         \
@@ -20091,12 +20113,12 @@ static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, cons
         if (scans[i] < 0 || scans[i] >= cohort->scans_count)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: scan %d: expected 0..%d", task,
                               scans[i], cohort->scans_count - 1);
-        if (cohort->scans[scans[i]].slices > cohort->config.max_slices)
+        const qnet_scan *scan = &cohort->scans[scans[i]];
+        if (scan->slices > cohort->config.max_slices)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "%s: subject %s has %d slices: expected %d at most", task,
-                              cohort->scans[scans[i]].subject, cohort->scans[scans[i]].slices,
-                              cohort->config.max_slices);
-        l->count += (size_t)cohort->scans[scans[i]].slices;
+                              scan->subject, scan->slices, cohort->config.max_slices);
+        l->count += (size_t)scan->slices;
     }
     if (l->count < 1 || l->count > (size_t)INT_MAX)
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: %.0f images in %d scans", task,
@@ -20232,7 +20254,8 @@ QNET_API void qnet_stage2_config_init(qnet_stage2_config *config)
     config->seed = 1;
 }
 
-/* At least one epoch is averaged, whatever the share. */
+/* At least one epoch is averaged, whatever the share: of 100 epochs and a share of .25 those from
+   75, from 0, on. */
 QNET_API int qnet_stage1_swa_start(const qnet_stage1_config *config)
 {
     return config->epochs - qnet__max_int(1, (int)floor(config->swa_share * config->epochs + .5));
@@ -20276,9 +20299,9 @@ typedef struct qnet__training_state {
     int *batch_length;          /* [largest batch] */
 } qnet__training_state;
 
-/* The whole block: state, history, what the optimiser keeps of each weight, the order of the items,
-   then what a batch of the stage needs. With base NULL it only measures. largest: items of the
-   largest batch. */
+/* Of ResNet18 the moments and the average are 45 MB each. The whole block: state, history, what the
+   optimiser keeps of each weight, the order of the items, then what a batch of the stage needs.
+   With base NULL it only measures. largest: items of the largest batch. */
 static void qnet__training_plan(qnet__training_state *s, qnet__arena *a, size_t largest)
 {
     const size_t real = sizeof(qnet_real), trainable = s->table->trainable;
@@ -20671,22 +20694,17 @@ QNET_API qnet_status qnet_training_run(qnet_training *run, const char *checkpoin
 static qnet_status qnet__stage1_check_scans(qnet_context *ctx, const qnet_cohort *cohort,
                                             const int *scans, int count)
 {
-    int of_label[QNET_CLASSES] = {0, 0};
+    int hh = 0;
     for (int i = 0; i < count; i++) {
-        const int label = (int)cohort->scans[scans[i]].label;
-        if (label < 0 || label >= QNET_CLASSES)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "stage 1: scan %d: label %d: expected 0 or 1", scans[i], label);
-        of_label[label]++;
+        hh += cohort->scans[scans[i]].label == QNET_HH;
         for (int k = 0; k < i; k++)
             if (scans[k] == scans[i])
                 return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 1: scan %d is listed twice",
                                   scans[i]);
     }
-    if (of_label[QNET_HC] > 0 && of_label[QNET_HH] > 0) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_DATA,
-                      "stage 1: %d scans of HC and %d of HH: expected both to learn from",
-                      of_label[QNET_HC], of_label[QNET_HH]);
+    if (hh > 0 && hh < count) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_DATA, "stage 1: %d scans of HC and %d of HH: expected both to "
+                      "learn from", count - hh, hh);
 }
 
 /* Ranges, checked before anything is allocated and before an experiment begins. */
@@ -21879,7 +21897,8 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
    ============================================================================================ */
 
 #define QNET__MOST_FOLDS 1000
-/* Above the study's highest value, or below its lowest one: of values, of voxels. */
+/* How many times the study's highest value, or its lowest one, divided by this, a scan may have: of
+   values, which differ between persons by more than that, and of voxels, which do not. */
 #define QNET__RATIO 1.5
 #define QNET__RATIO_SIZE 1.25
 
@@ -21888,6 +21907,8 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
 enum { QNET__LABEL, QNET__PROBABILITY, QNET__DISTANCE, QNET__MEASURE, QNET__MEAN, QNET__FACTOR,
        QNET__STUDY };
 
+/* All that a predictor holds. One ResNet and one scan model are made: into them go the weights of a
+   pair, from its files, whenever that pair judges. */
 struct qnet__predictor_state {
     qnet_predictor p;                    /* what the caller has */
     qnet_safetensors *record;            /* model.safetensors; of two files NULL */
@@ -21899,6 +21920,7 @@ struct qnet__predictor_state {
     float *voxels;                       /* [max_slices][height][width] */
 };
 
+/* The numbers of a record. They also say that a model is of 2 folds and 2 scans at least. */
 static const qnet__setting qnet__record_settings[] = {
     QNET__SETTING(qnet_predictor, 'i', folds, 2, QNET__MOST_FOLDS),
     QNET__SETTING(qnet_predictor, 'i', scans, 2, QNET__MAX_SCANS),
@@ -22006,7 +22028,8 @@ static void qnet__study_arrays(const struct qnet__predictor_state *s,
     memcpy(arrays, list, sizeof list);
 }
 
-/* The scan model, and memory for the study and the results of a scan. */
+/* The scan model, and memory for the study and for the results of a scan, which has max_slices
+   slices at most. */
 static qnet_status qnet__predictor_plan(struct qnet__predictor_state *s, int hidden)
 {
     qnet_predictor *p = &s->p;
@@ -22039,6 +22062,8 @@ static qnet_status qnet__predictor_plan(struct qnet__predictor_state *s, int hid
     return qnet_scan_model_create(p->ctx, &scan, &p->qnet);
 }
 
+/* Gives back all but the state itself, which an experiment (qnet_experiment_final) has of its own.
+   */
 static void qnet__predictor_clear(struct qnet__predictor_state *s)
 {
     for (int k = 0; k <= s->p.folds; k++)
@@ -22057,7 +22082,8 @@ QNET_API void qnet_predictor_destroy(qnet_predictor *p)
 }
 
 /* The files of pair k, and whether they belong together and, by the hashes in the record, to the
-   model. */
+   model. A Q-Net's file has the hash of its ResNet's tensors, and the record that of each Q-Net's,
+   16 digits for the final one and then for those of the folds: so no file can be exchanged. */
 static qnet_status qnet__predictor_pair(struct qnet__predictor_state *s, int k,
                                         const char *const path[2])
 {
@@ -22119,7 +22145,7 @@ static qnet_status qnet__predictor_load(struct qnet__predictor_state *s, const c
     return folder ? qnet__record_read(p->ctx, s->record, name, arrays, QNET__STUDY) : QNET_OK;
 }
 
-/* from: as above. */
+/* from: as above. A path may have 960 bytes, so that a file's name behind it fits into 1024. */
 static qnet_status qnet__predictor_new(qnet_context *ctx, const char *const from[2],
                                        qnet_predictor **out)
 {
