@@ -18721,7 +18721,8 @@ static const qnet__setting qnet__input_settings[] = {
     QNET__SETTINGS_END
 };
 
-/* QNET_ERROR_ARGUMENT for a configuration with a number out of its range. */
+/* QNET_ERROR_ARGUMENT for a configuration with a number out of its range, without a channel, or
+   with more explicit slices than a scan may have. */
 static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config *c)
 {
     if (c == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: missing");
@@ -19562,7 +19563,8 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
 static const char *const qnet__map_names[QNET__MAPS] = {"QSM map", "R2* map", "T1W image",
                                                         "mask of the basal ganglia"};
 
-/* The maps of a scan that lies in memory have no paths: sentences call them by what they are. */
+/* Maps in memory have no paths: sentences call them by what they are. They are turned, resampled
+   and cleaned in place, also where the scan is refused. */
 QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps)
 {
     if (cohort == NULL) return QNET_ERROR_ARGUMENT;
@@ -19672,7 +19674,9 @@ QNET_API qnet_status qnet_cohort_read(qnet_cohort *const *cohorts, int count,
     return status;
 }
 
-/* The cohort of files[count], scan by scan; after each the progress hook may stop it. */
+/* The cohort of files[count], scan by scan; after each the progress hook may stop it. A scan that
+   is refused does not end it: all are tried, so that whoever waits hears of every problem at once,
+   and the last one's status is that of the whole. */
 QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
                                       const qnet_scan_files *files, int count, qnet_cohort **out)
 {
@@ -19733,9 +19737,13 @@ QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *coh
     if (order == NULL) return qnet__no_memory(ctx, bytes, "folds");
     for (int s = 0; s < cohort->scans_count; s++) {
         const size_t label = cohort->scans[s].label == QNET_HH;
-        if (qnet__first_scan(cohort, s) == s) order[label * scans + count[label]++] = s;
+        const int first = qnet__first_scan(cohort, s);
+        if (first == s) order[label * scans + count[label]++] = s;
+        else if (cohort->scans[s].label != cohort->scans[first].label)
+            status = qnet__fail(ctx, QNET_ERROR_DATA, "folds: subject %s has scans of both labels",
+                                cohort->scans[s].subject);
     }
-    for (int label = 1; label >= 0; label--)
+    for (int label = 1; label >= 0 && status == QNET_OK; label--)
         if ((size_t)folds > count[label])
             status = qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                                 "folds: %d asked for, but there are only %d %s subjects", folds,
@@ -20026,7 +20034,8 @@ typedef struct qnet__loop {
     char of_epoch[48];   /* ", epoch 3 of 100", or "" */
 } qnet__loop;
 
-/* The clock is read here: call it where the work begins. */
+/* Before the first batch, to which qnet__loop_next goes. The clock is read here: call it where the
+   work begins. */
 static qnet__loop qnet__loop_begin(qnet_context *ctx, const char *task, int epoch, int epochs,
                                    size_t count, size_t steps)
 {
@@ -20077,7 +20086,8 @@ typedef struct qnet__image {
 } qnet__image;
 
 /* A list of images and what is needed to turn some of them into a batch. Its order is that of the
-   scans and their slices; training visits them in a shuffled one. */
+   scans and their slices; training visits them in a shuffled one. An image's limits are kept from
+   its first visit on: percentiles take longer than all the rest of the augmentation. */
 typedef struct qnet__loader {
     const qnet_cohort *cohort;
     const qnet_augment_config *augment;
@@ -20359,7 +20369,8 @@ QNET_API void qnet_training_destroy(qnet_training *run)
     qnet__free(run->ctx, run->state, run->state->bytes);
 }
 
-/* Refuses NULL and a run that stopped half way through an epoch. */
+/* Refuses NULL and a run that stopped half way through an epoch: its weights have taken some steps
+   of it, which no step takes back, and a resume would take them again. */
 static qnet_status qnet__training_ready(const qnet_training *run, const char *function)
 {
     if (run == NULL) return QNET_ERROR_ARGUMENT;
@@ -20423,7 +20434,8 @@ static qnet_status qnet__stage2_loss(qnet__training_state *s, const qnet__loop *
 }
 
 /* QNET_ERROR_NUMERIC, naming the tensor, unless all weights are finite. A loss precedes its step:
-   the last one says nothing of the weights after it. */
+   the last one says nothing of the weights after it. Looked at once an epoch, before a checkpoint
+   could keep them. */
 static qnet_status qnet__training_check_weights(const qnet__training_state *s, const qnet__loop *p)
 {
     const size_t bad = qnet__first_bad(s->weights, s->table->total);
@@ -20758,8 +20770,8 @@ QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_con
 
 /* ---- the embedding: features and slice probabilities of whole scans -------------------------- */
 
-/* P(HH) = e^z1 / (e^z0 + e^z1) of two logits, in double: rounded to float, confident scores would
-   tie, which an AUC sees. */
+/* P(HH) = e^z1 / (e^z0 + e^z1) = 1 / (1 + e^(z0 - z1)) of two logits, in double: rounded to float,
+   confident scores would tie, which an AUC sees. Where e^(z0 - z1) overflows it is 0. */
 static double qnet__probability_hh(const qnet_real *logits)
 {
     return 1 / (1 + exp((double)logits[QNET_HC] - (double)logits[QNET_HH]));
@@ -21970,8 +21982,9 @@ static double qnet__logit(double p)
     return log(p / (1 - p));
 }
 
-/* Makes the ResNet one that computes pair k to the bits of its training: batches of 16 or more all
-   have the same; what was trained with less is what it was then. */
+/* Makes the ResNet one that computes pair k to the bits of its training. Batches of 16 or
+   more all have the same; with less, another schedule is chosen for the deepest maps (>>winograd),
+   of which the last bits differ, so what was trained with less is what it was then. */
 static qnet_status qnet__predictor_resnet(struct qnet__predictor_state *s, int k)
 {
     const char *text = qnet_safetensors_metadata(s->pair[k][0], "batch");
@@ -21988,7 +22001,9 @@ static qnet_status qnet__predictor_resnet(struct qnet__predictor_state *s, int k
     return qnet_resnet_create(s->p.ctx, &c, &s->p.resnet);
 }
 
-/* A scan by pair k: mean[f] = 1/slices sum_t x[t][f], and P; what is by slice into the state. */
+/* A scan by pair k: mean[f] = 1/slices sum_t x[t][f], and P; what is by slice into the state. The
+   same calls as in the experiment, and so the same bits: images prepared as there, features in
+   double only for their mean. */
 static qnet_status qnet__judge(struct qnet__predictor_state *s, int k, const qnet_cohort *cohort,
                                int scan, double mean[QNET_FEATURES], double *probability)
 {
@@ -22074,6 +22089,7 @@ static void qnet__predictor_clear(struct qnet__predictor_state *s)
     qnet__free(s->p.ctx, s->memory, s->bytes);
 }
 
+/* Also of a predictor that could not be opened to the end: what is not there yet is NULL. */
 QNET_API void qnet_predictor_destroy(qnet_predictor *p)
 {
     if (!p) return;
@@ -22106,8 +22122,9 @@ static qnet_status qnet__predictor_pair(struct qnet__predictor_state *s, int k,
                       "model.safetensors records", path[1]);
 }
 
-/* from: a folder and NULL, or two files. The record says how many pairs there are, which are read
-   next; they say how large the networks and the study are. */
+/* from: a folder and NULL, or two files. The record says how many pairs and scans there are; pair 0
+   says how large the LSTM is, by its recurrent weights [4 hidden][hidden], and, without a record,
+   how images are prepared. Everything is read and checked before the first scan comes. */
 static qnet_status qnet__predictor_load(struct qnet__predictor_state *s, const char *const from[2])
 {
     static const char *const names[2] = {"resnetswa", "qnet"};
@@ -22163,6 +22180,7 @@ static qnet_status qnet__predictor_new(qnet_context *ctx, const char *const from
     return status;
 }
 
+/* What is opened stays in memory, 45 MB for the networks of a pair: a run reads no file. */
 QNET_API qnet_status qnet_predictor_open(qnet_context *ctx, const char *folder,
                                          qnet_predictor **out)
 {
