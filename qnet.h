@@ -20715,8 +20715,9 @@ static qnet_status qnet__stage1_check_scans(qnet_context *ctx, const qnet_cohort
                                   scans[i]);
     }
     if (hh > 0 && hh < count) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_DATA, "stage 1: %d scans of HC and %d of HH: expected both to "
-                      "learn from", count - hh, hh);
+    return qnet__fail(ctx, QNET_ERROR_DATA,
+                      "stage 1: %d scans of HC and %d of HH: expected both to learn from",
+                      count - hh, hh);
 }
 
 /* Ranges, checked before anything is allocated and before an experiment begins. */
