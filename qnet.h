@@ -20624,13 +20624,13 @@ static qnet_status qnet__embed_run(qnet_resnet *net, qnet__loader *l, size_t bat
         qnet_real *f = features + p.first * QNET_FEATURES, *z = logits + p.first * QNET_CLASSES;
         QNET__TRY(qnet__loader_load(&p, l, -1, NULL));
         QNET__TRY(qnet_resnet_forward(net, l->batch, (int)p.n, 0, z, f));
-        for (size_t i = 0; i < p.n; i++, f += QNET_FEATURES, z += QNET_CLASSES) {
-            const qnet__image *image = qnet__loader_image(l, i);
-            if (qnet__first_bad(f, QNET_FEATURES) < QNET_FEATURES ||
-                qnet__first_bad(z, QNET_CLASSES) < QNET_CLASSES)
-                return qnet__fail(net->ctx, QNET_ERROR_NUMERIC,
-                                  "features: subject %s, slice %d: the network gives NaN or "
-                                  "infinity", l->cohort->scans[image->scan].subject, image->slice);
+        const size_t bad = qnet__min_size(qnet__first_bad(f, p.n * QNET_FEATURES) / QNET_FEATURES,
+                                          qnet__first_bad(z, p.n * QNET_CLASSES) / QNET_CLASSES);
+        if (bad < p.n) {
+            const qnet__image *image = qnet__loader_image(l, bad);
+            return qnet__fail(net->ctx, QNET_ERROR_NUMERIC,
+                              "features: subject %s, slice %d: the network gives NaN or infinity",
+                              l->cohort->scans[image->scan].subject, image->slice);
         }
         QNET__TRY(qnet__loop_report(&p, NAN, 0));
     }
@@ -20772,13 +20772,12 @@ static qnet_status qnet__predict_run(qnet_scan_model *model, const qnet_real *fe
                                           image_logits + first * steps * QNET_CLASSES,
                                           scan_logits + first * QNET_CLASSES));
     }
-    for (size_t i = 0; i < count; i++)
-        if (qnet__first_bad(scan_logits + i * QNET_CLASSES, QNET_CLASSES) < QNET_CLASSES ||
-            qnet__first_bad(image_logits + i * steps * QNET_CLASSES, steps * QNET_CLASSES) <
-                steps * QNET_CLASSES)
-            return qnet__fail(model->ctx, QNET_ERROR_NUMERIC,
-                              "scan %.0f: the model gives NaN or infinity", (double)i);
-    return QNET_OK;
+    const size_t by_scan = QNET_CLASSES, by_image = steps * QNET_CLASSES;
+    const size_t bad = qnet__min_size(qnet__first_bad(scan_logits, count * by_scan) / by_scan,
+                                      qnet__first_bad(image_logits, count * by_image) / by_image);
+    if (bad == count) return QNET_OK;
+    return qnet__fail(model->ctx, QNET_ERROR_NUMERIC, "scan %.0f: the model gives NaN or infinity",
+                      (double)bad);
 }
 
 /* features[count][steps][512], length[count] in 1..steps; image[count][steps] and scan[count] are
