@@ -20554,18 +20554,22 @@ QNET_API qnet_status qnet_training_run(qnet_training *run, const char *checkpoin
 static qnet_status qnet__stage1_check_scans(qnet_context *ctx, const qnet_cohort *cohort,
                                             const int *scans, int count)
 {
-    int hh = 0;
+    int of_label[QNET_CLASSES] = {0, 0};
     for (int i = 0; i < count; i++) {
-        hh += cohort->scans[scans[i]].label == QNET_HH;
+        const int label = (int)cohort->scans[scans[i]].label;
+        if (label < 0 || label >= QNET_CLASSES)
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "stage 1: scan %d: label %d: expected 0 or 1", scans[i], label);
+        of_label[label]++;
         for (int k = 0; k < i; k++)
             if (scans[k] == scans[i])
                 return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 1: scan %d is listed twice",
                                   scans[i]);
     }
-    if (hh > 0 && hh < count) return QNET_OK;
+    if (of_label[QNET_HC] > 0 && of_label[QNET_HH] > 0) return QNET_OK;
     return qnet__fail(ctx, QNET_ERROR_DATA,
                       "stage 1: %d scans of HC and %d of HH: expected both to learn from",
-                      count - hh, hh);
+                      of_label[QNET_HC], of_label[QNET_HH]);
 }
 
 /* Ranges, checked before anything is allocated and before an experiment begins. */
