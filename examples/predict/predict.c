@@ -226,8 +226,8 @@ static qnet_status find_files(qnet_context *ctx, const options *o, bids *found, 
         files->r2star = o->path[1];
         files->t1w = o->path[2];
         files->mask = o->path[3];
+        files->subject = page->name;
     }
-    files->subject = page->name;
     return QNET_OK;
 }
 
@@ -282,6 +282,9 @@ int main(int argc, char **argv)
         simulated = qnet_safetensors_metadata(page.p->record, "simulated");
         if (simulated && strcmp(simulated, "1") == 0)
             message(&d, QNET_LOG_WARNING, "this model was trained on simulated subjects");
+        if (page.r.namesake)
+            message(&d, QNET_LOG_WARNING, "these networks were trained on a subject of this name: if this is another "
+                    "session of that person, what they say of it is too good");
         if (page.r.seen && o.anyway)
             message(&d, QNET_LOG_WARNING, "these networks were trained on this scan: what they say is worth nothing");
         if (page.made.how[0]) fprintf(stderr, "predict: maps were made %s: %s\n", page.made.how, page.made.path[0]);
