@@ -56,7 +56,7 @@ rm -r "$model"
 "$bin/crossval" --data "$dir/cohort" --out "$run" $small --final > "$dir/log" 2>&1 &
 pid=$!
 i=0
-while [ $i -lt 600 ] && kill -0 $pid 2> /dev/null && [ ! -f "$model/checkpoint/crop-repeat01-fold03-swa.checkpoint" ]; do
+while [ $i -lt 6000 ] && kill -0 $pid 2> /dev/null && [ ! -f "$model/checkpoint/crop-repeat01-fold03-swa.checkpoint" ]; do
     sleep 0.05
     i=$((i + 1))
 done
