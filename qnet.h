@@ -17856,7 +17856,7 @@ static void qnet__augment_values(const qnet_augmentation *record, const float *p
                                  float *image)
 {
     const float alpha = (float)record->alpha, beta = (float)record->beta;
-    enum { VALUES = 12 }; /* four pixels */
+    enum { VALUES = 192 }; /* 64 pixels: whole vectors, and few calls of memcpy */
     float from[VALUES], scale[VALUES], v[VALUES] = {0};
     for (int k = 0; k < VALUES; k++) {
         const float span = high[k % 3] - low[k % 3];
