@@ -1237,6 +1237,8 @@ typedef struct qnet_susceptibility_config {
     double tkd_threshold;         /* .1 of the dipole kernel, whose values are -2/3 to 1/3 */
     double iteration_threshold;   /* .1 ppm */
     int iterations;               /* 4; 0: truncated division alone */
+    double roll_off;              /* 0; the part of each axis's frequencies, from the highest down,
+                                     that fade before the division: .5 the upper half, 1 all */
     int mean_zero;                /* 1: minus its mean over the mask, as k = 0 is lost */
 } qnet_susceptibility_config;
 QNET_API void qnet_susceptibility_config_init(qnet_susceptibility_config *config);
@@ -1302,7 +1304,7 @@ typedef struct qnet_echoes {
     int phase_sign;           /* 1: phase grows with the field (Siemens, Philips); -1: GE */
 } qnet_echoes;
 /* PAPER: each echo to susceptibility, then the mean. CONSENSUS: echoes to one field first (QSM
-   consensus, Bilgic et al. 2024), then once to susceptibility. */
+   consensus, Bilgic et al. 2024), less their phase offset, then once to susceptibility. */
 typedef enum qnet_maps_mode { QNET_MAPS_PAPER, QNET_MAPS_CONSENSUS } qnet_maps_mode;
 typedef struct qnet_maps_config {
     qnet_maps_mode mode;      /* QNET_MAPS_PAPER */
@@ -1313,7 +1315,11 @@ typedef struct qnet_maps_config {
     qnet_susceptibility_config susceptibility;
     qnet_r2star_method r2star; /* QNET_R2STAR_AUTO */
 } qnet_maps_config;
+/* The paper's values; and those of the consensus mode, where nothing has to be as the paper has it:
+   SHARP of 9 mm and a roll_off of .5, which cost rim and sharpness, and suffer less from sources
+   near the brain, an oblique slab and noise. */
 QNET_API void qnet_maps_config_init(qnet_maps_config *config);
+QNET_API void qnet_maps_config_consensus(qnet_maps_config *config);
 typedef struct qnet_maps {
     qnet_context *ctx;
     qnet_volume *qsm, *r2star, *t1w; /* qsm NULL: no phases */
@@ -15802,7 +15808,11 @@ QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *pha
 
    A grid cannot tell its highest frequency from the same with the other sign. Where b is oblique to
    its axes, D differs between the two and jumps there, by way of their mean: the field rings along
-   that axis at edges. A measured field does not, so that SHARP takes nothing off for it.
+   that axis at edges. A measured field does not, so that SHARP takes nothing off for it. With f the
+   frequency along an axis, 1 the highest, and r = roll_off, the division may leave it out: F(local)
+   times, for each axis, the tapered cosine (Tukey's window; Harris 1978)
+
+       w(f) = 1 where |f| <= 1 - r, else (1 + cos(pi (|f| - 1 + r) / r)) / 2
 
    Volumes are padded with zeros up to quick sizes (qnet_fft_good_size). S and D are real and even,
    so half spectra hold all; they are worked out in double, and kept as qnet_real.
@@ -15814,6 +15824,7 @@ QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *pha
 typedef struct qnet__kspace {
     qnet_context *ctx;
     const qnet_volume *grid;
+    const qnet_susceptibility_config *config; /* NULL: of a field alone */
     size_t n[3], size[3], width; /* x, y, z: voxels, padded; of a row of the spectrum */
     size_t numbers;              /* of the spectrum, complex */
     qnet__fft_plan plan;
@@ -15848,14 +15859,15 @@ static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int kernels, 
 
 /* The grid of a volume with at least pad[3] zeros behind its voxels; to be freed by kspace_close.
    what: names the function in sentences. */
-static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what, const qnet_volume *grid,
-                                     const size_t pad[3], int kernels, int keeps,
-                                     qnet__kspace *k)
+static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what,
+                                     const qnet_susceptibility_config *config,
+                                     const qnet_volume *grid, const size_t pad[3], int kernels,
+                                     int keeps, qnet__kspace *k)
 {
     qnet__arena arena = {NULL, 0};
     const int n[3] = {grid->nx, grid->ny, grid->nz};
     memset(k, 0, sizeof *k);
-    k->ctx = ctx, k->grid = grid;
+    k->ctx = ctx, k->grid = grid, k->config = config;
     for (int i = 0; i < 3; i++) {
         k->n[i] = (size_t)n[i];
         k->size[i] = (size_t)qnet_fft_good_size(n[i] + (int)pad[i]);
@@ -16027,6 +16039,7 @@ QNET_API void qnet_susceptibility_config_init(qnet_susceptibility_config *config
     config->tkd_threshold = 0.1;
     config->iteration_threshold = 0.1;
     config->iterations = 4;
+    config->roll_off = 0;
     config->mean_zero = 1;
 }
 
@@ -16036,6 +16049,7 @@ static const qnet__setting qnet__susceptibility_settings[] = {
     QNET__SETTING(qnet_susceptibility_config, 'd', tkd_threshold, 1e-4, 0.5),
     QNET__SETTING(qnet_susceptibility_config, 'd', iteration_threshold, 0, 1000),
     QNET__SETTING(qnet_susceptibility_config, 'i', iterations, 0, 1000),
+    QNET__SETTING(qnet_susceptibility_config, 'd', roll_off, 0, 1),
     QNET__SETTING(qnet_susceptibility_config, 'i', mean_zero, 0, 1),
     QNET__SETTINGS_END
 };
@@ -16079,7 +16093,7 @@ QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *sus
     pad[0] = (size_t)susceptibility->nx;
     pad[1] = (size_t)susceptibility->ny;
     pad[2] = (size_t)susceptibility->nz;
-    QNET__TRY(qnet__kspace_open(ctx, what, susceptibility, pad, 1, 0, &k));
+    QNET__TRY(qnet__kspace_open(ctx, what, NULL, susceptibility, pad, 1, 0, &k));
     status = qnet__volume_like(ctx, susceptibility, &v);
     if (status == QNET_OK) {
         const float *x = susceptibility->voxels;
@@ -16136,8 +16150,7 @@ static void qnet__sphere_row(void *arg, size_t y, size_t z, qnet_real *row)
 }
 
 /* k->sphere = the transform of a sphere of sum 1. Spoils the spectrum. */
-static qnet_status qnet__sphere_kernel(qnet__kspace *k, const qnet_susceptibility_config *config,
-                                       double radius)
+static qnet_status qnet__sphere_kernel(qnet__kspace *k, double radius)
 {
     qnet__fft_pass pass;
     qnet__fft_plan whole = k->plan; /* of the padded grid, not of a mask */
@@ -16145,7 +16158,7 @@ static qnet_status qnet__sphere_kernel(qnet__kspace *k, const qnet_susceptibilit
     memset(&pass, 0, sizeof pass);
     pass.load = qnet__sphere_row, pass.from = k;
     for (int i = 0; i < 3; i++) whole.first[i] = 0, whole.end[i] = k->size[i];
-    QNET__TRY(qnet__sphere_reach(k->ctx, config, k->grid, radius, k->unit, reach));
+    QNET__TRY(qnet__sphere_reach(k->ctx, k->config, k->grid, radius, k->unit, reach));
     k->square = radius * radius * QNET__SPHERE_ROUNDING;
     QNET__TRY(qnet__fft_load(k->ctx, &whole, &pass, k->spectrum, k->image));
     const double voxels = rint((double)k->spectrum[0]); /* at frequency 0 is the sum of the ones */
@@ -16159,9 +16172,10 @@ static qnet_status qnet__sphere_kernel(qnet__kspace *k, const qnet_susceptibilit
    them between one and two sides), the smallest first: where a larger one fits, what it gives takes
    the place. Then k->sphere is that of the largest, as the deconvolution wants it. eroded: which
    sphere fits, from 1, as zeros or from the echo before; local: C * f, then the local field. */
-static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config *config,
-                               const float *field, const float *mask, float *local, float *eroded)
+static qnet_status qnet__sharp(qnet__kspace *k, const float *field, const float *mask,
+                               float *local, float *eroded)
 {
+    const qnet_susceptibility_config *config = k->config;
     const double *side = k->grid->spacing, radius = config->sharp_radius;
     const double step = config->sharp_unit == QNET_RADIUS_MM
                             ? fmax(fmax(side[0], side[1]), side[2]) : 1;
@@ -16178,7 +16192,7 @@ static qnet_status qnet__sharp(qnet__kspace *k, const qnet_susceptibility_config
         qnet__fft_pass pass[3];
         size_t count = 0;
         if (!k->knows_sphere || spheres > 1)
-            QNET__TRY(qnet__sphere_kernel(k, config, radius - (spheres - i) * step));
+            QNET__TRY(qnet__sphere_kernel(k, radius - (spheres - i) * step));
         if (!k->knows_sphere)
             pass[count++] = qnet__voxels_pass(k, &whole, QNET__FILTER_CONVOLVE, k->sphere, 0,
                                               &fits);
@@ -16225,11 +16239,11 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
     QNET__TRY(qnet__check_volume(ctx, field, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_background_remove: mask", field, name));
     QNET__TRY(qnet__sphere_reach(ctx, config, field, config->sharp_radius, unit, reach));
-    QNET__TRY(qnet__kspace_open(ctx, what, field, reach, 1, 0, &k));
+    QNET__TRY(qnet__kspace_open(ctx, what, config, field, reach, 1, 0, &k));
     status = qnet__volume_like(ctx, field, &made);
     if (status == QNET_OK) status = qnet__volume_like(ctx, field, &fits);
     if (status == QNET_OK)
-        status = qnet__sharp(&k, config, field->voxels, mask->voxels, made->voxels, fits->voxels);
+        status = qnet__sharp(&k, field->voxels, mask->voxels, made->voxels, fits->voxels);
     qnet__kspace_close(&k);
     if (status == QNET_OK) status = qnet__eroded_mask(ctx, config, fits);
     if (status != QNET_OK) {
@@ -16288,17 +16302,48 @@ static void qnet__mean_zero(qnet_context *ctx, float *chi, const float *mask, si
     qnet__parallel(ctx, QNET__MEAN_CHUNKS, qnet__shift_task, &job);
 }
 
-/* chi by truncated division, whose spectrum is kept, then with parts of chi_m's. */
-static qnet_status qnet__invert(qnet__kspace *k, const qnet_susceptibility_config *config,
-                                const float *local, const float *mask, float *chi)
+/* w of frequency i of an axis of `size`. */
+static double qnet__roll_off(double part, size_t i, size_t size)
 {
+    const double f = 2 * (double)qnet__min_size(i, size - i) / (double)size;
+    return f <= 1 - part ? 1 : (1 + cos(QNET__PI * (f - 1 + part) / part)) / 2;
+}
+
+/* sign(D) max(|D|, t) / w of plane z into k->sphere, whose place is free by now: a division by it
+   is the truncated one, rolled off. */
+static void qnet__roll_off_task(void *arg, size_t z, size_t worker)
+{
+    const qnet__kspace *k = (const qnet__kspace *)arg;
+    const double part = k->config->roll_off, t = k->config->tkd_threshold;
+    const double wz = qnet__roll_off(part, z, k->size[2]);
+    QNET__UNUSED(worker);
+    for (size_t y = 0, i = z * k->size[1] * k->width; y < k->size[1]; y++) {
+        const double wyz = wz * qnet__roll_off(part, y, k->size[1]);
+        for (size_t x = 0; x < k->width; x++, i++) {
+            const double d = (double)k->dipole[i], w = wyz * qnet__roll_off(part, x, k->size[0]);
+            const double by = fmin(fmax(fabs(d), t) / w, 1e30); /* where w is 0 */
+            k->sphere[i] = (qnet_real)(d > 0 ? by : d < 0 ? -by : 0);
+        }
+    }
+}
+
+/* chi by truncated division, whose spectrum is kept, then with parts of chi_m's. */
+static qnet_status qnet__invert(qnet__kspace *k, const float *local, const float *mask,
+                                float *chi)
+{
+    const qnet_susceptibility_config *config = k->config;
+    const qnet_real *divisor = config->roll_off > 0 ? k->sphere : k->dipole;
     if (!k->knows_dipole) qnet__parallel(k->ctx, k->size[2], qnet__dipole_task, k);
     k->knows_dipole = k->sphere != k->dipole;
+    if (config->roll_off > 0) {
+        qnet__parallel(k->ctx, k->size[2], qnet__roll_off_task, k);
+        k->knows_sphere = 0;
+    }
     qnet__voxels in = {k, QNET__VOXELS_SET, local, mask, chi, -INFINITY};
     qnet__voxels out = {k, QNET__VOXELS_GET, local, mask, chi, 0};
     qnet__voxels high = {k, QNET__VOXELS_SET, chi, mask, chi, config->iteration_threshold};
     const qnet__fft_pass pass[2] = {
-        qnet__voxels_pass(k, &in, QNET__FILTER_INVERT, k->dipole, config->tkd_threshold, &out),
+        qnet__voxels_pass(k, &in, QNET__FILTER_INVERT, divisor, config->tkd_threshold, &out),
         qnet__voxels_pass(k, &high, QNET__FILTER_MERGE, k->dipole, config->tkd_threshold, &out)};
     QNET__TRY(qnet__fft_filters(k->ctx, &k->plan, pass, 2, 1 + (size_t)config->iterations,
                                 k->spectrum, k->image));
@@ -16330,11 +16375,11 @@ QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
     pad[0] = ((size_t)local->nx + 3) / 4;
     pad[1] = ((size_t)local->ny + 3) / 4;
     pad[2] = ((size_t)local->nz + 3) / 4;
-    QNET__TRY(qnet__kspace_open(ctx, what, local, pad, 1, 1, &k));
+    QNET__TRY(qnet__kspace_open(ctx, what, config, local, pad, 1 + (config->roll_off > 0), 1, &k));
     status = qnet__volume_like(ctx, local, &chi);
     if (status == QNET_OK) {
         qnet__kspace_bound(&k, mask->voxels);
-        status = qnet__invert(&k, config, local->voxels, mask->voxels, chi->voxels);
+        status = qnet__invert(&k, local->voxels, mask->voxels, chi->voxels);
     }
     qnet__kspace_close(&k);
     if (status != QNET_OK) qnet_volume_destroy(chi);
@@ -16711,8 +16756,8 @@ QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, doub
        magnitude of the 2nd echo        -> mask                  BET, or the caller's mask
        magnitudes                       -> R2*                   ARLO or log-linear
        phase of each echo               -> unwrapped             3DSRNCP, then made consistent
-       unwrapped / (2 pi gamma B0 TE)   -> field in ppm          of each echo; consensus mode: the
-                                                                 slope of all echoes over TE
+       unwrapped / (2 pi gamma B0 TE)   -> field in ppm          of each echo; consensus mode: less
+                                                                 the offset, and then their mean
        field -> local field -> QSM                               SHARP; truncated division, iterated
        QSM of echoes 2 .. 6             -> QSM                   mean weighted by (TE S)^2
        shortest echo of the large angle -> T1W; of both angles -> T1 and M0
@@ -16753,6 +16798,16 @@ QNET_API void qnet_maps_config_init(qnet_maps_config *config)
     config->last_echo = 6;
     qnet_susceptibility_config_init(&config->susceptibility);
     config->r2star = QNET_R2STAR_AUTO;
+}
+
+/* Measured against the truth of two simulated scans (tests/test_maps.c), of which one is an oblique
+   slab: the map's correlation with it. */
+QNET_API void qnet_maps_config_consensus(qnet_maps_config *config)
+{
+    qnet_maps_config_init(config);
+    config->mode = QNET_MAPS_CONSENSUS;
+    config->susceptibility.sharp_radius = 9;
+    config->susceptibility.roll_off = 0.5;
 }
 
 static const qnet__setting qnet__maps_settings[] = {
@@ -17398,9 +17453,19 @@ static float qnet__largest_component(qnet_volume *left, uint32_t *queue)
     return largest;
 }
 
+/* Aligns the component in the list: echo 1 as a whole, the others to the line through p0. */
+static void qnet__align_component(qnet__aligning *a, int echoes, int tell, int less_offset)
+{
+    qnet__align_by(a, qnet__p0_task);
+    qnet__align_echo(a, 0, 1, 0);
+    for (int e = 1; e < echoes; e++) qnet__align_echo(a, e, 0, tell);
+    for (int e = 0; e < echoes && less_offset; e++)
+        for (size_t i = 0; i < a->size; i++) a->chain->phase[e]->voxels[a->list[i]] -= a->p0[i];
+}
+
 /* Makes the unwrapped phases of the first `echoes` consistent: of the largest component, which says
-   the offset, then of the others. */
-static qnet_status qnet__chain_align(qnet__chain *c, int echoes)
+   the offset, then of the others; less_offset: and takes p0 off. */
+static qnet_status qnet__chain_align(qnet__chain *c, int echoes, int less_offset)
 {
     const qnet_volume *mask = c->made.mask;
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
@@ -17431,14 +17496,11 @@ static qnet_status qnet__chain_align(qnet__chain *c, int echoes)
     qnet__align_echo(&a, 0, 1, 0);
     qnet__align_echo(&a, 1, 1, 0);
     qnet__fit_offset(&a);
-    qnet__align_by(&a, qnet__p0_task);
-    for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, 1);
+    qnet__align_component(&a, echoes, 1, less_offset);
     for (size_t i = 0; i < count; i++) {
         if (left->voxels[i] == 0) continue;
         a.size = qnet__flood(left, 6, i, left->voxels[i], 0, a.list);
-        qnet__align_by(&a, qnet__p0_task);
-        qnet__align_echo(&a, 0, 1, 0);
-        for (int e = 1; e < echoes; e++) qnet__align_echo(&a, e, 0, 0);
+        qnet__align_component(&a, echoes, 0, less_offset);
     }
     qnet_volume_destroy(left);
     qnet__free(c->ctx, arena.base, bytes);
@@ -17469,19 +17531,19 @@ static qnet_status qnet__chain_invert(qnet__chain *c, int from, int to)
     size_t reach[3];
     qnet_status status;
     QNET__TRY(qnet__sphere_reach(c->ctx, config, mask, config->sharp_radius, unit, reach));
-    QNET__TRY(qnet__kspace_open(c->ctx, "susceptibility", mask, reach, 2, 1, &k));
+    QNET__TRY(qnet__kspace_open(c->ctx, "susceptibility", config, mask, reach, 2, 1, &k));
     status = qnet__volume_like(c->ctx, mask, &local);
     if (status == QNET_OK) status = qnet__volume_like(c->ctx, mask, &fits);
     for (int e = from; e < to && status == QNET_OK; e++) {
         const char *where = to - from > 1 ? c->name[e] : "";
         float *v = c->phase[e]->voxels;
-        status = qnet__sharp(&k, config, v, mask->voxels, local->voxels, fits->voxels);
+        status = qnet__sharp(&k, v, mask->voxels, local->voxels, fits->voxels);
         if (status == QNET_OK && e == from) {
             status = qnet__copy_volume(c->ctx, fits, 0, &c->made.qsm_mask);
             if (status == QNET_OK) status = qnet__eroded_mask(c->ctx, config, c->made.qsm_mask);
         }
         if (status == QNET_OK) status = qnet__chain_report(c, "background", where);
-        if (status == QNET_OK) status = qnet__invert(&k, config, local->voxels, fits->voxels, v);
+        if (status == QNET_OK) status = qnet__invert(&k, local->voxels, fits->voxels, v);
         if (status == QNET_OK) status = qnet__chain_report(c, "inversion", where);
     }
     qnet__kspace_close(&k);
@@ -17499,53 +17561,34 @@ static void qnet__drop_phases(qnet__chain *c, int from, int to)
     }
 }
 
-/* Paper mode: a map of each echo, then their mean, which has another mean over the mask than its
-   parts. */
-static qnet_status qnet__chain_paper(qnet__chain *c)
+/* Paper mode: a map of each echo, then their mean. Consensus mode: the phases of all echoes less p0
+   (as MCPC-3D-S has it, Eckstein et al. 2018) are fields of one mean, by the same (TE S)^2, which
+   has half the noise of a line's slope; then one map. */
+static qnet_status qnet__chain_qsm(qnet__chain *c)
 {
-    const int echoes = c->to - c->from, unwrapped = qnet__max_int(c->to, 2); /* a line has two */
-    const qnet_volume *map[QNET__MAX_ECHOES], *magnitude[QNET__MAX_ECHOES];
-    const qnet_volume *known;
+    const int paper = c->config->mode == QNET_MAPS_PAPER;
+    const int from = paper ? c->from : 0, to = paper ? c->to : c->first->count;
+    const int unwrapped = qnet__max_int(to, 2); /* a line has two */
+    const qnet_volume *echo[QNET__MAX_ECHOES], *magnitude[QNET__MAX_ECHOES];
+    qnet_volume *mean = NULL;
     QNET__TRY(qnet__chain_unwrap(c, unwrapped));
-    QNET__TRY(qnet__chain_align(c, unwrapped));
-    qnet__drop_phases(c, 0, c->from);
-    qnet__drop_phases(c, c->to, unwrapped);
-    for (int e = c->from; e < c->to; e++) {
+    QNET__TRY(qnet__chain_align(c, unwrapped, !paper));
+    qnet__drop_phases(c, 0, from);
+    qnet__drop_phases(c, to, unwrapped);
+    for (int e = from; e < to; e++) {
         qnet__to_field(c, c->phase[e], c->time[e]);
-        map[e - c->from] = c->phase[e];
-        magnitude[e - c->from] = c->first->echo[e].magnitude;
+        echo[e] = c->phase[e], magnitude[e] = c->first->echo[e].magnitude;
     }
-    QNET__TRY(qnet__chain_invert(c, c->from, c->to));
-    known = c->made.qsm_mask;
-    QNET__TRY(qnet__average(c->ctx, echoes, map, magnitude, c->time + c->from, known,
-                            &c->made.qsm));
-    qnet__drop_phases(c, c->from, c->to);
-    if (c->config->susceptibility.mean_zero)
-        qnet__mean_zero(c->ctx, c->made.qsm->voxels, known->voxels,
-                        qnet__voxel_count(known->nx, known->ny, known->nz));
-    return QNET_OK;
-}
-
-/* Consensus mode: the slope of all echoes is one field, in rad/s. */
-static qnet_status qnet__chain_consensus(qnet__chain *c)
-{
-    const int echoes = c->first->count;
-    const qnet_volume *phase[QNET__MAX_ECHOES] = {NULL};
-    const qnet_volume *magnitude[QNET__MAX_ECHOES] = {NULL};
-    qnet_volume *slope = NULL;
-    QNET__TRY(qnet__chain_unwrap(c, echoes));
-    QNET__TRY(qnet__chain_align(c, echoes));
-    for (int e = 0; e < echoes; e++) {
-        phase[e] = c->phase[e];
-        magnitude[e] = c->first->echo[e].magnitude;
-    }
-    QNET__TRY(qnet_phase_fit(c->ctx, echoes, phase, magnitude, c->time, c->made.mask, &slope,
-                             NULL));
-    qnet__drop_phases(c, 0, echoes);
-    c->phase[0] = slope;
-    qnet__to_field(c, slope, 1);
-    QNET__TRY(qnet__chain_invert(c, 0, 1));
-    c->made.qsm = slope;
+    if (paper) QNET__TRY(qnet__chain_invert(c, from, to));
+    QNET__TRY(qnet__average(c->ctx, to - from, echo + from, magnitude + from, c->time + from,
+                            paper ? c->made.qsm_mask : c->made.mask, &mean));
+    qnet__drop_phases(c, from, to);
+    c->phase[0] = mean;
+    if (!paper) QNET__TRY(qnet__chain_invert(c, 0, 1));
+    else if (c->config->susceptibility.mean_zero) /* which the parts' means do not make it */
+        qnet__mean_zero(c->ctx, mean->voxels, c->made.qsm_mask->voxels,
+                        qnet__voxel_count(mean->nx, mean->ny, mean->nz));
+    c->made.qsm = mean;
     c->phase[0] = NULL;
     return QNET_OK;
 }
@@ -17663,7 +17706,7 @@ static qnet_status qnet__chain_run(qnet__chain *c, const qnet_volume *mask)
                            c->made.mask, &c->made.r2star));
     QNET__TRY(qnet__chain_report(c, "R2*", ""));
     QNET__TRY(qnet__chain_t1(c));
-    if (phases) QNET__TRY(paper ? qnet__chain_paper(c) : qnet__chain_consensus(c));
+    if (phases) QNET__TRY(qnet__chain_qsm(c));
     if (!qnet__look_at_maps(c) && phases) qnet__check_sign(c);
     return QNET_OK;
 }

@@ -135,6 +135,9 @@ static void test_golden(void)
         c.iterations = 2, c.mean_zero = 1, c.tkd_threshold = .2, c.iteration_threshold = .05;
         c.sharp_radius = 900; /* is not looked at */
         invert(&c, g, "iSWIM, other values", field, v[2]);
+        qnet_susceptibility_config_init(&c);
+        c.roll_off = .6;
+        invert(&c, g, "iSWIM, roll-off", field, v[2]);
         qnet_volume_destroy(field);
         destroy(v, 3);
     }

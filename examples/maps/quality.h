@@ -356,10 +356,10 @@ static void put_settings(writer *w, const qnet_maps_config *c, const char *mask,
     put_members(w, "brain_threshold %g; brain_erode %d; brain_island %d; brain_echo %d",
                 c->brain.threshold, c->brain.erode, c->brain.island, c->brain_echo);
     put_members(w, "background %s; sharp_threshold %g; sharp_radius %g; sharp_unit %s; tkd_threshold %g; "
-                   "iteration_threshold %g; iterations %d; mean_zero %d",
+                   "iteration_threshold %g; iterations %d; roll_off %g; mean_zero %d",
                 x->background == QNET_SHARP ? "SHARP" : "V-SHARP", x->sharp_threshold, x->sharp_radius,
                 x->sharp_unit == QNET_RADIUS_MM ? "mm" : "voxels", x->tkd_threshold,
-                x->iteration_threshold, x->iterations, x->mean_zero);
+                x->iteration_threshold, x->iterations, x->roll_off, x->mean_zero);
     put_members(w, "r2star %s", c->r2star == QNET_R2STAR_AUTO   ? "auto"
                                 : c->r2star == QNET_R2STAR_ARLO ? "ARLO" : "log-linear");
     close_object(w, "}");
