@@ -15857,21 +15857,54 @@ static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int kernels, 
     if (keeps) k->kept = (qnet_real *)qnet__take(arena, k->numbers, 2 * sizeof *k->kept);
 }
 
-/* The grid of a volume with at least pad[3] zeros behind its voxels; to be freed by kspace_close.
-   what: names the function in sentences. */
+#define QNET__SPHERE_ROUNDING (1 + 1e-9) /* a radius of 6 mm has 3 voxels of 2 mm */
+
+/* Half the width of a sphere in voxels; k->unit becomes a voxel's sides in the radius's unit. Refuses
+   a sphere that is one voxel, and one that does not fit in the volume. */
+static qnet_status qnet__sphere_reach(qnet__kspace *k, double radius, size_t reach[3])
+{
+    const double *unit = k->unit;
+    for (int i = 0; i < 3; i++) {
+        k->unit[i] = k->config->sharp_unit == QNET_RADIUS_MM ? k->grid->spacing[i] : 1;
+        if (!(radius * QNET__SPHERE_ROUNDING < (double)k->n[i] * unit[i]))
+            return qnet__fail(k->ctx, QNET_ERROR_ARGUMENT, "susceptibility: sharp_radius %g: "
+                              "expected less than %g, side %d of the volume", radius,
+                              (double)k->n[i] * unit[i], i + 1);
+        reach[i] = (size_t)(radius * QNET__SPHERE_ROUNDING / unit[i]);
+    }
+    if (reach[0] + reach[1] + reach[2] == 0)
+        return qnet__fail(k->ctx, QNET_ERROR_ARGUMENT, "susceptibility: sharp_radius %g: expected "
+                          "%g or more, a side of a voxel", radius,
+                          fmin(fmin(unit[0], unit[1]), unit[2]));
+    return QNET_OK;
+}
+
+/* How many zeros follow a volume's sides at least. To a transform the object repeats itself at the
+   grid's period.
+     all      as many as voxels: the field of sources anywhere has room
+     quarter  a quarter: of an inversion, whose mask may reach the volume's faces
+     sphere   its reach, so that a convolution does not come around the grid. The chain inverts so,
+              too: a voxel that SHARP keeps is that far from each face, and three times as much, 18
+              mm, lie between object and repetition */
+typedef enum qnet__padding { QNET__PAD_ALL, QNET__PAD_QUARTER, QNET__PAD_SPHERE } qnet__padding;
+
+/* The padded grid of a volume; to be freed by kspace_close. what: names the function in sentences. */
 static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what,
                                      const qnet_susceptibility_config *config,
-                                     const qnet_volume *grid, const size_t pad[3], int kernels,
+                                     const qnet_volume *grid, qnet__padding padding, int kernels,
                                      int keeps, qnet__kspace *k)
 {
     qnet__arena arena = {NULL, 0};
     const int n[3] = {grid->nx, grid->ny, grid->nz};
+    size_t reach[3];
     memset(k, 0, sizeof *k);
     k->ctx = ctx, k->grid = grid, k->config = config;
     for (int i = 0; i < 3; i++) {
         k->n[i] = (size_t)n[i];
-        k->size[i] = (size_t)qnet_fft_good_size(n[i] + (int)pad[i]);
+        reach[i] = padding == QNET__PAD_ALL ? k->n[i] : (k->n[i] + 3) / 4;
     }
+    if (padding == QNET__PAD_SPHERE) QNET__TRY(qnet__sphere_reach(k, config->sharp_radius, reach));
+    for (int i = 0; i < 3; i++) k->size[i] = (size_t)qnet_fft_good_size(n[i] + (int)reach[i]);
     if (qnet__voxel_count((int)k->size[0], (int)k->size[1], (int)k->size[2]) == 0)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %d x %d x %d voxels, padded to %.0f x %.0f x "
                           "%.0f, are above the limit of %.0f", what, n[0], n[1], n[2],
@@ -15881,20 +15914,17 @@ static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what,
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &k->bytes, what));
     k->block = arena.base;
     qnet__kspace_take(k, &arena, kernels, keeps);
+    for (int i = 1; i < 3; i++) k->plan.first[i] = 0, k->plan.end[i] = k->n[i];
     return QNET_OK;
 }
 
 static void qnet__kspace_close(qnet__kspace *k) { qnet__free(k->ctx, k->block, k->bytes); }
 
-/* Filters are of the rows and planes alone that a mask has voxels in; NULL: of all. */
+/* From now on filters are of the rows and planes alone that a mask has voxels in. */
 static void qnet__kspace_bound(qnet__kspace *k, const float *mask)
 {
     size_t *first = k->plan.first, *end = k->plan.end, at = 0;
-    for (int i = 1; i < 3; i++) {
-        first[i] = mask != NULL ? k->n[i] : 0;
-        end[i] = mask != NULL ? 0 : k->n[i];
-    }
-    if (mask == NULL) return;
+    for (int i = 1; i < 3; i++) first[i] = k->n[i], end[i] = 0;
     for (size_t z = 0; z < k->n[2]; z++)
         for (size_t y = 0; y < k->n[1]; y++) {
             size_t x = 0;
@@ -15989,40 +16019,35 @@ static qnet__fft_pass qnet__voxels_pass(const qnet__kspace *k, qnet__voxels *fro
 
 /* ---- spectra --------------------------------------------------------------------------------- */
 
-/* Row y of plane z of the dipole kernel. The middle of an even axis is the frequencies 1/2 and -1/2
-   of a voxel: D is the mean of both, where that axis's products with the other ones cancel. So an
-   axis may be flipped. */
-static void qnet__dipole_row(const qnet__kspace *k, const double b[3], size_t y, size_t z,
-                             qnet_real *kernel)
-{
-    const size_t n[3] = {0, y, z};
-    double along = 0, middle = 0, square = 0; /* of k.b; of (k.b)^2; k^2; without x */
-    const double step = 1 / ((double)k->size[0] * k->grid->spacing[0]); /* 1/mm */
-    for (int i = 1; i < 3; i++) {
-        const size_t size = k->size[i];
-        const double signed_n = (double)n[i] - (2 * n[i] > size ? (double)size : 0);
-        const double f = signed_n / ((double)size * k->grid->spacing[i]);
-        square += f * f;
-        if (2 * n[i] == size) middle += f * f * b[i] * b[i];
-        else along += f * b[i];
-    }
-    for (size_t x = 0; x < k->width; x++) {
-        const double f = (double)x * step, k2 = square + f * f, kb = along + f * b[0];
-        const double kb2 = 2 * x == k->size[0] ? along * along + f * f * b[0] * b[0] : kb * kb;
-        const double d = k2 > 0 ? 1. / 3 - (kb2 + middle) / k2 : 0;
-        kernel[x] = (qnet_real)(fabs(d) > 1e-12 ? d : 0); /* else its sign is rounding's */
-    }
-}
-
-/* D(k) of plane z, k in cycles per mm along the volume's axes. */
+/* D(k) of plane z, k in cycles per mm along the volume's axes: of axis i, step n_i / (N_i d_i), N the
+   padded side, d the voxel's, n from -N/2 on. The middle of an even axis is the frequencies 1/2 and
+   -1/2 of a voxel: D is the mean of both, where that axis's products with the other ones cancel.
+   So an axis may be flipped. */
 static void qnet__dipole_task(void *arg, size_t z, size_t worker)
 {
     const qnet__kspace *k = (const qnet__kspace *)arg;
+    const double step = 1 / ((double)k->size[0] * k->grid->spacing[0]); /* 1/mm */
     double b[3];
     QNET__UNUSED(worker);
     qnet_field_direction(k->grid, b);
-    for (size_t y = 0; y < k->size[1]; y++)
-        qnet__dipole_row(k, b, y, z, k->dipole + (z * k->size[1] + y) * k->width);
+    for (size_t y = 0; y < k->size[1]; y++) {
+        qnet_real *kernel = k->dipole + (z * k->size[1] + y) * k->width;
+        double along = 0, middle = 0, square = 0; /* of k.b; of (k.b)^2; k^2; without x */
+        for (int i = 1; i < 3; i++) {
+            const size_t size = k->size[i], n = i == 1 ? y : z;
+            const double signed_n = (double)n - (2 * n > size ? (double)size : 0);
+            const double f = signed_n / ((double)size * k->grid->spacing[i]);
+            square += f * f;
+            if (2 * n == size) middle += f * f * b[i] * b[i];
+            else along += f * b[i];
+        }
+        for (size_t x = 0; x < k->width; x++) {
+            const double f = (double)x * step, k2 = square + f * f, kb = along + f * b[0];
+            const double kb2 = 2 * x == k->size[0] ? along * along + f * f * b[0] * b[0] : kb * kb;
+            const double d = k2 > 0 ? 1. / 3 - (kb2 + middle) / k2 : 0;
+            kernel[x] = (qnet_real)(fabs(d) > 1e-12 ? d : 0); /* else its sign is rounding's */
+        }
+    }
 }
 
 /* ---- the configuration ----------------------------------------------------------------------- */
@@ -16081,19 +16106,14 @@ QNET_API void qnet_field_direction(const qnet_volume *volume, double direction[3
 QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *susceptibility,
                                        qnet_volume **field)
 {
-    const char *what = "qnet_dipole_field";
     qnet__kspace k;
     qnet_volume *v = NULL;
     qnet_status status;
-    size_t pad[3]; /* to twice the size, as a transform repeats the object at its grid's period */
-    if (ctx == NULL || field == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or field is NULL", what);
+    QNET__NEEDS(ctx, ctx && field);
     QNET__TRY(qnet__check_volume(ctx, susceptibility, "qnet_dipole_field: susceptibility", NULL,
                                  NULL));
-    pad[0] = (size_t)susceptibility->nx;
-    pad[1] = (size_t)susceptibility->ny;
-    pad[2] = (size_t)susceptibility->nz;
-    QNET__TRY(qnet__kspace_open(ctx, what, NULL, susceptibility, pad, 1, 0, &k));
+    QNET__TRY(qnet__kspace_open(ctx, "qnet_dipole_field", NULL, susceptibility, QNET__PAD_ALL, 1,
+                                0, &k));
     status = qnet__volume_like(ctx, susceptibility, &v);
     if (status == QNET_OK) {
         const float *x = susceptibility->voxels;
@@ -16101,7 +16121,6 @@ QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *sus
         qnet__voxels to = {&k, QNET__VOXELS_ALL, x, x, v->voxels, 0};
         const qnet__fft_pass pass = qnet__voxels_pass(&k, &from, QNET__FILTER_CONVOLVE, k.dipole,
                                                       0, &to);
-        qnet__kspace_bound(&k, NULL);
         qnet__parallel(ctx, k.size[2], qnet__dipole_task, &k);
         status = qnet__fft_filters(ctx, &k.plan, &pass, 1, 1, k.spectrum, k.image);
     }
@@ -16112,29 +16131,6 @@ QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *sus
 }
 
 /* ---- the background -------------------------------------------------------------------------- */
-
-#define QNET__SPHERE_ROUNDING (1 + 1e-9) /* a radius of 6 mm has 3 voxels of 2 mm */
-
-/* Half the width of a sphere in voxels; unit: a voxel's sides in the radius's unit. Refuses a
-   sphere that is one voxel, and one that does not fit in the volume. */
-static qnet_status qnet__sphere_reach(qnet_context *ctx, const qnet_susceptibility_config *config,
-                                      const qnet_volume *grid, double radius, double unit[3],
-                                      size_t reach[3])
-{
-    const int n[3] = {grid->nx, grid->ny, grid->nz};
-    for (int i = 0; i < 3; i++) {
-        unit[i] = config->sharp_unit == QNET_RADIUS_MM ? grid->spacing[i] : 1;
-        if (!(radius * QNET__SPHERE_ROUNDING < n[i] * unit[i]))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "susceptibility: sharp_radius %g: expected "
-                              "less than %g, side %d of the volume", radius, n[i] * unit[i], i + 1);
-        reach[i] = (size_t)(radius * QNET__SPHERE_ROUNDING / unit[i]);
-    }
-    if (reach[0] + reach[1] + reach[2] == 0)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "susceptibility: sharp_radius %g: expected %g "
-                          "or more, a side of a voxel", radius,
-                          fmin(fmin(unit[0], unit[1]), unit[2]));
-    return QNET_OK;
-}
 
 /* Row y of plane z of a sphere of ones around voxel (0, 0, 0), in a grid that repeats: all voxels
    whose centres lie within the radius. */
@@ -16158,7 +16154,7 @@ static qnet_status qnet__sphere_kernel(qnet__kspace *k, double radius)
     memset(&pass, 0, sizeof pass);
     pass.load = qnet__sphere_row, pass.from = k;
     for (int i = 0; i < 3; i++) whole.first[i] = 0, whole.end[i] = k->size[i];
-    QNET__TRY(qnet__sphere_reach(k->ctx, k->config, k->grid, radius, k->unit, reach));
+    QNET__TRY(qnet__sphere_reach(k, radius, reach));
     k->square = radius * radius * QNET__SPHERE_ROUNDING;
     QNET__TRY(qnet__fft_load(k->ctx, &whole, &pass, k->spectrum, k->image));
     const double voxels = rint((double)k->spectrum[0]); /* at frequency 0 is the sum of the ones */
@@ -16219,8 +16215,7 @@ static qnet_status qnet__eroded_mask(qnet_context *ctx, const qnet_susceptibilit
                       config->sharp_unit == QNET_RADIUS_MM ? "mm" : "voxels");
 }
 
-/* SHARP or V-SHARP of field[nz][ny][nx], in ppm or any other unit, as it is linear. Padding by the
-   sphere's reach keeps the convolution from reaching around the grid. */
+/* SHARP or V-SHARP of field[nz][ny][nx], in ppm or any other unit, as it is linear. */
 QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
                                             const qnet_susceptibility_config *config,
                                             const qnet_volume *field, const qnet_volume *mask,
@@ -16230,16 +16225,11 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
     qnet__kspace k;
     qnet_volume *made = NULL, *fits = NULL;
     qnet_status status;
-    double unit[3];
-    size_t reach[3];
-    if (ctx == NULL || config == NULL || local == NULL || eroded == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "%s: context, config, local or eroded is NULL", what);
-    QNET__TRY(qnet__susceptibility_check(ctx, "qnet_background_remove", config));
+    QNET__NEEDS(ctx, ctx && config && local && eroded);
+    QNET__TRY(qnet__susceptibility_check(ctx, what, config));
     QNET__TRY(qnet__check_volume(ctx, field, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_background_remove: mask", field, name));
-    QNET__TRY(qnet__sphere_reach(ctx, config, field, config->sharp_radius, unit, reach));
-    QNET__TRY(qnet__kspace_open(ctx, what, config, field, reach, 1, 0, &k));
+    QNET__TRY(qnet__kspace_open(ctx, what, config, field, QNET__PAD_SPHERE, 1, 0, &k));
     status = qnet__volume_like(ctx, field, &made);
     if (status == QNET_OK) status = qnet__volume_like(ctx, field, &fits);
     if (status == QNET_OK)
@@ -16257,49 +16247,24 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
 
 /* ---- the inversion --------------------------------------------------------------------------- */
 
-#define QNET__MEAN_CHUNKS 64
-
-typedef struct qnet__mean_job {
-    float *chi;
-    const float *mask;                 /* [count] */
-    size_t count, inside[QNET__MEAN_CHUNKS];
-    double sum[QNET__MEAN_CHUNKS], mean;
-} qnet__mean_job;
-
-static void qnet__mean_task(void *arg, size_t chunk, size_t worker)
-{
-    qnet__mean_job *job = (qnet__mean_job *)arg;
-    const size_t size = (job->count - 1) / QNET__MEAN_CHUNKS + 1;
-    const size_t end = qnet__min_size((chunk + 1) * size, job->count);
-    double sum = 0;
-    size_t inside = 0;
-    QNET__UNUSED(worker);
-    for (size_t i = chunk * size; i < end; i++)
-        if (job->mask[i] != 0) sum += (double)job->chi[i], inside++;
-    job->sum[chunk] = sum, job->inside[chunk] = inside;
-}
-
-static void qnet__shift_task(void *arg, size_t chunk, size_t worker)
-{
-    const qnet__mean_job *job = (const qnet__mean_job *)arg;
-    const size_t size = (job->count - 1) / QNET__MEAN_CHUNKS + 1;
-    const size_t end = qnet__min_size((chunk + 1) * size, job->count);
-    QNET__UNUSED(worker);
-    for (size_t i = chunk * size; i < end; i++)
-        if (job->mask[i] != 0) job->chi[i] = (float)((double)job->chi[i] - job->mean);
-}
+#define QNET__MEAN_PARTS 64 /* whose sums are added in their order */
 
 /* Takes from chi[count] its mean over the mask, there. */
-static void qnet__mean_zero(qnet_context *ctx, float *chi, const float *mask, size_t count)
+static void qnet__mean_zero(float *chi, const float *mask, size_t count)
 {
-    qnet__mean_job job;
+    const size_t part = (count - 1) / QNET__MEAN_PARTS + 1;
     double sum = 0;
-    size_t inside = 0;
-    job.chi = chi, job.mask = mask, job.count = count;
-    qnet__parallel(ctx, QNET__MEAN_CHUNKS, qnet__mean_task, &job);
-    for (int i = 0; i < QNET__MEAN_CHUNKS; i++) sum += job.sum[i], inside += job.inside[i];
-    job.mean = sum / (double)inside;
-    qnet__parallel(ctx, QNET__MEAN_CHUNKS, qnet__shift_task, &job);
+    size_t inside = 0, i = 0;
+    while (i < count) {
+        const size_t end = qnet__min_size(i + part, count);
+        double of_part = 0;
+        for (; i < end; i++)
+            if (mask[i] != 0) of_part += (double)chi[i], inside++;
+        sum += of_part;
+    }
+    const double mean = sum / (double)inside;
+    for (i = 0; i < count; i++)
+        if (mask[i] != 0) chi[i] = (float)((double)chi[i] - mean);
 }
 
 /* w of frequency i of an axis of `size`. */
@@ -16347,7 +16312,7 @@ static qnet_status qnet__invert(qnet__kspace *k, const float *local, const float
         qnet__voxels_pass(k, &high, QNET__FILTER_MERGE, k->dipole, config->tkd_threshold, &out)};
     QNET__TRY(qnet__fft_filters(k->ctx, &k->plan, pass, 2, 1 + (size_t)config->iterations,
                                 k->spectrum, k->image));
-    if (config->mean_zero) qnet__mean_zero(k->ctx, chi, mask, k->n[0] * k->n[1] * k->n[2]);
+    if (config->mean_zero) qnet__mean_zero(chi, mask, k->n[0] * k->n[1] * k->n[2]);
     return QNET_OK;
 }
 
@@ -16361,21 +16326,12 @@ QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
     qnet__kspace k;
     qnet_volume *chi = NULL;
     qnet_status status;
-    /* A quarter of each side: a mask may reach the volume's faces, and to a transform the object
-       repeats itself at the grid's period. The chain pads by SHARP's reach: a voxel that SHARP
-       keeps is that far from each face, so three times as much, 18 mm, lie between object and
-       repetition. */
-    size_t pad[3];
-    if (ctx == NULL || config == NULL || susceptibility == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "%s: context, config or susceptibility is NULL", what);
-    QNET__TRY(qnet__susceptibility_check(ctx, "qnet_dipole_invert", config));
+    QNET__NEEDS(ctx, ctx && config && susceptibility);
+    QNET__TRY(qnet__susceptibility_check(ctx, what, config));
     QNET__TRY(qnet__check_volume(ctx, local, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_dipole_invert: mask", local, name));
-    pad[0] = ((size_t)local->nx + 3) / 4;
-    pad[1] = ((size_t)local->ny + 3) / 4;
-    pad[2] = ((size_t)local->nz + 3) / 4;
-    QNET__TRY(qnet__kspace_open(ctx, what, config, local, pad, 1 + (config->roll_off > 0), 1, &k));
+    QNET__TRY(qnet__kspace_open(ctx, what, config, local, QNET__PAD_QUARTER,
+                                1 + (config->roll_off > 0), 1, &k));
     status = qnet__volume_like(ctx, local, &chi);
     if (status == QNET_OK) {
         qnet__kspace_bound(&k, mask->voxels);
@@ -16387,86 +16343,78 @@ QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
     return status;
 }
 
-/* ---- the mean over echoes -------------------------------------------------------------------- */
-
-typedef struct qnet__average_job {
-    int echoes;
-    size_t plane; /* voxels of a task */
-    const qnet_volume *const *map, *const *magnitude;
-    const double *time;
-    const float *mask;
-    float *out;
-} qnet__average_job;
-
-/* The phase of echo e is 2 pi gamma B0 TE times the field, and its noise goes with 1 / S: the
-   inverse variance of a map is (TE S)^2, but for a factor. 0 where all magnitudes are 0. */
-static void qnet__average_task(void *arg, size_t z, size_t worker)
-{
-    const qnet__average_job *job = (const qnet__average_job *)arg;
-    QNET__UNUSED(worker);
-    for (size_t i = z * job->plane; i < (z + 1) * job->plane; i++) {
-        double sum = 0, weights = 0;
-        for (int e = 0; e < job->echoes && job->mask[i] != 0; e++) {
-            const double root = job->time[e] * (double)job->magnitude[e]->voxels[i];
-            sum += root * root * (double)job->map[e]->voxels[i];
-            weights += root * root;
-        }
-        job->out[i] = weights > 0 ? (float)(sum / weights) : 0;
-    }
-}
-
-/* Of volumes that were checked. */
-static qnet_status qnet__average(qnet_context *ctx, int echoes,
-                                 const qnet_volume *const *susceptibility,
-                                 const qnet_volume *const *magnitude, const double *echo_time,
-                                 const qnet_volume *mask, qnet_volume **average)
-{
-    qnet__average_job job;
-    qnet_volume *v = NULL;
-    QNET__TRY(qnet__volume_like(ctx, mask, &v));
-    job.echoes = echoes;
-    job.plane = (size_t)mask->nx * (size_t)mask->ny;
-    job.map = susceptibility, job.magnitude = magnitude, job.time = echo_time;
-    job.mask = mask->voxels, job.out = v->voxels;
-    qnet__parallel(ctx, (size_t)mask->nz, qnet__average_task, &job);
-    *average = v;
-    return QNET_OK;
-}
-
-QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
-                                                 const qnet_volume *const *susceptibility,
-                                                 const qnet_volume *const *magnitude,
-                                                 const double *echo_time, const qnet_volume *mask,
-                                                 qnet_volume **average)
-{
-    const char *what = "qnet_susceptibility_average";
-    if (ctx == NULL || average == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or average is NULL", what);
-    QNET__TRY(qnet__check_series(ctx, what, "map", echoes, 1, susceptibility, echo_time, NULL));
-    QNET__TRY(qnet__check_series(ctx, what, "magnitude", echoes, 1, magnitude, echo_time,
-                                 susceptibility[0]));
-    QNET__TRY(qnet__check_mask(ctx, mask, "qnet_susceptibility_average: mask", susceptibility[0],
-                               "qnet_susceptibility_average: map 1"));
-    return qnet__average(ctx, echoes, susceptibility, magnitude, echo_time, mask, average);
-}
-
 /* ============================================================================================
-   >>relaxometry: what the echoes of a voxel say: R2* and T1 from magnitudes, the field from
-   unwrapped phases. Volumes are [nz][ny][nx] on one grid; each voxel is computed alone, in double.
+   >>relaxometry: what the echoes of a voxel say. Volumes are [nz][ny][nx] on one grid; each voxel
+   is computed alone, in double, and stays 0 where there is no answer. With S the magnitude at the
+   echo time t, in s:
+
+       R2*      S = S0 exp(-R2* t)                  ARLO or a line through ln S; 1/s
+       field    phase = offset + slope t            a line, weighted by S^2, as a phase's variance
+                                                    goes with 1 / S^2; rad/s
+       mean     of a map of each echo               weighted by (t S)^2: a map is phase over t, so
+                                                    that is its inverse variance but for a factor
+       T1, M0   S = M0 sin a (1 - E1) / (1 - E1 cos a), E1 = exp(-TR / T1): a spoiled gradient echo
+                of flip angle a, the T2* decay in M0. So y = S / sin a is a line over x = S / tan a,
+                of slope E1 and intercept M0 (1 - E1), which two angles give (DESPOT1: Deoni, Rutt &
+                Peters 2003). s, and the magnitude's unit
+
    Relies on >>context >>nifti.
    ============================================================================================ */
 
 #define QNET__FIT_CHUNK 4096 /* voxels of a task */
 
+/* A fit, voxel by voxel. What a fit does not need is not set. */
 typedef struct qnet__fit_job {
+    void (*fit)(const struct qnet__fit_job *job, size_t i); /* of voxel i */
     int echoes;
-    const float *magnitude[QNET__MAX_ECHOES], *phase[QNET__MAX_ECHOES]; /* [count] each */
-    double time[QNET__MAX_ECHOES]; /* s */
-    double interval, most;         /* s, between echoes (0: log-linear); 1/s, of R2* */
+    const float *magnitude[QNET__MAX_ECHOES]; /* [count] each */
+    const float *value[QNET__MAX_ECHOES];     /* [count]: phases, maps; of T1 B1, or NULL */
+    double at[QNET__MAX_ECHOES];   /* s: echo times; of T1 radians: flip angles */
+    double interval, most;         /* R2*: s between echoes (0: log-linear), its ceiling in 1/s */
+    double repetition_time;        /* T1: s */
     const float *mask;             /* [count]; NULL: everywhere */
-    float *a, *b;                  /* [count], what is made; NULL: not needed */
+    float *out[2];                 /* [count], zeros; NULL: not needed */
     size_t count;
 } qnet__fit_job;
+
+static void qnet__fit_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__fit_job *p = (const qnet__fit_job *)arg;
+    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, p->count);
+    QNET__UNUSED(worker);
+    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++)
+        if (p->mask == NULL || p->mask[i] != 0) p->fit(p, i);
+}
+
+/* Runs a fit over volumes that were checked, of which magnitude[echoes] are there. out: the new
+   volumes, each NULL where it is not needed. */
+static qnet_status qnet__fit(qnet_context *ctx, qnet__fit_job *job,
+                             const qnet_volume *const *magnitude, const qnet_volume *const *value,
+                             const double *at, const qnet_volume *mask,
+                             qnet_volume **const out[2])
+{
+    const qnet_volume *grid = magnitude[0];
+    qnet_volume *made[2] = {NULL, NULL};
+    for (int k = 0; k < 2; k++) {
+        const qnet_status status = out[k] ? qnet__volume_like(ctx, grid, &made[k]) : QNET_OK;
+        if (status != QNET_OK) {
+            qnet_volume_destroy(made[0]);
+            return status;
+        }
+        job->out[k] = made[k] != NULL ? made[k]->voxels : NULL;
+    }
+    for (int e = 0; e < job->echoes; e++) {
+        job->magnitude[e] = magnitude[e]->voxels;
+        job->value[e] = value != NULL ? value[e]->voxels : NULL;
+        job->at[e] = at[e];
+    }
+    job->mask = mask != NULL ? mask->voxels : NULL;
+    job->count = qnet__voxel_count(grid->nx, grid->ny, grid->nz);
+    qnet__parallel(ctx, (job->count - 1) / QNET__FIT_CHUNK + 1, qnet__fit_task, job);
+    for (int k = 0; k < 2; k++)
+        if (out[k] != NULL) *out[k] = made[k];
+    return QNET_OK;
+}
 
 /* The line through y[n] over t[n], weighted by w[n]: with the weighted means T and Y
        slope = sum w (t - T) (y - Y) / sum w (t - T)^2,   intercept = Y - slope T,
@@ -16494,6 +16442,8 @@ static void qnet__line(int n, const double *t, const double *y, const double *w,
     *intercept = mean_y - *slope * mean_t;
 }
 
+/* ---- R2* ------------------------------------------------------------------------------------- */
+
 /* ARLO (Pei et al. 2015). A decay S = S0 exp(-R t) loses R times its integral, which Simpson's
    rule gives: d_i = S_i - S_{i+2} = R dt/3 s_i with s_i = S_i + 4 S_{i+1} + S_{i+2}. Least squares
    in both, with a_i = S_i + 2 S_{i+1} = (s_i + d_i) / 2: R = 3/dt sum d_i a_i / sum s_i a_i. */
@@ -16520,82 +16470,18 @@ static double qnet__loglinear(const qnet__fit_job *p, size_t i)
         y[e] = log(s);
         w[e] = s * s;
     }
-    qnet__line(p->echoes, p->time, y, w, &slope, &intercept);
+    qnet__line(p->echoes, p->at, y, w, &slope, &intercept);
     return -slope;
 }
 
-/* a: R2* in 1/s, from 0 to 20 / TE[1]; it stays 0 where a magnitude is not above 0. */
-static void qnet__r2star_task(void *arg, size_t chunk, size_t worker)
+/* R2*, from 0 to 20 / t[0], at which a signal is gone before the first echo; 0 where a magnitude
+   is not above 0. */
+static void qnet__r2star_fit(const qnet__fit_job *p, size_t i)
 {
-    const qnet__fit_job *p = (const qnet__fit_job *)arg;
-    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, p->count);
-    QNET__UNUSED(worker);
-    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
-        int e = 0;
-        if (p->mask != NULL && p->mask[i] == 0) continue;
-        while (e < p->echoes && p->magnitude[e][i] > 0) e++;
-        if (e < p->echoes) continue;
-        const double r2star = p->interval > 0 ? qnet__arlo(p, i) : qnet__loglinear(p, i);
-        p->a[i] = r2star > 0 ? (float)fmin(r2star, p->most) : 0;
-    }
-}
-
-/* a: slope in rad/s, b: phase at TE 0 in rad. Weights are S^2, as a phase's variance is 1 / S^2 but
-   for a factor. */
-static void qnet__phase_fit_task(void *arg, size_t chunk, size_t worker)
-{
-    const qnet__fit_job *p = (const qnet__fit_job *)arg;
-    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, p->count);
-    QNET__UNUSED(worker);
-    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
-        double y[QNET__MAX_ECHOES], w[QNET__MAX_ECHOES], slope, offset;
-        if (p->mask != NULL && p->mask[i] == 0) continue;
-        for (int e = 0; e < p->echoes; e++) {
-            y[e] = (double)p->phase[e][i];
-            w[e] = (double)p->magnitude[e][i] * (double)p->magnitude[e][i];
-        }
-        qnet__line(p->echoes, p->time, y, w, &slope, &offset);
-        if (p->a != NULL) p->a[i] = (float)slope;
-        if (p->b != NULL) p->b[i] = (float)offset;
-    }
-}
-
-/* New volumes on a grid for the results that are asked for: pair[k] where out[k] is not NULL. */
-static qnet_status qnet__pair_like(qnet_context *ctx, const qnet_volume *grid,
-                                   qnet_volume **const out[2], qnet_volume *pair[2])
-{
-    pair[0] = pair[1] = NULL;
-    for (int k = 0; k < 2; k++) {
-        const qnet_status status = out[k] ? qnet__volume_like(ctx, grid, &pair[k]) : QNET_OK;
-        if (status == QNET_OK) continue;
-        qnet_volume_destroy(pair[0]);
-        return status;
-    }
-    return QNET_OK;
-}
-
-/* Runs task over all voxels of a series that was checked; phase, mask, out[k]: may be NULL. */
-static qnet_status qnet__fit(qnet_context *ctx, qnet__fit_job *job, qnet_task task,
-                             const qnet_volume *const *magnitude, const qnet_volume *const *phase,
-                             const double *echo_time, const qnet_volume *mask,
-                             qnet_volume **const out[2])
-{
-    const qnet_volume *grid = magnitude[0];
-    qnet_volume *pair[2];
-    QNET__TRY(qnet__pair_like(ctx, grid, out, pair));
-    for (int e = 0; e < job->echoes; e++) {
-        job->magnitude[e] = magnitude[e]->voxels;
-        job->phase[e] = phase != NULL ? phase[e]->voxels : NULL;
-        job->time[e] = echo_time[e];
-    }
-    job->mask = mask != NULL ? mask->voxels : NULL;
-    job->count = qnet__voxel_count(grid->nx, grid->ny, grid->nz);
-    job->a = pair[0] != NULL ? pair[0]->voxels : NULL;
-    job->b = pair[1] != NULL ? pair[1]->voxels : NULL;
-    qnet__parallel(ctx, (job->count - 1) / QNET__FIT_CHUNK + 1, task, job);
-    if (out[0] != NULL) *out[0] = pair[0];
-    if (out[1] != NULL) *out[1] = pair[1];
-    return QNET_OK;
+    for (int e = 0; e < p->echoes; e++)
+        if (!(p->magnitude[e][i] > 0)) return;
+    const double r2star = p->interval > 0 ? qnet__arlo(p, i) : qnet__loglinear(p, i);
+    p->out[0][i] = r2star > 0 ? (float)fmin(r2star, p->most) : 0;
 }
 
 /* *interval: the distance of echoes that follow each other at equal ones, for ARLO, or 0 for the
@@ -16632,11 +16518,11 @@ static qnet_status qnet__r2star(qnet_context *ctx, const char *step, qnet_r2star
 {
     qnet_volume **const out[2] = {r2star, NULL};
     qnet__fit_job job;
-    memset(&job, 0, sizeof job);
+    job.fit = qnet__r2star_fit;
     job.echoes = echoes;
     job.most = 20 / echo_time[0];
     QNET__TRY(qnet__r2star_interval(ctx, step, method, echoes, echo_time, &job.interval));
-    return qnet__fit(ctx, &job, qnet__r2star_task, magnitude, NULL, echo_time, mask, out);
+    return qnet__fit(ctx, &job, magnitude, NULL, echo_time, mask, out);
 }
 
 /* AUTO: ARLO of three echoes or more at equal distances, else log-linear. */
@@ -16654,7 +16540,33 @@ QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method metho
     return qnet__r2star(ctx, step, method, echoes, magnitude, echo_time, mask, r2star);
 }
 
-/* The field of consensus mode (QSM Consensus Organization Committee, Bilgic et al. 2024). */
+/* ---- several echoes as one ------------------------------------------------------------------- */
+
+/* out: slope in rad/s, and phase at time 0 in rad. */
+static void qnet__phase_line_fit(const qnet__fit_job *p, size_t i)
+{
+    double y[QNET__MAX_ECHOES], w[QNET__MAX_ECHOES], line[2];
+    for (int e = 0; e < p->echoes; e++) {
+        y[e] = (double)p->value[e][i];
+        w[e] = (double)p->magnitude[e][i] * (double)p->magnitude[e][i];
+    }
+    qnet__line(p->echoes, p->at, y, w, &line[0], &line[1]);
+    for (int k = 0; k < 2; k++)
+        if (p->out[k] != NULL) p->out[k][i] = (float)line[k];
+}
+
+/* sum (t S)^2 map / sum (t S)^2; 0 where all magnitudes are 0. */
+static void qnet__mean_fit(const qnet__fit_job *p, size_t i)
+{
+    double sum = 0, weights = 0;
+    for (int e = 0; e < p->echoes; e++) {
+        const double root = p->at[e] * (double)p->magnitude[e][i];
+        sum += root * root * (double)p->value[e][i];
+        weights += root * root;
+    }
+    p->out[0][i] = weights > 0 ? (float)(sum / weights) : 0;
+}
+
 QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
                                     const qnet_volume *const *unwrapped,
                                     const qnet_volume *const *magnitude, const double *echo_time,
@@ -16671,46 +16583,57 @@ QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
                                  unwrapped[0]));
     if (mask != NULL)
         QNET__TRY(qnet__check_mask(ctx, mask, "qnet_phase_fit: mask", unwrapped[0], "phase"));
-    memset(&job, 0, sizeof job);
+    job.fit = qnet__phase_line_fit;
     job.echoes = echoes;
-    return qnet__fit(ctx, &job, qnet__phase_fit_task, magnitude, unwrapped, echo_time, mask, out);
+    return qnet__fit(ctx, &job, magnitude, unwrapped, echo_time, mask, out);
 }
 
-/* ---- T1 --------------------------------------------------------------------------------------
+/* The mean of volumes that were checked. */
+static qnet_status qnet__average(qnet_context *ctx, int echoes, const qnet_volume *const *map,
+                                 const qnet_volume *const *magnitude, const double *echo_time,
+                                 const qnet_volume *mask, qnet_volume **average)
+{
+    qnet_volume **const out[2] = {average, NULL};
+    qnet__fit_job job;
+    job.fit = qnet__mean_fit;
+    job.echoes = echoes;
+    return qnet__fit(ctx, &job, magnitude, map, echo_time, mask, out);
+}
 
-   A spoiled gradient echo of flip angle a has S = M0 sin a (1 - E1) / (1 - E1 cos a), with E1 =
-   exp(-TR/T1) and the T2* decay in M0. So y = S / sin a is a line over x = S / tan a, of slope E1
-   and intercept M0 (1 - E1), which two angles give (DESPOT1: Deoni, Rutt & Peters 2003). */
+QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
+                                                 const qnet_volume *const *susceptibility,
+                                                 const qnet_volume *const *magnitude,
+                                                 const double *echo_time, const qnet_volume *mask,
+                                                 qnet_volume **average)
+{
+    static const char step[] = "qnet_susceptibility_average";
+    QNET__NEEDS(ctx, ctx && average);
+    QNET__TRY(qnet__check_series(ctx, step, "map", echoes, 1, susceptibility, echo_time, NULL));
+    QNET__TRY(qnet__check_series(ctx, step, "magnitude", echoes, 1, magnitude, echo_time,
+                                 susceptibility[0]));
+    QNET__TRY(qnet__check_mask(ctx, mask, "qnet_susceptibility_average: mask", susceptibility[0],
+                               "qnet_susceptibility_average: map 1"));
+    return qnet__average(ctx, echoes, susceptibility, magnitude, echo_time, mask, average);
+}
+
+/* ---- T1 -------------------------------------------------------------------------------------- */
 
 #define QNET__T1_MOST 10.0 /* s; water has 4. Noise gives slopes up to 1, which is infinite T1 */
 
-typedef struct qnet__t1_job {
-    const float *low, *high, *b1, *mask; /* [count] each; b1, mask NULL: 1 everywhere */
-    double angle[2], repetition_time;    /* radians, s */
-    float *t1, *m0;                      /* [count]; NULL: not needed */
-    size_t count;
-} qnet__t1_job;
-
-/* t1 in s, m0 in the magnitude's unit; both stay 0 where a signal is not above 0, or where noise
-   has made the slope so. b1 scales both angles. */
-static void qnet__t1_task(void *arg, size_t chunk, size_t worker)
+/* out: T1, M0; 0 where a signal is not above 0, or where noise has made the slope so. B1, the
+   actual over the nominal angle, scales both angles. */
+static void qnet__t1_fit(const qnet__fit_job *p, size_t i)
 {
-    const qnet__t1_job *p = (const qnet__t1_job *)arg;
-    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, p->count);
-    const double most = exp(-p->repetition_time / QNET__T1_MOST);
-    QNET__UNUSED(worker);
-    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
-        if (p->mask != NULL && p->mask[i] == 0) continue;
-        const double b1 = p->b1 != NULL ? (double)p->b1[i] : 1;
-        const double y1 = (double)p->low[i] / sin(b1 * p->angle[0]);
-        const double y2 = (double)p->high[i] / sin(b1 * p->angle[1]);
-        const double x1 = y1 * cos(b1 * p->angle[0]), x2 = y2 * cos(b1 * p->angle[1]);
-        const double slope = (y2 - y1) / (x2 - x1), e1 = fmin(slope, most);
-        if (!(p->low[i] > 0 && p->high[i] > 0 && b1 > 0 && b1 * p->angle[1] < QNET__PI)) continue;
-        if (!(slope > 0)) continue; /* NaN, too */
-        if (p->t1 != NULL) p->t1[i] = (float)(-p->repetition_time / log(e1));
-        if (p->m0 != NULL) p->m0[i] = (float)((y1 - e1 * x1) / (1 - e1));
-    }
+    const double low = (double)p->magnitude[0][i], high = (double)p->magnitude[1][i];
+    const double b1 = p->value[0] != NULL ? (double)p->value[0][i] : 1;
+    const double y1 = low / sin(b1 * p->at[0]), y2 = high / sin(b1 * p->at[1]);
+    const double x1 = y1 * cos(b1 * p->at[0]), x2 = y2 * cos(b1 * p->at[1]);
+    const double slope = (y2 - y1) / (x2 - x1);
+    const double e1 = fmin(slope, exp(-p->repetition_time / QNET__T1_MOST));
+    if (!(low > 0 && high > 0 && b1 > 0 && b1 * p->at[1] < QNET__PI)) return;
+    if (!(slope > 0)) return; /* NaN, too */
+    if (p->out[0] != NULL) p->out[0][i] = (float)(-p->repetition_time / log(e1));
+    if (p->out[1] != NULL) p->out[1][i] = (float)((y1 - e1 * x1) / (1 - e1));
 }
 
 QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, double low_angle,
@@ -16720,9 +16643,10 @@ QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, doub
 {
     static const char *const name[4] = {"qnet_t1_map: low", "qnet_t1_map: high", "qnet_t1_map: b1",
                                         "qnet_t1_map: mask"};
-    const double radian = QNET__PI / 180;
+    const qnet_volume *const magnitude[2] = {low, high}, *const scale[2] = {b1, b1};
+    const double angle[2] = {low_angle * (QNET__PI / 180), high_angle * (QNET__PI / 180)};
     qnet_volume **const out[2] = {t1, m0};
-    qnet_volume *pair[2];
+    qnet__fit_job job;
     if (ctx == NULL || (t1 == NULL && m0 == NULL))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_t1_map: context or both results are "
                           "NULL");
@@ -16737,17 +16661,10 @@ QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, doub
     QNET__TRY(qnet__check_volume(ctx, high, name[1], low, name[0]));
     if (b1 != NULL) QNET__TRY(qnet__check_volume(ctx, b1, name[2], low, name[0]));
     if (mask != NULL) QNET__TRY(qnet__check_mask(ctx, mask, name[3], low, name[0]));
-    QNET__TRY(qnet__pair_like(ctx, low, out, pair));
-    qnet__t1_job job = {low->voxels, high->voxels, b1 != NULL ? b1->voxels : NULL,
-                        mask != NULL ? mask->voxels : NULL,
-                        {low_angle * radian, high_angle * radian}, repetition_time,
-                        pair[0] != NULL ? pair[0]->voxels : NULL,
-                        pair[1] != NULL ? pair[1]->voxels : NULL,
-                        qnet__voxel_count(low->nx, low->ny, low->nz)};
-    qnet__parallel(ctx, (job.count - 1) / QNET__FIT_CHUNK + 1, qnet__t1_task, &job);
-    if (t1 != NULL) *t1 = pair[0];
-    if (m0 != NULL) *m0 = pair[1];
-    return QNET_OK;
+    job.fit = qnet__t1_fit;
+    job.echoes = 2;
+    job.repetition_time = repetition_time;
+    return qnet__fit(ctx, &job, magnitude, b1 != NULL ? scale : NULL, angle, mask, out);
 }
 
 /* ============================================================================================
@@ -17527,11 +17444,9 @@ static qnet_status qnet__chain_invert(qnet__chain *c, int from, int to)
     const qnet_volume *mask = c->made.mask;
     qnet_volume *local = NULL, *fits = NULL;
     qnet__kspace k;
-    double unit[3];
-    size_t reach[3];
     qnet_status status;
-    QNET__TRY(qnet__sphere_reach(c->ctx, config, mask, config->sharp_radius, unit, reach));
-    QNET__TRY(qnet__kspace_open(c->ctx, "susceptibility", config, mask, reach, 2, 1, &k));
+    QNET__TRY(qnet__kspace_open(c->ctx, "susceptibility", config, mask, QNET__PAD_SPHERE, 2, 1,
+                                &k));
     status = qnet__volume_like(c->ctx, mask, &local);
     if (status == QNET_OK) status = qnet__volume_like(c->ctx, mask, &fits);
     for (int e = from; e < to && status == QNET_OK; e++) {
@@ -17586,7 +17501,7 @@ static qnet_status qnet__chain_qsm(qnet__chain *c)
     c->phase[0] = mean;
     if (!paper) QNET__TRY(qnet__chain_invert(c, 0, 1));
     else if (c->config->susceptibility.mean_zero) /* which the parts' means do not make it */
-        qnet__mean_zero(c->ctx, mean->voxels, c->made.qsm_mask->voxels,
+        qnet__mean_zero(mean->voxels, c->made.qsm_mask->voxels,
                         qnet__voxel_count(mean->nx, mean->ny, mean->nz));
     c->made.qsm = mean;
     c->phase[0] = NULL;

@@ -170,7 +170,6 @@ static void test_steps(void)
     qnet_maps_config c = small_config(QNET_MAPS_PAPER);
     const qnet_volume *map[MOST], *magnitude[MOST];
     qnet_volume *chi[MOST], *eroded = NULL, *qsm = NULL, *r2star = NULL, *t1 = NULL;
-    const size_t sphere[3] = {2, 2, 2}; /* 6 mm */
     qnet__kspace k;
     double time[MOST], mean = 0;
     int inside = 0;
@@ -186,7 +185,7 @@ static void test_steps(void)
             field->voxels[i] = (float)((double)field->voxels[i] / (2 * PI * 42.577478518 * 3 * time[e]));
         CHECK_OK(ctx, qnet_background_remove(ctx, &c.susceptibility, field, s.mask, &local, &eroded));
         chi[e] = head_volume();
-        CHECK_OK(ctx, qnet__kspace_open(ctx, "inversion", &c.susceptibility, field, sphere, 1, 1, &k)); /* padded as the chain does */
+        CHECK_OK(ctx, qnet__kspace_open(ctx, "inversion", &c.susceptibility, field, QNET__PAD_SPHERE, 1, 1, &k)); /* padded as the chain does */
         qnet__kspace_bound(&k, eroded->voxels);
         CHECK_OK(ctx, qnet__invert(&k, local->voxels, eroded->voxels, chi[e]->voxels));
         qnet__kspace_close(&k);
