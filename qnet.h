@@ -13378,6 +13378,20 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
 #if QNET__HAS_MAPS
 /* ---- the volumes of a call (API 12) ---------------------------------------------------------- */
 
+/* Of a volume that was checked. */
+QNET__HELPER size_t qnet__voxels_of(const qnet_volume *v)
+{
+    return (size_t)v->nx * (size_t)v->ny * (size_t)v->nz;
+}
+
+/* How many of them a mask has. */
+QNET__HELPER size_t qnet__mask_count(const qnet_volume *mask)
+{
+    size_t inside = 0;
+    for (size_t i = 0; i < qnet__voxels_of(mask); i++) inside += mask->voxels[i] != 0;
+    return inside;
+}
+
 /* Zeros on the grid of another volume: its sides, affine, spacing and orientation. */
 QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume *grid,
                                            qnet_volume **out)
@@ -14618,11 +14632,12 @@ typedef struct qnet__fft_plan {
     size_t work_size;
     size_t first[3], end[3];  /* y and z, [1] and [2]: rows that are not 0 and that are wanted */
     /* Of the transform that runs: */
-    int inverse, forward;     /* what is done of planes, in this order; of z: inverse, or forward */
-    const qnet_real *x;       /* [z][y][x], of a real transform forward */
     qnet_real *spectrum;      /* [z][y][width][2] */
-    qnet_real *y;             /* [z][y][x], of a real transform inverse */
-    const qnet__fft_pass *load, *store; /* where rows come from and go to instead of x and y */
+    const qnet_real *x;       /* [z][y][x]: of a real transform, what goes in */
+    qnet_real *y;             /* [z][y][x]: and what comes out, which may be x */
+    const qnet__fft_pass *load, *store; /* not NULL: rows come from there and go there, of a hook
+                                           by way of x and y */
+    int inverse, forward;     /* what is done of planes, in this order; of z: inverse, or forward */
     const qnet__fft_filter *filter;     /* of z, or NULL */
 } qnet__fft_plan;
 
@@ -14775,47 +14790,13 @@ static void qnet__fft_along_z(qnet_context *ctx, qnet__fft_plan *plan)
     qnet__parallel(ctx, (lines - 1) / most + 1, qnet__fft_z_task, plan);
 }
 
-/* Transforms by a plan: spectrum in place or, with a plan of real transforms, from x or, if it is
-   not NULL, a pass's rows forward, and to y inverse. */
-static void qnet__fft_by(qnet_context *ctx, qnet__fft_plan *plan, int inverse, const qnet_real *x,
-                         const qnet__fft_pass *load, qnet_real *spectrum, qnet_real *y)
-{
-    plan->inverse = inverse, plan->forward = !inverse;
-    plan->x = x, plan->spectrum = spectrum, plan->y = y;
-    plan->load = load, plan->store = NULL, plan->filter = NULL;
-    if (!inverse) qnet__fft_planes(ctx, plan);
-    qnet__fft_along_z(ctx, plan);
-    if (inverse) qnet__fft_planes(ctx, plan);
-}
-
 /* Whether the real transforms of a context go to its hook. */
 static int qnet__fft_hooked(const qnet_context *ctx)
 {
     return !QNET__REAL_IS_DOUBLE && ctx->hooks.fft.forward != NULL;
 }
 
-/* A real transform by the hook, or by the plan. */
-static qnet_status qnet__fft_real_by(qnet_context *ctx, qnet__fft_plan *plan, int inverse,
-                                     const qnet_real *x, qnet_real *spectrum, qnet_real *y)
-{
-    const qnet_fft_hook *hook = &ctx->hooks.fft;
-    const int nx = (int)plan->size[0], ny = (int)plan->size[1], nz = (int)plan->size[2];
-    int failed;
-    if (!qnet__fft_hooked(ctx)) {
-        qnet__fft_by(ctx, plan, inverse, x, NULL, spectrum, y);
-        return QNET_OK;
-    }
-    failed = inverse ? hook->inverse(hook->user, nx, ny, nz, (float *)(void *)spectrum,
-                                     (float *)(void *)y)
-                     : hook->forward(hook->user, nx, ny, nz, (const float *)(const void *)x,
-                                     (float *)(void *)spectrum);
-    if (failed)
-        return qnet__fail(ctx, QNET_ERROR_DATA, "the FFT hook failed (%d) on %d x %d x %d points",
-                          failed, nx, ny, nz);
-    return QNET_OK;
-}
-
-/* Rows of plane z of an image that lies in memory, for a hook. */
+/* Rows of plane z between a pass and an image in memory, for a hook: to y, or from y. */
 static void qnet__fft_image_task(void *arg, size_t z, size_t worker)
 {
     const qnet__fft_plan *plan = (const qnet__fft_plan *)arg;
@@ -14825,28 +14806,40 @@ static void qnet__fft_image_task(void *arg, size_t z, size_t worker)
         qnet_real *row = plan->y + (z * plan->size[1] + y) * plan->size[0];
         if (!wanted || y < plan->first[1] || y >= plan->end[1])
             memset(row, 0, plan->size[0] * sizeof *row);
-        else if (plan->load != NULL) plan->load->load(plan->load->from, y, z, row);
-        else plan->store->store(plan->store->to, y, z, row);
+        else if (plan->inverse) plan->store->store(plan->store->to, y, z, row);
+        else plan->load->load(plan->load->from, y, z, row);
     }
 }
 
-/* The spectrum of a pass's rows. image[z][y][x]: for a hook. */
-static qnet_status qnet__fft_load(qnet_context *ctx, qnet__fft_plan *plan,
-                                  const qnet__fft_pass *pass, qnet_real *spectrum,
-                                  qnet_real *image)
+/* One transform as the plan says, between x or load, spectrum, and y or store: by a hook, or here. */
+static qnet_status qnet__fft_run(qnet_context *ctx, qnet__fft_plan *plan, int inverse)
 {
-    if (!qnet__fft_hooked(ctx)) {
-        qnet__fft_by(ctx, plan, 0, NULL, pass, spectrum, NULL);
+    const qnet_fft_hook *hook = &ctx->hooks.fft;
+    const int nx = (int)plan->size[0], ny = (int)plan->size[1], nz = (int)plan->size[2];
+    int failed;
+    plan->inverse = inverse, plan->forward = !inverse, plan->filter = NULL;
+    if (!plan->real || !qnet__fft_hooked(ctx)) {
+        if (!inverse) qnet__fft_planes(ctx, plan);
+        qnet__fft_along_z(ctx, plan);
+        if (inverse) qnet__fft_planes(ctx, plan);
         return QNET_OK;
     }
-    plan->load = pass, plan->y = image;
-    qnet__parallel(ctx, plan->size[2], qnet__fft_image_task, plan);
-    return qnet__fft_real_by(ctx, plan, 0, image, spectrum, NULL);
+    if (!inverse && plan->load != NULL)
+        qnet__parallel(ctx, plan->size[2], qnet__fft_image_task, plan);
+    failed = inverse ? hook->inverse(hook->user, nx, ny, nz, (float *)(void *)plan->spectrum,
+                                     (float *)(void *)plan->y)
+                     : hook->forward(hook->user, nx, ny, nz, (const float *)(const void *)plan->x,
+                                     (float *)(void *)plan->spectrum);
+    if (failed)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "the FFT hook failed (%d) on %d x %d x %d points",
+                          failed, nx, ny, nz);
+    if (inverse && plan->store != NULL)
+        qnet__parallel(ctx, plan->size[2], qnet__fft_image_task, plan);
+    return QNET_OK;
 }
 
 /* The filter of a pass alone, number by number: columns of one point each. */
-static void qnet__fft_filter_all(const qnet__fft_plan *plan, const qnet__fft_filter *filter,
-                                 qnet_real *spectrum)
+static void qnet__fft_filter_all(const qnet__fft_plan *plan, const qnet__fft_filter *filter)
 {
     static const int place = 0;
     qnet__fft_line point;
@@ -14856,25 +14849,22 @@ static void qnet__fft_filter_all(const qnet__fft_plan *plan, const qnet__fft_fil
                          0, 0};
     for (; job.first < filter->numbers; job.first += job.lines) {
         job.lines = qnet__min_size(filter->numbers - job.first, plan->isa->lanes);
-        job.in = job.out = spectrum + 2 * job.first;
+        job.in = job.out = plan->spectrum + 2 * job.first;
         plan->isa->fft(&job);
     }
 }
 
 /* Filters one after the other: pass[count], the last one again until they are `total`. What one
-   stores the next one may load, as far as it is of the same plane. */
+   stores the next one may load, as far as it is of the same plane. A hook takes one after the
+   other; without one, the way back of a filter and the way there of the next are one step. */
 static qnet_status qnet__fft_filters(qnet_context *ctx, qnet__fft_plan *plan,
-                                     const qnet__fft_pass *pass, size_t count, size_t total,
-                                     qnet_real *spectrum, qnet_real *image)
+                                     const qnet__fft_pass *pass, size_t count, size_t total)
 {
-    plan->spectrum = spectrum;
     for (size_t i = 0; i < total && qnet__fft_hooked(ctx); i++) {
-        const qnet__fft_pass *now = &pass[qnet__min_size(i, count - 1)];
-        QNET__TRY(qnet__fft_load(ctx, plan, now, spectrum, image));
-        qnet__fft_filter_all(plan, &now->filter, spectrum);
-        QNET__TRY(qnet__fft_real_by(ctx, plan, 1, NULL, spectrum, image));
-        plan->load = NULL, plan->store = now;
-        qnet__parallel(ctx, plan->size[2], qnet__fft_image_task, plan);
+        plan->load = plan->store = &pass[qnet__min_size(i, count - 1)];
+        QNET__TRY(qnet__fft_run(ctx, plan, 0));
+        qnet__fft_filter_all(plan, &plan->load->filter);
+        QNET__TRY(qnet__fft_run(ctx, plan, 1));
     }
     for (size_t i = 0; i <= total && !qnet__fft_hooked(ctx); i++) {
         plan->store = i > 0 ? &pass[qnet__min_size(i, count) - 1] : NULL;
@@ -14888,15 +14878,16 @@ static qnet_status qnet__fft_filters(qnet_context *ctx, qnet__fft_plan *plan,
     return QNET_OK;
 }
 
-/* One transform with a plan of its own. what: names the function in sentences. */
+/* One transform with a plan of its own, whose memory no hook needs. what: names the function in
+   sentences. */
 static qnet_status qnet__fft_call(qnet_context *ctx, const char *what, int nx, int ny, int nz,
                                   int real, int inverse, const qnet_real *x, qnet_real *spectrum,
                                   qnet_real *y)
 {
     qnet__arena arena = {NULL, 0};
     qnet__fft_plan plan;
-    size_t bytes;
-    qnet_status status = QNET_OK;
+    size_t bytes = 0;
+    qnet_status status;
     if (ctx == NULL || spectrum == NULL || (real && (inverse ? y == NULL : x == NULL)))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or data is NULL", what);
     if (qnet__voxel_count(nx, ny, nz) == 0)
@@ -14904,13 +14895,13 @@ static qnet_status qnet__fft_call(qnet_context *ctx, const char *what, int nx, i
                           "%s: size is %d x %d x %d, expected sides of 1 or more and at most %.0f "
                           "points", what, nx, ny, nz, (double)QNET_MAX_VOXELS);
     qnet__fft_plan_take(ctx, &arena, nx, ny, nz, real, &plan);
-    if (real && qnet__fft_hooked(ctx))
-        return qnet__fft_real_by(ctx, &plan, inverse, x, spectrum, y);
-    QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "a Fourier transform"));
-    qnet__fft_plan_take(ctx, &arena, nx, ny, nz, real, &plan);
-    if (real) status = qnet__fft_real_by(ctx, &plan, inverse, x, spectrum, y);
-    else qnet__fft_by(ctx, &plan, inverse, NULL, NULL, spectrum, NULL);
-    qnet__free(ctx, arena.base, bytes);
+    if (!real || !qnet__fft_hooked(ctx)) {
+        QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "a Fourier transform"));
+        qnet__fft_plan_take(ctx, &arena, nx, ny, nz, real, &plan);
+    }
+    plan.x = x, plan.spectrum = spectrum, plan.y = y;
+    status = qnet__fft_run(ctx, &plan, inverse);
+    if (bytes > 0) qnet__free(ctx, arena.base, bytes);
     return status;
 }
 
@@ -15317,7 +15308,7 @@ static void qnet__place(const qnet_volume *v, size_t at, double place[3])
 static qnet_status qnet__bet_head(qnet_context *ctx, qnet__bet *b, const char *name, float *value)
 {
     const qnet_volume *image = b->image;
-    const size_t voxels = qnet__voxel_count(image->nx, image->ny, image->nz);
+    const size_t voxels = qnet__voxels_of(image);
     const double voxel_mm3 = image->spacing[0] * image->spacing[1] * image->spacing[2];
     double place[3], sum[4] = {0, 0, 0, 0}; /* of weight * place, and of weights */
     size_t head = 0, in_ball = 0;
@@ -15363,7 +15354,7 @@ static qnet_status qnet__bet_head(qnet_context *ctx, qnet__bet *b, const char *n
    how many voxels that are. */
 static size_t qnet__keep_components(qnet_volume *mask, size_t least, uint32_t *queue)
 {
-    const size_t voxels = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    const size_t voxels = qnet__voxels_of(mask);
     size_t kept = 0, largest = 0, start = 0, i;
     for (i = 0; i < voxels; i++) {
         if (mask->voxels[i] != 1) continue;
@@ -15381,7 +15372,7 @@ static size_t qnet__keep_components(qnet_volume *mask, size_t least, uint32_t *q
 /* What is not connected to the border of the volume outside of the mask becomes mask. */
 static void qnet__fill_holes(qnet_volume *mask, uint32_t *queue)
 {
-    const size_t voxels = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    const size_t voxels = qnet__voxels_of(mask);
     size_t at = 0;
     for (int z = 0; z < mask->nz; z++)
         for (int y = 0; y < mask->ny; y++)
@@ -15491,7 +15482,7 @@ QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config 
                           "mask is NULL");
     QNET__TRY(qnet__settings_check(ctx, "qnet_brain_mask", qnet__brain_settings, config));
     QNET__TRY(qnet__check_volume(ctx, magnitude, name, NULL, NULL));
-    voxels = qnet__voxel_count(magnitude->nx, magnitude->ny, magnitude->nz);
+    voxels = qnet__voxels_of(magnitude);
     QNET__TRY(qnet__volume_like(ctx, magnitude, &out));
     memset(&bet, 0, sizeof bet);
     bet.image = magnitude;
@@ -15733,7 +15724,7 @@ QNET__HELPER void qnet__unwrap(qnet__unwrapping *u)
 static qnet_status qnet__check_phase(qnet_context *ctx, const qnet_volume *phase, const char *name,
                                      const qnet_volume *mask, size_t *inside)
 {
-    const size_t voxels = qnet__voxel_count(phase->nx, phase->ny, phase->nz);
+    const size_t voxels = qnet__voxels_of(phase);
     float low = INFINITY, high = -INFINITY;
     *inside = 0;
     for (size_t i = 0; i < voxels; i++) {
@@ -15828,12 +15819,10 @@ typedef struct qnet__kspace {
     size_t n[3], size[3], width; /* x, y, z: voxels, padded; of a row of the spectrum */
     size_t numbers;              /* of the spectrum, complex */
     qnet__fft_plan plan;
-    qnet_real *image;            /* [z][y][x], padded; NULL but for a hook */
     qnet_real *sphere, *dipole;  /* [z][y][width]: the transform of S, and D; may be one block */
     int knows_sphere, knows_dipole; /* once made, where they are two blocks */
     double unit[3], square;      /* of the sphere: a voxel's sides, its radius squared */
     double fits;                 /* the part of the sphere in the mask above which it fits */
-    qnet_real *spectrum;         /* [z][y][width][2] */
     qnet_real *kept;             /* [2][z][y][width]; of the inversion */
     void *block;
     size_t bytes;
@@ -15849,11 +15838,11 @@ static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int kernels, 
                         &k->plan);
     k->width = k->plan.width;
     k->numbers = rows * k->width;
-    if (qnet__fft_hooked(k->ctx))
-        k->image = (qnet_real *)qnet__take(arena, rows * k->size[0], sizeof *k->image);
+    if (qnet__fft_hooked(k->ctx)) /* which takes images, padded */
+        k->plan.x = k->plan.y = (qnet_real *)qnet__take(arena, rows * k->size[0], sizeof *k->kept);
     k->sphere = k->dipole = (qnet_real *)qnet__take(arena, k->numbers, sizeof *k->sphere);
     if (kernels > 1) k->dipole = (qnet_real *)qnet__take(arena, k->numbers, sizeof *k->dipole);
-    k->spectrum = (qnet_real *)qnet__take(arena, k->numbers, 2 * sizeof *k->spectrum);
+    k->plan.spectrum = (qnet_real *)qnet__take(arena, k->numbers, 2 * sizeof *k->kept);
     if (keeps) k->kept = (qnet_real *)qnet__take(arena, k->numbers, 2 * sizeof *k->kept);
 }
 
@@ -16122,7 +16111,7 @@ QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *sus
         const qnet__fft_pass pass = qnet__voxels_pass(&k, &from, QNET__FILTER_CONVOLVE, k.dipole,
                                                       0, &to);
         qnet__parallel(ctx, k.size[2], qnet__dipole_task, &k);
-        status = qnet__fft_filters(ctx, &k.plan, &pass, 1, 1, k.spectrum, k.image);
+        status = qnet__fft_filters(ctx, &k.plan, &pass, 1, 1);
     }
     qnet__kspace_close(&k);
     if (status != QNET_OK) qnet_volume_destroy(v);
@@ -16156,11 +16145,12 @@ static qnet_status qnet__sphere_kernel(qnet__kspace *k, double radius)
     for (int i = 0; i < 3; i++) whole.first[i] = 0, whole.end[i] = k->size[i];
     QNET__TRY(qnet__sphere_reach(k, radius, reach));
     k->square = radius * radius * QNET__SPHERE_ROUNDING;
-    QNET__TRY(qnet__fft_load(k->ctx, &whole, &pass, k->spectrum, k->image));
-    const double voxels = rint((double)k->spectrum[0]); /* at frequency 0 is the sum of the ones */
+    whole.load = &pass;
+    QNET__TRY(qnet__fft_run(k->ctx, &whole, 0));
+    const double voxels = rint((double)whole.spectrum[0]); /* at frequency 0: the sum of the ones */
     k->fits = 1 - 0.5 / voxels;
     for (size_t i = 0; i < k->numbers; i++)
-        k->sphere[i] = (qnet_real)((double)k->spectrum[2 * i] / voxels);
+        k->sphere[i] = (qnet_real)((double)whole.spectrum[2 * i] / voxels);
     return QNET_OK;
 }
 
@@ -16196,7 +16186,7 @@ static qnet_status qnet__sharp(qnet__kspace *k, const float *field, const float 
         if (i == spheres)
             pass[count++] = qnet__voxels_pass(k, &peeled, QNET__FILTER_DECONVOLVE, k->sphere,
                                               config->sharp_threshold, &get);
-        QNET__TRY(qnet__fft_filters(k->ctx, &k->plan, pass, count, count, k->spectrum, k->image));
+        QNET__TRY(qnet__fft_filters(k->ctx, &k->plan, pass, count, count));
     }
     k->knows_sphere = k->sphere != k->dipole;
     return QNET_OK;
@@ -16207,7 +16197,7 @@ static qnet_status qnet__eroded_mask(qnet_context *ctx, const qnet_susceptibilit
                                      qnet_volume *fits)
 {
     size_t inside = 0;
-    for (size_t i = 0; i < qnet__voxel_count(fits->nx, fits->ny, fits->nz); i++)
+    for (size_t i = 0; i < qnet__voxels_of(fits); i++)
         if (fits->voxels[i] != 0) fits->voxels[i] = 1, inside++;
     if (inside > 0) return QNET_OK;
     return qnet__fail(ctx, QNET_ERROR_DATA, "qnet_background_remove: no sphere of sharp_radius %g "
@@ -16310,8 +16300,7 @@ static qnet_status qnet__invert(qnet__kspace *k, const float *local, const float
     const qnet__fft_pass pass[2] = {
         qnet__voxels_pass(k, &in, QNET__FILTER_INVERT, divisor, config->tkd_threshold, &out),
         qnet__voxels_pass(k, &high, QNET__FILTER_MERGE, k->dipole, config->tkd_threshold, &out)};
-    QNET__TRY(qnet__fft_filters(k->ctx, &k->plan, pass, 2, 1 + (size_t)config->iterations,
-                                k->spectrum, k->image));
+    QNET__TRY(qnet__fft_filters(k->ctx, &k->plan, pass, 2, 1 + (size_t)config->iterations));
     if (config->mean_zero) qnet__mean_zero(chi, mask, k->n[0] * k->n[1] * k->n[2]);
     return QNET_OK;
 }
@@ -16409,7 +16398,7 @@ static qnet_status qnet__fit(qnet_context *ctx, qnet__fit_job *job,
         job->at[e] = at[e];
     }
     job->mask = mask != NULL ? mask->voxels : NULL;
-    job->count = qnet__voxel_count(grid->nx, grid->ny, grid->nz);
+    job->count = qnet__voxels_of(grid);
     qnet__parallel(ctx, (job->count - 1) / QNET__FIT_CHUNK + 1, qnet__fit_task, job);
     for (int k = 0; k < 2; k++)
         if (out[k] != NULL) *out[k] = made[k];
@@ -16751,27 +16740,13 @@ static qnet_status qnet__maps_check_config(qnet_context *ctx, const qnet_maps_co
     return QNET_OK;
 }
 
-/* The least and the greatest of the voxels, by 16 at a time. */
+/* The least and the greatest of the voxels. */
 static void qnet__range(const qnet_volume *v, float *low, float *high)
 {
-    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
-    const float *x = v->voxels;
-    float least[16], most[16];
-    size_t i = 0;
-    for (int k = 0; k < 16; k++) least[k] = most[k] = x[0];
-    for (; i + 16 <= count; i += 16)
-        for (size_t k = 0; k < 16; k++) {
-            least[k] = x[i + k] < least[k] ? x[i + k] : least[k];
-            most[k] = x[i + k] > most[k] ? x[i + k] : most[k];
-        }
-    for (; i < count; i++) {
-        least[0] = x[i] < least[0] ? x[i] : least[0];
-        most[0] = x[i] > most[0] ? x[i] : most[0];
-    }
-    *low = least[0], *high = most[0];
-    for (int k = 1; k < 16; k++) {
-        *low = least[k] < *low ? least[k] : *low;
-        *high = most[k] > *high ? most[k] : *high;
+    *low = *high = v->voxels[0];
+    for (size_t i = 1; i < qnet__voxels_of(v); i++) {
+        if (v->voxels[i] < *low) *low = v->voxels[i];
+        if (v->voxels[i] > *high) *high = v->voxels[i];
     }
 }
 
@@ -16793,7 +16768,7 @@ static qnet_status qnet__check_phases(qnet__chain *c)
 {
     static const double ranges[3][2] = {{-3.145, 3.145}, {0, 4096}, {-4096, 4096}};
     const qnet_volume *grid = c->first->echo[0].magnitude;
-    const size_t count = qnet__voxel_count(grid->nx, grid->ny, grid->nz);
+    const size_t count = qnet__voxels_of(grid);
     float low = INFINITY, high = -INFINITY;
     int whole = 1, kind = 0;
     char name[300];
@@ -16805,7 +16780,7 @@ static qnet_status qnet__check_phases(qnet__chain *c)
         qnet__range(v, &least, &most);
         if (least == most)
             return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: %g everywhere", name, (double)least);
-        for (size_t i = 0; whole && i < qnet__voxel_count(v->nx, v->ny, v->nz); i++)
+        for (size_t i = 0; whole && i < qnet__voxels_of(v); i++)
             whole = v->voxels[i] == floorf(v->voxels[i]);
         low = least < low ? least : low;
         high = most > high ? most : high;
@@ -16874,7 +16849,7 @@ static qnet_status qnet__look_at_mask(qnet_context *ctx, const qnet_volume *mask
 {
     float least = FLT_MAX, most = 0;
     double ml = 0;
-    for (size_t i = 0; i < qnet__voxel_count(mask->nx, mask->ny, mask->nz); i++) {
+    for (size_t i = 0; i < qnet__voxels_of(mask); i++) {
         const float value = mask->voxels[i];
         if (value == 0) continue;
         if (value < 0 || fabsf(value - rintf(value)) > 1e-3f * fmaxf(value, 1))
@@ -17003,24 +16978,20 @@ static void qnet__growth_task(void *arg, size_t z, size_t worker)
 {
     const qnet__growth_job *job = (const qnet__growth_job *)arg;
     const qnet_volume *mask = job->chain->made.mask;
+    const size_t n[2] = {(size_t)mask->nx, (size_t)mask->ny}, stride[2] = {1, n[0]};
     QNET__UNUSED(worker);
     memset(job->sums[z], 0, sizeof job->sums[z]);
-    for (int along = 0; along < 2; along++) { /* x, y */
-        const int lines = along == 0 ? mask->ny : mask->nx, n = along == 0 ? mask->nx : mask->ny;
-        const size_t stride = along == 0 ? 1 : (size_t)mask->nx;
-        for (int line = 0; line < lines; line++) {
-            const size_t from = qnet__voxel_at(mask, along == 0 ? 0 : line, along == 0 ? line : 0,
-                                               (int)z);
-            for (int k = 0, run = 0; k <= n; k++) {
-                if (k < n && mask->voxels[from + (size_t)k * stride] != 0) run++;
+    for (int axis = 0; axis < 2; axis++)
+        for (size_t line = 0; line < n[1 - axis]; line++) {
+            size_t at = z * n[0] * n[1] + line * stride[1 - axis];
+            for (size_t k = 0, run = 0; k <= n[axis]; k++, at += stride[axis])
+                if (k < n[axis] && mask->voxels[at] != 0) run++;
                 else {
-                    qnet__growth_run(job, from + (size_t)(k - run) * stride, stride, run,
+                    qnet__growth_run(job, at - run * stride[axis], stride[axis], (int)run,
                                      job->sums[z]);
                     run = 0;
                 }
-            }
         }
-    }
 }
 
 /* The fall that is refused, as part of the rise that is expected. Simulated and real scans rise by
@@ -17032,16 +17003,16 @@ static qnet_status qnet__check_growth(const qnet__chain *c, int echoes)
 {
     const int last = echoes - 1, middle = echoes / 2;
     const size_t slices = (size_t)c->made.mask->nz;
+    const size_t bytes = slices * sizeof(double[QNET__MAX_ECHOES]);
     double sum[QNET__MAX_ECHOES] = {0};
     qnet__growth_job job = {c, echoes, NULL};
-    void *block = qnet__alloc(c->ctx, slices * sizeof *job.sums);
-    if (block == NULL)
-        return qnet__no_memory(c->ctx, slices * sizeof *job.sums, "the growth of the phase");
+    void *block = qnet__alloc(c->ctx, bytes);
+    if (block == NULL) return qnet__no_memory(c->ctx, bytes, "the growth of the phase");
     job.sums = (double (*)[QNET__MAX_ECHOES])block;
     qnet__parallel(c->ctx, slices, qnet__growth_task, &job);
     for (size_t z = 0; z < slices; z++)
         for (int e = 0; e < echoes; e++) sum[e] += job.sums[z][e];
-    qnet__free(c->ctx, block, slices * sizeof *job.sums);
+    qnet__free(c->ctx, block, bytes);
     const double fall = -QNET__FALL * (sum[last] - sum[0]) / (c->time[last] - c->time[0]);
     for (int e = 1; e < echoes; e++)
         if (sum[e] - sum[e - 1] < fall * (c->time[e] - c->time[e - 1]))
@@ -17076,26 +17047,22 @@ typedef struct qnet__unwrap_round {
     const qnet__chain *chain;
     int first; /* echo of task 0 */
     qnet__unwrapping work[QNET__MAX_ECHOES];
-    float *scaled[QNET__MAX_ECHOES]; /* phase in radians; NULL: as it came */
+    float *radians[QNET__MAX_ECHOES]; /* [nz][ny][nx]: the phase */
 } qnet__unwrap_round;
 
-/* Echo first + i, in radians, by one worker. */
+/* Echo first + i by one worker: several at a time are quicker than one by several. */
 static void qnet__unwrap_echo_task(void *arg, size_t i, size_t worker)
 {
     qnet__unwrap_round *round = (qnet__unwrap_round *)arg;
     const qnet__chain *c = round->chain;
     const size_t e = (size_t)round->first + i;
     const qnet_volume *phase = c->first->echo[e].phase;
-    qnet__unwrapping *u = &round->work[i];
     QNET__UNUSED(worker);
-    u->phase = phase->voxels;
-    u->unwrapped = c->phase[e]->voxels;
-    if (round->scaled[i] != NULL) {
-        for (size_t k = 0; k < qnet__voxel_count(phase->nx, phase->ny, phase->nz); k++)
-            round->scaled[i][k] = (float)(c->scale * (double)phase->voxels[k] + c->shift);
-        u->phase = round->scaled[i];
-    }
-    qnet__unwrap(u);
+    for (size_t k = 0; k < qnet__voxels_of(phase); k++)
+        round->radians[i][k] = (float)(c->scale * (double)phase->voxels[k] + c->shift);
+    round->work[i].phase = round->radians[i];
+    round->work[i].unwrapped = c->phase[e]->voxels;
+    qnet__unwrap(&round->work[i]);
 }
 
 /* The scratch of as many echoes as are unwrapped at a time. */
@@ -17103,14 +17070,12 @@ static void qnet__unwrap_round_take(qnet__unwrap_round *round, int slots, size_t
                                     qnet__arena *arena)
 {
     const qnet_volume *mask = round->chain->made.mask;
-    const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
     for (int i = 0; i < slots; i++) {
         qnet__unwrapping *u = &round->work[i];
         u->mask = mask->voxels;
         u->n[0] = mask->nx, u->n[1] = mask->ny, u->n[2] = mask->nz;
         qnet__unwrap_take(u, inside, arena);
-        round->scaled[i] = round->chain->scale == 1 ? NULL
-                               : (float *)qnet__take(arena, count, sizeof(float));
+        round->radians[i] = (float *)qnet__take(arena, qnet__voxels_of(mask), sizeof(float));
     }
 }
 
@@ -17119,19 +17084,16 @@ static qnet_status qnet__chain_unwrap(qnet__chain *c, int echoes)
 {
     const qnet_volume *mask = c->made.mask;
     const int slots = (int)qnet__min_size(qnet__workers(c->ctx), (size_t)echoes);
+    const size_t inside = qnet__mask_count(mask);
     qnet__unwrap_round round;
     qnet__arena arena = {NULL, 0};
-    size_t inside = 0, bytes;
-    qnet_status status;
-    memset(&round, 0, sizeof round);
+    size_t bytes;
+    qnet_status status = QNET_OK;
     round.chain = c;
     for (int e = 0; e < echoes; e++) QNET__TRY(qnet__volume_like(c->ctx, mask, &c->phase[e]));
-    for (size_t i = 0; i < qnet__voxel_count(mask->nx, mask->ny, mask->nz); i++)
-        inside += mask->voxels[i] != 0;
     qnet__unwrap_round_take(&round, slots, inside, &arena);
     QNET__TRY(qnet__arena_alloc(c->ctx, &arena, &bytes, "unwrapping phases"));
     qnet__unwrap_round_take(&round, slots, inside, &arena);
-    status = QNET_OK;
     for (int e = 0; e < echoes && status == QNET_OK; e++) {
         if (e % slots == 0) {
             round.first = e;
@@ -17192,8 +17154,7 @@ static void qnet__solve_offset(double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS],
 
 /* What a task of QNET__FIT_CHUNK voxels of a component finds; parts are added in their order. */
 typedef struct qnet__align_part {
-    double square;                                /* of the distances to the line less 2 pi n */
-    uint32_t turns[2 * QNET__TURNS + 1];          /* how many voxels are so many off */
+    double square; /* of the distances to the line less 2 pi n */
     double sum[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS], right[QNET__OFFSET_TERMS]; /* equations */
 } qnet__align_part;
 
@@ -17288,10 +17249,8 @@ static void qnet__turns_task(void *arg, size_t chunk, size_t worker)
     const float *phase = c->phase[e]->voxels, *before = e > 0 ? c->phase[e - 1]->voxels : NULL;
     const double ratio = e > 0 ? c->time[e] / c->time[e - 1] : 0, most = QNET__TURNS;
     const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
-    qnet__align_part *part = &a->part[chunk];
     double square = 0;
     QNET__UNUSED(worker);
-    memset(part->turns, 0, sizeof part->turns);
     for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
         const uint32_t at = a->list[i];
         const double p0 = (double)a->p0[i];
@@ -17301,9 +17260,8 @@ static void qnet__turns_task(void *arg, size_t chunk, size_t worker)
         const int turns = (int)(near_by + (near_by < 0 ? -0.5 : 0.5)); /* to the nearest */
         square += (off - turns) * (off - turns);
         a->turns[i] = (int8_t)turns;
-        part->turns[turns + QNET__TURNS]++;
     }
-    part->square = square;
+    a->part[chunk].square = square;
 }
 
 /* phase[e] less 2 pi times the turns, all or each voxel's own. */
@@ -17329,10 +17287,8 @@ static void qnet__align_echo(qnet__aligning *a, int e, int whole, int tell)
     a->echo = e;
     chunks = qnet__align_by(a, qnet__turns_task);
     memset(histogram, 0, sizeof histogram);
-    for (size_t i = 0; i < chunks; i++) {
-        square += a->part[i].square;
-        for (int k = 0; k <= 2 * QNET__TURNS; k++) histogram[k] += a->part[i].turns[k];
-    }
+    for (size_t i = 0; i < chunks; i++) square += a->part[i].square;
+    for (size_t i = 0; i < a->size; i++) histogram[a->turns[i] + QNET__TURNS]++;
     while ((below += histogram[n + QNET__TURNS]) * 2 < a->size) n++;
     const double share = 1 - (double)histogram[n + QNET__TURNS] / (double)a->size;
     const double rms = 2 * QNET__PI * sqrt(square / (double)a->size);
@@ -17351,7 +17307,7 @@ static qnet_status qnet__copy_volume(qnet_context *ctx, const qnet_volume *v, in
                                      qnet_volume **out)
 {
     QNET__TRY(qnet__volume_like(ctx, v, out));
-    for (size_t i = 0; i < qnet__voxel_count(v->nx, v->ny, v->nz); i++)
+    for (size_t i = 0; i < qnet__voxels_of(v); i++)
         (*out)->voxels[i] = binary ? (v->voxels[i] != 0) : v->voxels[i];
     return QNET_OK;
 }
@@ -17361,7 +17317,7 @@ static float qnet__largest_component(qnet_volume *left, uint32_t *queue)
 {
     size_t most = 0;
     float mark = 2, largest = 2;
-    for (size_t i = 0; i < qnet__voxel_count(left->nx, left->ny, left->nz); i++) {
+    for (size_t i = 0; i < qnet__voxels_of(left); i++) {
         if (left->voxels[i] != 1) continue;
         const size_t size = qnet__flood(left, 6, i, 1, mark, queue);
         if (size > most) most = size, largest = mark;
@@ -17385,8 +17341,8 @@ static void qnet__align_component(qnet__aligning *a, int echoes, int tell, int l
 static qnet_status qnet__chain_align(qnet__chain *c, int echoes, int less_offset)
 {
     const qnet_volume *mask = c->made.mask;
-    const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
-    size_t inside = 0, bytes;
+    const size_t count = qnet__voxels_of(mask), inside = qnet__mask_count(mask);
+    size_t bytes;
     qnet__arena arena = {NULL, 0};
     qnet_volume *left = NULL;
     qnet__aligning a;
@@ -17394,7 +17350,6 @@ static qnet_status qnet__chain_align(qnet__chain *c, int echoes, int less_offset
     memset(&a, 0, sizeof a);
     a.chain = c;
     QNET__TRY(qnet__check_growth(c, echoes));
-    for (size_t i = 0; i < count; i++) inside += mask->voxels[i] != 0;
     QNET__TRY(qnet__copy_volume(c->ctx, mask, 1, &left));
     qnet__aligning_take(&a, inside, &arena);
     status = qnet__arena_alloc(c->ctx, &arena, &bytes, "a mask's components");
@@ -17432,7 +17387,7 @@ static void qnet__to_field(const qnet__chain *c, qnet_volume *v, double time)
     const double factor = c->first->phase_sign /
                           (2 * QNET__PI * QNET_GAMMA_MHZ_PER_T * c->first->field_strength *
                            time);
-    for (size_t i = 0; i < qnet__voxel_count(v->nx, v->ny, v->nz); i++)
+    for (size_t i = 0; i < qnet__voxels_of(v); i++)
         v->voxels[i] = (float)(factor * (double)v->voxels[i]);
 }
 
@@ -17501,8 +17456,7 @@ static qnet_status qnet__chain_qsm(qnet__chain *c)
     c->phase[0] = mean;
     if (!paper) QNET__TRY(qnet__chain_invert(c, 0, 1));
     else if (c->config->susceptibility.mean_zero) /* which the parts' means do not make it */
-        qnet__mean_zero(mean->voxels, c->made.qsm_mask->voxels,
-                        qnet__voxel_count(mean->nx, mean->ny, mean->nz));
+        qnet__mean_zero(mean->voxels, c->made.qsm_mask->voxels, qnet__voxels_of(mean));
     c->made.qsm = mean;
     c->phase[0] = NULL;
     return QNET_OK;
@@ -17516,7 +17470,7 @@ static double qnet__size_inside(const qnet_volume *v, const qnet_volume *mask, d
     double inside = 0, below = 0;
     float size;
     memset(histogram, 0, sizeof histogram);
-    for (size_t i = 0; i < qnet__voxel_count(v->nx, v->ny, v->nz); i++) {
+    for (size_t i = 0; i < qnet__voxels_of(v); i++) {
         if (mask->voxels[i] == 0) continue;
         size = fabsf(v->voxels[i]);
         memcpy(&bits, &size, sizeof bits);
@@ -17551,7 +17505,6 @@ static int qnet__look_at_maps(const qnet__chain *c)
 }
 
 #define QNET__SIGN_PART 0.02 /* of the voxels: iron, and veins */
-#define QNET__SIGN_BINS 1024 /* of .5 1/s, finer than noise; above 512 1/s is hardly a signal */
 
 /* Iron raises R2* and susceptibility alike: where R2* is highest, susceptibility must be above the
    mean, or the phase has the other sign. */
@@ -17559,26 +17512,18 @@ static void qnet__check_sign(const qnet__chain *c)
 {
     const qnet_volume *known = c->made.qsm_mask;
     const float *qsm = c->made.qsm->voxels, *r2star = c->made.r2star->voxels;
-    const size_t count = qnet__voxel_count(known->nx, known->ny, known->nz);
-    size_t histogram[QNET__SIGN_BINS], inside = 0, above = 0;
-    double mean = 0, high = 0;
-    int bin = QNET__SIGN_BINS - 1;
-    memset(histogram, 0, sizeof histogram);
-    for (size_t i = 0; i < count; i++) {
+    const double least = qnet__size_inside(c->made.r2star, known, 1 - QNET__SIGN_PART);
+    double sum = 0, inside = 0, high = 0, above = 0;
+    for (size_t i = 0; i < qnet__voxels_of(known); i++) {
         if (known->voxels[i] == 0) continue;
-        histogram[(int)fmin(2 * (double)r2star[i], QNET__SIGN_BINS - 1)]++;
-        mean += (double)qsm[i];
-        inside++;
+        sum += (double)qsm[i], inside++;
+        if ((double)r2star[i] >= least) high += (double)qsm[i], above++;
     }
-    while (bin > 1 && (double)(above += histogram[bin]) < QNET__SIGN_PART * (double)inside) bin--;
-    above = 0;
-    for (size_t i = 0; i < count; i++)
-        if (known->voxels[i] != 0 && 2 * (double)r2star[i] >= bin) high += (double)qsm[i], above++;
-    if (above == 0 || high / (double)above >= mean / (double)inside) return;
-    qnet__log(c->ctx, QNET_LOG_WARNING, "%s: where R2* is above %g 1/s, susceptibility is %.3g ppm "
-              "below its mean, and not above: the phase seems to have the other sign; set "
-              "phase_sign to %d", c->name[0], bin / 2.0,
-              mean / (double)inside - high / (double)above, -c->first->phase_sign);
+    if (above == 0 || high / above >= sum / inside) return;
+    qnet__log(c->ctx, QNET_LOG_WARNING, "%s: where R2* is above %.3g 1/s, susceptibility is %.3g "
+              "ppm below its mean, and not above: the phase seems to have the other sign; set "
+              "phase_sign to %d", c->name[0], least, sum / inside - high / above,
+              -c->first->phase_sign);
 }
 
 /* ---- the chain ------------------------------------------------------------------------------- */

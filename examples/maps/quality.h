@@ -260,8 +260,8 @@ static void put_maps(writer *w, const quality *q)
     put(w, q->ganglia ? " through the basal ganglia" : " through the middle of the brain");
     put(w, "; the patient's right is on the left of the first two.</p>\n");
     put_planes(w, &v, m->qsm, -.15, .15, m->qsm_mask, none, "QSM", "&minus;0.15 (black) to 0.15 ppm (white). "
-               "Deep grey nuclei and veins are bright, white matter is darker; streaks, a dark rim or a "
-               "checkerboard mean trouble.");
+               "Deep grey nuclei and veins are bright, white matter is darker; streaks or a dark rim mean "
+               "trouble, stripes or a checkerboard that --mode consensus suits better.");
     put_planes(w, &v, m->r2star, 0, 60, NULL, none, "R2*", "0 to 60 1/s. Bright: iron, veins, and tissue near "
                "air, where the field is uneven.");
     put_planes(w, &v, m->t1w, 0, 1.2 * quantile_of(m->t1w, m->mask, .98), NULL, rims, "T1W and masks",
