@@ -14654,7 +14654,8 @@ static void qnet__fft_image_task(void *arg, size_t z, size_t worker)
     }
 }
 
-/* One transform as the plan says, between x or load, spectrum, and y or store: by a hook, or here. */
+/* One transform as the plan says, between x or load, spectrum, and y or store: by a hook, or
+   here. */
 static qnet_status qnet__fft_run(qnet_context *ctx, qnet__fft_plan *plan, int inverse)
 {
     const qnet_fft_hook *hook = &ctx->hooks.fft;
@@ -15650,7 +15651,7 @@ QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *pha
 
    Volumes are padded with zeros up to quick sizes (qnet_fft_good_size). S and D are real and even,
    so half spectra hold all; they are worked out in double, and kept as qnet_real.
-   Relies on >>context >>text >>nifti >>fft.
+   Relies on >>context >>text >>kernels >>nifti >>fft.
    ============================================================================================ */
 
 /* The padded grid of a volume, and what is worked out on it: for one field and mask, or for fields
@@ -15691,8 +15692,8 @@ static void qnet__kspace_take(qnet__kspace *k, qnet__arena *arena, int kernels, 
 
 #define QNET__SPHERE_ROUNDING (1 + 1e-9) /* a radius of 6 mm has 3 voxels of 2 mm */
 
-/* Half the width of a sphere in voxels; k->unit becomes a voxel's sides in the radius's unit. Refuses
-   a sphere that is one voxel, and one that does not fit in the volume. */
+/* Half the width of a sphere in voxels; k->unit becomes a voxel's sides in the radius's unit.
+   Refuses a sphere that is one voxel, and one that does not fit in the volume. */
 static qnet_status qnet__sphere_reach(qnet__kspace *k, double radius, size_t reach[3])
 {
     const double *unit = k->unit;
@@ -15720,7 +15721,7 @@ static qnet_status qnet__sphere_reach(qnet__kspace *k, double radius, size_t rea
               mm, lie between object and repetition */
 typedef enum qnet__padding { QNET__PAD_ALL, QNET__PAD_QUARTER, QNET__PAD_SPHERE } qnet__padding;
 
-/* The padded grid of a volume; to be freed by kspace_close. what: names the function in sentences. */
+/* The padded grid of a volume; to be freed by kspace_close. what: names the function. */
 static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what,
                                      const qnet_susceptibility_config *config,
                                      const qnet_volume *grid, qnet__padding padding, int kernels,
@@ -15851,8 +15852,8 @@ static qnet__fft_pass qnet__voxels_pass(const qnet__kspace *k, qnet__voxels *fro
 
 /* ---- spectra --------------------------------------------------------------------------------- */
 
-/* D(k) of plane z, k in cycles per mm along the volume's axes: of axis i, step n_i / (N_i d_i), N the
-   padded side, d the voxel's, n from -N/2 on. The middle of an even axis is the frequencies 1/2 and
+/* D(k) of plane z, k in cycles per mm along the volume's axes: k_i = n_i / (N_i d_i), N the padded
+   side, d the voxel's, n from -N/2 on. The middle of an even axis is the frequencies 1/2 and
    -1/2 of a voxel: D is the mean of both, where that axis's products with the other ones cancel.
    So an axis may be flipped. */
 static void qnet__dipole_task(void *arg, size_t z, size_t worker)
