@@ -540,10 +540,10 @@ static void test_refusals(void)
     inputs(ctx, 0, v);
     qnet_susceptibility_config_init(&good);
     CHECK_FAILS(ctx, qnet_dipole_field(ctx, NULL, &out), QNET_ERROR_ARGUMENT, "NULL");
-    CHECK_FAILS(ctx, qnet_dipole_field(ctx, v[0], NULL), QNET_ERROR_ARGUMENT, "field is NULL");
+    CHECK_FAILS(ctx, qnet_dipole_field(ctx, v[0], NULL), QNET_ERROR_ARGUMENT, "is NULL, expected ctx && field");
     CHECK_FAILS(ctx, qnet_background_remove(ctx, NULL, v[1], v[2], &out, &eroded), QNET_ERROR_ARGUMENT, "config");
     CHECK_FAILS(ctx, qnet_background_remove(ctx, &good, v[1], NULL, &out, &eroded), QNET_ERROR_ARGUMENT, "mask");
-    CHECK_FAILS(ctx, qnet_dipole_invert(ctx, &good, v[1], v[2], NULL), QNET_ERROR_ARGUMENT, "susceptibility is NULL");
+    CHECK_FAILS(ctx, qnet_dipole_invert(ctx, &good, v[1], v[2], NULL), QNET_ERROR_ARGUMENT, "is NULL, expected ctx && config && susceptibility");
 #define CONFIG(field, value, part) \
     do { \
         c = good; \
