@@ -14484,9 +14484,10 @@ typedef struct qnet__fft_plan {
     const qnet__fft_filter *filter;     /* of z, or NULL */
 } qnet__fft_plan;
 
-/* Tables of a line; while the arena measures, only their sizes. With j = r0 + p0 (r1 + p1 (...)),
-   p0, p1, ... the radices from the last stage to the first, and m0 = n / p0, m1 = m0 / p1, ...,
-   place[j] = m0 r0 + m1 r1 + .... */
+/* Tables of a line of n points; while the arena measures, only their sizes. twiddle[n - 1][2]: of
+   one stage after the other, first the smallest; circle[sum of radices][2]; place[n]. With j = r0 +
+   p0 (r1 + p1 (...)), p0, p1, ... the radices from the last stage to the first, and m0 = n / p0,
+   m1 = m0 / p1, ..., place[j] = m0 r0 + m1 r1 + .... */
 static void qnet__fft_line_plan(qnet__arena *arena, size_t n, qnet__fft_line *line)
 {
     static const size_t first[] = {4, 2, 3, 5, 7};
@@ -14549,7 +14550,8 @@ static void qnet__fft_plan_take(qnet_context *ctx, qnet__arena *arena, int nx, i
                                                              sizeof *plan->work);
 }
 
-/* `lines` lines that lie beside each other from number `first` of a plane on, along y or z. */
+/* `lines` lines that lie beside each other from number `first` of a plane on, along y or z: points
+   of a line are a row or a plane of the spectrum apart. */
 static void qnet__fft_lines(const qnet__fft_plan *plan, size_t worker, int axis, int inverse,
                             qnet_real *plane, size_t first, size_t lines)
 {
@@ -14565,7 +14567,7 @@ static void qnet__fft_lines(const qnet__fft_plan *plan, size_t worker, int axis,
     }
 }
 
-/* Rows of one plane, along x. */
+/* Rows of one plane, along x; the way back divides by the number of points, all axes at once. */
 static void qnet__fft_rows_of(const qnet__fft_plan *plan, size_t worker, int inverse, size_t z)
 {
     const size_t n = plan->size[0], wide = 2 * plan->width, lanes = plan->isa->lanes;
@@ -14622,11 +14624,13 @@ static void qnet__fft_z_task(void *arg, size_t i, size_t worker)
                     qnet__min_size(all - i * most, most));
 }
 
+/* x and y of all planes. */
 static void qnet__fft_planes(qnet_context *ctx, qnet__fft_plan *plan)
 {
     qnet__parallel(ctx, plan->size[2], qnet__fft_plane_task, plan);
 }
 
+/* z of all bundles, with a filter there and back. */
 static void qnet__fft_along_z(qnet_context *ctx, qnet__fft_plan *plan)
 {
     const size_t most = QNET__FFT_BUNDLES * plan->isa->lanes, lines = plan->size[1] * plan->width;
@@ -14810,6 +14814,9 @@ QNET_API int qnet_fft_good_size(int n)
    are as much larger. A surface that crosses itself is made again, smoother. The voxels whose
    centres lie inside are the mask; of it the largest component is kept, its holes are filled, it is
    eroded in plane, and islands are removed. A vertex has one owner in each step.
+
+   The sphere is an icosahedron whose faces are parted in four, four times: each order makes 4 F
+   faces and V + E vertices of F faces, E = 3 F / 2 edges and V vertices.
    Relies on >>context >>text >>nifti.
    ============================================================================================ */
 
@@ -14998,6 +15005,7 @@ static void qnet__mesh_fill(const qnet__mesh *m, double (*at)[3], const qnet_vol
 #define QNET__BET_PASSES 6      /* each smoother than the one before */
 #define QNET__BET_CROSSING 4000 /* more than that of a surface is another pass, as in bet2 */
 
+/* One surface on its way; names as at the head of this room. */
 typedef struct qnet__bet {
     const qnet_volume *image;
     qnet__mesh *mesh;
@@ -15095,7 +15103,7 @@ static void qnet__bet_task(void *arg, size_t chunk, size_t worker)
     }
 }
 
-/* The first sphere. */
+/* The first sphere, half as large as the head: all of it lies in the brain. */
 static void qnet__bet_start(qnet__bet *b)
 {
     b->from = 0;
@@ -15117,7 +15125,8 @@ static void qnet__bet_step(qnet_context *ctx, qnet__bet *b, int pass, int step)
 }
 
 /* The k-th lowest of x[count], from 0; x is put in another order. Hoare's FIND (1961): parted at a
-   pivot, and on with the part that holds place k. */
+   pivot, so that x[low .. j] <= pivot <= x[i .. high] and what is between equals it, and on with
+   the part that holds place k. About 3 count comparisons, where a sort has count log2(count). */
 static float qnet__kth(float *x, size_t count, size_t k)
 {
     ptrdiff_t low = 0, high = (ptrdiff_t)count - 1, at = (ptrdiff_t)k;
@@ -15139,7 +15148,7 @@ static float qnet__kth(float *x, size_t count, size_t k)
     return x[at];
 }
 
-/* Where a voxel lies, mm. */
+/* Where a voxel's centre lies, mm from that of the first one along the volume's axes. */
 static void qnet__place(const qnet_volume *v, size_t at, double place[3])
 {
     const size_t nx = (size_t)v->nx, ny = (size_t)v->ny;
@@ -15148,7 +15157,9 @@ static void qnet__place(const qnet_volume *v, size_t at, double place[3])
     place[2] = v->spacing[2] * (double)(at / nx / ny);
 }
 
-/* Thresholds, centre and radius of the head; value[voxels] is scratch. */
+/* Thresholds, centre and radius of the head, as at the head of this room: radius = (3 V / 4
+   pi)^(1/3) for V mm^3 of voxels above t. Refuses a volume in which these say that there is none.
+   value[voxels] is scratch. */
 static qnet_status qnet__bet_head(qnet_context *ctx, qnet__bet *b, const char *name, float *value)
 {
     const qnet_volume *image = b->image;
@@ -15281,7 +15292,8 @@ static const qnet__setting qnet__brain_settings[] = {
     QNET__SETTINGS_END
 };
 
-/* From thresholds to islands. mask: of zeros; work[voxels]: values, distances, a queue. */
+/* From thresholds to islands. mask[nz][ny][nx]: of zeros; work[voxels]: one after the other values,
+   a queue of voxels, the erosion's distances. */
 static qnet_status qnet__brain_find(qnet_context *ctx, const qnet_brain_config *config,
                                     const char *name, qnet__bet *b, uint32_t *work,
                                     qnet_volume *mask)
@@ -15650,7 +15662,9 @@ QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *pha
        w(f) = 1 where |f| <= 1 - r, else (1 + cos(pi (|f| - 1 + r) / r)) / 2
 
    Volumes are padded with zeros up to quick sizes (qnet_fft_good_size). S and D are real and even,
-   so half spectra hold all; they are worked out in double, and kept as qnet_real.
+   so half spectra hold all; they are worked out in double, and kept as qnet_real. A step is a
+   filter of >>fft: rows of voxels go in, numbers of the spectrum are changed by a kernel, rows come
+   out, so that one grid is in memory: the spectrum.
    Relies on >>context >>text >>kernels >>nifti >>fft.
    ============================================================================================ */
 
@@ -15751,6 +15765,7 @@ static qnet_status qnet__kspace_open(qnet_context *ctx, const char *what,
     return QNET_OK;
 }
 
+/* Volumes are its user's. */
 static void qnet__kspace_close(qnet__kspace *k) { qnet__free(k->ctx, k->block, k->bytes); }
 
 /* From now on filters are of the rows and planes alone that a mask has voxels in. */
@@ -15912,6 +15927,7 @@ static const qnet__setting qnet__susceptibility_settings[] = {
     QNET__SETTINGS_END
 };
 
+/* step: the function, for sentences. */
 static qnet_status qnet__susceptibility_check(qnet_context *ctx,
                                               const char *step,
                                               const qnet_susceptibility_config *config)
@@ -15927,7 +15943,8 @@ static qnet_status qnet__susceptibility_check(qnet_context *ctx,
 
 /* ---- the dipole ------------------------------------------------------------------------------ */
 
-/* The main field lies along z of the world: its part along an axis is the axis's part along z. */
+/* The main field lies along z of the world: its part along an axis is the axis's part along z, row
+   2 of the rotation that is nearest to the affine. An affine that is none is taken as straight. */
 QNET_API void qnet_field_direction(const qnet_volume *volume, double direction[3])
 {
     double norm[3], r[3][3];
@@ -15978,7 +15995,9 @@ static void qnet__sphere_row(void *arg, size_t y, size_t z, qnet_real *row)
     }
 }
 
-/* k->sphere = the transform of a sphere of sum 1. Spoils the spectrum. */
+/* k->sphere = the transform of a sphere of sum 1: of ones, whose number n is its value at frequency
+   0, over n. fits: S * M of a voxel whose sphere lies in the mask is 1 but for rounding, and with
+   one voxel out 1 - 1/n; the limit lies between. Spoils the spectrum. */
 static qnet_status qnet__sphere_kernel(qnet__kspace *k, double radius)
 {
     qnet__fft_pass pass;
@@ -16210,6 +16229,7 @@ typedef struct qnet__fit_job {
     size_t count;
 } qnet__fit_job;
 
+/* The voxels of a chunk that the mask has. */
 static void qnet__fit_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__fit_job *p = (const qnet__fit_job *)arg;
@@ -16250,8 +16270,11 @@ static qnet_status qnet__fit(qnet_context *ctx, qnet__fit_job *job,
 }
 
 /* The line through y[n] over t[n], weighted by w[n]: with the weighted means T and Y
+
        slope = sum w (t - T) (y - Y) / sum w (t - T)^2,   intercept = Y - slope T,
-   both 0 where fewer than two weights are above 0. */
+
+   both 0 where fewer than two weights are above 0. Of w that are inverse variances it is the line
+   of least variance, 1 / sum w (t - T)^2 of its slope. Means first: t and y differ by little. */
 static void qnet__line(int n, const double *t, const double *y, const double *w, double *slope,
                        double *intercept)
 {
@@ -16400,6 +16423,8 @@ static void qnet__mean_fit(const qnet__fit_job *p, size_t i)
     p->out[0][i] = weights > 0 ? (float)(sum / weights) : 0;
 }
 
+/* Noise of the slope is about twice that of the mean of phase over t, which takes the offset as
+   known (>>maps): the line takes none for granted. */
 QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
                                     const qnet_volume *const *unwrapped,
                                     const qnet_volume *const *magnitude, const double *echo_time,
@@ -16421,7 +16446,7 @@ QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
     return qnet__fit(ctx, &job, magnitude, unwrapped, echo_time, mask, out);
 }
 
-/* The mean of volumes that were checked. */
+/* The mean of volumes that were checked: of maps, or of fields. */
 static qnet_status qnet__average(qnet_context *ctx, int echoes, const qnet_volume *const *map,
                                  const qnet_volume *const *magnitude, const double *echo_time,
                                  const qnet_volume *mask, qnet_volume **average)
@@ -16451,10 +16476,11 @@ QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
 
 /* ---- T1 -------------------------------------------------------------------------------------- */
 
-#define QNET__T1_MOST 10.0 /* s; water has 4. Noise gives slopes up to 1, which is infinite T1 */
+/* s; water has 4. Noise gives slopes up to 1, infinite T1: E1 is exp(-TR / 10 s) at most. */
+#define QNET__T1_MOST 10.0
 
-/* out: T1, M0; 0 where a signal is not above 0, or where noise has made the slope so. B1, the
-   actual over the nominal angle, scales both angles. */
+/* out: T1 = -TR / ln E1 in s, M0 = (y1 - E1 x1) / (1 - E1); 0 where a signal is not above 0, or
+   where noise has made the slope so. B1, the actual over the nominal angle, scales both angles. */
 static void qnet__t1_fit(const qnet__fit_job *p, size_t i)
 {
     const double low = (double)p->magnitude[0][i], high = (double)p->magnitude[1][i];
@@ -16512,13 +16538,20 @@ QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, doub
        QSM of echoes 2 .. 6             -> QSM                   mean weighted by (TE S)^2
        shortest echo of the large angle -> T1W; of both angles -> T1 and M0
 
-   Volumes of all echoes are there at once as they come, and as unwrapped phases, which their maps
-   replace; scratch memory is that of as many echoes as there are workers.
+   Volumes are [nz][ny][nx] on the grid of the first echo; echoes are counted from 0 within, from 1
+   in sentences and in the configuration. gamma is the proton's, in MHz/T, B0 the field strength in
+   T: 1 ppm of it turns the phase by 2 pi gamma B0 TE, which is 2.4 rad at 3 T and 3 ms.
+
+   All echoes are there at once as they come, and as unwrapped phases, which their maps replace;
+   scratch memory is that of as many echoes as there are workers. What can be refused is refused
+   before any work is done; a caller's "stop" ends a chain after the step at hand. A step's order of
+   sums does not depend on the workers, nor do a map's bits.
    Relies on >>context >>text >>nifti >>brain >>unwrap >>susceptibility >>relaxometry.
    ============================================================================================ */
 
 #define QNET__WHOLE "qnet_maps_from_echoes" /* of sentences */
 
+/* One run. What the caller gave is not copied. */
 typedef struct qnet__chain {
     qnet_context *ctx;
     const qnet_maps_config *config;
@@ -16528,7 +16561,7 @@ typedef struct qnet__chain {
     const char *name[QNET__MAX_ECHOES]; /* of each echo, for sentences */
     double time[QNET__MAX_ECHOES];     /* s */
     double scale, shift;               /* phase in radians = scale * stored + shift */
-    qnet_volume *phase[QNET__MAX_ECHOES]; /* unwrapped, then the field, then the map */
+    qnet_volume *phase[QNET__MAX_ECHOES]; /* unwrapped in rad, the field in ppm, the map in ppm */
     size_t components;                 /* of the mask; 0: not known yet */
     qnet_maps made;
     size_t step, steps;                /* of progress */
@@ -16550,8 +16583,9 @@ QNET_API void qnet_maps_config_init(qnet_maps_config *config)
     config->r2star = QNET_R2STAR_AUTO;
 }
 
-/* Measured against the truth of two simulated scans (tests/test_maps.c), of which one is an oblique
-   slab: the map's correlation with it. */
+/* By the correlation with the truth of two simulated scans, one of them an oblique slab: .81 and
+   .76 (tests/test_maps.c). Without the roll-off they have .83 and .40, with .5 of it and 8 mm .80
+   and .75, with V-SHARP of 12 mm, which keeps the rim, .80 and .66. */
 QNET_API void qnet_maps_config_consensus(qnet_maps_config *config)
 {
     qnet_maps_config_init(config);
@@ -16567,6 +16601,7 @@ static const qnet__setting qnet__maps_settings[] = {
     QNET__SETTINGS_END
 };
 
+/* The ranges of all three configurations, and what goes together. */
 static qnet_status qnet__maps_check_config(qnet_context *ctx, const qnet_maps_config *c)
 {
     QNET__TRY(qnet__settings_check(ctx, QNET__WHOLE, qnet__maps_settings, c));
@@ -16606,8 +16641,15 @@ static qnet_status qnet__check_magnitude(qnet_context *ctx, const qnet_volume *v
                       "numbers above 0", name, (double)low, (double)high);
 }
 
-/* The phases as a whole: their grid, and what turns them into radians. A scanner's integers use all
-   of their range, as the phase outside of the head is noise. */
+/* The phases as a whole: their grid, and what turns them into radians, by the range of all of them:
+
+       within +-pi              radians, as they are; pi rounded up by a file's integers is allowed
+       whole, 0 .. 4095         2 pi x / 4096 - pi      (Siemens)
+       whole, -4096 .. 4095     2 pi x / 8192           (the same by dcm2niix)
+
+   A scanner's integers use all of their range, as the phase outside of the head is noise: less
+   than .9 of it is another unit, or a volume that something was done to. So are phases within +-1,
+   in units of pi, and an echo that is there twice. */
 static qnet_status qnet__check_phases(qnet__chain *c)
 {
     static const double ranges[3][2] = {{-3.145, 3.145}, {0, 4096}, {-4096, 4096}};
@@ -16658,7 +16700,8 @@ static qnet_status qnet__check_phases(qnet__chain *c)
     return QNET_OK;
 }
 
-/* One flip angle's magnitude that T1 takes. */
+/* One flip angle's magnitude that T1 takes: on the same grid, of the same echo and repetition times
+   to 1 %, as the formula has one decay and one E1 for both, and of another angle. */
 static qnet_status qnet__check_second(qnet__chain *c)
 {
     const qnet_echoes *a = c->first, *b = c->second;
@@ -16712,7 +16755,8 @@ static qnet_status qnet__look_at_mask(qnet_context *ctx, const qnet_volume *mask
     return QNET_OK;
 }
 
-/* All that is known to fail, before any work is done. */
+/* All that is known to fail, before any work is done; and what the phases are, which QSM alone
+   needs: without any the chain makes R2* and T1W, and neither field strength nor sign matter. */
 static qnet_status qnet__chain_check(qnet__chain *c, const qnet_volume *mask)
 {
     const qnet_echoes *in = c->first;
@@ -16953,6 +16997,8 @@ static qnet_status qnet__chain_unwrap(qnet__chain *c, int echoes)
 
 #define QNET__OFFSET_TERMS 10 /* 1, x, y, z, xx, xy, xz, yy, yz, zz, each axis over -1 .. 1 */
 
+/* The terms at voxel i, of which the offset p0 = sum over k of offset[k] term[k], in rad. */
+
 static void qnet__offset_terms(const qnet_volume *v, uint32_t i, double term[QNET__OFFSET_TERMS])
 {
     const uint32_t nx = (uint32_t)v->nx, ny = (uint32_t)v->ny, x = i % nx, row = i / nx;
@@ -16963,8 +17009,10 @@ static void qnet__offset_terms(const qnet_volume *v, uint32_t i, double term[QNE
         for (int l = j; l < 4; l++) term[k++] = at[j] * at[l];
 }
 
-/* Solves a x = b, a symmetric and positive definite, by Cholesky's a = l l^T; x takes b's place.
-   What a volume of one slice leaves open is held near 0 by a little more on the diagonal. */
+/* Solves a x = b, a symmetric, of which the lower half is read, and positive definite: Cholesky's
+   a = l l^T, where l_jj = sqrt(a_jj - sum l_jk^2), l_ij = (a_ij - sum l_ik l_jk) / l_jj, the sums
+   over k < j; then l y = b forward and l^T x = y backward. l and x take the places of a and b. What
+   a volume of one slice leaves open is held near 0 by a little more on the diagonal. */
 static void qnet__solve_offset(double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS],
                                double b[QNET__OFFSET_TERMS])
 {
@@ -17030,7 +17078,12 @@ static size_t qnet__align_by(qnet__aligning *a, qnet_task task)
     return chunks;
 }
 
-/* The equations of the polynomial nearest to the offset that the first two echoes have. */
+/* The equations of the polynomial nearest to the offset that the first two echoes have, sums over
+   the chunk's voxels: with w = S^2 of the first echo, and the line of both echoes taken back to TE
+   0,
+
+       sum[j][k] = sum w term_j term_k,   right[j] = sum w term_j p,
+       p = phase[0] - (phase[1] - phase[0]) TE[0] / (TE[1] - TE[0]) */
 static void qnet__fit_offset_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__aligning *a = (const qnet__aligning *)arg;
@@ -17055,6 +17108,7 @@ static void qnet__fit_offset_task(void *arg, size_t chunk, size_t worker)
     }
 }
 
+/* The polynomial's factors from the equations of all chunks, in their order. */
 static void qnet__fit_offset(qnet__aligning *a)
 {
     const size_t chunks = qnet__align_by(a, qnet__fit_offset_task);
@@ -17084,7 +17138,8 @@ static void qnet__p0_task(void *arg, size_t chunk, size_t worker)
     }
 }
 
-/* How many whole turns each voxel of the echo at hand is from the line, which echo 0 has at 0. */
+/* How many whole turns each voxel of the echo at hand is from the line through p0 and the echo
+   before, which is consistent by now; echo 0 is taken from 0. square: of what is left, in turns. */
 static void qnet__turns_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__aligning *a = (const qnet__aligning *)arg;
@@ -17170,7 +17225,8 @@ static float qnet__largest_component(qnet_volume *left, uint32_t *queue)
     return largest;
 }
 
-/* Aligns the component in the list: echo 1 as a whole, the others to the line through p0. */
+/* Aligns the component in the list: echo 0 as a whole, the others to the line through p0, one after
+   the other. less_offset: all of them lose p0, so that they are lines through 0. */
 static void qnet__align_component(qnet__aligning *a, int echoes, int tell, int less_offset)
 {
     qnet__align_by(a, qnet__p0_task);
@@ -17235,8 +17291,9 @@ static void qnet__to_field(const qnet__chain *c, qnet_volume *v, double time)
         v->voxels[i] = (float)(factor * (double)v->voxels[i]);
 }
 
-/* phase[from .. to - 1], fields in ppm, become susceptibilities. Kernels and the mask in which they
-   are known are those of the first one; one grid, padded by SHARP's sphere, serves both steps. */
+/* phase[from .. to - 1], fields in ppm, become susceptibilities in ppm. Kernels and the mask in
+   which they are known are those of the first one; one grid, padded by SHARP's sphere, serves both
+   steps. */
 static qnet_status qnet__chain_invert(qnet__chain *c, int from, int to)
 {
     const qnet_susceptibility_config *config = &c->config->susceptibility;
