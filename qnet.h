@@ -15157,8 +15157,8 @@ static void qnet__place(const qnet_volume *v, size_t at, double place[3])
     place[2] = v->spacing[2] * (double)(at / nx / ny);
 }
 
-/* Thresholds, centre and radius of the head, as at the head of this room: radius = (3 V / 4
-   pi)^(1/3) for V mm^3 of voxels above t. Refuses a volume in which these say that there is none.
+/* Thresholds, centre and radius of the head, as above: 4/3 pi radius^3 are the mm^3 of voxels above
+   t. Refuses a volume in which these say that there is none.
    value[voxels] is scratch. */
 static qnet_status qnet__bet_head(qnet_context *ctx, qnet__bet *b, const char *name, float *value)
 {
@@ -17079,8 +17079,7 @@ static size_t qnet__align_by(qnet__aligning *a, qnet_task task)
 }
 
 /* The equations of the polynomial nearest to the offset that the first two echoes have, sums over
-   the chunk's voxels: with w = S^2 of the first echo, and the line of both echoes taken back to TE
-   0,
+   the chunk's voxels: w = S^2 of the first echo; p: the line of both echoes, taken back to time 0.
 
        sum[j][k] = sum w term_j term_k,   right[j] = sum w term_j p,
        p = phase[0] - (phase[1] - phase[0]) TE[0] / (TE[1] - TE[0]) */
