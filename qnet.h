@@ -15333,9 +15333,7 @@ QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config 
     qnet_volume *out = NULL;
     qnet_status status;
     size_t voxels, bytes;
-    if (ctx == NULL || config == NULL || mask == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_brain_mask: context, configuration or "
-                          "mask is NULL");
+    QNET__NEEDS(ctx, ctx && config && mask);
     QNET__TRY(qnet__settings_check(ctx, "qnet_brain_mask", qnet__brain_settings, config));
     QNET__TRY(qnet__check_volume(ctx, magnitude, name, NULL, NULL));
     voxels = qnet__voxels_of(magnitude);
@@ -15608,9 +15606,7 @@ QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *pha
     qnet_volume *out = NULL;
     size_t inside, bytes;
     qnet_status status;
-    if (ctx == NULL || unwrapped == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_phase_unwrap: context or unwrapped is "
-                          "NULL");
+    QNET__NEEDS(ctx, ctx && unwrapped);
     QNET__TRY(qnet__check_volume(ctx, phase, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_phase_unwrap: mask", phase, name));
     QNET__TRY(qnet__check_phase(ctx, phase, name, mask, &inside));
@@ -17061,15 +17057,6 @@ typedef struct qnet__aligning {
     int echo, all, by;                 /* the echo at hand; all voxels move, by so many turns */
 } qnet__aligning;
 
-static void qnet__aligning_take(qnet__aligning *a, size_t inside, qnet__arena *arena)
-{
-    a->part = (qnet__align_part *)qnet__take(arena, (inside - 1) / QNET__FIT_CHUNK + 1,
-                                             sizeof *a->part);
-    a->list = (uint32_t *)qnet__take(arena, inside, sizeof *a->list);
-    a->p0 = (float *)qnet__take(arena, inside, sizeof *a->p0);
-    a->turns = (int8_t *)qnet__take(arena, inside, sizeof *a->turns);
-}
-
 /* Runs a task for each chunk of the component; returns how many these are. */
 static size_t qnet__align_by(qnet__aligning *a, qnet_task task)
 {
@@ -17245,18 +17232,23 @@ static qnet_status qnet__chain_align(qnet__chain *c, int echoes, int less_offset
     qnet__arena arena = {NULL, 0};
     qnet_volume *left = NULL;
     qnet__aligning a;
-    qnet_status status;
     memset(&a, 0, sizeof a);
     a.chain = c;
     QNET__TRY(qnet__check_growth(c, echoes));
-    QNET__TRY(qnet__copy_volume(c->ctx, mask, 1, &left));
-    qnet__aligning_take(&a, inside, &arena);
-    status = qnet__arena_alloc(c->ctx, &arena, &bytes, "a mask's components");
+    for (int pass = 0; pass < 2; pass++) {
+        a.part = (qnet__align_part *)qnet__take(&arena, (inside - 1) / QNET__FIT_CHUNK + 1,
+                                                sizeof *a.part);
+        a.list = (uint32_t *)qnet__take(&arena, inside, sizeof *a.list);
+        a.p0 = (float *)qnet__take(&arena, inside, sizeof *a.p0);
+        a.turns = (int8_t *)qnet__take(&arena, inside, sizeof *a.turns);
+        if (pass == 0)
+            QNET__TRY(qnet__arena_alloc(c->ctx, &arena, &bytes, "a mask's components"));
+    }
+    const qnet_status status = qnet__copy_volume(c->ctx, mask, 1, &left);
     if (status != QNET_OK) {
-        qnet_volume_destroy(left);
+        qnet__free(c->ctx, arena.base, bytes);
         return status;
     }
-    qnet__aligning_take(&a, inside, &arena);
     const float largest = c->components == 1 ? 1 : qnet__largest_component(left, a.list);
     for (size_t i = 0; i < count; i++) { /* in the order of memory, as it is gone over often */
         if (left->voxels[i] != largest) continue;
@@ -17478,9 +17470,7 @@ QNET_API qnet_status qnet_maps_from_echoes(qnet_context *ctx, const qnet_maps_co
     qnet__chain c;
     qnet_maps *out;
     qnet_status status;
-    if (ctx == NULL || config == NULL || first == NULL || maps == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": context, config, first or maps "
-                          "is NULL");
+    QNET__NEEDS(ctx, ctx && config && first && maps);
     memset(&c, 0, sizeof c);
     c.ctx = c.made.ctx = ctx;
     c.config = config;
