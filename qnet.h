@@ -9113,7 +9113,8 @@ typedef struct qnet__stem_work {
     qnet_real (*lags)[7][QNET__STEM_U][QNET__STEM_WIDTH]; /* [class of rows][class of columns] */
     double (*lag_sums)[7][QNET__STEM_U];
     qnet__stem_sums *sums;
-    ptrdiff_t outputs; /* whose products are in lags and lag_sums, about */
+    int begun[7];      /* there are sums of this class of rows in lags and lag_sums ... */
+    ptrdiff_t outputs; /* ... of about so many outputs */
 } qnet__stem_work;
 
 /* The first row or column of a class; the next class begins where it ends. */
@@ -9179,7 +9180,7 @@ static void qnet__stem_lags(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, in
     memset(&product, 0, sizeof product);
     product.a = a, product.beside = 1, product.a_rows = 1;
     product.b = b, product.b_panel = p->isa->columns;
-    product.c = c, product.accumulate = 1;
+    product.c = c, product.accumulate = t->begun[row_class];
     product.a_step = product.b_step = QNET__STEM_COLUMN;
     product.rows = QNET__STEM_U, product.columns = QNET__STEM_WIDTH;
     product.segments = (size_t)rows;
@@ -9188,8 +9189,10 @@ static void qnet__stem_lags(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, in
         const ptrdiff_t q = qnet__stem_class(p->s.out_w, k);
         const ptrdiff_t length = qnet__stem_class(p->s.out_w, k + 1) - q;
         double *sum = t->lag_sums[row_class][k];
-        for (ptrdiff_t m = 0; m < QNET__STEM_U; m++)
+        for (ptrdiff_t m = 0; m < QNET__STEM_U; m++) {
             c[m] = t->lags[row_class][k][m];
+            sum[m] = t->begun[row_class] ? sum[m] : 0;
+        }
         for (ptrdiff_t i = 0; i < rows; i++) {
             a[i] = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
             b[i] = a[i] - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
@@ -9200,6 +9203,7 @@ static void qnet__stem_lags(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, in
         product.length = product.piece = (size_t)length;
         qnet__multiply(p->isa, &product);
     }
+    t->begun[row_class] = 1;
 }
 
 /* lags and lag_sums go to the taps of gram and sum. Number of a tap: (t 4 + s) 12 + (a 2 + b) 3
@@ -9211,6 +9215,7 @@ static void qnet__stem_flush(qnet__stem_work *t)
         const ptrdiff_t q = tap / 4, s = tap % 4;
         for (ptrdiff_t at = 0; at < 16; at++) { /* classes that the tap meets */
             const ptrdiff_t row = s + at / 4, column = q + at % 4;
+            if (!t->begun[row]) continue;
             for (ptrdiff_t k = 0; k < n; k++)
                 t->sums->sum[tap * n + k] += t->lag_sums[row][column][k];
             for (ptrdiff_t i = 0; s + i < 4; i++)
@@ -9223,6 +9228,7 @@ static void qnet__stem_flush(qnet__stem_work *t)
                     }
         }
     }
+    memset(t->begun, 0, sizeof t->begun);
     t->outputs = 0;
 }
 
@@ -9248,10 +9254,6 @@ static void qnet__stem_part_task(void *arg, size_t part, size_t worker)
         t.image = (ptrdiff_t)chunk / s->bands;
         t.first = band > 0 ? 2 * y - 1 : 0; /* the windows reach up */
         t.last = band + 1 < s->bands ? 2 * y_end : s->out_h + 3;
-        if (t.outputs == 0) {
-            memset(t.lags, 0, 7 * sizeof *t.lags);
-            memset(t.lag_sums, 0, 7 * sizeof *t.lag_sums);
-        }
         qnet__stem_columns(&t);
         p->mask.epilogue->rows[chunk] = rows;
         p->isa->pass(&p->mask, (size_t)((t.image * s->pool_h + y) * s->pool_w), rows, chunk);
