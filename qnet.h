@@ -9132,12 +9132,14 @@ static void qnet__stem_columns(const qnet__stem_work *t)
     const qnet_real *image = p->x + t->image * height * width * 3;
     for (ptrdiff_t r = t->first; r < t->last + 3; r++)
         for (ptrdiff_t q = -3; q < p->pitch - 3; q++) {
+            const ptrdiff_t x = 2 * q - 3, begin = x < 0 ? -3 * x : 0;
+            const ptrdiff_t end = width - x < 2 ? 3 * (width - x) : 6; /* of [b][c] in the image */
             qnet_real u[QNET__STEM_U];
             memcpy(u, p->pad, sizeof u);
-            for (ptrdiff_t i = 0; i < 4; i++) { /* [a][b] */
-                const ptrdiff_t y = 2 * r + i / 2 - 3, x = 2 * q + i % 2 - 3;
-                if (y < 0 || y >= height || x < 0 || x >= width) continue;
-                for (ptrdiff_t c = 0; c < 3; c++) u[i * 3 + c] += image[(y * width + x) * 3 + c];
+            for (ptrdiff_t a = 0; a < 2; a++) {
+                const ptrdiff_t y = 2 * r + a - 3;
+                for (ptrdiff_t k = begin; k < end && y >= 0 && y < height; k++)
+                    u[a * 6 + k] += image[(y * width + x) * 3 + k];
             }
             for (ptrdiff_t k = 0, row = r - t->first; k < 4; k++, row--)
                 if (row >= 0 && row < t->last - t->first)
