@@ -7801,20 +7801,17 @@ static void qnet__sweep_phase(qnet__sweep *p, size_t phase)
 #define QNET__SWEEP_PLACES 64  /* of a small map; larger ones meet their borders less often */
 #define QNET__SWEEP_TASKS 16   /* with fewer of them, as for one image, a task has one panel */
 
-/* The source pixel (y, x) of an image, zeros outside; merged, p->x.taps pixels from there on, put
-   together in border[] where they cross the map's border. */
-static const qnet_real *qnet__sweep_pixel(const qnet__sweep *p, const qnet_real *image, ptrdiff_t y,
-                                          ptrdiff_t x, qnet_real *border)
+/* Where the p->x.taps pixels (merged) or the one from (y, x) on, at src + at, do not all lie inside
+   the map: zeros or, if some do, all of them put together in border[]. */
+static const qnet_real *qnet__sweep_border(const qnet__sweep *p, ptrdiff_t at, ptrdiff_t y,
+                                           ptrdiff_t x, qnet_real *border)
 {
-    const ptrdiff_t length = p->merged ? p->x.taps : 1, c = p->src_c;
-    if (y < 0 || y >= p->y.src || x >= p->x.src || x + length <= 0)
+    const ptrdiff_t c = p->src_c;
+    if (!p->merged || y < 0 || y >= p->y.src)
         return p->zeros;
-    const qnet_real *row = image + y * p->x.src * c;
-    if (x >= 0 && x + length <= p->x.src)
-        return row + x * c;
-    for (ptrdiff_t v = 0; v < length; v++) {
+    for (ptrdiff_t v = 0; v < p->x.taps; v++) {
         const int inside = x + v >= 0 && x + v < p->x.src;
-        memcpy(border + v * c, inside ? row + (x + v) * c : p->zeros, (size_t)c * sizeof *border);
+        memcpy(border + v * c, inside ? p->src + at + v * c : p->zeros, (size_t)c * sizeof *border);
     }
     return border;
 }
@@ -7833,9 +7830,10 @@ static void qnet__sweep_pixels(const qnet__sweep *p, ptrdiff_t begin, ptrdiff_t 
     const ptrdiff_t across = p->merged ? 1 : p->x.taps, taps = p->y.taps * across;
     const ptrdiff_t batch = p->shape.batch, places = p->y.grid * p->x.grid;
     const qnet_real *a[QNET__SWEEP_TAPS * QNET__SWEEP_ROWS], *b[QNET__SWEEP_TAPS] = {NULL};
-    const qnet_real *image[QNET__SWEEP_ROWS];
     qnet_real border[QNET__TILE_ROWS][QNET__MERGE], *c[QNET__SWEEP_ROWS];
-    ptrdiff_t y[QNET__SWEEP_ROWS], x[QNET__SWEEP_ROWS]; /* source pixel of tap 0 */
+    /* the source pixel under tap 0, and its place in src; the last x of a segment that is inside */
+    ptrdiff_t y[QNET__SWEEP_ROWS], x[QNET__SWEEP_ROWS], place[QNET__SWEEP_ROWS];
+    const ptrdiff_t most = p->x.src - (p->merged ? p->x.taps : 1);
     qnet__product product;
     if (taps == 0 && p->add)
         return;
@@ -7854,11 +7852,11 @@ static void qnet__sweep_pixels(const qnet__sweep *p, ptrdiff_t begin, ptrdiff_t 
             product.rows = qnet__min_size((size_t)(end - at), block);
             for (size_t row = 0; row < product.rows; row++) {
                 const ptrdiff_t k = at + (ptrdiff_t)row, n = p->by_place ? k % batch : k / places;
-                const ptrdiff_t place = p->by_place ? k / batch : k % places;
-                const ptrdiff_t i = place / p->x.grid, j = place % p->x.grid;
-                image[row] = p->src + n * p->y.src * p->x.src * p->src_c;
+                const ptrdiff_t grid = p->by_place ? k / batch : k % places;
+                const ptrdiff_t i = grid / p->x.grid, j = grid % p->x.grid;
                 y[row] = p->y.src_first + i * p->y.src_step;
                 x[row] = p->x.src_first + j * p->x.src_step;
+                place[row] = ((n * p->y.src + y[row]) * p->x.src + x[row]) * p->src_c;
                 c[row] = p->dst + ((n * p->y.dst + p->y.dst_first + i * p->y.dst_step) * p->x.dst +
                                    p->x.dst_first + j * p->x.dst_step) * p->dst_c + column;
             }
@@ -7867,13 +7865,18 @@ static void qnet__sweep_pixels(const qnet__sweep *p, ptrdiff_t begin, ptrdiff_t 
                 const ptrdiff_t u = t / across, v = t % across;
                 const ptrdiff_t ky = p->y.kernel_first + u * p->y.kernel_step;
                 const ptrdiff_t kx = p->x.kernel_first + v * p->x.kernel_step;
+                const ptrdiff_t down = u * p->y.tap_step, right = v * p->x.tap_step;
+                const ptrdiff_t step = (down * p->x.src + right) * p->src_c;
                 const qnet_real **from = a + product.segments * QNET__SWEEP_ROWS;
                 int inside = !p->by_place;
                 for (size_t row = 0; row < product.rows; row++) {
-                    from[row] = qnet__sweep_pixel(p, image[row], y[row] + u * p->y.tap_step,
-                                                  x[row] + v * p->x.tap_step,
-                                                  border[row % QNET__TILE_ROWS] +
-                                                      (size_t)(t - first) * product.length);
+                    const ptrdiff_t ty = y[row] + down, tx = x[row] + right;
+                    if (ty >= 0 && ty < p->y.src && tx >= 0 && tx <= most)
+                        from[row] = p->src + place[row] + step;
+                    else
+                        from[row] = qnet__sweep_border(p, place[row] + step, ty, tx,
+                                                       border[row % QNET__TILE_ROWS] +
+                                                           (size_t)(t - first) * product.length);
                     inside |= from[row] != p->zeros;
                 }
                 b[product.segments] = p->panels + panel * product.b_panel +
@@ -9558,6 +9561,8 @@ QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_
 
 #define QNET__LSTM_GROUP 12          /* scans of a task: two tiles of rows */
 #define QNET__LSTM_ROWS ((size_t)64) /* of a task that copies rows */
+#define QNET__LSTM_DEPTH ((size_t)256) /* rows that a product for dW or dU adds up at once: their
+                                          dgates stay in a cache. Bits do not depend on it. */
 #define QNET__LSTM_GAP 16 /* numbers between rows: powers of two apart they share cache sets */
 
 /* A pass over both directions, d = 0 forward in time and 1 backward. */
@@ -9630,8 +9635,9 @@ static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int
         l->db[d] = (double *)qnet__take(arena, l->groups, 4 * n * sizeof(double));
     }
     if (back) {
-        product = qnet__max_size(qnet_gemm_scratch(ctx, 1, 0, 4 * n, in, rows),
-                                 qnet_gemm_scratch(ctx, 1, 0, 4 * n, n, rows));
+        const size_t depth = qnet__min_size(rows, QNET__LSTM_DEPTH);
+        product = qnet__max_size(qnet_gemm_scratch(ctx, 1, 0, 4 * n, in, depth),
+                                 qnet_gemm_scratch(ctx, 1, 0, 4 * n, n, depth));
         product = qnet__max_size(product, qnet_gemm_scratch(ctx, 0, 0, rows, in, 4 * n));
     }
     l->scratch = qnet__take(arena, product, 1);
@@ -9854,12 +9860,19 @@ static qnet_status qnet__lstm_products(qnet_context *ctx, const qnet__lstm *l,
 {
     const size_t in = l->in, n = l->hidden, rows = l->rows;
     for (int d = 0; d < 2; d++) {
-        if (gradients->w[d] != NULL)
-            QNET__TRY(qnet_gemm(ctx, 1, 0, 4 * n, in, rows, l->dgates[d], l->gate_width, l->x_rows,
-                                l->x_width, 0, gradients->w[d], in, l->scratch));
-        if (gradients->u[d] != NULL)
-            QNET__TRY(qnet_gemm(ctx, 1, 0, 4 * n, n, rows, l->dgates[d], l->gate_width,
-                                l->h_rows[d], l->h_width, 0, gradients->u[d], n, l->scratch));
+        for (size_t r = 0; r < rows; r += QNET__LSTM_DEPTH) {
+            const size_t depth = qnet__min_size(rows - r, QNET__LSTM_DEPTH);
+            const qnet_real *dgates = l->dgates[d] + r * l->gate_width;
+            const qnet_real add = r > 0 ? 1 : 0;
+            if (gradients->w[d] != NULL)
+                QNET__TRY(qnet_gemm(ctx, 1, 0, 4 * n, in, depth, dgates, l->gate_width,
+                                    l->x_rows + r * l->x_width, l->x_width, add, gradients->w[d],
+                                    in, l->scratch));
+            if (gradients->u[d] != NULL)
+                QNET__TRY(qnet_gemm(ctx, 1, 0, 4 * n, n, depth, dgates, l->gate_width,
+                                    l->h_rows[d] + r * l->h_width, l->h_width, add,
+                                    gradients->u[d], n, l->scratch));
+        }
         for (size_t j = 0; gradients->b[d] != NULL && j < 4 * n; j++) {
             double sum = 0;
             for (size_t g = 0; g < l->groups; g++) sum += l->db[d][g * 4 * n + j];
