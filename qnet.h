@@ -8127,7 +8127,8 @@ static void qnet__conv_weights_direct(qnet_context *ctx, const qnet_conv2d *s, c
 
 /* ---- By lowering to matrix products ---------------------------------------------------------- */
 
-/* column[oy][ox][ky][kx][ci]: the pixels of one image x[height][width][in] under every tap, zeros
+/* Lowering (Chellapilla, Puri & Simard 2006; "im2col").
+   column[oy][ox][ky][kx][ci]: the pixels of one image x[height][width][in] under every tap, zeros
    outside, so that its convolution is the matrix product column * w. With dx, the transpose: each
    number of column is added to the pixel that it would be copied from. */
 static void qnet__conv_column(const qnet_conv2d *s, const qnet_real *x, qnet_real *column,
@@ -8569,7 +8570,8 @@ static qnet__epilogue qnet__norm_sums(const qnet__norm *norm, const qnet__epilog
     return e;
 }
 
-/* dbeta, dgamma, mean_g and slope_g from those sums. */
+/* dbeta, dgamma, mean_g and slope_g[channels] from those sums, which are in double: where gradients
+   of a batch nearly cancel, their mean has digits left. */
 static void qnet__norm_gradient(qnet_context *ctx, const qnet__norm *norm,
                                 const qnet__epilogue *sums)
 {
@@ -9006,6 +9008,8 @@ static void qnet__stem_convolve(const qnet__stem_forward_job *p, ptrdiff_t image
     qnet__sweep_pixels(&band, 0, (last - first) * p->s.out_w, 0, band.panel_count);
 }
 
+/* A task's bands of an image, from top to bottom: rows of pre, their moments, and their pooling,
+   whose windows also reach the last row of the band above. */
 static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
 {
     const qnet__stem_forward_job *p = (const qnet__stem_forward_job *)arg;
@@ -9039,6 +9043,8 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
     }
 }
 
+/* Sizes, and the arrays of the forward pass carved from an arena. An image is cut into tasks so that
+   there are about QNET__STEM_TASKS of them in a batch. */
 static void qnet__stem_forward_plan(const qnet_context *ctx, const qnet_conv2d *conv,
                                     qnet__arena *arena, qnet__stem_forward_job *p)
 {
@@ -9565,7 +9571,13 @@ QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_
                                           dgates stay in a cache. Bits do not depend on it. */
 #define QNET__LSTM_GAP 16 /* numbers between rows: powers of two apart they share cache sets */
 
-/* A pass over both directions, d = 0 forward in time and 1 backward. */
+/* A pass over both directions, d = 0 forward in time and 1 backward. What the forward pass saves is
+   in the order of rows too, with room for batch * steps of them: per direction
+
+       gates[rows][4 hidden]: i, f, g, o,    c[rows][hidden],    tanh_c[rows][hidden],
+
+   so that a step of a group is one run of memory, and c' of its first scans another. x_rows, h_rows
+   and dgates are matrices of all rows for the products, with a gap between their rows. */
 typedef struct qnet__lstm {
     const qnet__isa *isa;
     int back;              /* the backward pass */
@@ -9860,6 +9872,7 @@ static qnet_status qnet__lstm_products(qnet_context *ctx, const qnet__lstm *l,
 {
     const size_t in = l->in, n = l->hidden, rows = l->rows;
     for (int d = 0; d < 2; d++) {
+        /* Sums over rows, in the same chains whatever the pieces (>>gemm). */
         for (size_t r = 0; r < rows; r += QNET__LSTM_DEPTH) {
             const size_t depth = qnet__min_size(rows - r, QNET__LSTM_DEPTH);
             const qnet_real *dgates = l->dgates[d] + r * l->gate_width;
@@ -10468,7 +10481,8 @@ static qnet__prologue qnet__conv_bn_output(const qnet__resnet_state *r, const qn
     return p;
 }
 
-/* Shapes, centres and, at inference, scales of a pass over `batch` images. */
+/* Shapes, rows, centres and, at inference, scales of a pass over `batch` images. The algorithms
+   stay those of the largest batch, so that an image has the same bits in any. */
 static void qnet__resnet_begin(qnet__resnet_state *r, int batch, int train)
 {
     r->batch = 0; /* until the pass has succeeded there is nothing to go back from */
@@ -10867,7 +10881,8 @@ QNET_API void qnet_scan_config_init(qnet_scan_config *config)
     *config = usual;
 }
 
-/* What qnet_scan_model_create would ask for; 0 for a configuration that it refuses. */
+/* What qnet_scan_model_create would ask for, as the same plan measures it; 0 for a configuration
+   that it refuses. */
 QNET_API size_t qnet_scan_model_bytes(qnet_context *ctx, const qnet_scan_config *config)
 {
     qnet__arena arena = {NULL, 0};
