@@ -9043,8 +9043,8 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
     }
 }
 
-/* Sizes, and the arrays of the forward pass carved from an arena. An image is cut into tasks so that
-   there are about QNET__STEM_TASKS of them in a batch. */
+/* Sizes, and the arrays of the forward pass carved from an arena. Images are cut into tasks so that
+   a batch has about QNET__STEM_TASKS of them. */
 static void qnet__stem_forward_plan(const qnet_context *ctx, const qnet_conv2d *conv,
                                     qnet__arena *arena, qnet__stem_forward_job *p)
 {
