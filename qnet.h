@@ -8068,7 +8068,7 @@ static void qnet__weight_task(void *arg, size_t index, size_t worker)
                 c[i] = p->partial + ((group * taps + tap) * in + ci + i) * out + column;
             qnet__multiply(p->isa, &product);
             for (size_t i = 0; i < product.segments; i++)
-                a[i] += QNET__DW_ROWS;
+                a[i] += product.rows;
         }
     }
 }
