@@ -152,7 +152,7 @@
 
    THREADS
 
-   Work goes through the parallel hook as run(count, task): OpenMP where the compiler has it, a
+   Work goes through the parallel hook as run(count, task): OpenMP 3.1 where the compiler has it, a
    plain loop otherwise, or your own pool (examples/own_threads.c). One context is for one thread
    at a time; contexts share nothing. Hooks are called from the thread that called the library,
    except for the tasks of the parallel hook and the BLAS hook, which is never called inside a
@@ -2120,9 +2120,11 @@ QNET_API void qnet_predictor_destroy(qnet_predictor *predictor);
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(_OPENMP) && !defined(QNET_NO_OPENMP)
+#if defined(_OPENMP) && _OPENMP >= 201107 /* 3.1: atomic capture */ && !defined(QNET_NO_OPENMP)
 #define QNET__OPENMP 1
 #include <omp.h>
+#else
+#define QNET__OPENMP 0
 #endif
 #ifndef QNET_NO_STDIO
 #include <time.h>
@@ -2590,9 +2592,8 @@ static void qnet__default_free(void *user, void *ptr, size_t size)
    is done, it helps the others. user: the context. */
 static void qnet__default_run(void *user, size_t count, qnet_task task, void *arg)
 {
-#ifdef QNET__OPENMP
+#if QNET__OPENMP
     const int threads = (int)((const qnet_context *)user)->hooks.parallel.workers;
-#if _OPENMP >= 201107
     size_t taken[QNET__SHARES][64 / sizeof(size_t)]; /* of each share; a cache line each */
     memset(taken, 0, sizeof taken);
     #pragma omp parallel num_threads(threads)
@@ -2613,11 +2614,6 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
         }
     }
 #else
-    ptrdiff_t i; /* signed and from outside: OpenMP 2 demands it */
-    #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (i = 0; i < (ptrdiff_t)count; i++) task(arg, (size_t)i, (size_t)omp_get_thread_num());
-#endif
-#else
     QNET__UNUSED(user);
     for (size_t i = 0; i < count; i++) task(arg, i, 0);
 #endif
@@ -2636,7 +2632,7 @@ extern int qnet__clock_gettime(int clock, long now[2]) __asm__("clock_gettime");
 static double qnet__default_seconds(void *user)
 {
     QNET__UNUSED(user);
-#if defined(QNET__OPENMP)
+#if QNET__OPENMP
     return omp_get_wtime();
 #elif defined(QNET_NO_STDIO)
     return 0; /* no system, no clock: progress reports then know no speed */
@@ -2743,7 +2739,7 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     if (!own_threads) {
         h.parallel.user = ctx;
         h.parallel.run = qnet__default_run;
-#ifdef QNET__OPENMP
+#if QNET__OPENMP
         h.parallel.workers = (size_t)(h.threads > 0 ? h.threads : omp_get_max_threads());
 #else
         h.parallel.workers = 1;
@@ -2874,11 +2870,7 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
 #else
         ", unknown compiler";
 #endif
-#ifdef QNET__OPENMP
-    const char *threads = "OpenMP";
-#else
-    const char *threads = "no OpenMP";
-#endif
+    const char *threads = QNET__OPENMP ? "OpenMP" : "no OpenMP";
     const size_t workers = ctx != NULL ? ctx->hooks.parallel.workers : 0;
     if (text == NULL || size == 0) return;
     if (ctx != NULL && ctx->hooks.parallel.run != qnet__default_run) threads = "caller's threads";
@@ -11807,10 +11799,11 @@ static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *
 /* Bytes of the run that begins at `at`, at most QNET__MATCH_MAX; it does not leave its piece. */
 static size_t qnet__deflate_run(const qnet__deflate *d, size_t at)
 {
-    const unsigned char *p = d->plain + at;
-    const size_t most = at < d->period ? 0 : qnet__min_size(d->size - at, QNET__MATCH_MAX);
+    const size_t most = qnet__min_size(d->size - at, QNET__MATCH_MAX);
     size_t n = 0;
-    while (n < most && p[n] == p[n - d->period]) n++;
+    if (at < d->period) return 0;
+    const unsigned char *p = d->plain + at, *before = p - d->period;
+    while (n < most && p[n] == before[n]) n++;
     return n;
 }
 
