@@ -1469,7 +1469,7 @@ typedef struct qnet_cut {
 /* One scan: T slices, lowest first. Rows run from the front of the head, columns from the patient's
    right (radiological convention). Pixels are physical values, before stretching; 0 outside. */
 typedef struct qnet_scan {
-    char subject[64];
+    char subject[64], session[64]; /* session "": none */
     qnet_label label;
     double age;         /* years; NaN: unknown */
     qnet_sex sex;
@@ -1523,6 +1523,7 @@ typedef struct qnet_scan_maps {
     const char *subject;
     qnet_label label; double age; qnet_sex sex;
     qnet_volume *qsm, *r2star, *t1w, *mask; /* reoriented to RAS, cleaned in place (below) */
+    const char *session;                    /* of several of a subject; NULL: none */
 } qnet_scan_maps;
 
 /* One scan on disk: NIfTI files. */
@@ -1530,6 +1531,7 @@ typedef struct qnet_scan_files {
     const char *subject;
     qnet_label label; double age; qnet_sex sex;
     const char *qsm, *r2star, *t1w, *mask;
+    const char *session; /* as above */
 } qnet_scan_files;
 
 /* An empty cohort with room for `scans` scans. */
@@ -1897,7 +1899,7 @@ typedef struct qnet_curve {
 } qnet_curve; /* kind: model trained */
 
 typedef struct qnet_participant {
-    char subject[64];
+    char subject[64], session[64];
     qnet_label label, true_label; /* label: with shuffle_labels that of the first repeat */
     double age;
     qnet_sex sex;
@@ -1912,6 +1914,7 @@ typedef struct qnet_dataset {
     const char *folder, *derivatives; /* the files' folder; the name of that of the maps in it */
     const char *name, *type;          /* BIDS: Name and DatasetType; UTF-8 */
     int simulated;                    /* 1: no real subjects: every result says so */
+    const char *record;               /* lines "key=value\n" for the metadata of weights files */
     int count;
     const qnet_scan_files *scans;
     /* Makes the cohort of an input, which the run destroys; NULL: qnet_cohort_load of scans. */
@@ -1966,7 +1969,8 @@ QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *experiment, 
 QNET_API void qnet_experiment_destroy(qnet_experiment *experiment);
 /* predictions.csv: a row per slice and per scan of every repeat. label and decisions: 1 HH, 0 HC;
    scan: index in the order of participants.tsv; slice from 0, the lowest; z: its index in the
-   volume. Of shuffled labels the column is shuffled_label, and true_label is the last. */
+   volume. Of shuffled labels the column is shuffled_label, and true_label is behind the others;
+   where a scan has a session, that is the last. */
 QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet_buffer *csv);
 #endif
 
@@ -19047,6 +19051,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the cohort is full with %d scans",
                           maps->subject, cohort->capacity);
     strcpy(scan->subject, maps->subject);
+    snprintf(scan->session, sizeof scan->session, "%s", maps->session ? maps->session : "");
     scan->label = maps->label;
     scan->age = maps->age;
     scan->sex = maps->sex;
@@ -19180,7 +19185,8 @@ QNET_API qnet_status qnet_cohort_read(qnet_cohort *const *cohorts, int count,
         qnet__note(ctx, &status, one);
     }
     const qnet_scan_maps maps = {files->subject, files->label, files->age, files->sex,
-                                 v[QNET__QSM], v[QNET__R2STAR], v[QNET__T1W], v[QNET__MASK]};
+                                 v[QNET__QSM], v[QNET__R2STAR], v[QNET__T1W], v[QNET__MASK],
+                                 files->session};
     for (int k = 0; k < count; k++) {
         const qnet_viewer *viewer = cohorts[k]->config.viewer;
         if (viewer && viewer->read) viewer->read(viewer->user, &maps);
@@ -21881,23 +21887,24 @@ static void qnet__csv_field(char field[132], const char *text)
 
 /* One item of level k / 2 and input k % 2; a number that is not finite is an empty field. */
 static qnet_status qnet__csv_row(const qnet_experiment *e, int k, int repeat,
-                                 const qnet_item *item, qnet_buffer *csv)
+                                 const qnet_item *item, int sessions, qnet_buffer *csv)
 {
     const qnet_participant *p = &e->participants[item->scan];
-    char subject[132], number[QNET_MODELS][32], slice[32] = ",", label[16] = "";
+    char subject[132], session[132], number[QNET_MODELS][32], slice[32] = ",", label[16] = "";
     qnet__csv_field(subject, p->subject);
+    qnet__csv_field(session, p->session);
     for (int m = 0; m < QNET_MODELS; m++) {
         qnet__format_number(number[m], sizeof number[m], item->probability[m]);
         if (!qnet__is_finite(item->probability[m])) number[m][0] = '\0';
     }
     if (item->slice >= 0) snprintf(slice, sizeof slice, "%d,%d", item->slice, item->z);
     if (e->config.shuffle_labels) snprintf(label, sizeof label, ",%d", (int)p->true_label);
-    return qnet_buffer_printf(e->ctx, csv, "%s,%s,%d,%d,%s,%d,%s,%d,%s,%s,%s,%d,%d,%d%s\n",
+    return qnet_buffer_printf(e->ctx, csv, "%s,%s,%d,%d,%s,%d,%s,%d,%s,%s,%s,%d,%d,%d%s%s%s\n",
                               qnet_level_name((qnet_level)(k / 2)),
                               qnet_input_name((qnet_input)(k % 2)), repeat + 1, item->fold + 1,
                               subject, item->scan, slice, item->label, number[0], number[1],
                               number[2], item->decision[0], item->decision[1], item->decision[2],
-                              label);
+                              label, sessions ? "," : "", sessions ? session : "");
 }
 
 /* Image level first, crop before full, repeat by repeat, in the order of the cohort. */
@@ -21906,15 +21913,17 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *
     QNET__NEEDS(e ? e->ctx : NULL, e && csv);
     const int shuffled = e->config.shuffle_labels;
     const size_t start = csv->size;
+    int sessions = 0;
+    for (int i = 0; i < e->participants_count; i++) sessions |= e->participants[i].session[0] != 0;
     qnet_status status = qnet_buffer_printf(
         e->ctx, csv, "level,input,repeat,fold,subject,scan,slice,z,%slabel,p_resnet,p_resnetswa,"
-        "p_qnet,d_resnet,d_resnetswa,d_qnet%s\n", shuffled ? "shuffled_" : "",
-        shuffled ? ",true_label" : "");
+        "p_qnet,d_resnet,d_resnetswa,d_qnet%s%s\n", shuffled ? "shuffled_" : "",
+        shuffled ? ",true_label" : "", sessions ? ",session" : "");
     for (int k = 0; k < 2 * QNET_LEVELS; k++) {
         const qnet_level_result *r = &e->level[k % 2][k / 2];
         const size_t rows = e->config.use_input[k % 2] ? (size_t)e->config.repeats * r->count : 0;
         for (size_t i = 0; i < rows && status == QNET_OK; i++)
-            status = qnet__csv_row(e, k, (int)(i / r->count), &r->items[i], csv);
+            status = qnet__csv_row(e, k, (int)(i / r->count), &r->items[i], sessions, csv);
     }
     if (status != QNET_OK) { /* the buffer as it was */
         csv->size = start;
@@ -22337,6 +22346,7 @@ static uint64_t qnet__folds_seed(uint64_t seed, int repeat)
      labels             true, or shuffled: a control, which is refused elsewhere
      trained_on         a record of each subject on whom it, or what it began with, was trained
      embedding, embedding_hash      of a Q-Net: the network whose features it learnt from
+     what qnet_dataset.record has
      input, preparation, size ... stretch ... std.2      how images were prepared for it
 
    So a program that uses the file needs no configuration, and can tell that a scan was seen. */
@@ -22366,6 +22376,8 @@ static qnet_status qnet__weights_text(const qnet__job *job, int model, qnet_buff
     if (model == QNET_MODEL_QNET)
         QNET__TRY(qnet_buffer_printf(ctx, text, "embedding=resnetswa\nembedding_hash=%016llx\n",
                                      (unsigned long long)job->embedding_hash));
+    if (job->data->record)
+        QNET__TRY(qnet_buffer_printf(ctx, text, "%s", job->data->record));
     return qnet__preparation_text(ctx, &job->cohort->config, &e->config.stage1.augment, text);
 }
 
@@ -23200,9 +23212,10 @@ static qnet_status qnet__final_record(const qnet__job *job, const qnet__study *q
     qnet_sink sink;
     qnet_status status = qnet_buffer_printf(
         e->ctx, &text, "model=final\nversion=%s\nrun=%016llx\nseed=%llu\ndataset=%s\nsimulated=%d\n"
-        "calibration=%s\nhashes=%.*s\n", QNET_VERSION, (unsigned long long)e->run[job->input],
+        "calibration=%s\nhashes=%.*s\n%s", QNET_VERSION, (unsigned long long)e->run[job->input],
         (unsigned long long)e->config.seed, e->dataset, e->simulated,
-        q->s->p.calibrated ? "Platt" : "none", 16 * (e->config.folds + 1), q->hashes);
+        q->s->p.calibrated ? "Platt" : "none", 16 * (e->config.folds + 1), q->hashes,
+        job->data->record ? job->data->record : "");
     if (status == QNET_OK)
         status = qnet__settings_text(e->ctx, &text, "", qnet__record_settings, &q->s->p);
     if (status == QNET_OK)
@@ -23342,6 +23355,7 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
                               "%.250s: the QSM map of %s: it was changed while the first input was "
                               "trained", e->data, scan->subject);
         memcpy(p->subject, scan->subject, sizeof p->subject);
+        memcpy(p->session, scan->session, sizeof p->session);
         p->label = p->true_label = scan->label;
         p->source_hash = scan->source_hash;
         p->age = scan->age;
