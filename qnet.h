@@ -787,7 +787,7 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
                                             int relu, double momentum, qnet_real *running_mean,
                                             qnet_real *running_var, qnet_real *mean,
                                             qnet_real *rstd, qnet_real *y, void *scratch);
-/* With the running statistics; asks for channels numbers during the call. */
+/* With the running statistics; asks for a scratch of its own during the call. */
 QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, int channels,
                                               const qnet_real *x, const qnet_real *gamma,
                                               const qnet_real *beta, const qnet_real *running_mean,
@@ -1475,7 +1475,7 @@ typedef struct qnet_cut {
 /* One scan: T slices, lowest first. Rows run from the front of the head, columns from the patient's
    right (radiological convention). Pixels are physical values, before stretching; 0 outside. */
 typedef struct qnet_scan {
-    char subject[64];
+    char subject[64], session[64]; /* session "": none */
     qnet_label label;
     double age;         /* years; NaN: unknown */
     qnet_sex sex;
@@ -1529,6 +1529,7 @@ typedef struct qnet_scan_maps {
     const char *subject;
     qnet_label label; double age; qnet_sex sex;
     qnet_volume *qsm, *r2star, *t1w, *mask; /* reoriented to RAS, cleaned in place (below) */
+    const char *session;                    /* of several of a subject; NULL: none */
 } qnet_scan_maps;
 
 /* One scan on disk: NIfTI files. */
@@ -1536,6 +1537,7 @@ typedef struct qnet_scan_files {
     const char *subject;
     qnet_label label; double age; qnet_sex sex;
     const char *qsm, *r2star, *t1w, *mask;
+    const char *session; /* as above */
 } qnet_scan_files;
 
 /* An empty cohort with room for `scans` scans. */
@@ -1903,7 +1905,7 @@ typedef struct qnet_curve {
 } qnet_curve; /* kind: model trained */
 
 typedef struct qnet_participant {
-    char subject[64];
+    char subject[64], session[64];
     qnet_label label, true_label; /* label: with shuffle_labels that of the first repeat */
     double age;
     qnet_sex sex;
@@ -1918,6 +1920,7 @@ typedef struct qnet_dataset {
     const char *folder, *derivatives; /* the files' folder; the name of that of the maps in it */
     const char *name, *type;          /* BIDS: Name and DatasetType; UTF-8 */
     int simulated;                    /* 1: no real subjects: every result says so */
+    const char *record;               /* lines "key=value\n" for the metadata of weights files */
     int count;
     const qnet_scan_files *scans;
     /* Makes the cohort of an input, which the run destroys; NULL: qnet_cohort_load of scans. */
@@ -1972,7 +1975,8 @@ QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *experiment, 
 QNET_API void qnet_experiment_destroy(qnet_experiment *experiment);
 /* predictions.csv: a row per slice and per scan of every repeat. label and decisions: 1 HH, 0 HC;
    scan: index in the order of participants.tsv; slice from 0, the lowest; z: its index in the
-   volume. Of shuffled labels the column is shuffled_label, and true_label is the last. */
+   volume. Of shuffled labels the column is shuffled_label, and true_label is behind the others;
+   where a scan has a session, that is the last. */
 QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet_buffer *csv);
 #endif
 
@@ -6873,7 +6877,7 @@ static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t 
     g.product.a_step = trans_a ? lda : 1, g.product.beside = trans_a;
     g.product.b_step = ldb, g.product.b_panel = g.isa->columns;
     g.product.segments = 1, g.product.length = k;
-    g.product.chain = QNET__CHAIN_DIRECT, g.product.piece = k;
+    g.product.chain = QNET__CHAIN_DIRECT, g.product.piece = qnet__piece(g.isa);
     g.product.accumulate = accumulate;
     g.panels_per_task = qnet__panels_per_task(panels, k * g.isa->columns);
     g.bands = (m - 1) / QNET__GEMM_BAND + 1;
@@ -7667,34 +7671,35 @@ static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d 
                 qnet_gemm: where there is a BLAS hook, with plain loops in a build with
                 QNET_REFERENCE, and for dw of odd numbers of channels
    All of them take a prologue of x and an epilogue of y (qnet__conv_map, qnet__conv_backward).
+
+   The convolutions of a ResNet18 and their share of its 1.81 G multiply-adds per image of 224x224:
+     7x7/2   1 of 3 to 64 channels         6.5 %   direct, in bands of >>stem
+     3x3    13 of 64 to 512 channels      82.9 %   Winograd, unless a map has too few tiles
+     3x3/2   3 that double the channels    9.6 %   Winograd forward, direct backward
+     1x1/2   3 shortcuts                   1.1 %   direct
    Relies on >>context >>kernels >>gemm >>fuse >>winograd.
    ============================================================================================ */
 
 #define QNET__CONV_MOST 255 /* of kernel, stride and padding */
 
-/* Output size along one axis, or 0 when there is none. */
-static int qnet__conv_out(int in, int kernel, int stride, int padding)
+/* Output size along an axis of `in` pixels, (in + 2 padding - kernel) / stride + 1; 0: none. */
+static int qnet__conv_out(const qnet_conv2d *s, int in)
 {
-    const int64_t span = (int64_t)in + 2 * (int64_t)padding - kernel;
-    if (in <= 0 || kernel <= 0 || stride <= 0 || padding < 0 || span < 0 ||
-        span / stride >= INT_MAX) {
+    const int64_t span = (int64_t)in + 2 * (int64_t)s->padding - s->kernel;
+    if (in <= 0 || s->kernel <= 0 || s->stride <= 0 || s->padding < 0 || span < 0 ||
+        span / s->stride >= INT_MAX)
         return 0;
-    }
-    return (int)(span / stride) + 1;
+    return (int)(span / s->stride) + 1;
 }
 
 QNET_API int qnet_conv2d_out_height(const qnet_conv2d *shape)
 {
-    if (shape == NULL)
-        return 0;
-    return qnet__conv_out(shape->height, shape->kernel, shape->stride, shape->padding);
+    return shape != NULL ? qnet__conv_out(shape, shape->height) : 0;
 }
 
 QNET_API int qnet_conv2d_out_width(const qnet_conv2d *shape)
 {
-    if (shape == NULL)
-        return 0;
-    return qnet__conv_out(shape->width, shape->kernel, shape->stride, shape->padding);
+    return shape != NULL ? qnet__conv_out(shape, shape->width) : 0;
 }
 
 /* 1 when batch * height * width * channels numbers, all >= 1, fit in half an address space. */
@@ -7718,21 +7723,6 @@ static int qnet__conv_valid(const qnet_conv2d *s)
            qnet__conv_fits(s->kernel, s->kernel, s->in_channels, s->out_channels);
 }
 
-static qnet_status qnet__conv_check(qnet_context *ctx, const qnet_conv2d *s, const char *who)
-{
-    if (ctx == NULL || s == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: the context or the shape is NULL", who);
-    if (!qnet__conv_valid(s)) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "%s: batch %d, height %d, width %d, %d to %d channels, kernel %d, "
-                          "stride %d, padding %d is not a convolution with an output, or too large "
-                          "(kernel, stride and padding go to %d)", who, s->batch, s->height,
-                          s->width, s->in_channels, s->out_channels, s->kernel, s->stride,
-                          s->padding, QNET__CONV_MOST);
-    }
-    return QNET_OK;
-}
-
 static size_t qnet__conv_out_pixels(const qnet_conv2d *s)
 {
     return (size_t)s->batch * (size_t)qnet_conv2d_out_height(s) *
@@ -7753,56 +7743,31 @@ typedef struct qnet__axis {
     ptrdiff_t dst_first, dst_step, src_first, src_step, tap_step, kernel_first, kernel_step;
 } qnet__axis;
 
-/* y[o] = sum over k of x[o s + k - p] * w[k]. */
-static qnet__axis qnet__axis_forward(int in, int out, const qnet_conv2d *s)
-{
-    qnet__axis a;
-    a.src = in, a.dst = a.grid = out, a.taps = s->kernel;
-    a.dst_first = 0, a.dst_step = 1;
-    a.src_first = -s->padding, a.src_step = s->stride, a.tap_step = 1;
-    a.kernel_first = 0, a.kernel_step = 1;
-    return a;
-}
-
-/* The inputs i = phase + g s meet the taps k with (i + p - k) divisible by s, k = k0 + t s:
+/* Forward, with p the padding: y[o] = sum over k of x[o s + k - p] * w[k].
+   Backward, inputs i = phase + g s meet the taps k with (i + p - k) divisible by s, k = k0 + t s:
    dx[i] = sum over t of dy[(i + p - k0) / s - t] * w[k0 + t s]. Stride 1 has one phase, and this is
    the forward sweep with the kernel turned round; stride 2 has four on a map, with no zeros
    inserted. With 3 taps, stride 2 and padding 1, along an axis:
        dx[2g] = dy[g] w[1],    dx[2g + 1] = dy[g + 1] w[0] + dy[g] w[2].
-   A phase without taps writes zeros. */
-static qnet__axis qnet__axis_phase(int in, int out, int phase, const qnet_conv2d *s)
+   A phase without taps writes zeros. in and out: sizes of the axis in x and y. */
+static qnet__axis qnet__axis_of(const qnet_conv2d *s, int backward, int in, int out, int phase)
 {
-    qnet__axis a;
-    a.src = out, a.dst = in;
-    a.grid = phase < in ? (in - phase - 1) / s->stride + 1 : 0;
-    a.dst_first = phase, a.dst_step = s->stride;
-    a.kernel_first = (phase + s->padding) % s->stride, a.kernel_step = s->stride;
-    a.taps = a.kernel_first < s->kernel ? (s->kernel - a.kernel_first - 1) / s->stride + 1 : 0;
-    a.src_first = (phase + s->padding - a.kernel_first) / s->stride;
-    a.src_step = 1, a.tap_step = -1;
+    qnet__axis a = {in, out, out, s->kernel, 0, 1, -s->padding, s->stride, 1, 0, 1}; /* forward */
+    if (backward) {
+        a.src = out, a.dst = in;
+        a.grid = phase < in ? (in - phase - 1) / s->stride + 1 : 0;
+        a.dst_first = phase, a.dst_step = s->stride;
+        a.kernel_first = (phase + s->padding) % s->stride, a.kernel_step = s->stride;
+        a.taps = a.kernel_first < s->kernel ? (s->kernel - a.kernel_first - 1) / s->stride + 1 : 0;
+        a.src_first = (phase + s->padding - a.kernel_first) / s->stride;
+        a.src_step = 1, a.tap_step = -1;
+    }
     return a;
 }
 
-/* 1 when tap t of some grid point falls inside the source. */
-static int qnet__axis_meets(const qnet__axis *a, ptrdiff_t t)
-{
-    const ptrdiff_t first = a->src_first + t * a->tap_step;
-    const ptrdiff_t last = first + (a->grid - 1) * a->src_step;
-    return first < a->src && last >= 0;
-}
-
-/* Leaves out taps that are outside at all grid points: on a map of 1x1, eight of 3x3. */
-static void qnet__axis_trim(qnet__axis *a)
-{
-    while (a->taps > 1 && !qnet__axis_meets(a, a->taps - 1))
-        a->taps--;
-    while (a->taps > 1 && !qnet__axis_meets(a, 0)) {
-        a->src_first += a->tap_step, a->kernel_first += a->kernel_step;
-        a->taps--;
-    }
-}
-
-/* A sweep: forward, or (backward = 1) for the gradient of the inputs, one phase at a time. A task
+/* The product, of pixels (rows), all taps and source channels (k) and destination channels:
+       dst[pixel][co] = sum over taps, ci of src[pixel under the tap][ci] * panels[tap][ci][co].
+   A sweep: forward, or (backward = 1) for the gradient of the inputs, one phase at a time. A task
    has a band of grid points, about QNET__SWEEP_PIXELS, and some panels of destination channels; it
    takes QNET__SWEEP_ROWS points at a time, with a table of the pixels under their taps, to
    qnet__multiply. */
@@ -7810,14 +7775,14 @@ typedef struct qnet__sweep {
     const qnet__isa *isa;
     qnet_conv2d shape;
     int backward, add;       /* add: to what dst holds */
-    int merged;              /* one segment per kernel row, see qnet__conv_merges */
+    int merged;              /* one segment per kernel row, see QNET__MERGE */
     int by_place;            /* a small map: pixels at the same place of all images follow each
                                 other, so that taps are outside for all rows of a product */
     qnet__axis y, x;         /* of the phase */
     const qnet_real *src;    /* [batch][y.src][x.src][src_c] */
     qnet_real *dst;          /* [batch][y.dst][x.dst][dst_c] */
-    const qnet_real *panels; /* [panel][kernel][kernel][src_c][isa->columns]: the weights */
-    const qnet_real *zeros;  /* [src_c], or a kernel row of pixels if merged */
+    qnet_real *panels;       /* [panel][kernel][kernel][src_c][isa->columns]: the weights */
+    qnet_real *zeros;        /* [kernel][src_c], which taps outside the map read */
     ptrdiff_t src_c, dst_c;
     size_t phases, phases_x;
     size_t panel_count, panels_per_task;
@@ -7827,16 +7792,10 @@ typedef struct qnet__sweep {
 static void qnet__sweep_phase(qnet__sweep *p, size_t phase)
 {
     const qnet_conv2d *s = &p->shape;
-    const int out_h = qnet_conv2d_out_height(s), out_w = qnet_conv2d_out_width(s);
-    if (p->backward) {
-        p->y = qnet__axis_phase(s->height, out_h, (int)(phase / p->phases_x), s);
-        p->x = qnet__axis_phase(s->width, out_w, (int)(phase % p->phases_x), s);
-    } else {
-        p->y = qnet__axis_forward(s->height, out_h, s);
-        p->x = qnet__axis_forward(s->width, out_w, s);
-    }
-    qnet__axis_trim(&p->y);
-    qnet__axis_trim(&p->x);
+    p->y = qnet__axis_of(s, p->backward, s->height, qnet_conv2d_out_height(s),
+                         (int)(phase / p->phases_x));
+    p->x = qnet__axis_of(s, p->backward, s->width, qnet_conv2d_out_width(s),
+                         (int)(phase % p->phases_x));
 }
 
 /* With few input channels a tap is too short a loop. A kernel row of pixels, kernel * channels
@@ -7846,130 +7805,47 @@ static void qnet__sweep_phase(qnet__sweep *p, size_t phase)
 #define QNET__MERGE 160 /* 7 x 7 x 3 = 147: the first layer */
 #define QNET__MERGE_CHANNELS 8
 
-static int qnet__conv_merges(const qnet_conv2d *s)
-{
-    return s->in_channels < QNET__MERGE_CHANNELS && s->kernel > 1 && s->kernel <= 8 &&
-           s->kernel * s->kernel * s->in_channels <= QNET__MERGE;
-}
-
 #define QNET__SWEEP_TAPS 16    /* of one product; larger kernels add up several */
 #define QNET__SWEEP_ROWS 48    /* pixels of one product: a piece of the weights stays in cache */
 #define QNET__SWEEP_PIXELS 448 /* of one task, about */
 #define QNET__SWEEP_PLACES 64  /* of a small map; larger ones meet their borders less often */
 #define QNET__SWEEP_TASKS 16   /* with fewer of them, as for one image, a task has one panel */
 
-/* The segments of a product: where each tap reads, relative to the pixel under tap (0, 0). */
-typedef struct qnet__taps {
-    ptrdiff_t count, y[QNET__SWEEP_TAPS], x[QNET__SWEEP_TAPS], offset[QNET__SWEEP_TAPS];
-    const qnet_real *b[QNET__SWEEP_TAPS]; /* their weights in the first panel */
-} qnet__taps;
-
-/* Those of the taps of a phase from number `first` on, row by row of the kernel; merged, a kernel
-   row counts as one. panels: where the first panel of the product begins. */
-static void qnet__sweep_taps(const qnet__sweep *p, const qnet_real *panels, ptrdiff_t first,
-                             qnet__taps *taps)
+/* Where the p->x.taps pixels (merged) or the one from (y, x) on, at src + at, do not all lie inside
+   the map: zeros or, if some do, all of them put together in border[]. */
+static const qnet_real *qnet__sweep_border(const qnet__sweep *p, ptrdiff_t at, ptrdiff_t y,
+                                           ptrdiff_t x, qnet_real *border)
 {
-    const ptrdiff_t across = p->merged ? 1 : p->x.taps, left = p->y.taps * across - first;
-    taps->count = left < QNET__SWEEP_TAPS ? left : QNET__SWEEP_TAPS;
-    taps->b[0] = panels; /* even without taps */
-    for (ptrdiff_t s = 0; s < taps->count; s++) {
-        const ptrdiff_t u = (first + s) / across, v = (first + s) % across;
-        const ptrdiff_t ky = p->y.kernel_first + u * p->y.kernel_step;
-        const ptrdiff_t kx = p->x.kernel_first + v * p->x.kernel_step;
-        taps->y[s] = u * p->y.tap_step;
-        taps->x[s] = v * p->x.tap_step;
-        taps->offset[s] = (taps->y[s] * p->x.src + taps->x[s]) * p->src_c;
-        taps->b[s] = panels + (ky * p->shape.kernel + kx) * p->src_c *
-                                  (ptrdiff_t)p->isa->columns;
+    const ptrdiff_t c = p->src_c;
+    if (!p->merged || y < 0 || y >= p->y.src)
+        return p->zeros;
+    for (ptrdiff_t v = 0; v < p->x.taps; v++) {
+        const int inside = x + v >= 0 && x + v < p->x.src;
+        memcpy(border + v * c, inside ? p->src + at + v * c : p->zeros, (size_t)c * sizeof *border);
     }
+    return border;
 }
 
-/* 1 when all taps from position `at` fall inside the source of this axis. */
-static int qnet__axis_inside(const qnet__axis *a, ptrdiff_t at)
-{
-    const ptrdiff_t end = at + (a->taps - 1) * a->tap_step;
-    return at >= 0 && at < a->src && end >= 0 && end < a->src;
-}
-
-/* a[s * QNET__SWEEP_ROWS]: the source pixel under each tap of output pixel (i, j) of image n, zeros
-   outside. Merged kernel rows that cross the border are put together in border[]. */
-static void qnet__sweep_pixel(const qnet__sweep *p, const qnet__taps *taps, ptrdiff_t n,
-                              ptrdiff_t i, ptrdiff_t j, const qnet_real **a, qnet_real *border)
-{
-    const qnet_real *image = p->src + n * p->y.src * p->x.src * p->src_c;
-    const ptrdiff_t y = p->y.src_first + i * p->y.src_step;
-    const ptrdiff_t x = p->x.src_first + j * p->x.src_step;
-    const ptrdiff_t at = (y * p->x.src + x) * p->src_c;
-    const int inside_y = qnet__axis_inside(&p->y, y), inside_x = qnet__axis_inside(&p->x, x);
-    for (ptrdiff_t s = 0; s < taps->count; s++, a += QNET__SWEEP_ROWS) {
-        const ptrdiff_t ty = y + taps->y[s], tx = x + taps->x[s], from = at + taps->offset[s];
-        if (!inside_y && (ty < 0 || ty >= p->y.src)) {
-            *a = p->zeros;
-        } else if (inside_x || (!p->merged && tx >= 0 && tx < p->x.src)) {
-            *a = image + from;
-        } else if (!p->merged) {
-            *a = p->zeros;
-        } else {
-            *a = border;
-            for (ptrdiff_t v = 0; v < p->x.taps; v++, border += p->src_c) {
-                const int inside = x + v >= 0 && x + v < p->x.src;
-                memcpy(border, inside ? image + (from + v * p->src_c) : p->zeros,
-                       (size_t)p->src_c * sizeof *border);
-            }
-        }
-    }
-}
-
-/* The rows of a product, pixels from number `at` on: a[tap][row] and c[row]. Pixels are counted
-   image by image or, by place, through all images at the first place, then at the next. */
-static void qnet__sweep_rows(const qnet__sweep *p, const qnet__taps *taps, ptrdiff_t at,
-                             size_t rows, size_t column, const qnet_real **a, qnet_real **c,
-                             qnet_real (*border)[QNET__MERGE])
-{
-    const ptrdiff_t places = p->y.grid * p->x.grid, batch = p->shape.batch;
-    for (size_t row = 0; row < rows; row++, at++) {
-        const ptrdiff_t n = p->by_place ? at % batch : at / places;
-        const ptrdiff_t place = p->by_place ? at / batch : at % places;
-        const ptrdiff_t i = place / p->x.grid, j = place % p->x.grid;
-        qnet__sweep_pixel(p, taps, n, i, j, a + row, border[row % QNET__TILE_ROWS]);
-        c[row] = p->dst + ((n * p->y.dst + p->y.dst_first + i * p->y.dst_step) * p->x.dst +
-                           p->x.dst_first + j * p->x.dst_step) * p->dst_c + column;
-    }
-}
-
-/* Leaves out the taps of a product that are outside the map for all of its rows. They add chains of
-   zeros, so the bits stay. */
-static void qnet__sweep_skip(const qnet__sweep *p, const qnet__taps *taps, const qnet_real **a,
-                             const qnet_real **b, qnet__product *product)
-{
-    product->segments = 0;
-    for (ptrdiff_t s = 0; s < taps->count; s++) {
-        const qnet_real **from = a + s * QNET__SWEEP_ROWS;
-        size_t row = 0;
-        while (p->by_place && row < product->rows && from[row] == p->zeros)
-            row++;
-        if (row == product->rows)
-            continue;
-        memmove(a + product->segments * QNET__SWEEP_ROWS, from, product->rows * sizeof *from);
-        b[product->segments++] = taps->b[s];
-    }
-}
-
-/* The panels panel .. panel_end - 1 of all pixels begin .. end - 1 of a phase. A segment is a tap,
-   and a piece QNET__PIECE channels of all taps; merged kernel rows are few and short: there all of
-   them are one piece, and a product has one tile of rows. */
+/* The panels panel .. panel_end - 1 of all pixels begin .. end - 1 of a phase, which are counted
+   image by image or, by place, through all images at the first place, then at the next. A segment
+   is a tap, in the order of the kernel, and a piece QNET__PIECE channels of all taps; merged kernel
+   rows are few and short: there a row is a segment, all of them are one piece, and a product has
+   one tile of rows. A tap that is outside the map for all rows of a product is left out: it adds
+   chains of zeros, so the bits stay. */
 static void qnet__sweep_pixels(const qnet__sweep *p, ptrdiff_t begin, ptrdiff_t end, size_t panel,
                                size_t panel_end)
 {
     const size_t column = panel * p->isa->columns, src_c = (size_t)p->src_c;
     const size_t block = p->merged ? QNET__TILE_ROWS : QNET__SWEEP_ROWS;
-    const ptrdiff_t taps_all = p->y.taps * (p->merged ? 1 : p->x.taps);
-    const qnet_real *a[QNET__SWEEP_TAPS * QNET__SWEEP_ROWS], *b[QNET__SWEEP_TAPS];
+    const ptrdiff_t across = p->merged ? 1 : p->x.taps, taps = p->y.taps * across;
+    const ptrdiff_t batch = p->shape.batch, places = p->y.grid * p->x.grid;
+    const qnet_real *a[QNET__SWEEP_TAPS * QNET__SWEEP_ROWS], *b[QNET__SWEEP_TAPS] = {NULL};
     qnet_real border[QNET__TILE_ROWS][QNET__MERGE], *c[QNET__SWEEP_ROWS];
-    ptrdiff_t first = 0, at;
+    /* the source pixel under tap 0, and its place in src; the last x of a segment that is inside */
+    ptrdiff_t y[QNET__SWEEP_ROWS], x[QNET__SWEEP_ROWS], place[QNET__SWEEP_ROWS];
+    const ptrdiff_t most = p->x.src - (p->merged ? p->x.taps : 1);
     qnet__product product;
-    qnet__taps taps;
-    if (taps_all == 0 && p->add)
+    if (taps == 0 && p->add)
         return;
     memset(&product, 0, sizeof product);
     product.a = a, product.a_rows = QNET__SWEEP_ROWS, product.a_step = 1;
@@ -7980,18 +7856,47 @@ static void qnet__sweep_pixels(const qnet__sweep *p, ptrdiff_t begin, ptrdiff_t 
     product.length = p->merged ? (size_t)p->x.taps * src_c : src_c;
     product.piece = qnet__min_size(product.length, QNET__PIECE);
     product.chain = QNET__CHAIN_DIRECT / product.piece * product.piece;
-    do { /* once even without taps, to write zeros */
-        qnet__sweep_taps(p, p->panels + panel * product.b_panel, first, &taps);
-        product.next = taps.b[0];
+    for (ptrdiff_t first = 0; first == 0 || first < taps; first += QNET__SWEEP_TAPS) {
         product.accumulate = p->add || first > 0;
-        for (at = begin; at < end; at += (ptrdiff_t)block) {
+        for (ptrdiff_t at = begin; at < end; at += (ptrdiff_t)block) {
             product.rows = qnet__min_size((size_t)(end - at), block);
-            qnet__sweep_rows(p, &taps, at, product.rows, column, a, c, border);
-            qnet__sweep_skip(p, &taps, a, b, &product);
+            for (size_t row = 0; row < product.rows; row++) {
+                const ptrdiff_t k = at + (ptrdiff_t)row, n = p->by_place ? k % batch : k / places;
+                const ptrdiff_t grid = p->by_place ? k / batch : k % places;
+                const ptrdiff_t i = grid / p->x.grid, j = grid % p->x.grid;
+                y[row] = p->y.src_first + i * p->y.src_step;
+                x[row] = p->x.src_first + j * p->x.src_step;
+                place[row] = ((n * p->y.src + y[row]) * p->x.src + x[row]) * p->src_c;
+                c[row] = p->dst + ((n * p->y.dst + p->y.dst_first + i * p->y.dst_step) * p->x.dst +
+                                   p->x.dst_first + j * p->x.dst_step) * p->dst_c + column;
+            }
+            product.segments = 0;
+            for (ptrdiff_t t = first; t < taps && t < first + QNET__SWEEP_TAPS; t++) {
+                const ptrdiff_t u = t / across, v = t % across;
+                const ptrdiff_t ky = p->y.kernel_first + u * p->y.kernel_step;
+                const ptrdiff_t kx = p->x.kernel_first + v * p->x.kernel_step;
+                const ptrdiff_t down = u * p->y.tap_step, right = v * p->x.tap_step;
+                const ptrdiff_t step = (down * p->x.src + right) * p->src_c;
+                const qnet_real **from = a + product.segments * QNET__SWEEP_ROWS;
+                int inside = !p->by_place;
+                for (size_t row = 0; row < product.rows; row++) {
+                    const ptrdiff_t ty = y[row] + down, tx = x[row] + right;
+                    if (ty >= 0 && ty < p->y.src && tx >= 0 && tx <= most)
+                        from[row] = p->src + place[row] + step;
+                    else
+                        from[row] = qnet__sweep_border(p, place[row] + step, ty, tx,
+                                                       border[row % QNET__TILE_ROWS] +
+                                                           (size_t)(t - first) * product.length);
+                    inside |= from[row] != p->zeros;
+                }
+                b[product.segments] = p->panels + panel * product.b_panel +
+                                      (size_t)(ky * p->shape.kernel + kx) * src_c * p->isa->columns;
+                product.segments += (size_t)inside;
+            }
+            product.next = b[0];
             qnet__multiply(p->isa, &product);
         }
-        first += taps.count;
-    } while (first < taps_all);
+    }
 }
 
 /* The phases of a band follow each other, as they read the same pixels. */
@@ -8009,19 +7914,9 @@ static void qnet__sweep_task(void *arg, size_t index, size_t worker)
                        qnet__min_size(panel + p.panels_per_task, p.panel_count));
 }
 
-/* Scratch of a sweep: panels[panel][tap][src_c][columns], the packed weights, and zeros[kernel
-   src_c], which taps outside the map read. */
-static void qnet__sweep_take(qnet__arena *arena, const qnet__isa *isa, const qnet_conv2d *s,
-                             ptrdiff_t src_c, ptrdiff_t dst_c, qnet_real **panels,
-                             qnet_real **zeros)
-{
-    const size_t row = (size_t)(s->kernel * src_c) * sizeof(qnet_real);
-    *panels = (qnet_real *)qnet__take(arena, qnet__panels(isa, (size_t)dst_c) * isa->columns,
-                                      (size_t)s->kernel * row);
-    *zeros = (qnet_real *)qnet__take(arena, 1, row);
-}
-
-/* The weights in panels; transposed for the gradient of the inputs. */
+/* The weights w[kernel][kernel][in][out] in panels: forward, of the output channels,
+       panels[co / columns][ky][kx][ci][co % columns] = w[ky][kx][ci][co],
+   and for the gradient of the inputs the same with ci and co exchanged. */
 static void qnet__conv_panels(qnet_context *ctx, const qnet_conv2d *s, int backward,
                               const qnet_real *w, qnet_real *panels)
 {
@@ -8035,32 +7930,34 @@ static void qnet__conv_panels(qnet_context *ctx, const qnet_conv2d *s, int backw
     qnet__parallel(ctx, qnet__panels(isa, packing.columns), qnet__pack_task, &packing);
 }
 
-/* Forward: y from x. Backward: dx from dy, with the weights transposed in the packing; with `add`,
-   added to what dx holds. packed: the weights as qnet__conv_panels left them, or NULL. */
-static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, int backward, int add,
-                                     const qnet_real *src, const qnet_real *w,
-                                     const qnet_real *packed, qnet_real *dst, qnet__arena *arena)
+/* What follows from the shape, with panels and zeros in the arena. Forward, y from x; backward, dx
+   from dy. A band is whole rows of the grid. A task takes as many panels as stay in a second-level
+   cache, so that the pixels under the taps are looked up once for all of them; one panel, where
+   there would be too few tasks for the workers. Neither changes a bit. */
+static qnet__sweep qnet__sweep_plan(const qnet_context *ctx, const qnet_conv2d *s, int backward,
+                                    qnet__arena *arena)
 {
-    const ptrdiff_t step = backward ? s->stride : 1, taps = (s->kernel - 1) / step + 1;
-    qnet_real *panels, *zeros;
+    const int in = s->in_channels, step = backward ? s->stride : 1;
+    const ptrdiff_t taps = (s->kernel - 1) / step + 1; /* of an axis, in a phase */
     qnet__sweep p;
+    size_t row;
+    memset(&p, 0, sizeof p);
     p.isa = qnet__isa_of(ctx);
     p.shape = *s;
     p.backward = backward;
-    p.add = add;
-    p.merged = !backward && qnet__conv_merges(s);
-    p.src = src, p.src_c = backward ? s->out_channels : s->in_channels;
+    p.merged = !backward && in < QNET__MERGE_CHANNELS && s->kernel > 1 && s->kernel <= 8 &&
+               s->kernel * s->kernel * in <= QNET__MERGE;
+    p.src_c = backward ? s->out_channels : in;
+    p.dst_c = backward ? in : s->out_channels;
     p.by_place = s->height * (int64_t)s->width <= QNET__SWEEP_PLACES &&
                  (size_t)p.src_c % QNET__PIECE == 0;
-    p.dst = dst, p.dst_c = backward ? s->in_channels : s->out_channels;
-    qnet__sweep_take(arena, p.isa, s, p.src_c, p.dst_c, &panels, &zeros);
-    memset(zeros, 0, (size_t)(s->kernel * p.src_c) * sizeof *zeros);
-    p.panels = packed != NULL ? packed : panels, p.zeros = zeros;
-    if (packed == NULL)
-        qnet__conv_panels(ctx, s, backward, w, panels);
     p.panel_count = qnet__panels(p.isa, (size_t)p.dst_c);
-    p.phases_x = (size_t)qnet__min_int(backward ? s->stride : 1, s->width);
-    p.phases = (size_t)qnet__min_int(backward ? s->stride : 1, s->height) * p.phases_x;
+    row = (size_t)(s->kernel * p.src_c) * sizeof(qnet_real);
+    p.panels = (qnet_real *)qnet__take(arena, p.panel_count * p.isa->columns,
+                                       (size_t)s->kernel * row);
+    p.zeros = (qnet_real *)qnet__take(arena, 1, row);
+    p.phases_x = (size_t)qnet__min_int(step, s->width);
+    p.phases = (size_t)qnet__min_int(step, s->height) * p.phases_x;
     qnet__sweep_phase(&p, 0); /* the largest */
     p.band = (size_t)(p.x.grid * ((QNET__SWEEP_PIXELS - 1) / p.x.grid + 1));
     p.bands = ((size_t)(s->batch * p.y.grid * p.x.grid) - 1) / p.band + 1;
@@ -8071,114 +7968,109 @@ static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, in
     return p;
 }
 
+/* The zeros, and the weights in panels, unless qnet__conv_panels has left them in `packed`. */
+static void qnet__sweep_weights(qnet_context *ctx, qnet__sweep *p, const qnet_real *w,
+                                const qnet_real *packed)
+{
+    memset(p->zeros, 0, (size_t)(p->shape.kernel * p->src_c) * sizeof *p->zeros);
+    if (packed != NULL)
+        p->panels = (qnet_real *)(uintptr_t)packed; /* is only read */
+    else
+        qnet__conv_panels(ctx, &p->shape, p->backward, w, p->panels);
+}
+
+/* dst, y or dx, from src; with `add`, added to what dst holds. */
 static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backward, int add,
                              const qnet_real *src, const qnet_real *w, const qnet_real *packed,
                              qnet_real *dst, void *scratch)
 {
     qnet__arena arena = {(unsigned char *)scratch, 0};
-    qnet__sweep p = qnet__sweep_begin(ctx, s, backward, add, src, w, packed, dst, &arena);
+    qnet__sweep p = qnet__sweep_plan(ctx, s, backward, &arena);
+    p.src = src, p.dst = dst, p.add = add;
+    qnet__sweep_weights(ctx, &p, w, packed);
     qnet__parallel(ctx, ((p.panel_count - 1) / p.panels_per_task + 1) * p.bands * p.phases,
                    qnet__sweep_task, &p);
 }
 
 /* ---- Direct, gradient of the weights --------------------------------------------------------- */
 
-/* dw[ky][kx][ci][co] = sum over output pixels of x[pixel under the tap][ci] dy[co]: a product whose
-   k goes over pixels, a segment per row of a map, a row per ci; x and dy are both read in place. A
-   task has a panel of co, some ci and all taps, and one of `groups` ranges of output rows (counted
-   over all images), in chunks of rows whose x stays in cache. Each group has a partial sum of its
-   own; they are added in the order of the groups, whose number depends on the shape only. For
-   whole panels of co; other shapes are lowered. */
+/* Forward: y[o][co] = sum over taps, ci of x[pixel under the tap][ci] w[tap][ci][co], so
+       dw[tap][ci][co] = sum over output pixels o of x[pixel under the tap][ci] dy[o][co]:
+   a product whose k goes over pixels, a segment per row of a map, a row per ci; x and dy are both
+   read in place. A task has a panel of co, some ci and all taps, and one of `groups` ranges of
+   output rows (counted over all images), in chunks of rows whose x stays in cache. Each group has a
+   partial sum of its own; they are added in the order of the groups, whose number depends on the
+   shape only. For whole panels of co; other shapes are lowered. */
 typedef struct qnet__weight_sweep {
     const qnet__isa *isa;
     qnet_conv2d shape;
     const qnet_real *x, *dy;
     qnet_real *partial; /* [groups][kernel * kernel * in_channels][out_channels]; dw if one group */
     qnet_real *dw;      /* [kernel * kernel * in_channels][out_channels] */
-    ptrdiff_t out_h, out_w, rows, rows_per_group, rows_per_chunk;
-    ptrdiff_t channels; /* ci of a task */
+    size_t out_h, out_w, rows, rows_per_group, rows_per_chunk;
+    size_t channels;    /* ci of a task */
     size_t panels, slices, groups; /* slices: of ci */
 } qnet__weight_sweep;
 
-#define QNET__CHUNK_PIXELS 448            /* of a chunk, about */
-#define QNET__CHUNK_BYTES ((ptrdiff_t)288 << 10) /* of x in a chunk, about */
-#define QNET__DW_BYTES ((ptrdiff_t)160 << 10) /* of dw in the work of one task */
-#define QNET__DW_TASKS 32                 /* wanted, by grouping rows */
-#define QNET__DW_ROWS 96                  /* ci of a product: whole tiles */
-#define QNET__REDUCE_ROWS 64              /* of dw per task of the reduction */
-
-/* first <= o < last: the outputs whose source o * stride + offset is in 0 .. in - 1. */
-static void qnet__inside(ptrdiff_t out, ptrdiff_t in, ptrdiff_t stride, ptrdiff_t offset,
-                         ptrdiff_t *first, ptrdiff_t *last)
-{
-    *first = offset < 0 ? (-offset + stride - 1) / stride : 0;
-    *last = in > offset ? (in - offset - 1) / stride + 1 : 0;
-    *last = *last < out ? *last : out;
-    *first = *first < *last ? *first : *last;
-}
-
-/* The segments of a tap over the output rows row .. row_end - 1, where it is inside: a[s] is x at
-   channel ci of the first pixel, b[s] dy there at the first column of the panel. */
-static void qnet__weight_segments(const qnet__weight_sweep *p, ptrdiff_t tap, ptrdiff_t row,
-                                  ptrdiff_t row_end, ptrdiff_t ci, size_t panel,
-                                  qnet__product *product, const qnet_real **a, const qnet_real **b)
-{
-    const qnet_conv2d *s = &p->shape;
-    const ptrdiff_t off_y = tap / s->kernel - s->padding, off_x = tap % s->kernel - s->padding;
-    const ptrdiff_t co = (ptrdiff_t)(panel * p->isa->columns);
-    ptrdiff_t y_first, y_last, x_first, x_last;
-    qnet__inside(p->out_h, s->height, s->stride, off_y, &y_first, &y_last);
-    qnet__inside(p->out_w, s->width, s->stride, off_x, &x_first, &x_last);
-    product->segments = 0;
-    product->length = (size_t)(x_last - x_first);
-    for (; row < row_end && x_first < x_last; row++) {
-        const ptrdiff_t n = row / p->out_h, oy = row % p->out_h;
-        const ptrdiff_t y = n * s->height + oy * s->stride + off_y;
-        if (oy < y_first || oy >= y_last)
-            continue;
-        *a++ = p->x + (y * s->width + x_first * s->stride + off_x) * s->in_channels + ci;
-        *b++ = p->dy + (row * p->out_w + x_first) * s->out_channels + co;
-        product->segments++;
-    }
-}
+#define QNET__CHUNK_PIXELS 448 /* of a chunk, about */
+#define QNET__CHUNK_BYTES ((size_t)288 << 10) /* of x in a chunk, about */
+#define QNET__DW_BYTES ((size_t)160 << 10)    /* of dw in the work of one task */
+#define QNET__DW_TASKS 32      /* wanted, by grouping rows */
+#define QNET__DW_ROWS 96       /* ci of a product: whole tiles */
+#define QNET__REDUCE_ROWS 64   /* of dw per task of the reduction */
 
 /* partial[group][tap][ci of a slice][co of a panel], chunk by chunk of the group's rows: x and dy
-   of a chunk serve all taps from a cache. */
+   of a chunk serve all taps from a cache. A segment is an output row where the tap is inside: a[s]
+   is x under its first pixel, b[s] dy there. */
 static void qnet__weight_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weight_sweep *p = (const qnet__weight_sweep *)arg;
-    const qnet_conv2d *s = &p->shape;
-    const ptrdiff_t taps = (ptrdiff_t)s->kernel * s->kernel, in = s->in_channels;
-    const size_t panel = index % p->panels;
-    const ptrdiff_t slice = (ptrdiff_t)(index / p->panels % p->slices) * p->channels;
-    const ptrdiff_t slice_end = slice + p->channels < in ? slice + p->channels : in;
-    const ptrdiff_t group = (ptrdiff_t)(index / p->panels / p->slices);
-    const ptrdiff_t begin = group * p->rows_per_group;
-    const ptrdiff_t end = begin + p->rows_per_group < p->rows ? begin + p->rows_per_group : p->rows;
+    const ptrdiff_t stride = p->shape.stride, kernel = p->shape.kernel, width = p->shape.width;
+    const size_t taps = (size_t)(kernel * kernel), in = (size_t)p->shape.in_channels;
+    const size_t out = (size_t)p->shape.out_channels;
+    const size_t column = index % p->panels * p->isa->columns;
+    const size_t slice = index / p->panels % p->slices * p->channels;
+    const size_t slice_end = qnet__min_size(slice + p->channels, in);
+    const size_t group = index / p->panels / p->slices, begin = group * p->rows_per_group;
+    const size_t end = qnet__min_size(begin + p->rows_per_group, p->rows);
     const qnet_real *a[QNET__SEGMENTS], *b[QNET__SEGMENTS];
     qnet_real *c[QNET__DW_ROWS];
-    ptrdiff_t row, row_end, tap, ci, i;
     qnet__product product;
     QNET__UNUSED(worker);
     memset(&product, 0, sizeof product);
-    product.a = a, product.a_rows = 1, product.a_step = (size_t)(s->stride * in);
+    product.a = a, product.a_rows = 1, product.a_step = (size_t)stride * in;
     product.beside = 1;
-    product.b = b, product.b_step = (size_t)s->out_channels;
+    product.b = b, product.b_step = out;
     product.c = c, product.columns = p->isa->columns;
-    product.chain = QNET__CHAIN_DIRECT, product.piece = (size_t)p->out_w; /* whole */
-    for (row = begin; row < end; row = row_end) {
-        row_end = row + p->rows_per_chunk < end ? row + p->rows_per_chunk : end;
+    product.chain = QNET__CHAIN_DIRECT, product.piece = p->out_w; /* whole */
+    for (size_t row = begin; row < end; row += p->rows_per_chunk)
+    for (size_t tap = 0; tap < taps; tap++) {
+        const size_t row_end = qnet__min_size(row + p->rows_per_chunk, end);
+        const ptrdiff_t off_y = (ptrdiff_t)tap / kernel - p->shape.padding;
+        const ptrdiff_t off_x = (ptrdiff_t)tap % kernel - p->shape.padding;
+        /* outputs ox whose source ox stride + off_x is in 0 .. width - 1: first ... last - 1 */
+        const ptrdiff_t first = off_x < 0 ? (stride - 1 - off_x) / stride : 0;
+        ptrdiff_t last = width > off_x ? (width - off_x - 1) / stride + 1 : 0;
+        last = last < (ptrdiff_t)p->out_w ? last : (ptrdiff_t)p->out_w;
         product.accumulate = row > begin;
-        for (tap = 0; tap < taps; tap++) {
-            for (ci = slice; ci < slice_end; ci += QNET__DW_ROWS) {
-                product.rows = qnet__min_size(QNET__DW_ROWS, (size_t)(slice_end - ci));
-                for (i = 0; i < (ptrdiff_t)product.rows; i++) {
-                    c[i] = p->partial + ((group * taps + tap) * in + ci + i) * s->out_channels +
-                           panel * p->isa->columns;
-                }
-                qnet__weight_segments(p, tap, row, row_end, ci, panel, &product, a, b);
-                qnet__multiply(p->isa, &product);
-            }
+        product.segments = 0;
+        product.length = last > first ? (size_t)(last - first) : 0;
+        for (size_t r = row; r < row_end && first < last; r++) {
+            const ptrdiff_t n = (ptrdiff_t)(r / p->out_h);
+            const ptrdiff_t y = (ptrdiff_t)(r % p->out_h) * stride + off_y;
+            if (y < 0 || y >= p->shape.height)
+                continue;
+            a[product.segments] = p->x + slice + (size_t)((n * p->shape.height + y) * width +
+                                                          first * stride + off_x) * in;
+            b[product.segments++] = p->dy + (r * p->out_w + (size_t)first) * out + column;
+        }
+        for (size_t ci = slice; ci < slice_end; ci += QNET__DW_ROWS) {
+            product.rows = qnet__min_size(QNET__DW_ROWS, slice_end - ci);
+            for (size_t i = 0; i < product.rows; i++)
+                c[i] = p->partial + ((group * taps + tap) * in + ci + i) * out + column;
+            qnet__multiply(p->isa, &product);
+            for (size_t i = 0; i < product.segments; i++)
+                a[i] += product.rows;
         }
     }
 }
@@ -8187,62 +8079,54 @@ static void qnet__weight_task(void *arg, size_t index, size_t worker)
 static void qnet__weight_reduce_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weight_sweep *p = (const qnet__weight_sweep *)arg;
-    const size_t out = (size_t)p->shape.out_channels;
+    const size_t out = (size_t)p->shape.out_channels, first = index * QNET__REDUCE_ROWS * out;
     const size_t all = (size_t)(p->shape.kernel * p->shape.kernel) *
                        (size_t)p->shape.in_channels * out;
-    const size_t first = index * QNET__REDUCE_ROWS * out;
     const size_t last = qnet__min_size(first + QNET__REDUCE_ROWS * out, all);
     QNET__UNUSED(worker);
     memcpy(p->dw + first, p->partial + first, (last - first) * sizeof *p->dw);
-    for (size_t group = 1; group < p->groups; group++) {
+    for (size_t group = 1; group < p->groups; group++)
         for (size_t i = first; i < last; i++)
             p->dw[i] += p->partial[group * all + i];
-    }
 }
 
-/* Everything that follows from the shape: slices of ci, so that all taps of a slice and a panel
-   stay in a second-level cache, then chunks, then groups, for about QNET__DW_TASKS tasks.
+/* What follows from the shape: slices of ci, so that all taps of a slice and a panel stay in a
+   second-level cache; then chunks, whose x does; then groups, for about QNET__DW_TASKS tasks.
    Takes the partial sums, groups times dw, unless one group writes dw itself. */
 static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__isa *isa,
                                              const qnet_conv2d *s)
 {
-    const size_t taps = (size_t)s->kernel * (size_t)s->kernel;
-    const ptrdiff_t tile_bytes = (ptrdiff_t)(taps * isa->columns * sizeof(qnet_real)) *
-                                 QNET__TILE_ROWS;
+    const size_t taps = (size_t)s->kernel * (size_t)s->kernel, in = (size_t)s->in_channels;
+    const size_t real = sizeof(qnet_real), tile = taps * isa->columns * real * QNET__TILE_ROWS;
     qnet__weight_sweep p;
-    ptrdiff_t most, wanted, fit;
+    size_t fit, groups;
     memset(&p, 0, sizeof p);
     p.isa = isa;
     p.shape = *s;
-    p.out_h = qnet_conv2d_out_height(s);
-    p.out_w = qnet_conv2d_out_width(s);
+    p.out_h = (size_t)qnet_conv2d_out_height(s);
+    p.out_w = (size_t)qnet_conv2d_out_width(s);
+    p.rows = (size_t)s->batch * p.out_h;
     p.panels = qnet__panels(isa, (size_t)s->out_channels);
-    p.channels = QNET__TILE_ROWS * (tile_bytes < QNET__DW_BYTES ? QNET__DW_BYTES / tile_bytes : 1);
-    p.channels = p.channels < s->in_channels ? p.channels : s->in_channels;
-    p.slices = (size_t)((s->in_channels - 1) / p.channels + 1);
-    p.rows = s->batch * p.out_h;
-    fit = QNET__CHUNK_BYTES / ((ptrdiff_t)sizeof(qnet_real) * s->stride * s->width * p.channels);
-    p.rows_per_chunk = (QNET__CHUNK_PIXELS - 1) / p.out_w + 1;
-    p.rows_per_chunk = p.rows_per_chunk < fit ? p.rows_per_chunk : fit > 0 ? fit : 1;
-    p.rows_per_chunk = p.rows_per_chunk < QNET__SEGMENTS ? p.rows_per_chunk : QNET__SEGMENTS;
-    most = (p.rows - 1) / p.rows_per_chunk + 1;
-    wanted = (QNET__DW_TASKS - 1) / (ptrdiff_t)(p.panels * p.slices) + 1;
-    wanted = wanted < most ? wanted : most;
-    p.rows_per_group = (p.rows - 1) / wanted + 1;
-    p.groups = (size_t)((p.rows - 1) / p.rows_per_group + 1);
-    if (p.groups > 1) {
+    p.channels = qnet__min_size(in, QNET__TILE_ROWS * qnet__max_size(QNET__DW_BYTES / tile, 1));
+    p.slices = (in - 1) / p.channels + 1;
+    fit = QNET__CHUNK_BYTES / (real * (size_t)s->stride * (size_t)s->width * p.channels);
+    fit = qnet__min_size(qnet__max_size(fit, 1), QNET__SEGMENTS);
+    p.rows_per_chunk = qnet__min_size((QNET__CHUNK_PIXELS - 1) / p.out_w + 1, fit);
+    groups = qnet__min_size((QNET__DW_TASKS - 1) / (p.panels * p.slices) + 1,
+                            (p.rows - 1) / p.rows_per_chunk + 1);
+    p.rows_per_group = (p.rows - 1) / groups + 1;
+    p.groups = (p.rows - 1) / p.rows_per_group + 1;
+    if (p.groups > 1)
         p.partial = (qnet_real *)qnet__take(arena, p.groups * (size_t)s->out_channels,
-                                            taps * (size_t)s->in_channels * sizeof(qnet_real));
-    }
+                                            taps * in * real);
     return p;
 }
 
 static void qnet__conv_weights_direct(qnet_context *ctx, const qnet_conv2d *s, const qnet_real *x,
                                       const qnet_real *dy, qnet_real *dw, void *scratch)
 {
-    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
-    qnet__weight_sweep p = qnet__plan_weights(&arena, isa, s);
+    qnet__weight_sweep p = qnet__plan_weights(&arena, qnet__isa_of(ctx), s);
     const size_t rows = (size_t)(s->kernel * s->kernel) * (size_t)s->in_channels;
     p.x = x, p.dy = dy, p.dw = dw;
     p.partial = p.groups > 1 ? p.partial : dw;
@@ -8253,7 +8137,8 @@ static void qnet__conv_weights_direct(qnet_context *ctx, const qnet_conv2d *s, c
 
 /* ---- By lowering to matrix products ---------------------------------------------------------- */
 
-/* column[oy][ox][ky][kx][ci]: the pixels of one image x[height][width][in] under every tap, zeros
+/* Lowering (Chellapilla, Puri & Simard 2006; "im2col").
+   column[oy][ox][ky][kx][ci]: the pixels of one image x[height][width][in] under every tap, zeros
    outside, so that its convolution is the matrix product column * w. With dx, the transpose: each
    number of column is added to the pixel that it would be copied from. */
 static void qnet__conv_column(const qnet_conv2d *s, const qnet_real *x, qnet_real *column,
@@ -8277,18 +8162,16 @@ static void qnet__conv_column(const qnet_conv2d *s, const qnet_real *x, qnet_rea
     }
 }
 
-/* Bytes that lowering takes, and where in scratch: column[pixels][k] of one image, with
-   k = kernel^2 in_channels, and what qnet_gemm packs. A BLAS brings its own memory. */
-static size_t qnet__conv_lower_scratch(const qnet_context *ctx, const qnet_conv2d *s,
-                                       void *scratch, qnet_real **column, void **product)
+/* What lowering takes: column[pixels][k] of one image, with k = kernel^2 in_channels, and what
+   qnet_gemm packs. A BLAS brings its own memory. */
+static void qnet__conv_lower_plan(const qnet_context *ctx, const qnet_conv2d *s,
+                                  qnet__arena *arena, qnet_real **column, void **product)
 {
     const size_t k = (size_t)(s->kernel * s->kernel) * (size_t)s->in_channels;
     const size_t pixels = qnet__conv_out_pixels(s) / (size_t)s->batch;
-    qnet__arena arena = {(unsigned char *)scratch, 0};
-    *column = (qnet_real *)qnet__take(&arena, pixels, k * sizeof(qnet_real));
-    *product = qnet__take(&arena, ctx->hooks.blas.sgemm != NULL ? 0 : qnet_gemm_scratch(
-                                      ctx, 1, 0, k, (size_t)s->out_channels, pixels), 1);
-    return arena.at;
+    *column = (qnet_real *)qnet__take(arena, pixels, k * sizeof(qnet_real));
+    *product = qnet__take(arena, ctx->hooks.blas.sgemm != NULL ? 0 : qnet_gemm_scratch(
+                                     ctx, 1, 0, k, (size_t)s->out_channels, pixels), 1);
 }
 
 /* Image by image, with qnet_gemm going to the hook, column[pixels][k], w[k][out], dy[pixels][out]:
@@ -8304,9 +8187,10 @@ static qnet_status qnet__conv_lower(qnet_context *ctx, const qnet_conv2d *s, int
     const size_t out = (size_t)s->out_channels;
     const size_t pixels = qnet__conv_out_pixels(s) / (size_t)s->batch;
     const size_t image = qnet__conv_in_pixels(s) / (size_t)s->batch * (size_t)s->in_channels;
+    qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet_real *column;
     void *product;
-    qnet__conv_lower_scratch(ctx, s, scratch, &column, &product);
+    qnet__conv_lower_plan(ctx, s, &arena, &column, &product);
     for (size_t n = 0; n < (size_t)s->batch; n++) {
         const size_t at_y = n * pixels * out, at_x = n * image;
         if (dx == NULL)
@@ -8329,36 +8213,32 @@ static qnet_status qnet__conv_lower(qnet_context *ctx, const qnet_conv2d *s, int
 
 /* ---- The choice of an algorithm -------------------------------------------------------------- */
 
+/* Those of Winograd have the largest side of their tiles as value. */
 typedef enum qnet__conv_algorithm {
-    QNET__CONV_REFERENCE,
-    QNET__CONV_BLAS,
-    QNET__CONV_WINOGRAD,
-    QNET__CONV_WINOGRAD_2, /* with tiles of 2x2 */
-    QNET__CONV_DIRECT
+    QNET__CONV_LOWERED = -1, /* the reference, or a BLAS */
+    QNET__CONV_DIRECT = 0,
+    QNET__CONV_WINOGRAD_2 = 2,
+    QNET__CONV_WINOGRAD = 4
 } qnet__conv_algorithm;
 
 static const char *qnet__conv_algorithm_name(qnet__conv_algorithm algorithm)
 {
-    static const char *const name[] = {"reference", "BLAS", "Winograd", "Winograd 2", "direct"};
-    return name[algorithm];
+    return algorithm == QNET__CONV_WINOGRAD     ? "Winograd"
+           : algorithm == QNET__CONV_WINOGRAD_2 ? "Winograd 2"
+           : algorithm == QNET__CONV_DIRECT     ? "direct"
+           : QNET__REFERENCE_ONLY               ? "reference"
+                                                : "BLAS";
 }
 
 /* once: the kernel may be packed once for many passes. */
 static qnet__conv_algorithm qnet__conv_pick(const qnet_context *ctx, const qnet_conv2d *shape,
                                             int once)
 {
-    const int side = qnet__isa_of(ctx)->winograd != NULL ? qnet__winograd_side(shape, once) : 0;
-    if (QNET__REFERENCE_ONLY)
-        return QNET__CONV_REFERENCE;
-    if (!QNET__REAL_IS_DOUBLE && ctx->hooks.blas.sgemm != NULL)
-        return QNET__CONV_BLAS;
-    return side == 4 ? QNET__CONV_WINOGRAD : side == 2 ? QNET__CONV_WINOGRAD_2 : QNET__CONV_DIRECT;
-}
-
-/* The largest side of Winograd's tiles; 0: another algorithm. */
-static int qnet__conv_side(qnet__conv_algorithm algorithm)
-{
-    return algorithm == QNET__CONV_WINOGRAD ? 4 : algorithm == QNET__CONV_WINOGRAD_2 ? 2 : 0;
+    if (QNET__REFERENCE_ONLY || (!QNET__REAL_IS_DOUBLE && ctx->hooks.blas.sgemm != NULL))
+        return QNET__CONV_LOWERED;
+    if (qnet__isa_of(ctx)->winograd == NULL)
+        return QNET__CONV_DIRECT;
+    return (qnet__conv_algorithm)qnet__winograd_side(shape, once);
 }
 
 /* That of both gradients. Winograd's form of stride 2 goes forward alone: backward it would save
@@ -8366,7 +8246,7 @@ static int qnet__conv_side(qnet__conv_algorithm algorithm)
 static qnet__conv_algorithm qnet__conv_algorithm_back(qnet__conv_algorithm algorithm,
                                                       const qnet_conv2d *s)
 {
-    return qnet__conv_side(algorithm) > 0 && s->stride > 1 ? QNET__CONV_DIRECT : algorithm;
+    return algorithm > 0 && s->stride > 1 ? QNET__CONV_DIRECT : algorithm;
 }
 
 #if QNET__HAS_TRAINING
@@ -8382,60 +8262,53 @@ QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_c
 static int qnet__conv_lowers_weights(const qnet_context *ctx, qnet__conv_algorithm algorithm,
                                      const qnet_conv2d *s)
 {
-    return algorithm < QNET__CONV_WINOGRAD ||
+    return algorithm == QNET__CONV_LOWERED ||
            (size_t)s->out_channels % qnet__isa_of(ctx)->columns != 0;
 }
 
-/* Bytes of scratch that any pass takes. */
+/* Bytes of scratch that any pass takes: the largest need of y, dx and dw, which are computed one
+   after the other. */
 static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm algorithm,
                                  const qnet_conv2d *s)
 {
     qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
-    const qnet__isa *isa = qnet__isa_of(ctx);
-    const int side = qnet__conv_side(algorithm);
-    qnet_real *column, *zeros;
-    size_t lowered = 0;
+    qnet_real *column;
     void *product;
-    if (algorithm < QNET__CONV_WINOGRAD)
-        return qnet__conv_lower_scratch(ctx, s, NULL, &column, &product);
-    if (side > 0)
-        forward.at = qnet__winograd_scratch(ctx, s, side);
+    if (algorithm == QNET__CONV_LOWERED)
+        qnet__conv_lower_plan(ctx, s, &forward, &column, &product);
+    else if (algorithm == QNET__CONV_DIRECT)
+        qnet__sweep_plan(ctx, s, 0, &forward);
     else
-        qnet__sweep_take(&forward, isa, s, s->in_channels, s->out_channels, &column, &zeros);
+        forward.at = qnet__winograd_scratch(ctx, s, (int)algorithm);
     if (QNET__HAS_TRAINING && qnet__conv_algorithm_back(algorithm, s) == QNET__CONV_DIRECT) {
-        qnet__sweep_take(&data, isa, s, s->out_channels, s->in_channels, &column, &zeros);
+        qnet__sweep_plan(ctx, s, 1, &data);
         if (qnet__conv_lowers_weights(ctx, algorithm, s))
-            lowered = qnet__conv_lower_scratch(ctx, s, NULL, &column, &product);
+            qnet__conv_lower_plan(ctx, s, &weights, &column, &product);
         else
-            qnet__plan_weights(&weights, isa, s);
+            qnet__plan_weights(&weights, qnet__isa_of(ctx), s);
     }
-    return qnet__max_size(qnet__max_size(forward.at, data.at), qnet__max_size(weights.at, lowered));
+    return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
 }
 
-/* Numbers of a kernel that is packed once for many forward passes; 0 where there is no such
-   form. */
-static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_algorithm algorithm,
-                                const qnet_conv2d *s)
+/* Packs w[kernel][kernel][in][out], once for many forward passes, as Winograd's u or in panels.
+   Returns the numbers of that form, 0 where there is none; packed NULL: only counts. */
+static size_t qnet__conv_pack(qnet_context *ctx, qnet__conv_algorithm algorithm,
+                              const qnet_conv2d *s, const qnet_real *w, qnet_real *packed)
 {
     const qnet__isa *isa = qnet__isa_of(ctx);
     const size_t in = (size_t)s->in_channels, taps = (size_t)s->kernel * (size_t)s->kernel;
     qnet__winograd p;
-    if (algorithm < QNET__CONV_WINOGRAD)
+    if (algorithm == QNET__CONV_LOWERED)
         return 0;
-    if (algorithm == QNET__CONV_DIRECT)
+    if (algorithm == QNET__CONV_DIRECT) {
+        if (packed != NULL)
+            qnet__conv_panels(ctx, s, 0, w, packed);
         return taps * in * isa->columns * qnet__panels(isa, (size_t)s->out_channels);
-    qnet__winograd_geometry(&p, isa, s, qnet__conv_side(algorithm), 0);
+    }
+    if (packed != NULL)
+        qnet__winograd_pack(ctx, s, (int)algorithm, 0, w, packed);
+    qnet__winograd_geometry(&p, isa, s, (int)algorithm, 0);
     return (size_t)(p.planes * (p.dst_c / QNET__WINOGRAD_GROUP) * p.u_plane);
-}
-
-/* w[kernel][kernel][in][out] to packed: Winograd's u, or panels. */
-static void qnet__conv_pack(qnet_context *ctx, qnet__conv_algorithm algorithm, const qnet_conv2d *s,
-                            const qnet_real *w, qnet_real *packed)
-{
-    if (qnet__conv_side(algorithm) > 0)
-        qnet__winograd_pack(ctx, s, qnet__conv_side(algorithm), 0, w, packed);
-    else if (algorithm == QNET__CONV_DIRECT)
-        qnet__conv_panels(ctx, s, 0, w, packed);
 }
 
 /* ---- Forward and backward -------------------------------------------------------------------- */
@@ -8464,8 +8337,10 @@ static void qnet__epilogue_map(qnet_context *ctx, qnet__epilogue *y, size_t pixe
     y->y = map;
 }
 
-/* y <- the convolution of x with w or, backward, y <- dx from x = dy. Winograd's form applies the
-   forward prologue at stride 1 and all epilogues; else qnet__pass does.
+/* With P the prologue, E the epilogue and * the convolution,
+       y <- E(P(x) * w)      forward,      y <- E(P(x) *^T w)      backward, where x is dy and y dx:
+       dx[i][ci] = sum over outputs o and taps that meet i, and co, of dy[o][co] w[tap][ci][co].
+   Winograd's form applies the forward prologue at stride 1 and all epilogues; else qnet__pass does.
    packed: w by qnet__conv_pack, or NULL. With `add`, which Winograd's form has not, dx is added to
    what y->y holds. temp: as large as x, unless that is plain or its prologue applied. */
 static qnet_status qnet__conv_map(qnet_context *ctx, qnet__conv_algorithm algorithm,
@@ -8474,34 +8349,24 @@ static qnet_status qnet__conv_map(qnet_context *ctx, qnet__conv_algorithm algori
                                   const qnet_real *packed, qnet__epilogue *y, qnet_real *temp,
                                   void *scratch)
 {
-    const int side = qnet__conv_side(algorithm);
-    size_t in_pixels = qnet__conv_in_pixels(s), out_pixels = qnet__conv_out_pixels(s);
+    const size_t in_pixels = qnet__conv_in_pixels(s), out_pixels = qnet__conv_out_pixels(s);
     qnet__prologue from = *x;
-    if (side == 0 || s->stride > 1 || backward)
+    if (algorithm <= 0 || s->stride > 1 || backward)
         from = qnet__prologue_plain(qnet__prologue_map(
             ctx, x, backward ? out_pixels : in_pixels,
             backward ? s->out_channels : s->in_channels, temp));
-    if (side > 0)
-        qnet__winograd_conv(ctx, s, side, backward, &from, w, packed, y, scratch);
+    if (algorithm > 0)
+        qnet__winograd_conv(ctx, s, (int)algorithm, backward, &from, w, packed, y, scratch);
     else if (algorithm == QNET__CONV_DIRECT)
         qnet__conv_sweep(ctx, s, backward, add, from.x, w, packed, y->y, scratch);
     else if (backward)
         QNET__TRY(qnet__conv_lower(ctx, s, add, NULL, w, from.x, NULL, y->y, NULL, scratch));
     else
         QNET__TRY(qnet__conv_lower(ctx, s, 0, from.x, w, NULL, y->y, NULL, NULL, scratch));
-    if (side == 0)
+    if (algorithm <= 0)
         qnet__epilogue_map(ctx, y, backward ? in_pixels : out_pixels,
                            backward ? s->in_channels : s->out_channels);
     return QNET_OK;
-}
-
-/* y <- the convolution of x with w, from the prologue of x to the epilogue of y. */
-static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_algorithm algorithm,
-                                      const qnet_conv2d *s, const qnet__prologue *x,
-                                      const qnet_real *w, const qnet_real *packed,
-                                      qnet__epilogue *y, qnet_real *temp, void *scratch)
-{
-    return qnet__conv_map(ctx, algorithm, s, 0, 0, x, w, packed, y, temp, scratch);
 }
 
 /* dw and dx, unless NULL, from the gradient dy of the output: dy is made (by Winograd's form on the
@@ -8515,21 +8380,20 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_algorithm a
                                        qnet_real *temp_x, qnet_real *temp_dy, void *scratch)
 {
     const qnet__conv_algorithm back = qnet__conv_algorithm_back(algorithm, s);
-    const int side = qnet__conv_side(back);
     qnet__prologue from = *x, made = *dy;
-    if (dw != NULL && side == 0)
+    if (dw != NULL && back <= 0)
         from = qnet__prologue_plain(qnet__prologue_map(ctx, x, qnet__conv_in_pixels(s),
                                                        s->in_channels, temp_x));
-    if (dw != NULL && side > 0) {
-        qnet__winograd_weights(ctx, s, side, &from, dy, temp_dy, dw, scratch);
+    if (dw != NULL && back > 0) {
+        qnet__winograd_weights(ctx, s, (int)back, &from, dy, temp_dy, dw, scratch);
         made = dy->kind == QNET__PROLOGUE_PLAIN ? *dy : qnet__prologue_plain(temp_dy);
     } else {
         made = qnet__prologue_plain(qnet__prologue_map(ctx, dy, qnet__conv_out_pixels(s),
                                                        s->out_channels, temp_dy));
     }
-    if (dw != NULL && side == 0 && qnet__conv_lowers_weights(ctx, back, s))
+    if (dw != NULL && back <= 0 && qnet__conv_lowers_weights(ctx, back, s))
         QNET__TRY(qnet__conv_lower(ctx, s, 0, from.x, w, made.x, NULL, NULL, dw, scratch));
-    else if (dw != NULL && side == 0)
+    else if (dw != NULL && back <= 0)
         qnet__conv_weights_direct(ctx, s, from.x, made.x, dw, scratch);
     if (dx == NULL)
         return QNET_OK;
@@ -8545,6 +8409,24 @@ QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *
     return qnet__conv_scratch(ctx, qnet__conv_pick(ctx, shape, 0), shape);
 }
 
+/* Checks a call, and sees to its scratch: if NULL, memory that is *own. */
+static qnet_status qnet__conv_begin(qnet_context *ctx, const char *who, const qnet_conv2d *s,
+                                    int pointers_are_there, void **scratch, void **own)
+{
+    if (ctx == NULL || s == NULL || !pointers_are_there)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: the context, the shape, x, w, y or dy is "
+                          "NULL", who);
+    if (!qnet__conv_valid(s))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "%s: batch %d, height %d, width %d, %d to %d channels, kernel %d, "
+                          "stride %d, padding %d is not a convolution with an output, or too large "
+                          "(kernel, stride and padding go to %d)", who, s->batch, s->height,
+                          s->width, s->in_channels, s->out_channels, s->kernel, s->stride,
+                          s->padding, QNET__CONV_MOST);
+    return qnet__borrow(ctx, *scratch, qnet_conv2d_scratch(ctx, s), "the scratch of a convolution",
+                        scratch, own);
+}
+
 QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *shape,
                                          const qnet_real *x, const qnet_real *w, qnet_real *y,
                                          void *scratch)
@@ -8552,19 +8434,15 @@ QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *s
     const qnet__prologue from = qnet__prologue_plain(x);
     qnet__epilogue to = qnet__epilogue_plain(y);
     qnet_status status;
-    size_t bytes;
     void *own;
-    QNET__TRY(qnet__conv_check(ctx, shape, "conv2d forward"));
-    if (x == NULL || w == NULL || y == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "conv2d forward: x, w or y is NULL");
-    bytes = qnet_conv2d_scratch(ctx, shape);
-    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the scratch of a convolution", &scratch, &own));
-    status = qnet__conv_forward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &from, w, NULL, &to,
-                                NULL, scratch);
-    qnet__free(ctx, own, bytes);
+    QNET__TRY(qnet__conv_begin(ctx, "conv2d forward", shape, x && w && y, &scratch, &own));
+    status = qnet__conv_map(ctx, qnet__conv_pick(ctx, shape, 0), shape, 0, 0, &from, w, NULL, &to,
+                            NULL, scratch);
+    qnet__free(ctx, own, qnet_conv2d_scratch(ctx, shape));
     return status;
 }
 
+/* x is read for dw alone. */
 QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *shape,
                                           const qnet_real *x, const qnet_real *w,
                                           const qnet_real *dy, qnet_real *dx, qnet_real *dw,
@@ -8573,18 +8451,12 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
     const qnet__prologue from = qnet__prologue_plain(x), gradient = qnet__prologue_plain(dy);
     qnet__epilogue to = qnet__epilogue_plain(dx);
     qnet_status status;
-    size_t bytes;
     void *own;
-    QNET__TRY(qnet__conv_check(ctx, shape, "conv2d backward"));
-    if (w == NULL || dy == NULL || (x == NULL && dw != NULL)) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "conv2d backward: w, dy or (with dw) x is NULL");
-    }
-    bytes = qnet_conv2d_scratch(ctx, shape);
-    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the scratch of a convolution", &scratch, &own));
+    QNET__TRY(qnet__conv_begin(ctx, "conv2d backward", shape, w && dy && (x || !dw), &scratch,
+                               &own));
     status = qnet__conv_backward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &from, w, &gradient,
                                  dx != NULL ? &to : NULL, 0, dw, NULL, NULL, scratch);
-    qnet__free(ctx, own, bytes);
+    qnet__free(ctx, own, qnet_conv2d_scratch(ctx, shape));
     return status;
 }
 #endif
@@ -8631,9 +8503,10 @@ static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t
    moments of x, _statistics, and _epilogue, or a prologue where the next layer reads x; backward a
    pass with _sums, _gradient, and the prologue _dx. */
 typedef struct qnet__norm {
-    size_t channels;
+    size_t rows, channels;
     const qnet_real *gamma, *beta;
     qnet_real *running_mean, *running_var; /* or NULL */
+    qnet_real *tracked;          /* [1]: batches in these, or NULL */
     qnet_real *mean, *rstd;      /* statistics of the last training batch */
     const qnet_real *center;     /* mean; running_mean at inference */
     qnet_real *scale;            /* at inference by running_var */
@@ -8650,13 +8523,14 @@ static qnet_real qnet__running(qnet_real running, double momentum, double batch)
     return (qnet_real)((1 - momentum) * (double)running + momentum * batch);
 }
 
-/* mean, rstd and scale from the moments of a batch, and the running statistics, which move: the
-   variance without bias, var * rows / (rows - 1); of a single row there is none, and the biased one
-   (0) is taken. */
+/* mean, rstd and scale[channels] from the moments of a batch, and the running statistics, which
+   move by momentum (.1 while training, 1 / k at the k-th batch of a re-estimation): the variance
+   without bias, var * rows / (rows - 1); of a single row there is none, and the biased one (0) is
+   taken. */
 static void qnet__norm_statistics(qnet_context *ctx, const qnet__norm *norm,
-                                  const qnet__epilogue *moments, size_t rows, double momentum)
+                                  const qnet__epilogue *moments, double momentum)
 {
-    const double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
+    const double rows = (double)norm->rows, unbias = rows > 1 ? rows / (rows - 1) : 1;
     qnet__epilogue_totals(ctx, moments, norm->channels, norm->total[0], norm->total[1]);
     for (size_t c = 0; c < norm->channels; c++) {
         const double mean = norm->total[0][c], var = norm->total[1][c];
@@ -8669,6 +8543,7 @@ static void qnet__norm_statistics(qnet_context *ctx, const qnet__norm *norm,
         if (norm->running_var != NULL)
             norm->running_var[c] = qnet__running(norm->running_var[c], momentum, var * unbias);
     }
+    if (norm->tracked != NULL) *norm->tracked += 1;
 }
 
 /* center and scale of inference: constants, so rows do not depend on each other. */
@@ -8680,7 +8555,8 @@ static void qnet__norm_freeze(qnet__norm *norm)
                                      sqrt((double)norm->running_var[c] + QNET_BATCHNORM_EPS));
 }
 
-/* Epilogue y = act((x - center) scale + beta + residual). */
+/* Epilogue y = act((x - center) scale + beta + residual), [rows][channels]; residual NULL: none.
+   With a ReLU it is the end of a ResBlock, He et al. 2016, Fig. 2. */
 static qnet__epilogue qnet__norm_epilogue(const qnet__norm *norm, const qnet_real *residual,
                                           int relu, qnet_real *y)
 {
@@ -8704,18 +8580,20 @@ static qnet__epilogue qnet__norm_sums(const qnet__norm *norm, const qnet__epilog
     return e;
 }
 
-/* dbeta, dgamma, mean_g and slope_g from those sums. */
+/* dbeta, dgamma, mean_g and slope_g[channels] from those sums, which are in double: where gradients
+   of a batch nearly cancel, their mean has digits left. */
 static void qnet__norm_gradient(qnet_context *ctx, const qnet__norm *norm,
-                                const qnet__epilogue *sums, size_t rows)
+                                const qnet__epilogue *sums)
 {
+    const double rows = (double)norm->rows;
     qnet__epilogue_totals(ctx, sums, norm->channels, norm->total[0], norm->total[1]);
     for (size_t c = 0; c < norm->channels; c++) {
         const double rstd = (double)norm->rstd[c];
         const double sum_g = norm->total[0][c], sum_gd = norm->total[1][c];
         if (norm->dbeta != NULL) norm->dbeta[c] = (qnet_real)sum_g;
         if (norm->dgamma != NULL) norm->dgamma[c] = (qnet_real)(rstd * sum_gd);
-        norm->mean_g[c] = (qnet_real)(sum_g / (double)rows);
-        norm->slope_g[c] = (qnet_real)(rstd * rstd * sum_gd / (double)rows);
+        norm->mean_g[c] = (qnet_real)(sum_g / rows);
+        norm->slope_g[c] = (qnet_real)(rstd * rstd * sum_gd / rows);
     }
 }
 
@@ -8735,7 +8613,7 @@ static qnet__epilogue qnet__norm_plan(qnet__norm *norm, size_t rows, int channel
 {
     const size_t n = (size_t)channels, chunks = qnet__pass_chunks(rows, n);
     memset(norm, 0, sizeof *norm);
-    norm->channels = n;
+    norm->rows = rows, norm->channels = n;
     norm->total[0] = (double *)qnet__take(arena, n, sizeof(double));
     norm->total[1] = (double *)qnet__take(arena, n, sizeof(double));
     norm->scale = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
@@ -8759,7 +8637,22 @@ QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int
     return arena.at;
 }
 
-/* y = act(norm(x) + residual) by the moments of x[rows][channels]: a pass for them, one for y. */
+/* Checks a call and carves its norm and the memory of its sums from scratch or (*own) a block. */
+static qnet_status qnet__norm_begin(qnet_context *ctx, const char *who, size_t rows, int channels,
+                                    int pointers_are_there, void *scratch, qnet__norm *norm,
+                                    qnet__epilogue *sums, void **own)
+{
+    qnet__arena arena = {NULL, 0};
+    void *block;
+    QNET__TRY(qnet__check_layer(ctx, who, rows, "channels", channels, pointers_are_there));
+    QNET__TRY(qnet__borrow(ctx, scratch, qnet_batchnorm_scratch(ctx, rows, channels), "batch norm",
+                           &block, own));
+    arena.base = (unsigned char *)block;
+    *sums = qnet__norm_plan(norm, rows, channels, &arena);
+    return QNET_OK;
+}
+
+/* By the moments of x[rows][channels]: a pass for them, and one for y. */
 QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int channels,
                                             const qnet_real *x, const qnet_real *gamma,
                                             const qnet_real *beta, const qnet_real *residual,
@@ -8768,54 +8661,25 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
                                             qnet_real *rstd, qnet_real *y, void *scratch)
 {
     const qnet__prologue prologue = qnet__prologue_plain(x);
+    qnet__epilogue moments, epilogue;
     qnet__norm norm;
-    qnet__arena arena = {NULL, 0};
-    const size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
-    void *block, *owned;
-    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_forward", rows, "channels", channels,
-                                x && gamma && beta && mean && rstd && y));
+    void *own;
     if (!(momentum >= 0 && momentum <= 1))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_batchnorm_forward: expected a momentum of 0 to 1, found %g",
                           momentum);
-    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "batch norm", &block, &owned));
-    arena.base = (unsigned char *)block;
-    qnet__epilogue moments = qnet__norm_plan(&norm, rows, channels, &arena);
+    QNET__TRY(qnet__norm_begin(ctx, "qnet_batchnorm_forward", rows, channels,
+                               x && gamma && beta && mean && rstd && y, scratch, &norm, &moments,
+                               &own));
     norm.gamma = gamma, norm.beta = beta;
     norm.running_mean = running_mean, norm.running_var = running_var;
     norm.center = norm.mean = mean, norm.rstd = rstd;
     moments.kind = QNET__EPILOGUE_MOMENTS;
     qnet__pass(ctx, &prologue, &moments, rows, norm.channels);
-    qnet__norm_statistics(ctx, &norm, &moments, rows, momentum);
-    qnet__epilogue epilogue = qnet__norm_epilogue(&norm, residual, relu, y);
+    qnet__norm_statistics(ctx, &norm, &moments, momentum);
+    epilogue = qnet__norm_epilogue(&norm, residual, relu, y);
     qnet__pass(ctx, &prologue, &epilogue, rows, norm.channels);
-    qnet__free(ctx, owned, bytes);
-    return QNET_OK;
-}
-
-/* y = act(norm(x) + residual) by the running statistics, in one pass. */
-QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, int channels,
-                                              const qnet_real *x, const qnet_real *gamma,
-                                              const qnet_real *beta, const qnet_real *running_mean,
-                                              const qnet_real *running_var,
-                                              const qnet_real *residual, int relu, qnet_real *y)
-{
-    const size_t bytes = (size_t)qnet__max_int(channels, 1) * sizeof(qnet_real);
-    const qnet__prologue prologue = qnet__prologue_plain(x);
-    qnet__norm norm;
-    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_inference", rows, "channels", channels,
-                                x && gamma && beta && running_mean && running_var && y));
-    memset(&norm, 0, sizeof norm);
-    norm.channels = (size_t)channels;
-    norm.gamma = gamma, norm.beta = beta;
-    norm.running_mean = (qnet_real *)(uintptr_t)running_mean; /* are only read */
-    norm.running_var = (qnet_real *)(uintptr_t)running_var;
-    norm.scale = (qnet_real *)qnet__alloc(ctx, bytes);
-    if (norm.scale == NULL) return qnet__no_memory(ctx, bytes, "batch norm");
-    qnet__norm_freeze(&norm);
-    qnet__epilogue epilogue = qnet__norm_epilogue(&norm, residual, relu, y);
-    qnet__pass(ctx, &prologue, &epilogue, rows, norm.channels);
-    qnet__free(ctx, norm.scale, bytes);
+    qnet__free(ctx, own, qnet_batchnorm_scratch(ctx, rows, channels));
     return QNET_OK;
 }
 
@@ -8829,15 +8693,11 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
                                              qnet_real *dbeta, void *scratch)
 {
     const qnet__prologue plain = qnet__prologue_plain(dy);
+    qnet__epilogue sums;
     qnet__norm norm;
-    qnet__arena arena = {NULL, 0};
-    const size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
-    void *block, *owned;
-    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_backward", rows, "channels", channels,
-                                x && gamma && mean && rstd && dy));
-    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "batch norm backward", &block, &owned));
-    arena.base = (unsigned char *)block;
-    qnet__epilogue sums = qnet__norm_plan(&norm, rows, channels, &arena);
+    void *own;
+    QNET__TRY(qnet__norm_begin(ctx, "qnet_batchnorm_backward", rows, channels,
+                               x && gamma && mean && rstd && dy, scratch, &norm, &sums, &own));
     norm.mean = (qnet_real *)(uintptr_t)mean; /* are only read */
     norm.rstd = (qnet_real *)(uintptr_t)rstd;
     norm.dgamma = dgamma, norm.dbeta = dbeta;
@@ -8846,13 +8706,37 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
     sums = qnet__norm_sums(&norm, &sums, x, dresidual != NULL ? dresidual : y != NULL ? dx : NULL);
     sums.mask = y;
     qnet__pass(ctx, &plain, &sums, rows, norm.channels);
-    qnet__norm_gradient(ctx, &norm, &sums, rows);
+    qnet__norm_gradient(ctx, &norm, &sums);
     if (dx != NULL) {
         const qnet__prologue prologue = qnet__norm_dx(&norm, x, sums.y != NULL ? sums.y : dy);
         qnet__epilogue epilogue = qnet__epilogue_plain(dx);
         qnet__pass(ctx, &prologue, &epilogue, rows, norm.channels);
     }
-    qnet__free(ctx, owned, bytes);
+    qnet__free(ctx, own, qnet_batchnorm_scratch(ctx, rows, channels));
+    return QNET_OK;
+}
+
+/* By the running statistics, in one pass. */
+QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, int channels,
+                                              const qnet_real *x, const qnet_real *gamma,
+                                              const qnet_real *beta, const qnet_real *running_mean,
+                                              const qnet_real *running_var,
+                                              const qnet_real *residual, int relu, qnet_real *y)
+{
+    const qnet__prologue prologue = qnet__prologue_plain(x);
+    qnet__epilogue epilogue;
+    qnet__norm norm;
+    void *own;
+    QNET__TRY(qnet__norm_begin(ctx, "qnet_batchnorm_inference", rows, channels,
+                               x && gamma && beta && running_mean && running_var && y, NULL, &norm,
+                               &epilogue, &own));
+    norm.gamma = gamma, norm.beta = beta;
+    norm.running_mean = (qnet_real *)(uintptr_t)running_mean; /* are only read */
+    norm.running_var = (qnet_real *)(uintptr_t)running_var;
+    qnet__norm_freeze(&norm);
+    epilogue = qnet__norm_epilogue(&norm, residual, relu, y);
+    qnet__pass(ctx, &prologue, &epilogue, rows, norm.channels);
+    qnet__free(ctx, own, qnet_batchnorm_scratch(ctx, rows, channels));
     return QNET_OK;
 }
 #endif
@@ -8904,21 +8788,24 @@ static void qnet__maxpool_run(qnet_context *ctx, qnet__maxpool *pool, size_t bat
                    qnet__maxpool_task, pool);
 }
 
+/* a * b rows of numbers; SIZE_MAX where they overflow, which qnet__check_layer refuses. */
+static size_t qnet__map_rows(size_t a, size_t b)
+{
+    return qnet__mul(a, b, &a) ? a : SIZE_MAX;
+}
+
 /* Checks the sizes and fills them in; the arrays are left NULL. */
 static qnet_status qnet__maxpool_plan(qnet_context *ctx, const char *name, int batch, int height,
                                       int width, int channels, int pointers_are_there,
                                       qnet__maxpool *pool)
 {
-    size_t rows = 0;
     if (batch < 1 || height < 1 || width < 1)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "%s: expected batch, height and width >= 1, found %d, %d and %d", name,
                           batch, height, width);
-    if (!qnet__mul((size_t)batch, (size_t)height, &rows) ||
-        !qnet__mul(rows, (size_t)width, &rows))
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %d images of %d x %d overflow", name, batch,
-                          height, width);
-    QNET__TRY(qnet__check_layer(ctx, name, rows, "channels", channels, pointers_are_there));
+    const size_t rows = qnet__map_rows((size_t)batch, (size_t)height);
+    QNET__TRY(qnet__check_layer(ctx, name, qnet__map_rows(rows, (size_t)width), "channels",
+                                channels, pointers_are_there));
     memset(pool, 0, sizeof *pool);
     pool->isa = qnet__isa_of(ctx);
     pool->height = (size_t)height, pool->width = (size_t)width;
@@ -8994,17 +8881,15 @@ static void qnet__sum_columns(qnet_context *ctx, size_t batch, size_t rows, size
     qnet__parallel(ctx, batch * ((columns - 1) / QNET__COLUMNS + 1), qnet__column_sums_task, &job);
 }
 
-/* batch * pixels rows of channels, as for the other layers. */
 static qnet_status qnet__avgpool_check(qnet_context *ctx, const char *name, int batch,
                                        size_t pixels, int channels, int pointers_are_there)
 {
-    size_t rows = 0;
     if (batch < 1 || pixels < 1)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "%s: expected batch and pixels of at least 1, found %d and %lu", name,
                           batch, (unsigned long)pixels);
-    if (!qnet__mul((size_t)batch, pixels, &rows)) rows = SIZE_MAX;
-    return qnet__check_layer(ctx, name, rows, "channels", channels, pointers_are_there);
+    return qnet__check_layer(ctx, name, qnet__map_rows((size_t)batch, pixels), "channels", channels,
+                             pointers_are_there);
 }
 
 /* y[b][c] = sum over pixels of x[b][p][c] / pixels. */
@@ -9036,6 +8921,7 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
 
    What the convolution gives, pre, is by far the largest map of the network. A training pass never
    has it whole: bands of its rows are made, used up while they are in cache, and forgotten.
+   At 224x224 that is 112x112x64, 3.2 MB an image in float, of which a band has 8 rows, 229 KB.
 
    Forward. The norm's statistics are known after the last band only. But norm and ReLU rise with
    pre where gamma > 0 and fall where gamma < 0: the window's maximum after them is that of its
@@ -9044,9 +8930,9 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
    Backward, for 3 channels. Let N be the number of the convolution's outputs, u_o the 147 inputs
    under its taps at output o, so that pre_o = w^T u_o, and g_o the gradient of the norm's output.
 
-       dw = sum over o of u_o dpre_o,    dpre = scale (g - shift - slope (pre - mean)),
+       dw = sum over o of u_o dpre_o,    dpre = scale (g - mean_g - slope_g (pre - mean)),
 
-          = scale (cross - shift sum - slope (gram - sum sum^T / N) w),
+          = scale (cross - mean_g sum - slope_g (gram - sum sum^T / N) w),
 
        cross = sum of u_o g_o,   sum = sum of u_o,   gram = sum of u_o u_o^T,   mean = w^T sum / N.
 
@@ -9067,13 +8953,13 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
        tap (t, s, [a][b][c])  of output (y, x)  =  u[y + s][x + t][a][b][c],
 
    of which those with 2s + a = 7 or 2t + b = 7 do not exist for 7x7, and are not read at the end.
-   Relies on >>context >>kernels >>gemm >>conv.
+   Relies on >>context >>kernels >>gemm >>conv >>norm.
    ============================================================================================ */
 
 #define QNET__STEM_PIXELS 896   /* of pre in a band, about: in L2, unless the image is very wide */
 #define QNET__STEM_TASKS 16     /* wanted; backward: parts at most, each with its own sums */
 #define QNET__STEM_U 12         /* numbers of u[r][q] */
-#define QNET__STEM_LAGS 315     /* see qnet__stem_backward_job */
+#define QNET__STEM_WIDTH 320    /* 315 lags, see qnet__stem_sums, in whole panels of any set */
 #define QNET__STEM_OUTPUTS 8192 /* whose products are added up in single precision, about */
 
 /* Sizes. Band b has the rows band * b ... of the pooled map, and twice as many of pre; the last
@@ -9113,7 +8999,6 @@ static ptrdiff_t qnet__stem_end(const qnet__stem *s, ptrdiff_t band)
 typedef struct qnet__stem_forward_job {
     qnet__stem s;
     qnet__sweep sweep;      /* for all of the images; a band is a sweep with less rows */
-    const qnet__isa *isa;
     qnet__maxpool pool;
     const qnet__epilogue *sums; /* of the chunks, or NULL */
     ptrdiff_t tasks;        /* per image */
@@ -9133,6 +9018,8 @@ static void qnet__stem_convolve(const qnet__stem_forward_job *p, ptrdiff_t image
     qnet__sweep_pixels(&band, 0, (last - first) * p->s.out_w, 0, band.panel_count);
 }
 
+/* A task's bands of an image, from top to bottom: rows of pre, their moments, and their pooling,
+   whose windows also reach the last row of the band above. */
 static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
 {
     const qnet__stem_forward_job *p = (const qnet__stem_forward_job *)arg;
@@ -9156,32 +9043,28 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
             job.rows = (size_t)((last - first) * s->out_w), job.channels = 64;
             job.chunk_rows = job.rows;
             p->sums->rows[chunk] = job.rows;
-            p->isa->pass(&job, 0, job.rows, chunk);
+            p->sweep.isa->pass(&job, 0, job.rows, chunk);
         }
         pool.x.x = above;
         pool.rows_before = image * s->out_h + first - 1;
         for (y = b * s->band; y < pool_end; y++)
-            p->isa->maxpool(&pool, (size_t)(image * s->pool_h + y));
+            p->sweep.isa->maxpool(&pool, (size_t)(image * s->pool_h + y));
         memcpy(above, rows + (last - first - 1) * row, (size_t)row * sizeof *above);
     }
 }
 
-static qnet_real *qnet__stem_take_rows(const qnet_context *ctx, const qnet__stem *s,
-                                       qnet__arena *arena)
+/* Sizes, and the arrays of the forward pass carved from an arena. Images are cut into tasks so that
+   a batch has about QNET__STEM_TASKS of them. */
+static void qnet__stem_forward_plan(const qnet_context *ctx, const qnet_conv2d *conv,
+                                    qnet__arena *arena, qnet__stem_forward_job *p)
 {
-    return (qnet_real *)qnet__take(arena, qnet__workers(ctx) * (size_t)(1 + 2 * s->band),
-                                   (size_t)s->out_w * 64 * sizeof(qnet_real));
-}
-
-static size_t qnet__stem_forward_scratch(const qnet_context *ctx, const qnet_conv2d *conv)
-{
-    const qnet__isa *isa = qnet__isa_of(ctx);
-    const qnet__stem s = qnet__stem_geometry(conv);
-    qnet__arena arena = {NULL, 0};
-    qnet_real *panels, *zeros;
-    qnet__sweep_take(&arena, isa, conv, conv->in_channels, 64, &panels, &zeros);
-    qnet__stem_take_rows(ctx, &s, &arena);
-    return arena.at;
+    memset(p, 0, sizeof *p);
+    p->s = qnet__stem_geometry(conv);
+    p->sweep = qnet__sweep_plan(ctx, conv, 0, arena);
+    p->rows = (qnet_real *)qnet__take(arena, qnet__workers(ctx) * (size_t)(1 + 2 * p->s.band),
+                                      (size_t)p->s.out_w * 64 * sizeof(qnet_real));
+    p->tasks = (QNET__STEM_TASKS - 1) / conv->batch + 1;
+    p->tasks = p->tasks < p->s.bands ? p->tasks : p->s.bands;
 }
 
 /* pool->y and pool->argmax from pre = conv(x, w), by pool->x's kind; and sums (NULL: none) get the
@@ -9192,16 +9075,13 @@ static void qnet__stem_forward(qnet_context *ctx, const qnet_conv2d *conv, const
 {
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__stem_forward_job p;
-    p.s = qnet__stem_geometry(conv);
-    p.sweep = qnet__sweep_begin(ctx, conv, 0, 0, x, w, packed, NULL, &arena);
-    p.rows = qnet__stem_take_rows(ctx, &p.s, &arena);
+    qnet__stem_forward_plan(ctx, conv, &arena, &p);
+    p.sweep.src = x;
     p.pool = *pool;
-    p.isa = qnet__isa_of(ctx);
     p.sums = sums;
-    p.tasks = (QNET__STEM_TASKS - 1) / conv->batch + 1;
-    p.tasks = p.tasks < p.s.bands ? p.tasks : p.s.bands;
     if (sums != NULL)
         sums->chunks = qnet__stem_chunks(&p.s);
+    qnet__sweep_weights(ctx, &p.sweep, w, packed);
     qnet__parallel(ctx, (size_t)(conv->batch * p.tasks), qnet__stem_forward_task, &p);
 }
 
@@ -9219,6 +9099,11 @@ static void qnet__stem_forward(qnet_context *ctx, const qnet_conv2d *conv, const
    Taps differ in which r and q they meet: s ... s + out_h - 1 and t ... t + out_w - 1. So sums are
    kept for seven classes of rows, 0, 1, 2, 3 ... out_h - 1, and the three after these, by seven of
    columns; tap s takes classes s to s + 3. */
+typedef struct qnet__stem_sums { /* of a part, in double */
+    double cross[64][QNET__STEM_TAPS], gram[QNET__STEM_TAPS][QNET__STEM_TAPS];
+    double sum[QNET__STEM_TAPS];
+} qnet__stem_sums;
+
 typedef struct qnet__stem_backward_job {
     qnet__stem s;
     const qnet__isa *isa;
@@ -9228,26 +9113,25 @@ typedef struct qnet__stem_backward_job {
     const uint8_t *argmax;  /* of dpool */
     qnet_real pad[12];      /* u in the padding: minus the channels' level, which is taken off x */
     ptrdiff_t parts, pitch; /* pitch: columns of a row, q = -3 .. out_w + 2; three more follow */
-    ptrdiff_t rows, width;  /* of columns that a worker holds; QNET__STEM_LAGS in whole panels */
-    double *sums;           /* [parts][257][192]: cross[64], gram[192] (half of it), sum */
-    qnet_real *u;           /* [workers][rows + 3][pitch][12] */
+    ptrdiff_t rows;         /* of columns that a worker holds */
+    qnet__stem_sums *sums;  /* [parts]; of gram, half */
     qnet_real *columns;     /* [workers][rows][pitch][4][12] */
-    qnet_real *lags;        /* [workers][7][7][12][width]: gram's sums of some outputs */
-    double *lag_sums;       /* [workers][7][7][12]: those of sum */
-    const qnet_real *scale, *shift, *slope, *w; /* for the end */
-    qnet_real *dw;          /* [147][64] */
+    qnet_real (*lags)[7][QNET__STEM_U][QNET__STEM_WIDTH]; /* [workers 7]: gram's of some outputs */
+    double (*lag_sums)[7][QNET__STEM_U];                  /* [workers 7]: those of sum */
+    const qnet__norm *norm; /* of pre */
+    const qnet_real *w;     /* [147][64] */
+    qnet_real *dw;          /* as w */
 } qnet__stem_backward_job;
 
-#define QNET__STEM_SUMS (257 * QNET__STEM_TAPS) /* of a part */
-#define QNET__STEM_GRAM (64 * QNET__STEM_TAPS)  /* where gram begins */
-#define QNET__STEM_SUM (256 * QNET__STEM_TAPS)  /* where sum begins */
-
-/* A task at one of its bands: rows first .. last - 1 of u are in columns. */
+/* A task at one of its bands: rows first .. last - 1 of u are in columns; the job's arrays from
+   this worker's and this part's on. */
 typedef struct qnet__stem_work {
     const qnet__stem_backward_job *p;
     ptrdiff_t image, first, last;
-    qnet_real *u, *columns, *lags;
-    double *lag_sums, *sums;
+    qnet_real *columns;
+    qnet_real (*lags)[7][QNET__STEM_U][QNET__STEM_WIDTH]; /* [class of rows][class of columns] */
+    double (*lag_sums)[7][QNET__STEM_U];
+    qnet__stem_sums *sums;
     int begun[7];      /* there are sums of this class of rows in lags and lag_sums ... */
     ptrdiff_t outputs; /* ... of about so many outputs */
 } qnet__stem_work;
@@ -9258,38 +9142,33 @@ static ptrdiff_t qnet__stem_class(ptrdiff_t outputs, int k)
     return k <= 3 ? k : outputs + k - 4;
 }
 
-/* u[r] of an image; r may lie outside. */
-static void qnet__stem_u(const qnet__stem_backward_job *p, const qnet_real *image, ptrdiff_t r,
-                         qnet_real *u)
-{
-    const size_t width = (size_t)p->s.conv.width;
-    for (ptrdiff_t q = 0; q < p->pitch; q++) memcpy(u + q * QNET__STEM_U, p->pad, sizeof p->pad);
-    for (ptrdiff_t a = 0; a < 2; a++) {
-        const ptrdiff_t y = 2 * r + a - 3;
-        const qnet_real *pixel = image + y * p->s.conv.width * 3;
-        if (y < 0 || y >= p->s.conv.height) continue;
-        for (size_t x = 3; x < width + 3; x++, pixel += 3) { /* from the border on */
-            qnet_real *to = u + (x / 2 + 3) * QNET__STEM_U + (size_t)a * 6 + x % 2 * 3;
-            for (size_t c = 0; c < 3; c++) to[c] = pixel[c] + p->pad[c];
-        }
-    }
-}
-
-/* Rows first .. last - 1 of columns. */
+/* Rows first .. last - 1 of columns: u[r][q], four pixels of which any may lie in the padding, goes
+   to the columns of r - 3 .. r. */
 static void qnet__stem_columns(const qnet__stem_work *t)
 {
     const qnet__stem_backward_job *p = t->p;
-    const ptrdiff_t pixels = p->s.conv.height * (ptrdiff_t)p->s.conv.width;
-    const ptrdiff_t row = p->pitch * QNET__STEM_U;
-    qnet_real *column = t->columns;
+    const ptrdiff_t height = p->s.conv.height, width = p->s.conv.width;
+    const qnet_real *image = p->x + t->image * height * width * 3;
     for (ptrdiff_t r = t->first; r < t->last + 3; r++)
-        qnet__stem_u(p, p->x + t->image * pixels * 3, r, t->u + (r - t->first) * row);
-    for (const qnet_real *u = t->u; u < t->u + (t->last - t->first) * row; u += QNET__STEM_U)
-        for (ptrdiff_t k = 0; k < 4; k++, column += QNET__STEM_U)
-            memcpy(column, u + k * row, QNET__STEM_U * sizeof *column);
+        for (ptrdiff_t q = -3; q < p->pitch - 3; q++) {
+            const ptrdiff_t x = 2 * q - 3, begin = x < 0 ? -3 * x : 0;
+            const ptrdiff_t end = width - x < 2 ? 3 * (width - x) : 6; /* of [b][c] in the image */
+            qnet_real u[QNET__STEM_U];
+            memcpy(u, p->pad, sizeof u);
+            for (ptrdiff_t a = 0; a < 2; a++) {
+                const ptrdiff_t y = 2 * r + a - 3;
+                for (ptrdiff_t k = begin; k < end && y >= 0 && y < height; k++)
+                    u[a * 6 + k] += image[(y * width + x) * 3 + k];
+            }
+            for (ptrdiff_t k = 0, row = r - t->first; k < 4; k++, row--)
+                if (row >= 0 && row < t->last - t->first)
+                    memcpy(t->columns + (row * p->pitch + q + 3) * QNET__STEM_COLUMN +
+                               k * QNET__STEM_U, u, sizeof u);
+        }
 }
 
-/* cross += the outputs of pooling in rows y .. y_end - 1. */
+/* cross[64][192] += u_o g_o of the outputs of pooling in rows y .. y_end - 1: o is the pixel of pre
+   that has won the window, one of 3 x 3 by argmax, and a different one for each of 64 channels. */
 static void qnet__stem_cross(const qnet__stem_work *t, ptrdiff_t y, ptrdiff_t y_end)
 {
     const qnet__stem_backward_job *p = t->p;
@@ -9298,7 +9177,7 @@ static void qnet__stem_cross(const qnet__stem_work *t, ptrdiff_t y, ptrdiff_t y_
     ptrdiff_t place[QNET__STEM_PIECE]; /* of the column of the window's first pixel */
     qnet__stem_list list;
     list.columns = t->columns, list.pitch = p->pitch;
-    list.place = place, list.sum = t->sums;
+    list.place = place, list.sum = t->sums->cross[0];
     list.dy = p->dpool.x + begin, list.winner = p->argmax + begin;
     for (ptrdiff_t at = 0; at < end; at += list.count) {
         list.count = end - at < QNET__STEM_PIECE ? end - at : QNET__STEM_PIECE;
@@ -9324,17 +9203,16 @@ static void qnet__stem_lags(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, in
     product.b = b, product.b_panel = p->isa->columns;
     product.c = c, product.accumulate = t->begun[row_class];
     product.a_step = product.b_step = QNET__STEM_COLUMN;
-    product.rows = QNET__STEM_U, product.columns = (size_t)p->width;
+    product.rows = QNET__STEM_U, product.columns = QNET__STEM_WIDTH;
     product.segments = (size_t)rows;
     product.chain = QNET__CHAIN_DIRECT;
     for (int k = 0; k < 7; k++) {
         const ptrdiff_t q = qnet__stem_class(p->s.out_w, k);
         const ptrdiff_t length = qnet__stem_class(p->s.out_w, k + 1) - q;
-        const ptrdiff_t at = (row_class * 7 + k) * QNET__STEM_U;
-        double sum[QNET__STEM_U];
+        double *sum = t->lag_sums[row_class][k];
         for (ptrdiff_t m = 0; m < QNET__STEM_U; m++) {
-            c[m] = t->lags + (at + m) * p->width;
-            sum[m] = t->begun[row_class] ? t->lag_sums[at + m] : 0;
+            c[m] = t->lags[row_class][k][m];
+            sum[m] = t->begun[row_class] ? sum[m] : 0;
         }
         for (ptrdiff_t i = 0; i < rows; i++) {
             a[i] = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
@@ -9345,7 +9223,6 @@ static void qnet__stem_lags(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, in
         }
         product.length = product.piece = (size_t)length;
         qnet__multiply(p->isa, &product);
-        memcpy(t->lag_sums + at, sum, sizeof sum);
     }
     t->begun[row_class] = 1;
 }
@@ -9358,19 +9235,18 @@ static void qnet__stem_flush(qnet__stem_work *t)
     for (ptrdiff_t tap = 0; tap < 16; tap++) {
         const ptrdiff_t q = tap / 4, s = tap % 4;
         for (ptrdiff_t at = 0; at < 16; at++) { /* classes that the tap meets */
-            const ptrdiff_t row = s + at / 4, to_class = row * 7 + q + at % 4;
+            const ptrdiff_t row = s + at / 4, column = q + at % 4;
             if (!t->begun[row]) continue;
             for (ptrdiff_t k = 0; k < n; k++)
-                t->sums[QNET__STEM_SUM + tap * n + k] += t->lag_sums[to_class * n + k];
+                t->sums->sum[tap * n + k] += t->lag_sums[row][column][k];
             for (ptrdiff_t i = 0; s + i < 4; i++)
-                for (ptrdiff_t j = i > 0 ? -q : 0; q + j < 4; j++) {
-                    const qnet_real *from = t->lags + to_class * n * t->p->width +
-                                            (j + 3) * QNET__STEM_COLUMN + i * n - n;
-                    double *to = t->sums + QNET__STEM_GRAM + tap * n * QNET__STEM_TAPS +
-                                 ((q + j) * 4 + s + i) * n;
-                    for (ptrdiff_t m = 0; m < n; m++, from += t->p->width, to += QNET__STEM_TAPS)
+                for (ptrdiff_t j = i > 0 ? -q : 0; q + j < 4; j++)
+                    for (ptrdiff_t m = 0; m < n; m++) {
+                        const qnet_real *from = t->lags[row][column][m] +
+                                                (j + 3) * QNET__STEM_COLUMN + i * n - n;
+                        double *to = t->sums->gram[tap * n + m] + ((q + j) * 4 + s + i) * n;
                         for (ptrdiff_t k = 0; k < n; k++) to[k] += (double)from[k];
-                }
+                    }
         }
     }
     memset(t->begun, 0, sizeof t->begun);
@@ -9383,16 +9259,15 @@ static void qnet__stem_part_task(void *arg, size_t part, size_t worker)
     const qnet__stem_backward_job *p = (const qnet__stem_backward_job *)arg;
     const qnet__stem *s = &p->s;
     const size_t chunks = qnet__stem_chunks(s), parts = (size_t)p->parts;
-    const size_t end = (part + 1) * chunks / parts, row = (size_t)(p->pitch * QNET__STEM_U);
+    const size_t end = (part + 1) * chunks / parts;
     qnet__stem_work t;
     memset(&t, 0, sizeof t);
     t.p = p;
-    t.u = p->u + worker * (size_t)(p->rows + 3) * row;
     t.columns = p->columns + worker * (size_t)((p->rows * p->pitch + 3) * QNET__STEM_COLUMN);
-    t.lags = p->lags + worker * 49 * QNET__STEM_U * (size_t)p->width;
-    t.lag_sums = p->lag_sums + worker * 49 * QNET__STEM_U;
-    t.sums = p->sums + part * QNET__STEM_SUMS;
-    memset(t.sums, 0, QNET__STEM_SUMS * sizeof *t.sums);
+    t.lags = p->lags + worker * 7;
+    t.lag_sums = p->lag_sums + worker * 7;
+    t.sums = p->sums + part;
+    memset(t.sums, 0, sizeof *t.sums);
     for (size_t chunk = part * chunks / parts; chunk < end; chunk++) {
         const ptrdiff_t band = (ptrdiff_t)chunk % s->bands, y = band * s->band;
         const ptrdiff_t y_end = qnet__stem_end(s, band);
@@ -9416,14 +9291,17 @@ static void qnet__stem_part_task(void *arg, size_t part, size_t worker)
     }
 }
 
-/* Row `row` of all parts' sums, for the first part. */
+/* Row `row` of all parts' sums, of 257 with 192 numbers, for the first part. */
 static void qnet__stem_join_task(void *arg, size_t row, size_t worker)
 {
     const qnet__stem_backward_job *p = (const qnet__stem_backward_job *)arg;
-    double *to = p->sums + row * QNET__STEM_TAPS;
+    double *to = (double *)(void *)p->sums + row * QNET__STEM_TAPS;
+    const double *from = to;
     QNET__UNUSED(worker);
-    for (size_t part = 1; part < (size_t)p->parts; part++)
-        for (size_t k = 0; k < QNET__STEM_TAPS; k++) to[k] += to[part * QNET__STEM_SUMS + k];
+    for (ptrdiff_t part = 1; part < p->parts; part++) {
+        from += sizeof *p->sums / sizeof *from;
+        for (size_t k = 0; k < QNET__STEM_TAPS; k++) to[k] += from[k];
+    }
 }
 
 /* The number among the 192 of weight k = (ky 7 + kx) 3 + c; *order: that of its s, then t, to know
@@ -9435,61 +9313,62 @@ static ptrdiff_t qnet__stem_tap(ptrdiff_t k, ptrdiff_t *order)
     return (kx / 2 * 4 + ky / 2) * QNET__STEM_U + ky % 2 * 6 + kx % 2 * 3 + k % 3;
 }
 
-/* dw[k][64] of weight k, from the sums of all parts. */
+/* dw[k][64] of weight k, from the sums of all parts: the formula at the head of this room, of which
+   (gram - sum sum^T / N) w is the covariance of the inputs times the weights. */
 static void qnet__stem_weight_task(void *arg, size_t k, size_t worker)
 {
     const qnet__stem_backward_job *p = (const qnet__stem_backward_job *)arg;
     const double outputs = (double)p->s.conv.batch * (double)(p->s.out_h * p->s.out_w);
-    const double *cross = p->sums, *gram = p->sums + QNET__STEM_GRAM;
-    const double *sum = p->sums + QNET__STEM_SUM;
+    const qnet__stem_sums *sums = p->sums;
     ptrdiff_t order, other_order;
     const ptrdiff_t tap = qnet__stem_tap((ptrdiff_t)k, &order);
     double cov_w[64] = {0}; /* row k of (gram - sum sum^T / N) w */
     QNET__UNUSED(worker);
     for (ptrdiff_t other = 0; other < 147; other++) {
         const ptrdiff_t i = qnet__stem_tap(other, &other_order);
-        const ptrdiff_t at = other_order < order ? i * QNET__STEM_TAPS + tap
-                                                 : tap * QNET__STEM_TAPS + i;
-        const double cov = gram[at] - sum[tap] * sum[i] / outputs;
+        const double cov = (other_order < order ? sums->gram[i][tap] : sums->gram[tap][i]) -
+                           sums->sum[tap] * sums->sum[i] / outputs;
         for (ptrdiff_t c = 0; c < 64; c++) cov_w[c] += cov * (double)p->w[other * 64 + c];
     }
     for (size_t c = 0; c < 64; c++)
-        p->dw[k * 64 + c] = (qnet_real)((double)p->scale[c] *
-            (cross[c * QNET__STEM_TAPS + (size_t)tap] - (double)p->shift[c] * sum[tap] -
-             (double)p->slope[c] * cov_w[c]));
+        p->dw[k * 64 + c] = (qnet_real)((double)p->norm->scale[c] *
+            (sums->cross[c][tap] - (double)p->norm->mean_g[c] * sums->sum[tap] -
+             (double)p->norm->slope_g[c] * cov_w[c]));
 }
 
 /* What the job needs of the arena. */
 static void qnet__stem_backward_plan(const qnet_context *ctx, const qnet_conv2d *conv,
                                      qnet__arena *arena, qnet__stem_backward_job *p)
 {
-    const size_t workers = qnet__workers(ctx), real = sizeof(qnet_real);
-    size_t row;
+    const size_t workers = qnet__workers(ctx);
     memset(p, 0, sizeof *p);
     p->s = qnet__stem_geometry(conv);
     p->isa = qnet__isa_of(ctx);
     p->parts = (ptrdiff_t)qnet__min_size(QNET__STEM_TASKS, qnet__stem_chunks(&p->s));
     p->pitch = p->s.out_w + 6;
     p->rows = 2 * p->s.band + 5;
-    p->width = (ptrdiff_t)(qnet__panels(p->isa, QNET__STEM_LAGS) * p->isa->columns);
-    row = (size_t)p->pitch * QNET__STEM_U;
-    p->sums = (double *)qnet__take(arena, (size_t)p->parts, QNET__STEM_SUMS * sizeof(double));
-    p->u = (qnet_real *)qnet__take(arena, workers * (size_t)(p->rows + 3), row * real);
+    p->sums = (qnet__stem_sums *)qnet__take(arena, (size_t)p->parts, sizeof *p->sums);
     p->columns = (qnet_real *)qnet__take(arena, workers * (size_t)(p->rows * p->pitch + 3),
-                                         QNET__STEM_COLUMN * real);
-    p->lags = (qnet_real *)qnet__take(arena, workers * 49 * QNET__STEM_U, (size_t)p->width * real);
-    p->lag_sums = (double *)qnet__take(arena, workers * 49 * QNET__STEM_U, sizeof(double));
+                                         QNET__STEM_COLUMN * sizeof(qnet_real));
+    p->lags = (qnet_real (*)[7][QNET__STEM_U][QNET__STEM_WIDTH])qnet__take(arena, workers * 7,
+                                                                           sizeof *p->lags);
+    p->lag_sums = (double (*)[7][QNET__STEM_U])qnet__take(arena, workers * 7, sizeof *p->lag_sums);
 }
 
-static size_t qnet__stem_backward_scratch(const qnet_context *ctx, const qnet_conv2d *conv)
+/* Bytes of scratch of either pass. */
+static size_t qnet__stem_scratch(const qnet_context *ctx, const qnet_conv2d *conv, int training)
 {
-    qnet__stem_backward_job p;
-    qnet__arena arena = {NULL, 0};
-    qnet__stem_backward_plan(ctx, conv, &arena, &p);
-    return arena.at;
+    qnet__stem_forward_job forward_job;
+    qnet__stem_backward_job backward_job;
+    qnet__arena forward = {NULL, 0}, backward = {NULL, 0};
+    qnet__stem_forward_plan(ctx, conv, &forward, &forward_job);
+    if (training)
+        qnet__stem_backward_plan(ctx, conv, &backward, &backward_job);
+    return qnet__max_size(forward.at, backward.at);
 }
 
-/* pad from the mean of each channel over the images' middle rows. */
+/* pad[12] from the mean of each channel over the images' middle rows: any constant will do, as long
+   as it is near the inputs' mean and the same for all workers. */
 static void qnet__stem_level(qnet__stem_backward_job *p)
 {
     const size_t width = (size_t)p->s.conv.width, height = (size_t)p->s.conv.height;
@@ -9503,18 +9382,26 @@ static void qnet__stem_level(qnet__stem_backward_job *p)
     }
 }
 
-/* Masks the gradient dpool of the pooled map where the ReLU was 0, with sums as for a map of
-   pooled pre, and prepares the gradient of the weights: to the scratch. sums->y is dpool. The job
-   then is ready for qnet__stem_weight_task. */
-static void qnet__stem_backward(qnet_context *ctx, qnet__stem_backward_job *p, qnet__epilogue *sums)
+/* dw[147][64], dgamma and dbeta of the stem from dpool, the gradient of the pooled map: that is
+   sums->y, which is masked where the ReLU was 0, with sums as for a map of pooled pre. */
+static void qnet__stem_backward(qnet_context *ctx, const qnet_conv2d *conv, const qnet_real *x,
+                                const uint8_t *argmax, const qnet_real *w, qnet_real *dw,
+                                const qnet__norm *norm, qnet__epilogue *sums, void *scratch)
 {
-    p->dpool = qnet__prologue_plain(sums->y);
-    p->mask.prologue = &p->dpool, p->mask.epilogue = sums;
-    p->mask.channels = 64;
-    sums->chunks = qnet__stem_chunks(&p->s);
-    qnet__stem_level(p);
-    qnet__parallel(ctx, (size_t)p->parts, qnet__stem_part_task, p);
-    qnet__parallel(ctx, 257, qnet__stem_join_task, p);
+    qnet__arena arena = {(unsigned char *)scratch, 0};
+    qnet__stem_backward_job p;
+    qnet__stem_backward_plan(ctx, conv, &arena, &p);
+    p.x = x, p.argmax = argmax;
+    p.w = w, p.dw = dw, p.norm = norm;
+    p.dpool = qnet__prologue_plain(sums->y);
+    p.mask.prologue = &p.dpool, p.mask.epilogue = sums;
+    p.mask.channels = 64;
+    sums->chunks = qnet__stem_chunks(&p.s);
+    qnet__stem_level(&p);
+    qnet__parallel(ctx, (size_t)p.parts, qnet__stem_part_task, &p);
+    qnet__parallel(ctx, 257, qnet__stem_join_task, &p);
+    qnet__norm_gradient(ctx, norm, sums);
+    qnet__parallel(ctx, 147, qnet__stem_weight_task, &p);
 }
 
 /* ============================================================================================
@@ -9642,16 +9529,24 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
        c_t = f_t * c_{t-1} + i_t * tanh(W_c x_t + U_c h_{t-1} + b_c)               (4)
        h_t = o_t * tanh(c_t)                                                       (5)
 
+   In this system a scan has up to 24 steps (its slices) of 512 features, and hidden is 256 in each
+   direction: for 64 scans W x is a product of 1,536 x 512 by 512 x 1024 per direction, 1.6 GFLOPs,
+   and U h' half of that, in steps of 12 x 256 by 256 x 1024.
+
    x_t[in], h_t[hidden]. The gates are stacked as in PyTorch: i, f, g = tanh(W_c x + U_c h + b_c),
    o. Below, h' and c' stand for those of the step before, in the order of the direction.
 
    W x is one product over all steps of all scans. U h' needs the steps one after another, but not
    the scans: a task takes one direction of a group of scans through all their steps, with U packed
    once for all tasks. The backward pass does the same and keeps dgates of all steps, so that dW,
-   dU and dx are one product each. A BLAS is not used: it would pack U again at every step.
+   dU and dx are one product each. A BLAS gets these, but not U h': it would pack U at every step.
 
    Scans end at their own length and nothing is computed past it. They are grouped by falling
-   length, so that those of a group end at about the same step.
+   length, so that those of a group end at about the same step. A "row" is a scan at a step below
+   its length; rows are numbered by group, step and place in the group: so a step of a group is a
+   few rows that follow each other, the scans that have ended are missing at its end, and dW, dU
+   and db add up rows in that order. For scans A, B, C of 3, 1 and 2 steps:
+       order A C B     rows A0 C0 B0, A1 C1, A2
    Relies on >>context >>kernels >>gemm.
    ============================================================================================ */
 
@@ -9680,40 +9575,41 @@ QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_
 
 /* ---- The layer ------------------------------------------------------------------------------- */
 
-#define QNET__LSTM_GROUP 12           /* scans of a task: two tiles of rows */
-#define QNET__LSTM_BAND 96            /* rows of C of a product's task */
-#define QNET__LSTM_DEPTH ((size_t)256) /* of k at a time, where rows of A are far apart */
-#define QNET__LSTM_ROWS ((size_t)64)  /* of a task that copies rows */
+#define QNET__LSTM_GROUP 12          /* scans of a task: two tiles of rows */
+#define QNET__LSTM_ROWS ((size_t)64) /* of a task that copies rows */
+#define QNET__LSTM_DEPTH ((size_t)256) /* rows that a product for dW or dU adds up at once: their
+                                          dgates stay in a cache. Bits do not depend on it. */
+#define QNET__LSTM_GAP 16 /* numbers between rows: powers of two apart they share cache sets */
 
-/* One direction. A "row" is a pair of a scan and a step below its length; rows are numbered by
-   group, step and place in the group, the order in which dW, dU and db add them up. */
-typedef struct qnet__lstm_direction {
-    int backwards;
-    const qnet_real *w, *u, *b; /* [4 hidden][in], [4 hidden][hidden], [4 hidden] */
-    qnet_real *y;               /* [batch][steps][2 hidden], at this direction's first column */
-    qnet_real *gates;           /* [batch][steps][4 hidden]: i, f, g, o */
-    qnet_real *c, *tanh_c;      /* [batch][steps][hidden] */
-    const qnet_real *dy;        /* as y */
-    qnet_real *packed_w, *packed_u; /* forward: W^T and U^T in panels; backward: W and U */
-    qnet_real *dgates;          /* [rows][gate_width] */
-    qnet_real *h_panels;        /* h' of all rows, as right-hand side */
-    double *db;                 /* [groups][4 hidden] */
-} qnet__lstm_direction;
+/* A pass over both directions, d = 0 forward in time and 1 backward. What the forward pass saves is
+   in the order of rows too, with room for batch * steps of them: per direction
 
+       gates[rows][4 hidden]: i, f, g, o,    c[rows][hidden],    tanh_c[rows][hidden],
+
+   so that a step of a group is one run of memory, and c' of its first scans another. x_rows, h_rows
+   and dgates are matrices of all rows for the products, with a gap between their rows. */
 typedef struct qnet__lstm {
     const qnet__isa *isa;
+    int back;              /* the backward pass */
     size_t batch, steps, in, hidden, groups, rows;
     const int *length;     /* [batch] */
+    const qnet_lstm_weights *weights;
     const qnet_real *x;    /* [batch][steps][in] */
-    qnet__lstm_direction direction[2];
+    qnet_real *y;          /* [batch][steps][2][hidden] */
+    const qnet_real *dy;   /* as y */
+    qnet_real *gates[2], *c[2], *tanh_c[2]; /* saved: [rows][4 hidden], [rows][hidden] twice */
     size_t *order;         /* [batch]: scans by falling length, equal ones as they come */
     size_t *first;         /* [groups][steps + 1], and one more: the first row of a group's step */
     size_t *at;            /* [rows]: scan * steps + step */
+    size_t x_width, h_width, gate_width; /* of rows of in, hidden, 4 hidden, and QNET__LSTM_GAP */
     qnet_real *zero;       /* [hidden]: h and c before the first step */
-    qnet_real *worker;     /* [workers][worker_size]: [group][gate_width] and [group][h_width] */
-    size_t worker_size, x_width, gate_width, h_width;
-    qnet_real *x_rows;     /* forward: x of all rows, [rows][x_width] */
-    qnet_real *x_panels;   /* backward: the same as right-hand side */
+    qnet_real *x_rows;     /* x of all rows, [rows][x_width]; at the end of a backward pass dx */
+    qnet_real *h_rows[2];  /* backward: h' of all rows, [rows][h_width] */
+    qnet_real *dgates[2];  /* backward: [rows][gate_width] */
+    double *db[2];         /* backward: [groups][4 hidden] */
+    qnet_real *packed_u[2]; /* U^T or, backward, U as a right-hand side */
+    qnet_real *worker;     /* [workers][group][gate_width + h_width] */
+    void *scratch;         /* of a product */
 } qnet__lstm;
 
 /* NULL and a shape out of range: 0. Per direction and row: four gates, c and tanh(c). */
@@ -9730,54 +9626,43 @@ QNET_API size_t qnet_lstm_saved(const qnet_lstm *shape)
     return numbers;
 }
 
-/* Numbers between rows of `columns`: whole panels, and a cache line more, because rows a power of
-   two apart would fall on the same lines of the cache. */
-static size_t qnet__lstm_width(const qnet__isa *isa, size_t columns)
-{
-    return qnet__panels(isa, columns) * isa->columns + QNET__ALIGN / sizeof(qnet_real);
-}
-
 /* Sizes, and the arrays of a pass carved from scratch. */
-static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int backward,
+static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int back,
                             qnet__lstm *l, qnet__arena *arena)
 {
     const size_t batch = (size_t)shape->batch, rows = batch * (size_t)shape->steps;
     const size_t in = (size_t)shape->in, n = (size_t)shape->hidden, real = sizeof(qnet_real);
     const qnet__isa *isa = qnet__isa_of(ctx);
-    const size_t in_panels = qnet__panels(isa, in) * isa->columns;
-    const size_t n_panels = qnet__panels(isa, n) * isa->columns;
-    const size_t gate_panels = qnet__panels(isa, 4 * n) * isa->columns;
+    const size_t panels = qnet__panels(isa, back ? n : 4 * n) * isa->columns;
+    size_t product = qnet_gemm_scratch(ctx, 0, 1, rows, 4 * n, in);
     memset(l, 0, sizeof *l);
     l->isa = isa;
+    l->back = back;
     l->batch = batch, l->steps = (size_t)shape->steps, l->in = in, l->hidden = n;
     l->groups = (batch - 1) / QNET__LSTM_GROUP + 1;
-    l->x_width = qnet__lstm_width(isa, in);
-    l->gate_width = qnet__lstm_width(isa, 4 * n);
-    l->h_width = qnet__lstm_width(isa, n);
-    l->worker_size = QNET__LSTM_GROUP * (l->gate_width + l->h_width);
+    l->x_width = in + QNET__LSTM_GAP, l->h_width = n + QNET__LSTM_GAP;
+    l->gate_width = 4 * n + QNET__LSTM_GAP;
     l->order = (size_t *)qnet__take(arena, batch, sizeof(size_t));
     l->first = (size_t *)qnet__take(arena, l->groups * (l->steps + 1) + 1, sizeof(size_t));
     l->at = (size_t *)qnet__take(arena, rows, sizeof(size_t));
     l->zero = (qnet_real *)qnet__take(arena, n, real);
-    l->worker = (qnet_real *)qnet__take(arena, qnet__workers(ctx), l->worker_size * real);
-    if (backward)
-        l->x_panels = (qnet_real *)qnet__take(arena, rows, in_panels * real);
-    else
-        l->x_rows = (qnet_real *)qnet__take(arena, rows, l->x_width * real);
-    for (int d = 0; d < 2; d++) {
-        qnet__lstm_direction *dir = &l->direction[d];
-        dir->backwards = d;
-        if (!backward) {
-            dir->packed_w = (qnet_real *)qnet__take(arena, gate_panels, in * real);
-            dir->packed_u = (qnet_real *)qnet__take(arena, gate_panels, n * real);
-            continue;
-        }
-        dir->packed_w = (qnet_real *)qnet__take(arena, in_panels, 4 * n * real);
-        dir->packed_u = (qnet_real *)qnet__take(arena, n_panels, 4 * n * real);
-        dir->dgates = (qnet_real *)qnet__take(arena, rows, l->gate_width * real);
-        dir->h_panels = (qnet_real *)qnet__take(arena, rows, n_panels * real);
-        dir->db = (double *)qnet__take(arena, l->groups, 4 * n * sizeof(double));
+    l->x_rows = (qnet_real *)qnet__take(arena, rows, l->x_width * real);
+    l->worker = (qnet_real *)qnet__take(arena, qnet__workers(ctx) * QNET__LSTM_GROUP,
+                                        (l->gate_width + l->h_width) * real);
+    for (int d = 0; d < 2; d++)
+        l->packed_u[d] = (qnet_real *)qnet__take(arena, panels, (back ? 4 * n : n) * real);
+    for (int d = 0; back && d < 2; d++) {
+        l->h_rows[d] = (qnet_real *)qnet__take(arena, rows, l->h_width * real);
+        l->dgates[d] = (qnet_real *)qnet__take(arena, rows, l->gate_width * real);
+        l->db[d] = (double *)qnet__take(arena, l->groups, 4 * n * sizeof(double));
     }
+    if (back) {
+        const size_t depth = qnet__min_size(rows, QNET__LSTM_DEPTH);
+        product = qnet__max_size(qnet_gemm_scratch(ctx, 1, 0, 4 * n, in, depth),
+                                 qnet_gemm_scratch(ctx, 1, 0, 4 * n, n, depth));
+        product = qnet__max_size(product, qnet_gemm_scratch(ctx, 0, 0, rows, in, 4 * n));
+    }
+    l->scratch = qnet__take(arena, product, 1);
 }
 
 /* Bytes that either pass needs, so that one block serves a training step; 0 for a shape that is
@@ -9793,24 +9678,12 @@ QNET_API size_t qnet_lstm_scratch(const qnet_context *ctx, const qnet_lstm *shap
     return qnet__max_size(forward.at, backward.at);
 }
 
-/* The caller's arrays, after the plan; y and saved are written by the forward pass alone. Then the
-   order of work: order, first and at. */
-static void qnet__lstm_begin(qnet__lstm *l, const int *length, const qnet_lstm_weights *weights,
-                             const qnet_real *x, qnet_real *y, qnet_real *saved)
+/* The rows: order[batch], first[groups][steps + 1] and at[rows] from length[batch]. A group's step
+   t has rows first[t] ... first[t + 1] - 1, none where all of its scans have ended. */
+static void qnet__lstm_order(qnet__lstm *l)
 {
-    const size_t rows = l->batch * l->steps, n = l->hidden;
+    const int *length = l->length;
     size_t *first = l->first;
-    l->length = length;
-    l->x = x;
-    memset(l->zero, 0, n * sizeof *l->zero);
-    for (size_t d = 0; d < 2; d++) {
-        qnet__lstm_direction *dir = &l->direction[d];
-        dir->w = weights->w[d], dir->u = weights->u[d], dir->b = weights->b[d];
-        dir->y = y + d * n;
-        dir->gates = saved + d * rows * 6 * n;
-        dir->c = dir->gates + rows * 4 * n;
-        dir->tanh_c = dir->c + rows * n;
-    }
     for (size_t i = 0; i < l->batch; i++) { /* insertion: few scans, often sorted already */
         size_t place = i;
         for (; place > 0 && length[l->order[place - 1]] < length[i]; place--)
@@ -9828,358 +9701,214 @@ static void qnet__lstm_begin(qnet__lstm *l, const int *length, const qnet_lstm_w
     *first = l->rows;
 }
 
-/* The first row of step t of group g, t <= steps. */
-static const size_t *qnet__lstm_first(const qnet__lstm *l, size_t g, size_t t)
-{
-    return l->first + g * (l->steps + 1) + t;
-}
-
-/* Scans of group g that reach step t <= steps: its first ones, as they fall in length. */
-static size_t qnet__lstm_scans(const qnet__lstm *l, size_t g, size_t t)
-{
-    const size_t *first = qnet__lstm_first(l, g, t);
-    return first[1] - first[0];
-}
-
-/* Of [batch][steps]: the step before `at` in this direction. */
-static size_t qnet__lstm_before(const qnet__lstm_direction *dir, size_t at)
-{
-    return dir->backwards ? at + 1 : at - 1;
-}
-
-/* ---- Packing and products -------------------------------------------------------------------- */
-
-/* Panel number `index` of a list of matrices. */
-static void qnet__lstm_pack_task(void *arg, size_t index, size_t worker)
-{
-    qnet__packing *p = (qnet__packing *)arg;
-    for (; index * p->width >= p->columns; p++) index -= (p->columns + p->width - 1) / p->width;
-    qnet__pack_task(p, index, worker);
-}
-
-/* W (where it is wanted) and U of both directions as right-hand sides; forward W^T and U^T. */
-static void qnet__lstm_pack(qnet_context *ctx, const qnet__lstm *l, int backward, int w_too)
-{
-    const size_t gates = 4 * l->hidden;
-    size_t panels = 0;
-    qnet__packing p[4];
-    memset(p, 0, sizeof p);
-    for (size_t i = 0; i < 4; i++) {
-        const qnet__lstm_direction *dir = &l->direction[i % 2];
-        const size_t n = i < 2 ? l->in : l->hidden; /* columns of W or U */
-        p[i].src = i < 2 ? dir->w : dir->u;
-        p[i].dst = i < 2 ? dir->packed_w : dir->packed_u;
-        p[i].blocks = 1;
-        p[i].width = l->isa->columns;
-        p[i].length = backward ? gates : n;
-        p[i].columns = i < 2 && !w_too ? 0 : backward ? n : gates;
-        p[i].row_step = backward ? n : 1, p[i].column_step = backward ? 1 : n;
-        panels += qnet__panels(l->isa, p[i].columns);
-    }
-    qnet__parallel(ctx, panels, qnet__lstm_pack_task, p);
-}
-
-/* C[r][j] (+)= sum over k of A[r][k] B[k][j], with A[r][k] = a[r * a_row + k * a_step]; C's row r
-   at c + c_at[r] * columns (c_at NULL: r * columns); B in panels. */
-typedef struct qnet__lstm_product {
-    const qnet__isa *isa;
-    size_t rows, columns, k, a_row, a_step;
-    const qnet_real *a, *b;
-    qnet_real *c; /* NULL: not wanted */
-    const size_t *c_at;
-    int accumulate;
-    size_t depth, chunk, chunks, tasks; /* k and panels of a task, tasks of a band and at all */
-} qnet__lstm_product;
-
-/* The product of rows a[..] and a right-hand side of k rows in panels, for qnet__multiply: all but
-   b and the number of rows. */
-static qnet__product qnet__lstm_rows(const qnet__isa *isa, size_t k, size_t columns,
-                                     const qnet_real *const *a, qnet_real *const *c)
-{
-    qnet__product p;
-    memset(&p, 0, sizeof p);
-    p.a = a, p.a_step = 1, p.c = c;
-    p.b_step = isa->columns, p.b_panel = k * isa->columns;
-    p.columns = columns, p.segments = 1, p.length = k;
-    p.chain = QNET__CHAIN_DIRECT, p.piece = qnet__piece(isa);
-    return p;
-}
-
-/* A band of rows times some panels, k in pieces. Tasks go through all products of the list. */
-static void qnet__lstm_product_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__lstm_product *p = (const qnet__lstm_product *)arg;
-    const qnet_real *a[QNET__LSTM_BAND] = {NULL}, *b;
-    qnet_real *c[QNET__LSTM_BAND] = {NULL};
-    size_t first, panel, column;
-    qnet__product product;
-    QNET__UNUSED(worker);
-    for (; index >= p->tasks; p++) index -= p->tasks;
-    first = index / p->chunks * QNET__LSTM_BAND;
-    panel = index % p->chunks * p->chunk, column = panel * p->isa->columns;
-    product = qnet__lstm_rows(p->isa, p->k, qnet__min_size(p->chunk * p->isa->columns,
-                                                           p->columns - column), a, c);
-    product.a_step = p->a_step, product.beside = p->a_step > 1, product.b = &b;
-    product.rows = qnet__min_size(QNET__LSTM_BAND, p->rows - first);
-    for (size_t i = 0; i < product.rows; i++)
-        c[i] = p->c + (p->c_at != NULL ? p->c_at[first + i] : first + i) * p->columns + column;
-    for (size_t k = 0; k < p->k; k += p->depth) {
-        b = p->b + (panel * p->k + k) * p->isa->columns;
-        for (size_t i = 0; i < product.rows; i++)
-            a[i] = p->a + (first + i) * p->a_row + k * p->a_step;
-        product.length = qnet__min_size(p->k - k, p->depth);
-        product.accumulate = p->accumulate || k > 0;
-        qnet__multiply(p->isa, &product);
-    }
-}
-
-/* All products of a list, which write to different places. */
-static void qnet__lstm_multiply(qnet_context *ctx, const qnet__lstm *l, qnet__lstm_product *p,
-                                size_t count)
-{
-    size_t tasks = 0;
-    for (size_t i = 0; i < count; i++) {
-        const size_t panels = qnet__panels(l->isa, p[i].columns);
-        p[i].isa = l->isa;
-        p[i].depth = p[i].a_step > 1 ? qnet__min_size(p[i].k, QNET__LSTM_DEPTH) : p[i].k;
-        p[i].chunk = qnet__panels_per_task(panels, l->isa->columns * p[i].depth);
-        p[i].chunks = (panels - 1) / p[i].chunk + 1;
-        p[i].tasks = p[i].c == NULL ? 0 : p[i].chunks * ((p[i].rows - 1) / QNET__LSTM_BAND + 1);
-        tasks += p[i].tasks;
-    }
-    qnet__parallel(ctx, tasks, qnet__lstm_product_task, p);
-}
-
-/* ---- Forward --------------------------------------------------------------------------------- */
-
-/* x side by side, for some rows. */
+/* x of some rows side by side; backward also h', which is y of the step before. */
 static void qnet__lstm_gather_task(void *arg, size_t index, size_t worker)
 {
     const qnet__lstm *l = (const qnet__lstm *)arg;
-    const size_t end = qnet__min_size((index + 1) * QNET__LSTM_ROWS, l->rows);
+    const size_t end = qnet__min_size((index + 1) * QNET__LSTM_ROWS, l->rows), n = l->hidden;
     QNET__UNUSED(worker);
-    for (size_t r = index * QNET__LSTM_ROWS; r < end; r++)
-        memcpy(l->x_rows + r * l->x_width, l->x + l->at[r] * l->in, l->in * sizeof *l->x);
-}
-
-/* One direction of one group, step by step. A worker's memory: U h', and h of the step before. Both
-   are 0 where a scan begins: rows that no product has written yet. */
-static void qnet__lstm_forward_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__lstm *l = (const qnet__lstm *)arg;
-    const qnet__lstm_direction *dir = &l->direction[index % 2];
-    const size_t g = index / 2, n = l->hidden, *scan = l->order + g * QNET__LSTM_GROUP;
-    const size_t steps = (size_t)l->length[scan[0]];
-    qnet_real *uh = l->worker + worker * l->worker_size;
-    qnet_real *h = uh + QNET__LSTM_GROUP * l->gate_width;
-    const qnet_real *a[QNET__LSTM_GROUP] = {NULL}, *u = dir->packed_u;
-    qnet_real *c[QNET__LSTM_GROUP] = {NULL};
-    qnet__product product = qnet__lstm_rows(
-        l->isa, n, qnet__panels(l->isa, 4 * n) * l->isa->columns, a, c); /* U h' */
-    product.b = &u;
-    memset(uh, 0, QNET__LSTM_GROUP * l->gate_width * sizeof *uh);
-    for (size_t i = 0; i < QNET__LSTM_GROUP; i++)
-        a[i] = h + i * l->h_width, c[i] = uh + i * l->gate_width;
-    for (size_t k = 0; k < steps; k++) {
-        const size_t step = dir->backwards ? steps - 1 - k : k;
-        const size_t active = qnet__lstm_scans(l, g, step);
-        const size_t going = k == 0 ? 0 : qnet__lstm_scans(l, g, step + (size_t)dir->backwards);
-        product.rows = going;
-        qnet__multiply(l->isa, &product);
-        for (size_t i = 0; i < active; i++) {
-            const size_t at = scan[i] * l->steps + step;
-            qnet__lstm_row row;
-            memset(&row, 0, sizeof row);
-            row.hidden = n;
-            row.b = dir->b, row.uh = c[i];
-            row.c_prev = i < going ? dir->c + qnet__lstm_before(dir, at) * n : l->zero;
-            row.gates = dir->gates + at * 4 * n;
-            row.c = dir->c + at * n, row.tanh_c = dir->tanh_c + at * n;
-            row.h = dir->y + at * 2 * n, row.next_h = h + i * l->h_width;
-            l->isa->lstm_forward(&row);
+    for (size_t r = index * QNET__LSTM_ROWS; r < end; r++) {
+        const size_t at = l->at[r], t = at % l->steps;
+        memcpy(l->x_rows + r * l->x_width, l->x + at * l->in, l->in * sizeof *l->x);
+        for (size_t d = 0; l->back && d < 2; d++) {
+            const size_t begin = d > 0 ? (size_t)l->length[at / l->steps] - 1 : 0;
+            const size_t before = d > 0 ? at + 1 : at - 1;
+            memcpy(l->h_rows[d] + r * l->h_width,
+                   t == begin ? l->zero : l->y + (before * 2 + d) * n, n * sizeof *l->y);
         }
     }
 }
 
-/* The gates' W x of all rows, then the recurrence. */
-static void qnet__lstm_run_forward(qnet_context *ctx, qnet__lstm *l)
+/* U[4 hidden][hidden] of both directions as right-hand side b[k][column] in panels: forward, U h',
+   k is the hidden unit and the column the gate; backward, dgates U, the other way round. */
+static void qnet__lstm_pack(qnet_context *ctx, const qnet__lstm *l)
 {
-    qnet__lstm_product p[2];
-    memset(p, 0, sizeof p);
+    const size_t n = l->hidden;
     for (size_t d = 0; d < 2; d++) {
-        p[d].rows = l->rows, p[d].columns = 4 * l->hidden, p[d].k = l->in;
-        p[d].a = l->x_rows, p[d].a_row = l->x_width, p[d].a_step = 1;
-        p[d].b = l->direction[d].packed_w;
-        p[d].c = l->direction[d].gates, p[d].c_at = l->at;
+        qnet__packing p;
+        p.src = l->weights->u[d], p.dst = l->packed_u[d];
+        p.blocks = 1, p.block_step = 0, p.width = l->isa->columns;
+        p.length = l->back ? 4 * n : n, p.columns = l->back ? n : 4 * n;
+        p.row_step = l->back ? n : 1, p.column_step = l->back ? 1 : n;
+        qnet__parallel(ctx, qnet__panels(l->isa, p.columns), qnet__pack_task, &p);
     }
-    qnet__lstm_pack(ctx, l, 0, 1);
-    qnet__parallel(ctx, (l->rows - 1) / QNET__LSTM_ROWS + 1, qnet__lstm_gather_task, l);
-    qnet__lstm_multiply(ctx, l, p, 2);
-    qnet__parallel(ctx, l->groups * 2, qnet__lstm_forward_task, l);
 }
 
-/* Shape, lengths and pointers of a call. */
-static qnet_status qnet__lstm_check(qnet_context *ctx, const char *name, const qnet_lstm *shape,
-                                    const int *length, int pointers_are_there)
+/* One direction of one group through its steps, forward or, against that order, backward. There a
+   step has dh = dy + (dgates U of the step after) and dc from the step after, and with t = tanh(c)
+
+       do = dh t,   dc += dh o (1 - t^2),   di = dc g,   df = dc c',   dg = dc i,   dc' = dc f,
+       dgates = di i (1 - i),  df f (1 - f),  dg (1 - g^2),  do o (1 - o).
+
+   A worker's memory: forward U h' and h of the step before, 0 where a scan begins; backward dh and
+   dc, 0 where it ends: rows that no product has written yet. Row i of all of them is the scan at
+   place i of the group; the first `active` scans reach the step, `going` also the step before. */
+static void qnet__lstm_task(void *arg, size_t index, size_t worker)
 {
-    if (ctx == NULL || shape == NULL || length == NULL || !pointers_are_there)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: a required pointer is NULL", name);
+    const qnet__lstm *l = (const qnet__lstm *)arg;
+    const size_t d = index % 2, g = index / 2, n = l->hidden;
+    const size_t *scan = l->order + g * QNET__LSTM_GROUP, *first = l->first + g * (l->steps + 1);
+    const size_t steps = (size_t)l->length[scan[0]], wide = l->gate_width + l->h_width;
+    qnet_real *result = l->worker + worker * QNET__LSTM_GROUP * wide;
+    qnet_real *state = result + QNET__LSTM_GROUP * l->gate_width;
+    const qnet_real *a[QNET__LSTM_GROUP] = {NULL}, *u = l->packed_u[d];
+    qnet_real *c[QNET__LSTM_GROUP];
+    qnet__product product;
+    qnet__lstm_row row;
+    memset(result, 0, QNET__LSTM_GROUP * wide * sizeof *result);
+    memset(&product, 0, sizeof product);
+    memset(&row, 0, sizeof row);
+    product.a = a, product.b = &u, product.c = c;
+    product.segments = 1, product.a_step = 1, product.b_step = l->isa->columns;
+    product.length = l->back ? 4 * n : n;
+    product.columns = l->back ? n : 4 * n;
+    product.b_panel = product.length * l->isa->columns;
+    product.chain = QNET__CHAIN_DIRECT, product.piece = qnet__piece(l->isa);
+    for (size_t i = 0; i < QNET__LSTM_GROUP; i++) {
+        a[i] = state + i * l->h_width;
+        c[i] = result + i * l->gate_width;
+    }
+    row.hidden = n;
+    row.b = l->weights->b[d];
+    row.db = l->back ? l->db[d] + g * 4 * n : NULL;
+    if (l->back)
+        memset(row.db, 0, 4 * n * sizeof *row.db);
+    for (size_t k = 0; k < steps; k++) {
+        const size_t step = (d > 0) != l->back ? steps - 1 - k : k; /* d = 1: from the end */
+        const size_t before = d > 0 ? step + 1 : step - 1;          /* wraps where there is none */
+        const size_t begin = first[step], active = first[step + 1] - begin;
+        const size_t going = before < steps
+            ? qnet__min_size(active, first[before + 1] - first[before]) : 0;
+        product.rows = going;
+        if (!l->back)
+            qnet__multiply(l->isa, &product);
+        for (size_t i = 0; i < active; i++) {
+            const size_t r = begin + i, at = (l->at[r] * 2 + d) * n; /* of y */
+            row.gates = l->gates[d] + r * 4 * n;
+            row.c = l->c[d] + r * n, row.tanh_c = l->tanh_c[d] + r * n;
+            row.c_prev = i < going ? l->c[d] + (first[before] + i) * n : l->zero;
+            if (l->back) {
+                row.dy = l->dy + at, row.dh = c[i], row.dc = state + i * l->h_width;
+                a[i] = row.dgates = l->dgates[d] + r * l->gate_width;
+                l->isa->lstm_backward(&row);
+            } else {
+                row.uh = c[i], row.h = l->y + at, row.next_h = state + i * l->h_width;
+                l->isa->lstm_forward(&row);
+            }
+        }
+        if (l->back)
+            qnet__multiply(l->isa, &product);
+    }
+}
+
+/* Sets map[batch][steps][width] to zero past each scan's length[batch]: what a short scan lacks
+   neither adds to a logit nor gets a gradient. */
+static void qnet__clear_padding(const int *length, int batch, int steps, int width, qnet_real *map)
+{
+    const size_t all = (size_t)steps, w = (size_t)width;
+    for (int b = 0; b < batch; b++, map += all * w) {
+        const size_t used = (size_t)length[b];
+        memset(map + used * w, 0, (all - used) * w * sizeof *map);
+    }
+}
+
+/* What both passes do first: checks, the plan, in scratch or (*owned) fresh memory, and x by rows.
+   y and saved are written by the forward pass alone. */
+static qnet_status qnet__lstm_begin(qnet_context *ctx, const char *who, const qnet_lstm *shape,
+                                    int back, const int *length, const qnet_lstm_weights *weights,
+                                    const qnet_real *x, const qnet_real *y, const qnet_real *saved,
+                                    void *scratch, qnet__lstm *l, void **owned)
+{
+    qnet__arena arena = {NULL, 0};
+    void *block;
+    if (!(ctx && shape && length && weights && weights->w[0] && weights->w[1] && weights->u[0] &&
+          weights->u[1] && (back || (weights->b[0] && weights->b[1])) && x && y && saved))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: a required pointer is NULL", who);
     if (qnet_lstm_saved(shape) == 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "%s: expected batch, steps, in and hidden >= 1 and sizes that fit, found "
-                          "%d, %d, %d and %d", name, shape->batch, shape->steps, shape->in,
+                          "%d, %d, %d and %d", who, shape->batch, shape->steps, shape->in,
                           shape->hidden);
     for (int b = 0; b < shape->batch; b++)
         if (length[b] < 1 || length[b] > shape->steps)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "%s: length of sequence %d: expected 1..%d, found %d", name, b,
+                              "%s: length of sequence %d: expected 1..%d, found %d", who, b,
                               shape->steps, length[b]);
+    QNET__TRY(qnet__borrow(ctx, scratch, qnet_lstm_scratch(ctx, shape),
+                           back ? "LSTM backward" : "LSTM", &block, owned));
+    arena.base = (unsigned char *)block;
+    qnet__lstm_plan(ctx, shape, back, l, &arena);
+    l->length = length;
+    l->weights = weights;
+    l->x = x, l->y = (qnet_real *)(uintptr_t)y;
+    memset(l->zero, 0, l->hidden * sizeof *l->zero);
+    for (size_t d = 0, rows = l->batch * l->steps, n = l->hidden; d < 2; d++) {
+        l->gates[d] = (qnet_real *)(uintptr_t)saved + d * rows * 6 * n;
+        l->c[d] = l->gates[d] + rows * 4 * n;
+        l->tanh_c[d] = l->c[d] + rows * n;
+    }
+    qnet__lstm_order(l);
+    qnet__parallel(ctx, (l->rows - 1) / QNET__LSTM_ROWS + 1, qnet__lstm_gather_task, l);
+    qnet__lstm_pack(ctx, l);
     return QNET_OK;
 }
 
-/* Zeros in map[batch][steps][n] past the scans' ends. */
-static void qnet__lstm_pad(const qnet__lstm *l, size_t n, qnet_real *map)
-{
-    for (size_t b = 0; b < l->batch; b++) {
-        const size_t length = (size_t)l->length[b];
-        memset(map + (b * l->steps + length) * n, 0, (l->steps - length) * n * sizeof *map);
-    }
-}
-
+/* gates[rows][4 hidden] = x_rows[rows][in] W^T, then the recurrence, which adds U h' + b and leaves
+   the activated gates, c and tanh(c) there, and h in y. */
 QNET_API qnet_status qnet_lstm_forward(qnet_context *ctx, const qnet_lstm *shape, const int *length,
                                        const qnet_lstm_weights *weights, const qnet_real *x,
                                        qnet_real *y, qnet_real *saved, void *scratch)
 {
     qnet__lstm l;
-    qnet__arena arena = {NULL, 0};
-    const size_t bytes = qnet_lstm_scratch(ctx, shape);
-    void *block, *owned;
-    QNET__TRY(qnet__lstm_check(ctx, "qnet_lstm_forward", shape, length,
-                               weights && weights->w[0] && weights->w[1] && weights->u[0] &&
-                               weights->u[1] && weights->b[0] && weights->b[1] && x && y && saved));
-    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "LSTM", &block, &owned));
-    arena.base = (unsigned char *)block;
-    qnet__lstm_plan(ctx, shape, 0, &l, &arena);
-    qnet__lstm_begin(&l, length, weights, x, y, saved);
-    qnet__lstm_pad(&l, 2 * l.hidden, y);
-    qnet__lstm_run_forward(ctx, &l);
-    qnet__free(ctx, owned, bytes);
-    return QNET_OK;
-}
-
-/* ---- Backward -------------------------------------------------------------------------------- */
-
-/* Row r of a right-hand side of `rows` rows, from count numbers. */
-static void qnet__lstm_spread(const qnet__lstm *l, const qnet_real *from, size_t count, size_t r,
-                              qnet_real *panels)
-{
-    const size_t width = l->isa->columns;
-    qnet_real *to = panels + r * width;
-    for (size_t at = 0; at < count; at += width, to += l->rows * width) {
-        const size_t part = qnet__min_size(width, count - at);
-        if (part < width) memset(to, 0, width * sizeof *to);
-        memcpy(to, from + at, part * sizeof *to);
-    }
-}
-
-/* Right-hand sides of dW and dU for some rows: x, and h' of both directions. */
-static void qnet__lstm_spread_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__lstm *l = (const qnet__lstm *)arg;
-    const size_t end = qnet__min_size((index + 1) * QNET__LSTM_ROWS, l->rows);
-    QNET__UNUSED(worker);
-    for (size_t r = index * QNET__LSTM_ROWS; r < end; r++) {
-        const size_t at = l->at[r], b = at / l->steps, t = at % l->steps;
-        qnet__lstm_spread(l, l->x + at * l->in, l->in, r, l->x_panels);
-        for (size_t d = 0; d < 2; d++) {
-            const qnet__lstm_direction *dir = &l->direction[d];
-            const int begins = t == (d > 0 ? (size_t)l->length[b] - 1 : 0);
-            const qnet_real *h = begins ? l->zero
-                                        : dir->y + qnet__lstm_before(dir, at) * 2 * l->hidden;
-            qnet__lstm_spread(l, h, l->hidden, r, dir->h_panels);
-        }
-    }
-}
-
-/* One direction of one group, against the forward order: dgates of a step, then what it sends back
-   to the step before, dh' = dgates U. A worker's memory: dc and dh, both 0 where a scan ends. */
-static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__lstm *l = (const qnet__lstm *)arg;
-    const qnet__lstm_direction *dir = &l->direction[index % 2];
-    const size_t g = index / 2, n = l->hidden, *scan = l->order + g * QNET__LSTM_GROUP;
-    const size_t steps = (size_t)l->length[scan[0]];
-    qnet_real *dh = l->worker + worker * l->worker_size, *dc = dh + QNET__LSTM_GROUP * l->h_width;
-    double *db = dir->db + g * 4 * n;
-    const qnet_real *a[QNET__LSTM_GROUP] = {NULL}, *u = dir->packed_u;
-    qnet_real *c[QNET__LSTM_GROUP] = {NULL};
-    qnet__product product = qnet__lstm_rows(
-        l->isa, 4 * n, qnet__panels(l->isa, n) * l->isa->columns, a, c); /* dgates U */
-    product.b = &u;
-    memset(dh, 0, QNET__LSTM_GROUP * (l->h_width + n) * sizeof *dh);
-    memset(db, 0, 4 * n * sizeof *db);
-    for (size_t i = 0; i < QNET__LSTM_GROUP; i++) c[i] = dh + i * l->h_width;
-    for (size_t k = steps; k-- > 0;) {
-        const size_t step = dir->backwards ? steps - 1 - k : k;
-        const size_t active = qnet__lstm_scans(l, g, step);
-        const size_t going = k == 0 ? 0 : qnet__lstm_scans(l, g, step + (size_t)dir->backwards);
-        qnet_real *dgates = dir->dgates + *qnet__lstm_first(l, g, step) * l->gate_width;
-        for (size_t i = 0; i < active; i++) {
-            const size_t at = scan[i] * l->steps + step;
-            qnet__lstm_row row;
-            memset(&row, 0, sizeof row);
-            row.hidden = n;
-            row.gates = dir->gates + at * 4 * n;
-            row.c_prev = i < going ? dir->c + qnet__lstm_before(dir, at) * n : l->zero;
-            row.tanh_c = dir->tanh_c + at * n;
-            row.dy = dir->dy + at * 2 * n, row.dh = c[i];
-            row.dc = dc + i * n, row.dgates = dgates + i * l->gate_width;
-            row.db = db;
-            a[i] = row.dgates;
-            l->isa->lstm_backward(&row);
-        }
-        product.rows = going;
-        qnet__multiply(l->isa, &product);
-    }
-}
-
-/* Forward: gates = W x + U h' + b, so with dgates of all rows
-       dW = dgates^T x    dU = dgates^T h'    db = sum dgates    dx = dgates W. */
-static void qnet__lstm_run_backward(qnet_context *ctx, qnet__lstm *l,
-                                    const qnet_lstm_gradients *gradients, qnet_real *dx)
-{
-    const size_t in = l->in, n = l->hidden;
-    qnet__lstm_product p[4], px[2];
-    memset(p, 0, sizeof p);
-    memset(px, 0, sizeof px);
-    for (size_t d = 0; d < 2; d++) {
-        const qnet__lstm_direction *dir = &l->direction[d];
-        p[d].rows = 4 * n, p[d].k = l->rows;
-        p[d].a = dir->dgates, p[d].a_row = 1, p[d].a_step = l->gate_width;
-        p[2 + d] = p[d];
-        p[d].columns = in, p[d].b = l->x_panels, p[d].c = gradients->w[d];
-        p[2 + d].columns = n, p[2 + d].b = dir->h_panels, p[2 + d].c = gradients->u[d];
-        px[d].rows = l->rows, px[d].columns = in, px[d].k = 4 * n;
-        px[d].a = dir->dgates, px[d].a_row = l->gate_width, px[d].a_step = 1;
-        px[d].b = dir->packed_w;
-        px[d].c = dx, px[d].c_at = l->at;
-        px[d].accumulate = d > 0;
-    }
-    qnet__lstm_pack(ctx, l, 1, dx != NULL);
-    qnet__parallel(ctx, (l->rows - 1) / QNET__LSTM_ROWS + 1, qnet__lstm_spread_task, l);
-    qnet__parallel(ctx, l->groups * 2, qnet__lstm_backward_task, l);
-    qnet__lstm_multiply(ctx, l, p, 4);
-    for (size_t d = 0; d < 2; d++)
-        for (size_t j = 0; gradients->b[d] != NULL && j < 4 * n; j++) {
-            double sum = 0;
-            for (size_t g = 0; g < l->groups; g++) sum += l->direction[d].db[g * 4 * n + j];
-            gradients->b[d][j] = (qnet_real)sum;
-        }
-    qnet__lstm_multiply(ctx, l, &px[0], 1);
-    qnet__lstm_multiply(ctx, l, &px[1], 1);
+    qnet_status status = QNET_OK;
+    void *owned;
+    QNET__TRY(qnet__lstm_begin(ctx, "qnet_lstm_forward", shape, 0, length, weights, x, y, saved,
+                               scratch, &l, &owned));
+    qnet__clear_padding(length, shape->batch, shape->steps, 2 * shape->hidden, y);
+    for (int d = 0; d < 2 && status == QNET_OK; d++)
+        status = qnet_gemm(ctx, 0, 1, l.rows, 4 * l.hidden, l.in, l.x_rows, l.x_width,
+                           weights->w[d], l.in, 0, l.gates[d], 4 * l.hidden, l.scratch);
+    qnet__parallel(ctx, l.groups * 2, qnet__lstm_task, &l);
+    qnet__free(ctx, owned, qnet_lstm_scratch(ctx, shape));
+    return status;
 }
 
 #if QNET__HAS_TRAINING
+/* Forward: gates = W x + U h' + b, so with dgates of all rows
+       dW = dgates^T x    dU = dgates^T h'    db = sum dgates    dx = dgates W,
+   dx of both directions over x_rows, when no other product reads x any more. */
+static qnet_status qnet__lstm_products(qnet_context *ctx, const qnet__lstm *l,
+                                       const qnet_lstm_gradients *gradients, int dx)
+{
+    const size_t in = l->in, n = l->hidden, rows = l->rows;
+    for (int d = 0; d < 2; d++) {
+        /* Sums over rows, in the same chains whatever the pieces (>>gemm). */
+        for (size_t r = 0; r < rows; r += QNET__LSTM_DEPTH) {
+            const size_t depth = qnet__min_size(rows - r, QNET__LSTM_DEPTH);
+            const qnet_real *dgates = l->dgates[d] + r * l->gate_width;
+            const qnet_real add = r > 0 ? 1 : 0;
+            if (gradients->w[d] != NULL)
+                QNET__TRY(qnet_gemm(ctx, 1, 0, 4 * n, in, depth, dgates, l->gate_width,
+                                    l->x_rows + r * l->x_width, l->x_width, add, gradients->w[d],
+                                    in, l->scratch));
+            if (gradients->u[d] != NULL)
+                QNET__TRY(qnet_gemm(ctx, 1, 0, 4 * n, n, depth, dgates, l->gate_width,
+                                    l->h_rows[d] + r * l->h_width, l->h_width, add,
+                                    gradients->u[d], n, l->scratch));
+        }
+        for (size_t j = 0; gradients->b[d] != NULL && j < 4 * n; j++) {
+            double sum = 0;
+            for (size_t g = 0; g < l->groups; g++) sum += l->db[d][g * 4 * n + j];
+            gradients->b[d][j] = (qnet_real)sum;
+        }
+    }
+    for (int d = 0; dx && d < 2; d++)
+        QNET__TRY(qnet_gemm(ctx, 0, 0, rows, in, 4 * n, l->dgates[d], l->gate_width,
+                            l->weights->w[d], in, (qnet_real)d, l->x_rows, l->x_width,
+                            l->scratch));
+    return QNET_OK;
+}
+
 /* A NULL in gradients skips that one. dy past a scan's end is not read; dx is zero there. */
 QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shape,
                                         const int *length, const qnet_lstm_weights *weights,
@@ -10188,21 +9917,20 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
                                         const qnet_lstm_gradients *gradients, void *scratch)
 {
     qnet__lstm l;
-    qnet__arena arena = {NULL, 0};
-    const size_t bytes = qnet_lstm_scratch(ctx, shape);
-    void *block, *owned;
-    QNET__TRY(qnet__lstm_check(ctx, "qnet_lstm_backward", shape, length,
-                               weights && weights->w[0] && weights->w[1] && weights->u[0] &&
-                               weights->u[1] && x && y && saved && dy && gradients));
-    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "LSTM backward", &block, &owned));
-    arena.base = (unsigned char *)block;
-    qnet__lstm_plan(ctx, shape, 1, &l, &arena);
-    qnet__lstm_begin(&l, length, weights, x, (qnet_real *)y, (qnet_real *)saved);
-    l.direction[0].dy = dy, l.direction[1].dy = dy + l.hidden;
-    if (dx != NULL) qnet__lstm_pad(&l, l.in, dx);
-    qnet__lstm_run_backward(ctx, &l, gradients, dx);
-    qnet__free(ctx, owned, bytes);
-    return QNET_OK;
+    qnet_status status;
+    void *owned;
+    QNET__NEEDS(ctx, dy && gradients);
+    QNET__TRY(qnet__lstm_begin(ctx, "qnet_lstm_backward", shape, 1, length, weights, x, y, saved,
+                               scratch, &l, &owned));
+    l.dy = dy;
+    qnet__parallel(ctx, l.groups * 2, qnet__lstm_task, &l);
+    status = qnet__lstm_products(ctx, &l, gradients, dx != NULL);
+    if (dx != NULL)
+        qnet__clear_padding(length, shape->batch, shape->steps, shape->in, dx);
+    for (size_t r = 0; dx != NULL && r < l.rows; r++)
+        memcpy(dx + l.at[r] * l.in, l.x_rows + r * l.x_width, l.in * sizeof *dx);
+    qnet__free(ctx, owned, qnet_lstm_scratch(ctx, shape));
+    return status;
 }
 #endif
 
@@ -10226,6 +9954,9 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
 
        a block:  mid = ReLU(BN(conv3x3(x))),  out = ReLU(BN(conv3x3(mid)) + shortcut),
                  shortcut = x, or BN(conv1x1/2(x)) where the block has stride 2
+
+   11,177,538 weights are trained (2 classes), and 9,600 running statistics go with them. The paper
+   trains them on batches of 64 images for 100 epochs by Adam, at 3e-4 to 1e-4 (>>train).
 
    Memory traffic is the limit beside the products. So a training pass keeps the output of each
    convolution, before its norm, and the output of each block, and nothing else. A prologue applies
@@ -10256,7 +9987,7 @@ typedef struct qnet__conv_bn {
     qnet__conv_algorithm algorithm; /* of the largest batch: any batch then has the same bits */
     int relu;
     qnet__norm norm;          /* its numbers in net->weights and net->gradients, like these: */
-    qnet_real *w, *tracked, *dw;
+    qnet_real *w, *dw;
     qnet_real *packed;        /* w for the kernels, see qnet_resnet_pack; or NULL */
     qnet_real *conv_out;      /* [batch][out_h][out_w][out], after the norm at inference; of the
                                  stem: pooled, see >>stem */
@@ -10468,9 +10199,7 @@ static size_t qnet__resnet_scratch(const qnet__resnet_state *r)
     qnet_context *ctx = r->net.ctx;
     size_t most = qnet_dense_scratch(ctx, (size_t)config->batch, QNET_FEATURES, config->classes);
     if (r->stem_fused)
-        most = qnet__max_size(most, qnet__stem_forward_scratch(ctx, stem));
-    if (r->stem_fused && config->training)
-        most = qnet__max_size(most, qnet__stem_backward_scratch(ctx, stem));
+        most = qnet__max_size(most, qnet__stem_scratch(ctx, stem, config->training));
     for (int u = r->stem_fused; u < QNET__CONV_BNS; u++) {
         qnet_conv2d conv = r->conv_bn[u].conv;
         for (conv.batch = 1; conv.batch <= config->batch; conv.batch++)
@@ -10488,7 +10217,7 @@ static void qnet__resnet_sums(qnet__arena *arena, qnet__resnet_state *r)
     for (int u = 0; u < QNET__CONV_BNS; u++) {
         const qnet_conv2d *conv = &r->conv_bn[u].conv;
         const size_t out = (size_t)conv->out_channels;
-        const int side = qnet__conv_side(r->conv_bn[u].algorithm);
+        const int side = (int)r->conv_bn[u].algorithm;
         size_t chunks = qnet__pass_chunks(qnet__conv_out_pixels(conv), out);
         if (side > 0) {
             qnet__winograd p;
@@ -10511,7 +10240,7 @@ static void qnet__conv_bn_bind(qnet__conv_bn *c, int u, const qnet__resnet_state
     c->norm.beta = weights + p[2].offset;
     c->norm.running_mean = weights + running[0].offset;
     c->norm.running_var = weights + running[1].offset;
-    c->tracked = weights + running[2].offset;
+    c->norm.tracked = weights + running[2].offset;
     if (gradients == NULL) return;
     c->dw = gradients + p[0].offset;
     c->norm.dgamma = gradients + p[1].offset;
@@ -10546,17 +10275,14 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
                                                : qnet__conv_pick(ctx, &c->conv, !config->training);
         c->norm.total[0] = total[0], c->norm.total[1] = total[1];
         c->norm.scale = (qnet_real *)qnet__take(arena, out, real);
-        if (config->training) {
-            c->norm.mean = (qnet_real *)qnet__take(arena, out, real);
-            c->norm.rstd = (qnet_real *)qnet__take(arena, out, real);
-            c->norm.mean_g = (qnet_real *)qnet__take(arena, out, real);
-            c->norm.slope_g = (qnet_real *)qnet__take(arena, out, real);
-        }
+        c->norm.mean = (qnet_real *)qnet__take(arena, out, real);
+        c->norm.rstd = (qnet_real *)qnet__take(arena, out, real);
+        c->norm.mean_g = (qnet_real *)qnet__take(arena, out, real);
+        c->norm.slope_g = (qnet_real *)qnet__take(arena, out, real);
         if (arena->base != NULL)
             qnet__conv_bn_bind(c, u, r);
     }
-    plan.base = NULL;
-    plan.count = 0;
+    plan.base = NULL, plan.count = 0;
     qnet__resnet_maps(&plan, r);
     plan.base = (unsigned char *)qnet__take(arena, qnet__plan_place(&plan), 1);
     plan.count = 0;
@@ -10669,7 +10395,7 @@ QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net)
     for (int pass = 0; pass < 2; pass++) {
         for (int u = 0; u < QNET__CONV_BNS; u++) {
             qnet__conv_bn *c = &r->conv_bn[u];
-            const size_t count = qnet__conv_packed(net->ctx, c->algorithm, &c->conv);
+            const size_t count = qnet__conv_pack(net->ctx, c->algorithm, &c->conv, NULL, NULL);
             c->packed = (qnet_real *)qnet__take(&arena, count, sizeof(qnet_real));
             if (c->packed != NULL)
                 qnet__conv_pack(net->ctx, c->algorithm, &c->conv, c->w, c->packed);
@@ -10754,16 +10480,19 @@ QNET_API qnet_tensor qnet_resnet_feature_map(const qnet_resnet *net)
 
 /* ---- Forward --------------------------------------------------------------------------------- */
 
-/* Prologue ReLU(norm(conv_out)). */
-static qnet__prologue qnet__conv_bn_normalised(const qnet__conv_bn *c)
+/* Prologue ReLU(norm(conv_out)); at inference conv_out is after norm and ReLU already. */
+static qnet__prologue qnet__conv_bn_output(const qnet__resnet_state *r, const qnet__conv_bn *c)
 {
     qnet__prologue p = qnet__prologue_plain(c->conv_out);
-    p.kind = QNET__PROLOGUE_NORMALISED;
-    p.mean = c->norm.center, p.scale = c->norm.scale, p.beta = c->norm.beta;
+    if (qnet__resnet_trains(r)) {
+        p.kind = QNET__PROLOGUE_NORMALISED;
+        p.mean = c->norm.mean, p.scale = c->norm.scale, p.beta = c->norm.beta;
+    }
     return p;
 }
 
-/* Shapes, centres and, at inference, scales of a pass over `batch` images. */
+/* Shapes, rows, centres and, at inference, scales of a pass over `batch` images. The algorithms
+   stay those of the largest batch, so that an image has the same bits in any. */
 static void qnet__resnet_begin(qnet__resnet_state *r, int batch, int train)
 {
     r->batch = 0; /* until the pass has succeeded there is nothing to go back from */
@@ -10771,18 +10500,10 @@ static void qnet__resnet_begin(qnet__resnet_state *r, int batch, int train)
     for (int u = 0; u < QNET__CONV_BNS; u++) {
         qnet__conv_bn *c = &r->conv_bn[u];
         c->conv.batch = batch;
+        c->norm.rows = qnet__conv_out_pixels(&c->conv);
         c->norm.center = c->norm.mean;
         if (!train) qnet__norm_freeze(&c->norm);
     }
-}
-
-/* The norm's statistics from the moments of this batch. */
-static void qnet__conv_bn_statistics(qnet__resnet_state *r, qnet__conv_bn *c,
-                                     const qnet__epilogue *moments)
-{
-    qnet__norm_statistics(r->net.ctx, &c->norm, moments, qnet__conv_out_pixels(&c->conv),
-                          r->momentum);
-    *c->tracked += 1;
 }
 
 /* Training: conv_out = conv(x), and the statistics of its norm. Inference: y = act(norm(conv(x)) +
@@ -10796,10 +10517,10 @@ static qnet_status qnet__conv_bn_forward(qnet__resnet_state *r, qnet__conv_bn *c
     e.y = c->conv_out;
     if (!qnet__resnet_trains(r))
         e = qnet__norm_epilogue(&c->norm, residual, c->relu, y);
-    QNET__TRY(qnet__conv_forward(r->net.ctx, c->algorithm, &c->conv, x, c->w, c->packed, &e, temp,
-                                 r->scratch));
+    QNET__TRY(qnet__conv_map(r->net.ctx, c->algorithm, &c->conv, 0, 0, x, c->w, c->packed, &e, temp,
+                             r->scratch));
     if (qnet__resnet_trains(r))
-        qnet__conv_bn_statistics(r, c, &e);
+        qnet__norm_statistics(r->net.ctx, &c->norm, &e, r->momentum);
     return QNET_OK;
 }
 
@@ -10815,22 +10536,18 @@ static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__res
     if (shortcut != NULL)
         QNET__TRY(qnet__conv_bn_forward(r, shortcut, map, NULL, shortcut->conv_out, NULL));
     QNET__TRY(qnet__conv_bn_forward(r, first, map, NULL, first->conv_out, block->out));
-    qnet__prologue mid = qnet__resnet_trains(r) ? qnet__conv_bn_normalised(first)
-                                  : qnet__prologue_plain(first->conv_out);
+    const qnet__prologue mid = qnet__conv_bn_output(r, first);
     QNET__TRY(qnet__conv_bn_forward(r, second, &mid, residual, block->out, block->out));
     if (qnet__resnet_trains(r)) {
         const qnet__prologue conv_out = qnet__prologue_plain(second->conv_out);
         qnet__epilogue sum = qnet__norm_epilogue(&second->norm, residual, 1, block->out);
-        if (shortcut != NULL) {
-            sum.residual_mean = shortcut->norm.mean, sum.residual_scale = shortcut->norm.scale;
-            sum.residual_beta = shortcut->norm.beta;
-        } else if (map->kind == QNET__PROLOGUE_NORMALISED) { /* the pooled map */
-            sum.residual_mean = map->mean, sum.residual_scale = map->scale;
-            sum.residual_beta = map->beta;
-            sum.residual_relu = 1;
+        if (shortcut != NULL || map->kind == QNET__PROLOGUE_NORMALISED) { /* the pooled map */
+            const qnet__norm *norm = shortcut != NULL ? &shortcut->norm : &r->conv_bn->norm;
+            sum.residual_mean = norm->mean, sum.residual_scale = norm->scale;
+            sum.residual_beta = norm->beta;
+            sum.residual_relu = shortcut == NULL;
         }
-        qnet__pass(r->net.ctx, &conv_out, &sum, qnet__conv_out_pixels(&second->conv),
-                   (size_t)second->conv.out_channels);
+        qnet__pass(r->net.ctx, &conv_out, &sum, second->norm.rows, second->norm.channels);
     }
     *map = qnet__prologue_plain(block->out);
     return QNET_OK;
@@ -10848,7 +10565,8 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, const qnet_real *x, 
     qnet_real sign[64];
     QNET__TRY(qnet__maxpool_plan(ctx, "resnet forward", conv->batch, qnet_conv2d_out_height(conv),
                                  qnet_conv2d_out_width(conv), 64, 1, &pool));
-    pool.x = qnet__conv_bn_normalised(stem);
+    pool.x.kind = QNET__PROLOGUE_NORMALISED;
+    pool.x.mean = stem->norm.center, pool.x.scale = stem->norm.scale, pool.x.beta = stem->norm.beta;
     pool.y = stem->conv_out;
     moments.kind = qnet__resnet_trains(r) ? QNET__EPILOGUE_MOMENTS : QNET__EPILOGUE_PLAIN;
     if (qnet__resnet_trains(r)) {
@@ -10864,14 +10582,13 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, const qnet_real *x, 
     } else {
         const qnet__prologue image = qnet__prologue_plain(x);
         pool.x.x = moments.y = r->stem_out;
-        QNET__TRY(qnet__conv_forward(ctx, stem->algorithm, conv, &image, stem->w, stem->packed,
-                                     &moments, NULL, r->scratch));
+        QNET__TRY(qnet__conv_map(ctx, stem->algorithm, conv, 0, 0, &image, stem->w, stem->packed,
+                                 &moments, NULL, r->scratch));
         qnet__maxpool_run(ctx, &pool, (size_t)conv->batch);
     }
-    *map = qnet__resnet_trains(r) ? qnet__conv_bn_normalised(stem)
-                                  : qnet__prologue_plain(stem->conv_out);
+    *map = qnet__conv_bn_output(r, stem);
     if (qnet__resnet_trains(r))
-        qnet__conv_bn_statistics(r, stem, &moments);
+        qnet__norm_statistics(ctx, &stem->norm, &moments, r->momentum);
     return QNET_OK;
 }
 
@@ -10916,13 +10633,6 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-/* dbeta, dgamma and what the gradient of conv_out needs, from the sums of g and g d. */
-static void qnet__conv_bn_gradient(qnet__resnet_state *r, const qnet__conv_bn *c,
-                                   const qnet__epilogue *sums)
-{
-    qnet__norm_gradient(r->net.ctx, &c->norm, sums, qnet__conv_out_pixels(&c->conv));
-}
-
 /* From the gradient g of the norm: dw and, unless e is NULL, e <- the gradient of the input x. The
    prologue computes the gradient of conv_out, which may be stored over it. temp: as large as x. */
 static qnet_status qnet__conv_bn_backward(qnet__resnet_state *r, qnet__conv_bn *c,
@@ -10938,12 +10648,13 @@ static qnet_status qnet__conv_bn_backward(qnet__resnet_state *r, qnet__conv_bn *
    given; the same is left for the block before it, or dpooled where x is the pooled map. */
 static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
 {
+    qnet_context *ctx = r->net.ctx;
     const qnet__resblock *block = &r->block[b], *before = b > 0 ? block - 1 : NULL;
     qnet__conv_bn *first = &r->conv_bn[block->first], *second = &r->conv_bn[block->second];
     qnet__conv_bn *previous = before != NULL ? &r->conv_bn[before->second] : NULL;
-    const qnet__prologue mid = qnet__conv_bn_normalised(first);
+    const qnet__prologue mid = qnet__conv_bn_output(r, first);
     const qnet__prologue x = before != NULL ? qnet__prologue_plain(before->out)
-                                            : qnet__conv_bn_normalised(r->conv_bn);
+                                            : qnet__conv_bn_output(r, r->conv_bn);
     qnet_real *dx = before != NULL ? before->dout : r->dpooled;
     qnet__epilogue dmid = qnet__norm_sums(&first->norm, &r->sums, first->conv_out, block->dmid);
     qnet__epilogue dmap = r->sums;
@@ -10951,7 +10662,7 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
     /* Forward: sum = norm2(conv2(ReLU(norm1(conv1)))) + ...; the mask is that of the inner ReLU. */
     dmid.scale = first->norm.scale, dmid.beta = first->norm.beta;
     QNET__TRY(qnet__conv_bn_backward(r, second, &mid, block->dout, &dmid, 0, block->out));
-    qnet__conv_bn_gradient(r, first, &dmid);
+    qnet__norm_gradient(ctx, &first->norm, &dmid);
 
     /* The gradient of x: two paths add up; then the mask of the ReLU that made x, which pooling has
        not, and the sums of the norm inside it. */
@@ -10970,15 +10681,14 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b)
         qnet__epilogue sums = qnet__norm_sums(&shortcut->norm, &r->sums, shortcut->conv_out, NULL);
         qnet__epilogue plain = qnet__epilogue_plain(dx);
         QNET__TRY(qnet__conv_bn_backward(r, first, &x, block->dmid, &plain, 0, NULL));
-        qnet__pass(r->net.ctx, &dsum, &sums, qnet__conv_out_pixels(&shortcut->conv),
-                   (size_t)shortcut->conv.out_channels);
-        qnet__conv_bn_gradient(r, shortcut, &sums);
+        qnet__pass(ctx, &dsum, &sums, shortcut->norm.rows, shortcut->norm.channels);
+        qnet__norm_gradient(ctx, &shortcut->norm, &sums);
         QNET__TRY(qnet__conv_bn_backward(r, shortcut, &x, block->dout, &plain, 1, NULL));
-        qnet__epilogue_map(r->net.ctx, &dmap, qnet__conv_in_pixels(&first->conv),
+        qnet__epilogue_map(ctx, &dmap, qnet__conv_in_pixels(&first->conv),
                            first->conv.in_channels);
     }
     if (previous != NULL)
-        qnet__conv_bn_gradient(r, previous, &dmap);
+        qnet__norm_gradient(ctx, &previous->norm, &dmap);
     return QNET_OK;
 }
 
@@ -10994,20 +10704,12 @@ static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, const qnet_
     qnet__epilogue sums = qnet__norm_sums(norm, &r->sums, stem->conv_out, r->dpooled);
     sums.scale = norm->scale, sums.beta = norm->beta; /* masks where the ReLU has cut the maximum */
     if (r->stem_fused) {
-        qnet__arena arena = {(unsigned char *)r->scratch, 0};
-        qnet__stem_backward_job job;
-        qnet__stem_backward_plan(ctx, conv, &arena, &job);
-        job.x = x, job.argmax = r->argmax;
-        job.w = stem->w, job.dw = stem->dw;
-        job.scale = norm->scale, job.shift = norm->mean_g, job.slope = norm->slope_g;
-        qnet__stem_backward(ctx, &job, &sums);
-        qnet__conv_bn_gradient(r, stem, &sums);
-        qnet__parallel(ctx, 147, qnet__stem_weight_task, &job);
+        qnet__stem_backward(ctx, conv, x, r->argmax, stem->w, stem->dw, norm, &sums, r->scratch);
         return QNET_OK;
     }
     const qnet__prologue image = qnet__prologue_plain(x);
     qnet__epilogue_map(ctx, &sums, qnet__conv_in_pixels(&stem[1].conv), 64);
-    qnet__conv_bn_gradient(r, stem, &sums);
+    qnet__norm_gradient(ctx, norm, &sums);
     QNET__TRY(qnet_maxpool_backward(ctx, conv->batch, qnet_conv2d_out_height(conv),
                                     qnet_conv2d_out_width(conv), 64, r->argmax, r->dpooled,
                                     r->dstem));
@@ -11045,7 +10747,7 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
     qnet__epilogue sums = qnet__norm_sums(&second->norm, &r->sums, second->conv_out, last->dout);
     sums.mask = last->out;
     qnet__epilogue_map(ctx, &sums, (size_t)batch * pixels, QNET_FEATURES);
-    qnet__conv_bn_gradient(r, second, &sums);
+    qnet__norm_gradient(ctx, &second->norm, &sums);
     for (int b = QNET__RESBLOCKS - 1; b >= 0; b--)
         QNET__TRY(qnet__resblock_backward(r, b));
     return qnet__resnet_stem_backward(r, x);
@@ -11062,35 +10764,42 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
        image[batch][steps][classes]  image head: y of each step by one matrix
        scan[batch][classes]          scan head: y of all steps side by side
 
+   Scans in a batch: 64 (paper); steps: 24, hidden: 256 (ours); then 1,602,564 weights are trained,
+   for 50 epochs by Adam at a fixed rate of 3e-4 (>>train), while the ResNet is frozen.
+
    The loss is the cross-entropy of both heads, without that of padded steps. PyTorch's LSTM has two
    biases per gate; both are kept and trained, so that files and training agree with it, and their
    sum is what the layer sees.
    Relies on >>context >>random >>tensor >>gemm >>dense >>lstm >>resnet.
    ============================================================================================ */
 
-#define QNET__SCAN_PARAMS 12
-
-/* Where the tensors of a block lie, weights or gradients: [2] are the directions, forward and
-   backward in the order of slices. Gates are in PyTorch's order i, f, g, o. */
-typedef struct qnet__scan_block {
-    qnet_lstm_gradients lstm;   /* w[4 hidden][features], u[4 hidden][hidden], b = b_ih[4 hidden] */
-    qnet_real *b_hh[2];         /* [4 hidden] */
-    qnet_real *image_w, *image_b; /* [classes][2 hidden], [classes] */
-    qnet_real *scan_w, *scan_b; /* [classes][steps 2 hidden], [classes] */
-} qnet__scan_block;
+/* Numbers of the parameters in the table; the LSTM's of the reverse direction come 4 later. Gates
+   are in PyTorch's order i, f, g, o. */
+enum {
+    QNET__SCAN_W_IH,       /* W [4 hidden][features] */
+    QNET__SCAN_W_HH,       /* U [4 hidden][hidden] */
+    QNET__SCAN_B_IH,       /* [4 hidden]; its sum with the next one is b */
+    QNET__SCAN_B_HH,
+    QNET__SCAN_IMAGE_W = 8, /* [classes][2 hidden] */
+    QNET__SCAN_IMAGE_B,     /* [classes] */
+    QNET__SCAN_SCAN_W,      /* [classes][steps 2 hidden] */
+    QNET__SCAN_SCAN_B,      /* [classes] */
+    QNET__SCAN_PARAMS
+};
 
 typedef struct qnet__scan_state {
     qnet_scan_model model; /* first, so that a pointer to it is the start of the block */
     qnet_param_table table;
     qnet_param *params;
-    qnet__scan_block p, d;     /* of model.weights and model.gradients */
+    qnet_real *p[QNET__SCAN_PARAMS], *d[QNET__SCAN_PARAMS]; /* weights, gradients */
     qnet_real *bias[2];        /* [4 hidden] per direction: b_ih + b_hh */
     qnet_lstm lstm;            /* its batch: the largest, then that of the last pass */
     qnet_lstm_weights weights; /* of p, with the sum of the biases */
+    qnet_lstm_gradients gradients; /* of d */
     qnet_real *y, *dy;         /* [batch][steps][2 hidden]: the LSTM's output */
     qnet_real *saved;          /* of the LSTM, for its backward pass */
-    qnet_real *image_logits, *dimage; /* [batch][steps][classes], and gradient */
-    qnet_real *scan_logits, *dscan;   /* [batch][classes], and gradient */
+    qnet_real *image_logits;   /* [batch][steps][classes], then their gradient in the same place */
+    qnet_real *scan_logits;    /* [batch][classes], likewise */
     int *image_label;          /* [batch][steps] */
     void *scratch;
     int batch; /* of the last forward pass; 0: none */
@@ -11122,23 +10831,6 @@ static void qnet__scan_table(const qnet_scan_config *config, qnet__scan_state *s
                         p[i].rows, qnet__max_size(p[i].columns, 1), 1, 1);
 }
 
-/* Where the tensors of the table p lie in a block, in the table's order. */
-static qnet__scan_block qnet__scan_bind(const qnet_param *p, qnet_real *block)
-{
-    qnet__scan_block b;
-    for (int d = 0; d < 2; d++) {
-        b.lstm.w[d] = block + p++->offset;
-        b.lstm.u[d] = block + p++->offset;
-        b.lstm.b[d] = block + p++->offset;
-        b.b_hh[d] = block + p++->offset;
-    }
-    b.image_w = block + p[0].offset;
-    b.image_b = block + p[1].offset;
-    b.scan_w = block + p[2].offset;
-    b.scan_b = block + p[3].offset;
-    return b;
-}
-
 /* Carves the whole model from an arena; with base NULL it only measures. The LSTM and both heads
    run one after the other and share the scratch. */
 static void qnet__scan_plan(qnet_context *ctx, const qnet_scan_config *config, qnet__arena *arena,
@@ -11164,8 +10856,6 @@ static void qnet__scan_plan(qnet_context *ctx, const qnet_scan_config *config, q
     if (config->training) {
         s->model.gradients = (qnet_real *)qnet__take(arena, s->table.total, real);
         s->dy = (qnet_real *)qnet__take(arena, rows * (size_t)width, real);
-        s->dimage = (qnet_real *)qnet__take(arena, rows * classes, real);
-        s->dscan = (qnet_real *)qnet__take(arena, batch * classes, real);
     }
     size_t scratch = qnet_lstm_scratch(ctx, &lstm); /* no smaller batch needs more */
     scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, rows, width, config->classes));
@@ -11201,7 +10891,8 @@ QNET_API void qnet_scan_config_init(qnet_scan_config *config)
     *config = usual;
 }
 
-/* What qnet_scan_model_create would ask for; 0 for a configuration that it refuses. */
+/* What qnet_scan_model_create would ask for, as the same plan measures it; 0 for a configuration
+   that it refuses. */
 QNET_API size_t qnet_scan_model_bytes(qnet_context *ctx, const qnet_scan_config *config)
 {
     qnet__arena arena = {NULL, 0};
@@ -11229,14 +10920,19 @@ QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_c
     const qnet_scan_model model = {ctx, *config, &self->table, s.model.weights, s.model.gradients,
                                    bytes, self};
     s.model = model;
-    s.p = qnet__scan_bind(s.params, model.weights);
-    for (int d = 0; d < 2; d++)
-        s.weights.w[d] = s.p.lstm.w[d], s.weights.u[d] = s.p.lstm.u[d], s.weights.b[d] = s.bias[d];
-    memset(model.weights, 0, s.table.total * sizeof(qnet_real));
-    if (config->training) {
-        s.d = qnet__scan_bind(s.params, model.gradients);
-        memset(model.gradients, 0, s.table.total * sizeof(qnet_real));
+    for (int i = 0; i < QNET__SCAN_PARAMS; i++) {
+        s.p[i] = model.weights + s.params[i].offset;
+        s.d[i] = config->training ? model.gradients + s.params[i].offset : NULL;
     }
+    for (int d = 0; d < 2; d++) {
+        qnet_real *const *p = s.p + 4 * d, *const *g = s.d + 4 * d;
+        s.weights.w[d] = p[QNET__SCAN_W_IH], s.gradients.w[d] = g[QNET__SCAN_W_IH];
+        s.weights.u[d] = p[QNET__SCAN_W_HH], s.gradients.u[d] = g[QNET__SCAN_W_HH];
+        s.weights.b[d] = s.bias[d], s.gradients.b[d] = g[QNET__SCAN_B_IH];
+    }
+    memset(model.weights, 0, s.table.total * sizeof(qnet_real));
+    if (config->training)
+        memset(model.gradients, 0, s.table.total * sizeof(qnet_real));
     *self = s;
     *out = &self->model;
     return QNET_OK;
@@ -11281,18 +10977,6 @@ static qnet_status qnet__check_lengths(const qnet_scan_model *model, const int *
     return QNET_OK;
 }
 
-/* Sets t[batch][steps][width] to zero at the steps beyond each scan's length[batch]: what a short
-   scan lacks neither adds to a logit nor gets a gradient. */
-static void qnet__scan_clear_padding(const qnet_scan_config *config, const int *length, int batch,
-                                     int width, qnet_real *t)
-{
-    const size_t steps = (size_t)config->steps, w = (size_t)width;
-    for (int b = 0; b < batch; b++) {
-        const size_t used = (size_t)length[b];
-        memset(t + ((size_t)b * steps + used) * w, 0, (steps - used) * w * sizeof(qnet_real));
-    }
-}
-
 /* x[batch][steps][features], y[batch][steps][2 hidden] = BiLSTM(x);
    image_logits[batch][steps][classes] = y image_head^T + bias at each step;
    scan_logits[batch][classes] = [y_1 ... y_steps] scan_head^T + bias. The paper leaves open what
@@ -11312,17 +10996,19 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
     s->lstm.batch = batch;
     for (int d = 0; d < 2; d++)
         for (int i = 0; i < 2 * width; i++)
-            s->bias[d][i] = s->p.lstm.b[d][i] + s->p.b_hh[d][i];
+            s->bias[d][i] = s->p[QNET__SCAN_B_IH + 4 * d][i] + s->p[QNET__SCAN_B_HH + 4 * d][i];
     QNET__TRY(qnet_lstm_forward(ctx, &s->lstm, length, &s->weights, x, s->y, s->saved,
                                 s->scratch));
     if (image_logits != NULL) {
         QNET__TRY(qnet_dense_forward(ctx, (size_t)batch * (size_t)config->steps, width, classes,
-                                     s->y, s->p.image_w, s->p.image_b, image_logits, s->scratch));
-        qnet__scan_clear_padding(config, length, batch, classes, image_logits);
+                                     s->y, s->p[QNET__SCAN_IMAGE_W], s->p[QNET__SCAN_IMAGE_B],
+                                     image_logits, s->scratch));
+        qnet__clear_padding(length, batch, config->steps, classes, image_logits);
     }
     if (scan_logits != NULL)
         QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, config->steps * width, classes, s->y,
-                                     s->p.scan_w, s->p.scan_b, scan_logits, s->scratch));
+                                     s->p[QNET__SCAN_SCAN_W], s->p[QNET__SCAN_SCAN_B], scan_logits,
+                                     s->scratch));
     s->batch = batch;
     return QNET_OK;
 }
@@ -11352,26 +11038,27 @@ QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet
     const int width = 2 * config->hidden, classes = config->classes;
     const size_t rows = (size_t)batch * (size_t)config->steps, w = (size_t)width;
     const size_t k = (size_t)classes;
-    memmove(s->dimage, dimage_logits, rows * k * sizeof(qnet_real)); /* may be the same */
-    qnet__scan_clear_padding(config, length, batch, classes, s->dimage);
+    qnet_real *dimage = s->image_logits;
+    memmove(dimage, dimage_logits, rows * k * sizeof(qnet_real)); /* may be the same */
+    qnet__clear_padding(length, batch, config->steps, classes, dimage);
 
     /* Forward: scan_logits = [y_1 ... y_steps] scan_head^T + bias. */
     QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, config->steps * width, classes, s->y,
-                                  s->p.scan_w, dscan_logits, s->dy, s->d.scan_w, s->d.scan_b,
-                                  s->scratch));
+                                  s->p[QNET__SCAN_SCAN_W], dscan_logits, s->dy,
+                                  s->d[QNET__SCAN_SCAN_W], s->d[QNET__SCAN_SCAN_B], s->scratch));
     /* Forward: image_logits = y image_head^T + bias, then zero at padded steps. Both heads read y,
        so their gradients add up: dy += dimage image_head. */
-    QNET__TRY(qnet_dense_backward(ctx, rows, width, classes, s->y, s->p.image_w, s->dimage, NULL,
-                                  s->d.image_w, s->d.image_b, s->scratch));
-    QNET__TRY(qnet_gemm(ctx, 0, 0, rows, w, k, s->dimage, k, s->p.image_w, w, 1, s->dy, w,
-                        s->scratch));
+    const qnet_real *image_w = s->p[QNET__SCAN_IMAGE_W];
+    QNET__TRY(qnet_dense_backward(ctx, rows, width, classes, s->y, image_w, dimage, NULL,
+                                  s->d[QNET__SCAN_IMAGE_W], s->d[QNET__SCAN_IMAGE_B], s->scratch));
+    QNET__TRY(qnet_gemm(ctx, 0, 0, rows, w, k, dimage, k, image_w, w, 1, s->dy, w, s->scratch));
     /* At padded steps y is zero whatever the weights, so nothing flows there. */
-    qnet__scan_clear_padding(config, length, batch, width, s->dy);
+    qnet__clear_padding(length, batch, config->steps, width, s->dy);
     /* Forward: y = BiLSTM(x), its bias = b_ih + b_hh: both have the sum's gradient. */
     QNET__TRY(qnet_lstm_backward(ctx, &s->lstm, length, &s->weights, x, s->y, s->saved, s->dy, NULL,
-                                 &s->d.lstm, s->scratch));
+                                 &s->gradients, s->scratch));
     for (int d = 0; d < 2; d++)
-        memcpy(s->d.b_hh[d], s->d.lstm.b[d], 2 * w * sizeof(qnet_real));
+        memcpy(s->d[QNET__SCAN_B_HH + 4 * d], s->gradients.b[d], 2 * w * sizeof(qnet_real));
     return QNET_OK;
 }
 
@@ -11392,11 +11079,12 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
     for (int i = 0; i < batch * steps; i++)
         s->image_label[i] = i % steps < length[i / steps] ? scan_label[i / steps] : -1;
     QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch, classes, s->scan_logits, scan_label,
-                                 &scan, s->dscan));
+                                 &scan, s->scan_logits));
     QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch * (size_t)steps, classes,
-                                 s->image_logits, s->image_label, &image, s->dimage));
+                                 s->image_logits, s->image_label, &image, s->image_logits));
     if (backward)
-        QNET__TRY(qnet_scan_model_backward(model, x, length, batch, s->dimage, s->dscan));
+        QNET__TRY(qnet_scan_model_backward(model, x, length, batch, s->image_logits,
+                                           s->scan_logits));
     *image_loss = image;
     *scan_loss = scan;
     return QNET_OK;
@@ -11422,10 +11110,9 @@ typedef struct qnet__optim_job {
     qnet_real *p, *m, *v;
     const qnet_real *g;
     qnet_real b1, one_b1, b2, one_b2; /* one_b1 = 1 - b1, taken in double */
-    qnet_real rate;                   /* learning_rate / (1 - b1^t) */
+    qnet_real rate;                   /* learning_rate / (1 - b1^t); SWA: 1 / (n + 1) */
     qnet_real root;                   /* 1 / sqrt(1 - b2^t) */
     qnet_real eps;
-    qnet_real share;                  /* of g in the new average, 1 / (n + 1) */
 } qnet__optim_job;
 
 static void qnet__optim_run(qnet_context *ctx, qnet_task task, qnet__optim_job *job)
@@ -11490,7 +11177,7 @@ QNET_API void qnet_adam_step(qnet_context *ctx, const qnet_adam_config *config, 
                            (qnet_real)(1.0 - b2),
                            (qnet_real)(learning_rate / (1.0 - pow(b1, (double)t))),
                            (qnet_real)(1.0 / sqrt(1.0 - pow(b2, (double)t))),
-                           (qnet_real)config->eps, 0};
+                           (qnet_real)config->eps};
     qnet__optim_run(ctx, qnet__adam_task, &job);
 }
 
@@ -11508,18 +11195,18 @@ QNET_API double qnet_cosine_rate(double eta_0, double eta_min, int epoch, int ep
 static void qnet__swa_task(void *arg, size_t index, size_t worker)
 {
     const qnet__optim_job *job = (const qnet__optim_job *)arg;
-    const size_t start = index * QNET__OPTIM_CHUNK;
-    const size_t end = qnet__min_size(start + QNET__OPTIM_CHUNK, job->count);
+    const size_t end = qnet__min_size((index + 1) * QNET__OPTIM_CHUNK, job->count);
+    const qnet_real share = job->rate;
     QNET__UNUSED(worker);
-    for (size_t i = start; i < end; i++)
-        job->p[i] = job->share < 1 ? job->p[i] + job->share * (job->g[i] - job->p[i]) : job->g[i];
+    for (size_t i = index * QNET__OPTIM_CHUNK; i < end; i++)
+        job->p[i] = share < 1 ? job->p[i] + share * (job->g[i] - job->p[i]) : job->g[i];
 }
 
 QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *average,
                               const qnet_real *p, uint64_t n)
 {
-    qnet__optim_job job = {count, average, NULL, NULL, p, 0, 0, 0, 0, 0, 0, 0,
-                           (qnet_real)(1.0 / ((double)n + 1.0))};
+    qnet__optim_job job = {count, average, NULL, NULL, p, 0, 0, 0, 0,
+                           (qnet_real)(1.0 / ((double)n + 1.0)), 0, 0};
     qnet__optim_run(ctx, qnet__swa_task, &job);
 }
 #endif
@@ -19314,6 +19001,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the cohort is full with %d scans",
                           maps->subject, cohort->capacity);
     strcpy(scan->subject, maps->subject);
+    snprintf(scan->session, sizeof scan->session, "%s", maps->session ? maps->session : "");
     scan->label = maps->label;
     scan->age = maps->age;
     scan->sex = maps->sex;
@@ -19447,7 +19135,8 @@ QNET_API qnet_status qnet_cohort_read(qnet_cohort *const *cohorts, int count,
         qnet__note(ctx, &status, one);
     }
     const qnet_scan_maps maps = {files->subject, files->label, files->age, files->sex,
-                                 v[QNET__QSM], v[QNET__R2STAR], v[QNET__T1W], v[QNET__MASK]};
+                                 v[QNET__QSM], v[QNET__R2STAR], v[QNET__T1W], v[QNET__MASK],
+                                 files->session};
     for (int k = 0; k < count; k++) {
         const qnet_viewer *viewer = cohorts[k]->config.viewer;
         if (viewer && viewer->read) viewer->read(viewer->user, &maps);
@@ -21619,7 +21308,8 @@ QNET_API qnet_status qnet_scan_attribution(qnet_scan_model *model, const qnet_re
         if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "a scan's attribution"));
     }
     for (size_t i = 0; i < all; i++)
-        dy[i] = s->p.scan_w[QNET_HH * all + i] - s->p.scan_w[QNET_HC * all + i];
+        dy[i] = s->p[QNET__SCAN_SCAN_W][QNET_HH * all + i] -
+                s->p[QNET__SCAN_SCAN_W][QNET_HC * all + i];
     qnet_status status = qnet_lstm_backward(ctx, &s->lstm, &length, &s->weights, features, s->y,
                                             s->saved, dy, dx, &none, s->scratch);
     if (status == QNET_OK && qnet__first_bad(dx, count) < count)
@@ -22147,23 +21837,24 @@ static void qnet__csv_field(char field[132], const char *text)
 
 /* One item of level k / 2 and input k % 2; a number that is not finite is an empty field. */
 static qnet_status qnet__csv_row(const qnet_experiment *e, int k, int repeat,
-                                 const qnet_item *item, qnet_buffer *csv)
+                                 const qnet_item *item, int sessions, qnet_buffer *csv)
 {
     const qnet_participant *p = &e->participants[item->scan];
-    char subject[132], number[QNET_MODELS][32], slice[32] = ",", label[16] = "";
+    char subject[132], session[132], number[QNET_MODELS][32], slice[32] = ",", label[16] = "";
     qnet__csv_field(subject, p->subject);
+    qnet__csv_field(session, p->session);
     for (int m = 0; m < QNET_MODELS; m++) {
         qnet__format_number(number[m], sizeof number[m], item->probability[m]);
         if (!qnet__is_finite(item->probability[m])) number[m][0] = '\0';
     }
     if (item->slice >= 0) snprintf(slice, sizeof slice, "%d,%d", item->slice, item->z);
     if (e->config.shuffle_labels) snprintf(label, sizeof label, ",%d", (int)p->true_label);
-    return qnet_buffer_printf(e->ctx, csv, "%s,%s,%d,%d,%s,%d,%s,%d,%s,%s,%s,%d,%d,%d%s\n",
+    return qnet_buffer_printf(e->ctx, csv, "%s,%s,%d,%d,%s,%d,%s,%d,%s,%s,%s,%d,%d,%d%s%s%s\n",
                               qnet_level_name((qnet_level)(k / 2)),
                               qnet_input_name((qnet_input)(k % 2)), repeat + 1, item->fold + 1,
                               subject, item->scan, slice, item->label, number[0], number[1],
                               number[2], item->decision[0], item->decision[1], item->decision[2],
-                              label);
+                              label, sessions ? "," : "", sessions ? session : "");
 }
 
 /* Image level first, crop before full, repeat by repeat, in the order of the cohort. */
@@ -22172,15 +21863,17 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *
     QNET__NEEDS(e ? e->ctx : NULL, e && csv);
     const int shuffled = e->config.shuffle_labels;
     const size_t start = csv->size;
+    int sessions = 0;
+    for (int i = 0; i < e->participants_count; i++) sessions |= e->participants[i].session[0] != 0;
     qnet_status status = qnet_buffer_printf(
         e->ctx, csv, "level,input,repeat,fold,subject,scan,slice,z,%slabel,p_resnet,p_resnetswa,"
-        "p_qnet,d_resnet,d_resnetswa,d_qnet%s\n", shuffled ? "shuffled_" : "",
-        shuffled ? ",true_label" : "");
+        "p_qnet,d_resnet,d_resnetswa,d_qnet%s%s\n", shuffled ? "shuffled_" : "",
+        shuffled ? ",true_label" : "", sessions ? ",session" : "");
     for (int k = 0; k < 2 * QNET_LEVELS; k++) {
         const qnet_level_result *r = &e->level[k % 2][k / 2];
         const size_t rows = e->config.use_input[k % 2] ? (size_t)e->config.repeats * r->count : 0;
         for (size_t i = 0; i < rows && status == QNET_OK; i++)
-            status = qnet__csv_row(e, k, (int)(i / r->count), &r->items[i], csv);
+            status = qnet__csv_row(e, k, (int)(i / r->count), &r->items[i], sessions, csv);
     }
     if (status != QNET_OK) { /* the buffer as it was */
         csv->size = start;
@@ -22603,6 +22296,7 @@ static uint64_t qnet__folds_seed(uint64_t seed, int repeat)
      labels             true, or shuffled: a control, which is refused elsewhere
      trained_on         a record of each subject on whom it, or what it began with, was trained
      embedding, embedding_hash      of a Q-Net: the network whose features it learnt from
+     what qnet_dataset.record has
      input, preparation, size ... stretch ... std.2      how images were prepared for it
 
    So a program that uses the file needs no configuration, and can tell that a scan was seen. */
@@ -22632,6 +22326,8 @@ static qnet_status qnet__weights_text(const qnet__job *job, int model, qnet_buff
     if (model == QNET_MODEL_QNET)
         QNET__TRY(qnet_buffer_printf(ctx, text, "embedding=resnetswa\nembedding_hash=%016llx\n",
                                      (unsigned long long)job->embedding_hash));
+    if (job->data->record)
+        QNET__TRY(qnet_buffer_printf(ctx, text, "%s", job->data->record));
     return qnet__preparation_text(ctx, &job->cohort->config, &e->config.stage1.augment, text);
 }
 
@@ -23466,9 +23162,10 @@ static qnet_status qnet__final_record(const qnet__job *job, const qnet__study *q
     qnet_sink sink;
     qnet_status status = qnet_buffer_printf(
         e->ctx, &text, "model=final\nversion=%s\nrun=%016llx\nseed=%llu\ndataset=%s\nsimulated=%d\n"
-        "calibration=%s\nhashes=%.*s\n", QNET_VERSION, (unsigned long long)e->run[job->input],
+        "calibration=%s\nhashes=%.*s\n%s", QNET_VERSION, (unsigned long long)e->run[job->input],
         (unsigned long long)e->config.seed, e->dataset, e->simulated,
-        q->s->p.calibrated ? "Platt" : "none", 16 * (e->config.folds + 1), q->hashes);
+        q->s->p.calibrated ? "Platt" : "none", 16 * (e->config.folds + 1), q->hashes,
+        job->data->record ? job->data->record : "");
     if (status == QNET_OK)
         status = qnet__settings_text(e->ctx, &text, "", qnet__record_settings, &q->s->p);
     if (status == QNET_OK)
@@ -23608,6 +23305,7 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
                               "%.250s: the QSM map of %s: it was changed while the first input was "
                               "trained", e->data, scan->subject);
         memcpy(p->subject, scan->subject, sizeof p->subject);
+        memcpy(p->session, scan->session, sizeof p->session);
         p->label = p->true_label = scan->label;
         p->source_hash = scan->source_hash;
         p->age = scan->age;

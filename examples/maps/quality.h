@@ -429,7 +429,7 @@ static void put_warnings(writer *w, const char *lines)
 }
 
 /* The page of a session: one file that needs no other. */
-static qnet_status quality_page(qnet_context *ctx, const quality *q, qnet_buffer *html)
+static inline qnet_status quality_page(qnet_context *ctx, const quality *q, qnet_buffer *html)
 {
     writer own = writer_begin(ctx, html, "&ndash;", 1), *w = &own;
     const acquisition *a = q->s->first;
