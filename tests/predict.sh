@@ -107,9 +107,10 @@ rm -r "$dir/unfinished"
 # The model of all: of a new scan, found in three ways; of one of the study; of one that is unlike.
 new=$dir/new/sub-01
 says 0 'sub-01: probability of HH 0.' --model "$model" --subject "$new" --anyway
-ok "it has a name of the study's" grep -q 'warning: these networks were trained on a subject of this name' "$dir/log"
+cp "$dir/log" "$dir/said"
 line=$(sed '/warning/d' "$dir/log")
 echo "$line" > "$dir/line"
+ok "it has a name of the study's" grep -q 'warning: these networks were trained on a subject of this name' "$dir/said"
 ok "calibrated, with the folds' range: $line" grep -q ', calibrated 0.*, by the folds. networks 0.* to 0.*less typical' "$dir/line"
 p=$(number probability sub-01)
 says 0 "$line" --model "$model" --subject "$(echo "$dir"/new/derivatives/*/sub-01)" --anyway

@@ -27,14 +27,18 @@ static const char help[] =
     "                      a file there that is not by maps is refused, never replaced\n"
     "  --subject NAME      this subject alone          --session NAME  this session alone\n"
     "  --run N             where several runs fit; and --acq NAME, --suffix MEGRE or VFA\n"
-    "  --mode KIND         paper: each echo to susceptibility, then their mean; consensus: the echoes\n"
-    "                      to one field first (paper)\n"
+    "  --mode KIND         paper: each echo to susceptibility, then their mean, with the paper's numbers;\n"
+    "                      consensus: the echoes to one field first, with a larger sphere and a roll-off.\n"
+    "                      Choose it for maps of your own, above all of oblique slabs; the paper's for\n"
+    "                      maps to compare with the paper's (paper)\n"
     "  --mask FILE         the brain, on the echoes' grid; {subject} and {session} in it stand for\n"
     "                      names such as sub-01; auto: brain extraction (auto)\n"
     "  --phase-sign SIGN   1: phase grows with the field, as Siemens and Philips have it; -1: it\n"
     "                      falls, as GE has it; auto: by the sidecar's Manufacturer (auto)\n"
     "  --background KIND   sharp or vsharp (sharp)\n"
-    "  --sharp-radius R    of SHARP's sphere, in mm (6)\n"
+    "  --sharp-radius R    of SHARP's sphere, in mm (6; of consensus 9)\n"
+    "  --roll-off X        the part of the frequencies that fades before the inversion, 0 to 1 (0; of\n"
+    "                      consensus .5)\n"
     "  --brain-threshold X of brain extraction, .01 to .99: higher: a smaller brain (.2)\n"
     "  --brain-erode N     voxels taken from its rim, in plane (4)\n"
     "  --threads N         threads (all)               --cpu KIND      auto, scalar, avx2, avx512,\n"
@@ -86,7 +90,8 @@ static int option_with_value(options *o, const char *name, const char *value)
     else if (strcmp(name, "--mode") == 0) {
         if (strcmp(value, "paper") && strcmp(value, "consensus"))
             return fail(name, value, "paper or consensus");
-        c->mode = *value == 'p' ? QNET_MAPS_PAPER : QNET_MAPS_CONSENSUS;
+        if (*value == 'p') qnet_maps_config_init(c);
+        else qnet_maps_config_consensus(c);
     } else if (strcmp(name, "--phase-sign") == 0) {
         if (strcmp(value, "auto") && strcmp(value, "1") && strcmp(value, "-1"))
             return fail(name, value, "auto, 1 or -1");
@@ -96,6 +101,8 @@ static int option_with_value(options *o, const char *name, const char *value)
         c->susceptibility.background = *value == 's' ? QNET_SHARP : QNET_VSHARP;
     } else if (strcmp(name, "--sharp-radius") == 0)
         return decimal(name, value, .1, 100, &c->susceptibility.sharp_radius);
+    else if (strcmp(name, "--roll-off") == 0)
+        return decimal(name, value, 0, 1, &c->susceptibility.roll_off);
     else if (strcmp(name, "--brain-threshold") == 0)
         return decimal(name, value, .01, .99, &c->brain.threshold);
     else if (strcmp(name, "--brain-erode") == 0)
@@ -119,16 +126,17 @@ static int parse(int argc, char **argv, options *o)
     int taken;
     memset(o, 0, sizeof *o);
     qnet_maps_config_init(&o->config);
-    for (int i = 1; i < argc; i += taken) {
-        if (strcmp(argv[i], "-h") == 0) return fputs(help, stdout), -1;
-        taken = read_option(argc, argv, i, help, flags, name, &value);
-        if (taken == 0) return 0;
-        if (strcmp(name, "--help") == 0) return fputs(help, stdout), -1;
-        if (strcmp(name, "--version") == 0) return puts("maps, qnet.h " QNET_VERSION), -1;
-        if (value) {
-            if (!option_with_value(o, name, value)) return 0;
-        } else *(strcmp(name, "--resume") == 0 ? &o->resume : &o->quiet) = 1;
-    }
+    for (int pass = 0; pass < 2; pass++) /* the mode before the numbers that are other than the mode's */
+        for (int i = 1; i < argc; i += taken) {
+            if (strcmp(argv[i], "-h") == 0) return fputs(help, stdout), -1;
+            taken = read_option(argc, argv, i, help, flags, name, &value);
+            if (taken == 0) return 0;
+            if (strcmp(name, "--help") == 0) return fputs(help, stdout), -1;
+            if (strcmp(name, "--version") == 0) return puts("maps, qnet.h " QNET_VERSION), -1;
+            if (value) {
+                if (pass != (strcmp(name, "--mode") == 0) && !option_with_value(o, name, value)) return 0;
+            } else *(strcmp(name, "--resume") == 0 ? &o->resume : &o->quiet) = 1;
+        }
     if (!o->data) return fail("--data", "", "the folder of a BIDS data set");
     if (!o->out) return fail("--out", "", "a folder for the maps, such as BIDS/derivatives/qnet");
     return 1;
