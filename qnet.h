@@ -21311,13 +21311,11 @@ QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double 
 
 /* ---- DeLong's test ------------------------------------------------------------------------- */
 
-#define QNET__Z95 1.95996398454005423552 /* Phi(z) = .975 */
-
 /* logit(AUC) -+ 1.96 sqrt(variance) / (AUC (1 - AUC)), the error by the delta method, and back. */
 QNET_API qnet_interval qnet_logit_interval(double auc, double variance)
 {
     const double logit = log(auc / (1 - auc)); /* +-infinity without variance: stays there */
-    const double half = variance > 0 ? QNET__Z95 * sqrt(variance) / (auc * (1 - auc)) : 0;
+    const double half = variance > 0 ? 1.959963984540054 * sqrt(variance) / (auc * (1 - auc)) : 0;
     qnet_interval r;
     r.low = half > 0 ? 1 / (1 + exp(half - logit)) : auc;
     r.high = half > 0 ? 1 / (1 + exp(-half - logit)) : auc;
@@ -21402,7 +21400,7 @@ QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const
     qnet__free(ctx, e.ranked, e.bytes);
     if (status != QNET_OK) return status;
     for (int k = 0; k < curves; k++) {
-        const double half = QNET__Z95 * sqrt(fmax(var[k], 0));
+        const double half = 1.95996398454005423552 * sqrt(fmax(var[k], 0));
         r.variance[k] = var[k];
         r.ci[k].low = fmax(r.auc[k] - half, 0);
         r.ci[k].high = fmin(r.auc[k] + half, 1);
@@ -23196,7 +23194,11 @@ static qnet_status qnet__check_weights_leak(const qnet__job *job)
    before a kill. Until config.txt is removed, a resume finds all folds done and moves the rest;
    from then on the run counts as complete, and what is left of it as litter. */
 
-/* Counts the files of out/<folder> whose names end in `end`, and removes them if `removing`. */
+/* The last one is a part's own. */
+static const char *const qnet__work_folders[4] = {"/checkpoint/publish", "/checkpoint/weights",
+                                                  "/checkpoint", ""};
+
+/* Counts the files of out<folder> whose names end in `end`, and removes them if `removing`. */
 static qnet_status qnet__work_files(const qnet_experiment *e, const char *folder, const char *end,
                                     int removing, int *count)
 {
@@ -23204,12 +23206,12 @@ static qnet_status qnet__work_files(const qnet_experiment *e, const char *folder
     qnet_buffer names = {NULL, 0, 0, NULL};
     const char *name = NULL;
     qnet_status status;
-    snprintf(path, sizeof path, "%s/%s", e->out, folder);
+    snprintf(path, sizeof path, "%s%s", e->out, folder);
     status = qnet_list_folder(e->ctx, path, &names);
     while (status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL) {
         if (!qnet__ends_in(name, end)) continue;
         ++*count;
-        snprintf(path, sizeof path, "%s/%s/%s", e->out, folder, name);
+        snprintf(path, sizeof path, "%s%s/%s", e->out, folder, name);
         if (removing) (void)qnet__remove(path);
     }
     qnet_buffer_free(e->ctx, &names);
@@ -23266,22 +23268,21 @@ static qnet_status qnet__config_compare(const qnet__job *job, const char *path)
      checkpoints, no config.txt      refused: nobody knows whose they are */
 static qnet_status qnet__checkpoint_open(const qnet__job *job)
 {
-    static const char *const parts[3] = {"checkpoint/publish", "checkpoint/weights", "checkpoint"};
     const qnet_experiment *e = job->e;
     qnet_context *ctx = e->ctx;
     char path[QNET__PATH];
     int litter = 0, begun = 0;
     for (int i = 0; i < 3; i++) {
-        snprintf(path, sizeof path, "%s/%s", e->out, parts[i]);
+        snprintf(path, sizeof path, "%s%s", e->out, qnet__work_folders[i]);
         QNET__TRY(qnet_make_folder(ctx, path));
-        QNET__TRY(qnet__work_files(e, parts[i], ".tmp", 1, &litter)); /* of a run killed */
+        QNET__TRY(qnet__work_files(e, qnet__work_folders[i], ".tmp", 1, &litter)); /* of a kill */
     }
     snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
     const int has_config = qnet_file_exists(path);
-    QNET__TRY(qnet__work_files(e, "checkpoint", ".checkpoint", 0, &begun));
-    QNET__TRY(qnet__work_files(e, "checkpoint/weights", ".safetensors", 0, &begun));
+    QNET__TRY(qnet__work_files(e, "/checkpoint", ".checkpoint", 0, &begun));
+    QNET__TRY(qnet__work_files(e, "/checkpoint/weights", ".safetensors", 0, &begun));
     const int tidying = begun == 0 && !has_config;
-    QNET__TRY(qnet__work_files(e, "checkpoint", "-result.safetensors", tidying,
+    QNET__TRY(qnet__work_files(e, "/checkpoint", "-result.safetensors", tidying,
                                tidying ? &litter : &begun));
     if (begun == 0) return qnet_file_replace(ctx, path, job->text.bytes, job->text.size);
     if (!job->resume || !has_config)
@@ -23353,8 +23354,6 @@ static void qnet__old_weights_clear(const qnet_experiment *e, const int keep[QNE
    leave a run that has lost folds and trains them again. */
 static qnet_status qnet__work_clear(const qnet_experiment *e, int part)
 {
-    static const char *const folders[4] = {"/checkpoint/publish", "/checkpoint/weights",
-                                           "/checkpoint", ""};
     char path[QNET__PATH], folder[48], work[64];
     int count = 0;
     qnet__part_folder(&e->config, part, folder);
@@ -23366,7 +23365,7 @@ static qnet_status qnet__work_clear(const qnet_experiment *e, int part)
                           strerror(errno));
     (void)qnet__work_files(e, work, "-result.safetensors", 1, &count);
     for (int i = 0; i < (part > 0 ? 4 : 3); i++) {
-        snprintf(path, sizeof path, "%s%s%s", e->out, folder, folders[i]);
+        snprintf(path, sizeof path, "%s%s%s", e->out, folder, qnet__work_folders[i]);
         (void)qnet__remove(path); /* if it is empty */
     }
     return QNET_OK;
@@ -23602,7 +23601,7 @@ static qnet_status qnet__final_make(qnet__job *job, qnet__study *q)
     QNET__TRY(qnet__fold_stage1(job, 1));
     QNET__TRY(qnet__study_fold(job, q, e, job->fold));
     QNET__TRY(qnet__final_files(job, q, &folds));
-    QNET__TRY(qnet__work_files(e, ".", ".safetensors", 1, &count));
+    QNET__TRY(qnet__work_files(e, "", ".safetensors", 1, &count));
     QNET__TRY(qnet__work_move(e, "/checkpoint/publish", ""));
     return qnet__work_clear(e, 0);
 }
@@ -23660,26 +23659,34 @@ static void qnet__shuffle_labels(qnet__job *job, int repeat)
                                          : scans[subject[s]].label;
 }
 
-/* The cohort's participants into the experiment, and where this input's scans were cut. The maps of
-   the second input are read again, maybe days later, and must be those of the first. */
-static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort, int input)
+/* What the work needs to know of each scan: its subject, its first image, and the participant, with
+   the place where this input's scan was cut, for the experiment. The maps of the second input are
+   read again, maybe days later, and must be those of the first. */
+static qnet_status qnet__participants(qnet__job *job)
 {
+    qnet_experiment *e = job->e;
+    const qnet_scan *scans = job->cohort->scans;
     const int first = e->participants_count == 0;
-    e->participants_count = cohort->scans_count;
+    int image = 0;
+    e->participants_count = job->cohort->scans_count;
     for (int s = 0; s < e->participants_count; s++) {
         qnet_participant *p = &e->participants[s];
-        const qnet_scan *scan = &cohort->scans[s];
+        const qnet_scan *scan = &scans[s];
         if (!first && scan->source_hash != p->source_hash)
             return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
                               "%.250s: the QSM map of %s: it was changed while the first input was "
                               "trained", e->data, scan->subject);
+        job->image_at[s] = image;
+        image += scan->slices;
+        job->subject[s] = 0;
+        while (strcmp(scans[job->subject[s]].subject, scan->subject) != 0) job->subject[s]++;
         memcpy(p->subject, scan->subject, sizeof p->subject);
         p->label = p->true_label = scan->label;
         p->source_hash = scan->source_hash;
         p->age = scan->age;
         p->sex = scan->sex;
         p->slices = scan->slices;
-        p->cut[input] = scan->cut;
+        p->cut[job->input] = scan->cut;
     }
     return QNET_OK;
 }
@@ -23737,15 +23744,7 @@ static qnet_status qnet__input_run(qnet__job *job)
 {
     qnet_experiment *e = job->e;
     const qnet_experiment_config *c = &e->config;
-    const qnet_scan *scans = job->cohort->scans;
-    int image = 0;
-    for (int s = 0; s < job->cohort->scans_count; s++) {
-        job->image_at[s] = image;
-        image += scans[s].slices;
-        job->subject[s] = 0;
-        while (strcmp(scans[job->subject[s]].subject, scans[s].subject) != 0) job->subject[s]++;
-    }
-    QNET__TRY(qnet__participants(e, job->cohort, job->input));
+    QNET__TRY(qnet__participants(job));
     QNET__TRY(qnet__check_weights_leak(job));
     for (int repeat = 0; repeat < c->repeats; repeat++) {
         QNET__TRY(qnet__input_deal(job, repeat));

@@ -686,7 +686,7 @@ static void test_bad_arguments(void)
 static void forget(qnet_context *ctx, const char *out)
 {
     qnet_experiment e;
-    static const char *const folders[2] = { "checkpoint/weights", "checkpoint" };
+    static const char *const folders[2] = { "/checkpoint/weights", "/checkpoint" };
     int count = 0;
     memset(&e, 0, sizeof e);
     e.ctx = ctx;
