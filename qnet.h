@@ -22790,6 +22790,21 @@ static double *qnet__job_image(const qnet__job *job, int model)
     return job->image + (size_t)model * (size_t)job->test_count * (size_t)job->steps;
 }
 
+/* Deals the scans to the sides of a fold: "By considering each fold as a test set, we train the
+   model on the remaining 9 folds" (paper, "Training Procedure"), but for those of the next fold
+   where that is watched. The fold of a final model, behind the others, has a train side only. */
+static void qnet__fold_sides(qnet__job *job, int fold)
+{
+    const qnet_experiment_config *c = &job->e->config;
+    const int watched = c->inner_validation && fold < c->folds ? (fold + 1) % c->folds : -1;
+    job->fold = fold;
+    job->train_count = job->test_count = job->watch_count = 0;
+    for (int s = 0; s < job->cohort->scans_count; s++)
+        if (job->fold_of[s] == fold) job->test[job->test_count++] = s;
+        else if (job->fold_of[s] == watched) job->watch[job->watch_count++] = s;
+        else job->train[job->train_count++] = s;
+}
+
 /* The file of a fold's result: its path, the line that says whose it is, and its arrays: image
    [models][test scans][slices] and scan[test scans], probabilities of HH; curves, the numbers of
    qnet_epoch for each epoch of the three models. Labels and folds are dealt anew by a resume. */
@@ -23465,10 +23480,10 @@ static qnet_status qnet__study_fold(qnet__job *job, qnet__study *q, const qnet_e
                                     int fold)
 {
     struct qnet__predictor_state *s = q->s;
-    const int final = fold == e->config.folds;
+    const int place = fold == e->config.folds ? 0 : fold + 1;
     char hash[24];
     int known;
-    job->train_count = 0;
+    qnet__fold_sides(job, fold);
     for (int i = 0; i < 2; i++) {
         qnet_safetensors_destroy(s->pair[0][i]);
         s->pair[0][i] = NULL;
@@ -23483,21 +23498,16 @@ static qnet_status qnet__study_fold(qnet__job *job, qnet__study *q, const qnet_e
     QNET__TRY(qnet_weights_check_pair(e->ctx, s->pair[0][0], s->pair[0][1], &known));
     snprintf(hash, sizeof hash, "%016llx",
              (unsigned long long)qnet_safetensors_hash(s->pair[0][1]));
-    memcpy(q->hashes + (final ? 0 : 16 * (fold + 1)), hash, 16);
+    memcpy(q->hashes + 16 * place, hash, 16);
     for (int i = 0; i < s->p.scans; i++) {
         double probability;
         QNET__TRY(qnet__judge(s, 0, job->cohort, i, q->x + i * QNET_FEATURES, &probability));
         if (job->fold_of[i] == fold) s->study[QNET__PROBABILITY][i] = probability;
-        else if (final || !e->config.inner_validation ||
-                 job->fold_of[i] != (fold + 1) % e->config.folds) /* what was watched */
-            job->train[job->train_count++] = i;
     }
     QNET__TRY(qnet__study_fit(e->ctx, q, job->train, job->train_count));
-    for (int i = 0; i < s->p.scans; i++)
-        if (job->fold_of[i] == fold)
-            s->study[QNET__DISTANCE][i] = qnet__distance(s->study[QNET__FACTOR],
-                                                         s->study[QNET__MEAN],
-                                                         q->x + i * QNET_FEATURES);
+    for (int k = 0; k < job->test_count; k++)
+        s->study[QNET__DISTANCE][job->test[k]] = qnet__distance(
+            s->study[QNET__FACTOR], s->study[QNET__MEAN], q->x + job->test[k] * QNET_FEATURES);
     return QNET_OK;
 }
 
@@ -23595,9 +23605,7 @@ static qnet_status qnet__final_make(qnet__job *job, qnet__study *q)
     QNET__TRY(qnet__checkpoint_open(job));
     snprintf(job->where, sizeof job->where, "%s, all subjects",
              qnet_input_name((qnet_input)job->input));
-    job->fold = e->config.folds;
-    job->train_count = job->test_count = job->watch_count = 0;
-    for (int i = 0; i < q->s->p.scans; i++) job->train[job->train_count++] = i;
+    qnet__fold_sides(job, e->config.folds);
     QNET__TRY(qnet__fold_stage1(job, 1));
     QNET__TRY(qnet__study_fold(job, q, e, job->fold));
     QNET__TRY(qnet__final_files(job, q, &folds));
@@ -23691,21 +23699,13 @@ static qnet_status qnet__participants(qnet__job *job)
     return QNET_OK;
 }
 
-/* Trains and tests on one fold of a repeat: "By considering each fold as a test set, we train the
-   model on the remaining 9 folds" (paper, "Training Procedure"). The scans of its subjects are the
-   test side, all others the train side, but for those of the next fold where that is watched. */
+/* Trains and tests on one fold of a repeat; afterwards job->curve is that of the next one. */
 static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
 {
     const qnet_experiment_config *c = &job->e->config;
     const double fraction = job->fraction + job->per_epoch * qnet__fold_epochs(c);
     job->repeat = repeat;
-    job->fold = fold;
-    job->train_count = job->test_count = job->watch_count = 0;
-    for (int s = 0; s < job->cohort->scans_count; s++)
-        if (job->fold_of[s] == fold) job->test[job->test_count++] = s;
-        else if (c->inner_validation && job->fold_of[s] == (fold + 1) % c->folds)
-            job->watch[job->watch_count++] = s;
-        else job->train[job->train_count++] = s;
+    qnet__fold_sides(job, fold);
     snprintf(job->where, sizeof job->where, "%s repeat %d/%d fold %d/%d",
              qnet_input_name((qnet_input)job->input), repeat + 1, c->repeats, fold + 1, c->folds);
     QNET__TRY(qnet__fold_run(job));
@@ -23914,6 +23914,8 @@ static qnet_status qnet__experiment_start(qnet_context *ctx, const qnet_experime
     return status;
 }
 
+/* result is wanted of a part, too, and becomes NULL: who takes a part for the whole finds nothing
+   to read. */
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
                                          const qnet_dataset *data, const char *out,
                                          const char *weights, int resume,
@@ -23923,6 +23925,8 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
     return qnet__experiment_start(ctx, config, data, out, weights, resume, result);
 }
 
+/* What would make a model that knows nothing, or that its folder's names cannot describe, is
+   refused before anything is read. */
 QNET_API qnet_status qnet_experiment_final(qnet_context *ctx, const qnet_experiment_config *config,
                                            const qnet_dataset *data, const char *out,
                                            const char *weights, int resume)
