@@ -38,20 +38,26 @@ static inline qnet_status gzip_unpack(qnet_context *ctx, const void *bytes, size
     return status;
 }
 
-/* Appends one gzip member to out, which is as before on failure. */
-static inline qnet_status gzip_pack(qnet_context *ctx, const void *bytes, size_t size, qnet_buffer *out)
+/* Appends one gzip member to out, which is as before on failure; period: of its runs, in bytes. */
+static inline qnet_status gzip_pack_runs(qnet_context *ctx, const void *bytes, size_t size, size_t period,
+                                         qnet_buffer *out)
 {
     qnet__deflate *d = (qnet__deflate *)qnet__alloc(ctx, sizeof *d);
     const size_t before = out->size;
     qnet_sink sink = qnet_sink_buffer(ctx, out, "(memory)");
     qnet_status status;
     if (d == NULL) return qnet__no_memory(ctx, sizeof *d, "packing gzip data");
-    qnet__deflate_start(d, ctx, &sink, 0);
+    qnet__deflate_start(d, ctx, &sink, 0, period);
     status = qnet__deflate_write(d, bytes, size);
     if (status == QNET_OK) status = qnet__deflate_finish(d);
     qnet__free(ctx, d, sizeof *d);
     if (status != QNET_OK) gzip_cut(ctx, out, before);
     return status;
+}
+
+static inline qnet_status gzip_pack(qnet_context *ctx, const void *bytes, size_t size, qnet_buffer *out)
+{
+    return gzip_pack_runs(ctx, bytes, size, 1, out);
 }
 
 #endif

@@ -146,27 +146,27 @@ static void test_temporary_names(void)
 static void test_lock(void)
 {
     qnet_context *ctx = make_context(), *other = make_context();
-    qnet__lock lock, second;
+    qnet_folder_lock *lock = NULL, *second = NULL;
     char process[40];
     snprintf(process, sizeof process, "process %lu on ", (unsigned long)qnet__process());
-    CHECK_OK(ctx, qnet__lock_take(ctx, FOLDER "/lock/a/b", &lock)); /* makes the folder */
-    CHECK_FAILS(other, qnet__lock_take(other, FOLDER "/lock/a/b/", &second), QNET_ERROR_BUSY, process);
+    CHECK_OK(ctx, qnet_folder_lock_take(ctx, FOLDER "/lock/a/b", &lock)); /* makes the folder */
+    CHECK_FAILS(other, qnet_folder_lock_take(other, FOLDER "/lock/a/b/", &second), QNET_ERROR_BUSY, process);
     CHECK_CONTAINS(qnet_last_error(other), " since 20");
     CHECK_CONTAINS(qnet_last_error(other), "lock/a/b");
-    qnet__lock_release(&lock);
+    qnet_folder_lock_release(lock);
     CHECK(qnet__path_kind(FOLDER "/lock/a") == 0 && qnet__path_kind(FOLDER "/lock") == 0); /* made, and left empty */
     CHECK_OK(ctx, qnet_make_folder(ctx, FOLDER "/lock/a"));
-    CHECK_OK(ctx, qnet__lock_take(ctx, FOLDER "/lock/a/b", &lock));
+    CHECK_OK(ctx, qnet_folder_lock_take(ctx, FOLDER "/lock/a/b", &lock));
     CHECK_OK(ctx, qnet_file_replace(ctx, FOLDER "/lock/a/b/x", "x", 1));
-    qnet__lock_release(&lock);
+    qnet_folder_lock_release(lock);
     CHECK(qnet_file_exists(FOLDER "/lock/a/b/x") && names_with(ctx, FOLDER "/lock/a/b", "") == 1);
-    CHECK_OK(ctx, qnet__lock_take(ctx, FOLDER "/lock/a", &lock));
-    qnet__lock_release(&lock);
+    CHECK_OK(ctx, qnet_folder_lock_take(ctx, FOLDER "/lock/a", &lock));
+    qnet_folder_lock_release(lock);
     CHECK(names_with(ctx, FOLDER "/lock/a", "") == 1); /* b; the lock is gone, and a, that was there, is not */
     /* A file that a dead process left behind is no lock. */
     CHECK_OK(ctx, qnet_file_replace(ctx, FOLDER "/lock/a/b/run.lock", "process 1 on elsewhere since 1999-01-01\n", 40));
-    CHECK_OK(ctx, qnet__lock_take(ctx, FOLDER "/lock/a/b", &lock));
-    CHECK_FAILS(other, qnet__lock_take(other, FOLDER "/lock/a/b", &second), QNET_ERROR_BUSY, process);
+    CHECK_OK(ctx, qnet_folder_lock_take(ctx, FOLDER "/lock/a/b", &lock));
+    CHECK_FAILS(other, qnet_folder_lock_take(other, FOLDER "/lock/a/b", &second), QNET_ERROR_BUSY, process);
     CHECK(strstr(qnet_last_error(other), "1999") == NULL);
 #ifdef QNET__POSIX
     { /* A forked child that ends does not open the lock of its parent. */
@@ -174,9 +174,9 @@ static void test_lock(void)
         pid_t child = fork();
         if (child == 0) _exit(0);
         CHECK(waitpid(child, &status, 0) == child && status == 0);
-        CHECK_FAILS(other, qnet__lock_take(other, FOLDER "/lock/a/b", &second), QNET_ERROR_BUSY, process);
+        CHECK_FAILS(other, qnet_folder_lock_take(other, FOLDER "/lock/a/b", &second), QNET_ERROR_BUSY, process);
     }
-    qnet__lock_release(&lock);
+    qnet_folder_lock_release(lock);
     { /* One that is killed with a lock of its own leaves none. */
         int ready[2], status = 0;
         char byte;
@@ -184,7 +184,7 @@ static void test_lock(void)
         CHECK(pipe(ready) == 0);
         child = fork();
         if (child == 0) {
-            if (qnet__lock_take(ctx, FOLDER "/lock/a/b", &lock) == QNET_OK && write(ready[1], "x", 1) == 1)
+            if (qnet_folder_lock_take(ctx, FOLDER "/lock/a/b", &lock) == QNET_OK && write(ready[1], "x", 1) == 1)
                 for (;;) pause();
             _exit(1);
         }
@@ -192,25 +192,25 @@ static void test_lock(void)
         CHECK(read(ready[0], &byte, 1) == 1);
         close(ready[0]);
         snprintf(process, sizeof process, "process %lu on ", (unsigned long)child);
-        CHECK_FAILS(ctx, qnet__lock_take(ctx, FOLDER "/lock/a/b", &lock), QNET_ERROR_BUSY, process);
+        CHECK_FAILS(ctx, qnet_folder_lock_take(ctx, FOLDER "/lock/a/b", &lock), QNET_ERROR_BUSY, process);
         kill(child, SIGKILL);
         CHECK(waitpid(child, &status, 0) == child);
-        CHECK_OK(ctx, qnet__lock_take(ctx, FOLDER "/lock/a/b", &lock));
-        qnet__lock_release(&lock);
+        CHECK_OK(ctx, qnet_folder_lock_take(ctx, FOLDER "/lock/a/b", &lock));
+        qnet_folder_lock_release(lock);
         CHECK(names_with(ctx, FOLDER "/lock/a/b", "") == 1);
     }
     /* A link in its place is not followed. */
     CHECK(symlink("x", FOLDER "/lock/a/b/run.lock") == 0);
-    CHECK_FAILS(ctx, qnet__lock_take(ctx, FOLDER "/lock/a/b", &lock), QNET_ERROR_IO, "run.lock");
+    CHECK_FAILS(ctx, qnet_folder_lock_take(ctx, FOLDER "/lock/a/b", &lock), QNET_ERROR_IO, "run.lock");
     CHECK(holds(ctx, FOLDER "/lock/a/b/x", "x"));
     remove(FOLDER "/lock/a/b/run.lock");
 #else
-    qnet__lock_release(&lock);
+    qnet_folder_lock_release(lock);
 #endif
-    CHECK_FAILS(ctx, qnet__lock_take(ctx, FOLDER "/lock/a/b/x", &lock), QNET_ERROR_IO, "b/x");
+    CHECK_FAILS(ctx, qnet_folder_lock_take(ctx, FOLDER "/lock/a/b/x", &lock), QNET_ERROR_IO, "b/x");
     /* Nor is a file lost that stands where a folder was to be: only folders that were made are removed. */
-    CHECK_FAILS(ctx, qnet__lock_take(ctx, FOLDER "/lock/a/b/x/out", &lock), QNET_ERROR_IO, "x/out");
-    CHECK_FAILS(ctx, qnet__lock_take(ctx, FOLDER "/lock/a/b/x/out/deep/", &lock), QNET_ERROR_IO, "x/out/deep");
+    CHECK_FAILS(ctx, qnet_folder_lock_take(ctx, FOLDER "/lock/a/b/x/out", &lock), QNET_ERROR_IO, "x/out");
+    CHECK_FAILS(ctx, qnet_folder_lock_take(ctx, FOLDER "/lock/a/b/x/out/deep/", &lock), QNET_ERROR_IO, "x/out/deep");
     CHECK(holds(ctx, FOLDER "/lock/a/b/x", "x"));
     qnet__remove(FOLDER "/lock/a/b/x");
     qnet__remove(FOLDER "/lock/a/b");
@@ -226,7 +226,7 @@ static void test_experiment_lock(void)
     qnet_context *ctx = make_context();
     qnet_experiment_config config;
     qnet_experiment *e = NULL;
-    qnet__lock lock;
+    qnet_folder_lock *lock = NULL;
     qnet_scan_files scan;
     qnet_dataset data;
     memset(&scan, 0, sizeof scan);
@@ -236,10 +236,10 @@ static void test_experiment_lock(void)
     data.scans = &scan;
     data.count = 1;
     qnet_experiment_config_init(&config);
-    CHECK_OK(ctx, qnet__lock_take(ctx, FOLDER "/run", &lock));
+    CHECK_OK(ctx, qnet_folder_lock_take(ctx, FOLDER "/run", &lock));
     CHECK_FAILS(ctx, qnet_experiment_run(ctx, &config, &data, FOLDER "/run", FOLDER "/none.safetensors", 1,
                                          &e), QNET_ERROR_BUSY, FOLDER "/run");
-    qnet__lock_release(&lock);
+    qnet_folder_lock_release(lock);
     CHECK_FAILS(ctx, qnet_experiment_run(ctx, &config, &data, FOLDER "/run/deep", NULL, 0, &e),
                 QNET_ERROR_NOT_FOUND, FOLDER "/none");
     CHECK(e == NULL && qnet__path_kind(FOLDER "/run") == 0);

@@ -625,7 +625,7 @@ static void test_buffer(void)
     CHECK(strlen((char *)buffer.bytes) == buffer.size && buffer.size == 10 * 5 + 90 * 6);
     qnet_buffer_free(ctx, &buffer);
     sink = qnet_sink_buffer(ctx, &buffer, NULL);
-    CHECK(strcmp(qnet__sink_name(&sink), "(memory)") == 0);
+    CHECK(strcmp(qnet__name_of(&sink), "(memory)") == 0);
     CHECK_OK(ctx, qnet__write(ctx, &sink, "hello", 5));
     CHECK_OK(ctx, qnet__write(ctx, &sink, NULL, 0));
     CHECK(buffer.size == 5 && strcmp((char *)buffer.bytes, "hello") == 0);
@@ -686,14 +686,14 @@ static void test_files(void)
                 "file.bin/x");
     /* An abandoned write leaves the old file whole. */
     CHECK_OK(ctx, qnet__file_open_replace(ctx, path, &file, &sink));
-    CHECK(strcmp(qnet__sink_name(&sink), path) == 0);
+    CHECK(strcmp(qnet__name_of(&sink), path) == 0);
     CHECK_OK(ctx, qnet__write(ctx, &sink, "half", 4));
     CHECK(qnet__file_finish(&file, QNET_STOPPED) == QNET_STOPPED);
     CHECK(!TEMPORARY_LEFT(FOLDER "/a/b/file.bin"));
-    CHECK_OK(ctx, qnet__file_open_read(ctx, path, &file, &source));
+    CHECK_OK(ctx, qnet__file_open_read(ctx, path, &source));
     CHECK_OK(ctx, qnet__read_exact(ctx, &source, sizeof bytes, "the file", &buffer));
     CHECK_FAILS(ctx, qnet__read_exact(ctx, &source, 4, "more", &buffer), QNET_ERROR_FORMAT, path);
-    qnet__file_close(&file);
+    qnet__file_close(&source);
     CHECK(buffer.size == sizeof bytes && memcmp(buffer.bytes, bytes, sizeof bytes) == 0);
     qnet_buffer_free(ctx, &buffer);
     CHECK_OK(ctx, qnet_file_replace(ctx, path, NULL, 0));
@@ -767,13 +767,13 @@ static void test_list(void)
     CHECK(names.bytes == NULL && names.size == 0 && qnet__list_next(&names, NULL) == NULL);
     CHECK_FAILS(ctx, qnet_list_folder(ctx, FOLDER "/none", &names), QNET_ERROR_NOT_FOUND,
                 FOLDER "/none");
-    for (i = 1; i <= 3; i++) {
-        c.fail_at = c.requests + i;
-        CHECK_FAILS(ctx, qnet_list_folder(ctx, FOLDER "/list", &names), QNET_ERROR_MEMORY,
-                    "a buffer");
-        qnet_buffer_free(ctx, &names);
-        CHECK(c.blocks == 1);
-    }
+    c.fail_at = c.requests + 1;
+    CHECK_FAILS(ctx, qnet_list_folder(ctx, FOLDER "/list", &names), QNET_ERROR_MEMORY, "a buffer");
+    CHECK(names.size == 0 && c.blocks == 1);
+    CHECK_OK(ctx, qnet_buffer_append(ctx, &names, "zz", 3)); /* appended to what is there; sorted apart */
+    CHECK_OK(ctx, qnet_list_folder(ctx, FOLDER "/list", &names));
+    CHECK(strcmp((const char *)names.bytes, "zz") == 0 && strcmp((const char *)names.bytes + 3, "sub-00.txt") == 0);
+    qnet_buffer_free(ctx, &names);
     for (i = 0; i < 8; i++) {
         snprintf(path, sizeof path, FOLDER "/list/sub-0%d.txt", i);
         remove(path);
