@@ -103,8 +103,9 @@
        QNET_NO_FSYNC          files are not forced to the disk before they get their name: quicker,
                               but after a power cut one may be empty; for tests
        QNET_ONLY_INFERENCE    files are read, images prepared, both networks run forward, class
-                              activation maps, new scans predicted; no training, so no
-                              augmentation, folds, statistics and API 18, and nothing that writes
+                              activation maps, new scans predicted; no training (no random
+                              numbers, initial weights, augmentation, folds, statistics, API 18),
+                              no layers but those that the networks call, and nothing that writes
                               a file or makes a folder. Enough for examples/new_scan.c
        QNET_ONLY_METRICS      statistics alone: API 1 to 3 and 16
        QNET_NO_FILES          networks, layers, optimiser, augmentation and statistics; nothing that
@@ -587,6 +588,7 @@ typedef struct qnet_rng {
     int used; /* words of block that are spent */
 } qnet_rng;
 
+#if QNET__HAS_METRICS /* inference draws nothing */
 QNET_API qnet_rng qnet_rng_at(uint64_t seed, int purpose, uint32_t epoch, uint64_t sample);
 QNET_API uint32_t qnet_rng_u32(qnet_rng *rng);
 QNET_API double qnet_rng_uniform(qnet_rng *rng);                  /* [0, 1), 53 bits, two words */
@@ -595,6 +597,7 @@ QNET_API uint32_t qnet_rng_below(qnet_rng *rng, uint32_t n); /* 0..n-1, unbiased
 QNET_API double qnet_rng_normal(qnet_rng *rng);                   /* mean 0, variance 1 */
 /* Fisher-Yates. */
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count);
+#endif
 
 /* 64-bit FNV-1a; pass QNET_HASH_START first, the last value to go on. For records, not security. */
 #define QNET_HASH_START 0xcbf29ce484222325u
@@ -749,6 +752,7 @@ typedef struct qnet_conv2d {
 } qnet_conv2d;
 QNET_API int qnet_conv2d_out_height(const qnet_conv2d *shape);
 QNET_API int qnet_conv2d_out_width(const qnet_conv2d *shape);
+#if QNET__HAS_TRAINING
 /* How this convolution is computed, chosen from the shape alone: "Winograd", "direct", "BLAS" (with
    a hook) or "reference" (with QNET_REFERENCE); "none" for a shape that is not valid. The batch is
    a part of the shape, so it may decide about an image's last bits (a ResNet's does not from 16
@@ -760,7 +764,6 @@ QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *
 QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *shape,
                                          const qnet_real *x, const qnet_real *w, qnet_real *y,
                                          void *scratch);
-#if QNET__HAS_TRAINING
 /* dx and dw from dy; NULL skips one of them (dx for a first layer, dw for frozen weights). */
 QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *shape,
                                           const qnet_real *x, const qnet_real *w,
@@ -774,8 +777,8 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
    residual NULL: none. y may alias x in the inference form, and residual in both. */
 #define QNET_BATCHNORM_EPS 1e-5
 #define QNET_BATCHNORM_MOMENTUM 0.1
-QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels);
 #if QNET__HAS_TRAINING
+QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels);
 /* Training form: statistics of this batch, kept in mean[channels] and rstd[channels] for the
    backward pass; running_* (each may be NULL) move by momentum, 0 to 1, the variance unbiased. */
 QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int channels,
@@ -784,14 +787,12 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
                                             int relu, double momentum, qnet_real *running_mean,
                                             qnet_real *running_var, qnet_real *mean,
                                             qnet_real *rstd, qnet_real *y, void *scratch);
-#endif
 /* With the running statistics; asks for channels numbers during the call. */
 QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, int channels,
                                               const qnet_real *x, const qnet_real *gamma,
                                               const qnet_real *beta, const qnet_real *running_mean,
                                               const qnet_real *running_var,
                                               const qnet_real *residual, int relu, qnet_real *y);
-#if QNET__HAS_TRAINING
 /* y: the output of the forward pass, for the ReLU's mask (NULL without ReLU). dresidual (NULL:
    none) gets the masked dy. dx may alias dy; dresidual may alias dy when dx does not. */
 QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int channels,
@@ -800,13 +801,10 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
                                              const qnet_real *y, const qnet_real *dy, qnet_real *dx,
                                              qnet_real *dresidual, qnet_real *dgamma,
                                              qnet_real *dbeta, void *scratch);
-#endif
 
 QNET_API void qnet_relu_forward(size_t count, const qnet_real *x, qnet_real *y); /* y may alias x */
-#if QNET__HAS_TRAINING
 QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_real *dy,
                                  qnet_real *dx);
-#endif
 
 /* Max pooling, kernel 3, stride 2, padding 1: x[batch][h][w][c] to y[batch][oh][ow][c],
    oh = (h - 1) / 2 + 1. argmax[batch][oh][ow][c] (NULL: not needed) gets 0..8, the tap that won,
@@ -814,7 +812,6 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
 QNET_API qnet_status qnet_maxpool_forward(qnet_context *ctx, int batch, int height, int width,
                                           int channels, const qnet_real *x, qnet_real *y,
                                           uint8_t *argmax);
-#if QNET__HAS_TRAINING
 QNET_API qnet_status qnet_maxpool_backward(qnet_context *ctx, int batch, int height, int width,
                                            int channels, const uint8_t *argmax, const qnet_real *dy,
                                            qnet_real *dx);
@@ -850,7 +847,6 @@ QNET_API void qnet_softmax(size_t rows, int classes, const qnet_real *logits,
 QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int classes,
                                         const qnet_real *logits, const int *label, double *loss,
                                         qnet_real *dlogits);
-#endif
 
 /* One step of an LSTM cell, Eqs. (1)-(5) of the paper, with PyTorch's gate order i, f, g, o:
    w[4 hidden][in], u[4 hidden][hidden], b[4 hidden] (the sum of PyTorch's two biases).
@@ -859,6 +855,7 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
 QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_real *u,
                              const qnet_real *b, const qnet_real *x, const qnet_real *h_prev,
                              const qnet_real *c_prev, qnet_real *h, qnet_real *c, qnet_real *gates);
+#endif
 
 /* A bidirectional LSTM layer over sequences of different length (paper, "Sequential Modeling").
    x[batch][steps][in]; length[batch] in 1..steps; y[batch][steps][2 hidden] = forward, backward;
@@ -929,9 +926,11 @@ QNET_API void qnet_resnet_destroy(qnet_resnet *net);
    beside qnet_resnet_bytes: 9 to 81 numbers for 9 where Winograd's form is used, up to 208 MB in
    float. It goes with the network. Results keep their bits. */
 QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net);
+#if QNET__HAS_TRAINING
 /* Random weights: convolutions Kaiming normal (fan out), fc U(+-1/sqrt(512)), batch norms 1 and 0,
    as torchvision does. Where ImageNet weights are at hand, load them after this. */
 QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed);
+#endif
 /* x[batch][height][width][channels]. With running statistics ("eval mode"), where an image has the
    same bits in any batch (and in any network whose largest batch is 16 or more), or, when `train`,
    with those of the batch, which also moves the running ones and keeps what the backward pass
@@ -980,7 +979,9 @@ QNET_API size_t qnet_scan_model_bytes(qnet_context *ctx, const qnet_scan_config 
 QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_config *config,
                                             qnet_scan_model **out);
 QNET_API void qnet_scan_model_destroy(qnet_scan_model *model);
+#if QNET__HAS_TRAINING
 QNET_API void qnet_scan_model_init(qnet_scan_model *model, uint64_t seed); /* PyTorch's defaults */
+#endif
 /* x[batch][steps][features], length[batch] in 1..steps; image_logits[batch][steps][classes] (zero
    at padded steps) and scan_logits[batch][classes] may be NULL. */
 QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_real *x,
@@ -995,9 +996,7 @@ QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet
 QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_real *x,
                                           const int *length, const int *scan_label, int batch,
                                           double *image_loss, double *scan_loss, int backward);
-#endif
 
-#if QNET__HAS_TRAINING
 /* ============================================================================================
    API 9. Optimisation.
    ============================================================================================ */
@@ -2257,7 +2256,8 @@ QNET__HELPER int qnet__mul(size_t a, size_t b, size_t *out)
     return 1;
 }
 
-/* *out = a + b; 0 and *out untouched when the sum does not fit. */
+/* *out = a + b; 0 and *out untouched when the sum does not fit: unsigned sums wrap without a word,
+   so the test comes first. */
 QNET__HELPER int qnet__add(size_t a, size_t b, size_t *out)
 {
     if (a > (size_t)-1 - b) return 0;
@@ -2471,7 +2471,8 @@ QNET__HELPER void qnet__free(qnet_context *ctx, void *p, size_t bytes)
         ctx->hooks.allocator.free(ctx->hooks.allocator.user, p, bytes > 0 ? bytes : 1);
 }
 
-/* The failure of an allocation of `bytes` for `what`; SIZE_MAX: a sum that overflowed. */
+/* The failure of an allocation of `bytes` for `what`; SIZE_MAX: a sum that overflowed. Sizes are
+   written as %.0f: %zu is not in every C library, and a double holds all up to 2^53. */
 QNET__HELPER qnet_status qnet__no_memory(qnet_context *ctx, size_t bytes, const char *what)
 {
     if (bytes == SIZE_MAX)
@@ -2881,6 +2882,7 @@ QNET_API const char *qnet_version(void) { return QNET_VERSION; }
    Relies on >>status.
    ============================================================================================ */
 
+#if QNET__HAS_METRICS
 /* out[4] = Philox4x32-10(counter[4], key[2]): ten rounds of two 32x32-bit products, the key bumped
    by the Weyl constants (golden ratio, sqrt(3) - 1) between rounds. */
 static void qnet__philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
@@ -2982,6 +2984,7 @@ QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
         items[j] = swap;
     }
 }
+#endif
 
 /* FNV-1a: each byte is XORed into the low bits, then multiplied by the prime 2^40 + 2^8 + 0xb3. */
 QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
@@ -8350,12 +8353,14 @@ static qnet__conv_algorithm qnet__conv_algorithm_back(qnet__conv_algorithm algor
     return qnet__conv_side(algorithm) > 0 && s->stride > 1 ? QNET__CONV_DIRECT : algorithm;
 }
 
+#if QNET__HAS_TRAINING
 QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_conv2d *shape)
 {
     if (shape == NULL || !qnet__conv_valid(shape))
         return "none";
     return qnet__conv_algorithm_name(qnet__conv_pick(ctx, shape, 0));
 }
+#endif
 
 /* The direct gradient of the weights is for whole panels. */
 static int qnet__conv_lowers_weights(const qnet_context *ctx, qnet__conv_algorithm algorithm,
@@ -8515,6 +8520,7 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_algorithm a
     return qnet__conv_map(ctx, back, s, 1, add, &made, w, NULL, dx, NULL, scratch);
 }
 
+#if QNET__HAS_TRAINING
 /* 0 for a shape that is NULL or not valid, (size_t)-1 when the bytes do not fit a size_t. */
 QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *shape)
 {
@@ -8543,7 +8549,6 @@ QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *s
     return status;
 }
 
-#if QNET__HAS_TRAINING
 QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *shape,
                                           const qnet_real *x, const qnet_real *w,
                                           const qnet_real *dy, qnet_real *dx, qnet_real *dw,
@@ -8723,6 +8728,7 @@ static qnet__epilogue qnet__norm_plan(qnet__norm *norm, size_t rows, int channel
     return qnet__epilogue_take_sums(arena, chunks, chunks * n);
 }
 
+#if QNET__HAS_TRAINING
 /* Five numbers per chunk and channel, in floats: under 5 % of x at the sizes of ResNet18. 0 for
    sizes out of range. */
 QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels)
@@ -8737,7 +8743,6 @@ QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int
     return arena.at;
 }
 
-#if QNET__HAS_TRAINING
 /* y = act(norm(x) + residual) by the moments of x[rows][channels]: a pass for them, one for y. */
 QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int channels,
                                             const qnet_real *x, const qnet_real *gamma,
@@ -8771,7 +8776,6 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
 }
-#endif
 
 /* y = act(norm(x) + residual) by the running statistics, in one pass. */
 QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, int channels,
@@ -8799,7 +8803,6 @@ QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, in
     return QNET_OK;
 }
 
-#if QNET__HAS_TRAINING
 /* Forward: y = act(norm(x) + residual). g = dy where y > 0 (all of dy without ReLU); dresidual = g.
    Between the passes g lies in dresidual or, with a ReLU, in dx. */
 QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int channels,
@@ -8849,6 +8852,7 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
    Relies on >>context >>kernels >>norm.
    ============================================================================================ */
 
+#if QNET__HAS_TRAINING
 /* y[count] = max(x, 0); NaN stays NaN, as in PyTorch. */
 QNET_API void qnet_relu_forward(size_t count, const qnet_real *x, qnet_real *y)
 {
@@ -8856,7 +8860,6 @@ QNET_API void qnet_relu_forward(size_t count, const qnet_real *x, qnet_real *y)
     for (size_t i = 0; i < count; i++) y[i] = x[i] < 0 ? 0 : x[i];
 }
 
-#if QNET__HAS_TRAINING
 /* Forward: y = max(x, 0). dx[count] = dy where y > 0, else 0. dx may alias dy. */
 QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_real *dy,
                                  qnet_real *dx)
@@ -8909,6 +8912,7 @@ static qnet_status qnet__maxpool_plan(qnet_context *ctx, const char *name, int b
     return QNET_OK;
 }
 
+#if QNET__HAS_TRAINING
 /* y[oy][ox] = max over taps (i, j) in 0..2 of x[2 oy - 1 + i][2 ox - 1 + j]. argmax NULL: none. */
 QNET_API qnet_status qnet_maxpool_forward(qnet_context *ctx, int batch, int height, int width,
                                           int channels, const qnet_real *x, qnet_real *y,
@@ -8923,7 +8927,6 @@ QNET_API qnet_status qnet_maxpool_forward(qnet_context *ctx, int batch, int heig
     return QNET_OK;
 }
 
-#if QNET__HAS_TRAINING
 /* Forward: y = x at the tap that won, so dx = sum of dy over the windows which the pixel won. */
 QNET_API qnet_status qnet_maxpool_backward(qnet_context *ctx, int batch, int height, int width,
                                            int channels, const uint8_t *argmax, const qnet_real *dy,
@@ -9636,6 +9639,7 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
    Relies on >>context >>kernels >>gemm.
    ============================================================================================ */
 
+#if QNET__HAS_TRAINING
 /* Eqs. (1)-(5) as they stand: the definition. Does nothing where a size is below 1 or a pointer is
    NULL. */
 QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_real *u,
@@ -9656,6 +9660,7 @@ QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_
         h[j] = o[j] * qnet__tanh(c[j]);        /* (5) */
     }
 }
+#endif
 
 /* ---- The layer ------------------------------------------------------------------------------- */
 
@@ -10664,6 +10669,7 @@ QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net)
     return QNET_OK;
 }
 
+#if QNET__HAS_TRAINING
 typedef struct qnet__resnet_init_job { qnet_resnet *net; uint64_t seed; } qnet__resnet_init_job;
 
 /* Initial value of parameter i; each has its own random stream. */
@@ -10708,6 +10714,7 @@ QNET__HELPER void qnet__resnet_init_head(qnet_resnet *net, uint64_t seed)
     qnet__resnet_init_task(&job, QNET__RESNET_TRAINED - 2, 0); /* fc.weight */
     qnet__resnet_init_task(&job, QNET__RESNET_TRAINED - 1, 0); /* fc.bias */
 }
+#endif
 
 /* running = (1 - momentum) running + momentum * batch; with 1/k at batch k = 1, 2, ... that is the
    mean over batches, whatever stood there before: the re-estimation of Izmailov et al. 2018. */
@@ -11226,6 +11233,7 @@ QNET_API void qnet_scan_model_destroy(qnet_scan_model *model)
         qnet__free(model->ctx, model->state, model->bytes);
 }
 
+#if QNET__HAS_TRAINING
 /* PyTorch's defaults: everything of the LSTM U(+-1/sqrt(hidden)), of a head U(+-1/sqrt(in)), in =
    2 hidden for the image head and steps 2 hidden for the scan head. Each parameter has a random
    stream of its own. */
@@ -11244,6 +11252,7 @@ QNET_API void qnet_scan_model_init(qnet_scan_model *model, uint64_t seed)
             model->weights[p->offset + j] = (qnet_real)qnet_rng_range(&rng, -bound, bound);
     }
 }
+#endif
 
 /* length[count] in 1..config.steps. */
 static qnet_status qnet__check_lengths(const qnet_scan_model *model, const int *length, int count)
@@ -12580,7 +12589,9 @@ typedef char qnet__nifti_header_unpadded[sizeof(qnet__nifti_header) == QNET__NII
 #define QNET__NIFTI_PIECE      65536             /* bytes read or written at a time */
 #define QNET__NIFTI_TRUST      ((size_t)1 << 16) /* voxels allocated on the header's word alone */
 
-/* Between the file's byte order and the other one: the numbers that are read or written. */
+/* Between the file's byte order and the other one: the numbers that are read or written, which lie
+   in six runs: sizeof_hdr; dim; datatype and bitpix; pixdim to scl_inter; the codes of both forms;
+   quaternion, offset and matrix. */
 static void qnet__nifti_swap_header(qnet__nifti_header *h)
 {
     unsigned char *p = (unsigned char *)h;
@@ -12856,8 +12867,9 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
 }
 
 /* All voxels into volume.voxels, piece by piece: read, unpacked, converted to float. *room is how
-   many it holds, also on failure. The array grows to at most 16 times of what has been read, or
-   QNET__NIFTI_TRUST: a short file with a large dim costs little memory. */
+   many it holds, also on failure, so that the caller can give the block back. The array grows to at
+   most 16 times of what has been read, or QNET__NIFTI_TRUST: a short file with a large dim costs
+   little memory. */
 static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
 {
     size_t got, n;
@@ -13282,8 +13294,9 @@ QNET__HELPER qnet_status qnet__check_echo_time(qnet_context *ctx, const char *na
     return QNET_OK;
 }
 
-/* Refuses what is no series of `least` echoes or more: volume[echoes] on one grid (NULL: the
-   first one's), and their times. step, kind: "qnet_r2star_map", "magnitude", for sentences. */
+/* Refuses what is no series of `least` echoes or more, before any work is done on it:
+   volume[echoes] on one grid (NULL: the first one's), and their times. step, kind:
+   "qnet_r2star_map", "magnitude", for sentences. */
 QNET__HELPER qnet_status qnet__check_series(qnet_context *ctx, const char *step, const char *kind,
                                             int echoes, int least,
                                             const qnet_volume *const *volume,
@@ -13650,7 +13663,7 @@ static qnet_status qnet__header_read(qnet__safetensors_file *f)
 /* ---- reading --------------------------------------------------------------------------------- */
 
 /* Checks that the tensors cover bytes 0..*size, each byte once: no two overlap, and the sum of
-   their sizes is the largest end. */
+   their sizes is the largest end. The order in which the header names them does not matter. */
 static qnet_status qnet__check_layout(const qnet__safetensors_file *f, size_t *size)
 {
     size_t sum = 0;
@@ -13803,7 +13816,7 @@ static qnet_status qnet__write_json_string(qnet_context *ctx, qnet_buffer *json,
 }
 
 /* Appends the JSON of tensors[count], whose name, dtype, ndim and shape count, and of the metadata
-   pairs[pair_count][2]. */
+   pairs[pair_count][2]: one line as in the room's head, without spaces but those at its end. */
 static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
                                           const qnet_safetensor *tensors, int count,
                                           const char *const *pairs, int pair_count,
@@ -14156,7 +14169,8 @@ QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file)
     return sum;
 }
 
-/* "crop repeat 1 fold 2 resnetswa of run 1f0c...", with ? for what the file does not say. */
+/* "crop repeat 1 fold 2 resnetswa of run 1f0c...", with ? for what the file does not say: who reads
+   the refusal of a pair sees at a glance in what the two differ. */
 #define QNET__IDENTITY 160
 static void qnet__identity_text(const qnet_safetensors *file, char text[QNET__IDENTITY])
 {
