@@ -107,6 +107,7 @@ rm -r "$dir/unfinished"
 # The model of all: of a new scan, found in three ways; of one of the study; of one that is unlike.
 new=$dir/new/sub-01
 says 0 'sub-01: probability of HH 0.' --model "$model" --subject "$new" --anyway
+ok "it has a name of the study's" grep -q 'warning: these networks were trained on a subject of this name' "$dir/log"
 line=$(sed '/warning/d' "$dir/log")
 echo "$line" > "$dir/line"
 ok "calibrated, with the folds' range: $line" grep -q ', calibrated 0.*, by the folds. networks 0.* to 0.*less typical' "$dir/line"

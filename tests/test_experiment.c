@@ -551,20 +551,31 @@ static void test_final(void)
 
     CHECK_OK(ctx, qnet_predictor_open(ctx, MODEL, &p));
     if (!p) return;
-    CHECK(p->folds == 2 && p->scans == 8 && !p->calibrated); /* 4 scans of a class are too few */
+    CHECK(p->folds == 2 && p->scans == 8 && !p->calibrated && p->few_scans); /* 4 scans of a class are too few */
     CHECK_OK(ctx, load_folder(ctx, &p->input, data_folder, NULL, quiet, &cohort));
     for (int i = 0; i < 8 && cohort; i++) {
         CHECK(p->label[i] == (i < 4) && p->probability[i] >= 0 && p->probability[i] <= 1 && p->distance[i] > 0);
         CHECK(p->measures[i * QNET_MEASURES + QNET_MEASURE_X] == 3);
         p->anyway = 0;
         CHECK_OK(ctx, qnet_predictor_run(p, cohort, i, &r));
-        CHECK(r.seen && r.refused && r.unlike == 0 && r.probability != r.probability);
+        CHECK(r.seen && !r.namesake && r.refused && r.unlike == 0 && r.probability != r.probability);
         CHECK(r.by_fold[0] != r.by_fold[0] && r.by_slice[0] != r.by_slice[0]);
         p->anyway = 1;
         CHECK_OK(ctx, qnet_predictor_run(p, cohort, i, &r));
         CHECK(!r.refused && r.probability >= 0 && r.probability <= 1);
         CHECK(r.by_fold[0] == p->probability[i] || r.by_fold[1] == p->probability[i]); /* the one that tested it */
     }
+    /* Another session of a subject of the study, and the same map under a name that it does not have. */
+    p->anyway = 0;
+    cohort->scans[0].source_hash ^= 1;
+    CHECK_OK(ctx, qnet_predictor_run(p, cohort, 0, &r));
+    CHECK(!r.seen && r.namesake && !r.refused && r.probability >= 0);
+    strcpy(cohort->scans[0].subject, "sub-99");
+    CHECK_OK(ctx, qnet_predictor_run(p, cohort, 0, &r));
+    CHECK(!r.seen && !r.namesake && !r.refused);
+    cohort->scans[0].source_hash ^= 1;
+    CHECK_OK(ctx, qnet_predictor_run(p, cohort, 0, &r));
+    CHECK(r.seen && !r.namesake && r.refused);
     qnet_cohort_destroy(cohort);
     qnet_predictor_destroy(p);
     context_end(ctx);

@@ -106,6 +106,10 @@ static void study_range(const qnet_predictor *p, int measure, double *low, doubl
     }
 }
 
+static const char *const measure_names[QNET_MEASURES] = {
+    "99th percentile of |QSM|, ppm", "median of R2*, 1/s", "99th percentile of R2*, 1/s",
+    "voxel size to the right, mm", "voxel size to the front, mm", "voxel size upwards, mm"};
+
 /* How many of the study's scans of a class have a lower probability than this one, and how many it has. */
 static void study_below(const scan_page *page, int label, int *below, int *all)
 {
@@ -126,7 +130,7 @@ static void put_unlike(writer *w, const scan_page *page, const char *between)
         double low, high;
         if (!(r->unlike >> m & 1)) continue;
         study_range(page->p, m, &low, &high);
-        print(w, "%s%s: %.3f, in the study %.3f to %.3f", n++ ? between : "", qnet_measure_name(m), r->measure[m],
+        print(w, "%s%s: %.3f, in the study %.3f to %.3f", n++ ? between : "", measure_names[m], r->measure[m],
               low, high);
     }
     if (r->unlike >> QNET_MEASURES & 1)
@@ -190,7 +194,7 @@ static void json_study(writer *w, const scan_page *page)
     for (int m = 0; m < QNET_MEASURES; m++) {
         double low, high;
         study_range(p, m, &low, &high);
-        put_members(w, " {\"measure\": %s, \"value\": %g, \"study\": [%g, %g], \"unlike\": %d}", qnet_measure_name(m),
+        put_members(w, " {\"measure\": %s, \"value\": %g, \"study\": [%g, %g], \"unlike\": %d}", measure_names[m],
                     page->r.measure[m], low, high, page->r.unlike >> m & 1);
     }
     close_object(w, "]");
@@ -209,10 +213,11 @@ static qnet_status page_json(const scan_page *page, qnet_buffer *json)
                 strcmp(metadata(page, "simulated"), "1") == 0, metadata(page, "run"), qnet_input_name(p->input.input));
     put_members(w, "qsm %s; r2star %s; t1w %s; mask %s", page->files.qsm, page->files.r2star, page->files.t1w,
                 page->files.mask ? page->files.mask : "");
-    put_members(w, "refused %d; seen %d; unlike %d", r->refused, r->seen, r->unlike != 0);
+    put_members(w, "refused %d; seen %d; namesake %d; unlike %d", r->refused, r->seen, r->namesake, r->unlike != 0);
     put_members(w, "probability %g; calibrated %g; calibration %s; intercept %g; slope %g", r->probability,
                 r->calibrated, p->calibrated ? "Platt" : "none", p->intercept, p->slope);
-    put_members(w, "distance %g; limit %g; farther %g", r->distance, p->scans ? p->limit : (double)NAN, r->farther);
+    put_members(w, "distance %g; limit %g; few_scans %d; farther %g", r->distance, p->scans ? p->limit : (double)NAN,
+                p->few_scans, r->farther);
     json_numbers(w, "by_fold", r->by_fold, p->folds);
     json_study(w, page);
     put_members(w, "located %d; confidence %g", scan->cut.located, scan->cut.confidence);
@@ -288,10 +293,17 @@ static void html_verdict(writer *w, const scan_page *page)
     put_escaped(w, page->name);
     if (r->refused) put(w, ": no probability</h1>\n");
     else print(w, ": probability of hemochromatosis %.2f</h1>\n", r->probability);
-    if (r->refused || r->unlike || r->seen || strcmp(metadata(page, "simulated"), "1") == 0) {
+    if (r->refused || r->unlike || r->seen || r->namesake || p->few_scans ||
+        strcmp(metadata(page, "simulated"), "1") == 0) {
         put(w, "<div class=\"care\"><ul>\n");
         if (r->seen)
             put(w, "<li>The networks were trained on this scan: what they say of it is worth nothing.</li>\n");
+        if (r->namesake)
+            put(w, "<li>The networks were trained on a subject of this name. If this is another session of that person, "
+                   "what they say of it is too good to hold for others.</li>\n");
+        if (p->few_scans)
+            print(w, "<li>The study has %d scans. With less than %d the limit, above which a scan is unlike them, is "
+                     "not well known.</li>\n", p->scans, QNET_PREDICTOR_SCANS);
         if (r->unlike) {
             put(w, "<li>The scan is unlike those of the study, so that nothing is known of how the networks judge "
                    "it: ");
@@ -350,7 +362,7 @@ static void html_study(writer *w, const scan_page *page)
         double low;
         study_range(p, m, &low, &high);
         put(w, "<tr>");
-        cells(w, "td", "%s|>%.3f|>%.3f|>%.3f|%s", qnet_measure_name(m), r->measure[m], low, high,
+        cells(w, "td", "%s|>%.3f|>%.3f|>%.3f|%s", measure_names[m], r->measure[m], low, high,
               r->unlike >> m & 1 ? "<strong class=\"wrong\">unlike</strong>" : "");
         put(w, "</tr>\n");
     }

@@ -220,6 +220,9 @@ int main(int argc, char **argv)
         simulated = qnet_safetensors_metadata(page.p->record, "simulated");
         if (simulated && strcmp(simulated, "1") == 0)
             message(&d, QNET_LOG_WARNING, "this model was trained on simulated subjects");
+        if (page.r.namesake)
+            message(&d, QNET_LOG_WARNING, "these networks were trained on a subject of this name: if this is another "
+                    "session of that person, what they say of it is too good");
         if (page.r.seen && o.anyway)
             message(&d, QNET_LOG_WARNING, "these networks were trained on this scan: what they say is worth nothing");
         page_line(&page);
