@@ -26,7 +26,7 @@ typedef struct job {
 static qnet_status load(qnet_context *ctx, char **path, const qnet_input_config *input, job *j)
 {
     qnet_resnet_config config;
-    const qnet_scan_files files = {"scan", QNET_HC, 0, QNET_SEX_UNKNOWN, path[0], path[1], path[2], path[3]};
+    const qnet_scan_files files = {"scan", QNET_HC, 0, QNET_SEX_UNKNOWN, path[0], path[1], path[2], path[3], NULL};
     qnet_status status;
     size_t pixels = (size_t)input->size * (size_t)input->size;
     status = qnet_cohort_load(ctx, input, &files, 1, &j->cohort);

@@ -6,14 +6,17 @@
 #include "../crossval/heat.h"
 #include "../crossval/page.h"
 #include "../crossval/style.h"
+#include "echoes.h"
 
 /* A map's voxels within the mask, by halves: those to the left and to the right of the mask's middle. */
 typedef struct region { double voxels[2], sum[2], square[2]; } region;
 
 typedef struct scan_page {
     const char *model;     /* the folder, as given */
-    char name[64];
+    char name[64], group[2][48]; /* group: by label, can stand anywhere as it is */
+    int named;             /* 1: the study called its groups so */
     qnet_scan_files files;
+    made_maps made;
     qnet_predictor *p;
     qnet_cohort *cohort;   /* of the scan */
     qnet_prediction r;
@@ -29,6 +32,19 @@ static inline void page_free(scan_page *page)
     heat_scan_free(&page->heat);
     qnet_cohort_destroy(page->cohort);
     qnet_predictor_destroy(page->p);
+}
+
+/* What the study calls its groups; HC and HH, as in the paper, where it does not say. */
+static inline void page_groups(scan_page *page)
+{
+    for (int hh = 0; hh < 2; hh++) {
+        const char *name = qnet_safetensors_metadata(page->p->record, hh ? "positive" : "negative");
+        char *group = page->group[hh];
+        page->named = name != NULL;
+        snprintf(group, sizeof page->group[0], "%.40s", name ? name : hh ? "HH" : "HC");
+        for (; *group; group++)
+            if ((unsigned char)*group < 32 || strchr("<>&\"\\|\177", *group)) *group = '?';
+    }
 }
 
 /* ---- while the volumes are in memory ------------------------------------------------------------ */
@@ -156,7 +172,7 @@ static inline void page_line(const scan_page *page)
         put(w, " (--anyway)");
     } else {
         fold_range(page, range);
-        print(w, "probability of HH %.4f", r->probability);
+        print(w, "probability of %s %.4f", page->group[1], r->probability);
         if (page->p->calibrated) print(w, ", calibrated %.2f", r->calibrated);
         if (page->p->folds > 0)
             print(w, ", by the folds' networks %.2f to %.2f, %.0f %% of the study's scans are less typical", range[0],
@@ -208,11 +224,15 @@ static qnet_status page_json(const scan_page *page, qnet_buffer *json)
     writer own = writer_begin(p->ctx, json, "null", 0), *w = &own;
     double mean[2], std[2];
     open_object(w, "", "{");
+    put_members(w, "positive %s; negative %s", page->group[1], page->group[0]);
     put_members(w, "use %s; version %s; scan %s; model %s; dataset %s; simulated %d; run %s; input %s",
                 "research only, not a diagnosis", QNET_VERSION, page->name, page->model, metadata(page, "dataset"),
                 strcmp(metadata(page, "simulated"), "1") == 0, metadata(page, "run"), qnet_input_name(p->input.input));
     put_members(w, "qsm %s; r2star %s; t1w %s; mask %s", page->files.qsm, page->files.r2star, page->files.t1w,
                 page->files.mask ? page->files.mask : "");
+    if (page->made.how[0])
+        put_members(w, "maps_made %s; maps_mode %s; maps_as_study %d", page->made.how, page->made.mode,
+                    page->made.as_study);
     put_members(w, "refused %d; seen %d; namesake %d; unlike %d", r->refused, r->seen, r->namesake, r->unlike != 0);
     put_members(w, "probability %g; calibrated %g; calibration %s; intercept %g; slope %g", r->probability,
                 r->calibrated, p->calibrated ? "Platt" : "none", p->intercept, p->slope);
@@ -249,7 +269,7 @@ static int strip_level(const plot *p, const double *value, const double *label, 
     return level;
 }
 
-/* The study's scans as dots, HC below HH; this one as a line; limit (NaN: none) dashed. */
+/* The study's scans as dots, the negative group below; this one as a line; limit (NaN: none) dashed. */
 static void svg_strip(writer *w, const scan_page *page, const double *value, double here, double limit, double high,
                       double step, int decimals, const char *label, const char *axis)
 {
@@ -259,7 +279,12 @@ static void svg_strip(writer *w, const scan_page *page, const double *value, dou
     plot_ticks(w, &p, 0, step, decimals);
     svg_line(w, "a", p.left, p.top + p.height, p.left + p.width, p.top + p.height);
     svg_text(w, "", "middle", p.left + p.width / 2, p.top + p.height + 36, "%s", axis);
-    for (int k = 0; k < 2; k++) svg_text(w, "", "end", p.left - 10, k ? 51 : 113, k ? "HH" : "HC");
+    for (int k = 0; k < 2; k++) { /* long names are in the caption alone */
+        if (strlen(page->group[k]) <= 4) svg_text(w, "", "end", p.left - 10, k ? 51 : 113, "%s", page->group[k]);
+        else if (strlen(page->group[k]) <= 9)
+            print(w, "<text text-anchor=\"middle\" transform=\"translate(%.0f %d) rotate(-90)\">%s</text>",
+                  p.left - 14, k ? 47 : 109, page->group[k]);
+    }
     for (int i = 0; i < s->scans; i++) {
         const int hh = s->label[i] > 0.5, level = strip_level(&p, value, s->label, i) % 13;
         print(w, "<circle class=\"%s\" cx=\"%.1f\" cy=\"%.1f\" r=\"2.5\"/>", hh ? "hh" : "hc", plot_x(&p, value[i]),
@@ -292,7 +317,7 @@ static void html_verdict(writer *w, const scan_page *page)
     put(w, "<p class=\"kicker\">Research only. Not a diagnosis, and not checked for clinical use.</p>\n<h1>");
     put_escaped(w, page->name);
     if (r->refused) put(w, ": no probability</h1>\n");
-    else print(w, ": probability of hemochromatosis %.2f</h1>\n", r->probability);
+    else print(w, ": probability of %s %.2f</h1>\n", page->named ? page->group[1] : "hemochromatosis", r->probability);
     if (r->refused || r->unlike || r->seen || r->namesake || p->few_scans ||
         strcmp(metadata(page, "simulated"), "1") == 0) {
         put(w, "<div class=\"care\"><ul>\n");
@@ -317,8 +342,9 @@ static void html_verdict(writer *w, const scan_page *page)
     if (r->refused) return;
     fold_range(page, range);
     put(w, "<div class=\"tiles\">\n");
-    tile(w, fixed_text(number[0], r->probability, 2), p->folds ? "probability of HH by the networks trained on all "
-         "subjects" : "probability of HH by the networks of one fold");
+    snprintf(text, sizeof text, "probability of %s by the networks %s", page->group[1],
+             p->folds ? "trained on all subjects" : "of one fold");
+    tile(w, fixed_text(number[0], r->probability, 2), text);
     if (p->calibrated)
         tile(w, fixed_text(number[0], r->calibrated, 2), "the same, calibrated on the study (Platt), for its share "
              "of patients");
@@ -338,17 +364,21 @@ static void html_study(writer *w, const scan_page *page)
     const qnet_prediction *r = &page->r;
     int below[2], all[2];
     double high = p->limit;
+    char axis[80];
     if (p->scans == 0) return;
     for (int k = 0; k < 2; k++) study_below(page, k, &below[k], &all[k]);
     for (int i = 0; i < p->scans; i++) high = fmax(high, p->distance[i]);
     if (r->distance > high && r->distance < 4 * high) high = r->distance;
     put(w, "<h2>Among the scans of the study</h2>\n<div class=\"panels\">\n<figure class=\"panel\">\n");
+    snprintf(axis, sizeof axis, "Probability of %s", page->group[1]);
     svg_strip(w, page, p->probability, r->probability, (double)NAN, 1, 0.2, 1,
-              "Probability of HH: this scan and those of the study", "Probability of HH");
-    print(w, "<figcaption>%d HH and %d HC of the study, each judged by the networks that were not trained on it. ",
-          all[1], all[0]);
+              "Probabilities: this scan and those of the study", axis);
+    print(w, "<figcaption>Scans of the study: <span class=\"sw\" style=\"background:var(--hh)\"></span>%d %s, "
+             "<span class=\"sw\" style=\"background:var(--hc)\"></span>%d %s, each judged by the networks that were "
+             "not trained on it. ", all[1], page->group[1], all[0], page->group[0]);
     if (!r->refused)
-        print(w, "%d of the HC and %d of the HH have a lower probability than this scan.", below[0], below[1]);
+        print(w, "A lower probability than this scan: %d of %d %s, %d of %d %s.", below[1], all[1], page->group[1],
+              below[0], all[0], page->group[0]);
     put(w, "</figcaption></figure>\n<figure class=\"panel\">\n");
     svg_strip(w, page, p->distance, r->distance, p->limit, 1.05 * high, nice_step(1.05 * high, 6), high < 6,
               "Distance of the features: this scan and those of the study", "Distance of the features");
@@ -375,13 +405,13 @@ static void html_heat(writer *w, const scan_page *page)
     const heat_scan *h = &page->heat;
     if (h->slices == 0) return;
     put(w, "<h2>What the decision rests on</h2>\n<figure class=\"cam one\">\n");
-    put_heat_scales(w, 1, "HH", "HC");
-    put_heat_scan(w, h, "scan", "This scan", "HH", "HC");
+    put_heat_scales(w, 1, page->group[1], page->group[0]);
+    put_heat_scan(w, h, "scan", "This scan", page->group[1], page->group[0]);
     print(w, "<figcaption>Each row: the QSM slice; its map of %d &times; %d cells of 32 pixels, which is its "
              "resolution; the map, interpolated, over the slice, without the air. A slice's contribution is gradient "
-             "times features, the gradient that of the scan's log odds of HH through the BiLSTM; its map tells the "
+             "times features, the gradient that of the scan's log odds of %s through the BiLSTM; its map tells the "
              "places that it comes from (Grad-CAM, with both signs). Maps tell where, not why, and not that the "
-             "decision is right.</figcaption></figure>\n", h->rows, h->columns);
+             "decision is right.</figcaption></figure>\n", h->rows, h->columns, page->group[1]);
 }
 
 static void html_scan(writer *w, const scan_page *page)
@@ -400,8 +430,9 @@ static void html_scan(writer *w, const scan_page *page)
         put(w, "</figcaption></figure>\n");
     }
     if (page->qsm.voxels[0] + page->qsm.voxels[1] > 0) {
-        put(w, "<div class=\"scroll\"><table><thead><tr>");
-        cells(w, "th", "Within the mask|>QSM, ppm, mean|>SD|>R2*, 1/s, mean|>SD|>Volume, ml");
+        put(w, "<p class=\"cap\">Means within the mask, by its halves.</p>\n<div class=\"scroll\"><table><thead>"
+               "<tr>");
+        cells(w, "th", "Half|>QSM, ppm, mean|>SD|>R2*, 1/s, mean|>SD|>Volume, ml");
         put(w, "</tr></thead><tbody>\n");
         for (int k = 0; k < 3; k++) {
             const region *q = &page->qsm;
@@ -416,15 +447,16 @@ static void html_scan(writer *w, const scan_page *page)
         put(w, "</tbody></table></div>\n");
     }
     if (r->refused) return;
-    put(w, "<div class=\"scroll\"><table><thead><tr>");
-    cells(w, "th", ">Slice|>P(HH), Q-Net|>P(HH), ResNetSWA");
+    put(w, "<p class=\"cap\">By slice, from 0 at the bottom of the volume.</p>\n<div class=\"scroll\"><table><thead>"
+           "<tr>");
+    cells(w, "th", ">Slice|>P(%s), Q-Net|>P(%s), ResNetSWA", page->group[1], page->group[1]);
     put(w, "</tr></thead><tbody>\n");
     for (int t = 0; t < r->slices; t++) {
         put(w, "<tr>");
         cells(w, "td", ">%d|>%.3f|>%.3f", scan->slice_z[t], r->by_slice[t], r->by_slice_resnet[t]);
         put(w, "</tr>\n");
     }
-    put(w, "</tbody></table></div>\n<p class=\"key\">Slices from 0 at the bottom of the volume.</p>\n");
+    put(w, "</tbody></table></div>\n");
 }
 
 static void record_row(writer *w, const char *name, const char *value)
@@ -445,6 +477,7 @@ static void html_record(writer *w, const scan_page *page)
     record_row(w, "R2*", page->files.r2star);
     record_row(w, "T1W", page->files.t1w);
     record_row(w, "Mask", page->files.mask);
+    record_row(w, "Maps made", page->made.how);
     record_row(w, "Model", page->model);
     record_row(w, "Trained on", metadata(page, "dataset"));
     record_row(w, "Run", metadata(page, "run"));
@@ -474,8 +507,8 @@ static qnet_status page_html(const scan_page *page, qnet_buffer *html)
     put(w, ": prediction, research only</title>\n<style>\n");
     put_css(w);
     put_heat_css(w);
-    put(w, ".where img{width:min(32rem,100%);image-rendering:pixelated}.one{max-width:44rem}svg .here{"
-           "stroke:var(--ink);stroke-width:2}\n</style></head><body><main>\n");
+    put(w, ".where img{width:min(32rem,100%);image-rendering:pixelated}.one{max-width:44rem}.one .slices{"
+           "max-width:32rem}svg .here{stroke:var(--ink);stroke-width:2}\n</style></head><body><main>\n");
     if (body.size > 0) put_body(w, (const char *)body.bytes);
     put(w, "</main>");
     put_script(w);
