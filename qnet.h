@@ -17475,7 +17475,7 @@ static void qnet__augment_values(const qnet_augmentation *record, const float *p
                                  float *image)
 {
     const float alpha = (float)record->alpha, beta = (float)record->beta;
-    enum { VALUES = 12 }; /* four pixels */
+    enum { VALUES = 192 }; /* 64 pixels: whole vectors, and few calls of memcpy */
     float from[VALUES], scale[VALUES], v[VALUES] = {0};
     for (int k = 0; k < VALUES; k++) {
         const float span = high[k % 3] - low[k % 3];
@@ -18152,7 +18152,8 @@ QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input
     for (int c = 0; c < 3; c++) config->use_channel[c] = 1;
 }
 
-/* Of a crop the margin is rounded to whole pixels, as many on each side. */
+/* Of a crop the margin is rounded to whole pixels, as many on each side: .08 of 224 are 18 pixels,
+   which makes 260. The augmentation's crop then has 36 places to choose from along each axis. */
 QNET_API int qnet_input_prepared(const qnet_input_config *config)
 {
     if (config->input == QNET_INPUT_FULL) return config->size;
@@ -18213,7 +18214,8 @@ static int qnet__place_wanted(const qnet_input_config *config)
 }
 
 /* Whether a scan needs map m: QSM gives the grid and tells persons apart, R2* also helps to find
-   the place. has_mask: the scan has one. */
+   the place. has_mask: the scan has one. What is not needed is not read: of an ablation to QSM with
+   given slices and box that is one file. */
 static int qnet__map_needed(const qnet_input_config *config, int m, int has_mask)
 {
     const int wanted = qnet__place_wanted(config), found = config->locate || !has_mask;
@@ -18524,9 +18526,8 @@ static int qnet__slice_wanted(const qnet__preparation *p, int z)
     return qnet__center_of_mass(p->map[QNET__MASK], &z, 1, at);
 }
 
-/* p->z: the central max_slices of the wanted slices: of 31, where 24 may be, three at the bottom
-   and four at the top are left out. A mask is not empty (qnet__mask_clean), so there is at least
-   one. */
+/* p->z: the central max_slices of those wanted: of 31, where 24 may be, three at the bottom and
+   four at the top are left out. There is at least one: a mask is not empty (qnet__mask_clean). */
 static qnet_status qnet__choose_slices(qnet__preparation *p)
 {
     const qnet_input_config *c = p->config;
@@ -18772,7 +18773,8 @@ static int qnet__samples(double step)
 
 /* image[side][side][3] of slice z, 0 in channels that are not used: bilinear between voxel centres,
    zero outside of the volume. A pixel larger than two voxels is the mean of samples on a grid
-   within it, or fine detail would be aliased. */
+   within it, or fine detail would be aliased. x and y grow to the right and to the front, columns
+   and rows to the left and to the back, as seen from the patient's feet: hence center - right. */
 static void qnet__resample_slice(const qnet__preparation *p, int z, float *image)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -18801,8 +18803,7 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
     }
 }
 
-/* The mask: what counts of it, and its centre of mass, in voxels. Its volume, voxels times mm^3, in
-   ml. */
+/* The mask: what counts of it, its centre of mass, in voxels, and its volume, in ml. */
 static qnet_status qnet__mask_plan(qnet__preparation *p, double mass[2])
 {
     qnet_volume *mask = p->map[QNET__MASK];
@@ -18964,8 +18965,8 @@ static qnet_status qnet__cohort_check(const qnet_cohort *cohort, const qnet_scan
 }
 
 /* Appends a scan; name[] are those of its maps in sentences. Checks, then memory, then images, so
-   that the cohort is as before on any failure. The scan's block holds pixels[slices][height][width]
-   [3] and slice_z[slices]. */
+   that the cohort is as before on any failure. The scan is made in p and copied once it is whole.
+   Hashed are pixels in the memory's order: it tells a cohort from another on one machine. */
 static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps *maps,
                                        const char *const name[QNET__MAPS])
 {
@@ -19364,8 +19365,7 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
    Ranges are checked, lines of text made and compared by loops over them. Rates are steps of Adam,
    which divides the gradient by its size: a rate of 3e-4 moves a weight by about that much. */
 
-/* beta < 1 and eps > 0 keep Adam's divisions from 0: 1 - beta^t and sqrt(v) + eps (Kingma & Ba
-   2015). */
+/* beta < 1 and eps > 0 keep Adam's divisors from 0: 1 - beta^t and sqrt(v) + eps. */
 #define QNET__ADAM_SETTINGS(config)                                    \
     QNET__SETTING(config, 'd', adam.beta1, 0, 0.999999999999),         \
     QNET__SETTING(config, 'd', adam.beta2, 0, 0.999999999999),         \
@@ -19502,8 +19502,7 @@ typedef struct qnet__loop {
     char of_epoch[48];   /* ", epoch 3 of 100", or "" */
 } qnet__loop;
 
-/* Before the first batch, to which qnet__loop_next goes. The clock is read here: call it where the
-   work begins. */
+/* Before the first batch, to which qnet__loop_next goes. It reads the clock: work begins here. */
 static qnet__loop qnet__loop_begin(qnet_context *ctx, const char *task, int epoch, int epochs,
                                    size_t count, size_t steps)
 {
@@ -19742,7 +19741,9 @@ QNET_API int qnet_stage1_swa_start(const qnet_stage1_config *config)
 }
 
 /* Learning rate of an epoch (from 0): cosine annealing from rate_first, which would reach rate_last
-   one epoch after the last; constant while weights are averaged. In stage 2 both are its rate. */
+   one epoch after the last, last + (first - last) (1 + cos(pi epoch / epochs)) / 2 (Loshchilov &
+   Hutter 2017); constant while weights are averaged. In stage 2 both are its rate, which this then
+   is in every epoch. */
 static double qnet__stage1_rate(const qnet_stage1_config *config, int epoch)
 {
     if (config->swa && epoch >= qnet_stage1_swa_start(config)) return config->swa_rate;
@@ -19886,8 +19887,9 @@ static qnet_status qnet__stage1_loss(qnet__training_state *s, const qnet__loop *
     return qnet_resnet_backward(s->run.net, l->batch, n, s->logits);
 }
 
-/* Stage 2: loss = mean over the scans of the batch + mean over their slices; padded steps count
-   nowhere. */
+/* Stage 2: loss = mean over the scans of the batch + mean over their slices, cross-entropies of the
+   scan head and of the image head; padded steps count nowhere. The paper has both heads and does
+   not say how they are weighted: here 1 to 1. */
 static qnet_status qnet__stage2_loss(qnet__training_state *s, const qnet__loop *p, double *loss)
 {
     double image = 0, scan = 0;
@@ -19904,8 +19906,7 @@ static qnet_status qnet__stage2_loss(qnet__training_state *s, const qnet__loop *
 }
 
 /* QNET_ERROR_NUMERIC, naming the tensor, unless all weights are finite. A loss precedes its step:
-   the last one says nothing of the weights after it. Looked at once an epoch, before a checkpoint
-   could keep them. */
+   the last one says nothing of the weights after it, and a checkpoint would keep them. */
 static qnet_status qnet__training_check_weights(const qnet__training_state *s, const qnet__loop *p)
 {
     const size_t bad = qnet__first_bad(s->weights, s->table->total);
@@ -19976,7 +19977,8 @@ static qnet_status qnet__training_statistics(qnet__training_state *s)
 }
 
 /* With SWA the average becomes the weights, and the running statistics are estimated for it.
-   Without, nothing is left to do: they have followed the weights. */
+   Without, nothing is left to do: they have followed the weights. Once done it is not done again,
+   so that a run may be finished, saved, loaded and finished. */
 QNET_API qnet_status qnet_training_finish(qnet_training *run)
 {
     QNET__TRY(qnet__training_ready(run, "qnet_training_finish"));

@@ -56,7 +56,7 @@ rm -r "$model"
 "$bin/crossval" --data "$dir/cohort" --out "$run" $small --final > "$dir/log" 2>&1 &
 pid=$!
 i=0
-while [ $i -lt 600 ] && kill -0 $pid 2> /dev/null && [ ! -f "$model/checkpoint/crop-repeat01-fold03-swa.checkpoint" ]; do
+while [ $i -lt 6000 ] && kill -0 $pid 2> /dev/null && [ ! -f "$model/checkpoint/crop-repeat01-fold03-swa.checkpoint" ]; do
     sleep 0.05
     i=$((i + 1))
 done
@@ -107,9 +107,10 @@ rm -r "$dir/unfinished"
 # The model of all: of a new scan, found in three ways; of one of the study; of one that is unlike.
 new=$dir/new/sub-01
 says 0 'sub-01: probability of HH 0.' --model "$model" --subject "$new" --anyway
-ok "it has a name of the study's" grep -q 'warning: these networks were trained on a subject of this name' "$dir/log"
+cp "$dir/log" "$dir/said"
 line=$(sed '/warning/d' "$dir/log")
 echo "$line" > "$dir/line"
+ok "it has a name of the study's" grep -q 'warning: these networks were trained on a subject of this name' "$dir/said"
 ok "calibrated, with the folds' range: $line" grep -q ', calibrated 0.*, by the folds. networks 0.* to 0.*less typical' "$dir/line"
 p=$(number probability sub-01)
 says 0 "$line" --model "$model" --subject "$(echo "$dir"/new/derivatives/*/sub-01)" --anyway
