@@ -1805,12 +1805,6 @@ QNET_API qnet_status qnet_cam_weighted(const qnet_resnet *net, int index, const 
 QNET_API qnet_status qnet_scan_attribution(qnet_scan_model *model, const qnet_real *features,
                                            int length, qnet_real *gradient, double *contribution);
 #endif
-/* Colour of a value in 0..1: viridis, dark blue to yellow; what lies outside is clipped. */
-QNET_API void qnet_viridis(double value, uint8_t rgb[3]);
-/* Those colours, half and half with the image, as rgb[height][width][3]; grey[height][width] in
-   0..1. */
-QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, int width,
-                               uint8_t *rgb);
 #endif
 
 #if QNET__HAS_EXPERIMENT
@@ -1948,7 +1942,7 @@ typedef struct qnet_experiment {
 
 #ifndef QNET_NO_STDIO
 /* Runs the experiment on the scans of a data set. Work in progress lies in out/checkpoint;
-   predictions.csv, weights/ and what config.publish writes are moved from there when all is done:
+   weights/ and what config.publish writes are moved from there when all is done:
    until then an earlier result stays whole on any failure. What stops it while they are moved
    leaves out/checkpoint, and a resume moves the rest. resume: goes on from there with the same
    bits. weights: a ResNet18 safetensors file, or NULL for random initial weights; with a file,
@@ -1973,11 +1967,6 @@ QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *experiment, 
                                              const qnet_param_table *table, qnet_real *weights);
 #endif
 QNET_API void qnet_experiment_destroy(qnet_experiment *experiment);
-/* predictions.csv: a row per slice and per scan of every repeat. label and decisions: 1 HH, 0 HC;
-   scan: index in the order of participants.tsv; slice from 0, the lowest; z: its index in the
-   volume. Of shuffled labels the column is shuffled_label, and true_label is behind the others;
-   where a scan has a session, that is the last. */
-QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet_buffer *csv);
 #endif
 
 #if QNET__HAS_FILES && !defined(QNET_NO_STDIO)
@@ -20472,9 +20461,15 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
 #if QNET__HAS_METRICS
 /* ============================================================================================
    >>metrics
-   What the paper's "Results" are made of: the confusion matrix and its rates, voting, ROC curve,
-   AUC, DeLong's test (by item, and by subject after Obuchowski 1997), bootstrap of AUCs,
-   the stars; and logistic regression, for what networks are calibrated by and compared with.
+   What the paper's "Results" are made of:
+
+     Tables 1 and 3    confusion matrix, accuracy, sensitivity, specificity, F1; voting, by which
+                       image-level models decide on a scan
+     Fig. 5, 6 and 8   ROC curve, AUC
+     Table 2           DeLong's test (by item, and by subject after Obuchowski 1997), its stars
+     Fig. 7            bootstrap of AUCs, box plot
+
+   and logistic regression, for what networks are calibrated by and compared with.
    Every function takes columns of `count` items (slices or scans): label[count], 1 for HH, the
    positive class, and 0 for HC; score[count] or decision[count]; cluster[count], the subject of
    each item. m is the number of HH items, n that of HC items. All is in double; counts of pairs are
@@ -20566,7 +20561,8 @@ QNET_API qnet_metrics qnet_metrics_of(qnet_confusion count)
     return r;
 }
 
-/* Checks labels (all 0 or 1) and scores (none NaN; score NULL: not checked), counts HH in *hh. */
+/* Checks labels (all 0 or 1) and scores (none NaN; score NULL: not checked), counts HH in *hh. A
+   NaN has no rank: whatever place it got would be made up, and so would be the AUC. */
 static qnet_status qnet__check_items(qnet_context *ctx, const char *what, const int *label,
                                      const double *score, size_t count, size_t *hh)
 {
@@ -20682,37 +20678,31 @@ static size_t qnet__run_end(const qnet__ranked *ranked, size_t count, size_t fir
     return end;
 }
 
-/* Memory of one evaluation: one block, asked for once. */
+/* What an evaluation works in: one block, asked for once, that begins with `ranked`. */
 typedef struct qnet__evaluation {
     qnet__ranked *ranked, *spare; /* [count] each */
-    double *component[2];         /* [count] per curve of DeLong's test, otherwise NULL */
+    double *real;                 /* DeLong's components[curves][count]; AUCs of a bootstrap */
     uint32_t *unit;               /* of a bootstrap: [count], the cluster of each item */
     uint32_t *weight;             /* [workers][count]: how often each cluster was drawn */
-    double *auc;                  /* [resamples] */
     size_t count, units;          /* items, and what is drawn; unset without a bootstrap */
     uint64_t seed;
-    void *block;
     size_t bytes;
 } qnet__evaluation;
 
-/* For a test of `curves` curves, or a bootstrap where resamples > 0. */
-static qnet_status qnet__evaluation_create(qnet_context *ctx, size_t count, int curves,
-                                           size_t resamples, qnet__evaluation *e)
+/* draws: count for a bootstrap, otherwise 0. */
+static qnet_status qnet__evaluation_create(qnet_context *ctx, size_t count, size_t reals,
+                                           size_t draws, qnet__evaluation *e)
 {
-    const size_t drawn = resamples > 0 ? count : 0;
     qnet__arena a = {NULL, 0};
     if (!ctx) return QNET_ERROR_ARGUMENT;
     for (int pass = 0; pass < 2; pass++) {
         e->ranked = (qnet__ranked *)qnet__take(&a, count, sizeof(qnet__ranked));
         e->spare = (qnet__ranked *)qnet__take(&a, count, sizeof(qnet__ranked));
-        for (int k = 0; k < curves; k++)
-            e->component[k] = (double *)qnet__take(&a, count, sizeof(double));
-        e->unit = (uint32_t *)qnet__take(&a, drawn, sizeof(uint32_t));
-        e->weight = (uint32_t *)qnet__take(&a, drawn, qnet__workers(ctx) * sizeof(uint32_t));
-        e->auc = (double *)qnet__take(&a, resamples, sizeof(double));
+        e->real = (double *)qnet__take(&a, reals, sizeof(double));
+        e->unit = (uint32_t *)qnet__take(&a, draws, sizeof(uint32_t));
+        e->weight = (uint32_t *)qnet__take(&a, draws, qnet__workers(ctx) * sizeof(uint32_t));
         if (pass == 0) QNET__TRY(qnet__arena_alloc(ctx, &a, &e->bytes, "an evaluation"));
     }
-    e->block = a.base;
     return QNET_OK;
 }
 
@@ -20757,7 +20747,7 @@ QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double 
         point->true_positive_rate = (double)tp / (double)m;
     }
     *points_count = (size_t)(point - points) + 1;
-    qnet__free(ctx, e.block, e.bytes);
+    qnet__free(ctx, e.ranked, e.bytes);
     return QNET_OK;
 }
 
@@ -20801,21 +20791,11 @@ QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double 
     QNET__TRY(qnet__check_curve(ctx, "qnet_auc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
     *auc = qnet__components(&e, label, score, count, m, NULL);
-    qnet__free(ctx, e.block, e.bytes);
+    qnet__free(ctx, e.ranked, e.bytes);
     return QNET_OK;
 }
 
 /* ---- DeLong's test ------------------------------------------------------------------------- */
-
-/* AUC -+ 1.96 sqrt(variance), clipped to 0..1. */
-static qnet_interval qnet__auc_interval(double auc, double variance)
-{
-    const double half = 1.95996398454005423552 * sqrt(variance > 0.0 ? variance : 0.0);
-    qnet_interval r;
-    r.low = auc - half > 0.0 ? auc - half : 0.0;
-    r.high = auc + half < 1.0 ? auc + half : 1.0;
-    return r;
-}
 
 /* logit(AUC) -+ 1.96 sqrt(variance) / (AUC (1 - AUC)), the error by the delta method, and back. */
 QNET_API qnet_interval qnet_logit_interval(double auc, double variance)
@@ -20841,7 +20821,7 @@ static qnet_status qnet__variances(qnet_context *ctx, qnet__evaluation *e, const
                                    const int *cluster, size_t count, size_t m, int curves,
                                    const double auc[2], double value[3])
 {
-    const double *v0 = e->component[0], *v1 = e->component[curves - 1], auc1 = auc[curves - 1];
+    const double *v0 = e->real, *v1 = v0 + (size_t)(curves - 1) * count, auc1 = auc[curves - 1];
     const double hh = (double)m, hc = (double)(count - m);
     double s10[3] = {0, 0, 0}, s01[3] = {0, 0, 0}, s11[3] = {0, 0, 0};
     size_t units = 0, with[2] = {0, 0}; /* I, and I01 and I10 */
@@ -20897,16 +20877,19 @@ QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const
     QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score1", label, score1, count, &m));
     if (score2)
         QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score2", label, score2, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, curves, 0, &e));
+    QNET__TRY(qnet__evaluation_create(ctx, count, (size_t)curves * count, 0, &e));
     for (int k = 0; k < curves; k++)
-        r.auc[k] = qnet__components(&e, label, k ? score2 : score1, count, m, e.component[k]);
+        r.auc[k] = qnet__components(&e, label, k ? score2 : score1, count, m,
+                                    e.real + (size_t)k * count);
     const qnet_status status = qnet__variances(ctx, &e, label, cluster, count, m, curves, r.auc,
                                                var);
-    qnet__free(ctx, e.block, e.bytes);
+    qnet__free(ctx, e.ranked, e.bytes);
     if (status != QNET_OK) return status;
     for (int k = 0; k < curves; k++) {
+        const double half = 1.95996398454005423552 * sqrt(fmax(var[k], 0));
         r.variance[k] = var[k];
-        r.ci[k] = qnet__auc_interval(r.auc[k], var[k]);
+        r.ci[k].low = fmax(r.auc[k] - half, 0);
+        r.ci[k].high = fmin(r.auc[k] + half, 1);
     }
     if (curves == 2) {
         const double d = r.auc[0] - r.auc[1];
@@ -20920,7 +20903,8 @@ QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const
     return QNET_OK;
 }
 
-/* The level of a p-value as the paper's Table 2 and Fig. 7 mark it. */
+/* The level of a p-value as the paper's Table 2 and Fig. 7 mark it: "significance of difference is
+   categorized in multiple level". NaN fails all comparisons. */
 QNET_API const char *qnet_stars(double p)
 {
     if (p <= 0.0001) return "****";
@@ -20936,8 +20920,9 @@ QNET_API const char *qnet_stars(double p)
 
 #define QNET__BOOTSTRAP_TRIES 1000 /* one class in all of them: probability at most 2^-1000 */
 
-/* The AUC where an item counts as often as its unit was drawn, by the sum of qnet__components. In
-   double, in which whole numbers below 2^53 are exact. NaN when a class was not drawn. */
+/* The AUC where an item counts as often as its unit was drawn, by the sum of qnet__components: the
+   w[1] HH items of one score win against all HC items below, and half against the w[0] beside them.
+   In double, in which whole numbers below 2^53 are exact. NaN when a class was not drawn. */
 static double qnet__weighted_auc(const qnet__ranked *ranked, size_t count, const uint32_t *weight)
 {
     double points = 0.0, hh = 0.0, hc = 0.0;
@@ -20966,7 +20951,7 @@ static void qnet__bootstrap_task(void *arg, size_t index, size_t worker)
         for (size_t k = 0; k < e->units; k++) weight[qnet_rng_below(&rng, (uint32_t)e->units)]++;
         auc = qnet__weighted_auc(e->ranked, e->count, weight);
     }
-    e->auc[index] = auc;
+    e->real[index] = auc;
 }
 
 /* The items are ranked by cluster to number the units, in the order of the clusters' values, then
@@ -20982,7 +20967,7 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_bootstrap_auc: expected 1 resample at least, found %d", resamples);
     QNET__TRY(qnet__check_curve(ctx, "qnet_bootstrap_auc", label, score, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, (size_t)resamples, &e));
+    QNET__TRY(qnet__evaluation_create(ctx, count, (size_t)resamples, count, &e));
     e.count = count;
     e.units = cluster ? 0 : count;
     e.seed = seed;
@@ -20995,36 +20980,25 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
     qnet__rank_items(&e, score, NULL, label, count);
     for (size_t k = 0; k < count; k++) e.ranked[k].item = e.unit[e.ranked[k].item];
     qnet__parallel(ctx, (size_t)resamples, qnet__bootstrap_task, &e);
-    while (drawn < (size_t)resamples && e.auc[drawn] == e.auc[drawn]) drawn++;
-    if (drawn == (size_t)resamples) memcpy(auc, e.auc, drawn * sizeof *auc);
-    qnet__free(ctx, e.block, e.bytes);
+    while (drawn < (size_t)resamples && e.real[drawn] == e.real[drawn]) drawn++;
+    if (drawn == (size_t)resamples) memcpy(auc, e.real, drawn * sizeof *auc);
+    qnet__free(ctx, e.ranked, e.bytes);
     if (drawn == (size_t)resamples) return QNET_OK;
     return qnet__fail(ctx, QNET_ERROR_DATA,
                       "qnet_bootstrap_auc: resample %lu: one class in each of %d samples drawn",
                       (unsigned long)drawn, QNET__BOOTSTRAP_TRIES);
 }
 
-/* The share-quantile of values, whose rising order is known, by linear interpolation at position
-   share * (count - 1): type 7 of Hyndman & Fan 1996, numpy's and R's default. */
-static double qnet__order_quantile(const double *values, const qnet__ranked *ranked, size_t count,
-                                   double share)
-{
-    const double at = share * (double)(count - 1);
-    const size_t below = qnet__min_size((size_t)at, count - 1);
-    const double low = values[ranked[below].item];
-    const double high = values[ranked[qnet__min_size(below + 1, count - 1)].item];
-    return low + (at - (double)below) * (high - low);
-}
-
 /* What a box plot shows: quartiles, and as ends of the whiskers the 2.5th and 97.5th percentile,
-   the bootstrap's percentile interval. std has count - 1 below; 0 for one value. */
+   the bootstrap's percentile interval (Efron & Tibshirani 1993, 13.3). The share-quantile of sorted
+   values v[count] is at position share (count - 1), between two of them on the straight line: type
+   7 of Hyndman & Fan 1996, numpy's and R's default. std has count - 1 below; 0 for one value. */
 QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, size_t count,
                                      qnet_boxplot *out)
 {
     static const double shares[5] = {0.025, 0.25, 0.5, 0.75, 0.975};
     qnet__evaluation e;
     double sum = 0.0, squares = 0.0, q[5];
-    if (!ctx) return QNET_ERROR_ARGUMENT;
     QNET__NEEDS(ctx, values && out);
     if (count == 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_boxplot_of: there are no values");
@@ -21032,16 +21006,18 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
         if (!qnet__is_finite(values[i]))
             return qnet__fail(ctx, QNET_ERROR_NUMERIC,
                               "qnet_boxplot_of: value %lu is NaN or infinite", (unsigned long)i);
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
+    QNET__TRY(qnet__evaluation_create(ctx, count, count, 0, &e));
     qnet__rank_items(&e, values, NULL, NULL, count);
-    for (size_t i = 0; i < count; i++) sum += values[e.ranked[i].item];
+    double *const v = e.real;
+    for (size_t i = 0; i < count; i++) sum += v[i] = values[e.ranked[i].item];
     const double mean = sum / (double)count;
-    for (size_t i = 0; i < count; i++) {
-        const double d = values[e.ranked[i].item] - mean;
-        squares += d * d;
+    for (size_t i = 0; i < count; i++) squares += (v[i] - mean) * (v[i] - mean);
+    for (int i = 0; i < 5; i++) {
+        const double at = shares[i] * (double)(count - 1);
+        const size_t below = (size_t)at, above = qnet__min_size(below + 1, count - 1);
+        q[i] = v[below] + (at - (double)below) * (v[above] - v[below]);
     }
-    for (int i = 0; i < 5; i++) q[i] = qnet__order_quantile(values, e.ranked, count, shares[i]);
-    qnet__free(ctx, e.block, e.bytes);
+    qnet__free(ctx, e.ranked, e.bytes);
     const qnet_boxplot r = {q[0], q[1], q[2], q[3], q[4], mean,
                             count > 1 ? sqrt(squares / (double)(count - 1)) : 0.0};
     *out = r;
@@ -21098,7 +21074,10 @@ static void qnet__logistic_slope(const int *label, const double *x, size_t count
     }
 }
 
-/* The lower half of a[q][q] = L L' becomes L (Cholesky); 0 where a is singular but for rounding. */
+/* The lower half of a[q][q] = L L' becomes L, column by column (Cholesky):
+     L[j][j] = sqrt(a[j][j] - sum_k<j L[j][k]^2)
+     L[i][j] = (a[i][j] - sum_k<j L[i][k] L[j][k]) / L[j][j],   i > j
+   0 where a is singular but for rounding: nothing is left of the diagonal. */
 static int qnet__cholesky(double *a, size_t q)
 {
     for (size_t j = 0; j < q; j++) {
@@ -21112,7 +21091,8 @@ static int qnet__cholesky(double *a, size_t q)
     return 1;
 }
 
-/* b[q] becomes L^-1 b, and from there L'^-1 b where `both`. */
+/* b[q] becomes L^-1 b, from the top down, and then L'^-1 b, from the bottom up, where `both`: with
+   A = L L' that is A^-1 b. */
 static void qnet__cholesky_solve(const double *l, size_t q, int both, double *b)
 {
     for (size_t j = 0; j < q; j++) {
@@ -21135,8 +21115,9 @@ QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, cons
     const size_t q = predictors + 1;
     qnet__arena a = {NULL, 0};
     double *h = NULL, *c = NULL, *step = NULL, *trial = NULL, *eta = NULL, *moved = NULL;
-    double most = 1.0;
-    int taken = 0, apart = 0, regular = 1;
+    double most = 1.0;                     /* by which the last step moved an eta */
+    int taken = 0, apart = 0, regular = 1; /* apart: the labels are separated; regular: a step is
+                                              possible */
     size_t hh, bytes = 0;
     QNET__NEEDS(ctx, coefficients && (x || predictors == 0));
     QNET__TRY(qnet__check_items(ctx, what, label, NULL, count, &hh));
@@ -21172,6 +21153,7 @@ QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, cons
         regular = qnet__cholesky(h, q);
         if (!regular) break;
         qnet__cholesky_solve(h, q, 1, step);
+        /* Newton's step, or a half of it, a quarter ...: the first that leads no further down. */
         for (regular = 0; !regular && share > 1e-12; share /= 2) {
             for (size_t j = 0; j < q; j++) trial[j] = c[j] + share * step[j];
             reached = qnet__logistic_value(label, x, count, predictors, ridge, trial, moved);
@@ -21179,7 +21161,7 @@ QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, cons
         }
         if (!regular) break;
         most = 0.0;
-        apart = ridge <= 0.0;
+        apart = ridge <= 0.0; /* with a penalty there is a maximum all the same */
         for (size_t i = 0; i < count; i++) {
             most = fmax(most, fabs(moved[i] - eta[i]));
             apart = apart && label[i] == (moved[i] > 0);
@@ -21189,6 +21171,7 @@ QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, cons
         value = reached;
     }
     const int settled = regular && !apart && most <= 1e-10;
+    /* The covariance of maximum-likelihood estimates is H^-1, of which the diagonal is wanted. */
     for (size_t j = 0; settled && j < q; j++) {
         coefficients[j] = c[j];
         if (!errors) continue;
@@ -21220,10 +21203,17 @@ QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, cons
    Behind a BiLSTM the score is not linear: its gradient by the averaged features takes the place of
    w, as in Grad-CAM (Selvaraju et al. 2017, Eqs. 1 and 2, but without their ReLU, so that evidence
    for both classes is seen): to first order, how much each place of each slice adds.
+
+     f[pixels][512]     last map of an image: pixels = (height / 32) (width / 32), rounded up
+     raw[pixels]        sum over the 512 channels of weight times f
+     map[height][width] raw from 0 to 1, of the image's size: the paper's "red represents the more
+                        interesting regions" is near 1
+
    Relies on >>context >>tensor >>lstm >>resnet >>scan >>image.
    ============================================================================================ */
 
-/* raw[p] = sum_c weights[c] f[p][c] over the pixels p of image `index`, summed in double. */
+/* raw[p] = sum_c weights[c] f[p][c] over the pixels p of image `index`, summed in double. In two
+   passes: a sum that is no number must leave raw as it was. */
 QNET_API qnet_status qnet_cam_weighted(const qnet_resnet *net, int index, const qnet_real *weights,
                                        float *raw)
 {
@@ -21237,7 +21227,7 @@ QNET_API qnet_status qnet_cam_weighted(const qnet_resnet *net, int index, const 
                           (int)features.shape[0] - 1, index);
     const size_t pixels = features.shape[1] * features.shape[2];
     const qnet_real *f = features.data + (size_t)index * pixels * QNET_FEATURES;
-    for (int pass = 0; pass < 2; pass++) /* checked before raw is written */
+    for (int pass = 0; pass < 2; pass++)
         for (size_t p = 0; p < pixels; p++) {
             double sum = 0;
             for (size_t c = 0; c < QNET_FEATURES; c++)
@@ -21329,48 +21319,6 @@ QNET_API qnet_status qnet_scan_attribution(qnet_scan_model *model, const qnet_re
 }
 #endif
 
-/* v clipped to 0..1; NaN gives 0. */
-static double qnet__unit_range(double v)
-{
-    return v > 0 ? v < 1 ? v : 1 : 0;
-}
-
-/* The same as 0..255. */
-static uint8_t qnet__cam_byte(double v)
-{
-    return (uint8_t)(qnet__unit_range(v) * 255 + 0.5);
-}
-
-/* Viridis (van der Walt & Smith 2015) at 17 of its 256 colours, and straight lines between, at most
-   6 of 255 off. Its lightness rises steadily, also for those who see no red or no green. Not the
-   JET of the paper's Fig. 9 and 10: that is brightest in the middle, so it shows edges where the
-   map has none, and its ends look alike without red (Borland & Taylor 2007). */
-QNET_API void qnet_viridis(double value, uint8_t rgb[3])
-{
-    static const uint8_t colour[17][3] = {
-        {68, 1, 84},    {72, 24, 106},  {71, 45, 123},  {66, 64, 134},  {59, 82, 139},
-        {51, 99, 141},  {44, 114, 142}, {38, 129, 142}, {33, 144, 140}, {31, 159, 136},
-        {40, 174, 128}, {62, 188, 116}, {93, 201, 99},  {130, 211, 76}, {171, 220, 50},
-        {213, 226, 26}, {253, 231, 37}};
-    const double at = 16 * qnet__unit_range(value), below = at < 15 ? floor(at) : 15;
-    const uint8_t *low = colour[(int)below], *high = colour[(int)below + 1];
-    for (int i = 0; i < 3; i++)
-        rgb[i] = qnet__cam_byte((low[i] + (at - below) * (high[i] - low[i])) / 255);
-}
-
-/* rgb = (viridis(map) + grey) / 2. */
-QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, int width,
-                               uint8_t *rgb)
-{
-    const size_t size = height > 0 && width > 0 ? (size_t)height * (size_t)width : 0;
-    for (size_t p = 0; p < size; p++) {
-        const double g = qnet__unit_range((double)grey[p]);
-        uint8_t heat[3];
-        qnet_viridis((double)map[p], heat);
-        for (size_t i = 0; i < 3; i++)
-            rgb[3 * p + i] = qnet__cam_byte((heat[i] / 255.0 + g) / 2);
-    }
-}
 #endif
 
 #if QNET__HAS_FILES && !defined(QNET_NO_STDIO)
@@ -21780,7 +21728,7 @@ QNET_API qnet_status qnet_predictor_run(qnet_predictor *p, const qnet_cohort *co
      <fold>-resnet.checkpoint, -swa, -stage2      runs that a resume continues
      <fold>-result.safetensors                    probabilities and curves of a fold that is done
      weights/<fold>-resnet.safetensors, -resnetswa, -qnet     moved to out/weights at the end
-     publish/                                     predictions.csv and the caller's files: to out
+     publish/                                     files of config.publish: to out
 
    A final model (qnet_experiment_final) is one more fold, numbered behind the others, that all
    subjects train and none tests. Its out is out/model, and publish/ becomes that folder.
@@ -21793,7 +21741,9 @@ QNET_API qnet_status qnet_predictor_run(qnet_predictor *p, const qnet_cohort *co
    >>predict.
    ============================================================================================ */
 
-/* As the paper's tables have it. */
+/* As the paper's tables have it: "ResNetSWA model is similar in nature to the ResNet with the
+   difference that the SWA technique is leveraged" (paper, "Performance Evaluation from Modeling
+   Perspective"). */
 QNET_API const char *qnet_model_name(qnet_model_kind model)
 {
     static const char *const names[QNET_MODELS] = { "ResNet", "ResNetSWA", "Q-Net" };
@@ -21805,7 +21755,9 @@ QNET_API const char *qnet_level_name(qnet_level level)
     return level == QNET_LEVEL_IMAGE ? "image" : level == QNET_LEVEL_SCAN ? "scan" : "unknown";
 }
 
-/* The paper's numbers; repeats and bootstrap are ours. */
+/* The paper's numbers: "10-fold cross-validation" ("Training Procedure") of both
+   inputs (Tables 1 to 3). Of repeats and bootstrap it gives none: MEAN +- STD of one
+   repeat are over folds. */
 QNET_API void qnet_experiment_config_init(qnet_experiment_config *config)
 {
     memset(config, 0, sizeof *config);
@@ -21820,68 +21772,6 @@ QNET_API void qnet_experiment_config_init(qnet_experiment_config *config)
     config->seed = 1;
     qnet_stage1_config_init(&config->stage1);
     qnet_stage2_config_init(&config->stage2);
-}
-
-/* ---- predictions.csv ------------------------------------------------------------------------- */
-
-/* text as a field after RFC 4180: in quotes, inner ones doubled, where it needs them. */
-static void qnet__csv_field(char field[132], const char *text)
-{
-    const int quoted = strpbrk(text, ",\"\r\n") != NULL;
-    if (quoted) *field++ = '"';
-    for (; *text; text++) {
-        if (*text == '"') *field++ = '"';
-        *field++ = *text;
-    }
-    if (quoted) *field++ = '"';
-    *field = '\0';
-}
-
-/* One item of level k / 2 and input k % 2; a number that is not finite is an empty field. */
-static qnet_status qnet__csv_row(const qnet_experiment *e, int k, int repeat,
-                                 const qnet_item *item, int sessions, qnet_buffer *csv)
-{
-    const qnet_participant *p = &e->participants[item->scan];
-    char subject[132], session[132], number[QNET_MODELS][32], slice[32] = ",", label[16] = "";
-    qnet__csv_field(subject, p->subject);
-    qnet__csv_field(session, p->session);
-    for (int m = 0; m < QNET_MODELS; m++) {
-        qnet__format_number(number[m], sizeof number[m], item->probability[m]);
-        if (!qnet__is_finite(item->probability[m])) number[m][0] = '\0';
-    }
-    if (item->slice >= 0) snprintf(slice, sizeof slice, "%d,%d", item->slice, item->z);
-    if (e->config.shuffle_labels) snprintf(label, sizeof label, ",%d", (int)p->true_label);
-    return qnet_buffer_printf(e->ctx, csv, "%s,%s,%d,%d,%s,%d,%s,%d,%s,%s,%s,%d,%d,%d%s%s%s\n",
-                              qnet_level_name((qnet_level)(k / 2)),
-                              qnet_input_name((qnet_input)(k % 2)), repeat + 1, item->fold + 1,
-                              subject, item->scan, slice, item->label, number[0], number[1],
-                              number[2], item->decision[0], item->decision[1], item->decision[2],
-                              label, sessions ? "," : "", sessions ? session : "");
-}
-
-/* Image level first, crop before full, repeat by repeat, in the order of the cohort. */
-QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *csv)
-{
-    QNET__NEEDS(e ? e->ctx : NULL, e && csv);
-    const int shuffled = e->config.shuffle_labels;
-    const size_t start = csv->size;
-    int sessions = 0;
-    for (int i = 0; i < e->participants_count; i++) sessions |= e->participants[i].session[0] != 0;
-    qnet_status status = qnet_buffer_printf(
-        e->ctx, csv, "level,input,repeat,fold,subject,scan,slice,z,%slabel,p_resnet,p_resnetswa,"
-        "p_qnet,d_resnet,d_resnetswa,d_qnet%s%s\n", shuffled ? "shuffled_" : "",
-        shuffled ? ",true_label" : "", sessions ? ",session" : "");
-    for (int k = 0; k < 2 * QNET_LEVELS; k++) {
-        const qnet_level_result *r = &e->level[k % 2][k / 2];
-        const size_t rows = e->config.use_input[k % 2] ? (size_t)e->config.repeats * r->count : 0;
-        for (size_t i = 0; i < rows && status == QNET_OK; i++)
-            status = qnet__csv_row(e, k, (int)(i / r->count), &r->items[i], sessions, csv);
-    }
-    if (status != QNET_OK) { /* the buffer as it was */
-        csv->size = start;
-        if (csv->bytes) csv->bytes[start] = 0;
-    }
-    return status;
 }
 
 #ifndef QNET_NO_STDIO
@@ -21905,7 +21795,8 @@ static const qnet__setting qnet__experiment_settings[] = {
     QNET__SETTINGS_END
 };
 
-/* Every number that changes what a fold computes; the evaluation behind the folds is made anew. */
+/* Every number that changes what a fold computes; the evaluation behind the folds is made anew, so
+   bootstrap is none of them. */
 static qnet_status qnet__experiment_text(const qnet_experiment *e, qnet_buffer *text)
 {
     qnet_context *ctx = e->ctx;
@@ -21923,7 +21814,8 @@ static qnet_status qnet__experiment_text(const qnet_experiment *e, qnet_buffer *
     return qnet__settings_text(ctx, text, "stage2.", qnet__stage2_settings, &c->stage2);
 }
 
-/* Folds are numbered from 0: input by input, repeat by repeat. */
+/* Folds are numbered from 0: input by input, repeat by repeat. With both inputs, 2 repeats and 3
+   folds crop has 0 to 5 and full 6 to 11, and part 2 of 4 trains 1, 5 and 9. */
 static long long qnet__fold_number(const qnet_experiment_config *c, int input, int repeat, int fold)
 {
     const int repeats = repeat + (input == 1 && c->use_input[0] ? c->repeats : 0);
@@ -21934,13 +21826,6 @@ static long long qnet__fold_number(const qnet_experiment_config *c, int input, i
 static long long qnet__of_part(const qnet_experiment_config *c, long long n)
 {
     return c->part > 0 ? (n + c->parts - c->part) / c->parts : n;
-}
-
-/* How many of an input's folds are this part's. */
-static long long qnet__input_share(const qnet_experiment_config *c, int input)
-{
-    return qnet__of_part(c, qnet__fold_number(c, input, c->repeats, 0)) -
-           qnet__of_part(c, qnet__fold_number(c, input, 0, 0));
 }
 
 /* All folds, of all parts. */
@@ -21962,7 +21847,6 @@ static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experime
     if (!c->use_input[0] && !c->use_input[1])
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no input configuration is chosen");
     QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__experiment_settings, c));
-    /* No setting, as a resume may change it. */
     QNET__TRY(qnet__check_range(ctx, "experiment", "bootstrap", c->bootstrap, 2, 10000000));
     if ((c->part != 0 || c->parts != 0) &&
         ((c->part < 1 && c->part != QNET_COLLECT) || c->parts < 1 || c->part > c->parts ||
@@ -21979,9 +21863,10 @@ static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experime
    Of the items of slices or of scans: Tables 1 and 3 by qnet__evaluate_figures, Fig. 5 to 8 by
    qnet__evaluate_model, Table 2 by the pairs in qnet__evaluate_level. */
 
-/* mean = sum v / n and std = sqrt(sum (v - mean)^2 / (n - 1)) of count values, `step` apart, of
-   which those that are not finite are left out: folds without one of the classes have no AUC. Both
-   are NaN where nothing is left, std also for one value. */
+/* mean = sum v / n and std = sqrt(sum (v - mean)^2 / (n - 1)) of count values, `step` apart: "The
+   reported values are shown in MEAN +- STD format" (paper, Table 1). Those that are not finite are
+   left out: folds without one of the classes have no AUC. Both are NaN where nothing is left, std
+   also for one value. */
 static qnet_mean_std qnet__mean_std(const double *values, int count, int step)
 {
     qnet_mean_std r;
@@ -22005,42 +21890,46 @@ static qnet_mean_std qnet__mean_std(const double *values, int count, int step)
 typedef struct qnet__columns {
     qnet_context *ctx;
     const qnet_experiment_config *config;
-    const int *subject;              /* by scan: the index of its subject */
-    int *label, *decision, *cluster; /* [n] */
-    double *score, *score1;          /* [n] */
-    double *boot;                    /* [bootstrap] */
-    double *values;                  /* [the more of folds and repeats][QNET__FIGURES] */
+    const int *subject;         /* by scan: the index of its subject */
+    int *label, *cluster;       /* [n] each, as the next two */
+    int *decision[QNET_MODELS];
+    double *score[QNET_MODELS];
+    double *boot;               /* [bootstrap] */
+    double *values;             /* [the more of folds and repeats][QNET__FIGURES] */
     size_t n;
 } qnet__columns;
 
-/* Fills the columns with the items of one model in a repeat, those of `fold` or (-1) all. A cluster
-   is a subject: its slices, or its scans where it came more than once. */
-static void qnet__columns_fill(qnet__columns *c, const qnet_level_result *level, int model,
-                               int repeat, int fold)
+/* Fills the columns with the items of a repeat, those of `fold` or (-1) all. A cluster is a
+   subject: its slices, or its scans where it came more than once. */
+static void qnet__columns_fill(qnet__columns *c, const qnet_level_result *level, int repeat,
+                               int fold)
 {
     const qnet_item *item = level->items + (size_t)repeat * level->count;
     c->n = 0;
     for (size_t i = 0; i < level->count; i++, item++) {
         if (fold >= 0 && item->fold != fold) continue;
         c->label[c->n] = item->label;
-        c->decision[c->n] = item->decision[model];
         c->cluster[c->n] = c->subject[item->scan];
-        c->score[c->n++] = item->probability[model];
+        for (int m = 0; m < QNET_MODELS; m++) {
+            c->decision[m][c->n] = item->decision[m];
+            c->score[m][c->n] = item->probability[m];
+        }
+        c->n++;
     }
 }
 
-/* The figures of Tables 1 and 3. The AUC of items of one class is NaN. */
-static qnet_status qnet__figures(const qnet__columns *c, qnet_metrics *m,
+/* The figures of Tables 1 and 3 of a model. The AUC of items of one class is NaN. */
+static qnet_status qnet__figures(const qnet__columns *c, int model, qnet_metrics *m,
                                  double figure[QNET__FIGURES])
 {
-    QNET__TRY(qnet_metrics_from(c->ctx, c->label, c->decision, c->n, m));
+    QNET__TRY(qnet_metrics_from(c->ctx, c->label, c->decision[model], c->n, m));
     figure[0] = m->accuracy;
     figure[1] = m->sensitivity;
     figure[2] = m->specificity;
     figure[3] = m->f1;
     figure[4] = (double)NAN;
     if (m->count.tp + m->count.fn == 0 || m->count.tn + m->count.fp == 0) return QNET_OK;
-    return qnet_auc(c->ctx, c->label, c->score, c->n, &figure[4]);
+    return qnet_auc(c->ctx, c->label, c->score[model], c->n, &figure[4]);
 }
 
 /* One line of Tables 1 and 3: mean and deviation over repeats, or of one repeat the pooled value
@@ -22051,22 +21940,19 @@ static qnet_status qnet__evaluate_figures(qnet__columns *c, const qnet_level_res
 {
     qnet_mean_std *const cell[QNET__FIGURES] = {&out->accuracy, &out->sensitivity,
                                                 &out->specificity, &out->f1, &out->auc};
-    const int folds = c->config->folds, repeats = c->config->repeats;
-    for (int k = 0; k < folds; k++) {
-        qnet__columns_fill(c, level, model, 0, k);
-        QNET__TRY(qnet__figures(c, &out->first, c->values + k * QNET__FIGURES));
-    }
-    for (int q = 0; q < QNET__FIGURES; q++)
-        *cell[q] = qnet__mean_std(c->values + q, folds, QNET__FIGURES);
-    out->auc_within_folds = out->auc.mean;
-    for (int k = repeats - 1; k >= 0; k--) {
-        qnet__columns_fill(c, level, model, k, -1);
-        QNET__TRY(qnet__figures(c, &out->first, c->values + k * QNET__FIGURES));
-    }
-    for (int q = 0; q < QNET__FIGURES; q++) {
-        const qnet_mean_std pooled = qnet__mean_std(c->values + q, repeats, QNET__FIGURES);
-        cell[q]->mean = pooled.mean;
-        if (repeats > 1) cell[q]->std = pooled.std;
+    const int repeats = c->config->repeats;
+    for (int pooled = 0; pooled < 2; pooled++) { /* fold by fold, then repeat by repeat */
+        const int n = pooled ? repeats : c->config->folds;
+        for (int k = n - 1; k >= 0; k--) {
+            qnet__columns_fill(c, level, pooled ? k : 0, pooled ? -1 : k);
+            QNET__TRY(qnet__figures(c, model, &out->first, c->values + k * QNET__FIGURES));
+        }
+        for (int q = 0; q < QNET__FIGURES; q++) {
+            const qnet_mean_std r = qnet__mean_std(c->values + q, n, QNET__FIGURES);
+            cell[q]->mean = r.mean;
+            if (!pooled || repeats > 1) cell[q]->std = r.std;
+        }
+        if (!pooled) out->auc_within_folds = out->auc.mean;
     }
     return QNET_OK;
 }
@@ -22074,15 +21960,16 @@ static qnet_status qnet__evaluate_figures(qnet__columns *c, const qnet_level_res
 /* The rest of one model, on the first repeat: ROC curve, AUC, and its intervals by DeLong and by
    bootstrap, each over items and over subjects. Slices of a subject are not independent: intervals
    over items, those of the paper, are too narrow (Obuchowski 1997). */
-static qnet_status qnet__evaluate_model(const qnet__columns *c, qnet_model_result *out)
+static qnet_status qnet__evaluate_model(const qnet__columns *c, int model, qnet_model_result *out)
 {
     const int resamples = c->config->bootstrap;
+    const double *score = c->score[model];
     qnet_delong d;
-    QNET__TRY(qnet_roc(c->ctx, c->label, c->score, c->n, out->roc, &out->roc_count));
+    QNET__TRY(qnet_roc(c->ctx, c->label, score, c->n, out->roc, &out->roc_count));
     for (int by_subject = 0; by_subject < 2; by_subject++) {
         const int *cluster = by_subject ? c->cluster : NULL;
-        QNET__TRY(qnet_delong_test(c->ctx, c->label, c->score, NULL, cluster, c->n, &d));
-        QNET__TRY(qnet_bootstrap_auc(c->ctx, c->label, c->score, cluster, c->n, resamples,
+        QNET__TRY(qnet_delong_test(c->ctx, c->label, score, NULL, cluster, c->n, &d));
+        QNET__TRY(qnet_bootstrap_auc(c->ctx, c->label, score, cluster, c->n, resamples,
                                      c->config->seed, c->boot));
         QNET__TRY(qnet_boxplot_of(c->ctx, c->boot, (size_t)resamples,
                                   by_subject ? &out->bootstrap_clustered : &out->bootstrap));
@@ -22102,18 +21989,15 @@ static qnet_status qnet__evaluate_level(qnet__columns *c, qnet_level_result *lev
                                                 {QNET_MODEL_QNET, QNET_MODEL_RESNET_SWA}};
     for (int m = 0; m < QNET_MODELS; m++) {
         QNET__TRY(qnet__evaluate_figures(c, level, m, &level->model[m]));
-        QNET__TRY(qnet__evaluate_model(c, &level->model[m]));
+        QNET__TRY(qnet__evaluate_model(c, m, &level->model[m]));
     }
     for (int k = 0; k < 3; k++) {
         qnet_pair_result *pair = &level->pair[k];
+        const double *one = c->score[pairs[k][0]], *two = c->score[pairs[k][1]];
         pair->model1 = pairs[k][0];
         pair->model2 = pairs[k][1];
-        qnet__columns_fill(c, level, (int)pair->model1, 0, -1);
-        memcpy(c->score1, c->score, c->n * sizeof *c->score);
-        qnet__columns_fill(c, level, (int)pair->model2, 0, -1);
-        QNET__TRY(qnet_delong_test(c->ctx, c->label, c->score1, c->score, NULL, c->n,
-                                   &pair->by_item));
-        QNET__TRY(qnet_delong_test(c->ctx, c->label, c->score1, c->score, c->cluster, c->n,
+        QNET__TRY(qnet_delong_test(c->ctx, c->label, one, two, NULL, c->n, &pair->by_item));
+        QNET__TRY(qnet_delong_test(c->ctx, c->label, one, two, c->cluster, c->n,
                                    &pair->by_subject));
     }
     return QNET_OK;
@@ -22129,7 +22013,6 @@ typedef struct qnet__job {
     int resume;
     const char *study;    /* of a final model: the output folder of its experiment; else NULL */
     qnet_buffer text;     /* the configuration, as config.txt holds it */
-    int opened;           /* 1: out/checkpoint is there and is this run's */
     qnet_resnet *initial; /* holds the initial weights; NULL: random ones */
     int new_head;         /* 1: its fc is none of the file's, and drawn anew for each fold */
     qnet_buffer seen;     /* records of the subjects that the initial weights have seen */
@@ -22151,13 +22034,12 @@ typedef struct qnet__job {
     double *watched;         /* of HH: [watch scans][steps + 1] */
     qnet_epoch *curve;       /* of all models, one after the other */
     qnet__columns columns;
-    /* Progress, in epochs of stage 1: */
-    qnet_progress outer;     /* the caller's hook */
+    qnet_progress outer;     /* the caller's hook, and what it is told: */
     char where[64];
-    double share_before, share; /* of the whole job: earlier inputs, this input */
-    double epochs;           /* of this input, before the present stage-1 run */
-    int run_first;           /* epoch at which that began; -1: not stage 1 */
-    int watching;            /* epochs done while scans are watched, otherwise 0 */
+    double fraction;         /* of all the work, before `stage1` */
+    double per_epoch;        /* what an epoch of stage 1 of this input adds */
+    const qnet_training *stage1; /* being trained; NULL: none */
+    int stage1_first;        /* the epoch at which it began */
 } qnet__job;
 
 /* Epochs of stage 1 of a fold, where the runs with and without SWA share the first ones. */
@@ -22173,8 +22055,9 @@ static size_t qnet__curve_epochs(const qnet_experiment_config *c)
 }
 
 /* The memory of an input, which lives as long as the experiment: results, then what the work on
-   folds and the evaluation need. The first input's also holds what both share. With base NULL it
-   only measures. images: of the cohort. */
+   folds and the evaluation need. Each array is as long as the largest fold could make it, so that
+   nothing is asked for between folds, and days of work do not end for want of memory. The first
+   input's also holds what both share. With base NULL it only measures. images: of the cohort. */
 static void qnet__input_plan(qnet__job *job, qnet__arena *a, size_t images, int first)
 {
     qnet_experiment *e = job->e;
@@ -22208,10 +22091,11 @@ static void qnet__input_plan(qnet__job *job, qnet__arena *a, size_t images, int 
     job->watched = (double *)qnet__take(a, c->inner_validation ? n * (steps + 1) : 0,
                                         sizeof(double));
     t->label = (int *)qnet__take(a, images, sizeof(int));
-    t->decision = (int *)qnet__take(a, images, sizeof(int));
     t->cluster = (int *)qnet__take(a, images, sizeof(int));
-    t->score = (double *)qnet__take(a, images, sizeof(double));
-    t->score1 = (double *)qnet__take(a, images, sizeof(double));
+    for (int m = 0; m < QNET_MODELS; m++) {
+        t->decision[m] = (int *)qnet__take(a, images, sizeof(int));
+        t->score[m] = (double *)qnet__take(a, images, sizeof(double));
+    }
     t->boot = (double *)qnet__take(a, (size_t)c->bootstrap, sizeof(double));
     t->values = (double *)qnet__take(a, qnet__max_size(repeats, folds),
                                      QNET__FIGURES * sizeof(double));
@@ -22224,49 +22108,55 @@ static void qnet__input_plan(qnet__job *job, qnet__arena *a, size_t images, int 
 
 static const char *const qnet__file_names[QNET_MODELS] = {"resnet", "resnetswa", "qnet"};
 
-/* The path out/<folder>/<input>-repeat01-fold03-<name><end>. Of the work in progress on parts that
-   are collected, in the folder of the fold's part. */
+/* The path out/<folder>/<input>-repeat01-fold03-<name>. Of the work in progress on parts that are
+   collected, in the folder of the fold's part. */
 static void qnet__fold_path(const qnet_experiment *e, const char *folder, int input, int repeat,
-                            int fold, const char *name, const char *end, char path[QNET__PATH])
+                            int fold, const char *name, char path[QNET__PATH])
 {
     const qnet_experiment_config *c = &e->config;
     const int collected = c->part == QNET_COLLECT && strcmp(folder, "weights") != 0;
     char part[48];
     qnet__part_folder(c, collected ? qnet__fold_number(c, input, repeat, fold) % c->parts + 1 : 0,
                       part);
-    snprintf(path, QNET__PATH, "%s%s/%s/%s-repeat%02d-fold%02d-%s%s", e->out, part, folder,
-             qnet_input_name((qnet_input)input), repeat + 1, fold + 1, name, end);
+    snprintf(path, QNET__PATH, "%s%s/%s/%s-repeat%02d-fold%02d-%s", e->out, part, folder,
+             qnet_input_name((qnet_input)input), repeat + 1, fold + 1, name);
 }
 
-/* A file of the current fold in out/<folder>. */
-static void qnet__job_path(const qnet__job *job, const char *folder, const char *name,
-                           const char *end, char path[QNET__PATH])
+/* A file of the current fold in out/checkpoint. */
+static void qnet__job_path(const qnet__job *job, const char *name, char path[QNET__PATH])
 {
-    qnet__fold_path(job->e, folder, job->input, job->repeat, job->fold, name, end, path);
+    qnet__fold_path(job->e, "checkpoint", job->input, job->repeat, job->fold, name, path);
+}
+
+/* The weights of a fold's model: in out/weights once the run is complete, before in out/checkpoint.
+   Those of a final model are at once where they will be published. */
+static void qnet__weights_path(const qnet_experiment *e, int complete, int input, int repeat,
+                               int fold, int model, char path[QNET__PATH])
+{
+    char name[32];
+    snprintf(name, sizeof name, "%s.safetensors", qnet__file_names[model]);
+    if (!complete && fold == e->config.folds)
+        snprintf(path, QNET__PATH, "%s/checkpoint/publish/%s", e->out, name);
+    else
+        qnet__fold_path(e, complete ? "weights" : "checkpoint/weights", input, repeat, fold, name,
+                        path);
 }
 
 /* The experiment's own progress hook: adds where and the share of the whole job, and passes on.
    The work of an input is taken to grow with its pixels and, within it, with its epochs of stage 1;
-   the rest is short beside them:
-     fraction = share of earlier inputs + share of this one * epochs done / epochs in all. */
+   the rest is short beside them. */
 static int qnet__job_progress(void *user, const qnet_progress_info *info)
 {
     const qnet__job *job = (const qnet__job *)user;
-    const qnet_experiment_config *c = &job->e->config;
-    const double total = job->study ? c->stage1.epochs : (double)qnet__fold_epochs(c) *
-                                                         (double)qnet__input_share(c, job->input);
-    double epochs = job->epochs;
     qnet_progress_info full = *info;
+    double epochs = 0;
     if (!job->outer.report) return 0;
-    if (job->run_first >= 0) { /* without an epoch: watched scans, or the last pass */
-        double done = (info->epoch > 0    ? info->epoch - 1
-                       : job->watching > 0 ? job->watching
-                                           : c->stage1.epochs) - job->run_first;
-        if (info->epoch > 0 && info->steps > 0) done += (double)info->step / (double)info->steps;
-        if (done > 0) epochs += done;
-    }
+    if (job->stage1) epochs = job->stage1->epoch - job->stage1_first;
+    /* Where scans are watched, or in the last pass, info has no epoch. */
+    if (job->stage1 && info->epoch > 0 && info->steps > 0)
+        epochs += (double)info->step / (double)info->steps;
     full.where = job->where;
-    full.fraction = job->share_before + job->share * (epochs < total ? epochs / total : 1);
+    full.fraction = fmin(job->fraction + job->per_epoch * fmax(epochs, 0), 1);
     return job->outer.report(job->outer.user, &full);
 }
 
@@ -22316,9 +22206,8 @@ static qnet_status qnet__weights_text(const qnet__job *job, int model, qnet_buff
         "dataset=%s\nsimulated=%d\nlabels=%s\ntrained_on=%.*s",
         qnet__file_names[model], QNET_VERSION, (unsigned long long)e->run[job->input], job->batch,
         job->repeat + 1, job->study ? 0 : job->fold + 1, (unsigned long long)e->config.seed,
-        e->dataset,
-        e->simulated, e->config.shuffle_labels ? "shuffled" : "true", (int)job->seen.size,
-        job->seen.size > 0 ? (const char *)job->seen.bytes : ""));
+        e->dataset, e->simulated, e->config.shuffle_labels ? "shuffled" : "true",
+        (int)job->seen.size, job->seen.size > 0 ? (const char *)job->seen.bytes : ""));
     for (int i = 0; i < job->train_count; i++) {
         char record[QNET__RECORD + 1];
         qnet__subject_record(&job->cohort->scans[job->train[i]], record);
@@ -22333,7 +22222,7 @@ static qnet_status qnet__weights_text(const qnet__job *job, int model, qnet_buff
     return qnet__preparation_text(ctx, &job->cohort->config, &e->config.stage1.augment, text);
 }
 
-/* Saves a trained network of this fold. */
+/* Saves a trained network of this fold, with the lines above as the file's metadata. */
 static qnet_status qnet__job_save_weights(const qnet__job *job, int model,
                                           const qnet_param_table *table, const qnet_real *block)
 {
@@ -22341,7 +22230,7 @@ static qnet_status qnet__job_save_weights(const qnet__job *job, int model,
     char path[QNET__PATH];
     qnet_buffer text = {NULL, 0, 0, NULL};
     qnet_status status = qnet__weights_text(job, model, &text);
-    qnet__job_path(job, "checkpoint/weights", qnet__file_names[model], ".safetensors", path);
+    qnet__weights_path(job->e, 0, job->input, job->repeat, job->fold, model, path);
     if (status == QNET_OK) {
         const int n = qnet__metadata_pairs((char *)text.bytes, pairs);
         status = qnet_weights_save(job->e->ctx, path, table, block, pairs, n);
@@ -22350,16 +22239,15 @@ static qnet_status qnet__job_save_weights(const qnet__job *job, int model,
     return status;
 }
 
-/* The file is in out/checkpoint/weights or, once it has been published, in out/weights. */
+/* Opens the weights of a fold's model: from out/checkpoint/weights or, once they have been
+   published, from out/weights, where those of another run may lie. */
 static qnet_status qnet__experiment_weights_file(const qnet_experiment *e, int input, int repeat,
                                                  int fold, int model, qnet_safetensors **out)
 {
-    const char *name = qnet__file_names[model], *end = ".safetensors";
     char path[QNET__PATH], expected[24];
     qnet_safetensors *file = NULL;
-    qnet__fold_path(e, "checkpoint/weights", input, repeat, fold, name, end, path);
-    if (qnet__path_kind(path) == 0)
-        qnet__fold_path(e, "weights", input, repeat, fold, name, end, path);
+    qnet__weights_path(e, 0, input, repeat, fold, model, path);
+    if (qnet__path_kind(path) == 0) qnet__weights_path(e, 1, input, repeat, fold, model, path);
     QNET__TRY(qnet_safetensors_load(e->ctx, path, &file));
     snprintf(expected, sizeof expected, "%016llx", (unsigned long long)e->run[input]);
     const char *run = qnet_safetensors_metadata(file, "run");
@@ -22403,7 +22291,24 @@ static double *qnet__job_image(const qnet__job *job, int model)
     return job->image + (size_t)model * (size_t)job->test_count * (size_t)job->steps;
 }
 
-/* The file of a fold's result: its path, the line that says whose it is, and its arrays. */
+/* Deals the scans to the sides of a fold: "By considering each fold as a test set, we train the
+   model on the remaining 9 folds" (paper, "Training Procedure"), but for those of the next fold
+   where that is watched. The fold of a final model, behind the others, has a train side only. */
+static void qnet__fold_sides(qnet__job *job, int fold)
+{
+    const qnet_experiment_config *c = &job->e->config;
+    const int watched = c->inner_validation && fold < c->folds ? (fold + 1) % c->folds : -1;
+    job->fold = fold;
+    job->train_count = job->test_count = job->watch_count = 0;
+    for (int s = 0; s < job->cohort->scans_count; s++)
+        if (job->fold_of[s] == fold) job->test[job->test_count++] = s;
+        else if (job->fold_of[s] == watched) job->watch[job->watch_count++] = s;
+        else job->train[job->train_count++] = s;
+}
+
+/* The file of a fold's result: its path, the line that says whose it is, and its arrays: image
+   [models][test scans][slices] and scan[test scans], probabilities of HH; curves, the numbers of
+   qnet_epoch for each epoch of the three models. Labels and folds are dealt anew by a resume. */
 static void qnet__fold_file(const qnet__job *job, char path[QNET__PATH], char text[64],
                             qnet_safetensor arrays[QNET__RESULT])
 {
@@ -22415,25 +22320,13 @@ static void qnet__fold_file(const qnet__job *job, char path[QNET__PATH], char te
         {"scan", QNET_F64, 1, {scan}, scan, 0, job->scan},
         {"curves", QNET_F64, 1, {curve}, curve, 0, job->curve}};
     memcpy(arrays, list, sizeof list);
-    qnet__job_path(job, "checkpoint", "result", ".safetensors", path);
+    qnet__job_path(job, "result.safetensors", path);
     snprintf(text, 64, "run=%016llx\n", (unsigned long long)job->e->run[job->input]);
 }
 
-/* Writes the result. A fold with this file is done: its checkpoints are not read again. */
-static qnet_status qnet__fold_save(const qnet__job *job)
-{
-    qnet_safetensor arrays[QNET__RESULT];
-    char path[QNET__PATH], text[64];
-    qnet__file file;
-    qnet_sink sink;
-    qnet__fold_file(job, path, text, arrays);
-    QNET__TRY(qnet__file_open_replace(job->e->ctx, path, &file, &sink));
-    return qnet__file_finish(&file, qnet__record_write(job->e->ctx, &sink, text, arrays,
-                                                       QNET__RESULT));
-}
-
 /* Reads a finished fold back; QNET_ERROR_NOT_FOUND when there is none, with a sentence only where
-   there must be one. */
+   there must be one, as parts are collected. A result of other data is not trained over: it may be
+   the data folder that is wrong. */
 static qnet_status qnet__fold_load(const qnet__job *job)
 {
     qnet_safetensor arrays[QNET__RESULT];
@@ -22468,21 +22361,21 @@ static double qnet__watch_loss(int label, double p)
     return -log(fmax(label ? p : 1 - p, 1e-7));
 }
 
-/* The last epoch's validation: cross-entropy of the watched scans by the network as it is, as a
-   test would have it, by image and, of Q-Net (whose features are theirs), by scan. */
+/* The last epoch's validation, by the network as it is, as a test would have it: the loss that
+   training has, of scans that are watched,
+     mean over their images of -ln P(label),   and of Q-Net + mean over scans of -ln P(label).
+   job->features are then those of the watched scans. */
 static qnet_status qnet__job_watch(qnet__job *job, qnet_training *run)
 {
     double *image = job->watched, *scan = image + (size_t)job->watch_count * (size_t)job->steps;
     double images = 0, by_image = 0, by_scan = 0;
     if (job->watch_count == 0) return QNET_OK;
-    job->watching = run->epoch;
-    const qnet_status status =
-        run->net ? qnet_embed(run->net, &job->e->config.stage1.augment, job->cohort, job->watch,
-                              job->watch_count, NULL, image)
-                 : qnet_scan_model_predict(run->model, job->features, job->length,
-                                           job->watch_count, image, scan);
-    job->watching = 0;
-    QNET__TRY(status);
+    if (run->net)
+        QNET__TRY(qnet_embed(run->net, &job->e->config.stage1.augment, job->cohort, job->watch,
+                             job->watch_count, NULL, image));
+    else
+        QNET__TRY(qnet_scan_model_predict(run->model, job->features, job->length, job->watch_count,
+                                          image, scan));
     for (int i = 0; i < job->watch_count; i++) {
         const qnet_scan *s = &job->cohort->scans[job->watch[i]];
         for (int t = 0; t < s->slices; t++, images++)
@@ -22513,7 +22406,7 @@ static qnet_status qnet__job_train(qnet__job *job, qnet_training *run, const cha
                                    const char *branch, int start)
 {
     char checkpoint[QNET__PATH], other[QNET__PATH];
-    qnet__job_path(job, "checkpoint", name, ".checkpoint", checkpoint);
+    qnet__job_path(job, name, checkpoint);
     if (qnet_file_exists(checkpoint)) {
         const qnet_status status = qnet_training_load(run, checkpoint);
         if (status == QNET_ERROR_FORMAT || status == QNET_ERROR_DATA)
@@ -22523,7 +22416,7 @@ static qnet_status qnet__job_train(qnet__job *job, qnet_training *run, const cha
     }
     if (branch) QNET__TRY(qnet__job_epochs(job, run, start, checkpoint));
     if (branch && start > 0 && run->epoch == start) {
-        qnet__job_path(job, "checkpoint", branch, ".checkpoint", other);
+        qnet__job_path(job, branch, other);
         QNET__TRY(qnet_training_save(run, other));
     }
     QNET__TRY(qnet__job_epochs(job, run, run->epochs, checkpoint));
@@ -22542,8 +22435,10 @@ static qnet_status qnet__fold_embed(qnet__job *job, qnet_resnet *net, const int 
                       job->features, NULL);
 }
 
-/* Q-Net on the features of the frozen ResNetSWA: trained, tested and saved. Its file keeps the hash
-   of that ResNetSWA's, beside which it will lie. */
+/* Q-Net on the features of the frozen ResNetSWA: trained, tested and saved. "The embedding's
+   weights are not updated during the training phase of Stage 2" (paper, "Training Procedure"), so
+   the features are computed once. Its file keeps the hash of that ResNetSWA's, beside which it will
+   lie. */
 static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
 {
     qnet_stage2_config config = job->e->config.stage2;
@@ -22560,7 +22455,7 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
                                  job->train_count, &run));
     qnet_status status = QNET_OK;
     if (job->watch_count > 0) status = qnet__fold_embed(job, net, job->watch, job->watch_count);
-    if (status == QNET_OK) status = qnet__job_train(job, run, "stage2", NULL, 0);
+    if (status == QNET_OK) status = qnet__job_train(job, run, "stage2.checkpoint", NULL, 0);
     if (status == QNET_OK && job->test_count > 0)
         status = qnet__fold_embed(job, net, job->test, job->test_count);
     if (status == QNET_OK && job->test_count > 0)
@@ -22571,8 +22466,9 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
     return status;
 }
 
-/* ResNet (swa = 0), or ResNetSWA and Q-Net behind it: trained, tested and saved. The ResNet leaves
-   the checkpoint with which the ResNetSWA begins. */
+/* ResNet (swa = 0), or ResNetSWA and Q-Net behind it: trained, tested and saved (paper, "Learn an
+   Image Embedding"). The ResNet leaves the checkpoint with which the ResNetSWA begins: with 100
+   epochs and averaging over the last quarter a fold takes 100 + 25 of them instead of 200. */
 static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
 {
     const int model = swa ? QNET_MODEL_RESNET_SWA : QNET_MODEL_RESNET;
@@ -22585,13 +22481,14 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
     if (job->new_head) qnet__resnet_init_head(job->initial, config.seed);
     QNET__TRY(qnet_stage1_create(job->e->ctx, &config, job->cohort, job->train, job->train_count,
                                  job->initial ? job->initial->weights : NULL, &run));
-    job->run_first = swa && !job->study ? start : 0;
+    job->stage1 = run;
+    job->stage1_first = swa && !job->study ? start : 0;
     job->batch = run->net->config.batch;
     qnet_status status =
-        swa ? qnet__job_train(job, run, "swa", NULL, 0)
-            : qnet__job_train(job, run, "resnet", "swa", start);
-    job->epochs += config.epochs - job->run_first;
-    job->run_first = -1;
+        swa ? qnet__job_train(job, run, "swa.checkpoint", NULL, 0)
+            : qnet__job_train(job, run, "resnet.checkpoint", "swa.checkpoint", start);
+    job->fraction += job->per_epoch * (config.epochs - job->stage1_first);
+    job->stage1 = NULL;
     if (status == QNET_OK && job->test_count > 0)
         status = qnet_embed(run->net, &config.augment, job->cohort, job->test, job->test_count,
                             NULL, qnet__job_image(job, model));
@@ -22601,27 +22498,36 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
     return status;
 }
 
-/* Trains and tests the three models of one fold, or reads the result of an earlier session. The
-   checkpoints go after the result is on the disk: a kill in between costs no work. */
+/* Trains and tests the three models of one fold, or reads the result of an earlier session. A fold
+   whose result is on the disk is done: its checkpoints are not read again, and go only then, so
+   that a kill in between costs no work. */
 static qnet_status qnet__fold_run(qnet__job *job)
 {
-    static const char *const runs[3] = {"resnet", "swa", "stage2"};
+    static const char *const runs[3] = {"resnet.checkpoint", "swa.checkpoint",
+                                        "stage2.checkpoint"};
+    qnet_safetensor arrays[QNET__RESULT];
+    char path[QNET__PATH], text[64];
+    qnet__file file;
+    qnet_sink sink;
     const qnet_status status = qnet__fold_load(job);
     if (status != QNET_ERROR_NOT_FOUND || job->e->config.part == QNET_COLLECT) return status;
     QNET__TRY(qnet__fold_stage1(job, 0));
     QNET__TRY(qnet__fold_stage1(job, 1));
-    QNET__TRY(qnet__fold_save(job));
+    qnet__fold_file(job, path, text, arrays);
+    QNET__TRY(qnet__file_open_replace(job->e->ctx, path, &file, &sink));
+    QNET__TRY(qnet__file_finish(&file, qnet__record_write(job->e->ctx, &sink, text, arrays,
+                                                          QNET__RESULT)));
     for (int i = 0; i < 3; i++) {
-        char path[QNET__PATH];
-        qnet__job_path(job, "checkpoint", runs[i], ".checkpoint", path);
+        qnet__job_path(job, runs[i], path);
         (void)qnet__remove(path);
     }
     return QNET_OK;
 }
 
-/* The items of a fold's test scans, by image and by scan, into their places of the two levels. Of
-   the two ResNets a scan has the mean of its slices' probabilities and the majority of their
-   decisions; Q-Net has its own (paper, Table 3). */
+/* The items of a fold's test scans, by image and by scan, into their places of the two levels. By
+   each model a slice is HH where P > 1/2. Of the two ResNets a scan has the mean of its slices'
+   probabilities, which the paper leaves open, and the majority of their decisions: HH where more
+   slices are HH than HC (paper, "Scan-Level Classification"; qnet_vote). Q-Net has its own. */
 static void qnet__fold_items(const qnet__job *job)
 {
     const qnet_level_result *level = job->e->level[job->input];
@@ -22630,31 +22536,28 @@ static void qnet__fold_items(const qnet__job *job)
     for (int i = 0; i < job->test_count; i++) {
         const int s = job->test[i];
         const qnet_scan *scan = &job->cohort->scans[s];
+        const qnet_item item = {s, -1, -1, job->fold, (int)scan->label, {0, 0, 0}, {0, 0, 0}};
         qnet_item *whole = scans->items + repeat * scans->count + (size_t)s;
         qnet_item *slice = images->items + repeat * images->count + (size_t)job->image_at[s];
-        int votes[QNET_MODELS] = {0, 0, 0};
-        whole->scan = s;
-        whole->slice = whole->z = -1;
-        whole->fold = job->fold;
-        whole->label = (int)scan->label;
+        *whole = item;
         for (int t = 0; t < scan->slices; t++, slice++) {
-            *slice = *whole;
+            *slice = item;
             slice->slice = t;
             slice->z = scan->slice_z[t];
             for (int m = 0; m < QNET_MODELS; m++) {
-                slice->probability[m] = qnet__job_image(job, m)[i * job->steps + t];
-                slice->decision[m] = slice->probability[m] > 0.5;
-                votes[m] += slice->decision[m];
+                const double p = qnet__job_image(job, m)[i * job->steps + t];
+                slice->probability[m] = p;
+                slice->decision[m] = p > 0.5;
+                whole->probability[m] += p;
+                whole->decision[m] += p > 0.5;
             }
         }
         for (int m = 0; m < QNET_MODELS; m++) {
-            double sum = 0;
-            for (int t = 0; t < scan->slices; t++)
-                sum += qnet__job_image(job, m)[i * job->steps + t];
-            whole->probability[m] = m == QNET_MODEL_QNET ? job->scan[i] : sum / scan->slices;
-            whole->decision[m] = m == QNET_MODEL_QNET ? job->scan[i] > 0.5
-                                                      : 2 * votes[m] > scan->slices;
+            whole->probability[m] /= scan->slices;
+            whole->decision[m] = 2 * whole->decision[m] > scan->slices;
         }
+        whole->probability[QNET_MODEL_QNET] = job->scan[i];
+        whole->decision[QNET_MODEL_QNET] = job->scan[i] > 0.5;
     }
 }
 
@@ -22676,17 +22579,19 @@ static void qnet__fold_curves(const qnet__job *job)
 
 /* ---- initial weights ------------------------------------------------------------------------- */
 
-/* Warns of each way in which the images of the initial weights were prepared otherwise. text: this
-   input's preparation as lines, cut up in place. */
-static void qnet__compare_preparation(const qnet_experiment *e, const qnet_safetensors *file,
-                                      char *text)
+/* Warns of each way in which the images of the initial weights were prepared otherwise than those
+   of this input. */
+static qnet_status qnet__compare_preparation(const qnet_experiment *e, int input,
+                                             const qnet_safetensors *file)
 {
     static const char *const stretch[2] = {"percentile", "window"};
-    const char *pairs[2 * QNET__METADATA_PAIRS];
-    const char *input = qnet_safetensors_metadata(file, "input");
-    const int n = qnet__metadata_pairs(text, pairs); /* the first is the input */
-    const int kind = e->config.stage1.augment.stretch == QNET_STRETCH_WINDOW;
-    const int crops = strcmp(pairs[1], "crop") == 0 && (!input || strcmp(input, "crop") == 0);
+    const qnet_augment_config *a = &e->config.stage1.augment;
+    const char *unused = stretch[a->stretch != QNET_STRETCH_WINDOW];
+    const char *pairs[2 * QNET__METADATA_PAIRS], *of = qnet_safetensors_metadata(file, "input");
+    const int crops = input == QNET_INPUT_CROP && (!of || strcmp(of, "crop") == 0);
+    qnet_buffer text = {NULL, 0, 0, NULL};
+    const qnet_status status = qnet__preparation_text(e->ctx, &e->config.input[input], a, &text);
+    const int n = status == QNET_OK ? qnet__metadata_pairs((char *)text.bytes, pairs) : 0;
     for (int k = 0; k < n; k++) {
         const char *key = pairs[2 * k], *now = pairs[2 * k + 1];
         const char *was = qnet_safetensors_metadata(file, key);
@@ -22695,16 +22600,19 @@ static void qnet__compare_preparation(const qnet_experiment *e, const qnet_safet
            of the stretch that is not used do not matter. */
         if (strncmp(key, "slice", 5) == 0 || strcmp(key, "max_slices") == 0) continue;
         if (strncmp(key, "box_", 4) == 0 && !(crops && strcmp(key, "box_mm") == 0)) continue;
-        if (strncmp(key, stretch[!kind], strlen(stretch[!kind])) == 0) continue;
+        if (strncmp(key, unused, strlen(unused)) == 0) continue;
         if (strcmp(key, "stretch") == 0) now = stretch[*now == '1'], was = stretch[*was == '1'];
         qnet__log(e->ctx, QNET_LOG_WARNING,
                   "%.250s: these weights know other images: %s is %.40s in the file and %.40s here",
                   e->weights, key, was, now);
     }
+    qnet_buffer_free(e->ctx, &text);
+    return status;
 }
 
 /* Unless the configuration has a normalisation beyond the stretch, that of the weights is taken:
-   files of an experiment say how images were prepared, others are taken for ImageNet's. */
+   files of an experiment say how images were prepared, others are taken for ImageNet's, with which
+   the paper begins ("ImageNet pre-trained weights", "Learn an Image Embedding"). */
 static qnet_status qnet__initial_preparation(qnet_experiment *e, const qnet_safetensors *file)
 {
     qnet_augment_config *a = &e->config.stage1.augment, read = *a;
@@ -22717,14 +22625,8 @@ static qnet_status qnet__initial_preparation(qnet_experiment *e, const qnet_safe
         memcpy(a->mean, read.mean, sizeof a->mean);
         memcpy(a->std, read.std, sizeof a->std);
     }
-    for (int i = 0; i < 2; i++) {
-        qnet_buffer text = {NULL, 0, 0, NULL};
-        qnet_status status = qnet__preparation_text(e->ctx, &e->config.input[i], a, &text);
-        if (status == QNET_OK && known && e->config.use_input[i])
-            qnet__compare_preparation(e, file, (char *)text.bytes);
-        qnet_buffer_free(e->ctx, &text);
-        QNET__TRY(status);
-    }
+    for (int i = 0; i < 2; i++)
+        if (known && e->config.use_input[i]) QNET__TRY(qnet__compare_preparation(e, i, file));
     return QNET_OK;
 }
 
@@ -22775,8 +22677,9 @@ static qnet_status qnet__initial_weights(qnet__job *job)
     return status;
 }
 
-/* Every subject comes into a test fold, so the initial weights may have seen none of them. The map
-   tells who it is; the same name with another map is warned of. */
+/* Every subject comes into a test fold, so the initial weights may have seen none of them: what
+   they learnt of a subject would count as generalisation. The map tells who it is; the same name
+   with another map is warned of. */
 static qnet_status qnet__check_weights_leak(const qnet__job *job)
 {
     const qnet_experiment *e = job->e;
@@ -22807,7 +22710,11 @@ static qnet_status qnet__check_weights_leak(const qnet__job *job)
    before a kill. Until config.txt is removed, a resume finds all folds done and moves the rest;
    from then on the run counts as complete, and what is left of it as litter. */
 
-/* Counts the files of out/<folder> whose names end in `end`, and removes them if `removing`. */
+/* The last one is a part's own. */
+static const char *const qnet__work_folders[4] = {"/checkpoint/publish", "/checkpoint/weights",
+                                                  "/checkpoint", ""};
+
+/* Counts the files of out<folder> whose names end in `end`, and removes them if `removing`. */
 static qnet_status qnet__work_files(const qnet_experiment *e, const char *folder, const char *end,
                                     int removing, int *count)
 {
@@ -22815,12 +22722,12 @@ static qnet_status qnet__work_files(const qnet_experiment *e, const char *folder
     qnet_buffer names = {NULL, 0, 0, NULL};
     const char *name = NULL;
     qnet_status status;
-    snprintf(path, sizeof path, "%s/%s", e->out, folder);
+    snprintf(path, sizeof path, "%s%s", e->out, folder);
     status = qnet_list_folder(e->ctx, path, &names);
     while (status == QNET_OK && (name = qnet__list_next(&names, name)) != NULL) {
         if (!qnet__ends_in(name, end)) continue;
         ++*count;
-        snprintf(path, sizeof path, "%s/%s/%s", e->out, folder, name);
+        snprintf(path, sizeof path, "%s%s/%s", e->out, folder, name);
         if (removing) (void)qnet__remove(path);
     }
     qnet_buffer_free(e->ctx, &names);
@@ -22869,31 +22776,30 @@ static qnet_status qnet__config_compare(const qnet__job *job, const char *path)
 }
 
 /* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
-   overwrite an unfinished one, which may be days of work. By what is there:
-     no work, no checkpoints         a run begins: config.txt is written
+   overwrite an unfinished one, which may be days of work. By what is there, where work is
+   checkpoints, weights and results:
+     no work                         a run begins: config.txt is written
      results, but no config.txt      a complete run was stopped while it tidied up: as above
      work and config.txt             a resume goes on, if config.txt is the same; else refused
      checkpoints, no config.txt      refused: nobody knows whose they are */
 static qnet_status qnet__checkpoint_open(const qnet__job *job)
 {
-    static const char *const parts[3] = {"checkpoint/publish", "checkpoint/weights", "checkpoint"};
     const qnet_experiment *e = job->e;
     qnet_context *ctx = e->ctx;
     char path[QNET__PATH];
-    int temporary = 0, begun = 0, done = 0, has_config;
+    int litter = 0, begun = 0;
     for (int i = 0; i < 3; i++) {
-        snprintf(path, sizeof path, "%s/%s", e->out, parts[i]);
+        snprintf(path, sizeof path, "%s%s", e->out, qnet__work_folders[i]);
         QNET__TRY(qnet_make_folder(ctx, path));
-        QNET__TRY(qnet__work_files(e, parts[i], ".tmp", 1, &temporary)); /* of a run killed */
+        QNET__TRY(qnet__work_files(e, qnet__work_folders[i], ".tmp", 1, &litter)); /* of a kill */
     }
     snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
-    has_config = qnet_file_exists(path);
-    QNET__TRY(qnet__work_files(e, "checkpoint", ".checkpoint", 0, &begun));
-    QNET__TRY(qnet__work_files(e, "checkpoint/weights", ".safetensors", 0, &begun));
-    /* Results alone are of a run that was complete, and stopped while it tidied up. */
-    QNET__TRY(qnet__work_files(e, "checkpoint", "-result.safetensors", begun == 0 && !has_config,
-                               &done));
-    if (begun > 0 || has_config) begun += done;
+    const int has_config = qnet_file_exists(path);
+    QNET__TRY(qnet__work_files(e, "/checkpoint", ".checkpoint", 0, &begun));
+    QNET__TRY(qnet__work_files(e, "/checkpoint/weights", ".safetensors", 0, &begun));
+    const int tidying = begun == 0 && !has_config;
+    QNET__TRY(qnet__work_files(e, "/checkpoint", "-result.safetensors", tidying,
+                               tidying ? &litter : &begun));
     if (begun == 0) return qnet_file_replace(ctx, path, job->text.bytes, job->text.size);
     if (!job->resume || !has_config)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -22922,7 +22828,7 @@ static qnet_status qnet__parts_check(qnet__job *job)
             const int input = k >= per_input || !c->use_input[0];
             const int of_input = (int)(k % per_input);
             qnet__fold_path(e, "checkpoint", input, of_input / c->folds, of_input % c->folds,
-                            "result", ".safetensors", path);
+                            "result.safetensors", path);
             done = qnet_file_exists(path);
         }
         if (!done && n + 16 < sizeof missing) /* the sentence is long enough */
@@ -22948,8 +22854,7 @@ static void qnet__old_weights_clear(const qnet_experiment *e, const int keep[QNE
         const int repeat = i / QNET_MODELS / 2;
         int fold = keep[model] && c->use_input[input] && repeat < c->repeats ? c->folds : 0;
         for (;; fold++, removed++) {
-            qnet__fold_path(e, "weights", input, repeat, fold, qnet__file_names[model],
-                            ".safetensors", path);
+            qnet__weights_path(e, 1, input, repeat, fold, model, path);
             if (qnet__path_kind(path) == 0 || qnet__remove(path) != 0) break;
         }
     }
@@ -22960,11 +22865,11 @@ static void qnet__old_weights_clear(const qnet_experiment *e, const int keep[QNE
                   "kept, were removed", e->out, removed);
 }
 
-/* Empties out/checkpoint, or that of a part, config.txt before the results, and removes it. */
+/* Empties out/checkpoint, or that of a part, and removes it: checkpoints, then config.txt, from
+   which on there is no run to resume, then the results. The other way round a kill in between would
+   leave a run that has lost folds and trains them again. */
 static qnet_status qnet__work_clear(const qnet_experiment *e, int part)
 {
-    static const char *const folders[4] = {"/checkpoint/publish", "/checkpoint/weights",
-                                           "/checkpoint", ""};
     char path[QNET__PATH], folder[48], work[64];
     int count = 0;
     qnet__part_folder(&e->config, part, folder);
@@ -22976,38 +22881,32 @@ static qnet_status qnet__work_clear(const qnet_experiment *e, int part)
                           strerror(errno));
     (void)qnet__work_files(e, work, "-result.safetensors", 1, &count);
     for (int i = 0; i < (part > 0 ? 4 : 3); i++) {
-        snprintf(path, sizeof path, "%s%s%s", e->out, folder, folders[i]);
+        snprintf(path, sizeof path, "%s%s%s", e->out, folder, qnet__work_folders[i]);
         (void)qnet__remove(path); /* if it is empty */
     }
     return QNET_OK;
 }
 
-/* Publishes a run that is complete: the caller's files and predictions.csv are written, all is
-   moved, weights last, and out/checkpoint and those of collected parts go. Every step may be
-   repeated: a resume after a kill at any of them finds the folds' results, and comes here again;
-   but one that collects must have all parts, so these go last. */
+/* Publishes a run that is complete: the caller's files are written, all is moved, weights last, and
+   out/checkpoint and those of collected parts go. Every step may be repeated: a resume after a kill
+   at any of them finds the folds' results, and comes here again; but one that collects must have
+   all parts, so these go last. */
 static qnet_status qnet__publish(const qnet_experiment *e)
 {
     static const int all[QNET_MODELS] = {1, 1, 1};
     const qnet_publish *publish = &e->config.publish;
     const int parts = e->config.part == QNET_COLLECT ? e->config.parts : 0;
-    qnet_buffer csv = {NULL, 0, 0, NULL};
     char path[QNET__PATH];
     snprintf(path, sizeof path, "%s/checkpoint/publish", e->out);
     if (publish->write) QNET__TRY(publish->write(publish->user, e, path));
-    qnet_status status = qnet_experiment_csv(e, &csv);
-    snprintf(path, sizeof path, "%s/checkpoint/publish/predictions.csv", e->out);
-    if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, csv.bytes, csv.size);
-    qnet_buffer_free(e->ctx, &csv);
-    QNET__TRY(status);
     QNET__TRY(qnet__work_move(e, "/checkpoint/publish", ""));
     snprintf(path, sizeof path, "%s/weights", e->out);
     QNET__TRY(qnet_make_folder(e->ctx, path));
     for (int part = 0; part <= parts; part++) {
-        char folder[48], weights[80];
+        char folder[80];
         qnet__part_folder(&e->config, part, folder);
-        snprintf(weights, sizeof weights, "%s/checkpoint/weights", folder);
-        QNET__TRY(qnet__work_move(e, weights, "/weights"));
+        strcat(folder, "/checkpoint/weights");
+        QNET__TRY(qnet__work_move(e, folder, "/weights"));
     }
     qnet__old_weights_clear(e, all);
     for (int part = 0; part <= parts; part++) QNET__TRY(qnet__work_clear(e, part));
@@ -23027,7 +22926,6 @@ typedef struct qnet__study {
     struct qnet__predictor_state *s; /* what is found out, and the networks of one fold at a time */
     double *x;          /* [scans][512]: mean features by these */
     double *covariance; /* [512][512], of which the lower half is used */
-    int *label;         /* [scans] */
     char *hashes;       /* of the Q-Nets, final, then by fold: 16 digits each */
 } qnet__study;
 
@@ -23035,7 +22933,9 @@ typedef struct qnet__study {
    drawn from that of the scans, S, towards mu I, mu = tr S / p, by the share that is best where
    features are more than scans (Ledoit & Wolf: A well-conditioned estimator for large-dimensional
    covariance matrices. J Multivariate Anal 88, 2004):
-     share = min(b, d) / d,  d = |S - mu I|^2,  b = 1/n^2 sum_k |x_k x_k' - S|^2, x less the mean */
+     share = min(b, d) / d,  d = |S - mu I|^2,  b = 1/n^2 sum_k |x_k x_k' - S|^2, x less the mean
+   with |.|^2 the sum of squares of a matrix, so that with sums of numbers alone
+     d = |S|^2 - p mu^2,   b = (1/n sum_k (x_k' x_k)^2 - |S|^2) / n. */
 static qnet_status qnet__study_fit(qnet_context *ctx, const qnet__study *q, const int *list, int n)
 {
     const int p = QNET_FEATURES;
@@ -23060,6 +22960,7 @@ static qnet_status qnet__study_fit(qnet_context *ctx, const qnet__study *q, cons
         for (int j = 0; j <= i; j++) square += (i == j ? 1 : 2) * c[i * p + j] * c[i * p + j];
         trace += c[i * p + i];
     }
+    /* Where all features vary alike (d = 0), or by chance alone (b > d), mu I is all there is. */
     const double mu = trace / p, d = square - p * mu * mu, b = (fourth / n - square) / n;
     const double share = d > 0 ? fmin(fmax(b, 0), d) / d : 1;
     for (int i = 0; i < p; i++)
@@ -23073,22 +22974,22 @@ static qnet_status qnet__study_fit(qnet_context *ctx, const qnet__study *q, cons
 }
 
 /* The whole cohort by the networks of a fold of experiment e, those of this run: features, a fit to
-   the training scans and, of the test scans, probability and distance. The final networks' fold is
-   behind the others; it tests none. */
+   the training scans and, of the test scans, probability and distance. Features of two folds cannot
+   be compared, as each network has axes of its own; distances can. The final networks' fold is
+   behind the others; it tests none, and its fit is what new scans are compared with. */
 static qnet_status qnet__study_fold(qnet__job *job, qnet__study *q, const qnet_experiment *e,
                                     int fold)
 {
-    static const int models[2] = {QNET_MODEL_RESNET_SWA, QNET_MODEL_QNET};
     struct qnet__predictor_state *s = q->s;
-    const int final = fold == e->config.folds;
+    const int place = fold == e->config.folds ? 0 : fold + 1;
     char hash[24];
     int known;
-    job->train_count = 0;
+    qnet__fold_sides(job, fold);
     for (int i = 0; i < 2; i++) {
         qnet_safetensors_destroy(s->pair[0][i]);
         s->pair[0][i] = NULL;
-        const qnet_status status = qnet__experiment_weights_file(e, job->input, 0, fold, models[i],
-                                                                 &s->pair[0][i]);
+        const qnet_status status = qnet__experiment_weights_file(
+            e, job->input, 0, fold, QNET_MODEL_RESNET_SWA + i, &s->pair[0][i]);
         if (status == QNET_ERROR_NOT_FOUND || status == QNET_ERROR_MISMATCH)
             return qnet__fail(e->ctx, status, "%s; a final model takes ResNetSWA and Q-Net of "
                               "every fold from there, of an experiment on these data with these "
@@ -23098,33 +22999,28 @@ static qnet_status qnet__study_fold(qnet__job *job, qnet__study *q, const qnet_e
     QNET__TRY(qnet_weights_check_pair(e->ctx, s->pair[0][0], s->pair[0][1], &known));
     snprintf(hash, sizeof hash, "%016llx",
              (unsigned long long)qnet_safetensors_hash(s->pair[0][1]));
-    memcpy(q->hashes + (final ? 0 : 16 * (fold + 1)), hash, 16);
+    memcpy(q->hashes + 16 * place, hash, 16);
     for (int i = 0; i < s->p.scans; i++) {
         double probability;
         QNET__TRY(qnet__judge(s, 0, job->cohort, i, q->x + i * QNET_FEATURES, &probability));
         if (job->fold_of[i] == fold) s->study[QNET__PROBABILITY][i] = probability;
-        else if (final || !e->config.inner_validation ||
-                 job->fold_of[i] != (fold + 1) % e->config.folds) /* what was watched */
-            job->train[job->train_count++] = i;
     }
     QNET__TRY(qnet__study_fit(e->ctx, q, job->train, job->train_count));
-    for (int i = 0; i < s->p.scans; i++)
-        if (job->fold_of[i] == fold)
-            s->study[QNET__DISTANCE][i] = qnet__distance(s->study[QNET__FACTOR],
-                                                         s->study[QNET__MEAN],
-                                                         q->x + i * QNET_FEATURES);
+    for (int k = 0; k < job->test_count; k++)
+        s->study[QNET__DISTANCE][job->test[k]] = qnet__distance(
+            s->study[QNET__FACTOR], s->study[QNET__MEAN], q->x + job->test[k] * QNET_FEATURES);
     return QNET_OK;
 }
 
-/* Measures, calibration and limit, from what the folds have said. x is made use of. A subject
-   counts once in the calibration, by the mean of its scans' logits: sessions are not independent.
-   */
+/* Measures, calibration and limit, from what the folds have said of scans that they had not seen.
+   x is made use of. A subject counts once in the calibration, by the mean of its scans' logits:
+   sessions are not independent. */
 static qnet_status qnet__study_summary(const qnet__job *job, qnet__study *q)
 {
     struct qnet__predictor_state *s = q->s;
     const int n = s->p.scans;
     const qnet_scan *scans = job->cohort->scans;
-    double c[2] = {0, 1};
+    double c[2] = {0, 0};
     qnet_boxplot box;
     int hh = 0, subjects = 0;
     for (int i = 0; i < n; i++) {
@@ -23132,29 +23028,26 @@ static qnet_status qnet__study_summary(const qnet__job *job, qnet__study *q)
         s->study[QNET__LABEL][i] = scans[i].label;
         qnet__measure(job->cohort, &scans[i], s->voxels,
                       s->study[QNET__MEASURE] + i * QNET_MEASURES);
-        if (qnet__first_scan(job->cohort, i) != i) continue;
+        if (job->subject[i] != i) continue;
         for (int k = i; k < n; k++)
-            if (strcmp(scans[k].subject, scans[i].subject) == 0)
+            if (job->subject[k] == i)
                 sum += qnet__logit(s->p.probability[k]), count++;
         q->x[subjects] = sum / count;
-        hh += q->label[subjects++] = (int)scans[i].label;
+        hh += job->label[subjects++] = (int)scans[i].label;
     }
-    s->p.calibrated = hh >= QNET__FEW_SUBJECTS && subjects - hh >= QNET__FEW_SUBJECTS;
-    if (s->p.calibrated)
-        QNET__TRY(qnet_logistic_fit(job->e->ctx, q->label, q->x, (size_t)subjects, 1, 1, c, NULL));
-    if (!(c[1] > 0)) { /* the study has not learnt to tell them apart */
-        s->p.calibrated = 0;
-        c[0] = 0;
-        c[1] = 1;
-    }
-    s->p.intercept = c[0];
-    s->p.slope = c[1];
+    if (hh >= QNET__FEW_SUBJECTS && subjects - hh >= QNET__FEW_SUBJECTS)
+        QNET__TRY(qnet_logistic_fit(job->e->ctx, job->label, q->x, (size_t)subjects, 1, 1, c,
+                                    NULL));
+    s->p.calibrated = c[1] > 0; /* otherwise the study has not learnt to tell them apart */
+    s->p.intercept = s->p.calibrated ? c[0] : 0;
+    s->p.slope = s->p.calibrated ? c[1] : 1;
     QNET__TRY(qnet_boxplot_of(job->e->ctx, s->p.distance, (size_t)n, &box));
     s->p.limit = box.q3 + 3 * (box.q3 - box.q1);
     return QNET_OK;
 }
 
-/* model.safetensors: what qnet_predictor_open reads, and which study it is. */
+/* model.safetensors: what qnet_predictor_open reads (>>predict), and which study it is. The hashes
+   bind the networks beside it, so that files of two trainings are not mixed. */
 static qnet_status qnet__final_record(const qnet__job *job, const qnet__study *q, const char *path)
 {
     const qnet_experiment *e = job->e;
@@ -23182,27 +23075,20 @@ static qnet_status qnet__final_record(const qnet__job *job, const qnet__study *q
     return status;
 }
 
-/* The folder in out/checkpoint/publish: all networks, those of the folds from `folds`, the record;
-   then it is opened. */
+/* The folder in out/checkpoint/publish, where the final networks are: those of the folds of
+   experiment `folds`, the record; then it is opened. */
 static qnet_status qnet__final_files(const qnet__job *job, const qnet__study *q,
                                      const qnet_experiment *folds)
 {
-    static const int models[2] = {QNET_MODEL_RESNET_SWA, QNET_MODEL_QNET};
     const qnet_experiment *e = job->e;
-    const int count = e->config.folds;
     char from[QNET__PATH], to[QNET__PATH];
     qnet_predictor *opened = NULL;
-    for (int k = 0; k < 2 * (count + 1); k++) {
-        const int fold = k / 2;
-        const char *name = qnet__file_names[models[k % 2]];
+    for (int k = 0; k < 2 * e->config.folds; k++) {
+        const int model = QNET_MODEL_RESNET_SWA + k % 2;
         qnet_buffer bytes = {NULL, 0, 0, NULL};
-        qnet__fold_path(fold == count ? e : folds, fold == count ? "checkpoint/weights" : "weights",
-                        job->input, 0, fold, name, ".safetensors", from);
-        if (fold == count)
-            snprintf(to, sizeof to, "%s/checkpoint/publish/%s.safetensors", e->out, name);
-        else
-            snprintf(to, sizeof to, "%s/checkpoint/publish/fold%02d-%s.safetensors", e->out,
-                     fold + 1, name);
+        qnet__weights_path(folds, 1, job->input, 0, k / 2, model, from);
+        snprintf(to, sizeof to, "%s/checkpoint/publish/fold%02d-%s.safetensors", e->out, k / 2 + 1,
+                 qnet__file_names[model]);
         qnet_status status = qnet_file_read(e->ctx, from, 0, &bytes);
         if (status == QNET_OK) status = qnet_file_replace(e->ctx, to, bytes.bytes, bytes.size);
         qnet_buffer_free(e->ctx, &bytes);
@@ -23216,7 +23102,8 @@ static qnet_status qnet__final_files(const qnet__job *job, const qnet__study *q,
     return QNET_OK;
 }
 
-/* The folds' say, the training, the files; the files of an earlier model go when all are there. */
+/* The folds' say, the training, the files; the files of an earlier model go when all are there. The
+   folds come first: where their weights are not there, nothing has been trained in vain. */
 static qnet_status qnet__final_make(qnet__job *job, qnet__study *q)
 {
     qnet_experiment *e = job->e, folds = *e;
@@ -23228,15 +23115,12 @@ static qnet_status qnet__final_make(qnet__job *job, qnet__study *q)
     QNET__TRY(qnet__checkpoint_open(job));
     snprintf(job->where, sizeof job->where, "%s, all subjects",
              qnet_input_name((qnet_input)job->input));
-    job->fold = e->config.folds;
-    job->train_count = job->test_count = job->watch_count = 0;
-    for (int i = 0; i < q->s->p.scans; i++) job->train[job->train_count++] = i;
+    qnet__fold_sides(job, e->config.folds);
     QNET__TRY(qnet__fold_stage1(job, 1));
     QNET__TRY(qnet__study_fold(job, q, e, job->fold));
     QNET__TRY(qnet__final_files(job, q, &folds));
-    QNET__TRY(qnet__work_files(e, ".", ".safetensors", 1, &count));
+    QNET__TRY(qnet__work_files(e, "", ".safetensors", 1, &count));
     QNET__TRY(qnet__work_move(e, "/checkpoint/publish", ""));
-    QNET__TRY(qnet__work_files(e, "checkpoint/weights", ".safetensors", 1, &count));
     return qnet__work_clear(e, 0);
 }
 
@@ -23252,7 +23136,6 @@ static qnet_status qnet__final_run(qnet__job *job)
         q.s = (struct qnet__predictor_state *)qnet__take(&a, 1, sizeof *q.s);
         q.x = (double *)qnet__take(&a, n, p * sizeof(double));
         q.covariance = (double *)qnet__take(&a, p, p * sizeof(double));
-        q.label = (int *)qnet__take(&a, n, sizeof(int));
         q.hashes = (char *)qnet__take(&a, (size_t)c->folds + 1, 16);
         if (pass == 0) QNET__TRY(qnet__arena_alloc(job->e->ctx, &a, &bytes, "the study"));
     }
@@ -23274,8 +23157,9 @@ static qnet_status qnet__final_run(qnet__job *job)
    evaluation, pictures of the caller; files, unlock. Only the lock is written into out before the
    data of the first input have been read and dealt into folds. */
 
-/* Permutes the true labels over subjects, anew in each repeat: a control that shows leaks. Scans
-   of a subject follow it. From here on the cohort has no other labels. */
+/* Permutes the true labels over subjects, anew in each repeat: a control that shows leaks, as the
+   images then say nothing of the labels and no AUC may stay far above .5. Scans of a subject follow
+   it. From here on the cohort has no other labels. */
 static void qnet__shuffle_labels(qnet__job *job, int repeat)
 {
     const qnet_experiment *e = job->e;
@@ -23293,19 +23177,25 @@ static void qnet__shuffle_labels(qnet__job *job, int repeat)
                                          : scans[subject[s]].label;
 }
 
-/* The cohort's participants into the experiment, and where this input's scans were cut. The maps of
-   the second input are read again, maybe days later, and must be those of the first. */
-static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort, int input)
+/* What the work needs to know of each scan: its subject, its first image, and the participant, with
+   the place where this input's scan was cut, for the experiment. The maps of the second input are
+   read again, maybe days later, and must be those of the first. */
+static qnet_status qnet__participants(qnet__job *job)
 {
+    qnet_experiment *e = job->e;
     const int first = e->participants_count == 0;
-    e->participants_count = cohort->scans_count;
+    int image = 0;
+    e->participants_count = job->cohort->scans_count;
     for (int s = 0; s < e->participants_count; s++) {
         qnet_participant *p = &e->participants[s];
-        const qnet_scan *scan = &cohort->scans[s];
+        const qnet_scan *scan = &job->cohort->scans[s];
         if (!first && scan->source_hash != p->source_hash)
             return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
                               "%.250s: the QSM map of %s: it was changed while the first input was "
                               "trained", e->data, scan->subject);
+        job->image_at[s] = image;
+        image += scan->slices;
+        job->subject[s] = qnet__first_scan(job->cohort, s);
         memcpy(p->subject, scan->subject, sizeof p->subject);
         memcpy(p->session, scan->session, sizeof p->session);
         p->label = p->true_label = scan->label;
@@ -23313,37 +23203,31 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
         p->age = scan->age;
         p->sex = scan->sex;
         p->slices = scan->slices;
-        p->cut[input] = scan->cut;
+        p->cut[job->input] = scan->cut;
     }
     return QNET_OK;
 }
 
-/* Trains and tests on one fold of a repeat: the scans of its subjects are the test side, all others
-   are the train side, but for those of the next fold where that is only watched. */
+/* Trains and tests on one fold of a repeat; afterwards job->curve is that of the next one. */
 static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
 {
     const qnet_experiment_config *c = &job->e->config;
-    const double epochs = job->epochs + qnet__fold_epochs(c);
+    const double fraction = job->fraction + job->per_epoch * qnet__fold_epochs(c);
     job->repeat = repeat;
-    job->fold = fold;
-    job->train_count = job->test_count = job->watch_count = 0;
-    for (int s = 0; s < job->cohort->scans_count; s++)
-        if (job->fold_of[s] == fold) job->test[job->test_count++] = s;
-        else if (c->inner_validation && job->fold_of[s] == (fold + 1) % c->folds)
-            job->watch[job->watch_count++] = s;
-        else job->train[job->train_count++] = s;
+    qnet__fold_sides(job, fold);
     snprintf(job->where, sizeof job->where, "%s repeat %d/%d fold %d/%d",
              qnet_input_name((qnet_input)job->input), repeat + 1, c->repeats, fold + 1, c->folds);
     QNET__TRY(qnet__fold_run(job));
-    job->epochs = epochs;
+    job->fraction = fraction;
     qnet__fold_items(job);
     qnet__fold_curves(job);
     job->curve += qnet__curve_epochs(c);
     return QNET_OK;
 }
 
-/* Deals the folds of a repeat, after its labels have been permuted where that is asked for. Labels
-   and folds of the first one are those that the experiment shows. */
+/* Deals the folds of a repeat, after its labels have been permuted where that is asked for: "each
+   fold consists of 10 individuals" (paper, "Training Procedure"), and all slices and scans of one
+   are in the same fold. The experiment shows labels and folds of the first repeat. */
 static qnet_status qnet__input_deal(qnet__job *job, int repeat)
 {
     qnet_experiment *e = job->e;
@@ -23369,21 +23253,12 @@ static qnet_status qnet__input_run(qnet__job *job)
 {
     qnet_experiment *e = job->e;
     const qnet_experiment_config *c = &e->config;
-    const qnet_scan *scans = job->cohort->scans;
-    int image = 0;
-    for (int s = 0; s < job->cohort->scans_count; s++) {
-        job->image_at[s] = image;
-        image += scans[s].slices;
-        job->subject[s] = 0;
-        while (strcmp(scans[job->subject[s]].subject, scans[s].subject) != 0) job->subject[s]++;
-    }
-    QNET__TRY(qnet__participants(e, job->cohort, job->input));
+    QNET__TRY(qnet__participants(job));
     QNET__TRY(qnet__check_weights_leak(job));
     for (int repeat = 0; repeat < c->repeats; repeat++) {
         QNET__TRY(qnet__input_deal(job, repeat));
         if (job->study) return qnet__final_run(job);
-        if (!job->opened) QNET__TRY(qnet__checkpoint_open(job));
-        job->opened = 1;
+        if (repeat == 0 && !e->memory[!job->input]) QNET__TRY(qnet__checkpoint_open(job));
         for (int fold = 0; fold < c->folds; fold++) {
             const long long n = qnet__fold_number(c, job->input, repeat, fold);
             if (qnet__of_part(c, n + 1) > qnet__of_part(c, n))
@@ -23396,7 +23271,8 @@ static qnet_status qnet__input_run(qnet__job *job)
     return c->publish.input ? c->publish.input(c->publish.user, e, job->cohort) : QNET_OK;
 }
 
-/* Reads the cohort of one input and runs its folds. */
+/* Reads the cohort of one input and runs its folds. The run's identity is made of the configuration
+   and of all that the cohort gives to the networks: pixels, subjects, labels. */
 static qnet_status qnet__input_read_and_run(qnet__job *job)
 {
     qnet_experiment *e = job->e;
@@ -23405,10 +23281,9 @@ static qnet_status qnet__input_read_and_run(qnet__job *job)
     qnet__arena arena = {NULL, 0};
     uint64_t hash = QNET_HASH_START;
     size_t images = 0;
-    qnet_status status;
     snprintf(job->where, sizeof job->where, "%s", qnet_input_name((qnet_input)input));
-    job->epochs = 0;
-    job->run_first = -1;
+    qnet_cohort_destroy(job->cohort); /* of the other input */
+    job->cohort = NULL;
     QNET__TRY(data->read ? data->read(data->user, &e->config.input[input], &job->cohort)
                          : qnet_cohort_load(e->ctx, &e->config.input[input], data->scans,
                                             data->count, &job->cohort));
@@ -23424,41 +23299,40 @@ static qnet_status qnet__input_read_and_run(qnet__job *job)
     e->cohort_hash[input] = hash;
     e->run[input] = qnet_hash(QNET_HASH_START, job->text.bytes, job->text.size + 1) ^ hash;
     qnet__input_plan(job, &arena, images, first);
-    status = qnet__arena_alloc(e->ctx, &arena, &e->bytes[input], "the folds");
-    e->memory[input] = arena.base;
-    if (status == QNET_OK) {
-        memset(arena.base, 0, e->bytes[input]);
-        qnet__input_plan(job, &arena, images, first);
-        status = qnet__input_run(job);
-    }
-    qnet_cohort_destroy(job->cohort);
-    return status;
+    QNET__TRY(qnet__arena_alloc(e->ctx, &arena, &e->bytes[input], "the folds"));
+    e->memory[input] = memset(arena.base, 0, e->bytes[input]);
+    qnet__input_plan(job, &arena, images, first);
+    return qnet__input_run(job);
 }
 
-/* Under the lock of the output folder: initial weights, the inputs one by one, the files. A part
-   has no files to publish, and reads no input of which it has no folds. A final model is of one
-   input. */
+/* Under the lock of the output folder: initial weights, the inputs one by one ("full-size image",
+   and "cropped to fit the basal ganglia region"; paper, "Performance Evaluation based on Input
+   Configuration"), the files. A part has no files to publish, and reads no input of which it has no
+   folds. A final model is of one input. */
 static qnet_status qnet__experiment_run(qnet__job *job)
 {
     qnet_experiment *e = job->e;
     const qnet_experiment_config *c = &e->config;
-    double pixels[2] = {0, 0};
+    double pixels[2], work = 0; /* of an image; times epochs, of all folds of this part */
+    long long folds[2] = {0, 0};
     if (e->weights[0]) QNET__TRY(qnet__initial_weights(job));
     QNET__TRY(qnet__experiment_text(e, &job->text));
     if (c->part == QNET_COLLECT) QNET__TRY(qnet__parts_check(job));
     if (job->study) {
         job->input = c->use_input[QNET_INPUT_CROP] ? QNET_INPUT_CROP : QNET_INPUT_FULL;
-        job->share = 1;
+        job->per_epoch = 1.0 / c->stage1.epochs;
         return qnet__input_read_and_run(job);
     }
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2; i++) {
+        pixels[i] = (double)c->input[i].size * c->input[i].size;
         if (c->use_input[i])
-            pixels[i] = (double)c->input[i].size * c->input[i].size *
-                        (double)qnet__input_share(c, i);
+            folds[i] = qnet__of_part(c, qnet__fold_number(c, i, c->repeats, 0)) -
+                       qnet__of_part(c, qnet__fold_number(c, i, 0, 0));
+        work += pixels[i] * (double)folds[i] * qnet__fold_epochs(c);
+    }
     for (job->input = 0; job->input < 2; job->input++) {
-        job->share_before += job->share;
-        job->share = pixels[job->input] / (pixels[0] + pixels[1]);
-        if (pixels[job->input] > 0) QNET__TRY(qnet__input_read_and_run(job));
+        job->per_epoch = pixels[job->input] / work;
+        if (folds[job->input] > 0) QNET__TRY(qnet__input_read_and_run(job));
     }
     return c->part > 0 ? QNET_OK : qnet__publish(e);
 }
@@ -23477,7 +23351,7 @@ static void qnet__copy_text(char *to, size_t size, const char *text)
 }
 
 /* What the caller may take away while the experiment lives, copied. A part's output folder is its
-   own, and so is that of a final model. */
+   own, out/part-2-of-4, and so is that of a final model, out/model. */
 static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset *data,
                                           const char *out, const char *weights, int final)
 {
@@ -23507,8 +23381,9 @@ static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset
     return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "weights file: an empty path");
 }
 
-/* Arguments, then the lock of the output folder, then the work. A run that fails leaves no
-   experiment, but its files in out/checkpoint. result NULL: a final model is asked for. */
+/* Arguments, then the lock of the output folder, then the work, with a progress hook that adds the
+   place to the caller's. A run that fails leaves no experiment, but its files in out/checkpoint.
+   result NULL: a final model is asked for. */
 static qnet_status qnet__experiment_start(qnet_context *ctx, const qnet_experiment_config *config,
                                           const qnet_dataset *data, const char *out,
                                           const char *weights, int resume, qnet_experiment **result)
@@ -23539,6 +23414,7 @@ static qnet_status qnet__experiment_start(qnet_context *ctx, const qnet_experime
         qnet_buffer_free(ctx, &job.text);
         qnet_buffer_free(ctx, &job.seen);
         qnet_resnet_destroy(job.initial);
+        qnet_cohort_destroy(job.cohort);
         qnet_folder_lock_release(lock);
     }
     const int keep = status == QNET_OK && result && config->part <= 0;
@@ -23547,6 +23423,8 @@ static qnet_status qnet__experiment_start(qnet_context *ctx, const qnet_experime
     return status;
 }
 
+/* result is wanted of a part, too, and becomes NULL: who takes a part for the whole finds nothing
+   to read. */
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
                                          const qnet_dataset *data, const char *out,
                                          const char *weights, int resume,
@@ -23556,6 +23434,8 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
     return qnet__experiment_start(ctx, config, data, out, weights, resume, result);
 }
 
+/* What would make a model that knows nothing, or that its folder's names cannot describe, is
+   refused before anything is read. */
 QNET_API qnet_status qnet_experiment_final(qnet_context *ctx, const qnet_experiment_config *config,
                                            const qnet_dataset *data, const char *out,
                                            const char *weights, int resume)

@@ -31,6 +31,8 @@ def step(o, command, threads):
     """Seconds of `command` % rounds, and bytes that it took."""
     side = Side([os.path.join(o.build, "ours")], dict(os.environ))
     side.ask("threads %d" % threads)
+    if o.processor_time:
+        side.ask("processor")
     base = side.ask("memory")["values"][0]
     side.ask(command % 1)
     seconds = statistics.median(side.ask(command % o.rounds)["seconds"])
@@ -49,14 +51,16 @@ def experiment(o, subjects, slices):
     out = os.path.join(o.build, "growth", "out")
     shutil.rmtree(out, ignore_errors=True)
     command = [os.path.join(o.build, "crossval"), "--quiet", "--data", data, "--out", out,
-               "--max-slices", str(slices)] + \
+               "--max-slices", str(slices), "--weights-out", "none",
+               "--threads", str(1 if o.processor_time else os.cpu_count() or 1)] + \
         "--size 32 --folds 2 --epochs1 1 --epochs2 10 --batch 16 --bootstrap 200".split()
     start = time.perf_counter()
     process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit("crossval failed")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024
+    wall = time.perf_counter() - start
+    return usage.ru_utime + usage.ru_stime if o.processor_time else wall, usage.ru_maxrss * 1024
 
 
 def main():
@@ -64,6 +68,8 @@ def main():
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--build", default="build", help="folder of ours, crossval, make_phantom")
     p.add_argument("--rounds", type=int, default=3, help="runs of each step (3)")
+    p.add_argument("--processor-time", action="store_true",
+                   help="one thread, its processor time: for a machine that others use")
     p.add_argument("--only", default="", metavar="NAME,...", help="these rows")
     o = p.parse_args()
     folder = os.path.join(o.build, "growth")
@@ -73,7 +79,7 @@ def main():
     side.ask("weights %s %s" % (weights, os.path.join(folder, "scan.safetensors")))
     print(side.ask("hello")["text"])
     side.close()
-    cores = os.cpu_count() or 1
+    cores = 1 if o.processor_time else os.cpu_count() or 1
     threads = [1 << k for k in range(12) if 1 << k < cores] + [cores]
     train = "train %s %%d %%d %%%%d" % weights
     infer = "infer %s %%d %%d %%%%d" % weights

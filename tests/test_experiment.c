@@ -697,7 +697,7 @@ static void test_bad_arguments(void)
 static void forget(qnet_context *ctx, const char *out)
 {
     qnet_experiment e;
-    static const char *const folders[2] = { "checkpoint/weights", "checkpoint" };
+    static const char *const folders[2] = { "/checkpoint/weights", "/checkpoint" };
     int count = 0;
     memset(&e, 0, sizeof e);
     e.ctx = ctx;
@@ -764,7 +764,7 @@ static void test_parts(void)
     c.publish.input = NULL;
     c.publish.write = NULL;
     CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out[1], start, 0, &alone));
-    CHECK_OK(ctx, qnet_experiment_csv(alone, &text[1]));
+    CHECK_OK(ctx, report_csv(alone, &text[1]));
     c.part = QNET_COLLECT;
     c.parts = 3;
     CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out[0], start, 0, &e), QNET_ERROR_NOT_FOUND,
@@ -786,7 +786,7 @@ static void test_parts(void)
         CHECK(k < 3 ? e == NULL : e != NULL && e != alone);
     }
     CHECK(last > 0);
-    CHECK_OK(ctx, qnet_experiment_csv(e, &text[0]));
+    CHECK_OK(ctx, report_csv(e, &text[0]));
     CHECK(text[0].size == text[1].size && memcmp(text[0].bytes, text[1].bytes, text[1].size) == 0);
     CHECK(memcmp(e->run, alone->run, sizeof e->run) == 0 && e->curves_count == alone->curves_count);
     for (int m = 0; m < QNET_MODELS; m++) {
@@ -1011,7 +1011,7 @@ static void test_shuffled_labels(void)
     }
     CHECK(hh == 4 && moved > 0 && again > 0);
     if (e) CHECK(strcmp(e->derivatives, "maps") == 0 && strcmp(e->data, data_folder) == 0);
-    CHECK_OK(ctx, qnet_experiment_csv(e, &csv));
+    CHECK_OK(ctx, report_csv(e, &csv));
     CHECK_CONTAINS((const char *)csv.bytes, ",z,shuffled_label,p_resnet");
     CHECK_CONTAINS((const char *)csv.bytes, ",d_qnet,true_label\n");
     csv.size = 0;

@@ -54,7 +54,7 @@ static void summary(qnet_context *ctx, int hh, qnet_predictor *p, double fit[2])
     static float pixels[3] = {0.1f, 20, 1}, voxels[1];
     static qnet_scan scans[n];
     static double study[size], x[n], mean[subjects];
-    static int label[n], of_subject[subjects];
+    static int label[n], first[n], of_subject[subjects];
     struct qnet__predictor_state *s = (struct qnet__predictor_state *)calloc(1, sizeof *s);
     qnet_experiment e;
     qnet_cohort cohort;
@@ -70,16 +70,17 @@ static void summary(qnet_context *ctx, int hh, qnet_predictor *p, double fit[2])
     cohort.height = cohort.width = 1;
     job.e = &e;
     job.cohort = &cohort;
+    job.label = label;
+    job.subject = first;
     q.s = s;
     q.x = x;
-    q.label = label;
     s->p.scans = n;
     s->voxels = voxels;
     for (int i = 0; i < 4; i++) s->study[i] = study + i * n;
     s->p.distance = s->study[QNET__DISTANCE];
     s->p.probability = s->study[QNET__PROBABILITY];
     for (int k = 0; k < n; k++) { /* the second scans come behind all first ones */
-        const int i = k % subjects;
+        const int i = first[k] = k % subjects;
         memset(&scans[k], 0, sizeof scans[k]);
         sprintf(scans[k].subject, "sub-%02d", i);
         scans[k].label = of_subject[i] = i < hh ? QNET_HH : QNET_HC;
