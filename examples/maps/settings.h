@@ -48,7 +48,7 @@ static inline void settings_read(const char *object, qnet_maps_config *c)
     const struct { const char *name; double *to; } numbers[] = {
         {"brain_threshold", &c->brain.threshold}, {"sharp_threshold", &x->sharp_threshold},
         {"sharp_radius", &x->sharp_radius}, {"tkd_threshold", &x->tkd_threshold},
-        {"iteration_threshold", &x->iteration_threshold}};
+        {"iteration_threshold", &x->iteration_threshold}, {"roll_off", &x->roll_off}};
     char word[32];
     double value;
     for (size_t i = 0; i < sizeof whole_numbers / sizeof *whole_numbers; i++)

@@ -26,7 +26,10 @@ static qnet_maps_config echo_config(bids *b, const echo_options *o, const char *
     qnet_maps_config_init(&config);
     if (study) settings_read(study, &config);
     made->as_study = study && (!o->mode || (*o->mode == 'c') == (config.mode == QNET_MAPS_CONSENSUS));
-    if (o->mode) config.mode = *o->mode == 'c' ? QNET_MAPS_CONSENSUS : QNET_MAPS_PAPER;
+    if (o->mode && !made->as_study) { /* with the numbers of that mode */
+        if (*o->mode == 'c') qnet_maps_config_consensus(&config);
+        else qnet_maps_config_init(&config);
+    }
     made->mode = config.mode == QNET_MAPS_PAPER ? "paper" : "consensus";
     if (study) json_member(study, "mask", mask, sizeof mask);
     if (strcmp(mask, "auto") != 0 && !o->brain_mask)
