@@ -1852,6 +1852,7 @@ typedef struct qnet_experiment_config {
     qnet_stage2_config stage2;    /* steps, seed: set by the experiment */
     qnet_publish publish;         /* all zero: none */
     int keep[QNET_MODELS];        /* 1, 1, 1: models whose weights stay in out/weights */
+    int checkpoint_seconds;       /* 30: least time between checkpoints; 0: after every epoch */
     int part, parts;              /* 0, 0: all; 2, 4: the second of four; QNET_COLLECT, 4 */
 } qnet_experiment_config;
 QNET_API void qnet_experiment_config_init(qnet_experiment_config *config);
@@ -22143,6 +22144,7 @@ QNET_API void qnet_experiment_config_init(qnet_experiment_config *config)
     config->folds = 10;
     config->repeats = 1;
     for (int m = 0; m < QNET_MODELS; m++) config->keep[m] = 1;
+    config->checkpoint_seconds = 30;
     config->bootstrap = 2000;
     config->seed = 1;
     qnet_stage1_config_init(&config->stage1);
@@ -22286,8 +22288,10 @@ static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experime
     if (!c->use_input[0] && !c->use_input[1])
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no input configuration is chosen");
     QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__experiment_settings, c));
-    /* No setting, as a resume may change it. */
+    /* No settings, as a resume may change them. */
     QNET__TRY(qnet__check_range(ctx, "experiment", "bootstrap", c->bootstrap, 2, 10000000));
+    QNET__TRY(qnet__check_range(ctx, "experiment", "checkpoint_seconds", c->checkpoint_seconds, 0,
+                                INT_MAX));
     if ((c->part != 0 || c->parts != 0) &&
         ((c->part < 1 && c->part != QNET_COLLECT) || c->parts < 1 || c->part > c->parts ||
          c->parts > qnet__folds_count(c)))
@@ -22482,6 +22486,7 @@ typedef struct qnet__job {
     double epochs;           /* of this input, before the present stage-1 run */
     int run_first;           /* epoch at which that began; -1: not stage 1 */
     int watching;            /* epochs done while scans are watched, otherwise 0 */
+    double saved;            /* when the present run's last checkpoint was written, or it began */
 } qnet__job;
 
 /* Epochs of stage 1 of a fold, where the runs with and without SWA share the first ones. */
@@ -22718,9 +22723,12 @@ QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *e, qnet_inpu
    Files come in this order, each whole or not at all, so that a resume knows by what is there
    where it has to go on:
 
-     resnet.checkpoint after each epoch; swa.checkpoint after that epoch behind which averaging
-     begins; weights of the ResNet; swa.checkpoint after each further epoch; weights of the
-     ResNetSWA; stage2.checkpoint after each epoch; weights of Q-Net; the result.
+     resnet.checkpoint as training goes on; swa.checkpoint after that epoch behind which averaging
+     begins; weights of the ResNet; swa.checkpoint as it goes on; weights of the ResNetSWA;
+     stage2.checkpoint; weights of Q-Net; the result.
+
+   A checkpoint has up to four times the size of the network: it is written at the end of an epoch
+   where the last one is checkpoint_seconds old, and at the end of the run.
 
    A part that is done is not trained again, but tested and written again: that takes no time. */
 
@@ -22822,19 +22830,22 @@ static qnet_status qnet__job_watch(qnet__job *job, qnet_training *run)
     return QNET_OK;
 }
 
-/* Epochs up to `end`, each watched and saved. */
+/* Epochs up to `end`, each watched. */
 static qnet_status qnet__job_epochs(qnet__job *job, qnet_training *run, int end,
                                     const char *checkpoint)
 {
     while (run->epoch < end) {
         QNET__TRY(qnet_training_epoch(run));
         QNET__TRY(qnet__job_watch(job, run));
+        const double now = qnet__seconds(run->ctx), since = now - job->saved;
+        if (since > 0 && since < job->e->config.checkpoint_seconds) continue; /* 0: no clock */
         QNET__TRY(qnet_training_save(run, checkpoint));
+        job->saved = now;
     }
     return QNET_OK;
 }
 
-/* Trains to the end from wherever an earlier session was, saving after every epoch. branch (NULL:
+/* Trains to the end from wherever an earlier session was. branch (NULL:
    none): the checkpoint with which another run begins, of the end of epoch `start`. A resume at
    that very epoch writes it again, as the session before may have ended in between. Where a user
    removes a damaged checkpoint, or a branch, its run begins anew and comes to the same bits. */
@@ -22842,6 +22853,7 @@ static qnet_status qnet__job_train(qnet__job *job, qnet_training *run, const cha
                                    const char *branch, int start)
 {
     char checkpoint[QNET__PATH], other[QNET__PATH];
+    job->saved = qnet__seconds(run->ctx);
     qnet__job_path(job, "checkpoint", name, ".checkpoint", checkpoint);
     if (qnet_file_exists(checkpoint)) {
         const qnet_status status = qnet_training_load(run, checkpoint);
