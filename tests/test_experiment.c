@@ -445,15 +445,8 @@ static int stop(void *user, const qnet_progress_info *info)
 
 /* Stopped at many different moments, resumed each time: the same predictions as test_run's, whose
    second repeat changes nothing of the first. */
-/* Two of its moments are 20 s apart: so some epochs' ends are kept, and some are not. */
-static double quick_clock(void *user)
-{
-    return *(double *)user += 20;
-}
-
 static void test_stop_and_resume(void)
 {
-    double moment = 0;
     qnet_hooks hooks;
     qnet_context *ctx;
     qnet_experiment_config c;
@@ -462,13 +455,13 @@ static void test_stop_and_resume(void)
     int stops = 0;
     memset(&hooks, 0, sizeof hooks);
     hooks.progress.report = stop;
-    hooks.clock.seconds = quick_clock;
-    hooks.clock.user = &moment;
     CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
     small_config(&c);
     for (int n = 0; status == QNET_STOPPED && n < 200; n++) {
         stop_at = 20 + n; /* reports until the next stop */
+        c.checkpoint_seconds = n == 0 ? 1000000 : 0;
         status = run_folder(ctx, &c, data_folder, "build/test-experiment/parts", start, n > 0, &parts);
+        CHECK(n > 1 || qnet_file_exists("build/test-experiment/parts/checkpoint/crop-repeat01-fold01-resnet.checkpoint") == n);
         stops += status == QNET_STOPPED;
     }
     CHECK(status == QNET_OK);
@@ -548,6 +541,7 @@ static void test_final(void)
     CHECK_OK(ctx, final_folder(ctx, &c, "build/test-experiment/parts", 0));
     CHECK(!qnet_file_exists(MODEL "/checkpoint"));
     for (int i = 0; i < 3; i++) at_once[i] = hash_of(ctx, files[i]);
+    c.checkpoint_seconds = 0;
     for (int n = 0; status == QNET_STOPPED && n < 200; n++) {
         stop_at = 30 + n;
         status = final_folder(ctx, &c, "build/test-experiment/parts", n > 0);
@@ -1070,6 +1064,7 @@ static void test_inner_validation(void)
     c.publish.input = watched_again;
     CHECK_OK(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/watched", NULL, 0, &e[1]));
     c.publish.input = NULL;
+    c.checkpoint_seconds = 0;
     for (; status == QNET_STOPPED && n < 200; n++) {
         stop_at = 30 + n;
         status = run_folder(ctx, &c, data_folder, "build/test-experiment/watched-parts", NULL, n > 0, &e[2]);
@@ -1087,6 +1082,7 @@ static void test_inner_validation(void)
         }
         if (i == 0) CHECK_NEAR(b->epoch[1].validation, loss, 1e-6); /* in float; inference folds the norms */
     }
+    stop_at = 0;
     c.folds = 2;
     CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/watched-two", NULL, 0, &e[2]),
                 QNET_ERROR_ARGUMENT, "expected 3 or more with inner_validation");
