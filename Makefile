@@ -85,11 +85,11 @@ $(BUILD)/%: examples/%.c $(BUILD)/qnet.o $(wildcard examples/*.h examples/*/*.h)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -o $@ $< $(BUILD)/qnet.o $(EXTRA_$*) -lm
 
-$(BUILD)/crossval: $(wildcard examples/crossval/*) weights_tools/pth.h $(BUILD)/qnet.o
+$(BUILD)/crossval: $(wildcard examples/crossval/*) examples/maps/settings.h weights_tools/pth.h $(BUILD)/qnet.o
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -o $@ examples/crossval/crossval.c $(BUILD)/qnet.o -lm
 
-$(BUILD)/predict: $(wildcard examples/predict/* examples/crossval/*) examples/table.h $(BUILD)/qnet.o
+$(BUILD)/predict: $(wildcard examples/predict/* examples/crossval/* examples/maps/*) examples/table.h $(BUILD)/qnet.o
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -o $@ examples/predict/predict.c $(BUILD)/qnet.o -lm
 

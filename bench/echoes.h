@@ -73,7 +73,7 @@ static qnet_status echoes_unwrap(echoes_scan *s, double *values, int *count)
     c.ctx = s->ctx, c.config = &config, c.first = &s->in, c.made.mask = s->mask, c.scale = 1;
     for (int e = 0; e < ECHOES; e++) c.time[e] = s->echo[e].echo_time, c.name[e] = "";
     status = qnet__chain_unwrap(&c, ECHOES);
-    if (status == QNET_OK) status = qnet__chain_align(&c, ECHOES);
+    if (status == QNET_OK) status = qnet__chain_align(&c, ECHOES, 0);
     for (int e = 0; e < ECHOES && status == QNET_OK && values != NULL; e++)
         *count += echoes_numbers(c.phase[e], s->mask, values + *count);
     if (status == QNET_OK && s->field == NULL) {

@@ -9,6 +9,7 @@
    every 32 x 32 pixels, interpolated; for research only, not a diagnosis. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "viridis.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +26,7 @@ typedef struct job {
 static qnet_status load(qnet_context *ctx, char **path, const qnet_input_config *input, job *j)
 {
     qnet_resnet_config config;
-    const qnet_scan_files files = {"scan", QNET_HC, 0, QNET_SEX_UNKNOWN, path[0], path[1], path[2], path[3]};
+    const qnet_scan_files files = {"scan", QNET_HC, 0, QNET_SEX_UNKNOWN, path[0], path[1], path[2], path[3], NULL};
     qnet_status status;
     size_t pixels = (size_t)input->size * (size_t)input->size;
     status = qnet_cohort_load(ctx, input, &files, 1, &j->cohort);
@@ -95,7 +96,7 @@ static qnet_status run(qnet_context *ctx, char **path, int z, job *j)
         uint8_t *row = j->rgb + i * size * 6;
         size_t c;
         for (c = 0; c < size * 3; c++) row[c] = (uint8_t)(255 * j->grey[i * size + c / 3]);
-        qnet_cam_overlay(j->heat + i * size, j->grey + i * size, 1, (int)size, row + size * 3);
+        viridis_over(j->heat + i * size, j->grey + i * size, 1, (int)size, row + size * 3);
     }
     status = qnet_png_save(ctx, path[5], 2 * (int)size, (int)size, 3, j->rgb);
     if (status == QNET_OK)

@@ -2,7 +2,7 @@
 
        build/new_scan OUT/model QSM R2STAR T1W [MASK]
 
-   OUT/model is what `crossval --final` makes. Prints the probability of HH, the calibrated one, its spread
+   OUT/model is what `crossval --final` makes. Prints the probability of disease, the calibrated one, its spread
    over the folds' networks and how unlike the study's scans this one is; examples/predict makes a page of it.
    For research only, not a diagnosis. */
 #define QNET_IMPLEMENTATION
@@ -11,7 +11,7 @@
 
 int main(int argc, char **argv)
 {
-    qnet_scan_files files = {"scan", QNET_HC, 0, QNET_SEX_UNKNOWN, NULL, NULL, NULL, NULL};
+    qnet_scan_files files = {"scan", QNET_HC, 0, QNET_SEX_UNKNOWN, NULL, NULL, NULL, NULL, NULL};
     qnet_context *ctx;
     qnet_predictor *predictor = NULL;
     qnet_cohort *cohort = NULL;
@@ -25,10 +25,12 @@ int main(int argc, char **argv)
     status = qnet_predictor_open(ctx, argv[1], &predictor);
     if (status == QNET_OK) status = qnet_cohort_load(ctx, &predictor->input, &files, 1, &cohort);
     if (status == QNET_OK) status = qnet_predictor_run(predictor, cohort, 0, &r);
+    const char *name = status == QNET_OK ? qnet_safetensors_metadata(predictor->record, "positive") : NULL;
+    if (!name) name = "HH";
     if (status != QNET_OK) fprintf(stderr, "new_scan: %s\n", qnet_last_error(ctx));
     else if (r.refused) puts(r.seen ? "refused: a scan of the study" : "refused: unlike the study's scans");
-    else if (predictor->calibrated) printf("P(HH) %.4f, calibrated %.4f\n", r.probability, r.calibrated);
-    else printf("P(HH) %.4f\n", r.probability); /* the study was too small to calibrate by */
+    else if (predictor->calibrated) printf("P(%s) %.4f, calibrated %.4f\n", name, r.probability, r.calibrated);
+    else printf("P(%s) %.4f\n", name, r.probability); /* the study was too small to calibrate by */
     for (int k = 0; status == QNET_OK && k < predictor->folds; k++) printf("fold %d: %.4f\n", k + 1, r.by_fold[k]);
     if (status == QNET_OK) printf("distance %.1f, limit %.1f\n", r.distance, predictor->limit);
     qnet_cohort_destroy(cohort);

@@ -126,7 +126,9 @@ int main(void)
     config.batch = 1;
     config.training = 0;
     if (qnet_resnet_create(ctx, &config, &net) != QNET_OK) return 1;
+#ifndef QNET_ONLY_INFERENCE /* there all weights are 0 until a file is read */
     qnet_resnet_init(net, 1);
+#endif
     ok = qnet_resnet_forward(net, x, 1, 0, logits, NULL) == QNET_OK;
     qnet_resnet_destroy(net);
     qnet_context_destroy(ctx);

@@ -99,12 +99,28 @@ ok "what to do" grep -q "draw it anew, or give --slices FIRST:N and --center X,Y
 
 # 4. The table of participants.
 copy
-sed '2s/H[HC]/PD/; 3s/H[HC]/MSA/; 5p' "$dir/cohort/participants.tsv" > "$dir/bad/participants.tsv"
-missing=2
-checked "participants.tsv" 1 2
+sed '2s/H[HC]/PD/; 3s/H[HC]/MSA/; 5p; 9s/$/\tmore/' "$dir/cohort/participants.tsv" > "$dir/bad/participants.tsv"
+rm "$(file 02 R2starmap)"
+echo hello > "$(file 03 Chimap)"
+missing=1 # whose line cannot be read
+checked "participants.tsv" 1 5
 missing=0
+said "participants.tsv: line 10: expected 4 fields as in the first line, found 5; the line is"
+said "sub-02: no sub-02_R2starmap.nii.gz"
+said "sub-03_Chimap.nii.gz: "
 said "participants.tsv: line 2, group: expected HH or HC (--positive NAME --negative NAME are for other groups), found \"PD\"; so in 2 lines"
 said "participants.tsv: line 6, participant_id: sub-04 is there twice"
+ok "who cannot be used" grep -q -e '--exclude sub-01,sub-02,sub-03,sub-04$' "$dir/stderr"
+sed '1s/group/diagnosis/' "$dir/cohort/participants.tsv" > "$dir/bad/participants.tsv"
+checked "no column of groups" 1 3
+said "--group-column NAME is for another one"
+said "sub-02: no sub-02_R2starmap.nii.gz"
+sed 's/HH$/patient/; s/HC$/control/' "$dir/cohort/participants.tsv" > "$dir/bad/participants.tsv"
+checked "other groups" 1 3
+said "(--positive NAME --negative NAME are for other groups)"
+said "sub-02: no sub-02_R2starmap.nii.gz"
+"$bin/crossval" --check --data "$dir/bad" --out "$dir/page" $small > "$dir/stdout" 2> "$dir/stderr"
+ok "all are in the table" test "$(grep -c '^sub-0[1-8]  *? ' "$dir/stdout")" = 8
 
 # 5. A map that lies elsewhere in the world, one person under two names, too many folds.
 copy
@@ -126,10 +142,11 @@ ok "in the page" grep -q '<a href="#s0">sub-01</a> age not known' "$page"
 copy
 echo hello > "$(file 05 R2starmap)"
 rm "$(file 02 Chimap)"
+small="$small --input both --max-slices 3"
 ok "--skip-bad" "$bin/crossval" --data "$dir/bad" --out "$dir/skipped" $small --skip-bad
 cp "$dir/log" "$dir/printed"
 ok "is said" grep -q "crossval: warning: 2 of 8 scans have problems and are left out (--skip-bad): sub-02, sub-05" "$dir/printed"
-ok "the estimate comes first" grep -q '^20.* About .*: 48 images of 6 scans' "$dir/printed"
+ok "the estimate comes first" grep -q '^20.* About .*: 18 images of 6 scans, 2 folds x 2 inputs, each' "$dir/printed"
 ok "--exclude" "$bin/crossval" --data "$dir/cohort" --out "$dir/excluded" $small --exclude sub-02,05 --quiet
 ok "--quiet: no estimate" test ! -s "$dir/log"
 printf '02\nsub-05\n' > "$dir/list"

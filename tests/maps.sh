@@ -77,9 +77,11 @@ rm "$maps/sub-02/anat/sub-02_T1w.json"
 ok "one is incomplete" "$bin/maps" --data "$dir/cohort" --out "$maps" --brain-erode 2 --resume
 said 'maps of 1 of 4 sessions into .*; those of 3 were there'
 ok "with all its files" test -s "$maps/sub-02/anat/sub-02_T1w.json"
-ok "other settings" "$bin/maps" --data "$dir/cohort" --out "$maps" --subject 01 --mode consensus --background vsharp --resume
+ok "other settings" "$bin/maps" --data "$dir/cohort" --out "$maps" --subject 01 --sharp-radius 7 --mode consensus --background vsharp --resume
 said 'maps of 1 of 1 sessions'
 ok "by these settings" grep -q '"background": "V-SHARP"' "$maps/sub-01/anat/sub-01_Chimap.json"
+ok "by the mode's, too" grep -q '"roll_off": 0.5' "$maps/sub-01/anat/sub-01_Chimap.json"
+ok "but for those that are given" grep -q '"sharp_radius": 7' "$maps/sub-01/anat/sub-01_Chimap.json"
 ok "the page says so" grep -q 'consensus way' "$page"
 "$bin/maps" --data "$dir/cohort" --out "$dir/stopped" --brain-erode 2 > "$dir/stop" 2>&1 &
 pid=$!

@@ -56,7 +56,7 @@ rm -r "$model"
 "$bin/crossval" --data "$dir/cohort" --out "$run" $small --final > "$dir/log" 2>&1 &
 pid=$!
 i=0
-while [ $i -lt 600 ] && kill -0 $pid 2> /dev/null && [ ! -f "$model/checkpoint/crop-repeat01-fold03-swa.checkpoint" ]; do
+while [ $i -lt 6000 ] && kill -0 $pid 2> /dev/null && [ ! -f "$model/checkpoint/crop-repeat01-fold03-swa.checkpoint" ]; do
     sleep 0.05
     i=$((i + 1))
 done
@@ -78,9 +78,9 @@ ok "the model stays" cmp "$dir/sums" "$dir/again"
 
 # A fold's networks say of a scan that they were tested on what predictions.csv has, to the last bit.
 maps=$(echo "$dir"/cohort/derivatives/*/sub-01/anat)
-qsm=$maps/sub-01_Chimap.nii.gz r2star=$maps/sub-01_R2starmap.nii.gz mask=$maps/sub-01_desc-basalganglia_mask.nii.gz
+qsm=$maps/sub-01_Chimap.nii.gz r2star=$maps/sub-01_R2starmap.nii.gz basal=$maps/sub-01_desc-basalganglia_mask.nii.gz
 t1w=$dir/cohort/sub-01/anat/sub-01_T1w.nii.gz weights=$run/weights
-set -- "$qsm" "$r2star" "$t1w" "$mask"
+set -- "$qsm" "$r2star" "$t1w" "$basal"
 for input in crop full; do
     for subject in sub-01 sub-12; do
         row=$(awk -F, -v input=$input -v s=$subject '$1 == "scan" && $2 == input && $5 == s { print $4, $12 }' "$run/predictions.csv")
@@ -107,8 +107,10 @@ rm -r "$dir/unfinished"
 # The model of all: of a new scan, found in three ways; of one of the study; of one that is unlike.
 new=$dir/new/sub-01
 says 0 'sub-01: probability of HH 0.' --model "$model" --subject "$new" --anyway
+cp "$dir/log" "$dir/said"
 line=$(sed '/warning/d' "$dir/log")
 echo "$line" > "$dir/line"
+ok "it has a name of the study's" grep -q 'warning: these networks were trained on a subject of this name' "$dir/said"
 ok "calibrated, with the folds' range: $line" grep -q ', calibrated 0.*, by the folds. networks 0.* to 0.*less typical' "$dir/line"
 p=$(number probability sub-01)
 says 0 "$line" --model "$model" --subject "$(echo "$dir"/new/derivatives/*/sub-01)" --anyway
@@ -138,6 +140,42 @@ ok "20 lines of C" "$bin/new_scan" "$model" "$@"
 cp "$dir/log" "$dir/said"
 ok "say the same" grep -q "^refused: a scan of the study" "$dir/said"
 
+# A study of other groups, whose maps say how they were made: of echoes the same are made, and its names are used.
+ok "echoes" "$bin/make_phantom" --out "$dir/echoes" --echoes --hh 1 --hc 1 --size 48x56x32 --seed 4
+ok "their maps" "$bin/maps" --data "$dir/echoes" --out "$dir/maps" --subject 01 --mode consensus --sharp-radius 5
+cp -r "$dir/cohort" "$dir/named"
+sed 's/HH$/patient/; s/HC$/a control/' "$dir/cohort/participants.tsv" > "$dir/named/participants.tsv"
+for chimap in "$dir"/named/derivatives/*/sub-*/anat/*_Chimap.nii.gz; do
+    cp "$dir/maps/sub-01/anat/sub-01_Chimap.json" "${chimap%.nii.gz}.json"
+done
+ok "other groups" "$bin/crossval" --data "$dir/named" --out "$dir/named-run" $small --epochs1 1 --epochs2 1 --max-slices 3 \
+    --positive patient --negative 'a control' --final
+says 0 'sub-01: probability of patient 0.' --model "$dir/named-run/model" --subject "$dir/echoes/sub-01" --anyway
+ok "with the study's settings" grep -q 'maps were made of 6 echoes, mode consensus, as the study.s' "$dir/log"
+ok "so says the file" grep -q '"maps_as_study": 1' "$dir/out/sub-01.json"
+for name in Chimap R2starmap T1w; do
+    ok "the $name of program maps" cmp "$dir/out/maps/sub-01/anat/sub-01_$name.nii.gz" "$dir/maps/sub-01/anat/sub-01_$name.nii.gz"
+done
+p=$(number probability sub-01)
+ok "the names" grep -q '<h1>sub-01: probability of patient .*</h1>' "$dir/out/sub-01.html"
+ok "and no others" sh -c "! sed 's/href=\"[^\"]*\"//g' '$dir/out/sub-01.html' | grep -e '\bHH\b' -e '\bHC\b' -e hemochromatosis"
+anat=$dir/maps/sub-01/anat
+mask=$(echo "$dir"/echoes/derivatives/*/sub-01/anat/sub-01_desc-basalganglia_mask.nii.gz)
+set -- "$anat/sub-01_Chimap.nii.gz" "$anat/sub-01_R2starmap.nii.gz" "$anat/sub-01_T1w.nii.gz" "$mask"
+says 0 'sub-01: probability of patient 0.' --model "$dir/named-run/model" "$@" --anyway
+ok "the same by files" test "$(number probability sub-01)" = "$p"
+says 0 'sub-01: probability of patient 0.' --weights "$dir/named-run" --fold 2 "$@"
+ok "20 lines of C know the names" sh -c "'$bin/new_scan' '$dir/named-run/model' '$1' '$2' '$3' | grep -q -e '^P(patient)' -e ^refused"
+cp -r "$dir/echoes/sub-01" "$dir/loose-echoes"
+says 0 "does not say how the study's maps were made: these are made in the mode paper (--mode)" --model "$model" \
+    --subject "$dir/loose-echoes/anat" --anyway
+rm "$dir/loose-echoes/anat/sub-01_echo-3_part-phase_MEGRE.nii.gz"
+says 1 'is there without its phase' --model "$model" --subject "$dir/loose-echoes/anat"
+says 1 'no echoes to make it of, such as sub-01_echo-1_part-mag_MEGRE.nii.gz' --model "$model" --subject "$dir/cohort/sub-01/anat"
+cp "$anat/sub-01_Chimap.nii.gz" "$dir/echoes/sub-01/anat"
+says 1 '--echoes makes all maps of its echoes' --model "$model" --subject "$dir/echoes/sub-01"
+set -- "$qsm" "$r2star" "$t1w" "$basal"
+
 # Folders and pairs that are wrong.
 broken() # part of the sentence, what to do in a copy of the model...
 {
@@ -156,18 +194,24 @@ broken 'is not of the training that' sh -c 'cp fold01-resnetswa.safetensors resn
 broken 'expected final, found qnet' cp qnet.safetensors model.safetensors
 broken 'are the two files swapped?' sh -c 'cp qnet.safetensors resnetswa.safetensors'
 says 1 'none/model.safetensors' --model "$dir/none" --subject "$new"
+says 1 "the model lies in --model $run/model" --model "$run" --subject "$new"
+rm -r "$dir/named-run/model"
+says 1 'crossval with --final makes a model' --model "$dir/named-run" --subject "$new"
+says 1 'of this input and repeat there are --fold 1 to 2' "$@" --weights "$run" --fold 9
+says 1 'to be the output folder of crossval' "$@" --weights "$dir/cohort" --fold 1
 says 1 "full-repeat01-fold03-resnetswa.safetensors" "$@" --weights "$weights" --fold 3 --input full
 
 # Maps and the command line.
-says 1 'sub-01_R2starmap.nii.gz: looks like R2*: are QSM and R2* swapped?' "$r2star" "$qsm" "$t1w" "$mask" --model "$model"
-says 1 '(--any-values)' "$r2star" "$qsm" "$t1w" "$mask" --model "$model"
+says 1 'sub-01_R2starmap.nii.gz: looks like R2*: are QSM and R2* swapped?' "$r2star" "$qsm" "$t1w" "$basal" --model "$model"
+says 1 '(--any-values)' "$r2star" "$qsm" "$t1w" "$basal" --model "$model"
 says 1 'sub-01_T1w.nii.gz: is no mask' "$qsm" "$r2star" "$t1w" "$t1w" --model "$model"
-says 1 'none.nii' "$dir/none.nii" "$r2star" "$t1w" "$mask" --model "$model"
+says 1 'none.nii' "$dir/none.nii" "$r2star" "$t1w" "$basal" --model "$model"
 says 1 'sub-99' --model "$model" --subject "$dir/cohort/sub-99"
 says 1 'holds files of sub-01 and of sub-' --model "$model" --subject "$dir/new/derivatives"
 says 2 'expected a model' "$@"
 says 2 'expected the fold' "$@" --weights "$weights"
 says 2 '--fold 1x: expected a whole number' "$@" --weights "$weights" --fold 1x
+says 2 '--mode x: expected paper or consensus' "$@" --model "$model" --mode x
 says 2 '--input both: expected crop or full' "$@" --weights "$weights" --fold 1 --input both
 says 2 'did you mean --model?' --modl x
 says 2 'files: expected --subject FOLDER' "$qsm" "$r2star" --model "$model"

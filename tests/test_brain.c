@@ -392,8 +392,8 @@ static void test_refused(void)
     qnet_brain_config config = config_of(.2, 4, 2000);
 #define REFUSED(status, part) CHECK_FAILS(ctx, qnet_brain_mask(ctx, &config, image, &mask), status, part)
     CHECK(qnet_brain_mask(NULL, &config, image, &mask) == QNET_ERROR_ARGUMENT);
-    CHECK_FAILS(ctx, qnet_brain_mask(ctx, NULL, image, &mask), QNET_ERROR_ARGUMENT, "configuration");
-    CHECK_FAILS(ctx, qnet_brain_mask(ctx, &config, image, NULL), QNET_ERROR_ARGUMENT, "mask is NULL");
+    CHECK_FAILS(ctx, qnet_brain_mask(ctx, NULL, image, &mask), QNET_ERROR_ARGUMENT, "expected ctx && config && mask");
+    CHECK_FAILS(ctx, qnet_brain_mask(ctx, &config, image, NULL), QNET_ERROR_ARGUMENT, "is NULL, expected");
     CHECK_FAILS(ctx, qnet_brain_mask(ctx, &config, NULL, &mask), QNET_ERROR_ARGUMENT,
                 "qnet_brain_mask: magnitude: the volume is missing");
     REFUSED(QNET_ERROR_DATA, "qnet_brain_mask: magnitude: nearly all voxels are 0, expected an image of a head");

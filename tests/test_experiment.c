@@ -554,20 +554,31 @@ static void test_final(void)
 
     CHECK_OK(ctx, qnet_predictor_open(ctx, MODEL, &p));
     if (!p) return;
-    CHECK(p->folds == 2 && p->scans == 8 && !p->calibrated); /* 4 scans of a class are too few */
+    CHECK(p->folds == 2 && p->scans == 8 && !p->calibrated && p->few_scans); /* 4 scans of a class are too few */
     CHECK_OK(ctx, load_folder(ctx, &p->input, data_folder, NULL, quiet, &cohort));
     for (int i = 0; i < 8 && cohort; i++) {
         CHECK(p->label[i] == (i < 4) && p->probability[i] >= 0 && p->probability[i] <= 1 && p->distance[i] > 0);
         CHECK(p->measures[i * QNET_MEASURES + QNET_MEASURE_X] == 3);
         p->anyway = 0;
         CHECK_OK(ctx, qnet_predictor_run(p, cohort, i, &r));
-        CHECK(r.seen && r.refused && r.unlike == 0 && r.probability != r.probability);
+        CHECK(r.seen && !r.namesake && r.refused && r.unlike == 0 && r.probability != r.probability);
         CHECK(r.by_fold[0] != r.by_fold[0] && r.by_slice[0] != r.by_slice[0]);
         p->anyway = 1;
         CHECK_OK(ctx, qnet_predictor_run(p, cohort, i, &r));
         CHECK(!r.refused && r.probability >= 0 && r.probability <= 1);
         CHECK(r.by_fold[0] == p->probability[i] || r.by_fold[1] == p->probability[i]); /* the one that tested it */
     }
+    /* Another session of a subject of the study, and the same map under a name that it does not have. */
+    p->anyway = 0;
+    cohort->scans[0].source_hash ^= 1;
+    CHECK_OK(ctx, qnet_predictor_run(p, cohort, 0, &r));
+    CHECK(!r.seen && r.namesake && !r.refused && r.probability >= 0);
+    strcpy(cohort->scans[0].subject, "sub-99");
+    CHECK_OK(ctx, qnet_predictor_run(p, cohort, 0, &r));
+    CHECK(!r.seen && !r.namesake && !r.refused);
+    cohort->scans[0].source_hash ^= 1;
+    CHECK_OK(ctx, qnet_predictor_run(p, cohort, 0, &r));
+    CHECK(r.seen && !r.namesake && r.refused);
     qnet_cohort_destroy(cohort);
     qnet_predictor_destroy(p);
     context_end(ctx);
@@ -689,7 +700,7 @@ static void test_bad_arguments(void)
 static void forget(qnet_context *ctx, const char *out)
 {
     qnet_experiment e;
-    static const char *const folders[2] = { "checkpoint/weights", "checkpoint" };
+    static const char *const folders[2] = { "/checkpoint/weights", "/checkpoint" };
     int count = 0;
     memset(&e, 0, sizeof e);
     e.ctx = ctx;
@@ -756,7 +767,7 @@ static void test_parts(void)
     c.publish.input = NULL;
     c.publish.write = NULL;
     CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out[1], start, 0, &alone));
-    CHECK_OK(ctx, qnet_experiment_csv(alone, &text[1]));
+    CHECK_OK(ctx, report_csv(alone, &text[1]));
     c.part = QNET_COLLECT;
     c.parts = 3;
     CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out[0], start, 0, &e), QNET_ERROR_NOT_FOUND,
@@ -778,7 +789,7 @@ static void test_parts(void)
         CHECK(k < 3 ? e == NULL : e != NULL && e != alone);
     }
     CHECK(last > 0);
-    CHECK_OK(ctx, qnet_experiment_csv(e, &text[0]));
+    CHECK_OK(ctx, report_csv(e, &text[0]));
     CHECK(text[0].size == text[1].size && memcmp(text[0].bytes, text[1].bytes, text[1].size) == 0);
     CHECK(memcmp(e->run, alone->run, sizeof e->run) == 0 && e->curves_count == alone->curves_count);
     for (int m = 0; m < QNET_MODELS; m++) {
@@ -1003,7 +1014,7 @@ static void test_shuffled_labels(void)
     }
     CHECK(hh == 4 && moved > 0 && again > 0);
     if (e) CHECK(strcmp(e->derivatives, "maps") == 0 && strcmp(e->data, data_folder) == 0);
-    CHECK_OK(ctx, qnet_experiment_csv(e, &csv));
+    CHECK_OK(ctx, report_csv(e, &csv));
     CHECK_CONTAINS((const char *)csv.bytes, ",z,shuffled_label,p_resnet");
     CHECK_CONTAINS((const char *)csv.bytes, ",d_qnet,true_label\n");
     csv.size = 0;

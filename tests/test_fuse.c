@@ -267,7 +267,7 @@ static void convolve(qnet_context *ctx, const qnet_conv2d *s, int side, int back
     else if (backward)
         CHECK_OK(ctx, qnet__conv_backward(ctx, way, s, &none, w, prologue, epilogue, 0, NULL, NULL, temp, scratch));
     else
-        CHECK_OK(ctx, qnet__conv_forward(ctx, way, s, prologue, w, NULL, epilogue, temp, scratch));
+        CHECK_OK(ctx, qnet__conv_map(ctx, way, s, 0, 0, prologue, w, NULL, epilogue, temp, scratch));
 }
 
 /* One Winograd convolution with prologue and epilogue, against three steps. */

@@ -155,7 +155,10 @@ static void test_config(void)
     CHECK(c.brain.threshold == .2 && c.brain.erode == 4 && c.brain.island == 2000);
     CHECK(c.susceptibility.sharp_threshold == .05 && c.susceptibility.sharp_radius == 6);
     CHECK(c.susceptibility.tkd_threshold == .1 && c.susceptibility.iteration_threshold == .1);
-    CHECK(c.susceptibility.iterations == 4);
+    CHECK(c.susceptibility.iterations == 4 && c.susceptibility.roll_off == 0);
+    qnet_maps_config_consensus(&c);
+    CHECK(c.mode == QNET_MAPS_CONSENSUS && c.susceptibility.sharp_radius == 9 && c.susceptibility.roll_off == .5);
+    CHECK(c.susceptibility.iterations == 4 && c.brain.erode == 4);
 }
 
 /* Each step by its own function. The unwrapped phases of this head are consistent but for 2 pi n, which SHARP does not
@@ -167,7 +170,6 @@ static void test_steps(void)
     qnet_maps_config c = small_config(QNET_MAPS_PAPER);
     const qnet_volume *map[MOST], *magnitude[MOST];
     qnet_volume *chi[MOST], *eroded = NULL, *qsm = NULL, *r2star = NULL, *t1 = NULL;
-    const size_t sphere[3] = {2, 2, 2}; /* 6 mm */
     qnet__kspace k;
     double time[MOST], mean = 0;
     int inside = 0;
@@ -183,9 +185,9 @@ static void test_steps(void)
             field->voxels[i] = (float)((double)field->voxels[i] / (2 * PI * 42.577478518 * 3 * time[e]));
         CHECK_OK(ctx, qnet_background_remove(ctx, &c.susceptibility, field, s.mask, &local, &eroded));
         chi[e] = head_volume();
-        CHECK_OK(ctx, qnet__kspace_open(ctx, "inversion", field, sphere, 1, 1, &k)); /* padded as the chain does */
+        CHECK_OK(ctx, qnet__kspace_open(ctx, "inversion", &c.susceptibility, field, QNET__PAD_SPHERE, 1, 1, &k)); /* padded as the chain does */
         qnet__kspace_bound(&k, eroded->voxels);
-        CHECK_OK(ctx, qnet__invert(&k, &c.susceptibility, local->voxels, eroded->voxels, chi[e]->voxels));
+        CHECK_OK(ctx, qnet__invert(&k, local->voxels, eroded->voxels, chi[e]->voxels));
         qnet__kspace_close(&k);
         qnet_volume_destroy(field), qnet_volume_destroy(local);
         map[e] = chi[e];
@@ -326,7 +328,7 @@ static void test_consistent_phases(void)
                                             (e > 0 && i % 97 == 0 ? 2 * PI * (i % 5 - 2) : 0));
         }
     }
-    CHECK_OK(ctx, qnet__chain_align(&c, MOST));
+    CHECK_OK(ctx, qnet__chain_align(&c, MOST, 0));
     for (int e = 0; e < MOST; e++)
         for (int i = 0; i < COUNT; i++)
             worst = fmax(worst, fabs((double)c.phase[e]->voxels[i] - (double)truth[e]->voxels[i]));
@@ -364,7 +366,7 @@ static void test_alignment_breaks_nothing(void)
             memcpy(before[e]->voxels, c.phase[e]->voxels, COUNT * sizeof(float));
         }
         warnings = 0;
-        CHECK_OK(ctx, qnet__chain_align(&c, MOST));
+        CHECK_OK(ctx, qnet__chain_align(&c, MOST, 0));
         CHECK(cubic ? warnings > 0 && strstr(logged, "no line over echo times") != NULL : warnings == 0);
         for (int e = 0; e < MOST; e++) {
             double moved[2] = {NAN, NAN};
@@ -730,7 +732,7 @@ static void test_echoes(void)
     for (int run = 0; run < 3; run++) { /* the true mask, BET's, consensus mode */
         qnet_maps *maps = NULL;
         warnings = 0;
-        c.mode = run == 2 ? QNET_MAPS_CONSENSUS : QNET_MAPS_PAPER;
+        if (run == 2) qnet_maps_config_consensus(&c);
         CHECK_OK(ctx, qnet_maps_from_echoes(ctx, &c, &echoes, NULL, run == 1 ? NULL : mask, &maps));
         if (!maps) break;
         CHECK(warnings == 0);
@@ -748,15 +750,17 @@ static void test_echoes(void)
     }
     CHECK(correlation[0] >= .77 && nrmse[0] <= 63);
     CHECK(correlation[1] >= correlation[0] - .02 && nrmse[1] <= nrmse[0] + 2);
-    CHECK(correlation[2] >= .72 && nrmse[2] <= 70);
+    CHECK(correlation[2] >= .80 && nrmse[2] <= 60); /* wanted: .75 */
     qnet_volume_destroy(truth), qnet_volume_destroy(mask), qnet_volume_destroy(true_rate), qnet_volume_destroy(labels);
     free_echoes(echo, 6);
 }
 
 /* A slab turned by 17 degrees, GE's sign, two flip angles. Its simulated field has a pattern of the highest frequency
-   along y, which no step is there to remove: of the true field, SHARP and the division make a map with correlation .33
-   and NRMSE 201 %. So the chain is compared with that map. The gain of the second scan is another one, too, by a
-   factor that white matter tells. */
+   along y, which no step of the paper's mode is there to remove: of the true field, SHARP and the division make a map
+   with correlation .33 and NRMSE 201 %, and the paper's mode in NumPy (bench/maps_peers.py truth) one of .328 and 199 %
+   of the phases, or .313 and 209 % with the mean of the dipole kernel at the highest frequency, as here. So that mode is
+   compared with the map of the true field, and the consensus mode with the truth: wanted is .75. The gain of the second
+   scan is another one, too, by a factor that white matter tells. */
 static void test_oblique_ge(void)
 {
     static const char folder[] = "../shared/data/echoes_oblique_ge";
@@ -803,6 +807,16 @@ static void test_oblique_ge(void)
     CHECK(qsm[6] > qsm[4] && qsm[6] > qsm[5] && qsm[4] > qsm[7] && qsm[5] > qsm[7] && qsm[7] > qsm[1]);
     qnet_maps_destroy(maps);
     maps = NULL;
+    qnet_maps_config_consensus(&c);
+    CHECK_OK(ctx, qnet_maps_from_echoes(ctx, &c, &first, NULL, mask, &maps));
+    compare(maps->qsm, truth, maps->qsm_mask, &correlation, &nrmse);
+    printf("    oblique, GE, consensus mode: correlation %.3f, NRMSE %.1f %% with the truth\n", correlation, nrmse);
+    CHECK(correlation >= .75 && nrmse <= 70 && warnings == 0);
+    regions(maps->qsm, labels, maps->qsm_mask, qsm);
+    CHECK(qsm[6] > qsm[4] && qsm[6] > qsm[5] && qsm[4] > qsm[7] && qsm[5] > qsm[7] && qsm[7] > qsm[1]);
+    qnet_maps_destroy(maps);
+    maps = NULL;
+    qnet_maps_config_init(&c);
     first.phase_sign = 1;
     CHECK_OK(ctx, qnet_maps_from_echoes(ctx, &c, &first, NULL, mask, &maps));
     CHECK(warnings == 1);

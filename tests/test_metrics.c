@@ -303,7 +303,7 @@ static void test_rank(void)
             }
             CHECK(wrong == 0);
         }
-        qnet__free(ctx, e.block, e.bytes);
+        qnet__free(ctx, e.ranked, e.bytes);
         free(key);
         free(seen);
     }
@@ -354,7 +354,7 @@ static void test_components(void)
         CHECK(qnet__components(&e, l, score, n, m, fast) == auc);
         CHECK(memcmp(fast, ref, n * sizeof *fast) == 0);
         CHECK(qnet__components(&e, l, score, n, m, NULL) == auc);
-        qnet__free(ctx, e.block, e.bytes);
+        qnet__free(ctx, e.ranked, e.bytes);
     }
 }
 

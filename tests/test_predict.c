@@ -47,6 +47,70 @@ static void test_logit(void)
     CHECK_NEAR(qnet__logit(0), -qnet__logit(1), 1e-9);
 }
 
+/* Two scans of each subject, `hh` of HH: the calibration is that of the subjects, by the means of their logits. */
+static void summary(qnet_context *ctx, int hh, qnet_predictor *p, double fit[2])
+{
+    enum { subjects = 24, n = 2 * subjects, size = n * (3 + QNET_MEASURES) };
+    static float pixels[3] = {0.1f, 20, 1}, voxels[1];
+    static qnet_scan scans[n];
+    static double study[size], x[n], mean[subjects];
+    static int label[n], first[n], of_subject[subjects];
+    struct qnet__predictor_state *s = (struct qnet__predictor_state *)calloc(1, sizeof *s);
+    qnet_experiment e;
+    qnet_cohort cohort;
+    qnet__job job;
+    qnet__study q;
+    memset(&e, 0, sizeof e);
+    memset(&cohort, 0, sizeof cohort);
+    memset(&job, 0, sizeof job);
+    memset(&q, 0, sizeof q);
+    e.ctx = ctx;
+    cohort.scans = scans;
+    cohort.scans_count = n;
+    cohort.height = cohort.width = 1;
+    job.e = &e;
+    job.cohort = &cohort;
+    job.label = label;
+    job.subject = first;
+    q.s = s;
+    q.x = x;
+    s->p.scans = n;
+    s->voxels = voxels;
+    for (int i = 0; i < 4; i++) s->study[i] = study + i * n;
+    s->p.distance = s->study[QNET__DISTANCE];
+    s->p.probability = s->study[QNET__PROBABILITY];
+    for (int k = 0; k < n; k++) { /* the second scans come behind all first ones */
+        const int i = first[k] = k % subjects;
+        memset(&scans[k], 0, sizeof scans[k]);
+        sprintf(scans[k].subject, "sub-%02d", i);
+        scans[k].label = of_subject[i] = i < hh ? QNET_HH : QNET_HC;
+        scans[k].slices = 1;
+        scans[k].pixels = pixels;
+        s->study[QNET__PROBABILITY][k] = 0.5 + 0.3 * sin(1.7 * i) + (i < hh ? 0.1 : -0.1) + (k < subjects ? 0.05 : -0.05);
+        s->study[QNET__DISTANCE][k] = k + 1; /* quartiles 12.75 and 36.25 */
+        mean[i] = k < subjects ? qnet__logit(s->study[QNET__PROBABILITY][k])
+                               : (mean[i] + qnet__logit(s->study[QNET__PROBABILITY][k])) / 2;
+    }
+    CHECK_OK(ctx, qnet__study_summary(&job, &q));
+    CHECK_OK(ctx, qnet_logistic_fit(ctx, of_subject, mean, subjects, 1, 1, fit, NULL));
+    *p = s->p;
+    free(s);
+}
+
+static void test_calibration(void)
+{
+    qnet_context *ctx;
+    qnet_predictor p;
+    double fit[2];
+    CHECK(qnet_context_create(NULL, &ctx) == QNET_OK);
+    summary(ctx, 12, &p, fit);
+    CHECK(p.calibrated && p.intercept == fit[0] && p.slope == fit[1] && p.slope > 0);
+    CHECK_NEAR(p.limit, 36.25 + 3 * 23.5, 1e-9);
+    summary(ctx, 9, &p, fit); /* 18 scans, but 9 subjects */
+    CHECK(!p.calibrated && p.intercept == 0 && p.slope == 1 && fit[1] > 0);
+    qnet_context_destroy(ctx);
+}
+
 static void input_config(qnet_input_config *config)
 {
     qnet_input_config_init(config, QNET_INPUT_CROP);
@@ -235,6 +299,7 @@ int main(void)
 {
     RUN(test_distance);
     RUN(test_logit);
+    RUN(test_calibration);
     RUN(test_pair);
     RUN(test_memory);
     return test_end();

@@ -1,4 +1,4 @@
-/* crossval's report and the library's predictions.csv: an experiment made up from a random generator,
+/* crossval's report and its predictions.csv: an experiment made up from a random generator,
    written in every form and read again.
    With a folder as argument, writes report.html and the others there, to be looked at. */
 #define QNET_IMPLEMENTATION
@@ -765,7 +765,7 @@ static void test_csv(void)
     char first[200];
     memset(&b, 0, sizeof b);
     e->level[0][QNET_LEVEL_IMAGE].items[0].probability[0] = 0.1;
-    CHECK_OK(ctx, qnet_experiment_csv(e, &b));
+    CHECK_OK(ctx, report_csv(e, &b));
     line = (const char *)b.bytes;
     CHECK_CONTAINS(line, "level,input,repeat,fold,subject,scan,slice,z,label,p_resnet,p_resnetswa,p_qnet,");
     sprintf(first, "\nimage,crop,1,1,\"a<b>\"\"x\"\", \x01'&\",0,0,30,1,0.1,");
@@ -989,7 +989,7 @@ static void test_sparse(void)
     e->config.use_input[0] = 0; /* nothing at all */
     CHECK_OK(ctx, page(e, &b));
     CHECK_OK(ctx, report_tables(e, &b));
-    CHECK_OK(ctx, qnet_experiment_csv(e, &b));
+    CHECK_OK(ctx, report_csv(e, &b));
     qnet_buffer_free(ctx, &b);
     CHECK_OK(ctx, report_json(e, &b));
     CHECK(is_json(&b));
@@ -1001,11 +1001,9 @@ typedef qnet_status (*text_function)(const qnet_experiment *, qnet_buffer *);
 
 static void test_bad_input(void)
 {
-    const text_function texts[5] = { report_tables, report_json, qnet_experiment_csv,
+    const text_function texts[5] = { report_tables, report_json, report_csv,
                                 report_manifest, page };
     recipe *r = made_up(12, 3, 1, 1, 8);
-    CHECK(qnet_experiment_csv(NULL, NULL) == QNET_ERROR_ARGUMENT);
-    CHECK_FAILS(ctx, qnet_experiment_csv(&r->e, NULL), QNET_ERROR_ARGUMENT, "expected e && csv");
     for (int k = 0; k < 5; k++) {
         qnet_status status = QNET_ERROR_MEMORY;
         long fail_at = 0;
@@ -1043,7 +1041,7 @@ static void test_bad_input(void)
 static void test_locale(void)
 {
     static const char *const names[4] = { "de_DE.UTF-8", "fr_FR.UTF-8", "de_DE", "fr_FR" };
-    const text_function texts[5] = { report_tables, report_json, qnet_experiment_csv,
+    const text_function texts[5] = { report_tables, report_json, report_csv,
                                 report_manifest, page };
     recipe *r = made_up(12, 3, 1, 1, 8);
     for (int k = 0; k < 5; k++) {
@@ -1065,22 +1063,17 @@ static void test_locale(void)
 #ifndef QNET_NO_STDIO
 static int write_all(const char *folder)
 {
-    static const char *const names[2] = { "tables.txt", "predictions.csv" };
-    const text_function texts[2] = { report_tables, qnet_experiment_csv };
     recipe *r = made_up(99, 24, 1, 1, 224);
+    qnet_buffer b;
+    char path[1000];
     int bad;
     give_options(r, 10000, 0);
     strcpy(r->e.participants[0].subject, "sub-01");
-    bad = report_write(&r->drawn, &r->e, folder) != QNET_OK;
-    for (int k = 0; k < 2; k++) {
-        qnet_buffer b;
-        char path[1000];
-        memset(&b, 0, sizeof b);
-        snprintf(path, sizeof path, "%s/%s", folder, names[k]);
-        bad |= texts[k](&r->e, &b) != QNET_OK;
-        bad |= qnet_file_replace(ctx, path, b.bytes, b.size) != QNET_OK;
-        qnet_buffer_free(ctx, &b);
-    }
+    memset(&b, 0, sizeof b);
+    snprintf(path, sizeof path, "%s/tables.txt", folder);
+    bad = report_write(&r->drawn, &r->e, folder) != QNET_OK || report_tables(&r->e, &b) != QNET_OK;
+    bad |= qnet_file_replace(ctx, path, b.bytes, b.size) != QNET_OK;
+    qnet_buffer_free(ctx, &b);
     destroy(r);
     return bad;
 }

@@ -9,7 +9,7 @@
 
 typedef struct {
     int count, folds;
-    double lead, assessed[6 + 12], baseline[4];
+    double lead, assessed[8 + 12], baseline[4];
 } subject_set;
 
 #include "golden/subjects.h"
@@ -88,10 +88,11 @@ static void test_subjects(void)
         int in_bins = 0, hh = 0;
         CHECK_OK(ctx, calibrate(ctx, label, probability, n, work, &c));
         CHECK_NEAR(c.brier, s->assessed[0], 1e-14);
-        CHECK_NEAR(c.intercept, s->assessed[1], 1e-9);
+        CHECK_NEAR(c.line, s->assessed[1], 1e-9);
         CHECK_NEAR(c.slope, s->assessed[2], 1e-9);
-        CHECK_NEAR(c.intercept_error, s->assessed[3], 1e-9);
         CHECK_NEAR(c.slope_error, s->assessed[4], 1e-9);
+        CHECK_NEAR(c.intercept, s->assessed[6], 1e-12);
+        CHECK_NEAR(c.intercept_error, s->assessed[7], 1e-12);
         for (int bin = 0; bin < c.bins; bin++) {
             in_bins += c.bin_count[bin];
             hh += c.bin_hh[bin];
@@ -102,7 +103,7 @@ static void test_subjects(void)
         CHECK(in_bins == (int)n && hh == (int)(share * (double)n + 0.5));
         for (size_t t = 0; t < 2 * COUNT(net_thresholds); t++)
             CHECK_NEAR(net_benefit(label, probability, n, t < COUNT(net_thresholds) ? share : 0.1,
-                                   net_thresholds[t % COUNT(net_thresholds)]), s->assessed[6 + t], 1e-13);
+                                   net_thresholds[t % COUNT(net_thresholds)]), s->assessed[8 + t], 1e-13);
         CHECK_OK(ctx, baseline_predict(ctx, label, fold, n, x, 3, order, work, predicted));
         for (size_t i = 0; i < n; i++) {
             sum += predicted[i] * formula(950, (uint32_t)i);
@@ -123,15 +124,18 @@ static void test_subjects(void)
 static void test_limits(void)
 {
     static const double same[6] = {0.5, 0.5, 0.5, 0.5, 0.5, 0.5}, sure[6] = {0, 1, 0, 1, 0, 1};
-    static const int y[6] = {0, 1, 0, 1, 0, 1}, apart[6] = {0, 1, 0, 1, 0, 1}, one[6] = {0, 0, 0, 0, 0, 0};
+    static const int y[6] = {0, 1, 0, 1, 0, 1}, apart[6] = {0, 1, 0, 1, 0, 1}, one[6] = {0, 0, 0, 0, 0, 0}, most[6] = {1, 1, 1, 1, 0, 1};
     const double *score[2] = {same, sure};
     double p[2], nothing[12];
     calibration c;
     CHECK_OK(ctx, calibrate(ctx, y, sure, 6, work, &c)); /* separated: no slope */
-    CHECK(c.brier == 0 && c.slope != c.slope && c.intercept_error != c.intercept_error);
+    CHECK(c.brier == 0 && c.slope != c.slope && c.slope_error != c.slope_error);
+    CHECK_NEAR(c.intercept, 0, 1e-9); /* as many on either side */
     CHECK_OK(ctx, calibrate(ctx, y, same, 6, work, &c)); /* all alike: no slope, and one bin has all */
     CHECK(c.slope != c.slope && c.bin_count[0] == 6 && c.bin_count[1] == 0);
     CHECK_NEAR(c.brier, 0.25, 1e-15);
+    CHECK_OK(ctx, calibrate(ctx, most, sure, 6, work, &c)); /* far off: 1 - 1e-6 for half of them, all but one ill */
+    CHECK_NEAR(c.intercept, log(2 / PROBABILITY_EDGE), 1e-4); /* two of the three at the low end */
     permutation_test(y, score, 2, 6, 500, 1, order, rank, p);
     CHECK(p[0] == 1); /* ties with every permutation */
     CHECK_NEAR(p[1], 0.05, 0.05); /* 1 in 20 */

@@ -90,7 +90,7 @@ static void forward(qnet_context *ctx, data *d)
     qnet__epilogue sums = make_sums(qnet__stem_chunks(&s));
     qnet_real *pool = normals(6, d->pooled, 0);
     uint8_t *argmax = (uint8_t *)malloc(d->pooled);
-    void *scratch = qnet__default_alloc(NULL, qnet__stem_forward_scratch(ctx, &d->conv), 64);
+    void *scratch = qnet__default_alloc(NULL, qnet__stem_scratch(ctx, &d->conv, 0), 64);
     void *other = qnet__default_alloc(NULL, qnet__conv_scratch(ctx, QNET__CONV_DIRECT, &d->conv), 64);
     double mean[64], var[64], m, v;
     qnet__maxpool p;
@@ -204,45 +204,39 @@ static void backward(qnet_context *ctx, data *d)
 {
     const qnet__stem s = qnet__stem_geometry(&d->conv);
     qnet__epilogue sums = make_sums(qnet__stem_chunks(&s));
-    const size_t bytes = qnet__stem_backward_scratch(ctx, &d->conv);
+    const size_t bytes = qnet__stem_scratch(ctx, &d->conv, 1);
     void *scratch = qnet__default_alloc(NULL, bytes, 64);
-    qnet__arena arena;
-    qnet_real dw[147 * 64], *kept = normals(5, d->pooled, .1);
+    qnet__norm norm;
+    qnet_real rstd[64], dw[147 * 64], *kept = normals(5, d->pooled, .1);
     double sum[64], sum_pre[64], expected[2], *exact, worst = 0;
-    qnet__stem_backward_job job;
     size_t i, c, cut = 0, wrong = 0;
     if (scratch == NULL) exit(2);
     memset(scratch, 255, bytes); /* nothing may be read that was not written: these are NaN */
-    arena.base = (unsigned char *)scratch, arena.at = 0;
-    qnet__stem_backward_plan(ctx, &d->conv, &arena, &job);
-    job.x = d->x, job.argmax = d->argmax, job.w = d->w, job.dw = dw;
-    job.scale = d->scale, job.shift = d->shift, job.slope = d->slope;
+    memset(&norm, 0, sizeof norm);
+    norm.rows = d->out / 64, norm.channels = 64;
+    for (c = 0; c < 64; c++)
+        rstd[c] = c == 5 ? (qnet_real).1 : d->scale[c] / d->gamma[c]; /* gamma 5 is 0 */
+    norm.rstd = rstd, norm.scale = d->scale;
+    norm.mean_g = d->shift, norm.slope_g = d->slope;
+    norm.total[0] = sum, norm.total[1] = sum_pre;
     sums.kind = QNET__EPILOGUE_GRADIENT;
     sums.y = d->dpool, sums.pre = d->pool;
     sums.mean = d->mean, sums.scale = d->scale, sums.beta = d->beta;
-    qnet__stem_backward(ctx, &job, &sums);
-    qnet__epilogue_totals(ctx, &sums, 64, sum, sum_pre);
+    qnet__stem_backward(ctx, &d->conv, d->x, d->argmax, d->w, dw, &norm, &sums, scratch);
     for (c = 0; c < 64; c++) {
-        const double outputs = (double)d->out / 64, scale = (double)d->scale[c];
         for (expected[0] = expected[1] = 0, i = c; i < d->pooled; i += 64) {
-            const qnet_real norm = (d->pool[i] - d->mean[c]) * d->scale[c] + d->beta[c];
-            const double g = norm <= 0 ? 0 : (double)kept[i];
+            const qnet_real y = (d->pool[i] - d->mean[c]) * d->scale[c] + d->beta[c];
+            const double g = y <= 0 ? 0 : (double)kept[i];
             wrong += (double)d->dpool[i] - g != 0; /* masked */
-            cut += norm <= 0;
+            cut += y <= 0;
             expected[0] += g;
             expected[1] += g * ((double)d->pool[i] - (double)d->mean[c]);
         }
         CHECK_NEAR(sum[c], expected[0], (QNET__REAL_IS_DOUBLE ? 1e-12 : 1e-5) * sqrt((double)d->pooled));
         CHECK_NEAR(sum_pre[c], expected[1], (QNET__REAL_IS_DOUBLE ? 1e-10 : 1e-3) * sqrt((double)d->pooled));
-        d->shift[c] = (qnet_real)(sum[c] / outputs); /* as in >>resnet; rstd = scale / gamma */
-        d->slope[c] = (qnet_real)(c == 5 ? .1 : scale / (double)d->gamma[c] * scale / (double)d->gamma[c] *
-                                                    sum_pre[c] / outputs);
     }
     CHECK(wrong == 0);
-    /* what the job keeps lies in it or with the caller */
-    CHECK((const char *)job.mask.prologue >= (const char *)&job && (const char *)job.mask.prologue < (const char *)(&job + 1));
     CHECK(cut > d->pooled / 64 && cut < d->pooled);
-    qnet__parallel(ctx, 147, qnet__stem_weight_task, &job);
     exact = definition(d);
     for (i = 0; i < 147; i++) { /* per tap: that of a tap which meets no padding is small where inputs are far from 0 */
         double error = 0, size = 0;

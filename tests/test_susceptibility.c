@@ -135,6 +135,9 @@ static void test_golden(void)
         c.iterations = 2, c.mean_zero = 1, c.tkd_threshold = .2, c.iteration_threshold = .05;
         c.sharp_radius = 900; /* is not looked at */
         invert(&c, g, "iSWIM, other values", field, v[2]);
+        qnet_susceptibility_config_init(&c);
+        c.roll_off = .6;
+        invert(&c, g, "iSWIM, roll-off", field, v[2]);
         qnet_volume_destroy(field);
         destroy(v, 3);
     }
@@ -537,10 +540,10 @@ static void test_refusals(void)
     inputs(ctx, 0, v);
     qnet_susceptibility_config_init(&good);
     CHECK_FAILS(ctx, qnet_dipole_field(ctx, NULL, &out), QNET_ERROR_ARGUMENT, "NULL");
-    CHECK_FAILS(ctx, qnet_dipole_field(ctx, v[0], NULL), QNET_ERROR_ARGUMENT, "field is NULL");
+    CHECK_FAILS(ctx, qnet_dipole_field(ctx, v[0], NULL), QNET_ERROR_ARGUMENT, "is NULL, expected ctx && field");
     CHECK_FAILS(ctx, qnet_background_remove(ctx, NULL, v[1], v[2], &out, &eroded), QNET_ERROR_ARGUMENT, "config");
     CHECK_FAILS(ctx, qnet_background_remove(ctx, &good, v[1], NULL, &out, &eroded), QNET_ERROR_ARGUMENT, "mask");
-    CHECK_FAILS(ctx, qnet_dipole_invert(ctx, &good, v[1], v[2], NULL), QNET_ERROR_ARGUMENT, "susceptibility is NULL");
+    CHECK_FAILS(ctx, qnet_dipole_invert(ctx, &good, v[1], v[2], NULL), QNET_ERROR_ARGUMENT, "is NULL, expected ctx && config && susceptibility");
 #define CONFIG(field, value, part) \
     do { \
         c = good; \

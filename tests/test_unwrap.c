@@ -278,7 +278,7 @@ static void test_refused(void)
     qnet_volume *untouched = phase, *u = phase;
 #define REFUSED(p, m, status, part) CHECK_FAILS(ctx, qnet_phase_unwrap(ctx, p, m, &u), status, part)
     CHECK(qnet_phase_unwrap(NULL, phase, mask, &u) == QNET_ERROR_ARGUMENT);
-    CHECK_FAILS(ctx, qnet_phase_unwrap(ctx, phase, mask, NULL), QNET_ERROR_ARGUMENT, "unwrapped is NULL");
+    CHECK_FAILS(ctx, qnet_phase_unwrap(ctx, phase, mask, NULL), QNET_ERROR_ARGUMENT, "expected ctx && unwrapped");
     REFUSED(NULL, mask, QNET_ERROR_ARGUMENT, "qnet_phase_unwrap: phase: the volume is missing");
     REFUSED(phase, NULL, QNET_ERROR_ARGUMENT, "qnet_phase_unwrap: mask: the volume is missing");
     REFUSED(phase, other, QNET_ERROR_SHAPE, "qnet_phase_unwrap: mask: grid of 6x5x3, expected 6x5x4");

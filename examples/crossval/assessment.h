@@ -11,6 +11,7 @@ static void put_assessment_css(writer *w)
     put(w, ".miss{background:var(--warn);box-shadow:inset 0 -2px var(--warnline)}tr.missed>:first-child{"
            "box-shadow:inset 4px 0 var(--warnline)}svg .ring{fill:none;stroke:var(--ink);stroke-width:1.5}"
            "svg .l.watched{stroke-dasharray:5 4;stroke-width:2.5}.matrices{display:flex;flex-wrap:wrap;gap:.6rem 2rem}.confusion th,.confusion td{text-align:center}"
+           "@media(max-width:30rem){.confusion th{white-space:normal}}"
            ".open{columns:2;column-gap:2rem;padding-left:1.2rem}.facts td:last-child{white-space:normal}"
            ".facts td.wrap{min-width:24rem}@media(max-width:48rem){.open{columns:1}"
            ".facts td.wrap{min-width:16rem}}@media print{.tight{font-size:7.5pt}.tight th,.tight td{"
@@ -375,7 +376,7 @@ static void svg_calibration(writer *w, const qnet_experiment *e, const assessmen
         put(w, "<path class=\"l solid c2\" d=\"");
         for (int i = 1; i < 100; i++)
             print(w, "%s%.1f,%.1f", i == 1 ? "M" : "L", plot_x(&p, i / 100.0),
-                  plot_y(&p, 1 / (1 + exp(-c->intercept - c->slope * logit_of(i / 100.0)))));
+                  plot_y(&p, 1 / (1 + exp(-c->line - c->slope * logit_of(i / 100.0)))));
         put(w, "\"/>\n");
     }
     for (int bin = 0; bin < c->bins; bin++) {
@@ -442,7 +443,8 @@ static void figure_worth(writer *w, const qnet_experiment *e, const assessments 
         if (i == 0) {
             print(w, "Left: of subjects with similar probabilities, what share is %s, with Wilson's 95&nbsp;%% "
                      "intervals; on the dashed diagonal the probabilities mean what they say. The line is logit P = "
-                     "intercept + slope logit(probability): 0 and 1 when calibrated, a slope below 1 when too sure. "
+                     "a + slope logit(probability), a slope below 1 when they are too sure; the intercept is that of a "
+                     "slope of 1 (calibration in the large), above 0 when they are too low (Van Calster et al. 2019). "
                      "Right: net benefit at a prevalence of %s&nbsp;%%, true positives less false ones weighed by the "
                      "threshold's odds, of all (Vickers &amp; Elkin 2006); dashed: treat all; the line at 0: treat "
                      "nobody. A model helps where it is above both.<br>",
@@ -450,9 +452,9 @@ static void figure_worth(writer *w, const qnet_experiment *e, const assessments 
         }
         print(w, "Brier score %.3f, where always saying the cohort's share of %.3f would have %.3f; mean probability "
                  "%.3f", c->brier, a->share, a->share * (1 - a->share), c->mean);
+        if (is_testable(e)) print(w, "; intercept %.2f, standard error %.2f", c->intercept, c->intercept_error);
         if (is_testable(e) && isfinite(c->slope)) {
-            print(w, "; intercept %.2f and slope %.2f, standard errors %.2f and %.2f.", c->intercept, c->slope,
-                  c->intercept_error, c->slope_error);
+            print(w, "; slope %.2f, standard error %.2f.", c->slope, c->slope_error);
         } else {
             put(w, "; no slope: there are too few subjects, or the probabilities separate the groups.");
         }
@@ -521,9 +523,10 @@ static void json_assessed_model(writer *w, const qnet_experiment *e, const asses
                 m->auc, m->auc_ci.low, m->auc_ci.high, m->auc_within, m->metrics.count.tp, m->metrics.count.fn,
                 m->metrics.count.tn, m->metrics.count.fp, m->metrics.accuracy, m->metrics.accuracy_ci.low,
                 m->metrics.accuracy_ci.high, m->permutation_p, c->brier, c->mean);
-    put_members(w, "calibration_intercept %g; calibration_slope %g; calibration_errors [%g, %g]",
+    put_members(w, "calibration_intercept %g; calibration_slope %g; calibration_errors [%g, %g]; calibration_line %g",
                 tested ? c->intercept : (double)NAN, tested ? c->slope : (double)NAN,
-                tested ? c->intercept_error : (double)NAN, tested ? c->slope_error : (double)NAN);
+                tested ? c->intercept_error : (double)NAN, tested ? c->slope_error : (double)NAN,
+                tested ? c->line : (double)NAN);
     open_object(w, "predictive", "[");
     for (int k = 0; k < count; k++) {
         const predictive v = predictive_values(m->metrics.count, at[k]);

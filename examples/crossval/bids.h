@@ -12,6 +12,7 @@
        cohort/participants.tsv            participant_id  group (HH or HC)  age  sex; others are not
                                           read. Without a group (n/a): left out
        cohort/dataset_description.json    Name, DatasetType, Keywords: for the report
+       cohort/sub-01/sub-01_sessions.tsv  session_id  age; optional
        cohort/sub-01/anat/sub-01_T1w.nii.gz
        cohort/derivatives/TOOL/sub-01/anat/sub-01_Chimap.nii.gz      QSM, ppm
                                            sub-01_R2starmap.nii.gz   1/s
@@ -40,6 +41,7 @@ typedef struct bids_scan {
     qnet_label label;
     double age;
     qnet_sex sex;
+    int bad; /* 1: a problem was told with its line of participants.tsv; the group is not known */
 } bids_scan;
 
 typedef struct bids_file {
@@ -63,6 +65,7 @@ typedef struct bids {
     const char *exclude;     /* participants to leave out, "sub-03,07" */
     int no_r2star, no_t1w;   /* 1: a scan may lack it, as its channel is not used */
     int any_values;          /* 1: other units are warned of, not refused */
+    int any_groups;          /* 1: problem is told of groups, and goes on even where there are no right ones */
     qnet_log log;            /* of warnings */
     /* Is told each problem with a line of a table (scan -1) or with the files of a scan, by its place in
        the list; NULL: the first one ends the search. */
@@ -416,9 +419,11 @@ static qnet_status bids_participant(bids *b, const char *path, const table *t,
     if (!bids_sex(field[BIDS_SEX], &scan->sex))
         bids_field(b, path, t, BIDS_SEX, field[BIDS_SEX], "M, F, O or n/a");
     for (int i = 0; i < b->count; i++)
-        if (strcmp(b->list[i].subject, scan->subject) == 0)
+        if (strcmp(b->list[i].subject, scan->subject) == 0) {
+            b->list[i].bad = 1;
             return bids_fail(b, QNET_ERROR_DATA, "%s: line %lu, participant_id: %s is there twice",
                              path, (unsigned long)t->line, scan->subject);
+        }
     return QNET_OK;
 }
 
@@ -476,8 +481,8 @@ static qnet_status bids_rows(bids *b, const char *path, table *t)
     int count[4] = {0, 0, 0, 0}; /* of HC, HH, n/a, others */
     int row = table_next(t), known[BIDS_COLUMNS] = {0, 0, 0, 0}, unknown = 0, k;
     char shown[64], others[400] = "", wrong[1600] = "";
-    if (row == 0) return bids_fail(b, QNET_ERROR_FORMAT, "%s: is empty", path);
-    for (c = 0; row > 0 && c < t->columns; c++)
+    if (row <= 0) return bids_fail(b, QNET_ERROR_FORMAT, "%s: %s", path, row ? t->error : "is empty");
+    for (c = 0; c < t->columns; c++)
         for (k = 0; k < BIDS_COLUMNS; k++)
             if (bids_same(t->field[c], bids_column(b, k))) {
                 if (known[k]++)
@@ -485,33 +490,40 @@ static qnet_status bids_rows(bids *b, const char *path, table *t)
                                      (unsigned long)t->line, bids_column(b, k));
                 column[k] = c;
             }
-    for (k = BIDS_ID; row > 0 && k <= BIDS_GROUP; k++)
+    for (k = BIDS_ID; k <= BIDS_GROUP; k++)
         if (!known[k]) {
             table_show(t->bytes + t->start, t->length, 60, shown);
-            return bids_fail(b, QNET_ERROR_FORMAT, "%s: line %lu: expected column names, %s among "
-                             "them, found \"%s\"%s", path, (unsigned long)t->line, bids_column(b, k),
-                             shown, k == BIDS_GROUP ? "; set group_column to the one of the groups" : "");
+            bids_fail(b, QNET_ERROR_FORMAT, "%s: line %lu: expected column names, %s among them, found \"%s\"%s",
+                      path, (unsigned long)t->line, bids_column(b, k), shown,
+                      k == BIDS_GROUP ? "; set group_column to the one of the groups" : "");
+            if (k == BIDS_ID || !b->any_groups) return QNET_ERROR_FORMAT;
+            BIDS_TRY(bids_problem(b, -1, QNET_ERROR_FORMAT));
         }
-    while (row > 0 && (row = table_next(t)) > 0) {
+    while ((row = table_next(t)) != 0) {
         const char *field[BIDS_COLUMNS];
+        if (row < 0) { /* the line alone */
+            bids_fail(b, QNET_ERROR_FORMAT, "%s: %s", path, t->error);
+            BIDS_TRY(bids_problem(b, -1, QNET_ERROR_FORMAT));
+            continue;
+        }
         for (c = 0; c < t->columns && !t->field[c][0];) c++;
         if (c == t->columns) continue; /* nothing but tabs */
         for (k = 0; k < BIDS_COLUMNS; k++) field[k] = known[k] ? t->field[column[k]] : "";
         char subject[80];
         const char *id = field[BIDS_ID];
         snprintf(subject, sizeof subject, "%s%.64s", strncmp(id, "sub-", 4) ? "sub-" : "", id);
-        const int excluded = bids_is_named(b->exclude, subject);
-        if (excluded || !bids_is_group(b, field[BIDS_GROUP])) {
-            const int absent = bids_absent(field[BIDS_GROUP]);
+        const int excluded = bids_is_named(b->exclude, subject), absent = bids_absent(field[BIDS_GROUP]);
+        const int is_group = bids_is_group(b, field[BIDS_GROUP]);
+        const int is_wrong = !known[BIDS_GROUP] || (!is_group && !absent && !b->positive);
+        if (is_wrong && known[BIDS_GROUP] && !excluded && unknown++ == 0) { /* told once, with their number */
+            (void)bids_field(b, path, t, BIDS_GROUP, field[BIDS_GROUP],
+                             "HH or HC (set positive and negative to name other groups)");
+            if (b->problem == NULL) return QNET_ERROR_DATA;
+            strcpy(wrong, b->error);
+        }
+        if (excluded || (!is_group && !is_wrong)) {
             table_show(field[BIDS_GROUP], strlen(field[BIDS_GROUP]), 60, shown);
-            if (!excluded && !absent && !b->positive && !b->negative) {
-                if (unknown++ == 0) { /* told once, with their number */
-                    (void)bids_field(b, path, t, BIDS_GROUP, field[BIDS_GROUP],
-                                     "HH or HC (set positive and negative to name other groups)");
-                    if (b->problem == NULL) return QNET_ERROR_DATA;
-                    strcpy(wrong, b->error);
-                }
-            } else if (!excluded) {
+            if (!excluded) {
                 count[absent ? 2 : 3]++;
                 if (!absent) bids_name(others, sizeof others, shown);
             }
@@ -525,13 +537,13 @@ static qnet_status bids_rows(bids *b, const char *path, table *t)
             return bids_fail(b, QNET_ERROR_LIMIT, "%s: more than %d participants", path, BIDS_SCANS);
         BIDS_TRY(bids_grow(b));
         const qnet_status status = bids_participant(b, path, t, field, &b->list[b->count]);
+        b->list[b->count].bad = is_wrong;
         if (status != QNET_OK) BIDS_TRY(bids_problem(b, -1, status));
         else count[b->list[b->count++].label == QNET_HH]++;
     }
-    if (row < 0) return bids_fail(b, QNET_ERROR_FORMAT, "%s: %s", path, t->error);
     if (unknown > 0) {
         bids_fail(b, QNET_ERROR_DATA, unknown > 1 ? "%.1500s; so in %d lines" : "%.1500s", wrong, unknown);
-        if (b->count == 0) return QNET_ERROR_DATA;
+        if (b->count == unknown && !b->any_groups) return QNET_ERROR_DATA; /* the options, rather than a line */
         BIDS_TRY(bids_problem(b, -1, QNET_ERROR_DATA));
     }
     BIDS_TRY(bids_check_exclude(b, path));
@@ -908,21 +920,25 @@ static qnet_status bids_pick(bids *b, const char *subject, const char *session, 
     return QNET_OK;
 }
 
-/* Refuses (see any_values) a map beside which a sidecar, <map>.json, gives "Units" that are not those
-   of this program. A sidecar that can't be read says nothing. */
+/* The text of the sidecar of a map, <map>.json, and its name; empty: there is none that can be read. */
+static void bids_sidecar(bids *b, const char *path, char name[BIDS_PATH + 8], qnet_buffer *text)
+{
+    snprintf(name, BIDS_PATH + 8, "%.*s.json", (int)bids_stem(path), path);
+    (void)bids_text(b, name, text);
+    b->error[0] = '\0';
+}
+
+/* Refuses (see any_values) a map whose sidecar gives "Units" that are not those of this program. */
 static qnet_status bids_check_units(bids *b, int map, const char *path)
 {
     static const char *const right[2][3] = {{"ppm", "ppm", "ppm"}, {"1/s", "s^-1", "Hz"}};
     char name[BIDS_PATH + 8], unit[24] = "";
-    const char *end = strrchr(path, '.');
     qnet_buffer text;
     int known = 0;
     if (map > 1) return QNET_OK;
-    snprintf(name, sizeof name, "%.*s.json", (int)(end - path) - (strcmp(end, ".gz") ? 0 : 4), path);
-    if (bids_text(b, name, &text) == QNET_OK && text.size > 0)
-        json_member((const char *)text.bytes, "Units", unit, sizeof unit);
+    bids_sidecar(b, path, name, &text);
+    if (text.size > 0) json_member((const char *)text.bytes, "Units", unit, sizeof unit);
     qnet_buffer_free(b->ctx, &text);
-    b->error[0] = '\0';
     for (int k = 0; k < 3; k++) known |= strcmp(unit, right[map][k]) == 0;
     if (known || !unit[0]) return QNET_OK;
     bids_fail(b, QNET_ERROR_DATA, "%s: gives \"Units\" as \"%s\", expected %s%s%s", name, unit,
@@ -1219,6 +1235,38 @@ static inline const char *bids_error(const bids *b)
     return b->error[0] ? b->error : qnet_last_error(b->ctx);
 }
 
+/* The age at a scan's session, where sub-01/sub-01_sessions.tsv (session_id, age) tells it. */
+static qnet_status bids_session_age(bids *b, bids_scan *scan)
+{
+    char path[BIDS_PATH], file[150];
+    size_t column[2], c;
+    int row;
+    qnet_buffer text;
+    table t;
+    if (!scan->session[0]) return QNET_OK;
+    snprintf(file, sizeof file, "/%.60s_sessions.tsv", scan->subject);
+    BIDS_TRY(bids_path(b, path, b->folder, "/", scan->subject, file));
+    BIDS_TRY(bids_text(b, path, &text));
+    row = table_open(&t, text.bytes, text.size > 0 ? text.size - 1 : 0);
+    if (row == 1 && (row = table_next(&t)) == 1)
+        for (int k = 0; k < 2; k++) {
+            for (c = 0; c < t.columns && !bids_same(t.field[c], k ? "age" : "session_id"); c++) {}
+            column[k] = c;
+            if (c == t.columns) row = 0; /* it tells something else */
+        }
+    while (row == 1 && (row = table_next(&t)) == 1) {
+        const char *id = t.field[column[0]], *age = t.field[column[1]];
+        double years;
+        if (strcmp(strncmp(id, "ses-", 4) ? id : id + 4, scan->session) != 0 || bids_absent(age)) continue;
+        if (bids_age(age, &years)) scan->age = years;
+        else (void)bids_field(b, path, &t, BIDS_AGE, age, "years (0..150) or n/a");
+    }
+    if (row < 0) bids_warn(b, "%s: %s: ages of sessions are not read", path, t.error);
+    table_close(&t);
+    qnet_buffer_free(b->ctx, &text);
+    return QNET_OK;
+}
+
 /* From the list of participants to that of their scans. */
 static qnet_status bids_scans(bids *b)
 {
@@ -1233,6 +1281,7 @@ static qnet_status bids_scans(bids *b)
         if (status == QNET_OK) bids_check_left_out(b, participants, count);
         for (int i = 0; i < count && status == QNET_OK; i++) status = bids_find_scans(b, &participants[i]);
     }
+    for (int i = 0; i < b->count && status == QNET_OK; i++) status = bids_session_age(b, &b->list[i]);
     free(participants);
     return status;
 }
@@ -1254,6 +1303,7 @@ static qnet_status bids_dataset(bids *b)
         f->r2star = scan->path[1][0] ? scan->path[1] : NULL;
         f->t1w = scan->path[2][0] ? scan->path[2] : NULL;
         f->mask = scan->path[3][0] ? scan->path[3] : NULL;
+        f->session = scan->session[0] ? scan->session : NULL;
     }
     b->dataset.folder = b->folder;
     b->dataset.derivatives = b->tool;

@@ -204,6 +204,7 @@ static int check_begin(check *c)
     c->scan = (check_scan *)calloc(c->found->count > 0 ? (size_t)c->found->count : 1, sizeof *c->scan);
     for (int i = 0; c->scan && i < c->notes; i++)
         if (c->note[i].scan >= 0) c->scan[c->note[i].scan].problems += c->note[i].level == QNET_LOG_ERROR;
+    for (int i = 0; c->scan && i < c->found->count; i++) c->scan[i].problems += c->found->list[i].bad;
     return c->scan != NULL;
 }
 
@@ -387,7 +388,7 @@ static const char *check_why(const check *c, int scan)
 {
     for (int i = 0; i < c->notes; i++)
         if (c->note[i].scan == scan && c->note[i].level == QNET_LOG_ERROR) return c->note[i].text;
-    return "";
+    return "its line in participants.tsv";
 }
 
 /* Scan i into its cohort and, at the first reading, for the trial into that of the other input, whose
@@ -437,6 +438,7 @@ static qnet_status check_read(void *user, const qnet_input_config *config, qnet_
     qnet_cohort *cohort = NULL;
     qnet_status status;
     char names[400] = "", text[500];
+    const int before = c->skip_bad ? c->problems : 0;
     int bad = 0;
     memset(&c->inner, 0, sizeof c->inner);
     if (config->viewer) c->inner = *config->viewer;
@@ -464,7 +466,7 @@ static qnet_status check_read(void *user, const qnet_input_config *config, qnet_
         if (c->showing) check_compare_scans(c);
         status = check_folds(c);
     }
-    if (status == QNET_OK && c->problems > 0 && (!c->skip_bad || c->begun)) status = QNET_ERROR_DATA;
+    if (status == QNET_OK && c->problems > before && (!c->skip_bad || c->begun)) status = QNET_ERROR_DATA;
     if (status == QNET_OK && cohort->scans_count == 0) status = QNET_ERROR_DATA;
     if (cohort && cohort->scans_count > 0 && (status == QNET_OK || c->showing)) {
         const qnet_status compared = qnet_cohort_outliers(cohort);

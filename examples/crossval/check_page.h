@@ -259,7 +259,7 @@ static const char *state_text(const check_scan *s, char text[48])
 static void person_text(const check *c, const bids_scan *who, char text[96])
 {
     const bids *b = c->found;
-    const char *group = who->label == QNET_HH ? b->positive ? b->positive : "HH"
+    const char *group = who->bad ? "?" : who->label == QNET_HH ? b->positive ? b->positive : "HH"
                         : b->negative ? b->negative : "HC";
     char age[16] = "-";
     if (who->age == who->age) snprintf(age, sizeof age, "%.0f", who->age);

@@ -7,7 +7,7 @@
    it again with --resume and it goes on with the same bits. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
-#include "examples/crossval/bids.h"
+#include "examples/maps/settings.h"
 #define PTH_IMPLEMENTATION
 #include "weights_tools/pth.h"
 #define PROGRAM "crossval"
@@ -105,10 +105,13 @@ typedef struct options {
     qnet_experiment_config config;
 } options;
 
-static int has_control(const char *text)
+/* 1: text can stand in HTML, JSON, tables and sentences as it is. */
+static int is_plain_name(const char *text)
 {
-    while (*text && (unsigned char)*text >= 32 && *text != 127) text++;
-    return *text != '\0';
+    char quoted[48], plain[48];
+    if (!*text || strlen(text) > 40 || strpbrk(text, "<>&\"\\|\177")) return 0;
+    snprintf(quoted, sizeof quoted, "\"%s\"", text);
+    return json_string(quoted, plain, sizeof plain) != NULL; /* UTF-8, no control characters */
 }
 
 /* ".02" or "1/50". */
@@ -167,9 +170,8 @@ static int option_with_value(options *o, const char *name, const char *value)
     else if (strcmp(name, "--exclude") == 0)
         o->exclude = value;
     else if (strcmp(name, "--positive") == 0 || strcmp(name, "--negative") == 0) {
-        /* It goes into HTML, JSON and tables as it is. */
-        if (!*value || strlen(value) > 40 || strpbrk(value, "<>&\"\\|") || has_control(value))
-            return fail(name, value, "a name of 1 to 40 bytes without < > & \" | and backslash");
+        if (!is_plain_name(value))
+            return fail(name, value, "a name of 1 to 40 bytes in UTF-8 without < > & \" | and backslash");
         *(name[2] == 'p' ? &o->positive : &o->negative) = value;
     } else if (strcmp(name, "--folds") == 0)
         return whole(name, value, 2, 100000, &c->folds);
@@ -319,9 +321,22 @@ static int parse(int argc, char **argv, options *o)
     return 1;
 }
 
-/* The library's sentences name fields of its configuration; here those are options. */
+static const char *group_names[2]; /* by label, as given; NULL: HC and HH */
+
+/* The group's name for HH or HC, where one begins and ends there as a word of a sentence. */
+static const char *named_group(const char *at, const char *start)
+{
+    const int hh = strncmp(at, "HH", 2) == 0;
+    if ((!hh && strncmp(at, "HC", 2) != 0) || at == start || at[-1] != ' ' || (at[2] && !strchr(" ,.;", at[2])))
+        return NULL;
+    return group_names[hh];
+}
+
+/* The library's sentences name fields of its configuration, and the paper's groups; here those are options, and
+   the groups' own names. */
 static const char *in_options(const char *sentence, char text[2000])
 {
+    const char *const start = sentence;
     static const char *const names[][2] = {
         {"set any_values", "give --any-values"},
         {"set locate", "give --locate"},
@@ -366,8 +381,12 @@ static const char *in_options(const char *sentence, char text[2000])
     while (*sentence && n + 100 < 2000) {
         size_t i = 0;
         while (i < sizeof names / sizeof *names && strncmp(sentence, names[i][0], strlen(names[i][0]))) i++;
-        if (i == sizeof names / sizeof *names) text[n++] = *sentence++;
-        else {
+        if (i == sizeof names / sizeof *names) {
+            const char *group = named_group(sentence, start);
+            if (group) n += (size_t)sprintf(text + n, "%s", group);
+            else text[n++] = *sentence;
+            sentence += group ? 2 : 1;
+        } else {
             n += (size_t)sprintf(text + n, "%s", names[i][1]);
             sentence += strlen(names[i][0]);
         }
@@ -395,6 +414,7 @@ static qnet_status find_scans(check *c, const options *o, const char *exclude)
     found->no_r2star = !crop->use_channel[1];
     found->no_t1w = !crop->use_channel[2];
     found->any_values = crop->any_values;
+    found->any_groups = o->check;
     found->log = qnet_context_hooks(c->ctx)->log;
     if (!o->write_maps || o->check) {
         found->problem = check_problem;
@@ -411,6 +431,32 @@ static qnet_status find_scans(check *c, const options *o, const char *exclude)
         p += strcspn(p, ", \t\r\n");
         if (name[4]) check_leave_out(c, name, "", "--exclude");
     }
+    return status;
+}
+
+/* What the weights files say besides: the groups' names, and how program maps made all Chimaps, if it did, and
+   in the same way. */
+static qnet_status write_record(check *c, qnet_buffer *record)
+{
+    bids *b = c->found;
+    char first[4000] = "", object[4000], other[400], path[BIDS_PATH + 8];
+    qnet_status status = QNET_OK;
+    int same = b->count > 0;
+    for (int hh = 1; hh >= 0 && status == QNET_OK && group_names[hh]; hh--)
+        status = qnet_buffer_printf(c->ctx, record, "%s=%s\n", hh ? "positive" : "negative", group_names[hh]);
+    for (int i = 0; i < b->count && same; i++) {
+        qnet_buffer text;
+        if (!bids_stem(b->list[i].path[0])) continue;
+        bids_sidecar(b, b->list[i].path[0], path, &text);
+        settings_of(&text, object);
+        qnet_buffer_free(c->ctx, &text);
+        if (!first[0]) strcpy(first, object);
+        same = object[0] && !other_setting(first, object, other);
+    }
+    for (char *p = first; *p; p++)
+        if ((unsigned char)*p < 32) *p = ' ';
+    if (status == QNET_OK && same && first[0]) status = qnet_buffer_printf(c->ctx, record, "maps=%s\n", first);
+    if (status == QNET_OK && record->size > 0) b->dataset.record = (const char *)record->bytes;
     return status;
 }
 
@@ -536,7 +582,7 @@ int main(int argc, char **argv)
     const qnet_viewer viewer = {&drawn, pictures_scan, NULL};
     qnet_context *ctx = NULL;
     qnet_experiment *e = NULL;
-    qnet_buffer tables, exclude;
+    qnet_buffer tables, exclude, record;
     qnet_status status;
     char build[160], command[2000];
     const time_t now = time(NULL);
@@ -544,6 +590,7 @@ int main(int argc, char **argv)
     if (ok <= 0) return ok < 0 ? 0 : 2;
     memset(&tables, 0, sizeof tables);
     memset(&exclude, 0, sizeof exclude);
+    memset(&record, 0, sizeof record);
     memset(&drawn, 0, sizeof drawn);
     memset(&found, 0, sizeof found);
     memset(&c, 0, sizeof c);
@@ -575,8 +622,8 @@ int main(int argc, char **argv)
     c.ctx = found.ctx = ctx;
     qnet_describe_build(ctx, build, sizeof build);
     if (!o.quiet) printf("%s\n", build);
-    drawn.group[QNET_HH] = o.positive;
-    drawn.group[QNET_HC] = o.negative;
+    drawn.group[QNET_HH] = group_names[QNET_HH] = o.positive;
+    drawn.group[QNET_HC] = group_names[QNET_HC] = o.negative;
     drawn.permutations = o.permutations;
     drawn.prevalence = o.prevalence;
     command_line(argc, argv, command, sizeof command);
@@ -592,6 +639,7 @@ int main(int argc, char **argv)
     }
     status = read_exclude(ctx, o.exclude, &exclude);
     if (status == QNET_OK) status = find_scans(&c, &o, exclude.size ? (const char *)exclude.bytes : o.exclude);
+    if (status == QNET_OK) status = write_record(&c, &record);
     if (status == QNET_OK && o.check) status = run_check(&c, &o);
     else if (status == QNET_OK && !o.write_maps && !(o.final && !o.collect && is_done(o.out)))
         status = qnet_experiment_run(ctx, &o.config, &found.dataset, o.out, o.weights, o.resume, &e);
@@ -626,6 +674,7 @@ int main(int argc, char **argv)
     bids_free(&found);
     pictures_free(ctx, &drawn);
     qnet_buffer_free(ctx, &exclude);
+    qnet_buffer_free(ctx, &record);
     qnet_context_destroy(ctx);
     return status == QNET_OK ? 0 : status != QNET_STOPPED ? 1 : interrupted == SIGINT ? 130 : 75;
 }

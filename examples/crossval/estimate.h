@@ -203,14 +203,15 @@ static const char *estimate_bytes(double bytes, char text[32])
 /* Two sentences, in two lines. */
 static void estimate_text(const estimate *e, const qnet_experiment_config *c, char text[600])
 {
-    char time[32], step[32], memory[32], disk[32], work[32], part[60] = "";
+    char time[32], step[32], memory[32], disk[32], work[32], part[80] = "", repeats[24] = "";
     const int averaged = c->stage1.epochs - qnet_stage1_swa_start(&c->stage1);
-    if (e->folds < e->all_folds) sprintf(part, ", %lld of them here", e->folds);
+    if (e->folds < e->all_folds) sprintf(part, ", %lld of these %lld here", e->folds, e->all_folds);
+    if (c->repeats > 1) sprintf(repeats, " x %d repeats", c->repeats);
     sprintf(step, e->step < 9.95 ? "%.2g s" : "%.0f s", fmin(e->step, 1e6));
-    snprintf(text, 600, "About %s: %d images of %d scans, %lld folds%s, each of %d + %d epochs of stage 1 (%s a "
+    snprintf(text, 600, "About %s: %d images of %d scans, %d folds%s%s%s, each of %d + %d epochs of stage 1 (%s a "
              "step) and %d of stage 2.\nAbout %s of memory, and %s of disk for the weights that stay; %s while "
-             "it works.", estimate_time(e->seconds, time), e->images, e->scans, e->all_folds, part,
-             c->stage1.epochs, averaged, step, c->stage2.epochs, estimate_bytes(e->memory, memory),
+             "it works.", estimate_time(e->seconds, time), e->images, e->scans, c->folds,
+             c->use_input[0] && c->use_input[1] ? " x 2 inputs" : "", repeats, part, c->stage1.epochs, averaged, step, c->stage2.epochs, estimate_bytes(e->memory, memory),
              estimate_bytes(e->disk, disk), estimate_bytes(e->work_disk, work));
 }
 

@@ -1,8 +1,9 @@
 /* heat.h: heat maps for people, in HTML: the slice in ppm, the map at its true resolution, and the map over
    the slice without the air around the head; and what Q-Net's decision on a whole scan rests on, slice by
-   slice. It needs writer.h and svg.h only, and put_heat_css in the page's style. */
+   slice. It needs writer.h, svg.h and viridis.h only, and put_heat_css in the page's style. */
 #ifndef HEAT_H
 #define HEAT_H
+#include "../viridis.h"
 #include "svg.h"
 
 /* QSM from black to white, the same for all scans, so that greys compare between subjects. */
@@ -118,7 +119,7 @@ static void heat_cells(writer *w, int x, const char *style, const heat_map *h, i
             uint8_t *p = pixels + (size_t)channels * i;
             const double v = (double)value[i], size = fabs(v) < 1 ? fabs(v) : 1;
             if (!h->is_signed) {
-                qnet_viridis(v, p);
+                viridis(v, p);
                 continue;
             }
             memcpy(p, heat_colour[v > 0], 3);
@@ -168,7 +169,7 @@ static inline void put_heat_scales(writer *w, int is_signed, const char *positiv
         uint8_t rgb[3];
         char colour[8];
         if (is_signed) memcpy(rgb, heat_colour[v > 0], 3);
-        else qnet_viridis(i / 16.0, rgb);
+        else viridis(i / 16.0, rgb);
         snprintf(colour, sizeof colour, "#%02x%02x%02x", rgb[0], rgb[1], rgb[2]);
         print(w, "<stop offset=\"%.4f\" stop-color=\"%s\" stop-opacity=\"%.3f\"/>", i / 16.0, colour,
               is_signed ? fabs(v) : 1.0);

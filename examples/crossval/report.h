@@ -7,6 +7,7 @@
 #include "figures.h"
 #include "json.h"
 #include "page.h"
+#include "predictions.h"
 #include "style.h"
 #include "tables.h"
 
@@ -310,15 +311,16 @@ static qnet_status report_tables(const qnet_experiment *e, qnet_buffer *text)
 /* For qnet_experiment_config.publish, whose user is a pictures or NULL. */
 static qnet_status report_write(void *user, const qnet_experiment *e, const char *folder)
 {
-    static const char *const names[3] = { "manifest.json", "report.html", "results.json" };
+    static const char *const names[4] = { "manifest.json", "predictions.csv", "report.html", "results.json" };
     qnet_status status = QNET_OK;
-    for (int i = 0; i < 3 && status == QNET_OK; i++) {
+    for (int i = 0; i < 4 && status == QNET_OK; i++) {
         qnet_buffer text;
         char path[700];
         memset(&text, 0, sizeof text);
         snprintf(path, sizeof path, "%.660s/%s", folder, names[i]);
         status = i == 0   ? report_manifest(e, &text)
-                 : i == 1 ? report_html(e, (const pictures *)user, &text)
+                 : i == 1 ? report_csv(e, &text)
+                 : i == 2 ? report_html(e, (const pictures *)user, &text)
                           : report_json(e, &text);
         if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, text.bytes, text.size);
         qnet_buffer_free(e->ctx, &text);

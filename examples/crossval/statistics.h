@@ -83,9 +83,10 @@ static predictive predictive_values(qnet_confusion c, double prevalence)
 typedef struct calibration {
     double brier;           /* mean of (probability - label)^2 (Brier 1950) */
     double mean;            /* of the probabilities: beside the share of HH, calibration in the large */
-    /* logit P(HH) = intercept + slope logit(probability) (Cox 1958; Van Calster et al. 2019): 0 and 1
-       when calibrated, a slope below 1 when too sure. NaN: no finite fit. */
-    double intercept, slope, intercept_error, slope_error;
+    /* logit P(HH) = intercept + logit(probability), calibration in the large: above 0 where the
+       probabilities are too low; and = line + slope logit(probability) (Cox 1958), a slope below 1 when
+       they are too sure (Van Calster et al. 2019). Calibrated: 0 and 1. NaN: no finite fit. */
+    double intercept, intercept_error, line, slope, slope_error;
     int bins;               /* about equally large, by rising probability */
     double bin_mean[CALIBRATION_BINS];
     int bin_count[CALIBRATION_BINS], bin_hh[CALIBRATION_BINS];
@@ -95,6 +96,29 @@ static double logit_of(double probability)
 {
     const double p = fmin(fmax(probability, PROBABILITY_EDGE), 1 - PROBABILITY_EDGE);
     return log(p / (1 - p));
+}
+
+/* The intercept a of P(HH) = 1 / (1 + exp(-(a + offset[i]))) of highest likelihood, where the labels' sum is
+   that of P, and its standard error: Newton's steps, kept within +-60 by halving what is known to hold a. */
+static void calibrate_intercept(const int *label, const double *offset, size_t count, double *a, double *error)
+{
+    double low = -60, high = 60, information = 0;
+    *a = 0;
+    for (int step = 0; step < 200 && high - low > 1e-13; step++) {
+        double score = 0, next;
+        information = 0;
+        for (size_t i = 0; i < count; i++) {
+            const double p = 1 / (1 + exp(-(*a + offset[i])));
+            score += label[i] - p;
+            information += p * (1 - p);
+        }
+        if (score > 0) low = *a;
+        else high = *a;
+        next = *a + score / information;
+        if (fabs(next - *a) < 1e-14) break;
+        *a = next > low && next < high ? next : (low + high) / 2;
+    }
+    *error = 1 / sqrt(information);
 }
 
 /* work: [count]. Bins: one for each ten subjects, 2 to 10; equal probabilities stay together. */
@@ -123,9 +147,9 @@ static qnet_status calibrate(qnet_context *ctx, const int *label, const double *
     for (int bin = 0; bin < out->bins; bin++)
         if (out->bin_count[bin]) out->bin_mean[bin] /= out->bin_count[bin];
     status = qnet_logistic_fit(ctx, label, work, count, 1, 0, c, error);
-    out->intercept = status == QNET_OK ? c[0] : (double)NAN;
+    calibrate_intercept(label, work, count, &out->intercept, &out->intercept_error);
+    out->line = status == QNET_OK ? c[0] : (double)NAN;
     out->slope = status == QNET_OK ? c[1] : (double)NAN;
-    out->intercept_error = status == QNET_OK ? error[0] : (double)NAN;
     out->slope_error = status == QNET_OK ? error[1] : (double)NAN;
     return status == QNET_ERROR_DATA ? QNET_OK : status;
 }

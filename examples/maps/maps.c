@@ -10,7 +10,8 @@
 #include "qnet.h"
 #define PROGRAM "maps"
 #include "examples/crossval/program.h"
-#include "outputs.h"
+#include "make.h"
+#include "settings.h"
 
 static const char help[] =
     "usage: maps --data BIDS --out DIR [options]\n"
@@ -26,14 +27,18 @@ static const char help[] =
     "                      a file there that is not by maps is refused, never replaced\n"
     "  --subject NAME      this subject alone          --session NAME  this session alone\n"
     "  --run N             where several runs fit; and --acq NAME, --suffix MEGRE or VFA\n"
-    "  --mode KIND         paper: each echo to susceptibility, then their mean; consensus: the echoes\n"
-    "                      to one field first (paper)\n"
+    "  --mode KIND         paper: each echo to susceptibility, then their mean, with the paper's numbers;\n"
+    "                      consensus: the echoes to one field first, with a larger sphere and a roll-off.\n"
+    "                      Choose it for maps of your own, above all of oblique slabs; the paper's for\n"
+    "                      maps to compare with the paper's (paper)\n"
     "  --mask FILE         the brain, on the echoes' grid; {subject} and {session} in it stand for\n"
     "                      names such as sub-01; auto: brain extraction (auto)\n"
     "  --phase-sign SIGN   1: phase grows with the field, as Siemens and Philips have it; -1: it\n"
     "                      falls, as GE has it; auto: by the sidecar's Manufacturer (auto)\n"
     "  --background KIND   sharp or vsharp (sharp)\n"
-    "  --sharp-radius R    of SHARP's sphere, in mm (6)\n"
+    "  --sharp-radius R    of SHARP's sphere, in mm (6; of consensus 9)\n"
+    "  --roll-off X        the part of the frequencies that fades before the inversion, 0 to 1 (0; of\n"
+    "                      consensus .5)\n"
     "  --brain-threshold X of brain extraction, .01 to .99: higher: a smaller brain (.2)\n"
     "  --brain-erode N     voxels taken from its rim, in plane (4)\n"
     "  --threads N         threads (all)               --cpu KIND      auto, scalar, avx2, avx512,\n"
@@ -85,7 +90,8 @@ static int option_with_value(options *o, const char *name, const char *value)
     else if (strcmp(name, "--mode") == 0) {
         if (strcmp(value, "paper") && strcmp(value, "consensus"))
             return fail(name, value, "paper or consensus");
-        c->mode = *value == 'p' ? QNET_MAPS_PAPER : QNET_MAPS_CONSENSUS;
+        if (*value == 'p') qnet_maps_config_init(c);
+        else qnet_maps_config_consensus(c);
     } else if (strcmp(name, "--phase-sign") == 0) {
         if (strcmp(value, "auto") && strcmp(value, "1") && strcmp(value, "-1"))
             return fail(name, value, "auto, 1 or -1");
@@ -95,6 +101,8 @@ static int option_with_value(options *o, const char *name, const char *value)
         c->susceptibility.background = *value == 's' ? QNET_SHARP : QNET_VSHARP;
     } else if (strcmp(name, "--sharp-radius") == 0)
         return decimal(name, value, .1, 100, &c->susceptibility.sharp_radius);
+    else if (strcmp(name, "--roll-off") == 0)
+        return decimal(name, value, 0, 1, &c->susceptibility.roll_off);
     else if (strcmp(name, "--brain-threshold") == 0)
         return decimal(name, value, .01, .99, &c->brain.threshold);
     else if (strcmp(name, "--brain-erode") == 0)
@@ -118,16 +126,17 @@ static int parse(int argc, char **argv, options *o)
     int taken;
     memset(o, 0, sizeof *o);
     qnet_maps_config_init(&o->config);
-    for (int i = 1; i < argc; i += taken) {
-        if (strcmp(argv[i], "-h") == 0) return fputs(help, stdout), -1;
-        taken = read_option(argc, argv, i, help, flags, name, &value);
-        if (taken == 0) return 0;
-        if (strcmp(name, "--help") == 0) return fputs(help, stdout), -1;
-        if (strcmp(name, "--version") == 0) return puts("maps, qnet.h " QNET_VERSION), -1;
-        if (value) {
-            if (!option_with_value(o, name, value)) return 0;
-        } else *(strcmp(name, "--resume") == 0 ? &o->resume : &o->quiet) = 1;
-    }
+    for (int pass = 0; pass < 2; pass++) /* the mode before the numbers that are other than the mode's */
+        for (int i = 1; i < argc; i += taken) {
+            if (strcmp(argv[i], "-h") == 0) return fputs(help, stdout), -1;
+            taken = read_option(argc, argv, i, help, flags, name, &value);
+            if (taken == 0) return 0;
+            if (strcmp(name, "--help") == 0) return fputs(help, stdout), -1;
+            if (strcmp(name, "--version") == 0) return puts("maps, qnet.h " QNET_VERSION), -1;
+            if (value) {
+                if (pass != (strcmp(name, "--mode") == 0) && !option_with_value(o, name, value)) return 0;
+            } else *(strcmp(name, "--resume") == 0 ? &o->resume : &o->quiet) = 1;
+        }
     if (!o->data) return fail("--data", "", "the folder of a BIDS data set");
     if (!o->out) return fail("--out", "", "a folder for the maps, such as BIDS/derivatives/qnet");
     return 1;
@@ -143,7 +152,8 @@ typedef struct job {
     session s;
     int at, count;         /* of the sessions, from 0 */
     char mask[BIDS_PATH], warnings[4000];
-    qnet_volume *magnitude[2][ECHOES_MOST], *phase[2][ECHOES_MOST], *brain, *ganglia, *labels;
+    images loaded;
+    qnet_volume *ganglia, *labels;
     char ganglia_path[BIDS_PATH], labels_path[BIDS_PATH], label_name[LABELS_MOST][64];
 } job;
 
@@ -189,16 +199,6 @@ static void keep_message(void *user, qnet_log_level level, const char *text)
     message(&j->shown, level, whole_text);
 }
 
-/* Its names into j->s. */
-static void session_start(job *j, const session_name *name)
-{
-    session *s = &j->s;
-    memcpy(s->subject, name->subject, sizeof s->subject);
-    memcpy(s->label, name->label, sizeof s->label);
-    snprintf(s->name, sizeof s->name, "%s%s%s", s->subject, s->label[0] ? "_" : "", s->label);
-    snprintf(s->place, sizeof s->place, "/%s%s%s/anat", s->subject, s->label[0] ? "/" : "", s->label);
-}
-
 /* The path of the brain mask into j->mask: {subject} and {session} become names. "": none is given. */
 static qnet_status mask_path(job *j)
 {
@@ -219,106 +219,6 @@ static qnet_status mask_path(job *j)
     if (!n || qnet_file_exists(j->mask)) return QNET_OK;
     return bids_fail(&j->b, QNET_ERROR_NOT_FOUND, "%s: is not there, expected the brain mask of %s "
                      "(--mask)", j->mask, j->s.name);
-}
-
-/* The sign of the phase into *sign, and how it is known (see quality.sign_given). */
-static int phase_sign(job *j, int *sign)
-{
-    const echo_file *f = &j->s.first->echo[0];
-    char text[1400];
-    *sign = j->o->sign ? j->o->sign : manufacturer_sign(f->facts.manufacturer);
-    if (j->o->sign || *sign) return j->o->sign != 0;
-    *sign = 1;
-    snprintf(text, sizeof text, "%.1000s: its sidecars name %s%s: phase is taken to grow with the field, as "
-             "with Siemens and Philips; where it falls, as with GE, say --phase-sign -1", f->magnitude,
-             f->facts.manufacturer[0] ? "a Manufacturer that is not known here, " : "no Manufacturer",
-             f->facts.manufacturer);
-    keep_message(j, QNET_LOG_WARNING, text);
-    return -1;
-}
-
-/* The hash of all that makes the maps: bytes of the files, what sidecars say, settings. */
-static qnet_status hash_inputs(job *j, int sign, uint64_t *hash)
-{
-    const acquisition *flips[2] = {j->s.first, j->s.second};
-    const char *paths[3] = {NULL, NULL, NULL};
-    qnet_buffer text;
-    qnet_status status = QNET_OK;
-    writer w;
-    *hash = QNET_HASH_START;
-    memset(&text, 0, sizeof text);
-    w = writer_begin(j->b.ctx, &text, "null", 0);
-    open_object(&w, "", "{");
-    put_settings(&w, &j->o->config, j->mask, sign);
-    for (int f = 0; f < 2; f++)
-        for (int e = 0; flips[f] && e < flips[f]->count; e++) {
-            const sidecar *x = &flips[f]->echo[e].facts;
-            put_members(&w, "te %g; tr %g; angle %g; field %g", x->echo_time, x->repetition_time,
-                        x->flip_angle, x->field_strength);
-        }
-    close_object(&w, "}");
-    status = writer_end(&w);
-    if (status == QNET_OK) *hash = qnet_hash(*hash, text.bytes, text.size);
-    qnet_buffer_free(j->b.ctx, &text);
-    for (int f = 0; f < 2; f++)
-        for (int e = 0; flips[f] && e < flips[f]->count; e++) {
-            paths[0] = flips[f]->echo[e].magnitude;
-            paths[1] = flips[f]->echo[e].phase;
-            paths[2] = f == 0 && e == 0 && j->mask[0] ? j->mask : NULL;
-            for (int k = 0; k < 3 && status == QNET_OK; k++) {
-                if (!paths[k]) continue;
-                status = qnet_file_read(j->b.ctx, paths[k], 0, &text);
-                if (status == QNET_OK) *hash = qnet_hash(*hash, text.bytes, text.size);
-                qnet_buffer_free(j->b.ctx, &text);
-            }
-        }
-    return status;
-}
-
-static void unload(job *j)
-{
-    for (int f = 0; f < 2; f++)
-        for (int e = 0; e < ECHOES_MOST; e++) {
-            qnet_volume_destroy(j->magnitude[f][e]);
-            qnet_volume_destroy(j->phase[f][e]);
-            j->magnitude[f][e] = j->phase[f][e] = NULL;
-        }
-    qnet_volume_destroy(j->brain);
-    qnet_volume_destroy(j->ganglia);
-    qnet_volume_destroy(j->labels);
-    j->brain = j->ganglia = j->labels = NULL;
-}
-
-/* The images of an acquisition, and what is known of them, for the library; echo[ECHOES_MOST]. */
-static qnet_status load_flip(job *j, int f, const acquisition *a, int sign, qnet_echo *echo,
-                             qnet_echoes *out)
-{
-    const sidecar *facts = &a->echo[0].facts;
-    for (int e = 0; e < a->count; e++) {
-        const echo_file *file = &a->echo[e];
-        BIDS_TRY(qnet_nifti_load(j->b.ctx, file->magnitude, &j->magnitude[f][e]));
-        BIDS_TRY(qnet_nifti_load(j->b.ctx, file->phase, &j->phase[f][e]));
-        echo[e].magnitude = j->magnitude[f][e];
-        echo[e].phase = j->phase[f][e];
-        echo[e].echo_time = file->facts.echo_time;
-        echo[e].name = file->name;
-    }
-    out->count = a->count;
-    out->echo = echo;
-    out->field_strength = facts->field_strength;
-    out->repetition_time = isnan(facts->repetition_time) ? 0 : facts->repetition_time;
-    out->flip_angle = isnan(facts->flip_angle) ? 0 : facts->flip_angle;
-    out->phase_sign = sign;
-    return QNET_OK;
-}
-
-/* 1: two volumes of the same voxels. */
-static int same_grid(const qnet_volume *a, const qnet_volume *b)
-{
-    int same = a->nx == b->nx && a->ny == b->ny && a->nz == b->nz;
-    for (int r = 0; r < 3; r++)
-        for (int c = 0; c < 4; c++) same &= fabs(a->affine[r][c] - b->affine[r][c]) < (c < 3 ? .01 : .1);
-    return same;
 }
 
 /* 0: name is not <subject>_<entities>_<suffix>.nii or .nii.gz; 1: it is; 2: and without entities. */
@@ -470,24 +370,11 @@ static qnet_status make_page(job *j, quality *q, qnet_maps *maps, qnet_buffer *h
 /* The maps of j->s, loaded, computed and written. */
 static qnet_status make_maps(job *j, quality *q)
 {
-    qnet_echo echo[2][ECHOES_MOST];
-    qnet_echoes flips[2];
     qnet_maps *maps = NULL;
     outputs files;
     qnet_status status;
     memset(&files, 0, sizeof files);
-    memset(echo, 0, sizeof echo);
-    memset(flips, 0, sizeof flips);
-    status = load_flip(j, 0, j->s.first, q->sign, echo[0], &flips[0]);
-    if (status == QNET_OK && j->s.second)
-        status = load_flip(j, 1, j->s.second, q->sign, echo[1], &flips[1]);
-    if (status == QNET_OK && j->mask[0]) status = qnet_nifti_load(j->b.ctx, j->mask, &j->brain);
-    if (status == QNET_OK && j->brain && !same_grid(j->brain, j->magnitude[0][0]))
-        status = bids_fail(&j->b, QNET_ERROR_SHAPE, "%s: is on another grid than %s, expected the echoes' "
-                           "(--mask)", j->mask, j->s.first->echo[0].magnitude);
-    if (status == QNET_OK)
-        status = qnet_maps_from_echoes(j->b.ctx, &j->o->config, &flips[0], j->s.second ? &flips[1] : NULL,
-                                       j->brain, &maps);
+    status = maps_of_session(&j->b, &j->s, &j->o->config, j->mask, q->sign, &j->loaded, &maps);
     if (status == QNET_OK) {
         q->maps = maps;
         status = outputs_make(&j->b, q, &files);
@@ -496,7 +383,10 @@ static qnet_status make_maps(job *j, quality *q)
     }
     outputs_free(&j->b, &files);
     qnet_maps_destroy(maps);
-    unload(j);
+    images_free(&j->loaded);
+    qnet_volume_destroy(j->ganglia);
+    qnet_volume_destroy(j->labels);
+    j->ganglia = j->labels = NULL;
     return status;
 }
 
@@ -504,18 +394,20 @@ static qnet_status make_maps(job *j, quality *q)
 static qnet_status run_session(job *j, const session_name *name, int *done)
 {
     quality q;
+    char text[1400];
     memset(&q, 0, sizeof q);
     *done = 0;
     j->warnings[0] = j->b.error[0] = '\0';
-    session_start(j, name);
+    session_start(&j->s, name);
     BIDS_TRY(find_echoes(&j->b, &j->o->echoes, &j->s));
     BIDS_TRY(mask_path(j));
     q.s = &j->s;
     q.config = &j->o->config;
     q.dataset = j->b.name;
     q.mask = j->mask;
-    q.sign_given = phase_sign(j, &q.sign);
-    BIDS_TRY(hash_inputs(j, q.sign, &q.hash));
+    q.sign_given = phase_sign(&j->s, j->o->sign, &q.sign, text);
+    if (q.sign_given < 0) keep_message(j, QNET_LOG_WARNING, text);
+    BIDS_TRY(hash_inputs(&j->b, &j->s, &j->o->config, j->mask, q.sign, &q.hash));
     *done = j->o->resume && is_done(&j->b, j->o->out, &j->s, q.hash);
     if (*done) return QNET_OK;
     if (j->shown.first_fraction < 0) { /* those that were there come at once */
@@ -536,7 +428,7 @@ static qnet_status check_sessions(job *j, session_name *names)
     for (int i = 0; i < j->count; i++) {
         qnet_status status;
         int none;
-        session_start(j, &names[i]);
+        session_start(&j->s, &names[i]);
         status = find_echoes(&j->b, &j->o->echoes, &j->s);
         none = status == QNET_ERROR_NOT_FOUND && !j->s.key[0];
         if (status != QNET_OK && (!none || (kept == 0 && i == j->count - 1))) return status;
@@ -552,11 +444,11 @@ static qnet_status check_sessions(job *j, session_name *names)
     }
     j->count = kept;
     for (int i = 0; j->o->mask && i < kept; i++) {
-        session_start(j, &names[i]);
+        session_start(&j->s, &names[i]);
         BIDS_TRY(mask_path(j));
         strcpy(path, j->mask);
         for (int k = 0; k < i; k++) {
-            session_start(j, &names[k]);
+            session_start(&j->s, &names[k]);
             BIDS_TRY(mask_path(j));
             if (strcmp(path, j->mask) != 0) continue;
             return bids_fail(&j->b, QNET_ERROR_ARGUMENT, "%s: one mask for %s and %s%s%s, expected %s in its "
@@ -566,40 +458,6 @@ static qnet_status check_sessions(job *j, session_name *names)
         }
     }
     return QNET_OK;
-}
-
-/* The first member of one object that is not the same in another into text: its name and both values. Signs
-   of the phase and masks are of a session; only whether a mask is given is compared. 0: there is none. */
-static int other_setting(const char *ours, const char *theirs, char text[400])
-{
-    const char *p = json_blank(ours + 1);
-    while (*p == '"') {
-        char key[64];
-        const char *value = json_blank(json_blank(json_string(p, key, sizeof key)) + 1), *other;
-        const size_t n = (size_t)(json_value(value, 1, NULL, 0) - value);
-        size_t m = 0;
-        json_find(theirs, key, &other);
-        if (other) m = (size_t)(json_value(other, 1, NULL, 0) - other);
-        if (strcmp(key, "mask") == 0 ? other && (strncmp(value, "\"auto\"", 6) == 0) !=
-                                                (strncmp(other, "\"auto\"", 6) == 0)
-                                     : strcmp(key, "phase_sign") && (n != m || strncmp(value, other, n))) {
-            snprintf(text, 400, "%s %.*s, here %.*s", key, m < 99 ? (int)m : 99, other ? other : "",
-                     n < 99 ? (int)n : 99, value);
-            return 1;
-        }
-        p = json_blank(value + n);
-        if (*p == ',') p = json_blank(p + 1);
-    }
-    return 0;
-}
-
-/* The object Settings of a text of JSON into object[4000]; "": it has none. */
-static void settings_of(const qnet_buffer *text, char *object)
-{
-    const char *value = NULL;
-    object[0] = '\0';
-    if (text->size > 0 && json_find((const char *)text->bytes, "Settings", &value) && value && *value == '{')
-        snprintf(object, 4000, "%.*s", (int)(json_value(value, 1, NULL, 0) - value), value);
 }
 
 /* Warns of sessions in the folder of the maps that this run does not make, and that other settings made. */
@@ -626,7 +484,7 @@ static qnet_status check_settings(job *j, const session_name *names)
     total = (int)(list.size / sizeof *other);
     for (int i = 0; i < total; i++) {
         for (k = 0; k < j->count && memcmp(&names[k], &other[i], sizeof *other); k++) {}
-        session_start(j, &other[i]);
+        session_start(&j->s, &other[i]);
         if (k < j->count || output_path(&there, j->o->out, &j->s, CHIMAP, ".json", path) != QNET_OK ||
             bids_text(&there, path, &json) != QNET_OK) continue;
         settings_of(&json, theirs);

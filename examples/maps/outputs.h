@@ -53,7 +53,7 @@ static void output_hash(bids *b, const char *out, const session *s, int k, char 
 }
 
 /* 1: the session's outputs are there, and made from what has this hash. */
-static int is_done(bids *b, const char *out, const session *s, uint64_t hash)
+static inline int is_done(bids *b, const char *out, const session *s, uint64_t hash)
 {
     char path[BIDS_PATH], expected[32], found[32];
     for (int k = 0; k <= OUTPUTS; k++) {
@@ -230,7 +230,7 @@ static qnet_status outputs_write(bids *b, const char *out, const session *s, con
 static const char program_name[] = "qnet.h maps";
 
 /* Refuses a folder of another program: one that has files, hidden ones aside, but no description of this. */
-static qnet_status outputs_check(bids *b, const char *out)
+static inline qnet_status outputs_check(bids *b, const char *out)
 {
     char path[BIDS_PATH];
     const char *name = NULL;
@@ -254,7 +254,7 @@ static qnet_status outputs_check(bids *b, const char *out)
 }
 
 /* dataset_description.json. */
-static qnet_status outputs_describe(bids *b, const char *out)
+static inline qnet_status outputs_describe(bids *b, const char *out)
 {
     char path[BIDS_PATH];
     qnet_buffer text;

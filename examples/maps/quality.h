@@ -260,8 +260,8 @@ static void put_maps(writer *w, const quality *q)
     put(w, q->ganglia ? " through the basal ganglia" : " through the middle of the brain");
     put(w, "; the patient's right is on the left of the first two.</p>\n");
     put_planes(w, &v, m->qsm, -.15, .15, m->qsm_mask, none, "QSM", "&minus;0.15 (black) to 0.15 ppm (white). "
-               "Deep grey nuclei and veins are bright, white matter is darker; streaks, a dark rim or a "
-               "checkerboard mean trouble.");
+               "Deep grey nuclei and veins are bright, white matter is darker; streaks or a dark rim mean "
+               "trouble, stripes or a checkerboard that --mode consensus suits better.");
     put_planes(w, &v, m->r2star, 0, 60, NULL, none, "R2*", "0 to 60 1/s. Bright: iron, veins, and tissue near "
                "air, where the field is uneven.");
     put_planes(w, &v, m->t1w, 0, 1.2 * quantile_of(m->t1w, m->mask, .98), NULL, rims, "T1W and masks",
@@ -356,10 +356,10 @@ static void put_settings(writer *w, const qnet_maps_config *c, const char *mask,
     put_members(w, "brain_threshold %g; brain_erode %d; brain_island %d; brain_echo %d",
                 c->brain.threshold, c->brain.erode, c->brain.island, c->brain_echo);
     put_members(w, "background %s; sharp_threshold %g; sharp_radius %g; sharp_unit %s; tkd_threshold %g; "
-                   "iteration_threshold %g; iterations %d; mean_zero %d",
+                   "iteration_threshold %g; iterations %d; roll_off %g; mean_zero %d",
                 x->background == QNET_SHARP ? "SHARP" : "V-SHARP", x->sharp_threshold, x->sharp_radius,
                 x->sharp_unit == QNET_RADIUS_MM ? "mm" : "voxels", x->tkd_threshold,
-                x->iteration_threshold, x->iterations, x->mean_zero);
+                x->iteration_threshold, x->iterations, x->roll_off, x->mean_zero);
     put_members(w, "r2star %s", c->r2star == QNET_R2STAR_AUTO   ? "auto"
                                 : c->r2star == QNET_R2STAR_ARLO ? "ARLO" : "log-linear");
     close_object(w, "}");
@@ -429,7 +429,7 @@ static void put_warnings(writer *w, const char *lines)
 }
 
 /* The page of a session: one file that needs no other. */
-static qnet_status quality_page(qnet_context *ctx, const quality *q, qnet_buffer *html)
+static inline qnet_status quality_page(qnet_context *ctx, const quality *q, qnet_buffer *html)
 {
     writer own = writer_begin(ctx, html, "&ndash;", 1), *w = &own;
     const acquisition *a = q->s->first;

@@ -6,14 +6,17 @@
 #include "../crossval/heat.h"
 #include "../crossval/page.h"
 #include "../crossval/style.h"
+#include "echoes.h"
 
 /* A map's voxels within the mask, by halves: those to the left and to the right of the mask's middle. */
 typedef struct region { double voxels[2], sum[2], square[2]; } region;
 
 typedef struct scan_page {
     const char *model;     /* the folder, as given */
-    char name[64];
+    char name[64], group[2][48]; /* group: by label, can stand anywhere as it is */
+    int named;             /* 1: the study called its groups so */
     qnet_scan_files files;
+    made_maps made;
     qnet_predictor *p;
     qnet_cohort *cohort;   /* of the scan */
     qnet_prediction r;
@@ -29,6 +32,19 @@ static inline void page_free(scan_page *page)
     heat_scan_free(&page->heat);
     qnet_cohort_destroy(page->cohort);
     qnet_predictor_destroy(page->p);
+}
+
+/* What the study calls its groups; HC and HH, as in the paper, where it does not say. */
+static inline void page_groups(scan_page *page)
+{
+    for (int hh = 0; hh < 2; hh++) {
+        const char *name = qnet_safetensors_metadata(page->p->record, hh ? "positive" : "negative");
+        char *group = page->group[hh];
+        page->named = name != NULL;
+        snprintf(group, sizeof page->group[0], "%.40s", name ? name : hh ? "HH" : "HC");
+        for (; *group; group++)
+            if ((unsigned char)*group < 32 || strchr("<>&\"\\|\177", *group)) *group = '?';
+    }
 }
 
 /* ---- while the volumes are in memory ------------------------------------------------------------ */
@@ -106,6 +122,10 @@ static void study_range(const qnet_predictor *p, int measure, double *low, doubl
     }
 }
 
+static const char *const measure_names[QNET_MEASURES] = {
+    "99th percentile of |QSM|, ppm", "median of R2*, 1/s", "99th percentile of R2*, 1/s",
+    "voxel size to the right, mm", "voxel size to the front, mm", "voxel size upwards, mm"};
+
 /* How many of the study's scans of a class have a lower probability than this one, and how many it has. */
 static void study_below(const scan_page *page, int label, int *below, int *all)
 {
@@ -126,7 +146,7 @@ static void put_unlike(writer *w, const scan_page *page, const char *between)
         double low, high;
         if (!(r->unlike >> m & 1)) continue;
         study_range(page->p, m, &low, &high);
-        print(w, "%s%s: %.3f, in the study %.3f to %.3f", n++ ? between : "", qnet_measure_name(m), r->measure[m],
+        print(w, "%s%s: %.3f, in the study %.3f to %.3f", n++ ? between : "", measure_names[m], r->measure[m],
               low, high);
     }
     if (r->unlike >> QNET_MEASURES & 1)
@@ -152,7 +172,7 @@ static inline void page_line(const scan_page *page)
         put(w, " (--anyway)");
     } else {
         fold_range(page, range);
-        print(w, "probability of HH %.4f", r->probability);
+        print(w, "probability of %s %.4f", page->group[1], r->probability);
         if (page->p->calibrated) print(w, ", calibrated %.2f", r->calibrated);
         if (page->p->folds > 0)
             print(w, ", by the folds' networks %.2f to %.2f, %.0f %% of the study's scans are less typical", range[0],
@@ -190,7 +210,7 @@ static void json_study(writer *w, const scan_page *page)
     for (int m = 0; m < QNET_MEASURES; m++) {
         double low, high;
         study_range(p, m, &low, &high);
-        put_members(w, " {\"measure\": %s, \"value\": %g, \"study\": [%g, %g], \"unlike\": %d}", qnet_measure_name(m),
+        put_members(w, " {\"measure\": %s, \"value\": %g, \"study\": [%g, %g], \"unlike\": %d}", measure_names[m],
                     page->r.measure[m], low, high, page->r.unlike >> m & 1);
     }
     close_object(w, "]");
@@ -204,15 +224,20 @@ static qnet_status page_json(const scan_page *page, qnet_buffer *json)
     writer own = writer_begin(p->ctx, json, "null", 0), *w = &own;
     double mean[2], std[2];
     open_object(w, "", "{");
+    put_members(w, "positive %s; negative %s", page->group[1], page->group[0]);
     put_members(w, "use %s; version %s; scan %s; model %s; dataset %s; simulated %d; run %s; input %s",
                 "research only, not a diagnosis", QNET_VERSION, page->name, page->model, metadata(page, "dataset"),
                 strcmp(metadata(page, "simulated"), "1") == 0, metadata(page, "run"), qnet_input_name(p->input.input));
     put_members(w, "qsm %s; r2star %s; t1w %s; mask %s", page->files.qsm, page->files.r2star, page->files.t1w,
                 page->files.mask ? page->files.mask : "");
-    put_members(w, "refused %d; seen %d; unlike %d", r->refused, r->seen, r->unlike != 0);
+    if (page->made.how[0])
+        put_members(w, "maps_made %s; maps_mode %s; maps_as_study %d", page->made.how, page->made.mode,
+                    page->made.as_study);
+    put_members(w, "refused %d; seen %d; namesake %d; unlike %d", r->refused, r->seen, r->namesake, r->unlike != 0);
     put_members(w, "probability %g; calibrated %g; calibration %s; intercept %g; slope %g", r->probability,
                 r->calibrated, p->calibrated ? "Platt" : "none", p->intercept, p->slope);
-    put_members(w, "distance %g; limit %g; farther %g", r->distance, p->scans ? p->limit : (double)NAN, r->farther);
+    put_members(w, "distance %g; limit %g; few_scans %d; farther %g", r->distance, p->scans ? p->limit : (double)NAN,
+                p->few_scans, r->farther);
     json_numbers(w, "by_fold", r->by_fold, p->folds);
     json_study(w, page);
     put_members(w, "located %d; confidence %g", scan->cut.located, scan->cut.confidence);
@@ -244,7 +269,7 @@ static int strip_level(const plot *p, const double *value, const double *label, 
     return level;
 }
 
-/* The study's scans as dots, HC below HH; this one as a line; limit (NaN: none) dashed. */
+/* The study's scans as dots, the negative group below; this one as a line; limit (NaN: none) dashed. */
 static void svg_strip(writer *w, const scan_page *page, const double *value, double here, double limit, double high,
                       double step, int decimals, const char *label, const char *axis)
 {
@@ -254,7 +279,12 @@ static void svg_strip(writer *w, const scan_page *page, const double *value, dou
     plot_ticks(w, &p, 0, step, decimals);
     svg_line(w, "a", p.left, p.top + p.height, p.left + p.width, p.top + p.height);
     svg_text(w, "", "middle", p.left + p.width / 2, p.top + p.height + 36, "%s", axis);
-    for (int k = 0; k < 2; k++) svg_text(w, "", "end", p.left - 10, k ? 51 : 113, k ? "HH" : "HC");
+    for (int k = 0; k < 2; k++) { /* long names are in the caption alone */
+        if (strlen(page->group[k]) <= 4) svg_text(w, "", "end", p.left - 10, k ? 51 : 113, "%s", page->group[k]);
+        else if (strlen(page->group[k]) <= 9)
+            print(w, "<text text-anchor=\"middle\" transform=\"translate(%.0f %d) rotate(-90)\">%s</text>",
+                  p.left - 14, k ? 47 : 109, page->group[k]);
+    }
     for (int i = 0; i < s->scans; i++) {
         const int hh = s->label[i] > 0.5, level = strip_level(&p, value, s->label, i) % 13;
         print(w, "<circle class=\"%s\" cx=\"%.1f\" cy=\"%.1f\" r=\"2.5\"/>", hh ? "hh" : "hc", plot_x(&p, value[i]),
@@ -287,11 +317,18 @@ static void html_verdict(writer *w, const scan_page *page)
     put(w, "<p class=\"kicker\">Research only. Not a diagnosis, and not checked for clinical use.</p>\n<h1>");
     put_escaped(w, page->name);
     if (r->refused) put(w, ": no probability</h1>\n");
-    else print(w, ": probability of hemochromatosis %.2f</h1>\n", r->probability);
-    if (r->refused || r->unlike || r->seen || strcmp(metadata(page, "simulated"), "1") == 0) {
+    else print(w, ": probability of %s %.2f</h1>\n", page->named ? page->group[1] : "hemochromatosis", r->probability);
+    if (r->refused || r->unlike || r->seen || r->namesake || p->few_scans ||
+        strcmp(metadata(page, "simulated"), "1") == 0) {
         put(w, "<div class=\"care\"><ul>\n");
         if (r->seen)
             put(w, "<li>The networks were trained on this scan: what they say of it is worth nothing.</li>\n");
+        if (r->namesake)
+            put(w, "<li>The networks were trained on a subject of this name. If this is another session of that person, "
+                   "what they say of it is too good to hold for others.</li>\n");
+        if (p->few_scans)
+            print(w, "<li>The study has %d scans. With less than %d the limit, above which a scan is unlike them, is "
+                     "not well known.</li>\n", p->scans, QNET_PREDICTOR_SCANS);
         if (r->unlike) {
             put(w, "<li>The scan is unlike those of the study, so that nothing is known of how the networks judge "
                    "it: ");
@@ -305,8 +342,9 @@ static void html_verdict(writer *w, const scan_page *page)
     if (r->refused) return;
     fold_range(page, range);
     put(w, "<div class=\"tiles\">\n");
-    tile(w, fixed_text(number[0], r->probability, 2), p->folds ? "probability of HH by the networks trained on all "
-         "subjects" : "probability of HH by the networks of one fold");
+    snprintf(text, sizeof text, "probability of %s by the networks %s", page->group[1],
+             p->folds ? "trained on all subjects" : "of one fold");
+    tile(w, fixed_text(number[0], r->probability, 2), text);
     if (p->calibrated)
         tile(w, fixed_text(number[0], r->calibrated, 2), "the same, calibrated on the study (Platt), for its share "
              "of patients");
@@ -326,17 +364,21 @@ static void html_study(writer *w, const scan_page *page)
     const qnet_prediction *r = &page->r;
     int below[2], all[2];
     double high = p->limit;
+    char axis[80];
     if (p->scans == 0) return;
     for (int k = 0; k < 2; k++) study_below(page, k, &below[k], &all[k]);
     for (int i = 0; i < p->scans; i++) high = fmax(high, p->distance[i]);
     if (r->distance > high && r->distance < 4 * high) high = r->distance;
     put(w, "<h2>Among the scans of the study</h2>\n<div class=\"panels\">\n<figure class=\"panel\">\n");
+    snprintf(axis, sizeof axis, "Probability of %s", page->group[1]);
     svg_strip(w, page, p->probability, r->probability, (double)NAN, 1, 0.2, 1,
-              "Probability of HH: this scan and those of the study", "Probability of HH");
-    print(w, "<figcaption>%d HH and %d HC of the study, each judged by the networks that were not trained on it. ",
-          all[1], all[0]);
+              "Probabilities: this scan and those of the study", axis);
+    print(w, "<figcaption>Scans of the study: <span class=\"sw\" style=\"background:var(--hh)\"></span>%d %s, "
+             "<span class=\"sw\" style=\"background:var(--hc)\"></span>%d %s, each judged by the networks that were "
+             "not trained on it. ", all[1], page->group[1], all[0], page->group[0]);
     if (!r->refused)
-        print(w, "%d of the HC and %d of the HH have a lower probability than this scan.", below[0], below[1]);
+        print(w, "A lower probability than this scan: %d of %d %s, %d of %d %s.", below[1], all[1], page->group[1],
+              below[0], all[0], page->group[0]);
     put(w, "</figcaption></figure>\n<figure class=\"panel\">\n");
     svg_strip(w, page, p->distance, r->distance, p->limit, 1.05 * high, nice_step(1.05 * high, 6), high < 6,
               "Distance of the features: this scan and those of the study", "Distance of the features");
@@ -350,7 +392,7 @@ static void html_study(writer *w, const scan_page *page)
         double low;
         study_range(p, m, &low, &high);
         put(w, "<tr>");
-        cells(w, "td", "%s|>%.3f|>%.3f|>%.3f|%s", qnet_measure_name(m), r->measure[m], low, high,
+        cells(w, "td", "%s|>%.3f|>%.3f|>%.3f|%s", measure_names[m], r->measure[m], low, high,
               r->unlike >> m & 1 ? "<strong class=\"wrong\">unlike</strong>" : "");
         put(w, "</tr>\n");
     }
@@ -363,13 +405,13 @@ static void html_heat(writer *w, const scan_page *page)
     const heat_scan *h = &page->heat;
     if (h->slices == 0) return;
     put(w, "<h2>What the decision rests on</h2>\n<figure class=\"cam one\">\n");
-    put_heat_scales(w, 1, "HH", "HC");
-    put_heat_scan(w, h, "scan", "This scan", "HH", "HC");
+    put_heat_scales(w, 1, page->group[1], page->group[0]);
+    put_heat_scan(w, h, "scan", "This scan", page->group[1], page->group[0]);
     print(w, "<figcaption>Each row: the QSM slice; its map of %d &times; %d cells of 32 pixels, which is its "
              "resolution; the map, interpolated, over the slice, without the air. A slice's contribution is gradient "
-             "times features, the gradient that of the scan's log odds of HH through the BiLSTM; its map tells the "
+             "times features, the gradient that of the scan's log odds of %s through the BiLSTM; its map tells the "
              "places that it comes from (Grad-CAM, with both signs). Maps tell where, not why, and not that the "
-             "decision is right.</figcaption></figure>\n", h->rows, h->columns);
+             "decision is right.</figcaption></figure>\n", h->rows, h->columns, page->group[1]);
 }
 
 static void html_scan(writer *w, const scan_page *page)
@@ -388,8 +430,9 @@ static void html_scan(writer *w, const scan_page *page)
         put(w, "</figcaption></figure>\n");
     }
     if (page->qsm.voxels[0] + page->qsm.voxels[1] > 0) {
-        put(w, "<div class=\"scroll\"><table><thead><tr>");
-        cells(w, "th", "Within the mask|>QSM, ppm, mean|>SD|>R2*, 1/s, mean|>SD|>Volume, ml");
+        put(w, "<p class=\"cap\">Means within the mask, by its halves.</p>\n<div class=\"scroll\"><table><thead>"
+               "<tr>");
+        cells(w, "th", "Half|>QSM, ppm, mean|>SD|>R2*, 1/s, mean|>SD|>Volume, ml");
         put(w, "</tr></thead><tbody>\n");
         for (int k = 0; k < 3; k++) {
             const region *q = &page->qsm;
@@ -404,15 +447,16 @@ static void html_scan(writer *w, const scan_page *page)
         put(w, "</tbody></table></div>\n");
     }
     if (r->refused) return;
-    put(w, "<div class=\"scroll\"><table><thead><tr>");
-    cells(w, "th", ">Slice|>P(HH), Q-Net|>P(HH), ResNetSWA");
+    put(w, "<p class=\"cap\">By slice, from 0 at the bottom of the volume.</p>\n<div class=\"scroll\"><table><thead>"
+           "<tr>");
+    cells(w, "th", ">Slice|>P(%s), Q-Net|>P(%s), ResNetSWA", page->group[1], page->group[1]);
     put(w, "</tr></thead><tbody>\n");
     for (int t = 0; t < r->slices; t++) {
         put(w, "<tr>");
         cells(w, "td", ">%d|>%.3f|>%.3f", scan->slice_z[t], r->by_slice[t], r->by_slice_resnet[t]);
         put(w, "</tr>\n");
     }
-    put(w, "</tbody></table></div>\n<p class=\"key\">Slices from 0 at the bottom of the volume.</p>\n");
+    put(w, "</tbody></table></div>\n");
 }
 
 static void record_row(writer *w, const char *name, const char *value)
@@ -433,6 +477,7 @@ static void html_record(writer *w, const scan_page *page)
     record_row(w, "R2*", page->files.r2star);
     record_row(w, "T1W", page->files.t1w);
     record_row(w, "Mask", page->files.mask);
+    record_row(w, "Maps made", page->made.how);
     record_row(w, "Model", page->model);
     record_row(w, "Trained on", metadata(page, "dataset"));
     record_row(w, "Run", metadata(page, "run"));
@@ -462,8 +507,8 @@ static qnet_status page_html(const scan_page *page, qnet_buffer *html)
     put(w, ": prediction, research only</title>\n<style>\n");
     put_css(w);
     put_heat_css(w);
-    put(w, ".where img{width:min(32rem,100%);image-rendering:pixelated}.one{max-width:44rem}svg .here{"
-           "stroke:var(--ink);stroke-width:2}\n</style></head><body><main>\n");
+    put(w, ".where img{width:min(32rem,100%);image-rendering:pixelated}.one{max-width:44rem}.one .slices{"
+           "max-width:32rem}svg .here{stroke:var(--ink);stroke-width:2}\n</style></head><body><main>\n");
     if (body.size > 0) put_body(w, (const char *)body.bytes);
     put(w, "</main>");
     put_script(w);

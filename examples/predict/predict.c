@@ -13,7 +13,6 @@
 
 #define PROGRAM "predict"
 #include "page.h"
-#include "../crossval/bids.h"
 #include "../crossval/program.h"
 
 static const char help[] =
@@ -29,12 +28,16 @@ static const char help[] =
     "                      manifest.json\n"
     "  --repeat R          from 1 (1)      --input KIND    crop or full (crop where OUT has it)\n"
     "  --subject FOLDER    with the maps of one subject: COHORT/sub-01, found as crossval finds them,\n"
-    "                      or any folder with ..._Chimap, ..._R2starmap, ..._T1w, ..._mask\n"
+    "                      or any folder with ..._Chimap, ..._R2starmap, ..._T1w, ..._mask; or with\n"
+    "                      echoes, found as maps finds them: maps are made of them as the study's were\n"
     "  --derivatives TOOL, --session NAME, --filter acq=stage,run=1, --t1w PATTERN\n"
     "                      which of several files, as for crossval\n"
+    "  --echoes            even if there are maps\n"
+    "  --run N, --acq NAME, --suffix MEGRE, --phase-sign 1, --brain-mask FILE, --mode paper\n"
+    "                      of echoes, as for maps (whose --mask is the brain's)\n"
     "  QSM R2STAR T1W      NIfTI maps of one scan: ppm, 1/s, any unit\n"
     "  MASK                of the basal ganglia\n"
-    "  --out FOLDER        for NAME.html and NAME.json (prediction)\n"
+    "  --out FOLDER        for NAME.html, NAME.json and maps that are made (prediction)\n"
     "  --anyway            a probability also of a scan that is too unlike those of the study, or that the\n"
     "                      networks were trained on\n"
     "  --any-values, --any-orientation   go on with maps that would be refused, with a warning\n"
@@ -47,7 +50,8 @@ typedef struct options {
     const char *model, *weights, *input, *subject, *out;
     const char *derivatives, *session, *filter, *t1w;
     const char *path[4]; /* QSM, R2*, T1W, mask or NULL */
-    int paths, fold, repeat, anyway, any_values, any_orientation;
+    echo_options echo; /* how maps are made of echoes; echoes 1: even if there are maps */
+    int paths, fold, repeat, anyway, echoes, any_values, any_orientation;
 } options;
 
 static int option_with_value(options *o, const char *name, const char *value)
@@ -55,11 +59,19 @@ static int option_with_value(options *o, const char *name, const char *value)
     const struct { const char *name, **to; } texts[] = {
         {"--model", &o->model}, {"--weights", &o->weights}, {"--subject", &o->subject}, {"--out", &o->out},
         {"--derivatives", &o->derivatives}, {"--session", &o->session}, {"--filter", &o->filter},
-        {"--t1w", &o->t1w}, {"--input", &o->input}};
+        {"--t1w", &o->t1w}, {"--input", &o->input}, {"--mode", &o->echo.mode}, {"--run", &o->echo.echoes.run},
+        {"--acq", &o->echo.echoes.acquisition}, {"--suffix", &o->echo.echoes.suffix},
+        {"--brain-mask", &o->echo.brain_mask}};
     if (strcmp(name, "--fold") == 0) return whole(name, value, 1, 100000, &o->fold);
     if (strcmp(name, "--repeat") == 0) return whole(name, value, 1, 99, &o->repeat);
     if (strcmp(name, "--input") == 0 && strcmp(value, "crop") && strcmp(value, "full"))
         return fail(name, value, "crop or full");
+    if (strcmp(name, "--mode") == 0 && strcmp(value, "paper") && strcmp(value, "consensus"))
+        return fail(name, value, "paper or consensus");
+    if (strcmp(name, "--phase-sign") == 0) {
+        o->echo.sign = strcmp(value, "1") == 0 ? 1 : strcmp(value, "-1") == 0 ? -1 : 0;
+        return o->echo.sign != 0 || strcmp(value, "auto") == 0 || fail(name, value, "auto, 1 or -1");
+    }
     if (!*value) return fail(name, "", "its value");
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (strcmp(name, texts[i].name) == 0) *texts[i].to = value;
@@ -69,7 +81,7 @@ static int option_with_value(options *o, const char *name, const char *value)
 /* 1: run; 0: bad usage; -1: help or version was asked for and is printed. */
 static int parse(int argc, char **argv, options *o)
 {
-    static const char *const flags[] = {"--help", "--version", "--anyway", "--any-values", "--any-orientation", NULL};
+    static const char *const flags[] = {"--help", "--version", "--anyway", "--echoes", "--any-values", "--any-orientation", NULL};
     char name[40];
     const char *value;
     int taken;
@@ -90,6 +102,7 @@ static int parse(int argc, char **argv, options *o)
         if (strcmp(name, "--version") == 0) return puts("predict, qnet.h " QNET_VERSION), -1;
         if (value && !option_with_value(o, name, value)) return 0;
         o->anyway |= strcmp(name, "--anyway") == 0;
+        o->echoes |= strcmp(name, "--echoes") == 0;
         o->any_values |= strcmp(name, "--any-values") == 0;
         o->any_orientation |= strcmp(name, "--any-orientation") == 0;
     }
@@ -113,22 +126,50 @@ static const char *in_options(const char *text)
                                                      : "";
 }
 
-static qnet_status open_model(qnet_context *ctx, const options *o, qnet_predictor **p)
+/* The file of a network of a fold: where = 0 in OUT/weights, 1 in the folder itself. */
+static void fold_path(const options *o, int where, const char *input, int fold, const char *model, char path[1100])
 {
-    static const char *const models[2] = {"resnetswa", "qnet"}, *const inputs[2] = {"crop", "full"};
-    char path[2][1100];
-    if (o->model) return qnet_predictor_open(ctx, o->model, p);
-    snprintf(path[0], sizeof path[0], "%.1000s/checkpoint/config.txt", o->weights);
+    snprintf(path, 1100, "%.1000s/%s%s-repeat%02d-fold%02d-%s.safetensors", o->weights, where ? "" : "weights/", input,
+             o->repeat, fold, model);
+}
+
+static qnet_status open_model(qnet_context *ctx, const options *o, bids *found, qnet_predictor **p)
+{
+    static const char *const inputs[2] = {"crop", "full"};
     const qnet_log *log = &qnet_context_hooks(ctx)->log;
+    char path[2][1100];
+    int k = 0, folds = 0;
+    found->ctx = ctx;
+    if (o->model) {
+        snprintf(path[0], sizeof path[0], "%.1000s/model.safetensors", o->model);
+        snprintf(path[1], sizeof path[1], "%.1000s/model/model.safetensors", o->model);
+        if (!qnet_file_exists(path[0]) && qnet_file_exists(path[1]))
+            return bids_fail(found, QNET_ERROR_NOT_FOUND, "%s: is not there; the model lies in --model %.1000s/model",
+                             path[0], o->model);
+        snprintf(path[1], sizeof path[1], "%.1000s/predictions.csv", o->model);
+        if (!qnet_file_exists(path[0]) && qnet_file_exists(path[1]))
+            return bids_fail(found, QNET_ERROR_NOT_FOUND, "%s: is not there; crossval with --final makes a model, in "
+                             "%.400s/model; or take a fold: --weights %.400s --fold 1", path[0], o->model, o->model);
+        return qnet_predictor_open(ctx, o->model, p);
+    }
+    snprintf(path[0], sizeof path[0], "%.1000s/checkpoint/config.txt", o->weights);
     if (qnet_file_exists(path[0])) /* it was perhaps stopped while it moved its files */
         log->message(log->user, QNET_LOG_WARNING, "a run into this folder has not ended: its weights may be of an earlier one");
-    for (int k = 0; k < 4; k++) { /* the last one's sentence, if there is none */
-        if (o->input && strcmp(o->input, inputs[k % 2]) != 0) continue;
-        for (int m = 0; m < 2; m++)
-            snprintf(path[m], sizeof path[m], "%.1000s/%s%s-repeat%02d-fold%02d-%s.safetensors", o->weights,
-                     k < 2 ? "weights/" : "", inputs[k % 2], o->repeat, o->fold, models[m]);
-        if (qnet_file_exists(path[1])) break;
+    for (int i = 0; i < 4 && folds == 0; i++) { /* crop before full, OUT/weights before the folder itself */
+        if (o->input && strcmp(o->input, inputs[i % 2]) != 0) continue;
+        for (k = i;; folds++) {
+            fold_path(o, k / 2, inputs[k % 2], folds + 1, "qnet", path[1]);
+            if (!qnet_file_exists(path[1])) break;
+        }
     }
+    fold_path(o, k / 2, inputs[k % 2], o->fold, "resnetswa", path[0]);
+    fold_path(o, k / 2, inputs[k % 2], o->fold, "qnet", path[1]);
+    if (folds > 0 && o->fold > folds)
+        return bids_fail(found, QNET_ERROR_NOT_FOUND, "%s: is not there: of this input and repeat there are --fold 1 "
+                         "to %d", path[0], folds);
+    if (folds == 0)
+        return bids_fail(found, QNET_ERROR_NOT_FOUND, "%s: is not there; expected %.200s to be the output folder of "
+                         "crossval, with weights/ of that input and repeat", path[1], o->weights);
     return qnet_predictor_open_pair(ctx, path[0], path[1], p);
 }
 
@@ -142,9 +183,20 @@ static void name_of(const char *path, char name[64])
     if (!*name) strcpy(name, "scan");
 }
 
-/* The scan's files, found or given. */
-static qnet_status find_files(qnet_context *ctx, const options *o, bids *found, char name[64], qnet_scan_files *files)
+/* For bids.problem, whose user is a text[1600]: the first one. */
+static void keep_problem(void *user, int scan, const char *sentence)
 {
+    char *text = (char *)user;
+    (void)scan;
+    if (!text[0]) snprintf(text, 1600, "%s", sentence);
+}
+
+/* The scan's files, found, made or given. */
+static qnet_status find_files(qnet_context *ctx, const options *o, bids *found, scan_page *page)
+{
+    qnet_scan_files *files = &page->files;
+    char problem[1600] = "";
+    const char *study = qnet_safetensors_metadata(page->p->record, "maps");
     memset(found, 0, sizeof *found);
     memset(files, 0, sizeof *files);
     if (o->subject) {
@@ -154,19 +206,28 @@ static qnet_status find_files(qnet_context *ctx, const options *o, bids *found, 
         found->t1w = o->t1w;
         found->any_values = o->any_values;
         found->log = qnet_context_hooks(ctx)->log;
+        found->problem = keep_problem;
+        found->problem_user = problem;
         BIDS_TRY(bids_read_subject(found, ctx, o->subject));
         *files = found->dataset.scans[0];
-        snprintf(name, 64, "%.63s", files->subject);
+        if (problem[0] && (files->qsm || files->r2star) && !o->echoes)
+            return bids_fail(found, QNET_ERROR_DATA, "%.1500s%s", problem,
+                             strstr(problem, "_MEGRE") || strstr(problem, "_VFA")
+                                 ? "; --echoes makes all maps of its echoes" : "");
+        if (problem[0] || o->echoes)
+            BIDS_TRY(maps_from_echoes(found, &o->echo, study, o->out, problem, files, &page->made));
+        snprintf(page->name, sizeof page->name, "%.40s%s%.18s", files->subject, files->session ? "_ses-" : "",
+                 files->session ? files->session : "");
     } else {
         found->ctx = ctx;
-        name_of(o->path[0], name);
+        name_of(o->path[0], page->name);
         files->age = (double)NAN;
         files->qsm = o->path[0];
         files->r2star = o->path[1];
         files->t1w = o->path[2];
         files->mask = o->path[3];
+        files->subject = page->name;
     }
-    files->subject = name;
     return QNET_OK;
 }
 
@@ -179,9 +240,10 @@ static qnet_status predict(qnet_context *ctx, const options *o, bids *found, sca
     viewer.show = page_show;
     viewer.read = NULL;
     page->model = o->model ? o->model : o->weights;
-    status = open_model(ctx, o, &page->p);
-    if (status == QNET_OK) status = find_files(ctx, o, found, page->name, &page->files);
+    status = open_model(ctx, o, found, &page->p);
+    if (status == QNET_OK) status = find_files(ctx, o, found, page);
     if (status != QNET_OK) return status;
+    page_groups(page);
     page->p->anyway = o->anyway;
     page->p->input.any_values = o->any_values;
     page->p->input.any_orientation = o->any_orientation;
@@ -220,8 +282,12 @@ int main(int argc, char **argv)
         simulated = qnet_safetensors_metadata(page.p->record, "simulated");
         if (simulated && strcmp(simulated, "1") == 0)
             message(&d, QNET_LOG_WARNING, "this model was trained on simulated subjects");
+        if (page.r.namesake)
+            message(&d, QNET_LOG_WARNING, "these networks were trained on a subject of this name: if this is another "
+                    "session of that person, what they say of it is too good");
         if (page.r.seen && o.anyway)
             message(&d, QNET_LOG_WARNING, "these networks were trained on this scan: what they say is worth nothing");
+        if (page.made.how[0]) fprintf(stderr, "predict: maps were made %s: %s\n", page.made.how, page.made.path[0]);
         page_line(&page);
     } else if (status == QNET_STOPPED) {
         fputs("predict: stopped\n", stderr);

@@ -1094,7 +1094,7 @@ static void experiment_run(trial *t)
         pictures_free(t->ctx, &drawn);
     } while (again(t, &e, NULL, sizeof e));
     if (t->status != QNET_OK) return;
-    CHECK_OK(t->ctx, qnet_experiment_csv(e, &b));
+    CHECK_OK(t->ctx, report_csv(e, &b));
     hash_and_free(t, &b);
     qnet_experiment_destroy(e);
 }
@@ -1113,7 +1113,7 @@ static void experiment_text(trial *t, qnet_status (*write)(const qnet_experiment
 
 static void experiment_tables(trial *t) { experiment_text(t, report_tables); }
 static void experiment_json(trial *t) { experiment_text(t, report_json); }
-static void experiment_csv(trial *t) { experiment_text(t, qnet_experiment_csv); }
+static void experiment_csv(trial *t) { experiment_text(t, report_csv); }
 static void experiment_manifest(trial *t) { experiment_text(t, report_manifest); }
 static qnet_status page(const qnet_experiment *e, qnet_buffer *html) { return report_html(e, NULL, html); }
 static void experiment_html(trial *t) { experiment_text(t, page); }
@@ -1423,7 +1423,7 @@ static void prepare(void)
     pictures_free(plain, &drawn);
     if (experiment == NULL) return;
     whole_points = all_plain.calls;
-    CHECK_OK(plain, qnet_experiment_csv(experiment, &csv));
+    CHECK_OK(plain, report_csv(experiment, &csv));
     whole_hash = qnet_hash(QNET_HASH_START, csv.bytes, csv.size);
     qnet_buffer_free(plain, &csv);
     CHECK_OK(plain, qnet_list_folder(plain, FOLDER "/whole/weights", &names));

@@ -40,7 +40,8 @@ for name, (spacing, angles) in oracle.GRIDS.items():
         write(name, what + ", eroded", fits)
     field = oracle.field(chi, spacing, b).astype(np.float32).astype(np.float64)
     for what, kind in (("TKD", dict(iterations=0, mean_zero=False)), ("iSWIM", dict()),
-                       ("iSWIM, other values", dict(threshold=.2, strong=.05, iterations=2))):
+                       ("iSWIM, other values", dict(threshold=.2, strong=.05, iterations=2)),
+                       ("iSWIM, roll-off", dict(roll_off=.6))):
         write(name, what, oracle.invert(field, mask, spacing, b, **kind))
 maps = [(formula(810 + e, chi.size).reshape(chi.shape) - .5).astype(np.float32).astype(np.float64) for e in range(3)]
 mags = [(formula(820 + e, chi.size).reshape(chi.shape) + .1).astype(np.float32).astype(np.float64) for e in range(3)]

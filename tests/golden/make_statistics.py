@@ -105,13 +105,15 @@ def predictive(tp, fn, tn, fp, share):
 
 
 def assessed(k):
-    """brier, intercept, slope, their errors, permutation p, net benefit at the cohort's prevalence and at .1."""
+    """brier, intercept, slope, their errors, permutation p, intercept at slope 1 and its error (a GLM with an
+    offset), net benefit at the cohort's prevalence and at .1."""
     label, fold, p, x = subjects(k)
     fit = sm.Logit(label, sm.add_constant(scipy.special.logit(p))).fit(method="newton", tol=1e-15, maxiter=100, disp=0)
     u = scipy.stats.mannwhitneyu(p[label == 1], p[label == 0], alternative="greater", method="exact").pvalue
+    large = sm.GLM(label, np.ones(len(label)), family=sm.families.Binomial(), offset=scipy.special.logit(p)).fit(tol=1e-14)
     nb = [(p[label == 1] >= t).mean() * q - (p[label == 0] >= t).mean() * (1 - q) * t / (1 - t)
           for q in (label.mean(), .1) for t in THRESHOLDS]
-    return [brier_score_loss(label, p), *fit.params, *fit.bse, u, *nb]
+    return [brier_score_loss(label, p), *fit.params, *fit.bse, u, large.params[0], large.bse[0], *nb]
 
 
 def baseline(k):
@@ -142,8 +144,8 @@ out.write("};\n/* tp fn tn fp prevalence, ppv npv and their intervals */\n"
 for one in PREDICTIVE:
     out.write("    {%s},\n" % row([*one, *predictive(*one)]))
 out.write("};\nstatic const double net_thresholds[] = {%s};\n" % row(THRESHOLDS))
-out.write("/* subjects, folds, lead; brier intercept slope and their errors, permutation p, net benefits at the\n"
-          "   cohort's prevalence and at .1; of the baseline: weighted sum, lowest and highest probability, p */\n"
+out.write("/* subjects, folds, lead; brier intercept slope and their errors, permutation p, intercept at slope 1 and its\n"
+          "   error, net benefits at the cohort's prevalence and at .1; of the baseline: weighted sum, lowest and highest probability, p */\n"
           "static const subject_set subject_sets[] = {\n")
 for k, (n, folds, lead) in enumerate(SUBJECTS):
     out.write("    {%d, %d, %g, {%s},\n     {%s}},\n" % (n, folds, lead, row(assessed(k)), row(baseline(k))))

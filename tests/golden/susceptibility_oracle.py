@@ -115,13 +115,23 @@ def sharp(f, mask, spacing, radius=6., threshold=.05, voxels=False, variable=Fal
     return cut(local, f.shape), cut(fits, f.shape)
 
 
-def invert(local, mask, spacing, b, threshold=.1, strong=.1, iterations=4, mean_zero=True):
+def window(size, part):
+    """Tukey's along each axis, on the half spectrum of an array of this [z, y, x] size."""
+    def w(f):
+        rise = np.clip((2 * np.abs(f) - 1 + part) / max(part, 1e-9), 0, 1)
+        return (1 + np.cos(np.pi * rise)) / 2
+
+    z, y, x = [w(f(n)) for f, n in zip((np.fft.fftfreq, np.fft.fftfreq, np.fft.rfftfreq), size)]
+    return z[:, None, None] * y[:, None] * x
+
+
+def invert(local, mask, spacing, b, threshold=.1, strong=.1, iterations=4, mean_zero=True, roll_off=0.):
     """Shmueli et al. 2009 and, with iterations, Tang et al. 2013."""
     size = [good_size(n + (n + 3) // 4) for n in local.shape]
     d, m = dipole(size, spacing, b), padded(mask, size)
     large = np.abs(d) > threshold
     x = np.fft.rfftn(padded(local * mask, size)) * np.where(large, 1 / np.where(large, d, 1),
-                                                           np.sign(d) / threshold)
+                                                           np.sign(d) / threshold) * window(size, roll_off)
     chi = irfftn(x, size)
     for _ in range(iterations):
         y = np.fft.rfftn(np.where((chi > strong) & (m > 0), chi, 0))
