@@ -113,6 +113,14 @@ done
 refused 'choose with --t1w *_acq-mprage_*' --data "$dir/table"
 ok "SEPIA in sessions" "$bin/crossval" --data "$dir/table" --filter acq=stage --session 1 --write-maps "$dir/sepia.tsv"
 ok "all its scans" test "$(grep -c 'ses-1/Sepia_Chimap.*Sepia_R2starmap.*acq-stage_T1w.*mask' "$dir/sepia.tsv")" = 8
+printf 'session_id\tage\nses-1\t33\nses-2\t34\n' > "$dir/table/sub-02/sub-02_sessions.tsv"
+ok "a run in sessions" "$bin/crossval" --data "$dir/table" --filter acq=stage --out "$dir/sessions" $least --quiet
+sed 's/,session$//; s/,1$//' "$dir/sessions/predictions.csv" > "$dir/without.csv"
+ok "predictions.csv names them" grep -q '^scan,crop,1,[12],sub-01,0,.*,1$' "$dir/sessions/predictions.csv"
+ok "its last column" sh -c "head -n 1 '$dir/sessions/predictions.csv' | grep -q ',d_qnet,session\$'"
+ok "otherwise it is the same" cmp "$dir/without.csv" "$dir/table-out/predictions.csv"
+ok "the page names them" grep -q 'sub-01, session 1' "$dir/sessions/report.html"
+ok "and the age at it is the session's" grep -q '"subject": "sub-02", "session": "1", .*"age": 33' "$dir/sessions/manifest.json"
 refused 'in '"$dir"'/table/sub-01/ses-2' --data "$dir/table" --session 2
 refused 'with --filter acq=none' --data "$dir/table" --filter acq=none
 refused '--filter: expected entity=value' --data "$dir/table" --filter acq

@@ -131,8 +131,8 @@ static void html_subjects(writer *w, const qnet_experiment *e, const pictures *p
         int scan = 1;
         for (int k = 0; k < item->scan; k++) scan += strcmp(e->participants[k].subject, s->subject) == 0;
         print(w, "<tr%s><th scope=\"row\">", wrong ? " class=\"missed\"" : "");
-        put_escaped(w, s->subject);
-        if (scan > 1) print(w, ", scan %d", scan);
+        put_scan_of(w, s);
+        if (scan > 1 && !s->session[0]) print(w, ", scan %d", scan);
         put(w, "</th>");
         cells(w, "td", ">%d|>%.0f|%s|%s", item->fold + 1, s->age,
               s->sex == QNET_MALE ? "M" : s->sex == QNET_FEMALE ? "F" : w->missing,

@@ -8,7 +8,7 @@
 static void put_scan_name(writer *w, const qnet_experiment *e, const cam_picture *c)
 {
     const qnet_participant *s = &e->participants[c->scan];
-    put_escaped(w, s->subject);
+    put_scan_of(w, s);
     print(w, ", %s%s", e->config.shuffle_labels ? "shuffled label " : "", group_tag(e, s->label == QNET_HH));
 }
 

@@ -215,6 +215,9 @@ static void svg_sexes(writer *w, const qnet_experiment *e, const group_counts gr
 {
     static const char *const names[3] = { "men", "women", "unknown" };
     const int most = larger(1, larger(group[0].subjects, group[1].subjects));
+    const int longest = larger((int)strlen(group_tag(e, 0)), (int)strlen(group_tag(e, 1)));
+    const int named = longest <= 22; /* longer ones have no room: the colours tell the groups */
+    const double left = larger(82, named ? 7 * (longest + 8) : 0);
     put(w, "<div class=\"panel\"><h3>Sex</h3>\n");
     svg_open(w, 200, "Men and women of both groups");
     for (int label = 1; label >= 0; label--) {
@@ -222,10 +225,10 @@ static void svg_sexes(writer *w, const qnet_experiment *e, const group_counts gr
         const int counts[3] = { g->men, g->women, g->subjects - g->men - g->women };
         double y = label ? 10 : 112;
         for (int k = 0; k < (counts[2] ? 3 : 2); k++, y += 27) {
-            const double length = 210.0 * counts[k] / most;
-            svg_text(w, "m", "end", 82, y + 15, "%s %s", group_tag(e, label), names[k]);
-            svg_rect(w, k == 2 ? "no" : label ? "hh" : "hc", 90, y, length, 20);
-            svg_text(w, "", "start", 96 + length, y + 15, "%d", counts[k]);
+            const double length = (292.0 - left) * counts[k] / most;
+            svg_text(w, "m", "end", left, y + 15, "%s %s", named ? group_tag(e, label) : "", names[k]);
+            svg_rect(w, k == 2 ? "no" : label ? "hh" : "hc", left + 8, y, length, 20);
+            svg_text(w, "", "start", left + 14 + length, y + 15, "%d", counts[k]);
         }
     }
     put(w, "</svg></div>\n");
@@ -357,7 +360,7 @@ static void figure_cuts(writer *w, const qnet_experiment *e, const cut_pictures 
         put_image(w, cuts->rgb + (size_t)i * CUT_BYTES, 2 * CUT_SIDE, CUT_SIDE,
                   "where this scan was cut");
         put(w, "<figcaption>");
-        put_escaped(w, p->subject);
+        put_scan_of(w, p);
         print(w, ", slices %d&ndash;%d", c->slice[0], c->slice[1]);
         if (c->located) print(w, ", found without a mask (confidence %.2f)", c->confidence);
         if (c->outlier) print(w, ", <b>look: %s</b>", outlier_name(c->outlier));

@@ -233,7 +233,7 @@ static qnet_status report_manifest(const qnet_experiment *e, qnet_buffer *json)
     open_object(w, "scans", "[");
     for (int i = 0; i < e->participants_count; i++) {
         const qnet_participant *p = &e->participants[i];
-        put_members(w, " {\"subject\": %s, \"group\": %s, ", p->subject,
+        put_members(w, " {\"subject\": %s, \"session\": %s, \"group\": %s, ", p->subject, p->session,
                     group_tag(e, p->true_label == QNET_HH));
         if (e->config.shuffle_labels)
             print(w, "\"shuffled_group\": \"%s\", ", group_tag(e, p->label == QNET_HH));

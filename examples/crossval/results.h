@@ -169,6 +169,14 @@ static void put_plain(writer *w, const char *text)
     else put(w, text);
 }
 
+/* Whose scan it is: "sub-01", or "sub-01, session 2". */
+static inline void put_scan_of(writer *w, const qnet_participant *p)
+{
+    put_plain(w, p->subject);
+    if (p->session[0]) put(w, ", session ");
+    put_plain(w, p->session);
+}
+
 /* The data set's name, or that it has none. */
 static void put_dataset(writer *w, const qnet_experiment *e)
 {

@@ -74,7 +74,7 @@ static void put_css(writer *w)
   "fill:var(--qnet)}\nsvg .box{stroke:var(--ink);stroke-width:1;fill-opacity:.55}svg "
   ".med{stroke:var(--ink);stroke-width:2.5}\nsvg .hh{fill:var(--hh)}svg .hc{"
   "fill:var(--hc)}svg .no{fill:var(--none)}svg .k{fill:var(--paper);opacity:.85}\n.sw{"
-  "display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 0}\n"
+  "display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 0;print-color-adjust:exact}\n"
   ".cuts{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.7rem}\n"
   ".cuts figure{margin:0}.cuts img{width:100%;height:auto;image-rendering:pixelated}"
   ".cuts .odd img{outline:3px solid var(--warnline)}\n"
