@@ -1853,6 +1853,7 @@ typedef struct qnet_experiment_config {
     qnet_stage2_config stage2;    /* steps, seed: set by the experiment */
     qnet_publish publish;         /* all zero: none */
     int keep[QNET_MODELS];        /* 1, 1, 1: models whose weights stay in out/weights */
+    int checkpoint_seconds;       /* 30: least time between checkpoints; 0: after every epoch */
     int part, parts;              /* 0, 0: all; 2, 4: the second of four; QNET_COLLECT, 4 */
 } qnet_experiment_config;
 QNET_API void qnet_experiment_config_init(qnet_experiment_config *config);
@@ -4090,9 +4091,11 @@ typedef struct qnet__tile {
 #if defined(__GNUC__) || defined(__clang__)
 #define QNET__PREFETCH(address) __builtin_prefetch((const void *)(address))
 #define QNET__PREFETCH_WRITE(address) __builtin_prefetch((const void *)(address), 1)
+#define QNET__NOINLINE __attribute__((noinline))
 #else
 #define QNET__PREFETCH(address) (void)(address)
 #define QNET__PREFETCH_WRITE(address) (void)(address)
+#define QNET__NOINLINE
 #endif
 
 #if defined(__clang__)
@@ -4113,12 +4116,6 @@ typedef struct qnet__tile {
 #define QNET__INLINE static inline __attribute__((always_inline))
 #else
 #define QNET__INLINE QNET__HELPER
-#endif
-
-#if defined(__GNUC__) || defined(__clang__)
-#define QNET__NOINLINE __attribute__((noinline))
-#else
-#define QNET__NOINLINE
 #endif
 
 /* Products that are added up one by one, in the tile's `chain`. Then the sum is added to C, and the
@@ -4148,7 +4145,11 @@ typedef enum qnet__turn {
      normalised   max((x - mean) scale + beta, 0): the input of a convolution that follows a batch
                   norm and ReLU, of which only the norm's input x was kept
      gradient     scale (x - shift - (pre - mean) slope): the gradient of a convolution's output
-                  pre, from the gradient x of the batch norm's output that follows it */
+                  pre, from the gradient x of the batch norm's output that follows it
+   For the last: a batch norm over N pixels, y = gamma (pre - mean) rstd + beta, has
+       dpre = gamma rstd (dy - sum(dy) / N - (pre - mean) rstd^2 sum(dy (pre - mean)) / N)
+   (Ioffe & Szegedy 2015, sec. 3), so scale = gamma rstd, and shift and slope are the two terms that
+   need the whole map: sums that an epilogue made when dy was written. */
 typedef enum qnet__prologue_kind {
     QNET__PROLOGUE_PLAIN,
     QNET__PROLOGUE_NORMALISED,
@@ -4172,7 +4173,8 @@ static qnet__prologue qnet__prologue_plain(const qnet_real *x)
 /* What is to be done to each number v of a map before it is stored in y (NULL: it is not stored):
      plain      nothing
      moments    nothing, but sum1 += v - center, sum2 += (v - center)^2 for the batch norm that
-                follows; center is the first number of the channel in its chunk
+                follows; center is the first number of the channel in its chunk: around 0, a
+                variance that is small beside the mean's square would lose its digits
      normalise  (v - mean) scale + beta, + residual, ReLU; the residual may want its own
                 (residual - residual_mean) residual_scale + residual_beta, and a ReLU of its own
      gradient   + residual (the gradient by another path); 0 where a ReLU's output was: `mask` or,
@@ -4208,6 +4210,7 @@ static qnet__epilogue qnet__epilogue_plain(qnet_real *y)
 }
 
 typedef struct qnet__pass_job {
+    const struct qnet__isa *isa;
     const qnet__prologue *prologue;
     const qnet__epilogue *epilogue;
     size_t rows, channels, chunk_rows;
@@ -4272,7 +4275,6 @@ typedef struct qnet__winograd_map {
 typedef enum qnet__winograd_schedule {
     QNET__WINOGRAD_BY_BLOCK,
     QNET__WINOGRAD_BY_ROUND,
-    QNET__WINOGRAD_BY_GROUP,
     QNET__WINOGRAD_BY_PART,
     QNET__WINOGRAD_BY_SQUARE
 } qnet__winograd_schedule;
@@ -4296,7 +4298,7 @@ typedef struct qnet__winograd {
     ptrdiff_t d_row, d_plane;             /* d[planes][tiles][slab], of the weights' gradient */
     ptrdiff_t slab, slab_first;           /* channels of dy that d has at a time */
     ptrdiff_t m_plane;                    /* m[planes][block][QNET__WINOGRAD_GROUP] */
-    ptrdiff_t u_plane; /* u[groups or workers][planes][panels][src_c][isa->columns] */
+    ptrdiff_t u_plane; /* u[groups][planes][panels][src_c][isa->columns] */
     ptrdiff_t parts, du_row, du_plane; /* du[parts][planes][in][out] or [workers][planes][64][64] */
     qnet__prologue from;                    /* plain or normalised */
     qnet__prologue dy;                      /* plain or a gradient; of the weights' gradient */
@@ -4310,13 +4312,17 @@ typedef struct qnet__winograd {
 } qnet__winograd;
 
 /* A tile of points_y * points_x elements: the offsets of its pixels on a map; -1 for what is beyond
-   them or outside the map. */
+   them or outside the map. So the zeros around a map, and what a tile has beyond it, are never in
+   memory: they are an offset of -1, in a table of at most 81 that is made once for all channels. */
 typedef struct qnet__winograd_view {
     int points_y, points_x;
     int rows, columns; /* of pixels */
     ptrdiff_t at[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST]; /* [size][size] */
 } qnet__winograd_view;
 
+/* The view of tile number `tile` of a batch. Its kind says how many outputs it has; its number
+   within the kind says which image, row i and column j. Large tiles come first along an axis: on a
+   map of 14 pixels, cut into 4 4 3 3, they begin at 0, 4, 8 and 11. */
 static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
                                 const qnet__winograd_map *map, qnet__winograd_view *view)
 {
@@ -4385,12 +4391,6 @@ QNET__HELPER void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, p
 }
 
 /* ---- What pooling, the stem and the LSTM take ------------------------------------------------ */
-
-/* Max pooling's backward loops over channels go in blocks of this constant length, which compilers
-   turn into vector code at -O2; channels that are left (none in ResNet18) go one by one. Not 16:
-   gcc -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds
-   none. */
-#define QNET__WIDTH 32
 
 /* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
 typedef struct qnet__maxpool {
@@ -4525,7 +4525,7 @@ typedef struct qnet__isa {
     /* i, j and block: see qnet__winograd_step. NULL: convolutions are direct. */
     void (*winograd)(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i, ptrdiff_t j,
                      qnet_real *block);
-    void (*maxpool)(const qnet__maxpool *pool, size_t index); /* a row of y or, if any, of dx */
+    void (*maxpool)(const qnet__maxpool *pool, size_t index); /* a row of y */
     void (*stem)(const qnet__stem_list *list);
     void (*lstm_forward)(const qnet__lstm_row *row);
     void (*lstm_backward)(const qnet__lstm_row *row);
@@ -4602,8 +4602,6 @@ typedef int32_t qnet__lane_int;
 #define qnet__winograd_run QNET__ISA(qnet__winograd_run)
 #define qnet__maxpool_window QNET__ISA(qnet__maxpool_window)
 #define qnet__maxpool_forward QNET__ISA(qnet__maxpool_forward)
-#define qnet__maxpool_gather QNET__ISA(qnet__maxpool_gather)
-#define qnet__maxpool_backward QNET__ISA(qnet__maxpool_backward)
 #define qnet__maxpool_row QNET__ISA(qnet__maxpool_row)
 #define qnet__stem_add QNET__ISA(qnet__stem_add)
 #define qnet__stem_winners_of QNET__ISA(qnet__stem_winners_of)
@@ -4683,7 +4681,13 @@ typedef int32_t qnet__lane_int;
 
 #ifdef QNET__SUFFIX /* the part that is compiled for each set */
 
-/* ---- Vectors --------------------------------------------------------------------------------- */
+/* ---- Vectors -----------------------------------------------------------------------------------
+
+   A vector is a type of the compiler (vector_size of gcc and clang): + - * / and comparisons act on
+   all lanes, a number beside a vector is spread over it, and a comparison gives -1 or 0 in each
+   lane, a mask for & and ~. Only the fused multiply-add is called by its instruction's name. With
+   one lane all of this is plain C. A load or a store is a memcpy: it asks for no alignment, breaks
+   no rule of aliasing, and compiles to one instruction. */
 
 #if QNET__LANES > 1
 typedef qnet_real qnet__lanes __attribute__((vector_size(QNET__LANES * sizeof(qnet_real))));
@@ -4736,7 +4740,8 @@ QNET__INLINE qnet__lanes qnet__lanes_fma(qnet__lanes x, qnet__lanes y, qnet__lan
 #endif
 }
 
-/* v, but 0 where test < 0 (or_zero: <= 0). A NaN in test keeps v. */
+/* v, but 0 where test < 0 (or_zero: <= 0): ReLU with test = v, its gradient with the output as the
+   test. A NaN in test keeps v, so that one in a map is not hidden. */
 QNET__INLINE qnet__lanes qnet__lanes_cut(qnet__lanes v, qnet__lanes test, const int or_zero)
 {
 #if QNET__LANES > 1
@@ -4758,7 +4763,8 @@ QNET__INLINE qnet__lanes qnet__lanes_select(qnet__lanes_int holds, qnet__lanes y
 #endif
 }
 
-/* `count` numbers at p, and zeros behind them. */
+/* `count` numbers at p, and zeros behind them. With a constant count, as it is after inlining, this
+   is a load of a vector or of one number. */
 QNET__INLINE qnet__lanes qnet__lanes_load_part(const qnet_real *p, const size_t count)
 {
     qnet__lanes v = qnet__lanes_zero();
@@ -4772,7 +4778,8 @@ QNET__INLINE void qnet__lanes_store_part(qnet_real *p, qnet__lanes v, const size
     memcpy(p, &v, count * sizeof *p);
 }
 
-/* *y = x[QNET__WIDE] in double. */
+/* *y = x[QNET__WIDE] in double. Sums over many rows and the transforms of kernels are in double:
+   half as many numbers in a vector, for work that is small beside the products. */
 QNET__INLINE void qnet__widen(const qnet_real *x, qnet__wide *y)
 {
     qnet__narrow v;
@@ -4835,6 +4842,8 @@ QNET__INLINE void qnet__tile_step(qnet_real *const *c, size_t c_at, const int ro
     }
 }
 
+/* A chain goes through the segments as if they were one sum, begins with a product and ends in C,
+   which holds the chains before it or, `accumulate`, what the caller had there. */
 QNET__INLINE void qnet__tile_rows(const qnet__tile *t, const int rows, const size_t a_step,
                                   const int beside)
 {
@@ -4956,7 +4965,10 @@ QNET__INLINE void qnet__sums_fold(qnet__sums *sums)
     sums->sum1 = sums->sum2 = qnet__lanes_zero();
 }
 
-/* What an epilogue needs of the channels of a vector; loaded once for many pixels. */
+/* What an epilogue needs of the channels of a vector; loaded once for many pixels. The kind
+   of a prologue or an epilogue is a constant of the function it is inlined in, so of all the cases
+   below one is left in a loop; the pointers that may be NULL are tested there, always with one
+   outcome. */
 typedef struct qnet__epilogue_lanes {
     qnet__lanes mean, scale, beta, residual_mean, residual_scale, residual_beta;
 } qnet__epilogue_lanes;
@@ -5050,7 +5062,9 @@ QNET__INLINE void qnet__epilogue_end(const qnet__epilogue *s, const qnet__epilog
     }
 }
 
-/* Rows of a chunk for the channels c of some vectors: their sums stay in registers. */
+/* Rows of a chunk for the channels c of some vectors: their sums stay in registers. Each has one
+   order, 16 rows in single precision, these in double, chunks by qnet__epilogue_totals, so that its
+   bits depend on the map's shape alone, and its error on 16 additions rather than on all rows. */
 QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prologue_kind from,
                                     const qnet__epilogue_kind to, size_t first_row, size_t rows,
                                     size_t chunk, ptrdiff_t c, const ptrdiff_t vectors,
@@ -5122,6 +5136,13 @@ static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows,
 
 #if QNET__HAS_WINOGRAD
 /* ---- Winograd's transforms ---------------------------------------------------------------------
+
+   Why there is a shorter way. Along an axis, n outputs y_o = g0 d_o + g1 d_o+1 + g2 d_o+2 are the
+   transposed problem of multiplying polynomials g(z), of degree 2, and s(z), of degree n - 1. Their
+   product has n + 2 coefficients, so it is known from its values at n + 2 points z, each of which
+   is one product g(z) s(z). G g are the values of g, A s those of s, and B makes coefficients of
+   values again; infinity stands for the leading coefficient. Transposed, y = A^T [G g . B^T d]:
+   n + 2 products where the sum as it stands has 3 n. In two dimensions it is done along both axes.
 
    4x4 outputs Y need 6x6 inputs d. With the kernel g and elementwise products (.),
        Y = A^T [ sum over ci of (G g G^T) . (B^T d B) ] A
@@ -5346,7 +5367,11 @@ QNET__INLINE void qnet__winograd_axis_of(const qnet__winograd_form form,
         qnet__winograd_a(points, x, y, next);
 }
 
-/* The pixels of the next tile come from memory while this one is transformed: column x of size
+/* Two passes of an axis each: columns of pixels to half[points_y][size], then rows of that to the
+   planes, neighbouring elements of which lie a whole v apart. A vector holds channels, so that all
+   lanes do the same and no number changes its lane.
+
+   The pixels of the next tile come from memory while this one is transformed: column x of size
    pixels is prefetched when the vector QNET__WINOGRAD_AHEAD channels before it is read, which may
    be in the tile before. */
 #define QNET__WINOGRAD_AHEAD QNET__WINOGRAD_GROUP
@@ -5424,7 +5449,8 @@ QNET__INLINE void qnet__winograd_transform(const qnet__winograd *p, const qnet__
     }
 }
 
-/* Y = A^T m A of a tile, for the group of channels from `channel`, to the epilogue. next: the tile
+/* Y = A^T m A of a tile, for the group of channels from `channel`, to the epilogue: the only place
+   where y is written, so norm, residual and ReLU, or sums, cost no pass over memory. next: the tile
    whose pixels are prefetched, or NULL: what comes then is another thread's. */
 QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__winograd_form form,
                                           const qnet__epilogue_kind kind, const int full,
@@ -5471,7 +5497,8 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
     }
 }
 
-/* All tiles of a block, m[planes][tile][QNET__WINOGRAD_GROUP]. */
+/* All tiles of a block, m[planes][tile][QNET__WINOGRAD_GROUP]. A block is a chunk of the epilogue's
+   sums: which tiles it has follows from the shape, so these have the same bits for any workers. */
 QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__winograd_form form,
                                         const qnet__epilogue_kind kind, ptrdiff_t block,
                                         ptrdiff_t channel, const qnet_real *m)
@@ -5504,7 +5531,7 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__win
 }
 
 /* y[points] = G x[3], in double: the entries of G are not exact in binary, and an error in a kernel
-   does not average out over pixels. */
+   does not average out over pixels. G takes all the divisors, so that A and B are exact. */
 QNET__INLINE void qnet__winograd_g(const qnet__winograd_form form, ptrdiff_t points,
                                    const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
 {
@@ -5593,7 +5620,9 @@ QNET__INLINE void qnet__winograd_gt(ptrdiff_t points, const qnet__wide *x, qnet_
 
 #define QNET__WINOGRAD_DU_AHEAD 128 /* bytes: more planes than the hardware would follow */
 
-/* dg = G^T du G for input channel i and the output channels of a group, where du is the sum of all
+/* The step that is transposed to `qnet__winograd_kernels`: u = G g G^T is linear in g, so the
+   gradient of g is G^T (gradient of u) G.
+   dg = G^T du G for input channel i and the output channels of a group, where du is the sum of all
    parts; du[0] is that of i and the group. The points are constants where they are 6 or 3. */
 QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p,
                                                   const ptrdiff_t points_y,
@@ -5653,9 +5682,9 @@ static QNET__NOINLINE void qnet__winograd_of_kernels(const qnet__winograd *p,
 #endif
 }
 
-/* A step on maps, for each kind of prologue or epilogue that a network has; a plain epilogue is a
-   norm without a scale, and a plain dy a gradient without one. A function for each form, as
-   compilers need much longer for both in one. */
+/* A step on maps, for each kind of prologue or epilogue that a network has, which is
+   a constant of the loops; a plain epilogue is a norm without a scale, and a plain dy a gradient
+   without one. A function for each form, as compilers need much longer for both in one. */
 static QNET__NOINLINE void qnet__winograd_same(const qnet__winograd *p, qnet__winograd_step step,
                                                ptrdiff_t i, ptrdiff_t j, qnet_real *block)
 {
@@ -5742,9 +5771,9 @@ QNET__INLINE void qnet__maxpool_window(const qnet__maxpool *pool, const qnet__pr
     }
 }
 
-/* One output row: index = image * out_height + row. The window is clipped to the image, which is
-   what padding with -infinity means: where a tap is outside, the one before takes part once more,
-   or the first inside; that changes nothing. */
+/* One output row: index = image * out_height + row. The window of output y, 2 y - 1 .. 2 y + 1, is
+   clipped to the image, which is what padding with -infinity means: where a tap is outside, the one
+   before takes part once more, or the first inside; that changes nothing. */
 QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
                                         const int by_sign, size_t index)
 {
@@ -5772,53 +5801,8 @@ QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__p
     }
 }
 
-#if QNET__HAS_TRAINING
-/* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
-   Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
-QNET__INLINE void qnet__maxpool_gather(const int n, const qnet__maxpool *pool, size_t image,
-                                       size_t iy, size_t ix, size_t c, qnet_real *dx)
-{
-    const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
-    const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
-    qnet_real sum[QNET__WIDTH];
-    for (int i = 0; i < n; i++) sum[i] = 0;
-    for (size_t oy = iy / 2; oy <= last_y; oy++)
-        for (size_t ox = ix / 2; ox <= last_x; ox++) {
-            const int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
-            const size_t window = (image * pool->out_height + oy) * pool->out_width + ox;
-            const uint8_t *winner = pool->winner + window * pool->channels + c;
-            const qnet_real *dy = pool->dy + window * pool->channels + c;
-            for (int i = 0; i < n; i++) {
-                const qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
-                sum[i] += winner[i] == tap ? v : 0;
-            }
-        }
-    for (int i = 0; i < n; i++) dx[i] = sum[i];
-}
-
-/* One row of dx. Gathering gives every number one owner. */
-QNET__INLINE void qnet__maxpool_backward(const qnet__maxpool *pool, size_t index)
-{
-    const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
-    for (size_t ix = 0; ix < pool->width; ix++) {
-        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
-        size_t c = 0;
-        for (; c + QNET__WIDTH <= n; c += QNET__WIDTH)
-            qnet__maxpool_gather(QNET__WIDTH, pool, image, iy, ix, c, dx + c);
-        for (; c < n; c++)
-            qnet__maxpool_gather(1, pool, image, iy, ix, c, dx + c);
-    }
-}
-#endif
-
 static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
 {
-#if QNET__HAS_TRAINING
-    if (pool->dx != NULL) {
-        qnet__maxpool_backward(pool, index);
-        return;
-    }
-#endif
     if (QNET__HAS_TRAINING && pool->sign != NULL)
         qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, 1, index);
     else if (pool->x.kind == QNET__PROLOGUE_PLAIN)
@@ -5830,7 +5814,9 @@ static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
 /* ---- The gradient of the stem's weights ------------------------------------------------------ */
 
 #if QNET__HAS_TRAINING
-/* sum[QNET__STEM_TAPS] += value[i] times the taps at from[i]; some vectors of them at a time. */
+/* sum[QNET__STEM_TAPS] += value[i] times the taps at from[i], i < count; some vectors of them at a
+   time stay in registers over all i. At most 64 are added up in single precision, the rest in
+   double. */
 QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from,
                                  const qnet_real *value, ptrdiff_t count, double *sum)
 {
@@ -5856,6 +5842,9 @@ QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from
     }
 }
 
+/* A gradient of pooling goes to the one output of the convolution that won its window, so dw of a
+   channel is a sum over windows of dy times the 7x7 pixels under the winner. A list for each
+   channel, without the zeros that ReLU left. */
 static void qnet__stem_winners_of(const qnet__stem_list *p)
 {
     qnet_real value[QNET__STEM_PIECE];
@@ -5982,7 +5971,9 @@ static void qnet__lstm_forward_row(const qnet__lstm_row *row)
 }
 
 #if QNET__HAS_TRAINING
-/* The same units backward. i = sigma(a) gives di/da = i (1 - i), g = tanh(a) gives 1 - g^2. */
+/* The same units backward, from dh (of h) and dc (of c) to da, those before the activations:
+   i = sigma(a) gives di/da = i (1 - i), g = tanh(a) gives 1 - g^2. dc comes along the cells,
+   c = f c' + i g, and goes on to the step before as dc f; dh comes from above and through U. */
 QNET__INLINE void qnet__lstm_units_back(const qnet__lstm_row *row, size_t j, const size_t count)
 {
     const size_t n = row->hidden;
@@ -6134,7 +6125,9 @@ QNET__INLINE void qnet__fft_twist(const qnet_real *x, const qnet_real *w, const 
 }
 
 /* Butterflies, in place, of points x[step] apart: X(q) = sum over r of w(r) x(r) e^(-2 pi i qr/p),
-   w(0) = 1. */
+   w(0) = 1. With p = 2 the factors e^... are 1 and -1. With p = 4 they are powers of -i, so that
+       X(0), X(2) = (x0 + x2) +- (x1 + x3),    X(1), X(3) = (x0 - x2) -+ i (x1 - x3)
+   have no products but those with w, and i (a + i b) = -b + i a is an exchange. */
 QNET__INLINE void qnet__fft_2(qnet_real *x, size_t step, const qnet_real *w, const int first)
 {
     qnet__lanes re[2], im[2];
@@ -6255,7 +6248,9 @@ QNET__INLINE void qnet__fft_any(qnet_real *x, size_t step, const qnet_real *w,
 }
 
 /* A stage makes of p transforms of m points each, one behind the other, one of p m points. radix: p
-   where it has a butterfly of its own, else 0. */
+   where it has a butterfly of its own, else 0. Butterfly k of a block takes points k, k + m,
+   k + 2 m ..., of the first transform, the second, and so on, and leaves results q where point q
+   was: numbers k + m q of the larger transform. */
 QNET__INLINE void qnet__fft_stage(const qnet__fft_job *job, size_t m, const qnet_real *w,
                                   const qnet_real *circle, const size_t radix, size_t p,
                                   const int first)
@@ -6330,7 +6325,10 @@ QNET__INLINE void qnet__fft_filtered(const qnet__fft_filter *f, size_t i, size_t
     qnet__lanes_store_part(f->kept + f->numbers + i, *im, lines);
 }
 
-/* The inverse transform is the transform with real and imaginary parts swapped on both sides. */
+/* The inverse transform is the transform with real and imaginary parts swapped on both sides: for z
+   = a + i b, i conj z = b + i a, and the transform of conj z is the conjugate of the inverse one.
+   With a filter, what comes out is filtered on its way to where the first stage of the way back
+   wants it, swapped, in the second half of the work. */
 static void qnet__fft_columns(const qnet__fft_job *job)
 {
     const size_t n = job->line->n, point = 2 * QNET__LANES, lines = job->lines;
@@ -6513,7 +6511,6 @@ static const qnet__isa qnet__isa_table = {
 /* The kernels of a context: the one place where they are chosen. */
 static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
 {
-    const qnet__isa *plain = &qnet__isa_table;
 #if QNET__ISA_AT_RUN_TIME
     if (qnet_context_cpu(ctx) == QNET_CPU_AVX512)
         return &qnet__isa_table_avx512;
@@ -6521,7 +6518,7 @@ static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
         return &qnet__isa_table_avx2;
 #endif
     QNET__UNUSED(ctx);
-    return plain;
+    return &qnet__isa_table;
 }
 #undef QNET__SUFFIX
 #undef QNET__LANES
@@ -6530,6 +6527,12 @@ static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
 /* ============================================================================================
    >>gemm: how products are cut into tiles (>>kernels), the packing of the right-hand side, and
    qnet_gemm, C[m][n] = op(A)[m][k] op(B)[k][n] + beta C.
+
+   What makes a product fast is how often a number is used each time it is fetched (Goto & van de
+   Geijn 2008). A tile of 6 x 64 uses a number of a 64 times and one of b 6 times from a register. A
+   piece of b, 16 KB, is used by all tiles of rows from the first cache, and the panels of a task,
+   384 KB, by all its rows from the second. Here a is not packed: tiles read it by broadcasts, which
+   take it as it lies, and so the same loops serve convolutions, whose a is a table of pixels.
    Relies on >>context >>kernels.
    ============================================================================================ */
 
@@ -6540,7 +6543,8 @@ static int qnet__tile_size(size_t rows)
     return rows >= 6 ? 6 : rows > 2 ? 4 : 2;
 }
 
-/* A tile of which only the rows with c[m] != NULL and the first `columns` columns are wanted: by
+/* What does not fill a tile takes this detour, of a few copies; nothing is ever written beyond C.
+   A tile of which only the rows with c[m] != NULL and the first `columns` columns are wanted: by
    way of a block on the stack. */
 static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile *tile,
                                           size_t columns)
@@ -6598,7 +6602,9 @@ static void qnet__tile_prefetch_sums(const qnet__tile *tile, size_t wide)
 
 /* Packs a right-hand side into panels of the kernel's width, so that the tile reads it in order:
        dst[panel][block][k][j] = src[block * block_step + k * row_step + column * column_step],
-   column = panel * width + j, zero beyond the last column. One task per panel. */
+   column = panel * width + j, zero beyond the last column. One task per panel. A block is a tap of
+   a convolution; a matrix has one. With column_step 1 rows of src are copied. Otherwise src is
+   transposed, by cache lines: a line of each column, then the next line of each. */
 typedef struct qnet__packing {
     const qnet_real *src;
     qnet_real *dst;
@@ -6636,6 +6642,7 @@ static void qnet__pack_task(void *arg, size_t index, size_t worker)
     }
 }
 
+/* Panels that hold so many columns; the last may be part of one. */
 static size_t qnet__panels(const qnet__isa *isa, size_t columns)
 {
     return columns / isa->columns + (columns % isa->columns != 0);
@@ -6689,13 +6696,12 @@ static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t 
    multiple of `chain`, as QNET__PIECE is of every chain, a cut changes no bits at all.
 
    Prefetch. While the tiles of a piece go by, each brings its share of the next piece of b nearer
-   (behind the last one `next`); where a comes from far, also rows of a. Few tiles of
+   (behind the last one `next`), and of the next of a where its rows are beside. Few tiles of
    rows, as for one image, wait for b: they take the segments one by one, where each begins a chain,
    so that the next piece is one run of memory. */
 typedef struct qnet__product {
     const qnet_real *const *a; /* [segments][a_rows]; rows of a segment may lie anywhere ... */
     int beside;                /* ... or 1: row m is a[s][0] + m, rows <= a_step */
-    int cold;                  /* a is in no near cache; a_step is 1, and there is one segment */
     const qnet_real *const *b; /* [segments]: the first panel */
     const qnet_real *next;     /* b of the product that follows, or NULL */
     qnet_real *const *c;       /* [rows] */
@@ -6715,20 +6721,6 @@ static size_t qnet__piece(const qnet__isa *isa)
     return qnet__max_size(((size_t)16 << 10) / sizeof(qnet_real) / isa->columns, QNET__PIECE);
 }
 
-/* The rows of a that follow those of the tile at row `first`: of the next tile in this piece or,
-   behind the last one, of the first in the next piece. */
-static void qnet__product_prefetch(const qnet__product *p, size_t first, size_t at)
-{
-    for (size_t m = 0; m < QNET__TILE_ROWS; m++) {
-        const size_t row = first + QNET__TILE_ROWS + m;
-        const qnet_real *from = row < p->rows ? p->a[row] + at
-                                              : p->a[qnet__min_size(m, p->rows - 1)] + at +
-                                                    p->piece;
-        for (size_t line = 0; line < p->piece * sizeof *from; line += QNET__LINE)
-            QNET__PREFETCH((uintptr_t)from + line);
-    }
-}
-
 static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
 {
     const size_t width = isa->columns, lines = (width * sizeof **p->b - 1) / QNET__LINE + 1;
@@ -6742,6 +6734,8 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
             memset(p->c[m], 0, p->columns * sizeof *p->c[m]);
         return;
     }
+    /* Behind the full tiles of 6 rows come one of 4 or one of 2, or both. An odd last row is worked
+       out twice, the second time for no one: run_part drops rows whose c is NULL. */
     for (size_t m = 0; m < QNET__TILE_ROWS && full < p->rows; m++) {
         const size_t row = qnet__min_size(full + m, p->rows - 1);
         tail_c[m] = full + m < p->rows ? p->c[row] : NULL;
@@ -6762,6 +6756,7 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
             tile.length = qnet__min_size(p->length - at, p->piece);
             tile.b = p->b + s, tile.b_at = panel + at * p->b_step;
             tile.accumulate = p->accumulate || at > 0 || s > 0;
+            /* What the tiles of this piece bring nearer: the piece that comes after it. */
             if (s + tile.segments < p->segments) {
                 next = p->b[s + tile.segments] + tile.b_at;
             } else if (at + tile.length < p->length) {
@@ -6781,8 +6776,6 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
                 tile.c = tail ? tail_c + (first - full) : p->c + first;
                 if (p->accumulate && at == 0 && s == 0)
                     qnet__tile_prefetch_sums(&tile, width);
-                if (p->cold)
-                    qnet__product_prefetch(p, first, at);
                 if (part < lines) {
                     qnet__tile_prefetch(&tile, next, p->b_step, width, part);
                 } else {
@@ -6799,6 +6792,9 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
 
 /* ---- qnet_gemm ------------------------------------------------------------------------------- */
 
+/* A task is a band of rows of C times some panels of columns. Neither depends on the number of
+   workers, and each number of C has one task, so the bits of a product depend on nothing but its
+   sizes and operands. */
 #define QNET__GEMM_BAND 96 /* rows of C per task: their part of A stays in a second-level cache */
 
 typedef struct qnet__gemm {
@@ -6884,33 +6880,25 @@ static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t 
     qnet__parallel(ctx, ((panels - 1) / g.panels_per_task + 1) * g.bands, qnet__gemm_task, &g);
 }
 
-/* The route to a BLAS, which counts in int. *done: 0 where there is none. */
+#if !QNET__REAL_IS_DOUBLE
+/* The route to a BLAS, which counts in int. */
 static qnet_status qnet__gemm_blas(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
                                    size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
-                                   size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, int *done)
+                                   size_t ldb, qnet_real beta, qnet_real *c, size_t ldc)
 {
-#if QNET__REAL_IS_DOUBLE
-    QNET__UNUSED(ctx), QNET__UNUSED(trans_a), QNET__UNUSED(trans_b), QNET__UNUSED(m);
-    QNET__UNUSED(n), QNET__UNUSED(k), QNET__UNUSED(a), QNET__UNUSED(lda), QNET__UNUSED(b);
-    QNET__UNUSED(ldb), QNET__UNUSED(beta), QNET__UNUSED(c), QNET__UNUSED(ldc);
-    *done = 0;
-#else
     const qnet_blas *blas = &ctx->hooks.blas;
     const size_t most = qnet__max_size(qnet__max_size(m, n), qnet__max_size(k, qnet__max_size(
                         lda, qnet__max_size(ldb, ldc))));
-    *done = !QNET__REFERENCE_ONLY && blas->sgemm != NULL;
-    if (*done && most > (size_t)INT_MAX) {
+    if (most > (size_t)INT_MAX) {
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "gemm: a size of %lu is above what the BLAS hook counts to, %d",
                           (unsigned long)most, INT_MAX);
     }
-    if (*done) {
-        blas->sgemm(blas->user, trans_a != 0, trans_b != 0, (int)m, (int)n, (int)k, 1, a, (int)lda,
-                    b, (int)ldb, beta, c, (int)ldc);
-    }
-#endif
+    blas->sgemm(blas->user, trans_a != 0, trans_b != 0, (int)m, (int)n, (int)k, 1, a, (int)lda,
+                b, (int)ldb, beta, c, (int)ldc);
     return QNET_OK;
 }
+#endif
 
 /* 1 when rows of `step` numbers are at least `width` wide and their bytes fit a size_t. */
 static int qnet__matrix_ok(size_t rows, size_t width, size_t step)
@@ -6941,7 +6929,6 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
 {
     void *own;
     size_t bytes;
-    int done = 0;
     if (ctx == NULL || a == NULL || b == NULL || c == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: the context or a matrix is NULL");
     if (m == 0 || n == 0 || k == 0) {
@@ -6960,9 +6947,10 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: beta %g is neither 0 nor 1",
                           (double)beta);
     }
-    QNET__TRY(qnet__gemm_blas(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc, &done));
-    if (done)
-        return QNET_OK;
+#if !QNET__REAL_IS_DOUBLE
+    if (!QNET__REFERENCE_ONLY && ctx->hooks.blas.sgemm != NULL)
+        return qnet__gemm_blas(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
+#endif
     if (QNET__REFERENCE_ONLY) {
         qnet__gemm_ref(trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
         return QNET_OK;
@@ -6977,6 +6965,8 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
 /* ============================================================================================
    >>fuse: a pass over a map x[rows][channels] in memory, with the prologue or the epilogue that
    Winograd's convolutions apply while they read and write (>>kernels); and the channels' sums.
+   A pass is bound by memory: a map of 64 images of 56x56x64 is 51 MB, several ms to read. So a
+   network makes one only where there is no convolution beside it that could do the work.
    Relies on >>context >>kernels.
    ============================================================================================ */
 
@@ -6985,6 +6975,7 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
 #define QNET__PASS_NUMBERS 32768 /* of a chunk: it is read once, and stays in L2 if it is written */
 #define QNET__PASS_ROWS 512      /* and at most so many rows: bounds the rounding of its sums */
 
+/* Neither depends on the number of workers: so partial sums, and their sum, are always the same. */
 static size_t qnet__pass_chunk_rows(size_t channels)
 {
     return qnet__min_size(QNET__PASS_ROWS, qnet__max_size(1, QNET__PASS_NUMBERS / channels));
@@ -6996,20 +6987,15 @@ static size_t qnet__pass_chunks(size_t rows, size_t channels)
 }
 
 /* A pass, cut into chunks: one task each. */
-typedef struct qnet__pass_call {
-    qnet__pass_job job;
-    const qnet__isa *isa;
-} qnet__pass_call;
-
 static void qnet__pass_task(void *arg, size_t chunk, size_t worker)
 {
-    const qnet__pass_call *call = (const qnet__pass_call *)arg;
-    const size_t rows = qnet__min_size(call->job.chunk_rows,
-                                       call->job.rows - chunk * call->job.chunk_rows);
+    const qnet__pass_job *job = (const qnet__pass_job *)arg;
+    const size_t first = chunk * job->chunk_rows;
+    const size_t rows = qnet__min_size(job->chunk_rows, job->rows - first);
     QNET__UNUSED(worker);
-    if (call->job.epilogue->rows != NULL)
-        call->job.epilogue->rows[chunk] = rows;
-    call->isa->pass(&call->job, chunk * call->job.chunk_rows, rows, chunk);
+    if (job->epilogue->rows != NULL)
+        job->epilogue->rows[chunk] = rows;
+    job->isa->pass(job, first, rows, chunk);
 }
 
 /* epilogue <- prologue over x[rows][channels] in chunks of qnet__pass_chunk_rows. One of them is
@@ -7017,13 +7003,13 @@ static void qnet__pass_task(void *arg, size_t chunk, size_t worker)
 static void qnet__pass(qnet_context *ctx, const qnet__prologue *prologue, qnet__epilogue *epilogue,
                        size_t rows, size_t channels)
 {
-    qnet__pass_call call;
-    call.job.prologue = prologue, call.job.epilogue = epilogue;
-    call.job.rows = rows, call.job.channels = channels;
-    call.job.chunk_rows = qnet__pass_chunk_rows(channels);
-    call.isa = qnet__isa_of(ctx);
+    qnet__pass_job job;
+    job.isa = qnet__isa_of(ctx);
+    job.prologue = prologue, job.epilogue = epilogue;
+    job.rows = rows, job.channels = channels;
+    job.chunk_rows = qnet__pass_chunk_rows(channels);
     epilogue->chunks = qnet__pass_chunks(rows, channels);
-    qnet__parallel(ctx, epilogue->chunks, qnet__pass_task, &call);
+    qnet__parallel(ctx, epilogue->chunks, qnet__pass_task, &job);
 }
 
 /* ---- Sums of all chunks, in order and in double ---------------------------------------------- */
@@ -7049,7 +7035,11 @@ typedef struct qnet__epilogue_join {
     double *first, *second; /* [channels] */
 } qnet__epilogue_join;
 
-/* Moments: first = mean, second = biased variance. With n numbers around center, mean_k = center +
+/* Two passes over the sums of all chunks, not over the map: the first gives the mean, the second
+   takes each chunk's variance around its own mean, and the distance of that from the mean. Nothing
+   is the difference of two large numbers, as E[v^2] - E[v]^2 would be.
+
+   Moments: first = mean, second = biased variance. With n numbers around center, mean_k = center +
    sum1 / n and M_k = sum2 - sum1^2 / n (Chan, Golub & LeVeque 1983), M = sum M_k + n (mean_k -
    mean)^2. Gradient: first = sum of sum1, second = sum of sum2. */
 static void qnet__epilogue_join_task(void *arg, size_t index, size_t worker)
@@ -7129,8 +7119,6 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sums,
     block  8 blocks a worker or more own, a block           shared     a block: its v, then all
                                                                        groups' m and output
     round  fewer                     shared, <= 9 MB        shared     a block and a group
-    group  u > 16 MB, v <= 18 MB,    shared, all tiles (at  own, of    a group: its u, then all
-           2 groups a worker         stride 2 a quarter)    a group    blocks
 
    dw      when                      v and d                du         a task
     part   ci, co <= 64              own, 32 tiles          of a part  a part of the tiles
@@ -7138,19 +7126,34 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sums,
     square du > 16 MB, v <= 18 MB    shared, all tiles; d   own,       two groups: du, then dw
                                      of a slab of co        64 x 64
 
-   y and dx have the same bits in all three: each number of m is one product. The sums of dw begin
-   a chain in each round, so that its schedule may not depend on the number of workers. */
+   y and dx have the same bits in both: each number of m is one product. The sums of dw begin
+   a chain in each round, so that its schedule may not depend on the number of workers.
+
+   ResNet18, 64 images of 224 pixels, forward (MB; v and m of a block):
+       layer          tiles   v     m     u     FLOPs / direct
+       56x56   64     12544   .1    .1    .6    1/4
+       28x28  128      3136  1.0    .4    2.4   1/4
+       14x14  256      1024  1.9    .4    9.4   1/3.6      (tiles of 4 4 3 3)
+        7x7   512       256  6.8    .8   37.7   1/3.6      (tiles of 4 3)
+   So the kernels u, one for all tiles, outweigh the maps in the deep layers: there a block is as
+   large as it can be, as each block reads all of u.
+
+   To try another schedule: its line in qnet__winograd_plan (or .._plan_weights) sets `round`, the
+   tiles that are in v at once, and how many v there are; its task says what of tiles and groups an
+   index means; the loop in qnet__winograd_conv (.._weights), how many indices there are. test_conv
+   and test_identity hold it to the same bits. */
 
 #define QNET__WINOGRAD_BLOCKS 8         /* for each worker */
-#define QNET__WINOGRAD_ROUND 65536      /* tiles * channels of a shared v: 9 MB, 5 at stride 2 */
-#define QNET__WINOGRAD_ALL 131072       /* tiles * channels by group or by square, at most */
+#define QNET__WINOGRAD_ROUND 65536      /* tiles * channels of a shared v: 9 MB */
+#define QNET__WINOGRAD_ALL 131072       /* tiles * channels by square, at most */
 #define QNET__WINOGRAD_U_MOST 4194304   /* numbers of a u or du as a whole: 16 MB */
 #define QNET__WINOGRAD_WEIGHT_TILES 512 /* of a round of dw, at most */
 #define QNET__WINOGRAD_PARTS 32         /* of the tiles, where each has a du of its own, at most */
 #define QNET__WINOGRAD_BLOCK 96         /* tiles, at most */
 #define QNET__WINOGRAD_STRIP 4          /* tiles that a task transforms for a shared v or d */
 
-/* Cuts n outputs into tiles of `most` at most. */
+/* Cuts n outputs into tiles of `most` at most, nearly alike: 56 into 14 of 4, 14 into 4 4 3 3, 7
+   into 4 3, 5 into 3 2. A single output is a tile of 2 that goes beyond the map. */
 static void qnet__winograd_cut(qnet__winograd_axis *axis, ptrdiff_t n, ptrdiff_t most, int stride)
 {
     axis->tiles = (n - 1) / most + 1;
@@ -7173,7 +7176,12 @@ static int64_t qnet__winograd_points(const qnet__winograd_axis *axis)
 }
 
 /* The steps of v, m and d, which follow from the shape; and how the work is cut. side: the largest
-   of the tiles, 4 or 2. */
+   of the tiles, 4 or 2.
+
+   v has a row for each tile, m one for each tile of a block, and both have a plane for each of the
+   36 or 81 elements. A transform writes a number to every plane, a product reads one plane. So
+   planes are far apart, and QNET__WINOGRAD_PAD keeps their distance from being a multiple of 4096
+   bytes, where all would share a few sets of the first cache. */
 static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
                                     const qnet_conv2d *s, int side, int backward)
 {
@@ -7217,12 +7225,6 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
     p->u_plane = p->src_c * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
 }
 
-/* tiles * channels of a v: `most` for 36 planes, a quarter for the 81 of stride 2. */
-static ptrdiff_t qnet__winograd_room(const qnet__winograd *p, ptrdiff_t most)
-{
-    return p->form == QNET__WINOGRAD_SAME ? most : most / 4;
-}
-
 /* u or du is too large for caches, and there are not too many tiles for a few rounds at most. */
 static int qnet__winograd_by_channels(const qnet__winograd *p)
 {
@@ -7231,7 +7233,9 @@ static int qnet__winograd_by_channels(const qnet__winograd *p)
            p->tiles <= QNET__WINOGRAD_ALL / channels;
 }
 
-/* Of the tiles first .. last - 1 those that have a plane, which is point y * x.points + x. */
+/* Of the tiles first .. last - 1 those that have a plane, which is point y * x.points + x. The last
+   points of an axis are those of large tiles only: kinds 1 and 2 along y, 0 and 1 along x. By the
+   order of kinds they always follow each other, so a product has no rows that nobody needs. */
 static void qnet__winograd_range(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t *first,
                                  ptrdiff_t *last)
 {
@@ -7284,7 +7288,7 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
     qnet_real *c[QNET__WINOGRAD_BLOCK + 1];
     qnet__product product;
     memset(&product, 0, sizeof product);
-    product.a = a, product.a_step = 1, product.cold = p->schedule == QNET__WINOGRAD_BY_GROUP;
+    product.a = a, product.a_step = 1;
     product.b = &u, product.b_step = p->isa->columns;
     product.b_panel = (size_t)p->src_c * p->isa->columns;
     product.c = c, product.columns = QNET__WINOGRAD_GROUP;
@@ -7306,41 +7310,27 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
     }
 }
 
-/* u of 64 output channels. */
-static void qnet__winograd_kernels_of(const qnet__winograd *p, ptrdiff_t group, qnet_real *u)
-{
-    for (ptrdiff_t ci = 0; ci < p->src_c; ci += QNET__SQUARE)
-        p->isa->winograd(p, QNET__WINOGRAD_KERNELS, ci, group, u);
-}
-
-/* Some blocks of the round, times some groups. */
+/* A block of the round and a group, or all groups. */
 static void qnet__winograd_task(void *arg, size_t index, size_t worker)
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const int by_block = p->schedule == QNET__WINOGRAD_BY_BLOCK;
-    const int by_group = p->schedule == QNET__WINOGRAD_BY_GROUP;
     const ptrdiff_t blocks = (p->last - p->first - 1) / p->block + 1, task = (ptrdiff_t)index;
-    const ptrdiff_t group = by_block ? 0 : by_group ? task : task / blocks;
+    const ptrdiff_t group = by_block ? 0 : task / blocks;
     const ptrdiff_t group_end = by_block ? p->dst_c / QNET__WINOGRAD_GROUP : group + 1;
-    const ptrdiff_t block_end = by_block ? task + 1 : by_group ? blocks : task % blocks + 1;
+    const ptrdiff_t first = p->first + (by_block ? task : task % blocks) * p->block;
+    const ptrdiff_t last = first + p->block < p->last ? first + p->block : p->last;
     const ptrdiff_t u_size = p->planes * p->u_plane;
     qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
-    const qnet_real *u = p->packed + (by_group ? (ptrdiff_t)worker : group) * u_size;
-    if (by_group)
-        qnet__winograd_kernels_of(p, group, p->u + (ptrdiff_t)worker * u_size);
-    for (ptrdiff_t block = by_group ? 0 : block_end - 1; block < block_end; block++) {
-        const ptrdiff_t first = p->first + block * p->block;
-        const ptrdiff_t last = first + p->block < p->last ? first + p->block : p->last;
-        qnet_real *v = p->v + (by_block ? (ptrdiff_t)worker * p->planes * p->v_plane
-                                        : (first - p->first) * p->v_row);
-        if (by_block)
-            p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, last, v);
-        for (ptrdiff_t g = group; g < group_end; g++) {
-            qnet__winograd_multiply(p, v, first, last, u + (g - group) * u_size,
-                                    g + 1 < group_end ? u + (g + 1 - group) * u_size : u, m);
-            p->isa->winograd(p, QNET__WINOGRAD_OUTPUT, first / p->block,
-                               g * QNET__WINOGRAD_GROUP, m);
-        }
+    qnet_real *v = p->v + (by_block ? (ptrdiff_t)worker * p->planes * p->v_plane
+                                    : (first - p->first) * p->v_row);
+    if (by_block)
+        p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, last, v);
+    for (ptrdiff_t g = group; g < group_end; g++) {
+        const ptrdiff_t next = g + 1 < group_end ? g + 1 : group;
+        qnet__winograd_multiply(p, v, first, last, p->packed + g * u_size,
+                                p->packed + next * u_size, m);
+        p->isa->winograd(p, QNET__WINOGRAD_OUTPUT, first / p->block, g * QNET__WINOGRAD_GROUP, m);
     }
 }
 
@@ -7356,19 +7346,14 @@ static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
 /* Takes u, v and m from the arena, which may have no base. packed: u is there already. */
 static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t workers, int packed)
 {
-    const ptrdiff_t most =
-        qnet__winograd_room(p, QNET__WINOGRAD_ROUND) / p->src_c / p->block * p->block;
-    const ptrdiff_t all = qnet__winograd_room(p, QNET__WINOGRAD_ALL);
+    /* As many tiles as fill the room; with 81 planes a quarter. */
+    const ptrdiff_t room = QNET__WINOGRAD_ROUND / (p->form == QNET__WINOGRAD_SAME ? 1 : 4);
+    const ptrdiff_t most = room / p->src_c / p->block * p->block;
     const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP;
     const size_t bytes = (size_t)p->planes * sizeof(qnet_real);
-    size_t makers = 1, u_makers = (size_t)groups; /* of a v each, of a group's u */
-    p->schedule = QNET__WINOGRAD_BY_ROUND;
-    if (!packed && qnet__winograd_by_channels(p) && groups >= 2 * (ptrdiff_t)workers) {
-        const ptrdiff_t rounds = (p->tiles * p->src_c - 1) / all + 1; /* each transforms all of u */
-        p->schedule = QNET__WINOGRAD_BY_GROUP;
-        p->round = ((p->tiles - 1) / rounds / p->block + 1) * p->block;
-        u_makers = workers;
-    } else if (p->blocks < (ptrdiff_t)workers * QNET__WINOGRAD_BLOCKS) {
+    size_t makers = 1; /* of a v each */
+    if (p->blocks < (ptrdiff_t)workers * QNET__WINOGRAD_BLOCKS) {
+        p->schedule = QNET__WINOGRAD_BY_ROUND;
         p->round = most > 0 ? most : p->block;
     } else {
         p->schedule = QNET__WINOGRAD_BY_BLOCK;
@@ -7378,7 +7363,7 @@ static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t wo
     p->round = p->round < p->tiles ? p->round : p->tiles;
     p->v_plane = p->round * p->v_row + QNET__WINOGRAD_PAD;
     if (!packed)
-        p->u = (qnet_real *)qnet__take(arena, u_makers * (size_t)p->u_plane, bytes);
+        p->u = (qnet_real *)qnet__take(arena, (size_t)(groups * p->u_plane), bytes);
     p->v = (qnet_real *)qnet__take(arena, makers * (size_t)p->v_plane, bytes);
     p->m = (qnet_real *)qnet__take(arena, workers * (size_t)p->m_plane, bytes);
     if (p->schedule == QNET__WINOGRAD_BY_BLOCK)
@@ -7411,15 +7396,14 @@ static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int sid
     y->chunks = (size_t)p.blocks;
     p.from = *x, p.epilogue = *y, p.w = w;
     p.packed = u != NULL ? u : p.u;
-    if (u == NULL && p.schedule != QNET__WINOGRAD_BY_GROUP)
+    if (u == NULL)
         qnet__winograd_pack(ctx, s, side, backward, w, p.u);
     while (p.last < p.tiles) {
         const int by_block = p.schedule == QNET__WINOGRAD_BY_BLOCK;
-        const int by_group = p.schedule == QNET__WINOGRAD_BY_GROUP;
         qnet__winograd_next(&p);
         if (!by_block)
             qnet__winograd_strips(ctx, &p, 1, 0);
-        qnet__parallel(ctx, (size_t)((by_group ? 1 : (p.last - p.first - 1) / p.block + 1) *
+        qnet__parallel(ctx, (size_t)(((p.last - p.first - 1) / p.block + 1) *
                                      (by_block ? 1 : p.dst_c / QNET__WINOGRAD_GROUP)),
                        qnet__winograd_task, &p);
     }
@@ -8760,13 +8744,42 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
 
 /* ---- Max pooling ----------------------------------------------------------------------------- */
 
-/* Task `index` is one row of one image: of y forward, [batch][out_height], and of dx backward,
-   [batch][height], which gathers from the windows that its pixels may have won. So no two tasks
-   write to one number, and sums have one order. */
+#if QNET__HAS_TRAINING
+/* Row `index` of dx, [batch][height]: each pixel gathers from the windows that it may have won, at
+   most four, so that no two tasks write to one number and sums have one order. Window oy covers
+   rows 2 oy - 1 + (0..2), so row iy lies in windows iy / 2 and (iy + 1) / 2. */
+static void qnet__maxpool_back(const qnet__maxpool *pool, size_t index)
+{
+    const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
+    const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
+    qnet_real *dx = pool->dx + index * pool->width * n;
+    memset(dx, 0, pool->width * n * sizeof *dx);
+    for (size_t ix = 0; ix < pool->width; ix++, dx += n) {
+        const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
+        for (size_t oy = iy / 2; oy <= last_y; oy++)
+            for (size_t ox = ix / 2; ox <= last_x; ox++) {
+                const int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
+                const size_t window = (image * pool->out_height + oy) * pool->out_width + ox;
+                const uint8_t *winner = pool->winner + window * n;
+                const qnet_real *dy = pool->dy + window * n;
+                for (size_t c = 0; c < n; c++)
+                    dx[c] += winner[c] == tap ? dy[c] : 0;
+            }
+    }
+}
+#endif
+
+/* Task `index` is one row of one image: of y forward, [batch][out_height], of dx backward. */
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
     const qnet__maxpool *pool = (const qnet__maxpool *)arg;
     QNET__UNUSED(worker);
+#if QNET__HAS_TRAINING
+    if (pool->dx != NULL) {
+        qnet__maxpool_back(pool, index);
+        return;
+    }
+#endif
     pool->isa->maxpool(pool, index);
 }
 
@@ -13683,16 +13696,20 @@ static size_t qnet__param_index(const qnet_param *p, size_t f)
     return (f % taps * in + f / taps % in) * out + f / taps / in;
 }
 
+#define QNET__COPY_FILTERS 16 /* which are read side by side, so that a cache line is written */
+
 /* The tensor's numbers to to[p->count], in memory's order: a convolution's [filter][number] becomes
-   [number][filter]. */
+   [number][filter]. Rows of memory are a power of two apart, so that numbers written one by one
+   would compete for a set of the cache. */
 static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
     const size_t out = p->layout == QNET_LAYOUT_HWIO ? p->shape[3] : 1, filter = p->count / out;
-    for (size_t k = 0; k < filter; k++) {
-        qnet_real *row = to + qnet__param_index(p, k);
-        for (size_t o = 0; o < out; o++)
-            row[o] = (qnet_real)qnet__element(t->dtype, t->data, o * filter + k);
-    }
+    for (size_t first = 0; first < out; first += QNET__COPY_FILTERS)
+        for (size_t k = 0; k < filter; k++) {
+            qnet_real *row = to + qnet__param_index(p, k);
+            for (size_t o = first; o < qnet__min_size(out, first + QNET__COPY_FILTERS); o++)
+                row[o] = (qnet_real)qnet__element(t->dtype, t->data, o * filter + k);
+        }
 }
 
 /* The largest number of the networks' type. */
@@ -20204,10 +20221,11 @@ static qnet_status qnet__stage1_config_check(qnet_context *ctx, const qnet_stage
 
 /* ResNet18 on the slices of scans[count], from `weights` or from random ones (He initialisation;
    the paper starts from ImageNet). Items are images in the order of scans. The network's batch is
-   the run's largest, which may be well below config->batch. */
-QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_config *config,
-                                        const qnet_cohort *cohort, const int *scans, int count,
-                                        const qnet_real *weights, qnet_training **out)
+   the run's largest, which may be well below config->batch. draw 0: random weights are not drawn,
+   as a checkpoint is loaded next. */
+static qnet_status qnet__stage1_create(qnet_context *ctx, const qnet_stage1_config *config,
+                                       const qnet_cohort *cohort, const int *scans, int count,
+                                       const qnet_real *weights, int draw, qnet_training **out)
 {
     qnet__training_state s, *self = NULL;
     qnet_resnet_config net_config;
@@ -20236,11 +20254,18 @@ QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_con
         const size_t bytes = self->table->total * sizeof(qnet_real);
         self->weights_hash = qnet_hash(QNET_HASH_START, weights, bytes);
         memcpy(self->weights, weights, bytes);
-    } else {
+    } else if (draw) {
         qnet_resnet_init(s.run.net, config->seed);
     }
     *out = &self->run;
     return QNET_OK;
+}
+
+QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_config *config,
+                                        const qnet_cohort *cohort, const int *scans, int count,
+                                        const qnet_real *weights, qnet_training **out)
+{
+    return qnet__stage1_create(ctx, config, cohort, scans, count, weights, 1, out);
 }
 #endif
 
@@ -21768,6 +21793,7 @@ QNET_API void qnet_experiment_config_init(qnet_experiment_config *config)
     config->folds = 10;
     config->repeats = 1;
     for (int m = 0; m < QNET_MODELS; m++) config->keep[m] = 1;
+    config->checkpoint_seconds = 30;
     config->bootstrap = 2000;
     config->seed = 1;
     qnet_stage1_config_init(&config->stage1);
@@ -21847,7 +21873,10 @@ static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experime
     if (!c->use_input[0] && !c->use_input[1])
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no input configuration is chosen");
     QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__experiment_settings, c));
+    /* No settings, as a resume may change them. */
     QNET__TRY(qnet__check_range(ctx, "experiment", "bootstrap", c->bootstrap, 2, 10000000));
+    QNET__TRY(qnet__check_range(ctx, "experiment", "checkpoint_seconds", c->checkpoint_seconds, 0,
+                                INT_MAX));
     if ((c->part != 0 || c->parts != 0) &&
         ((c->part < 1 && c->part != QNET_COLLECT) || c->parts < 1 || c->part > c->parts ||
          c->parts > qnet__folds_count(c)))
@@ -22040,6 +22069,7 @@ typedef struct qnet__job {
     double per_epoch;        /* what an epoch of stage 1 of this input adds */
     const qnet_training *stage1; /* being trained; NULL: none */
     int stage1_first;        /* the epoch at which it began */
+    double saved;            /* when the present run's last checkpoint was written, or it began */
 } qnet__job;
 
 /* Epochs of stage 1 of a fold, where the runs with and without SWA share the first ones. */
@@ -22277,9 +22307,12 @@ QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *e, qnet_inpu
    Files come in this order, each whole or not at all, so that a resume knows by what is there
    where it has to go on:
 
-     resnet.checkpoint after each epoch; swa.checkpoint after that epoch behind which averaging
-     begins; weights of the ResNet; swa.checkpoint after each further epoch; weights of the
-     ResNetSWA; stage2.checkpoint after each epoch; weights of Q-Net; the result.
+     resnet.checkpoint as training goes on; swa.checkpoint after that epoch behind which averaging
+     begins; weights of the ResNet; swa.checkpoint as it goes on; weights of the ResNetSWA;
+     stage2.checkpoint; weights of Q-Net; the result.
+
+   A checkpoint has up to four times the size of the network: it is written at the end of an epoch
+   where the last one is checkpoint_seconds old, and at the end of the run.
 
    A part that is done is not trained again, but tested and written again: that takes no time. */
 
@@ -22386,28 +22419,39 @@ static qnet_status qnet__job_watch(qnet__job *job, qnet_training *run)
     return QNET_OK;
 }
 
-/* Epochs up to `end`, each watched and saved. */
+/* Epochs up to `end`, each watched. */
 static qnet_status qnet__job_epochs(qnet__job *job, qnet_training *run, int end,
                                     const char *checkpoint)
 {
     while (run->epoch < end) {
         QNET__TRY(qnet_training_epoch(run));
         QNET__TRY(qnet__job_watch(job, run));
+        const double now = qnet__seconds(run->ctx), since = now - job->saved;
+        if (since > 0 && since < job->e->config.checkpoint_seconds) continue; /* 0: no clock */
         QNET__TRY(qnet_training_save(run, checkpoint));
+        job->saved = now;
     }
     return QNET_OK;
 }
 
-/* Trains to the end from wherever an earlier session was, saving after every epoch. branch (NULL:
-   none): the checkpoint with which another run begins, of the end of epoch `start`. A resume at
-   that very epoch writes it again, as the session before may have ended in between. Where a user
-   removes a damaged checkpoint, or a branch, its run begins anew and comes to the same bits. */
-static qnet_status qnet__job_train(qnet__job *job, qnet_training *run, const char *name,
+static int qnet__job_begun(const qnet__job *job, const char *name)
+{
+    char checkpoint[QNET__PATH];
+    qnet__job_path(job, name, checkpoint);
+    return qnet_file_exists(checkpoint);
+}
+
+/* Trains to the end, begun: from wherever an earlier session was. branch (NULL: none): the
+   checkpoint with which another run begins, of the end of epoch `start`. A resume at that very
+   epoch writes it again, as the session before may have ended in between. Where a user removes a
+   damaged checkpoint, or a branch, its run begins anew and comes to the same bits. */
+static qnet_status qnet__job_train(qnet__job *job, qnet_training *run, const char *name, int begun,
                                    const char *branch, int start)
 {
     char checkpoint[QNET__PATH], other[QNET__PATH];
+    job->saved = qnet__seconds(run->ctx);
     qnet__job_path(job, name, checkpoint);
-    if (qnet_file_exists(checkpoint)) {
+    if (begun) {
         const qnet_status status = qnet_training_load(run, checkpoint);
         if (status == QNET_ERROR_FORMAT || status == QNET_ERROR_DATA)
             return qnet__fail(run->ctx, status, "%s; remove that file to do its part again",
@@ -22455,7 +22499,8 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
                                  job->train_count, &run));
     qnet_status status = QNET_OK;
     if (job->watch_count > 0) status = qnet__fold_embed(job, net, job->watch, job->watch_count);
-    if (status == QNET_OK) status = qnet__job_train(job, run, "stage2.checkpoint", NULL, 0);
+    const int begun = qnet__job_begun(job, "stage2.checkpoint");
+    if (status == QNET_OK) status = qnet__job_train(job, run, "stage2.checkpoint", begun, NULL, 0);
     if (status == QNET_OK && job->test_count > 0)
         status = qnet__fold_embed(job, net, job->test, job->test_count);
     if (status == QNET_OK && job->test_count > 0)
@@ -22472,6 +22517,8 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
 static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
 {
     const int model = swa ? QNET_MODEL_RESNET_SWA : QNET_MODEL_RESNET;
+    const char *name = swa ? "swa.checkpoint" : "resnet.checkpoint";
+    const int begun = qnet__job_begun(job, name);
     qnet_stage1_config config = job->e->config.stage1;
     const int start = qnet_stage1_swa_start(&config);
     qnet_training *run = NULL;
@@ -22479,14 +22526,13 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
     config.seed = qnet__job_seed(job);
     config.swa = swa;
     if (job->new_head) qnet__resnet_init_head(job->initial, config.seed);
-    QNET__TRY(qnet_stage1_create(job->e->ctx, &config, job->cohort, job->train, job->train_count,
-                                 job->initial ? job->initial->weights : NULL, &run));
+    QNET__TRY(qnet__stage1_create(job->e->ctx, &config, job->cohort, job->train, job->train_count,
+                                  job->initial ? job->initial->weights : NULL, !begun, &run));
     job->stage1 = run;
     job->stage1_first = swa && !job->study ? start : 0;
     job->batch = run->net->config.batch;
-    qnet_status status =
-        swa ? qnet__job_train(job, run, "swa.checkpoint", NULL, 0)
-            : qnet__job_train(job, run, "resnet.checkpoint", "swa.checkpoint", start);
+    qnet_status status = qnet__job_train(job, run, name, begun, swa ? NULL : "swa.checkpoint",
+                                         swa ? 0 : start);
     job->fraction += job->per_epoch * (config.epochs - job->stage1_first);
     job->stage1 = NULL;
     if (status == QNET_OK && job->test_count > 0)

@@ -48,7 +48,7 @@ for model in resnet resnetswa qnet; do
 done
 
 # Stopped three times at whatever point a second or less brings, resumed, and the same bits in the end.
-"$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small > "$dir/stop1" 2>&1 &
+"$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small --checkpoint-seconds 0 > "$dir/stop1" 2>&1 &
 pid=$!
 while kill -0 $pid 2> /dev/null && [ ! -f "$dir/stopped/checkpoint/crop-repeat01-fold01-resnet.checkpoint" ]; do sleep 0.05; done
 "$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small --seed 8 --resume > "$dir/refusal" 2>&1
@@ -57,7 +57,7 @@ kill -INT $pid 2> /dev/null
 wait $pid
 ok "stopped by Ctrl-C" test $? = 130
 ok "says how to go on" grep -q -e '--resume' "$dir/stop1"
-"$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small --resume > "$dir/stop2" 2>&1 &
+"$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small --checkpoint-seconds 0 --resume > "$dir/stop2" 2>&1 &
 pid=$!
 while kill -0 $pid 2> /dev/null && [ ! -f "$dir/stopped/checkpoint/crop-repeat01-fold02-swa.checkpoint" ]; do sleep 0.05; done
 kill -KILL $pid 2> /dev/null # not even a chance to tidy up

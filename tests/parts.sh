@@ -37,7 +37,8 @@ slurm()
 says 1 'expected parts there, such as part-1-of-4' --collect
 OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=4 SLURM_PROCID=0 SLURM_NTASKS=1 crossval --part auto > "$dir/1" 2>&1 &
 first=$!
-PMI_RANK=1 PMI_SIZE=4 "$bin/crossval" --data "$dir/cohort" --out "$dir/out" $small --threads 1 --part auto > "$dir/2" 2>&1 &
+PMI_RANK=1 PMI_SIZE=4 "$bin/crossval" --data "$dir/cohort" --out "$dir/out" $small --checkpoint-seconds 0 \
+    --threads 1 --part auto > "$dir/2" 2>&1 &
 second=$!
 slurm SLURM_ARRAY_JOB_ID=5 SLURM_ARRAY_TASK_ID=3 SLURM_ARRAY_TASK_MIN=1 SLURM_ARRAY_TASK_COUNT=4 SLURM_PROCID=0 SLURM_NTASKS=1 > "$dir/3" 2>&1 &
 third=$!
@@ -76,7 +77,7 @@ wait $pid
 ok "SIGTERM" test $? = 75
 ok "says how to go on" grep -q 'stopped; the same command with --resume' "$dir/stop"
 rm -f "$dir"/out/part-2-of-4/checkpoint/*.checkpoint
-"$bin/crossval" --data "$dir/cohort" --out "$dir/out" $small --threads 1 --part 2/4 --resume > "$dir/stop" 2>&1 &
+"$bin/crossval" --data "$dir/cohort" --out "$dir/out" $small --checkpoint-seconds 0 --threads 1 --part 2/4 --resume > "$dir/stop" 2>&1 &
 pid=$!
 while kill -0 $pid 2> /dev/null && ! grep -q 'stage 1 epoch' "$dir/stop"; do sleep 0.02; done
 kill -USR1 $pid

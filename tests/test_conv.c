@@ -213,11 +213,11 @@ static void run_layer(qnet_context *ctx, layer *l, void *scratch)
     CHECK_OK(ctx, qnet_conv2d_backward(ctx, &l->shape, l->x, l->w, l->dy, l->dx, l->dw, scratch));
 }
 
-/* So many channels that u and du are not made as a whole (the schedules by group, with two or three
-   workers at most, and by square), also with axes of 2 pixels. */
+/* So many channels that du is not made as a whole (the schedule by square), also with axes of 2
+   pixels. */
 #define LARGE_KERNELS {5, 7, 7, 320, 384, 3, 1, 1}, {20, 2, 2, 704, 704, 3, 1, 1}
 
-/* The same at stride 2, with so many tiles that the schedule by group takes two rounds. */
+/* The same at stride 2, with more tiles than a round of v has. */
 #define LARGE_KERNELS_2 {172, 5, 7, 192, 384, 3, 2, 1}
 
 /* A context for each kind of kernels that this machine has. */
@@ -475,12 +475,11 @@ static void test_winograd_error(void)
     qnet_context_destroy(ctx);
 }
 
-/* dw from a gradient that is worked out as it is read, over one of its own maps: in slabs, and in parts.
-   And the shapes for large kernels are cut as they are meant to be. */
+/* dw from a gradient that is worked out as it is read, over one of its own maps: in slabs, and in
+   parts, as the shapes are meant to be cut. */
 static void test_weights_from_a_source(void)
 {
     static const qnet_conv2d shapes[] = {{10, 5, 7, 64, 2240, 3, 1, 1}, {200, 9, 8, 64, 64, 3, 1, 1}};
-    const qnet_conv2d rounds = LARGE_KERNELS_2;
     size_t workers = 1, i;
     qnet_context *ctx = make_context(QNET_CPU_AUTO, &workers);
     const qnet__isa *isa = qnet__isa_of(ctx);
@@ -501,10 +500,6 @@ static void test_weights_from_a_source(void)
         qnet__winograd_plan_weights(&p, &arena, 1);
         CHECK(QNET__REFERENCE_ONLY || (i == 0 ? p.schedule == QNET__WINOGRAD_BY_SQUARE && p.slab < p.dst_c
                                                : p.parts > 1));
-        qnet__winograd_geometry(&p, isa, &rounds, 4, 0);
-        qnet__winograd_plan(&p, &arena, 1, 0);
-        CHECK(QNET__REFERENCE_ONLY || (p.schedule == QNET__WINOGRAD_BY_GROUP &&
-                                        p.round < p.tiles));
         dy.kind = QNET__PROLOGUE_GRADIENT, dy.pre = pre;
         dy.mean = vector, dy.scale = vector + channels;
         dy.shift = vector + 2 * channels, dy.slope = vector + 3 * channels;

@@ -435,11 +435,16 @@ static void test_dataset(void)
     context_end(ctx);
 }
 
-static int stop_at;
+static int stop_at, kept = 3;
 static int stop(void *user, const qnet_progress_info *info)
 {
     (void)user;
     CHECK(info->fraction >= 0 && info->fraction <= 1);
+    if (kept == 2) { /* 1 where the first epoch's end was kept */
+        if (strcmp(info->task, "stage 1") != 0 || info->epoch != 2) return 0;
+        kept = qnet_file_exists("build/test-experiment/parts/checkpoint/crop-repeat01-fold01-resnet.checkpoint");
+        return 1;
+    }
     return stop_at > 0 && --stop_at == 0;
 }
 
@@ -458,8 +463,11 @@ static void test_stop_and_resume(void)
     CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
     small_config(&c);
     for (int n = 0; status == QNET_STOPPED && n < 200; n++) {
-        stop_at = 20 + n; /* reports until the next stop */
+        stop_at = 20 + n; /* reports until the next stop, at first in the second epoch */
+        kept = n < 2 ? 2 : 3;
+        c.checkpoint_seconds = n == 0 ? 1000000 : 0;
         status = run_folder(ctx, &c, data_folder, "build/test-experiment/parts", start, n > 0, &parts);
+        CHECK(n > 1 || kept == n);
         stops += status == QNET_STOPPED;
     }
     CHECK(status == QNET_OK);
@@ -539,6 +547,7 @@ static void test_final(void)
     CHECK_OK(ctx, final_folder(ctx, &c, "build/test-experiment/parts", 0));
     CHECK(!qnet_file_exists(MODEL "/checkpoint"));
     for (int i = 0; i < 3; i++) at_once[i] = hash_of(ctx, files[i]);
+    c.checkpoint_seconds = 0;
     for (int n = 0; status == QNET_STOPPED && n < 200; n++) {
         stop_at = 30 + n;
         status = final_folder(ctx, &c, "build/test-experiment/parts", n > 0);
@@ -1072,6 +1081,7 @@ static void test_inner_validation(void)
     c.publish.input = watched_again;
     CHECK_OK(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/watched", NULL, 0, &e[1]));
     c.publish.input = NULL;
+    c.checkpoint_seconds = 0;
     for (; status == QNET_STOPPED && n < 200; n++) {
         stop_at = 30 + n;
         status = run_folder(ctx, &c, data_folder, "build/test-experiment/watched-parts", NULL, n > 0, &e[2]);
@@ -1089,6 +1099,7 @@ static void test_inner_validation(void)
         }
         if (i == 0) CHECK_NEAR(b->epoch[1].validation, loss, 1e-6); /* in float; inference folds the norms */
     }
+    stop_at = 0;
     c.folds = 2;
     CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/watched-two", NULL, 0, &e[2]),
                 QNET_ERROR_ARGUMENT, "expected 3 or more with inner_validation");

@@ -79,6 +79,8 @@ static const char help_run[] =
     "  --inner-validation  a second learning curve: while a fold is tested, the next is not trained on\n"
     "                      either but watched; nothing is chosen by it\n"
     "  --resume            go on where a stopped run of the same configuration ended\n"
+    "  --checkpoint-seconds N  at most every N seconds an epoch's end is kept for --resume (30);\n"
+    "                      0: the end of each epoch\n"
     "  --part K/N          part K of N of the folds only, on one of several machines; the others\n"
     "                      do theirs with the same options and --out. auto: from SLURM, MPI or PBS\n"
     "  --collect           results of all parts that lie in --out; trains nothing\n"
@@ -179,6 +181,8 @@ static int option_with_value(options *o, const char *name, const char *value)
         return whole(name, value, 1, 100000, &c->stage1.epochs);
     else if (strcmp(name, "--epochs2") == 0)
         return whole(name, value, 1, 100000, &c->stage2.epochs);
+    else if (strcmp(name, "--checkpoint-seconds") == 0)
+        return whole(name, value, 0, 1000000, &c->checkpoint_seconds);
     else if (strcmp(name, "--bootstrap") == 0)
         return whole(name, value, 2, 10000000, &c->bootstrap);
     else if (strcmp(name, "--permute") == 0)
