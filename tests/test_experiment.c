@@ -1025,7 +1025,7 @@ static void test_shuffled_labels(void)
     CHECK_CONTAINS((const char *)csv.bytes, ",d_qnet,true_label\n");
     csv.size = 0;
     CHECK_OK(ctx, report_manifest(e, &csv));
-    CHECK_CONTAINS((const char *)csv.bytes, "{\"subject\": \"sub-01\", \"group\": \"HH\", \"shuffled_group\": \"H");
+    CHECK_CONTAINS((const char *)csv.bytes, "{\"subject\": \"sub-01\", \"session\": \"\", \"group\": \"HH\", \"shuffled_group\": \"H");
     sprintf(path, "%s/weights/crop-repeat01-fold01-resnetswa.safetensors", out);
     CHECK_FAILS(ctx, qnet_preparation_load(ctx, path, &input, &augment), QNET_ERROR_MISMATCH, "shuffled labels");
     qnet_buffer_free(ctx, &csv);
