@@ -7612,15 +7612,17 @@ static int qnet__winograd_side(const qnet_conv2d *s, int once)
     return 0;
 }
 
-/* Scratch of all passes that go this way; as an arena, so that a size that does not fit shows. */
-static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d *s, int side)
+/* Scratch of all passes that go this way, or the forward one; as an arena, so that a size that
+   does not fit shows. */
+static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d *s, int side,
+                                     int training)
 {
     const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
     qnet__winograd p;
     qnet__winograd_geometry(&p, isa, s, side, 0);
     qnet__winograd_plan(&p, &forward, qnet__workers(ctx), 0);
-    if (QNET__HAS_TRAINING && s->stride == 1) {
+    if (QNET__HAS_TRAINING && training && s->stride == 1) {
         qnet__winograd_geometry(&p, isa, s, side, 1);
         qnet__winograd_plan(&p, &data, qnet__workers(ctx), 0);
         qnet__winograd_geometry(&p, isa, s, side, 0);
@@ -8239,10 +8241,10 @@ static int qnet__conv_lowers_weights(const qnet_context *ctx, qnet__conv_algorit
            (size_t)s->out_channels % qnet__isa_of(ctx)->columns != 0;
 }
 
-/* Bytes of scratch that any pass takes: the largest need of y, dx and dw, which are computed one
-   after the other. */
+/* Bytes of scratch that any pass takes, training 0: the forward pass; the largest need of y, dx and
+   dw, which are computed one after the other. */
 static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm algorithm,
-                                 const qnet_conv2d *s)
+                                 const qnet_conv2d *s, int training)
 {
     qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
     qnet_real *column;
@@ -8252,8 +8254,9 @@ static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm a
     else if (algorithm == QNET__CONV_DIRECT)
         qnet__sweep_plan(ctx, s, 0, &forward);
     else
-        forward.at = qnet__winograd_scratch(ctx, s, (int)algorithm);
-    if (QNET__HAS_TRAINING && qnet__conv_algorithm_back(algorithm, s) == QNET__CONV_DIRECT) {
+        forward.at = qnet__winograd_scratch(ctx, s, (int)algorithm, training);
+    if (QNET__HAS_TRAINING && training &&
+        qnet__conv_algorithm_back(algorithm, s) == QNET__CONV_DIRECT) {
         qnet__sweep_plan(ctx, s, 1, &data);
         if (qnet__conv_lowers_weights(ctx, algorithm, s))
             qnet__conv_lower_plan(ctx, s, &weights, &column, &product);
@@ -8379,7 +8382,7 @@ QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *
 {
     if (shape == NULL || !qnet__conv_valid(shape))
         return 0;
-    return qnet__conv_scratch(ctx, qnet__conv_pick(ctx, shape, 0), shape);
+    return qnet__conv_scratch(ctx, qnet__conv_pick(ctx, shape, 0), shape, 1);
 }
 
 /* Checks a call, and sees to its scratch: if NULL, memory that is *own. */
@@ -10205,7 +10208,8 @@ static size_t qnet__resnet_scratch(const qnet__resnet_state *r)
     for (int u = r->stem_fused; u < QNET__CONV_BNS; u++) {
         qnet_conv2d conv = r->conv_bn[u].conv;
         for (conv.batch = 1; conv.batch <= config->batch; conv.batch++)
-            most = qnet__max_size(most, qnet__conv_scratch(ctx, r->conv_bn[u].algorithm, &conv));
+            most = qnet__max_size(most, qnet__conv_scratch(ctx, r->conv_bn[u].algorithm, &conv,
+                                                            config->training));
     }
     return most;
 }
@@ -22312,9 +22316,10 @@ QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *e, qnet_inpu
      stage2.checkpoint; weights of Q-Net; the result.
 
    A checkpoint has up to four times the size of the network: it is written at the end of an epoch
-   where the last one is checkpoint_seconds old, and at the end of the run.
+   or of the run, where the last one, or the run's beginning, is checkpoint_seconds past.
 
-   A part that is done is not trained again, but tested and written again: that takes no time. */
+   A part that is done is not trained again but for what its last checkpoint lacks; it is tested and
+   written again: that takes no time. */
 
 #define QNET__RESULT 3
 
@@ -22419,6 +22424,16 @@ static qnet_status qnet__job_watch(qnet__job *job, qnet_training *run)
     return QNET_OK;
 }
 
+/* Saves the run where its last checkpoint is old enough; since = 0: there is no clock. */
+static qnet_status qnet__job_checkpoint(qnet__job *job, qnet_training *run, const char *checkpoint)
+{
+    const double now = qnet__seconds(run->ctx), since = now - job->saved;
+    if (since > 0 && since < job->e->config.checkpoint_seconds) return QNET_OK;
+    QNET__TRY(qnet_training_save(run, checkpoint));
+    job->saved = now;
+    return QNET_OK;
+}
+
 /* Epochs up to `end`, each watched. */
 static qnet_status qnet__job_epochs(qnet__job *job, qnet_training *run, int end,
                                     const char *checkpoint)
@@ -22426,10 +22441,7 @@ static qnet_status qnet__job_epochs(qnet__job *job, qnet_training *run, int end,
     while (run->epoch < end) {
         QNET__TRY(qnet_training_epoch(run));
         QNET__TRY(qnet__job_watch(job, run));
-        const double now = qnet__seconds(run->ctx), since = now - job->saved;
-        if (since > 0 && since < job->e->config.checkpoint_seconds) continue; /* 0: no clock */
-        QNET__TRY(qnet_training_save(run, checkpoint));
-        job->saved = now;
+        QNET__TRY(qnet__job_checkpoint(job, run, checkpoint));
     }
     return QNET_OK;
 }
@@ -22442,9 +22454,9 @@ static int qnet__job_begun(const qnet__job *job, const char *name)
 }
 
 /* Trains to the end, begun: from wherever an earlier session was. branch (NULL: none): the
-   checkpoint with which another run begins, of the end of epoch `start`. A resume at that very
-   epoch writes it again, as the session before may have ended in between. Where a user removes a
-   damaged checkpoint, or a branch, its run begins anew and comes to the same bits. */
+   checkpoint with which another run begins, of the end of epoch `start`, written where there is
+   none: an earlier session may have trained that run further. Where a user removes a damaged
+   checkpoint, or a branch, its run begins anew and comes to the same bits. */
 static qnet_status qnet__job_train(qnet__job *job, qnet_training *run, const char *name, int begun,
                                    const char *branch, int start)
 {
@@ -22459,12 +22471,13 @@ static qnet_status qnet__job_train(qnet__job *job, qnet_training *run, const cha
         QNET__TRY(status);
     }
     if (branch) QNET__TRY(qnet__job_epochs(job, run, start, checkpoint));
-    if (branch && start > 0 && run->epoch == start) {
+    if (branch && start > 0 && run->epoch == start && !qnet__job_begun(job, branch)) {
         qnet__job_path(job, branch, other);
         QNET__TRY(qnet_training_save(run, other));
     }
     QNET__TRY(qnet__job_epochs(job, run, run->epochs, checkpoint));
-    return qnet_training_run(run, checkpoint);
+    QNET__TRY(qnet_training_run(run, NULL)); /* the finish alone */
+    return qnet__job_checkpoint(job, run, checkpoint);
 }
 
 /* What stage 2 learns from or is tested on: features of scans[count] by the frozen ResNetSWA, their

@@ -53,7 +53,7 @@ sums "$model" > "$dir/sums"
 ok "7 files" test "$(wc -l < "$dir/sums")" = 7
 cp "$run/predictions.csv" "$dir/before.csv"
 rm -r "$model"
-"$bin/crossval" --data "$dir/cohort" --out "$run" $small --final > "$dir/log" 2>&1 &
+"$bin/crossval" --data "$dir/cohort" --out "$run" $small --final --checkpoint-seconds 0 > "$dir/log" 2>&1 &
 pid=$!
 i=0
 while [ $i -lt 6000 ] && kill -0 $pid 2> /dev/null && [ ! -f "$model/checkpoint/crop-repeat01-fold03-swa.checkpoint" ]; do

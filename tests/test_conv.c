@@ -258,7 +258,7 @@ static void check_tiles(qnet_conv2d s, int side)
         if (qnet__isa_of(ctx)->winograd == NULL) continue;
         const qnet__prologue x = qnet__prologue_plain(l.x), dy = qnet__prologue_plain(l.dy);
         qnet__epilogue y = qnet__epilogue_plain(l.y), dx = qnet__epilogue_plain(l.dx);
-        void *scratch = qnet__default_alloc(NULL, qnet__winograd_scratch(ctx, &s, side), 64);
+        void *scratch = qnet__default_alloc(NULL, qnet__winograd_scratch(ctx, &s, side, 1), 64);
         if (scratch == NULL) exit(2);
         qnet__winograd_conv(ctx, &s, side, 0, &x, l.w, NULL, &y, scratch);
         CHECK(relative_error(l.y, r.y, l.ny) <= NEAR);
@@ -485,7 +485,7 @@ static void test_weights_from_a_source(void)
     const qnet__isa *isa = qnet__isa_of(ctx);
     for (i = 0; i < 2 && isa->winograd != NULL; i++) {
         const qnet_conv2d s = shapes[i];
-        const size_t channels = (size_t)s.out_channels, bytes = qnet__winograd_scratch(ctx, &s, 4);
+        const size_t channels = (size_t)s.out_channels, bytes = qnet__winograd_scratch(ctx, &s, 4, 1);
         layer l = make_layer(s);
         const qnet__prologue x = qnet__prologue_plain(l.x);
         qnet__prologue dy = qnet__prologue_plain(l.dy), plain = qnet__prologue_plain(l.y);

@@ -288,7 +288,7 @@ static void test_convolutions(void)
             data d = make_data(large);
             qnet_real *w = normals(99, 9 * 64 * 64), *from = d.map[7];
             const qnet__conv_algorithm way = side == 4 ? QNET__CONV_WINOGRAD : QNET__CONV_WINOGRAD_2;
-            void *scratch = qnet__default_alloc(NULL, qnet__conv_scratch(ctx, way, &s), 64);
+            void *scratch = qnet__default_alloc(NULL, qnet__conv_scratch(ctx, way, &s, 1), 64);
             if (scratch == NULL) exit(2);
             for (form = 0; form < 9 * 64 * 64; form++) w[form] *= (qnet_real)(1. / 24);
             CHECK(QNET__REFERENCE_ONLY ||

@@ -235,7 +235,7 @@ static qnet_status add(const qnet_input_config *config, const phantom_maps *maps
                        qnet_cohort **cohort)
 {
     const qnet_scan_maps scan = {"sub-01", QNET_HH, 50, QNET_MALE, maps->qsm, maps->r2star, maps->t1w,
-                                 with_mask ? maps->mask : NULL};
+                                 with_mask ? maps->mask : NULL, NULL};
     *cohort = NULL;
     logged[0] = '\0';
     qnet_status status = qnet_cohort_create(ctx, config, 1, cohort);

@@ -83,7 +83,8 @@ static void summary(qnet_context *ctx, int hh, qnet_predictor *p, double fit[2])
         const int i = first[k] = k % subjects;
         memset(&scans[k], 0, sizeof scans[k]);
         sprintf(scans[k].subject, "sub-%02d", i);
-        scans[k].label = of_subject[i] = i < hh ? QNET_HH : QNET_HC;
+        scans[k].label = i < hh ? QNET_HH : QNET_HC;
+        of_subject[i] = (int)scans[k].label;
         scans[k].slices = 1;
         scans[k].pixels = pixels;
         s->study[QNET__PROBABILITY][k] = 0.5 + 0.3 * sin(1.7 * i) + (i < hh ? 0.1 : -0.1) + (k < subjects ? 0.05 : -0.05);
@@ -184,7 +185,7 @@ static qnet_cohort *cohort_of(qnet_context *ctx, const qnet_input_config *input)
 {
     qnet_cohort *cohort = NULL;
     qnet_scan_maps maps = {"new", QNET_HC, NAN, QNET_SEX_UNKNOWN, volume(ctx, 0, 1), volume(ctx, 1, 1),
-                           volume(ctx, 2, 1), volume(ctx, 3, 1)};
+                           volume(ctx, 2, 1), volume(ctx, 3, 1), NULL};
     CHECK_OK(ctx, qnet_cohort_create(ctx, input, 1, &cohort));
     CHECK_OK(ctx, qnet_cohort_add(cohort, &maps));
     qnet_volume_destroy(maps.qsm);

@@ -91,7 +91,7 @@ static void forward(qnet_context *ctx, data *d)
     qnet_real *pool = normals(6, d->pooled, 0);
     uint8_t *argmax = (uint8_t *)malloc(d->pooled);
     void *scratch = qnet__default_alloc(NULL, qnet__stem_scratch(ctx, &d->conv, 0), 64);
-    void *other = qnet__default_alloc(NULL, qnet__conv_scratch(ctx, QNET__CONV_DIRECT, &d->conv), 64);
+    void *other = qnet__default_alloc(NULL, qnet__conv_scratch(ctx, QNET__CONV_DIRECT, &d->conv, 1), 64);
     double mean[64], var[64], m, v;
     qnet__maxpool p;
     size_t i, c;

@@ -414,15 +414,6 @@ static int is_chosen(const char *chosen, const char *folder)
     return !chosen || strcmp(chosen, folder) == 0 || strcmp(chosen, folder + 4) == 0;
 }
 
-/* The names of a session into *s. */
-static void session_start(session *s, const session_name *name)
-{
-    memcpy(s->subject, name->subject, sizeof s->subject);
-    memcpy(s->label, name->label, sizeof s->label);
-    snprintf(s->name, sizeof s->name, "%s%s%s", s->subject, s->label[0] ? "_" : "", s->label);
-    snprintf(s->place, sizeof s->place, "/%s%s%s/anat", s->subject, s->label[0] ? "/" : "", s->label);
-}
-
 static int is_file(const char *folder, const char *name)
 {
     char path[BIDS_PATH + 300];

@@ -3,6 +3,15 @@
 #define MAKE_H
 #include "outputs.h"
 
+/* The names of a session into *s. */
+static void session_start(session *s, const session_name *name)
+{
+    memcpy(s->subject, name->subject, sizeof s->subject);
+    memcpy(s->label, name->label, sizeof s->label);
+    snprintf(s->name, sizeof s->name, "%s%s%s", s->subject, s->label[0] ? "_" : "", s->label);
+    snprintf(s->place, sizeof s->place, "/%s%s%s/anat", s->subject, s->label[0] ? "/" : "", s->label);
+}
+
 /* The images of a session; all NULL at first. */
 typedef struct images { qnet_volume *magnitude[2][ECHOES_MOST], *phase[2][ECHOES_MOST], *brain; } images;
 
