@@ -585,7 +585,7 @@ class Bench:
     def experiment(self):
         """crossval and experiment_torch.py on the demo's cohort: both inputs, all models, from
         files to statistics, in short. Theirs without its imports, ours with its report and with its
-        checkpoints after each epoch; neither keeps weights."""
+        checkpoints; neither keeps weights."""
         build = os.path.dirname(os.path.abspath(self.o.ours))
         data, out = (os.path.join(self.folder, n) for n in ("cohort", "experiment"))
         size = "--size 64 --folds 2 --epochs1 8 --epochs2 20 --batch 32 --max-slices 8".split()
