@@ -16671,6 +16671,7 @@ static qnet_status qnet__chain_unwrap(qnet__chain *c, int echoes)
     qnet__arena arena = {NULL, 0};
     size_t bytes;
     qnet_status status = QNET_OK;
+    memset(&round, 0, sizeof round);
     round.chain = c;
     for (int e = 0; e < echoes; e++) QNET__TRY(qnet__volume_like(c->ctx, mask, &c->phase[e]));
     qnet__unwrap_round_take(&round, slots, inside, &arena);

@@ -80,7 +80,7 @@ says 2 'lfs.pth: not downloaded: git annex get / datalad get / git lfs pull' "$t
 
 # Both formats start the same run; one is killed and resumed.
 ok "from .safetensors" "$bin/crossval" --data "$dir/b" --out "$dir/st" $small --weights "$dir/k.safetensors"
-"$bin/crossval" --data "$dir/b" --out "$dir/pth" $small --weights "$dir/k.pth" > "$dir/log" 2>&1 &
+"$bin/crossval" --data "$dir/b" --out "$dir/pth" $small --checkpoint-seconds 0 --weights "$dir/k.pth" > "$dir/log" 2>&1 &
 pid=$!
 while kill -0 $pid 2> /dev/null && [ ! -f "$dir/pth/checkpoint/crop-repeat01-fold01-resnet.checkpoint" ]; do sleep 0.05; done
 kill -KILL $pid 2> /dev/null

@@ -442,8 +442,9 @@ static qnet_status write_record(check *c, qnet_buffer *record)
     char first[4000] = "", object[4000], other[400], path[BIDS_PATH + 8];
     qnet_status status = QNET_OK;
     int same = b->count > 0;
-    for (int hh = 1; hh >= 0 && status == QNET_OK && group_names[hh]; hh--)
-        status = qnet_buffer_printf(c->ctx, record, "%s=%s\n", hh ? "positive" : "negative", group_names[hh]);
+    for (int hh = 1; hh >= 0 && status == QNET_OK; hh--)
+        if (group_names[hh])
+            status = qnet_buffer_printf(c->ctx, record, "%s=%s\n", hh ? "positive" : "negative", group_names[hh]);
     for (int i = 0; i < b->count && same; i++) {
         qnet_buffer text;
         if (!bids_stem(b->list[i].path[0])) continue;
