@@ -2798,6 +2798,25 @@ QNET__HELPER void qnet__parallel(qnet_context *ctx, size_t count, qnet_task task
     else for (size_t i = 0; i < count; i++) task(arg, i, 0);
 }
 
+#define QNET__ZERO_CHUNK ((size_t)2 << 20) /* bytes; a huge page */
+
+typedef struct qnet__zero_job { unsigned char *block; size_t bytes; } qnet__zero_job;
+
+static void qnet__zero_task(void *arg, size_t i, size_t worker)
+{
+    const qnet__zero_job *job = (const qnet__zero_job *)arg;
+    const size_t at = i * QNET__ZERO_CHUNK;
+    QNET__UNUSED(worker);
+    memset(job->block + at, 0, qnet__min_size(job->bytes - at, QNET__ZERO_CHUNK));
+}
+
+/* bytes > 0 zeros. By all threads: it is mostly the system's work at the first touch of memory. */
+QNET__HELPER void qnet__zero(qnet_context *ctx, void *block, size_t bytes)
+{
+    qnet__zero_job job = {(unsigned char *)block, bytes};
+    qnet__parallel(ctx, (bytes - 1) / QNET__ZERO_CHUNK + 1, qnet__zero_task, &job);
+}
+
 /* Upper bound of the worker index that a task gets: for scratch memory. Work may be split by it
    only where the bits are the same for any split. */
 QNET__HELPER size_t qnet__workers(const qnet_context *ctx) { return ctx->hooks.parallel.workers; }
@@ -10374,9 +10393,9 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
     r.net.table = &self->table;
     r.net.bytes = bytes;
     r.net.state = self;
-    memset(r.net.weights, 0, r.table.total * sizeof(qnet_real));
+    qnet__zero(ctx, r.net.weights, r.table.total * sizeof(qnet_real));
     if (config->training)
-        memset(r.net.gradients, 0, r.table.trainable * sizeof(qnet_real));
+        qnet__zero(ctx, r.net.gradients, r.table.trainable * sizeof(qnet_real));
     *self = r;
     *out = &self->net;
     return QNET_OK;
