@@ -3159,15 +3159,46 @@ QNET_API void qnet_buffer_free(qnet_context *ctx, qnet_buffer *buffer)
     memset(buffer, 0, sizeof *buffer);
 }
 
+#ifndef QNET_NO_STDIO
+/* The read function of a file's source, whose user is the stream. fread returns less at the end and
+   on a failure, which ferror tells apart. */
+static int qnet__file_read(void *user, void *dst, size_t size, size_t *got)
+{
+    *got = fread(dst, 1, size, (FILE *)user);
+    return *got < size && ferror((FILE *)user);
+}
+
+/* Bytes from the position to the end of a file; 0 for other sources, and where that is unknown, as
+   of pipes. */
+static qnet_status qnet__file_left(qnet_context *ctx, const qnet_source *source, size_t *left)
+{
+    FILE *stream = (FILE *)source->user;
+    *left = 0;
+    if (source->read != qnet__file_read) return QNET_OK;
+    const long at = ftell(stream);
+    if (at < 0 || fseek(stream, 0, SEEK_END) != 0) return QNET_OK;
+    const long end = ftell(stream);
+    if (end > at) *left = (size_t)(end - at);
+    return fseek(stream, at, SEEK_SET) == 0 ? QNET_OK :
+           qnet__io_error(ctx, qnet__name_of(source), "seeking");
+}
+#endif
+
 #define QNET__READ_TRUST ((size_t)1 << 18) /* bytes allocated before any have been read */
 
 /* Appends the next size bytes of source to out, and a zero behind them; fewer where the source
-   ends. out grows to at most 16 times of what has been read, or QNET__READ_TRUST: a stream that
-   claims 4 GB and ends after a few bytes costs 256 KB. */
+   ends. What a file still has is allocated at once, with a byte more that finds its end. For a
+   stream out grows to at most 16 times of what has been read, or QNET__READ_TRUST: one that claims
+   4 GB and ends after a few bytes costs 256 KB. */
 QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size_t size,
                                     qnet_buffer *out)
 {
     const size_t start = out->size;
+#ifndef QNET_NO_STDIO
+    size_t left = 0;
+    if (size > QNET__READ_TRUST) QNET__TRY(qnet__file_left(ctx, source, &left));
+    if (left > 0) QNET__TRY(qnet__buffer_reserve(ctx, out, qnet__min_size(left + 1, size)));
+#endif
     for (size_t got = 0, room = 0; got == room && out->size - start < size; out->size += got) {
         const size_t done = out->size - start, more = size - done;
         if (out->capacity - out->size < 2)
@@ -3333,14 +3364,6 @@ static int qnet__is_link(const char *path)
 #endif
 
 /* ---- reading files --------------------------------------------------------------------------- */
-
-/* The read function of a file's source, whose user is the stream. fread returns less at the end and
-   on a failure, which ferror tells apart. */
-static int qnet__file_read(void *user, void *dst, size_t size, size_t *got)
-{
-    *got = fread(dst, 1, size, (FILE *)user);
-    return *got < size && ferror((FILE *)user);
-}
 
 /* 1 for the text that git-annex, DataLad or Git LFS leaves in place of a file's content:
 

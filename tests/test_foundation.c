@@ -669,6 +669,7 @@ static void test_files(void)
     CHECK(qnet_file_exists(path) && !TEMPORARY_LEFT(FOLDER "/a/b/file.bin"));
     CHECK_OK(ctx, qnet_file_read(ctx, path, 0, &buffer));
     CHECK(buffer.size == sizeof bytes && memcmp(buffer.bytes, bytes, sizeof bytes) == 0);
+    CHECK(buffer.capacity == sizeof bytes + 2); /* its length, asked for at once */
     qnet_buffer_free(ctx, &buffer);
     CHECK_OK(ctx, qnet_file_read(ctx, path, sizeof bytes, &buffer));
     qnet_buffer_free(ctx, &buffer);
