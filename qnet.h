@@ -3645,25 +3645,48 @@ QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
     return qnet__make_folders(ctx, path, &made);
 }
 
-/* Inserts a name, its end included, into the sorted list behind the first `start` bytes of names.
-   "." and ".." are left out. */
-static qnet_status qnet__list_add(qnet_context *ctx, qnet_buffer *names, size_t start,
-                                  const char *name)
+/* The name after `name` in the list that qnet_list_folder made, NULL behind the last; of NULL the
+   first. */
+QNET__HELPER const char *qnet__list_next(const qnet_buffer *list, const char *name)
 {
-    const size_t n = strlen(name) + 1;
-    size_t at = start;
+    const char *next = name == NULL ? (const char *)list->bytes : name + strlen(name) + 1;
+    return list->size > 0 && next < (const char *)list->bytes + list->size ? next : NULL;
+}
+
+/* Appends a name, its end included. "." and ".." are left out. */
+static qnet_status qnet__list_add(qnet_context *ctx, qnet_buffer *names, const char *name)
+{
     if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) return QNET_OK;
-    while (at < names->size && strcmp((const char *)names->bytes + at, name) < 0)
-        at += strlen((const char *)names->bytes + at) + 1;
-    QNET__TRY(qnet_buffer_append(ctx, names, name, n));
-    memmove(names->bytes + at + n, names->bytes + at, names->size - n - at);
-    memcpy(names->bytes + at, name, n);
-    return QNET_OK;
+    return qnet_buffer_append(ctx, names, name, strlen(name) + 1);
+}
+
+/* Of pointers to names, in the order of bytes. */
+static int qnet__compare_names(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* The names of list behind those of out, sorted. */
+static qnet_status qnet__list_sorted(qnet_context *ctx, const qnet_buffer *list, qnet_buffer *out)
+{
+    qnet_buffer order = {NULL, 0, 0, NULL}; /* where each name begins */
+    qnet_status status = QNET_OK;
+    const char *name = NULL;
+    while (status == QNET_OK && (name = qnet__list_next(list, name)) != NULL)
+        status = qnet_buffer_append(ctx, &order, &name, sizeof name);
+    const size_t count = order.size / sizeof name;
+    const char **const names = (const char **)(void *)order.bytes;
+    if (count > 1) qsort(names, count, sizeof name, qnet__compare_names);
+    for (size_t i = 0; i < count && status == QNET_OK; i++)
+        status = qnet_buffer_append(ctx, out, names[i], strlen(names[i]) + 1);
+    qnet_buffer_free(ctx, &order);
+    return status;
 }
 
 /* Sorted, as results must not depend on the file system's order. */
 QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
+    qnet_buffer list = {NULL, 0, 0, NULL};
     qnet_status status = QNET_OK;
     QNET__NEEDS(ctx, path && names);
     const size_t start = names->size;
@@ -3685,7 +3708,7 @@ QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_
                           "%s: the folder cannot be opened: %s", path, strerror(errno));
 #if defined(QNET__POSIX)
     do {
-        if (entry != NULL) status = qnet__list_add(ctx, names, start, entry->d_name);
+        if (entry != NULL) status = qnet__list_add(ctx, &list, entry->d_name);
         errno = 0; /* readdir returns NULL for a failure and at the end */
     } while (status == QNET_OK && (entry = readdir(folder)) != NULL);
     if (status == QNET_OK && errno != 0) status = qnet__io_error(ctx, path, "reading the folder");
@@ -3695,23 +3718,17 @@ QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_
         if (WideCharToMultiByte(QNET__UTF8, 0, entry.name, -1, name, sizeof name, NULL, NULL) == 0)
             status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a name that is too long", path);
         else
-            status = qnet__list_add(ctx, names, start, name);
+            status = qnet__list_add(ctx, &list, name);
         errno = ENOENT;
     } while (status == QNET_OK && _wfindnext64(handle, &entry) == 0);
     if (status == QNET_OK && errno != ENOENT) /* ENOENT: no more */
         status = qnet__io_error(ctx, path, "reading the folder");
     _findclose(handle);
 #endif
+    if (status == QNET_OK) status = qnet__list_sorted(ctx, &list, names);
     if (status != QNET_OK) names->size = start;
+    qnet_buffer_free(ctx, &list);
     return status;
-}
-
-/* The name after `name` in the list that qnet_list_folder made, NULL behind the last; of NULL the
-   first. */
-QNET__HELPER const char *qnet__list_next(const qnet_buffer *list, const char *name)
-{
-    const char *next = name == NULL ? (const char *)list->bytes : name + strlen(name) + 1;
-    return list->size > 0 && next < (const char *)list->bytes + list->size ? next : NULL;
 }
 
 /* ---- the lock of a folder ---------------------------------------------------------------------
