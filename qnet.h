@@ -1915,7 +1915,7 @@ typedef struct qnet_dataset {
     const char *folder, *derivatives; /* the files' folder; the name of that of the maps in it */
     const char *name, *type;          /* BIDS: Name and DatasetType; UTF-8 */
     int simulated;                    /* 1: no real subjects: every result says so */
-    const char *record;               /* lines "key=value\n" for the metadata of weights files */
+    const char *record;               /* lines "key=value\n", for weights files' metadata; UTF-8 */
     int count;
     const qnet_scan_files *scans;
     /* Makes the cohort of an input, which the run destroys; NULL: qnet_cohort_load of scans. */
@@ -19064,6 +19064,11 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "cohort: subject \"%.20s...\" has a name above %d bytes", maps->subject,
                           (int)sizeof scan->subject - 1);
+    if (maps->session && strlen(maps->session) >= sizeof scan->session)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT,
+                          "cohort: %s: session \"%.20s...\" has a name above %d bytes",
+                          maps->subject,
+                          maps->session, (int)sizeof scan->session - 1);
     if (maps->label != QNET_HC && maps->label != QNET_HH)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "cohort: %s has label %d, expected HC (0) or HH (1)", maps->subject,
@@ -19072,7 +19077,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the cohort is full with %d scans",
                           maps->subject, cohort->capacity);
     strcpy(scan->subject, maps->subject);
-    snprintf(scan->session, sizeof scan->session, "%s", maps->session ? maps->session : "");
+    strcpy(scan->session, maps->session ? maps->session : "");
     scan->label = maps->label;
     scan->age = maps->age;
     scan->sex = maps->sex;
@@ -22536,7 +22541,7 @@ static qnet_status qnet__job_train(qnet__job *job, qnet_training *run, const cha
         QNET__TRY(qnet_training_save(run, other));
     }
     QNET__TRY(qnet__job_epochs(job, run, run->epochs, checkpoint));
-    QNET__TRY(qnet_training_run(run, NULL)); /* the finish alone */
+    QNET__TRY(qnet_training_finish(run));
     return qnet__job_checkpoint(job, run, checkpoint);
 }
 
@@ -23364,6 +23369,37 @@ static qnet_status qnet__input_deal(qnet__job *job, int repeat)
     return qnet_folds_check(e->ctx, job->cohort, c->folds, job->fold_of);
 }
 
+/* QNET_ERROR_ARGUMENT unless files can be read with what qnet_dataset.record adds: whole lines,
+   in UTF-8, that fit, with keys that neither weights files nor a final model's record have. */
+static qnet_status qnet__check_record(const qnet__job *job)
+{
+    qnet_context *ctx = job->e->ctx;
+    const char *pairs[2 * QNET__METADATA_PAIRS];
+    qnet_buffer text = {NULL, 0, 0, NULL}, json = {NULL, 0, 0, NULL};
+    const char *record = job->data->record ? job->data->record : "";
+    qnet_predictor none;
+    int lines = 0, wrong = *record && record[strlen(record) - 1] != '\n';
+    memset(&none, 0, sizeof none);
+    qnet_status status = qnet__weights_text(job, QNET_MODEL_QNET, &text);
+    if (status == QNET_OK)
+        status = qnet__settings_text(ctx, &text, "", qnet__record_settings, &none);
+    if (status == QNET_OK)
+        status = qnet_buffer_printf(ctx, &text, "calibration=\nhashes=\n");
+    for (size_t i = 0; i < text.size; i++) lines += text.bytes[i] == '\n';
+    const int n = status == QNET_OK ? qnet__metadata_pairs((char *)text.bytes, pairs) : 0;
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < i; k++) wrong |= strcmp(pairs[2 * i], pairs[2 * k]) == 0;
+    if (status == QNET_OK && (n < lines || wrong))
+        status = qnet__fail(ctx, QNET_ERROR_ARGUMENT, "data set: record: expected lines "
+                            "\"key=value\\n\" with keys of their own, %d at most with those of a "
+                            "weights file", QNET__METADATA_PAIRS);
+    if (status == QNET_OK)
+        status = qnet__safetensors_json(ctx, "data set: record", NULL, 0, pairs, n, &json);
+    qnet_buffer_free(ctx, &json);
+    qnet_buffer_free(ctx, &text);
+    return status;
+}
+
 /* One input, whose cohort is in memory: for each repeat, folds are dealt and each of this part is
    trained and tested; then, where there are no parts, all items are evaluated, and the caller may
    draw. out/checkpoint is opened after the data have been read and first dealt: a mistake there
@@ -23373,6 +23409,7 @@ static qnet_status qnet__input_run(qnet__job *job)
     qnet_experiment *e = job->e;
     const qnet_experiment_config *c = &e->config;
     QNET__TRY(qnet__participants(job));
+    QNET__TRY(qnet__check_record(job));
     QNET__TRY(qnet__check_weights_leak(job));
     for (int repeat = 0; repeat < c->repeats; repeat++) {
         QNET__TRY(qnet__input_deal(job, repeat));

@@ -122,6 +122,12 @@ said "sub-02: no sub-02_R2starmap.nii.gz"
 "$bin/crossval" --check --data "$dir/bad" --out "$dir/page" $small > "$dir/stdout" 2> "$dir/stderr"
 ok "all are in the table" test "$(grep -c '^sub-0[1-8]  *? ' "$dir/stdout")" = 8
 
+copy
+sed '9s/$/\tmore/' "$dir/cohort/participants.tsv" > "$dir/bad/participants.tsv"
+ok "--skip-bad, a line that cannot be read" "$bin/crossval" --data "$dir/bad" --out "$dir/line" $small --skip-bad
+ok "which it is" grep -q "participants.tsv: line 9: expected 4 fields as in the first line, found 5" "$dir/log"
+ok "in the report, too" grep -q "line 9: expected 4 fields" "$dir/line/report.html"
+
 # 5. A map that lies elsewhere in the world, one person under two names, too many folds.
 copy
 patch "$dir/bad/sub-03/anat/sub-03_T1w.nii.gz" 292 '\000\000\172\104' # srow_x[3] = 1000 mm

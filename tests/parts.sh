@@ -71,15 +71,15 @@ unset SLURM_ARRAY_TASK_ID
 # Signals: at once, and at the end of an epoch; the script queues again.
 "$bin/crossval" --data "$dir/cohort" --out "$dir/out" $small --threads 1 --part 2/4 --resume > "$dir/stop" 2>&1 &
 pid=$!
-while kill -0 $pid 2> /dev/null && ! grep -q 'stage 1 epoch' "$dir/stop"; do sleep 0.02; done
+while kill -0 $pid 2> /dev/null && ! grep -qs 'stage 1 epoch' "$dir/stop"; do sleep 0.02; done
 kill -TERM $pid
 wait $pid
 ok "SIGTERM" test $? = 75
 ok "says how to go on" grep -q 'stopped; the same command with --resume' "$dir/stop"
-rm -f "$dir"/out/part-2-of-4/checkpoint/*.checkpoint
+rm -f "$dir"/out/part-2-of-4/checkpoint/*.checkpoint "$dir/stop"
 "$bin/crossval" --data "$dir/cohort" --out "$dir/out" $small --checkpoint-seconds 0 --threads 1 --part 2/4 --resume > "$dir/stop" 2>&1 &
 pid=$!
-while kill -0 $pid 2> /dev/null && ! grep -q 'stage 1 epoch' "$dir/stop"; do sleep 0.02; done
+while kill -0 $pid 2> /dev/null && ! grep -qs 'stage 1 epoch' "$dir/stop"; do sleep 0.02; done
 kill -USR1 $pid
 wait $pid
 ok "SIGUSR1" test $? = 75

@@ -651,6 +651,41 @@ static void test_publish(void)
     context_end(ctx);
 }
 
+/* Lines of a data set for weights files that would leave files that nothing can read. */
+static void test_record(void)
+{
+    static const char *const lines[] = { "no value\n", "a=1", "a=1\na=2\n", "model=resnet\n", "input=full\n",
+                                         "limit=3\n", "a=\xff\n", NULL };
+    static const char out[] = "build/test-experiment/record";
+    char many[1000] = "";
+    qnet_context *ctx;
+    qnet_experiment_config c;
+    qnet_experiment *e = NULL;
+    qnet_input_config input;
+    qnet_augment_config augment;
+    bids b;
+    CHECK(qnet_context_create(NULL, &ctx) == QNET_OK);
+    tiny_config(&c);
+    c.publish.input = NULL;
+    c.publish.write = NULL;
+    memset(&b, 0, sizeof b);
+    CHECK_OK(ctx, bids_read(&b, ctx, data_folder));
+    for (int i = 0; i < QNET__METADATA_PAIRS; i++) sprintf(many + strlen(many), "k%d=1\n", i);
+    for (size_t k = 0; k < sizeof lines / sizeof *lines; k++) {
+        b.dataset.record = lines[k] ? lines[k] : many;
+        CHECK_FAILS(ctx, qnet_experiment_run(ctx, &c, &b.dataset, out, NULL, 0, &e), QNET_ERROR_ARGUMENT,
+                    k == 6 ? "is not UTF-8" : "record: expected lines");
+    }
+    CHECK(!qnet_file_exists("build/test-experiment/record/checkpoint"));
+    b.dataset.record = "a=1\n";
+    CHECK_OK(ctx, qnet_experiment_run(ctx, &c, &b.dataset, out, NULL, 0, &e));
+    CHECK_OK(ctx, qnet_preparation_load(ctx, "build/test-experiment/record/weights/crop-repeat01-fold01-qnet.safetensors",
+                                        &input, &augment));
+    qnet_experiment_destroy(e);
+    bids_free(&b);
+    context_end(ctx);
+}
+
 static void test_bad_arguments(void)
 {
     qnet_context *ctx;
@@ -1117,6 +1152,7 @@ int main(void)
     RUN(test_final);
     RUN(test_publish);
     RUN(test_parts);
+    RUN(test_record);
     RUN(test_bad_arguments);
     RUN(test_changed_maps);
     RUN(test_leak);

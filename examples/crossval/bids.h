@@ -1246,7 +1246,11 @@ static qnet_status bids_session_age(bids *b, bids_scan *scan)
     if (!scan->session[0]) return QNET_OK;
     snprintf(file, sizeof file, "/%.60s_sessions.tsv", scan->subject);
     BIDS_TRY(bids_path(b, path, b->folder, "/", scan->subject, file));
-    BIDS_TRY(bids_text(b, path, &text));
+    if (bids_text(b, path, &text) != QNET_OK) {
+        bids_warn(b, "%s: ages of sessions are not read", bids_error(b));
+        b->error[0] = '\0';
+        return QNET_OK;
+    }
     row = table_open(&t, text.bytes, text.size > 0 ? text.size - 1 : 0);
     if (row == 1 && (row = table_next(&t)) == 1)
         for (int k = 0; k < 2; k++) {

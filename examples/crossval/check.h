@@ -451,6 +451,11 @@ static qnet_status check_read(void *user, const qnet_input_config *config, qnet_
         c->scan[i].out = c->scan[i].problems > 0; /* by the search: not even read */
     if (status == QNET_OK) status = check_read_all(c, cohort);
     if (status == QNET_OK && !c->begun) {
+        for (int i = 0; i < c->notes && c->skip_bad && !c->showing; i++) { /* a line that names no scan */
+            if (c->note[i].scan >= 0 || c->note[i].level != QNET_LOG_ERROR) continue;
+            check_leave_out(c, "participants.tsv", "", c->note[i].text);
+            message(c->shown, QNET_LOG_WARNING, c->note[i].text);
+        }
         for (int i = 0; i < c->found->count; i++) {
             if (!c->skip_bad || c->scan[i].problems == 0) continue;
             c->scan[i].out = 1;

@@ -154,9 +154,13 @@ static qnet_status estimate_make(qnet_context *ctx, const qnet_experiment_config
         if (!c->use_input[i]) continue;
         /* Each fold: two runs of stage 1 that share their first epochs; statistics of the averaged
            weights and features of the training images; three passes of the test images. */
-        const double fold = scale * (train * (p.train * epochs1 + 2 * p.forward) + 3 * test * p.forward) +
-                            c->stage2.epochs * p.epoch2 * (c->folds - 1) / c->folds +
-                            p.save * (epochs1 + 2 + c->stage2.epochs * p.numbers[1] / p.numbers[0]);
+        const double work = scale * (train * (p.train * epochs1 + 2 * p.forward) + 3 * test * p.forward) +
+                            c->stage2.epochs * p.epoch2 * (c->folds - 1) / c->folds;
+        /* Checkpoints by the clock, at the end of each epoch at most; then the one that the averaged run begins
+           with, and the networks' files. */
+        const double ends = epochs1 + c->stage2.epochs * p.numbers[1] / p.numbers[0];
+        const double saves = c->checkpoint_seconds > 0 ? fmin(ends, work / c->checkpoint_seconds) : ends;
+        const double fold = work + p.save * (saves + 2);
         out->folds += folds;
         out->all_folds += (long long)c->repeats * c->folds;
         out->seconds += (double)folds * fold;

@@ -208,7 +208,8 @@ static int show(void *user, const qnet_progress_info *p)
     const int news = strcmp(d->where, p->where) != 0 || strcmp(d->task, p->task) != 0;
     double gained;
 #ifdef SIGUSR1
-    /* With time left, at the first step of an epoch: where epochs are long, the one before is kept. */
+    /* With time left, at the first step of an epoch: the one before is kept, or one of the last
+       --checkpoint-seconds. */
     if (interrupted == SIGUSR1) return p->epoch == 0 || p->step == 1;
 #endif
     if (interrupted) return 1;

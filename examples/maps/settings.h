@@ -8,8 +8,10 @@ static inline void settings_of(const qnet_buffer *text, char *object)
 {
     const char *value = NULL;
     object[0] = '\0';
-    if (text->size > 0 && json_find((const char *)text->bytes, "Settings", &value) && value && *value == '{')
-        snprintf(object, 4000, "%.*s", (int)(json_value(value, 1, NULL, 0) - value), value);
+    if (text->size > 0 && json_find((const char *)text->bytes, "Settings", &value) && value && *value == '{') {
+        const int n = (int)(json_value(value, 1, NULL, 0) - value);
+        if (n < 4000) snprintf(object, 4000, "%.*s", n, value); /* whole or not at all */
+    }
 }
 
 /* The first member of one object that is not the same in another into text: its name and both values. Signs
