@@ -2353,34 +2353,42 @@ QNET_API const char *qnet_dtype_name(qnet_dtype dtype)
     return (unsigned)dtype < sizeof(names) / sizeof(names[0]) ? names[dtype] : "?";
 }
 
-/* The number of any type but BOOL at p, aligned or not, in the order of this machine. Integers
-   above 2^53 are rounded. F16 (IEEE 754 binary16) and BF16 (bfloat16) have, from the top, a sign,
-   an exponent with bias and a fraction of 10 or 7 bits; exponent 0: subnormal; all ones: infinity
-   or NaN. */
-QNET__HELPER double qnet__number(const unsigned char *p, qnet_dtype dtype)
+/* to[count] = the numbers of any type but BOOL at p, aligned or not, in the order of this machine.
+   Integers above 2^53 are rounded. F16 (IEEE 754 binary16) and BF16 (bfloat16) have, from the top,
+   a sign, an exponent with bias and a fraction of 10 or 7 bits; exponent 0: subnormal; all ones:
+   infinity or NaN. */
+QNET__HELPER void qnet__numbers(const unsigned char *p, qnet_dtype dtype, size_t count, double *to)
 {
     const int bits = dtype == QNET_F16 ? 10 : 7, ones = (1 << (15 - bits)) - 1, bias = ones / 2;
-    int exponent, fraction;
-    uint16_t half;
-    double x;
     switch (dtype) {
-#define QNET__NUMBER(name, type) case name: { type v; memcpy(&v, p, sizeof v); return (double)v; }
-    QNET__NUMBER(QNET_F64, double) QNET__NUMBER(QNET_F32, float)
-    QNET__NUMBER(QNET_I64, int64_t) QNET__NUMBER(QNET_I32, int32_t)
-    QNET__NUMBER(QNET_I16, int16_t) QNET__NUMBER(QNET_I8, int8_t)
-    QNET__NUMBER(QNET_U64, uint64_t) QNET__NUMBER(QNET_U32, uint32_t)
-    QNET__NUMBER(QNET_U16, uint16_t) QNET__NUMBER(QNET_U8, uint8_t)
-#undef QNET__NUMBER
+#define QNET__NUMBERS(name, type)                                                                 \
+    case name:                                                                                    \
+        for (size_t i = 0; i < count; i++) {                                                      \
+            type v;                                                                               \
+            memcpy(&v, p + i * sizeof v, sizeof v);                                               \
+            to[i] = (double)v;                                                                    \
+        }                                                                                         \
+        break;
+    QNET__NUMBERS(QNET_F64, double) QNET__NUMBERS(QNET_F32, float)
+    QNET__NUMBERS(QNET_I64, int64_t) QNET__NUMBERS(QNET_I32, int32_t)
+    QNET__NUMBERS(QNET_I16, int16_t) QNET__NUMBERS(QNET_I8, int8_t)
+    QNET__NUMBERS(QNET_U64, uint64_t) QNET__NUMBERS(QNET_U32, uint32_t)
+    QNET__NUMBERS(QNET_U16, uint16_t) QNET__NUMBERS(QNET_U8, uint8_t)
+#undef QNET__NUMBERS
     case QNET_F16:
     case QNET_BF16:
-        memcpy(&half, p, sizeof half);
-        exponent = half >> bits & ones;
-        fraction = half & ((1 << bits) - 1);
-        x = exponent == ones ? (fraction ? NAN : INFINITY)
-            : exponent == 0  ? ldexp(fraction, 1 - bias - bits)
-                             : ldexp(fraction + (1 << bits), exponent - bias - bits);
-        return half >> 15 ? -x : x;
-    default: return 0;
+        for (size_t i = 0; i < count; i++) {
+            uint16_t half;
+            memcpy(&half, p + i * sizeof half, sizeof half);
+            const int exponent = half >> bits & ones, fraction = half & ((1 << bits) - 1);
+            const double x = exponent == ones ? (fraction ? NAN : INFINITY)
+                             : exponent == 0
+                                 ? ldexp(fraction, 1 - bias - bits)
+                                 : ldexp(fraction + (1 << bits), exponent - bias - bits);
+            to[i] = half >> 15 ? -x : x;
+        }
+        break;
+    default: break;
     }
 }
 #endif
@@ -3015,12 +3023,14 @@ QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
 }
 #endif
 
-/* FNV-1a: each byte is XORed into the low bits, then multiplied by the prime 2^40 + 2^8 + 0xb3. */
+#define QNET__FNV_PRIME 0x100000001b3u /* 2^40 + 2^8 + 0xb3 */
+
+/* FNV-1a: each byte is XORed into the low bits, then all are multiplied by the prime. */
 QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)bytes;
     for (size_t i = 0; i < size; i++)
-        hash = (hash ^ p[i]) * 0x100000001b3u;
+        hash = (hash ^ p[i]) * QNET__FNV_PRIME;
     return hash;
 }
 
@@ -12622,7 +12632,8 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
         return QNET_OK;
     }
     for (size_t i = 0; i < count; i++) {
-        double v = qnet__number(in->piece + i * in->bytes, in->type);
+        double v;
+        qnet__numbers(in->piece + i * in->bytes, in->type, 1, &v);
         if (scaled) v = v * in->slope + in->intercept;
         if (fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) {
             char where[64];
@@ -13175,10 +13186,13 @@ static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t 
     return qnet__mul(*count, size, bytes);
 }
 
-/* Number i of an array, aligned or not. */
-static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
+#define QNET__SOME 128 /* numbers that are converted at once */
+
+/* Numbers first .. first + count of a tensor. */
+static void qnet__tensor_numbers(const qnet_safetensor *t, size_t first, size_t count, double *to)
 {
-    return qnet__number((const unsigned char *)data + i * qnet_dtype_size(dtype), dtype);
+    const unsigned char *p = (const unsigned char *)t->data;
+    qnet__numbers(p + first * qnet_dtype_size(t->dtype), t->dtype, count, to);
 }
 
 /* The first of tensors[count] whose name one before it has, or NULL. */
@@ -13759,19 +13773,25 @@ static size_t qnet__param_index(const qnet_param *p, size_t f)
     return (f % taps * in + f / taps % in) * out + f / taps / in;
 }
 
-#define QNET__COPY_FILTERS 16 /* which are read side by side, so that a cache line is written */
+#define QNET__COPY_FILTERS 16 /* which go side by side: a cache line of memory's order */
 
 /* The tensor's numbers to to[p->count], in memory's order: a convolution's [filter][number] becomes
    [number][filter]. Rows of memory are a power of two apart, so that numbers written one by one
    would compete for a set of the cache. */
-static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
+static void qnet__param_from_file(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
     const size_t out = p->layout == QNET_LAYOUT_HWIO ? p->shape[3] : 1, filter = p->count / out;
-    for (size_t first = 0; first < out; first += QNET__COPY_FILTERS)
-        for (size_t k = 0; k < filter; k++) {
-            qnet_real *row = to + qnet__param_index(p, k);
-            for (size_t o = first; o < qnet__min_size(out, first + QNET__COPY_FILTERS); o++)
-                row[o] = (qnet_real)qnet__element(t->dtype, t->data, o * filter + k);
+    double x[QNET__COPY_FILTERS][QNET__SOME];
+    for (size_t o = 0; o < out; o += QNET__COPY_FILTERS)
+        for (size_t k = 0; k < filter; k += QNET__SOME) {
+            const size_t filters = qnet__min_size(out - o, QNET__COPY_FILTERS);
+            const size_t n = qnet__min_size(filter - k, QNET__SOME);
+            for (size_t i = 0; i < filters; i++)
+                qnet__tensor_numbers(t, (o + i) * filter + k, n, x[i]);
+            for (size_t j = 0; j < n; j++) {
+                qnet_real *row = to + qnet__param_index(p, k + j) + o;
+                for (size_t i = 0; i < filters; i++) row[i] = (qnet_real)x[i][j];
+            }
         }
 }
 
@@ -13784,12 +13804,16 @@ static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
                                        const qnet_safetensor *t, const char *name)
 {
     const double least = qnet__is_variance(name) ? 0 : -QNET__REAL_MAX;
-    for (size_t k = 0; k < t->count; k++) {
-        const double x = qnet__element(t->dtype, t->data, k);
-        if (!(x >= least && x <= QNET__REAL_MAX))
-            return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file,
-                              name, (double)k, x, fabs(x) <= QNET__REAL_MAX ? "a variance below 0"
-                                                                            : "not finite");
+    double x[QNET__SOME];
+    for (size_t k = 0; k < t->count; k += QNET__SOME) {
+        const size_t n = qnet__min_size(t->count - k, QNET__SOME);
+        qnet__tensor_numbers(t, k, n, x);
+        for (size_t i = 0; i < n; i++)
+            if (!(x[i] >= least && x[i] <= QNET__REAL_MAX))
+                return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s",
+                                  file, name, (double)(k + i), x[i],
+                                  fabs(x[i]) <= QNET__REAL_MAX ? "a variance below 0"
+                                                               : "not finite");
     }
     return QNET_OK;
 }
@@ -13891,7 +13915,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
         for (int i = 0; i < table->count; i++) {
             const qnet_param *p = &table->entries[i];
             QNET__TRY(qnet__weights_match(ctx, &job, p, !copy, &t));
-            if (t != NULL && copy) qnet__param_copy(p, t, block + p->offset);
+            if (t != NULL && copy) qnet__param_from_file(p, t, block + p->offset);
             if (t == NULL && qnet__is_tracked(p->name)) continue;
             kept += t != NULL && qnet__is_head(p->name);
             replaced += t == NULL;
@@ -13927,14 +13951,20 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
    qnet_weights_have_seen tells whether a scan was learnt, and qnet_preparation_load prepares images
    as they were in training. */
 
-/* h continued by numbers of `size` bytes each as they are in a file, little-endian on every
-   machine. */
+/* h continued by FNV-1a over numbers of `size` bytes, 1, 2, 4 or 8: each is one step, in place of
+   each byte, so that both byte orders have one hash, and weights a quarter of the steps. */
 static uint64_t qnet__hash_numbers(uint64_t h, const void *data, size_t bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)data;
-    if (qnet__is_little_endian()) return qnet_hash(h, p, bytes);
-    for (size_t i = 0; i < bytes; i += size)
-        for (size_t k = size; k > 0; k--) h = qnet_hash(h, p + i + k - 1, 1);
+    for (size_t i = 0; i < bytes; i += size) {
+        uint16_t two;
+        uint32_t four;
+        uint64_t number = p[i];
+        if (size == 2) memcpy(&two, p + i, 2), number = two;
+        if (size == 4) memcpy(&four, p + i, 4), number = four;
+        if (size == 8) memcpy(&number, p + i, 8);
+        h = (h ^ number) * QNET__FNV_PRIME;
+    }
     return h;
 }
 
@@ -14032,6 +14062,18 @@ QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t sourc
 }
 
 #if QNET__HAS_TRAINING
+/* qnet__param_from_file's way back: from[p->count] in memory's order to file[p->count]. */
+static void qnet__param_to_file(const qnet_param *p, const qnet_real *from, qnet_real *file)
+{
+    const size_t out = p->layout == QNET_LAYOUT_HWIO ? p->shape[3] : 1, filter = p->count / out;
+    for (size_t o = 0; o < out; o += QNET__COPY_FILTERS)
+        for (size_t k = 0; k < filter; k++) {
+            const qnet_real *row = from + qnet__param_index(p, k) + o;
+            for (size_t i = 0; i < qnet__min_size(out - o, QNET__COPY_FILTERS); i++)
+                file[(o + i) * filter + k] = row[i];
+        }
+}
+
 /* A copy of the block in the file's order is written. The 8-byte counters go first, so that every
    tensor is aligned to its type. Numbers that could not be read back are refused. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
@@ -14054,8 +14096,7 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
             if (qnet__is_tracked(p->name) == real) continue;
             *t = qnet__param_in_file(p);
             t->data = real ? (const void *)(numbers + p->offset) : counter;
-            for (size_t f = 0; f < p->count && real; f++)
-                numbers[p->offset + f] = block[p->offset + qnet__param_index(p, f)];
+            if (real) qnet__param_to_file(p, block + p->offset, numbers + p->offset);
             if (real) status = qnet__check_numbers(ctx, qnet__name_of(sink), t, p->name);
             else *counter++ = (int64_t)block[p->offset];
             t++;
