@@ -95,6 +95,9 @@ fold=${row% *} p=${row#* } other=$((3 - fold))
 says 0 "sub-01: probability of HH $(printf %.4f "$p")" "$@" --weights "$weights" --fold "$fold"
 ok "the same by files" test "$(number probability sub-01)" = "$p"
 says 0 'warning: this model was trained on simulated subjects' "$@" --weights "$weights" --fold "$fold"
+says 0 "sub-01: probability of HH" "$@" --weights "$weights" --fold "$fold" --cpu scalar --threads 1
+ok "by other kernels: $(number probability sub-01) beside $p" awk -v a="$(number probability sub-01)" -v b="$p" \
+    'BEGIN { exit !(a != b && (a - b) ^ 2 < 1e-4) }'
 says 3 'no probability: these networks were trained on this scan' "$@" --weights "$weights" --fold "$other"
 ok "none in the file" test "$(number probability sub-01)" = null
 says 0 'these networks were trained on this scan: what they say is worth nothing' "$@" --weights "$weights" --fold "$other" --anyway
@@ -214,6 +217,7 @@ says 2 '--fold 1x: expected a whole number' "$@" --weights "$weights" --fold 1x
 says 2 '--mode x: expected paper or consensus' "$@" --model "$model" --mode x
 says 2 '--input both: expected crop or full' "$@" --weights "$weights" --fold 1 --input both
 says 2 'did you mean --model?' --modl x
+says 2 '--cpu x: expected auto, scalar' --cpu x
 says 2 'files: expected --subject FOLDER' "$qsm" "$r2star" --model "$model"
 says 2 'files: expected --subject FOLDER' "$@" --model "$model" --subject "$new"
 says 0 'usage: predict --model FOLDER' --help
