@@ -190,6 +190,7 @@ static const char *check_advice(const char *text)
         {"folds: ", "choose fewer --folds"},
         {"asked for, the volume has", "choose other --slices"},
         {": the box about voxel", "choose another --center, in mm of the world of the files"},
+        {"both as .nii and .nii.gz", "remove one of the two"},
         {"link that leads nowhere", "download it (git annex get, datalad get)"},
         {"", "export or copy the file anew"}};
     size_t i = 0;
