@@ -164,6 +164,7 @@ small="$small --input both --max-slices 3"
 ok "--skip-bad" "$bin/crossval" --data "$dir/bad" --out "$dir/skipped" $small --skip-bad
 cp "$dir/log" "$dir/printed"
 ok "is said" grep -q "crossval: warning: 2 of 8 scans have problems and are left out (--skip-bad): sub-02, sub-05" "$dir/printed"
+ok "a warning of a scan is told once" test "$(grep -c '^crossval: warning: .*sub-06.*what is .5 or more' "$dir/printed")" = 1
 ok "the estimate comes first" grep -q '^20.* About .*: 18 images of 6 scans, 2 folds x 2 inputs, each' "$dir/printed"
 ok "--exclude" "$bin/crossval" --data "$dir/cohort" --out "$dir/excluded" $small --exclude sub-02,05 --quiet
 ok "--quiet: no estimate" test ! -s "$dir/log"

@@ -123,6 +123,7 @@ static void check_message(void *user, qnet_log_level level, const char *sentence
     check *c = (check *)user;
     char text[2000];
     if (level == QNET_LOG_DEBUG) return;
+    if (level == QNET_LOG_WARNING && c->begun && c->current >= 0) return; /* told at the first input's reading */
     /* The search has told already that it found no file. */
     if (level == QNET_LOG_ERROR && c->current >= 0 && strstr(sentence, ": no file of the ")) return;
     if (level == QNET_LOG_ERROR || c->showing) check_note_add(c, c->current, level, sentence);
