@@ -8,11 +8,10 @@
    Last line: "34 agree, 15 differ". */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "examples/usage.h"
 
 #include <math.h>
 #include <stdarg.h>
-#include <stdio.h>
-#include <string.h>
 
 enum { FULL, CROP, RESNET = 0, SWA, QNET };
 static const char *const input_name[2] = {"full", "cropped"};
@@ -288,8 +287,10 @@ static void sentences(void)
     }
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    const int bad = usage(argc, argv, 0, 0, "audit_paper\n\nWhat the paper's printed numbers say of each other.");
+    if (bad >= 0) return bad;
     if (out == NULL) out = stdout; /* tests/test_audit.c reads it from a file */
     cohort();
     image_level();

@@ -9,10 +9,9 @@
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
 #include "examples/crossval/bids.h"
+#include "examples/usage.h"
 
 #include <math.h>
-#include <stdio.h>
-#include <string.h>
 
 #define COLUMNS 7
 #define SIZE 160
@@ -113,7 +112,9 @@ int main(int argc, char **argv)
     qnet_context *ctx = NULL;
     double sum = 0;
     int row, i;
-    if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
+    const int bad = usage(argc, argv, 0, 2, "augment_sheet [OUT.png [FOLDER]]");
+    if (bad >= 0) return bad;
+    if (qnet_context_create(NULL, &ctx) != QNET_OK) return fputs("augment_sheet: no memory\n", stderr), 1;
     memset(sheet, 255, sizeof sheet);
     for (row = 0; row < 2; row++) {
         qnet_input_config config;

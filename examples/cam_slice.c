@@ -9,11 +9,10 @@
    every 32 x 32 pixels, interpolated; for research only, not a diagnosis. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "examples/usage.h"
 #include "viridis.h"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 typedef struct job {
     qnet_cohort *cohort; /* of one scan */
@@ -112,12 +111,10 @@ int main(int argc, char **argv)
     job j;
     int z = -1;
     char rest; /* catches what stands behind the number */
-    if ((argc != 7 && argc != 8) ||
-        (argc == 8 && (sscanf(argv[7], "%d%c", &z, &rest) != 1 || z < 0))) {
-        fprintf(stderr, "usage: cam_slice QSM R2STAR T1W MASK RESNET.safetensors OUT.png [Z]\n");
-        return 2;
-    }
-    if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
+    const int most = argc == 8 && (sscanf(argv[7], "%d%c", &z, &rest) != 1 || z < 0) ? 6 : 7;
+    const int bad = usage(argc, argv, 6, most, "cam_slice QSM R2STAR T1W MASK RESNET.safetensors OUT.png [Z]");
+    if (bad >= 0) return bad;
+    if (qnet_context_create(NULL, &ctx) != QNET_OK) return fputs("cam_slice: no memory\n", stderr), 1;
     memset(&j, 0, sizeof j);
     status = run(ctx, argv + 1, z, &j);
     if (status != QNET_OK && *qnet_last_error(ctx) != '\0')

@@ -7,6 +7,7 @@
    change of a voxel: 0.0050, half a step. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "examples/usage.h"
 
 #include <algorithm>
 #include <cmath>
@@ -76,8 +77,10 @@ static volume read(const context &ctx, const std::vector<unsigned char> &bytes)
     return volume(v);
 }
 
-int main()
+int main(int argc, char **argv)
 {
+    const int bad = usage(argc, argv, 0, 0, "cpp_program\n\nA volume through memory and back, in C++11.");
+    if (bad >= 0) return bad;
     try {
         const context ctx = make_context();
         const volume v = make_volume(ctx, 40, 30, 20);

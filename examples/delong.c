@@ -82,7 +82,7 @@ static int read_options(int argc, char **argv, options *o)
     memset(o, 0, sizeof *o);
     for (int i = 1; i < argc; i++) {
         const char *name = argv[i], *value = argv[i + 1], **to = NULL, *missing = NULL;
-        if (!strcmp(name, "--help")) return fputs(help, stdout) < 0;
+        if (!strcmp(name, "--help") || !strcmp(name, "-h")) return fputs(help, stdout) < 0;
         if (!strcmp(name, "--header")) o->header = 1;
         else if (*name != '-') to = &o->path, value = name;
         else if (!strcmp(name, "--label")) to = &o->label;
@@ -482,7 +482,7 @@ int main(int argc, char **argv)
     const int usage = read_options(argc, argv, &o);
     qnet_status status = QNET_OK;
     if (usage >= 0) return usage;
-    if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
+    if (qnet_context_create(NULL, &ctx) != QNET_OK) return fputs("delong: no memory\n", stderr), 1;
     memset(&s, 0, sizeof s);
     memset(&file, 0, sizeof file);
     if (o.path) status = qnet_file_read(ctx, o.path, 0, &file);

@@ -49,7 +49,10 @@ static double transform(const qnet_hooks *hooks, const int n[3], const float *x,
 {
     qnet_context *ctx;
     double best = 1e9;
-    if (qnet_context_create(hooks, &ctx) != QNET_OK) exit(1);
+    if (qnet_context_create(hooks, &ctx) != QNET_OK) {
+        fputs("fftw: no memory\n", stderr);
+        exit(1);
+    }
     for (int i = 0; i < 5; i++) {
         const clock_t start = clock();
         if (qnet_fft_real(ctx, n[0], n[1], n[2], x, spectrum) != QNET_OK) exit(1);

@@ -11,12 +11,11 @@
 #endif
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "examples/usage.h"
 #include "../tests/reference.h" /* worst_gradient: the central differences */
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum { ROOM = 4096 };
 static qnet_context *ctx;
@@ -329,12 +328,14 @@ static void resnet(void)
     qnet_resnet_destroy(j.net);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     qnet_hooks hooks;
+    const int bad = usage(argc, argv, 0, 0, "gradcheck\n\nEvery layer's gradient against central differences, in double.");
+    if (bad >= 0) return bad;
     memset(&hooks, 0, sizeof hooks);
     hooks.threads = 1; /* layers this small are not worth waking others */
-    if (qnet_context_create(&hooks, &ctx) != QNET_OK) return 1;
+    if (qnet_context_create(&hooks, &ctx) != QNET_OK) return fputs("gradcheck: no memory\n", stderr), 1;
     fill(a, ROOM, 1);
     fill(b, ROOM, 2);
     fill(c, ROOM, 3);

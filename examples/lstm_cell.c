@@ -9,9 +9,9 @@
    Run it: the last line must read "h[0] = 0.248939". PyTorch's LSTMCell gives the same number. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "examples/usage.h"
 
 #include <math.h>
-#include <stdio.h>
 
 enum { IN = 3, HIDDEN = 2 };
 
@@ -56,12 +56,14 @@ static void stack(int gate, const double W[HIDDEN][IN], const double U[HIDDEN][H
     }
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     qnet_real w[4 * HIDDEN * IN], u[4 * HIDDEN * HIDDEN], b[4 * HIDDEN], gates[4 * HIDDEN];
     qnet_real xs[IN], hs[HIDDEN], cs[HIDDEN];
     double h[HIDDEN], c[HIDDEN], worst = 0;
     int j;
+    const int bad = usage(argc, argv, 0, 0, "lstm_cell\n\nOne step of an LSTM by hand, beside qnet_lstm_cell.");
+    if (bad >= 0) return bad;
 
     for (j = 0; j < HIDDEN; j++) {
         double i = sigma(affine(W_i, U_i, b_i, j));                            /* (1) */

@@ -7,7 +7,7 @@
    For research only, not a diagnosis. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
-#include <stdio.h>
+#include "examples/usage.h"
 
 int main(int argc, char **argv)
 {
@@ -17,10 +17,9 @@ int main(int argc, char **argv)
     qnet_cohort *cohort = NULL;
     qnet_prediction r;
     qnet_status status;
-    if (argc < 5 || qnet_context_create(NULL, &ctx) != QNET_OK) {
-        fprintf(stderr, "usage: new_scan OUT/model QSM R2STAR T1W [MASK]\n");
-        return 2;
-    }
+    const int bad = usage(argc, argv, 4, 5, "new_scan OUT/model QSM R2STAR T1W [MASK]");
+    if (bad >= 0) return bad;
+    if (qnet_context_create(NULL, &ctx) != QNET_OK) return fputs("new_scan: no memory\n", stderr), 1;
     files.qsm = argv[2], files.r2star = argv[3], files.t1w = argv[4], files.mask = argc > 5 ? argv[5] : NULL;
     status = qnet_predictor_open(ctx, argv[1], &predictor);
     if (status == QNET_OK) status = qnet_cohort_load(ctx, &predictor->input, &files, 1, &cohort);

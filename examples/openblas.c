@@ -34,7 +34,10 @@ static double product(const qnet_hooks *hooks, size_t m, size_t n, size_t k, con
     qnet_context *ctx;
     double best = 1e9;
     int i;
-    if (qnet_context_create(hooks, &ctx) != QNET_OK) exit(1);
+    if (qnet_context_create(hooks, &ctx) != QNET_OK) {
+        fputs("openblas: no memory\n", stderr);
+        exit(1);
+    }
     for (i = 0; i < 3; i++) {
         clock_t start = clock();
         double seconds;

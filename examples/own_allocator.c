@@ -7,10 +7,9 @@
    0, for a network asks once, when it is made. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "examples/usage.h"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define SIDE  32
 #define BATCH 4
@@ -39,7 +38,7 @@ static void pool_free(void *user, void *ptr, size_t size)
     (void)size;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     static unsigned char block[512u << 20]; /* touched only as far as it is used */
     static qnet_real x[BATCH * SIDE * SIDE * 3];
@@ -54,11 +53,13 @@ int main(void)
     double loss = 0;
     long before;
     size_t i;
+    const int bad = usage(argc, argv, 0, 0, "own_allocator\n\nTen training steps in one block of memory.");
+    if (bad >= 0) return bad;
     memset(&hooks, 0, sizeof hooks);
     hooks.allocator.user = &p;
     hooks.allocator.alloc = pool_alloc;
     hooks.allocator.free = pool_free;
-    if (qnet_context_create(&hooks, &ctx) != QNET_OK) return 1;
+    if (qnet_context_create(&hooks, &ctx) != QNET_OK) return fputs("own_allocator: no memory\n", stderr), 1;
     qnet_resnet_config_init(&config);
     config.height = config.width = SIDE;
     config.batch = BATCH;

@@ -10,11 +10,10 @@
 #endif
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "examples/usage.h"
 
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define SIDE  64
 #define BATCH 8
@@ -99,7 +98,7 @@ static qnet_real *gradients(const qnet_hooks *hooks, size_t *count)
             qnet_resnet_backward(net, x, BATCH, dlogits) == QNET_OK)
             memcpy(copy, net->gradients, *count * sizeof(qnet_real));
     }
-    if (ctx && qnet_last_error(ctx)[0]) fprintf(stderr, "own_threads: %s\n", qnet_last_error(ctx));
+    if (!ctx || qnet_last_error(ctx)[0]) fprintf(stderr, "own_threads: %s\n", ctx ? qnet_last_error(ctx) : "no memory");
     qnet_resnet_destroy(net);
     if (ctx) qnet_context_destroy(ctx);
     free(x);
@@ -112,7 +111,9 @@ int main(int argc, char **argv)
     qnet_hooks hooks;
     qnet_real *alone, *pooled;
     size_t count = 0, differ = 0, i, workers = argc > 1 ? (size_t)atoi(argv[1]) : 4;
-    if (workers < 1 || workers > MOST) return 2;
+    const int most = workers < 1 || workers > MOST ? 0 : 1;
+    const int bad = usage(argc, argv, 0, most, "own_threads [WORKERS, 1 to 64]");
+    if (bad >= 0) return bad;
     pthread_mutex_init(&p.lock, NULL);
     pthread_cond_init(&p.work, NULL);
     pthread_cond_init(&p.done, NULL);

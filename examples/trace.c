@@ -22,12 +22,11 @@
    Last line with --side 64: "94 tensors, scan level: probability of HH 0.5126". */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "examples/usage.h"
 #include "../tests/plain_scan.h" /* and plain_resnet.h */
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* What the paper says of a tensor; the first line whose part is in the name counts. Sections:
    "Data Preparation", "Internal Architecture of the Q-Net" with Fig. 4, "Training Procedure". */
@@ -297,12 +296,10 @@ int main(int argc, char **argv)
             weights = value;
         else if (strcmp(argv[i], "--save") == 0 && *value)
             path = value;
-        else {
-            fprintf(stderr, "usage: trace [--side N, 32 or more] [--weights FILE] [--save FILE]\n");
-            return 2;
-        }
+        else /* --help, or none of these */
+            return usage(2, argv + i - 1, 2, 0, "trace [--side N, 32 or more] [--weights FILE] [--save FILE]");
     }
-    if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
+    if (qnet_context_create(NULL, &ctx) != QNET_OK) return fputs("trace: no memory\n", stderr), 1;
     r.ctx = ctx;
     qnet_resnet_config_init(&resnet);
     resnet.height = resnet.width = side;

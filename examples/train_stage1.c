@@ -12,10 +12,9 @@
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
 #include "examples/crossval/bids.h"
+#include "examples/usage.h"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define FOLDS 4
 
@@ -84,13 +83,11 @@ int main(int argc, char **argv)
     char checkpoint[1024];
     int i, t, n = 0, train_count = 0, right = 0, images = 0;
     qnet_status status;
-    if (argc < 4 || argc > 6) {
-        fprintf(stderr, "usage: train_stage1 FOLDER WEIGHTS FEATURES [EPOCHS [SIZE]]\n");
-        return 2;
-    }
+    const int bad = usage(argc, argv, 3, 5, "train_stage1 FOLDER WEIGHTS FEATURES [EPOCHS [SIZE]]");
+    if (bad >= 0) return bad;
     memset(&hooks, 0, sizeof hooks);
     hooks.progress.report = show;
-    if (qnet_context_create(&hooks, &ctx) != QNET_OK) return 1;
+    if (qnet_context_create(&hooks, &ctx) != QNET_OK) return fputs("train_stage1: no memory\n", stderr), 1;
     snprintf(checkpoint, sizeof checkpoint, "%s.checkpoint", argv[2]);
     qnet_input_config_init(&input, QNET_INPUT_CROP);
     input.size = argc > 5 ? atoi(argv[5]) : 64;

@@ -8,10 +8,9 @@
    train_stage1.c tells of. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "examples/usage.h"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 static int show(void *user, const qnet_progress_info *p)
 {
@@ -49,13 +48,11 @@ int main(int argc, char **argv)
     int i, k, side, n, count[2] = {0, 0}, right = 0;
     size_t row;
     qnet_status status;
-    if (argc < 2 || argc > 4) {
-        fprintf(stderr, "usage: train_stage2 FEATURES [WEIGHTS [EPOCHS]]\n");
-        return 2;
-    }
+    const int bad = usage(argc, argv, 1, 3, "train_stage2 FEATURES [WEIGHTS [EPOCHS]]");
+    if (bad >= 0) return bad;
     memset(&hooks, 0, sizeof hooks);
     hooks.progress.report = show;
-    if (qnet_context_create(&hooks, &ctx) != QNET_OK) return 1;
+    if (qnet_context_create(&hooks, &ctx) != QNET_OK) return fputs("train_stage2: no memory\n", stderr), 1;
     if (qnet_safetensors_load(ctx, argv[1], &file) != QNET_OK) {
         fprintf(stderr, "train_stage2: %s\n", qnet_last_error(ctx));
         return 1;

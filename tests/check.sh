@@ -9,12 +9,6 @@ small='--input crop --size 32 --folds 2 --max-slices 8 --epochs1 1 --epochs2 1 -
 maps=derivatives/qsm
 copy() { rm -rf "$dir/bad"; cp -r "$dir/cohort" "$dir/bad"; }
 file() { echo "$dir/bad/$maps/sub-$1/anat/sub-$1_$2.nii.gz"; } # subject, map
-patch() # file, offset, bytes as \ooo: writes them into an unpacked copy that takes its place
-{
-    gzip -dc "$1" > "$dir/patch.nii"
-    printf "$3" | dd of="$dir/patch.nii" bs=1 seek="$2" conv=notrunc 2> /dev/null
-    gzip -1c "$dir/patch.nii" > "$1"
-}
 checked() # what, exit status, number of problems, options...; for eight scans, quietly, as the estimate takes time
 {
     what=$1 status=$2 problems=$3
@@ -45,6 +39,8 @@ ok "the slices" test "$(grep -c 'class="sl"' "$page")" = 8
 ok "the page loads nothing" sh -c "! grep -E '(src|href)=\"(http|//)' '$page'"
 ok "nothing but the page" test "$(ls "$dir/page")" = check.html
 ok "--quiet: no word" test ! -s "$dir/stdout"
+pictures() { sed -n "/<figure id=\"s$1\"/,/<\/figure>/p" "$2" | grep '<svg'; } # of scan $1 on page $2
+cp "$page" "$dir/good.html"
 bin=$(cd "$bin" && pwd)
 (cd "$dir" && "$bin/crossval" --check --data bad $small) > "$dir/stdout" 2>&1
 ok "without --out the page lies here" test -s "$dir/check.html"
@@ -78,7 +74,7 @@ copy
 mv "$(file 02 Chimap)" "$dir/x.nii.gz"
 mv "$(file 02 R2starmap)" "$(file 02 Chimap)"
 mv "$dir/x.nii.gz" "$(file 02 R2starmap)"
-patch "$(file 06 Chimap)" 112 '\000\000\200\077' # scl_slope 1
+bytes_at "$(file 06 Chimap)" 112 '\000\000\200\077' # scl_slope 1
 checked "swapped maps, and ppb" 1 3
 said "sub-02_Chimap.nii.gz: looks like R2*: are QSM and R2* swapped? (1 %, half and 99 %"
 said "sub-02_R2starmap.nii.gz: looks like susceptibility: are QSM and R2* swapped? (1 %, half and 99 %"
@@ -87,7 +83,7 @@ ok "with the option" grep -q "; if it is right, give --any-values" "$dir/stderr"
 
 # 3. Masks: empty, and none.
 copy
-patch "$(file 01 desc-basalganglia_mask)" 112 '\000\000\000\000' # no slope
+bytes_at "$(file 01 desc-basalganglia_mask)" 112 '\000\000\000\000' # no slope
 gzip -dc "$(file 01 desc-basalganglia_mask)" | head -c 352 > "$dir/empty.nii"
 gzip -dc "$(file 01 desc-basalganglia_mask)" | tail -c +353 | tr '\001-\377' '\000' >> "$dir/empty.nii"
 gzip -1c "$dir/empty.nii" > "$(file 01 desc-basalganglia_mask)"
@@ -130,7 +126,7 @@ ok "in the report, too" grep -q "line 9: expected 4 fields" "$dir/line/report.ht
 
 # 5. A map that lies elsewhere in the world, one person under two names, too many folds.
 copy
-patch "$dir/bad/sub-03/anat/sub-03_T1w.nii.gz" 292 '\000\000\172\104' # srow_x[3] = 1000 mm
+bytes_at "$dir/bad/sub-03/anat/sub-03_T1w.nii.gz" 292 '\000\000\172\104' # srow_x[3] = 1000 mm
 cp "$(file 04 Chimap)" "$(file 08 Chimap)"
 checked "another place, a copy, folds" 1 3 --folds 5
 said "sub-03_T1w.nii.gz: its grid of 96x112x14 shares no voxel with that of"
@@ -143,15 +139,32 @@ copy
 sed '2s/\t[0-9]*\t/\tn\/a\t/' "$dir/cohort/participants.tsv" > "$dir/bad/participants.tsv"
 checked "an unknown age" 0 0
 ok "in the page" grep -q '<a href="#s0">sub-01</a> age not known' "$page"
-
-# Left out by name, from a list or a file, or for its problems: the same run.
 copy
+for map in Chimap R2starmap desc-basalganglia_mask; do coronal "$(file 03 $map)"; done
+coronal "$dir/bad/sub-03/anat/sub-03_T1w.nii.gz"
+coronal "$(file 04 R2starmap)"
+for s in 06 07; do probable "$(file $s desc-basalganglia_mask)"; done
+bytes_at "$(file 08 Chimap)" 116 '\275\067\206\065' # scl_inter 1e-6
+checked "other orders of voxels, probabilities, a background" 0 0
+ok "five maps are turned" test "$(grep -c 'acquired coronal are cut anew as axial' "$page")" = 5
+ok "sub-03: its axes" grep -q '>96x14x112</td><td>1.72x2.00x1.72</td><td>RSA<' "$page"
+ok "sub-06: told once" sh -c "grep -q 'what is .5 or more counts as mask. The same of 1 other: sub-07' '$page'"
+ok "sub-08: a background" grep -q 'QSM: a third of its voxels or more are 1e-06: a background that is not 0' "$page"
+for i in 2 3 5 6; do
+    pictures $i "$dir/good.html" > "$dir/expected"
+    pictures $i "$page" > "$dir/found"
+    ok "scan $i: the same pictures" cmp "$dir/expected" "$dir/found"
+done
+
+# Left out by name, from a list or a file, or for its problems: the same run, and by the maps as they were the same bits.
+cp "$dir/cohort/$maps/sub-08/anat/sub-08_Chimap.nii.gz" "$(file 08 Chimap)"
 echo hello > "$(file 05 R2starmap)"
 rm "$(file 02 Chimap)"
 small="$small --input both --max-slices 3"
 ok "--skip-bad" "$bin/crossval" --data "$dir/bad" --out "$dir/skipped" $small --skip-bad
 cp "$dir/log" "$dir/printed"
 ok "is said" grep -q "crossval: warning: 2 of 8 scans have problems and are left out (--skip-bad): sub-02, sub-05" "$dir/printed"
+ok "a warning of a scan is told once" test "$(grep -c '^crossval: warning: .*sub-06.*what is .5 or more' "$dir/printed")" = 1
 ok "the estimate comes first" grep -q '^20.* About .*: 18 images of 6 scans, 2 folds x 2 inputs, each' "$dir/printed"
 ok "--exclude" "$bin/crossval" --data "$dir/cohort" --out "$dir/excluded" $small --exclude sub-02,05 --quiet
 ok "--quiet: no estimate" test ! -s "$dir/log"

@@ -71,6 +71,8 @@ found "the right one" 16 --derivatives a,b,roi
 new; maps sub-@/anat/sub-@; t1w sub-@/anat/sub-@_acq-mprage_T1w.nii.gz; t1w sub-@/anat/sub-@_acq-stage_T1w.nii.gz; mask
 said "two T1W" 'choose with --t1w *_acq-mprage_*'
 found "--t1w" 16 --t1w '*_acq-stage_*'
+found "--t1w without the ending" 16 --t1w '*_acq-stage_T1w'
+said "--t1w of none" 'sub-01: no *_MP2RAGE.nii.gz or .nii in' --t1w '*_MP2RAGE'
 new; maps sub-@/anat/sub-@; mask
 said "no T1W" 'sub-01: no sub-01_T1w.nii.gz or .nii in'
 new; maps sub-@/anat/sub-@; t1w

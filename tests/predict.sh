@@ -95,6 +95,15 @@ fold=${row% *} p=${row#* } other=$((3 - fold))
 says 0 "sub-01: probability of HH $(printf %.4f "$p")" "$@" --weights "$weights" --fold "$fold"
 ok "the same by files" test "$(number probability sub-01)" = "$p"
 says 0 'warning: this model was trained on simulated subjects' "$@" --weights "$weights" --fold "$fold"
+mkdir "$dir/odd"
+for map in "$@"; do cp "$map" "$dir/odd"; done
+for map in Chimap T1w; do coronal "$dir/odd/sub-01_$map.nii.gz"; done
+probable "$dir/odd/sub-01_desc-basalganglia_mask.nii.gz"
+says 0 'what is .5 or more counts as mask' --subject "$dir/odd" --weights "$weights" --fold "$fold"
+ok "the same in another order, with a mask of probabilities" test "$(number probability sub-01)" = "$p"
+says 0 "sub-01: probability of HH" "$@" --weights "$weights" --fold "$fold" --cpu scalar --threads 1
+ok "by other kernels: $(number probability sub-01) beside $p" awk -v a="$(number probability sub-01)" -v b="$p" \
+    'BEGIN { exit !(a != b && (a - b) ^ 2 < 1e-4) }'
 says 3 'no probability: these networks were trained on this scan' "$@" --weights "$weights" --fold "$other"
 ok "none in the file" test "$(number probability sub-01)" = null
 says 0 'these networks were trained on this scan: what they say is worth nothing' "$@" --weights "$weights" --fold "$other" --anyway
@@ -164,6 +173,12 @@ mask=$(echo "$dir"/echoes/derivatives/*/sub-01/anat/sub-01_desc-basalganglia_mas
 set -- "$anat/sub-01_Chimap.nii.gz" "$anat/sub-01_R2starmap.nii.gz" "$anat/sub-01_T1w.nii.gz" "$mask"
 says 0 'sub-01: probability of patient 0.' --model "$dir/named-run/model" "$@" --anyway
 ok "the same by files" test "$(number probability sub-01)" = "$p"
+mkdir "$dir/nan"
+for map in "$@"; do cp "$map" "$dir/nan"; done
+bytes_at "$dir/nan/sub-01_Chimap.nii.gz" 352 "$(printf '\\000\\000\\300\\177%.0s' 1 2 3 4 5 6)"
+says 0 'sub-01_Chimap.nii.gz: 6 voxels of NaN or infinity outside of the head become 0' --model "$dir/named-run/model" \
+    --subject "$dir/nan" --anyway
+ok "the same with NaN outside of the head" test "$(number probability sub-01)" = "$p"
 says 0 'sub-01: probability of patient 0.' --weights "$dir/named-run" --fold 2 "$@"
 ok "20 lines of C know the names" sh -c "'$bin/new_scan' '$dir/named-run/model' '$1' '$2' '$3' | grep -q -e '^P(patient)' -e ^refused"
 cp -r "$dir/echoes/sub-01" "$dir/loose-echoes"
@@ -214,6 +229,7 @@ says 2 '--fold 1x: expected a whole number' "$@" --weights "$weights" --fold 1x
 says 2 '--mode x: expected paper or consensus' "$@" --model "$model" --mode x
 says 2 '--input both: expected crop or full' "$@" --weights "$weights" --fold 1 --input both
 says 2 'did you mean --model?' --modl x
+says 2 '--cpu x: expected auto, scalar' --cpu x
 says 2 'files: expected --subject FOLDER' "$qsm" "$r2star" --model "$model"
 says 2 'files: expected --subject FOLDER' "$@" --model "$model" --subject "$new"
 says 0 'usage: predict --model FOLDER' --help

@@ -12,10 +12,12 @@ static void test_the_report(void)
     size_t n;
     char *line, *next;
     int agrees = 0, differs = 0, sos = 0;
+    static char program[] = "audit_paper";
+    char *arguments[] = {program, NULL};
     out = tmpfile();
     CHECK(out != NULL);
     if (out == NULL) return;
-    CHECK(audit_main() == 0);
+    CHECK(audit_main(1, arguments) == 0);
     rewind(out);
     n = fread(text, 1, sizeof text - 1, out);
     text[n] = '\0';

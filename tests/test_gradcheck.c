@@ -27,7 +27,9 @@ static int quiet_printf(const char *format, ...)
 
 static void test_all_layers(void)
 {
-    CHECK(gradcheck_main() == 0);
+    static char program[] = "gradcheck";
+    char *arguments[] = {program, NULL};
+    CHECK(gradcheck_main(1, arguments) == 0);
     CHECK(failed == 0 && checked == 47 && lines == checked + 2);
     CHECK_CONTAINS(last_line, "47 gradients, 0 fail");
 }

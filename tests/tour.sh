@@ -19,5 +19,16 @@ while IFS= read -r stop; do
         esac
     done
 done < "$dir/stops"
+
+# Each program says what it takes: to --help, and to what it cannot take.
+helps() { "$bin/$1" --help 2> "$dir/stderr" | grep -q "^usage: $1" && [ ! -s "$dir/stderr" ]; }
+refuses() { "$bin/$1" a b c d e f g h > "$dir/stdout" 2> "$dir/stderr"; [ $? = 2 ] && [ ! -s "$dir/stdout" ] && grep -q "$1" "$dir/stderr"; }
+for program in examples/*.c examples/cpp_program.cpp crossval maps predict; do
+    program=${program##*/} program=${program%.c*}
+    case $program in openblas | fftw) continue ;; esac
+    [ "$program" = cpp_program ] && [ ! -x "$bin/cpp_program" ] && continue
+    ok "$program --help" helps "$program"
+    ok "$program: wrong usage" refuses "$program"
+done
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -14,7 +14,7 @@ static void put_assessment_css(writer *w)
            "@media(max-width:30rem){.confusion th{white-space:normal}}"
            ".open{columns:2;column-gap:2rem;padding-left:1.2rem}.facts td:last-child{white-space:normal}"
            ".facts td.wrap{min-width:24rem}@media(max-width:48rem){.open{columns:1}"
-           ".facts td.wrap{min-width:16rem}}@media print{.tight{font-size:7.5pt}.tight th,.tight td{"
+           ".facts td.wrap{min-width:16rem}.facts th{white-space:normal}}@media print{.tight{font-size:7.5pt}.tight th,.tight td{"
            "padding:.15rem .25rem}.facts td.wrap{min-width:10rem}.facts th{white-space:normal}"
            ".sortable{break-inside:auto}}\n");
 }

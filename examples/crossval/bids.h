@@ -739,14 +739,18 @@ static int bids_glob(const char *pattern, const char *text)
     return !*text;
 }
 
-/* Whether a file has the suffix of a map, or (T1W) fits the pattern. */
+/* Whether a file has the suffix of a map, or (T1W) fits the pattern, with its ending or without. */
 static int bids_is_map(const bids *b, const bids_file *f, int m)
 {
     const char *name = f->path + f->name, *suffix;
     const size_t stem = bids_stem(name), n = strlen(bids_suffix[m]);
-    char value[64];
-    if (m == 2 && b->t1w)
-        return bids_glob(b->t1w, strchr(b->t1w, '/') ? f->path + strlen(b->folder) + 1 : name);
+    char value[64], text[BIDS_PATH];
+    if (m == 2 && b->t1w) {
+        snprintf(text, sizeof text, "%s", strchr(b->t1w, '/') ? f->path + strlen(b->folder) + 1 : name);
+        if (bids_glob(b->t1w, text)) return 1;
+        text[bids_stem(text)] = '\0';
+        return bids_glob(b->t1w, text);
+    }
     if (stem < n) return 0;
     suffix = name + stem - n;
     if (strncmp(suffix, bids_suffix[m], n) != 0 || (suffix > name && suffix[-1] != '_')) return 0;
@@ -891,9 +895,9 @@ static qnet_status bids_missing(bids *b, const char *subject, const char *sessio
             snprintf(hint, sizeof hint, "; there is a folder %s", other);
     }
     snprintf(in, sizeof in, "%s%s%s", subject, session[0] ? "/ses-" : "", session);
-    return bids_fail(b, QNET_ERROR_NOT_FOUND, "%s: no %s_%s.nii.gz or .nii in %.300s/%s or "
-                     "%.300s/derivatives/%.200s/%s%s%s%s", subject, subject,
-                     m == 2 && b->t1w ? b->t1w : bids_suffix[m],
+    return bids_fail(b, QNET_ERROR_NOT_FOUND, "%s: no %s%s%s.nii.gz or .nii in %.300s/%s or "
+                     "%.300s/derivatives/%.200s/%s%s%s%s", subject, m == 2 && b->t1w ? "" : subject,
+                     m == 2 && b->t1w ? "" : "_", m == 2 && b->t1w ? b->t1w : bids_suffix[m],
                      b->folder, in, b->folder, b->derivatives ? b->derivatives : "*", in,
                      b->filter ? ", with filter=" : "", b->filter ? b->filter : "", hint);
 }

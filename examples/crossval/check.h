@@ -123,22 +123,34 @@ static void check_message(void *user, qnet_log_level level, const char *sentence
     check *c = (check *)user;
     char text[2000];
     if (level == QNET_LOG_DEBUG) return;
+    if (level == QNET_LOG_WARNING && c->begun && c->current >= 0) return; /* told at the first input's reading */
     /* The search has told already that it found no file. */
     if (level == QNET_LOG_ERROR && c->current >= 0 && strstr(sentence, ": no file of the ")) return;
     if (level == QNET_LOG_ERROR || c->showing) check_note_add(c, c->current, level, sentence);
     else message(c->shown, level, c->in_options(sentence, text));
 }
 
-/* Whether two sentences are the same but for the subject's name: then one is shown, with the others' names. */
+/* How many letters a number has that begins at p, the first of a word of text; 0: none does. */
+static size_t check_number(const char *text, const char *p)
+{
+    if (p == text || !strchr(" (", p[-1]) || !strchr("-.0123456789", *p)) return 0;
+    return strspn(p, "-+.e0123456789"); /* 1..9 is one */
+}
+
+/* Whether two sentences are the same but for the subject's name and numbers: then one is shown, with the others'
+   names. */
 static int check_same(const check *c, const check_note *a, const check_note *b)
 {
     const char *x = a->text, *y = b->text;
     const char *of_x = check_subject(c, a), *of_y = check_subject(c, b);
     if (a->level != b->level || !*of_x || !*of_y) return a == b;
     const size_t nx = strlen(of_x), ny = strlen(of_y);
-    while (*x || *y)
+    while (*x || *y) {
+        const size_t of_number[2] = {check_number(a->text, x), check_number(b->text, y)};
         if (strncmp(x, of_x, nx) == 0 && strncmp(y, of_y, ny) == 0) x += nx, y += ny;
+        else if (of_number[0] && of_number[1]) x += of_number[0], y += of_number[1];
         else if (*x++ != *y++) return 0;
+    }
     return 1;
 }
 
@@ -174,11 +186,12 @@ static const char *check_advice(const char *text)
         {"is infinite, inside", "mend the fit that made it, or choose other --slices"},
         {"zero all over", "choose slices that the map covers: --slices FIRST:N, or a smaller mask"},
         {"is empty", "draw it anew, or give --slices FIRST:N and --center X,Y for all"},
-        {"is no mask", "name the mask with --maps FILE, or give --slices FIRST:N and --center X,Y"},
+        {"is no mask", "name the mask with --maps FILE (if it is in per cent: divide it by 100), or give --slices FIRST:N and --center X,Y"},
         {"shares no voxel", "register it to the QSM map, or copy the header that it lost"},
         {"folds: ", "choose fewer --folds"},
         {"asked for, the volume has", "choose other --slices"},
         {": the box about voxel", "choose another --center, in mm of the world of the files"},
+        {"both as .nii and .nii.gz", "remove one of the two"},
         {"link that leads nowhere", "download it (git annex get, datalad get)"},
         {"", "export or copy the file anew"}};
     size_t i = 0;
@@ -216,21 +229,32 @@ static int check_compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Percentiles of the voxels that are not 0, of every so-manieth: exact enough to be looked at. */
-static void check_values(const qnet_volume *v, float value[3])
+/* Percentiles of the voxels that are not 0: of some from all over the volume, exact enough to be looked at. A
+   stride of whole voxels would take columns of it: steps of the golden section hit all rows alike. Returns the
+   value that a third of them have, as a background has that is not 0 though it should be; 0: none. */
+static float check_values(const qnet_volume *v, float value[3])
 {
     enum { MOST = 20000 };
-    const size_t count = (size_t)v->nx * (size_t)v->ny * (size_t)v->nz, step = count / MOST + 1;
-    float *some = (float *)malloc((count / step + 1) * sizeof *some);
+    const double count = (double)v->nx * v->ny * v->nz;
+    float *some = (float *)malloc(MOST * sizeof *some);
     size_t n = 0;
+    double place = 0;
+    float background = 0;
     value[0] = value[1] = value[2] = 0;
-    for (size_t i = 0; some && i < count; i += step)
-        if (v->voxels[i] != 0 && isfinite(v->voxels[i])) some[n++] = v->voxels[i];
+    for (int i = 0; some && i < MOST; i++) {
+        const float voxel = v->voxels[(size_t)(place * count)];
+        if (voxel != 0 && isfinite(voxel)) some[n++] = voxel;
+        place += 0.6180339887498949;
+        place -= place >= 1;
+    }
     if (n > 0) {
         qsort(some, n, sizeof *some, check_compare);
         for (int k = 0; k < 3; k++) value[k] = some[(n - 1) * (size_t)(k == 0 ? 1 : k == 1 ? 50 : 99) / 100];
+        for (size_t i = n / 3; i < n; i++)
+            if (n > 300 && some[i] == some[i - n / 3]) background = some[i];
     }
     free(some);
+    return background;
 }
 
 /* For qnet_viewer: the maps of the scan as they are in the files. */
@@ -239,13 +263,17 @@ static void check_map(void *user, const qnet_scan_maps *maps)
     check *c = (check *)user;
     check_scan *s = &c->scan[c->current];
     qnet_volume *const map[BIDS_MAPS] = {maps->qsm, maps->r2star, maps->t1w, maps->mask};
+    static const char *const what[3] = {"QSM", "R2*", "T1W"};
+    float background;
     if (!c->showing) return;
     for (int m = 0; m < BIDS_MAPS; m++) {
         if (map[m] == NULL) continue;
         s->n[m][0] = map[m]->nx, s->n[m][1] = map[m]->ny, s->n[m][2] = map[m]->nz;
         memcpy(s->mm[m], map[m]->spacing, sizeof s->mm[m]);
         memcpy(s->axes[m], map[m]->orientation, sizeof s->axes[m]);
-        if (m < 3) check_values(map[m], s->value[m]);
+        if (m < 3 && (background = check_values(map[m], s->value[m])) != 0)
+            check_say(c, c->current, QNET_LOG_WARNING, "%s: a third of its voxels or more are %g: a background that "
+                      "is not 0 counts as head; set it to 0", what[m], (double)background);
     }
     if (c->draw) c->draw(c, s, NULL, maps);
 }

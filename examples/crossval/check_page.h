@@ -295,7 +295,8 @@ static void check_print_notes(const check *c, qnet_log_level level, const char *
         if (n->level != level || check_repeats(c, i, &others, names, sizeof names)) continue;
         check_name(c, n->scan, name);
         if (strstr(n->text, check_subject(c, n))) name[0] = '\0';
-        fprintf(to, "%s%s%s%s%s%s", head, name, name[0] ? ": " : "", n->text, *advice ? ": " : "", advice);
+        fprintf(to, "%s%s%s%s%s%s", head, name, name[0] ? ": " : "", n->text,
+                !*advice ? "" : strstr(n->text, "; if it is right") ? "; if not, " : ": ", advice);
         if (others) fprintf(to, "; the same of %d other%s: %s", others, others > 1 ? "s" : "", names);
         fputc('\n', to);
     }
@@ -311,7 +312,7 @@ static void put_sentence(writer *w, const check *c, const char *text)
     while (*text) {
         size_t k = 0;
         const int option = strncmp(text, "--", 2) == 0 && text[2] >= 'a' && text[2] <= 'z';
-        if (option) k = 2 + strspn(text + 2, "abcdefghijklmnopqrstuvwxyz-");
+        if (option) k = 2 + strspn(text + 2, "abcdefghijklmnopqrstuvwxyz0123456789-");
         else
             while (text[k] && k + 1 < sizeof piece && strncmp(text + k, " --", 3) &&
                    (strncmp(text + k, c->found->folder, n) || text[k + n] != '/')) k++;
@@ -356,7 +357,7 @@ static void html_notes(writer *w, const check *c, qnet_log_level level)
             put(w, "</i>");
         }
         if (others) {
-            print(w, " The same of %d other%s: ", others, others > 1 ? "s" : "");
+            print(w, "%sThe same of %d other%s: ", *advice ? " " : ". ", others, others > 1 ? "s" : "");
             put_escaped(w, names);
             put(w, ".");
         }
@@ -432,7 +433,7 @@ static void check_css(writer *w)
 {
     put_css(w);
     put(w, ".notes{padding-left:1.1rem}.notes li{margin:.45rem 0;max-width:56rem;overflow-wrap:anywhere}.notes code,.scans code{white-space:nowrap}.notes i{"
-           "font-style:normal;color:var(--muted)}tr.bad td{background:var(--warn)}.scans{display:grid;"
+           "font-style:normal;color:var(--muted)}.pin tr.bad>td{background-color:var(--warn)}.scans{display:grid;"
            "grid-template-columns:repeat(auto-fill,minmax(min(100%,30rem),1fr));gap:1.6rem 2rem}.scans figure{"
            "margin:0;padding-top:.6rem;border-top:1px solid var(--line)}.scans figcaption{margin:0 0 .5rem}"
            ".scans .bad{border-top:3px solid var(--hh)}.row{display:grid;grid-template-columns:repeat(4,1fr);gap:3px}"

@@ -189,8 +189,6 @@ static int option_with_value(options *o, const char *name, const char *value)
         return whole(name, value, 0, 10000000, &o->permutations);
     else if (strcmp(name, "--prevalence") == 0)
         return prevalence_of(name, value, &o->prevalence);
-    else if (strcmp(name, "--threads") == 0)
-        return whole(name, value, 1, 1024, &o->hooks.threads);
     else if (strcmp(name, "--batch") == 0) {
         if (!whole(name, value, 1, 65536, &c->stage1.batch)) return 0;
         c->stage2.batch = c->stage1.batch;
@@ -246,11 +244,9 @@ static int option_with_value(options *o, const char *name, const char *value)
         c->keep[QNET_MODEL_RESNET_SWA] = c->keep[QNET_MODEL_QNET] = strcmp(value, "none") != 0;
         if (strcmp(value, "all") && strcmp(value, "features") && strcmp(value, "none"))
             return fail(name, value, "all, features or none");
-    } else if (strcmp(name, "--cpu") == 0) {
-        if (qnet_cpu_parse(value, &o->hooks.cpu) != QNET_OK)
-            return fail(name, value, "auto, scalar, avx2, avx512 or neon");
     } else {
-        return fail(name, "", "a known option");
+        const int known = hook_option(name, value, &o->hooks);
+        return known >= 0 ? known : fail(name, "", "a known option");
     }
     return 1;
 }
@@ -611,15 +607,7 @@ int main(int argc, char **argv)
     c.current = -1;
     c.folder = o.out;
     c.estimate = o.quiet || o.collect ? NULL : show_estimate;
-    status = qnet_context_create(&o.hooks, &ctx);
-    if (status != QNET_OK) {
-        o.hooks.cpu = QNET_CPU_AUTO;
-        if (qnet_context_create(&o.hooks, &ctx) != QNET_OK) fputs("crossval: no memory\n", stderr);
-        else fprintf(stderr, "crossval: --cpu: this machine does not have it; its best is %s\n",
-                     qnet_cpu_name(qnet_context_cpu(ctx)));
-        qnet_context_destroy(ctx);
-        return 1;
-    }
+    if (!open_context(&o.hooks, &ctx)) return 1;
     c.ctx = found.ctx = ctx;
     qnet_describe_build(ctx, build, sizeof build);
     if (!o.quiet) printf("%s\n", build);

@@ -1,5 +1,6 @@
 /* page.h: what all sections of a page share: contents with anchors, captions and scopes of tables, and a script
-   that sorts tables, turns scans' slices and reads values off ROC curves. The page is complete without it. */
+   that sorts tables, turns scans' slices, reads values off ROC curves and opens what is closed before it is
+   printed. The page is complete without it. */
 #ifndef CROSSVAL_PAGE_H
 #define CROSSVAL_PAGE_H
 #include "writer.h"
@@ -103,6 +104,7 @@ static void put_script(writer *w)
     put(w,
   "<script>\n(function(){'use strict';\n"
   "function all(s,f,r){(r||document).querySelectorAll(s).forEach(f)}\n"
+  "addEventListener('beforeprint',function(){all('details',function(d){d.open=true})});\n"
   "function make(t,o,after){var e=Object.assign(document.createElement(t),o);after.after(e);return e}\n"
   /* Numbers by size, what is no number last, other columns by their text. */
   "all('table.sortable',function(t){all('thead tr:last-child th',function(h,i){\n"

@@ -1,4 +1,4 @@
-/* program.h: what crossval and maps share: sentences on wrong options, Ctrl-C, which stops the work, progress
+/* program.h: what crossval, maps and predict share: sentences on wrong options, Ctrl-C, which stops the work, progress
    and messages. PROGRAM: the program's name, defined before. */
 #ifndef CROSSVAL_PROGRAM_H
 #define CROSSVAL_PROGRAM_H
@@ -98,6 +98,27 @@ static int whole(const char *name, const char *text, long low, long high, int *o
     if (end == text || *end || value < low || value > high) return fail(name, text, expected);
     *out = (int)value;
     return 1;
+}
+
+/* --threads and --cpu: 1, or 0 with a sentence; -1: another option. */
+static int hook_option(const char *name, const char *value, qnet_hooks *hooks)
+{
+    if (strcmp(name, "--threads") == 0) return whole(name, value, 1, 1024, &hooks->threads);
+    if (strcmp(name, "--cpu") != 0) return -1;
+    return qnet_cpu_parse(value, &hooks->cpu) == QNET_OK ||
+           fail(name, value, "auto, scalar, avx2, avx512 or neon");
+}
+
+/* 1; or 0, and it is said why there is no context. */
+static int open_context(qnet_hooks *hooks, qnet_context **ctx)
+{
+    if (qnet_context_create(hooks, ctx) == QNET_OK) return 1;
+    hooks->cpu = QNET_CPU_AUTO;
+    if (qnet_context_create(hooks, ctx) != QNET_OK) return fputs(PROGRAM ": no memory\n", stderr), 0;
+    fprintf(stderr, PROGRAM ": --cpu: this machine does not have it; its best is %s\n",
+            qnet_cpu_name(qnet_context_cpu(*ctx)));
+    qnet_context_destroy(*ctx);
+    return 0;
 }
 
 /* ---- Progress: a bar on a terminal, a line now and then in a log ----------------------------- */

@@ -107,13 +107,10 @@ static int option_with_value(options *o, const char *name, const char *value)
         return decimal(name, value, .01, .99, &c->brain.threshold);
     else if (strcmp(name, "--brain-erode") == 0)
         return whole(name, value, 0, 100, &c->brain.erode);
-    else if (strcmp(name, "--threads") == 0)
-        return whole(name, value, 1, 1024, &o->hooks.threads);
-    else if (strcmp(name, "--cpu") == 0) {
-        if (qnet_cpu_parse(value, &o->hooks.cpu) != QNET_OK)
-            return fail(name, value, "auto, scalar, avx2, avx512 or neon");
-    } else
-        return fail(name, "", "a known option");
+    else {
+        const int known = hook_option(name, value, &o->hooks);
+        return known >= 0 ? known : fail(name, "", "a known option");
+    }
     return 1;
 }
 
@@ -537,9 +534,7 @@ int main(int argc, char **argv)
     o.hooks.progress.user = o.hooks.log.user = j;
     o.hooks.progress.report = report;
     o.hooks.log.message = keep_message;
-    status = qnet_context_create(&o.hooks, &ctx);
-    if (status != QNET_OK) {
-        fprintf(stderr, "maps: %s (is --cpu right for this machine?)\n", qnet_status_text(status));
+    if (!open_context(&o.hooks, &ctx)) {
         free(j);
         return 1;
     }

@@ -292,7 +292,8 @@ static void svg_strip(writer *w, const scan_page *page, const double *value, dou
     }
     if (limit <= high) {
         svg_line(w, "d", plot_x(&p, limit), p.top, plot_x(&p, limit), p.top + p.height);
-        svg_text(w, "m", "middle", plot_x(&p, limit), p.top - 6, "limit");
+        const int before = here > limit || limit > 0.9 * high; /* where "this scan" is not */
+        svg_text(w, "m", before ? "end" : "start", plot_x(&p, limit) + (before ? -4 : 4), 82, "limit");
     }
     if (here <= high) {
         svg_line(w, "here", plot_x(&p, here), p.top, plot_x(&p, here), p.top + p.height);

@@ -41,6 +41,8 @@ static const char help[] =
     "  --anyway            a probability also of a scan that is too unlike those of the study, or that the\n"
     "                      networks were trained on\n"
     "  --any-values, --any-orientation   go on with maps that would be refused, with a warning\n"
+    "  --threads N         threads (all)           --cpu KIND    auto, scalar, avx2, avx512,\n"
+    "                                             neon (auto): the study's for its bits\n"
     "  --version           prints the version      --help        prints this\n"
     "\n"
     "A value may also follow a = sign. Exit status: 0 done, 1 an error (one sentence says which), 2 wrong\n"
@@ -52,6 +54,7 @@ typedef struct options {
     const char *path[4]; /* QSM, R2*, T1W, mask or NULL */
     echo_options echo; /* how maps are made of echoes; echoes 1: even if there are maps */
     int paths, fold, repeat, anyway, echoes, any_values, any_orientation;
+    qnet_hooks hooks;
 } options;
 
 static int option_with_value(options *o, const char *name, const char *value)
@@ -62,6 +65,8 @@ static int option_with_value(options *o, const char *name, const char *value)
         {"--t1w", &o->t1w}, {"--input", &o->input}, {"--mode", &o->echo.mode}, {"--run", &o->echo.echoes.run},
         {"--acq", &o->echo.echoes.acquisition}, {"--suffix", &o->echo.echoes.suffix},
         {"--brain-mask", &o->echo.brain_mask}};
+    const int hook = hook_option(name, value, &o->hooks);
+    if (hook >= 0) return hook;
     if (strcmp(name, "--fold") == 0) return whole(name, value, 1, 100000, &o->fold);
     if (strcmp(name, "--repeat") == 0) return whole(name, value, 1, 99, &o->repeat);
     if (strcmp(name, "--input") == 0 && strcmp(value, "crop") && strcmp(value, "full"))
@@ -264,19 +269,17 @@ int main(int argc, char **argv)
     bids found;
     scan_page page;
     qnet_context *ctx = NULL;
-    qnet_hooks hooks;
     qnet_status status;
     const char *simulated;
     int ok = parse(argc, argv, &o);
     if (ok <= 0) return ok < 0 ? 0 : 2;
     memset(&page, 0, sizeof page);
     memset(&found, 0, sizeof found);
-    memset(&hooks, 0, sizeof hooks);
     display_begin(&d, 1);
-    hooks.log.user = hooks.progress.user = &d;
-    hooks.log.message = message;
-    hooks.progress.report = show;
-    if (qnet_context_create(&hooks, &ctx) != QNET_OK) return 1;
+    o.hooks.log.user = o.hooks.progress.user = &d;
+    o.hooks.log.message = message;
+    o.hooks.progress.report = show;
+    if (!open_context(&o.hooks, &ctx)) return 1;
     status = predict(ctx, &o, &found, &page);
     if (status == QNET_OK) {
         simulated = qnet_safetensors_metadata(page.p->record, "simulated");
