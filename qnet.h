@@ -452,7 +452,8 @@ typedef struct qnet_parallel {
     size_t workers;
 } qnet_parallel;
 
-/* Row-major C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C, as cblas_sgemm defines it. */
+/* Row-major C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C, as cblas_sgemm defines it. Builds
+   with QNET_REAL double or QNET_REFERENCE leave it out. */
 typedef struct qnet_blas {
     void *user;
     void (*sgemm)(void *user, int trans_a, int trans_b, int m, int n, int k, float alpha,
@@ -2188,6 +2189,13 @@ QNET_API void qnet_predictor_destroy(qnet_predictor *predictor);
 #endif
 #endif
 
+/* 1: only the plain loops of the reference build are used. */
+#ifdef QNET_REFERENCE
+#define QNET__REFERENCE_ONLY 1
+#else
+#define QNET__REFERENCE_ONLY 0
+#endif
+
 /* Kernels that only training runs. */
 #if QNET__HAS_TRAINING
 #define QNET__TRAINING(kernel) kernel
@@ -2733,6 +2741,7 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
 #ifdef QNET_USE_CBLAS
     if (h.blas.sgemm == NULL) h.blas.sgemm = qnet__cblas_sgemm;
 #endif
+    if (QNET__REAL_IS_DOUBLE || QNET__REFERENCE_ONLY) h.blas.sgemm = NULL;
     ctx = (qnet_context *)h.allocator.alloc(h.allocator.user, sizeof *ctx, QNET__ALIGN);
     if (ctx == NULL) return QNET_ERROR_MEMORY;
     memset(ctx, 0, sizeof *ctx);
@@ -4085,13 +4094,6 @@ static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, con
 
    Relies on >>context.
    ============================================================================================ */
-
-/* 1: only the plain loops of the reference build are used. */
-#ifdef QNET_REFERENCE
-#define QNET__REFERENCE_ONLY 1
-#else
-#define QNET__REFERENCE_ONLY 0
-#endif
 
 #if QNET__X86
 #include <immintrin.h>
@@ -6891,14 +6893,16 @@ static int qnet__gemm_packs(const qnet__isa *isa, int trans_b, size_t m, size_t 
     return trans_b || n % isa->columns != 0 || m > 8 * (size_t)QNET__TILE_ROWS;
 }
 
-/* (size_t)-1 when the bytes do not fit a size_t: no allocator will have them. */
+/* A BLAS brings its own memory. (size_t)-1 when the bytes do not fit a size_t: no allocator will
+   have them. */
 QNET_API size_t qnet_gemm_scratch(const qnet_context *ctx, int trans_a, int trans_b, size_t m,
                                   size_t n, size_t k)
 {
     const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {NULL, 0};
     QNET__UNUSED(trans_a);
-    if (QNET__REFERENCE_ONLY || !qnet__gemm_packs(isa, trans_b, m, n))
+    if (QNET__REFERENCE_ONLY || ctx->hooks.blas.sgemm != NULL ||
+        !qnet__gemm_packs(isa, trans_b, m, n))
         return 0;
     if (!qnet__mul(k, isa->columns * sizeof(qnet_real), &k))
         return (size_t)-1;
@@ -7007,7 +7011,7 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
                           (double)beta);
     }
 #if !QNET__REAL_IS_DOUBLE
-    if (!QNET__REFERENCE_ONLY && ctx->hooks.blas.sgemm != NULL)
+    if (ctx->hooks.blas.sgemm != NULL)
         return qnet__gemm_blas(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
 #endif
     if (QNET__REFERENCE_ONLY) {
@@ -8197,15 +8201,15 @@ static void qnet__conv_column(const qnet_conv2d *s, const qnet_real *x, qnet_rea
 }
 
 /* What lowering takes: column[pixels][k] of one image, with k = kernel^2 in_channels, and what
-   qnet_gemm packs. A BLAS brings its own memory. */
+   qnet_gemm packs for dw, the one product that goes this way without a BLAS. */
 static void qnet__conv_lower_plan(const qnet_context *ctx, const qnet_conv2d *s,
                                   qnet__arena *arena, qnet_real **column, void **product)
 {
     const size_t k = (size_t)(s->kernel * s->kernel) * (size_t)s->in_channels;
     const size_t pixels = qnet__conv_out_pixels(s) / (size_t)s->batch;
     *column = (qnet_real *)qnet__take(arena, pixels, k * sizeof(qnet_real));
-    *product = qnet__take(arena, ctx->hooks.blas.sgemm != NULL ? 0 : qnet_gemm_scratch(
-                                     ctx, 1, 0, k, (size_t)s->out_channels, pixels), 1);
+    *product = qnet__take(arena, qnet_gemm_scratch(ctx, 1, 0, k, (size_t)s->out_channels, pixels),
+                          1);
 }
 
 /* Image by image, with qnet_gemm going to the hook, column[pixels][k], w[k][out], dy[pixels][out]:
@@ -8268,7 +8272,7 @@ static const char *qnet__conv_algorithm_name(qnet__conv_algorithm algorithm)
 static qnet__conv_algorithm qnet__conv_pick(const qnet_context *ctx, const qnet_conv2d *shape,
                                             int once)
 {
-    if (QNET__REFERENCE_ONLY || (!QNET__REAL_IS_DOUBLE && ctx->hooks.blas.sgemm != NULL))
+    if (QNET__REFERENCE_ONLY || ctx->hooks.blas.sgemm != NULL)
         return QNET__CONV_LOWERED;
     if (qnet__isa_of(ctx)->winograd == NULL)
         return QNET__CONV_DIRECT;
