@@ -9476,7 +9476,7 @@ static void qnet__stem_backward(qnet_context *ctx, const qnet_conv2d *conv, cons
    >>dense  Fully connected layer y[rows][out] = x[rows][in] w[out][in]^T + b[out] on qnet_gemm;
    softmax and cross-entropy of logits[rows][classes] in double, as there are few classes and much
    depends on them.
-   Relies on >>gemm >>norm >>pool.
+   Relies on >>context >>gemm >>norm >>pool.
    ============================================================================================ */
 
 /* The largest of the three products' needs: x w^T (forward, [rows][out]), dy^T x (dw, [out][in])
@@ -9515,12 +9515,18 @@ QNET_API qnet_status qnet_dense_backward(qnet_context *ctx, size_t rows, int in,
                                          qnet_real *db, void *scratch)
 {
     const size_t i = (size_t)in, o = (size_t)out;
+    qnet_status status = QNET_OK;
+    void *own;
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_backward", rows, "inputs", in, x && w && dy));
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_backward", rows, "outputs", out, 1));
-    if (dw != NULL) QNET__TRY(qnet_gemm(ctx, 1, 0, o, i, rows, dy, o, x, i, 0, dw, i, scratch));
-    if (db != NULL) qnet__sum_columns(ctx, 1, rows, o, 1, dy, db);
-    if (dx != NULL) QNET__TRY(qnet_gemm(ctx, 0, 0, rows, i, o, dy, o, w, i, 0, dx, i, scratch));
-    return QNET_OK;
+    QNET__TRY(qnet__borrow(ctx, scratch, qnet_dense_scratch(ctx, rows, in, out), "a dense layer",
+                           &scratch, &own));
+    if (dw != NULL) status = qnet_gemm(ctx, 1, 0, o, i, rows, dy, o, x, i, 0, dw, i, scratch);
+    if (dx != NULL && status == QNET_OK)
+        status = qnet_gemm(ctx, 0, 0, rows, i, o, dy, o, w, i, 0, dx, i, scratch);
+    if (db != NULL && status == QNET_OK) qnet__sum_columns(ctx, 1, rows, o, 1, dy, db);
+    qnet__free(ctx, own, qnet_dense_scratch(ctx, rows, in, out));
+    return status;
 }
 #endif
 
