@@ -8147,7 +8147,7 @@ static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__isa
     p.panels = qnet__panels(isa, (size_t)s->out_channels);
     p.channels = qnet__min_size(in, QNET__TILE_ROWS * qnet__max_size(QNET__DW_BYTES / tile, 1));
     p.slices = (in - 1) / p.channels + 1;
-    fit = QNET__CHUNK_BYTES / (real * (size_t)s->stride * (size_t)s->width * p.channels);
+    fit = QNET__CHUNK_BYTES / (real * (size_t)s->stride) / (size_t)s->width / p.channels;
     fit = qnet__min_size(qnet__max_size(fit, 1), QNET__SEGMENTS);
     p.rows_per_chunk = qnet__min_size((QNET__CHUNK_PIXELS - 1) / p.out_w + 1, fit);
     groups = qnet__min_size((QNET__DW_TASKS - 1) / (p.panels * p.slices) + 1,

@@ -604,6 +604,9 @@ static void test_scratch(void)
         free_results(&without);
         free_layer(&l);
     }
+    /* A row of x times the stride is 2^33 bytes: 0 in 32 bits. */
+    const qnet_conv2d wide = make_shape(1, 1, 4096, 4096, 64, 1, 128, 0);
+    CHECK(qnet_conv2d_scratch(ctx, &wide) > 0);
     qnet_context_destroy(ctx);
 }
 
