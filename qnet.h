@@ -7209,7 +7209,7 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sums,
 #define QNET__WINOGRAD_BLOCKS 8         /* for each worker */
 #define QNET__WINOGRAD_ROUND 65536      /* tiles * channels of a shared v: 9 MB */
 #define QNET__WINOGRAD_ALL 131072       /* tiles * channels by square, at most */
-#define QNET__WINOGRAD_U_MOST 4194304   /* numbers of a u or du as a whole: 16 MB */
+#define QNET__WINOGRAD_DU_MOST 4194304  /* numbers of a du as a whole, unless by square: 16 MB */
 #define QNET__WINOGRAD_WEIGHT_TILES 512 /* of a round of dw, at most */
 #define QNET__WINOGRAD_PARTS 32         /* of the tiles, where each has a du of its own, at most */
 #define QNET__WINOGRAD_BLOCK 96         /* tiles, at most */
@@ -7286,14 +7286,6 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
     p->v_row = p->src_c + QNET__WINOGRAD_PAD;
     p->m_plane = (p->block + 1) * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
     p->u_plane = p->src_c * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
-}
-
-/* u or du is too large for caches, and there are not too many tiles for a few rounds at most. */
-static int qnet__winograd_by_channels(const qnet__winograd *p)
-{
-    const ptrdiff_t channels = p->src_c > p->dst_c ? p->src_c : p->dst_c;
-    return p->planes * p->src_c * p->dst_c > QNET__WINOGRAD_U_MOST &&
-           p->tiles <= QNET__WINOGRAD_ALL / channels;
 }
 
 /* Of the tiles first .. last - 1 those that have a plane, which is point y * x.points + x. The last
@@ -7584,7 +7576,8 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
         p->parts = p->parts < 1 ? 1 : p->parts;
         p->parts = p->parts < QNET__WINOGRAD_PARTS ? p->parts : QNET__WINOGRAD_PARTS;
         makers = workers, owners = (size_t)p->parts;
-    } else if (qnet__winograd_by_channels(p)) {
+    } else if (p->planes * p->src_c * p->dst_c > QNET__WINOGRAD_DU_MOST &&
+               p->tiles <= QNET__WINOGRAD_ALL / channels) {
         const ptrdiff_t most = QNET__WINOGRAD_ALL / 2 / p->tiles;
         p->schedule = QNET__WINOGRAD_BY_SQUARE;
         p->round = p->tiles;
