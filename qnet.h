@@ -12007,11 +12007,12 @@ static qnet_status qnet__deflate_finish(qnet__deflate *d)
     qnet__store(d->out + d->written + 4, 4, 0, d->plain_size);
     return qnet__write(d->ctx, d->sink, d->out, d->written + (d->zlib ? 4 : 8));
 }
+
 /* ============================================================================================
-   >>png   PNG pictures out (ISO/IEC 15948): pixels[height][width][channels], 8 bits, 1 channel
-   (grey) or 3 (RGB). A picture is a signature and chunks: IHDR with the sizes, IDAT with the rows,
-   packed by the deflate above, IEND. A row is sent as its differences, mod 256, to the row above,
-   the format's filter 2 (PNG, 9.2): smooth pictures leave small numbers, which pack better.
+   >>png   PNG pictures out (ISO/IEC 15948): pixels[height][width][channels], 8 bits, 1 to 4
+   channels. A picture is a signature and chunks: IHDR with the sizes, IDAT with the rows, packed
+   by the deflate above, IEND. A row is sent as its differences, mod 256, to the row above, the
+   format's filter 2 (PNG, 9.2): smooth pictures leave small numbers, which pack better.
    Relies on >>context, >>file and >>deflate.
    ============================================================================================ */
 
@@ -12030,7 +12031,8 @@ static qnet_status qnet__png_chunk(qnet_context *ctx, qnet_sink *sink, const cha
 
 /* Signature, IHDR, one IDAT with all rows as a zlib stream, IEND. The stream is made in memory
    first, for its length stands before it. IHDR: width and height in 4 bytes each, 8 bits a sample,
-   colour type 2 (RGB) or 0 (grey), then deflate, filters by row, no interlacing: all 0. */
+   colour type 0 (grey) or 2 (RGB), 4 more with alpha, then deflate, filters by row, no interlacing:
+   all 0. */
 QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int width, int height,
                                     int channels, const uint8_t *pixels)
 {
@@ -12045,9 +12047,9 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_png_write: picture is %d x %d x %d, "
                           "expected sides > 0, 1 to 4 channels", width, height, channels);
     row = (size_t)width * (size_t)channels;
-    if (width > INT_MAX / 4 || !qnet__mul(row, (size_t)height, &total) || total > INT_MAX / 2)
+    if (width > INT_MAX / 4 || !qnet__mul(1 + row, (size_t)height, &total) || total > INT_MAX / 2)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "qnet_png_write: picture is %d x %d x %d, "
-                          "expected at most 2^30 bytes", width, height, channels);
+                          "expected less than 2^30 bytes, plus one a row", width, height, channels);
     block = sizeof *d + 1 + row;
     d = (qnet__deflate *)qnet__alloc(ctx, block);
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");
