@@ -9686,9 +9686,9 @@ QNET_API size_t qnet_lstm_saved(const qnet_lstm *shape)
     if (shape == NULL || shape->batch < 1 || shape->steps < 1 || shape->in < 1 || shape->hidden < 1)
         return 0;
     if (!qnet__mul((size_t)shape->batch, (size_t)shape->steps, &rows) ||
-        !qnet__mul(rows, 12 * (size_t)shape->hidden, &numbers) ||
-        !qnet__mul(numbers, sizeof(double), &bytes) ||
-        !qnet__mul(rows, (size_t)shape->in * sizeof(double), &bytes))
+        !qnet__mul(rows, (size_t)shape->hidden, &numbers) ||
+        !qnet__mul(numbers, 12, &numbers) || !qnet__mul(numbers, sizeof(double), &bytes) ||
+        !qnet__mul(rows, (size_t)shape->in, &bytes) || !qnet__mul(bytes, sizeof(double), &bytes))
         return 0;
     return numbers;
 }
