@@ -4271,10 +4271,11 @@ static qnet__epilogue qnet__epilogue_plain(qnet_real *y)
 }
 
 typedef struct qnet__pass_job {
-    const struct qnet__isa *isa;
     const qnet__prologue *prologue;
     const qnet__epilogue *epilogue;
-    size_t rows, channels, chunk_rows;
+    size_t channels;
+    const struct qnet__isa *isa; /* of qnet__pass, as these: */
+    size_t rows, chunk_rows;
 } qnet__pass_job;
 
 /* ---- What Winograd's transforms take --------------------------------------------------------- */
@@ -4699,7 +4700,7 @@ typedef int32_t qnet__lane_int;
 #define QNET__TILE_WIDE (QNET__LANES == 16 || QNET__NEON ? 4 : 2)            /* vectors */
 #define QNET__WIDE (QNET__LANES > 4 ? QNET__LANES / 2 : QNET__LANES)         /* doubles */
 #define QNET__PASS_VECTORS (QNET__LANES == 16 ? 2 : 4)
-#define QNET__STEM_VECTORS (QNET__LANES == 16 ? 6 : 12)                      /* half of all taps */
+#define QNET__STEM_VECTORS (QNET__LANES == 16 ? 6 : 12)   /* with 8 and 16 lanes half of all taps */
 
 #if QNET__ISA_AT_RUN_TIME
 #define QNET__SUFFIX _avx512
@@ -8656,7 +8657,7 @@ static qnet__epilogue qnet__norm_plan(qnet__norm *norm, size_t rows, int channel
 
 #if QNET__HAS_TRAINING
 /* Five numbers per chunk and channel, in floats: under 5 % of x at the sizes of ResNet18. 0 for
-   sizes out of range. */
+   sizes below 1, (size_t)-1 when the bytes do not fit a size_t. */
 QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels)
 {
     qnet__norm norm;
@@ -9100,11 +9101,9 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
             const size_t chunk = (size_t)(image * s->bands + b);
             const qnet__prologue prologue = qnet__prologue_plain(rows);
             qnet__pass_job job;
-            job.prologue = &prologue, job.epilogue = p->sums;
-            job.rows = (size_t)((last - first) * s->out_w), job.channels = 64;
-            job.chunk_rows = job.rows;
-            p->sums->rows[chunk] = job.rows;
-            p->sweep.isa->pass(&job, 0, job.rows, chunk);
+            job.prologue = &prologue, job.epilogue = p->sums, job.channels = 64;
+            p->sums->rows[chunk] = (size_t)((last - first) * s->out_w);
+            p->sweep.isa->pass(&job, 0, p->sums->rows[chunk], chunk);
         }
         pool.x.x = above;
         pool.rows_before = image * s->out_h + first - 1;
