@@ -452,7 +452,8 @@ typedef struct qnet_parallel {
     size_t workers;
 } qnet_parallel;
 
-/* Row-major C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C, as cblas_sgemm defines it. */
+/* Row-major C[m,n] = alpha * op(A)[m,k] * op(B)[k,n] + beta * C, as cblas_sgemm defines it. Builds
+   with QNET_REAL double or QNET_REFERENCE leave it out. */
 typedef struct qnet_blas {
     void *user;
     void (*sgemm)(void *user, int trans_a, int trans_b, int m, int n, int k, float alpha,
@@ -2188,6 +2189,13 @@ QNET_API void qnet_predictor_destroy(qnet_predictor *predictor);
 #endif
 #endif
 
+/* 1: only the plain loops of the reference build are used. */
+#ifdef QNET_REFERENCE
+#define QNET__REFERENCE_ONLY 1
+#else
+#define QNET__REFERENCE_ONLY 0
+#endif
+
 /* Kernels that only training runs. */
 #if QNET__HAS_TRAINING
 #define QNET__TRAINING(kernel) kernel
@@ -2741,6 +2749,7 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
 #ifdef QNET_USE_CBLAS
     if (h.blas.sgemm == NULL) h.blas.sgemm = qnet__cblas_sgemm;
 #endif
+    if (QNET__REAL_IS_DOUBLE || QNET__REFERENCE_ONLY) h.blas.sgemm = NULL;
     ctx = (qnet_context *)h.allocator.alloc(h.allocator.user, sizeof *ctx, QNET__ALIGN);
     if (ctx == NULL) return QNET_ERROR_MEMORY;
     memset(ctx, 0, sizeof *ctx);
@@ -4096,13 +4105,6 @@ static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, con
    Relies on >>context.
    ============================================================================================ */
 
-/* 1: only the plain loops of the reference build are used. */
-#ifdef QNET_REFERENCE
-#define QNET__REFERENCE_ONLY 1
-#else
-#define QNET__REFERENCE_ONLY 0
-#endif
-
 #if QNET__X86
 #include <immintrin.h>
 #if defined(_MSC_VER) && !defined(__AVX512F__)
@@ -4279,10 +4281,11 @@ static qnet__epilogue qnet__epilogue_plain(qnet_real *y)
 }
 
 typedef struct qnet__pass_job {
-    const struct qnet__isa *isa;
     const qnet__prologue *prologue;
     const qnet__epilogue *epilogue;
-    size_t rows, channels, chunk_rows;
+    size_t channels;
+    const struct qnet__isa *isa; /* of qnet__pass, as these: */
+    size_t rows, chunk_rows;
 } qnet__pass_job;
 
 /* ---- What Winograd's transforms take --------------------------------------------------------- */
@@ -4707,7 +4710,7 @@ typedef int32_t qnet__lane_int;
 #define QNET__TILE_WIDE (QNET__LANES == 16 || QNET__NEON ? 4 : 2)            /* vectors */
 #define QNET__WIDE (QNET__LANES > 4 ? QNET__LANES / 2 : QNET__LANES)         /* doubles */
 #define QNET__PASS_VECTORS (QNET__LANES == 16 ? 2 : 4)
-#define QNET__STEM_VECTORS (QNET__LANES == 16 ? 6 : 12)                      /* half of all taps */
+#define QNET__STEM_VECTORS (QNET__LANES == 16 ? 6 : 12)   /* with 8 and 16 lanes half of all taps */
 
 #if QNET__ISA_AT_RUN_TIME
 #define QNET__SUFFIX _avx512
@@ -6901,14 +6904,16 @@ static int qnet__gemm_packs(const qnet__isa *isa, int trans_b, size_t m, size_t 
     return trans_b || n % isa->columns != 0 || m > 8 * (size_t)QNET__TILE_ROWS;
 }
 
-/* (size_t)-1 when the bytes do not fit a size_t: no allocator will have them. */
+/* A BLAS brings its own memory. (size_t)-1 when the bytes do not fit a size_t: no allocator will
+   have them. */
 QNET_API size_t qnet_gemm_scratch(const qnet_context *ctx, int trans_a, int trans_b, size_t m,
                                   size_t n, size_t k)
 {
     const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {NULL, 0};
     QNET__UNUSED(trans_a);
-    if (QNET__REFERENCE_ONLY || !qnet__gemm_packs(isa, trans_b, m, n))
+    if (QNET__REFERENCE_ONLY || ctx->hooks.blas.sgemm != NULL ||
+        !qnet__gemm_packs(isa, trans_b, m, n))
         return 0;
     if (!qnet__mul(k, isa->columns * sizeof(qnet_real), &k))
         return (size_t)-1;
@@ -7017,7 +7022,7 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
                           (double)beta);
     }
 #if !QNET__REAL_IS_DOUBLE
-    if (!QNET__REFERENCE_ONLY && ctx->hooks.blas.sgemm != NULL)
+    if (ctx->hooks.blas.sgemm != NULL)
         return qnet__gemm_blas(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
 #endif
     if (QNET__REFERENCE_ONLY) {
@@ -7215,7 +7220,7 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sums,
 #define QNET__WINOGRAD_BLOCKS 8         /* for each worker */
 #define QNET__WINOGRAD_ROUND 65536      /* tiles * channels of a shared v: 9 MB */
 #define QNET__WINOGRAD_ALL 131072       /* tiles * channels by square, at most */
-#define QNET__WINOGRAD_U_MOST 4194304   /* numbers of a u or du as a whole: 16 MB */
+#define QNET__WINOGRAD_DU_MOST 4194304  /* numbers of a du as a whole, unless by square: 16 MB */
 #define QNET__WINOGRAD_WEIGHT_TILES 512 /* of a round of dw, at most */
 #define QNET__WINOGRAD_PARTS 32         /* of the tiles, where each has a du of its own, at most */
 #define QNET__WINOGRAD_BLOCK 96         /* tiles, at most */
@@ -7292,14 +7297,6 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
     p->v_row = p->src_c + QNET__WINOGRAD_PAD;
     p->m_plane = (p->block + 1) * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
     p->u_plane = p->src_c * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
-}
-
-/* u or du is too large for caches, and there are not too many tiles for a few rounds at most. */
-static int qnet__winograd_by_channels(const qnet__winograd *p)
-{
-    const ptrdiff_t channels = p->src_c > p->dst_c ? p->src_c : p->dst_c;
-    return p->planes * p->src_c * p->dst_c > QNET__WINOGRAD_U_MOST &&
-           p->tiles <= QNET__WINOGRAD_ALL / channels;
 }
 
 /* Of the tiles first .. last - 1 those that have a plane, which is point y * x.points + x. The last
@@ -7590,7 +7587,8 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
         p->parts = p->parts < 1 ? 1 : p->parts;
         p->parts = p->parts < QNET__WINOGRAD_PARTS ? p->parts : QNET__WINOGRAD_PARTS;
         makers = workers, owners = (size_t)p->parts;
-    } else if (qnet__winograd_by_channels(p)) {
+    } else if (p->planes * p->src_c * p->dst_c > QNET__WINOGRAD_DU_MOST &&
+               p->tiles <= QNET__WINOGRAD_ALL / channels) {
         const ptrdiff_t most = QNET__WINOGRAD_ALL / 2 / p->tiles;
         p->schedule = QNET__WINOGRAD_BY_SQUARE;
         p->round = p->tiles;
@@ -8153,7 +8151,7 @@ static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__isa
     p.panels = qnet__panels(isa, (size_t)s->out_channels);
     p.channels = qnet__min_size(in, QNET__TILE_ROWS * qnet__max_size(QNET__DW_BYTES / tile, 1));
     p.slices = (in - 1) / p.channels + 1;
-    fit = QNET__CHUNK_BYTES / (real * (size_t)s->stride * (size_t)s->width * p.channels);
+    fit = QNET__CHUNK_BYTES / (real * (size_t)s->stride) / (size_t)s->width / p.channels;
     fit = qnet__min_size(qnet__max_size(fit, 1), QNET__SEGMENTS);
     p.rows_per_chunk = qnet__min_size((QNET__CHUNK_PIXELS - 1) / p.out_w + 1, fit);
     groups = qnet__min_size((QNET__DW_TASKS - 1) / (p.panels * p.slices) + 1,
@@ -8207,15 +8205,15 @@ static void qnet__conv_column(const qnet_conv2d *s, const qnet_real *x, qnet_rea
 }
 
 /* What lowering takes: column[pixels][k] of one image, with k = kernel^2 in_channels, and what
-   qnet_gemm packs. A BLAS brings its own memory. */
+   qnet_gemm packs for dw, the one product that goes this way without a BLAS. */
 static void qnet__conv_lower_plan(const qnet_context *ctx, const qnet_conv2d *s,
                                   qnet__arena *arena, qnet_real **column, void **product)
 {
     const size_t k = (size_t)(s->kernel * s->kernel) * (size_t)s->in_channels;
     const size_t pixels = qnet__conv_out_pixels(s) / (size_t)s->batch;
     *column = (qnet_real *)qnet__take(arena, pixels, k * sizeof(qnet_real));
-    *product = qnet__take(arena, ctx->hooks.blas.sgemm != NULL ? 0 : qnet_gemm_scratch(
-                                     ctx, 1, 0, k, (size_t)s->out_channels, pixels), 1);
+    *product = qnet__take(arena, qnet_gemm_scratch(ctx, 1, 0, k, (size_t)s->out_channels, pixels),
+                          1);
 }
 
 /* Image by image, with qnet_gemm going to the hook, column[pixels][k], w[k][out], dy[pixels][out]:
@@ -8278,7 +8276,7 @@ static const char *qnet__conv_algorithm_name(qnet__conv_algorithm algorithm)
 static qnet__conv_algorithm qnet__conv_pick(const qnet_context *ctx, const qnet_conv2d *shape,
                                             int once)
 {
-    if (QNET__REFERENCE_ONLY || (!QNET__REAL_IS_DOUBLE && ctx->hooks.blas.sgemm != NULL))
+    if (QNET__REFERENCE_ONLY || ctx->hooks.blas.sgemm != NULL)
         return QNET__CONV_LOWERED;
     if (qnet__isa_of(ctx)->winograd == NULL)
         return QNET__CONV_DIRECT;
@@ -8669,7 +8667,7 @@ static qnet__epilogue qnet__norm_plan(qnet__norm *norm, size_t rows, int channel
 
 #if QNET__HAS_TRAINING
 /* Five numbers per chunk and channel, in floats: under 5 % of x at the sizes of ResNet18. 0 for
-   sizes out of range. */
+   sizes below 1, (size_t)-1 when the bytes do not fit a size_t. */
 QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels)
 {
     qnet__norm norm;
@@ -9113,11 +9111,9 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
             const size_t chunk = (size_t)(image * s->bands + b);
             const qnet__prologue prologue = qnet__prologue_plain(rows);
             qnet__pass_job job;
-            job.prologue = &prologue, job.epilogue = p->sums;
-            job.rows = (size_t)((last - first) * s->out_w), job.channels = 64;
-            job.chunk_rows = job.rows;
-            p->sums->rows[chunk] = job.rows;
-            p->sweep.isa->pass(&job, 0, job.rows, chunk);
+            job.prologue = &prologue, job.epilogue = p->sums, job.channels = 64;
+            p->sums->rows[chunk] = (size_t)((last - first) * s->out_w);
+            p->sweep.isa->pass(&job, 0, p->sums->rows[chunk], chunk);
         }
         pool.x.x = above;
         pool.rows_before = image * s->out_h + first - 1;
@@ -9482,7 +9478,7 @@ static void qnet__stem_backward(qnet_context *ctx, const qnet_conv2d *conv, cons
    >>dense  Fully connected layer y[rows][out] = x[rows][in] w[out][in]^T + b[out] on qnet_gemm;
    softmax and cross-entropy of logits[rows][classes] in double, as there are few classes and much
    depends on them.
-   Relies on >>gemm >>norm >>pool.
+   Relies on >>context >>gemm >>norm >>pool.
    ============================================================================================ */
 
 /* The largest of the three products' needs: x w^T (forward, [rows][out]), dy^T x (dw, [out][in])
@@ -9521,12 +9517,18 @@ QNET_API qnet_status qnet_dense_backward(qnet_context *ctx, size_t rows, int in,
                                          qnet_real *db, void *scratch)
 {
     const size_t i = (size_t)in, o = (size_t)out;
+    qnet_status status = QNET_OK;
+    void *own;
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_backward", rows, "inputs", in, x && w && dy));
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_backward", rows, "outputs", out, 1));
-    if (dw != NULL) QNET__TRY(qnet_gemm(ctx, 1, 0, o, i, rows, dy, o, x, i, 0, dw, i, scratch));
-    if (db != NULL) qnet__sum_columns(ctx, 1, rows, o, 1, dy, db);
-    if (dx != NULL) QNET__TRY(qnet_gemm(ctx, 0, 0, rows, i, o, dy, o, w, i, 0, dx, i, scratch));
-    return QNET_OK;
+    QNET__TRY(qnet__borrow(ctx, scratch, qnet_dense_scratch(ctx, rows, in, out), "a dense layer",
+                           &scratch, &own));
+    if (dw != NULL) status = qnet_gemm(ctx, 1, 0, o, i, rows, dy, o, x, i, 0, dw, i, scratch);
+    if (dx != NULL && status == QNET_OK)
+        status = qnet_gemm(ctx, 0, 0, rows, i, o, dy, o, w, i, 0, dx, i, scratch);
+    if (db != NULL && status == QNET_OK) qnet__sum_columns(ctx, 1, rows, o, 1, dy, db);
+    qnet__free(ctx, own, qnet_dense_scratch(ctx, rows, in, out));
+    return status;
 }
 #endif
 
@@ -9693,9 +9695,9 @@ QNET_API size_t qnet_lstm_saved(const qnet_lstm *shape)
     if (shape == NULL || shape->batch < 1 || shape->steps < 1 || shape->in < 1 || shape->hidden < 1)
         return 0;
     if (!qnet__mul((size_t)shape->batch, (size_t)shape->steps, &rows) ||
-        !qnet__mul(rows, 12 * (size_t)shape->hidden, &numbers) ||
-        !qnet__mul(numbers, sizeof(double), &bytes) ||
-        !qnet__mul(rows, (size_t)shape->in * sizeof(double), &bytes))
+        !qnet__mul(rows, (size_t)shape->hidden, &numbers) ||
+        !qnet__mul(numbers, 12, &numbers) || !qnet__mul(numbers, sizeof(double), &bytes) ||
+        !qnet__mul(rows, (size_t)shape->in, &bytes) || !qnet__mul(bytes, sizeof(double), &bytes))
         return 0;
     return numbers;
 }
@@ -12014,11 +12016,12 @@ static qnet_status qnet__deflate_finish(qnet__deflate *d)
     qnet__store(d->out + d->written + 4, 4, 0, d->plain_size);
     return qnet__write(d->ctx, d->sink, d->out, d->written + (d->zlib ? 4 : 8));
 }
+
 /* ============================================================================================
-   >>png   PNG pictures out (ISO/IEC 15948): pixels[height][width][channels], 8 bits, 1 channel
-   (grey) or 3 (RGB). A picture is a signature and chunks: IHDR with the sizes, IDAT with the rows,
-   packed by the deflate above, IEND. A row is sent as its differences, mod 256, to the row above,
-   the format's filter 2 (PNG, 9.2): smooth pictures leave small numbers, which pack better.
+   >>png   PNG pictures out (ISO/IEC 15948): pixels[height][width][channels], 8 bits, 1 to 4
+   channels. A picture is a signature and chunks: IHDR with the sizes, IDAT with the rows, packed
+   by the deflate above, IEND. A row is sent as its differences, mod 256, to the row above, the
+   format's filter 2 (PNG, 9.2): smooth pictures leave small numbers, which pack better.
    Relies on >>context, >>file and >>deflate.
    ============================================================================================ */
 
@@ -12037,7 +12040,8 @@ static qnet_status qnet__png_chunk(qnet_context *ctx, qnet_sink *sink, const cha
 
 /* Signature, IHDR, one IDAT with all rows as a zlib stream, IEND. The stream is made in memory
    first, for its length stands before it. IHDR: width and height in 4 bytes each, 8 bits a sample,
-   colour type 2 (RGB) or 0 (grey), then deflate, filters by row, no interlacing: all 0. */
+   colour type 0 (grey) or 2 (RGB), 4 more with alpha, then deflate, filters by row, no interlacing:
+   all 0. */
 QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int width, int height,
                                     int channels, const uint8_t *pixels)
 {
@@ -12052,9 +12056,9 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_png_write: picture is %d x %d x %d, "
                           "expected sides > 0, 1 to 4 channels", width, height, channels);
     row = (size_t)width * (size_t)channels;
-    if (width > INT_MAX / 4 || !qnet__mul(row, (size_t)height, &total) || total > INT_MAX / 2)
+    if (width > INT_MAX / 4 || !qnet__mul(1 + row, (size_t)height, &total) || total > INT_MAX / 2)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "qnet_png_write: picture is %d x %d x %d, "
-                          "expected at most 2^30 bytes", width, height, channels);
+                          "expected less than 2^30 bytes, plus one a row", width, height, channels);
     block = sizeof *d + 1 + row;
     d = (qnet__deflate *)qnet__alloc(ctx, block);
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");

@@ -764,6 +764,8 @@ static void test_png(void)
     CHECK_FAILS(ctx, qnet_png_write(ctx, &sink, 2, 2, 5, pixels), QNET_ERROR_ARGUMENT, "x 5");
     CHECK_FAILS(ctx, qnet_png_write(ctx, &sink, 1 << 17, 1 << 17, 1, pixels), QNET_ERROR_LIMIT,
                 "2^30");
+    CHECK_FAILS(ctx, qnet_png_write(ctx, &sink, 1, (1 << 29) + 1, 1, pixels), QNET_ERROR_LIMIT,
+                "2^30"); /* with the filters of its rows */
 #ifndef QNET_NO_STDIO
     CHECK_OK(ctx, qnet_make_folder(ctx, "build/test_deflate"));
     CHECK_OK(ctx, qnet_png_save(ctx, "build/test_deflate/picture.png", 2, 2, 3, pixels));

@@ -288,7 +288,7 @@ static void test_bad_input(void)
     CHECK_FAILS(ctx, qnet_gemm(ctx, 0, 0, 2, 2, 2, a, 2, b, 2, (qnet_real).5, c, 2, NULL),
                 QNET_ERROR_ARGUMENT, "beta 0.5");
     CHECK(c[0] == 7 && c[1] == 7 && c[2] == 7 && c[3] == 7);
-    if (!QNET__REFERENCE_ONLY) {
+    if (!QNET__REFERENCE_ONLY && !TEST_BLAS) {
         CHECK(qnet_gemm_scratch(ctx, 0, 1, 1, huge, 2) == huge); /* and not a small wrapped number */
         CHECK(qnet_gemm_scratch(ctx, 0, 1, 1, 1, huge) == huge);
     }

@@ -820,6 +820,14 @@ static void memory(void)
     CHECK_OK(ctx, qnet_batchnorm_forward(ctx, 4, 3, x, g, g, NULL, 0, .1, rm, NULL, mean, rstd, y, scratch));
     CHECK_OK(ctx, qnet_batchnorm_backward(ctx, 4, 3, x, g, mean, rstd, NULL, x, y, NULL, NULL, NULL, scratch));
     CHECK_FAILS(ctx, qnet_batchnorm_inference(ctx, 4, 3, x, g, g, mean, g, NULL, 0, y + 6), QNET_ERROR_MEMORY, "batch norm");
+    if (qnet_dense_scratch(ctx, 4, 3, 3) > 0) { /* one block for all products: all of the gradients or none */
+        qnet_real dx[12] = { 7 }, dw[9] = { 7 }, db[3] = { 7 };
+        fail_at = allocations + 1;
+        CHECK_FAILS(ctx, qnet_dense_backward(ctx, 4, 3, 3, x, x, x, dx, dw, db, NULL), QNET_ERROR_MEMORY, "dense layer");
+        CHECK(dx[0] == 7 && dw[0] == 7 && db[0] == 7);
+        fail_at = allocations + 2;
+        CHECK_OK(ctx, qnet_dense_backward(ctx, 4, 3, 3, x, x, x, dx, dw, db, NULL));
+    }
     fail_at = 0;
     CHECK(live_bytes == before);
     qnet__free(ctx, scratch, bytes);

@@ -662,6 +662,10 @@ static void bad_input(void)
     l.shape.batch = 2;
     CHECK(qnet_lstm_saved(&huge) == 0 && qnet_lstm_scratch(ctx, &huge) == 0);
     CHECK_FAILS(ctx, qnet_lstm_forward(ctx, &huge, length, &w, l.x, l.y, l.saved, NULL), QNET_ERROR_ARGUMENT, "fit");
+    if (SIZE_MAX <= 0xffffffffu) { /* 12 hidden, and 8 in, are 8 and 0 in 32 bits */
+        const qnet_lstm wide = { 1, 1, 4, 357913942 }, deep = { 1, 1, 536870912, 4 };
+        CHECK(qnet_lstm_saved(&wide) == 0 && qnet_lstm_saved(&deep) == 0);
+    }
     w.u[1] = NULL;
     CHECK_FAILS(ctx, qnet_lstm_forward(ctx, &l.shape, length, &w, l.x, l.y, l.saved, NULL), QNET_ERROR_ARGUMENT, "NULL");
     CHECK_FAILS(ctx, qnet_lstm_forward(ctx, NULL, length, &w, l.x, l.y, l.saved, NULL), QNET_ERROR_ARGUMENT, "NULL");
