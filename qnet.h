@@ -13811,8 +13811,10 @@ static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
     double x[QNET__SOME];
     for (size_t k = 0; k < t->count; k += QNET__SOME) {
         const size_t n = qnet__min_size(t->count - k, QNET__SOME);
+        int good = 1;
         qnet__tensor_numbers(t, k, n, x);
-        for (size_t i = 0; i < n; i++)
+        for (size_t i = 0; i < n; i++) good &= (x[i] >= least) & (x[i] <= QNET__REAL_MAX);
+        for (size_t i = 0; i < n && !good; i++)
             if (!(x[i] >= least && x[i] <= QNET__REAL_MAX))
                 return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s",
                                   file, name, (double)(k + i), x[i],
@@ -13829,6 +13831,7 @@ typedef struct qnet__weights_job {
     const qnet_param_table *table;
     size_t prefix; /* bytes before the table's name in each of the file */
     int replace_head;
+    qnet_real *block;
 } qnet__weights_job;
 
 /* The refusal of entry p: the file is one of another network. */
@@ -13896,6 +13899,17 @@ QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_par
     return 0;
 }
 
+/* Entry i, which has been matched, into the block. */
+static void qnet__weights_copy_task(void *arg, size_t i, size_t worker)
+{
+    const qnet__weights_job *job = (const qnet__weights_job *)arg;
+    const qnet_param *p = &job->table->entries[i];
+    const qnet_safetensor *t = NULL;
+    (void)worker;
+    if (qnet__weights_match(NULL, job, p, 0, &t) == QNET_OK && t != NULL)
+        qnet__param_from_file(p, t, job->block + p->offset);
+}
+
 /* Prefix, tensors that are too many, then entry by entry; see the table above. */
 QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet_safetensors *file,
                                                    const qnet_param_table *table, qnet_real *block,
@@ -13905,8 +13919,8 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     int replaced = 0, kept = 0, headless = 0; /* tensors of a head */
     QNET__NEEDS(ctx, file && table && block);
     const char *name = qnet__safetensors_name(file);
-    const qnet__weights_job job = {file, name, table, qnet_weights_prefix(file, table),
-                                   replace_head};
+    qnet__weights_job job = {file, name, table, qnet_weights_prefix(file, table), replace_head,
+                             block};
     /* Extra tensors: a file of a larger network must not pass for this one. */
     for (int i = 0; i < file->count; i++)
         if (qnet_param_find(table, file->tensors[i].name + job.prefix) < 0 &&
@@ -13915,20 +13929,18 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
                               "%s: not weights of %s: tensor '%s' is not one of its %d", name,
                               table->network, file->tensors[i].name, table->count);
     /* All entries are checked before the first one is copied. */
-    for (int copy = 0; copy < 2; copy++) {
-        for (int i = 0; i < table->count; i++) {
-            const qnet_param *p = &table->entries[i];
-            QNET__TRY(qnet__weights_match(ctx, &job, p, !copy, &t));
-            if (t != NULL && copy) qnet__param_from_file(p, t, block + p->offset);
-            if (t == NULL && qnet__is_tracked(p->name)) continue;
-            kept += t != NULL && qnet__is_head(p->name);
-            replaced += t == NULL;
-            headless |= qnet__safetensors_find(file, job.prefix, p->name) == NULL;
-        }
-        if (kept > 0 && replaced > 0)
-            return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: of its head's "
-                              "tensors only %d fit", name, table->network, kept);
+    for (int i = 0; i < table->count; i++) {
+        const qnet_param *p = &table->entries[i];
+        QNET__TRY(qnet__weights_match(ctx, &job, p, 1, &t));
+        if (t == NULL && qnet__is_tracked(p->name)) continue;
+        kept += t != NULL && qnet__is_head(p->name);
+        replaced += t == NULL;
+        headless |= qnet__safetensors_find(file, job.prefix, p->name) == NULL;
     }
+    if (kept > 0 && replaced > 0)
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: of its head's "
+                          "tensors only %d fit", name, table->network, kept);
+    qnet__parallel(ctx, (size_t)table->count, qnet__weights_copy_task, &job);
     if (job.prefix > 0)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
                   (int)job.prefix, file->tensors[0].name);
