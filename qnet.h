@@ -16005,13 +16005,12 @@ static void qnet__fit_task(void *arg, size_t chunk, size_t worker)
 }
 
 /* Runs a fit over volumes that were checked, of which magnitude[echoes] are there. out: the new
-   volumes, each NULL where it is not needed. */
-static qnet_status qnet__fit(qnet_context *ctx, qnet__fit_job *job,
+   volumes, on this grid, each NULL where it is not needed. */
+static qnet_status qnet__fit(qnet_context *ctx, qnet__fit_job *job, const qnet_volume *grid,
                              const qnet_volume *const *magnitude, const qnet_volume *const *value,
                              const double *at, const qnet_volume *mask,
                              qnet_volume **const out[2])
 {
-    const qnet_volume *grid = magnitude[0];
     qnet_volume *made[2] = {NULL, NULL};
     for (int k = 0; k < 2; k++) {
         const qnet_status status = out[k] ? qnet__volume_like(ctx, grid, &made[k]) : QNET_OK;
@@ -16143,7 +16142,7 @@ static qnet_status qnet__r2star(qnet_context *ctx, const char *step, qnet_r2star
     job.echoes = echoes;
     job.most = 20 / echo_time[0];
     QNET__TRY(qnet__r2star_interval(ctx, step, method, echoes, echo_time, &job.interval));
-    return qnet__fit(ctx, &job, magnitude, NULL, echo_time, mask, out);
+    return qnet__fit(ctx, &job, magnitude[0], magnitude, NULL, echo_time, mask, out);
 }
 
 /* AUTO: ARLO of three echoes or more at equal distances, else log-linear. */
@@ -16208,7 +16207,7 @@ QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
         QNET__TRY(qnet__check_mask(ctx, mask, "qnet_phase_fit: mask", unwrapped[0], "phase"));
     job.fit = qnet__phase_line_fit;
     job.echoes = echoes;
-    return qnet__fit(ctx, &job, magnitude, unwrapped, echo_time, mask, out);
+    return qnet__fit(ctx, &job, unwrapped[0], magnitude, unwrapped, echo_time, mask, out);
 }
 
 /* The mean of volumes that were checked: of maps, or of fields. */
@@ -16220,7 +16219,7 @@ static qnet_status qnet__average(qnet_context *ctx, int echoes, const qnet_volum
     qnet__fit_job job;
     job.fit = qnet__mean_fit;
     job.echoes = echoes;
-    return qnet__fit(ctx, &job, magnitude, map, echo_time, mask, out);
+    return qnet__fit(ctx, &job, map[0], magnitude, map, echo_time, mask, out);
 }
 
 QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
@@ -16288,7 +16287,7 @@ QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, doub
     job.fit = qnet__t1_fit;
     job.echoes = 2;
     job.repetition_time = repetition_time;
-    return qnet__fit(ctx, &job, magnitude, b1 != NULL ? scale : NULL, angle, mask, out);
+    return qnet__fit(ctx, &job, low, magnitude, b1 != NULL ? scale : NULL, angle, mask, out);
 }
 
 /* ============================================================================================
