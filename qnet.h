@@ -1333,9 +1333,9 @@ typedef struct qnet_maps {
     qnet_volume *t1, *m0;     /* NULL without a second flip angle */
 } qnet_maps;
 /* All maps of one acquisition or of two with different flip angles (second NULL: none), which
-   makes T1 and M0, too. QSM and R2* are of `first`; T1W is the first echo of the larger angle. mask
-   NULL: BET's; else 0 and 1, or labels. Phases that do not grow with the echo time are refused,
-   maps outside the limits of qnet_cohort_add are warned of. */
+   makes T1 and M0, too. QSM and R2* are of `first`; T1W is the first echo of the larger angle; of
+   `second` nothing else is read. mask NULL: BET's; else 0 and 1, or labels. Phases that do not grow
+   with the echo time are refused, maps outside the limits of qnet_cohort_add are warned of. */
 QNET_API qnet_status qnet_maps_from_echoes(qnet_context *ctx, const qnet_maps_config *config,
                                            const qnet_echoes *first, const qnet_echoes *second,
                                            const qnet_volume *mask, qnet_maps **maps);
@@ -13001,17 +13001,21 @@ QNET__HELPER size_t qnet__mask_count(const qnet_volume *mask)
     return inside;
 }
 
-/* Zeros on the grid of another volume: its sides, affine, spacing and orientation. */
-QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume *grid,
-                                           qnet_volume **out)
+/* The place of another volume of the same sides: its affine, spacing and orientation. */
+QNET__HELPER void qnet__put_on_grid(qnet_volume *v, const qnet_volume *grid)
 {
-    qnet_volume *v = NULL;
-    QNET__TRY(qnet_volume_create(ctx, grid->nx, grid->ny, grid->nz, &v));
     memcpy(v->spacing, grid->spacing, sizeof v->spacing);
     memcpy(v->affine, grid->affine, sizeof v->affine);
     memcpy(v->orientation, grid->orientation, sizeof v->orientation);
     v->affine_source = grid->affine_source;
-    *out = v;
+}
+
+/* Zeros on the grid of another volume. */
+QNET__HELPER qnet_status qnet__volume_like(qnet_context *ctx, const qnet_volume *grid,
+                                           qnet_volume **out)
+{
+    QNET__TRY(qnet_volume_create(ctx, grid->nx, grid->ny, grid->nz, out));
+    qnet__put_on_grid(*out, grid);
     return QNET_OK;
 }
 
@@ -13052,8 +13056,8 @@ QNET__HELPER qnet_status qnet__check_volume(qnet_context *ctx, const qnet_volume
     for (size_t i = 0; i < count; i++)
         if (!qnet__is_finite((double)v->voxels[i])) {
             qnet__voxel_text(v, i, where);
-            return qnet__fail(ctx, QNET_ERROR_NUMERIC, "%s: %s is %g", name, where,
-                              (double)v->voxels[i]);
+            return qnet__fail(ctx, QNET_ERROR_NUMERIC, "%s: %s is %g, expected a finite number",
+                              name, where, (double)v->voxels[i]);
         }
     return QNET_OK;
 }
@@ -15138,19 +15142,17 @@ static qnet_status qnet__brain_find(qnet_context *ctx, const qnet_brain_config *
     return QNET_OK;
 }
 
-QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config *config,
-                                     const qnet_volume *magnitude, qnet_volume **mask)
+/* Of a volume and a configuration that were checked. name: of the magnitude, for sentences. */
+static qnet_status qnet__brain_mask(qnet_context *ctx, const qnet_brain_config *config,
+                                    const qnet_volume *magnitude, const char *name,
+                                    qnet_volume **mask)
 {
-    static const char name[] = "qnet_brain_mask: magnitude";
+    const size_t voxels = qnet__voxels_of(magnitude);
     qnet__arena arena = {NULL, 0};
     qnet__bet bet;
     qnet_volume *out = NULL;
     qnet_status status;
-    size_t voxels, bytes;
-    QNET__NEEDS(ctx, ctx && config && mask);
-    QNET__TRY(qnet__settings_check(ctx, "qnet_brain_mask", qnet__brain_settings, config));
-    QNET__TRY(qnet__check_volume(ctx, magnitude, name, NULL, NULL));
-    voxels = qnet__voxels_of(magnitude);
+    size_t bytes;
     QNET__TRY(qnet__volume_like(ctx, magnitude, &out));
     memset(&bet, 0, sizeof bet);
     bet.image = magnitude;
@@ -15167,6 +15169,16 @@ QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config 
     if (status != QNET_OK) qnet_volume_destroy(out);
     else *mask = out;
     return status;
+}
+
+QNET_API qnet_status qnet_brain_mask(qnet_context *ctx, const qnet_brain_config *config,
+                                     const qnet_volume *magnitude, qnet_volume **mask)
+{
+    static const char name[] = "qnet_brain_mask: magnitude";
+    QNET__NEEDS(ctx, ctx && config && mask);
+    QNET__TRY(qnet__settings_check(ctx, "qnet_brain_mask", qnet__brain_settings, config));
+    QNET__TRY(qnet__check_volume(ctx, magnitude, name, NULL, NULL));
+    return qnet__brain_mask(ctx, config, magnitude, name, mask);
 }
 
 /* ============================================================================================
@@ -16050,13 +16062,12 @@ static void qnet__fit_task(void *arg, size_t chunk, size_t worker)
 }
 
 /* Runs a fit over volumes that were checked, of which magnitude[echoes] are there. out: the new
-   volumes, each NULL where it is not needed. */
-static qnet_status qnet__fit(qnet_context *ctx, qnet__fit_job *job,
+   volumes, on this grid, each NULL where it is not needed. */
+static qnet_status qnet__fit(qnet_context *ctx, qnet__fit_job *job, const qnet_volume *grid,
                              const qnet_volume *const *magnitude, const qnet_volume *const *value,
                              const double *at, const qnet_volume *mask,
                              qnet_volume **const out[2])
 {
-    const qnet_volume *grid = magnitude[0];
     qnet_volume *made[2] = {NULL, NULL};
     for (int k = 0; k < 2; k++) {
         const qnet_status status = out[k] ? qnet__volume_like(ctx, grid, &made[k]) : QNET_OK;
@@ -16188,7 +16199,7 @@ static qnet_status qnet__r2star(qnet_context *ctx, const char *step, qnet_r2star
     job.echoes = echoes;
     job.most = 20 / echo_time[0];
     QNET__TRY(qnet__r2star_interval(ctx, step, method, echoes, echo_time, &job.interval));
-    return qnet__fit(ctx, &job, magnitude, NULL, echo_time, mask, out);
+    return qnet__fit(ctx, &job, magnitude[0], magnitude, NULL, echo_time, mask, out);
 }
 
 /* AUTO: ARLO of three echoes or more at equal distances, else log-linear. */
@@ -16253,7 +16264,7 @@ QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
         QNET__TRY(qnet__check_mask(ctx, mask, "qnet_phase_fit: mask", unwrapped[0], "phase"));
     job.fit = qnet__phase_line_fit;
     job.echoes = echoes;
-    return qnet__fit(ctx, &job, magnitude, unwrapped, echo_time, mask, out);
+    return qnet__fit(ctx, &job, unwrapped[0], magnitude, unwrapped, echo_time, mask, out);
 }
 
 /* The mean of volumes that were checked: of maps, or of fields. */
@@ -16265,7 +16276,7 @@ static qnet_status qnet__average(qnet_context *ctx, int echoes, const qnet_volum
     qnet__fit_job job;
     job.fit = qnet__mean_fit;
     job.echoes = echoes;
-    return qnet__fit(ctx, &job, magnitude, map, echo_time, mask, out);
+    return qnet__fit(ctx, &job, map[0], magnitude, map, echo_time, mask, out);
 }
 
 QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
@@ -16333,7 +16344,7 @@ QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, doub
     job.fit = qnet__t1_fit;
     job.echoes = 2;
     job.repetition_time = repetition_time;
-    return qnet__fit(ctx, &job, magnitude, b1 != NULL ? scale : NULL, angle, mask, out);
+    return qnet__fit(ctx, &job, low, magnitude, b1 != NULL ? scale : NULL, angle, mask, out);
 }
 
 /* ============================================================================================
@@ -16348,8 +16359,9 @@ QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, doub
        QSM of echoes 2 .. 6             -> QSM                   mean weighted by (TE S)^2
        shortest echo of the large angle -> T1W; of both angles -> T1 and M0
 
-   Volumes are [nz][ny][nx] on the grid of the first echo; echoes are counted from 0 within, from 1
-   in sentences and in the configuration. gamma is the proton's, in MHz/T, B0 the field strength in
+   Volumes are [nz][ny][nx] on the grid of the first echo, whose affine all maps get: those of the
+   other echoes and of a mask may be off by rounding. Echoes are counted from 0 within, from 1 in
+   sentences and in the configuration. gamma is the proton's, in MHz/T, B0 the field strength in
    T: 1 ppm of it turns the phase by 2 pi gamma B0 TE, which is 2.4 rad at 3 T and 3 ms.
 
    All echoes are there at once as they come, and as unwrapped phases, which their maps replace;
@@ -16475,7 +16487,8 @@ static qnet_status qnet__check_phases(qnet__chain *c)
         QNET__TRY(qnet__check_volume(c->ctx, v, name, grid, c->name[0]));
         qnet__range(v, &least, &most);
         if (least == most)
-            return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: %g everywhere", name, (double)least);
+            return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: %g everywhere, expected a phase that "
+                              "varies", name, (double)least);
         for (size_t i = 0; whole && i < qnet__voxels_of(v); i++)
             whole = v->voxels[i] == floorf(v->voxels[i]);
         low = least < low ? least : low;
@@ -16540,12 +16553,11 @@ static qnet_status qnet__check_second(qnet__chain *c)
     return QNET_OK;
 }
 
-/* Refuses a caller's mask of values that no mask has, and warns of one that may be none of a brain:
-   a map is inside wherever it is not 0. */
+/* Refuses a caller's mask of values that no mask has, and warns of labels: a map is inside wherever
+   it is not 0. */
 static qnet_status qnet__look_at_mask(qnet_context *ctx, const qnet_volume *mask)
 {
     float least = FLT_MAX, most = 0;
-    double ml = 0;
     for (size_t i = 0; i < qnet__voxels_of(mask); i++) {
         const float value = mask->voxels[i];
         if (value == 0) continue;
@@ -16554,14 +16566,10 @@ static qnet_status qnet__look_at_mask(qnet_context *ctx, const qnet_volume *mask
                               "labels: a map, or a probability?", (double)value);
         least = value < least ? value : least;
         most = value > most ? value : most;
-        ml += mask->spacing[0] * mask->spacing[1] * mask->spacing[2] / 1000;
     }
-    if (ml < 300 || ml > 2500)
-        qnet__log(ctx, QNET_LOG_WARNING, "mask: %.3g ml, and maps are made in it; a brain has 300 "
-                  "to 2500", ml);
     if ((double)(most - least) > 1e-3 * (double)most)
         qnet__log(ctx, QNET_LOG_WARNING, "mask: values of %g to %g beside 0: maps are made in all "
-                  "of them, %.3g ml", (double)least, (double)most, ml);
+                  "of them", (double)least, (double)most);
     return QNET_OK;
 }
 
@@ -16608,6 +16616,9 @@ static qnet_status qnet__chain_check(qnet__chain *c, const qnet_volume *mask)
         return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: phase_sign %d, expected 1 (Siemens, "
                           "Philips) or -1 (GE)", c->name[0], in->phase_sign);
     QNET__TRY(qnet__check_phases(c));
+    if (in->echo[0].magnitude->affine_source == 0)
+        qnet__log(c->ctx, QNET_LOG_WARNING, "%s: neither sform nor qform: the main field is taken "
+                  "to lie along the third axis, and QSM is wrong where it does not", c->name[0]);
     if (c->config->first_echo > in->count)
         return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": first_echo %d: there are %d "
                           "echoes", c->config->first_echo, in->count);
@@ -16638,8 +16649,10 @@ static qnet_status qnet__chain_report(qnet__chain *c, const char *task, const ch
 
        a[e] = sum g[e] d / sum d d   rises by (TE[e] - TE[e-1]) / (TE[last] - TE[first]),
 
-   as g is a line over TE. Two echoes exchanged make a fall, all in reverse order a middle one
-   below 0. Noise moves the a between the first and the last together, in their order. */
+   as g is a line over TE. Two of three or more exchanged make a fall. All in reverse order, or both
+   of two, make a[first] + a[last], expected to be (TE[first] + TE[last]) / (TE[last] - TE[first]),
+   its negative: g[last]^2 has a smaller sum than g[first]^2. Noise moves the a between the first
+   and the last together, in their order. */
 
 typedef struct qnet__growth_job {
     const qnet__chain *chain;
@@ -16692,14 +16705,15 @@ static void qnet__growth_task(void *arg, size_t z, size_t worker)
         }
 }
 
-/* The fall that is refused, as part of the rise that is expected. Simulated and real scans rise by
-   .86 or more, with noise of half the signal by .54; two echoes exchanged fall by .68 or more. */
+/* The fall that is refused, as part of what is expected. Simulated and real scans rise by .86 or
+   more, with noise of half the signal by .54; two echoes exchanged fall by .68 or more. The sum of
+   first and last is .94 to 1.04 of what is expected for two first echoes, .15 with that noise. */
 #define QNET__FALL 0.25
 
 /* Refuses unwrapped phases whose a[e], see above, fall from one echo to the next. */
 static qnet_status qnet__check_growth(const qnet__chain *c, int echoes)
 {
-    const int last = echoes - 1, middle = echoes / 2;
+    const int last = echoes - 1;
     const size_t slices = (size_t)c->made.mask->nz;
     const size_t bytes = slices * sizeof(double[QNET__MAX_ECHOES]);
     double sum[QNET__MAX_ECHOES] = {0};
@@ -16718,9 +16732,10 @@ static qnet_status qnet__check_growth(const qnet__chain *c, int echoes)
                               "grow with the echo time as those of the others do: files "
                               "exchanged, or readouts of alternating direction?", c->name[e],
                               c->name[e - 1]);
-    if (echoes > 2 && sum[middle] < fall * c->time[middle])
-        return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: its phases do not grow with the echo time "
-                          "from the first echo's on: files in reverse order?", c->name[middle]);
+    if (sum[0] + sum[last] < fall * (c->time[0] + c->time[last]))
+        return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: its phases vary less than those of %s, and "
+                          "do not grow with the echo time: files in reverse order?", c->name[last],
+                          c->name[0]);
     return QNET_OK;
 }
 
@@ -16809,7 +16824,6 @@ static qnet_status qnet__chain_unwrap(qnet__chain *c, int echoes)
 #define QNET__OFFSET_TERMS 10 /* 1, x, y, z, xx, xy, xz, yy, yz, zz, each axis over -1 .. 1 */
 
 /* The terms at voxel i, of which the offset p0 = sum over k of offset[k] term[k], in rad. */
-
 static void qnet__offset_terms(const qnet_volume *v, uint32_t i, double term[QNET__OFFSET_TERMS])
 {
     const uint32_t nx = (uint32_t)v->nx, ny = (uint32_t)v->ny, x = i % nx, row = i / nx;
@@ -17190,6 +17204,16 @@ static double qnet__size_inside(const qnet_volume *v, const qnet_volume *mask, d
     return (double)size;
 }
 
+/* Warns of a mask, the caller's or BET's, that is too small or too large for a brain. */
+static void qnet__check_size(const qnet__chain *c)
+{
+    const double *side = c->made.mask->spacing;
+    const double ml = (double)qnet__mask_count(c->made.mask) * side[0] * side[1] * side[2] / 1000;
+    if (ml < 300 || ml > 2500)
+        qnet__log(c->ctx, QNET_LOG_WARNING, "mask: %.3g ml, and maps are made in it; a brain has "
+                  "300 to 2500", ml);
+}
+
 /* Warns of maps that no brain has, within the limits of qnet_cohort_add. 1: qsm is one. */
 static int qnet__look_at_maps(const qnet__chain *c)
 {
@@ -17264,10 +17288,11 @@ static qnet_status qnet__chain_run(qnet__chain *c, const qnet_volume *mask)
     if (mask != NULL) {
         QNET__TRY(qnet__copy_volume(c->ctx, mask, 1, &c->made.mask));
     } else {
-        QNET__TRY(qnet_brain_mask(c->ctx, &c->config->brain, c->first->echo[brain].magnitude,
-                                  &c->made.mask));
+        QNET__TRY(qnet__brain_mask(c->ctx, &c->config->brain, c->first->echo[brain].magnitude,
+                                   c->name[brain], &c->made.mask));
         QNET__TRY(qnet__chain_report(c, "brain mask", c->name[brain]));
     }
+    qnet__check_size(c);
     for (int e = 0; e < echoes; e++) magnitude[e] = c->first->echo[e].magnitude;
     QNET__TRY(qnet__r2star(c->ctx, QNET__WHOLE, c->config->r2star, echoes, magnitude, c->time,
                            c->made.mask, &c->made.r2star));
@@ -17275,6 +17300,10 @@ static qnet_status qnet__chain_run(qnet__chain *c, const qnet_volume *mask)
     QNET__TRY(qnet__chain_t1(c));
     if (phases) QNET__TRY(qnet__chain_qsm(c));
     if (!qnet__look_at_maps(c) && phases) qnet__check_sign(c);
+    qnet_volume *const made[7] = {c->made.qsm, c->made.r2star, c->made.t1w, c->made.mask,
+                                  c->made.qsm_mask, c->made.t1, c->made.m0};
+    for (int i = 0; i < 7; i++)
+        if (made[i] != NULL) qnet__put_on_grid(made[i], magnitude[0]);
     return QNET_OK;
 }
 

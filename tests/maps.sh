@@ -103,6 +103,12 @@ page=$dir/flips/derivatives/qnet/sub-01.html
 ok "T1 is there" test -s "$dir/flips/derivatives/qnet/sub-01/anat/sub-01_T1map.nii.gz"
 ok "five pictures" test "$(grep -o 'data:image/png' "$page" | wc -l)" = 5
 ok "T1 of white matter" above .01 "($(region 6 white_matter) - .85) ^ 2" # s
+cp -r "$dir/flips" "$dir/one"
+rm -r "$dir/one/derivatives/qnet"
+echo broken > "$dir/one/sub-01/anat/sub-01_echo-2_flip-2_part-mag_VFA.nii.gz" # of 6 degrees
+ok "of which T1 takes one echo" "$bin/maps" --data "$dir/one" --out "$dir/one/derivatives/qnet" $few \
+    --mask "$dir/flips/derivatives/phantom/{subject}/anat/{subject}_desc-brain_mask.nii.gz"
+ok "the same T1" cmp "$dir/one/derivatives/qnet/sub-01/anat/sub-01_T1map.nii.gz" "$dir/flips/derivatives/qnet/sub-01/anat/sub-01_T1map.nii.gz"
 copy; mkdir "$dir/bad/sub-01/ses-1"; mv "$dir/bad/sub-01/anat" "$dir/bad/sub-01/ses-1"
 for file in "$dir/bad/sub-01/ses-1/anat"/*; do mv "$file" "${file%/*}/sub-01_ses-1_run-2_${file##*/sub-01_}"; done
 for part in mag phase; do
@@ -176,7 +182,10 @@ copy; head -c 3000 "$dir/cohort/$echo-phase_MEGRE.nii.gz" > "$dir/bad/$echo-phas
 copy; cp "$dir/bad/$echo-mag_MEGRE.nii.gz" "$dir/bad/$echo-phase_MEGRE.nii.gz"; refused 'part-*_MEGRE: the phases are' --data "$dir/bad"
 refused 'none.nii.gz: is not there, expected the brain mask of sub-01 (--mask)' --data "$dir/bad" --mask "$dir/none.nii.gz"
 refused 'one mask for sub-01 and sub-02, expected {subject}' --data "$dir/cohort" --mask "$dir/cohort/$echo-mag_MEGRE.nii.gz"
-copy; refused 'sub-01_desc-brain_mask.nii.gz: is on another grid than' --data "$dir/bad" --mask "$dir/flips/derivatives/phantom/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
+copy; refused 'sub-01_desc-brain_mask.nii.gz: grid of 40x48x32, expected 48x58x40 as in' --data "$dir/bad" --mask "$dir/flips/derivatives/phantom/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
+gzip -dc "$maps/sub-02/anat/sub-02_desc-brain_mask.nii.gz" > "$dir/full.nii"
+{ head -c 352 "$dir/full.nii"; tail -c +353 "$dir/full.nii" | tr '\001' '\000'; } > "$dir/empty.nii"
+refused "sub-01: $dir/empty.nii: the mask is empty" --data "$dir/bad" --mask "$dir/empty.nii"
 wanted=2
 for option in '--nonsense 1' '--mode fast' '--phase-sign 2' '--threads=0' '--brain-threshold x' '--background none' '--out'; do
     refused "${option%%[ =]*}" --data "$dir/cohort" $option

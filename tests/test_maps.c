@@ -1,6 +1,6 @@
 /* Room >>maps: the chain on a small head whose susceptibility is known, against its own steps called one by one, in
    both modes, of either sign, from radians and from a scanner's integers; what it refuses; stops, memory, workers. Then
-   the simulated and the real scans of ../shared/data, where they are at hand, against the truth. */
+   the simulated scans of ../shared/data, where they are at hand, against the truth. */
 #if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200112L
 #endif
@@ -302,6 +302,26 @@ static void test_parts(void)
     free_scan(&s);
 }
 
+/* All maps lie where the first echo does, though the others, the mask and the second flip angle are off a little. */
+static void test_grid(void)
+{
+    scan s;
+    qnet_maps *maps = NULL;
+    const qnet_maps_config c = small_config(QNET_MAPS_PAPER);
+    make_scan(&s, 1);
+    for (int e = 1; e < MOST; e++) s.magnitude[e]->affine[0][3] = s.phase[e]->affine[0][3] = .01 * e;
+    s.mask->affine[1][3] = s.low->affine[2][3] = .02;
+    s.second.flip_angle = 60; /* T1W is of the second */
+    CHECK_OK(ctx, qnet_maps_from_echoes(ctx, &c, &s.first, &s.second, s.mask, &maps));
+    const qnet_volume *const made[] = {maps->qsm, maps->r2star, maps->t1w, maps->mask, maps->qsm_mask, maps->t1,
+                                       maps->m0};
+    for (size_t i = 0; i < sizeof made / sizeof *made; i++)
+        CHECK(memcmp(made[i]->affine, s.magnitude[0]->affine, sizeof made[i]->affine) == 0);
+    CHECK(s.mask->affine[1][3] == .02);
+    qnet_maps_destroy(maps);
+    free_scan(&s);
+}
+
 /* Unwrapped echoes with whole turns added become those of the truth: per component, and at single voxels. */
 static void test_consistent_phases(void)
 {
@@ -452,13 +472,13 @@ static void test_refused(void)
     s.magnitude[1]->voxels[5] = 5, s.echo[1].phase = other;
     REFUSED(QNET_ERROR_SHAPE, ECHO_1 "phase: same");
     s.echo[1].phase = none;
-    REFUSED(QNET_ERROR_DATA, ECHO_1 "phase: 0 everywhere");
+    REFUSED(QNET_ERROR_DATA, ECHO_1 "phase: 0 everywhere, expected a phase that varies");
     s.echo[1].phase = NULL;
     REFUSED(QNET_ERROR_ARGUMENT, ECHO_1 "the phase is missing, 5 of 6 echoes have one");
     s.echo[1].phase = s.phase[1];
     const float phase = s.phase[1]->voxels[5];
     s.phase[1]->voxels[5] = -INFINITY;
-    REFUSED(QNET_ERROR_NUMERIC, ECHO_1 "phase: voxel (5, 0, 0) is -inf");
+    REFUSED(QNET_ERROR_NUMERIC, ECHO_1 "phase: voxel (5, 0, 0) is -inf, expected a finite number");
     s.phase[1]->voxels[5] = 7;
     REFUSED(QNET_ERROR_DATA, "to 7, expected radians within +-pi, or a scanner's whole numbers over -4096 to 4095 or");
     for (int e = 0; e < MOST; e++) /* whole numbers of no scanner that is known */
@@ -487,10 +507,18 @@ static void test_refused(void)
         s.echo[1].phase = s.phase[4], s.echo[4].phase = s.phase[1];
         REFUSED(QNET_ERROR_DATA, "echo 3: after those of echo 2, its phases");
         for (int e = 0; e < MOST; e++) s.echo[e].phase = s.phase[MOST - 1 - e];
-        REFUSED(QNET_ERROR_DATA, "echo 4: its phases do not grow with the echo time from the first echo's on");
+        REFUSED(QNET_ERROR_DATA, "echo 6: its phases vary less than those of echo 1, and do not grow");
         for (int e = 0; e < MOST; e++) s.echo[e].phase = s.phase[e];
+        s.first.count = 2, s.echo[0].phase = s.phase[1], s.echo[1].phase = s.phase[0];
+        REFUSED(QNET_ERROR_DATA, "echo 2: its phases vary less than those of echo 1");
+        s.first.count = MOST, s.echo[0].phase = s.phase[0], s.echo[1].phase = s.phase[1];
     }
     c.mode = QNET_MAPS_PAPER;
+    for (int i = 0; i < COUNT; i++) s.magnitude[1]->voxels[i] = 5;
+    CHECK_FAILS(ctx, qnet_maps_from_echoes(ctx, &c, &s.first, NULL, NULL, &maps), QNET_ERROR_DATA,
+                "echo 2: nearly all voxels are 5, expected an image of a head");
+    free_scan(&s);
+    make_scan(&s, 1);
     s.mask->affine[0][1] = .3;
     REFUSED(QNET_ERROR_UNSUPPORTED, "mask: the affine's axes 1 and 2 are at 84");
     s.mask->affine[0][1] = 0, kept = s.mask, s.mask = none;
@@ -535,7 +563,7 @@ static void test_warned(void)
 {
     scan s;
     qnet_maps *maps = NULL;
-    const qnet_maps_config c = small_config(QNET_MAPS_PAPER);
+    qnet_maps_config c = small_config(QNET_MAPS_PAPER);
     make_scan(&s, 1);
 #define WARNED(mask, count, part) \
     warnings = 0; \
@@ -544,10 +572,15 @@ static void test_warned(void)
     CHECK_CONTAINS(logged, part); \
     qnet_maps_destroy(maps), maps = NULL
     s.mask->voxels[NX * NY * 14 + NX * 20 + 18] = 3;
-    WARNED(s.mask, 1, "mask: values of 1 to 3 beside 0: maps are made in all of them, 319 ml");
+    WARNED(s.mask, 1, "mask: values of 1 to 3 beside 0: maps are made in all of them");
     for (int i = 0; i < COUNT; i++) s.mask->voxels[i] = i / NX / NY < 14 && s.mask->voxels[i] != 0 ? 1.f : 0;
     WARNED(s.mask, 1, "mask: 159 ml, and maps are made in it; a brain has 300 to 2500");
     for (int i = 0; i < COUNT; i++) s.mask->voxels[i] = tissue(i % NX, i / NX % NY, i / NX / NY) >= 0 ? 1.f : 0;
+    c.brain.erode = 4; /* BET's of as few */
+    WARNED(NULL, 1, " ml, and maps are made in it; a brain has 300 to 2500");
+    s.magnitude[0]->affine_source = 0;
+    WARNED(s.mask, 1, "echo 1: neither sform nor qform: the main field is taken to lie along the third axis");
+    s.magnitude[0]->affine_source = 2;
     s.first.field_strength = .02;
     WARNED(s.mask, 1, "echo 1: QSM has a 99th percentile of about ");
     s.first.phase_sign = -1; /* which is not what is wrong first */
@@ -838,6 +871,7 @@ int main(void)
     RUN(test_steps);
     RUN(test_truth);
     RUN(test_parts);
+    RUN(test_grid);
     RUN(test_consistent_phases);
     RUN(test_alignment_breaks_nothing);
     RUN(test_refused);

@@ -162,7 +162,9 @@ static void test_average(void)
     qnet_volume_destroy(mean);
     for (int e = 0; e < 3; e++) magnitude[e]->voxels[at] = 0;
     CHECK(v[2]->voxels[at] == 1);
+    magnitude[0]->affine[0][3] = .01; /* of two grids that are the same but for rounding the map's */
     CHECK_OK(ctx, qnet_susceptibility_average(ctx, 1, views(map), views(magnitude), times, v[2], &mean));
+    CHECK(mean->affine[0][3] == 0);
     CHECK(mean->voxels[at] == 0 && mean->voxels[at + 1] == map[0]->voxels[at + 1] && mean->voxels[0] == 0);
     qnet_volume_destroy(mean);
     CHECK_FAILS(ctx, qnet_susceptibility_average(ctx, 0, views(map), views(magnitude), times, v[2], &mean),

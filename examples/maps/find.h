@@ -386,6 +386,7 @@ static qnet_status find_echoes(bids *b, const choice *c, session *s)
     low = s->flips == 2 && s->flip[0].echo[0].facts.flip_angle < s->flip[1].echo[0].facts.flip_angle;
     s->first = &s->flip[low];
     s->second = s->flips == 2 ? &s->flip[!low] : NULL;
+    if (s->second) s->second->count = 1; /* all that T1 takes of it */
     if (!s->second || s->first->echo[0].facts.flip_angle > s->second->echo[0].facts.flip_angle)
         return QNET_OK;
     return bids_fail(b, QNET_ERROR_DATA, "%s: has the same FlipAngle as %s, expected another",

@@ -103,29 +103,21 @@ static qnet_status load_flip(bids *b, images *v, int f, const acquisition *a, in
     return QNET_OK;
 }
 
-/* 1: two volumes of the same voxels. */
-static int same_grid(const qnet_volume *a, const qnet_volume *b)
-{
-    int same = a->nx == b->nx && a->ny == b->ny && a->nz == b->nz;
-    for (int r = 0; r < 3; r++)
-        for (int c = 0; c < 4; c++) same &= fabs(a->affine[r][c] - b->affine[r][c]) < (c < 3 ? .01 : .1);
-    return same;
-}
-
 /* The maps of a session, within the brain mask of a file or (mask "") that of brain extraction. */
 static qnet_status maps_of_session(bids *b, const session *s, const qnet_maps_config *config, const char *mask,
                                    int sign, images *v, qnet_maps **maps)
 {
     qnet_echo echo[2][ECHOES_MOST];
     qnet_echoes flips[2];
+    qnet_status status;
     memset(echo, 0, sizeof echo);
     memset(flips, 0, sizeof flips);
     BIDS_TRY(load_flip(b, v, 0, s->first, sign, echo[0], &flips[0]));
     if (s->second) BIDS_TRY(load_flip(b, v, 1, s->second, sign, echo[1], &flips[1]));
     if (mask[0]) BIDS_TRY(qnet_nifti_load(b->ctx, mask, &v->brain));
-    if (v->brain && !same_grid(v->brain, v->magnitude[0][0]))
-        return bids_fail(b, QNET_ERROR_SHAPE, "%s: is on another grid than %s, expected the echoes' (--mask)", mask,
-                         s->first->echo[0].magnitude);
-    return qnet_maps_from_echoes(b->ctx, config, &flips[0], s->second ? &flips[1] : NULL, v->brain, maps);
+    status = qnet_maps_from_echoes(b->ctx, config, &flips[0], s->second ? &flips[1] : NULL, v->brain, maps);
+    if (status != QNET_OK && strncmp(qnet_last_error(b->ctx), "mask: ", 6) == 0)
+        bids_fail(b, status, "%s: %s", mask, qnet_last_error(b->ctx) + 6); /* the library does not know its name */
+    return status;
 }
 #endif

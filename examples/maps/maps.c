@@ -289,6 +289,15 @@ static qnet_status bids_find_derived(bids *b, const char *tail, const char *subj
     return status;
 }
 
+/* 1: two volumes of the same voxels. */
+static int same_grid(const qnet_volume *a, const qnet_volume *b)
+{
+    int same = a->nx == b->nx && a->ny == b->ny && a->nz == b->nz;
+    for (int r = 0; r < 3; r++)
+        for (int c = 0; c < 4; c++) same &= fabs(a->affine[r][c] - b->affine[r][c]) < (c < 3 ? .01 : .1);
+    return same;
+}
+
 /* A mask or labels of regions from any derivatives folder, for the page alone; without it where there are
    several, or on another grid. */
 static void load_regions(job *j, const char *suffix, const qnet_volume *grid, char *path, qnet_volume **out)
