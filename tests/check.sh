@@ -5,7 +5,8 @@ bin=$1
 dir=$1/check-test
 . tests/shell.sh
 
-small='--input crop --size 32 --folds 2 --max-slices 8 --epochs1 1 --epochs2 1 --batch 16 --bootstrap 50 --seed 7'
+small="--input crop --size 32 --folds 2 --max-slices 8 --epochs1 1 --epochs2 1 --batch 16 --bootstrap 50 --seed 7 --weights $dir/start"
+ok start "$bin/tests/test_weights" "$dir/start"
 maps=derivatives/qsm
 copy() { rm -rf "$dir/bad"; cp -r "$dir/cohort" "$dir/bad"; }
 file() { echo "$dir/bad/$maps/sub-$1/anat/sub-$1_$2.nii.gz"; } # subject, map

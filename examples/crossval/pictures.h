@@ -232,15 +232,19 @@ static qnet_status draw_cams(const qnet_experiment *e, const qnet_cohort *cohort
     choose_cams(e, p, input);
     status = qnet_resnet_create(e->ctx, &config, &net);
     if (status == QNET_OK) status = qnet_scan_model_create(e->ctx, &scan_config, &model);
-    for (int i = 0; i < p->cams[input] + p->scans[input] && status == QNET_OK; i++) {
-        const int whole = i >= p->cams[input];
-        cam_picture *cam = whole ? &p->scan[input][i - p->cams[input]] : &p->cam[input][i];
-        status = qnet_experiment_weights(e, (qnet_input)input, 0, e->fold[cam->scan], QNET_MODEL_RESNET_SWA,
-                                         net->table, net->weights);
-        if (status == QNET_OK)
-            status = whole ? draw_scan(e, cohort, cam->scan, net, model, cam)
-                           : draw_cam(e, cohort, cam->scan, net, x, cam);
-    }
+    for (int fold = 0; fold < e->config.folds; fold++)
+        for (int i = 0, loaded = 0; i < p->cams[input] + p->scans[input] && status == QNET_OK; i++) {
+            const int whole = i >= p->cams[input];
+            cam_picture *cam = whole ? &p->scan[input][i - p->cams[input]] : &p->cam[input][i];
+            if (e->fold[cam->scan] != fold) continue;
+            if (!loaded)
+                status = qnet_experiment_weights(e, (qnet_input)input, 0, fold, QNET_MODEL_RESNET_SWA, net->table,
+                                                 net->weights);
+            loaded = 1;
+            if (status == QNET_OK)
+                status = whole ? draw_scan(e, cohort, cam->scan, net, model, cam)
+                               : draw_cam(e, cohort, cam->scan, net, x, cam);
+        }
     qnet_scan_model_destroy(model);
     qnet_resnet_destroy(net);
     return status;
