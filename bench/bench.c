@@ -701,13 +701,13 @@ static void maps_work(void *arg)
 /* Volumes read and written once are the bytes: of the chain all echoes and three maps. */
 static void bench_maps(bench *b)
 {
-    static const double volumes[ECHOES_STEPS] = {13, 3, 3, 8, 16, 2};
+    static const double volumes[ECHOES_STEPS] = {13, 3, 3, 8, 16, 2, 4};
     maps_job j;
     check(b->ctx, echoes_make(b->ctx, &j.scan));
     check(b->ctx, echoes_unwrap(&j.scan, NULL, NULL));
     check(b->ctx, echoes_background(&j.scan, NULL, NULL));
     head(b, "From echoes to maps, 6 echoes of 128 x 144 x 56: unwrapping of all, background and "
-            "inversion\nof one, R2*, the whole chain with a given mask; BET");
+            "inversion\nof one, R2*, the whole chain with a given mask; BET; one volume to its spectrum and back");
     for (int k = 0; k < ECHOES_STEPS; k++) {
         j.step = echoes_steps[k].run;
         row(b, echoes_steps[k].name, 0, volumes[k] * 4 * 128 * 144 * 56,

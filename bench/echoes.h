@@ -12,6 +12,7 @@ typedef struct echoes_scan {
     qnet_echo echo[ECHOES];
     qnet_echoes in;
     qnet_volume *field, *local, *eroded; /* of echo 2, once a step has made them */
+    qnet_real *transform;
 } echoes_scan;
 
 static void echoes_close(echoes_scan *s)
@@ -22,6 +23,7 @@ static void echoes_close(echoes_scan *s)
     }
     qnet_volume_destroy(s->mask), qnet_volume_destroy(s->field), qnet_volume_destroy(s->local);
     qnet_volume_destroy(s->eroded);
+    free(s->transform);
     memset(s, 0, sizeof *s);
 }
 
@@ -83,6 +85,30 @@ static qnet_status echoes_unwrap(echoes_scan *s, double *values, int *count)
     }
     qnet__drop_phases(&c, 0, ECHOES);
     return status;
+}
+
+/* The magnitude of echo 1 to its half spectrum and back. values: mean modulus; what came back. */
+static qnet_status echoes_fft(echoes_scan *s, double *values, int *count)
+{
+    const qnet_volume *v = s->magnitude[0];
+    const size_t all = qnet__voxel_count(v->nx, v->ny, v->nz);
+    const size_t half = (size_t)(v->nx / 2 + 1) * (size_t)v->ny * (size_t)v->nz;
+    qnet_volume back = *v;
+    qnet_real *spectrum;
+    double modulus = 0;
+    if (s->transform == NULL) /* room that stays, as NumPy's allocator keeps it */
+        s->transform = (qnet_real *)malloc((2 * half + all) * sizeof *s->transform);
+    if (s->transform == NULL) return QNET_ERROR_MEMORY;
+    spectrum = s->transform;
+    back.voxels = spectrum + 2 * half;
+    QNET__TRY(qnet_fft_real(s->ctx, v->nx, v->ny, v->nz, v->voxels, spectrum));
+    for (size_t i = 0; i < half && values != NULL; i++)
+        modulus += hypot((double)spectrum[2 * i], (double)spectrum[2 * i + 1]) / (double)half;
+    QNET__TRY(qnet_fft_real_inverse(s->ctx, v->nx, v->ny, v->nz, spectrum, back.voxels));
+    if (values == NULL) return QNET_OK;
+    values[0] = modulus;
+    *count = 1 + echoes_numbers(&back, s->mask, values + 1);
+    return QNET_OK;
 }
 
 static qnet_status echoes_background(echoes_scan *s, double *values, int *count)
@@ -161,6 +187,6 @@ typedef qnet_status (*echoes_step)(echoes_scan *s, double *values, int *count);
 static const struct { const char *name; echoes_step run; } echoes_steps[] = {
     {"maps_unwrap", echoes_unwrap}, {"maps_background", echoes_background},
     {"maps_invert", echoes_invert}, {"maps_r2star", echoes_r2star}, {"maps_chain", echoes_chain},
-    {"maps_brain", echoes_brain}};
-#define ECHOES_STEPS 6
+    {"maps_brain", echoes_brain}, {"maps_fft", echoes_fft}};
+#define ECHOES_STEPS 7
 #endif

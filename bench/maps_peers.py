@@ -14,6 +14,7 @@ Reads one command a line, answers one line of JSON, as bench/ours.c does.
     maps_r2star ROUNDS PRECISION
     maps_chain ROUNDS PRECISION       all of them: the paper's mode, with the true mask
     maps_brain ROUNDS PRECISION       brainextractor's BET; values: Dice with the true mask
+    maps_fft ROUNDS PRECISION         one volume to its half spectrum and back, all threads
     memory                            values: resident bytes now and at their peak
 
 As a program that shows how near the maps are to the truth: maps_peers.py truth DATA.
@@ -304,6 +305,18 @@ def maps_brain(rounds, precision):
     return seconds, [float(2 * (mask & e.mask).sum() / (mask.sum() + e.mask.sum()))]
 
 
+def maps_fft(rounds, precision):
+    e = state["echoes"]
+    x = np.ascontiguousarray(e.magnitude[0].T, dtype=precision)
+
+    def work():
+        y = scipy.fft.rfftn(x, workers=THREADS)
+        return y, scipy.fft.irfftn(y, x.shape, workers=THREADS)
+
+    seconds, (y, back) = timed(rounds, work)
+    return seconds, [float(abs(y.astype(np.complex128)).mean())] + numbers(back.T, e.mask)
+
+
 def memory():
     found = {}
     for line in open("/proc/self/status"):
@@ -316,7 +329,8 @@ def main():
     if len(sys.argv) == 3 and sys.argv[1] == "truth":
         return show_truth(sys.argv[2])
     work = {f.__name__: f for f in (maps_open, maps_unwrap, maps_background, maps_invert,
-                                    maps_r2star, maps_chain, maps_brain, memory)}
+                                    maps_r2star, maps_chain, maps_brain, maps_fft,
+                                    memory)}
     for line in sys.stdin:
         word = line.split()
         if not word:

@@ -20,8 +20,8 @@
        delong COUNT ROUNDS              seconds; both AUCs, variances, covariance, z, p
        bootstrap COUNT RESAMPLES ROUNDS seconds; AUC of the sample, mean and deviation of AUCs
        maps_open FOLDER                 reads the echoes there
-       maps_unwrap ROUNDS ..., maps_background, maps_invert, maps_r2star, maps_chain, maps_brain
-                                        seconds; what the other side compares: echoes.h
+       maps_unwrap ROUNDS ..., maps_background, maps_invert, maps_r2star, maps_chain, maps_brain,
+       maps_fft                         seconds; what the other side compares: echoes.h
        memory                           values: resident bytes now and at their peak (Linux)
 
    And as a program that starts, predicts and ends: ours predict FILE SIZE IMAGE, where IMAGE holds
