@@ -12463,7 +12463,7 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     const qnet__nifti_header *h = &in->header;
     const int n[3] = {v->nx, v->ny, v->nz}, units = h->xyzt_units & 7;
     const int qform = h->qform_code, sform = h->sform_code;
-    double spacing[3], other[3][4], r[3][3], norm[3], excess;
+    double spacing[3], other[3][4], r[3][3], by_qform[3][3], norm[3], excess, turn = 0;
     int negative = 0, zero = 1, qform_valid;
     char text[4] = "";
     if (units > 3)
@@ -12478,8 +12478,8 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
         spacing[i] = fabs(spacing[i]); /* direction is the quaternion's matter */
     }
     excess = qnet__nifti_qform(h, spacing, other);
-    qform_valid = qform > 0 && excess >= 0 && qnet__affine_axes(&other[0][0], norm, r);
-    if (qform_valid) qnet__orientation_text(r, text);
+    qform_valid = qform > 0 && excess >= 0 && qnet__affine_axes(&other[0][0], norm, by_qform);
+    if (qform_valid) qnet__orientation_text(by_qform, text);
     for (int i = 0; i < 12; i++) {
         v->affine[i / 4][i % 4] = (double)h->srow[i / 4][i % 4];
         zero = zero && (i % 4 == 3 || v->affine[i / 4][i % 4] == 0);
@@ -12517,10 +12517,21 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
                                 source[v->affine_source]);
     qnet__orientation_text(r, v->orientation);
     /* Both forms may be there and mean different spaces; that is no fault. That they flip an axis
-       against each other mostly is one, of some tool that turned the picture and one form only. */
+       against each other mostly is one, of some tool that turned the picture and one form only. Code
+       1 means the scanner's own axes, of which z is B0: tools that align a picture to another leave
+       them in the qform (SPM). */
+    for (int i = 0; i < 3 && v->affine_source == 2 && qform_valid; i++) {
+        double cosine = 0;
+        for (int k = 0; k < 3; k++) cosine += r[k][i] * by_qform[k][i];
+        turn = fmax(turn, acos(fmax(-1, fmin(1, cosine))) * 180 / QNET__PI);
+    }
     if (v->affine_source == 2 && qform_valid && strcmp(text, v->orientation) != 0)
         qnet__nifti_warn(in, "sform says %s and qform says %s; sform is used", v->orientation,
                          text);
+    else if (turn > 1 && sform > 1 && qform == 1)
+        qnet__nifti_warn(in, "sform (code %d, aligned) is turned by %.0f degrees against the "
+                         "scanner's axes in the qform: maps made of it take B0 from the sform",
+                         sform, turn);
     return QNET_OK;
 }
 

@@ -523,6 +523,24 @@ static void test_affines(void)
     CHECK(v->affine_source == 2 && strcmp(v->orientation, "RAS") == 0);
     CHECK_CONTAINS(logged, "sform says RAS and qform says ALI");
     qnet_volume_destroy(v);
+    /* The scanner's axes, 10 degrees about x off the aligned ones: a quaternion of half the angle. */
+    set_float(&f, 76, 1);
+    set_float(&f, 256, sinf(5 * 3.14159265f / 180));
+    set_float(&f, 260, 0);
+    set_float(&f, 264, 0);
+    for (i = 1; i <= 2; i++) { /* sform_code: the scanner's, too, and aligned */
+        set16(&f, 254, i);
+        logged[0] = 0;
+        CHECK_OK(ctx, parse(f.bytes, f.size, &v));
+        CHECK(v->affine_source == 2 && strcmp(v->orientation, "RAS") == 0);
+        if (i == 2) CHECK_CONTAINS(logged, "sform (code 2, aligned) is turned by 10 degrees against the scanner's axes");
+        else CHECK(logged[0] == 0);
+        qnet_volume_destroy(v);
+    }
+    set_float(&f, 76, -1);
+    set_float(&f, 256, .1f);
+    set_float(&f, 260, -.3f);
+    set_float(&f, 264, .5f);
     set16(&f, 254, 0);
     set_float(&f, 76, 0);
     CHECK_OK(ctx, parse(f.bytes, f.size, &v));
