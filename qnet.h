@@ -12517,9 +12517,9 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
                                 source[v->affine_source]);
     qnet__orientation_text(r, v->orientation);
     /* Both forms may be there and mean different spaces; that is no fault. That they flip an axis
-       against each other mostly is one, of some tool that turned the picture and one form only. Code
-       1 means the scanner's own axes, of which z is B0: tools that align a picture to another leave
-       them in the qform (SPM). */
+       against each other mostly is one, of some tool that turned the picture and one form only.
+       Code 1 means the scanner's own axes, of which z is B0: tools that align a picture to another
+       leave them in the qform (SPM). */
     for (int i = 0; i < 3 && v->affine_source == 2 && qform_valid; i++) {
         double cosine = 0;
         for (int k = 0; k < 3; k++) cosine += r[k][i] * by_qform[k][i];

@@ -2,9 +2,9 @@
 
        OUT/sub-01[/ses-1]/anat/sub-01[_ses-1]_Chimap.nii.gz, .json ...     OUT/sub-01[_ses-1].html
 
-   The Chimap, which makes the others count (crossval finds maps by it), goes last. Its sidecar has the hash
-   of the inputs and settings, by which --resume knows what is done. Files without that hash are of others,
-   and stay as they are. */
+   The Chimap, which makes the others count (crossval finds maps by it), goes last, and behind it its sidecar,
+   which has the hash of the inputs and settings, by which --resume knows what is done: what a power cut among
+   the renames leaves is made anew. Files without that hash are of others, and stay as they are. */
 #ifndef OUTPUTS_H
 #define OUTPUTS_H
 #include "quality.h"
@@ -185,7 +185,8 @@ static qnet_status output_stage(bids *b, int stage, const char *path, const qnet
     return QNET_OK;
 }
 
-/* One stage for all files; the page after the sidecars that tell whose it is, the Chimap last. */
+/* One stage for all files: sidecars first, as they tell whose an image and the page are, but the Chimap's
+   last, as it tells that all is done. */
 static qnet_status outputs_stage(bids *b, int stage, const char *out, const session *s, const outputs *o)
 {
     char path[BIDS_PATH];
@@ -194,16 +195,16 @@ static qnet_status outputs_stage(bids *b, int stage, const char *out, const sess
             BIDS_TRY(output_path(b, out, s, OUTPUTS, "", path));
             BIDS_TRY(output_stage(b, stage, path, &o->page));
         }
-        BIDS_TRY(output_path(b, out, s, k, ".json", path));
-        BIDS_TRY(output_stage(b, stage, path, &o->sidecar[k]));
-        BIDS_TRY(output_path(b, out, s, k, ".nii.gz", path));
-        BIDS_TRY(output_stage(b, stage, path, &o->image[k]));
+        for (int image = k == CHIMAP, i = 0; i < 2; i++, image = !image) {
+            BIDS_TRY(output_path(b, out, s, k, image ? ".nii.gz" : ".json", path));
+            BIDS_TRY(output_stage(b, stage, path, image ? &o->image[k] : &o->sidecar[k]));
+        }
     }
     return QNET_OK;
 }
 
 /* Writes all beside what is there, and when all are written, in place of it: if one cannot be written (a
-   full disk), the old ones stay. Then what these maps do not have and former ones had goes: T1 and M0, which
+   full disk), the old ones stay. Where a rename fails, those behind it stay as well; --resume makes all anew. Then what these maps do not have and former ones had goes: T1 and M0, which
    are this program's where their sidecar has the hash. */
 static qnet_status outputs_write(bids *b, const char *out, const session *s, const outputs *o)
 {

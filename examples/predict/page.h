@@ -74,7 +74,7 @@ static inline void page_show(void *user, const qnet_scan *scan, const qnet_scan_
                 continue;
             }
             region_add(&page->qsm, x > middle, (double)maps->qsm->voxels[i]);
-            region_add(&page->r2star, x > middle, (double)maps->r2star->voxels[i]);
+            if (maps->r2star) region_add(&page->r2star, x > middle, (double)maps->r2star->voxels[i]);
         }
         if (pass == 0) middle /= n > 0 ? n : 1;
     }
@@ -137,7 +137,7 @@ static void study_below(const scan_page *page, int label, int *below, int *all)
     }
 }
 
-/* Sentences on what is unlike, each ended by ends[0], the last by ends[1]. */
+/* What is unlike, with `between` between two of them. */
 static void put_unlike(writer *w, const scan_page *page, const char *between)
 {
     const qnet_prediction *r = &page->r;
@@ -204,7 +204,8 @@ static void json_study(writer *w, const scan_page *page)
     int below[2], all[2];
     for (int k = 0; k < 2; k++) study_below(page, k, &below[k], &all[k]);
     open_object(w, "study", "{");
-    put_members(w, "HH %d; HC %d; HH_below %d; HC_below %d", all[1], all[0], below[1], below[0]);
+    put_members(w, "HH %d; HC %d; HH_below %g; HC_below %g", all[1], all[0],
+                page->r.refused ? (double)NAN : below[1], page->r.refused ? (double)NAN : below[0]);
     close_object(w, "}");
     open_object(w, "measures", "[");
     for (int m = 0; m < QNET_MEASURES; m++) {
@@ -485,7 +486,8 @@ static void html_record(writer *w, const scan_page *page)
     record_row(w, "Input", qnet_input_name(p->input.input));
     if (p->scans > 0)
         record_row(w, "Calibration", p->calibrated ? "Platt: logistic regression of the labels on logit P"
-                                                   : "none: fewer than 10 scans of a class");
+                                                   : "none: fewer than 10 subjects of a class, or out of fold "
+                                                     "the networks did not tell them apart");
     record_row(w, "Build", build);
     put(w, "</tbody></table></div>\n");
 }

@@ -210,6 +210,8 @@ static qnet_status find_files(qnet_context *ctx, const options *o, bids *found, 
         found->filter = o->filter;
         found->t1w = o->t1w;
         found->any_values = o->any_values;
+        found->no_r2star = !page->p->input.use_channel[1];
+        found->no_t1w = !page->p->input.use_channel[2];
         found->log = qnet_context_hooks(ctx)->log;
         found->problem = keep_problem;
         found->problem_user = problem;
