@@ -935,7 +935,7 @@ QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed);
 /* x[batch][height][width][channels]. With running statistics ("eval mode"), where an image has the
    same bits in any batch (and in any network whose largest batch is 16 or more), or, when `train`,
    with those of the batch, which also moves the running ones and keeps what the backward pass
-   needs.
+   needs. A network is all zeros until weights are loaded or drawn; NaN in x comes out as NaN.
    logits[batch][classes] and features[batch][512] may be NULL. */
 QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, int batch, int train,
                                          qnet_real *logits, qnet_real *features);
@@ -1294,7 +1294,8 @@ QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, doub
 /* ---- the chain ---------------------------------------------------------------------------- */
 
 /* One acquisition. phase: +-pi, or a scanner's integers -4096..4095 or 0..4095, which are scaled,
-   with a line in the log; NULL in all echoes: magnitudes alone. */
+   with a line in the log; refused where no echo leaves +-1.1, as of -1 to 1; NULL in all echoes:
+   magnitudes alone. */
 typedef struct qnet_echo {
     const qnet_volume *magnitude, *phase;
     double echo_time; /* s */
@@ -1678,7 +1679,7 @@ QNET_API qnet_status qnet_training_run(qnet_training *run, const char *checkpoin
 
 /* Test-time forward pass of whole scans: features[count][max_slices][512] (zero beyond a scan's
    slices) and probability[count][max_slices] of HH; either may be NULL. net's batch bounds the
-   work done at once and does not change the result. */
+   work done at once: all of 16 or more have the same bits, smaller ones nearly the same numbers. */
 QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *augment,
                                 const qnet_cohort *cohort, const int *scans, int count,
                                 qnet_real *features, double *probability);
@@ -12496,8 +12497,8 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
         if (negative)
             qnet__nifti_warn(in, "pixdim[%d] is %g: taken as %g, a spacing has no sign", negative,
                              -spacing[negative - 1], spacing[negative - 1]);
+        if (qform <= 0) memset(other, 0, sizeof other);
         for (int i = 0; i < 3 && qform <= 0; i++) {
-            memset(other[i], 0, sizeof other[i]);
             other[i][i] = i == 0 ? -spacing[i] : spacing[i];
             other[i][3] = -other[i][i] * (n[i] - 1) / 2;
         }
@@ -12508,7 +12509,7 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
         else if (excess > 3 * (double)FLT_EPSILON) /* more than rounding to float (nibabel) */
             qnet__nifti_warn(in, "qform: quatern_b, c, d are longer than 1 by %.2g: taken as 1",
                              excess / 2);
-        memcpy(v->affine, other, sizeof other);
+        for (int i = 0; i < 12; i++) v->affine[i / 4][i % 4] = other[i / 4][i % 4];
     }
     /* In mm; columns and their directions. */
     for (int i = 0; i < 12; i++) v->affine[i / 4][i % 4] *= mm[units];
@@ -12647,7 +12648,7 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
         return QNET_OK;
     }
     for (size_t i = 0; i < count; i++) {
-        double v;
+        double v = 0;
         qnet__numbers(in->piece + i * in->bytes, in->type, 1, &v);
         if (scaled) v = v * in->slope + in->intercept;
         if (fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) {
@@ -16390,7 +16391,7 @@ typedef struct qnet__chain {
     const qnet_maps_config *config;
     const qnet_echoes *first, *second;
     int from, to;                      /* echoes of the mean: from .. to - 1, from 0 */
-    char text[QNET__MAX_ECHOES][16];
+    char text[QNET__MAX_ECHOES][20];
     const char *name[QNET__MAX_ECHOES]; /* of each echo, for sentences */
     double time[QNET__MAX_ECHOES];     /* s */
     double scale, shift;               /* phase in radians = scale * stored + shift */
@@ -19314,9 +19315,14 @@ QNET_API qnet_status qnet_cohort_read(qnet_cohort *const *cohorts, int count,
         const qnet_viewer *viewer = cohorts[k]->config.viewer;
         if (viewer && viewer->read) viewer->read(viewer->user, &maps);
     }
-    while (status == QNET_OK && added < count) {
-        qnet__note(ctx, &status, qnet__cohort_append(cohorts[added], &maps, path));
-        added += status == QNET_OK;
+    for (int left_out = 0; status == QNET_OK && added < count;) {
+        qnet_cohort *c = cohorts[added];
+        qnet__note(ctx, &status, qnet__cohort_append(c, &maps, path));
+        if (status != QNET_OK) break;
+        qnet_cut *cut = &c->scans[c->scans_count - 1].cut;
+        if (cut->mask_voxels > 0) /* the first that looks at the mask cleans it for all */
+            left_out = cut->mask_left_out += left_out;
+        added++;
     }
     for (int k = 0; k < added && status != QNET_OK; k++)
         qnet__scan_free(cohorts[k], --cohorts[k]->scans_count);
@@ -20395,7 +20401,6 @@ static qnet_status qnet__stage1_create(qnet_context *ctx, const qnet_stage1_conf
 {
     qnet__training_state s, *self = NULL;
     qnet_resnet_config net_config;
-    QNET__NEEDS(ctx, ctx && config && cohort && scans && out);
     QNET__TRY(qnet__stage1_config_check(ctx, config));
     memset(&s, 0, sizeof s);
     QNET__TRY(qnet__loader_measure(ctx, &s.loader, "stage 1", cohort, scans, count, config->size,
@@ -20431,6 +20436,7 @@ QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_con
                                         const qnet_cohort *cohort, const int *scans, int count,
                                         const qnet_real *weights, qnet_training **out)
 {
+    QNET__NEEDS(ctx, ctx && config && cohort && scans && out);
     return qnet__stage1_create(ctx, config, cohort, scans, count, weights, 1, out);
 }
 #endif

@@ -1559,6 +1559,35 @@ static void test_bad_folders(void)
     }
 }
 
+/* One reading for both inputs: what is left out of a mask counts for both, and is told once. */
+static void test_read_twice(void)
+{
+    qnet_input_config config[2] = {small_config(QNET_INPUT_FULL), small_config(QNET_INPUT_CROP)};
+    qnet_cohort *both[2] = {NULL, NULL};
+    char path[4][600];
+    qnet_scan_files files;
+    qnet_volume *mask = make_volume(ras, ras_n, 3);
+    put_cohort();
+    memset(&files, 0, sizeof files);
+    for (int m = 0; m < 4; m++)
+        snprintf(path[m], sizeof path[m], "%s",
+                 map_path(m == WORLD_Z ? "." : "derivatives/maps", "sub-01", "", suffix[m], ".nii.gz"));
+    mask->voxels[0] = 1; /* a stray voxel */
+    CHECK_OK(ctx, qnet_nifti_save(ctx, path[3], mask, 0));
+    qnet_volume_destroy(mask);
+    files.subject = "sub-01";
+    files.qsm = path[0], files.r2star = path[1], files.t1w = path[2], files.mask = path[3];
+    for (int k = 0; k < 2; k++) CHECK_OK(ctx, qnet_cohort_create(ctx, &config[k], 1, &both[k]));
+    logged[0] = '\0';
+    CHECK_OK(ctx, qnet_cohort_read(both, 2, &files));
+    for (int k = 0; k < 2; k++) {
+        CHECK(both[k]->scans_count == 1 && both[k]->scans[0].cut.mask_left_out == 1);
+        CHECK(both[k]->scans[0].cut.mask_voxels == 8 * 13 * 3);
+        qnet_cohort_destroy(both[k]);
+    }
+    CHECK_LOGGED("1 voxels in 1 pieces of less than a fiftieth");
+}
+
 /* ---- out of memory --------------------------------------------------------------------------- */
 
 static long allowed, held;
@@ -1673,6 +1702,7 @@ int main(void)
     RUN(test_mask);
     RUN(test_background);
     RUN(test_cuts);
+    RUN(test_read_twice);
     RUN(test_cohort_memory);
     RUN(test_folds);
     RUN(test_resample);
