@@ -420,7 +420,7 @@ static qnet_status find_scans(check *c, const options *o, const char *exclude)
     found->no_r2star = !crop->use_channel[1];
     found->no_t1w = !crop->use_channel[2];
     found->any_values = crop->any_values;
-    found->any_groups = o->check;
+    found->any_groups = o->check && !o->skip_bad; /* which cannot leave an option out */
     found->log = qnet_context_hooks(c->ctx)->log;
     if (!o->write_maps || o->check) {
         found->problem = check_problem;
