@@ -70,9 +70,9 @@ static qnet_status assess_columns(const qnet_experiment *e, assessment *a, doubl
     const size_t n = (size_t)e->participants_count;
     const size_t doubles = (ASSESSED + 2 * BASELINE_PREDICTORS) * n, ints = (2 * ASSESSED + 5) * n;
     const qnet_status status = picture_room(e->ctx, &a->memory, doubles * sizeof(double) + ints * sizeof(int));
-    double *d = (double *)(void *)a->memory.bytes;
-    int *i = (int *)(void *)(a->memory.bytes + (status == QNET_OK ? doubles * sizeof(double) : 0));
     if (status != QNET_OK) return status;
+    double *d = (double *)(void *)a->memory.bytes;
+    int *i = (int *)(void *)(d + doubles);
     for (int k = 0; k < ASSESSED; k++, d += n, i += n) {
         a->model[k].probability = d;
         a->model[k].decision = i;
