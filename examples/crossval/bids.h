@@ -397,6 +397,7 @@ static qnet_status bids_field(bids *b, const char *path, const table *t, int col
 static void bids_name(char *text, size_t size, const char *name)
 {
     const size_t n = strlen(text), length = strlen(name);
+    if (length == 0) return;
     for (const char *p = text; (p = strstr(p, name)) != NULL; p++)
         if ((p == text || p[-1] == ' ') && (!p[length] || p[length] == ',')) return;
     if (n > size - 80) {
@@ -541,7 +542,7 @@ static qnet_status bids_check_subgroups(bids *b, const char *path)
 /* The rows of an open table, the columns by their names in any order, into the list. */
 static qnet_status bids_rows(bids *b, const char *path, table *t)
 {
-    size_t column[BIDS_COLUMNS], subgroup[SUBGROUP_COLUMNS], c;
+    size_t column[BIDS_COLUMNS], others_at[SUBGROUP_COLUMNS], c;
     int count[4] = {0, 0, 0, 0}; /* of HC, HH, n/a, others */
     int row = table_next(t), known[BIDS_COLUMNS] = {0, 0, 0, 0}, unknown = 0, k;
     char shown[64], others[400] = "", wrong[1600] = "";
@@ -563,7 +564,7 @@ static qnet_status bids_rows(bids *b, const char *path, table *t)
             if (k == BIDS_ID || !b->any_groups) return QNET_ERROR_FORMAT;
             BIDS_TRY(bids_problem(b, -1, QNET_ERROR_FORMAT));
         }
-    BIDS_TRY(bids_subgroups(b, path, t, subgroup));
+    BIDS_TRY(bids_subgroups(b, path, t, others_at));
     while ((row = table_next(t)) != 0) {
         const char *field[BIDS_COLUMNS];
         if (row < 0) { /* the line alone */
@@ -609,7 +610,7 @@ static qnet_status bids_rows(bids *b, const char *path, table *t)
         }
         BIDS_TRY(bids_add_text(b, b->list[b->count].subject));
         for (k = 0; k < b->columns.count; k++)
-            BIDS_TRY(bids_add_text(b, bids_absent(t->field[subgroup[k]]) ? "" : t->field[subgroup[k]]));
+            BIDS_TRY(bids_add_text(b, bids_absent(t->field[others_at[k]]) ? "" : t->field[others_at[k]]));
         count[b->list[b->count++].label == QNET_HH]++;
     }
     if (unknown > 0) {
