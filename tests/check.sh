@@ -109,7 +109,8 @@ said "participants.tsv: line 2, group: expected HH or HC (--positive NAME --nega
 said "participants.tsv: line 6, participant_id: sub-04 is there twice"
 ok "who cannot be used" grep -q -e '--exclude sub-01,sub-02,sub-03,sub-04$' "$dir/stderr"
 sed '1s/group/diagnosis/' "$dir/cohort/participants.tsv" > "$dir/bad/participants.tsv"
-checked "no column of groups" 1 3
+checked "no column of groups" 1 4 --subgroups site
+said "--subgroups: $dir/bad/participants.tsv has no column site; its columns are participant_id, age, sex, diagnosis"
 said "--group-column NAME is for another one"
 said "sub-02: no sub-02_R2starmap.nii.gz"
 sed 's/HH$/patient/; s/HC$/control/' "$dir/cohort/participants.tsv" > "$dir/bad/participants.tsv"

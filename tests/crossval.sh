@@ -66,25 +66,30 @@ wait $pid 2> /dev/null
 ok "an unfinished run is not trodden on" grep -q 'unfinished run' "$dir/refusal"
 "$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" --resume $small --folds 3 > "$dir/refusal" 2>&1
 ok "another configuration is refused" grep -q 'has "--folds 2", this one has "--folds 3"' "$dir/refusal"
-ok "resumed" "$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small --resume
+ok "resumed" "$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small --resume --subgroups sex
+ok "an option of the report is no other configuration" grep -q '"column": "sex",' "$dir/stopped/results.json"
 ok "resumed: same predictions" cmp "$dir/one/predictions.csv" "$dir/stopped/predictions.csv"
 ok "resumed: same weights" cmp "$dir/one/weights/crop-repeat01-fold02-qnet.safetensors" \
     "$dir/stopped/weights/crop-repeat01-fold02-qnet.safetensors"
 
-# A table as it is: commas, quotes, another disease in a column of its own, n/a, units of ages.
+# A table as it is: commas, quotes, another disease in a column of its own, n/a, units of ages, another column.
 rm -rf "$dir/named"; cp -r "$dir/cohort" "$dir/named"
-sed '1s/group/Diagnosis/; s/HH$/PD/; s/HC$/Control/; 2,$s/^\(sub-0[1-4]\t[0-9]*\)/\1Y/; s/\t/","/g; s/^/"/; s/$/"/' \
+sed '1s/group/Diagnosis/; s/HH$/PD/; s/HC$/Control/; 2,$s/^\(sub-0[1-4]\t[0-9]*\)/\1Y/; 1s/\tD/\tSite&/
+    2,$s/\t[PC]/\tA<1>&/; 3s/A<1>/n\/a/; 8,9s/A<1>/b, c/; s/\t/","/g; s/^/"/; s/$/"/' \
     "$dir/cohort/participants.tsv" > "$dir/named/participants.tsv"
-echo '"sub-77","40,5","W","n/a"' >> "$dir/named/participants.tsv"
-echo '"sub-78","89+","Male","MSA"' >> "$dir/named/participants.tsv"
+echo '"sub-77","40,5","W","x","n/a"' >> "$dir/named/participants.tsv"
+echo '"sub-78","89+","Male","x","MSA"' >> "$dir/named/participants.tsv"
 least="$small --epochs1 1 --epochs2 1 --max-slices 2" # the smallest run, whose predictions are compared
 "$bin/crossval" --data "$dir/named" --out "$dir/named-out" $least --group-column diagnosis --positive pd --negative Control \
-    --permute 20 --prevalence 1/50 > "$dir/printed" 2> "$dir/refusal"
+    --permute 20 --prevalence 1/50 --subgroups site > "$dir/printed" 2> "$dir/refusal"
 ok "they are in the tables" grep -q 'share of pd recognised; specificity: share of Control' "$dir/printed"
 ok "in the page" grep -q '<h1>pd or Control? ' "$dir/named-out/report.html"
 ok "and nobody else is" sh -c "! grep -i 'hemochromatosis that\|healthy controls\|>HH\|P(HH)' '$dir/named-out/report.html'"
 ok "--permute" grep -q '"permutations": 20' "$dir/named-out/results.json"
 ok "--prevalence" grep -q '"prevalence": 0.02, "ppv": ' "$dir/named-out/results.json"
+ok "--subgroups" grep -q '<td>Site: A&#60;1&#62;</td><td class="n">2</td><td class="n">3</td>' "$dir/named-out/report.html"
+ok "each of its values" test "$(grep -A 3 '"column": "Site"' "$dir/named-out/results.json" | tr -d ' \n')" = \
+    '"column":"Site","value":"A<1>","hh":2,"hc":3,--"column":"Site","value":"b,c","hh":1,"hc":1,'
 ok "a baseline of the maps" grep -q "Mask's means" "$dir/named-out/report.html"
 ok "links to where a scan was cut" grep -q 'href="#scan-8"' "$dir/named-out/report.html"
 for file in results.json manifest.json; do ok "in $file" grep -q '"pd"' "$dir/named-out/$file"; done
@@ -158,7 +163,13 @@ refused 'resnet18' --data "$dir/cohort" --weights "$dir/one/weights/crop-repeat0
 refused 'found Control, PD, MSA' --data "$dir/named" --group-column Diagnosis --positive HH --negative Control
 refused '--group-column NAME is for another one' --data "$dir/named"
 refused '(--positive NAME --negative NAME are for other groups)' --data "$dir/named" --group-column diagnosis
+refused '--subgroups: '"$dir"'/cohort/participants.tsv has no column site; its columns are participant_id, age, sex, group' \
+    --data "$dir/cohort" --subgroups sex,site --skip-bad
+copy; printf 'sub-09\t50\tF\tHC\n' >> "$dir/bad/participants.tsv"
+refused 'column participant_id has 9 different values, "sub-09" among them; expected up to 8' \
+    --data "$dir/bad" --subgroups participant_id
 wanted=2
+refused '--subgroups a,b,c,d: expected one to three columns' --data "$dir/cohort" --subgroups a,b,c,d
 refused '--channels' --data "$dir/cohort" --channels qsm,qsm
 refused '--slices' --data "$dir/cohort" --slices 4294967296:3
 refused '--seed' --data "$dir/cohort" --seed 18446744073709551616

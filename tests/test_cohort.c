@@ -907,7 +907,7 @@ static void test_resample(void)
 /* ---- participants.tsv ------------------------------------------------------------------------ */
 
 static bids table_of;
-static const char *group_column, *positive, *negative; /* given to it */
+static const char *group_column, *positive, *negative, *subgroups; /* given to it */
 static bids_scan *rows;
 static int rows_count;
 
@@ -921,6 +921,7 @@ static qnet_status parse(const char *text, size_t size)
     table_of.group_column = group_column;
     table_of.positive = positive;
     table_of.negative = negative;
+    table_of.subgroups = subgroups;
     status = bids_participants(&table_of, "participants.tsv", text, size);
     if (status != QNET_OK) (void)qnet__fail(ctx, status, "%s", table_of.error);
     rows = status == QNET_OK ? table_of.list : NULL;
@@ -953,6 +954,33 @@ static void test_groups(void)
     group_column = NULL;
     CHECK_FAILS(ctx, PARSE(text), QNET_ERROR_FORMAT, "expected column names, group among them");
     CHECK_CONTAINS(qnet_last_error(ctx), "set group_column");
+}
+
+/* Other columns for subgroups, by subject; only those of participants that stay. */
+static void test_subgroups(void)
+{
+    static const char text[] = "Site;participant_id;;group;\"iron; ug\"\nA<1>;1;;HH; 1,5 \nn/a;2;;hc;\nZ;3;;n/a;x\n";
+    subgroups = "SITE, iron; ug,group";
+    CHECK_OK(ctx, PARSE(text));
+    CHECK(table_of.columns.count == 3 && table_of.columns.text.size == 50);
+    CHECK(memcmp(table_of.columns.text.bytes, "\0Site\0iron; ug\0group\0sub-1\0A<1>\0" "1,5\0HH\0sub-2\0\0\0hc",
+                 50) == 0);
+    subgroups = "site,";
+    CHECK_OK(ctx, PARSE(text));
+    CHECK(table_of.columns.count == 1);
+    subgroups = "group,age";
+    CHECK_FAILS(ctx, PARSE(text), QNET_ERROR_ARGUMENT, "subgroups: participants.tsv has no column age; its columns "
+                "are Site, participant_id, group, iron; ug");
+    subgroups = "x";
+    CHECK_OK(ctx, PARSE("participant_id,group,x\n1,HH,a\n2,HC,b\n3,HH,c\n4,HH,d\n5,HH,e\n6,HC,f\n7,HC,g\n8,HC,h\n"
+                        "9,HC,h\n10,n/a,i\n"));
+    CHECK_FAILS(ctx, PARSE("participant_id,group,x\n1,HH,1\n2,HC,2\n3,HH,3\n4,HH,4\n5,HH,5\n6,HC,6\n7,HC,7\n8,HC,8\n"
+                           "9,HC,\"1,250\"\n"), QNET_ERROR_DATA, "subgroups: participants.tsv: column x has 9 "
+                "different values, \"1,250\" among them; expected up to 8, or numbers alone");
+    logged[0] = '\0';
+    CHECK_OK(ctx, PARSE("participant_id,group,x\n1,HH,n/a\n2,HC,\n"));
+    CHECK_LOGGED("! subgroups: participants.tsv: column x has no values");
+    subgroups = NULL;
 }
 
 static void test_participants(void)
@@ -1708,6 +1736,7 @@ int main(void)
     RUN(test_resample);
     RUN(test_participants);
     RUN(test_groups);
+    RUN(test_subgroups);
     RUN(test_read);
     RUN(test_find);
     RUN(test_layouts);

@@ -676,11 +676,12 @@ static void test_assessed(void)
             CHECK((a->model[m].permutation_p <= 0.05) == (a->model[m].auc > 0.7));
         }
         CHECK(strcmp(a->model[BASELINE_REGIONS].name, "Mask's means") == 0);
+        subgroups list;
+        CHECK_OK(ctx, assess_subgroups(e, a, &list));
+        CHECK(list.count == SUBGROUPS);
         for (int k = 0; k < SUBGROUPS; k++) {
-            subgroup s;
-            CHECK_OK(ctx, assess_subgroup(e, a, k, assess_median_age(e, a), &s));
-            CHECK(s.auc_ci.low != s.auc_ci.low); /* fewer than ten of either group */
-            in_groups[k / 2] += s.count;
+            CHECK(list.of[k].auc_ci.low != list.of[k].auc_ci.low); /* fewer than ten of either group */
+            in_groups[k / 2] += list.of[k].count;
         }
         CHECK(in_groups[0] == 23 && in_groups[1] == 23); /* one without a sex, one without an age */
     }
@@ -714,6 +715,85 @@ static void test_assessed(void)
     CHECK(occurrences((const char *)b.bytes, "\"brier\": ") == 10);
     CHECK(occurrences((const char *)b.bytes, "{\"prevalence\": 0.02, ") == 10);
     qnet_buffer_free(ctx, &b);
+    destroy(r);
+}
+
+static void test_subgroup_values(void)
+{
+    const char *value[6] = { "10", "9", "1e1", "9", "2,5", "-3" }, *median;
+    double number;
+    CHECK(subgroup_sort(value, 6, &median) == 5 && strcmp(median, "9") == 0); /* of -3 2,5 9 9 10 1e1 */
+    CHECK(strcmp(value[0], "-3") == 0 && strcmp(value[1], "2,5") == 0 && strcmp(value[4], "1e1") == 0);
+    value[5] = "1,250"; /* German or English */
+    CHECK(subgroup_sort(value, 6, &median) == 6 && median == NULL && strcmp(value[5], "1,250") == 0);
+    CHECK(subgroup_sort(value, 0, &median) == 0 && median == NULL);
+    CHECK(subgroup_number("0.125", &number) && number == 0.125 && !subgroup_number("", &number));
+    CHECK(!subgroup_number("1,2,3", &number) && !subgroup_number("inf", &number) && !subgroup_number("5 ", &number));
+    CHECK(!subgroup_number("1e999", &number) && !subgroup_number("00000000000000000000000000000001", &number));
+}
+
+/* Subgroups by columns of participants.tsv, whose lines are in another order and of more people: by hand. */
+static void test_subgroup_columns(void)
+{
+    static const char *const site[3] = { "B|\"2\"", "", "<A>&" }, *const first[8] = { "", "S<i>te", "iron", "few",
+                             "sub-99", "C", "999", "0" };
+    static const char *const values[12] = { "<A>&", "B|\"2\"", "up to 9", "above 9", "0", "1", "2", "3", "4", "5",
+                                            "6", "7" };
+    recipe *r = made_up(24, 3, 2, 0, 0);
+    qnet_experiment *e = &r->e;
+    subject_columns *columns = &r->drawn.columns;
+    qnet_buffer b;
+    assessments all;
+    subgroups list;
+    memset(&b, 0, sizeof b);
+    give_options(r, 0, 0);
+    columns->count = 3;
+    for (int k = 0; k < 8; k++) CHECK_OK(ctx, qnet_buffer_append(ctx, &columns->text, first[k], strlen(first[k]) + 1));
+    for (int s = 23; s >= 0; s--) {
+        char iron[4] = "", few[4];
+        const char *const line[4] = { e->participants[s].subject, site[s % 3], iron, few };
+        if (s < 17) sprintf(iron, "%d", s + 1);
+        sprintf(few, "%d", s % 8);
+        for (int k = 0; k < 4; k++) CHECK_OK(ctx, qnet_buffer_append(ctx, &columns->text, line[k], strlen(line[k]) + 1));
+    }
+    CHECK(strcmp(subject_value(columns, "sub-17", 1), "17") == 0 && strcmp(subject_value(columns, "sub-99", 0), "C") == 0);
+    CHECK(strcmp(subject_value(columns, "sub-1", 0), "") == 0 && strcmp(subject_value(columns, "C", 0), "") == 0);
+    CHECK_OK(ctx, assess_all(e, &all));
+    CHECK_OK(ctx, assess_subgroups(e, &all.of[0], &list));
+    CHECK(list.count == SUBGROUPS + 12);
+    for (int row = 0; row < 12; row++) {
+        const subgroup *g = &list.of[SUBGROUPS + row];
+        int count = 0, hh = 0, right = 0;
+        for (int s = 0; s < 24; s++) {
+            const qnet_item *item = &e->level[QNET_INPUT_CROP][QNET_LEVEL_SCAN].items[s];
+            const int in = row == 0 ? s % 3 == 2 : row == 1 ? s % 3 == 0 : row == 2 ? s < 9
+                         : row == 3 ? s >= 9 && s < 17 : s % 8 == row - 4;
+            count += in;
+            hh += in && item->label == QNET_HH;
+            right += in && item->decision[QNET_MODEL_QNET] == item->label;
+        }
+        CHECK(strcmp(g->column, row < 2 ? "S<i>te" : row < 4 ? "iron" : "few") == 0);
+        CHECK(strcmp(g->value, values[row]) == 0 && g->count == count && g->hh == hh);
+        CHECK_NEAR(g->metrics.accuracy, (double)right / count, 1e-15);
+    }
+    assess_free(e, &all);
+    CHECK_OK(ctx, page(e, &b));
+    CHECK_CONTAINS((const char *)b.bytes, "<td>S&#60;i&#62;te: &#60;A&#62;&#38;</td><td class=\"n\">4</td>");
+    CHECK_CONTAINS((const char *)b.bytes, "<td>S&#60;i&#62;te: B|&#34;2&#34;</td>");
+    CHECK_CONTAINS((const char *)b.bytes, "<td>iron: up to 9</td><td class=\"n\">9</td><td class=\"n\">0</td>");
+    CHECK_CONTAINS((const char *)b.bytes, "By sex, age, S&#60;i&#62;te, iron and few; no method");
+    qnet_buffer_free(ctx, &b);
+    CHECK_OK(ctx, report_json(e, &b));
+    CHECK(is_json(&b));
+    CHECK_CONTAINS((const char *)b.bytes, "\"column\": \"S<i>te\",");
+    CHECK_CONTAINS((const char *)b.bytes, "\"value\": \"B|\\\"2\\\"\",");
+    CHECK(occurrences((const char *)b.bytes, "\"column\": ") == 12);
+    qnet_buffer_free(ctx, &b);
+    columns->count = 0;
+    CHECK_OK(ctx, report_json(e, &b));
+    CHECK(strstr((const char *)b.bytes, "by_column") == NULL);
+    qnet_buffer_free(ctx, &b);
+    qnet_buffer_free(ctx, &columns->text);
     destroy(r);
 }
 
@@ -1095,6 +1175,8 @@ int main(int argc, char **argv)
     RUN(test_json);
     RUN(test_cuts);
     RUN(test_assessed);
+    RUN(test_subgroup_values);
+    RUN(test_subgroup_columns);
     RUN(test_assessed_several);
     RUN(test_csv);
     RUN(test_dataset);

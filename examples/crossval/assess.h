@@ -70,9 +70,9 @@ static qnet_status assess_columns(const qnet_experiment *e, assessment *a, doubl
     const size_t n = (size_t)e->participants_count;
     const size_t doubles = (ASSESSED + 2 * BASELINE_PREDICTORS) * n, ints = (2 * ASSESSED + 5) * n;
     const qnet_status status = picture_room(e->ctx, &a->memory, doubles * sizeof(double) + ints * sizeof(int));
-    double *d = (double *)(void *)a->memory.bytes;
-    int *i = (int *)(void *)(a->memory.bytes + (status == QNET_OK ? doubles * sizeof(double) : 0));
     if (status != QNET_OK) return status;
+    double *d = (double *)(void *)a->memory.bytes;
+    int *i = (int *)(void *)(d + doubles);
     for (int k = 0; k < ASSESSED; k++, d += n, i += n) {
         a->model[k].probability = d;
         a->model[k].decision = i;
@@ -296,14 +296,23 @@ static void assess_free(const qnet_experiment *e, assessments *all)
     for (int i = 0; i < all->count; i++) qnet_buffer_free(e->ctx, &all->of[i].memory);
 }
 
-/* Subgroups of subjects: men, women, and both sides of the median of the ages that are known. */
+/* Subgroups of subjects: men, women, both sides of the median of the ages that are known, and those by the columns
+   of pictures.columns. */
 #define SUBGROUPS 4
 typedef struct subgroup {
+    const char *column, *value; /* of the columns; NULL: one of the four */
+    char half[48];          /* the value, where the column is split at its median */
     int count, hh;
     qnet_metrics metrics;   /* of Q-Net */
     double auc;             /* NaN: one class only */
     qnet_interval auc_ci;   /* NaN: fewer than STARS_SUBJECTS of either class */
 } subgroup;
+
+typedef struct subgroups {
+    int count;
+    double median_age;      /* NaN: no age is known */
+    subgroup of[SUBGROUPS + SUBGROUP_COLUMNS * SUBGROUP_VALUES];
+} subgroups;
 
 static double assess_median_age(const qnet_experiment *e, const assessment *a)
 {
@@ -323,44 +332,91 @@ static double assess_median_age(const qnet_experiment *e, const assessment *a)
     return median;
 }
 
-/* *out of subgroup k of the input. */
-static qnet_status assess_subgroup(const qnet_experiment *e, const assessment *a, int k, double median,
-                                   subgroup *out)
+/* Appends the subgroup of the subjects with in[count] 1; work: [count] doubles and twice as many ints. */
+static qnet_status assess_subgroup(const qnet_experiment *e, const assessment *a, const int *in, double *work,
+                                   subgroups *list)
 {
     const assessed_model *m = &a->model[QNET_MODEL_QNET];
     const qnet_interval none = {(double)NAN, (double)NAN};
-    const size_t most = (size_t)a->count;
+    subgroup *out = &list->of[list->count++];
+    double *score = work;
+    int *y = (int *)(void *)(score + a->count), *decision = y + a->count;
+    qnet_status status = QNET_OK;
+    out->auc = (double)NAN;
+    out->auc_ci = none;
+    for (int i = 0; i < a->count; i++) {
+        if (!in[i]) continue;
+        y[out->count] = a->label[i];
+        score[out->count] = m->probability[i];
+        decision[out->count++] = m->decision[i];
+        out->hh += a->label[i];
+    }
+    if (out->count) {
+        const size_t n = (size_t)out->count;
+        const int least = out->hh < out->count - out->hh ? out->hh : out->count - out->hh;
+        qnet_delong d;
+        status = qnet_metrics_from(e->ctx, y, decision, n, &out->metrics);
+        if (status == QNET_OK) status = assess_auc(e, y, score, n, &out->auc);
+        if (status == QNET_OK && least >= STARS_SUBJECTS) {
+            status = qnet_delong_test(e->ctx, y, score, NULL, NULL, n, &d);
+            if (status == QNET_OK) out->auc_ci = qnet_logit_interval(d.auc[0], d.variance[0]);
+        }
+    }
+    return status;
+}
+
+/* Those of a column; value, sorted, in: [count], scratch. */
+static qnet_status assess_column(const qnet_experiment *e, const assessment *a, int column, const char **value,
+                                 const char **sorted, int *in, double *work, subgroups *out)
+{
+    const subject_columns *columns = &pictures_of(e)->columns;
+    const char *median;
+    double middle = 0, number;
+    size_t n = 0;
+    qnet_status status = QNET_OK;
+    for (int i = 0; i < a->count; i++) {
+        value[i] = subject_value(columns, e->participants[a->participant[i]].subject, column);
+        if (*value[i]) sorted[n++] = value[i];
+    }
+    const int different = subgroup_sort(sorted, n, &median), split = median && different > SUBGROUP_VALUES;
+    if (split) subgroup_number(median, &middle);
+    for (int k = 0; k < (split ? 2 : different) && k < SUBGROUP_VALUES && status == QNET_OK; k++) {
+        subgroup *s = &out->of[out->count];
+        s->column = subject_value(columns, "", column);
+        s->value = split ? s->half : sorted[k];
+        if (split) snprintf(s->half, sizeof s->half, "%s %.32s", k ? "above" : "up to", median);
+        for (int i = 0; i < a->count; i++)
+            in[i] = split ? subgroup_number(value[i], &number) && (number > middle) == k
+                          : strcmp(value[i], sorted[k]) == 0;
+        status = assess_subgroup(e, a, in, work, out);
+    }
+    return status;
+}
+
+static qnet_status assess_subgroups(const qnet_experiment *e, const assessment *a, subgroups *out)
+{
+    const pictures *given = pictures_of(e);
+    const size_t n = (size_t)a->count;
     qnet_buffer memory;
     qnet_status status;
     memset(&memory, 0, sizeof memory);
     memset(out, 0, sizeof *out);
-    out->auc = (double)NAN;
-    out->auc_ci = none;
-    status = picture_room(e->ctx, &memory, most * (sizeof(double) + 2 * sizeof(int)));
+    out->median_age = assess_median_age(e, a);
+    status = picture_room(e->ctx, &memory, n * (2 * sizeof(char *) + sizeof(double) + 3 * sizeof(int)));
     if (status == QNET_OK) {
-        double *score = (double *)(void *)memory.bytes;
-        int *y = (int *)(void *)(score + most), *decision = y + most;
-        for (int i = 0; i < a->count; i++) {
-            const qnet_participant *s = &e->participants[a->participant[i]];
-            const int in = k == 0 ? s->sex == QNET_MALE : k == 1 ? s->sex == QNET_FEMALE
-                         : k == 2 ? s->age <= median : s->age > median;
-            if (!in) continue;
-            y[out->count] = a->label[i];
-            score[out->count] = m->probability[i];
-            decision[out->count++] = m->decision[i];
-            out->hh += a->label[i];
-        }
-        if (out->count) {
-            const size_t n = (size_t)out->count;
-            const int least = out->hh < out->count - out->hh ? out->hh : out->count - out->hh;
-            qnet_delong d;
-            status = qnet_metrics_from(e->ctx, y, decision, n, &out->metrics);
-            if (status == QNET_OK) status = assess_auc(e, y, score, n, &out->auc);
-            if (status == QNET_OK && least >= STARS_SUBJECTS) {
-                status = qnet_delong_test(e->ctx, y, score, NULL, NULL, n, &d);
-                if (status == QNET_OK) out->auc_ci = qnet_logit_interval(d.auc[0], d.variance[0]);
+        const char **value = (const char **)(void *)memory.bytes;
+        double *work = (double *)(void *)(value + 2 * n);
+        int *in = (int *)(void *)(work + n) + 2 * n;
+        for (int k = 0; k < SUBGROUPS && status == QNET_OK; k++) {
+            for (size_t i = 0; i < n; i++) {
+                const qnet_participant *s = &e->participants[a->participant[i]];
+                in[i] = k == 0 ? s->sex == QNET_MALE : k == 1 ? s->sex == QNET_FEMALE
+                      : k == 2 ? s->age <= out->median_age : s->age > out->median_age;
             }
+            status = assess_subgroup(e, a, in, work, out);
         }
+        for (int c = 0; given && c < given->columns.count && status == QNET_OK; c++)
+            status = assess_column(e, a, c, value, value + n, in, work, out);
     }
     qnet_buffer_free(e->ctx, &memory);
     return status;

@@ -284,34 +284,37 @@ static void put_predictive(writer *w, const qnet_experiment *e, const assessment
 static void html_subgroups(writer *w, const qnet_experiment *e, const assessments *all)
 {
     char text[4][TEXT_SIZE], name[TEXT_SIZE], age[NUMBER_SIZE];
+    subgroups list;
     table_begin(w, "Q-Net in subgroups, by subject, with 95 % intervals.",
                 " In percent but for the AUC, whose interval needs ten subjects of either group. No test was made "
                 "whether subgroups differ: they are too small for one to find anything but large differences.");
-    cells(w, "th", "%-10s|%-18s|>%-5s|>%-5s|>%-7s|>%-14s|>%-7s|>%-14s|>%-7s|>%-14s|>%-7s|>%s", "Input", "Subjects",
+    cells(w, "th", "Input|Subjects|>%s|>%s|>%s|>%s|>%s|>%s|>%s|>%s|>%s|>%s",
           group_tag(e, 1), group_tag(e, 0), "Acc.", "95 %", "Sens.", "95 %", "Spec.", "95 %", "AUC", "95 %");
     table_body(w);
-    for (int k = 0; k < all->count * SUBGROUPS; k++) {
-        const assessment *a = &all->of[k / SUBGROUPS];
-        const double median = assess_median_age(e, a);
-        const qnet_metrics *m;
-        subgroup s;
-        if (w->status == QNET_OK) w->status = assess_subgroup(e, a, k % SUBGROUPS, median, &s);
+    for (int i = 0; i < all->count; i++) {
+        if (w->status == QNET_OK) w->status = assess_subgroups(e, &all->of[i], &list);
         if (w->status != QNET_OK) return;
-        m = &s.metrics;
-        snprintf(name, sizeof name, "%s %s years", k % SUBGROUPS == 2 ? "Up to" : "Above",
-                 fixed_text(age, median, 0));
-        row_begin(w, a->input, k % SUBGROUPS);
-        if (s.count == 0) m = NULL;
-        cells(w, "td", "%-18s|>%-5d|>%-5d|>%-7.1f|>%-14s|>%-7.1f|>%-14s|>%-7.1f|>%-14s|>%-7.3f|>%s",
-              k % SUBGROUPS == 0 ? "Men" : k % SUBGROUPS == 1 ? "Women" : name, s.hh,
-              s.count - s.hh, m ? 100 * m->accuracy : (double)NAN,
-              m ? interval_text(w, text[0], m->accuracy_ci, 100, 1, 0) : w->missing,
-              m ? 100 * m->sensitivity : (double)NAN,
-              m && s.hh ? interval_text(w, text[1], m->sensitivity_ci, 100, 1, 0) : w->missing,
-              m ? 100 * m->specificity : (double)NAN,
-              m && s.hh < s.count ? interval_text(w, text[2], m->specificity_ci, 100, 1, 0) : w->missing, s.auc,
-              interval_text(w, text[3], s.auc_ci, 1, 3, 0));
-        row_end(w);
+        for (int k = 0; k < list.count; k++) {
+            const subgroup *s = &list.of[k];
+            const qnet_metrics *m = s->count ? &s->metrics : NULL;
+            snprintf(name, sizeof name, "%s %s years", k == 2 ? "Up to" : "Above",
+                     fixed_text(age, list.median_age, 0));
+            row_begin(w, all->of[i].input, k);
+            put(w, "<td>");
+            if (s->column) put_escaped(w, s->column);
+            if (s->column) put(w, ": ");
+            put_escaped(w, s->column ? s->value : k == 0 ? "Men" : k == 1 ? "Women" : name);
+            put(w, "</td>");
+            cells(w, "td", ">%d|>%d|>%.1f|>%s|>%.1f|>%s|>%.1f|>%s|>%.3f|>%s", s->hh, s->count - s->hh,
+                  m ? 100 * m->accuracy : (double)NAN,
+                  m ? interval_text(w, text[0], m->accuracy_ci, 100, 1, 0) : w->missing,
+                  m ? 100 * m->sensitivity : (double)NAN,
+                  m && s->hh ? interval_text(w, text[1], m->sensitivity_ci, 100, 1, 0) : w->missing,
+                  m ? 100 * m->specificity : (double)NAN,
+                  m && s->hh < s->count ? interval_text(w, text[2], m->specificity_ci, 100, 1, 0) : w->missing,
+                  s->auc, interval_text(w, text[3], s->auc_ci, 1, 3, 0));
+            row_end(w);
+        }
     }
     table_end(w);
 }
@@ -540,7 +543,7 @@ static void json_assessed_model(writer *w, const qnet_experiment *e, const asses
 static void json_assessed_input(writer *w, const qnet_experiment *e, const assessment *a)
 {
     static const char *const names[SUBGROUPS] = {"men", "women", "up_to_median_age", "above_median_age"};
-    const double median = assess_median_age(e, a);
+    subgroups list;
     open_object(w, qnet_input_name((qnet_input)a->input), "{");
     put_members(w, "subjects %d; share_hh %g; baseline_ridge %g", a->count, a->share, BASELINE_RIDGE);
     for (int m = 0; m < ASSESSED; m++)
@@ -556,18 +559,21 @@ static void json_assessed_input(writer *w, const qnet_experiment *e, const asses
     }
     close_object(w, "]");
     open_object(w, "qnet_subgroups", "{");
-    put_members(w, "median_age %g", median);
-    for (int k = 0; k < SUBGROUPS; k++) {
-        subgroup s;
-        if (w->status == QNET_OK) w->status = assess_subgroup(e, a, k, median, &s);
-        if (w->status != QNET_OK) return;
-        open_object(w, names[k], "{");
+    if (w->status == QNET_OK) w->status = assess_subgroups(e, a, &list);
+    if (w->status != QNET_OK) return;
+    put_members(w, "median_age %g", list.median_age);
+    for (int k = 0; k < list.count; k++) {
+        const subgroup *s = &list.of[k];
+        const double known = s->count ? 0 : (double)NAN;
+        if (k == SUBGROUPS) open_object(w, "by_column", "[");
+        open_object(w, s->column ? "" : names[k], "{");
+        if (s->column) put_members(w, "column %s; value %s", s->column, s->value);
         put_members(w, "hh %d; hc %d; accuracy %g; sensitivity %g; specificity %g; auc %g; auc_logit95 [%g, %g]",
-                    s.hh, s.count - s.hh, s.count ? s.metrics.accuracy : (double)NAN,
-                    s.count ? s.metrics.sensitivity : (double)NAN, s.count ? s.metrics.specificity : (double)NAN,
-                    s.auc, s.auc_ci.low, s.auc_ci.high);
+                    s->hh, s->count - s->hh, known + s->metrics.accuracy, known + s->metrics.sensitivity,
+                    known + s->metrics.specificity, s->auc, s->auc_ci.low, s->auc_ci.high);
         close_object(w, "}");
     }
+    if (list.count > SUBGROUPS) close_object(w, "]");
     close_object(w, "}");
     close_object(w, "}");
 }

@@ -10,7 +10,7 @@
    The folder, with the suffixes of BIDS' qMRI extension:
 
        cohort/participants.tsv            participant_id  group (HH or HC)  age  sex; others are not
-                                          read. Without a group (n/a): left out
+                                          read but for subgroups. Without a group (n/a): left out
        cohort/dataset_description.json    Name, DatasetType, Keywords: for the report
        cohort/sub-01/sub-01_sessions.tsv  session_id  age; optional
        cohort/sub-01/anat/sub-01_T1w.nii.gz
@@ -29,6 +29,7 @@
 #define BIDS_H
 #include "qnet.h"
 #include "../table.h"
+#include "subgroups.h"
 
 #define BIDS_PATH 1024
 #define BIDS_SCANS 10000 /* duplicates are found by comparing all pairs */
@@ -63,9 +64,11 @@ typedef struct bids {
     const char *positive, *negative; /* in that column, for HH and HC; NULL: "HH" and "HC". Given: others
                                         are left out */
     const char *exclude;     /* participants to leave out, "sub-03,07" */
+    const char *subgroups;   /* up to SUBGROUP_COLUMNS other columns of that table, "site,scanner"; NULL: none */
     int no_r2star, no_t1w;   /* 1: a scan may lack it, as its channel is not used */
     int any_values;          /* 1: other units are warned of, not refused */
-    int any_groups;          /* 1: problem is told of groups, and goes on even where there are no right ones */
+    int any_groups;          /* 1: problem is told of groups and subgroups, and goes on even where there are no
+                                right ones */
     qnet_log log;            /* of warnings */
     /* Is told each problem with a line of a table (scan -1) or with the files of a scan, by its place in
        the list; NULL: the first one ends the search. */
@@ -73,6 +76,7 @@ typedef struct bids {
     void *problem_user;
     /* Its results: */
     qnet_dataset dataset;
+    subject_columns columns; /* of the subgroups */
     char error[1600];        /* one sentence, where it fails */
     /* Private: */
     qnet_context *ctx;
@@ -393,6 +397,7 @@ static qnet_status bids_field(bids *b, const char *path, const table *t, int col
 static void bids_name(char *text, size_t size, const char *name)
 {
     const size_t n = strlen(text), length = strlen(name);
+    if (length == 0) return;
     for (const char *p = text; (p = strstr(p, name)) != NULL; p++)
         if ((p == text || p[-1] == ' ') && (!p[length] || p[length] == ',')) return;
     if (n > size - 80) {
@@ -474,10 +479,70 @@ static qnet_status bids_grow(bids *b)
     return QNET_OK;
 }
 
+static qnet_status bids_add_text(bids *b, const char *text)
+{
+    if (qnet_buffer_append(b->ctx, &b->columns.text, text, strlen(text) + 1) == QNET_OK) return QNET_OK;
+    return bids_fail(b, QNET_ERROR_MEMORY, "%s", qnet_last_error(b->ctx));
+}
+
+/* Where those of b->subgroups are among the columns of the table's first line. */
+static qnet_status bids_subgroups(bids *b, const char *path, const table *t, size_t column[SUBGROUP_COLUMNS])
+{
+    char name[200], shown[64], others[800] = "";
+    BIDS_TRY(bids_add_text(b, ""));
+    for (const char *p = b->subgroups; p && *p && b->columns.count < SUBGROUP_COLUMNS; p += *p == ',') {
+        size_t c = 0;
+        p += strspn(p, " ");
+        snprintf(name, sizeof name, "%.*s", (int)strcspn(p, ","), p);
+        p += strcspn(p, ",");
+        while (c < t->columns && !bids_same(t->field[c], name)) c++;
+        if (c < t->columns) {
+            column[b->columns.count++] = c;
+            BIDS_TRY(bids_add_text(b, t->field[c]));
+            continue;
+        }
+        for (c = 0; c < t->columns; c++) {
+            table_show(t->field[c], strlen(t->field[c]), 60, shown);
+            bids_name(others, sizeof others, shown);
+        }
+        bids_fail(b, QNET_ERROR_ARGUMENT, "subgroups: %s has no column %.60s; its columns are %s", path, name,
+                  others);
+        if (!b->any_groups) return QNET_ERROR_ARGUMENT;
+        BIDS_TRY(bids_problem(b, -1, QNET_ERROR_ARGUMENT));
+    }
+    return QNET_OK;
+}
+
+/* A column of texts may have SUBGROUP_VALUES of them. */
+static qnet_status bids_check_subgroups(bids *b, const char *path)
+{
+    const char **value = (const char **)malloc((size_t)(b->count + 1) * sizeof *value), *median;
+    qnet_status status = value ? QNET_OK : bids_fail(b, QNET_ERROR_MEMORY, "no memory for %d values", b->count);
+    for (int c = 0; c < b->columns.count && status == QNET_OK; c++) {
+        const char *name = subject_value(&b->columns, "", c);
+        char shown[64];
+        size_t n = 0;
+        for (int i = 0; i < b->count; i++) {
+            value[n] = subject_value(&b->columns, b->list[i].subject, c);
+            n += *value[n] != '\0';
+        }
+        const int different = subgroup_sort(value, n, &median);
+        if (n == 0) bids_warn(b, "subgroups: %s: column %.60s has no values", path, name);
+        if (different <= SUBGROUP_VALUES || median) continue;
+        table_show(value[different - 1], strlen(value[different - 1]), 60, shown);
+        status = bids_fail(b, QNET_ERROR_DATA, "subgroups: %s: column %.60s has %d different values, \"%s\" among "
+                           "them; expected up to %d, or numbers alone", path, name, different, shown,
+                           SUBGROUP_VALUES);
+        if (b->any_groups) status = bids_problem(b, -1, status);
+    }
+    free(value);
+    return status;
+}
+
 /* The rows of an open table, the columns by their names in any order, into the list. */
 static qnet_status bids_rows(bids *b, const char *path, table *t)
 {
-    size_t column[BIDS_COLUMNS], c;
+    size_t column[BIDS_COLUMNS], others_at[SUBGROUP_COLUMNS], c;
     int count[4] = {0, 0, 0, 0}; /* of HC, HH, n/a, others */
     int row = table_next(t), known[BIDS_COLUMNS] = {0, 0, 0, 0}, unknown = 0, k;
     char shown[64], others[400] = "", wrong[1600] = "";
@@ -499,6 +564,7 @@ static qnet_status bids_rows(bids *b, const char *path, table *t)
             if (k == BIDS_ID || !b->any_groups) return QNET_ERROR_FORMAT;
             BIDS_TRY(bids_problem(b, -1, QNET_ERROR_FORMAT));
         }
+    BIDS_TRY(bids_subgroups(b, path, t, others_at));
     while ((row = table_next(t)) != 0) {
         const char *field[BIDS_COLUMNS];
         if (row < 0) { /* the line alone */
@@ -538,8 +604,14 @@ static qnet_status bids_rows(bids *b, const char *path, table *t)
         BIDS_TRY(bids_grow(b));
         const qnet_status status = bids_participant(b, path, t, field, &b->list[b->count]);
         b->list[b->count].bad = is_wrong;
-        if (status != QNET_OK) BIDS_TRY(bids_problem(b, -1, status));
-        else count[b->list[b->count++].label == QNET_HH]++;
+        if (status != QNET_OK) {
+            BIDS_TRY(bids_problem(b, -1, status));
+            continue;
+        }
+        BIDS_TRY(bids_add_text(b, b->list[b->count].subject));
+        for (k = 0; k < b->columns.count; k++)
+            BIDS_TRY(bids_add_text(b, bids_absent(t->field[others_at[k]]) ? "" : t->field[others_at[k]]));
+        count[b->list[b->count++].label == QNET_HH]++;
     }
     if (unknown > 0) {
         bids_fail(b, QNET_ERROR_DATA, unknown > 1 ? "%.1500s; so in %d lines" : "%.1500s", wrong, unknown);
@@ -547,6 +619,7 @@ static qnet_status bids_rows(bids *b, const char *path, table *t)
         BIDS_TRY(bids_problem(b, -1, QNET_ERROR_DATA));
     }
     BIDS_TRY(bids_check_exclude(b, path));
+    BIDS_TRY(bids_check_subgroups(b, path));
     for (k = 0; k < 2; k++) {
         const char *name = k ? b->positive : b->negative;
         if (name && count[k] == 0)
@@ -1228,6 +1301,7 @@ static void bids_free(bids *b)
     b->index = NULL;
     b->index_count = b->index_room = 0;
     if (b->ctx) qnet_buffer_free(b->ctx, &b->left_out);
+    if (b->ctx) qnet_buffer_free(b->ctx, &b->columns.text);
     b->list = NULL;
     b->files = NULL;
     memset(&b->dataset, 0, sizeof b->dataset);

@@ -176,7 +176,7 @@ static const char *check_advice(const char *text)
         {"swapped?", "exchange the two files, or their columns in the table of --maps FILE"},
         {"wrong sign", "multiply the map by -1"},
         {"same QSM map", "find out whose it is, and leave the other out"},
-        {"HH or HC", ""}, {"; if it is right", ""}, {"; choose with", ""}, {"is there twice", ""},
+        {"HH or HC", ""}, {"subgroups: ", ""}, {"; if it is right", ""}, {"; choose with", ""}, {"is there twice", ""},
         {"participants.tsv", "mend that line"},
         {"mask.nii.gz or .nii in", "draw it, or give --slices FIRST:N and --center X,Y for all"},
         {".nii.gz or .nii in", "put it there, or name it: --derivatives, --filter, --t1w or --maps FILE"},

@@ -66,6 +66,8 @@ static void put_fact(writer *w, const qnet_experiment *e, fact f, const assessme
     const qnet_experiment_config *c = &e->config;
     const qnet_input_config *in = &c->input[a->input];
     const assessed_model *q = &a->model[QNET_MODEL_QNET];
+    const pictures *given = pictures_of(e);
+    const int columns = given ? given->columns.count : 0;
     char text[2][TEXT_SIZE], build[256];
     int no_sex = 0;
     switch (f) {
@@ -142,7 +144,12 @@ static void put_fact(writer *w, const qnet_experiment *e, fact f, const assessme
                  "samples; DeLong's and McNemar's tests, with Holm's correction.", c->bootstrap);
         break;
     case FACT_SUBGROUPS:
-        print(w, "By sex and age; no method for fairness was used. Inputs compared: %s.",
+        put(w, columns ? "By sex, age" : "By sex and age");
+        for (int k = 0; k < columns; k++) {
+            put(w, k + 1 < columns ? ", " : " and ");
+            put_escaped(w, subject_value(&given->columns, "", k));
+        }
+        print(w, "; no method for fairness was used. Inputs compared: %s.",
               has_input(e, QNET_INPUT_CROP) && has_input(e, QNET_INPUT_FULL) ? "cropped and full size" : "one");
         break;
     case FACT_EXPLAINED: put(w, "Class activation maps (Zhou et al. 2016), not validated."); break;

@@ -75,6 +75,8 @@ static const char help_run[] =
     "                                             neon (auto)\n"
     "  --permute N         permutations of the labels against the out-of-fold scores (10000; 0: none)\n"
     "  --prevalence P      that predictive values are stated at, .02 or 1/50 (cohort's and 1/200)\n"
+    "  --subgroups LIST    up to 3 other columns of participants.tsv, as site,ferritin: Q-Net for each of\n"
+    "                      their values (up to 8), or for both sides of the median of numbers\n"
     "  --shuffle-labels    control: labels permuted over subjects, no AUC may stay far above .5\n"
     "  --inner-validation  a second learning curve: while a fold is tested, the next is not trained on\n"
     "                      either but watched; nothing is chosen by it\n"
@@ -98,7 +100,7 @@ static const char help_run[] =
 
 typedef struct options {
     const char *data, *out, *weights, *derivatives, *session, *filter, *t1w, *maps, *write_maps;
-    const char *group_column, *positive, *negative, *exclude;
+    const char *group_column, *positive, *negative, *exclude, *subgroups;
     int resume, quiet, collect, final, permutations, check, skip_bad;
     double prevalence;
     qnet_hooks hooks;
@@ -169,7 +171,13 @@ static int option_with_value(options *o, const char *name, const char *value)
         o->group_column = value;
     else if (strcmp(name, "--exclude") == 0)
         o->exclude = value;
-    else if (strcmp(name, "--positive") == 0 || strcmp(name, "--negative") == 0) {
+    else if (strcmp(name, "--subgroups") == 0) {
+        int columns = 1;
+        for (const char *p = value; *p; p++) columns += *p == ',';
+        if (!*value || columns > SUBGROUP_COLUMNS)
+            return fail(name, value, "one to three columns of participants.tsv, such as site,ferritin");
+        o->subgroups = value;
+    } else if (strcmp(name, "--positive") == 0 || strcmp(name, "--negative") == 0) {
         if (!is_plain_name(value))
             return fail(name, value, "a name of 1 to 40 bytes in UTF-8 without < > & \" | and backslash");
         *(name[2] == 'p' ? &o->positive : &o->negative) = value;
@@ -347,6 +355,7 @@ static const char *in_options(const char *sentence, char text[2000])
         {", with filter=", ", with --filter "},
         {"filter: expected", "--filter: expected"},
         {"exclude: ", "--exclude: "},
+        {"subgroups: ", "--subgroups: "},
         {", then collect", " with --part K/N --resume, then --collect"},
         {"input configuration: slice_count", "--slices FIRST:N: N is"},
         {"expected max_slices", "expected --max-slices"},
@@ -407,10 +416,11 @@ static qnet_status find_scans(check *c, const options *o, const char *exclude)
     found->positive = o->positive;
     found->negative = o->negative;
     found->exclude = exclude;
+    found->subgroups = o->subgroups;
     found->no_r2star = !crop->use_channel[1];
     found->no_t1w = !crop->use_channel[2];
     found->any_values = crop->any_values;
-    found->any_groups = o->check;
+    found->any_groups = o->check && !o->skip_bad; /* which cannot leave an option out */
     found->log = qnet_context_hooks(c->ctx)->log;
     if (!o->write_maps || o->check) {
         found->problem = check_problem;
@@ -628,6 +638,7 @@ int main(int argc, char **argv)
     }
     status = read_exclude(ctx, o.exclude, &exclude);
     if (status == QNET_OK) status = find_scans(&c, &o, exclude.size ? (const char *)exclude.bytes : o.exclude);
+    drawn.columns = found.columns;
     if (status == QNET_OK) status = write_record(&c, &record);
     if (status == QNET_OK && o.check) status = run_check(&c, &o);
     else if (status == QNET_OK && !o.write_maps && !(o.final && !o.collect && is_done(o.out)))

@@ -6,6 +6,7 @@
 #include "cuts.h"
 #include "heat.h"
 #include "regions.h"
+#include "subgroups.h"
 #include <string.h>
 
 #ifndef CAM_SCANS
@@ -36,6 +37,7 @@ typedef struct pictures {
     int outs;
     double prevalence;    /* that PPV and NPV are stated at besides the cohort's; 0: none given */
     int permutations;     /* of the permutation test; 0: none */
+    subject_columns columns; /* whose values make subgroups. Set, and its text freed, by the caller */
     regions means;
     const char *command; /* to run again, with the date; NULL: not shown. Set by the caller, too */
     char date[12];
