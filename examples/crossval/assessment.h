@@ -260,8 +260,8 @@ static void put_predictive(writer *w, const qnet_experiment *e, const assessment
     const int count = prevalences(e, 0.5, at);
     table_begin(w, "Predictive values in percent, by subject, with 95 % intervals.",
                 " PPV: the share of those called ill who are; NPV: the share of those called well who are. They "
-                "follow from sensitivity, specificity and the prevalence (Bayes); intervals are adjusted logit ones "
-                "(Mercaldo et al. 2007).");
+                "follow from sensitivity, specificity and the prevalence (Bayes); intervals are score ones of the ratio "
+                "of the two rates in question (Miettinen &amp; Nurminen 1985), and take the prevalence as known.");
     cells(w, "th", "%-10s|%-11s|>%-14s|>%-8s|>%-14s|>%-8s|>%s", "Input", "Model", "Prevalence, %", "PPV", "95 %",
           "NPV", "95 %");
     table_body(w);
