@@ -74,9 +74,10 @@ static void html_cohort(writer *w, const qnet_experiment *e, const group_counts 
              "<b>ResNetSWA</b> (the same with stochastic weight averaging), both of which "
              "vote over the slices of a scan, and <b>Q-Net</b> (the frozen ResNetSWA's "
              "features of all slices through a bidirectional LSTM, %d epochs). Each image "
-             "holds three channels: QSM, R2* and T1-weighted.</p>\n<p class=\"cap\">Who took "
-             "part.</p>\n<div class=\"scroll\"><table><thead><tr>",
+             "holds three channels: ",
           e->config.stage1.epochs, e->config.stage2.epochs);
+    put_channels(w, e);
+    put(w, ".</p>\n<p class=\"cap\">Who took part.</p>\n<div class=\"scroll\"><table><thead><tr>");
     cells(w, "th", "Group|>Subjects|>Men|>Women|>Age, mean &plusmn; SD|>Age range|>Scans|"
                    ">Slices");
     put(w, "</tr></thead><tbody>\n");
@@ -132,7 +133,7 @@ static void html_training(writer *w, const qnet_experiment *e, const pictures *p
 {
     put(w, "<h2>How it was trained</h2>\n");
     if (p) figure_cuts(w, e, &p->cuts);
-    if (p) figure_augmented(w, p);
+    if (p) figure_augmented(w, e, p);
     if (e->curves_count > 0) figure_learning(w, e);
     put(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold of the first "
            "repeat; no subject is in two.</p>\n<div class=\"scroll\"><table class=\"sortable\"><thead><tr>");
