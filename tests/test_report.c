@@ -486,7 +486,7 @@ static void test_tables(void)
 /* Text, page and JSON of an experiment whose smaller class has so few subjects that no test counts. */
 static void check_no_stars(recipe *r, const char *why)
 {
-    const char *const stars[3] = { "\"stars\": null", "\"too_few_subjects\": 1", "\"p\": " };
+    const char *const stars[3] = { "\"stars\": null", "\"too_few_subjects\": 1", "\"p\": null" };
     const long tests = r->e.config.use_input[QNET_INPUT_FULL] ? 24 : 12;
     qnet_buffer b;
     const char *text;
@@ -512,6 +512,7 @@ static void check_no_stars(recipe *r, const char *why)
     qnet_buffer_free(ctx, &b);
     CHECK_OK(ctx, report_json(&r->e, &b));
     for (int k = 0; k < 3; k++) CHECK(occurrences((const char *)b.bytes, stars[k]) == tests);
+    CHECK(strstr((const char *)b.bytes, "e-33") == NULL);
     CHECK(is_json(&b));
     qnet_buffer_free(ctx, &b);
 }
