@@ -154,10 +154,12 @@ static void html_single(writer *w, const qnet_experiment *e, const pictures *p, 
     put(w, "<h2>Subject by subject</h2>\n<h3>Probabilities by Q-Net</h3>\n");
     figure_dots(w, e, all);
     html_confusion(w, e, all);
-    print(w, "<p class=\"key\">%sFirst repeat.</p>\n",
-          all->of[0].several ? "Some subjects have several scans: here and in what follows each counts once, by "
-                               "the mean of its scans' probabilities and the majority of their decisions. "
-                             : "");
+    if (all->of[0].several || e->config.repeats > 1)
+        print(w, "<p class=\"key\">%s%s</p>\n",
+              all->of[0].several ? "Some subjects have several scans: here and in what follows each counts once, by "
+                                   "the mean of its scans' probabilities and the majority of their decisions. "
+                                 : "",
+              e->config.repeats > 1 ? "First repeat." : "");
     put(w, "<h3>Every scan</h3>\n");
     for (int i = 0; i < all->count; i++) html_subjects(w, e, p, &all->of[i]);
     put(w, "<p class=\"key\">&#10007; marks a wrong decision, a bar before the subject one of Q-Net. ResNet and "

@@ -135,8 +135,9 @@ static void html_training(writer *w, const qnet_experiment *e, const pictures *p
     if (p) figure_cuts(w, e, &p->cuts);
     if (p) figure_augmented(w, e, p);
     if (e->curves_count > 0) figure_learning(w, e);
-    put(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold of the first "
-           "repeat; no subject is in two.</p>\n<div class=\"scroll\"><table class=\"sortable\"><thead><tr>");
+    print(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold%s; no subject is in two.</p>\n<div "
+             "class=\"scroll\"><table class=\"sortable\"><thead><tr>",
+          e->config.repeats > 1 ? " of the first repeat" : "");
     cells(w, "th", ">Fold|>%s|>%s|>Men|>Women|>Mean age|Subjects", group_tag(e, 1),
           group_tag(e, 0));
     put(w, "</tr></thead><tbody>\n");
@@ -272,8 +273,9 @@ static qnet_status report_tables(const qnet_experiment *e, qnet_buffer *text)
              "MEAN +- STD, in percent; AUC from 0 to 1.\n\n", e->config.folds);
     text_rates(w, e, QNET_LEVEL_IMAGE);
     put(w, "\nTable 2. DeLong tests, image level; H0: AUC 1 = AUC 2.\nAs in the paper, "
-           "slices count as independent: half of all cohorts have a star between two\n"
-           "equally good models. The test to read is the next, by subject.\n\n");
+           "slices count as independent: two of five cohorts would have a star between two\n"
+           "equally good models (99 subjects of 24 slices; of 8 slices, one of five). The test to\n"
+           "read is the next, by subject.\n\n");
     put_pairs(w, e, QNET_LEVEL_IMAGE, 0, 0);
     put(w, "\nThe same by subject: its slices are one cluster (Obuchowski 1997).\n\n");
     put_pairs(w, e, QNET_LEVEL_IMAGE, 1, 1);
