@@ -262,8 +262,9 @@
        vote             a tie is HC: the paper asks for "more than"; ROC by the mean probability
        F1               mean of both classes' F1, weighted by support: what the paper's numbers are
        intervals        DeLong and bootstrap by slice, as in the paper, and by subject, because
-                        slices of one scan are not independent: of two equally good models, half of
-                        all cohorts have a star by slice. AUCs by subject: on the logit scale
+                        slices of one scan are not independent: between two equally good models,
+                        two of five simulated cohorts of 99 subjects with 24 slices have a star by
+                        slice (tests/test_metrics.c). AUCs by subject: on the logit scale
        stars, p-values  crossval shows none where a class has fewer than 10 subjects, however many
                         slices: DeLong's test takes AUCs to be normally distributed; nor where a
                         difference has no variance

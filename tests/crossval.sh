@@ -152,10 +152,14 @@ refused 'swapped' --data "$dir/bad"
 refused '--any-values' --data "$dir/bad"
 copy; rm "$dir/bad/$maps"/*_mask* "$dir/bad"/sub-*/anat/*_T1w*
 refused T1w --data "$dir/bad"
-ok "no mask of one, no T1W" "$bin/crossval" --data "$dir/bad" --out "$dir/less" $small --channels qsm,r2star --quiet
+ok "no mask of one, no T1W" "$bin/crossval" --data "$dir/bad" --out "$dir/less" $small --channels r2star --quiet
 cp "$dir/log" "$dir/printed"
 ok "which is warned of" grep -q 'warning: 1 of 8 scans have no mask.*give --locate' "$dir/printed"
 ok "and told" grep -q '"located": 1, "confidence": ' "$dir/less/manifest.json"
+ok "its pictures are of R2*" grep -q 'holds three channels: R2\*, and 0 instead of QSM and T1-weighted\.' "$dir/less/report.html"
+pictures=$(tr '<' '\n' < "$dir/less/report.html" | awk '/^svg class="heat/ { seen = 1 } /^image x="0"/ && seen {
+    all++; flat += length($0) < 400; seen = 0 } /R2\* of a slice, and five/ { sheet = length($0) } END { print (all > 9 && !flat && sheet > 2000) }')
+ok "none of which is flat" test "$pictures" = 1
 refused 'folds' --data "$dir/cohort" --folds 9
 refused '--folds: 2, expected 3 or more with --inner-validation' --data "$dir/cohort" --inner-validation
 refused 'other.safetensors' --data "$dir/cohort" --weights "$dir/other.safetensors"

@@ -443,6 +443,41 @@ static void test_delong_items(void)
     }
 }
 
+/* How often two equally good models, of AUC .8, have a star in cohorts of the paper's 52 + 47 subjects: what
+   the report says of tests by slice, two of five with 24 slices and one of five with 8. Within the groups .44
+   of the variance of a score is between subjects, and .23 of that of the difference of two models' scores: the
+   means of the report's demo (ResNet and ResNetSWA; all pairs; of DeLong's components, both inputs, two runs). */
+static void test_star_by_slice(void)
+{
+    enum { COHORTS = 400, SUBJECTS = 99, SLICES = 24 };
+    static int l[SUBJECTS * SLICES], subject[SUBJECTS * SLICES];
+    static double score[2][SUBJECTS * SLICES];
+    static const struct { int slices; double low, high; } cases[2] = {{24, 0.36, 0.5}, {8, 0.16, 0.28}};
+    for (int k = 0; k < 2; k++) {
+        int by_slice = 0, by_subject = 0;
+        for (int cohort = 0; cohort < COHORTS; cohort++) {
+            qnet_rng rng = qnet_rng_at(5, QNET_RANDOM_USER, (uint32_t)k, (uint64_t)cohort);
+            qnet_delong d;
+            size_t n = 0;
+            for (int s = 0; s < SUBJECTS; s++) {
+                const double both = 0.7 * qnet_rng_normal(&rng) + 1.6 * (s < 52);
+                const double own[2] = {sqrt(0.3) * qnet_rng_normal(&rng), sqrt(0.3) * qnet_rng_normal(&rng)};
+                for (int t = 0; t < cases[k].slices; t++, n++) {
+                    l[n] = s < 52;
+                    subject[n] = s;
+                    for (int m = 0; m < 2; m++) score[m][n] = both + own[m] + qnet_rng_normal(&rng);
+                }
+            }
+            CHECK_OK(ctx, qnet_delong_test(ctx, l, score[0], score[1], NULL, n, &d));
+            by_slice += d.p <= 0.05;
+            CHECK_OK(ctx, qnet_delong_test(ctx, l, score[0], score[1], subject, n, &d));
+            by_subject += d.p <= 0.05;
+        }
+        CHECK(by_slice > cases[k].low * COHORTS && by_slice < cases[k].high * COHORTS);
+        CHECK(by_subject > 0.02 * COHORTS && by_subject < 0.09 * COHORTS);
+    }
+}
+
 static void test_delong_limits(void)
 {
     static const int l[6] = { 1, 1, 1, 0, 0, 0 };
@@ -783,6 +818,7 @@ int main(void)
     RUN(test_large);
     RUN(test_delong);
     RUN(test_delong_items);
+    RUN(test_star_by_slice);
     RUN(test_delong_limits);
     RUN(test_bad_input);
     RUN(test_bootstrap);

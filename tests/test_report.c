@@ -149,7 +149,9 @@ static void evaluate(recipe *r, int input, int level)
 static void made_up_heat(heat_scan *h, int scan, int size, int slices)
 {
     float *pixels = (float *)zeroed((size_t)size * (size_t)size * 3, sizeof(float));
+    const int channel = h->channel;
     CHECK(heat_scan_room(h, slices, size));
+    h->channel = channel;
     for (int t = 0; t < slices; t++) {
         for (int i = 0; i < size * size; i++) {
             const double u = 2.0 * (i % size + 0.5) / size - 1, v = 2.0 * (i / size + 0.5) / size - 1;
@@ -158,7 +160,7 @@ static void made_up_heat(heat_scan *h, int scan, int size, int slices)
             pixels[3 * i] = head ? (float)(0.03 * sin(9 * u) * cos(8 * v) + 0.2 * nuclei) : 0;
             pixels[3 * i + 2] = head ? 100 : 1;
         }
-        heat_slice(pixels, size, size, h->grey + t * h->side * h->side, h->air + t * h->side * h->side);
+        heat_slice(pixels, size, size, channel, h->grey + t * h->side * h->side, h->air + t * h->side * h->side);
         for (int i = 0; i < h->rows * h->columns; i++) {
             const double u = 2.0 * (i % h->columns + 0.5) / h->columns - 1;
             const double v = 2.0 * (i / h->columns + 0.5) / h->rows - 1;
@@ -484,7 +486,7 @@ static void test_tables(void)
 /* Text, page and JSON of an experiment whose smaller class has so few subjects that no test counts. */
 static void check_no_stars(recipe *r, const char *why)
 {
-    const char *const stars[3] = { "\"stars\": null", "\"too_few_subjects\": 1", "\"p\": " };
+    const char *const stars[3] = { "\"stars\": null", "\"too_few_subjects\": 1", "\"p\": null" };
     const long tests = r->e.config.use_input[QNET_INPUT_FULL] ? 24 : 12;
     qnet_buffer b;
     const char *text;
@@ -510,6 +512,7 @@ static void check_no_stars(recipe *r, const char *why)
     qnet_buffer_free(ctx, &b);
     CHECK_OK(ctx, report_json(&r->e, &b));
     for (int k = 0; k < 3; k++) CHECK(occurrences((const char *)b.bytes, stars[k]) == tests);
+    CHECK(strstr((const char *)b.bytes, "e-33") == NULL);
     CHECK(is_json(&b));
     qnet_buffer_free(ctx, &b);
 }
@@ -540,7 +543,7 @@ static void test_equal_scores(void)
         CHECK(strstr((const char *)b.bytes, "significantly") == NULL && strstr((const char *)b.bytes, "inf") == NULL);
         if (shuffled) CHECK_CONTAINS((const char *)b.bytes, "AUCs within the folds is 0.438");
         if (shuffled) CHECK_CONTAINS((const char *)b.bytes, "crop Q-Net 0.438, 0.500;");
-        CHECK_CONTAINS((const char *)b.bytes, "half of all cohorts have a star");
+        CHECK_CONTAINS((const char *)b.bytes, "two of five cohorts would have a star");
         qnet_buffer_free(ctx, &b);
     }
     CHECK_OK(ctx, report_json(&r->e, &b));
@@ -825,8 +828,14 @@ static void test_assessed_several(void)
     assess_free(e, &all);
     CHECK_OK(ctx, page(e, &b));
     CHECK_CONTAINS((const char *)b.bytes, "Some subjects have several scans");
+    CHECK(strstr((const char *)b.bytes, "irst repeat") == NULL); /* there is one only */
     CHECK_CONTAINS((const char *)b.bytes, ", scan 2</th>");
     CHECK(strstr((const char *)b.bytes, "Mask's means") == NULL);
+    qnet_buffer_free(ctx, &b);
+    e->config.repeats = 3;
+    CHECK_OK(ctx, page(e, &b));
+    CHECK_CONTAINS((const char *)b.bytes, "decisions. First repeat.</p>");
+    CHECK_CONTAINS((const char *)b.bytes, "in which fold of the first repeat;");
     qnet_buffer_free(ctx, &b);
     for (int s = 0; s < 24; s++) items[s].label = 1; /* one class: nothing to assess, and still a page */
     CHECK_OK(ctx, page(e, &b));
@@ -1029,10 +1038,10 @@ static void test_heat(void)
         const int y = i / IN - 4, x = i % IN - 4, hole = y == 16 && x >= 14 && x < 18;
         const int head = y >= 8 && y < 24 && x >= 0 && x < 32;
         pixels[3 * i] = !head ? 0.2f : x < 16 ? -1 : x == 31 ? 1 : 0.075f;
-        pixels[3 * i + 1] = 1;
+        pixels[3 * i + 1] = 40;
         pixels[3 * i + 2] = head && !hole ? 100.0f : 2.0f;
     }
-    heat_slice(pixels, IN, SIZE, grey, air);
+    heat_slice(pixels, IN, SIZE, 0, grey, air);
     for (int i = 0; i < SIZE * SIZE; i++) CHECK(air[i] == (i / SIZE < 8 || i / SIZE >= 24));
     CHECK(grey[0] == 0 && grey[8 * SIZE] == 0 && grey[8 * SIZE + 31] == 255); /* air; below and above the window */
     CHECK_NEAR(grey[8 * SIZE + 20], 255 / 2., 5); /* .075 ppm is in its middle; 32 greys */
@@ -1040,12 +1049,54 @@ static void test_heat(void)
     CHECK_NEAR(heat_in_air(whole, 2, 2, air, SIZE), .5, 1e-12);
     cells[0] = 0;
     CHECK(heat_in_air(cells, 2, 2, air, SIZE) == 0);
+    heat_slice(pixels, IN, SIZE, 1, grey, air);
+    CHECK_NEAR(grey[8 * SIZE + 20], 255 / 2., 5); /* 40 of 80 1/s */
+    heat_slice(pixels, IN, SIZE, 2, grey, air); /* 508 pixels of 100, 1092 of 2: their mean is 33.1, 2 of it white */
+    CHECK(grey[8 * SIZE + 20] == 255 && grey[16 * SIZE + 15] > 0 && grey[16 * SIZE + 15] < 12);
     for (int i = 0; i < IN * IN; i++) { /* without T1W the other maps tell */
         pixels[3 * i] = pixels[3 * i + 2] > 50 ? 0.1f : 0;
         pixels[3 * i + 1] = pixels[3 * i + 2] = 0;
     }
-    heat_slice(pixels, IN, SIZE, grey, air);
+    heat_slice(pixels, IN, SIZE, 0, grey, air);
     for (int i = 0; i < SIZE * SIZE; i++) CHECK(air[i] == (i / SIZE < 8 || i / SIZE >= 24));
+}
+
+/* Of an ablation the page says which channels there were, and shows the first of them. */
+static void test_channels(void)
+{
+    static const struct { int used[3]; const char *list, *slice, *sheet, *cuts, *white; } cases[4] = {
+        { { 1, 1, 1 }, "three channels: QSM, R2* and T1-weighted.<", "the QSM slice", "Left, QSM of", ">T1W of each",
+          "0.30 ppm" },
+        { { 0, 1, 1 }, "three channels: R2* and T1-weighted, and 0 instead of QSM.<", "the R2* slice", "Left, R2* of",
+          ">T1W of each", "80 1/s" },
+        { { 0, 1, 0 }, "three channels: R2*, and 0 instead of QSM and T1-weighted.<", "the R2* slice", "Left, R2* of",
+          ">R2* of each", "80 1/s" },
+        { { 0, 0, 1 }, "three channels: T1-weighted, and 0 instead of QSM and R2*.<", "the T1W slice", "Left, T1W of",
+          ">T1W of each", "2 x mean" } };
+    static uint8_t rgb[12 * CUT_BYTES];
+    for (int k = 0; k < 4; k++) {
+        recipe *r = made_up(12, 3, 1, 1, 0);
+        qnet_buffer b;
+        const char *text;
+        memset(&b, 0, sizeof b);
+        for (int input = 0; input < 2; input++) {
+            memcpy(r->e.config.input[input].use_channel, cases[k].used, sizeof cases[k].used);
+            for (int i = 0; i < 4; i++) r->drawn.cam[input][i].heat.channel = heat_channel(cases[k].used);
+            made_up_pictures(r, input, 8);
+        }
+        r->drawn.cuts.rgb = rgb;
+        r->drawn.cuts.count = 12;
+        CHECK_OK(ctx, page(&r->e, &b));
+        text = (const char *)b.bytes;
+        CHECK_CONTAINS(text, cases[k].list);
+        CHECK_CONTAINS(text, cases[k].slice);
+        CHECK_CONTAINS(text, cases[k].sheet);
+        CHECK_CONTAINS(text, cases[k].cuts);
+        CHECK(occurrences(text, cases[k].white) == 2); /* both scales */
+        CHECK(k == 0 || (!strstr(text, "QSM slice") && !strstr(text, "0.30 ppm") && !strstr(text, ": QSM, map")));
+        qnet_buffer_free(ctx, &b);
+        destroy(r);
+    }
 }
 
 /* One input, no pictures, no curves, no ages: pages that lack things are still pages. */
@@ -1183,6 +1234,7 @@ int main(int argc, char **argv)
     RUN(test_html);
     RUN(test_access);
     RUN(test_heat);
+    RUN(test_channels);
     RUN(test_sparse);
     RUN(test_bad_input);
     RUN(test_locale);

@@ -76,6 +76,35 @@ static void test_predictive(void)
     }
 }
 
+static double binomial(double n, double k, double p)
+{
+    return exp(lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1) + k * log(p) + (n - k) * log(1 - p));
+}
+
+/* How often the intervals hold the true values, summed over all tables of n + n subjects. */
+static void test_predictive_coverage(void)
+{
+    static const double rates[4] = {0.8, 0.85, 0.9, 0.95};
+    for (int k = 0; k < 17; k++) {
+        const double sensitivity = k == 16 ? 0.9 : rates[k / 4], specificity = k == 16 ? 0.95 : rates[k % 4];
+        const double share = 0.1, ill = sensitivity * share, well = specificity * (1 - share);
+        const double ppv = ill / (ill + (1 - specificity) * (1 - share));
+        const double npv = well / (well + (1 - sensitivity) * share);
+        const size_t n = k == 16 ? 50 : 24;
+        double covered[2] = {0, 0};
+        for (size_t tp = 0; tp <= n; tp++)
+            for (size_t tn = 0; tn <= n; tn++) {
+                const qnet_confusion c = {tp, n - tp, tn, n - tn};
+                const predictive r = predictive_values(c, share);
+                const double chance = binomial((double)n, (double)tp, sensitivity) *
+                                      binomial((double)n, (double)tn, specificity);
+                covered[0] += r.ppv_ci.low <= ppv && ppv <= r.ppv_ci.high ? chance : 0;
+                covered[1] += r.npv_ci.low <= npv && npv <= r.npv_ci.high ? chance : 0;
+            }
+        for (int i = 0; i < 2; i++) CHECK(covered[i] >= 0.945 && covered[i] <= 0.975); /* nor wider than need be */
+    }
+}
+
 static void test_subjects(void)
 {
     for (size_t k = 0; k < COUNT(subject_sets); k++) {
@@ -197,6 +226,7 @@ int main(void)
     RUN(test_mcnemar);
     RUN(test_holm);
     RUN(test_predictive);
+    RUN(test_predictive_coverage);
     RUN(test_subjects);
     RUN(test_limits);
     RUN(test_regions);

@@ -154,10 +154,12 @@ static void html_single(writer *w, const qnet_experiment *e, const pictures *p, 
     put(w, "<h2>Subject by subject</h2>\n<h3>Probabilities by Q-Net</h3>\n");
     figure_dots(w, e, all);
     html_confusion(w, e, all);
-    print(w, "<p class=\"key\">%sFirst repeat.</p>\n",
-          all->of[0].several ? "Some subjects have several scans: here and in what follows each counts once, by "
-                               "the mean of its scans' probabilities and the majority of their decisions. "
-                             : "");
+    if (all->of[0].several || e->config.repeats > 1)
+        print(w, "<p class=\"key\">%s%s</p>\n",
+              all->of[0].several ? "Some subjects have several scans: here and in what follows each counts once, by "
+                                   "the mean of its scans' probabilities and the majority of their decisions. "
+                                 : "",
+              e->config.repeats > 1 ? "First repeat." : "");
     put(w, "<h3>Every scan</h3>\n");
     for (int i = 0; i < all->count; i++) html_subjects(w, e, p, &all->of[i]);
     put(w, "<p class=\"key\">&#10007; marks a wrong decision, a bar before the subject one of Q-Net. ResNet and "
@@ -260,8 +262,8 @@ static void put_predictive(writer *w, const qnet_experiment *e, const assessment
     const int count = prevalences(e, 0.5, at);
     table_begin(w, "Predictive values in percent, by subject, with 95 % intervals.",
                 " PPV: the share of those called ill who are; NPV: the share of those called well who are. They "
-                "follow from sensitivity, specificity and the prevalence (Bayes); intervals are adjusted logit ones "
-                "(Mercaldo et al. 2007).");
+                "follow from sensitivity, specificity and the prevalence (Bayes); intervals are score ones of the ratio "
+                "of the two rates in question (Miettinen &amp; Nurminen 1985), and take the prevalence as known.");
     cells(w, "th", "%-10s|%-11s|>%-14s|>%-8s|>%-14s|>%-8s|>%s", "Input", "Model", "Prevalence, %", "PPV", "95 %",
           "NPV", "95 %");
     table_body(w);

@@ -43,7 +43,7 @@ static void figure_scans(writer *w, const qnet_experiment *e, const pictures *p,
     char name[NAME_SIZE], id[40];
     if (p->scans[input] == 0) return;
     print(w, "<figure class=\"long\"><h3>Q-Net, whole scans: %s</h3>\n", input_title(input));
-    put_heat_scales(w, 1, group_tag(e, 1), group_tag(e, 0));
+    put_heat_scales(w, p->scan[input][0].heat.channel, 1, group_tag(e, 1), group_tag(e, 0));
     put(w, "<div class=\"cams\">\n");
     for (int i = 0; i < p->scans[input]; i++) {
         const cam_picture *c = &p->scan[input][i];
@@ -60,7 +60,7 @@ static void figure_scans(writer *w, const qnet_experiment *e, const pictures *p,
         put(w, "</figure>\n");
     }
     print(w, "</div><figcaption>Q-Net's decision on whole scans, by the networks of the fold that never saw the "
-             "subject. Each row of pictures: the QSM slice; its map of %d &times; %d cells of 32 pixels; the map, "
+             "subject. Each row of pictures: the %s slice; its map of %d &times; %d cells of 32 pixels; the map, "
              "interpolated, over the slice, without the air. A slice's contribution is the sum of gradient times "
              "features over its 512 features, the gradient that of the scan's logit (log odds of %s) through the "
              "BiLSTM; its map tells the places of the slice that it comes from (Grad-CAM, but with both signs), "
@@ -69,7 +69,8 @@ static void figure_scans(writer *w, const qnet_experiment *e, const pictures *p,
              "need not add up to the log odds. The patient's right is at the left; z is that of the scanner's "
              "world. Shown are the first scans of each group that Q-Net classified correctly and, where there is "
              "one, the first that it did not.</figcaption></figure>\n",
-          p->scan[input][0].heat.rows, p->scan[input][0].heat.columns, group_tag(e, 1));
+          heat_windows[p->scan[input][0].heat.channel].name, p->scan[input][0].heat.rows,
+          p->scan[input][0].heat.columns, group_tag(e, 1));
 }
 
 /* Fig. 9 (full size), Fig. 10 (cropped). */
@@ -88,8 +89,8 @@ static void figure_cams(writer *w, const qnet_experiment *e, const pictures *p, 
         char of[96];
         scan_name(w, e, c, name);
         snprintf(id, sizeof id, "cam-%d-%d", input, i + 1);
-        snprintf(alt, sizeof alt, "%s, slice %d at z %s mm: QSM, map of %d x %d cells, map over QSM", name,
-                 c->slice + 1, z, h->rows, h->columns);
+        snprintf(alt, sizeof alt, "%s, slice %d at z %s mm: %s, map of %d x %d cells, map over it", name,
+                 c->slice + 1, z, heat_windows[h->channel].name, h->rows, h->columns);
         snprintf(of, sizeof of, ", slice %d, z&nbsp;=&nbsp;%s&nbsp;mm", c->slice + 1, z);
         put(w, "<figure class=\"cam\">");
         put_heat(w, &map, id, "", alt);
@@ -99,13 +100,14 @@ static void figure_cams(writer *w, const qnet_experiment *e, const pictures *p, 
     }
     print(w, "</div><figcaption><b>Fig. %d.</b> Class activation maps by the image-level network (ResNetSWA) of "
              "the fold that never saw the subject, for the class that it chose (%s where its P(%s) of this slice "
-             "is above .5). Left the QSM slice, in the middle the map at its true resolution, %d &times; %d cells "
+             "is above .5). Left the %s slice, in the middle the map at its true resolution, %d &times; %d cells "
              "of 32 pixels, right the map, interpolated, over the slice, without the air, in which %.0f %% of the "
              "maps lie. Each map is scaled to its own range, so colours compare places within a slice, not "
              "subjects. Slices count from 1 at the bottom of those used; the patient's right is at the left. Shown "
              "are the middle slices of each group's first scans that Q-Net classified correctly, of others only "
              "where these are too few.</figcaption></figure>\n",
-          input == QNET_INPUT_FULL ? 9 : 10, group_tag(e, 1), group_tag(e, 1), p->cam[input][0].heat.rows,
+          input == QNET_INPUT_FULL ? 9 : 10, group_tag(e, 1), group_tag(e, 1),
+          heat_windows[p->cam[input][0].heat.channel].name, p->cam[input][0].heat.rows,
           p->cam[input][0].heat.columns, 100 * in_air);
 }
 
@@ -118,7 +120,7 @@ static void html_attribution(writer *w, const qnet_experiment *e, const pictures
            "networks that learned nothing can look as convincing (Adebayo et al. 2018).</p>\n");
     figure_scans(w, e, p, QNET_INPUT_CROP);
     figure_scans(w, e, p, QNET_INPUT_FULL);
-    put_heat_scales(w, 0, "", "");
+    put_heat_scales(w, heat_channel(e->config.input[main_input(e)].use_channel), 0, "", "");
     figure_cams(w, e, p, QNET_INPUT_FULL);
     figure_cams(w, e, p, QNET_INPUT_CROP);
 }

@@ -73,8 +73,10 @@ static void put_fact(writer *w, const qnet_experiment *e, fact f, const assessme
     switch (f) {
     case FACT_DATA: put_dataset(w, e); put(w, e->simulated ? "; simulated subjects" : ""); break;
     case FACT_PREPARED:
-        print(w, "Maps of susceptibility (QSM) and R2*, and a T1-weighted image, as three channels of %d &times; %d "
-                 "pixels per slice; turned to one orientation and grid, %s, intensities stretched per %s.",
+        put(w, "Three channels: ");
+        put_channels(w, e);
+        print(w, "; %d &times; %d pixels per slice, turned to one orientation and grid, %s, intensities stretched "
+                 "per %s.",
               in->size, in->size, a->input == QNET_INPUT_CROP ? "cut to a box about the basal ganglia" : "whole slices",
               c->stage1.augment.stretch == QNET_STRETCH_WINDOW ? "fixed window" : "slice");
         break;

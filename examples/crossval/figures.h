@@ -323,29 +323,32 @@ static void figure_learning(writer *w, const qnet_experiment *e)
 }
 
 /* Fig. 3. */
-static void figure_augmented(writer *w, const pictures *p)
+static void figure_augmented(writer *w, const qnet_experiment *e, const pictures *p)
 {
+    const char *name = heat_windows[heat_channel(e->config.input[main_input(e)].use_channel)].name;
+    char alt[48];
     int shown = 0;
+    snprintf(alt, sizeof alt, "%s of a slice, and five augmented copies", name);
     for (int i = 0; i < 2; i++) {
         const int input = table_input[i];
         if (p->sheet[input].size == 0) continue;
         print(w, "%s<h3>%s</h3>\n<div class=\"scroll sheet\">", shown++ ? "" : "<figure>",
               input_title(input));
         put_image(w, p->sheet[input].bytes, sheet_width(p->size[input]), p->size[input],
-                  "a QSM slice and five augmented copies");
+                  alt);
         put(w, "</div>\n");
     }
     if (!shown) return;
-    put(w, "<figcaption><b>Fig. 3.</b> Left, a QSM slice as the test phase sees it; the "
-           "others are draws of the training augmentation from it: flips, brightness and "
-           "contrast, gamma, grid distortion, shift-scale-rotate, crop.</figcaption>"
-           "</figure>\n");
+    print(w, "<figcaption><b>Fig. 3.</b> Left, %s of a slice as the test phase sees it; the "
+             "others are draws of the training augmentation from it: flips, brightness and "
+             "contrast, gamma, grid distortion, shift-scale-rotate, crop.</figcaption>"
+             "</figure>\n", name);
 }
 
 /* Mask, box and slices of each scan, for the eye. */
 static void figure_cuts(writer *w, const qnet_experiment *e, const cut_pictures *cuts)
 {
-    const int input = has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
+    const int input = main_input(e), *used = e->config.input[input].use_channel;
     int odd = 0;
     for (int i = 0; i < e->participants_count; i++) odd += e->participants[i].cut[input].outlier != 0;
     if (!cuts->rgb || cuts->count != e->participants_count) return;
@@ -366,10 +369,11 @@ static void figure_cuts(writer *w, const qnet_experiment *e, const cut_pictures 
         if (c->outlier) print(w, ", <b>look: %s</b>", outlier_name(c->outlier));
         put(w, "</figcaption></figure>\n");
     }
-    print(w, "</div><figcaption>T1W of each scan, the patient's right at the left (%s): "
+    print(w, "</div><figcaption>%s of each scan, the patient's right at the left (%s): "
              "left, the middle slice with the mask (orange) and the box (blue); right, a "
              "coronal plane through its centre, the slices between the lines, counted from 0 "
              "at the bottom.</figcaption></figure></details>\n",
+          used[2] ? "T1W" : used[1] ? "R2*" : "QSM (R2* where there is no mask)",
           qnet_input_name((qnet_input)input));
 }
 

@@ -1,4 +1,4 @@
-/* heat.h: heat maps for people, in HTML: the slice in ppm, the map at its true resolution, and the map over
+/* heat.h: heat maps for people, in HTML: the slice in its unit, the map at its true resolution, and the map over
    the slice without the air around the head; and what Q-Net's decision on a whole scan rests on, slice by
    slice. It needs writer.h, svg.h and viridis.h only, and put_heat_css in the page's style. */
 #ifndef HEAT_H
@@ -6,9 +6,18 @@
 #include "../viridis.h"
 #include "svg.h"
 
-/* QSM from black to white, the same for all scans, so that greys compare between subjects. */
-#define HEAT_PPM_LOW (-0.15)
-#define HEAT_PPM_HIGH 0.3
+/* What is black and what is white, by channel; the same for all scans, so that greys compare between subjects,
+   but of T1W, which has no unit: there 1 is the mean of the slice's pixels above 0. */
+static const struct heat_window { const char *name; double low, high; const char *low_text, *high_text; }
+    heat_windows[3] = { { "QSM", -0.15, 0.3, "-0.15", "0.30 ppm" }, { "R2*", 0, 80, "0", "80 1/s" },
+                        { "T1W", 0, 2, "0", "2 x mean" } };
+
+/* What pictures show of the channels that the networks were given. */
+static inline int heat_channel(const int use_channel[3])
+{
+    return use_channel[0] ? 0 : use_channel[1] ? 1 : 2;
+}
+
 #define HEAT_SIDE 128 /* a picture's side at most; 32 greys: a page of many slices stays small */
 #define HEAT_FINER 4  /* the smooth map has this many pixels for each of its cells: the browser does the rest */
 
@@ -48,23 +57,25 @@ static int heat_spread(uint8_t *air, int side, int back)
     return changed;
 }
 
-/* The picture of a slice pixels[in][in][3] (QSM, R2*, T1W before stretching) as a network of size x size sees
-   it: grey[side][side], and air[side][side], 1 outside of the head: what is dark in T1W, at most .3 of the
+/* The picture of a channel of a slice pixels[in][in][3] (QSM, R2*, T1W before stretching) as a network of
+   size x size sees it: grey[side][side], and air[side][side], 1 outside of the head: what is dark in T1W, at most .3 of the
    mean of what is not 0, and joined to the edge. Without T1W: what is 0 in both other maps. */
-static inline void heat_slice(const float *pixels, int in, int size, uint8_t *grey, uint8_t *air)
+static inline void heat_slice(const float *pixels, int in, int size, int channel, uint8_t *grey, uint8_t *air)
 {
+    const struct heat_window *window = &heat_windows[channel];
     const int side = heat_side(size);
-    double sum = 0, n = 0, limit;
+    double sum = 0, n = 0, limit, one;
     for (int i = 0; i < in * in; i++) {
         sum += pixels[3 * i + 2] > 0 ? (double)pixels[3 * i + 2] : 0;
         n += pixels[3 * i + 2] > 0;
     }
     limit = n > 0 ? 0.3 * sum / n : 0;
+    one = channel == 2 && n > 0 ? sum / n : 1;
     for (int i = 0; i < side * side; i++) {
         double v[3];
         for (int c = 0; c < 3; c++) v[c] = heat_mean(pixels, in, size, i / side, i % side, c);
         air[i] = (n > 0 ? v[2] <= limit : v[0] == 0 && v[1] == 0) ? 2 : 0;
-        v[0] = (v[0] - HEAT_PPM_LOW) / (HEAT_PPM_HIGH - HEAT_PPM_LOW);
+        v[0] = (v[channel] / one - window->low) / (window->high - window->low);
         grey[i] = (uint8_t)((int)(31 * (v[0] > 0 ? v[0] < 1 ? v[0] : 1 : 0) + 0.5) * 255 / 31);
     }
     while (heat_spread(air, side, 0) && heat_spread(air, side, 1)) continue;
@@ -157,12 +168,13 @@ static inline void put_heat(writer *w, const heat_map *h, const char *id, const 
     free(air);
 }
 
-/* The scales of these panels: greys of QSM and colours of the map. The groups' names are HTML already. */
-static inline void put_heat_scales(writer *w, int is_signed, const char *positive, const char *negative)
+/* The scales of these panels: greys of a channel and colours of the map. The groups' names are HTML already. */
+static inline void put_heat_scales(writer *w, int channel, int is_signed, const char *positive, const char *negative)
 {
+    const struct heat_window *window = &heat_windows[channel];
     const char *id = is_signed ? "scale-signed" : "scale-map";
     put(w, "<div class=\"bar\">");
-    svg_open(w, 44, "Scales of the pictures: QSM from black to white, and the map's colours");
+    svg_open(w, 44, "Scales of the pictures: the slice from black to white, and the map's colours");
     print(w, "<defs><linearGradient id=\"%s\">", id);
     for (int i = 0; i <= 16; i++) {
         const double v = i / 8.0 - 1;
@@ -178,9 +190,9 @@ static inline void put_heat_scales(writer *w, int is_signed, const char *positiv
              "stop-color=\"#fff\"/></linearGradient></defs>\n<rect class=\"rim\" x=\"1\" y=\"2\" width=\"150\" "
              "height=\"16\" fill=\"url(#%s-grey)\"/><rect class=\"rim\" x=\"181\" y=\"2\" width=\"162\" "
              "height=\"16\" fill=\"url(#%s)\"/>\n", id, id, id);
-    svg_text(w, "m", "start", 0, 34, "%.2f", HEAT_PPM_LOW);
-    svg_text(w, "m", "middle", 1 + 150 * -HEAT_PPM_LOW / (HEAT_PPM_HIGH - HEAT_PPM_LOW), 34, "0");
-    svg_text(w, "m", "end", 152, 34, "%.2f ppm", HEAT_PPM_HIGH);
+    svg_text(w, "m", "start", 0, 34, "%s", window->low_text);
+    if (window->low < 0) svg_text(w, "m", "middle", 1 - 150 * window->low / (window->high - window->low), 34, "0");
+    svg_text(w, "m", "end", 152, 34, "%s", window->high_text);
     svg_text(w, "m", "start", 180, 34, is_signed ? "for %s" : "least%s", is_signed ? negative : "");
     if (is_signed) svg_text(w, "m", "middle", 262, 34, "0");
     svg_text(w, "m", "end", 344, 34, is_signed ? "for %s" : "most%s", is_signed ? positive : "");
@@ -191,7 +203,7 @@ static inline void put_heat_scales(writer *w, int is_signed, const char *positiv
 
 /* What Q-Net's decision on one scan rests on (qnet_scan_attribution), for the page. Starts from all zero. */
 typedef struct heat_scan {
-    int slices, side, rows, columns;
+    int slices, side, rows, columns, channel; /* channel: that the slices are pictures of */
     uint8_t *grey, *air;  /* [slices][side][side] */
     float *cells;         /* [slices][rows][columns]: the maps, by the largest value of the scan: -1..1 */
     double *contribution; /* [slices]: for the positive group above 0 */
@@ -240,14 +252,16 @@ static qnet_status heat_scan_maps(const qnet_cohort *cohort, int s, const qnet_a
     const size_t cells = (size_t)h->rows * (size_t)h->columns, pixels = (size_t)h->side * (size_t)h->side;
     const qnet_augmentation test = qnet_augment_test(in, in, size, size);
     double largest = 0;
-    qnet_status status = qnet_embed(net, augment, cohort, &s, 1, features, NULL);
+    qnet_status status = QNET_OK;
+    h->channel = heat_channel(cohort->config.use_channel);
+    status = qnet_embed(net, augment, cohort, &s, 1, features, NULL);
     if (status == QNET_OK)
         status = qnet_scan_attribution(model, features, h->slices, gradient, NULL);
     for (int t = 0; t < h->slices && status == QNET_OK; t++) {
         const qnet_real *g = gradient + (size_t)t * QNET_FEATURES, *f = features + (size_t)t * QNET_FEATURES;
         for (int c = 0; c < QNET_FEATURES; c++) h->contribution[t] += (double)g[c] * (double)f[c];
         h->z_mm[t] = heat_z_mm(&cohort->scans[s], t);
-        heat_slice(qnet_scan_slice(cohort, s, t), in, size, h->grey + (size_t)t * pixels,
+        heat_slice(qnet_scan_slice(cohort, s, t), in, size, h->channel, h->grey + (size_t)t * pixels,
                    h->air + (size_t)t * pixels);
         status = qnet_augment_apply(cohort->ctx, augment, &test, qnet_scan_slice(cohort, s, t), in, in, x, size,
                                     size, NULL);
@@ -303,9 +317,9 @@ static inline void put_heat_scan(writer *w, const heat_scan *h, const char *id, 
                                h->cells + (size_t)t * cells, h->side, h->rows, h->columns, 1 };
         char slice[64], alt[640], z[NUMBER_SIZE], c[NUMBER_SIZE];
         snprintf(slice, sizeof slice, "%.30s-%d", id, t + 1);
-        snprintf(alt, sizeof alt, "%.480s, slice %d of %d at z %s mm, contribution %s: QSM, map of %d x %d cells, "
-                 "map over QSM", name, t + 1, h->slices, fixed_text(z, h->z_mm[t], 1),
-                 fixed_text(c, h->contribution[t], 3), h->rows, h->columns);
+        snprintf(alt, sizeof alt, "%.480s, slice %d of %d at z %s mm, contribution %s: %s, map of %d x %d cells, "
+                 "map over it", name, t + 1, h->slices, fixed_text(z, h->z_mm[t], 1),
+                 fixed_text(c, h->contribution[t], 3), heat_windows[h->channel].name, h->rows, h->columns);
         print(w, "<div%s>", t == strongest ? " class=\"key\"" : "");
         put_heat(w, &map, slice, "", alt);
         print(w, "<p>Slice %d of %d, z&nbsp;=&nbsp;%.1f&nbsp;mm: %s%.3f%s</p></div>\n", t + 1, h->slices, h->z_mm[t],

@@ -164,12 +164,12 @@ static void put_levels(writer *w, const qnet_experiment *e,
     }
 }
 
-/* The end of one test: "p 0.003; stars **", or, where no p should be read, why. */
+/* The end of one test: "p 0.003; stars **", or both null where no p should be read, and why. */
 static void put_stars(writer *w, const qnet_experiment *e, const qnet_delong *d)
 {
     const char *stars = stars_of(e, d);
     if (stars) put_members(w, "p %g; stars %s", d->p, stars);
-    else put_members(w, "p %g; stars null", d->se > 0 ? d->p : (double)NAN);
+    else put_members(w, "p null; stars null");
     put_members(w, "too_few_subjects %d; no_variance %d", !is_testable(e), !(d->se > 0));
 }
 

@@ -43,7 +43,7 @@ typedef struct pictures {
     char date[12];
     cut_pictures cuts;
     int size[2];          /* side of the network's input, and of the sheet's pictures */
-    qnet_buffer sheet[2]; /* [size][sheet_width(size)][3]: the QSM channel; empty: not run */
+    qnet_buffer sheet[2]; /* [size][sheet_width(size)][3]: of one channel (heat_channel); empty: not run */
     int cams[2];
     cam_picture cam[2][2 * CAM_SCANS];
     int scans[2];         /* Q-Net's, of the input that the verdict is about */
@@ -123,6 +123,7 @@ static qnet_status draw_sheet(const qnet_experiment *e, const qnet_cohort *cohor
                               qnet_real *work)
 {
     const int size = cohort->config.size, side = cohort->height, width = sheet_width(size);
+    const int channel = heat_channel(cohort->config.use_channel);
     int scan = 0;
     qnet_status status = picture_room(e->ctx, sheet, (size_t)width * (size_t)size * 3);
     if (status == QNET_OK) memset(sheet->bytes, 255, sheet->size);
@@ -134,7 +135,7 @@ static qnet_status draw_sheet(const qnet_experiment *e, const qnet_cohort *cohor
         status = picture_slice(e, cohort, scan, k == 0 ? NULL : &record, work);
         for (int i = 0; i < size * size && status == QNET_OK; i++)
             memset(sheet->bytes + 3 * (i / size * width + i % size + k * (size + SHEET_GAP)),
-                   picture_byte((double)work[3 * i]), 3);
+                   picture_byte((double)work[3 * i + channel]), 3);
     }
     return status;
 }
@@ -166,7 +167,8 @@ static qnet_status draw_cam(const qnet_experiment *e, const qnet_cohort *cohort,
     }
     for (int i = 0; i < heat->rows * heat->columns; i++)
         heat->cells[i] = high > low ? (heat->cells[i] - low) / (high - low) : 0;
-    heat_slice(pixels, side, size, heat->grey, heat->air);
+    heat->channel = heat_channel(cohort->config.use_channel);
+    heat_slice(pixels, side, size, heat->channel, heat->grey, heat->air);
     heat->z_mm[0] = heat_z_mm(&cohort->scans[s], middle);
     cam->slice = middle;
     cam->probability = (double)probability[QNET_HH];

@@ -74,9 +74,10 @@ static void html_cohort(writer *w, const qnet_experiment *e, const group_counts 
              "<b>ResNetSWA</b> (the same with stochastic weight averaging), both of which "
              "vote over the slices of a scan, and <b>Q-Net</b> (the frozen ResNetSWA's "
              "features of all slices through a bidirectional LSTM, %d epochs). Each image "
-             "holds three channels: QSM, R2* and T1-weighted.</p>\n<p class=\"cap\">Who took "
-             "part.</p>\n<div class=\"scroll\"><table><thead><tr>",
+             "holds three channels: ",
           e->config.stage1.epochs, e->config.stage2.epochs);
+    put_channels(w, e);
+    put(w, ".</p>\n<p class=\"cap\">Who took part.</p>\n<div class=\"scroll\"><table><thead><tr>");
     cells(w, "th", "Group|>Subjects|>Men|>Women|>Age, mean &plusmn; SD|>Age range|>Scans|"
                    ">Slices");
     put(w, "</tr></thead><tbody>\n");
@@ -132,10 +133,11 @@ static void html_training(writer *w, const qnet_experiment *e, const pictures *p
 {
     put(w, "<h2>How it was trained</h2>\n");
     if (p) figure_cuts(w, e, &p->cuts);
-    if (p) figure_augmented(w, p);
+    if (p) figure_augmented(w, e, p);
     if (e->curves_count > 0) figure_learning(w, e);
-    put(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold of the first "
-           "repeat; no subject is in two.</p>\n<div class=\"scroll\"><table class=\"sortable\"><thead><tr>");
+    print(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold%s; no subject is in two.</p>\n<div "
+             "class=\"scroll\"><table class=\"sortable\"><thead><tr>",
+          e->config.repeats > 1 ? " of the first repeat" : "");
     cells(w, "th", ">Fold|>%s|>%s|>Men|>Women|>Mean age|Subjects", group_tag(e, 1),
           group_tag(e, 0));
     put(w, "</tr></thead><tbody>\n");
@@ -271,8 +273,9 @@ static qnet_status report_tables(const qnet_experiment *e, qnet_buffer *text)
              "MEAN +- STD, in percent; AUC from 0 to 1.\n\n", e->config.folds);
     text_rates(w, e, QNET_LEVEL_IMAGE);
     put(w, "\nTable 2. DeLong tests, image level; H0: AUC 1 = AUC 2.\nAs in the paper, "
-           "slices count as independent: half of all cohorts have a star between two\n"
-           "equally good models. The test to read is the next, by subject.\n\n");
+           "slices count as independent: two of five cohorts would have a star between two\n"
+           "equally good models (99 subjects of 24 slices; of 8 slices, one of five). The test to\n"
+           "read is the next, by subject.\n\n");
     put_pairs(w, e, QNET_LEVEL_IMAGE, 0, 0);
     put(w, "\nThe same by subject: its slices are one cluster (Obuchowski 1997).\n\n");
     put_pairs(w, e, QNET_LEVEL_IMAGE, 1, 1);

@@ -70,6 +70,22 @@ static int main_input(const qnet_experiment *e)
     return has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
 }
 
+/* The channels of the images, and which of them were left out (--channels): those of either input. */
+static void put_channels(writer *w, const qnet_experiment *e)
+{
+    static const char *const names[3] = { "QSM", "R2*", "T1-weighted" };
+    const int *used = e->config.input[main_input(e)].use_channel, all = !!used[0] + !!used[1] + !!used[2];
+    for (int of = 1; of >= 0; of--) { /* those that are used, then the others */
+        int left = of ? all : 3 - all;
+        if (!of && left) put(w, ", and 0 instead of ");
+        for (int c = 0; c < 3; c++) {
+            if (!!used[c] != of) continue;
+            left--;
+            print(w, "%s%s", names[c], left > 1 ? ", " : left ? " and " : "");
+        }
+    }
+}
+
 /* Counts of one class (or, index 2, of both), over subjects but for scans and slices. */
 typedef struct group_counts {
     int subjects, men, women, ages, scans, slices;

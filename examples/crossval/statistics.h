@@ -51,23 +51,41 @@ typedef struct predictive {
     qnet_interval ppv_ci, npv_ci;
 } predictive;
 
+/* 1 where a ratio t of two rates, of which x[0] of n[0] and x[1] of n[1] were seen, is one of the 95 % score
+   interval of Miettinen & Nurminen 1985: (x0/n0 - t x1/n1)^2 is at most z^2 times its variance at the rates
+   t p and p that are likeliest under t. p is the smaller root of N t p^2 - b p + x0 + x1, N = n0 + n1. */
+static int is_ratio(const double x[2], const double n[2], double t)
+{
+    const double z = 1.959963984540054, all = n[0] + n[1], c = x[0] + x[1];
+    const double b = t * (n[0] + x[1]) + x[0] + n[1];
+    const double p = 2 * c / (b + sqrt(fmax(b * b - 4 * all * t * c, 0))), difference = x[0] / n[0] - t * x[1] / n[1];
+    const double variance = t * p * (1 - t * p) / n[0] + t * t * p * (1 - p) / n[1];
+    return difference * difference <= z * z * variance * all / (all - 1);
+}
+
 /* One of the two values and its interval. For PPV: right of ill called ill, wrong of well called ill,
-   share: prevalence; for NPV the other way round. By Bayes
-     logit(value) = log(rate_right share / (rate_wrong (1 - share))),
-   and its interval is the adjusted logit one of Mercaldo, Lau & Zhou 2007: rates as if z^2/2 had
-   been added to either side, variance (1 - r)/(r n) of each log rate. */
+   share: prevalence; for NPV the other way round. By Bayes a value is t share / (t share + 1 - share), t the
+   ratio of the rates of right and wrong, so the limits are those at the limits of t. Summed exactly, the
+   interval holds the value in 94.8 to 97.1 % of samples of 24 + 24 subjects, sensitivity and specificity from
+   .8 to .95 (test_statistics.c); adjusted logit ones (Mercaldo, Lau & Zhou 2007: z^2/2 to either side) in
+   66 to 90 %. */
 static double predictive_value(size_t right, size_t right_of, size_t wrong, size_t wrong_of, double share,
                                qnet_interval *ci)
 {
-    const double z = 1.959963984540054, more = z * z;
-    const double n1 = (double)right_of + more, n0 = (double)wrong_of + more;
-    const double r1 = ((double)right + more / 2) / n1, r0 = ((double)wrong + more / 2) / n0;
-    const double logit = log(r1 * share / (r0 * (1 - share)));
-    const double half = z * sqrt((1 - r1) / (r1 * n1) + (1 - r0) / (r0 * n0));
-    const double yes = share * (double)right / (double)right_of;
-    const double no = (1 - share) * (double)wrong / (double)wrong_of;
-    ci->low = right ? 1 / (1 + exp(half - logit)) : 0; /* at the ends the limit is exact */
-    ci->high = wrong ? 1 / (1 + exp(-half - logit)) : 1;
+    const double x[2] = {(double)right, (double)wrong}, n[2] = {(double)right_of, (double)wrong_of};
+    const double yes = share * x[0] / n[0], no = (1 - share) * x[1] / n[1];
+    double end[2];
+    for (int high = 0; high < 2; high++) { /* log t: halves of what lies between one within and one far outside */
+        double in = fmin(fmax(log(x[0] / n[0]) - log(x[1] / n[1]), -60), 60), out = high ? 60 : -60;
+        for (int i = 0; i < 64; i++) {
+            const double middle = (in + out) / 2;
+            if (is_ratio(x, n, exp(middle))) in = middle;
+            else out = middle;
+        }
+        end[high] = 1 / (1 + exp(-in) * (1 - share) / share);
+    }
+    ci->low = right ? end[0] : 0; /* at the ends the limit is exact */
+    ci->high = wrong ? end[1] : 1;
     if (right + wrong == 0) ci->low = ci->high = (double)NAN;
     return yes / (yes + no);
 }

@@ -138,9 +138,9 @@ static void html_pairs(writer *w, const qnet_experiment *e, int level)
              "<th colspan=\"2\">AUCs</th><th colspan=\"4\">By %s</th>%s</tr><tr>",
           image ? "<b>Table 2.</b> " : "", qnet_level_name((qnet_level)level),
           image ? " By image, as in the paper, slices count as independent: between two "
-                  "equally good models, half of all cohorts have a star there. By subject is "
-                  "the test to read: the slices of a subject are one cluster (Obuchowski "
-                  "1997)."
+                  "equally good models, two of five cohorts would have a star there (99 "
+                  "subjects of 24 slices; of 8 slices, one of five). By subject is the test to "
+                  "read: the slices of a subject are one cluster (Obuchowski 1997)."
                 : "",
           image ? "image" : "subject", image ? "<th colspan=\"4\">By subject</th>" : "");
     cells(w, "th", "Input|1|2|>1|>2");

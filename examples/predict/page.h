@@ -407,13 +407,14 @@ static void html_heat(writer *w, const scan_page *page)
     const heat_scan *h = &page->heat;
     if (h->slices == 0) return;
     put(w, "<h2>What the decision rests on</h2>\n<figure class=\"cam one\">\n");
-    put_heat_scales(w, 1, page->group[1], page->group[0]);
+    put_heat_scales(w, h->channel, 1, page->group[1], page->group[0]);
     put_heat_scan(w, h, "scan", "This scan", page->group[1], page->group[0]);
-    print(w, "<figcaption>Each row: the QSM slice; its map of %d &times; %d cells of 32 pixels, which is its "
+    print(w, "<figcaption>Each row: the %s slice; its map of %d &times; %d cells of 32 pixels, which is its "
              "resolution; the map, interpolated, over the slice, without the air. A slice's contribution is gradient "
              "times features, the gradient that of the scan's log odds of %s through the BiLSTM; its map tells the "
              "places that it comes from (Grad-CAM, with both signs). Maps tell where, not why, and not that the "
-             "decision is right.</figcaption></figure>\n", h->rows, h->columns, page->group[1]);
+             "decision is right.</figcaption></figure>\n", heat_windows[h->channel].name, h->rows, h->columns,
+          page->group[1]);
 }
 
 static void html_scan(writer *w, const scan_page *page)

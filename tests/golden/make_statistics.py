@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
 """Writes, on the numbers that formula.h makes, statistics.h: coefficients and standard errors of logistic
 regressions by statsmodels (no penalty) and scikit-learn (ridge); and subjects.h: what the report of
-crossval says of probabilities, by statsmodels (McNemar, Holm, calibration), SciPy (permutations, by the exact distribution
-of Mann and Whitney's U), scikit-learn (Brier, calibration bins, baselines under the same folds) and sums
-written out (predictive values, net benefit).
+crossval says of probabilities, by statsmodels (McNemar, Holm, calibration, intervals of predictive values), SciPy
+(permutations, by the exact distribution of Mann and Whitney's U), scikit-learn (Brier, calibration bins, baselines
+under the same folds) and sums written out (predictive values, net benefit).
     python3 tests/golden/make_statistics.py
 Needs NumPy, SciPy, scikit-learn and statsmodels."""
 import io
-import numpy as np, scipy.stats, sklearn, statsmodels
+import numpy as np, scipy.optimize, scipy.stats, sklearn, statsmodels
 import statsmodels.api as sm
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import test_proportions_2indep
 import golden_file
 from image_oracle import formula
 
@@ -71,7 +72,8 @@ golden_file.replace("statistics.h", out.getvalue())
 PAIRS = [(0, 0), (1, 0), (5, 5), (3, 12), (0, 7), (21, 40), (300, 251)]
 HOLM = [.04, .001, .04, .9, .03, .0002, 1, .012]
 # tp fn tn fp, prevalence
-PREDICTIVE = [(42, 8, 37, 8, .5), (42, 8, 37, 8, .005), (10, 0, 9, 3, .1), (4, 6, 12, 0, .5), (1, 1, 1, 1, .02)]
+PREDICTIVE = [(42, 8, 37, 8, .5), (42, 8, 37, 8, .005), (10, 0, 9, 3, .1), (4, 6, 12, 0, .5), (1, 1, 1, 1, .02),
+              (23, 1, 23, 1, .5), (480, 20, 9900, 100, .005), (0, 5, 4, 3, .2)]
 # subjects, folds, lead of HH in the probability
 SUBJECTS = [(40, 4, .12), (99, 10, .1), (250, 5, .03)]
 THRESHOLDS = [.01, .1, .25, .5, .75, .9]
@@ -90,14 +92,15 @@ def subjects(k):
 
 
 def predictive(tp, fn, tn, fp, share):
-    """ppv npv, then both adjusted logit intervals (Mercaldo, Lau & Zhou 2007)."""
-    z = scipy.stats.norm.ppf(.975)
+    """ppv npv, then their intervals at those ratios of two rates at which statsmodels' score test (Miettinen &
+    Nurminen 1985) has |z| = 1.96; its own interval, in closed form, is another where all of a group are right."""
     def bounds(a, n1, b, n0, share):
-        n1, n0, r1, r0 = n1 + z * z, n0 + z * z, (a + z * z / 2) / (n1 + z * z), (b + z * z / 2) / (n0 + z * z)
-        value = r1 * share / (r1 * share + r0 * (1 - share))
-        half = z * ((1 - r1) / r1 / n1 + (1 - r0) / r0 / n0) ** .5
-        ends = scipy.special.expit(scipy.special.logit(value) + np.array([-half, half]))
-        return [ends[0] if a else 0, ends[1] if b else 1]
+        def limit(z):
+            score = lambda t: test_proportions_2indep(a, n1, b, n0, np.exp(t), method="score", compare="ratio").statistic
+            t = np.exp(scipy.optimize.brentq(lambda t: score(t) - z, -20, 20, xtol=1e-15))
+            return t * share / (t * share + 1 - share)
+        z = scipy.stats.norm.ppf(.975)
+        return [limit(z) if a else 0, limit(-z) if b else 1]
     se, sp = tp / (tp + fn), tn / (tn + fp)
     ppv = se * share / (se * share + (1 - sp) * (1 - share))
     npv = sp * (1 - share) / (sp * (1 - share) + (1 - se) * share)
