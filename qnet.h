@@ -13849,6 +13849,7 @@ typedef struct qnet__weights_job {
     size_t prefix; /* bytes before the table's name in each of the file */
     int replace_head;
     qnet_real *block;
+    unsigned char *wrong; /* [entries] */
 } qnet__weights_job;
 
 /* The refusal of entry p: the file is one of another network. */
@@ -13916,6 +13917,15 @@ QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_par
     return 0;
 }
 
+/* Whether entry i is to be refused; its numbers are looked at. */
+static void qnet__weights_check_task(void *arg, size_t i, size_t worker)
+{
+    const qnet__weights_job *job = (const qnet__weights_job *)arg;
+    const qnet_safetensor *t;
+    (void)worker;
+    job->wrong[i] = qnet__weights_match(NULL, job, &job->table->entries[i], 1, &t) != QNET_OK;
+}
+
 /* Entry i, which has been matched, into the block. */
 static void qnet__weights_copy_task(void *arg, size_t i, size_t worker)
 {
@@ -13933,11 +13943,13 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
                                                    int replace_head, int *head_replaced)
 {
     const qnet_safetensor *t;
+    qnet_status status = QNET_OK;
     int replaced = 0, kept = 0, headless = 0; /* tensors of a head */
     QNET__NEEDS(ctx, file && table && block);
     const char *name = qnet__safetensors_name(file);
+    const size_t count = (size_t)table->count;
     qnet__weights_job job = {file, name, table, qnet_weights_prefix(file, table), replace_head,
-                             block};
+                             block, NULL};
     /* Extra tensors: a file of a larger network must not pass for this one. */
     for (int i = 0; i < file->count; i++)
         if (qnet_param_find(table, file->tensors[i].name + job.prefix) < 0 &&
@@ -13945,19 +13957,24 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
             return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                               "%s: not weights of %s: tensor '%s' is not one of its %d", name,
                               table->network, file->tensors[i].name, table->count);
-    /* All entries are checked before the first one is copied. */
-    for (int i = 0; i < table->count; i++) {
+    /* All entries are checked before the first one is copied; the first that is wrong is told. */
+    job.wrong = (unsigned char *)qnet__alloc(ctx, count);
+    if (job.wrong == NULL) return qnet__no_memory(ctx, count, "the check of a file's tensors");
+    qnet__parallel(ctx, count, qnet__weights_check_task, &job);
+    for (size_t i = 0; i < count && status == QNET_OK; i++) {
         const qnet_param *p = &table->entries[i];
-        QNET__TRY(qnet__weights_match(ctx, &job, p, 1, &t));
+        status = qnet__weights_match(ctx, &job, p, job.wrong[i], &t);
         if (t == NULL && qnet__is_tracked(p->name)) continue;
         kept += t != NULL && qnet__is_head(p->name);
         replaced += t == NULL;
         headless |= qnet__safetensors_find(file, job.prefix, p->name) == NULL;
     }
-    if (kept > 0 && replaced > 0)
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: of its head's "
-                          "tensors only %d fit", name, table->network, kept);
-    qnet__parallel(ctx, (size_t)table->count, qnet__weights_copy_task, &job);
+    qnet__free(ctx, job.wrong, count);
+    if (status == QNET_OK && kept > 0 && replaced > 0)
+        status = qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: of its head's "
+                            "tensors only %d fit", name, table->network, kept);
+    QNET__TRY(status);
+    qnet__parallel(ctx, count, qnet__weights_copy_task, &job);
     if (job.prefix > 0)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
                   (int)job.prefix, file->tensors[0].name);
