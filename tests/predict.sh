@@ -124,7 +124,7 @@ ok "it has a name of the study's" grep -q 'warning: these networks were trained 
 ok "calibrated, with the folds' range: $line" grep -q ', calibrated 0.*, by the folds. networks 0.* to 0.*less typical' "$dir/line"
 p=$(number probability sub-01)
 outside=$(sed -n 's/.*"by_fold": \[\(.*\)\].*/\1/p' "$dir/out/sub-01.json" | awk -F', ' -v p="$p" '{ low = high = $1
-    for (i = 2; i <= NF; i++) { if ($i < low) low = $i; if ($i > high) high = $i }; print p < low || p > high }')
+    for (i = 2; i <= NF; i++) { if ($i < low) low = $i; if ($i > high) high = $i }; print (p < low || p > high) }')
 ok "outside of the folds' spread: $outside" test "$(grep -c 'it lies outside of their spread' "$dir/line")" = "$outside"
 ok "so on the page" test "$(grep -c 'outside of the spread of the folds' "$dir/out/sub-01.html")" = "$outside"
 says 0 "$line" --model "$model" --subject "$(echo "$dir"/new/derivatives/*/sub-01)" --anyway
