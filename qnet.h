@@ -1515,7 +1515,7 @@ typedef struct qnet_location {
     double center[2];    /* of the nuclei: voxels along x and y; */
     double center_mm[3]; /* the same in the world, in the middle of the slices */
     int slice_first, slice_count; /* along z, from 0 at the bottom */
-    double confidence;   /* 0..1; below QNET_LOCATE_DOUBTFUL: somebody should look at it */
+    double confidence;   /* 0..1; below QNET_LOCATE_DOUBTFUL: look at it; 0: no place */
 } qnet_location;
 #define QNET_LOCATE_DOUBTFUL 0.5
 
@@ -1553,7 +1553,7 @@ QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_conf
    of these is refused, as is (see any_values) one of more than 200 ml, such as a brain's.
    Components of less than a fiftieth of the largest one are left out; slices are those that hold
    the rest, the box is about its centre of mass. Without a mask both are those of qnet_locate,
-   which the log tells; a doubtful place is warned of.
+   which the log tells; a doubtful place is warned of, one of confidence 0 refused (see any_values).
    NaN or infinity becomes 0 outside of the head, that is where it is joined, through others of its
    slice, to the slice's edge or to a voxel of 0; and where no image looks. Elsewhere it is
    refused, as is a map that is 0 all over a slice's image.
@@ -18843,14 +18843,14 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
     return QNET_OK;
 }
 
-/* The q-th percentile of those of v[n] that are not 0, which is outside the head, and for which
-   where[i] >= least; work[n]. */
+/* The q-th percentile of those of v[n] that are finite and not 0, which is outside the head, and
+   for which where[i] >= least; work[n]. */
 static float qnet__percentile_where(const float *v, const float *where, float least, size_t n,
                                     double q, float *work)
 {
     size_t k = 0;
     for (size_t i = 0; i < n; i++)
-        if (v[i] != 0 && where[i] >= least) work[k++] = v[i];
+        if (v[i] != 0 && where[i] >= least && qnet__is_finite((double)v[i])) work[k++] = v[i];
     return qnet__percentile(work, k, q);
 }
 
@@ -19015,11 +19015,47 @@ static qnet_status qnet__mask_plan(qnet__preparation *p, double mass[2])
                         p->name[QNET__MASK], ml, QNET__MASK_ML);
 }
 
-/* Where there is no mask: p->found, and its centre in voxels. */
+/* Why the basal ganglia are not found, or hardly: values that no brain has, in the middle half of
+   the slices about the head's centre; or a QSM in whose negative they are found. QNET_OK: it is not
+   known. Slices are chosen for a while, and the QSM is negated for a while. */
+static qnet_status qnet__locate_why(qnet__preparation *p)
+{
+    qnet_volume *qsm = p->map[QNET__QSM];
+    const size_t count = qnet__voxel_count(qsm->nx, qsm->ny, qsm->nz);
+    double head[2] = {(qsm->nx - 1) / 2.0, (qsm->ny - 1) / 2.0};
+    qnet_location other;
+    (void)qnet__center_of_mass(qsm, NULL, qsm->nz, head);
+    for (int z = qsm->nz / 4; z < qsm->nz - qsm->nz / 4 && p->scan.slices < QNET__MAX_SLICES; z++)
+        p->z[p->scan.slices++] = z;
+    const qnet_status status = qnet__check_values(p, head);
+    p->scan.slices = 0;
+    QNET__TRY(status);
+    for (size_t i = 0; i < count; i++) qsm->voxels[i] = -qsm->voxels[i];
+    const qnet_status turned = qnet_locate(p->ctx, qsm, p->map[QNET__R2STAR], &other);
+    for (size_t i = 0; i < count; i++) qsm->voxels[i] = -qsm->voxels[i];
+    if (turned == QNET_ERROR_MEMORY) return turned;
+    if (turned != QNET_OK || other.confidence < QNET_LOCATE_DOUBTFUL) return QNET_OK;
+    return qnet__fail(p->ctx, QNET_ERROR_DATA, "%.400s: of the wrong sign, as GE's phase makes it? "
+                      "The basal ganglia are found in its negative; if it is right, set any_values",
+                      p->name[QNET__QSM]);
+}
+
+/* Where there is no mask: p->found, and its centre in voxels. A place of confidence 0 is none: 30
+   phantoms of noise, without nuclei or with the sign of QSM turned have that, while 8 with a third
+   of the iron, at the right place, have .01 to .4. */
 static qnet_status qnet__locate_plan(qnet__preparation *p, double mass[2])
 {
-    QNET__TRY(qnet_locate(p->ctx, p->map[QNET__QSM], p->map[QNET__R2STAR], &p->found));
-    const int doubtful = p->found.confidence < QNET_LOCATE_DOUBTFUL;
+    const qnet_status status =
+        qnet_locate(p->ctx, p->map[QNET__QSM], p->map[QNET__R2STAR], &p->found);
+    const int doubtful = status != QNET_OK || p->found.confidence < QNET_LOCATE_DOUBTFUL;
+    char why[QNET__SENTENCE] = "the likeliest place has a confidence of 0; if it is right, set "
+                               "any_values";
+    if (status == QNET_ERROR_MEMORY) return status;
+    if (status != QNET_OK) strcpy(why, p->ctx->error);
+    if (doubtful && !p->config->any_values) QNET__TRY(qnet__locate_why(p));
+    if (status != QNET_OK || !(p->found.confidence > 0 || p->config->any_values))
+        return qnet__fail(p->ctx, QNET_ERROR_DATA, "%.400s: no mask, and the basal ganglia are not "
+                          "found in it and R2*: %.300s", p->name[QNET__QSM], why);
     p->scan.cut.located = 1;
     p->scan.cut.confidence = p->found.confidence;
     memcpy(mass, p->found.center, 2 * sizeof *mass);
@@ -19322,8 +19358,11 @@ QNET_API qnet_status qnet_cohort_read(qnet_cohort *const *cohorts, int count,
             needed |= qnet__map_needed(&cohorts[k]->config, m, files->mask != NULL);
         if (!needed) continue;
         if (path[m]) one = qnet_nifti_load(ctx, path[m], &v[m]);
-        else one = qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%.63s: no file of the %s",
-                              files->subject ? files->subject : "", qnet__map_names[m]);
+        else one = qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%.63s: no file of the %s%s",
+                              files->subject ? files->subject : "", qnet__map_names[m],
+                              m == QNET__R2STAR && !cohorts[0]->config.use_channel[1]
+                                  ? ", in which the basal ganglia are found where there is no mask"
+                                  : "");
         qnet__note(ctx, &status, one);
     }
     const qnet_scan_maps maps = {files->subject, files->label, files->age, files->sex,

@@ -43,9 +43,11 @@ ok "--quiet: no word" test ! -s "$dir/stdout"
 pictures() { sed -n "/<figure id=\"s$1\"/,/<\/figure>/p" "$2" | grep '<svg'; } # of scan $1 on page $2
 cp "$page" "$dir/good.html"
 bin=$(cd "$bin" && pwd)
-(cd "$dir" && "$bin/crossval" --check --data bad $small) > "$dir/stdout" 2>&1
+sed 's/HH$/a patient/; s/HC$/control/' "$dir/cohort/participants.tsv" > "$dir/bad/participants.tsv"
+(cd "$dir" && "$bin/crossval" --check --data bad $small --positive 'a patient' --negative control) > "$dir/stdout" 2>&1
 ok "without --out the page lies here" test -s "$dir/check.html"
 ok "a row for each scan" test "$(grep -c '^sub-0[1-8]  .*  96x112x14 .* ok$' "$dir/stdout")" = 8
+ok "in columns" test "$(awk '/^scan|^sub-0/ { print index($0, /^scan/ ? "grid" : "96x112x14") }' "$dir/stdout" | sort -u | wc -l)" = 1
 ok "an estimate" grep -q '^About .*: 64 images of 8 scans, 2 folds' "$dir/stdout"
 ok "the last line" sh -c "tail -n 1 '$dir/stdout' | grep -q '^No problems: this cohort can be trained on.'"
 
@@ -81,6 +83,13 @@ said "sub-02_Chimap.nii.gz: looks like R2*: are QSM and R2* swapped? (1 %, half 
 said "sub-02_R2starmap.nii.gz: looks like susceptibility: are QSM and R2* swapped? (1 %, half and 99 %"
 said "sub-06_Chimap.nii.gz: looks like ppb: divide by 1000 (1 %, half and 99 %"
 ok "with the option" grep -q "; if it is right, give --any-values" "$dir/stderr"
+rm "$dir"/bad/$maps/sub-*/anat/*mask*
+bytes_at "$(file 03 Chimap)" 112 '\157\022\203\272' # scl_slope -.001
+checked "the same without masks, and a wrong sign" 1 4
+said "sub-02_Chimap.nii.gz: looks like R2*: are QSM and R2* swapped? (1 %, half and 99 %"
+said "sub-02_R2starmap.nii.gz: looks like susceptibility: are QSM and R2* swapped? (1 %, half and 99 %"
+said "sub-03_Chimap.nii.gz: of the wrong sign, as GE"
+said "sub-06_Chimap.nii.gz: looks like ppb: divide by 1000 (1 %, half and 99 %"
 
 # 3. Masks: empty, and none.
 copy
@@ -112,6 +121,7 @@ sed '1s/group/diagnosis/' "$dir/cohort/participants.tsv" > "$dir/bad/participant
 checked "no column of groups" 1 4 --subgroups site
 said "--subgroups: $dir/bad/participants.tsv has no column site; its columns are participant_id, age, sex, diagnosis"
 said "--group-column NAME is for another one"
+ok "no line to mend" sh -c "! grep 'mend that line' '$dir/stderr'"
 said "sub-02: no sub-02_R2starmap.nii.gz"
 sed 's/HH$/patient/; s/HC$/control/' "$dir/cohort/participants.tsv" > "$dir/bad/participants.tsv"
 checked "other groups" 1 3
@@ -135,11 +145,28 @@ said "sub-03_T1w.nii.gz: its grid of 96x112x14 shares no voxel with that of"
 said "sub-04 and sub-08 have the same QSM map; if it is right, give --any-values"
 said "--folds: 5 asked for, but there are only 4 HC subjects"
 ok "what to do" grep -q "register it to the QSM map, or copy the header that it lost" "$dir/stderr"
+ok "a copy is of both" grep -q -e '--exclude sub-03,sub-04,sub-08$' "$dir/stderr"
+checked "--skip-bad" 0 2 --skip-bad
+ok "may be trained on" grep -q '<h1>Ready, without what has a problem</h1>' "$page"
+checked "--skip-bad, too many folds" 1 3 --skip-bad --folds 4
+ok "may not" grep -q '<h1>Not ready' "$page"
+said "--folds: 4 asked for, but there are only 3 HC subjects"
+ok "and nothing else" test "$(grep -v warning: "$dir/stderr" | wc -l)" = 1
 
 # Odd, but accepted.
 copy
 sed '2s/\t[0-9]*\t/\tn\/a\t/' "$dir/cohort/participants.tsv" > "$dir/bad/participants.tsv"
-checked "an unknown age" 0 0
+mask=$(file 04 desc-basalganglia_mask) slice=21504
+gzip -dc "$mask" > "$dir/whole.nii"
+{
+    head -c 352 "$dir/whole.nii"
+    head -c $((5 * slice)) /dev/zero
+    tail -c +$((353 + 5 * slice)) "$dir/whole.nii" | head -c $((3 * slice))
+    head -c $((6 * slice)) /dev/zero
+} | gzip -1c > "$mask"
+checked "an unknown age, a mask of three slices, and four that are used" 0 0 --max-slices 4
+ok "one mask is small" test "$(grep -c '<p class="warning">only 3 slices hold the mask: is it whole?' "$page")" = 1
+ok "not the others" test "$(grep -c 'is it whole' "$page")" = 2 # and in the list of warnings
 ok "in the page" grep -q '<a href="#s0">sub-01</a> age not known' "$page"
 copy
 for map in Chimap R2starmap desc-basalganglia_mask; do coronal "$(file 03 $map)"; done
@@ -159,25 +186,25 @@ for i in 2 3 5 6; do
 done
 
 # Left out by name, from a list or a file, or for its problems: the same run, and by the maps as they were the same bits.
-cp "$dir/cohort/$maps/sub-08/anat/sub-08_Chimap.nii.gz" "$(file 08 Chimap)"
+cp "$(file 04 Chimap)" "$(file 08 Chimap)"
 echo hello > "$(file 05 R2starmap)"
 rm "$(file 02 Chimap)"
 small="$small --input both --max-slices 3"
 ok "--skip-bad" "$bin/crossval" --data "$dir/bad" --out "$dir/skipped" $small --skip-bad
 cp "$dir/log" "$dir/printed"
-ok "is said" grep -q "crossval: warning: 2 of 8 scans have problems and are left out (--skip-bad): sub-02, sub-05" "$dir/printed"
+ok "is said" grep -q "crossval: warning: 4 of 8 scans have problems and are left out (--skip-bad): sub-02, sub-04, sub-05, sub-08" "$dir/printed"
 ok "a warning of a scan is told once" test "$(grep -c '^crossval: warning: .*sub-06.*what is .5 or more' "$dir/printed")" = 1
-ok "the estimate comes first" grep -q '^20.* About .*: 18 images of 6 scans, 2 folds x 2 inputs, each' "$dir/printed"
-ok "--exclude" "$bin/crossval" --data "$dir/cohort" --out "$dir/excluded" $small --exclude sub-02,05 --quiet
+ok "the estimate comes first" grep -q '^20.* About .*: 12 images of 4 scans, 2 folds x 2 inputs, each' "$dir/printed"
+ok "--exclude" "$bin/crossval" --data "$dir/cohort" --out "$dir/excluded" $small --exclude sub-02,05,04,08 --quiet
 ok "--quiet: no estimate" test ! -s "$dir/log"
-printf '02\nsub-05\n' > "$dir/list"
-missing=2
+printf '02\nsub-05\n04\n08' > "$dir/list"
+missing=4
 checked "--exclude @FILE" 0 0 --exclude "@$dir/list"
 ok "the same predictions" cmp "$dir/skipped/predictions.csv" "$dir/excluded/predictions.csv"
 ok "the manifest says who and why" grep -q '"left_out": \[' "$dir/skipped/manifest.json"
 ok "with the reason" grep -q '{"subject": "sub-02", "session": "", "why": "sub-02: no sub-02_Chimap.nii.gz' "$dir/skipped/manifest.json"
 ok "so does results.json" grep -q '{"subject": "sub-05", "session": "", "why": "--exclude"}' "$dir/excluded/results.json"
-ok "so does the page" grep -q '<li>2 scans were left out before training: sub-02 (sub-02: no sub-02_Chimap' "$dir/skipped/report.html"
+ok "so does the page" grep -q '<li>4 scans were left out before training: sub-02 (sub-02: no sub-02_Chimap' "$dir/skipped/report.html"
 "$bin/crossval" --data "$dir/cohort" --out "$dir/none" $small --exclude sub-99 > "$dir/stdout" 2> "$dir/stderr"
 ok "a misspelt name" grep -q -e '--exclude: sub-99 is no participant of' "$dir/stderr"
 echo "$passed passed, $failed failed"

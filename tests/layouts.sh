@@ -54,7 +54,7 @@ maps derivatives/qsmxt-2024-05-01/sub-@/ses-2/anat/sub-@_ses-2_run-1
 t1w sub-@/ses-2/anat/sub-@_ses-2_run-1_T1w.nii.gz
 found "two sessions" 32
 found "one of them" 16 --session ses-2
-said "no such session" 'sub-01: no sub-01_Chimap.nii.gz or .nii in' --session 3
+said "no such session" '; its sessions are 1, 2; choose with --session 1' --session 3
 maps derivatives/qsmxt-2024-05-01/sub-@/ses-2/anat/sub-@_ses-2_run-2
 said "two runs" 'choose with --filter run=1'
 found "--filter" 16 --session=2 --filter=run=01

@@ -85,11 +85,12 @@ for input in crop full; do
     for subject in sub-01 sub-12; do
         row=$(awk -F, -v input=$input -v s=$subject '$1 == "scan" && $2 == input && $5 == s { print $4, $12 }' "$run/predictions.csv")
         fold=${row% *} p=${row#* }
-        says 0 "$subject: probability of HH $(printf %.4f "$p") (research only, not a diagnosis)" --weights "$run" \
+        says 0 "$subject: probability of HH $(printf %.4f "$p"), not calibrated (research only, not a diagnosis)" --weights "$run" \
             --fold "$fold" --input $input --subject "$dir/cohort/$subject"
         ok "$input, $subject: $(number probability $subject), expected $p" test "$(number probability $subject)" = "$p"
     done
 done
+ok "its page says so" grep -q '<h1>sub-12: probability of hemochromatosis [.0-9]*, not calibrated</h1>' "$dir/out/sub-12.html"
 row=$(awk -F, '$1 == "scan" && $2 == "crop" && $5 == "sub-01" { print $4, $12 }' "$run/predictions.csv")
 fold=${row% *} p=${row#* } other=$((3 - fold))
 says 0 "sub-01: probability of HH $(printf %.4f "$p")" "$@" --weights "$weights" --fold "$fold"
@@ -122,6 +123,10 @@ echo "$line" > "$dir/line"
 ok "it has a name of the study's" grep -q 'warning: these networks were trained on a subject of this name' "$dir/said"
 ok "calibrated, with the folds' range: $line" grep -q ', calibrated 0.*, by the folds. networks 0.* to 0.*less typical' "$dir/line"
 p=$(number probability sub-01)
+outside=$(sed -n 's/.*"by_fold": \[\(.*\)\].*/\1/p' "$dir/out/sub-01.json" | awk -F', ' -v p="$p" '{ low = high = $1
+    for (i = 2; i <= NF; i++) { if ($i < low) low = $i; if ($i > high) high = $i }; print (p < low || p > high) }')
+ok "outside of the folds' spread: $outside" test "$(grep -c 'it lies outside of their spread' "$dir/line")" = "$outside"
+ok "so on the page" test "$(grep -c 'outside of the spread of the folds' "$dir/out/sub-01.html")" = "$outside"
 says 0 "$line" --model "$model" --subject "$(echo "$dir"/new/derivatives/*/sub-01)" --anyway
 mkdir "$dir/loose"
 cp "$dir"/new/derivatives/*/sub-01/anat/sub-01_*.nii.gz "$new/anat/sub-01_T1w.nii.gz" "$dir/loose"
@@ -158,7 +163,7 @@ for chimap in "$dir"/named/derivatives/*/sub-*/anat/*_Chimap.nii.gz; do
     cp "$dir/maps/sub-01/anat/sub-01_Chimap.json" "${chimap%.nii.gz}.json"
 done
 ok "other groups" "$bin/crossval" --data "$dir/named" --out "$dir/named-run" $small --epochs1 1 --epochs2 1 --max-slices 3 \
-    --positive patient --negative 'a control' --final
+    --channels qsm --positive patient --negative 'a control' --final
 says 0 'sub-01: probability of patient 0.' --model "$dir/named-run/model" --subject "$dir/echoes/sub-01" --anyway
 ok "with the study's settings" grep -q 'maps were made of 6 echoes, mode consensus, as the study.s' "$dir/log"
 ok "so says the file" grep -q '"maps_as_study": 1' "$dir/out/sub-01.json"
@@ -166,6 +171,13 @@ for name in Chimap R2starmap T1w; do
     ok "the $name of program maps" cmp "$dir/out/maps/sub-01/anat/sub-01_$name.nii.gz" "$dir/maps/sub-01/anat/sub-01_$name.nii.gz"
 done
 p=$(number probability sub-01)
+ok "no word of another mode" sh -c "! grep 'these in the mode' '$dir/log' '$dir/out/sub-01.html'"
+cp -r "$dir/out" "$dir/kept"
+says 0 "the study's maps were made in the mode consensus, these in the mode paper (--mode)" \
+    --model "$dir/named-run/model" --subject "$dir/echoes/sub-01" --anyway --mode paper
+ok "the page says so, too" grep -q 'made in the mode consensus, these in the mode paper' "$dir/out/sub-01.html"
+rm -r "$dir/out"
+mv "$dir/kept" "$dir/out"
 ok "the names" grep -q '<h1>sub-01: probability of patient .*</h1>' "$dir/out/sub-01.html"
 ok "and no others" sh -c "! sed 's/href=\"[^\"]*\"//g' '$dir/out/sub-01.html' | grep -e '\bHH\b' -e '\bHC\b' -e hemochromatosis"
 anat=$dir/maps/sub-01/anat
@@ -173,6 +185,13 @@ mask=$(echo "$dir"/echoes/derivatives/*/sub-01/anat/sub-01_desc-basalganglia_mas
 set -- "$anat/sub-01_Chimap.nii.gz" "$anat/sub-01_R2starmap.nii.gz" "$anat/sub-01_T1w.nii.gz" "$mask"
 says 0 'sub-01: probability of patient 0.' --model "$dir/named-run/model" "$@" --anyway
 ok "the same by files" test "$(number probability sub-01)" = "$p"
+mkdir "$dir/one"
+cp "$1" "$4" "$dir/one"
+says 0 'sub-01: probability of patient 0.' --model "$dir/named-run/model" --subject "$dir/one" --anyway
+ok "the same by QSM and mask alone" test "$(number probability sub-01)" = "$p"
+rm "$dir"/one/*mask*
+says 1 'sub-01: no file of the R2* map, in which the basal ganglia are found where there is no mask' \
+    --model "$dir/named-run/model" --subject "$dir/one" --anyway
 mkdir "$dir/nan"
 for map in "$@"; do cp "$map" "$dir/nan"; done
 bytes_at "$dir/nan/sub-01_Chimap.nii.gz" 352 "$(printf '\\000\\000\\300\\177%.0s' 1 2 3 4 5 6)"
@@ -218,7 +237,8 @@ says 1 "full-repeat01-fold03-resnetswa.safetensors" "$@" --weights "$weights" --
 
 # Maps and the command line.
 says 1 'sub-01_R2starmap.nii.gz: looks like R2*: are QSM and R2* swapped?' "$r2star" "$qsm" "$t1w" "$basal" --model "$model"
-says 1 '(--any-values)' "$r2star" "$qsm" "$t1w" "$basal" --model "$model"
+says 1 '; if it is right, give --any-values' "$r2star" "$qsm" "$t1w" --model "$model"
+ok "the same without a mask, each map once" test "$(grep -c 'are QSM and R2. swapped?' "$dir/log")" = 2 -a "$(wc -l < "$dir/log")" = 2
 says 1 'sub-01_T1w.nii.gz: is no mask' "$qsm" "$r2star" "$t1w" "$t1w" --model "$model"
 says 1 'none.nii' "$dir/none.nii" "$r2star" "$t1w" "$basal" --model "$model"
 says 1 'sub-99' --model "$model" --subject "$dir/cohort/sub-99"

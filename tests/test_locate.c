@@ -288,7 +288,34 @@ static void test_scan_without_mask(void)
     CHECK_CONTAINS(logged, "! sub-01: basal ganglia found in the maps about");
     CHECK_CONTAINS(logged, "look whether they are there, or give a mask");
     qnet_cohort_destroy(c);
+    config.any_values = 0;
+    CHECK_FAILS(ctx, add(&config, &maps, 0, &c), QNET_ERROR_DATA, "QSM map: no mask, and the basal ganglia are not "
+                "found in it and R2*: the likeliest place has a confidence of 0; if it is right, set any_values");
+    for (size_t i = 0; i < voxels_of(maps.qsm); i++) maps.qsm->voxels[i] = (float)NAN;
+    CHECK_FAILS(ctx, add(&config, &maps, 0, &c), QNET_ERROR_DATA, "QSM map: is 0 nearly everywhere");
     phantom_maps_destroy(&maps);
+}
+
+/* Maps that are not what they should be: the sentence says so, not that nothing is found in them. */
+static void test_wrong_maps_without_mask(void)
+{
+    const qnet_input_config config = small_config(QNET_INPUT_CROP);
+    static const char *const why[4] = {"QSM map: of the wrong sign, as GE's phase makes it?", "R2* map: looks like "
+                                       "susceptibility: are QSM and R2* swapped?", "QSM map: looks like ppb",
+                                       "R2* map: looks like T2* in seconds"};
+    for (int what = 0; what < 4; what++) {
+        phantom_maps maps = head(3, 2, 0);
+        qnet_cohort *c = NULL;
+        for (size_t i = 0; i < voxels_of(maps.qsm); i++) {
+            float *const q = &maps.qsm->voxels[i], *const r = &maps.r2star->voxels[i], old = *q;
+            if (what == 0) *q = -old;
+            if (what == 1) *q = *r, *r = old;
+            if (what == 2) *q = 1000 * old;
+            if (what == 3 && *r != 0) *r = 1 / *r;
+        }
+        CHECK_FAILS(ctx, add(&config, &maps, 0, &c), QNET_ERROR_DATA, why[what]);
+        phantom_maps_destroy(&maps);
+    }
 }
 
 /* ---- channels -------------------------------------------------------------------------------- */
@@ -394,6 +421,7 @@ int main(void)
     RUN(test_nothing_to_find);
     RUN(test_cohort16);
     RUN(test_scan_without_mask);
+    RUN(test_wrong_maps_without_mask);
     RUN(test_channels);
     RUN(test_errors);
     RUN(test_memory_and_threads);

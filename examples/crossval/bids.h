@@ -956,12 +956,18 @@ static qnet_status bids_missing(bids *b, const char *subject, const char *sessio
 {
     const size_t first = bids_first(b, subject);
     const char *number = subject + 4 + strspn(subject + 4, "0");
-    char has[400] = "", hint[500] = "", in[200];
+    char has[400] = "", hint[500] = "", in[200], sessions[200] = "";
+    int here = 0; /* 1: of the session, too */
     for (size_t i = first; i < b->index_count && strcmp(b->index[i].subject, subject) == 0; i++) {
         const bids_file *f = &b->index[i];
         bids_name(has, sizeof has, f->path + f->name);
+        here |= strcmp(f->session, session) == 0;
+        if (f->session[0]) bids_name(sessions, sizeof sessions, f->session);
     }
     if (has[0]) snprintf(hint, sizeof hint, "; it has %s", has);
+    if (sessions[0] && !here)
+        snprintf(hint, sizeof hint, "; its sessions are %s; choose with session=%.*s", sessions,
+                 (int)strcspn(sessions, ","), sessions);
     for (size_t i = 0; i < b->index_count && !has[0] && *number && !hint[0]; i++) {
         const char *other = b->index[i].subject;
         if (strcmp(other + 4 + strspn(other + 4, "0"), number) == 0)

@@ -12,7 +12,7 @@
 /* A sentence about a scan, by its place in the list; -1: about the whole. level: QNET_LOG_ERROR for a
    problem, QNET_LOG_WARNING for what is accepted but odd, QNET_LOG_INFO for what was done. */
 typedef struct check_note {
-    int scan;
+    int scan, skipped; /* skipped: --skip-bad leaves out what it is about */
     qnet_log_level level;
     char *text;
 } check_note;
@@ -24,7 +24,7 @@ typedef struct check_scan {
     double mm[BIDS_MAPS][3];
     char axes[BIDS_MAPS][4];
     float value[3][3];           /* by map: 1st, 50th and 99th percentile of the voxels that are not 0 */
-    int taken, slices;
+    int taken, slices, in_mask;  /* in_mask: slices that hold the mask; 0: there is none */
     qnet_cut cut;                /* once it is taken */
     double mask_ml;
     qnet_buffer picture;         /* HTML */
@@ -46,7 +46,7 @@ typedef struct check {
     char text[600];              /* of the estimate */
     check_scan *scan;            /* [found->count] */
     check_note *note;
-    int notes, room, problems, warnings, current, begun;
+    int notes, room, problems, skipped, warnings, current, begun; /* skipped: of the problems */
     int failed;                  /* 1: its problems are what the run ended by */
     pictures *drawn;             /* gets who is left out */
 } check;
@@ -76,10 +76,21 @@ static const char *check_name(const check *c, int scan, char text[160])
     return text;
 }
 
+/* 1: it is about this scan, or names its subject first, as "sub-04 and sub-08 have the same QSM map", a problem of
+   the second one, does: nobody knows whose map it is. */
+static int check_is_of(const check *c, const check_note *note, int scan)
+{
+    const char *subject = c->found->list[scan].subject;
+    const size_t n = strlen(subject);
+    return note->scan == scan || (note->scan >= 0 && note->level == QNET_LOG_ERROR &&
+                                  strncmp(note->text, subject, n) == 0 && strncmp(note->text + n, " and ", 5) == 0);
+}
+
 /* Keeps a sentence, once. Out of memory it is not kept, but counted. */
 static void check_note_add(check *c, int scan, qnet_log_level level, const char *sentence)
 {
     char text[2000];
+    const check_note told = {scan, 0, level, text};
     c->in_options(sentence, text);
     for (int i = 0; i < c->notes; i++)
         if (c->note[i].scan == scan && strcmp(c->note[i].text, text) == 0) return;
@@ -90,13 +101,15 @@ static void check_note_add(check *c, int scan, qnet_log_level level, const char 
     }
     c->problems += level == QNET_LOG_ERROR;
     c->warnings += level == QNET_LOG_WARNING;
-    if (c->scan && scan >= 0) {
-        c->scan[scan].problems += level == QNET_LOG_ERROR;
-        c->scan[scan].warnings += level == QNET_LOG_WARNING;
+    for (int i = 0; c->scan && i < c->found->count; i++) {
+        if (!check_is_of(c, &told, i)) continue;
+        c->scan[i].problems += level == QNET_LOG_ERROR;
+        c->scan[i].warnings += level == QNET_LOG_WARNING;
     }
     if (c->notes < c->room && (c->note[c->notes].text = (char *)malloc(strlen(text) + 1)) != NULL) {
         strcpy(c->note[c->notes].text, text);
         c->note[c->notes].scan = scan;
+        c->note[c->notes].skipped = 0;
         c->note[c->notes++].level = level;
     }
 }
@@ -175,8 +188,11 @@ static const char *check_advice(const char *text)
     static const char *const advice[][2] = {
         {"swapped?", "exchange the two files, or their columns in the table of --maps FILE"},
         {"wrong sign", "multiply the map by -1"},
-        {"same QSM map", "find out whose it is, and leave the other out"},
+        {"same QSM map", "find out whose it is, and leave the other out; else both"},
+        {"where there is no mask", "put it there, or a mask, or give --slices FIRST:N and --center X,Y for all"},
+        {"no mask, and", "draw one, or give --slices FIRST:N and --center X,Y for all"},
         {"HH or HC", ""}, {"subgroups: ", ""}, {"; if it is right", ""}, {"; choose with", ""}, {"is there twice", ""},
+        {"--group-column NAME is", ""},
         {"participants.tsv", "mend that line"},
         {"mask.nii.gz or .nii in", "draw it, or give --slices FIRST:N and --center X,Y for all"},
         {".nii.gz or .nii in", "put it there, or name it: --derivatives, --filter, --t1w or --maps FILE"},
@@ -284,9 +300,15 @@ static void check_show(void *user, const qnet_scan *scan, const qnet_scan_maps *
     check *c = (check *)user;
     check_scan *s = &c->scan[c->current];
     const double *mm = maps->qsm->spacing;
+    const size_t plane = (size_t)maps->qsm->nx * (size_t)maps->qsm->ny;
     if (c->inner.show) c->inner.show(c->inner.user, scan, maps);
-    if (!c->showing) return;
     s->taken = 1;
+    if (!c->showing) return;
+    for (int z = 0; maps->mask && z < maps->qsm->nz; z++) {
+        size_t i = 0;
+        while (i < plane && !(maps->mask->voxels[(size_t)z * plane + i] > 0)) i++;
+        s->in_mask += i < plane;
+    }
     s->cut = scan->cut;
     s->slices = scan->slices;
     s->mask_ml = scan->cut.mask_voxels * mm[0] * mm[1] * mm[2] / 1000;
@@ -358,8 +380,9 @@ static void check_compare_scans(check *c)
                 check_say(c, i, QNET_LOG_WARNING, "%s: 99 %% of its values are below %.3g, in most scans "
                           "%.3g: another field strength, unit or masking?", what[m], (double)s->value[m][2],
                           (double)median[m]);
-        if (s->taken && s->slices < CHECK_FEW_SLICES)
-            check_say(c, i, QNET_LOG_WARNING, "only %d slices hold the mask: is it whole?", s->slices);
+        if (s->in_mask > 0 && s->in_mask < CHECK_FEW_SLICES)
+            check_say(c, i, QNET_LOG_WARNING, "only %d slice%s the mask: is it whole?", s->in_mask,
+                      s->in_mask > 1 ? "s hold" : " holds");
         if (who->age != who->age || who->sex == QNET_SEX_UNKNOWN)
             check_say(c, i, QNET_LOG_WARNING, "%s%s%s not known from participants.tsv",
                       who->age != who->age ? "age" : "", who->age != who->age && !who->sex ? " and " : "",
@@ -415,7 +438,7 @@ static void check_leave_out(check *c, const char *subject, const char *session, 
 static const char *check_why(const check *c, int scan)
 {
     for (int i = 0; i < c->notes; i++)
-        if (c->note[i].scan == scan && c->note[i].level == QNET_LOG_ERROR) return c->note[i].text;
+        if (check_is_of(c, &c->note[i], scan) && c->note[i].level == QNET_LOG_ERROR) return c->note[i].text;
     return "its line in participants.tsv";
 }
 
@@ -448,6 +471,8 @@ static qnet_status check_read_all(check *c, qnet_cohort *cohort)
         if (c->scan[i].out) continue;
         const qnet_status status = check_read_one(c, i, cohort);
         if (status == QNET_ERROR_MEMORY) return status;
+        if (status != QNET_OK && c->scan[i].problems == 0) /* what the search had no reason to tell */
+            check_note_add(c, i, QNET_LOG_ERROR, qnet_last_error(c->ctx));
         const double seconds = hooks->clock.seconds(hooks->clock.user) - start, done = i + 1;
         const qnet_progress_info info = {
             "read cohort", c->showing ? "check" : "", 0, 0, (size_t)i + 1, (size_t)count, (double)NAN, 0,
@@ -455,6 +480,22 @@ static qnet_status check_read_all(check *c, qnet_cohort *cohort)
         if (hooks->progress.report && hooks->progress.report(hooks->progress.user, &info)) return QNET_STOPPED;
     }
     return QNET_OK;
+}
+
+/* Reads anew where a scan is left out that was read: by then another one had the same map. */
+static qnet_status check_read_again(check *c, const qnet_input_config *config, qnet_cohort **cohort)
+{
+    int again = 0;
+    for (int i = 0; i < c->found->count; i++) again |= c->scan[i].out && c->scan[i].taken;
+    if (!again) return QNET_OK;
+    qnet_cohort_destroy(*cohort);
+    *cohort = NULL;
+    pictures_forget(c->drawn);
+    c->begun = 1; /* its warnings are told */
+    const qnet_status status = qnet_cohort_create(c->ctx, config, c->found->count, cohort);
+    const qnet_status read = status == QNET_OK ? check_read_all(c, *cohort) : status;
+    c->begun = 0;
+    return read;
 }
 
 /* For qnet_dataset.read, whose user is a check: the cohort of an input. At the first reading all problems
@@ -479,8 +520,11 @@ static qnet_status check_read(void *user, const qnet_input_config *config, qnet_
         c->scan[i].out = c->scan[i].problems > 0; /* by the search: not even read */
     if (status == QNET_OK) status = check_read_all(c, cohort);
     if (status == QNET_OK && !c->begun) {
-        for (int i = 0; i < c->notes && c->skip_bad && !c->showing; i++) { /* a line that names no scan */
-            if (c->note[i].scan >= 0 || c->note[i].level != QNET_LOG_ERROR) continue;
+        for (int i = 0; i < c->notes && c->skip_bad; i++) {
+            if (c->note[i].level != QNET_LOG_ERROR) continue;
+            c->note[i].skipped = 1;
+            c->skipped++;
+            if (c->note[i].scan >= 0 || c->showing) continue; /* a line that names no scan */
             check_leave_out(c, "participants.tsv", "", c->note[i].text);
             message(c->shown, QNET_LOG_WARNING, c->note[i].text);
         }
@@ -498,6 +542,7 @@ static qnet_status check_read(void *user, const qnet_input_config *config, qnet_
         }
         if (c->showing) check_compare_scans(c);
         status = check_folds(c);
+        if (status == QNET_OK && !c->showing) status = check_read_again(c, &seen, &cohort);
     }
     if (status == QNET_OK && c->problems > before && (!c->skip_bad || c->begun)) status = QNET_ERROR_DATA;
     if (status == QNET_OK && cohort->scans_count == 0) status = QNET_ERROR_DATA;

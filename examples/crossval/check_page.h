@@ -266,33 +266,64 @@ static void person_text(const check *c, const bids_scan *who, char text[96])
     snprintf(text, 96, "%.40s %s %s", group, age, who->sex == QNET_MALE ? "M" : who->sex == QNET_FEMALE ? "F" : "-");
 }
 
-static void check_print(const check *c, FILE *to)
+enum { CHECK_COLUMNS = 10 };
+
+/* A row of the table; scan -1: its head. */
+static void check_row(const check *c, int scan, char cell[CHECK_COLUMNS][160])
 {
-    const bids *b = c->found;
-    char name[160], t[6][48], person[96];
-    fprintf(to, "%-16s %-9s %-12s %-15s %-4s %-12s %-8s %-11s %-7s %s\n", "scan", "person", "grid", "mm", "axes",
-            "QSM, ppm", "R2*, 1/s", "slices", "mask", "");
-    for (int i = 0; i < b->count; i++) {
-        const check_scan *s = &c->scan[i];
-        const bids_scan *who = &b->list[i];
-        snprintf(name, sizeof name, "%s%s%s", who->subject, who->session[0] ? " " : "", who->session);
-        person_text(c, who, person);
-        fprintf(to, "%-16s %-9s %-12s %-15s %-4s %-12s %-8s %-11s %-7s ", name, person, grid_text(s, 0, t[0]),
-                spacing_text(s, t[1]), s->axes[0][0] ? s->axes[0] : "-", range_text(s, 0, 2, t[2]),
-                range_text(s, 1, 0, t[3]), slices_text(s, t[4]), mask_text(s, t[5]));
-        fprintf(to, "%s\n", state_text(s, name));
-    }
+    static const char *const head[CHECK_COLUMNS] = {"scan", "person", "grid", "mm", "axes", "QSM, ppm", "R2*, 1/s",
+                                                    "slices", "mask", ""};
+    const bids_scan *who = &c->found->list[scan < 0 ? 0 : scan];
+    const check_scan *s = &c->scan[scan < 0 ? 0 : scan];
+    char text[96];
+    for (int k = 0; k < CHECK_COLUMNS && scan < 0; k++) strcpy(cell[k], head[k]);
+    if (scan < 0) return;
+    snprintf(cell[0], 160, "%s%s%s", who->subject, who->session[0] ? " " : "", who->session);
+    person_text(c, who, text);
+    strcpy(cell[1], text);
+    strcpy(cell[2], grid_text(s, 0, text));
+    strcpy(cell[3], spacing_text(s, text));
+    strcpy(cell[4], s->axes[0][0] ? s->axes[0] : "-");
+    strcpy(cell[5], range_text(s, 0, 2, text));
+    strcpy(cell[6], range_text(s, 1, 0, text));
+    strcpy(cell[7], slices_text(s, text));
+    strcpy(cell[8], mask_text(s, text));
+    strcpy(cell[9], state_text(s, text));
 }
 
-/* Sentences of a kind, those of the same kind once. head: before each. */
-static void check_print_notes(const check *c, qnet_log_level level, const char *head, FILE *to)
+/* How many columns of a terminal a text takes: bytes of UTF-8 that begin a character. */
+static int check_width(const char *text)
+{
+    int width = 0;
+    for (; *text; text++) width += ((unsigned char)*text & 0xC0) != 0x80;
+    return width;
+}
+
+static void check_print(const check *c, FILE *to)
+{
+    char cell[CHECK_COLUMNS][160];
+    int width[CHECK_COLUMNS] = {0};
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = -1; i < c->found->count; i++) {
+            check_row(c, i, cell);
+            for (int k = 0; k < CHECK_COLUMNS; k++) {
+                const int w = check_width(cell[k]);
+                if (pass == 0 && w > width[k]) width[k] = w;
+                if (pass == 1) fprintf(to, "%s%*s", cell[k], k + 1 < CHECK_COLUMNS ? width[k] - w + 2 : 0, "");
+            }
+            if (pass == 1) fputc('\n', to);
+        }
+}
+
+/* Sentences of a kind, those of the same kind once; of problems those that are skipped, or not. head: before each. */
+static void check_print_notes(const check *c, qnet_log_level level, int skipped, const char *head, FILE *to)
 {
     char name[160], names[300];
     int others;
     for (int i = 0; i < c->notes; i++) {
         const check_note *n = &c->note[i];
         const char *advice = level == QNET_LOG_ERROR ? check_advice(n->text) : "";
-        if (n->level != level || check_repeats(c, i, &others, names, sizeof names)) continue;
+        if (n->level != level || n->skipped != skipped || check_repeats(c, i, &others, names, sizeof names)) continue;
         check_name(c, n->scan, name);
         if (strstr(n->text, check_subject(c, n))) name[0] = '\0';
         fprintf(to, "%s%s%s%s%s%s", head, name, name[0] ? ": " : "", n->text,
@@ -418,7 +449,7 @@ static void html_pictures(writer *w, const check *c)
         put(w, "</div>\n");
         for (int k = 0; k < c->notes; k++) {
             const check_note *n = &c->note[k];
-            if (n->scan != i) continue;
+            if (!check_is_of(c, n, i)) continue;
             print(w, "<p class=\"%s\">", n->level == QNET_LOG_ERROR ? "problem"
                                          : n->level == QNET_LOG_WARNING ? "warning" : "small");
             put_sentence(w, c, n->text + check_prefix(c, n));
@@ -458,11 +489,12 @@ static qnet_status check_html(const check *c, const char *estimated, qnet_buffer
 {
     writer own = writer_begin(c->ctx, html, "&ndash;", 1), *w = &own;
     const bids *b = c->found;
+    const int problems = c->problems - c->skipped;
     int bad = 0, taken = 0;
     char list[2000];
     for (int i = 0; i < b->count; i++) bad += c->scan[i].problems > 0, taken += c->scan[i].taken;
     check_bad_list(c, list, sizeof list);
-    if (bad == b->count) list[0] = '\0'; /* nobody would be left */
+    if (bad == b->count || c->skip_bad) list[0] = '\0'; /* nobody would be left, or they are left out */
     put(w, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" "
            "content=\"width=device-width, initial-scale=1\">\n<meta name=\"color-scheme\" content=\"light dark\">"
            "\n<title>Q-Net check: ");
@@ -471,13 +503,16 @@ static qnet_status check_html(const check *c, const char *estimated, qnet_buffer
     check_css(w);
     put(w, "</style>\n</head>\n<body>\n<main>\n<p class=\"kicker\">Q-Net &middot; check before training &middot; ");
     put_escaped(w, b->name[0] ? b->name : b->folder);
-    print(w, "</p>\n<h1>%s</h1>\n<p class=\"verdict\">", c->problems ? "Not ready to be trained on"
-          : c->warnings ? "Ready, with something to look at" : "Ready to be trained on");
+    print(w, "</p>\n<h1>%s</h1>\n<p class=\"verdict\">", problems ? "Not ready to be trained on"
+          : c->skipped ? "Ready, without what has a problem" : c->warnings ? "Ready, with something to look at" : "Ready to be trained on");
     print(w, "%d scan%s of ", b->count, plural(b->count));
     put_escaped(w, b->folder);
-    if (c->problems)
+    if (problems)
         print(w, ": %d problem%s, %d of the scans cannot be used as they are. Nothing has been trained, and "
                  "nothing has been changed.", c->problems, plural(c->problems), bad);
+    else if (c->skipped)
+        print(w, " were read. %d of them cannot be used, and --skip-bad leaves %s out; all others can.", bad,
+              bad == 1 ? "it" : "them");
     else print(w, " were read, and all of them can be used. What a program cannot see is for your eyes: below is "
                   "a picture of each.");
     put(w, "</p>\n<div class=\"tiles\">\n");

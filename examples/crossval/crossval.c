@@ -350,6 +350,7 @@ static const char *in_options(const char *sentence, char text[2000])
         {"set group_column to the one of the groups", "--group-column NAME is for another one"},
         {"choose with derivatives=", "choose with --derivatives "},
         {"choose with filter=", "choose with --filter "},
+        {"choose with session=", "choose with --session "},
         {"choose with t1w=", "choose with --t1w "},
         {"choose with a table of files", "choose with --maps FILE (--write-maps makes one)"},
         {", with filter=", ", with --filter "},
@@ -516,10 +517,14 @@ static qnet_status run_check(check *c, const options *o)
         printf("\n");
         check_print(c, stdout);
         if (c->warnings) printf("\nWarnings: accepted, but odd.\n");
-        check_print_notes(c, QNET_LOG_WARNING, "  ", stdout);
+        check_print_notes(c, QNET_LOG_WARNING, 0, "  ", stdout);
+        if (c->skipped) printf("\nProblems of what is left out (--skip-bad):\n");
+        check_print_notes(c, QNET_LOG_ERROR, 1, "  ", stdout);
         if (c->text[0]) printf("\n%s\n", c->text);
         if (written == QNET_OK) printf("\nWrote %s, with a picture of each scan: open it in a browser.\n", path);
-        if (c->problems == 0) printf("No problems: this cohort can be trained on.\n");
+        if (c->problems == c->skipped)
+            printf("No %sproblems: this cohort can be trained on%s.\n", c->skipped ? "other " : "",
+                   c->skipped ? ", with --skip-bad" : "");
     }
     return written != QNET_OK ? written : status;
 }
@@ -533,19 +538,19 @@ static qnet_status read_exclude(qnet_context *ctx, const char *given, qnet_buffe
     return status == QNET_OK ? qnet_buffer_append(ctx, text, "", 1) : status;
 }
 
-/* All problems, or the one sentence of what failed. */
+/* All problems but those of what is left out, or the one sentence of what failed. */
 static void print_failure(const check *c)
 {
     char text[2000], list[1000];
     int bad = 0;
     if (!c->failed) {
-        if (!c->scan) check_print_notes(c, QNET_LOG_ERROR, "crossval: ", stderr);
+        if (!c->scan) check_print_notes(c, QNET_LOG_ERROR, 0, "crossval: ", stderr);
         fprintf(stderr, "crossval: %s\n", in_options(bids_error(c->found), text));
         return;
     }
     for (int i = 0; c->scan && i < c->found->count; i++) bad += c->scan[i].problems > 0;
-    check_print_notes(c, QNET_LOG_ERROR, "crossval: ", stderr);
-    if (c->problems == 1) return;
+    check_print_notes(c, QNET_LOG_ERROR, 0, "crossval: ", stderr);
+    if (c->problems == 1 || c->skip_bad) return;
     check_bad_list(c, list, sizeof list);
     if (bad == c->found->count) list[0] = '\0'; /* nobody would be left */
     snprintf(text, sizeof text, ", %d of %d scans cannot be used", bad, c->found->count);

@@ -65,11 +65,19 @@ static inline void pictures_clear(pictures *p, int input)
     p->cams[input] = p->scans[input] = 0;
 }
 
-static inline void pictures_free(qnet_context *ctx, pictures *p)
+/* Takes away what pictures_scan took of each scan: they are read anew. */
+static inline void pictures_forget(pictures *p)
 {
     free(p->cuts.rgb);
-    free(p->out);
     free(p->means.mean);
+    memset(&p->cuts, 0, sizeof p->cuts);
+    memset(&p->means, 0, sizeof p->means);
+}
+
+static inline void pictures_free(qnet_context *ctx, pictures *p)
+{
+    pictures_forget(p);
+    free(p->out);
     for (int i = 0; i < 2; i++) {
         qnet_buffer_free(ctx, &p->sheet[i]);
         pictures_clear(p, i);

@@ -14,15 +14,24 @@ typedef struct echo_options {
 typedef struct made_maps {
     char path[3][BIDS_PATH]; /* QSM, R2*, T1W */
     char how[200];           /* "of 6 echoes ..."; "": none were made */
+    char care[400];          /* how they differ from the study's, as far as that is known; "" */
     const char *mode;
     int as_study;            /* 1: with the settings of the study's maps, as far as they are not of a session */
 } made_maps;
+
+/* Warns of what the page says, too. */
+static void made_warn(bids *b, made_maps *made, const char *text)
+{
+    const size_t n = strlen(made->care);
+    bids_warn(b, "%s", text);
+    snprintf(made->care + n, sizeof made->care - n, "%s%s", n ? "; " : "", text);
+}
 
 /* How to make them: as `study` says, the settings of its maps; NULL: it does not. */
 static qnet_maps_config echo_config(bids *b, const echo_options *o, const char *study, made_maps *made)
 {
     qnet_maps_config config;
-    char mask[8] = "auto";
+    char mask[8] = "auto", text[160];
     qnet_maps_config_init(&config);
     if (study) settings_read(study, &config);
     made->as_study = study && (!o->mode || (*o->mode == 'c') == (config.mode == QNET_MAPS_CONSENSUS));
@@ -32,12 +41,19 @@ static qnet_maps_config echo_config(bids *b, const echo_options *o, const char *
     }
     made->mode = config.mode == QNET_MAPS_PAPER ? "paper" : "consensus";
     if (study) json_member(study, "mask", mask, sizeof mask);
+    if (study && !made->as_study) {
+        snprintf(text, sizeof text, "the study's maps were made in the mode %s, these in the mode %s (--mode): the "
+                 "networks know no such maps", *made->mode == 'p' ? "consensus" : "paper", made->mode);
+        made_warn(b, made, text);
+    }
     if (strcmp(mask, "auto") != 0 && !o->brain_mask)
-        bids_warn(b, "the study's maps were made within brain masks that were given, these within that of brain "
-                     "extraction (--brain-mask)");
-    if (!study && !o->mode)
-        bids_warn(b, "the model does not say how the study's maps were made: these are made in the mode %s (--mode)",
-                  made->mode);
+        made_warn(b, made, "the study's maps were made within brain masks that were given, these within that of brain "
+                           "extraction (--brain-mask)");
+    if (!study && !o->mode) {
+        snprintf(text, sizeof text, "the model does not say how the study's maps were made: these are made in the "
+                 "mode %s (--mode)", made->mode);
+        made_warn(b, made, text);
+    }
     return config;
 }
 

@@ -112,6 +112,21 @@ static void fold_range(const scan_page *page, double range[3])
     if (range[0] > range[1]) range[0] = range[1] = (double)NAN;
 }
 
+/* 1: the networks trained on all subjects say what none of the folds' networks does. */
+static int is_outside(const scan_page *page)
+{
+    double range[3];
+    fold_range(page, range);
+    return !page->r.refused && (page->r.probability < range[0] || page->r.probability > range[1]);
+}
+
+/* Why there is no calibrated probability. */
+static const char *not_calibrated(const qnet_predictor *p)
+{
+    return p->scans == 0 ? "one fold's networks have no scans to be calibrated on"
+                         : "fewer than 10 subjects of a class, or out of fold the networks did not tell them apart";
+}
+
 static void study_range(const qnet_predictor *p, int measure, double *low, double *high)
 {
     *low = *high = (double)NAN;
@@ -174,9 +189,10 @@ static inline void page_line(const scan_page *page)
         fold_range(page, range);
         print(w, "probability of %s %.4f", page->group[1], r->probability);
         if (page->p->calibrated) print(w, ", calibrated %.2f", r->calibrated);
+        else put(w, ", not calibrated");
         if (page->p->folds > 0)
-            print(w, ", by the folds' networks %.2f to %.2f, %.0f %% of the study's scans are less typical", range[0],
-                  range[1], 100 * r->farther);
+            print(w, ", by the folds' networks %.2f to %.2f%s, %.0f %% of the study's scans are less typical", range[0],
+                  range[1], is_outside(page) ? " (it lies outside of their spread)" : "", 100 * r->farther);
         put(w, " (research only, not a diagnosis)");
     }
     if (writer_end(w) == QNET_OK) puts((const char *)line.bytes);
@@ -229,7 +245,8 @@ static qnet_status page_json(const scan_page *page, qnet_buffer *json)
     put_members(w, "use %s; version %s; scan %s; model %s; dataset %s; simulated %d; run %s; input %s",
                 "research only, not a diagnosis", QNET_VERSION, page->name, page->model, metadata(page, "dataset"),
                 strcmp(metadata(page, "simulated"), "1") == 0, metadata(page, "run"), qnet_input_name(p->input.input));
-    put_members(w, "qsm %s; r2star %s; t1w %s; mask %s", page->files.qsm, page->files.r2star, page->files.t1w,
+    put_members(w, "qsm %s; r2star %s; t1w %s; mask %s", page->files.qsm,
+                page->files.r2star ? page->files.r2star : "", page->files.t1w ? page->files.t1w : "",
                 page->files.mask ? page->files.mask : "");
     if (page->made.how[0])
         put_members(w, "maps_made %s; maps_mode %s; maps_as_study %d", page->made.how, page->made.mode,
@@ -319,12 +336,24 @@ static void html_verdict(writer *w, const scan_page *page)
     put(w, "<p class=\"kicker\">Research only. Not a diagnosis, and not checked for clinical use.</p>\n<h1>");
     put_escaped(w, page->name);
     if (r->refused) put(w, ": no probability</h1>\n");
-    else print(w, ": probability of %s %.2f</h1>\n", page->named ? page->group[1] : "hemochromatosis", r->probability);
-    if (r->refused || r->unlike || r->seen || r->namesake || p->few_scans ||
-        strcmp(metadata(page, "simulated"), "1") == 0) {
+    else print(w, ": probability of %s %.2f%s</h1>\n", page->named ? page->group[1] : "hemochromatosis",
+               r->probability, p->calibrated ? "" : ", not calibrated");
+    if (!p->calibrated || is_outside(page) || page->made.care[0] || r->refused || r->unlike || r->seen ||
+        r->namesake || p->few_scans || strcmp(metadata(page, "simulated"), "1") == 0) {
         put(w, "<div class=\"care\"><ul>\n");
         if (r->seen)
             put(w, "<li>The networks were trained on this scan: what they say of it is worth nothing.</li>\n");
+        if (!r->refused && !p->calibrated)
+            print(w, "<li>The probability is not calibrated (%s): it orders scans, and is not how many of a hundred "
+                     "such scans are of patients.</li>\n", not_calibrated(p));
+        if (is_outside(page))
+            put(w, "<li>It lies outside of the spread of the folds' networks, which so tells too little of how sure "
+                   "it is.</li>\n");
+        if (page->made.care[0]) {
+            put(w, "<li>");
+            put_escaped(w, page->made.care);
+            put(w, ".</li>\n");
+        }
         if (r->namesake)
             put(w, "<li>The networks were trained on a subject of this name. If this is another session of that person, "
                    "what they say of it is too good to hold for others.</li>\n");
@@ -486,9 +515,7 @@ static void html_record(writer *w, const scan_page *page)
     record_row(w, "Run", metadata(page, "run"));
     record_row(w, "Input", qnet_input_name(p->input.input));
     if (p->scans > 0)
-        record_row(w, "Calibration", p->calibrated ? "Platt: logistic regression of the labels on logit P"
-                                                   : "none: fewer than 10 subjects of a class, or out of fold "
-                                                     "the networks did not tell them apart");
+        record_row(w, "Calibration", p->calibrated ? "Platt: logistic regression of the labels on logit P" : "none");
     record_row(w, "Build", build);
     put(w, "</tbody></table></div>\n");
 }

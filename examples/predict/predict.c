@@ -120,15 +120,41 @@ static int parse(int argc, char **argv, options *o)
 }
 
 /* The library's sentences name fields of its configuration; here those are options. */
-static const char *in_options(const char *text)
+static const char *in_options(const char *sentence, char text[2000])
 {
-    return strstr(text, "set any_values")            ? " (--any-values)"
-           : strstr(text, "set any_orientation")     ? " (--any-orientation)"
-           : strstr(text, "choose with derivatives") ? " (--derivatives)"
-           : strstr(text, "choose with filter")      ? " (--filter)"
-           : strstr(text, "choose with session")     ? " (--session)"
-           : strstr(text, "choose with t1w")         ? " (--t1w)"
-                                                     : "";
+    static const char *const names[][2] = {
+        {"set any_values", "give --any-values"}, {"set any_orientation", "give --any-orientation"},
+        {"choose with derivatives=", "choose with --derivatives "}, {"choose with filter=", "choose with --filter "},
+        {"choose with session=", "choose with --session "}, {"choose with t1w=", "choose with --t1w "},
+        {", with filter=", ", with --filter "}, {"filter: expected", "--filter: expected"}};
+    size_t n = 0;
+    while (*sentence && n + 100 < 2000) {
+        size_t i = 0;
+        while (i < sizeof names / sizeof *names && strncmp(sentence, names[i][0], strlen(names[i][0]))) i++;
+        if (i == sizeof names / sizeof *names) text[n++] = *sentence++;
+        else {
+            n += (size_t)sprintf(text + n, "%s", names[i][1]);
+            sentence += strlen(names[i][0]);
+        }
+    }
+    text[n] = '\0';
+    return text;
+}
+
+/* What is said on the way; the last problem is not said again at the end. */
+typedef struct teller {
+    display d;
+    char last[2000];
+} teller;
+
+/* For qnet_log.message, whose user is a teller. */
+static void tell(void *user, qnet_log_level level, const char *sentence)
+{
+    teller *t = (teller *)user;
+    char text[2000];
+    in_options(sentence, text);
+    if (level == QNET_LOG_ERROR) strcpy(t->last, text);
+    message(&t->d, level, text);
 }
 
 /* The file of a network of a fold: where = 0 in OUT/weights, 1 in the folder itself. */
@@ -267,7 +293,7 @@ static qnet_status predict(qnet_context *ctx, const options *o, bids *found, sca
 int main(int argc, char **argv)
 {
     options o;
-    display d;
+    teller t;
     bids found;
     scan_page page;
     qnet_context *ctx = NULL;
@@ -277,28 +303,32 @@ int main(int argc, char **argv)
     if (ok <= 0) return ok < 0 ? 0 : 2;
     memset(&page, 0, sizeof page);
     memset(&found, 0, sizeof found);
-    display_begin(&d, 1);
-    o.hooks.log.user = o.hooks.progress.user = &d;
-    o.hooks.log.message = message;
+    display_begin(&t.d, 1);
+    t.last[0] = '\0';
+    o.hooks.log.user = &t;
+    o.hooks.log.message = tell;
+    o.hooks.progress.user = &t.d;
     o.hooks.progress.report = show;
     if (!open_context(&o.hooks, &ctx)) return 1;
     status = predict(ctx, &o, &found, &page);
     if (status == QNET_OK) {
         simulated = qnet_safetensors_metadata(page.p->record, "simulated");
         if (simulated && strcmp(simulated, "1") == 0)
-            message(&d, QNET_LOG_WARNING, "this model was trained on simulated subjects");
+            tell(&t, QNET_LOG_WARNING, "this model was trained on simulated subjects");
         if (page.r.namesake)
-            message(&d, QNET_LOG_WARNING, "these networks were trained on a subject of this name: if this is another "
-                    "session of that person, what they say of it is too good");
+            tell(&t, QNET_LOG_WARNING, "these networks were trained on a subject of this name: if this is another "
+                 "session of that person, what they say of it is too good");
         if (page.r.seen && o.anyway)
-            message(&d, QNET_LOG_WARNING, "these networks were trained on this scan: what they say is worth nothing");
+            tell(&t, QNET_LOG_WARNING, "these networks were trained on this scan: what they say is worth nothing");
         if (page.made.how[0]) fprintf(stderr, "predict: maps were made %s: %s\n", page.made.how, page.made.path[0]);
         page_line(&page);
     } else if (status == QNET_STOPPED) {
         fputs("predict: stopped\n", stderr);
     } else {
-        const char *text = found.error[0] ? found.error : qnet_last_error(ctx);
-        fprintf(stderr, "predict: %s%s\n", *text ? text : qnet_status_text(status), in_options(text));
+        const char *sentence = found.error[0] ? found.error : qnet_last_error(ctx);
+        char text[2000];
+        in_options(*sentence ? sentence : qnet_status_text(status), text);
+        if (strcmp(text, t.last) != 0) fprintf(stderr, "predict: %s\n", text);
     }
     ok = page.r.refused ? 3 : 0;
     page_free(&page);
