@@ -1464,7 +1464,7 @@ static void test_odd_folders(void)
     CHECK_LOGGED("! " ROOT ": maps of 1 subjects without a line in "
                  "participants.tsv are left out: sub-09\n");
     for (m = 0; m < 7; m++) {
-        static char name[16];
+        static char name[24];
         snprintf(name, sizeof name, "sub-x%d", m);
         put_map("derivatives/maps", name, "", WORLD_X, ".nii.gz", ras_n);
     }

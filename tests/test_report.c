@@ -932,12 +932,12 @@ static void check_html(const char *text)
     CHECK_CONTAINS(text, "width=device-width");
     CHECK_CONTAINS(text, "data:image/png;base64,iVBORw0KGgo");
     for (int i = 2; i <= 10; i++) { /* every figure of the results */
-        char figure[16];
+        char figure[32];
         sprintf(figure, "<b>Fig. %d.", i);
         if (i != 4) CHECK_CONTAINS(text, figure);
     }
     for (int i = 1; i <= 3; i++) {
-        char table[16];
+        char table[32];
         sprintf(table, "<b>Table %d.", i);
         CHECK_CONTAINS(text, table);
     }
