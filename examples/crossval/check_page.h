@@ -509,7 +509,7 @@ static qnet_status check_html(const check *c, const char *estimated, qnet_buffer
     put_escaped(w, b->folder);
     if (problems)
         print(w, ": %d problem%s, %d of the scans cannot be used as they are. Nothing has been trained, and "
-                 "nothing has been changed.", c->problems, plural(c->problems), bad);
+                 "nothing has been changed.", problems, plural(problems), bad);
     else if (c->skipped)
         print(w, " were read. %d of them cannot be used, and --skip-bad leaves %s out; all others can.", bad,
               bad == 1 ? "it" : "them");

@@ -12,6 +12,7 @@
 #include "weights_tools/pth.h"
 #define PROGRAM "crossval"
 #include "program.h"
+#include "option_names.h"
 #include "check_page.h"
 #include "cluster.h"
 #include "report.h"
@@ -336,69 +337,10 @@ static const char *named_group(const char *at, const char *start)
     return group_names[hh];
 }
 
-/* The library's sentences name fields of its configuration, and the paper's groups; here those are options, and
-   the groups' own names. */
+/* The paper's groups are the study's own, too. */
 static const char *in_options(const char *sentence, char text[2000])
 {
-    const char *const start = sentence;
-    static const char *const names[][2] = {
-        {"set any_values", "give --any-values"},
-        {"set locate", "give --locate"},
-        {"set any_orientation", "give --any-orientation"},
-        {"(set positive and negative to name other groups)",
-         "(--positive NAME --negative NAME are for other groups)"},
-        {"set group_column to the one of the groups", "--group-column NAME is for another one"},
-        {"choose with derivatives=", "choose with --derivatives "},
-        {"choose with filter=", "choose with --filter "},
-        {"choose with session=", "choose with --session "},
-        {"choose with t1w=", "choose with --t1w "},
-        {"choose with a table of files", "choose with --maps FILE (--write-maps makes one)"},
-        {", with filter=", ", with --filter "},
-        {"filter: expected", "--filter: expected"},
-        {"exclude: ", "--exclude: "},
-        {"subgroups: ", "--subgroups: "},
-        {", then collect", " with --part K/N --resume, then --collect"},
-        {"input configuration: slice_count", "--slices FIRST:N: N is"},
-        {"expected max_slices", "expected --max-slices"},
-        {"input configuration: size", "--size"},
-        {"experiment: part ", "--part: part "},
-        {"folds: ", "--folds: "},
-        {"with inner_validation", "with --inner-validation"},
-        {"\"stage1.epochs=", "\"--epochs1 "},
-        {"\"stage2.epochs=", "\"--epochs2 "},
-        {"\"stage1.batch=", "\"--batch "},
-        {"\"folds=", "\"--folds "},
-        {"\"repeats=", "\"--repeats "},
-        {"\"seed=", "\"--seed "},
-        {"\"bootstrap=", "\"--bootstrap "},
-        {"\"size=", "\"--size "},
-        {"\"max_slices=", "\"--max-slices "},
-        {"\"slice_first=", "\"--slices FIRST "},
-        {"\"slice_count=", "\"--slices N "},
-        {"\"box_explicit=", "\"--center "},
-        {"\"box_center_mm.0=", "\"--center X "},
-        {"\"box_center_mm.1=", "\"--center Y "},
-        {"\"stretch=", "\"--stretch "},
-        {"\"augment.physics_safe=", "\"--physics-safe "},
-        {"\"shuffle_labels=", "\"--shuffle-labels "},
-        {"\"input=", "\"--input "},
-        {"\"kernels=", "\"--cpu "}};
-    size_t n = 0;
-    while (*sentence && n + 100 < 2000) {
-        size_t i = 0;
-        while (i < sizeof names / sizeof *names && strncmp(sentence, names[i][0], strlen(names[i][0]))) i++;
-        if (i == sizeof names / sizeof *names) {
-            const char *group = named_group(sentence, start);
-            if (group) n += (size_t)sprintf(text + n, "%s", group);
-            else text[n++] = *sentence;
-            sentence += group ? 2 : 1;
-        } else {
-            n += (size_t)sprintf(text + n, "%s", names[i][1]);
-            sentence += strlen(names[i][0]);
-        }
-    }
-    text[n] = '\0';
-    return text;
+    return option_names(sentence, named_group, text);
 }
 
 /* The scans of the folder; only maps that the configuration needs must be there. Problems go to c. */

@@ -58,8 +58,8 @@ static int heat_spread(uint8_t *air, int side, int back)
 }
 
 /* The picture of a channel of a slice pixels[in][in][3] (QSM, R2*, T1W before stretching) as a network of
-   size x size sees it: grey[side][side], and air[side][side], 1 outside of the head: what is dark in T1W, at most .3 of the
-   mean of what is not 0, and joined to the edge. Without T1W: what is 0 in both other maps. */
+   size x size sees it: grey[side][side], and air[side][side], 1 outside of the head: what is dark in T1W, at
+   most .3 of the mean of what is not 0, and joined to the edge. Without T1W: what is 0 in both other maps. */
 static inline void heat_slice(const float *pixels, int in, int size, int channel, uint8_t *grey, uint8_t *air)
 {
     const struct heat_window *window = &heat_windows[channel];

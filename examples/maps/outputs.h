@@ -204,8 +204,9 @@ static qnet_status outputs_stage(bids *b, int stage, const char *out, const sess
 }
 
 /* Writes all beside what is there, and when all are written, in place of it: if one cannot be written (a
-   full disk), the old ones stay. Where a rename fails, those behind it stay as well; --resume makes all anew. Then what these maps do not have and former ones had goes: T1 and M0, which
-   are this program's where their sidecar has the hash. */
+   full disk), the old ones stay. Where a rename fails, those behind it stay, too; --resume makes all anew.
+   Then what these maps do not have and former ones had goes: T1 and M0, which are this program's where their
+   sidecar has the hash. */
 static qnet_status outputs_write(bids *b, const char *out, const session *s, const outputs *o)
 {
     char path[BIDS_PATH], found[32];

@@ -14,6 +14,7 @@
 #define PROGRAM "predict"
 #include "page.h"
 #include "../crossval/program.h"
+#include "../crossval/option_names.h"
 
 static const char help[] =
     "usage: predict --model FOLDER --subject FOLDER [options]\n"
@@ -119,28 +120,6 @@ static int parse(int argc, char **argv, options *o)
     return 1;
 }
 
-/* The library's sentences name fields of its configuration; here those are options. */
-static const char *in_options(const char *sentence, char text[2000])
-{
-    static const char *const names[][2] = {
-        {"set any_values", "give --any-values"}, {"set any_orientation", "give --any-orientation"},
-        {"choose with derivatives=", "choose with --derivatives "}, {"choose with filter=", "choose with --filter "},
-        {"choose with session=", "choose with --session "}, {"choose with t1w=", "choose with --t1w "},
-        {", with filter=", ", with --filter "}, {"filter: expected", "--filter: expected"}};
-    size_t n = 0;
-    while (*sentence && n + 100 < 2000) {
-        size_t i = 0;
-        while (i < sizeof names / sizeof *names && strncmp(sentence, names[i][0], strlen(names[i][0]))) i++;
-        if (i == sizeof names / sizeof *names) text[n++] = *sentence++;
-        else {
-            n += (size_t)sprintf(text + n, "%s", names[i][1]);
-            sentence += strlen(names[i][0]);
-        }
-    }
-    text[n] = '\0';
-    return text;
-}
-
 /* What is said on the way; the last problem is not said again at the end. */
 typedef struct teller {
     display d;
@@ -152,7 +131,7 @@ static void tell(void *user, qnet_log_level level, const char *sentence)
 {
     teller *t = (teller *)user;
     char text[2000];
-    in_options(sentence, text);
+    option_names(sentence, NULL, text);
     if (level == QNET_LOG_ERROR) strcpy(t->last, text);
     message(&t->d, level, text);
 }
@@ -327,7 +306,7 @@ int main(int argc, char **argv)
     } else {
         const char *sentence = found.error[0] ? found.error : qnet_last_error(ctx);
         char text[2000];
-        in_options(*sentence ? sentence : qnet_status_text(status), text);
+        option_names(*sentence ? sentence : qnet_status_text(status), NULL, text);
         if (strcmp(text, t.last) != 0) fprintf(stderr, "predict: %s\n", text);
     }
     ok = page.r.refused ? 3 : 0;
