@@ -3964,9 +3964,13 @@ QNET__HELPER void qnet__param_add(qnet_param_table *table, qnet_param *entries, 
 /* The first of x[count] that is NaN or infinite, or count. */
 static size_t qnet__first_bad(const qnet_real *x, size_t count)
 {
-    for (size_t i = 0; i < count; i++)
-        if (!qnet__is_finite((double)x[i])) return i;
-    return count;
+    size_t i = 0;
+    for (int good = 1; i + 16 <= count; i += 16) { /* in vectors */
+        for (size_t k = i; k < i + 16; k++) good &= x[k] - x[k] == 0;
+        if (!good) break;
+    }
+    while (i < count && qnet__is_finite((double)x[i])) i++;
+    return i;
 }
 #endif
 

@@ -12,6 +12,9 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 #endif
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 /* ---- Options --------------------------------------------------------------------------------- */
 
@@ -109,9 +112,14 @@ static int hook_option(const char *name, const char *value, qnet_hooks *hooks)
            fail(name, value, "auto, scalar, avx2, avx512 or neon");
 }
 
-/* 1; or 0, and it is said why there is no context. */
+/* 1; or 0, and it is said why there is no context. With glibc, memory that is freed stays with the program: each fold
+   asks for the same networks again, whose pages the system would have to clear anew. */
 static int open_context(qnet_hooks *hooks, qnet_context **ctx)
 {
+#ifdef __GLIBC__
+    mallopt(M_MMAP_MAX, 0);
+    mallopt(M_TRIM_THRESHOLD, -1);
+#endif
     if (qnet_context_create(hooks, ctx) == QNET_OK) return 1;
     hooks->cpu = QNET_CPU_AUTO;
     if (qnet_context_create(hooks, ctx) != QNET_OK) return fputs(PROGRAM ": no memory\n", stderr), 0;
