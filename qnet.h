@@ -4376,9 +4376,9 @@ typedef struct qnet__winograd {
     int makes_v, makes_d;                 /* what a strip's task does */
     ptrdiff_t v_row, v_plane;             /* v[planes][tiles][src_c]: steps of the first two */
     ptrdiff_t d_row, d_plane;             /* d[planes][tiles][slab], of the weights' gradient */
-    ptrdiff_t slab, slab_first;           /* channels of dy that d has at a time */
+    ptrdiff_t slab, slab_first;           /* outgoing channels that u or d has at a time */
     ptrdiff_t m_plane;                    /* m[planes][block][QNET__WINOGRAD_GROUP] */
-    ptrdiff_t u_plane; /* u[groups][planes][panels][src_c][isa->columns] */
+    ptrdiff_t u_plane; /* u[slab's groups][planes][panels][src_c][isa->columns] */
     ptrdiff_t parts, du_row, du_plane; /* du[parts][planes][in][out] or [workers][planes][64][64] */
     qnet__prologue from;                    /* plain or normalised */
     qnet__prologue dy;                      /* plain or a gradient; of the weights' gradient */
@@ -7201,6 +7201,8 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sums,
     block  8 blocks a worker or more own, a block           shared     a block: its v, then all
                                                                        groups' m and output
     round  fewer                     shared, <= 9 MB        shared     a block and a group
+           u > 16 MB, v <= 18 MB     shared, all tiles      shared, of a slab of co: a group
+                                                            for each worker, at most half
 
    dw      when                      v and d                du         a task
     part   ci, co <= 64              own, 32 tiles          of a part  a part of the tiles
@@ -7227,8 +7229,8 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sums,
 
 #define QNET__WINOGRAD_BLOCKS 8         /* for each worker */
 #define QNET__WINOGRAD_ROUND 65536      /* tiles * channels of a shared v: 9 MB */
-#define QNET__WINOGRAD_ALL 131072       /* tiles * channels by square, at most */
-#define QNET__WINOGRAD_DU_MOST 4194304  /* numbers of a du as a whole, unless by square: 16 MB */
+#define QNET__WINOGRAD_ALL 131072       /* tiles * channels of all tiles in v, with slabs */
+#define QNET__WINOGRAD_U_MOST 4194304   /* numbers of a u or du beside that, if whole: 16 MB */
 #define QNET__WINOGRAD_WEIGHT_TILES 512 /* of a round of dw, at most */
 #define QNET__WINOGRAD_PARTS 32         /* of the tiles, where each has a du of its own, at most */
 #define QNET__WINOGRAD_BLOCK 96         /* tiles, at most */
@@ -7384,7 +7386,7 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
     }
 }
 
-/* A block of the round and a group, or all groups. */
+/* A block of the round and a group of the slab, or all groups. */
 static void qnet__winograd_task(void *arg, size_t index, size_t worker)
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
@@ -7404,7 +7406,8 @@ static void qnet__winograd_task(void *arg, size_t index, size_t worker)
         const ptrdiff_t next = g + 1 < group_end ? g + 1 : group;
         qnet__winograd_multiply(p, v, first, last, p->packed + g * u_size,
                                 p->packed + next * u_size, m);
-        p->isa->winograd(p, QNET__WINOGRAD_OUTPUT, first / p->block, g * QNET__WINOGRAD_GROUP, m);
+        p->isa->winograd(p, QNET__WINOGRAD_OUTPUT, first / p->block,
+                         p->slab_first + g * QNET__WINOGRAD_GROUP, m);
     }
 }
 
@@ -7414,7 +7417,22 @@ static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
     const ptrdiff_t strips = p->src_c / QNET__SQUARE, group = (ptrdiff_t)index / strips;
     QNET__UNUSED(worker);
     p->isa->winograd(p, QNET__WINOGRAD_KERNELS, (ptrdiff_t)index % strips * QNET__SQUARE,
-                       group, p->u + group * p->planes * p->u_plane);
+                     p->slab_first / QNET__WINOGRAD_GROUP + group,
+                     p->u + group * p->planes * p->u_plane);
+}
+
+/* u of the slab, of so many groups. */
+static void qnet__winograd_kernels_of(qnet_context *ctx, qnet__winograd *p, ptrdiff_t groups)
+{
+    qnet__parallel(ctx, (size_t)(p->src_c / QNET__SQUARE * groups), qnet__winograd_kernels_task, p);
+}
+
+/* u or du is too large to be there as a whole; v of all tiles is not. */
+static int qnet__winograd_in_slabs(const qnet__winograd *p)
+{
+    const ptrdiff_t channels = p->src_c > p->dst_c ? p->src_c : p->dst_c;
+    return p->planes * p->src_c * p->dst_c > QNET__WINOGRAD_U_MOST &&
+           p->tiles <= QNET__WINOGRAD_ALL / channels;
 }
 
 /* Takes u, v and m from the arena, which may have no base. packed: u is there already. */
@@ -7426,7 +7444,12 @@ static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t wo
     const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP;
     const size_t bytes = (size_t)p->planes * sizeof(qnet_real);
     size_t makers = 1; /* of a v each */
-    if (p->blocks < (ptrdiff_t)workers * QNET__WINOGRAD_BLOCKS) {
+    p->slab = p->dst_c;
+    if (!packed && groups >= 2 * (ptrdiff_t)workers && qnet__winograd_in_slabs(p)) {
+        p->schedule = QNET__WINOGRAD_BY_ROUND;
+        p->round = p->tiles; /* in v for all slabs */
+        p->slab = (ptrdiff_t)workers * QNET__WINOGRAD_GROUP;
+    } else if (p->blocks < (ptrdiff_t)workers * QNET__WINOGRAD_BLOCKS) {
         p->schedule = QNET__WINOGRAD_BY_ROUND;
         p->round = most > 0 ? most : p->block;
     } else {
@@ -7437,23 +7460,22 @@ static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t wo
     p->round = p->round < p->tiles ? p->round : p->tiles;
     p->v_plane = p->round * p->v_row + QNET__WINOGRAD_PAD;
     if (!packed)
-        p->u = (qnet_real *)qnet__take(arena, (size_t)(groups * p->u_plane), bytes);
+        p->u = (qnet_real *)qnet__take(
+            arena, (size_t)(p->slab / QNET__WINOGRAD_GROUP * p->u_plane), bytes);
     p->v = (qnet_real *)qnet__take(arena, makers * (size_t)p->v_plane, bytes);
     p->m = (qnet_real *)qnet__take(arena, workers * (size_t)p->m_plane, bytes);
     if (p->schedule == QNET__WINOGRAD_BY_BLOCK)
         p->round = p->tiles;
 }
 
-/* u of a kernel w, for forward passes or, with backward = 1, for the gradient of the inputs. */
-static void qnet__winograd_pack(qnet_context *ctx, const qnet_conv2d *s, int side, int backward,
+/* u of a kernel w, for forward passes. */
+static void qnet__winograd_pack(qnet_context *ctx, const qnet_conv2d *s, int side,
                                 const qnet_real *w, qnet_real *u)
 {
-    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__winograd p;
-    qnet__winograd_geometry(&p, isa, s, side, backward);
+    qnet__winograd_geometry(&p, qnet__isa_of(ctx), s, side, 0);
     p.w = w, p.u = u;
-    qnet__parallel(ctx, (size_t)(p.src_c / QNET__SQUARE * (p.dst_c / QNET__WINOGRAD_GROUP)),
-                   qnet__winograd_kernels_task, &p);
+    qnet__winograd_kernels_of(ctx, &p, p.dst_c / QNET__WINOGRAD_GROUP);
 }
 
 /* Forward (backward = 0) or the gradient of the inputs. x: plain or normalised. u: packed before,
@@ -7467,19 +7489,23 @@ static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int sid
     qnet__winograd p;
     qnet__winograd_geometry(&p, isa, s, side, backward);
     qnet__winograd_plan(&p, &arena, qnet__workers(ctx), u != NULL);
+    const int by_block = p.schedule == QNET__WINOGRAD_BY_BLOCK;
     y->chunks = (size_t)p.blocks;
     p.from = *x, p.epilogue = *y, p.w = w;
     p.packed = u != NULL ? u : p.u;
-    if (u == NULL)
-        qnet__winograd_pack(ctx, s, side, backward, w, p.u);
-    while (p.last < p.tiles) {
-        const int by_block = p.schedule == QNET__WINOGRAD_BY_BLOCK;
-        qnet__winograd_next(&p);
-        if (!by_block)
-            qnet__winograd_strips(ctx, &p, 1, 0);
-        qnet__parallel(ctx, (size_t)(((p.last - p.first - 1) / p.block + 1) *
-                                     (by_block ? 1 : p.dst_c / QNET__WINOGRAD_GROUP)),
-                       qnet__winograd_task, &p);
+    for (; p.slab_first < p.dst_c; p.slab_first += p.slab) {
+        const ptrdiff_t left = p.dst_c - p.slab_first;
+        const ptrdiff_t groups = (left < p.slab ? left : p.slab) / QNET__WINOGRAD_GROUP;
+        if (u == NULL)
+            qnet__winograd_kernels_of(ctx, &p, groups);
+        for (p.last = 0; p.last < p.tiles;) {
+            qnet__winograd_next(&p);
+            if (!by_block && p.slab_first == 0)
+                qnet__winograd_strips(ctx, &p, 1, 0);
+            qnet__parallel(ctx, (size_t)(((p.last - p.first - 1) / p.block + 1) *
+                                         (by_block ? 1 : groups)),
+                           qnet__winograd_task, &p);
+        }
     }
 }
 
@@ -7595,8 +7621,7 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
         p->parts = p->parts < 1 ? 1 : p->parts;
         p->parts = p->parts < QNET__WINOGRAD_PARTS ? p->parts : QNET__WINOGRAD_PARTS;
         makers = workers, owners = (size_t)p->parts;
-    } else if (p->planes * p->src_c * p->dst_c > QNET__WINOGRAD_DU_MOST &&
-               p->tiles <= QNET__WINOGRAD_ALL / channels) {
+    } else if (qnet__winograd_in_slabs(p)) {
         const ptrdiff_t most = QNET__WINOGRAD_ALL / 2 / p->tiles;
         p->schedule = QNET__WINOGRAD_BY_SQUARE;
         p->round = p->tiles;
@@ -8357,7 +8382,7 @@ static size_t qnet__conv_pack(qnet_context *ctx, qnet__conv_algorithm algorithm,
         return taps * in * isa->columns * qnet__panels(isa, (size_t)s->out_channels);
     }
     if (packed != NULL)
-        qnet__winograd_pack(ctx, s, (int)algorithm, 0, w, packed);
+        qnet__winograd_pack(ctx, s, (int)algorithm, w, packed);
     qnet__winograd_geometry(&p, isa, s, (int)algorithm, 0);
     return (size_t)(p.planes * (p.dst_c / QNET__WINOGRAD_GROUP) * p.u_plane);
 }

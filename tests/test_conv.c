@@ -213,8 +213,8 @@ static void run_layer(qnet_context *ctx, layer *l, void *scratch)
     CHECK_OK(ctx, qnet_conv2d_backward(ctx, &l->shape, l->x, l->w, l->dy, l->dx, l->dw, scratch));
 }
 
-/* So many channels that du is not made as a whole (the schedule by square), also with axes of 2
-   pixels. */
+/* So many channels that du is not made as a whole (the schedule by square), nor u with few workers, also
+   with axes of 2 pixels. */
 #define LARGE_KERNELS {5, 7, 7, 320, 384, 3, 1, 1}, {20, 2, 2, 704, 704, 3, 1, 1}
 
 /* The same at stride 2, with more tiles than a round of v has. */
@@ -476,7 +476,7 @@ static void test_winograd_error(void)
 }
 
 /* dw from a gradient that is worked out as it is read, over one of its own maps: in slabs, and in
-   parts, as the shapes are meant to be cut. */
+   parts, as the shapes are meant to be cut; u in slabs, and as a whole. */
 static void test_weights_from_a_source(void)
 {
     static const qnet_conv2d shapes[] = {{10, 5, 7, 64, 2240, 3, 1, 1}, {200, 9, 8, 64, 64, 3, 1, 1}};
@@ -500,6 +500,8 @@ static void test_weights_from_a_source(void)
         qnet__winograd_plan_weights(&p, &arena, 1);
         CHECK(QNET__REFERENCE_ONLY || (i == 0 ? p.schedule == QNET__WINOGRAD_BY_SQUARE && p.slab < p.dst_c
                                                : p.parts > 1));
+        qnet__winograd_plan(&p, &arena, 1, 0);
+        CHECK(QNET__REFERENCE_ONLY || (p.slab < p.dst_c) == (i == 0));
         dy.kind = QNET__PROLOGUE_GRADIENT, dy.pre = pre;
         dy.mean = vector, dy.scale = vector + channels;
         dy.shift = vector + 2 * channels, dy.slope = vector + 3 * channels;

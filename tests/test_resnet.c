@@ -336,6 +336,28 @@ static void test_memory(void)
     free(x);
 }
 
+/* No more than a network took when this was written, and 1 %: with two workers, in single precision. */
+static void test_bytes(void)
+{
+    static const struct { int size, batch, training; double megabytes; } most[] = {
+        {224, 64, 1, 833.6}, {112, 64, 1, 294.2}, {64, 64, 1, 162.1}, {224, 16, 1, 286.5},
+        {224, 64, 0, 234.4}, {112, 64, 0, 103.7}, {64, 64, 0, 70.2},  {224, 16, 0, 103.2}};
+    qnet_hooks hooks;
+    qnet_context *ctx;
+    memset(&hooks, 0, sizeof hooks);
+    hooks.threads = 2;
+    if (qnet_context_create(&hooks, &ctx) != QNET_OK) exit(2);
+    for (size_t i = 0; i < sizeof most / sizeof *most; i++) {
+        qnet_resnet_config config;
+        qnet_resnet_config_init(&config);
+        config.height = config.width = most[i].size;
+        config.batch = most[i].batch;
+        config.training = most[i].training;
+        CHECK(1e-6 * (double)qnet_resnet_bytes(ctx, &config) <= 1.01 * most[i].megabytes);
+    }
+    qnet_context_destroy(ctx);
+}
+
 static void test_bad_input(void)
 {
     qnet_context *ctx = context(NULL, NULL, QNET_CPU_AUTO);
@@ -787,6 +809,7 @@ int main(void)
     RUN(test_batch_independence);
     RUN(test_networks_of_other_batches);
     RUN(test_memory);
+    if (!QNET__REAL_IS_DOUBLE) RUN(test_bytes);
     RUN(test_bad_input);
     RUN(test_momentum);
     RUN(test_init);
