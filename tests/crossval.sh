@@ -152,7 +152,7 @@ refused 'swapped' --data "$dir/bad"
 refused '--any-values' --data "$dir/bad"
 copy; rm "$dir/bad/$maps"/*_mask* "$dir/bad"/sub-*/anat/*_T1w*
 refused T1w --data "$dir/bad"
-ok "no mask of one, no T1W" "$bin/crossval" --data "$dir/bad" --out "$dir/less" $small --channels r2star --quiet
+ok "no mask of one, no T1W" "$bin/crossval" --data "$dir/bad" --out "$dir/less" $small --epochs1 1 --epochs2 1 --channels r2star --quiet
 cp "$dir/log" "$dir/printed"
 ok "which is warned of" grep -q 'warning: 1 of 8 scans have no mask.*give --locate' "$dir/printed"
 ok "and told" grep -q '"located": 1, "confidence": ' "$dir/less/manifest.json"

@@ -46,7 +46,6 @@ refused 2 'expected no --part beside it' "$run" --final --part 1/2
 refused 2 'expected no --shuffle-labels beside it' "$run" --final --shuffle-labels
 refused 2 'expected --weights-out features or all' "$run" --final --weights-out none
 ok "a run and its model" crossval "$run" --final --threads 1
-cp -r "$model" "$dir/first"
 ok "no work is left" test ! -e "$model/checkpoint" -a ! -e "$model/run.lock"
 sums() { (cd "$1" && cksum ./*.safetensors); }
 sums "$model" > "$dir/sums"
@@ -94,8 +93,9 @@ ok "its page says so" grep -q '<h1>sub-12: probability of hemochromatosis [.0-9]
 row=$(awk -F, '$1 == "scan" && $2 == "crop" && $5 == "sub-01" { print $4, $12 }' "$run/predictions.csv")
 fold=${row% *} p=${row#* } other=$((3 - fold))
 says 0 "sub-01: probability of HH $(printf %.4f "$p")" "$@" --weights "$weights" --fold "$fold"
+cp "$dir/log" "$dir/said"
 ok "the same by files" test "$(number probability sub-01)" = "$p"
-says 0 'warning: this model was trained on simulated subjects' "$@" --weights "$weights" --fold "$fold"
+ok "trained on simulated ones" grep -q 'warning: this model was trained on simulated subjects' "$dir/said"
 mkdir "$dir/odd"
 for map in "$@"; do cp "$map" "$dir/odd"; done
 for map in Chimap T1w; do coronal "$dir/odd/sub-01_$map.nii.gz"; done
@@ -109,7 +109,7 @@ says 3 'no probability: these networks were trained on this scan' "$@" --weights
 ok "none in the file" test "$(number probability sub-01)" = null
 says 0 'these networks were trained on this scan: what they say is worth nothing' "$@" --weights "$weights" --fold "$other" --anyway
 mkdir -p "$dir/unfinished/checkpoint"
-cp -r "$weights" "$dir/unfinished/weights"
+ln -s ../run/weights "$dir/unfinished/weights"
 : > "$dir/unfinished/checkpoint/config.txt"
 says 0 'warning: a run into this folder has not ended' "$@" --weights "$dir/unfinished" --fold "$fold"
 rm -r "$dir/unfinished"
@@ -163,7 +163,7 @@ for chimap in "$dir"/named/derivatives/*/sub-*/anat/*_Chimap.nii.gz; do
     cp "$dir/maps/sub-01/anat/sub-01_Chimap.json" "${chimap%.nii.gz}.json"
 done
 ok "other groups" "$bin/crossval" --data "$dir/named" --out "$dir/named-run" $small --epochs1 1 --epochs2 1 --max-slices 3 \
-    --channels qsm --positive patient --negative 'a control' --final
+    --input crop --channels qsm --positive patient --negative 'a control' --final
 says 0 'sub-01: probability of patient 0.' --model "$dir/named-run/model" --subject "$dir/echoes/sub-01" --anyway
 ok "with the study's settings" grep -q 'maps were made of 6 echoes, mode consensus, as the study.s' "$dir/log"
 ok "so says the file" grep -q '"maps_as_study": 1' "$dir/out/sub-01.json"
@@ -211,22 +211,23 @@ says 1 '--echoes makes all maps of its echoes' --model "$model" --subject "$dir/
 set -- "$qsm" "$r2star" "$t1w" "$basal"
 
 # Folders and pairs that are wrong.
-broken() # part of the sentence, what to do in a copy of the model...
+broken() # part of the sentence, what to do in a copy of the model, made of links...
 {
     part=$1
     shift
     rm -rf "$dir/broken"
-    cp -r "$model" "$dir/broken"
+    mkdir "$dir/broken"
+    ln "$model"/*.safetensors "$dir/broken"
     (cd "$dir/broken" && "$@")
     says 1 "$part" --model "$dir/broken" --subject "$new"
 }
 broken 'broken/model.safetensors: ' rm model.safetensors
 broken 'broken/fold02-qnet.safetensors: ' rm fold02-qnet.safetensors
-broken 'broken/fold01-resnetswa.safetensors: ' sh -c ': > fold01-resnetswa.safetensors'
-broken 'trained on the features of' cp fold01-resnetswa.safetensors fold02-resnetswa.safetensors
-broken 'is not of the training that' sh -c 'cp fold01-resnetswa.safetensors resnetswa.safetensors; cp fold01-qnet.safetensors qnet.safetensors'
-broken 'expected final, found qnet' cp qnet.safetensors model.safetensors
-broken 'are the two files swapped?' sh -c 'cp qnet.safetensors resnetswa.safetensors'
+broken 'broken/fold01-resnetswa.safetensors: ' sh -c 'rm fold01-resnetswa.safetensors; : > fold01-resnetswa.safetensors'
+broken 'trained on the features of' ln -f fold01-resnetswa.safetensors fold02-resnetswa.safetensors
+broken 'is not of the training that' sh -c 'ln -f fold01-resnetswa.safetensors resnetswa.safetensors; ln -f fold01-qnet.safetensors qnet.safetensors'
+broken 'expected final, found qnet' ln -f qnet.safetensors model.safetensors
+broken 'are the two files swapped?' ln -f qnet.safetensors resnetswa.safetensors
 says 1 'none/model.safetensors' --model "$dir/none" --subject "$new"
 says 1 "the model lies in --model $run/model" --model "$run" --subject "$new"
 rm -r "$dir/named-run/model"

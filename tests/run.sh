@@ -39,7 +39,8 @@ add() # name, last line of its output, exit status
 rm -rf "$results"
 mkdir -p "$results"
 # What takes longest begins first. delong and install look at the run that crossval leaves.
-first='builds_gcc test_experiment builds_clang crossval,delong,install test_identity test_train test_conv double_conv'
+first="predict faults_files test_experiment crossval,delong,install builds_gcc maps parts layouts builds_rest check \
+    weights_tool builds_clang faults_alloc double_parity double_resnet test_identity test_train double_train"
 names=
 for program in "$build"/tests/test_* "$build"/tests/double_* "$build"/tests/reference_* "$build"/tests/faults_* \
     "$build"/tests/fuzz_*; do
