@@ -2108,8 +2108,9 @@ QNET_API void qnet_predictor_destroy(qnet_predictor *predictor);
 
 /* ============================================================================================
    >>status: the names and texts of the status codes, and the small helpers that every room uses:
-   sizes that are checked before they wrap, byte order, minimum and maximum. What compiler and
-   system offer is settled here by macros: OpenMP, POSIX or Windows, vector units, attributes.
+   sizes that are checked before they wrap, byte order, minimum and maximum, selection, Cholesky's
+   method. What compiler and system offer is settled here by macros: OpenMP, POSIX or Windows,
+   vector units, attributes.
 
    Functions that can fail return a qnet_status; those that return an int return 1 for yes or
    success, 0 for no. Relies on the C library only.
@@ -2347,6 +2348,62 @@ QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
     }
 }
 
+/* The k-th lowest of x[count], from 0, which is put in place k, no larger one before it and no
+   smaller one behind. Hoare's FIND (1961): parted at a pivot, so that x[low .. j] <= pivot <=
+   x[i .. high] and what is between equals it, and on with the part that holds place k. About 3
+   count comparisons, where a sort has count log2(count). */
+QNET__HELPER float qnet__kth(float *x, size_t count, size_t k)
+{
+    ptrdiff_t low = 0, high = (ptrdiff_t)count - 1, at = (ptrdiff_t)k;
+    while (low < high) {
+        const float pivot = x[low + (high - low) / 2];
+        ptrdiff_t i = low, j = high;
+        while (i <= j) {
+            while (x[i] < pivot) i++;
+            while (pivot < x[j]) j--;
+            if (i > j) break;
+            const float swap = x[i];
+            x[i++] = x[j];
+            x[j--] = swap;
+        }
+        if (at <= j) high = j;
+        else if (at >= i) low = i;
+        else break;
+    }
+    return x[at];
+}
+
+/* The lower half of a[q][q] = L L' becomes L, column by column (Cholesky):
+     L[j][j] = sqrt(a[j][j] - sum_k<j L[j][k]^2)
+     L[i][j] = (a[i][j] - sum_k<j L[i][k] L[j][k]) / L[j][j],   i > j
+   0 where a is singular but for rounding: nothing is left of the diagonal. */
+QNET__HELPER int qnet__cholesky(double *a, size_t q)
+{
+    for (size_t j = 0; j < q; j++) {
+        const double diagonal = a[j * q + j];
+        for (size_t i = j; i < q; i++)
+            for (size_t k = 0; k < j; k++) a[i * q + j] -= a[i * q + k] * a[j * q + k];
+        if (!(a[j * q + j] > 1e-13 * diagonal) || !qnet__is_finite(diagonal)) return 0;
+        a[j * q + j] = sqrt(a[j * q + j]);
+        for (size_t i = j + 1; i < q; i++) a[i * q + j] /= a[j * q + j];
+    }
+    return 1;
+}
+
+/* b[q] becomes L^-1 b, from the top down, and then L'^-1 b, from the bottom up, where `both`: with
+   A = L L' that is A^-1 b. */
+QNET__HELPER void qnet__cholesky_solve(const double *l, size_t q, int both, double *b)
+{
+    for (size_t j = 0; j < q; j++) {
+        for (size_t k = 0; k < j; k++) b[j] -= l[j * q + k] * b[k];
+        b[j] /= l[j * q + j];
+    }
+    for (size_t j = both ? q : 0; j-- > 0;) {
+        for (size_t k = j + 1; k < q; k++) b[j] -= l[k * q + j] * b[k];
+        b[j] /= l[j * q + j];
+    }
+}
+
 #if QNET__HAS_FILES
 /* Bytes of one number; 0 for what is no dtype. */
 QNET_API size_t qnet_dtype_size(qnet_dtype dtype)
@@ -2496,6 +2553,19 @@ QNET__HELPER QNET__PRINTF(2, 3) void qnet__set_error(qnet_context *ctx, const ch
                               __func__, #pointers);                                         \
     } while (0)
 
+/* QNET_ERROR_ARGUMENT for what is out of low .. high, or NaN: "qnet_t1_map: repetition_time is 36,
+   expected 0.0001 to 10". An end of DBL_MAX or INT_MAX is none to a reader, and FLT_MIN is 0. */
+QNET__HELPER qnet_status qnet__check_range(qnet_context *ctx, const char *what, const char *name,
+                                           double value, double low, double high)
+{
+    if (value >= low && value <= high) return QNET_OK;
+    if (high != INT_MAX && high < DBL_MAX)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s is %g, expected %.12g to %.12g", what,
+                          name, value, low, high);
+    return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s is %g, expected %s %.12g", what, name,
+                      value, low == FLT_MIN ? "more than" : "at least", low == FLT_MIN ? 0 : low);
+}
+
 /* Memory from the allocator hook: aligned to 64 bytes, not zeroed, NULL when there is none. */
 QNET__HELPER void *qnet__alloc(qnet_context *ctx, size_t bytes)
 {
@@ -2560,13 +2630,17 @@ QNET__HELPER qnet_status qnet__arena_alloc(qnet_context *ctx, qnet__arena *a, si
     return a->base != NULL ? QNET_OK : qnet__no_memory(ctx, *bytes, what);
 }
 
-/* Large blocks of the default allocator start at a huge page, and Linux is advised to use these:
-   page faults and TLB misses then cost a fraction. The name is bound by hand, as strict C99 hides
-   the prototype. */
+/* What Linux has and strict C99 hides: the names are bound by hand. Large blocks of the default
+   allocator start at a huge page, and Linux is advised to use these: page faults and TLB misses
+   then cost a fraction. The clock only where long has 64 bits, as then so have the parts of a
+   time. */
 #if defined(__linux__) && !defined(QNET_NO_STDIO) && (defined(__GNUC__) || defined(__clang__))
 #define QNET__HUGE_PAGE ((size_t)2 << 20)
 extern int qnet__madvise(void *block, size_t size, int advice) __asm__("madvise");
-#define QNET__MADV_HUGEPAGE 14
+#ifdef __LP64__
+#define QNET__LINUX64 1
+extern int qnet__clock_gettime(int clock, long now[2]) __asm__("clock_gettime");
+#endif
 #endif
 
 /* The default allocator: malloc, with the pointer that free needs kept just below the block:
@@ -2589,7 +2663,7 @@ static void *qnet__default_alloc(void *user, size_t size, size_t align)
     memcpy(block - sizeof raw, &raw, sizeof raw);
 #ifdef QNET__HUGE_PAGE
     if (size >= 4 * QNET__HUGE_PAGE) /* advice only: whatever comes back */
-        (void)qnet__madvise(block, size / QNET__HUGE_PAGE * QNET__HUGE_PAGE, QNET__MADV_HUGEPAGE);
+        (void)qnet__madvise(block, size / QNET__HUGE_PAGE * QNET__HUGE_PAGE, 14 /* HUGEPAGE */);
 #endif
     return block;
 }
@@ -2639,15 +2713,6 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
 #endif
 }
 
-/* Strict C99 hides what Linux has: as for madvise, the name is bound by hand. Only where long has
-   64 bits, as then so have the parts of a time. */
-#if defined(__linux__) && defined(__LP64__) && !defined(QNET_NO_STDIO) && \
-    (defined(__GNUC__) || defined(__clang__))
-#define QNET__LINUX64 1
-#define QNET__CLOCK_MONOTONIC 1
-extern int qnet__clock_gettime(int clock, long now[2]) __asm__("clock_gettime");
-#endif
-
 /* Seconds since some fixed moment, by the finest clock at hand that is never set back. */
 static double qnet__default_seconds(void *user)
 {
@@ -2658,7 +2723,7 @@ static double qnet__default_seconds(void *user)
     return 0; /* no system, no clock: progress reports then know no speed */
 #elif defined(QNET__LINUX64)
     long now[2] = {0, 0}; /* seconds and 1e-9 seconds */
-    (void)qnet__clock_gettime(QNET__CLOCK_MONOTONIC, now);
+    (void)qnet__clock_gettime(1 /* MONOTONIC */, now);
     return (double)now[0] + 1e-9 * (double)now[1];
 #elif defined(CLOCK_MONOTONIC) && defined(QNET__POSIX) && !defined(__wasi__)
     struct timespec now = {0, 0};
@@ -3124,8 +3189,7 @@ QNET_API qnet_source qnet_source_memory(qnet_memory_source *state, const void *b
 static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, size_t more)
 {
     size_t need, capacity;
-    if (ctx == NULL || buffer == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "the context or the buffer is NULL");
+    QNET__NEEDS(ctx, ctx && buffer);
     if (!qnet__add(buffer->size, more, &need) || !qnet__add(need, 1, &need))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "a buffer of %.0f bytes cannot grow by %.0f",
                           (double)buffer->size, (double)more);
@@ -3146,8 +3210,7 @@ static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, 
 QNET_API qnet_status qnet_buffer_append(qnet_context *ctx, qnet_buffer *buffer, const void *bytes,
                                         size_t size)
 {
-    if (bytes == NULL && size > 0)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_buffer_append: bytes is NULL");
+    QNET__NEEDS(ctx, bytes || size == 0);
     QNET__TRY(qnet__buffer_reserve(ctx, buffer, size));
     if (size > 0) memcpy(buffer->bytes + buffer->size, bytes, size);
     buffer->size += size;
@@ -3355,11 +3418,19 @@ extern ptrdiff_t qnet__readlink(const char *path, char *target, size_t size) __a
 /* 1 for a character between the names of a path. */
 #define qnet__is_separator(c) ((c) == '/' || QNET__SYSTEM(0, (c) == '\\'))
 
-/* A file that exists, in binary. */
-static FILE *qnet__fopen_read(const char *path)
+/* In binary: a file that exists, to be read; or, with `create`, one that does not exist yet, so
+   neither through a link nor over a file. */
+static FILE *qnet__fopen(const char *path, int create)
 {
     QNET__NATIVE(native, path, NULL);
-    return QNET__SYSTEM(fopen(native, "rb"), _wfopen(native, L"rb"));
+#ifdef QNET__WINDOWS
+    const int flags = _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY | _O_NOINHERIT;
+    if (!create) return _wfopen(native, L"rb");
+    const int file = _wopen(native, flags, _S_IREAD | _S_IWRITE);
+    return file >= 0 ? _fdopen(file, "wb") : NULL;
+#else
+    return fopen(native, create ? "wbx" : "rb");
+#endif
 }
 
 /* What a path leads to: 0 nothing, 1 a file, 2 a folder, 3 a device, pipe or socket. What cannot be
@@ -3421,7 +3492,7 @@ QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *pat
     if (qnet__path_kind(path) == 2) /* fopen opens folders on some systems */
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: it is a folder",
                           path);
-    FILE *stream = qnet__fopen_read(path);
+    FILE *stream = qnet__fopen(path, 0);
     const int code = errno;
     if (stream == NULL && (code == ENOENT || code == ENOTDIR))
         return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: %s", path, !qnet__is_link(path) ?
@@ -3471,19 +3542,6 @@ QNET_API int qnet_file_exists(const char *path)
 
 #if QNET__HAS_TRAINING
 /* ---- replacing files ------------------------------------------------------------------------- */
-
-/* A file that does not exist yet, so neither through a link nor over a file. */
-static FILE *qnet__fopen_new(const char *path)
-{
-    QNET__NATIVE(native, path, NULL);
-#ifdef QNET__WINDOWS
-    const int flags = _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY | _O_NOINHERIT;
-    const int file = _wopen(native, flags, _S_IREAD | _S_IWRITE);
-    return file >= 0 ? _fdopen(file, "wb") : NULL;
-#else
-    return fopen(native, "wbx");
-#endif
-}
 
 /* Atomically, over a file of the new name, which the C library's rename refuses on Windows. */
 static int qnet__rename(const char *from, const char *to)
@@ -3548,8 +3606,6 @@ static int qnet__file_write(void *user, const void *src, size_t size)
     return fwrite(src, 1, size, f->stream) != size;
 }
 
-#define QNET__TEMPORARY 32 /* bytes of ".<process>-<n>.tmp" and its end */
-
 /* Creates a new file beside path, on the same file system, so that renaming it is atomic; *out
    writes to it until qnet__file_finish. No file and no link has its name. On failure there is
    nothing to finish. */
@@ -3564,21 +3620,21 @@ QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *
     f->ctx = ctx;
     f->path = path;
     f->stream = NULL;
-    f->bytes = strlen(path) + QNET__TEMPORARY;
+    f->bytes = strlen(path) + 32; /* ".<process>-<n>.tmp" and its end */
     f->temporary = (char *)qnet__alloc(ctx, f->bytes);
     if (f->temporary == NULL) return qnet__no_memory(ctx, f->bytes, "a file name");
     /* A run that was killed may have left a file of this process number: then the next n. */
     for (int n = 0; n < 100 && f->stream == NULL; n++) {
         snprintf(f->temporary, f->bytes, "%s.%lx-%d.tmp", path, (unsigned long)qnet__process(), n);
         errno = 0;
-        f->stream = qnet__fopen_new(f->temporary);
+        f->stream = qnet__fopen(f->temporary, 1);
         if (f->stream == NULL && errno != EEXIST) break;
     }
     if (f->stream == NULL) {
-        const qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for "
-                                              "writing: %s", f->temporary, strerror(errno));
+        const int code = errno;
         qnet__free(ctx, f->temporary, f->bytes);
-        return status;
+        return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for writing: %s", path,
+                          code == ENOENT ? "its folder does not exist" : strerror(code));
     }
     out->user = f;
     out->write = qnet__file_write;
@@ -3621,8 +3677,7 @@ QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, cons
 {
     qnet__file file;
     qnet_sink sink;
-    if (bytes == NULL && size > 0)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_replace: bytes is NULL");
+    QNET__NEEDS(ctx, bytes || size == 0);
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
     return qnet__file_finish(&file, qnet__write(ctx, &sink, bytes, size));
 }
@@ -3676,27 +3731,21 @@ QNET__HELPER const char *qnet__list_next(const qnet_buffer *list, const char *na
     return list->size > 0 && next < (const char *)list->bytes + list->size ? next : NULL;
 }
 
-/* Appends a name, its end included. "." and ".." are left out. */
-static qnet_status qnet__list_add(qnet_context *ctx, qnet_buffer *names, const char *name)
-{
-    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) return QNET_OK;
-    return qnet_buffer_append(ctx, names, name, strlen(name) + 1);
-}
-
 /* Of pointers to names, in the order of bytes. */
 static int qnet__compare_names(const void *a, const void *b)
 {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* The names of list behind those of out, sorted. */
+/* The names of list but "." and "..", sorted, behind those of out. */
 static qnet_status qnet__list_sorted(qnet_context *ctx, const qnet_buffer *list, qnet_buffer *out)
 {
     qnet_buffer order = {NULL, 0, 0, NULL}; /* where each name begins */
     qnet_status status = QNET_OK;
     const char *name = NULL;
     while (status == QNET_OK && (name = qnet__list_next(list, name)) != NULL)
-        status = qnet_buffer_append(ctx, &order, &name, sizeof name);
+        if (strcmp(name, ".") != 0 && strcmp(name, "..") != 0)
+            status = qnet_buffer_append(ctx, &order, &name, sizeof name);
     const size_t count = order.size / sizeof name;
     const char **const names = (const char **)(void *)order.bytes;
     if (count > 1) qsort(names, count, sizeof name, qnet__compare_names);
@@ -3731,7 +3780,8 @@ QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_
                           "%s: the folder cannot be opened: %s", path, strerror(errno));
 #if defined(QNET__POSIX)
     do {
-        if (entry != NULL) status = qnet__list_add(ctx, &list, entry->d_name);
+        if (entry != NULL)
+            status = qnet_buffer_append(ctx, &list, entry->d_name, strlen(entry->d_name) + 1);
         errno = 0; /* readdir returns NULL for a failure and at the end */
     } while (status == QNET_OK && (entry = readdir(folder)) != NULL);
     if (status == QNET_OK && errno != 0) status = qnet__io_error(ctx, path, "reading the folder");
@@ -3741,7 +3791,7 @@ QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_
         if (WideCharToMultiByte(QNET__UTF8, 0, entry.name, -1, name, sizeof name, NULL, NULL) == 0)
             status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a name that is too long", path);
         else
-            status = qnet__list_add(ctx, &list, name);
+            status = qnet_buffer_append(ctx, &list, name, strlen(name) + 1);
         errno = ENOENT;
     } while (status == QNET_OK && _wfindnext64(handle, &entry) == 0);
     if (status == QNET_OK && errno != ENOENT) /* ENOENT: no more */
@@ -3974,7 +4024,7 @@ static size_t qnet__first_bad(const qnet_real *x, size_t count)
    >>text
    Numbers as text and back, the same in every locale: a host program that runs with a decimal
    comma must still write files that others can read.
-   Relies on >>status alone.
+   Relies on >>context.
    ============================================================================================ */
 
 /* The locale's decimal sign, as printf and strtod use it. */
@@ -4044,12 +4094,9 @@ static double qnet__setting_get(const qnet__setting *f, const void *config)
 static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, const qnet__setting *f,
                                       const void *config)
 {
-    for (; f->key != NULL; f++) {
-        const double value = qnet__setting_get(f, config);
-        if (!(value >= f->low && value <= f->high))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s is %g, expected %.12g to %.12g",
-                              what, f->key, value, f->low, f->high);
-    }
+    for (; f->key != NULL; f++)
+        QNET__TRY(qnet__check_range(ctx, what, f->key, qnet__setting_get(f, config), f->low,
+                                    f->high));
     return QNET_OK;
 }
 
@@ -10377,15 +10424,6 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
     }
 }
 
-/* `field` of a configuration or call must be least..most. */
-static qnet_status qnet__check_range(qnet_context *ctx, const char *what, const char *field,
-                                     int value, int least, int most)
-{
-    if (value >= least && value <= most) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s must be %d..%d, found %d", what, field,
-                      least, most, value);
-}
-
 /* QNET_ONLY_INFERENCE leaves training out. */
 static qnet_status qnet__check_training(qnet_context *ctx, const char *what, int training)
 {
@@ -13099,19 +13137,11 @@ QNET__HELPER qnet_status qnet__check_mask(qnet_context *ctx, const qnet_volume *
 QNET__HELPER qnet_status qnet__check_echo_time(qnet_context *ctx, const char *name, double time,
                                                double before)
 {
-    if (!(time > 0 && qnet__is_finite(time)))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: the echo time is missing: expected %g to "
-                          "1 s, found %g", name, QNET__SHORTEST_ECHO, time);
-    if (time < QNET__SHORTEST_ECHO)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g: expected seconds, %g to "
-                          "1", name, time, QNET__SHORTEST_ECHO);
-    if (time > 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g: expected seconds, 1 at "
-                          "most: this looks like milliseconds", name, time);
-    if (!(time > before))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g s: expected more than %g, "
-                          "that of the echo before", name, time, before);
-    return QNET_OK;
+    if (time >= QNET__SHORTEST_ECHO && time <= 1 && time > before) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g s%s, expected %g to 1 and "
+                      "more than that of the echo before, %g", name, time,
+                      time > 1 ? " (milliseconds?)" : time > 0 ? "" : " (missing?)",
+                      QNET__SHORTEST_ECHO, before);
 }
 
 /* Refuses what is no series of `least` echoes or more, before any work is done on it:
@@ -13125,9 +13155,7 @@ QNET__HELPER qnet_status qnet__check_series(qnet_context *ctx, const char *step,
     char name[100], first[100];
     if (volume == NULL || echo_time == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: volumes or echo times are NULL", step);
-    if (echoes < least || echoes > QNET__MAX_ECHOES)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %d echoes, expected %d to %d", step,
-                          echoes, least, QNET__MAX_ECHOES);
+    QNET__TRY(qnet__check_range(ctx, step, "echoes", echoes, least, QNET__MAX_ECHOES));
     snprintf(first, sizeof first, "%s: %s 1", step, kind);
     for (int e = 0; e < echoes; e++) {
         snprintf(name, sizeof name, "%s: %s %d", step, kind, e + 1);
@@ -14975,30 +15003,6 @@ static void qnet__bet_step(qnet_context *ctx, qnet__bet *b, int pass, int step)
     b->from = 1 - b->from;
 }
 
-/* The k-th lowest of x[count], from 0; x is put in another order. Hoare's FIND (1961): parted at a
-   pivot, so that x[low .. j] <= pivot <= x[i .. high] and what is between equals it, and on with
-   the part that holds place k. About 3 count comparisons, where a sort has count log2(count). */
-static float qnet__kth(float *x, size_t count, size_t k)
-{
-    ptrdiff_t low = 0, high = (ptrdiff_t)count - 1, at = (ptrdiff_t)k;
-    while (low < high) {
-        const float pivot = x[low + (high - low) / 2];
-        ptrdiff_t i = low, j = high;
-        while (i <= j) {
-            while (x[i] < pivot) i++;
-            while (pivot < x[j]) j--;
-            if (i > j) break;
-            const float swap = x[i];
-            x[i++] = x[j];
-            x[j--] = swap;
-        }
-        if (at <= j) high = j;
-        else if (at >= i) low = i;
-        else break;
-    }
-    return x[at];
-}
-
 /* Where a voxel's centre lies, mm from that of the first one along the volume's axes. */
 static void qnet__place(const qnet_volume *v, size_t at, double place[3])
 {
@@ -15783,16 +15787,12 @@ static const qnet__setting qnet__susceptibility_settings[] = {
 };
 
 /* step: the function, for sentences. */
-static qnet_status qnet__susceptibility_check(qnet_context *ctx,
-                                              const char *step,
+static qnet_status qnet__susceptibility_check(qnet_context *ctx, const char *step,
                                               const qnet_susceptibility_config *config)
 {
-    if ((unsigned)config->background > QNET_VSHARP)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: background %d: expected one of "
-                          "qnet_background", step, (int)config->background);
-    if ((unsigned)config->sharp_unit > QNET_RADIUS_VOXELS)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: sharp_unit %d: expected one of "
-                          "qnet_radius_unit", step, (int)config->sharp_unit);
+    QNET__TRY(qnet__check_range(ctx, step, "background", (int)config->background, 0, QNET_VSHARP));
+    QNET__TRY(qnet__check_range(ctx, step, "sharp_unit", (int)config->sharp_unit, 0,
+                                QNET_RADIUS_VOXELS));
     return qnet__settings_check(ctx, step, qnet__susceptibility_settings, config);
 }
 
@@ -16241,9 +16241,8 @@ QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method metho
                                      const qnet_volume *mask, qnet_volume **r2star)
 {
     static const char step[] = "qnet_r2star_map";
-    if (ctx == NULL || r2star == NULL || (unsigned)method > QNET_R2STAR_LOGLINEAR)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or result is NULL, or the method "
-                          "is none of qnet_r2star_method", step);
+    QNET__NEEDS(ctx, ctx && r2star);
+    QNET__TRY(qnet__check_range(ctx, step, "method", (int)method, 0, QNET_R2STAR_LOGLINEAR));
     QNET__TRY(qnet__check_series(ctx, step, "magnitude", echoes, 2, magnitude, echo_time, NULL));
     if (mask != NULL)
         QNET__TRY(qnet__check_mask(ctx, mask, "qnet_r2star_map: mask", magnitude[0], "magnitude"));
@@ -16288,8 +16287,7 @@ QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
     static const char step[] = "qnet_phase_fit";
     qnet_volume **const out[2] = {slope, offset};
     qnet__fit_job job;
-    if (ctx == NULL || (slope == NULL && offset == NULL))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or both results are NULL", step);
+    QNET__NEEDS(ctx, ctx && (slope || offset));
     QNET__TRY(qnet__check_series(ctx, step, "phase", echoes, 2, unwrapped, echo_time, NULL));
     QNET__TRY(qnet__check_series(ctx, step, "magnitude", echoes, 2, magnitude, echo_time,
                                  unwrapped[0]));
@@ -16360,16 +16358,13 @@ QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, doub
     const double angle[2] = {low_angle * (QNET__PI / 180), high_angle * (QNET__PI / 180)};
     qnet_volume **const out[2] = {t1, m0};
     qnet__fit_job job;
-    if (ctx == NULL || (t1 == NULL && m0 == NULL))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_t1_map: context or both results are "
-                          "NULL");
+    QNET__NEEDS(ctx, ctx && (t1 || m0));
     if (!(low_angle > 0 && low_angle < high_angle && high_angle <= 90))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_t1_map: flip angles of %g and %g "
                           "degrees, expected the lower one first, within 0 to 90", low_angle,
                           high_angle);
-    if (!(repetition_time > 0 && repetition_time <= 10))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_t1_map: repetition time of %g, expected "
-                          "seconds, 0 to 10", repetition_time);
+    QNET__TRY(qnet__check_range(ctx, "qnet_t1_map", "repetition time in s", repetition_time,
+                                QNET__SHORTEST_ECHO, 10));
     QNET__TRY(qnet__check_volume(ctx, low, name[0], NULL, NULL));
     QNET__TRY(qnet__check_volume(ctx, high, name[1], low, name[0]));
     if (b1 != NULL) QNET__TRY(qnet__check_volume(ctx, b1, name[2], low, name[0]));
@@ -16452,7 +16447,6 @@ QNET_API void qnet_maps_config_consensus(qnet_maps_config *config)
 static const qnet__setting qnet__maps_settings[] = {
     QNET__SETTING(qnet_maps_config, 'i', brain_echo, 1, QNET__MAX_ECHOES),
     QNET__SETTING(qnet_maps_config, 'i', first_echo, 1, QNET__MAX_ECHOES),
-    QNET__SETTING(qnet_maps_config, 'i', last_echo, 1, QNET__MAX_ECHOES),
     QNET__SETTINGS_END
 };
 
@@ -16462,16 +16456,10 @@ static qnet_status qnet__maps_check_config(qnet_context *ctx, const qnet_maps_co
     QNET__TRY(qnet__settings_check(ctx, QNET__WHOLE, qnet__maps_settings, c));
     QNET__TRY(qnet__settings_check(ctx, QNET__WHOLE ": brain", qnet__brain_settings, &c->brain));
     QNET__TRY(qnet__susceptibility_check(ctx, QNET__WHOLE, &c->susceptibility));
-    if (c->first_echo > c->last_echo)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": first_echo %d: expected "
-                          "last_echo, %d, at most", c->first_echo, c->last_echo);
-    if ((unsigned)c->mode > QNET_MAPS_CONSENSUS)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": mode %d: expected one of "
-                          "qnet_maps_mode", (int)c->mode);
-    if ((unsigned)c->r2star > QNET_R2STAR_LOGLINEAR)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": r2star %d: expected one of "
-                          "qnet_r2star_method", (int)c->r2star);
-    return QNET_OK;
+    QNET__TRY(qnet__check_range(ctx, QNET__WHOLE, "last_echo", c->last_echo, c->first_echo,
+                                QNET__MAX_ECHOES));
+    QNET__TRY(qnet__check_range(ctx, QNET__WHOLE, "mode", (int)c->mode, 0, QNET_MAPS_CONSENSUS));
+    return qnet__check_range(ctx, QNET__WHOLE, "r2star", (int)c->r2star, 0, QNET_R2STAR_LOGLINEAR);
 }
 
 /* The least and the greatest of the voxels. */
@@ -16614,9 +16602,7 @@ static qnet_status qnet__chain_check(qnet__chain *c, const qnet_volume *mask)
     double interval;
     int phases = 0;
     QNET__TRY(qnet__maps_check_config(c->ctx, c->config));
-    if (in->count < 2 || in->count > QNET__MAX_ECHOES)
-        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": %d echo%s, expected 2 to %d",
-                          in->count, in->count == 1 ? " only" : "es", QNET__MAX_ECHOES);
+    QNET__TRY(qnet__check_range(c->ctx, QNET__WHOLE, "echoes", in->count, 2, QNET__MAX_ECHOES));
     if (in->echo == NULL)
         return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": first->echo is NULL");
     for (int e = 0; e < in->count; e++) {
@@ -16642,9 +16628,8 @@ static qnet_status qnet__chain_check(qnet__chain *c, const qnet_volume *mask)
         if (in->echo[e].phase == NULL)
             return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: the phase is missing, %d of %d "
                               "echoes have one", c->name[e], phases, in->count);
-    if (!(in->field_strength >= 0.01 && in->field_strength <= 30))
-        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: field strength of %g T, expected 0.01 "
-                          "to 30", c->name[0], in->field_strength);
+    QNET__TRY(qnet__check_range(c->ctx, c->name[0], "field strength in T", in->field_strength, 0.01,
+                                30));
     if (in->phase_sign != 1 && in->phase_sign != -1)
         return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: phase_sign %d, expected 1 (Siemens, "
                           "Philips) or -1 (GE)", c->name[0], in->phase_sign);
@@ -16652,9 +16637,8 @@ static qnet_status qnet__chain_check(qnet__chain *c, const qnet_volume *mask)
     if (in->echo[0].magnitude->affine_source == 0)
         qnet__log(c->ctx, QNET_LOG_WARNING, "%s: neither sform nor qform: the main field is taken "
                   "to lie along the third axis, and QSM is wrong where it does not", c->name[0]);
-    if (c->config->first_echo > in->count)
-        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": first_echo %d: there are %d "
-                          "echoes", c->config->first_echo, in->count);
+    QNET__TRY(qnet__check_range(c->ctx, QNET__WHOLE, "first_echo", c->config->first_echo, 1,
+                                in->count));
     c->to = qnet__min_int(c->config->last_echo, in->count);
     c->from = c->config->first_echo - 1;
     return QNET_OK;
@@ -16867,33 +16851,6 @@ static void qnet__offset_terms(const qnet_volume *v, uint32_t i, double term[QNE
         for (int l = j; l < 4; l++) term[k++] = at[j] * at[l];
 }
 
-/* Solves a x = b, a symmetric, of which the lower half is read, and positive definite: Cholesky's
-   a = l l^T, where l_jj = sqrt(a_jj - sum l_jk^2), l_ij = (a_ij - sum l_ik l_jk) / l_jj, the sums
-   over k < j; then l y = b forward and l^T x = y backward. l and x take the places of a and b. What
-   a volume of one slice leaves open is held near 0 by a little more on the diagonal. */
-static void qnet__solve_offset(double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS],
-                               double b[QNET__OFFSET_TERMS])
-{
-    enum { terms = QNET__OFFSET_TERMS };
-    for (int i = 0; i < terms; i++) a[i][i] += 1e-9 * a[0][0];
-    for (int j = 0; j < terms; j++) {
-        for (int k = 0; k < j; k++) a[j][j] -= a[j][k] * a[j][k];
-        a[j][j] = sqrt(fmax(a[j][j], DBL_MIN));
-        for (int i = j + 1; i < terms; i++) {
-            for (int k = 0; k < j; k++) a[i][j] -= a[i][k] * a[j][k];
-            a[i][j] /= a[j][j];
-        }
-    }
-    for (int i = 0; i < terms; i++) {
-        for (int k = 0; k < i; k++) b[i] -= a[i][k] * b[k];
-        b[i] /= a[i][i];
-    }
-    for (int i = terms - 1; i >= 0; i--) {
-        for (int k = i + 1; k < terms; k++) b[i] -= a[k][i] * b[k];
-        b[i] /= a[i][i];
-    }
-}
-
 #define QNET__TURNS 64 /* the most 2 pi that an echo is looked for off */
 /* p0 describes an echo where at most this share of voxels have another n than the median, and the
    rms distance to the line less 2 pi n is at most this, in rad. Real and simulated heads have
@@ -16956,7 +16913,8 @@ static void qnet__fit_offset_task(void *arg, size_t chunk, size_t worker)
     }
 }
 
-/* The polynomial's factors from the equations of all chunks, in their order. */
+/* The polynomial's factors from the equations of all chunks, in their order. What a volume of one
+   slice leaves open is held near 0 by a little more on the diagonal; without signal, all are 0. */
 static void qnet__fit_offset(qnet__aligning *a)
 {
     const size_t chunks = qnet__align_by(a, qnet__fit_offset_task);
@@ -16968,7 +16926,9 @@ static void qnet__fit_offset(qnet__aligning *a)
             for (int k = 0; k <= j; k++) sum[j][k] += a->part[i].sum[j][k];
             a->offset[j] += a->part[i].right[j];
         }
-    qnet__solve_offset(sum, a->offset);
+    for (int i = 0; i < QNET__OFFSET_TERMS; i++) sum[i][i] += 1e-9 * sum[0][0];
+    if (qnet__cholesky(&sum[0][0], QNET__OFFSET_TERMS))
+        qnet__cholesky_solve(&sum[0][0], QNET__OFFSET_TERMS, 1, a->offset);
 }
 
 /* p0 at each voxel of the list, in rad. */
@@ -17571,29 +17531,6 @@ static qnet_status qnet__record_check(qnet_context *ctx, const qnet_augmentation
 
 /* ---- histogram stretching -------------------------------------------------------------------- */
 
-/* The value of rank `rank` (from 0, in rising order) of v[n], which is reordered so that what
-   stands before it is no larger and what stands behind it no smaller (Hoare's selection). */
-static float qnet__select(float *v, size_t n, size_t rank)
-{
-    size_t low = 0, high = n - 1;
-    while (low < high) {
-        const float pivot = v[low + (high - low) / 2];
-        size_t i = low, j = high;
-        for (;; i++, j--) {
-            while (v[i] < pivot) i++;
-            while (v[j] > pivot) j--;
-            if (i >= j) break;
-            const float swap = v[i];
-            v[i] = v[j];
-            v[j] = swap;
-        }
-        /* v[low..j] <= pivot <= v[j+1..high], j < high. */
-        if (rank <= j) high = j;
-        else low = j + 1;
-    }
-    return v[rank];
-}
-
 /* Percentile q (0..100) of v[n], which is reordered; linear between order statistics as
    numpy.percentile has it: a + f (b - a), a of rank floor(q/100 (n-1)), b of the next. n = 0: 0. */
 static float qnet__percentile(float *v, size_t n, double q)
@@ -17601,7 +17538,7 @@ static float qnet__percentile(float *v, size_t n, double q)
     if (n == 0) return 0;
     const double at = q / 100 * (double)(n - 1);
     const size_t rank = qnet__min_size((size_t)at, n - 1);
-    const float a = qnet__select(v, n, rank);
+    const float a = qnet__kth(v, n, rank);
     float b = rank + 1 < n ? v[rank + 1] : a;
     for (size_t i = rank + 1; i < n; i++) b = v[i] < b ? v[i] : b;
     return (float)(a + (at - (double)rank) * ((double)b - a));
@@ -21219,9 +21156,7 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
     qnet__evaluation e;
     size_t m, drawn = 0;
     QNET__NEEDS(ctx, auc);
-    if (resamples < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_bootstrap_auc: expected 1 resample at least, found %d", resamples);
+    QNET__TRY(qnet__check_range(ctx, "qnet_bootstrap_auc", "resamples", resamples, 1, INT_MAX));
     QNET__TRY(qnet__check_curve(ctx, "qnet_bootstrap_auc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, (size_t)resamples, count, &e));
     e.count = count;
@@ -21330,37 +21265,6 @@ static void qnet__logistic_slope(const int *label, const double *x, size_t count
     }
 }
 
-/* The lower half of a[q][q] = L L' becomes L, column by column (Cholesky):
-     L[j][j] = sqrt(a[j][j] - sum_k<j L[j][k]^2)
-     L[i][j] = (a[i][j] - sum_k<j L[i][k] L[j][k]) / L[j][j],   i > j
-   0 where a is singular but for rounding: nothing is left of the diagonal. */
-static int qnet__cholesky(double *a, size_t q)
-{
-    for (size_t j = 0; j < q; j++) {
-        const double diagonal = a[j * q + j];
-        for (size_t i = j; i < q; i++)
-            for (size_t k = 0; k < j; k++) a[i * q + j] -= a[i * q + k] * a[j * q + k];
-        if (!(a[j * q + j] > 1e-13 * diagonal) || !qnet__is_finite(diagonal)) return 0;
-        a[j * q + j] = sqrt(a[j * q + j]);
-        for (size_t i = j + 1; i < q; i++) a[i * q + j] /= a[j * q + j];
-    }
-    return 1;
-}
-
-/* b[q] becomes L^-1 b, from the top down, and then L'^-1 b, from the bottom up, where `both`: with
-   A = L L' that is A^-1 b. */
-static void qnet__cholesky_solve(const double *l, size_t q, int both, double *b)
-{
-    for (size_t j = 0; j < q; j++) {
-        for (size_t k = 0; k < j; k++) b[j] -= l[j * q + k] * b[k];
-        b[j] /= l[j * q + j];
-    }
-    for (size_t j = both ? q : 0; j-- > 0;) {
-        for (size_t k = j + 1; k < q; k++) b[j] -= l[k * q + j] * b[k];
-        b[j] /= l[j * q + j];
-    }
-}
-
 /* Ends when a step moves no eta by more than 1e-10; what is left is its square. Labels that a plane
    separates, with items on it or without, have no maximum: each step moves eta by about 1. */
 QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, const double *x,
@@ -21384,9 +21288,7 @@ QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, cons
     if (predictors > QNET__LOGISTIC_MOST)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: at most %d predictors, found %lu", what,
                           QNET__LOGISTIC_MOST, (unsigned long)predictors);
-    if (!(ridge >= 0.0 && qnet__is_finite(ridge)))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ridge: expected 0 or more, found %g", what,
-                          ridge);
+    QNET__TRY(qnet__check_range(ctx, what, "ridge", ridge, 0, DBL_MAX));
     for (size_t i = 0; i < count * predictors; i++)
         if (!qnet__is_finite(x[i]))
             return qnet__fail(ctx, QNET_ERROR_NUMERIC,
@@ -21477,10 +21379,8 @@ QNET_API qnet_status qnet_cam_weighted(const qnet_resnet *net, int index, const 
     const qnet_tensor features = qnet_resnet_feature_map(net);
     if (features.data == NULL)
         return qnet__fail(net->ctx, QNET_ERROR_ARGUMENT, "cam: expected a forward pass before");
-    if (index < 0 || (size_t)index >= features.shape[0])
-        return qnet__fail(net->ctx, QNET_ERROR_ARGUMENT,
-                          "cam: image must be 0..%d, as in the last forward pass, found %d",
-                          (int)features.shape[0] - 1, index);
+    QNET__TRY(qnet__check_range(net->ctx, "cam", "image of the last forward pass", index, 0,
+                                (double)features.shape[0] - 1));
     const size_t pixels = features.shape[1] * features.shape[2];
     const qnet_real *f = features.data + (size_t)index * pixels * QNET_FEATURES;
     for (int pass = 0; pass < 2; pass++)
@@ -21503,9 +21403,7 @@ QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index
                               float *raw)
 {
     QNET__NEEDS(net ? net->ctx : NULL, net && (map || raw));
-    if (class_index < 0 || class_index >= net->config.classes)
-        return qnet__fail(net->ctx, QNET_ERROR_ARGUMENT, "cam: class must be 0..%d, found %d",
-                          net->config.classes - 1, class_index);
+    QNET__TRY(qnet__check_range(net->ctx, "cam", "class", class_index, 0, net->config.classes - 1));
     const qnet_param *fc = &net->table->entries[qnet_param_find(net->table, "fc.weight")];
     const qnet_tensor features = qnet_resnet_feature_map(net);
     const int h = features.data ? (int)features.shape[1] : 1;

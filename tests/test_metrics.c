@@ -750,7 +750,7 @@ static void test_logistic_limits(void)
     CHECK_FAILS(ctx, qnet_logistic_fit(ctx, y, apart, 6, 1, 1, NULL, error), QNET_ERROR_ARGUMENT,
                 "coefficients");
     CHECK_FAILS(ctx, qnet_logistic_fit(ctx, y, apart, 6, 1, -1, c, error), QNET_ERROR_ARGUMENT,
-                "ridge: expected 0 or more, found -1");
+                "ridge is -1, expected at least 0");
     CHECK_FAILS(ctx, qnet_logistic_fit(ctx, y, apart, 6, 1, (double)NAN, c, error), QNET_ERROR_ARGUMENT,
                 "ridge");
     CHECK_FAILS(ctx, qnet_logistic_fit(ctx, y, apart, 6, 1001, 1, c, error), QNET_ERROR_LIMIT, "at most 1000");
