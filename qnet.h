@@ -13057,6 +13057,17 @@ QNET__HELPER size_t qnet__mask_count(const qnet_volume *mask)
     return inside;
 }
 
+/* The least and the greatest of a volume's voxels, inside the mask where there is one. */
+static void qnet__range(const qnet_volume *v, const qnet_volume *mask, float *low, float *high)
+{
+    *low = INFINITY, *high = -INFINITY;
+    for (size_t i = 0; i < qnet__voxels_of(v); i++) {
+        if (mask != NULL && mask->voxels[i] == 0) continue;
+        if (v->voxels[i] < *low) *low = v->voxels[i];
+        if (v->voxels[i] > *high) *high = v->voxels[i];
+    }
+}
+
 /* The place of another volume of the same sides: its affine, spacing and orientation. */
 QNET__HELPER void qnet__put_on_grid(qnet_volume *v, const qnet_volume *grid)
 {
@@ -14569,16 +14580,10 @@ static qnet_status qnet__fft_run(qnet_context *ctx, qnet__fft_plan *plan, int in
 static void qnet__fft_filter_all(const qnet__fft_plan *plan, const qnet__fft_filter *filter)
 {
     static const int place = 0;
-    qnet__fft_line point;
-    memset(&point, 0, sizeof point);
-    point.n = 1, point.place = &place;
-    qnet__fft_job job = {&point, QNET__FFT_COLUMNS, 0, NULL, NULL, 0, 0, 0, 1, plan->work, filter,
-                         0, 0};
-    for (; job.first < filter->numbers; job.first += job.lines) {
-        job.lines = qnet__min_size(filter->numbers - job.first, plan->isa->lanes);
-        job.in = job.out = plan->spectrum + 2 * job.first;
-        plan->isa->fft(&job);
-    }
+    qnet__fft_plan points = *plan;
+    memset(&points.line[2], 0, sizeof points.line[2]);
+    points.line[2].n = 1, points.line[2].place = &place, points.filter = filter;
+    qnet__fft_lines(&points, 0, 2, 0, plan->spectrum, 0, filter->numbers);
 }
 
 /* Filters one after the other: pass[count], the last one again until they are `total`. What one
@@ -15436,30 +15441,6 @@ QNET__HELPER void qnet__unwrap(qnet__unwrapping *u)
 
 #define QNET__PHASE_SPAN 6.29 /* 2 pi, and what rounding to a file's integers adds */
 
-/* Refuses a phase that was checked as a volume, but has an interval of more than 2 pi in the mask;
-   *inside: the mask's voxels. */
-static qnet_status qnet__check_phase(qnet_context *ctx, const qnet_volume *phase, const char *name,
-                                     const qnet_volume *mask, size_t *inside)
-{
-    const size_t voxels = qnet__voxels_of(phase);
-    float low = INFINITY, high = -INFINITY;
-    *inside = 0;
-    for (size_t i = 0; i < voxels; i++) {
-        if (mask->voxels[i] == 0) continue;
-        low = fminf(low, phase->voxels[i]);
-        high = fmaxf(high, phase->voxels[i]);
-        ++*inside;
-    }
-    if ((double)high - (double)low > QNET__PHASE_SPAN)
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: from %g to %g in the mask, expected radians "
-                          "in an interval of 2 pi, such as -3.1416 to 3.1416", name, (double)low,
-                          (double)high);
-    if (voxels > UINT32_MAX / 3)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f voxels, expected %.0f at most", name,
-                          (double)voxels, (double)(UINT32_MAX / 3));
-    return QNET_OK;
-}
-
 QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *phase,
                                        const qnet_volume *mask, qnet_volume **unwrapped)
 {
@@ -15467,12 +15448,21 @@ QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *pha
     qnet__arena arena = {NULL, 0};
     qnet__unwrapping u;
     qnet_volume *out = NULL;
-    size_t inside, bytes;
+    size_t bytes;
+    float low, high;
     qnet_status status;
     QNET__NEEDS(ctx, ctx && unwrapped);
     QNET__TRY(qnet__check_volume(ctx, phase, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_phase_unwrap: mask", phase, name));
-    QNET__TRY(qnet__check_phase(ctx, phase, name, mask, &inside));
+    const size_t voxels = qnet__voxels_of(phase), inside = qnet__mask_count(mask);
+    qnet__range(phase, mask, &low, &high);
+    if ((double)high - (double)low > QNET__PHASE_SPAN)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: from %g to %g in the mask, expected radians "
+                          "in an interval of 2 pi, such as -3.1416 to 3.1416", name, (double)low,
+                          (double)high);
+    if (voxels > UINT32_MAX / 3) /* an edge is 3 * voxel + axis */
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f voxels, expected %.0f at most", name,
+                          (double)voxels, (double)(UINT32_MAX / 3));
     QNET__TRY(qnet__volume_like(ctx, phase, &out));
     u.phase = phase->voxels, u.mask = mask->voxels, u.unwrapped = out->voxels;
     u.n[0] = phase->nx, u.n[1] = phase->ny, u.n[2] = phase->nz;
@@ -16462,23 +16452,13 @@ static qnet_status qnet__maps_check_config(qnet_context *ctx, const qnet_maps_co
     return qnet__check_range(ctx, QNET__WHOLE, "r2star", (int)c->r2star, 0, QNET_R2STAR_LOGLINEAR);
 }
 
-/* The least and the greatest of the voxels. */
-static void qnet__range(const qnet_volume *v, float *low, float *high)
-{
-    *low = *high = v->voxels[0];
-    for (size_t i = 1; i < qnet__voxels_of(v); i++) {
-        if (v->voxels[i] < *low) *low = v->voxels[i];
-        if (v->voxels[i] > *high) *high = v->voxels[i];
-    }
-}
-
 /* Refuses what is no volume, or of another grid, or without any signal. */
 static qnet_status qnet__check_magnitude(qnet_context *ctx, const qnet_volume *v, const char *name,
                                          const qnet_volume *grid, const char *grid_name)
 {
     float low, high;
     QNET__TRY(qnet__check_volume(ctx, v, name, grid, grid_name));
-    qnet__range(v, &low, &high);
+    qnet__range(v, NULL, &low, &high);
     if (high > 0) return QNET_OK;
     return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the magnitude is %g to %g everywhere, expected "
                       "numbers above 0", name, (double)low, (double)high);
@@ -16506,7 +16486,7 @@ static qnet_status qnet__check_phases(qnet__chain *c)
         float least, most;
         snprintf(name, sizeof name, "%.250s: phase", c->name[e]);
         QNET__TRY(qnet__check_volume(c->ctx, v, name, grid, c->name[0]));
-        qnet__range(v, &least, &most);
+        qnet__range(v, NULL, &least, &most);
         if (least == most)
             return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: %g everywhere, expected a phase that "
                               "varies", name, (double)least);
@@ -16578,16 +16558,14 @@ static qnet_status qnet__check_second(qnet__chain *c)
    it is not 0. */
 static qnet_status qnet__look_at_mask(qnet_context *ctx, const qnet_volume *mask)
 {
-    float least = FLT_MAX, most = 0;
+    float least, most;
     for (size_t i = 0; i < qnet__voxels_of(mask); i++) {
         const float value = mask->voxels[i];
-        if (value == 0) continue;
         if (value < 0 || fabsf(value - rintf(value)) > 1e-3f * fmaxf(value, 1))
             return qnet__fail(ctx, QNET_ERROR_DATA, "mask: a value of %g, expected 0 and 1, or "
                               "labels: a map, or a probability?", (double)value);
-        least = value < least ? value : least;
-        most = value > most ? value : most;
     }
+    qnet__range(mask, mask, &least, &most);
     if ((double)(most - least) > 1e-3 * (double)most)
         qnet__log(ctx, QNET_LOG_WARNING, "mask: values of %g to %g beside 0: maps are made in all "
                   "of them", (double)least, (double)most);
@@ -16873,7 +16851,7 @@ typedef struct qnet__aligning {
     int8_t *turns;                     /* [size]: of each of them, in the echo at hand */
     size_t size;
     qnet__align_part *part;            /* [chunks] */
-    int echo, all, by;                 /* the echo at hand; all voxels move, by so many turns */
+    int echo;                          /* the echo at hand */
 } qnet__aligning;
 
 /* Runs a task for each chunk of the component; returns how many these are. */
@@ -16931,23 +16909,9 @@ static void qnet__fit_offset(qnet__aligning *a)
         qnet__cholesky_solve(&sum[0][0], QNET__OFFSET_TERMS, 1, a->offset);
 }
 
-/* p0 at each voxel of the list, in rad. */
-static void qnet__p0_task(void *arg, size_t chunk, size_t worker)
-{
-    const qnet__aligning *a = (const qnet__aligning *)arg;
-    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
-    double term[QNET__OFFSET_TERMS];
-    QNET__UNUSED(worker);
-    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
-        double p0 = 0;
-        qnet__offset_terms(a->chain->made.mask, a->list[i], term);
-        for (int k = 0; k < QNET__OFFSET_TERMS; k++) p0 += a->offset[k] * term[k];
-        a->p0[i] = (float)p0;
-    }
-}
-
 /* How many whole turns each voxel of the echo at hand is from the line through p0 and the echo
-   before, which is consistent by now; echo 0 is taken from 0. square: of what is left, in turns. */
+   before, which is consistent by now; echo 0 is taken from 0, and p0 is worked out with it. square:
+   of what is left, in turns. */
 static void qnet__turns_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__aligning *a = (const qnet__aligning *)arg;
@@ -16956,11 +16920,16 @@ static void qnet__turns_task(void *arg, size_t chunk, size_t worker)
     const float *phase = c->phase[e]->voxels, *before = e > 0 ? c->phase[e - 1]->voxels : NULL;
     const double ratio = e > 0 ? c->time[e] / c->time[e - 1] : 0, most = QNET__TURNS;
     const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
-    double square = 0;
+    double square = 0, term[QNET__OFFSET_TERMS];
     QNET__UNUSED(worker);
     for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
         const uint32_t at = a->list[i];
-        const double p0 = (double)a->p0[i];
+        double p0 = e > 0 ? (double)a->p0[i] : 0;
+        if (e == 0) {
+            qnet__offset_terms(c->made.mask, at, term);
+            for (int k = 0; k < QNET__OFFSET_TERMS; k++) p0 += a->offset[k] * term[k];
+            a->p0[i] = (float)p0;
+        }
         const double line = e > 0 ? p0 + ((double)before[at] - p0) * ratio : 0;
         const double off = ((double)phase[at] - line) / (2 * QNET__PI);
         const double near_by = off > most ? most : off < -most ? -most : off;
@@ -16969,19 +16938,6 @@ static void qnet__turns_task(void *arg, size_t chunk, size_t worker)
         a->turns[i] = (int8_t)turns;
     }
     a->part[chunk].square = square;
-}
-
-/* phase[e] less 2 pi times the turns, all or each voxel's own. */
-static void qnet__move_task(void *arg, size_t chunk, size_t worker)
-{
-    const qnet__aligning *a = (const qnet__aligning *)arg;
-    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
-    float *phase = a->chain->phase[a->echo]->voxels;
-    QNET__UNUSED(worker);
-    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
-        float *p = &phase[a->list[i]];
-        *p = (float)((double)*p - 2 * QNET__PI * (a->all ? a->by : a->turns[i]));
-    }
 }
 
 /* Moves the component's phase of echo e by whole turns: each voxel by its own, or all by the
@@ -17005,8 +16961,11 @@ static void qnet__align_echo(qnet__aligning *a, int e, int whole, int tell)
                   "from a smooth offset: %.2g rad off, and %.1f %% of the voxels by multiples of "
                   "2 pi; they stay as unwrapped, but for one multiple",
                   a->chain->name[e], rms, 100 * share);
-    a->all = stray || whole, a->by = n;
-    if (!a->all || n != 0) qnet__align_by(a, qnet__move_task);
+    float *phase = a->chain->phase[e]->voxels;
+    for (size_t i = 0; i < a->size; i++) {
+        const int by = stray || whole ? n : a->turns[i];
+        if (by != 0) phase[a->list[i]] = (float)((double)phase[a->list[i]] - 2 * QNET__PI * by);
+    }
 }
 
 /* *out: a copy of the voxels; with `binary` 1 where they are not 0. */
@@ -17037,7 +16996,6 @@ static float qnet__largest_component(qnet_volume *left, uint32_t *queue)
    the other. less_offset: all of them lose p0, so that they are lines through 0. */
 static void qnet__align_component(qnet__aligning *a, int echoes, int tell, int less_offset)
 {
-    qnet__align_by(a, qnet__p0_task);
     qnet__align_echo(a, 0, 1, 0);
     for (int e = 1; e < echoes; e++) qnet__align_echo(a, e, 0, tell);
     for (int e = 0; e < echoes && less_offset; e++)
@@ -17077,7 +17035,6 @@ static qnet_status qnet__chain_align(qnet__chain *c, int echoes, int less_offset
         a.list[a.size++] = (uint32_t)i;
         left->voxels[i] = 0;
     }
-    memset(a.p0, 0, a.size * sizeof *a.p0);
     qnet__align_echo(&a, 0, 1, 0);
     qnet__align_echo(&a, 1, 1, 0);
     qnet__fit_offset(&a);
@@ -17093,16 +17050,6 @@ static qnet_status qnet__chain_align(qnet__chain *c, int echoes, int less_offset
 }
 
 /* ---- from phases to susceptibility ----------------------------------------------------------- */
-
-/* field = phase in radians after `time` seconds, as ppm of the main field, in place. */
-static void qnet__to_field(const qnet__chain *c, qnet_volume *v, double time)
-{
-    const double factor = c->first->phase_sign /
-                          (2 * QNET__PI * QNET_GAMMA_MHZ_PER_T * c->first->field_strength *
-                           time);
-    for (size_t i = 0; i < qnet__voxels_of(v); i++)
-        v->voxels[i] = (float)(factor * (double)v->voxels[i]);
-}
 
 /* phase[from .. to - 1], fields in ppm, become susceptibilities in ppm. Kernels and the mask in
    which they are known are those of the first one; one grid, padded by SHARP's sphere, serves both
@@ -17159,8 +17106,12 @@ static qnet_status qnet__chain_qsm(qnet__chain *c)
     QNET__TRY(qnet__chain_align(c, unwrapped, !paper));
     qnet__drop_phases(c, 0, from);
     qnet__drop_phases(c, to, unwrapped);
-    for (int e = from; e < to; e++) {
-        qnet__to_field(c, c->phase[e], c->time[e]);
+    for (int e = from; e < to; e++) { /* radians become ppm of the main field */
+        const double factor = c->first->phase_sign / (2 * QNET__PI * QNET_GAMMA_MHZ_PER_T *
+                                                      c->first->field_strength * c->time[e]);
+        float *v = c->phase[e]->voxels;
+        for (size_t i = 0; i < qnet__voxels_of(c->phase[e]); i++)
+            v[i] = (float)(factor * (double)v[i]);
         echo[e] = c->phase[e], magnitude[e] = c->first->echo[e].magnitude;
     }
     if (paper) QNET__TRY(qnet__chain_invert(c, from, to));
@@ -20779,15 +20730,14 @@ static qnet_status qnet__check_items(qnet_context *ctx, const char *what, const 
 }
 
 /* The same, and both classes must occur: without either, no rate of one axis is defined. */
-static qnet_status qnet__check_curve(qnet_context *ctx, const char *what, const int *label,
-                                     const double *score, size_t count, size_t *hh)
+static qnet_status qnet__check_classes(qnet_context *ctx, const char *what, const int *label,
+                                       const double *score, size_t count, size_t *hh)
 {
-    if (!score) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: score is NULL", what);
     QNET__TRY(qnet__check_items(ctx, what, label, score, count, hh));
     if (*hh == 0 || *hh == count)
         return qnet__fail(ctx, QNET_ERROR_DATA,
-                          "%s: an ROC curve needs items of both classes, found %lu HH and %lu HC",
-                          what, (unsigned long)*hh, (unsigned long)(count - *hh));
+                          "%s: expected items of both classes, found %lu HH and %lu HC", what,
+                          (unsigned long)*hh, (unsigned long)(count - *hh));
     return QNET_OK;
 }
 
@@ -20923,8 +20873,8 @@ QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double 
     const qnet_roc_point start = {0.0, 0.0, HUGE_VAL};
     qnet__evaluation e;
     size_t m, tp = 0, fp = 0, end = count;
-    QNET__NEEDS(ctx, points && points_count);
-    QNET__TRY(qnet__check_curve(ctx, "qnet_roc", label, score, count, &m));
+    QNET__NEEDS(ctx, score && points && points_count);
+    QNET__TRY(qnet__check_classes(ctx, "qnet_roc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
     qnet__rank_items(&e, score, NULL, label, count);
     qnet_roc_point *point = points;
@@ -20980,8 +20930,8 @@ QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double 
 {
     qnet__evaluation e;
     size_t m;
-    QNET__NEEDS(ctx, auc);
-    QNET__TRY(qnet__check_curve(ctx, "qnet_auc", label, score, count, &m));
+    QNET__NEEDS(ctx, score && auc);
+    QNET__TRY(qnet__check_classes(ctx, "qnet_auc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
     *auc = qnet__components(&e, label, score, count, m, NULL);
     qnet__free(ctx, e.ranked, e.bytes);
@@ -21066,10 +21016,10 @@ QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const
     double var[3];
     size_t m;
     memset(&r, 0, sizeof r);
-    QNET__NEEDS(ctx, out);
-    QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score1", label, score1, count, &m));
+    QNET__NEEDS(ctx, score1 && out);
+    QNET__TRY(qnet__check_classes(ctx, "qnet_delong_test, score1", label, score1, count, &m));
     if (score2)
-        QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score2", label, score2, count, &m));
+        QNET__TRY(qnet__check_classes(ctx, "qnet_delong_test, score2", label, score2, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, (size_t)curves * count, 0, &e));
     for (int k = 0; k < curves; k++)
         r.auc[k] = qnet__components(&e, label, k ? score2 : score1, count, m,
@@ -21155,9 +21105,9 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
 {
     qnet__evaluation e;
     size_t m, drawn = 0;
-    QNET__NEEDS(ctx, auc);
+    QNET__NEEDS(ctx, score && auc);
     QNET__TRY(qnet__check_range(ctx, "qnet_bootstrap_auc", "resamples", resamples, 1, INT_MAX));
-    QNET__TRY(qnet__check_curve(ctx, "qnet_bootstrap_auc", label, score, count, &m));
+    QNET__TRY(qnet__check_classes(ctx, "qnet_bootstrap_auc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, (size_t)resamples, count, &e));
     e.count = count;
     e.units = cluster ? 0 : count;
@@ -21280,11 +21230,7 @@ QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, cons
                                               possible */
     size_t hh, bytes = 0;
     QNET__NEEDS(ctx, coefficients && (x || predictors == 0));
-    QNET__TRY(qnet__check_items(ctx, what, label, NULL, count, &hh));
-    if (hh == 0 || hh == count)
-        return qnet__fail(ctx, QNET_ERROR_DATA,
-                          "%s: expected items of both classes, found %lu HH and %lu HC", what,
-                          (unsigned long)hh, (unsigned long)(count - hh));
+    QNET__TRY(qnet__check_classes(ctx, what, label, NULL, count, &hh));
     if (predictors > QNET__LOGISTIC_MOST)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: at most %d predictors, found %lu", what,
                           QNET__LOGISTIC_MOST, (unsigned long)predictors);
