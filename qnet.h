@@ -2793,17 +2793,14 @@ static qnet_cpu qnet__choose_cpu(qnet_cpu wanted)
 /* Checks the hooks and fills in defaults; the context itself comes from the caller's allocator. */
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out)
 {
-    qnet_context *ctx;
     qnet_hooks h;
-    qnet_cpu cpu;
-    int own_threads;
     if (out == NULL) return QNET_ERROR_ARGUMENT;
     memset(&h, 0, sizeof h);
     if (hooks != NULL) h = *hooks;
-    cpu = qnet__choose_cpu(h.cpu);
+    const qnet_cpu cpu = qnet__choose_cpu(h.cpu);
     /* Hooks that were copied from another context hold the default run with that context's pointer:
        they get this one's. */
-    own_threads = h.parallel.run != NULL && h.parallel.run != qnet__default_run;
+    const int own_threads = h.parallel.run != NULL && h.parallel.run != qnet__default_run;
     if (cpu == QNET_CPU_AUTO || (h.allocator.alloc == NULL) != (h.allocator.free == NULL) ||
         h.threads < 0 || h.threads > 4096 ||
         (own_threads && (h.parallel.workers < 1 || h.parallel.workers > 4096)) ||
@@ -2819,7 +2816,8 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     if (h.blas.sgemm == NULL) h.blas.sgemm = qnet__cblas_sgemm;
 #endif
     if (QNET__REAL_IS_DOUBLE || QNET__REFERENCE_ONLY) h.blas.sgemm = NULL;
-    ctx = (qnet_context *)h.allocator.alloc(h.allocator.user, sizeof *ctx, QNET__ALIGN);
+    qnet_context *ctx =
+        (qnet_context *)h.allocator.alloc(h.allocator.user, sizeof *ctx, QNET__ALIGN);
     if (ctx == NULL) return QNET_ERROR_MEMORY;
     memset(ctx, 0, sizeof *ctx);
     if (!own_threads) {
@@ -2865,12 +2863,12 @@ QNET_API const char *qnet_cpu_name(qnet_cpu cpu)
 /* By the names above; without a context there is no sentence. */
 QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out)
 {
-    int i = QNET_CPU_AUTO;
-    if (name == NULL || out == NULL) return QNET_ERROR_ARGUMENT;
-    while (i <= QNET_CPU_NEON && strcmp(name, qnet_cpu_name((qnet_cpu)i)) != 0) i++;
-    if (i > QNET_CPU_NEON) return QNET_ERROR_ARGUMENT;
-    *out = (qnet_cpu)i;
-    return QNET_OK;
+    for (int i = QNET_CPU_AUTO; name != NULL && out != NULL && i <= QNET_CPU_NEON; i++) {
+        if (strcmp(name, qnet_cpu_name((qnet_cpu)i)) != 0) continue;
+        *out = (qnet_cpu)i;
+        return QNET_OK;
+    }
+    return QNET_ERROR_ARGUMENT;
 }
 
 QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx) { return ctx->cpu; }
@@ -3178,9 +3176,8 @@ QNET_API qnet_source qnet_source_memory(qnet_memory_source *state, const void *b
                                         const char *name)
 {
     const qnet_source source = {state, qnet__memory_read, name};
-    state->bytes = (const unsigned char *)bytes;
-    state->size = size;
-    state->at = 0;
+    const qnet_memory_source start = {(const unsigned char *)bytes, size, 0};
+    *state = start;
     return source;
 }
 
@@ -3329,7 +3326,6 @@ QNET_API qnet_sink qnet_sink_buffer(qnet_context *ctx, qnet_buffer *buffer, cons
    says so. */
 QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const void *src, size_t n)
 {
-    char what[40];
     if (n == 0) return QNET_OK;
     errno = 0;
     if (sink->write == qnet__buffer_write) {
@@ -3339,8 +3335,7 @@ QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const v
                                                        qnet_last_error(buffer->ctx));
     }
     if (sink->write(sink->user, src, n) == 0) return QNET_OK;
-    snprintf(what, sizeof what, "writing %.0f bytes", (double)n);
-    return qnet__io_error(ctx, qnet__name_of(sink), what);
+    return qnet__io_error(ctx, qnet__name_of(sink), "writing");
 }
 #endif
 
@@ -3506,9 +3501,8 @@ QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *pat
         return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: not downloaded: git annex get / datalad "
                           "get / git lfs pull", path);
     }
-    out->user = stream;
-    out->read = qnet__file_read;
-    out->name = path;
+    const qnet_source source = {stream, qnet__file_read, path};
+    *out = source;
     return QNET_OK;
 }
 
@@ -3636,9 +3630,8 @@ QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for writing: %s", path,
                           code == ENOENT ? "its folder does not exist" : strerror(code));
     }
-    out->user = f;
-    out->write = qnet__file_write;
-    out->name = path;
+    const qnet_sink sink = {f, qnet__file_write, path};
+    *out = sink;
     return QNET_OK;
 }
 
@@ -4054,14 +4047,13 @@ static int qnet__parse_number(const char *text, double *out)
 {
     char copy[64], *end;
     const char sign = qnet__decimal_sign();
-    double value;
     const size_t length = strlen(text);
     if (length == 0 || length >= sizeof copy) return 0;
     for (size_t i = 0; i <= length; i++) {
         if (text[i] == sign && sign != '.') return 0; /* the locale's own sign is none of ours */
         copy[i] = text[i] == '.' ? sign : text[i];
     }
-    value = strtod(copy, &end);
+    const double value = strtod(copy, &end);
     if (end == copy || *end) return 0;
     *out = value;
     return 1;
@@ -4071,7 +4063,7 @@ static int qnet__parse_number(const char *text, double *out)
 /* A number of a configuration: its key in files and messages, its place and its range. */
 typedef struct qnet__setting {
     const char *key;
-    char type; /* 'i' int, 'd' double, 's' qnet_stretch */
+    char type; /* 'i' int, 'e' an enum, 'd' double */
     size_t offset;
     double low, high;
 } qnet__setting; /* a table of settings ends with a key of NULL */
@@ -4082,12 +4074,15 @@ typedef struct qnet__setting {
     { #name, type, offsetof(config, name), low, high }
 #define QNET__SETTINGS_END { NULL, 0, 0, 0, 0 }
 
-/* Its number in this configuration. */
+/* Its number in this configuration. An enum is an int, or with -fshort-enums a byte. */
 static double qnet__setting_get(const qnet__setting *f, const void *config)
 {
-    const void *at = (const unsigned char *)config + f->offset;
-    if (f->type == 's') return (double)*(const qnet_stretch *)at;
-    return f->type == 'i' ? (double)*(const int *)at : *(const double *)at;
+    const unsigned char *at = (const unsigned char *)config + f->offset;
+    int whole;
+    if (f->type == 'd') return *(const double *)(const void *)at;
+    if (f->type == 'e' && sizeof(qnet_stretch) == 1) return *at;
+    memcpy(&whole, at, sizeof whole);
+    return whole;
 }
 
 /* QNET_ERROR_ARGUMENT for the first number of a configuration out of its range, or NaN. */
@@ -12090,19 +12085,18 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     static const unsigned char signature[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
     unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line; /* 8 bits a sample */
     qnet_buffer data = {NULL, 0, 0, NULL};
-    qnet__deflate *d;
-    size_t row, block, total;
+    size_t total;
     qnet_status status = QNET_OK;
     QNET__NEEDS(ctx, ctx && sink && pixels);
     if (width < 1 || height < 1 || channels < 1 || channels > 4)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_png_write: picture is %d x %d x %d, "
                           "expected sides > 0, 1 to 4 channels", width, height, channels);
-    row = (size_t)width * (size_t)channels;
+    const size_t row = (size_t)width * (size_t)channels;
     if (width > INT_MAX / 4 || !qnet__mul(1 + row, (size_t)height, &total) || total > INT_MAX / 2)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "qnet_png_write: picture is %d x %d x %d, "
                           "expected less than 2^30 bytes, plus one a row", width, height, channels);
-    block = sizeof *d + 1 + row;
-    d = (qnet__deflate *)qnet__alloc(ctx, block);
+    const size_t block = sizeof(qnet__deflate) + 1 + row;
+    qnet__deflate *d = (qnet__deflate *)qnet__alloc(ctx, block);
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");
     line = (unsigned char *)(d + 1); /* the filter and a row */
     line[0] = 2;
@@ -12286,13 +12280,12 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
                                         qnet_volume **out)
 {
     const size_t count = qnet__voxel_count(nx, ny, nz);
-    qnet_volume *v;
     QNET__NEEDS(ctx, ctx && out);
     if (count == 0)
         return qnet__fail(ctx, nx < 1 || ny < 1 || nz < 1 ? QNET_ERROR_ARGUMENT : QNET_ERROR_LIMIT,
                           "qnet_volume_create: size is %d x %d x %d, expected sides of 1 or more "
                           "and at most %.0f voxels", nx, ny, nz, (double)QNET_MAX_VOXELS);
-    v = (qnet_volume *)qnet__alloc(ctx, sizeof *v);
+    qnet_volume *v = (qnet_volume *)qnet__alloc(ctx, sizeof *v);
     if (v == NULL) return qnet__no_memory(ctx, sizeof *v, "a volume");
     memset(v, 0, sizeof *v);
     v->ctx = ctx;
@@ -12584,7 +12577,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
 {
     qnet__nifti_header *h = &in->header;
     const unsigned char *magic = h->magic;
-    int dim[8];
+    int16_t *dim = h->dim;
     const long size = (int32_t)qnet__load_le32((unsigned char *)h); /* as in a little-endian file */
     const int big = size == 0x5c010000; /* 348 the other way round */
     /* Which kind of file it is. */
@@ -12604,7 +12597,6 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
                                 "expected 6e 2b 31 00 (\"n+1\")", magic[0], magic[1], magic[2],
                                 magic[3]);
     /* Its size: one volume of three axes. */
-    for (int i = 0; i < 8; i++) dim[i] = h->dim[i];
     if (dim[0] < 1 || dim[0] > 7)
         return qnet__nifti_fail(in, FORMAT, "dim[0] is %d, expected 1 to 7", dim[0]);
     for (int i = 1; i <= 7; i++) {
@@ -12787,11 +12779,10 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
 /* *out is touched only when all has been read and checked, the CRC of a gzip file included. */
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out)
 {
-    qnet__nifti_reader *in;
     qnet_volume *volume = NULL;
     size_t room = 0;
     QNET__NEEDS(ctx, ctx && source && source->read && out);
-    in = (qnet__nifti_reader *)qnet__alloc(ctx, sizeof *in);
+    qnet__nifti_reader *in = (qnet__nifti_reader *)qnet__alloc(ctx, sizeof *in);
     if (in == NULL) return qnet__no_memory(ctx, sizeof *in, "reading a NIfTI file");
     memset(in, 0, offsetof(qnet__nifti_reader, inflate));
     in->ctx = in->volume.ctx = ctx;
@@ -14433,7 +14424,7 @@ static void qnet__fft_plan_take(qnet_context *ctx, qnet__arena *arena, int nx, i
     plan->width = real ? plan->size[0] / 2 + 1 : plan->size[0];
     for (int axis = 0; axis < 3; axis++)
         qnet__fft_line_plan(arena, plan->size[axis], &plan->line[axis]);
-    for (int axis = 0; axis < 3; axis++) plan->end[axis] = plan->size[axis];
+    memcpy(plan->end, plan->size, sizeof plan->end);
     plan->work_size = 10 * longest * plan->isa->lanes; /* two lines' work, a bundle's rows */
     plan->work = (qnet_real *)qnet__take(arena, longest, 10 * plan->isa->lanes *
                                                              qnet__workers(ctx) *
@@ -14554,7 +14545,6 @@ static qnet_status qnet__fft_run(qnet_context *ctx, qnet__fft_plan *plan, int in
 {
     const qnet_fft_hook *hook = &ctx->hooks.fft;
     const int nx = (int)plan->size[0], ny = (int)plan->size[1], nz = (int)plan->size[2];
-    int failed;
     plan->inverse = inverse, plan->forward = !inverse, plan->filter = NULL;
     if (!plan->real || !qnet__fft_hooked(ctx)) {
         if (!inverse) qnet__fft_planes(ctx, plan);
@@ -14564,10 +14554,10 @@ static qnet_status qnet__fft_run(qnet_context *ctx, qnet__fft_plan *plan, int in
     }
     if (!inverse && plan->load != NULL)
         qnet__parallel(ctx, plan->size[2], qnet__fft_image_task, plan);
-    failed = inverse ? hook->inverse(hook->user, nx, ny, nz, (float *)(void *)plan->spectrum,
-                                     (float *)(void *)plan->y)
-                     : hook->forward(hook->user, nx, ny, nz, (const float *)(const void *)plan->x,
-                                     (float *)(void *)plan->spectrum);
+    float *const spectrum = (float *)(void *)plan->spectrum, *const y = (float *)(void *)plan->y;
+    const float *x = (const float *)(const void *)plan->x;
+    const int failed = inverse ? hook->inverse(hook->user, nx, ny, nz, spectrum, y)
+                               : hook->forward(hook->user, nx, ny, nz, x, spectrum);
     if (failed)
         return qnet__fail(ctx, QNET_ERROR_DATA, "the FFT hook failed (%d) on %d x %d x %d points",
                           failed, nx, ny, nz);
@@ -14619,7 +14609,6 @@ static qnet_status qnet__fft_call(qnet_context *ctx, const char *what, int nx, i
     qnet__arena arena = {NULL, 0};
     qnet__fft_plan plan;
     size_t bytes = 0;
-    qnet_status status;
     if (ctx == NULL || spectrum == NULL || (real && (inverse ? y == NULL : x == NULL)))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or data is NULL", what);
     if (qnet__voxel_count(nx, ny, nz) == 0)
@@ -14632,7 +14621,7 @@ static qnet_status qnet__fft_call(qnet_context *ctx, const char *what, int nx, i
         qnet__fft_plan_take(ctx, &arena, nx, ny, nz, real, &plan);
     }
     plan.x = x, plan.spectrum = spectrum, plan.y = y;
-    status = qnet__fft_run(ctx, &plan, inverse);
+    const qnet_status status = qnet__fft_run(ctx, &plan, inverse);
     if (bytes > 0) qnet__free(ctx, arena.base, bytes);
     return status;
 }
@@ -14958,7 +14947,7 @@ static void qnet__bet_task(void *arg, size_t chunk, size_t worker)
     for (int v = first; v < end; v++) {
         double n[3] = {0, 0, 0}, s[3] = {0, 0, 0};
         double edge[7][3] = {{0, 0, 0}}; /* to the neighbours, closed */
-        double low, high, length, along, f2, f3;
+        double low, high;
         const int count = m->neighbors[v];
         for (int k = 0; k < count; k++)
             for (int i = 0; i < 3; i++) {
@@ -14971,17 +14960,18 @@ static void qnet__bet_task(void *arg, size_t chunk, size_t worker)
             n[1] += edge[k][2] * edge[k + 1][0] - edge[k][0] * edge[k + 1][2];
             n[2] += edge[k][0] * edge[k + 1][1] - edge[k][1] * edge[k + 1][0];
         }
-        length = sqrt(qnet__dot3(n, n)); /* 0: a point, which has no outside */
+        const double length = sqrt(qnet__dot3(n, n)); /* 0: a point, which has no outside */
         for (int i = 0; i < 3; i++) {
             n[i] = length > 0 ? n[i] / length : 0;
             s[i] /= count;
         }
-        along = qnet__dot3(s, n); /* sn = along n; above 0 where the surface is concave */
+        const double along = qnet__dot3(s, n); /* sn = along n; above 0: concave */
         /* (1 + tanh x) / 2 = 1 / (1 + exp(-2 x)) */
-        f2 = 1 / (1 + exp(-2 * f * (2 * fabs(along) / (b->edge * b->edge) - e)));
+        double f2 = 1 / (1 + exp(-2 * f * (2 * fabs(along) / (b->edge * b->edge) - e)));
         if (along > 0) f2 = fmin(1, f2 * b->smoothing);
         qnet__bet_line(b, at[v], n, &low, &high);
-        f3 = 0.1 * b->edge * (low - b->t2 - b->bias * (high - b->t2)) / (high - b->t2);
+        const double fit = low - b->t2 - b->bias * (high - b->t2); /* Imin - tl */
+        const double f3 = 0.1 * b->edge * fit / (high - b->t2);
         for (int i = 0; i < 3; i++)
             to[v][i] = at[v][i] + (s[i] - along * n[i]) / 2 + (f2 * along + f3) * n[i];
     }
@@ -15159,7 +15149,6 @@ static qnet_status qnet__brain_find(qnet_context *ctx, const qnet_brain_config *
                                     qnet_volume *mask)
 {
     qnet__erosion erosion = {mask, work, config->erode};
-    size_t before, after;
     QNET__TRY(qnet__bet_head(ctx, b, name, (float *)(void *)work));
     b->bias = pow(config->threshold, 0.275);
     qnet__mesh_build(b->mesh);
@@ -15173,11 +15162,10 @@ static qnet_status qnet__brain_find(qnet_context *ctx, const qnet_brain_config *
     }
     qnet__mesh_fill(b->mesh, b->mesh->at[b->from], mask);
     /* A surface that still meets itself cuts pieces off and encloses holes: one body is made. */
-    before = qnet__keep_components(mask, 0, work);
+    const size_t before = qnet__keep_components(mask, 0, work);
     qnet__fill_holes(mask, work);
     if (config->erode > 0) qnet__parallel(ctx, (size_t)mask->nz, qnet__erosion_task, &erosion);
-    after = qnet__keep_components(mask, (size_t)qnet__max_int(1, config->island), work);
-    if (after == 0)
+    if (qnet__keep_components(mask, (size_t)qnet__max_int(1, config->island), work) == 0)
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: of a brain of %.0f voxels nothing is left: "
                           "erode is %d, island %d", name, (double)before, config->erode,
                           config->island);
@@ -15193,7 +15181,6 @@ static qnet_status qnet__brain_mask(qnet_context *ctx, const qnet_brain_config *
     qnet__arena arena = {NULL, 0};
     qnet__bet bet;
     qnet_volume *out = NULL;
-    qnet_status status;
     size_t bytes;
     QNET__TRY(qnet__volume_like(ctx, magnitude, &out));
     memset(&bet, 0, sizeof bet);
@@ -15201,7 +15188,7 @@ static qnet_status qnet__brain_mask(qnet_context *ctx, const qnet_brain_config *
     for (int i = 0; i < 3; i++) bet.per_mm[i] = 1 / magnitude->spacing[i];
     qnet__take(&arena, 1, sizeof *bet.mesh);
     qnet__take(&arena, voxels, sizeof(uint32_t));
-    status = qnet__arena_alloc(ctx, &arena, &bytes, "finding the brain");
+    qnet_status status = qnet__arena_alloc(ctx, &arena, &bytes, "finding the brain");
     if (status == QNET_OK) {
         bet.mesh = (qnet__mesh *)qnet__take(&arena, 1, sizeof *bet.mesh);
         status = qnet__brain_find(ctx, config, name, &bet,
@@ -15450,7 +15437,6 @@ QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *pha
     qnet_volume *out = NULL;
     size_t bytes;
     float low, high;
-    qnet_status status;
     QNET__NEEDS(ctx, ctx && unwrapped);
     QNET__TRY(qnet__check_volume(ctx, phase, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_phase_unwrap: mask", phase, name));
@@ -15467,7 +15453,7 @@ QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *pha
     u.phase = phase->voxels, u.mask = mask->voxels, u.unwrapped = out->voxels;
     u.n[0] = phase->nx, u.n[1] = phase->ny, u.n[2] = phase->nz;
     qnet__unwrap_take(&u, inside, &arena);
-    status = qnet__arena_alloc(ctx, &arena, &bytes, "unwrapping a phase");
+    const qnet_status status = qnet__arena_alloc(ctx, &arena, &bytes, "unwrapping a phase");
     if (status != QNET_OK) {
         qnet_volume_destroy(out);
         return status;
@@ -15766,6 +15752,8 @@ QNET_API void qnet_susceptibility_config_init(qnet_susceptibility_config *config
 }
 
 static const qnet__setting qnet__susceptibility_settings[] = {
+    QNET__SETTING(qnet_susceptibility_config, 'e', background, 0, QNET_VSHARP),
+    QNET__SETTING(qnet_susceptibility_config, 'e', sharp_unit, 0, QNET_RADIUS_VOXELS),
     QNET__SETTING(qnet_susceptibility_config, 'd', sharp_threshold, 1e-4, 1),
     QNET__SETTING(qnet_susceptibility_config, 'd', sharp_radius, 0.1, 1000),
     QNET__SETTING(qnet_susceptibility_config, 'd', tkd_threshold, 1e-4, 0.5),
@@ -15775,16 +15763,6 @@ static const qnet__setting qnet__susceptibility_settings[] = {
     QNET__SETTING(qnet_susceptibility_config, 'i', mean_zero, 0, 1),
     QNET__SETTINGS_END
 };
-
-/* step: the function, for sentences. */
-static qnet_status qnet__susceptibility_check(qnet_context *ctx, const char *step,
-                                              const qnet_susceptibility_config *config)
-{
-    QNET__TRY(qnet__check_range(ctx, step, "background", (int)config->background, 0, QNET_VSHARP));
-    QNET__TRY(qnet__check_range(ctx, step, "sharp_unit", (int)config->sharp_unit, 0,
-                                QNET_RADIUS_VOXELS));
-    return qnet__settings_check(ctx, step, qnet__susceptibility_settings, config);
-}
 
 /* ---- the dipole ------------------------------------------------------------------------------ */
 
@@ -15803,13 +15781,12 @@ QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *sus
 {
     qnet__kspace k;
     qnet_volume *v = NULL;
-    qnet_status status;
     QNET__NEEDS(ctx, ctx && field);
     QNET__TRY(qnet__check_volume(ctx, susceptibility, "qnet_dipole_field: susceptibility", NULL,
                                  NULL));
     QNET__TRY(qnet__kspace_open(ctx, "qnet_dipole_field", NULL, susceptibility, QNET__PAD_ALL, 1,
                                 0, &k));
-    status = qnet__volume_like(ctx, susceptibility, &v);
+    qnet_status status = qnet__volume_like(ctx, susceptibility, &v);
     if (status == QNET_OK) {
         const float *x = susceptibility->voxels;
         qnet__voxels from = {&k, QNET__VOXELS_SET, x, x, v->voxels, -INFINITY};
@@ -15922,13 +15899,12 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
     const char *what = "qnet_background_remove", *name = "qnet_background_remove: field";
     qnet__kspace k;
     qnet_volume *made = NULL, *fits = NULL;
-    qnet_status status;
     QNET__NEEDS(ctx, ctx && config && local && eroded);
-    QNET__TRY(qnet__susceptibility_check(ctx, what, config));
+    QNET__TRY(qnet__settings_check(ctx, what, qnet__susceptibility_settings, config));
     QNET__TRY(qnet__check_volume(ctx, field, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_background_remove: mask", field, name));
     QNET__TRY(qnet__kspace_open(ctx, what, config, field, QNET__PAD_SPHERE, 1, 0, &k));
-    status = qnet__volume_like(ctx, field, &made);
+    qnet_status status = qnet__volume_like(ctx, field, &made);
     if (status == QNET_OK) status = qnet__volume_like(ctx, field, &fits);
     if (status == QNET_OK)
         status = qnet__sharp(&k, field->voxels, mask->voxels, made->voxels, fits->voxels);
@@ -16022,14 +15998,13 @@ QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
     const char *what = "qnet_dipole_invert", *name = "qnet_dipole_invert: local field";
     qnet__kspace k;
     qnet_volume *chi = NULL;
-    qnet_status status;
     QNET__NEEDS(ctx, ctx && config && susceptibility);
-    QNET__TRY(qnet__susceptibility_check(ctx, what, config));
+    QNET__TRY(qnet__settings_check(ctx, what, qnet__susceptibility_settings, config));
     QNET__TRY(qnet__check_volume(ctx, local, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_dipole_invert: mask", local, name));
     QNET__TRY(qnet__kspace_open(ctx, what, config, local, QNET__PAD_QUARTER,
                                 1 + (config->roll_off > 0), 1, &k));
-    status = qnet__volume_like(ctx, local, &chi);
+    qnet_status status = qnet__volume_like(ctx, local, &chi);
     if (status == QNET_OK) {
         qnet__kspace_bound(&k, mask->voxels);
         status = qnet__invert(&k, local->voxels, mask->voxels, chi->voxels);
@@ -16435,6 +16410,8 @@ QNET_API void qnet_maps_config_consensus(qnet_maps_config *config)
 }
 
 static const qnet__setting qnet__maps_settings[] = {
+    QNET__SETTING(qnet_maps_config, 'e', mode, 0, QNET_MAPS_CONSENSUS),
+    QNET__SETTING(qnet_maps_config, 'e', r2star, 0, QNET_R2STAR_LOGLINEAR),
     QNET__SETTING(qnet_maps_config, 'i', brain_echo, 1, QNET__MAX_ECHOES),
     QNET__SETTING(qnet_maps_config, 'i', first_echo, 1, QNET__MAX_ECHOES),
     QNET__SETTINGS_END
@@ -16445,11 +16422,10 @@ static qnet_status qnet__maps_check_config(qnet_context *ctx, const qnet_maps_co
 {
     QNET__TRY(qnet__settings_check(ctx, QNET__WHOLE, qnet__maps_settings, c));
     QNET__TRY(qnet__settings_check(ctx, QNET__WHOLE ": brain", qnet__brain_settings, &c->brain));
-    QNET__TRY(qnet__susceptibility_check(ctx, QNET__WHOLE, &c->susceptibility));
-    QNET__TRY(qnet__check_range(ctx, QNET__WHOLE, "last_echo", c->last_echo, c->first_echo,
-                                QNET__MAX_ECHOES));
-    QNET__TRY(qnet__check_range(ctx, QNET__WHOLE, "mode", (int)c->mode, 0, QNET_MAPS_CONSENSUS));
-    return qnet__check_range(ctx, QNET__WHOLE, "r2star", (int)c->r2star, 0, QNET_R2STAR_LOGLINEAR);
+    QNET__TRY(qnet__settings_check(ctx, QNET__WHOLE, qnet__susceptibility_settings,
+                                   &c->susceptibility));
+    return qnet__check_range(ctx, QNET__WHOLE, "last_echo", c->last_echo, c->first_echo,
+                             QNET__MAX_ECHOES);
 }
 
 /* Refuses what is no volume, or of another grid, or without any signal. */
@@ -17060,10 +17036,9 @@ static qnet_status qnet__chain_invert(qnet__chain *c, int from, int to)
     const qnet_volume *mask = c->made.mask;
     qnet_volume *local = NULL, *fits = NULL;
     qnet__kspace k;
-    qnet_status status;
     QNET__TRY(qnet__kspace_open(c->ctx, "susceptibility", config, mask, QNET__PAD_SPHERE, 2, 1,
                                 &k));
-    status = qnet__volume_like(c->ctx, mask, &local);
+    qnet_status status = qnet__volume_like(c->ctx, mask, &local);
     if (status == QNET_OK) status = qnet__volume_like(c->ctx, mask, &fits);
     for (int e = from; e < to && status == QNET_OK; e++) {
         const char *where = to - from > 1 ? c->name[e] : "";
@@ -17256,17 +17231,15 @@ QNET_API qnet_status qnet_maps_from_echoes(qnet_context *ctx, const qnet_maps_co
                                            const qnet_volume *mask, qnet_maps **maps)
 {
     qnet__chain c;
-    qnet_maps *out;
-    qnet_status status;
     QNET__NEEDS(ctx, ctx && config && first && maps);
     memset(&c, 0, sizeof c);
     c.ctx = c.made.ctx = ctx;
     c.config = config;
     c.first = first, c.second = second;
     QNET__TRY(qnet__chain_check(&c, mask));
-    out = (qnet_maps *)qnet__alloc(ctx, sizeof *out);
+    qnet_maps *out = (qnet_maps *)qnet__alloc(ctx, sizeof *out);
     if (out == NULL) return qnet__no_memory(ctx, sizeof *out, "maps");
-    status = qnet__chain_run(&c, mask);
+    const qnet_status status = qnet__chain_run(&c, mask);
     *out = c.made;
     if (status == QNET_OK) *maps = out;
     else {
@@ -17401,7 +17374,7 @@ QNET_API qnet_augmentation qnet_augment_test(int in_h, int in_w, int out_h, int 
     QNET__CHANNEL_SETTING(mean, c, -1e6, 1e6),           \
     QNET__CHANNEL_SETTING(std, c, 1e-9, 1e6)
 static const qnet__setting qnet__stretch_settings[] = {
-    QNET__SETTING(qnet_augment_config, 's', stretch, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'e', stretch, 0, 1),
     QNET__SETTING(qnet_augment_config, 'd', percentile_low, 0, 100),
     QNET__SETTING(qnet_augment_config, 'd', percentile_high, 0, 100),
     QNET__CHANNEL_SETTINGS(0),
