@@ -597,7 +597,7 @@ QNET_API double qnet_rng_uniform(qnet_rng *rng);                  /* [0, 1), 53 
 QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b); /* [a, b) */
 QNET_API uint32_t qnet_rng_below(qnet_rng *rng, uint32_t n); /* 0..n-1, unbiased; 0 for n = 0 */
 QNET_API double qnet_rng_normal(qnet_rng *rng);                   /* mean 0, variance 1 */
-/* Fisher-Yates. */
+/* Fisher-Yates; of fewer than 2^32 items. */
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count);
 #endif
 
@@ -3074,24 +3074,11 @@ QNET_API double qnet_rng_normal(qnet_rng *rng)
     return radius * cos(6.283185307179586477 * qnet_rng_uniform(rng));
 }
 
-/* Uniform in 0..n-1, n > 0. From 2^32 on two words make one number; numbers from the largest
-   multiple of n on would favour some results and are drawn again. */
-static uint64_t qnet__rng_index(qnet_rng *rng, uint64_t n)
-{
-    uint64_t draw;
-    if (n <= UINT32_MAX) return qnet_rng_below(rng, (uint32_t)n);
-    do {
-        draw = (uint64_t)qnet_rng_u32(rng) << 32;
-        draw |= qnet_rng_u32(rng);
-    } while (draw >= UINT64_MAX - UINT64_MAX % n);
-    return draw % n;
-}
-
 /* From the last item on, each is swapped with one of those before it or itself. */
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
 {
     for (size_t i = count; i > 1; i--) {
-        const size_t j = (size_t)qnet__rng_index(rng, i);
+        const size_t j = qnet_rng_below(rng, (uint32_t)i);
         const int swap = items[i - 1];
         items[i - 1] = items[j];
         items[j] = swap;
@@ -15055,22 +15042,32 @@ static qnet_status qnet__bet_head(qnet_context *ctx, qnet__bet *b, const char *n
 
 /* ---- the mask -------------------------------------------------------------------------------- */
 
-/* Of the mask's components, those of `least` voxels or more stay; least 0: the largest one. Returns
-   how many voxels that are. */
+/* The voxels of the components of a mask of 1 become 2, 3 ...; returns the largest one's, and *size
+   its voxels. */
+static float qnet__largest_component(qnet_volume *mask, uint32_t *queue, size_t *size)
+{
+    float mark = 2, largest = 2;
+    *size = 0;
+    for (size_t i = 0; i < qnet__voxels_of(mask); i++) {
+        if (mask->voxels[i] != 1) continue;
+        const size_t count = qnet__flood(mask, 6, i, 1, mark, queue);
+        if (count > *size) *size = count, largest = mark;
+        mark++;
+    }
+    return largest;
+}
+
+/* Components of fewer than `least` voxels leave the mask. Returns how many voxels stay. */
 static size_t qnet__keep_components(qnet_volume *mask, size_t least, uint32_t *queue)
 {
-    const size_t voxels = qnet__voxels_of(mask);
-    size_t kept = 0, largest = 0, start = 0, i;
-    for (i = 0; i < voxels; i++) {
+    size_t kept = 0;
+    for (size_t i = 0; i < qnet__voxels_of(mask); i++) {
         if (mask->voxels[i] != 1) continue;
         const size_t size = qnet__flood(mask, 6, i, 1, 2, queue);
-        if (least > 0 && size < least)
-            for (size_t k = 0; k < size; k++) mask->voxels[queue[k]] = 0;
-        else kept += size;
-        if (size > largest) largest = size, start = i;
+        for (size_t k = 0; k < size && size < least; k++) mask->voxels[queue[k]] = 0;
+        kept += size < least ? 0 : size;
     }
-    if (least == 0 && largest > 0) kept = qnet__flood(mask, 6, start, 2, 3, queue);
-    for (i = 0; i < voxels; i++) mask->voxels[i] = mask->voxels[i] > (least > 0 ? 1.0f : 2.0f);
+    for (size_t i = 0; i < qnet__voxels_of(mask); i++) mask->voxels[i] = mask->voxels[i] != 0;
     return kept;
 }
 
@@ -15149,6 +15146,7 @@ static qnet_status qnet__brain_find(qnet_context *ctx, const qnet_brain_config *
                                     qnet_volume *mask)
 {
     qnet__erosion erosion = {mask, work, config->erode};
+    size_t before;
     QNET__TRY(qnet__bet_head(ctx, b, name, (float *)(void *)work));
     b->bias = pow(config->threshold, 0.275);
     qnet__mesh_build(b->mesh);
@@ -15162,7 +15160,8 @@ static qnet_status qnet__brain_find(qnet_context *ctx, const qnet_brain_config *
     }
     qnet__mesh_fill(b->mesh, b->mesh->at[b->from], mask);
     /* A surface that still meets itself cuts pieces off and encloses holes: one body is made. */
-    const size_t before = qnet__keep_components(mask, 0, work);
+    const float brain = qnet__largest_component(mask, work, &before);
+    for (size_t i = 0; i < qnet__voxels_of(mask); i++) mask->voxels[i] = mask->voxels[i] == brain;
     qnet__fill_holes(mask, work);
     if (config->erode > 0) qnet__parallel(ctx, (size_t)mask->nz, qnet__erosion_task, &erosion);
     if (qnet__keep_components(mask, (size_t)qnet__max_int(1, config->island), work) == 0)
@@ -15896,14 +15895,14 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
                                             const qnet_volume *field, const qnet_volume *mask,
                                             qnet_volume **local, qnet_volume **eroded)
 {
-    const char *what = "qnet_background_remove", *name = "qnet_background_remove: field";
+    const char *name = "qnet_background_remove: field";
     qnet__kspace k;
     qnet_volume *made = NULL, *fits = NULL;
     QNET__NEEDS(ctx, ctx && config && local && eroded);
-    QNET__TRY(qnet__settings_check(ctx, what, qnet__susceptibility_settings, config));
+    QNET__TRY(qnet__settings_check(ctx, __func__, qnet__susceptibility_settings, config));
     QNET__TRY(qnet__check_volume(ctx, field, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_background_remove: mask", field, name));
-    QNET__TRY(qnet__kspace_open(ctx, what, config, field, QNET__PAD_SPHERE, 1, 0, &k));
+    QNET__TRY(qnet__kspace_open(ctx, __func__, config, field, QNET__PAD_SPHERE, 1, 0, &k));
     qnet_status status = qnet__volume_like(ctx, field, &made);
     if (status == QNET_OK) status = qnet__volume_like(ctx, field, &fits);
     if (status == QNET_OK)
@@ -15995,14 +15994,14 @@ QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
                                         const qnet_volume *local, const qnet_volume *mask,
                                         qnet_volume **susceptibility)
 {
-    const char *what = "qnet_dipole_invert", *name = "qnet_dipole_invert: local field";
+    const char *name = "qnet_dipole_invert: local field";
     qnet__kspace k;
     qnet_volume *chi = NULL;
     QNET__NEEDS(ctx, ctx && config && susceptibility);
-    QNET__TRY(qnet__settings_check(ctx, what, qnet__susceptibility_settings, config));
+    QNET__TRY(qnet__settings_check(ctx, __func__, qnet__susceptibility_settings, config));
     QNET__TRY(qnet__check_volume(ctx, local, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_dipole_invert: mask", local, name));
-    QNET__TRY(qnet__kspace_open(ctx, what, config, local, QNET__PAD_QUARTER,
+    QNET__TRY(qnet__kspace_open(ctx, __func__, config, local, QNET__PAD_QUARTER,
                                 1 + (config->roll_off > 0), 1, &k));
     qnet_status status = qnet__volume_like(ctx, local, &chi);
     if (status == QNET_OK) {
@@ -16205,13 +16204,13 @@ QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method metho
                                      const qnet_volume *const *magnitude, const double *echo_time,
                                      const qnet_volume *mask, qnet_volume **r2star)
 {
-    static const char step[] = "qnet_r2star_map";
     QNET__NEEDS(ctx, ctx && r2star);
-    QNET__TRY(qnet__check_range(ctx, step, "method", (int)method, 0, QNET_R2STAR_LOGLINEAR));
-    QNET__TRY(qnet__check_series(ctx, step, "magnitude", echoes, 2, magnitude, echo_time, NULL));
+    QNET__TRY(qnet__check_range(ctx, __func__, "method", (int)method, 0, QNET_R2STAR_LOGLINEAR));
+    QNET__TRY(qnet__check_series(ctx, __func__, "magnitude", echoes, 2, magnitude, echo_time,
+                                 NULL));
     if (mask != NULL)
         QNET__TRY(qnet__check_mask(ctx, mask, "qnet_r2star_map: mask", magnitude[0], "magnitude"));
-    return qnet__r2star(ctx, step, method, echoes, magnitude, echo_time, mask, r2star);
+    return qnet__r2star(ctx, __func__, method, echoes, magnitude, echo_time, mask, r2star);
 }
 
 /* ---- several echoes as one ------------------------------------------------------------------- */
@@ -16249,12 +16248,11 @@ QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
                                     const qnet_volume *mask, qnet_volume **slope,
                                     qnet_volume **offset)
 {
-    static const char step[] = "qnet_phase_fit";
     qnet_volume **const out[2] = {slope, offset};
     qnet__fit_job job;
     QNET__NEEDS(ctx, ctx && (slope || offset));
-    QNET__TRY(qnet__check_series(ctx, step, "phase", echoes, 2, unwrapped, echo_time, NULL));
-    QNET__TRY(qnet__check_series(ctx, step, "magnitude", echoes, 2, magnitude, echo_time,
+    QNET__TRY(qnet__check_series(ctx, __func__, "phase", echoes, 2, unwrapped, echo_time, NULL));
+    QNET__TRY(qnet__check_series(ctx, __func__, "magnitude", echoes, 2, magnitude, echo_time,
                                  unwrapped[0]));
     if (mask != NULL)
         QNET__TRY(qnet__check_mask(ctx, mask, "qnet_phase_fit: mask", unwrapped[0], "phase"));
@@ -16281,10 +16279,9 @@ QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
                                                  const double *echo_time, const qnet_volume *mask,
                                                  qnet_volume **average)
 {
-    static const char step[] = "qnet_susceptibility_average";
     QNET__NEEDS(ctx, ctx && average);
-    QNET__TRY(qnet__check_series(ctx, step, "map", echoes, 1, susceptibility, echo_time, NULL));
-    QNET__TRY(qnet__check_series(ctx, step, "magnitude", echoes, 1, magnitude, echo_time,
+    QNET__TRY(qnet__check_series(ctx, __func__, "map", echoes, 1, susceptibility, echo_time, NULL));
+    QNET__TRY(qnet__check_series(ctx, __func__, "magnitude", echoes, 1, magnitude, echo_time,
                                  susceptibility[0]));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_susceptibility_average: mask", susceptibility[0],
                                "qnet_susceptibility_average: map 1"));
@@ -16954,20 +16951,6 @@ static qnet_status qnet__copy_volume(qnet_context *ctx, const qnet_volume *v, in
     return QNET_OK;
 }
 
-/* The voxels of the components of left, a mask of 1, become 2, 3 ...; returns the largest one's. */
-static float qnet__largest_component(qnet_volume *left, uint32_t *queue)
-{
-    size_t most = 0;
-    float mark = 2, largest = 2;
-    for (size_t i = 0; i < qnet__voxels_of(left); i++) {
-        if (left->voxels[i] != 1) continue;
-        const size_t size = qnet__flood(left, 6, i, 1, mark, queue);
-        if (size > most) most = size, largest = mark;
-        mark++;
-    }
-    return largest;
-}
-
 /* Aligns the component in the list: echo 0 as a whole, the others to the line through p0, one after
    the other. less_offset: all of them lose p0, so that they are lines through 0. */
 static void qnet__align_component(qnet__aligning *a, int echoes, int tell, int less_offset)
@@ -17005,7 +16988,8 @@ static qnet_status qnet__chain_align(qnet__chain *c, int echoes, int less_offset
         qnet__free(c->ctx, arena.base, bytes);
         return status;
     }
-    const float largest = c->components == 1 ? 1 : qnet__largest_component(left, a.list);
+    const float largest = c->components == 1 ? 1 : qnet__largest_component(left, a.list, &a.size);
+    a.size = 0;
     for (size_t i = 0; i < count; i++) { /* in the order of memory, as it is gone over often */
         if (left->voxels[i] != largest) continue;
         a.list[a.size++] = (uint32_t)i;
@@ -21194,7 +21178,6 @@ QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, cons
                                        size_t count, size_t predictors, double ridge,
                                        double *coefficients, double *errors)
 {
-    const char *what = "qnet_logistic_fit";
     const size_t q = predictors + 1;
     qnet__arena a = {NULL, 0};
     double *h = NULL, *c = NULL, *step = NULL, *trial = NULL, *eta = NULL, *moved = NULL;
@@ -21203,15 +21186,15 @@ QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, cons
                                               possible */
     size_t hh, bytes = 0;
     QNET__NEEDS(ctx, coefficients && (x || predictors == 0));
-    QNET__TRY(qnet__check_classes(ctx, what, label, NULL, count, &hh));
+    QNET__TRY(qnet__check_classes(ctx, __func__, label, NULL, count, &hh));
     if (predictors > QNET__LOGISTIC_MOST)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: at most %d predictors, found %lu", what,
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: at most %d predictors, found %lu", __func__,
                           QNET__LOGISTIC_MOST, (unsigned long)predictors);
-    QNET__TRY(qnet__check_range(ctx, what, "ridge", ridge, 0, DBL_MAX));
+    QNET__TRY(qnet__check_range(ctx, __func__, "ridge", ridge, 0, DBL_MAX));
     for (size_t i = 0; i < count * predictors; i++)
         if (!qnet__is_finite(x[i]))
             return qnet__fail(ctx, QNET_ERROR_NUMERIC,
-                              "%s: x of item %lu, predictor %lu is NaN or infinite", what,
+                              "%s: x of item %lu, predictor %lu is NaN or infinite", __func__,
                               (unsigned long)(i / predictors), (unsigned long)(i % predictors));
     for (int pass = 0; pass < 2; pass++) {
         h = (double *)qnet__take(&a, q * q, sizeof *h);
@@ -21263,10 +21246,10 @@ QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, cons
     if (!regular && taken == 0)
         return qnet__fail(ctx, QNET_ERROR_DATA,
                           "%s: the predictors depend on each other, or are too large or small; "
-                          "expected a ridge above 0, or fewer predictors", what);
+                          "expected a ridge above 0, or fewer predictors", __func__);
     return qnet__fail(ctx, QNET_ERROR_DATA,
                       "%s: the predictors separate the labels, so there is no finite maximum; "
-                      "expected a ridge above 0", what);
+                      "expected a ridge above 0", __func__);
 }
 
 #endif
