@@ -3259,7 +3259,7 @@ static qnet_status qnet__file_left(qnet_context *ctx, const qnet_source *source,
 /* Appends the next size bytes of source to out, and a zero behind them; fewer where the source
    ends. What a file still has is allocated at once, with a byte more that finds its end. For a
    stream out grows to at most 16 times of what has been read, or QNET__READ_TRUST: one that claims
-   4 GB and ends after a few bytes costs 256 KB. */
+   4 GB and ends after a few bytes costs 256 KB. A read that does not fill its room was the last. */
 QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size_t size,
                                     qnet_buffer *out)
 {
@@ -3381,6 +3381,7 @@ extern ptrdiff_t qnet__readlink(const char *path, char *target, size_t size) __a
 #define qnet__fsync fsync
 #define qnet__readlink readlink
 #endif
+/* Of a lock: no link is followed, as anybody may have put it there; no child inherits the file. */
 #if defined(O_NOFOLLOW) && defined(O_CLOEXEC)
 #define QNET__OPEN_FLAGS (O_NOFOLLOW | O_CLOEXEC)
 #elif defined(__O_NOFOLLOW) && defined(__O_CLOEXEC)
@@ -3623,7 +3624,9 @@ QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *
 }
 
 /* Closes a file that was written; status is its writer's. When that is QNET_OK, the file is forced
-   to the disk and renamed to its path. On any failure it is removed and what was at path stays. */
+   to the disk and renamed to its path, in this order: a name that is on the disk before its bytes
+   would be that of an empty file after a power cut. On any failure the file is removed and what was
+   at path stays. */
 QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
 {
     int bad = ferror(f->stream); /* what fwrite buffered may fail as late as fclose */
@@ -3651,7 +3654,7 @@ QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
     return status;
 }
 
-/* The whole way of the table above, for bytes that lie in memory. */
+/* The whole way of the table at the head of the room, for bytes that lie in memory. */
 QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, const void *bytes,
                                        size_t size)
 {
@@ -3696,7 +3699,7 @@ static qnet_status qnet__make_folders(qnet_context *ctx, const char *path, size_
                                      : strerror(code));
 }
 
-/* For those who do not take back what they made. */
+/* For those who do not take back what they made, as a lock does. */
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
 {
     size_t made;
@@ -3717,7 +3720,8 @@ static int qnet__compare_names(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* The names of list but "." and "..", sorted, behind those of out. */
+/* The names of list but "." and "..", sorted, behind those of out. Pointers are sorted, as names
+   differ in length. */
 static qnet_status qnet__list_sorted(qnet_context *ctx, const qnet_buffer *list, qnet_buffer *out)
 {
     qnet_buffer order = {NULL, 0, 0, NULL}; /* where each name begins */
@@ -3735,7 +3739,8 @@ static qnet_status qnet__list_sorted(qnet_context *ctx, const qnet_buffer *list,
     return status;
 }
 
-/* Sorted, as results must not depend on the file system's order. */
+/* Sorted, as results must not depend on the file system's order. names gets each name with the zero
+   that ends it, one behind the other; on a failure it is as it was. */
 QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
     qnet_buffer list = {NULL, 0, 0, NULL};
@@ -3801,8 +3806,9 @@ struct qnet_folder_lock {
     size_t made;    /* see qnet__make_folders */
 };
 
-/* "process 1234 on host since 2026-05-31 17:04:05 UTC". The threads of a process share gmtime's
-   result: at worst the time is that of another lock which is being taken. */
+/* "process 1234 on host since 2026-05-31 17:04:05 UTC": for the sentence of whoever comes second,
+   who may sit at another machine. The threads of a process share gmtime's result: at worst the time
+   is that of another lock which is being taken. */
 static void qnet__holder_text(char text[320])
 {
     const time_t now = time(NULL);
@@ -3820,7 +3826,8 @@ static void qnet__holder_text(char text[320])
              host, date);
 }
 
-/* The refusal, with the text that the holder wrote to the file; file < 0: it cannot be read. */
+/* The refusal, with the text that the holder wrote to the file; file < 0: it cannot be read. The
+   holder may have locked the file and not written yet. */
 static qnet_status qnet__lock_busy(const qnet_folder_lock *lock, int file)
 {
     char text[320];
@@ -3890,7 +3897,8 @@ static qnet_status qnet__lock_open(qnet_folder_lock *lock)
 }
 #endif
 
-/* Also of one that was not taken, which has made folders alone. */
+/* Also of one that was not taken, which has made folders alone. These go from the innermost to the
+   first that was made; one that holds files stays, and with it those above. */
 QNET_API void qnet_folder_lock_release(qnet_folder_lock *lock)
 {
     if (lock == NULL) return;
@@ -14693,7 +14701,8 @@ typedef struct qnet__mesh {
     double at[2][QNET__MESH_VERTICES][3]; /* mm; before a step and after */
     int face[QNET__MESH_FACES][3];
     int neighbor[QNET__MESH_VERTICES][6], neighbors[QNET__MESH_VERTICES];
-    int link[QNET__MESH_VERTICES][6][2];  /* while it is built */
+    int link[QNET__MESH_VERTICES][6][2];  /* while it is built: of an edge the other end and the
+                                             vertex in its middle; then of a face two neighbours */
 } qnet__mesh;
 
 /* Vectors of three. */
@@ -14785,7 +14794,8 @@ static void qnet__mesh_build(qnet__mesh *m)
         }
 }
 
-/* The mean edge, each counted from both of its ends. */
+/* The mean edge, each counted from both of its ends: six at each vertex, five at the twelve corners
+   of the icosahedron. */
 static double qnet__mesh_edge(const qnet__mesh *m, double (*at)[3])
 {
     double sum = 0;
@@ -14797,7 +14807,8 @@ static double qnet__mesh_edge(const qnet__mesh *m, double (*at)[3])
 
 /* How much a surface crosses itself, as bet2 measures it: over all pairs of vertices nearer than a
    mean edge, the sum of (distance - that on the sphere)^2, both in mean edges. Neighbours add a
-   little each, two sheets that have met some hundreds for each vertex. */
+   little each, two sheets that have met some hundreds for each vertex. All 3.3 million pairs are
+   looked at, as this comes once a pass. */
 static double qnet__mesh_crossing(const qnet__mesh *m, double (*at)[3])
 {
     const double edge = qnet__mesh_edge(m, at);
@@ -14877,9 +14888,10 @@ typedef struct qnet__bet {
     int from;          /* mesh->at[from] to at[1 - from] */
 } qnet__bet;
 
-/* I at a place in voxels, from the volume's corner on. Where a head is cut by the volume's border
-   it is taken to go on as it is there, else the surface would be rounded off before; but for 20 mm
-   only, else it would never end. */
+/* I at a place in voxels, from the volume's corner on, so that the whole part of a place is the
+   index of the voxel in which it lies: nothing is interpolated. Where a head is cut by the volume's
+   border it is taken to go on as it is there, else the surface would be rounded off before; but for
+   20 mm only, else it would never end. */
 static double qnet__bet_sample(const qnet__bet *b, const double at[3])
 {
     const int n[3] = {b->image->nx, b->image->ny, b->image->nz};
@@ -15071,7 +15083,8 @@ static size_t qnet__keep_components(qnet_volume *mask, size_t least, uint32_t *q
     return kept;
 }
 
-/* What is not connected to the border of the volume outside of the mask becomes mask. */
+/* What is not connected to the border of the volume outside of the mask becomes mask: the outside
+   is flooded with 2 from each voxel of the border, and what is not 2 then is mask or a hole. */
 static void qnet__fill_holes(qnet_volume *mask, uint32_t *queue)
 {
     const size_t voxels = qnet__voxels_of(mask);
@@ -15139,8 +15152,10 @@ static const qnet__setting qnet__brain_settings[] = {
     QNET__SETTINGS_END
 };
 
-/* From thresholds to islands. mask[nz][ny][nx]: of zeros; work[voxels]: one after the other values,
-   a queue of voxels, the erosion's distances. */
+/* From thresholds to islands. Each pass begins anew with the small sphere. A later one is smoother,
+   so that it follows the brain less closely, and is run only where the surface of the one before
+   meets itself. mask[nz][ny][nx]: of zeros; work[voxels]: one after the other values, a queue of
+   voxels, the erosion's distances. */
 static qnet_status qnet__brain_find(qnet_context *ctx, const qnet_brain_config *config,
                                     const char *name, qnet__bet *b, uint32_t *work,
                                     qnet_volume *mask)
@@ -15171,7 +15186,8 @@ static qnet_status qnet__brain_find(qnet_context *ctx, const qnet_brain_config *
     return QNET_OK;
 }
 
-/* Of a volume and a configuration that were checked. name: of the magnitude, for sentences. */
+/* Of a volume and a configuration that were checked. name: of the magnitude, for sentences. Memory,
+   besides the mask: the surface's 440 KB and 4 bytes per voxel. */
 static qnet_status qnet__brain_mask(qnet_context *ctx, const qnet_brain_config *config,
                                     const qnet_volume *magnitude, const char *name,
                                     qnet_volume **mask)
@@ -16309,6 +16325,8 @@ static void qnet__t1_fit(const qnet__fit_job *p, size_t i)
     if (p->out[1] != NULL) p->out[1][i] = (float)((y1 - e1 * x1) / (1 - e1));
 }
 
+/* A fit whose two echoes are the two angles, and B1, where it is known, the value of both. The
+   second angle is the larger one, which alone the fit compares with 180 degrees. */
 QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, double low_angle,
                                  const qnet_volume *high, double high_angle,
                                  double repetition_time, const qnet_volume *b1,
@@ -16497,8 +16515,9 @@ static qnet_status qnet__check_phases(qnet__chain *c)
     return QNET_OK;
 }
 
-/* One flip angle's magnitude that T1 takes: on the same grid, of the same echo and repetition times
-   to 1 %, as the formula has one decay and one E1 for both, and of another angle. */
+/* The second flip angle's first echo, of which T1 takes the magnitude: on the same grid, of the
+   same echo and repetition times to 1 %, as the formula has one decay and one E1 for both, and of
+   another angle. */
 static qnet_status qnet__check_second(qnet__chain *c)
 {
     const qnet_echoes *a = c->first, *b = c->second;
@@ -16595,7 +16614,8 @@ static qnet_status qnet__chain_check(qnet__chain *c, const qnet_volume *mask)
     return QNET_OK;
 }
 
-/* Reports that a step is done: what of it is worth a line, such as "unwrap" of "echo 2". */
+/* Reports that a step is done: what of it is worth a line, such as "unwrap" of "echo 2". The time
+   left is that of the steps to come at the mean speed of those that are done. */
 static qnet_status qnet__chain_report(qnet__chain *c, const char *task, const char *where)
 {
     const double seconds = qnet__seconds(c->ctx) - c->start, done = (double)++c->step;
@@ -16628,7 +16648,9 @@ typedef struct qnet__growth_job {
     double (*sums)[QNET__MAX_ECHOES]; /* [nz]: of g[e] d */
 } qnet__growth_job;
 
-/* Adds what `count` voxels from i on, `stride` apart, have to sums. */
+/* Adds what `count` voxels from i on, `stride` apart, have to sums: a run of a row or of a column.
+   Two passes: the weighted mean of phase[last] - phase[first], then d, less that mean. As sum w d
+   is then 0, sum w phase[e] d is sum w g[e] d: the means of the g need not be taken off. */
 static void qnet__growth_run(const qnet__growth_job *job, size_t i, size_t stride, int count,
                              double sums[QNET__MAX_ECHOES])
 {
@@ -16652,7 +16674,8 @@ static void qnet__growth_run(const qnet__growth_job *job, size_t i, size_t strid
     }
 }
 
-/* Slice z: all of its rows, then all of its columns, in runs that lie in the mask. */
+/* Slice z: all of its rows, then all of its columns, in runs that lie in the mask. A run is over at
+   the first voxel outside, and at the end of the line. */
 static void qnet__growth_task(void *arg, size_t z, size_t worker)
 {
     const qnet__growth_job *job = (const qnet__growth_job *)arg;
@@ -16746,7 +16769,8 @@ static void qnet__unwrap_echo_task(void *arg, size_t i, size_t worker)
     qnet__unwrap(&round->work[i]);
 }
 
-/* The scratch of as many echoes as are unwrapped at a time. */
+/* The scratch of as many echoes as are unwrapped at a time: 12 bytes for each voxel, 48 for each
+   one of the mask. */
 static void qnet__unwrap_round_take(qnet__unwrap_round *round, int slots, size_t inside,
                                     qnet__arena *arena)
 {
@@ -16760,7 +16784,8 @@ static void qnet__unwrap_round_take(qnet__unwrap_round *round, int slots, size_t
     }
 }
 
-/* phase[0 .. echoes): as many at a time as there are workers. */
+/* phase[0 .. echoes): as many at a time as there are workers, each in scratch of its own. A report
+   follows each echo, so that a caller can stop between two rounds. */
 static qnet_status qnet__chain_unwrap(qnet__chain *c, int echoes)
 {
     const qnet_volume *mask = c->made.mask;
@@ -16810,7 +16835,8 @@ static void qnet__offset_terms(const qnet_volume *v, uint32_t i, double term[QNE
 #define QNET__ALIGN_SHARE 0.05
 #define QNET__ALIGN_RMS 0.5
 
-/* What a task of QNET__FIT_CHUNK voxels of a component finds; parts are added in their order. */
+/* What a task of QNET__FIT_CHUNK voxels of a component finds. Parts are added in their order, so
+   that no bit depends on which worker was done first. */
 typedef struct qnet__align_part {
     double square; /* of the distances to the line less 2 pi n */
     double sum[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS], right[QNET__OFFSET_TERMS]; /* equations */
@@ -16914,7 +16940,9 @@ static void qnet__turns_task(void *arg, size_t chunk, size_t worker)
 }
 
 /* Moves the component's phase of echo e by whole turns: each voxel by its own, or all by the
-   median where `whole` is set or the line does not describe the phases. tell: to the log. */
+   median where `whole` is set or the line does not describe the phases. tell: to the log. The
+   median n is counted, as turns are whole and within +-QNET__TURNS: the first n up to which half of
+   the voxels lie. rms: of what is left of each voxel's distance after its own turns, in rad. */
 static void qnet__align_echo(qnet__aligning *a, int e, int whole, int tell)
 {
     size_t histogram[2 * QNET__TURNS + 1], below = 0, chunks;
@@ -16951,8 +16979,9 @@ static qnet_status qnet__copy_volume(qnet_context *ctx, const qnet_volume *v, in
     return QNET_OK;
 }
 
-/* Aligns the component in the list: echo 0 as a whole, the others to the line through p0, one after
-   the other. less_offset: all of them lose p0, so that they are lines through 0. */
+/* Aligns the component in the list, whose p0 the first step works out: echo 0 as a whole, the
+   others to the line through p0, one after the other. less_offset: all of them lose p0, so that
+   they are lines through 0. */
 static void qnet__align_component(qnet__aligning *a, int echoes, int tell, int less_offset)
 {
     qnet__align_echo(a, 0, 1, 0);
@@ -16962,7 +16991,9 @@ static void qnet__align_component(qnet__aligning *a, int echoes, int tell, int l
 }
 
 /* Makes the unwrapped phases of the first `echoes` consistent: of the largest component, which says
-   the offset, then of the others; less_offset: and takes p0 off. */
+   the offset, then of the others; less_offset: and takes p0 off. Echoes go in their order, as the
+   line to echo e comes from echo e - 1, which must be right by then. left: the mask, from which a
+   component is taken as it is listed; a flood's queue is at once the list of its voxels. */
 static qnet_status qnet__chain_align(qnet__chain *c, int echoes, int less_offset)
 {
     const qnet_volume *mask = c->made.mask;
@@ -17013,7 +17044,8 @@ static qnet_status qnet__chain_align(qnet__chain *c, int echoes, int less_offset
 
 /* phase[from .. to - 1], fields in ppm, become susceptibilities in ppm. Kernels and the mask in
    which they are known are those of the first one; one grid, padded by SHARP's sphere, serves both
-   steps. */
+   steps. local: the field less its background; fits: which sphere fits a voxel, not 0 where one
+   does. A field has been read when its susceptibility takes its place. */
 static qnet_status qnet__chain_invert(qnet__chain *c, int from, int to)
 {
     const qnet_susceptibility_config *config = &c->config->susceptibility;
@@ -17053,7 +17085,8 @@ static void qnet__drop_phases(qnet__chain *c, int from, int to)
 
 /* Paper mode: a map of each echo, then their mean. Consensus mode: the phases of all echoes less p0
    (as MCPC-3D-S has it, Eckstein et al. 2018) are fields of one mean, by the same (TE S)^2, which
-   has half the noise of a line's slope; then one map. */
+   has half the noise of a line's slope; then one map. The first two echoes are unwrapped in any
+   case, as the offset is found between them. */
 static qnet_status qnet__chain_qsm(qnet__chain *c)
 {
     const int paper = c->config->mode == QNET_MAPS_PAPER;
@@ -17086,8 +17119,9 @@ static qnet_status qnet__chain_qsm(qnet__chain *c)
     return QNET_OK;
 }
 
-/* Of |v| in the mask, what `part` of it is below, less a sixteenth at most: a float32's upper 13
-   bits, as a number, grow with its size. */
+/* Of |v| in the mask, what `part` of it is below, less a sixteenth at most. A float32's upper 13
+   bits, as a number, grow with its size: sign (0), 8 bits of exponent, 4 of fraction, so that they
+   are the bin of a histogram whose bins are a sixteenth of their value wide or less. */
 static double qnet__size_inside(const qnet_volume *v, const qnet_volume *mask, double part)
 {
     uint32_t histogram[4096], bits, bin = 0; /* fewer than 2^31 voxels */
@@ -17177,7 +17211,9 @@ static qnet_status qnet__chain_t1(qnet__chain *c)
     return qnet__chain_report(c, "T1", "");
 }
 
-/* The steps, in the order of the table at the head of the room. */
+/* The steps, in the order of the table at the head of the room, but QSM last. A caller's mask may
+   lie off the first echo by rounding, and with it what was made on it: all maps get the first
+   echo's place at the end. */
 static qnet_status qnet__chain_run(qnet__chain *c, const qnet_volume *mask)
 {
     const int echoes = c->first->count, paper = c->config->mode == QNET_MAPS_PAPER;
@@ -17210,6 +17246,8 @@ static qnet_status qnet__chain_run(qnet__chain *c, const qnet_volume *mask)
     return QNET_OK;
 }
 
+/* Checks, then the steps. c.made holds each map from its making on, so that a failure or a stop
+   frees all that there are. */
 QNET_API qnet_status qnet_maps_from_echoes(qnet_context *ctx, const qnet_maps_config *config,
                                            const qnet_echoes *first, const qnet_echoes *second,
                                            const qnet_volume *mask, qnet_maps **maps)
