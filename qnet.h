@@ -17151,27 +17151,6 @@ static void qnet__check_size(const qnet__chain *c)
                   "300 to 2500", ml);
 }
 
-/* Warns of maps that no brain has, within the limits of qnet_cohort_add. 1: qsm is one. */
-static int qnet__look_at_maps(const qnet__chain *c)
-{
-    const double median = qnet__size_inside(c->made.r2star, c->made.mask, 0.5);
-    const double most = qnet__size_inside(c->made.r2star, c->made.mask, 0.99);
-    double qsm;
-    if (median < (double)QNET__R2STAR_LEAST || median > (double)QNET__R2STAR_MOST ||
-        most > (double)QNET__R2STAR_HIGH)
-        qnet__log(c->ctx, QNET_LOG_WARNING, "%s: R2* has a median of about %.3g 1/s and a "
-                  "99th percentile of %.3g, expected 5 to 80 and 1000 at most: wrong echo times, "
-                  "or no brain in the mask?", c->name[0], median, most);
-    if (c->made.qsm == NULL) return 0;
-    qsm = qnet__size_inside(c->made.qsm, c->made.qsm_mask, 0.99);
-    if (qsm >= (double)QNET__QSM_LEAST && qsm <= (double)QNET__QSM_MOST) return 0;
-    qnet__log(c->ctx, QNET_LOG_WARNING, "%s: QSM has a 99th percentile of about %.3g ppm, "
-              "without its sign, expected 0.005 to 3: wrong echo times, field strength or unit of "
-              "the phases?",
-              c->name[0], qsm);
-    return 1;
-}
-
 #define QNET__SIGN_PART 0.02 /* of the voxels: iron, and veins */
 
 /* Iron raises R2* and susceptibility alike: where R2* is highest, susceptibility must be above the
@@ -17192,6 +17171,26 @@ static void qnet__check_sign(const qnet__chain *c)
               "ppm below its mean, and not above: the phase seems to have the other sign; set "
               "phase_sign to %d", c->name[0], least, sum / inside - high / above,
               -c->first->phase_sign);
+}
+
+/* Warns of maps that no brain has, within the limits of qnet_cohort_add. Of a likely QSM
+   the sign is looked at, too. */
+static void qnet__look_at_maps(const qnet__chain *c)
+{
+    const double median = qnet__size_inside(c->made.r2star, c->made.mask, 0.5);
+    const double most = qnet__size_inside(c->made.r2star, c->made.mask, 0.99);
+    if (median < (double)QNET__R2STAR_LEAST || median > (double)QNET__R2STAR_MOST ||
+        most > (double)QNET__R2STAR_HIGH)
+        qnet__log(c->ctx, QNET_LOG_WARNING, "%s: R2* has a median of about %.3g 1/s and a "
+                  "99th percentile of %.3g, expected 5 to 80 and 1000 at most: wrong echo times, "
+                  "or no brain in the mask?", c->name[0], median, most);
+    if (c->made.qsm == NULL) return;
+    const double qsm = qnet__size_inside(c->made.qsm, c->made.qsm_mask, 0.99);
+    if (qsm >= (double)QNET__QSM_LEAST && qsm <= (double)QNET__QSM_MOST) qnet__check_sign(c);
+    else
+        qnet__log(c->ctx, QNET_LOG_WARNING, "%s: QSM has a 99th percentile of about %.3g ppm, "
+                  "without its sign, expected 0.005 to 3: wrong echo times, field strength or unit "
+                  "of the phases?", c->name[0], qsm);
 }
 
 /* ---- the chain ------------------------------------------------------------------------------- */
@@ -17238,7 +17237,7 @@ static qnet_status qnet__chain_run(qnet__chain *c, const qnet_volume *mask)
     QNET__TRY(qnet__chain_report(c, "R2*", ""));
     QNET__TRY(qnet__chain_t1(c));
     if (phases) QNET__TRY(qnet__chain_qsm(c));
-    if (!qnet__look_at_maps(c) && phases) qnet__check_sign(c);
+    qnet__look_at_maps(c);
     qnet_volume *const made[7] = {c->made.qsm, c->made.r2star, c->made.t1w, c->made.mask,
                                   c->made.qsm_mask, c->made.t1, c->made.m0};
     for (int i = 0; i < 7; i++)
