@@ -3548,7 +3548,7 @@ static int qnet__remove(const char *path)
     return QNET__SYSTEM(remove(native), _wremove(native) == 0 ? 0 : _wrmdir(native));
 }
 
-/* One folder, whose parent exists. */
+/* One folder, whose parent exists; for all users as far as the process's umask lets it. */
 static int qnet__mkdir(const char *path)
 {
     QNET__NATIVE(native, path, -1);
@@ -3875,7 +3875,9 @@ static qnet_status qnet__lock_open(qnet_folder_lock *lock)
     return qnet__fail(lock->ctx, QNET_ERROR_IO, "%s: cannot be locked", lock->path);
 }
 #else
-/* Windows: the open file itself is the lock, as its sharing mode denies others to write. */
+/* Windows: the open file itself is the lock, as its sharing mode denies others to write. _O_TRUNC
+   empties what a dead holder has left. EACCES: there is a holder, whose text can be read, as reading
+   is denied to nobody; or the folder is not ours to write in. */
 static qnet_status qnet__lock_open(qnet_folder_lock *lock)
 {
     wchar_t wide[QNET__UTF16_SIZE];
@@ -15145,6 +15147,8 @@ QNET_API void qnet_brain_config_init(qnet_brain_config *config)
     config->island = 2000;
 }
 
+/* At a threshold of 0 the surface would never move inwards, as tl is then t2, and at 1 never
+   outwards, as it is Imax. */
 static const qnet__setting qnet__brain_settings[] = {
     QNET__SETTING(qnet_brain_config, 'd', threshold, 0.01, 0.99),
     QNET__SETTING(qnet_brain_config, 'i', erode, 0, 100),
