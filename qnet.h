@@ -3876,8 +3876,8 @@ static qnet_status qnet__lock_open(qnet_folder_lock *lock)
 }
 #else
 /* Windows: the open file itself is the lock, as its sharing mode denies others to write. _O_TRUNC
-   empties what a dead holder has left. EACCES: there is a holder, whose text can be read, as reading
-   is denied to nobody; or the folder is not ours to write in. */
+   empties what a dead holder has left. EACCES: there is a holder, whose text can be read, as
+   reading is denied to nobody; or the folder is not ours to write in. */
 static qnet_status qnet__lock_open(qnet_folder_lock *lock)
 {
     wchar_t wide[QNET__UTF16_SIZE];
