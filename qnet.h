@@ -597,7 +597,7 @@ QNET_API double qnet_rng_uniform(qnet_rng *rng);                  /* [0, 1), 53 
 QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b); /* [a, b) */
 QNET_API uint32_t qnet_rng_below(qnet_rng *rng, uint32_t n); /* 0..n-1, unbiased; 0 for n = 0 */
 QNET_API double qnet_rng_normal(qnet_rng *rng);                   /* mean 0, variance 1 */
-/* Fisher-Yates. */
+/* Fisher-Yates; of fewer than 2^32 items. */
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count);
 #endif
 
@@ -2108,8 +2108,9 @@ QNET_API void qnet_predictor_destroy(qnet_predictor *predictor);
 
 /* ============================================================================================
    >>status: the names and texts of the status codes, and the small helpers that every room uses:
-   sizes that are checked before they wrap, byte order, minimum and maximum. What compiler and
-   system offer is settled here by macros: OpenMP, POSIX or Windows, vector units, attributes.
+   sizes that are checked before they wrap, byte order, minimum and maximum, selection, Cholesky's
+   method. What compiler and system offer is settled here by macros: OpenMP, POSIX or Windows,
+   vector units, attributes.
 
    Functions that can fail return a qnet_status; those that return an int return 1 for yes or
    success, 0 for no. Relies on the C library only.
@@ -2347,6 +2348,62 @@ QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
     }
 }
 
+/* The k-th lowest of x[count], from 0, which is put in place k, no larger one before it and no
+   smaller one behind. Hoare's FIND (1961): parted at a pivot, so that x[low .. j] <= pivot <=
+   x[i .. high] and what is between equals it, and on with the part that holds place k. About 3
+   count comparisons, where a sort has count log2(count). */
+QNET__HELPER float qnet__kth(float *x, size_t count, size_t k)
+{
+    ptrdiff_t low = 0, high = (ptrdiff_t)count - 1, at = (ptrdiff_t)k;
+    while (low < high) {
+        const float pivot = x[low + (high - low) / 2];
+        ptrdiff_t i = low, j = high;
+        while (i <= j) {
+            while (x[i] < pivot) i++;
+            while (pivot < x[j]) j--;
+            if (i > j) break;
+            const float swap = x[i];
+            x[i++] = x[j];
+            x[j--] = swap;
+        }
+        if (at <= j) high = j;
+        else if (at >= i) low = i;
+        else break;
+    }
+    return x[at];
+}
+
+/* The lower half of a[q][q] = L L' becomes L, column by column (Cholesky):
+     L[j][j] = sqrt(a[j][j] - sum_k<j L[j][k]^2)
+     L[i][j] = (a[i][j] - sum_k<j L[i][k] L[j][k]) / L[j][j],   i > j
+   0 where a is singular but for rounding: nothing is left of the diagonal. */
+QNET__HELPER int qnet__cholesky(double *a, size_t q)
+{
+    for (size_t j = 0; j < q; j++) {
+        const double diagonal = a[j * q + j];
+        for (size_t i = j; i < q; i++)
+            for (size_t k = 0; k < j; k++) a[i * q + j] -= a[i * q + k] * a[j * q + k];
+        if (!(a[j * q + j] > 1e-13 * diagonal) || !qnet__is_finite(diagonal)) return 0;
+        a[j * q + j] = sqrt(a[j * q + j]);
+        for (size_t i = j + 1; i < q; i++) a[i * q + j] /= a[j * q + j];
+    }
+    return 1;
+}
+
+/* b[q] becomes L^-1 b, from the top down, and then L'^-1 b, from the bottom up, where `both`: with
+   A = L L' that is A^-1 b. */
+QNET__HELPER void qnet__cholesky_solve(const double *l, size_t q, int both, double *b)
+{
+    for (size_t j = 0; j < q; j++) {
+        for (size_t k = 0; k < j; k++) b[j] -= l[j * q + k] * b[k];
+        b[j] /= l[j * q + j];
+    }
+    for (size_t j = both ? q : 0; j-- > 0;) {
+        for (size_t k = j + 1; k < q; k++) b[j] -= l[k * q + j] * b[k];
+        b[j] /= l[j * q + j];
+    }
+}
+
 #if QNET__HAS_FILES
 /* Bytes of one number; 0 for what is no dtype. */
 QNET_API size_t qnet_dtype_size(qnet_dtype dtype)
@@ -2496,6 +2553,19 @@ QNET__HELPER QNET__PRINTF(2, 3) void qnet__set_error(qnet_context *ctx, const ch
                               __func__, #pointers);                                         \
     } while (0)
 
+/* QNET_ERROR_ARGUMENT for what is out of low .. high, or NaN: "qnet_t1_map: repetition_time is 36,
+   expected 0.0001 to 10". An end of DBL_MAX or INT_MAX is none to a reader, and FLT_MIN is 0. */
+QNET__HELPER qnet_status qnet__check_range(qnet_context *ctx, const char *what, const char *name,
+                                           double value, double low, double high)
+{
+    if (value >= low && value <= high) return QNET_OK;
+    if (high != INT_MAX && high < DBL_MAX)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s is %g, expected %.12g to %.12g", what,
+                          name, value, low, high);
+    return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s is %g, expected %s %.12g", what, name,
+                      value, low == FLT_MIN ? "more than" : "at least", low == FLT_MIN ? 0 : low);
+}
+
 /* Memory from the allocator hook: aligned to 64 bytes, not zeroed, NULL when there is none. */
 QNET__HELPER void *qnet__alloc(qnet_context *ctx, size_t bytes)
 {
@@ -2560,13 +2630,17 @@ QNET__HELPER qnet_status qnet__arena_alloc(qnet_context *ctx, qnet__arena *a, si
     return a->base != NULL ? QNET_OK : qnet__no_memory(ctx, *bytes, what);
 }
 
-/* Large blocks of the default allocator start at a huge page, and Linux is advised to use these:
-   page faults and TLB misses then cost a fraction. The name is bound by hand, as strict C99 hides
-   the prototype. */
+/* What Linux has and strict C99 hides: the names are bound by hand. Large blocks of the default
+   allocator start at a huge page, and Linux is advised to use these: page faults and TLB misses
+   then cost a fraction. The clock only where long has 64 bits, as then so have the parts of a
+   time. */
 #if defined(__linux__) && !defined(QNET_NO_STDIO) && (defined(__GNUC__) || defined(__clang__))
 #define QNET__HUGE_PAGE ((size_t)2 << 20)
 extern int qnet__madvise(void *block, size_t size, int advice) __asm__("madvise");
-#define QNET__MADV_HUGEPAGE 14
+#ifdef __LP64__
+#define QNET__LINUX64 1
+extern int qnet__clock_gettime(int clock, long now[2]) __asm__("clock_gettime");
+#endif
 #endif
 
 /* The default allocator: malloc, with the pointer that free needs kept just below the block:
@@ -2589,7 +2663,7 @@ static void *qnet__default_alloc(void *user, size_t size, size_t align)
     memcpy(block - sizeof raw, &raw, sizeof raw);
 #ifdef QNET__HUGE_PAGE
     if (size >= 4 * QNET__HUGE_PAGE) /* advice only: whatever comes back */
-        (void)qnet__madvise(block, size / QNET__HUGE_PAGE * QNET__HUGE_PAGE, QNET__MADV_HUGEPAGE);
+        (void)qnet__madvise(block, size / QNET__HUGE_PAGE * QNET__HUGE_PAGE, 14 /* HUGEPAGE */);
 #endif
     return block;
 }
@@ -2639,15 +2713,6 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
 #endif
 }
 
-/* Strict C99 hides what Linux has: as for madvise, the name is bound by hand. Only where long has
-   64 bits, as then so have the parts of a time. */
-#if defined(__linux__) && defined(__LP64__) && !defined(QNET_NO_STDIO) && \
-    (defined(__GNUC__) || defined(__clang__))
-#define QNET__LINUX64 1
-#define QNET__CLOCK_MONOTONIC 1
-extern int qnet__clock_gettime(int clock, long now[2]) __asm__("clock_gettime");
-#endif
-
 /* Seconds since some fixed moment, by the finest clock at hand that is never set back. */
 static double qnet__default_seconds(void *user)
 {
@@ -2658,7 +2723,7 @@ static double qnet__default_seconds(void *user)
     return 0; /* no system, no clock: progress reports then know no speed */
 #elif defined(QNET__LINUX64)
     long now[2] = {0, 0}; /* seconds and 1e-9 seconds */
-    (void)qnet__clock_gettime(QNET__CLOCK_MONOTONIC, now);
+    (void)qnet__clock_gettime(1 /* MONOTONIC */, now);
     return (double)now[0] + 1e-9 * (double)now[1];
 #elif defined(CLOCK_MONOTONIC) && defined(QNET__POSIX) && !defined(__wasi__)
     struct timespec now = {0, 0};
@@ -2728,17 +2793,14 @@ static qnet_cpu qnet__choose_cpu(qnet_cpu wanted)
 /* Checks the hooks and fills in defaults; the context itself comes from the caller's allocator. */
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out)
 {
-    qnet_context *ctx;
     qnet_hooks h;
-    qnet_cpu cpu;
-    int own_threads;
     if (out == NULL) return QNET_ERROR_ARGUMENT;
     memset(&h, 0, sizeof h);
     if (hooks != NULL) h = *hooks;
-    cpu = qnet__choose_cpu(h.cpu);
+    const qnet_cpu cpu = qnet__choose_cpu(h.cpu);
     /* Hooks that were copied from another context hold the default run with that context's pointer:
        they get this one's. */
-    own_threads = h.parallel.run != NULL && h.parallel.run != qnet__default_run;
+    const int own_threads = h.parallel.run != NULL && h.parallel.run != qnet__default_run;
     if (cpu == QNET_CPU_AUTO || (h.allocator.alloc == NULL) != (h.allocator.free == NULL) ||
         h.threads < 0 || h.threads > 4096 ||
         (own_threads && (h.parallel.workers < 1 || h.parallel.workers > 4096)) ||
@@ -2754,7 +2816,8 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     if (h.blas.sgemm == NULL) h.blas.sgemm = qnet__cblas_sgemm;
 #endif
     if (QNET__REAL_IS_DOUBLE || QNET__REFERENCE_ONLY) h.blas.sgemm = NULL;
-    ctx = (qnet_context *)h.allocator.alloc(h.allocator.user, sizeof *ctx, QNET__ALIGN);
+    qnet_context *ctx =
+        (qnet_context *)h.allocator.alloc(h.allocator.user, sizeof *ctx, QNET__ALIGN);
     if (ctx == NULL) return QNET_ERROR_MEMORY;
     memset(ctx, 0, sizeof *ctx);
     if (!own_threads) {
@@ -2800,12 +2863,12 @@ QNET_API const char *qnet_cpu_name(qnet_cpu cpu)
 /* By the names above; without a context there is no sentence. */
 QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out)
 {
-    int i = QNET_CPU_AUTO;
-    if (name == NULL || out == NULL) return QNET_ERROR_ARGUMENT;
-    while (i <= QNET_CPU_NEON && strcmp(name, qnet_cpu_name((qnet_cpu)i)) != 0) i++;
-    if (i > QNET_CPU_NEON) return QNET_ERROR_ARGUMENT;
-    *out = (qnet_cpu)i;
-    return QNET_OK;
+    for (int i = QNET_CPU_AUTO; name != NULL && out != NULL && i <= QNET_CPU_NEON; i++) {
+        if (strcmp(name, qnet_cpu_name((qnet_cpu)i)) != 0) continue;
+        *out = (qnet_cpu)i;
+        return QNET_OK;
+    }
+    return QNET_ERROR_ARGUMENT;
 }
 
 QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx) { return ctx->cpu; }
@@ -3011,24 +3074,11 @@ QNET_API double qnet_rng_normal(qnet_rng *rng)
     return radius * cos(6.283185307179586477 * qnet_rng_uniform(rng));
 }
 
-/* Uniform in 0..n-1, n > 0. From 2^32 on two words make one number; numbers from the largest
-   multiple of n on would favour some results and are drawn again. */
-static uint64_t qnet__rng_index(qnet_rng *rng, uint64_t n)
-{
-    uint64_t draw;
-    if (n <= UINT32_MAX) return qnet_rng_below(rng, (uint32_t)n);
-    do {
-        draw = (uint64_t)qnet_rng_u32(rng) << 32;
-        draw |= qnet_rng_u32(rng);
-    } while (draw >= UINT64_MAX - UINT64_MAX % n);
-    return draw % n;
-}
-
 /* From the last item on, each is swapped with one of those before it or itself. */
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
 {
     for (size_t i = count; i > 1; i--) {
-        const size_t j = (size_t)qnet__rng_index(rng, i);
+        const size_t j = qnet_rng_below(rng, (uint32_t)i);
         const int swap = items[i - 1];
         items[i - 1] = items[j];
         items[j] = swap;
@@ -3113,9 +3163,8 @@ QNET_API qnet_source qnet_source_memory(qnet_memory_source *state, const void *b
                                         const char *name)
 {
     const qnet_source source = {state, qnet__memory_read, name};
-    state->bytes = (const unsigned char *)bytes;
-    state->size = size;
-    state->at = 0;
+    const qnet_memory_source start = {(const unsigned char *)bytes, size, 0};
+    *state = start;
     return source;
 }
 
@@ -3124,8 +3173,7 @@ QNET_API qnet_source qnet_source_memory(qnet_memory_source *state, const void *b
 static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, size_t more)
 {
     size_t need, capacity;
-    if (ctx == NULL || buffer == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "the context or the buffer is NULL");
+    QNET__NEEDS(ctx, ctx && buffer);
     if (!qnet__add(buffer->size, more, &need) || !qnet__add(need, 1, &need))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "a buffer of %.0f bytes cannot grow by %.0f",
                           (double)buffer->size, (double)more);
@@ -3146,8 +3194,7 @@ static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, 
 QNET_API qnet_status qnet_buffer_append(qnet_context *ctx, qnet_buffer *buffer, const void *bytes,
                                         size_t size)
 {
-    if (bytes == NULL && size > 0)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_buffer_append: bytes is NULL");
+    QNET__NEEDS(ctx, bytes || size == 0);
     QNET__TRY(qnet__buffer_reserve(ctx, buffer, size));
     if (size > 0) memcpy(buffer->bytes + buffer->size, bytes, size);
     buffer->size += size;
@@ -3212,7 +3259,7 @@ static qnet_status qnet__file_left(qnet_context *ctx, const qnet_source *source,
 /* Appends the next size bytes of source to out, and a zero behind them; fewer where the source
    ends. What a file still has is allocated at once, with a byte more that finds its end. For a
    stream out grows to at most 16 times of what has been read, or QNET__READ_TRUST: one that claims
-   4 GB and ends after a few bytes costs 256 KB. */
+   4 GB and ends after a few bytes costs 256 KB. A read that does not fill its room was the last. */
 QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size_t size,
                                     qnet_buffer *out)
 {
@@ -3266,7 +3313,6 @@ QNET_API qnet_sink qnet_sink_buffer(qnet_context *ctx, qnet_buffer *buffer, cons
    says so. */
 QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const void *src, size_t n)
 {
-    char what[40];
     if (n == 0) return QNET_OK;
     errno = 0;
     if (sink->write == qnet__buffer_write) {
@@ -3276,8 +3322,7 @@ QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const v
                                                        qnet_last_error(buffer->ctx));
     }
     if (sink->write(sink->user, src, n) == 0) return QNET_OK;
-    snprintf(what, sizeof what, "writing %.0f bytes", (double)n);
-    return qnet__io_error(ctx, qnet__name_of(sink), what);
+    return qnet__io_error(ctx, qnet__name_of(sink), "writing");
 }
 #endif
 
@@ -3336,6 +3381,7 @@ extern ptrdiff_t qnet__readlink(const char *path, char *target, size_t size) __a
 #define qnet__fsync fsync
 #define qnet__readlink readlink
 #endif
+/* Of a lock: no link is followed, as anybody may have put it there; no child inherits the file. */
 #if defined(O_NOFOLLOW) && defined(O_CLOEXEC)
 #define QNET__OPEN_FLAGS (O_NOFOLLOW | O_CLOEXEC)
 #elif defined(__O_NOFOLLOW) && defined(__O_CLOEXEC)
@@ -3355,11 +3401,19 @@ extern ptrdiff_t qnet__readlink(const char *path, char *target, size_t size) __a
 /* 1 for a character between the names of a path. */
 #define qnet__is_separator(c) ((c) == '/' || QNET__SYSTEM(0, (c) == '\\'))
 
-/* A file that exists, in binary. */
-static FILE *qnet__fopen_read(const char *path)
+/* In binary: a file that exists, to be read; or, with `create`, one that does not exist yet, so
+   neither through a link nor over a file. */
+static FILE *qnet__fopen(const char *path, int create)
 {
     QNET__NATIVE(native, path, NULL);
-    return QNET__SYSTEM(fopen(native, "rb"), _wfopen(native, L"rb"));
+#ifdef QNET__WINDOWS
+    const int flags = _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY | _O_NOINHERIT;
+    if (!create) return _wfopen(native, L"rb");
+    const int file = _wopen(native, flags, _S_IREAD | _S_IWRITE);
+    return file >= 0 ? _fdopen(file, "wb") : NULL;
+#else
+    return fopen(native, create ? "wbx" : "rb");
+#endif
 }
 
 /* What a path leads to: 0 nothing, 1 a file, 2 a folder, 3 a device, pipe or socket. What cannot be
@@ -3421,7 +3475,7 @@ QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *pat
     if (qnet__path_kind(path) == 2) /* fopen opens folders on some systems */
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: it is a folder",
                           path);
-    FILE *stream = qnet__fopen_read(path);
+    FILE *stream = qnet__fopen(path, 0);
     const int code = errno;
     if (stream == NULL && (code == ENOENT || code == ENOTDIR))
         return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: %s", path, !qnet__is_link(path) ?
@@ -3435,9 +3489,8 @@ QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *pat
         return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: not downloaded: git annex get / datalad "
                           "get / git lfs pull", path);
     }
-    out->user = stream;
-    out->read = qnet__file_read;
-    out->name = path;
+    const qnet_source source = {stream, qnet__file_read, path};
+    *out = source;
     return QNET_OK;
 }
 
@@ -3472,19 +3525,6 @@ QNET_API int qnet_file_exists(const char *path)
 #if QNET__HAS_TRAINING
 /* ---- replacing files ------------------------------------------------------------------------- */
 
-/* A file that does not exist yet, so neither through a link nor over a file. */
-static FILE *qnet__fopen_new(const char *path)
-{
-    QNET__NATIVE(native, path, NULL);
-#ifdef QNET__WINDOWS
-    const int flags = _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY | _O_NOINHERIT;
-    const int file = _wopen(native, flags, _S_IREAD | _S_IWRITE);
-    return file >= 0 ? _fdopen(file, "wb") : NULL;
-#else
-    return fopen(native, "wbx");
-#endif
-}
-
 /* Atomically, over a file of the new name, which the C library's rename refuses on Windows. */
 static int qnet__rename(const char *from, const char *to)
 {
@@ -3508,7 +3548,7 @@ static int qnet__remove(const char *path)
     return QNET__SYSTEM(remove(native), _wremove(native) == 0 ? 0 : _wrmdir(native));
 }
 
-/* One folder, whose parent exists. */
+/* One folder, whose parent exists; for all users as far as the process's umask lets it. */
 static int qnet__mkdir(const char *path)
 {
     QNET__NATIVE(native, path, -1);
@@ -3548,8 +3588,6 @@ static int qnet__file_write(void *user, const void *src, size_t size)
     return fwrite(src, 1, size, f->stream) != size;
 }
 
-#define QNET__TEMPORARY 32 /* bytes of ".<process>-<n>.tmp" and its end */
-
 /* Creates a new file beside path, on the same file system, so that renaming it is atomic; *out
    writes to it until qnet__file_finish. No file and no link has its name. On failure there is
    nothing to finish. */
@@ -3564,30 +3602,31 @@ QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *
     f->ctx = ctx;
     f->path = path;
     f->stream = NULL;
-    f->bytes = strlen(path) + QNET__TEMPORARY;
+    f->bytes = strlen(path) + 32; /* ".<process>-<n>.tmp" and its end */
     f->temporary = (char *)qnet__alloc(ctx, f->bytes);
     if (f->temporary == NULL) return qnet__no_memory(ctx, f->bytes, "a file name");
     /* A run that was killed may have left a file of this process number: then the next n. */
     for (int n = 0; n < 100 && f->stream == NULL; n++) {
         snprintf(f->temporary, f->bytes, "%s.%lx-%d.tmp", path, (unsigned long)qnet__process(), n);
         errno = 0;
-        f->stream = qnet__fopen_new(f->temporary);
+        f->stream = qnet__fopen(f->temporary, 1);
         if (f->stream == NULL && errno != EEXIST) break;
     }
     if (f->stream == NULL) {
-        const qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for "
-                                              "writing: %s", f->temporary, strerror(errno));
+        const int code = errno;
         qnet__free(ctx, f->temporary, f->bytes);
-        return status;
+        return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for writing: %s", path,
+                          code == ENOENT ? "its folder does not exist" : strerror(code));
     }
-    out->user = f;
-    out->write = qnet__file_write;
-    out->name = path;
+    const qnet_sink sink = {f, qnet__file_write, path};
+    *out = sink;
     return QNET_OK;
 }
 
 /* Closes a file that was written; status is its writer's. When that is QNET_OK, the file is forced
-   to the disk and renamed to its path. On any failure it is removed and what was at path stays. */
+   to the disk and renamed to its path, in this order: a name that is on the disk before its bytes
+   would be that of an empty file after a power cut. On any failure the file is removed and what was
+   at path stays. */
 QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
 {
     int bad = ferror(f->stream); /* what fwrite buffered may fail as late as fclose */
@@ -3615,14 +3654,13 @@ QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
     return status;
 }
 
-/* The whole way of the table above, for bytes that lie in memory. */
+/* The whole way of the table at the head of the room, for bytes that lie in memory. */
 QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, const void *bytes,
                                        size_t size)
 {
     qnet__file file;
     qnet_sink sink;
-    if (bytes == NULL && size > 0)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_replace: bytes is NULL");
+    QNET__NEEDS(ctx, bytes || size == 0);
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
     return qnet__file_finish(&file, qnet__write(ctx, &sink, bytes, size));
 }
@@ -3661,7 +3699,7 @@ static qnet_status qnet__make_folders(qnet_context *ctx, const char *path, size_
                                      : strerror(code));
 }
 
-/* For those who do not take back what they made. */
+/* For those who do not take back what they made, as a lock does. */
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
 {
     size_t made;
@@ -3676,27 +3714,22 @@ QNET__HELPER const char *qnet__list_next(const qnet_buffer *list, const char *na
     return list->size > 0 && next < (const char *)list->bytes + list->size ? next : NULL;
 }
 
-/* Appends a name, its end included. "." and ".." are left out. */
-static qnet_status qnet__list_add(qnet_context *ctx, qnet_buffer *names, const char *name)
-{
-    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) return QNET_OK;
-    return qnet_buffer_append(ctx, names, name, strlen(name) + 1);
-}
-
 /* Of pointers to names, in the order of bytes. */
 static int qnet__compare_names(const void *a, const void *b)
 {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* The names of list behind those of out, sorted. */
+/* The names of list but "." and "..", sorted, behind those of out. Pointers are sorted, as names
+   differ in length. */
 static qnet_status qnet__list_sorted(qnet_context *ctx, const qnet_buffer *list, qnet_buffer *out)
 {
     qnet_buffer order = {NULL, 0, 0, NULL}; /* where each name begins */
     qnet_status status = QNET_OK;
     const char *name = NULL;
     while (status == QNET_OK && (name = qnet__list_next(list, name)) != NULL)
-        status = qnet_buffer_append(ctx, &order, &name, sizeof name);
+        if (strcmp(name, ".") != 0 && strcmp(name, "..") != 0)
+            status = qnet_buffer_append(ctx, &order, &name, sizeof name);
     const size_t count = order.size / sizeof name;
     const char **const names = (const char **)(void *)order.bytes;
     if (count > 1) qsort(names, count, sizeof name, qnet__compare_names);
@@ -3706,7 +3739,8 @@ static qnet_status qnet__list_sorted(qnet_context *ctx, const qnet_buffer *list,
     return status;
 }
 
-/* Sorted, as results must not depend on the file system's order. */
+/* Sorted, as results must not depend on the file system's order. names gets each name with the zero
+   that ends it, one behind the other; on a failure it is as it was. */
 QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
     qnet_buffer list = {NULL, 0, 0, NULL};
@@ -3731,7 +3765,8 @@ QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_
                           "%s: the folder cannot be opened: %s", path, strerror(errno));
 #if defined(QNET__POSIX)
     do {
-        if (entry != NULL) status = qnet__list_add(ctx, &list, entry->d_name);
+        if (entry != NULL)
+            status = qnet_buffer_append(ctx, &list, entry->d_name, strlen(entry->d_name) + 1);
         errno = 0; /* readdir returns NULL for a failure and at the end */
     } while (status == QNET_OK && (entry = readdir(folder)) != NULL);
     if (status == QNET_OK && errno != 0) status = qnet__io_error(ctx, path, "reading the folder");
@@ -3741,7 +3776,7 @@ QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_
         if (WideCharToMultiByte(QNET__UTF8, 0, entry.name, -1, name, sizeof name, NULL, NULL) == 0)
             status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a name that is too long", path);
         else
-            status = qnet__list_add(ctx, &list, name);
+            status = qnet_buffer_append(ctx, &list, name, strlen(name) + 1);
         errno = ENOENT;
     } while (status == QNET_OK && _wfindnext64(handle, &entry) == 0);
     if (status == QNET_OK && errno != ENOENT) /* ENOENT: no more */
@@ -3771,8 +3806,9 @@ struct qnet_folder_lock {
     size_t made;    /* see qnet__make_folders */
 };
 
-/* "process 1234 on host since 2026-05-31 17:04:05 UTC". The threads of a process share gmtime's
-   result: at worst the time is that of another lock which is being taken. */
+/* "process 1234 on host since 2026-05-31 17:04:05 UTC": for the sentence of whoever comes second,
+   who may sit at another machine. The threads of a process share gmtime's result: at worst the time
+   is that of another lock which is being taken. */
 static void qnet__holder_text(char text[320])
 {
     const time_t now = time(NULL);
@@ -3790,7 +3826,8 @@ static void qnet__holder_text(char text[320])
              host, date);
 }
 
-/* The refusal, with the text that the holder wrote to the file; file < 0: it cannot be read. */
+/* The refusal, with the text that the holder wrote to the file; file < 0: it cannot be read. The
+   holder may have locked the file and not written yet. */
 static qnet_status qnet__lock_busy(const qnet_folder_lock *lock, int file)
 {
     char text[320];
@@ -3838,7 +3875,9 @@ static qnet_status qnet__lock_open(qnet_folder_lock *lock)
     return qnet__fail(lock->ctx, QNET_ERROR_IO, "%s: cannot be locked", lock->path);
 }
 #else
-/* Windows: the open file itself is the lock, as its sharing mode denies others to write. */
+/* Windows: the open file itself is the lock, as its sharing mode denies others to write. _O_TRUNC
+   empties what a dead holder has left. EACCES: there is a holder, whose text can be read, as
+   reading is denied to nobody; or the folder is not ours to write in. */
 static qnet_status qnet__lock_open(qnet_folder_lock *lock)
 {
     wchar_t wide[QNET__UTF16_SIZE];
@@ -3860,7 +3899,8 @@ static qnet_status qnet__lock_open(qnet_folder_lock *lock)
 }
 #endif
 
-/* Also of one that was not taken, which has made folders alone. */
+/* Also of one that was not taken, which has made folders alone. These go from the innermost to the
+   first that was made; one that holds files stays, and with it those above. */
 QNET_API void qnet_folder_lock_release(qnet_folder_lock *lock)
 {
     if (lock == NULL) return;
@@ -3978,7 +4018,7 @@ static size_t qnet__first_bad(const qnet_real *x, size_t count)
    >>text
    Numbers as text and back, the same in every locale: a host program that runs with a decimal
    comma must still write files that others can read.
-   Relies on >>status alone.
+   Relies on >>context.
    ============================================================================================ */
 
 /* The locale's decimal sign, as printf and strtod use it. */
@@ -4008,14 +4048,13 @@ static int qnet__parse_number(const char *text, double *out)
 {
     char copy[64], *end;
     const char sign = qnet__decimal_sign();
-    double value;
     const size_t length = strlen(text);
     if (length == 0 || length >= sizeof copy) return 0;
     for (size_t i = 0; i <= length; i++) {
         if (text[i] == sign && sign != '.') return 0; /* the locale's own sign is none of ours */
         copy[i] = text[i] == '.' ? sign : text[i];
     }
-    value = strtod(copy, &end);
+    const double value = strtod(copy, &end);
     if (end == copy || *end) return 0;
     *out = value;
     return 1;
@@ -4025,7 +4064,7 @@ static int qnet__parse_number(const char *text, double *out)
 /* A number of a configuration: its key in files and messages, its place and its range. */
 typedef struct qnet__setting {
     const char *key;
-    char type; /* 'i' int, 'd' double, 's' qnet_stretch */
+    char type; /* 'i' int, 'e' an enum, 'd' double */
     size_t offset;
     double low, high;
 } qnet__setting; /* a table of settings ends with a key of NULL */
@@ -4036,24 +4075,24 @@ typedef struct qnet__setting {
     { #name, type, offsetof(config, name), low, high }
 #define QNET__SETTINGS_END { NULL, 0, 0, 0, 0 }
 
-/* Its number in this configuration. */
+/* Its number in this configuration. An enum is an int, or with -fshort-enums a byte. */
 static double qnet__setting_get(const qnet__setting *f, const void *config)
 {
-    const void *at = (const unsigned char *)config + f->offset;
-    if (f->type == 's') return (double)*(const qnet_stretch *)at;
-    return f->type == 'i' ? (double)*(const int *)at : *(const double *)at;
+    const unsigned char *at = (const unsigned char *)config + f->offset;
+    int whole;
+    if (f->type == 'd') return *(const double *)(const void *)at;
+    if (f->type == 'e' && sizeof(qnet_stretch) == 1) return *at;
+    memcpy(&whole, at, sizeof whole);
+    return whole;
 }
 
 /* QNET_ERROR_ARGUMENT for the first number of a configuration out of its range, or NaN. */
 static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, const qnet__setting *f,
                                       const void *config)
 {
-    for (; f->key != NULL; f++) {
-        const double value = qnet__setting_get(f, config);
-        if (!(value >= f->low && value <= f->high))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s is %g, expected %.12g to %.12g",
-                              what, f->key, value, f->low, f->high);
-    }
+    for (; f->key != NULL; f++)
+        QNET__TRY(qnet__check_range(ctx, what, f->key, qnet__setting_get(f, config), f->low,
+                                    f->high));
     return QNET_OK;
 }
 
@@ -10406,15 +10445,6 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
     }
 }
 
-/* `field` of a configuration or call must be least..most. */
-static qnet_status qnet__check_range(qnet_context *ctx, const char *what, const char *field,
-                                     int value, int least, int most)
-{
-    if (value >= least && value <= most) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s must be %d..%d, found %d", what, field,
-                      least, most, value);
-}
-
 /* QNET_ONLY_INFERENCE leaves training out. */
 static qnet_status qnet__check_training(qnet_context *ctx, const char *what, int training)
 {
@@ -12081,19 +12111,18 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     static const unsigned char signature[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
     unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line; /* 8 bits a sample */
     qnet_buffer data = {NULL, 0, 0, NULL};
-    qnet__deflate *d;
-    size_t row, block, total;
+    size_t total;
     qnet_status status = QNET_OK;
     QNET__NEEDS(ctx, ctx && sink && pixels);
     if (width < 1 || height < 1 || channels < 1 || channels > 4)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_png_write: picture is %d x %d x %d, "
                           "expected sides > 0, 1 to 4 channels", width, height, channels);
-    row = (size_t)width * (size_t)channels;
+    const size_t row = (size_t)width * (size_t)channels;
     if (width > INT_MAX / 4 || !qnet__mul(1 + row, (size_t)height, &total) || total > INT_MAX / 2)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "qnet_png_write: picture is %d x %d x %d, "
                           "expected less than 2^30 bytes, plus one a row", width, height, channels);
-    block = sizeof *d + 1 + row;
-    d = (qnet__deflate *)qnet__alloc(ctx, block);
+    const size_t block = sizeof(qnet__deflate) + 1 + row;
+    qnet__deflate *d = (qnet__deflate *)qnet__alloc(ctx, block);
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");
     line = (unsigned char *)(d + 1); /* the filter and a row */
     line[0] = 2;
@@ -12277,13 +12306,12 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
                                         qnet_volume **out)
 {
     const size_t count = qnet__voxel_count(nx, ny, nz);
-    qnet_volume *v;
     QNET__NEEDS(ctx, ctx && out);
     if (count == 0)
         return qnet__fail(ctx, nx < 1 || ny < 1 || nz < 1 ? QNET_ERROR_ARGUMENT : QNET_ERROR_LIMIT,
                           "qnet_volume_create: size is %d x %d x %d, expected sides of 1 or more "
                           "and at most %.0f voxels", nx, ny, nz, (double)QNET_MAX_VOXELS);
-    v = (qnet_volume *)qnet__alloc(ctx, sizeof *v);
+    qnet_volume *v = (qnet_volume *)qnet__alloc(ctx, sizeof *v);
     if (v == NULL) return qnet__no_memory(ctx, sizeof *v, "a volume");
     memset(v, 0, sizeof *v);
     v->ctx = ctx;
@@ -12575,7 +12603,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
 {
     qnet__nifti_header *h = &in->header;
     const unsigned char *magic = h->magic;
-    int dim[8];
+    int16_t *dim = h->dim;
     const long size = (int32_t)qnet__load_le32((unsigned char *)h); /* as in a little-endian file */
     const int big = size == 0x5c010000; /* 348 the other way round */
     /* Which kind of file it is. */
@@ -12595,7 +12623,6 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
                                 "expected 6e 2b 31 00 (\"n+1\")", magic[0], magic[1], magic[2],
                                 magic[3]);
     /* Its size: one volume of three axes. */
-    for (int i = 0; i < 8; i++) dim[i] = h->dim[i];
     if (dim[0] < 1 || dim[0] > 7)
         return qnet__nifti_fail(in, FORMAT, "dim[0] is %d, expected 1 to 7", dim[0]);
     for (int i = 1; i <= 7; i++) {
@@ -12778,11 +12805,10 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
 /* *out is touched only when all has been read and checked, the CRC of a gzip file included. */
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out)
 {
-    qnet__nifti_reader *in;
     qnet_volume *volume = NULL;
     size_t room = 0;
     QNET__NEEDS(ctx, ctx && source && source->read && out);
-    in = (qnet__nifti_reader *)qnet__alloc(ctx, sizeof *in);
+    qnet__nifti_reader *in = (qnet__nifti_reader *)qnet__alloc(ctx, sizeof *in);
     if (in == NULL) return qnet__no_memory(ctx, sizeof *in, "reading a NIfTI file");
     memset(in, 0, offsetof(qnet__nifti_reader, inflate));
     in->ctx = in->volume.ctx = ctx;
@@ -13048,6 +13074,17 @@ QNET__HELPER size_t qnet__mask_count(const qnet_volume *mask)
     return inside;
 }
 
+/* The least and the greatest of a volume's voxels, inside the mask where there is one. */
+static void qnet__range(const qnet_volume *v, const qnet_volume *mask, float *low, float *high)
+{
+    *low = INFINITY, *high = -INFINITY;
+    for (size_t i = 0; i < qnet__voxels_of(v); i++) {
+        if (mask != NULL && mask->voxels[i] == 0) continue;
+        if (v->voxels[i] < *low) *low = v->voxels[i];
+        if (v->voxels[i] > *high) *high = v->voxels[i];
+    }
+}
+
 /* The place of another volume of the same sides: its affine, spacing and orientation. */
 QNET__HELPER void qnet__put_on_grid(qnet_volume *v, const qnet_volume *grid)
 {
@@ -13128,19 +13165,11 @@ QNET__HELPER qnet_status qnet__check_mask(qnet_context *ctx, const qnet_volume *
 QNET__HELPER qnet_status qnet__check_echo_time(qnet_context *ctx, const char *name, double time,
                                                double before)
 {
-    if (!(time > 0 && qnet__is_finite(time)))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: the echo time is missing: expected %g to "
-                          "1 s, found %g", name, QNET__SHORTEST_ECHO, time);
-    if (time < QNET__SHORTEST_ECHO)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g: expected seconds, %g to "
-                          "1", name, time, QNET__SHORTEST_ECHO);
-    if (time > 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g: expected seconds, 1 at "
-                          "most: this looks like milliseconds", name, time);
-    if (!(time > before))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g s: expected more than %g, "
-                          "that of the echo before", name, time, before);
-    return QNET_OK;
+    if (time >= QNET__SHORTEST_ECHO && time <= 1 && time > before) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g s%s, expected %g to 1 and "
+                      "more than that of the echo before, %g", name, time,
+                      time > 1 ? " (milliseconds?)" : time > 0 ? "" : " (missing?)",
+                      QNET__SHORTEST_ECHO, before);
 }
 
 /* Refuses what is no series of `least` echoes or more, before any work is done on it:
@@ -13154,9 +13183,7 @@ QNET__HELPER qnet_status qnet__check_series(qnet_context *ctx, const char *step,
     char name[100], first[100];
     if (volume == NULL || echo_time == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: volumes or echo times are NULL", step);
-    if (echoes < least || echoes > QNET__MAX_ECHOES)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %d echoes, expected %d to %d", step,
-                          echoes, least, QNET__MAX_ECHOES);
+    QNET__TRY(qnet__check_range(ctx, step, "echoes", echoes, least, QNET__MAX_ECHOES));
     snprintf(first, sizeof first, "%s: %s 1", step, kind);
     for (int e = 0; e < echoes; e++) {
         snprintf(name, sizeof name, "%s: %s %d", step, kind, e + 1);
@@ -14423,7 +14450,7 @@ static void qnet__fft_plan_take(qnet_context *ctx, qnet__arena *arena, int nx, i
     plan->width = real ? plan->size[0] / 2 + 1 : plan->size[0];
     for (int axis = 0; axis < 3; axis++)
         qnet__fft_line_plan(arena, plan->size[axis], &plan->line[axis]);
-    for (int axis = 0; axis < 3; axis++) plan->end[axis] = plan->size[axis];
+    memcpy(plan->end, plan->size, sizeof plan->end);
     plan->work_size = 10 * longest * plan->isa->lanes; /* two lines' work, a bundle's rows */
     plan->work = (qnet_real *)qnet__take(arena, longest, 10 * plan->isa->lanes *
                                                              qnet__workers(ctx) *
@@ -14544,7 +14571,6 @@ static qnet_status qnet__fft_run(qnet_context *ctx, qnet__fft_plan *plan, int in
 {
     const qnet_fft_hook *hook = &ctx->hooks.fft;
     const int nx = (int)plan->size[0], ny = (int)plan->size[1], nz = (int)plan->size[2];
-    int failed;
     plan->inverse = inverse, plan->forward = !inverse, plan->filter = NULL;
     if (!plan->real || !qnet__fft_hooked(ctx)) {
         if (!inverse) qnet__fft_planes(ctx, plan);
@@ -14554,10 +14580,10 @@ static qnet_status qnet__fft_run(qnet_context *ctx, qnet__fft_plan *plan, int in
     }
     if (!inverse && plan->load != NULL)
         qnet__parallel(ctx, plan->size[2], qnet__fft_image_task, plan);
-    failed = inverse ? hook->inverse(hook->user, nx, ny, nz, (float *)(void *)plan->spectrum,
-                                     (float *)(void *)plan->y)
-                     : hook->forward(hook->user, nx, ny, nz, (const float *)(const void *)plan->x,
-                                     (float *)(void *)plan->spectrum);
+    float *const spectrum = (float *)(void *)plan->spectrum, *const y = (float *)(void *)plan->y;
+    const float *x = (const float *)(const void *)plan->x;
+    const int failed = inverse ? hook->inverse(hook->user, nx, ny, nz, spectrum, y)
+                               : hook->forward(hook->user, nx, ny, nz, x, spectrum);
     if (failed)
         return qnet__fail(ctx, QNET_ERROR_DATA, "the FFT hook failed (%d) on %d x %d x %d points",
                           failed, nx, ny, nz);
@@ -14570,16 +14596,10 @@ static qnet_status qnet__fft_run(qnet_context *ctx, qnet__fft_plan *plan, int in
 static void qnet__fft_filter_all(const qnet__fft_plan *plan, const qnet__fft_filter *filter)
 {
     static const int place = 0;
-    qnet__fft_line point;
-    memset(&point, 0, sizeof point);
-    point.n = 1, point.place = &place;
-    qnet__fft_job job = {&point, QNET__FFT_COLUMNS, 0, NULL, NULL, 0, 0, 0, 1, plan->work, filter,
-                         0, 0};
-    for (; job.first < filter->numbers; job.first += job.lines) {
-        job.lines = qnet__min_size(filter->numbers - job.first, plan->isa->lanes);
-        job.in = job.out = plan->spectrum + 2 * job.first;
-        plan->isa->fft(&job);
-    }
+    qnet__fft_plan points = *plan;
+    memset(&points.line[2], 0, sizeof points.line[2]);
+    points.line[2].n = 1, points.line[2].place = &place, points.filter = filter;
+    qnet__fft_lines(&points, 0, 2, 0, plan->spectrum, 0, filter->numbers);
 }
 
 /* Filters one after the other: pass[count], the last one again until they are `total`. What one
@@ -14615,7 +14635,6 @@ static qnet_status qnet__fft_call(qnet_context *ctx, const char *what, int nx, i
     qnet__arena arena = {NULL, 0};
     qnet__fft_plan plan;
     size_t bytes = 0;
-    qnet_status status;
     if (ctx == NULL || spectrum == NULL || (real && (inverse ? y == NULL : x == NULL)))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or data is NULL", what);
     if (qnet__voxel_count(nx, ny, nz) == 0)
@@ -14628,7 +14647,7 @@ static qnet_status qnet__fft_call(qnet_context *ctx, const char *what, int nx, i
         qnet__fft_plan_take(ctx, &arena, nx, ny, nz, real, &plan);
     }
     plan.x = x, plan.spectrum = spectrum, plan.y = y;
-    status = qnet__fft_run(ctx, &plan, inverse);
+    const qnet_status status = qnet__fft_run(ctx, &plan, inverse);
     if (bytes > 0) qnet__free(ctx, arena.base, bytes);
     return status;
 }
@@ -14713,7 +14732,8 @@ typedef struct qnet__mesh {
     double at[2][QNET__MESH_VERTICES][3]; /* mm; before a step and after */
     int face[QNET__MESH_FACES][3];
     int neighbor[QNET__MESH_VERTICES][6], neighbors[QNET__MESH_VERTICES];
-    int link[QNET__MESH_VERTICES][6][2];  /* while it is built */
+    int link[QNET__MESH_VERTICES][6][2];  /* while it is built: of an edge the other end and the
+                                             vertex in its middle; then of a face two neighbours */
 } qnet__mesh;
 
 /* Vectors of three. */
@@ -14805,7 +14825,8 @@ static void qnet__mesh_build(qnet__mesh *m)
         }
 }
 
-/* The mean edge, each counted from both of its ends. */
+/* The mean edge, each counted from both of its ends: six at each vertex, five at the twelve corners
+   of the icosahedron. */
 static double qnet__mesh_edge(const qnet__mesh *m, double (*at)[3])
 {
     double sum = 0;
@@ -14817,7 +14838,8 @@ static double qnet__mesh_edge(const qnet__mesh *m, double (*at)[3])
 
 /* How much a surface crosses itself, as bet2 measures it: over all pairs of vertices nearer than a
    mean edge, the sum of (distance - that on the sphere)^2, both in mean edges. Neighbours add a
-   little each, two sheets that have met some hundreds for each vertex. */
+   little each, two sheets that have met some hundreds for each vertex. All 3.3 million pairs are
+   looked at, as this comes once a pass. */
 static double qnet__mesh_crossing(const qnet__mesh *m, double (*at)[3])
 {
     const double edge = qnet__mesh_edge(m, at);
@@ -14897,9 +14919,10 @@ typedef struct qnet__bet {
     int from;          /* mesh->at[from] to at[1 - from] */
 } qnet__bet;
 
-/* I at a place in voxels, from the volume's corner on. Where a head is cut by the volume's border
-   it is taken to go on as it is there, else the surface would be rounded off before; but for 20 mm
-   only, else it would never end. */
+/* I at a place in voxels, from the volume's corner on, so that the whole part of a place is the
+   index of the voxel in which it lies: nothing is interpolated. Where a head is cut by the volume's
+   border it is taken to go on as it is there, else the surface would be rounded off before; but for
+   20 mm only, else it would never end. */
 static double qnet__bet_sample(const qnet__bet *b, const double at[3])
 {
     const int n[3] = {b->image->nx, b->image->ny, b->image->nz};
@@ -14954,7 +14977,7 @@ static void qnet__bet_task(void *arg, size_t chunk, size_t worker)
     for (int v = first; v < end; v++) {
         double n[3] = {0, 0, 0}, s[3] = {0, 0, 0};
         double edge[7][3] = {{0, 0, 0}}; /* to the neighbours, closed */
-        double low, high, length, along, f2, f3;
+        double low, high;
         const int count = m->neighbors[v];
         for (int k = 0; k < count; k++)
             for (int i = 0; i < 3; i++) {
@@ -14967,17 +14990,18 @@ static void qnet__bet_task(void *arg, size_t chunk, size_t worker)
             n[1] += edge[k][2] * edge[k + 1][0] - edge[k][0] * edge[k + 1][2];
             n[2] += edge[k][0] * edge[k + 1][1] - edge[k][1] * edge[k + 1][0];
         }
-        length = sqrt(qnet__dot3(n, n)); /* 0: a point, which has no outside */
+        const double length = sqrt(qnet__dot3(n, n)); /* 0: a point, which has no outside */
         for (int i = 0; i < 3; i++) {
             n[i] = length > 0 ? n[i] / length : 0;
             s[i] /= count;
         }
-        along = qnet__dot3(s, n); /* sn = along n; above 0 where the surface is concave */
+        const double along = qnet__dot3(s, n); /* sn = along n; above 0: concave */
         /* (1 + tanh x) / 2 = 1 / (1 + exp(-2 x)) */
-        f2 = 1 / (1 + exp(-2 * f * (2 * fabs(along) / (b->edge * b->edge) - e)));
+        double f2 = 1 / (1 + exp(-2 * f * (2 * fabs(along) / (b->edge * b->edge) - e)));
         if (along > 0) f2 = fmin(1, f2 * b->smoothing);
         qnet__bet_line(b, at[v], n, &low, &high);
-        f3 = 0.1 * b->edge * (low - b->t2 - b->bias * (high - b->t2)) / (high - b->t2);
+        const double fit = low - b->t2 - b->bias * (high - b->t2); /* Imin - tl */
+        const double f3 = 0.1 * b->edge * fit / (high - b->t2);
         for (int i = 0; i < 3; i++)
             to[v][i] = at[v][i] + (s[i] - along * n[i]) / 2 + (f2 * along + f3) * n[i];
     }
@@ -15002,30 +15026,6 @@ static void qnet__bet_step(qnet_context *ctx, qnet__bet *b, int pass, int step)
     b->smoothing = 1 + fmin(1, 4 * left) * (most - 1);
     qnet__parallel(ctx, (QNET__MESH_VERTICES - 1) / QNET__BET_CHUNK + 1, qnet__bet_task, b);
     b->from = 1 - b->from;
-}
-
-/* The k-th lowest of x[count], from 0; x is put in another order. Hoare's FIND (1961): parted at a
-   pivot, so that x[low .. j] <= pivot <= x[i .. high] and what is between equals it, and on with
-   the part that holds place k. About 3 count comparisons, where a sort has count log2(count). */
-static float qnet__kth(float *x, size_t count, size_t k)
-{
-    ptrdiff_t low = 0, high = (ptrdiff_t)count - 1, at = (ptrdiff_t)k;
-    while (low < high) {
-        const float pivot = x[low + (high - low) / 2];
-        ptrdiff_t i = low, j = high;
-        while (i <= j) {
-            while (x[i] < pivot) i++;
-            while (pivot < x[j]) j--;
-            if (i > j) break;
-            const float swap = x[i];
-            x[i++] = x[j];
-            x[j--] = swap;
-        }
-        if (at <= j) high = j;
-        else if (at >= i) low = i;
-        else break;
-    }
-    return x[at];
 }
 
 /* Where a voxel's centre lies, mm from that of the first one along the volume's axes. */
@@ -15085,26 +15085,37 @@ static qnet_status qnet__bet_head(qnet_context *ctx, qnet__bet *b, const char *n
 
 /* ---- the mask -------------------------------------------------------------------------------- */
 
-/* Of the mask's components, those of `least` voxels or more stay; least 0: the largest one. Returns
-   how many voxels that are. */
+/* The voxels of the components of a mask of 1 become 2, 3 ...; returns the largest one's, and *size
+   its voxels. */
+static float qnet__largest_component(qnet_volume *mask, uint32_t *queue, size_t *size)
+{
+    float mark = 2, largest = 2;
+    *size = 0;
+    for (size_t i = 0; i < qnet__voxels_of(mask); i++) {
+        if (mask->voxels[i] != 1) continue;
+        const size_t count = qnet__flood(mask, 6, i, 1, mark, queue);
+        if (count > *size) *size = count, largest = mark;
+        mark++;
+    }
+    return largest;
+}
+
+/* Components of fewer than `least` voxels leave the mask. Returns how many voxels stay. */
 static size_t qnet__keep_components(qnet_volume *mask, size_t least, uint32_t *queue)
 {
-    const size_t voxels = qnet__voxels_of(mask);
-    size_t kept = 0, largest = 0, start = 0, i;
-    for (i = 0; i < voxels; i++) {
+    size_t kept = 0;
+    for (size_t i = 0; i < qnet__voxels_of(mask); i++) {
         if (mask->voxels[i] != 1) continue;
         const size_t size = qnet__flood(mask, 6, i, 1, 2, queue);
-        if (least > 0 && size < least)
-            for (size_t k = 0; k < size; k++) mask->voxels[queue[k]] = 0;
-        else kept += size;
-        if (size > largest) largest = size, start = i;
+        for (size_t k = 0; k < size && size < least; k++) mask->voxels[queue[k]] = 0;
+        kept += size < least ? 0 : size;
     }
-    if (least == 0 && largest > 0) kept = qnet__flood(mask, 6, start, 2, 3, queue);
-    for (i = 0; i < voxels; i++) mask->voxels[i] = mask->voxels[i] > (least > 0 ? 1.0f : 2.0f);
+    for (size_t i = 0; i < qnet__voxels_of(mask); i++) mask->voxels[i] = mask->voxels[i] != 0;
     return kept;
 }
 
-/* What is not connected to the border of the volume outside of the mask becomes mask. */
+/* What is not connected to the border of the volume outside of the mask becomes mask: the outside
+   is flooded with 2 from each voxel of the border, and what is not 2 then is mask or a hole. */
 static void qnet__fill_holes(qnet_volume *mask, uint32_t *queue)
 {
     const size_t voxels = qnet__voxels_of(mask);
@@ -15165,6 +15176,8 @@ QNET_API void qnet_brain_config_init(qnet_brain_config *config)
     config->island = 2000;
 }
 
+/* At a threshold of 0 the surface would never move inwards, as tl is then t2, and at 1 never
+   outwards, as it is Imax. */
 static const qnet__setting qnet__brain_settings[] = {
     QNET__SETTING(qnet_brain_config, 'd', threshold, 0.01, 0.99),
     QNET__SETTING(qnet_brain_config, 'i', erode, 0, 100),
@@ -15172,14 +15185,16 @@ static const qnet__setting qnet__brain_settings[] = {
     QNET__SETTINGS_END
 };
 
-/* From thresholds to islands. mask[nz][ny][nx]: of zeros; work[voxels]: one after the other values,
-   a queue of voxels, the erosion's distances. */
+/* From thresholds to islands. Each pass begins anew with the small sphere. A later one is smoother,
+   so that it follows the brain less closely, and is run only where the surface of the one before
+   meets itself. mask[nz][ny][nx]: of zeros; work[voxels]: one after the other values, a queue of
+   voxels, the erosion's distances. */
 static qnet_status qnet__brain_find(qnet_context *ctx, const qnet_brain_config *config,
                                     const char *name, qnet__bet *b, uint32_t *work,
                                     qnet_volume *mask)
 {
     qnet__erosion erosion = {mask, work, config->erode};
-    size_t before, after;
+    size_t before;
     QNET__TRY(qnet__bet_head(ctx, b, name, (float *)(void *)work));
     b->bias = pow(config->threshold, 0.275);
     qnet__mesh_build(b->mesh);
@@ -15193,18 +15208,19 @@ static qnet_status qnet__brain_find(qnet_context *ctx, const qnet_brain_config *
     }
     qnet__mesh_fill(b->mesh, b->mesh->at[b->from], mask);
     /* A surface that still meets itself cuts pieces off and encloses holes: one body is made. */
-    before = qnet__keep_components(mask, 0, work);
+    const float brain = qnet__largest_component(mask, work, &before);
+    for (size_t i = 0; i < qnet__voxels_of(mask); i++) mask->voxels[i] = mask->voxels[i] == brain;
     qnet__fill_holes(mask, work);
     if (config->erode > 0) qnet__parallel(ctx, (size_t)mask->nz, qnet__erosion_task, &erosion);
-    after = qnet__keep_components(mask, (size_t)qnet__max_int(1, config->island), work);
-    if (after == 0)
+    if (qnet__keep_components(mask, (size_t)qnet__max_int(1, config->island), work) == 0)
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: of a brain of %.0f voxels nothing is left: "
                           "erode is %d, island %d", name, (double)before, config->erode,
                           config->island);
     return QNET_OK;
 }
 
-/* Of a volume and a configuration that were checked. name: of the magnitude, for sentences. */
+/* Of a volume and a configuration that were checked. name: of the magnitude, for sentences. Memory,
+   besides the mask: the surface's 440 KB and 4 bytes per voxel. */
 static qnet_status qnet__brain_mask(qnet_context *ctx, const qnet_brain_config *config,
                                     const qnet_volume *magnitude, const char *name,
                                     qnet_volume **mask)
@@ -15213,7 +15229,6 @@ static qnet_status qnet__brain_mask(qnet_context *ctx, const qnet_brain_config *
     qnet__arena arena = {NULL, 0};
     qnet__bet bet;
     qnet_volume *out = NULL;
-    qnet_status status;
     size_t bytes;
     QNET__TRY(qnet__volume_like(ctx, magnitude, &out));
     memset(&bet, 0, sizeof bet);
@@ -15221,7 +15236,7 @@ static qnet_status qnet__brain_mask(qnet_context *ctx, const qnet_brain_config *
     for (int i = 0; i < 3; i++) bet.per_mm[i] = 1 / magnitude->spacing[i];
     qnet__take(&arena, 1, sizeof *bet.mesh);
     qnet__take(&arena, voxels, sizeof(uint32_t));
-    status = qnet__arena_alloc(ctx, &arena, &bytes, "finding the brain");
+    qnet_status status = qnet__arena_alloc(ctx, &arena, &bytes, "finding the brain");
     if (status == QNET_OK) {
         bet.mesh = (qnet__mesh *)qnet__take(&arena, 1, sizeof *bet.mesh);
         status = qnet__brain_find(ctx, config, name, &bet,
@@ -15461,30 +15476,6 @@ QNET__HELPER void qnet__unwrap(qnet__unwrapping *u)
 
 #define QNET__PHASE_SPAN 6.29 /* 2 pi, and what rounding to a file's integers adds */
 
-/* Refuses a phase that was checked as a volume, but has an interval of more than 2 pi in the mask;
-   *inside: the mask's voxels. */
-static qnet_status qnet__check_phase(qnet_context *ctx, const qnet_volume *phase, const char *name,
-                                     const qnet_volume *mask, size_t *inside)
-{
-    const size_t voxels = qnet__voxels_of(phase);
-    float low = INFINITY, high = -INFINITY;
-    *inside = 0;
-    for (size_t i = 0; i < voxels; i++) {
-        if (mask->voxels[i] == 0) continue;
-        low = fminf(low, phase->voxels[i]);
-        high = fmaxf(high, phase->voxels[i]);
-        ++*inside;
-    }
-    if ((double)high - (double)low > QNET__PHASE_SPAN)
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: from %g to %g in the mask, expected radians "
-                          "in an interval of 2 pi, such as -3.1416 to 3.1416", name, (double)low,
-                          (double)high);
-    if (voxels > UINT32_MAX / 3)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f voxels, expected %.0f at most", name,
-                          (double)voxels, (double)(UINT32_MAX / 3));
-    return QNET_OK;
-}
-
 QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *phase,
                                        const qnet_volume *mask, qnet_volume **unwrapped)
 {
@@ -15492,17 +15483,25 @@ QNET_API qnet_status qnet_phase_unwrap(qnet_context *ctx, const qnet_volume *pha
     qnet__arena arena = {NULL, 0};
     qnet__unwrapping u;
     qnet_volume *out = NULL;
-    size_t inside, bytes;
-    qnet_status status;
+    size_t bytes;
+    float low, high;
     QNET__NEEDS(ctx, ctx && unwrapped);
     QNET__TRY(qnet__check_volume(ctx, phase, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_phase_unwrap: mask", phase, name));
-    QNET__TRY(qnet__check_phase(ctx, phase, name, mask, &inside));
+    const size_t voxels = qnet__voxels_of(phase), inside = qnet__mask_count(mask);
+    qnet__range(phase, mask, &low, &high);
+    if ((double)high - (double)low > QNET__PHASE_SPAN)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: from %g to %g in the mask, expected radians "
+                          "in an interval of 2 pi, such as -3.1416 to 3.1416", name, (double)low,
+                          (double)high);
+    if (voxels > UINT32_MAX / 3) /* an edge is 3 * voxel + axis */
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f voxels, expected %.0f at most", name,
+                          (double)voxels, (double)(UINT32_MAX / 3));
     QNET__TRY(qnet__volume_like(ctx, phase, &out));
     u.phase = phase->voxels, u.mask = mask->voxels, u.unwrapped = out->voxels;
     u.n[0] = phase->nx, u.n[1] = phase->ny, u.n[2] = phase->nz;
     qnet__unwrap_take(&u, inside, &arena);
-    status = qnet__arena_alloc(ctx, &arena, &bytes, "unwrapping a phase");
+    const qnet_status status = qnet__arena_alloc(ctx, &arena, &bytes, "unwrapping a phase");
     if (status != QNET_OK) {
         qnet_volume_destroy(out);
         return status;
@@ -15801,6 +15800,8 @@ QNET_API void qnet_susceptibility_config_init(qnet_susceptibility_config *config
 }
 
 static const qnet__setting qnet__susceptibility_settings[] = {
+    QNET__SETTING(qnet_susceptibility_config, 'e', background, 0, QNET_VSHARP),
+    QNET__SETTING(qnet_susceptibility_config, 'e', sharp_unit, 0, QNET_RADIUS_VOXELS),
     QNET__SETTING(qnet_susceptibility_config, 'd', sharp_threshold, 1e-4, 1),
     QNET__SETTING(qnet_susceptibility_config, 'd', sharp_radius, 0.1, 1000),
     QNET__SETTING(qnet_susceptibility_config, 'd', tkd_threshold, 1e-4, 0.5),
@@ -15810,20 +15811,6 @@ static const qnet__setting qnet__susceptibility_settings[] = {
     QNET__SETTING(qnet_susceptibility_config, 'i', mean_zero, 0, 1),
     QNET__SETTINGS_END
 };
-
-/* step: the function, for sentences. */
-static qnet_status qnet__susceptibility_check(qnet_context *ctx,
-                                              const char *step,
-                                              const qnet_susceptibility_config *config)
-{
-    if ((unsigned)config->background > QNET_VSHARP)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: background %d: expected one of "
-                          "qnet_background", step, (int)config->background);
-    if ((unsigned)config->sharp_unit > QNET_RADIUS_VOXELS)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: sharp_unit %d: expected one of "
-                          "qnet_radius_unit", step, (int)config->sharp_unit);
-    return qnet__settings_check(ctx, step, qnet__susceptibility_settings, config);
-}
 
 /* ---- the dipole ------------------------------------------------------------------------------ */
 
@@ -15842,13 +15829,12 @@ QNET_API qnet_status qnet_dipole_field(qnet_context *ctx, const qnet_volume *sus
 {
     qnet__kspace k;
     qnet_volume *v = NULL;
-    qnet_status status;
     QNET__NEEDS(ctx, ctx && field);
     QNET__TRY(qnet__check_volume(ctx, susceptibility, "qnet_dipole_field: susceptibility", NULL,
                                  NULL));
     QNET__TRY(qnet__kspace_open(ctx, "qnet_dipole_field", NULL, susceptibility, QNET__PAD_ALL, 1,
                                 0, &k));
-    status = qnet__volume_like(ctx, susceptibility, &v);
+    qnet_status status = qnet__volume_like(ctx, susceptibility, &v);
     if (status == QNET_OK) {
         const float *x = susceptibility->voxels;
         qnet__voxels from = {&k, QNET__VOXELS_SET, x, x, v->voxels, -INFINITY};
@@ -15958,16 +15944,15 @@ QNET_API qnet_status qnet_background_remove(qnet_context *ctx,
                                             const qnet_volume *field, const qnet_volume *mask,
                                             qnet_volume **local, qnet_volume **eroded)
 {
-    const char *what = "qnet_background_remove", *name = "qnet_background_remove: field";
+    const char *name = "qnet_background_remove: field";
     qnet__kspace k;
     qnet_volume *made = NULL, *fits = NULL;
-    qnet_status status;
     QNET__NEEDS(ctx, ctx && config && local && eroded);
-    QNET__TRY(qnet__susceptibility_check(ctx, what, config));
+    QNET__TRY(qnet__settings_check(ctx, __func__, qnet__susceptibility_settings, config));
     QNET__TRY(qnet__check_volume(ctx, field, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_background_remove: mask", field, name));
-    QNET__TRY(qnet__kspace_open(ctx, what, config, field, QNET__PAD_SPHERE, 1, 0, &k));
-    status = qnet__volume_like(ctx, field, &made);
+    QNET__TRY(qnet__kspace_open(ctx, __func__, config, field, QNET__PAD_SPHERE, 1, 0, &k));
+    qnet_status status = qnet__volume_like(ctx, field, &made);
     if (status == QNET_OK) status = qnet__volume_like(ctx, field, &fits);
     if (status == QNET_OK)
         status = qnet__sharp(&k, field->voxels, mask->voxels, made->voxels, fits->voxels);
@@ -16058,17 +16043,16 @@ QNET_API qnet_status qnet_dipole_invert(qnet_context *ctx,
                                         const qnet_volume *local, const qnet_volume *mask,
                                         qnet_volume **susceptibility)
 {
-    const char *what = "qnet_dipole_invert", *name = "qnet_dipole_invert: local field";
+    const char *name = "qnet_dipole_invert: local field";
     qnet__kspace k;
     qnet_volume *chi = NULL;
-    qnet_status status;
     QNET__NEEDS(ctx, ctx && config && susceptibility);
-    QNET__TRY(qnet__susceptibility_check(ctx, what, config));
+    QNET__TRY(qnet__settings_check(ctx, __func__, qnet__susceptibility_settings, config));
     QNET__TRY(qnet__check_volume(ctx, local, name, NULL, NULL));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_dipole_invert: mask", local, name));
-    QNET__TRY(qnet__kspace_open(ctx, what, config, local, QNET__PAD_QUARTER,
+    QNET__TRY(qnet__kspace_open(ctx, __func__, config, local, QNET__PAD_QUARTER,
                                 1 + (config->roll_off > 0), 1, &k));
-    status = qnet__volume_like(ctx, local, &chi);
+    qnet_status status = qnet__volume_like(ctx, local, &chi);
     if (status == QNET_OK) {
         qnet__kspace_bound(&k, mask->voxels);
         status = qnet__invert(&k, local->voxels, mask->voxels, chi->voxels);
@@ -16269,14 +16253,13 @@ QNET_API qnet_status qnet_r2star_map(qnet_context *ctx, qnet_r2star_method metho
                                      const qnet_volume *const *magnitude, const double *echo_time,
                                      const qnet_volume *mask, qnet_volume **r2star)
 {
-    static const char step[] = "qnet_r2star_map";
-    if (ctx == NULL || r2star == NULL || (unsigned)method > QNET_R2STAR_LOGLINEAR)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or result is NULL, or the method "
-                          "is none of qnet_r2star_method", step);
-    QNET__TRY(qnet__check_series(ctx, step, "magnitude", echoes, 2, magnitude, echo_time, NULL));
+    QNET__NEEDS(ctx, ctx && r2star);
+    QNET__TRY(qnet__check_range(ctx, __func__, "method", (int)method, 0, QNET_R2STAR_LOGLINEAR));
+    QNET__TRY(qnet__check_series(ctx, __func__, "magnitude", echoes, 2, magnitude, echo_time,
+                                 NULL));
     if (mask != NULL)
         QNET__TRY(qnet__check_mask(ctx, mask, "qnet_r2star_map: mask", magnitude[0], "magnitude"));
-    return qnet__r2star(ctx, step, method, echoes, magnitude, echo_time, mask, r2star);
+    return qnet__r2star(ctx, __func__, method, echoes, magnitude, echo_time, mask, r2star);
 }
 
 /* ---- several echoes as one ------------------------------------------------------------------- */
@@ -16314,13 +16297,11 @@ QNET_API qnet_status qnet_phase_fit(qnet_context *ctx, int echoes,
                                     const qnet_volume *mask, qnet_volume **slope,
                                     qnet_volume **offset)
 {
-    static const char step[] = "qnet_phase_fit";
     qnet_volume **const out[2] = {slope, offset};
     qnet__fit_job job;
-    if (ctx == NULL || (slope == NULL && offset == NULL))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: context or both results are NULL", step);
-    QNET__TRY(qnet__check_series(ctx, step, "phase", echoes, 2, unwrapped, echo_time, NULL));
-    QNET__TRY(qnet__check_series(ctx, step, "magnitude", echoes, 2, magnitude, echo_time,
+    QNET__NEEDS(ctx, ctx && (slope || offset));
+    QNET__TRY(qnet__check_series(ctx, __func__, "phase", echoes, 2, unwrapped, echo_time, NULL));
+    QNET__TRY(qnet__check_series(ctx, __func__, "magnitude", echoes, 2, magnitude, echo_time,
                                  unwrapped[0]));
     if (mask != NULL)
         QNET__TRY(qnet__check_mask(ctx, mask, "qnet_phase_fit: mask", unwrapped[0], "phase"));
@@ -16347,10 +16328,9 @@ QNET_API qnet_status qnet_susceptibility_average(qnet_context *ctx, int echoes,
                                                  const double *echo_time, const qnet_volume *mask,
                                                  qnet_volume **average)
 {
-    static const char step[] = "qnet_susceptibility_average";
     QNET__NEEDS(ctx, ctx && average);
-    QNET__TRY(qnet__check_series(ctx, step, "map", echoes, 1, susceptibility, echo_time, NULL));
-    QNET__TRY(qnet__check_series(ctx, step, "magnitude", echoes, 1, magnitude, echo_time,
+    QNET__TRY(qnet__check_series(ctx, __func__, "map", echoes, 1, susceptibility, echo_time, NULL));
+    QNET__TRY(qnet__check_series(ctx, __func__, "magnitude", echoes, 1, magnitude, echo_time,
                                  susceptibility[0]));
     QNET__TRY(qnet__check_mask(ctx, mask, "qnet_susceptibility_average: mask", susceptibility[0],
                                "qnet_susceptibility_average: map 1"));
@@ -16378,6 +16358,8 @@ static void qnet__t1_fit(const qnet__fit_job *p, size_t i)
     if (p->out[1] != NULL) p->out[1][i] = (float)((y1 - e1 * x1) / (1 - e1));
 }
 
+/* A fit whose two echoes are the two angles, and B1, where it is known, the value of both. The
+   second angle is the larger one, which alone the fit compares with 180 degrees. */
 QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, double low_angle,
                                  const qnet_volume *high, double high_angle,
                                  double repetition_time, const qnet_volume *b1,
@@ -16389,16 +16371,13 @@ QNET_API qnet_status qnet_t1_map(qnet_context *ctx, const qnet_volume *low, doub
     const double angle[2] = {low_angle * (QNET__PI / 180), high_angle * (QNET__PI / 180)};
     qnet_volume **const out[2] = {t1, m0};
     qnet__fit_job job;
-    if (ctx == NULL || (t1 == NULL && m0 == NULL))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_t1_map: context or both results are "
-                          "NULL");
+    QNET__NEEDS(ctx, ctx && (t1 || m0));
     if (!(low_angle > 0 && low_angle < high_angle && high_angle <= 90))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_t1_map: flip angles of %g and %g "
                           "degrees, expected the lower one first, within 0 to 90", low_angle,
                           high_angle);
-    if (!(repetition_time > 0 && repetition_time <= 10))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_t1_map: repetition time of %g, expected "
-                          "seconds, 0 to 10", repetition_time);
+    QNET__TRY(qnet__check_range(ctx, "qnet_t1_map", "repetition time in s", repetition_time,
+                                QNET__SHORTEST_ECHO, 10));
     QNET__TRY(qnet__check_volume(ctx, low, name[0], NULL, NULL));
     QNET__TRY(qnet__check_volume(ctx, high, name[1], low, name[0]));
     if (b1 != NULL) QNET__TRY(qnet__check_volume(ctx, b1, name[2], low, name[0]));
@@ -16479,9 +16458,10 @@ QNET_API void qnet_maps_config_consensus(qnet_maps_config *config)
 }
 
 static const qnet__setting qnet__maps_settings[] = {
+    QNET__SETTING(qnet_maps_config, 'e', mode, 0, QNET_MAPS_CONSENSUS),
+    QNET__SETTING(qnet_maps_config, 'e', r2star, 0, QNET_R2STAR_LOGLINEAR),
     QNET__SETTING(qnet_maps_config, 'i', brain_echo, 1, QNET__MAX_ECHOES),
     QNET__SETTING(qnet_maps_config, 'i', first_echo, 1, QNET__MAX_ECHOES),
-    QNET__SETTING(qnet_maps_config, 'i', last_echo, 1, QNET__MAX_ECHOES),
     QNET__SETTINGS_END
 };
 
@@ -16490,27 +16470,10 @@ static qnet_status qnet__maps_check_config(qnet_context *ctx, const qnet_maps_co
 {
     QNET__TRY(qnet__settings_check(ctx, QNET__WHOLE, qnet__maps_settings, c));
     QNET__TRY(qnet__settings_check(ctx, QNET__WHOLE ": brain", qnet__brain_settings, &c->brain));
-    QNET__TRY(qnet__susceptibility_check(ctx, QNET__WHOLE, &c->susceptibility));
-    if (c->first_echo > c->last_echo)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": first_echo %d: expected "
-                          "last_echo, %d, at most", c->first_echo, c->last_echo);
-    if ((unsigned)c->mode > QNET_MAPS_CONSENSUS)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": mode %d: expected one of "
-                          "qnet_maps_mode", (int)c->mode);
-    if ((unsigned)c->r2star > QNET_R2STAR_LOGLINEAR)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": r2star %d: expected one of "
-                          "qnet_r2star_method", (int)c->r2star);
-    return QNET_OK;
-}
-
-/* The least and the greatest of the voxels. */
-static void qnet__range(const qnet_volume *v, float *low, float *high)
-{
-    *low = *high = v->voxels[0];
-    for (size_t i = 1; i < qnet__voxels_of(v); i++) {
-        if (v->voxels[i] < *low) *low = v->voxels[i];
-        if (v->voxels[i] > *high) *high = v->voxels[i];
-    }
+    QNET__TRY(qnet__settings_check(ctx, QNET__WHOLE, qnet__susceptibility_settings,
+                                   &c->susceptibility));
+    return qnet__check_range(ctx, QNET__WHOLE, "last_echo", c->last_echo, c->first_echo,
+                             QNET__MAX_ECHOES);
 }
 
 /* Refuses what is no volume, or of another grid, or without any signal. */
@@ -16519,7 +16482,7 @@ static qnet_status qnet__check_magnitude(qnet_context *ctx, const qnet_volume *v
 {
     float low, high;
     QNET__TRY(qnet__check_volume(ctx, v, name, grid, grid_name));
-    qnet__range(v, &low, &high);
+    qnet__range(v, NULL, &low, &high);
     if (high > 0) return QNET_OK;
     return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the magnitude is %g to %g everywhere, expected "
                       "numbers above 0", name, (double)low, (double)high);
@@ -16547,7 +16510,7 @@ static qnet_status qnet__check_phases(qnet__chain *c)
         float least, most;
         snprintf(name, sizeof name, "%.250s: phase", c->name[e]);
         QNET__TRY(qnet__check_volume(c->ctx, v, name, grid, c->name[0]));
-        qnet__range(v, &least, &most);
+        qnet__range(v, NULL, &least, &most);
         if (least == most)
             return qnet__fail(c->ctx, QNET_ERROR_DATA, "%s: %g everywhere, expected a phase that "
                               "varies", name, (double)least);
@@ -16585,8 +16548,9 @@ static qnet_status qnet__check_phases(qnet__chain *c)
     return QNET_OK;
 }
 
-/* One flip angle's magnitude that T1 takes: on the same grid, of the same echo and repetition times
-   to 1 %, as the formula has one decay and one E1 for both, and of another angle. */
+/* The second flip angle's first echo, of which T1 takes the magnitude: on the same grid, of the
+   same echo and repetition times to 1 %, as the formula has one decay and one E1 for both, and of
+   another angle. */
 static qnet_status qnet__check_second(qnet__chain *c)
 {
     const qnet_echoes *a = c->first, *b = c->second;
@@ -16619,16 +16583,14 @@ static qnet_status qnet__check_second(qnet__chain *c)
    it is not 0. */
 static qnet_status qnet__look_at_mask(qnet_context *ctx, const qnet_volume *mask)
 {
-    float least = FLT_MAX, most = 0;
+    float least, most;
     for (size_t i = 0; i < qnet__voxels_of(mask); i++) {
         const float value = mask->voxels[i];
-        if (value == 0) continue;
         if (value < 0 || fabsf(value - rintf(value)) > 1e-3f * fmaxf(value, 1))
             return qnet__fail(ctx, QNET_ERROR_DATA, "mask: a value of %g, expected 0 and 1, or "
                               "labels: a map, or a probability?", (double)value);
-        least = value < least ? value : least;
-        most = value > most ? value : most;
     }
+    qnet__range(mask, mask, &least, &most);
     if ((double)(most - least) > 1e-3 * (double)most)
         qnet__log(ctx, QNET_LOG_WARNING, "mask: values of %g to %g beside 0: maps are made in all "
                   "of them", (double)least, (double)most);
@@ -16643,9 +16605,7 @@ static qnet_status qnet__chain_check(qnet__chain *c, const qnet_volume *mask)
     double interval;
     int phases = 0;
     QNET__TRY(qnet__maps_check_config(c->ctx, c->config));
-    if (in->count < 2 || in->count > QNET__MAX_ECHOES)
-        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": %d echo%s, expected 2 to %d",
-                          in->count, in->count == 1 ? " only" : "es", QNET__MAX_ECHOES);
+    QNET__TRY(qnet__check_range(c->ctx, QNET__WHOLE, "echoes", in->count, 2, QNET__MAX_ECHOES));
     if (in->echo == NULL)
         return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": first->echo is NULL");
     for (int e = 0; e < in->count; e++) {
@@ -16671,9 +16631,8 @@ static qnet_status qnet__chain_check(qnet__chain *c, const qnet_volume *mask)
         if (in->echo[e].phase == NULL)
             return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: the phase is missing, %d of %d "
                               "echoes have one", c->name[e], phases, in->count);
-    if (!(in->field_strength >= 0.01 && in->field_strength <= 30))
-        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: field strength of %g T, expected 0.01 "
-                          "to 30", c->name[0], in->field_strength);
+    QNET__TRY(qnet__check_range(c->ctx, c->name[0], "field strength in T", in->field_strength, 0.01,
+                                30));
     if (in->phase_sign != 1 && in->phase_sign != -1)
         return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: phase_sign %d, expected 1 (Siemens, "
                           "Philips) or -1 (GE)", c->name[0], in->phase_sign);
@@ -16681,15 +16640,15 @@ static qnet_status qnet__chain_check(qnet__chain *c, const qnet_volume *mask)
     if (in->echo[0].magnitude->affine_source == 0)
         qnet__log(c->ctx, QNET_LOG_WARNING, "%s: neither sform nor qform: the main field is taken "
                   "to lie along the third axis, and QSM is wrong where it does not", c->name[0]);
-    if (c->config->first_echo > in->count)
-        return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, QNET__WHOLE ": first_echo %d: there are %d "
-                          "echoes", c->config->first_echo, in->count);
+    QNET__TRY(qnet__check_range(c->ctx, QNET__WHOLE, "first_echo", c->config->first_echo, 1,
+                                in->count));
     c->to = qnet__min_int(c->config->last_echo, in->count);
     c->from = c->config->first_echo - 1;
     return QNET_OK;
 }
 
-/* Reports that a step is done: what of it is worth a line, such as "unwrap" of "echo 2". */
+/* Reports that a step is done: what of it is worth a line, such as "unwrap" of "echo 2". The time
+   left is that of the steps to come at the mean speed of those that are done. */
 static qnet_status qnet__chain_report(qnet__chain *c, const char *task, const char *where)
 {
     const double seconds = qnet__seconds(c->ctx) - c->start, done = (double)++c->step;
@@ -16722,7 +16681,9 @@ typedef struct qnet__growth_job {
     double (*sums)[QNET__MAX_ECHOES]; /* [nz]: of g[e] d */
 } qnet__growth_job;
 
-/* Adds what `count` voxels from i on, `stride` apart, have to sums. */
+/* Adds what `count` voxels from i on, `stride` apart, have to sums: a run of a row or of a column.
+   Two passes: the weighted mean of phase[last] - phase[first], then d, less that mean. As sum w d
+   is then 0, sum w phase[e] d is sum w g[e] d: the means of the g need not be taken off. */
 static void qnet__growth_run(const qnet__growth_job *job, size_t i, size_t stride, int count,
                              double sums[QNET__MAX_ECHOES])
 {
@@ -16746,7 +16707,8 @@ static void qnet__growth_run(const qnet__growth_job *job, size_t i, size_t strid
     }
 }
 
-/* Slice z: all of its rows, then all of its columns, in runs that lie in the mask. */
+/* Slice z: all of its rows, then all of its columns, in runs that lie in the mask. A run is over at
+   the first voxel outside, and at the end of the line. */
 static void qnet__growth_task(void *arg, size_t z, size_t worker)
 {
     const qnet__growth_job *job = (const qnet__growth_job *)arg;
@@ -16840,7 +16802,8 @@ static void qnet__unwrap_echo_task(void *arg, size_t i, size_t worker)
     qnet__unwrap(&round->work[i]);
 }
 
-/* The scratch of as many echoes as are unwrapped at a time. */
+/* The scratch of as many echoes as are unwrapped at a time: 12 bytes for each voxel, 48 for each
+   one of the mask. */
 static void qnet__unwrap_round_take(qnet__unwrap_round *round, int slots, size_t inside,
                                     qnet__arena *arena)
 {
@@ -16854,7 +16817,8 @@ static void qnet__unwrap_round_take(qnet__unwrap_round *round, int slots, size_t
     }
 }
 
-/* phase[0 .. echoes): as many at a time as there are workers. */
+/* phase[0 .. echoes): as many at a time as there are workers, each in scratch of its own. A report
+   follows each echo, so that a caller can stop between two rounds. */
 static qnet_status qnet__chain_unwrap(qnet__chain *c, int echoes)
 {
     const qnet_volume *mask = c->made.mask;
@@ -16896,33 +16860,6 @@ static void qnet__offset_terms(const qnet_volume *v, uint32_t i, double term[QNE
         for (int l = j; l < 4; l++) term[k++] = at[j] * at[l];
 }
 
-/* Solves a x = b, a symmetric, of which the lower half is read, and positive definite: Cholesky's
-   a = l l^T, where l_jj = sqrt(a_jj - sum l_jk^2), l_ij = (a_ij - sum l_ik l_jk) / l_jj, the sums
-   over k < j; then l y = b forward and l^T x = y backward. l and x take the places of a and b. What
-   a volume of one slice leaves open is held near 0 by a little more on the diagonal. */
-static void qnet__solve_offset(double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS],
-                               double b[QNET__OFFSET_TERMS])
-{
-    enum { terms = QNET__OFFSET_TERMS };
-    for (int i = 0; i < terms; i++) a[i][i] += 1e-9 * a[0][0];
-    for (int j = 0; j < terms; j++) {
-        for (int k = 0; k < j; k++) a[j][j] -= a[j][k] * a[j][k];
-        a[j][j] = sqrt(fmax(a[j][j], DBL_MIN));
-        for (int i = j + 1; i < terms; i++) {
-            for (int k = 0; k < j; k++) a[i][j] -= a[i][k] * a[j][k];
-            a[i][j] /= a[j][j];
-        }
-    }
-    for (int i = 0; i < terms; i++) {
-        for (int k = 0; k < i; k++) b[i] -= a[i][k] * b[k];
-        b[i] /= a[i][i];
-    }
-    for (int i = terms - 1; i >= 0; i--) {
-        for (int k = i + 1; k < terms; k++) b[i] -= a[k][i] * b[k];
-        b[i] /= a[i][i];
-    }
-}
-
 #define QNET__TURNS 64 /* the most 2 pi that an echo is looked for off */
 /* p0 describes an echo where at most this share of voxels have another n than the median, and the
    rms distance to the line less 2 pi n is at most this, in rad. Real and simulated heads have
@@ -16931,7 +16868,8 @@ static void qnet__solve_offset(double a[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS],
 #define QNET__ALIGN_SHARE 0.05
 #define QNET__ALIGN_RMS 0.5
 
-/* What a task of QNET__FIT_CHUNK voxels of a component finds; parts are added in their order. */
+/* What a task of QNET__FIT_CHUNK voxels of a component finds. Parts are added in their order, so
+   that no bit depends on which worker was done first. */
 typedef struct qnet__align_part {
     double square; /* of the distances to the line less 2 pi n */
     double sum[QNET__OFFSET_TERMS][QNET__OFFSET_TERMS], right[QNET__OFFSET_TERMS]; /* equations */
@@ -16945,7 +16883,7 @@ typedef struct qnet__aligning {
     int8_t *turns;                     /* [size]: of each of them, in the echo at hand */
     size_t size;
     qnet__align_part *part;            /* [chunks] */
-    int echo, all, by;                 /* the echo at hand; all voxels move, by so many turns */
+    int echo;                          /* the echo at hand */
 } qnet__aligning;
 
 /* Runs a task for each chunk of the component; returns how many these are. */
@@ -16985,7 +16923,8 @@ static void qnet__fit_offset_task(void *arg, size_t chunk, size_t worker)
     }
 }
 
-/* The polynomial's factors from the equations of all chunks, in their order. */
+/* The polynomial's factors from the equations of all chunks, in their order. What a volume of one
+   slice leaves open is held near 0 by a little more on the diagonal; without signal, all are 0. */
 static void qnet__fit_offset(qnet__aligning *a)
 {
     const size_t chunks = qnet__align_by(a, qnet__fit_offset_task);
@@ -16997,26 +16936,14 @@ static void qnet__fit_offset(qnet__aligning *a)
             for (int k = 0; k <= j; k++) sum[j][k] += a->part[i].sum[j][k];
             a->offset[j] += a->part[i].right[j];
         }
-    qnet__solve_offset(sum, a->offset);
-}
-
-/* p0 at each voxel of the list, in rad. */
-static void qnet__p0_task(void *arg, size_t chunk, size_t worker)
-{
-    const qnet__aligning *a = (const qnet__aligning *)arg;
-    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
-    double term[QNET__OFFSET_TERMS];
-    QNET__UNUSED(worker);
-    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
-        double p0 = 0;
-        qnet__offset_terms(a->chain->made.mask, a->list[i], term);
-        for (int k = 0; k < QNET__OFFSET_TERMS; k++) p0 += a->offset[k] * term[k];
-        a->p0[i] = (float)p0;
-    }
+    for (int i = 0; i < QNET__OFFSET_TERMS; i++) sum[i][i] += 1e-9 * sum[0][0];
+    if (qnet__cholesky(&sum[0][0], QNET__OFFSET_TERMS))
+        qnet__cholesky_solve(&sum[0][0], QNET__OFFSET_TERMS, 1, a->offset);
 }
 
 /* How many whole turns each voxel of the echo at hand is from the line through p0 and the echo
-   before, which is consistent by now; echo 0 is taken from 0. square: of what is left, in turns. */
+   before, which is consistent by now; echo 0 is taken from 0, and p0 is worked out with it. square:
+   of what is left, in turns. */
 static void qnet__turns_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__aligning *a = (const qnet__aligning *)arg;
@@ -17025,11 +16952,16 @@ static void qnet__turns_task(void *arg, size_t chunk, size_t worker)
     const float *phase = c->phase[e]->voxels, *before = e > 0 ? c->phase[e - 1]->voxels : NULL;
     const double ratio = e > 0 ? c->time[e] / c->time[e - 1] : 0, most = QNET__TURNS;
     const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
-    double square = 0;
+    double square = 0, term[QNET__OFFSET_TERMS];
     QNET__UNUSED(worker);
     for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
         const uint32_t at = a->list[i];
-        const double p0 = (double)a->p0[i];
+        double p0 = e > 0 ? (double)a->p0[i] : 0;
+        if (e == 0) {
+            qnet__offset_terms(c->made.mask, at, term);
+            for (int k = 0; k < QNET__OFFSET_TERMS; k++) p0 += a->offset[k] * term[k];
+            a->p0[i] = (float)p0;
+        }
         const double line = e > 0 ? p0 + ((double)before[at] - p0) * ratio : 0;
         const double off = ((double)phase[at] - line) / (2 * QNET__PI);
         const double near_by = off > most ? most : off < -most ? -most : off;
@@ -17040,21 +16972,10 @@ static void qnet__turns_task(void *arg, size_t chunk, size_t worker)
     a->part[chunk].square = square;
 }
 
-/* phase[e] less 2 pi times the turns, all or each voxel's own. */
-static void qnet__move_task(void *arg, size_t chunk, size_t worker)
-{
-    const qnet__aligning *a = (const qnet__aligning *)arg;
-    const size_t end = qnet__min_size((chunk + 1) * QNET__FIT_CHUNK, a->size);
-    float *phase = a->chain->phase[a->echo]->voxels;
-    QNET__UNUSED(worker);
-    for (size_t i = chunk * QNET__FIT_CHUNK; i < end; i++) {
-        float *p = &phase[a->list[i]];
-        *p = (float)((double)*p - 2 * QNET__PI * (a->all ? a->by : a->turns[i]));
-    }
-}
-
 /* Moves the component's phase of echo e by whole turns: each voxel by its own, or all by the
-   median where `whole` is set or the line does not describe the phases. tell: to the log. */
+   median where `whole` is set or the line does not describe the phases. tell: to the log. The
+   median n is counted, as turns are whole and within +-QNET__TURNS: the first n up to which half of
+   the voxels lie. rms: of what is left of each voxel's distance after its own turns, in rad. */
 static void qnet__align_echo(qnet__aligning *a, int e, int whole, int tell)
 {
     size_t histogram[2 * QNET__TURNS + 1], below = 0, chunks;
@@ -17074,8 +16995,11 @@ static void qnet__align_echo(qnet__aligning *a, int e, int whole, int tell)
                   "from a smooth offset: %.2g rad off, and %.1f %% of the voxels by multiples of "
                   "2 pi; they stay as unwrapped, but for one multiple",
                   a->chain->name[e], rms, 100 * share);
-    a->all = stray || whole, a->by = n;
-    if (!a->all || n != 0) qnet__align_by(a, qnet__move_task);
+    float *phase = a->chain->phase[e]->voxels;
+    for (size_t i = 0; i < a->size; i++) {
+        const int by = stray || whole ? n : a->turns[i];
+        if (by != 0) phase[a->list[i]] = (float)((double)phase[a->list[i]] - 2 * QNET__PI * by);
+    }
 }
 
 /* *out: a copy of the voxels; with `binary` 1 where they are not 0. */
@@ -17088,25 +17012,11 @@ static qnet_status qnet__copy_volume(qnet_context *ctx, const qnet_volume *v, in
     return QNET_OK;
 }
 
-/* The voxels of the components of left, a mask of 1, become 2, 3 ...; returns the largest one's. */
-static float qnet__largest_component(qnet_volume *left, uint32_t *queue)
-{
-    size_t most = 0;
-    float mark = 2, largest = 2;
-    for (size_t i = 0; i < qnet__voxels_of(left); i++) {
-        if (left->voxels[i] != 1) continue;
-        const size_t size = qnet__flood(left, 6, i, 1, mark, queue);
-        if (size > most) most = size, largest = mark;
-        mark++;
-    }
-    return largest;
-}
-
-/* Aligns the component in the list: echo 0 as a whole, the others to the line through p0, one after
-   the other. less_offset: all of them lose p0, so that they are lines through 0. */
+/* Aligns the component in the list, whose p0 the first step works out: echo 0 as a whole, the
+   others to the line through p0, one after the other. less_offset: all of them lose p0, so that
+   they are lines through 0. */
 static void qnet__align_component(qnet__aligning *a, int echoes, int tell, int less_offset)
 {
-    qnet__align_by(a, qnet__p0_task);
     qnet__align_echo(a, 0, 1, 0);
     for (int e = 1; e < echoes; e++) qnet__align_echo(a, e, 0, tell);
     for (int e = 0; e < echoes && less_offset; e++)
@@ -17114,7 +17024,9 @@ static void qnet__align_component(qnet__aligning *a, int echoes, int tell, int l
 }
 
 /* Makes the unwrapped phases of the first `echoes` consistent: of the largest component, which says
-   the offset, then of the others; less_offset: and takes p0 off. */
+   the offset, then of the others; less_offset: and takes p0 off. Echoes go in their order, as the
+   line to echo e comes from echo e - 1, which must be right by then. left: the mask, from which a
+   component is taken as it is listed; a flood's queue is at once the list of its voxels. */
 static qnet_status qnet__chain_align(qnet__chain *c, int echoes, int less_offset)
 {
     const qnet_volume *mask = c->made.mask;
@@ -17140,13 +17052,13 @@ static qnet_status qnet__chain_align(qnet__chain *c, int echoes, int less_offset
         qnet__free(c->ctx, arena.base, bytes);
         return status;
     }
-    const float largest = c->components == 1 ? 1 : qnet__largest_component(left, a.list);
+    const float largest = c->components == 1 ? 1 : qnet__largest_component(left, a.list, &a.size);
+    a.size = 0;
     for (size_t i = 0; i < count; i++) { /* in the order of memory, as it is gone over often */
         if (left->voxels[i] != largest) continue;
         a.list[a.size++] = (uint32_t)i;
         left->voxels[i] = 0;
     }
-    memset(a.p0, 0, a.size * sizeof *a.p0);
     qnet__align_echo(&a, 0, 1, 0);
     qnet__align_echo(&a, 1, 1, 0);
     qnet__fit_offset(&a);
@@ -17163,29 +17075,19 @@ static qnet_status qnet__chain_align(qnet__chain *c, int echoes, int less_offset
 
 /* ---- from phases to susceptibility ----------------------------------------------------------- */
 
-/* field = phase in radians after `time` seconds, as ppm of the main field, in place. */
-static void qnet__to_field(const qnet__chain *c, qnet_volume *v, double time)
-{
-    const double factor = c->first->phase_sign /
-                          (2 * QNET__PI * QNET_GAMMA_MHZ_PER_T * c->first->field_strength *
-                           time);
-    for (size_t i = 0; i < qnet__voxels_of(v); i++)
-        v->voxels[i] = (float)(factor * (double)v->voxels[i]);
-}
-
 /* phase[from .. to - 1], fields in ppm, become susceptibilities in ppm. Kernels and the mask in
    which they are known are those of the first one; one grid, padded by SHARP's sphere, serves both
-   steps. */
+   steps. local: the field less its background; fits: which sphere fits a voxel, not 0 where one
+   does. A field has been read when its susceptibility takes its place. */
 static qnet_status qnet__chain_invert(qnet__chain *c, int from, int to)
 {
     const qnet_susceptibility_config *config = &c->config->susceptibility;
     const qnet_volume *mask = c->made.mask;
     qnet_volume *local = NULL, *fits = NULL;
     qnet__kspace k;
-    qnet_status status;
     QNET__TRY(qnet__kspace_open(c->ctx, "susceptibility", config, mask, QNET__PAD_SPHERE, 2, 1,
                                 &k));
-    status = qnet__volume_like(c->ctx, mask, &local);
+    qnet_status status = qnet__volume_like(c->ctx, mask, &local);
     if (status == QNET_OK) status = qnet__volume_like(c->ctx, mask, &fits);
     for (int e = from; e < to && status == QNET_OK; e++) {
         const char *where = to - from > 1 ? c->name[e] : "";
@@ -17216,7 +17118,8 @@ static void qnet__drop_phases(qnet__chain *c, int from, int to)
 
 /* Paper mode: a map of each echo, then their mean. Consensus mode: the phases of all echoes less p0
    (as MCPC-3D-S has it, Eckstein et al. 2018) are fields of one mean, by the same (TE S)^2, which
-   has half the noise of a line's slope; then one map. */
+   has half the noise of a line's slope; then one map. The first two echoes are unwrapped in any
+   case, as the offset is found between them. */
 static qnet_status qnet__chain_qsm(qnet__chain *c)
 {
     const int paper = c->config->mode == QNET_MAPS_PAPER;
@@ -17228,8 +17131,12 @@ static qnet_status qnet__chain_qsm(qnet__chain *c)
     QNET__TRY(qnet__chain_align(c, unwrapped, !paper));
     qnet__drop_phases(c, 0, from);
     qnet__drop_phases(c, to, unwrapped);
-    for (int e = from; e < to; e++) {
-        qnet__to_field(c, c->phase[e], c->time[e]);
+    for (int e = from; e < to; e++) { /* radians become ppm of the main field */
+        const double factor = c->first->phase_sign / (2 * QNET__PI * QNET_GAMMA_MHZ_PER_T *
+                                                      c->first->field_strength * c->time[e]);
+        float *v = c->phase[e]->voxels;
+        for (size_t i = 0; i < qnet__voxels_of(c->phase[e]); i++)
+            v[i] = (float)(factor * (double)v[i]);
         echo[e] = c->phase[e], magnitude[e] = c->first->echo[e].magnitude;
     }
     if (paper) QNET__TRY(qnet__chain_invert(c, from, to));
@@ -17245,8 +17152,9 @@ static qnet_status qnet__chain_qsm(qnet__chain *c)
     return QNET_OK;
 }
 
-/* Of |v| in the mask, what `part` of it is below, less a sixteenth at most: a float32's upper 13
-   bits, as a number, grow with its size. */
+/* Of |v| in the mask, what `part` of it is below, less a sixteenth at most. A float32's upper 13
+   bits, as a number, grow with its size: sign (0), 8 bits of exponent, 4 of fraction, so that they
+   are the bin of a histogram whose bins are a sixteenth of their value wide or less. */
 static double qnet__size_inside(const qnet_volume *v, const qnet_volume *mask, double part)
 {
     uint32_t histogram[4096], bits, bin = 0; /* fewer than 2^31 voxels */
@@ -17276,27 +17184,6 @@ static void qnet__check_size(const qnet__chain *c)
                   "300 to 2500", ml);
 }
 
-/* Warns of maps that no brain has, within the limits of qnet_cohort_add. 1: qsm is one. */
-static int qnet__look_at_maps(const qnet__chain *c)
-{
-    const double median = qnet__size_inside(c->made.r2star, c->made.mask, 0.5);
-    const double most = qnet__size_inside(c->made.r2star, c->made.mask, 0.99);
-    double qsm;
-    if (median < (double)QNET__R2STAR_LEAST || median > (double)QNET__R2STAR_MOST ||
-        most > (double)QNET__R2STAR_HIGH)
-        qnet__log(c->ctx, QNET_LOG_WARNING, "%s: R2* has a median of about %.3g 1/s and a "
-                  "99th percentile of %.3g, expected 5 to 80 and 1000 at most: wrong echo times, "
-                  "or no brain in the mask?", c->name[0], median, most);
-    if (c->made.qsm == NULL) return 0;
-    qsm = qnet__size_inside(c->made.qsm, c->made.qsm_mask, 0.99);
-    if (qsm >= (double)QNET__QSM_LEAST && qsm <= (double)QNET__QSM_MOST) return 0;
-    qnet__log(c->ctx, QNET_LOG_WARNING, "%s: QSM has a 99th percentile of about %.3g ppm, "
-              "without its sign, expected 0.005 to 3: wrong echo times, field strength or unit of "
-              "the phases?",
-              c->name[0], qsm);
-    return 1;
-}
-
 #define QNET__SIGN_PART 0.02 /* of the voxels: iron, and veins */
 
 /* Iron raises R2* and susceptibility alike: where R2* is highest, susceptibility must be above the
@@ -17319,6 +17206,26 @@ static void qnet__check_sign(const qnet__chain *c)
               -c->first->phase_sign);
 }
 
+/* Warns of maps that no brain has, within the limits of qnet_cohort_add. Of a likely QSM
+   the sign is looked at, too. */
+static void qnet__look_at_maps(const qnet__chain *c)
+{
+    const double median = qnet__size_inside(c->made.r2star, c->made.mask, 0.5);
+    const double most = qnet__size_inside(c->made.r2star, c->made.mask, 0.99);
+    if (median < (double)QNET__R2STAR_LEAST || median > (double)QNET__R2STAR_MOST ||
+        most > (double)QNET__R2STAR_HIGH)
+        qnet__log(c->ctx, QNET_LOG_WARNING, "%s: R2* has a median of about %.3g 1/s and a "
+                  "99th percentile of %.3g, expected 5 to 80 and 1000 at most: wrong echo times, "
+                  "or no brain in the mask?", c->name[0], median, most);
+    if (c->made.qsm == NULL) return;
+    const double qsm = qnet__size_inside(c->made.qsm, c->made.qsm_mask, 0.99);
+    if (qsm >= (double)QNET__QSM_LEAST && qsm <= (double)QNET__QSM_MOST) qnet__check_sign(c);
+    else
+        qnet__log(c->ctx, QNET_LOG_WARNING, "%s: QSM has a 99th percentile of about %.3g ppm, "
+                  "without its sign, expected 0.005 to 3: wrong echo times, field strength or unit "
+                  "of the phases?", c->name[0], qsm);
+}
+
 /* ---- the chain ------------------------------------------------------------------------------- */
 
 /* T1W is the image of the larger angle, whose contrast is that of T1, at its shortest echo, where
@@ -17336,7 +17243,9 @@ static qnet_status qnet__chain_t1(qnet__chain *c)
     return qnet__chain_report(c, "T1", "");
 }
 
-/* The steps, in the order of the table at the head of the room. */
+/* The steps, in the order of the table at the head of the room, but QSM last. A caller's mask may
+   lie off the first echo by rounding, and with it what was made on it: all maps get the first
+   echo's place at the end. */
 static qnet_status qnet__chain_run(qnet__chain *c, const qnet_volume *mask)
 {
     const int echoes = c->first->count, paper = c->config->mode == QNET_MAPS_PAPER;
@@ -17361,7 +17270,7 @@ static qnet_status qnet__chain_run(qnet__chain *c, const qnet_volume *mask)
     QNET__TRY(qnet__chain_report(c, "R2*", ""));
     QNET__TRY(qnet__chain_t1(c));
     if (phases) QNET__TRY(qnet__chain_qsm(c));
-    if (!qnet__look_at_maps(c) && phases) qnet__check_sign(c);
+    qnet__look_at_maps(c);
     qnet_volume *const made[7] = {c->made.qsm, c->made.r2star, c->made.t1w, c->made.mask,
                                   c->made.qsm_mask, c->made.t1, c->made.m0};
     for (int i = 0; i < 7; i++)
@@ -17369,22 +17278,22 @@ static qnet_status qnet__chain_run(qnet__chain *c, const qnet_volume *mask)
     return QNET_OK;
 }
 
+/* Checks, then the steps. c.made holds each map from its making on, so that a failure or a stop
+   frees all that there are. */
 QNET_API qnet_status qnet_maps_from_echoes(qnet_context *ctx, const qnet_maps_config *config,
                                            const qnet_echoes *first, const qnet_echoes *second,
                                            const qnet_volume *mask, qnet_maps **maps)
 {
     qnet__chain c;
-    qnet_maps *out;
-    qnet_status status;
     QNET__NEEDS(ctx, ctx && config && first && maps);
     memset(&c, 0, sizeof c);
     c.ctx = c.made.ctx = ctx;
     c.config = config;
     c.first = first, c.second = second;
     QNET__TRY(qnet__chain_check(&c, mask));
-    out = (qnet_maps *)qnet__alloc(ctx, sizeof *out);
+    qnet_maps *out = (qnet_maps *)qnet__alloc(ctx, sizeof *out);
     if (out == NULL) return qnet__no_memory(ctx, sizeof *out, "maps");
-    status = qnet__chain_run(&c, mask);
+    const qnet_status status = qnet__chain_run(&c, mask);
     *out = c.made;
     if (status == QNET_OK) *maps = out;
     else {
@@ -17519,7 +17428,7 @@ QNET_API qnet_augmentation qnet_augment_test(int in_h, int in_w, int out_h, int 
     QNET__CHANNEL_SETTING(mean, c, -1e6, 1e6),           \
     QNET__CHANNEL_SETTING(std, c, 1e-9, 1e6)
 static const qnet__setting qnet__stretch_settings[] = {
-    QNET__SETTING(qnet_augment_config, 's', stretch, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'e', stretch, 0, 1),
     QNET__SETTING(qnet_augment_config, 'd', percentile_low, 0, 100),
     QNET__SETTING(qnet_augment_config, 'd', percentile_high, 0, 100),
     QNET__CHANNEL_SETTINGS(0),
@@ -17600,29 +17509,6 @@ static qnet_status qnet__record_check(qnet_context *ctx, const qnet_augmentation
 
 /* ---- histogram stretching -------------------------------------------------------------------- */
 
-/* The value of rank `rank` (from 0, in rising order) of v[n], which is reordered so that what
-   stands before it is no larger and what stands behind it no smaller (Hoare's selection). */
-static float qnet__select(float *v, size_t n, size_t rank)
-{
-    size_t low = 0, high = n - 1;
-    while (low < high) {
-        const float pivot = v[low + (high - low) / 2];
-        size_t i = low, j = high;
-        for (;; i++, j--) {
-            while (v[i] < pivot) i++;
-            while (v[j] > pivot) j--;
-            if (i >= j) break;
-            const float swap = v[i];
-            v[i] = v[j];
-            v[j] = swap;
-        }
-        /* v[low..j] <= pivot <= v[j+1..high], j < high. */
-        if (rank <= j) high = j;
-        else low = j + 1;
-    }
-    return v[rank];
-}
-
 /* Percentile q (0..100) of v[n], which is reordered; linear between order statistics as
    numpy.percentile has it: a + f (b - a), a of rank floor(q/100 (n-1)), b of the next. n = 0: 0. */
 static float qnet__percentile(float *v, size_t n, double q)
@@ -17630,7 +17516,7 @@ static float qnet__percentile(float *v, size_t n, double q)
     if (n == 0) return 0;
     const double at = q / 100 * (double)(n - 1);
     const size_t rank = qnet__min_size((size_t)at, n - 1);
-    const float a = qnet__select(v, n, rank);
+    const float a = qnet__kth(v, n, rank);
     float b = rank + 1 < n ? v[rank + 1] : a;
     for (size_t i = rank + 1; i < n; i++) b = v[i] < b ? v[i] : b;
     return (float)(a + (at - (double)rank) * ((double)b - a));
@@ -20871,15 +20757,14 @@ static qnet_status qnet__check_items(qnet_context *ctx, const char *what, const 
 }
 
 /* The same, and both classes must occur: without either, no rate of one axis is defined. */
-static qnet_status qnet__check_curve(qnet_context *ctx, const char *what, const int *label,
-                                     const double *score, size_t count, size_t *hh)
+static qnet_status qnet__check_classes(qnet_context *ctx, const char *what, const int *label,
+                                       const double *score, size_t count, size_t *hh)
 {
-    if (!score) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: score is NULL", what);
     QNET__TRY(qnet__check_items(ctx, what, label, score, count, hh));
     if (*hh == 0 || *hh == count)
         return qnet__fail(ctx, QNET_ERROR_DATA,
-                          "%s: an ROC curve needs items of both classes, found %lu HH and %lu HC",
-                          what, (unsigned long)*hh, (unsigned long)(count - *hh));
+                          "%s: expected items of both classes, found %lu HH and %lu HC", what,
+                          (unsigned long)*hh, (unsigned long)(count - *hh));
     return QNET_OK;
 }
 
@@ -21015,8 +20900,8 @@ QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double 
     const qnet_roc_point start = {0.0, 0.0, HUGE_VAL};
     qnet__evaluation e;
     size_t m, tp = 0, fp = 0, end = count;
-    QNET__NEEDS(ctx, points && points_count);
-    QNET__TRY(qnet__check_curve(ctx, "qnet_roc", label, score, count, &m));
+    QNET__NEEDS(ctx, score && points && points_count);
+    QNET__TRY(qnet__check_classes(ctx, "qnet_roc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
     qnet__rank_items(&e, score, NULL, label, count);
     qnet_roc_point *point = points;
@@ -21072,8 +20957,8 @@ QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double 
 {
     qnet__evaluation e;
     size_t m;
-    QNET__NEEDS(ctx, auc);
-    QNET__TRY(qnet__check_curve(ctx, "qnet_auc", label, score, count, &m));
+    QNET__NEEDS(ctx, score && auc);
+    QNET__TRY(qnet__check_classes(ctx, "qnet_auc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
     *auc = qnet__components(&e, label, score, count, m, NULL);
     qnet__free(ctx, e.ranked, e.bytes);
@@ -21158,10 +21043,10 @@ QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const
     double var[3];
     size_t m;
     memset(&r, 0, sizeof r);
-    QNET__NEEDS(ctx, out);
-    QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score1", label, score1, count, &m));
+    QNET__NEEDS(ctx, score1 && out);
+    QNET__TRY(qnet__check_classes(ctx, "qnet_delong_test, score1", label, score1, count, &m));
     if (score2)
-        QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score2", label, score2, count, &m));
+        QNET__TRY(qnet__check_classes(ctx, "qnet_delong_test, score2", label, score2, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, (size_t)curves * count, 0, &e));
     for (int k = 0; k < curves; k++)
         r.auc[k] = qnet__components(&e, label, k ? score2 : score1, count, m,
@@ -21247,11 +21132,9 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
 {
     qnet__evaluation e;
     size_t m, drawn = 0;
-    QNET__NEEDS(ctx, auc);
-    if (resamples < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_bootstrap_auc: expected 1 resample at least, found %d", resamples);
-    QNET__TRY(qnet__check_curve(ctx, "qnet_bootstrap_auc", label, score, count, &m));
+    QNET__NEEDS(ctx, score && auc);
+    QNET__TRY(qnet__check_range(ctx, "qnet_bootstrap_auc", "resamples", resamples, 1, INT_MAX));
+    QNET__TRY(qnet__check_classes(ctx, "qnet_bootstrap_auc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, (size_t)resamples, count, &e));
     e.count = count;
     e.units = cluster ? 0 : count;
@@ -21359,44 +21242,12 @@ static void qnet__logistic_slope(const int *label, const double *x, size_t count
     }
 }
 
-/* The lower half of a[q][q] = L L' becomes L, column by column (Cholesky):
-     L[j][j] = sqrt(a[j][j] - sum_k<j L[j][k]^2)
-     L[i][j] = (a[i][j] - sum_k<j L[i][k] L[j][k]) / L[j][j],   i > j
-   0 where a is singular but for rounding: nothing is left of the diagonal. */
-static int qnet__cholesky(double *a, size_t q)
-{
-    for (size_t j = 0; j < q; j++) {
-        const double diagonal = a[j * q + j];
-        for (size_t i = j; i < q; i++)
-            for (size_t k = 0; k < j; k++) a[i * q + j] -= a[i * q + k] * a[j * q + k];
-        if (!(a[j * q + j] > 1e-13 * diagonal) || !qnet__is_finite(diagonal)) return 0;
-        a[j * q + j] = sqrt(a[j * q + j]);
-        for (size_t i = j + 1; i < q; i++) a[i * q + j] /= a[j * q + j];
-    }
-    return 1;
-}
-
-/* b[q] becomes L^-1 b, from the top down, and then L'^-1 b, from the bottom up, where `both`: with
-   A = L L' that is A^-1 b. */
-static void qnet__cholesky_solve(const double *l, size_t q, int both, double *b)
-{
-    for (size_t j = 0; j < q; j++) {
-        for (size_t k = 0; k < j; k++) b[j] -= l[j * q + k] * b[k];
-        b[j] /= l[j * q + j];
-    }
-    for (size_t j = both ? q : 0; j-- > 0;) {
-        for (size_t k = j + 1; k < q; k++) b[j] -= l[k * q + j] * b[k];
-        b[j] /= l[j * q + j];
-    }
-}
-
 /* Ends when a step moves no eta by more than 1e-10; what is left is its square. Labels that a plane
    separates, with items on it or without, have no maximum: each step moves eta by about 1. */
 QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, const double *x,
                                        size_t count, size_t predictors, double ridge,
                                        double *coefficients, double *errors)
 {
-    const char *what = "qnet_logistic_fit";
     const size_t q = predictors + 1;
     qnet__arena a = {NULL, 0};
     double *h = NULL, *c = NULL, *step = NULL, *trial = NULL, *eta = NULL, *moved = NULL;
@@ -21405,21 +21256,15 @@ QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, cons
                                               possible */
     size_t hh, bytes = 0;
     QNET__NEEDS(ctx, coefficients && (x || predictors == 0));
-    QNET__TRY(qnet__check_items(ctx, what, label, NULL, count, &hh));
-    if (hh == 0 || hh == count)
-        return qnet__fail(ctx, QNET_ERROR_DATA,
-                          "%s: expected items of both classes, found %lu HH and %lu HC", what,
-                          (unsigned long)hh, (unsigned long)(count - hh));
+    QNET__TRY(qnet__check_classes(ctx, __func__, label, NULL, count, &hh));
     if (predictors > QNET__LOGISTIC_MOST)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: at most %d predictors, found %lu", what,
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: at most %d predictors, found %lu", __func__,
                           QNET__LOGISTIC_MOST, (unsigned long)predictors);
-    if (!(ridge >= 0.0 && qnet__is_finite(ridge)))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: ridge: expected 0 or more, found %g", what,
-                          ridge);
+    QNET__TRY(qnet__check_range(ctx, __func__, "ridge", ridge, 0, DBL_MAX));
     for (size_t i = 0; i < count * predictors; i++)
         if (!qnet__is_finite(x[i]))
             return qnet__fail(ctx, QNET_ERROR_NUMERIC,
-                              "%s: x of item %lu, predictor %lu is NaN or infinite", what,
+                              "%s: x of item %lu, predictor %lu is NaN or infinite", __func__,
                               (unsigned long)(i / predictors), (unsigned long)(i % predictors));
     for (int pass = 0; pass < 2; pass++) {
         h = (double *)qnet__take(&a, q * q, sizeof *h);
@@ -21471,10 +21316,10 @@ QNET_API qnet_status qnet_logistic_fit(qnet_context *ctx, const int *label, cons
     if (!regular && taken == 0)
         return qnet__fail(ctx, QNET_ERROR_DATA,
                           "%s: the predictors depend on each other, or are too large or small; "
-                          "expected a ridge above 0, or fewer predictors", what);
+                          "expected a ridge above 0, or fewer predictors", __func__);
     return qnet__fail(ctx, QNET_ERROR_DATA,
                       "%s: the predictors separate the labels, so there is no finite maximum; "
-                      "expected a ridge above 0", what);
+                      "expected a ridge above 0", __func__);
 }
 
 #endif
@@ -21506,10 +21351,8 @@ QNET_API qnet_status qnet_cam_weighted(const qnet_resnet *net, int index, const 
     const qnet_tensor features = qnet_resnet_feature_map(net);
     if (features.data == NULL)
         return qnet__fail(net->ctx, QNET_ERROR_ARGUMENT, "cam: expected a forward pass before");
-    if (index < 0 || (size_t)index >= features.shape[0])
-        return qnet__fail(net->ctx, QNET_ERROR_ARGUMENT,
-                          "cam: image must be 0..%d, as in the last forward pass, found %d",
-                          (int)features.shape[0] - 1, index);
+    QNET__TRY(qnet__check_range(net->ctx, "cam", "image of the last forward pass", index, 0,
+                                (double)features.shape[0] - 1));
     const size_t pixels = features.shape[1] * features.shape[2];
     const qnet_real *f = features.data + (size_t)index * pixels * QNET_FEATURES;
     for (int pass = 0; pass < 2; pass++)
@@ -21532,9 +21375,7 @@ QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index
                               float *raw)
 {
     QNET__NEEDS(net ? net->ctx : NULL, net && (map || raw));
-    if (class_index < 0 || class_index >= net->config.classes)
-        return qnet__fail(net->ctx, QNET_ERROR_ARGUMENT, "cam: class must be 0..%d, found %d",
-                          net->config.classes - 1, class_index);
+    QNET__TRY(qnet__check_range(net->ctx, "cam", "class", class_index, 0, net->config.classes - 1));
     const qnet_param *fc = &net->table->entries[qnet_param_find(net->table, "fc.weight")];
     const qnet_tensor features = qnet_resnet_feature_map(net);
     const int h = features.data ? (int)features.shape[1] : 1;

@@ -136,10 +136,10 @@ static void test_bad_input(void)
     net = make_net(ctx, 32, 32, 2);
     CHECK_FAILS(ctx, qnet_cam(net, 0, 0, map, NULL), QNET_ERROR_ARGUMENT, "forward pass");
     CHECK_OK(ctx, qnet_resnet_forward(net, x, 2, 0, NULL, NULL));
-    CHECK_FAILS(ctx, qnet_cam(net, 2, 0, map, NULL), QNET_ERROR_ARGUMENT, "0..1, as in the last forward pass, found 2");
-    CHECK_FAILS(ctx, qnet_cam(net, -1, 0, map, NULL), QNET_ERROR_ARGUMENT, "found -1");
-    CHECK_FAILS(ctx, qnet_cam(net, 0, 2, map, NULL), QNET_ERROR_ARGUMENT, "class must be 0..1, found 2");
-    CHECK_FAILS(ctx, qnet_cam(net, 0, -1, map, NULL), QNET_ERROR_ARGUMENT, "found -1");
+    CHECK_FAILS(ctx, qnet_cam(net, 2, 0, map, NULL), QNET_ERROR_ARGUMENT, "image of the last forward pass is 2, expected 0 to 1");
+    CHECK_FAILS(ctx, qnet_cam(net, -1, 0, map, NULL), QNET_ERROR_ARGUMENT, "image of the last forward pass is -1");
+    CHECK_FAILS(ctx, qnet_cam(net, 0, 2, map, NULL), QNET_ERROR_ARGUMENT, "class is 2, expected 0 to 1");
+    CHECK_FAILS(ctx, qnet_cam(net, 0, -1, map, NULL), QNET_ERROR_ARGUMENT, "class is -1");
     CHECK_FAILS(ctx, qnet_cam(net, 0, 0, NULL, NULL), QNET_ERROR_ARGUMENT, "NULL");
     CHECK(qnet_cam(NULL, 0, 0, map, NULL) == QNET_ERROR_ARGUMENT);
     fail_at = allocations;
@@ -231,7 +231,7 @@ static void test_scan_maps(void)
     raw[0] = 5;
     gradient[7] = (qnet_real)HUGE_VAL;
     CHECK_FAILS(ctx, qnet_cam_weighted(net, 0, gradient, raw), QNET_ERROR_NUMERIC, "NaN or infinity");
-    CHECK_FAILS(ctx, qnet_cam_weighted(net, 3, gradient, raw), QNET_ERROR_ARGUMENT, "found 3");
+    CHECK_FAILS(ctx, qnet_cam_weighted(net, 3, gradient, raw), QNET_ERROR_ARGUMENT, "is 3, expected 0 to ");
     CHECK_FAILS(ctx, qnet_cam_weighted(net, 0, NULL, raw), QNET_ERROR_ARGUMENT, "NULL");
     CHECK(raw[0] == 5);
     free(x);

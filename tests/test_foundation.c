@@ -419,7 +419,7 @@ static void test_distributions(void)
 {
     const int n = 200000;
     const double root = sqrt(200000.0);
-    double mean = 0, square = 0, third = 0, thirds, low = 1, high = 0, u;
+    double mean = 0, square = 0, third = 0, low = 1, high = 0, u;
     qnet_rng rng = qnet_rng_at(11, QNET_RANDOM_USER, 0, 0);
     int i, bins[7], items[52], inverse[52];
     for (i = 0; i < n; i++) {
@@ -450,19 +450,6 @@ static void test_distributions(void)
         mean += qnet_rng_below(&rng, 0xc0000000u) % 3 == 0;
     }
     CHECK_NEAR(mean / n, 1.0 / 3, 5 * sqrt(2.0 / 9) / root);
-    mean = thirds = 0;
-    for (i = 0; i < 1000; i++) { /* up to 2^32 - 1 a single word, above two */
-        qnet_rng twin = rng;
-        const uint64_t most = (uint64_t)3 << 62, many = (uint64_t)5 << 32;
-        if (qnet__rng_index(&rng, 0xffffffffu) != qnet_rng_below(&twin, 0xffffffffu)) CHECK(0);
-        if (qnet__rng_index(&rng, many) >= many || qnet__rng_index(&rng, many - 1) >= many - 1)
-            CHECK(0);
-        mean += (double)qnet__rng_index(&rng, many) / (double)many;
-        thirds += qnet__rng_index(&rng, most) < most / 3; /* half of all draws without rejection */
-        if (qnet__rng_index(&rng, (uint64_t)1 << 32) > 0xffffffffu) CHECK(0);
-    }
-    CHECK_NEAR(mean / 1000, 0.5, 5 * sqrt(1.0 / 12 / 1000));
-    CHECK_NEAR(thirds / 1000, 1.0 / 3, 5 * sqrt(2.0 / 9 / 1000));
     for (i = 0; i < 1000; i++) {
         u = qnet_rng_range(&rng, -2, 3);
         if (!(u >= -2 && u < 3)) CHECK(u >= -2 && u < 3);
@@ -682,7 +669,7 @@ static void test_files(void)
     CHECK_FAILS(ctx, qnet_make_folder(ctx, ""), QNET_ERROR_ARGUMENT, "path");
     CHECK_FAILS(ctx, qnet_file_replace(ctx, FOLDER "/a", "x", 1), QNET_ERROR_IO, FOLDER "/a");
     CHECK(!TEMPORARY_LEFT(FOLDER "/a"));
-    CHECK_FAILS(ctx, qnet_file_replace(ctx, FOLDER "/none/x", "x", 1), QNET_ERROR_IO, "none/x.");
+    CHECK_FAILS(ctx, qnet_file_replace(ctx, FOLDER "/none/x", "x", 1), QNET_ERROR_IO, "none/x: cannot be opened for writing: its folder does not exist");
     CHECK_FAILS(ctx, qnet_file_replace(ctx, FOLDER "/a/b/file.bin/x", "x", 1), QNET_ERROR_IO,
                 "file.bin/x");
     /* An abandoned write leaves the old file whole. */

@@ -367,7 +367,7 @@ static void test_bad_input(void)
     int i;
 
     for (i = 0; i < 10; i++) {
-        static const char *const part[10] = {"height must be 32..8192, found 31", "width must be 32..8192, found 0", "9000", "channels", "channels",
+        static const char *const part[10] = {"height is 31, expected 32 to 8192", "width is 0, expected 32 to 8192", "9000", "channels", "channels",
                                              "classes", "batch", "batch", "-5", "classes"};
         qnet_resnet_config_init(&config);
         if (i == 0) config.height = 31;
@@ -392,8 +392,8 @@ static void test_bad_input(void)
     initialise(net);
     CHECK(qnet_resnet_forward(NULL, x, 1, 0, NULL, NULL) == QNET_ERROR_ARGUMENT);
     CHECK_FAILS(ctx, qnet_resnet_forward(net, NULL, 1, 0, NULL, NULL), QNET_ERROR_ARGUMENT, "NULL");
-    CHECK_FAILS(ctx, qnet_resnet_forward(net, x, 0, 0, logits, NULL), QNET_ERROR_ARGUMENT, "1..2, found 0");
-    CHECK_FAILS(ctx, qnet_resnet_forward(net, x, 3, 0, logits, NULL), QNET_ERROR_ARGUMENT, "1..2, found 3");
+    CHECK_FAILS(ctx, qnet_resnet_forward(net, x, 0, 0, logits, NULL), QNET_ERROR_ARGUMENT, "batch is 0, expected 1 to 2");
+    CHECK_FAILS(ctx, qnet_resnet_forward(net, x, 3, 0, logits, NULL), QNET_ERROR_ARGUMENT, "batch is 3, expected 1 to 2");
     CHECK_FAILS(ctx, qnet_resnet_forward(frozen, x, 2, 1, logits, NULL), QNET_ERROR_ARGUMENT, "training = 1");
     CHECK_FAILS(ctx, qnet_resnet_forward(net, x, 1, 1, logits, NULL), QNET_ERROR_ARGUMENT, "variance");
     CHECK(logits[0] == 5 && logits[3] == 5);

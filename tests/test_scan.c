@@ -370,8 +370,8 @@ static void test_bad_input(void)
     CHECK_FAILS(ctx, qnet_scan_model_forward(model, NULL, length, B, image, scan), QNET_ERROR_ARGUMENT, "NULL");
     CHECK_FAILS(ctx, qnet_scan_model_forward(model, x, NULL, B, image, scan), QNET_ERROR_ARGUMENT, "NULL");
     CHECK(qnet_scan_model_forward(NULL, x, length, B, image, scan) == QNET_ERROR_ARGUMENT);
-    CHECK_FAILS(ctx, qnet_scan_model_forward(model, x, length, 0, image, scan), QNET_ERROR_ARGUMENT, "1..5, found 0");
-    CHECK_FAILS(ctx, qnet_scan_model_forward(model, x, length, 6, image, scan), QNET_ERROR_ARGUMENT, "1..5, found 6");
+    CHECK_FAILS(ctx, qnet_scan_model_forward(model, x, length, 0, image, scan), QNET_ERROR_ARGUMENT, "batch is 0, expected 1 to 5");
+    CHECK_FAILS(ctx, qnet_scan_model_forward(model, x, length, 6, image, scan), QNET_ERROR_ARGUMENT, "batch is 6, expected 1 to 5");
     CHECK_FAILS(ctx, qnet_scan_model_forward(model, x, bad, B, image, scan), QNET_ERROR_ARGUMENT,
                 "length[2] must be 1..7, found 8");
     CHECK_FAILS(ctx, qnet_scan_model_forward(model, x, zero, B, image, scan), QNET_ERROR_ARGUMENT, "length[0]");

@@ -168,7 +168,7 @@ static void test_average(void)
     CHECK(mean->voxels[at] == 0 && mean->voxels[at + 1] == map[0]->voxels[at + 1] && mean->voxels[0] == 0);
     qnet_volume_destroy(mean);
     CHECK_FAILS(ctx, qnet_susceptibility_average(ctx, 0, views(map), views(magnitude), times, v[2], &mean),
-                QNET_ERROR_ARGUMENT, "0 echoes");
+                QNET_ERROR_ARGUMENT, "echoes is 0");
     CHECK_FAILS(ctx, qnet_susceptibility_average(ctx, 2, views(map), NULL, times, v[2], &mean),
                 QNET_ERROR_ARGUMENT, "NULL");
     destroy(v, 3), destroy(map, 3), destroy(magnitude, 3);
@@ -562,8 +562,8 @@ static void test_refusals(void)
     CONFIG(iteration_threshold, -1, "iteration_threshold is -1");
     CONFIG(iterations, -1, "iterations is -1");
     CONFIG(mean_zero, 2, "mean_zero is 2");
-    CONFIG(background, (qnet_background)7, "background 7: expected one of qnet_background");
-    CONFIG(sharp_unit, (qnet_radius_unit)3, "sharp_unit 3: expected one of qnet_radius_unit");
+    CONFIG(background, (qnet_background)7, "background is 7, expected 0 to 1");
+    CONFIG(sharp_unit, (qnet_radius_unit)3, "sharp_unit is 3, expected 0 to 1");
 #undef CONFIG
     CHECK_FAILS(ctx, qnet_dipole_invert(ctx, &good, v[1], small, &out), QNET_ERROR_SHAPE, "mask");
     v[1]->voxels[100] = NAN;

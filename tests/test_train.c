@@ -827,7 +827,7 @@ static void test_stage1_arguments(void)
     CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3), QNET_ERROR_ARGUMENT, "batch is -1");
     bad = good;
     bad.rate_last = NAN;
-    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3), QNET_ERROR_ARGUMENT, "rate_last is nan, expected 0 to ");
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3), QNET_ERROR_ARGUMENT, "rate_last is nan, expected at least 0");
     bad = good;
     bad.adam.beta2 = 1;
     CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3), QNET_ERROR_ARGUMENT, "beta2 is 1");
