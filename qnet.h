@@ -2222,10 +2222,12 @@ QNET_API void qnet_predictor_destroy(qnet_predictor *predictor);
 #define QNET__LANES_COMPILED 8
 #else
 #define QNET__CPU_COMPILED (QNET__NEON ? QNET_CPU_NEON : QNET_CPU_SCALAR)
-#if (defined(__GNUC__) || defined(__clang__)) && !defined(QNET_REFERENCE)
-#define QNET__LANES_COMPILED (QNET__REAL_IS_DOUBLE ? 2 : 4)
-#else
+#if !(defined(__GNUC__) || defined(__clang__)) || defined(QNET_REFERENCE)
 #define QNET__LANES_COMPILED 1
+#elif QNET__REAL_IS_DOUBLE
+#define QNET__LANES_COMPILED 2
+#else
+#define QNET__LANES_COMPILED 4
 #endif
 #endif
 
@@ -4589,6 +4591,7 @@ typedef struct qnet__fft_job {
 #define QNET__SECOND_4(i) QNET__SECOND_2(i), QNET__SECOND_2((i) + 4)
 #define QNET__SECOND_8(i) QNET__SECOND_4(i), QNET__SECOND_4((i) + 8)
 #define QNET__SECOND_16(i) QNET__SECOND_8(i), QNET__SECOND_8((i) + 16)
+#define QNET__PLACES(order) QNET__JOIN(QNET__##order##_, QNET__LANES)
 #endif
 
 /* ---- The table of a set ---------------------------------------------------------------------- */
@@ -4644,6 +4647,7 @@ typedef int32_t qnet__lane_int;
 #define qnet__tile_step QNET__ISA(qnet__tile_step)
 #define qnet__tile_rows QNET__ISA(qnet__tile_rows)
 #define qnet__tile_run QNET__ISA(qnet__tile_run)
+#define qnet__lanes_channels QNET__ISA(qnet__lanes_channels)
 #define qnet__prologue_lanes QNET__ISA(qnet__prologue_lanes)
 #define qnet__prologue_channels QNET__ISA(qnet__prologue_channels)
 #define qnet__prologue_get QNET__ISA(qnet__prologue_get)
@@ -4693,6 +4697,7 @@ typedef int32_t qnet__lane_int;
 #define qnet__fft_get QNET__ISA(qnet__fft_get)
 #define qnet__fft_put QNET__ISA(qnet__fft_put)
 #define qnet__fft_twist QNET__ISA(qnet__fft_twist)
+#define qnet__fft_store QNET__ISA(qnet__fft_store)
 #define qnet__fft_2 QNET__ISA(qnet__fft_2)
 #define qnet__fft_4 QNET__ISA(qnet__fft_4)
 #define qnet__fft_odd QNET__ISA(qnet__fft_odd)
@@ -4704,7 +4709,6 @@ typedef int32_t qnet__lane_int;
 #define qnet__fft_at QNET__ISA(qnet__fft_at)
 #define qnet__fft_scatter QNET__ISA(qnet__fft_scatter)
 #define qnet__fft_gather QNET__ISA(qnet__fft_gather)
-#define qnet__fft_rows QNET__ISA(qnet__fft_rows)
 #define qnet__fft_real QNET__ISA(qnet__fft_real)
 #define qnet__fft_real_inverse QNET__ISA(qnet__fft_real_inverse)
 #define qnet__fft_run QNET__ISA(qnet__fft_run)
@@ -4765,16 +4769,19 @@ typedef int32_t qnet__lane_int;
    one lane all of this is plain C. A load or a store is a memcpy: it asks for no alignment, breaks
    no rule of aliasing, and compiles to one instruction. */
 
+#undef QNET__CONVERT
 #if QNET__LANES > 1
 typedef qnet_real qnet__lanes __attribute__((vector_size(QNET__LANES * sizeof(qnet_real))));
 typedef qnet__lane_int qnet__lanes_int
     __attribute__((vector_size(QNET__LANES * sizeof(qnet_real))));
 typedef qnet_real qnet__narrow __attribute__((vector_size(QNET__WIDE * sizeof(qnet_real))));
 typedef double qnet__wide __attribute__((vector_size(QNET__WIDE * sizeof(double))));
+#define QNET__CONVERT(v, type) __builtin_convertvector(v, type) /* each number by itself */
 #else
 typedef qnet_real qnet__lanes, qnet__narrow;
 typedef qnet__lane_int qnet__lanes_int;
 typedef double qnet__wide;
+#define QNET__CONVERT(v, type) (type)(v)
 #endif
 
 QNET__INLINE qnet__lanes qnet__lanes_load(const qnet_real *p)
@@ -4816,19 +4823,6 @@ QNET__INLINE qnet__lanes qnet__lanes_fma(qnet__lanes x, qnet__lanes y, qnet__lan
 #endif
 }
 
-/* v, but 0 where test < 0 (or_zero: <= 0): ReLU with test = v, its gradient with the output as the
-   test. A NaN in test keeps v, so that one in a map is not hidden. */
-QNET__INLINE qnet__lanes qnet__lanes_cut(qnet__lanes v, qnet__lanes test, const int or_zero)
-{
-#if QNET__LANES > 1
-    const qnet__lanes zero = qnet__lanes_zero();
-    const __typeof__(v < zero) cut = or_zero ? test <= zero : test < zero;
-    return (qnet__lanes)((__typeof__(v < zero))v & ~cut);
-#else
-    return test < 0 || (or_zero && test == 0) ? 0 : v;
-#endif
-}
-
 /* yes in the lanes where a comparison holds, else no. */
 QNET__INLINE qnet__lanes qnet__lanes_select(qnet__lanes_int holds, qnet__lanes yes, qnet__lanes no)
 {
@@ -4837,6 +4831,16 @@ QNET__INLINE qnet__lanes qnet__lanes_select(qnet__lanes_int holds, qnet__lanes y
 #else
     return holds ? yes : no;
 #endif
+}
+
+/* v, but 0 where test < 0 (or_zero: <= 0): ReLU with test = v, its gradient with the output as the
+   test. A NaN in test keeps v, so that one in a map is not hidden. */
+QNET__INLINE qnet__lanes qnet__lanes_cut(qnet__lanes v, qnet__lanes test, const int or_zero)
+{
+    const qnet__lanes zero = qnet__lanes_zero();
+    const qnet__lanes_int cut = or_zero ? (qnet__lanes_int)(test <= zero)
+                                        : (qnet__lanes_int)(test < zero);
+    return qnet__lanes_select(cut, zero, v);
 }
 
 /* `count` numbers at p, and zeros behind them. With a constant count, as it is after inlining, this
@@ -4860,21 +4864,13 @@ QNET__INLINE void qnet__widen(const qnet_real *x, qnet__wide *y)
 {
     qnet__narrow v;
     memcpy(&v, x, sizeof v);
-#if QNET__LANES > 1
-    *y = __builtin_convertvector(v, qnet__wide);
-#else
-    *y = (double)v;
-#endif
+    *y = QNET__CONVERT(v, qnet__wide);
 }
 
 /* y[QNET__WIDE] = x, rounded. */
 QNET__INLINE void qnet__wide_round(const qnet__wide *x, qnet_real *y)
 {
-#if QNET__LANES > 1
-    const qnet__narrow v = __builtin_convertvector(*x, qnet__narrow);
-#else
-    const qnet__narrow v = (qnet_real)*x;
-#endif
+    const qnet__narrow v = QNET__CONVERT(*x, qnet__narrow);
     memcpy(y, &v, sizeof v);
 }
 
@@ -4979,21 +4975,20 @@ typedef struct qnet__prologue_lanes {
     qnet__lanes mean, scale, beta, shift, slope;
 } qnet__prologue_lanes;
 
-QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                          ptrdiff_t c, const size_t count,
+/* 0 where there is no such array, p NULL. */
+QNET__INLINE qnet__lanes qnet__lanes_channels(const qnet_real *p, ptrdiff_t c, const size_t count)
+{
+    return p != NULL ? qnet__lanes_load_part(p + c, count) : qnet__lanes_zero();
+}
+
+QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, ptrdiff_t c, const size_t count,
                                           qnet__prologue_lanes *k)
 {
-    memset(k, 0, sizeof *k);
-    if (kind == QNET__PROLOGUE_PLAIN || s->scale == NULL)
-        return;
-    k->scale = qnet__lanes_load_part(s->scale + c, count);
-    k->mean = qnet__lanes_load_part(s->mean + c, count);
-    if (kind == QNET__PROLOGUE_NORMALISED)
-        k->beta = qnet__lanes_load_part(s->beta + c, count);
-    if (kind == QNET__PROLOGUE_GRADIENT) {
-        k->shift = qnet__lanes_load_part(s->shift + c, count);
-        k->slope = qnet__lanes_load_part(s->slope + c, count);
-    }
+    k->mean = qnet__lanes_channels(s->mean, c, count);
+    k->scale = qnet__lanes_channels(s->scale, c, count);
+    k->beta = qnet__lanes_channels(s->beta, c, count);
+    k->shift = qnet__lanes_channels(s->shift, c, count);
+    k->slope = qnet__lanes_channels(s->slope, c, count);
 }
 
 /* The numbers at offset `at` (of pixel and channel) of the map, whose channels are k's. */
@@ -5049,24 +5044,15 @@ typedef struct qnet__epilogue_lanes {
     qnet__lanes mean, scale, beta, residual_mean, residual_scale, residual_beta;
 } qnet__epilogue_lanes;
 
-QNET__INLINE void qnet__epilogue_channels(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                          ptrdiff_t c, const size_t count,
+QNET__INLINE void qnet__epilogue_channels(const qnet__epilogue *s, ptrdiff_t c, const size_t count,
                                           qnet__epilogue_lanes *k)
 {
-    memset(k, 0, sizeof *k);
-    if (kind != QNET__EPILOGUE_NORMALISE && kind != QNET__EPILOGUE_GRADIENT)
-        return;
-    if (s->mean != NULL)
-        k->mean = qnet__lanes_load_part(s->mean + c, count);
-    if (s->scale != NULL) {
-        k->scale = qnet__lanes_load_part(s->scale + c, count);
-        k->beta = qnet__lanes_load_part(s->beta + c, count);
-    }
-    if (s->residual_mean != NULL) {
-        k->residual_mean = qnet__lanes_load_part(s->residual_mean + c, count);
-        k->residual_scale = qnet__lanes_load_part(s->residual_scale + c, count);
-        k->residual_beta = qnet__lanes_load_part(s->residual_beta + c, count);
-    }
+    k->mean = qnet__lanes_channels(s->mean, c, count);
+    k->scale = qnet__lanes_channels(s->scale, c, count);
+    k->beta = qnet__lanes_channels(s->beta, c, count);
+    k->residual_mean = qnet__lanes_channels(s->residual_mean, c, count);
+    k->residual_scale = qnet__lanes_channels(s->residual_scale, c, count);
+    k->residual_beta = qnet__lanes_channels(s->residual_beta, c, count);
 }
 
 /* v goes to offset `at` (of pixel and channel) of the map, whose channels are k's. */
@@ -5157,8 +5143,8 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
     QNET__UNROLL
     for (k = 0; k < vectors; k++) {
         const ptrdiff_t d = k * QNET__LANES;
-        qnet__prologue_channels(&prologue, from, c + d, count, &in[k]);
-        qnet__epilogue_channels(&epilogue, to, c + d, count, &out[k]);
+        qnet__prologue_channels(&prologue, c + d, count, &in[k]);
+        qnet__epilogue_channels(&epilogue, c + d, count, &out[k]);
         if (to == QNET__EPILOGUE_MOMENTS)
             sums[k].center = qnet__prologue_get(&prologue, from, &in[k], first + d, count);
     }
@@ -5478,7 +5464,7 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
         const ptrdiff_t *coming = ahead < channels ? now->at : next->at;
         qnet__prologue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST];
-        qnet__prologue_channels(&from, kind, c, QNET__LANES, &k);
+        qnet__prologue_channels(&from, c, QNET__LANES, &k);
         for (x = 0; x < columns; x++) {
             qnet__lanes d[QNET__WINOGRAD_MOST];
             for (i = 0; i < size && x >= size - fresh; i++)
@@ -5549,7 +5535,7 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
         for (i = 0; i < size * size && next != NULL; i++)
             if (next->at[i] >= 0)
                 qnet__epilogue_prefetch(&epilogue, kind, next->at[i] + c);
-        qnet__epilogue_channels(&epilogue, kind, c, QNET__LANES, &k);
+        qnet__epilogue_channels(&epilogue, c, QNET__LANES, &k);
         for (x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
             QNET__UNROLL
@@ -5817,7 +5803,7 @@ QNET__INLINE void qnet__maxpool_window(const qnet__maxpool *pool, const qnet__pr
     const qnet__lanes zero = qnet__lanes_zero();
     qnet__lanes best = zero, winner = qnet__lanes_all((qnet_real)tap[0]), sign = zero;
     qnet__prologue_lanes k;
-    qnet__prologue_channels(s, kind, (ptrdiff_t)c, count, &k);
+    qnet__prologue_channels(s, (ptrdiff_t)c, count, &k);
     if (by_sign)
         sign = qnet__lanes_load_part(pool->sign + c, count);
     for (int t = 0; t < 9; t++) {
@@ -5988,11 +5974,7 @@ static QNET__NOINLINE void qnet__lanes_gate(qnet__lanes *x, const int of_tanh)
     a = qnet__lanes_select(a > most, most, a); /* NaN stays */
     rounded = a * 1.44269504f + 12582912.0f;   /* 1.5 * 2^23: the sum has no digits below 1 */
     bits = qnet__lanes_to_bits(rounded) & 255; /* m: 1.5 * 2^23 has zeros there */
-#if QNET__LANES > 1 /* m of the bits, as x87's `rounded` may have more digits than a float */
-    m = __builtin_convertvector(bits, qnet__lanes);
-#else
-    m = (float)bits;
-#endif
+    m = QNET__CONVERT(bits, qnet__lanes); /* not of `rounded`, which x87 may hold in more digits */
     power = qnet__lanes_of_bits((127 - (bits >> 1)) << 23);
     rest = qnet__lanes_of_bits((127 - (bits - (bits >> 1))) << 23);
     r = (m * 0.693145752f - a) + m * 1.42860677e-6f;
@@ -6095,26 +6077,14 @@ static void qnet__lstm_backward_row(const qnet__lstm_row *row)
 #if QNET__HAS_MAPS
 
 #undef QNET__SHUFFLE
-#undef QNET__PLACES
-#if QNET__LANES > 1
-#if QNET__LANES == 16
-#define QNET__PLACES(order, i) QNET__##order##_16(i)
-#elif QNET__LANES == 8
-#define QNET__PLACES(order, i) QNET__##order##_8(i)
-#elif QNET__LANES == 4
-#define QNET__PLACES(order, i) QNET__##order##_4(i)
-#else
-#define QNET__PLACES(order, i) QNET__##order##_2(i)
-#endif
-#if defined(__clang__)
-#define QNET__SHUFFLE(order, i) return __builtin_shufflevector(a, b, QNET__PLACES(order, i))
-#else
-#define QNET__SHUFFLE(order, i)                           \
-    const qnet__lanes_int at = {QNET__PLACES(order, i)};  \
-    return __builtin_shuffle(a, b, at)
-#endif
-#else
+#if QNET__LANES == 1
 #define QNET__SHUFFLE(order, i) return (i) == 0 ? a : b
+#elif defined(__clang__)
+#define QNET__SHUFFLE(order, i) return __builtin_shufflevector(a, b, QNET__PLACES(order)(i))
+#else
+#define QNET__SHUFFLE(order, i)                             \
+    const qnet__lanes_int at = {QNET__PLACES(order)(i)};    \
+    return __builtin_shuffle(a, b, at)
 #endif
 
 /* Of the pairs a[0] b[0] a[1] b[1] ... the first half, the second; and the way back. */
@@ -6200,6 +6170,12 @@ QNET__INLINE void qnet__fft_twist(const qnet_real *x, const qnet_real *w, const 
     *im = first ? b : qnet__lanes_fma(a, qnet__lanes_all(w[1]), b * w[0]);
 }
 
+QNET__INLINE void qnet__fft_store(qnet_real *x, qnet__lanes re, qnet__lanes im)
+{
+    qnet__lanes_store(x, re);
+    qnet__lanes_store(x + QNET__LANES, im);
+}
+
 /* Butterflies, in place, of points x[step] apart: X(q) = sum over r of w(r) x(r) e^(-2 pi i qr/p),
    w(0) = 1. With p = 2 the factors e^... are 1 and -1. With p = 4 they are powers of -i, so that
        X(0), X(2) = (x0 + x2) +- (x1 + x3),    X(1), X(3) = (x0 - x2) -+ i (x1 - x3)
@@ -6209,10 +6185,8 @@ QNET__INLINE void qnet__fft_2(qnet_real *x, size_t step, const qnet_real *w, con
     qnet__lanes re[2], im[2];
     qnet__fft_twist(x, w, 1, &re[0], &im[0]);
     qnet__fft_twist(x + step, w, first, &re[1], &im[1]);
-    qnet__lanes_store(x, re[0] + re[1]);
-    qnet__lanes_store(x + QNET__LANES, im[0] + im[1]);
-    qnet__lanes_store(x + step, re[0] - re[1]);
-    qnet__lanes_store(x + step + QNET__LANES, im[0] - im[1]);
+    qnet__fft_store(x, re[0] + re[1], im[0] + im[1]);
+    qnet__fft_store(x + step, re[0] - re[1], im[0] - im[1]);
 }
 
 QNET__INLINE void qnet__fft_4(qnet_real *x, size_t step, const qnet_real *w, const int first)
@@ -6227,14 +6201,12 @@ QNET__INLINE void qnet__fft_4(qnet_real *x, size_t step, const qnet_real *w, con
         sum[r][0] = re[r] + re[r + 2], sum[r][1] = im[r] + im[r + 2];
         difference[r][0] = re[r] - re[r + 2], difference[r][1] = im[r] - im[r + 2];
     }
-    qnet__lanes_store(x, sum[0][0] + sum[1][0]);
-    qnet__lanes_store(x + QNET__LANES, sum[0][1] + sum[1][1]);
-    qnet__lanes_store(x + step, difference[0][0] + difference[1][1]);
-    qnet__lanes_store(x + step + QNET__LANES, difference[0][1] - difference[1][0]);
-    qnet__lanes_store(x + 2 * step, sum[0][0] - sum[1][0]);
-    qnet__lanes_store(x + 2 * step + QNET__LANES, sum[0][1] - sum[1][1]);
-    qnet__lanes_store(x + 3 * step, difference[0][0] - difference[1][1]);
-    qnet__lanes_store(x + 3 * step + QNET__LANES, difference[0][1] + difference[1][0]);
+    qnet__fft_store(x, sum[0][0] + sum[1][0], sum[0][1] + sum[1][1]);
+    qnet__fft_store(x + step, difference[0][0] + difference[1][1],
+                    difference[0][1] - difference[1][0]);
+    qnet__fft_store(x + 2 * step, sum[0][0] - sum[1][0], sum[0][1] - sum[1][1]);
+    qnet__fft_store(x + 3 * step, difference[0][0] - difference[1][1],
+                    difference[0][1] + difference[1][0]);
 }
 
 /* p = 3, 5, 7. With a(j) = x(j) + x(p - j), b(j) = x(j) - x(p - j) and angles 2 pi jq / p
@@ -6254,8 +6226,7 @@ QNET__INLINE void qnet__fft_odd(qnet_real *x, size_t step, const qnet_real *w,
         b[j][0] = u[0] - v[0], b[j][1] = u[1] - v[1];
         sum[0] += a[j][0], sum[1] += a[j][1];
     }
-    qnet__lanes_store(x, sum[0]);
-    qnet__lanes_store(x + QNET__LANES, sum[1]);
+    qnet__fft_store(x, sum[0], sum[1]);
     QNET__UNROLL
     for (size_t q = 1; q <= p / 2; q++) {
         even[0] = a[0][0], even[1] = a[0][1];
@@ -6269,10 +6240,8 @@ QNET__INLINE void qnet__fft_odd(qnet_real *x, size_t step, const qnet_real *w,
             odd[0] = qnet__lanes_fma(b[j][1], s, odd[0]); /* of -i b sin */
             odd[1] = qnet__lanes_fma(b[j][0], s, odd[1]);
         }
-        qnet__lanes_store(x + q * step, even[0] + odd[0]);
-        qnet__lanes_store(x + q * step + QNET__LANES, even[1] - odd[1]);
-        qnet__lanes_store(x + (p - q) * step, even[0] - odd[0]);
-        qnet__lanes_store(x + (p - q) * step + QNET__LANES, even[1] + odd[1]);
+        qnet__fft_store(x + q * step, even[0] + odd[0], even[1] - odd[1]);
+        qnet__fft_store(x + (p - q) * step, even[0] - odd[0], even[1] + odd[1]);
     }
 }
 
@@ -6295,8 +6264,7 @@ QNET__INLINE void qnet__fft_any(qnet_real *x, size_t step, const qnet_real *w,
             sum[part] += u[part] + v[part];
         }
     }
-    qnet__lanes_store(x, sum[0]);
-    qnet__lanes_store(x + QNET__LANES, sum[1]);
+    qnet__fft_store(x, sum[0], sum[1]);
     for (size_t q = 1; q <= p / 2; q++) {
         qnet__lanes even[2], odd[2], part[4];
         even[0] = re, even[1] = im;
@@ -6316,10 +6284,8 @@ QNET__INLINE void qnet__fft_any(qnet_real *x, size_t step, const qnet_real *w,
             }
             even[0] += part[0], even[1] += part[1], odd[0] += part[2], odd[1] += part[3];
         }
-        qnet__lanes_store(x + q * step, even[0] + odd[0]);
-        qnet__lanes_store(x + q * step + QNET__LANES, even[1] - odd[1]);
-        qnet__lanes_store(x + (p - q) * step, even[0] - odd[0]);
-        qnet__lanes_store(x + (p - q) * step + QNET__LANES, even[1] + odd[1]);
+        qnet__fft_store(x + q * step, even[0] + odd[0], even[1] - odd[1]);
+        qnet__fft_store(x + (p - q) * step, even[0] - odd[0], even[1] + odd[1]);
     }
 }
 
@@ -6369,23 +6335,19 @@ static void qnet__fft_transform(const qnet__fft_job *job)
 }
 
 /* A step of a filter on numbers i .. i + lines - 1. */
-QNET__INLINE void qnet__fft_filtered(const qnet__fft_filter *f, size_t i, size_t lines,
+QNET__INLINE void qnet__fft_filtered(const qnet__fft_filter *f, size_t i, const size_t lines,
                                      qnet__lanes *re, qnet__lanes *im)
 {
-    const qnet__lanes kernel = lines == QNET__LANES ? qnet__lanes_load(f->kernel + i)
-                                                    : qnet__lanes_load_part(f->kernel + i, lines);
+    const qnet__lanes kernel = qnet__lanes_load_part(f->kernel + i, lines);
     const qnet__lanes zero = qnet__lanes_zero(), one = qnet__lanes_all(1);
     const qnet__lanes t = qnet__lanes_all(f->threshold);
     const qnet__lanes d = f->step == QNET__FILTER_DECONVOLVE ? one - kernel : kernel;
     const qnet__lanes_int large = (qnet__lanes_int)(d >= t) | (qnet__lanes_int)(d <= -t);
     qnet__lanes factor = d;
     if (f->step == QNET__FILTER_MERGE) {
-        const qnet_real *kept = f->kept + i, *kept_im = kept + f->numbers;
-        const int whole = lines == QNET__LANES;
-        *re = qnet__lanes_select(large, whole ? qnet__lanes_load(kept)
-                                              : qnet__lanes_load_part(kept, lines), *re);
-        *im = qnet__lanes_select(large, whole ? qnet__lanes_load(kept_im)
-                                              : qnet__lanes_load_part(kept_im, lines), *im);
+        const qnet_real *kept = f->kept + i;
+        *re = qnet__lanes_select(large, qnet__lanes_load_part(kept, lines), *re);
+        *im = qnet__lanes_select(large, qnet__lanes_load_part(kept + f->numbers, lines), *im);
         return;
     }
     if (f->step == QNET__FILTER_DECONVOLVE)
@@ -6410,18 +6372,16 @@ static void qnet__fft_columns(const qnet__fft_job *job)
     const size_t n = job->line->n, point = 2 * QNET__LANES, lines = job->lines;
     qnet_real *re = job->work + (job->inverse ? QNET__LANES : 0);
     qnet_real *im = job->work + (job->inverse ? 0 : QNET__LANES);
+    qnet_real block[2 * QNET__LANES] = {0}; /* of fewer lines than lanes */
     for (size_t j = 0; j < n; j++) {
         const qnet_real *x = job->in + j * job->in_step;
         const size_t at = (size_t)job->line->place[j] * point;
-        if (lines == QNET__LANES) {
-            const qnet__lanes a = qnet__lanes_load(x), b = qnet__lanes_load(x + QNET__LANES);
-            qnet__lanes_store(re + at, qnet__lanes_even(a, b));
-            qnet__lanes_store(im + at, qnet__lanes_odd(a, b));
-            continue;
-        }
-        qnet__lanes_store(re + at, qnet__lanes_zero());
-        qnet__lanes_store(im + at, qnet__lanes_zero());
-        for (size_t i = 0; i < lines; i++) re[at + i] = x[2 * i], im[at + i] = x[2 * i + 1];
+        qnet__lanes a, b;
+        if (lines < QNET__LANES)
+            x = (const qnet_real *)memcpy(block, x, 2 * lines * sizeof *x);
+        a = qnet__lanes_load(x), b = qnet__lanes_load(x + QNET__LANES);
+        qnet__lanes_store(re + at, qnet__lanes_even(a, b));
+        qnet__lanes_store(im + at, qnet__lanes_odd(a, b));
     }
     qnet__fft_transform(job);
     if (job->filter != NULL) {
@@ -6430,22 +6390,22 @@ static void qnet__fft_columns(const qnet__fft_job *job)
         for (size_t k = 0; k < n; k++, re += point, im += point) {
             qnet_real *to = back.work + (size_t)job->line->place[k] * point;
             qnet__lanes a = qnet__lanes_load(re), b = qnet__lanes_load(im);
-            qnet__fft_filtered(job->filter, job->first + k * job->step, lines, &a, &b);
-            qnet__lanes_store(to, b);
-            qnet__lanes_store(to + QNET__LANES, a);
+            if (lines == QNET__LANES)
+                qnet__fft_filtered(job->filter, job->first + k * job->step, QNET__LANES, &a, &b);
+            else
+                qnet__fft_filtered(job->filter, job->first + k * job->step, lines, &a, &b);
+            qnet__fft_store(to, b, a);
         }
         qnet__fft_transform(&back);
         re = back.work + QNET__LANES, im = back.work;
     }
     for (size_t k = 0; k < n; k++, re += point, im += point) {
         qnet_real *y = job->out + k * job->out_step;
-        if (lines == QNET__LANES) {
-            const qnet__lanes a = qnet__lanes_load(re), b = qnet__lanes_load(im);
-            qnet__lanes_store(y, qnet__lanes_zip_low(a, b));
-            qnet__lanes_store(y + QNET__LANES, qnet__lanes_zip_high(a, b));
-            continue;
-        }
-        for (size_t i = 0; i < lines; i++) y[2 * i] = re[i], y[2 * i + 1] = im[i];
+        const qnet__lanes a = qnet__lanes_load(re), b = qnet__lanes_load(im);
+        qnet__fft_store(lines < QNET__LANES ? block : y, qnet__lanes_zip_low(a, b),
+                        qnet__lanes_zip_high(a, b));
+        if (lines < QNET__LANES)
+            memcpy(y, block, 2 * lines * sizeof *y);
     }
 }
 
@@ -6485,13 +6445,6 @@ QNET__INLINE void qnet__fft_gather(const qnet__fft_job *job, qnet_real *y, size_
                        : qnet__lanes_zero();
         qnet__fft_put(v, y + e, job->out_step, rows, numbers - e);
     }
-}
-
-static void qnet__fft_rows(const qnet__fft_job *job)
-{
-    qnet__fft_scatter(job, job->in, job->lines, 2 * job->line->n, QNET__FFT_PAIRS);
-    qnet__fft_transform(job);
-    qnet__fft_gather(job, job->out, job->lines, 2 * job->line->n, QNET__FFT_PAIRS);
 }
 
 /* A and B, the spectra of rows a and b, from Z of z = a + i b; a are the first rows, one per lane,
@@ -6554,10 +6507,17 @@ static void qnet__fft_real_inverse(const qnet__fft_job *job)
 
 static void qnet__fft_run(const qnet__fft_job *job)
 {
-    if (job->kind == QNET__FFT_COLUMNS) qnet__fft_columns(job);
-    else if (job->kind == QNET__FFT_ROWS) qnet__fft_rows(job);
-    else if (job->inverse) qnet__fft_real_inverse(job);
-    else qnet__fft_real(job);
+    if (job->kind == QNET__FFT_COLUMNS) {
+        qnet__fft_columns(job);
+    } else if (job->kind == QNET__FFT_ROWS) {
+        qnet__fft_scatter(job, job->in, job->lines, 2 * job->line->n, QNET__FFT_PAIRS);
+        qnet__fft_transform(job);
+        qnet__fft_gather(job, job->out, job->lines, 2 * job->line->n, QNET__FFT_PAIRS);
+    } else if (job->inverse) {
+        qnet__fft_real_inverse(job);
+    } else {
+        qnet__fft_real(job);
+    }
 }
 
 #endif
@@ -6676,8 +6636,15 @@ static void qnet__tile_prefetch_sums(const qnet__tile *tile, size_t wide)
     }
 }
 
+/* Panels that hold so many columns; the last may be part of one. */
+static size_t qnet__panels(const qnet__isa *isa, size_t columns)
+{
+    return columns / isa->columns + (columns % isa->columns != 0);
+}
+
 /* Packs a right-hand side into panels of the kernel's width, so that the tile reads it in order:
-       dst[panel][block][k][j] = src[block * block_step + k * row_step + column * column_step],
+       dst[panel][block][k][j] =
+           src[block * length * columns + k * row_step + column * column_step],
    column = panel * width + j, zero beyond the last column. One task per panel. A block is a tap of
    a convolution; a matrix has one. With column_step 1 rows of src are copied. Otherwise src is
    transposed, by cache lines: a line of each column, then the next line of each. */
@@ -6685,7 +6652,7 @@ typedef struct qnet__packing {
     const qnet_real *src;
     qnet_real *dst;
     size_t blocks, length, columns, width;
-    size_t block_step, row_step, column_step;
+    size_t row_step, column_step;
 } qnet__packing;
 
 #define QNET__PACK_RUN 16 /* numbers of a row of src that are read at once: a cache line */
@@ -6697,7 +6664,8 @@ static void qnet__pack_task(void *arg, size_t index, size_t worker)
     size_t block, j, k, first, last;
     QNET__UNUSED(worker);
     for (block = 0; block < p->blocks; block++) {
-        const qnet_real *src = p->src + block * p->block_step + index * p->width * p->column_step;
+        const qnet_real *src = p->src + block * p->length * p->columns +
+                               index * p->width * p->column_step;
         qnet_real *dst = p->dst + (index * p->blocks + block) * p->length * p->width;
         if (valid < p->width)
             memset(dst, 0, p->length * p->width * sizeof(qnet_real));
@@ -6718,10 +6686,17 @@ static void qnet__pack_task(void *arg, size_t index, size_t worker)
     }
 }
 
-/* Panels that hold so many columns; the last may be part of one. */
-static size_t qnet__panels(const qnet__isa *isa, size_t columns)
+/* b[length][columns] or, with trans, its transpose, in rows that are ld numbers apart; `blocks` of
+   them, one behind the other. */
+static void qnet__pack(qnet_context *ctx, int trans, size_t blocks, size_t length, size_t columns,
+                       const qnet_real *b, size_t ld, qnet_real *panels)
 {
-    return columns / isa->columns + (columns % isa->columns != 0);
+    const qnet__isa *isa = qnet__isa_of(ctx);
+    qnet__packing p;
+    p.src = b, p.dst = panels;
+    p.blocks = blocks, p.length = length, p.columns = columns, p.width = isa->columns;
+    p.row_step = trans ? 1 : ld, p.column_step = trans ? ld : 1;
+    qnet__parallel(ctx, qnet__panels(isa, columns), qnet__pack_task, &p);
 }
 
 /* Panels that a task works through for each tile of rows: as many as stay in a second-level cache
@@ -6945,14 +6920,8 @@ static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t 
     g.panels_per_task = qnet__panels_per_task(panels, k * g.isa->columns);
     g.bands = (m - 1) / QNET__GEMM_BAND + 1;
     if (qnet__gemm_packs(g.isa, trans_b, m, n)) {
-        qnet__packing p;
-        p.src = b, p.dst = (qnet_real *)scratch;
-        p.blocks = 1, p.length = k, p.columns = n, p.width = g.isa->columns;
-        p.block_step = 0;
-        p.row_step = trans_b ? 1 : ldb;
-        p.column_step = trans_b ? ldb : 1;
-        qnet__parallel(ctx, panels, qnet__pack_task, &p);
-        g.b = p.dst;
+        qnet__pack(ctx, trans_b, 1, k, n, b, ldb, (qnet_real *)scratch);
+        g.b = (const qnet_real *)scratch;
         g.product.b_step = g.isa->columns, g.product.b_panel = k * g.isa->columns;
     }
     qnet__parallel(ctx, ((panels - 1) / g.panels_per_task + 1) * g.bands, qnet__gemm_task, &g);
@@ -7960,22 +7929,6 @@ static void qnet__sweep_task(void *arg, size_t index, size_t worker)
                        qnet__min_size(panel + p.panels_per_task, p.panel_count));
 }
 
-/* The weights w[kernel][kernel][in][out] in panels: forward, of the output channels,
-       panels[co / columns][ky][kx][ci][co % columns] = w[ky][kx][ci][co],
-   and for the gradient of the inputs the same with ci and co exchanged. */
-static void qnet__conv_panels(qnet_context *ctx, const qnet_conv2d *s, int backward,
-                              const qnet_real *w, qnet_real *panels)
-{
-    const size_t in = (size_t)s->in_channels, out = (size_t)s->out_channels;
-    const qnet__isa *isa = qnet__isa_of(ctx);
-    qnet__packing packing;
-    packing.src = w, packing.dst = panels, packing.width = isa->columns;
-    packing.blocks = (size_t)s->kernel * (size_t)s->kernel, packing.block_step = in * out;
-    packing.length = backward ? out : in, packing.columns = backward ? in : out;
-    packing.row_step = backward ? 1 : out, packing.column_step = backward ? out : 1;
-    qnet__parallel(ctx, qnet__panels(isa, packing.columns), qnet__pack_task, &packing);
-}
-
 /* What follows from the shape, with panels and zeros in the arena. Forward, y from x; backward, dx
    from dy. A band is whole rows of the grid. A task takes as many panels as stay in a second-level
    cache, so that the pixels under the taps are looked up once for all of them; one panel, where
@@ -8014,15 +7967,20 @@ static qnet__sweep qnet__sweep_plan(const qnet_context *ctx, const qnet_conv2d *
     return p;
 }
 
-/* The zeros, and the weights in panels, unless qnet__conv_panels has left them in `packed`. */
+/* The zeros, and the weights w[kernel][kernel][in][out] in panels: forward, of the output channels,
+       panels[co / columns][ky][kx][ci][co % columns] = w[ky][kx][ci][co],
+   and for the gradient of the inputs the same with ci and co exchanged; unless qnet__conv_pack has
+   left them in `packed`. */
 static void qnet__sweep_weights(qnet_context *ctx, qnet__sweep *p, const qnet_real *w,
                                 const qnet_real *packed)
 {
+    const size_t taps = (size_t)(p->shape.kernel * p->shape.kernel);
     memset(p->zeros, 0, (size_t)(p->shape.kernel * p->src_c) * sizeof *p->zeros);
     if (packed != NULL)
         p->panels = (qnet_real *)(uintptr_t)packed; /* is only read */
     else
-        qnet__conv_panels(ctx, &p->shape, p->backward, w, p->panels);
+        qnet__pack(ctx, p->backward, taps, (size_t)p->src_c, (size_t)p->dst_c, w,
+                   (size_t)p->shape.out_channels, p->panels);
 }
 
 /* dst, y or dx, from src; with `add`, added to what dst holds. */
@@ -8267,15 +8225,6 @@ typedef enum qnet__conv_algorithm {
     QNET__CONV_WINOGRAD = 4
 } qnet__conv_algorithm;
 
-static const char *qnet__conv_algorithm_name(qnet__conv_algorithm algorithm)
-{
-    return algorithm == QNET__CONV_WINOGRAD     ? "Winograd"
-           : algorithm == QNET__CONV_WINOGRAD_2 ? "Winograd 2"
-           : algorithm == QNET__CONV_DIRECT     ? "direct"
-           : QNET__REFERENCE_ONLY               ? "reference"
-                                                : "BLAS";
-}
-
 /* once: the kernel may be packed once for many passes. */
 static qnet__conv_algorithm qnet__conv_pick(const qnet_context *ctx, const qnet_conv2d *shape,
                                             int once)
@@ -8300,7 +8249,11 @@ QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_c
 {
     if (shape == NULL || !qnet__conv_valid(shape))
         return "none";
-    return qnet__conv_algorithm_name(qnet__conv_pick(ctx, shape, 0));
+    switch (qnet__conv_pick(ctx, shape, 0)) {
+    case QNET__CONV_LOWERED: return QNET__REFERENCE_ONLY ? "reference" : "BLAS";
+    case QNET__CONV_DIRECT: return "direct";
+    default: return "Winograd";
+    }
 }
 #endif
 
@@ -8344,13 +8297,14 @@ static size_t qnet__conv_pack(qnet_context *ctx, qnet__conv_algorithm algorithm,
 {
     const qnet__isa *isa = qnet__isa_of(ctx);
     const size_t in = (size_t)s->in_channels, taps = (size_t)s->kernel * (size_t)s->kernel;
+    const size_t out = (size_t)s->out_channels;
     qnet__winograd p;
     if (algorithm == QNET__CONV_LOWERED)
         return 0;
     if (algorithm == QNET__CONV_DIRECT) {
         if (packed != NULL)
-            qnet__conv_panels(ctx, s, 0, w, packed);
-        return taps * in * isa->columns * qnet__panels(isa, (size_t)s->out_channels);
+            qnet__pack(ctx, 0, taps, in, out, w, out, packed);
+        return taps * in * isa->columns * qnet__panels(isa, out);
     }
     if (packed != NULL)
         qnet__winograd_pack(ctx, s, (int)algorithm, 0, w, packed);
@@ -8822,11 +8776,13 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
 /* Row `index` of dx, [batch][height]: each pixel gathers from the windows that it may have won, at
    most four, so that no two tasks write to one number and sums have one order. Window oy covers
    rows 2 oy - 1 + (0..2), so row iy lies in windows iy / 2 and (iy + 1) / 2. */
-static void qnet__maxpool_back(const qnet__maxpool *pool, size_t index)
+static void qnet__maxpool_back_task(void *arg, size_t index, size_t worker)
 {
+    const qnet__maxpool *pool = (const qnet__maxpool *)arg;
     const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
     const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
     qnet_real *dx = pool->dx + index * pool->width * n;
+    QNET__UNUSED(worker);
     memset(dx, 0, pool->width * n * sizeof *dx);
     for (size_t ix = 0; ix < pool->width; ix++, dx += n) {
         const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
@@ -8843,25 +8799,17 @@ static void qnet__maxpool_back(const qnet__maxpool *pool, size_t index)
 }
 #endif
 
-/* Task `index` is one row of one image: of y forward, [batch][out_height], of dx backward. */
+/* Row `index` of y, [batch][out_height]. */
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
     const qnet__maxpool *pool = (const qnet__maxpool *)arg;
     QNET__UNUSED(worker);
-#if QNET__HAS_TRAINING
-    if (pool->dx != NULL) {
-        qnet__maxpool_back(pool, index);
-        return;
-    }
-#endif
     pool->isa->maxpool(pool, index);
 }
 
-/* Forward, or backward where there is a dx. */
 static void qnet__maxpool_run(qnet_context *ctx, qnet__maxpool *pool, size_t batch)
 {
-    qnet__parallel(ctx, batch * (pool->dx != NULL ? pool->height : pool->out_height),
-                   qnet__maxpool_task, pool);
+    qnet__parallel(ctx, batch * pool->out_height, qnet__maxpool_task, pool);
 }
 
 /* a * b rows of numbers; SIZE_MAX where they overflow, which qnet__check_layer refuses. */
@@ -8916,7 +8864,7 @@ QNET_API qnet_status qnet_maxpool_backward(qnet_context *ctx, int batch, int hei
                                  argmax && dy && dx, &pool));
     pool.winner = argmax;
     pool.dy = dy, pool.dx = dx;
-    qnet__maxpool_run(ctx, &pool, (size_t)batch);
+    qnet__parallel(ctx, (size_t)batch * pool.height, qnet__maxpool_back_task, &pool);
     return QNET_OK;
 }
 #endif
@@ -9799,21 +9747,6 @@ static void qnet__lstm_gather_task(void *arg, size_t index, size_t worker)
     }
 }
 
-/* U[4 hidden][hidden] of both directions as right-hand side b[k][column] in panels: forward, U h',
-   k is the hidden unit and the column the gate; backward, dgates U, the other way round. */
-static void qnet__lstm_pack(qnet_context *ctx, const qnet__lstm *l)
-{
-    const size_t n = l->hidden;
-    for (size_t d = 0; d < 2; d++) {
-        qnet__packing p;
-        p.src = l->weights->u[d], p.dst = l->packed_u[d];
-        p.blocks = 1, p.block_step = 0, p.width = l->isa->columns;
-        p.length = l->back ? 4 * n : n, p.columns = l->back ? n : 4 * n;
-        p.row_step = l->back ? n : 1, p.column_step = l->back ? 1 : n;
-        qnet__parallel(ctx, qnet__panels(l->isa, p.columns), qnet__pack_task, &p);
-    }
-}
-
 /* One direction of one group through its steps, forward or, against that order, backward. There a
    step has dh = dy + (dgates U of the step after) and dc from the step after, and with t = tanh(c)
 
@@ -9922,14 +9855,17 @@ static qnet_status qnet__lstm_begin(qnet_context *ctx, const char *who, const qn
     l->weights = weights;
     l->x = x, l->y = (qnet_real *)(uintptr_t)y;
     memset(l->zero, 0, l->hidden * sizeof *l->zero);
+    /* U[4 hidden][hidden] as right-hand side b[k][column]: forward, U h', k is the hidden unit and
+       the column the gate; backward, dgates U, the other way round. */
     for (size_t d = 0, rows = l->batch * l->steps, n = l->hidden; d < 2; d++) {
+        qnet__pack(ctx, !back, 1, back ? 4 * n : n, back ? n : 4 * n, weights->u[d], n,
+                   l->packed_u[d]);
         l->gates[d] = (qnet_real *)(uintptr_t)saved + d * rows * 6 * n;
         l->c[d] = l->gates[d] + rows * 4 * n;
         l->tanh_c[d] = l->c[d] + rows * n;
     }
     qnet__lstm_order(l);
     qnet__parallel(ctx, (l->rows - 1) / QNET__LSTM_ROWS + 1, qnet__lstm_gather_task, l);
-    qnet__lstm_pack(ctx, l);
     return QNET_OK;
 }
 
@@ -11209,34 +11145,28 @@ static void qnet__optim_run(qnet_context *ctx, qnet_task task, qnet__optim_job *
    otherwise a fifth of a training step. */
 static void qnet__adam_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__optim_job *a = (const qnet__optim_job *)arg;
-    const size_t end = qnet__min_size((index + 1) * QNET__OPTIM_CHUNK, a->count);
+    const qnet__optim_job a = *(const qnet__optim_job *)arg; /* a copy: stores cannot change it */
+    const size_t end = qnet__min_size((index + 1) * QNET__OPTIM_CHUNK, a.count);
     size_t i = index * QNET__OPTIM_CHUNK;
     QNET__UNUSED(worker);
 #if QNET__X86 && defined(__SSE2__)
-    const __m128 b1 = _mm_set1_ps(a->b1), one_b1 = _mm_set1_ps(a->one_b1);
-    const __m128 b2 = _mm_set1_ps(a->b2), one_b2 = _mm_set1_ps(a->one_b2);
-    const __m128 rate = _mm_set1_ps(a->rate), root = _mm_set1_ps(a->root);
-    const __m128 eps = _mm_set1_ps(a->eps);
     for (; i + 4 <= end; i += 4) {
-        const __m128 g = _mm_loadu_ps(a->g + i);
-        const __m128 m = _mm_add_ps(_mm_mul_ps(b1, _mm_loadu_ps(a->m + i)), _mm_mul_ps(one_b1, g));
-        const __m128 v = _mm_add_ps(_mm_mul_ps(b2, _mm_loadu_ps(a->v + i)),
-                                    _mm_mul_ps(_mm_mul_ps(one_b2, g), g));
-        const __m128 scale = _mm_add_ps(_mm_mul_ps(_mm_sqrt_ps(v), root), eps);
-        const __m128 step = _mm_div_ps(_mm_mul_ps(rate, m), scale);
-        _mm_storeu_ps(a->m + i, m);
-        _mm_storeu_ps(a->v + i, v);
-        _mm_storeu_ps(a->p + i, _mm_sub_ps(_mm_loadu_ps(a->p + i), step));
+        const __m128 g = _mm_loadu_ps(a.g + i);
+        const __m128 m = a.b1 * _mm_loadu_ps(a.m + i) + a.one_b1 * g;
+        const __m128 v = a.b2 * _mm_loadu_ps(a.v + i) + a.one_b2 * g * g;
+        const __m128 step = a.rate * m / (_mm_sqrt_ps(v) * a.root + a.eps);
+        _mm_storeu_ps(a.m + i, m);
+        _mm_storeu_ps(a.v + i, v);
+        _mm_storeu_ps(a.p + i, _mm_loadu_ps(a.p + i) - step);
     }
 #endif
     for (; i < end; i++) {
-        const qnet_real g = a->g[i];
-        const qnet_real m = a->b1 * a->m[i] + a->one_b1 * g;
-        const qnet_real v = a->b2 * a->v[i] + a->one_b2 * g * g;
-        a->m[i] = m;
-        a->v[i] = v;
-        a->p[i] -= a->rate * m / ((qnet_real)sqrt((double)v) * a->root + a->eps);
+        const qnet_real g = a.g[i];
+        const qnet_real m = a.b1 * a.m[i] + a.one_b1 * g;
+        const qnet_real v = a.b2 * a.v[i] + a.one_b2 * g * g;
+        a.m[i] = m;
+        a.v[i] = v;
+        a.p[i] -= a.rate * m / ((qnet_real)sqrt((double)v) * a.root + a.eps);
     }
 }
 
