@@ -4449,20 +4449,18 @@ QNET__HELPER void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, p
                                         qnet_real (*g)[QNET__SQUARE][QNET__SQUARE])
 {
     const ptrdiff_t in = p->src_c, out = p->dst_c;
-    ptrdiff_t i, j;
-    int k;
-    for (k = 0; k < 9; k++) {
+    for (int k = 0; k < 9; k++) {
         if (!p->backward) {
-            for (i = 0; i < QNET__SQUARE; i++) {
+            for (ptrdiff_t i = 0; i < QNET__SQUARE; i++) {
                 memcpy(g[k][i], p->w + (k * in + i0 + i) * out + j0, sizeof g[k][i]);
                 QNET__PREFETCH(p->w + (k * in + i1 + i) * out + j1);
             }
             continue;
         }
-        for (j = 0; j < QNET__SQUARE; j++) {
+        for (ptrdiff_t j = 0; j < QNET__SQUARE; j++) {
             const qnet_real *w = p->w + ((8 - k) * out + j0 + j) * in + i0;
             QNET__PREFETCH(p->w + ((8 - k) * out + j1 + j) * in + i1);
-            for (i = 0; i < QNET__SQUARE; i++)
+            for (ptrdiff_t i = 0; i < QNET__SQUARE; i++)
                 g[k][i][j] = w[i];
         }
     }
@@ -4878,9 +4876,8 @@ QNET__INLINE void qnet__wide_round(const qnet__wide *x, qnet_real *y)
 
 QNET__INLINE void qnet__tile_keep(qnet_real *c, const qnet__lanes *acc, const int held)
 {
-    int n;
     QNET__UNROLL
-    for (n = 0; n < QNET__TILE_WIDE; n++, c += QNET__LANES)
+    for (int n = 0; n < QNET__TILE_WIDE; n++, c += QNET__LANES)
         qnet__lanes_store(c, (held ? qnet__lanes_load(c) : qnet__lanes_zero()) + acc[n]);
 }
 
@@ -4896,20 +4893,19 @@ QNET__INLINE void qnet__tile_step(qnet_real *const *c, size_t c_at, const int ro
                                   int held, qnet__lanes (*acc)[QNET__TILE_WIDE])
 {
     qnet__lanes bk[QNET__TILE_WIDE];
-    int m, n;
     QNET__PREFETCH(ahead);
     QNET__UNROLL
-    for (n = 0; n < QNET__TILE_WIDE; n++)
+    for (int n = 0; n < QNET__TILE_WIDE; n++)
         bk[n] = qnet__lanes_load(b + n * QNET__LANES);
     QNET__UNROLL
-    for (m = 0; m < rows; m++) {
+    for (int m = 0; m < rows; m++) {
         const qnet__lanes x = qnet__lanes_all(beside ? a[0][i + (size_t)m] : a[m][i]);
         if (turn == QNET__TURN_CHAIN && held)
             qnet__tile_keep(c[m] + c_at, acc[m], 1);
         else if (turn == QNET__TURN_CHAIN)
             qnet__tile_keep(c[m] + c_at, acc[m], 0);
         QNET__UNROLL
-        for (n = 0; n < QNET__TILE_WIDE; n++)
+        for (int n = 0; n < QNET__TILE_WIDE; n++)
             acc[m][n] = turn == QNET__TURN_NONE ? qnet__lanes_fma(x, bk[n], acc[m][n]) : x * bk[n];
     }
 }
@@ -5025,8 +5021,7 @@ typedef struct qnet__sums {
 
 QNET__INLINE void qnet__sums_fold(qnet__sums *sums)
 {
-    int i;
-    for (i = 0; i < QNET__LANES / QNET__WIDE; i++) {
+    for (int i = 0; i < QNET__LANES / QNET__WIDE; i++) {
         qnet__wide more;
         qnet__widen((const qnet_real *)&sums->sum1 + i * QNET__WIDE, &more);
         sums->all1[i] += more;
@@ -5138,29 +5133,28 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
     qnet__prologue_lanes in[QNET__PASS_VECTORS];
     qnet__epilogue_lanes out[QNET__PASS_VECTORS];
     qnet__sums sums[QNET__PASS_VECTORS];
-    ptrdiff_t r, k;
     memset(sums, 0, sizeof sums);
     QNET__UNROLL
-    for (k = 0; k < vectors; k++) {
+    for (ptrdiff_t k = 0; k < vectors; k++) {
         const ptrdiff_t d = k * QNET__LANES;
         qnet__prologue_channels(&prologue, c + d, count, &in[k]);
         qnet__epilogue_channels(&epilogue, c + d, count, &out[k]);
         if (to == QNET__EPILOGUE_MOMENTS)
             sums[k].center = qnet__prologue_get(&prologue, from, &in[k], first + d, count);
     }
-    for (r = 0; r < (ptrdiff_t)rows; r++) {
+    for (ptrdiff_t r = 0; r < (ptrdiff_t)rows; r++) {
         QNET__UNROLL
-        for (k = 0; k < vectors; k++) {
+        for (ptrdiff_t k = 0; k < vectors; k++) {
             const ptrdiff_t at = first + r * n + k * QNET__LANES;
             const qnet__lanes v = qnet__prologue_get(&prologue, from, &in[k], at, count);
             qnet__epilogue_put(&epilogue, to, &out[k], at, count, v, &sums[k]);
         }
         if (r % 16 != 15 && r + 1 < (ptrdiff_t)rows) continue;
         QNET__UNROLL
-        for (k = 0; k < vectors; k++)
+        for (ptrdiff_t k = 0; k < vectors; k++)
             qnet__sums_fold(&sums[k]);
     }
-    for (k = 0; k < vectors; k++)
+    for (ptrdiff_t k = 0; k < vectors; k++)
         qnet__epilogue_end(&epilogue, to, (ptrdiff_t)chunk * n + c + k * QNET__LANES, count,
                            &sums[k]);
 }
@@ -5457,20 +5451,18 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
     const ptrdiff_t channels = is_dy ? p->dst_c : p->src_c, first = is_dy ? p->slab_first : 0;
     const ptrdiff_t end = is_dy && first + p->slab < channels ? first + p->slab : channels;
     const ptrdiff_t plane = is_dy ? p->d_plane : p->v_plane;
-    ptrdiff_t c;
-    int y, x, i;
-    for (c = first; c < end; c += QNET__LANES) {
+    for (ptrdiff_t c = first; c < end; c += QNET__LANES) {
         const ptrdiff_t ahead = c + QNET__WINOGRAD_AHEAD;
         const ptrdiff_t *coming = ahead < channels ? now->at : next->at;
         qnet__prologue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST];
         qnet__prologue_channels(&from, c, QNET__LANES, &k);
-        for (x = 0; x < columns; x++) {
+        for (int x = 0; x < columns; x++) {
             qnet__lanes d[QNET__WINOGRAD_MOST];
-            for (i = 0; i < size && x >= size - fresh; i++)
+            for (int i = 0; i < size && x >= size - fresh; i++)
                 qnet__prologue_prefetch(&from, kind, coming[i * size + x] + ahead % channels);
             QNET__UNROLL
-            for (i = 0; i < size; i++) {
+            for (int i = 0; i < size; i++) {
                 const ptrdiff_t at = now->at[i * size + x];
                 d[i] = at < 0 ? qnet__lanes_zero()
                               : qnet__prologue_get(&from, kind, &k, at + c, QNET__LANES);
@@ -5479,12 +5471,12 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
             }
             qnet__winograd_axis_of(form, step, points_y, d, half + x, size);
         }
-        for (y = 0; y < points_y; y++) {
+        for (int y = 0; y < points_y; y++) {
             qnet_real *row = to + y * p->x.points * plane + (c - first);
             qnet__lanes d[QNET__WINOGRAD_MOST];
             qnet__winograd_axis_of(form, step, points_x, half + size * y, d, 1);
             QNET__UNROLL
-            for (i = 0; i < most; i++)
+            for (int i = 0; i < most; i++)
                 if (i < points_x)
                     qnet__lanes_store(row + i * plane, d[i]);
         }
@@ -5525,32 +5517,30 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
     const int size = QNET__WINOGRAD_OUTPUTS, rows = full ? size : now->rows;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
     const ptrdiff_t plane = p->m_plane, row = p->x.points * plane;
-    ptrdiff_t c;
-    int y, x, i;
-    for (c = channel; c < channel + QNET__WINOGRAD_GROUP; c += QNET__LANES, sums++) {
+    for (ptrdiff_t c = channel; c < channel + QNET__WINOGRAD_GROUP; c += QNET__LANES, sums++) {
         const qnet_real *from = m + (c - channel);
         qnet__sums sum = *sums;
         qnet__epilogue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_OUTPUTS * QNET__WINOGRAD_MOST];
-        for (i = 0; i < size * size && next != NULL; i++)
+        for (int i = 0; i < size * size && next != NULL; i++)
             if (next->at[i] >= 0)
                 qnet__epilogue_prefetch(&epilogue, kind, next->at[i] + c);
         qnet__epilogue_channels(&epilogue, c, QNET__LANES, &k);
-        for (x = 0; x < points_x; x++, from += plane) {
+        for (int x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
             QNET__UNROLL
-            for (i = 0; i < most; i++)
+            for (int i = 0; i < most; i++)
                 e[i] = qnet__lanes_load(i < points_y ? from + i * row : from);
             qnet__winograd_axis_of(form, QNET__WINOGRAD_OUTPUT, points_y, e, half + x, most);
         }
-        for (y = 0; y < rows; y++) {
+        for (int y = 0; y < rows; y++) {
             const ptrdiff_t *at = now->at + size * y;
             qnet__lanes e[QNET__WINOGRAD_OUTPUTS];
             qnet__winograd_axis_of(form, QNET__WINOGRAD_OUTPUT, points_x, half + most * y, e, 1);
             if (kind == QNET__EPILOGUE_MOMENTS && y == 0 && is_first)
                 sum.center = e[0];
             QNET__UNROLL
-            for (i = 0; i < size; i++)
+            for (int i = 0; i < size; i++)
                 if (at[i] >= 0)
                     qnet__epilogue_put(&epilogue, kind, &k, at[i] + c, QNET__LANES, e[i], &sum);
         }
@@ -5693,20 +5683,19 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p,
 {
     const ptrdiff_t tap = p->src_c * p->dst_c, most = qnet__winograd_sizes_of[0].points;
     qnet_real *dw = p->dw + i * p->dst_c + group * QNET__WINOGRAD_GROUP;
-    ptrdiff_t c, x, y, part;
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__WIDE) {
+    for (ptrdiff_t c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__WIDE) {
         qnet__wide half[3 * QNET__WINOGRAD_MOST], e[QNET__WINOGRAD_MOST];
         memset(half, 0, sizeof half);
         memset(e, 0, sizeof e);
-        for (x = 0; x < points_x; x++) {
+        for (ptrdiff_t x = 0; x < points_x; x++) {
             QNET__UNROLL
-            for (y = 0; y < most; y++) {
+            for (ptrdiff_t y = 0; y < most; y++) {
                 const qnet_real *from = du + (y * points_x + x) * p->du_plane + c;
                 if (y >= points_y)
                     continue;
                 QNET__PREFETCH((uintptr_t)from + QNET__WINOGRAD_DU_AHEAD);
                 qnet__widen(from, &e[y]);
-                for (part = 1; part < p->parts; part++) {
+                for (ptrdiff_t part = 1; part < p->parts; part++) {
                     qnet__wide more;
                     qnet__widen(from + part * p->planes * p->du_plane, &more);
                     e[y] += more;
@@ -5714,10 +5703,10 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p,
             }
             qnet__winograd_gt(points_y, e, half + x, QNET__WINOGRAD_MOST);
         }
-        for (y = 0; y < 3; y++) {
+        for (ptrdiff_t y = 0; y < 3; y++) {
             qnet__winograd_gt(points_x, half + QNET__WINOGRAD_MOST * y, e, 1);
             QNET__UNROLL
-            for (x = 0; x < 3; x++)
+            for (ptrdiff_t x = 0; x < 3; x++)
                 qnet__wide_round(&e[x], dw + (3 * y + x) * tap + c);
         }
     }
@@ -5883,23 +5872,22 @@ QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from
                                  const qnet_real *value, ptrdiff_t count, double *sum)
 {
     const ptrdiff_t step = QNET__STEM_VECTORS * QNET__LANES;
-    ptrdiff_t first, i, k;
-    for (first = 0; first < QNET__STEM_TAPS; first += step) {
+    for (ptrdiff_t first = 0; first < QNET__STEM_TAPS; first += step) {
         qnet__lanes v[QNET__STEM_VECTORS];
         qnet_real block[QNET__STEM_VECTORS * QNET__LANES];
         QNET__UNROLL
-        for (k = 0; k < QNET__STEM_VECTORS; k++)
+        for (ptrdiff_t k = 0; k < QNET__STEM_VECTORS; k++)
             v[k] = qnet__lanes_zero();
-        for (i = 0; i < count; i++) {
+        for (ptrdiff_t i = 0; i < count; i++) {
             const qnet_real *p = columns + from[i] + first;
             QNET__UNROLL
-            for (k = 0; k < QNET__STEM_VECTORS; k++)
+            for (ptrdiff_t k = 0; k < QNET__STEM_VECTORS; k++)
                 v[k] += qnet__lanes_load(p + k * QNET__LANES) * value[i];
         }
         QNET__UNROLL
-        for (k = 0; k < QNET__STEM_VECTORS; k++)
+        for (ptrdiff_t k = 0; k < QNET__STEM_VECTORS; k++)
             qnet__lanes_store(block + k * QNET__LANES, v[k]);
-        for (k = 0; k < step; k++)
+        for (ptrdiff_t k = 0; k < step; k++)
             sum[first + k] += (double)block[k];
     }
 }
@@ -6589,9 +6577,8 @@ static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile
     qnet_real block[QNET__TILE_ROWS][QNET__TILE_COLUMNS];
     qnet_real *c[QNET__TILE_ROWS];
     qnet__tile part = *tile;
-    int m;
     memset(block, 0, sizeof block);
-    for (m = 0; m < tile->rows; m++) {
+    for (int m = 0; m < tile->rows; m++) {
         c[m] = block[m];
         if (tile->accumulate && tile->c[m] != NULL)
             memcpy(block[m], tile->c[m] + tile->c_at, bytes);
@@ -6599,10 +6586,9 @@ static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile
     part.c = c;
     part.c_at = 0;
     isa->tile(&part);
-    for (m = 0; m < tile->rows; m++) {
+    for (int m = 0; m < tile->rows; m++)
         if (tile->c[m] != NULL)
             memcpy(tile->c[m] + tile->c_at, block[m], bytes);
-    }
 }
 
 #define QNET__LINE 64 /* bytes of a cache line */
@@ -6628,12 +6614,9 @@ static void qnet__tile_prefetch(qnet__tile *tile, const qnet_real *next, size_t 
 /* Asks for what C holds when a tile begins, if it was long ago: the tile adds to it at its end. */
 static void qnet__tile_prefetch_sums(const qnet__tile *tile, size_t wide)
 {
-    size_t at;
-    int m;
-    for (m = 0; m < tile->rows; m++) {
-        for (at = 0; at < wide * sizeof(qnet_real) && tile->c[m] != NULL; at += QNET__LINE)
+    for (int m = 0; m < tile->rows; m++)
+        for (size_t at = 0; at < wide * sizeof(qnet_real) && tile->c[m] != NULL; at += QNET__LINE)
             QNET__PREFETCH_WRITE((uintptr_t)(tile->c[m] + tile->c_at) + at);
-    }
 }
 
 /* Panels that hold so many columns; the last may be part of one. */
@@ -6661,25 +6644,24 @@ static void qnet__pack_task(void *arg, size_t index, size_t worker)
 {
     const qnet__packing *p = (const qnet__packing *)arg;
     const size_t valid = qnet__min_size(p->width, p->columns - index * p->width);
-    size_t block, j, k, first, last;
     QNET__UNUSED(worker);
-    for (block = 0; block < p->blocks; block++) {
+    for (size_t block = 0; block < p->blocks; block++) {
         const qnet_real *src = p->src + block * p->length * p->columns +
                                index * p->width * p->column_step;
         qnet_real *dst = p->dst + (index * p->blocks + block) * p->length * p->width;
         if (valid < p->width)
             memset(dst, 0, p->length * p->width * sizeof(qnet_real));
         if (p->column_step == 1) {
-            for (k = 0; k < p->length; k++)
+            for (size_t k = 0; k < p->length; k++)
                 memcpy(dst + k * p->width, src + k * p->row_step, valid * sizeof(qnet_real));
             continue;
         }
-        for (first = 0; first < p->length; first = last) {
+        for (size_t first = 0, last; first < p->length; first = last) {
             last = qnet__min_size(first + QNET__PACK_RUN, p->length);
-            for (j = 0; j < valid; j++) {
+            for (size_t j = 0; j < valid; j++) {
                 const qnet_real *from = src + j * p->column_step;
                 QNET__PREFETCH((uintptr_t)from + last * p->row_step * sizeof *from); /* next run */
-                for (k = first; k < last; k++)
+                for (size_t k = first; k < last; k++)
                     dst[k * p->width + j] = from[k * p->row_step];
             }
         }
@@ -6714,11 +6696,10 @@ static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t 
                            const qnet_real *a, size_t lda, const qnet_real *b, size_t ldb,
                            qnet_real beta, qnet_real *c, size_t ldc)
 {
-    size_t i, j, p;
-    for (i = 0; i < m; i++) {
-        for (j = 0; j < n; j++) {
+    for (size_t i = 0; i < m; i++) {
+        for (size_t j = 0; j < n; j++) {
             qnet_real sum = beta != 0 ? c[i * ldc + j] : 0;
-            for (p = 0; p < k; p++) {
+            for (size_t p = 0; p < k; p++) {
                 sum += (trans_a ? a[p * lda + i] : a[i * lda + p]) *
                        (trans_b ? b[j * ldb + p] : b[p * ldb + j]);
             }
@@ -6876,23 +6857,15 @@ static void qnet__gemm_task(void *arg, size_t index, size_t worker)
     qnet__multiply(g->isa, &p);
 }
 
-/* B is read where it lies when it is in rows of whole panels and so few tiles use it that packing
-   would cost more than it saves. */
-static int qnet__gemm_packs(const qnet__isa *isa, int trans_b, size_t m, size_t n)
-{
-    return trans_b || n % isa->columns != 0 || m > 8 * (size_t)QNET__TILE_ROWS;
-}
-
-/* A BLAS brings its own memory. (size_t)-1 when the bytes do not fit a size_t: no allocator will
-   have them. */
+/* For B in panels; a BLAS brings its own memory. (size_t)-1 when the bytes do not fit a size_t: no
+   allocator will have them. */
 QNET_API size_t qnet_gemm_scratch(const qnet_context *ctx, int trans_a, int trans_b, size_t m,
                                   size_t n, size_t k)
 {
     const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {NULL, 0};
-    QNET__UNUSED(trans_a);
-    if (QNET__REFERENCE_ONLY || ctx->hooks.blas.sgemm != NULL ||
-        !qnet__gemm_packs(isa, trans_b, m, n))
+    QNET__UNUSED(trans_a), QNET__UNUSED(trans_b), QNET__UNUSED(m);
+    if (QNET__REFERENCE_ONLY || ctx->hooks.blas.sgemm != NULL)
         return 0;
     if (!qnet__mul(k, isa->columns * sizeof(qnet_real), &k))
         return (size_t)-1;
@@ -6909,21 +6882,17 @@ static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t 
     memset(&g, 0, sizeof g);
     g.isa = qnet__isa_of(ctx);
     panels = qnet__panels(g.isa, n);
-    g.a = a, g.b = b, g.c = c;
+    g.a = a, g.b = (const qnet_real *)scratch, g.c = c;
     g.m = m, g.n = n, g.ldc = ldc;
     g.a_row = trans_a ? 1 : lda;
     g.product.a_step = trans_a ? lda : 1, g.product.beside = trans_a;
-    g.product.b_step = ldb, g.product.b_panel = g.isa->columns;
+    g.product.b_step = g.isa->columns, g.product.b_panel = k * g.isa->columns;
     g.product.segments = 1, g.product.length = k;
     g.product.chain = QNET__CHAIN_DIRECT, g.product.piece = qnet__piece(g.isa);
     g.product.accumulate = accumulate;
     g.panels_per_task = qnet__panels_per_task(panels, k * g.isa->columns);
     g.bands = (m - 1) / QNET__GEMM_BAND + 1;
-    if (qnet__gemm_packs(g.isa, trans_b, m, n)) {
-        qnet__pack(ctx, trans_b, 1, k, n, b, ldb, (qnet_real *)scratch);
-        g.b = (const qnet_real *)scratch;
-        g.product.b_step = g.isa->columns, g.product.b_panel = k * g.isa->columns;
-    }
+    qnet__pack(ctx, trans_b, 1, k, n, b, ldb, (qnet_real *)scratch);
     qnet__parallel(ctx, ((panels - 1) / g.panels_per_task + 1) * g.bands, qnet__gemm_task, &g);
 }
 
@@ -7095,38 +7064,37 @@ static void qnet__epilogue_join_task(void *arg, size_t index, size_t worker)
     const qnet__epilogue *s = job->sums;
     const size_t begin = index * QNET__EPILOGUE_CHANNELS, n = job->channels;
     const size_t end = qnet__min_size(begin + QNET__EPILOGUE_CHANNELS, n);
-    size_t k, c;
     double rows = 0;
     QNET__UNUSED(worker);
-    for (c = begin; c < end; c++)
+    for (size_t c = begin; c < end; c++)
         job->first[c] = job->second[c] = 0;
     if (s->kind == QNET__EPILOGUE_GRADIENT) {
-        for (k = 0; k < s->chunks; k++) {
-            for (c = begin; c < end; c++) {
+        for (size_t k = 0; k < s->chunks; k++) {
+            for (size_t c = begin; c < end; c++) {
                 job->first[c] += s->sum1[k * n + c];
                 job->second[c] += s->sum2[k * n + c];
             }
         }
         return;
     }
-    for (k = 0; k < s->chunks; k++) {
+    for (size_t k = 0; k < s->chunks; k++) {
         rows += (double)s->rows[k];
-        for (c = begin; c < end; c++) {
+        for (size_t c = begin; c < end; c++) {
             job->first[c] += (double)s->rows[k] * (double)s->center[k * n + c] +
                              s->sum1[k * n + c];
         }
     }
-    for (c = begin; c < end; c++)
+    for (size_t c = begin; c < end; c++)
         job->first[c] /= rows;
-    for (k = 0; k < s->chunks; k++) {
+    for (size_t k = 0; k < s->chunks; k++) {
         const double m = (double)s->rows[k];
-        for (c = begin; c < end; c++) {
+        for (size_t c = begin; c < end; c++) {
             const double sum = s->sum1[k * n + c];
             const double d = (double)s->center[k * n + c] + sum / m - job->first[c];
             job->second[c] += s->sum2[k * n + c] - sum * sum / m + m * d * d;
         }
     }
-    for (c = begin; c < end; c++)
+    for (size_t c = begin; c < end; c++)
         job->second[c] /= rows;
 }
 
@@ -7536,12 +7504,10 @@ static void qnet__winograd_kernel_gradients_task(void *arg, size_t index, size_t
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
     qnet_real *du = p->du + (ptrdiff_t)index * p->du_row;
-    ptrdiff_t group;
     QNET__UNUSED(worker);
-    for (group = 0; group < p->dst_c / QNET__WINOGRAD_GROUP; group++) {
+    for (ptrdiff_t group = 0; group < p->dst_c / QNET__WINOGRAD_GROUP; group++)
         p->isa->winograd(p, QNET__WINOGRAD_KERNEL_GRADIENTS, (ptrdiff_t)index, group,
-                           du + group * QNET__WINOGRAD_GROUP);
-    }
+                         du + group * QNET__WINOGRAD_GROUP);
 }
 
 /* Takes du, v and d from the arena, which may have no base. */
@@ -9052,8 +9018,7 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
     const ptrdiff_t begin = task * s->bands / p->tasks, end = (task + 1) * s->bands / p->tasks;
     const ptrdiff_t row = s->out_w * 64;
     qnet_real *above = p->rows + (ptrdiff_t)worker * (1 + 2 * s->band) * row, *rows = above + row;
-    ptrdiff_t b, y;
-    for (b = begin; b < end; b++) {
+    for (ptrdiff_t b = begin; b < end; b++) {
         const ptrdiff_t pool_end = qnet__stem_end(s, b), first = 2 * b * s->band;
         const ptrdiff_t last = 2 * pool_end < s->out_h ? 2 * pool_end : s->out_h;
         const int again = b == begin && b > 0; /* the row above is another task's too */
@@ -9069,7 +9034,7 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
         }
         pool.x.x = above;
         pool.rows_before = image * s->out_h + first - 1;
-        for (y = b * s->band; y < pool_end; y++)
+        for (ptrdiff_t y = b * s->band; y < pool_end; y++)
             p->sweep.isa->maxpool(&pool, (size_t)(image * s->pool_h + y));
         memcpy(above, rows + (last - first - 1) * row, (size_t)row * sizeof *above);
     }
