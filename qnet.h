@@ -4177,14 +4177,10 @@ typedef struct qnet__tile {
 
 #if defined(__clang__)
 #define QNET__UNROLL _Pragma("clang loop unroll(full)")
-/* Hides where i comes from: clang would rather step a pointer per row, more than there are. */
-#define QNET__KEEP_INDEX(i) __asm__("" : "+r"(i))
 #elif defined(__GNUC__)
 #define QNET__UNROLL _Pragma("GCC unroll 16")
-#define QNET__KEEP_INDEX(i) (void)0
 #else
 #define QNET__UNROLL
-#define QNET__KEEP_INDEX(i) (void)0
 #endif
 
 /* A function whose constant arguments select code at each call. Without optimisation that would
@@ -4432,7 +4428,12 @@ static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
     }
 }
 
-/* The parts of the algorithm that have a kernel. */
+/* The parts of the algorithm that have a kernel, with their i, j and block:
+     INPUT             tiles i .. j - 1 of x to v[planes][tile - i][channels]
+     GRADIENT          tiles i .. j - 1 of dy to d[planes][tile - i][slab]
+     OUTPUT            tiles of block i, channels j .. j + 63, from m
+     KERNELS           input channels i .. i + 15, output channels of group j, to u of the group
+     KERNEL_GRADIENTS  input channel i, output channels of group j, from du of both */
 typedef enum qnet__winograd_step {
     QNET__WINOGRAD_INPUT,
     QNET__WINOGRAD_GRADIENT,
@@ -4874,6 +4875,8 @@ QNET__INLINE void qnet__wide_round(const qnet__wide *x, qnet_real *y)
 
 /* ---- The tile -------------------------------------------------------------------------------- */
 
+/* A chain's sums of a row go to C, added to what C holds (held) or in its place. Then they are
+   added to 0, which makes 0 of -0. */
 QNET__INLINE void qnet__tile_keep(qnet_real *c, const qnet__lanes *acc, const int held)
 {
     QNET__UNROLL
@@ -4933,10 +4936,8 @@ QNET__INLINE void qnet__tile_rows(const qnet__tile *t, const int rows, const siz
             }
             end = qnet__min_size(t->length, k + t->chain - chain);
             chain += end - k;
-            for (; k < end; k++, i += a_step, b += b_step, ahead += ahead_step) {
-                QNET__KEEP_INDEX(i);
+            for (; k < end; k++, i += a_step, b += b_step, ahead += ahead_step)
                 qnet__tile_step(c, c_at, rows, beside, a, i, b, ahead, QNET__TURN_NONE, held, acc);
-            }
         }
         if (++s == t->segments)
             break;
@@ -4951,6 +4952,9 @@ QNET__INLINE void qnet__tile_rows(const qnet__tile *t, const int rows, const siz
     }
 }
 
+/* Six rows with pointers of their own are those of a matrix, or pixels under a tap, whose numbers
+   follow each other; six beside each other are columns of a matrix, or channels of a pixel. Four
+   and two end a product. */
 static void qnet__tile_run(const qnet__tile *t)
 {
     if (t->rows == 6 && t->a_step == 1)
@@ -5019,6 +5023,8 @@ typedef struct qnet__sums {
     qnet__wide all1[QNET__LANES / QNET__WIDE], all2[QNET__LANES / QNET__WIDE];
 } qnet__sums;
 
+/* The sums in single precision go to those in double and begin anew: after 16 rows of a pass, and
+   after each tile of Winograd's form, which has 16 outputs at most. */
 QNET__INLINE void qnet__sums_fold(qnet__sums *sums)
 {
     for (int i = 0; i < QNET__LANES / QNET__WIDE; i++) {
@@ -5755,6 +5761,8 @@ static QNET__NOINLINE void qnet__winograd_same(const qnet__winograd *p, qnet__wi
         qnet__winograd_output(p, form, QNET__EPILOGUE_NORMALISE, i, j, block);
 }
 
+/* Stride 2 goes forward alone, so there is no dy; and what it reads in a ResNet is the output of a
+   block, which is in memory as it is read: so all prologues are plain. */
 static QNET__NOINLINE void qnet__winograd_half(const qnet__winograd *p, qnet__winograd_step step,
                                                ptrdiff_t i, ptrdiff_t j, qnet_real *block)
 {
@@ -5852,6 +5860,8 @@ QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__p
     }
 }
 
+/* By sign: the stem's map in training, before its norm. Plain: any map. Normalised: the stem's map
+   at inference, whose norm is known. */
 static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
 {
     if (QNET__HAS_TRAINING && pool->sign != NULL)
@@ -6158,6 +6168,7 @@ QNET__INLINE void qnet__fft_twist(const qnet_real *x, const qnet_real *w, const 
     *im = first ? b : qnet__lanes_fma(a, qnet__lanes_all(w[1]), b * w[0]);
 }
 
+/* A point x of all lanes: the real parts, then the imaginary ones. */
 QNET__INLINE void qnet__fft_store(qnet_real *x, qnet__lanes re, qnet__lanes im)
 {
     qnet__lanes_store(x, re);
@@ -6297,6 +6308,8 @@ QNET__INLINE void qnet__fft_stage(const qnet__fft_job *job, size_t m, const qnet
         }
 }
 
+/* All stages, from single points (m = 1, where all twiddle factors are 1) to the whole line. The
+   tables follow each other in this order. */
 static void qnet__fft_transform(const qnet__fft_job *job)
 {
     const qnet__fft_line *line = job->line;
@@ -8727,7 +8740,8 @@ QNET_API void qnet_relu_forward(size_t count, const qnet_real *x, qnet_real *y)
     for (size_t i = 0; i < count; i++) y[i] = x[i] < 0 ? 0 : x[i];
 }
 
-/* Forward: y = max(x, 0). dx[count] = dy where y > 0, else 0. dx may alias dy. */
+/* Forward: y = max(x, 0). dx[count] = dy where y > 0, else 0. By y and not by x, which a layer in
+   place has lost. dx may alias dy. */
 QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_real *dy,
                                  qnet_real *dx)
 {
@@ -8784,7 +8798,8 @@ static size_t qnet__map_rows(size_t a, size_t b)
     return qnet__mul(a, b, &a) ? a : SIZE_MAX;
 }
 
-/* Checks the sizes and fills them in; the arrays are left NULL. */
+/* Checks the sizes and fills them in; the arrays are left NULL. With 3 taps, stride 2 and padding 1
+   an axis of n pixels has (n + 2 - 3) / 2 + 1 = (n - 1) / 2 + 1 outputs. */
 static qnet_status qnet__maxpool_plan(qnet_context *ctx, const char *name, int batch, int height,
                                       int width, int channels, int pointers_are_there,
                                       qnet__maxpool *pool)
@@ -8820,7 +8835,8 @@ QNET_API qnet_status qnet_maxpool_forward(qnet_context *ctx, int batch, int heig
     return QNET_OK;
 }
 
-/* Forward: y = x at the tap that won, so dx = sum of dy over the windows which the pixel won. */
+/* Forward: y = x at the tap that won, so dx = sum of dy over the windows which the pixel won;
+   argmax has tap 3 i + j of each window. */
 QNET_API qnet_status qnet_maxpool_backward(qnet_context *ctx, int batch, int height, int width,
                                            int channels, const uint8_t *argmax, const qnet_real *dy,
                                            qnet_real *dx)
@@ -9427,7 +9443,8 @@ QNET_API qnet_status qnet_dense_forward(qnet_context *ctx, size_t rows, int in, 
 
 #if QNET__HAS_TRAINING
 /* Forward: y = x w^T + b, so dw = dy^T x, db = sum of dy over rows, dx = dy w. What is NULL of dx,
-   dw and db is not computed. */
+   dw and db is not computed; one scratch serves both products, which follow each other. The sums
+   of db are in double. */
 QNET_API qnet_status qnet_dense_backward(qnet_context *ctx, size_t rows, int in, int out,
                                          const qnet_real *x, const qnet_real *w,
                                          const qnet_real *dy, qnet_real *dx, qnet_real *dw,
