@@ -2223,10 +2223,12 @@ QNET_API void qnet_predictor_destroy(qnet_predictor *predictor);
 #define QNET__LANES_COMPILED 8
 #else
 #define QNET__CPU_COMPILED (QNET__NEON ? QNET_CPU_NEON : QNET_CPU_SCALAR)
-#if (defined(__GNUC__) || defined(__clang__)) && !defined(QNET_REFERENCE)
-#define QNET__LANES_COMPILED (QNET__REAL_IS_DOUBLE ? 2 : 4)
-#else
+#if !(defined(__GNUC__) || defined(__clang__)) || defined(QNET_REFERENCE)
 #define QNET__LANES_COMPILED 1
+#elif QNET__REAL_IS_DOUBLE
+#define QNET__LANES_COMPILED 2
+#else
+#define QNET__LANES_COMPILED 4
 #endif
 #endif
 
@@ -4218,14 +4220,10 @@ typedef struct qnet__tile {
 
 #if defined(__clang__)
 #define QNET__UNROLL _Pragma("clang loop unroll(full)")
-/* Hides where i comes from: clang would rather step a pointer per row, more than there are. */
-#define QNET__KEEP_INDEX(i) __asm__("" : "+r"(i))
 #elif defined(__GNUC__)
 #define QNET__UNROLL _Pragma("GCC unroll 16")
-#define QNET__KEEP_INDEX(i) (void)0
 #else
 #define QNET__UNROLL
-#define QNET__KEEP_INDEX(i) (void)0
 #endif
 
 /* A function whose constant arguments select code at each call. Without optimisation that would
@@ -4473,7 +4471,12 @@ static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
     }
 }
 
-/* The parts of the algorithm that have a kernel. */
+/* The parts of the algorithm that have a kernel, with their i, j and block:
+     INPUT             tiles i .. j - 1 of x to v[planes][tile - i][channels]
+     GRADIENT          tiles i .. j - 1 of dy to d[planes][tile - i][slab]
+     OUTPUT            tiles of block i, channels j .. j + 63, from m
+     KERNELS           input channels i .. i + 15, output channels of group j, to u of the group
+     KERNEL_GRADIENTS  input channel i, output channels of group j, from du of both */
 typedef enum qnet__winograd_step {
     QNET__WINOGRAD_INPUT,
     QNET__WINOGRAD_GRADIENT,
@@ -4490,20 +4493,18 @@ QNET__HELPER void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, p
                                         qnet_real (*g)[QNET__SQUARE][QNET__SQUARE])
 {
     const ptrdiff_t in = p->src_c, out = p->dst_c;
-    ptrdiff_t i, j;
-    int k;
-    for (k = 0; k < 9; k++) {
+    for (int k = 0; k < 9; k++) {
         if (!p->backward) {
-            for (i = 0; i < QNET__SQUARE; i++) {
+            for (ptrdiff_t i = 0; i < QNET__SQUARE; i++) {
                 memcpy(g[k][i], p->w + (k * in + i0 + i) * out + j0, sizeof g[k][i]);
                 QNET__PREFETCH(p->w + (k * in + i1 + i) * out + j1);
             }
             continue;
         }
-        for (j = 0; j < QNET__SQUARE; j++) {
+        for (ptrdiff_t j = 0; j < QNET__SQUARE; j++) {
             const qnet_real *w = p->w + ((8 - k) * out + j0 + j) * in + i0;
             QNET__PREFETCH(p->w + ((8 - k) * out + j1 + j) * in + i1);
-            for (i = 0; i < QNET__SQUARE; i++)
+            for (ptrdiff_t i = 0; i < QNET__SQUARE; i++)
                 g[k][i][j] = w[i];
         }
     }
@@ -4632,6 +4633,7 @@ typedef struct qnet__fft_job {
 #define QNET__SECOND_4(i) QNET__SECOND_2(i), QNET__SECOND_2((i) + 4)
 #define QNET__SECOND_8(i) QNET__SECOND_4(i), QNET__SECOND_4((i) + 8)
 #define QNET__SECOND_16(i) QNET__SECOND_8(i), QNET__SECOND_8((i) + 16)
+#define QNET__PLACES(order) QNET__JOIN(QNET__##order##_, QNET__LANES)
 #endif
 
 /* ---- The table of a set ---------------------------------------------------------------------- */
@@ -4687,6 +4689,7 @@ typedef int32_t qnet__lane_int;
 #define qnet__tile_step QNET__ISA(qnet__tile_step)
 #define qnet__tile_rows QNET__ISA(qnet__tile_rows)
 #define qnet__tile_run QNET__ISA(qnet__tile_run)
+#define qnet__lanes_channels QNET__ISA(qnet__lanes_channels)
 #define qnet__prologue_lanes QNET__ISA(qnet__prologue_lanes)
 #define qnet__prologue_channels QNET__ISA(qnet__prologue_channels)
 #define qnet__prologue_get QNET__ISA(qnet__prologue_get)
@@ -4736,6 +4739,7 @@ typedef int32_t qnet__lane_int;
 #define qnet__fft_get QNET__ISA(qnet__fft_get)
 #define qnet__fft_put QNET__ISA(qnet__fft_put)
 #define qnet__fft_twist QNET__ISA(qnet__fft_twist)
+#define qnet__fft_store QNET__ISA(qnet__fft_store)
 #define qnet__fft_2 QNET__ISA(qnet__fft_2)
 #define qnet__fft_4 QNET__ISA(qnet__fft_4)
 #define qnet__fft_odd QNET__ISA(qnet__fft_odd)
@@ -4747,7 +4751,6 @@ typedef int32_t qnet__lane_int;
 #define qnet__fft_at QNET__ISA(qnet__fft_at)
 #define qnet__fft_scatter QNET__ISA(qnet__fft_scatter)
 #define qnet__fft_gather QNET__ISA(qnet__fft_gather)
-#define qnet__fft_rows QNET__ISA(qnet__fft_rows)
 #define qnet__fft_real QNET__ISA(qnet__fft_real)
 #define qnet__fft_real_inverse QNET__ISA(qnet__fft_real_inverse)
 #define qnet__fft_run QNET__ISA(qnet__fft_run)
@@ -4808,16 +4811,19 @@ typedef int32_t qnet__lane_int;
    one lane all of this is plain C. A load or a store is a memcpy: it asks for no alignment, breaks
    no rule of aliasing, and compiles to one instruction. */
 
+#undef QNET__CONVERT
 #if QNET__LANES > 1
 typedef qnet_real qnet__lanes __attribute__((vector_size(QNET__LANES * sizeof(qnet_real))));
 typedef qnet__lane_int qnet__lanes_int
     __attribute__((vector_size(QNET__LANES * sizeof(qnet_real))));
 typedef qnet_real qnet__narrow __attribute__((vector_size(QNET__WIDE * sizeof(qnet_real))));
 typedef double qnet__wide __attribute__((vector_size(QNET__WIDE * sizeof(double))));
+#define QNET__CONVERT(v, type) __builtin_convertvector(v, type) /* each number by itself */
 #else
 typedef qnet_real qnet__lanes, qnet__narrow;
 typedef qnet__lane_int qnet__lanes_int;
 typedef double qnet__wide;
+#define QNET__CONVERT(v, type) (type)(v)
 #endif
 
 QNET__INLINE qnet__lanes qnet__lanes_load(const qnet_real *p)
@@ -4859,19 +4865,6 @@ QNET__INLINE qnet__lanes qnet__lanes_fma(qnet__lanes x, qnet__lanes y, qnet__lan
 #endif
 }
 
-/* v, but 0 where test < 0 (or_zero: <= 0): ReLU with test = v, its gradient with the output as the
-   test. A NaN in test keeps v, so that one in a map is not hidden. */
-QNET__INLINE qnet__lanes qnet__lanes_cut(qnet__lanes v, qnet__lanes test, const int or_zero)
-{
-#if QNET__LANES > 1
-    const qnet__lanes zero = qnet__lanes_zero();
-    const __typeof__(v < zero) cut = or_zero ? test <= zero : test < zero;
-    return (qnet__lanes)((__typeof__(v < zero))v & ~cut);
-#else
-    return test < 0 || (or_zero && test == 0) ? 0 : v;
-#endif
-}
-
 /* yes in the lanes where a comparison holds, else no. */
 QNET__INLINE qnet__lanes qnet__lanes_select(qnet__lanes_int holds, qnet__lanes yes, qnet__lanes no)
 {
@@ -4880,6 +4873,16 @@ QNET__INLINE qnet__lanes qnet__lanes_select(qnet__lanes_int holds, qnet__lanes y
 #else
     return holds ? yes : no;
 #endif
+}
+
+/* v, but 0 where test < 0 (or_zero: <= 0): ReLU with test = v, its gradient with the output as the
+   test. A NaN in test keeps v, so that one in a map is not hidden. */
+QNET__INLINE qnet__lanes qnet__lanes_cut(qnet__lanes v, qnet__lanes test, const int or_zero)
+{
+    const qnet__lanes zero = qnet__lanes_zero();
+    const qnet__lanes_int cut = or_zero ? (qnet__lanes_int)(test <= zero)
+                                        : (qnet__lanes_int)(test < zero);
+    return qnet__lanes_select(cut, zero, v);
 }
 
 /* `count` numbers at p, and zeros behind them. With a constant count, as it is after inlining, this
@@ -4903,31 +4906,24 @@ QNET__INLINE void qnet__widen(const qnet_real *x, qnet__wide *y)
 {
     qnet__narrow v;
     memcpy(&v, x, sizeof v);
-#if QNET__LANES > 1
-    *y = __builtin_convertvector(v, qnet__wide);
-#else
-    *y = (double)v;
-#endif
+    *y = QNET__CONVERT(v, qnet__wide);
 }
 
 /* y[QNET__WIDE] = x, rounded. */
 QNET__INLINE void qnet__wide_round(const qnet__wide *x, qnet_real *y)
 {
-#if QNET__LANES > 1
-    const qnet__narrow v = __builtin_convertvector(*x, qnet__narrow);
-#else
-    const qnet__narrow v = (qnet_real)*x;
-#endif
+    const qnet__narrow v = QNET__CONVERT(*x, qnet__narrow);
     memcpy(y, &v, sizeof v);
 }
 
 /* ---- The tile -------------------------------------------------------------------------------- */
 
+/* A chain's sums of a row go to C, added to what C holds (held) or in its place. Then they are
+   added to 0, which makes 0 of -0. */
 QNET__INLINE void qnet__tile_keep(qnet_real *c, const qnet__lanes *acc, const int held)
 {
-    int n;
     QNET__UNROLL
-    for (n = 0; n < QNET__TILE_WIDE; n++, c += QNET__LANES)
+    for (int n = 0; n < QNET__TILE_WIDE; n++, c += QNET__LANES)
         qnet__lanes_store(c, (held ? qnet__lanes_load(c) : qnet__lanes_zero()) + acc[n]);
 }
 
@@ -4943,20 +4939,19 @@ QNET__INLINE void qnet__tile_step(qnet_real *const *c, size_t c_at, const int ro
                                   int held, qnet__lanes (*acc)[QNET__TILE_WIDE])
 {
     qnet__lanes bk[QNET__TILE_WIDE];
-    int m, n;
     QNET__PREFETCH(ahead);
     QNET__UNROLL
-    for (n = 0; n < QNET__TILE_WIDE; n++)
+    for (int n = 0; n < QNET__TILE_WIDE; n++)
         bk[n] = qnet__lanes_load(b + n * QNET__LANES);
     QNET__UNROLL
-    for (m = 0; m < rows; m++) {
+    for (int m = 0; m < rows; m++) {
         const qnet__lanes x = qnet__lanes_all(beside ? a[0][i + (size_t)m] : a[m][i]);
         if (turn == QNET__TURN_CHAIN && held)
             qnet__tile_keep(c[m] + c_at, acc[m], 1);
         else if (turn == QNET__TURN_CHAIN)
             qnet__tile_keep(c[m] + c_at, acc[m], 0);
         QNET__UNROLL
-        for (n = 0; n < QNET__TILE_WIDE; n++)
+        for (int n = 0; n < QNET__TILE_WIDE; n++)
             acc[m][n] = turn == QNET__TURN_NONE ? qnet__lanes_fma(x, bk[n], acc[m][n]) : x * bk[n];
     }
 }
@@ -4984,10 +4979,8 @@ QNET__INLINE void qnet__tile_rows(const qnet__tile *t, const int rows, const siz
             }
             end = qnet__min_size(t->length, k + t->chain - chain);
             chain += end - k;
-            for (; k < end; k++, i += a_step, b += b_step, ahead += ahead_step) {
-                QNET__KEEP_INDEX(i);
+            for (; k < end; k++, i += a_step, b += b_step, ahead += ahead_step)
                 qnet__tile_step(c, c_at, rows, beside, a, i, b, ahead, QNET__TURN_NONE, held, acc);
-            }
         }
         if (++s == t->segments)
             break;
@@ -5002,6 +4995,9 @@ QNET__INLINE void qnet__tile_rows(const qnet__tile *t, const int rows, const siz
     }
 }
 
+/* Six rows with pointers of their own are those of a matrix, or pixels under a tap, whose numbers
+   follow each other; six beside each other are columns of a matrix, or channels of a pixel. Four
+   and two end a product. */
 static void qnet__tile_run(const qnet__tile *t)
 {
     if (t->rows == 6 && t->a_step == 1)
@@ -5022,21 +5018,20 @@ typedef struct qnet__prologue_lanes {
     qnet__lanes mean, scale, beta, shift, slope;
 } qnet__prologue_lanes;
 
-QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                          ptrdiff_t c, const size_t count,
+/* 0 where there is no such array, p NULL. */
+QNET__INLINE qnet__lanes qnet__lanes_channels(const qnet_real *p, ptrdiff_t c, const size_t count)
+{
+    return p != NULL ? qnet__lanes_load_part(p + c, count) : qnet__lanes_zero();
+}
+
+QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, ptrdiff_t c, const size_t count,
                                           qnet__prologue_lanes *k)
 {
-    memset(k, 0, sizeof *k);
-    if (kind == QNET__PROLOGUE_PLAIN || s->scale == NULL)
-        return;
-    k->scale = qnet__lanes_load_part(s->scale + c, count);
-    k->mean = qnet__lanes_load_part(s->mean + c, count);
-    if (kind == QNET__PROLOGUE_NORMALISED)
-        k->beta = qnet__lanes_load_part(s->beta + c, count);
-    if (kind == QNET__PROLOGUE_GRADIENT) {
-        k->shift = qnet__lanes_load_part(s->shift + c, count);
-        k->slope = qnet__lanes_load_part(s->slope + c, count);
-    }
+    k->mean = qnet__lanes_channels(s->mean, c, count);
+    k->scale = qnet__lanes_channels(s->scale, c, count);
+    k->beta = qnet__lanes_channels(s->beta, c, count);
+    k->shift = qnet__lanes_channels(s->shift, c, count);
+    k->slope = qnet__lanes_channels(s->slope, c, count);
 }
 
 /* The numbers at offset `at` (of pixel and channel) of the map, whose channels are k's. */
@@ -5071,10 +5066,11 @@ typedef struct qnet__sums {
     qnet__wide all1[QNET__LANES / QNET__WIDE], all2[QNET__LANES / QNET__WIDE];
 } qnet__sums;
 
+/* The sums in single precision go to those in double and begin anew: after 16 rows of a pass, and
+   after each tile of Winograd's form, which has 16 outputs at most. */
 QNET__INLINE void qnet__sums_fold(qnet__sums *sums)
 {
-    int i;
-    for (i = 0; i < QNET__LANES / QNET__WIDE; i++) {
+    for (int i = 0; i < QNET__LANES / QNET__WIDE; i++) {
         qnet__wide more;
         qnet__widen((const qnet_real *)&sums->sum1 + i * QNET__WIDE, &more);
         sums->all1[i] += more;
@@ -5092,24 +5088,15 @@ typedef struct qnet__epilogue_lanes {
     qnet__lanes mean, scale, beta, residual_mean, residual_scale, residual_beta;
 } qnet__epilogue_lanes;
 
-QNET__INLINE void qnet__epilogue_channels(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                          ptrdiff_t c, const size_t count,
+QNET__INLINE void qnet__epilogue_channels(const qnet__epilogue *s, ptrdiff_t c, const size_t count,
                                           qnet__epilogue_lanes *k)
 {
-    memset(k, 0, sizeof *k);
-    if (kind != QNET__EPILOGUE_NORMALISE && kind != QNET__EPILOGUE_GRADIENT)
-        return;
-    if (s->mean != NULL)
-        k->mean = qnet__lanes_load_part(s->mean + c, count);
-    if (s->scale != NULL) {
-        k->scale = qnet__lanes_load_part(s->scale + c, count);
-        k->beta = qnet__lanes_load_part(s->beta + c, count);
-    }
-    if (s->residual_mean != NULL) {
-        k->residual_mean = qnet__lanes_load_part(s->residual_mean + c, count);
-        k->residual_scale = qnet__lanes_load_part(s->residual_scale + c, count);
-        k->residual_beta = qnet__lanes_load_part(s->residual_beta + c, count);
-    }
+    k->mean = qnet__lanes_channels(s->mean, c, count);
+    k->scale = qnet__lanes_channels(s->scale, c, count);
+    k->beta = qnet__lanes_channels(s->beta, c, count);
+    k->residual_mean = qnet__lanes_channels(s->residual_mean, c, count);
+    k->residual_scale = qnet__lanes_channels(s->residual_scale, c, count);
+    k->residual_beta = qnet__lanes_channels(s->residual_beta, c, count);
 }
 
 /* v goes to offset `at` (of pixel and channel) of the map, whose channels are k's. */
@@ -5195,29 +5182,28 @@ QNET__INLINE void qnet__pass_column(const qnet__pass_job *job, const qnet__prolo
     qnet__prologue_lanes in[QNET__PASS_VECTORS];
     qnet__epilogue_lanes out[QNET__PASS_VECTORS];
     qnet__sums sums[QNET__PASS_VECTORS];
-    ptrdiff_t r, k;
     memset(sums, 0, sizeof sums);
     QNET__UNROLL
-    for (k = 0; k < vectors; k++) {
+    for (ptrdiff_t k = 0; k < vectors; k++) {
         const ptrdiff_t d = k * QNET__LANES;
-        qnet__prologue_channels(&prologue, from, c + d, count, &in[k]);
-        qnet__epilogue_channels(&epilogue, to, c + d, count, &out[k]);
+        qnet__prologue_channels(&prologue, c + d, count, &in[k]);
+        qnet__epilogue_channels(&epilogue, c + d, count, &out[k]);
         if (to == QNET__EPILOGUE_MOMENTS)
             sums[k].center = qnet__prologue_get(&prologue, from, &in[k], first + d, count);
     }
-    for (r = 0; r < (ptrdiff_t)rows; r++) {
+    for (ptrdiff_t r = 0; r < (ptrdiff_t)rows; r++) {
         QNET__UNROLL
-        for (k = 0; k < vectors; k++) {
+        for (ptrdiff_t k = 0; k < vectors; k++) {
             const ptrdiff_t at = first + r * n + k * QNET__LANES;
             const qnet__lanes v = qnet__prologue_get(&prologue, from, &in[k], at, count);
             qnet__epilogue_put(&epilogue, to, &out[k], at, count, v, &sums[k]);
         }
         if (r % 16 != 15 && r + 1 < (ptrdiff_t)rows) continue;
         QNET__UNROLL
-        for (k = 0; k < vectors; k++)
+        for (ptrdiff_t k = 0; k < vectors; k++)
             qnet__sums_fold(&sums[k]);
     }
-    for (k = 0; k < vectors; k++)
+    for (ptrdiff_t k = 0; k < vectors; k++)
         qnet__epilogue_end(&epilogue, to, (ptrdiff_t)chunk * n + c + k * QNET__LANES, count,
                            &sums[k]);
 }
@@ -5514,20 +5500,18 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
     const ptrdiff_t channels = is_dy ? p->dst_c : p->src_c, first = is_dy ? p->slab_first : 0;
     const ptrdiff_t end = is_dy && first + p->slab < channels ? first + p->slab : channels;
     const ptrdiff_t plane = is_dy ? p->d_plane : p->v_plane;
-    ptrdiff_t c;
-    int y, x, i;
-    for (c = first; c < end; c += QNET__LANES) {
+    for (ptrdiff_t c = first; c < end; c += QNET__LANES) {
         const ptrdiff_t ahead = c + QNET__WINOGRAD_AHEAD;
         const ptrdiff_t *coming = ahead < channels ? now->at : next->at;
         qnet__prologue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST];
-        qnet__prologue_channels(&from, kind, c, QNET__LANES, &k);
-        for (x = 0; x < columns; x++) {
+        qnet__prologue_channels(&from, c, QNET__LANES, &k);
+        for (int x = 0; x < columns; x++) {
             qnet__lanes d[QNET__WINOGRAD_MOST];
-            for (i = 0; i < size && x >= size - fresh; i++)
+            for (int i = 0; i < size && x >= size - fresh; i++)
                 qnet__prologue_prefetch(&from, kind, coming[i * size + x] + ahead % channels);
             QNET__UNROLL
-            for (i = 0; i < size; i++) {
+            for (int i = 0; i < size; i++) {
                 const ptrdiff_t at = now->at[i * size + x];
                 d[i] = at < 0 ? qnet__lanes_zero()
                               : qnet__prologue_get(&from, kind, &k, at + c, QNET__LANES);
@@ -5536,12 +5520,12 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
             }
             qnet__winograd_axis_of(form, step, points_y, d, half + x, size);
         }
-        for (y = 0; y < points_y; y++) {
+        for (int y = 0; y < points_y; y++) {
             qnet_real *row = to + y * p->x.points * plane + (c - first);
             qnet__lanes d[QNET__WINOGRAD_MOST];
             qnet__winograd_axis_of(form, step, points_x, half + size * y, d, 1);
             QNET__UNROLL
-            for (i = 0; i < most; i++)
+            for (int i = 0; i < most; i++)
                 if (i < points_x)
                     qnet__lanes_store(row + i * plane, d[i]);
         }
@@ -5582,32 +5566,30 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
     const int size = QNET__WINOGRAD_OUTPUTS, rows = full ? size : now->rows;
     const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
     const ptrdiff_t plane = p->m_plane, row = p->x.points * plane;
-    ptrdiff_t c;
-    int y, x, i;
-    for (c = channel; c < channel + QNET__WINOGRAD_GROUP; c += QNET__LANES, sums++) {
+    for (ptrdiff_t c = channel; c < channel + QNET__WINOGRAD_GROUP; c += QNET__LANES, sums++) {
         const qnet_real *from = m + (c - channel);
         qnet__sums sum = *sums;
         qnet__epilogue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_OUTPUTS * QNET__WINOGRAD_MOST];
-        for (i = 0; i < size * size && next != NULL; i++)
+        for (int i = 0; i < size * size && next != NULL; i++)
             if (next->at[i] >= 0)
                 qnet__epilogue_prefetch(&epilogue, kind, next->at[i] + c);
-        qnet__epilogue_channels(&epilogue, kind, c, QNET__LANES, &k);
-        for (x = 0; x < points_x; x++, from += plane) {
+        qnet__epilogue_channels(&epilogue, c, QNET__LANES, &k);
+        for (int x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
             QNET__UNROLL
-            for (i = 0; i < most; i++)
+            for (int i = 0; i < most; i++)
                 e[i] = qnet__lanes_load(i < points_y ? from + i * row : from);
             qnet__winograd_axis_of(form, QNET__WINOGRAD_OUTPUT, points_y, e, half + x, most);
         }
-        for (y = 0; y < rows; y++) {
+        for (int y = 0; y < rows; y++) {
             const ptrdiff_t *at = now->at + size * y;
             qnet__lanes e[QNET__WINOGRAD_OUTPUTS];
             qnet__winograd_axis_of(form, QNET__WINOGRAD_OUTPUT, points_x, half + most * y, e, 1);
             if (kind == QNET__EPILOGUE_MOMENTS && y == 0 && is_first)
                 sum.center = e[0];
             QNET__UNROLL
-            for (i = 0; i < size; i++)
+            for (int i = 0; i < size; i++)
                 if (at[i] >= 0)
                     qnet__epilogue_put(&epilogue, kind, &k, at[i] + c, QNET__LANES, e[i], &sum);
         }
@@ -5750,20 +5732,19 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p,
 {
     const ptrdiff_t tap = p->src_c * p->dst_c, most = qnet__winograd_sizes_of[0].points;
     qnet_real *dw = p->dw + i * p->dst_c + group * QNET__WINOGRAD_GROUP;
-    ptrdiff_t c, x, y, part;
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__WIDE) {
+    for (ptrdiff_t c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__WIDE) {
         qnet__wide half[3 * QNET__WINOGRAD_MOST], e[QNET__WINOGRAD_MOST];
         memset(half, 0, sizeof half);
         memset(e, 0, sizeof e);
-        for (x = 0; x < points_x; x++) {
+        for (ptrdiff_t x = 0; x < points_x; x++) {
             QNET__UNROLL
-            for (y = 0; y < most; y++) {
+            for (ptrdiff_t y = 0; y < most; y++) {
                 const qnet_real *from = du + (y * points_x + x) * p->du_plane + c;
                 if (y >= points_y)
                     continue;
                 QNET__PREFETCH((uintptr_t)from + QNET__WINOGRAD_DU_AHEAD);
                 qnet__widen(from, &e[y]);
-                for (part = 1; part < p->parts; part++) {
+                for (ptrdiff_t part = 1; part < p->parts; part++) {
                     qnet__wide more;
                     qnet__widen(from + part * p->planes * p->du_plane, &more);
                     e[y] += more;
@@ -5771,10 +5752,10 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p,
             }
             qnet__winograd_gt(points_y, e, half + x, QNET__WINOGRAD_MOST);
         }
-        for (y = 0; y < 3; y++) {
+        for (ptrdiff_t y = 0; y < 3; y++) {
             qnet__winograd_gt(points_x, half + QNET__WINOGRAD_MOST * y, e, 1);
             QNET__UNROLL
-            for (x = 0; x < 3; x++)
+            for (ptrdiff_t x = 0; x < 3; x++)
                 qnet__wide_round(&e[x], dw + (3 * y + x) * tap + c);
         }
     }
@@ -5823,6 +5804,8 @@ static QNET__NOINLINE void qnet__winograd_same(const qnet__winograd *p, qnet__wi
         qnet__winograd_output(p, form, QNET__EPILOGUE_NORMALISE, i, j, block);
 }
 
+/* Stride 2 goes forward alone, so there is no dy; and what it reads in a ResNet is the output of a
+   block, which is in memory as it is read: so all prologues are plain. */
 static QNET__NOINLINE void qnet__winograd_half(const qnet__winograd *p, qnet__winograd_step step,
                                                ptrdiff_t i, ptrdiff_t j, qnet_real *block)
 {
@@ -5860,7 +5843,7 @@ QNET__INLINE void qnet__maxpool_window(const qnet__maxpool *pool, const qnet__pr
     const qnet__lanes zero = qnet__lanes_zero();
     qnet__lanes best = zero, winner = qnet__lanes_all((qnet_real)tap[0]), sign = zero;
     qnet__prologue_lanes k;
-    qnet__prologue_channels(s, kind, (ptrdiff_t)c, count, &k);
+    qnet__prologue_channels(s, (ptrdiff_t)c, count, &k);
     if (by_sign)
         sign = qnet__lanes_load_part(pool->sign + c, count);
     for (int t = 0; t < 9; t++) {
@@ -5920,6 +5903,8 @@ QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__p
     }
 }
 
+/* By sign: the stem's map in training, before its norm. Plain: any map. Normalised: the stem's map
+   at inference, whose norm is known. */
 static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
 {
     if (QNET__HAS_TRAINING && pool->sign != NULL)
@@ -5940,23 +5925,22 @@ QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from
                                  const qnet_real *value, ptrdiff_t count, double *sum)
 {
     const ptrdiff_t step = QNET__STEM_VECTORS * QNET__LANES;
-    ptrdiff_t first, i, k;
-    for (first = 0; first < QNET__STEM_TAPS; first += step) {
+    for (ptrdiff_t first = 0; first < QNET__STEM_TAPS; first += step) {
         qnet__lanes v[QNET__STEM_VECTORS];
         qnet_real block[QNET__STEM_VECTORS * QNET__LANES];
         QNET__UNROLL
-        for (k = 0; k < QNET__STEM_VECTORS; k++)
+        for (ptrdiff_t k = 0; k < QNET__STEM_VECTORS; k++)
             v[k] = qnet__lanes_zero();
-        for (i = 0; i < count; i++) {
+        for (ptrdiff_t i = 0; i < count; i++) {
             const qnet_real *p = columns + from[i] + first;
             QNET__UNROLL
-            for (k = 0; k < QNET__STEM_VECTORS; k++)
+            for (ptrdiff_t k = 0; k < QNET__STEM_VECTORS; k++)
                 v[k] += qnet__lanes_load(p + k * QNET__LANES) * value[i];
         }
         QNET__UNROLL
-        for (k = 0; k < QNET__STEM_VECTORS; k++)
+        for (ptrdiff_t k = 0; k < QNET__STEM_VECTORS; k++)
             qnet__lanes_store(block + k * QNET__LANES, v[k]);
-        for (k = 0; k < step; k++)
+        for (ptrdiff_t k = 0; k < step; k++)
             sum[first + k] += (double)block[k];
     }
 }
@@ -6031,11 +6015,7 @@ static QNET__NOINLINE void qnet__lanes_gate(qnet__lanes *x, const int of_tanh)
     a = qnet__lanes_select(a > most, most, a); /* NaN stays */
     rounded = a * 1.44269504f + 12582912.0f;   /* 1.5 * 2^23: the sum has no digits below 1 */
     bits = qnet__lanes_to_bits(rounded) & 255; /* m: 1.5 * 2^23 has zeros there */
-#if QNET__LANES > 1 /* m of the bits, as x87's `rounded` may have more digits than a float */
-    m = __builtin_convertvector(bits, qnet__lanes);
-#else
-    m = (float)bits;
-#endif
+    m = QNET__CONVERT(bits, qnet__lanes); /* not of `rounded`, which x87 may hold in more digits */
     power = qnet__lanes_of_bits((127 - (bits >> 1)) << 23);
     rest = qnet__lanes_of_bits((127 - (bits - (bits >> 1))) << 23);
     r = (m * 0.693145752f - a) + m * 1.42860677e-6f;
@@ -6138,26 +6118,14 @@ static void qnet__lstm_backward_row(const qnet__lstm_row *row)
 #if QNET__HAS_MAPS
 
 #undef QNET__SHUFFLE
-#undef QNET__PLACES
-#if QNET__LANES > 1
-#if QNET__LANES == 16
-#define QNET__PLACES(order, i) QNET__##order##_16(i)
-#elif QNET__LANES == 8
-#define QNET__PLACES(order, i) QNET__##order##_8(i)
-#elif QNET__LANES == 4
-#define QNET__PLACES(order, i) QNET__##order##_4(i)
-#else
-#define QNET__PLACES(order, i) QNET__##order##_2(i)
-#endif
-#if defined(__clang__)
-#define QNET__SHUFFLE(order, i) return __builtin_shufflevector(a, b, QNET__PLACES(order, i))
-#else
-#define QNET__SHUFFLE(order, i)                           \
-    const qnet__lanes_int at = {QNET__PLACES(order, i)};  \
-    return __builtin_shuffle(a, b, at)
-#endif
-#else
+#if QNET__LANES == 1
 #define QNET__SHUFFLE(order, i) return (i) == 0 ? a : b
+#elif defined(__clang__)
+#define QNET__SHUFFLE(order, i) return __builtin_shufflevector(a, b, QNET__PLACES(order)(i))
+#else
+#define QNET__SHUFFLE(order, i)                             \
+    const qnet__lanes_int at = {QNET__PLACES(order)(i)};    \
+    return __builtin_shuffle(a, b, at)
 #endif
 
 /* Of the pairs a[0] b[0] a[1] b[1] ... the first half, the second; and the way back. */
@@ -6243,6 +6211,13 @@ QNET__INLINE void qnet__fft_twist(const qnet_real *x, const qnet_real *w, const 
     *im = first ? b : qnet__lanes_fma(a, qnet__lanes_all(w[1]), b * w[0]);
 }
 
+/* A point x of all lanes: the real parts, then the imaginary ones. */
+QNET__INLINE void qnet__fft_store(qnet_real *x, qnet__lanes re, qnet__lanes im)
+{
+    qnet__lanes_store(x, re);
+    qnet__lanes_store(x + QNET__LANES, im);
+}
+
 /* Butterflies, in place, of points x[step] apart: X(q) = sum over r of w(r) x(r) e^(-2 pi i qr/p),
    w(0) = 1. With p = 2 the factors e^... are 1 and -1. With p = 4 they are powers of -i, so that
        X(0), X(2) = (x0 + x2) +- (x1 + x3),    X(1), X(3) = (x0 - x2) -+ i (x1 - x3)
@@ -6252,10 +6227,8 @@ QNET__INLINE void qnet__fft_2(qnet_real *x, size_t step, const qnet_real *w, con
     qnet__lanes re[2], im[2];
     qnet__fft_twist(x, w, 1, &re[0], &im[0]);
     qnet__fft_twist(x + step, w, first, &re[1], &im[1]);
-    qnet__lanes_store(x, re[0] + re[1]);
-    qnet__lanes_store(x + QNET__LANES, im[0] + im[1]);
-    qnet__lanes_store(x + step, re[0] - re[1]);
-    qnet__lanes_store(x + step + QNET__LANES, im[0] - im[1]);
+    qnet__fft_store(x, re[0] + re[1], im[0] + im[1]);
+    qnet__fft_store(x + step, re[0] - re[1], im[0] - im[1]);
 }
 
 QNET__INLINE void qnet__fft_4(qnet_real *x, size_t step, const qnet_real *w, const int first)
@@ -6270,14 +6243,12 @@ QNET__INLINE void qnet__fft_4(qnet_real *x, size_t step, const qnet_real *w, con
         sum[r][0] = re[r] + re[r + 2], sum[r][1] = im[r] + im[r + 2];
         difference[r][0] = re[r] - re[r + 2], difference[r][1] = im[r] - im[r + 2];
     }
-    qnet__lanes_store(x, sum[0][0] + sum[1][0]);
-    qnet__lanes_store(x + QNET__LANES, sum[0][1] + sum[1][1]);
-    qnet__lanes_store(x + step, difference[0][0] + difference[1][1]);
-    qnet__lanes_store(x + step + QNET__LANES, difference[0][1] - difference[1][0]);
-    qnet__lanes_store(x + 2 * step, sum[0][0] - sum[1][0]);
-    qnet__lanes_store(x + 2 * step + QNET__LANES, sum[0][1] - sum[1][1]);
-    qnet__lanes_store(x + 3 * step, difference[0][0] - difference[1][1]);
-    qnet__lanes_store(x + 3 * step + QNET__LANES, difference[0][1] + difference[1][0]);
+    qnet__fft_store(x, sum[0][0] + sum[1][0], sum[0][1] + sum[1][1]);
+    qnet__fft_store(x + step, difference[0][0] + difference[1][1],
+                    difference[0][1] - difference[1][0]);
+    qnet__fft_store(x + 2 * step, sum[0][0] - sum[1][0], sum[0][1] - sum[1][1]);
+    qnet__fft_store(x + 3 * step, difference[0][0] - difference[1][1],
+                    difference[0][1] + difference[1][0]);
 }
 
 /* p = 3, 5, 7. With a(j) = x(j) + x(p - j), b(j) = x(j) - x(p - j) and angles 2 pi jq / p
@@ -6297,8 +6268,7 @@ QNET__INLINE void qnet__fft_odd(qnet_real *x, size_t step, const qnet_real *w,
         b[j][0] = u[0] - v[0], b[j][1] = u[1] - v[1];
         sum[0] += a[j][0], sum[1] += a[j][1];
     }
-    qnet__lanes_store(x, sum[0]);
-    qnet__lanes_store(x + QNET__LANES, sum[1]);
+    qnet__fft_store(x, sum[0], sum[1]);
     QNET__UNROLL
     for (size_t q = 1; q <= p / 2; q++) {
         even[0] = a[0][0], even[1] = a[0][1];
@@ -6312,10 +6282,8 @@ QNET__INLINE void qnet__fft_odd(qnet_real *x, size_t step, const qnet_real *w,
             odd[0] = qnet__lanes_fma(b[j][1], s, odd[0]); /* of -i b sin */
             odd[1] = qnet__lanes_fma(b[j][0], s, odd[1]);
         }
-        qnet__lanes_store(x + q * step, even[0] + odd[0]);
-        qnet__lanes_store(x + q * step + QNET__LANES, even[1] - odd[1]);
-        qnet__lanes_store(x + (p - q) * step, even[0] - odd[0]);
-        qnet__lanes_store(x + (p - q) * step + QNET__LANES, even[1] + odd[1]);
+        qnet__fft_store(x + q * step, even[0] + odd[0], even[1] - odd[1]);
+        qnet__fft_store(x + (p - q) * step, even[0] - odd[0], even[1] + odd[1]);
     }
 }
 
@@ -6338,8 +6306,7 @@ QNET__INLINE void qnet__fft_any(qnet_real *x, size_t step, const qnet_real *w,
             sum[part] += u[part] + v[part];
         }
     }
-    qnet__lanes_store(x, sum[0]);
-    qnet__lanes_store(x + QNET__LANES, sum[1]);
+    qnet__fft_store(x, sum[0], sum[1]);
     for (size_t q = 1; q <= p / 2; q++) {
         qnet__lanes even[2], odd[2], part[4];
         even[0] = re, even[1] = im;
@@ -6359,10 +6326,8 @@ QNET__INLINE void qnet__fft_any(qnet_real *x, size_t step, const qnet_real *w,
             }
             even[0] += part[0], even[1] += part[1], odd[0] += part[2], odd[1] += part[3];
         }
-        qnet__lanes_store(x + q * step, even[0] + odd[0]);
-        qnet__lanes_store(x + q * step + QNET__LANES, even[1] - odd[1]);
-        qnet__lanes_store(x + (p - q) * step, even[0] - odd[0]);
-        qnet__lanes_store(x + (p - q) * step + QNET__LANES, even[1] + odd[1]);
+        qnet__fft_store(x + q * step, even[0] + odd[0], even[1] - odd[1]);
+        qnet__fft_store(x + (p - q) * step, even[0] - odd[0], even[1] + odd[1]);
     }
 }
 
@@ -6386,6 +6351,8 @@ QNET__INLINE void qnet__fft_stage(const qnet__fft_job *job, size_t m, const qnet
         }
 }
 
+/* All stages, from single points (m = 1, where all twiddle factors are 1) to the whole line. The
+   tables follow each other in this order. */
 static void qnet__fft_transform(const qnet__fft_job *job)
 {
     const qnet__fft_line *line = job->line;
@@ -6412,23 +6379,19 @@ static void qnet__fft_transform(const qnet__fft_job *job)
 }
 
 /* A step of a filter on numbers i .. i + lines - 1. */
-QNET__INLINE void qnet__fft_filtered(const qnet__fft_filter *f, size_t i, size_t lines,
+QNET__INLINE void qnet__fft_filtered(const qnet__fft_filter *f, size_t i, const size_t lines,
                                      qnet__lanes *re, qnet__lanes *im)
 {
-    const qnet__lanes kernel = lines == QNET__LANES ? qnet__lanes_load(f->kernel + i)
-                                                    : qnet__lanes_load_part(f->kernel + i, lines);
+    const qnet__lanes kernel = qnet__lanes_load_part(f->kernel + i, lines);
     const qnet__lanes zero = qnet__lanes_zero(), one = qnet__lanes_all(1);
     const qnet__lanes t = qnet__lanes_all(f->threshold);
     const qnet__lanes d = f->step == QNET__FILTER_DECONVOLVE ? one - kernel : kernel;
     const qnet__lanes_int large = (qnet__lanes_int)(d >= t) | (qnet__lanes_int)(d <= -t);
     qnet__lanes factor = d;
     if (f->step == QNET__FILTER_MERGE) {
-        const qnet_real *kept = f->kept + i, *kept_im = kept + f->numbers;
-        const int whole = lines == QNET__LANES;
-        *re = qnet__lanes_select(large, whole ? qnet__lanes_load(kept)
-                                              : qnet__lanes_load_part(kept, lines), *re);
-        *im = qnet__lanes_select(large, whole ? qnet__lanes_load(kept_im)
-                                              : qnet__lanes_load_part(kept_im, lines), *im);
+        const qnet_real *kept = f->kept + i;
+        *re = qnet__lanes_select(large, qnet__lanes_load_part(kept, lines), *re);
+        *im = qnet__lanes_select(large, qnet__lanes_load_part(kept + f->numbers, lines), *im);
         return;
     }
     if (f->step == QNET__FILTER_DECONVOLVE)
@@ -6453,18 +6416,16 @@ static void qnet__fft_columns(const qnet__fft_job *job)
     const size_t n = job->line->n, point = 2 * QNET__LANES, lines = job->lines;
     qnet_real *re = job->work + (job->inverse ? QNET__LANES : 0);
     qnet_real *im = job->work + (job->inverse ? 0 : QNET__LANES);
+    qnet_real block[2 * QNET__LANES] = {0}; /* of fewer lines than lanes */
     for (size_t j = 0; j < n; j++) {
         const qnet_real *x = job->in + j * job->in_step;
         const size_t at = (size_t)job->line->place[j] * point;
-        if (lines == QNET__LANES) {
-            const qnet__lanes a = qnet__lanes_load(x), b = qnet__lanes_load(x + QNET__LANES);
-            qnet__lanes_store(re + at, qnet__lanes_even(a, b));
-            qnet__lanes_store(im + at, qnet__lanes_odd(a, b));
-            continue;
-        }
-        qnet__lanes_store(re + at, qnet__lanes_zero());
-        qnet__lanes_store(im + at, qnet__lanes_zero());
-        for (size_t i = 0; i < lines; i++) re[at + i] = x[2 * i], im[at + i] = x[2 * i + 1];
+        qnet__lanes a, b;
+        if (lines < QNET__LANES)
+            x = (const qnet_real *)memcpy(block, x, 2 * lines * sizeof *x);
+        a = qnet__lanes_load(x), b = qnet__lanes_load(x + QNET__LANES);
+        qnet__lanes_store(re + at, qnet__lanes_even(a, b));
+        qnet__lanes_store(im + at, qnet__lanes_odd(a, b));
     }
     qnet__fft_transform(job);
     if (job->filter != NULL) {
@@ -6473,22 +6434,22 @@ static void qnet__fft_columns(const qnet__fft_job *job)
         for (size_t k = 0; k < n; k++, re += point, im += point) {
             qnet_real *to = back.work + (size_t)job->line->place[k] * point;
             qnet__lanes a = qnet__lanes_load(re), b = qnet__lanes_load(im);
-            qnet__fft_filtered(job->filter, job->first + k * job->step, lines, &a, &b);
-            qnet__lanes_store(to, b);
-            qnet__lanes_store(to + QNET__LANES, a);
+            if (lines == QNET__LANES)
+                qnet__fft_filtered(job->filter, job->first + k * job->step, QNET__LANES, &a, &b);
+            else
+                qnet__fft_filtered(job->filter, job->first + k * job->step, lines, &a, &b);
+            qnet__fft_store(to, b, a);
         }
         qnet__fft_transform(&back);
         re = back.work + QNET__LANES, im = back.work;
     }
     for (size_t k = 0; k < n; k++, re += point, im += point) {
         qnet_real *y = job->out + k * job->out_step;
-        if (lines == QNET__LANES) {
-            const qnet__lanes a = qnet__lanes_load(re), b = qnet__lanes_load(im);
-            qnet__lanes_store(y, qnet__lanes_zip_low(a, b));
-            qnet__lanes_store(y + QNET__LANES, qnet__lanes_zip_high(a, b));
-            continue;
-        }
-        for (size_t i = 0; i < lines; i++) y[2 * i] = re[i], y[2 * i + 1] = im[i];
+        const qnet__lanes a = qnet__lanes_load(re), b = qnet__lanes_load(im);
+        qnet__fft_store(lines < QNET__LANES ? block : y, qnet__lanes_zip_low(a, b),
+                        qnet__lanes_zip_high(a, b));
+        if (lines < QNET__LANES)
+            memcpy(y, block, 2 * lines * sizeof *y);
     }
 }
 
@@ -6528,13 +6489,6 @@ QNET__INLINE void qnet__fft_gather(const qnet__fft_job *job, qnet_real *y, size_
                        : qnet__lanes_zero();
         qnet__fft_put(v, y + e, job->out_step, rows, numbers - e);
     }
-}
-
-static void qnet__fft_rows(const qnet__fft_job *job)
-{
-    qnet__fft_scatter(job, job->in, job->lines, 2 * job->line->n, QNET__FFT_PAIRS);
-    qnet__fft_transform(job);
-    qnet__fft_gather(job, job->out, job->lines, 2 * job->line->n, QNET__FFT_PAIRS);
 }
 
 /* A and B, the spectra of rows a and b, from Z of z = a + i b; a are the first rows, one per lane,
@@ -6597,10 +6551,17 @@ static void qnet__fft_real_inverse(const qnet__fft_job *job)
 
 static void qnet__fft_run(const qnet__fft_job *job)
 {
-    if (job->kind == QNET__FFT_COLUMNS) qnet__fft_columns(job);
-    else if (job->kind == QNET__FFT_ROWS) qnet__fft_rows(job);
-    else if (job->inverse) qnet__fft_real_inverse(job);
-    else qnet__fft_real(job);
+    if (job->kind == QNET__FFT_COLUMNS) {
+        qnet__fft_columns(job);
+    } else if (job->kind == QNET__FFT_ROWS) {
+        qnet__fft_scatter(job, job->in, job->lines, 2 * job->line->n, QNET__FFT_PAIRS);
+        qnet__fft_transform(job);
+        qnet__fft_gather(job, job->out, job->lines, 2 * job->line->n, QNET__FFT_PAIRS);
+    } else if (job->inverse) {
+        qnet__fft_real_inverse(job);
+    } else {
+        qnet__fft_real(job);
+    }
 }
 
 #endif
@@ -6672,9 +6633,8 @@ static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile
     qnet_real block[QNET__TILE_ROWS][QNET__TILE_COLUMNS];
     qnet_real *c[QNET__TILE_ROWS];
     qnet__tile part = *tile;
-    int m;
     memset(block, 0, sizeof block);
-    for (m = 0; m < tile->rows; m++) {
+    for (int m = 0; m < tile->rows; m++) {
         c[m] = block[m];
         if (tile->accumulate && tile->c[m] != NULL)
             memcpy(block[m], tile->c[m] + tile->c_at, bytes);
@@ -6682,10 +6642,9 @@ static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile
     part.c = c;
     part.c_at = 0;
     isa->tile(&part);
-    for (m = 0; m < tile->rows; m++) {
+    for (int m = 0; m < tile->rows; m++)
         if (tile->c[m] != NULL)
             memcpy(tile->c[m] + tile->c_at, block[m], bytes);
-    }
 }
 
 #define QNET__LINE 64 /* bytes of a cache line */
@@ -6711,16 +6670,20 @@ static void qnet__tile_prefetch(qnet__tile *tile, const qnet_real *next, size_t 
 /* Asks for what C holds when a tile begins, if it was long ago: the tile adds to it at its end. */
 static void qnet__tile_prefetch_sums(const qnet__tile *tile, size_t wide)
 {
-    size_t at;
-    int m;
-    for (m = 0; m < tile->rows; m++) {
-        for (at = 0; at < wide * sizeof(qnet_real) && tile->c[m] != NULL; at += QNET__LINE)
+    for (int m = 0; m < tile->rows; m++)
+        for (size_t at = 0; at < wide * sizeof(qnet_real) && tile->c[m] != NULL; at += QNET__LINE)
             QNET__PREFETCH_WRITE((uintptr_t)(tile->c[m] + tile->c_at) + at);
-    }
+}
+
+/* Panels that hold so many columns; the last may be part of one. */
+static size_t qnet__panels(const qnet__isa *isa, size_t columns)
+{
+    return columns / isa->columns + (columns % isa->columns != 0);
 }
 
 /* Packs a right-hand side into panels of the kernel's width, so that the tile reads it in order:
-       dst[panel][block][k][j] = src[block * block_step + k * row_step + column * column_step],
+       dst[panel][block][k][j] =
+           src[block * length * columns + k * row_step + column * column_step],
    column = panel * width + j, zero beyond the last column. One task per panel. A block is a tap of
    a convolution; a matrix has one. With column_step 1 rows of src are copied. Otherwise src is
    transposed, by cache lines: a line of each column, then the next line of each. */
@@ -6728,7 +6691,7 @@ typedef struct qnet__packing {
     const qnet_real *src;
     qnet_real *dst;
     size_t blocks, length, columns, width;
-    size_t block_step, row_step, column_step;
+    size_t row_step, column_step;
 } qnet__packing;
 
 #define QNET__PACK_RUN 16 /* numbers of a row of src that are read at once: a cache line */
@@ -6737,34 +6700,41 @@ static void qnet__pack_task(void *arg, size_t index, size_t worker)
 {
     const qnet__packing *p = (const qnet__packing *)arg;
     const size_t valid = qnet__min_size(p->width, p->columns - index * p->width);
-    size_t block, j, k, first, last;
     QNET__UNUSED(worker);
-    for (block = 0; block < p->blocks; block++) {
-        const qnet_real *src = p->src + block * p->block_step + index * p->width * p->column_step;
+    for (size_t block = 0; block < p->blocks; block++) {
+        const qnet_real *src = p->src + block * p->length * p->columns +
+                               index * p->width * p->column_step;
         qnet_real *dst = p->dst + (index * p->blocks + block) * p->length * p->width;
         if (valid < p->width)
             memset(dst, 0, p->length * p->width * sizeof(qnet_real));
         if (p->column_step == 1) {
-            for (k = 0; k < p->length; k++)
+            for (size_t k = 0; k < p->length; k++)
                 memcpy(dst + k * p->width, src + k * p->row_step, valid * sizeof(qnet_real));
             continue;
         }
-        for (first = 0; first < p->length; first = last) {
+        for (size_t first = 0, last; first < p->length; first = last) {
             last = qnet__min_size(first + QNET__PACK_RUN, p->length);
-            for (j = 0; j < valid; j++) {
+            for (size_t j = 0; j < valid; j++) {
                 const qnet_real *from = src + j * p->column_step;
                 QNET__PREFETCH((uintptr_t)from + last * p->row_step * sizeof *from); /* next run */
-                for (k = first; k < last; k++)
+                for (size_t k = first; k < last; k++)
                     dst[k * p->width + j] = from[k * p->row_step];
             }
         }
     }
 }
 
-/* Panels that hold so many columns; the last may be part of one. */
-static size_t qnet__panels(const qnet__isa *isa, size_t columns)
+/* b[length][columns] or, with trans, its transpose, in rows that are ld numbers apart; `blocks` of
+   them, one behind the other. */
+static void qnet__pack(qnet_context *ctx, int trans, size_t blocks, size_t length, size_t columns,
+                       const qnet_real *b, size_t ld, qnet_real *panels)
 {
-    return columns / isa->columns + (columns % isa->columns != 0);
+    const qnet__isa *isa = qnet__isa_of(ctx);
+    qnet__packing p;
+    p.src = b, p.dst = panels;
+    p.blocks = blocks, p.length = length, p.columns = columns, p.width = isa->columns;
+    p.row_step = trans ? 1 : ld, p.column_step = trans ? ld : 1;
+    qnet__parallel(ctx, qnet__panels(isa, columns), qnet__pack_task, &p);
 }
 
 /* Panels that a task works through for each tile of rows: as many as stay in a second-level cache
@@ -6782,11 +6752,10 @@ static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t 
                            const qnet_real *a, size_t lda, const qnet_real *b, size_t ldb,
                            qnet_real beta, qnet_real *c, size_t ldc)
 {
-    size_t i, j, p;
-    for (i = 0; i < m; i++) {
-        for (j = 0; j < n; j++) {
+    for (size_t i = 0; i < m; i++) {
+        for (size_t j = 0; j < n; j++) {
             qnet_real sum = beta != 0 ? c[i * ldc + j] : 0;
-            for (p = 0; p < k; p++) {
+            for (size_t p = 0; p < k; p++) {
                 sum += (trans_a ? a[p * lda + i] : a[i * lda + p]) *
                        (trans_b ? b[j * ldb + p] : b[p * ldb + j]);
             }
@@ -6944,23 +6913,15 @@ static void qnet__gemm_task(void *arg, size_t index, size_t worker)
     qnet__multiply(g->isa, &p);
 }
 
-/* B is read where it lies when it is in rows of whole panels and so few tiles use it that packing
-   would cost more than it saves. */
-static int qnet__gemm_packs(const qnet__isa *isa, int trans_b, size_t m, size_t n)
-{
-    return trans_b || n % isa->columns != 0 || m > 8 * (size_t)QNET__TILE_ROWS;
-}
-
-/* A BLAS brings its own memory. (size_t)-1 when the bytes do not fit a size_t: no allocator will
-   have them. */
+/* For B in panels; a BLAS brings its own memory. (size_t)-1 when the bytes do not fit a size_t: no
+   allocator will have them. */
 QNET_API size_t qnet_gemm_scratch(const qnet_context *ctx, int trans_a, int trans_b, size_t m,
                                   size_t n, size_t k)
 {
     const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {NULL, 0};
-    QNET__UNUSED(trans_a);
-    if (QNET__REFERENCE_ONLY || ctx->hooks.blas.sgemm != NULL ||
-        !qnet__gemm_packs(isa, trans_b, m, n))
+    QNET__UNUSED(trans_a), QNET__UNUSED(trans_b), QNET__UNUSED(m);
+    if (QNET__REFERENCE_ONLY || ctx->hooks.blas.sgemm != NULL)
         return 0;
     if (!qnet__mul(k, isa->columns * sizeof(qnet_real), &k))
         return (size_t)-1;
@@ -6977,27 +6938,17 @@ static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t 
     memset(&g, 0, sizeof g);
     g.isa = qnet__isa_of(ctx);
     panels = qnet__panels(g.isa, n);
-    g.a = a, g.b = b, g.c = c;
+    g.a = a, g.b = (const qnet_real *)scratch, g.c = c;
     g.m = m, g.n = n, g.ldc = ldc;
     g.a_row = trans_a ? 1 : lda;
     g.product.a_step = trans_a ? lda : 1, g.product.beside = trans_a;
-    g.product.b_step = ldb, g.product.b_panel = g.isa->columns;
+    g.product.b_step = g.isa->columns, g.product.b_panel = k * g.isa->columns;
     g.product.segments = 1, g.product.length = k;
     g.product.chain = QNET__CHAIN_DIRECT, g.product.piece = qnet__piece(g.isa);
     g.product.accumulate = accumulate;
     g.panels_per_task = qnet__panels_per_task(panels, k * g.isa->columns);
     g.bands = (m - 1) / QNET__GEMM_BAND + 1;
-    if (qnet__gemm_packs(g.isa, trans_b, m, n)) {
-        qnet__packing p;
-        p.src = b, p.dst = (qnet_real *)scratch;
-        p.blocks = 1, p.length = k, p.columns = n, p.width = g.isa->columns;
-        p.block_step = 0;
-        p.row_step = trans_b ? 1 : ldb;
-        p.column_step = trans_b ? ldb : 1;
-        qnet__parallel(ctx, panels, qnet__pack_task, &p);
-        g.b = p.dst;
-        g.product.b_step = g.isa->columns, g.product.b_panel = k * g.isa->columns;
-    }
+    qnet__pack(ctx, trans_b, 1, k, n, b, ldb, (qnet_real *)scratch);
     qnet__parallel(ctx, ((panels - 1) / g.panels_per_task + 1) * g.bands, qnet__gemm_task, &g);
 }
 
@@ -7169,38 +7120,37 @@ static void qnet__epilogue_join_task(void *arg, size_t index, size_t worker)
     const qnet__epilogue *s = job->sums;
     const size_t begin = index * QNET__EPILOGUE_CHANNELS, n = job->channels;
     const size_t end = qnet__min_size(begin + QNET__EPILOGUE_CHANNELS, n);
-    size_t k, c;
     double rows = 0;
     QNET__UNUSED(worker);
-    for (c = begin; c < end; c++)
+    for (size_t c = begin; c < end; c++)
         job->first[c] = job->second[c] = 0;
     if (s->kind == QNET__EPILOGUE_GRADIENT) {
-        for (k = 0; k < s->chunks; k++) {
-            for (c = begin; c < end; c++) {
+        for (size_t k = 0; k < s->chunks; k++) {
+            for (size_t c = begin; c < end; c++) {
                 job->first[c] += s->sum1[k * n + c];
                 job->second[c] += s->sum2[k * n + c];
             }
         }
         return;
     }
-    for (k = 0; k < s->chunks; k++) {
+    for (size_t k = 0; k < s->chunks; k++) {
         rows += (double)s->rows[k];
-        for (c = begin; c < end; c++) {
+        for (size_t c = begin; c < end; c++) {
             job->first[c] += (double)s->rows[k] * (double)s->center[k * n + c] +
                              s->sum1[k * n + c];
         }
     }
-    for (c = begin; c < end; c++)
+    for (size_t c = begin; c < end; c++)
         job->first[c] /= rows;
-    for (k = 0; k < s->chunks; k++) {
+    for (size_t k = 0; k < s->chunks; k++) {
         const double m = (double)s->rows[k];
-        for (c = begin; c < end; c++) {
+        for (size_t c = begin; c < end; c++) {
             const double sum = s->sum1[k * n + c];
             const double d = (double)s->center[k * n + c] + sum / m - job->first[c];
             job->second[c] += s->sum2[k * n + c] - sum * sum / m + m * d * d;
         }
     }
-    for (c = begin; c < end; c++)
+    for (size_t c = begin; c < end; c++)
         job->second[c] /= rows;
 }
 
@@ -7636,12 +7586,10 @@ static void qnet__winograd_kernel_gradients_task(void *arg, size_t index, size_t
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
     qnet_real *du = p->du + (ptrdiff_t)index * p->du_row;
-    ptrdiff_t group;
     QNET__UNUSED(worker);
-    for (group = 0; group < p->dst_c / QNET__WINOGRAD_GROUP; group++) {
+    for (ptrdiff_t group = 0; group < p->dst_c / QNET__WINOGRAD_GROUP; group++)
         p->isa->winograd(p, QNET__WINOGRAD_KERNEL_GRADIENTS, (ptrdiff_t)index, group,
-                           du + group * QNET__WINOGRAD_GROUP);
-    }
+                         du + group * QNET__WINOGRAD_GROUP);
 }
 
 /* Takes du, v and d from the arena, which may have no base. */
@@ -8028,22 +7976,6 @@ static void qnet__sweep_task(void *arg, size_t index, size_t worker)
                        qnet__min_size(panel + p.panels_per_task, p.panel_count));
 }
 
-/* The weights w[kernel][kernel][in][out] in panels: forward, of the output channels,
-       panels[co / columns][ky][kx][ci][co % columns] = w[ky][kx][ci][co],
-   and for the gradient of the inputs the same with ci and co exchanged. */
-static void qnet__conv_panels(qnet_context *ctx, const qnet_conv2d *s, int backward,
-                              const qnet_real *w, qnet_real *panels)
-{
-    const size_t in = (size_t)s->in_channels, out = (size_t)s->out_channels;
-    const qnet__isa *isa = qnet__isa_of(ctx);
-    qnet__packing packing;
-    packing.src = w, packing.dst = panels, packing.width = isa->columns;
-    packing.blocks = (size_t)s->kernel * (size_t)s->kernel, packing.block_step = in * out;
-    packing.length = backward ? out : in, packing.columns = backward ? in : out;
-    packing.row_step = backward ? 1 : out, packing.column_step = backward ? out : 1;
-    qnet__parallel(ctx, qnet__panels(isa, packing.columns), qnet__pack_task, &packing);
-}
-
 /* What follows from the shape, with panels and zeros in the arena. Forward, y from x; backward, dx
    from dy. A band is whole rows of the grid. A task takes as many panels as stay in a second-level
    cache, so that the pixels under the taps are looked up once for all of them; one panel, where
@@ -8082,15 +8014,20 @@ static qnet__sweep qnet__sweep_plan(const qnet_context *ctx, const qnet_conv2d *
     return p;
 }
 
-/* The zeros, and the weights in panels, unless qnet__conv_panels has left them in `packed`. */
+/* The zeros, and the weights w[kernel][kernel][in][out] in panels: forward, of the output channels,
+       panels[co / columns][ky][kx][ci][co % columns] = w[ky][kx][ci][co],
+   and for the gradient of the inputs the same with ci and co exchanged; unless qnet__conv_pack has
+   left them in `packed`. */
 static void qnet__sweep_weights(qnet_context *ctx, qnet__sweep *p, const qnet_real *w,
                                 const qnet_real *packed)
 {
+    const size_t taps = (size_t)(p->shape.kernel * p->shape.kernel);
     memset(p->zeros, 0, (size_t)(p->shape.kernel * p->src_c) * sizeof *p->zeros);
     if (packed != NULL)
         p->panels = (qnet_real *)(uintptr_t)packed; /* is only read */
     else
-        qnet__conv_panels(ctx, &p->shape, p->backward, w, p->panels);
+        qnet__pack(ctx, p->backward, taps, (size_t)p->src_c, (size_t)p->dst_c, w,
+                   (size_t)p->shape.out_channels, p->panels);
 }
 
 /* dst, y or dx, from src; with `add`, added to what dst holds. */
@@ -8335,15 +8272,6 @@ typedef enum qnet__conv_algorithm {
     QNET__CONV_WINOGRAD = 4
 } qnet__conv_algorithm;
 
-static const char *qnet__conv_algorithm_name(qnet__conv_algorithm algorithm)
-{
-    return algorithm == QNET__CONV_WINOGRAD     ? "Winograd"
-           : algorithm == QNET__CONV_WINOGRAD_2 ? "Winograd 2"
-           : algorithm == QNET__CONV_DIRECT     ? "direct"
-           : QNET__REFERENCE_ONLY               ? "reference"
-                                                : "BLAS";
-}
-
 /* once: the kernel may be packed once for many passes. */
 static qnet__conv_algorithm qnet__conv_pick(const qnet_context *ctx, const qnet_conv2d *shape,
                                             int once)
@@ -8368,7 +8296,11 @@ QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_c
 {
     if (shape == NULL || !qnet__conv_valid(shape))
         return "none";
-    return qnet__conv_algorithm_name(qnet__conv_pick(ctx, shape, 0));
+    switch (qnet__conv_pick(ctx, shape, 0)) {
+    case QNET__CONV_LOWERED: return QNET__REFERENCE_ONLY ? "reference" : "BLAS";
+    case QNET__CONV_DIRECT: return "direct";
+    default: return "Winograd";
+    }
 }
 #endif
 
@@ -8412,13 +8344,14 @@ static size_t qnet__conv_pack(qnet_context *ctx, qnet__conv_algorithm algorithm,
 {
     const qnet__isa *isa = qnet__isa_of(ctx);
     const size_t in = (size_t)s->in_channels, taps = (size_t)s->kernel * (size_t)s->kernel;
+    const size_t out = (size_t)s->out_channels;
     qnet__winograd p;
     if (algorithm == QNET__CONV_LOWERED)
         return 0;
     if (algorithm == QNET__CONV_DIRECT) {
         if (packed != NULL)
-            qnet__conv_panels(ctx, s, 0, w, packed);
-        return taps * in * isa->columns * qnet__panels(isa, (size_t)s->out_channels);
+            qnet__pack(ctx, 0, taps, in, out, w, out, packed);
+        return taps * in * isa->columns * qnet__panels(isa, out);
     }
     if (packed != NULL)
         qnet__winograd_pack(ctx, s, (int)algorithm, w, packed);
@@ -8875,7 +8808,8 @@ QNET_API void qnet_relu_forward(size_t count, const qnet_real *x, qnet_real *y)
     for (size_t i = 0; i < count; i++) y[i] = x[i] < 0 ? 0 : x[i];
 }
 
-/* Forward: y = max(x, 0). dx[count] = dy where y > 0, else 0. dx may alias dy. */
+/* Forward: y = max(x, 0). dx[count] = dy where y > 0, else 0. By y and not by x, which a layer in
+   place has lost. dx may alias dy. */
 QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_real *dy,
                                  qnet_real *dx)
 {
@@ -8890,11 +8824,13 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
 /* Row `index` of dx, [batch][height]: each pixel gathers from the windows that it may have won, at
    most four, so that no two tasks write to one number and sums have one order. Window oy covers
    rows 2 oy - 1 + (0..2), so row iy lies in windows iy / 2 and (iy + 1) / 2. */
-static void qnet__maxpool_back(const qnet__maxpool *pool, size_t index)
+static void qnet__maxpool_back_task(void *arg, size_t index, size_t worker)
 {
+    const qnet__maxpool *pool = (const qnet__maxpool *)arg;
     const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
     const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
     qnet_real *dx = pool->dx + index * pool->width * n;
+    QNET__UNUSED(worker);
     memset(dx, 0, pool->width * n * sizeof *dx);
     for (size_t ix = 0; ix < pool->width; ix++, dx += n) {
         const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
@@ -8911,25 +8847,17 @@ static void qnet__maxpool_back(const qnet__maxpool *pool, size_t index)
 }
 #endif
 
-/* Task `index` is one row of one image: of y forward, [batch][out_height], of dx backward. */
+/* Row `index` of y, [batch][out_height]. */
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
     const qnet__maxpool *pool = (const qnet__maxpool *)arg;
     QNET__UNUSED(worker);
-#if QNET__HAS_TRAINING
-    if (pool->dx != NULL) {
-        qnet__maxpool_back(pool, index);
-        return;
-    }
-#endif
     pool->isa->maxpool(pool, index);
 }
 
-/* Forward, or backward where there is a dx. */
 static void qnet__maxpool_run(qnet_context *ctx, qnet__maxpool *pool, size_t batch)
 {
-    qnet__parallel(ctx, batch * (pool->dx != NULL ? pool->height : pool->out_height),
-                   qnet__maxpool_task, pool);
+    qnet__parallel(ctx, batch * pool->out_height, qnet__maxpool_task, pool);
 }
 
 /* a * b rows of numbers; SIZE_MAX where they overflow, which qnet__check_layer refuses. */
@@ -8938,7 +8866,8 @@ static size_t qnet__map_rows(size_t a, size_t b)
     return qnet__mul(a, b, &a) ? a : SIZE_MAX;
 }
 
-/* Checks the sizes and fills them in; the arrays are left NULL. */
+/* Checks the sizes and fills them in; the arrays are left NULL. With 3 taps, stride 2 and padding 1
+   an axis of n pixels has (n + 2 - 3) / 2 + 1 = (n - 1) / 2 + 1 outputs. */
 static qnet_status qnet__maxpool_plan(qnet_context *ctx, const char *name, int batch, int height,
                                       int width, int channels, int pointers_are_there,
                                       qnet__maxpool *pool)
@@ -8974,7 +8903,8 @@ QNET_API qnet_status qnet_maxpool_forward(qnet_context *ctx, int batch, int heig
     return QNET_OK;
 }
 
-/* Forward: y = x at the tap that won, so dx = sum of dy over the windows which the pixel won. */
+/* Forward: y = x at the tap that won, so dx = sum of dy over the windows which the pixel won;
+   argmax has tap 3 i + j of each window. */
 QNET_API qnet_status qnet_maxpool_backward(qnet_context *ctx, int batch, int height, int width,
                                            int channels, const uint8_t *argmax, const qnet_real *dy,
                                            qnet_real *dx)
@@ -8984,7 +8914,7 @@ QNET_API qnet_status qnet_maxpool_backward(qnet_context *ctx, int batch, int hei
                                  argmax && dy && dx, &pool));
     pool.winner = argmax;
     pool.dy = dy, pool.dx = dx;
-    qnet__maxpool_run(ctx, &pool, (size_t)batch);
+    qnet__parallel(ctx, (size_t)batch * pool.height, qnet__maxpool_back_task, &pool);
     return QNET_OK;
 }
 #endif
@@ -9172,8 +9102,7 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
     const ptrdiff_t begin = task * s->bands / p->tasks, end = (task + 1) * s->bands / p->tasks;
     const ptrdiff_t row = s->out_w * 64;
     qnet_real *above = p->rows + (ptrdiff_t)worker * (1 + 2 * s->band) * row, *rows = above + row;
-    ptrdiff_t b, y;
-    for (b = begin; b < end; b++) {
+    for (ptrdiff_t b = begin; b < end; b++) {
         const ptrdiff_t pool_end = qnet__stem_end(s, b), first = 2 * b * s->band;
         const ptrdiff_t last = 2 * pool_end < s->out_h ? 2 * pool_end : s->out_h;
         const int again = b == begin && b > 0; /* the row above is another task's too */
@@ -9189,7 +9118,7 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
         }
         pool.x.x = above;
         pool.rows_before = image * s->out_h + first - 1;
-        for (y = b * s->band; y < pool_end; y++)
+        for (ptrdiff_t y = b * s->band; y < pool_end; y++)
             p->sweep.isa->maxpool(&pool, (size_t)(image * s->pool_h + y));
         memcpy(above, rows + (last - first - 1) * row, (size_t)row * sizeof *above);
     }
@@ -9582,7 +9511,8 @@ QNET_API qnet_status qnet_dense_forward(qnet_context *ctx, size_t rows, int in, 
 
 #if QNET__HAS_TRAINING
 /* Forward: y = x w^T + b, so dw = dy^T x, db = sum of dy over rows, dx = dy w. What is NULL of dx,
-   dw and db is not computed. */
+   dw and db is not computed; one scratch serves both products, which follow each other. The sums
+   of db are in double. */
 QNET_API qnet_status qnet_dense_backward(qnet_context *ctx, size_t rows, int in, int out,
                                          const qnet_real *x, const qnet_real *w,
                                          const qnet_real *dy, qnet_real *dx, qnet_real *dw,
@@ -9867,21 +9797,6 @@ static void qnet__lstm_gather_task(void *arg, size_t index, size_t worker)
     }
 }
 
-/* U[4 hidden][hidden] of both directions as right-hand side b[k][column] in panels: forward, U h',
-   k is the hidden unit and the column the gate; backward, dgates U, the other way round. */
-static void qnet__lstm_pack(qnet_context *ctx, const qnet__lstm *l)
-{
-    const size_t n = l->hidden;
-    for (size_t d = 0; d < 2; d++) {
-        qnet__packing p;
-        p.src = l->weights->u[d], p.dst = l->packed_u[d];
-        p.blocks = 1, p.block_step = 0, p.width = l->isa->columns;
-        p.length = l->back ? 4 * n : n, p.columns = l->back ? n : 4 * n;
-        p.row_step = l->back ? n : 1, p.column_step = l->back ? 1 : n;
-        qnet__parallel(ctx, qnet__panels(l->isa, p.columns), qnet__pack_task, &p);
-    }
-}
-
 /* One direction of one group through its steps, forward or, against that order, backward. There a
    step has dh = dy + (dgates U of the step after) and dc from the step after, and with t = tanh(c)
 
@@ -9990,14 +9905,17 @@ static qnet_status qnet__lstm_begin(qnet_context *ctx, const char *who, const qn
     l->weights = weights;
     l->x = x, l->y = (qnet_real *)(uintptr_t)y;
     memset(l->zero, 0, l->hidden * sizeof *l->zero);
+    /* U[4 hidden][hidden] as right-hand side b[k][column]: forward, U h', k is the hidden unit and
+       the column the gate; backward, dgates U, the other way round. */
     for (size_t d = 0, rows = l->batch * l->steps, n = l->hidden; d < 2; d++) {
+        qnet__pack(ctx, !back, 1, back ? 4 * n : n, back ? n : 4 * n, weights->u[d], n,
+                   l->packed_u[d]);
         l->gates[d] = (qnet_real *)(uintptr_t)saved + d * rows * 6 * n;
         l->c[d] = l->gates[d] + rows * 4 * n;
         l->tanh_c[d] = l->c[d] + rows * n;
     }
     qnet__lstm_order(l);
     qnet__parallel(ctx, (l->rows - 1) / QNET__LSTM_ROWS + 1, qnet__lstm_gather_task, l);
-    qnet__lstm_pack(ctx, l);
     return QNET_OK;
 }
 
@@ -11268,34 +11186,28 @@ static void qnet__optim_run(qnet_context *ctx, qnet_task task, qnet__optim_job *
    otherwise a fifth of a training step. */
 static void qnet__adam_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__optim_job *a = (const qnet__optim_job *)arg;
-    const size_t end = qnet__min_size((index + 1) * QNET__OPTIM_CHUNK, a->count);
+    const qnet__optim_job a = *(const qnet__optim_job *)arg; /* a copy: stores cannot change it */
+    const size_t end = qnet__min_size((index + 1) * QNET__OPTIM_CHUNK, a.count);
     size_t i = index * QNET__OPTIM_CHUNK;
     QNET__UNUSED(worker);
 #if QNET__X86 && defined(__SSE2__)
-    const __m128 b1 = _mm_set1_ps(a->b1), one_b1 = _mm_set1_ps(a->one_b1);
-    const __m128 b2 = _mm_set1_ps(a->b2), one_b2 = _mm_set1_ps(a->one_b2);
-    const __m128 rate = _mm_set1_ps(a->rate), root = _mm_set1_ps(a->root);
-    const __m128 eps = _mm_set1_ps(a->eps);
     for (; i + 4 <= end; i += 4) {
-        const __m128 g = _mm_loadu_ps(a->g + i);
-        const __m128 m = _mm_add_ps(_mm_mul_ps(b1, _mm_loadu_ps(a->m + i)), _mm_mul_ps(one_b1, g));
-        const __m128 v = _mm_add_ps(_mm_mul_ps(b2, _mm_loadu_ps(a->v + i)),
-                                    _mm_mul_ps(_mm_mul_ps(one_b2, g), g));
-        const __m128 scale = _mm_add_ps(_mm_mul_ps(_mm_sqrt_ps(v), root), eps);
-        const __m128 step = _mm_div_ps(_mm_mul_ps(rate, m), scale);
-        _mm_storeu_ps(a->m + i, m);
-        _mm_storeu_ps(a->v + i, v);
-        _mm_storeu_ps(a->p + i, _mm_sub_ps(_mm_loadu_ps(a->p + i), step));
+        const __m128 g = _mm_loadu_ps(a.g + i);
+        const __m128 m = a.b1 * _mm_loadu_ps(a.m + i) + a.one_b1 * g;
+        const __m128 v = a.b2 * _mm_loadu_ps(a.v + i) + a.one_b2 * g * g;
+        const __m128 step = a.rate * m / (_mm_sqrt_ps(v) * a.root + a.eps);
+        _mm_storeu_ps(a.m + i, m);
+        _mm_storeu_ps(a.v + i, v);
+        _mm_storeu_ps(a.p + i, _mm_loadu_ps(a.p + i) - step);
     }
 #endif
     for (; i < end; i++) {
-        const qnet_real g = a->g[i];
-        const qnet_real m = a->b1 * a->m[i] + a->one_b1 * g;
-        const qnet_real v = a->b2 * a->v[i] + a->one_b2 * g * g;
-        a->m[i] = m;
-        a->v[i] = v;
-        a->p[i] -= a->rate * m / ((qnet_real)sqrt((double)v) * a->root + a->eps);
+        const qnet_real g = a.g[i];
+        const qnet_real m = a.b1 * a.m[i] + a.one_b1 * g;
+        const qnet_real v = a.b2 * a.v[i] + a.one_b2 * g * g;
+        a.m[i] = m;
+        a.v[i] = v;
+        a.p[i] -= a.rate * m / ((qnet_real)sqrt((double)v) * a.root + a.eps);
     }
 }
 

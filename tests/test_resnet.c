@@ -552,7 +552,12 @@ static const char *algorithm_of(const qnet_resnet *net, const char *conv)
     int u;
     for (u = 0; u < QNET__CONV_BNS; u++)
         if (strcmp(net->state->conv_bn[u].conv_name, conv) == 0)
-            return qnet__conv_algorithm_name(net->state->conv_bn[u].algorithm);
+            switch (net->state->conv_bn[u].algorithm) {
+            case QNET__CONV_LOWERED: return QNET__REFERENCE_ONLY ? "reference" : "BLAS";
+            case QNET__CONV_DIRECT: return "direct";
+            case QNET__CONV_WINOGRAD_2: return "Winograd 2";
+            case QNET__CONV_WINOGRAD: return "Winograd";
+            }
     return "none";
 }
 
