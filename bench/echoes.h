@@ -81,7 +81,10 @@ static qnet_status echoes_unwrap(echoes_scan *s, double *values, int *count)
     if (status == QNET_OK && s->field == NULL) {
         s->field = c.phase[1];
         c.phase[1] = NULL;
-        qnet__to_field(&c, s->field, c.time[1]);
+        const double factor = s->in.phase_sign / (2 * QNET__PI * QNET_GAMMA_MHZ_PER_T *
+                                                  s->in.field_strength * c.time[1]);
+        for (size_t i = 0; i < qnet__voxels_of(s->field); i++)
+            s->field->voxels[i] = (float)(factor * (double)s->field->voxels[i]);
     }
     qnet__drop_phases(&c, 0, ECHOES);
     return status;
