@@ -2555,17 +2555,20 @@ QNET__HELPER QNET__PRINTF(2, 3) void qnet__set_error(qnet_context *ctx, const ch
                               __func__, #pointers);                                         \
     } while (0)
 
-/* QNET_ERROR_ARGUMENT for what is out of low .. high, or NaN: "qnet_t1_map: repetition_time is 36,
-   expected 0.0001 to 10". An end of DBL_MAX or INT_MAX is none to a reader, and FLT_MIN is 0. */
+/* QNET_ERROR_ARGUMENT for what is out of low .. high, or NaN: "qnet_t1_map: repetition time in s is
+   36, expected 0.0001 to 10". To a reader DBL_MAX or INT_MAX is no end, and the least number of a
+   type is 0. */
 QNET__HELPER qnet_status qnet__check_range(qnet_context *ctx, const char *what, const char *name,
                                            double value, double low, double high)
 {
     if (value >= low && value <= high) return QNET_OK;
     if (high != INT_MAX && high < DBL_MAX)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s is %g, expected %.12g to %.12g", what,
-                          name, value, low, high);
-    return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s is %g, expected %s %.12g", what, name,
-                      value, low == FLT_MIN ? "more than" : "at least", low == FLT_MIN ? 0 : low);
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s is %.12g, expected %.12g to %.12g",
+                          what, name, value, low, high);
+    const int open = low == FLT_MIN || low == DBL_MIN;
+    return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s is %.12g, expected %s%s %.12g", what, name,
+                      value, value > high ? "a finite number, " : "",
+                      open ? "more than" : "at least", open ? 0 : low);
 }
 
 /* Memory from the allocator hook: aligned to 64 bytes, not zeroed, NULL when there is none. */
@@ -7191,7 +7194,8 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sums,
                                                                        groups' m and output
     round  fewer                     shared, <= 9 MB        shared     a block and a group
            u > 16 MB, v <= 18 MB     shared, all tiles      shared, of a slab of co: a group
-                                                            for each worker, at most half
+           (stride 2: 45), u + v                            for each worker, at most half
+           less than by the above
 
    dw      when                      v and d                du         a task
     part   ci, co <= 64              own, 32 tiles          of a part  a part of the tiles
@@ -7199,7 +7203,7 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sums,
     square du > 16 MB, v <= 18 MB    shared, all tiles; d   own,       two groups: du, then dw
                                      of a slab of co        64 x 64
 
-   y and dx have the same bits in both: each number of m is one product. The sums of dw begin
+   y and dx have the same bits in all: each number of m is one product. The sums of dw begin
    a chain in each round, so that its schedule may not depend on the number of workers.
 
    ResNet18, 64 images of 224 pixels, forward (MB; v and m of a block):
@@ -7420,7 +7424,7 @@ static void qnet__winograd_kernels_of(qnet_context *ctx, qnet__winograd *p, ptrd
 static int qnet__winograd_in_slabs(const qnet__winograd *p)
 {
     const ptrdiff_t channels = p->src_c > p->dst_c ? p->src_c : p->dst_c;
-    return p->planes * p->src_c * p->dst_c > QNET__WINOGRAD_U_MOST &&
+    return (int64_t)p->planes * p->src_c * p->dst_c > QNET__WINOGRAD_U_MOST &&
            p->tiles <= QNET__WINOGRAD_ALL / channels;
 }
 
@@ -7434,7 +7438,9 @@ static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t wo
     const size_t bytes = (size_t)p->planes * sizeof(qnet_real);
     size_t makers = 1; /* of a v each */
     p->slab = p->dst_c;
-    if (!packed && groups >= 2 * (ptrdiff_t)workers && qnet__winograd_in_slabs(p)) {
+    /* Slabs have less of u at a time, and more of v. */
+    const int saves = (p->tiles - most) * p->v_row < (groups - (ptrdiff_t)workers) * p->u_plane;
+    if (!packed && groups >= 2 * (ptrdiff_t)workers && saves && qnet__winograd_in_slabs(p)) {
         p->schedule = QNET__WINOGRAD_BY_ROUND;
         p->round = p->tiles; /* in v for all slabs */
         p->slab = (ptrdiff_t)workers * QNET__WINOGRAD_GROUP;
@@ -13077,11 +13083,14 @@ QNET__HELPER qnet_status qnet__check_mask(qnet_context *ctx, const qnet_volume *
 QNET__HELPER qnet_status qnet__check_echo_time(qnet_context *ctx, const char *name, double time,
                                                double before)
 {
-    if (time >= QNET__SHORTEST_ECHO && time <= 1 && time > before) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g s%s, expected %g to 1 and "
-                      "more than that of the echo before, %g", name, time,
-                      time > 1 ? " (milliseconds?)" : time > 0 ? "" : " (missing?)",
-                      QNET__SHORTEST_ECHO, before);
+    const int possible = time >= QNET__SHORTEST_ECHO && time <= 1;
+    if (possible && time > before) return QNET_OK;
+    if (possible)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g s, expected more than "
+                          "that of the echo before, %g", name, time, before);
+    return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: echo time of %g s%s, expected %g to 1", name,
+                      time, time > 1 ? " (milliseconds?)" : time > 0 ? "" : " (missing?)",
+                      QNET__SHORTEST_ECHO);
 }
 
 /* Refuses what is no series of `least` echoes or more, before any work is done on it:
@@ -16483,11 +16492,11 @@ static qnet_status qnet__check_second(qnet__chain *c)
         return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: flip angles of %g and %g degrees, "
                           "expected two different ones above 0, 90 at most", name, a->flip_angle,
                           b->flip_angle);
-    if (!(a->repetition_time > 0 && a->repetition_time <= 10 &&
+    if (!(a->repetition_time >= QNET__SHORTEST_ECHO && a->repetition_time <= 10 &&
           fabs(a->repetition_time - b->repetition_time) <= 0.01 * a->repetition_time))
         return qnet__fail(c->ctx, QNET_ERROR_ARGUMENT, "%s: repetition times of %g and %g, "
-                          "expected the same at both flip angles, in seconds, 10 at most", name,
-                          a->repetition_time, b->repetition_time);
+                          "expected the same at both flip angles, in seconds, %g to 10", name,
+                          a->repetition_time, b->repetition_time, QNET__SHORTEST_ECHO);
     return QNET_OK;
 }
 
@@ -16851,6 +16860,8 @@ static void qnet__fit_offset(qnet__aligning *a)
     for (int i = 0; i < QNET__OFFSET_TERMS; i++) sum[i][i] += 1e-9 * sum[0][0];
     if (qnet__cholesky(&sum[0][0], QNET__OFFSET_TERMS))
         qnet__cholesky_solve(&sum[0][0], QNET__OFFSET_TERMS, 1, a->offset);
+    else
+        memset(a->offset, 0, sizeof a->offset);
 }
 
 /* How many whole turns each voxel of the echo at hand is from the line through p0 and the echo

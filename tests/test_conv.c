@@ -217,8 +217,8 @@ static void run_layer(qnet_context *ctx, layer *l, void *scratch)
    with axes of 2 pixels. */
 #define LARGE_KERNELS {5, 7, 7, 320, 384, 3, 1, 1}, {20, 2, 2, 704, 704, 3, 1, 1}
 
-/* The same at stride 2, with more tiles than a round of v has. */
-#define LARGE_KERNELS_2 {172, 5, 7, 192, 384, 3, 2, 1}
+/* The same at stride 2, with 4 tiles in each image, and more than a round of v has. */
+#define LARGE_KERNELS_2 {43, 13, 15, 192, 384, 3, 2, 1}
 
 /* A context for each kind of kernels that this machine has. */
 static qnet_context *kinds[QNET_CPU_NEON + 1];
@@ -479,10 +479,19 @@ static void test_winograd_error(void)
    parts, as the shapes are meant to be cut; u in slabs, and as a whole. */
 static void test_weights_from_a_source(void)
 {
+    static const qnet_conv2d stride_2 = LARGE_KERNELS_2;
     static const qnet_conv2d shapes[] = {{10, 5, 7, 64, 2240, 3, 1, 1}, {200, 9, 8, 64, 64, 3, 1, 1}};
     size_t workers = 1, i;
     qnet_context *ctx = make_context(QNET_CPU_AUTO, &workers);
     const qnet__isa *isa = qnet__isa_of(ctx);
+    if (isa->winograd != NULL && !QNET__REFERENCE_ONLY) {
+        qnet__arena arena = {NULL, 0};
+        qnet__winograd p;
+        CHECK(qnet__winograd_side(&stride_2, 0) == 4);
+        qnet__winograd_geometry(&p, isa, &stride_2, 4, 0);
+        qnet__winograd_plan(&p, &arena, 1, 0);
+        CHECK(p.slab < p.dst_c && p.tiles == 172);
+    }
     for (i = 0; i < 2 && isa->winograd != NULL; i++) {
         const qnet_conv2d s = shapes[i];
         const size_t channels = (size_t)s.out_channels, bytes = qnet__winograd_scratch(ctx, &s, 4, 1);

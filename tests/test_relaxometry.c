@@ -200,13 +200,13 @@ static void test_refused(void)
     CHECK_FAILS(ctx, qnet_r2star_map(ctx, QNET_R2STAR_ARLO, MOST, views(s), unequal, NULL, &r), QNET_ERROR_ARGUMENT,
                 "equal distances");
     t[1] = 0;
-    REFUSED(QNET_ERROR_ARGUMENT, "magnitude 2: echo time of ");
+    REFUSED(QNET_ERROR_ARGUMENT, "magnitude 2: echo time of 0 s (missing?), expected 0.0001 to 1");
     t[1] = NAN;
-    REFUSED(QNET_ERROR_ARGUMENT, "magnitude 2: echo time of ");
+    REFUSED(QNET_ERROR_ARGUMENT, "s (missing?), expected 0.0001 to 1");
     t[1] = 10;
     REFUSED(QNET_ERROR_ARGUMENT, "milliseconds");
     t[1] = .004;
-    REFUSED(QNET_ERROR_ARGUMENT, "magnitude 2: echo time of 0.004 s, expected 0.0001 to 1 and more than that of the echo before, 0.005");
+    REFUSED(QNET_ERROR_ARGUMENT, "magnitude 2: echo time of 0.004 s, expected more than that of the echo before, 0.005");
     t[1] = .01;
     CHECK_FAILS(ctx, R2STAR(QNET_R2STAR_AUTO, MOST, none), QNET_ERROR_DATA, "mask is empty");
     CHECK_FAILS(ctx, R2STAR(QNET_R2STAR_AUTO, MOST, other), QNET_ERROR_SHAPE, "qnet_r2star_map: mask: grid of 5x4x2");

@@ -113,7 +113,7 @@ static int hook_option(const char *name, const char *value, qnet_hooks *hooks)
 }
 
 /* 1; or 0, and it is said why there is no context. With glibc, memory that is freed stays with the program: each fold
-   asks for the same networks again, whose pages the system would have to clear anew. */
+   asks for the same networks again, and each session for the same volumes, whose pages the system would clear anew. */
 static int open_context(qnet_hooks *hooks, qnet_context **ctx)
 {
 #ifdef __GLIBC__
