@@ -739,7 +739,8 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name);
    ============================================================================================ */
 
 /* C[m,n] = op(A)[m,k] * op(B)[k,n] + beta * C, row major, beta 0 or 1. Leading dimensions count
-   numbers. With a BLAS hook it goes there. */
+   numbers. op(B) is packed first, however few rows A has: for one row a plain loop reads it once.
+   With a BLAS hook it goes there. */
 QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
                                size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
                                size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, void *scratch);
