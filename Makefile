@@ -158,7 +158,7 @@ OF_float = $(CHOICE) $(OPENMP)
 OF_double = -DQNET_REAL=double
 OF_reference = -DQNET_REFERENCE -DQNET_NO_FILES
 UNSAFE = -DQNET_NO_FSYNC
-# Double's tests take as long, and its object half as long to compile.
+# Double's tests take as long, and its object three fifths as long to compile.
 OBJECT_double = -O1
 
 OBJECTS := $(patsubst %,$(BUILD)/tests/qnet_%.o,float double reference)
