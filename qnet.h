@@ -4007,14 +4007,16 @@ QNET__HELPER void qnet__param_add(qnet_param_table *table, qnet_param *entries, 
     table->trainable += trainable ? count : 0;
 }
 
-/* The first of x[count] that is NaN or infinite, or count. */
+/* The first of x[count] that is NaN or infinite, or count. x - x is then NaN, else 0, and so are
+   sums of it, which vectors take side by side. */
 static size_t qnet__first_bad(const qnet_real *x, size_t count)
 {
+    qnet_real sum[16] = {0};
     size_t i = 0;
-    for (int good = 1; i + 16 <= count; i += 16) { /* in vectors */
-        for (size_t k = i; k < i + 16; k++) good &= x[k] - x[k] == 0;
-        if (!good) break;
-    }
+    for (; i + 16 <= count; i += 16)
+        for (size_t k = 0; k < 16; k++) sum[k] += x[i + k] - x[i + k];
+    for (size_t k = 0; k < 16; k++)
+        if (sum[k] != 0) i = 0;
     while (i < count && qnet__is_finite((double)x[i])) i++;
     return i;
 }
@@ -22095,6 +22097,8 @@ typedef struct qnet__job {
     const qnet_training *stage1; /* being trained; NULL: none */
     int stage1_first;        /* the epoch at which it began */
     double saved;            /* when the present run's last checkpoint was written, or it began */
+    qnet_real *branch;       /* what swa.checkpoint begins with, until a checkpoint is beyond it */
+    size_t branch_bytes;
 } qnet__job;
 
 /* Epochs of stage 1 of a fold, where the runs with and without SWA share the first ones. */
@@ -22332,12 +22336,13 @@ QNET_API qnet_status qnet_experiment_weights(const qnet_experiment *e, qnet_inpu
    Files come in this order, each whole or not at all, so that a resume knows by what is there
    where it has to go on:
 
-     resnet.checkpoint as training goes on; swa.checkpoint after that epoch behind which averaging
-     begins; weights of the ResNet; swa.checkpoint as it goes on; weights of the ResNetSWA;
-     stage2.checkpoint; weights of Q-Net; the result.
+     resnet.checkpoint as training goes on; swa.checkpoint of that epoch behind which averaging
+     begins, and resnet.checkpoint of a later one; weights of the ResNet; swa.checkpoint as it goes
+     on; weights of the ResNetSWA; stage2.checkpoint; weights of Q-Net; the result.
 
    A checkpoint has up to four times the size of the network: it is written at the end of an epoch
-   or of the run, where the last one, or the run's beginning, is checkpoint_seconds past.
+   or of the run, where the last one, or the run's beginning, is checkpoint_seconds past. The first
+   swa.checkpoint waits in memory for a resnet.checkpoint beyond it: short runs write neither.
 
    A part that is done is not trained again but for what its last checkpoint lacks; it is tested and
    written again: that takes no time. */
@@ -22445,11 +22450,78 @@ static qnet_status qnet__job_watch(qnet__job *job, qnet_training *run)
     return QNET_OK;
 }
 
+/* `run` as it stands in memory of the end of the epoch behind which averaging begins. */
+static void qnet__branch_view(const qnet__job *job, const qnet_training *run,
+                              qnet__training_state *at)
+{
+    *at = *run->state;
+    at->run.state = at;
+    at->run.epoch = qnet_stage1_swa_start(&at->config);
+    at->run.step = (uint64_t)at->run.epoch * at->batches;
+    at->weights = job->branch;
+    at->m = at->weights + at->table->total;
+    at->v = at->m + at->table->trainable;
+}
+
+static void qnet__branch_copy(qnet__training_state *to, const qnet__training_state *from)
+{
+    const size_t moment = from->table->trainable * sizeof(qnet_real);
+    memcpy(to->weights, from->weights, from->table->total * sizeof(qnet_real));
+    memcpy(to->m, from->m, moment);
+    memcpy(to->v, from->v, moment);
+}
+
+/* Keeps in memory that with which the ResNetSWA begins. */
+static qnet_status qnet__branch_keep(qnet__job *job, const qnet_training *run)
+{
+    const qnet_param_table *table = run->state->table;
+    qnet__training_state at;
+    job->branch_bytes = (table->total + 2 * table->trainable) * sizeof(qnet_real);
+    job->branch = (qnet_real *)qnet__alloc(run->ctx, job->branch_bytes);
+    if (job->branch == NULL)
+        return qnet__no_memory(run->ctx, job->branch_bytes, "the weights where averaging begins");
+    qnet__branch_view(job, run, &at);
+    qnet__branch_copy(&at, run->state);
+    return QNET_OK;
+}
+
+static void qnet__branch_free(qnet__job *job)
+{
+    qnet__free(job->e->ctx, job->branch, job->branch_bytes);
+    job->branch = NULL;
+}
+
+/* Begins there: as the ResNet's run, whose learning curve is kept. */
+static void qnet__branch_take(qnet__job *job, qnet_training *run)
+{
+    qnet__training_state at;
+    qnet__branch_view(job, run, &at);
+    qnet__branch_copy(run->state, &at);
+    run->epoch = at.run.epoch;
+    run->step = at.run.step;
+    memcpy(run->history, job->curve, (size_t)run->epoch * sizeof(qnet_epoch));
+    qnet__branch_free(job);
+}
+
+/* Writes it, where it is in memory, into the ResNetSWA's first checkpoint. */
+static qnet_status qnet__branch_save(qnet__job *job, const qnet_training *run)
+{
+    qnet__training_state at;
+    char path[QNET__PATH];
+    if (job->branch == NULL) return QNET_OK;
+    qnet__branch_view(job, run, &at);
+    qnet__job_path(job, "swa.checkpoint", path);
+    QNET__TRY(qnet_training_save(&at.run, path));
+    qnet__branch_free(job);
+    return QNET_OK;
+}
+
 /* Saves the run where its last checkpoint is old enough; since = 0: there is no clock. */
 static qnet_status qnet__job_checkpoint(qnet__job *job, qnet_training *run, const char *checkpoint)
 {
     const double now = qnet__seconds(run->ctx), since = now - job->saved;
     if (since > 0 && since < job->e->config.checkpoint_seconds) return QNET_OK;
+    QNET__TRY(qnet__branch_save(job, run));
     QNET__TRY(qnet_training_save(run, checkpoint));
     job->saved = now;
     return QNET_OK;
@@ -22474,14 +22546,14 @@ static int qnet__job_begun(const qnet__job *job, const char *name)
     return qnet_file_exists(checkpoint);
 }
 
-/* Trains to the end, begun: from wherever an earlier session was. branch (NULL: none): the
-   checkpoint with which another run begins, of the end of epoch `start`, written where there is
-   none: an earlier session may have trained that run further. Where a user removes a damaged
-   checkpoint, or a branch, its run begins anew and comes to the same bits. */
+/* Trains to the end, begun: from wherever an earlier session was; else from a branch in memory.
+   branch (NULL: none): the checkpoint with which another run begins, of the end of epoch `start`,
+   made where there is none: an earlier session may have trained that run further. Where a user
+   removes a damaged checkpoint, or a branch, its run begins anew and comes to the same bits. */
 static qnet_status qnet__job_train(qnet__job *job, qnet_training *run, const char *name, int begun,
                                    const char *branch, int start)
 {
-    char checkpoint[QNET__PATH], other[QNET__PATH];
+    char checkpoint[QNET__PATH];
     job->saved = qnet__seconds(run->ctx);
     qnet__job_path(job, name, checkpoint);
     if (begun) {
@@ -22490,12 +22562,12 @@ static qnet_status qnet__job_train(qnet__job *job, qnet_training *run, const cha
             return qnet__fail(run->ctx, status, "%s; remove that file to do its part again",
                               qnet_last_error(run->ctx));
         QNET__TRY(status);
+    } else if (job->branch) {
+        qnet__branch_take(job, run);
     }
     if (branch) QNET__TRY(qnet__job_epochs(job, run, start, checkpoint));
-    if (branch && start > 0 && run->epoch == start && !qnet__job_begun(job, branch)) {
-        qnet__job_path(job, branch, other);
-        QNET__TRY(qnet_training_save(run, other));
-    }
+    if (branch && start > 0 && run->epoch == start && !qnet__job_begun(job, branch))
+        QNET__TRY(qnet__branch_keep(job, run));
     QNET__TRY(qnet__job_epochs(job, run, run->epochs, checkpoint));
     QNET__TRY(qnet_training_finish(run));
     return qnet__job_checkpoint(job, run, checkpoint);
@@ -22552,7 +22624,7 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
 {
     const int model = swa ? QNET_MODEL_RESNET_SWA : QNET_MODEL_RESNET;
     const char *name = swa ? "swa.checkpoint" : "resnet.checkpoint";
-    const int begun = qnet__job_begun(job, name);
+    const int begun = qnet__job_begun(job, name), draw = !begun && !job->branch;
     qnet_stage1_config config = job->e->config.stage1;
     const int start = qnet_stage1_swa_start(&config);
     qnet_training *run = NULL;
@@ -22561,7 +22633,7 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
     config.swa = swa;
     if (job->new_head) qnet__resnet_init_head(job->initial, config.seed);
     QNET__TRY(qnet__stage1_create(job->e->ctx, &config, job->cohort, job->train, job->train_count,
-                                  job->initial ? job->initial->weights : NULL, !begun, &run));
+                                  job->initial ? job->initial->weights : NULL, draw, &run));
     job->stage1 = run;
     job->stage1_first = swa && !job->study ? start : 0;
     job->batch = run->net->config.batch;
@@ -23525,6 +23597,7 @@ static qnet_status qnet__experiment_start(qnet_context *ctx, const qnet_experime
         qnet_set_progress(ctx, job.outer);
         qnet_buffer_free(ctx, &job.text);
         qnet_buffer_free(ctx, &job.seen);
+        qnet__branch_free(&job);
         qnet_resnet_destroy(job.initial);
         qnet_cohort_destroy(job.cohort);
         qnet_folder_lock_release(lock);

@@ -183,17 +183,14 @@ static qnet_status draw_cam(const qnet_experiment *e, const qnet_cohort *cohort,
     return QNET_OK;
 }
 
-/* All slices of scan s and their maps by the Q-Net of that fold. */
+/* All slices of scan s and their maps by the Q-Net of that fold, in net and model. */
 static qnet_status draw_scan(const qnet_experiment *e, const qnet_cohort *cohort, int s, qnet_resnet *net,
                              qnet_scan_model *model, cam_picture *cam)
 {
-    const qnet_input input = cohort->config.input;
-    const qnet_status status =
-        qnet_experiment_weights(e, input, 0, e->fold[s], QNET_MODEL_QNET, model->table, model->weights);
+    const qnet_item *item = &e->level[cohort->config.input][QNET_LEVEL_SCAN].items[s];
     cam->slice = cohort->scans[s].slices / 2;
-    cam->probability = e->level[input][QNET_LEVEL_SCAN].items[s].probability[QNET_MODEL_QNET];
-    return status == QNET_OK ? heat_scan_make(cohort, s, &e->config.stage1.augment, net, model, &cam->heat)
-                             : status;
+    cam->probability = item->probability[QNET_MODEL_QNET];
+    return heat_scan_make(cohort, s, &e->config.stage1.augment, net, model, &cam->heat);
 }
 
 /* Appends to cam[n] scans of a class that Q-Net's scan head gets right, or those that it does not, the first
@@ -252,6 +249,9 @@ static qnet_status draw_cams(const qnet_experiment *e, const qnet_cohort *cohort
             if (!loaded)
                 status = qnet_experiment_weights(e, (qnet_input)input, 0, fold, QNET_MODEL_RESNET_SWA, net->table,
                                                  net->weights);
+            if (!loaded && p->scans[input] > 0 && status == QNET_OK)
+                status = qnet_experiment_weights(e, (qnet_input)input, 0, fold, QNET_MODEL_QNET, model->table,
+                                                 model->weights);
             loaded = 1;
             if (status == QNET_OK)
                 status = whole ? draw_scan(e, cohort, cam->scan, net, model, cam)
