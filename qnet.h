@@ -13192,11 +13192,22 @@ static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t 
     return qnet__mul(*count, size, bytes);
 }
 
-/* Numbers first .. first + count of a tensor. */
-static void qnet__tensor_numbers(const qnet_safetensor *t, size_t first, size_t count, double *to)
+#define QNET__REAL_DTYPE (QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32)
+#define QNET__REAL_MAX (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)
+
+/* Up to QNET__SOME numbers of a tensor, from `first` on; one that is too large becomes infinite. */
+static void qnet__tensor_numbers(const qnet_safetensor *t, size_t first, size_t count,
+                                 qnet_real *to)
 {
-    const unsigned char *p = (const unsigned char *)t->data;
-    qnet__numbers(p + first * qnet_dtype_size(t->dtype), t->dtype, count, to);
+    const unsigned char *p = (const unsigned char *)t->data + first * qnet_dtype_size(t->dtype);
+    double x[QNET__SOME];
+    if (t->dtype == QNET__REAL_DTYPE) {
+        memcpy(to, p, count * sizeof *to);
+        return;
+    }
+    qnet__numbers(p, t->dtype, count, x);
+    for (size_t i = 0; i < count; i++)
+        to[i] = (qnet_real)(fabs(x[i]) > QNET__REAL_MAX ? x[i] * INFINITY : x[i]);
 }
 
 /* The first of tensors[count] whose name one before it has, or NULL. */
@@ -13785,7 +13796,7 @@ static size_t qnet__param_index(const qnet_param *p, size_t f)
 static void qnet__param_from_file(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
     const size_t out = p->layout == QNET_LAYOUT_HWIO ? p->shape[3] : 1, filter = p->count / out;
-    double x[QNET__COPY_FILTERS][QNET__SOME];
+    qnet_real x[QNET__COPY_FILTERS][QNET__SOME];
     for (size_t o = 0; o < out; o += QNET__COPY_FILTERS)
         for (size_t k = 0; k < filter; k += QNET__SOME) {
             const size_t filters = qnet__min_size(out - o, QNET__COPY_FILTERS);
@@ -13794,32 +13805,28 @@ static void qnet__param_from_file(const qnet_param *p, const qnet_safetensor *t,
                 qnet__tensor_numbers(t, (o + i) * filter + k, n, x[i]);
             for (size_t j = 0; j < n; j++) {
                 qnet_real *row = to + qnet__param_index(p, k + j) + o;
-                for (size_t i = 0; i < filters; i++) row[i] = (qnet_real)x[i][j];
+                for (size_t i = 0; i < filters; i++) row[i] = x[i][j];
             }
         }
 }
 
-/* The largest number of the networks' type. */
-#define QNET__REAL_MAX (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)
-
-/* Refuses a tensor with a number that no network can have: NaN, which fails every comparison,
-   infinity, one that qnet_real cannot hold, or a variance below 0, whose root batch norm takes. */
+/* Refuses a tensor with a number that no network can have: NaN, infinity, one that qnet_real cannot
+   hold, or a variance below 0, whose root batch norm takes. */
 static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
                                        const qnet_safetensor *t, const char *name)
 {
-    const double least = qnet__is_variance(name) ? 0 : -QNET__REAL_MAX;
-    double x[QNET__SOME];
+    qnet_real x[QNET__SOME];
     for (size_t k = 0; k < t->count; k += QNET__SOME) {
         const size_t n = qnet__min_size(t->count - k, QNET__SOME);
-        int good = 1;
         qnet__tensor_numbers(t, k, n, x);
-        for (size_t i = 0; i < n; i++) good &= (x[i] >= least) & (x[i] <= QNET__REAL_MAX);
-        for (size_t i = 0; i < n && !good; i++)
-            if (!(x[i] >= least && x[i] <= QNET__REAL_MAX))
-                return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s",
-                                  file, name, (double)(k + i), x[i],
-                                  fabs(x[i]) <= QNET__REAL_MAX ? "a variance below 0"
-                                                               : "not finite");
+        size_t bad = qnet__first_bad(x, n);
+        for (size_t i = 0; i < bad && qnet__is_variance(name); i++)
+            if (x[i] < 0) bad = i;
+        if (bad < n)
+            return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file,
+                              name, (double)(k + bad), (double)x[bad],
+                              x[bad] < 0 && qnet__is_finite((double)x[bad]) ? "a variance below 0"
+                                                                           : "not finite");
     }
     return QNET_OK;
 }
@@ -19500,7 +19507,6 @@ static const qnet__setting qnet__training_settings[] = {
 
 #define QNET__ARRAYS 6     /* the most that a record has */
 #define QNET__CHECKPOINT 5 /* of a checkpoint */
-#define QNET__REAL_DTYPE (QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32)
 
 #if QNET__HAS_TRAINING
 /* text, which is cut up in place into keys and values, and arrays[count] into a file. */

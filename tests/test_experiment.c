@@ -1118,8 +1118,8 @@ static void test_inner_validation(void)
     CHECK_OK(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/watched", NULL, 0, &e[1]));
     c.publish.input = NULL;
     for (; status == QNET_STOPPED && n < 200; n++) {
-        stop_at = n < 4 ? 30 + n : 0;
-        c.checkpoint_seconds = n < 4 ? 0 : 1000000;
+        stop_at = n < 2 ? 30 + n : 0;
+        c.checkpoint_seconds = n < 2 ? 0 : 1000000;
         status = run_folder(ctx, &c, data_folder, "build/test-experiment/watched-parts", NULL, n > 0, &e[2]);
         stops += status == QNET_STOPPED;
     }

@@ -10,7 +10,7 @@
 static double number(const qnet_safetensor *t, size_t i)
 {
     double x;
-    qnet__tensor_numbers(t, i, 1, &x);
+    qnet__numbers((const unsigned char *)t->data + i * qnet_dtype_size(t->dtype), t->dtype, 1, &x);
     return x;
 }
 
