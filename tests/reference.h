@@ -23,7 +23,8 @@ static inline gradient_error worst_gradient(scalar_function f, void *user, qnet_
     gradient_error worst = {-1, 0, 0, 0};
     double largest = 0;
     size_t i;
-    for (i = 0; i < count; i++) largest = fmax(largest, fabs((double)gradient[i]));
+    for (i = 0; i < count; i++)
+        if (fabs((double)gradient[i]) > largest) largest = fabs((double)gradient[i]);
     for (i = 0; i < count; i++) {
         const qnet_real kept = x[i];
         const qnet_real above = (qnet_real)((double)kept + step), below = (qnet_real)((double)kept - step);
