@@ -4144,18 +4144,22 @@ static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, con
    narrower tiles for the rest). A tile reads all of its columns of b, also where fewer are wanted:
    where b is read in place (dy in direct dw, the stem), its rows are whole panels. 6 rows of a
    tile, a broadcast and a row of b have to fit in the registers: look for spills in
-   qnet__tile_run. For another height see QNET__TILE_ROWS and qnet__tile_size. Bits do not change,
-   but for direct dw, whose groups of rows follow from the number of panels (qnet__plan_weights).
+   qnet__tile_run. The height is QNET__TILE_ROWS, for all sets; qnet__tile_run and qnet__tile_size
+   name the heights of what is left over. Bits do not change, but for direct dw, whose groups of
+   rows follow from the number of panels (qnet__plan_weights).
 
    To change a schedule of Winograd's convolutions: the loops here know only ranges of tiles and
    groups of channels. Which of them make a task, in what memory, is decided by qnet__winograd_plan
-   and qnet__winograd_plan_weights (>>winograd); y and dx have the same bits by any schedule.
+   and qnet__winograd_plan_weights (>>winograd); y and dx have the same bits by any schedule. Which
+   convolutions go that way at all, and by tiles of which side: qnet__winograd_side.
 
    A form of Winograd's convolution computes Y = A^T [sum of (G g G^T) . (B^T d B)] A, 4x4 outputs
    from 6x6 pixels or, at stride 2, from 9x9; see "Winograd's transforms". To try another, say 6
-   outputs per tile: its sizes (qnet__winograd_sizes_of), its B^T, A^T, A, G and G^T,
-   QNET__WINOGRAD_MOST, and how an axis is cut (qnet__winograd_cut). test_conv compares maps of all
-   sides with the direct sum.
+   outputs per tile: a qnet__winograd_form with its sizes (.._sizes_of), B^T, A^T, A, G and G^T;
+   QNET__WINOGRAD_OUTPUTS, of which all forms have the same number, and _MOST; the places that ask
+   for SAME or HALF, or for 36 planes; its sides in qnet__winograd_side and qnet__conv_algorithm; a
+   call of check_tiles in test_conv, which compares with the direct sum. Errors grow with the side:
+   test_parity measures them.
 
    Relies on >>context.
    ============================================================================================ */
@@ -5006,10 +5010,10 @@ QNET__INLINE void qnet__tile_rows(const qnet__tile *t, const int rows, const siz
    and two end a product. */
 static void qnet__tile_run(const qnet__tile *t)
 {
-    if (t->rows == 6 && t->a_step == 1)
-        qnet__tile_rows(t, 6, 1, 0);
-    else if (t->rows == 6)
-        qnet__tile_rows(t, 6, t->a_step, 1);
+    if (t->rows == QNET__TILE_ROWS && t->a_step == 1)
+        qnet__tile_rows(t, QNET__TILE_ROWS, 1, 0);
+    else if (t->rows == QNET__TILE_ROWS)
+        qnet__tile_rows(t, QNET__TILE_ROWS, t->a_step, 1);
     else if (t->rows == 4)
         qnet__tile_rows(t, 4, t->a_step, 0);
     else
@@ -6574,6 +6578,11 @@ static void qnet__fft_run(const qnet__fft_job *job)
 
 /* ---- The table ------------------------------------------------------------------------------- */
 
+#if QNET__TILE_WIDE * QNET__LANES > QNET__TILE_COLUMNS || \
+    QNET__WINOGRAD_GROUP % (QNET__TILE_WIDE * QNET__LANES) != 0
+#error "qnet.h: a tile's columns must divide QNET__WINOGRAD_GROUP, QNET__TILE_COLUMNS at most"
+#endif
+
 static const qnet__isa qnet__isa_table = {
     QNET__TILE_WIDE * QNET__LANES, qnet__tile_run, qnet__pass_run,
 #if QNET__HAS_WINOGRAD
@@ -6626,7 +6635,7 @@ static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
    one row may be beyond. */
 static int qnet__tile_size(size_t rows)
 {
-    return rows >= 6 ? 6 : rows > 2 ? 4 : 2;
+    return rows >= QNET__TILE_ROWS ? QNET__TILE_ROWS : rows > 2 ? 4 : 2;
 }
 
 /* What does not fill a tile takes this detour, of a few copies; nothing is ever written beyond C.
@@ -6812,7 +6821,8 @@ typedef struct qnet__product {
    chain, so that bits do not depend on it. */
 static size_t qnet__piece(const qnet__isa *isa)
 {
-    return qnet__max_size(((size_t)16 << 10) / sizeof(qnet_real) / isa->columns, QNET__PIECE);
+    const size_t fit = ((size_t)16 << 10) / sizeof(qnet_real) / isa->columns;
+    return qnet__max_size(fit / QNET__PIECE * QNET__PIECE, QNET__PIECE);
 }
 
 static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
@@ -7220,8 +7230,8 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sums,
 
    To try another schedule: its line in qnet__winograd_plan (or .._plan_weights) sets `round`, the
    tiles that are in v at once, and how many v there are; its task says what of tiles and groups an
-   index means; the loop in qnet__winograd_conv (.._weights), how many indices there are. test_conv
-   and test_identity hold it to the same bits. */
+   index means; the loop in qnet__winograd_conv (.._weights), how many indices there are.
+   test_conv's test_workers holds it to the same bits, packed too; test_identity whole networks. */
 
 #define QNET__WINOGRAD_BLOCKS 8         /* for each worker */
 #define QNET__WINOGRAD_ROUND 65536      /* tiles * channels of a shared v: 9 MB */
@@ -7229,8 +7239,11 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sums,
 #define QNET__WINOGRAD_U_MOST 4194304   /* numbers of a u or du beside that, if whole: 16 MB */
 #define QNET__WINOGRAD_WEIGHT_TILES 512 /* of a round of dw, at most */
 #define QNET__WINOGRAD_PARTS 32         /* of the tiles, where each has a du of its own, at most */
-#define QNET__WINOGRAD_BLOCK 96         /* tiles, at most */
+#define QNET__WINOGRAD_BLOCK 96         /* tiles, at most; here and below in whole tiles' rows */
 #define QNET__WINOGRAD_STRIP 4          /* tiles that a task transforms for a shared v or d */
+#if QNET__WINOGRAD_BLOCK / 8 % QNET__TILE_ROWS != 0
+#error "qnet.h: blocks of tiles must be made of whole QNET__TILE_ROWS"
+#endif
 
 /* Cuts n outputs into tiles of `most` at most, nearly alike: 56 into 14 of 4, 14 into 4 4 3 3, 7
    into 4 3, 5 into 3 2. A single output is a tile of 2 that goes beyond the map. */
@@ -7294,12 +7307,13 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
     p->kind_end[2] = p->kind_end[1] + s->batch * p->y.large * small_x;
     p->kind_end[3] = p->tiles = p->kind_end[2] + s->batch * small_y * small_x;
     p->planes = p->y.points * p->x.points;
-    p->block = p->src_c <= 64 ? 12 : 48;
+    p->block = p->src_c <= 64 ? QNET__WINOGRAD_BLOCK / 8 : QNET__WINOGRAD_BLOCK / 2;
     if (p->src_c >= 512 && p->form == QNET__WINOGRAD_SAME)
         p->block = QNET__WINOGRAD_BLOCK; /* u comes from memory */
     p->blocks = (p->tiles - 1) / p->block + 1;
     p->block = (p->tiles - 1) / p->blocks + 1; /* nearly alike, and whole tiles of rows */
     p->block += (QNET__TILE_ROWS - p->block % QNET__TILE_ROWS) % QNET__TILE_ROWS;
+    p->blocks = (p->tiles - 1) / p->block + 1;
     p->v_row = p->src_c + QNET__WINOGRAD_PAD;
     p->m_plane = (p->block + 1) * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
     p->u_plane = p->src_c * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
@@ -7356,8 +7370,8 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
                                     ptrdiff_t last, const qnet_real *u, const qnet_real *next,
                                     qnet_real *m)
 {
-    const qnet_real *a[QNET__WINOGRAD_BLOCK + 1];
-    qnet_real *c[QNET__WINOGRAD_BLOCK + 1];
+    const qnet_real *a[QNET__WINOGRAD_BLOCK + QNET__TILE_ROWS];
+    qnet_real *c[QNET__WINOGRAD_BLOCK + QNET__TILE_ROWS];
     qnet__product product;
     memset(&product, 0, sizeof product);
     product.a = a, product.a_step = 1;
@@ -7431,7 +7445,8 @@ static int qnet__winograd_in_slabs(const qnet__winograd *p)
            p->tiles <= QNET__WINOGRAD_ALL / channels;
 }
 
-/* Takes u, v and m from the arena, which may have no base. packed: u is there already. */
+/* Takes u, v and m from the arena, which may have no base. packed: u is there already, and what is
+   taken may then be no more than without, which is what scratch is measured by. */
 static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t workers, int packed)
 {
     /* As many tiles as fill the room; with 81 planes a quarter. */
@@ -7680,7 +7695,8 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int 
    multiplications, with QNET__WINOGRAD_TILES or more tiles to be worth the transform of the
    kernels. Where those of 4x4 are fewer, and kernels are transformed `once` for many passes, tiles
    of 2x2 need less memory for u. Stride 2, whose u is larger, needs more tiles, 4 of them in each
-   image: so neither choice depends on the batch where that is 16 or more. */
+   image. So no choice depends on the batch where that is 16 or more, nor there on `once`: networks
+   with and without training then have the same bits (test_resnet). */
 #define QNET__WINOGRAD_TILES 16
 #define QNET__WINOGRAD_TILES_2 64 /* for stride 2 */
 

@@ -153,6 +153,26 @@ static void table_check(const table *t)
 
 /* ---- the cases of networks.py ---- */
 
+/* The same features by a network for inference alone, whose choice of tiles is its own. */
+static void check_inference(const table *t, const qnet_resnet *net, const qnet_real *x)
+{
+    qnet_resnet_config config = net->config;
+    qnet_resnet *alone = NULL;
+    qnet_real features[2 * QNET_FEATURES];
+    double sums[GOLDEN_SUMS];
+    int i;
+    config.training = 0;
+    CHECK_OK(net->ctx, qnet_resnet_create(net->ctx, &config, &alone));
+    memcpy(alone->weights, net->weights, net->table->total * sizeof *net->weights);
+    CHECK_OK(net->ctx, qnet_resnet_forward(alone, x, config.batch, 0, NULL, features));
+    for (i = 0; strcmp(t->golden[i].pass, "eval") != 0 || strcmp(t->golden[i].name, "avgpool") != 0;) i++;
+    golden_sketch(features, QNET__REAL_IS_DOUBLE, 2 * QNET_FEATURES, golden_sums(&t->golden[i]), sums);
+    const double ours = golden_distance(&t->golden[i], sums), theirs = t->golden[i].torch;
+    CHECK_NEAR(ours, 0, QNET__REAL_IS_DOUBLE ? limit("eval") : 2 * theirs);
+    printf("%s inference alone: features %.1e from float64's (PyTorch's float32 %.1e)\n", t->title, ours, theirs);
+    qnet_resnet_destroy(alone);
+}
+
 static void resnet_case(const char *title, int h, int w, uint32_t index,
                         const golden_tensor *golden, size_t count)
 {
@@ -174,6 +194,7 @@ static void resnet_case(const char *title, int h, int w, uint32_t index,
     memset(&p, 0, sizeof p);
     p.ctx = ctx, p.table = net->table, p.weights = weights;
     p.trace = on_trace, p.user = &t;
+    check_inference(&t, net, x);
     for (j = 0; j < 2; j++) {
         t.pass = j ? "train" : "eval";
         CHECK_OK(ctx, plain_resnet_forward(&p, x, batch, h, w, 3, j, logits));
