@@ -243,13 +243,14 @@ static inline double heat_z_mm(const qnet_scan *scan, int slice)
     return cut->center_mm[2] + (scan->slice_z[slice] - (cut->slice[0] + cut->slice[1]) / 2.0) * cut->slice_mm;
 }
 
-/* The part below with memory: x[size][size][3], features and gradient[steps][512]. */
+/* The part below with memory: x[net's batch][size][size][3], features and gradient[steps][512]. */
 static qnet_status heat_scan_maps(const qnet_cohort *cohort, int s, const qnet_augment_config *augment,
                                   qnet_resnet *net, qnet_scan_model *model, heat_scan *h, qnet_real *x,
                                   qnet_real *features, qnet_real *gradient)
 {
     const int size = net->config.height, in = cohort->height;
     const size_t cells = (size_t)h->rows * (size_t)h->columns, pixels = (size_t)h->side * (size_t)h->side;
+    const size_t image = (size_t)size * (size_t)size * 3;
     const qnet_augmentation test = qnet_augment_test(in, in, size, size);
     double largest = 0;
     qnet_status status = QNET_OK;
@@ -263,10 +264,16 @@ static qnet_status heat_scan_maps(const qnet_cohort *cohort, int s, const qnet_a
         h->z_mm[t] = heat_z_mm(&cohort->scans[s], t);
         heat_slice(qnet_scan_slice(cohort, s, t), in, size, h->channel, h->grey + (size_t)t * pixels,
                    h->air + (size_t)t * pixels);
-        status = qnet_augment_apply(cohort->ctx, augment, &test, qnet_scan_slice(cohort, s, t), in, in, x, size,
-                                    size, NULL);
-        if (status == QNET_OK) status = qnet_resnet_forward(net, x, 1, 0, NULL, NULL);
-        if (status == QNET_OK) status = qnet_cam_weighted(net, 0, g, h->cells + (size_t)t * cells);
+    }
+    for (int t = 0, n = net->config.batch; t < h->slices && status == QNET_OK; t += n) {
+        n = h->slices - t < n ? h->slices - t : n;
+        for (int k = 0; k < n && status == QNET_OK; k++)
+            status = qnet_augment_apply(cohort->ctx, augment, &test, qnet_scan_slice(cohort, s, t + k), in, in,
+                                        x + image * (size_t)k, size, size, NULL);
+        if (status == QNET_OK) status = qnet_resnet_forward(net, x, n, 0, NULL, NULL);
+        for (int k = 0; k < n && status == QNET_OK; k++)
+            status = qnet_cam_weighted(net, k, gradient + (size_t)(t + k) * QNET_FEATURES,
+                                       h->cells + (size_t)(t + k) * cells);
     }
     for (size_t i = 0; i < (size_t)h->slices * cells; i++) largest = fmax(largest, fabs((double)h->cells[i]));
     for (size_t i = 0; i < (size_t)h->slices * cells && largest > 0; i++)
@@ -278,15 +285,15 @@ static qnet_status heat_scan_maps(const qnet_cohort *cohort, int s, const qnet_a
 static inline qnet_status heat_scan_make(const qnet_cohort *cohort, int s, const qnet_augment_config *augment,
                                          qnet_resnet *net, qnet_scan_model *model, heat_scan *h)
 {
-    const size_t pixels = (size_t)net->config.height * (size_t)net->config.width;
+    const size_t images = (size_t)net->config.batch * (size_t)net->config.height * (size_t)net->config.width * 3;
     const size_t steps = (size_t)cohort->config.max_slices > (size_t)model->config.steps
                              ? (size_t)cohort->config.max_slices : (size_t)model->config.steps;
     const size_t count = steps * QNET_FEATURES;
-    qnet_real *work = (qnet_real *)calloc(pixels * 3 + 2 * count, sizeof *work);
+    qnet_real *work = (qnet_real *)calloc(images + 2 * count, sizeof *work);
     qnet_status status = QNET_ERROR_MEMORY;
     if (heat_scan_room(h, cohort->scans[s].slices, net->config.height) && work)
-        status = heat_scan_maps(cohort, s, augment, net, model, h, work, work + pixels * 3,
-                                work + pixels * 3 + count);
+        status = heat_scan_maps(cohort, s, augment, net, model, h, work, work + images,
+                                work + images + count);
     free(work);
     if (status != QNET_OK) heat_scan_free(h);
     return status;

@@ -249,6 +249,7 @@ static qnet_status draw_cams(const qnet_experiment *e, const qnet_cohort *cohort
             if (!loaded)
                 status = qnet_experiment_weights(e, (qnet_input)input, 0, fold, QNET_MODEL_RESNET_SWA, net->table,
                                                  net->weights);
+            if (!loaded && status == QNET_OK) status = qnet_resnet_pack(net);
             if (!loaded && p->scans[input] > 0 && status == QNET_OK)
                 status = qnet_experiment_weights(e, (qnet_input)input, 0, fold, QNET_MODEL_QNET, model->table,
                                                  model->weights);
