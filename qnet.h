@@ -22119,8 +22119,7 @@ typedef struct qnet__job {
     const qnet_training *stage1; /* being trained; NULL: none */
     int stage1_first;        /* the epoch at which it began */
     double saved;            /* when the present run's last checkpoint was written, or it began */
-    qnet_real *branch;       /* what swa.checkpoint begins with, until a checkpoint is beyond it */
-    size_t branch_bytes;
+    qnet__training_state branch; /* what the ResNetSWA begins with; weights NULL: none in memory */
 } qnet__job;
 
 /* Epochs of stage 1 of a fold, where the runs with and without SWA share the first ones. */
@@ -22472,68 +22471,59 @@ static qnet_status qnet__job_watch(qnet__job *job, qnet_training *run)
     return QNET_OK;
 }
 
-/* `run` as it stands in memory of the end of the epoch behind which averaging begins. */
-static void qnet__branch_view(const qnet__job *job, const qnet_training *run,
-                              qnet__training_state *at)
-{
-    *at = *run->state;
-    at->run.state = at;
-    at->run.epoch = qnet_stage1_swa_start(&at->config);
-    at->run.step = (uint64_t)at->run.epoch * at->batches;
-    at->weights = job->branch;
-    at->m = at->weights + at->table->total;
-    at->v = at->m + at->table->trainable;
-}
-
+/* From or to a branch. All but weights, m, v and numbers of job->branch belongs to the ResNet's run,
+   which ends before the ResNetSWA's begins. */
 static void qnet__branch_copy(qnet__training_state *to, const qnet__training_state *from)
 {
-    const size_t moment = from->table->trainable * sizeof(qnet_real);
-    memcpy(to->weights, from->weights, from->table->total * sizeof(qnet_real));
+    const size_t moment = to->table->trainable * sizeof(qnet_real);
+    memcpy(to->weights, from->weights, to->table->total * sizeof(qnet_real));
     memcpy(to->m, from->m, moment);
     memcpy(to->v, from->v, moment);
 }
 
-/* Keeps in memory that with which the ResNetSWA begins. */
+/* Keeps in memory the ResNet's run as it is where averaging begins: what it has of each weight. */
 static qnet_status qnet__branch_keep(qnet__job *job, const qnet_training *run)
 {
+    qnet__training_state *at = &job->branch;
     const qnet_param_table *table = run->state->table;
-    qnet__training_state at;
-    job->branch_bytes = (table->total + 2 * table->trainable) * sizeof(qnet_real);
-    job->branch = (qnet_real *)qnet__alloc(run->ctx, job->branch_bytes);
-    if (job->branch == NULL)
-        return qnet__no_memory(run->ctx, job->branch_bytes, "the weights where averaging begins");
-    qnet__branch_view(job, run, &at);
-    qnet__branch_copy(&at, run->state);
+    const size_t bytes = (table->total + 2 * table->trainable) * sizeof(qnet_real);
+    qnet_real *block = (qnet_real *)qnet__alloc(run->ctx, bytes);
+    if (block == NULL)
+        return qnet__no_memory(run->ctx, bytes, "the weights where averaging begins");
+    *at = *run->state;
+    at->run.state = at;
+    at->bytes = bytes;
+    at->weights = block;
+    at->m = block + table->total;
+    at->v = at->m + table->trainable;
+    qnet__branch_copy(at, run->state);
     return QNET_OK;
 }
 
 static void qnet__branch_free(qnet__job *job)
 {
-    qnet__free(job->e->ctx, job->branch, job->branch_bytes);
-    job->branch = NULL;
+    qnet__free(job->e->ctx, job->branch.weights, job->branch.bytes);
+    job->branch.weights = NULL;
 }
 
-/* Begins there: as the ResNet's run, whose learning curve is kept. */
+/* The ResNetSWA's run begins there, with the learning curve that the ResNet's has left. */
 static void qnet__branch_take(qnet__job *job, qnet_training *run)
 {
-    qnet__training_state at;
-    qnet__branch_view(job, run, &at);
-    qnet__branch_copy(run->state, &at);
-    run->epoch = at.run.epoch;
-    run->step = at.run.step;
+    qnet__branch_copy(run->state, &job->branch);
+    run->epoch = job->branch.run.epoch;
+    run->step = job->branch.run.step;
     memcpy(run->history, job->curve, (size_t)run->epoch * sizeof(qnet_epoch));
     qnet__branch_free(job);
 }
 
-/* Writes it, where it is in memory, into the ResNetSWA's first checkpoint. */
-static qnet_status qnet__branch_save(qnet__job *job, const qnet_training *run)
+/* Writes it, if it is in memory, as the ResNetSWA's first checkpoint, while the ResNet's run is
+   there. */
+static qnet_status qnet__branch_save(qnet__job *job)
 {
-    qnet__training_state at;
     char path[QNET__PATH];
-    if (job->branch == NULL) return QNET_OK;
-    qnet__branch_view(job, run, &at);
+    if (job->branch.weights == NULL) return QNET_OK;
     qnet__job_path(job, "swa.checkpoint", path);
-    QNET__TRY(qnet_training_save(&at.run, path));
+    QNET__TRY(qnet_training_save(&job->branch.run, path));
     qnet__branch_free(job);
     return QNET_OK;
 }
@@ -22543,7 +22533,7 @@ static qnet_status qnet__job_checkpoint(qnet__job *job, qnet_training *run, cons
 {
     const double now = qnet__seconds(run->ctx), since = now - job->saved;
     if (since > 0 && since < job->e->config.checkpoint_seconds) return QNET_OK;
-    QNET__TRY(qnet__branch_save(job, run));
+    QNET__TRY(qnet__branch_save(job));
     QNET__TRY(qnet_training_save(run, checkpoint));
     job->saved = now;
     return QNET_OK;
@@ -22584,7 +22574,7 @@ static qnet_status qnet__job_train(qnet__job *job, qnet_training *run, const cha
             return qnet__fail(run->ctx, status, "%s; remove that file to do its part again",
                               qnet_last_error(run->ctx));
         QNET__TRY(status);
-    } else if (job->branch) {
+    } else if (job->branch.weights) {
         qnet__branch_take(job, run);
     }
     if (branch) QNET__TRY(qnet__job_epochs(job, run, start, checkpoint));
@@ -22646,7 +22636,7 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
 {
     const int model = swa ? QNET_MODEL_RESNET_SWA : QNET_MODEL_RESNET;
     const char *name = swa ? "swa.checkpoint" : "resnet.checkpoint";
-    const int begun = qnet__job_begun(job, name), draw = !begun && !job->branch;
+    const int begun = qnet__job_begun(job, name), draw = !begun && !job->branch.weights;
     qnet_stage1_config config = job->e->config.stage1;
     const int start = qnet_stage1_swa_start(&config);
     qnet_training *run = NULL;
