@@ -22119,7 +22119,7 @@ typedef struct qnet__job {
     const qnet_training *stage1; /* being trained; NULL: none */
     int stage1_first;        /* the epoch at which it began */
     double saved;            /* when the present run's last checkpoint was written, or it began */
-    qnet__training_state branch; /* what the ResNetSWA begins with; weights NULL: none in memory */
+    qnet__training_state branch; /* with which the ResNetSWA begins; weights NULL: none */
 } qnet__job;
 
 /* Epochs of stage 1 of a fold, where the runs with and without SWA share the first ones. */
