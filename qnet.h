@@ -22471,8 +22471,8 @@ static qnet_status qnet__job_watch(qnet__job *job, qnet_training *run)
     return QNET_OK;
 }
 
-/* From or to a branch. All but weights, m, v and numbers of job->branch belongs to the ResNet's run,
-   which ends before the ResNetSWA's begins. */
+/* From or to a branch. All but weights, m, v and numbers of job->branch belongs to the ResNet's
+   run, which ends before the ResNetSWA's begins. */
 static void qnet__branch_copy(qnet__training_state *to, const qnet__training_state *from)
 {
     const size_t moment = to->table->trainable * sizeof(qnet_real);
