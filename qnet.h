@@ -13211,19 +13211,21 @@ static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t 
 #define QNET__REAL_DTYPE (QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32)
 #define QNET__REAL_MAX (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)
 
-/* Up to QNET__SOME numbers of a tensor, from `first` on; one that is too large becomes infinite. */
-static void qnet__tensor_numbers(const qnet_safetensor *t, size_t first, size_t count,
-                                 qnet_real *to)
+/* *count numbers of a tensor from `first` on: in the file's bytes where they are qnet_real's already,
+   else in some[QNET__SOME], and then *count is QNET__SOME at most. One that is too large becomes
+   infinite. */
+static const qnet_real *qnet__tensor_numbers(const qnet_safetensor *t, size_t first,
+                                             size_t *count, qnet_real *some)
 {
     const unsigned char *p = (const unsigned char *)t->data + first * qnet_dtype_size(t->dtype);
     double x[QNET__SOME];
-    if (t->dtype == QNET__REAL_DTYPE) {
-        memcpy(to, p, count * sizeof *to);
-        return;
-    }
-    qnet__numbers(p, t->dtype, count, x);
-    for (size_t i = 0; i < count; i++)
-        to[i] = (qnet_real)(fabs(x[i]) > QNET__REAL_MAX ? x[i] * INFINITY : x[i]);
+    if (t->dtype == QNET__REAL_DTYPE && (uintptr_t)p % sizeof *some == 0)
+        return (const qnet_real *)(const void *)p;
+    *count = qnet__min_size(*count, QNET__SOME);
+    qnet__numbers(p, t->dtype, *count, x);
+    for (size_t i = 0; i < *count; i++)
+        some[i] = (qnet_real)(fabs(x[i]) > QNET__REAL_MAX ? x[i] * INFINITY : x[i]);
+    return some;
 }
 
 /* The first of tensors[count] whose name one before it has, or NULL. */
@@ -13804,24 +13806,30 @@ static size_t qnet__param_index(const qnet_param *p, size_t f)
     return (f % taps * in + f / taps % in) * out + f / taps / in;
 }
 
-#define QNET__COPY_FILTERS 16 /* which go side by side: a cache line of memory's order */
+#define QNET__COPY_FILTERS 32 /* which go side by side: two cache lines, fetched as a pair */
+#define QNET__COPY_NUMBERS (QNET__SOME / 2)
 
 /* The tensor's numbers to to[p->count], in memory's order: a convolution's [filter][number] becomes
    [number][filter]. Rows of memory are a power of two apart, so that numbers written one by one
    would compete for a set of the cache. */
 static void qnet__param_from_file(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
-    const size_t out = p->layout == QNET_LAYOUT_HWIO ? p->shape[3] : 1, filter = p->count / out;
-    qnet_real x[QNET__COPY_FILTERS][QNET__SOME];
+    const int turned = p->layout == QNET_LAYOUT_HWIO;
+    const size_t taps = turned ? p->shape[0] * p->shape[1] : 1, out = turned ? p->shape[3] : 1;
+    const size_t filter = p->count / out, in = filter / taps;
+    qnet_real some[QNET__COPY_FILTERS][QNET__COPY_NUMBERS];
     for (size_t o = 0; o < out; o += QNET__COPY_FILTERS)
-        for (size_t k = 0; k < filter; k += QNET__SOME) {
+        for (size_t k = 0; k < filter; k += QNET__COPY_NUMBERS) {
             const size_t filters = qnet__min_size(out - o, QNET__COPY_FILTERS);
-            const size_t n = qnet__min_size(filter - k, QNET__SOME);
+            const size_t n = qnet__min_size(filter - k, QNET__COPY_NUMBERS);
+            const qnet_real *x[QNET__COPY_FILTERS];
+            size_t channel = k / taps, tap = k % taps, count = n;
             for (size_t i = 0; i < filters; i++)
-                qnet__tensor_numbers(t, (o + i) * filter + k, n, x[i]);
+                x[i] = qnet__tensor_numbers(t, (o + i) * filter + k, &count, some[i]);
             for (size_t j = 0; j < n; j++) {
-                qnet_real *row = to + qnet__param_index(p, k + j) + o;
+                qnet_real *row = to + (tap * in + channel) * out + o;
                 for (size_t i = 0; i < filters; i++) row[i] = x[i][j];
+                if (++tap == taps) tap = 0, channel++;
             }
         }
 }
@@ -13831,10 +13839,10 @@ static void qnet__param_from_file(const qnet_param *p, const qnet_safetensor *t,
 static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
                                        const qnet_safetensor *t, const char *name)
 {
-    qnet_real x[QNET__SOME];
-    for (size_t k = 0; k < t->count; k += QNET__SOME) {
-        const size_t n = qnet__min_size(t->count - k, QNET__SOME);
-        qnet__tensor_numbers(t, k, n, x);
+    qnet_real some[QNET__SOME];
+    for (size_t k = 0, n; k < t->count; k += n) {
+        n = t->count - k;
+        const qnet_real *x = qnet__tensor_numbers(t, k, &n, some);
         size_t bad = qnet__first_bad(x, n);
         for (size_t i = 0; i < bad && qnet__is_variance(name); i++)
             if (x[i] < 0) bad = i;

@@ -1035,6 +1035,7 @@ static void test_copy(void)
                                         {1, 1, 31, 17}, {3, 2, 4, 15}, {2, 3, 1, 64},
                                         {1, 1, 64, 93}, {3, 3, 8, 64}};
     static float file[6000];
+    static char beside[sizeof file + 1]; /* as file, on an odd address */
     static qnet_real fast[6000], ref[6000];
     int i, k;
     for (k = 0; k < 6000; k++) file[k] = (float)(k + 1);
@@ -1056,6 +1057,18 @@ static void test_copy(void)
             ref[qnet__param_index(&p, (size_t)k)] = (qnet_real)element(QNET_F32, file, (size_t)k);
         CHECK(p.count <= 6000 && memcmp(fast, ref, sizeof fast) == 0);
         CHECK(qnet__check_numbers(NULL, "file.st", &t, "w") == QNET_OK);
+        memcpy(beside + 1, file, sizeof file);
+        t.data = beside + 1;
+        memset(fast, 0, sizeof fast);
+        qnet__param_from_file(&p, &t, fast);
+        CHECK(memcmp(fast, ref, sizeof fast) == 0);
+        CHECK(qnet__check_numbers(NULL, "file.st", &t, "w") == QNET_OK);
+        file[p.count - 1] = (float)NAN;
+        memcpy(beside + 1, file, sizeof file);
+        CHECK(qnet__check_numbers(NULL, "file.st", &t, "w") == QNET_ERROR_DATA);
+        t.data = file;
+        CHECK(qnet__check_numbers(NULL, "file.st", &t, "w") == QNET_ERROR_DATA);
+        file[p.count - 1] = (float)p.count;
     }
 }
 
