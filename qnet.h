@@ -4495,29 +4495,19 @@ typedef enum qnet__winograd_step {
     QNET__WINOGRAD_KERNEL_GRADIENTS
 } qnet__winograd_step;
 
-/* g[3][3][i][j]: the kernels for a square of input channels from i0 and output channels from j0;
-   turned round and with channels swapped when they are for the gradient of the inputs. i1 and j1:
-   those of the square to come, whose rows are asked for. */
-QNET__HELPER void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, ptrdiff_t j0,
-                                        ptrdiff_t i1, ptrdiff_t j1,
-                                        qnet_real (*g)[QNET__SQUARE][QNET__SQUARE])
+/* g[3][3][i][j]: for the gradient of the inputs the kernels of a square of input channels from i0
+   and output channels from j0 are turned round, and channels are swapped. The rows of the next
+   square are prefetched. */
+QNET__HELPER void qnet__winograd_turn(const qnet__winograd *p, ptrdiff_t i0, ptrdiff_t j0,
+                                      qnet_real (*g)[QNET__SQUARE][QNET__SQUARE])
 {
-    const ptrdiff_t in = p->src_c, out = p->dst_c;
-    for (int k = 0; k < 9; k++) {
-        if (!p->backward) {
-            for (ptrdiff_t i = 0; i < QNET__SQUARE; i++) {
-                memcpy(g[k][i], p->w + (k * in + i0 + i) * out + j0, sizeof g[k][i]);
-                QNET__PREFETCH(p->w + (k * in + i1 + i) * out + j1);
-            }
-            continue;
-        }
+    for (int k = 0; k < 9; k++)
         for (ptrdiff_t j = 0; j < QNET__SQUARE; j++) {
-            const qnet_real *w = p->w + ((8 - k) * out + j0 + j) * in + i0;
-            QNET__PREFETCH(p->w + ((8 - k) * out + j1 + j) * in + i1);
+            const qnet_real *w = p->w + ((8 - k) * p->dst_c + j0 + j) * p->src_c + i0;
+            QNET__PREFETCH((uintptr_t)w + QNET__SQUARE * (size_t)p->src_c * sizeof *w);
             for (ptrdiff_t i = 0; i < QNET__SQUARE; i++)
                 g[k][i][j] = w[i];
         }
-    }
 }
 
 /* ---- What pooling, the stem and the LSTM take ------------------------------------------------ */
@@ -4725,6 +4715,7 @@ typedef int32_t qnet__lane_int;
 #define qnet__winograd_tile_out QNET__ISA(qnet__winograd_tile_out)
 #define qnet__winograd_output QNET__ISA(qnet__winograd_output)
 #define qnet__winograd_g QNET__ISA(qnet__winograd_g)
+#define qnet__winograd_column QNET__ISA(qnet__winograd_column)
 #define qnet__winograd_kernels QNET__ISA(qnet__winograd_kernels)
 #define qnet__winograd_gt QNET__ISA(qnet__winograd_gt)
 #define qnet__winograd_kernel_gradients QNET__ISA(qnet__winograd_kernel_gradients)
@@ -5671,42 +5662,61 @@ QNET__INLINE void qnet__winograd_g(const qnet__winograd_form form, ptrdiff_t poi
     }
 }
 
+/* Column c of a group's u in the first row of its panel; from QNET__WINOGRAD_GROUP on, of the next
+   group's. */
+QNET__INLINE ptrdiff_t qnet__winograd_column(const qnet__winograd *p, ptrdiff_t c)
+{
+    const ptrdiff_t columns = QNET__TILE_WIDE * QNET__LANES, group = c / QNET__WINOGRAD_GROUP;
+    const ptrdiff_t panel = c % QNET__WINOGRAD_GROUP / columns * columns;
+    return group * p->planes * p->u_plane + panel * p->src_c + c % columns;
+}
+
 /* u = G g G^T, for input channels first .. first + QNET__SQUARE - 1 and the output channels of a
-   group; u is that of the group. The lines of u that the next square fills are prefetched. */
+   group; u is that of the group. What the next square reads and fills is prefetched. */
 QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__winograd_form form,
                                          ptrdiff_t first, ptrdiff_t group, qnet_real *u)
 {
-    const ptrdiff_t columns = (ptrdiff_t)p->isa->columns;
-    qnet_real g[9][QNET__SQUARE][QNET__SQUARE];
-    ptrdiff_t i, c, x, y, at[QNET__WINOGRAD_GROUP]; /* of a column in row `first` of its panel */
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c++)
-        at[c] = (c / columns * p->src_c + first) * columns + c % columns;
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__SQUARE) {
-        const ptrdiff_t next = (c + QNET__SQUARE) % QNET__WINOGRAD_GROUP;
-        const ptrdiff_t strip = next > 0 ? first : first + QNET__SQUARE; /* of the next */
-        const ptrdiff_t ahead = at[next] + (strip - first) * columns - at[c]; /* may be beyond u */
-        qnet__winograd_gather(p, first, group * QNET__WINOGRAD_GROUP + c,
-                              strip < p->src_c ? strip : first,
-                              group * QNET__WINOGRAD_GROUP + next, g);
-        for (i = 0; i < QNET__SQUARE * QNET__SQUARE; i += QNET__WIDE) {
-            const ptrdiff_t row = i / QNET__SQUARE, column = c + i % QNET__SQUARE;
-            qnet__wide half[3 * QNET__WINOGRAD_MOST], e[QNET__WINOGRAD_MOST];
-            for (x = 0; x < 3; x++) {
+    const ptrdiff_t columns = QNET__TILE_WIDE * QNET__LANES;
+    const ptrdiff_t most = qnet__winograd_sizes_of[form].points;
+    const ptrdiff_t row = p->backward ? QNET__SQUARE : p->dst_c; /* of g; and a tap of it: */
+    const ptrdiff_t tap = p->backward ? QNET__SQUARE * QNET__SQUARE : p->src_c * p->dst_c;
+    qnet_real turned[9][QNET__SQUARE][QNET__SQUARE];
+    qnet__wide half[3 * QNET__WINOGRAD_MOST], e[QNET__WINOGRAD_MOST];
+    memset(e, 0, sizeof e);
+    for (ptrdiff_t c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__SQUARE) {
+        const ptrdiff_t j = group * QNET__WINOGRAD_GROUP + c;
+        const qnet_real *g = p->w + first * p->dst_c + j;
+        if (p->backward) {
+            qnet__winograd_turn(p, first, j, turned);
+            g = turned[0][0];
+        }
+        for (ptrdiff_t i = 0; i < QNET__SQUARE; i++, g += row)
+            for (ptrdiff_t k = 0; k < QNET__SQUARE; k += QNET__WIDE) {
+                const ptrdiff_t here = qnet__winograd_column(p, c + k);
+                const ptrdiff_t next = qnet__winograd_column(p, c + k + QNET__SQUARE) - here;
+                qnet_real *at = u + (first + i) * columns + here;
                 QNET__UNROLL
-                for (y = 0; y < 3; y++)
-                    qnet__widen(&g[3 * y + x][row][column - c], &e[y]);
-                qnet__winograd_g(form, p->y.points, e, half + x, 3);
-            }
-            for (y = 0; y < p->y.points; y++) {
-                qnet_real *to = u + y * p->x.points * p->u_plane + row * columns;
-                qnet__winograd_g(form, p->x.points, half + 3 * y, e, 1);
-                for (x = 0; x < p->x.points; x++, to += p->u_plane) {
-                    QNET__PREFETCH_WRITE((uintptr_t)(to + at[column]) +
-                                         (uintptr_t)ahead * sizeof *to);
-                    qnet__wide_round(&e[x], to + at[column]);
+                for (ptrdiff_t x = 0; x < 3; x++) {
+                    QNET__UNROLL
+                    for (ptrdiff_t y = 0; y < 3; y++) {
+                        const qnet_real *from = g + (3 * y + x) * tap + k;
+                        QNET__PREFETCH((uintptr_t)from + QNET__SQUARE * sizeof *from);
+                        qnet__widen(from, &e[y]);
+                    }
+                    qnet__winograd_g(form, p->y.points, e, half + x, 3);
+                }
+                for (ptrdiff_t y = 0; y < p->y.points; y++) {
+                    qnet__winograd_g(form, p->x.points, half + 3 * y, e, 1);
+                    QNET__UNROLL
+                    for (ptrdiff_t x = 0; x < most; x++) {
+                        if (x >= p->x.points)
+                            continue;
+                        QNET__PREFETCH_WRITE((uintptr_t)at + (uintptr_t)next * sizeof *at);
+                        qnet__wide_round(&e[x], at);
+                        at += p->u_plane;
+                    }
                 }
             }
-        }
     }
 }
 
@@ -7314,9 +7324,17 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
     p->block = (p->tiles - 1) / p->blocks + 1; /* nearly alike, and whole tiles of rows */
     p->block += (QNET__TILE_ROWS - p->block % QNET__TILE_ROWS) % QNET__TILE_ROWS;
     p->blocks = (p->tiles - 1) / p->block + 1;
+    p->slab = p->dst_c;
     p->v_row = p->src_c + QNET__WINOGRAD_PAD;
     p->m_plane = (p->block + 1) * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
     p->u_plane = p->src_c * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
+}
+
+/* Groups of outgoing channels in the current slab. */
+static ptrdiff_t qnet__winograd_groups(const qnet__winograd *p)
+{
+    const ptrdiff_t left = p->dst_c - p->slab_first;
+    return (left < p->slab ? left : p->slab) / QNET__WINOGRAD_GROUP;
 }
 
 /* Of the tiles first .. last - 1 those that have a plane, which is point y * x.points + x. The last
@@ -7421,20 +7439,23 @@ static void qnet__winograd_task(void *arg, size_t index, size_t worker)
     }
 }
 
+/* A strip of incoming channels and a group of the slab. Groups follow each other, as they share
+   the strip's memory pages of w. */
 static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t strips = p->src_c / QNET__SQUARE, group = (ptrdiff_t)index / strips;
+    const ptrdiff_t groups = qnet__winograd_groups(p), group = (ptrdiff_t)index % groups;
     QNET__UNUSED(worker);
-    p->isa->winograd(p, QNET__WINOGRAD_KERNELS, (ptrdiff_t)index % strips * QNET__SQUARE,
+    p->isa->winograd(p, QNET__WINOGRAD_KERNELS, (ptrdiff_t)index / groups * QNET__SQUARE,
                      p->slab_first / QNET__WINOGRAD_GROUP + group,
                      p->u + group * p->planes * p->u_plane);
 }
 
-/* u of the slab, of so many groups. */
-static void qnet__winograd_kernels_of(qnet_context *ctx, qnet__winograd *p, ptrdiff_t groups)
+/* u of the slab. */
+static void qnet__winograd_kernels_of(qnet_context *ctx, qnet__winograd *p)
 {
-    qnet__parallel(ctx, (size_t)(p->src_c / QNET__SQUARE * groups), qnet__winograd_kernels_task, p);
+    qnet__parallel(ctx, (size_t)(p->src_c / QNET__SQUARE * qnet__winograd_groups(p)),
+                   qnet__winograd_kernels_task, p);
 }
 
 /* u or du is too large to be there as a whole; v of all tiles is not. */
@@ -7455,7 +7476,6 @@ static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t wo
     const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP;
     const size_t bytes = (size_t)p->planes * sizeof(qnet_real);
     size_t makers = 1; /* of a v each */
-    p->slab = p->dst_c;
     /* Slabs have less of u at a time, and more of v. */
     const int saves = (p->tiles - most) * p->v_row < (groups - (ptrdiff_t)workers) * p->u_plane;
     if (!packed && groups >= 2 * (ptrdiff_t)workers && saves && qnet__winograd_in_slabs(p)) {
@@ -7488,7 +7508,7 @@ static void qnet__winograd_pack(qnet_context *ctx, const qnet_conv2d *s, int sid
     qnet__winograd p;
     qnet__winograd_geometry(&p, qnet__isa_of(ctx), s, side, 0);
     p.w = w, p.u = u;
-    qnet__winograd_kernels_of(ctx, &p, p.dst_c / QNET__WINOGRAD_GROUP);
+    qnet__winograd_kernels_of(ctx, &p);
 }
 
 /* Forward (backward = 0) or the gradient of the inputs. x: plain or normalised. u: packed before,
@@ -7507,16 +7527,14 @@ static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int sid
     p.from = *x, p.epilogue = *y, p.w = w;
     p.packed = u != NULL ? u : p.u;
     for (; p.slab_first < p.dst_c; p.slab_first += p.slab) {
-        const ptrdiff_t left = p.dst_c - p.slab_first;
-        const ptrdiff_t groups = (left < p.slab ? left : p.slab) / QNET__WINOGRAD_GROUP;
         if (u == NULL)
-            qnet__winograd_kernels_of(ctx, &p, groups);
+            qnet__winograd_kernels_of(ctx, &p);
         for (p.last = 0; p.last < p.tiles;) {
             qnet__winograd_next(&p);
             if (!by_block && p.slab_first == 0)
                 qnet__winograd_strips(ctx, &p, 1, 0);
             qnet__parallel(ctx, (size_t)(((p.last - p.first - 1) / p.block + 1) *
-                                         (by_block ? 1 : groups)),
+                                         (by_block ? 1 : qnet__winograd_groups(&p))),
                            qnet__winograd_task, &p);
         }
     }
@@ -7571,9 +7589,8 @@ static void qnet__winograd_weights_task(void *arg, size_t index, size_t worker)
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const int by_part = p->schedule == QNET__WINOGRAD_BY_PART;
     const int by_square = p->schedule == QNET__WINOGRAD_BY_SQUARE;
-    const ptrdiff_t slab = p->slab < p->dst_c - p->slab_first ? p->slab : p->dst_c - p->slab_first;
     const ptrdiff_t task = (ptrdiff_t)index, groups = p->src_c / QNET__WINOGRAD_GROUP;
-    const ptrdiff_t squares = slab / QNET__WINOGRAD_GROUP; /* in a row */
+    const ptrdiff_t squares = qnet__winograd_groups(p); /* in a row */
     const ptrdiff_t plane = by_part || by_square ? 0 : task / groups;
     const ptrdiff_t plane_end = by_part || by_square ? p->planes : plane + 1;
     const ptrdiff_t begin = by_part ? p->tiles * task / p->parts : p->first;
@@ -7623,7 +7640,6 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
     const size_t bytes = (size_t)p->planes * sizeof(qnet_real);
     size_t makers = 1, owners = 1; /* of a v and d each, of a du */
     p->parts = 1;
-    p->slab = p->dst_c;
     p->du_row = p->dst_c;
     if (channels <= QNET__WINOGRAD_GROUP) {
         p->schedule = QNET__WINOGRAD_BY_PART;
@@ -7676,10 +7692,9 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int 
     while (p.last < p.tiles) {
         qnet__winograd_next(&p);
         for (p.slab_first = 0; p.slab_first < p.dst_c; p.slab_first += p.slab) {
-            const ptrdiff_t left = p.dst_c - p.slab_first, slab = left < p.slab ? left : p.slab;
             qnet__winograd_strips(ctx, &p, p.slab_first == 0, 1);
             qnet__parallel(ctx, (size_t)((p.schedule == QNET__WINOGRAD_BY_SQUARE
-                                              ? slab / QNET__WINOGRAD_GROUP : p.planes) *
+                                              ? qnet__winograd_groups(&p) : p.planes) *
                                          (p.src_c / QNET__WINOGRAD_GROUP)),
                            qnet__winograd_weights_task, &p);
         }
@@ -13211,9 +13226,9 @@ static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t 
 #define QNET__REAL_DTYPE (QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32)
 #define QNET__REAL_MAX (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)
 
-/* *count numbers of a tensor from `first` on: in the file's bytes where they are qnet_real's already,
-   else in some[QNET__SOME], and then *count is QNET__SOME at most. One that is too large becomes
-   infinite. */
+/* *count numbers of a tensor from `first` on: where they are in the file's bytes, if they are
+   qnet_real's already; else in some[QNET__SOME], and then *count is QNET__SOME at most. One that is
+   too large becomes infinite. */
 static const qnet_real *qnet__tensor_numbers(const qnet_safetensor *t, size_t first,
                                              size_t *count, qnet_real *some)
 {
