@@ -1857,7 +1857,7 @@ typedef struct qnet_experiment_config {
     qnet_stage2_config stage2;    /* steps, seed: set by the experiment */
     qnet_publish publish;         /* all zero: none */
     int keep[QNET_MODELS];        /* 1, 1, 1: models whose weights stay in out/weights */
-    int checkpoint_seconds;       /* 30: least time between checkpoints; 0: after every epoch */
+    int checkpoint_seconds;       /* 30: least time between two of a training; 0: every epoch */
     int part, parts;              /* 0, 0: all; 2, 4: the second of four; QNET_COLLECT, 4 */
 } qnet_experiment_config;
 QNET_API void qnet_experiment_config_init(qnet_experiment_config *config);
@@ -13861,11 +13861,16 @@ static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
         size_t bad = qnet__first_bad(x, n);
         for (size_t i = 0; i < bad && qnet__is_variance(name); i++)
             if (x[i] < 0) bad = i;
-        if (bad < n)
+        if (bad < n) {
+            const unsigned char *bytes = (const unsigned char *)t->data;
+            double found; /* as in the file */
+            qnet__numbers(bytes + (k + bad) * qnet_dtype_size(t->dtype), t->dtype, 1, &found);
             return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file,
-                              name, (double)(k + bad), (double)x[bad],
-                              x[bad] < 0 && qnet__is_finite((double)x[bad]) ? "a variance below 0"
-                                                                           : "not finite");
+                              name, (double)(k + bad), found,
+                              !qnet__is_finite(found) ? "not finite"
+                              : qnet__is_finite((double)x[bad]) ? "a variance below 0"
+                                                                : "too large for a float");
+        }
     }
     return QNET_OK;
 }

@@ -1069,6 +1069,16 @@ static void test_copy(void)
         t.data = file;
         CHECK(qnet__check_numbers(NULL, "file.st", &t, "w") == QNET_ERROR_DATA);
         file[p.count - 1] = (float)p.count;
+        if (i == 0 && !QNET__REAL_IS_DOUBLE) {
+            const double large = 1e300;
+            qnet_context *ctx = NULL;
+            t.dtype = QNET_F64;
+            t.data = &large;
+            CHECK(qnet_context_create(NULL, &ctx) == QNET_OK);
+            CHECK_FAILS(ctx, qnet__check_numbers(ctx, "file.st", &t, "w"), QNET_ERROR_DATA,
+                        "number 0 is 1e+300, too large");
+            qnet_context_destroy(ctx);
+        }
     }
 }
 
